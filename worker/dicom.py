@@ -1,0 +1,68 @@
+"""What the DICOM standard fixes: SOP classes, transfer syntaxes, status codes, UIDs. Each table cites its source."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from pydicom import uid as dicom_uid
+
+# PS3.4 B.5: the storage SOP classes a series of MR images can arrive in.
+STORAGE_SOP_CLASSES: dict[str, str] = {
+    dicom_uid.MRImageStorage: "MR Image Storage",
+    dicom_uid.EnhancedMRImageStorage: "Enhanced MR Image Storage",
+    dicom_uid.EnhancedMRColorImageStorage: "Enhanced MR Color Image Storage",
+    dicom_uid.LegacyConvertedEnhancedMRImageStorage: "Legacy Converted Enhanced MR Image Storage",
+    dicom_uid.SecondaryCaptureImageStorage: "Secondary Capture Image Storage",
+    dicom_uid.MultiFrameSingleBitSecondaryCaptureImageStorage: "Multi-frame Single Bit Secondary Capture",
+    dicom_uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage: "Multi-frame Grayscale Byte Secondary Capture",
+    dicom_uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage: "Multi-frame Grayscale Word Secondary Capture",
+    dicom_uid.MultiFrameTrueColorSecondaryCaptureImageStorage: "Multi-frame True Color Secondary Capture",
+}
+
+# PS3.6 Table A-1: every transfer syntax in which MR pixels are exchanged. Stored as sent, decoded only by inference.
+TRANSFER_SYNTAXES: dict[str, str] = {
+    dicom_uid.ExplicitVRLittleEndian: "Explicit VR Little Endian",
+    dicom_uid.ImplicitVRLittleEndian: "Implicit VR Little Endian",
+    dicom_uid.ExplicitVRBigEndian: "Explicit VR Big Endian",
+    dicom_uid.DeflatedExplicitVRLittleEndian: "Deflated Explicit VR Little Endian",
+    dicom_uid.RLELossless: "RLE Lossless",
+    dicom_uid.JPEGBaseline8Bit: "JPEG Baseline (8 bit)",
+    dicom_uid.JPEGExtended12Bit: "JPEG Extended (12 bit)",
+    dicom_uid.JPEGLossless: "JPEG Lossless (Process 14)",
+    dicom_uid.JPEGLosslessSV1: "JPEG Lossless (Process 14, Selection Value 1)",
+    dicom_uid.JPEGLSLossless: "JPEG-LS Lossless",
+    dicom_uid.JPEGLSNearLossless: "JPEG-LS Near-lossless",
+    dicom_uid.JPEG2000Lossless: "JPEG 2000 Lossless",
+    dicom_uid.JPEG2000: "JPEG 2000",
+    dicom_uid.HTJ2KLossless: "HTJ2K Lossless",
+    dicom_uid.HTJ2KLosslessRPCL: "HTJ2K Lossless RPCL",
+    dicom_uid.HTJ2K: "HTJ2K",
+}
+
+# PS3.4 Table B.2-1 and PS3.7 Annex C.
+SUCCESS = 0x0000
+PROCESSING_FAILURE = 0x0110
+OUT_OF_RESOURCES = 0xA700
+DATASET_MISMATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+
+MAXIMUM_UID_LENGTH = 64  # PS3.5 9.1
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+def is_uid(text: str) -> bool:
+    """True for a UID that PS3.5 9.1 allows, leading zeros forgiven because scanners send them."""
+    return 0 < len(text) <= MAXIMUM_UID_LENGTH and _UID.fullmatch(text) is not None
+
+
+# The namespace of every UID this product derives. Never change it: the PACS would see new objects.
+_NAMESPACE = uuid.UUID("6f1c0d5e-6d3b-5b7a-9d0e-0c2f4c1a8f77")
+
+
+def derive_uid(*parts: str) -> str:
+    """The same parts give the same UID, on any machine, for ever (PS3.5 B.2, UUIDv5 under `2.25.`).
+
+    So an object that is built or sent twice is one object to the PACS (architecture, invariant 3).
+    """
+    return f"2.25.{uuid.uuid5(_NAMESPACE, chr(31).join(parts)).int}"
