@@ -1,0 +1,86 @@
+"""DCMTK's programs as peers: the C++ toolkit that half of the world's PACS testing is done with.
+
+TCP_NODELAY=1 is what a deployed sender uses; without it Nagle's algorithm adds 40 ms to each small message.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+_ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
+
+
+def installed(program: str = "storescu") -> bool:
+    return shutil.which(program) is not None
+
+
+def run(program: str, *arguments: str | Path, timeout: float = 120, check: bool = True) -> str:
+    """What the program printed, both streams; RuntimeError with it when the program failed and `check` is set."""
+    done = subprocess.run(
+        [program, *map(str, arguments)],
+        env=_ENVIRONMENT, timeout=timeout, text=True, errors="replace",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    if check and done.returncode != 0:
+        raise RuntimeError(f"{program} exited {done.returncode}:\n{done.stdout[-2000:]}")
+    return done.stdout
+
+
+def storescu(
+    port: int,
+    paths: Sequence[Path],
+    *options: str,
+    called: str = "AI_WORKER",
+    calling: str = "PACS",
+    check: bool = True,
+) -> str:
+    """Send files or folders (`+sd +r` in the options) to 127.0.0.1:`port`, each in its own transfer syntax."""
+    return run("storescu", "-v", *options, "-aec", called, "-aet", calling, "127.0.0.1", str(port), *paths, check=check)
+
+
+def echoscu(port: int, *, called: str = "AI_WORKER", calling: str = "PACS") -> str:
+    return run("echoscu", "-aec", called, "-aet", calling, "127.0.0.1", str(port))
+
+
+@contextmanager
+def storescp(folder: Path, *options: str) -> Iterator[int]:
+    """A running storescp that writes what it gets under `folder`; yields its port."""
+    port = free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = ["storescp", "+B", "+xa", "-aet", "PACS", "-od", str(folder), *options, str(port)]
+    process = subprocess.Popen(arguments, env=_ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_port(port, process)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 20) -> None:
+    """Return once something listens; RuntimeError when the process ends or the time is over first."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if process.poll() is not None:
+            raise RuntimeError(f"the process ended with {process.returncode} before it listened")
+        time.sleep(0.05)
+    raise RuntimeError(f"nothing listened within {seconds:.0f} s")
