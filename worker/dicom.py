@@ -66,3 +66,25 @@ def derive_uid(*parts: str) -> str:
     So an object that is built or sent twice is one object to the PACS (architecture, invariant 3).
     """
     return f"2.25.{uuid.uuid5(_NAMESPACE, chr(31).join(parts)).int}"
+
+
+# Coded concepts of the report (PS3.16): value, scheme, meaning. What a model finds is coded in its bundle instead.
+NEOPLASM = ("108369006", "SCT", "Neoplasm")
+PRESENT = ("52101004", "SCT", "Present")  # CID 240
+ABSENT = ("272519000", "SCT", "Absent")
+UNDETERMINED = ("373068000", "SCT", "Undetermined")
+FINDING = ("121071", "DCM", "Finding")
+PROBABILITY = ("122157", "DCM", "Probability")
+COMMENT = ("121106", "DCM", "Comment")
+SOURCE = ("260753009", "SCT", "Source")
+# CID 100 has no MRI of the brain, and a template validator refuses codes outside it.
+MRI_PROCEDURE = ("25056-3", "LN", "MRI unspecified body region")
+PROCESSING_EQUIPMENT = ("109102", "DCM", "Processing Equipment")  # CID 7005
+CLASS_ACTIVATION = ("130402", "DCM", "Class activation")  # CID 217
+SOURCE_IMAGE = ("121322", "DCM", "Source image for image processing operation")  # CID 7202
+OF_INTEREST = ("113000", "DCM", "Of Interest")  # CID 7010
+# CID 29: the modalities that can hold a head MRI; anything else is OT.
+MODALITIES: dict[str, tuple[str, str, str]] = {
+    "MR": ("MR", "DCM", "Magnetic Resonance"),
+    "OT": ("OT", "DCM", "Other"),
+}

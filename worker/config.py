@@ -1,0 +1,232 @@
+"""config.toml + environment → one frozen Settings. Unknown keys are refused and the nearest known key is named."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from worker.errors import StartError
+
+ENVIRONMENT_PREFIX = "WORKER__"
+
+
+def _check_ae_title(value: str) -> str:
+    # PS3.5 6.2, VR AE: 16 characters at most, no backslash, no control characters, not only spaces.
+    if not 1 <= len(value.strip()) <= 16 or "\\" in value or not value.isascii() or not value.isprintable():
+        raise ValueError("an AE title has 1 to 16 ASCII characters and no backslash")
+    return value.strip()
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WorkerSection(_Section):
+    """[worker]: who we are and where our files live."""
+
+    ae_title: str = "AI_WORKER"
+    data_dir: Path = Path("var")
+    bundle: Path | None = None
+    inference_processes: int = Field(default=1, ge=1, le=64)
+    inference_threads: int = Field(default=0, ge=0, le=256)
+    engine: str = Field(default="openvino-int8", pattern="^(openvino-int8|openvino-fp32|torch)$")
+    job_timeout_seconds: float = Field(default=600.0, gt=0)
+    job_attempts: int = Field(default=3, ge=1, le=100)
+    lease_seconds: float = Field(default=30.0, ge=3)
+
+    _ae_title = field_validator("ae_title")(_check_ae_title)
+
+
+class ReceiveSection(_Section):
+    """[receive]: the Storage SCP."""
+
+    host: str = "0.0.0.0"
+    port: int = Field(default=11112, ge=1, le=65535)
+    quiet_seconds: float = Field(default=10.0, ge=0)
+    allowed_peers: tuple[str, ...] = ()
+    maximum_associations: int = Field(default=64, ge=1)
+    maximum_pdu_bytes: int = Field(default=1 << 20, ge=4096)
+    idle_seconds: float = Field(default=60.0, gt=0)
+    minimum_free_bytes: int = Field(default=256 << 20, ge=0)
+
+    @field_validator("allowed_peers")
+    @classmethod
+    def _peers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_check_ae_title(one) for one in value)
+
+
+class EligibilitySection(_Section):
+    """[eligibility]: which settled series are handed to a model; the others are refused with the reason."""
+
+    modalities: tuple[str, ...] = ("MR",)
+    minimum_slices: int = Field(default=3, ge=1)
+    maximum_slices: int = Field(default=2000, ge=1)
+    refuse_image_types: tuple[str, ...] = ("LOCALIZER", "MOSAIC", "PROJECTION IMAGE", "MIP", "PHASE")
+    refuse_scanning_sequences: tuple[str, ...] = ("EP",)
+    body_parts: tuple[str, ...] = ("BRAIN", "HEAD", "SKULL", "HEADNECK")
+
+
+class DatabaseSection(_Section):
+    """[database]: SQLite by default, PostgreSQL when one machine is outgrown."""
+
+    url: str = "sqlite:///var/worker.db"
+
+
+class DestinationSection(_Section):
+    """One [[destination]]: where reports and pictures are sent by C-STORE."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
+    ae_title: str
+    host: str = Field(min_length=1)
+    port: int = Field(ge=1, le=65535)
+    timeout_seconds: float = Field(default=30.0, gt=0)
+
+    _ae_title = field_validator("ae_title")(_check_ae_title)
+
+
+class WebSection(_Section):
+    """[web]: health now, the page and the API later. Loopback until told otherwise."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=1, le=65535)
+
+
+class Settings(BaseSettings):
+    """Every setting of the worker; built once by `load_settings` and passed down."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__"
+    )
+
+    worker: WorkerSection = WorkerSection()
+    receive: ReceiveSection = ReceiveSection()
+    eligibility: EligibilitySection = EligibilitySection()
+    database: DatabaseSection = DatabaseSection()
+    destination: tuple[DestinationSection, ...] = ()
+    web: WebSection = WebSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment comes before the file (which arrives as init arguments)."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _destination_names_are_distinct(self) -> Settings:
+        names = [one.name for one in self.destination]
+        if len(set(names)) != len(names):
+            raise ValueError("two [[destination]] entries have the same name")
+        return self
+
+    @property
+    def instances_dir(self) -> Path:
+        return self.worker.data_dir / "instances"
+
+    @property
+    def objects_dir(self) -> Path:
+        return self.worker.data_dir / "objects"
+
+
+def load_settings(path: Path | None) -> Settings:
+    """The settings of a TOML file (or the defaults, with None), overridden by `WORKER__SECTION__KEY`.
+
+    Relative paths and a relative SQLite URL are taken from the folder of the file, so that the working directory of
+    a service does not matter. Raises StartError with one line that names the key at fault.
+    """
+    content: dict[str, Any] = {}
+    if path is not None:
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise StartError("config-missing", f"there is no configuration file {path}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise StartError("config-unreadable", f"{path} cannot be read: {error}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise StartError("config-not-toml", f"{path} is not valid TOML: {error}") from None
+    _refuse_unknown_environment()
+    try:
+        settings = Settings(**content)
+    except ValidationError as error:
+        raise StartError("config-invalid", f"{path or 'environment'}: {_explain(error)}") from None
+    return _anchor(settings, path.resolve().parent if path is not None else Path.cwd())
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of a SQLite URL, None for another database."""
+    prefix = "sqlite:///"
+    return Path(url.removeprefix(prefix)) if url.startswith(prefix) else None
+
+
+def _anchor(settings: Settings, folder: Path) -> Settings:
+    worker = settings.worker.model_copy(
+        update={
+            "data_dir": folder / settings.worker.data_dir,
+            "bundle": folder / settings.worker.bundle if settings.worker.bundle else None,
+        }
+    )
+    file = sqlite_path(settings.database.url)
+    database = settings.database
+    if file is not None:
+        database = database.model_copy(update={"url": f"sqlite:///{folder / file}"})
+    return settings.model_copy(update={"worker": worker, "database": database})
+
+
+def _known_keys(model: type[BaseModel]) -> list[str]:
+    return list(model.model_fields)
+
+
+def _section_of(location: tuple[int | str, ...]) -> type[BaseModel]:
+    model: type[BaseModel] = Settings
+    for part in location:
+        if isinstance(part, int) or part not in model.model_fields:
+            continue
+        annotation = model.model_fields[part].annotation
+        if annotation == tuple[DestinationSection, ...]:
+            model = DestinationSection
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return model
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for one in error.errors(include_url=False, include_input=False):
+        key = ".".join(str(part) for part in one["loc"])
+        if one["type"] == "extra_forbidden":
+            lines.append(f"unknown key '{key}'{_nearest(str(one['loc'][-1]), _section_of(one['loc'][:-1]))}")
+        else:
+            lines.append(f"'{key}': {one['msg'].removeprefix('Value error, ')}" if key else one["msg"])
+    return "; ".join(lines)
+
+
+def _nearest(key: str, model: type[BaseModel]) -> str:
+    near = difflib.get_close_matches(key, _known_keys(model), n=1, cutoff=0.5)
+    return f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(_known_keys(model))})"
+
+
+def _refuse_unknown_environment() -> None:
+    """pydantic-settings passes over a misspelt variable in silence; we do not."""
+    for name in os.environ:
+        if not name.upper().startswith(ENVIRONMENT_PREFIX):
+            continue
+        parts = [part.lower() for part in name[len(ENVIRONMENT_PREFIX) :].split("__")]
+        model: type[BaseModel] = Settings
+        for depth, part in enumerate(parts):
+            if part not in model.model_fields:
+                shown = f"unknown environment variable {name}{_nearest(part, model)}"
+                raise StartError("config-invalid", shown)
+            model = _section_of(tuple(parts[: depth + 1]))
+            if parts[0] == "destination":
+                break

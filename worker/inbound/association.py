@@ -1,0 +1,146 @@
+"""The Storage SCP: who may connect, and the C-ECHO and C-STORE handlers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.events import Event
+from pynetdicom.sop_class import Verification
+
+from worker import dicom, store
+from worker.config import Settings
+from worker.errors import RefusedInstance, StartError
+from worker.inbound.instances import InstanceKeeper, Received
+from worker.logs import fault_fields, get_log
+
+_BIND_SECONDS = 3.0
+
+
+class Receiver:
+    """Listens from `start` to `stop`."""
+
+    def __init__(self, settings: Settings, database: store.Store, clock: Callable[[], datetime]) -> None:
+        self._settings = settings
+        self._database = database
+        self._clock = clock
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._keeper = InstanceKeeper(database, settings.worker.data_dir, clock, settings.receive.minimum_free_bytes)
+        self._open: dict[Association, int] = {}
+        self._lock = threading.Lock()
+        self._ae = _application_entity(settings)
+        self._server: Any = None
+
+    def start(self) -> None:
+        """Raises StartError when the port cannot be had."""
+        receive = self._settings.receive
+        handlers = [
+            (evt.EVT_C_ECHO, lambda _event: dicom.SUCCESS),
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_RELEASED, self._on_end),
+            (evt.EVT_ABORTED, self._on_end),
+            (evt.EVT_CONN_CLOSE, self._on_end),
+        ]
+        deadline = time.monotonic() + _BIND_SECONDS
+        while True:  # a worker that was killed a moment ago may still hold the port
+            try:
+                self._server = self._ae.start_server((receive.host, receive.port), block=False, evt_handlers=handlers)
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    why = os.strerror(error.errno) if error.errno else str(error)
+                    raise StartError(
+                        "port-unavailable", f"[receive] cannot listen on {receive.host}:{receive.port}: {why}"
+                    ) from None
+                time.sleep(0.1)
+
+    def stop(self, grace_seconds: float) -> None:
+        """No new association; open ones may end within `grace_seconds`, then they are aborted."""
+        if self._server is not None:
+            deadline = time.monotonic() + grace_seconds
+            self._server.socket.close()
+            while self._ae.active_associations and time.monotonic() < deadline:
+                time.sleep(0.05)
+            self._ae.shutdown()
+        self._keeper.close()
+
+    def _on_store(self, event: Event) -> int:
+        try:
+            received = Received(
+                affected_sop_class_uid=str(event.request.AffectedSOPClassUID),
+                affected_sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
+                transfer_syntax_uid=str(event.context.transfer_syntax),
+                encoded=event.encoded_dataset(),
+                association_id=self._association_row(event.assoc),
+            )
+            self._keeper.keep(received)
+        except RefusedInstance as refused:
+            get_log().warning("instance refused", status=f"0x{refused.status:04X}", reason=refused.reason)
+            return refused.status
+        except Exception as error:  # a handler's boundary: record and answer
+            get_log().error("instance not stored", **fault_fields(error))
+            return dicom.PROCESSING_FAILURE
+        return dicom.SUCCESS
+
+    def _association_row(self, assoc: Association) -> int:
+        """The association's row, made by its first instance: an echo leaves no trace in the database."""
+        with self._lock:
+            found = self._open.get(assoc)
+        if found is not None:
+            return found
+        with self._database.write() as session:
+            row = store.open_association(
+                session,
+                str(assoc.requestor.ae_title)[:16],
+                str(assoc.requestor.address)[:64],
+                self._name,
+                self._clock(),
+            )
+        with self._lock:
+            self._open[assoc] = row
+        return row
+
+    def _on_end(self, event: Event) -> None:
+        with self._lock:
+            row = self._open.pop(event.assoc, None)
+        if row is None:
+            return
+        try:
+            with self._database.write() as session:
+                store.close_association(session, row, self._clock())
+        except Exception as error:  # a handler's boundary; the idle limit closes it for the settling
+            get_log().error("association end not recorded", association_row=row, **fault_fields(error))
+
+
+def _application_entity(settings: Settings) -> AE:
+    receive = settings.receive
+    ae = AE(ae_title=settings.worker.ae_title)
+    ae.maximum_associations = receive.maximum_associations
+    ae.maximum_pdu_size = receive.maximum_pdu_bytes
+    ae.network_timeout = receive.idle_seconds
+    ae.acse_timeout = ae.dimse_timeout = 30
+    ae.require_calling_aet = list(receive.allowed_peers)
+    ae.add_supported_context(Verification)
+    for sop_class_uid in dicom.STORAGE_SOP_CLASSES:
+        ae.add_supported_context(sop_class_uid, list(dicom.TRANSFER_SYNTAXES))
+    return ae
+
+
+def close_dead_associations(database: store.Store, now: datetime) -> int:
+    """End the associations of receivers on this host that live no more; the number of them."""
+    host = socket.gethostname()
+    closed = 0
+    with database.write() as session:
+        for row in store.open_associations(session):
+            name, _, pid = row.receiver.rpartition(":")
+            if name == host and (int(pid) == os.getpid() or not os.path.exists(f"/proc/{pid}")):
+                store.close_association(session, row.id, now)
+                closed += 1
+    return closed

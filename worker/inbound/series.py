@@ -1,0 +1,86 @@
+"""Settled? Eligible? → a job row, or a recorded refusal.
+
+C-STORE announces no end of series (PS3.4 B), so silence is our signal, together with the end of the associations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from worker import store
+from worker.config import EligibilitySection, Settings
+from worker.logs import get_log
+from worker.tables import InstanceRow
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why no model is asked about a series: a stable word and a sentence."""
+
+    reason: str
+    detail: str
+
+
+def refusal(instances: Sequence[InstanceRow], rules: EligibilitySection) -> Refusal | None:
+    """None for an eligible series."""
+    attributes = [one.attributes for one in instances]
+    modalities = {str(one["modality"]) for one in attributes}
+    if wrong := modalities - set(rules.modalities):
+        shown = ", ".join(sorted(one or "none" for one in wrong))
+        return Refusal("modality", f"modality {shown}; accepted: {', '.join(rules.modalities)}")
+    refused_types = {one.upper() for one in rules.refuse_image_types}
+    if wrong := {word for one in attributes for word in one["image_type"]} & refused_types:
+        return Refusal("image-type", f"image type {', '.join(sorted(wrong))} is not a structural series")
+    refused_sequences = {one.upper() for one in rules.refuse_scanning_sequences}
+    if wrong := {word for one in attributes for word in one["scanning_sequence"]} & refused_sequences:
+        return Refusal("scanning-sequence", f"scanning sequence {', '.join(sorted(wrong))} is not one the model knows")
+    parts = {str(one["body_part"]) for one in attributes} - {""}
+    if rules.body_parts and (wrong := parts - {one.upper() for one in rules.body_parts}):
+        return Refusal("body-part", f"body part {', '.join(sorted(wrong))}; accepted: {', '.join(rules.body_parts)}")
+    slices = sum(int(one["frames"]) for one in attributes)
+    if slices < rules.minimum_slices:
+        return Refusal("too-few-slices", f"{slices} of at least {rules.minimum_slices} slices")
+    if slices > rules.maximum_slices:
+        return Refusal("too-many-slices", f"{slices} slices; at most {rules.maximum_slices} are accepted")
+    return None
+
+
+def settle_series(database: store.Store, settings: Settings, model_id: int, now: datetime) -> int:
+    """Queue or refuse every series that is complete; the number of them."""
+    quiet = timedelta(seconds=settings.receive.quiet_seconds)
+    idle = timedelta(seconds=settings.receive.idle_seconds)
+    with database.read() as session:
+        waiting = store.series_to_settle(session, now, quiet, idle)
+    for series_id in waiting:
+        _settle(database, settings.eligibility, series_id, model_id, now, now - quiet)
+    return len(waiting)
+
+
+def _settle(
+    database: store.Store,
+    rules: EligibilitySection,
+    series_id: int,
+    model_id: int,
+    now: datetime,
+    not_after: datetime,
+) -> None:
+    with database.write() as session:
+        # A slice that lands between the look above and this lock has moved last_received_at: then we leave it.
+        series = store.lock_open_series(session, series_id, not_after)
+        if series is None:
+            return
+        instances = store.instances_of(session, series_id)
+        refused = refusal(instances, rules)
+        if refused is not None:
+            store.refuse_series(series, refused.reason, refused.detail, now)
+        else:
+            store.queue_series(session, series, model_id, now)
+    get_log().info(
+        "series settled",
+        series_row=series_id,
+        instances=len(instances),
+        outcome="refused" if refused else "queued",
+        reason=refused.reason if refused else None,
+    )

@@ -1,0 +1,525 @@
+"""Every query: one function, one purpose. Sessions live here; the clock is passed in.
+
+A writing transaction on SQLite begins with BEGIN IMMEDIATE, so it never fails half way for want of the write lock; on
+PostgreSQL the rows that two processes could want are locked one by one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, and_, create_engine, event, func, inspect, or_, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from worker.config import sqlite_path
+from worker.errors import StartError
+from worker.tables import (
+    REVISION,
+    AssociationRow,
+    DeliveryRow,
+    DeliveryState,
+    InstanceRow,
+    JobRow,
+    JobState,
+    ModelRow,
+    ObjectKind,
+    ObjectRow,
+    ResultRow,
+    SeriesRow,
+    SeriesState,
+    SliceResultRow,
+)
+from worker.values import ModelIdentity, SeriesResult
+
+DETAIL_LENGTH = 1024
+_LOCK_WAIT_SECONDS = 30.0
+
+
+class Store:
+    """A database: `read()` and `write()` give sessions; a `write()` commits at its end or rolls back whole."""
+
+    def __init__(self, url: str) -> None:
+        """Connects at the first use. Raises StartError for a URL that names no database we can speak to."""
+        file = sqlite_path(url)
+        try:
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                self.engine = create_engine(url, connect_args={"timeout": _LOCK_WAIT_SECONDS})
+                event.listen(self.engine, "connect", _prepare_sqlite)
+                event.listen(self.engine, "begin", _begin_sqlite)
+            else:
+                self.engine = create_engine(url, pool_pre_ping=True)
+        except (SQLAlchemyError, ImportError, OSError) as error:
+            raise StartError("database-url", f"[database] url: {error}") from None
+        self._reader = self.engine.execution_options(read_only=True)
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        with Session(self._reader, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def revision(self) -> str | None:
+        """The schema revision, None for an empty database. Raises StartError when it cannot be reached."""
+        try:
+            with self._reader.connect() as connection:
+                if not inspect(connection).has_table("alembic_version"):
+                    return None
+                found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+                return found
+        except SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            first_line = str(cause).strip().splitlines()[0]
+            raise StartError("database-unreachable", f"the database cannot be opened: {first_line}") from None
+
+    def require_revision(self) -> None:
+        """Raises StartError unless the schema is exactly the one this worker knows."""
+        found = self.revision()
+        if found is not None and found > REVISION:
+            raise StartError(
+                "database-newer",
+                f"the database is at revision {found}, this worker knows up to {REVISION}: install a newer worker",
+            )
+        if found != REVISION:
+            raise StartError("database-older", f"the database is at {found or 'no revision'}: run `worker migrate`")
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, see _begin_sqlite
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reading = connection.get_execution_options().get("read_only", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+# --- receiving -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NewInstance:
+    """What the receiver knows of an instance whose file is on disk; text already cut to the columns' lengths."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    patient_id: str
+    patient_name: str
+    accession_number: str
+    study_date: str
+    modality: str
+    series_description: str
+    attributes: dict[str, Any]
+    path: str
+    size: int
+    sha256: str
+    association_id: int | None
+
+
+def open_association(session: Session, calling_ae_title: str, peer: str, receiver: str, now: datetime) -> int:
+    row = AssociationRow(calling_ae_title=calling_ae_title, peer=peer, receiver=receiver, opened_at=now)
+    session.add(row)
+    session.flush()
+    return row.id
+
+
+def close_association(session: Session, association_id: int, now: datetime) -> None:
+    session.execute(update(AssociationRow).where(AssociationRow.id == association_id).values(closed_at=now))
+
+
+def open_associations(session: Session) -> Sequence[AssociationRow]:
+    return session.scalars(select(AssociationRow).where(AssociationRow.closed_at.is_(None))).all()
+
+
+def stored_instance(session: Session, sop_instance_uid: str) -> InstanceRow | None:
+    return session.scalar(select(InstanceRow).where(InstanceRow.sop_instance_uid == sop_instance_uid))
+
+
+def add_instance(session: Session, new: NewInstance, now: datetime) -> InstanceRow:
+    """The instance's row, its series created or (when it had settled already) opened again."""
+    series = session.scalar(
+        select(SeriesRow).where(SeriesRow.series_instance_uid == new.series_instance_uid).with_for_update()
+    )
+    if series is None:
+        series = SeriesRow(
+            series_instance_uid=new.series_instance_uid,
+            study_instance_uid=new.study_instance_uid,
+            patient_id=new.patient_id,
+            patient_name=new.patient_name,
+            accession_number=new.accession_number,
+            study_date=new.study_date,
+            modality=new.modality,
+            series_description=new.series_description,
+            created_at=now,
+            last_received_at=now,
+        )
+        session.add(series)
+        session.flush()
+    series.state, series.reason, series.detail = SeriesState.OPEN, None, None
+    series.last_received_at = now
+    row = InstanceRow(
+        series_id=series.id,
+        association_id=new.association_id,
+        sop_instance_uid=new.sop_instance_uid,
+        sop_class_uid=new.sop_class_uid,
+        transfer_syntax_uid=new.transfer_syntax_uid,
+        attributes=new.attributes,
+        path=new.path,
+        size=new.size,
+        sha256=new.sha256,
+        received_at=now,
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+# --- settling --------------------------------------------------------------------------------------------------
+
+
+def series_to_settle(session: Session, now: datetime, quiet: timedelta, idle: timedelta) -> Sequence[int]:
+    """Ids of open series in which nothing came for `quiet` and whose associations have ended.
+
+    An association whose receiver died can never say that it ended; one that brought nothing for twice the idle limit
+    is over, because a living receiver would have ended it.
+    """
+    open_association_of_series = (
+        select(InstanceRow.id)
+        .join(AssociationRow, AssociationRow.id == InstanceRow.association_id)
+        .where(InstanceRow.series_id == SeriesRow.id, AssociationRow.closed_at.is_(None))
+        .exists()
+    )
+    return session.scalars(
+        select(SeriesRow.id)
+        .where(SeriesRow.state == SeriesState.OPEN, SeriesRow.last_received_at <= now - quiet)
+        .where(or_(~open_association_of_series, SeriesRow.last_received_at <= now - 2 * idle))
+        .order_by(SeriesRow.id)
+    ).all()
+
+
+def lock_open_series(session: Session, series_id: int, not_after: datetime) -> SeriesRow | None:
+    """The series if it is still open and still silent since `not_after`; a late instance waits for our commit."""
+    return session.scalar(
+        select(SeriesRow)
+        .where(SeriesRow.id == series_id, SeriesRow.state == SeriesState.OPEN)
+        .where(SeriesRow.last_received_at <= not_after)
+        .with_for_update()
+    )
+
+
+def instances_of(session: Session, series_id: int, last_instance_id: int | None = None) -> Sequence[InstanceRow]:
+    query = select(InstanceRow).where(InstanceRow.series_id == series_id).order_by(InstanceRow.id)
+    if last_instance_id is not None:
+        query = query.where(InstanceRow.id <= last_instance_id)
+    return session.scalars(query).all()
+
+
+def refuse_series(series: SeriesRow, reason: str, detail: str, now: datetime) -> None:
+    series.state, series.reason, series.detail = SeriesState.REFUSED, reason, detail[:DETAIL_LENGTH]
+    series.settled_at = now
+
+
+def queue_series(session: Session, series: SeriesRow, model_id: int, now: datetime) -> JobRow | None:
+    """A pending job for the series' instances as they are; None when this very input set has a job already."""
+    instances = instances_of(session, series.id)
+    series.state, series.reason, series.detail, series.settled_at = SeriesState.QUEUED, None, None, now
+    digest = input_sha256(instances)
+    of_series = and_(JobRow.series_id == series.id, JobRow.model_id == model_id)
+    if session.scalar(select(JobRow.id).where(of_series, JobRow.input_sha256 == digest)) is not None:
+        return None
+    session.execute(
+        update(JobRow)
+        .where(of_series, JobRow.state == JobState.PENDING)
+        .values(state=JobState.SUPERSEDED, reason="more-instances-came", finished_at=now)
+    )
+    job = JobRow(
+        series_id=series.id,
+        model_id=model_id,
+        input_sha256=digest,
+        last_instance_id=instances[-1].id,
+        not_before=now,
+        created_at=now,
+    )
+    session.add(job)
+    session.flush()
+    return job
+
+
+def input_sha256(instances: Sequence[InstanceRow]) -> str:
+    """The identity of an input set, whatever the order its instances came in."""
+    lines = sorted(f"{one.sop_instance_uid} {one.sha256}" for one in instances)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def model_row(session: Session, identity: ModelIdentity, now: datetime) -> ModelRow:
+    """The row of a bundle, made at its first use."""
+    row = session.scalar(select(ModelRow).where(ModelRow.sha256 == identity.sha256))
+    if row is None:
+        row = ModelRow(name=identity.name, version=identity.version, sha256=identity.sha256, added_at=now)
+        session.add(row)
+        session.flush()
+    return row
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------
+
+
+def claim_job(session: Session, owner: str, model_id: int, now: datetime, lease: timedelta) -> JobRow | None:
+    """The oldest job that may run now, leased to `owner`; a job whose lease ran out counts as claimable."""
+    job = session.scalar(
+        select(JobRow)
+        .where(JobRow.model_id == model_id)
+        .where(
+            or_(
+                and_(JobRow.state == JobState.PENDING, JobRow.not_before <= now),
+                and_(JobRow.state == JobState.RUNNING, JobRow.lease_until < now),
+            )
+        )
+        .order_by(JobRow.not_before, JobRow.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    if job is not None:
+        job.state, job.lease_owner, job.lease_until = JobState.RUNNING, owner, now + lease
+        job.attempts += 1
+        session.flush()
+    return job
+
+
+def extend_job_lease(session: Session, job_id: int, owner: str, until: datetime) -> bool:
+    """False when the job is no longer ours."""
+    done = session.execute(
+        update(JobRow).where(JobRow.id == job_id, _leased_to(owner)).values(lease_until=until).returning(JobRow.id)
+    )
+    return done.first() is not None
+
+
+def _leased_to(owner: str) -> Any:
+    return and_(JobRow.state == JobState.RUNNING, JobRow.lease_owner == owner)
+
+
+def end_job(
+    session: Session,
+    job_id: int,
+    owner: str,
+    state: JobState,
+    now: datetime,
+    *,
+    reason: str | None = None,
+    detail: str | None = None,
+    not_before: datetime | None = None,
+) -> bool:
+    """Give a leased job its next state; False (and nothing changes) when the lease went to another."""
+    values: dict[str, Any] = {
+        "state": state,
+        "reason": reason,
+        "detail": detail[:DETAIL_LENGTH] if detail else None,
+        "lease_owner": None,
+        "lease_until": None,
+    }
+    if state == JobState.PENDING:
+        values["not_before"] = not_before or now
+    else:
+        values["finished_at"] = now
+    done = session.execute(
+        update(JobRow).where(JobRow.id == job_id, _leased_to(owner)).values(**values).returning(JobRow.id)
+    )
+    return done.first() is not None
+
+
+def lease_owners(session: Session) -> set[str]:
+    """Who holds a job or a delivery just now."""
+    jobs = session.scalars(select(JobRow.lease_owner).where(JobRow.lease_owner.is_not(None)).distinct())
+    sends = session.scalars(select(DeliveryRow.lease_owner).where(DeliveryRow.lease_owner.is_not(None)).distinct())
+    return {owner for owner in (*jobs, *sends) if owner}
+
+
+def release_leases_of(session: Session, owner: str, now: datetime) -> None:
+    """The owner is known to be dead: what it held may be claimed at once (its attempts stay counted)."""
+    session.execute(update(JobRow).where(JobRow.lease_owner == owner).values(lease_until=now - timedelta(seconds=1)))
+    session.execute(
+        update(DeliveryRow).where(DeliveryRow.lease_owner == owner).values(lease_until=now - timedelta(seconds=1))
+    )
+
+
+def retry_parked_jobs(session: Session, job_ids: Sequence[int], now: datetime) -> list[int]:
+    """Parked jobs back to pending with their attempts forgotten; all of them when no id is given."""
+    query = update(JobRow).where(JobRow.state == JobState.PARKED)
+    if job_ids:
+        query = query.where(JobRow.id.in_(job_ids))
+    fresh: dict[str, Any] = {"state": JobState.PENDING, "attempts": 0, "not_before": now, "reason": None}
+    fresh |= {"detail": None, "finished_at": None}
+    return list(session.scalars(query.values(**fresh).returning(JobRow.id)))
+
+
+# --- results ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NewObject:
+    """A produced object whose file is on disk."""
+
+    kind: ObjectKind
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: str
+    sha256: str
+
+
+def add_result(
+    session: Session,
+    job: JobRow,
+    result: SeriesResult,
+    instance_ids: dict[str, int],
+    objects: Sequence[NewObject],
+    destinations: Sequence[str],
+    now: datetime,
+) -> ResultRow:
+    """Result, slices, objects and deliveries in the caller's transaction (architecture, invariant 4).
+
+    `instance_ids` maps the SOP Instance UIDs of the job's instances to their rows.
+    """
+    row = ResultRow(
+        job_id=job.id,
+        series_id=job.series_id,
+        model_id=job.model_id,
+        status=result.status,
+        label=result.label,
+        probability=result.probability,
+        probabilities=dict(result.probabilities),
+        reason=result.reason,
+        detail=result.detail[:DETAIL_LENGTH] if result.detail else None,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    session.add_all(
+        SliceResultRow(
+            result_id=row.id,
+            ordinal=ordinal,
+            instance_id=instance_ids[one.sop_instance_uid],
+            frame_number=one.frame_number,
+            position_mm=one.position_mm,
+            probabilities=list(one.probabilities),
+            in_distribution=one.in_distribution,
+            deciding=one.deciding,
+        )
+        for ordinal, one in enumerate(result.slices)
+    )
+    for new in objects:
+        made = ObjectRow(
+            result_id=row.id,
+            kind=new.kind,
+            sop_class_uid=new.sop_class_uid,
+            sop_instance_uid=new.sop_instance_uid,
+            path=new.path,
+            sha256=new.sha256,
+        )
+        session.add(made)
+        session.flush()
+        session.add_all(DeliveryRow(object_id=made.id, destination=name, not_before=now) for name in destinations)
+    session.flush()
+    return row
+
+
+def latest_report(session: Session, series_id: int, model_id: int) -> ObjectRow | None:
+    """The newest report on a series by a model: the predecessor of the next one."""
+    return session.scalar(
+        select(ObjectRow)
+        .join(ResultRow, ResultRow.id == ObjectRow.result_id)
+        .where(ResultRow.series_id == series_id, ResultRow.model_id == model_id, ObjectRow.kind == ObjectKind.REPORT)
+        .order_by(ResultRow.id.desc())
+        .limit(1)
+    )
+
+
+# --- deliveries ------------------------------------------------------------------------------------------------
+
+
+def claim_deliveries(
+    session: Session, destination: str, owner: str, now: datetime, lease: timedelta, limit: int = 32
+) -> list[tuple[DeliveryRow, ObjectRow]]:
+    """Up to `limit` deliveries that are due at a destination, leased to `owner`, oldest first."""
+    rows = session.scalars(
+        select(DeliveryRow)
+        .where(DeliveryRow.destination == destination)
+        .where(
+            or_(
+                and_(DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.not_before <= now),
+                and_(DeliveryRow.state == DeliveryState.SENDING, DeliveryRow.lease_until < now),
+            )
+        )
+        .order_by(DeliveryRow.not_before, DeliveryRow.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for row in rows:
+        row.state, row.lease_owner, row.lease_until = DeliveryState.SENDING, owner, now + lease
+        row.attempts += 1
+    session.flush()
+    objects = {
+        one.id: one
+        for one in session.scalars(select(ObjectRow).where(ObjectRow.id.in_({row.object_id for row in rows})))
+    }
+    return [(row, objects[row.object_id]) for row in rows]
+
+
+def end_delivery(session: Session, delivery_id: int, owner: str, values: dict[str, Any]) -> bool:
+    """Give a leased delivery its next state; False when the lease went to another."""
+    done = session.execute(
+        update(DeliveryRow)
+        .where(DeliveryRow.id == delivery_id, DeliveryRow.state == DeliveryState.SENDING)
+        .where(DeliveryRow.lease_owner == owner)
+        .values(lease_owner=None, lease_until=None, **values)
+        .returning(DeliveryRow.id)
+    )
+    return done.first() is not None
+
+
+def retry_failed_deliveries(session: Session, now: datetime) -> list[int]:
+    """Failed deliveries back to pending."""
+    fresh: dict[str, Any] = {"state": DeliveryState.PENDING, "rejections": 0, "not_before": now}
+    return list(
+        session.scalars(
+            update(DeliveryRow)
+            .where(DeliveryRow.state == DeliveryState.FAILED)
+            .values(**fresh)
+            .returning(DeliveryRow.id)
+        )
+    )
+
+
+# --- counts for health and doctor ------------------------------------------------------------------------------
+
+
+def counts(session: Session) -> dict[str, dict[str, int]]:
+    """How many series, jobs and deliveries are in each state."""
+    found = {}
+    for name, column in (
+        ("series", SeriesRow.state),
+        ("jobs", JobRow.state),
+        ("deliveries", DeliveryRow.state),
+    ):
+        found[name] = {
+            state: number for state, number in session.execute(select(column, func.count()).group_by(column)).all()
+        }
+    return found

@@ -1,0 +1,290 @@
+"""The rows, and the states they pass through.
+
+series     open ──settled──▶ queued ──────────────▶ (its jobs tell the rest)
+             ▲  └─not eligible─▶ refused
+             └── a late instance reopens it
+
+job        pending ──claimed──▶ running ──▶ done
+             ▲                     ├─ Retry: back to pending with backoff
+             │                     └─ Park, or attempts spent ──▶ parked ──(worker jobs retry)──▶ pending
+             └─ superseded: a later job of the same series holds a larger input set
+
+delivery   pending ──claimed──▶ sending ──▶ delivered
+             ▲                     ├─ peer away or out of resources: pending again with backoff, for ever
+             │                     └─ rejected `REJECTIONS_BEFORE_FAILED` times ──▶ failed
+             └────────────────────── worker jobs retry
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    UniqueConstraint,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import DateTime, TypeDecorator
+
+# The newest revision in migrations/versions; a test holds the two together. So a start needs no Alembic import.
+REVISION = "0001"
+
+
+class SeriesState(StrEnum):
+    OPEN = "open"
+    QUEUED = "queued"
+    REFUSED = "refused"
+
+
+class JobState(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    PARKED = "parked"
+    SUPERSEDED = "superseded"
+
+
+class DeliveryState(StrEnum):
+    PENDING = "pending"
+    SENDING = "sending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+class ObjectKind(StrEnum):
+    REPORT = "report"
+    PICTURE = "picture"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC datetime on every database; SQLite keeps no time zone, so none is stored there."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it off the class
+        datetime: UtcDateTime,
+        # SQLite numbers rows only where the key is INTEGER by name.
+        int: BigInteger().with_variant(Integer, "sqlite"),
+        dict[str, Any]: JSON,
+        dict[str, float]: JSON,
+        list[float]: JSON,
+    }
+
+
+def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+    listed = ", ".join(f"'{one.value}'" for one in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+class AssociationRow(Base):
+    """An association that brought an instance; open while `closed_at` is null."""
+
+    __tablename__ = "association"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    peer: Mapped[str] = mapped_column(String(64))
+    receiver: Mapped[str] = mapped_column(String(128))  # which receiving process holds it
+    opened_at: Mapped[datetime]
+    closed_at: Mapped[datetime | None]
+
+    __table_args__ = (Index(None, "closed_at"),)
+
+
+class SeriesRow(Base):
+    __tablename__ = "series"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    patient_id: Mapped[str] = mapped_column(String(64), index=True)
+    patient_name: Mapped[str] = mapped_column(String(324))
+    accession_number: Mapped[str] = mapped_column(String(16), index=True)
+    study_date: Mapped[str] = mapped_column(String(8))
+    modality: Mapped[str] = mapped_column(String(16))
+    series_description: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16), default=SeriesState.OPEN)
+    reason: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str | None] = mapped_column(String(1024))
+    created_at: Mapped[datetime]
+    last_received_at: Mapped[datetime]
+    settled_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        _one_of("state", SeriesState),
+        Index(None, "state", "last_received_at"),
+        Index(None, "created_at", "id"),
+    )
+
+
+class InstanceRow(Base):
+    """One acknowledged SOP instance; its file is on disk before this row is."""
+
+    __tablename__ = "instance"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    association_id: Mapped[int | None] = mapped_column(ForeignKey("association.id"), index=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
+    attributes: Mapped[dict[str, Any]]  # what eligibility asks for: see inbound.instances.Header
+    path: Mapped[str] = mapped_column(String(255))  # below [worker] data_dir
+    size: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))  # of the file
+    received_at: Mapped[datetime]
+
+    __table_args__ = (Index(None, "series_id", "id"),)
+
+
+class ModelRow(Base):
+    __tablename__ = "model"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(32))
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)  # the bundle hash
+    added_at: Mapped[datetime]
+
+
+class JobRow(Base):
+    """One model on one input set: the series' instances with `id <= last_instance_id`."""
+
+    __tablename__ = "job"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    input_sha256: Mapped[str] = mapped_column(String(64))
+    last_instance_id: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16), default=JobState.PENDING)
+    attempts: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime]
+    lease_owner: Mapped[str | None] = mapped_column(String(128))
+    lease_until: Mapped[datetime | None]
+    reason: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str | None] = mapped_column(String(1024))
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        UniqueConstraint("series_id", "model_id", "input_sha256"),
+        _one_of("state", JobState),
+        CheckConstraint("(state = 'running') = (lease_owner IS NOT NULL)", name="lease"),
+        Index(None, "state", "not_before", "id"),
+    )
+
+
+class ResultRow(Base):
+    __tablename__ = "result"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), unique=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    status: Mapped[str] = mapped_column(String(16))
+    label: Mapped[str | None] = mapped_column(String(64))
+    probability: Mapped[float | None]
+    probabilities: Mapped[dict[str, float]]
+    reason: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str | None] = mapped_column(String(1024))
+    created_at: Mapped[datetime]
+
+    __table_args__ = (
+        CheckConstraint("status IN ('classified', 'not-assessed')", name="status"),
+        CheckConstraint("(status = 'classified') = (reason IS NULL)", name="reason"),
+        CheckConstraint("probability IS NULL OR probability BETWEEN 0 AND 1", name="probability"),
+        Index(None, "series_id", "id"),
+        Index(None, "label", "probability"),
+    )
+
+
+class SliceResultRow(Base):
+    __tablename__ = "slice_result"
+
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
+    ordinal: Mapped[int] = mapped_column(primary_key=True)  # in stack order, from 0
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
+    frame_number: Mapped[int | None]
+    position_mm: Mapped[float | None]
+    probabilities: Mapped[list[float]]
+    in_distribution: Mapped[bool]
+    deciding: Mapped[bool]
+
+
+class ObjectRow(Base):
+    """A DICOM object that we produced from a result; its file is on disk before this row is."""
+
+    __tablename__ = "object"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"))
+    kind: Mapped[str] = mapped_column(String(16))
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    path: Mapped[str] = mapped_column(String(255))
+    sha256: Mapped[str] = mapped_column(String(64))
+
+    __table_args__ = (_one_of("kind", ObjectKind), UniqueConstraint("result_id", "kind"))
+
+
+class DeliveryRow(Base):
+    """One object to one destination."""
+
+    __tablename__ = "delivery"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    object_id: Mapped[int] = mapped_column(ForeignKey("object.id"))
+    destination: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16), default=DeliveryState.PENDING)
+    attempts: Mapped[int] = mapped_column(default=0)
+    rejections: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime]
+    lease_owner: Mapped[str | None] = mapped_column(String(128))
+    lease_until: Mapped[datetime | None]
+    status: Mapped[int | None]  # the peer's last C-STORE status
+    reason: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str | None] = mapped_column(String(1024))
+    delivered_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        UniqueConstraint("object_id", "destination"),
+        _one_of("state", DeliveryState),
+        CheckConstraint("(state = 'sending') = (lease_owner IS NOT NULL)", name="lease"),
+        Index(None, "destination", "state", "not_before", "id"),
+    )
