@@ -1,0 +1,309 @@
+"""DICOM files → the tensor a model sees, as its bundle defines it: on the whole series at once.
+
+    decode → orient for display, sort along the normal → find the head → grey window of the series
+           → crop a square around the head of each slice → size x size, 0 to 1
+
+Training reads single slices (often Secondary Captures without geometry), the worker reads series. Both call
+`preprocess`: a single slice is a series of one. So that the two agree,
+
+- the crop is taken **per slice**, as on training's single slices, but is never smaller than `minimum_extent` of the
+  largest head in the series: at the vertex a few bright pixels must not be blown up to a head;
+- the grey window is taken **over the series**, so that slices keep their relation; for a single slice that is its
+  own window;
+- head and window are found on a thumbnail of fixed size, so a 150-pixel and a 1,920-pixel picture of one slice give
+  nearly one tensor, and noise averages out.
+
+All of it is linear up to the final clip, so any rescale slope > 0 and any intercept give the same tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.errors import NotAssessable, StartError
+from worker.inference.decode import MAXIMUM_FILE_SAMPLES, DecodedFrame, decode
+from worker.inference.geometry import OrientedFrame, Plane, stack
+from worker.inference.resample import axis_weights, coverage, resample
+from worker.values import ByteArray, FloatArray
+
+PICTURE_SIZE = 512  # the longest side of a displayed picture
+_TARGET = "worker.inference.preprocess.Preprocessing"
+_NOISE_PROFILE = 0.08  # a row or column belongs to the head when it holds this part of the fullest one's pixels
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The preprocessing definition: the "preprocessing" object of a bundle's configs/inference.json.
+
+    size               rows and columns of the tensor
+    lower_percentile   of the values in the heads' boxes: becomes 0
+    upper_percentile   of the same values: becomes 1
+    margin             added on each side of the head's box, as a fraction of its longer side
+    minimum_extent     smallest crop, as a fraction of the largest in the series
+    head_threshold     head is brighter than this fraction of the way from the darkest value to Otsu's threshold
+    thumbnail          longest side of the picture on which head and window are found
+    """
+
+    size: int = 160
+    lower_percentile: float = 1.0
+    upper_percentile: float = 99.5
+    margin: float = 0.04
+    minimum_extent: float = 0.6
+    head_threshold: float = 0.6
+    thumbnail: int = 96
+
+    def __post_init__(self) -> None:
+        sound = (
+            16 <= self.size <= 1024
+            and 0 <= self.lower_percentile < self.upper_percentile <= 100
+            and 0 <= self.margin <= 1
+            and 0 < self.minimum_extent <= 1
+            and 0 < self.head_threshold <= 1
+            and 16 <= self.thumbnail <= 512
+        )
+        if not sound:
+            raise StartError("preprocessing-invalid", "The preprocessing definition has a value out of range.")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """From the bundle's JSON object; every key must be there and no other. Raises StartError."""
+        given = {key: value for key, value in values.items() if key != "_target_"}
+        if values.get("_target_", _TARGET) != _TARGET:
+            raise StartError("preprocessing-invalid", "The preprocessing definition names another implementation.")
+        expected = {field.name: int if field.type == "int" else float for field in fields(cls)}
+        for key in sorted(given.keys() ^ expected.keys()):
+            fault = "is unknown" if key in given else "is missing"
+            raise StartError("preprocessing-invalid", f"The preprocessing key {key!r} {fault}.")
+        for key, kind in expected.items():
+            if isinstance(given[key], bool) or not isinstance(given[key], (int, kind)):
+                raise StartError("preprocessing-invalid", f"The preprocessing key {key!r} is not a number.")
+        return cls(**{key: kind(given[key]) for key, kind in expected.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """The object for configs/inference.json."""
+        return {"_target_": _TARGET, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One slice of the stack, by what identifies it; `frame_number` counts from 1, None for a single-frame file."""
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    frame_number: int | None
+    position_mm: float | None
+    plane: Plane | None
+
+
+@dataclass(frozen=True)
+class Square:
+    """The square of a slice that its tensor covers, in display pixels; it may reach beyond the picture."""
+
+    top: float
+    left: float
+    side: float
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A series ready for a model: `tensor` float32 [slices, 1, size, size] in [0, 1] and `frames`, in stack order."""
+
+    tensor: FloatArray
+    frames: tuple[Frame, ...]
+    modalities: frozenset[str]
+    rows: int
+    columns: int
+    _slices: tuple[OrientedFrame, ...]
+    _squares: tuple[Square, ...]
+    _window: tuple[float, float]
+
+    def picture(self, index: int) -> ByteArray:
+        """Slice `index` as a person sees it: oriented, square pixels, windowed; uint8 [rows, columns], at most 512."""
+        frame = self._slices[index]
+        shape, step = _picture_grid(frame)
+        return np.rint(_crop(frame, self._window, 0.0, 0.0, step, shape) * 255).astype(np.uint8)
+
+    def on_picture(self, index: int, activation: FloatArray) -> FloatArray:
+        """A map [h, w] over the slice's tensor, brought to the grid of `picture(index)`; 0 outside the crop."""
+        square = self._squares[index]
+        shape, step = _picture_grid(self._slices[index])
+        rows = axis_weights(activation.shape[0], square.side / activation.shape[0], -square.top, step, shape[0])
+        columns = axis_weights(activation.shape[1], square.side / activation.shape[1], -square.left, step, shape[1])
+        return resample(activation, rows, columns) * coverage(rows, columns)
+
+
+def preprocess(paths: Sequence[Path], definition: Preprocessing) -> Volume:
+    """The files of one series, in any order, as the definition says.
+
+    Raises NotAssessable: the reasons of `decode` and `geometry.stack`, and no-images, image-too-large, blank-image.
+    """
+    if not paths:
+        raise NotAssessable("no-images", "The series has no images.")
+    decoded: list[DecodedFrame] = []
+    samples = 0
+    for path in paths:
+        frames = decode(path)
+        samples += sum(frame.pixels.size for frame in frames)
+        if samples > MAXIMUM_FILE_SAMPLES:
+            raise NotAssessable("image-too-large", "The series holds more pixels than this worker accepts.")
+        decoded.extend(frames)
+    slices = stack(decoded)
+    tensor, squares, window = _tensor(slices, definition)
+    return Volume(
+        tensor=tensor,
+        frames=tuple(_identity(one) for one in slices),
+        modalities=frozenset(frame.modality for frame in decoded),
+        rows=slices[0].source.pixels.shape[0],
+        columns=slices[0].source.pixels.shape[1],
+        _slices=tuple(slices),
+        _squares=tuple(squares),
+        _window=window,
+    )
+
+
+def preprocess_image(pixels: npt.NDArray[Any], definition: Preprocessing) -> FloatArray:
+    """One picture [rows, columns] of integers, square pixels, already upright → [1, size, size].
+
+    Exactly what `preprocess` gives for that picture stored as a Secondary Capture without geometry.
+    Raises NotAssessable: blank-image.
+    """
+    source = DecodedFrame(Path(), "", "", "", 0, None, pixels, 1.0, 0.0, (1.0, 1.0), None, None)
+    tensor, _, _ = _tensor([OrientedFrame(source, pixels, (1.0, 1.0), None, None)], definition)
+    return tensor[0]
+
+
+def _identity(one: OrientedFrame) -> Frame:
+    source = one.source
+    return Frame(
+        source.path, source.sop_class_uid, source.sop_instance_uid, source.frame_number, one.position_mm, one.plane
+    )
+
+
+def _tensor(
+    slices: Sequence[OrientedFrame], definition: Preprocessing
+) -> tuple[FloatArray, list[Square], tuple[float, float]]:
+    """The tensor, the square of each slice and the grey window of the series."""
+    thumbnails, scale = _thumbnails(slices, definition.thumbnail)
+    boxes = _head_boxes(thumbnails, definition.head_threshold)
+    window = _window(thumbnails, boxes, definition)
+    squares = _squares(boxes, scale, slices[0].extent, definition)
+    shape = (definition.size, definition.size)
+    tensor = np.empty((len(slices), 1, *shape), np.float32)
+    for index, (frame, square) in enumerate(zip(slices, squares, strict=True)):
+        tensor[index, 0] = _crop(frame, window, square.top, square.left, square.side / definition.size, shape)
+    return tensor, squares, window
+
+
+def _crop(
+    frame: OrientedFrame, window: tuple[float, float], top: float, left: float, step: float, shape: tuple[int, int]
+) -> FloatArray:
+    """Part of a frame in the window, [0, 1], 0 beyond the frame: `shape` pixels of `step` display pixels."""
+    rows = axis_weights(frame.pixels.shape[0], frame.pitch[0], top, step, shape[0])
+    columns = axis_weights(frame.pixels.shape[1], frame.pitch[1], left, step, shape[1])
+    lower, upper = window
+    factor, offset = frame.source.slope / (upper - lower), (frame.source.intercept - lower) / (upper - lower)
+    part = resample(frame.pixels, rows, columns) * np.float32(factor) + np.float32(offset)
+    return np.clip(part, 0.0, 1.0, out=part) * coverage(rows, columns)
+
+
+def _picture_grid(frame: OrientedFrame) -> tuple[tuple[int, int], float]:
+    """(rows, columns) of the displayed picture and the width of its pixels in display pixels."""
+    height, width = frame.extent
+    step = max(1.0, max(height, width) / PICTURE_SIZE)
+    return (max(1, round(height / step)), max(1, round(width / step))), step
+
+
+def _thumbnails(slices: Sequence[OrientedFrame], longest: int) -> tuple[FloatArray, float]:
+    """Real values of every slice at low resolution, [slices, rows, columns], and display pixels a thumbnail pixel."""
+    first = slices[0]
+    height, width = first.extent
+    scale = max(height, width) / longest
+    shape = max(1, round(height / scale)), max(1, round(width / scale))
+    rows = axis_weights(first.pixels.shape[0], first.pitch[0], 0.0, height / shape[0], shape[0])
+    columns = axis_weights(first.pixels.shape[1], first.pitch[1], 0.0, width / shape[1], shape[1])
+    thumbnails = np.empty((len(slices), *shape), np.float32)
+    for index, frame in enumerate(slices):
+        thumbnails[index] = resample(frame.pixels, rows, columns)
+        thumbnails[index] *= np.float32(frame.source.slope)
+        thumbnails[index] += np.float32(frame.source.intercept)
+    return thumbnails, scale
+
+
+Box = tuple[int, int, int, int]  # top, bottom, left, right on the thumbnail, ends exclusive
+
+
+def _head_boxes(thumbnails: FloatArray, head_threshold: float) -> list[Box | None]:
+    """Where the head is on each thumbnail; None where a slice has none. Raises NotAssessable: blank-image."""
+    darkest, brightest = float(thumbnails.min()), float(np.percentile(thumbnails, 99.8))
+    if not brightest > darkest:
+        raise NotAssessable("blank-image", "The images of the series are blank.")
+    threshold = darkest + head_threshold * (_otsu(thumbnails, darkest, brightest) - darkest)
+    masks = thumbnails > threshold
+    enough = masks.any(axis=2).sum(axis=1) * masks.any(axis=1).sum(axis=1)
+    return [_box(mask) if area else None for mask, area in zip(masks, enough, strict=True)]
+
+
+def _otsu(values: FloatArray, low: float, high: float) -> float:
+    """The threshold that parts the values into the two classes of least inner variance (Otsu 1979)."""
+    counts, edges = np.histogram(values, bins=256, range=(low, high))
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    above = counts.sum() - below
+    sums = np.cumsum(counts * centres)
+    means_below = sums[:-1] / np.maximum(below, 1)
+    means_above = (sums[-1] - sums[:-1]) / np.maximum(above, 1)
+    return float(edges[1 + int(np.argmax(below * above * (means_below - means_above) ** 2))])
+
+
+def _box(mask: npt.NDArray[np.bool_]) -> Box:
+    """The rows and columns of the largest object; letters burnt into a corner and noise do not count."""
+    top, bottom = _fullest_run(mask.sum(axis=1))
+    left, right = _fullest_run(mask[top:bottom].sum(axis=0))
+    top, bottom = _fullest_run(mask[:, left:right].sum(axis=1))
+    return top, bottom, left, right
+
+
+def _fullest_run(profile: npt.NDArray[np.integer[Any]]) -> tuple[int, int]:
+    """(start, end) of the run of occupied rows or columns that holds most pixels."""
+    occupied = np.concatenate(([False], profile > _NOISE_PROFILE * profile.max(), [False]))
+    starts, ends = np.flatnonzero(np.diff(occupied.astype(np.int8))).reshape(-1, 2).T
+    totals = np.concatenate(([0], np.cumsum(profile)))
+    longest = int(np.argmax(totals[ends] - totals[starts]))
+    return int(starts[longest]), int(ends[longest])
+
+
+def _window(thumbnails: FloatArray, boxes: Sequence[Box | None], definition: Preprocessing) -> tuple[float, float]:
+    """The values that become 0 and 1. Raises NotAssessable: blank-image."""
+    inside = [
+        thumbnail[box[0] : box[1], box[2] : box[3]].ravel()
+        for thumbnail, box in zip(thumbnails, boxes, strict=True)
+        if box is not None
+    ]
+    percentiles = (definition.lower_percentile, definition.upper_percentile)
+    lower, upper = (float(value) for value in np.percentile(np.concatenate(inside), percentiles))
+    if not upper > lower:
+        raise NotAssessable("blank-image", "The images of the series are blank.")
+    return lower, upper
+
+
+def _squares(
+    boxes: Sequence[Box | None], scale: float, extent: tuple[float, float], definition: Preprocessing
+) -> list[Square]:
+    """The square to crop from each slice; a slice without a head gets the largest, in the middle of the picture."""
+    sides = [max(box[1] - box[0], box[3] - box[2]) * scale if box is not None else 0.0 for box in boxes]
+    largest = max(sides)
+    squares = []
+    for box, side in zip(boxes, sides, strict=True):
+        wanted = max(side, definition.minimum_extent * largest) if box is not None else largest
+        wanted *= 1 + 2 * definition.margin
+        row = (box[0] + box[1]) / 2 * scale if box is not None else extent[0] / 2
+        column = (box[2] + box[3]) / 2 * scale if box is not None else extent[1] / 2
+        squares.append(Square(row - wanted / 2, column - wanted / 2, wanted))
+    return squares
