@@ -1,0 +1,146 @@
+"""Results and source headers to report on: no pixels, no network, nothing random."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
+
+from worker.dicom import derive_uid
+from worker.values import (
+    Code,
+    DecidingPicture,
+    ModelClass,
+    ModelIdentity,
+    ResultStatus,
+    SeriesResult,
+    SliceResult,
+)
+
+BRAIN = Code("12738006", "SCT", "Brain")
+MODEL = ModelIdentity(
+    name="brain-mri-tumour",
+    version="0.1.0",
+    manufacturer="Test bench",
+    family="ResNet-18",
+    sha256="0123456789abcdef" * 4,
+    classes=(
+        ModelClass("glioma", "Glioma", True, Code("393564001", "SCT", "Glioma"), BRAIN),
+        ModelClass("meningioma", "Meningioma", True, Code("302820008", "SCT", "Intracranial meningioma"), BRAIN),
+        ModelClass(
+            "pituitary",
+            "Pituitary tumour",
+            True,
+            Code("254956000", "SCT", "Pituitary adenoma"),
+            Code("56329008", "SCT", "Pituitary"),
+        ),
+        ModelClass("notumor", "No tumour", False, None, BRAIN),
+    ),
+    parameters="temperature 1.4, top 3 slices, minimum probability 0.5",
+    limits="Trained on contrast-enhanced T1 slices of adults; other contrasts are outside what it learned.",
+)
+CREATED_AT = datetime(2026, 11, 21, 9, 30, 15, 123000, tzinfo=timezone(timedelta(hours=1)))
+REPORT_UIDS = {
+    "series_instance_uid": derive_uid("test", "report series"),
+    "sop_instance_uid": derive_uid("test", "report"),
+}
+
+
+def source_headers(count: int = 8, **attributes: Any) -> list[Dataset]:
+    """Headers of `count` MR images of one series; `attributes` are set on each, None removes one."""
+    return [_header(MRImageStorage, number, attributes) for number in range(1, count + 1)]
+
+
+def enhanced_header(frames: int = 8, **attributes: Any) -> list[Dataset]:
+    """The header of one Enhanced MR image of `frames` frames."""
+    return [_header(EnhancedMRImageStorage, 1, {"NumberOfFrames": frames, **attributes})]
+
+
+def classified(sources: list[Dataset], label: str = "glioma", probability: float = 0.97) -> SeriesResult:
+    """A classified series whose middle three slices decide."""
+    names = [one.name for one in MODEL.classes]
+    rest = (1 - probability) / (len(names) - 1)
+    probabilities = {name: probability if name == label else rest for name in names}
+    slices = _slices(sources, tuple(probabilities.values()))
+    return SeriesResult(
+        ResultStatus.CLASSIFIED, label, probability, probabilities, None, None, slices, picture(len(slices) // 2)
+    )
+
+
+def not_assessed(sources: list[Dataset]) -> SeriesResult:
+    """A series the model may not judge; its slices have scores that must not be reported."""
+    slices = _slices(sources, (0.4, 0.3, 0.2, 0.1))
+    return SeriesResult(
+        ResultStatus.NOT_ASSESSED,
+        None,
+        None,
+        {},
+        "out-of-distribution",
+        "The images look unlike the head MRI that the model was trained on.",
+        slices,
+        picture(len(slices) // 2, activation=False),
+    )
+
+
+def picture(slice_index: int, rows: int = 220, columns: int = 200, *, activation: bool = True) -> DecidingPicture:
+    """A grey disc with a bright spot, and a map that peaks on the spot."""
+    y, x = np.mgrid[0:rows, 0:columns]
+    disc = np.hypot((y - rows / 2) / rows, (x - columns / 2) / columns)
+    spot = np.exp(-(((y - rows * 0.4) / rows) ** 2 + ((x - columns * 0.62) / columns) ** 2) / 0.008)
+    grey = np.where(disc < 0.45, 90 + 40 * np.cos(disc * 25), 0) + 110 * spot
+    return DecidingPicture(
+        slice_index, grey.clip(0, 255).astype(np.uint8), spot.astype(np.float32) if activation else None
+    )
+
+
+def _slices(sources: list[Dataset], probabilities: tuple[float, ...]) -> tuple[SliceResult, ...]:
+    frames = int(sources[0].get("NumberOfFrames", 0))
+    number_of = frames or len(sources)
+    middle = number_of // 2
+    return tuple(
+        SliceResult(
+            sop_class_uid=sources[0 if frames else i].SOPClassUID,
+            sop_instance_uid=sources[0 if frames else i].SOPInstanceUID,
+            frame_number=i + 1 if frames else None,
+            position_mm=6.0 * i,
+            probabilities=probabilities,
+            in_distribution=True,
+            deciding=abs(i - middle) <= 1,
+        )
+        for i in range(number_of)
+    )
+
+
+def _header(sop_class_uid: str, number: int, attributes: dict[str, Any]) -> Dataset:
+    ds = Dataset()
+    values: dict[str, Any] = {
+        "SOPClassUID": sop_class_uid,
+        "SOPInstanceUID": derive_uid("test", "source", str(number)),
+        "StudyInstanceUID": derive_uid("test", "study"),
+        "SeriesInstanceUID": derive_uid("test", "series"),
+        "FrameOfReferenceUID": derive_uid("test", "frame of reference"),
+        "SpecificCharacterSet": "ISO_IR 100",
+        "PatientName": "Phantom^Template",
+        "PatientID": "PHANTOM-1",
+        "PatientBirthDate": "19700101",
+        "PatientSex": "F",
+        "PatientAge": "055Y",
+        "StudyDate": "20261121",
+        "StudyTime": "080000",
+        "StudyID": "1",
+        "AccessionNumber": "A0001",
+        "ReferringPhysicianName": "Referrer^Any",
+        "Modality": "MR",
+        "SeriesNumber": 3,
+        "InstanceNumber": number,
+        "Rows": 256,
+        "Columns": 256,
+        **attributes,
+    }
+    for keyword, value in values.items():
+        if value is not None:
+            setattr(ds, keyword, value)
+    return ds
