@@ -83,7 +83,8 @@ class Preprocessing:
         for key, kind in expected.items():
             if isinstance(given[key], bool) or not isinstance(given[key], (int, kind)):
                 raise StartError("preprocessing-invalid", f"The preprocessing key {key!r} is not a number.")
-        return cls(**{key: kind(given[key]) for key, kind in expected.items()})
+        converted: dict[str, Any] = {key: kind(given[key]) for key, kind in expected.items()}
+        return cls(**converted)
 
     def to_json(self) -> dict[str, Any]:
         """The object for configs/inference.json."""
@@ -176,7 +177,7 @@ def preprocess_image(pixels: npt.NDArray[Any], definition: Preprocessing) -> Flo
     """
     source = DecodedFrame(Path(), "", "", "", 0, None, pixels, 1.0, 0.0, (1.0, 1.0), None, None)
     tensor, _, _ = _tensor([OrientedFrame(source, pixels, (1.0, 1.0), None, None)], definition)
-    return tensor[0]
+    return np.asarray(tensor[0])
 
 
 def _identity(one: OrientedFrame) -> Frame:
