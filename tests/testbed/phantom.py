@@ -23,7 +23,6 @@ from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
-    EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -162,12 +161,12 @@ def head_series(
 ) -> list[Path]:
     """Write one MR series, a file a slice; `attributes` override (None removes) what every file carries."""
     grid = grid or Grid()
-    common = _common(MRImageStorage) | _MR
+    common = common_attributes(MRImageStorage) | _MR
     paths = []
     for index, pixels in enumerate(slice_pixels(grid, mass=mass, seed=seed)):
-        ds = _dataset({**common, **_geometry(grid, index), **(attributes or {})})
-        _set_pixels(ds, pixels, bits_stored=12)
-        paths.append(_write(ds, folder / f"IM{index + 1:04d}.dcm"))
+        ds = dataset({**common, **_geometry(grid, index), **(attributes or {})})
+        set_pixels(ds, pixels, bits_stored=12)
+        paths.append(write(ds, folder / f"IM{index + 1:04d}.dcm"))
     return [compress(path, transfer_syntax) for path in paths]
 
 
@@ -205,7 +204,7 @@ def mosaic_series(folder: Path, *, tiles: int = 6) -> list[Path]:
     """A Siemens mosaic: every slice of a volume as a tile of one picture, ImageType MOSAIC, two time points."""
     size = 72
     grid = Grid(slices=tiles * tiles, rows=size, columns=size, pixel_mm=3, slice_mm=4)
-    common = _common(MRImageStorage) | _MR
+    common = common_attributes(MRImageStorage) | _MR
     common |= {
         "ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "ECHO_00", "MOSAIC"],
         "Manufacturer": "SIEMENS",
@@ -217,68 +216,26 @@ def mosaic_series(folder: Path, *, tiles: int = 6) -> list[Path]:
     paths = []
     for index in range(2):
         tiled = np.stack(list(slice_pixels(grid, seed=index))).reshape(tiles, tiles, size, size)
-        ds = _dataset(common | _geometry(grid, 0) | {"InstanceNumber": index + 1, "SOPInstanceUID": generate_uid()})
-        _set_pixels(ds, tiled.transpose(0, 2, 1, 3).reshape(tiles * size, tiles * size), bits_stored=12)
-        paths.append(_write(ds, folder / f"mosaic{index + 1}.dcm"))
+        ds = dataset(common | _geometry(grid, 0) | {"InstanceNumber": index + 1, "SOPInstanceUID": generate_uid()})
+        set_pixels(ds, tiled.transpose(0, 2, 1, 3).reshape(tiles * size, tiles * size), bits_stored=12)
+        paths.append(write(ds, folder / f"mosaic{index + 1}.dcm"))
     return paths
 
 
 def colour_series(folder: Path, *, mass: bool = False, slices: int = 24) -> list[Path]:
     """The same head as RGB Secondary Capture, as converted teaching files are: no geometry, Modality MR."""
-    common = _common(SecondaryCaptureImageStorage) | {"ConversionType": "WSD", "ImageType": ["DERIVED", "SECONDARY"]}
+    common = common_attributes(SecondaryCaptureImageStorage) | {
+        "ConversionType": "WSD",
+        "ImageType": ["DERIVED", "SECONDARY"],
+    }
     paths = []
     for index, pixels in enumerate(slice_pixels(Grid(slices=slices), mass=mass)):
         own = {"SOPInstanceUID": generate_uid(), "InstanceNumber": index + 1, "PatientOrientation": ["L", "P"]}
-        ds = _dataset(common | own)
+        ds = dataset(common | own)
         grey = np.clip(pixels / 1200 * 255, 0, 255).astype(np.uint8)
-        _set_pixels(ds, np.repeat(grey[..., None], 3, axis=2), bits_stored=8)
-        paths.append(_write(ds, folder / f"SC{index + 1:04d}.dcm"))
+        set_pixels(ds, np.repeat(grey[..., None], 3, axis=2), bits_stored=8)
+        paths.append(write(ds, folder / f"SC{index + 1:04d}.dcm"))
     return paths
-
-
-def enhanced_head(folder: Path, *, mass: bool = False, grid: Grid | None = None) -> list[Path]:
-    """The head as one Enhanced MR multi-frame object (PS3.3 A.36.2): a list of one file."""
-    grid = grid or Grid()
-    frames = list(slice_pixels(grid, mass=mass))
-    ds = _dataset(_common(EnhancedMRImageStorage) | _ENHANCED | {"NumberOfFrames": len(frames)})
-    ds.SOPInstanceUID = generate_uid()
-    ds.InstanceNumber = 1
-    row, column, _ = grid.directions()
-    shared = Dataset()
-    shared.PlaneOrientationSequence = [_dataset({"ImageOrientationPatient": [*map(_ds, (*row, *column))]})]
-    measures = {"PixelSpacing": [_ds(grid.pixel_mm)] * 2, "SliceThickness": _ds(grid.slice_mm)}
-    shared.PixelMeasuresSequence = [_dataset(measures | {"SpacingBetweenSlices": _ds(grid.slice_mm)})]
-    shared.PixelValueTransformationSequence = [
-        _dataset({"RescaleIntercept": "0", "RescaleSlope": "1", "RescaleType": "US"})
-    ]
-    frame_type = {"FrameType": ["ORIGINAL", "PRIMARY", "T1", "NONE"], "PixelPresentation": "MONOCHROME"}
-    contrast = {"VolumetricProperties": "VOLUME", "VolumeBasedCalculationTechnique": "NONE"}
-    magnitude = {"ComplexImageComponent": "MAGNITUDE", "AcquisitionContrast": "T1"}
-    shared.MRImageFrameTypeSequence = [_dataset(frame_type | contrast | magnitude)]
-    ds.SharedFunctionalGroupsSequence = [shared]
-    organisation = generate_uid()
-    ds.DimensionOrganizationSequence = [_dataset({"DimensionOrganizationUID": organisation})]
-    ds.DimensionIndexSequence = [
-        _dataset(
-            {
-                "DimensionOrganizationUID": organisation,
-                "DimensionIndexPointer": Tag(keyword),
-                "FunctionalGroupPointer": Tag("FrameContentSequence"),
-            }
-        )
-        for keyword in ("StackID", "InStackPositionNumber")
-    ]
-    groups = []
-    for index in range(len(frames)):
-        group = Dataset()
-        place = {"StackID": "1", "InStackPositionNumber": index + 1, "DimensionIndexValues": [1, index + 1]}
-        group.FrameContentSequence = [_dataset(place)]
-        position = {"ImagePositionPatient": [*map(_ds, grid.position(index))]}
-        group.PlanePositionSequence = [_dataset(position)]
-        groups.append(group)
-    ds.PerFrameFunctionalGroupsSequence = groups
-    _set_pixels(ds, np.stack(frames), bits_stored=12)
-    return [_write(ds, folder / "enhanced.dcm")]
 
 
 def compress(path: Path, transfer_syntax: UID) -> Path:
@@ -300,7 +257,7 @@ _DCMTK_ENCODERS: dict[str, tuple[str, ...]] = {
     DeflatedExplicitVRLittleEndian: ("dcmconv", "+td"),
 }
 
-_MR: Attributes = {
+_MR: dict[str, Any] = {
     "ImageType": ["ORIGINAL", "PRIMARY", "M", "SE"],
     "ScanningSequence": "SE",
     "SequenceVariant": "SK",
@@ -317,26 +274,8 @@ _MR: Attributes = {
     "RescaleType": "US",
 }
 
-_ENHANCED: Attributes = {
-    "ImageType": ["ORIGINAL", "PRIMARY", "T1", "NONE"],
-    "PixelPresentation": "MONOCHROME",
-    "VolumetricProperties": "VOLUME",
-    "VolumeBasedCalculationTechnique": "NONE",
-    "ComplexImageComponent": "MAGNITUDE",
-    "AcquisitionContrast": "T1",
-    "AcquisitionNumber": "1",
-    "AcquisitionDateTime": "20261121080000",
-    "AcquisitionDuration": 120.0,
-    "ContentQualification": "RESEARCH",
-    "ApplicableSafetyStandardAgency": "IEC",
-    "BurnedInAnnotation": "NO",
-    "LossyImageCompression": "00",
-    "PresentationLUTShape": "IDENTITY",
-    "SeriesDescription": "T1 axial enhanced",
-}
 
-
-def _common(sop_class_uid: str) -> dict[str, Any]:
+def common_attributes(sop_class_uid: str) -> dict[str, Any]:
     """What every instance of one new series shares."""
     return {
         "SOPClassUID": sop_class_uid,
@@ -375,21 +314,21 @@ def _geometry(grid: Grid, index: int) -> dict[str, Any]:
     return {
         "SOPInstanceUID": generate_uid(),
         "InstanceNumber": index + 1,
-        "ImageOrientationPatient": [_ds(cosine) for cosine in (*row, *column)],
-        "ImagePositionPatient": [_ds(coordinate) for coordinate in position],
-        "SliceLocation": _ds(float(position @ normal)),
-        "PixelSpacing": [_ds(grid.pixel_mm)] * 2,
-        "SliceThickness": _ds(grid.slice_mm),
-        "SpacingBetweenSlices": _ds(grid.slice_mm),
+        "ImageOrientationPatient": [decimal(cosine) for cosine in (*row, *column)],
+        "ImagePositionPatient": [decimal(coordinate) for coordinate in position],
+        "SliceLocation": decimal(float(position @ normal)),
+        "PixelSpacing": [decimal(grid.pixel_mm)] * 2,
+        "SliceThickness": decimal(grid.slice_mm),
+        "SpacingBetweenSlices": decimal(grid.slice_mm),
     }
 
 
-def _ds(number: float) -> str:
+def decimal(number: float) -> str:
     """A Decimal String of at most 16 characters (PS3.5 6.2)."""
     return f"{number:.6g}"
 
 
-def _dataset(attributes: Attributes) -> Dataset:
+def dataset(attributes: Attributes) -> Dataset:
     """Values go in as they are, malformed ones too; None leaves the attribute out."""
     ds = Dataset()
     with config.disable_value_validation():
@@ -405,7 +344,7 @@ def _dataset(attributes: Attributes) -> Dataset:
     return ds
 
 
-def _set_pixels(ds: Dataset, pixels: npt.NDArray[Any], *, bits_stored: int) -> None:
+def set_pixels(ds: Dataset, pixels: npt.NDArray[Any], *, bits_stored: int) -> None:
     """Pixels [..., rows, columns] or, 8-bit with a trailing 3, RGB."""
     colour = pixels.dtype == np.uint8
     ds.Rows, ds.Columns = pixels.shape[-3:-1] if colour else pixels.shape[-2:]
@@ -422,7 +361,7 @@ def _set_pixels(ds: Dataset, pixels: npt.NDArray[Any], *, bits_stored: int) -> N
     ds["PixelData"].VR = "OB" if colour else "OW"
 
 
-def _write(ds: Dataset, path: Path) -> Path:
+def write(ds: Dataset, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

@@ -1,0 +1,17 @@
+"""Fixtures for every test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def brain_mri_data() -> Path:
+    """The folder of real data that BRAIN_MRI_DATA names; skips where there is none."""
+    folder = os.environ.get("BRAIN_MRI_DATA")
+    if not folder:
+        pytest.skip("BRAIN_MRI_DATA does not name a folder of real data")
+    return Path(folder)

@@ -1,0 +1,190 @@
+"""The worker as a person runs it: `worker serve` as a process of its own, with a configuration file of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from tests.testbed.dcmtk import free_port
+
+COMMAND = [sys.executable, "-m", "worker"]
+ENDED = ("classified", "not-assessed", "refused", "failed")
+T = TypeVar("T")
+
+
+class WorkerProcess:
+    """One worker with its folder: `start`, `stop`, `kill`, and what it says of its series.
+
+    `destinations` maps a name to (AE title, port) on 127.0.0.1. `settings` adds keys or sections to the file:
+    `{"receive": {"allowed_peers": ["PACS"]}}`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        destinations: Mapping[str, tuple[str, int]] | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        port: int | None = None,
+    ) -> None:
+        self.folder = folder
+        self.port = port or free_port()
+        self.web_port = free_port()
+        self.config = folder / "config.toml"
+        self.log = folder / "worker.log"
+        self._destinations = dict(destinations or {})
+        self._settings = dict(settings or {})
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def write_config(self) -> Path:
+        sections: dict[str, dict[str, Any]] = {
+            "worker": {"ae_title": "AI_WORKER", "data_dir": "var", "lease_seconds": 3},
+            "receive": {
+                "host": "127.0.0.1",
+                "port": self.port,
+                "quiet_seconds": 1,
+                "minimum_free_bytes": 1 << 24,
+            },
+            "database": {"url": "sqlite:///var/worker.db"},
+            "web": {"host": "127.0.0.1", "port": self.web_port},
+        }
+        for name, keys in self._settings.items():
+            sections.setdefault(name, {}).update(keys)
+        lines = []
+        for name, keys in sections.items():
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items()), ""]
+        for name, (ae_title, port) in self._destinations.items():
+            lines += ["[[destination]]", f'name = "{name}"', f'ae_title = "{ae_title}"']
+            lines += ['host = "127.0.0.1"', f"port = {port}", ""]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.config.write_text("\n".join(lines))
+        return self.config
+
+    def start(self, seconds: float = 60) -> Self:
+        """Start `worker serve` and wait until it is ready; RuntimeError with the end of its log when it is not."""
+        self.write_config()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*COMMAND, "serve", "--config", str(self.config)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"worker serve exited {self._process.returncode}:\n{self.last_log_lines()}")
+            if self.healthy():
+                return self
+            time.sleep(0.1)
+        raise RuntimeError(f"worker serve was not ready in {seconds:.0f} s:\n{self.last_log_lines()}")
+
+    def healthy(self) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.web_port}/health", timeout=2).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def kill(self) -> None:
+        """SIGKILL to every process of the worker at once, as a power cut would."""
+        if self._process is None:
+            return
+        self._signal_group(signal.SIGKILL)
+        self._process.wait(10)
+        self._process = None
+
+    def stop(self, seconds: float = 10) -> int:
+        """SIGTERM to the service alone, as systemd does; its exit code.
+
+        subprocess.TimeoutExpired when it is not gone in time, RuntimeError when a process of it outlives it.
+        """
+        if self._process is None:
+            raise RuntimeError("the worker is not running")
+        self._process.send_signal(signal.SIGTERM)
+        code = self._process.wait(seconds)
+        time.sleep(0.2)
+        if self._signal_group(signal.SIGKILL):
+            raise RuntimeError("a process of the worker outlived it")
+        self._process = None
+        return code
+
+    def _signal_group(self, number: signal.Signals) -> bool:
+        """False when no process of the worker is left; its group is its own (start_new_session)."""
+        if self._process is None:
+            return False
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def run(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Another command of the worker on the same configuration."""
+        return run_worker(*arguments, "--config", str(self.config), timeout=timeout)
+
+    def results(self) -> list[dict[str, Any]]:
+        """`worker results list --format json`."""
+        done = self.run("results", "list", "--format", "json")
+        if done.returncode != 0:
+            raise RuntimeError(f"worker results list exited {done.returncode}: {done.stderr[-2000:]}")
+        listed: list[dict[str, Any]] = json.loads(done.stdout)
+        return listed
+
+    def result(self, series_instance_uid: str) -> dict[str, Any] | None:
+        """What it says of one series; None when it has not heard of it. RuntimeError when it lists it twice."""
+        found = [one for one in self.results() if one["series_instance_uid"] == series_instance_uid]
+        if len(found) > 1:
+            raise RuntimeError("one series is listed twice")
+        return found[0] if found else None
+
+    def wait_for_result(self, series_instance_uid: str, seconds: float = 120) -> dict[str, Any]:
+        """Its result once it has ended: classified, not assessed, refused or failed."""
+
+        def ended() -> dict[str, Any] | None:
+            found = self.result(series_instance_uid)
+            return found if found and found["status"] in ENDED else None
+
+        return wait_until(ended, "the series to end", seconds)
+
+    def last_log_lines(self, count: int = 30) -> str:
+        if not self.log.exists():
+            return ""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+
+
+def run_worker(
+    *arguments: str, timeout: float = 120, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`worker ARGUMENTS` to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=cwd, env={**os.environ, **(environment or {})},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+def wait_until(condition: Callable[[], T | None], what: str, seconds: float = 60, every: float = 0.3) -> T:
+    """The first true answer of `condition`; TimeoutError naming what did not come."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := condition():
+            return answer
+        time.sleep(every)
+    raise TimeoutError(f"waited {seconds:.0f} s for {what}")
+
+
+@contextmanager
+def running(folder: Path, **options: Any) -> Iterator[WorkerProcess]:
+    """A worker for the length of a `with` block; whatever is left of it is killed at the end."""
+    worker = WorkerProcess(folder, **options)
+    try:
+        yield worker.start()
+    finally:
+        worker.kill()
