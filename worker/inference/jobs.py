@@ -1,0 +1,206 @@
+"""Claim a job with a lease, conduct its steps, retry it or park it.
+
+A process that dies leaves a job whose lease runs out; the next claim counts one more attempt, and a job that has spent
+its attempts is parked with the reason, so that one poisonous file cannot stop the others.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from worker import store
+from worker.errors import NotAssessable, Park, Retry
+from worker.logs import fault_fields, get_log
+from worker.store import NewObject
+from worker.tables import InstanceRow, JobRow, JobState
+from worker.values import ModelIdentity, ResultStatus, SeriesResult
+
+_EXIT_AFTER_TIMEOUT = 70
+_FIRST_RETRY_SECONDS = 2.0
+
+
+class MakeObjects(Protocol):
+    """What outbound gives us: see `outbound.outbox.Outbox.make_objects`."""
+
+    def __call__(
+        self,
+        result: SeriesResult,
+        model: ModelIdentity,
+        sources: Sequence[Path],
+        input_sha256: str,
+        predecessor: str | None,
+        now: datetime,
+    ) -> list[NewObject]: ...
+
+
+@dataclass(frozen=True)
+class Conductor:
+    """One inference process' way through its jobs.
+
+    `classify` is the pure part: files of one series → result; it raises NotAssessable for what the model may not judge.
+    """
+
+    database: store.Store
+    data_dir: Path
+    model: ModelIdentity
+    classify: Callable[[Sequence[Path]], SeriesResult]
+    make_objects: MakeObjects
+    destinations: Sequence[str]
+    owner: str
+    clock: Callable[[], datetime]
+    lease: timedelta
+    timeout: timedelta
+    attempts: int
+
+    def work_once(self) -> bool:
+        """Conduct one job to its end; False when there was none to claim."""
+        with self.database.write() as session:
+            model_id = store.model_row(session, self.model, self.clock()).id
+            job = store.claim_job(session, self.owner, model_id, self.clock(), self.lease)
+            if job is None:
+                return False
+            instances = store.instances_of(session, job.series_id, job.last_instance_id)
+            before = store.latest_report(session, job.series_id, model_id)
+        predecessor = before.path if before is not None else None
+        with self._kept_alive(job.id):
+            self._conduct(job, instances, predecessor)
+        return True
+
+    def _conduct(self, job: JobRow, instances: Sequence[InstanceRow], predecessor: str | None) -> None:
+        if job.attempts > self.attempts:
+            # Each earlier attempt ended without a word: the process died or was stopped.
+            self._end(job, JobState.PARKED, job.reason or "process-died", job.detail or "the inference process died")
+            return
+        try:
+            result = self._result(instances)
+            objects = self.make_objects(
+                result, self.model, self._files(instances), job.input_sha256, predecessor, self.clock()
+            )
+        except Park as fault:
+            self._end(job, JobState.PARKED, fault.reason, fault.detail)
+        except (Retry, MemoryError, OSError) as fault:
+            reason = fault.reason if isinstance(fault, Retry) else type(fault).__name__
+            self._again(job, reason, "a passing fault of the machine")
+        except Exception as fault:  # a job's boundary: whatever happens to one series, the others go on
+            get_log().error("job failed", job_row=job.id, **fault_fields(fault))
+            self._again(
+                job, "inference-fault", f"{type(fault).__name__} while the series was read, classified or reported"
+            )
+        else:
+            self._finish(job, result, instances, objects)
+
+    def _files(self, instances: Sequence[InstanceRow]) -> list[Path]:
+        files = [self.data_dir / one.path for one in instances]
+        if not all(file.is_file() for file in files):
+            raise Park("file-missing", "a received file is gone from the data folder")
+        return files
+
+    def _result(self, instances: Sequence[InstanceRow]) -> SeriesResult:
+        try:
+            return self.classify(self._files(instances))
+        except NotAssessable as refusal:
+            return not_assessed(refusal)
+
+    def _finish(
+        self,
+        job: JobRow,
+        result: SeriesResult,
+        instances: Sequence[InstanceRow],
+        objects: Sequence[NewObject],
+    ) -> None:
+        now = self.clock()
+        with self.database.write() as session:
+            ours = store.end_job(session, job.id, self.owner, JobState.DONE, now)
+            if ours:
+                rows = {one.sop_instance_uid: one.id for one in instances}
+                store.add_result(session, job, result, rows, objects, self.destinations, now)
+        get_log().info(
+            "job done" if ours else "job was taken over by another process; its result is dropped",
+            job_row=job.id,
+            series_row=job.series_id,
+            instances=len(instances),
+            status=result.status,
+            reason=result.reason,
+            attempts=job.attempts,
+        )
+
+    def _again(self, job: JobRow, reason: str, detail: str) -> None:
+        if job.attempts >= self.attempts:
+            self._end(job, JobState.PARKED, reason, detail)
+            return
+        wait = timedelta(seconds=_FIRST_RETRY_SECONDS * 2.0 ** (job.attempts - 1))
+        with self.database.write() as session:
+            store.end_job(
+                session,
+                job.id,
+                self.owner,
+                JobState.PENDING,
+                self.clock(),
+                reason=reason,
+                detail=detail,
+                not_before=self.clock() + wait,
+            )
+
+    def _end(self, job: JobRow, state: JobState, reason: str, detail: str) -> None:
+        with self.database.write() as session:
+            store.end_job(session, job.id, self.owner, state, self.clock(), reason=reason, detail=detail)
+        get_log().warning("job parked", job_row=job.id, series_row=job.series_id, reason=reason)
+
+    @contextmanager
+    def _kept_alive(self, job_id: int) -> Iterator[None]:
+        """Extend the lease while the block runs; end the process when the block outlasts the job's time limit."""
+        done = threading.Event()
+        thread = threading.Thread(target=self._heartbeat, args=(job_id, done), name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _heartbeat(self, job_id: int, done: threading.Event) -> None:
+        beats = self.lease.total_seconds() / 3
+        waited = 0.0
+        while not done.wait(beats):
+            waited += beats
+            if waited > self.timeout.total_seconds():
+                get_log().error("job outlasted its time limit", job_row=job_id)
+                os._exit(_EXIT_AFTER_TIMEOUT)  # a codec in C cannot be interrupted otherwise
+            try:
+                with self.database.write() as session:
+                    store.extend_job_lease(session, job_id, self.owner, self.clock() + self.lease)
+            except Exception as error:  # a thread's boundary; the next beat tries again
+                get_log().warning("lease not extended", job_row=job_id, **fault_fields(error))
+
+    def run(self, stop: threading.Event, poll_seconds: float = 0.2) -> None:
+        """Work until `stop`; the job in hand is finished."""
+        while not stop.is_set():
+            try:
+                busy = self.work_once()
+            except Exception as error:  # the loop's boundary: the database is away for a moment
+                get_log().error("inference loop", **fault_fields(error))
+                busy = False
+                stop.wait(_FIRST_RETRY_SECONDS)
+            if not busy:
+                stop.wait(poll_seconds)
+
+
+def not_assessed(refusal: NotAssessable) -> SeriesResult:
+    """The result of a series that could not even be read as the model needs it."""
+    return SeriesResult(
+        status=ResultStatus.NOT_ASSESSED,
+        label=None,
+        probability=None,
+        probabilities={},
+        reason=refusal.reason,
+        detail=refusal.detail,
+        slices=(),
+        picture=None,
+    )

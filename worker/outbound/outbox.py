@@ -1,0 +1,111 @@
+"""A result → the objects that go back to the PACS, on disk and ready to be rows.
+
+The caller commits the result, the objects and their deliveries in one transaction (architecture, invariant 4). A file
+written before a crash is written again, under the same derived UID, by the next attempt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import Dataset, dcmread, dcmwrite
+
+from worker import __version__
+from worker.dicom import derive_uid
+from worker.outbound.build_images import build_picture
+from worker.outbound.build_report import build_report
+from worker.store import NewObject
+from worker.tables import ObjectKind
+from worker.values import ModelIdentity, SeriesResult
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """Writes the report and the picture of a result below `data_dir`/objects."""
+
+    data_dir: Path
+
+    def make_objects(
+        self,
+        result: SeriesResult,
+        model: ModelIdentity,
+        sources: Sequence[Path],
+        input_sha256: str,
+        predecessor: str | None,
+        now: datetime,
+    ) -> list[NewObject]:
+        """`sources`: the files of the job; `predecessor`: the stored path of the report that this one replaces."""
+        headers = _in_stack_order(result, [read_header(path) for path in sources])
+        series_uid = str(headers[0].SeriesInstanceUID)
+        identity = (series_uid, input_sha256, model.sha256)
+        local = now.astimezone()
+        report = build_report(
+            result,
+            model,
+            headers,
+            series_instance_uid=derive_uid("report-series", series_uid, model.sha256),
+            sop_instance_uid=derive_uid("report", *identity),
+            created_at=local,
+            worker_version=__version__,
+            predecessor=read_header(self.data_dir / predecessor) if predecessor else None,
+        )
+        picture = build_picture(
+            result,
+            model,
+            headers,
+            series_instance_uid=derive_uid("picture-series", series_uid, model.sha256),
+            sop_instance_uid=derive_uid("picture", *identity),
+            created_at=local,
+            worker_version=__version__,
+        )
+        return [self._write(ObjectKind.REPORT, report), self._write(ObjectKind.PICTURE, picture)]
+
+    def _write(self, kind: ObjectKind, ds: Dataset) -> NewObject:
+        buffer = BytesIO()
+        dcmwrite(buffer, ds, enforce_file_format=True)
+        content = buffer.getvalue()
+        name = hashlib.sha256(str(ds.SOPInstanceUID).encode()).hexdigest()[:32]
+        path = f"objects/{name[:2]}/{name}.dcm"
+        _replace_durably(self.data_dir / path, content)
+        return NewObject(
+            kind=kind,
+            sop_class_uid=str(ds.SOPClassUID),
+            sop_instance_uid=str(ds.SOPInstanceUID),
+            path=path,
+            sha256=hashlib.sha256(content).hexdigest(),
+        )
+
+
+def read_header(path: Path) -> Dataset:
+    """The dataset of a stored file without its pixels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd values are the source's; build_report sanitises what it copies
+        return dcmread(path, stop_before_pixels=True, force=True)
+
+
+def _in_stack_order(result: SeriesResult, headers: list[Dataset]) -> list[Dataset]:
+    order = {one.sop_instance_uid: place for place, one in reversed(list(enumerate(result.slices)))}
+    return sorted(headers, key=lambda header: order.get(str(header.SOPInstanceUID), len(order)))
+
+
+def _replace_durably(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    for folder in (path.parent, path.parent.parent):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
