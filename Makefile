@@ -1,0 +1,56 @@
+# Each target does its own set-up on a fresh Debian or Ubuntu with Python 3.11 or newer.
+#
+#   make demo     start a small PACS and the worker, send two heads, show the reports that come back
+#   make test     the whole test suite (installs DCMTK, Orthanc and the DICOM validators when it may)
+#   make check    format, lint, types, import arrows
+#   make wheel    build dist/*.whl
+#
+# PYTHON=python3.12 make demo chooses another interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format wheel system-packages
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# The constraints pin every package, so the same commit installs the same versions anywhere.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory python-venv
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the pinned Python packages into $(VENV) (several minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+.PHONY: python-venv
+python-venv:
+	@.ci/install-packages python3-venv
+
+system-packages:
+	@.ci/install-packages dcmtk orthanc dicom3tools pixelmed-apps
+
+demo: $(STAMP)
+	@$(BIN)/python -m tests.demo
+
+test: $(STAMP) system-packages
+	@$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+wheel: $(STAMP)
+	@$(BIN)/python -m build --wheel
