@@ -10,18 +10,15 @@ from datetime import datetime
 
 from highdicom import sr
 from pydicom import Dataset
-from pydicom.sr.coding import Code as CodedEntry
 
 from worker import dicom
 from worker.dicom import derive_uid
 from worker.outbound import sources as source_series
-from worker.outbound.sources import RESEARCH_USE
-from worker.values import Code, ModelClass, ModelIdentity, ResultStatus, SeriesResult, SliceResult
+from worker.outbound.sources import RESEARCH_USE, CodeTriple, coded
+from worker.values import ModelClass, ModelIdentity, ResultStatus, SeriesResult, SliceResult
 
 SERIES_NUMBER = 9901  # beyond what scanners count to
 SERIES_DESCRIPTION = "AI brain MRI, unverified, research use"
-
-CodeTriple = tuple[str, str, str]
 
 
 def build_report(
@@ -49,10 +46,10 @@ def build_report(
     if found is not None:
         groups += [_slice_group(result, one, model, found, sop_instance_uid) for one in result.slices if one.deciding]
     content = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(observer_device_context=_device(model)),
-        procedure_reported=_coded(dicom.MRI_PROCEDURE),
+        observation_context=sr.ObservationContext(observer_device_context=source_series.device_observer(model)),
+        procedure_reported=coded(dicom.MRI_PROCEDURE),
         language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(
-            _coded(("en-US", "RFC5646", "English (United States)"))
+            coded(("en-US", "RFC5646", "English (United States)"))
         ),
         imaging_measurements=groups,
     )
@@ -98,7 +95,7 @@ def _series_group(
     group = _group("AI series classification", derive_uid("tracking", report_uid), model, found, measured, deciding)
     group[0].ContentSequence.append(
         sr.TextContentItem(
-            name=_coded(dicom.COMMENT),
+            name=coded(dicom.COMMENT),
             value=_comment(result, model, found),
             relationship_type=sr.RelationshipTypeValues.CONTAINS,
         )
@@ -129,15 +126,15 @@ def _group(
     presence = dicom.UNDETERMINED if found is None else dicom.PRESENT if found.neoplasm else dicom.ABSENT
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=tracking_uid, identifier=identifier),
-        finding_type=_coded(found.finding) if found is not None and found.finding is not None else None,
-        finding_sites=[sr.FindingSite(_coded(found.site))] if found is not None else None,
+        finding_type=coded(found.finding) if found is not None and found.finding is not None else None,
+        finding_sites=[sr.FindingSite(coded(found.site))] if found is not None else None,
         algorithm_id=sr.AlgorithmIdentification(
             name=model.name,
             version=model.version,
             parameters=[f"bundle sha256 {model.sha256}; {model.parameters}"],  # readers show only one
         ),
         measurements=measured,
-        qualitative_evaluations=[sr.QualitativeEvaluation(name=_coded(dicom.NEOPLASM), value=_coded(presence))],
+        qualitative_evaluations=[sr.QualitativeEvaluation(name=coded(dicom.NEOPLASM), value=coded(presence))],
         source_images=[
             sr.SourceImageForMeasurementGroup(
                 one.sop_class_uid,
@@ -153,16 +150,16 @@ def _probability(of: ModelClass, value: float) -> sr.Measurement:
     """TID 300: Probability with the class as its qualifier, and as a modifier, which viewers show."""
     name, code = (dicom.FINDING, of.finding) if of.finding is not None else (dicom.NEOPLASM, dicom.ABSENT)
     measurement = sr.Measurement(
-        name=_coded(dicom.PROBABILITY),
+        name=coded(dicom.PROBABILITY),
         value=round(value, 6),
-        unit=_coded(("1", "UCUM", "no units")),
-        qualifier=_coded(code),
+        unit=coded(("1", "UCUM", "no units")),
+        qualifier=coded(code),
     )
     measurement[0].ContentSequence = sr.ContentSequence(
         [
             sr.CodeContentItem(
-                name=_coded(name),
-                value=_coded(code),
+                name=coded(name),
+                value=coded(code),
                 relationship_type=sr.RelationshipTypeValues.HAS_CONCEPT_MOD,
             )
         ]
@@ -178,20 +175,6 @@ def _comment(result: SeriesResult, model: ModelIdentity, found: ModelClass | Non
     return f"{RESEARCH_USE}. Not for diagnosis.\n{answer}\nLimits: {model.limits}"
 
 
-def _device(model: ModelIdentity) -> sr.ObserverContext:
-    """TID 1004: the model observes, nobody else."""
-    return sr.ObserverContext(
-        observer_type=_coded(("121007", "DCM", "Device")),
-        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
-            uid=derive_uid("device", model.sha256),
-            name=model.name,
-            manufacturer_name=model.manufacturer,
-            model_name=model.family,
-            serial_number=model.sha256,
-        ),
-    )
-
-
 def _image_library(sources: Sequence[Dataset]) -> Dataset:
     """TID 1600: every image read, in one group that says what they share.
 
@@ -200,10 +183,10 @@ def _image_library(sources: Sequence[Dataset]) -> Dataset:
     group = _container(("126200", "DCM", "Image Library Group"))
     modality = dicom.MODALITIES.get(source_series.modality(sources[0]), dicom.MODALITIES["OT"])
     context = sr.RelationshipTypeValues.HAS_ACQ_CONTEXT
-    group.ContentSequence.append(sr.CodeContentItem(_coded(("121139", "DCM", "Modality")), _coded(modality), context))
+    group.ContentSequence.append(sr.CodeContentItem(coded(("121139", "DCM", "Modality")), coded(modality), context))
     if (uid := source_series.frame_of_reference(sources)) is not None:
         group.ContentSequence.append(
-            sr.UIDRefContentItem(_coded(("112227", "DCM", "Frame of Reference UID")), uid, context)
+            sr.UIDRefContentItem(coded(("112227", "DCM", "Frame of Reference UID")), uid, context)
         )
     name = [source_series.code_item(dicom.SOURCE)]
     for source in sources:
@@ -226,8 +209,3 @@ def _container(name: CodeTriple) -> Dataset:
     item.ContinuityOfContent = "SEPARATE"
     item.ContentSequence = []
     return item
-
-
-def _coded(code: Code | CodeTriple) -> CodedEntry:
-    value, scheme, meaning = (code.value, code.scheme, code.meaning) if isinstance(code, Code) else code
-    return CodedEntry(value=value, scheme_designator=scheme, meaning=meaning)

@@ -15,32 +15,40 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+from highdicom import sr
 from pydicom import Dataset
 from pydicom.multival import MultiValue
+from pydicom.sr.coding import Code as CodedEntry
 
 from worker.dicom import PROCESSING_EQUIPMENT, derive_uid, is_uid
-from worker.values import ModelIdentity
+from worker.values import Code, ModelIdentity
 
 RESEARCH_USE = "AI, unverified, research use only"
+
+CodeTriple = tuple[str, str, str]  # value, scheme, meaning
 
 # highdicom logs SOP Instance UIDs at INFO (architecture, invariant 6).
 logging.getLogger("highdicom").setLevel(logging.WARNING)
 
 
-def code_item(code: tuple[str, str, str]) -> Dataset:
+def coded(code: Code | CodeTriple) -> CodedEntry:
+    """A coded concept as highdicom takes it."""
+    value, scheme, meaning = (code.value, code.scheme, code.meaning) if isinstance(code, Code) else code
+    return CodedEntry(value=value, scheme_designator=scheme, meaning=meaning)
+
+
+def code_item(code: CodeTriple) -> Dataset:
     """An item of a code sequence (PS3.3 Section 8.8)."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code
     return item
 
 
-def reference_item(source: Dataset, frame_number: int | None = None) -> Dataset:
-    """An item that names an image and, where given, one frame of it (PS3.3 10.3)."""
+def reference_item(source: Dataset) -> Dataset:
+    """An item that names an image (PS3.3 Table 10-11)."""
     item = Dataset()
     item.ReferencedSOPClassUID = str(source.SOPClassUID)
     item.ReferencedSOPInstanceUID = str(source.SOPInstanceUID)
-    if frame_number is not None:
-        item.ReferencedFrameNumber = frame_number
     return item
 
 
@@ -114,6 +122,20 @@ def frame_of_reference(sources: Sequence[Dataset]) -> str | None:
 
 def modality(source: Dataset) -> str:
     return _text(source, "Modality").upper()
+
+
+def device_observer(model: ModelIdentity) -> sr.ObserverContext:
+    """TID 1004: the model observes, nobody else."""
+    return sr.ObserverContext(
+        observer_type=coded(("121007", "DCM", "Device")),
+        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+            uid=derive_uid("device", model.sha256),
+            name=model.name,
+            manufacturer_name=model.manufacturer,
+            model_name=model.family,
+            serial_number=model.sha256,
+        ),
+    )
 
 
 def long_string(text: str) -> str:
