@@ -37,6 +37,7 @@ MAXIMUM_FRAME_PIXELS = 1 << 24  # rows x columns: 4096 x 4096, four times the la
 MAXIMUM_FILE_SAMPLES = 1 << 28  # rows x columns x frames x samples: 1,024 frames of 512 x 512
 MAXIMUM_DATASET_BYTES = 1 << 30  # of a deflated data set, inflated
 MAXIMUM_ANISOTROPY = 8.0  # a pixel longer than this is a mistake in the header, not a pixel
+_USABLE_SLOPE = (1e-6, 1e6)  # a rescale slope outside is a mistake too, and float32 would lose the picture
 
 _TAGS: list[Any] = [
     "SOPClassUID", "SOPInstanceUID", "Modality", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
@@ -74,57 +75,62 @@ class DecodedFrame:
 
 
 def decode(path: Path) -> list[DecodedFrame]:
-    """Every frame of one DICOM Part 10 file, in file order. Raises NotAssessable."""
-    with warnings.catch_warnings():
-        # pydicom warns about malformed values and quotes them: they may identify the patient.
-        warnings.simplefilter("ignore")
-        ds = _read(path)
-        _check_claims(ds)
-        frames = _integer(ds, "NumberOfFrames", 1)
-        stored = _stored_frames(ds)
-        shared = _item(ds, "SharedFunctionalGroupsSequence", 0)
-        decoded = []
-        for index in range(frames):
-            sources = (_item(ds, "PerFrameFunctionalGroupsSequence", index), shared, ds)
-            try:
-                pixels = next(stored)
-            except StopIteration:
-                raise NotAssessable("pixel-data-truncated", "The image has fewer frames than it declares.") from None
-            decoded.append(_frame(path, ds, pixels, sources, index + 1 if frames > 1 else None))
-        return decoded
+    """Every frame of one DICOM Part 10 file, in file order. Raises NotAssessable; OSError when the disk fails."""
+    try:
+        with warnings.catch_warnings():
+            # pydicom warns about malformed values and quotes them: they may identify the patient.
+            warnings.simplefilter("ignore")
+            return _decode(path)
+    except (NotAssessable, OSError, MemoryError):
+        raise
+    except InvalidDicomError:
+        raise NotAssessable("not-dicom", "A file of the series is not a DICOM file.") from None
+    except Exception:
+        # Boundary to a parser that is fed by strangers: whatever it raises means the same, and may quote the file.
+        raise NotAssessable("not-dicom", "A file of the series is damaged and cannot be parsed.") from None
+
+
+def _decode(path: Path) -> list[DecodedFrame]:
+    ds = _read(path)
+    _check_claims(ds)
+    count = _integer(ds, "NumberOfFrames", 1)
+    stored = _stored_frames(ds)
+    shared = _item(ds, "SharedFunctionalGroupsSequence", 0)
+    frames = []
+    for index in range(count):
+        pixels = next(stored, None)
+        if pixels is None:
+            raise NotAssessable("pixel-data-truncated", "An image has fewer frames than it declares.")
+        sources = (_item(ds, "PerFrameFunctionalGroupsSequence", index), shared, ds)
+        frames.append(_frame(path, ds, pixels, sources, index + 1 if count > 1 else None))
+    return frames
 
 
 def _read(path: Path) -> pydicom.Dataset:
     """The tags we need of one file, its pixel data still encoded."""
-    try:
-        meta = read_file_meta_info(path)
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            return _read_deflated(path)
-        return pydicom.dcmread(path, specific_tags=_TAGS)
-    except InvalidDicomError:
-        raise NotAssessable("not-dicom", "A file of the series is not a DICOM file.") from None
-    except NotAssessable:
-        raise
-    except OSError:
-        raise  # the disk, not the file: the job is retried
-    except Exception:
-        # Boundary to a parser fed with bytes from outside: whatever it raises means the same.
-        raise NotAssessable("not-dicom", "A file of the series is damaged and cannot be parsed.") from None
+    meta = read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        ds = _read_deflated(path, meta)
+    else:
+        ds = pydicom.dcmread(path, specific_tags=_TAGS)
+    if "SOPClassUID" not in ds and "MediaStorageSOPClassUID" in meta:
+        # The data set ends inside an element of undefined length, and pydicom gives up all of it.
+        raise NotAssessable("pixel-data-truncated", "A file of the series ends too early.")
+    return ds
 
 
-def _read_deflated(path: Path) -> pydicom.Dataset:
-    """As `dcmread`, but a few kilobytes cannot inflate to fill the memory (PS3.5 A.5)."""
-    with path.open("rb") as file:
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["TransferSyntaxUID"]).file_meta
+def _read_deflated(path: Path, meta: pydicom.Dataset) -> pydicom.Dataset:
+    """As `dcmread`, but a few kilobytes cannot inflate until the memory is full (PS3.5 A.5)."""
     raw = path.read_bytes()
-    # Group 0002 starts after the preamble and its first element (12 bytes) says how long the rest of it is.
-    start = 128 + 4 + 12 + struct.unpack("<I", raw[140:144])[0]
+    # Preamble, prefix and the first element of group 0002 (12 bytes), which says how long the rest of the group is.
+    start = 128 + 4 + 12 + int(struct.unpack("<I", raw[140:144])[0])
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     dataset = inflate.decompress(raw[start:], MAXIMUM_DATASET_BYTES)
     if inflate.unconsumed_tail:
         raise NotAssessable("image-too-large", "An image inflates to more than this worker accepts.")
     ds = read_dataset(io.BytesIO(dataset), False, True, specific_tags=_TAGS)
-    ds.file_meta = header
+    ds.file_meta = meta
+    ds.set_original_encoding(False, True)
     return ds
 
 
@@ -199,10 +205,10 @@ def _stored_frames(ds: pydicom.Dataset) -> Iterator[PixelArray]:
             if str(meta.get("photometric_interpretation")) == "PALETTE COLOR":
                 array = apply_color_lut(array, ds)
             yield _signed(ds, _one_channel(array))
-    except NotAssessable:
+    except MemoryError:
         raise
     except Exception:
-        # Boundary to the codecs, which raise anything on damaged data and quote the data set when they do.
+        # Boundary to the codecs: they raise anything on damaged data, OSError of Pillow's included.
         raise NotAssessable("pixel-data-unreadable", "The pixel data of an image cannot be decoded.") from None
 
 
@@ -228,11 +234,12 @@ def _signed(ds: pydicom.Dataset, pixels: PixelArray) -> PixelArray:
 def _frame(
     path: Path, ds: pydicom.Dataset, pixels: PixelArray, sources: tuple[Any, ...], number: int | None
 ) -> DecodedFrame:
-    padding = _integer(ds, "PixelPaddingValue", None)
-    if padding is not None:
-        pixels = _without_padding(pixels, padding)
-    slope = _first_number(sources, "PixelValueTransformationSequence", "RescaleSlope") or 1.0
-    intercept = _first_number(sources, "PixelValueTransformationSequence", "RescaleIntercept") or 0.0
+    if _integer(ds, "PixelPaddingValue", None) is not None and _integer(ds, "SamplesPerPixel", 1) == 1:
+        pixels = _without_padding(pixels, _integer(ds, "PixelPaddingValue", None))
+    slope = _first_number(sources, "RescaleSlope", 1.0)
+    intercept = _first_number(sources, "RescaleIntercept", 0.0)
+    if not _USABLE_SLOPE[0] <= abs(slope) <= _USABLE_SLOPE[1] or abs(intercept) > _USABLE_SLOPE[1] * abs(slope):
+        slope, intercept = 1.0, 0.0
     if str(ds.get("PhotometricInterpretation", "")) == "MONOCHROME1":
         slope, intercept = -slope, -intercept
     return DecodedFrame(
@@ -253,7 +260,7 @@ def _frame(
 
 def _without_padding(pixels: PixelArray, padding: int) -> PixelArray:
     """Padding set to the darkest real value: left as it is, -32768 would be the whole grey scale."""
-    outside = pixels == padding
+    outside = pixels == np.array(padding).astype(pixels.dtype)  # 63536 is also written for -2000
     if not outside.any() or outside.all():
         return pixels
     return np.where(outside, pixels[~outside].min(), pixels)
@@ -291,16 +298,17 @@ def _first(sources: tuple[Any, ...], group: str, keyword: str, count: int) -> tu
     return None
 
 
-def _first_number(sources: tuple[Any, ...], group: str, keyword: str) -> float | None:
-    found = _first(sources, group, keyword, 1)
-    return found[0] if found else None
+def _first_number(sources: tuple[Any, ...], keyword: str, default: float) -> float:
+    """Of the Pixel Value Transformation."""
+    found = _first(sources, "PixelValueTransformationSequence", keyword, 1)
+    return found[0] if found else default
 
 
 def _numbers(holder: Any, keyword: str) -> tuple[float, ...]:
     """The finite numbers of an element; () where it is absent, empty or not numbers."""
     try:
         value = holder.get(keyword) if holder is not None else None
-        if value is None or value == "":
+        if value is None or isinstance(value, (str, bytes)):
             return ()
         numbers = tuple(float(one) for one in (value if hasattr(value, "__iter__") else (value,)))
     except (ValueError, TypeError, OverflowError):

@@ -114,15 +114,18 @@ class Square:
 
 @dataclass(frozen=True)
 class Volume:
-    """A series ready for a model: `tensor` float32 [slices, 1, size, size] in [0, 1] and `frames`, in stack order."""
+    """A series ready for a model: `tensor` float32 [slices, 1, size, size] in [0, 1], in stack order.
+
+    `frames` and `squares` go with the slices of the tensor; `rows` and `columns` are those of the files.
+    """
 
     tensor: FloatArray
     frames: tuple[Frame, ...]
     modalities: frozenset[str]
     rows: int
     columns: int
+    squares: tuple[Square, ...]
     _slices: tuple[OrientedFrame, ...]
-    _squares: tuple[Square, ...]
     _window: tuple[float, float]
 
     def picture(self, index: int) -> ByteArray:
@@ -133,7 +136,7 @@ class Volume:
 
     def on_picture(self, index: int, activation: FloatArray) -> FloatArray:
         """A map [h, w] over the slice's tensor, brought to the grid of `picture(index)`; 0 outside the crop."""
-        square = self._squares[index]
+        square = self.squares[index]
         shape, step = _picture_grid(self._slices[index])
         rows = axis_weights(activation.shape[0], square.side / activation.shape[0], -square.top, step, shape[0])
         columns = axis_weights(activation.shape[1], square.side / activation.shape[1], -square.left, step, shape[1])
@@ -163,8 +166,8 @@ def preprocess(paths: Sequence[Path], definition: Preprocessing) -> Volume:
         modalities=frozenset(frame.modality for frame in decoded),
         rows=slices[0].source.pixels.shape[0],
         columns=slices[0].source.pixels.shape[1],
+        squares=tuple(squares),
         _slices=tuple(slices),
-        _squares=tuple(squares),
         _window=window,
     )
 
@@ -247,8 +250,7 @@ def _head_boxes(thumbnails: FloatArray, head_threshold: float) -> list[Box | Non
         raise NotAssessable("blank-image", "The images of the series are blank.")
     threshold = darkest + head_threshold * (_otsu(thumbnails, darkest, brightest) - darkest)
     masks = thumbnails > threshold
-    enough = masks.any(axis=2).sum(axis=1) * masks.any(axis=1).sum(axis=1)
-    return [_box(mask) if area else None for mask, area in zip(masks, enough, strict=True)]
+    return [_box(mask) if mask.any() else None for mask in masks]
 
 
 def _otsu(values: FloatArray, low: float, high: float) -> float:
