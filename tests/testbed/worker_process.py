@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ class WorkerProcess:
         destinations: Mapping[str, tuple[str, int]] | None = None,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         port: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.port = port or free_port()
@@ -44,6 +46,7 @@ class WorkerProcess:
         self.log = folder / "worker.log"
         self._destinations = dict(destinations or {})
         self._settings = dict(settings or {})
+        self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     def write_config(self) -> Path:
@@ -76,7 +79,8 @@ class WorkerProcess:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*COMMAND, "serve", "--config", str(self.config)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                cwd=self.folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -128,7 +132,9 @@ class WorkerProcess:
 
     def run(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Another command of the worker on the same configuration."""
-        return run_worker(*arguments, "--config", str(self.config), timeout=timeout)
+        return run_worker(
+            *arguments, "--config", str(self.config), timeout=timeout, cwd=self.folder, environment=self._environment
+        )
 
     def results(self) -> list[dict[str, Any]]:
         """`worker results list --format json`."""
@@ -154,6 +160,14 @@ class WorkerProcess:
 
         return wait_until(ended, "the series to end", seconds)
 
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What a query of its SQLite database says, read beside the running worker."""
+        database = sqlite3.connect(f"file:{self.folder / 'var' / 'worker.db'}?mode=ro", uri=True, timeout=10)
+        try:
+            return database.execute(query).fetchall()
+        finally:
+            database.close()
+
     def last_log_lines(self, count: int = 30) -> str:
         if not self.log.exists():
             return ""
@@ -165,7 +179,7 @@ def run_worker(
 ) -> subprocess.CompletedProcess[str]:
     """`worker ARGUMENTS` to its end."""
     return subprocess.run(
-        [*COMMAND, *arguments], cwd=cwd, env={**os.environ, **(environment or {})},
+        [*COMMAND, *arguments], cwd=cwd, env=dict(environment or os.environ),
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
 

@@ -1,0 +1,42 @@
+"""One worker and one PACS for the tests that only push series; those that stop or break a worker start their own."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.testbed import dcmtk, phantom, site
+from tests.testbed.site import Site
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _senders() -> None:
+    if not dcmtk.installed():
+        pytest.skip("DCMTK is not installed")
+
+
+@pytest.fixture(scope="session")
+def hospital(_senders: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with site.running(tmp_path_factory.mktemp("worker")) as running:
+        yield running
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> list[Path]:
+    """A healthy head of 24 axial slices, a new study."""
+    return phantom.head_series(tmp_path / "head")
+
+
+@pytest.fixture(params=["stand-in", "real"])
+def long_series(request: pytest.FixtureRequest, tmp_path: Path) -> list[Path]:
+    """384 slices of 212 kB: a real 7 T volume and a synthetic one of the same shape."""
+    if request.param == "stand-in":
+        grid = phantom.Grid(slices=384, rows=384, columns=274, pixel_mm=0.667, slice_mm=0.48)
+        return phantom.head_series(tmp_path / "long", grid=grid)
+    archive = request.getfixturevalue("brain_mri_data") / "mr-series" / "mprage-7t-t1w.tar.xz"
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path / "long", filter="data")
+    return sorted((tmp_path / "long").rglob("*.dcm"))

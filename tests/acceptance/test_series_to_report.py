@@ -1,0 +1,132 @@
+"""A series goes in over DICOM, a report and a picture come back: the main job, with real senders and receivers."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
+
+from tests.testbed import dcmtk, multiframe, orthanc, pacs, phantom, site, worker_process
+from tests.testbed.site import Answer, Site
+from tests.testbed.worker_process import wait_until
+
+# storescu proposes a compressed syntax only when told which.
+PROPOSE = {JPEGLosslessSV1: "-xs", JPEGLSLossless: "-xt", JPEG2000Lossless: "-xv", RLELossless: "-xr"}
+
+
+def assert_answers(answer: Answer, source: Dataset) -> None:
+    """One report and one picture, in the source's study but in series of their own, about the source's images."""
+    assert len(answer.reports) == len(answer.pictures) == 1
+    (report,) = (dcmread(BytesIO(content)) for content in answer.reports.values())
+    (picture,) = (dcmread(BytesIO(content)) for content in answer.pictures.values())
+    for produced in (report, picture):
+        assert produced.StudyInstanceUID == source.StudyInstanceUID
+        assert produced.SeriesInstanceUID != source.SeriesInstanceUID
+        assert produced.PatientID == source.PatientID
+    assert report.VerificationFlag == "UNVERIFIED"
+    referenced = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert {one.SeriesInstanceUID for one in referenced} == {source.SeriesInstanceUID}
+    assert picture.BurnedInAnnotation == "YES"
+    assert picture.pixel_array.std() > 5
+
+
+@pytest.mark.parametrize("mass", [False, True], ids=["healthy", "mass"])
+def test_head_comes_back_with_a_report_and_a_picture(mass: bool, hospital: Site, tmp_path: Path) -> None:
+    source = hospital.push(phantom.head_series(tmp_path, mass=mass))
+    result = hospital.worker.wait_for_result(source.SeriesInstanceUID)
+    assert result["status"] in ("classified", "not-assessed")
+    assert (result["label"] is not None) == (result["status"] == "classified")
+    assert result["study_instance_uid"] == source.StudyInstanceUID
+    assert result["patient_id"] == source.PatientID
+    assert result["model"]
+    assert result["created_at"]
+    if result["status"] == "classified":
+        assert sum(result["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+        assert result["probability"] == result["probabilities"][result["label"]]
+    else:
+        assert result["reason"]
+    assert_answers(hospital.answer(source), source)
+
+
+def test_long_volume_is_answered_with_every_slice_in_evidence(hospital: Site, long_series: list[Path]) -> None:
+    assert len(long_series) == 384
+    source = hospital.push(long_series)
+    answer = hospital.answer(source, seconds=200)
+    assert_answers(answer, source)
+    report = dcmread(BytesIO(next(iter(answer.reports.values()))))
+    (series,) = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert len(series.ReferencedSOPSequence) == 384
+
+
+@pytest.mark.parametrize("transfer_syntax", PROPOSE, ids=lambda uid: UID(uid).keyword)
+def test_compressed_series_gives_the_same_result_as_the_plain_one(
+    transfer_syntax: UID, hospital: Site, tmp_path: Path
+) -> None:
+    plain = hospital.push(phantom.head_series(tmp_path / "plain", mass=True))
+    paths = phantom.head_series(tmp_path / "compressed", mass=True, transfer_syntax=transfer_syntax)
+    assert {site.header(path).file_meta.TransferSyntaxUID for path in paths} == {transfer_syntax}
+    compressed = hospital.push(paths, PROPOSE[transfer_syntax])
+    expected = hospital.worker.wait_for_result(plain.SeriesInstanceUID)
+    result = hospital.worker.wait_for_result(compressed.SeriesInstanceUID)
+    same = ("status", "label", "reason", "probability", "probabilities")
+    assert {key: result[key] for key in same} == {key: expected[key] for key in same}
+    assert_answers(hospital.answer(compressed), compressed)
+
+
+@pytest.mark.parametrize("kind", ["enhanced", "colour"])
+def test_other_storage_classes_are_answered(kind: str, hospital: Site, tmp_path: Path) -> None:
+    paths = [multiframe.enhanced_head(tmp_path)] if kind == "enhanced" else phantom.colour_series(tmp_path)
+    source = hospital.push(paths)
+    assert_answers(hospital.answer(source), source)
+
+
+def test_repeated_series_changes_nothing(hospital: Site, head: list[Path]) -> None:
+    source = hospital.push(head)
+    first = hospital.answer(source)
+    hospital.push(head)
+    hospital.push(head[3:5])
+    other = hospital.push(phantom.head_series(head[0].parent.parent / "other"))
+    hospital.answer(other)  # it settled after the repetition, so the repetition has settled too
+    assert hospital.answer(source) == first
+    assert {hospital.pacs.receipts[uid] for uid in (*first.reports, *first.pictures)} == {1}
+
+
+def test_several_senders_at_once_are_all_answered(hospital: Site, tmp_path: Path) -> None:
+    series = [phantom.head_series(tmp_path / str(n), grid=phantom.Grid(slices=8), seed=n) for n in range(4)]
+    with ThreadPoolExecutor(4) as senders:
+        sources = list(senders.map(hospital.push, series))
+    for source in sources:
+        assert_answers(hospital.answer(source), source)
+
+
+@pytest.mark.skipif(orthanc.program() is None, reason="Orthanc is not installed")
+def test_orthanc_pushes_a_series_and_keeps_the_report_unchanged(tmp_path: Path) -> None:
+    port = dcmtk.free_port()
+    with orthanc.running(tmp_path / "orthanc", port) as server:
+        destinations = {"pacs": (server.ae_title, server.port)}
+        with worker_process.running(tmp_path / "worker", destinations=destinations, port=port) as worker:
+            paths = phantom.head_series(tmp_path / "head", mass=True)
+            source = site.header(paths[0])
+            server.upload(paths)
+            assert server.echo_worker()
+            server.send_series(source.SeriesInstanceUID)
+            result = worker.wait_for_result(source.SeriesInstanceUID)
+            assert result["status"] in ("classified", "not-assessed")
+            produced = wait_until(
+                lambda: (
+                    (found := server.files(pacs.REPORTS + pacs.PICTURES, source.StudyInstanceUID))
+                    and (found if len(found) == 2 else None)
+                ),
+                "report and picture in Orthanc",
+            )
+            held = {}
+            for path in (worker.folder / "var" / "objects").rglob("*.dcm"):
+                held[str(site.header(path).SOPInstanceUID)] = dcmread(path)
+            assert held.keys() == produced.keys()
+            for uid, content in produced.items():
+                assert dcmread(BytesIO(content)) == held[uid]
+            assert worker.stop() == 0
