@@ -1,0 +1,179 @@
+"""`make demo`: the main job, from a scanner's series to a report in the PACS, on this machine, with real parts.
+
+Exit 0 when a report and a picture of each series arrived in the PACS, 1 with a sentence otherwise.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileDataset
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.tree import Tree
+
+from tests.testbed import dcmtk, orthanc, pacs, phantom
+from tests.testbed.orthanc import Orthanc
+from tests.testbed.pacs import Pacs
+from tests.testbed.worker_process import WorkerProcess, wait_until
+
+HEADS = {"a healthy head": False, "a head with a simulated mass": True}
+PICTURES_FOLDER = Path("var") / "demo"
+ANSWER_SECONDS = 180
+Archive = Orthanc | Pacs
+
+console = Console(highlight=False)
+
+
+def main() -> int:
+    console.print(
+        Panel("An AI worker for the PACS, end to end.\n[bold]Research use only: not for diagnosis.[/bold]", width=60)
+    )
+    folder = Path(tempfile.mkdtemp(prefix="worker-demo-"))
+    worker_port = dcmtk.free_port()
+    try:
+        with _archive(folder, worker_port) as archive:
+            worker = WorkerProcess(
+                folder / "worker", destinations={"pacs": (archive.ae_title, archive.port)}, port=worker_port
+            )
+            try:
+                _show(folder, archive, worker)
+            finally:
+                worker.kill()
+    except (RuntimeError, TimeoutError) as error:
+        console.print(f"[red]The demo failed:[/red] {error}")
+        console.print(f"The worker's log and files are kept in {folder}")
+        return 1
+    shutil.rmtree(folder)
+    console.print("Everything is stopped. [green]Both series were answered.[/green]")
+    return 0
+
+
+@contextmanager
+def _archive(folder: Path, worker_port: int) -> Iterator[Archive]:
+    if orthanc.program() is not None:
+        console.print("Starting a PACS: Orthanc ...")
+        with orthanc.running(folder / "orthanc", worker_port) as server:
+            yield server
+    else:
+        console.print("Starting a PACS: a stand-in, because Orthanc is not installed (apt-get install orthanc) ...")
+        with Pacs() as stand_in:
+            yield stand_in
+
+
+def _show(folder: Path, archive: Archive, worker: WorkerProcess) -> None:
+    console.print("Starting the worker: worker serve, with SQLite ...")
+    with console.status("checking the model bundle"):
+        worker.start()
+    console.print(f"  it listens for DICOM on port {worker.port} and checked its model with the golden cases")
+    sources = {}
+    for title, mass in HEADS.items():
+        with console.status(f"building {title}"):
+            paths = phantom.head_series(folder / title, mass=mass, attributes={"SeriesDescription": f"T1 of {title}"})
+        sources[title] = _send(worker, paths)
+        console.print(f"Sent {title}: {len(paths)} axial MR slices of 6 mm by C-STORE")
+    found = {}
+    for title, source in sources.items():
+        with console.status(f"waiting for the report of {title}"):
+            found[title] = _wait_for_answer(archive, source)
+        console.print(f"  the PACS received a report and a picture of {title}")
+
+    console.rule("worker results list")
+    console.out(worker.run("results", "list").stdout.rstrip())
+    _print_said(worker, sources)
+    title = list(HEADS)[-1]
+    console.rule(f"the Structured Report of {title}, as the PACS holds it")
+    _print_report(found[title][0], folder)
+    console.rule("the pictures")
+    for title, (_, picture) in found.items():
+        console.print(f"{title}: {_write_png(picture, title)}", soft_wrap=True)
+    if (code := worker.stop(10)) != 0:
+        raise RuntimeError(f"worker serve ended with exit code {code}")
+
+
+def _send(worker: WorkerProcess, paths: list[Path]) -> FileDataset:
+    done = worker.run("push", str(paths[0].parent), "--to", f"127.0.0.1:{worker.port}", "--called", "AI_WORKER")
+    if done.returncode != 0:
+        raise RuntimeError(f"the series could not be sent: {done.stderr.strip()}")
+    return dcmread(paths[0], stop_before_pixels=True)
+
+
+def _wait_for_answer(archive: Archive, source: Dataset) -> tuple[bytes, bytes]:
+    """The report and the picture of the source's study, as DICOM files from the PACS."""
+
+    def answer() -> tuple[bytes, bytes] | None:
+        reports = archive.files(pacs.REPORTS, source.StudyInstanceUID)
+        pictures = archive.files(pacs.PICTURES, source.StudyInstanceUID)
+        return (next(iter(reports.values())), next(iter(pictures.values()))) if reports and pictures else None
+
+    return wait_until(answer, "a report and a picture to arrive in the PACS", ANSWER_SECONDS, every=1)
+
+
+def _print_said(worker: WorkerProcess, sources: dict[str, FileDataset]) -> None:
+    """What was sent beside what the model says of it: a phantom is no patient, and the model may well be wrong."""
+    table = Table("sent", "the model says", "probability", "reason")
+    for title, source in sources.items():
+        result = worker.wait_for_result(source.SeriesInstanceUID, ANSWER_SECONDS)
+        probability = result["probability"]
+        shown = "" if probability is None else f"{probability:.3f}"
+        table.add_row(title, result["label"] or result["status"], shown, result["reason"] or "")
+    console.print(table)
+
+
+def _print_report(report: bytes, folder: Path) -> None:
+    path = folder / "report.dcm"
+    path.write_bytes(report)
+    if dcmtk.installed("dsrdump"):
+        console.out(dcmtk.run("dsrdump", path).rstrip())
+        return
+    ds = dcmread(path)
+    tree = Tree(_node(ds))
+    _grow(tree, ds)
+    console.print(tree)
+
+
+def _grow(tree: Tree, item: Dataset) -> None:
+    for child in item.get("ContentSequence", []):
+        _grow(tree.add(_node(child)), child)
+
+
+def _node(item: Dataset) -> str:
+    """A content item on one line: type, name, value (PS3.3 C.17.3)."""
+    names = item.get("ConceptNameCodeSequence", [])
+    name = f"{names[0].CodeMeaning}" if names else ""
+    match item.ValueType:
+        case "CODE":
+            value = item.ConceptCodeSequence[0].CodeMeaning
+        case "NUM":
+            value = str(item.MeasuredValueSequence[0].NumericValue)
+        case "TEXT":
+            value = item.TextValue
+        case "UIDREF":
+            value = item.UID
+        case "PNAME":
+            value = str(item.PersonName)
+        case _:
+            value = ""
+    return f"{item.ValueType} {name} = {value}" if value else f"{item.ValueType} {name}"
+
+
+def _write_png(picture: bytes, title: str) -> Path:
+    PICTURES_FOLDER.mkdir(parents=True, exist_ok=True)
+    path = PICTURES_FOLDER / f"{title.replace(' ', '-')}.png"
+    Image.fromarray(dcmread(BytesIO(picture)).pixel_array).save(path)
+    return path.resolve()
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # of third parties: a person reads this output
+    sys.exit(main())
