@@ -6,7 +6,7 @@ import difflib
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -35,7 +35,7 @@ class WorkerSection(_Section):
     bundle: Path | None = None
     inference_processes: int = Field(default=1, ge=1, le=64)
     inference_threads: int = Field(default=0, ge=0, le=256)
-    engine: str = Field(default="openvino-int8", pattern="^(openvino-int8|openvino-fp32|torch)$")
+    engine: Literal["openvino-int8", "openvino-fp32", "torch"] = "openvino-int8"
     job_timeout_seconds: float = Field(default=600.0, gt=0)
     job_attempts: int = Field(default=3, ge=1, le=100)
     lease_seconds: float = Field(default=30.0, ge=3)

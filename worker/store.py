@@ -264,7 +264,7 @@ def queue_series(session: Session, series: SeriesRow, model_id: int, now: dateti
     return job
 
 
-def input_sha256(instances: Sequence[InstanceRow]) -> str:
+def input_sha256(instances: Sequence[InstanceRow | NewInstance]) -> str:
     """The identity of an input set, whatever the order its instances came in."""
     lines = sorted(f"{one.sop_instance_uid} {one.sha256}" for one in instances)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -5,14 +5,14 @@ C-STORE announces no end of series (PS3.4 B), so silence is our signal, together
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from worker import store
 from worker.config import EligibilitySection, Settings
 from worker.logs import get_log
-from worker.tables import InstanceRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,8 @@ class Refusal:
     detail: str
 
 
-def refusal(instances: Sequence[InstanceRow], rules: EligibilitySection) -> Refusal | None:
-    """None for an eligible series."""
-    attributes = [one.attributes for one in instances]
+def refusal(attributes: Sequence[Mapping[str, Any]], rules: EligibilitySection) -> Refusal | None:
+    """None for an eligible series; `attributes` as `inbound.instances.describe` makes them, one an instance."""
     modalities = {str(one["modality"]) for one in attributes}
     if wrong := modalities - set(rules.modalities):
         shown = ", ".join(sorted(one or "none" for one in wrong))
@@ -72,7 +71,7 @@ def _settle(
         if series is None:
             return
         instances = store.instances_of(session, series_id)
-        refused = refusal(instances, rules)
+        refused = refusal([one.attributes for one in instances], rules)
         if refused is not None:
             store.refuse_series(series, refused.reason, refused.detail, now)
         else:

@@ -1,0 +1,393 @@
+"""The `worker` command. Every import that costs time waits until its command is called."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker import __version__
+from worker.config import DestinationSection, Settings, load_settings
+from worker.errors import StartError, WorkerError
+
+if TYPE_CHECKING:
+    from worker.query.search import Search
+    from worker.store import Store
+
+EXIT_FAULT = 1  # the command ran and found something wrong
+EXIT_START = 2  # the command could not start: configuration, database, bundle, port or usage
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="AI worker for the PACS: receives MRI series, classifies them, returns Structured Reports. "
+    "[bold]Research use only.[/bold]",
+    epilog="Exit codes: 0 all well, 1 something was found wrong, 2 could not start.",
+)
+results_app = typer.Typer(no_args_is_help=True, help="Look up what became of the series.")
+jobs_app = typer.Typer(no_args_is_help=True, help="Classification jobs: what is waiting, running or parked.")
+app.add_typer(results_app, name="results")
+app.add_typer(jobs_app, name="jobs")
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+class RoleName(StrEnum):
+    RECEIVE = "receive"
+    INFER = "infer"
+    SEND = "send"
+    WEB = "web"
+
+
+class StatusName(StrEnum):
+    CLASSIFIED = "classified"
+    NOT_ASSESSED = "not-assessed"
+    REFUSED = "refused"
+    FAILED = "failed"
+    PENDING = "pending"
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="The configuration file; without it ./config.toml where there is one."),
+]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print.")]
+
+
+def main() -> None:
+    """Entry point: a fault that a person can mend is one line on standard error."""
+    try:
+        app()
+    except StartError as error:
+        typer.echo(f"worker: {error.detail}", err=True)
+        sys.exit(EXIT_START)
+    except WorkerError as error:
+        typer.echo(f"worker: {error.detail}", err=True)
+        sys.exit(EXIT_FAULT)
+    except BrokenPipeError:  # the reader of our output had enough
+        sys.exit(0)
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def settings_from(config: Path | None) -> tuple[Settings, Path | None]:
+    """The settings and the file they came from."""
+    if config is None and Path("config.toml").is_file():
+        config = Path("config.toml")
+    return load_settings(config), config
+
+
+def _open_store(config: Path | None) -> Store:
+    from worker.store import Store
+
+    settings, _ = settings_from(config)
+    database = Store(settings.database.url)
+    database.require_revision()
+    return database
+
+
+# --- the service -----------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: worker serve --config config.toml")
+def serve(
+    config: ConfigOption = None,
+    role: Annotated[RoleName | None, typer.Option(help="Run one role only; without it all of them.")] = None,
+) -> None:
+    """Receive, classify and report until SIGTERM or Ctrl-C."""
+    from worker.logs import configure_logs
+    from worker.serve import Role, run_role, run_service
+
+    settings, path = settings_from(config)
+    configure_logs()
+    settings.worker.data_dir.mkdir(parents=True, exist_ok=True)
+    if role is not None:
+        run_role(Role(role), settings)
+        return
+    raise typer.Exit(run_service(settings, path))
+
+
+@app.command(epilog="Example: worker migrate --config config.toml")
+def migrate(config: ConfigOption = None) -> None:
+    """Bring the database to the schema of this version."""
+    from worker.migrate import migrate as apply
+    from worker.store import Store
+
+    settings, _ = settings_from(config)
+    before, after = apply(Store(settings.database.url))
+    typer.echo(f"database: {before or 'empty'} → {after}" if before != after else f"database: {after}, up to date")
+
+
+@app.command(epilog="Example: worker doctor --config config.toml")
+def doctor(config: ConfigOption = None) -> None:
+    """Check configuration, database, disk, bundle and every destination, and say what to do about each fault."""
+    from worker.doctor import examine
+    from worker.shown import print_findings
+
+    settings, path = settings_from(config)
+    findings = list(examine(settings, path))
+    print_findings(findings)
+    if not all(one.well for one in findings):
+        raise typer.Exit(EXIT_FAULT)
+
+
+# --- without the service ---------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: worker classify /data/series --out /tmp/answers --format json")
+def classify(
+    folder: Annotated[Path, typer.Argument(help="A folder of DICOM files (searched through), or one file.")],
+    out: Annotated[Path, typer.Option(help="Where reports and heat maps are written.")] = Path("worker-answers"),
+    format: FormatOption = Format.TABLE,
+    config: ConfigOption = None,
+) -> None:
+    """Classify the series in a folder without network or database.
+
+    Prints the answers and writes the Structured Report, the Secondary Capture and a PNG of each series. JSON is one
+    object for one series, a list for several.
+    """
+    from rich.progress import track
+
+    from worker import offline, shown
+    from worker.logs import configure_logs
+    from worker.serve import load_classifier
+
+    settings, _ = settings_from(config)
+    configure_logs("ERROR")
+    series, unread = offline.read_folder(folder)
+    for one in unread:
+        typer.echo(f"not read: {one.path.name}: {one.detail}", err=True)
+    if not series:
+        raise StartError("no-series", f"no DICOM series could be read in {folder}")
+    model, run = load_classifier(settings)
+    answers = [
+        offline.classify_series(members, settings, model, run, out / f"series-{number}", datetime.now(UTC))
+        for number, members in enumerate(
+            track(series.values(), description="classifying", console=shown.progress_console(), transient=True), 1
+        )
+    ]
+    shown.print_offline(answers, format)
+
+
+@app.command(epilog="Example: worker push /data/series --to 127.0.0.1:11112 --called AI_WORKER")
+def push(
+    folder: Annotated[Path, typer.Argument(help="A folder of DICOM files (searched through), or one file.")],
+    to: Annotated[str, typer.Option(help="The name of a [[destination]], or HOST:PORT.")],
+    called: Annotated[str, typer.Option(help="Called AE title, with HOST:PORT.")] = "ANY-SCP",
+    config: ConfigOption = None,
+) -> None:
+    """Send DICOM files to a destination by C-STORE."""
+    from worker import shown
+    from worker.offline import read_folder
+    from worker.outbound.push import push_files
+
+    settings, _ = settings_from(config)
+    destination = _destination(settings, to, called)
+    series, unread = read_folder(folder)
+    for one in unread:
+        typer.echo(f"not sent: {one.path.name}: {one.detail}", err=True)
+    members = [member for group in series.values() for member in group]
+    if not members:
+        raise StartError("no-series", f"no DICOM file could be read in {folder}")
+    sent, failures = shown.with_progress(
+        "sending", len(members), lambda tick: push_files(destination, settings.worker.ae_title, members, tick)
+    )
+    for path, why in failures:
+        typer.echo(f"not sent: {path.name}: {why}", err=True)
+    typer.echo(f"{sent} of {len(members)} instances sent to {destination.name}")
+    if failures or unread:
+        raise typer.Exit(EXIT_FAULT)
+
+
+@app.command(epilog="Example: worker echo pacs")
+def echo(
+    to: Annotated[str, typer.Argument(help="The name of a [[destination]], or HOST:PORT.")],
+    called: Annotated[str, typer.Option(help="Called AE title, with HOST:PORT.")] = "ANY-SCP",
+    config: ConfigOption = None,
+) -> None:
+    """C-ECHO to a destination."""
+    from worker.outbound.send import echo as send_echo
+
+    settings, _ = settings_from(config)
+    destination = _destination(settings, to, called)
+    send_echo(destination, settings.worker.ae_title)
+    typer.echo(f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port}) answers C-ECHO")
+
+
+def _destination(settings: Settings, to: str, called: str) -> DestinationSection:
+    for one in settings.destination:
+        if one.name == to:
+            return one
+    host, _, port = to.rpartition(":")
+    if not host or not port.isdigit():
+        known = ", ".join(one.name for one in settings.destination) or "none"
+        raise StartError("no-such-destination", f"'{to}' is no [[destination]] (known: {known}) and not HOST:PORT")
+    try:
+        return DestinationSection(name=host, ae_title=called, host=host, port=int(port))
+    except ValueError as error:
+        raise StartError("no-such-destination", f"'{to}' with AE title '{called}' is not an address: {error}") from None
+
+
+# --- results ---------------------------------------------------------------------------------------------------
+
+
+@results_app.command("list", epilog="Example: worker results list --label glioma --min-probability 0.9 --format csv")
+def list_results(
+    patient_id: Annotated[str | None, typer.Option(help="Patient ID, exactly.")] = None,
+    study: Annotated[str | None, typer.Option(help="Study Instance UID.")] = None,
+    series: Annotated[str | None, typer.Option(help="Series Instance UID.")] = None,
+    accession: Annotated[str | None, typer.Option(help="Accession number.")] = None,
+    label: Annotated[str | None, typer.Option(help="The class, e.g. glioma.")] = None,
+    status: Annotated[StatusName | None, typer.Option(help="What became of the series.")] = None,
+    since: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Received on this day or later.")] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Received on this day or earlier.")
+    ] = None,
+    min_probability: Annotated[float | None, typer.Option(min=0, max=1, help="Probability of the class.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 1000,
+    format: FormatOption = Format.TABLE,
+    config: ConfigOption = None,
+) -> None:
+    """One line a series: classified, not assessed, refused, failed or pending, with the reason."""
+    from worker.query.search import find_series
+    from worker.shown import print_answers
+
+    search = _search(patient_id, study, series, accession, label, status, since, until, min_probability, limit)
+    with _open_store(config).read() as session:
+        answers = find_series(session, search)
+    print_answers(answers, format)
+
+
+@results_app.command("show", epilog="Example: worker results show 1.2.840.113619.2.5.17 --format json")
+def show_result(
+    series: Annotated[str, typer.Argument(help="Series Instance UID.")],
+    format: FormatOption = Format.TABLE,
+    config: ConfigOption = None,
+) -> None:
+    """Everything that is known of one series: probabilities, slices, deliveries."""
+    from worker.query.search import Search, find_series, slices_of
+    from worker.shown import print_answer
+
+    with _open_store(config).read() as session:
+        found = find_series(session, Search(series_instance_uid=series))
+        slices = slices_of(session, series)
+    if not found:
+        typer.echo("worker: no such series was received", err=True)
+        raise typer.Exit(EXIT_FAULT)
+    print_answer(found[0], slices, format)
+
+
+@results_app.command("export", epilog="Example: worker results export results.csv --since 2026-01-01")
+def export_results(
+    file: Annotated[Path, typer.Argument(help="The file to write: .csv or .json.")],
+    patient_id: Annotated[str | None, typer.Option(help="Patient ID, exactly.")] = None,
+    study: Annotated[str | None, typer.Option(help="Study Instance UID.")] = None,
+    series: Annotated[str | None, typer.Option(help="Series Instance UID.")] = None,
+    accession: Annotated[str | None, typer.Option(help="Accession number.")] = None,
+    label: Annotated[str | None, typer.Option(help="The class, e.g. glioma.")] = None,
+    status: Annotated[StatusName | None, typer.Option(help="What became of the series.")] = None,
+    since: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Received on this day or later.")] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Received on this day or earlier.")
+    ] = None,
+    min_probability: Annotated[float | None, typer.Option(min=0, max=1, help="Probability of the class.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write every series that matches to a file, without a limit."""
+    from worker.query.search import find_series
+    from worker.shown import answers_as_text
+
+    suffix = file.suffix.lower().lstrip(".")
+    if suffix not in ("csv", "json"):
+        raise StartError("export-format", f"{file}: the name must end in .csv or .json")
+    search = _search(patient_id, study, series, accession, label, status, since, until, min_probability, None)
+    with _open_store(config).read() as session:
+        answers = find_series(session, search)
+    try:
+        file.write_text(answers_as_text(answers, Format(suffix)), encoding="utf-8")
+    except OSError as error:
+        raise StartError("export-unwritable", f"{file} cannot be written: {error.strerror}") from None
+    typer.echo(f"{len(answers)} series written to {file}")
+
+
+def _search(
+    patient_id: str | None,
+    study: str | None,
+    series: str | None,
+    accession: str | None,
+    label: str | None,
+    status: StatusName | None,
+    since: datetime | None,
+    until: datetime | None,
+    minimum_probability: float | None,
+    limit: int | None,
+) -> Search:
+    from worker.query.search import Search, Status
+
+    return Search(
+        patient_id=patient_id,
+        study_instance_uid=study,
+        series_instance_uid=series,
+        accession_number=accession,
+        label=label,
+        status=Status(status) if status else None,
+        since=_day(since),
+        until=_day(until),
+        minimum_probability=minimum_probability,
+        limit=limit,
+    )
+
+
+def _day(moment: datetime | None) -> date | None:
+    return moment.date() if moment else None
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------
+
+
+@jobs_app.command("list", epilog="Example: worker jobs list --format json")
+def list_jobs(format: FormatOption = Format.TABLE, config: ConfigOption = None) -> None:
+    """Jobs that are not done, and deliveries that are not delivered, with attempts and reasons."""
+    from worker.query.search import find_unfinished
+    from worker.shown import print_unfinished
+
+    with _open_store(config).read() as session:
+        unfinished = find_unfinished(session)
+    print_unfinished(unfinished, format)
+
+
+@jobs_app.command("retry", epilog="Example: worker jobs retry 17 18    or    worker jobs retry --all")
+def retry_jobs(
+    job: Annotated[list[int] | None, typer.Argument(help="Numbers of parked jobs.")] = None,
+    all_parked: Annotated[bool, typer.Option("--all", help="Every parked job and every failed delivery.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Give parked jobs (and with --all failed deliveries) another chance."""
+    from worker import store
+
+    if not job and not all_parked:
+        raise StartError("usage", "name the jobs to retry, or --all")
+    moment = datetime.now(UTC)
+    with _open_store(config).write() as session:
+        jobs = store.retry_parked_jobs(session, job or [], moment)
+        deliveries = store.retry_failed_deliveries(session, moment) if all_parked else []
+    typer.echo(f"{len(jobs)} jobs and {len(deliveries)} deliveries will be tried again")
+    if job and len(jobs) < len(set(job)):
+        typer.echo("worker: the others are not parked", err=True)
+        raise typer.Exit(EXIT_FAULT)

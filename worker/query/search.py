@@ -1,0 +1,342 @@
+"""One search over what became of every series: classified, not assessed, refused, failed or pending."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, case, func, select
+from sqlalchemy.orm import Session
+
+from worker.tables import (
+    DeliveryRow,
+    DeliveryState,
+    InstanceRow,
+    JobRow,
+    JobState,
+    ModelRow,
+    ObjectRow,
+    ResultRow,
+    SeriesRow,
+    SeriesState,
+    SliceResultRow,
+)
+
+
+class Status(StrEnum):
+    CLASSIFIED = "classified"
+    NOT_ASSESSED = "not-assessed"
+    REFUSED = "refused"
+    FAILED = "failed"
+    PENDING = "pending"
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What to look for; None asks for anything. Dates are those of receiving, both included, in UTC."""
+
+    patient_id: str | None = None
+    study_instance_uid: str | None = None
+    series_instance_uid: str | None = None
+    accession_number: str | None = None
+    label: str | None = None
+    status: Status | None = None
+    since: date | None = None
+    until: date | None = None
+    minimum_probability: float | None = None
+    limit: int | None = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryAnswer:
+    """One object on its way to one destination; `status` is the peer's last C-STORE status."""
+
+    destination: str
+    object: str
+    sop_instance_uid: str
+    state: str
+    attempts: int
+    status: int | None
+    reason: str | None
+    detail: str | None
+    delivered_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesAnswer:
+    """One series and the latest that is known of it."""
+
+    series_instance_uid: str
+    study_instance_uid: str
+    patient_id: str
+    patient_name: str
+    accession_number: str
+    study_date: str
+    modality: str
+    series_description: str
+    instances: int
+    status: Status
+    label: str | None
+    probability: float | None
+    probabilities: dict[str, float]
+    reason: str | None
+    detail: str | None
+    model: str | None
+    model_sha256: str | None
+    created_at: datetime
+    received_at: datetime
+    deliveries: tuple[DeliveryAnswer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SliceAnswer:
+    """One slice of the latest result."""
+
+    ordinal: int
+    sop_instance_uid: str
+    frame_number: int | None
+    position_mm: float | None
+    probabilities: list[float]
+    in_distribution: bool
+    deciding: bool
+
+
+def find_series(session: Session, search: Search) -> list[SeriesAnswer]:
+    """Newest first."""
+    rows = session.execute(_query(search)).all()
+    deliveries = _deliveries(session, [row.ResultRow.id for row in rows if row.ResultRow is not None])
+    return [_answer(row, deliveries) for row in rows]
+
+
+def slices_of(session: Session, series_instance_uid: str) -> list[SliceAnswer]:
+    """The slices of the latest result of a series, in stack order."""
+    latest = (
+        select(func.max(ResultRow.id))
+        .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
+        .where(SeriesRow.series_instance_uid == series_instance_uid)
+        .scalar_subquery()
+    )
+    rows = session.execute(
+        select(SliceResultRow, InstanceRow.sop_instance_uid)
+        .join(InstanceRow, InstanceRow.id == SliceResultRow.instance_id)
+        .where(SliceResultRow.result_id == latest)
+        .order_by(SliceResultRow.ordinal)
+    ).all()
+    return [
+        SliceAnswer(
+            ordinal=one.ordinal,
+            sop_instance_uid=uid,
+            frame_number=one.frame_number,
+            position_mm=one.position_mm,
+            probabilities=one.probabilities,
+            in_distribution=one.in_distribution,
+            deciding=one.deciding,
+        )
+        for one, uid in rows
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedJob:
+    """A job that is not done; `number` is what `worker jobs retry` takes."""
+
+    number: int
+    series_instance_uid: str
+    state: str
+    attempts: int
+    reason: str | None
+    detail: str | None
+    created_at: datetime
+    not_before: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedDelivery:
+    """A delivery that has not arrived."""
+
+    number: int
+    series_instance_uid: str
+    object: str
+    destination: str
+    state: str
+    attempts: int
+    status: int | None
+    reason: str | None
+    detail: str | None
+    not_before: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    jobs: tuple[UnfinishedJob, ...]
+    deliveries: tuple[UnfinishedDelivery, ...]
+
+
+def find_unfinished(session: Session) -> Unfinished:
+    """What waits, runs or is parked, oldest first."""
+    jobs = session.execute(
+        select(JobRow, SeriesRow.series_instance_uid)
+        .join(SeriesRow, SeriesRow.id == JobRow.series_id)
+        .where(JobRow.state.in_([JobState.PENDING, JobState.RUNNING, JobState.PARKED]))
+        .order_by(JobRow.id)
+    )
+    deliveries = session.execute(
+        select(DeliveryRow, ObjectRow.kind, SeriesRow.series_instance_uid)
+        .join(ObjectRow, ObjectRow.id == DeliveryRow.object_id)
+        .join(ResultRow, ResultRow.id == ObjectRow.result_id)
+        .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
+        .where(DeliveryRow.state != DeliveryState.DELIVERED)
+        .order_by(DeliveryRow.id)
+    )
+    return Unfinished(
+        jobs=tuple(
+            UnfinishedJob(
+                number=job.id,
+                series_instance_uid=uid,
+                state=job.state,
+                attempts=job.attempts,
+                reason=job.reason,
+                detail=job.detail,
+                created_at=job.created_at,
+                not_before=job.not_before,
+            )
+            for job, uid in jobs
+        ),
+        deliveries=tuple(
+            UnfinishedDelivery(
+                number=one.id,
+                series_instance_uid=uid,
+                object=kind,
+                destination=one.destination,
+                state=one.state,
+                attempts=one.attempts,
+                status=one.status,
+                reason=one.reason,
+                detail=one.detail,
+                not_before=one.not_before,
+            )
+            for one, kind, uid in deliveries
+        ),
+    )
+
+
+def plain(value: Any) -> Any:
+    """A dataclass as JSON takes it: every datetime as ISO 8601 text in UTC."""
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    return value
+
+
+def _query(search: Search) -> Select[Any]:
+    # The last job that ended tells; while a first one is still under way the series is pending.
+    last_ended = (
+        select(func.max(JobRow.id))
+        .where(JobRow.series_id == SeriesRow.id, JobRow.state.in_([JobState.DONE, JobState.PARKED]))
+        .correlate(SeriesRow)
+        .scalar_subquery()
+    )
+    instances = (
+        select(func.count())
+        .select_from(InstanceRow)
+        .where(InstanceRow.series_id == SeriesRow.id)
+        .correlate(SeriesRow)
+        .scalar_subquery()
+    )
+    status = case(
+        (SeriesRow.state == SeriesState.REFUSED, Status.REFUSED.value),
+        (JobRow.state == JobState.PARKED, Status.FAILED.value),
+        (ResultRow.status.is_not(None), ResultRow.status),
+        else_=Status.PENDING.value,
+    )
+    return (
+        select(SeriesRow, JobRow, ResultRow, ModelRow, status.label("status"), instances.label("instances"))
+        .outerjoin(JobRow, and_(JobRow.id == last_ended, SeriesRow.state != SeriesState.REFUSED))
+        .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
+        .outerjoin(ModelRow, ModelRow.id == JobRow.model_id)
+        .where(*_conditions(search, status))
+        .order_by(SeriesRow.created_at.desc(), SeriesRow.id.desc())
+        .limit(search.limit)
+    )
+
+
+def _conditions(search: Search, status: ColumnElement[str]) -> list[ColumnElement[bool]]:
+    wanted: list[tuple[Any, Any]] = [
+        (SeriesRow.patient_id, search.patient_id),
+        (SeriesRow.study_instance_uid, search.study_instance_uid),
+        (SeriesRow.series_instance_uid, search.series_instance_uid),
+        (SeriesRow.accession_number, search.accession_number),
+        (ResultRow.label, search.label),
+        (status, search.status.value if search.status else None),
+    ]
+    conditions: list[ColumnElement[bool]] = [column == value for column, value in wanted if value is not None]
+    if search.minimum_probability is not None:
+        conditions.append(ResultRow.probability >= search.minimum_probability)
+    if search.since is not None:
+        conditions.append(SeriesRow.created_at >= _midnight(search.since))
+    if search.until is not None:
+        conditions.append(SeriesRow.created_at < _midnight(search.until + timedelta(days=1)))
+    return conditions
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), tzinfo=UTC)
+
+
+def _deliveries(session: Session, result_ids: Sequence[int]) -> dict[int, list[DeliveryAnswer]]:
+    found: dict[int, list[DeliveryAnswer]] = {}
+    for start in range(0, len(result_ids), 500):  # SQLite limits the number of bound values
+        rows = session.execute(
+            select(DeliveryRow, ObjectRow)
+            .join(ObjectRow, ObjectRow.id == DeliveryRow.object_id)
+            .where(ObjectRow.result_id.in_(result_ids[start : start + 500]))
+            .order_by(DeliveryRow.id)
+        )
+        for delivery, made in rows:
+            found.setdefault(made.result_id, []).append(
+                DeliveryAnswer(
+                    destination=delivery.destination,
+                    object=made.kind,
+                    sop_instance_uid=made.sop_instance_uid,
+                    state=delivery.state,
+                    attempts=delivery.attempts,
+                    status=delivery.status,
+                    reason=delivery.reason,
+                    detail=delivery.detail,
+                    delivered_at=delivery.delivered_at,
+                )
+            )
+    return found
+
+
+def _answer(row: Any, deliveries: dict[int, list[DeliveryAnswer]]) -> SeriesAnswer:
+    series, job, result, model = row.SeriesRow, row.JobRow, row.ResultRow, row.ModelRow
+    told = result or job or series  # whoever ended the matter holds the reason
+    return SeriesAnswer(
+        series_instance_uid=series.series_instance_uid,
+        study_instance_uid=series.study_instance_uid,
+        patient_id=series.patient_id,
+        patient_name=series.patient_name,
+        accession_number=series.accession_number,
+        study_date=series.study_date,
+        modality=series.modality,
+        series_description=series.series_description,
+        instances=row.instances,
+        status=Status(row.status),
+        label=result.label if result else None,
+        probability=result.probability if result else None,
+        probabilities=result.probabilities if result else {},
+        reason=told.reason,
+        detail=told.detail,
+        model=f"{model.name} {model.version}" if model else None,
+        model_sha256=model.sha256 if model else None,
+        created_at=result.created_at if result else series.created_at,
+        received_at=series.created_at,
+        deliveries=tuple(deliveries.get(result.id, ())) if result else (),
+    )

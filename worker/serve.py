@@ -1,0 +1,325 @@
+"""The service: one supervisor, and a process for each role, which meet only in the database.
+
+receive   the Storage SCP and the settling of series
+infer     classification, `inference_processes` of them; a codec that crashes takes down one of these only
+send      deliveries
+web       /health
+
+The supervisor restarts what dies. Its children hold a pipe to it and end with it, so a killed worker leaves nothing
+behind that would keep the port.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+
+from worker import __version__, store
+from worker.config import Settings
+from worker.errors import StartError
+from worker.logs import fault_fields, get_log
+from worker.tables import REVISION
+from worker.values import ModelIdentity, SeriesResult
+
+START_ERROR_EXIT = 2
+_STOP_SECONDS = 8.0  # of the ten that a service manager is promised
+_RECEIVER_GRACE_SECONDS = 4.0
+_SLOWEST_RESTART_SECONDS = 30.0
+_SUPERVISED = "BRAIN_MRI_WORKER_SUPERVISED"
+
+
+class Role(StrEnum):
+    RECEIVE = "receive"
+    INFER = "infer"
+    SEND = "send"
+    WEB = "web"
+
+
+def now() -> datetime:
+    """The one place where the service reads the clock."""
+    return datetime.now(UTC)
+
+
+# --- one role --------------------------------------------------------------------------------------------------
+
+
+def run_role(role: Role, settings: Settings) -> None:
+    """Run one role in this process until SIGTERM or SIGINT. Raises StartError when it cannot begin."""
+    stop = _stop_on_signals()
+    if os.environ.get(_SUPERVISED):
+        threading.Thread(target=_end_with_supervisor, name="lifeline", daemon=True).start()
+    database = store.Store(settings.database.url)
+    database.require_revision()
+    {Role.RECEIVE: _receive, Role.INFER: _infer, Role.SEND: _send, Role.WEB: _web}[role](settings, database, stop)
+    database.close()
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    return stop
+
+
+def _end_with_supervisor() -> None:
+    """Our standard input is a pipe from the supervisor: its end means that the supervisor died."""
+    while os.read(sys.stdin.fileno(), 64):
+        pass
+    # No clean-up: the supervisor was killed, and every stage is built to be killed too.
+    os._exit(1)
+
+
+def _receive(settings: Settings, database: store.Store, stop: threading.Event) -> None:
+    from worker.inbound.association import Receiver, close_dead_associations
+    from worker.inbound.instances import remove_leftovers
+    from worker.inference.bundle import load_bundle
+    from worker.schedule import start_receive_ticks
+
+    identity = load_bundle(bundle_folder(settings)).identity
+    with database.write() as session:
+        model_id = store.model_row(session, identity, now()).id
+    close_dead_associations(database, now())
+    receiver = Receiver(settings, database, now)
+    remove_leftovers(settings.worker.data_dir)
+    receiver.start()
+    ticks = start_receive_ticks(settings, database, model_id, now)
+    get_log().info("receiving", port=settings.receive.port)
+    stop.wait()
+    ticks.shutdown(wait=True)
+    receiver.stop(_RECEIVER_GRACE_SECONDS)
+
+
+def _infer(settings: Settings, database: store.Store, stop: threading.Event) -> None:
+    from worker.inference.jobs import Conductor
+    from worker.outbound.outbox import Outbox
+
+    identity, classify = load_classifier(settings)
+    conductor = Conductor(
+        database=database,
+        data_dir=settings.worker.data_dir,
+        model=identity,
+        classify=classify,
+        make_objects=Outbox(settings.worker.data_dir).make_objects,
+        destinations=[one.name for one in settings.destination],
+        owner=process_name(),
+        clock=now,
+        lease=timedelta(seconds=settings.worker.lease_seconds),
+        timeout=timedelta(seconds=settings.worker.job_timeout_seconds),
+        attempts=settings.worker.job_attempts,
+    )
+    get_log().info("ready to classify", model=identity.name, version=identity.version)
+    conductor.run(stop)
+
+
+def _send(settings: Settings, database: store.Store, stop: threading.Event) -> None:
+    from worker.outbound.send import Sender
+
+    threads = [
+        threading.Thread(
+            target=Sender(one, settings.worker.ae_title, database, settings.worker.data_dir, now).run,
+            args=(stop,),
+            name=f"send-{one.name}",
+        )
+        for one in settings.destination
+    ]
+    for thread in threads:
+        thread.start()
+    stop.wait()
+    for thread in threads:
+        thread.join()
+
+
+def _web(settings: Settings, database: store.Store, stop: threading.Event) -> None:
+    import uvicorn
+
+    from worker.query.api import create_app
+
+    host, port = settings.web.host, settings.web.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise StartError("port-unavailable", f"[web] cannot listen on {host}:{port}: {error.strerror}") from None
+    server = uvicorn.Server(uvicorn.Config(create_app(settings, database), log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
+    thread.start()
+    stop.wait()
+    server.should_exit = True
+    thread.join()
+
+
+def bundle_folder(settings: Settings) -> Path:
+    from worker.inference.bundle import default_bundle
+
+    return settings.worker.bundle or default_bundle()
+
+
+def load_classifier(settings: Settings) -> tuple[ModelIdentity, Callable[[Sequence[Path]], SeriesResult]]:
+    """The verified bundle's identity, and the function that classifies the files of one series with it.
+
+    Raises StartError for a bundle that is damaged or fails its golden cases.
+    """
+    from worker.inference.bundle import load_bundle
+    from worker.inference.classify import classify
+    from worker.inference.golden import check_golden
+    from worker.inference.run_model import Engine, OpenVinoEngine, TorchEngine
+
+    bundle = load_bundle(bundle_folder(settings))
+    threads = settings.worker.inference_threads or max(1, (os.cpu_count() or 1) // settings.worker.inference_processes)
+    engine: Engine
+    match settings.worker.engine:
+        case "openvino-int8":
+            engine = OpenVinoEngine(bundle, "int8", threads)
+        case "openvino-fp32":
+            engine = OpenVinoEngine(bundle, "fp32", threads)
+        case "torch":
+            engine = TorchEngine(bundle)
+    check_golden(bundle, engine)
+    return bundle.identity, lambda paths: classify(paths, bundle, engine)
+
+
+def process_name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+# --- the supervisor --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Child:
+    role: Role
+    command: list[str]
+    process: subprocess.Popen[bytes] | None = None
+    failures: int = 0
+    started: float = 0.0
+    restart_at: float = 0.0
+
+    def start(self) -> None:
+        environment = dict(os.environ) | {_SUPERVISED: "1"}
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, env=environment)
+        self.started = time.monotonic()
+
+
+class Supervisor:
+    """Starts every role, restarts what dies, stops all on SIGTERM."""
+
+    def __init__(self, settings: Settings, config: Path | None, database: store.Store) -> None:
+        self._settings = settings
+        self._database = database
+        roles = [Role.RECEIVE, *[Role.INFER] * settings.worker.inference_processes, Role.WEB]
+        if settings.destination:
+            roles.append(Role.SEND)
+        options = ["--config", str(config)] if config else []
+        self._children = [
+            _Child(role, [sys.executable, "-m", "worker", "serve", "--role", role, *options]) for role in roles
+        ]
+
+    def run(self) -> int:
+        """Blocks until SIGTERM or SIGINT; the exit status of the service."""
+        stop = _stop_on_signals()
+        self._release_dead_leases()
+        for child in self._children:
+            child.start()
+        status = 0
+        while not stop.wait(0.1):
+            if self._look_after() == START_ERROR_EXIT:
+                status = START_ERROR_EXIT
+                break
+        self._stop_all()
+        return status
+
+    def _look_after(self) -> int:
+        for child in self._children:
+            if child.process is None:
+                if time.monotonic() >= child.restart_at:
+                    child.start()
+                continue
+            code = child.process.poll()
+            if code is None:
+                if child.failures and time.monotonic() - child.started > _SLOWEST_RESTART_SECONDS:
+                    child.failures = 0
+                continue
+            if code == START_ERROR_EXIT and child.failures == 0:
+                return START_ERROR_EXIT  # it has said why in one line
+            child.process = None
+            child.failures += 1
+            wait = min(_SLOWEST_RESTART_SECONDS, 0.25 * 2.0 ** min(child.failures, 10))
+            child.restart_at = time.monotonic() + wait
+            get_log().error("process died; it is started again", role=child.role, code=code, wait_seconds=wait)
+            self._release_dead_leases()
+        return 0
+
+    def _release_dead_leases(self) -> None:
+        try:
+            release_dead_leases(self._database, now())
+        except Exception as error:  # the supervisor's boundary; the leases run out by themselves
+            get_log().warning("leases not released", **fault_fields(error))
+
+    def _stop_all(self) -> None:
+        running = [child.process for child in self._children if child.process is not None]
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()  # its lease runs out and another takes the job over
+                process.wait()
+
+
+def run_service(settings: Settings, config: Path | None) -> int:
+    """All roles until SIGTERM; the exit status. Raises StartError for what can be seen before anything is started."""
+    from worker.inference.bundle import load_bundle
+    from worker.migrate import migrate
+
+    database = store.Store(settings.database.url)
+    if database.revision() != REVISION:
+        migrate(database)
+    identity = load_bundle(bundle_folder(settings)).identity
+    receive = settings.receive
+    print(
+        f"brain-mri-worker {__version__}: {settings.worker.ae_title} on {receive.host}:{receive.port}, "
+        f"model {identity.name} {identity.version}, "
+        f"reports to {', '.join(one.name for one in settings.destination) or 'nobody'}, "
+        f"health at http://{settings.web.host}:{settings.web.port}/health. Research use only. Ctrl-C stops.",
+        flush=True,
+    )
+    status = Supervisor(settings, config, database).run()
+    database.close()
+    return status
+
+
+def release_dead_leases(database: store.Store, moment: datetime) -> None:
+    """What a process of this host held when it died may be claimed at once."""
+    host = socket.gethostname()
+    with database.read() as session:
+        owners = store.lease_owners(session)
+    dead = [one for one in owners if _is_dead(one, host)]
+    if dead:
+        with database.write() as session:
+            for owner in dead:
+                store.release_leases_of(session, owner, moment)
+
+
+def _is_dead(owner: str, host: str) -> bool:
+    name, _, rest = owner.partition(":")
+    pid = rest.partition(":")[0]
+    return name == host and pid.isdigit() and not Path(f"/proc/{pid}").exists()

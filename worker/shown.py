@@ -1,0 +1,206 @@
+"""What the commands print: tables for a person, JSON and CSV for a script."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from worker.query.search import SeriesAnswer, SliceAnswer, Unfinished, plain
+
+if TYPE_CHECKING:
+    from worker.doctor import Finding
+    from worker.offline import OfflineAnswer
+
+RESEARCH_USE = "Research use only: not for diagnosis. Every result is unverified until a physician has looked."
+T = TypeVar("T")
+
+_STYLES = {"classified": "green", "not-assessed": "yellow", "refused": "yellow", "failed": "red", "pending": "cyan"}
+
+
+def console() -> Console:
+    return Console(highlight=False)
+
+
+def progress_console() -> Console:
+    """Progress goes to standard error, so that JSON on standard output stays clean."""
+    return Console(stderr=True)
+
+
+def with_progress(title: str, total: int, work: Callable[[Callable[[], None]], T]) -> T:
+    """Run `work`, which calls its argument once for each of `total` steps."""
+    with Progress(console=progress_console(), transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        return work(lambda: progress.advance(task))
+
+
+def answers_as_text(answers: Sequence[SeriesAnswer], format: str) -> str:
+    """`format` json: a list of objects; csv: one line a series, deliveries as destination:object=state."""
+    if format == "json":
+        return json.dumps(plain(answers), indent=2, ensure_ascii=False) + "\n"
+    buffer = io.StringIO()
+    rows = [_flat(plain(one)) for one in answers]
+    columns = list(SeriesAnswer.__dataclass_fields__)
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    flat = {key: _not_a_formula(value) for key, value in row.items()}
+    flat["probabilities"] = " ".join(f"{name}={value:.4f}" for name, value in row["probabilities"].items())
+    flat["deliveries"] = " ".join(f"{one['destination']}:{one['object']}={one['state']}" for one in row["deliveries"])
+    return flat
+
+
+def _not_a_formula(value: Any) -> Any:
+    """A peer's text must not run as a formula when the CSV is opened in a spreadsheet (OWASP, CSV injection)."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t") else value
+
+
+def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
+    if format != "table":
+        print(answers_as_text(answers, format), end="")
+        return
+    table = Table(title=f"{len(answers)} series", caption=RESEARCH_USE, expand=False)
+    for name in ("received", "patient", "series", "images", "status", "result", "why", "delivered"):
+        table.add_column(name, overflow="fold")
+    for one in answers:
+        table.add_row(
+            f"{one.received_at:%Y-%m-%d %H:%M}",
+            one.patient_id,
+            one.series_instance_uid,
+            str(one.instances),
+            f"[{_STYLES[one.status]}]{one.status}[/]",
+            _result(one),
+            one.reason or "",
+            _delivered(one),
+        )
+    console().print(table)
+
+
+def _result(one: SeriesAnswer) -> str:
+    return f"{one.label} {one.probability:.1%}" if one.label and one.probability is not None else ""
+
+
+def _delivered(one: SeriesAnswer) -> str:
+    states = {(each.destination, each.state) for each in one.deliveries}
+    return ", ".join(f"{destination} {state}" for destination, state in sorted(states))
+
+
+def print_answer(one: SeriesAnswer, slices: Sequence[SliceAnswer], format: str) -> None:
+    """One series with its slices."""
+    if format == "json":
+        print(json.dumps(plain(one) | {"slices": plain(slices)}, indent=2, ensure_ascii=False))
+        return
+    if format == "csv":
+        print(answers_as_text([one], "csv"), end="")
+        return
+    out = console()
+    facts = Table(show_header=False, box=None, padding=(0, 2))
+    for name in ("patient_id", "accession_number", "study_instance_uid", "series_instance_uid", "series_description"):
+        facts.add_row(name.replace("_", " "), str(getattr(one, name)))
+    facts.add_row("instances", str(one.instances))
+    facts.add_row("status", f"[{_STYLES[one.status]}]{one.status}[/]")
+    facts.add_row("result", _result(one) or "none")
+    facts.add_row("probabilities", "  ".join(f"{name} {value:.3f}" for name, value in one.probabilities.items()))
+    facts.add_row("why", one.detail or one.reason or "")
+    facts.add_row("model", one.model or "")
+    out.print(facts)
+    if one.deliveries:
+        table = Table(title="deliveries")
+        for name in ("destination", "object", "state", "attempts", "status", "why"):
+            table.add_column(name)
+        for each in one.deliveries:
+            status = f"0x{each.status:04X}" if each.status is not None else ""
+            why = each.detail or each.reason or ""
+            table.add_row(each.destination, each.object, each.state, str(each.attempts), status, why)
+        out.print(table)
+    if slices:
+        out.print(_slice_table(one, slices))
+    out.print(RESEARCH_USE)
+
+
+def _slice_table(one: SeriesAnswer, slices: Sequence[SliceAnswer]) -> Table:
+    table = Table(title="slices (* deciding)")
+    names = list(one.probabilities) or [f"class {number}" for number in range(len(slices[0].probabilities))]
+    for name in ("slice", "position mm", *names, "like training data"):
+        table.add_column(name, justify="right")
+    for each in slices:
+        table.add_row(
+            f"{each.ordinal + 1}{' *' if each.deciding else ''}",
+            f"{each.position_mm:.1f}" if each.position_mm is not None else "",
+            *[f"{value:.3f}" for value in each.probabilities],
+            "yes" if each.in_distribution else "no",
+        )
+    return table
+
+
+def print_offline(answers: Sequence[OfflineAnswer], format: str) -> None:
+    """What `worker classify` found and where it wrote it."""
+    rows = [one.answer for one in answers]
+    if format == "csv":
+        print(answers_as_text(rows, "csv"), end="")
+        return
+    if format == "json":
+        objects = [
+            plain(one.answer)
+            | {"written": {name: str(path) for name, path in plain(one.written).items()} if one.written else None}
+            for one in answers
+        ]
+        print(json.dumps(objects[0] if len(objects) == 1 else objects, indent=2, ensure_ascii=False))
+        return
+    print_answers(rows, "table")
+    out = console()
+    for one in answers:
+        if one.answer.detail:
+            out.print(f"{one.answer.series_instance_uid}: {one.answer.detail}")
+        if one.written:
+            out.print(f"  report {one.written.report}\n  picture {one.written.picture}\n  PNG {one.written.png}")
+
+
+def print_unfinished(unfinished: Unfinished, format: str) -> None:
+    """Jobs, then deliveries; CSV has the jobs only, which is what `jobs retry` takes."""
+    if format == "json":
+        print(json.dumps(plain(unfinished), indent=2, ensure_ascii=False))
+        return
+    if format == "csv":
+        columns = ["number", "state", "attempts", "reason", "detail", "series_instance_uid"]
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(plain(one) for one in unfinished.jobs)
+        print(buffer.getvalue(), end="")
+        return
+    out = console()
+    jobs = Table(title=f"{len(unfinished.jobs)} jobs not done")
+    for name in ("job", "state", "attempts", "why", "series"):
+        jobs.add_column(name, overflow="fold")
+    for job in unfinished.jobs:
+        why = job.detail or job.reason or ""
+        jobs.add_row(str(job.number), job.state, str(job.attempts), why, job.series_instance_uid)
+    deliveries = Table(title=f"{len(unfinished.deliveries)} deliveries not arrived")
+    for name in ("destination", "object", "state", "attempts", "status", "why", "next try"):
+        deliveries.add_column(name, overflow="fold")
+    for one in unfinished.deliveries:
+        status = f"0x{one.status:04X}" if one.status is not None else ""
+        when = f"{one.not_before:%H:%M:%S}" if one.state == "pending" else ""
+        why = one.detail or one.reason or ""
+        deliveries.add_row(one.destination, one.object, one.state, str(one.attempts), status, why, when)
+    out.print(jobs, deliveries)
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    out = console()
+    for one in findings:
+        mark = "[green]well [/]" if one.well else "[red]fault[/]"
+        out.print(f"{mark} {one.subject}: {one.detail}")
+        if one.advice:
+            out.print(f"      → {one.advice}")
