@@ -1,0 +1,292 @@
+"""Load and verify a model bundle: docs/bundle.md is the contract.
+
+Nothing of a bundle runs before it is verified: every file is listed and hashed, configurations hold neither `$`
+expressions nor a `_target_` outside the allow-list, weights are safetensors. A fault is a StartError with one line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from worker.errors import StartError
+from worker.inference.preprocess import Preprocessing
+from worker.values import Code, FloatArray, ModelClass, ModelIdentity
+
+ALLOWED_TARGETS = frozenset(
+    {
+        "worker.inference.preprocess.Preprocessing",
+        "monai.networks.nets.ResNet",
+        "monai.networks.nets.DenseNet",
+        "monai.networks.nets.SEResNet50",
+    }
+)
+ALLOWED_SUFFIXES = frozenset({".json", ".safetensors", ".xml", ".bin", ".md", ".dcm"})
+REQUIRED_FILES = (
+    "configs/metadata.json",
+    "configs/inference.json",
+    "models/model.safetensors",
+    "models/model.xml",
+    "models/model.bin",
+    "models/model_fp32.xml",
+    "models/model_fp32.bin",
+    "models/features.safetensors",
+    "golden/expected.json",
+    "docs/README.md",
+)
+
+Text = Annotated[str, Field(min_length=1, max_length=1024)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Aggregation(_Strict):
+    """How many slices decide: max(top_k, ceil(top_fraction x slices))."""
+
+    top_k: int = Field(ge=1)
+    top_fraction: Fraction
+
+
+class Thresholds(_Strict):
+    """Below either of these a series is not assessed: its best class, the fraction of slices in distribution."""
+
+    minimum_probability: Fraction
+    minimum_in_distribution: Fraction
+
+
+class OutOfDistribution(_Strict):
+    """A slice beyond either of these has no say; see `summarise.distance_and_residual`."""
+
+    maximum_distance: Positive
+    maximum_residual: Positive
+
+
+class AcceptedInput(_Strict):
+    """What the model may be asked; `minimum_rows` holds for the shorter side, `maximum_pixels` for rows x columns."""
+
+    modalities: tuple[Text, ...] = Field(min_length=1, strict=False)
+    minimum_slices: int = Field(ge=1)
+    minimum_rows: int = Field(ge=1)
+    maximum_pixels: int = Field(ge=1)
+
+
+class _Code(_Strict):
+    value: Text
+    scheme: Text
+    meaning: Text
+
+
+class _Class(_Strict):
+    name: Text
+    title: Text
+    neoplasm: bool
+    finding: _Code | None
+    site: _Code
+
+    @model_validator(mode="after")
+    def _finding_says_neoplasm(self) -> _Class:
+        if self.neoplasm == (self.finding is None):
+            raise ValueError("a class has a finding exactly when it is a neoplasm")
+        return self
+
+
+class _WorkerJson(_Strict):
+    format: Literal[1]
+    name: Text
+    version: Text
+    family: Text
+    manufacturer: Text
+    created: AwareDatetime = Field(strict=False)
+    commit: Text
+    training_data_sha256: Sha256
+    limits: Text
+    classes: tuple[_Class, ...] = Field(min_length=2, strict=False)
+    temperature: Positive
+    aggregation: Aggregation
+    thresholds: Thresholds
+    out_of_distribution: OutOfDistribution
+    accepted_input: AcceptedInput
+    files: dict[str, Sha256]
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> _WorkerJson:
+        if len({one.name for one in self.classes}) < len(self.classes):
+            raise ValueError("two classes have one name")
+        return self
+
+
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """Of training's features: `mean` [F], `components` [K, F] orthonormal, `scale` [K] their standard deviations."""
+
+    mean: FloatArray
+    components: FloatArray
+    scale: FloatArray
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle. `network` is inference.json's network_def, the constructor arguments of a MONAI network."""
+
+    folder: Path
+    identity: ModelIdentity
+    preprocessing: Preprocessing
+    network: Mapping[str, Any]
+    temperature: float
+    aggregation: Aggregation
+    thresholds: Thresholds
+    out_of_distribution: OutOfDistribution
+    statistics: FeatureStatistics
+    accepted_input: AcceptedInput
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "models/model.safetensors"
+
+    def openvino_model(self, precision: Literal["int8", "fp32"]) -> Path:
+        return self.folder / ("models/model.xml" if precision == "int8" else "models/model_fp32.xml")
+
+
+def default_bundle() -> Path:
+    """The bundle that is installed with the worker. Raises StartError unless there is exactly one."""
+    bundles = Path(str(resources.files("worker"))) / "bundles"
+    found = sorted(path.parent for path in bundles.glob("*/worker.json"))
+    if len(found) != 1:
+        raise StartError("bundle-missing", f"{len(found)} model bundles are installed with the worker instead of one")
+    return found[0]
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """The bundle of a folder, every file verified. Raises StartError: bundle-missing, bundle-corrupt, bundle-unsafe."""
+    if not (folder / "worker.json").is_file():
+        raise StartError("bundle-missing", f"there is no model bundle at {folder} (no worker.json)")
+    raw = (folder / "worker.json").read_bytes()
+    try:
+        described = _WorkerJson.model_validate(json.loads(raw))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StartError("bundle-corrupt", f"worker.json of the model bundle: {where}: {first['msg']}") from None
+    except ValueError:
+        raise StartError("bundle-corrupt", "worker.json of the model bundle is not JSON") from None
+    _verify_files(folder, described.files)
+    inference = _read_configurations(folder, described.files)["configs/inference.json"]
+    network, preprocessing = inference.get("network_def"), inference.get("preprocessing")
+    if not isinstance(network, dict) or not isinstance(preprocessing, dict) or "_target_" not in network:
+        raise StartError("bundle-corrupt", "configs/inference.json lacks preprocessing or network_def")
+    return Bundle(
+        folder=folder,
+        identity=_identity(described, hashlib.sha256(raw).hexdigest()),
+        preprocessing=Preprocessing.from_json(preprocessing),
+        network=network,
+        temperature=described.temperature,
+        aggregation=described.aggregation,
+        thresholds=described.thresholds,
+        out_of_distribution=described.out_of_distribution,
+        statistics=_statistics(folder / "models/features.safetensors"),
+        accepted_input=described.accepted_input,
+    )
+
+
+def _verify_files(folder: Path, listed: Mapping[str, str]) -> None:
+    """The folder holds exactly the files listed, unchanged, and none of a kind that could run."""
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {"worker.json"}
+    for name in sorted(found ^ listed.keys()):
+        fault = "is not listed in worker.json" if name in found else "is missing"
+        raise StartError("bundle-corrupt", f"model bundle: {name} {fault}")
+    for name in REQUIRED_FILES:
+        if name not in found:
+            raise StartError("bundle-corrupt", f"model bundle: {name} is missing")
+    for name in sorted(found):
+        path = folder / name
+        if path.suffix not in ALLOWED_SUFFIXES or path.is_symlink():
+            raise StartError("bundle-unsafe", f"model bundle: {name} is of a kind that is not allowed")
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != listed[name]:
+                raise StartError("bundle-corrupt", f"model bundle: {name} is not the file that was exported")
+
+
+def _read_configurations(folder: Path, listed: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Every JSON file of the bundle but worker.json, refused when MONAI would run anything from it but our networks."""
+    configurations: dict[str, dict[str, Any]] = {}
+    for name in sorted(name for name in listed if name.endswith(".json")):
+        try:
+            configuration = json.loads((folder / name).read_bytes())
+        except ValueError:
+            raise StartError("bundle-corrupt", f"model bundle: {name} is not JSON") from None
+        if not isinstance(configuration, dict):
+            raise StartError("bundle-corrupt", f"model bundle: {name} is not a JSON object")
+        for key, value in _entries(configuration):
+            if any(isinstance(one, str) and one.lstrip().startswith(("$", "%")) for one in (key, value)):
+                raise StartError("bundle-unsafe", f"model bundle: {name} holds an expression")
+            if key == "_target_" and value not in ALLOWED_TARGETS:
+                raise StartError("bundle-unsafe", f"model bundle: {name} has a _target_ that is not allowed")
+            if key == "pretrained" and value is not False:
+                raise StartError("bundle-unsafe", f"model bundle: {name} asks for weights from elsewhere")
+        configurations[name] = configuration
+    return configurations
+
+
+def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every (key, value) of nested objects and arrays; an array's items have its key."""
+    yield key, value
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _entries(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _entries(inner, key)
+
+
+def _identity(described: _WorkerJson, sha256: str) -> ModelIdentity:
+    parameters = (
+        f"weights SHA-256 {described.files['models/model.safetensors']}; temperature {described.temperature:g}; "
+        f"mean of the max({described.aggregation.top_k}, {described.aggregation.top_fraction:g} x slices) "
+        f"most tumour-like slices; minimum probability {described.thresholds.minimum_probability:g}; "
+        f"minimum slices in distribution {described.thresholds.minimum_in_distribution:g}"
+    )
+    return ModelIdentity(
+        name=described.name,
+        version=described.version,
+        manufacturer=described.manufacturer,
+        family=described.family,
+        sha256=sha256,
+        classes=tuple(
+            ModelClass(one.name, one.title, one.neoplasm, _code(one.finding) if one.finding else None, _code(one.site))
+            for one in described.classes
+        ),
+        parameters=parameters,
+        limits=described.limits,
+    )
+
+
+def _code(code: _Code) -> Code:
+    return Code(code.value, code.scheme, code.meaning)
+
+
+def _statistics(path: Path) -> FeatureStatistics:
+    try:
+        arrays = load_file(path)
+        mean, components, scale = (arrays[name].astype(np.float32) for name in ("mean", "components", "scale"))
+    except (SafetensorError, KeyError):
+        raise StartError("bundle-corrupt", "models/features.safetensors lacks mean, components or scale") from None
+    fits = components.ndim == 2 and mean.shape == components.shape[1:] and scale.shape == components.shape[:1]
+    if not fits or not math.isfinite(float(mean.sum() + components.sum() + scale.sum())) or not (scale > 0).all():
+        raise StartError("bundle-corrupt", "models/features.safetensors holds arrays that do not fit together")
+    return FeatureStatistics(mean, components, scale)

@@ -1,0 +1,38 @@
+"""The pure way of one series: files → volume → outputs → result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from worker.errors import NotAssessable
+from worker.inference.bundle import Bundle
+from worker.inference.preprocess import Volume, preprocess
+from worker.inference.run_model import Engine
+from worker.inference.summarise import summarise
+from worker.values import SeriesResult
+
+
+def classify(paths: Sequence[Path], bundle: Bundle, engine: Engine) -> SeriesResult:
+    """What the bundle's model says of the files of one series, in any order.
+
+    Raises NotAssessable for what cannot be read or may not be asked; OSError when a file cannot be opened.
+    """
+    volume = preprocess(paths, bundle.preprocessing)
+    check_accepted(volume, bundle)
+    return summarise(volume, engine.run(volume.tensor), bundle)
+
+
+def check_accepted(volume: Volume, bundle: Bundle) -> None:
+    """Raises NotAssessable where the series is not what the bundle accepts:
+    wrong-modality, too-few-slices, image-too-small, image-too-large.
+    """
+    accepted = bundle.accepted_input
+    if not volume.modalities <= set(accepted.modalities):
+        raise NotAssessable("wrong-modality", f"The model accepts only {' and '.join(accepted.modalities)} images.")
+    if len(volume.frames) < accepted.minimum_slices:
+        raise NotAssessable("too-few-slices", f"The model needs at least {accepted.minimum_slices} slices.")
+    if min(volume.rows, volume.columns) < accepted.minimum_rows:
+        raise NotAssessable("image-too-small", f"The model needs at least {accepted.minimum_rows} rows and columns.")
+    if volume.rows * volume.columns > accepted.maximum_pixels:
+        raise NotAssessable("image-too-large", f"The model accepts at most {accepted.maximum_pixels} pixels a slice.")
