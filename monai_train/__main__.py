@@ -1,0 +1,5 @@
+"""`python -m monai_train` is `monai-train`."""
+
+from monai_train.cli import main
+
+main()

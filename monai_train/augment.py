@@ -1,0 +1,176 @@
+"""Random transforms of training batches, in torch, on the whole batch at once; nothing here runs at evaluation.
+
+Images are float32 [n, 1, s, s] in [0, 1] with a black background; boxes are [n, 4] = x centre, y centre, width,
+height as fractions of the image. Every random number comes from the generator that is passed in.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional
+
+from monai_train.config import Augmentation
+
+Images = torch.Tensor
+BACKGROUND = 0.06  # below this an intensity is air
+
+
+def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(n, generator=generator) * (high - low) + low
+
+
+def _chosen(n: int, probability: float, generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(n, generator=generator) < probability
+
+
+def _as_column(values: torch.Tensor) -> torch.Tensor:
+    return values[:, None, None, None]
+
+
+def _noise_field(n: int, size: int, cells: int, generator: torch.Generator) -> torch.Tensor:
+    """Smooth random fields [n, 1, size, size] of about unit range, `cells` bumps across."""
+    coarse = torch.randn(n, 1, cells, cells, generator=generator)
+    return functional.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)
+
+
+def _pixel_grid(size: int) -> torch.Tensor:
+    """The centre of every pixel as fractions of the image: [size, size, (x, y)]."""
+    axis = (torch.arange(size) + 0.5) / size
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([x, y], dim=-1)
+
+
+def places_in_brain(images: Images, generator: torch.Generator, tries: int = 12) -> torch.Tensor:
+    """A point inside each head, [n, 2] as fractions: within the central ellipse and on tissue."""
+    n = len(images)
+    radius = torch.rand(n, tries, generator=generator).sqrt()
+    angle = torch.rand(n, tries, generator=generator) * 2 * math.pi
+    points = torch.stack([0.5 + 0.30 * radius * angle.cos(), 0.47 + 0.32 * radius * angle.sin()], dim=-1)
+    smooth = functional.avg_pool2d(images, 5, stride=1, padding=2)
+    values = functional.grid_sample(smooth, (points * 2 - 1)[:, None], align_corners=False)[:, 0, 0]
+    first = (values > 2 * BACKGROUND).float().argmax(dim=1)  # the first try on tissue, or the first of all
+    return points[torch.arange(n), first]
+
+
+def paste(
+    heads: Images, donors: Images, boxes: torch.Tensor, places: torch.Tensor, generator: torch.Generator
+) -> Images:
+    """The content of each donor's box, turned, scaled, flipped and re-levelled, at `places` of the heads.
+
+    The seam is a feathered, irregular ellipse; the donor's surroundings are matched in level to the head's, and one
+    lesion in four has its contrast turned round, since a tumour may be brighter or darker than the tissue around it.
+    """
+    n, size = len(heads), heads.shape[-1]
+    angle = _uniform(n, -math.pi, math.pi, generator)
+    zoom = _uniform(n, 0.75, 1.4, generator)
+    flip = 1 - 2 * _chosen(n, 0.5, generator).float()
+    offset = _pixel_grid(size)[None] - places[:, None, None, :]
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    x, y = offset[..., 0], offset[..., 1]
+    turned = torch.stack([flip[:, None, None] * (cos * x + sin * y), cos * y - sin * x], dim=-1)
+    turned = turned / zoom[:, None, None, None]
+    moved = functional.grid_sample(
+        donors, (turned + boxes[:, None, None, :2]) * 2 - 1, align_corners=False, padding_mode="border"
+    )
+    half = (boxes[:, 2:] / 2).clamp(min=0.03)
+    radius = (turned / (1.15 * half[:, None, None, :])).norm(dim=-1)[:, None]
+    radius = radius + 0.10 * _noise_field(n, size, 10, generator)
+    mask = torch.sigmoid((1 - radius) / 0.07)
+    ring = ((radius > 1) & (radius < 1.6)).float()
+    weight = ring.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
+    level_there = (moved * ring).sum(dim=(1, 2, 3), keepdim=True) / weight
+    level_here = (heads * ring).sum(dim=(1, 2, 3), keepdim=True) / weight
+    gain = _as_column(_uniform(n, 0.7, 1.5, generator)) * level_here.clamp(0.2, 0.6) / level_there.clamp(0.15, 0.8)
+    sign = _as_column(1 - 2 * _chosen(n, 0.25, generator).float())
+    content = level_here + sign * gain * (moved - level_there)
+    return (heads * (1 - mask) + content.clamp(0, 1) * mask).clamp(0, 1)
+
+
+def simulate_lesions(heads: Images, places: torch.Tensor, generator: torch.Generator) -> Images:
+    """A mass in every head: bright, dark or ring-like, irregular, in half of them with oedema around it."""
+    n, size = len(heads), heads.shape[-1]
+    angle = _uniform(n, 0, math.pi, generator)[:, None, None]
+    offset = _pixel_grid(size)[None] - places[:, None, None, :]
+    x, y = offset[..., 0], offset[..., 1]
+    along, across = angle.cos() * x + angle.sin() * y, angle.cos() * y - angle.sin() * x
+    length = _uniform(n, 0.05, 0.17, generator)[:, None, None]
+    ratio = _uniform(n, 0.6, 1.0, generator)[:, None, None]
+    radius = torch.sqrt((along / length) ** 2 + (across / (length * ratio)) ** 2)[:, None]
+    radius = radius + 0.16 * _noise_field(n, size, 9, generator)
+    edge = _as_column(_uniform(n, 0.05, 0.2, generator))
+    body = torch.sigmoid((1 - radius) / edge)
+    thickness = _as_column(_uniform(n, 0.2, 0.45, generator))
+    core = torch.sigmoid((1 - thickness - radius) / edge)
+    ring_like = _as_column(_chosen(n, 0.45, generator).float())
+    sign = _as_column(1 - 2 * _chosen(n, 0.3, generator).float())
+    strength = _as_column(_uniform(n, 0.18, 0.6, generator))
+    inner = _as_column(_uniform(n, -0.4, 0.5, generator))  # the core of a ring, as a share of the rim
+    swell = torch.sigmoid((_as_column(_uniform(n, 1.5, 2.3, generator)) - radius) / 0.25)
+    oedema = _as_column(_chosen(n, 0.5, generator).float() * _uniform(n, -0.15, 0.25, generator))
+    texture = 1 + 0.25 * _noise_field(n, size, 24, generator)
+    tissue = (heads > BACKGROUND).float()
+    added = sign * strength * texture * (body - ring_like * (1 - inner) * core) + oedema * (swell - body).clamp(0)
+    # Inside the mass the anatomy gives way to an even level.
+    level = functional.avg_pool2d(heads, 15, stride=1, padding=7)
+    given_way = heads * (1 - 0.7 * body) + level * 0.7 * body
+    return (given_way + added * tissue).clamp(0, 1)
+
+
+def _place_and_scale(images: Images, settings: Augmentation, generator: torch.Generator) -> Images:
+    n = len(images)
+    angle = _uniform(n, -1, 1, generator) * math.radians(settings.rotate_degrees)
+    grow = (_uniform(n, -1, 1, generator) * math.log1p(settings.scale)).exp()
+    aspect = (_uniform(n, -1, 1, generator) * 0.08).exp()
+    flip = 1 - 2 * _chosen(n, settings.flip, generator).float()
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0], theta[:, 0, 1] = flip * angle.cos() * grow * aspect, -angle.sin() * grow
+    theta[:, 1, 0], theta[:, 1, 1] = flip * angle.sin() * grow, angle.cos() * grow / aspect
+    theta[:, :, 2] = (torch.rand(n, 2, generator=generator) * 2 - 1) * 2 * settings.shift
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, align_corners=False)
+
+
+def _remap(images: Images, generator: torch.Generator, knots: int = 7) -> Images:
+    """A random curve of intensity through `knots` levels, black kept black: the look of another contrast."""
+    n = len(images)
+    curve = torch.rand(n, knots, generator=generator)
+    curve = 0.35 * torch.linspace(0, 1, knots) + 0.65 * curve
+    curve[:, 0] = 0
+    position = images.flatten(1) * (knots - 1)
+    low = position.floor().clamp(0, knots - 2).long()
+    share = position - low
+    value = curve.gather(1, low) * (1 - share) + curve.gather(1, low + 1) * share
+    return value.view_as(images).clamp(0, 1)
+
+
+def _invert(images: Images) -> Images:
+    """The head's intensities turned round, the air kept black."""
+    tissue = torch.sigmoid((images - BACKGROUND) / 0.015)
+    return (1 - images) * tissue
+
+
+def _soften(images: Images, settings: Augmentation, generator: torch.Generator) -> Images:
+    n, size = len(images), images.shape[-1]
+    blurred = functional.avg_pool2d(images, 3, stride=1, padding=1)
+    images = torch.where(_as_column(_chosen(n, settings.blur, generator)), blurred, images)
+    low = _as_column(_chosen(n, settings.low_resolution, generator))
+    coarse = functional.interpolate(images, scale_factor=0.5, mode="area")
+    return torch.where(low, functional.interpolate(coarse, size=(size, size), mode="bilinear"), images)
+
+
+def augment(images: Images, settings: Augmentation, generator: torch.Generator) -> Images:
+    """Geometry, contrast, bias field, resolution and noise: [n, 1, s, s] in [0, 1] → the same."""
+    n, size = len(images), images.shape[-1]
+    images = _place_and_scale(images, settings, generator)
+    images = torch.where(_as_column(_chosen(n, settings.remap, generator)), _remap(images, generator), images)
+    images = torch.where(_as_column(_chosen(n, settings.invert, generator)), _invert(images), images)
+    gamma = (_uniform(n, -1, 1, generator) * settings.gamma).exp()
+    images = images.clamp(0, 1) ** _as_column(gamma)
+    field = _noise_field(n, size, 3, generator).clamp(-1, 1)
+    images = images * (field * _as_column(_uniform(n, 0, settings.bias_field, generator))).exp()
+    images = images * _as_column(_uniform(n, 0.75, 1.2, generator))
+    images = _soften(images, settings, generator)
+    deviation = _as_column(_uniform(n, 0, 1, generator) ** 2 * settings.noise)
+    return (images + torch.randn(images.shape, generator=generator) * deviation).clamp(0, 1)

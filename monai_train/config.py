@@ -1,0 +1,108 @@
+"""TrainConfig: everything a training run depends on, validated at start and kept in every checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from worker.errors import StartError
+
+CLASS_NAMES = ("glioma", "meningioma", "pituitary", "notumor")
+NO_TUMOUR = CLASS_NAMES.index("notumor")
+ANY_TUMOUR = len(CLASS_NAMES)  # the label of a picture that shows a tumour of unknown kind
+ALIASES = {
+    **dict.fromkeys(("no", "none", "normal", "no_tumor", "no_tumour", "notumour"), "notumor"),
+    **dict.fromkeys(("yes", "tumour"), "tumor"),
+}
+
+
+def label_index(label: str) -> int:
+    """The class of a truth label: 0-3, or ANY_TUMOUR for `tumor`. StartError for a word that is none of these."""
+    word = ALIASES.get(label.strip().lower(), label.strip().lower())
+    if word == "tumor":
+        return ANY_TUMOUR
+    if word in CLASS_NAMES:
+        return CLASS_NAMES.index(word)
+    raise StartError("unknown-label", f"label {label!r} is none of {', '.join(CLASS_NAMES)}, tumor")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Shares(_Strict):
+    """What a batch is made of; the shares are normalised to 1.
+
+    Contrast is confounded with class in the public data: tumours are T1c, heads without are T2 and FLAIR. The made
+    pictures break that tie, and each has a control of the other class so that the seam itself says nothing.
+    """
+
+    tumour: float = Field(0.42, ge=0)  # as it is
+    mirrored_tumour: float = Field(0.05, ge=0)  # the tumour copied to the other side too: symmetry says nothing
+    pasted_lesion: float = Field(0.10, ge=0)  # a training patient's tumour in a head without one
+    simulated_lesion: float = Field(0.08, ge=0)  # a bright, dark or ring-like mass in a head of any contrast
+    no_tumour: float = Field(0.23, ge=0)  # as it is
+    tumour_removed: float = Field(0.08, ge=0)  # the other hemisphere mirrored over the tumour
+    pasted_tissue: float = Field(0.04, ge=0)  # the control of pasted_lesion: ordinary tissue with the same seam
+
+
+class Augmentation(_Strict):
+    """Probabilities and ranges of the random transforms (training only)."""
+
+    flip: float = Field(0.5, ge=0, le=1)
+    rotate_degrees: float = Field(18, ge=0, le=180)
+    scale: float = Field(0.18, ge=0, lt=1)
+    shift: float = Field(0.06, ge=0, lt=1)
+    gamma: float = Field(0.5, ge=0)  # natural logarithm of the strongest exponent
+    bias_field: float = Field(0.35, ge=0)  # natural logarithm of the strongest gain
+    invert: float = Field(0.12, ge=0, le=1)
+    remap: float = Field(0.18, ge=0, le=1)  # a random smooth curve of intensity: another contrast
+    noise: float = Field(0.06, ge=0)  # strongest standard deviation, of a range of 1
+    blur: float = Field(0.2, ge=0, le=1)
+    low_resolution: float = Field(0.15, ge=0, le=1)
+
+
+class TrainConfig(_Strict):
+    """One training run. `external` names data sets that are never trained on."""
+
+    network: str = "resnet18-slim"
+    epochs: int = Field(40, ge=1)
+    samples_per_epoch: int = Field(4000, ge=1)
+    batch: int = Field(64, ge=2)
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    ema_decay: float = Field(0.995, ge=0, lt=1)
+    warm_up: float = Field(0.15, gt=0, lt=1)  # share of the steps in which the one-cycle rate rises
+    patience: int | None = Field(None, ge=1)  # epochs without a better validation figure before stopping
+    mixed_precision: bool = True
+    seed: int = 7
+    threads: int = Field(2, ge=1)
+    device: str = "cpu"
+    external: tuple[str, ...] = ("navoneel",)
+    test_share: float = Field(0.2, gt=0, lt=1)
+    validation_share: float = Field(0.12, gt=0, lt=1)
+    shares: Shares = Shares()
+    augmentation: Augmentation = Augmentation()
+
+
+def read_config(path: Path | None, **overrides: object) -> TrainConfig:
+    """The configuration of a JSON file (defaults where absent) with overrides that are not None.
+
+    Raises StartError with the offending key for anything that does not fit.
+    """
+    try:
+        stored = json.loads(path.read_text()) if path else {}
+        given = {key: value for key, value in overrides.items() if value is not None}
+        return TrainConfig.model_validate({**stored, **given})
+    except OSError as error:
+        raise StartError("unreadable-config", f"cannot read {path}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise StartError("invalid-config", f"{path} is not JSON: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise StartError("invalid-config", f"training configuration, {key}: {first['msg']}") from error

@@ -1,0 +1,103 @@
+"""Networks by name, each a MONAI definition that the bundle keeps, seen through one interface: logits, features, maps.
+
+Every network ends in global average pooling and one linear layer, so that the linear layer applied at every position
+is an exact class activation map (docs/bundle.md).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from monai.networks import nets
+from torch import nn
+
+from worker.errors import StartError
+
+Definition = Mapping[str, Any]
+
+
+class Outputs(NamedTuple):
+    """logits [n, classes] before temperature; features [n, F]; maps [n, classes, h, w]."""
+
+    logits: torch.Tensor
+    features: torch.Tensor
+    maps: torch.Tensor
+
+
+def _resnet(block: str, layers: list[int], width: int) -> dict[str, Any]:
+    return {
+        "_target_": "monai.networks.nets.ResNet",
+        "block": block,
+        "layers": layers,
+        "block_inplanes": [width, 2 * width, 4 * width, 8 * width],
+        "spatial_dims": 2,
+        "n_input_channels": 1,
+        "conv1_t_stride": 2,
+        "bias_downsample": False,
+    }
+
+
+def _densenet(blocks: list[int]) -> dict[str, Any]:
+    return {
+        "_target_": "monai.networks.nets.DenseNet",
+        "block_config": blocks,
+        "spatial_dims": 2,
+        "in_channels": 1,
+    }
+
+
+DEFINITIONS: dict[str, dict[str, Any]] = {
+    "resnet18": _resnet("basic", [2, 2, 2, 2], 64),
+    "resnet18-slim": _resnet("basic", [2, 2, 2, 2], 32),  # 2.8 million weights: a quarter of the time and size
+    "resnet34": _resnet("basic", [3, 4, 6, 3], 64),
+    "resnet50": _resnet("bottleneck", [3, 4, 6, 3], 64),
+    "densenet121": _densenet([6, 12, 24, 16]),
+    "densenet169": _densenet([6, 12, 32, 32]),
+    "se-resnet50": {"_target_": "monai.networks.nets.SEResNet50", "spatial_dims": 2, "in_channels": 1},
+}
+_CLASSES_ARGUMENT = {"ResNet": "num_classes", "DenseNet": "out_channels", "SEResNet50": "num_classes"}
+
+
+def network_definition(name: str, classes: int) -> dict[str, Any]:
+    """The MONAI `network_def` of a named network. StartError, with the nearest name, for one that is not known."""
+    if name not in DEFINITIONS:
+        near = difflib.get_close_matches(name, DEFINITIONS, 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(DEFINITIONS)}"
+        raise StartError("unknown-network", f"no network is called {name!r}{hint}")
+    definition = DEFINITIONS[name]
+    return {**definition, _CLASSES_ARGUMENT[definition["_target_"].rsplit(".", 1)[1]]: classes}
+
+
+class Classifier(nn.Module):
+    """A MONAI network with its pooled features and activation maps; `net` holds the weights the bundle keeps."""
+
+    def __init__(self, definition: Definition) -> None:
+        super().__init__()
+        target = str(definition["_target_"]).rsplit(".", 1)[1]
+        if target not in _CLASSES_ARGUMENT:
+            raise StartError("unknown-network", f"the definition's target {target!r} is not supported")
+        arguments = {key: value for key, value in definition.items() if key != "_target_"}
+        self.net: nn.Module = getattr(nets, target)(**arguments)
+        self._target = target
+
+    def _spatial(self, image: torch.Tensor) -> tuple[torch.Tensor, nn.Linear]:
+        """The last feature map [n, F, h, w] and the linear layer that reads its mean."""
+        net: Any = self.net
+        if self._target == "ResNet":
+            stem = net.maxpool(net.act(net.bn1(net.conv1(image))))
+            return net.layer4(net.layer3(net.layer2(net.layer1(stem)))), net.fc
+        if self._target == "DenseNet":
+            return net.class_layers.relu(net.features(image)), net.class_layers.out
+        spatial = net.layer4(net.layer3(net.layer2(net.layer1(net.layer0(image)))))
+        return spatial, net.last_linear
+
+    def forward(self, image: torch.Tensor) -> Outputs:
+        """image float32 [n, 1, size, size] in the scale that preprocessing gives."""
+        spatial, linear = self._spatial(image)
+        features = spatial.mean(dim=(2, 3))
+        weight = linear.weight[:, :, None, None]
+        maps = nn.functional.conv2d(spatial, weight, linear.bias)
+        return Outputs(linear(features), features, maps)

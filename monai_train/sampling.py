@@ -1,0 +1,110 @@
+"""Which picture of which recipe goes into a batch, and how a made picture is made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from monai_train.augment import augment, paste, places_in_brain, simulate_lesions
+from monai_train.config import ANY_TUMOUR, NO_TUMOUR, TrainConfig
+from monai_train.dataset import Pictures
+from monai_train.mirror import Mirrors, mirrored
+from worker.errors import StartError
+
+_FEWEST = 2  # pictures a class
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Sampler:
+    """Draws whole batches from the training pictures."""
+
+    pictures: Pictures
+    mirrors: Mirrors
+    weights: torch.Tensor  # [n], balanced over patients, copies of a picture and tumour classes
+    config: TrainConfig
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """images float32 [size, 1, s, s] in [0, 1] and labels int64 [size], some of them ANY_TUMOUR."""
+        recipes = list(self.config.shares.model_dump().items())
+        wanted = torch.tensor([self._possible(name) * share for name, share in recipes])
+        drawn = torch.multinomial(wanted, size, replacement=True, generator=generator).bincount(minlength=len(recipes))
+        parts = [
+            self._make(name, int(count), generator) for (name, _), count in zip(recipes, drawn, strict=True) if count
+        ]
+        images = augment(torch.cat([part[0] for part in parts]), self.config.augmentation, generator)
+        return images, torch.cat([part[1] for part in parts])
+
+    def _possible(self, recipe: str) -> float:
+        if recipe in ("mirrored_tumour", "tumour_removed"):
+            return float(len(self.mirrors.index) > 0)
+        if recipe == "pasted_lesion":
+            return float(bool(self.pictures.boxes.isfinite().any()))
+        return 1.0
+
+    def _draw(self, allowed: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.multinomial(self.weights * allowed, count, replacement=True, generator=generator)
+
+    def _images(self, index: torch.Tensor) -> torch.Tensor:
+        return self.pictures.pixels[index].float() / 255
+
+    def _heads(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Heads without a tumour, of every contrast: a third of them T1c with the tumour removed."""
+        heads = self._images(self._draw(self.pictures.labels == NO_TUMOUR, count, generator))
+        if len(self.mirrors.index):
+            removed = torch.randint(len(self.mirrors.index), (count,), generator=generator)
+            swapped = torch.rand(count, generator=generator) < 1 / 3
+            heads[swapped] = self.mirrors.removed[removed[swapped]].float() / 255
+        return heads
+
+    def _make(self, recipe: str, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = self.pictures.labels
+        if recipe in ("tumour", "no_tumour"):
+            index = self._draw((labels == NO_TUMOUR) == (recipe == "no_tumour"), count, generator)
+            return self._images(index), labels[index]
+        if recipe in ("mirrored_tumour", "tumour_removed"):
+            chosen = torch.multinomial(self.weights[self.mirrors.index], count, replacement=True, generator=generator)
+            if recipe == "tumour_removed":
+                return self.mirrors.removed[chosen].float() / 255, torch.full((count,), NO_TUMOUR)
+            return self.mirrors.doubled[chosen].float() / 255, labels[self.mirrors.index[chosen]]
+        heads = self._heads(count, generator)
+        places = places_in_brain(heads, generator)
+        if recipe == "simulated_lesion":
+            return simulate_lesions(heads, places, generator), torch.full((count,), ANY_TUMOUR)
+        if recipe == "pasted_lesion":
+            index = self._draw(self.pictures.boxes.isfinite().all(dim=1), count, generator)
+            made = paste(heads, self._images(index), self.pictures.boxes[index], places, generator)
+            return made, torch.full((count,), ANY_TUMOUR)
+        donors = self._heads(count, generator)
+        extent = 0.08 + 0.14 * torch.rand(count, 2, generator=generator)
+        boxes = torch.cat([places_in_brain(donors, generator), extent], dim=1)
+        return paste(heads, donors, boxes, places, generator), torch.full((count,), NO_TUMOUR)
+
+
+def make_sampler(pictures: Pictures, chosen: Sequence[int], config: TrainConfig, names: Sequence[str]) -> Sampler:
+    """The sampler over the chosen pictures. StartError for a class with fewer than two pictures."""
+    usable = [i for i in chosen if not pictures.rows[i].in_conflict]
+    training = pictures.select(usable)
+    held = Counter(training.labels.tolist())
+    for index, name in enumerate(names):
+        if held[index] < _FEWEST:
+            raise StartError("empty-class", f"class {name} has {held[index]} training pictures; {_FEWEST} are needed")
+    return Sampler(training, mirrored(training.pixels, training.boxes), _weights(training), config)
+
+
+def _weights(pictures: Pictures) -> torch.Tensor:
+    """Every tumour class as likely; within a class a patient by the root of their pictures, copies sharing one's."""
+    rows = pictures.rows
+    copies = Counter((row.picture_group, row.label) for row in rows)
+    patients = {key: set[str]() for key in {(row.patient_group, row.label) for row in rows}}
+    for row in rows:
+        patients[row.patient_group, row.label].add(row.picture_group)
+    weights = torch.tensor(
+        [len(patients[row.patient_group, row.label]) ** -0.5 / copies[row.picture_group, row.label] for row in rows]
+    )
+    for label in pictures.labels.unique():
+        of_label = pictures.labels == label
+        weights[of_label] /= weights[of_label].sum()
+    return weights
