@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from datetime import datetime, timedelta, timezone
+from io import BytesIO
 from typing import Any
 
 import numpy as np
-from pydicom import Dataset
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
 from worker.dicom import derive_uid
@@ -43,14 +48,17 @@ MODEL = ModelIdentity(
     limits="Trained on contrast-enhanced T1 slices of adults; other contrasts are outside what it learned.",
 )
 CREATED_AT = datetime(2026, 11, 21, 9, 30, 15, 123000, tzinfo=timezone(timedelta(hours=1)))
-REPORT_UIDS = {
-    "series_instance_uid": derive_uid("test", "report series"),
-    "sop_instance_uid": derive_uid("test", "report"),
+# What the builders take beside the result, the model and the sources.
+ARGUMENTS: dict[str, Any] = {
+    "series_instance_uid": derive_uid("test", "our series"),
+    "sop_instance_uid": derive_uid("test", "our object"),
+    "created_at": CREATED_AT,
+    "worker_version": "0.1.0",
 }
 
 
 def source_headers(count: int = 8, **attributes: Any) -> list[Dataset]:
-    """Headers of `count` MR images of one series; `attributes` are set on each, None removes one."""
+    """Headers of `count` MR images of one series; `attributes` are set on each, None leaves one out."""
     return [_header(MRImageStorage, number, attributes) for number in range(1, count + 1)]
 
 
@@ -141,6 +149,16 @@ def _header(sop_class_uid: str, number: int, attributes: dict[str, Any]) -> Data
         **attributes,
     }
     for keyword, value in values.items():
-        if value is not None:
+        if isinstance(value, str | bytes):  # as they are, malformed ones too; text as UTF-8
+            raw = value if isinstance(value, bytes) else value.encode()
+            raw += b" " * (len(raw) % 2)
+            tag = Tag(keyword)
+            ds[tag] = RawDataElement(tag, dictionary_VR(tag), len(raw), raw, 0, False, True)
+        elif value is not None:
             setattr(ds, keyword, value)
-    return ds
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of character sets that do not exist
+        file = BytesIO()
+        dcmwrite(file, ds, implicit_vr=False, little_endian=True)
+        file.seek(0)
+        return dcmread(file, force=True)  # values are decoded when they are asked for, as from a real file

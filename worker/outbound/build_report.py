@@ -41,6 +41,8 @@ def build_report(
     Raises ValueError for no sources, a naive time or a result that names an image which is not among the sources.
     Source: IHE RAD AI Results; PS3.16 TID 1500, 1501, 300, 4019.
     """
+    if not {one.sop_instance_uid for one in result.slices} <= {source.SOPInstanceUID for source in sources}:
+        raise ValueError("the result names an image that is not among the sources")  # highdicom would name it
     found = _found(result, model)
     groups = [_series_group(result, model, found, sop_instance_uid)]
     if found is not None:

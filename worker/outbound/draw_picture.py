@@ -73,7 +73,7 @@ def _draw_classified(
 ) -> None:
     title = model.class_named(label).title
     certainty = _percent(result.probabilities[label])
-    room = 580 - round(draw.textlength(certainty, _font(36)))
+    room = 560 - round(draw.textlength(certainty, _font(36)))
     end = _line(draw, (20, 74), title, 36, _INK, room)
     draw.text((end + 20, 74), certainty, _INK, _font(36), anchor="lm")
     others = sorted(model.classes, key=lambda one: -result.probabilities[one.name])

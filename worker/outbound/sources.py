@@ -6,7 +6,6 @@ object invalid or stop it; a value that is valid is kept as it is.
 
 from __future__ import annotations
 
-import logging
 import re
 import unicodedata
 import warnings
@@ -26,9 +25,6 @@ from worker.values import Code, ModelIdentity
 RESEARCH_USE = "AI, unverified, research use only"
 
 CodeTriple = tuple[str, str, str]  # value, scheme, meaning
-
-# highdicom logs SOP Instance UIDs at INFO (architecture, invariant 6).
-logging.getLogger("highdicom").setLevel(logging.WARNING)
 
 
 def coded(code: Code | CodeTriple) -> CodedEntry:

@@ -1,0 +1,79 @@
+"""Report, picture and key images before judges that others wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset, dcmread
+
+from tests.testbed import results, validators
+from tests.testbed.phantom import MALFORMED_PATIENT
+from worker.outbound.build_images import build_key_objects, build_picture
+from worker.outbound.build_report import build_report
+from worker.values import SeriesResult
+
+CLEAN = results.source_headers()
+MALFORMED = results.source_headers(**MALFORMED_PATIENT)
+ENHANCED = results.enhanced_header(**MALFORMED_PATIENT)
+JAPANESE = results.source_headers(SpecificCharacterSet="ISO_IR 192", PatientName="Yamada^Tarou=山田^太郎=やまだ^たろう")
+
+CASES: dict[str, tuple[SeriesResult, list[Dataset], bool]] = {
+    "a tumour": (results.classified(CLEAN), CLEAN, True),
+    "no tumour, as Comprehensive SR": (results.classified(MALFORMED, "notumor"), MALFORMED, False),
+    "not assessed": (results.not_assessed(MALFORMED), MALFORMED, True),
+    "Enhanced MR": (results.classified(ENHANCED, "pituitary"), ENHANCED, True),
+    "a Japanese name": (results.classified(JAPANESE), JAPANESE, True),
+}
+case = pytest.mark.parametrize("name", CASES)
+
+
+def need(judge: validators.Judge) -> None:
+    if reason := validators.missing(judge):
+        pytest.skip(reason)
+
+
+def saved(ds: Dataset, path: Path) -> Path:
+    ds.save_as(path, enforce_file_format=True)
+    return path
+
+
+def report_of(name: str) -> Dataset:
+    result, sources, comprehensive_3d = CASES[name]
+    return build_report(result, results.MODEL, sources, comprehensive_3d=comprehensive_3d, **results.ARGUMENTS)
+
+
+@case
+@pytest.mark.parametrize("judge", validators.REPORT_JUDGES, ids=lambda judge: judge.__name__)
+def test_report_has_no_error(name: str, judge: validators.Judge, tmp_path: Path) -> None:
+    need(judge)
+    assert judge(saved(report_of(name), tmp_path / "report.dcm")) == []
+
+
+@case
+def test_picture_has_no_error(name: str, tmp_path: Path) -> None:
+    need(validators.dciodvfy)
+    result, sources, _ = CASES[name]
+    picture = build_picture(result, results.MODEL, sources, **results.ARGUMENTS)
+    assert validators.dciodvfy(saved(picture, tmp_path / "picture.dcm")) == []
+
+
+@pytest.mark.parametrize("name", ["a tumour", "Enhanced MR"])
+@pytest.mark.parametrize("judge", [validators.dciodvfy, validators.dsrdump], ids=lambda judge: judge.__name__)
+def test_key_images_have_no_error(name: str, judge: validators.Judge, tmp_path: Path) -> None:
+    need(judge)
+    result, sources, _ = CASES[name]
+    selection = build_key_objects(result, results.MODEL, sources, **results.ARGUMENTS)
+    assert judge(saved(selection, tmp_path / "key-images.dcm")) == []
+
+
+@pytest.mark.parametrize("judge", validators.REPORT_JUDGES, ids=lambda judge: judge.__name__)
+def test_judge_sees_a_fault(judge: validators.Judge, tmp_path: Path) -> None:
+    """A judge that passes everything would prove nothing."""
+    need(judge)
+    path = saved(report_of("a tumour"), tmp_path / "report.dcm")
+    ds = dcmread(path)
+    del ds.CompletionFlag
+    ds.ContentSequence[-3].ConceptCodeSequence[0].CodeValue = "not in CID 100"
+    del ds.ContentSequence[-1].ContentSequence[0].ContentSequence[1].UID
+    assert judge(saved(ds, tmp_path / "faulty.dcm")) != []
