@@ -262,7 +262,8 @@ class InstanceKeeper:
             folders.update((final.parent.parent, final.parent.parent.parent))
         # Named before the row exists: a crash in between leaves a file without a row, and the peer, which got no
         # answer, sends again.
-        os.replace(waiting.temporary, final)
+        if waiting.temporary.exists():  # else an attempt whose transaction failed has named it already
+            os.replace(waiting.temporary, final)
         folders.add(final.parent)
         store.add_instance(session, waiting.new, self._clock())
         return Outcome.STORED

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select
+
+from tests.testbed.instances import NOON, encoded, mr_instance, received
+from worker import dicom
+from worker.errors import RefusedInstance
+from worker.inbound import instances
+from worker.inbound.instances import InstanceKeeper, Outcome, describe, instance_path
+from worker.store import Store
+from worker.tables import InstanceRow, SeriesRow
+
+
+@pytest.fixture
+def keeper(database: Store, tmp_path: Path) -> Iterator[InstanceKeeper]:
+    keeper = InstanceKeeper(database, tmp_path / "data", lambda: NOON, minimum_free_bytes=0)
+    yield keeper
+    keeper.close()
+
+
+def _rows(database: Store) -> list[InstanceRow]:
+    with database.read() as session:
+        return list(session.scalars(select(InstanceRow)))
+
+
+def _files(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+
+
+def test_bytes_are_kept_as_sent(database: Store, keeper: InstanceKeeper, tmp_path: Path) -> None:
+    ds = mr_instance()
+    assert keeper.keep(received(ds)) is Outcome.STORED
+    [row] = _rows(database)
+    assert (tmp_path / "data" / row.path).read_bytes() == encoded(ds)
+    assert _files(tmp_path) == [tmp_path / "data" / row.path]
+
+
+def test_repeated_instance_changes_nothing(database: Store, keeper: InstanceKeeper, tmp_path: Path) -> None:
+    keeper.keep(received(mr_instance()))
+    before = _files(tmp_path)
+    assert keeper.keep(received(mr_instance())) is Outcome.REPEATED
+    assert _files(tmp_path) == before
+    assert len(_rows(database)) == 1
+
+
+def test_the_first_of_two_contents_stays(database: Store, keeper: InstanceKeeper, tmp_path: Path) -> None:
+    keeper.keep(received(mr_instance()))
+    assert keeper.keep(received(mr_instance(PatientID="another"))) is Outcome.CONFLICTING
+    [row] = _rows(database)
+    assert (tmp_path / "data" / row.path).read_bytes() == encoded(mr_instance())
+
+
+def test_many_at_once_are_each_kept_once(database: Store, keeper: InstanceKeeper) -> None:
+    many = [received(mr_instance(number)) for number in range(1, 21)] * 2
+    with ThreadPoolExecutor(16) as pool:
+        outcomes = list(pool.map(keeper.keep, many))
+    assert sorted(outcomes) == [Outcome.REPEATED] * 20 + [Outcome.STORED] * 20
+    assert len(_rows(database)) == 20
+    with database.read() as session:
+        assert len(session.scalars(select(SeriesRow)).all()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"StudyInstanceUID": None}, "invalid-uid"),
+        ({"SeriesInstanceUID": ""}, "invalid-uid"),
+        ({"SeriesInstanceUID": "../../etc/passwd"}, "invalid-uid"),
+        ({"SOPInstanceUID": "1." * 40 + "1"}, "invalid-uid"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI", "ignore:The value length")
+def test_a_dataset_without_usable_uids_is_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RefusedInstance) as refused:
+        describe(received(mr_instance(**changes)), instance_path)
+    assert (refused.value.status, refused.value.reason) == (dicom.DATASET_MISMATCH, reason)
+
+
+def test_command_and_dataset_must_name_the_same_instance() -> None:
+    request = received(mr_instance(1))
+    other = instances.Received(
+        request.affected_sop_class_uid, "1.2.3.4", request.transfer_syntax_uid, request.encoded, None
+    )
+    with pytest.raises(RefusedInstance) as refused:
+        describe(other, instance_path)
+    assert (refused.value.status, refused.value.reason) == (dicom.DATASET_MISMATCH, "uid-mismatch")
+
+
+@pytest.mark.parametrize("cut", [140, 400])
+def test_a_dataset_that_does_not_parse_is_refused_and_leaves_no_file(
+    keeper: InstanceKeeper, tmp_path: Path, cut: int
+) -> None:
+    request = received(mr_instance())
+    broken = instances.Received(
+        request.affected_sop_class_uid,
+        request.affected_sop_instance_uid,
+        request.transfer_syntax_uid,
+        request.encoded[:cut],
+        None,
+    )
+    with pytest.raises(RefusedInstance) as refused:
+        keeper.keep(broken)
+    assert refused.value.status in (dicom.CANNOT_UNDERSTAND, dicom.DATASET_MISMATCH)
+    assert _files(tmp_path) == []
+
+
+@given(noise=st.binary(max_size=400))
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_any_bytes_end_in_a_status(noise: bytes) -> None:
+    request = received(mr_instance())
+    hostile = instances.Received(
+        request.affected_sop_class_uid,
+        request.affected_sop_instance_uid,
+        request.transfer_syntax_uid,
+        request.encoded[:200] + noise,
+        None,
+    )
+    with pytest.raises(RefusedInstance):
+        describe(hostile, instance_path)
+
+
+@given(st.text(), st.text())
+def test_a_path_stays_inside_whatever_the_uid(series: str, instance: str) -> None:
+    path = instance_path(series.encode("utf-8", "replace").decode(), instance.encode("utf-8", "replace").decode())
+    assert ".." not in path
+    assert path.startswith("instances/")
+    assert path.count("/") == 3
+
+
+def test_no_space_is_0xa700_and_leaves_no_file(database: Store, tmp_path: Path) -> None:
+    keeper = InstanceKeeper(database, tmp_path / "data", lambda: NOON, minimum_free_bytes=1 << 60)
+    with pytest.raises(RefusedInstance) as refused:
+        keeper.keep(received(mr_instance()))
+    keeper.close()
+    assert refused.value.status == dicom.OUT_OF_RESOURCES
+    assert _files(tmp_path) == []
+    assert _rows(database) == []
+
+
+def test_a_write_that_fails_half_way_leaves_no_file(
+    database: Store, keeper: InstanceKeeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(instances.os, "fsync", full)
+    with pytest.raises(RefusedInstance) as refused:
+        keeper.keep(received(mr_instance()))
+    assert refused.value.status == dicom.OUT_OF_RESOURCES
+    assert _files(tmp_path) == []
+    assert _rows(database) == []
+
+
+def test_answer_comes_only_after_file_and_row_are_durable(
+    database: Store, keeper: InstanceKeeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    real_fsync, real_replace = instances.os.fsync, instances.os.replace
+    monkeypatch.setattr(instances.os, "fsync", lambda fd: (order.append("fsync"), real_fsync(fd))[1])
+    monkeypatch.setattr(instances.os, "replace", lambda a, b: (order.append("replace"), real_replace(a, b))[1])
+    keeper.keep(received(mr_instance()))
+    # the file, then its name, then the folders that hold the name
+    assert order[:3] == ["fsync", "replace", "fsync"]
+    assert len(_rows(database)) == 1
+
+
+def test_one_fault_in_a_batch_harms_one_instance(
+    database: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = InstanceKeeper(database, tmp_path / "data", lambda: NOON, minimum_free_bytes=0)
+    gate = threading.Event()
+    real = instances.store.add_instance
+    poison = received(mr_instance(3))
+
+    def add(session: Any, new: Any, now: Any) -> Any:
+        gate.wait(5)
+        if new.sop_instance_uid == poison.affected_sop_instance_uid:
+            raise RuntimeError("poison")
+        return real(session, new, now)
+
+    monkeypatch.setattr(instances.store, "add_instance", add)
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(keeper.keep, received(mr_instance(number))) for number in range(1, 7)]
+        gate.set()
+        faults = [future.exception() for future in futures]
+    keeper.close()
+    assert [fault is not None for fault in faults] == [False, False, True, False, False, False]
+    assert len(_rows(database)) == 5
+
+
+def test_leftovers_of_a_killed_receiver_are_removed(tmp_path: Path) -> None:
+    incoming = tmp_path / "instances" / "incoming"
+    incoming.mkdir(parents=True)
+    (incoming / "999999999-dead").write_bytes(b"half")
+    assert instances.remove_leftovers(tmp_path) == 1
+    assert list(incoming.iterdir()) == []

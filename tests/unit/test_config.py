@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worker.config import Settings, load_settings
+from worker.errors import StartError
+
+
+def _load(tmp_path: Path, text: str) -> Settings:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    return load_settings(file)
+
+
+def test_the_shipped_file_holds_only_known_keys_and_the_defaults() -> None:
+    shipped = load_settings(Path(__file__).parents[2] / "config.toml")
+    assert shipped.receive == Settings().receive.model_copy(update={"allowed_peers": ()})
+    assert shipped.eligibility == Settings().eligibility
+
+
+def test_every_commented_key_of_the_shipped_file_is_known_and_has_its_default(tmp_path: Path) -> None:
+    shipped = (Path(__file__).parents[2] / "config.toml").read_text()
+    lines = [line.removeprefix("# ") for line in shipped.splitlines() if " = " in line or "[" in line[:4]]
+    settings = _load(tmp_path, "\n".join(line for line in lines if "bundle =" not in line and "override" not in line))
+    plain = Settings()
+    assert settings.receive == plain.receive
+    assert settings.eligibility == plain.eligibility
+    assert settings.worker.model_copy(update={"data_dir": Path("var")}) == plain.worker
+    assert settings.destination[0].name == "pacs"
+
+
+def test_unknown_key_names_the_nearest_known_one(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"unknown key 'receive.prot' \(did you mean 'port'\?\)"):
+        _load(tmp_path, "[receive]\nprot = 1")
+
+
+def test_unknown_section_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"unknown key 'recieve' \(did you mean 'receive'\?\)"):
+        _load(tmp_path, "[recieve]\nport = 1")
+
+
+def test_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER__RECEIVE__PORT", "104")
+    assert _load(tmp_path, "[receive]\nport = 11113\nquiet_seconds = 3").receive.port == 104
+
+
+def test_misspelt_environment_variable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER__RECEIVE__PROT", "104")
+    with pytest.raises(StartError, match="did you mean 'port'"):
+        _load(tmp_path, "")
+
+
+def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
+    settings = _load(tmp_path, '[worker]\ndata_dir = "here"')
+    assert settings.worker.data_dir == tmp_path / "here"
+    assert settings.database.url == f"sqlite:///{tmp_path / 'var/worker.db'}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[receive]\nport = 70000", "receive.port"),
+        ("[worker]\nae_title = 'SEVENTEEN_LETTERS'", "16 ASCII characters"),
+        ("[worker]\nengine = 'onnx'", "worker.engine"),
+        ("[receive", "not valid TOML"),
+        ("[[destination]]\nname = 'a'\nae_title = 'A'\nhost = 'h'", "destination.0.port"),
+        ("[[destination]]\nname='a'\nae_title='A'\nhost='h'\nport=1\n" * 2, "same name"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_key(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(StartError) as error:
+        _load(tmp_path, text)
+    assert said in error.value.detail
+    assert "\n" not in error.value.detail
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="no configuration file"):
+        load_settings(tmp_path / "none.toml")
