@@ -15,17 +15,15 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 import pydicom
 import typer
 from pydicom.errors import InvalidDicomError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from monai_train.grouping import name_groups
@@ -39,6 +37,7 @@ from monai_train.images import (
     read_picture,
 )
 from monai_train.labels import LabelFile, LabelRow, are_in_conflict, folder_label, read_label_file
+from monai_train.pool import map_files
 from monai_train.secondary_capture import secondary_capture
 from worker.errors import StartError
 
@@ -54,7 +53,6 @@ MANIFEST_COLUMNS = (
     "columns",
 )
 DEFAULT_SALT = "monai-train"
-_IN_PROCESS = 64  # fewer images are done before a pool of processes has started
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,7 @@ def convert(
     done.without_row = sum(job.row.extras is None for job in jobs) if files else 0
     try:
         _prepare(out)
-        outcomes = list(_run(jobs, source, out))
+        outcomes = list(map_files(partial(convert_one, source=source, out=out), jobs, "convert"))
         converted = [o for o in outcomes if isinstance(o, Converted)]
         done.rejected += [o for o in outcomes if isinstance(o, Rejected)]
         done.rejected.sort(key=lambda r: r.source)
@@ -226,20 +224,6 @@ def _identity(path: Path, salt: str) -> tuple[tuple[str, str], str]:
     if size > MAXIMUM_PIXELS:
         raise UnreadableImage("too-large", f"more than {MAXIMUM_PIXELS} pixels")
     return uids, "patient-" + hashlib.sha256(f"{salt}\x1f{who}".encode()).hexdigest()[:16] if who else ""
-
-
-def _run(jobs: Sequence[Job], source: Path, out: Path) -> Iterator[Converted | Rejected]:
-    """Do the jobs, in order, on as many processes as there are processors, with a progress bar."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    processes = min(os.cpu_count() or 1, len(jobs) // _IN_PROCESS)
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        if processes < 2:
-            yield from progress.track((convert_one(j, source, out) for j in jobs), len(jobs), description="convert")
-            return
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            n = len(jobs)
-            outcomes = pool.map(convert_one, jobs, [source] * n, [out] * n, chunksize=16)
-            yield from progress.track(outcomes, n, description="convert")
 
 
 def convert_one(job: Job, source: Path, out: Path) -> Converted | Rejected:

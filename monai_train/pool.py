@@ -1,0 +1,34 @@
+"""The same work on many files: on every processor, in order, with a progress bar."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+_WORTH_A_PROCESS = 64  # fewer files are done before another process has started
+
+
+def progress_bar() -> Progress:
+    """A bar on standard error, so that standard output stays a table or JSON."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def map_files(work: Callable[[Item], Outcome], items: Sequence[Item], title: str) -> Iterator[Outcome]:
+    """`work` of every item, in order. Raises BrokenProcessPool where a process was killed."""
+    processes = min(os.cpu_count() or 1, len(items) // _WORTH_A_PROCESS)
+    with progress_bar() as progress:
+        if processes < 2:
+            yield from progress.track(map(work, items), len(items), description=title)
+            return
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            yield from progress.track(pool.map(work, items, chunksize=16), len(items), description=title)
