@@ -25,6 +25,7 @@ PICTURE_SERIES_NUMBER = 9902
 KEY_OBJECTS_SERIES_NUMBER = 9903
 
 
+@source_series.no_warnings()
 def build_picture(
     result: SeriesResult,
     model: ModelIdentity,
@@ -80,6 +81,7 @@ def picture_png(result: SeriesResult, model: ModelIdentity) -> bytes:
     return buffer.getvalue()
 
 
+@source_series.no_warnings()
 def build_key_objects(
     result: SeriesResult,
     model: ModelIdentity,

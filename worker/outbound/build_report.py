@@ -21,6 +21,7 @@ SERIES_NUMBER = 9901  # beyond what scanners count to
 SERIES_DESCRIPTION = "AI brain MRI, unverified, research use"
 
 
+@source_series.no_warnings()
 def build_report(
     result: SeriesResult,
     model: ModelIdentity,
@@ -62,7 +63,7 @@ def build_report(
         series_instance_uid=series_instance_uid,
         series_number=SERIES_NUMBER,
         sop_instance_uid=sop_instance_uid,
-        instance_number=1,
+        instance_number=1 if predecessor is None else int(predecessor.InstanceNumber) + 1,
         is_complete=True,
         is_final=False,
         is_verified=False,

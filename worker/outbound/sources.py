@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +25,13 @@ from worker.values import Code, ModelIdentity
 RESEARCH_USE = "AI, unverified, research use only"
 
 CodeTriple = tuple[str, str, str]  # value, scheme, meaning
+
+
+@contextmanager
+def no_warnings() -> Iterator[None]:
+    """pydicom's warnings quote the value (architecture, invariant 6), and what is wrong with it is mended here."""
+    with warnings.catch_warnings(action="ignore"):
+        yield
 
 
 def coded(code: Code | CodeTriple) -> CodedEntry:
@@ -96,8 +103,8 @@ def stamp(
     ds.update(patient_and_study(source))
     date, time = created_at.strftime("%Y%m%d"), created_at.strftime("%H%M%S.%f")
     ds.TimezoneOffsetFromUTC = created_at.strftime("%z")[:5]
-    ds.InstanceCreationDate = ds.ContentDate = ds.SeriesDate = date
-    ds.InstanceCreationTime = ds.ContentTime = ds.SeriesTime = time
+    ds.InstanceCreationDate = ds.ContentDate = date
+    ds.InstanceCreationTime = ds.ContentTime = time
     ds.SeriesDescription = title
     ds.Manufacturer = long_string(model.manufacturer) or "unknown"
     ds.ManufacturerModelName = "Brain MRI AI worker"
@@ -154,9 +161,7 @@ def _model_equipment(model: ModelIdentity) -> Dataset:
 
 def _text(source: Dataset, keyword: str) -> str:
     """The first value of an attribute as text; empty where it is absent or cannot be read at all."""
-    with warnings.catch_warnings():
-        # pydicom's warnings quote the value (architecture, invariant 6); what is wrong with it is mended here.
-        warnings.simplefilter("ignore")
+    with no_warnings():
         try:
             value: Any = source.get(keyword)
             if isinstance(value, MultiValue | list):

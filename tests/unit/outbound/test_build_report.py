@@ -164,6 +164,7 @@ def test_revision_names_its_predecessor() -> None:
     [study] = second.PredecessorDocumentsSequence
     [item] = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
     assert item.ReferencedSOPInstanceUID == first.SOPInstanceUID
+    assert (first.InstanceNumber, second.InstanceNumber) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -186,3 +187,11 @@ def test_unknown_image_is_refused_without_its_uid() -> None:
 def test_no_sources_are_refused() -> None:
     with pytest.raises(ValueError, match="evidence"):
         report_of(replace(results.not_assessed(SOURCES), slices=()), [])
+
+
+def test_uid_with_leading_zeros_is_kept() -> None:
+    sources = results.source_headers(SeriesInstanceUID="1.2.03.4", StudyInstanceUID="1.2.03", FrameOfReferenceUID="x")
+    report = report_of(results.classified(sources), sources)
+    assert report.StudyInstanceUID == "1.2.03"
+    [study] = report.CurrentRequestedProcedureEvidenceSequence
+    assert study.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.03.4"
