@@ -26,6 +26,7 @@ from pydicom.encaps import generate_fragments
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from worker.dicom import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
@@ -39,7 +40,7 @@ MAXIMUM_DATASET_BYTES = 1 << 30  # of a deflated data set, inflated
 MAXIMUM_ANISOTROPY = 8.0  # a pixel longer than this is a mistake in the header, not a pixel
 _USABLE_SLOPE = (1e-6, 1e6)  # a rescale slope outside is a mistake too, and float32 would lose the picture
 
-_TAGS: list[Any] = [
+_TAGS = [Tag(keyword) for keyword in (
     "SOPClassUID", "SOPInstanceUID", "Modality", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "PixelPaddingValue", "PixelSpacing", "PixelAspectRatio", "ImageOrientationPatient",
@@ -48,7 +49,7 @@ _TAGS: list[Any] = [
     "GreenPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableData",
     "BluePaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableData", "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths", "PixelData",
-]  # fmt: skip
+)]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,13 @@ def decode(path: Path) -> list[DecodedFrame]:
             # pydicom warns about malformed values and quotes them: they may identify the patient.
             warnings.simplefilter("ignore")
             return _decode(path)
-    except (NotAssessable, OSError, MemoryError):
+    except (NotAssessable, MemoryError):
         raise
     except InvalidDicomError:
         raise NotAssessable("not-dicom", "A file of the series is not a DICOM file.") from None
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's fault, not the file's; pydicom raises OSError without a number for bad sequences
         # Boundary to a parser that is fed by strangers: whatever it raises means the same, and may quote the file.
         raise NotAssessable("not-dicom", "A file of the series is damaged and cannot be parsed.") from None
 
@@ -113,9 +116,9 @@ def _read(path: Path) -> pydicom.Dataset:
         ds = _read_deflated(path, meta)
     else:
         ds = pydicom.dcmread(path, specific_tags=_TAGS)
-    if "SOPClassUID" not in ds and "MediaStorageSOPClassUID" in meta:
-        # The data set ends inside an element of undefined length, and pydicom gives up all of it.
-        raise NotAssessable("pixel-data-truncated", "A file of the series ends too early.")
+    if "SOPClassUID" not in ds:
+        # The file ends inside an element of undefined length, and pydicom gives up the whole data set.
+        raise NotAssessable("pixel-data-truncated", "A file of the series is damaged or ends too early.")
     return ds
 
 
