@@ -276,21 +276,23 @@ def list_results(
 
 @results_app.command("show", epilog="Example: worker results show 1.2.840.113619.2.5.17 --format json")
 def show_result(
-    series: Annotated[str, typer.Argument(help="Series Instance UID.")],
+    series: Annotated[str, typer.Argument(help="Series Instance UID, or its end.")],
     format: FormatOption = Format.TABLE,
     config: ConfigOption = None,
 ) -> None:
     """Everything that is known of one series: probabilities, slices, deliveries."""
-    from worker.query.search import Search, find_series, slices_of
+    from worker.query.search import Search, find_series, series_that_end_in, slices_of
     from worker.shown import print_answer
 
     with _open_store(config).read() as session:
-        found = find_series(session, Search(series_instance_uid=series))
-        slices = slices_of(session, series)
-    if not found:
-        typer.echo("worker: no such series was received", err=True)
-        raise typer.Exit(EXIT_FAULT)
-    print_answer(found[0], slices, format)
+        uids = series_that_end_in(session, series.lstrip("…"))
+        if len(uids) != 1:
+            what = "more than one series ends in this" if uids else "no such series was received"
+            typer.echo(f"worker: {what}", err=True)
+            raise typer.Exit(EXIT_FAULT)
+        [found] = find_series(session, Search(series_instance_uid=uids[0]))
+        slices = slices_of(session, uids[0])
+    print_answer(found, slices, format)
 
 
 @results_app.command("export", epilog="Example: worker results export results.csv --since 2026-01-01")

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -69,21 +70,31 @@ def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
     if format != "table":
         print(answers_as_text(answers, format), end="")
         return
-    table = Table(title=f"{len(answers)} series", caption=RESEARCH_USE, expand=False)
-    for name in ("received", "patient", "series", "images", "status", "result", "why", "delivered"):
-        table.add_column(name, overflow="fold")
+    out = console()
+    if not answers:
+        out.print("No series matches.")
+        return
+    table = Table(title=f"{len(answers)} series", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("received", "patient", "series", "n", "status", "result", "why", "sent"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("received", "series", "status", "result"))
     for one in answers:
         table.add_row(
-            f"{one.received_at:%Y-%m-%d %H:%M}",
+            f"{one.received_at:%m-%d %H:%M}",
             one.patient_id,
-            one.series_instance_uid,
+            short_uid(one.series_instance_uid),
             str(one.instances),
             f"[{_STYLES[one.status]}]{one.status}[/]",
             _result(one),
             one.reason or "",
             _delivered(one),
         )
-    console().print(table)
+    out.print(table)
+    out.print(f"A series is shown by the end of its UID; `worker results show` takes that too.\n{RESEARCH_USE}")
+
+
+def short_uid(uid: str) -> str:
+    """The end of a UID, which tells series apart; the whole does not fit a terminal."""
+    return uid if len(uid) <= 9 else f"…{uid[-8:]}"
 
 
 def _result(one: SeriesAnswer) -> str:
@@ -91,8 +102,9 @@ def _result(one: SeriesAnswer) -> str:
 
 
 def _delivered(one: SeriesAnswer) -> str:
-    states = {(each.destination, each.state) for each in one.deliveries}
-    return ", ".join(f"{destination} {state}" for destination, state in sorted(states))
+    arrived = sum(each.state == "delivered" for each in one.deliveries)
+    text = f"{arrived}/{len(one.deliveries)}" if one.deliveries else ""
+    return f"[red]{text}[/]" if any(each.state == "failed" for each in one.deliveries) else text
 
 
 def print_answer(one: SeriesAnswer, slices: Sequence[SliceAnswer], format: str) -> None:
@@ -185,7 +197,7 @@ def print_unfinished(unfinished: Unfinished, format: str) -> None:
         jobs.add_column(name, overflow="fold")
     for job in unfinished.jobs:
         why = job.detail or job.reason or ""
-        jobs.add_row(str(job.number), job.state, str(job.attempts), why, job.series_instance_uid)
+        jobs.add_row(str(job.number), job.state, str(job.attempts), why, short_uid(job.series_instance_uid))
     deliveries = Table(title=f"{len(unfinished.deliveries)} deliveries not arrived")
     for name in ("destination", "object", "state", "attempts", "status", "why", "next try"):
         deliveries.add_column(name, overflow="fold")

@@ -111,6 +111,14 @@ def find_series(session: Session, search: Search) -> list[SeriesAnswer]:
     return [_answer(row, deliveries) for row in rows]
 
 
+def series_that_end_in(session: Session, ending: str) -> Sequence[str]:
+    """The Series Instance UID itself where it was received, else up to two that end so."""
+    uid = SeriesRow.series_instance_uid
+    if session.scalar(select(uid).where(uid == ending)) is not None:
+        return [ending]
+    return session.scalars(select(uid).where(uid.endswith(ending, autoescape=True)).limit(2)).all()
+
+
 def slices_of(session: Session, series_instance_uid: str) -> list[SliceAnswer]:
     """The slices of the latest result of a series, in stack order."""
     latest = (
