@@ -27,7 +27,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit
 
 from worker.dicom import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 from worker.errors import NotAssessable
@@ -201,7 +201,14 @@ def _codestream_size(stream: bytes) -> tuple[int, int] | None:
 def _stored_frames(ds: pydicom.Dataset) -> Iterator[PixelArray]:
     """Each frame decompressed, one channel, native integers. Raises NotAssessable."""
     try:
-        decoder = get_decoder(ds.file_meta.TransferSyntaxUID)
+        syntax = ds.file_meta.TransferSyntaxUID
+        if syntax == JPEGExtended12Bit and ds.BitsAllocated == 16 and ds.SamplesPerPixel == 1:
+            from worker.inference.jpeg12 import jpeg12_frames  # GDCM takes long to load and is rarely needed
+
+            signed = np.dtype(np.int16 if _integer(ds, "PixelRepresentation", 0) else np.uint16)
+            yield from (_signed(ds, frame.view(signed)) for frame in jpeg12_frames(ds))
+            return
+        decoder = get_decoder(syntax)
         # Bits Stored is often wrong; masking by it would wrap bright values to dark ones. See _signed.
         options: dict[str, Any] = {"allow_excess_frames": False, "correct_unused_bits": False}
         for array, meta in decoder.iter_array(ds, raw=False, **options):
