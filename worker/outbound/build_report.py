@@ -151,18 +151,21 @@ def _group(
 
 def _probability(of: ModelClass, value: float) -> sr.Measurement:
     """TID 300: Probability with the class as its qualifier, and as a modifier, which viewers show."""
-    name, code = (dicom.FINDING, of.finding) if of.finding is not None else (dicom.NEOPLASM, dicom.ABSENT)
+    if of.finding is not None:
+        name, code = coded(dicom.FINDING), coded(of.finding)
+    else:
+        name, code = coded(dicom.NEOPLASM), coded(dicom.PRESENT if of.neoplasm else dicom.ABSENT)
     measurement = sr.Measurement(
         name=coded(dicom.PROBABILITY),
         value=round(value, 6),
         unit=coded(("1", "UCUM", "no units")),
-        qualifier=coded(code),
+        qualifier=code,
     )
     measurement[0].ContentSequence = sr.ContentSequence(
         [
             sr.CodeContentItem(
-                name=coded(name),
-                value=coded(code),
+                name=name,
+                value=code,
                 relationship_type=sr.RelationshipTypeValues.HAS_CONCEPT_MOD,
             )
         ]

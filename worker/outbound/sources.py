@@ -124,6 +124,7 @@ def frame_of_reference(sources: Sequence[Dataset]) -> str | None:
 
 
 def modality(source: Dataset) -> str:
+    """The Modality of the source, in capitals; empty where it has none."""
     return _text(source, "Modality").upper()
 
 
