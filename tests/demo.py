@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 
 from PIL import Image
@@ -44,7 +45,10 @@ def main() -> int:
     try:
         with _archive(folder, worker_port) as archive:
             worker = WorkerProcess(
-                folder / "worker", destinations={"pacs": (archive.ae_title, archive.port)}, port=worker_port
+                folder / "worker",
+                destinations={"pacs": (archive.ae_title, archive.port)},
+                port=worker_port,
+                environment={"COLUMNS": str(max(console.width, 110))},
             )
             try:
                 _show(folder, archive, worker)
@@ -134,7 +138,10 @@ def _print_report(report: bytes, folder: Path) -> None:
     path = folder / "report.dcm"
     path.write_bytes(report)
     if dcmtk.installed("dsrdump"):
-        console.out(dcmtk.run("dsrdump", path).rstrip())
+        printed = [line for line in dcmtk.run("dsrdump", path).splitlines() if not line.startswith("W:")]
+        for line, repeated in groupby(printed):
+            times = len(list(repeated))
+            console.out(line if times == 1 else f"{line}  (and {times - 1} more like it)")
         return
     ds = dcmread(path)
     tree = Tree(_node(ds))

@@ -48,7 +48,7 @@ def test_port_in_use(section: str, tmp_path: Path) -> None:
 
 
 def test_missing_bundle(tmp_path: Path) -> None:
-    assert_one_clear_line(WorkerProcess(tmp_path, settings={"worker": {"bundle": "nowhere"}}), "bundle", "nowhere")
+    assert_one_clear_line(WorkerProcess(tmp_path, environment={"WORKER__WORKER__BUNDLE": "nowhere"}), "bundle", "nowhere")
 
 
 def test_database_of_a_newer_version(tmp_path: Path) -> None:

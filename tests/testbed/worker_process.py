@@ -153,8 +153,15 @@ class WorkerProcess:
 
     def wait_for_result(self, series_instance_uid: str, seconds: float = 120) -> dict[str, Any]:
         """Its result once it has ended: classified, not assessed, refused or failed."""
+        # A look at the database costs nothing; the command, which starts a Python, is asked when there is an end.
+        settled = f"""
+            SELECT count(*) FROM series LEFT JOIN job ON job.series_id = series.id
+            WHERE series_instance_uid = '{series_instance_uid}'
+            AND (series.state = 'refused' OR job.state IN ('done', 'parked'))"""
 
         def ended() -> dict[str, Any] | None:
+            if not self.rows(settled)[0][0]:
+                return None
             found = self.result(series_instance_uid)
             return found if found and found["status"] in ENDED else None
 
