@@ -84,8 +84,9 @@ def paste(
     level_here = (heads * ring).sum(dim=(1, 2, 3), keepdim=True) / weight
     gain = _as_column(_uniform(n, 0.7, 1.5, generator)) * level_here.clamp(0.2, 0.6) / level_there.clamp(0.15, 0.8)
     sign = _as_column(1 - 2 * _chosen(n, 0.25, generator).float())
-    content = level_here + sign * gain * (moved - level_there)
-    return (heads * (1 - mask) + content.clamp(0, 1) * mask).clamp(0, 1)
+    content: Images = level_here + sign * gain * (moved - level_there)
+    pasted: Images = heads * (1 - mask) + content.clamp(0, 1) * mask
+    return pasted.clamp(0, 1)
 
 
 def simulate_lesions(heads: Images, places: torch.Tensor, generator: torch.Generator) -> Images:

@@ -64,7 +64,7 @@ def mirrored(pixels: torch.Tensor, boxes: torch.Tensor) -> Mirrors:
     kept: list[torch.Tensor] = []
     removed: list[torch.Tensor] = []
     doubled: list[torch.Tensor] = []
-    for index in candidates.split(128):
+    for index in torch.split(candidates, 128):
         images, box = pixels[index].float() / 255, boxes[index]
         size = images.shape[-1]
         small = functional.avg_pool2d(images, 2)

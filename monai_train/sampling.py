@@ -104,7 +104,7 @@ def _weights(pictures: Pictures) -> torch.Tensor:
     weights = torch.tensor(
         [len(patients[row.patient_group, row.label]) ** -0.5 / copies[row.picture_group, row.label] for row in rows]
     )
-    for label in pictures.labels.unique():
+    for label in set(pictures.labels.tolist()):
         of_label = pictures.labels == label
         weights[of_label] /= weights[of_label].sum()
     return weights

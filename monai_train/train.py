@@ -10,6 +10,7 @@ import copy
 import csv
 import math
 import os
+import pickle
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def train_epoch(state: State, sampler: Sampler, config: TrainConfig, progress: P
         if not torch.isfinite(loss):
             raise DivergedError(f"the loss is not a number in epoch {state.epoch + 1}: try a lower learning rate")
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm)
         state.optimizer.step()
         update_average(state.average, state.model, min(config.ema_decay, (1 + index + state.epoch * batches) / 100))
@@ -124,21 +125,21 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 def logits_of(model: Classifier, pixels: torch.Tensor, config: TrainConfig, batch: int = 128) -> torch.Tensor:
     """Logits [n, classes] of uint8 pictures [n, 1, s, s], float32 arithmetic."""
     model.eval()
-    images = (part.float().div(255).to(config.device) for part in pixels.split(batch))
+    images = (part.float().div(255).to(config.device) for part in torch.split(pixels, batch))
     return torch.cat([model(part).logits.float().cpu() for part in images])
 
 
 def balanced_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """The mean recall over the classes that occur."""
     right = logits.argmax(dim=1) == labels
-    return float(torch.stack([right[labels == c].float().mean() for c in labels.unique()]).mean())
+    return float(torch.stack([right[labels == c].float().mean() for c in set(labels.tolist())]).mean())
 
 
 def new_state(config: TrainConfig) -> State:
     """A fresh network and optimizer; weights depend on the seed alone."""
     torch.manual_seed(config.seed)
     model = Classifier(network_definition(config.network, len(CLASS_NAMES)))
-    model.to(config.device, memory_format=torch.channels_last)
+    model.to(device=config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -178,7 +179,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise StartError("no-checkpoint", f"cannot read {path}: {error.strerror or 'not a file'}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, torch.serialization.pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise StartError("damaged-checkpoint", f"{path} is not a whole checkpoint of this program") from error
     return content
 

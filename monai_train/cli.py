@@ -1,0 +1,160 @@
+"""`monai-train`: from a folder of pictures to a bundle that the worker serves. Exit codes: 0 done, 2 cannot start."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from worker.errors import StartError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Train and judge brain-MRI classifiers with patients kept apart. Research use only.",
+)
+DATA = typer.Option(..., "--data", help="Folder that `convert` wrote, or its manifest.csv.")
+
+
+@app.command("train")
+def train_command(
+    data: Path = DATA,
+    run: Path = typer.Option(Path("runs/train"), "--run", help="Folder of the run; a stopped run goes on from here."),
+    config: Path | None = typer.Option(None, "--config", help="JSON of TrainConfig keys; options below win."),
+    network: str | None = typer.Option(None, help="resnet18-slim, resnet18, densenet121, ..."),
+    epochs: int | None = typer.Option(None, min=1),
+    learning_rate: float | None = typer.Option(None),
+    seed: int | None = typer.Option(None),
+    threads: int | None = typer.Option(None, min=1),
+) -> None:
+    """Train a network; a second call goes on exactly where a stopped one was.
+
+    Example: monai-train train --data converted --run runs/first --network resnet18-slim --epochs 36
+    """
+    from monai_train.config import read_config
+    from monai_train.train import DivergedError, train
+
+    settings = read_config(
+        config, network=network, epochs=epochs, learning_rate=learning_rate, seed=seed, threads=threads
+    )
+    try:
+        best = train(data, run, settings)
+    except DivergedError as error:
+        raise StartError("diverged", str(error)) from error
+    except OSError as error:
+        raise StartError("cannot-write", f"{error.strerror}: the last whole checkpoint in {run} is kept") from error
+    typer.echo(f"best checkpoint: {best}")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    data: Path = DATA,
+    bundle: Path | None = typer.Option(None, "--bundle", help="Bundle folder: its shipped engine is measured."),
+    run: Path | None = typer.Option(None, "--run", help="Run folder: its best checkpoint is measured by torch."),
+    json_file: Path | None = typer.Option(None, "--json", help="Write every figure to this file."),
+    role: str | None = typer.Option(
+        None, help="Only this part of the model's own split: test, validation, train or external."
+    ),
+    one_a_picture: bool = typer.Option(False, "--one-a-picture", help="Count copies of one picture once."),
+    precision: str = typer.Option("int8", help="Engine of a bundle: int8 (as shipped) or fp32."),
+) -> None:
+    """Measure a bundle or a run on a converted folder; n and a patient bootstrap interval beside every figure.
+
+    Example: monai-train evaluate --bundle worker/bundles/brain-mri-tumour --data converted --json figures.json
+    """
+    from monai_train.dataset import Role, read_manifest
+    from monai_train.evaluate import choose, measure_bundle, measure_run, read_split, report_table, run_split
+
+    if (bundle is None) == (run is None):
+        raise StartError("usage", "give either --bundle or --run")
+    if precision not in ("int8", "fp32"):
+        raise StartError("usage", "--precision is int8 or fp32")
+    if role is not None and role not in list(Role):
+        raise StartError("usage", f"--role is one of {', '.join(Role)}")
+    rows = read_manifest(data)
+    wanted = Role(role) if role else None
+    if bundle is not None:
+        roles = read_split(bundle).roles(rows) if wanted else None
+        chosen = choose(rows, roles, wanted, one_a_picture)
+        measured = measure_bundle(bundle, data, [rows[i] for i in chosen], "fp32" if precision == "fp32" else "int8")
+    else:
+        folder = run or Path()
+        chosen = choose(rows, run_split(folder).roles(rows) if wanted else None, wanted, one_a_picture)
+        measured = measure_run(folder, data, rows, chosen)
+    report = measured.report()
+    if json_file is not None:
+        json_file.write_text(json.dumps(report, indent=2) + "\n")
+    Console().print(report_table(f"{bundle or run}, {role or 'all pictures'}", report))
+
+
+@app.command("export")
+def export_command(
+    run: Path = typer.Option(..., "--run", help="Folder of a finished run."),
+    data: Path = DATA,
+    out: Path = typer.Option(..., "--out", help="Folder of the bundle; must not exist."),
+    name: str = typer.Option("brain-mri-tumour", help="Name of the model, and of its folder as default."),
+    version: str = typer.Option("0.1.0"),
+    as_default: bool = typer.Option(
+        False, "--as-default", help="Make it the worker's default, unless it is worse than the present one."
+    ),
+) -> None:
+    """Make the bundle that the worker serves, and measure it for its model card.
+
+    Example: monai-train export --run runs/first --data converted --out runs/first-bundle --as-default
+    """
+    from monai_train.export import export, install_default
+
+    bundle = export(run, data, out, name, version)
+    typer.echo(f"bundle: {bundle}")
+    if as_default:
+        typer.echo(f"default: {install_default(bundle, data)}")
+
+
+@app.command("evaluate-default")
+def evaluate_default_command(
+    source: Path = typer.Argument(..., metavar="DATA", help="Folder of pictures; audit.tsv in it gives the groups."),
+    bundle: Path | None = typer.Option(None, "--bundle", help="Another bundle than the worker's default."),
+) -> None:
+    """Convert the pictures and print the default model's figures with patients apart, as its model card has them.
+
+    Example: monai-train evaluate-default data/brain-mri
+    """
+    from monai_train.convert import convert
+    from monai_train.evaluate import measure_split
+    from monai_train.model_card import as_text
+    from worker.inference.bundle import default_bundle
+
+    folder = bundle or default_bundle()
+    groups = source / "audit.tsv"
+    with tempfile.TemporaryDirectory() as temporary:
+        converted = Path(temporary) / "converted"
+        convert(source, converted, groups=groups if groups.is_file() else None)
+        measured = measure_split(folder, converted)
+    typer.echo(as_text(measured))
+
+
+def _register_others() -> None:
+    """The commands of the modules that bring their own."""
+    for name in ("convert", "explore", "audit"):
+        if find_spec(f"monai_train.{name}") is not None:
+            import_module(f"monai_train.{name}").register(app)
+
+
+def main() -> None:
+    """Run the program; a StartError is one line and exit code 2."""
+    _register_others()
+    try:
+        app()
+    except StartError as error:
+        Console(stderr=True).print(f"monai-train: {error.detail}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The model card of a bundle: headings after CLAIM and TRIPOD+AI, every figure from the measurement it was given."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from monai_train.config import TrainConfig
+from monai_train.evaluate import Measured, report_table
+
+TITLES = {
+    "test": "Test part: patients and pictures that training never saw, one image a picture, int8 engine",
+    "test-fp32": "The same, fp32 engine",
+    "external": "External set: never trained on, patients known from training left out, int8 engine",
+}
+_DATA = """\
+- Cheng et al., figshare 1512427: T1-weighted contrast-enhanced slices with a glioma, meningioma or pituitary tumour,
+  patients known. Licence as published: CC BY 4.0.
+- "Brain Tumor MRI Dataset" (Nickparvar): a compilation of Cheng, SARTAJ and Br35H; its slices without a tumour are
+  mostly T2 and FLAIR. Licence as published: CC0 on its page.
+- Navoneel, 253 images yes/no, many contrasts: the external set, never trained on. No licence found: research only.
+"""
+
+
+def as_text(measured: Mapping[str, Measured]) -> str:
+    """The tables that `monai-train evaluate-default` prints, as plain text."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=110, force_terminal=False)
+    for key, one in measured.items():
+        console.print(report_table(TITLES[key], one.report()))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def model_card(described: Mapping[str, Any], config: TrainConfig, measured: Mapping[str, Measured]) -> str:
+    """docs/README.md of the bundle in Markdown."""
+    limits, thresholds = described["out_of_distribution"], described["thresholds"]
+    return f"""# {described["name"]} {described["version"]}: model card
+
+**Research use only. Not a medical device. Nothing it says may decide about a patient.**
+
+## Purpose
+Says of a brain MRI slice or series whether it looks like glioma, meningioma, pituitary tumour or none of these, or
+"not assessed". For research on integration with a PACS and on honest evaluation. Not for screening, not for excluding
+a tumour.
+
+## Model
+{described["family"]} of `monai.networks.nets` from random weights, one channel, global average pooling and one linear
+layer, so that its class activation maps are exact. Commit {described["commit"]}; training data SHA-256
+{described["training_data_sha256"]}.
+
+## Data
+{_DATA}
+Public data without demographics: age, sex, scanner and field strength are not known. Single slices, chosen by their
+authors; patients known only for Cheng's. Pictures were grouped by picture and by patient; no group is on two sides of
+the split. Labels are the authors'; pictures with conflicting labels were left out. Contrast is confounded with class
+in these data: tumours are on T1 with contrast agent, heads without a tumour mostly on T2 or FLAIR.
+
+## Training
+{config.epochs} epochs of {config.samples_per_epoch} drawn pictures, batch {config.batch}, AdamW, one-cycle rate to
+{config.learning_rate:g}, weight decay {config.weight_decay:g}, gradient norm clipped at {config.clip_norm:g}, label
+smoothing {config.label_smoothing:g}, averaged weights, seed {config.seed}. To break the tie between contrast and class,
+part of every batch is made: training patients' tumours pasted into heads without one, simulated masses, tumours removed
+by mirroring the other hemisphere, ordinary tissue pasted as the control, random contrast curves and inversion.
+
+## Calibration and abstention
+Fitted on the validation patients with the int8 engine: temperature {described["temperature"]:g}, least probability
+{thresholds["minimum_probability"]:g}; feature distance at most {limits["maximum_distance"]:g} and residual at most
+{limits["maximum_residual"]:g}. Below or beyond these: "not assessed".
+
+## Figures
+95 % intervals in brackets from 2,000 resamples of patients; n beside every figure. "Assessed only" leaves out what the
+model would not answer; "tumours called no tumour" counts what it would have said outright.
+```
+{as_text(measured)}
+```
+Printed again, from the pictures, by `monai-train evaluate-default DATA`.
+
+## Limits
+- {described["limits"]}
+- Not tested on whole clinical series with confirmed diagnoses, on children, after surgery or on other diseases
+  (infarct, abscess, demyelination), which it may call a tumour.
+- "No tumour" is never an exclusion. A side is never reported: the data's laterality is mixed.
+- The probability is calibrated on the data above and not on any clinic's patients.
+"""
