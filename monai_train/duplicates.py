@@ -9,7 +9,6 @@ gives the same groups).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from monai_train.grouping import Groups
-from monai_train.images import PictureArray, UnreadableImage, is_dicom_file, read_dicom_frame, read_picture
+from monai_train.images import UnreadableImage, hash_pixels, is_dicom_file, read_dicom_frame, read_picture
 from monai_train.pool import map_files, progress_bar
 
 FloatArray = npt.NDArray[np.float32]
@@ -106,11 +105,6 @@ def fingerprint(path: Path) -> Fingerprint | UnreadableImage:
         coarse.astype(np.float16),
         np.clip(np.round(fine * _INT8_SCALE), -127, 127).astype(np.int8),
     )
-
-
-def hash_pixels(pixels: PictureArray) -> str:
-    """SHA-256 of shape, depth and grey values: equal for identical pictures in different files."""
-    return hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode() + pixels.tobytes()).hexdigest()
 
 
 def _at_most(image: Image.Image, side: int) -> Image.Image:

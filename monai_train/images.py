@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -83,7 +84,7 @@ def read_picture(path: Path) -> Picture:
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImage("not-an-image", "the content is neither PNG nor JPEG") from None
+        raise UnreadableImage("not-an-image", "the content is no whole PNG or JPEG") from None
     except Image.DecompressionBombError:
         raise UnreadableImage("too-large", f"more than {MAXIMUM_PIXELS} pixels") from None
     except MemoryError:
@@ -126,3 +127,8 @@ def read_dicom_frame(path: Path) -> Picture:
         grey = (grey - grey.min()) * (65535 / max(1.0, float(np.ptp(grey))))
     depth = np.uint8 if int(ds.get("BitsStored", 16)) <= 8 else np.uint16
     return Picture(grey.astype(depth), str(ds.get("PhotometricInterpretation", "")), "DICOM")
+
+
+def hash_pixels(pixels: PictureArray) -> str:
+    """SHA-256 of shape, depth and grey values: equal for identical pictures in different files."""
+    return hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode() + pixels.tobytes()).hexdigest()

@@ -6,7 +6,7 @@ import csv
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from worker.errors import StartError
@@ -62,7 +62,7 @@ class LabelRow:
     split: str = ""
     patient_group: str = ""
     picture_group: str = ""
-    extras: Mapping[str, str] | None = None
+    extras: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
