@@ -235,7 +235,7 @@ def _read_configurations(folder: Path, listed: Mapping[str, str]) -> dict[str, d
         for key, value in _entries(configuration):
             if any(isinstance(one, str) and one.lstrip().startswith(("$", "%")) for one in (key, value)):
                 raise StartError("bundle-unsafe", f"model bundle: {name} holds an expression")
-            if key == "_target_" and value not in ALLOWED_TARGETS:
+            if key == "_target_" and not (isinstance(value, str) and value in ALLOWED_TARGETS):
                 raise StartError("bundle-unsafe", f"model bundle: {name} has a _target_ that is not allowed")
             if key == "pretrained" and value is not False:
                 raise StartError("bundle-unsafe", f"model bundle: {name} asks for weights from elsewhere")
