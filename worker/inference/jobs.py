@@ -36,7 +36,7 @@ class MakeObjects(Protocol):
         sources: Sequence[Path],
         input_sha256: str,
         predecessor: str | None,
-        now: datetime,
+        created_at: datetime,
     ) -> list[NewObject]: ...
 
 
@@ -80,8 +80,9 @@ class Conductor:
             return
         try:
             result = self._result(instances)
+            # The job's own time: a second attempt, or a process that lost its lease, writes the same bytes again.
             objects = self.make_objects(
-                result, self.model, self._files(instances), job.input_sha256, predecessor, self.clock()
+                result, self.model, self._files(instances), job.input_sha256, predecessor, job.created_at
             )
         except Park as fault:
             self._end(job, JobState.PARKED, fault.reason, fault.detail)

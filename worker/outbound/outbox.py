@@ -39,13 +39,13 @@ class Outbox:
         sources: Sequence[Path],
         input_sha256: str,
         predecessor: str | None,
-        now: datetime,
+        created_at: datetime,
     ) -> list[NewObject]:
         """`sources`: the files of the job; `predecessor`: the stored path of the report that this one replaces."""
         headers = _in_stack_order(result, [read_header(path) for path in sources])
         series_uid = str(headers[0].SeriesInstanceUID)
         identity = (series_uid, input_sha256, model.sha256)
-        local = now.astimezone()
+        local = created_at.astimezone()
         report = build_report(
             result,
             model,

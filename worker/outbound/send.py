@@ -183,18 +183,15 @@ def associate(destination: DestinationSection, ae_title: str) -> Association:
 
 def store_object(assoc: Association, ds: Dataset) -> int:
     """C-STORE; the peer's success or warning status. Raises Rejected, or Retry for a fault that passes."""
-    accepted = {(one.abstract_syntax, one.transfer_syntax[0]) for one in assoc.accepted_contexts}
-    if ds.SOPClassUID == Comprehensive3DSRStorage and not any(uid == ds.SOPClassUID for uid, _ in accepted):
+    accepted = {one.abstract_syntax for one in assoc.accepted_contexts}
+    if ds.SOPClassUID == Comprehensive3DSRStorage and ds.SOPClassUID not in accepted:
         ds = as_comprehensive(ds)
-    syntax = next((one for one in _SYNTAXES if (ds.SOPClassUID, one) in accepted), None)
     if not assoc.is_established:
         raise Retry("association-lost", "the association ended before this object was sent")
-    if syntax is None:
+    if ds.SOPClassUID not in accepted:
         raise Rejected(None, "sop-class-refused", f"the peer does not take {ds.SOPClassUID.name}")
-    if syntax != ds.file_meta.TransferSyntaxUID:
-        ds.file_meta.TransferSyntaxUID = syntax
     try:
-        answer = assoc.send_c_store(ds)
+        answer = assoc.send_c_store(ds)  # converts to Implicit VR where the peer takes nothing else
     except RuntimeError:  # pynetdicom: the association ended between the look above and now
         raise Retry("association-lost", "the association ended before this object was sent") from None
     if "Status" not in answer:

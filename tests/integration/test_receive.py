@@ -1,0 +1,177 @@
+"""The Storage SCP on a real socket, with DCMTK and pynetdicom as peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread, dcmwrite
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, MRImageStorage
+from pynetdicom import AE
+from sqlalchemy import select
+
+from tests.testbed import dcmtk
+from tests.testbed.dcmtk import free_port
+from tests.testbed.instances import encoded, mr_instance, write_series
+from tests.testbed.raw_store import raw_store
+from worker import dicom
+from worker.config import ReceiveSection, Settings, WorkerSection
+from worker.errors import StartError
+from worker.inbound.association import Receiver, close_dead_associations
+from worker.migrate import migrate
+from worker.store import Store
+from worker.tables import AssociationRow, InstanceRow
+
+
+@dataclass
+class Site:
+    port: int
+    database: Store
+    data: Path
+
+    def instances(self) -> list[InstanceRow]:
+        with self.database.read() as session:
+            return list(session.scalars(select(InstanceRow)))
+
+    def associations(self) -> list[AssociationRow]:
+        with self.database.read() as session:
+            return list(session.scalars(select(AssociationRow)))
+
+
+def _settings(tmp_path: Path, **receive: object) -> Settings:
+    values = {"host": "127.0.0.1", "port": free_port(), "minimum_free_bytes": 0} | receive
+    return Settings(worker=WorkerSection(data_dir=tmp_path / "data"), receive=ReceiveSection(**values))
+
+
+@pytest.fixture
+def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
+    settings = _settings(tmp_path, **getattr(request, "param", {}))
+    database = Store(f"sqlite:///{tmp_path / 'worker.db'}")
+    migrate(database)
+    receiver = Receiver(settings, database, lambda: datetime.now(UTC))
+    receiver.start()
+    yield Site(settings.receive.port, database, settings.worker.data_dir)
+    receiver.stop(1)
+    database.close()
+
+
+def _send(port: int, *files: bytes, calling: str = "PACS") -> list[int]:
+    """Statuses of files sent over one association."""
+    ae = AE(ae_title=calling)
+    datasets = [dcmread(BytesIO(one)) for one in files]
+    for ds in datasets:
+        ae.add_requested_context(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID)
+    assoc = ae.associate("127.0.0.1", port, ae_title="AI_WORKER")
+    if not assoc.is_established:
+        raise ConnectionError("no association")
+    statuses = [int(assoc.send_c_store(ds).Status) for ds in datasets]
+    assoc.release()
+    return statuses
+
+
+def test_every_storage_class_and_transfer_syntax_is_accepted(site: Site) -> None:
+    for sop_class in dicom.STORAGE_SOP_CLASSES:
+        ae = AE(ae_title="PACS")
+        for syntax in dicom.TRANSFER_SYNTAXES:
+            ae.add_requested_context(sop_class, syntax)
+        assoc = ae.associate("127.0.0.1", site.port, ae_title="AI_WORKER")
+        assert len(assoc.accepted_contexts) == len(dicom.TRANSFER_SYNTAXES)
+        assoc.release()
+
+
+@pytest.mark.skipif(not dcmtk.installed(), reason="DCMTK is not installed")
+def test_dcmtk_echoes_and_stores(site: Site, tmp_path: Path) -> None:
+    dcmtk.echoscu(site.port)
+    paths = write_series(tmp_path / "series", 5)
+    dcmtk.storescu(site.port, paths)
+    assert len(site.instances()) == 5
+    kept = {dcmread(site.data / one.path).SOPInstanceUID: site.data / one.path for one in site.instances()}
+    for path in paths:
+        assert dcmread(kept[dcmread(path).SOPInstanceUID]) == dcmread(path)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_dataset_is_stored_in_the_transfer_syntax_it_came_in(site: Site, tmp_path: Path, syntax: str) -> None:
+    ds = mr_instance()
+    pixels = dcmread(BytesIO(encoded(ds))).pixel_array
+    ds.PixelData = pixels.astype(">u2" if syntax == ExplicitVRBigEndian else "<u2").tobytes()
+    ds.file_meta.TransferSyntaxUID = syntax
+    buffer = BytesIO()
+    dcmwrite(buffer, ds, enforce_file_format=True)
+    assert _send(site.port, buffer.getvalue()) == [dicom.SUCCESS]
+    [row] = site.instances()
+    assert row.transfer_syntax_uid == syntax
+    assert (dcmread(site.data / row.path).pixel_array == pixels).all()
+
+
+def test_echo_leaves_no_association_row_and_a_store_leaves_a_closed_one(site: Site) -> None:
+    ae = AE(ae_title="PACS")
+    ae.add_requested_context("1.2.840.10008.1.1")
+    assoc = ae.associate("127.0.0.1", site.port, ae_title="AI_WORKER")
+    assert assoc.send_c_echo().Status == dicom.SUCCESS
+    assoc.release()
+    assert site.associations() == []
+    assert _send(site.port, encoded(mr_instance(1)), encoded(mr_instance(2))) == [0, 0]
+    for _ in range(100):
+        [row] = site.associations()
+        if row.closed_at is not None:
+            break
+    assert row.closed_at is not None
+    assert row.calling_ae_title == "PACS"
+
+
+def _raw(site: Site, content: bytes, uid: str = "1.2.3.4") -> int:
+    return raw_store(site.port, MRImageStorage, uid, content)
+
+
+def test_command_and_dataset_that_differ_are_0xa900(site: Site) -> None:
+    dataset = encoded(mr_instance())
+    start = dataset.index(b"\x08\x00")  # the first element of group 8: the dataset without preamble and meta
+    assert _raw(site, dataset[start:]) == dicom.DATASET_MISMATCH
+    assert site.instances() == []
+
+
+@pytest.mark.parametrize("content", [b"not dicom at all", b"\x08\x00\x18\x00UI\xff\xff1.2.3.4"])
+def test_a_dataset_that_cannot_be_understood_is_a_failure_and_the_service_goes_on(site: Site, content: bytes) -> None:
+    assert _raw(site, content) in (dicom.CANNOT_UNDERSTAND, dicom.DATASET_MISMATCH)
+    assert site.instances() == []
+    assert _send(site.port, encoded(mr_instance())) == [dicom.SUCCESS]
+
+
+@pytest.mark.parametrize("site", [{"minimum_free_bytes": 1 << 60}], indirect=True)
+def test_a_full_disk_is_0xa700(site: Site) -> None:
+    assert _send(site.port, encoded(mr_instance())) == [dicom.OUT_OF_RESOURCES]
+    assert site.instances() == []
+
+
+@pytest.mark.parametrize("site", [{"allowed_peers": ("PACS",)}], indirect=True)
+def test_an_unknown_ae_title_gets_no_association(site: Site) -> None:
+    with pytest.raises(ConnectionError):
+        _send(site.port, encoded(mr_instance()), calling="STRANGER")
+    assert _send(site.port, encoded(mr_instance())) == [dicom.SUCCESS]
+
+
+def test_a_port_in_use_is_one_line(site: Site, tmp_path: Path) -> None:
+    other = Receiver(_settings(tmp_path, port=site.port), site.database, lambda: datetime.now(UTC))
+    with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{site.port}"):
+        other.start()
+    other.stop(0)
+
+
+def test_associations_of_a_receiver_that_died_are_closed_at_start(site: Site) -> None:
+    import socket
+
+    with site.database.write() as session:
+        session.add(
+            AssociationRow(
+                calling_ae_title="PACS",
+                peer="127.0.0.1",
+                receiver=f"{socket.gethostname()}:999999999",
+                opened_at=datetime.now(UTC),
+            )
+        )
+    assert close_dead_associations(site.database, datetime.now(UTC)) == 1

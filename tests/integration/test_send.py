@@ -1,0 +1,242 @@
+"""Deliveries to real Storage SCPs: pynetdicom that misbehaves, and DCMTK."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage
+from sqlalchemy import select
+
+from tests.testbed import dcmtk
+from tests.testbed.instances import MODEL, classified, encoded, mr_instance, new_instance
+from tests.testbed.pacs import Behaviour, Pacs
+from worker import store
+from worker.config import DestinationSection
+from worker.migrate import migrate
+from worker.outbound import send
+from worker.outbound.outbox import Outbox
+from worker.outbound.send import REJECTIONS_BEFORE_FAILED, Sender, backoff
+from worker.store import Store
+from worker.tables import DeliveryRow, DeliveryState
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def pacs() -> Iterator[Pacs]:
+    with Pacs() as pacs:
+        yield pacs
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Store]:
+    """One result with a report and a picture, due at the destination `pacs`."""
+    database = Store(f"sqlite:///{tmp_path / 'worker.db'}")
+    migrate(database)
+    moment = datetime.now(UTC)
+    new = new_instance(1)
+    source = tmp_path / "source.dcm"
+    source.write_bytes(encoded(mr_instance(1)))
+    with database.write() as session:
+        model = store.model_row(session, MODEL, moment).id
+        row = store.add_instance(session, new, moment)
+        series = store.lock_open_series(session, row.series_id, moment)
+        assert series is not None
+        store.queue_series(session, series, model, moment)
+        job = store.claim_job(session, "me", model, moment, timedelta(seconds=30))
+        assert job is not None
+        result = classified([new])
+        objects = Outbox(tmp_path).make_objects(result, MODEL, [source], job.input_sha256, None, moment)
+        store.end_job(session, job.id, "me", store.JobState.DONE, moment)
+        store.add_result(session, job, result, {new.sop_instance_uid: row.id}, objects, ["pacs"], moment)
+    yield database
+    database.close()
+
+
+def _sender(database: Store, tmp_path: Path, port: int, clock: Clock, **changes: float) -> Sender:
+    destination = DestinationSection(name="pacs", ae_title="PACS", host="127.0.0.1", port=port, **changes)
+    return Sender(destination, "AI_WORKER", database, tmp_path, clock)
+
+
+def _deliveries(database: Store) -> list[DeliveryRow]:
+    with database.read() as session:
+        return list(session.scalars(select(DeliveryRow).order_by(DeliveryRow.id)))
+
+
+def _states(database: Store) -> set[str]:
+    return {one.state for one in _deliveries(database)}
+
+
+def test_report_and_picture_arrive_as_they_are_on_disk(
+    database: Store, tmp_path: Path, pacs: Pacs, clock: Clock
+) -> None:
+    assert _sender(database, tmp_path, pacs.port, clock).send_due() == 2
+    assert _states(database) == {DeliveryState.DELIVERED}
+    stored = [dcmread(path) for path in (tmp_path / "objects").rglob("*.dcm")]
+    for ds in stored:
+        path = tmp_path / "arrived.dcm"
+        path.write_bytes(pacs.stored[ds.SOPInstanceUID])
+        assert dcmread(path) == ds
+    assert {ds.SOPClassUID for ds in stored} == {Comprehensive3DSRStorage, SecondaryCaptureImageStorage}
+
+
+def test_nothing_is_due_twice(database: Store, tmp_path: Path, pacs: Pacs, clock: Clock) -> None:
+    sender = _sender(database, tmp_path, pacs.port, clock)
+    assert [sender.send_due(), sender.send_due()] == [2, 0]
+    assert set(pacs.receipts.values()) == {1}
+
+
+def test_a_peer_that_is_down_is_tried_until_it_is_up(database: Store, tmp_path: Path, pacs: Pacs, clock: Clock) -> None:
+    pacs.stop()
+    sender = _sender(database, tmp_path, pacs.port, clock)
+    for _ in range(20):  # more often than a rejection would be
+        assert sender.send_due() == 2
+        assert {one.reason for one in _deliveries(database)} == {"peer-unavailable"}
+        clock.ahead += timedelta(minutes=11)
+    pacs.start()
+    sender.send_due()
+    assert _states(database) == {DeliveryState.DELIVERED}
+    assert {one.reason for one in _deliveries(database)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(0xA700, "peer-out-of-resources"), (0xC000, "rejected"), (0xA900, "rejected")]
+)
+def test_a_status_that_is_no_success_is_kept_and_tried_again(
+    database: Store, tmp_path: Path, pacs: Pacs, clock: Clock, status: int, reason: str
+) -> None:
+    pacs.behaviour, pacs.status = Behaviour.REFUSE, status
+    sender = _sender(database, tmp_path, pacs.port, clock)
+    sender.send_due()
+    assert {(one.state, one.reason) for one in _deliveries(database)} == {(DeliveryState.PENDING, reason)}
+    pacs.behaviour = Behaviour.ACCEPT
+    clock.ahead += timedelta(minutes=11)
+    sender.send_due()
+    assert _states(database) == {DeliveryState.DELIVERED}
+
+
+def test_a_rejection_that_lasts_is_failed_and_visible_then_retried_by_hand(
+    database: Store, tmp_path: Path, pacs: Pacs, clock: Clock
+) -> None:
+    pacs.behaviour, pacs.status = Behaviour.REFUSE, 0xC123
+    sender = _sender(database, tmp_path, pacs.port, clock)
+    for _ in range(REJECTIONS_BEFORE_FAILED):
+        sender.send_due()
+        clock.ahead += timedelta(minutes=11)
+    assert {(one.state, one.status) for one in _deliveries(database)} == {(DeliveryState.FAILED, 0xC123)}
+    assert sender.send_due() == 0
+    pacs.behaviour = Behaviour.ACCEPT
+    with database.write() as session:
+        assert len(store.retry_failed_deliveries(session, clock())) == 2
+    sender.send_due()
+    assert _states(database) == {DeliveryState.DELIVERED}
+
+
+def test_an_abort_in_the_middle_is_tried_again(database: Store, tmp_path: Path, pacs: Pacs, clock: Clock) -> None:
+    pacs.behaviour = Behaviour.ABORT
+    sender = _sender(database, tmp_path, pacs.port, clock)
+    sender.send_due()
+    assert _states(database) == {DeliveryState.PENDING}
+    assert {one.reason for one in _deliveries(database)} <= {"no-answer", "association-lost"}
+    pacs.behaviour = Behaviour.ACCEPT
+    clock.ahead += timedelta(minutes=11)
+    sender.send_due()
+    assert _states(database) == {DeliveryState.DELIVERED}
+
+
+def test_a_peer_that_does_not_answer_in_time_is_tried_again(
+    database: Store, tmp_path: Path, pacs: Pacs, clock: Clock
+) -> None:
+    pacs.behaviour, pacs.delay_seconds = Behaviour.SLOW, 3.0
+    _sender(database, tmp_path, pacs.port, clock, timeout_seconds=0.5).send_due()
+    assert _states(database) == {DeliveryState.PENDING}
+
+
+def test_a_peer_without_comprehensive_3d_sr_gets_a_comprehensive_sr(
+    database: Store, tmp_path: Path, clock: Clock
+) -> None:
+    pacs = Pacs()
+    pacs.accept_sop_classes = {ComprehensiveSRStorage, SecondaryCaptureImageStorage}
+    with pacs:
+        _sender(database, tmp_path, pacs.port, clock).send_due()
+        path = tmp_path / "arrived.dcm"
+        path.write_bytes(next(iter(pacs.files((ComprehensiveSRStorage,)).values())))
+    assert _states(database) == {DeliveryState.DELIVERED}
+    arrived: Dataset = dcmread(path)
+    assert arrived.file_meta.MediaStorageSOPInstanceUID == arrived.SOPInstanceUID
+
+
+def test_a_peer_that_takes_no_report_still_gets_the_picture(database: Store, tmp_path: Path, clock: Clock) -> None:
+    pacs = Pacs()
+    pacs.accept_sop_classes = {SecondaryCaptureImageStorage}
+    with pacs:
+        _sender(database, tmp_path, pacs.port, clock).send_due()
+    report, picture = _deliveries(database)
+    assert (report.state, report.reason) == (DeliveryState.PENDING, "sop-class-refused")
+    assert picture.state == DeliveryState.DELIVERED
+
+
+@pytest.mark.skipif(not dcmtk.installed("storescp"), reason="DCMTK is not installed")
+@pytest.mark.parametrize("option", ["+xe", "+xi"])
+def test_dcmtk_takes_both_uncompressed_transfer_syntaxes(
+    database: Store, tmp_path: Path, clock: Clock, option: str
+) -> None:
+    with dcmtk.storescp(tmp_path / "pacs", option) as port:
+        _sender(database, tmp_path, port, clock).send_due()
+    assert _states(database) == {DeliveryState.DELIVERED}
+    assert len(list((tmp_path / "pacs").iterdir())) == 2
+
+
+def test_a_slow_destination_holds_up_no_other(database: Store, tmp_path: Path, pacs: Pacs, clock: Clock) -> None:
+    with Pacs(ae_title="SLOW") as slow:
+        slow.behaviour, slow.delay_seconds = Behaviour.SLOW, 1.5
+        with database.write() as session:
+            for one in session.scalars(select(DeliveryRow)).all():
+                session.add(DeliveryRow(object_id=one.object_id, destination="slow", not_before=one.not_before))
+        target = DestinationSection(name="slow", ae_title="SLOW", host="127.0.0.1", port=slow.port)
+        stop = threading.Event()
+        threads = [
+            threading.Thread(target=Sender(target, "AI_WORKER", database, tmp_path, clock).run, args=(stop,)),
+            threading.Thread(target=_sender(database, tmp_path, pacs.port, clock).run, args=(stop,)),
+        ]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 20
+        while len(pacs.stored) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        on_time = len(slow.stored) < 2
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert len(pacs.stored) == 2
+    assert on_time
+
+
+def test_backoff_doubles_up_to_ten_minutes() -> None:
+    assert [1.5 * 2**n <= backoff(n + 1).total_seconds() <= 2.0 * 2**n for n in range(8)] == [True] * 8
+    assert backoff(1000).total_seconds() <= 600
+
+
+def test_echo_tells_why_it_failed(pacs: Pacs) -> None:
+    destination = DestinationSection(name="pacs", ae_title="PACS", host="127.0.0.1", port=pacs.port)
+    send.echo(destination, "AI_WORKER")
+    pacs.stop()
+    with pytest.raises(send.Retry, match="does not answer"):
+        send.echo(destination, "AI_WORKER")

@@ -1,0 +1,95 @@
+"""Every revision up and down, on both databases, with rows in it; the models and the revisions agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+
+from tests.testbed import postgres
+from tests.testbed.instances import MODEL, classified, later, new_instance
+from worker import store
+from worker.dicom import derive_uid
+from worker.errors import StartError
+from worker.migrate import alembic_config, migrate
+from worker.store import NewObject, Store
+from worker.tables import REVISION, Base, JobState, ObjectKind
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "sqlite":
+        yield Store(f"sqlite:///{tmp_path / 'worker.db'}")
+        return
+    if postgres.programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with postgres.running() as url:
+        database = Store(url)
+        yield database
+        database.close()
+
+
+def _fill(database: Store) -> None:
+    """A row in every table."""
+    with database.write() as session:
+        association = store.open_association(session, "PACS", "127.0.0.1", "host:1", later(0))
+        model = store.model_row(session, MODEL, later(0)).id
+        new = new_instance(1, association_id=association)
+        row = store.add_instance(session, new, later(0))
+        series = store.lock_open_series(session, row.series_id, later(0))
+        assert series is not None
+        store.queue_series(session, series, model, later(0))
+        job = store.claim_job(session, "me", model, later(1), timedelta(seconds=30))
+        assert job is not None
+        store.end_job(session, job.id, "me", JobState.DONE, later(1))
+        objects = [NewObject(ObjectKind.REPORT, "1.2", derive_uid("x"), "objects/x", "00" * 32)]
+        store.add_result(session, job, classified([new]), {new.sop_instance_uid: row.id}, objects, ["pacs"], later(1))
+
+
+def test_up_down_and_up_again_with_rows(database: Store) -> None:
+    assert migrate(database) == (None, REVISION)
+    _fill(database)
+    with database.engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "base")
+        assert set(inspect(connection).get_table_names()) == {"alembic_version"}
+    assert migrate(database) == (None, REVISION)
+    _fill(database)
+    assert migrate(database) == (REVISION, REVISION)
+
+
+def test_every_table_is_filled_by_the_test_above(database: Store) -> None:
+    migrate(database)
+    _fill(database)
+    with database.read() as session:
+        empty = [name for name in Base.metadata.tables if session.scalar(text(f'SELECT count(*) FROM "{name}"')) == 0]
+    assert empty == []
+
+
+def test_models_and_revisions_agree(database: Store) -> None:
+    migrate(database)
+    with database.engine.begin() as connection:
+        command.check(alembic_config(connection))
+
+
+def test_the_revision_in_tables_is_the_head(database: Store) -> None:
+    with database.engine.begin() as connection:
+        assert ScriptDirectory.from_config(alembic_config(connection)).get_current_head() == REVISION
+
+
+def test_a_newer_database_is_refused_in_one_line(database: Store) -> None:
+    migrate(database)
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for refuse in (database.require_revision, lambda: migrate(database)):
+        with pytest.raises(StartError, match="install a newer worker"):
+            refuse()
+
+
+def test_an_empty_database_says_what_to_do(database: Store) -> None:
+    with pytest.raises(StartError, match="run `worker migrate`"):
+        database.require_revision()

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from tests.testbed.instances import MODEL, NOON, classified, new_instance, write_series
+from worker.outbound.outbox import Outbox
+from worker.store import NewObject
+from worker.tables import ObjectKind
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> list[Path]:
+    return write_series(tmp_path / "source", 3)
+
+
+def _make(folder: Path, sources: list[Path], digest: str = "d1", predecessor: str | None = None) -> list[NewObject]:
+    result = classified([new_instance(number) for number in (3, 2, 1)])
+    return Outbox(folder).make_objects(result, MODEL, sources, digest, predecessor, NOON)
+
+
+def test_a_second_attempt_writes_the_same_bytes_under_the_same_uids(tmp_path: Path, sources: list[Path]) -> None:
+    assert _make(tmp_path / "a", sources) == _make(tmp_path / "b", sources)
+    first = {path.name: path.read_bytes() for path in (tmp_path / "a").rglob("*.dcm")}
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "b").rglob("*.dcm")}
+
+
+def test_another_input_set_makes_other_objects_in_the_same_series(tmp_path: Path, sources: list[Path]) -> None:
+    one, two = _make(tmp_path, sources), _make(tmp_path, sources, "d2")
+    assert {each.sop_instance_uid for each in one}.isdisjoint(each.sop_instance_uid for each in two)
+    reports = [dcmread(tmp_path / each[0].path) for each in (one, two)]
+    assert reports[0].SeriesInstanceUID == reports[1].SeriesInstanceUID
+
+
+def test_a_later_report_names_the_one_it_replaces(tmp_path: Path, sources: list[Path]) -> None:
+    before = _make(tmp_path, sources)[0]
+    after = dcmread(tmp_path / _make(tmp_path, sources, "d2", before.path)[0].path)
+    [study] = after.PredecessorDocumentsSequence
+    [series] = study.ReferencedSeriesSequence
+    assert [one.ReferencedSOPInstanceUID for one in series.ReferencedSOPSequence] == [before.sop_instance_uid]
+
+
+def test_report_and_picture_are_in_the_source_study_and_in_series_of_their_own(
+    tmp_path: Path, sources: list[Path]
+) -> None:
+    made = {one.kind: dcmread(tmp_path / one.path) for one in _make(tmp_path, sources)}
+    source = dcmread(sources[0])
+    assert {ds.StudyInstanceUID for ds in made.values()} == {source.StudyInstanceUID}
+    assert len({ds.SeriesInstanceUID for ds in (*made.values(), source)}) == 3
+    assert set(made) == {ObjectKind.REPORT, ObjectKind.PICTURE}
+
+
+def test_no_half_written_file_is_left(tmp_path: Path, sources: list[Path]) -> None:
+    _make(tmp_path / "out", sources)
+    assert {path.suffix for path in (tmp_path / "out").rglob("*") if path.is_file()} == {".dcm"}
