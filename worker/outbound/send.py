@@ -35,7 +35,7 @@ from worker.tables import DeliveryRow, DeliveryState, ObjectRow
 REJECTIONS_BEFORE_FAILED = 10
 _FIRST_DELAY_SECONDS = 2.0
 _LONGEST_DELAY_SECONDS = 600.0
-_SOP_CLASSES = (Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage)
+SOP_CLASSES = (Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage)
 _SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
@@ -169,7 +169,7 @@ def associate(destination: DestinationSection, ae_title: str) -> Association:
     ae = AE(ae_title=ae_title)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = destination.timeout_seconds
     ae.connection_timeout = min(10.0, destination.timeout_seconds)
-    for sop_class_uid in _SOP_CLASSES:
+    for sop_class_uid in SOP_CLASSES:
         for syntax in _SYNTAXES:  # a context each, so that the peer can take both and we choose
             ae.add_requested_context(sop_class_uid, syntax)
     ae.add_requested_context(Verification)
