@@ -269,9 +269,5 @@ def register(app: typer.Typer) -> None:
 
         Example: monai-train convert data/brain-mri converted --groups data/audit.tsv
         """
-        try:
-            done = convert(src, out, groups=groups, labels=labels, audit=audit, salt=salt)
-        except StartError as error:
-            Console(stderr=True).print(f"convert: {error.detail}", highlight=False, soft_wrap=True)
-            raise typer.Exit(2) from None
+        done = convert(src, out, groups=groups, labels=labels, audit=audit, salt=salt)
         _print_summary(done, out, Console())

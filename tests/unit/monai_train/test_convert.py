@@ -19,10 +19,12 @@ from pydicom.pixels import pixel_array
 from typer.testing import CliRunner
 
 from monai_train import convert as convert_module
+from monai_train.cli import main
 from monai_train.convert import MANIFEST_COLUMNS, convert
 from monai_train.grouping import name_groups
 from monai_train.labels import are_in_conflict, class_name
 from worker.dicom import is_uid
+from worker.errors import StartError
 
 app = typer.Typer()
 app.callback()(lambda: None)
@@ -308,12 +310,21 @@ def test_dicom_without_a_label_or_with_broken_pixels_is_rejected(dicom_src: Path
 def refuse(*arguments: str) -> str:
     """The one line of a command that cannot start; a progress bar may stand before it."""
     result = CliRunner().invoke(app, ["convert", *arguments])
-    assert result.exit_code == 2, result.output
-    [line] = [line for line in result.stderr.splitlines() if not line.startswith("convert \u2501")]
-    return line
+    assert isinstance(result.exception, StartError), result.output
+    return result.exception.detail
 
 
-def test_what_cannot_start_says_why_in_one_line(src: Path, tmp_path: Path) -> None:
+def test_program_ends_with_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["monai-train", "convert", str(tmp_path / "absent"), str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"monai-train: {tmp_path / 'absent'} is not a folder\n"
+
+
+def test_what_cannot_start_says_why(src: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     text = tmp_path / "text"
