@@ -1,0 +1,55 @@
+"""What the documents say is what the program does."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+import monai_train.cli
+import worker.cli
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+APPS = {"worker": worker.cli.app, "monai-train": monai_train.cli.app}
+
+
+def _commands() -> list[str]:
+    found = []
+    for document in DOCUMENTS:
+        for block in re.findall(r"```sh\n(.*?)```", document.read_text(), re.DOTALL):
+            found += [line.split(" #")[0].strip() for line in block.splitlines() if line.startswith(tuple(APPS))]
+    return found
+
+
+@pytest.mark.parametrize("line", _commands())
+def test_a_documented_command_is_understood(line: str) -> None:
+    program, *arguments = shlex.split(line)
+    command: click.Command = typer.main.get_command(APPS[program])
+    context = click.Context(command)
+    while isinstance(command, click.Group):
+        found = command.get_command(context, arguments.pop(0))
+        assert found is not None, line
+        command = found
+    command.make_context(program, arguments, resilient_parsing=False).close()
+
+
+def test_documents_were_found() -> None:
+    assert len(_commands()) > 10
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_a_link_to_a_file_leads_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)\)", document.read_text())
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_the_conformance_statement_is_what_the_tables_say() -> None:
+    check = subprocess.run([sys.executable, str(ROOT / "docs/conformance.py"), "--check"], check=False)
+    assert check.returncode == 0, "run python docs/conformance.py"
