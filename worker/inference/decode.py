@@ -167,11 +167,12 @@ def _check_bytes(ds: pydicom.Dataset, rows: int, columns: int, expected: int) ->
             raise NotAssessable("pixel-data-truncated", "The pixel data of an image are shorter than its size.")
         return
     try:
-        first = next(generate_fragments(_after_offset_table(value)))
-    except (StopIteration, ValueError, struct.error):
-        raise NotAssessable("pixel-data-truncated", "The compressed pixel data of an image are cut short.") from None
-    size = _codestream_size(first)
-    if size is not None and size != (rows, columns):
+        sizes = {_codestream_size(fragment) for fragment in generate_fragments(_after_offset_table(value))}
+    except (ValueError, struct.error):
+        sizes = set()
+    if not sizes:
+        raise NotAssessable("pixel-data-truncated", "The compressed pixel data of an image are cut short.")
+    if not sizes <= {None, (rows, columns)}:
         raise NotAssessable("pixel-data-unreadable", "The compressed picture has another size than the header says.")
 
 
@@ -185,12 +186,16 @@ def _codestream_size(stream: bytes) -> tuple[int, int] | None:
 
     Sources: ISO/IEC 10918-1 B.2.2 (SOFn), 14495-1 C.2.2 (SOF55), 15444-1 A.5.1 (SIZ).
     """
-    if stream[:4] == b"\xff\x4f\xff\x51" and len(stream) >= 24:
-        right, bottom, left, top = struct.unpack(">4I", stream[8:24])
+    siz = stream.find(b"\xff\x4f\xff\x51", 0, 512) + 8  # not at 0 where a JP2 header precedes it
+    if siz >= 8 and len(stream) >= siz + 16:
+        right, bottom, left, top = struct.unpack(">4I", stream[siz : siz + 16])
         return bottom - top, right - left
     position = 2 if stream[:2] == b"\xff\xd8" else len(stream)
     while position + 9 <= len(stream) and stream[position] == 0xFF:
         marker = stream[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             rows, columns = struct.unpack(">HH", stream[position + 5 : position + 9])
             return rows, columns
@@ -244,13 +249,14 @@ def _signed(ds: pydicom.Dataset, pixels: PixelArray) -> PixelArray:
 def _frame(
     path: Path, ds: pydicom.Dataset, pixels: PixelArray, sources: tuple[Any, ...], number: int | None
 ) -> DecodedFrame:
-    if _integer(ds, "PixelPaddingValue", None) is not None and _integer(ds, "SamplesPerPixel", 1) == 1:
-        pixels = _without_padding(pixels, _integer(ds, "PixelPaddingValue", None))
+    photometric, padding = str(ds.get("PhotometricInterpretation", "")), _integer(ds, "PixelPaddingValue", None)
+    if padding is not None and photometric.startswith("MONOCHROME"):
+        pixels = _without_padding(pixels, padding, photometric)
     slope = _first_number(sources, "RescaleSlope", 1.0)
     intercept = _first_number(sources, "RescaleIntercept", 0.0)
     if not _USABLE_SLOPE[0] <= abs(slope) <= _USABLE_SLOPE[1] or abs(intercept) > _USABLE_SLOPE[1] * abs(slope):
         slope, intercept = 1.0, 0.0
-    if str(ds.get("PhotometricInterpretation", "")) == "MONOCHROME1":
+    if photometric == "MONOCHROME1":
         slope, intercept = -slope, -intercept
     return DecodedFrame(
         path=path,
@@ -268,12 +274,13 @@ def _frame(
     )
 
 
-def _without_padding(pixels: PixelArray, padding: int) -> PixelArray:
+def _without_padding(pixels: PixelArray, padding: int, photometric: str) -> PixelArray:
     """Padding set to the darkest real value: left as it is, -32768 would be the whole grey scale."""
     outside = pixels == np.array(padding).astype(pixels.dtype)  # 63536 is also written for -2000
     if not outside.any() or outside.all():
         return pixels
-    return np.where(outside, pixels[~outside].min(), pixels)
+    real = pixels[~outside]
+    return np.where(outside, real.max() if photometric == "MONOCHROME1" else real.min(), pixels)
 
 
 def _spacing(sources: tuple[Any, ...]) -> tuple[float, float]:

@@ -68,7 +68,7 @@ def summarise(volume: Volume, outputs: Outputs, bundle: Bundle) -> SeriesResult:
     slices = _slice_results(volume, probabilities, allowed, deciding)
     accepted, wanted = int(allowed.sum()), bundle.thresholds.minimum_in_distribution * len(allowed)
     if len(deciding) == 0 or accepted < wanted:
-        detail = f"{accepted} of {len(allowed)} slices resemble the brain MRI that the model was trained on"
+        detail = f"{accepted} of {len(allowed)} slices resemble the brain MRI that the model was trained on."
         return _not_assessed("out-of-distribution", detail, {}, slices, volume, len(slices) // 2)
     means = probabilities[deciding].mean(axis=0)
     best = int(means.argmax())
@@ -76,7 +76,7 @@ def summarise(volume: Volume, outputs: Outputs, bundle: Bundle) -> SeriesResult:
     shown = int(deciding[probabilities[deciding, best].argmax()])
     probability, needed = float(means[best]), bundle.thresholds.minimum_probability
     if not probability >= needed:
-        detail = f"no class reaches the probability {needed:.2f}; the highest is {probability:.2f}"
+        detail = f"No class reaches the probability {needed:.2f}; the highest is {probability:.2f}."
         return _not_assessed("too-uncertain", detail, by_class, slices, volume, shown)
     activation = volume.on_picture(shown, normalised(outputs.maps[shown, best]))
     return SeriesResult(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     EnhancedMRImageStorage,
@@ -67,6 +67,15 @@ def test_jpeg_lossless_pixels_come_back(tmp_path: Path, pixels: Any, process: st
     path = save(image(pixels), tmp_path / "a.dcm")
     subprocess.run(["dcmcjpeg", process, path, tmp_path / "b.dcm"], check=True)
     assert (one(tmp_path / "b.dcm").pixels == pixels).all()
+
+
+@pytest.mark.usefixtures("dcmcjpeg")
+@pytest.mark.parametrize("encode", [["dcmcrle"], ["dcmcjpls"], ["dcmcjpls", "+en", "+md", "2"]], ids=" ".join)
+def test_what_dcmtk_encodes_comes_back(tmp_path: Path, encode: list[str]) -> None:
+    path = save(image(GREY12, BitsStored=12, HighBit=11), tmp_path / "a.dcm")
+    subprocess.run([*encode, path, tmp_path / "b.dcm"], check=True)
+    allowed = 2 if "+en" in encode else 0
+    assert np.abs(one(tmp_path / "b.dcm").pixels.astype(int) - GREY12).max() <= allowed
 
 
 @pytest.mark.usefixtures("dcmcjpeg")
@@ -157,6 +166,13 @@ def test_padding_becomes_the_darkest_value(tmp_path: Path) -> None:
     assert (frame.pixels[3:] == pixels[3:]).all()
 
 
+def test_padding_of_inverted_grey_is_dark_too(tmp_path: Path) -> None:
+    pixels = np.maximum(GREY12, 9)
+    pixels[:3] = 0
+    frame = one(save(image(pixels, PixelPaddingValue=0, PhotometricInterpretation="MONOCHROME1"), tmp_path / "a.dcm"))
+    assert (frame.pixels[:3] == pixels.max()).all()
+
+
 def test_text_in_an_impossible_character_set_does_not_matter(tmp_path: Path) -> None:
     ds = _with_raw(image(GREY12), "SpecificCharacterSet", "ISO_IR 999\\GARBAGE")
     assert (one(save(ds, tmp_path / "a.dcm")).pixels == GREY12).all()
@@ -222,6 +238,17 @@ def _other_codestream(path: Path) -> Path:
     return path
 
 
+def _second_frame_is_a_bomb(path: Path) -> Path:
+    """Two frames, the second of which claims 65,535 x 65,535 after a fill byte."""
+    ds = image(np.stack([GREY8, GREY8]), NumberOfFrames=2)
+    save(ds, path, JPEGLSLossless)
+    first = next(generate_frames(ds.PixelData, number_of_frames=2))
+    bomb = b"\xff\xd8\xff\xff\xf7\x00\x0b\x08\xff\xff\xff\xff\x01\x01\x11\x00"
+    ds.PixelData = encapsulate([first, bomb])
+    ds.save_as(path, enforce_file_format=True)
+    return path
+
+
 def _fewer_frames(path: Path) -> Path:
     ds = dcmread(_compressed(path))
     ds.NumberOfFrames = 4
@@ -257,6 +284,7 @@ FAULTS = {
     "bomb": ("image-too-large", lambda p: _plain(p, Rows=65535, Columns=65535)),
     "bomb of frames": ("image-too-large", lambda p: _plain(p, NumberOfFrames=2_000_000)),
     "bomb in the codestream": ("pixel-data-unreadable", _other_codestream),
+    "bomb in the second frame": ("pixel-data-unreadable", _second_frame_is_a_bomb),
     "fewer frames": ("pixel-data-truncated", _fewer_frames),
     "garbage as JPEG 2000": ("pixel-data-unreadable", lambda p: _garbage_codestream(p, JPEG2000Lossless)),
     "garbage as JPEG-LS": ("pixel-data-unreadable", lambda p: _garbage_codestream(p, JPEGLSLossless)),
@@ -277,6 +305,12 @@ def test_bad_file_has_a_reason_without_identifiers(tmp_path: Path, fault: str) -
     assert "CANARY" not in str(raised.value)
     assert not any(character.isdigit() for character in raised.value.detail)
     assert raised.value.__cause__ is None
+
+
+@pytest.mark.parametrize("make", [_other_codestream, _second_frame_is_a_bomb])
+def test_bomb_in_a_codestream_never_reaches_its_decoder(tmp_path: Path, make: Any) -> None:
+    with pytest.raises(NotAssessable, match="another size than the header says"):
+        decode(make(tmp_path / "a.dcm"))
 
 
 def test_deflated_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

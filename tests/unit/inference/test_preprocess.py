@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from tests.testbed.images import image, save
@@ -237,6 +239,21 @@ def test_importing_needs_neither_torch_nor_openvino() -> None:
         "sys.exit(bool({'torch', 'monai', 'openvino', 'sqlalchemy', 'pynetdicom'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_crop_cuts_no_tumour(brain_mri_data: Path, tmp_path: Path) -> None:
+    with (brain_mri_data / "audit.tsv").open() as table:
+        boxed = [row for row in csv.DictReader(table, delimiter="\t") if row["tumour_box_xywh"]]
+    assert len(boxed) > 1000
+    for row in boxed[::20]:
+        pixels = np.asarray(Image.open(brain_mri_data / row["path"]).convert("L"))
+        square = preprocess([save(image(pixels), tmp_path / "a.dcm")], DEFINITION).squares[0]
+        x, y, width, height = map(float, row["tumour_box_xywh"].split())
+        rows, columns = pixels.shape
+        assert square.left <= (x - width / 2) * columns + 1
+        assert square.top <= (y - height / 2) * rows + 1
+        assert (x + width / 2) * columns - 1 <= square.left + square.side
+        assert (y + height / 2) * rows - 1 <= square.top + square.side
 
 
 def _real(folder: Path, name: str) -> list[Path]:
