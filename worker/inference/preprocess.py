@@ -1,7 +1,7 @@
 """DICOM files → the tensor a model sees, as its bundle defines it: on the whole series at once.
 
     decode → orient for display, sort along the normal → find the head → grey window of the series
-           → crop a square around the head of each slice → size x size, 0 to 1
+           → crop a square around the head of each slice → size x size, 0 to 1 in steps of 1/255
 
 Training reads single slices (often Secondary Captures without geometry), the worker reads series. Both call
 `preprocess`: a single slice is a series of one. So that the two agree,
@@ -32,6 +32,7 @@ from worker.inference.geometry import OrientedFrame, Plane, stack
 from worker.inference.resample import axis_weights, coverage, resample
 from worker.values import ByteArray, FloatArray
 
+LEVELS = np.float32(255)
 PICTURE_SIZE = 512  # the longest side of a displayed picture
 _TARGET = "worker.inference.preprocess.Preprocessing"
 _NOISE_PROFILE = 0.08  # a row or column belongs to the head when it holds this part of the fullest one's pixels
@@ -201,7 +202,9 @@ def _tensor(
     shape = (definition.size, definition.size)
     tensor = np.empty((len(slices), 1, *shape), np.float32)
     for index, (frame, square) in enumerate(zip(slices, squares, strict=True)):
-        tensor[index, 0] = _crop(frame, window, square.top, square.left, square.side / definition.size, shape)
+        grey = _crop(frame, window, square.top, square.left, square.side / definition.size, shape)
+        # 256 levels, so that the bytes in which training keeps its pictures are exactly this tensor.
+        tensor[index, 0] = np.rint(grey * LEVELS) / LEVELS
     return tensor, squares, window
 
 
