@@ -13,13 +13,13 @@ Training reads single slices (often Secondary Captures without geometry), the wo
 - head and window are found on a thumbnail of fixed size, so a 150-pixel and a 1,920-pixel picture of one slice give
   nearly one tensor, and noise averages out.
 
-All of it is linear up to the final clip, so any rescale slope > 0 and any intercept give the same tensor.
+All of it is linear up to the final clip, so any rescale slope and intercept that the slices share give the same tensor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ def preprocess(paths: Sequence[Path], definition: Preprocessing) -> Volume:
         if samples > MAXIMUM_FILE_SAMPLES:
             raise NotAssessable("image-too-large", "The series holds more pixels than this worker accepts.")
         decoded.extend(frames)
-    slices = stack(decoded)
+    slices = _relative(stack(decoded))
     tensor, squares, window = _tensor(slices, definition)
     return Volume(
         tensor=tensor,
@@ -182,6 +182,21 @@ def preprocess_image(pixels: npt.NDArray[Any], definition: Preprocessing) -> Flo
     source = DecodedFrame(Path(), "", "", "", 0, None, pixels, 1.0, 0.0, (1.0, 1.0), None, None)
     tensor, _, _ = _tensor([OrientedFrame(source, pixels, (1.0, 1.0), None, None)], definition)
     return np.asarray(tensor[0])
+
+
+def _relative(slices: Sequence[OrientedFrame]) -> list[OrientedFrame]:
+    """The slices with their values in the units of the first one's stored pixels.
+
+    So a scale that all have in common drops out exactly, and cannot tip a pixel over the head's threshold by rounding.
+    """
+    unit, zero = abs(slices[0].source.slope), slices[0].source.intercept
+    return [
+        replace(
+            one,
+            source=replace(one.source, slope=one.source.slope / unit, intercept=(one.source.intercept - zero) / unit),
+        )
+        for one in slices
+    ]
 
 
 def _identity(one: OrientedFrame) -> Frame:
