@@ -20,7 +20,8 @@ def _senders() -> None:
 
 @pytest.fixture(scope="session")
 def hospital(_senders: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with site.running(tmp_path_factory.mktemp("worker")) as running:
+    wide = {"COLUMNS": "250"}  # so that no table wraps a sentence
+    with site.running(tmp_path_factory.mktemp("worker"), environment=wide) as running:
         yield running
 
 
@@ -30,13 +31,20 @@ def head(tmp_path: Path) -> list[Path]:
     return phantom.head_series(tmp_path / "head")
 
 
+@pytest.fixture(scope="session")
+def long_head(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """384 slices of 212 kB, the shape of a high-resolution volume. Each worker of its own may be sent it, or a part."""
+    grid = phantom.Grid(slices=384, rows=384, columns=274, pixel_mm=0.667, slice_mm=0.48)
+    return phantom.head_series(tmp_path_factory.mktemp("long"), grid=grid)
+
+
 @pytest.fixture(params=["stand-in", "real"])
 def long_series(request: pytest.FixtureRequest, tmp_path: Path) -> list[Path]:
-    """384 slices of 212 kB: a real 7 T volume and a synthetic one of the same shape."""
+    """The synthetic volume, and a real one of 7 tesla."""
     if request.param == "stand-in":
-        grid = phantom.Grid(slices=384, rows=384, columns=274, pixel_mm=0.667, slice_mm=0.48)
-        return phantom.head_series(tmp_path / "long", grid=grid)
+        stand_in: list[Path] = request.getfixturevalue("long_head")
+        return stand_in
     archive = request.getfixturevalue("brain_mri_data") / "mr-series" / "mprage-7t-t1w.tar.xz"
     with tarfile.open(archive) as packed:
-        packed.extractall(tmp_path / "long", filter="data")
-    return sorted((tmp_path / "long").rglob("*.dcm"))
+        packed.extractall(tmp_path, filter="data")
+    return sorted(tmp_path.rglob("*.dcm"))

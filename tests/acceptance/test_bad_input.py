@@ -80,9 +80,10 @@ def assert_ends(worker: WorkerProcess, source: Dataset, statuses: set[str]) -> N
     assert (result["label"] is None) == (result["status"] != "classified")
     if result["status"] != "classified":
         assert result["reason"]
+        assert result["detail"]  # a sentence for a person
         shown = worker.run("results", "show", source.SeriesInstanceUID)
         assert shown.returncode == 0
-        assert result["reason"] in shown.stdout
+        assert result["detail"] in shown.stdout
 
 
 @pytest.mark.parametrize("fault", CORPUS)

@@ -44,8 +44,8 @@ def assert_answered_once(hospital: Site, source: Dataset, *, sent_again: bool = 
         assert set(hospital.pacs.receipts.values()) == {1}
 
 
-def test_kill_while_a_series_is_being_sent(tmp_path: Path) -> None:
-    paths = phantom.head_series(tmp_path / "head", grid=phantom.Grid(slices=150, slice_mm=1))
+def test_kill_while_a_series_is_being_sent(long_head: list[Path], tmp_path: Path) -> None:
+    paths = long_head[:150]
     with site.running(tmp_path / "worker", settings=PATIENT) as hospital:
         sender = subprocess.Popen(
             ["storescu", "-v", "-aec", "AI_WORKER", "127.0.0.1", str(hospital.worker.port), *map(str, paths)],
@@ -63,11 +63,9 @@ def test_kill_while_a_series_is_being_sent(tmp_path: Path) -> None:
         assert_stored_once(hospital.worker, paths)
 
 
-def test_kill_while_a_series_is_being_classified(tmp_path: Path) -> None:
-    grid = phantom.Grid(slices=384, rows=384, columns=274, pixel_mm=0.667, slice_mm=0.48)
-    paths = phantom.head_series(tmp_path / "long", grid=grid)
+def test_kill_while_a_series_is_being_classified(long_head: list[Path], tmp_path: Path) -> None:
     with site.running(tmp_path / "worker", settings=PATIENT) as hospital:
-        source = hospital.push(paths)
+        source = hospital.push(long_head)
         running = "SELECT count(*) FROM job WHERE state = 'running'"
         wait_until(lambda: hospital.worker.rows(running)[0][0], "the job to run", every=0.01)
         hospital.worker.kill()
@@ -75,7 +73,7 @@ def test_kill_while_a_series_is_being_classified(tmp_path: Path) -> None:
         assert hospital.worker.rows("SELECT count(*) FROM result")[0][0] == 0
         hospital.worker.start()
         assert_answered_once(hospital, source)
-        assert_stored_once(hospital.worker, paths)
+        assert_stored_once(hospital.worker, long_head)
 
 
 @pytest.mark.parametrize("behaviour", [Behaviour.SLOW, Behaviour.ABORT], ids=["mid-answer", "pacs-aborts"])

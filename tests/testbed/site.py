@@ -37,6 +37,7 @@ class Site:
         """The report and the picture of the source's study, once the PACS holds both and every delivery is made."""
 
         def delivered() -> Answer | None:
+            self.worker.require_alive()
             found = Answer(
                 self.pacs.files(pacs.REPORTS, source.StudyInstanceUID),
                 self.pacs.files(pacs.PICTURES, source.StudyInstanceUID),

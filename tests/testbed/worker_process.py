@@ -84,8 +84,7 @@ class WorkerProcess:
             )  # fmt: skip
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise RuntimeError(f"worker serve exited {self._process.returncode}:\n{self.last_log_lines()}")
+            self.require_alive()
             if self.healthy():
                 return self
             time.sleep(0.1)
@@ -96,6 +95,11 @@ class WorkerProcess:
             return httpx.get(f"http://127.0.0.1:{self.web_port}/health", timeout=2).status_code == 200
         except httpx.TransportError:
             return False
+
+    def require_alive(self) -> None:
+        """RuntimeError with the end of its log when the service has ended by itself."""
+        if self._process is not None and self._process.poll() is not None:
+            raise RuntimeError(f"worker serve exited {self._process.returncode}:\n{self.last_log_lines()}")
 
     def kill(self) -> None:
         """SIGKILL to every process of the worker at once, as a power cut would."""
@@ -160,6 +164,7 @@ class WorkerProcess:
             AND (series.state = 'refused' OR job.state IN ('done', 'parked'))"""
 
         def ended() -> dict[str, Any] | None:
+            self.require_alive()
             if not self.rows(settled)[0][0]:
                 return None
             found = self.result(series_instance_uid)
