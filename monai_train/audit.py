@@ -149,8 +149,9 @@ def count_across(
 def as_json(found: Audit) -> dict[str, object]:
     """The audit as plain values; images are named by their paths relative to the source folder.
 
-    `groups` are pictures and `patient_groups` patients with more than one image. `pairs` holds every two images of a
-    picture group, but of a group larger than LARGE_GROUP only those with its first image.
+    `groups` are pictures and `patient_groups` patients with more than one image, joined with those of a groups file.
+    `pairs` is what the pixels tell: every two images of one picture, but where more than `large_group` show it only
+    the pairs with the first.
     """
     paths = [image.source for image in found.images]
 

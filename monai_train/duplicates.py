@@ -50,7 +50,7 @@ class Fingerprint:
     """What is compared of one image, and the facts that a report shows.
 
     `coarse` [2, 48, 48] float16 and `fine` [2, 128, 128] int8: the whole image and the head's box, local contrast.
-    `histogram` [32]: shares of grey values between 0 and the depth's maximum.
+    `histogram` [32]: shares of grey values, from 0 to 255 or, of 16 bit, to the image's own maximum.
     """
 
     pixel_sha256: str
@@ -89,7 +89,8 @@ def fingerprint(path: Path) -> Fingerprint | UnreadableImage:
     pixels = picture.pixels
     rows, columns = pixels.shape
     sha256 = hash_pixels(pixels)
-    counts, _ = np.histogram(pixels, bins=32, range=(0, np.iinfo(pixels.dtype).max))
+    top = 255 if pixels.dtype == np.uint8 else max(1, int(pixels.max()))
+    counts, _ = np.histogram(pixels, bins=32, range=(0, top))
     whole = _at_most(Image.fromarray(pixels.astype(np.float32)), 512)
     frames = [whole, whole.crop(_head_box(np.asarray(whole)))]
     coarse = _local_contrast([f.resize((2 * COARSE,) * 2, Image.Resampling.BOX) for f in frames], 6.0, 0.8)
