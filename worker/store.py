@@ -305,6 +305,34 @@ def claim_job(session: Session, owner: str, model_id: int, now: datetime, lease:
     return job
 
 
+def adopt_jobs(session: Session, model_id: int, now: datetime) -> int:
+    """Hand the waiting jobs of a model that is served no more to the one that is; the number of them.
+
+    Where the series has a job of the new model for the same input already, the old job is superseded.
+    """
+    waiting = session.scalars(
+        select(JobRow)
+        .where(JobRow.model_id != model_id)
+        .where(
+            or_(
+                JobRow.state == JobState.PENDING,
+                and_(JobRow.state == JobState.RUNNING, JobRow.lease_until < now),
+            )
+        )
+        .order_by(JobRow.id)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for job in waiting:
+        job.lease_owner = job.lease_until = None
+        same = (JobRow.series_id == job.series_id, JobRow.input_sha256 == job.input_sha256)
+        if session.scalar(select(JobRow.id).where(JobRow.model_id == model_id, *same)) is None:
+            job.model_id, job.state = model_id, JobState.PENDING
+        else:
+            job.state, job.reason, job.finished_at = JobState.SUPERSEDED, "model-replaced", now
+        session.flush()
+    return len(waiting)
+
+
 def extend_job_lease(session: Session, job_id: int, owner: str, until: datetime) -> bool:
     """False when the job is no longer ours."""
     done = session.execute(

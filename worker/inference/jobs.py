@@ -181,7 +181,9 @@ class Conductor:
                 get_log().warning("lease not extended", job_row=job_id, **fault_fields(error))
 
     def run(self, stop: threading.Event, poll_seconds: float = 0.2) -> None:
-        """Work until `stop`; the job in hand is finished."""
+        """Take over what waits for an earlier model, then work until `stop`; the job in hand is finished."""
+        with self.database.write() as session:
+            store.adopt_jobs(session, store.model_row(session, self.model, self.clock()).id, self.clock())
         while not stop.is_set():
             try:
                 busy = self.work_once()

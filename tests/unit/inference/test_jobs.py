@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,23 @@ def test_the_lease_is_extended_while_a_job_runs(queued: Store, tmp_path: Path, c
 
     _conductor(queued, tmp_path, clock, classify=slow, lease=timedelta(seconds=0.3)).work_once()
     assert seen == [later(110.3)]
+
+
+def test_a_new_model_takes_over_what_waits_for_the_old_one(queued: Store, tmp_path: Path, clock: Clock) -> None:
+    newer = replace(MODEL, sha256="cd" * 32, version="2.0")
+    conductor = _conductor(queued, tmp_path, clock, model=newer)
+    assert not conductor.work_once()
+    stop = threading.Event()
+    thread = threading.Thread(target=conductor.run, args=(stop, 0.01))
+    thread.start()
+    for _ in range(500):
+        if _job(queued).state == JobState.DONE:
+            break
+        stop.wait(0.02)
+    stop.set()
+    thread.join()
+    with queued.read() as session:
+        assert session.scalars(select(ResultRow)).one().model_id == _job(queued).model_id == 2
 
 
 def test_two_processes_never_claim_the_same_job(database: Store, tmp_path: Path, clock: Clock) -> None:
