@@ -1,7 +1,7 @@
 """DICOM files → the tensor a model sees, as its bundle defines it: on the whole series at once.
 
     decode → orient for display, sort along the normal → find the head → grey window of the series
-           → crop a square around the head of each slice → size x size, 0 to 1 in steps of 1/255
+           → crop a square around the head of each slice → size x size, 0 to 1 in 256 levels in steps of 1/255
 
 Training reads single slices (often Secondary Captures without geometry), the worker reads series. Both call
 `preprocess`: a single slice is a series of one. So that the two agree,
@@ -13,7 +13,7 @@ Training reads single slices (often Secondary Captures without geometry), the wo
 - head and window are found on a thumbnail of fixed size, so a 150-pixel and a 1,920-pixel picture of one slice give
   nearly one tensor, and noise averages out.
 
-All of it is linear up to the final clip, so any rescale slope and intercept that the slices share give the same tensor.
+All of it is linear up to the clip and the rounding to 256 levels at the end, and a rescale that the slices share drops out.
 """
 
 from __future__ import annotations
