@@ -13,7 +13,7 @@ Training reads single slices (often Secondary Captures without geometry), the wo
 - head and window are found on a thumbnail of fixed size, so a 150-pixel and a 1,920-pixel picture of one slice give
   nearly one tensor, and noise averages out.
 
-All of it is linear up to the clip and the rounding to 256 levels at the end, and a rescale that the slices share drops out.
+All of it is linear up to the clip and the rounding to 256 levels at the end; a rescale that the slices share drops out.
 """
 
 from __future__ import annotations
