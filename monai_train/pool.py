@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 from rich.console import Console
@@ -30,5 +32,13 @@ def map_files(work: Callable[[Item], Outcome], items: Sequence[Item], title: str
         if processes < 2:
             yield from progress.track(map(work, items), len(items), description=title)
             return
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_end_with_parent) as pool:
             yield from progress.track(pool.map(work, items, chunksize=16), len(items), description=title)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed takes its processes along; else they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
