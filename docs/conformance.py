@@ -61,7 +61,8 @@ Each in every one of these transfer syntaxes; stored as sent, never transcoded:
 
 {statuses}
 
-- Other content under a known SOP Instance UID is answered 0x0000 and recorded in the log; the first content stays.
+- Other content under a known SOP Instance UID is answered 0x0000, kept aside and recorded; the first content stays and
+  alone is classified.
 - Level of conformance: 2 (full); all elements, private ones included, are kept.
 
 ## Storage SCU (results)

@@ -22,6 +22,7 @@ from worker.errors import StartError
 from worker.tables import (
     REVISION,
     AssociationRow,
+    ConflictRow,
     DeliveryRow,
     DeliveryState,
     InstanceRow,
@@ -191,6 +192,23 @@ def add_instance(session: Session, new: NewInstance, now: datetime) -> InstanceR
     session.add(row)
     session.flush()
     return row
+
+
+def add_conflict(session: Session, stored: InstanceRow, new: NewInstance, path: str, now: datetime) -> None:
+    """Record other content of a stored instance, once for each content."""
+    same = (ConflictRow.instance_id == stored.id, ConflictRow.sha256 == new.sha256)
+    if session.scalar(select(ConflictRow.id).where(*same)) is None:
+        session.add(
+            ConflictRow(
+                instance_id=stored.id,
+                association_id=new.association_id,
+                path=path,
+                size=new.size,
+                sha256=new.sha256,
+                received_at=now,
+            )
+        )
+        session.flush()
 
 
 # --- settling --------------------------------------------------------------------------------------------------

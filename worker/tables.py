@@ -172,6 +172,22 @@ class InstanceRow(Base):
     __table_args__ = (Index(None, "series_id", "id"),)
 
 
+class ConflictRow(Base):
+    """Other content that came under a known SOP Instance UID: kept aside, never classified, never overwrites."""
+
+    __tablename__ = "conflict"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))
+    association_id: Mapped[int | None] = mapped_column(ForeignKey("association.id"))
+    path: Mapped[str] = mapped_column(String(255))
+    size: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    received_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("instance_id", "sha256"),)
+
+
 class ModelRow(Base):
     __tablename__ = "model"
 

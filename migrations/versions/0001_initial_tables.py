@@ -141,6 +141,22 @@ def upgrade() -> None:
     op.create_index(op.f("ix_result_series_id_id"), "result", ["series_id", "id"])
 
     op.create_table(
+        "conflict",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("instance_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("association_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("path", sa.String(length=255), nullable=False),
+        sa.Column("size", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("received_at", UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["association_id"], ["association.id"], name=op.f("fk_conflict_association_id_association")
+        ),
+        sa.ForeignKeyConstraint(["instance_id"], ["instance.id"], name=op.f("fk_conflict_instance_id_instance")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_conflict")),
+        sa.UniqueConstraint("instance_id", "sha256", name=op.f("uq_conflict_instance_id_sha256")),
+    )
+    op.create_table(
         "object",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("result_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -198,19 +214,13 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-
     op.drop_table("delivery")
-
     op.drop_table("slice_result")
     op.drop_table("object")
-
     op.drop_table("result")
-
     op.drop_table("job")
-
+    op.drop_table("conflict")
     op.drop_table("instance")
-
     op.drop_table("series")
     op.drop_table("model")
-
     op.drop_table("association")

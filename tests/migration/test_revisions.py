@@ -41,6 +41,7 @@ def _fill(database: Store) -> None:
         model = store.model_row(session, MODEL, later(0)).id
         new = new_instance(1, association_id=association)
         row = store.add_instance(session, new, later(0))
+        store.add_conflict(session, row, new_instance(1, sha256="11" * 32), "conflicts/x", later(0))
         series = store.lock_open_series(session, row.series_id, later(0))
         assert series is not None
         store.queue_series(session, series, model, later(0))

@@ -56,7 +56,7 @@ class Outcome(StrEnum):
 
     STORED = "stored"
     REPEATED = "repeated"
-    CONFLICTING = "conflicting"  # the same UID with other content: the first one stays
+    CONFLICTING = "conflicting"  # the same UID with other content: the first stays, this one is kept aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,12 @@ def instance_path(series_instance_uid: str, sop_instance_uid: str) -> str:
     series = hashlib.sha256(series_instance_uid.encode()).hexdigest()[:24]
     instance = hashlib.sha256(sop_instance_uid.encode()).hexdigest()[:32]
     return f"instances/{series[:2]}/{series}/{instance}.dcm"
+
+
+def conflict_path(new: store.NewInstance) -> str:
+    """Where other content under a known UID is kept, below the data folder."""
+    instance = hashlib.sha256(new.sop_instance_uid.encode()).hexdigest()[:32]
+    return f"conflicts/{instance}/{new.sha256}.dcm"
 
 
 def _parse_header(encoded: bytes) -> Dataset:
@@ -251,22 +257,29 @@ class InstanceKeeper:
 
     def _place(self, session: Session, waiting: _Waiting, folders: set[Path]) -> Outcome:
         stored = store.stored_instance(session, waiting.new.sop_instance_uid)
-        if stored is not None:
-            if stored.sha256 == waiting.new.sha256:
-                return Outcome.REPEATED
-            get_log().warning("instance came again with other content; the first one stays", instance_row=stored.id)
-            return Outcome.CONFLICTING
-        final = self._data_dir / waiting.new.path
+        if stored is None:
+            self._name(waiting.temporary, waiting.new.path, folders)
+            store.add_instance(session, waiting.new, self._clock())
+            return Outcome.STORED
+        if stored.sha256 == waiting.new.sha256:
+            return Outcome.REPEATED
+        aside = conflict_path(waiting.new)
+        self._name(waiting.temporary, aside, folders)
+        store.add_conflict(session, stored, waiting.new, aside, self._clock())
+        get_log().warning("instance came again with other content, which is kept aside", instance_row=stored.id)
+        return Outcome.CONFLICTING
+
+    def _name(self, temporary: Path, path: str, folders: set[Path]) -> None:
+        """Give a written file its place, and note the folders to fsync before the commit."""
+        final = self._data_dir / path
         if not final.parent.is_dir():
             final.parent.mkdir(parents=True, exist_ok=True)
             folders.update((final.parent.parent, final.parent.parent.parent))
         # Named before the row exists: a crash in between leaves a file without a row, and the peer, which got no
         # answer, sends again.
-        if waiting.temporary.exists():  # else an attempt whose transaction failed has named it already
-            os.replace(waiting.temporary, final)
+        if temporary.exists():  # else an attempt whose transaction failed has named it already
+            os.replace(temporary, final)
         folders.add(final.parent)
-        store.add_instance(session, waiting.new, self._clock())
-        return Outcome.STORED
 
 
 def remove_leftovers(data_dir: Path) -> int:

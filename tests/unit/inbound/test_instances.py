@@ -18,7 +18,7 @@ from worker.errors import RefusedInstance
 from worker.inbound import instances
 from worker.inbound.instances import InstanceKeeper, Outcome, describe, instance_path
 from worker.store import Store
-from worker.tables import InstanceRow, SeriesRow
+from worker.tables import ConflictRow, InstanceRow, SeriesRow
 
 
 @pytest.fixture
@@ -53,11 +53,19 @@ def test_repeated_instance_changes_nothing(database: Store, keeper: InstanceKeep
     assert len(_rows(database)) == 1
 
 
-def test_the_first_of_two_contents_stays(database: Store, keeper: InstanceKeeper, tmp_path: Path) -> None:
+def test_the_first_of_two_contents_stays_and_the_other_is_kept_aside_once(
+    database: Store, keeper: InstanceKeeper, tmp_path: Path
+) -> None:
+    other = mr_instance(PatientID="another")
     keeper.keep(received(mr_instance()))
-    assert keeper.keep(received(mr_instance(PatientID="another"))) is Outcome.CONFLICTING
+    assert [keeper.keep(received(other)) for _ in range(2)] == [Outcome.CONFLICTING] * 2
     [row] = _rows(database)
     assert (tmp_path / "data" / row.path).read_bytes() == encoded(mr_instance())
+    with database.read() as session:
+        [conflict] = session.scalars(select(ConflictRow))
+    assert conflict.instance_id == row.id
+    assert (tmp_path / "data" / conflict.path).read_bytes() == encoded(other)
+    assert len(_files(tmp_path)) == 2
 
 
 def test_many_at_once_are_each_kept_once(database: Store, keeper: InstanceKeeper) -> None:
