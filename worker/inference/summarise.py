@@ -20,12 +20,12 @@ def slice_probabilities(logits: FloatArray, temperature: float) -> FloatArray:
     """Calibrated probabilities: softmax(logits / temperature), [slices, classes]. Source: Guo et al. 2017."""
     scaled = logits.astype(np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
 def tumour_probability(probabilities: FloatArray, classes: Sequence[ModelClass]) -> FloatArray:
     """Probability of any neoplasm: [slices, classes] → [slices]."""
-    return probabilities[:, [one.neoplasm for one in classes]].sum(axis=1)
+    return np.asarray(probabilities[:, [one.neoplasm for one in classes]].sum(axis=1))
 
 
 def distance_and_residual(features: FloatArray, statistics: FeatureStatistics) -> tuple[FloatArray, FloatArray]:
@@ -98,7 +98,7 @@ def normalised(activation_map: FloatArray) -> FloatArray:
     """
     above = np.maximum(activation_map - activation_map.mean(), 0.0)
     peak = float(above.max())
-    return (above / peak if peak > 0 else above).astype(np.float32)
+    return np.asarray(above / peak if peak > 0 else above, np.float32)
 
 
 def _slice_results(
