@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import hashlib
 import math
 import os
 import pickle
@@ -20,6 +21,8 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import Progress
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, TrainConfig
@@ -184,7 +187,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def _resume(path: Path, state: State, provenance: dict[str, str]) -> None:
+def _resume(path: Path, state: State, provenance: dict[str, str]) -> dict[str, str]:
+    """Put the checkpoint into `state` and return its provenance. StartError when it saw other data."""
     content = read_checkpoint(path)
     for key in ("split_sha256", "data_sha256"):
         if content["provenance"][key] != provenance[key]:
@@ -193,6 +197,8 @@ def _resume(path: Path, state: State, provenance: dict[str, str]) -> None:
     state.average.load_state_dict(content["average"])
     state.optimizer.load_state_dict(content["optimizer"])
     state.epoch, state.best, state.best_epoch = content["epoch"], content["best"], content["best_epoch"]
+    stored: dict[str, str] = content["provenance"]
+    return stored
 
 
 def current_commit() -> str:
@@ -203,8 +209,35 @@ def current_commit() -> str:
     return answer.stdout.strip() or "unknown"
 
 
-def train(data: Path, run: Path, config: TrainConfig, console: Console | None = None) -> Path:
+def load_weights(model: Classifier, path: Path) -> str:
+    """Start from the averaged weights of a checkpoint or from safetensors; returns the SHA-256 of the file.
+
+    Raises StartError naming the first weight that is missing, unknown or of another shape.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            given = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise StartError("no-weights", f"{path} is not a readable safetensors file") from error
+    else:
+        given = {key.removeprefix("net."): value for key, value in read_checkpoint(path)["average"].items()}
+    wanted = model.net.state_dict()
+    for key in sorted(wanted.keys() ^ given.keys()):
+        raise StartError("other-network", f"{path}: the weight {key} is {'missing' if key in wanted else 'unknown'}")
+    for key, value in wanted.items():
+        if value.shape != given[key].shape:
+            shapes = f"{list(given[key].shape)} instead of {list(value.shape)}"
+            raise StartError("other-network", f"{path}: the weight {key} has the shape {shapes}")
+    model.net.load_state_dict(given)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def train(
+    data: Path, run: Path, config: TrainConfig, weights: Path | None = None, console: Console | None = None
+) -> Path:
     """Train on a converted folder until done, going on where RUN stopped; returns the best checkpoint.
+
+    A fresh run starts from `weights` where they are given.
 
     Raises StartError for data or checkpoints that do not fit and DivergedError for a loss that is not a number.
     """
@@ -226,7 +259,10 @@ def train(data: Path, run: Path, config: TrainConfig, console: Console | None = 
     run.mkdir(parents=True, exist_ok=True)
     if (run / CHECKPOINT).exists():
         _check_same(run, config)
-        _resume(run / CHECKPOINT, state, provenance)
+        provenance = _resume(run / CHECKPOINT, state, provenance)
+    elif weights is not None:
+        provenance["initial_weights_sha256"] = load_weights(state.model, weights)
+        state.average.load_state_dict(state.model.state_dict())
     (run / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
     _loop(run, state, sampler, validation, config, provenance, console)
     return run / BEST

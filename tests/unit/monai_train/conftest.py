@@ -1,0 +1,36 @@
+"""A converted folder of synthetic heads and a run that learned them, shared by the tests of train and export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from monai_train.config import Augmentation, Shares, TrainConfig
+from monai_train.train import train
+from tests.testbed.converted import make_converted
+
+TINY = TrainConfig(
+    epochs=4,
+    samples_per_epoch=192,
+    batch=16,
+    ema_decay=0.8,
+    threads=1,
+    external=("outside",),
+    test_share=0.3,
+    validation_share=0.3,
+    shares=Shares(mirrored_tumour=0, pasted_lesion=0, simulated_lesion=0, tumour_removed=0, pasted_tissue=0),
+    augmentation=Augmentation(invert=0, remap=0, gamma=0.1, bias_field=0.1, rotate_degrees=4, flip=0),
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_converted(tmp_path_factory.mktemp("tiny-data"), patients=14, external=3)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    train(tiny_data, run, TINY)
+    return run

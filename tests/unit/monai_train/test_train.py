@@ -1,0 +1,174 @@
+"""Training learns, resumes exactly after SIGKILL, keeps the last good checkpoint and says plainly what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from monai_train.config import ANY_TUMOUR, TrainConfig, read_config
+from monai_train.dataset import Role, load_pictures, read_manifest, read_preprocessing, split_roles
+from monai_train.sampling import make_sampler
+from monai_train.train import (
+    BEST,
+    CHECKPOINT,
+    DivergedError,
+    learning_rate,
+    load_weights,
+    loss_of,
+    new_state,
+    read_checkpoint,
+    save,
+    train,
+    train_epoch,
+)
+from tests.unit.monai_train.conftest import TINY
+from worker.errors import StartError
+
+
+def test_training_learns_the_classes(tiny_run: Path) -> None:
+    lines = list(csv.DictReader((tiny_run / "log.csv").read_text().splitlines()))
+    assert len(lines) == TINY.epochs
+    assert max(float(line["validation_balanced_accuracy"]) for line in lines) >= 0.9
+
+
+def test_checkpoint_says_where_it_comes_from(tiny_run: Path) -> None:
+    content = read_checkpoint(tiny_run / BEST)
+    assert TrainConfig.model_validate_json(content["config"]) == TINY
+    assert {"data_sha256", "split_sha256", "commit"} <= content["provenance"].keys()
+
+
+def test_resume_after_sigkill_is_exact(tiny_data: Path, tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"epochs": 3, "samples_per_epoch": 64})
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    command = [sys.executable, "-m", "monai_train", "train", "--data", str(tiny_data), "--config"]
+    command += [str(tmp_path / "config.json"), "--run", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "killed" / CHECKPOINT).exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    assert read_checkpoint(tmp_path / "killed" / CHECKPOINT)["epoch"] < 3
+    train(tiny_data, tmp_path / "killed", config)
+    train(tiny_data, tmp_path / "whole", config)
+    killed, whole = (read_checkpoint(tmp_path / name / CHECKPOINT) for name in ("killed", "whole"))
+    for key in ("model", "average"):
+        assert all(torch.equal(killed[key][name], value) for name, value in whole[key].items())
+    assert killed["epoch"] == whole["epoch"] == 3
+
+
+def test_run_folder_of_another_config_is_refused(tiny_data: Path, tiny_run: Path) -> None:
+    with pytest.raises(StartError, match="another seed"):
+        train(tiny_data, tiny_run, TINY.model_copy(update={"seed": 8}))
+
+
+def test_damaged_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(StartError, match="not a whole checkpoint"):
+        read_checkpoint(tmp_path / CHECKPOINT)
+    with pytest.raises(StartError, match="cannot read"):
+        read_checkpoint(tmp_path / "absent.pt")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    state = new_state(TINY)
+    path = tmp_path / CHECKPOINT
+    save(path, state, TINY, {})
+    before = path.read_bytes()
+    path.with_suffix(".part").symlink_to("/dev/full")
+    with pytest.raises((OSError, RuntimeError)):
+        save(path, state, TINY, {})
+    assert path.read_bytes() == before
+
+
+def test_loss_that_is_not_a_number_stops(tiny_data: Path) -> None:
+    rows = read_manifest(tiny_data)
+    roles = split_roles(rows, TINY.external, TINY.test_share, TINY.validation_share)
+    pictures = load_pictures(tiny_data, rows, read_preprocessing())
+    chosen = [i for i, role in enumerate(roles) if role is Role.TRAIN]
+    sampler = make_sampler(pictures, chosen, TINY, ["a", "b", "c", "d"])
+    state = new_state(TINY)
+    with torch.no_grad():
+        next(state.model.parameters()).fill_(math.nan)
+    with pytest.raises(DivergedError, match="not a number"):
+        train_epoch(state, sampler, TINY)
+
+
+def test_empty_class_is_refused(tiny_data: Path) -> None:
+    rows = read_manifest(tiny_data)
+    pictures = load_pictures(tiny_data, rows, read_preprocessing())
+    only = [i for i, row in enumerate(rows) if row.label == 0]
+    with pytest.raises(StartError, match="class meningioma has 0"):
+        make_sampler(pictures, only, TINY, ["glioma", "meningioma", "pituitary", "notumor"])
+
+
+def test_every_recipe_makes_pictures_of_its_class(tiny_data: Path) -> None:
+    rows = read_manifest(tiny_data)
+    pictures = load_pictures(tiny_data, rows, read_preprocessing())
+    chosen = [i for i, row in enumerate(rows) if row.dataset == "main"]
+    config = TrainConfig(external=("outside",))
+    sampler = make_sampler(pictures, chosen, config, ["a", "b", "c", "d"])
+    assert len(sampler.mirrors.index) > 0
+    images, labels = sampler.batch(64, torch.Generator().manual_seed(0))
+    assert images.shape == (64, 1, 160, 160)
+    assert set(labels.tolist()) == {0, 1, 2, 3, ANY_TUMOUR}
+    assert images.min() >= 0
+    assert images.max() <= 1
+
+
+def test_loss_equals_cross_entropy_and_sums_tumours() -> None:
+    logits = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    torch.testing.assert_close(
+        loss_of(logits, labels, 0.1), functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    )
+    unknown = torch.full((8,), ANY_TUMOUR)
+    expected = -logits.softmax(dim=1)[:, :3].sum(dim=1).log().mean()
+    torch.testing.assert_close(loss_of(logits, unknown, 0.1), expected)
+
+
+def test_one_cycle_rises_and_falls() -> None:
+    config = TrainConfig()
+    rates = [learning_rate(config, step, 100) for step in range(100)]
+    assert max(rates) == pytest.approx(config.learning_rate)
+    assert rates.index(max(rates)) == 15
+    assert rates[0] == pytest.approx(config.learning_rate / 25)
+    assert rates[-1] < config.learning_rate / 500
+
+
+def test_weights_of_another_network_are_refused(tiny_run: Path) -> None:
+    state = new_state(TINY)
+    assert len(load_weights(state.model, tiny_run / BEST)) == 64
+    other = new_state(TINY.model_copy(update={"network": "resnet18"}))
+    with pytest.raises(StartError, match="has the shape"):
+        load_weights(other.model, tiny_run / BEST)
+    other = new_state(TINY.model_copy(update={"network": "densenet121"}))
+    with pytest.raises(StartError, match=r"missing|unknown"):
+        load_weights(other.model, tiny_run / BEST)
+
+
+def test_configuration_faults_name_the_key(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"epochs": 3, "augmentation": {"flipp": 1}}')
+    with pytest.raises(StartError, match=r"augmentation\.flipp"):
+        read_config(file)
+    file.write_text("{")
+    with pytest.raises(StartError, match="not JSON"):
+        read_config(file)
+    file.write_text('{"epochs": 3}')
+    assert read_config(file, epochs=5, seed=None).epochs == 5
