@@ -21,7 +21,7 @@ BoolArray = npt.NDArray[np.bool_]
 FigureArray = npt.NDArray[np.float64]
 UNREADABLE = len(CLASS_NAMES)
 BOOTSTRAP_SAMPLES = 2000
-_BINS = 15
+BINS = 15
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -67,12 +67,14 @@ def balanced_accuracy(confusion: npt.NDArray[Any]) -> FigureArray:
     return np.asarray(np.nan_to_num(shares).sum(axis=-1) / np.maximum(present.sum(axis=-1), 1))
 
 
-def _sensitivity(confusion: npt.NDArray[Any]) -> FigureArray:
+def sensitivity(confusion: npt.NDArray[Any]) -> FigureArray:
+    """The share of tumours of any kind that are called a tumour of any kind, [...]; NaN without one."""
     tumours = np.delete(confusion, NO_TUMOUR, axis=-2).sum(axis=-2)
     return _share(tumours[..., :NO_TUMOUR].sum(axis=-1), tumours.sum(axis=-1))
 
 
-def _specificity(confusion: npt.NDArray[Any]) -> FigureArray:
+def specificity(confusion: npt.NDArray[Any]) -> FigureArray:
+    """The share of pictures without a tumour that are called so, [...]; NaN without one."""
     row = confusion[..., NO_TUMOUR, :]
     return _share(row[..., NO_TUMOUR], row.sum(axis=-1))
 
@@ -99,7 +101,7 @@ def bootstrap_interval(
     return [float(bound) for bound in np.percentile(figures, (2.5, 97.5))]
 
 
-def _confidence(predictions: Predictions) -> tuple[FigureArray, BoolArray]:
+def confidences(predictions: Predictions) -> tuple[FigureArray, BoolArray]:
     """Probability of the answer and whether it is right, of readable pictures; of its side where truth is `tumor`."""
     readable = predictions.predicted != UNREADABLE
     p, truth = predictions.probabilities[readable].astype(float), predictions.truth[readable]
@@ -112,12 +114,12 @@ def _confidence(predictions: Predictions) -> tuple[FigureArray, BoolArray]:
 
 def calibration_error(predictions: Predictions) -> float | None:
     """Expected calibration error of the answer's probability, 15 bins of equal width (Guo et al. 2017)."""
-    confidence, right = _confidence(predictions)
+    confidence, right = confidences(predictions)
     if not len(confidence):
         return None
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    counts = np.bincount(bins, minlength=_BINS)
-    gaps = np.abs(np.bincount(bins, confidence, _BINS) - np.bincount(bins, right.astype(float), _BINS))
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    gaps = np.abs(np.bincount(bins, confidence, BINS) - np.bincount(bins, right.astype(float), BINS))
     return float(gaps[counts > 0].sum() / len(confidence))
 
 
@@ -189,7 +191,7 @@ def binary(predictions: Predictions) -> dict[str, Any]:
     truth, predicted, groups = predictions.truth, predictions.predicted, predictions.groups
     tumour, said = truth != NO_TUMOUR, predictions.assessed
     result: dict[str, Any] = {"n": len(truth), "n_tumour": int(tumour.sum()), "n_no_tumour": int((~tumour).sum())}
-    figures_of = {"sensitivity": _sensitivity, "specificity": _specificity}
+    figures_of = {"sensitivity": sensitivity, "specificity": specificity}
     for suffix, used in (("", np.ones(len(truth), bool)), ("_assessed", said)):
         confusion = confusion_matrix(truth[used], predicted[used])
         for name, figure in figures_of.items():
