@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -43,13 +44,30 @@ class WorkerSection(_Section):
     _ae_title = field_validator("ae_title")(_check_ae_title)
 
 
-class ReceiveSection(_Section):
+class _TlsFiles(_Section):
+    """Certificate and key of our side and the authority that signs the peer's, as PEM files; all three or none."""
+
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_authority: Path | None = None
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> Self:
+        files = (self.tls_certificate, self.tls_key, self.tls_authority)
+        if any(files) and not all(files):
+            raise ValueError("TLS needs tls_certificate, tls_key and tls_authority together")
+        return self
+
+
+class ReceiveSection(_TlsFiles):
     """[receive]: the Storage SCP."""
 
     host: str = "0.0.0.0"
     port: int = Field(default=11112, ge=1, le=65535)
     quiet_seconds: float = Field(default=10.0, ge=0)
     allowed_peers: tuple[str, ...] = ()
+    allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    require_called_ae_title: bool = False
     maximum_associations: int = Field(default=64, ge=1)
     maximum_pdu_bytes: int = Field(default=1 << 20, ge=4096)
     idle_seconds: float = Field(default=60.0, gt=0)
@@ -78,7 +96,7 @@ class DatabaseSection(_Section):
     url: str = "sqlite:///var/worker.db"
 
 
-class DestinationSection(_Section):
+class DestinationSection(_TlsFiles):
     """One [[destination]]: where reports and pictures are sent by C-STORE."""
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
@@ -176,11 +194,22 @@ def _anchor(settings: Settings, folder: Path) -> Settings:
             "bundle": folder / settings.worker.bundle if settings.worker.bundle else None,
         }
     )
+    receive = _anchor_tls(settings.receive, folder)
+    destinations = tuple(_anchor_tls(one, folder) for one in settings.destination)
     file = sqlite_path(settings.database.url)
     database = settings.database
     if file is not None:
         database = database.model_copy(update={"url": f"sqlite:///{folder / file}"})
-    return settings.model_copy(update={"worker": worker, "database": database})
+    changed = {"worker": worker, "database": database, "receive": receive, "destination": destinations}
+    return settings.model_copy(update=changed)
+
+
+T = TypeVar("T", bound=_TlsFiles)
+
+
+def _anchor_tls(section: T, folder: Path) -> T:
+    files = {name: getattr(section, name) for name in _TlsFiles.model_fields}
+    return section.model_copy(update={name: folder / file for name, file in files.items() if file is not None})
 
 
 def _known_keys(model: type[BaseModel]) -> list[str]:

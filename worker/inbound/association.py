@@ -4,24 +4,52 @@ from __future__ import annotations
 
 import os
 import socket
+import socketserver
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.sop_class import Verification
+from pynetdicom.transport import ThreadedAssociationServer
 
 from worker import dicom, store
-from worker.config import Settings
+from worker.config import ReceiveSection, Settings
 from worker.errors import RefusedInstance, StartError
 from worker.inbound.instances import InstanceKeeper, Received
 from worker.logs import fault_fields, get_log
+from worker.tls import server_context
 
 _BIND_SECONDS = 3.0
+
+
+class _Server(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom has no types
+    """Closes a connection from an address that is not allowed before a byte of it is read."""
+
+    def __init__(self, *arguments: Any, networks: tuple[IPv4Network | IPv6Network, ...], **keywords: Any) -> None:
+        self._networks = networks
+        super().__init__(*arguments, **keywords)
+
+    def verify_request(self, _request: Any, client_address: Any) -> bool:
+        """True for an address in one of the networks, or where there is no list."""
+        if not self._networks:
+            return True
+        address = ip_address(client_address[0])
+        mapped = getattr(address, "ipv4_mapped", None)  # an IPv4 peer on an IPv6 socket
+        allowed = any((mapped or address) in network for network in self._networks)
+        if not allowed:
+            get_log().warning("connection refused", reason="network", peer=str(client_address[0]))
+        return allowed
+
+    def stop_accepting(self) -> None:
+        """Leave the accept loop; associations that are open go on."""
+        socketserver.BaseServer.shutdown(self)
 
 
 class Receiver:
@@ -51,8 +79,13 @@ class Receiver:
         deadline = time.monotonic() + _BIND_SECONDS
         while True:  # a worker that was killed a moment ago may still hold the port
             try:
-                self._server = self._ae.start_server((receive.host, receive.port), block=False, evt_handlers=handlers)
-                return
+                self._server = self._ae.make_server(
+                    (receive.host, receive.port),
+                    evt_handlers=handlers,
+                    ssl_context=_tls(receive),
+                    server_class=_Server,
+                    networks=receive.allowed_networks,
+                )
             except OSError as error:
                 if time.monotonic() > deadline:
                     why = os.strerror(error.errno) if error.errno else str(error)
@@ -60,15 +93,20 @@ class Receiver:
                         "port-unavailable", f"[receive] cannot listen on {receive.host}:{receive.port}: {why}"
                     ) from None
                 time.sleep(0.1)
+            else:
+                break
+        threading.Thread(target=self._server.serve_forever, name="accept", daemon=True).start()
 
     def stop(self, grace_seconds: float) -> None:
         """No new association; open ones may end within `grace_seconds`, then they are aborted."""
         if self._server is not None:
             deadline = time.monotonic() + grace_seconds
-            self._server.socket.close()
+            self._server.stop_accepting()
             while self._ae.active_associations and time.monotonic() < deadline:
                 time.sleep(0.05)
-            self._ae.shutdown()
+            for assoc in self._ae.active_associations:
+                assoc.abort()
+            self._server.server_close()
         self._keeper.close()
 
     def _on_store(self, event: Event) -> int:
@@ -119,6 +157,12 @@ class Receiver:
             get_log().error("association end not recorded", association_row=row, **fault_fields(error))
 
 
+def _tls(receive: ReceiveSection) -> ssl.SSLContext | None:
+    if receive.tls_certificate is None or receive.tls_key is None or receive.tls_authority is None:
+        return None
+    return server_context(receive.tls_certificate, receive.tls_key, receive.tls_authority)
+
+
 def _application_entity(settings: Settings) -> AE:
     receive = settings.receive
     ae = AE(ae_title=settings.worker.ae_title)
@@ -127,6 +171,7 @@ def _application_entity(settings: Settings) -> AE:
     ae.network_timeout = receive.idle_seconds
     ae.acse_timeout = ae.dimse_timeout = 30
     ae.require_calling_aet = list(receive.allowed_peers)
+    ae.require_called_aet = receive.require_called_ae_title
     ae.add_supported_context(Verification)
     for sop_class_uid in dicom.STORAGE_SOP_CLASSES:
         ae.add_supported_context(sop_class_uid, list(dicom.TRANSFER_SYNTAXES))

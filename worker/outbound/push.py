@@ -11,6 +11,7 @@ from pynetdicom.association import Association
 from worker import dicom
 from worker.config import DestinationSection
 from worker.errors import Retry
+from worker.outbound.send import tls_arguments
 from worker.store import NewInstance
 
 _CONTEXTS_AT_MOST = 128  # PS3.8 9.3.2.2: a presentation context ID is an odd number below 256
@@ -62,7 +63,9 @@ def _associate(
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = destination.timeout_seconds
     for sop_class_uid, syntax in sorted({(new.sop_class_uid, new.transfer_syntax_uid) for _, new in batch}):
         ae.add_requested_context(sop_class_uid, syntax)
-    assoc = ae.associate(destination.host, destination.port, ae_title=destination.ae_title)
+    assoc = ae.associate(
+        destination.host, destination.port, ae_title=destination.ae_title, tls_args=tls_arguments(destination)
+    )
     if not assoc.is_established:
         raise Retry("peer-unavailable", f"no association with {destination.host}:{destination.port}")
     return assoc

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from worker.dicom import derive_uid
 from worker.errors import Park, Retry, WorkerError
 from worker.logs import fault_fields, get_log
 from worker.tables import DeliveryRow, DeliveryState, ObjectRow
+from worker.tls import client_context
 
 # A peer that says no so many times to the same object means it; a person looks, and may retry.
 REJECTIONS_BEFORE_FAILED = 10
@@ -164,6 +166,14 @@ class Sender:
                 stop.wait(poll_seconds)
 
 
+def tls_arguments(destination: DestinationSection) -> tuple[ssl.SSLContext, str] | None:
+    """What pynetdicom's `associate` wants for TLS; None for a destination without."""
+    files = (destination.tls_certificate, destination.tls_key, destination.tls_authority)
+    if files[0] is None or files[1] is None or files[2] is None:
+        return None
+    return client_context(files[0], files[1], files[2]), destination.host
+
+
 def associate(destination: DestinationSection, ae_title: str) -> Association:
     """An association for everything we send. Raises Retry when the peer is away or will not have us."""
     ae = AE(ae_title=ae_title)
@@ -173,7 +183,9 @@ def associate(destination: DestinationSection, ae_title: str) -> Association:
         for syntax in _SYNTAXES:  # a context each, so that the peer can take both and we choose
             ae.add_requested_context(sop_class_uid, syntax)
     ae.add_requested_context(Verification)
-    assoc = ae.associate(destination.host, destination.port, ae_title=destination.ae_title)
+    assoc = ae.associate(
+        destination.host, destination.port, ae_title=destination.ae_title, tls_args=tls_arguments(destination)
+    )
     if assoc.is_established:
         return assoc
     if assoc.is_rejected:

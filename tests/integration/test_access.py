@@ -1,0 +1,161 @@
+"""Who may connect: AE titles, networks, TLS with certificates on both sides, with DCMTK as the peer."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.testbed import dcmtk
+from tests.testbed.dcmtk import free_port
+from tests.testbed.instances import write_series
+from worker.config import DestinationSection, ReceiveSection, Settings, WorkerSection
+from worker.errors import Retry, StartError
+from worker.inbound.association import Receiver
+from worker.migrate import migrate
+from worker.outbound.send import echo
+from worker.store import Store, counts
+from worker.tls import server_context
+
+pytestmark = pytest.mark.skipif(
+    not (dcmtk.installed() and dcmtk.installed("openssl")), reason="DCMTK or openssl is not installed"
+)
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """An authority, a certificate of it for 127.0.0.1, and one of a stranger."""
+
+    folder: Path
+
+    def files(self, name: str) -> tuple[Path, Path]:
+        return self.folder / f"{name}.pem", self.folder / f"{name}-key.pem"
+
+    @property
+    def authority(self) -> Path:
+        return self.folder / "authority.pem"
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    made = Certificates(tmp_path_factory.mktemp("tls"))
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-sha256"]
+    for name in ("authority", "stranger"):
+        certificate, key = made.files(name)
+        subprocess.run(
+            [*new, "-subj", f"/CN={name}", "-keyout", key, "-out", certificate], check=True, capture_output=True
+        )
+    certificate, key = made.files("peer")
+    signed = ["-CA", made.authority, "-CAkey", made.files("authority")[1], "-addext", "subjectAltName=IP:127.0.0.1"]
+    signed += ["-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run(
+        [*new, "-subj", "/CN=peer", *signed, "-keyout", key, "-out", certificate], check=True, capture_output=True
+    )
+    return made
+
+
+@contextmanager
+def _receiving(tmp_path: Path, **receive: Any) -> Iterator[tuple[int, Store]]:
+    values = {"host": "127.0.0.1", "port": free_port(), "minimum_free_bytes": 0} | receive
+    settings = Settings(worker=WorkerSection(data_dir=tmp_path / "data"), receive=ReceiveSection(**values))
+    database = Store(f"sqlite:///{tmp_path / 'worker.db'}")
+    migrate(database)
+    receiver = Receiver(settings, database, lambda: datetime.now(UTC))
+    receiver.start()
+    try:
+        yield settings.receive.port, database
+    finally:
+        receiver.stop(1)
+        database.close()
+
+
+def _kept(database: Store) -> int:
+    with database.read() as session:
+        return sum(counts(session)["series"].values())
+
+
+def _tls(certificates: Certificates) -> dict[str, Path]:
+    certificate, key = certificates.files("peer")
+    return {"tls_certificate": certificate, "tls_key": key, "tls_authority": certificates.authority}
+
+
+def test_an_address_outside_the_networks_gets_nothing(tmp_path: Path) -> None:
+    with (
+        _receiving(tmp_path, allowed_networks=("10.0.0.0/8",)) as (port, _database),
+        pytest.raises(RuntimeError, match="storescu exited"),
+    ):
+        dcmtk.storescu(port, write_series(tmp_path / "series", 1))
+    assert list((tmp_path / "data").rglob("*.dcm")) == []
+
+
+def test_an_address_inside_the_networks_is_served(tmp_path: Path) -> None:
+    with _receiving(tmp_path, allowed_networks=("10.0.0.0/8", "127.0.0.0/8")) as (port, database):
+        dcmtk.storescu(port, write_series(tmp_path / "series", 1))
+        assert _kept(database) == 1
+
+
+def test_another_called_ae_title_is_refused_where_that_is_asked_for(tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "series", 1)
+    with _receiving(tmp_path, require_called_ae_title=True) as (port, database):
+        with pytest.raises(RuntimeError, match=r"[Cc]alled AE Title"):
+            dcmtk.storescu(port, paths, called="SOMEBODY")
+        assert _kept(database) == 0
+        dcmtk.storescu(port, paths)
+        assert _kept(database) == 1
+
+
+def test_dcmtk_sends_over_tls_with_a_certificate_of_the_authority(tmp_path: Path, certificates: Certificates) -> None:
+    certificate, key = certificates.files("peer")
+    with _receiving(tmp_path, **_tls(certificates)) as (port, database):
+        options = ["+tls", str(key), str(certificate), "+cf", str(certificates.authority)]
+        dcmtk.storescu(port, write_series(tmp_path / "series", 3), *options)
+        assert _kept(database) == 1
+
+
+@pytest.mark.parametrize("who", ["stranger", "anonymous", "plain"])
+def test_without_a_certificate_of_the_authority_nothing_is_received(
+    tmp_path: Path, certificates: Certificates, who: str
+) -> None:
+    certificate, key = certificates.files("stranger")
+    options = {
+        "stranger": ["+tls", str(key), str(certificate), "-ic"],
+        "anonymous": ["+tla", "-ic"],
+        "plain": [],
+    }[who]
+    paths = write_series(tmp_path / "series", 1)
+    with _receiving(tmp_path, **_tls(certificates)) as (port, database):
+        with pytest.raises(RuntimeError, match="storescu exited"):
+            dcmtk.storescu(port, paths, *options)
+        assert _kept(database) == 0
+
+
+def test_our_side_connects_to_a_tls_peer_and_only_to_one_it_can_verify(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    with _receiving(tmp_path, **_tls(certificates)) as (port, _):
+        place = {"name": "peer", "ae_title": "AI_WORKER", "host": "127.0.0.1", "port": port, "timeout_seconds": 5}
+        echo(DestinationSection(**place, **_tls(certificates)), "AI_WORKER")
+        other = _tls(certificates) | {"tls_authority": certificates.folder / "stranger.pem"}
+        for wrong in (DestinationSection(**place, **other), DestinationSection(**place)):
+            with pytest.raises(Retry):
+                echo(wrong, "AI_WORKER")
+
+
+def test_a_missing_or_useless_file_is_said_at_start(tmp_path: Path, certificates: Certificates) -> None:
+    _certificate, key = certificates.files("peer")
+    with pytest.raises(StartError, match="there is no"):
+        server_context(tmp_path / "none.pem", key, certificates.authority)
+    (tmp_path / "bad.pem").write_text("bad")
+    with pytest.raises(StartError, match="cannot be used"):
+        server_context(tmp_path / "bad.pem", key, certificates.authority)
+
+
+def test_half_of_the_tls_files_is_a_configuration_error() -> None:
+    with pytest.raises(ValueError, match="together"):
+        ReceiveSection(tls_certificate=Path("a.pem"))
