@@ -84,11 +84,11 @@ Received text is read in its Specific Character Set and kept as sent; produced o
 their text needs it.
 
 ## Security
-- Calling AE titles (`allowed_peers`), the called AE title (`require_called_ae_title`) and IP networks (`allowed_networks`)
-  by allow-list.
-- TLS in both directions where `tls_certificate`, `tls_key` and `tls_authority` are given: TLS 1.2 or 1.3, forward secrecy
-  and authenticated encryption only (PS3.15 B.12, BCP 195), certificates required of both sides; our side checks that a
-  peer's certificate names its host. Without these keys: plain DICOM, for a trusted network segment.
+- Allow-lists of calling AE titles (`allowed_peers`) and IP networks (`allowed_networks`); the called AE title is
+  checked with `require_called_ae_title`.
+- TLS in both directions where `tls_certificate`, `tls_key` and `tls_authority` are given: TLS 1.2 or 1.3, forward
+  secrecy and authenticated encryption only (PS3.15 B.12, BCP 195), certificates required of both sides; our side checks
+  that a peer's certificate names its host. Without these keys: plain DICOM, for a trusted network segment.
 - No user identity negotiation.
 """
 
