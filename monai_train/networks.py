@@ -1,7 +1,7 @@
 """Networks by name, each a MONAI definition that the bundle keeps, seen through one interface: logits, features, maps.
 
-Every network ends in global average pooling and one linear layer, so that the linear layer applied at every position
-is an exact class activation map (docs/bundle.md).
+Every network that a bundle can hold (DEFINITIONS) ends in global average pooling and one linear layer, so that the
+linear layer applied at every position is an exact class activation map (docs/bundle.md). `baselines` has the others.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import torch
 from monai.networks import nets
 from torch import nn
 
+from monai_train.baselines import NAMES, PREFIX, Flat, Pooled, baseline_definition, make_baseline
 from worker.errors import StartError
 
 Definition = Mapping[str, Any]
 
 
 class Outputs(NamedTuple):
-    """logits [n, classes] before temperature; features [n, F]; maps [n, classes, h, w]."""
+    """logits [n, classes] before temperature; features [n, F]; maps [n, classes, h, w], 0 x 0 where it has none."""
 
     logits: torch.Tensor
     features: torch.Tensor
@@ -63,9 +64,11 @@ _CLASSES_ARGUMENT = {"ResNet": "num_classes", "DenseNet": "out_channels", "SERes
 
 def network_definition(name: str, classes: int) -> dict[str, Any]:
     """The MONAI `network_def` of a named network. StartError, with the nearest name, for one that is not known."""
+    if name in NAMES:
+        return baseline_definition(name, classes)
     if name not in DEFINITIONS:
-        near = difflib.get_close_matches(name, DEFINITIONS, 1)
-        hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(DEFINITIONS)}"
+        near = difflib.get_close_matches(name, (*DEFINITIONS, *NAMES), 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join((*DEFINITIONS, *NAMES))}"
         raise StartError("unknown-network", f"no network is called {name!r}{hint}")
     definition = DEFINITIONS[name]
     return {**definition, _CLASSES_ARGUMENT[definition["_target_"].rsplit(".", 1)[1]]: classes}
@@ -76,16 +79,21 @@ class Classifier(nn.Module):
 
     def __init__(self, definition: Definition) -> None:
         super().__init__()
+        if str(definition["_target_"]).startswith(PREFIX):
+            self.net: nn.Module = make_baseline(str(definition["_target_"]), definition["classes"])
+            return
         target = str(definition["_target_"]).rsplit(".", 1)[1]
         if target not in _CLASSES_ARGUMENT:
             raise StartError("unknown-network", f"the definition's target {target!r} is not supported")
         arguments = {key: value for key, value in definition.items() if key != "_target_"}
-        self.net: nn.Module = getattr(nets, target)(**arguments)
+        self.net = getattr(nets, target)(**arguments)
         self._target = target
 
     def _spatial(self, image: torch.Tensor) -> tuple[torch.Tensor, nn.Linear]:
         """The last feature map [n, F, h, w] and the linear layer that reads its mean."""
         net: Any = self.net
+        if isinstance(net, Pooled):
+            return net.spatial(image), net.head
         if self._target == "ResNet":
             stem = net.maxpool(net.act(net.bn1(net.conv1(image))))
             return net.layer4(net.layer3(net.layer2(net.layer1(stem)))), net.fc
@@ -96,6 +104,10 @@ class Classifier(nn.Module):
 
     def forward(self, image: torch.Tensor) -> Outputs:
         """image float32 [n, 1, size, size] in the scale that preprocessing gives."""
+        if isinstance(self.net, Flat):
+            found = self.net.body(image)
+            logits = self.net.head(found)
+            return Outputs(logits, found, logits.new_empty((*logits.shape, 0, 0)))
         spatial, linear = self._spatial(image)
         features = spatial.mean(dim=(2, 3))
         weight = linear.weight[:, :, None, None]
