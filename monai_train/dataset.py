@@ -19,7 +19,7 @@ from rich.progress import track
 from monai_train.config import label_index
 from worker import inference
 from worker.errors import NotAssessable, StartError
-from worker.inference.preprocess import Preprocessing, preprocess
+from worker.inference.preprocess import Preprocessing, Volume, preprocess
 
 PREPROCESSING_FILE = Path(__file__).with_name("preprocessing.json")
 _REQUIRED = ("path", "label", "patient_group", "picture_group", "source_sha256", "rows", "columns")
@@ -37,7 +37,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One picture of the manifest; `box` is the tumour's x centre, y centre, width, height as fractions, or None."""
+    """One picture of the manifest; `box` is the tumour's x centre, y centre, width, height as fractions, or None.
+
+    `split` is the part that the data set's own authors gave it ("" where they gave none); no split of ours uses it.
+    """
 
     path: str
     label: int
@@ -49,6 +52,7 @@ class Row:
     columns: int
     box: tuple[float, float, float, float] | None
     in_conflict: bool
+    split: str = ""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -105,6 +109,7 @@ def read_manifest(folder: Path) -> tuple[Row, ...]:
             columns=int(line["columns"]),
             box=_box(line.get("tumour_box_xywh") or ""),
             in_conflict=bool(line.get("label_conflict")),
+            split=line.get("split") or "",
         )
         for line in table
     )
@@ -170,12 +175,16 @@ def one_a_picture(rows: Sequence[Row], chosen: Iterable[int]) -> list[int]:
 def _preprocessed(file: Path, row: Row, definition: Preprocessing) -> tuple[npt.NDArray[np.uint8], list[float]]:
     """uint8 [1, s, s] and the box on it; NotAssessable from the worker's preprocessing."""
     volume = preprocess([file], definition)
-    pixels = (volume.tensor[0] * 255).round().astype(np.uint8)
+    return (volume.tensor[0] * 255).round().astype(np.uint8), box_on(volume, row)
+
+
+def box_on(volume: Volume, row: Row) -> list[float]:
+    """The tumour's box on the tensor of a picture: x centre, y centre, width, height as fractions, NaN if unknown."""
     if row.box is None:
-        return pixels, [float("nan")] * 4
+        return [float("nan")] * 4
     square = volume.squares[0]
     x, y, width, height = row.box
-    return pixels, [
+    return [
         (x * row.columns - square.left) / square.side,
         (y * row.rows - square.top) / square.side,
         width * row.columns / square.side,

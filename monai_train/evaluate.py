@@ -19,6 +19,7 @@ from monai_train.config import CLASS_NAMES, TrainConfig
 from monai_train.dataset import (
     Role,
     Row,
+    box_on,
     load_pictures,
     manifest_path,
     one_a_picture,
@@ -28,14 +29,14 @@ from monai_train.dataset import (
 )
 from monai_train.metrics import BoolArray, Predictions, binary, figures, patient_predictions
 from monai_train.networks import Classifier, network_definition
-from monai_train.train import BEST, logits_of, read_checkpoint
+from monai_train.train import BEST, read_checkpoint
 from worker.errors import NotAssessable, StartError
 from worker.inference.bundle import Bundle, load_bundle
 from worker.inference.classify import check_accepted
 from worker.inference.preprocess import preprocess
 from worker.inference.run_model import OpenVinoEngine, Outputs, Precision
 from worker.inference.summarise import deciding_slices, in_distribution, slice_probabilities, tumour_probability
-from worker.values import FloatArray
+from worker.values import ByteArray, FloatArray
 
 _BATCH = 64
 
@@ -79,6 +80,21 @@ class Measured:
         }
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Evidence:
+    """What the answers on `rows` were made from, for reports.
+
+    `pixels` uint8 [n, s, s] as the network saw them, `boxes` [n, 4] as `Pictures.boxes`, `features` [n, F],
+    `maps` [n, classes, h, w].
+    """
+
+    rows: tuple[Row, ...]
+    pixels: ByteArray
+    boxes: FloatArray
+    features: FloatArray
+    maps: FloatArray
+
+
 def read_split(bundle: Path) -> Split:
     """The split of a bundle's training. StartError for a bundle that another program made."""
     stored = json.loads((bundle / "configs/metadata.json").read_text()).get("split")
@@ -108,9 +124,19 @@ def choose(rows: Sequence[Row], roles: Sequence[Role] | None, role: Role | None,
 
 
 def measure_bundle(
-    folder: Path, data: Path, rows: Sequence[Row], precision: Precision = "int8", threads: int = 2
+    folder: Path, data: Path, rows: Sequence[Row], precision: Precision = "int8", threads: int = 2, flip: bool = False
 ) -> Measured:
     """Every row through the bundle as the worker would run it: preprocessing, engine, calibration, abstention."""
+    return examine_bundle(folder, data, rows, precision, threads, flip)[0]
+
+
+def examine_bundle(
+    folder: Path, data: Path, rows: Sequence[Row], precision: Precision = "int8", threads: int = 2, flip: bool = False
+) -> tuple[Measured, Evidence]:
+    """`measure_bundle` and what the answers were made from.
+
+    With `flip` the logits are the mean of those of the picture and of its mirror image: what the worker does not do.
+    """
     bundle = load_bundle(folder)
     names = tuple(one.name for one in bundle.identity.classes)
     if names != CLASS_NAMES:
@@ -119,18 +145,22 @@ def measure_bundle(
     root = manifest_path(data).parent
     size = bundle.preprocessing.size
     tensors = np.zeros((len(rows), 1, size, size), np.float32)
+    boxes = np.full((len(rows), 4), np.nan, np.float32)
     readable = np.zeros(len(rows), bool)
     unreadable: Counter[str] = Counter()
     for i, row in enumerate(track(rows, description="preprocessing", console=Console(stderr=True), transient=True)):
         try:
             volume = preprocess([root / row.path], bundle.preprocessing)
             check_accepted(volume, bundle)
-            tensors[i], readable[i] = volume.tensor[0], True
+            tensors[i], boxes[i], readable[i] = volume.tensor[0], box_on(volume, row), True
         except NotAssessable as refusal:
             unreadable[refusal.reason] += 1
         except OSError as error:
             raise StartError("unreadable-data", f"cannot read {row.path}: {error.strerror}") from error
-    return measured(bundle, run_all(engine, tensors), rows, readable, unreadable)
+    outputs = run_all(engine, tensors, flip)
+    pixels = (tensors[:, 0] * 255).round().astype(np.uint8)
+    evidence = Evidence(tuple(rows), pixels, boxes, outputs.features, outputs.maps)
+    return measured(bundle, outputs, rows, readable, unreadable), evidence
 
 
 def measure_split(folder: Path, data: Path) -> dict[str, Measured]:
@@ -148,12 +178,12 @@ def measure_split(folder: Path, data: Path) -> dict[str, Measured]:
     return result
 
 
-def run_all(engine: OpenVinoEngine, tensors: FloatArray) -> Outputs:
-    """The engine on [n, 1, s, s], with a progress bar."""
+def run_all(engine: OpenVinoEngine, tensors: FloatArray, flip: bool = False) -> Outputs:
+    """The engine on [n, 1, s, s], with a progress bar; with `flip`, the mean with the mirrored pictures' answers."""
     starts = range(0, len(tensors), _BATCH)
     console = Console(stderr=True)
     parts = [
-        engine.run(tensors[start : start + _BATCH])
+        _run(engine, tensors[start : start + _BATCH], flip)
         for start in track(starts, description="classifying", console=console, transient=True)
     ]
     return Outputs(
@@ -161,6 +191,21 @@ def run_all(engine: OpenVinoEngine, tensors: FloatArray) -> Outputs:
         np.concatenate([part.features for part in parts]),
         np.concatenate([part.maps for part in parts]),
     )
+
+
+def _run(engine: OpenVinoEngine, tensor: FloatArray, flip: bool) -> Outputs:
+    upright = engine.run(tensor)
+    if not flip:
+        return upright
+    mirrored = engine.run(np.ascontiguousarray(tensor[..., ::-1]))
+    # Features stay the upright picture's: the limits of the distribution were set on such.
+    return Outputs(
+        _half_of(upright.logits + mirrored.logits), upright.features, _half_of(upright.maps + mirrored.maps[..., ::-1])
+    )
+
+
+def _half_of(total: FloatArray) -> FloatArray:
+    return np.asarray(total / 2, np.float32)
 
 
 def measured(
@@ -198,19 +243,62 @@ def measure_run(run: Path, data: Path, rows: Sequence[Row], chosen: Sequence[int
 
     The temperature is fitted on the run's validation part.
     """
+    return examine_runs([run], data, rows, chosen)[0]
+
+
+def examine_runs(
+    runs: Sequence[Path], data: Path, rows: Sequence[Row], chosen: Sequence[int], flip: bool = False
+) -> tuple[Measured, Evidence]:
+    """`measure_run` of one run or of several as an ensemble (the mean of their logits), and the evidence.
+
+    Features are those of the first run. Raises StartError when the runs kept other patients apart.
+    """
+    splits = [run_split(run) for run in runs]
+    roles = splits[0].roles(rows)
+    if any(one.roles(rows) != roles for one in splits):
+        raise StartError("other-split", "an ensemble's runs must have kept the same patients apart")
+    pictures = load_pictures(data, rows, read_preprocessing())
+    validation = pictures.select(choose(rows, roles, Role.VALIDATION, single=True))
+    picked = pictures.select(chosen)
+    parts = [_run_outputs(run, [validation.pixels, picked.pixels], flip) for run in runs]
+    held_out, asked = ([part[k] for part in parts] for k in range(2))
+    fitted = fit_temperature(_mean_logits(held_out), validation.labels.tolist())
+    probabilities = slice_probabilities(_mean_logits(asked), fitted)
+    groups = np.array([row.patient_group for row in picked.rows], np.str_)
+    slices = Predictions(picked.labels.numpy(), probabilities, groups, np.ones(len(groups), bool))
+    maps = np.mean([one.maps for one in asked], axis=0)
+    evidence = Evidence(picked.rows, picked.pixels[:, 0].numpy(), picked.boxes.numpy(), asked[0].features, maps)
+    return Measured(slices, patient_predictions(slices, lambda p, _: (p.mean(axis=0), True))), evidence
+
+
+def _mean_logits(outputs: Sequence[Outputs]) -> FloatArray:
+    return np.asarray(np.mean([one.logits for one in outputs], axis=0), np.float32)
+
+
+def _run_outputs(run: Path, pixels: Sequence[torch.Tensor], flip: bool) -> list[Outputs]:
+    """What the best checkpoint of a run says of each block of pictures, uint8 [n, 1, s, s]."""
     content = read_checkpoint(run / BEST)
     config = TrainConfig.model_validate_json(content["config"])
     model = Classifier(network_definition(config.network, len(CLASS_NAMES)))
     model.load_state_dict(content["average"])
     torch.set_num_threads(config.threads)
-    pictures = load_pictures(data, rows, read_preprocessing())
-    validation = pictures.select(choose(rows, run_split(run).roles(rows), Role.VALIDATION, single=True))
-    fitted = fit_temperature(logits_of(model, validation.pixels, config).numpy(), validation.labels.tolist())
-    picked = pictures.select(chosen)
-    probabilities = slice_probabilities(logits_of(model, picked.pixels, config).numpy(), fitted)
-    groups = np.array([row.patient_group for row in picked.rows], np.str_)
-    slices = Predictions(picked.labels.numpy(), probabilities, groups, np.ones(len(groups), bool))
-    return Measured(slices, patient_predictions(slices, lambda p, _: (p.mean(axis=0), True)))
+    return [model_outputs(model, block, flip) for block in pixels]
+
+
+@torch.no_grad()
+def model_outputs(model: Classifier, pixels: torch.Tensor, flip: bool = False) -> Outputs:
+    """The outputs of a trained network for uint8 pictures [n, 1, s, s], float32 arithmetic on the CPU."""
+    model.cpu().eval()
+    parts = []
+    for part in torch.split(pixels, _BATCH):
+        image = part.float().div(255)
+        logits, features, maps = model(image)
+        if flip:
+            mirrored = model(image.flip(-1))
+            logits, maps = (logits + mirrored.logits) / 2, (maps + mirrored.maps.flip(-1)) / 2
+        parts.append((logits.numpy(), features.numpy(), maps.numpy()))
+    logits_of_all, features_of_all, maps_of_all = (np.concatenate(kind) for kind in zip(*parts, strict=True))
+    return Outputs(logits_of_all, features_of_all, maps_of_all)
 
 
 def fit_temperature(logits: FloatArray, labels: Sequence[int]) -> float:
