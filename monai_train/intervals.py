@@ -73,7 +73,7 @@ def weighted_figures(predictions: Predictions, weights: npt.NDArray[Any]) -> dic
         "sensitivity": sensitivity(confusion),
         "specificity": specificity(confusion),
     }
-    for name, chosen, positive, score in _questions(predictions):
+    for name, chosen, positive, score in questions(predictions):
         found[f"auc.{name}"] = weighted_auc(score[chosen], positive[chosen], weights[:, chosen])
         found[f"average_precision.{name}"] = weighted_precision(score[chosen], positive[chosen], weights[:, chosen])
     kinds = confusion[:, : len(CLASS_NAMES)]
@@ -101,7 +101,7 @@ def counts(predictions: Predictions) -> dict[str, int]:
         "sensitivity": int((truth != NO_TUMOUR).sum()),
         "specificity": int((truth == NO_TUMOUR).sum()),
     }
-    for name, chosen, _, _ in _questions(predictions):
+    for name, chosen, _, _ in questions(predictions):
         n[f"auc.{name}"] = n[f"average_precision.{name}"] = int(chosen.sum())
     for index, name in enumerate(CLASS_NAMES):
         n[f"precision.{name}"] = int((known & (predicted == index)).sum())
@@ -181,7 +181,7 @@ def _brier(predictions: Predictions, weights: npt.NDArray[Any]) -> FigureArray:
     return _ratio(weights[:, known] @ loss, weights[:, known].sum(axis=1))
 
 
-def _questions(predictions: Predictions) -> list[tuple[str, BoolArray, BoolArray, FigureArray]]:
+def questions(predictions: Predictions) -> list[tuple[str, BoolArray, BoolArray, FigureArray]]:
     """Name, which answers count, which truths are positive, score: tumour against none, then each class."""
     truth, answered = predictions.truth, predictions.predicted != UNREADABLE
     probabilities = np.nan_to_num(predictions.probabilities.astype(np.float64))
