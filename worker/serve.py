@@ -29,6 +29,7 @@ from worker import __version__, store
 from worker.config import Settings
 from worker.errors import StartError
 from worker.logs import fault_fields, get_log
+from worker.process import is_running
 from worker.tables import REVISION
 from worker.values import ModelIdentity, SeriesResult
 
@@ -322,4 +323,4 @@ def release_dead_leases(database: store.Store, moment: datetime) -> None:
 def _is_dead(owner: str, host: str) -> bool:
     name, _, rest = owner.partition(":")
     pid = rest.partition(":")[0]
-    return name == host and pid.isdigit() and not Path(f"/proc/{pid}").exists()
+    return name == host and pid.isdigit() and not is_running(int(pid))

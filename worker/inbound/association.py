@@ -24,6 +24,7 @@ from worker.config import ReceiveSection, Settings
 from worker.errors import RefusedInstance, StartError
 from worker.inbound.instances import InstanceKeeper, Received
 from worker.logs import fault_fields, get_log
+from worker.process import is_running
 from worker.tls import server_context
 
 _BIND_SECONDS = 3.0
@@ -185,7 +186,7 @@ def close_dead_associations(database: store.Store, now: datetime) -> int:
     with database.write() as session:
         for row in store.open_associations(session):
             name, _, pid = row.receiver.rpartition(":")
-            if name == host and (int(pid) == os.getpid() or not os.path.exists(f"/proc/{pid}")):
+            if name == host and (int(pid) == os.getpid() or not is_running(int(pid))):
                 store.close_association(session, row.id, now)
                 closed += 1
     return closed

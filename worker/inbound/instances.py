@@ -30,6 +30,7 @@ from sqlalchemy.orm import Session
 from worker import dicom, store
 from worker.errors import RefusedInstance
 from worker.logs import fault_fields, get_log
+from worker.process import is_running
 
 _BATCH = 128
 _HEADER_TAGS = (
@@ -292,7 +293,7 @@ def remove_leftovers(data_dir: Path) -> int:
 
 
 def _is_alive(pid: str) -> bool:
-    return pid.isdigit() and int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()
+    return pid.isdigit() and int(pid) != os.getpid() and is_running(int(pid))
 
 
 def _refusal(error: OSError) -> RefusedInstance:
