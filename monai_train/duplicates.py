@@ -1,10 +1,11 @@
 """Which images show the same picture, however it was flipped, turned, resized, brightened or sharpened.
 
 Every image becomes two frames, the whole and the head's bounding box, for a copy may have been cropped or not. Local
-contrast normalisation takes brightness, contrast and gamma out. Coarse frames of 48 x 48 find candidates under
-all 8 flips and rotations; fine frames of 128 x 128 verify them, since neighbouring slices of one patient agree in the
-coarse frames but not in detail. The thresholds lie on a plateau measured on the Nickparvar set (fine 0.84-0.88
-gives the same groups).
+contrast normalisation takes brightness, contrast and gamma out. Coarse frames of 48 x 48 find candidates under all 8
+flips and rotations; fine frames of 128 x 128 verify them, since neighbouring slices of one patient agree in the coarse
+frames but not in detail. The thresholds lie on a plateau measured on the Nickparvar set: fine 0.84-0.88 gives the same
+groups. In a 1 mm head, slices 3 mm apart are different pictures, slices 2 mm apart partly one, thinner ones all one;
+that keeps them on one side of a split, as it must be.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -112,11 +113,10 @@ def read_label_file(path: Path) -> LabelFile:
         raise StartError("labels-unreadable", f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise StartError("labels-unreadable", f"{path} is not UTF-8 text") from None
-    header = text.split("\n", 1)[0]
-    delimiter = max("\t,;", key=header.count)
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter, restval="")
-    columns = [c.strip() for c in reader.fieldnames or ()]
-    reader.fieldnames = columns
+    try:
+        columns, rows = _table(text)
+    except csv.Error as error:
+        raise StartError("labels-unreadable", f"{path} is no table: {error}") from None
     keys = [c for c in ("path", "sop_instance_uid", "series_instance_uid") if c in columns]
     if not keys or not {"label", "patient_group"} & set(columns):
         raise StartError(
@@ -127,23 +127,34 @@ def read_label_file(path: Path) -> LabelFile:
     extras = tuple(c for c in columns if c and c not in _OWN_COLUMNS)
     by_path: dict[str, LabelRow] = {}
     by_uid: dict[str, LabelRow] = {}
-    for values in reader:
+    for number, values in enumerate(rows, start=2):
+        key = next((key for key in keys if values[key].strip()), None)  # a row of one image also names its series
+        if key is None:
+            continue
+        name = _plain(values[key])
         row = _label_row(values, extras)
-        for key in keys:
-            name = _plain(values[key]) if key == "path" else values[key].strip()
-            if name and (by_path if key == "path" else by_uid).setdefault(name, row) != row:
-                raise StartError("labels-contradict", f"{path} line {reader.line_num} names an image a second time")
+        if (by_path if key == "path" else by_uid).setdefault(name, row) != row:
+            raise StartError("labels-contradict", f"{path} row {number} names an image again and says another thing")
     return LabelFile(path.resolve().parent, by_path, by_uid, extras)
 
 
+def _table(text: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of tab-, comma- or semicolon-separated text. Raises csv.Error."""
+    delimiter = max("\t,;", key=text.split("\n", 1)[0].count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="")
+    columns = [column.strip() for column in reader.fieldnames or ()]
+    reader.fieldnames = columns
+    return columns, list(reader)
+
+
 def _label_row(values: Mapping[str, str], extras: tuple[str, ...]) -> LabelRow:
-    label = (values.get("label") or "").strip()
+    label = values.get("label", "").strip()
     return LabelRow(
         class_name(label) if label else "",
-        split_name(values.get("split") or ""),
-        (values.get("patient_group") or "").strip(),
-        (values.get("picture_group") or "").strip(),
-        {c: values[c] or "" for c in extras},
+        split_name(values.get("split", "")),
+        values.get("patient_group", "").strip(),
+        values.get("picture_group", "").strip(),
+        {column: values[column] for column in extras},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -182,6 +183,15 @@ def test_nothing_is_skipped_in_silence(src: Path, tmp_path: Path) -> None:
     assert len(rows(tmp_path / "out" / "manifest.csv")) == 3
 
 
+def test_name_that_is_not_unicode_is_listed(src: Path, tmp_path: Path) -> None:
+    try:
+        shutil.copy(src / "Training/no_tumor/b.png", os.fsencode(src / "Training/no_tumor") + b"/\xff.png")
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    convert(src, tmp_path / "out")
+    assert [row["reason"] for row in rows(tmp_path / "out" / "rejected.csv")] == ["bad-file-name"]
+
+
 def test_same_picture_with_another_label_is_listed(tmp_path: Path) -> None:
     for label in ("glioma", "pituitary", "tumor"):
         picture(tmp_path / "src" / label / "a.png", 1)
@@ -289,6 +299,19 @@ def test_dicom_with_a_table_of_labels_is_taken_as_it_is(dicom_src: Path, tmp_pat
     assert "SECRET" not in (tmp_path / "out" / "manifest.csv").read_text()
 
 
+def test_row_of_one_instance_does_not_speak_for_its_series(dicom_src: Path, tmp_path: Path) -> None:
+    series = "1.2.3"
+    for name in "01":
+        ds = pydicom.dcmread(dicom_src / name)
+        ds.SeriesInstanceUID = series
+        ds.save_as(dicom_src / name)
+    table = tmp_path / "labels.csv"
+    table.write_text(f'series_instance_uid,path,label,note\n{series},0,x,"a, b"\n{series},1,y,c\n')
+    convert(dicom_src, tmp_path / "out", labels=table)
+    found = by_source(tmp_path / "out")
+    assert {name: (row["label"], row["note"]) for name, row in found.items()} == {"0": ("x", "a, b"), "1": ("y", "c")}
+
+
 def test_another_salt_gives_another_patient_group(dicom_src: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     table.write_text("path,label\n0,x\n")
@@ -348,7 +371,7 @@ def test_what_cannot_start_says_why(src: Path, tmp_path: Path) -> None:
     assert "cannot read" in refuse(str(src), out, "--groups", str(tmp_path / "none.csv"))
     assert "it has: file, class" in refuse(str(src), out, "--groups", str(columns))
     assert "names an image" in refuse(str(src), out, "--groups", str(other))
-    assert "line 3" in refuse(str(src), out, "--groups", str(twice))
+    assert "row 3 names an image again" in refuse(str(src), out, "--groups", str(twice))
     assert "not UTF-8" in refuse(str(src), out, "--groups", str(binary))
     assert "cannot write" in refuse(str(src), str(file / "out"))
     assert not (tmp_path / "out").exists()
