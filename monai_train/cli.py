@@ -29,6 +29,7 @@ def train_command(
     config: Path | None = typer.Option(None, "--config", help="JSON of TrainConfig keys; options below win."),
     network: str | None = typer.Option(None, help="resnet18-slim, resnet18, densenet121, ..."),
     weights: Path | None = typer.Option(None, "--weights", help="Start from these: checkpoint or safetensors."),
+    healthy: Path | None = typer.Option(None, "--healthy", help="DICOM folder of a healthy axial volume: more heads."),
     epochs: int | None = typer.Option(None, min=1),
     learning_rate: float | None = typer.Option(None),
     seed: int | None = typer.Option(None),
@@ -45,7 +46,7 @@ def train_command(
         config, network=network, epochs=epochs, learning_rate=learning_rate, seed=seed, threads=threads
     )
     try:
-        best = train(data, run, settings, weights)
+        best = train(data, run, settings, weights, healthy)
     except DivergedError as error:
         raise StartError("diverged", str(error)) from error
     except OSError as error:

@@ -83,6 +83,7 @@ class TrainConfig(_Strict):
     threads: int = Field(2, ge=1)
     device: str = "cpu"
     external: tuple[str, ...] = ("navoneel",)
+    healthy_share: float = Field(0.25, ge=0, le=1)  # of heads without a tumour, where a healthy volume is given
     test_share: float = Field(0.2, gt=0, lt=1)
     validation_share: float = Field(0.12, gt=0, lt=1)
     shares: Shares = Shares()

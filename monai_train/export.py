@@ -49,9 +49,9 @@ from monai_train.evaluate import (
     run_split,
 )
 from monai_train.golden import write_golden_series
-from monai_train.model_card import model_card
+from monai_train.model_card import data_section, model_card
 from monai_train.networks import Classifier, network_definition
-from monai_train.train import BEST, read_checkpoint
+from monai_train.train import BEST, HEALTHY, read_checkpoint
 from worker.errors import StartError
 from worker.inference.bundle import FeatureStatistics, load_bundle
 from worker.inference.golden import check_golden, golden_case
@@ -110,6 +110,7 @@ class _Parts:
     training: Pictures
     validation: Pictures
     model: Classifier
+    healthy: torch.Tensor  # uint8 [m, 1, s, s]: the slices of the healthy volume that training saw, m may be 0
 
 
 def export(run: Path, data: Path, out: Path, name: str, version: str, console: Console | None = None) -> Path:
@@ -139,7 +140,9 @@ def export(run: Path, data: Path, out: Path, name: str, version: str, console: C
         _write_golden(folder, described)
         console.print("figures of the test part and of the external sets")
         measured = measure_split(folder, data)
-        (folder / "docs/README.md").write_text(model_card(described, parts.config, measured))
+        datasets = data_section(read_manifest(data), parts.config.external, parts.provenance.get("healthy_sha256", ""))
+        card = model_card(described, parts.config, parts.provenance, datasets, measured)
+        (folder / "docs/README.md").write_text(card)
         _write_worker_json(folder, described)
         _check(folder, measured)
         folder.rename(out)
@@ -165,7 +168,14 @@ def _read_run(run: Path, data: Path) -> _Parts:
         pictures.select(one_a_picture(rows, by_role[Role.TRAIN])),
         pictures.select(one_a_picture(rows, by_role[Role.VALIDATION])),
         model.eval(),
+        _healthy(run, pictures),
     )
+
+
+def _healthy(run: Path, pictures: Pictures) -> torch.Tensor:
+    if (run / HEALTHY).exists():
+        return torch.from_numpy(np.load(run / HEALTHY))
+    return torch.empty((0, *pictures.pixels.shape[1:]), dtype=torch.uint8)
 
 
 def _write_weights(model: Classifier, path: Path) -> None:
@@ -277,8 +287,9 @@ def feature_statistics(features: FloatArray, components: int = _COMPONENTS) -> F
 
 
 def _write_statistics(folder: Path, described: dict[str, Any], parts: _Parts) -> None:
+    pixels = torch.cat([parts.training.pixels, parts.healthy])
     with torch.inference_mode():
-        batches = (part.float() / 255 for part in parts.training.pixels.split(128))  # type: ignore[no-untyped-call]
+        batches = (part.float() / 255 for part in torch.split(pixels, 128))
         features = torch.cat([parts.model(batch).features for batch in batches]).numpy()
     statistics = feature_statistics(features)
     arrays = {"mean": statistics.mean, "components": statistics.components, "scale": statistics.scale}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
 from monai_train.config import TrainConfig
+from monai_train.dataset import Row
 from monai_train.evaluate import Measured, report_table
 
 TITLES = {
@@ -16,13 +18,32 @@ TITLES = {
     "test-fp32": "The same, fp32 engine",
     "external": "External set: never trained on, patients known from training left out, int8 engine",
 }
-_DATA = """\
-- Cheng et al., figshare 1512427: T1-weighted contrast-enhanced slices with a glioma, meningioma or pituitary tumour,
-  patients known. Licence as published: CC BY 4.0.
-- "Brain Tumor MRI Dataset" (Nickparvar): a compilation of Cheng, SARTAJ and Br35H; its slices without a tumour are
-  mostly T2 and FLAIR. Licence as published: CC0 on its page.
-- Navoneel, 253 images yes/no, many contrasts: the external set, never trained on. No licence found: research only.
-"""
+KNOWN_SETS = {
+    "cheng": "Cheng et al., figshare 1512427: T1-weighted contrast-enhanced slices with a glioma, meningioma or "
+    "pituitary tumour, patients known. Licence as published: CC BY 4.0.",
+    "nickparvar": '"Brain Tumor MRI Dataset" (Nickparvar): a compilation of Cheng, SARTAJ and Br35H; its slices '
+    "without a tumour are mostly T2 and FLAIR. Licence as published: CC0 on its page.",
+    "navoneel": "Navoneel, 253 images yes/no, many contrasts. No licence found: research only.",
+}
+KNOWN_VOLUMES = {
+    "c6e66082e1da9966aa7c8a8912d0b0765fffa16ae94910237ca5fd5e77cd32a4": "7 T, T1-weighted without contrast agent, "
+    "384 axial slices. Licence as published: PDDL."
+}
+_UNKNOWN = "licence and origin must be stated here by whoever trained the model."
+
+
+def data_section(rows: Sequence[Row], external: Sequence[str], healthy_sha256: str) -> str:
+    """One line a data set, with what is known of it and how many pictures were given."""
+    counts = Counter(row.dataset for row in rows)
+    lines = [
+        f"- {KNOWN_SETS.get(name, f'{name}: {_UNKNOWN}')} {count} pictures given"
+        f"{'; external, never trained on' if name in external else ''}."
+        for name, count in sorted(counts.items())
+    ]
+    if healthy_sha256:
+        known = KNOWN_VOLUMES.get(healthy_sha256, _UNKNOWN)
+        lines.append(f"- Slices of one healthy volume as heads without a tumour (SHA-256 {healthy_sha256}): {known}")
+    return "\n".join(lines)
 
 
 def as_text(measured: Mapping[str, Measured]) -> str:
@@ -34,8 +55,16 @@ def as_text(measured: Mapping[str, Measured]) -> str:
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
-def model_card(described: Mapping[str, Any], config: TrainConfig, measured: Mapping[str, Measured]) -> str:
-    """docs/README.md of the bundle in Markdown."""
+def model_card(
+    described: Mapping[str, Any],
+    config: TrainConfig,
+    provenance: Mapping[str, str],
+    data: str,
+    measured: Mapping[str, Measured],
+) -> str:
+    """docs/README.md of the bundle in Markdown; `data` is the data section."""
+    initial = provenance.get("initial_weights_sha256")
+    start = f"the weights of an earlier run (SHA-256 {initial})" if initial else "random weights"
     limits, thresholds = described["out_of_distribution"], described["thresholds"]
     return f"""# {described["name"]} {described["version"]}: model card
 
@@ -47,19 +76,20 @@ Says of a brain MRI slice or series whether it looks like glioma, meningioma, pi
 a tumour.
 
 ## Model
-{described["family"]} of `monai.networks.nets` from random weights, one channel, global average pooling and one linear
+{described["family"]} of `monai.networks.nets`, never pretrained on other pictures, one channel, global average pooling and one linear
 layer, so that its class activation maps are exact. Commit {described["commit"]}; training data SHA-256
 {described["training_data_sha256"]}.
 
 ## Data
-{_DATA}
+{data}
+
 Public data without demographics: age, sex, scanner and field strength are not known. Single slices, chosen by their
 authors; patients known only for Cheng's. Pictures were grouped by picture and by patient; no group is on two sides of
 the split. Labels are the authors'; pictures with conflicting labels were left out. Contrast is confounded with class
 in these data: tumours are on T1 with contrast agent, heads without a tumour mostly on T2 or FLAIR.
 
 ## Training
-{config.epochs} epochs of {config.samples_per_epoch} drawn pictures, batch {config.batch}, AdamW, one-cycle rate to
+From {start}: {config.epochs} epochs of {config.samples_per_epoch} drawn pictures, batch {config.batch}, AdamW, one-cycle rate to
 {config.learning_rate:g}, weight decay {config.weight_decay:g}, gradient norm clipped at {config.clip_norm:g}, label
 smoothing {config.label_smoothing:g}, averaged weights, seed {config.seed}. To break the tie between contrast and class,
 part of every batch is made: training patients' tumours pasted into heads without one, simulated masses, tumours removed

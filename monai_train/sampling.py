@@ -25,6 +25,7 @@ class Sampler:
     mirrors: Mirrors
     weights: torch.Tensor  # [n], balanced over patients, copies of a picture and tumour classes
     config: TrainConfig
+    healthy: torch.Tensor  # uint8 [m, 1, s, s], m may be 0
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """images float32 [size, 1, s, s] in [0, 1] and labels int64 [size], some of them ANY_TUMOUR."""
@@ -52,18 +53,29 @@ class Sampler:
 
     def _heads(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Heads without a tumour, of every contrast: a third of them T1c with the tumour removed."""
-        heads = self._images(self._draw(self.pictures.labels == NO_TUMOUR, count, generator))
+        heads = self._without_tumour(count, generator)
         if len(self.mirrors.index):
             removed = torch.randint(len(self.mirrors.index), (count,), generator=generator)
             swapped = torch.rand(count, generator=generator) < 1 / 3
             heads[swapped] = self.mirrors.removed[removed[swapped]].float() / 255
         return heads
 
+    def _without_tumour(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Real heads: pictures of the class and, where there is one, slices of the healthy volume."""
+        heads = self._images(self._draw(self.pictures.labels == NO_TUMOUR, count, generator))
+        if len(self.healthy):
+            chosen = torch.randint(len(self.healthy), (count,), generator=generator)
+            swapped = torch.rand(count, generator=generator) < self.config.healthy_share
+            heads[swapped] = self.healthy[chosen[swapped]].float() / 255
+        return heads
+
     def _make(self, recipe: str, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         labels = self.pictures.labels
-        if recipe in ("tumour", "no_tumour"):
-            index = self._draw((labels == NO_TUMOUR) == (recipe == "no_tumour"), count, generator)
+        if recipe == "tumour":
+            index = self._draw(labels != NO_TUMOUR, count, generator)
             return self._images(index), labels[index]
+        if recipe == "no_tumour":
+            return self._without_tumour(count, generator), torch.full((count,), NO_TUMOUR)
         if recipe in ("mirrored_tumour", "tumour_removed"):
             chosen = torch.multinomial(self.weights[self.mirrors.index], count, replacement=True, generator=generator)
             if recipe == "tumour_removed":
@@ -83,15 +95,26 @@ class Sampler:
         return paste(heads, donors, boxes, places, generator), torch.full((count,), NO_TUMOUR)
 
 
-def make_sampler(pictures: Pictures, chosen: Sequence[int], config: TrainConfig, names: Sequence[str]) -> Sampler:
-    """The sampler over the chosen pictures. StartError for a class with fewer than two pictures."""
+def make_sampler(
+    pictures: Pictures,
+    chosen: Sequence[int],
+    config: TrainConfig,
+    names: Sequence[str],
+    healthy: torch.Tensor | None = None,
+) -> Sampler:
+    """The sampler over the chosen pictures and the slices of a healthy volume.
+
+    Raises StartError for a class with fewer than two pictures.
+    """
     usable = [i for i in chosen if not pictures.rows[i].in_conflict]
     training = pictures.select(usable)
     held = Counter(training.labels.tolist())
     for index, name in enumerate(names):
         if held[index] < _FEWEST:
             raise StartError("empty-class", f"class {name} has {held[index]} training pictures; {_FEWEST} are needed")
-    return Sampler(training, mirrored(training.pixels, training.boxes), _weights(training), config)
+    if healthy is None:
+        healthy = torch.empty((0, *training.pixels.shape[1:]), dtype=torch.uint8)
+    return Sampler(training, mirrored(training.pixels, training.boxes), _weights(training), config, healthy)
 
 
 def _weights(pictures: Pictures) -> torch.Tensor:

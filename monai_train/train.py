@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import copy
 import csv
-import hashlib
 import math
 import os
 import pickle
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, TrainConfig
@@ -37,12 +35,15 @@ from monai_train.dataset import (
     split_roles,
     split_sha256,
 )
+from monai_train.healthy import healthy_slices
 from monai_train.networks import Classifier, network_definition
+from monai_train.pretrained import load_weights
 from monai_train.sampling import Sampler, make_sampler
 from worker.errors import StartError
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
+HEALTHY = "healthy.npy"
 
 
 class DivergedError(Exception):
@@ -190,7 +191,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _resume(path: Path, state: State, provenance: dict[str, str]) -> dict[str, str]:
     """Put the checkpoint into `state` and return its provenance. StartError when it saw other data."""
     content = read_checkpoint(path)
-    for key in ("split_sha256", "data_sha256"):
+    for key in ("split_sha256", "data_sha256", "healthy_sha256"):
         if content["provenance"][key] != provenance[key]:
             raise StartError("other-data", f"{path} was trained on other data ({key} differs): use a new --run folder")
     state.model.load_state_dict(content["model"])
@@ -209,35 +210,21 @@ def current_commit() -> str:
     return answer.stdout.strip() or "unknown"
 
 
-def load_weights(model: Classifier, path: Path) -> str:
-    """Start from the averaged weights of a checkpoint or from safetensors; returns the SHA-256 of the file.
-
-    Raises StartError naming the first weight that is missing, unknown or of another shape.
-    """
-    if path.suffix == ".safetensors":
-        try:
-            given = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise StartError("no-weights", f"{path} is not a readable safetensors file") from error
-    else:
-        given = {key.removeprefix("net."): value for key, value in read_checkpoint(path)["average"].items()}
-    wanted = model.net.state_dict()
-    for key in sorted(wanted.keys() ^ given.keys()):
-        raise StartError("other-network", f"{path}: the weight {key} is {'missing' if key in wanted else 'unknown'}")
-    for key, value in wanted.items():
-        if value.shape != given[key].shape:
-            shapes = f"{list(given[key].shape)} instead of {list(value.shape)}"
-            raise StartError("other-network", f"{path}: the weight {key} has the shape {shapes}")
-    model.net.load_state_dict(given)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def train(
-    data: Path, run: Path, config: TrainConfig, weights: Path | None = None, console: Console | None = None
+    data: Path,
+    run: Path,
+    config: TrainConfig,
+    weights: Path | None = None,
+    healthy: Path | None = None,
+    console: Console | None = None,
+    on_epoch: Callable[[int, float], None] | None = None,
 ) -> Path:
     """Train on a converted folder until done, going on where RUN stopped; returns the best checkpoint.
 
-    A fresh run starts from `weights` where they are given.
+    A fresh run starts from `weights` where they are given; `healthy` is the folder of a healthy axial DICOM volume,
+    whose slices are kept in the run for export.
+
+    `on_epoch` is told every epoch and its validation figure, after they are saved.
 
     Raises StartError for data or checkpoints that do not fit and DivergedError for a loss that is not a number.
     """
@@ -246,7 +233,11 @@ def train(
     rows = read_manifest(data)
     roles = split_roles(rows, config.external, config.test_share, config.validation_share)
     pictures = load_pictures(data, rows, read_preprocessing())
-    sampler = make_sampler(pictures, _with(roles, Role.TRAIN), config, CLASS_NAMES)
+    run.mkdir(parents=True, exist_ok=True)
+    heads, healthy_sha256 = healthy_slices(healthy, read_preprocessing()) if healthy is not None else (None, "")
+    if heads is not None:
+        np.save(run / HEALTHY, heads.numpy())
+    sampler = make_sampler(pictures, _with(roles, Role.TRAIN), config, CLASS_NAMES, heads)
     validation = pictures.select(one_a_picture(rows, _with(roles, Role.VALIDATION)))
     if set(validation.labels.tolist()) != set(range(len(CLASS_NAMES))):
         raise StartError("empty-class", "a class has no picture in the validation split")
@@ -254,9 +245,9 @@ def train(
         "data_sha256": data_sha256(rows),
         "split_sha256": split_sha256(rows, roles),
         "commit": current_commit(),
+        "healthy_sha256": healthy_sha256,
     }
     state = new_state(config)
-    run.mkdir(parents=True, exist_ok=True)
     if (run / CHECKPOINT).exists():
         _check_same(run, config)
         provenance = _resume(run / CHECKPOINT, state, provenance)
@@ -264,7 +255,7 @@ def train(
         provenance["initial_weights_sha256"] = load_weights(state.model, weights)
         state.average.load_state_dict(state.model.state_dict())
     (run / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
-    _loop(run, state, sampler, validation, config, provenance, console)
+    _loop(run, state, sampler, validation, config, provenance, console, on_epoch)
     return run / BEST
 
 
@@ -276,6 +267,7 @@ def _loop(
     config: TrainConfig,
     provenance: dict[str, str],
     console: Console,
+    on_epoch: Callable[[int, float], None] | None,
 ) -> None:
     while state.epoch < config.epochs:
         if config.patience is not None and state.epoch - state.best_epoch > config.patience:
@@ -296,6 +288,8 @@ def _loop(
             f"epoch {state.epoch}/{config.epochs}  loss {loss:.4f}  validation balanced accuracy {figure:.4f} "
             f"(n={len(validation.rows)})  best {state.best:.4f}"
         )
+        if on_epoch is not None:
+            on_epoch(state.epoch, figure)
 
 
 def _check_same(run: Path, config: TrainConfig) -> None:
