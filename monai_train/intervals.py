@@ -144,6 +144,13 @@ def paired_differences(ours: Predictions, theirs: Predictions) -> dict[str, Esti
     }
 
 
+def share_estimate(hits: BoolArray, groups: npt.NDArray[np.str_]) -> Estimate:
+    """The share of `hits` [n] with its patient bootstrap interval."""
+    draws = patient_draws(groups).astype(np.float64)
+    value = np.float64(hits.mean() if len(hits) else np.nan)
+    return _estimate(value, _ratio(draws @ hits, draws.sum(axis=1)), len(hits))
+
+
 def _estimate(value: np.floating[Any], spread: FigureArray, n: int) -> Estimate:
     spread = spread[np.isfinite(spread)]
     if not np.isfinite(value) or not len(spread):
