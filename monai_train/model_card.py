@@ -76,9 +76,9 @@ Says of a brain MRI slice or series whether it looks like glioma, meningioma, pi
 a tumour.
 
 ## Model
-{described["family"]} of `monai.networks.nets`, never pretrained on other pictures, one channel, global average pooling and one linear
-layer, so that its class activation maps are exact. Commit {described["commit"]}; training data SHA-256
-{described["training_data_sha256"]}.
+{described["family"]} of `monai.networks.nets`, never pretrained on other pictures, one channel, global average
+pooling and one linear layer, so that its class activation maps are exact. Commit {described["commit"]}; training data
+SHA-256 {described["training_data_sha256"]}.
 
 ## Data
 {data}
@@ -89,11 +89,13 @@ the split. Labels are the authors'; pictures with conflicting labels were left o
 in these data: tumours are on T1 with contrast agent, heads without a tumour mostly on T2 or FLAIR.
 
 ## Training
-From {start}: {config.epochs} epochs of {config.samples_per_epoch} drawn pictures, batch {config.batch}, AdamW, one-cycle rate to
-{config.learning_rate:g}, weight decay {config.weight_decay:g}, gradient norm clipped at {config.clip_norm:g}, label
-smoothing {config.label_smoothing:g}, averaged weights, seed {config.seed}. To break the tie between contrast and class,
-part of every batch is made: training patients' tumours pasted into heads without one, simulated masses, tumours removed
-by mirroring the other hemisphere, ordinary tissue pasted as the control, random contrast curves and inversion.
+From {start}: {config.epochs} epochs of {config.samples_per_epoch} drawn pictures, batch {config.batch}, AdamW,
+one-cycle rate to {config.learning_rate:g}, weight decay {config.weight_decay:g}, gradient norm clipped at
+{config.clip_norm:g}, label smoothing {config.label_smoothing:g}, averaged weights, seed {config.seed}.
+
+To break the tie between contrast and class, part of every batch is made: training patients' tumours pasted into heads
+without one, simulated masses, tumours removed by mirroring the other hemisphere, ordinary tissue pasted as the control,
+random contrast curves and inversion.
 
 ## Calibration and abstention
 Fitted on the validation patients with the int8 engine: temperature {described["temperature"]:g}, least probability
