@@ -85,7 +85,8 @@ def convert(
     images = [image for image in found.images if image.label]
     done = Conversion(rejected=found.rejected + [_without_label(image) for image in unlabelled])
     if not images:
-        raise StartError("no-images", f"{source} holds no image that can be taken: {reasons(done.rejected)}")
+        hint = "; DICOM needs --labels" if any(image.is_dicom for image in unlabelled) else ""
+        raise StartError("no-images", f"{source} holds no image that can be taken: {reasons(done.rejected)}{hint}")
     done.without_row = sum(image.row is None for image in images) if files else 0
     try:
         (out / "images").mkdir(parents=True, exist_ok=True)

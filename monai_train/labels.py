@@ -27,7 +27,8 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
 }
-_OWN_COLUMNS = ("path", "series_instance_uid", "sop_instance_uid", "label", "split", "patient_group", "picture_group")
+_UNDERSTOOD = ("path", "series_instance_uid", "sop_instance_uid", "label", "split", "patient_group", "picture_group")
+_MEASURED = ("source", "source_sha256", "rows", "columns")  # convert knows these itself
 
 
 def class_name(text: str) -> str:
@@ -124,7 +125,7 @@ def read_label_file(path: Path) -> LabelFile:
             f"{path} needs a column path, series_instance_uid or sop_instance_uid, and label or patient_group; "
             f"it has: {', '.join(columns) or 'none'}",
         )
-    extras = tuple(c for c in columns if c and c not in _OWN_COLUMNS)
+    extras = tuple(c for c in columns if c and c not in _UNDERSTOOD + _MEASURED)
     by_path: dict[str, LabelRow] = {}
     by_uid: dict[str, LabelRow] = {}
     for number, values in enumerate(rows, start=2):

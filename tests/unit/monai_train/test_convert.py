@@ -233,6 +233,14 @@ def test_groups_file_wins_over_folders_and_its_columns_are_kept(src: Path, tmp_p
     ]
 
 
+def test_groups_file_cannot_replace_what_convert_measures(src: Path, tmp_path: Path) -> None:
+    groups = tmp_path / "groups.csv"
+    groups.write_text("path,label,rows,source\nTraining/no_tumor/b.png,no,9999,elsewhere.png\n")
+    convert(src, tmp_path / "out", groups=groups)
+    row = by_source(tmp_path / "out")["Training/no_tumor/b.png"]
+    assert (row["rows"], tuple(row)) == ("32", MANIFEST_COLUMNS)
+
+
 def test_groups_file_may_be_relative_to_a_folder_above_or_inside(src: Path, tmp_path: Path) -> None:
     above = tmp_path / "groups.csv"
     above.write_text("path,label,patient_group\nsrc/Training/no_tumor/b.png,no,G7\n./src/nowhere.png,no,G8\n")
