@@ -215,15 +215,17 @@ def add_conflict(session: Session, stored: InstanceRow, new: NewInstance, path: 
 
 
 def series_to_settle(session: Session, now: datetime, quiet: timedelta, idle: timedelta) -> Sequence[int]:
-    """Ids of open series in which nothing came for `quiet` and whose associations have ended.
+    """Ids of open series in which nothing came for `quiet` and whose associations ended at least so long ago.
 
+    So a sender that lost its association, be it because we were killed, has `quiet` from then on to send the rest.
     An association whose receiver died can never say that it ended; one that brought nothing for twice the idle limit
     is over, because a living receiver would have ended it.
     """
     open_association_of_series = (
         select(InstanceRow.id)
         .join(AssociationRow, AssociationRow.id == InstanceRow.association_id)
-        .where(InstanceRow.series_id == SeriesRow.id, AssociationRow.closed_at.is_(None))
+        .where(InstanceRow.series_id == SeriesRow.id)
+        .where(or_(AssociationRow.closed_at.is_(None), AssociationRow.closed_at > now - quiet))
         .exists()
     )
     return session.scalars(

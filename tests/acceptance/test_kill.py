@@ -57,7 +57,8 @@ def test_kill_while_a_series_is_being_sent(long_head: list[Path], tmp_path: Path
         acknowledged = printed.count(ACKNOWLEDGED)
         assert 20 <= acknowledged < len(paths), "the kill must fall into the sending"
         hospital.worker.start()
-        # The sender sends again only what was not acknowledged: the rest is ours to have kept.
+        time.sleep(1.5)  # longer than a look for settled series takes: a sender does not come back at once
+        # It sends again only what was not acknowledged: the rest is ours to have kept.
         source = hospital.push(paths[acknowledged:])
         assert_answered_once(hospital, source)
         assert_stored_once(hospital.worker, paths)

@@ -79,7 +79,7 @@ def test_silence_settles_and_not_a_moment_earlier(database: Store) -> None:
     assert [job.state for job in _jobs(database)] == [JobState.PENDING]
 
 
-def test_an_open_association_keeps_its_series_open(database: Store) -> None:
+def test_an_association_keeps_its_series_open_until_a_quiet_time_after_its_end(database: Store) -> None:
     with database.write() as session:
         association = store.open_association(session, "PACS", "127.0.0.1", "host:1", NOON)
     _add(database, 1, 2, 3, association_id=association)
@@ -87,7 +87,8 @@ def test_an_open_association_keeps_its_series_open(database: Store) -> None:
     assert settle_series(database, SETTINGS, model, later(60)) == 0
     with database.write() as session:
         store.close_association(session, association, later(61))
-    assert settle_series(database, SETTINGS, model, later(61)) == 1
+    assert settle_series(database, SETTINGS, model, later(70.9)) == 0
+    assert settle_series(database, SETTINGS, model, later(71)) == 1
 
 
 def test_an_association_whose_receiver_died_does_not_hold_a_series_for_ever(database: Store) -> None:
