@@ -199,15 +199,17 @@ def _code_sha256() -> str:
     return hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
 
 
-def load_pictures(folder: Path, rows: Sequence[Row], definition: Preprocessing) -> Pictures:
-    """Every picture through the worker's preprocessing, kept as one file beside the manifest for the next time.
+def load_pictures(folder: Path, rows: Sequence[Row], definition: Preprocessing, cache: Path | None = None) -> Pictures:
+    """Every picture through the worker's preprocessing, kept as one file for the next time.
+
+    That file lies in the folder `cache`, beside the manifest where none is given.
 
     Raises StartError naming the file when a picture cannot be used.
     """
     root = manifest_path(folder).parent
     inputs = [definition.to_json(), _code_sha256(), [(row.path, row.source_sha256, row.box) for row in rows]]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
-    stored = root / f"cache-{key[:16]}.npz"
+    stored = (cache or root) / f"cache-{key[:16]}.npz"
     if not stored.exists():
         size = definition.size
         pixels = np.empty((len(rows), 1, size, size), np.uint8)

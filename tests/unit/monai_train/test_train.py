@@ -16,13 +16,13 @@ from torch.nn import functional
 
 from monai_train.config import ANY_TUMOUR, TrainConfig, read_config
 from monai_train.dataset import Role, load_pictures, read_manifest, read_preprocessing, split_roles
+from monai_train.pretrained import load_weights
 from monai_train.sampling import make_sampler
 from monai_train.train import (
     BEST,
     CHECKPOINT,
     DivergedError,
     learning_rate,
-    load_weights,
     loss_of,
     new_state,
     read_checkpoint,

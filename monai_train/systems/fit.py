@@ -1,0 +1,167 @@
+"""Fit one network to one protocol's pictures by its recipe, with its learning curves; nothing is chosen on the test."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from monai_train.augment import augment
+from monai_train.config import TrainConfig
+from monai_train.networks import Classifier
+from monai_train.systems.definitions import Recipe
+from monai_train.train import DivergedError, learning_rate, update_average
+
+_CURVE_PICTURES = 256  # of the test part, drawn once: the whole of it is measured at the end
+_STEPS_TIMED = 2
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Examples:
+    """`pixels` uint8 [n, 1, s, s]; `labels` int64 [n]."""
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One point of the learning curves; the test figures are of at most 256 pictures."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    test_loss: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Fitted:
+    """`probabilities` float32 [n, classes] of the test part after the last epoch."""
+
+    curves: tuple[Epoch, ...]
+    probabilities: torch.Tensor
+    seconds: float
+
+    def curves_json(self) -> list[dict[str, float]]:
+        """The curves as plain values."""
+        return [{key: round(value, 5) for key, value in asdict(one).items()} for one in self.curves]
+
+
+def optimizer_of(model: Classifier, recipe: Recipe, frozen: bool) -> torch.optim.Optimizer:
+    """Adam or AdamW over what learns: everything, or only the last layer."""
+    if frozen:
+        for name, parameter in model.net.named_parameters():
+            parameter.requires_grad_(name.startswith(("head.", "fc.", "last_linear.", "class_layers.")))
+    learning = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in learning if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate)
+
+
+@torch.no_grad()
+def probabilities_of(model: Classifier, pixels: torch.Tensor, device: str, flip: bool) -> torch.Tensor:
+    """Class probabilities [n, classes] of uint8 pictures; the mean with the mirror image's where `flip`."""
+    model.eval()
+    answers = []
+    for images in torch.split(pixels, 64):
+        batch = images.to(device).float().div(255)
+        views = (batch, batch.flip(3)) if flip else (batch,)
+        answers.append(torch.stack([model(view).logits.float().softmax(dim=1) for view in views]).mean(dim=0).cpu())
+    return torch.cat(answers)
+
+
+class Fitting:
+    """A network, its optimizer and its draws, one step at a time."""
+
+    def __init__(
+        self, model: Classifier, train: Examples, recipe: Recipe, frozen: bool, seed: int, device: str
+    ) -> None:
+        self.model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.model) if recipe.ema_decay else self.model
+        self.optimizer = optimizer_of(self.model, recipe, frozen)
+        self.train, self.recipe, self.frozen, self.device = train, recipe, frozen, device
+        self.generator = torch.Generator().manual_seed(seed)
+        counts = train.labels.bincount().float()
+        self.weights = 1 / counts[train.labels]
+        # A last batch of one picture is dropped: batch norm needs two.
+        self.steps = max(1, (len(train.labels) + recipe.batch - 2) // recipe.batch)
+        self._rates = TrainConfig(learning_rate=recipe.learning_rate)
+
+    def order(self) -> list[torch.Tensor]:
+        """The batches of one epoch, as positions."""
+        n = len(self.train.labels)
+        if self.recipe.balanced:
+            drawn = torch.multinomial(self.weights, n, replacement=True, generator=self.generator)
+        else:
+            drawn = torch.randperm(n, generator=self.generator)
+        return list(torch.split(drawn, self.recipe.batch))[: self.steps]
+
+    def step(self, chosen: torch.Tensor, done: int) -> tuple[float, int]:
+        """One optimizer step; returns the loss and how many of the batch were right. Raises DivergedError."""
+        recipe = self.recipe
+        images = self.train.pixels[chosen].float().div(255)
+        if recipe.augmentation is not None:
+            images = augment(images, recipe.augmentation, self.generator)
+        labels = self.train.labels[chosen].to(self.device)
+        if recipe.one_cycle:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self._rates, done, recipe.epochs * self.steps)
+        with torch.autocast(self.device, dtype=torch.bfloat16):
+            logits = self.model(images.to(self.device, memory_format=torch.channels_last)).logits
+        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+        if not torch.isfinite(loss):
+            raise DivergedError(f"the loss is not a number in step {done + 1}: try a lower learning rate")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+        self.optimizer.step()
+        if self.average is not self.model:
+            update_average(self.average, self.model, min(recipe.ema_decay, (1 + done) / 100))
+        return loss.item(), int((logits.argmax(dim=1) == labels).sum())
+
+    def start_epoch(self) -> None:
+        """Training mode; what is frozen keeps its statistics."""
+        self.model.train(not self.frozen)
+
+
+def seconds_a_step(fitting: Fitting) -> float:
+    """The time of one optimizer step, measured after a first one."""
+    fitting.start_epoch()
+    chosen = fitting.order()[0]
+    fitting.step(chosen, 0)
+    start = time.monotonic()
+    for _ in range(_STEPS_TIMED):
+        fitting.step(chosen, 0)
+    return (time.monotonic() - start) / _STEPS_TIMED
+
+
+def fit(fitting: Fitting, test: Examples, on_epoch: Callable[[Epoch], Any] = lambda _: None) -> Fitted:
+    """Every epoch of the recipe, then the test part. Raises DivergedError."""
+    start = time.monotonic()
+    drawn = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))[:_CURVE_PICTURES]
+    some = Examples(test.pixels[drawn], test.labels[drawn])
+    curves: list[Epoch] = []
+    recipe, done = fitting.recipe, 0
+    for epoch in range(1, recipe.epochs + 1):
+        fitting.start_epoch()
+        total, right, seen = 0.0, 0, 0
+        for chosen in fitting.order():
+            loss, good = fitting.step(chosen, done)
+            total, right, seen, done = total + loss * len(chosen), right + good, seen + len(chosen), done + 1
+        answers = probabilities_of(fitting.average, some.pixels, fitting.device, recipe.flip_test)
+        test_loss = float(functional.nll_loss(answers.clamp(min=1e-9).log(), some.labels))
+        accuracy = float((answers.argmax(dim=1) == some.labels).float().mean())
+        curves.append(Epoch(epoch, total / seen, right / seen, test_loss, accuracy))
+        on_epoch(curves[-1])
+    answers = probabilities_of(fitting.average, test.pixels, fitting.device, recipe.flip_test)
+    return Fitted(tuple(curves), answers, time.monotonic() - start)
