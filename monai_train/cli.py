@@ -58,41 +58,56 @@ def train_command(
 def evaluate_command(
     data: Path = DATA,
     bundle: Path | None = typer.Option(None, "--bundle", help="Bundle folder: its shipped engine is measured."),
-    run: Path | None = typer.Option(None, "--run", help="Run folder: its best checkpoint is measured by torch."),
+    run: list[Path] = typer.Option(
+        [], "--run", help="Run folder: its best checkpoint is measured by torch. Several are an ensemble."
+    ),
     json_file: Path | None = typer.Option(None, "--json", help="Write every figure to this file."),
+    report: Path | None = typer.Option(
+        None, "--report", help="Folder for an HTML report on every part: plots, maps, mistakes, other pictures."
+    ),
     role: str | None = typer.Option(
         None, help="Only this part of the model's own split: test, validation, train or external."
     ),
     one_a_picture: bool = typer.Option(False, "--one-a-picture", help="Count copies of one picture once."),
     precision: str = typer.Option("int8", help="Engine of a bundle: int8 (as shipped) or fp32."),
+    flip: bool = typer.Option(False, "--flip", help="Average with the mirrored picture; the worker does not."),
+    log: Path | None = typer.Option(None, "--log", help="log.csv of a bundle's training, for the report."),
+    outside: Path | None = typer.Option(
+        None, "--outside", help="DICOM that is no structural brain MRI (EPI, say), for the report."
+    ),
 ) -> None:
     """Measure a bundle or a run on a converted folder; n and a patient bootstrap interval beside every figure.
 
     Example: monai-train evaluate --bundle worker/bundles/brain-mri-tumour --data converted --json figures.json
     """
     from monai_train.dataset import Role, read_manifest
-    from monai_train.evaluate import choose, measure_bundle, measure_run, read_split, report_table, run_split
+    from monai_train.evaluate import choose, read_split, report_table
+    from monai_train.report import bundle_subject, runs_subject, write_report
 
-    if (bundle is None) == (run is None):
+    if (bundle is None) == (not run):
         raise StartError("usage", "give either --bundle or --run")
     if precision not in ("int8", "fp32"):
         raise StartError("usage", "--precision is int8 or fp32")
     if role is not None and role not in list(Role):
         raise StartError("usage", f"--role is one of {', '.join(Role)}")
-    rows = read_manifest(data)
-    wanted = Role(role) if role else None
     if bundle is not None:
-        roles = read_split(bundle).roles(rows) if wanted else None
-        chosen = choose(rows, roles, wanted, one_a_picture)
-        measured = measure_bundle(bundle, data, [rows[i] for i in chosen], "fp32" if precision == "fp32" else "int8")
+        subject = bundle_subject(bundle, "fp32" if precision == "fp32" else "int8", flip)
     else:
-        folder = run or Path()
-        chosen = choose(rows, run_split(folder).roles(rows) if wanted else None, wanted, one_a_picture)
-        measured = measure_run(folder, data, rows, chosen)
-    report = measured.report()
+        subject = runs_subject(run, flip)
+    if report is not None:
+        written = write_report(subject, data, report, log, outside)
+        Console().print(f"report: {written}", highlight=False, soft_wrap=True)
+        if json_file is None:
+            return
+    rows = read_manifest(data)
+    roles = None
+    if role is not None:
+        roles = (subject.split or read_split(bundle or Path())).roles(rows)
+    chosen = choose(rows, roles, Role(role) if role else None, one_a_picture)
+    figures = subject.examine(data, rows, chosen)[0].report()
     if json_file is not None:
-        json_file.write_text(json.dumps(report, indent=2) + "\n")
-    Console().print(report_table(f"{bundle or run}, {role or 'all pictures'}", report))
+        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+    Console().print(report_table(f"{subject.name}, {role or 'all pictures'}", figures))
 
 
 @app.command("export")
@@ -143,7 +158,7 @@ def evaluate_default_command(
 
 def _register_others() -> None:
     """The commands of the modules that bring their own."""
-    for name in ("convert", "explore", "audit"):
+    for name in ("convert", "explore", "audit", "compare", "crossval"):
         if find_spec(f"monai_train.{name}") is not None:
             import_module(f"monai_train.{name}").register(app)
 

@@ -1,8 +1,11 @@
-"""Pictures that are no brain MRI, made in code, to see whether a model declines them."""
+"""Does a bundle decline pictures that are no brain MRI? Made in code, and real ones where a folder is given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +14,105 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from monai_train.config import NO_TUMOUR
 from monai_train.dataset import Row
+from monai_train.evaluate import examine_bundle
 from monai_train.images import Picture
+from monai_train.metrics import UNREADABLE, BoolArray, Predictions
 from monai_train.secondary_capture import secondary_capture
-from worker.values import ByteArray
+from worker.errors import StartError
+from worker.inference.bundle import Bundle, load_bundle
+from worker.inference.run_model import Precision
+from worker.inference.summarise import distance_and_residual, in_distribution
+from worker.values import ByteArray, FloatArray
 
 _SIZE = 256
 _EACH = 20
 _WORDS = ("PATIENT REPORT", "Impression: normal.", "2026-11-21 09:30", "R", "kV 120 mAs 80", "Lorem ipsum dolor")
 Maker = Callable[[np.random.Generator], ByteArray]
 Field = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Pictures of one kind that are no brain MRI.
+
+    `declined` were unreadable for the worker or beyond the limits of the distribution; `not_assessed` were declined or
+    too uncertain. The others would have been given a class.
+    """
+
+    kind: str
+    n: int
+    declined: int
+    not_assessed: int
+    real: bool
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class OutsideCheck:
+    """`accepted` of `n` in-distribution slices; distance and residual [m, 2] of both sorts; the limits; the kinds."""
+
+    n: int
+    accepted: int
+    limits: tuple[float, float]
+    points_inside: FloatArray
+    points_outside: FloatArray
+    kinds: tuple[Outside, ...]
+
+
+def check_outside(
+    folder: Path, precision: Precision, features: FloatArray, slices: Predictions, real: Path | None
+) -> OutsideCheck:
+    """The bundle's limits on slices it should accept, with their features [n, F], and on pictures that are no brain.
+
+    `real` is a folder of DICOM files that are none; the name of the folder that holds a file is its kind.
+    """
+    bundle = load_bundle(folder)
+    points, accepted = _limits(bundle, features, slices)
+    with tempfile.TemporaryDirectory() as temporary:
+        made = make_outsiders(Path(temporary))
+        checked = [_declined(folder, bundle, precision, Path(temporary), made, real=False)]
+    if real is not None:
+        checked.append(_declined(folder, bundle, precision, real, _rows_of(real), real=True))
+    limits = bundle.out_of_distribution
+    return OutsideCheck(
+        len(accepted),
+        int(accepted.sum()),
+        (limits.maximum_distance, limits.maximum_residual),
+        points,
+        np.concatenate([one for one, _ in checked]),
+        tuple(kind for _, kinds in checked for kind in kinds),
+    )
+
+
+def _rows_of(folder: Path) -> list[Row]:
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".dcm", ".ima"))
+    if not files:
+        raise StartError("nothing-to-measure", f"{folder} holds no .dcm file")
+    return [outside_row(path.relative_to(folder).as_posix(), path.parent.name) for path in files]
+
+
+def _declined(
+    folder: Path, bundle: Bundle, precision: Precision, root: Path, rows: Sequence[Row], real: bool
+) -> tuple[FloatArray, list[Outside]]:
+    measured, evidence = examine_bundle(folder, root, rows, precision)
+    points, accepted = _limits(bundle, evidence.features, measured.slices)
+    of_kind = np.array([row.dataset for row in rows])
+    found = [
+        Outside(
+            kind,
+            n,
+            int((~accepted[of_kind == kind]).sum()),
+            int((~measured.slices.assessed[of_kind == kind]).sum()),
+            real,
+        )
+        for kind, n in Counter(of_kind.tolist()).items()
+    ]
+    return points[measured.slices.predicted != UNREADABLE], found
+
+
+def _limits(bundle: Bundle, features: FloatArray, slices: Predictions) -> tuple[FloatArray, BoolArray]:
+    """Distance and residual [n, 2], and which slices are readable and within the limits."""
+    points = np.stack(distance_and_residual(features, bundle.statistics), axis=1)
+    return points, in_distribution(features, bundle) & (slices.predicted != UNREADABLE)
 
 
 def make_outsiders(folder: Path, seed: int = 0) -> list[Row]:
