@@ -96,26 +96,28 @@ def simulate_lesions(heads: Images, places: torch.Tensor, generator: torch.Gener
     offset = _pixel_grid(size)[None] - places[:, None, None, :]
     x, y = offset[..., 0], offset[..., 1]
     along, across = angle.cos() * x + angle.sin() * y, angle.cos() * y - angle.sin() * x
-    length = _uniform(n, 0.05, 0.17, generator)[:, None, None]
+    length = _uniform(n, 0.04, 0.16, generator)[:, None, None]
     ratio = _uniform(n, 0.6, 1.0, generator)[:, None, None]
     radius = torch.sqrt((along / length) ** 2 + (across / (length * ratio)) ** 2)[:, None]
     radius = radius + 0.16 * _noise_field(n, size, 9, generator)
-    edge = _as_column(_uniform(n, 0.05, 0.2, generator))
+    edge = _as_column(_uniform(n, 0.03, 0.12, generator))
     body = torch.sigmoid((1 - radius) / edge)
-    thickness = _as_column(_uniform(n, 0.2, 0.45, generator))
+    thickness = _as_column(_uniform(n, 0.15, 0.4, generator))
     core = torch.sigmoid((1 - thickness - radius) / edge)
-    ring_like = _as_column(_chosen(n, 0.45, generator).float())
-    sign = _as_column(1 - 2 * _chosen(n, 0.3, generator).float())
-    strength = _as_column(_uniform(n, 0.18, 0.6, generator))
-    inner = _as_column(_uniform(n, -0.4, 0.5, generator))  # the core of a ring, as a share of the rim
+    ring_like = _as_column(_chosen(n, 0.5, generator).float())
+    sign = _as_column(1 - 2 * _chosen(n, 0.25, generator).float())
+    strength = _as_column(_uniform(n, 0.22, 0.6, generator))
+    inner = _as_column(_uniform(n, -1.3, 0.4, generator))  # the core of a ring, as a share of the rim
     swell = torch.sigmoid((_as_column(_uniform(n, 1.5, 2.3, generator)) - radius) / 0.25)
-    oedema = _as_column(_chosen(n, 0.5, generator).float() * _uniform(n, -0.15, 0.25, generator))
+    oedema = _as_column(_chosen(n, 0.5, generator).float() * _uniform(n, -0.25, 0.25, generator))
     texture = 1 + 0.25 * _noise_field(n, size, 24, generator)
     tissue = (heads > BACKGROUND).float()
     added = sign * strength * texture * (body - ring_like * (1 - inner) * core) + oedema * (swell - body).clamp(0)
     # Inside the mass the anatomy gives way to an even level.
-    level = functional.avg_pool2d(heads, 15, stride=1, padding=7)
-    given_way = heads * (1 - 0.7 * body) + level * 0.7 * body
+    # The head is dimmed first, as the window does where something brighter is in the picture.
+    dimmed = heads * _as_column(_uniform(n, 0.5, 0.9, generator))
+    level = functional.avg_pool2d(dimmed, 15, stride=1, padding=7)
+    given_way = dimmed * (1 - 0.7 * body) + level * 0.7 * body
     return (given_way + added * tissue).clamp(0, 1)
 
 
@@ -171,7 +173,7 @@ def augment(images: Images, settings: Augmentation, generator: torch.Generator) 
     images = images.clamp(0, 1) ** _as_column(gamma)
     field = _noise_field(n, size, 3, generator).clamp(-1, 1)
     images = images * (field * _as_column(_uniform(n, 0, settings.bias_field, generator))).exp()
-    images = images * _as_column(_uniform(n, 0.75, 1.2, generator))
+    images = images * _as_column(_uniform(n, 0.5, 1.2, generator))
     images = _soften(images, settings, generator)
     deviation = _as_column(_uniform(n, 0, 1, generator) ** 2 * settings.noise)
     return (images + torch.randn(images.shape, generator=generator) * deviation).clamp(0, 1)

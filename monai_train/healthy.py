@@ -1,4 +1,4 @@
-"""Slices of a healthy person's volume as training heads: every level from the neck to the vertex, in three planes.
+"""Slices of a healthy volume as training heads: every level from the skull base to the vertex, in three planes.
 
 The public pictures without a tumour are mostly mid-brain; a model that never saw an ordinary skull base takes it for a
 tumour.
@@ -21,6 +21,7 @@ from worker.errors import NotAssessable, StartError
 from worker.inference.preprocess import Preprocessing, preprocess, preprocess_image
 
 _STEP_MM = 3.0
+_HEAD_MM = 170.0  # from the vertex to below the skull base; what lies under it is no brain series
 _LEAST_HEAD = 0.15  # of a reformatted picture brighter than a tenth of the volume's range
 _LEAST_TISSUE = 0.06  # of the picture's pixels: a slice of air teaches nothing
 
@@ -41,7 +42,8 @@ def healthy_slices(folder: Path, definition: Preprocessing) -> tuple[torch.Tenso
         raise StartError("not-axial", "the healthy volume must be one axial series")
     step = abs((frames[-1].position_mm or 0.0) - (frames[0].position_mm or 0.0)) / (len(frames) - 1)
     stride = max(1, round(_STEP_MM / step))
-    kept = [volume.tensor[::stride]]
+    head = max(2, round(_HEAD_MM / step))  # frames go from the neck to the vertex
+    kept = [volume.tensor[-head::stride]]
     for picture in _reformatted([frame.path for frame in frames], step):
         try:
             kept.append(preprocess_image(picture, definition)[None])
