@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from itertools import groupby
@@ -83,7 +83,8 @@ def _show(folder: Path, archive: Archive, worker: WorkerProcess) -> None:
     sources = {}
     for title, mass in HEADS.items():
         with console.status(f"building {title}"):
-            paths = phantom.head_series(folder / title, mass=mass, attributes={"SeriesDescription": f"T1 of {title}"})
+            own = {"PatientID": "DEMO-MASS" if mass else "DEMO-HEALTHY", "SeriesDescription": f"T1 of {title}"}
+            paths = phantom.head_series(folder / title, mass=mass, attributes=own)
         sources[title] = _send(worker, paths)
         console.print(f"Sent {title}: {len(paths)} axial MR slices of 6 mm by C-STORE")
     found = {}
@@ -138,10 +139,9 @@ def _print_report(report: bytes, folder: Path) -> None:
     path = folder / "report.dcm"
     path.write_bytes(report)
     if dcmtk.installed("dsrdump"):
-        printed = [line for line in dcmtk.run("dsrdump", path).splitlines() if not line.startswith("W:")]
-        for line, repeated in groupby(printed):
-            times = len(list(repeated))
-            console.out(line if times == 1 else f"{line}  (and {times - 1} more like it)")
+        printed = dcmtk.run("dsrdump", path).splitlines()
+        for line in _shortened(line for line in printed if not line.startswith("W:")):
+            console.out(line)
         return
     ds = dcmread(path)
     tree = Tree(_node(ds))
@@ -149,8 +149,20 @@ def _print_report(report: bytes, folder: Path) -> None:
     console.print(tree)
 
 
+def _shortened(lines: Iterable[str]) -> Iterator[str]:
+    """Equal neighbours, such as the references to 24 images, as one line."""
+    for line, repeated in groupby(lines):
+        more = len(list(repeated)) - 1
+        yield f"{line}  (and {more} more like it)" if more and line.strip() else line
+
+
 def _grow(tree: Tree, item: Dataset) -> None:
-    for child in item.get("ContentSequence", []):
+    children = list(item.get("ContentSequence", []))
+    if not any("ContentSequence" in child for child in children):
+        for line in _shortened(map(_node, children)):
+            tree.add(line)
+        return
+    for child in children:
         _grow(tree.add(_node(child)), child)
 
 

@@ -54,6 +54,6 @@ def test_worker_from_the_wheel_serves_outside_the_checkout(wheel: Path, tmp_path
     shown = worker_process.run_worker("--help", cwd=tmp_path, environment=environment)
     assert shown.returncode == 0
     assert "serve" in shown.stdout
-    with worker_process.running(tmp_path / "var", environment={"PYTHONPATH": str(site)}) as worker:
+    with worker_process.running(tmp_path / "worker", environment={"PYTHONPATH": str(site)}) as worker:
         dcmtk.echoscu(worker.port)
         assert worker.stop() == 0
