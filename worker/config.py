@@ -104,6 +104,8 @@ class DestinationSection(_TlsFiles):
     host: str = Field(min_length=1)
     port: int = Field(ge=1, le=65535)
     timeout_seconds: float = Field(default=30.0, gt=0)
+    storage_commitment: bool = False
+    commitment_timeout_seconds: float = Field(default=300.0, gt=0)
 
     _ae_title = field_validator("ae_title")(_check_ae_title)
 

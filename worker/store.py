@@ -13,15 +13,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from pydicom import Dataset
+from pydicom.uid import ComprehensiveSRStorage
 from sqlalchemy import Connection, and_, create_engine, event, func, inspect, or_, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from worker import commitment, dicom
 from worker.config import sqlite_path
 from worker.errors import StartError
+from worker.logs import get_log
 from worker.tables import (
     REVISION,
     AssociationRow,
+    Commitment,
     ConflictRow,
     DeliveryRow,
     DeliveryState,
@@ -192,6 +197,16 @@ def add_instance(session: Session, new: NewInstance, now: datetime) -> InstanceR
     session.add(row)
     session.flush()
     return row
+
+
+def stored_instances(session: Session, sop_instance_uids: Sequence[str]) -> dict[str, InstanceRow]:
+    """Rows by SOP Instance UID, of those that are stored."""
+    found: dict[str, InstanceRow] = {}
+    for start in range(0, len(sop_instance_uids), 500):  # SQLite limits the number of bound values
+        part = sop_instance_uids[start : start + 500]
+        rows = session.scalars(select(InstanceRow).where(InstanceRow.sop_instance_uid.in_(part)))
+        found |= {row.sop_instance_uid: row for row in rows}
+    return found
 
 
 def add_conflict(session: Session, stored: InstanceRow, new: NewInstance, path: str, now: datetime) -> None:
@@ -543,9 +558,69 @@ def end_delivery(session: Session, delivery_id: int, owner: str, values: dict[st
     return done.first() is not None
 
 
+def claim_commitments(
+    session: Session, destination: str, transaction_uid: str, now: datetime, ask_again_at: datetime, limit: int = 256
+) -> list[tuple[str, str]]:
+    """(SOP class, SOP instance) of delivered objects whose storage shall be committed to, now asked for so."""
+    due = or_(
+        DeliveryRow.commitment == Commitment.DUE,
+        and_(DeliveryRow.commitment == Commitment.REQUESTED, DeliveryRow.ask_again_at <= now),
+    )
+    rows = session.scalars(
+        select(DeliveryRow)
+        .where(DeliveryRow.destination == destination, DeliveryRow.state == DeliveryState.DELIVERED, due)
+        .where(or_(DeliveryRow.ask_again_at.is_(None), DeliveryRow.ask_again_at <= now))
+        .order_by(DeliveryRow.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for row in rows:
+        row.commitment, row.transaction_uid = Commitment.REQUESTED, transaction_uid
+        row.ask_again_at = ask_again_at
+    session.flush()
+    wanted = select(ObjectRow).where(ObjectRow.id.in_([row.object_id for row in rows]))
+    classes = {one.sop_instance_uid: one.sop_class_uid for one in session.scalars(wanted)}
+    # A UID of its own was given to a Comprehensive SR, for a peer without Comprehensive 3D SR.
+    return [(classes.get(row.sent_as or "", ComprehensiveSRStorage), row.sent_as or "") for row in rows]
+
+
+def record_commitment_report(database: Store, information: Dataset, now: datetime) -> int:
+    """Apply the N-EVENT-REPORT of a peer; the status to answer."""
+    try:
+        report = commitment.read_report(information)
+    except commitment.MalformedReport:
+        return dicom.PROCESSING_FAILURE
+    with database.write() as session:
+        confirmed, again = apply_commitment(session, report, now)
+    get_log().info("storage commitment report", confirmed=confirmed, sent_again=again)
+    return dicom.SUCCESS
+
+
+def apply_commitment(session: Session, report: commitment.Report, now: datetime) -> tuple[int, int]:
+    """Record a peer's report: (confirmed, to be sent again). What the transaction did not ask for is passed over."""
+    rows = session.scalars(
+        select(DeliveryRow)
+        .where(DeliveryRow.transaction_uid == report.transaction_uid)
+        .where(DeliveryRow.commitment == Commitment.REQUESTED)
+        .with_for_update()
+    ).all()
+    confirmed = again = 0
+    for row in rows:
+        if row.sent_as in report.failed:
+            row.state, row.not_before, row.commitment, row.ask_again_at = DeliveryState.PENDING, now, None, None
+            row.reason = "commitment-failed"
+            row.detail = f"the peer does not have it any more (0x{report.failed[row.sent_as]:04X}); it is sent again"
+            again += 1
+        elif row.sent_as in report.committed:
+            row.commitment, row.ask_again_at = Commitment.CONFIRMED, None
+            confirmed += 1
+    session.flush()
+    return confirmed, again
+
+
 def retry_failed_deliveries(session: Session, now: datetime) -> list[int]:
     """Failed deliveries back to pending."""
-    fresh: dict[str, Any] = {"state": DeliveryState.PENDING, "rejections": 0, "not_before": now}
+    fresh: dict[str, Any] = {"state": DeliveryState.PENDING, "rejections": 0, "not_before": now, "commitment": None}
     return list(
         session.scalars(
             update(DeliveryRow)

@@ -13,6 +13,11 @@ delivery   pending ──claimed──▶ sending ──▶ delivered
              ▲                     ├─ peer away or out of resources: pending again with backoff, for ever
              │                     └─ rejected `REJECTIONS_BEFORE_FAILED` times ──▶ failed
              └────────────────────── worker jobs retry
+
+commitment due ──N-ACTION──▶ requested ──N-EVENT-REPORT──▶ confirmed
+            ▲                   ├─ no report in time: due again
+            │                   └─ "not stored": the delivery is pending again
+            └─ delivered, where [[destination]] storage_commitment = true
 """
 
 from __future__ import annotations
@@ -59,6 +64,12 @@ class DeliveryState(StrEnum):
     SENDING = "sending"
     DELIVERED = "delivered"
     FAILED = "failed"
+
+
+class Commitment(StrEnum):
+    DUE = "due"
+    REQUESTED = "requested"
+    CONFIRMED = "confirmed"
 
 
 class ObjectKind(StrEnum):
@@ -297,10 +308,16 @@ class DeliveryRow(Base):
     reason: Mapped[str | None] = mapped_column(String(64))
     detail: Mapped[str | None] = mapped_column(String(1024))
     delivered_at: Mapped[datetime | None]
+    sent_as: Mapped[str | None] = mapped_column(String(64))  # SOP Instance UID at the peer, see send.as_comprehensive
+    # Storage commitment (PS3.4 J), where the destination is asked for it: null, due, requested, confirmed.
+    commitment: Mapped[str | None] = mapped_column(String(16))
+    transaction_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+    ask_again_at: Mapped[datetime | None]
 
     __table_args__ = (
         UniqueConstraint("object_id", "destination"),
         _one_of("state", DeliveryState),
+        _one_of("commitment", Commitment),
         CheckConstraint("(state = 'sending') = (lease_owner IS NOT NULL)", name="lease"),
         Index(None, "destination", "state", "not_before", "id"),
     )

@@ -202,12 +202,18 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(length=64), nullable=True),
         sa.Column("detail", sa.String(length=1024), nullable=True),
         sa.Column("delivered_at", UtcDateTime(), nullable=True),
+        sa.Column("sent_as", sa.String(length=64), nullable=True),
+        sa.Column("commitment", sa.String(length=16), nullable=True),
+        sa.Column("transaction_uid", sa.String(length=64), nullable=True),
+        sa.Column("ask_again_at", UtcDateTime(), nullable=True),
+        sa.CheckConstraint("commitment IN ('due', 'requested', 'confirmed')", name=op.f("ck_delivery_commitment")),
         sa.CheckConstraint("(state = 'sending') = (lease_owner IS NOT NULL)", name=op.f("ck_delivery_lease")),
         sa.CheckConstraint("state IN ('pending', 'sending', 'delivered', 'failed')", name=op.f("ck_delivery_state")),
         sa.ForeignKeyConstraint(["object_id"], ["object.id"], name=op.f("fk_delivery_object_id_object")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
         sa.UniqueConstraint("object_id", "destination", name=op.f("uq_delivery_object_id_destination")),
     )
+    op.create_index(op.f("ix_delivery_transaction_uid"), "delivery", ["transaction_uid"])
     op.create_index(
         op.f("ix_delivery_destination_state_not_before_id"), "delivery", ["destination", "state", "not_before", "id"]
     )

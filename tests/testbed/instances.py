@@ -136,3 +136,13 @@ def write_series(folder: Path, count: int = 4, series: str = "a", **changes: Any
         path.write_bytes(encoded(mr_instance(number, series, **changes)))
         paths.append(path)
     return paths
+
+
+class Clock:
+    """The real time, which a test may set ahead."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead

@@ -122,6 +122,11 @@ class Orthanc:
         found = self.instances(StudyInstanceUID=study_instance_uid)
         return {one["SOPInstanceUID"]: self.file(one["ID"]) for one in found if one["SOPClassUID"] in sop_classes}
 
+    def delete_study(self, study_instance_uid: str) -> None:
+        """Lose a study, as an archive can."""
+        for found in self._find("Study", StudyInstanceUID=study_instance_uid):
+            self._client.delete(f"/studies/{found}").raise_for_status()
+
     def commit(self, references: list[tuple[str, str]], seconds: float = 30) -> dict[str, Any]:
         """Ask the worker for storage commitment of (SOP Class, SOP Instance) pairs and return its answer."""
         body = {"DicomInstances": [{"SOPClassUID": a, "SOPInstanceUID": b} for a, b in references]}

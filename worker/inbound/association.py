@@ -19,9 +19,10 @@ from pynetdicom.events import Event
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import ThreadedAssociationServer
 
-from worker import dicom, store
+from worker import commitment, dicom, store
 from worker.config import ReceiveSection, Settings
-from worker.errors import RefusedInstance, StartError
+from worker.errors import RefusedInstance, Retry, StartError
+from worker.inbound import commit
 from worker.inbound.instances import InstanceKeeper, Received
 from worker.logs import fault_fields, get_log
 from worker.process import is_running
@@ -73,6 +74,8 @@ class Receiver:
         handlers = [
             (evt.EVT_C_ECHO, lambda _event: dicom.SUCCESS),
             (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_N_ACTION, self._on_commitment_request),
+            (evt.EVT_N_EVENT_REPORT, self._on_commitment_report),
             (evt.EVT_RELEASED, self._on_end),
             (evt.EVT_ABORTED, self._on_end),
             (evt.EVT_CONN_CLOSE, self._on_end),
@@ -128,6 +131,44 @@ class Receiver:
             return dicom.PROCESSING_FAILURE
         return dicom.SUCCESS
 
+    def _on_commitment_request(self, event: Event) -> tuple[int, None]:
+        """A peer asks whether we keep what it sent; the report follows from a thread of its own."""
+        try:
+            transaction_uid, wanted = commitment.read_request(event.action_information)
+        except commitment.MalformedReport:
+            return dicom.PROCESSING_FAILURE, None
+        caller = str(event.assoc.requestor.ae_title)
+        threading.Thread(
+            target=self._report_commitment, args=(event.assoc, caller, transaction_uid, wanted), daemon=True
+        ).start()
+        return dicom.SUCCESS, None
+
+    def _report_commitment(
+        self, assoc: Association, caller: str, transaction_uid: str, wanted: list[tuple[str, str]]
+    ) -> None:
+        try:
+            information = commit.examine(self._database, self._settings.worker.data_dir, transaction_uid, wanted)
+            known = [one for one in self._settings.destination if one.ae_title == caller]
+            if known:  # we know where it listens: a new association, as most peers expect
+                assoc = commit.associate_as_scp(known[0], self._settings.worker.ae_title)
+            try:
+                commit.tell(assoc, information)
+            finally:
+                if known and assoc.is_established:
+                    assoc.release()
+        except Retry as fault:  # the peer asks again (PS3.4 J.3.2.1.2 leaves that to it)
+            get_log().warning("storage commitment report not delivered", reason=fault.reason)
+        except Exception as error:  # a thread's boundary
+            get_log().error("storage commitment failed", **fault_fields(error))
+
+    def _on_commitment_report(self, event: Event) -> tuple[int, None]:
+        """A destination tells what it keeps of our objects, on an association of its own."""
+        try:
+            return store.record_commitment_report(self._database, event.event_information, self._clock()), None
+        except Exception as error:  # a handler's boundary: record and answer
+            get_log().error("storage commitment report not recorded", **fault_fields(error))
+            return dicom.PROCESSING_FAILURE, None
+
     def _association_row(self, assoc: Association) -> int:
         """The association's row, made by its first instance: an echo leaves no trace in the database."""
         with self._lock:
@@ -174,6 +215,8 @@ def _application_entity(settings: Settings) -> AE:
     ae.require_calling_aet = list(receive.allowed_peers)
     ae.require_called_aet = receive.require_called_ae_title
     ae.add_supported_context(Verification)
+    # Both ways: a peer asks us (as SCU), or reports to us (as SCP) what it committed to.
+    ae.add_supported_context(commitment.SOP_CLASS, scu_role=True, scp_role=True)
     for sop_class_uid in dicom.STORAGE_SOP_CLASSES:
         ae.add_supported_context(sop_class_uid, list(dicom.TRANSFER_SYNTAXES))
     return ae

@@ -7,7 +7,8 @@ import random
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,16 +22,16 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
 )
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
-from worker import dicom, store
+from worker import commitment, dicom, store
 from worker.config import DestinationSection
 from worker.dicom import derive_uid
 from worker.errors import Park, Retry, WorkerError
 from worker.logs import fault_fields, get_log
-from worker.tables import DeliveryRow, DeliveryState, ObjectRow
+from worker.tables import Commitment, DeliveryRow, DeliveryState, ObjectRow
 from worker.tls import client_context
 
 # A peer that says no so many times to the same object means it; a person looks, and may retry.
@@ -38,6 +39,7 @@ REJECTIONS_BEFORE_FAILED = 10
 _FIRST_DELAY_SECONDS = 2.0
 _LONGEST_DELAY_SECONDS = 600.0
 SOP_CLASSES = (Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage)
+HOLD_FOR_REPORT_SECONDS = 2.0
 _SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
@@ -91,9 +93,48 @@ class Sender:
                 assoc.release()
         return len(due)
 
+    def ask_for_commitment(self) -> int:
+        """N-ACTION for what was delivered and not yet committed to; the number of objects asked for.
+
+        The answer comes as N-EVENT-REPORT, on this association while it is held, or later on a new one to our SCP.
+        """
+        now = self.clock()
+        transaction_uid = derive_uid("commitment", self.destination.name, uuid.uuid4().hex)
+        until = now + timedelta(seconds=self.destination.commitment_timeout_seconds)
+        with self.database.write() as session:  # recorded first: the report may be quicker than the answer
+            asked = store.claim_commitments(session, self.destination.name, transaction_uid, now, until)
+        if not asked:
+            return 0
+        told = threading.Event()
+        try:
+            assoc = associate(self.destination, self.ae_title, [(evt.EVT_N_EVENT_REPORT, self._on_report, [told])])
+            try:
+                answer, _ = assoc.send_n_action(
+                    commitment.request(transaction_uid, asked),
+                    commitment.REQUEST_ACTION,
+                    commitment.SOP_CLASS,
+                    commitment.SOP_INSTANCE,
+                )
+                if "Status" in answer and answer.Status == dicom.SUCCESS:
+                    told.wait(HOLD_FOR_REPORT_SECONDS)
+            finally:
+                if assoc.is_established:
+                    assoc.release()
+        except (Retry, RuntimeError, ValueError) as fault:  # ValueError: the peer does not offer the service
+            get_log().warning("storage commitment not asked for", **self._named(type(fault).__name__))
+        return len(asked)
+
+    def _on_report(self, event: evt.Event, told: threading.Event) -> tuple[int, None]:
+        status = store.record_commitment_report(self.database, event.event_information, self.clock())
+        told.set()
+        return status, None
+
+    def _named(self, reason: str) -> dict[str, str]:
+        return {"destination": self.destination.name, "reason": reason}
+
     def _deliver(self, assoc: Association, delivery: DeliveryRow, made: ObjectRow) -> None:
         try:
-            status = store_object(assoc, self._read(made))
+            status, sent_as = store_object(assoc, self._read(made))
         except Rejected as rejected:
             self._rejected(delivery, rejected)
         except Park as fault:
@@ -106,6 +147,8 @@ class Sender:
                 state=DeliveryState.DELIVERED,
                 status=status,
                 delivered_at=self.clock(),
+                sent_as=sent_as,
+                commitment=Commitment.DUE if self.destination.storage_commitment else None,
                 reason=None,
                 detail=None,
             )
@@ -158,6 +201,8 @@ class Sender:
         while not stop.is_set():
             try:
                 busy = self.send_due() > 0
+                if not busy and self.destination.storage_commitment:
+                    self.ask_for_commitment()
             except Exception as error:  # a thread's boundary: the lease brings the deliveries back
                 get_log().error("sending failed", destination=self.destination.name, **fault_fields(error))
                 busy = False
@@ -174,7 +219,7 @@ def tls_arguments(destination: DestinationSection) -> tuple[ssl.SSLContext, str]
     return client_context(files[0], files[1], files[2]), destination.host
 
 
-def associate(destination: DestinationSection, ae_title: str) -> Association:
+def associate(destination: DestinationSection, ae_title: str, handlers: Sequence[tuple[Any, ...]] = ()) -> Association:
     """An association for everything we send. Raises Retry when the peer is away or will not have us."""
     ae = AE(ae_title=ae_title)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = destination.timeout_seconds
@@ -183,8 +228,14 @@ def associate(destination: DestinationSection, ae_title: str) -> Association:
         for syntax in _SYNTAXES:  # a context each, so that the peer can take both and we choose
             ae.add_requested_context(sop_class_uid, syntax)
     ae.add_requested_context(Verification)
+    if destination.storage_commitment:
+        ae.add_requested_context(commitment.SOP_CLASS)
     assoc = ae.associate(
-        destination.host, destination.port, ae_title=destination.ae_title, tls_args=tls_arguments(destination)
+        destination.host,
+        destination.port,
+        ae_title=destination.ae_title,
+        tls_args=tls_arguments(destination),
+        evt_handlers=list(handlers),
     )
     if assoc.is_established:
         return assoc
@@ -193,8 +244,11 @@ def associate(destination: DestinationSection, ae_title: str) -> Association:
     raise Retry("peer-unavailable", f"{destination.name} does not answer at {destination.host}:{destination.port}")
 
 
-def store_object(assoc: Association, ds: Dataset) -> int:
-    """C-STORE; the peer's success or warning status. Raises Rejected, or Retry for a fault that passes."""
+def store_object(assoc: Association, ds: Dataset) -> tuple[int, str]:
+    """C-STORE; the peer's success or warning status and the SOP Instance UID it was stored under.
+
+    Raises Rejected, or Retry for a fault that passes.
+    """
     accepted = {one.abstract_syntax for one in assoc.accepted_contexts}
     if ds.SOPClassUID == Comprehensive3DSRStorage and ds.SOPClassUID not in accepted:
         ds = as_comprehensive(ds)
@@ -210,7 +264,7 @@ def store_object(assoc: Association, ds: Dataset) -> int:
         raise Retry("no-answer", "the peer closed the association or did not answer in time")
     status = int(answer.Status)
     if status == dicom.SUCCESS or status >> 12 == 0xB:  # 0xBxxx: stored, with a warning (PS3.4 B.2.3)
-        return status
+        return status, str(ds.SOPInstanceUID)
     if status >> 8 == 0xA7:
         raise Retry("peer-out-of-resources", f"the peer has no room (0x{status:04X})")
     raise Rejected(status, "rejected", f"the peer answered 0x{status:04X}")

@@ -52,7 +52,10 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryAnswer:
-    """One object on its way to one destination; `status` is the peer's last C-STORE status."""
+    """One object on its way to one destination.
+
+    `status` is the peer's last C-STORE status; `commitment` due, requested or confirmed where it is asked for.
+    """
 
     destination: str
     object: str
@@ -63,6 +66,7 @@ class DeliveryAnswer:
     reason: str | None
     detail: str | None
     delivered_at: datetime | None
+    commitment: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +322,7 @@ def _deliveries(session: Session, result_ids: Sequence[int]) -> dict[int, list[D
                     reason=delivery.reason,
                     detail=delivery.detail,
                     delivered_at=delivery.delivered_at,
+                    commitment=delivery.commitment,
                 )
             )
     return found

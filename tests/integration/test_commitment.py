@@ -1,0 +1,172 @@
+"""Storage commitment both ways, with Orthanc: it commits to our reports, we commit to its series."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset, dcmread
+from pynetdicom import AE, evt
+from sqlalchemy import select
+
+from tests.testbed import orthanc
+from tests.testbed.dcmtk import free_port
+from tests.testbed.instances import Clock, write_series
+from tests.testbed.orthanc import Orthanc
+from worker import commitment
+from worker.config import DestinationSection, ReceiveSection, Settings, WorkerSection
+from worker.inbound.association import Receiver
+from worker.outbound.send import SOP_CLASSES, Sender
+from worker.store import Store
+from worker.tables import Commitment, DeliveryRow, DeliveryState, InstanceRow
+
+needs_orthanc = pytest.mark.skipif(orthanc.program() is None, reason="Orthanc is not installed")
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def archive(tmp_path: Path, port: int) -> Iterator[Orthanc]:
+    archive = Orthanc(tmp_path / "orthanc", port, "AI_WORKER", "ORTHANC")
+    archive.start()
+    yield archive
+    archive.stop()
+
+
+def _destination(port: int, **changes: Any) -> DestinationSection:
+    place: dict[str, Any] = {"name": "pacs", "ae_title": "ORTHANC", "host": "127.0.0.1", "port": port}
+    return DestinationSection(**place | {"storage_commitment": True, "timeout_seconds": 10} | changes)
+
+
+@pytest.fixture
+def receiver(tmp_path: Path, port: int, database: Store, request: pytest.FixtureRequest) -> Iterator[Receiver]:
+    """Our SCP, which knows Orthanc as a destination where the test has one."""
+    known = (_destination(request.getfixturevalue("archive").port),) if "archive" in request.fixturenames else ()
+    receive = ReceiveSection(host="127.0.0.1", port=port, minimum_free_bytes=0)
+    settings = Settings(worker=WorkerSection(data_dir=tmp_path), receive=receive, destination=known)
+    receiver = Receiver(settings, database, lambda: datetime.now(UTC))
+    receiver.start()
+    yield receiver
+    receiver.stop(1)
+
+
+def _deliveries(database: Store) -> list[DeliveryRow]:
+    with database.read() as session:
+        return list(session.scalars(select(DeliveryRow).order_by(DeliveryRow.id)))
+
+
+def _until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("it did not come to pass")
+        time.sleep(0.05)
+
+
+def _commitments(database: Store) -> set[str | None]:
+    return {one.commitment for one in _deliveries(database)}
+
+
+@needs_orthanc
+def test_orthanc_commits_to_what_it_was_sent(
+    database: Store, tmp_path: Path, archive: Orthanc, receiver: Receiver
+) -> None:
+    """Orthanc reports on a new association, so this shows our SCP in that role too."""
+    sender = Sender(_destination(archive.port), "AI_WORKER", database, tmp_path, Clock())
+    sender.send_due()
+    assert _commitments(database) == {Commitment.DUE}
+    assert sender.ask_for_commitment() == 2
+    _until(lambda: _commitments(database) == {Commitment.CONFIRMED})
+    assert sender.ask_for_commitment() == 0
+
+
+@needs_orthanc
+def test_what_orthanc_lost_is_sent_again(database: Store, tmp_path: Path, archive: Orthanc, receiver: Receiver) -> None:
+    sender = Sender(_destination(archive.port), "AI_WORKER", database, tmp_path, Clock())
+    sender.send_due()
+    study = next(iter((tmp_path / "objects").rglob("*.dcm")))
+    archive.delete_study(dcmread(study).StudyInstanceUID)
+    sender.ask_for_commitment()
+    _until(lambda: {one.state for one in _deliveries(database)} == {DeliveryState.PENDING})
+    assert {one.reason for one in _deliveries(database)} == {"commitment-failed"}
+    assert sender.send_due() == 2
+    sender.ask_for_commitment()
+    _until(lambda: _commitments(database) == {Commitment.CONFIRMED})
+
+
+@needs_orthanc
+def test_we_commit_to_what_is_on_disk_and_to_nothing_else(
+    database: Store, tmp_path: Path, archive: Orthanc, receiver: Receiver
+) -> None:
+    paths = write_series(tmp_path / "series", 3, "sent")
+    archive.upload(paths)
+    headers = [dcmread(path, stop_before_pixels=True) for path in paths]
+    archive.send_series(headers[0].SeriesInstanceUID)
+    with database.read() as session:
+        rows = {row.sop_instance_uid: row for row in session.scalars(select(InstanceRow))}
+    (tmp_path / rows[headers[1].SOPInstanceUID].path).write_bytes(b"damaged")
+    (tmp_path / rows[headers[2].SOPInstanceUID].path).unlink()
+    asked = [(str(one.SOPClassUID), str(one.SOPInstanceUID)) for one in headers] + [(headers[0].SOPClassUID, "1.2.3.4")]
+    answer = archive.commit(asked)
+    assert answer["Status"] == "Failure"
+    assert [one["SOPInstanceUID"] for one in answer["Success"]] == [headers[0].SOPInstanceUID]
+    reasons = {one["SOPInstanceUID"]: one["FailureReason"] for one in answer["Failures"]}
+    assert reasons == {
+        headers[1].SOPInstanceUID: 0x0110,
+        headers[2].SOPInstanceUID: 0x0110,
+        "1.2.3.4": commitment.NO_SUCH_OBJECT,
+    }
+
+
+def test_a_peer_that_is_no_destination_gets_the_report_on_its_own_association(
+    database: Store, port: int, receiver: Receiver
+) -> None:
+    told: list[Dataset] = []
+
+    def on_report(event: evt.Event) -> tuple[int, None]:
+        told.append(event.event_information)
+        return 0x0000, None
+
+    ae = AE(ae_title="STRANGER")
+    ae.add_requested_context(commitment.SOP_CLASS)
+    handlers = [(evt.EVT_N_EVENT_REPORT, on_report)]
+    assoc = ae.associate("127.0.0.1", port, ae_title="AI_WORKER", evt_handlers=handlers)
+    wanted = commitment.request("1.2.3", [(SOP_CLASSES[0], "1.2.3.4")])
+    answer, _ = assoc.send_n_action(wanted, 1, commitment.SOP_CLASS, commitment.SOP_INSTANCE)
+    assert answer.Status == 0x0000
+    _until(lambda: bool(told))
+    assoc.release()
+    report = commitment.read_report(told[0])
+    assert (report.transaction_uid, report.committed) == ("1.2.3", frozenset())
+    assert report.failed == {"1.2.3.4": commitment.NO_SUCH_OBJECT}
+
+
+def test_a_request_without_its_identifiers_is_a_failure(port: int, receiver: Receiver) -> None:
+    ae = AE(ae_title="STRANGER")
+    ae.add_requested_context(commitment.SOP_CLASS)
+    assoc = ae.associate("127.0.0.1", port, ae_title="AI_WORKER")
+    empty = Dataset()
+    empty.PatientID = "x"
+    answer, _ = assoc.send_n_action(empty, 1, commitment.SOP_CLASS, commitment.SOP_INSTANCE)
+    assoc.release()
+    assert answer.Status == 0x0110
+
+
+def test_a_report_that_never_comes_is_asked_for_again(database: Store, tmp_path: Path, pacs: Any) -> None:
+    """The stand-in PACS has no storage commitment at all: nothing is lost, and the asking goes on."""
+    clock = Clock()
+    destination = _destination(pacs.port, ae_title="PACS", commitment_timeout_seconds=60)
+    sender = Sender(destination, "AI_WORKER", database, tmp_path, clock)
+    sender.send_due()
+    assert sender.ask_for_commitment() == 2
+    assert sender.ask_for_commitment() == 0
+    clock.ahead += timedelta(seconds=61)
+    assert sender.ask_for_commitment() == 2
+    assert {one.state for one in _deliveries(database)} == {DeliveryState.DELIVERED}
