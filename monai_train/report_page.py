@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from monai_train.config import CLASS_NAMES
+from monai_train.config import ANY_TUMOUR, CLASS_NAMES
 from monai_train.intervals import Estimate
 from monai_train.outsiders import OutsideCheck
 from monai_train.plots import title_of
@@ -47,6 +47,7 @@ _SUMMARY = (
     ("brier", "Brier score (0 best, 2 worst)"),
     ("ece", "Calibration error"),
 )
+_OF_KINDS = {"mcc", "brier"}
 _PERCENT = {"balanced_accuracy", "accuracy", "sensitivity", "specificity", "precision", "recall", "f1"}
 
 
@@ -81,11 +82,21 @@ def _summary(parts: Sequence[Part]) -> str:
     for level, name in (("slices", "slices"), ("patients", "patients")):
         rows.append([f"<b>Of {name}</b>", *(_how_many(part, level) for part in parts)])
         for key, title in _SUMMARY:
-            rows.append([title, *(_cell(key, getattr(part, level)[key]) for part in parts)])
+            rows.append([title, *(_known(key, part, level) for part in parts)])
         rows.append(["Not assessed", *(_withheld(getattr(part.measured, level).assessed) for part in parts)])
         binaries = [part.measured.report()["binary" if level == "slices" else "patient_binary"] for part in parts]
         rows.append(["Tumours called “no tumour” outright", *(_missed(one) for one in binaries)])
     return _raw_table(header, rows)
+
+
+def _known(key: str, part: Part, level: str) -> str:
+    if key in _OF_KINDS and not _kinds_known(part):
+        return "-<small>kinds of tumour unknown</small>"
+    return _cell(key, getattr(part, level)[key])
+
+
+def _kinds_known(part: Part) -> bool:
+    return not (part.measured.slices.truth == ANY_TUMOUR).any()
 
 
 def _heading(part: Part) -> str:
@@ -95,7 +106,7 @@ def _heading(part: Part) -> str:
 def _how_many(part: Part, level: str) -> str:
     chosen = getattr(part.measured, level)
     patients = len(set(chosen.groups.tolist()))
-    return f"<b>n={len(chosen.truth)}</b><small>{patients} patients or pictures of unknown patients</small>"
+    return f"<b>n={len(chosen.truth)}</b><small>{patients} patients</small>"
 
 
 def _withheld(assessed: Any) -> str:
@@ -166,11 +177,11 @@ def _section(part: Part, report: Report) -> str:
         for name, caption in _PLOTS
         if f"plots/{part.plan.key}-{name}" in report.images
     ]
-    return (
-        f"<h2>{_heading(part)}</h2>{note}{lost}"
-        f"<h3>Each class, slices</h3>{_classes(part.slices)}<h3>Each class, patients</h3>{_classes(part.patients)}"
-        f'<h3>Plots</h3><div class="grid plot">{"".join(shown)}</div>'
-    )
+    classes = ""
+    if _kinds_known(part):
+        of_slices, of_patients = _classes(part.slices), _classes(part.patients)
+        classes = f"<h3>Each class, slices</h3>{of_slices}<h3>Each class, patients</h3>{of_patients}"
+    return f'<h2>{_heading(part)}</h2>{note}{lost}{classes}<h3>Plots</h3><div class="grid plot">{"".join(shown)}</div>'
 
 
 def _classes(found: dict[str, Estimate]) -> str:
@@ -245,7 +256,7 @@ _METHOD = """<h2>How to read this</h2>
 <p>Intervals are 95 %, from 2,000 resamples of patients: slices of one patient stand or fall together. Figures look at
 forced answers; what the model would rather not say is counted as “not assessed”. A truth that only says “tumour” counts
 any tumour class as right; kinds are then not scored. Calibration error uses 15 bins of equal width. Where no patient is
-known, each different picture counts as a patient.</p>"""
+known, each different picture counts as one.</p>"""
 
 
 def _figure(png: bytes, caption: str) -> str:
