@@ -86,7 +86,8 @@ Storage Commitment Push Model (`{commitment.SOP_CLASS}`).
   is sent again; without a report within `commitment_timeout_seconds` it is asked for again.
 - As SCP, for what peers sent us: every referenced instance is looked up and its file's SHA-256 checked. Failure
   reasons: 0x0112 no such object, 0x0119 class-instance conflict, 0x0110 file missing or damaged. The N-EVENT-REPORT
-  goes out on a new association when the requester's AE title is that of a `[[destination]]`, else on the requester's association.
+  goes out on a new association when the requester's AE title is that of a `[[destination]]`, else on the
+  requester's own.
 
 ## Character sets
 Received text is read in its Specific Character Set and kept as sent; produced objects are ISO_IR 192 (UTF-8) where
