@@ -158,7 +158,7 @@ def evaluate_default_command(
 
 def _register_others() -> None:
     """The commands of the modules that bring their own."""
-    for name in ("convert", "explore", "audit", "compare", "crossval"):
+    for name in ("convert", "explore", "audit", "compare", "crossval", "seeds", "search"):
         if find_spec(f"monai_train.{name}") is not None:
             import_module(f"monai_train.{name}").register(app)
 

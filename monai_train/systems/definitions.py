@@ -64,8 +64,10 @@ class System(_Strict):
     dataset: str
     protocol: Protocol
     reported: str
+    goal: float | None = Field(None, ge=0, le=1)
     network: tuple[Recipe, ...] = Field(min_length=1)
     reported_by_network: dict[str, str] = {}
+    also_apart: bool = False  # its own networks with patients apart, too
     ensemble: bool = False  # also the mean of its networks' answers
 
 

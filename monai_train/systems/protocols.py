@@ -17,6 +17,7 @@ from worker.errors import StartError
 LABELS = {Task.FOUR: CLASS_NAMES, Task.YES_NO: ("tumor", "notumor")}
 # System B's numbers of altered copies: together with the originals about 2,065 of 253.
 COPIES = {0: 6, 1: 9}
+FEWEST_OF_A_FRACTION = 30  # pictures of a class that a fraction leaves, where there are as many
 _FEWEST = 2
 _GROUPED_TEST_SHARE = {Task.FOUR: 0.2, Task.YES_NO: 0.3}
 
@@ -105,14 +106,14 @@ def _grouped(rows: Sequence[Row], own: Sequence[int], task: Task) -> Parts:
 
 
 def fraction_of(parts: Parts, rows: Sequence[Row], task: Task, fraction: float, seed: int = 7) -> Parts:
-    """The stated fraction of each class of either side, drawn at random; never fewer than two of a class."""
+    """The fraction of each class of either side, drawn at random; FEWEST_OF_A_FRACTION where there are as many."""
     random = np.random.default_rng(seed)
 
     def some(examples: Sequence[Example]) -> tuple[Example, ...]:
         kept: list[Example] = []
         for label in range(len(LABELS[task])):
             own = [one for one in examples if class_of(rows[one[0]], task) == label]
-            count = min(len(own), max(_FEWEST, math.ceil(fraction * len(own))))
+            count = min(len(own), max(FEWEST_OF_A_FRACTION, math.ceil(fraction * len(own))))
             kept += [own[i] for i in sorted(random.permutation(len(own))[:count])]
         return tuple(kept)
 

@@ -1,0 +1,190 @@
+"""What is kept of one measured row: one JSON file and one picture each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from monai_train.config import ANY_TUMOUR, NO_TUMOUR
+from monai_train.dataset import Row
+from monai_train.metrics import FigureArray, bootstrap_interval, recalls
+from monai_train.systems.definitions import Protocol, Task
+from monai_train.systems.fit import Fitted
+from monai_train.systems.protocols import LABELS, Parts, class_of, known
+
+
+class Result(BaseModel):
+    """One network on one protocol. `inputs` identifies everything the figures depend on but the fraction."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    network: str
+    task: Task
+    protocol: Protocol
+    fraction: float
+    inputs: str
+    weights: str  # what the network started from, for the table
+    commit: str
+    device: str
+    epochs: int
+    parameters: int
+    n_train: int
+    n_test: int
+    n_test_known: int  # of them, whose picture or patient is in training
+    patients_test: int
+    training_accuracy: float | None
+    accuracy: float | None  # None where the loss was not a number
+    accuracy_ci: tuple[float, float] | None
+    balanced_accuracy: float | None
+    macro_f1: float | None
+    labels: tuple[str, ...]
+    confusion_matrix: list[list[int]]
+    curves: list[dict[str, float]]
+    truths: list[int]
+    patient_numbers: list[int]
+    probabilities: list[list[float]]
+    seconds: float
+    fault: str | None = None
+
+
+def figures_of(
+    probabilities: npt.NDArray[Any], truths: Sequence[int], patients: Sequence[int], task: Task
+) -> dict[str, Any]:
+    """Accuracy with its patient bootstrap interval, balanced accuracy, macro F1 and the confusion matrix."""
+    predicted, truth = probabilities.argmax(axis=1), np.array(truths)
+    size = len(LABELS[task])
+    confusion = np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size)
+    right, held, said = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    present = held > 0
+    # Both tasks in the classes of `metrics`: a tumour of a yes/no set is one of unknown kind.
+    as_truth = np.where(truth == 0, ANY_TUMOUR, NO_TUMOUR) if task is Task.YES_NO else truth
+    as_answer = np.where(predicted == 0, 0, NO_TUMOUR) if task is Task.YES_NO else predicted
+    groups = np.array([str(one) for one in patients])
+    interval = bootstrap_interval(as_truth, as_answer, groups, _accuracy)
+    return {
+        "accuracy": float(right.sum() / len(truth)),
+        "accuracy_ci": tuple(interval) if interval else None,
+        "balanced_accuracy": float((right[present] / held[present]).mean()),
+        "macro_f1": float((2 * right[present] / (held + said)[present]).mean()),
+        "confusion_matrix": confusion.tolist(),
+    }
+
+
+def _accuracy(confusion: npt.NDArray[Any]) -> FigureArray:
+    counts = confusion.sum(axis=-1)
+    return np.asarray(np.nansum(recalls(confusion) * counts, axis=-1) / counts.sum(axis=-1))
+
+
+def measured(parts: Parts, rows: Sequence[Row], task: Task, fitted: Fitted | None) -> dict[str, Any]:
+    """The fields of a Result that the answers decide; None and empty where `fitted` is None."""
+    tested = [rows[i] for i, _ in parts.test]
+    numbers = {group: n for n, group in enumerate(sorted({row.patient_group for row in tested}))}
+    patients = [numbers[row.patient_group] for row in tested]
+    truths = [class_of(row, task) or 0 for row in tested]
+    content: dict[str, Any] = {
+        "labels": LABELS[task],
+        "n_train": len(parts.train),
+        "n_test": len(tested),
+        "n_test_known": known(parts, rows),
+        "patients_test": len(numbers),
+        "truths": truths,
+        "patient_numbers": patients,
+    }
+    if fitted is None:
+        names = ("training_accuracy", "accuracy", "accuracy_ci", "balanced_accuracy", "macro_f1")
+        return {
+            **content,
+            **dict.fromkeys(names),
+            "confusion_matrix": [],
+            "curves": [],
+            "probabilities": [],
+            "seconds": 0.0,
+        }
+    answers = fitted.probabilities.numpy()
+    return {
+        **content,
+        **figures_of(answers, truths, patients, task),
+        "training_accuracy": fitted.curves[-1].accuracy,
+        "curves": fitted.curves_json(),
+        "probabilities": np.round(answers.astype(float), 5).tolist(),
+        "seconds": fitted.seconds,
+    }
+
+
+def ensemble(key: str, results: Sequence[Result]) -> Result | None:
+    """The mean of several networks' answers to the same test; None while one is missing, failed or saw another test."""
+    if not results or any(one.fault or one.truths != results[0].truths for one in results):
+        return None
+    first = results[0]
+    answers = np.mean([one.probabilities for one in results], axis=0)
+    return first.model_copy(
+        update={
+            **figures_of(answers, first.truths, first.patient_numbers, first.task),
+            "key": key,
+            "network": "ensemble of " + ", ".join(one.network for one in results),
+            "weights": "",
+            "training_accuracy": None,
+            "curves": [],
+            "probabilities": np.round(answers, 5).tolist(),
+            "parameters": sum(one.parameters for one in results),
+            "seconds": sum(one.seconds for one in results),
+        }
+    )
+
+
+def write(result: Result, folder: Path) -> None:
+    """FOLDER/<key>.json, whole or not at all, and <key>.png."""
+    path = folder / f"{result.key}.json"
+    part = path.with_suffix(".part")
+    part.write_text(result.model_dump_json(indent=1) + "\n")
+    os.replace(part, path)
+    if result.curves:
+        draw(result, path.with_suffix(".png"))
+
+
+def read(folder: Path, key: str) -> Result | None:
+    """The stored row; None where there is none or another version wrote it."""
+    try:
+        return Result.model_validate_json((folder / f"{key}.json").read_text())
+    except (OSError, ValidationError):
+        return None
+
+
+def draw(result: Result, path: Path) -> None:
+    """Learning curves and confusion matrix of one row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    figure.suptitle(f"{result.network}, {result.protocol}: {result.n_test} test pictures, {result.n_test_known} known")
+    loss, accuracy, matrix = figure.subplots(1, 3)
+    epochs = [line["epoch"] for line in result.curves]
+    for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
+        axes.plot(epochs, [line[name] for line in result.curves], color="#0072b2", label="training")
+        axes.plot(epochs, [line["test_" + name] for line in result.curves], "--", color="#d55e00", label="test")
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.grid(alpha=0.3)
+    accuracy.set_ylim(0, 1.02)
+    loss.legend(frameon=False)
+    confusion = np.array(result.confusion_matrix)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    matrix.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), count in np.ndenumerate(confusion):
+        matrix.text(j, i, str(count), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
+    ticks = range(len(result.labels))
+    matrix.set_xticks(ticks, result.labels, rotation=30)
+    matrix.set_yticks(ticks, result.labels)
+    matrix.set(xlabel="answer", ylabel="truth")
+    figure.savefig(path, dpi=110)
+
+
+def parameters_of(model: torch.nn.Module) -> int:
+    """The number of weights."""
+    return sum(one.numel() for one in model.parameters())
