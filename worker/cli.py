@@ -134,6 +134,37 @@ def migrate(config: ConfigOption = None) -> None:
     typer.echo(f"database: {before or 'empty'} → {after}" if before != after else f"database: {after}, up to date")
 
 
+@app.command(epilog="Example: worker backup /backup/today --config config.toml")
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    config: ConfigOption = None,
+) -> None:
+    """Copy database and files to a folder, each file checked against its hash; the service may run."""
+    from worker import shown
+    from worker.backup import back_up
+
+    settings, _ = settings_from(config)
+    copied, missing = shown.with_steps("copying", lambda step: back_up(settings, folder, step))
+    typer.echo(f"database and {copied} files copied to {folder}")
+    if missing:
+        typer.echo(f"worker: {missing} files are missing or damaged and are not in the copy", err=True)
+        raise typer.Exit(EXIT_FAULT)
+
+
+@app.command(epilog="Example: worker restore /backup/today --config config.toml")
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A folder that `worker backup` made.")],
+    config: ConfigOption = None,
+) -> None:
+    """Put a backup into the empty data folder and database of the configuration."""
+    from worker import shown
+    from worker.backup import put_back
+
+    settings, _ = settings_from(config)
+    files = shown.with_steps("copying", lambda step: put_back(settings, folder, step))
+    typer.echo(f"database and {files} files restored from {folder}")
+
+
 @app.command(epilog="Example: worker doctor --config config.toml")
 def doctor(config: ConfigOption = None) -> None:
     """Check configuration, database, disk, bundle and every destination, and say what to do about each fault."""

@@ -90,6 +90,12 @@ class EligibilitySection(_Section):
     body_parts: tuple[str, ...] = ("BRAIN", "HEAD", "SKULL", "HEADNECK")
 
 
+class RetentionSection(_Section):
+    """[retention]: when received pixels are deleted; results, reports and pictures are kept."""
+
+    pixel_days: float = Field(default=0.0, ge=0)
+
+
 class DatabaseSection(_Section):
     """[database]: SQLite by default, PostgreSQL when one machine is outgrown."""
 
@@ -127,6 +133,7 @@ class Settings(BaseSettings):
     worker: WorkerSection = WorkerSection()
     receive: ReceiveSection = ReceiveSection()
     eligibility: EligibilitySection = EligibilitySection()
+    retention: RetentionSection = RetentionSection()
     database: DatabaseSection = DatabaseSection()
     destination: tuple[DestinationSection, ...] = ()
     web: WebSection = WebSection()

@@ -9,26 +9,37 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from worker import store
 from worker.config import Settings
+from worker.inbound.retention import remove_old_pixels
 from worker.inbound.series import settle_series
 from worker.logs import fault_fields, get_log
 
 _SLOWEST_TICK_SECONDS = 1.0
 _FASTEST_TICK_SECONDS = 0.1
+_RETENTION_SECONDS = 600.0
 
 
 def start_receive_ticks(
     settings: Settings, database: store.Store, model_id: int, clock: Callable[[], datetime]
 ) -> BackgroundScheduler:
-    """Look for series that have settled, a few times within `quiet_seconds`; the caller shuts it down."""
+    """Settle series, looking a few times within `quiet_seconds`, and delete old pixels; the caller shuts it down."""
 
     def settle() -> None:
-        try:
-            settle_series(database, settings, model_id, clock())
-        except Exception as error:  # a tick's boundary; the next tick tries again
-            get_log().error("settling failed", **fault_fields(error))
+        settle_series(database, settings, model_id, clock())
+
+    def retain() -> None:
+        remove_old_pixels(database, settings, clock())
 
     seconds = min(_SLOWEST_TICK_SECONDS, max(_FASTEST_TICK_SECONDS, settings.receive.quiet_seconds / 10))
     scheduler = BackgroundScheduler(timezone="UTC")
-    scheduler.add_job(settle, "interval", seconds=seconds, coalesce=True, max_instances=1, id="settle")
+    once = {"coalesce": True, "max_instances": 1}
+    scheduler.add_job(_guarded, "interval", args=[settle], seconds=seconds, id="settle", **once)
+    scheduler.add_job(_guarded, "interval", args=[retain], seconds=_RETENTION_SECONDS, id="retention", **once)
     scheduler.start()
     return scheduler
+
+
+def _guarded(tick: Callable[[], None]) -> None:
+    try:
+        tick()
+    except Exception as error:  # a tick's boundary; the next one tries again
+        get_log().error("tick failed", tick=tick.__name__, **fault_fields(error))

@@ -41,6 +41,13 @@ def with_progress(title: str, total: int, work: Callable[[Callable[[], None]], T
         return work(lambda: progress.advance(task))
 
 
+def with_steps(title: str, work: Callable[[Callable[[int, int], None]], T]) -> T:
+    """Run `work`, which calls its argument with (steps done, steps in all)."""
+    with Progress(console=progress_console(), transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        return work(lambda done, total: progress.update(task, completed=done, total=total))
+
+
 def answers_as_text(answers: Sequence[SeriesAnswer], format: str) -> str:
     """`format` json: a list of objects; csv: one line a series, deliveries as destination:object=state."""
     if format == "json":

@@ -631,6 +631,83 @@ def retry_failed_deliveries(session: Session, now: datetime) -> list[int]:
     )
 
 
+# --- retention -------------------------------------------------------------------------------------------------
+
+
+def series_to_empty(session: Session, before: datetime, limit: int = 100) -> Sequence[int]:
+    """Ids of series that were answered before a time and still have files: refused, or every delivery has arrived.
+
+    Where storage commitment is asked for, arrived means confirmed. A series with a job that is not done keeps its
+    files, a parked one too.
+    """
+    open_job = (
+        select(JobRow.id)
+        .where(
+            JobRow.series_id == SeriesRow.id, JobRow.state.in_([JobState.PENDING, JobState.RUNNING, JobState.PARKED])
+        )
+        .exists()
+    )
+    has_result = select(ResultRow.id).where(ResultRow.series_id == SeriesRow.id).exists()
+    undelivered = (
+        select(DeliveryRow.id)
+        .join(ObjectRow, ObjectRow.id == DeliveryRow.object_id)
+        .join(ResultRow, ResultRow.id == ObjectRow.result_id)
+        .where(ResultRow.series_id == SeriesRow.id)
+        .where(
+            or_(
+                DeliveryRow.state != DeliveryState.DELIVERED,
+                DeliveryRow.commitment.in_([Commitment.DUE, Commitment.REQUESTED]),
+            )
+        )
+        .exists()
+    )
+    answered = or_(
+        SeriesRow.state == SeriesState.REFUSED,
+        and_(SeriesRow.state == SeriesState.QUEUED, has_result, ~open_job, ~undelivered),
+    )
+    has_files = (
+        select(InstanceRow.id).where(InstanceRow.series_id == SeriesRow.id, InstanceRow.removed_at.is_(None)).exists()
+    )
+    return session.scalars(
+        select(SeriesRow.id)
+        .where(SeriesRow.settled_at < before, answered, has_files)
+        .order_by(SeriesRow.settled_at)
+        .limit(limit)
+    ).all()
+
+
+def lock_settled_series(session: Session, series_id: int, before: datetime) -> bool:
+    """True when the series is still settled since before a time; a late instance waits for our commit."""
+    locked = session.scalar(
+        select(SeriesRow.id)
+        .where(SeriesRow.id == series_id, SeriesRow.state != SeriesState.OPEN, SeriesRow.settled_at < before)
+        .with_for_update()
+    )
+    return locked is not None
+
+
+def restore_instance(session: Session, row: InstanceRow, now: datetime) -> None:
+    """The file of a removed instance came again: its series is open once more."""
+    row.removed_at, row.received_at = None, now
+    session.execute(
+        update(SeriesRow)
+        .where(SeriesRow.id == row.series_id)
+        .values(state=SeriesState.OPEN, reason=None, detail=None, last_received_at=now)
+    )
+
+
+def kept_files(session: Session) -> list[tuple[str, str]]:
+    """(path below the data folder, SHA-256) of every file that a row names and retention has left."""
+    named: list[tuple[str, str]] = []
+    for query in (
+        select(InstanceRow.path, InstanceRow.sha256).where(InstanceRow.removed_at.is_(None)),
+        select(ObjectRow.path, ObjectRow.sha256),
+        select(ConflictRow.path, ConflictRow.sha256),
+    ):
+        named += [(path, sha256) for path, sha256 in session.execute(query)]
+    return named
+
+
 # --- counts for health and doctor ------------------------------------------------------------------------------
 
 

@@ -179,6 +179,7 @@ class InstanceRow(Base):
     size: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))  # of the file
     received_at: Mapped[datetime]
+    removed_at: Mapped[datetime | None]  # the file was deleted by retention; the row stays
 
     __table_args__ = (Index(None, "series_id", "id"),)
 

@@ -263,7 +263,11 @@ class InstanceKeeper:
             store.add_instance(session, waiting.new, self._clock())
             return Outcome.STORED
         if stored.sha256 == waiting.new.sha256:
-            return Outcome.REPEATED
+            if stored.removed_at is None:
+                return Outcome.REPEATED
+            self._name(waiting.temporary, stored.path, folders)
+            store.restore_instance(session, stored, self._clock())
+            return Outcome.STORED
         aside = conflict_path(waiting.new)
         self._name(waiting.temporary, aside, folders)
         store.add_conflict(session, stored, waiting.new, aside, self._clock())

@@ -72,6 +72,8 @@ def _settle(
             return
         instances = store.instances_of(session, series_id)
         refused = refusal([one.attributes for one in instances], rules)
+        if refused is None and any(one.removed_at is not None for one in instances):
+            refused = Refusal("pixels-removed", "earlier slices were deleted by retention; send the whole series again")
         if refused is not None:
             store.refuse_series(series, refused.reason, refused.detail, now)
         else:

@@ -1,0 +1,35 @@
+"""Delete received pixels whose series was answered long enough ago; rows, results and reports stay."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from worker import store
+from worker.config import Settings
+from worker.logs import get_log
+
+
+def remove_old_pixels(database: store.Store, settings: Settings, now: datetime) -> int:
+    """The number of files deleted; none with `pixel_days = 0`.
+
+    A file goes before its row says so: a crash in between is found and finished the next time.
+    """
+    days = settings.retention.pixel_days
+    if not days:
+        return 0
+    before = now - timedelta(days=days)
+    removed = 0
+    with database.read() as session:
+        waiting = store.series_to_empty(session, before)
+    for series_id in waiting:
+        with database.write() as session:
+            if not store.lock_settled_series(session, series_id, before):
+                continue
+            for row in store.instances_of(session, series_id):
+                if row.removed_at is None:
+                    (settings.worker.data_dir / row.path).unlink(missing_ok=True)
+                    row.removed_at = now
+                    removed += 1
+    if removed:
+        get_log().info("pixels removed by retention", series=len(waiting), files=removed)
+    return removed
