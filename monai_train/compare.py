@@ -78,29 +78,27 @@ def _paired(names: Sequence[str], measured: Sequence[Measured], level: str) -> l
 def table(title: str, models: Sequence[Compared]) -> Table:
     """Figures of each model with intervals and n, and the difference from the first."""
     shown = Table(title=title, title_justify="left")
-    shown.add_column("figure")
-    for index, one in enumerate(models):
-        shown.add_column(one.name if index == 0 else f"{one.name}\nminus {models[0].name}")
+    for name in ("figure", "model", "value (95 %)", f"minus {models[0].name} (95 %)"):
+        shown.add_column(name)
     for key in FIGURES:
-        cells = [
-            f"{_text(one.figures[key])}\n{_difference(one.differences[key])}"
-            if one.differences
-            else f"{_text(one.figures[key])}\nn={one.figures[key].n}"
-            for one in models
-        ]
-        shown.add_row(key.replace("_", " ").replace(".", ", "), *cells)
+        label = f"{key.replace('_', ' ').replace('.', ', ')}\nn={models[0].figures[key].n}"
+        names = "\n".join(one.name for one in models)
+        values = "\n".join(_text(one.figures[key]) for one in models)
+        differences = "\n".join(_difference(one.differences[key]) if one.differences else "" for one in models)
+        shown.add_row(label, names, values, differences, end_section=True)
     return shown
 
 
 def _text(one: Estimate) -> str:
-    return "-" if one.value is None else f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
+    return "-" if one.value is None else f"{one.value:.3f} ({one.low:.3f}-{one.high:.3f})"
 
 
 def _difference(one: Estimate) -> str:
+    """The difference, `*` where its interval leaves out zero."""
     if one.value is None or one.low is None or one.high is None:
         return "-"
-    verdict = "no difference shown" if one.low <= 0 <= one.high else "differs"
-    return f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f}): {verdict}"
+    star = "" if one.low <= 0 <= one.high else " *"
+    return f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f}){star}"
 
 
 def as_json(found: dict[str, list[Compared]]) -> dict[str, Any]:
@@ -156,4 +154,4 @@ def register(app: typer.Typer) -> None:
         except OSError as error:
             raise StartError("output-not-writable", f"cannot write the comparison: {error.strerror}") from None
         for level, compared in found.items():
-            Console().print(table(f"{role}, a figure a {level}", compared))
+            Console().print(table(f"{role}, by {level}; * the interval of the difference leaves out 0", compared))

@@ -260,7 +260,7 @@ def examine_runs(
     pictures = load_pictures(data, rows, read_preprocessing())
     validation = pictures.select(choose(rows, roles, Role.VALIDATION, single=True))
     picked = pictures.select(chosen)
-    parts = [_run_outputs(run, [validation.pixels, picked.pixels], flip) for run in runs]
+    parts = [run_outputs(run, [validation.pixels, picked.pixels], flip) for run in runs]
     held_out, asked = ([part[k] for part in parts] for k in range(2))
     fitted = fit_temperature(_mean_logits(held_out), validation.labels.tolist())
     probabilities = slice_probabilities(_mean_logits(asked), fitted)
@@ -275,7 +275,7 @@ def _mean_logits(outputs: Sequence[Outputs]) -> FloatArray:
     return np.asarray(np.mean([one.logits for one in outputs], axis=0), np.float32)
 
 
-def _run_outputs(run: Path, pixels: Sequence[torch.Tensor], flip: bool) -> list[Outputs]:
+def run_outputs(run: Path, pixels: Sequence[torch.Tensor], flip: bool) -> list[Outputs]:
     """What the best checkpoint of a run says of each block of pictures, uint8 [n, 1, s, s]."""
     content = read_checkpoint(run / BEST)
     config = TrainConfig.model_validate_json(content["config"])

@@ -218,20 +218,23 @@ def train(
     healthy: Path | None = None,
     console: Console | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
+    roles: Sequence[Role] | None = None,
 ) -> Path:
     """Train on a converted folder until done, going on where RUN stopped; returns the best checkpoint.
 
     A fresh run starts from `weights` where they are given; `healthy` is the folder of a healthy axial DICOM volume,
     whose slices are kept in the run for export.
 
-    `on_epoch` is told every epoch and its validation figure, after they are saved.
+    `on_epoch` is told every epoch and its validation figure, after they are saved. `roles` gives every row of the
+    manifest its role instead of the split that the configuration describes.
 
     Raises StartError for data or checkpoints that do not fit and DivergedError for a loss that is not a number.
     """
     console = console or Console(stderr=True)
     torch.set_num_threads(config.threads)
     rows = read_manifest(data)
-    roles = split_roles(rows, config.external, config.test_share, config.validation_share)
+    if roles is None:
+        roles = split_roles(rows, config.external, config.test_share, config.validation_share)
     pictures = load_pictures(data, rows, read_preprocessing())
     run.mkdir(parents=True, exist_ok=True)
     heads, healthy_sha256 = healthy_slices(healthy, read_preprocessing()) if healthy is not None else (None, "")
