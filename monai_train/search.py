@@ -1,8 +1,9 @@
 """`monai-train search`: Optuna over learning rate, weight decay, clipping, strength of augmentation and network.
 
 A trial is one `train` on the training patients; its figure is the balanced accuracy on the validation patients, so the
-test stays unseen. The study lives in a database: SQLite beside the runs, or PostgreSQL for several machines that search
-together. A search that was stopped goes on; the trial that was cut off goes on from its last epoch.
+test stays unseen. The study lives in a database: SQLite beside the runs, or a PostgreSQL database of its own for
+several machines that search together. A search that was stopped goes on; the trial that was cut off goes on from its
+last epoch.
 
 OUT/study.db                 the study (unless --storage names another database)
 OUT/trials/<hash>/           the run of each trial
@@ -30,6 +31,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from rich.console import Console
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from monai_train.config import Augmentation, TrainConfig, read_config
 from monai_train.dataset import data_sha256, read_manifest
@@ -134,6 +136,7 @@ def open_study(storage: str, name: str, sampler: Sampler, space: Space, inputs: 
             warnings.simplefilter("ignore", ExperimentalWarning)
             database = RDBStorage(
                 storage,
+                engine_kwargs={"poolclass": NullPool},  # no connection outlives a query
                 heartbeat_interval=_HEARTBEAT_SECONDS,
                 grace_period=3 * _HEARTBEAT_SECONDS,
                 heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
