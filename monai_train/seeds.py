@@ -117,7 +117,8 @@ def seconds_for(job: Job, parts: Parts, place: Place) -> float:
     pixels = torch.zeros(batch, 1, job.recipe.size, job.recipe.size, dtype=torch.uint8)
     model, _ = make_model(job, place)
     frozen = job.recipe.frozen and job.network in place.weights
-    fitting = Fitting(model, Examples(pixels, torch.arange(batch) % classes), job.recipe, frozen, SEED, place.device)
+    harmless = job.recipe.model_copy(update={"learning_rate": 1e-6})
+    fitting = Fitting(model, Examples(pixels, torch.arange(batch) % classes), harmless, frozen, SEED, place.device)
     a_step = seconds_a_step(fitting)
     steps = job.recipe.epochs * math.ceil(len(parts.train) / batch)
     shown = len(parts.test) + job.recipe.epochs * min(_CURVE_PICTURES, len(parts.test))
