@@ -94,7 +94,7 @@ def overlay(pixels: ByteArray, activation_map: FloatArray, box: FloatArray) -> b
     if np.isfinite(box).all():
         x, y, width, height = (float(part) * size for part in box)
         corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        ImageDraw.Draw(shown).rectangle(corners, outline=_BOX)
+        ImageDraw.Draw(shown).rectangle([round(corner) for corner in corners], outline=_BOX)
     both = Image.new("RGB", (2 * size, size))
     both.paste(Image.fromarray(grey.astype(np.uint8)), (0, 0))
     both.paste(shown, (size, 0))

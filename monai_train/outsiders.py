@@ -178,10 +178,11 @@ def smooth_noise(generator: np.random.Generator) -> ByteArray:
 
 
 def gradient(generator: np.random.Generator) -> ByteArray:
-    """From dark to bright in any direction, or from the middle."""
+    """From dark to bright in any direction, or from any point."""
     x, y = _grid()
     turn = generator.uniform(0, 2 * np.pi)
-    ramp = np.hypot(x, y) if generator.random() < 0.3 else x * np.cos(turn) + y * np.sin(turn)
+    across, down = np.cos(turn), np.sin(turn)
+    ramp = np.hypot(x - across / 2, y - down / 2) if generator.random() < 0.3 else x * across + y * down
     return _bytes(255 * (ramp - ramp.min()) / np.ptp(ramp))
 
 

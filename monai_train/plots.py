@@ -53,11 +53,11 @@ def confusion_chart(predictions: Predictions) -> bytes:
 
 
 def roc_chart(predictions: Predictions, found: Mapping[str, Estimate]) -> bytes:
-    """A ROC curve for tumour against none and for each class against the rest; areas in the legend."""
+    """A ROC curve for tumour against none and for each class against the rest, where `curves` has any."""
     figure, axes = _figure(5.2, 5.2)
     axes.plot([0, 1], [0, 1], color="#999999", lw=1, ls=":")
-    for name, truth, score, style in _curves(predictions):
-        hits, false = _cumulated(truth, score)
+    for name, truth, score, style in curves(predictions):
+        hits, false = cumulated(truth, score)
         axes.plot(false / false[-1], hits / hits[-1], label=_legend(name, found[f"auc.{name}"]), **style)
     axes.set_xlabel("false positive rate (1 - specificity)")
     axes.set_ylabel("true positive rate (sensitivity)")
@@ -67,10 +67,10 @@ def roc_chart(predictions: Predictions, found: Mapping[str, Estimate]) -> bytes:
 
 
 def precision_recall_chart(predictions: Predictions, found: Mapping[str, Estimate]) -> bytes:
-    """A precision-recall curve for tumour against none and for each class; average precision in the legend."""
+    """A precision-recall curve for tumour against none and for each class, where `curves` has any."""
     figure, axes = _figure(5.2, 5.2)
-    for name, truth, score, style in _curves(predictions):
-        hits, false = _cumulated(truth, score)
+    for name, truth, score, style in curves(predictions):
+        hits, false = cumulated(truth, score)
         precision = hits[1:] / (hits[1:] + false[1:])
         label = _legend(name, found[f"average_precision.{name}"])
         axes.step(np.r_[0, hits[1:] / hits[-1]], np.r_[precision[0], precision], where="pre", label=label, **style)
@@ -197,7 +197,7 @@ def comparison_chart(names: Sequence[str], found: Sequence[Estimate], difference
     return _png(figure)
 
 
-def _curves(predictions: Predictions) -> list[tuple[str, npt.NDArray[np.bool_], FigureArray, dict[str, Any]]]:
+def curves(predictions: Predictions) -> list[tuple[str, npt.NDArray[np.bool_], FigureArray, dict[str, Any]]]:
     """The questions that both truths occur for, with a line style each."""
     curves = []
     for index, (name, chosen, positive, score) in enumerate(questions(predictions)):
@@ -208,7 +208,7 @@ def _curves(predictions: Predictions) -> list[tuple[str, npt.NDArray[np.bool_], 
     return curves
 
 
-def _cumulated(truth: npt.NDArray[np.bool_], score: FigureArray) -> tuple[IntArray, IntArray]:
+def cumulated(truth: npt.NDArray[np.bool_], score: FigureArray) -> tuple[IntArray, IntArray]:
     """Positives and negatives at or above each different score, from the highest; the first point is none."""
     order = np.argsort(-score, kind="stable")
     ends = np.flatnonzero(np.diff(score[order], append=-np.inf))

@@ -139,10 +139,10 @@ def write_report(subject: Subject, data: Path, out: Path, log: Path | None, outs
     """
     from monai_train.report_page import page
 
-    report = make_report(subject, data, log, outside)
     try:
         for name in ("plots", "mistakes"):
             (out / name).mkdir(parents=True, exist_ok=True)
+        report = make_report(subject, data, log, outside)
         for name, content in report.images.items():
             (out / f"{name}.png").write_bytes(content)
         for part in report.parts:
@@ -224,7 +224,7 @@ def _plots(part: Part) -> dict[str, bytes]:
         "reliability": plots.reliability_chart(slices, part.slices["ece"]),
         "risk-coverage": plots.risk_coverage_chart(slices),
     }
-    if part.slices["auc.tumour"].value is not None:
+    if plots.curves(slices):
         drawn["roc"] = plots.roc_chart(slices, part.slices)
         drawn["precision-recall"] = plots.precision_recall_chart(slices, part.slices)
     return drawn
