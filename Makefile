@@ -4,6 +4,7 @@
 #   make test     the whole test suite (installs DCMTK, Orthanc and the DICOM validators when it may)
 #   make check    format, lint, types, import arrows
 #   make wheel    build dist/*.whl
+#   make soak     faults under load, counted: the long form of tests/faults (about an hour)
 #   make seeds    the five earlier systems and ours on the pictures in DATA=folder: hours, a stopped run goes on;
 #                 QUICK=1 takes 5 % of the pictures; writes docs/reference-systems.md
 #
@@ -16,7 +17,7 @@ STAMP := $(VENV)/.installed
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format wheel system-packages
+.PHONY: help demo test check format soak wheel system-packages
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -59,6 +60,9 @@ seeds: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+soak: $(STAMP) system-packages
+	@$(BIN)/python -m tests.faults.soak
 
 wheel: $(STAMP)
 	@$(BIN)/python -m build --wheel
