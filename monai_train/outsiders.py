@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +19,26 @@ from monai_train.evaluate import examine_bundle
 from monai_train.images import Picture
 from monai_train.metrics import UNREADABLE, BoolArray, Predictions
 from monai_train.secondary_capture import secondary_capture
-from worker.errors import StartError
+from worker.errors import NotAssessable, StartError
 from worker.inference.bundle import Bundle, load_bundle
-from worker.inference.run_model import Precision
+from worker.inference.classify import classify
+from worker.inference.run_model import OpenVinoEngine, Precision
 from worker.inference.summarise import distance_and_residual, in_distribution
-from worker.values import ByteArray, FloatArray
+from worker.values import ByteArray, FloatArray, ResultStatus
 
 _SIZE = 256
 _EACH = 20
 _WORDS = ("PATIENT REPORT", "Impression: normal.", "2026-11-21 09:30", "R", "kV 120 mAs 80", "Lorem ipsum dolor")
 Maker = Callable[[np.random.Generator], ByteArray]
 Field = npt.NDArray[np.float64]
+
+
+class Sort(StrEnum):
+    """Where pictures that are no brain come from, and what is asked: each picture alone, or a folder as one series."""
+
+    MADE = "made"
+    REAL = "real"
+    SERIES = "real series"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +53,7 @@ class Outside:
     n: int
     declined: int
     not_assessed: int
-    real: bool
+    sort: Sort
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -69,9 +79,11 @@ def check_outside(
     points, accepted = _limits(bundle, features, slices)
     with tempfile.TemporaryDirectory() as temporary:
         made = make_outsiders(Path(temporary))
-        checked = [_declined(folder, bundle, precision, Path(temporary), made, real=False)]
+        checked = [_declined(folder, bundle, precision, Path(temporary), made, Sort.MADE)]
+    whole: list[Outside] = []
     if real is not None:
-        checked.append(_declined(folder, bundle, precision, real, _rows_of(real), real=True))
+        checked.append(_declined(folder, bundle, precision, real, _rows_of(real), Sort.REAL))
+        whole = _whole_series(bundle, OpenVinoEngine(bundle, precision), real)
     limits = bundle.out_of_distribution
     return OutsideCheck(
         len(accepted),
@@ -79,7 +91,7 @@ def check_outside(
         (limits.maximum_distance, limits.maximum_residual),
         points,
         np.concatenate([one for one, _ in checked]),
-        tuple(kind for _, kinds in checked for kind in kinds),
+        (*(kind for _, kinds in checked for kind in kinds), *whole),
     )
 
 
@@ -90,8 +102,22 @@ def _rows_of(folder: Path) -> list[Row]:
     return [outside_row(path.relative_to(folder).as_posix(), path.parent.name) for path in files]
 
 
+def _whole_series(bundle: Bundle, engine: OpenVinoEngine, folder: Path) -> list[Outside]:
+    """Each folder of FOLDER as one series, as the worker would get it."""
+    found = []
+    for parent in sorted({folder / Path(row.path).parent for row in _rows_of(folder)}):
+        paths = sorted(path for path in parent.iterdir() if path.suffix.lower() in (".dcm", ".ima"))
+        try:
+            result = classify(paths, bundle, engine)
+            declined, withheld = result.reason == "out-of-distribution", result.status is ResultStatus.NOT_ASSESSED
+        except NotAssessable:
+            declined = withheld = True
+        found.append(Outside(f"{parent.name}, {len(paths)} files as one series", 1, declined, withheld, Sort.SERIES))
+    return found
+
+
 def _declined(
-    folder: Path, bundle: Bundle, precision: Precision, root: Path, rows: Sequence[Row], real: bool
+    folder: Path, bundle: Bundle, precision: Precision, root: Path, rows: Sequence[Row], sort: Sort
 ) -> tuple[FloatArray, list[Outside]]:
     measured, evidence = examine_bundle(folder, root, rows, precision)
     points, accepted = _limits(bundle, evidence.features, measured.slices)
@@ -102,7 +128,7 @@ def _declined(
             n,
             int((~accepted[of_kind == kind]).sum()),
             int((~measured.slices.assessed[of_kind == kind]).sum()),
-            real,
+            sort,
         )
         for kind, n in Counter(of_kind.tolist()).items()
     ]

@@ -142,7 +142,10 @@ def write_report(subject: Subject, data: Path, out: Path, log: Path | None, outs
     try:
         for name in ("plots", "mistakes"):
             (out / name).mkdir(parents=True, exist_ok=True)
-        report = make_report(subject, data, log, outside)
+    except OSError as error:
+        raise _not_writable(out, error) from None
+    report = make_report(subject, data, log, outside)
+    try:
         for name, content in report.images.items():
             (out / f"{name}.png").write_bytes(content)
         for part in report.parts:
@@ -150,8 +153,12 @@ def write_report(subject: Subject, data: Path, out: Path, log: Path | None, outs
         (out / "report.json").write_text(json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n")
         (out / "report.html").write_text(page(report), encoding="utf-8")
     except OSError as error:
-        raise StartError("output-not-writable", f"cannot write to {out}: {error.strerror}") from None
+        raise _not_writable(out, error) from None
     return out / "report.html"
+
+
+def _not_writable(out: Path, error: OSError) -> StartError:
+    return StartError("output-not-writable", f"cannot write to {out}: {error.strerror}")
 
 
 def make_report(subject: Subject, data: Path, log: Path | None, outside: Path | None) -> Report:
@@ -195,19 +202,17 @@ def plans(rows: Sequence[Row], split: Split | None) -> list[Plan]:
         parts.append(Plan("external", "External set", note, False, choose(rows, roles, Role.EXTERNAL, single=True)))
     official = [i for i, row in enumerate(rows) if row.split == "test"]
     if official:
-        note = _leak_note(rows, roles, official)
+        note = _leak_note(roles, official)
         parts.append(Plan("official", "Official split: LEAKY", note, True, official))
     return parts
 
 
-def _leak_note(rows: Sequence[Row], roles: Sequence[Role], official: Sequence[int]) -> str:
-    trained = [i for i, role in enumerate(roles) if role in (Role.TRAIN, Role.VALIDATION)]
-    patients, images = {rows[i].patient_group for i in trained}, set(trained)
-    of_patients = sum(rows[i].patient_group in patients for i in official)
+def _leak_note(roles: Sequence[Role], official: Sequence[int]) -> str:
+    known = sum(roles[i] in (Role.TRAIN, Role.VALIDATION) for i in official)
     return (
-        f"The test folder as its authors parted it, every copy counted. Training knew the patient or the picture of "
-        f"{of_patients} of these {len(official)} images, and {len(images & set(official))} were in it themselves: "
-        "these figures measure memory and are here only because others publish such."
+        f"The test folder as its authors parted it, every copy counted. {known} of these {len(official)} images were "
+        "in this model's own training or validation: the figures measure memory and are here only because others "
+        "publish such."
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from monai_train.config import ANY_TUMOUR, CLASS_NAMES
 from monai_train.intervals import Estimate
-from monai_train.outsiders import OutsideCheck
+from monai_train.outsiders import OutsideCheck, Sort
 from monai_train.plots import title_of
 from monai_train.report import Part, Report
 
@@ -24,9 +24,10 @@ p{max-width:46rem}.wide{overflow-x:auto}table{border-collapse:collapse;margin:.8
 td,th{padding:.3rem .9rem .3rem 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600}td small,th small{display:block;white-space:nowrap}small,figcaption,.soft{color:var(--soft)}
 .warn{background:var(--warn);padding:.6rem 1rem;border-radius:.4rem}.leaky{color:var(--bad)}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr));gap:1.2rem;align-items:start}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,27rem),1fr));gap:1.2rem;align-items:start}
 .small{grid-template-columns:repeat(auto-fill,minmax(min(100%,15rem),1fr))}
-figure{margin:0}img{width:100%;height:auto;display:block}figcaption{font-size:.9rem;margin-top:.2rem}
+.facts td{overflow-wrap:anywhere}.facts td:first-child{white-space:nowrap}
+td:first-child,th:first-child{position:sticky;left:0;background:var(--paper)}figure{margin:0}img{width:100%;height:auto;display:block}figcaption{font-size:.9rem;margin-top:.2rem}
 """
 _PLOTS = (
     ("confusion-slices", "Confusion matrix of slices"),
@@ -57,7 +58,7 @@ def page(report: Report) -> str:
     body = [
         f"<h1>{title}</h1>",
         '<p class="warn">Research use only. Not a medical device; nothing here may decide about a patient.</p>',
-        _table(("model", ""), report.subject.facts),
+        f'<div class="facts">{_table(("model", ""), report.subject.facts)}</div>',
         "<h2>In short</h2>",
         _summary(report.parts),
         "<h2>Goals</h2>",
@@ -149,11 +150,16 @@ def _goals(report: Report) -> str:
         checks.append(("Activation maps in the tumour's box", 0.75, True, hits.hits.value, hits.hits.n))
     check = report.outside
     if check is not None:
-        for real, title, goal in ((False, "Made pictures declined", 0.98), (True, "Real series declined", 0.95)):
-            n = sum(kind.n for kind in check.kinds if kind.real is real)
-            declined = sum(kind.declined for kind in check.kinds if kind.real is real)
-            if n:
-                checks.append((title, goal, True, declined / n, n))
+        for sort, title, goal in (
+            (Sort.MADE, "Made pictures declined", 0.98),
+            (Sort.REAL, "Real pictures that are no structural brain MRI declined, each alone", 0.95),
+            (Sort.SERIES, "The same not assessed, as whole series", 0.95),
+        ):
+            kinds = [kind for kind in check.kinds if kind.sort is sort]
+            refused = sum(kind.not_assessed if sort is Sort.SERIES else kind.declined for kind in kinds)
+            if kinds:
+                n = sum(kind.n for kind in kinds)
+                checks.append((title, goal, True, refused / n, n))
         checks.append(("Slices in distribution accepted", 0.95, True, check.accepted / check.n, check.n))
     rows = [[escape(title), *_against(goal, at_least, value, n)] for title, goal, at_least, value, n in checks]
     return _raw_table(("goal", "wanted", "measured", ""), rows)
@@ -216,7 +222,7 @@ def _outside(check: OutsideCheck | None, report: Report) -> str:
     if check is None:
         return "<h2>Pictures that are no brain</h2><p>Only a bundle has limits for these; a run has none.</p>"
     rows = [
-        [escape(one.kind) + (" (real)" if one.real else ""), str(one.n), _of(one.declined, one.n),
+        [escape(one.kind) + ("" if one.sort is Sort.MADE else " (real)"), str(one.n), _of(one.declined, one.n),
          _of(one.not_assessed, one.n)]
         for one in check.kinds
     ]  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 
 from monai_train.dataset import Row
 from monai_train.evaluate import Evidence, Measured, examine_bundle
-from monai_train.outsiders import KINDS, check_outside, make_outsiders
+from monai_train.outsiders import KINDS, Sort, check_outside, make_outsiders
 from tests.testbed.tiny_bundle import make_tiny_bundle
 from worker.errors import StartError
 from worker.inference.bundle import load_bundle
@@ -58,11 +58,14 @@ def test_check_counts_what_the_bundle_declines(made: Made, tmp_path: Path) -> No
     check = check_outside(made.bundle, "int8", made.evidence.features, made.measured.slices, tmp_path)
     accepted = in_distribution(made.evidence.features, load_bundle(made.bundle))
     assert (check.n, check.accepted) == (len(made.rows), int(accepted.sum()))
-    ours = [kind for kind in check.kinds if not kind.real]
+    ours = [kind for kind in check.kinds if kind.sort is Sort.MADE]
     assert sum(kind.n for kind in ours) == len(made.rows)
     assert sum(kind.n - kind.declined for kind in ours) == int(accepted.sum())
-    broken = [kind for kind in check.kinds if kind.real]
-    assert [(one.kind, one.n, one.declined, one.not_assessed) for one in broken] == [("broken", 1, 1, 1)]
+    broken = [one for one in check.kinds if one.sort is not Sort.MADE]
+    assert [(one.sort, one.n, one.declined, one.not_assessed) for one in broken] == [
+        (Sort.REAL, 1, 1, 1),
+        (Sort.SERIES, 1, 1, 1),
+    ]
     assert check.points_outside.shape == (len(made.rows), 2)
 
 
