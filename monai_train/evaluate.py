@@ -215,7 +215,9 @@ def measured(
     probabilities = slice_probabilities(outputs.logits, bundle.temperature)
     probabilities[~readable] = np.nan
     allowed = in_distribution(outputs.features, bundle) & readable
-    sure = np.nan_to_num(probabilities).max(axis=1) >= bundle.thresholds.minimum_probability
+    needed = np.array([bundle.thresholds.needed(one.neoplasm) for one in bundle.identity.classes])
+    filled = np.nan_to_num(probabilities)
+    sure = filled.max(axis=1) >= needed[filled.argmax(axis=1)]
     truth = np.array([row.label for row in rows], np.int64)
     groups = np.array([row.patient_group for row in rows], np.str_)
     judged = Predictions(truth, probabilities, groups, allowed)
@@ -235,7 +237,8 @@ def series_answer(probabilities: FloatArray, allowed: BoolArray, bundle: Bundle)
     tumour = tumour_probability(np.nan_to_num(probabilities), bundle.identity.classes)
     deciding = deciding_slices(tumour, np.asarray(allowed if enough else readable), bundle)
     means = probabilities[deciding].mean(axis=0)
-    return means, bool(enough and means.max() >= bundle.thresholds.minimum_probability)
+    best = bundle.identity.classes[int(means.argmax())]
+    return means, bool(enough and means.max() >= bundle.thresholds.needed(best.neoplasm))
 
 
 def measure_run(run: Path, data: Path, rows: Sequence[Row], chosen: Sequence[int]) -> Measured:

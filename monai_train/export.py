@@ -11,6 +11,7 @@ import json
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_weights
 
 import worker
-from monai_train.config import CLASS_NAMES, TrainConfig
+from monai_train.config import CLASS_NAMES, NO_TUMOUR, TrainConfig
 from monai_train.dataset import (
     PREPROCESSING_FILE,
     Pictures,
@@ -97,6 +98,8 @@ _COMPONENTS = 32
 _ACCEPTED = 0.95  # of validation slices, by the out-of-distribution limits
 _ANSWERED = 0.95  # of validation slices, by the least probability
 _LEAST_PROBABILITY = 0.5
+_MISSED = 0.01  # of validation tumours that may be called "no tumour" outright
+_SUREST_NO_TUMOUR = 0.9  # never ask for more, or no healthy head would be answered
 _LOST_BY_INT8 = 0.005  # of balanced accuracy on the test part
 
 
@@ -306,14 +309,21 @@ def limits_for(distance: FloatArray, residual: FloatArray, accepted: float) -> t
     return limits
 
 
+def safe_no_tumour(probabilities: FloatArray, labels: Sequence[int]) -> float:
+    """The least probability of "no tumour" above which at most 1 % of the tumours [n, classes] lie; at most 0.9."""
+    of_tumours = probabilities[np.array(labels) != NO_TUMOUR, NO_TUMOUR]
+    return min(_SUREST_NO_TUMOUR, float(np.quantile(of_tumours, 1 - _MISSED)))
+
+
 def _calibrate(folder: Path, described: dict[str, Any], parts: _Parts) -> None:
     bundle = load_bundle(folder)
     outputs = run_all(OpenVinoEngine(bundle, "int8", parts.config.threads), _tensor(parts.validation.pixels))
     labels = parts.validation.labels.tolist()
     described["temperature"] = fit_temperature(outputs.logits, labels)
-    surest = slice_probabilities(outputs.logits, described["temperature"]).max(axis=1)
-    least = max(_LEAST_PROBABILITY, float(np.quantile(surest, 1 - _ANSWERED)))
+    probabilities = slice_probabilities(outputs.logits, described["temperature"])
+    least = max(_LEAST_PROBABILITY, float(np.quantile(probabilities.max(axis=1), 1 - _ANSWERED)))
     described["thresholds"]["minimum_probability"] = round(least, 3)
+    described["thresholds"]["minimum_no_neoplasm"] = round(safe_no_tumour(probabilities, labels), 3)
     distance, residual = limits_for(*distance_and_residual(outputs.features, bundle.statistics), _ACCEPTED)
     described["out_of_distribution"] = {
         "maximum_distance": round(distance, 3),

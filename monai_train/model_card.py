@@ -99,8 +99,9 @@ random contrast curves and inversion.
 
 ## Calibration and abstention
 Fitted on the validation patients with the int8 engine: temperature {described["temperature"]:g}, least probability
-{thresholds["minimum_probability"]:g}; feature distance at most {limits["maximum_distance"]:g} and residual at most
-{limits["maximum_residual"]:g}. Below or beyond these: "not assessed".
+{thresholds["minimum_probability"]:g}, of "no tumour" {thresholds["minimum_no_neoplasm"]:g}; feature distance at most
+{limits["maximum_distance"]:g} and residual at most {limits["maximum_residual"]:g}. Below or beyond these: "not
+assessed".
 
 ## Figures
 95 % intervals in brackets from 2,000 resamples of patients; n beside every figure. "Assessed only" leaves out what the

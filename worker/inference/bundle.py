@@ -64,10 +64,18 @@ class Aggregation(_Strict):
 
 
 class Thresholds(_Strict):
-    """Below either of these a series is not assessed: its best class, the fraction of slices in distribution."""
+    """Below these a series is not assessed: its best class, the fraction of slices in distribution.
+
+    `minimum_no_neoplasm` may ask more of a class that is no neoplasm: a missed tumour is worse than no answer.
+    """
 
     minimum_probability: Fraction
     minimum_in_distribution: Fraction
+    minimum_no_neoplasm: Fraction = 0.0
+
+    def needed(self, neoplasm: bool) -> float:
+        """The least probability with which a class is said."""
+        return self.minimum_probability if neoplasm else max(self.minimum_probability, self.minimum_no_neoplasm)
 
 
 class OutOfDistribution(_Strict):
@@ -258,7 +266,8 @@ def _identity(described: _WorkerJson, sha256: str) -> ModelIdentity:
     parameters = (
         f"weights SHA-256 {described.files['models/model.safetensors']}; temperature {described.temperature:g}; "
         f"mean of the max({described.aggregation.top_k}, {described.aggregation.top_fraction:g} x slices) "
-        f"most tumour-like slices; minimum probability {described.thresholds.minimum_probability:g}; "
+        f"most tumour-like slices; minimum probability {described.thresholds.needed(True):g}, "
+        f"of no neoplasm {described.thresholds.needed(False):g}; "
         f"minimum slices in distribution {described.thresholds.minimum_in_distribution:g}"
     )
     return ModelIdentity(

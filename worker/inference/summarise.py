@@ -74,9 +74,9 @@ def summarise(volume: Volume, outputs: Outputs, bundle: Bundle) -> SeriesResult:
     best = int(means.argmax())
     by_class = {one.name: float(mean) for one, mean in zip(classes, means, strict=True)}
     shown = int(deciding[probabilities[deciding, best].argmax()])
-    probability, needed = float(means[best]), bundle.thresholds.minimum_probability
+    probability, needed = float(means[best]), bundle.thresholds.needed(classes[best].neoplasm)
     if not probability >= needed:
-        detail = f"No class reaches the probability {needed:.2f}; the highest is {probability:.2f}."
+        detail = f"The likeliest class has the probability {probability:.2f}; {needed:.2f} is needed to say it."
         return _not_assessed("too-uncertain", detail, by_class, slices, volume, shown)
     activation = volume.on_picture(shown, normalised(outputs.maps[shown, best]))
     return SeriesResult(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,16 @@ def test_the_mean_of_the_deciding_slices_is_reported(bundle: Bundle, volume: Vol
 def test_no_tumour_anywhere_is_no_tumour(bundle: Bundle, volume: Volume) -> None:
     result = _summarise(volume, _bundle(bundle), *[9 * NOTUMOR] * 3)
     assert result.label == "notumor"
+
+
+def test_no_tumour_may_need_more_than_a_tumour(bundle: Bundle, volume: Volume) -> None:
+    thresholds = Thresholds(minimum_probability=0.5, minimum_in_distribution=0, minimum_no_neoplasm=0.9)
+    careful = replace(_bundle(bundle), thresholds=thresholds)
+    hardly = math.log(3 * 0.7 / 0.3)  # a probability of 0.7 before temperature
+    result = _summarise(volume, replace(careful, temperature=1.0), *[hardly * NOTUMOR] * 3)
+    assert (result.status, result.reason) == (ResultStatus.NOT_ASSESSED, "too-uncertain")
+    assert result.probabilities["notumor"] == pytest.approx(0.7)
+    assert _summarise(volume, replace(careful, temperature=1.0), *[hardly * GLIOMA] * 3).label == "glioma"
 
 
 def test_slices_out_of_distribution_have_no_say(bundle: Bundle, volume: Volume) -> None:
