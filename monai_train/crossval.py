@@ -191,7 +191,7 @@ def _with(roles: Sequence[Role], role: Role) -> list[int]:
 
 
 def fold_table(report: dict[str, Any]) -> Table:
-    """Each fold's balanced accuracy, then mean and standard deviation over the folds."""
+    """Each fold's balanced accuracy, mean and standard deviation over the folds, and all answers pooled."""
     table = Table(title="balanced accuracy of each fold", title_justify="left")
     for name in ("fold", "slices", "patients", "temperature"):
         table.add_column(name)
@@ -204,6 +204,9 @@ def fold_table(report: dict[str, Any]) -> Table:
         values = [100 * one[level]["balanced_accuracy"] for one in folds]
         spreads.append(f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} %")
     table.add_row("mean ± sd", *spreads, "")
+    pooled = [report["estimates"][level]["balanced_accuracy"] for level in ("slice", "patient")]
+    shown = [f"{100 * p['value']:.1f} % ({100 * p['low']:.1f}-{100 * p['high']:.1f}) (n={p['n']})" for p in pooled]
+    table.add_row("pooled (95 %)", *shown, "")
     return table
 
 
