@@ -26,7 +26,7 @@ from monai_train.networks import Classifier, network_definition
 from monai_train.pretrained import load_weights
 from monai_train.systems import results
 from monai_train.systems.definitions import OURS, Protocol, Recipe, System, Task, read_ours, read_systems
-from monai_train.systems.fit import Examples, Fitted, Fitting, fit, seconds_a_step
+from monai_train.systems.fit import CURVE_PICTURES, Examples, Fitted, Fitting, fit, seconds_a_step
 from monai_train.systems.protocols import LABELS, Example, Parts, class_of, fraction_of, part
 from monai_train.systems.results import Result
 from monai_train.systems.table import document, key_of, rows_of
@@ -34,7 +34,6 @@ from monai_train.train import DivergedError, current_commit
 from worker.errors import StartError
 
 SEED = 7
-_CURVE_PICTURES = 256
 # System B's copies: turned, shifted, mirrored, brighter or darker.
 _COPIES = Augmentation(rotate_degrees=10, scale=0.1, shift=0.05, gamma=0.2, bias_field=0, invert=0, remap=0, noise=0,
                        blur=0, low_resolution=0)  # fmt: skip
@@ -121,7 +120,7 @@ def seconds_for(job: Job, parts: Parts, place: Place) -> float:
     fitting = Fitting(model, Examples(pixels, torch.arange(batch) % classes), harmless, frozen, SEED, place.device)
     a_step = seconds_a_step(fitting)
     steps = job.recipe.epochs * math.ceil(len(parts.train) / batch)
-    shown = len(parts.test) + job.recipe.epochs * min(_CURVE_PICTURES, len(parts.test))
+    shown = len(parts.test) + job.recipe.epochs * min(CURVE_PICTURES, len(parts.test))
     # Forward alone is about a third of a step.
     return a_step * (steps + shown * (1 + job.recipe.flip_test) / batch / 3)
 
@@ -168,7 +167,7 @@ def run_job(job: Job, parts: Parts, rows: Sequence[Row], place: Place, progress:
         commit=current_commit(),
         device=place.device,
         epochs=job.recipe.epochs,
-        parameters=results.parameters_of(model),
+        parameters=sum(one.numel() for one in model.parameters()),
         fault=fault,
         **results.measured(parts, rows, job.task, fitted),
     )
@@ -182,10 +181,11 @@ def seeds(
     Raises StartError for data that a protocol cannot part and weights that do not fit.
     """
     rows = read_manifest(place.data)
-    jobs = [job for job in jobs_of(systems, ours) if only in (None, job.network)]
-    unknown = set(place.weights) - {job.network for job in jobs_of(systems, ours)}
+    every = jobs_of(systems, ours)
+    unknown = {*place.weights, *([only] if only else [])} - {job.network for job in every}
     if unknown:
-        raise StartError("usage", f"--weights names {min(unknown)!r}, which is no network of these systems")
+        raise StartError("usage", f"{min(unknown)!r} is no network of these systems")
+    jobs = [job for job in every if only in (None, job.network)]
     for folder in ("rows", "pixels"):
         (place.out / folder).mkdir(parents=True, exist_ok=True)
     parts = {job.key: parts_of(job, rows, place.fraction) for job in jobs}

@@ -18,7 +18,7 @@ from monai_train.networks import Classifier
 from monai_train.systems.definitions import Recipe
 from monai_train.train import DivergedError, learning_rate, update_average
 
-_CURVE_PICTURES = 256  # of the test part, drawn once: the whole of it is measured at the end
+CURVE_PICTURES = 256  # of the test part, drawn once: the whole of it is measured at the end
 _STEPS_TIMED = 2
 
 
@@ -148,7 +148,7 @@ def seconds_a_step(fitting: Fitting) -> float:
 def fit(fitting: Fitting, test: Examples, on_epoch: Callable[[Epoch], Any] = lambda _: None) -> Fitted:
     """Every epoch of the recipe, then the test part. Raises DivergedError."""
     start = time.monotonic()
-    drawn = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))[:_CURVE_PICTURES]
+    drawn = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))[:CURVE_PICTURES]
     some = Examples(test.pixels[drawn], test.labels[drawn])
     curves: list[Epoch] = []
     recipe, done = fitting.recipe, 0

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from monai_train.config import ANY_TUMOUR, NO_TUMOUR
@@ -183,8 +182,3 @@ def draw(result: Result, path: Path) -> None:
     matrix.set_yticks(ticks, result.labels)
     matrix.set(xlabel="answer", ylabel="truth")
     figure.savefig(path, dpi=110)
-
-
-def parameters_of(model: torch.nn.Module) -> int:
-    """The number of weights."""
-    return sum(one.numel() for one in model.parameters())

@@ -1,4 +1,4 @@
-"""Weights with the public names reach the right layers, RGB becomes grey exactly, and a wrong file is one clear error."""
+"""Public weights reach the right layers, RGB becomes grey exactly, and a wrong file is one clear error."""
 
 from __future__ import annotations
 

@@ -170,6 +170,11 @@ def test_rows_are_kept_and_the_table_tells(tiny_data: Path, tmp_path: Path) -> N
     stored = json.loads((tmp_path / "rows" / files[0]).read_text())
     assert len(stored["curves"]) == TINY.epochs
     assert sum(map(sum, stored["confusion_matrix"])) == stored["n_test"]
+    alone, together = read(tmp_path / "rows", files[0][:-5]), read(tmp_path / "rows", "t-ensemble")
+    assert alone is not None
+    assert together is not None
+    assert together.confusion_matrix == alone.confusion_matrix  # of one network
+    assert ensemble("x", [alone, alone.model_copy(update={"truths": alone.truths[::-1]})]) is None
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "rows").glob("*-four.json")}
     (tmp_path / "rows" / "ours-grouped-four.json").write_text("{")  # cut off
     seeds([tiny], Place(tiny_data, tmp_path, 0.5, "cpu", {}), {task: TINY for task in Task}, None, QUIET)
@@ -209,10 +214,6 @@ def test_weights_of_no_network_of_the_systems_are_refused(tiny_data: Path, tmp_p
     place = Place(tiny_data, tmp_path, 1.0, "cpu", {"vgg19": tmp_path})
     with pytest.raises(StartError, match="no network of these systems"):
         seeds([system(Protocol.RANDOM_VALIDATION)], place, {task: TINY for task in Task}, None, QUIET)
-
-
-def test_ensemble_needs_the_same_test() -> None:
-    assert ensemble("x", []) is None
 
 
 def test_what_was_not_measured_says_so() -> None:
