@@ -112,7 +112,9 @@ def _whole_series(bundle: Bundle, engine: OpenVinoEngine, folder: Path) -> list[
             declined, withheld = result.reason == "out-of-distribution", result.status is ResultStatus.NOT_ASSESSED
         except NotAssessable:
             declined = withheld = True
-        found.append(Outside(f"{parent.name}, {len(paths)} files as one series", 1, declined, withheld, Sort.SERIES))
+        found.append(
+            Outside(f"{parent.name}, {len(paths)} files as one series", 1, int(declined), int(withheld), Sort.SERIES)
+        )
     return found
 
 

@@ -161,6 +161,8 @@ def distribution_chart(
     inside: npt.NDArray[Any], outside: npt.NDArray[Any], limits: tuple[float, float], names: tuple[str, str]
 ) -> bytes:
     """Distance and residual, each [n, 2], of test pictures and of pictures that are no brain; the limits as lines."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     figure, axes = _figure(5.2, 4.6)
     for points, colour, marker, name in ((inside, COLOURS[0], ".", names[0]), (outside, COLOURS[5], "x", names[1])):
         axes.plot(
@@ -170,6 +172,10 @@ def distribution_chart(
     axes.axhline(limits[1], color="#777777", lw=1, ls="--", label="limit")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("distance within the features' space")
     axes.set_ylabel("residual outside it")
     axes.legend(frameon=False, fontsize=8)

@@ -168,15 +168,14 @@ def make_report(subject: Subject, data: Path, log: Path | None, outside: Path | 
     images: dict[str, bytes] = {}
     for part in parts:
         images.update({f"plots/{part.plan.key}-{name}": content for name, content in _plots(part).items()})
-    log = log or (subject.runs[0] / "log.csv" if len(subject.runs) == 1 else None)
-    if log is not None and log.is_file():
-        with log.open(newline="") as stream:
-            images["plots/learning-curves"] = plots.learning_curves(list(csv.DictReader(stream)))
+    curves = _learning_curves(subject, log)
+    if curves is not None:
+        images["plots/learning-curves"] = curves
     check = None
     if subject.bundle is not None:
         test = parts[0]
         check = check_outside(subject.bundle, subject.precision, test.evidence.features, test.measured.slices, outside)
-        names = ("in distribution", "no brain")
+        names = ("test slices", "pictures to be declined")
         images["plots/out-of-distribution"] = plots.distribution_chart(
             check.points_inside, check.points_outside, check.limits, names
         )
@@ -184,6 +183,18 @@ def make_report(subject: Subject, data: Path, log: Path | None, outside: Path | 
     hits = {part.plan.key: map_hits(part.measured.slices, part.evidence) for part in parts}
     found = {key: one for key, one in hits.items() if one is not None}
     return Report(subject, tuple(parts), found, check, images, tuple(mistakes))
+
+
+def _learning_curves(subject: Subject, log: Path | None) -> bytes | None:
+    """From the log that was named, or else from the only run's own."""
+    path = log or (subject.runs[0] / "log.csv" if len(subject.runs) == 1 else None)
+    if path is None or (log is None and not path.is_file()):
+        return None
+    try:
+        with path.open(newline="") as stream:
+            return plots.learning_curves(list(csv.DictReader(stream)))
+    except (OSError, KeyError, ValueError) as error:
+        raise StartError("unreadable-log", f"{path} is not the log.csv of a run") from error
 
 
 def plans(rows: Sequence[Row], split: Split | None) -> list[Plan]:

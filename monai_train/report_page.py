@@ -261,8 +261,8 @@ def _mistakes(report: Report) -> str:
 _METHOD = """<h2>How to read this</h2>
 <p>Intervals are 95 %, from 2,000 resamples of patients: slices of one patient stand or fall together. Figures look at
 forced answers; what the model would rather not say is counted as “not assessed”. A truth that only says “tumour” counts
-any tumour class as right; kinds are then not scored. Calibration error uses 15 bins of equal width. Where no patient is
-known, each different picture counts as one.</p>"""
+any tumour class as right; kinds are then not scored. Calibration error uses 15 bins of equal width; chance can only
+raise it, so its interval lies high. Where no patient is known, each different picture counts as one.</p>"""
 
 
 def _figure(png: bytes, caption: str) -> str:

@@ -172,3 +172,9 @@ def test_output_that_cannot_be_written_is_one_line(official_data: Path, tiny_run
     (tmp_path / "file").write_text("")
     with pytest.raises(StartError, match="cannot write"):
         write_report(runs_subject([tiny_run], flip=False), official_data, tmp_path / "file" / "report", None, None)
+
+
+def test_a_log_that_is_none_is_one_line(official_data: Path, tiny_run: Path, tmp_path: Path) -> None:
+    for log in (tmp_path / "missing.csv", tiny_run / "config.json"):
+        with pytest.raises(StartError, match="not the log"):
+            write_report(runs_subject([tiny_run], flip=False), official_data, tmp_path / "report", log, None)
