@@ -125,6 +125,7 @@ class _WorkerJson(_Strict):
     training_data_sha256: Sha256
     limits: Text
     classes: tuple[_Class, ...] = Field(min_length=2, strict=False)
+    mirror: bool = False
     temperature: Positive
     aggregation: Aggregation
     thresholds: Thresholds
@@ -150,12 +151,18 @@ class FeatureStatistics:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle. `network` is inference.json's network_def, the constructor arguments of a MONAI network."""
+    """A verified bundle.
+
+    `network` is inference.json's network_def, the constructor arguments of a MONAI network. `mirror`: every slice is
+    run as it is and mirrored left to right, and the mean counts.
+    """
 
     folder: Path
     identity: ModelIdentity
     preprocessing: Preprocessing
     network: Mapping[str, Any]
+    test_time_flip: bool
+    mirror: bool
     temperature: float
     aggregation: Aggregation
     thresholds: Thresholds
@@ -198,11 +205,16 @@ def load_bundle(folder: Path) -> Bundle:
     network, preprocessing = inference.get("network_def"), inference.get("preprocessing")
     if not isinstance(network, dict) or not isinstance(preprocessing, dict) or "_target_" not in network:
         raise StartError("bundle-corrupt", "configs/inference.json lacks preprocessing or network_def")
+    flip = inference.get("test_time_flip", False)
+    if not isinstance(flip, bool):
+        raise StartError("bundle-corrupt", "configs/inference.json: test_time_flip is neither true nor false")
     return Bundle(
         folder=folder,
         identity=_identity(described, hashlib.sha256(raw).hexdigest()),
         preprocessing=Preprocessing.from_json(preprocessing),
         network=network,
+        test_time_flip=flip,
+        mirror=described.mirror,
         temperature=described.temperature,
         aggregation=described.aggregation,
         thresholds=described.thresholds,

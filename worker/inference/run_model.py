@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -59,9 +61,13 @@ class OpenVinoEngine:
         except RuntimeError:
             raise StartError("bundle-corrupt", f"OpenVINO cannot load the {precision} network of the bundle") from None
         self._request = compiled.create_infer_request()
+        self._mirror = bundle.mirror
 
     def run(self, tensor: FloatArray) -> Outputs:
         """tensor float32 [slices, 1, size, size], at least one slice."""
+        return _mirrored(self._run, tensor) if self._mirror else self._run(tensor)
+
+    def _run(self, tensor: FloatArray) -> Outputs:
         batches = []
         for start in range(0, len(tensor), BATCH):
             results = self._request.infer({"image": tensor[start : start + BATCH]})
@@ -90,12 +96,17 @@ class TorchEngine:
         except (TypeError, ValueError, RuntimeError, SafetensorError):
             raise StartError("bundle-corrupt", "the bundle's weights do not fit its network_def") from None
         self._net.eval()
+        self._flip = bundle.test_time_flip
+        self._mirror = bundle.mirror
         modules = list(self._net.modules())
         self._linear = [module for module in modules if isinstance(module, torch.nn.Linear)][-1]
         self._pool = [module for module in modules if isinstance(module, torch.nn.AdaptiveAvgPool2d)][-1]
 
     def run(self, tensor: FloatArray) -> Outputs:
         """tensor float32 [slices, 1, size, size], at least one slice."""
+        return _mirrored(self._run, tensor) if self._mirror else self._run(tensor)
+
+    def _run(self, tensor: FloatArray) -> Outputs:
         seen: dict[str, Any] = {}
         hooks = [
             self._pool.register_forward_pre_hook(lambda module, args: seen.update(spatial=args[0])),
@@ -113,6 +124,27 @@ class TorchEngine:
             for hook in hooks:
                 hook.remove()
         return _joined(batches)
+
+
+def _mirrored(run: Callable[[FloatArray], Outputs], tensor: FloatArray) -> Outputs:
+    """The mean of the slices as they are and mirrored left to right; a mirrored map is turned back."""
+    plain, turned = run(tensor), run(np.ascontiguousarray(tensor[..., ::-1]))
+    half = np.float32(0.5)
+    return Outputs(
+        half * (plain.logits + turned.logits),
+        half * (plain.features + turned.features),
+        half * (plain.maps + turned.maps[..., ::-1]),
+    )
+
+
+def with_mirror_image(run: Callable[[FloatArray], Outputs], tensor: FloatArray) -> Outputs:
+    """The mean of the answers to each slice and to its mirror image; the features are those of the slice itself."""
+    upright, mirrored = run(tensor), run(np.ascontiguousarray(tensor[..., ::-1]))
+    return Outputs(
+        (upright.logits + mirrored.logits) / np.float32(2),
+        upright.features,
+        (upright.maps + mirrored.maps[..., ::-1]) / np.float32(2),
+    )
 
 
 def _joined(batches: list[list[Any]]) -> Outputs:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,18 @@ def test_a_slice_has_one_answer_in_any_batch(bundle: Bundle, tensor: np.ndarray)
     together = engine.run(tensor).logits
     alone = np.concatenate([engine.run(tensor[index : index + 1]).logits for index in range(SLICES)])
     np.testing.assert_allclose(alone, together, atol=1e-4)
+
+
+def test_a_mirroring_bundle_says_the_same_of_a_picture_and_its_mirror_image(
+    bundle: Bundle, tensor: np.ndarray, tmp_path: Path
+) -> None:
+    both = replace(bundle, mirror=True)
+    for engine in (TorchEngine(both), OpenVinoEngine(both, "fp32")):
+        one, other = engine.run(tensor), engine.run(np.ascontiguousarray(tensor[..., ::-1]))
+        np.testing.assert_allclose(one.logits, other.logits, atol=1e-5)
+        np.testing.assert_allclose(one.maps, other.maps[..., ::-1], atol=1e-5)
+        plain = TorchEngine(bundle).run(tensor).logits
+        assert np.abs(one.logits - plain).max() > 1e-4
 
 
 def test_weights_of_another_network_are_refused(bundle_folder: Path, tmp_path: Path) -> None:
