@@ -163,14 +163,12 @@ def _not_writable(out: Path, error: OSError) -> StartError:
 
 def make_report(subject: Subject, data: Path, log: Path | None, outside: Path | None) -> Report:
     """Measure and draw."""
+    curves = _learning_curves(subject, log)
     rows = read_manifest(data)
     parts = [_measure(subject, data, rows, plan) for plan in plans(rows, subject.split)]
-    images: dict[str, bytes] = {}
+    images = {} if curves is None else {"plots/learning-curves": curves}
     for part in parts:
         images.update({f"plots/{part.plan.key}-{name}": content for name, content in _plots(part).items()})
-    curves = _learning_curves(subject, log)
-    if curves is not None:
-        images["plots/learning-curves"] = curves
     check = None
     if subject.bundle is not None:
         test = parts[0]
