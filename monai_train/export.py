@@ -116,12 +116,8 @@ class _Parts:
     healthy: torch.Tensor  # uint8 [m, 1, s, s]: the slices of the healthy volume that training saw, m may be 0
 
 
-def export(
-    run: Path, data: Path, out: Path, name: str, version: str, flip: bool = False, console: Console | None = None
-) -> Path:
+def export(run: Path, data: Path, out: Path, name: str, version: str, console: Console | None = None) -> Path:
     """Write the bundle to OUT, which must not exist yet, and check it as the worker would; returns OUT.
-
-    With `flip` the bundle answers with the mean over a slice and its mirror image, at twice the cost.
 
     Raises StartError: data other than the run's, engines that disagree, int8 that costs too much, over 30 MB.
     """
@@ -137,7 +133,7 @@ def export(
         console.print("networks: torch, OpenVINO fp32 and int8")
         _write_weights(parts.model, folder / "models/model.safetensors")
         _write_networks(parts.model, parts.training, folder / "models")
-        _write_configs(folder / "configs", parts, version, flip)
+        _write_configs(folder / "configs", parts, version)
         _write_json(folder / "golden/expected.json", {"tolerance": _GOLDEN_TOLERANCE, "cases": []})
         (folder / "docs/README.md").write_text("# to be written\n")
         described = _describe(parts, name, version)
@@ -219,13 +215,11 @@ def _write_networks(model: Classifier, training: Pictures, folder: Path) -> None
     openvino.save_model(quantized, folder / "model.xml")
 
 
-def _write_configs(folder: Path, parts: _Parts, version: str, flip: bool) -> None:
+def _write_configs(folder: Path, parts: _Parts, version: str) -> None:
     network = json.dumps(network_definition(parts.config.network, len(CLASS_NAMES)), indent=2)
     # The preprocessing definition goes in byte for byte, so the text is put together rather than dumped.
     preprocessing = PREPROCESSING_FILE.read_text().strip()
-    text = (
-        f'{{\n"preprocessing": {preprocessing},\n"network_def": {network},\n"test_time_flip": {json.dumps(flip)}\n}}\n'
-    )
+    text = f'{{\n"preprocessing": {preprocessing},\n"network_def": {network}\n}}\n'
     (folder / "inference.json").write_text(text)
     size = read_preprocessing().size
     image = {"type": "image", "format": "magnitude", "modality": "MR", "num_channels": 1, "spatial_shape": [size, size]}

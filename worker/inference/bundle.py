@@ -161,7 +161,6 @@ class Bundle:
     identity: ModelIdentity
     preprocessing: Preprocessing
     network: Mapping[str, Any]
-    test_time_flip: bool
     mirror: bool
     temperature: float
     aggregation: Aggregation
@@ -205,15 +204,11 @@ def load_bundle(folder: Path) -> Bundle:
     network, preprocessing = inference.get("network_def"), inference.get("preprocessing")
     if not isinstance(network, dict) or not isinstance(preprocessing, dict) or "_target_" not in network:
         raise StartError("bundle-corrupt", "configs/inference.json lacks preprocessing or network_def")
-    flip = inference.get("test_time_flip", False)
-    if not isinstance(flip, bool):
-        raise StartError("bundle-corrupt", "configs/inference.json: test_time_flip is neither true nor false")
     return Bundle(
         folder=folder,
         identity=_identity(described, hashlib.sha256(raw).hexdigest()),
         preprocessing=Preprocessing.from_json(preprocessing),
         network=network,
-        test_time_flip=flip,
         mirror=described.mirror,
         temperature=described.temperature,
         aggregation=described.aggregation,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -96,7 +95,6 @@ class TorchEngine:
         except (TypeError, ValueError, RuntimeError, SafetensorError):
             raise StartError("bundle-corrupt", "the bundle's weights do not fit its network_def") from None
         self._net.eval()
-        self._flip = bundle.test_time_flip
         self._mirror = bundle.mirror
         modules = list(self._net.modules())
         self._linear = [module for module in modules if isinstance(module, torch.nn.Linear)][-1]
@@ -134,16 +132,6 @@ def _mirrored(run: Callable[[FloatArray], Outputs], tensor: FloatArray) -> Outpu
         half * (plain.logits + turned.logits),
         half * (plain.features + turned.features),
         half * (plain.maps + turned.maps[..., ::-1]),
-    )
-
-
-def with_mirror_image(run: Callable[[FloatArray], Outputs], tensor: FloatArray) -> Outputs:
-    """The mean of the answers to each slice and to its mirror image; the features are those of the slice itself."""
-    upright, mirrored = run(tensor), run(np.ascontiguousarray(tensor[..., ::-1]))
-    return Outputs(
-        (upright.logits + mirrored.logits) / np.float32(2),
-        upright.features,
-        (upright.maps + mirrored.maps[..., ::-1]) / np.float32(2),
     )
 
 
