@@ -135,7 +135,7 @@ def examine_bundle(
 ) -> tuple[Measured, Evidence]:
     """`measure_bundle` and what the answers were made from.
 
-    With `flip` the logits are the mean of those of the picture and of its mirror image: what the worker does not do.
+    With `flip` the logits are the mean of those of the picture and of its mirror image, also where the bundle does not.
     """
     bundle = load_bundle(folder)
     names = tuple(one.name for one in bundle.identity.classes)

@@ -112,7 +112,8 @@ def bundle_subject(folder: Path, precision: Precision, flip: bool) -> Subject:
     described = json.loads((folder / "worker.json").read_text())
     keys = ("name", "version", "family", "commit", "training_data_sha256", "temperature")
     facts = [(key.replace("_", " "), str(described.get(key, "unknown"))) for key in keys]
-    facts += [("engine", f"OpenVINO {precision}"), ("test-time flip", "yes" if flip else "no")]
+    mirrored = flip or described.get("mirror", False)
+    facts += [("engine", f"OpenVINO {precision}"), ("test-time flip", "yes" if mirrored else "no")]
     try:
         split = read_split(folder)
     except StartError:
