@@ -16,10 +16,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import signal
 import warnings
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import optuna
@@ -152,8 +154,13 @@ def open_study(storage: str, name: str, sampler: Sampler, space: Space, inputs: 
     return study
 
 
-def objective(data: Path, out: Path, base: TrainConfig, space: Space, console: Console) -> Callable[[Trial], float]:
-    """Trains one trial; its run's folder is named by its configuration, so the same trial goes on where it was."""
+def objective(
+    data: Path, out: Path, base: TrainConfig, space: Space, console: Console, stop: Event
+) -> Callable[[Trial], float]:
+    """Trains one trial; its run's folder is named by its configuration, so the same trial goes on where it was.
+
+    Raises KeyboardInterrupt after the epoch in which `stop` is set: a database is not left in the middle of a write.
+    """
 
     def run(trial: Trial) -> float:
         config = suggest(trial, space, base)
@@ -163,6 +170,8 @@ def objective(data: Path, out: Path, base: TrainConfig, space: Space, console: C
 
         def told(epoch: int, figure: float) -> None:
             trial.report(figure, epoch)
+            if stop.is_set():
+                raise KeyboardInterrupt
             if trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -188,6 +197,7 @@ def search(
     storage: str | None = None,
     name: str = "search",
     console: Console | None = None,
+    stop: Event | None = None,
 ) -> optuna.Study:
     """Go on until `trials` are done, by whichever machine; writes tables and pictures after each.
 
@@ -201,7 +211,8 @@ def search(
     study = open_study(storage or f"sqlite:///{out / 'study.db'}", name, sampler, space, inputs, base.epochs)
     if sampler is Sampler.GRID:
         trials = min(trials, _grid_size(space))
-    run = objective(data, out, base, space, console)
+    run = objective(data, out, base, space, console, stop or Event())
+    failed_before = len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
     try:
         while (done := len(study.get_trials(deepcopy=False, states=_DONE))) < trials:
             study.optimize(run, n_trials=1)
@@ -209,10 +220,8 @@ def search(
             best = _best(study)
             console.print(f"{done + 1} of {trials} trials, best {'-' if best is None else f'{best.value:.4f}'}")
     except KeyboardInterrupt:
-        cut_off = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        if cut_off and cut_off[-1].params:
-            study.enqueue_trial(cut_off[-1].params)
-        write_tables(study, out, base, space)
+        for one in study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[failed_before:]:
+            study.enqueue_trial(one.params)
         raise
     return study
 
@@ -309,8 +318,11 @@ def register(app: typer.Typer) -> None:
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         base = read_config(config, epochs=epochs, threads=threads)
+        stop = Event()
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, lambda *_: stop.set())
         try:
-            study = search(data, out, base, read_space(space), trials, sampler, storage, name)
+            study = search(data, out, base, read_space(space), trials, sampler, storage, name, stop=stop)
         except KeyboardInterrupt:
             typer.echo("stopped; the same command goes on with the trial that was cut off")
             raise typer.Exit(130) from None

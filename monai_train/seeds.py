@@ -192,6 +192,7 @@ def seeds(
     waiting = [job for job in jobs if kept(job, rows, place) is None]
     console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} rows are measured already; timing the others ...")
     expected = {job.key: seconds_for(job, parts[job.key], place) for job in waiting}
+    waiting.sort(key=lambda job: expected[job.key])  # so that a stopped run has measured most rows
     for job in waiting:
         console.print(f"  {job.key}: about {_duration(expected[job.key])}, {len(parts[job.key].train)} examples")
     console.print(f"about {_duration(sum(expected.values()))} to go; a stopped run goes on with the next row")

@@ -19,7 +19,6 @@ from monai_train.systems.definitions import Recipe
 from monai_train.train import DivergedError, learning_rate, update_average
 
 CURVE_PICTURES = 256  # of the test part, drawn once: the whole of it is measured at the end
-_STEPS_TIMED = 2
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -140,9 +139,8 @@ def seconds_a_step(fitting: Fitting) -> float:
     chosen = fitting.order()[0]
     fitting.step(chosen, 0)
     start = time.monotonic()
-    for _ in range(_STEPS_TIMED):
-        fitting.step(chosen, 0)
-    return (time.monotonic() - start) / _STEPS_TIMED
+    fitting.step(chosen, 0)
+    return time.monotonic() - start
 
 
 def fit(fitting: Fitting, test: Examples, on_epoch: Callable[[Epoch], Any] = lambda _: None) -> Fitted:
