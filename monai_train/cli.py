@@ -70,9 +70,7 @@ def evaluate_command(
     ),
     one_a_picture: bool = typer.Option(False, "--one-a-picture", help="Count copies of one picture once."),
     precision: str = typer.Option("int8", help="Engine of a bundle: int8 (as shipped) or fp32."),
-    flip: bool = typer.Option(
-        False, "--flip", help="Average with the mirrored picture, also where the bundle does not."
-    ),
+    flip: bool = typer.Option(False, "--flip", help="Average with the mirrored picture in any case."),
     log: Path | None = typer.Option(None, "--log", help="log.csv of a bundle's training, for the report."),
     outside: Path | None = typer.Option(
         None, "--outside", help="DICOM that is no structural brain MRI (EPI, say), for the report."

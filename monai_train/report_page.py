@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from monai_train.config import ANY_TUMOUR, CLASS_NAMES
+from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
 from monai_train.intervals import Estimate
+from monai_train.metrics import binary
 from monai_train.outsiders import OutsideCheck, Sort
 from monai_train.plots import title_of
 from monai_train.report import Part, Report
@@ -85,7 +86,10 @@ def _summary(parts: Sequence[Part]) -> str:
         for key, title in _SUMMARY:
             rows.append([title, *(_known(key, part, level) for part in parts)])
         rows.append(["Not assessed", *(_withheld(getattr(part.measured, level).assessed) for part in parts)])
-        binaries = [part.measured.report()["binary" if level == "slices" else "patient_binary"] for part in parts]
+        binaries = [binary(getattr(part.measured, level)) for part in parts]
+        for key, title in (("sensitivity", "Sensitivity"), ("specificity", "Specificity")):
+            cells = [_assessed_only(key, part, level, one) for part, one in zip(parts, binaries, strict=True)]
+            rows.append([f"{title} among the assessed", *cells])
         rows.append(["Tumours called “no tumour” outright", *(_missed(one) for one in binaries)])
     return _raw_table(header, rows)
 
@@ -114,9 +118,16 @@ def _withheld(assessed: Any) -> str:
     return f"{100 * (1 - assessed.mean()):.1f} %<small>n={len(assessed)}</small>"
 
 
-def _missed(binary: dict[str, Any]) -> str:
-    share = "-" if binary["missed"] is None else f"{100 * binary['missed']:.1f} %"
-    return f"{share}<small>n={binary['n_tumour']}</small>"
+def _assessed_only(key: str, part: Part, level: str, figures: dict[str, Any]) -> str:
+    answers = getattr(part.measured, level)
+    asked = (answers.truth != NO_TUMOUR) == (key == "sensitivity")
+    low, high = figures[f"{key}_assessed_ci"] or (None, None)
+    return _cell(key, Estimate(figures[f"{key}_assessed"], low, high, int((asked & answers.assessed).sum())))
+
+
+def _missed(figures: dict[str, Any]) -> str:
+    share = "-" if figures["missed"] is None else f"{100 * figures['missed']:.1f} %"
+    return f"{share}<small>n={figures['n_tumour']}</small>"
 
 
 def _cell(key: str, one: Estimate) -> str:
