@@ -75,6 +75,12 @@ def main() -> None:
         sys.exit(EXIT_FAULT)
     except BrokenPipeError:  # the reader of our output had enough
         sys.exit(0)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "sqlalchemy":
+            raise
+        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        typer.echo(f"worker: the database failed: {cause}", err=True)
+        sys.exit(EXIT_FAULT)
 
 
 @app.callback()

@@ -37,6 +37,7 @@ START_ERROR_EXIT = 2
 _STOP_SECONDS = 7.0  # of the ten that a service manager is promised
 _RECEIVER_GRACE_SECONDS = 3.0
 _SLOWEST_RESTART_SECONDS = 30.0
+_PORT_SECONDS = 3.0
 _SUPERVISED = "BRAIN_MRI_WORKER_SUPERVISED"
 
 
@@ -301,6 +302,8 @@ def run_service(settings: Settings, config: Path | None) -> int:
         migrate(database)
     identity = load_bundle(bundle_folder(settings)).identity
     receive = settings.receive
+    _require_free_port("receive", receive.host, receive.port)
+    _require_free_port("web", settings.web.host, settings.web.port)
     print(
         f"brain-mri-worker {__version__}: {settings.worker.ae_title} on {receive.host}:{receive.port}, "
         f"model {identity.name} {identity.version}, "
@@ -311,6 +314,25 @@ def run_service(settings: Settings, config: Path | None) -> int:
     status = Supervisor(settings, config, database).run()
     database.close()
     return status
+
+
+def _require_free_port(section: str, host: str, port: int) -> None:
+    """Raises StartError when another program holds the port; said before any process is started.
+
+    A worker that was killed a moment ago may still hold it.
+    """
+    deadline = time.monotonic() + _PORT_SECONDS
+    while True:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+                    raise StartError("port-unavailable", f"[{section}] cannot listen on {host}:{port}: {why}") from None
+        time.sleep(0.1)
 
 
 def release_dead_leases(database: store.Store, moment: datetime) -> None:

@@ -124,6 +124,8 @@ def print_answer(one: SeriesAnswer, slices: Sequence[SliceAnswer], format: str) 
         return
     out = console()
     facts = Table(show_header=False, box=None, padding=(0, 2))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
     for name in ("patient_id", "accession_number", "study_instance_uid", "series_instance_uid", "series_description"):
         facts.add_row(name.replace("_", " "), str(getattr(one, name)))
     facts.add_row("instances", str(one.instances))
