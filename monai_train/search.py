@@ -215,6 +215,8 @@ def search(
     failed_before = len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
     try:
         while (done := len(study.get_trials(deepcopy=False, states=_DONE))) < trials:
+            if stop is not None and stop.is_set():
+                raise KeyboardInterrupt
             study.optimize(run, n_trials=1)
             write_tables(study, out, base, space)
             best = _best(study)

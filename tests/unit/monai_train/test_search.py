@@ -53,8 +53,9 @@ def test_grid_tries_every_point_and_keeps_the_best(tiny_data: Path, tmp_path: Pa
     assert (tmp_path / "study.png").stat().st_size > 5000
 
 
-def test_killed_search_goes_on_with_the_same_trial(
-    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_search_goes_on_with_the_same_trial(
+    how: signal.Signals, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = BASE.model_copy(update={"epochs": 3})
     (tmp_path / "base.json").write_text(base.model_dump_json())
@@ -68,12 +69,13 @@ def test_killed_search_goes_on_with_the_same_trial(
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(how)
+        assert process.wait(60) == (130 if how is signal.SIGINT else -signal.SIGKILL)
     finally:
         process.kill()
         process.wait()
     monkeypatch.setattr(monai_train.search, "_HEARTBEAT_SECONDS", 1)
-    time.sleep(4)
+    time.sleep(4 if how is signal.SIGKILL else 0)
     study = search(tiny_data, tmp_path / "out", base, SPACE, trials=1, console=QUIET)
     assert [one.state for one in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
     assert study.trials[0].params == study.trials[1].params
