@@ -125,7 +125,8 @@ class Fitting:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
         self.optimizer.step()
         if self.average is not self.model:
-            update_average(self.average, self.model, min(recipe.ema_decay, (1 + done) / 100))
+            # In a short run the average must not reach back to its beginning.
+            update_average(self.average, self.model, min(recipe.ema_decay, (1 + done) / (10 + done)))
         return loss.item(), int((logits.argmax(dim=1) == labels).sum())
 
     def start_epoch(self) -> None:

@@ -90,18 +90,10 @@ def _shuffled(examples: list[Example], random: np.random.Generator) -> list[Exam
 
 
 def _grouped(rows: Sequence[Row], own: Sequence[int], task: Task) -> Parts:
-    """Patients apart by their share, as `train` splits them; a patient whom another data set shows never tests."""
-    mine = [rows[i] for i in own]
-    elsewhere = {row.patient_group for row in rows if row.dataset != mine[0].dataset}
-    roles = split_roles(mine, (), _GROUPED_TEST_SHARE[task], 0.1)
-    unknown_elsewhere = task is Task.FOUR  # its pictures are mostly another set's, so there all may test
-    test = {
-        i
-        for i, role in zip(own, roles, strict=True)
-        if role is Role.TEST and (unknown_elsewhere or rows[i].patient_group not in elsewhere)
-    }
-    groups = {rows[i].patient_group for i in test}
-    train = [(i, 0) for i in own if rows[i].patient_group not in groups and not rows[i].in_conflict]
+    """Patients apart by their share, as `train` splits them."""
+    roles = split_roles([rows[i] for i in own], (), _GROUPED_TEST_SHARE[task], 0.1)
+    test = [i for i, role in zip(own, roles, strict=True) if role is Role.TEST]
+    train = [(i, 0) for i, role in zip(own, roles, strict=True) if role is not Role.TEST and not rows[i].in_conflict]
     return Parts(tuple(train), tuple((i, 0) for i in one_a_picture(rows, test)))
 
 

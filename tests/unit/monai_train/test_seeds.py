@@ -92,16 +92,6 @@ def test_official_and_random_protocols_use_every_picture_once() -> None:
     assert len(part(rows, "main", Task.YES_NO, Protocol.RANDOM_TEST).test) == 51
 
 
-def test_patient_of_another_set_never_tests_yes_no() -> None:
-    rows = [row(n, ANY_TUMOUR if n % 2 else NO_TUMOUR, f"g{n}") for n in range(100)]
-    apart = part(rows, "main", Task.YES_NO, Protocol.GROUPED)
-    shared = rows[apart.test[0][0]].patient_group
-    rows.append(row(100, 0, shared, dataset="other"))
-    again = part(rows, "main", Task.YES_NO, Protocol.GROUPED)
-    assert shared not in {rows[i].patient_group for i, _ in again.test}
-    assert len(again.test) == len(apart.test) - 1
-
-
 @pytest.mark.parametrize(
     ("rows", "protocol", "message"),
     [
