@@ -51,7 +51,7 @@ from monai_train.evaluate import (
 )
 from monai_train.golden import write_golden_series
 from monai_train.model_card import data_section, model_card
-from monai_train.networks import Classifier, network_definition
+from monai_train.networks import DEFINITIONS, Classifier, network_definition
 from monai_train.train import BEST, HEALTHY, read_checkpoint
 from worker.errors import StartError
 from worker.inference.bundle import FeatureStatistics, load_bundle
@@ -155,6 +155,9 @@ def export(run: Path, data: Path, out: Path, name: str, version: str, console: C
 def _read_run(run: Path, data: Path) -> _Parts:
     content = read_checkpoint(run / BEST)
     config = TrainConfig.model_validate_json(content["config"])
+    if config.network not in DEFINITIONS:
+        served = ", ".join(DEFINITIONS)
+        raise StartError("not-served", f"{config.network} is for comparison only; the worker serves {served}")
     rows = read_manifest(data)
     split = run_split(run)
     roles = split.roles(rows)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from monai_train.baselines import NAMES, Flat, Pooled
+from monai_train.config import TrainConfig
+from monai_train.export import export
 from monai_train.networks import DEFINITIONS, Classifier, network_definition
+from monai_train.train import BEST, new_state, save
 from worker.errors import StartError
 from worker.inference.bundle import ALLOWED_TARGETS
 
@@ -34,6 +39,13 @@ def test_definition_rebuilds_the_same_weights(name: str) -> None:
     source = Classifier(network_definition(name, 2))
     assert isinstance(source.net, Pooled | Flat)
     Classifier(network_definition(name, 2)).load_state_dict(source.state_dict())
+
+
+def test_baseline_is_not_exported(tmp_path: Path) -> None:
+    config = TrainConfig(network="c-linear")
+    save(tmp_path / BEST, new_state(config), config, {})
+    with pytest.raises(StartError, match="c-linear is for comparison only"):
+        export(tmp_path, tmp_path, tmp_path / "bundle", "name", "0.1.0")
 
 
 def test_no_name_is_taken_twice() -> None:
