@@ -310,8 +310,8 @@ def full_disk(folder: Path, series: int) -> Outcome:
     """A small tmpfs fills to the last byte while senders push, then has room again."""
     outcome = Outcome("disk full (a small tmpfs), then space again")
     data = folder / "worker" / "var"
-    with _small_disk(data), bed(folder, series, 4, seconds=240, pause=0.05, minimum_free_bytes=8 << 20) as site:
-        time.sleep(1)
+    with _small_disk(data), bed(folder, series, 4, seconds=240, pause=1.0, minimum_free_bytes=8 << 20) as site:
+        time.sleep(1)  # the senders, a slice a second, are in the middle of their first series
         _fill(data / "filler")
         wait_until(lambda: sum(one.refusals for one in site.senders) >= 5, "0xA700 to be answered", 60)
         outcome.tries = sum(one.refusals for one in site.senders)
