@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from tests.testbed.raw_store import raw_store
 from worker import dicom
 from worker.config import ReceiveSection, Settings, WorkerSection
 from worker.errors import StartError
+from worker.inbound import association
 from worker.inbound.association import Receiver, close_dead_associations
 from worker.migrate import migrate
 from worker.store import Store
@@ -120,8 +122,28 @@ def test_echo_leaves_no_association_row_and_a_store_leaves_a_closed_one(site: Si
         [row] = site.associations()
         if row.closed_at is not None:
             break
+        time.sleep(0.05)
     assert row.closed_at is not None
     assert row.calling_ae_title == "PACS"
+
+
+def test_an_end_that_could_not_be_recorded_is_recorded_later(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = []
+
+    def fail_once(session: object, row: int, now: datetime) -> None:
+        if not failures:
+            failures.append(row)
+            raise OSError("disk full")
+        close(session, row, now)  # type: ignore[arg-type]
+
+    close = association.store.close_association
+    monkeypatch.setattr(association.store, "close_association", fail_once)
+    assert _send(site.port, encoded(mr_instance())) == [dicom.SUCCESS]
+    deadline = time.monotonic() + 10
+    while site.associations()[0].closed_at is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert site.associations()[0].closed_at is not None
+    assert failures == [1]
 
 
 def _raw(site: Site, content: bytes, uid: str = "1.2.3.4") -> int:

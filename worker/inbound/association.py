@@ -29,6 +29,7 @@ from worker.process import is_running
 from worker.tls import server_context
 
 _BIND_SECONDS = 3.0
+_END_AGAIN_SECONDS = 1.0
 
 
 class _Server(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom has no types
@@ -190,13 +191,18 @@ class Receiver:
     def _on_end(self, event: Event) -> None:
         with self._lock:
             row = self._open.pop(event.assoc, None)
-        if row is None:
-            return
+        if row is not None:
+            self._record_end(row)
+
+    def _record_end(self, row: int) -> None:
         try:
             with self._database.write() as session:
                 store.close_association(session, row, self._clock())
-        except Exception as error:  # a handler's boundary; the idle limit closes it for the settling
+        except Exception as error:  # a handler's boundary; a series waits for this end, so it is tried until it works
             get_log().error("association end not recorded", association_row=row, **fault_fields(error))
+            again = threading.Timer(_END_AGAIN_SECONDS, self._record_end, [row])
+            again.daemon = True
+            again.start()
 
 
 def _tls(receive: ReceiveSection) -> ssl.SSLContext | None:
