@@ -43,7 +43,9 @@ from worker.errors import StartError
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
+LOG = "log.csv"
 HEALTHY = "healthy.npy"
+_LOG_COLUMNS = ["epoch", "loss", "validation_balanced_accuracy", "validation_loss"]
 
 
 class DivergedError(Exception):
@@ -285,8 +287,8 @@ def _loop(
         if figure >= state.best:
             state.best, state.best_epoch = figure, state.epoch
             save(run / BEST, state, config, provenance)
+        _log(run / LOG, state.epoch, loss, figure, float(loss_of(logits, validation.labels, 0.0)))
         save(run / CHECKPOINT, state, config, provenance)
-        _log(run / "log.csv", state.epoch, loss, figure, float(loss_of(logits, validation.labels, 0.0)))
         console.print(
             f"epoch {state.epoch}/{config.epochs}  loss {loss:.4f}  validation balanced accuracy {figure:.4f} "
             f"(n={len(validation.rows)})  best {state.best:.4f}"
@@ -307,9 +309,18 @@ def _with(roles: Sequence[Role], role: Role) -> list[int]:
 
 
 def _log(path: Path, epoch: int, loss: float, figure: float, validation_loss: float) -> None:
-    fresh = not path.exists()
-    with path.open("a", newline="") as stream:
-        writer = csv.writer(stream)
-        if fresh:
-            writer.writerow(["epoch", "loss", "validation_balanced_accuracy", "validation_loss"])
-        writer.writerow([epoch, f"{loss:.5f}", f"{figure:.5f}", f"{validation_loss:.5f}"])
+    """Add the epoch's line; lines of epochs that a killed run did not save are replaced."""
+    lines = _read_log(path, epoch)
+    lines.append([str(epoch), f"{loss:.5f}", f"{figure:.5f}", f"{validation_loss:.5f}"])
+    part = path.with_suffix(".part")
+    with part.open("w", newline="") as stream:
+        csv.writer(stream).writerows([_LOG_COLUMNS, *lines])
+    os.replace(part, path)
+
+
+def _read_log(path: Path, before: int) -> list[list[str]]:
+    try:
+        with path.open(newline="") as stream:
+            return [line for line in list(csv.reader(stream))[1:] if int(line[0]) < before]
+    except FileNotFoundError:
+        return []

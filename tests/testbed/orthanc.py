@@ -57,7 +57,10 @@ class Orthanc:
             )
         wait_for_port(self.port, self._process)
         wait_for_port(self._http_port, self._process)
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{self._http_port}", timeout=60)
+        # Orthanc ends a connection that was kept alive at a moment of its own: a request may just then be lost.
+        one_request_each = httpx.Limits(max_keepalive_connections=0)
+        url = f"http://127.0.0.1:{self._http_port}"
+        self._client = httpx.Client(base_url=url, timeout=60, limits=one_request_each)
         return self
 
     def stop(self) -> None:

@@ -21,6 +21,7 @@ from monai_train.sampling import make_sampler
 from monai_train.train import (
     BEST,
     CHECKPOINT,
+    LOG,
     DivergedError,
     learning_rate,
     loss_of,
@@ -62,13 +63,17 @@ def test_resume_after_sigkill_is_exact(tiny_data: Path, tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
-    assert read_checkpoint(tmp_path / "killed" / CHECKPOINT)["epoch"] < 3
+    done = read_checkpoint(tmp_path / "killed" / CHECKPOINT)["epoch"]
+    assert done < 3
+    with (tmp_path / "killed" / LOG).open("a") as stream:
+        stream.write(f"{done + 1},9,9,9\r\n")  # as a kill between the log and the checkpoint would leave it
     train(tiny_data, tmp_path / "killed", config)
     train(tiny_data, tmp_path / "whole", config)
     killed, whole = (read_checkpoint(tmp_path / name / CHECKPOINT) for name in ("killed", "whole"))
     for key in ("model", "average"):
         assert all(torch.equal(killed[key][name], value) for name, value in whole[key].items())
     assert killed["epoch"] == whole["epoch"] == 3
+    assert (tmp_path / "killed" / LOG).read_text() == (tmp_path / "whole" / LOG).read_text()
 
 
 def test_run_folder_of_another_config_is_refused(tiny_data: Path, tiny_run: Path) -> None:
