@@ -56,8 +56,10 @@ def places_in_brain(images: Images, generator: torch.Generator, tries: int = 12)
 
 def paste(
     heads: Images, donors: Images, boxes: torch.Tensor, places: torch.Tensor, generator: torch.Generator
-) -> Images:
+) -> tuple[Images, torch.Tensor]:
     """The content of each donor's box, turned, scaled, flipped and re-levelled, at `places` of the heads.
+
+    Returns the images and where the content lies, [n, 1, s, s] from 0 to 1.
 
     The seam is a feathered, irregular ellipse; the donor's surroundings are matched in level to the head's, and one
     lesion in four has its contrast turned round, since a tumour may be brighter or darker than the tissue around it.
@@ -86,11 +88,14 @@ def paste(
     sign = _as_column(1 - 2 * _chosen(n, 0.25, generator).float())
     content: Images = level_here + sign * gain * (moved - level_there)
     pasted: Images = heads * (1 - mask) + content.clamp(0, 1) * mask
-    return pasted.clamp(0, 1)
+    return pasted.clamp(0, 1), mask
 
 
-def simulate_lesions(heads: Images, places: torch.Tensor, generator: torch.Generator) -> Images:
-    """A mass in every head: bright, dark or ring-like, irregular, in half of them with oedema around it."""
+def simulate_lesions(heads: Images, places: torch.Tensor, generator: torch.Generator) -> tuple[Images, torch.Tensor]:
+    """A mass in every head: bright, dark or ring-like, irregular, in half of them with oedema around it.
+
+    Returns the images and where the mass lies, [n, 1, s, s] from 0 to 1.
+    """
     n, size = len(heads), heads.shape[-1]
     angle = _uniform(n, 0, math.pi, generator)[:, None, None]
     offset = _pixel_grid(size)[None] - places[:, None, None, :]
@@ -118,7 +123,7 @@ def simulate_lesions(heads: Images, places: torch.Tensor, generator: torch.Gener
     dimmed = heads * _as_column(_uniform(n, 0.5, 0.9, generator))
     level = functional.avg_pool2d(dimmed, 15, stride=1, padding=7)
     given_way = dimmed * (1 - 0.7 * body) + level * 0.7 * body
-    return (given_way + added * tissue).clamp(0, 1)
+    return (given_way + added * tissue).clamp(0, 1), body
 
 
 def _place_and_scale(images: Images, settings: Augmentation, generator: torch.Generator) -> Images:
@@ -164,9 +169,13 @@ def _soften(images: Images, settings: Augmentation, generator: torch.Generator) 
 
 
 def augment(images: Images, settings: Augmentation, generator: torch.Generator) -> Images:
-    """Geometry, contrast, bias field, resolution and noise: [n, 1, s, s] in [0, 1] → the same."""
+    """Geometry, contrast, bias field, resolution and noise: [n, channels, s, s] in [0, 1] → the same.
+
+    The first channel is the picture; the others, masks of it, follow its geometry alone.
+    """
     n, size = len(images), images.shape[-1]
-    images = _place_and_scale(images, settings, generator)
+    placed = _place_and_scale(images, settings, generator)
+    images, masks = placed[:, :1], placed[:, 1:]
     images = torch.where(_as_column(_chosen(n, settings.remap, generator)), _remap(images, generator), images)
     images = torch.where(_as_column(_chosen(n, settings.invert, generator)), _invert(images), images)
     gamma = (_uniform(n, -1, 1, generator) * settings.gamma).exp()
@@ -176,4 +185,5 @@ def augment(images: Images, settings: Augmentation, generator: torch.Generator) 
     images = images * _as_column(_uniform(n, 0.5, 1.2, generator))
     images = _soften(images, settings, generator)
     deviation = _as_column(_uniform(n, 0, 1, generator) ** 2 * settings.noise)
-    return (images + torch.randn(images.shape, generator=generator) * deviation).clamp(0, 1)
+    noisy = (images + torch.randn(images.shape, generator=generator) * deviation).clamp(0, 1)
+    return torch.cat([noisy, masks], dim=1)

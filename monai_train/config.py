@@ -75,6 +75,7 @@ class TrainConfig(_Strict):
     weight_decay: float = Field(0.05, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     label_smoothing: float = Field(0.05, ge=0, lt=1)
+    map_loss: float = Field(0.0, ge=0)  # weight of the loss that asks the class's map to lie on the marked tumour
     ema_decay: float = Field(0.995, ge=0, lt=1)
     warm_up: float = Field(0.15, gt=0, lt=1)  # share of the steps in which the one-cycle rate rises
     patience: int | None = Field(None, ge=1)  # epochs without a better validation figure before stopping

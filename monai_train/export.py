@@ -56,6 +56,7 @@ from monai_train.train import BEST, HEALTHY, read_checkpoint
 from worker.errors import StartError
 from worker.inference.bundle import FeatureStatistics, load_bundle
 from worker.inference.golden import check_golden, golden_case
+from worker.inference.run_bundle import MONAI_ENTRY
 from worker.inference.run_model import OpenVinoEngine, TorchEngine
 from worker.inference.summarise import distance_and_residual, slice_probabilities
 from worker.values import FloatArray
@@ -222,7 +223,8 @@ def _write_configs(folder: Path, parts: _Parts, version: str) -> None:
     network = json.dumps(network_definition(parts.config.network, len(CLASS_NAMES)), indent=2)
     # The preprocessing definition goes in byte for byte, so the text is put together rather than dumped.
     preprocessing = PREPROCESSING_FILE.read_text().strip()
-    text = f'{{\n"preprocessing": {preprocessing},\n"network_def": {network}\n}}\n'
+    entry = json.dumps(MONAI_ENTRY, indent=2).removeprefix("{\n").removesuffix("\n}")
+    text = f'{{\n"preprocessing": {preprocessing},\n"network_def": {network},\n{entry}\n}}\n'
     (folder / "inference.json").write_text(text)
     size = read_preprocessing().size
     image = {"type": "image", "format": "magnitude", "modality": "MR", "num_channels": 1, "spatial_shape": [size, size]}

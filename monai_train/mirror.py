@@ -27,8 +27,8 @@ class Mirrors:
     doubled: torch.Tensor
 
 
-def _box_mask(boxes: torch.Tensor, size: int, margin: float) -> torch.Tensor:
-    """[n, 4] fractions → bool [n, 1, size, size]."""
+def box_mask(boxes: torch.Tensor, size: int, margin: float) -> torch.Tensor:
+    """[n, 4] fractions → bool [n, 1, size, size]; nothing for a box of NaN."""
     axis = (torch.arange(size) + 0.5) / size
     half = boxes[:, 2:] * margin / 2
     across = (axis[None] - boxes[:, :1]).abs() <= half[:, :1]
@@ -38,7 +38,7 @@ def _box_mask(boxes: torch.Tensor, size: int, margin: float) -> torch.Tensor:
 
 def _symmetry(images: torch.Tensor, boxes: torch.Tensor, shift: int) -> torch.Tensor:
     """Correlation [n] of each image with its mirror image moved by `shift` pixels, tumours left out."""
-    boxed = _box_mask(boxes, images.shape[-1], _MARGIN)
+    boxed = box_mask(boxes, images.shape[-1], _MARGIN)
     other = images.flip(3).roll(shift, 3)
     used = ~(boxed | boxed.flip(3).roll(shift, 3)) & ((images > BACKGROUND) | (other > BACKGROUND))
     weight = used / used.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)

@@ -28,8 +28,8 @@ class Outputs(NamedTuple):
     maps: torch.Tensor
 
 
-def _resnet(block: str, layers: list[int], width: int) -> dict[str, Any]:
-    return {
+def _resnet(block: str, layers: list[int], width: int, pooled_stem: bool = True) -> dict[str, Any]:
+    definition: dict[str, Any] = {
         "_target_": "monai.networks.nets.ResNet",
         "block": block,
         "layers": layers,
@@ -39,6 +39,7 @@ def _resnet(block: str, layers: list[int], width: int) -> dict[str, Any]:
         "conv1_t_stride": 2,
         "bias_downsample": False,
     }
+    return definition if pooled_stem else {**definition, "no_max_pool": True}
 
 
 def _densenet(blocks: list[int]) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def _densenet(blocks: list[int]) -> dict[str, Any]:
 DEFINITIONS: dict[str, dict[str, Any]] = {
     "resnet18": _resnet("basic", [2, 2, 2, 2], 64),
     "resnet18-slim": _resnet("basic", [2, 2, 2, 2], 32),  # 2.8 million weights: a quarter of the time and size
+    "resnet18-fine": _resnet("basic", [2, 2, 2, 2], 32, pooled_stem=False),  # slim, its maps twice as fine
     "resnet34": _resnet("basic", [3, 4, 6, 3], 64),
     "resnet50": _resnet("bottleneck", [3, 4, 6, 3], 64),
     "densenet121": _densenet([6, 12, 24, 16]),
@@ -95,7 +97,8 @@ class Classifier(nn.Module):
         if isinstance(net, Pooled):
             return net.spatial(image), net.head
         if self._target == "ResNet":
-            stem = net.maxpool(net.act(net.bn1(net.conv1(image))))
+            stem = net.act(net.bn1(net.conv1(image)))
+            stem = stem if net.no_max_pool else net.maxpool(stem)
             return net.layer4(net.layer3(net.layer2(net.layer1(stem)))), net.fc
         if self._target == "DenseNet":
             return net.class_layers.relu(net.features(image)), net.class_layers.out

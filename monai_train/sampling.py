@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from monai_train.augment import augment, paste, places_in_brain, simulate_lesions
 from monai_train.config import ANY_TUMOUR, NO_TUMOUR, TrainConfig
 from monai_train.dataset import Pictures
-from monai_train.mirror import Mirrors, mirrored
+from monai_train.mirror import Mirrors, box_mask, mirrored
 from worker.errors import StartError
 
 _FEWEST = 2  # pictures a class
+
+
+class Batch(NamedTuple):
+    """images float32 [n, 1, s, s] in [0, 1]; labels int64 [n], some of them ANY_TUMOUR.
+
+    `tumours` float32 [n, 1, s, s] is 1 where the tumour lies; all 0 where there is none or nobody marked it.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    tumours: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -27,16 +39,17 @@ class Sampler:
     config: TrainConfig
     healthy: torch.Tensor  # uint8 [m, 1, s, s], m may be 0
 
-    def batch(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """images float32 [size, 1, s, s] in [0, 1] and labels int64 [size], some of them ANY_TUMOUR."""
+    def batch(self, size: int, generator: torch.Generator) -> Batch:
+        """A batch of `size` pictures, drawn and changed at random."""
         recipes = list(self.config.shares.model_dump().items())
         wanted = torch.tensor([self._possible(name) * share for name, share in recipes])
         drawn = torch.multinomial(wanted, size, replacement=True, generator=generator).bincount(minlength=len(recipes))
         parts = [
             self._make(name, int(count), generator) for (name, _), count in zip(recipes, drawn, strict=True) if count
         ]
-        images = augment(torch.cat([part[0] for part in parts]), self.config.augmentation, generator)
-        return images, torch.cat([part[1] for part in parts])
+        stacked = torch.cat([torch.cat([part.images, part.tumours], dim=1) for part in parts])
+        changed = augment(stacked, self.config.augmentation, generator)
+        return Batch(changed[:, :1], torch.cat([part.labels for part in parts]), changed[:, 1:])
 
     def _possible(self, recipe: str) -> float:
         if recipe in ("mirrored_tumour", "tumour_removed"):
@@ -69,30 +82,36 @@ class Sampler:
             heads[swapped] = self.healthy[chosen[swapped]].float() / 255
         return heads
 
-    def _make(self, recipe: str, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def _make(self, recipe: str, count: int, generator: torch.Generator) -> Batch:
         labels = self.pictures.labels
         if recipe == "tumour":
             index = self._draw(labels != NO_TUMOUR, count, generator)
-            return self._images(index), labels[index]
+            images = self._images(index)
+            return Batch(images, labels[index], box_mask(self.pictures.boxes[index], images.shape[-1], 1).float())
         if recipe == "no_tumour":
-            return self._without_tumour(count, generator), torch.full((count,), NO_TUMOUR)
+            return _unmarked(self._without_tumour(count, generator), torch.full((count,), NO_TUMOUR))
         if recipe in ("mirrored_tumour", "tumour_removed"):
             chosen = torch.multinomial(self.weights[self.mirrors.index], count, replacement=True, generator=generator)
             if recipe == "tumour_removed":
-                return self.mirrors.removed[chosen].float() / 255, torch.full((count,), NO_TUMOUR)
-            return self.mirrors.doubled[chosen].float() / 255, labels[self.mirrors.index[chosen]]
+                return _unmarked(self.mirrors.removed[chosen].float() / 255, torch.full((count,), NO_TUMOUR))
+            return _unmarked(self.mirrors.doubled[chosen].float() / 255, labels[self.mirrors.index[chosen]])
         heads = self._heads(count, generator)
         places = places_in_brain(heads, generator)
         if recipe == "simulated_lesion":
-            return simulate_lesions(heads, places, generator), torch.full((count,), ANY_TUMOUR)
+            images, tumours = simulate_lesions(heads, places, generator)
+            return Batch(images, torch.full((count,), ANY_TUMOUR), tumours)
         if recipe == "pasted_lesion":
             index = self._draw(self.pictures.boxes.isfinite().all(dim=1), count, generator)
-            made = paste(heads, self._images(index), self.pictures.boxes[index], places, generator)
-            return made, torch.full((count,), ANY_TUMOUR)
+            images, tumours = paste(heads, self._images(index), self.pictures.boxes[index], places, generator)
+            return Batch(images, torch.full((count,), ANY_TUMOUR), tumours)
         donors = self._heads(count, generator)
         extent = 0.08 + 0.14 * torch.rand(count, 2, generator=generator)
         boxes = torch.cat([places_in_brain(donors, generator), extent], dim=1)
-        return paste(heads, donors, boxes, places, generator), torch.full((count,), NO_TUMOUR)
+        return _unmarked(paste(heads, donors, boxes, places, generator)[0], torch.full((count,), NO_TUMOUR))
+
+
+def _unmarked(images: torch.Tensor, labels: torch.Tensor) -> Batch:
+    return Batch(images, labels, torch.zeros_like(images))
 
 
 def make_sampler(

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
+from monai_train.baselines import Flat
 from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, TrainConfig
 from monai_train.dataset import (
     Pictures,
@@ -45,6 +46,7 @@ CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
 LOG = "log.csv"
 HEALTHY = "healthy.npy"
+_TUMOURS = [i for i in range(len(CLASS_NAMES)) if i != NO_TUMOUR]
 _LOG_COLUMNS = ["epoch", "loss", "validation_balanced_accuracy", "validation_loss"]
 
 
@@ -68,11 +70,26 @@ def loss_of(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> tor
     """Cross entropy; for ANY_TUMOUR, of the sum of the tumour classes. logits [n, 4], labels [n] → scalar."""
     log_probabilities = logits.float().log_softmax(dim=1)
     kind_known = labels != ANY_TUMOUR
-    tumours = [i for i in range(len(CLASS_NAMES)) if i != NO_TUMOUR]
-    any_tumour = -log_probabilities[:, tumours].logsumexp(dim=1)
+    any_tumour = -log_probabilities[:, _TUMOURS].logsumexp(dim=1)
     exact = -log_probabilities.gather(1, labels.clamp(max=len(CLASS_NAMES) - 1)[:, None])[:, 0]
     exact = (1 - smoothing) * exact - smoothing * log_probabilities.mean(dim=1)
     return torch.where(kind_known, exact, any_tumour).mean()
+
+
+def map_loss_of(maps: torch.Tensor, labels: torch.Tensor, tumours: torch.Tensor) -> torch.Tensor:
+    """How far the evidence for the label lies from the marked tumour: maps [n, 4, h, w], labels [n] → scalar.
+
+    Cross entropy between the share of the tumour (`tumours` [n, 1, s, s]) in every cell and the class's map as
+    a distribution over the cells. Pictures without a marked tumour do not count. A classifier may find the class by
+    the scanner or the contrast; this asks it to find the tumour.
+    """
+    cover = nn.functional.adaptive_avg_pool2d(tumours, (maps.shape[2], maps.shape[3])).flatten(1)
+    total = cover.sum(dim=1)
+    evidence = torch.cat([maps, maps[:, _TUMOURS].logsumexp(dim=1, keepdim=True)], dim=1).flatten(2).float()
+    of_label = evidence[torch.arange(len(labels), device=labels.device), labels].log_softmax(dim=1)
+    marked = (total > 0).float()
+    losses = -(cover / total.clamp(min=1e-6)[:, None] * of_label).sum(dim=1)
+    return (losses * marked).sum() / marked.sum().clamp(min=1)
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
@@ -94,14 +111,17 @@ def train_epoch(state: State, sampler: Sampler, config: TrainConfig, progress: P
     total = 0.0
     state.model.train()
     for index in range(batches):
-        images, labels = sampler.batch(config.batch, generator)
+        images, labels, tumours = sampler.batch(config.batch, generator)
         images = images.to(config.device, memory_format=torch.channels_last)
+        labels = labels.to(config.device)
         rate = learning_rate(config, state.epoch * batches + index, config.epochs * batches)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(config.device, dtype=torch.bfloat16, enabled=config.mixed_precision):
-            logits = state.model(images).logits
-        loss = loss_of(logits, labels.to(config.device), config.label_smoothing)
+            found = state.model(images)
+        loss = loss_of(found.logits, labels, config.label_smoothing)
+        if config.map_loss:
+            loss = loss + config.map_loss * map_loss_of(found.maps, labels, tumours.to(config.device))
         if not torch.isfinite(loss):
             raise DivergedError(f"the loss is not a number in epoch {state.epoch + 1}: try a lower learning rate")
         state.optimizer.zero_grad(set_to_none=True)
@@ -253,6 +273,8 @@ def train(
         "healthy_sha256": healthy_sha256,
     }
     state = new_state(config)
+    if config.map_loss and isinstance(state.model.net, Flat):
+        raise StartError("no-maps", f"{config.network} has no activation maps: its map_loss must be 0")
     if (run / CHECKPOINT).exists():
         _check_same(run, config)
         provenance = _resume(run / CHECKPOINT, state, provenance)

@@ -60,7 +60,7 @@ def test_paste_changes_the_head_around_the_place_only() -> None:
     images, donors = heads(), heads("glioma")
     boxes = torch.tensor([[0.675, 0.55, 0.16, 0.16]]).repeat(6, 1)
     places = torch.full((6, 2), 0.5)
-    pasted = paste(images, donors, boxes, places, seeded())
+    pasted, _ = paste(images, donors, boxes, places, seeded())
     difference = (pasted - images).abs()
     assert (difference[:, :, 40:56, 40:56].mean(dim=(1, 2, 3)) > 0.02).all()
     assert difference[:, :, :20].max() < 0.05
@@ -68,7 +68,7 @@ def test_paste_changes_the_head_around_the_place_only() -> None:
 
 def test_simulated_lesions_change_every_head() -> None:
     images = heads(count=16)
-    changed = simulate_lesions(images, torch.full((16, 2), 0.5), seeded())
+    changed, _ = simulate_lesions(images, torch.full((16, 2), 0.5), seeded())
     assert ((changed - images).abs().amax(dim=(1, 2, 3)) > 0.1).all()
     assert changed[:, :, :3, :3].max() < 0.05
 

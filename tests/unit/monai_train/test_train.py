@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from monai_train.config import ANY_TUMOUR, TrainConfig, read_config
+from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, Shares, TrainConfig, read_config
 from monai_train.dataset import Role, load_pictures, read_manifest, read_preprocessing, split_roles
 from monai_train.pretrained import load_weights
 from monai_train.sampling import make_sampler
@@ -25,6 +25,7 @@ from monai_train.train import (
     DivergedError,
     learning_rate,
     loss_of,
+    map_loss_of,
     new_state,
     read_checkpoint,
     save,
@@ -45,6 +46,36 @@ def test_checkpoint_says_where_it_comes_from(tiny_run: Path) -> None:
     content = read_checkpoint(tiny_run / BEST)
     assert TrainConfig.model_validate_json(content["config"]) == TINY
     assert {"data_sha256", "split_sha256", "commit"} <= content["provenance"].keys()
+
+
+def test_map_loss_asks_for_evidence_on_the_marked_tumour() -> None:
+    tumours = torch.zeros(3, 1, 16, 16)
+    tumours[:2, :, 4:8, 8:12] = 1  # the cell of row 1 and column 2 of 4
+    labels = torch.tensor([0, ANY_TUMOUR, 3])
+    there, elsewhere = torch.zeros(3, 4, 4, 4), torch.zeros(3, 4, 4, 4)
+    there[:, :2, 1, 2] = 8
+    elsewhere[:, :2, 3, 0] = 8
+    assert map_loss_of(there, labels, tumours) < 0.1
+    assert map_loss_of(elsewhere, labels, tumours) > 5
+    assert map_loss_of(elsewhere[2:], labels[2:], tumours[2:]) == 0  # nothing is marked
+
+
+def test_network_without_maps_refuses_the_map_loss(tiny_data: Path, tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"network": "c-linear", "map_loss": 0.5})
+    with pytest.raises(StartError, match="no activation maps"):
+        train(tiny_data, tmp_path / "run", config)
+
+
+def test_marks_follow_the_picture(tiny_data: Path) -> None:
+    rows = read_manifest(tiny_data)
+    pictures = load_pictures(tiny_data, rows, read_preprocessing())
+    even = Shares.model_validate(dict.fromkeys(Shares.model_fields, 1))
+    config = TINY.model_copy(update={"shares": even})
+    batch = make_sampler(pictures, range(len(rows)), config, CLASS_NAMES).batch(64, torch.Generator().manual_seed(0))
+    assert batch.tumours.shape == batch.images.shape
+    marked = batch.tumours.sum(dim=(1, 2, 3)) > 0
+    assert not marked[batch.labels == NO_TUMOUR].any()
+    assert marked[batch.labels == ANY_TUMOUR].float().mean() > 0.8  # a few are moved out of the picture
 
 
 def test_resume_after_sigkill_is_exact(tiny_data: Path, tmp_path: Path) -> None:
@@ -129,8 +160,8 @@ def test_every_recipe_makes_pictures_of_its_class(tiny_data: Path) -> None:
     config = TrainConfig(external=("outside",))
     sampler = make_sampler(pictures, chosen, config, ["a", "b", "c", "d"])
     assert len(sampler.mirrors.index) > 0
-    images, labels = sampler.batch(64, torch.Generator().manual_seed(0))
-    assert images.shape == (64, 1, 160, 160)
+    images, labels, _ = sampler.batch(64, torch.Generator().manual_seed(0))
+    assert images.shape == (64, 1, 128, 128)
     assert set(labels.tolist()) == {0, 1, 2, 3, ANY_TUMOUR}
     assert images.min() >= 0
     assert images.max() <= 1
