@@ -77,6 +77,11 @@ class ObjectKind(StrEnum):
     PICTURE = "picture"
 
 
+class TokenRole(StrEnum):
+    READ = "read"
+    OPERATE = "operate"
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware UTC datetime on every database; SQLite keeps no time zone, so none is stored there."""
 
@@ -117,9 +122,24 @@ class Base(DeclarativeBase):
     }
 
 
+def _searched(length: int) -> String:
+    """Text that is searched by its beginning: in byte order on PostgreSQL too, so that an index serves it."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
 def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
     listed = ", ".join(f"'{one.value}'" for one in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+class SeriesStatus(StrEnum):
+    """What became of a series, as a person is told it."""
+
+    CLASSIFIED = "classified"
+    NOT_ASSESSED = "not-assessed"
+    REFUSED = "refused"
+    FAILED = "failed"
+    PENDING = "pending"
 
 
 class AssociationRow(Base):
@@ -143,9 +163,9 @@ class SeriesRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     series_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
-    patient_id: Mapped[str] = mapped_column(String(64), index=True)
-    patient_name: Mapped[str] = mapped_column(String(324))
-    accession_number: Mapped[str] = mapped_column(String(16), index=True)
+    patient_id: Mapped[str] = mapped_column(_searched(64), index=True)
+    patient_name: Mapped[str] = mapped_column(_searched(324), index=True)
+    accession_number: Mapped[str] = mapped_column(_searched(16), index=True)
     study_date: Mapped[str] = mapped_column(String(8))
     modality: Mapped[str] = mapped_column(String(16))
     series_description: Mapped[str] = mapped_column(String(64))
@@ -155,11 +175,19 @@ class SeriesRow(Base):
     created_at: Mapped[datetime]
     last_received_at: Mapped[datetime]
     settled_at: Mapped[datetime | None]
+    # The answer as searches see it; `store.answer_series` alone writes it, from the series, its jobs and its results.
+    status: Mapped[str] = mapped_column(String(16), default=SeriesStatus.PENDING)
+    label: Mapped[str | None] = mapped_column(String(64))
+    probability: Mapped[float | None]
+    answered_job_id: Mapped[int | None]  # the last job that ended
 
     __table_args__ = (
         _one_of("state", SeriesState),
+        _one_of("status", SeriesStatus),
         Index(None, "state", "last_received_at"),
         Index(None, "created_at", "id"),
+        Index(None, "status", "created_at", "id"),
+        Index(None, "label", "created_at", "id"),
     )
 
 
@@ -258,7 +286,7 @@ class ResultRow(Base):
         CheckConstraint("(status = 'classified') = (reason IS NULL)", name="reason"),
         CheckConstraint("probability IS NULL OR probability BETWEEN 0 AND 1", name="probability"),
         Index(None, "series_id", "id"),
-        Index(None, "label", "probability"),
+        Index(None, "created_at"),
     )
 
 
@@ -273,6 +301,7 @@ class SliceResultRow(Base):
     probabilities: Mapped[list[float]]
     in_distribution: Mapped[bool]
     deciding: Mapped[bool]
+    activation: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # as values.Activation
 
 
 class ObjectRow(Base):
@@ -321,4 +350,46 @@ class DeliveryRow(Base):
         _one_of("commitment", Commitment),
         CheckConstraint("(state = 'sending') = (lease_owner IS NOT NULL)", name="lease"),
         Index(None, "destination", "state", "not_before", "id"),
+        Index(None, "state", "id"),
     )
+
+
+class TokenRow(Base):
+    """A token of the web interface; never deleted, so that the audit trail's names stay unambiguous."""
+
+    __tablename__ = "token"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(16), unique=True)  # the public part, by which it is found
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    secret_sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+    __table_args__ = (_one_of("role", TokenRole),)
+
+
+class WebSessionRow(Base):
+    """A browser that signed in with a token."""
+
+    __tablename__ = "web_session"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token_id: Mapped[int] = mapped_column(ForeignKey("token.id"), index=True)
+    secret_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class AuditChainRow(Base):
+    """How far the audit trail of a host has come, kept apart from its files: what is cut off them is missed."""
+
+    __tablename__ = "audit_chain"
+
+    host: Mapped[str] = mapped_column(String(128), primary_key=True)
+    records: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))  # of the last of them
+    anchored_at: Mapped[datetime]
+    fault: Mapped[str | None] = mapped_column(String(64))  # why records could not be written; null while all is well

@@ -13,6 +13,10 @@ branch_labels = None
 depends_on = None
 
 
+def _searched(length: int) -> sa.String:
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
 def upgrade() -> None:
     op.create_table(
         "association",
@@ -41,9 +45,9 @@ def upgrade() -> None:
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
         sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("patient_id", sa.String(length=64), nullable=False),
-        sa.Column("patient_name", sa.String(length=324), nullable=False),
-        sa.Column("accession_number", sa.String(length=16), nullable=False),
+        sa.Column("patient_id", _searched(64), nullable=False),
+        sa.Column("patient_name", _searched(324), nullable=False),
+        sa.Column("accession_number", _searched(16), nullable=False),
         sa.Column("study_date", sa.String(length=8), nullable=False),
         sa.Column("modality", sa.String(length=16), nullable=False),
         sa.Column("series_description", sa.String(length=64), nullable=False),
@@ -53,14 +57,24 @@ def upgrade() -> None:
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("last_received_at", UtcDateTime(), nullable=False),
         sa.Column("settled_at", UtcDateTime(), nullable=True),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("label", sa.String(length=64), nullable=True),
+        sa.Column("probability", sa.Double(), nullable=True),
+        sa.Column("answered_job_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.CheckConstraint("state IN ('open', 'queued', 'refused')", name=op.f("ck_series_state")),
+        sa.CheckConstraint(
+            "status IN ('classified', 'not-assessed', 'refused', 'failed', 'pending')", name=op.f("ck_series_status")
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_series")),
         sa.UniqueConstraint("series_instance_uid", name=op.f("uq_series_series_instance_uid")),
     )
     op.create_index(op.f("ix_series_accession_number"), "series", ["accession_number"])
     op.create_index(op.f("ix_series_created_at_id"), "series", ["created_at", "id"])
+    op.create_index(op.f("ix_series_label_created_at_id"), "series", ["label", "created_at", "id"])
     op.create_index(op.f("ix_series_patient_id"), "series", ["patient_id"])
+    op.create_index(op.f("ix_series_patient_name"), "series", ["patient_name"])
     op.create_index(op.f("ix_series_state_last_received_at"), "series", ["state", "last_received_at"])
+    op.create_index(op.f("ix_series_status_created_at_id"), "series", ["status", "created_at", "id"])
     op.create_index(op.f("ix_series_study_instance_uid"), "series", ["study_instance_uid"])
 
     op.create_table(
@@ -138,7 +152,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_result")),
         sa.UniqueConstraint("job_id", name=op.f("uq_result_job_id")),
     )
-    op.create_index(op.f("ix_result_label_probability"), "result", ["label", "probability"])
+    op.create_index(op.f("ix_result_created_at"), "result", ["created_at"])
     op.create_index(op.f("ix_result_series_id_id"), "result", ["series_id", "id"])
 
     op.create_table(
@@ -182,6 +196,7 @@ def upgrade() -> None:
         sa.Column("probabilities", sa.JSON(), nullable=False),
         sa.Column("in_distribution", sa.Boolean(), nullable=False),
         sa.Column("deciding", sa.Boolean(), nullable=False),
+        sa.Column("activation", sa.JSON(none_as_null=True), nullable=True),
         sa.ForeignKeyConstraint(["instance_id"], ["instance.id"], name=op.f("fk_slice_result_instance_id_instance")),
         sa.ForeignKeyConstraint(["result_id"], ["result.id"], name=op.f("fk_slice_result_result_id_result")),
         sa.PrimaryKeyConstraint("result_id", "ordinal", name=op.f("pk_slice_result")),
@@ -214,13 +229,54 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
         sa.UniqueConstraint("object_id", "destination", name=op.f("uq_delivery_object_id_destination")),
     )
+    op.create_index(op.f("ix_delivery_state_id"), "delivery", ["state", "id"])
     op.create_index(op.f("ix_delivery_transaction_uid"), "delivery", ["transaction_uid"])
     op.create_index(
         op.f("ix_delivery_destination_state_not_before_id"), "delivery", ["destination", "state", "not_before", "id"]
     )
 
+    op.create_table(
+        "token",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("key", sa.String(length=16), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("role", sa.String(length=16), nullable=False),
+        sa.Column("secret_sha256", sa.String(length=64), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("expires_at", UtcDateTime(), nullable=True),
+        sa.Column("revoked_at", UtcDateTime(), nullable=True),
+        sa.CheckConstraint("role IN ('read', 'operate')", name=op.f("ck_token_role")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_token")),
+        sa.UniqueConstraint("key", name=op.f("uq_token_key")),
+        sa.UniqueConstraint("name", name=op.f("uq_token_name")),
+    )
+    op.create_table(
+        "web_session",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("token_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("secret_sha256", sa.String(length=64), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("expires_at", UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(["token_id"], ["token.id"], name=op.f("fk_web_session_token_id_token")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_web_session")),
+        sa.UniqueConstraint("secret_sha256", name=op.f("uq_web_session_secret_sha256")),
+    )
+    op.create_index(op.f("ix_web_session_token_id"), "web_session", ["token_id"])
+    op.create_table(
+        "audit_chain",
+        sa.Column("host", sa.String(length=128), nullable=False),
+        sa.Column("records", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("anchored_at", UtcDateTime(), nullable=False),
+        sa.Column("fault", sa.String(length=64), nullable=True),
+        sa.PrimaryKeyConstraint("host", name=op.f("pk_audit_chain")),
+    )
+
 
 def downgrade() -> None:
+    op.drop_table("audit_chain")
+    op.drop_table("web_session")
+    op.drop_table("token")
     op.drop_table("delivery")
     op.drop_table("slice_result")
     op.drop_table("object")

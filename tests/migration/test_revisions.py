@@ -13,12 +13,12 @@ from sqlalchemy import inspect, text
 
 from tests.testbed import postgres
 from tests.testbed.instances import MODEL, classified, later, new_instance
-from worker import store
+from worker import access, store
 from worker.dicom import derive_uid
 from worker.errors import StartError
 from worker.migrate import alembic_config, migrate
 from worker.store import NewObject, Store
-from worker.tables import REVISION, Base, JobState, ObjectKind
+from worker.tables import REVISION, AuditChainRow, Base, JobState, ObjectKind, TokenRole
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -50,6 +50,9 @@ def _fill(database: Store) -> None:
         store.end_job(session, job.id, "me", JobState.DONE, later(1))
         objects = [NewObject(ObjectKind.REPORT, "1.2", derive_uid("x"), "objects/x", "00" * 32)]
         store.add_result(session, job, classified([new]), {new.sop_instance_uid: row.id}, objects, ["pacs"], later(1))
+        holder = access.check_token(session, access.add_token(session, "a", TokenRole.READ, later(1), None), later(1))
+        access.open_web_session(session, holder, later(1), later(2))
+        session.add(AuditChainRow(host="host", records=1, sha256="00" * 32, anchored_at=later(1)))
 
 
 def test_up_down_and_up_again_with_rows(database: Store) -> None:
