@@ -29,6 +29,7 @@ from worker.dicom import derive_uid
 from worker.inference.bundle import load_bundle
 from worker.inference.golden import golden_case
 from worker.inference.preprocess import Preprocessing, preprocess
+from worker.inference.run_bundle import MONAI_ENTRY
 from worker.inference.run_model import OpenVinoEngine
 from worker.values import FloatArray
 
@@ -43,6 +44,7 @@ NETWORK = {
     "conv1_t_stride": 2,
     "num_classes": 4,
 }
+_INFERENCE = {"preprocessing": PREPROCESSING.to_json(), "network_def": NETWORK, **MONAI_ENTRY}
 _BRAIN = {"value": "12738006", "scheme": "SCT", "meaning": "Brain"}
 _PITUITARY = {"value": "56329008", "scheme": "SCT", "meaning": "Pituitary"}
 CLASSES = [
@@ -79,7 +81,7 @@ def make_tiny_bundle(folder: Path, **changes: Any) -> Path:
     features = _write_networks(folder / "models", tensor)
     _write_statistics(folder / "models/features.safetensors", features)
     _write_json(folder / "configs/metadata.json", {"version": "0.0.1", "monai_version": "1.6", "task": "test"})
-    _write_json(folder / "configs/inference.json", {"preprocessing": PREPROCESSING.to_json(), "network_def": NETWORK})
+    _write_json(folder / "configs/inference.json", _INFERENCE)
     (folder / "docs/README.md").write_text("# Tiny test bundle\n\nRandom weights. It says nothing about any patient.\n")
     _write_json(folder / "golden/expected.json", {"tolerance": {"fp32": 0.001, "int8": 0.2}, "cases": []})
     write_worker_json(folder, **changes)

@@ -27,6 +27,7 @@ from worker.values import Code, FloatArray, ModelClass, ModelIdentity
 ALLOWED_TARGETS = frozenset(
     {
         "worker.inference.preprocess.Preprocessing",
+        "worker.inference.run_bundle.run_bundle",
         "monai.networks.nets.ResNet",
         "monai.networks.nets.DenseNet",
         "monai.networks.nets.SEResNet50",

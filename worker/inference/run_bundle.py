@@ -1,0 +1,75 @@
+"""`python -m monai.bundle run`: a bundle classifies a folder of DICOM files by itself, as the worker would.
+
+MONAI's configurations run Python by `$` expressions, which `load_bundle` refuses. The entry is therefore one component:
+MONAI calls `run_bundle` with the two values that its command line may replace.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+
+from worker.errors import NotAssessable, StartError
+from worker.inference.bundle import load_bundle
+from worker.inference.classify import classify
+from worker.inference.golden import check_golden
+from worker.inference.run_model import OpenVinoEngine
+
+# What an exporter adds to configs/inference.json.
+MONAI_ENTRY: dict[str, Any] = {
+    "bundle_root": ".",
+    "dicom": "dicom",
+    "run": {"_target_": "worker.inference.run_bundle.run_bundle", "bundle_root": "@bundle_root", "dicom": "@dicom"},
+}
+
+
+def run_bundle(bundle_root: str, dicom: str) -> None:
+    """Print the answer for every series below the folder (or file) `dicom` as a JSON list.
+
+    Ends the process with one line for a bundle that is not whole and a folder without a DICOM series.
+    """
+    try:
+        answers = classify_folder(Path(bundle_root), Path(dicom))
+    except StartError as error:
+        raise SystemExit(error.detail) from None  # MONAI would wrap any other exception twice
+    print(json.dumps(answers, indent=2))
+
+
+def classify_folder(bundle_root: Path, dicom: Path) -> list[dict[str, Any]]:
+    """What the bundle's int8 engine says of every series, once its golden cases hold. Raises StartError."""
+    bundle = load_bundle(bundle_root)
+    engine = OpenVinoEngine(bundle)
+    check_golden(bundle, engine)
+    answers: list[dict[str, Any]] = []
+    for uid, files in series_below(dicom).items():
+        answer: dict[str, Any] = {"series_instance_uid": uid, "instances": len(files)}
+        try:
+            result = classify(files, bundle, engine)
+        except NotAssessable as refusal:
+            answers.append({**answer, "status": "not-assessed", "reason": refusal.reason, "detail": refusal.detail})
+            continue
+        told = {key: getattr(result, key) for key in ("status", "label", "probability", "reason", "detail")}
+        answers.append({**answer, **told, "probabilities": dict(result.probabilities)})
+    return answers
+
+
+def series_below(path: Path) -> dict[str, list[Path]]:
+    """The DICOM files of a folder (searched through) or a file, by Series Instance UID; others are left out.
+
+    Raises StartError when there is none.
+    """
+    series: dict[str, list[Path]] = {}
+    for file in [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file()):
+        try:
+            header = dcmread(file, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True)
+        except (InvalidDicomError, OSError):
+            continue
+        if "SeriesInstanceUID" in header:
+            series.setdefault(str(header.SeriesInstanceUID), []).append(file)
+    if not series:
+        raise StartError("no-series", f"no DICOM series could be read in {path}: name a folder with --dicom")
+    return series
