@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -39,6 +39,7 @@ from worker.tables import (
     ResultRow,
     SeriesRow,
     SeriesState,
+    SeriesStatus,
     SliceResultRow,
 )
 from worker.values import ModelIdentity, SeriesResult
@@ -180,8 +181,11 @@ def add_instance(session: Session, new: NewInstance, now: datetime) -> InstanceR
         )
         session.add(series)
         session.flush()
+    was_refused = series.state == SeriesState.REFUSED
     series.state, series.reason, series.detail = SeriesState.OPEN, None, None
     series.last_received_at = now
+    if was_refused:
+        answer_series(session, [series.id])
     row = InstanceRow(
         series_id=series.id,
         association_id=new.association_id,
@@ -271,6 +275,8 @@ def instances_of(session: Session, series_id: int, last_instance_id: int | None 
 def refuse_series(series: SeriesRow, reason: str, detail: str, now: datetime) -> None:
     series.state, series.reason, series.detail = SeriesState.REFUSED, reason, detail[:DETAIL_LENGTH]
     series.settled_at = now
+    series.status, series.label, series.probability = SeriesStatus.REFUSED, None, None
+    series.answered_job_id = None
 
 
 def queue_series(session: Session, series: SeriesRow, model_id: int, now: datetime) -> JobRow | None:
@@ -404,9 +410,39 @@ def end_job(
     else:
         values["finished_at"] = now
     done = session.execute(
-        update(JobRow).where(JobRow.id == job_id, _leased_to(owner)).values(**values).returning(JobRow.id)
-    )
-    return done.first() is not None
+        update(JobRow).where(JobRow.id == job_id, _leased_to(owner)).values(**values).returning(JobRow.series_id)
+    ).first()
+    if done is not None and state == JobState.PARKED:
+        answer_series(session, [done.series_id])
+    return done is not None
+
+
+def answer_series(session: Session, series_ids: Sequence[int]) -> None:
+    """Bring what searches see of series up to date: the last job that ended tells, of a series that is not refused.
+
+    While a first job is under way the series is pending; an earlier answer stays in sight while a later job works.
+    """
+    for series_id in series_ids:
+        last = session.execute(
+            select(JobRow.id, JobRow.state, ResultRow.status, ResultRow.label, ResultRow.probability)
+            .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
+            .where(JobRow.series_id == series_id, JobRow.state.in_([JobState.DONE, JobState.PARKED]))
+            .order_by(JobRow.id.desc())
+            .limit(1)
+        ).first()
+        status: str = SeriesStatus.PENDING
+        if last is not None:
+            status = SeriesStatus.FAILED if last.state == JobState.PARKED else last.status or SeriesStatus.PENDING
+        session.execute(
+            update(SeriesRow)
+            .where(SeriesRow.id == series_id, SeriesRow.state != SeriesState.REFUSED)
+            .values(
+                status=status,
+                label=last.label if last else None,
+                probability=last.probability if last else None,
+                answered_job_id=last.id if last else None,
+            )
+        )
 
 
 def lease_owners(session: Session) -> set[str]:
@@ -431,7 +467,9 @@ def retry_parked_jobs(session: Session, job_ids: Sequence[int], now: datetime) -
         query = query.where(JobRow.id.in_(job_ids))
     fresh: dict[str, Any] = {"state": JobState.PENDING, "attempts": 0, "not_before": now, "reason": None}
     fresh |= {"detail": None, "finished_at": None}
-    return list(session.scalars(query.values(**fresh).returning(JobRow.id)))
+    tried = session.execute(query.values(**fresh).returning(JobRow.id, JobRow.series_id)).all()
+    answer_series(session, [one.series_id for one in tried])
+    return [one.id for one in tried]
 
 
 # --- results ---------------------------------------------------------------------------------------------------
@@ -485,6 +523,7 @@ def add_result(
             probabilities=list(one.probabilities),
             in_distribution=one.in_distribution,
             deciding=one.deciding,
+            activation=asdict(one.activation) if one.activation else None,
         )
         for ordinal, one in enumerate(result.slices)
     )
@@ -501,6 +540,7 @@ def add_result(
         session.flush()
         session.add_all(DeliveryRow(object_id=made.id, destination=name, not_before=now) for name in destinations)
     session.flush()
+    answer_series(session, [job.series_id])
     return row
 
 
@@ -618,17 +658,14 @@ def apply_commitment(session: Session, report: commitment.Report, now: datetime)
     return confirmed, again
 
 
-def retry_failed_deliveries(session: Session, now: datetime) -> list[int]:
-    """Failed deliveries back to pending."""
+def retry_failed_deliveries(session: Session, now: datetime, delivery_ids: Sequence[int] = ()) -> list[int]:
+    """Failed deliveries back to pending, all of them when no id is given; a named one that waits is tried now."""
+    chosen = DeliveryRow.state == DeliveryState.FAILED
+    if delivery_ids:
+        waits = DeliveryRow.state.in_([DeliveryState.FAILED, DeliveryState.PENDING])
+        chosen = and_(waits, DeliveryRow.id.in_(delivery_ids))
     fresh: dict[str, Any] = {"state": DeliveryState.PENDING, "rejections": 0, "not_before": now, "commitment": None}
-    return list(
-        session.scalars(
-            update(DeliveryRow)
-            .where(DeliveryRow.state == DeliveryState.FAILED)
-            .values(**fresh)
-            .returning(DeliveryRow.id)
-        )
-    )
+    return list(session.scalars(update(DeliveryRow).where(chosen).values(**fresh).returning(DeliveryRow.id)))
 
 
 # --- retention -------------------------------------------------------------------------------------------------
@@ -694,6 +731,7 @@ def restore_instance(session: Session, row: InstanceRow, now: datetime) -> None:
         .where(SeriesRow.id == row.series_id)
         .values(state=SeriesState.OPEN, reason=None, detail=None, last_received_at=now)
     )
+    answer_series(session, [row.series_id])
 
 
 def kept_files(session: Session) -> list[tuple[str, str]]:

@@ -65,6 +65,21 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class Activation:
+    """Where in a slice the model saw its class: a coarse map, and the square of the slice that it covers.
+
+    `rows` [h][w] in 0-255, parts of the slice's own peak. `top` and `height` are parts of the displayed slice's
+    height, `left` and `width` of its width; the square may reach beyond the slice.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    top: float
+    left: float
+    height: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
 class SliceResult:
     """The model's answer for one slice.
 
@@ -80,6 +95,7 @@ class SliceResult:
     probabilities: tuple[float, ...]  # in the order of ModelIdentity.classes, calibrated, sum 1
     in_distribution: bool
     deciding: bool
+    activation: Activation | None = None  # of the series' class; only a deciding slice of a classified series has one
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,11 @@ class Volume:
         shape, step = _picture_grid(frame)
         return np.rint(_crop(frame, self._window, 0.0, 0.0, step, shape) * 255).astype(np.uint8)
 
+    def part_of_picture(self, index: int) -> tuple[float, float, float, float]:
+        """The slice's square in parts of the displayed picture: top, left, height, width (see values.Activation)."""
+        square, (height, width) = self.squares[index], self._slices[index].extent
+        return square.top / height, square.left / width, square.side / height, square.side / width
+
     def on_picture(self, index: int, activation: FloatArray) -> FloatArray:
         """A map [h, w] over the slice's tensor, brought to the grid of `picture(index)`; 0 outside the crop."""
         square = self.squares[index]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from worker.inference.bundle import Bundle, FeatureStatistics
 from worker.inference.preprocess import Volume
 from worker.inference.run_model import Outputs
-from worker.values import DecidingPicture, FloatArray, ModelClass, ResultStatus, SeriesResult, SliceResult
+from worker.values import Activation, DecidingPicture, FloatArray, ModelClass, ResultStatus, SeriesResult, SliceResult
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -86,7 +87,10 @@ def summarise(volume: Volume, outputs: Outputs, bundle: Bundle) -> SeriesResult:
         probabilities=by_class,
         reason=None,
         detail=None,
-        slices=slices,
+        slices=tuple(
+            replace(one, activation=_activation(volume, index, outputs.maps[index, best])) if one.deciding else one
+            for index, one in enumerate(slices)
+        ),
         picture=DecidingPicture(shown, volume.picture(shown), activation),
     )
 
@@ -99,6 +103,12 @@ def normalised(activation_map: FloatArray) -> FloatArray:
     above = np.maximum(activation_map - activation_map.mean(), 0.0)
     peak = float(above.max())
     return np.asarray(above / peak if peak > 0 else above, np.float32)
+
+
+def _activation(volume: Volume, index: int, activation_map: FloatArray) -> Activation:
+    """The map of a slice as it is kept beside its probabilities."""
+    rows = np.rint(normalised(activation_map) * 255).astype(np.uint8)
+    return Activation(tuple(tuple(row) for row in rows.tolist()), *volume.part_of_picture(index))
 
 
 def _slice_results(

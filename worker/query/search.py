@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
-from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, select
+from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, true, tuple_
 from sqlalchemy.orm import Session
 
 from worker.tables import (
@@ -21,23 +21,46 @@ from worker.tables import (
     ObjectRow,
     ResultRow,
     SeriesRow,
-    SeriesState,
+    SeriesStatus,
     SliceResultRow,
+    UtcDateTime,
 )
 
+Status = SeriesStatus
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-class Status(StrEnum):
-    CLASSIFIED = "classified"
-    NOT_ASSESSED = "not-assessed"
-    REFUSED = "refused"
-    FAILED = "failed"
-    PENDING = "pending"
+
+_FEW = 500  # so many matches of a text are fetched by its indexes; more are so many that newest first finds a page soon
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A series' place in the list, newest first: where a page begins or ends, however many rows are before it."""
+
+    received_at: datetime
+    number: int
+
+    def __str__(self) -> str:
+        return f"{(self.received_at - _EPOCH) // timedelta(microseconds=1)}-{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """Raises ValueError for anything but what `str` of a place gives."""
+        if not re.fullmatch(r"\d{1,17}-\d{1,18}", text, re.ASCII):
+            raise ValueError("not a place in the list")
+        microseconds, _, number = text.partition("-")
+        return cls(_EPOCH + timedelta(microseconds=int(microseconds)), int(number))
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What to look for; None asks for anything. Dates are those of receiving, both included, in UTC."""
+    """What to look for; None asks for anything. Dates are those of receiving, both included, in UTC.
 
+    `text` is the beginning of a patient's ID or name or of an accession number, or a whole UID; nothing in it is a
+    wildcard. Only what lies beyond `older_than`, or before `newer_than`, is found.
+    """
+
+    text: str | None = None
     patient_id: str | None = None
     study_instance_uid: str | None = None
     series_instance_uid: str | None = None
@@ -48,6 +71,17 @@ class Search:
     until: date | None = None
     minimum_probability: float | None = None
     limit: int | None = 1000
+    older_than: Place | None = None
+    newer_than: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Answers, newest first, and where to go on; None at an end of the list."""
+
+    answers: tuple[SeriesAnswer, ...]
+    newer_than: Place | None
+    older_than: Place | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +144,25 @@ class SliceAnswer:
 
 def find_series(session: Session, search: Search) -> list[SeriesAnswer]:
     """Newest first."""
-    rows = session.execute(_query(search)).all()
+    return _answers(session, session.execute(_query(session, search)).all())
+
+
+def find_page(session: Session, search: Search, limit: int) -> Page:
+    """`limit` series and the places around them."""
+    rows = list(session.execute(_query(session, replace(search, limit=limit + 1))).all())
+    more, rows = len(rows) > limit, rows[:limit]
+    if search.newer_than is not None:
+        rows.reverse()
+    back = search.newer_than is not None
+    ends = [Place(row.SeriesRow.created_at, row.SeriesRow.id) for row in (rows[:1] + rows[-1:])]
+    return Page(
+        answers=tuple(_answers(session, rows)),
+        newer_than=ends[0] if ends and (more if back else search.older_than is not None) else None,
+        older_than=ends[-1] if ends and (back or more) else None,
+    )
+
+
+def _answers(session: Session, rows: Sequence[Any]) -> list[SeriesAnswer]:
     deliveries = _deliveries(session, [row.ResultRow.id for row in rows if row.ResultRow is not None])
     return [_answer(row, deliveries) for row in rows]
 
@@ -246,14 +298,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _query(search: Search) -> Select[Any]:
-    # The last job that ended tells; while a first one is still under way the series is pending.
-    last_ended = (
-        select(func.max(JobRow.id))
-        .where(JobRow.series_id == SeriesRow.id, JobRow.state.in_([JobState.DONE, JobState.PARKED]))
-        .correlate(SeriesRow)
-        .scalar_subquery()
-    )
+def _query(session: Session, search: Search) -> Select[Any]:
     instances = (
         select(func.count())
         .select_from(InstanceRow)
@@ -261,40 +306,63 @@ def _query(search: Search) -> Select[Any]:
         .correlate(SeriesRow)
         .scalar_subquery()
     )
-    status = case(
-        (SeriesRow.state == SeriesState.REFUSED, Status.REFUSED.value),
-        (JobRow.state == JobState.PARKED, Status.FAILED.value),
-        (ResultRow.status.is_not(None), ResultRow.status),
-        else_=Status.PENDING.value,
-    )
+    place = (SeriesRow.created_at, SeriesRow.id)
+    order = place if search.newer_than is not None else tuple(column.desc() for column in place)
     return (
-        select(SeriesRow, JobRow, ResultRow, ModelRow, status.label("status"), instances.label("instances"))
-        .outerjoin(JobRow, and_(JobRow.id == last_ended, SeriesRow.state != SeriesState.REFUSED))
+        select(SeriesRow, JobRow, ResultRow, ModelRow, instances.label("instances"))
+        .outerjoin(JobRow, JobRow.id == SeriesRow.answered_job_id)
         .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
         .outerjoin(ModelRow, ModelRow.id == JobRow.model_id)
-        .where(*_conditions(search, status))
-        .order_by(SeriesRow.created_at.desc(), SeriesRow.id.desc())
+        .where(*_conditions(search), *_beyond(search))
+        .where(_matches(session, search.text) if search.text else true())
+        .order_by(*order)
         .limit(search.limit)
     )
 
 
-def _conditions(search: Search, status: ColumnElement[str]) -> list[ColumnElement[bool]]:
+def _conditions(search: Search) -> list[ColumnElement[bool]]:
     wanted: list[tuple[Any, Any]] = [
         (SeriesRow.patient_id, search.patient_id),
         (SeriesRow.study_instance_uid, search.study_instance_uid),
         (SeriesRow.series_instance_uid, search.series_instance_uid),
         (SeriesRow.accession_number, search.accession_number),
-        (ResultRow.label, search.label),
-        (status, search.status.value if search.status else None),
+        (SeriesRow.label, search.label),
+        (SeriesRow.status, search.status.value if search.status else None),
     ]
     conditions: list[ColumnElement[bool]] = [column == value for column, value in wanted if value is not None]
     if search.minimum_probability is not None:
-        conditions.append(ResultRow.probability >= search.minimum_probability)
+        conditions.append(SeriesRow.probability >= search.minimum_probability)
     if search.since is not None:
         conditions.append(SeriesRow.created_at >= _midnight(search.since))
     if search.until is not None:
-        conditions.append(SeriesRow.created_at < _midnight(search.until + timedelta(days=1)))
+        conditions.append(SeriesRow.created_at < _midnight(search.until) + timedelta(days=1))
     return conditions
+
+
+def _beyond(search: Search) -> list[ColumnElement[bool]]:
+    place = tuple_(SeriesRow.created_at, SeriesRow.id)
+    conditions = []
+    if (old := search.older_than) is not None:
+        conditions.append(place < tuple_(literal(old.received_at, UtcDateTime()), literal(old.number)))
+    if (new := search.newer_than) is not None:
+        conditions.append(place > tuple_(literal(new.received_at, UtcDateTime()), literal(new.number)))
+    return conditions
+
+
+def _matches(session: Session, text: str) -> ColumnElement[bool]:
+    """The series that a text means, as few ids where they are few: the planner cannot know which index serves it."""
+    spellings = {text, text.upper(), text.title()}
+    columns = (SeriesRow.patient_id, SeriesRow.patient_name, SeriesRow.accession_number)
+    ranges: list[ColumnElement[bool]] = [
+        and_(column >= spelling, column < spelling + "\U0010ffff") for column in columns for spelling in spellings
+    ]
+    ranges += [SeriesRow.series_instance_uid == text, SeriesRow.study_instance_uid == text]
+    found: set[int] = set()
+    for one in ranges:
+        found.update(session.scalars(select(SeriesRow.id).where(one).limit(_FEW + 1)))
+        if len(found) > _FEW:
+            return or_(*ranges)
+    return SeriesRow.id.in_(found)
 
 
 def _midnight(day: date) -> datetime:
@@ -341,7 +409,7 @@ def _answer(row: Any, deliveries: dict[int, list[DeliveryAnswer]]) -> SeriesAnsw
         modality=series.modality,
         series_description=series.series_description,
         instances=row.instances,
-        status=Status(row.status),
+        status=Status(series.status),
         label=result.label if result else None,
         probability=result.probability if result else None,
         probabilities=result.probabilities if result else {},
