@@ -1,7 +1,7 @@
 """Who may use the web interface: tokens with a role, browser sessions made from them, and their queries.
 
-A token is `bmw_KEY_SECRET`, shown once. The secret has 256 random bits, so its SHA-256 is as strong as a slow hash (there is
-no dictionary to try) and costs nothing at each request. A session is such a secret too, in a cookie.
+A token is `bmw_KEY_SECRET`, shown once. The secret has 256 random bits, so its SHA-256 is as strong as a slow hash
+(there is no dictionary to try) and costs nothing at each request. A session is such a secret too, in a cookie.
 """
 
 from __future__ import annotations

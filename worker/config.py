@@ -117,10 +117,22 @@ class DestinationSection(_TlsFiles):
 
 
 class WebSection(_Section):
-    """[web]: health now, the page and the API later. Loopback until told otherwise."""
+    """[web]: health, the page and the API. Loopback until told otherwise; tokens wherever it listens."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
+    require_token: bool = True
+    session_hours: float = Field(default=12.0, gt=0, le=24 * 31)
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("TLS needs tls_certificate and tls_key together")
+        if not self.require_token and self.host not in ("127.0.0.1", "::1", "localhost"):
+            raise ValueError("require_token = false is for host = '127.0.0.1' only")
+        return self
 
 
 class Settings(BaseSettings):
@@ -210,6 +222,8 @@ def _anchor(settings: Settings, folder: Path) -> Settings:
     if file is not None:
         database = database.model_copy(update={"url": f"sqlite:///{folder / file}"})
     changed = {"worker": worker, "database": database, "receive": receive, "destination": destinations}
+    files = {name: folder / file for name in ("tls_certificate", "tls_key") if (file := getattr(settings.web, name))}
+    changed |= {"web": settings.web.model_copy(update=files)}
     return settings.model_copy(update=changed)
 
 

@@ -1,0 +1,142 @@
+"""An event → a DICOM audit message: the XML of PS3.15 A.5.1, with the fields of A.5.2. Pure."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum, StrEnum
+from xml.etree import ElementTree
+
+MAXIMUM_TEXT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A coded value (`csd-code` in the schema)."""
+
+    value: str
+    meaning: str
+    system: str = "DCM"
+
+
+class Action(StrEnum):
+    """EventActionCode."""
+
+    CREATE = "C"
+    READ = "R"
+    UPDATE = "U"
+    DELETE = "D"
+    EXECUTE = "E"
+
+
+class Outcome(IntEnum):
+    """EventOutcomeIndicator."""
+
+    SUCCESS = 0
+    MINOR_FAILURE = 4
+    SERIOUS_FAILURE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """Somebody or something that took part: a user, a process, an application entity."""
+
+    user_id: str
+    is_requestor: bool = False
+    role: Code | None = None
+    alternative_user_id: str | None = None
+    address: str | None = None  # an IP address
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """ParticipantObjectIdentification: what the event was about."""
+
+    id: str
+    id_type: Code
+    type_code: int  # 1 person, 2 system object
+    role: int  # ParticipantObjectTypeCodeRole: 1 patient, 3 report, 13 security resource
+    name: str | None = None
+    query: str | None = None
+    sop_classes: tuple[tuple[str, int], ...] = ()  # (SOP Class UID, number of instances)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One audited event, before it has a time and a source."""
+
+    id: Code
+    action: Action
+    participants: tuple[Participant, ...]
+    type: Code | None = None
+    outcome: Outcome = Outcome.SUCCESS
+    description: str | None = None  # EventOutcomeDescription
+    subjects: tuple[Subject, ...] = ()
+
+
+def encode(event: AuditEvent, moment: datetime, source: str) -> str:
+    """The message as one line of XML. `source` names the auditing system (AuditSourceID)."""
+    root = ElementTree.Element("AuditMessage")
+    identification = ElementTree.SubElement(
+        root,
+        "EventIdentification",
+        EventActionCode=event.action,
+        EventDateTime=moment.astimezone(UTC).isoformat(timespec="milliseconds"),
+        EventOutcomeIndicator=str(int(event.outcome)),
+    )
+    _coded(identification, "EventID", event.id)
+    if event.type is not None:
+        _coded(identification, "EventTypeCode", event.type)
+    if event.description:
+        ElementTree.SubElement(identification, "EventOutcomeDescription").text = _text(event.description)
+    for participant in event.participants:
+        _participant(root, participant)
+    place = ElementTree.SubElement(root, "AuditSourceIdentification", AuditSourceID=_text(source))
+    # RFC 3881 5.4.3: 4 = application server process.
+    ElementTree.SubElement(place, "AuditSourceTypeCode", {"csd-code": "4"})
+    for subject in event.subjects:
+        _subject(root, subject)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _coded(parent: ElementTree.Element, name: str, code: Code) -> None:
+    ElementTree.SubElement(
+        parent, name, {"csd-code": code.value, "codeSystemName": code.system, "originalText": code.meaning}
+    )
+
+
+def _participant(root: ElementTree.Element, one: Participant) -> None:
+    attributes = {"UserID": _text(one.user_id), "UserIsRequestor": "true" if one.is_requestor else "false"}
+    if one.alternative_user_id:
+        attributes["AlternativeUserID"] = _text(one.alternative_user_id)
+    if one.address:
+        attributes |= {"NetworkAccessPointID": _text(one.address), "NetworkAccessPointTypeCode": "2"}
+    element = ElementTree.SubElement(root, "ActiveParticipant", attributes)
+    if one.role is not None:
+        _coded(element, "RoleIDCode", one.role)
+
+
+def _subject(root: ElementTree.Element, one: Subject) -> None:
+    element = ElementTree.SubElement(
+        root,
+        "ParticipantObjectIdentification",
+        ParticipantObjectID=_text(one.id),
+        ParticipantObjectTypeCode=str(one.type_code),
+        ParticipantObjectTypeCodeRole=str(one.role),
+    )
+    _coded(element, "ParticipantObjectIDTypeCode", one.id_type)
+    if one.query is not None:
+        encoded = base64.b64encode(one.query.encode()).decode()
+        ElementTree.SubElement(element, "ParticipantObjectQuery").text = encoded
+    else:
+        ElementTree.SubElement(element, "ParticipantObjectName").text = _text(one.name or one.id)
+    if one.sop_classes:
+        about = ElementTree.SubElement(element, "ParticipantObjectDescription")
+        for uid, number in one.sop_classes:
+            ElementTree.SubElement(about, "SOPClass", UID=uid, NumberOfInstances=str(number))
+
+
+def _text(value: str) -> str:
+    """What XML 1.0 can hold, on one line, and no longer than a record may be."""
+    return "".join(one if one.isprintable() else " " for one in value)[:MAXIMUM_TEXT].strip() or "unknown"
