@@ -1,8 +1,30 @@
-"""Is a process that held a lease still there? Asked after a crash, of processes on this host."""
+"""The roles a process can have, its name, and whether it is still there: asked after a crash, on this host."""
 
 from __future__ import annotations
 
+import os
+import socket
+from enum import StrEnum
 from pathlib import Path
+
+
+class Role(StrEnum):
+    RECEIVE = "receive"
+    INFER = "infer"
+    SEND = "send"
+    WEB = "web"
+
+
+def process_name() -> str:
+    """Who we are to the other processes, on this host and on others: what leases and heartbeats carry."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def is_dead(name: str, host: str) -> bool:
+    """True for a process of `host`, which is ours, that has ended; of another host nothing can be known here."""
+    its_host, _, rest = name.partition(":")
+    pid = rest.partition(":")[0]
+    return its_host == host and pid.isdigit() and not is_running(int(pid))
 
 
 def is_running(pid: int) -> bool:

@@ -383,6 +383,21 @@ class WebSessionRow(Base):
     expires_at: Mapped[datetime]
 
 
+class ProcessRow(Base):
+    """A process of the service that lives, or lived until `seen_at`: see worker.heartbeat."""
+
+    __tablename__ = "process"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(128), unique=True)  # host:pid, as leases carry it
+    host: Mapped[str] = mapped_column(String(128))
+    pid: Mapped[int]
+    role: Mapped[str] = mapped_column(String(16))
+    version: Mapped[str] = mapped_column(String(32))
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+
+
 class AuditChainRow(Base):
     """How far the audit trail of a host has come, kept apart from its files: what is cut off them is missed."""
 

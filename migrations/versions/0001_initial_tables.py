@@ -263,6 +263,19 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_web_session_token_id"), "web_session", ["token_id"])
     op.create_table(
+        "process",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("name", sa.String(length=128), nullable=False),
+        sa.Column("host", sa.String(length=128), nullable=False),
+        sa.Column("pid", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("role", sa.String(length=16), nullable=False),
+        sa.Column("version", sa.String(length=32), nullable=False),
+        sa.Column("started_at", UtcDateTime(), nullable=False),
+        sa.Column("seen_at", UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_process")),
+        sa.UniqueConstraint("name", name=op.f("uq_process_name")),
+    )
+    op.create_table(
         "audit_chain",
         sa.Column("host", sa.String(length=128), nullable=False),
         sa.Column("records", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -275,6 +288,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("audit_chain")
+    op.drop_table("process")
     op.drop_table("web_session")
     op.drop_table("token")
     op.drop_table("delivery")

@@ -13,10 +13,11 @@ from sqlalchemy import inspect, text
 
 from tests.testbed import postgres
 from tests.testbed.instances import MODEL, classified, later, new_instance
-from worker import access, store
+from worker import access, heartbeat, store
 from worker.dicom import derive_uid
 from worker.errors import StartError
 from worker.migrate import alembic_config, migrate
+from worker.process import Role
 from worker.store import NewObject, Store
 from worker.tables import REVISION, AuditChainRow, Base, JobState, ObjectKind, TokenRole
 
@@ -52,6 +53,7 @@ def _fill(database: Store) -> None:
         store.add_result(session, job, classified([new]), {new.sop_instance_uid: row.id}, objects, ["pacs"], later(1))
         holder = access.check_token(session, access.add_token(session, "a", TokenRole.READ, later(1), None), later(1))
         access.open_web_session(session, holder, later(1), later(2))
+        heartbeat.beat(session, "host:1", Role.RECEIVE, later(0), later(1))
         session.add(AuditChainRow(host="host", records=1, sha256="00" * 32, anchored_at=later(1)))
 
 
