@@ -84,6 +84,13 @@ def stack(frames: Sequence[DecodedFrame]) -> list[OrientedFrame]:
     return sorted(ordered, key=lambda frame: (frame.source.instance_number, frame.source.frame_number or 0))
 
 
+def orient(frame: DecodedFrame) -> OrientedFrame:
+    """One frame by itself, as displayed."""
+    if frame.orientation is None:
+        return OrientedFrame(frame, frame.pixels, frame.spacing, None, None)
+    return _oriented(frame, _normal(frame))
+
+
 def _directions(frame: DecodedFrame) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     cosines = np.array(frame.orientation)
     return cosines[:3], cosines[3:]

@@ -132,8 +132,8 @@ class Volume:
     def picture(self, index: int) -> ByteArray:
         """Slice `index` as a person sees it: oriented, square pixels, windowed; uint8 [rows, columns], at most 512."""
         frame = self._slices[index]
-        shape, step = _picture_grid(frame)
-        return np.rint(_crop(frame, self._window, 0.0, 0.0, step, shape) * 255).astype(np.uint8)
+        shape, step = picture_grid(frame)
+        return np.rint(crop(frame, self._window, 0.0, 0.0, step, shape) * 255).astype(np.uint8)
 
     def part_of_picture(self, index: int) -> tuple[float, float, float, float]:
         """The slice's square in parts of the displayed picture: top, left, height, width (see values.Activation)."""
@@ -143,7 +143,7 @@ class Volume:
     def on_picture(self, index: int, activation: FloatArray) -> FloatArray:
         """A map [h, w] over the slice's tensor, brought to the grid of `picture(index)`; 0 outside the crop."""
         square = self.squares[index]
-        shape, step = _picture_grid(self._slices[index])
+        shape, step = picture_grid(self._slices[index])
         rows = axis_weights(activation.shape[0], square.side / activation.shape[0], -square.top, step, shape[0])
         columns = axis_weights(activation.shape[1], square.side / activation.shape[1], -square.left, step, shape[1])
         return resample(activation, rows, columns) * coverage(rows, columns)
@@ -222,13 +222,13 @@ def _tensor(
     shape = (definition.size, definition.size)
     tensor = np.empty((len(slices), 1, *shape), np.float32)
     for index, (frame, square) in enumerate(zip(slices, squares, strict=True)):
-        grey = _crop(frame, window, square.top, square.left, square.side / definition.size, shape)
+        grey = crop(frame, window, square.top, square.left, square.side / definition.size, shape)
         # 256 levels, so that the bytes in which training keeps its pictures are exactly this tensor.
         tensor[index, 0] = np.rint(grey * LEVELS) / LEVELS
     return tensor, squares, window
 
 
-def _crop(
+def crop(
     frame: OrientedFrame, window: tuple[float, float], top: float, left: float, step: float, shape: tuple[int, int]
 ) -> FloatArray:
     """Part of a frame in the window, [0, 1], 0 beyond the frame: `shape` pixels of `step` display pixels."""
@@ -240,7 +240,7 @@ def _crop(
     return np.clip(part, 0.0, 1.0, out=part) * coverage(rows, columns)
 
 
-def _picture_grid(frame: OrientedFrame) -> tuple[tuple[int, int], float]:
+def picture_grid(frame: OrientedFrame) -> tuple[tuple[int, int], float]:
     """(rows, columns) of the displayed picture and the width of its pixels in display pixels."""
     height, width = frame.extent
     step = max(1.0, max(height, width) / PICTURE_SIZE)

@@ -57,7 +57,7 @@ class Search:
     """What to look for; None asks for anything. Dates are those of receiving, both included, in UTC.
 
     `text` is the beginning of a patient's ID or name or of an accession number, or a whole UID; nothing in it is a
-    wildcard. Only what lies beyond `older_than`, or before `newer_than`, is found.
+    wildcard. `answered` asks for what a model gave a result for. `older_than` and `newer_than` are the ends of a page.
     """
 
     text: str | None = None
@@ -67,6 +67,7 @@ class Search:
     accession_number: str | None = None
     label: str | None = None
     status: Status | None = None
+    answered: bool = False
     since: date | None = None
     until: date | None = None
     minimum_probability: float | None = None
@@ -241,50 +242,65 @@ class Unfinished:
 
 def find_unfinished(session: Session) -> Unfinished:
     """What waits, runs or is parked, oldest first."""
-    jobs = session.execute(
+    return Unfinished(tuple(unfinished_jobs(session)), tuple(unfinished_deliveries(session)))
+
+
+def unfinished_jobs(
+    session: Session, state: JobState | None = None, after: int = 0, limit: int | None = None
+) -> list[UnfinishedJob]:
+    """Jobs that are not done, oldest first, with numbers above `after`."""
+    states = [state] if state else [JobState.PENDING, JobState.RUNNING, JobState.PARKED]
+    rows = session.execute(
         select(JobRow, SeriesRow.series_instance_uid)
         .join(SeriesRow, SeriesRow.id == JobRow.series_id)
-        .where(JobRow.state.in_([JobState.PENDING, JobState.RUNNING, JobState.PARKED]))
+        .where(JobRow.state.in_(states), JobRow.id > after)
         .order_by(JobRow.id)
+        .limit(limit)
     )
-    deliveries = session.execute(
+    return [
+        UnfinishedJob(
+            number=job.id,
+            series_instance_uid=uid,
+            state=job.state,
+            attempts=job.attempts,
+            reason=job.reason,
+            detail=job.detail,
+            created_at=job.created_at,
+            not_before=job.not_before,
+        )
+        for job, uid in rows
+    ]
+
+
+def unfinished_deliveries(
+    session: Session, state: DeliveryState | None = None, after: int = 0, limit: int | None = None
+) -> list[UnfinishedDelivery]:
+    """Deliveries that have not arrived, oldest first, with numbers above `after`."""
+    states = [state] if state else [DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.FAILED]
+    rows = session.execute(
         select(DeliveryRow, ObjectRow.kind, SeriesRow.series_instance_uid)
         .join(ObjectRow, ObjectRow.id == DeliveryRow.object_id)
         .join(ResultRow, ResultRow.id == ObjectRow.result_id)
         .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
-        .where(DeliveryRow.state != DeliveryState.DELIVERED)
+        .where(DeliveryRow.state.in_(states), DeliveryRow.id > after)
         .order_by(DeliveryRow.id)
+        .limit(limit)
     )
-    return Unfinished(
-        jobs=tuple(
-            UnfinishedJob(
-                number=job.id,
-                series_instance_uid=uid,
-                state=job.state,
-                attempts=job.attempts,
-                reason=job.reason,
-                detail=job.detail,
-                created_at=job.created_at,
-                not_before=job.not_before,
-            )
-            for job, uid in jobs
-        ),
-        deliveries=tuple(
-            UnfinishedDelivery(
-                number=one.id,
-                series_instance_uid=uid,
-                object=kind,
-                destination=one.destination,
-                state=one.state,
-                attempts=one.attempts,
-                status=one.status,
-                reason=one.reason,
-                detail=one.detail,
-                not_before=one.not_before,
-            )
-            for one, kind, uid in deliveries
-        ),
-    )
+    return [
+        UnfinishedDelivery(
+            number=one.id,
+            series_instance_uid=uid,
+            object=kind,
+            destination=one.destination,
+            state=one.state,
+            attempts=one.attempts,
+            status=one.status,
+            reason=one.reason,
+            detail=one.detail,
+            not_before=one.not_before,
+        )
+        for one, kind, uid in rows
+    ]
 
 
 def plain(value: Any) -> Any:
@@ -330,12 +346,14 @@ def _conditions(search: Search) -> list[ColumnElement[bool]]:
         (SeriesRow.status, search.status.value if search.status else None),
     ]
     conditions: list[ColumnElement[bool]] = [column == value for column, value in wanted if value is not None]
+    if search.answered:
+        conditions.append(SeriesRow.status.in_([Status.CLASSIFIED, Status.NOT_ASSESSED]))
     if search.minimum_probability is not None:
         conditions.append(SeriesRow.probability >= search.minimum_probability)
     if search.since is not None:
         conditions.append(SeriesRow.created_at >= _midnight(search.since))
-    if search.until is not None:
-        conditions.append(SeriesRow.created_at < _midnight(search.until) + timedelta(days=1))
+    if search.until is not None and search.until < date.max:
+        conditions.append(SeriesRow.created_at < _midnight(search.until + timedelta(days=1)))
     return conditions
 
 
