@@ -5,7 +5,6 @@ A process is lost when it has been silent for a lease, or when it ran on this ho
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -96,16 +95,9 @@ def beat(session: Session, name: str, role: Role, started: datetime, now: dateti
     rows = session.scalars(select(ProcessRow)).all()
     gone = [row.id for row in rows if row.name == name or row.seen_at <= now - FORGOTTEN or is_dead(row.name, here)]
     session.execute(delete(ProcessRow).where(ProcessRow.id.in_(gone)))
+    host, _, pid = name.partition(":")
     session.add(
-        ProcessRow(
-            name=name,
-            host=here,
-            pid=os.getpid(),
-            role=role,
-            version=__version__,
-            started_at=started,
-            seen_at=now,
-        )
+        ProcessRow(name=name, host=host, pid=int(pid), role=role, version=__version__, started_at=started, seen_at=now)
     )
     session.flush()
 

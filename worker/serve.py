@@ -19,9 +19,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 
@@ -29,7 +29,7 @@ from worker import __version__, store
 from worker.config import Settings
 from worker.errors import StartError
 from worker.logs import fault_fields, get_log
-from worker.process import is_running
+from worker.process import Role, is_dead, process_name
 from worker.tables import REVISION
 from worker.values import ModelIdentity, SeriesResult
 
@@ -39,13 +39,6 @@ _RECEIVER_GRACE_SECONDS = 3.0
 _SLOWEST_RESTART_SECONDS = 30.0
 _PORT_SECONDS = 3.0
 _SUPERVISED = "BRAIN_MRI_WORKER_SUPERVISED"
-
-
-class Role(StrEnum):
-    RECEIVE = "receive"
-    INFER = "infer"
-    SEND = "send"
-    WEB = "web"
 
 
 def now() -> datetime:
@@ -106,7 +99,8 @@ def _receive(settings: Settings, database: store.Store, stop: threading.Event) -
     receiver.start()
     ticks = start_receive_ticks(settings, database, model_id, now)
     get_log().info("receiving", port=settings.receive.port)
-    stop.wait()
+    with _ready(Role.RECEIVE, settings, database):
+        stop.wait()
     ticks.shutdown(wait=True)
     receiver.stop(_RECEIVER_GRACE_SECONDS)
 
@@ -130,7 +124,8 @@ def _infer(settings: Settings, database: store.Store, stop: threading.Event) -> 
         attempts=settings.worker.job_attempts,
     )
     get_log().info("ready to classify", model=identity.name, version=identity.version)
-    conductor.run(stop)
+    with _ready(Role.INFER, settings, database):
+        conductor.run(stop)
 
 
 def _send(settings: Settings, database: store.Store, stop: threading.Event) -> None:
@@ -146,9 +141,10 @@ def _send(settings: Settings, database: store.Store, stop: threading.Event) -> N
     ]
     for thread in threads:
         thread.start()
-    stop.wait()
-    for thread in threads:
-        thread.join()
+    with _ready(Role.SEND, settings, database):
+        stop.wait()
+        for thread in threads:
+            thread.join()
 
 
 def _web(settings: Settings, database: store.Store, stop: threading.Event) -> None:
@@ -167,9 +163,17 @@ def _web(settings: Settings, database: store.Store, stop: threading.Event) -> No
     server = uvicorn.Server(uvicorn.Config(create_app(settings, database), log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
     thread.start()
-    stop.wait()
+    with _ready(Role.WEB, settings, database):
+        stop.wait()
     server.should_exit = True
     thread.join()
+
+
+def _ready(role: Role, settings: Settings, database: store.Store) -> AbstractContextManager[None]:
+    """The role does its work inside: so long this process counts as alive, on every host that shares the database."""
+    from worker.heartbeat import beating
+
+    return beating(database, role, timedelta(seconds=settings.worker.lease_seconds), now)
 
 
 def bundle_folder(settings: Settings) -> Path:
@@ -200,10 +204,6 @@ def load_classifier(settings: Settings) -> tuple[ModelIdentity, Callable[[Sequen
             engine = TorchEngine(bundle)
     check_golden(bundle, engine)
     return bundle.identity, lambda paths: classify(paths, bundle, engine)
-
-
-def process_name() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 # --- the supervisor --------------------------------------------------------------------------------------------
@@ -340,14 +340,8 @@ def release_dead_leases(database: store.Store, moment: datetime) -> None:
     host = socket.gethostname()
     with database.read() as session:
         owners = store.lease_owners(session)
-    dead = [one for one in owners if _is_dead(one, host)]
+    dead = [one for one in owners if is_dead(one, host)]
     if dead:
         with database.write() as session:
             for owner in dead:
                 store.release_leases_of(session, owner, moment)
-
-
-def _is_dead(owner: str, host: str) -> bool:
-    name, _, rest = owner.partition(":")
-    pid = rest.partition(":")[0]
-    return name == host and pid.isdigit() and not is_running(int(pid))

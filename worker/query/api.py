@@ -25,5 +25,5 @@ def create_app(
     app = FastAPI(title="brain-mri-worker", version=__version__, docs_url=None, redoc_url=None)
     guard.install(app, settings, database, record, clock)
     app.include_router(sign_in_routes(settings.web.session_hours))
-    app.include_router(health_routes(settings, database))
+    app.include_router(health_routes(settings, database, clock))
     return app

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shutil
 import socket
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime, timedelta
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -11,51 +14,104 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker import __version__, store
 from worker.config import Settings
+from worker.heartbeat import Alive, processes
+from worker.process import Role
 
 
-def health_routes(settings: Settings, database: store.Store) -> APIRouter:
-    """GET /health: 200 when the worker can receive and record, else 503; either way with what is wrong."""
+def health_routes(settings: Settings, database: store.Store, clock: Callable[[], datetime]) -> APIRouter:
+    """GET /health for people; /health/live and /health/ready for what starts processes and shares out load."""
     routes = APIRouter(prefix="/health")
 
     @routes.get("")
     def health(response: Response) -> dict[str, Any]:
-        report = check_health(settings, database)
+        """200 when the worker can receive and record, else 503; either way with what is wrong."""
+        report = check_health(settings, database, clock())
+        response.status_code = 200 if report["status"] == "ok" else 503
+        return report
+
+    @routes.get("/live")
+    def live() -> dict[str, str]:
+        """200: this process answers."""
+        return {"status": "ok"}
+
+    @routes.get("/ready")
+    def ready(response: Response) -> dict[str, Any]:
+        """200 when database and disk are well and every role runs somewhere, else 503."""
+        report = check_ready(settings, database, clock())
         response.status_code = 200 if report["status"] == "ok" else 503
         return report
 
     return routes
 
 
-def check_health(settings: Settings, database: store.Store) -> dict[str, Any]:
+def check_health(settings: Settings, database: store.Store, now: datetime) -> dict[str, Any]:
     """The parts that must work for a C-STORE to be kept, and the counts that tell a person how things stand."""
-    checks = {
-        "database": "ok",
-        "receiver": "ok" if _listens(settings.receive.host, settings.receive.port) else "not listening",
-        "disk": "ok",
-    }
     counts: dict[str, dict[str, int]] = {}
+    living: list[Alive] = []
+    checks = {"database": "ok", "receiver": "ok", "disk": _disk(settings)}
     try:
         with database.read() as session:
             counts = store.counts(session)
+            living = processes(session, now, _lease(settings))
     except SQLAlchemyError as error:
         checks["database"] = f"unreachable ({type(error).__name__})"
-    free = shutil.disk_usage(settings.worker.data_dir).free
-    if free < settings.receive.minimum_free_bytes:
-        checks["disk"] = "below minimum_free_bytes: instances are refused with 0xA700"
-    healthy = all(value == "ok" for value in checks.values())
+    receivers = [one for one in living if one.role == Role.RECEIVE and not one.lost]
+    if not receivers:
+        checks["receiver"] = "no receiving process is seen"
+    elif all(one.host == socket.gethostname() for one in receivers) and not listens(settings):
+        checks["receiver"] = "not listening"
     return {
-        "status": "ok" if healthy else "failing",
-        "version": __version__,
-        "checks": checks,
-        "free_bytes": free,
+        **_report(checks),
+        "free_bytes": shutil.disk_usage(settings.worker.data_dir).free,
         "counts": counts,
+        "processes": [asdict(one) for one in living],
     }
 
 
-def _listens(host: str, port: int) -> bool:
+def check_ready(settings: Settings, database: store.Store, now: datetime) -> dict[str, Any]:
+    """Whether what comes in now is also classified and sent: each role lives on this host or another."""
+    checks = {"database": "ok", "disk": _disk(settings)}
+    try:
+        with database.read() as session:
+            seen = processes(session, now, _lease(settings))
+    except SQLAlchemyError as error:
+        checks["database"] = f"unreachable ({type(error).__name__})"
+        return _report(checks)
+    for role in Role:
+        if role == Role.SEND and not settings.destination:
+            continue
+        of_role = [one for one in seen if one.role == role]
+        if not of_role:
+            checks[role] = "not running"
+        elif all(one.lost for one in of_role):
+            silent = max(one.seen_at for one in of_role)
+            checks[role] = f"not seen since {silent:%Y-%m-%dT%H:%M:%SZ}"
+        else:
+            checks[role] = "ok"
+    return _report(checks)
+
+
+def _report(checks: dict[str, str]) -> dict[str, Any]:
+    well = all(value == "ok" for value in checks.values())
+    return {"status": "ok" if well else "failing", "version": __version__, "checks": checks}
+
+
+def _lease(settings: Settings) -> timedelta:
+    return timedelta(seconds=settings.worker.lease_seconds)
+
+
+def _disk(settings: Settings) -> str:
+    if shutil.disk_usage(settings.worker.data_dir).free < settings.receive.minimum_free_bytes:
+        return "below minimum_free_bytes: instances are refused with 0xA700"
+    return "ok"
+
+
+def listens(settings: Settings) -> bool:
+    """Whether the DICOM port of this host takes connections."""
+    host = settings.receive.host
     target = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
     try:
-        with socket.create_connection((target, port), timeout=1):
+        with socket.create_connection((target, settings.receive.port), timeout=1):
             return True
     except OSError:
         return False

@@ -1,0 +1,103 @@
+"""What monitoring is told: by whom a C-STORE is kept, and whether every role lives on some host."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import delete
+
+from tests.testbed.instances import later
+from worker.config import DatabaseSection, DestinationSection, ReceiveSection, Settings, WorkerSection
+from worker.heartbeat import beat
+from worker.process import Role, process_name
+from worker.query.health import check_health, check_ready, health_routes
+from worker.store import Store
+from worker.tables import ProcessRow
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that listens, as the receiver's would."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, port: int) -> Settings:
+    return Settings(
+        worker=WorkerSection(data_dir=tmp_path),
+        receive=ReceiveSection(host="127.0.0.1", port=port, minimum_free_bytes=0),
+        destination=(DestinationSection(name="pacs", ae_title="PACS", host="127.0.0.1", port=4242),),
+    )
+
+
+def _live(database: Store, host: str, *roles: Role, at: float = 0) -> None:
+    with database.write() as session:
+        for number, role in enumerate(roles, 1_000_000_000):  # beyond any process id of this host
+            beat(session, f"{host}:{number}", role, later(0), later(at))
+
+
+def test_ready_when_every_role_lives_on_some_host(database: Store, settings: Settings) -> None:
+    _live(database, "a", Role.RECEIVE, Role.WEB)
+    assert check_ready(settings, database, later(1))["checks"] == {
+        "database": "ok", "disk": "ok", "receive": "ok", "web": "ok", "infer": "not running", "send": "not running",
+    }  # fmt: skip
+    _live(database, "b", Role.INFER, Role.SEND)
+    assert check_ready(settings, database, later(1))["status"] == "ok"
+
+
+def test_a_lost_host_is_replaced_or_named(database: Store, settings: Settings) -> None:
+    _live(database, "a", *Role)
+    _live(database, "b", Role.INFER, at=50)
+    report = check_ready(settings, database, later(60))
+    assert report["status"] == "failing"
+    assert report["checks"]["infer"] == "ok"
+    assert report["checks"]["receive"] == "not seen since 2026-03-01T12:00:00Z"
+
+
+def test_health_asks_the_port_only_where_the_receiver_is_on_this_host(database: Store, settings: Settings) -> None:
+    assert check_health(settings, database, later(1))["checks"]["receiver"] == "no receiving process is seen"
+    _live(database, "elsewhere", Role.RECEIVE)
+    unheard = settings.model_copy(update={"receive": settings.receive.model_copy(update={"port": 1})})
+    report = check_health(unheard, database, later(1))
+    assert report["status"] == "ok"
+    assert [(one["host"], one["role"], one["lost"]) for one in report["processes"]] == [("elsewhere", "receive", False)]
+    with database.write() as session:
+        beat(session, process_name(), Role.RECEIVE, later(0), later(0))
+        session.execute(delete(ProcessRow).where(ProcessRow.host == "elsewhere"))
+    assert check_health(settings, database, later(1))["checks"]["receiver"] == "ok"
+    assert check_health(unheard, database, later(1))["checks"]["receiver"] == "not listening"
+
+
+@pytest.mark.parametrize(
+    ("minimum", "lost_database", "failing"),
+    [(1 << 62, False, "disk"), (0, True, "database")],
+)
+def test_a_full_disk_and_a_lost_database_are_503(
+    database: Store, settings: Settings, tmp_path: Path, minimum: int, lost_database: bool, failing: str
+) -> None:
+    receive = settings.receive.model_copy(update={"minimum_free_bytes": minimum})
+    settings = settings.model_copy(update={"receive": receive, "database": DatabaseSection()})
+    asked = Store(f"sqlite:///{tmp_path}/other.db") if lost_database else database
+    app = FastAPI()
+    app.include_router(health_routes(settings, asked, lambda: later(0)))
+    answers = {path: _get(app, path) for path in ("/health", "/health/ready", "/health/live")}
+    assert [one.status_code for one in answers.values()] == [503, 503, 200]
+    assert answers["/health"].json()["checks"][failing] != "ok"
+    assert answers["/health/ready"].json()["checks"][failing] != "ok"
+    asked.close()
+
+
+def _get(app: FastAPI, path: str) -> httpx.Response:
+    import asyncio
+
+    async def get() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://worker") as client:
+            return await client.get(path)
+
+    return asyncio.run(get())
