@@ -135,6 +135,23 @@ class WebSection(_Section):
         return self
 
 
+class AuditSection(_TlsFiles):
+    """[audit]: the trail of who did what; its files, and a syslog server that gets a copy over TLS."""
+
+    folder: Path | None = None
+    source: str = Field(default="", max_length=100)
+    maximum_file_bytes: int = Field(default=16 << 20, ge=1 << 16)
+    patient_ids: bool = False
+    syslog_host: str | None = None
+    syslog_port: int = Field(default=6514, ge=1, le=65535)
+
+    @model_validator(mode="after")
+    def _syslog_has_tls(self) -> Self:
+        if self.syslog_host is not None and self.tls_certificate is None:
+            raise ValueError("syslog_host needs tls_certificate, tls_key and tls_authority")
+        return self
+
+
 class Settings(BaseSettings):
     """Every setting of the worker; built once by `load_settings` and passed down."""
 
@@ -149,6 +166,7 @@ class Settings(BaseSettings):
     database: DatabaseSection = DatabaseSection()
     destination: tuple[DestinationSection, ...] = ()
     web: WebSection = WebSection()
+    audit: AuditSection = AuditSection()
 
     @classmethod
     def settings_customise_sources(
@@ -176,6 +194,10 @@ class Settings(BaseSettings):
     @property
     def objects_dir(self) -> Path:
         return self.worker.data_dir / "objects"
+
+    @property
+    def audit_dir(self) -> Path:
+        return self.audit.folder or self.worker.data_dir / "audit"
 
 
 def load_settings(path: Path | None) -> Settings:
@@ -224,6 +246,8 @@ def _anchor(settings: Settings, folder: Path) -> Settings:
     changed = {"worker": worker, "database": database, "receive": receive, "destination": destinations}
     files = {name: folder / file for name in ("tls_certificate", "tls_key") if (file := getattr(settings.web, name))}
     changed |= {"web": settings.web.model_copy(update=files)}
+    audit = _anchor_tls(settings.audit, folder)
+    changed |= {"audit": audit.model_copy(update={"folder": folder / audit.folder if audit.folder else None})}
     return settings.model_copy(update=changed)
 
 

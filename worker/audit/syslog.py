@@ -1,0 +1,123 @@
+"""Forwards the trail to a syslog server over TLS (PS3.15 A.6; RFC 5424, RFC 5425).
+
+One process of a host at a time does it. The number of the last record that was sent is kept in HOST.sent beside the
+trail, so each record is sent at least once: RFC 5425 has no acknowledgement, and what was on its way when a connection
+broke may be lost or come twice. The trail is the record, this is its copy.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from worker.audit.trail import Record, Trail, file_name
+from worker.config import AuditSection
+from worker.errors import StartError
+from worker.logs import get_log
+from worker.tls import client_context
+
+_FACILITY = 10  # security/authorization messages (PS3.15 A.6)
+_NOTICE, _WARNING = 5, 4
+_BATCH = 256
+_CONNECT_SECONDS = 10.0
+_POLL_SECONDS = 1.0
+_LONGEST_WAIT_SECONDS = 60.0
+_WHEN = re.compile(r' EventDateTime="([^"]+)"')
+_SUCCESS = ' EventOutcomeIndicator="0"'
+
+
+class Forwarder:
+    """Sends what is new in a trail, from `run` in a thread of its own."""
+
+    def __init__(self, audit: AuditSection, folder: Path, trail: Trail) -> None:
+        self._audit = audit
+        self._trail = trail
+        self._position = folder / f"{file_name(trail.host)}.sent"
+        self._lock = folder / f"{file_name(trail.host)}.sent-lock"
+        self._connection: ssl.SSLSocket | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop`. A server that is away is tried again, with longer and longer waits."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                sent = self.forward()
+                failures = 0
+            except (OSError, StartError) as error:
+                self._close()
+                failures += 1
+                if failures == 1:
+                    get_log().warning("audit not forwarded", fault=type(error).__name__)
+                sent = 0
+            if sent < _BATCH:
+                stop.wait(min(_LONGEST_WAIT_SECONDS, _POLL_SECONDS * 2.0 ** min(failures, 10)))
+        self._close()
+
+    def forward(self) -> int:
+        """Send at most a batch; the number of records. None where another process does it. Raises OSError."""
+        fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with suppress(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                batch = list(islice(self._trail.records(self._sent()), _BATCH))
+                if batch:
+                    self._send(batch)
+                    self._remember(batch[-1].number)
+                return len(batch)
+            return 0
+        finally:
+            os.close(fd)
+
+    def _sent(self) -> int:
+        with suppress(FileNotFoundError, ValueError):
+            return int(self._position.read_text())
+        return 0
+
+    def _remember(self, number: int) -> None:
+        new = self._position.with_suffix(".new")
+        new.write_text(str(number))
+        new.replace(self._position)
+
+    def _send(self, batch: Iterable[Record]) -> None:
+        if self._connection is not None and select.select([self._connection], [], [], 0)[0]:
+            self._close()  # a syslog server never speaks: it has closed the connection
+        if self._connection is None:
+            self._connection = self._connect()
+        self._connection.sendall(b"".join(frame(one, self._trail.host) for one in batch))
+
+    def _connect(self) -> ssl.SSLSocket:
+        audit = self._audit
+        if audit.syslog_host is None or not (audit.tls_certificate and audit.tls_key and audit.tls_authority):
+            raise StartError("config-invalid", "[audit] syslog_host needs TLS files")  # config refuses this
+        context = client_context(audit.tls_certificate, audit.tls_key, audit.tls_authority)
+        plain = socket.create_connection((audit.syslog_host, audit.syslog_port), timeout=_CONNECT_SECONDS)
+        try:
+            return context.wrap_socket(plain, server_hostname=audit.syslog_host)
+        except OSError:
+            plain.close()
+            raise
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            with suppress(OSError):
+                self._connection.close()
+            self._connection = None
+
+
+def frame(record: Record, host: str) -> bytes:
+    """A record as a syslog message (RFC 5424) with its length before it (RFC 5425 4.3)."""
+    severity = _NOTICE if _SUCCESS in record.message else _WARNING
+    when = _WHEN.search(record.message)
+    name = "".join(one for one in host if "!" <= one <= "~")[:255] or "-"
+    head = f"<{_FACILITY * 8 + severity}>1 {when[1] if when else '-'} {name} brain-mri-worker - DICOM+RFC3881 - "
+    message = head.encode() + b"\xef\xbb\xbf" + record.message.encode()  # the BOM says UTF-8 (RFC 5424 6.4)
+    return b"%d %s" % (len(message), message)
