@@ -1,4 +1,4 @@
-"""Networks that can be trained and compared by name but not served: the reference systems' own, VGG16, EfficientNets.
+"""Networks that can be trained and compared by name but not served: the reference systems' own and VGG16.
 
 The systems' sources are not part of this project: where a description left a width or a depth open, ours is a plain
 reading of it (docs/reference-systems.md says so). Each takes images float32 [n, 1, s, s] of any size from 32.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from monai.networks.nets import EfficientNet
 from torch import nn
 
 PREFIX = "monai_train.baselines."
@@ -123,47 +122,6 @@ class VGG16(Pooled):
         return found
 
 
-_STAGES = (
-    "r1_k3_s11_e1_i32_o16", "r2_k3_s22_e6_i16_o24", "r2_k5_s22_e6_i24_o40", "r3_k3_s22_e6_i40_o80",
-    "r3_k5_s11_e6_i80_o112", "r4_k5_s22_e6_i112_o192", "r1_k3_s11_e6_i192_o320",
-)  # fmt: skip
-
-
-class EfficientNetB0(Pooled):
-    """MONAI's EfficientNet-B0 (Tan & Le 2019); `net` holds all weights."""
-
-    suffix = "_se0.25"
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        stages = [stage + self.suffix for stage in _STAGES]
-        self.net = EfficientNet(stages, spatial_dims=2, in_channels=1, num_classes=classes)
-
-    @property
-    def head(self) -> nn.Linear:  # type: ignore[override]
-        layer: nn.Linear = self.net._fc
-        return layer
-
-    def spatial(self, image: torch.Tensor) -> torch.Tensor:
-        net: Any = self.net
-        found = net._swish(net._bn0(net._conv_stem(net._conv_stem_padding(image))))
-        found = net._blocks(found)
-        last: torch.Tensor = net._swish(net._bn1(net._conv_head(net._conv_head_padding(found))))
-        return last
-
-
-class EfficientNetLite0(EfficientNetB0):
-    """EfficientNet-Lite0: B0 without squeeze-and-excitation and with ReLU6, made for integer arithmetic."""
-
-    suffix = ""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__(classes)
-        for module in self.net.modules():
-            if hasattr(module, "_swish"):
-                module._swish = nn.ReLU6()
-
-
 _KINDS: dict[str, Any] = {
     "a-sequential": sequential_cnn,
     "a-functional": FunctionalCNN,
@@ -173,8 +131,6 @@ _KINDS: dict[str, Any] = {
     "e-cnn": plain_cnn,
     "e-deeper-cnn": deeper_cnn,
     "vgg16": VGG16,
-    "efficientnet-b0": EfficientNetB0,
-    "efficientnet-lite0": EfficientNetLite0,
 }
 NAMES = tuple(_KINDS)
 

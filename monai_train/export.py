@@ -200,8 +200,8 @@ def _tensor(pixels: torch.Tensor) -> FloatArray:
     return (pixels.float() / 255).numpy()
 
 
-def _write_networks(model: Classifier, training: Pictures, folder: Path) -> None:
-    size = training.pixels.shape[-1]
+def openvino_network(model: Classifier, size: int) -> Any:
+    """The network as OpenVINO has it, full precision: `image` → `logits`, `features`, `maps` (docs/bundle.md)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # OpenVINO traces with torch.jit, which torch deprecates
         converted = openvino.convert_model(
@@ -210,6 +210,11 @@ def _write_networks(model: Classifier, training: Pictures, folder: Path) -> None
     converted.inputs[0].set_names({"image"})
     for output, name in zip(converted.outputs, ("logits", "features", "maps"), strict=True):
         output.set_names({name})
+    return converted
+
+
+def _write_networks(model: Classifier, training: Pictures, folder: Path) -> None:
+    converted = openvino_network(model, training.pixels.shape[-1])
     openvino.save_model(converted, folder / "model_fp32.xml", compress_to_fp16=False)
     chosen = torch.linspace(0, len(training.rows) - 1, min(_CALIBRATION_PICTURES, len(training.rows))).long()
     images = [{"image": _tensor(training.pixels[i : i + 1])} for i in chosen.tolist()]

@@ -16,6 +16,7 @@ from torch import nn
 
 from monai_train.baselines import NAMES, PREFIX, Flat, Pooled, baseline_definition, make_baseline
 from worker.errors import StartError
+from worker.inference.efficientnet_lite import BLOCKS, EfficientNetLite0
 
 Definition = Mapping[str, Any]
 
@@ -60,8 +61,25 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
     "densenet121": _densenet([6, 12, 24, 16]),
     "densenet169": _densenet([6, 12, 32, 32]),
     "se-resnet50": {"_target_": "monai.networks.nets.SEResNet50", "spatial_dims": 2, "in_channels": 1},
+    "efficientnet-b0": {
+        "_target_": "monai.networks.nets.EfficientNet",
+        "blocks_args_str": [f"{block}_se0.25" for block in BLOCKS],
+        "spatial_dims": 2,
+        "in_channels": 1,
+    },
+    "efficientnet-lite0": {
+        "_target_": "worker.inference.efficientnet_lite.EfficientNetLite0",
+        "spatial_dims": 2,
+        "in_channels": 1,
+    },
 }
-_CLASSES_ARGUMENT = {"ResNet": "num_classes", "DenseNet": "out_channels", "SEResNet50": "num_classes"}
+_CLASSES_ARGUMENT = {
+    "ResNet": "num_classes",
+    "DenseNet": "out_channels",
+    "SEResNet50": "num_classes",
+    "EfficientNet": "num_classes",
+    "EfficientNetLite0": "num_classes",
+}
 
 
 def network_definition(name: str, classes: int) -> dict[str, Any]:
@@ -88,8 +106,11 @@ class Classifier(nn.Module):
         if target not in _CLASSES_ARGUMENT:
             raise StartError("unknown-network", f"the definition's target {target!r} is not supported")
         arguments = {key: value for key, value in definition.items() if key != "_target_"}
-        self.net = getattr(nets, target)(**arguments)
+        kind = EfficientNetLite0 if target == "EfficientNetLite0" else getattr(nets, target)
+        self.net = kind(**arguments)
         self._target = target
+        if target.startswith("EfficientNet"):
+            self.net.set_swish(memory_efficient=False)  # the other cannot be traced for OpenVINO
 
     def _spatial(self, image: torch.Tensor) -> tuple[torch.Tensor, nn.Linear]:
         """The last feature map [n, F, h, w] and the linear layer that reads its mean."""
@@ -102,6 +123,10 @@ class Classifier(nn.Module):
             return net.layer4(net.layer3(net.layer2(net.layer1(stem)))), net.fc
         if self._target == "DenseNet":
             return net.class_layers.relu(net.features(image)), net.class_layers.out
+        if self._target.startswith("EfficientNet"):
+            stem = net._swish(net._bn0(net._conv_stem(net._conv_stem_padding(image))))
+            spatial = net._swish(net._bn1(net._conv_head(net._conv_head_padding(net._blocks(stem)))))
+            return spatial, net._fc
         spatial = net.layer4(net.layer3(net.layer2(net.layer1(net.layer0(image)))))
         return spatial, net.last_linear
 

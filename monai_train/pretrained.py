@@ -21,7 +21,7 @@ from monai_train.networks import Classifier
 from worker.errors import StartError
 
 Weights = dict[str, torch.Tensor]
-_HEADS = ("fc.", "classifier.", "last_linear.", "_fc.", "head.", "class_layers.out.", "net._fc.")
+_HEADS = ("fc.", "classifier.", "last_linear.", "_fc.", "head.", "class_layers.out.")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's, of intensities in [0, 1]
 _LITE = ((127 / 255,) * 3, (128 / 255,) * 3)  # EfficientNet-Lite: tensorflow/tpu, efficientnet/lite
 
@@ -74,7 +74,7 @@ def read_weights(path: Path) -> Weights:
             content = content.get(inner, content)
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise StartError("damaged-weights", f"{path} holds no weights by name")
-    ours = all(key.startswith("net.") for key in content) and not any(k.startswith("net._") for k in content)
+    ours = all(key.startswith("net.") for key in content)
     weights = {key.removeprefix("net.") if ours else key.removeprefix("module."): v for key, v in content.items()}
     # torchvision's oldest DenseNet files write norm.1 for norm1.
     return {re.sub(r"\b(norm|conv)\.([12])\.", r"\1\2.", key): value for key, value in weights.items()}
@@ -92,9 +92,9 @@ def _public_name(kind: str) -> Callable[[str], str]:
             (r"project\.conv\.", "downsample.0."),
             (r"project\.adn\.N\.", "downsample.1."),
         ],
-        "EfficientNetB0": [(r"^net\._blocks\.\d+\.", "_blocks."), (r"^net\.", "")],
+        "EfficientNet": [(r"^_blocks\.\d+\.", "_blocks.")],
     }
-    changes["EfficientNetLite0"] = changes["EfficientNetB0"]
+    changes["EfficientNetLite0"] = changes["EfficientNet"]
 
     def name(key: str) -> str:
         for pattern, replacement in changes.get(kind, []):

@@ -57,7 +57,7 @@ def optimizer_of(model: Classifier, recipe: Recipe, frozen: bool) -> torch.optim
     """Adam or AdamW over what learns: everything, or only the last layer."""
     if frozen:
         for name, parameter in model.net.named_parameters():
-            parameter.requires_grad_(name.startswith(("head.", "fc.", "last_linear.", "class_layers.")))
+            parameter.requires_grad_(name.startswith(("head.", "fc.", "last_linear.", "class_layers.", "_fc.")))
     learning = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in learning if p.ndim > 1], "weight_decay": recipe.weight_decay},

@@ -24,15 +24,19 @@ from worker.errors import StartError
 from worker.inference.preprocess import Preprocessing
 from worker.values import Code, FloatArray, ModelClass, ModelIdentity
 
-ALLOWED_TARGETS = frozenset(
+NETWORK_TARGETS = frozenset(
     {
-        "worker.inference.preprocess.Preprocessing",
-        "worker.inference.run_bundle.run_bundle",
         "monai.networks.nets.ResNet",
         "monai.networks.nets.DenseNet",
         "monai.networks.nets.SEResNet50",
+        "monai.networks.nets.EfficientNet",
+        "worker.inference.efficientnet_lite.EfficientNetLite0",
     }
 )
+ALLOWED_TARGETS = NETWORK_TARGETS | {
+    "worker.inference.preprocess.Preprocessing",
+    "worker.inference.run_bundle.run_bundle",
+}
 ALLOWED_SUFFIXES = frozenset({".json", ".safetensors", ".xml", ".bin", ".md", ".dcm"})
 REQUIRED_FILES = (
     "configs/metadata.json",
@@ -203,8 +207,10 @@ def load_bundle(folder: Path) -> Bundle:
     _verify_files(folder, described.files)
     inference = _read_configurations(folder, described.files)["configs/inference.json"]
     network, preprocessing = inference.get("network_def"), inference.get("preprocessing")
-    if not isinstance(network, dict) or not isinstance(preprocessing, dict) or "_target_" not in network:
+    if not isinstance(network, dict) or not isinstance(preprocessing, dict):
         raise StartError("bundle-corrupt", "configs/inference.json lacks preprocessing or network_def")
+    if network.get("_target_") not in NETWORK_TARGETS:
+        raise StartError("bundle-corrupt", "the network_def of configs/inference.json names no known network")
     return Bundle(
         folder=folder,
         identity=_identity(described, hashlib.sha256(raw).hexdigest()),

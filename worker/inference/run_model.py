@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -84,13 +85,13 @@ class TorchEngine:
 
     def __init__(self, bundle: Bundle) -> None:
         import torch
-        from monai.networks import nets
         from safetensors.torch import load_file
 
         self._torch = torch
         arguments = {key: value for key, value in bundle.network.items() if key != "_target_"}
+        module, _, name = bundle.network["_target_"].rpartition(".")  # one of NETWORK_TARGETS
         try:
-            self._net: Any = getattr(nets, bundle.network["_target_"].rpartition(".")[2])(**arguments)
+            self._net: Any = getattr(import_module(module), name)(**arguments)
             self._net.load_state_dict(load_file(bundle.weights))
         except (TypeError, ValueError, RuntimeError, SafetensorError):
             raise StartError("bundle-corrupt", "the bundle's weights do not fit its network_def") from None

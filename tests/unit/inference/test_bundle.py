@@ -130,6 +130,11 @@ FAULTS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
         _edit_json("configs/inference.json", network_def=NETWORK | {"pretrained": True}),
     ),
     "no network": ("bundle-corrupt", "network_def", _edit_json("configs/inference.json", network_def=None)),
+    "a network that is none": (
+        "bundle-corrupt",
+        "names no known network",
+        _edit_json("configs/inference.json", network_def={"_target_": "worker.inference.run_bundle.run_bundle"}),
+    ),
     "preprocessing of another version": (
         "preprocessing-invalid",
         "'blur' is unknown",

@@ -7,7 +7,7 @@ import torch
 
 from monai_train.networks import DEFINITIONS, Classifier, network_definition
 from worker.errors import StartError
-from worker.inference.bundle import ALLOWED_TARGETS
+from worker.inference.bundle import NETWORK_TARGETS
 
 
 @pytest.mark.parametrize("name", sorted(DEFINITIONS))
@@ -22,7 +22,7 @@ def test_maps_average_to_the_logits(name: str) -> None:
     torch.testing.assert_close(outputs.logits, plain, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(outputs.maps.mean(dim=(2, 3)), outputs.logits, rtol=1e-3, atol=1e-3)
     assert outputs.features.shape[0] == 2
-    assert definition["_target_"] in ALLOWED_TARGETS
+    assert definition["_target_"] in NETWORK_TARGETS
 
 
 def test_unknown_network_names_the_nearest() -> None:

@@ -29,7 +29,7 @@ def public(name: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
         if name.startswith("densenet"):
             key = key.replace(".layers.", ".").replace("class_layers.out.", "classifier.")
         if name.startswith("efficientnet"):
-            key = re.sub(r"_blocks\.\d+\.", "_blocks.", key.removeprefix("net."))
+            key = re.sub(r"_blocks\.\d+\.", "_blocks.", key)
         if name == "se-resnet50":
             key = re.sub(r"conv(\d)\.adn\.N\.", r"bn\1.", re.sub(r"conv(\d)\.conv\.", r"conv\1.", key))
             key = key.replace("project.conv", "downsample.0").replace("project.adn.N", "downsample.1")

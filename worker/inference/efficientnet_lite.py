@@ -1,0 +1,28 @@
+"""EfficientNet-Lite0, which MONAI does not have, from MONAI's parts; docs/bundle.md lists it among the networks.
+
+Source: github.com/tensorflow/tpu, models/official/efficientnet/lite.
+"""
+
+from __future__ import annotations
+
+from monai.networks.nets import EfficientNet
+from torch import nn
+
+BLOCKS = (
+    "r1_k3_s11_e1_i32_o16", "r2_k3_s22_e6_i16_o24", "r2_k5_s22_e6_i24_o40", "r3_k3_s22_e6_i40_o80",
+    "r3_k5_s11_e6_i80_o112", "r4_k5_s22_e6_i112_o192", "r1_k3_s11_e6_i192_o320",
+)  # fmt: skip
+
+
+class EfficientNetLite0(EfficientNet):  # type: ignore[misc]  # MONAI has no types
+    """B0 without squeeze-and-excitation and with ReLU6 for swish, made for integer arithmetic."""
+
+    def __init__(self, spatial_dims: int, in_channels: int, num_classes: int) -> None:
+        super().__init__(list(BLOCKS), spatial_dims=spatial_dims, in_channels=in_channels, num_classes=num_classes)
+        self.set_swish()
+
+    def set_swish(self, memory_efficient: bool = True) -> None:
+        """ReLU6 everywhere, whichever swish is asked for."""
+        for module in self.modules():
+            if hasattr(module, "_swish"):
+                module._swish = nn.ReLU6()
