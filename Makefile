@@ -37,7 +37,7 @@ python-venv:
 	@.ci/install-packages python3-venv
 
 system-packages:
-	@.ci/install-packages dcmtk orthanc dicom3tools pixelmed-apps
+	@.ci/install-packages dcmtk orthanc orthanc-dicomweb dicom3tools pixelmed-apps
 
 demo: $(STAMP)
 	@$(BIN)/python -m tests.demo

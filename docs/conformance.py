@@ -9,7 +9,7 @@ from pydicom.uid import UID
 
 from worker import commitment, dicom
 from worker.config import Settings
-from worker.outbound import send
+from worker.outbound import c_store, send
 
 FILE = Path(__file__).with_name("conformance.md")
 
@@ -68,7 +68,7 @@ Each in every one of these transfer syntaxes; stored as sent, never transcoded:
 ## Storage SCU (results)
 Sent to every `[[destination]]`, each over its own association, proposed in Explicit and Implicit VR Little Endian:
 
-{_classes(send.SOP_CLASSES)}
+{_classes(c_store.SOP_CLASSES)}
 
 - A report goes as Comprehensive 3D SR; to a peer that does not take it as Comprehensive SR, under a UID of its own.
 - The report follows TID 1500 (rooted at 126000 DCM "Imaging Measurement Report") and IHE AI Results: Completion Flag
@@ -78,6 +78,13 @@ Sent to every `[[destination]]`, each over its own association, proposed in Expl
 - A warning status (0xBxxx) counts as stored. 0xA7xx, an abort, a refused association, silence: tried again with growing
   intervals up to 10 minutes, for ever. Other failure statuses: tried again {send.REJECTIONS_BEFORE_FAILED} times, then
   kept as failed with the status (`worker jobs list`, `worker jobs retry --all`).
+
+- DICOMweb instead, for destinations with a `url`: Store Instances (STOW-RS, PS3.18 10.5), `application/dicom`, one
+  object a request, answers in DICOM JSON (or XML). Stored is what the answer's Referenced SOP Sequence names (or 200
+  without a payload), and what the server has already (0x0111). The Failure Reason of the Failed SOP Sequence counts as
+  the C-STORE status would; 0x0122 to a Comprehensive 3D SR sends a Comprehensive SR. 401, 403, 408, 429, 5xx and
+  silence: tried again for ever; other HTTP errors as rejections. Redirects are not followed. Bearer token, TLS 1.2 or
+  1.3 with the server's certificate checked, client certificate where given.
 
 ## Storage commitment (PS3.4 J)
 Storage Commitment Push Model (`{commitment.SOP_CLASS}`).

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker import __version__
-from worker.config import DestinationSection, Settings, load_settings
+from worker.config import Destination, DestinationSection, Settings, load_settings
 from worker.errors import StartError, WorkerError
+from worker.process import Role
 
 if TYPE_CHECKING:
     from worker.query.search import Search
@@ -236,6 +237,8 @@ def push(
 
     settings, _ = settings_from(config)
     destination = _destination(settings, to, called)
+    if not isinstance(destination, DestinationSection):
+        raise StartError("not-c-store", f"'{to}' is a DICOMweb server; `worker push` speaks C-STORE")
     series, unread = read_folder(folder)
     for one in unread:
         typer.echo(f"not sent: {one.path.name}: {one.detail}", err=True)
@@ -258,16 +261,16 @@ def echo(
     called: Annotated[str, typer.Option(help="Called AE title, with HOST:PORT.")] = "ANY-SCP",
     config: ConfigOption = None,
 ) -> None:
-    """C-ECHO to a destination."""
-    from worker.outbound.send import echo as send_echo
+    """C-ECHO to a destination, or a search that finds nothing for one that speaks DICOMweb."""
+    from worker.outbound.send import answers, probe
 
     settings, _ = settings_from(config)
     destination = _destination(settings, to, called)
-    send_echo(destination, settings.worker.ae_title)
-    typer.echo(f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port}) answers C-ECHO")
+    probe(destination, settings.worker.ae_title)
+    typer.echo(f"{destination.name}: {answers(destination)}")
 
 
-def _destination(settings: Settings, to: str, called: str) -> DestinationSection:
+def _destination(settings: Settings, to: str, called: str) -> Destination:
     for one in settings.destination:
         if one.name == to:
             return one

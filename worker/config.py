@@ -5,11 +5,21 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from worker.errors import StartError
@@ -38,18 +48,23 @@ class WorkerSection(_Section):
     inference_threads: int = Field(default=0, ge=0, le=256)
     engine: Literal["openvino-int8", "openvino-fp32", "torch"] = "openvino-int8"
     job_timeout_seconds: float = Field(default=600.0, gt=0)
+    job_memory_bytes: int = Field(default=4 << 30, ge=0)
     job_attempts: int = Field(default=3, ge=1, le=100)
     lease_seconds: float = Field(default=30.0, ge=3)
 
     _ae_title = field_validator("ae_title")(_check_ae_title)
 
 
-class _TlsFiles(_Section):
-    """Certificate and key of our side and the authority that signs the peer's, as PEM files; all three or none."""
+class _TlsPaths(_Section):
+    """Certificate and key of our side and the authority that signs the peer's, as PEM files."""
 
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_authority: Path | None = None
+
+
+class _TlsFiles(_TlsPaths):
+    """All three or none: DICOM over TLS has certificates on both sides (PS3.15 B.12)."""
 
     @model_validator(mode="after")
     def _all_or_none(self) -> Self:
@@ -71,6 +86,10 @@ class ReceiveSection(_TlsFiles):
     maximum_associations: int = Field(default=64, ge=1)
     maximum_pdu_bytes: int = Field(default=1 << 20, ge=4096)
     idle_seconds: float = Field(default=60.0, gt=0)
+    maximum_association_seconds: float = Field(default=14400.0, gt=0)
+    maximum_dataset_bytes: int = Field(default=512 << 20, ge=1 << 16)
+    settle_on_count: bool = False
+    incomplete_seconds: float = Field(default=60.0, ge=0)
     minimum_free_bytes: int = Field(default=256 << 20, ge=0)
 
     @field_validator("allowed_peers")
@@ -88,6 +107,7 @@ class EligibilitySection(_Section):
     refuse_image_types: tuple[str, ...] = ("LOCALIZER", "MOSAIC", "PROJECTION IMAGE", "MIP", "PHASE")
     refuse_scanning_sequences: tuple[str, ...] = ("EP",)
     body_parts: tuple[str, ...] = ("BRAIN", "HEAD", "SKULL", "HEADNECK")
+    refuse_incomplete: bool = False
 
 
 class RetentionSection(_Section):
@@ -102,10 +122,13 @@ class DatabaseSection(_Section):
     url: str = "sqlite:///var/worker.db"
 
 
+_Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
+
+
 class DestinationSection(_TlsFiles):
     """One [[destination]]: where reports and pictures are sent by C-STORE."""
 
-    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
+    name: _Name
     ae_title: str
     host: str = Field(min_length=1)
     port: int = Field(ge=1, le=65535)
@@ -114,6 +137,74 @@ class DestinationSection(_TlsFiles):
     commitment_timeout_seconds: float = Field(default=300.0, gt=0)
 
     _ae_title = field_validator("ae_title")(_check_ae_title)
+
+
+class DicomwebSection(_TlsPaths):
+    """One [[destination]] with a `url`: where reports and pictures are sent by STOW-RS (PS3.18 10.5).
+
+    The authority alone is enough where the server asks for no certificate; without it the system's authorities count.
+    """
+
+    name: _Name
+    url: str
+    bearer_token_file: Path | None = None
+    bearer_token_variable: str | None = Field(default=None, min_length=1)
+    timeout_seconds: float = Field(default=30.0, gt=0)
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("the URL of a DICOMweb service looks like https://host/dicom-web")
+        if parts.username or parts.password:
+            raise ValueError("no user or password in the URL: give bearer_token_file or bearer_token_variable")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _secrets_travel_by_tls(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("a client certificate needs tls_certificate and tls_key together")
+        if self.bearer_token_file is not None and self.bearer_token_variable is not None:
+            raise ValueError("bearer_token_file or bearer_token_variable, not both")
+        if self.url.startswith("https:"):
+            return self
+        if self.tls_certificate or self.tls_authority:
+            raise ValueError("TLS files need an https URL")
+        if (self.bearer_token_file or self.bearer_token_variable) and not _is_loopback(self.url):
+            raise ValueError("a bearer token goes out by https only")
+        return self
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class PeerSection(_TlsFiles):
+    """One [[peer]]: a sender that may be asked how many images a series has, known by its calling AE title."""
+
+    ae_title: str
+    host: str = Field(min_length=1)
+    port: int = Field(ge=1, le=65535)
+    query: bool = False
+    timeout_seconds: float = Field(default=5.0, gt=0)
+
+    _ae_title = field_validator("ae_title")(_check_ae_title)
+
+
+_DESTINATIONS: dict[str, type[BaseModel]] = {"dicom": DestinationSection, "dicomweb": DicomwebSection}
+
+
+def _kind_of_destination(value: Any) -> str:
+    has_url = "url" in value if isinstance(value, dict) else isinstance(value, DicomwebSection)
+    return "dicomweb" if has_url else "dicom"
+
+
+Destination = DestinationSection | DicomwebSection
 
 
 class WebSection(_Section):
@@ -164,7 +255,14 @@ class Settings(BaseSettings):
     eligibility: EligibilitySection = EligibilitySection()
     retention: RetentionSection = RetentionSection()
     database: DatabaseSection = DatabaseSection()
-    destination: tuple[DestinationSection, ...] = ()
+    destination: tuple[
+        Annotated[
+            Annotated[DestinationSection, Tag("dicom")] | Annotated[DicomwebSection, Tag("dicomweb")],
+            Discriminator(_kind_of_destination),
+        ],
+        ...,
+    ] = ()
+    peer: tuple[PeerSection, ...] = ()
     web: WebSection = WebSection()
     audit: AuditSection = AuditSection()
 
@@ -181,10 +279,13 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
     @model_validator(mode="after")
-    def _destination_names_are_distinct(self) -> Settings:
+    def _names_are_distinct(self) -> Settings:
         names = [one.name for one in self.destination]
         if len(set(names)) != len(names):
             raise ValueError("two [[destination]] entries have the same name")
+        titles = [one.ae_title for one in self.peer]
+        if len(set(titles)) != len(titles):
+            raise ValueError("two [[peer]] entries have the same ae_title")
         return self
 
     @property
@@ -238,12 +339,13 @@ def _anchor(settings: Settings, folder: Path) -> Settings:
         }
     )
     receive = _anchor_tls(settings.receive, folder)
-    destinations = tuple(_anchor_tls(one, folder) for one in settings.destination)
+    destinations = tuple(_anchor_destination(one, folder) for one in settings.destination)
+    peers = tuple(_anchor_tls(one, folder) for one in settings.peer)
     file = sqlite_path(settings.database.url)
     database = settings.database
     if file is not None:
         database = database.model_copy(update={"url": f"sqlite:///{folder / file}"})
-    changed = {"worker": worker, "database": database, "receive": receive, "destination": destinations}
+    changed = {"worker": worker, "database": database, "receive": receive, "destination": destinations, "peer": peers}
     files = {name: folder / file for name in ("tls_certificate", "tls_key") if (file := getattr(settings.web, name))}
     changed |= {"web": settings.web.model_copy(update=files)}
     audit = _anchor_tls(settings.audit, folder)
@@ -251,12 +353,19 @@ def _anchor(settings: Settings, folder: Path) -> Settings:
     return settings.model_copy(update=changed)
 
 
-T = TypeVar("T", bound=_TlsFiles)
+T = TypeVar("T", bound=_TlsPaths)
 
 
 def _anchor_tls(section: T, folder: Path) -> T:
-    files = {name: getattr(section, name) for name in _TlsFiles.model_fields}
+    files = {name: getattr(section, name) for name in _TlsPaths.model_fields}
     return section.model_copy(update={name: folder / file for name, file in files.items() if file is not None})
+
+
+def _anchor_destination(section: Destination, folder: Path) -> Destination:
+    anchored = _anchor_tls(section, folder)
+    if isinstance(anchored, DicomwebSection) and anchored.bearer_token_file is not None:
+        return anchored.model_copy(update={"bearer_token_file": folder / anchored.bearer_token_file})
+    return anchored
 
 
 def _known_keys(model: type[BaseModel]) -> list[str]:
@@ -266,11 +375,15 @@ def _known_keys(model: type[BaseModel]) -> list[str]:
 def _section_of(location: tuple[int | str, ...]) -> type[BaseModel]:
     model: type[BaseModel] = Settings
     for part in location:
+        if part in _DESTINATIONS:
+            model = _DESTINATIONS[str(part)]
         if isinstance(part, int) or part not in model.model_fields:
             continue
         annotation = model.model_fields[part].annotation
-        if annotation == tuple[DestinationSection, ...]:
+        if part == "destination":
             model = DestinationSection
+        elif annotation == tuple[PeerSection, ...]:
+            model = PeerSection
         elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
             model = annotation
     return model
@@ -279,7 +392,7 @@ def _section_of(location: tuple[int | str, ...]) -> type[BaseModel]:
 def _explain(error: ValidationError) -> str:
     lines = []
     for one in error.errors(include_url=False, include_input=False):
-        key = ".".join(str(part) for part in one["loc"])
+        key = ".".join(str(part) for part in one["loc"] if part not in _DESTINATIONS)
         if one["type"] == "extra_forbidden":
             lines.append(f"unknown key '{key}'{_nearest(str(one['loc'][-1]), _section_of(one['loc'][:-1]))}")
         else:
@@ -304,5 +417,5 @@ def _refuse_unknown_environment() -> None:
                 shown = f"unknown environment variable {name}{_nearest(part, model)}"
                 raise StartError("config-invalid", shown)
             model = _section_of(tuple(parts[: depth + 1]))
-            if parts[0] == "destination":
+            if parts[0] in ("destination", "peer"):
                 break

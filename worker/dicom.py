@@ -43,9 +43,32 @@ TRANSFER_SYNTAXES: dict[str, str] = {
 # PS3.4 Table B.2-1 and PS3.7 Annex C.
 SUCCESS = 0x0000
 PROCESSING_FAILURE = 0x0110
+DUPLICATE_SOP_INSTANCE = 0x0111
+SOP_CLASS_NOT_SUPPORTED = 0x0122
 OUT_OF_RESOURCES = 0xA700
 DATASET_MISMATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
+TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122
+
+# PS3.3 C.14.1.1 and PS3.4 Table B.2-1; the ranges by their first byte or first digit.
+_FAILURES = {
+    PROCESSING_FAILURE: "processing failure",
+    DUPLICATE_SOP_INSTANCE: "it has this object already",
+    0x0112: "no such object instance",
+    0x0117: "invalid object instance",
+    0x0119: "class-instance conflict",
+    SOP_CLASS_NOT_SUPPORTED: "SOP class not supported",
+    0x0124: "not authorised",
+    TRANSFER_SYNTAX_NOT_SUPPORTED: "transfer syntax not supported",
+    0xA7: "out of resources",
+    0xA9: "data set does not match the SOP class",
+    0xC: "cannot understand",
+}
+
+
+def failure_meaning(status: int) -> str:
+    """What a C-STORE status or a Failure Reason (0008,1197) means, in words."""
+    return next((_FAILURES[one] for one in (status, status >> 8, status >> 12) if one in _FAILURES), "failure")
 
 MAXIMUM_UID_LENGTH = 64  # PS3.5 9.1
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")

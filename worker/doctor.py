@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from worker import store
-from worker.config import Settings
+from worker.config import Destination, DicomwebSection, Settings
 from worker.errors import WorkerError
+from worker.heartbeat import Alive, processes
+from worker.process import Role
+from worker.query.health import listens
 from worker.tables import REVISION
 
 
@@ -32,11 +39,52 @@ def examine(settings: Settings, config: Path | None) -> Iterator[Finding]:
     else:
         yield Finding("configuration", False, shown, "add a [[destination]]: without one no report is sent anywhere")
     yield _data_folder(settings)
-    yield _database(settings)
+    database = _database(settings)
+    yield database
+    if database.well:
+        yield _processes(settings, now)
     yield _bundle(settings)
     for destination in settings.destination:
-        where = f"{destination.ae_title} at {destination.host}:{destination.port}"
-        yield _destination(settings, destination.name, where)
+        yield _destination(settings, destination)
+
+
+def examine_role(settings: Settings, role: Role, now: datetime) -> Finding:
+    """Whether a role is alive on this host: quick enough for a container's or a service manager's health check."""
+    try:
+        alive = _seen(settings, now)
+    except (WorkerError, SQLAlchemyError) as error:
+        detail = error.detail if isinstance(error, WorkerError) else "the database does not answer"
+        return Finding(role, False, detail, "worker doctor looks at everything")
+    here = [one for one in alive if one.role == role and one.host == socket.gethostname()]
+    if not any(not one.lost for one in here):
+        return Finding(role, False, f"no living {role} process on this host", f"worker serve --role {role}")
+    if role == Role.RECEIVE and not listens(settings):
+        return Finding(role, False, f"port {settings.receive.port} takes no connection", "start the process again")
+    return Finding(role, True, f"{sum(not one.lost for one in here)} alive on this host")
+
+
+def _seen(settings: Settings, now: datetime) -> list[Alive]:
+    database = store.Store(settings.database.url)
+    try:
+        database.require_revision()
+        with database.read() as session:
+            return processes(session, now, timedelta(seconds=settings.worker.lease_seconds))
+    finally:
+        database.close()
+
+
+def _processes(settings: Settings, now: datetime) -> Finding:
+    """What runs, on whatever host; that nothing runs is no fault, for this is also asked before the first start."""
+    try:
+        alive = _seen(settings, now)
+    except WorkerError:  # an empty database
+        return Finding("processes", True, "none has run yet")
+    shown = ", ".join(f"{one.role} on {one.host}" for one in alive if not one.lost) or "none runs"
+    lost = ", ".join(f"{one.role} on {one.host} since {one.seen_at:%Y-%m-%d %H:%M}" for one in alive if one.lost)
+    if lost:
+        advice = "start that host again; one that is gone for good is forgotten after a day"
+        return Finding("processes", False, f"{shown}; not seen: {lost}", advice)
+    return Finding("processes", True, shown)
 
 
 def _data_folder(settings: Settings) -> Finding:
@@ -83,13 +131,15 @@ def _bundle(settings: Settings) -> Finding:
     return Finding("model", True, f"{identity.name} {identity.version}, hashes and golden cases agree")
 
 
-def _destination(settings: Settings, name: str, where: str) -> Finding:
-    from worker.outbound.send import echo
+def _destination(settings: Settings, destination: Destination) -> Finding:
+    from worker.outbound.send import answers, probe
 
-    destination = next(one for one in settings.destination if one.name == name)
+    subject = f"destination {destination.name}"
     try:
-        echo(destination, settings.worker.ae_title)
+        probe(destination, settings.worker.ae_title)
     except WorkerError as error:
+        if isinstance(destination, DicomwebSection):
+            return Finding(subject, False, error.detail, "are the url, the bearer token and the TLS files right?")
         advice = f"is it running, reachable, and does it know our AE title {settings.worker.ae_title}?"
-        return Finding(f"destination {name}", False, error.detail, advice)
-    return Finding(f"destination {name}", True, f"{where} answers C-ECHO")
+        return Finding(subject, False, error.detail, advice)
+    return Finding(subject, True, answers(destination))

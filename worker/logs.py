@@ -39,7 +39,8 @@ def configure_logs(level: str = "INFO") -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    for name in ("pynetdicom", "pydicom", "highdicom", "apscheduler", "sqlalchemy", "alembic", "uvicorn"):
+    libraries = ("pynetdicom", "pydicom", "highdicom", "dicomweb_client", "urllib3", "apscheduler", "sqlalchemy")
+    for name in (*libraries, "alembic", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers = [logging.NullHandler()]
         logger.propagate = False

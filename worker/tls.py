@@ -18,20 +18,40 @@ def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLCont
     return _loaded(context, certificate, key, authority)
 
 
-def client_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
-    """For a destination: its certificate must be the authority's and name its host. Raises StartError."""
+def client_context(certificate: Path | None, key: Path | None, authority: Path | None) -> ssl.SSLContext:
+    """For a destination: its certificate must be the authority's and name its host. Raises StartError.
+
+    Without `authority` the system's authorities count; without certificate and key we show none.
+    """
     return _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certificate, key, authority)
 
 
-def _loaded(context: ssl.SSLContext, certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
+def association_arguments(
+    certificate: Path | None, key: Path | None, authority: Path | None, host: str
+) -> tuple[ssl.SSLContext, str] | None:
+    """What pynetdicom's `associate` wants for DICOM over TLS; None without the files. Raises StartError."""
+    if certificate is None or key is None or authority is None:
+        return None
+    return client_context(certificate, key, authority), host
+
+
+def _loaded(
+    context: ssl.SSLContext, certificate: Path | None, key: Path | None, authority: Path | None
+) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_TLS_1_2_CIPHERS)
+    files = [one for one in (certificate, key, authority) if one is not None]
     try:
-        context.load_cert_chain(certificate, key)
-        context.load_verify_locations(authority)
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+        if authority is not None:
+            context.load_verify_locations(authority)
+        else:
+            context.load_default_certs()
     except FileNotFoundError:
-        missing = next((one for one in (certificate, key, authority) if not one.is_file()), certificate)
+        missing = next((one for one in files if not one.is_file()), files[0])
         raise StartError("tls-file-missing", f"TLS: there is no {missing}") from None
     except (ssl.SSLError, OSError) as error:
-        raise StartError("tls-invalid", f"TLS: {certificate}, {key} or {authority} cannot be used: {error}") from None
+        shown = ", ".join(str(one) for one in files)
+        raise StartError("tls-invalid", f"TLS: {shown} cannot be used: {error}") from None
     return context

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,14 @@ from typing import Any
 import pytest
 
 from tests.testbed import dcmtk
+from tests.testbed.certificates import Certificates, make_certificates
 from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import write_series
 from worker.config import DestinationSection, ReceiveSection, Settings, WorkerSection
 from worker.errors import Retry, StartError
 from worker.inbound.association import Receiver
 from worker.migrate import migrate
-from worker.outbound.send import echo
+from worker.outbound.c_store import echo
 from worker.store import Store, counts
 from worker.tls import server_context
 
@@ -28,36 +27,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@dataclass(frozen=True)
-class Certificates:
-    """An authority, a certificate of it for 127.0.0.1, and one of a stranger."""
-
-    folder: Path
-
-    def files(self, name: str) -> tuple[Path, Path]:
-        return self.folder / f"{name}.pem", self.folder / f"{name}-key.pem"
-
-    @property
-    def authority(self) -> Path:
-        return self.folder / "authority.pem"
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    made = Certificates(tmp_path_factory.mktemp("tls"))
-    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-sha256"]
-    for name in ("authority", "stranger"):
-        certificate, key = made.files(name)
-        subprocess.run(
-            [*new, "-subj", f"/CN={name}", "-keyout", key, "-out", certificate], check=True, capture_output=True
-        )
-    certificate, key = made.files("peer")
-    signed = ["-CA", made.authority, "-CAkey", made.files("authority")[1], "-addext", "subjectAltName=IP:127.0.0.1"]
-    signed += ["-addext", "basicConstraints=critical,CA:FALSE"]
-    subprocess.run(
-        [*new, "-subj", "/CN=peer", *signed, "-keyout", key, "-out", certificate], check=True, capture_output=True
-    )
-    return made
+    return make_certificates(tmp_path_factory.mktemp("tls"))
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from tests.testbed.orthanc import Orthanc
 from worker import commitment
 from worker.config import DestinationSection, ReceiveSection, Settings, WorkerSection
 from worker.inbound.association import Receiver
-from worker.outbound.send import SOP_CLASSES, Sender
+from worker.outbound.c_store import SOP_CLASSES
+from worker.outbound.send import Sender
 from worker.store import Store
 from worker.tables import Commitment, DeliveryRow, DeliveryState, InstanceRow
 

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread
-from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    SecondaryCaptureImageStorage,
+)
+from pynetdicom import AE, evt
 from sqlalchemy import select
 
 from tests.testbed import dcmtk
@@ -143,7 +150,32 @@ def test_a_peer_that_takes_no_report_still_gets_the_picture(database: Store, tmp
         _sender(database, tmp_path, pacs.port, clock).send_due()
     report, picture = _deliveries(database)
     assert (report.state, report.reason) == (DeliveryState.PENDING, "sop-class-refused")
+    assert report.detail == "the peer does not take Comprehensive SR Storage"
     assert picture.state == DeliveryState.DELIVERED
+
+
+def test_a_transfer_syntax_that_is_refused_is_reported_by_name(database: Store, tmp_path: Path, clock: Clock) -> None:
+    ae = AE(ae_title="PACS")
+    ae.add_supported_context(SecondaryCaptureImageStorage, JPEGBaseline8Bit)
+    ae.add_supported_context(Comprehensive3DSRStorage, ExplicitVRLittleEndian)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, lambda event: 0x0000)])
+    _sender(database, tmp_path, server.server_address[1], clock).send_due()
+    server.shutdown()
+    report, picture = _deliveries(database)
+    assert report.state == DeliveryState.DELIVERED
+    assert (picture.state, picture.reason) == (DeliveryState.PENDING, "transfer-syntax-refused")
+    assert picture.detail == (
+        "the peer takes Secondary Capture Image Storage in neither Explicit VR Little Endian "
+        "nor Implicit VR Little Endian"
+    )
+
+
+def test_an_object_that_the_peer_has_already_is_delivered(
+    database: Store, tmp_path: Path, pacs: Pacs, clock: Clock
+) -> None:
+    pacs.behaviour, pacs.status = Behaviour.REFUSE, 0x0111
+    _sender(database, tmp_path, pacs.port, clock).send_due()
+    assert _states(database) == {DeliveryState.DELIVERED}
 
 
 @pytest.mark.skipif(not dcmtk.installed("storescp"), reason="DCMTK is not installed")
@@ -189,7 +221,7 @@ def test_backoff_doubles_up_to_ten_minutes() -> None:
 
 def test_echo_tells_why_it_failed(pacs: Pacs) -> None:
     destination = DestinationSection(name="pacs", ae_title="PACS", host="127.0.0.1", port=pacs.port)
-    send.echo(destination, "AI_WORKER")
+    send.probe(destination, "AI_WORKER")
     pacs.stop()
     with pytest.raises(send.Retry, match="does not answer"):
-        send.echo(destination, "AI_WORKER")
+        send.probe(destination, "AI_WORKER")

@@ -22,23 +22,35 @@ from tests.testbed.dcmtk import free_port, wait_for_port
 PROGRAMS = ("Orthanc", "/usr/sbin/Orthanc")  # Debian puts it where an ordinary user's PATH does not look
 
 
+DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")  # Debian's orthanc-dicomweb
+
+
 def program() -> str | None:
     return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+
+
+def dicomweb_plugin() -> Path | None:
+    return DICOMWEB_PLUGIN if DICOMWEB_PLUGIN.exists() else None
 
 
 class Orthanc:
     """A running Orthanc: `port` speaks DICOM as `ae_title`, the rest of the methods speak its REST API.
 
-    The worker is the modality `worker`, called `worker_ae_title` on 127.0.0.1:`worker_port`.
+    The worker is the modality `worker`, called `worker_ae_title` on 127.0.0.1:`worker_port`. With `dicomweb` it loads
+    its plugin and speaks DICOMweb at `dicomweb_url`.
     """
 
     name = "Orthanc"
 
-    def __init__(self, folder: Path, worker_port: int, worker_ae_title: str, ae_title: str) -> None:
+    def __init__(
+        self, folder: Path, worker_port: int, worker_ae_title: str, ae_title: str, *, dicomweb: bool = False
+    ) -> None:
         self.ae_title = ae_title
         self.port = free_port()
         self.folder = folder
         self._http_port = free_port()
+        self.dicomweb_url = f"http://127.0.0.1:{self._http_port}/dicom-web"
+        self._plugins = [str(DICOMWEB_PLUGIN)] if dicomweb else []
         self._modality = [worker_ae_title, "127.0.0.1", worker_port]
         self._process: subprocess.Popen[bytes] | None = None
         self._client: httpx.Client
@@ -94,7 +106,8 @@ class Orthanc:
             "OverwriteInstances": True,
             "SynchronousCMove": False,
             "StableAge": 1,
-            "Plugins": [],
+            "Plugins": self._plugins,
+            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         }
 
     def upload(self, paths: list[Path]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.config import Settings, load_settings
+from worker.config import DicomwebSection, Settings, load_settings
 from worker.errors import StartError
 
 
@@ -60,6 +60,14 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
     assert settings.database.url == f"sqlite:///{tmp_path / 'var/worker.db'}"
 
 
+def test_a_destination_with_a_url_is_a_dicomweb_server(tmp_path: Path) -> None:
+    text = "[[destination]]\nname='a'\nurl='https://h/dicom-web/'\nbearer_token_file='token'\ntls_authority='ca.pem'"
+    [destination] = _load(tmp_path, text).destination
+    assert isinstance(destination, DicomwebSection)
+    assert (destination.url, destination.bearer_token_file) == ("https://h/dicom-web", tmp_path / "token")
+    assert destination.tls_authority == tmp_path / "ca.pem"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -69,6 +77,14 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
         ("[receive", "not valid TOML"),
         ("[[destination]]\nname = 'a'\nae_title = 'A'\nhost = 'h'", "destination.0.port"),
         ("[[destination]]\nname='a'\nae_title='A'\nhost='h'\nport=1\n" * 2, "same name"),
+        ("[[destination]]\nname='a'\nurl='ftp://h'", "destination.0.url"),
+        ("[[destination]]\nname='a'\nurl='https://u:p@h/dicom-web'", "no user or password"),
+        ("[[destination]]\nname='a'\nurl='https://h'\ntls_key='k'", "tls_certificate and tls_key together"),
+        ("[[destination]]\nname='a'\nurl='http://h'\ntls_authority='a'", "need an https URL"),
+        ("[[destination]]\nname='a'\nurl='http://h'\nbearer_token_file='t'", "by https only"),
+        ("[[destination]]\nname='a'\nurl='https://h'\nbearer_token = 't'", "did you mean 'bearer_token_file'?"),
+        ("[[peer]]\nae_title='A'\nhost='h'\nport=1\n" * 2, "same ae_title"),
+        ("[[peer]]\nae_title='A'\nhost='h'\nport=1\nqerry=true", "did you mean 'query'?"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_key(tmp_path: Path, text: str, said: str) -> None:

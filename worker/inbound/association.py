@@ -20,7 +20,7 @@ from pynetdicom.sop_class import Verification
 from pynetdicom.transport import ThreadedAssociationServer
 
 from worker import commitment, dicom, store
-from worker.config import ReceiveSection, Settings
+from worker.config import DestinationSection, ReceiveSection, Settings
 from worker.errors import RefusedInstance, Retry, StartError
 from worker.inbound import commit
 from worker.inbound.instances import InstanceKeeper, Received
@@ -149,7 +149,8 @@ class Receiver:
     ) -> None:
         try:
             information = commit.examine(self._database, self._settings.worker.data_dir, transaction_uid, wanted)
-            known = [one for one in self._settings.destination if one.ae_title == caller]
+            destinations = [one for one in self._settings.destination if isinstance(one, DestinationSection)]
+            known = [one for one in destinations if one.ae_title == caller]
             if known:  # we know where it listens: a new association, as most peers expect
                 assoc = commit.associate_as_scp(known[0], self._settings.worker.ae_title)
             try:

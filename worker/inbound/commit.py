@@ -13,7 +13,7 @@ from pynetdicom.association import Association
 from worker import commitment, dicom, store
 from worker.config import DestinationSection
 from worker.errors import Retry
-from worker.tls import client_context
+from worker.tls import association_arguments
 
 _CHUNK = 1 << 20
 
@@ -64,10 +64,7 @@ def associate_as_scp(peer: DestinationSection, ae_title: str) -> Association:
     ae = AE(ae_title=ae_title)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = peer.timeout_seconds
     ae.add_requested_context(commitment.SOP_CLASS)
-    files = (peer.tls_certificate, peer.tls_key, peer.tls_authority)
-    tls = None
-    if files[0] is not None and files[1] is not None and files[2] is not None:
-        tls = (client_context(files[0], files[1], files[2]), peer.host)
+    tls = association_arguments(peer.tls_certificate, peer.tls_key, peer.tls_authority, peer.host)
     role = build_role(commitment.SOP_CLASS, scp_role=True)
     assoc = ae.associate(peer.host, peer.port, ae_title=peer.ae_title, ext_neg=[role], tls_args=tls)
     if not assoc.is_established:

@@ -15,9 +15,9 @@ from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 
-from pydicom import Dataset, dcmread, dcmwrite
+from pydicom import Dataset, dcmwrite
 
-from worker import __version__
+from worker import __version__, header
 from worker.dicom import derive_uid
 from worker.outbound.build_images import build_picture
 from worker.outbound.build_report import build_report
@@ -87,7 +87,8 @@ def read_header(path: Path) -> Dataset:
     """The dataset of a stored file without its pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values are the source's; build_report sanitises what it copies
-        return dcmread(path, stop_before_pixels=True, force=True)
+        with path.open("rb") as file:
+            return header.read_header(file)
 
 
 def _in_stack_order(result: SeriesResult, headers: list[Dataset]) -> list[Dataset]:

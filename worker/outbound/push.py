@@ -11,7 +11,7 @@ from pynetdicom.association import Association
 from worker import dicom
 from worker.config import DestinationSection
 from worker.errors import Retry
-from worker.outbound.send import tls_arguments
+from worker.outbound.c_store import refused_context, tls_arguments
 from worker.store import NewInstance
 
 _CONTEXTS_AT_MOST = 128  # PS3.8 9.3.2.2: a presentation context ID is an odd number below 256
@@ -77,7 +77,7 @@ def _store(assoc: Association, path: Path, new: NewInstance) -> str | None:
         return "the association has ended"
     accepted = {(one.abstract_syntax, one.transfer_syntax[0]) for one in assoc.accepted_contexts}
     if (new.sop_class_uid, new.transfer_syntax_uid) not in accepted:
-        return "the peer does not take this SOP class in this transfer syntax"
+        return refused_context(assoc, new.sop_class_uid, [new.transfer_syntax_uid]).detail
     answer = assoc.send_c_store(path)
     if "Status" not in answer:
         return "no answer"

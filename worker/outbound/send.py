@@ -1,54 +1,51 @@
-"""Delivery rows → C-STORE → delivered, or again later, or failed. One thread a destination: none holds up another."""
+"""Delivery rows → C-STORE or STOW-RS → delivered, or again later, or failed.
+
+One thread a destination: none holds up another.
+"""
 
 from __future__ import annotations
 
 import os
 import random
 import socket
-import ssl
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydicom import Dataset, dcmread
-from pydicom.uid import (
-    Comprehensive3DSRStorage,
-    ComprehensiveSRStorage,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    SecondaryCaptureImageStorage,
-)
-from pynetdicom import AE, evt
-from pynetdicom.association import Association
-from pynetdicom.sop_class import Verification
+from pynetdicom import evt
 
 from worker import commitment, dicom, store
-from worker.config import DestinationSection
+from worker.config import Destination, DestinationSection, DicomwebSection
 from worker.dicom import derive_uid
-from worker.errors import Park, Retry, WorkerError
+from worker.errors import Park, Retry
 from worker.logs import fault_fields, get_log
+from worker.outbound import c_store, stow
+from worker.outbound.c_store import Rejected
 from worker.tables import Commitment, DeliveryRow, DeliveryState, ObjectRow
-from worker.tls import client_context
 
 # A peer that says no so many times to the same object means it; a person looks, and may retry.
 REJECTIONS_BEFORE_FAILED = 10
 _FIRST_DELAY_SECONDS = 2.0
 _LONGEST_DELAY_SECONDS = 600.0
-SOP_CLASSES = (Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage)
 HOLD_FOR_REPORT_SECONDS = 2.0
-_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
-class Rejected(WorkerError):
-    """The peer answered a C-STORE with a failure status, or does not take the SOP class."""
+class Peer(Protocol):
+    """A connection to a destination."""
 
-    def __init__(self, status: int | None, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.status = status
+    def store(self, ds: Dataset) -> tuple[int, str]:
+        """The peer's success or warning status and the SOP Instance UID it has the object under.
+
+        Raises Rejected, or Retry for a fault that passes.
+        """
+
+    def close(self) -> None: ...
 
 
 def backoff(attempts: int) -> timedelta:
@@ -61,7 +58,7 @@ def backoff(attempts: int) -> timedelta:
 class Sender:
     """Sends what is due at one destination."""
 
-    destination: DestinationSection
+    destination: Destination
     ae_title: str
     database: store.Store
     data_dir: Path
@@ -72,7 +69,7 @@ class Sender:
         return f"{socket.gethostname()}:{os.getpid()}:{self.destination.name}"
 
     def send_due(self) -> int:
-        """Send one batch over one association; the number of deliveries that were due."""
+        """Send one batch over one connection; the number of deliveries that were due."""
         # Longer than a whole batch can take, so that the lease is lost only with the process.
         lease = timedelta(seconds=self.destination.timeout_seconds * 8)
         with self.database.write() as session:
@@ -80,17 +77,14 @@ class Sender:
         if not due:
             return 0
         try:
-            assoc = associate(self.destination, self.ae_title)
+            peer = connect(self.destination, self.ae_title)
         except Retry as fault:
             for delivery, _ in due:
                 self._again(delivery, fault)
             return len(due)
-        try:
+        with closing(peer):
             for delivery, made in due:
-                self._deliver(assoc, delivery, made)
-        finally:
-            if assoc.is_established:
-                assoc.release()
+                self._deliver(peer, delivery, made)
         return len(due)
 
     def ask_for_commitment(self) -> int:
@@ -98,16 +92,20 @@ class Sender:
 
         The answer comes as N-EVENT-REPORT, on this association while it is held, or later on a new one to our SCP.
         """
+        destination = self.destination
+        if not isinstance(destination, DestinationSection) or not destination.storage_commitment:
+            return 0
         now = self.clock()
-        transaction_uid = derive_uid("commitment", self.destination.name, uuid.uuid4().hex)
-        until = now + timedelta(seconds=self.destination.commitment_timeout_seconds)
+        transaction_uid = derive_uid("commitment", destination.name, uuid.uuid4().hex)
+        until = now + timedelta(seconds=destination.commitment_timeout_seconds)
         with self.database.write() as session:  # recorded first: the report may be quicker than the answer
-            asked = store.claim_commitments(session, self.destination.name, transaction_uid, now, until)
+            asked = store.claim_commitments(session, destination.name, transaction_uid, now, until)
         if not asked:
             return 0
         told = threading.Event()
         try:
-            assoc = associate(self.destination, self.ae_title, [(evt.EVT_N_EVENT_REPORT, self._on_report, [told])])
+            handlers = [(evt.EVT_N_EVENT_REPORT, self._on_report, [told])]
+            assoc = c_store.associate(destination, self.ae_title, handlers)
             try:
                 answer, _ = assoc.send_n_action(
                     commitment.request(transaction_uid, asked),
@@ -129,12 +127,16 @@ class Sender:
         told.set()
         return status, None
 
+    @property
+    def _wants_commitment(self) -> bool:
+        return isinstance(self.destination, DestinationSection) and self.destination.storage_commitment
+
     def _named(self, reason: str) -> dict[str, str]:
         return {"destination": self.destination.name, "reason": reason}
 
-    def _deliver(self, assoc: Association, delivery: DeliveryRow, made: ObjectRow) -> None:
+    def _deliver(self, peer: Peer, delivery: DeliveryRow, made: ObjectRow) -> None:
         try:
-            status, sent_as = store_object(assoc, self._read(made))
+            status, sent_as = peer.store(self._read(made))
         except Rejected as rejected:
             self._rejected(delivery, rejected)
         except Park as fault:
@@ -148,7 +150,7 @@ class Sender:
                 status=status,
                 delivered_at=self.clock(),
                 sent_as=sent_as,
-                commitment=Commitment.DUE if self.destination.storage_commitment else None,
+                commitment=Commitment.DUE if self._wants_commitment else None,
                 reason=None,
                 detail=None,
             )
@@ -201,7 +203,7 @@ class Sender:
         while not stop.is_set():
             try:
                 busy = self.send_due() > 0
-                if not busy and self.destination.storage_commitment:
+                if not busy:
                     self.ask_for_commitment()
             except Exception as error:  # a thread's boundary: the lease brings the deliveries back
                 get_log().error("sending failed", destination=self.destination.name, **fault_fields(error))
@@ -211,84 +213,24 @@ class Sender:
                 stop.wait(poll_seconds)
 
 
-def tls_arguments(destination: DestinationSection) -> tuple[ssl.SSLContext, str] | None:
-    """What pynetdicom's `associate` wants for TLS; None for a destination without."""
-    files = (destination.tls_certificate, destination.tls_key, destination.tls_authority)
-    if files[0] is None or files[1] is None or files[2] is None:
-        return None
-    return client_context(files[0], files[1], files[2]), destination.host
+def connect(destination: Destination, ae_title: str) -> Peer:
+    """Raises Retry when the peer is away or will not have us."""
+    if isinstance(destination, DicomwebSection):
+        return stow.connect(destination)
+    return c_store.StorageScp(c_store.associate(destination, ae_title))
 
 
-def associate(destination: DestinationSection, ae_title: str, handlers: Sequence[tuple[Any, ...]] = ()) -> Association:
-    """An association for everything we send. Raises Retry when the peer is away or will not have us."""
-    ae = AE(ae_title=ae_title)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = destination.timeout_seconds
-    ae.connection_timeout = min(10.0, destination.timeout_seconds)
-    for sop_class_uid in SOP_CLASSES:
-        for syntax in _SYNTAXES:  # a context each, so that the peer can take both and we choose
-            ae.add_requested_context(sop_class_uid, syntax)
-    ae.add_requested_context(Verification)
-    if destination.storage_commitment:
-        ae.add_requested_context(commitment.SOP_CLASS)
-    assoc = ae.associate(
-        destination.host,
-        destination.port,
-        ae_title=destination.ae_title,
-        tls_args=tls_arguments(destination),
-        evt_handlers=list(handlers),
-    )
-    if assoc.is_established:
-        return assoc
-    if assoc.is_rejected:
-        raise Retry("association-rejected", f"{destination.name} rejected the association: are the AE titles known?")
-    raise Retry("peer-unavailable", f"{destination.name} does not answer at {destination.host}:{destination.port}")
+def probe(destination: Destination, ae_title: str) -> None:
+    """C-ECHO, or a search that finds nothing. Raises Retry when the peer does not answer well."""
+    if isinstance(destination, DicomwebSection):
+        with closing(stow.connect(destination)) as server:
+            server.probe()
+    else:
+        c_store.echo(destination, ae_title)
 
 
-def store_object(assoc: Association, ds: Dataset) -> tuple[int, str]:
-    """C-STORE; the peer's success or warning status and the SOP Instance UID it was stored under.
-
-    Raises Rejected, or Retry for a fault that passes.
-    """
-    accepted = {one.abstract_syntax for one in assoc.accepted_contexts}
-    if ds.SOPClassUID == Comprehensive3DSRStorage and ds.SOPClassUID not in accepted:
-        ds = as_comprehensive(ds)
-    if not assoc.is_established:
-        raise Retry("association-lost", "the association ended before this object was sent")
-    if ds.SOPClassUID not in accepted:
-        raise Rejected(None, "sop-class-refused", f"the peer does not take {ds.SOPClassUID.name}")
-    try:
-        answer = assoc.send_c_store(ds)  # converts to Implicit VR where the peer takes nothing else
-    except RuntimeError:  # pynetdicom: the association ended between the look above and now
-        raise Retry("association-lost", "the association ended before this object was sent") from None
-    if "Status" not in answer:
-        raise Retry("no-answer", "the peer closed the association or did not answer in time")
-    status = int(answer.Status)
-    if status == dicom.SUCCESS or status >> 12 == 0xB:  # 0xBxxx: stored, with a warning (PS3.4 B.2.3)
-        return status, str(ds.SOPInstanceUID)
-    if status >> 8 == 0xA7:
-        raise Retry("peer-out-of-resources", f"the peer has no room (0x{status:04X})")
-    raise Rejected(status, "rejected", f"the peer answered 0x{status:04X}")
-
-
-def as_comprehensive(report: Dataset) -> Dataset:
-    """The same report for a peer without Comprehensive 3D SR: nothing in it has 3D coordinates."""
-    ds = Dataset(report)
-    ds.file_meta = report.file_meta
-    ds.SOPClassUID = ComprehensiveSRStorage
-    ds.SOPInstanceUID = derive_uid("comprehensive", str(report.SOPInstanceUID))
-    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    return ds
-
-
-def echo(destination: DestinationSection, ae_title: str) -> None:
-    """C-ECHO. Raises Retry when it does not succeed."""
-    assoc = associate(destination, ae_title)
-    try:
-        answer = assoc.send_c_echo()
-    finally:
-        assoc.release()
-    if "Status" not in answer or answer.Status != dicom.SUCCESS:
-        raise Retry(
-            "echo-failed", f"{destination.name} accepted the association but did not answer C-ECHO with success"
-        )
+def answers(destination: Destination) -> str:
+    """One line for a person, after a `probe` that went well."""
+    if isinstance(destination, DicomwebSection):
+        return f"{destination.url} answers as a DICOMweb server"
+    return f"{destination.ae_title} at {destination.host}:{destination.port} answers C-ECHO"
