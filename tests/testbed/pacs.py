@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import threading
 import time
 from collections import Counter
@@ -29,10 +31,11 @@ class Behaviour(Enum):
     REFUSE = "refuse"  # answers `Pacs.status`
     ABORT = "abort"  # A-ABORT instead of an answer
     SLOW = "slow"  # answers after `Pacs.delay_seconds`
+    RESET = "reset"  # cuts the connection (TCP RST) instead of an answer
 
 
 class Pacs:
-    """A Storage SCP on 127.0.0.1 that keeps what it accepts in memory.
+    """A Storage SCP, on 127.0.0.1 unless told otherwise, that keeps what it accepts in memory.
 
     `behaviour`, `status` and `delay_seconds` may be changed while it runs. `stored` maps SOP Instance UID to the
     file's bytes; `receipts` counts every accepted C-STORE of it, so a repeated send shows.
@@ -40,8 +43,9 @@ class Pacs:
 
     name = "stand-in PACS"
 
-    def __init__(self, ae_title: str = "PACS", port: int | None = None) -> None:
+    def __init__(self, ae_title: str = "PACS", port: int | None = None, host: str = "127.0.0.1") -> None:
         self.ae_title = ae_title
+        self.host = host
         self.port = port or free_port()
         self.behaviour = Behaviour.ACCEPT
         self.status = 0xA700
@@ -60,7 +64,7 @@ class Pacs:
             if self.accept_sop_classes is None or context.abstract_syntax in self.accept_sop_classes:
                 ae.add_supported_context(context.abstract_syntax)
         handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_C_ECHO, lambda event: 0x0000)]
-        self._server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        self._server = ae.start_server((self.host, self.port), block=False, evt_handlers=handlers)
         return self
 
     def stop(self) -> None:
@@ -88,6 +92,12 @@ class Pacs:
     def _store(self, event: Any) -> int:
         if self.behaviour is Behaviour.ABORT:
             event.assoc.abort()
+            return 0xC000
+        if self.behaviour is Behaviour.RESET:
+            # SO_LINGER of 0 seconds: the close sends a reset
+            peer = event.assoc.dul.socket.socket
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
             return 0xC000
         if self.behaviour is Behaviour.REFUSE:
             return self.status

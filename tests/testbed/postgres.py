@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -31,9 +32,43 @@ def _as_server(*command: str | Path) -> list[str]:
     return [*prefix, *map(str, command)]
 
 
+class Server:
+    """A running server: `url` names its empty database for SQLAlchemy; `stop` and `start` keep what is in it."""
+
+    def __init__(self, programs: Path, home: Path, network: str | None) -> None:
+        self._programs, self._home, self._cluster = programs, home, home / "data"
+        self._port = free_port()
+        self._listen = "127.0.0.1" if network is None else "0.0.0.0"
+        self.url = self.url_at("127.0.0.1")
+        initialise = [programs / "initdb", "-D", self._cluster, "-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
+        subprocess.run(_as_server(*initialise), check=True, capture_output=True)
+        if network is not None:
+            with (self._cluster / "pg_hba.conf").open("a") as file:
+                file.write(f"host all all {network} trust\n")
+
+    def url_at(self, host: str) -> str:
+        return f"postgresql+psycopg://{_USER}@{host}:{self._port}/postgres"
+
+    def start(self) -> None:
+        options = ["-c", f"listen_addresses={self._listen}", "-c", f"unix_socket_directories={self._home}"]
+        self._process = subprocess.Popen(
+            _as_server(self._programs / "postgres", "-D", self._cluster, "-p", str(self._port), *options),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        _wait(self._programs, self._port)
+
+    def stop(self) -> None:
+        """SIGQUIT: an immediate shutdown, as a crash; the next start recovers from the log."""
+        # runuser does not pass signals on, so the server's own file names the process
+        pid = int((self._cluster / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(pid, signal.SIGQUIT)
+        self._process.wait(20)
+
+
 @contextmanager
-def running() -> Iterator[str]:
-    """The SQLAlchemy URL of an empty database."""
+def server(network: str | None = None) -> Iterator[Server]:
+    """A server that can be stopped and started; with `network` (CIDR) it serves hosts of that network too."""
     folder = programs()
     if folder is None:
         raise FileNotFoundError("PostgreSQL is not installed")
@@ -41,23 +76,19 @@ def running() -> Iterator[str]:
         home = Path(name)
         if os.geteuid() == 0:
             shutil.chown(home, _USER)
-        cluster, port = home / "data", free_port()
-        initialise = [folder / "initdb", "-D", cluster, "-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
-        subprocess.run(_as_server(*initialise), check=True, capture_output=True)
-        options = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={home}"]
-        server = subprocess.Popen(
-            _as_server(folder / "postgres", "-D", cluster, "-p", str(port), *options),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        found = Server(folder, home, network)
+        found.start()
         try:
-            _wait(folder, port)
-            yield f"postgresql+psycopg://{_USER}@127.0.0.1:{port}/postgres"
+            yield found
         finally:
-            # runuser does not pass signals on, so the server's own file names the process
-            pid = int((cluster / "postmaster.pid").read_text().splitlines()[0])
-            os.kill(pid, 3)  # SIGQUIT: immediate shutdown
-            server.wait(20)
+            found.stop()
+
+
+@contextmanager
+def running() -> Iterator[str]:
+    """The SQLAlchemy URL of an empty database."""
+    with server() as found:
+        yield found.url
 
 
 def _wait(folder: Path, port: int) -> None:

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -26,26 +26,31 @@ T = TypeVar("T")
 class WorkerProcess:
     """One worker with its folder: `start`, `stop`, `kill`, and what it says of its series.
 
-    `destinations` maps a name to (AE title, port) on 127.0.0.1. `settings` adds keys or sections to the file:
-    `{"receive": {"allowed_peers": ["PACS"]}}`.
+    `destinations` maps a name to (AE title, port) on 127.0.0.1, or (AE title, port, host). `settings` adds keys or
+    sections to the file: `{"receive": {"allowed_peers": ["PACS"]}}`.
     """
 
     def __init__(
         self,
         folder: Path,
         *,
-        destinations: Mapping[str, tuple[str, int]] | None = None,
+        destinations: Mapping[str, tuple[str, int] | tuple[str, int, str]] | None = None,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         port: int | None = None,
         environment: Mapping[str, str] | None = None,
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
     ) -> None:
+        """`host` is the address it listens on; `prefix` a command that runs it elsewhere: `ip netns exec NAME`."""
         self.folder = folder
+        self.host = host
         self.port = port or free_port()
         self.web_port = free_port()
         self.config = folder / "config.toml"
         self.log = folder / "worker.log"
         self._destinations = dict(destinations or {})
         self._settings = dict(settings or {})
+        self._prefix = list(prefix)
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -53,22 +58,22 @@ class WorkerProcess:
         sections: dict[str, dict[str, Any]] = {
             "worker": {"ae_title": "AI_WORKER", "data_dir": "var", "lease_seconds": 3},
             "receive": {
-                "host": "127.0.0.1",
+                "host": self.host,
                 "port": self.port,
                 "quiet_seconds": 1,
                 "minimum_free_bytes": 1 << 24,
             },
             "database": {"url": "sqlite:///var/worker.db"},
-            "web": {"host": "127.0.0.1", "port": self.web_port},
+            "web": {"host": self.host, "port": self.web_port},
         }
         for name, keys in self._settings.items():
             sections.setdefault(name, {}).update(keys)
         lines = []
         for name, keys in sections.items():
             lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items()), ""]
-        for name, (ae_title, port) in self._destinations.items():
+        for name, (ae_title, port, *elsewhere) in self._destinations.items():
             lines += ["[[destination]]", f'name = "{name}"', f'ae_title = "{ae_title}"']
-            lines += ['host = "127.0.0.1"', f"port = {port}", ""]
+            lines += [f'host = "{elsewhere[0] if elsewhere else "127.0.0.1"}"', f"port = {port}", ""]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.config.write_text("\n".join(lines))
         return self.config
@@ -78,7 +83,7 @@ class WorkerProcess:
         self.write_config()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*COMMAND, "serve", "--config", str(self.config)],
+                [*self._prefix, *COMMAND, "serve", "--config", str(self.config)],
                 cwd=self.folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
@@ -92,7 +97,7 @@ class WorkerProcess:
 
     def healthy(self) -> bool:
         try:
-            return httpx.get(f"http://127.0.0.1:{self.web_port}/health", timeout=2).status_code == 200
+            return httpx.get(f"http://{self.host}:{self.web_port}/health", timeout=2).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -179,6 +184,11 @@ class WorkerProcess:
             return database.execute(query).fetchall()
         finally:
             database.close()
+
+    @property
+    def data(self) -> Path:
+        """Its data folder, a shared one where the settings say so."""
+        return self.folder / str(self._settings.get("worker", {}).get("data_dir", "var"))
 
     def last_log_lines(self, count: int = 30) -> str:
         if not self.log.exists():

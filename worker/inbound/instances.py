@@ -23,12 +23,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy.orm import Session
 
 from worker import dicom, store
 from worker.errors import RefusedInstance
+from worker.header import read_header
 from worker.logs import fault_fields, get_log
 from worker.process import is_running
 
@@ -123,7 +123,7 @@ def _parse_header(encoded: bytes) -> Dataset:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom warns of odd values, which we keep as they are
-            return dcmread(BytesIO(encoded), stop_before_pixels=True, specific_tags=list(_HEADER_TAGS))
+            return read_header(BytesIO(encoded), _HEADER_TAGS)
     except Exception as error:  # hostile bytes may raise anything in a parser; the answer is the same
         raise RefusedInstance(dicom.CANNOT_UNDERSTAND, "unreadable-dataset", type(error).__name__) from None
 

@@ -152,10 +152,10 @@ def _check_claims(ds: pydicom.Dataset) -> None:
         raise NotAssessable("pixel-data-unreadable", "The image header gives no usable size or pixel format.")
     if rows * columns > MAXIMUM_FRAME_PIXELS or rows * columns * frames * samples > MAXIMUM_FILE_SAMPLES:
         raise NotAssessable("image-too-large", "An image claims more pixels than this worker accepts.")
-    _check_bytes(ds, rows, columns, math.ceil(rows * columns * frames * samples * bits / 8))
+    _check_bytes(ds, (rows, columns, samples), math.ceil(rows * columns * frames * samples * bits / 8))
 
 
-def _check_bytes(ds: pydicom.Dataset, rows: int, columns: int, expected: int) -> None:
+def _check_bytes(ds: pydicom.Dataset, shape: tuple[int, int, int], expected: int) -> None:
     """Compare the claim with the bytes that are there, before a decoder allocates for it."""
     element = ds.get_item("PixelData")
     value = element.value if element is not None else None
@@ -167,12 +167,12 @@ def _check_bytes(ds: pydicom.Dataset, rows: int, columns: int, expected: int) ->
             raise NotAssessable("pixel-data-truncated", "The pixel data of an image are shorter than its size.")
         return
     try:
-        sizes = {_codestream_size(fragment) for fragment in generate_fragments(_after_offset_table(value))}
+        shapes = {_codestream_shape(fragment) for fragment in generate_fragments(_after_offset_table(value))}
     except (ValueError, struct.error):
-        sizes = set()
-    if not sizes:
+        shapes = set()
+    if not shapes:
         raise NotAssessable("pixel-data-truncated", "The compressed pixel data of an image are cut short.")
-    if not sizes <= {None, (rows, columns)}:
+    if not shapes <= {None, shape}:  # GDCM aborts the process where the number of samples differs
         raise NotAssessable("pixel-data-unreadable", "The compressed picture has another size than the header says.")
 
 
@@ -181,24 +181,24 @@ def _after_offset_table(value: bytes) -> bytes:
     return value[8 + struct.unpack("<I", value[4:8])[0] :]
 
 
-def _codestream_size(stream: bytes) -> tuple[int, int] | None:
-    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 codestream declares; None where it declares none.
+def _codestream_shape(stream: bytes) -> tuple[int, int, int] | None:
+    """(rows, columns, samples) that a JPEG, JPEG-LS or JPEG 2000 codestream declares; None where it declares none.
 
     Sources: ISO/IEC 10918-1 B.2.2 (SOFn), 14495-1 C.2.2 (SOF55), 15444-1 A.5.1 (SIZ).
     """
     siz = stream.find(b"\xff\x4f\xff\x51", 0, 512) + 8  # not at 0 where a JP2 header precedes it
-    if siz >= 8 and len(stream) >= siz + 16:
-        right, bottom, left, top = struct.unpack(">4I", stream[siz : siz + 16])
-        return bottom - top, right - left
+    if siz >= 8 and len(stream) >= siz + 34:
+        right, bottom, left, top, samples = struct.unpack(">4I16xH", stream[siz : siz + 34])
+        return bottom - top, right - left, samples
     position = 2 if stream[:2] == b"\xff\xd8" else len(stream)
-    while position + 9 <= len(stream) and stream[position] == 0xFF:
+    while position + 10 <= len(stream) and stream[position] == 0xFF:
         marker = stream[position + 1]
         if marker == 0xFF:  # a fill byte
             position += 1
             continue
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            rows, columns = struct.unpack(">HH", stream[position + 5 : position + 9])
-            return rows, columns
+            rows, columns, samples = struct.unpack(">HHB", stream[position + 5 : position + 10])
+            return rows, columns, samples
         position += 2 + int(struct.unpack(">H", stream[position + 2 : position + 4])[0])
     return None
 
@@ -224,6 +224,11 @@ def _stored_frames(ds: pydicom.Dataset) -> Iterator[PixelArray]:
         raise
     except Exception:
         # Boundary to the codecs: they raise anything on damaged data, OSError of Pillow's included.
+        raise NotAssessable("pixel-data-unreadable", "The pixel data of an image cannot be decoded.") from None
+    except BaseException as panic:
+        if type(panic).__name__ != "PanicException":
+            raise
+        # A codec in Rust (pylibjpeg-rle) that indexed beyond its input: pyo3's exception is deliberately no Exception.
         raise NotAssessable("pixel-data-unreadable", "The pixel data of an image cannot be decoded.") from None
 
 
