@@ -14,13 +14,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -28,17 +26,14 @@ from types import FrameType
 from worker import __version__, store
 from worker.config import Settings
 from worker.errors import StartError
-from worker.logs import fault_fields, get_log
-from worker.process import Role, is_dead, process_name
+from worker.logs import get_log
+from worker.process import Role, process_name
+from worker.supervisor import SUPERVISED, Child, Supervisor
 from worker.tables import REVISION
 from worker.values import ModelIdentity, SeriesResult
 
-START_ERROR_EXIT = 2
-_STOP_SECONDS = 7.0  # of the ten that a service manager is promised
 _RECEIVER_GRACE_SECONDS = 3.0
-_SLOWEST_RESTART_SECONDS = 30.0
 _PORT_SECONDS = 3.0
-_SUPERVISED = "BRAIN_MRI_WORKER_SUPERVISED"
 
 
 def now() -> datetime:
@@ -52,13 +47,13 @@ def now() -> datetime:
 def run_role(role: Role, settings: Settings) -> None:
     """Run one role in this process until SIGTERM or SIGINT. Raises StartError when it cannot begin."""
     stop = _stop_on_signals()
-    if os.environ.get(_SUPERVISED):
+    if os.environ.get(SUPERVISED):
         threading.Thread(target=_end_with_supervisor, name="lifeline", daemon=True).start()
     database = store.Store(settings.database.url)
     database.require_revision()
     {Role.RECEIVE: _receive, Role.INFER: _infer, Role.SEND: _send, Role.WEB: _web}[role](settings, database, stop)
     database.close()
-    if os.environ.get(_SUPERVISED):
+    if os.environ.get(SUPERVISED):
         # All is done and durable; taking the interpreter with its libraries apart would only take seconds.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -106,7 +101,7 @@ def _receive(settings: Settings, database: store.Store, stop: threading.Event) -
 
 
 def _infer(settings: Settings, database: store.Store, stop: threading.Event) -> None:
-    from worker.inference.jobs import Conductor
+    from worker.inference.jobs import Conductor, limit_memory
     from worker.outbound.outbox import Outbox
 
     identity, classify = load_classifier(settings)
@@ -123,6 +118,7 @@ def _infer(settings: Settings, database: store.Store, stop: threading.Event) -> 
         timeout=timedelta(seconds=settings.worker.job_timeout_seconds),
         attempts=settings.worker.job_attempts,
     )
+    limit_memory(settings.worker.job_memory_bytes)
     get_log().info("ready to classify", model=identity.name, version=identity.version)
     with _ready(Role.INFER, settings, database):
         conductor.run(stop)
@@ -206,90 +202,15 @@ def load_classifier(settings: Settings) -> tuple[ModelIdentity, Callable[[Sequen
     return bundle.identity, lambda paths: classify(paths, bundle, engine)
 
 
-# --- the supervisor --------------------------------------------------------------------------------------------
+# --- all roles -------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Child:
-    role: Role
-    command: list[str]
-    process: subprocess.Popen[bytes] | None = None
-    failures: int = 0
-    started: float = 0.0
-    restart_at: float = 0.0
-
-    def start(self) -> None:
-        environment = dict(os.environ) | {_SUPERVISED: "1"}
-        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, env=environment)
-        self.started = time.monotonic()
-
-
-class Supervisor:
-    """Starts every role, restarts what dies, stops all on SIGTERM."""
-
-    def __init__(self, settings: Settings, config: Path | None, database: store.Store) -> None:
-        self._settings = settings
-        self._database = database
-        roles = [Role.RECEIVE, *[Role.INFER] * settings.worker.inference_processes, Role.WEB]
-        if settings.destination:
-            roles.append(Role.SEND)
-        options = ["--config", str(config)] if config else []
-        self._children = [
-            _Child(role, [sys.executable, "-m", "worker", "serve", "--role", role, *options]) for role in roles
-        ]
-
-    def run(self) -> int:
-        """Blocks until SIGTERM or SIGINT; the exit status of the service."""
-        stop = _stop_on_signals()
-        self._release_dead_leases()
-        for child in self._children:
-            child.start()
-        status = 0
-        while not stop.wait(0.1):
-            if self._look_after() == START_ERROR_EXIT:
-                status = START_ERROR_EXIT
-                break
-        self._stop_all()
-        return status
-
-    def _look_after(self) -> int:
-        for child in self._children:
-            if child.process is None:
-                if time.monotonic() >= child.restart_at:
-                    child.start()
-                continue
-            code = child.process.poll()
-            if code is None:
-                if child.failures and time.monotonic() - child.started > _SLOWEST_RESTART_SECONDS:
-                    child.failures = 0
-                continue
-            if code == START_ERROR_EXIT and child.failures == 0:
-                return START_ERROR_EXIT  # it has said why in one line
-            child.process = None
-            child.failures += 1
-            wait = min(_SLOWEST_RESTART_SECONDS, 0.25 * 2.0 ** min(child.failures, 10))
-            child.restart_at = time.monotonic() + wait
-            get_log().error("process died; it is started again", role=child.role, code=code, wait_seconds=wait)
-            self._release_dead_leases()
-        return 0
-
-    def _release_dead_leases(self) -> None:
-        try:
-            release_dead_leases(self._database, now())
-        except Exception as error:  # the supervisor's boundary; the leases run out by themselves
-            get_log().warning("leases not released", **fault_fields(error))
-
-    def _stop_all(self) -> None:
-        running = [child.process for child in self._children if child.process is not None]
-        for process in running:
-            process.terminate()
-        deadline = time.monotonic() + _STOP_SECONDS
-        for process in running:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()  # its lease runs out and another takes the job over
-                process.wait()
+def _children(settings: Settings, config: Path | None) -> list[Child]:
+    roles = [Role.RECEIVE, *[Role.INFER] * settings.worker.inference_processes, Role.WEB]
+    if settings.destination:
+        roles.append(Role.SEND)
+    options = ["--config", str(config)] if config else []
+    return [Child(role, [sys.executable, "-m", "worker", "serve", "--role", role, *options]) for role in roles]
 
 
 def run_service(settings: Settings, config: Path | None) -> int:
@@ -311,7 +232,7 @@ def run_service(settings: Settings, config: Path | None) -> int:
         f"health at http://{settings.web.host}:{settings.web.port}/health. Research use only. Ctrl-C stops.",
         flush=True,
     )
-    status = Supervisor(settings, config, database).run()
+    status = Supervisor(_children(settings, config), database, now).run(_stop_on_signals())
     database.close()
     return status
 
@@ -333,15 +254,3 @@ def _require_free_port(section: str, host: str, port: int) -> None:
                     why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
                     raise StartError("port-unavailable", f"[{section}] cannot listen on {host}:{port}: {why}") from None
         time.sleep(0.1)
-
-
-def release_dead_leases(database: store.Store, moment: datetime) -> None:
-    """What a process of this host held when it died may be claimed at once."""
-    host = socket.gethostname()
-    with database.read() as session:
-        owners = store.lease_owners(session)
-    dead = [one for one in owners if is_dead(one, host)]
-    if dead:
-        with database.write() as session:
-            for owner in dead:
-                store.release_leases_of(session, owner, moment)

@@ -460,6 +460,12 @@ def release_leases_of(session: Session, owner: str, now: datetime) -> None:
     )
 
 
+def note_death(session: Session, owner: str, reason: str, detail: str) -> int:
+    """Why the process that held them died, on its running jobs; the number of them."""
+    noted = update(JobRow).where(_leased_to(owner)).values(reason=reason, detail=detail).returning(JobRow.id)
+    return len(session.scalars(noted).all())
+
+
 def retry_parked_jobs(session: Session, job_ids: Sequence[int], now: datetime) -> list[int]:
     """Parked jobs back to pending with their attempts forgotten; all of them when no id is given."""
     query = update(JobRow).where(JobRow.state == JobState.PARKED)

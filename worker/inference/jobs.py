@@ -1,12 +1,14 @@
 """Claim a job with a lease, conduct its steps, retry it or park it.
 
 A process that dies leaves a job whose lease runs out; the next claim counts one more attempt, and a job that has spent
-its attempts is parked with the reason, so that one poisonous file cannot stop the others.
+its attempts is parked with the reason, so that one poisonous file cannot stop the others. Limits of time and memory are
+the kernel's: a codec in C may hold the interpreter's lock, and then no thread of ours runs.
 """
 
 from __future__ import annotations
 
-import os
+import resource
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +24,29 @@ from worker.store import NewObject
 from worker.tables import InstanceRow, JobRow, JobState
 from worker.values import ModelIdentity, ResultStatus, SeriesResult
 
-_EXIT_AFTER_TIMEOUT = 70
 _FIRST_RETRY_SECONDS = 2.0
+
+
+def end_process_after(seconds: float) -> None:
+    """SIGALRM ends this process in that time, also inside a C library; 0 takes that back."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def limit_memory(more_bytes: int) -> None:
+    """Let this process, its model loaded, allocate so much more and no more; 0 sets no limit.
+
+    What goes beyond raises MemoryError, or fails in the C library that asked for it. Linux counts private writable
+    memory (RLIMIT_DATA), so the address space that threads and libraries reserve does not matter.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return  # not Linux: the service manager's limit is all there is
+    [used] = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:")]
+    if more_bytes:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = used + more_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
 
 
 class MakeObjects(Protocol):
@@ -45,6 +68,7 @@ class Conductor:
     """One inference process' way through its jobs.
 
     `classify` is the pure part: files of one series → result; it raises NotAssessable for what the model may not judge.
+    `alarm` ends the process when a job outlasts `timeout`.
     """
 
     database: store.Store
@@ -58,6 +82,7 @@ class Conductor:
     lease: timedelta
     timeout: timedelta
     attempts: int
+    alarm: Callable[[float], None] = end_process_after
 
     def work_once(self) -> bool:
         """Conduct one job to its end; False when there was none to claim."""
@@ -75,7 +100,7 @@ class Conductor:
 
     def _conduct(self, job: JobRow, instances: Sequence[InstanceRow], predecessor: str | None) -> None:
         if job.attempts > self.attempts:
-            # Each earlier attempt ended without a word: the process died or was stopped.
+            # Each earlier attempt ended with its process; a supervisor that saw how has noted it (note_death).
             self._end(job, JobState.PARKED, job.reason or "process-died", job.detail or "the inference process died")
             return
         try:
@@ -86,7 +111,11 @@ class Conductor:
             )
         except Park as fault:
             self._end(job, JobState.PARKED, fault.reason, fault.detail)
-        except (Retry, MemoryError, OSError) as fault:
+        except MemoryError:
+            self._again(
+                job, "memory-limit", "the job needs more memory than [worker] job_memory_bytes or this host has"
+            )
+        except (Retry, OSError) as fault:
             reason = fault.reason if isinstance(fault, Retry) else type(fault).__name__
             self._again(job, reason, "a passing fault of the machine")
         except Exception as fault:  # a job's boundary: whatever happens to one series, the others go on
@@ -156,24 +185,20 @@ class Conductor:
 
     @contextmanager
     def _kept_alive(self, job_id: int) -> Iterator[None]:
-        """Extend the lease while the block runs; end the process when the block outlasts the job's time limit."""
+        """Extend the lease while the block runs; the process ends when the block outlasts the job's time limit."""
         done = threading.Event()
+        self.alarm(self.timeout.total_seconds())
         thread = threading.Thread(target=self._heartbeat, args=(job_id, done), name="lease", daemon=True)
         thread.start()
         try:
             yield
         finally:
+            self.alarm(0)
             done.set()
             thread.join()
 
     def _heartbeat(self, job_id: int, done: threading.Event) -> None:
-        beats = self.lease.total_seconds() / 3
-        waited = 0.0
-        while not done.wait(beats):
-            waited += beats
-            if waited > self.timeout.total_seconds():
-                get_log().error("job outlasted its time limit", job_row=job_id)
-                os._exit(_EXIT_AFTER_TIMEOUT)  # a codec in C cannot be interrupted otherwise
+        while not done.wait(self.lease.total_seconds() / 3):
             try:
                 with self.database.write() as session:
                     store.extend_job_lease(session, job_id, self.owner, self.clock() + self.lease)
