@@ -11,7 +11,9 @@ import hashlib
 import os
 import queue
 import shutil
+import socket
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,6 +35,7 @@ from worker.logs import fault_fields, get_log
 from worker.process import is_running
 
 _BATCH = 128
+_OTHERS_LEFTOVER_SECONDS = 86400.0
 _HEADER_TAGS = (
     "SOPClassUID",
     "SOPInstanceUID",
@@ -195,7 +198,7 @@ class InstanceKeeper:
         new = describe(received, instance_path)
         try:
             self._check_space(len(received.encoded))
-            temporary = self._incoming / f"{os.getpid()}-{uuid.uuid4().hex}"
+            temporary = self._incoming / f"{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"
             _write_durably(temporary, received.encoded)
         except OSError as error:
             raise _refusal(error) from None
@@ -284,20 +287,31 @@ class InstanceKeeper:
         # answer, sends again.
         if temporary.exists():  # else an attempt whose transaction failed has named it already
             os.replace(temporary, final)
+        elif not final.exists():
+            raise FileNotFoundError(errno.ENOENT, "a received file is gone before its row was committed")
         folders.add(final.parent)
 
 
 def remove_leftovers(data_dir: Path) -> int:
-    """Delete what a receiver that was killed had not finished; it was never acknowledged. Call before listening."""
-    leftovers = list((data_dir / "instances" / "incoming").glob("*-*"))
-    alive = [path for path in leftovers if _is_alive(path.name.split("-")[0])]
-    for path in set(leftovers) - set(alive):
+    """Delete what a receiver that was killed had not finished; it was never acknowledged. Call before listening.
+
+    Receivers of several hosts may share the folder: of another host's files only those of an earlier day are removed.
+    """
+    leftovers = [path for path in (data_dir / "instances" / "incoming").glob("*-*") if _is_leftover(path)]
+    for path in leftovers:
         path.unlink(missing_ok=True)
-    return len(leftovers) - len(alive)
+    return len(leftovers)
 
 
-def _is_alive(pid: str) -> bool:
-    return pid.isdigit() and int(pid) != os.getpid() and is_running(int(pid))
+def _is_leftover(path: Path) -> bool:
+    pid, _, rest = path.name.partition("-")
+    host = rest.partition("-")[2]
+    if host != socket.gethostname():
+        try:
+            return time.time() - path.stat().st_mtime > _OTHERS_LEFTOVER_SECONDS
+        except FileNotFoundError:
+            return False
+    return not pid.isdigit() or int(pid) == os.getpid() or not is_running(int(pid))
 
 
 def _refusal(error: OSError) -> RefusedInstance:

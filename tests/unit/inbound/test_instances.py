@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -155,6 +158,39 @@ def test_no_space_is_0xa700_and_leaves_no_file(database: Store, tmp_path: Path) 
     assert _rows(database) == []
 
 
+def test_space_that_returns_is_used_by_the_same_receiver(
+    database: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = InstanceKeeper(database, tmp_path / "data", lambda: NOON, minimum_free_bytes=10 << 20)
+    usage = shutil.disk_usage(tmp_path)
+    for free, kept in ((1 << 20, False), (10 << 20, False), (11 << 20, True)):
+        monkeypatch.setattr(instances.shutil, "disk_usage", lambda _path, free=free: usage._replace(free=free))
+        if kept:
+            assert keeper.keep(received(mr_instance())) == Outcome.STORED
+        else:
+            with pytest.raises(RefusedInstance) as refused:
+                keeper.keep(received(mr_instance()))
+            assert refused.value.status == dicom.OUT_OF_RESOURCES
+            assert _files(tmp_path) == []
+    keeper.close()
+    assert len(_files(tmp_path)) == len(_rows(database)) == 1
+
+
+def test_a_file_that_vanishes_before_its_commit_is_not_acknowledged(
+    database: Store, keeper: InstanceKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = instances._write_durably
+
+    def lost(path: Path, content: bytes) -> None:
+        write(path, content)
+        path.unlink()
+
+    monkeypatch.setattr(instances, "_write_durably", lost)
+    with pytest.raises(RefusedInstance):
+        keeper.keep(received(mr_instance()))
+    assert _rows(database) == []
+
+
 def test_a_write_that_fails_half_way_leaves_no_file(
     database: Store, keeper: InstanceKeeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +245,10 @@ def test_one_fault_in_a_batch_harms_one_instance(
 def test_leftovers_of_a_killed_receiver_are_removed(tmp_path: Path) -> None:
     incoming = tmp_path / "instances" / "incoming"
     incoming.mkdir(parents=True)
-    (incoming / "999999999-dead").write_bytes(b"half")
+    (incoming / f"999999999-dead-{socket.gethostname()}").write_bytes(b"half")
+    elsewhere = incoming / "999999999-coming-another-host"
+    elsewhere.write_bytes(b"half")
     assert instances.remove_leftovers(tmp_path) == 1
-    assert list(incoming.iterdir()) == []
+    assert list(incoming.iterdir()) == [elsewhere]  # its receiver may be writing it just now
+    os.utime(elsewhere, (0, 0))
+    assert instances.remove_leftovers(tmp_path) == 1
