@@ -42,13 +42,6 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-class RoleName(StrEnum):
-    RECEIVE = "receive"
-    INFER = "infer"
-    SEND = "send"
-    WEB = "web"
-
-
 class StatusName(StrEnum):
     CLASSIFIED = "classified"
     NOT_ASSESSED = "not-assessed"
@@ -115,17 +108,17 @@ def _open_store(config: Path | None) -> Store:
 @app.command(epilog="Example: worker serve --config config.toml")
 def serve(
     config: ConfigOption = None,
-    role: Annotated[RoleName | None, typer.Option(help="Run one role only; without it all of them.")] = None,
+    role: Annotated[Role | None, typer.Option(help="Run one role only; without it all of them.")] = None,
 ) -> None:
     """Receive, classify and report until SIGTERM or Ctrl-C."""
     from worker.logs import configure_logs
-    from worker.serve import Role, run_role, run_service
+    from worker.serve import run_role, run_service
 
     settings, path = settings_from(config)
     configure_logs()
     settings.worker.data_dir.mkdir(parents=True, exist_ok=True)
     if role is not None:
-        run_role(Role(role), settings)
+        run_role(role, settings)
         return
     raise typer.Exit(run_service(settings, path))
 
@@ -173,13 +166,17 @@ def restore(
 
 
 @app.command(epilog="Example: worker doctor --config config.toml")
-def doctor(config: ConfigOption = None) -> None:
+def doctor(
+    config: ConfigOption = None,
+    role: Annotated[Role | None, typer.Option(help="Ask only whether this role is alive on this host.")] = None,
+) -> None:
     """Check configuration, database, disk, bundle and every destination, and say what to do about each fault."""
-    from worker.doctor import examine
+    from worker.doctor import examine, examine_role
     from worker.shown import print_findings
 
     settings, path = settings_from(config)
-    findings = list(examine(settings, path))
+    moment = datetime.now(UTC)
+    findings = [examine_role(settings, role, moment)] if role else list(examine(settings, path, moment))
     print_findings(findings)
     if not all(one.well for one in findings):
         raise typer.Exit(EXIT_FAULT)

@@ -31,7 +31,7 @@ class Finding:
     advice: str = ""
 
 
-def examine(settings: Settings, config: Path | None) -> Iterator[Finding]:
+def examine(settings: Settings, config: Path | None, now: datetime) -> Iterator[Finding]:
     """Every finding, well or not; nothing is changed."""
     shown = str(config) if config else "defaults (no file)"
     if settings.destination:
