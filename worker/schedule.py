@@ -8,6 +8,7 @@ from datetime import datetime
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from worker import store
+from worker.audit.events import Record, unrecorded
 from worker.config import Settings
 from worker.inbound.retention import remove_old_pixels
 from worker.inbound.series import settle_series
@@ -19,7 +20,11 @@ _RETENTION_SECONDS = 600.0
 
 
 def start_receive_ticks(
-    settings: Settings, database: store.Store, model_id: int, clock: Callable[[], datetime]
+    settings: Settings,
+    database: store.Store,
+    model_id: int,
+    clock: Callable[[], datetime],
+    record: Record = unrecorded,
 ) -> BackgroundScheduler:
     """Settle series, looking a few times within `quiet_seconds`, and delete old pixels; the caller shuts it down."""
 
@@ -27,7 +32,7 @@ def start_receive_ticks(
         settle_series(database, settings, model_id, clock())
 
     def retain() -> None:
-        remove_old_pixels(database, settings, clock())
+        remove_old_pixels(database, settings, clock(), record)
 
     seconds = min(_SLOWEST_TICK_SECONDS, max(_FASTEST_TICK_SECONDS, settings.receive.quiet_seconds / 10))
     scheduler = BackgroundScheduler(timezone="UTC")

@@ -22,8 +22,11 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from worker import __version__, store
+from worker.audit import events
+from worker.audit.recorder import Recorder
 from worker.config import Settings
 from worker.errors import StartError
 from worker.logs import get_log
@@ -31,6 +34,10 @@ from worker.process import Role, process_name
 from worker.supervisor import SUPERVISED, Child, Supervisor
 from worker.tables import REVISION
 from worker.values import ModelIdentity, SeriesResult
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
 
 _RECEIVER_GRACE_SECONDS = 3.0
 _PORT_SECONDS = 3.0
@@ -51,8 +58,16 @@ def run_role(role: Role, settings: Settings) -> None:
         threading.Thread(target=_end_with_supervisor, name="lifeline", daemon=True).start()
     database = store.Store(settings.database.url)
     database.require_revision()
-    {Role.RECEIVE: _receive, Role.INFER: _infer, Role.SEND: _send, Role.WEB: _web}[role](settings, database, stop)
-    database.close()
+    audit = Recorder(settings, database, now)
+    audit.start()
+    audit.record(events.started(role, process_name()))
+    run = {Role.RECEIVE: _receive, Role.INFER: _infer, Role.SEND: _send, Role.WEB: _web}[role]
+    try:
+        run(settings, database, stop, audit.record)
+    finally:
+        audit.record(events.stopped(role, process_name()))
+        audit.close()
+        database.close()
     if os.environ.get(SUPERVISED):
         # All is done and durable; taking the interpreter with its libraries apart would only take seconds.
         sys.stdout.flush()
@@ -79,7 +94,7 @@ def _end_with_supervisor() -> None:
     os._exit(1)
 
 
-def _receive(settings: Settings, database: store.Store, stop: threading.Event) -> None:
+def _receive(settings: Settings, database: store.Store, stop: threading.Event, record: events.Record) -> None:
     from worker.inbound.association import Receiver, close_dead_associations
     from worker.inbound.instances import remove_leftovers
     from worker.inference.bundle import load_bundle
@@ -88,11 +103,13 @@ def _receive(settings: Settings, database: store.Store, stop: threading.Event) -
     identity = load_bundle(bundle_folder(settings)).identity
     with database.write() as session:
         model_id = store.model_row(session, identity, now()).id
-    close_dead_associations(database, now())
-    receiver = Receiver(settings, database, now)
+    for calling, address, came in close_dead_associations(database, now()):
+        for one in came:
+            record(events.received(calling, address, settings.worker.ae_title, one))
+    receiver = Receiver(settings, database, now, record)
     remove_leftovers(settings.worker.data_dir)
     receiver.start()
-    ticks = start_receive_ticks(settings, database, model_id, now)
+    ticks = start_receive_ticks(settings, database, model_id, now, record)
     get_log().info("receiving", port=settings.receive.port)
     with _ready(Role.RECEIVE, settings, database):
         stop.wait()
@@ -100,7 +117,7 @@ def _receive(settings: Settings, database: store.Store, stop: threading.Event) -
     receiver.stop(_RECEIVER_GRACE_SECONDS)
 
 
-def _infer(settings: Settings, database: store.Store, stop: threading.Event) -> None:
+def _infer(settings: Settings, database: store.Store, stop: threading.Event, _record: events.Record) -> None:
     from worker.inference.jobs import Conductor, limit_memory
     from worker.outbound.outbox import Outbox
 
@@ -124,12 +141,12 @@ def _infer(settings: Settings, database: store.Store, stop: threading.Event) -> 
         conductor.run(stop)
 
 
-def _send(settings: Settings, database: store.Store, stop: threading.Event) -> None:
+def _send(settings: Settings, database: store.Store, stop: threading.Event, record: events.Record) -> None:
     from worker.outbound.send import Sender
 
     threads = [
         threading.Thread(
-            target=Sender(one, settings.worker.ae_title, database, settings.worker.data_dir, now).run,
+            target=Sender(one, settings.worker.ae_title, database, settings.worker.data_dir, now, record).run,
             args=(stop,),
             name=f"send-{one.name}",
         )
@@ -143,7 +160,7 @@ def _send(settings: Settings, database: store.Store, stop: threading.Event) -> N
             thread.join()
 
 
-def _web(settings: Settings, database: store.Store, stop: threading.Event) -> None:
+def _web(settings: Settings, database: store.Store, stop: threading.Event, record: events.Record) -> None:
     import uvicorn
 
     from worker.query.api import create_app
@@ -156,13 +173,30 @@ def _web(settings: Settings, database: store.Store, stop: threading.Event) -> No
         listener.bind((host, port))
     except OSError as error:
         raise StartError("port-unavailable", f"[web] cannot listen on {host}:{port}: {error.strerror}") from None
-    server = uvicorn.Server(uvicorn.Config(create_app(settings, database), log_config=None, access_log=False))
+    server = uvicorn.Server(_web_config(settings, create_app(settings, database, record)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
     thread.start()
     with _ready(Role.WEB, settings, database):
         stop.wait()
     server.should_exit = True
     thread.join()
+
+
+def _web_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    """Raises StartError for TLS files that cannot be used."""
+    import uvicorn
+
+    from worker.tls import web_context
+
+    certificate, key = settings.web.tls_certificate, settings.web.tls_key
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, ssl_certfile=certificate, ssl_keyfile=key
+    )
+    if certificate is not None and key is not None:
+        context = web_context(certificate, key)
+        config.load()
+        config.ssl = context  # the profile of BCP 195 that the DICOM port has too
+    return config
 
 
 def _ready(role: Role, settings: Settings, database: store.Store) -> AbstractContextManager[None]:

@@ -18,6 +18,11 @@ def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLCont
     return _loaded(context, certificate, key, authority)
 
 
+def web_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """For the web port: browsers show no certificate, a token says who they are. Raises StartError."""
+    return _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, key, None)
+
+
 def client_context(certificate: Path | None, key: Path | None, authority: Path | None) -> ssl.SSLContext:
     """For a destination: its certificate must be the authority's and name its host. Raises StartError.
 

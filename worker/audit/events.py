@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from worker.audit.messages import Action, AuditEvent, Code, Outcome, Participant, Subject
@@ -33,6 +34,7 @@ _SOURCE = Code("110153", "Source Role ID")
 _SOURCE_MEDIA = Code("110155", "Source Media")
 _DESTINATION_MEDIA = Code("110154", "Destination Media")
 
+_NODE_ID = Code("110182", "Node ID")
 _STUDY_UID = Code("110180", "Study Instance UID")
 _URI = Code("12", "URI", "RFC-3881")
 _PATIENT_NUMBER = Code("2", "Patient Number", "RFC-3881")
@@ -40,6 +42,89 @@ _PATIENT_NUMBER = Code("2", "Patient Number", "RFC-3881")
 
 def unrecorded(_event: AuditEvent) -> None:
     """The Record of a part that is used outside the service."""
+
+
+# --- the service -----------------------------------------------------------------------------------------------
+
+
+def started(role: str, process: str) -> AuditEvent:
+    """A role's process begins."""
+    return AuditEvent(_APPLICATION_ACTIVITY, Action.EXECUTE, (_process(role, process),), type=_START)
+
+
+def stopped(role: str, process: str) -> AuditEvent:
+    return AuditEvent(_APPLICATION_ACTIVITY, Action.EXECUTE, (_process(role, process),), type=_STOP)
+
+
+def _process(role: str, process: str) -> Participant:
+    return Participant(f"worker serve --role {role}", role=_APPLICATION, alternative_user_id=process)
+
+
+# --- DICOM -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """What of one study was transferred: the number of instances of each SOP class."""
+
+    study_instance_uid: str
+    patient_id: str
+    sop_classes: Mapping[str, int]
+
+
+def connected(calling: str, address: str, called: str) -> AuditEvent:
+    """An association was accepted. A Security Alert that tells of a success is informative (PS3.15 A.5.3.11)."""
+    return _node(calling, address, called, Outcome.SUCCESS, None)
+
+
+def connection_refused(calling: str, address: str, called: str, reason: str) -> AuditEvent:
+    """An association, or a connection before it, was refused: network, certificate, AE title, too many."""
+    return _node(calling, address, called, Outcome.MINOR_FAILURE, reason)
+
+
+def _node(calling: str, address: str, called: str, outcome: Outcome, reason: str | None) -> AuditEvent:
+    return AuditEvent(
+        _SECURITY_ALERT,
+        Action.EXECUTE,
+        (_entity(called), _entity(calling, address, is_requestor=True)),
+        type=_NODE_AUTHENTICATION,
+        outcome=outcome,
+        description=reason,
+        subjects=(Subject(calling, _NODE_ID, 2, 13),),
+    )
+
+
+def received(calling: str, address: str, ours: str, transferred: Transferred) -> AuditEvent:
+    """Instances of a study came over an association that has ended."""
+    participants = (_entity(calling, address, _SOURCE, is_requestor=True), _entity(ours, None, _DESTINATION))
+    return _transfer(Action.CREATE, participants, transferred)
+
+
+def sent(ours: str, destination: str, address: str, transferred: Transferred) -> AuditEvent:
+    """Reports and pictures of a study were taken by a destination."""
+    participants = (_entity(ours, None, _SOURCE, is_requestor=True), _entity(destination, address, _DESTINATION))
+    return _transfer(Action.READ, participants, transferred)
+
+
+def _transfer(action: Action, participants: tuple[Participant, ...], transferred: Transferred) -> AuditEvent:
+    study = _study(transferred.study_instance_uid, transferred.sop_classes)
+    return AuditEvent(_INSTANCES_TRANSFERRED, action, participants, subjects=(study, *_patient(transferred.patient_id)))
+
+
+def pixels_deleted(process: str, transferred: Transferred) -> AuditEvent:
+    """Retention deleted received files of a study."""
+    study = _study(transferred.study_instance_uid, transferred.sop_classes)
+    participants = (Participant("retention", role=_APPLICATION, alternative_user_id=process),)
+    return AuditEvent(
+        _INSTANCES_ACCESSED, Action.DELETE, participants, subjects=(study, *_patient(transferred.patient_id))
+    )
+
+
+def _entity(
+    ae_title: str, address: str | None = None, role: Code | None = None, *, is_requestor: bool = False
+) -> Participant:
+    # PS3.15 A.5.2.2: the application entity's titles of a process.
+    return Participant(ae_title, is_requestor, role, f"AETITLES={ae_title}", address)
 
 
 # --- the web interface -----------------------------------------------------------------------------------------
@@ -95,6 +180,44 @@ def operated(name: str, address: str | None, what: str) -> AuditEvent:
         type=_RESTRICTED_FUNCTION,
         subjects=(_uri(what),),
     )
+
+
+# --- commands --------------------------------------------------------------------------------------------------
+
+
+def exported(name: str, address: str | None, what: str, where: str) -> AuditEvent:
+    """Data left the worker in a file: results as a table, a backup."""
+    medium = Participant(where, role=_DESTINATION_MEDIA)
+    return AuditEvent(_EXPORT, Action.READ, (Participant(name, True, address=address), medium), subjects=(_uri(what),))
+
+
+def imported(name: str, where: str) -> AuditEvent:
+    """A backup was put back."""
+    medium = Participant(where, role=_SOURCE_MEDIA)
+    return AuditEvent(_IMPORT, Action.CREATE, (Participant(name, True), medium), subjects=(_uri("backup"),))
+
+
+def token_changed(name: str, token: str, what: str) -> AuditEvent:
+    """A token was made or revoked."""
+    return AuditEvent(
+        _SECURITY_ALERT,
+        Action.EXECUTE,
+        (Participant(name, True),),
+        type=_USER_SECURITY_CHANGED,
+        description=what,
+        subjects=(Subject(token, _NODE_ID, 2, 11),),
+    )
+
+
+def trail_read(name: str, what: str) -> AuditEvent:
+    """Somebody looked at the audit trail."""
+    subject = Subject(what, _URI, 2, 13, name="Security Audit Log")
+    return AuditEvent(_AUDIT_LOG_USED, Action.READ, (Participant(name, True),), subjects=(subject,))
+
+
+def _patient(patient_id: str) -> tuple[Subject, ...]:
+    """A recorder passes it over unless `[audit] patient_ids` is set."""
+    return (Subject(patient_id, _PATIENT_NUMBER, 1, 1, name=patient_id),) if patient_id else ()
 
 
 def _study(uid: str, sop_classes: Mapping[str, int] | None = None) -> Subject:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from worker.audit.messages import AuditEvent, encode
+from worker.audit.syslog import Forwarder
 from worker.audit.trail import Head, Trail
 from worker.config import Settings
 from worker.logs import get_log
@@ -58,7 +59,8 @@ class Recorder:
         self._broken = False
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._forwarder = Forwarder(settings.audit, self._trail) if settings.audit.syslog_host else None
 
     def record(self, event: AuditEvent) -> None:
         """Keep an event; a patient's identifier only where `[audit] patient_ids` allows it."""
@@ -73,14 +75,19 @@ class Recorder:
 
     def start(self) -> None:
         self._unanchored = True  # look at once whether the trail is still the one that the database knows
-        self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._run, name="audit", daemon=True)]
+        if self._forwarder is not None:
+            self._threads.append(
+                threading.Thread(target=self._forwarder.run, args=(self._stop,), name="audit-syslog", daemon=True)
+            )
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """What was recorded is on disk and anchored afterwards, or the log says what is lost."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self.settle()
         if self._waiting or self._lost:
             get_log().error("audit events lost", events=len(self._waiting) + self._lost)

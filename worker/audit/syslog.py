@@ -17,9 +17,8 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 
-from worker.audit.trail import Record, Trail, file_name
+from worker.audit.trail import Record, Trail
 from worker.config import AuditSection
 from worker.errors import StartError
 from worker.logs import get_log
@@ -38,11 +37,11 @@ _SUCCESS = ' EventOutcomeIndicator="0"'
 class Forwarder:
     """Sends what is new in a trail, from `run` in a thread of its own."""
 
-    def __init__(self, audit: AuditSection, folder: Path, trail: Trail) -> None:
+    def __init__(self, audit: AuditSection, trail: Trail) -> None:
         self._audit = audit
         self._trail = trail
-        self._position = folder / f"{file_name(trail.host)}.sent"
-        self._lock = folder / f"{file_name(trail.host)}.sent-lock"
+        self._position = trail.beside("sent")
+        self._lock = trail.beside("sent-lock")
         self._connection: ssl.SSLSocket | None = None
 
     def run(self, stop: threading.Event) -> None:

@@ -132,6 +132,10 @@ class Trail:
             raise Broken("audit-truncated", f"{missing}: the trail was truncated")
         return head
 
+    def beside(self, suffix: str) -> Path:
+        """A file of the same host that is no part of the trail."""
+        return self._folder / f"{self._name}.{suffix}"
+
     def files(self) -> list[Path]:
         """In the order of their records."""
         return sorted(self._folder.glob(f"{self._name}-{'[0-9]' * 12}.audit"))
@@ -169,7 +173,7 @@ class Trail:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        fd = os.open(self._folder / f"{self._name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        fd = os.open(self.beside("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield

@@ -16,10 +16,13 @@ from typing import Any
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import ThreadedAssociationServer
 
 from worker import commitment, dicom, store
+from worker.audit import events
+from worker.audit.subjects import received_over
 from worker.config import DestinationSection, ReceiveSection, Settings
 from worker.errors import RefusedInstance, Retry, StartError
 from worker.inbound import commit
@@ -58,10 +61,17 @@ class _Server(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom ha
 class Receiver:
     """Listens from `start` to `stop`."""
 
-    def __init__(self, settings: Settings, database: store.Store, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: store.Store,
+        clock: Callable[[], datetime],
+        record: events.Record = events.unrecorded,
+    ) -> None:
         self._settings = settings
         self._database = database
         self._clock = clock
+        self._record = record
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._keeper = InstanceKeeper(database, settings.worker.data_dir, clock, settings.receive.minimum_free_bytes)
         self._open: dict[Association, int] = {}
@@ -73,6 +83,7 @@ class Receiver:
         """Raises StartError when the port cannot be had."""
         receive = self._settings.receive
         handlers = [
+            (evt.EVT_ACSE_SENT, self._on_answer),
             (evt.EVT_C_ECHO, lambda _event: dicom.SUCCESS),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_N_ACTION, self._on_commitment_request),
@@ -113,6 +124,23 @@ class Receiver:
                 assoc.abort()
             self._server.server_close()
         self._keeper.close()
+
+    def _refused(self, address: str, reason: str) -> None:
+        get_log().warning("connection refused", reason=reason, peer=address)
+        self._record(events.connection_refused("unknown", address, self._settings.worker.ae_title, reason))
+
+    def _on_answer(self, event: Event) -> None:
+        """Audits how an association request was answered."""
+        answer = event.primitive
+        if not isinstance(answer, A_ASSOCIATE) or answer.result is None:
+            return
+        requestor = event.assoc.requestor
+        calling, address, called = requestor.ae_title, str(requestor.address), requestor.primitive.called_ae_title
+        if answer.result == 0:
+            self._record(events.connected(calling, address, called))
+        else:
+            get_log().warning("association refused", reason=answer.reason_str, peer=address)
+            self._record(events.connection_refused(calling, address, called, answer.reason_str))
 
     def _on_store(self, event: Event) -> int:
         try:
@@ -199,6 +227,9 @@ class Receiver:
         try:
             with self._database.write() as session:
                 store.close_association(session, row, self._clock())
+                calling, address, came = received_over(session, row)
+            for one in came:
+                self._record(events.received(calling, address, self._settings.worker.ae_title, one))
         except Exception as error:  # a handler's boundary; a series waits for this end, so it is tried until it works
             get_log().error("association end not recorded", association_row=row, **fault_fields(error))
             again = threading.Timer(_END_AGAIN_SECONDS, self._record_end, [row])
@@ -229,14 +260,14 @@ def _application_entity(settings: Settings) -> AE:
     return ae
 
 
-def close_dead_associations(database: store.Store, now: datetime) -> int:
-    """End the associations of receivers on this host that live no more; the number of them."""
+def close_dead_associations(database: store.Store, now: datetime) -> list[tuple[str, str, list[events.Transferred]]]:
+    """End the associations of receivers on this host that live no more: peer and instances of each, for the audit."""
     host = socket.gethostname()
-    closed = 0
+    closed = []
     with database.write() as session:
         for row in store.open_associations(session):
             name, _, pid = row.receiver.rpartition(":")
             if name == host and (int(pid) == os.getpid() or not is_running(int(pid))):
                 store.close_association(session, row.id, now)
-                closed += 1
+                closed.append(received_over(session, row.id))
     return closed

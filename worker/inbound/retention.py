@@ -5,11 +5,16 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from worker import store
+from worker.audit import events
+from worker.audit.subjects import received_of
 from worker.config import Settings
 from worker.logs import get_log
+from worker.process import process_name
 
 
-def remove_old_pixels(database: store.Store, settings: Settings, now: datetime) -> int:
+def remove_old_pixels(
+    database: store.Store, settings: Settings, now: datetime, record: events.Record = events.unrecorded
+) -> int:
     """The number of files deleted; none with `pixel_days = 0`.
 
     A file goes before its row says so: a crash in between is found and finished the next time.
@@ -25,11 +30,14 @@ def remove_old_pixels(database: store.Store, settings: Settings, now: datetime) 
         with database.write() as session:
             if not store.lock_settled_series(session, series_id, before):
                 continue
+            gone = received_of(session, series_id)
             for row in store.instances_of(session, series_id):
                 if row.removed_at is None:
                     (settings.worker.data_dir / row.path).unlink(missing_ok=True)
                     row.removed_at = now
                     removed += 1
+        for one in gone:
+            record(events.pixels_deleted(process_name(), one))
     if removed:
         get_log().info("pixels removed by retention", series=len(waiting), files=removed)
     return removed

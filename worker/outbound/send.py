@@ -21,6 +21,8 @@ from pydicom import Dataset, dcmread
 from pynetdicom import evt
 
 from worker import commitment, dicom, store
+from worker.audit import events
+from worker.audit.subjects import delivered
 from worker.config import Destination, DestinationSection, DicomwebSection
 from worker.dicom import derive_uid
 from worker.errors import Park, Retry
@@ -63,6 +65,7 @@ class Sender:
     database: store.Store
     data_dir: Path
     clock: Callable[[], datetime]
+    record: events.Record = events.unrecorded
 
     @property
     def owner(self) -> str:
@@ -85,7 +88,16 @@ class Sender:
         with closing(peer):
             for delivery, made in due:
                 self._deliver(peer, delivery, made)
+        self._audit([delivery.id for delivery, _ in due])
         return len(due)
+
+    def _audit(self, delivery_ids: list[int]) -> None:
+        with self.database.read() as session:
+            arrived = delivered(session, delivery_ids)
+        one = self.destination
+        title, address = (one.name, one.url) if isinstance(one, DicomwebSection) else (one.ae_title, one.host)
+        for transferred in arrived:
+            self.record(events.sent(self.ae_title, title, address, transferred))
 
     def ask_for_commitment(self) -> int:
         """N-ACTION for what was delivered and not yet committed to; the number of objects asked for.

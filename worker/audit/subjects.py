@@ -1,0 +1,65 @@
+"""Which studies an association, a delivery or a series was about: the queries of the audit trail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from worker.audit.events import Transferred
+from worker.tables import (
+    AssociationRow,
+    DeliveryRow,
+    DeliveryState,
+    InstanceRow,
+    ObjectRow,
+    ResultRow,
+    SeriesRow,
+)
+
+
+def received_over(session: Session, association_id: int) -> tuple[str, str, list[Transferred]]:
+    """Calling AE title, address, and the new instances that came over an association, by study."""
+    association = session.get_one(AssociationRow, association_id)
+    query = (
+        _by_study(InstanceRow.sop_class_uid)
+        .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
+        .where(InstanceRow.association_id == association_id)
+    )
+    return association.calling_ae_title, association.peer, _transferred(session.execute(query))
+
+
+def delivered(session: Session, delivery_ids: Sequence[int]) -> list[Transferred]:
+    """What of these deliveries has arrived, by study."""
+    query = (
+        _by_study(ObjectRow.sop_class_uid)
+        .join(ResultRow, ResultRow.series_id == SeriesRow.id)
+        .join(ObjectRow, ObjectRow.result_id == ResultRow.id)
+        .join(DeliveryRow, DeliveryRow.object_id == ObjectRow.id)
+        .where(DeliveryRow.id.in_(delivery_ids), DeliveryRow.state == DeliveryState.DELIVERED)
+    )
+    return _transferred(session.execute(query))
+
+
+def received_of(session: Session, series_id: int) -> list[Transferred]:
+    """The received instances of a series whose files are still there."""
+    query = (
+        _by_study(InstanceRow.sop_class_uid)
+        .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
+        .where(SeriesRow.id == series_id, InstanceRow.removed_at.is_(None))
+    )
+    return _transferred(session.execute(query))
+
+
+def _by_study(sop_class_uid: Any) -> Select[Any]:
+    keys = (SeriesRow.study_instance_uid, SeriesRow.patient_id, sop_class_uid)
+    return select(*keys, func.count()).select_from(SeriesRow).group_by(*keys).order_by(*keys)
+
+
+def _transferred(rows: Iterable[Any]) -> list[Transferred]:
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for study, patient_id, sop_class, number in rows:
+        found.setdefault((study, patient_id), {})[sop_class] = number
+    return [Transferred(study, patient_id, sop_classes) for (study, patient_id), sop_classes in found.items()]
