@@ -9,13 +9,15 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker import __version__, store
+from worker.audit.recorder import faults
 from worker.config import Settings
 from worker.heartbeat import Alive, processes
 from worker.process import Role
+from worker.query.guard import Guard
 
 
 def health_routes(settings: Settings, database: store.Store, clock: Callable[[], datetime]) -> APIRouter:
@@ -23,11 +25,9 @@ def health_routes(settings: Settings, database: store.Store, clock: Callable[[],
     routes = APIRouter(prefix="/health")
 
     @routes.get("")
-    def health(response: Response) -> dict[str, Any]:
-        """200 when the worker can receive and record, else 503; either way with what is wrong."""
-        report = check_health(settings, database, clock())
-        response.status_code = 200 if report["status"] == "ok" else 503
-        return report
+    def health(request: Request, response: Response) -> dict[str, Any]:
+        """200 when the worker can receive and record, else 503; what is wrong for those who may know it."""
+        return _answer(request, response, check_health(settings, database, clock()))
 
     @routes.get("/live")
     def live() -> dict[str, str]:
@@ -35,22 +35,28 @@ def health_routes(settings: Settings, database: store.Store, clock: Callable[[],
         return {"status": "ok"}
 
     @routes.get("/ready")
-    def ready(response: Response) -> dict[str, Any]:
+    def ready(request: Request, response: Response) -> dict[str, Any]:
         """200 when database and disk are well and every role runs somewhere, else 503."""
-        report = check_ready(settings, database, clock())
-        response.status_code = 200 if report["status"] == "ok" else 503
-        return report
+        return _answer(request, response, check_ready(settings, database, clock()))
 
     return routes
+
+
+def _answer(request: Request, response: Response, report: dict[str, Any]) -> dict[str, Any]:
+    """Details for this machine and for whoever holds a token; nothing but the status for the rest of the network."""
+    response.status_code = 200 if report["status"] == "ok" else 503
+    guard: Guard = request.app.state.guard
+    return report if guard.knows(request) else {"status": report["status"]}
 
 
 def check_health(settings: Settings, database: store.Store, now: datetime) -> dict[str, Any]:
     """The parts that must work for a C-STORE to be kept, and the counts that tell a person how things stand."""
     counts: dict[str, dict[str, int]] = {}
     living: list[Alive] = []
-    checks = {"database": "ok", "receiver": "ok", "disk": _disk(settings)}
+    checks = {"database": "ok", "receiver": "ok", "disk": _disk(settings), "audit": "ok"}
     try:
         with database.read() as session:
+            checks["audit"] = "; ".join(faults(session)) or "ok"
             counts = store.counts(session)
             living = processes(session, now, _lease(settings))
     except SQLAlchemyError as error:

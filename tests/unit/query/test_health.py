@@ -12,9 +12,11 @@ from fastapi import FastAPI
 from sqlalchemy import delete
 
 from tests.testbed.instances import later
+from worker.audit.events import unrecorded
 from worker.config import DatabaseSection, DestinationSection, ReceiveSection, Settings, WorkerSection
 from worker.heartbeat import beat
 from worker.process import Role, process_name
+from worker.query import guard
 from worker.query.health import check_health, check_ready, health_routes
 from worker.store import Store
 from worker.tables import ProcessRow
@@ -85,6 +87,7 @@ def test_a_full_disk_and_a_lost_database_are_503(
     settings = settings.model_copy(update={"receive": receive, "database": DatabaseSection()})
     asked = Store(f"sqlite:///{tmp_path}/other.db") if lost_database else database
     app = FastAPI()
+    guard.install(app, settings, asked, unrecorded, lambda: later(0))
     app.include_router(health_routes(settings, asked, lambda: later(0)))
     answers = {path: _get(app, path) for path in ("/health", "/health/ready", "/health/live")}
     assert [one.status_code for one in answers.values()] == [503, 503, 200]
