@@ -30,7 +30,12 @@ def statement() -> str:
         ("Status", "When", "Kept"),
         [
             ("0x0000 Success", "bytes and database row are durable on disk; also for an instance sent again", "yes"),
-            ("0xA700 Out of resources", "less than `minimum_free_bytes` would remain, or the disk is full", "no"),
+            (
+                "0xA700 Out of resources",
+                "less than `minimum_free_bytes` would remain, the disk is full, or the instance is larger than "
+                f"`maximum_dataset_bytes` ({receive.maximum_dataset_bytes})",
+                "no",
+            ),
             ("0xA900 Data set does not match", "UIDs missing, malformed, or other than in the command", "no"),
             ("0xC000 Cannot understand", "the data set does not parse", "no"),
             ("0x0110 Processing failure", "an internal fault; the log holds it", "no"),
@@ -56,7 +61,9 @@ Each in every one of these transfer syntaxes; stored as sent, never transcoded:
 
 - Associations: up to {receive.maximum_associations} at once (`maximum_associations`), PDU up to
   {receive.maximum_pdu_bytes} bytes (`maximum_pdu_bytes`), ended after {receive.idle_seconds:g} s of silence
-  (`idle_seconds`). Calling AE titles: any, or those in `allowed_peers`. One operation at a time per association.
+  (`idle_seconds`) and after {receive.maximum_association_seconds:g} s in all (`maximum_association_seconds`).
+  A longer PDU, a command set above 64 KiB, and requests that wait for no answer end the association. Calling AE
+  titles: any, or those in `allowed_peers`. One operation at a time per association.
 - C-STORE statuses:
 
 {statuses}

@@ -196,4 +196,4 @@ def test_associations_of_a_receiver_that_died_are_closed_at_start(site: Site) ->
                 opened_at=datetime.now(UTC),
             )
         )
-    assert close_dead_associations(site.database, datetime.now(UTC)) == 1
+    assert len(close_dead_associations(site.database, datetime.now(UTC))) == 1

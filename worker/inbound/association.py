@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-import socketserver
 import ssl
 import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 from pynetdicom import AE, evt
@@ -18,7 +16,6 @@ from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.sop_class import Verification
-from pynetdicom.transport import ThreadedAssociationServer
 
 from worker import commitment, dicom, store
 from worker.audit import events
@@ -27,35 +24,13 @@ from worker.config import DestinationSection, ReceiveSection, Settings
 from worker.errors import RefusedInstance, Retry, StartError
 from worker.inbound import commit
 from worker.inbound.instances import InstanceKeeper, Received
+from worker.inbound.limits import LimitedServer, TooLarge
 from worker.logs import fault_fields, get_log
 from worker.process import is_running
 from worker.tls import server_context
 
 _BIND_SECONDS = 3.0
 _END_AGAIN_SECONDS = 1.0
-
-
-class _Server(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom has no types
-    """Closes a connection from an address that is not allowed before a byte of it is read."""
-
-    def __init__(self, *arguments: Any, networks: tuple[IPv4Network | IPv6Network, ...], **keywords: Any) -> None:
-        self._networks = networks
-        super().__init__(*arguments, **keywords)
-
-    def verify_request(self, _request: Any, client_address: Any) -> bool:
-        """True for an address in one of the networks, or where there is no list."""
-        if not self._networks:
-            return True
-        address = ip_address(client_address[0])
-        mapped = getattr(address, "ipv4_mapped", None)  # an IPv4 peer on an IPv6 socket
-        allowed = any((mapped or address) in network for network in self._networks)
-        if not allowed:
-            get_log().warning("connection refused", reason="network", peer=str(client_address[0]))
-        return allowed
-
-    def stop_accepting(self) -> None:
-        """Leave the accept loop; associations that are open go on."""
-        socketserver.BaseServer.shutdown(self)
 
 
 class Receiver:
@@ -78,6 +53,7 @@ class Receiver:
         self._lock = threading.Lock()
         self._ae = _application_entity(settings)
         self._server: Any = None
+        self._stop = threading.Event()
 
     def start(self) -> None:
         """Raises StartError when the port cannot be had."""
@@ -99,8 +75,9 @@ class Receiver:
                     (receive.host, receive.port),
                     evt_handlers=handlers,
                     ssl_context=_tls(receive),
-                    server_class=_Server,
-                    networks=receive.allowed_networks,
+                    server_class=LimitedServer,
+                    limits=receive,
+                    refuse=self._refused,
                 )
             except OSError as error:
                 if time.monotonic() > deadline:
@@ -112,11 +89,13 @@ class Receiver:
             else:
                 break
         threading.Thread(target=self._server.serve_forever, name="accept", daemon=True).start()
+        threading.Thread(target=self._server.watch, args=(self._stop,), name="limits", daemon=True).start()
 
     def stop(self, grace_seconds: float) -> None:
         """No new association; open ones may end within `grace_seconds`, then they are aborted."""
         if self._server is not None:
             deadline = time.monotonic() + grace_seconds
+            self._stop.set()
             self._server.stop_accepting()
             while self._ae.active_associations and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -144,6 +123,8 @@ class Receiver:
 
     def _on_store(self, event: Event) -> int:
         try:
+            if isinstance(event.request.DataSet, TooLarge):
+                raise RefusedInstance(dicom.OUT_OF_RESOURCES, "dataset-too-large", "above maximum_dataset_bytes")
             received = Received(
                 affected_sop_class_uid=str(event.request.AffectedSOPClassUID),
                 affected_sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
