@@ -30,6 +30,7 @@ from worker.audit.recorder import Recorder
 from worker.config import Settings
 from worker.errors import StartError
 from worker.logs import get_log
+from worker.privacy import pseudonym_of
 from worker.process import Role, process_name
 from worker.supervisor import SUPERVISED, Child, Supervisor
 from worker.tables import REVISION
@@ -56,7 +57,7 @@ def run_role(role: Role, settings: Settings) -> None:
     stop = _stop_on_signals()
     if os.environ.get(SUPERVISED):
         threading.Thread(target=_end_with_supervisor, name="lifeline", daemon=True).start()
-    database = store.Store(settings.database.url)
+    database = store.Store(settings.database.url, pseudonym_of(settings.privacy))
     database.require_revision()
     audit = Recorder(settings, database, now)
     audit.start()
@@ -164,6 +165,7 @@ def _web(settings: Settings, database: store.Store, stop: threading.Event, recor
     import uvicorn
 
     from worker.query.api import create_app
+    from worker.viewer import web_parts
 
     host, port = settings.web.host, settings.web.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -173,7 +175,7 @@ def _web(settings: Settings, database: store.Store, stop: threading.Event, recor
         listener.bind((host, port))
     except OSError as error:
         raise StartError("port-unavailable", f"[web] cannot listen on {host}:{port}: {error.strerror}") from None
-    server = uvicorn.Server(_web_config(settings, create_app(settings, database, record)))
+    server = uvicorn.Server(_web_config(settings, create_app(settings, database, record, parts=web_parts(settings))))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
     thread.start()
     with _ready(Role.WEB, settings, database):

@@ -1,23 +1,57 @@
-"""What the page shows as pictures: slices by inference's decoding, activation maps in outbound's colours."""
+"""What `serve` lends the web role of the other stages: pictures, echo, and the model that this host serves."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from worker.config import Settings
 from worker.inference import show
+from worker.inference.bundle import load_bundle
+from worker.outbound import send
 from worker.outbound.draw_picture import ACTIVATION_THRESHOLD, colours
+from worker.query.parts import Model, Parts
+from worker.serve import bundle_folder
 from worker.values import Activation
 
 _SIZE = 256
 
 
+def web_parts(settings: Settings) -> Parts:
+    """The parts for one configuration."""
+    destinations = {one.name: one for one in settings.destination}
+
+    @cache
+    def models() -> tuple[Model, ...]:
+        folder = bundle_folder(settings)
+        identity = load_bundle(folder).identity
+        return (
+            Model(
+                sha256=identity.sha256,
+                manufacturer=identity.manufacturer,
+                family=identity.family,
+                limits=identity.limits,
+                parameters=identity.parameters,
+                titles={one.name: one.title for one in identity.classes},
+                card=(folder / "docs" / "README.md").read_text(encoding="utf-8"),
+            ),
+        )
+
+    return Parts(
+        settings=settings,
+        echo=lambda name: send.probe(destinations[name], settings.worker.ae_title),
+        pictures=Viewer(),
+        models=models,
+    )
+
+
 class Viewer:
-    """See `query.parts.Pictures`."""
+    """Slices by inference's decoding, activation maps in the colours of the picture that is sent."""
 
     def window(self, files: Sequence[Path]) -> tuple[float, float]:
         return show.grey_window(files)

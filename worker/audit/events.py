@@ -158,7 +158,7 @@ def queried(name: str, address: str | None, where: str, query: Mapping[str, str]
     return AuditEvent(_QUERY, Action.EXECUTE, (Participant(name, True, address=address),), subjects=(subject,))
 
 
-_IDENTIFYING = frozenset({"patient_id", "patient_name", "accession", "accession_number"})
+_IDENTIFYING = frozenset({"text", "patient_id", "patient_name", "accession", "accession_number"})
 
 
 def viewed(name: str, address: str | None, study_instance_uid: str) -> AuditEvent:

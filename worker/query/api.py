@@ -1,4 +1,4 @@
-"""The web application: health now; the page and the REST interface come with it later."""
+"""The web application: the page, the REST interface, health."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ from fastapi import FastAPI
 from worker import __version__, store
 from worker.audit.events import Record, unrecorded
 from worker.config import Settings
-from worker.query import guard
+from worker.query import guard, problems
+from worker.query.documentation import documentation_routes
 from worker.query.health import health_routes
+from worker.query.images import image_routes
+from worker.query.page import page_routes
+from worker.query.parts import Parts
+from worker.query.render import static_routes
+from worker.query.rest import api_routes
 from worker.query.sign_in import sign_in_routes
+
+_DESCRIPTION = "Results, jobs and deliveries of an AI worker for the PACS. Research use only; not for diagnosis."
 
 
 def create_app(
@@ -20,10 +28,20 @@ def create_app(
     database: store.Store,
     record: Record = unrecorded,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    parts: Parts | None = None,
 ) -> FastAPI:
-    """Every route of the web role. `record` takes audit events."""
-    app = FastAPI(title="brain-mri-worker", version=__version__, docs_url=None, redoc_url=None)
+    """Every route of the web role. `record` takes audit events; without `parts` there is no page and no REST."""
+    app = FastAPI(
+        title="brain-mri-worker", version=__version__, description=_DESCRIPTION, docs_url=None, redoc_url=None
+    )
     guard.install(app, settings, database, record, clock)
+    problems.install(app)
     app.include_router(sign_in_routes(settings.web.session_hours))
     app.include_router(health_routes(settings, database, clock))
+    app.include_router(static_routes())
+    if parts is not None:
+        app.include_router(api_routes(database, parts, record, clock))
+        app.include_router(page_routes(database, parts, record, clock))
+        app.include_router(image_routes(database, parts))
+        app.include_router(documentation_routes())
     return app

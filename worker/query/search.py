@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -314,7 +314,22 @@ def plain(value: Any) -> Any:
     return value
 
 
+def _as_stored(session: Session, search: Search) -> Search:
+    """With pseudonyms for the identifiers, where the database holds them so."""
+    return replace(
+        search,
+        patient_id=_stored(session, search.patient_id),
+        accession_number=_stored(session, search.accession_number),
+    )
+
+
+def _stored(session: Session, identifier: str | None) -> str | None:
+    pseudonym: Callable[[str], str] | None = session.info.get("pseudonym")
+    return identifier if pseudonym is None or identifier is None else pseudonym(identifier)
+
+
 def _query(session: Session, search: Search) -> Select[Any]:
+    search = _as_stored(session, search)
     instances = (
         select(func.count())
         .select_from(InstanceRow)
@@ -369,7 +384,8 @@ def _beyond(search: Search) -> list[ColumnElement[bool]]:
 
 def _matches(session: Session, text: str) -> ColumnElement[bool]:
     """The series that a text means, as few ids where they are few: the planner cannot know which index serves it."""
-    spellings = {text, text.upper(), text.title()}
+    identifier = _stored(session, text) or text  # of a pseudonym only the whole identifier finds it
+    spellings = {identifier, identifier.upper(), identifier.title()}
     columns = (SeriesRow.patient_id, SeriesRow.patient_name, SeriesRow.accession_number)
     ranges: list[ColumnElement[bool]] = [
         and_(column >= spelling, column < spelling + "\U0010ffff") for column in columns for spelling in spellings

@@ -1,0 +1,232 @@
+"""A worker's data folder as after some days: two heads classified by the shipped model, and series with every outcome.
+
+The heads go the whole way through inference and the outbox; the others have rows and no files.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from pydicom import dcmread
+
+from tests.testbed import phantom
+from tests.testbed.instances import new_instance
+from worker import store
+from worker.config import Settings
+from worker.dicom import derive_uid
+from worker.inference.jobs import Conductor
+from worker.migrate import migrate
+from worker.outbound.outbox import Outbox
+from worker.serve import load_classifier
+from worker.store import NewObject, Store
+from worker.tables import DeliveryState, JobState, ObjectKind
+from worker.values import ModelIdentity, ResultStatus, SeriesResult, SliceResult
+
+LEASE = timedelta(seconds=30)
+OWNER = "test:1"
+FAMILY_NAMES = (
+    "Abara", "Bergström", "Castillo", "Dimitrova", "Eriksen", "Fontaine", "Grabowski", "Haddad", "Ionescu", "Jansen",
+    "Kowalski", "Lindqvist", "Moreau", "Nakamura", "Okafor", "Petrov", "Quispe", "Rossi", "Schneider", "Tanaka",
+)  # fmt: skip
+GIVEN_NAMES = ("Ada", "Boris", "Chiara", "Deniz", "Elin", "Farid", "Greta", "Hugo", "Ines", "Jonas")
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What is there: Series Instance UIDs by what became of them."""
+
+    settings: Settings
+    database: Store
+    mass: str
+    healthy: str
+    refused: str
+    failed: str
+    pending: str
+
+
+def fill(folder: Path, now: datetime, others: int = 120) -> Filled:
+    """Make the folder; `others` series without files are spread over the last week."""
+    settings = Settings.model_validate(
+        {
+            "worker": {"data_dir": folder / "var"},
+            "database": {"url": f"sqlite:///{folder / 'var' / 'worker.db'}"},
+            "web": {"require_token": False},
+            "destination": [
+                {"name": "pacs", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 9},
+                {"name": "research", "ae_title": "RESEARCH", "host": "127.0.0.1", "port": 9},
+            ],
+        }
+    )
+    database = Store(settings.database.url)
+    migrate(database)
+    identity, classify = load_classifier(settings)
+    site = _Site(settings, database, identity, random.Random(7), now)
+    site.add_others(others)
+    names = {
+        name: site.receive_head(folder / name, name == "mass", person)
+        for name, person in (("healthy", "Eriksen^Elin"), ("mass", "Fontaine^Hugo"))
+    }
+    conductor = Conductor(
+        database=database, data_dir=settings.worker.data_dir, model=identity, classify=classify,
+        make_objects=Outbox(settings.worker.data_dir).make_objects, destinations=["pacs", "research"], owner=OWNER,
+        clock=lambda: now - timedelta(seconds=40), lease=LEASE, timeout=timedelta(minutes=10), attempts=3,
+    )  # fmt: skip
+    while conductor.work_once():
+        pass
+    site.deliver("pacs", now - timedelta(seconds=30))
+    outcomes = {name: site.add_other(name, timedelta(minutes=9 - place)) for place, name in enumerate(_LAST)}
+    return Filled(settings, database, **names, **{name.partition("-")[0]: uid for name, uid in outcomes.items()})
+
+
+_LAST = ("refused", "failed", "pending")
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """The application on a free port of 127.0.0.1; its address."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, name="web")
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise RuntimeError("the web server did not start")
+            thread.join(0.02)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@dataclass
+class _Site:
+    settings: Settings
+    database: Store
+    model: ModelIdentity
+    random: random.Random
+    now: datetime
+
+    def receive_head(self, folder: Path, mass: bool, person: str) -> str:
+        """A head as the receiver leaves it: files in the data folder, rows, a job."""
+        attributes = {
+            "PatientName": person,
+            "PatientID": f"P-{self.random.randrange(10**6):06d}",
+            "AccessionNumber": f"A{self.random.randrange(10**7):07d}",
+        }
+        paths = phantom.head_series(self.settings.instances_dir / folder.name, mass=mass, attributes=attributes)
+        moment = self.now - timedelta(seconds=52 if mass else 55)
+        with self.database.write() as session:
+            row = None
+            for path in paths:
+                ds = dcmread(path, stop_before_pixels=True)
+                new = new_instance(
+                    sop_instance_uid=ds.SOPInstanceUID, series_instance_uid=ds.SeriesInstanceUID,
+                    study_instance_uid=ds.StudyInstanceUID, patient_id=ds.PatientID, patient_name=str(ds.PatientName),
+                    accession_number=ds.AccessionNumber, series_description=ds.SeriesDescription,
+                    study_date=f"{self.now:%Y%m%d}", path=str(path.relative_to(self.settings.worker.data_dir)),
+                )  # fmt: skip
+                row = store.add_instance(session, new, moment)
+            if row is None:
+                raise ValueError("no slices")
+            self._queue(session, row.series_id, moment)
+        return str(new.series_instance_uid)
+
+    def add_others(self, count: int) -> None:
+        outcomes = ["glioma", "meningioma", "pituitary", "notumor", "notumor", "not-assessed", "refused"]
+        for number in range(count):
+            age = timedelta(days=7) * (1 - number / count) + timedelta(minutes=20)
+            self.add_other(self.random.choice(outcomes), age, f"other {number}")
+
+    def add_other(self, outcome: str, age: timedelta, name: str | None = None) -> str:
+        """A series of three images that nobody has; the time it took is made up, too."""
+        name, moment = name or outcome, self.now - age
+        person = f"{self.random.choice(FAMILY_NAMES)}^{self.random.choice(GIVEN_NAMES)}"
+        common: dict[str, Any] = {
+            "patient_id": f"P-{self.random.randrange(10**6):06d}",
+            "patient_name": person,
+            "accession_number": f"A{self.random.randrange(10**7):07d}",
+            "study_date": f"{moment:%Y%m%d}",
+            "series_description": self.random.choice(["T1 axial post contrast", "T1 MPRAGE Gd", "T1 coronal Gd"]),
+            "modality": "CT" if outcome == "refused" else "MR",
+        }
+        images = [new_instance(number, name, **common) for number in range(1, 4)]
+        with self.database.write() as session:
+            rows = [store.add_instance(session, one, moment) for one in images]
+            series_id = rows[0].series_id
+            if outcome == "pending":
+                return images[0].series_instance_uid
+            if outcome == "refused":
+                series = store.lock_open_series(session, series_id, moment)
+                if series is not None:
+                    store.refuse_series(series, "modality", "modality CT is not one of MR", moment)
+                return images[0].series_instance_uid
+            self._queue(session, series_id, moment)
+            job = store.claim_job(session, OWNER, self._model_id(session), moment, LEASE)
+            if job is None:
+                raise ValueError("no job to claim")
+            if outcome == "failed":
+                detail = "the inference process died"
+                store.end_job(session, job.id, OWNER, JobState.PARKED, moment, reason="process-died", detail=detail)
+                return images[0].series_instance_uid
+            done = moment + timedelta(seconds=self.random.lognormvariate(1.6, 0.5))
+            store.end_job(session, job.id, OWNER, JobState.DONE, done)
+            ids = {one.sop_instance_uid: row.id for one, row in zip(images, rows, strict=True)}
+            objects = [
+                NewObject(
+                    kind, "1.2.840.10008.5.1.4.1.1.7", derive_uid(kind, name), f"objects/none/{name}.dcm", "0" * 64
+                )
+                for kind in ObjectKind
+            ]
+            result = self._result(outcome, [one.sop_instance_uid for one in images])
+            store.add_result(session, job, result, ids, objects, ["pacs"], done)
+        self.deliver("pacs", done + timedelta(seconds=2))
+        return images[0].series_instance_uid
+
+    def deliver(self, destination: str, moment: datetime) -> None:
+        """The destination takes all that is due."""
+        with self.database.write() as session:
+            due = store.claim_deliveries(session, destination, OWNER, moment + timedelta(days=1), LEASE, 1000)
+            for delivery, _ in due:
+                taken = {"state": DeliveryState.DELIVERED, "status": 0, "delivered_at": moment}
+                store.end_delivery(session, delivery.id, OWNER, taken)
+
+    def _queue(self, session: Any, series_id: int, moment: datetime) -> None:
+        series = store.lock_open_series(session, series_id, moment)
+        if series is None:
+            raise ValueError("the series is not open")
+        store.queue_series(session, series, self._model_id(session), moment)
+
+    def _model_id(self, session: Any) -> int:
+        return store.model_row(session, self.model, self.now - timedelta(days=8)).id
+
+    def _result(self, outcome: str, sop_instance_uids: list[str]) -> SeriesResult:
+        names = [one.name for one in self.model.classes]
+        probability = 0.62 + 0.37 * self.random.random()
+        rest = (1 - probability) / (len(names) - 1)
+        likely = outcome if outcome in names else names[0]
+        probabilities = {name: probability if name == likely else rest for name in names}
+        slices = tuple(
+            SliceResult("1.2.840.10008.5.1.4.1.1.4", uid, None, 6.0 * place, tuple(probabilities.values()), True, True)
+            for place, uid in enumerate(sop_instance_uids)
+        )
+        classified = SeriesResult(ResultStatus.CLASSIFIED, likely, probability, probabilities, None, None, slices, None)
+        if outcome in names:
+            return classified
+        return replace(
+            classified, status=ResultStatus.NOT_ASSESSED, label=None, probability=None, reason="out-of-distribution",
+            detail="0 of 3 slices resemble the brain MRI that the model was trained on.", probabilities={},
+        )  # fmt: skip
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)

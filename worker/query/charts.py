@@ -1,0 +1,86 @@
+"""Charts as SVG shapes. They stretch with the page, so text stands beside them in HTML; colours are classes in CSS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+HEIGHT = 100.0
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line with a mark where it has a single point: `points` as SVG takes them, `mark` or None."""
+
+    name: str
+    style: str
+    points: str
+    mark: Point | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One part of a stacked bar."""
+
+    style: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+def lines(
+    names: Sequence[str], styles: Sequence[str], series: Sequence[Sequence[float | None]], top: float
+) -> list[Line]:
+    """A line a name: `series[name][place]` from 0 to `top` → x at the middle of each place, y from HEIGHT down to 0.
+
+    A place without a value is passed over.
+    """
+    drawn = []
+    for name, style, values in zip(names, styles, series, strict=True):
+        points = [
+            (place + 0.5, round(HEIGHT * (1 - value / top), 2))
+            for place, value in enumerate(values)
+            if value is not None
+        ]
+        text = " ".join(f"{x},{y}" for x, y in points)
+        drawn.append(Line(name, style, text, points[0] if len(points) == 1 else None))
+    return drawn
+
+
+def stacked(styles: Sequence[str], columns: Sequence[Sequence[float]], top: float) -> list[Bar]:
+    """Bars: `columns[place][part]` from 0 to `top`, the first part at the foot."""
+    bars = []
+    for place, parts in enumerate(columns):
+        foot = HEIGHT
+        for style, part in zip(styles, parts, strict=True):
+            height = HEIGHT * part / top
+            foot -= height
+            if part:
+                bars.append(Bar(style, place + 0.12, round(foot, 2), 0.76, round(height, 2)))
+    return bars
+
+
+def round_top(largest: float) -> float:
+    """The end of an axis: 1, 2 or 5 times a power of ten, not below `largest`; 1 for nothing."""
+    step = 1.0
+    while step > 0.01 and largest > 0 and step / 10 >= largest:
+        step /= 10
+    while True:
+        for factor in (1, 2, 5):
+            if factor * step >= largest:
+                return factor * step
+        step *= 10
+
+
+def seconds(value: float | None) -> str:
+    """A duration as a person says it."""
+    if value is None:
+        return "-"
+    if value < 10:
+        return f"{value:.1f} s"
+    if value < 120:
+        return f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.0f} h"

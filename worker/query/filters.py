@@ -1,0 +1,66 @@
+"""The parameters by which series are found: the same for the page and for the REST interface."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated
+
+from fastapi import HTTPException
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from worker.query.search import Place, Search
+from worker.tables import SeriesStatus
+
+UID_PATTERN = r"^[0-9.]{1,64}$"  # PS3.5 9.1
+LARGEST_NUMBER = 2**63 - 1
+LARGEST_PAGE = 500
+
+
+def _is_printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("control characters are not searched for")
+    return text
+
+
+Text = Annotated[str, Field(max_length=64), AfterValidator(_is_printable)]
+Uid = Annotated[str, Field(pattern=UID_PATTERN)]
+
+
+class Filters(BaseModel):
+    """Every filter narrows; dates are those of receiving, in UTC, both included."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Text | None = Field(
+        None,
+        description="Beginning of a patient's ID or name or of an accession number, or a whole UID. No wildcards.",
+    )
+    patient_id: Text | None = None
+    accession_number: Annotated[Text, Field(max_length=16)] | None = None
+    study_instance_uid: Uid | None = None
+    series_instance_uid: Uid | None = None
+    label: Text | None = Field(None, description="A class of the model, for example glioma.")
+    status: SeriesStatus | None = None
+    since: date | None = None
+    until: date | None = None
+    minimum_probability: float | None = Field(None, ge=0, le=1)
+
+
+class PagedFilters(Filters):
+    """Filters, and which page: follow `older` and `newer` of an answer."""
+
+    limit: int = Field(50, ge=1, le=LARGEST_PAGE)
+    older_than: str | None = Field(None, max_length=40, description="Where the page before ended.")
+    newer_than: str | None = Field(None, max_length=40, description="Where the page after began.")
+
+    def search(self) -> Search:
+        """Raises HTTPException 422 for a place that no page named."""
+        chosen = self.model_dump(exclude={"limit", "older_than", "newer_than"})
+        try:
+            return Search(
+                **chosen,
+                older_than=Place.parse(self.older_than) if self.older_than else None,
+                newer_than=Place.parse(self.newer_than) if self.newer_than else None,
+            )
+        except (ValueError, OverflowError):
+            raise HTTPException(422, "older_than, newer_than: take them from an earlier answer") from None

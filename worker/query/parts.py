@@ -1,0 +1,50 @@
+"""What `serve` lends the web role of the other stages: the stages themselves never import one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from worker.config import Settings
+from worker.values import Activation
+
+
+class Pictures(Protocol):
+    """Draws what was received; see `worker.viewer.Viewer`."""
+
+    def window(self, files: Sequence[Path]) -> tuple[float, float]:
+        """The values to show as black and white. Raises NotAssessable; OSError when a file cannot be opened."""
+        ...
+
+    def slice_png(self, file: Path, frame_number: int | None, window: tuple[float, float]) -> bytes:
+        """One frame as displayed. Raises NotAssessable; OSError when the file cannot be opened."""
+        ...
+
+    def activation_png(self, activation: Activation) -> bytes:
+        """A map to lay over the displayed slice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A bundle that this host can read: its class titles by name, and its model card in Markdown."""
+
+    sha256: str
+    manufacturer: str
+    family: str
+    limits: str
+    parameters: str
+    titles: dict[str, str]
+    card: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """`echo` asks the named destination whether it is there and raises WorkerError when it is not."""
+
+    settings: Settings
+    echo: Callable[[str], None]
+    pictures: Pictures
+    models: Callable[[], Sequence[Model]]

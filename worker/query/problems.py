@@ -1,0 +1,71 @@
+"""Errors as `application/problem+json` (RFC 9457), whatever went wrong, with no identifier in them."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from worker.logs import fault_fields, get_log
+from worker.query.guard import problem
+from worker.query.render import render
+
+
+class Problem(BaseModel):
+    """An error: RFC 9457."""
+
+    status: int
+    detail: str
+
+
+# For the OpenAPI document: what every operation may answer beside its own.
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    number: {"description": HTTPStatus(number).phrase, "model": Problem} for number in (401, 403, 422, 429, 503)
+}
+NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"description": "Not Found", "model": Problem}}
+CONFLICT: dict[int | str, dict[str, Any]] = {409: {"description": "Conflict", "model": Problem}}
+
+
+def install(app: FastAPI) -> None:
+    """Answer errors of every route so."""
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(SQLAlchemyError, _answer_database)
+
+
+def _answer(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
+    """A browser that asks for a page gets one."""
+    if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/"):
+        heading = HTTPStatus(status).phrase
+        return HTMLResponse(
+            render("problem.html", None, status=status, heading=heading, detail=detail), status, headers
+        )
+    return problem(status, detail, headers)
+
+
+def _answer_http(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return _answer(request, error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+def _answer_invalid(request: Request, error: Exception) -> Response:
+    """Names each parameter and what is wrong with it; what was given is not repeated."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    faults = []
+    for one in error.errors():
+        name = ".".join(str(part) for part in one["loc"][1:]) or str(one["loc"][0])
+        faults.append(f"{name}: {'there is no such parameter' if one['type'] == 'extra_forbidden' else one['msg']}")
+    return _answer(request, 422, "; ".join(faults), {})
+
+
+def _answer_database(request: Request, error: Exception) -> Response:
+    get_log().error("the web role's query failed", **fault_fields(error))
+    return _answer(request, 503, "the database does not answer", {"Retry-After": "5"})
