@@ -97,7 +97,7 @@ def _open_store(config: Path | None) -> Store:
     from worker.store import Store
 
     settings, _ = settings_from(config)
-    database = Store(settings.database.url)
+    database = Store(settings.database.url, pseudonym_of(settings.privacy))
     database.require_revision()
     return database
 
@@ -107,6 +107,7 @@ def _open_store(config: Path | None) -> Store:
 
 @app.command(epilog="Example: worker serve --config config.toml")
 def serve(
+    from worker.privacy import pseudonym_of
     config: ConfigOption = None,
     role: Annotated[Role | None, typer.Option(help="Run one role only; without it all of them.")] = None,
 ) -> None:

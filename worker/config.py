@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    SecretStr,
     Tag,
     ValidationError,
     field_validator,
@@ -114,6 +115,21 @@ class RetentionSection(_Section):
     """[retention]: when received pixels are deleted; results, reports and pictures are kept."""
 
     pixel_days: float = Field(default=0.0, ge=0)
+
+
+class PrivacySection(_Section):
+    """[privacy]: what the database keeps of a patient; the key comes from the environment."""
+
+    pseudonymise: bool = False
+    pseudonym_key: SecretStr | None = Field(default=None, min_length=32)
+
+    @model_validator(mode="after")
+    def _key_is_there(self) -> Self:
+        if self.pseudonymise and self.pseudonym_key is None:
+            raise ValueError(
+                f"pseudonymise needs a key of 32 characters or more in {ENVIRONMENT_PREFIX}PRIVACY__PSEUDONYM_KEY"
+            )
+        return self
 
 
 class DatabaseSection(_Section):
@@ -254,6 +270,7 @@ class Settings(BaseSettings):
     receive: ReceiveSection = ReceiveSection()
     eligibility: EligibilitySection = EligibilitySection()
     retention: RetentionSection = RetentionSection()
+    privacy: PrivacySection = PrivacySection()
     database: DatabaseSection = DatabaseSection()
     destination: tuple[
         Annotated[

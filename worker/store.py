@@ -7,7 +7,7 @@ PostgreSQL the rows that two processes could want are locked one by one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -51,8 +51,12 @@ _LOCK_WAIT_SECONDS = 30.0
 class Store:
     """A database: `read()` and `write()` give sessions; a `write()` commits at its end or rolls back whole."""
 
-    def __init__(self, url: str) -> None:
-        """Connects at the first use. Raises StartError for a URL that names no database we can speak to."""
+    def __init__(self, url: str, pseudonym: Callable[[str], str] | None = None) -> None:
+        """Connects at the first use. Raises StartError for a URL that names no database we can speak to.
+
+        `pseudonym` stands in for a patient's identifiers, in what is written and in what is searched for.
+        """
+        self.pseudonym = pseudonym
         file = sqlite_path(url)
         try:
             if file is not None:
@@ -73,7 +77,8 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        with Session(self._reader, expire_on_commit=False) as session, session.begin():
+        info = {"pseudonym": self.pseudonym}
+        with Session(self._reader, expire_on_commit=False, info=info) as session, session.begin():
             yield session
 
     def revision(self) -> str | None:

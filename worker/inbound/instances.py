@@ -18,7 +18,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from io import BytesIO
@@ -109,6 +109,17 @@ def describe(received: Received, path_of: Callable[[str, str], str]) -> store.Ne
     )
 
 
+def _pseudonymised(new: store.NewInstance, pseudonym: Callable[[str], str]) -> store.NewInstance:
+    """Without what names the patient: free text is left out, for it may hold anything."""
+    return replace(
+        new,
+        patient_id=pseudonym(new.patient_id),
+        accession_number=pseudonym(new.accession_number),
+        patient_name="",
+        series_description="",
+    )
+
+
 def instance_path(series_instance_uid: str, sop_instance_uid: str) -> str:
     """Where an instance lies below the data folder: named by hashes, so a peer's UID never names a file."""
     series = hashlib.sha256(series_instance_uid.encode()).hexdigest()[:24]
@@ -196,6 +207,8 @@ class InstanceKeeper:
     def keep(self, received: Received) -> Outcome:
         """Raises RefusedInstance with the status to answer; then nothing was kept."""
         new = describe(received, instance_path)
+        if self._database.pseudonym is not None:
+            new = _pseudonymised(new, self._database.pseudonym)
         try:
             self._check_space(len(received.encoded))
             temporary = self._incoming / f"{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"
