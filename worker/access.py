@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -54,32 +53,50 @@ def allows(held: TokenRole, wanted: TokenRole) -> bool:
 # --- tokens ----------------------------------------------------------------------------------------------------
 
 
-def add_token(session: Session, name: str, role: TokenRole, now: datetime, expires_at: datetime | None) -> str:
-    """A new token: its text, which is kept nowhere. Raises NotAllowed when the name was ever given before."""
+def add_token(
+    session: Session, name: str | None, role: TokenRole, now: datetime, expires_at: datetime | None
+) -> tuple[str, str]:
+    """A new token: its name and its text, which is kept nowhere. Raises NotAllowed for a name that was given before."""
+    key, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+    name = name or f"{role}-{key}"
     if session.scalar(select(TokenRow.id).where(TokenRow.name == name)) is not None:
         raise NotAllowed(
             "token-name", f"there is, or was, a token named '{name}': the audit trail must tell them apart"
         )
-    key, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     session.add(
         TokenRow(key=key, name=name, role=role, secret_sha256=digest(secret), created_at=now, expires_at=expires_at)
     )
     session.flush()
-    return f"{_PREFIX}_{key}_{secret}"
+    return name, f"{_PREFIX}_{key}_{secret}"
 
 
-def tokens(session: Session) -> Sequence[TokenRow]:
-    return session.scalars(select(TokenRow).order_by(TokenRow.id)).all()
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What may be shown of a token."""
+
+    key: str
+    name: str
+    role: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
 
 
-def revoke_token(session: Session, name: str, now: datetime) -> TokenRow | None:
-    """The token of this name or key, valid no more, nor any session made from it; None when there is none."""
-    row = session.scalar(select(TokenRow).where((TokenRow.name == name) | (TokenRow.key == name)).with_for_update())
-    if row is not None:
-        row.revoked_at = row.revoked_at or now
-        session.execute(delete(WebSessionRow).where(WebSessionRow.token_id == row.id))
-        session.flush()
-    return row
+def tokens(session: Session) -> list[Token]:
+    """Every token that was ever made."""
+    rows = session.scalars(select(TokenRow).order_by(TokenRow.id))
+    return [Token(r.key, r.name, r.role, r.created_at, r.expires_at, r.revoked_at) for r in rows]
+
+
+def revoke_token(session: Session, token: str, now: datetime) -> str | None:
+    """The name of the token of this name or key; it and its sessions are valid no more. None when there is none."""
+    row = session.scalar(select(TokenRow).where((TokenRow.name == token) | (TokenRow.key == token)).with_for_update())
+    if row is None:
+        return None
+    row.revoked_at = row.revoked_at or now
+    session.execute(delete(WebSessionRow).where(WebSessionRow.token_id == row.id))
+    session.flush()
+    return row.name
 
 
 def check_token(session: Session, text: str, now: datetime) -> Holder:

@@ -19,6 +19,7 @@ from worker.config import Settings, sqlite_path
 from worker.errors import StartError
 
 _DATABASE = "worker.db"
+_TRAIL = "audit"
 Step = Callable[[int, int], None]
 
 
@@ -34,6 +35,7 @@ def back_up(settings: Settings, folder: Path, step: Step) -> tuple[int, int]:
         with closing(sqlite3.connect(source)) as live, closing(sqlite3.connect(folder / _DATABASE)) as copy:
             live.backup(copy)
             copy.execute("PRAGMA journal_mode=DELETE")  # one file, not three
+        _copy_trail(settings.audit_dir, folder / _TRAIL)  # after the database, which knows how far it must reach
         return _copy_files(_named_files(folder / _DATABASE), settings.worker.data_dir, folder, step)
     except OSError as error:
         raise StartError("backup-failed", f"{folder}: {error.strerror}") from None
@@ -52,6 +54,8 @@ def put_back(settings: Settings, folder: Path, step: Step) -> int:
         copied, missing = _copy_files(names, folder, data_dir, step)
         if missing:
             raise StartError("backup-not-whole", f"{missing} files of the backup are missing or damaged")
+        if not any(settings.audit_dir.glob("*.audit")):  # a trail that survived is longer than its copy
+            _copy_trail(folder / _TRAIL, settings.audit_dir)
         target.parent.mkdir(parents=True, exist_ok=True)
         # Last, and whole: without the database an interrupted restore is no working worker.
         shutil.copyfile(folder / _DATABASE, target.with_suffix(".part"))
@@ -59,6 +63,12 @@ def put_back(settings: Settings, folder: Path, step: Step) -> int:
     except OSError as error:
         raise StartError("restore-failed", f"{data_dir}: {error.strerror}") from None
     return copied
+
+
+def _copy_trail(source: Path, target: Path) -> None:
+    for file in source.glob("*.audit"):
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copy2(file, target / file.name)
 
 
 def _database_file(settings: Settings) -> Path:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, date, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker import __version__
+from worker.audit import events
 from worker.config import Destination, DestinationSection, Settings, load_settings
 from worker.errors import StartError, WorkerError
 from worker.process import Role
 
 if TYPE_CHECKING:
+    from worker.audit.events import Record
     from worker.query.search import Search
     from worker.store import Store
 
@@ -34,6 +38,10 @@ results_app = typer.Typer(no_args_is_help=True, help="Look up what became of the
 jobs_app = typer.Typer(no_args_is_help=True, help="Classification jobs: what is waiting, running or parked.")
 app.add_typer(results_app, name="results")
 app.add_typer(jobs_app, name="jobs")
+tokens_app = typer.Typer(no_args_is_help=True, help="Tokens of the web interface.")
+audit_app = typer.Typer(no_args_is_help=True, help="The audit trail: who connected, sent, asked and changed.")
+app.add_typer(tokens_app, name="tokens")
+app.add_typer(audit_app, name="audit")
 
 
 class Format(StrEnum):
@@ -48,6 +56,11 @@ class StatusName(StrEnum):
     REFUSED = "refused"
     FAILED = "failed"
     PENDING = "pending"
+
+
+class TokenRoleName(StrEnum):
+    READ = "read"
+    OPERATE = "operate"
 
 
 ConfigOption = Annotated[
@@ -102,6 +115,32 @@ def _open_store(config: Path | None) -> Store:
     return database
 
 
+@contextmanager
+def _audited(config: Path | None) -> Iterator[tuple[Settings, Store, Record, str]]:
+    """Settings, the database, the audit trail, and the name of who runs the command."""
+    from worker.audit.recorder import recording
+    from worker.logs import configure_logs
+    from worker.store import Store
+
+    settings, _ = settings_from(config)
+    configure_logs("ERROR")
+    database = Store(settings.database.url)
+    database.require_revision()
+    with recording(settings, database, lambda: datetime.now(UTC)) as record:
+        yield settings, database, record, _user()
+
+
+def _user() -> str:
+    """Who runs this process, as the system knows it; the environment could say anything."""
+    import os
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user need not be in passwd
+        return f"uid {os.getuid()}"
+
+
 # --- the service -----------------------------------------------------------------------------------------------
 
 
@@ -146,6 +185,8 @@ def backup(
 
     settings, _ = settings_from(config)
     copied, missing = shown.with_steps("copying", lambda step: back_up(settings, folder, step))
+    with _audited(config) as (_, _, record, user):
+        record(events.exported(user, None, "worker backup", str(folder)))
     typer.echo(f"database and {copied} files copied to {folder}")
     if missing:
         typer.echo(f"worker: {missing} files are missing or damaged and are not in the copy", err=True)
@@ -163,6 +204,8 @@ def restore(
 
     settings, _ = settings_from(config)
     files = shown.with_steps("copying", lambda step: put_back(settings, folder, step))
+    with _audited(config) as (_, _, record, user):
+        record(events.imported(user, str(folder)))
     typer.echo(f"database and {files} files restored from {folder}")
 
 
@@ -307,8 +350,10 @@ def list_results(
     from worker.shown import print_answers
 
     search = _search(patient_id, study, series, accession, label, status, since, until, min_probability, limit)
-    with _open_store(config).read() as session:
-        answers = find_series(session, search)
+    with _audited(config) as (_, database, record, user):
+        with database.read() as session:
+            answers = find_series(session, search)
+        record(events.queried(user, None, "worker results list", _asked(search)))
     print_answers(answers, format)
 
 
@@ -322,14 +367,16 @@ def show_result(
     from worker.query.search import Search, find_series, series_that_end_in, slices_of
     from worker.shown import print_answer
 
-    with _open_store(config).read() as session:
-        uids = series_that_end_in(session, series.lstrip("…"))
-        if len(uids) != 1:
-            what = "more than one series ends in this" if uids else "no such series was received"
-            typer.echo(f"worker: {what}", err=True)
-            raise typer.Exit(EXIT_FAULT)
-        [found] = find_series(session, Search(series_instance_uid=uids[0]))
-        slices = slices_of(session, uids[0])
+    with _audited(config) as (_, database, record, user):
+        with database.read() as session:
+            uids = series_that_end_in(session, series.lstrip("…"))
+            if len(uids) != 1:
+                what = "more than one series ends in this" if uids else "no such series was received"
+                typer.echo(f"worker: {what}", err=True)
+                raise typer.Exit(EXIT_FAULT)
+            [found] = find_series(session, Search(series_instance_uid=uids[0]))
+            slices = slices_of(session, uids[0])
+        record(events.viewed(user, None, found.study_instance_uid))
     print_answer(found, slices, format)
 
 
@@ -357,8 +404,10 @@ def export_results(
     if suffix not in ("csv", "json"):
         raise StartError("export-format", f"{file}: the name must end in .csv or .json")
     search = _search(patient_id, study, series, accession, label, status, since, until, min_probability, None)
-    with _open_store(config).read() as session:
-        answers = find_series(session, search)
+    with _audited(config) as (_, database, record, user):
+        with database.read() as session:
+            answers = find_series(session, search)
+        record(events.exported(user, None, "worker results export", str(file)))
     try:
         file.write_text(answers_as_text(answers, Format(suffix)), encoding="utf-8")
     except OSError as error:
@@ -394,6 +443,12 @@ def _search(
     )
 
 
+def _asked(search: Search) -> dict[str, str]:
+    from dataclasses import asdict
+
+    return {key: str(value) for key, value in asdict(search).items() if value is not None}
+
+
 def _day(moment: datetime | None) -> date | None:
     return moment.date() if moment else None
 
@@ -424,10 +479,116 @@ def retry_jobs(
     if not job and not all_parked:
         raise StartError("usage", "name the jobs to retry, or --all")
     moment = datetime.now(UTC)
-    with _open_store(config).write() as session:
-        jobs = store.retry_parked_jobs(session, job or [], moment)
-        deliveries = store.retry_failed_deliveries(session, moment) if all_parked else []
+    with _audited(config) as (_, database, record, user):
+        with database.write() as session:
+            jobs = store.retry_parked_jobs(session, job or [], moment)
+            deliveries = store.retry_failed_deliveries(session, moment) if all_parked else []
+        which = " ".join(map(str, sorted(jobs)))
+        record(events.operated(user, None, f"worker jobs retry: {len(deliveries)} deliveries, jobs {which or 'none'}"))
     typer.echo(f"{len(jobs)} jobs and {len(deliveries)} deliveries will be tried again")
     if job and len(jobs) < len(set(job)):
         typer.echo("worker: the others are not parked", err=True)
         raise typer.Exit(EXIT_FAULT)
+
+
+# --- who may, and who did --------------------------------------------------------------------------------------
+
+
+@tokens_app.command("add", epilog="Example: worker tokens add --role read --name ward-3 --days 90")
+def add_token(
+    role: Annotated[TokenRoleName, typer.Option(help="read: look results up. operate: retry jobs as well.")],
+    name: Annotated[str | None, typer.Option(help="Who will use it; named so in the audit trail.")] = None,
+    days: Annotated[int, typer.Option(min=0, help="Valid so long; 0 for ever.")] = 365,
+    config: ConfigOption = None,
+) -> None:
+    """Make a token and print it, once: only its hash is kept."""
+    from worker import access
+    from worker.tables import TokenRole
+
+    moment = datetime.now(UTC)
+    until = moment + timedelta(days=days) if days else None
+    with _audited(config) as (_, database, record, user):
+        with database.write() as session:
+            name, token = access.add_token(session, name, TokenRole(role), moment, until)
+        record(events.token_changed(user, name, f"made, role {role}, valid {f'{days} days' if days else 'for ever'}"))
+    typer.echo(f"token '{name}', role {role}; it is shown this once:", err=True)
+    typer.echo(token)
+
+
+@tokens_app.command("list", epilog="Example: worker tokens list --format json")
+def list_tokens(format: FormatOption = Format.TABLE, config: ConfigOption = None) -> None:
+    """Every token that was made, never the token itself."""
+    from worker.access import tokens
+    from worker.shown import print_rows
+
+    with _open_store(config).read() as session:
+        found = tokens(session)
+    print_rows(f"{len(found)} tokens", found, format)
+
+
+@tokens_app.command("revoke", epilog="Example: worker tokens revoke ward-3")
+def revoke_token(
+    token: Annotated[str, typer.Argument(help="Its name, or its key.")],
+    config: ConfigOption = None,
+) -> None:
+    """Make a token, and every browser session made from it, invalid at once."""
+    from worker import access
+
+    with _audited(config) as (_, database, record, user):
+        with database.write() as session:
+            name = access.revoke_token(session, token, datetime.now(UTC))
+        if name is None:
+            typer.echo(f"worker: there is no token '{token}'", err=True)
+            raise typer.Exit(EXIT_FAULT)
+        record(events.token_changed(user, name, "revoked"))
+    typer.echo(f"token '{name}' is revoked")
+
+
+@audit_app.command("verify", epilog="Example: worker audit verify --format json")
+def verify_audit(
+    first: Annotated[int, typer.Option(min=1, help="The first record that is here; those before were archived.")] = 1,
+    format: FormatOption = Format.TABLE,
+    config: ConfigOption = None,
+) -> None:
+    """Check the chain of every trail from end to end; exit code 1, and where, if one is broken."""
+    from worker.audit.review import verify
+    from worker.shown import print_rows
+
+    with _audited(config) as (settings, database, record, user):
+        verdicts = verify(settings, database, first)
+        record(events.trail_read(user, str(settings.audit_dir)))
+    print_rows("audit trails", verdicts, format)
+    for one in verdicts:
+        state = f"BROKEN: {one.fault}" if one.fault else "intact"
+        typer.echo(f"{one.host}: {one.records} records, {state}", err=True)
+    if any(one.fault for one in verdicts):
+        raise typer.Exit(EXIT_FAULT)
+
+
+@audit_app.command("list", epilog="Example: worker audit list --limit 20")
+def list_audit(
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 50,
+    format: FormatOption = Format.TABLE,
+    config: ConfigOption = None,
+) -> None:
+    """The newest records of this host."""
+    from worker.audit.review import newest
+    from worker.shown import print_rows
+
+    with _audited(config) as (settings, _, record, user):
+        entries = newest(settings, limit)
+        record(events.trail_read(user, str(settings.audit_dir)))
+    print_rows("audit trail", entries, format)
+
+
+@audit_app.command("accept", epilog="Example: worker audit accept --config config.toml")
+def accept_audit(config: ConfigOption = None) -> None:
+    """Take this host's trail as it is for the one that is known, after a break was looked into; recorded itself."""
+    from worker.audit.recorder import accept, host_name, trail_of
+
+    with _audited(config) as (settings, database, record, user):
+        record(events.operated(user, None, "worker audit accept"))
+        head = trail_of(settings).sync()
+        with database.write() as session:
+            accept(session, host_name(settings), head, datetime.now(UTC))
+    typer.echo(f"the trail of {host_name(settings)} is known up to record {head.number}")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.box import SIMPLE_HEAD
@@ -185,6 +186,34 @@ def print_offline(answers: Sequence[OfflineAnswer], format: str) -> None:
             out.print(f"{one.answer.series_instance_uid}: {one.answer.detail}")
         if one.written:
             out.print(f"  report {one.written.report}\n  picture {one.written.picture}\n  PNG {one.written.png}")
+
+
+def print_rows(title: str, rows: Sequence[Any], format: str) -> None:
+    """Dataclasses of one kind: a column for each field."""
+    from dataclasses import asdict
+
+    plain_rows = [{key: _cell(value) for key, value in asdict(one).items()} for one in rows]
+    if format == "json":
+        print(json.dumps(plain_rows, indent=2, ensure_ascii=False))
+        return
+    columns = list(plain_rows[0]) if plain_rows else []
+    if format == "csv":
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(plain_rows)
+        print(buffer.getvalue(), end="")
+        return
+    table = Table(title=title, box=SIMPLE_HEAD)
+    for name in columns:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in plain_rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    console().print(table)
+
+
+def _cell(value: Any) -> Any:
+    return value.isoformat(timespec="seconds") if isinstance(value, datetime) else value
 
 
 def print_unfinished(unfinished: Unfinished, format: str) -> None:

@@ -51,7 +51,8 @@ def _fill(database: Store) -> None:
         store.end_job(session, job.id, "me", JobState.DONE, later(1))
         objects = [NewObject(ObjectKind.REPORT, "1.2", derive_uid("x"), "objects/x", "00" * 32)]
         store.add_result(session, job, classified([new]), {new.sop_instance_uid: row.id}, objects, ["pacs"], later(1))
-        holder = access.check_token(session, access.add_token(session, "a", TokenRole.READ, later(1), None), later(1))
+        _, token = access.add_token(session, "a", TokenRole.READ, later(1), None)
+        holder = access.check_token(session, token, later(1))
         access.open_web_session(session, holder, later(1), later(2))
         heartbeat.beat(session, "host:1", Role.RECEIVE, later(0), later(1))
         session.add(AuditChainRow(host="host", records=1, sha256="00" * 32, anchored_at=later(1)))

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from worker.audit.messages import AuditEvent, encode
 from worker.audit.syslog import Forwarder
-from worker.audit.trail import Head, Trail
+from worker.audit.trail import Head, Trail, file_name
 from worker.config import Settings
 from worker.logs import get_log
 from worker.store import Store
@@ -36,7 +36,7 @@ _PERSON = 1  # ParticipantObjectTypeCode
 
 def host_name(settings: Settings) -> str:
     """The name of this host's trail, and the AuditSourceID of its messages."""
-    return settings.audit.source or socket.gethostname()
+    return file_name(settings.audit.source or socket.gethostname())
 
 
 def trail_of(settings: Settings, host: str | None = None) -> Trail:

@@ -49,11 +49,10 @@ class Trail:
     """The chain of one host in a folder."""
 
     def __init__(self, folder: Path, host: str, maximum_bytes: int) -> None:
-        self.host = host
+        self.host = self._name = file_name(host)
         self._folder = folder
-        self._name = file_name(host)
         self._maximum = maximum_bytes
-        self._start = Head(0, hashlib.sha256(host.encode()).hexdigest())
+        self._start = Head(0, hashlib.sha256(self.host.encode()).hexdigest())
 
     def append(self, messages: Sequence[str]) -> Head:
         """All of them or none; the new head. Raises OSError. Not yet fsynced: see `sync`."""
@@ -195,7 +194,7 @@ class Trail:
 
 def file_name(host: str) -> str:
     """A host's name as a part of a file name."""
-    return re.sub(r"[^A-Za-z0-9._]", "_", host)[:100]
+    return re.sub(r"[^A-Za-z0-9._-]", "_", host)[:100]
 
 
 def first_number(file: Path) -> int:
