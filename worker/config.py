@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from worker.errors import StartError
 
 ENVIRONMENT_PREFIX = "WORKER__"
+_KEY_LENGTH = 32  # characters: 128 bits as hexadecimal digits
 
 
 def _check_ae_title(value: str) -> str:
@@ -121,13 +122,13 @@ class PrivacySection(_Section):
     """[privacy]: what the database keeps of a patient; the key comes from the environment."""
 
     pseudonymise: bool = False
-    pseudonym_key: SecretStr | None = Field(default=None, min_length=32)
+    pseudonym_key: SecretStr = SecretStr("")
 
     @model_validator(mode="after")
-    def _key_is_there(self) -> Self:
-        if self.pseudonymise and self.pseudonym_key is None:
+    def _key_is_long_enough(self) -> Self:
+        if self.pseudonymise and len(self.pseudonym_key.get_secret_value()) < _KEY_LENGTH:
             raise ValueError(
-                f"pseudonymise needs a key of 32 characters or more in {ENVIRONMENT_PREFIX}PRIVACY__PSEUDONYM_KEY"
+                f"pseudonymise needs a key of {_KEY_LENGTH} characters or more in {ENVIRONMENT_PREFIX}PRIVACY__PSEUDONYM_KEY"
             )
         return self
 

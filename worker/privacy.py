@@ -18,7 +18,7 @@ def pseudonym_of(privacy: PrivacySection) -> Callable[[str], str] | None:
     The same identifier has the same pseudonym, so that a search still finds it; an empty one stays empty. Who has not
     the key can neither reverse a pseudonym nor try out identifiers.
     """
-    if not privacy.pseudonymise or privacy.pseudonym_key is None:
+    if not privacy.pseudonymise:
         return None
     key = privacy.pseudonym_key.get_secret_value().encode()
 
