@@ -72,6 +72,9 @@ FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to pri
 
 def main() -> None:
     """Entry point: a fault that a person can mend is one line on standard error."""
+    from worker.logs import guard_standard_error, unexpected
+
+    guard_standard_error()
     try:
         app()
     except StartError as error:
@@ -84,7 +87,8 @@ def main() -> None:
         sys.exit(0)
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "sqlalchemy":
-            raise
+            typer.echo(unexpected(error), err=True)
+            sys.exit(EXIT_FAULT)
         cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         typer.echo(f"worker: the database failed: {cause}", err=True)
         sys.exit(EXIT_FAULT)

@@ -127,9 +127,8 @@ class PrivacySection(_Section):
     @model_validator(mode="after")
     def _key_is_long_enough(self) -> Self:
         if self.pseudonymise and len(self.pseudonym_key.get_secret_value()) < _KEY_LENGTH:
-            raise ValueError(
-                f"pseudonymise needs a key of {_KEY_LENGTH} characters or more in {ENVIRONMENT_PREFIX}PRIVACY__PSEUDONYM_KEY"
-            )
+            variable = f"{ENVIRONMENT_PREFIX}PRIVACY__PSEUDONYM_KEY"
+            raise ValueError(f"pseudonymise needs a key of {_KEY_LENGTH} characters or more in {variable}")
         return self
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
+import warnings
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -44,6 +46,25 @@ def configure_logs(level: str = "INFO") -> None:
         logger = logging.getLogger(name)
         logger.handlers = [logging.NullHandler()]
         logger.propagate = False
+
+
+def guard_standard_error() -> None:
+    """Call once in a program: keep off standard error what Python and libraries would print there by themselves.
+
+    Warnings, tracebacks and a library's log lines may quote a dataset. Of an exception that nobody caught its class and
+    place are told.
+    """
+    warnings.simplefilter("ignore")
+    logging.getLogger().addHandler(logging.NullHandler())  # without a handler logging prints warnings
+    sys.excepthook = lambda _class, error, _trace: print(unexpected(error), file=sys.stderr)
+    threading.excepthook = lambda found: print(unexpected(found.exc_value), file=sys.stderr)
+    sys.unraisablehook = lambda found: print(unexpected(found.exc_value), file=sys.stderr)
+
+
+def unexpected(error: BaseException | None) -> str:
+    """One line without the exception's text."""
+    fields = fault_fields(error) if error is not None else {"fault": "unknown", "at": ""}
+    return f"worker: unexpected {fields['fault']} at {fields['at'] or 'an unknown place'}; please report this line"
 
 
 def get_log() -> structlog.stdlib.BoundLogger:

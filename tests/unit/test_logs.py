@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from worker.logs import fault_fields, refuse_identifiers
@@ -20,6 +23,24 @@ def test_a_value_in_the_form_of_an_identifier_is_refused(text: str) -> None:
 def test_facts_pass() -> None:
     event = {"event": "series settled", "series_row": 3, "version": "0.1.0", "host": "127.0.0.1"}
     assert refuse_identifiers(None, "info", dict(event)) == event
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "raise ValueError('CANARY^NAME')",
+        "import threading; t = threading.Thread(target=lambda: int('CANARY')); t.start(); t.join()",
+        "import warnings; warnings.warn('CANARY^NAME')",
+        "import logging; logging.getLogger('any.library').error('CANARY^NAME')",
+        "class A:\n  def __del__(self): raise ValueError('CANARY')\nA()",
+    ],
+    ids=["exception", "thread", "warning", "library", "destructor"],
+)
+def test_python_itself_prints_no_text_of_a_library(statement: str) -> None:
+    program = f"from worker.logs import guard_standard_error\nguard_standard_error()\n{statement}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "CANARY" not in done.stderr
+    assert ("unexpected ValueError at" in done.stderr) == ("warn" not in statement and "logging" not in statement)
 
 
 def test_a_fault_is_logged_without_its_text() -> None:
