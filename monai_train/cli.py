@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from importlib import import_module
@@ -30,28 +31,36 @@ def train_command(
     network: str | None = typer.Option(None, help="resnet18-slim, resnet18, densenet121, ..."),
     weights: Path | None = typer.Option(None, "--weights", help="Start from these: checkpoint or safetensors."),
     healthy: Path | None = typer.Option(None, "--healthy", help="DICOM folder of a healthy axial volume: more heads."),
+    teachers: list[Path] = typer.Option(
+        [],
+        "--teachers",
+        help="Finished run on the same split whose answers the network learns too; several by repeating.",
+    ),
     epochs: int | None = typer.Option(None, min=1),
     learning_rate: float | None = typer.Option(None),
     seed: int | None = typer.Option(None),
     threads: int | None = typer.Option(None, min=1),
 ) -> None:
-    """Train a network; a second call goes on exactly where a stopped one was.
+    """Train a network; a second call goes on exactly where a stopped one was. On several devices (--config with
+    "device": "cuda", or "cpu"): torchrun --nproc-per-node 2 -m monai_train train ...
 
     Example: monai-train train --data converted --run runs/first --network resnet18-slim --epochs 36
     """
     from monai_train.config import read_config
+    from monai_train.distributed import leads
     from monai_train.train import DivergedError, train
 
     settings = read_config(
         config, network=network, epochs=epochs, learning_rate=learning_rate, seed=seed, threads=threads
     )
     try:
-        best = train(data, run, settings, weights, healthy)
+        best = train(data, run, settings, weights, healthy, teachers=teachers)
     except DivergedError as error:
         raise StartError("diverged", str(error)) from error
     except OSError as error:
         raise StartError("cannot-write", f"{error.strerror}: the last whole checkpoint in {run} is kept") from error
-    typer.echo(f"best checkpoint: {best}")
+    if leads():
+        typer.echo(f"best checkpoint: {best}")
 
 
 @app.command("evaluate")
@@ -167,6 +176,8 @@ def main() -> None:
     """Run the program; a StartError is one line and exit code 2."""
     _register_others()
     try:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and sys.argv[1:2] != ["train"]:
+            raise StartError("usage", "only `train` runs under torchrun: the others write one folder by one process")
         app()
     except StartError as error:
         Console(stderr=True).print(f"monai-train: {error.detail}", highlight=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -76,6 +77,11 @@ class TrainConfig(_Strict):
     clip_norm: float = Field(1.0, gt=0)
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     map_loss: float = Field(0.0, ge=0)  # weight of the loss that asks the class's map to lie on the marked tumour
+    sampling: Literal["patients", "classes", "pictures"] = (
+        "patients"  # who is as likely as whom: monai_train/sampling.py
+    )
+    weighted_loss: bool = False  # a class counts by the inverse of its training pictures: for sampling "pictures"
+    distillation: float = Field(1.0, ge=0)  # weight of the loss that follows the teachers, where `train` is given any
     ema_decay: float = Field(0.995, ge=0, lt=1)
     warm_up: float = Field(0.15, gt=0, lt=1)  # share of the steps in which the one-cycle rate rises
     patience: int | None = Field(None, ge=1)  # epochs without a better validation figure before stopping

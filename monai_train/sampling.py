@@ -133,12 +133,20 @@ def make_sampler(
             raise StartError("empty-class", f"class {name} has {held[index]} training pictures; {_FEWEST} are needed")
     if healthy is None:
         healthy = torch.empty((0, *training.pixels.shape[1:]), dtype=torch.uint8)
-    return Sampler(training, mirrored(training.pixels, training.boxes), _weights(training), config, healthy)
+    return Sampler(
+        training, mirrored(training.pixels, training.boxes), _weights(training, config.sampling), config, healthy
+    )
 
 
-def _weights(pictures: Pictures) -> torch.Tensor:
-    """Every tumour class as likely; within a class a patient by the root of their pictures, copies sharing one's."""
+def _weights(pictures: Pictures, sampling: str) -> torch.Tensor:
+    """How likely each picture is drawn among those that a recipe allows.
+
+    `patients`: every tumour class as likely; within a class a patient by the root of their pictures, copies sharing
+    one's. `classes`: every tumour class as likely, each of its files alike. `pictures`: every file alike.
+    """
     rows = pictures.rows
+    if sampling == "pictures":
+        return torch.ones(len(rows))
     copies = Counter((row.picture_group, row.label) for row in rows)
     patients = {key: set[str]() for key in {(row.patient_group, row.label) for row in rows}}
     for row in rows:
@@ -146,6 +154,8 @@ def _weights(pictures: Pictures) -> torch.Tensor:
     weights = torch.tensor(
         [len(patients[row.patient_group, row.label]) ** -0.5 / copies[row.picture_group, row.label] for row in rows]
     )
+    if sampling == "classes":
+        weights = torch.ones(len(rows))
     for label in set(pictures.labels.tolist()):
         of_label = pictures.labels == label
         weights[of_label] /= weights[of_label].sum()

@@ -1,18 +1,21 @@
 """The training loop, on one page; everything it depends on is in its TrainConfig and in the checkpoint.
 
-A run's folder: config.json, checkpoint.pt (last epoch, replaced whole), best.pt (best validation figure), log.csv.
+A run's folder: config.json, checkpoint.pt (last epoch, replaced whole), best.pt (best validation figure), log.csv,
+tensorboard/. Under torchrun, rank 0 alone writes (`distributed`).
 Every epoch draws from a generator seeded by (seed, epoch), so a run that was killed goes on exactly as it would have.
 """
 
 from __future__ import annotations
 
 import copy
-import csv
+import io
 import math
 import os
 import pickle
 import subprocess
+import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,18 +39,19 @@ from monai_train.dataset import (
     split_roles,
     split_sha256,
 )
+from monai_train.distributed import Ranks, joined
+from monai_train.epoch_log import EpochLog
 from monai_train.healthy import healthy_slices
 from monai_train.networks import Classifier, network_definition
 from monai_train.pretrained import load_weights
 from monai_train.sampling import Sampler, make_sampler
+from monai_train.teachers import Teachers, distillation_loss, files_sha256, teachers_of
 from worker.errors import StartError
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
-LOG = "log.csv"
 HEALTHY = "healthy.npy"
 _TUMOURS = [i for i in range(len(CLASS_NAMES)) if i != NO_TUMOUR]
-_LOG_COLUMNS = ["epoch", "loss", "validation_balanced_accuracy", "validation_loss"]
 
 
 class DivergedError(Exception):
@@ -66,14 +70,30 @@ class State:
     best_epoch: int = -1
 
 
-def loss_of(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
-    """Cross entropy; for ANY_TUMOUR, of the sum of the tumour classes. logits [n, 4], labels [n] → scalar."""
+def loss_of(
+    logits: torch.Tensor, labels: torch.Tensor, smoothing: float, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Cross entropy; for ANY_TUMOUR, of the sum of the tumour classes. logits [n, 4], labels [n] → scalar.
+
+    `weights` [5] say how much a picture of each class, and of ANY_TUMOUR, counts; the mean is over the weights.
+    """
     log_probabilities = logits.float().log_softmax(dim=1)
     kind_known = labels != ANY_TUMOUR
     any_tumour = -log_probabilities[:, _TUMOURS].logsumexp(dim=1)
     exact = -log_probabilities.gather(1, labels.clamp(max=len(CLASS_NAMES) - 1)[:, None])[:, 0]
     exact = (1 - smoothing) * exact - smoothing * log_probabilities.mean(dim=1)
-    return torch.where(kind_known, exact, any_tumour).mean()
+    losses = torch.where(kind_known, exact, any_tumour)
+    if weights is None:
+        return losses.mean()
+    counts = weights.to(labels.device)[labels]
+    return (losses * counts).sum() / counts.sum()
+
+
+def class_weights(labels: torch.Tensor) -> torch.Tensor:
+    """How much a picture counts where the loss is weighted, [5]: 1 / pictures of its class, mean 1; ANY_TUMOUR 1."""
+    counts = labels[labels != ANY_TUMOUR].bincount(minlength=len(CLASS_NAMES)).clamp(min=1).float()
+    inverse = counts.mean() / counts
+    return torch.cat([inverse / inverse.mean(), torch.ones(1)])
 
 
 def map_loss_of(maps: torch.Tensor, labels: torch.Tensor, tumours: torch.Tensor) -> torch.Tensor:
@@ -102,11 +122,22 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     return low + (high - low) * (1 - math.cos(math.pi * share)) / 2
 
 
-def train_epoch(state: State, sampler: Sampler, config: TrainConfig, progress: Progress | None = None) -> float:
-    """One epoch over freshly drawn batches; returns the mean loss. Raises DivergedError."""
-    generator = torch.Generator().manual_seed(config.seed * 100_003 + state.epoch)
-    torch.manual_seed(config.seed * 100_003 + state.epoch)
-    batches = max(1, config.samples_per_epoch // config.batch)
+def train_epoch(
+    state: State,
+    sampler: Sampler,
+    config: TrainConfig,
+    progress: Progress | None = None,
+    teachers: Teachers | None = None,
+    ranks: Ranks | None = None,
+) -> float:
+    """One epoch over freshly drawn batches; returns the mean loss (of this rank). Raises DivergedError."""
+    ranks = ranks or Ranks()
+    seed = config.seed * 100_003 + state.epoch + 50_021 * ranks.rank
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    batches = max(1, config.samples_per_epoch // (config.batch * ranks.size))
+    weights = class_weights(sampler.pictures.labels) if config.weighted_loss else None
+    model = ranks.share(state.model)
     task = progress.add_task(f"epoch {state.epoch + 1}", total=batches) if progress else None
     total = 0.0
     state.model.train()
@@ -118,8 +149,11 @@ def train_epoch(state: State, sampler: Sampler, config: TrainConfig, progress: P
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(config.device, dtype=torch.bfloat16, enabled=config.mixed_precision):
-            found = state.model(images)
-        loss = loss_of(found.logits, labels, config.label_smoothing)
+            found = model(images)
+            wanted = teachers.probabilities(images) if teachers is not None else None
+        loss = loss_of(found.logits, labels, config.label_smoothing, weights)
+        if wanted is not None:
+            loss = loss + config.distillation * distillation_loss(found.logits, wanted)
         if config.map_loss:
             loss = loss + config.map_loss * map_loss_of(found.maps, labels, tumours.to(config.device))
         if not torch.isfinite(loss):
@@ -188,9 +222,11 @@ def save(path: Path, state: State, config: TrainConfig, provenance: dict[str, st
         "provenance": provenance,
     }
     part = path.with_suffix(".part")
+    buffer = io.BytesIO()  # written by us, so that a full disk is an OSError and not one of torch's
+    torch.save(content, buffer)
     try:
         with part.open("wb") as stream:
-            torch.save(content, stream)
+            stream.write(buffer.getbuffer())
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(part, path)
@@ -213,8 +249,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _resume(path: Path, state: State, provenance: dict[str, str]) -> dict[str, str]:
     """Put the checkpoint into `state` and return its provenance. StartError when it saw other data."""
     content = read_checkpoint(path)
-    for key in ("split_sha256", "data_sha256", "healthy_sha256"):
-        if content["provenance"][key] != provenance[key]:
+    for key in ("split_sha256", "data_sha256", "healthy_sha256", "teachers_sha256"):
+        if content["provenance"].get(key, "") != provenance[key]:
             raise StartError("other-data", f"{path} was trained on other data ({key} differs): use a new --run folder")
     state.model.load_state_dict(content["model"])
     state.average.load_state_dict(content["average"])
@@ -241,6 +277,7 @@ def train(
     console: Console | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
     roles: Sequence[Role] | None = None,
+    teachers: Sequence[Path] = (),
 ) -> Path:
     """Train on a converted folder until done, going on where RUN stopped; returns the best checkpoint.
 
@@ -248,30 +285,49 @@ def train(
     whose slices are kept in the run for export.
 
     `on_epoch` is told every epoch and its validation figure, after they are saved. `roles` gives every row of the
-    manifest its role instead of the split that the configuration describes.
+    manifest its role instead of the split that the configuration describes. `teachers` are finished runs on the same
+    split, whose mean answer the network learns beside the labels.
 
     Raises StartError for data or checkpoints that do not fit and DivergedError for a loss that is not a number.
     """
-    console = console or Console(stderr=True)
-    torch.set_num_threads(config.threads)
-    rows = read_manifest(data)
-    if roles is None:
-        roles = split_roles(rows, config.external, config.test_share, config.validation_share)
-    pictures = load_pictures(data, rows, read_preprocessing())
-    run.mkdir(parents=True, exist_ok=True)
-    heads, healthy_sha256 = healthy_slices(healthy, read_preprocessing()) if healthy is not None else (None, "")
-    if heads is not None:
-        np.save(run / HEALTHY, heads.numpy())
-    sampler = make_sampler(pictures, _with(roles, Role.TRAIN), config, CLASS_NAMES, heads)
-    validation = pictures.select(one_a_picture(rows, _with(roles, Role.VALIDATION)))
-    if set(validation.labels.tolist()) != set(range(len(CLASS_NAMES))):
-        raise StartError("empty-class", "a class has no picture in the validation split")
-    provenance = {
-        "data_sha256": data_sha256(rows),
-        "split_sha256": split_sha256(rows, roles),
-        "commit": current_commit(),
-        "healthy_sha256": healthy_sha256,
-    }
+    with joined(config.device) as ranks:
+        console = (console or Console(stderr=True)) if ranks.leads else Console(quiet=True)
+        torch.set_num_threads(config.threads)
+        rows = read_manifest(data)
+        if roles is None:
+            roles = split_roles(rows, config.external, config.test_share, config.validation_share)
+        pictures = ranks.first(lambda: load_pictures(data, rows, read_preprocessing()))
+        run.mkdir(parents=True, exist_ok=True)
+        heads, healthy_sha256 = healthy_slices(healthy, read_preprocessing()) if healthy is not None else (None, "")
+        if heads is not None and ranks.leads:
+            np.save(run / HEALTHY, heads.numpy())
+        sampler = make_sampler(pictures, _with(roles, Role.TRAIN), config, CLASS_NAMES, heads)
+        validation = pictures.select(one_a_picture(rows, _with(roles, Role.VALIDATION)))
+        if set(validation.labels.tolist()) != set(range(len(CLASS_NAMES))):
+            raise StartError("empty-class", "a class has no picture in the validation split")
+        checkpoints = [one / BEST for one in teachers]
+        taught = [read_checkpoint(one) for one in checkpoints]
+        provenance = {
+            "data_sha256": data_sha256(rows),
+            "split_sha256": split_sha256(rows, roles),
+            "commit": current_commit(),
+            "healthy_sha256": healthy_sha256,
+            "teachers_sha256": files_sha256(checkpoints),
+        }
+        leading = teachers_of(taught, provenance["split_sha256"], config.device) if taught else None
+        state, provenance = _start(run, config, provenance, weights)
+        ranks.tell(0.0)  # nothing is written before every rank has read what was there
+        if ranks.leads:
+            (run / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+        with EpochLog(run, state.epoch) if ranks.leads else nullcontext() as log:
+            _loop(run, state, sampler, validation, config, provenance, console, on_epoch, leading, ranks, log)
+    return run / BEST
+
+
+def _start(
+    run: Path, config: TrainConfig, provenance: dict[str, str], weights: Path | None
+) -> tuple[State, dict[str, str]]:
+    """A fresh state, from `weights` where they are given, or that of the run's checkpoint, with its provenance."""
     state = new_state(config)
     if config.map_loss and isinstance(state.model.net, Flat):
         raise StartError("no-maps", f"{config.network} has no activation maps: its map_loss must be 0")
@@ -279,11 +335,9 @@ def train(
         _check_same(run, config)
         provenance = _resume(run / CHECKPOINT, state, provenance)
     elif weights is not None:
-        provenance["initial_weights_sha256"] = load_weights(state.model, weights)
+        provenance = {**provenance, "initial_weights_sha256": load_weights(state.model, weights)}
         state.average.load_state_dict(state.model.state_dict())
-    (run / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
-    _loop(run, state, sampler, validation, config, provenance, console, on_epoch)
-    return run / BEST
+    return state, provenance
 
 
 def _loop(
@@ -295,21 +349,31 @@ def _loop(
     provenance: dict[str, str],
     console: Console,
     on_epoch: Callable[[int, float], None] | None,
+    teachers: Teachers | None,
+    ranks: Ranks,
+    log: EpochLog | None,
 ) -> None:
     while state.epoch < config.epochs:
         if config.patience is not None and state.epoch - state.best_epoch > config.patience:
             console.print(f"no better validation figure in {config.patience} epochs: stopped")
             return
+        start = time.monotonic()
         with Progress(console=console, transient=True) as progress:
-            loss = train_epoch(state, sampler, config, progress)
+            loss = train_epoch(state, sampler, config, progress, teachers, ranks)
+        seconds = time.monotonic() - start
         state.epoch += 1
-        logits = logits_of(state.average, validation.pixels, config)
-        figure = balanced_accuracy(logits, validation.labels)
+        figure, validation_loss = _judge(state, validation, config) if ranks.leads else (0.0, 0.0)
+        figure = ranks.tell(figure)  # so that every rank stops early after the same epoch
         # On equal figures the later, more annealed weights are taken.
-        if figure >= state.best:
+        better = figure >= state.best
+        if better:
             state.best, state.best_epoch = figure, state.epoch
+        if log is None:
+            continue
+        if better:
             save(run / BEST, state, config, provenance)
-        _log(run / LOG, state.epoch, loss, figure, float(loss_of(logits, validation.labels, 0.0)))
+        last_rate = state.optimizer.param_groups[0]["lr"]
+        log.add(state.epoch, loss, figure, validation_loss, last_rate, config.samples_per_epoch / seconds)
         save(run / CHECKPOINT, state, config, provenance)
         console.print(
             f"epoch {state.epoch}/{config.epochs}  loss {loss:.4f}  validation balanced accuracy {figure:.4f} "
@@ -317,6 +381,12 @@ def _loop(
         )
         if on_epoch is not None:
             on_epoch(state.epoch, figure)
+
+
+def _judge(state: State, validation: Pictures, config: TrainConfig) -> tuple[float, float]:
+    """Balanced accuracy and loss of the averaged weights on the validation part."""
+    logits = logits_of(state.average, validation.pixels, config)
+    return balanced_accuracy(logits, validation.labels), float(loss_of(logits, validation.labels, 0.0))
 
 
 def _check_same(run: Path, config: TrainConfig) -> None:
@@ -328,21 +398,3 @@ def _check_same(run: Path, config: TrainConfig) -> None:
 
 def _with(roles: Sequence[Role], role: Role) -> list[int]:
     return [i for i, one in enumerate(roles) if one is role]
-
-
-def _log(path: Path, epoch: int, loss: float, figure: float, validation_loss: float) -> None:
-    """Add the epoch's line; lines of epochs that a killed run did not save are replaced."""
-    lines = _read_log(path, epoch)
-    lines.append([str(epoch), f"{loss:.5f}", f"{figure:.5f}", f"{validation_loss:.5f}"])
-    part = path.with_suffix(".part")
-    with part.open("w", newline="") as stream:
-        csv.writer(stream).writerows([_LOG_COLUMNS, *lines])
-    os.replace(part, path)
-
-
-def _read_log(path: Path, before: int) -> list[list[str]]:
-    try:
-        with path.open(newline="") as stream:
-            return [line for line in list(csv.reader(stream))[1:] if int(line[0]) < before]
-    except FileNotFoundError:
-        return []

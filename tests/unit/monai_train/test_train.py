@@ -12,17 +12,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional
+from typer.testing import CliRunner
 
+from monai_train.cli import app
 from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, Shares, TrainConfig, read_config
 from monai_train.dataset import Role, load_pictures, read_manifest, read_preprocessing, split_roles
+from monai_train.epoch_log import LOG, TENSORBOARD
 from monai_train.pretrained import load_weights
 from monai_train.sampling import make_sampler
 from monai_train.train import (
     BEST,
     CHECKPOINT,
-    LOG,
     DivergedError,
+    class_weights,
     learning_rate,
     loss_of,
     map_loss_of,
@@ -165,6 +170,83 @@ def test_every_recipe_makes_pictures_of_its_class(tiny_data: Path) -> None:
     assert set(labels.tolist()) == {0, 1, 2, 3, ANY_TUMOUR}
     assert images.min() >= 0
     assert images.max() <= 1
+
+
+def test_full_disk_is_one_line_of_the_command(tiny_data: Path, tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"epochs": 1, "samples_per_epoch": 32})
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    run = tmp_path / "run"
+    train(tiny_data, run, config)
+    before = (run / CHECKPOINT).read_bytes()
+    (run / "checkpoint.part").symlink_to("/dev/full")
+    (run / "best.part").symlink_to("/dev/full")
+    (run / CHECKPOINT).rename(tmp_path / "kept.pt")  # so that the epoch is trained again
+    command = ["train", "--data", str(tiny_data), "--run", str(run), "--config", str(tmp_path / "config.json")]
+    answer = CliRunner().invoke(app, command)
+    assert isinstance(answer.exception, StartError)
+    assert "No space left" in answer.exception.detail
+    assert (tmp_path / "kept.pt").read_bytes() == before
+    assert read_checkpoint(run / BEST)["epoch"] == 1  # the last good one
+
+
+def test_patience_ends_a_run_that_gets_no_better(tiny_data: Path, tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"epochs": 9, "samples_per_epoch": 16, "patience": 1, "learning_rate": 1e-9})
+    said = Console(record=True, width=100)
+    figures: list[float] = []
+    train(tiny_data, tmp_path, config, console=said, on_epoch=lambda _, figure: figures.append(figure))
+    best = max(range(len(figures)), key=lambda i: (figures[i], i)) + 1  # of equal ones the later
+    assert len(figures) == min(9, best + 2)
+    assert ("no better validation figure" in said.export_text()) == (len(figures) < 9)
+
+
+def test_tensorboard_holds_what_the_log_holds(tiny_run: Path) -> None:
+    reader = EventAccumulator(str(tiny_run / TENSORBOARD))
+    reader.Reload()
+    lines = list(csv.DictReader((tiny_run / LOG).read_text().splitlines()))
+    for name, column in (("loss/training", "loss"), ("validation/balanced_accuracy", "validation_balanced_accuracy")):
+        shown = [(one.step, pytest.approx(one.value, abs=1e-4)) for one in reader.Scalars(name)]
+        assert [(int(line["epoch"]), float(line[column])) for line in lines] == shown
+
+
+def test_sampling_is_balanced_as_it_is_told(tiny_data: Path) -> None:
+    rows = read_manifest(tiny_data)
+    pictures = load_pictures(tiny_data, rows, read_preprocessing())
+    gliomas = [i for i, row in enumerate(rows) if row.label == 0 and row.dataset == "main"]
+    others = [i for i, row in enumerate(rows) if row.label != 0 and row.dataset == "main"]
+    chosen = gliomas[:4] + others  # two patients with a glioma, 14 of each other class; two pictures a patient
+    shares = {}
+    for sampling in ("patients", "classes", "pictures"):
+        config = TINY.model_copy(update={"sampling": sampling})
+        sampler = make_sampler(pictures, chosen, config, ["a", "b", "c", "d"])
+        of_class = torch.stack([sampler.weights[sampler.pictures.labels == label].sum() for label in range(4)])
+        shares[sampling] = (of_class / of_class.sum()).tolist()
+    assert shares["patients"] == shares["classes"] == pytest.approx([0.25] * 4)
+    assert shares["pictures"] == pytest.approx([4 / 88, 28 / 88, 28 / 88, 28 / 88])
+
+
+def test_patients_with_many_pictures_count_less_a_picture(tiny_data: Path) -> None:
+    rows = read_manifest(tiny_data)
+    pictures = load_pictures(tiny_data, rows, read_preprocessing())
+    inside = [i for i, row in enumerate(rows) if row.dataset == "main"]
+    chosen = [inside[0], *inside[2:]]  # the first patient has one picture, all others two
+    weights = make_sampler(pictures, chosen, TINY, ["a", "b", "c", "d"]).weights
+    assert float(weights[0] / weights[1]) == pytest.approx(2**0.5)
+    even = make_sampler(pictures, chosen, TINY.model_copy(update={"sampling": "classes"}), ["a", "b", "c", "d"]).weights
+    assert float(even[0]) == pytest.approx(float(even[1]))
+
+
+def test_weighted_loss_lets_a_rare_class_count_as_much() -> None:
+    labels = torch.tensor([0] * 10 + [1] * 40 + [2] * 40 + [3] * 40 + [ANY_TUMOUR] * 3)
+    weights = class_weights(labels)
+    assert weights[0] == pytest.approx(float(weights[1]) * 4)
+    assert weights[:4].mean() == pytest.approx(1)
+    assert weights[ANY_TUMOUR] == 1
+    logits = torch.randn(133, 4, generator=torch.Generator().manual_seed(0))
+    known = labels != ANY_TUMOUR
+    torch.testing.assert_close(
+        loss_of(logits[known], labels[known], 0.0, weights),
+        functional.cross_entropy(logits[known], labels[known], weight=weights[:4]),
+    )
 
 
 def test_loss_equals_cross_entropy_and_sums_tumours() -> None:

@@ -1,0 +1,58 @@
+"""The figures of every epoch, as log.csv for other programs and as TensorBoard's files for a person who watches."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from types import TracebackType
+
+from torch.utils.tensorboard import SummaryWriter
+
+LOG = "log.csv"
+TENSORBOARD = "tensorboard"
+_COLUMNS = ["epoch", "loss", "validation_balanced_accuracy", "validation_loss"]
+
+
+class EpochLog:
+    """Goes on after epoch `after`; what a killed run wrote of later ones is replaced."""
+
+    def __init__(self, run: Path, after: int) -> None:
+        self._path = run / LOG
+        self._board = SummaryWriter(str(run / TENSORBOARD), purge_step=after + 1)
+
+    def __enter__(self) -> EpochLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._board.close()
+
+    def add(
+        self, epoch: int, loss: float, figure: float, validation_loss: float, learning_rate: float, rate: float
+    ) -> None:
+        """The epoch's training loss, validation figure and loss, last learning rate and images a second."""
+        lines = _read(self._path, epoch)
+        lines.append([str(epoch), f"{loss:.5f}", f"{figure:.5f}", f"{validation_loss:.5f}"])
+        part = self._path.with_suffix(".part")
+        with part.open("w", newline="") as stream:
+            csv.writer(stream).writerows([_COLUMNS, *lines])
+        os.replace(part, self._path)
+        for name, value in (
+            ("loss/training", loss),
+            ("loss/validation", validation_loss),
+            ("validation/balanced_accuracy", figure),
+            ("learning_rate", learning_rate),
+            ("images_per_second", rate),
+        ):
+            self._board.add_scalar(name, value, epoch)
+        self._board.flush()
+
+
+def _read(path: Path, before: int) -> list[list[str]]:
+    try:
+        with path.open(newline="") as stream:
+            return [line for line in list(csv.reader(stream))[1:] if int(line[0]) < before]
+    except FileNotFoundError:
+        return []
