@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import shutil
+import subprocess
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from tests.testbed.instances import mr_instance, received
 from worker import store
@@ -29,13 +33,18 @@ def _step(_done: int, _total: int) -> None:
 def live(tmp_path: Path) -> Settings:
     """A worker's folder with three instances, its database still open as in a running service."""
     settings = _settings(tmp_path / "live")
+    _receive(settings)
+    return settings
+
+
+def _receive(settings: Settings) -> Store:
     database = Store(settings.database.url)
     migrate(database)
     keeper = InstanceKeeper(database, settings.worker.data_dir, lambda: datetime.now(UTC), minimum_free_bytes=0)
     for number in (1, 2, 3):
         keeper.keep(received(mr_instance(number)))
     keeper.close()
-    return settings
+    return database
 
 
 def _files(settings: Settings) -> dict[str, bytes]:
@@ -70,11 +79,67 @@ def test_neither_overwrites_anything(live: Settings, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_backup_is_said(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="it is no backup"):
+    with pytest.raises(StartError, match="it is no such backup"):
         put_back(_settings(tmp_path), tmp_path, _step)
 
 
-def test_postgresql_is_sent_to_pg_dump(tmp_path: Path) -> None:
-    settings = _settings(tmp_path).model_copy(update={"database": DatabaseSection(url="postgresql+psycopg://h/d")})
-    with pytest.raises(StartError, match="pg_dump"):
-        back_up(settings, tmp_path / "copy", _step)
+def test_a_copy_can_be_checked_without_the_worker(live: Settings, tmp_path: Path) -> None:
+    back_up(live, tmp_path / "copy", _step)
+    check = ["sha256sum", "--check", "--strict", "files.sha256"]
+    assert subprocess.run(check, cwd=tmp_path / "copy", capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def postgresql(postgres_url: str, tmp_path: Path) -> Iterator[tuple[Settings, Settings]]:
+    """A worker's settings on a database of its own, and those of the worker to restore to."""
+    if shutil.which("pg_dump") is None or shutil.which("pg_restore") is None:
+        pytest.skip("PostgreSQL's client programs are not installed")
+    server = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    names = ("backup_live", "backup_new")
+    with server.connect() as connection:
+        for name in names:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+    try:
+        yield tuple(
+            _settings(tmp_path / name).model_copy(
+                update={"database": DatabaseSection(url=f"{postgres_url.rpartition('/')[0]}/{name}")}
+            )
+            for name in names
+        )
+    finally:
+        with server.connect() as connection:
+            for name in names:
+                connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        server.dispose()
+
+
+def test_postgresql_is_backed_up_and_restored_too(postgresql: tuple[Settings, Settings], tmp_path: Path) -> None:
+    live, restored = postgresql
+    _receive(live).close()
+    assert back_up(live, tmp_path / "copy", _step) == (3, 0)
+    assert put_back(restored, tmp_path / "copy", _step) == 3
+    assert _files(restored) == _files(live)
+    database = Store(restored.database.url)
+    database.require_revision()
+    with database.read() as session:
+        assert store.counts(session)["series"] == {"open": 1}
+        assert len(store.instances_of(session, 1)) == 3
+    with database.write() as session:  # sequences go on after the rows that were restored
+        assert store.open_association(session, "PACS", "127.0.0.1", "host:1", datetime.now(UTC)) > 0
+    database.close()
+    shutil.rmtree(restored.worker.data_dir)
+    with pytest.raises(StartError, match="the database has tables"):
+        put_back(restored, tmp_path / "copy", _step)
+    with pytest.raises(StartError, match="no such backup"):
+        put_back(_settings(tmp_path / "sqlite"), tmp_path / "copy", _step)
+
+
+def test_without_the_client_programs_it_says_so(
+    postgresql: tuple[Settings, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Store(postgresql[0].database.url)
+    migrate(database)
+    database.close()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StartError, match="client programs"):
+        back_up(postgresql[0], tmp_path / "copy", _step)
