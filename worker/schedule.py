@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
@@ -41,6 +41,12 @@ def start_receive_ticks(
     scheduler.add_job(_guarded, "interval", args=[retain], seconds=_RETENTION_SECONDS, id="retention", **once)
     scheduler.start()
     return scheduler
+
+
+def tick_now(scheduler: BackgroundScheduler) -> None:
+    """The clock was set back: without this the next ticks come when it is again what it was."""
+    for job in scheduler.get_jobs():
+        job.modify(next_run_time=datetime.now(UTC))
 
 
 def _guarded(tick: Callable[[], None]) -> None:

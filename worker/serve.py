@@ -19,7 +19,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING
 from worker import __version__, store
 from worker.audit import events
 from worker.audit.recorder import Recorder
+from worker.clock import Clock
 from worker.config import Settings
 from worker.errors import StartError
 from worker.logs import get_log
@@ -44,11 +46,6 @@ _RECEIVER_GRACE_SECONDS = 3.0
 _PORT_SECONDS = 3.0
 
 
-def now() -> datetime:
-    """The one place where the service reads the clock."""
-    return datetime.now(UTC)
-
-
 # --- one role --------------------------------------------------------------------------------------------------
 
 
@@ -59,12 +56,14 @@ def run_role(role: Role, settings: Settings) -> None:
         threading.Thread(target=_end_with_supervisor, name="lifeline", daemon=True).start()
     database = store.Store(settings.database.url, pseudonym_of(settings.privacy))
     database.require_revision()
-    audit = Recorder(settings, database, now)
+    clock = Clock(database)
+    clock.start()
+    audit = Recorder(settings, database, clock)
     audit.start()
     audit.record(events.started(role, process_name()))
     run = {Role.RECEIVE: _receive, Role.INFER: _infer, Role.SEND: _send, Role.WEB: _web}[role]
     try:
-        run(settings, database, stop, audit.record)
+        run(settings, database, clock, stop, audit.record)
     finally:
         audit.record(events.stopped(role, process_name()))
         audit.close()
@@ -95,30 +94,35 @@ def _end_with_supervisor() -> None:
     os._exit(1)
 
 
-def _receive(settings: Settings, database: store.Store, stop: threading.Event, record: events.Record) -> None:
+def _receive(
+    settings: Settings, database: store.Store, clock: Clock, stop: threading.Event, record: events.Record
+) -> None:
     from worker.inbound.association import Receiver, close_dead_associations
     from worker.inbound.instances import remove_leftovers
     from worker.inference.bundle import load_bundle
-    from worker.schedule import start_receive_ticks
+    from worker.schedule import start_receive_ticks, tick_now
 
     identity = load_bundle(bundle_folder(settings)).identity
     with database.write() as session:
-        model_id = store.model_row(session, identity, now()).id
-    for calling, address, came in close_dead_associations(database, now()):
+        model_id = store.model_row(session, identity, clock()).id
+    for calling, address, came in close_dead_associations(database, clock()):
         for one in came:
             record(events.received(calling, address, settings.worker.ae_title, one))
-    receiver = Receiver(settings, database, now, record)
+    receiver = Receiver(settings, database, clock, record)
     remove_leftovers(settings.worker.data_dir)
     receiver.start()
-    ticks = start_receive_ticks(settings, database, model_id, now, record)
+    ticks = start_receive_ticks(settings, database, model_id, clock, record)
+    clock.when_set_back(partial(tick_now, ticks))
     get_log().info("receiving", port=settings.receive.port)
-    with _ready(Role.RECEIVE, settings, database):
+    with _ready(Role.RECEIVE, settings, database, clock):
         stop.wait()
     ticks.shutdown(wait=True)
     receiver.stop(_RECEIVER_GRACE_SECONDS)
 
 
-def _infer(settings: Settings, database: store.Store, stop: threading.Event, _record: events.Record) -> None:
+def _infer(
+    settings: Settings, database: store.Store, clock: Clock, stop: threading.Event, _record: events.Record
+) -> None:
     from worker.inference.jobs import Conductor, limit_memory
     from worker.outbound.outbox import Outbox
 
@@ -131,23 +135,25 @@ def _infer(settings: Settings, database: store.Store, stop: threading.Event, _re
         make_objects=Outbox(settings.worker.data_dir).make_objects,
         destinations=[one.name for one in settings.destination],
         owner=process_name(),
-        clock=now,
+        clock=clock,
         lease=timedelta(seconds=settings.worker.lease_seconds),
         timeout=timedelta(seconds=settings.worker.job_timeout_seconds),
         attempts=settings.worker.job_attempts,
     )
     limit_memory(settings.worker.job_memory_bytes)
     get_log().info("ready to classify", model=identity.name, version=identity.version)
-    with _ready(Role.INFER, settings, database):
+    with _ready(Role.INFER, settings, database, clock):
         conductor.run(stop)
 
 
-def _send(settings: Settings, database: store.Store, stop: threading.Event, record: events.Record) -> None:
+def _send(
+    settings: Settings, database: store.Store, clock: Clock, stop: threading.Event, record: events.Record
+) -> None:
     from worker.outbound.send import Sender
 
     threads = [
         threading.Thread(
-            target=Sender(one, settings.worker.ae_title, database, settings.worker.data_dir, now, record).run,
+            target=Sender(one, settings.worker.ae_title, database, settings.worker.data_dir, clock, record).run,
             args=(stop,),
             name=f"send-{one.name}",
         )
@@ -155,13 +161,13 @@ def _send(settings: Settings, database: store.Store, stop: threading.Event, reco
     ]
     for thread in threads:
         thread.start()
-    with _ready(Role.SEND, settings, database):
+    with _ready(Role.SEND, settings, database, clock):
         stop.wait()
         for thread in threads:
             thread.join()
 
 
-def _web(settings: Settings, database: store.Store, stop: threading.Event, record: events.Record) -> None:
+def _web(settings: Settings, database: store.Store, clock: Clock, stop: threading.Event, record: events.Record) -> None:
     import uvicorn
 
     from worker.query.api import create_app
@@ -178,7 +184,7 @@ def _web(settings: Settings, database: store.Store, stop: threading.Event, recor
     server = uvicorn.Server(_web_config(settings, create_app(settings, database, record, parts=web_parts(settings))))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
     thread.start()
-    with _ready(Role.WEB, settings, database):
+    with _ready(Role.WEB, settings, database, clock):
         stop.wait()
     server.should_exit = True
     thread.join()
@@ -201,11 +207,11 @@ def _web_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     return config
 
 
-def _ready(role: Role, settings: Settings, database: store.Store) -> AbstractContextManager[None]:
+def _ready(role: Role, settings: Settings, database: store.Store, clock: Clock) -> AbstractContextManager[None]:
     """The role does its work inside: so long this process counts as alive, on every host that shares the database."""
     from worker.heartbeat import beating
 
-    return beating(database, role, timedelta(seconds=settings.worker.lease_seconds), now)
+    return beating(database, role, timedelta(seconds=settings.worker.lease_seconds), clock)
 
 
 def bundle_folder(settings: Settings) -> Path:
@@ -268,7 +274,9 @@ def run_service(settings: Settings, config: Path | None) -> int:
         f"health at http://{settings.web.host}:{settings.web.port}/health. Research use only. Ctrl-C stops.",
         flush=True,
     )
-    status = Supervisor(_children(settings, config), database, now).run(_stop_on_signals())
+    clock = Clock(database)
+    clock.start()
+    status = Supervisor(_children(settings, config), database, clock).run(_stop_on_signals())
     database.close()
     return status
 

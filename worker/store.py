@@ -46,6 +46,11 @@ from worker.values import ModelIdentity, SeriesResult
 
 DETAIL_LENGTH = 1024
 _LOCK_WAIT_SECONDS = 30.0
+# A host that is cut off must notice within half a minute, and so must the server, which keeps its locks so long.
+_CONNECTION = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_CONNECTION |= {"tcp_user_timeout": 30_000}
+_SERVER_SIDE = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
+_SERVER_SIDE |= {"tcp_user_timeout": 30_000, "idle_in_transaction_session_timeout": 300_000, "lock_timeout": 30_000}
 
 
 class Store:
@@ -65,7 +70,8 @@ class Store:
                 event.listen(self.engine, "connect", _prepare_sqlite)
                 event.listen(self.engine, "begin", _begin_sqlite)
             else:
-                self.engine = create_engine(url, pool_pre_ping=True)
+                self.engine = create_engine(url, pool_pre_ping=True, connect_args=_CONNECTION)
+                event.listen(self.engine, "connect", _prepare_postgresql)
         except (SQLAlchemyError, ImportError, OSError) as error:
             raise StartError("database-url", f"[database] url: {error}") from None
         self._reader = self.engine.execution_options(read_only=True)
@@ -115,6 +121,13 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    with connection.cursor() as cursor:
+        for name, value in _SERVER_SIDE.items():
+            cursor.execute(f"SET {name} = {value}")
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:
