@@ -12,9 +12,12 @@ from worker.audit.events import Record, unrecorded
 from worker.config import Settings
 from worker.inbound.retention import remove_old_pixels
 from worker.inbound.series import settle_series
+from worker.inbound.association import close_dead_associations
+from worker.inbound.count import count_series
 from worker.logs import fault_fields, get_log
 
 _SLOWEST_TICK_SECONDS = 1.0
+from worker.process import process_name
 _FASTEST_TICK_SECONDS = 0.1
 _RETENTION_SECONDS = 600.0
 
@@ -34,6 +37,9 @@ def start_receive_ticks(
     def retain() -> None:
         remove_old_pixels(database, settings, clock(), record)
 
+    def give_up_the_dead() -> None:
+        close_dead_associations(settings, database, clock(), record, process_name())
+
     seconds = min(_SLOWEST_TICK_SECONDS, max(_FASTEST_TICK_SECONDS, settings.receive.quiet_seconds / 10))
     scheduler = BackgroundScheduler(timezone="UTC")
     once = {"coalesce": True, "max_instances": 1}
@@ -43,6 +49,8 @@ def start_receive_ticks(
     return scheduler
 
 
+    silence = settings.worker.lease_seconds / 3
+    scheduler.add_job(_guarded, "interval", args=[give_up_the_dead], seconds=silence, id="associations", **once)
 def tick_now(scheduler: BackgroundScheduler) -> None:
     """The clock was set back: without this the next ticks come when it is again what it was."""
     for job in scheduler.get_jobs():

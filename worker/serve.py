@@ -105,9 +105,7 @@ def _receive(
     identity = load_bundle(bundle_folder(settings)).identity
     with database.write() as session:
         model_id = store.model_row(session, identity, clock()).id
-    for calling, address, came in close_dead_associations(database, clock()):
-        for one in came:
-            record(events.received(calling, address, settings.worker.ae_title, one))
+    close_dead_associations(settings, database, clock(), record)
     receiver = Receiver(settings, database, clock, record)
     remove_leftovers(settings.worker.data_dir)
     receiver.start()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 
@@ -20,11 +21,14 @@ from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import encoded, mr_instance, write_series
 from tests.testbed.raw_store import raw_store
 from worker import dicom
+from worker.audit.events import unrecorded
 from worker.config import ReceiveSection, Settings, WorkerSection
 from worker.errors import StartError
+from worker.heartbeat import beat
 from worker.inbound import association
 from worker.inbound.association import Receiver, close_dead_associations
 from worker.migrate import migrate
+from worker.process import Role, process_name
 from worker.store import Store
 from worker.tables import AssociationRow, InstanceRow
 
@@ -184,16 +188,33 @@ def test_a_port_in_use_is_one_line(site: Site, tmp_path: Path) -> None:
     other.stop(0)
 
 
-def test_associations_of_a_receiver_that_died_are_closed_at_start(site: Site) -> None:
-    import socket
-
+@pytest.mark.parametrize(
+    ("receiver", "opened_ago", "seen_ago", "closed"),
+    [
+        (f"{socket.gethostname()}:999999999", 0, None, True),
+        (process_name(), 60, 0, False),  # it is the one that asks
+        ("elsewhere:1", 60, 29, False),
+        ("elsewhere:1", 60, 30, True),
+        ("elsewhere:1", 60, None, True),
+        ("elsewhere:1", 29, None, False),  # it may be about to tell of itself
+    ],
+)
+def test_associations_of_a_receiver_that_died_are_closed(
+    site: Site, receiver: str, opened_ago: float, seen_ago: float | None, closed: bool
+) -> None:
+    now = datetime.now(UTC)
     with site.database.write() as session:
-        session.add(
-            AssociationRow(
-                calling_ae_title="PACS",
-                peer="127.0.0.1",
-                receiver=f"{socket.gethostname()}:999999999",
-                opened_at=datetime.now(UTC),
-            )
-        )
-    assert len(close_dead_associations(site.database, datetime.now(UTC))) == 1
+        opened = now - timedelta(seconds=opened_ago)
+        session.add(AssociationRow(calling_ae_title="PACS", peer="127.0.0.1", receiver=receiver, opened_at=opened))
+        if seen_ago is not None:
+            beat(session, receiver, Role.RECEIVE, opened, now - timedelta(seconds=seen_ago))
+    settings = Settings(worker=WorkerSection(lease_seconds=30))
+    assert close_dead_associations(settings, site.database, now, unrecorded, process_name()) == closed
+
+
+def test_an_association_of_an_earlier_process_of_our_name_is_closed_at_start(site: Site) -> None:
+    now = datetime.now(UTC)
+    with site.database.write() as session:
+        row = AssociationRow(calling_ae_title="PACS", peer="127.0.0.1", receiver=process_name(), opened_at=now)
+        session.add(row)
+    assert close_dead_associations(Settings(), site.database, now, unrecorded) == 1

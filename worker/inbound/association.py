@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pynetdicom import AE, evt
@@ -16,17 +16,20 @@ from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.sop_class import Verification
+from sqlalchemy.orm import Session
 
 from worker import commitment, dicom, store
 from worker.audit import events
 from worker.audit.subjects import received_over
 from worker.config import DestinationSection, ReceiveSection, Settings
 from worker.errors import RefusedInstance, Retry, StartError
+from worker.heartbeat import is_lost
 from worker.inbound import commit
 from worker.inbound.instances import InstanceKeeper, Received
 from worker.inbound.limits import LimitedServer, TooLarge
 from worker.logs import fault_fields, get_log
-from worker.process import is_running
+from worker.process import process_name
+from worker.tables import AssociationRow
 from worker.tls import server_context
 
 _BIND_SECONDS = 3.0
@@ -47,7 +50,7 @@ class Receiver:
         self._database = database
         self._clock = clock
         self._record = record
-        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._name = process_name()
         self._keeper = InstanceKeeper(database, settings.worker.data_dir, clock, settings.receive.minimum_free_bytes)
         self._open: dict[Association, int] = {}
         self._lock = threading.Lock()
@@ -241,14 +244,32 @@ def _application_entity(settings: Settings) -> AE:
     return ae
 
 
-def close_dead_associations(database: store.Store, now: datetime) -> list[tuple[str, str, list[events.Transferred]]]:
-    """End the associations of receivers on this host that live no more: peer and instances of each, for the audit."""
-    host = socket.gethostname()
-    closed = []
-    with database.write() as session:
-        for row in store.open_associations(session):
-            name, _, pid = row.receiver.rpartition(":")
-            if name == host and (int(pid) == os.getpid() or not is_running(int(pid))):
-                store.close_association(session, row.id, now)
-                closed.append(received_over(session, row.id))
-    return closed
+def close_dead_associations(
+    settings: Settings, database: store.Store, now: datetime, record: events.Record, living: str | None = None
+) -> int:
+    """End the associations of receivers that live no more, and record what they brought; the number of them.
+
+    `living` is the receiver that asks, once it listens; before, one of its name is an earlier process. A receiver on
+    another host is dead when it has been silent for a lease: its series need not wait for it.
+    """
+    lease = timedelta(seconds=settings.worker.lease_seconds)
+    with database.read() as session:
+        dead = [
+            row.id
+            for row in store.open_associations(session)
+            if row.receiver != living and _has_lost_its_receiver(session, row, now, lease)
+        ]
+    for row_id in dead:
+        with database.write() as session:
+            store.close_association(session, row_id, now)
+            calling, address, came = received_over(session, row_id)
+        for one in came:
+            record(events.received(calling, address, settings.worker.ae_title, one))
+    return len(dead)
+
+
+def _has_lost_its_receiver(session: Session, row: AssociationRow, now: datetime, lease: timedelta) -> bool:
+    if row.receiver == process_name():
+        return True
+    ours = row.receiver.partition(":")[0] == socket.gethostname()
+    return (ours or row.opened_at <= now - lease) and is_lost(session, row.receiver, now, lease)
