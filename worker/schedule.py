@@ -13,7 +13,6 @@ from worker.config import Settings
 from worker.inbound.retention import remove_old_pixels
 from worker.inbound.series import settle_series
 from worker.inbound.association import close_dead_associations
-from worker.inbound.count import count_series
 from worker.logs import fault_fields, get_log
 
 _SLOWEST_TICK_SECONDS = 1.0

@@ -19,6 +19,7 @@ from ipaddress import ip_address
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import DIMSEMessage
@@ -107,7 +108,28 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         longest = max(limits.maximum_pdu_bytes, _LONGEST_OTHER_PDU)
         assoc.dul.socket.recv = partial(_read, assoc.dul.socket, longest)
         self.server.opened[assoc] = time.monotonic()
+        assoc.bind(evt.EVT_FSM_TRANSITION, _stop_waiting)
+        assoc.run = partial(_run_to_the_end, assoc, assoc.run)
         return assoc
+
+
+def _stop_waiting(event: evt.Event) -> None:
+    """The connection ended, or sent no PDU at all, before it asked for an association: its request will not come.
+
+    pynetdicom waits for it all the same, for half a minute in which the connection takes another peer's place.
+    """
+    if event.current_state == "Sta2" and event.next_state in ("Sta1", "Sta13"):  # PS3.8 Table 9-10
+        event.assoc.dul.to_user_queue.put(None)
+
+
+def _run_to_the_end(assoc: Association, run: Callable[[], None]) -> None:
+    """Where an invalid event ends pynetdicom's reader, nothing else tells that the association is over."""
+    try:
+        run()
+    except Exception as error:  # a thread's boundary; hostile peers may bring it anywhere
+        get_log().warning("association failed", **fault_fields(error))
+    finally:
+        evt.trigger(assoc, evt.EVT_CONN_CLOSE, {"address": assoc.requestor.address_info})
 
 
 def _read(connection: Any, longest: int, wanted: int) -> bytearray:

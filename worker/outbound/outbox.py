@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,15 +72,17 @@ class Outbox:
         buffer = BytesIO()
         dcmwrite(buffer, ds, enforce_file_format=True)
         content = buffer.getvalue()
-        name = hashlib.sha256(str(ds.SOPInstanceUID).encode()).hexdigest()[:32]
-        path = f"objects/{name[:2]}/{name}.dcm"
+        name, sha256 = hashlib.sha256(str(ds.SOPInstanceUID).encode()).hexdigest()[:32], hashlib.sha256(content)
+        # Named by its content too: a process that stood still and lost its lease must not change, by a bit of rounding
+        # on another processor, the file that a row of the process that took over names.
+        path = f"objects/{name[:2]}/{name}-{sha256.hexdigest()[:16]}.dcm"
         _replace_durably(self.data_dir / path, content)
         return NewObject(
             kind=kind,
             sop_class_uid=str(ds.SOPClassUID),
             sop_instance_uid=str(ds.SOPInstanceUID),
             path=path,
-            sha256=hashlib.sha256(content).hexdigest(),
+            sha256=sha256.hexdigest(),
         )
 
 
@@ -98,7 +101,7 @@ def _in_stack_order(result: SeriesResult, headers: list[Dataset]) -> list[Datase
 
 def _replace_durably(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # another host's process may have our number
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
