@@ -10,13 +10,13 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from worker import store
 from worker.audit.events import Record, unrecorded
 from worker.config import Settings
+from worker.inbound.association import close_dead_associations
 from worker.inbound.retention import remove_old_pixels
 from worker.inbound.series import settle_series
-from worker.inbound.association import close_dead_associations
 from worker.logs import fault_fields, get_log
+from worker.process import process_name
 
 _SLOWEST_TICK_SECONDS = 1.0
-from worker.process import process_name
 _FASTEST_TICK_SECONDS = 0.1
 _RETENTION_SECONDS = 600.0
 
@@ -33,23 +33,23 @@ def start_receive_ticks(
     def settle() -> None:
         settle_series(database, settings, model_id, clock())
 
-    def retain() -> None:
-        remove_old_pixels(database, settings, clock(), record)
-
     def give_up_the_dead() -> None:
         close_dead_associations(settings, database, clock(), record, process_name())
+
+    def retain() -> None:
+        remove_old_pixels(database, settings, clock(), record)
 
     seconds = min(_SLOWEST_TICK_SECONDS, max(_FASTEST_TICK_SECONDS, settings.receive.quiet_seconds / 10))
     scheduler = BackgroundScheduler(timezone="UTC")
     once = {"coalesce": True, "max_instances": 1}
     scheduler.add_job(_guarded, "interval", args=[settle], seconds=seconds, id="settle", **once)
+    silence = settings.worker.lease_seconds / 3
+    scheduler.add_job(_guarded, "interval", args=[give_up_the_dead], seconds=silence, id="associations", **once)
     scheduler.add_job(_guarded, "interval", args=[retain], seconds=_RETENTION_SECONDS, id="retention", **once)
     scheduler.start()
     return scheduler
 
 
-    silence = settings.worker.lease_seconds / 3
-    scheduler.add_job(_guarded, "interval", args=[give_up_the_dead], seconds=silence, id="associations", **once)
 def tick_now(scheduler: BackgroundScheduler) -> None:
     """The clock was set back: without this the next ticks come when it is again what it was."""
     for job in scheduler.get_jobs():
