@@ -111,6 +111,7 @@ def settings_from(config: Path | None) -> tuple[Settings, Path | None]:
 
 
 def _open_store(config: Path | None) -> Store:
+    from worker.privacy import pseudonym_of
     from worker.store import Store
 
     settings, _ = settings_from(config)
@@ -124,11 +125,12 @@ def _audited(config: Path | None) -> Iterator[tuple[Settings, Store, Record, str
     """Settings, the database, the audit trail, and the name of who runs the command."""
     from worker.audit.recorder import recording
     from worker.logs import configure_logs
+    from worker.privacy import pseudonym_of
     from worker.store import Store
 
     settings, _ = settings_from(config)
     configure_logs("ERROR")
-    database = Store(settings.database.url)
+    database = Store(settings.database.url, pseudonym_of(settings.privacy))
     database.require_revision()
     with recording(settings, database, lambda: datetime.now(UTC)) as record:
         yield settings, database, record, _user()
@@ -150,7 +152,6 @@ def _user() -> str:
 
 @app.command(epilog="Example: worker serve --config config.toml")
 def serve(
-    from worker.privacy import pseudonym_of
     config: ConfigOption = None,
     role: Annotated[Role | None, typer.Option(help="Run one role only; without it all of them.")] = None,
 ) -> None:
