@@ -72,6 +72,11 @@ Each in every one of these transfer syntaxes; stored as sent, never transcoded:
   alone is classified.
 - Level of conformance: 2 (full); all elements, private ones included, are kept.
 
+## Query SCU (counting)
+For senders listed as `[[peer]]` with `query = true`: Study Root Query/Retrieve Information Model - FIND
+(`{UID("1.2.840.10008.5.1.4.1.2.2.1")}`), level SERIES, keys Study and Series Instance UID; asked for: Number of Series
+Related Instances (0020,1209). Without an answer the series settles by silence.
+
 ## Storage SCU (results)
 Sent to every `[[destination]]`, each over its own association, proposed in Explicit and Implicit VR Little Endian:
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker import store
-from worker.config import Destination, DicomwebSection, Settings
+from worker.config import Destination, DicomwebSection, PeerSection, Settings
 from worker.errors import WorkerError
 from worker.heartbeat import Alive, processes
 from worker.process import Role
@@ -44,6 +44,9 @@ def examine(settings: Settings, config: Path | None, now: datetime) -> Iterator[
     if database.well:
         yield _processes(settings, now)
     yield _bundle(settings)
+    for peer in settings.peer:
+        if peer.query:
+            yield _peer(settings, peer)
     for destination in settings.destination:
         yield _destination(settings, destination)
 
@@ -129,6 +132,17 @@ def _bundle(settings: Settings) -> Finding:
     except WorkerError as error:
         return Finding("model", False, error.detail, "set [worker] bundle, or install the worker again")
     return Finding("model", True, f"{identity.name} {identity.version}, hashes and golden cases agree")
+
+
+def _peer(settings: Settings, peer: PeerSection) -> Finding:
+    from worker.inbound.count import associate
+
+    subject = f"peer {peer.ae_title}"
+    try:
+        associate(peer, settings.worker.ae_title).release()
+    except WorkerError as error:
+        return Finding(subject, False, error.detail, "its series settle by silence alone; or set query = false")
+    return Finding(subject, True, f"at {peer.host}:{peer.port} can be asked for the number of images")
 
 
 def _destination(settings: Settings, destination: Destination) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from pydicom.uid import UID
 from worker import dicom
 from worker.config import Settings
 from worker.errors import NotAssessable, RefusedInstance, StartError
+from worker.inbound.completeness import missing_part
 from worker.inbound.instances import Received, describe
-from worker.inbound.series import refusal
+from worker.inbound.series import Refusal, refusal
 from worker.inference.jobs import not_assessed
 from worker.outbound.build_images import picture_png
 from worker.outbound.outbox import Outbox, read_header
@@ -105,7 +106,11 @@ def classify_series(
 ) -> OfflineAnswer:
     """Refuse or classify one series; its report, picture and PNG go below `out`."""
     paths = [path for path, _ in members]
-    refused = refusal([new.attributes for _, new in members], settings.eligibility)
+    attributes = [new.attributes for _, new in members]
+    missing = missing_part(attributes, None)
+    refused = refusal(attributes, settings.eligibility)
+    if refused is None and missing is not None and settings.eligibility.refuse_incomplete:
+        refused = Refusal("incomplete", missing)
     if refused is not None:
         answer = _answer(members, model, moment, Status.REFUSED, None, refused.reason, refused.detail)
         return OfflineAnswer(answer, None)
@@ -113,6 +118,7 @@ def classify_series(
         result = classify(paths)
     except NotAssessable as fault:
         result = not_assessed(fault)
+    result = replace(result, missing=missing)
     digest = input_sha256([new for _, new in members])
     written = Written(out / "report.dcm", out / "picture.dcm", out / "picture.png")
     for one in Outbox(out).make_objects(result, model, paths, digest, None, moment):
@@ -154,4 +160,5 @@ def _answer(
         created_at=moment,
         received_at=moment,
         deliveries=(),
+        missing=result.missing if result else None,
     )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
+from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from worker import store
 from worker.audit.events import Record, unrecorded
 from worker.config import Settings
 from worker.inbound.association import close_dead_associations
+from worker.inbound.count import count_series
 from worker.inbound.retention import remove_old_pixels
 from worker.inbound.series import settle_series
 from worker.logs import fault_fields, get_log
@@ -28,7 +31,8 @@ def start_receive_ticks(
     clock: Callable[[], datetime],
     record: Record = unrecorded,
 ) -> BackgroundScheduler:
-    """Settle series, looking a few times within `quiet_seconds`, and delete old pixels; the caller shuts it down."""
+    """Settle series, looking a few times within `quiet_seconds`, ask senders for their counts, and delete old pixels;
+    the caller shuts it down."""
 
     def settle() -> None:
         settle_series(database, settings, model_id, clock())
@@ -40,12 +44,17 @@ def start_receive_ticks(
         remove_old_pixels(database, settings, clock(), record)
 
     seconds = min(_SLOWEST_TICK_SECONDS, max(_FASTEST_TICK_SECONDS, settings.receive.quiet_seconds / 10))
-    scheduler = BackgroundScheduler(timezone="UTC")
+    asked = [one for one in settings.peer if one.query]
+    # A thread for each peer beside ours: one that is slow holds up neither settling nor another peer.
+    scheduler = BackgroundScheduler(timezone="UTC", executors={"default": ThreadPoolExecutor(4 + len(asked))})
     once = {"coalesce": True, "max_instances": 1}
     scheduler.add_job(_guarded, "interval", args=[settle], seconds=seconds, id="settle", **once)
     silence = settings.worker.lease_seconds / 3
     scheduler.add_job(_guarded, "interval", args=[give_up_the_dead], seconds=silence, id="associations", **once)
     scheduler.add_job(_guarded, "interval", args=[retain], seconds=_RETENTION_SECONDS, id="retention", **once)
+    for peer in asked:
+        count = partial(count_series, database, settings, peer, clock)
+        scheduler.add_job(_guarded, "interval", args=[count], seconds=seconds, id=f"count-{peer.ae_title}", **once)
     scheduler.start()
     return scheduler
 
@@ -60,4 +69,4 @@ def _guarded(tick: Callable[[], None]) -> None:
     try:
         tick()
     except Exception as error:  # a tick's boundary; the next one tries again
-        get_log().error("tick failed", tick=tick.__name__, **fault_fields(error))
+        get_log().error("tick failed", tick=getattr(tick, "__name__", "count"), **fault_fields(error))

@@ -93,7 +93,7 @@ def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
             str(one.instances),
             f"[{_STYLES[one.status]}]{one.status}[/]",
             _result(one),
-            one.reason or "",
+            one.reason or ("incomplete" if one.missing else ""),
             _delivered(one),
         )
     out.print(table)
@@ -134,6 +134,8 @@ def print_answer(one: SeriesAnswer, slices: Sequence[SliceAnswer], format: str) 
     facts.add_row("result", _result(one) or "none")
     facts.add_row("probabilities", "  ".join(f"{name} {value:.3f}" for name, value in one.probabilities.items()))
     facts.add_row("why", one.detail or one.reason or "")
+    if one.missing:
+        facts.add_row("incomplete", one.missing)
     facts.add_row("model", one.model or "")
     out.print(facts)
     if one.deliveries:

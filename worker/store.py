@@ -251,28 +251,6 @@ def add_conflict(session: Session, stored: InstanceRow, new: NewInstance, path: 
 # --- settling --------------------------------------------------------------------------------------------------
 
 
-def series_to_settle(session: Session, now: datetime, quiet: timedelta, idle: timedelta) -> Sequence[int]:
-    """Ids of open series in which nothing came for `quiet` and whose associations ended at least so long ago.
-
-    So a sender that lost its association, be it because we were killed, has `quiet` from then on to send the rest.
-    An association whose receiver died can never say that it ended; one that brought nothing for twice the idle limit
-    is over, because a living receiver would have ended it.
-    """
-    open_association_of_series = (
-        select(InstanceRow.id)
-        .join(AssociationRow, AssociationRow.id == InstanceRow.association_id)
-        .where(InstanceRow.series_id == SeriesRow.id)
-        .where(or_(AssociationRow.closed_at.is_(None), AssociationRow.closed_at > now - quiet))
-        .exists()
-    )
-    return session.scalars(
-        select(SeriesRow.id)
-        .where(SeriesRow.state == SeriesState.OPEN, SeriesRow.last_received_at <= now - quiet)
-        .where(or_(~open_association_of_series, SeriesRow.last_received_at <= now - 2 * idle))
-        .order_by(SeriesRow.id)
-    ).all()
-
-
 def lock_open_series(session: Session, series_id: int, not_after: datetime) -> SeriesRow | None:
     """The series if it is still open and still silent since `not_after`; a late instance waits for our commit."""
     return session.scalar(
@@ -297,8 +275,13 @@ def refuse_series(series: SeriesRow, reason: str, detail: str, now: datetime) ->
     series.answered_job_id = None
 
 
-def queue_series(session: Session, series: SeriesRow, model_id: int, now: datetime) -> JobRow | None:
-    """A pending job for the series' instances as they are; None when this very input set has a job already."""
+def queue_series(
+    session: Session, series: SeriesRow, model_id: int, now: datetime, missing: str | None = None
+) -> JobRow | None:
+    """A pending job for the series' instances as they are; None when this very input set has a job already.
+
+    `missing`: what is known to be missing of them.
+    """
     instances = instances_of(session, series.id)
     series.state, series.reason, series.detail, series.settled_at = SeriesState.QUEUED, None, None, now
     digest = input_sha256(instances)
@@ -315,6 +298,7 @@ def queue_series(session: Session, series: SeriesRow, model_id: int, now: dateti
         model_id=model_id,
         input_sha256=digest,
         last_instance_id=instances[-1].id,
+        missing=missing[:DETAIL_LENGTH] if missing else None,
         not_before=now,
         created_at=now,
     )

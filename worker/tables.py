@@ -175,6 +175,9 @@ class SeriesRow(Base):
     created_at: Mapped[datetime]
     last_received_at: Mapped[datetime]
     settled_at: Mapped[datetime | None]
+    # How many images the sender said it has, and when it was asked: see inbound.count.
+    expected_instances: Mapped[int | None]
+    counted_at: Mapped[datetime | None]
     # The answer as searches see it; `store.answer_series` alone writes it, from the series, its jobs and its results.
     status: Mapped[str] = mapped_column(String(16), default=SeriesStatus.PENDING)
     label: Mapped[str | None] = mapped_column(String(64))
@@ -248,6 +251,7 @@ class JobRow(Base):
     model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
     input_sha256: Mapped[str] = mapped_column(String(64))
     last_instance_id: Mapped[int]
+    missing: Mapped[str | None] = mapped_column(String(1024))  # what was known to be missing of the input set
     state: Mapped[str] = mapped_column(String(16), default=JobState.PENDING)
     attempts: Mapped[int] = mapped_column(default=0)
     not_before: Mapped[datetime]

@@ -116,7 +116,8 @@ class SeriesResult:
     """What one model says of one series: a class with its calibrated probability, or why there is none.
 
     `label`, `probability` and `probabilities` are None / empty when `status` is NOT_ASSESSED and the slices gave no
-    usable answer; `reason` is a stable word and `detail` a sentence, both None when CLASSIFIED.
+    usable answer; `reason` is a stable word and `detail` a sentence, both None when CLASSIFIED. `missing` is a phrase:
+    what is known to be missing of the images that were looked at.
     """
 
     status: ResultStatus
@@ -127,3 +128,4 @@ class SeriesResult:
     detail: str | None
     slices: tuple[SliceResult, ...]
     picture: DecidingPicture | None
+    missing: str | None = None

@@ -52,7 +52,10 @@ _HEADER_TAGS = (
     "ScanningSequence",
     "BodyPartExamined",
     "NumberOfFrames",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
 )
+_PLACE_TAGS = ("ImageOrientationPatient", "ImagePositionPatient")
 
 
 class Outcome(StrEnum):
@@ -178,7 +181,18 @@ def _attributes(ds: Dataset) -> dict[str, Any]:
         "scanning_sequence": _words(ds, "ScanningSequence"),
         "body_part": _text(ds, "BodyPartExamined", 16).upper(),
         "frames": min(frames, 1_000_000),
+        "place": _place(ds),
     }
+
+
+def _place(ds: Dataset) -> list[float] | None:
+    """ImageOrientationPatient and ImagePositionPatient, nine numbers; None where they are not what they should be."""
+    try:
+        numbers = [float(one) for keyword in _PLACE_TAGS for one in _value(ds, keyword) or ()]
+    except (TypeError, ValueError):
+        return None
+    # No database takes NaN as JSON, and no patient is a kilometre long.
+    return numbers if len(numbers) == 9 and all(abs(one) < 1e6 for one in numbers) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Settled? Eligible? → a job row, or a recorded refusal.
 
-C-STORE announces no end of series (PS3.4 B), so silence is our signal, together with the end of the associations.
+C-STORE announces no end of series (PS3.4 B), so silence is our signal, together with the end of the associations and,
+for a sender that may be asked, its own count (`inbound.count`).
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from worker import store
+from worker import store, store_settling
 from worker.config import EligibilitySection, Settings
+from worker.inbound.completeness import missing_part
 from worker.logs import get_log
 
 
@@ -50,10 +52,15 @@ def settle_series(database: store.Store, settings: Settings, model_id: int, now:
     """Queue or refuse every series that is complete; the number of them."""
     quiet = timedelta(seconds=settings.receive.quiet_seconds)
     idle = timedelta(seconds=settings.receive.idle_seconds)
+    counting = store_settling.Counting(
+        peers=tuple(one.ae_title for one in settings.peer if one.query),
+        settle_on_count=settings.receive.settle_on_count,
+        longer=timedelta(seconds=settings.receive.incomplete_seconds),
+    )
     with database.read() as session:
-        waiting = store.series_to_settle(session, now, quiet, idle)
-    for series_id in waiting:
-        _settle(database, settings.eligibility, series_id, model_id, now, now - quiet)
+        waiting = store_settling.series_to_settle(session, now, quiet, idle, counting)
+    for series_id, last_received_at in waiting:
+        _settle(database, settings.eligibility, series_id, model_id, now, last_received_at)
     return len(waiting)
 
 
@@ -74,14 +81,18 @@ def _settle(
         refused = refusal([one.attributes for one in instances], rules)
         if refused is None and any(one.removed_at is not None for one in instances):
             refused = Refusal("pixels-removed", "earlier slices were deleted by retention; send the whole series again")
+        missing = missing_part([one.attributes for one in instances], store_settling.expected_now(series))
+        if refused is None and missing is not None and rules.refuse_incomplete:
+            refused = Refusal("incomplete", missing)
         if refused is not None:
             store.refuse_series(series, refused.reason, refused.detail, now)
         else:
-            store.queue_series(session, series, model_id, now)
+            store.queue_series(session, series, model_id, now, missing)
     get_log().info(
         "series settled",
         series_row=series_id,
         instances=len(instances),
         outcome="refused" if refused else "queued",
         reason=refused.reason if refused else None,
+        missing=missing,
     )

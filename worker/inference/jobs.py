@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -104,7 +104,7 @@ class Conductor:
             self._end(job, JobState.PARKED, job.reason or "process-died", job.detail or "the inference process died")
             return
         try:
-            result = self._result(instances)
+            result = replace(self._result(instances), missing=job.missing)
             # The job's own time: a second attempt, or a process that lost its lease, writes the same bytes again.
             objects = self.make_objects(
                 result, self.model, self._files(instances), job.input_sha256, predecessor, job.created_at

@@ -178,7 +178,8 @@ def _comment(result: SeriesResult, model: ModelIdentity, found: ModelClass | Non
         answer = f"Class: {found.title}, probability {result.probabilities[found.name]:.3f}."
     else:
         answer = f"Not assessed: {result.detail or result.reason or 'no reason given'}"
-    return f"{RESEARCH_USE}. Not for diagnosis.\n{answer}\nLimits: {model.limits}"
+    incomplete = f"Incomplete: {result.missing}.\n" if result.missing else ""
+    return f"{RESEARCH_USE}. Not for diagnosis.\n{answer}\n{incomplete}Limits: {model.limits}"
 
 
 def _image_library(sources: Sequence[Dataset]) -> Dataset:

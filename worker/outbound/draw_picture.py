@@ -41,6 +41,8 @@ def draw_picture(result: SeriesResult, model: ModelIdentity) -> ByteArray:
     draw.text((20, 18), f"{RESEARCH_USE}. Not for diagnosis.", (0, 0, 0), _font(20), anchor="lm")
     _line(draw, (WIDTH - 20, 62), model.name, 18, _FAINT, 380, anchor="rm")
     _line(draw, (WIDTH - 20, 88), f"version {model.version}", 18, _FAINT, 380, anchor="rm")
+    if result.missing:
+        _line(draw, (20, 101), f"Incomplete: {result.missing}", 15, _WARNING, WIDTH - 40)
     if result.status is ResultStatus.CLASSIFIED and result.label is not None:
         _draw_classified(canvas, draw, result, model, result.label)
     else:

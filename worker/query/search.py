@@ -128,6 +128,7 @@ class SeriesAnswer:
     created_at: datetime
     received_at: datetime
     deliveries: tuple[DeliveryAnswer, ...]
+    missing: str | None = None  # of the images that the answer is about
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from tests.testbed.instances import MODEL, NOON, later, new_instance
-from worker import store
-from worker.config import EligibilitySection, ReceiveSection, Settings, WorkerSection
+from worker import store, store_settling
+from worker.config import EligibilitySection, PeerSection, ReceiveSection, Settings, WorkerSection
+from worker.dicom import derive_uid
 from worker.inbound import series as series_module
+from worker.inbound.count import AGAIN, LULL
 from worker.inbound.series import refusal, settle_series
 from worker.store import Store
 from worker.tables import JobRow, JobState, SeriesRow, SeriesState
@@ -156,3 +160,189 @@ def test_the_input_hash_does_not_depend_on_the_order_of_arrival() -> None:
     one, two = new_instance(1), new_instance(2, sha256="11" * 32)
     assert store.input_sha256([one, two]) == store.input_sha256([two, one])
     assert store.input_sha256([one]) != store.input_sha256([one, two])
+
+
+# --- a sender's count ---------------------------------------------------------------------------------------------
+
+ASKED = SETTINGS.model_copy(
+    update={
+        "receive": ReceiveSection(quiet_seconds=10, incomplete_seconds=60),
+        "peer": (PeerSection(ae_title="PACS", host="127.0.0.1", port=1, query=True),),
+    }
+)
+ON_COUNT = ASKED.model_copy(
+    update={"receive": ReceiveSection(quiet_seconds=10, incomplete_seconds=60, settle_on_count=True)}
+)
+
+
+def _sent_by(database: Store, ae_title: str, *numbers: int, closed: bool = True) -> None:
+    with database.write() as session:
+        association = store.open_association(session, ae_title, "127.0.0.1", "host:1", NOON)
+        if closed:
+            store.close_association(session, association, NOON)
+    _add(database, *numbers, association_id=association)
+
+
+def _count(database: Store, images: int | None, seconds: float) -> None:
+    with database.write() as session:
+        store_settling.record_count(session, _series(database).id, later(seconds), images)
+
+
+def _asked_for(database: Store, seconds: float, ae_title: str = "PACS") -> int:
+    with database.read() as session:
+        return len(store_settling.series_to_count(session, ae_title, later(seconds), LULL, AGAIN))
+
+
+def test_a_count_that_is_reached_settles_at_once_where_that_is_wanted(database: Store) -> None:
+    _sent_by(database, "PACS", 1, 2, 3, closed=False)  # a PACS may keep its association open for ever
+    model = _model(database)
+    _count(database, 4, 2)
+    assert settle_series(database, ON_COUNT, model, later(2)) == 0
+    _count(database, 3, 3)
+    assert settle_series(database, ASKED, model, later(3)) == 0
+    assert settle_series(database, ON_COUNT, model, later(3)) == 1
+    assert [job.missing for job in _jobs(database)] == [None]
+
+
+def test_a_count_from_before_the_last_image_says_nothing(database: Store) -> None:
+    _sent_by(database, "PACS", 1, 2, 3)
+    model = _model(database)
+    _count(database, 3, 2)
+    _add(database, 4, seconds=2.5)
+    assert settle_series(database, ON_COUNT, model, later(3)) == 0
+    _count(database, None, 4)  # and an answer that did not come does not make it true
+    assert settle_series(database, ON_COUNT, model, later(5)) == 0
+    assert settle_series(database, ON_COUNT, model, later(12.5)) == 1
+
+
+def test_what_the_sender_still_has_is_waited_for_and_then_named(database: Store) -> None:
+    _sent_by(database, "PACS", 1, 2, 3)
+    model = _model(database)
+    _count(database, 5, 5)
+    assert settle_series(database, ASKED, model, later(10)) == 0
+    _count(database, None, 60)  # the peer is away for a moment: what it said stands
+    assert settle_series(database, ASKED, model, later(69.9)) == 0
+    assert settle_series(database, ASKED, model, later(70)) == 1
+    assert [job.missing for job in _jobs(database)] == ["3 of the 5 images that the sender has"]
+
+
+def test_what_came_after_all_makes_a_whole_series(database: Store) -> None:
+    _sent_by(database, "PACS", 1, 2, 3)
+    model = _model(database)
+    _count(database, 5, 5)
+    settle_series(database, ASKED, model, later(70))
+    _add(database, 4, 5, seconds=80)
+    _count(database, 5, 85)
+    assert settle_series(database, ASKED, model, later(90)) == 1
+    assert [(job.state, job.missing) for job in _jobs(database)] == [
+        (JobState.SUPERSEDED, "3 of the 5 images that the sender has"),
+        (JobState.PENDING, None),
+    ]
+
+
+def test_a_count_that_never_comes_is_waited_for_and_no_longer(database: Store) -> None:
+    _sent_by(database, "PACS", 1, 2, 3)
+    model = _model(database)
+    assert settle_series(database, ASKED, model, later(69.9)) == 0
+    assert settle_series(database, ASKED, model, later(70)) == 1
+
+
+def test_a_sender_that_is_not_asked_settles_by_silence(database: Store) -> None:
+    _sent_by(database, "OTHER", 1, 2, 3)
+    assert _asked_for(database, 5) == 0
+    assert settle_series(database, ON_COUNT, _model(database), later(10)) == 1
+
+
+def test_a_sender_is_asked_in_a_lull_and_again_while_images_are_missing(database: Store) -> None:
+    _sent_by(database, "PACS", 1, 2, 3)
+    assert [_asked_for(database, 0.9), _asked_for(database, 1)] == [0, 1]
+    _count(database, 5, 1)
+    assert [_asked_for(database, 5.9), _asked_for(database, 6)] == [0, 1]
+    _count(database, 3, 6)
+    assert _asked_for(database, 60) == 0
+    _add(database, 4, seconds=60)
+    assert [_asked_for(database, 60.5), _asked_for(database, 61)] == [0, 1]
+
+
+def test_an_incomplete_series_is_refused_where_the_rules_say_so(database: Store) -> None:
+    places = [[1.0, 0, 0, 0, 1, 0, 0, 0, 5.0 * number] for number in (1, 2, 4, 5)]
+    for number, place in enumerate(places, 1):
+        _add(database, number, attributes=ATTRIBUTES | {"place": place})
+    strict = SETTINGS.model_copy(update={"eligibility": EligibilitySection(refuse_incomplete=True)})
+    settle_series(database, strict, _model(database), later(10))
+    series = _series(database)
+    assert (series.state, series.reason) == (SeriesState.REFUSED, "incomplete")
+    assert series.detail == "a gap in slice position, about 1 slice"
+
+
+# --- a slice that lands while its series settles ------------------------------------------------------------------
+
+
+class _Steps:
+    """Stops the settling thread before each of its statements, its commit among them, to let another pass."""
+
+    def __init__(self, database: Store, at: int, meanwhile: Callable[[], None]) -> None:
+        self._at, self._meanwhile = at, meanwhile
+        self._settling = threading.current_thread()
+        self.taken = 0
+        self._events = [
+            (database.engine, "before_cursor_execute", lambda *_: self._step()),
+            (database.engine, "commit", lambda *_: self._step()),
+        ]
+
+    def __enter__(self) -> Self:
+        for one in self._events:
+            event.listen(*one)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for one in self._events:
+            event.remove(*one)
+
+    def _step(self) -> None:
+        if threading.current_thread() is not self._settling:
+            return
+        if self.taken == self._at:
+            self._meanwhile()
+        self.taken += 1
+
+
+def test_a_slice_that_lands_at_any_step_of_settling_is_not_lost(database: Store) -> None:
+    """Whatever is done first, the newest job that is not superseded holds every slice in the end."""
+    model = _model(database)
+    at, steps = 0, 1
+    while at <= steps:  # the last one lands after the last step
+        name = f"at-{at}"
+        numbers = (1, 2, 3)
+        with database.write() as session:
+            for number in numbers:
+                store.add_instance(session, new_instance(number, name), later(0))
+        landing = threading.Thread(target=_land, args=(database, name))
+
+        def meanwhile(landing: threading.Thread = landing) -> None:
+            landing.start()
+            landing.join(0.1)  # it has landed, or waits for the lock that the settling holds
+
+        with _Steps(database, at, meanwhile) as stepping:
+            settle_series(database, SETTINGS, model, later(10))
+        steps = stepping.taken
+        if at >= steps:
+            landing.start()
+        landing.join()
+        settle_series(database, SETTINGS, model, later(30))
+        with database.read() as session:
+            series = session.scalars(
+                select(SeriesRow).where(SeriesRow.series_instance_uid == derive_uid("series", name))
+            ).one()
+            jobs = session.scalars(
+                select(JobRow).where(JobRow.series_id == series.id, JobRow.state == JobState.PENDING)
+            ).all()
+            assert series.state == SeriesState.QUEUED, at
+            assert [len(store.instances_of(session, series.id, one.last_instance_id)) for one in jobs] == [4], at
+        at += 1
+    assert steps >= 8  # look, begin, lock, read, job and commit were all among them
+
+
+def _land(database: Store, name: str) -> None:
+    with database.write() as session:
+        store.add_instance(session, new_instance(4, name), later(10))

@@ -1,0 +1,111 @@
+"""A sender is asked how many images a series has: Orthanc, and peers that do not say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+from sqlalchemy import select
+
+from tests.testbed import orthanc
+from tests.testbed.dcmtk import free_port
+from tests.testbed.instances import MODEL, Clock, new_instance, write_series
+from tests.testbed.orthanc import Orthanc
+from tests.testbed.pacs import Pacs
+from worker import store
+from worker.config import PeerSection, ReceiveSection, Settings, WorkerSection
+from worker.inbound.association import Receiver
+from worker.inbound.count import count_series
+from worker.inbound.series import settle_series
+from worker.migrate import migrate
+from worker.store import Store
+from worker.tables import JobRow, SeriesRow, SeriesState
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Store]:
+    database = Store(f"sqlite:///{tmp_path / 'worker.db'}")
+    migrate(database)
+    yield database
+    database.close()
+
+
+def _settings(tmp_path: Path, peer_port: int, port: int, **receive: Any) -> Settings:
+    peer = PeerSection(ae_title="ORTHANC", host="127.0.0.1", port=peer_port, query=True, timeout_seconds=20)
+    values = {"host": "127.0.0.1", "port": port, "minimum_free_bytes": 0, "quiet_seconds": 600} | receive
+    return Settings(worker=WorkerSection(data_dir=tmp_path), receive=ReceiveSection(**values), peer=(peer,))
+
+
+def _series(database: Store) -> SeriesRow:
+    with database.read() as session:
+        return session.scalars(select(SeriesRow)).one()
+
+
+@pytest.mark.skipif(orthanc.program() is None, reason="Orthanc is not installed")
+def test_orthanc_is_asked_and_the_count_settles_at_once_or_names_what_is_missing(
+    database: Store, tmp_path: Path
+) -> None:
+    port = free_port()
+    paths = write_series(tmp_path / "series", 5)
+    uid = dcmread(paths[0]).SeriesInstanceUID
+    with orthanc.running(tmp_path / "orthanc", port) as archive:
+        settings = _settings(tmp_path, archive.port, port, settle_on_count=True)
+        receiver = Receiver(settings, database, lambda: datetime.now(UTC))
+        receiver.start()
+        try:
+            archive.upload(paths[:3])
+            archive.send_series(uid)
+            archive.upload(paths[3:])  # as a modality does that goes on sending to its PACS
+        finally:
+            receiver.stop(5)
+        with database.write() as session:
+            model = store.model_row(session, MODEL, datetime.now(UTC)).id
+        clock = Clock()
+        clock.ahead = timedelta(seconds=5)
+        assert settle_series(database, settings, model, clock()) == 0
+        assert count_series(database, settings, settings.peer[0], clock) == 1
+        assert _series(database).expected_instances == 5
+        assert settle_series(database, settings, model, clock()) == 0
+        assert count_series(database, settings, settings.peer[0], clock) == 0  # not again at once
+        _lose(archive, uid, paths)
+        clock.ahead = timedelta(seconds=30)
+        assert count_series(database, settings, settings.peer[0], clock) == 1
+        assert _series(database).expected_instances == 3
+        assert settle_series(database, settings, model, clock()) == 1  # long before the quiet time is over
+    with database.read() as session:
+        [job] = session.scalars(select(JobRow))
+    assert job.missing is None
+
+
+def _lose(archive: Orthanc, series_instance_uid: str, paths: list[Path]) -> None:
+    """Leave Orthanc the first three images of the series."""
+    archive.delete_study(dcmread(paths[0]).StudyInstanceUID)
+    archive.upload(paths[:3])
+
+
+def test_a_peer_that_is_away_or_cannot_be_asked_changes_nothing(database: Store, tmp_path: Path) -> None:
+    clock = Clock()
+    with database.write() as session:
+        model = store.model_row(session, MODEL, clock()).id
+        association = store.open_association(session, "ORTHANC", "127.0.0.1", "host:1", clock())
+        for number in (1, 2, 3):
+            store.add_instance(session, new_instance(number, association_id=association), clock())
+        store.close_association(session, association, clock())
+    away = _settings(tmp_path, free_port(), free_port(), quiet_seconds=10)
+    clock.ahead = timedelta(seconds=3)
+    assert count_series(database, away, away.peer[0], clock) == 1
+    assert (_series(database).expected_instances, _series(database).counted_at is None) == (None, False)
+    with Pacs(ae_title="ORTHANC") as pacs:  # knows C-ECHO and C-STORE only
+        stores_only = _settings(tmp_path, pacs.port, free_port(), quiet_seconds=10)
+        with database.write() as session:
+            store.add_instance(session, new_instance(4), clock())
+        clock.ahead = timedelta(seconds=6)
+        assert count_series(database, stores_only, stores_only.peer[0], clock) == 1
+    assert settle_series(database, away, model, clock()) == 0
+    clock.ahead = timedelta(seconds=14)
+    assert settle_series(database, away, model, clock()) == 1  # by silence, as without a peer
+    assert _series(database).state == SeriesState.QUEUED
