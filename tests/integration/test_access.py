@@ -14,6 +14,9 @@ from tests.testbed import dcmtk
 from tests.testbed.certificates import Certificates, make_certificates
 from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import write_series
+from tests.testbed.worker_process import wait_until
+from worker.audit import events
+from worker.audit.messages import AuditEvent, Outcome
 from worker.config import DestinationSection, ReceiveSection, Settings, WorkerSection
 from worker.errors import Retry, StartError
 from worker.inbound.association import Receiver
@@ -33,12 +36,14 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @contextmanager
-def _receiving(tmp_path: Path, **receive: Any) -> Iterator[tuple[int, Store]]:
+def _receiving(
+    tmp_path: Path, record: events.Record = events.unrecorded, **receive: Any
+) -> Iterator[tuple[int, Store]]:
     values = {"host": "127.0.0.1", "port": free_port(), "minimum_free_bytes": 0} | receive
     settings = Settings(worker=WorkerSection(data_dir=tmp_path / "data"), receive=ReceiveSection(**values))
     database = Store(f"sqlite:///{tmp_path / 'worker.db'}")
     migrate(database)
-    receiver = Receiver(settings, database, lambda: datetime.now(UTC))
+    receiver = Receiver(settings, database, lambda: datetime.now(UTC), record)
     receiver.start()
     try:
         yield settings.receive.port, database
@@ -57,13 +62,24 @@ def _tls(certificates: Certificates) -> dict[str, Path]:
     return {"tls_certificate": certificate, "tls_key": key, "tls_authority": certificates.authority}
 
 
+def _refusal(told: list[AuditEvent]) -> tuple[str | None, str]:
+    """Reason and calling AE title of the one refusal that was audited."""
+    [event] = [one for one in told if one.outcome != Outcome.SUCCESS]
+    assert (event.id.meaning, event.type and event.type.meaning) == ("Security Alert", "Node Authentication")
+    [requestor] = [one for one in event.participants if one.is_requestor]
+    assert requestor.address == "127.0.0.1"
+    return event.description, requestor.user_id
+
+
 def test_an_address_outside_the_networks_gets_nothing(tmp_path: Path) -> None:
+    told: list[AuditEvent] = []
     with (
-        _receiving(tmp_path, allowed_networks=("10.0.0.0/8",)) as (port, _database),
+        _receiving(tmp_path, told.append, allowed_networks=("10.0.0.0/8",)) as (port, _database),
         pytest.raises(RuntimeError, match="storescu exited"),
     ):
         dcmtk.storescu(port, write_series(tmp_path / "series", 1))
     assert list((tmp_path / "data").rglob("*.dcm")) == []
+    assert _refusal(told) == ("network", "unknown")
 
 
 def test_an_address_inside_the_networks_is_served(tmp_path: Path) -> None:
@@ -74,12 +90,25 @@ def test_an_address_inside_the_networks_is_served(tmp_path: Path) -> None:
 
 def test_another_called_ae_title_is_refused_where_that_is_asked_for(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "series", 1)
-    with _receiving(tmp_path, require_called_ae_title=True) as (port, database):
+    told: list[AuditEvent] = []
+    with _receiving(tmp_path, told.append, require_called_ae_title=True) as (port, database):
         with pytest.raises(RuntimeError, match=r"[Cc]alled AE Title"):
             dcmtk.storescu(port, paths, called="SOMEBODY")
         assert _kept(database) == 0
         dcmtk.storescu(port, paths)
         assert _kept(database) == 1
+    assert _refusal(told) == ("Called AE title not recognised", "PACS")
+
+
+def test_another_calling_ae_title_is_refused_where_there_is_a_list(tmp_path: Path) -> None:
+    told: list[AuditEvent] = []
+    with _receiving(tmp_path, told.append, allowed_peers=("PACS",)) as (port, _database):
+        with pytest.raises(RuntimeError, match=r"[Cc]alling AE Title"):
+            dcmtk.echoscu(port, calling="STRANGER")
+        dcmtk.echoscu(port)
+    assert _refusal(told) == ("Calling AE title not recognised", "STRANGER")
+    [connected] = [one for one in told if one.outcome == Outcome.SUCCESS]
+    assert [one.user_id for one in connected.participants] == ["AI_WORKER", "PACS"]
 
 
 def test_dcmtk_sends_over_tls_with_a_certificate_of_the_authority(tmp_path: Path, certificates: Certificates) -> None:
@@ -101,10 +130,13 @@ def test_without_a_certificate_of_the_authority_nothing_is_received(
         "plain": [],
     }[who]
     paths = write_series(tmp_path / "series", 1)
-    with _receiving(tmp_path, **_tls(certificates)) as (port, database):
+    told: list[AuditEvent] = []
+    with _receiving(tmp_path, told.append, **_tls(certificates)) as (port, database):
         with pytest.raises(RuntimeError, match="storescu exited"):
             dcmtk.storescu(port, paths, *options)
         assert _kept(database) == 0
+        wait_until(lambda: told, "the refusal to be audited")
+    assert _refusal(told) == ("tls", "unknown")
 
 
 def test_our_side_connects_to_a_tls_peer_and_only_to_one_it_can_verify(
