@@ -188,9 +188,10 @@ class SeriesRow(Base):
         _one_of("state", SeriesState),
         _one_of("status", SeriesStatus),
         Index(None, "state", "last_received_at"),
-        Index(None, "created_at", "id"),
-        Index(None, "status", "created_at", "id"),
-        Index(None, "label", "created_at", "id"),
+        # The probability is not searched by, but read on the way: a page is found without touching the rows.
+        Index(None, "created_at", "id", "probability"),
+        Index(None, "status", "created_at", "id", "probability"),
+        Index(None, "label", "created_at", "id", "probability"),
     )
 
 

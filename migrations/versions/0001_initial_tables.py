@@ -71,12 +71,16 @@ def upgrade() -> None:
         sa.UniqueConstraint("series_instance_uid", name=op.f("uq_series_series_instance_uid")),
     )
     op.create_index(op.f("ix_series_accession_number"), "series", ["accession_number"])
-    op.create_index(op.f("ix_series_created_at_id"), "series", ["created_at", "id"])
-    op.create_index(op.f("ix_series_label_created_at_id"), "series", ["label", "created_at", "id"])
+    op.create_index(op.f("ix_series_created_at_id_probability"), "series", ["created_at", "id", "probability"])
+    op.create_index(
+        op.f("ix_series_label_created_at_id_probability"), "series", ["label", "created_at", "id", "probability"]
+    )
     op.create_index(op.f("ix_series_patient_id"), "series", ["patient_id"])
     op.create_index(op.f("ix_series_patient_name"), "series", ["patient_name"])
     op.create_index(op.f("ix_series_state_last_received_at"), "series", ["state", "last_received_at"])
-    op.create_index(op.f("ix_series_status_created_at_id"), "series", ["status", "created_at", "id"])
+    op.create_index(
+        op.f("ix_series_status_created_at_id_probability"), "series", ["status", "created_at", "id", "probability"]
+    )
     op.create_index(op.f("ix_series_study_instance_uid"), "series", ["study_instance_uid"])
 
     op.create_table(

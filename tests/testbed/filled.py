@@ -10,13 +10,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from pydicom import dcmread
+from sqlalchemy.orm import Session
 
 from tests.testbed import phantom
 from tests.testbed.instances import new_instance
@@ -28,7 +29,7 @@ from worker.migrate import migrate
 from worker.outbound.outbox import Outbox
 from worker.serve import load_classifier
 from worker.store import NewObject, Store
-from worker.tables import DeliveryState, JobState, ObjectKind
+from worker.tables import DeliveryState, JobRow, JobState, ObjectKind
 from worker.values import ModelIdentity, ResultStatus, SeriesResult, SliceResult
 
 LEASE = timedelta(seconds=30)
@@ -53,7 +54,7 @@ class Filled:
     pending: str
 
 
-def fill(folder: Path, now: datetime, others: int = 120) -> Filled:
+def fill(folder: Path, now: datetime, others: int = 75) -> Filled:
     """Make the folder; `others` series without files are spread over the last week."""
     settings = Settings.model_validate(
         {
@@ -82,12 +83,8 @@ def fill(folder: Path, now: datetime, others: int = 120) -> Filled:
     )  # fmt: skip
     while conductor.work_once():
         pass
-    site.deliver("pacs", now - timedelta(seconds=30))
-    outcomes = {name: site.add_other(name, timedelta(minutes=9 - place)) for place, name in enumerate(_LAST)}
-    return Filled(settings, database, **names, **{name.partition("-")[0]: uid for name, uid in outcomes.items()})
-
-
-_LAST = ("refused", "failed", "pending")
+    site.deliver()
+    return Filled(settings, database, **names, **site.add_last())
 
 
 @contextmanager
@@ -143,13 +140,27 @@ class _Site:
 
     def add_others(self, count: int) -> None:
         outcomes = ["glioma", "meningioma", "pituitary", "notumor", "notumor", "not-assessed", "refused"]
-        for number in range(count):
-            age = timedelta(days=7) * (1 - number / count) + timedelta(minutes=20)
-            self.add_other(self.random.choice(outcomes), age, f"other {number}")
+        with self.database.write() as session:
+            for number in range(count):
+                age = timedelta(days=7) * (1 - number / count) + timedelta(minutes=20)
+                self._add_other(session, self.random.choice(outcomes), age, f"other {number}")
 
-    def add_other(self, outcome: str, age: timedelta, name: str | None = None) -> str:
+    def add_last(self) -> dict[str, str]:
+        """One refused, one failed and one pending series, the newest."""
+        outcomes = ("refused", "failed", "pending")
+        with self.database.write() as session:
+            store.open_association(
+                session, "MR_SCANNER_1", "10.1.7.20:51120", "here:1", self.now - timedelta(minutes=1)
+            )
+            store.open_association(session, "ARCHIVE", "10.1.7.5:40022", "here:1", self.now - timedelta(minutes=4))
+            return {
+                name: self._add_other(session, name, timedelta(minutes=9 - place), name)
+                for place, name in enumerate(outcomes)
+            }
+
+    def _add_other(self, session: Session, outcome: str, age: timedelta, name: str) -> str:
         """A series of three images that nobody has; the time it took is made up, too."""
-        name, moment = name or outcome, self.now - age
+        moment = self.now - age
         person = f"{self.random.choice(FAMILY_NAMES)}^{self.random.choice(GIVEN_NAMES)}"
         common: dict[str, Any] = {
             "patient_id": f"P-{self.random.randrange(10**6):06d}",
@@ -160,53 +171,57 @@ class _Site:
             "modality": "CT" if outcome == "refused" else "MR",
         }
         images = [new_instance(number, name, **common) for number in range(1, 4)]
-        with self.database.write() as session:
-            rows = [store.add_instance(session, one, moment) for one in images]
-            series_id = rows[0].series_id
-            if outcome == "pending":
-                return images[0].series_instance_uid
-            if outcome == "refused":
-                series = store.lock_open_series(session, series_id, moment)
-                if series is not None:
-                    store.refuse_series(series, "modality", "modality CT is not one of MR", moment)
-                return images[0].series_instance_uid
-            self._queue(session, series_id, moment)
+        rows = [store.add_instance(session, one, moment) for one in images]
+        if outcome == "refused":
+            series = store.lock_open_series(session, rows[0].series_id, moment)
+            if series is not None:
+                store.refuse_series(series, "modality", "modality CT is not one of MR", moment)
+        elif outcome != "pending":
+            self._queue(session, rows[0].series_id, moment)
             job = store.claim_job(session, OWNER, self._model_id(session), moment, LEASE)
             if job is None:
                 raise ValueError("no job to claim")
-            if outcome == "failed":
-                detail = "the inference process died"
-                store.end_job(session, job.id, OWNER, JobState.PARKED, moment, reason="process-died", detail=detail)
-                return images[0].series_instance_uid
-            done = moment + timedelta(seconds=self.random.lognormvariate(1.6, 0.5))
-            store.end_job(session, job.id, OWNER, JobState.DONE, done)
             ids = {one.sop_instance_uid: row.id for one, row in zip(images, rows, strict=True)}
-            objects = [
-                NewObject(
-                    kind, "1.2.840.10008.5.1.4.1.1.7", derive_uid(kind, name), f"objects/none/{name}.dcm", "0" * 64
-                )
-                for kind in ObjectKind
-            ]
-            result = self._result(outcome, [one.sop_instance_uid for one in images])
-            store.add_result(session, job, result, ids, objects, ["pacs"], done)
-        self.deliver("pacs", done + timedelta(seconds=2))
+            self._answer(session, job, outcome, ids, name, moment)
         return images[0].series_instance_uid
 
-    def deliver(self, destination: str, moment: datetime) -> None:
-        """The destination takes all that is due."""
-        with self.database.write() as session:
-            due = store.claim_deliveries(session, destination, OWNER, moment + timedelta(days=1), LEASE, 1000)
-            for delivery, _ in due:
-                taken = {"state": DeliveryState.DELIVERED, "status": 0, "delivered_at": moment}
-                store.end_delivery(session, delivery.id, OWNER, taken)
+    def _answer(
+        self, session: Session, job: JobRow, outcome: str, ids: dict[str, int], name: str, moment: datetime
+    ) -> None:
+        if outcome == "failed":
+            detail = "the inference process died"
+            store.end_job(session, job.id, OWNER, JobState.PARKED, moment, reason="process-died", detail=detail)
+            return
+        done = moment + timedelta(seconds=self.random.lognormvariate(1.6, 0.5))
+        store.end_job(session, job.id, OWNER, JobState.DONE, done)
+        objects = [
+            NewObject(kind, "1.2.840.10008.5.1.4.1.1.7", derive_uid(kind, name), f"objects/none/{name}.dcm", "0" * 64)
+            for kind in (ObjectKind.REPORT, ObjectKind.PICTURE)
+        ]
+        store.add_result(session, job, self._result(outcome, list(ids)), ids, objects, ["pacs"], done)
 
-    def _queue(self, session: Any, series_id: int, moment: datetime) -> None:
+    def deliver(self) -> None:
+        """One destination takes what is due, the other cannot be reached."""
+        moment = self.now - timedelta(seconds=30)
+        ends: dict[str, dict[str, Any]] = {
+            "pacs": {"state": DeliveryState.DELIVERED, "status": 0, "delivered_at": moment},
+            "research": {
+                "state": DeliveryState.PENDING, "not_before": self.now + timedelta(minutes=4),
+                "reason": "peer-unavailable", "detail": "no association with 127.0.0.1:9",
+            },
+        }  # fmt: skip
+        with self.database.write() as session:
+            for destination, end in ends.items():
+                for delivery, _ in store.claim_deliveries(session, destination, OWNER, moment, LEASE, 1000):
+                    store.end_delivery(session, delivery.id, OWNER, end)
+
+    def _queue(self, session: Session, series_id: int, moment: datetime) -> None:
         series = store.lock_open_series(session, series_id, moment)
         if series is None:
             raise ValueError("the series is not open")
         store.queue_series(session, series, self._model_id(session), moment)
 
-    def _model_id(self, session: Any) -> int:
+    def _model_id(self, session: Session) -> int:
         return store.model_row(session, self.model, self.now - timedelta(days=8)).id
 
     def _result(self, outcome: str, sop_instance_uids: list[str]) -> SeriesResult:
@@ -226,7 +241,3 @@ class _Site:
             classified, status=ResultStatus.NOT_ASSESSED, label=None, probability=None, reason="out-of-distribution",
             detail="0 of 3 slices resemble the brain MRI that the model was trained on.", probabilities={},
         )  # fmt: skip
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)

@@ -1,0 +1,213 @@
+"""How long searches and the first page take with a million series on SQLite.
+
+    python benchmarks/query_million.py            # 1,000,000 series in a temporary folder: about 2 GB, minutes to fill
+    python benchmarks/query_million.py --rows 50000 --keep /tmp/queries
+
+Prints the median and the 95th percentile of each search over different values, and of the worklist over HTTP. Exits 1
+when a search takes more than 50 ms or the page more than 300 ms (95th percentile).
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from statistics import median, quantiles
+
+import httpx
+from sqlalchemy import text
+
+from tests.testbed.filled import served
+from worker.config import Settings
+from worker.migrate import migrate
+from worker.query import activity
+from worker.query.api import create_app
+from worker.query.search import Place, Search, find_page
+from worker.store import Store
+from worker.tables import SeriesStatus
+from worker.viewer import web_parts
+
+SEARCH_LIMIT_MS, PAGE_LIMIT_MS = 50.0, 300.0
+START = datetime(2025, 1, 1, tzinfo=UTC)
+SECONDS_APART = 30
+PAGE = 50
+
+# One series in 20 is refused, one in 50 not assessed, one in 1,000 failed; a quarter each of four classes.
+_STATUS = "CASE WHEN n % 1000 = 7 THEN 'failed' WHEN n % 20 = 3 THEN 'refused' WHEN n % 50 = 9 THEN 'not-assessed' "
+_STATUS += "ELSE 'classified' END"
+_LABEL = "CASE WHEN n % 1000 = 7 OR n % 20 = 3 OR n % 50 = 9 THEN NULL ELSE "
+_LABEL += (
+    "CASE (n / 7) % 4 WHEN 0 THEN 'glioma' WHEN 1 THEN 'meningioma' WHEN 2 THEN 'pituitary' ELSE 'notumor' END END"
+)
+_TIME = f"strftime('%Y-%m-%d %H:%M:%S', {int(START.timestamp())} + n * {SECONDS_APART}, 'unixepoch') || '.000000'"
+_NUMBERS = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :rows) "
+FILL = {
+    "model": f"INSERT INTO model (id, name, version, sha256, added_at) VALUES (1, 'bench', '1', '{'0' * 64}', "
+    "'2025-01-01 00:00:00.000000')",
+    "series": _NUMBERS + "INSERT INTO series (id, series_instance_uid, study_instance_uid, patient_id, patient_name, "
+    "accession_number, study_date, modality, series_description, state, created_at, last_received_at, settled_at, "
+    "status, label, probability, answered_job_id, reason) SELECT n, '2.25.1' || n, '2.25.2' || (n / 3), "
+    "printf('P%07d', (n * 7919) % (:rows / 4 + 1)), 'FAMILY' || ((n * 104729) % 20011) || '^GIVEN', "
+    "printf('A%09d', n), '20250101', 'MR', 'T1', "
+    f"CASE WHEN n % 20 = 3 AND n % 1000 <> 7 THEN 'refused' ELSE 'queued' END, {_TIME}, {_TIME}, "
+    f"{_TIME}, {_STATUS}, {_LABEL}, CASE WHEN {_LABEL} IS NULL THEN NULL ELSE 0.5 + ((n * 31) % 1000) / 2000.0 END, "
+    f"CASE WHEN {_STATUS} = 'refused' THEN NULL ELSE n END, CASE WHEN {_STATUS} = 'refused' THEN 'modality' END "
+    "FROM numbers",
+    "instance": "INSERT INTO instance (series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, attributes, "
+    "path, size, sha256, received_at) "
+    "SELECT id, '2.25.3' || id, '1.2', '1.2', '{}', 'x', 1, '', created_at FROM series",
+    "job": "INSERT INTO job (id, series_id, model_id, input_sha256, last_instance_id, state, attempts, not_before, "
+    "created_at, finished_at) SELECT id, id, 1, '', id, CASE status WHEN 'failed' THEN 'parked' ELSE 'done' END, 1, "
+    "created_at, created_at, created_at FROM series WHERE status <> 'refused'",
+    "result": "INSERT INTO result (id, job_id, series_id, model_id, status, label, probability, probabilities, reason, "
+    "created_at) SELECT id, id, id, 1, status, label, probability, '{}', CASE status WHEN 'classified' THEN NULL ELSE "
+    "'too-uncertain' END, created_at FROM series WHERE status IN ('classified', 'not-assessed')",
+    "object": "INSERT INTO object (id, result_id, kind, sop_class_uid, sop_instance_uid, path, sha256) "
+    "SELECT 2 * id, id, 'report', '1.2', '2.25.4' || id, 'x', '' FROM result "
+    "UNION ALL SELECT 2 * id + 1, id, 'picture', '1.2', '2.25.5' || id, 'x', '' FROM result",
+    "delivery": "INSERT INTO delivery (object_id, destination, state, attempts, rejections, not_before, delivered_at) "
+    "SELECT id, 'pacs', 'delivered', 1, 0, '2025-01-01 00:00:00.000000', '2025-01-01 00:00:00.000000' FROM object",
+}
+
+
+def fill(database: Store, rows: int) -> None:
+    """Write `rows` series, each with its job, result, objects and deliveries."""
+    for table, statement in FILL.items():
+        started = time.monotonic()
+        with database.engine.begin() as connection:
+            connection.execute(text(statement), {"rows": rows} if ":rows" in statement else {})
+        print(f"{table:10} filled in {time.monotonic() - started:6.1f} s", flush=True)
+
+
+def searches(rows: int, random_: random.Random) -> dict[str, Callable[[], Search]]:
+    """What a person asks for: each call gives other values."""
+
+    def number() -> int:
+        return random_.randrange(1, rows)
+
+    def day() -> date:
+        return (START + timedelta(seconds=SECONDS_APART * number())).date()
+
+    def place() -> Place:
+        at = number()
+        return Place(START + timedelta(seconds=SECONDS_APART * at), at)
+
+    def patient() -> str:
+        return f"P{number() * 7919 % (rows // 4 + 1):07d}"
+
+    labels = ("glioma", "meningioma", "pituitary", "notumor")
+    return {
+        "newest": Search,
+        "anywhere in the list": lambda: Search(older_than=place()),
+        "back from anywhere": lambda: Search(newer_than=place()),
+        "status": lambda: Search(status=random_.choice(list(SeriesStatus))),
+        "status, anywhere": lambda: Search(status=random_.choice(list(SeriesStatus)), older_than=place()),
+        "class": lambda: Search(label=random_.choice(labels)),
+        "class, from 0.95": lambda: Search(label=random_.choice(labels), minimum_probability=0.95),
+        "from 0.999": lambda: Search(minimum_probability=0.999),
+        "answered": lambda: Search(answered=True),
+        "a day": lambda: (lambda one: Search(since=one, until=one))(day()),
+        "class, since a day": lambda: Search(label=random_.choice(labels), since=day()),
+        "status and class until a day": lambda: Search(
+            status=SeriesStatus.CLASSIFIED, label=random_.choice(labels), until=day()
+        ),
+        "patient": lambda: Search(patient_id=patient()),
+        "patient and status": lambda: Search(patient_id=patient(), status=SeriesStatus.CLASSIFIED),
+        "patient nobody has": lambda: Search(patient_id="none", status=SeriesStatus.CLASSIFIED),
+        "accession number": lambda: Search(accession_number=f"A{number():09d}"),
+        "study": lambda: Search(study_instance_uid=f"2.25.2{number() // 3}"),
+        "text: an ID": lambda: Search(text=patient()),
+        "text: begins few": lambda: Search(text=patient()[:6]),
+        "text: begins many": lambda: Search(text="P0"),
+        "text: begins all": lambda: Search(text="p"),
+        "text: a name": lambda: Search(text=f"family{random_.randrange(20011)}"),
+        "text: nothing": lambda: Search(text="%_*"),
+        "text and class": lambda: Search(text=patient()[:5], label=random_.choice(labels)),
+    }
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Milliseconds of one call, by the clock on the wall and of this process' own work."""
+
+    wall: float
+    processor: float
+
+
+def measure(work: Callable[[], object], times: int) -> list[Taken]:
+    taken = []
+    for _ in range(times):
+        wall, processor = time.perf_counter(), time.process_time()
+        work()
+        taken.append(Taken(1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - processor)))
+    return taken
+
+
+def report(name: str, taken: list[Taken], limit: float) -> bool:
+    """Print a line; True where the 95th percentile is within the limit."""
+    wall, processor = [one.wall for one in taken], [one.processor for one in taken]
+    p95 = quantiles(wall, n=20, method="inclusive")[-1]
+    mark = "" if p95 <= limit else "   TOO SLOW"
+    busy = quantiles(processor, n=20, method="inclusive")[-1]
+    print(f"{name:32} {median(wall):8.1f} {p95:8.1f} {max(wall):8.1f} {busy:8.1f} ms{mark}", flush=True)
+    return p95 <= limit
+
+
+def run(folder: Path, rows: int, times: int) -> Iterator[bool]:
+    """Fill where nothing is, then measure; whether each was within its limit."""
+    settings = Settings.model_validate(
+        {
+            "worker": {"data_dir": folder},
+            "database": {"url": f"sqlite:///{folder / 'worker.db'}"},
+            "web": {"require_token": False},
+        }
+    )
+    database = Store(settings.database.url)
+    if migrate(database)[0] is None:
+        fill(database, rows)
+    print(f"{rows:,} series; {times} runs each\n{'':32}   median      p95  slowest  p95 of the processor's time")
+    for name, make in searches(rows, random.Random(1)).items():
+
+        def search(make: Callable[[], Search] = make) -> None:
+            with database.read() as session:
+                find_page(session, replace(make()), PAGE)
+
+        yield report(name, measure(search, times), SEARCH_LIMIT_MS)
+    with database.read() as session:
+        end = START + timedelta(seconds=SECONDS_APART * rows)
+        report(
+            "activity of a week", measure(lambda: activity.find_activity(session, end, timedelta(hours=6), 28), 3), 1e9
+        )
+        report("tallies", measure(lambda: activity.tallies(session), 5), 1e9)
+    app = create_app(settings, database, parts=web_parts(settings))
+    with served(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+        yield report(
+            "the first page, over HTTP", measure(lambda: client.get("/").raise_for_status(), times), PAGE_LIMIT_MS
+        )
+        yield report(
+            "the worklist of a class, HTTP",
+            measure(lambda: client.get("/", params={"label": "glioma"}).raise_for_status(), times), PAGE_LIMIT_MS,
+        )  # fmt: skip
+    database.close()
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rows", type=int, default=1_000_000)
+    arguments.add_argument("--times", type=int, default=40)
+    arguments.add_argument("--keep", type=Path, help="a folder to keep the database in, and to use again")
+    chosen = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = chosen.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        return 0 if all(list(run(folder, chosen.rows, chosen.times))) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
