@@ -121,11 +121,14 @@ def evaluate_command(
 
 @app.command("export")
 def export_command(
-    run: Path = typer.Option(..., "--run", help="Folder of a finished run."),
+    run: list[Path] = typer.Option(..., "--run", help="Folder of a finished run; several with --average."),
     data: Path = DATA,
     out: Path = typer.Option(..., "--out", help="Folder of the bundle; must not exist."),
     name: str = typer.Option("brain-mri-tumour", help="Name of the model, and of its folder as default."),
     version: str = typer.Option("0.1.0"),
+    average: bool = typer.Option(
+        False, "--average", help="Export the mean of several runs' weights; they began from the same --weights."
+    ),
     as_default: bool = typer.Option(
         False, "--as-default", help="Make it the worker's default, unless it is worse than the present one."
     ),
@@ -134,9 +137,12 @@ def export_command(
 
     Example: monai-train export --run runs/first --data converted --out runs/first-bundle --as-default
     """
-    from monai_train.export import export, install_default
+    from monai_train.export import export
+    from monai_train.install import install_default
 
-    bundle = export(run, data, out, name, version)
+    if (len(run) > 1) != average:
+        raise StartError("usage", "several --run are exported as one with --average, and only they")
+    bundle = export(run[0], data, out, name, version, average_with=run[1:])
     typer.echo(f"bundle: {bundle}")
     if as_default:
         typer.echo(f"default: {install_default(bundle, data)}")

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from rich.console import Console
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_weights
 
-import worker
+from monai_train.averaging import averaged
+from monai_train.coded_classes import CLASSES
 from monai_train.config import CLASS_NAMES, NO_TUMOUR, TrainConfig
 from monai_train.dataset import (
     PREPROCESSING_FILE,
@@ -41,11 +41,8 @@ from monai_train.dataset import (
 from monai_train.evaluate import (
     Measured,
     Split,
-    choose,
     fit_temperature,
-    measure_bundle,
     measure_split,
-    read_split,
     run_all,
     run_split,
 )
@@ -61,32 +58,6 @@ from worker.inference.run_model import OpenVinoEngine, TorchEngine
 from worker.inference.summarise import distance_and_residual, slice_probabilities
 from worker.values import FloatArray
 
-_BRAIN = {"value": "12738006", "scheme": "SCT", "meaning": "Brain"}
-_PITUITARY = {"value": "56329008", "scheme": "SCT", "meaning": "Pituitary"}
-CLASSES: list[dict[str, Any]] = [
-    {
-        "name": "glioma",
-        "title": "Glioma",
-        "neoplasm": True,
-        "finding": {"value": "393564001", "scheme": "SCT", "meaning": "Glioma"},
-        "site": _BRAIN,
-    },
-    {
-        "name": "meningioma",
-        "title": "Meningioma",
-        "neoplasm": True,
-        "finding": {"value": "302820008", "scheme": "SCT", "meaning": "Intracranial meningioma"},
-        "site": _BRAIN,
-    },
-    {
-        "name": "pituitary",
-        "title": "Pituitary tumour",
-        "neoplasm": True,
-        "finding": {"value": "254956000", "scheme": "SCT", "meaning": "Pituitary adenoma"},
-        "site": _PITUITARY,
-    },
-    {"name": "notumor", "title": "No tumour", "neoplasm": False, "finding": None, "site": _BRAIN},
-]
 LIMITS = (
     "Research use only, not a medical device. Trained on single T1-weighted contrast-enhanced slices with a tumour and "
     "on mostly T2 and FLAIR slices without; tumours on other contrasts, after surgery or of other kinds may be missed."
@@ -117,15 +88,26 @@ class _Parts:
     healthy: torch.Tensor  # uint8 [m, 1, s, s]: the slices of the healthy volume that training saw, m may be 0
 
 
-def export(run: Path, data: Path, out: Path, name: str, version: str, console: Console | None = None) -> Path:
+def export(
+    run: Path,
+    data: Path,
+    out: Path,
+    name: str,
+    version: str,
+    console: Console | None = None,
+    average_with: Sequence[Path] = (),
+) -> Path:
     """Write the bundle to OUT, which must not exist yet, and check it as the worker would; returns OUT.
 
+    With `average_with`, other runs of the same network on the same split, the mean of all weights is exported.
     Raises StartError: data other than the run's, engines that disagree, int8 that costs too much, over 30 MB.
     """
     console = console or Console(stderr=True)
     if out.exists():
         raise StartError("out-exists", f"{out} exists already")
     parts = _read_run(run, data)
+    if average_with:
+        parts = _averaged(parts, run, average_with, console)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
         folder = Path(temporary) / "bundle"
@@ -177,6 +159,21 @@ def _read_run(run: Path, data: Path) -> _Parts:
         model.eval(),
         _healthy(run, pictures),
     )
+
+
+def _averaged(parts: _Parts, run: Path, others: Sequence[Path], console: Console) -> _Parts:
+    """The mean of the runs' weights in place of the first run's. Raises StartError for runs that do not go together."""
+    contents = [read_checkpoint(one / BEST) for one in (run, *others)]
+    for one, content in zip(others, contents[1:], strict=True):
+        config = TrainConfig.model_validate_json(content["config"])
+        split = content["provenance"]["split_sha256"]
+        if config.network != parts.config.network or split != parts.split.split_sha256:
+            raise StartError("other-run", f"{one} holds another network or split than {run}: only equal ones average")
+    weights = [content["average"] for content in contents]
+    figures = averaged(parts.model, weights, parts.training, parts.validation)
+    shown = ", ".join(f"{figure:.4f}" for figure in figures[:-1])
+    console.print(f"validation balanced accuracy of the runs {shown}, of their mean {figures[-1]:.4f}")
+    return replace(parts, provenance={**parts.provenance, "averaged_runs": str(len(contents))})
 
 
 def _healthy(run: Path, pictures: Pictures) -> torch.Tensor:
@@ -381,33 +378,6 @@ def _check(folder: Path, measured: dict[str, Measured]) -> None:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if size > MAXIMUM_BYTES:
         raise StartError("bundle-too-large", f"the bundle has {size / 1e6:.1f} MB; a slimmer network is needed")
-
-
-def install_default(bundle: Path, data: Path, bundles: Path | None = None) -> Path:
-    """Make a bundle the worker's default; refuses one that is worse than the present on the test part of both.
-
-    A picture counts where it is in the test part of both models, so neither is measured on its own training patients.
-    Raises StartError worse-than-default.
-    """
-    bundles = bundles or Path(worker.__file__).parent / "bundles"
-    target = bundles / load_bundle(bundle).identity.name
-    present = [path.parent for path in sorted(bundles.glob("*/worker.json"))]
-    rows = read_manifest(data)
-    for other in present:
-        roles = [read_split(folder).roles(rows) for folder in (bundle, other)]
-        both = [Role.TEST if a is b is Role.TEST else Role.TRAIN for a, b in zip(*roles, strict=True)]
-        test = [rows[i] for i in choose(rows, both, Role.TEST, single=True)]
-        new, old = (measure_bundle(one, data, test).report()["slice"]["balanced_accuracy"] for one in (bundle, other))
-        if new < old:
-            raise StartError("worse-than-default", f"balanced accuracy {new:.4f}, the present default has {old:.4f}")
-    bundles.mkdir(parents=True, exist_ok=True)
-    coming = Path(tempfile.mkdtemp(dir=bundles.parent)) / target.name
-    shutil.copytree(bundle, coming)
-    for other in present:
-        shutil.rmtree(other)
-    coming.rename(target)
-    coming.parent.rmdir()
-    return target
 
 
 def _write_worker_json(folder: Path, described: dict[str, Any]) -> None:

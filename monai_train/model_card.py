@@ -64,7 +64,13 @@ def model_card(
 ) -> str:
     """docs/README.md of the bundle in Markdown; `data` is the data section."""
     initial = provenance.get("initial_weights_sha256")
-    start = f"the weights of an earlier run (SHA-256 {initial})" if initial else "random weights"
+    start = f"the weights of a file (SHA-256 {initial})" if initial else "random weights"
+    origin = "" if initial else ", never pretrained on other pictures"
+    merged = ""
+    if "averaged_runs" in provenance:
+        merged += f" The weights are the mean of those of {provenance['averaged_runs']} runs."
+    if provenance.get("teachers_sha256"):
+        merged += " The network also learned the answers of earlier runs on the same split."
     limits, thresholds = described["out_of_distribution"], described["thresholds"]
     return f"""# {described["name"]} {described["version"]}: model card
 
@@ -76,8 +82,8 @@ Says of a brain MRI slice or series whether it looks like glioma, meningioma, pi
 a tumour.
 
 ## Model
-{described["family"]} of `monai.networks.nets`, never pretrained on other pictures, one channel, global average
-pooling and one linear layer, so that its class activation maps are exact. Commit {described["commit"]}; training data
+{described["family"]}{origin}, one channel, global average pooling and one linear layer, so that its class
+activation maps are exact. Commit {described["commit"]}; training data
 SHA-256 {described["training_data_sha256"]}.
 
 ## Data
@@ -91,7 +97,7 @@ in these data: tumours are on T1 with contrast agent, heads without a tumour mos
 ## Training
 From {start}: {config.epochs} epochs of {config.samples_per_epoch} drawn pictures, batch {config.batch}, AdamW,
 one-cycle rate to {config.learning_rate:g}, weight decay {config.weight_decay:g}, gradient norm clipped at
-{config.clip_norm:g}, label smoothing {config.label_smoothing:g}, averaged weights, seed {config.seed}.
+{config.clip_norm:g}, label smoothing {config.label_smoothing:g}, averaged weights, seed {config.seed}.{merged}
 
 To break the tie between contrast and class, part of every batch is made: training patients' tumours pasted into heads
 without one, simulated masses, tumours removed by mirroring the other hemisphere, ordinary tissue pasted as the control,

@@ -8,15 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from monai_train.cli import app
 from monai_train.dataset import PREPROCESSING_FILE
 from monai_train.evaluate import measure_split
-from monai_train.export import ENGINE_TOLERANCE, export, feature_statistics, install_default, limits_for
+from monai_train.export import ENGINE_TOLERANCE, _averaged, _read_run, export, feature_statistics, limits_for
 from monai_train.golden import write_golden_series
+from monai_train.install import install_default
 from monai_train.model_card import as_text
+from monai_train.train import BEST, read_checkpoint
 from tests.testbed.converted import make_converted
+from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
 from worker.inference.bundle import load_bundle
 from worker.inference.golden import check_golden
@@ -117,6 +122,42 @@ def test_limits_accept_the_share_they_were_asked_for() -> None:
     limits = limits_for(distance, residual, 0.9)
     accepted = np.mean((distance <= limits[0]) & (residual <= limits[1]))
     assert 0.9 <= accepted < 0.93
+
+
+def test_mean_of_runs_from_one_beginning_is_exported(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    """The same weights twice, moved apart by a little: their mean is the run itself, with its norms measured again."""
+    content = read_checkpoint(tiny_run / BEST)
+    weight = content["average"]["net.fc.weight"]
+    step = 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    for name, sign in (("a", 1), ("b", -1)):
+        moved = {**content["average"], "net.fc.weight": weight + sign * step}
+        (tmp_path / name).mkdir()
+        torch.save({**content, "average": moved}, tmp_path / name / BEST)
+    parts = _read_run(tmp_path / "a", tiny_data)
+    merged = _averaged(parts, tmp_path / "a", [tmp_path / "b"], Console(quiet=True))
+    assert merged.provenance["averaged_runs"] == "2"
+    torch.testing.assert_close(merged.model.net.fc.weight.detach(), weight)
+    assert not torch.equal(merged.model.net.bn1.running_mean, content["average"]["net.bn1.running_mean"])
+    assert not merged.model.training
+
+
+def test_mean_that_is_worse_and_runs_that_do_not_fit_are_refused(
+    tiny_run: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    content = read_checkpoint(tiny_run / BEST)
+    opposite = {key: -one if one.ndim > 1 else one for key, one in content["average"].items()}  # the mean is nothing
+    for name, weights, network in (("far", opposite, "resnet18-slim"), ("other", opposite, "resnet18")):
+        (tmp_path / name).mkdir()
+        config = TINY.model_copy(update={"network": network}).model_dump_json()
+        torch.save({**content, "average": weights, "config": config}, tmp_path / name / BEST)
+    parts = _read_run(tiny_run, tiny_data)
+    with pytest.raises(StartError, match=r"mean of the weights reaches 0\.\d+"):
+        _averaged(parts, tiny_run, [tmp_path / "far"], Console(quiet=True))
+    with pytest.raises(StartError, match="another network or split"):
+        _averaged(parts, tiny_run, [tmp_path / "other"], Console(quiet=True))
+    answer = CliRunner().invoke(app, ["export", "--run", "a", "--run", "b", "--data", "c", "--out", "d"])
+    assert isinstance(answer.exception, StartError)
+    assert "--average" in answer.exception.detail
 
 
 def test_golden_series_are_the_same_bytes_every_time(tmp_path: Path) -> None:
