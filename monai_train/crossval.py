@@ -1,7 +1,7 @@
 """`monai-train crossval`: nested patient-grouped stratified k-fold with out-of-fold temperature, resumable per fold.
 
 RUN/fold-0 ... are runs like any other; RUN/folds.json says what they were made for; RUN/predictions.csv and
-RUN/report.json hold every picture's answer by the one model that never saw its patient.
+RUN/report.json hold every picture's answer by the one model that never saw its patient, RUN/report.html shows them.
 
 The outer folds are for judging. Within each, a further fold of the patients left is for choosing the epoch. The
 temperature of a fold is fitted on the other folds' out-of-fold logits: no figure uses what was fitted on its patients.
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from monai_train.config import ANY_TUMOUR, CLASS_NAMES, TrainConfig, read_config
+from monai_train.crossval_page import write_page
 from monai_train.dataset import (
     Role,
     Row,
@@ -35,7 +36,7 @@ from monai_train.evaluate import Measured, fit_temperature, report_table, run_ou
 from monai_train.intervals import estimates
 from monai_train.metrics import IntArray, Predictions, figures, patient_predictions
 from monai_train.report import write_predictions
-from monai_train.train import DivergedError, train
+from monai_train.train import DivergedError, current_commit, train
 from worker.errors import StartError
 from worker.inference.summarise import slice_probabilities
 from worker.values import FloatArray
@@ -91,7 +92,7 @@ def cross_validate(
     """
     console = console or Console(stderr=True)
     rows = read_manifest(data)
-    _claim(run, {"folds": folds, "config": config.model_dump(mode="json"), "data_sha256": data_sha256(rows)})
+    _claim(run, config, {"folds": folds, "data_sha256": data_sha256(rows)})
     chosen: list[list[int]] = []
     logits: list[FloatArray] = []
     for fold in range(folds):
@@ -102,16 +103,28 @@ def cross_validate(
         console.print(f"fold {fold + 1} of {folds}: {len(held)} pictures to judge")
         chosen.append(held)
         logits.append(_out_of_fold(data, rows, roles, run / f"fold-{fold}", config, weights, console)[held])
-    return _judge(run, rows, chosen, logits)
+    facts = (
+        ("network", config.network),
+        ("folds", f"{folds}, patients apart; inside each, as many to choose the epoch by"),
+        ("judged", dataset or "all data but the external"),
+        ("never trained on", ", ".join(config.external) or "nothing"),
+        ("epochs, seed", f"{config.epochs}, {config.seed}"),
+        ("data", data_sha256(rows)),
+        ("commit", current_commit()),
+    )
+    return _judge(run, rows, chosen, logits, facts)
 
 
-def _claim(run: Path, made_for: dict[str, Any]) -> None:
+def _claim(run: Path, config: TrainConfig, made_for: dict[str, Any]) -> None:
     """RUN is for these folds, configuration and data only. StartError when it was made for others."""
     path = run / "folds.json"
     run.mkdir(parents=True, exist_ok=True)
-    if path.exists() and json.loads(path.read_text()) != made_for:
-        raise StartError("other-config", f"{run} holds a cross-validation with other settings: use a new --run folder")
-    path.write_text(json.dumps(made_for, indent=2) + "\n")
+    if path.exists():
+        stored = json.loads(path.read_text())
+        # Keys that came later have their defaults, so that a run of an earlier version goes on.
+        if TrainConfig.model_validate(stored.pop("config")) != config or stored != made_for:
+            raise StartError("other-config", f"{run} holds a cross-validation with other settings: use a new --run")
+    path.write_text(json.dumps({**made_for, "config": config.model_dump(mode="json")}, indent=2) + "\n")
 
 
 def _out_of_fold(
@@ -139,7 +152,13 @@ def _out_of_fold(
     return kept
 
 
-def _judge(run: Path, rows: Sequence[Row], chosen: Sequence[list[int]], logits: Sequence[FloatArray]) -> dict[str, Any]:
+def _judge(
+    run: Path,
+    rows: Sequence[Row],
+    chosen: Sequence[list[int]],
+    logits: Sequence[FloatArray],
+    facts: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
     """Calibrate each fold by the others, pool, measure, write."""
     order = [i for held in chosen for i in held]
     temperatures = out_of_fold_temperatures(logits, [[rows[i].label for i in held] for held in chosen])
@@ -157,6 +176,7 @@ def _judge(run: Path, rows: Sequence[Row], chosen: Sequence[list[int]], logits: 
     ]
     write_predictions(run / "predictions.csv", [rows[i] for i in order], slices)
     (run / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    write_page(run, facts, [rows[i] for i in order], pooled, report["folds"])
     return report
 
 
@@ -242,3 +262,4 @@ def register(app: typer.Typer) -> None:
         console = Console()
         console.print(report_table(f"{folds} folds, patients apart, {dataset or 'all data but the external'}", report))
         console.print(fold_table(report))
+        console.print(f"report: {run / 'report.html'}", highlight=False, soft_wrap=True)

@@ -169,7 +169,7 @@ def make_report(subject: Subject, data: Path, log: Path | None, outside: Path | 
     parts = [_measure(subject, data, rows, plan) for plan in plans(rows, subject.split)]
     images = {} if curves is None else {"plots/learning-curves": curves}
     for part in parts:
-        images.update({f"plots/{part.plan.key}-{name}": content for name, content in _plots(part).items()})
+        images.update({f"plots/{part.plan.key}-{name}": content for name, content in part_plots(part).items()})
     check = None
     if subject.bundle is not None:
         test = parts[0]
@@ -231,7 +231,8 @@ def _measure(subject: Subject, data: Path, rows: Sequence[Row], plan: Plan) -> P
     return Part(plan, measured, evidence, estimates(measured.slices), estimates(measured.patients))
 
 
-def _plots(part: Part) -> dict[str, bytes]:
+def part_plots(part: Part) -> dict[str, bytes]:
+    """The charts of a part, PNG by name."""
     slices = part.measured.slices
     drawn = {
         "confusion-slices": plots.confusion_chart(slices),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -30,6 +30,7 @@ th{font-weight:600}td small,th small{display:block;white-space:nowrap}small,figc
 .facts td{overflow-wrap:anywhere}.facts td:first-child{white-space:nowrap}
 td:first-child,th:first-child{position:sticky;left:0;background:var(--paper)}figure{margin:0}img{width:100%;height:auto;display:block}figcaption{font-size:.9rem;margin-top:.2rem}
 """
+RESEARCH_USE = '<p class="warn">Research use only. Not a medical device; nothing here may decide about a patient.</p>'
 _PLOTS = (
     ("confusion-slices", "Confusion matrix of slices"),
     ("confusion-patients", "Confusion matrix of patients"),
@@ -58,19 +59,24 @@ def page(report: Report) -> str:
     title = f"Evaluation of {escape(report.subject.name)}"
     body = [
         f"<h1>{title}</h1>",
-        '<p class="warn">Research use only. Not a medical device; nothing here may decide about a patient.</p>',
+        RESEARCH_USE,
         f'<div class="facts">{_table(("model", ""), report.subject.facts)}</div>',
         "<h2>In short</h2>",
-        _summary(report.parts),
+        summary(report.parts),
         "<h2>Goals</h2>",
         _goals(report),
-        *(_section(part, report) for part in report.parts),
+        *(section(part, report.images) for part in report.parts),
         _maps(report),
         _outside(report.outside, report),
         _learning(report),
         _mistakes(report),
-        _METHOD,
+        METHOD,
     ]
+    return document(title, body)
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """The page of that title (HTML); `body` is HTML too."""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -78,7 +84,8 @@ def page(report: Report) -> str:
     )
 
 
-def _summary(parts: Sequence[Part]) -> str:
+def summary(parts: Sequence[Part]) -> str:
+    """The main figures of every part, side by side."""
     header = ["", *(_heading(part) for part in parts)]
     rows = []
     for level, name in (("slices", "slices"), ("patients", "patients")):
@@ -91,7 +98,7 @@ def _summary(parts: Sequence[Part]) -> str:
             cells = [_assessed_only(key, part, level, one) for part, one in zip(parts, binaries, strict=True)]
             rows.append([f"{title} among the assessed", *cells])
         rows.append(["Tumours called “no tumour” outright", *(_missed(one) for one in binaries)])
-    return _raw_table(header, rows)
+    return raw_table(header, rows)
 
 
 def _known(key: str, part: Part, level: str) -> str:
@@ -173,7 +180,7 @@ def _goals(report: Report) -> str:
                 checks.append((title, goal, True, refused / n, n))
         checks.append(("Slices in distribution accepted", 0.95, True, check.accepted / check.n, check.n))
     rows = [[escape(title), *_against(goal, at_least, value, n)] for title, goal, at_least, value, n in checks]
-    return _raw_table(("goal", "wanted", "measured", ""), rows)
+    return raw_table(("goal", "wanted", "measured", ""), rows)
 
 
 def _against(goal: float, at_least: bool, value: float | None, n: int) -> list[str]:
@@ -185,14 +192,15 @@ def _against(goal: float, at_least: bool, value: float | None, n: int) -> list[s
     return [wanted, f"{100 * value:.1f} %<small>n={n}</small>", verdict]
 
 
-def _section(part: Part, report: Report) -> str:
+def section(part: Part, images: Mapping[str, bytes]) -> str:
+    """One part: its classes and its plots."""
     note = f'<p class="warn">{escape(part.plan.note)}</p>' if part.plan.leaky else f"<p>{escape(part.plan.note)}</p>"
     unreadable = part.measured.unreadable
     lost = f"<p>Not readable: {', '.join(f'{escape(k)} {n}' for k, n in unreadable.items())}.</p>" if unreadable else ""
     shown = [
-        _figure(report.images[f"plots/{part.plan.key}-{name}"], caption)
+        figure(images[f"plots/{part.plan.key}-{name}"], caption)
         for name, caption in _PLOTS
-        if f"plots/{part.plan.key}-{name}" in report.images
+        if f"plots/{part.plan.key}-{name}" in images
     ]
     classes = ""
     if _kinds_known(part):
@@ -206,7 +214,7 @@ def _classes(found: dict[str, Estimate]) -> str:
     titles = ("", "recall", "precision", "specificity", "F1", "ROC area", "average precision")
     names = [name for name in CLASS_NAMES if found[f"recall.{name}"].n]
     rows = [[title_of(name), *(_cell(key, found[f"{key}.{name}"]) for key in columns)] for name in names]
-    return _raw_table(titles, rows)
+    return raw_table(titles, rows)
 
 
 def _maps(report: Report) -> str:
@@ -222,7 +230,7 @@ def _maps(report: Report) -> str:
         "by a tenth. The map is that of the answer; a tumour that is called “no tumour” counts as a miss."
     )
     header = ("", "in the box", "a map that always points at the middle")
-    return f"<h2>Activation maps</h2><p>{note}</p>{_raw_table(header, rows)}"
+    return f"<h2>Activation maps</h2><p>{note}</p>{raw_table(header, rows)}"
 
 
 def _share(one: Estimate) -> str:
@@ -242,10 +250,10 @@ def _outside(check: OutsideCheck | None, report: Report) -> str:
         "Declined: not readable as one picture, or beyond the limits on distance and residual. Not assessed: declined, "
         "or too uncertain. All others would be given a class."
     )
-    chart = _figure(report.images["plots/out-of-distribution"], "Features of both, with the limits")
+    chart = figure(report.images["plots/out-of-distribution"], "Features of both, with the limits")
     return (
         f"<h2>Pictures that are no brain</h2><p>{note}</p>"
-        + _raw_table(("kind", "n", "declined", "not assessed"), rows)
+        + raw_table(("kind", "n", "declined", "not assessed"), rows)
         + f'<p>{accepted}</p><div class="grid plot">{chart}</div>'
     )
 
@@ -257,36 +265,38 @@ def _of(part: int, whole: int) -> str:
 def _learning(report: Report) -> str:
     if "plots/learning-curves" not in report.images:
         return ""
-    chart = _figure(report.images["plots/learning-curves"], "Loss and validation figure of each epoch")
+    chart = figure(report.images["plots/learning-curves"], "Loss and validation figure of each epoch")
     return f'<h2>Training</h2><div class="grid plot">{chart}</div>'
 
 
 def _mistakes(report: Report) -> str:
     if not report.mistakes:
         return "<h2>Worst mistakes</h2><p>There is none in the parts that are not leaky.</p>"
-    shown = [_figure(report.images[name], caption) for name, caption in report.mistakes]
+    shown = [figure(report.images[name], caption) for name, caption in report.mistakes]
     note = "The surest wrong answers, at most two a patient; orange is the map of the answer, blue the tumour's box."
     return f'<h2>Worst mistakes</h2><p>{note}</p><div class="grid small">{"".join(shown)}</div>'
 
 
-_METHOD = """<h2>How to read this</h2>
+METHOD = """<h2>How to read this</h2>
 <p>Intervals are 95 %, from 2,000 resamples of patients: slices of one patient stand or fall together. Figures look at
 forced answers; what the model would rather not say is counted as “not assessed”. A truth that only says “tumour” counts
 any tumour class as right; kinds are then not scored. Calibration error uses 15 bins of equal width; chance can only
 raise it, so its interval lies high. Where no patient is known, each different picture counts as one.</p>"""
 
 
-def _figure(png: bytes, caption: str) -> str:
+def figure(png: bytes, caption: str) -> str:
+    """A picture with its caption, inside the page."""
     data = base64.b64encode(png).decode()
     text = escape(caption)
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return _raw_table(header, [[escape(cell) for cell in row] for row in rows])
+    return raw_table(header, [[escape(cell) for cell in row] for row in rows])
 
 
-def _raw_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def raw_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are HTML."""
     head = "".join(f"<th>{cell}</th>" for cell in header)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'

@@ -111,6 +111,28 @@ def test_every_picture_is_judged_once_by_a_model_that_did_not_know_it(finished: 
     assert "mean ± sd" in console.export_text()
 
 
+def test_page_shows_every_fold_and_the_pooled_figures(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    report = json.loads((finished / "report.json").read_text())
+    pooled = report["estimates"]["patient"]["balanced_accuracy"]
+    assert f"{100 * pooled['value']:.1f} %<small>{100 * pooled['low']:.1f}-{100 * pooled['high']:.1f}" in page
+    for number, fold in enumerate(report["folds"], 1):
+        assert f"<td>{number}</td><td>slices</td><td>{fold['slice']['n']}</td>" in page
+        assert f"<td>{fold['temperature']:.2f}</td>" in page
+        assert f'alt="Fold {number}" src="data:image/png;base64,' in page
+    assert "Research use only" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_run_of_a_version_with_fewer_keys_goes_on(finished: Path, tiny_data: Path) -> None:
+    stored = json.loads((finished / "folds.json").read_text())
+    del stored["config"]["sampling"]
+    (finished / "folds.json").write_text(json.dumps(stored))
+    times = {fold: (finished / f"fold-{fold}" / CHECKPOINT).stat().st_mtime_ns for fold in range(3)}
+    cross_validate(tiny_data, finished, SHORT, folds=3)
+    assert times == {fold: (finished / f"fold-{fold}" / CHECKPOINT).stat().st_mtime_ns for fold in range(3)}
+
+
 def test_a_finished_fold_is_not_trained_again_and_a_lost_one_is(finished: Path, tiny_data: Path) -> None:
     before = json.loads((finished / "report.json").read_text())
     times = {fold: (finished / f"fold-{fold}" / CHECKPOINT).stat().st_mtime_ns for fold in range(3)}
