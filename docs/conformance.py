@@ -119,6 +119,10 @@ their text needs it.
   secrecy and authenticated encryption only (PS3.15 B.12, BCP 195), certificates required of both sides; our side checks
   that a peer's certificate names its host. Without these keys: plain DICOM, for a trusted network segment.
 - No user identity negotiation.
+- Audit Trail Message Format Profile (PS3.15 A.5): Application Activity, Audit Log Used, DICOM Instances Accessed and
+  Transferred, Export, Import, Query, Security Alert, User Authentication. Patients are named where `[audit]
+  patient_ids` is set. Audit Trail Message Transmission Profile SYSLOG-TLS (A.6): PRI 85, or 84 for a failure, MSGID
+  `DICOM+RFC3881`, no structured data, TLS as above; messages that could not be sent are sent when the server is back.
 """
 
 

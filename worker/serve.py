@@ -265,11 +265,12 @@ def run_service(settings: Settings, config: Path | None) -> int:
     receive = settings.receive
     _require_free_port("receive", receive.host, receive.port)
     _require_free_port("web", settings.web.host, settings.web.port)
+    web = f"http{'s' if settings.web.tls_certificate else ''}://{settings.web.host}:{settings.web.port}"
     print(
         f"brain-mri-worker {__version__}: {settings.worker.ae_title} on {receive.host}:{receive.port}, "
         f"model {identity.name} {identity.version}, "
         f"reports to {', '.join(one.name for one in settings.destination) or 'nobody'}, "
-        f"health at http://{settings.web.host}:{settings.web.port}/health. Research use only. Ctrl-C stops.",
+        f"health at {web}/health. Research use only. Ctrl-C stops.",
         flush=True,
     )
     clock = Clock(database)
