@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,10 +19,12 @@ from tests.testbed.orthanc import Orthanc
 from tests.testbed.pacs import Pacs
 from worker import store
 from worker.config import PeerSection, ReceiveSection, Settings, WorkerSection
+from worker.doctor import _peer
 from worker.inbound.association import Receiver
 from worker.inbound.count import count_series
 from worker.inbound.series import settle_series
 from worker.migrate import migrate
+from worker.schedule import start_receive_ticks
 from worker.store import Store
 from worker.tables import JobRow, SeriesRow, SeriesState
 
@@ -46,9 +49,7 @@ def _series(database: Store) -> SeriesRow:
 
 
 @pytest.mark.skipif(orthanc.program() is None, reason="Orthanc is not installed")
-def test_orthanc_is_asked_and_the_count_settles_at_once_or_names_what_is_missing(
-    database: Store, tmp_path: Path
-) -> None:
+def test_orthanc_is_asked_and_a_count_that_is_reached_settles_at_once(database: Store, tmp_path: Path) -> None:
     port = free_port()
     paths = write_series(tmp_path / "series", 5)
     uid = dcmread(paths[0]).SeriesInstanceUID
@@ -69,13 +70,18 @@ def test_orthanc_is_asked_and_the_count_settles_at_once_or_names_what_is_missing
         assert settle_series(database, settings, model, clock()) == 0
         assert count_series(database, settings, settings.peer[0], clock) == 1
         assert _series(database).expected_instances == 5
+        assert _peer(settings, settings.peer[0]).well
         assert settle_series(database, settings, model, clock()) == 0
         assert count_series(database, settings, settings.peer[0], clock) == 0  # not again at once
         _lose(archive, uid, paths)
         clock.ahead = timedelta(seconds=30)
-        assert count_series(database, settings, settings.peer[0], clock) == 1
-        assert _series(database).expected_instances == 3
-        assert settle_series(database, settings, model, clock()) == 1  # long before the quiet time is over
+        ticks = start_receive_ticks(settings, database, model, clock)
+        deadline = time.monotonic() + 60
+        while _series(database).state == SeriesState.OPEN and time.monotonic() < deadline:
+            time.sleep(0.1)  # long before the quiet time is over
+        ticks.shutdown(wait=True)
+    assert _series(database).expected_instances == 3
+    assert _series(database).state == SeriesState.QUEUED
     with database.read() as session:
         [job] = session.scalars(select(JobRow))
     assert job.missing is None
@@ -105,6 +111,8 @@ def test_a_peer_that_is_away_or_cannot_be_asked_changes_nothing(database: Store,
             store.add_instance(session, new_instance(4), clock())
         clock.ahead = timedelta(seconds=6)
         assert count_series(database, stores_only, stores_only.peer[0], clock) == 1
+        assert "does not take Study Root queries" in _peer(stores_only, stores_only.peer[0]).detail
+    assert "does not answer at" in _peer(away, away.peer[0]).detail
     assert settle_series(database, away, model, clock()) == 0
     clock.ahead = timedelta(seconds=14)
     assert settle_series(database, away, model, clock()) == 1  # by silence, as without a peer

@@ -58,14 +58,13 @@ def associate(peer: PeerSection, ae_title: str) -> Association:
     ae.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
     tls = association_arguments(peer.tls_certificate, peer.tls_key, peer.tls_authority, peer.host)
     assoc = ae.associate(peer.host, peer.port, ae_title=peer.ae_title, tls_args=tls)
-    if not assoc.is_established:
-        if assoc.is_rejected:
-            raise Retry("association-rejected", f"{peer.ae_title} rejected the association: are the AE titles known?")
-        raise Retry("peer-unavailable", f"{peer.ae_title} does not answer at {peer.host}:{peer.port}")
-    if not assoc.accepted_contexts:
-        assoc.release()
+    if assoc.is_established:
+        return assoc
+    if assoc.is_rejected:
+        raise Retry("association-rejected", f"{peer.ae_title} rejected the association: are the AE titles known?")
+    if assoc.rejected_contexts:  # then there is nothing to talk about, and pynetdicom aborts
         raise Retry("sop-class-refused", f"{peer.ae_title} does not take Study Root queries (C-FIND)")
-    return assoc
+    raise Retry("peer-unavailable", f"{peer.ae_title} does not answer at {peer.host}:{peer.port}")
 
 
 def _ask(assoc: Association, series: store_settling.SeriesToCount) -> int | None:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from tests.testbed.instances import MODEL, classified, later, new_instance
 from worker import store
 from worker.dicom import derive_uid
 from worker.errors import NotAssessable, Park, Retry
 from worker.inference.jobs import Conductor
+from worker.query.search import Search, find_series
 from worker.store import NewObject, Store
 from worker.tables import DeliveryRow, JobRow, JobState, ObjectKind, ObjectRow, ResultRow, SliceResultRow
 from worker.values import SeriesResult
@@ -102,6 +103,24 @@ def test_result_slices_objects_and_deliveries_come_in_one_transaction(
     assert _conductor(queued, tmp_path, clock).work_once()
     assert _job(queued).state == JobState.DONE
     assert [_count(queued, row) for row in (ResultRow, SliceResultRow, ObjectRow, DeliveryRow)] == [1, 3, 2, 4]
+
+
+def test_what_is_missing_of_the_input_is_in_the_result_and_in_its_objects(
+    queued: Store, tmp_path: Path, clock: Clock
+) -> None:
+    reported: list[str | None] = []
+
+    def note(result: SeriesResult, *others: Any) -> list[NewObject]:
+        reported.append(result.missing)
+        return _make_objects(result, *others)
+
+    with queued.write() as session:
+        session.execute(update(JobRow).values(missing="3 of the 5 images that the sender has"))
+    assert _conductor(queued, tmp_path, clock, make_objects=note).work_once()
+    assert reported == ["3 of the 5 images that the sender has"]
+    with queued.read() as session:
+        [answer] = find_series(session, Search())
+    assert answer.missing == "3 of the 5 images that the sender has"
 
 
 def test_there_is_no_second_job_after_the_first(queued: Store, tmp_path: Path, clock: Clock) -> None:

@@ -71,13 +71,14 @@ def test_research_use_is_burnt_in(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not changed[36:].any()
 
 
-@pytest.mark.parametrize("what", ["label", "model", "probability", "slice"])
+@pytest.mark.parametrize("what", ["label", "model", "probability", "slice", "missing"])
 def test_each_fact_is_in_the_pixels(what: str) -> None:
     others = {
         "label": (results.classified(SOURCES, "meningioma"), results.MODEL),
         "model": (CLASSIFIED, replace(results.MODEL, version="0.2.0")),
         "probability": (results.classified(SOURCES, probability=0.61), results.MODEL),
         "slice": (replace(CLASSIFIED, picture=results.picture(2)), results.MODEL),
+        "missing": (replace(CLASSIFIED, missing="8 of the 10 images that the sender has"), results.MODEL),
     }
     assert not np.array_equal(draw_picture(*others[what]), draw_picture(CLASSIFIED, results.MODEL))
 

@@ -103,6 +103,13 @@ def test_comment_carries_research_use_and_limits() -> None:
     text = comment(report_of(results.classified(SOURCES)))
     assert text.startswith("AI, unverified, research use only. Not for diagnosis.")
     assert results.MODEL.limits in text
+    assert "Incomplete" not in text
+
+
+@pytest.mark.parametrize("result", [results.classified(SOURCES), results.not_assessed(SOURCES)])
+def test_comment_says_what_is_missing_of_the_series(result: SeriesResult) -> None:
+    text = comment(report_of(replace(result, missing="8 of the 10 images that the sender has")))
+    assert "\nIncomplete: 8 of the 10 images that the sender has.\n" in text
 
 
 def test_report_is_complete_unverified_and_preliminary() -> None:
