@@ -3,10 +3,13 @@
 #   make demo     start a small PACS and the worker, send two heads, show the reports that come back
 #   make test     the whole test suite (installs DCMTK, Orthanc and the DICOM validators when it may)
 #   make check    format, lint, types, import arrows
+#   make vulnerabilities   the pinned packages against known advisories
 #   make wheel    build dist/*.whl
 #   make soak     faults under load, counted: the long form of tests/faults (about an hour)
 #   make seeds    the five earlier systems and ours on the pictures in DATA=folder: hours, a stopped run goes on;
 #                 QUICK=1 takes 5 % of the pictures; writes docs/reference-systems.md
+#   make evaluate-default   the default model's figures, patients apart, on the pictures in DATA=folder
+#   make bench-train        training throughput against MONAI's tutorial pipeline (BENCH="--rounds 9" ...): idle machine!
 #
 # PYTHON=python3.12 make demo chooses another interpreter.
 
@@ -57,12 +60,24 @@ seeds: $(STAMP)
 	@test -n "$(DATA)" || { echo "Say where the pictures are: make seeds DATA=folder"; exit 1; }
 	@$(BIN)/monai-train seeds "$(DATA)" $(if $(QUICK),--quick 0.05) --document docs/reference-systems.md $(SEEDS)
 
+.PHONY: evaluate-default bench-train
+evaluate-default: $(STAMP)
+	@test -n "$(DATA)" || { echo "Say where the pictures are: make evaluate-default DATA=folder"; exit 1; }
+	@$(BIN)/monai-train evaluate-default "$(DATA)"
+
+bench-train: $(STAMP)
+	@PYTHONPATH=. $(BIN)/python -W ignore benchmarks/training_throughput.py $(BENCH)
+
 format: $(STAMP)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
 soak: $(STAMP) system-packages
 	@$(BIN)/python -m tests.faults.soak
+
+.PHONY: vulnerabilities
+vulnerabilities: $(STAMP)
+	@$(BIN)/python -m tests.advisories
 
 wheel: $(STAMP)
 	@$(BIN)/python -m build --wheel
