@@ -50,6 +50,13 @@ def test_a_link_to_a_file_leads_somewhere(document: Path) -> None:
     assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
+def test_the_threat_model_names_tests_that_exist() -> None:
+    named = re.findall(r"`(tests/[a-z_/]+\.py)(?:::(test_\w+))?`", (ROOT / "docs/threat-model.md").read_text())
+    assert len(named) > 20
+    for file, function in named:
+        assert f"def {function}" in (ROOT / file).read_text(), f"{file}::{function}"
+
+
 def test_the_conformance_statement_is_what_the_tables_say() -> None:
     check = subprocess.run([sys.executable, str(ROOT / "docs/conformance.py"), "--check"], check=False)
     assert check.returncode == 0, "run python docs/conformance.py"
