@@ -1,6 +1,6 @@
-"""A worker's data folder as after some days: two heads classified by the shipped model, and series with every outcome.
+"""A worker's data folder as after some days: a head classified by the shipped model, and series with every outcome.
 
-The heads go the whole way through inference and the outbox; the others have rows and no files.
+The head goes the whole way through inference and the outbox; the others have rows and no files.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ class Filled:
     settings: Settings
     database: Store
     mass: str
-    healthy: str
     refused: str
     failed: str
     pending: str
@@ -72,10 +71,7 @@ def fill(folder: Path, now: datetime, others: int = 75) -> Filled:
     identity, classify = load_classifier(settings)
     site = _Site(settings, database, identity, random.Random(7), now)
     site.add_others(others)
-    names = {
-        name: site.receive_head(folder / name, name == "mass", person)
-        for name, person in (("healthy", "Eriksen^Elin"), ("mass", "Fontaine^Hugo"))
-    }
+    mass = site.receive_head("Fontaine^Hugo")
     conductor = Conductor(
         database=database, data_dir=settings.worker.data_dir, model=identity, classify=classify,
         make_objects=Outbox(settings.worker.data_dir).make_objects, destinations=["pacs", "research"], owner=OWNER,
@@ -84,7 +80,7 @@ def fill(folder: Path, now: datetime, others: int = 75) -> Filled:
     while conductor.work_once():
         pass
     site.deliver()
-    return Filled(settings, database, **names, **site.add_last())
+    return Filled(settings, database, mass, **site.add_last())
 
 
 @contextmanager
@@ -113,15 +109,15 @@ class _Site:
     random: random.Random
     now: datetime
 
-    def receive_head(self, folder: Path, mass: bool, person: str) -> str:
-        """A head as the receiver leaves it: files in the data folder, rows, a job."""
+    def receive_head(self, person: str) -> str:
+        """A head with a mass as the receiver leaves it: files in the data folder, rows, a job."""
         attributes = {
             "PatientName": person,
             "PatientID": f"P-{self.random.randrange(10**6):06d}",
             "AccessionNumber": f"A{self.random.randrange(10**7):07d}",
         }
-        paths = phantom.head_series(self.settings.instances_dir / folder.name, mass=mass, attributes=attributes)
-        moment = self.now - timedelta(seconds=52 if mass else 55)
+        paths = phantom.head_series(self.settings.instances_dir / "head", mass=True, attributes=attributes)
+        moment = self.now - timedelta(seconds=52)
         with self.database.write() as session:
             row = None
             for path in paths:

@@ -30,7 +30,7 @@ Status = SeriesStatus
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-_FEW = 500  # so many matches of a text are fetched by its indexes; more are so many that newest first finds a page soon
+_FEW = 2000  # so many series that a text names are looked up first; more are so many that walking the list finds a page
 
 
 @dataclass(frozen=True, slots=True)

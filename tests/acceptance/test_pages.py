@@ -1,0 +1,187 @@
+"""The page in a real browser, over a worker's data folder with a classified head and every other outcome.
+
+`python -m tests.acceptance.test_pages FOLDER`, which is `make screenshots`, writes the pictures of docs/screenshots.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.testbed import filled
+from tests.testbed.filled import Filled
+from worker.query.api import create_app
+from worker.viewer import web_parts
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
+WAIT = 60_000  # ms: a machine may be busy
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+
+
+@dataclass(frozen=True)
+class Web:
+    """The served pages and a browser."""
+
+    address: str
+    filled: Filled
+    browser: Any
+
+    def pages(self) -> dict[str, str]:
+        series = f"/series/{self.filled.mass}"
+        refused = f"/series/{self.filled.refused}"
+        names = {"worklist": "/", "series": series, "refused": refused}
+        return names | {name: f"/{name}" for name in ("queue", "peers", "models", "activity", "api")}
+
+
+@contextmanager
+def serving(folder: Path, others: int) -> Iterator[Web]:
+    content = filled.fill(folder, datetime.now(UTC), others)
+    app = create_app(content.settings, content.database, parts=web_parts(content.settings))
+    with filled.served(app) as address, playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=WAIT)
+        yield Web(address, content, browser)
+        browser.close()
+    content.database.close()
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    with serving(tmp_path_factory.mktemp("pages"), others=52) as running:
+        yield running
+
+
+@pytest.fixture(params=["desktop-light", "phone-dark"])
+def page(web: Web, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A page of one size and scheme that fails on any script error, refused policy or request to another host."""
+    with _open(web, *request.param.split("-")) as (page, faults):
+        yield page
+        assert faults == []
+
+
+@contextmanager
+def _open(web: Web, size: str, scheme: str) -> Iterator[tuple[Any, list[str]]]:
+    width, height = SIZES[size]
+    context = web.browser.new_context(
+        base_url=web.address, viewport={"width": width, "height": height}, color_scheme=scheme, timezone_id="UTC"
+    )
+    context.set_default_timeout(WAIT)
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda one: faults.append(one.text) if "Content Security" in one.text else None)
+    page.on("request", lambda one: None if one.url.startswith((web.address, "data:")) else faults.append(one.url))
+    try:
+        yield page, faults
+    finally:
+        context.close()
+
+
+def test_every_page_is_accessible_fits_and_says_research_use(web: Web, page: Any) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    for path in web.pages().values():
+        assert page.goto(path).status == 200
+        assert "Research use only" in page.inner_text("body > .warning")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} scrolls sideways"
+        found = Axe().run(page).response["violations"]
+        serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+        assert serious == [], path
+
+
+def test_search_filters_and_pages(web: Web) -> None:
+    with _open(web, "desktop", "light") as (page, _):
+        page.goto("/")
+        rows = page.locator("table.list tbody tr")
+        assert rows.count() == 50
+        page.get_by_role("link", name="Older").click()
+        page.get_by_role("link", name="Newer").wait_for()
+        assert 0 < rows.count() < 50
+        page.get_by_label("Search").fill("fontaine^hugo")
+        page.keyboard.press("Enter")
+        page.get_by_role("link", name="Clear").wait_for()
+        assert "Fontaine, Hugo" in rows.first.inner_text()
+        page.get_by_label("Search").fill("%")
+        page.keyboard.press("Enter")
+        page.get_by_text("No series matches").wait_for()
+
+
+def test_slices_scroll_by_keyboard_and_the_map_lies_on_the_deciding_ones(web: Web) -> None:
+    with _open(web, "desktop", "dark") as (page, _):
+        page.goto(f"/series/{web.filled.mass}")
+        viewer, place = page.locator("#viewer"), page.locator("#place")
+        count = int(viewer.get_attribute("data-count"))
+        shown = page.locator("#viewer .slice")
+        assert count == 24
+        assert page.locator("#viewer .map").is_visible()
+        viewer.focus()
+        page.keyboard.press("Home")
+        assert place.inner_text() == f"1 / {count}"
+        page.wait_for_function("document.querySelector('#viewer .slice').src.endsWith('/0.png')")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowUp")
+        assert place.inner_text() == f"2 / {count}"
+        page.wait_for_function("document.querySelector('#viewer .slice').src.endsWith('/1.png')")
+        page.get_by_role("button", name="Next deciding slice").click()
+        assert page.locator("#decides").is_visible()
+        page.locator("#window").fill("50")
+        page.wait_for_function("document.querySelector('#viewer .slice').src.includes('low=')")
+        assert shown.evaluate("image => image.naturalWidth") >= 240
+
+
+def test_a_parked_job_is_retried_from_the_queue(web: Web) -> None:
+    with _open(web, "desktop", "light") as (page, _):
+        page.goto("/queue")
+        page.get_by_role("button", name="Retry all parked").click()
+        page.get_by_text("1 will be tried again").wait_for()
+        assert page.locator(".status.parked").count() == 0
+
+
+def test_echo_says_that_a_peer_does_not_answer(web: Web) -> None:
+    with _open(web, "phone", "light") as (page, faults):
+        page.goto("/peers")
+        page.get_by_role("button", name="Echo pacs").click()
+        page.locator("#echo-pacs.bad").wait_for()
+        assert faults == []
+
+
+def main(folder: Path) -> None:
+    """Every page at both sizes; a light and a dark one of the two that matter most."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary, serving(Path(temporary), others=75) as web:
+        wanted = [(size, "light", name) for size in SIZES for name in web.pages()]
+        wanted += [(size, "dark", name) for size in SIZES for name in ("worklist", "series")]
+        for size, scheme, name in wanted:
+            with _open(web, size, scheme) as (page, _):
+                page.goto(web.pages()[name], wait_until="networkidle")
+                file = folder / f"{name}-{size}-{scheme}.png"
+                page.screenshot(path=file)
+                with Image.open(file) as picture:
+                    picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(file, optimize=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
