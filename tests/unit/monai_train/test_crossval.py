@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -32,6 +32,7 @@ def made_rows(pictures: list[tuple[int, int, bool]]) -> list[Row]:
     ]
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(pictures=PICTURES, folds=st.integers(2, 6), seed=st.integers(0, 9))
 def test_no_group_is_on_two_sides(pictures: list[tuple[int, int]], folds: int, seed: int) -> None:
     labels, groups = [label for label, _ in pictures], [f"G{group}" for _, group in pictures]
@@ -49,6 +50,7 @@ def test_no_group_is_on_two_sides(pictures: list[tuple[int, int]], folds: int, s
     assert max(sizes.values()) - min(sizes.values()) <= 1
 
 
+@settings(deadline=None)
 @given(labels=st.lists(st.integers(0, 3), min_size=12, max_size=60), folds=st.integers(2, 5))
 def test_classes_are_even_over_the_folds(labels: list[int], folds: int) -> None:
     found = folds_of(labels, [f"G{i}" for i in range(len(labels))], folds)
@@ -57,7 +59,7 @@ def test_classes_are_even_over_the_folds(labels: list[int], folds: int) -> None:
         assert max(counts) - min(counts) <= 1
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     pictures=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40), st.booleans()), min_size=80, max_size=150),
     folds=st.integers(2, 5),
