@@ -154,7 +154,7 @@ def signed_out(name: str, address: str) -> AuditEvent:
 def queried(name: str, address: str | None, where: str, query: Mapping[str, str]) -> AuditEvent:
     """A search: its keys and values, but of an identifier of a patient only that it was asked for."""
     asked = {key: "***" if key in _IDENTIFYING else value for key, value in query.items()}
-    subject = Subject(where, _URI, 2, 3, query=urlencode(asked))
+    subject = Subject(where, _URI, 2, 3, query=urlencode(asked, errors="replace"))
     return AuditEvent(_QUERY, Action.EXECUTE, (Participant(name, True, address=address),), subjects=(subject,))
 
 

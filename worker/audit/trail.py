@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from pathlib import Path
 from worker.errors import WorkerError
 
 _MODE = 0o600  # a message names studies: only the worker's own user reads it
+_LOCK_SECONDS = 5.0
 _TAIL_BYTES = 1 << 16
 _LINE = re.compile(rb"([1-9][0-9]{0,17}) ([0-9a-f]{64}) (<AuditMessage.*)")
 
@@ -174,7 +176,7 @@ class Trail:
     def _locked(self) -> Iterator[None]:
         fd = os.open(self.beside("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            _lock(fd)
             yield
         finally:
             os.close(fd)  # gives the lock back
@@ -204,6 +206,19 @@ def first_number(file: Path) -> int:
 def hosts_in(folder: Path) -> list[str]:
     """The names of the hosts that have files here, as `file_name` wrote them."""
     return sorted({file.stem.rpartition("-")[0] for file in folder.glob(f"*-{'[0-9]' * 12}.audit")})
+
+
+def _lock(fd: int) -> None:
+    """Raises BlockingIOError when another process, stopped at a bad moment perhaps, keeps the lock."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.002)
 
 
 def _parse(line: bytes) -> Record | None:

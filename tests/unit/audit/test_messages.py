@@ -97,6 +97,10 @@ def test_a_search_by_patient_does_not_say_for_whom() -> None:
     assert query == "label=glioma&patient_id=%2A%2A%2A"
 
 
+def test_an_argument_that_is_no_text_is_recorded_all_the_same() -> None:
+    _valid(events.queried("root", None, "worker results list", {"label": "\udcff"}))
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.text(), st.text())
 def test_whatever_a_peer_calls_itself_is_one_line_of_valid_xml(hostile: str, other: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import shutil
@@ -213,3 +214,16 @@ def test_several_processes_append_to_one_chain(tmp_path: Path) -> None:
         writer.join(60)
         assert writer.exitcode == 0
     assert _trail(tmp_path, 5000).verify(None).number == 150
+
+
+def test_a_process_that_keeps_the_lock_holds_up_nobody_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trail = _trail(tmp_path)
+    trail.append(["<AuditMessage>1"])
+    monkeypatch.setattr("worker.audit.trail._LOCK_SECONDS", 0.05)
+    with trail.beside("lock").open("r+b") as stopped:
+        fcntl.flock(stopped, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            trail.append(["<AuditMessage>2"])
+    assert trail.append(["<AuditMessage>2"]).number == 2
