@@ -154,6 +154,8 @@ class LimitedServer(ThreadedAssociationServer):  # type: ignore[misc]
     `refuse` is told the address and a stable word.
     """
 
+    daemon_threads = True  # a handshake that never ends holds up no stop
+
     def __init__(
         self, *arguments: Any, limits: ReceiveSection, refuse: Callable[[str, str], None], **keywords: Any
     ) -> None:
