@@ -1,0 +1,213 @@
+"""Training throughput of ours against MONAI's own tutorial pipeline, on the same network, in one run.
+
+    python benchmarks/training_throughput.py                     # the default network at 160 pixels, 2 threads
+    python benchmarks/training_throughput.py --network resnet18 --device cuda --rounds 9
+
+Ours is `train_epoch` as `monai-train train` runs it: pictures as bytes in memory, made and augmented a batch at a time,
+bfloat16, channels last. MONAI's is that of its classification and fast-training tutorials: CacheDataset over PNG files,
+one random transform of ours in kind after the other on each picture, ThreadDataLoader, float32. Both train the same
+definition with AdamW. They take turns, a round each; the first round of both is not counted. Prints the medians with
+their spread, the ratio of each round, and the share of time outside the network (a batch waited for). Exits 1 when the
+median ratio is under 3. Synthetic pictures; a loaded machine makes all of it meaningless.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from monai import transforms
+from monai.data import CacheDataset, ThreadDataLoader
+from PIL import Image
+from torch import nn
+
+from monai_train.config import CLASS_NAMES, NO_TUMOUR, TrainConfig
+from monai_train.dataset import Pictures, Row
+from monai_train.networks import Classifier, network_definition
+from monai_train.sampling import Batch, Sampler, make_sampler
+from monai_train.train import new_state, train_epoch
+
+GOAL = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Images a second of one round, and the share of its time in which a batch was waited for."""
+
+    rate: float
+    outside: float
+
+
+def head(index: int, size: int) -> np.ndarray:
+    """A picture uint8 [size, size] of an ellipse with folds; of a class with a tumour it has a bright disc."""
+    generator = np.random.default_rng(index)
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    inside = np.hypot(x / 0.75, y / 0.9) < 1
+    image = inside * (90 + 30 * np.cos(8 * np.abs(x)) * np.cos(7 * y) + generator.normal(0, 6, inside.shape))
+    if index % len(CLASS_NAMES) != NO_TUMOUR:
+        image[np.hypot(x - 0.35, y - 0.1) < 0.16] = 220
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def pictures_of(images: Sequence[np.ndarray]) -> Pictures:
+    """As `load_pictures` gives them, a patient each, with the tumour's box."""
+    labels = [index % len(CLASS_NAMES) for index in range(len(images))]
+    side = images[0].shape[0]
+    box = (0.675, 0.55, 0.16, 0.16)
+    rows = tuple(
+        Row(f"{i}.dcm", label, f"G{i}", f"P{i}", "made", f"{i:064x}", side, side, box, False)
+        for i, label in enumerate(labels)
+    )
+    boxes = torch.tensor([box if label != NO_TUMOUR else (float("nan"),) * 4 for label in labels])
+    return Pictures(rows, torch.from_numpy(np.stack(images))[:, None], torch.tensor(labels), boxes)
+
+
+class Watched:
+    """A sampler that adds up the time which its batches take."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler, self.pictures, self.seconds = sampler, sampler.pictures, 0.0
+
+    def batch(self, size: int, generator: torch.Generator) -> Batch:
+        start = time.perf_counter()
+        made = self._sampler.batch(size, generator)
+        self.seconds += time.perf_counter() - start
+        return made
+
+
+def ours(pictures: Pictures, config: TrainConfig) -> Callable[[], Round]:
+    """A round of the program's own epoch."""
+    sampler = Watched(make_sampler(pictures, range(len(pictures.rows)), config, CLASS_NAMES))
+    state = new_state(config)
+
+    def run() -> Round:
+        sampler.seconds, start = 0.0, time.perf_counter()
+        train_epoch(state, sampler, config)
+        return _round(config, time.perf_counter() - start, sampler.seconds)
+
+    return run
+
+
+def monai_transforms() -> transforms.Compose:
+    """The tutorials' reading, then a random transform for each kind of ours, with our probabilities and ranges."""
+    return transforms.Compose(
+        [
+            transforms.LoadImage(image_only=True, ensure_channel_first=True),
+            transforms.ScaleIntensity(),
+            transforms.RandFlip(prob=0.5, spatial_axis=0),
+            transforms.RandAffine(
+                prob=1.0, rotate_range=0.31, scale_range=(0.18, 0.18), translate_range=(10, 10), padding_mode="zeros"
+            ),
+            transforms.RandHistogramShift(prob=0.18),
+            transforms.RandLambda(prob=0.12, func=lambda image: 1 - image),
+            transforms.RandAdjustContrast(prob=1.0, gamma=(0.6, 1.65)),
+            transforms.RandBiasField(prob=1.0, degree=2, coeff_range=(0.0, 0.2)),
+            transforms.RandGaussianSmooth(prob=0.2),
+            transforms.RandSimulateLowResolution(prob=0.15, zoom_range=(0.5, 0.5), upsample_mode="bilinear"),
+            transforms.RandGaussianNoise(prob=1.0, std=0.02),
+        ]
+    )
+
+
+class Labelled(torch.utils.data.Dataset):
+    """The cached pictures with their labels."""
+
+    def __init__(self, images: CacheDataset, labels: Sequence[int]) -> None:
+        self._images, self._labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self._images[index], self._labels[index]
+
+
+def monais(files: Sequence[Path], labels: Sequence[int], config: TrainConfig, workers: int) -> Callable[[], Round]:
+    """A round of the tutorial pipeline: as many pictures as ours."""
+    cached = CacheDataset([str(file) for file in files], monai_transforms(), progress=False)
+    wanted = config.samples_per_epoch // config.batch * config.batch
+    drawn = torch.utils.data.RandomSampler(cached, replacement=True, num_samples=wanted)
+    loader = ThreadDataLoader(Labelled(cached, labels), batch_size=config.batch, sampler=drawn, num_workers=workers)
+    net = Classifier(network_definition(config.network, len(CLASS_NAMES))).net.to(config.device).train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    criterion = nn.CrossEntropyLoss()
+
+    def run() -> Round:
+        start, waited, seen = time.perf_counter(), 0.0, 0
+        batches = iter(loader)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            waited += time.perf_counter() - asked
+            if batch is None:
+                if seen != wanted:  # the loader's thread ends in silence where a transform fails
+                    raise RuntimeError(f"MONAI's loader gave {seen} of {wanted} pictures")
+                return _round(config, time.perf_counter() - start, waited)
+            optimizer.zero_grad()
+            loss = criterion(net(batch[0].as_tensor().to(config.device)), batch[1].to(config.device))
+            loss.backward()
+            optimizer.step()
+            loss.item()
+            seen += len(batch[1])
+
+    return run
+
+
+def _round(config: TrainConfig, seconds: float, waited: float) -> Round:
+    count = config.samples_per_epoch // config.batch * config.batch
+    return Round(count / seconds, waited / seconds)
+
+
+def spread(name: str, rounds: Sequence[Round]) -> str:
+    rates, shares = [one.rate for one in rounds], [one.outside for one in rounds]
+    return (
+        f"{name:6} {median(rates):8.1f} images/s ({min(rates):.1f}-{max(rates):.1f}), "
+        f"{100 * median(shares):.0f} % of the time outside the network"
+    )
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--network", default="resnet18-slim")
+    arguments.add_argument("--size", type=int, default=160)
+    arguments.add_argument("--batch", type=int, default=64)
+    arguments.add_argument("--batches", type=int, default=20, help="a round")
+    arguments.add_argument("--rounds", type=int, default=5, help="of each, after one that is not counted")
+    arguments.add_argument("--pictures", type=int, default=512)
+    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--device", default="cpu")
+    arguments.add_argument("--workers", type=int, default=0, help="processes of MONAI's loader; 0 as in its tutorials")
+    chosen = arguments.parse_args()
+    torch.set_num_threads(chosen.threads)
+    config = TrainConfig(
+        network=chosen.network, batch=chosen.batch, samples_per_epoch=chosen.batch * chosen.batches, epochs=1000,
+        threads=chosen.threads, device=chosen.device, external=(),
+    )  # fmt: skip
+    images = [head(index, chosen.size) for index in range(chosen.pictures)]
+    with tempfile.TemporaryDirectory() as temporary:
+        files = [Path(temporary) / f"{index}.png" for index in range(len(images))]
+        for file, image in zip(files, images, strict=True):
+            Image.fromarray(image).save(file)
+        pictures = pictures_of(images)
+        turns = ours(pictures, config), monais(files, pictures.labels.tolist(), config, chosen.workers)
+        rounds = [tuple(turn() for turn in turns) for _ in range(chosen.rounds + 1)][1:]
+    ratios = [mine.rate / theirs.rate for mine, theirs in rounds]
+    print(f"{chosen.network}, {chosen.size} pixels, batch {chosen.batch}, {chosen.threads} threads, {chosen.device}")
+    print(spread("ours", [mine for mine, _ in rounds]))
+    print(spread("MONAI", [theirs for _, theirs in rounds]))
+    reached = median(ratios) >= GOAL
+    shown = f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+    print(f"ratio  {shown}, goal {GOAL:g}: {'reached' if reached else 'missed'}")
+    return 0 if reached else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Data that do not fit are one clear error before anything is trained, or are recorded in the figures.
+
+Elsewhere: an empty class, a corrupt checkpoint, weights of another network, a full disk and a loss that is no number in
+test_train; an interrupted search in test_search.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from rich.console import Console
+
+from monai_train.cli import _register_others, app
+from monai_train.dataset import Role, load_pictures, read_manifest, read_preprocessing, split_roles
+from monai_train.evaluate import Measured, choose, measure_bundle, report_table
+from monai_train.metrics import Predictions
+from monai_train.sampling import make_sampler
+from monai_train.train import train
+from tests.unit.monai_train.conftest import TINY
+from worker.errors import StartError
+from worker.inference.bundle import default_bundle
+
+
+def test_one_image_of_a_class_is_too_few(tiny_data: Path) -> None:
+    rows = read_manifest(tiny_data)
+    pictures = load_pictures(tiny_data, rows, read_preprocessing())
+    gliomas = [i for i, row in enumerate(rows) if row.label == 0]
+    chosen = [gliomas[0], *(i for i, row in enumerate(rows) if row.label in (1, 2, 3))]
+    with pytest.raises(StartError, match="class glioma has 1 training pictures; 2 are needed"):
+        make_sampler(pictures, chosen, TINY, ["glioma", "meningioma", "pituitary", "notumor"])
+
+
+def test_class_missing_in_the_validation_split_is_named(tiny_data: Path, tmp_path: Path) -> None:
+    rows = read_manifest(tiny_data)
+    roles = split_roles(rows, TINY.external, TINY.test_share, TINY.validation_share)
+    roles = tuple(Role.TRAIN if row.label == 1 else role for row, role in zip(rows, roles, strict=True))
+    with pytest.raises(StartError, match="class meningioma has no picture in the validation split"):
+        train(tiny_data, tmp_path, TINY, roles=roles)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_class_missing_in_the_test_split_has_no_figure_of_its_own() -> None:
+    probabilities = np.eye(4, dtype=np.float32)[[0, 0, 2, 3, 1]]
+    groups = np.array(list("abcde"))
+    answers = Predictions(np.array([0, 0, 2, 3, 3]), probabilities, groups, np.ones(5, bool))
+    found = Measured(answers, answers).report()
+    assert found["slice"]["per_class"]["meningioma"]["support"] == 0
+    assert found["slice"]["per_class"]["meningioma"]["recall"] is None
+    assert found["slice"]["balanced_accuracy"] == pytest.approx((1 + 1 + 0.5) / 3)  # of the classes that are there
+    console = Console(width=100, record=True)
+    console.print(report_table("x", found))
+    assert "- (n=0)" in console.export_text()
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_part_without_pictures_is_an_error(tiny_data: Path) -> None:
+    rows = read_manifest(tiny_data)
+    with pytest.raises(StartError, match="no picture has the role test"):
+        choose(rows, [Role.TRAIN] * len(rows), Role.TEST, single=False)
+
+
+def test_labels_that_the_network_does_not_know_are_named(tiny_data: Path, tmp_path: Path) -> None:
+    with (tiny_data / "manifest.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    lines[3]["label"] = "abscess"
+    with (tmp_path / "manifest.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, lines[0])
+        writer.writeheader()
+        writer.writerows(lines)
+    with pytest.raises(StartError, match="label 'abscess' is none of glioma, meningioma, pituitary, notumor, tumor"):
+        train(tmp_path, tmp_path / "run", TINY)
+
+
+def test_bundle_of_other_classes_is_refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monai_train.evaluate.CLASS_NAMES", ("glioma", "meningioma", "pituitary", "metastasis"))
+    with pytest.raises(StartError, match=r"classes are .* notumor, not .* metastasis"):
+        measure_bundle(default_bundle(), tiny_data, read_manifest(tiny_data))
+
+
+def test_examples_of_every_help_are_accepted() -> None:
+    """Options and their values as the parser takes them; what the commands do is tested with each of them."""
+    _register_others()
+    commands = typer.main.get_command(app).commands
+    for name, command in commands.items():
+        lines = [line.strip() for line in command.help.splitlines() if "Example: monai-train" in line]
+        assert lines, name
+        called, *arguments = shlex.split(lines[0].removeprefix("Example: monai-train "))
+        assert called == name
+        command.make_context(name, list(arguments))
