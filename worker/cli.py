@@ -464,7 +464,7 @@ def _day(moment: datetime | None) -> date | None:
 @jobs_app.command("list", epilog="Example: worker jobs list --format json")
 def list_jobs(format: FormatOption = Format.TABLE, config: ConfigOption = None) -> None:
     """Jobs that are not done, and deliveries that are not delivered, with attempts and reasons."""
-    from worker.query.search import find_unfinished
+    from worker.query.unfinished import find_unfinished
     from worker.shown import print_unfinished
 
     with _open_store(config).read() as session:

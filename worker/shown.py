@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from worker.query.search import SeriesAnswer, SliceAnswer, Unfinished, plain
+from worker.query.search import SeriesAnswer, SliceAnswer, plain
+from worker.query.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from worker.doctor import Finding

@@ -78,7 +78,8 @@ def find_activity(session: Session, now: datetime, span: timedelta, count: int) 
 
 def tallies(session: Session) -> dict[str, int]:
     """How many series there are of each status."""
-    counted = dict(session.execute(select(SeriesRow.status, func.count()).group_by(SeriesRow.status)).tuples().all())
+    rows = session.execute(select(SeriesRow.status, func.count()).group_by(SeriesRow.status))
+    counted = {status: number for status, number in rows}
     return {status.value: counted.get(status.value, 0) for status in SeriesStatus}
 
 

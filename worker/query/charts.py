@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,14 +66,10 @@ def stacked(styles: Sequence[str], columns: Sequence[Sequence[float]], top: floa
 
 def round_top(largest: float) -> float:
     """The end of an axis: 1, 2 or 5 times a power of ten, not below `largest`; 1 for nothing."""
-    step = 1.0
-    while step > 0.01 and largest > 0 and step / 10 >= largest:
-        step /= 10
-    while True:
-        for factor in (1, 2, 5):
-            if factor * step >= largest:
-                return factor * step
-        step *= 10
+    if largest <= 0:
+        return 1.0
+    step = 10.0 ** math.floor(math.log10(largest))
+    return next((factor * step for factor in (1, 2, 5) if factor * step >= largest), 10 * step)
 
 
 def seconds(value: float | None) -> str:

@@ -27,7 +27,8 @@ from worker.query.guard import Caller
 from worker.query.parts import Model, Parts
 from worker.query.render import render, styles
 from worker.query.rest import Number, Operator, Reader, SeriesUid, ask, destination_answer
-from worker.query.search import Search, find_page, find_series, unfinished_deliveries, unfinished_jobs
+from worker.query.search import Search, find_page, find_series
+from worker.query.unfinished import unfinished_deliveries, unfinished_jobs
 from worker.tables import SeriesStatus
 
 PAGE_LENGTH = 50

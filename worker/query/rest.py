@@ -22,18 +22,8 @@ from worker.query.filters import LARGEST_NUMBER, LARGEST_PAGE, UID_PATTERN, Page
 from worker.query.guard import Caller, require
 from worker.query.parts import Parts
 from worker.query.problems import CONFLICT, DOCUMENTED, NOT_FOUND
-from worker.query.search import (
-    Search,
-    SeriesAnswer,
-    SliceAnswer,
-    UnfinishedDelivery,
-    UnfinishedJob,
-    find_page,
-    find_series,
-    slices_of,
-    unfinished_deliveries,
-    unfinished_jobs,
-)
+from worker.query.search import Search, SeriesAnswer, SliceAnswer, find_page, find_series, slices_of
+from worker.query.unfinished import UnfinishedDelivery, UnfinishedJob, unfinished_deliveries, unfinished_jobs
 from worker.tables import DeliveryRow, DeliveryState, JobRow, JobState, TokenRole
 
 PREFIX = "/api/v1"

@@ -10,7 +10,8 @@ import pytest
 from tests.testbed.instances import MODEL, classified, later, new_instance
 from worker import store
 from worker.dicom import derive_uid
-from worker.query.search import Search, Status, find_series, find_unfinished, series_that_end_in, slices_of
+from worker.query.search import Search, Status, find_series, series_that_end_in, slices_of
+from worker.query.unfinished import find_unfinished
 from worker.shown import answers_as_text
 from worker.store import NewObject, Store
 from worker.tables import JobState, ObjectKind
