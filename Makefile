@@ -5,7 +5,8 @@
 #   make check    format, lint, types, import arrows
 #   make vulnerabilities   the pinned packages against known advisories
 #   make wheel    build dist/*.whl
-#   make soak     faults under load, counted: the long form of tests/faults (about an hour)
+#   make soak     faults under load, counted (hours; a stopped run goes on), into docs/reliability.md:
+#                 ONLY=kills,hosts runs these rows, PART=0.1 a tenth of their length, FRESH=1 forgets earlier rows
 #   make seeds    the five earlier systems and ours on the pictures in DATA=folder: hours, a stopped run goes on;
 #                 QUICK=1 takes 5 % of the pictures; writes docs/reference-systems.md
 #   make evaluate-default   the default model's figures, patients apart, on the pictures in DATA=folder
@@ -73,7 +74,9 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix
 
 soak: $(STAMP) system-packages
-	@$(BIN)/python -m tests.faults.soak
+	@.ci/install-packages libfaketime postgresql
+	@$(BIN)/python -m tests.faults.soak --document docs/reliability.md \
+	  $(if $(ONLY),--only $(ONLY)) $(if $(PART),--part $(PART)) $(if $(FRESH),--fresh)
 
 .PHONY: vulnerabilities
 vulnerabilities: $(STAMP)

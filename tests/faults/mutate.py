@@ -1,4 +1,4 @@
-"""Hostile datasets and hostile PDUs, each made from its number alone: the same number, the same bytes, on any machine.
+"""Hostile datasets, each made from its number alone: the same number, the same bytes, on any machine.
 
 A mutant starts as something valid, so that it comes far before it hurts.
 """
@@ -10,7 +10,6 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from io import BytesIO
 
 import numpy as np
@@ -32,9 +31,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.faults import wire
 from tests.testbed.instances import mr_instance
-from worker.dicom import derive_uid
 
 SIDE = 32
 BOMB_BYTES = 256 << 20  # what a deflated dataset of a quarter of a megabyte becomes
@@ -229,8 +226,24 @@ def _size_lie(dice: Dice, number: int) -> tuple[str, bytes]:
     return syntax, encode(ds, syntax)
 
 
-_UIDS = (b"../../../etc/passwd", b"..", b"/", b"1.2.3/../../x", b"1" * 64, b"1." * 40, b"1.2.3\x00.4", b"", b"\xff" * 30,
-         b"1.2.3\n4", b"1.2.3%s%n", b"NUL", b"1.2.840'; DROP TABLE series;--", b"\\\\host\\share", b"1..2", b"-1.2")  # fmt: skip
+_UIDS = (
+    b"../../../etc/passwd",
+    b"..",
+    b"/",
+    b"1.2.3/../../x",
+    b"1" * 64,
+    b"1." * 40,
+    b"1.2.3\x00.4",
+    b"",
+    b"\xff" * 30,
+    b"1.2.3\n4",
+    b"1.2.3%s%n",
+    b"NUL",
+    b"1.2.840'; DROP TABLE series;--",
+    b"\\\\host\\share",
+    b"1..2",
+    b"-1.2",
+)
 
 
 def _hostile_uid(dice: Dice, number: int) -> tuple[str, bytes]:
@@ -240,19 +253,55 @@ def _hostile_uid(dice: Dice, number: int) -> tuple[str, bytes]:
     return ExplicitVRLittleEndian, _replace(content, ds[keyword].tag, b"UI", dice.choice(_UIDS))
 
 
-_NAMES = (b"\x1b$B\x1b(B^\x1b", b"\x1b$)C\xfb\xf3", b"A" * 5000, b"\x00" * 64, b"\xff\xfe\xfd", b"\x1b" * 500, b"=" * 300,
-          b"^" * 300, "\u202egnirts".encode(), b"%s%n%x", b"<script>alert(1)</script>", b"\r\n\r\nHTTP/1.1 200",
-          "\U0001f9e0".encode() * 60, b"a\\b" * 2000)  # fmt: skip
-_SETS = (b"ISO_IR 100", b"ISO_IR 192", b"GB18030", b"ISO 2022 IR 87", b"\\ISO 2022 IR 149", b"NOSUCH", b"\\\\\\", b"utf_16",
-         b"idna", b"unicode_escape", b"ISO 2022 IR 6\\" * 50, b"\xff\xff", b"base64", b"ISO_IR 13\\ISO 2022 IR 159")  # fmt: skip
+_NAMES = (
+    b"\x1b$B\x1b(B^\x1b",
+    b"\x1b$)C\xfb\xf3",
+    b"A" * 5000,
+    b"\x00" * 64,
+    b"\xff\xfe\xfd",
+    b"\x1b" * 500,
+    b"=" * 300,
+    b"^" * 300,
+    "\u202egnirts".encode(),
+    b"%s%n%x",
+    b"<script>alert(1)</script>",
+    b"\r\n\r\nHTTP/1.1 200",
+    "\U0001f9e0".encode() * 60,
+    b"a\\b" * 2000,
+)
+_SETS = (
+    b"ISO_IR 100",
+    b"ISO_IR 192",
+    b"GB18030",
+    b"ISO 2022 IR 87",
+    b"\\ISO 2022 IR 149",
+    b"NOSUCH",
+    b"\\\\\\",
+    b"utf_16",
+    b"idna",
+    b"unicode_escape",
+    b"ISO 2022 IR 6\\" * 50,
+    b"\xff\xff",
+    b"base64",
+    b"ISO_IR 13\\ISO 2022 IR 159",
+)
 
 
 def _hostile_text(dice: Dice, number: int) -> tuple[str, bytes]:
     """Text that is not of its character set, and character sets that are none."""
     ds = valid(number)
     content = encode(ds, ExplicitVRLittleEndian)
-    for keyword, vr in dice.sample((("PatientName", b"PN"), ("PatientID", b"LO"), ("SeriesDescription", b"LO"),
-                                    ("AccessionNumber", b"SH"), ("StudyDate", b"DA"), ("ImageType", b"CS")), 2):  # fmt: skip
+    for keyword, vr in dice.sample(
+        (
+            ("PatientName", b"PN"),
+            ("PatientID", b"LO"),
+            ("SeriesDescription", b"LO"),
+            ("AccessionNumber", b"SH"),
+            ("StudyDate", b"DA"),
+            ("ImageType", b"CS"),
+        ),
+        2,
+    ):
         content = _replace(content, ds[keyword].tag, vr, dice.choice(_NAMES))
     charset = dice.choice(_SETS)
     element = struct.pack("<HH2sH", 0x0008, 0x0005, b"CS", len(charset) + len(charset) % 2) + _even(charset)
@@ -262,10 +311,33 @@ def _hostile_text(dice: Dice, number: int) -> tuple[str, bytes]:
 def _hostile_numbers(dice: Dice, number: int) -> tuple[str, bytes]:
     ds = valid(number)
     content = encode(ds, ExplicitVRLittleEndian)
-    words = (b"nan", b"inf", b"-1e999", b"1e308\\1e308", b"0\\0", b"\\" * 200, b"abc", b"", b"0x10", b"9" * 400, b"1e-300\\1",
-             b"1\\0\\0\\0\\1\\0\\7", b"-0", b"1_0", "\u0664".encode())  # fmt: skip
-    for keyword, vr in dice.sample((("PixelSpacing", b"DS"), ("ImagePositionPatient", b"DS"), ("InstanceNumber", b"IS"),
-                                    ("ImageOrientationPatient", b"DS"), ("SliceThickness", b"DS")), 2):  # fmt: skip
+    words = (
+        b"nan",
+        b"inf",
+        b"-1e999",
+        b"1e308\\1e308",
+        b"0\\0",
+        b"\\" * 200,
+        b"abc",
+        b"",
+        b"0x10",
+        b"9" * 400,
+        b"1e-300\\1",
+        b"1\\0\\0\\0\\1\\0\\7",
+        b"-0",
+        b"1_0",
+        "\u0664".encode(),
+    )
+    for keyword, vr in dice.sample(
+        (
+            ("PixelSpacing", b"DS"),
+            ("ImagePositionPatient", b"DS"),
+            ("InstanceNumber", b"IS"),
+            ("ImageOrientationPatient", b"DS"),
+            ("SliceThickness", b"DS"),
+        ),
+        2,
+    ):
         content = _replace(content, ds[keyword].tag, vr, dice.choice(words))
     return ExplicitVRLittleEndian, content
 
@@ -302,124 +374,3 @@ _DATASETS: dict[str, Callable[[Dice, int], tuple[str, bytes]]] = {
     "noise": _noise,
 }
 _WEIGHTS = {"byte flips": 20, "header flips": 30, "deflate bombs": 0.3, "nested sequences": 3, "fragment bombs": 6}
-
-
-# --- PDUs ------------------------------------------------------------------------------------------------------
-
-
-@cache
-def _session() -> tuple[bytes, ...]:
-    """The PDUs of a valid association that stores one instance."""
-    ds = valid(1)
-    uids = str(ds.SOPClassUID), derive_uid("fuzz", "pdu")
-    ds.SOPInstanceUID = uids[1]
-    command = wire.store_command(*uids)
-    content = encode(ds, ExplicitVRLittleEndian)
-    return (
-        wire.associate_request([(uids[0], ExplicitVRLittleEndian), ("1.2.840.10008.1.1", ImplicitVRLittleEndian)]),
-        *wire.data_pdus(1, command, command=True),
-        *wire.data_pdus(1, content, command=False, size=1024),
-        wire.RELEASE_REQUEST,
-    )
-
-
-def session(number: int, seed: int = 0) -> tuple[str, list[bytes]]:
-    """The PDUs of an association with a fault in at least one of them, and the kind of the fault."""
-    dice = Dice(f"pdu {seed} {number}")
-    kind, mutate = dice.choice(list(_SESSIONS.items()))
-    return kind, mutate(dice, list(_session()))
-
-
-def _pdu_flips(dice: Dice, pdus: list[bytes]) -> list[bytes]:
-    # Mostly in the first two: the request and the command have the structure.
-    for _ in range(dice.choice((1, 1, 2, 5))):
-        index = dice.choice((0, 0, 1, 1, dice.randrange(len(pdus))))
-        changed = bytearray(pdus[index])
-        changed[dice.randrange(len(changed))] = dice.randrange(256)
-        pdus[index] = bytes(changed)
-    return pdus
-
-
-def _pdu_truncated(dice: Dice, pdus: list[bytes]) -> list[bytes]:
-    """Cut anywhere, then the end of the stream, or the next PDU as if nothing were missing."""
-    index = dice.randrange(len(pdus))
-    cut = [*pdus[:index], pdus[index][: dice.randrange(len(pdus[index]))]]
-    return cut + (pdus[index + 1 :] if dice.random() < 0.5 else [])
-
-
-def _pdu_length_lie(dice: Dice, pdus: list[bytes]) -> list[bytes]:
-    index = dice.randrange(len(pdus))
-    lie = dice.choice((0, 1, 5, len(pdus[index]) - 7, len(pdus[index]), 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF))
-    pdus[index] = pdus[index][:2] + struct.pack(">I", lie) + pdus[index][6:]
-    return pdus
-
-
-def _item_length_lie(dice: Dice, pdus: list[bytes]) -> list[bytes]:
-    """The length of an item of the request or of a presentation data value."""
-    if dice.random() < 0.5:
-        place = dice.choice([at for at in range(74, len(pdus[0]) - 4) if pdus[0][at] in (0x10, 0x20, 0x30, 0x40, 0x50)])
-        pdus[0] = pdus[0][: place + 2] + struct.pack(">H", dice.choice((0, 1, 0x7FFF, 0xFFFF))) + pdus[0][place + 4 :]
-    else:
-        index = dice.randrange(1, len(pdus) - 1)
-        lie = struct.pack(">I", dice.choice((0, 1, 2, 0x7FFFFFFF, 0xFFFFFFFF, len(pdus[index]))))
-        pdus[index] = pdus[index][:6] + lie + pdus[index][10:]
-    return pdus
-
-
-def _out_of_order(dice: Dice, pdus: list[bytes]) -> list[bytes]:
-    extra = dice.choice((wire.RELEASE_REQUEST, wire.pdu(0x06, bytes(4)), wire.pdu(0x07, bytes(4)), pdus[0], pdus[1],
-                         wire.pdu(0x02, pdus[0][6:]), wire.pdu(0x03, bytes(4)), wire.pdu(0x99, b"x")))  # fmt: skip
-    pdus.insert(dice.randrange(len(pdus) + 1), extra)
-    if dice.random() < 0.5:
-        dice.shuffle(pdus)
-    return pdus
-
-
-def _hostile_command(dice: Dice, pdus: list[bytes]) -> list[bytes]:
-    """A command set of noise, with another command, without its fields, or on another context."""
-    command = bytearray(pdus[1][12:])
-    match dice.randrange(4):
-        case 0:
-            command = bytearray(dice.randbytes(dice.choice((0, 1, 8, 60))))
-        case 1:
-            place = command.index(b"\x00\x00\x00\x01\x02\x00\x00\x00") + 8
-            command[place : place + 2] = struct.pack(
-                "<H", dice.choice((0x0020, 0x0021, 0x0130, 0x8001, 0x0FFF, 0xFFFF))
-            )
-        case 2:
-            del command[dice.randrange(12, len(command)) :]
-        case 3:
-            for _ in range(4):
-                command[dice.randrange(len(command))] = dice.randrange(256)
-    context = dice.choice((1, 1, 3, 5, 255))
-    pdus[1:2] = wire.data_pdus(context, bytes(command), command=True)
-    return pdus
-
-
-def _many_contexts(dice: Dice, pdus: list[bytes]) -> list[bytes]:
-    wanted = [("1.2.840.10008.5.1.4.1.1.4", dice.choice(SYNTAXES)) for _ in range(dice.choice((128, 300, 2000)))]
-    try:
-        pdus[0] = wire.associate_request(wanted)
-    except struct.error:  # context numbers beyond a byte: all are given the same
-        pdus[0] = wire.associate_request(wanted[:127])
-    return pdus
-
-
-def _hostile_titles(dice: Dice, pdus: list[bytes]) -> list[bytes]:
-    title = dice.choice(
-        (bytes(16), b"\xff" * 16, b" " * 16, b"\x1b[31m" + b"x" * 11, b"a\\b" + b" " * 13, b"%s%n\n" + b"y" * 11)
-    )
-    pdus[0] = pdus[0][:10] + title + dice.choice((title, pdus[0][26:42])) + pdus[0][42:]
-    return pdus
-
-
-_SESSIONS: dict[str, Callable[[Dice, list[bytes]], list[bytes]]] = {
-    "byte flips": _pdu_flips,
-    "truncation": _pdu_truncated,
-    "length lies": _pdu_length_lie,
-    "item length lies": _item_length_lie,
-    "out of order": _out_of_order,
-    "hostile commands": _hostile_command,
-    "many contexts": _many_contexts,
-    "hostile titles": _hostile_titles,
-}

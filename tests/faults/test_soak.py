@@ -1,4 +1,4 @@
-"""The short form of `make soak`."""
+"""The short form of `make soak`; the hostile bytes are in test_fuzz."""
 
 from __future__ import annotations
 
@@ -7,24 +7,50 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import soak
-from tests.faults.soak import Outcome
+from tests.faults import breakages, hosts, load, soak
+from tests.faults.bed import SLICES, Outcome
+from tests.testbed import postgres
 
-needs_mount = pytest.mark.skipif(not soak.can_mount(), reason="mounting a small tmpfs takes root")
+needs_mount = pytest.mark.skipif(not breakages.can_mount(), reason="mounting a small tmpfs takes root")
+needs_postgres = pytest.mark.skipif(postgres.programs() is None, reason="PostgreSQL is not installed")
+needs_hosts = pytest.mark.skipif(not hosts.can_make_hosts(), reason="network namespaces take root")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "scenario",
     [
-        pytest.param(lambda folder: soak.killed_processes(folder, 8, 5), id="killed-processes"),
-        pytest.param(lambda folder: soak.misbehaving_pacs(folder, 4, 5), id="misbehaving-pacs"),
-        pytest.param(lambda folder: soak.locked_database(folder, 4, 5), id="locked-database"),
-        pytest.param(lambda folder: soak.full_disk(folder, 4), id="full-disk", marks=needs_mount),
+        pytest.param(lambda folder: breakages.killed_processes(folder, 6, 3), id="killed-processes"),
+        pytest.param(lambda folder: breakages.misbehaving_pacs(folder, 4, 6), id="misbehaving-pacs"),
+        pytest.param(lambda folder: breakages.locked_database(folder, 4, 4), id="locked-database"),
+        pytest.param(lambda folder: breakages.full_disk(folder, 4), id="full-disk", marks=needs_mount),
+        pytest.param(lambda folder: hosts.lost_host(folder, 3, 1), id="lost-host", marks=[needs_postgres, needs_hosts]),
     ],
 )
 def test_nothing_is_lost_and_nothing_comes_twice(scenario: Callable[[Path], Outcome], tmp_path: Path) -> None:
     outcome = scenario(tmp_path)
     assert (outcome.lost, outcome.duplicated, outcome.notes) == (0, 0, [])
     assert outcome.tries > 0
-    assert outcome.instances == outcome.series * soak.SLICES
+    assert outcome.instances == outcome.series * SLICES
+
+
+@pytest.mark.timeout(900)
+def test_many_associations_take_nothing_that_they_do_not_give_back(tmp_path: Path) -> None:
+    outcome = load.many_associations(tmp_path, seconds=4)
+    assert (outcome.lost, outcome.duplicated, outcome.notes) == (0, 0, [])
+    assert outcome.instances > 0
+
+
+def test_the_table_has_a_line_for_each_row_that_was_run(tmp_path: Path) -> None:
+    outcome = Outcome("a fault", tries=2, survived=1)
+    outcome.fault_found("it broke")
+    soak.keep(tmp_path, "kills", 0.5, outcome)
+    document = tmp_path / "document.md"
+    document.write_text(f"before\n{soak.BEGIN}\nold\n{soak.END}\nafter\n")
+    soak.write_document(document, tmp_path)
+    content = document.read_text()
+    assert "| kills | a fault (a run of 0.5 of the full length) | 2 | 1 |" in content
+    assert "**it broke**" in content
+    assert content.startswith("before\n")
+    assert content.endswith("after\n")
+    assert "old" not in content

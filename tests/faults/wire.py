@@ -5,6 +5,7 @@ It is also a cheap sender: 64 of them cost a load test less than the receiver th
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from collections.abc import Iterable
@@ -63,7 +64,7 @@ def _implicit(ds: Dataset) -> bytes:
     buffer = DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, True
     write_dataset(buffer, ds)
-    return buffer.getvalue()
+    return bytes(buffer.getvalue())
 
 
 def data_pdus(context_id: int, content: bytes, command: bool, size: int = 1 << 17) -> Iterable[bytes]:
@@ -103,6 +104,10 @@ class Wire:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             raise Closed(aborted=False) from None
+
+    def wait(self, seconds: float) -> None:
+        """Until something has come, at most so long."""
+        select.select([self._socket], [], [], seconds)
 
     def receive(self) -> tuple[int, bytes]:
         """(type, body) of the next PDU. Raises Closed."""

@@ -217,10 +217,10 @@ def wait_until(condition: Callable[[], T | None], what: str, seconds: float = 60
 
 
 @contextmanager
-def running(folder: Path, **options: Any) -> Iterator[WorkerProcess]:
+def running(folder: Path, start_seconds: float = 60, **options: Any) -> Iterator[WorkerProcess]:
     """A worker for the length of a `with` block; whatever is left of it is killed at the end."""
     worker = WorkerProcess(folder, **options)
     try:
-        yield worker.start()
+        yield worker.start(start_seconds)
     finally:
         worker.kill()

@@ -27,6 +27,15 @@ def test_a_second_attempt_writes_the_same_bytes_under_the_same_uids(tmp_path: Pa
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "b").rglob("*.dcm")}
 
 
+def test_other_bytes_under_the_same_uids_change_no_file_that_is_there(tmp_path: Path, sources: list[Path]) -> None:
+    first = _make(tmp_path, sources)
+    before = {one.path: (tmp_path / one.path).read_bytes() for one in first}
+    result = classified([new_instance(number) for number in (3, 2, 1)], probability=0.91)  # another processor rounds so
+    second = Outbox(tmp_path).make_objects(result, MODEL, sources, "d1", None, NOON)
+    assert [one.sop_instance_uid for one in first] == [one.sop_instance_uid for one in second]
+    assert before == {path: (tmp_path / path).read_bytes() for path in before}
+
+
 def test_another_input_set_makes_other_objects_in_the_same_series(tmp_path: Path, sources: list[Path]) -> None:
     one, two = _make(tmp_path, sources), _make(tmp_path, sources, "d2")
     assert {each.sop_instance_uid for each in one}.isdisjoint(each.sop_instance_uid for each in two)
