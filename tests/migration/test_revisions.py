@@ -58,11 +58,18 @@ def _fill(database: Store) -> None:
         session.add(AuditChainRow(host="host", records=1, sha256="00" * 32, anchored_at=later(1)))
 
 
-def test_up_down_and_up_again_with_rows(database: Store) -> None:
-    assert migrate(database) == (None, REVISION)
-    _fill(database)
+def test_each_revision_up_and_down_and_up_again_with_rows(database: Store) -> None:
     with database.engine.begin() as connection:
-        command.downgrade(alembic_config(connection), "base")
+        config = alembic_config(connection)
+        revisions = [one.revision for one in ScriptDirectory.from_config(config).walk_revisions()]  # the newest first
+        for revision in reversed(revisions):
+            command.upgrade(config, revision)
+    _fill(database)
+    for below in [*revisions[1:], None]:
+        with database.engine.begin() as connection:
+            command.downgrade(alembic_config(connection), "-1")
+        assert database.revision() == below
+    with database.engine.begin() as connection:
         assert set(inspect(connection).get_table_names()) == {"alembic_version"}
     assert migrate(database) == (None, REVISION)
     _fill(database)
