@@ -1,6 +1,6 @@
 """Writes audit events to the trail and anchors its head in the database (docs/decisions/0005).
 
-`record` never raises and never waits for a disk or a database: the line is handed to the operating system at once,
+`record` never raises and waits for no disk and no database: the line is handed to the operating system at once,
 fsynced and anchored by a thread within a second. What cannot be written is kept in memory, tried again each second, and
 said in the log and by /health; no image is refused for it.
 """
