@@ -26,6 +26,7 @@ from worker.errors import StartError
 _SQLITE = "worker.db"
 _POSTGRESQL = "worker.pgdump"
 _LIST = "files.sha256"
+_TRAIL = "audit"
 Step = Callable[[int, int], None]
 Named = Sequence[tuple[str, str]]  # path below the data folder, SHA-256
 
@@ -37,6 +38,7 @@ def back_up(settings: Settings, folder: Path, step: Step) -> tuple[int, int]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         names = _copy_database(settings.database.url, folder)
+        _copy_trail(settings.audit_dir, folder / _TRAIL)  # after the database, which knows how far it must reach
         (folder / _LIST).write_text("".join(f"{sha256}  {name}\n" for name, sha256 in names), encoding="utf-8")
         return _copy_files(names, settings.worker.data_dir, folder, step)
     except OSError as error:
@@ -61,6 +63,8 @@ def put_back(settings: Settings, folder: Path, step: Step) -> int:
         copied, missing = _copy_files(names, folder, data_dir, step)
         if missing:
             raise StartError("backup-not-whole", f"{missing} files of the backup are missing or damaged")
+        if not any(settings.audit_dir.glob("*.audit")):  # a trail that survived is longer than its copy
+            _copy_trail(folder / _TRAIL, settings.audit_dir)
         # Last, and whole: without the database an interrupted restore is no working worker.
         if file is None:
             options = ["--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges"]
@@ -72,6 +76,13 @@ def put_back(settings: Settings, folder: Path, step: Step) -> int:
     except OSError as error:
         raise StartError("restore-failed", f"{data_dir}: {error.strerror}") from None
     return copied
+
+
+def _copy_trail(source: Path, target: Path) -> None:
+    """The audit trail proves itself by its chain, so it is not among the files that are listed with their hashes."""
+    for file in source.glob("*.audit"):
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copy2(file, target / file.name)
 
 
 def _copy_database(url: str, folder: Path) -> Named:

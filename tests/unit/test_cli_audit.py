@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,3 +83,15 @@ def test_what_a_command_asks_and_changes_is_on_record_and_tampering_is_found(run
     assert "truncated" in told
     assert run("audit", "accept")[0] == 0
     assert run("audit", "verify")[0] == 0
+
+
+def test_a_restored_trail_is_intact_and_goes_on(run: Run, tmp_path: Path) -> None:
+    run("tokens", "add", "--role", "read")
+    assert run("backup", str(tmp_path / "copy"))[0] == 0
+    shutil.rmtree(tmp_path / "var")
+    assert run("restore", str(tmp_path / "copy"))[0] == 0
+    code, out, told = run("audit", "verify", "--format", "json")
+    assert code == 0, told
+    assert json.loads(out)[0]["records"] == 2  # the token, and the import; the backup itself is not in its copy
+    [file] = (tmp_path / "var" / "audit").glob("*.audit")
+    assert file.stat().st_mode & 0o777 == 0o600
