@@ -10,7 +10,6 @@ import hashlib
 import multiprocessing
 import os
 import resource
-import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,12 +30,13 @@ from worker.inbound.instances import Received, describe, instance_path
 from worker.inference.preprocess import Preprocessing, preprocess
 from worker.outbound.outbox import read_header
 
-HANG_SECONDS = 60
+HANG_SECONDS = 120  # on a machine that has other work
 MEMORY_BYTES = 1536 << 20  # what the receiver may grow to while it is attacked
 PIPELINE_BYTES = 6 << 30  # address space of the inference path, its libraries included
 IDLE_SECONDS = 15
 _SENDERS = 4
 _ACCEPT_SECONDS = 0.5
+_READY = "ready"
 _WATCH = Path(__file__).parent / "watch"
 
 
@@ -235,11 +235,14 @@ def mutated_files(folder: Path, count: int, seed: int = 9) -> Outcome:
     highest = 0
     while number < count:
         ours, theirs = multiprocessing.Pipe()
-        child = multiprocessing.get_context("fork").Process(
+        # Not forked: a copy of a process with threads may stand still for ever.
+        child = multiprocessing.get_context("spawn").Process(
             target=_preprocess_all, args=(theirs, folder, range(number, count), seed)
         )
         child.start()
         theirs.close()
+        if not ours.poll(START_SECONDS) or ours.recv() != _READY:
+            raise RuntimeError("the process with limited memory did not start")
         while number < count and ours.poll(HANG_SECONDS):
             try:
                 result, resident = ours.recv()
@@ -270,7 +273,7 @@ def _how_it_ended(child: multiprocessing.process.BaseProcess) -> str:
 
 def _preprocess_all(pipe: Connection, folder: Path, numbers: Sequence[int], seed: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (PIPELINE_BYTES, PIPELINE_BYTES))
-    signal.alarm(0)
+    pipe.send(_READY)
     path = folder / "mutant.dcm"
     for number in numbers:
         pipe.send(

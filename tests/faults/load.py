@@ -27,6 +27,7 @@ _IN_AN_ASSOCIATION = (1, 5, 20, 60)
 _PAUSE_SECONDS = 1.0  # of each sender between two instances, on average: 64 of them ask for 64 instances a second
 _LEAK_BYTES = 96 << 20
 _SLOWEST_PART = 0.5
+_POOLED_FILES = 24  # the database's connections stay in their pool, up to three files each
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _judge(outcome: Outcome, before: Sample, samples: list[Sample], after: Sampl
     )
     if growth > _LEAK_BYTES:
         outcome.fault_found(f"memory grew by {growth >> 20} MiB in the last two thirds")
-    if after.files > before.files + 8:  # the database's connections stay in their pool
+    if after.files > before.files + _POOLED_FILES:
         outcome.fault_found(f"{after.files - before.files} files are still open")
     thirds = [samples[index] for index in (len(samples) // 3, 2 * len(samples) // 3, len(samples) - 1)]
     starts = [Sample(0, 0, 0, 0, 0), *thirds[:2]]
