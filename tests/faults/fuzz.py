@@ -13,7 +13,7 @@ import resource
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -103,6 +103,8 @@ def hostile_bytes(folder: Path, datasets: int, pdus: int, seed: int = 7) -> Outc
                 thread.join()
         outcome.tries = sum(answers.counts.values())
         outcome.survived = outcome.tries - len(answers.hangs)
+        if outcome.tries != datasets + pdus:
+            outcome.fault_found(f"{outcome.tries} of {datasets + pdus} were sent")
         if process_of_role(worker, "receive") != pid:
             outcome.fault_found("the receiver died")
             return outcome
@@ -155,7 +157,7 @@ def _check_files(outcome: Outcome, folder: Path, worker: WorkerProcess) -> None:
     noted = trespass.read_text().splitlines() if trespass.exists() else ["nobody watched"]
     for line in sorted(set(noted))[:5]:
         outcome.fault_found(f"written outside the data folder: {line}")
-    allowed = ("instances/", "conflicts/", "objects/", "worker.db")
+    allowed = ("instances/", "conflicts/", "objects/", "audit/", "worker.db")
     data = worker.folder / "var"
     for path in data.rglob("*"):
         inside = path.relative_to(data).as_posix()
@@ -183,13 +185,17 @@ def _send_datasets(port: int, numbers: Sequence[int], answers: Answers, seed: in
         except TimeoutError:
             answers.add("hang", f"dataset {number} ({mutant.kind})")
             peer = None
+        except OSError:
+            answers.add("no connection", f"dataset {number} ({mutant.kind})")
+            peer = None
         else:
             answers.add(f"0x{status:04X}")
             if status == 0:
                 with answers.lock:
                     answers.stored[mutant.sop_instance_uid] = len(mutant.encoded), _digest(mutant.encoded)
     if peer is not None:
-        peer.release()
+        with suppress(Closed):
+            peer.release()
 
 
 # --- PDUs ------------------------------------------------------------------------------------------------------
@@ -206,7 +212,11 @@ def _send_sessions(port: int, numbers: Sequence[int], answers: Answers, seed: in
 def _send_session(port: int, pdus: Sequence[bytes], silent: bool) -> str:
     """Send it all, with or without the end of the stream; how the receiver ended it."""
     answer = "closed"
-    with Wire(port, HANG_SECONDS) as peer:
+    try:
+        peer = Wire(port, HANG_SECONDS)
+    except OSError:
+        return "hang"
+    with peer:
         try:
             for number, part in enumerate(pdus):
                 peer.send(part)
