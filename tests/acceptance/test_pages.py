@@ -179,8 +179,9 @@ def main(folder: Path) -> None:
                 page.goto(web.pages()[name], wait_until="networkidle")
                 file = folder / f"{name}-{size}-{scheme}.png"
                 page.screenshot(path=file)
-                with Image.open(file) as picture:
-                    picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(file, optimize=True)
+                if name != "series":  # a slice needs its greys
+                    with Image.open(file) as picture:
+                        picture.quantize(256, Image.Quantize.FASTOCTREE).save(file, optimize=True)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def test_wheel_holds_bundle_and_migrations(wheel: Path) -> None:
     (bundle,) = bundles
     for part in ("configs/inference.json", "models/model.safetensors", "models/model.xml", "models/model.bin"):
         assert bundle + part in names
+    assert {"worker/query/templates/base.html", "worker/query/static/htmx.min.js"} <= names
     assert not any(name.startswith("tests/") for name in names)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import httpx
 import pytest
@@ -48,15 +50,28 @@ def fill(database: Store) -> None:
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """One destination does not answer; no token is needed."""
-    folder = tmp_path_factory.mktemp("web")
+    """No token is needed."""
+    with _serving(tmp_path_factory.mktemp("open"), require_token=False) as (client, _):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, Store]]:
+    """As installed: every page needs a token; and the database, to make one."""
+    with _serving(tmp_path_factory.mktemp("guarded"), require_token=True) as (client, database):
+        yield client, database
+
+
+@contextmanager
+def _serving(folder: Path, require_token: bool) -> Iterator[tuple[httpx.Client, Store]]:
+    """The one destination does not answer."""
     database = Store(f"sqlite:///{folder / 'worker.db'}")
     migrate(database)
     fill(database)
     settings = Settings.model_validate(
         {
             "worker": {"data_dir": folder},
-            "web": {"require_token": False},
+            "web": {"require_token": require_token},
             "destination": [{"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 9}],
         }
     )
@@ -68,5 +83,5 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     parts = Parts(settings=settings, echo=echo, pictures=Viewer(), models=lambda: [model])
     app = create_app(settings, database, clock=lambda: later(600), parts=parts)
     with served(app) as address, httpx.Client(base_url=address, timeout=60) as client:
-        yield client
+        yield client, database
     database.close()

@@ -7,8 +7,12 @@ import re
 import httpx
 import pytest
 
+from tests.testbed.instances import later
+from worker import access
 from worker.dicom import derive_uid
 from worker.query.render import percent, person
+from worker.store import Store
+from worker.tables import TokenRole
 
 BROWSER = {"accept": "text/html"}
 
@@ -75,3 +79,32 @@ def test_static_files_are_kept_by_the_browser_and_no_others_are_served(client: h
 def test_names_and_probabilities_as_a_person_reads_them() -> None:
     assert person("Family^Given^Middle^Dr=ideographic") == "Family, Given Middle"
     assert (percent(0.9999), percent(0.0001), percent(0.5)) == ("> 99.9 %", "< 0.1 %", "50.0 %")
+
+
+def test_without_a_token_a_browser_is_led_to_sign_in_and_a_script_gets_a_problem(
+    guarded: tuple[httpx.Client, Store],
+) -> None:
+    client, _ = guarded
+    for path in ("/", f"/series/{derive_uid('series', 'a')}", "/queue", "/api"):
+        answer = client.get(path, headers=BROWSER)
+        assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, "/sign-in")
+    for path in ("/api/v1/series", f"/series/{derive_uid('series', 'a')}/slices/0.png"):
+        assert client.get(path).status_code == 401
+    assert client.get("/static/worker.css").status_code == 200
+
+
+def test_a_reader_sees_no_buttons_and_an_operator_retries_by_a_form(guarded: tuple[httpx.Client, Store]) -> None:
+    client, database = guarded
+    with database.write() as session:
+        texts = {role: access.add_token(session, role.value, role, later(0), None)[1] for role in TokenRole}
+    with httpx.Client(base_url=client.base_url, timeout=60) as reader:
+        reader.post("/sign-in", data={"token": texts[TokenRole.READ]})
+        assert "Retry" not in reader.get("/queue").text
+        assert reader.post("/queue/jobs/retry").status_code == 403
+    with httpx.Client(base_url=client.base_url, timeout=60) as operator:
+        operator.post("/sign-in", data={"token": texts[TokenRole.OPERATE]})
+        page = operator.get("/queue").text
+        assert operator.post("/queue/jobs/retry").status_code == 403  # a form that is not ours
+        [csrf, *_] = re.findall(r'name="csrf_token" value="(\w+)"', page)
+        answer = operator.post("/queue/jobs/retry", data={"csrf_token": csrf})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/queue?tried=1")

@@ -48,12 +48,13 @@ function startViewer(viewer) {
       () => {
         if (ordinal !== shown) return;
         fault.hidden = true;
+        image.hidden = false;
         image.src = next.src;
         place();
         for (const near of [ordinal + 1, ordinal - 1, ordinal + 2]) if (near >= 0 && near < count) load(address(near));
       },
       () => {
-        if (ordinal === shown) fault.hidden = false;
+        if (ordinal === shown) fail();
       },
     );
     image.alt = `Slice ${ordinal + 1} of ${count}`;
@@ -67,6 +68,11 @@ function startViewer(viewer) {
     controls.slice.value = ordinal + 1;
     const cursor = find("cursor");
     if (cursor) for (const end of ["x1", "x2"]) cursor.setAttribute(end, ordinal + 0.5);
+  }
+
+  function fail() {
+    fault.hidden = false;
+    image.hidden = true;
   }
 
   function show(ordinal) {
@@ -127,7 +133,7 @@ function startViewer(viewer) {
   });
   new ResizeObserver(place).observe(viewer);
   image.addEventListener("load", place);
-  image.addEventListener("error", () => { fault.hidden = false; });
+  image.addEventListener("error", fail);
   draw();
 }
 
