@@ -52,7 +52,7 @@ def main(url: str, folder: str) -> None:
         owner=process_name(),
         clock=lambda: datetime.now(UTC),
         lease=timedelta(seconds=30),
-        timeout=timedelta(seconds=1),
+        timeout=timedelta(seconds=3),  # a harmless job takes milliseconds
         attempts=ATTEMPTS,
     )
     limit_memory(MORE_BYTES)

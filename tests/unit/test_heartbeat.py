@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 from datetime import timedelta
+from itertools import count
 
 from tests.testbed.instances import later
-from worker.heartbeat import FORGOTTEN, beat, beating, is_lost, processes
+from tests.testbed.worker_process import wait_until
+from worker.heartbeat import FORGOTTEN, Alive, beat, beating, is_lost, processes
 from worker.process import Role, process_name
 from worker.store import Store
 
@@ -40,14 +42,14 @@ def test_a_process_is_seen_while_it_beats_and_gone_after_its_end(database: Store
 
 
 def test_beats_are_told_by_another_thread(database: Store) -> None:
-    times = iter(range(1000))
+    times = count()
+
+    def after_three_beats() -> list[Alive]:
+        with database.read() as session:
+            return [one for one in processes(session, later(0), LEASE) if one.seen_at > later(3)]
+
     with beating(database, Role.INFER, timedelta(seconds=0.03), lambda: later(next(times))):
-        for _ in range(1000):
-            with database.read() as session:
-                [one] = processes(session, later(0), LEASE)
-            if one.seen_at > later(3):
-                break
-    assert one.seen_at > later(3)
+        [one] = wait_until(after_three_beats, "three beats", every=0.01)
     assert one.started_at == later(0)
 
 
