@@ -5,6 +5,7 @@
 #   make check    format, lint, types, import arrows
 #   make vulnerabilities   the pinned packages against known advisories
 #   make wheel    build dist/*.whl
+#   make screenshots   docs/screenshots, in a headless Chromium
 #   make soak     faults under load, counted (hours; a stopped run goes on), into docs/reliability.md:
 #                 ONLY=kills,hosts runs these rows, PART=0.1 a tenth of their length, FRESH=1 forgets earlier rows
 #   make seeds    the five earlier systems and ours on the pictures in DATA=folder: hours, a stopped run goes on;
@@ -72,6 +73,10 @@ bench-train: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+.PHONY: screenshots
+screenshots: $(STAMP)
+	@$(BIN)/python -m tests.acceptance.test_pages docs/screenshots
 
 soak: $(STAMP) system-packages
 	@.ci/install-packages libfaketime postgresql
