@@ -167,6 +167,9 @@ def test_a_canary_is_found_only_where_it_must_be(hospital: Site, sources: list[D
         assert CANARY not in content, place
         assert [uid for uid in uids if uid in content] == [], place
 
+    trail = [path.read_text() for path in (worker.folder / "var" / "audit").rglob("*") if path.is_file()]
+    assert trail  # it names studies by UID, and patients only where [audit] patient_ids asks for it
+    assert CANARY not in "".join(trail)
     assert _marked_columns(f"sqlite:///{worker.folder}/var/worker.db") == IN_DATABASE
     answer = hospital.answer(sources[0])
     objects = [dcmread(BytesIO(content)) for content in (*answer.reports.values(), *answer.pictures.values())]
