@@ -139,16 +139,16 @@ def test_slices_scroll_by_keyboard_and_the_map_lies_on_the_deciding_ones(web: We
         viewer.focus()
         page.keyboard.press("Home")
         assert place.inner_text() == f"1 / {count}"
-        page.wait_for_function("document.querySelector('#viewer .slice').src.endsWith('/0.png')")
+        page.locator("#viewer .slice[src$='/0.png']").wait_for()
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowUp")
         assert place.inner_text() == f"2 / {count}"
-        page.wait_for_function("document.querySelector('#viewer .slice').src.endsWith('/1.png')")
+        page.locator("#viewer .slice[src$='/1.png']").wait_for()
         page.get_by_role("button", name="Next deciding slice").click()
         assert page.locator("#decides").is_visible()
         page.locator("#window").fill("50")
-        page.wait_for_function("document.querySelector('#viewer .slice').src.includes('low=')")
+        page.locator("#viewer .slice[src*='low=']").wait_for()
         assert shown.evaluate("image => image.naturalWidth") >= 240
 
 

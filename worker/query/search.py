@@ -214,10 +214,15 @@ def plain(value: Any) -> Any:
     return value
 
 
+_DOTS_OF_A_UID = 4  # every UID that a modality gives has more, an identifier of a patient hardly so many
+
+
 def _as_stored(session: Session, search: Search) -> Search:
     """With pseudonyms for the identifiers, where the database holds them so."""
+    is_uid = search.text is not None and search.text.count(".") >= _DOTS_OF_A_UID
     return replace(
         search,
+        text=search.text if is_uid else _stored(session, search.text),
         patient_id=_stored(session, search.patient_id),
         accession_number=_stored(session, search.accession_number),
     )
