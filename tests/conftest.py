@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import worker  # noqa: F401 - before anything imports openvino, which it keeps from reporting home
+
 
 @pytest.fixture(scope="session")
 def brain_mri_data() -> Path:

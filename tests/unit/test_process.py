@@ -19,3 +19,10 @@ def test_a_process_is_running_until_it_ends() -> None:
     assert not is_running(process.pid)
     process.communicate()
     assert not is_running(process.pid)
+
+
+def test_no_library_reports_home() -> None:
+    """OpenVINO's import would send an event to Google Analytics and write a client number into the home folder."""
+    from openvino.tools.ovc import telemetry_stub, telemetry_utils
+
+    assert telemetry_utils.tm is telemetry_stub
