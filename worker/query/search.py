@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, select, true, tuple_
 from sqlalchemy.orm import Session
 
+from worker.dicom import is_uid
 from worker.tables import (
     DeliveryRow,
     InstanceRow,
@@ -214,15 +215,15 @@ def plain(value: Any) -> Any:
     return value
 
 
-_DOTS_OF_A_UID = 4  # every UID that a modality gives has more, an identifier of a patient hardly so many
+_DOTS_OF_A_UID = 2  # 2.25.(a number) is the shortest; an identifier of a patient hardly has so many
 
 
 def _as_stored(session: Session, search: Search) -> Search:
     """With pseudonyms for the identifiers, where the database holds them so."""
-    is_uid = search.text is not None and search.text.count(".") >= _DOTS_OF_A_UID
+    names_uid = search.text is not None and is_uid(search.text) and search.text.count(".") >= _DOTS_OF_A_UID
     return replace(
         search,
-        text=search.text if is_uid else _stored(session, search.text),
+        text=search.text if names_uid else _stored(session, search.text),
         patient_id=_stored(session, search.patient_id),
         accession_number=_stored(session, search.accession_number),
     )
