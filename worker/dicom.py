@@ -70,6 +70,7 @@ def failure_meaning(status: int) -> str:
     """What a C-STORE status or a Failure Reason (0008,1197) means, in words."""
     return next((_FAILURES[one] for one in (status, status >> 8, status >> 12) if one in _FAILURES), "failure")
 
+
 MAXIMUM_UID_LENGTH = 64  # PS3.5 9.1
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 

@@ -111,4 +111,4 @@ def test_pixels_are_the_workers_and_boxes_follow_the_crop(data: Path) -> None:
 
 
 def test_shipped_definition_is_valid() -> None:
-    assert read_preprocessing(PREPROCESSING_FILE).size == 128
+    assert read_preprocessing(PREPROCESSING_FILE).size == 160

@@ -29,7 +29,7 @@ def test_three_planes_of_one_series(volume: Path) -> None:
     again = healthy_slices(volume, read_preprocessing())
     assert len(slices) > 16  # the native ones and others
     assert slices.dtype == torch.uint8
-    assert slices.shape[1:] == (1, 128, 128)
+    assert slices.shape[1:] == (1, 160, 160)
     assert torch.equal(slices, again[0])
     assert digest == again[1]
 
@@ -50,7 +50,7 @@ def test_no_axial_series_is_refused(volume: Path) -> None:
 def test_healthy_heads_are_drawn_as_heads_without_a_tumour(volume: Path, tiny_data: Path) -> None:
     pictures = load_pictures(tiny_data, read_manifest(tiny_data), read_preprocessing())
     chosen = [i for i, row in enumerate(pictures.rows) if row.dataset == "main"]
-    marked = torch.full((1, 1, 128, 128), 200, dtype=torch.uint8)
+    marked = torch.full((1, 1, 160, 160), 200, dtype=torch.uint8)
     config = TrainConfig(
         healthy_share=1.0,
         shares={"tumour": 0, "mirrored_tumour": 0, "pasted_lesion": 0, "simulated_lesion": 0, "no_tumour": 1,

@@ -166,7 +166,7 @@ def test_every_recipe_makes_pictures_of_its_class(tiny_data: Path) -> None:
     sampler = make_sampler(pictures, chosen, config, ["a", "b", "c", "d"])
     assert len(sampler.mirrors.index) > 0
     images, labels, _ = sampler.batch(64, torch.Generator().manual_seed(0))
-    assert images.shape == (64, 1, 128, 128)
+    assert images.shape == (64, 1, 160, 160)
     assert set(labels.tolist()) == {0, 1, 2, 3, ANY_TUMOUR}
     assert images.min() >= 0
     assert images.max() <= 1
