@@ -27,7 +27,15 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit
+from pydicom.uid import (
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGExtended12Bit,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
 from worker.dicom import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 from worker.errors import NotAssessable
@@ -39,6 +47,12 @@ MAXIMUM_FILE_SAMPLES = 1 << 28  # rows x columns x frames x samples: 1,024 frame
 MAXIMUM_DATASET_BYTES = 1 << 30  # of a deflated data set, inflated
 MAXIMUM_ANISOTROPY = 8.0  # a pixel longer than this is a mistake in the header, not a pixel
 _USABLE_SLOPE = (1e-6, 1e6)  # a rescale slope outside is a mistake too, and float32 would lose the picture
+
+# GDCM aborts the process where header and codestream disagree: it decodes only what nothing else here can.
+_WITHOUT_GDCM = (RLELossless, JPEGLSLossless, JPEGLSNearLossless, JPEG2000Lossless, JPEG2000)
+for _syntax in _WITHOUT_GDCM:
+    if "gdcm" in get_decoder(_syntax).available_plugins:
+        get_decoder(_syntax).remove_plugin("gdcm")
 
 _TAGS = [Tag(keyword) for keyword in (
     "SOPClassUID", "SOPInstanceUID", "Modality", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
@@ -172,7 +186,7 @@ def _check_bytes(ds: pydicom.Dataset, shape: tuple[int, int, int], expected: int
         shapes = set()
     if not shapes:
         raise NotAssessable("pixel-data-truncated", "The compressed pixel data of an image are cut short.")
-    if not shapes <= {None, shape}:  # GDCM aborts the process where the number of samples differs
+    if not shapes <= {None, shape}:
         raise NotAssessable("pixel-data-unreadable", "The compressed picture has another size than the header says.")
 
 
