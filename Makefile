@@ -79,7 +79,7 @@ screenshots: $(STAMP)
 	@$(BIN)/python -m tests.acceptance.test_pages docs/screenshots
 
 soak: $(STAMP) system-packages
-	@.ci/install-packages libfaketime postgresql
+	@.ci/install-packages postgresql gcc libc6-dev
 	@$(BIN)/python -m tests.faults.soak --document docs/reliability.md \
 	  $(if $(ONLY),--only $(ONLY)) $(if $(PART),--part $(PART)) $(if $(FRESH),--fresh)
 

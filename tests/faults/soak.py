@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,11 +73,11 @@ ROWS: Mapping[str, Row] = {
     ),
     "clock": Row(
         lambda folder, part: hosts.jumping_clock(folder, _of(200, part), _of(20, part)),
-        40, hosts.FAKETIME.exists, "libfaketime is not installed",
+        40, lambda: shutil.which("cc"), "a C compiler is needed",
     ),
     "clock-postgresql": Row(
         lambda folder, part: hosts.jumping_clock(folder, _of(200, part), _of(20, part), postgresql=True),
-        40, lambda: postgres.programs() and hosts.FAKETIME.exists(), "libfaketime and PostgreSQL are needed",
+        40, lambda: postgres.programs() and shutil.which("cc"), "a C compiler and PostgreSQL are needed",
     ),
     "datasets": Row(lambda folder, part: fuzz.hostile_bytes(folder, _of(20_000, part), 0), 120),
     "files": Row(lambda folder, part: fuzz.mutated_files(folder, _of(20_000, part)), 60),
