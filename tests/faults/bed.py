@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import subprocess
 import tempfile
@@ -211,7 +212,9 @@ def process_of_role(worker: WorkerProcess, role: str) -> int | None:
 @cache
 def tiny_bundle() -> Path:
     """Made once a run; the workers only read it."""
-    return make_tiny_bundle(Path(tempfile.mkdtemp(prefix="soak-bundle-")) / "bundle")
+    folder = tempfile.TemporaryDirectory(prefix="soak-bundle-")
+    atexit.register(folder.cleanup)
+    return make_tiny_bundle(Path(folder.name) / "bundle")
 
 
 Hosts = Callable[[dict[str, dict[str, Any]], dict[str, Address]], list[WorkerProcess]]
