@@ -1,4 +1,4 @@
-"""The short form of `make soak`; the hostile bytes are in test_fuzz."""
+"""The short form of `make soak`, of the rows that fit; the hostile bytes are in test_fuzz."""
 
 from __future__ import annotations
 
@@ -7,24 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import breakages, hosts, load, soak
+from tests.faults import breakages, load, soak
 from tests.faults.bed import SLICES, Outcome
-from tests.testbed import postgres
 
 needs_mount = pytest.mark.skipif(not breakages.can_mount(), reason="mounting a small tmpfs takes root")
-needs_postgres = pytest.mark.skipif(postgres.programs() is None, reason="PostgreSQL is not installed")
-needs_hosts = pytest.mark.skipif(not hosts.can_make_hosts(), reason="network namespaces take root")
 
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "scenario",
     [
-        pytest.param(lambda folder: breakages.killed_processes(folder, 6, 3), id="killed-processes"),
+        pytest.param(lambda folder: breakages.killed_processes(folder, 4, 3), id="killed-processes"),
         pytest.param(lambda folder: breakages.misbehaving_pacs(folder, 4, 6), id="misbehaving-pacs"),
         pytest.param(lambda folder: breakages.locked_database(folder, 4, 4), id="locked-database"),
         pytest.param(lambda folder: breakages.full_disk(folder, 4), id="full-disk", marks=needs_mount),
-        pytest.param(lambda folder: hosts.lost_host(folder, 3, 1), id="lost-host", marks=[needs_postgres, needs_hosts]),
     ],
 )
 def test_nothing_is_lost_and_nothing_comes_twice(scenario: Callable[[Path], Outcome], tmp_path: Path) -> None:

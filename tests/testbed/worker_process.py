@@ -78,7 +78,7 @@ class WorkerProcess:
         self.config.write_text("\n".join(lines))
         return self.config
 
-    def start(self, seconds: float = 60) -> Self:
+    def start(self, seconds: float = 180) -> Self:
         """Start `worker serve` and wait until it is ready; RuntimeError with the end of its log when it is not."""
         self.write_config()
         with self.log.open("ab") as log:
@@ -206,7 +206,7 @@ def run_worker(
     )  # fmt: skip
 
 
-def wait_until(condition: Callable[[], T | None], what: str, seconds: float = 60, every: float = 0.3) -> T:
+def wait_until(condition: Callable[[], T | None], what: str, seconds: float = 120, every: float = 0.3) -> T:
     """The first true answer of `condition`; TimeoutError naming what did not come."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -217,7 +217,7 @@ def wait_until(condition: Callable[[], T | None], what: str, seconds: float = 60
 
 
 @contextmanager
-def running(folder: Path, start_seconds: float = 60, **options: Any) -> Iterator[WorkerProcess]:
+def running(folder: Path, start_seconds: float = 180, **options: Any) -> Iterator[WorkerProcess]:
     """A worker for the length of a `with` block; whatever is left of it is killed at the end."""
     worker = WorkerProcess(folder, **options)
     try:
