@@ -1,4 +1,7 @@
-"""The short form of `make soak`, of the rows that fit; the hostile bytes are in test_fuzz."""
+"""The short form of `make soak`, of the rows that fit.
+
+The hostile bytes are in test_fuzz, the kills in tests/acceptance/test_kill.py.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,6 @@ needs_mount = pytest.mark.skipif(not breakages.can_mount(), reason="mounting a s
 @pytest.mark.parametrize(
     "scenario",
     [
-        pytest.param(lambda folder: breakages.killed_processes(folder, 4, 3), id="killed-processes"),
         pytest.param(lambda folder: breakages.misbehaving_pacs(folder, 4, 6), id="misbehaving-pacs"),
         pytest.param(lambda folder: breakages.locked_database(folder, 4, 4), id="locked-database"),
         pytest.param(lambda folder: breakages.full_disk(folder, 4), id="full-disk", marks=needs_mount),
