@@ -7,6 +7,7 @@ height as fractions of the image. Every random number comes from the generator t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional
@@ -159,13 +160,18 @@ def _invert(images: Images) -> Images:
     return (1 - images) * tissue
 
 
-def _soften(images: Images, settings: Augmentation, generator: torch.Generator) -> Images:
-    n, size = len(images), images.shape[-1]
-    blurred = functional.avg_pool2d(images, 3, stride=1, padding=1)
-    images = torch.where(_as_column(_chosen(n, settings.blur, generator)), blurred, images)
-    low = _as_column(_chosen(n, settings.low_resolution, generator))
+def _halved(images: Images) -> Images:
     coarse = functional.interpolate(images, scale_factor=0.5, mode="area")
-    return torch.where(low, functional.interpolate(coarse, size=(size, size), mode="bilinear"), images)
+    return functional.interpolate(coarse, size=images.shape[-2:], mode="bilinear")
+
+
+def _change_some(
+    images: Images, probability: float, generator: torch.Generator, change: Callable[[Images], Images]
+) -> None:
+    """`change` a random part of the images, in place; the others cost nothing."""
+    chosen = _chosen(len(images), probability, generator)
+    if chosen.any():
+        images[chosen] = change(images[chosen])
 
 
 def augment(images: Images, settings: Augmentation, generator: torch.Generator) -> Images:
@@ -176,14 +182,15 @@ def augment(images: Images, settings: Augmentation, generator: torch.Generator) 
     n, size = len(images), images.shape[-1]
     placed = _place_and_scale(images, settings, generator)
     images, masks = placed[:, :1], placed[:, 1:]
-    images = torch.where(_as_column(_chosen(n, settings.remap, generator)), _remap(images, generator), images)
-    images = torch.where(_as_column(_chosen(n, settings.invert, generator)), _invert(images), images)
+    _change_some(images, settings.remap, generator, lambda some: _remap(some, generator))
+    _change_some(images, settings.invert, generator, _invert)
     gamma = (_uniform(n, -1, 1, generator) * settings.gamma).exp()
     images = images.clamp(0, 1) ** _as_column(gamma)
     field = _noise_field(n, size, 3, generator).clamp(-1, 1)
     images = images * (field * _as_column(_uniform(n, 0, settings.bias_field, generator))).exp()
     images = images * _as_column(_uniform(n, 0.5, 1.2, generator))
-    images = _soften(images, settings, generator)
+    _change_some(images, settings.blur, generator, lambda some: functional.avg_pool2d(some, 3, stride=1, padding=1))
+    _change_some(images, settings.low_resolution, generator, _halved)
     deviation = _as_column(_uniform(n, 0, 1, generator) ** 2 * settings.noise)
     noisy = (images + torch.randn(images.shape, generator=generator) * deviation).clamp(0, 1)
     return torch.cat([noisy, masks], dim=1)
