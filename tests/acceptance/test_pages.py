@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,22 +18,13 @@ import pytest
 from PIL import Image
 
 from tests.testbed import filled
+from tests.testbed.browser import CHROMIUM, FLAGS
 from tests.testbed.filled import Filled
 from worker.query.api import create_app
 from worker.viewer import web_parts
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
 WAIT = 60_000  # ms: a machine may be busy
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from html import unescape
 from pathlib import Path
@@ -14,20 +13,10 @@ import pytest
 from monai_train.config import TrainConfig
 from monai_train.report import runs_subject, write_report
 from monai_train.train import train
+from tests.testbed.browser import CHROMIUM, FLAGS
 from tests.testbed.converted import make_converted
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-]
+_HEADLESS = ["--headless", *FLAGS, "--hide-scrollbars"]
 MEASURE = """<script>addEventListener("load",()=>{const d=document.documentElement;document.title="MEASURED "+
 JSON.stringify({wide:d.scrollWidth,window:innerWidth,images:[...document.images].map(i=>i.naturalWidth),
 requests:performance.getEntriesByType("resource").map(r=>r.name.slice(0,5))})})</script>"""
@@ -51,7 +40,7 @@ def test_page_fits_the_window_and_all_pictures_show(page: str, width: int, tmp_p
     file.write_text(page.replace("</html>", MEASURE + "</html>"))
     command = [
         str(CHROMIUM),
-        *FLAGS,
+        *_HEADLESS,
         f"--user-data-dir={tmp_path / 'profile'}",
         f"--window-size={width},1000",
         "--dump-dom",

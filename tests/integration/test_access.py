@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.testbed import dcmtk
 from tests.testbed.certificates import Certificates, make_certificates
-from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import write_series
+from tests.testbed.receiver import receiving
 from tests.testbed.worker_process import wait_until
-from worker.audit import events
 from worker.audit.messages import AuditEvent, Outcome
-from worker.config import DestinationSection, ReceiveSection, Settings, WorkerSection
+from worker.config import DestinationSection, ReceiveSection
 from worker.errors import Retry, StartError
-from worker.inbound.association import Receiver
-from worker.migrate import migrate
 from worker.outbound.c_store import echo
 from worker.store import Store, counts
 from worker.tls import server_context
@@ -33,23 +26,6 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("tls"))
-
-
-@contextmanager
-def _receiving(
-    tmp_path: Path, record: events.Record = events.unrecorded, **receive: Any
-) -> Iterator[tuple[int, Store]]:
-    values = {"host": "127.0.0.1", "port": free_port(), "minimum_free_bytes": 0} | receive
-    settings = Settings(worker=WorkerSection(data_dir=tmp_path / "data"), receive=ReceiveSection(**values))
-    database = Store(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
-    receiver = Receiver(settings, database, lambda: datetime.now(UTC), record)
-    receiver.start()
-    try:
-        yield settings.receive.port, database
-    finally:
-        receiver.stop(1)
-        database.close()
 
 
 def _kept(database: Store) -> int:
@@ -74,7 +50,7 @@ def _refusal(told: list[AuditEvent]) -> tuple[str | None, str]:
 def test_an_address_outside_the_networks_gets_nothing(tmp_path: Path) -> None:
     told: list[AuditEvent] = []
     with (
-        _receiving(tmp_path, told.append, allowed_networks=("10.0.0.0/8",)) as (port, _database),
+        receiving(tmp_path, told.append, allowed_networks=("10.0.0.0/8",)) as (port, _database),
         pytest.raises(RuntimeError, match="storescu exited"),
     ):
         dcmtk.storescu(port, write_series(tmp_path / "series", 1))
@@ -83,7 +59,7 @@ def test_an_address_outside_the_networks_gets_nothing(tmp_path: Path) -> None:
 
 
 def test_an_address_inside_the_networks_is_served(tmp_path: Path) -> None:
-    with _receiving(tmp_path, allowed_networks=("10.0.0.0/8", "127.0.0.0/8")) as (port, database):
+    with receiving(tmp_path, allowed_networks=("10.0.0.0/8", "127.0.0.0/8")) as (port, database):
         dcmtk.storescu(port, write_series(tmp_path / "series", 1))
         assert _kept(database) == 1
 
@@ -91,7 +67,7 @@ def test_an_address_inside_the_networks_is_served(tmp_path: Path) -> None:
 def test_another_called_ae_title_is_refused_where_that_is_asked_for(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "series", 1)
     told: list[AuditEvent] = []
-    with _receiving(tmp_path, told.append, require_called_ae_title=True) as (port, database):
+    with receiving(tmp_path, told.append, require_called_ae_title=True) as (port, database):
         with pytest.raises(RuntimeError, match=r"[Cc]alled AE Title"):
             dcmtk.storescu(port, paths, called="SOMEBODY")
         assert _kept(database) == 0
@@ -102,7 +78,7 @@ def test_another_called_ae_title_is_refused_where_that_is_asked_for(tmp_path: Pa
 
 def test_another_calling_ae_title_is_refused_where_there_is_a_list(tmp_path: Path) -> None:
     told: list[AuditEvent] = []
-    with _receiving(tmp_path, told.append, allowed_peers=("PACS",)) as (port, _database):
+    with receiving(tmp_path, told.append, allowed_peers=("PACS",)) as (port, _database):
         with pytest.raises(RuntimeError, match=r"[Cc]alling AE Title"):
             dcmtk.echoscu(port, calling="STRANGER")
         dcmtk.echoscu(port)
@@ -113,7 +89,7 @@ def test_another_calling_ae_title_is_refused_where_there_is_a_list(tmp_path: Pat
 
 def test_dcmtk_sends_over_tls_with_a_certificate_of_the_authority(tmp_path: Path, certificates: Certificates) -> None:
     certificate, key = certificates.files("peer")
-    with _receiving(tmp_path, **_tls(certificates)) as (port, database):
+    with receiving(tmp_path, **_tls(certificates)) as (port, database):
         options = ["+tls", str(key), str(certificate), "+cf", str(certificates.authority)]
         dcmtk.storescu(port, write_series(tmp_path / "series", 3), *options)
         assert _kept(database) == 1
@@ -131,7 +107,7 @@ def test_without_a_certificate_of_the_authority_nothing_is_received(
     }[who]
     paths = write_series(tmp_path / "series", 1)
     told: list[AuditEvent] = []
-    with _receiving(tmp_path, told.append, **_tls(certificates)) as (port, database):
+    with receiving(tmp_path, told.append, **_tls(certificates)) as (port, database):
         with pytest.raises(RuntimeError, match="storescu exited"):
             dcmtk.storescu(port, paths, *options)
         assert _kept(database) == 0
@@ -142,7 +118,7 @@ def test_without_a_certificate_of_the_authority_nothing_is_received(
 def test_our_side_connects_to_a_tls_peer_and_only_to_one_it_can_verify(
     tmp_path: Path, certificates: Certificates
 ) -> None:
-    with _receiving(tmp_path, **_tls(certificates)) as (port, _):
+    with receiving(tmp_path, **_tls(certificates)) as (port, _):
         place = {"name": "peer", "ae_title": "AI_WORKER", "host": "127.0.0.1", "port": port, "timeout_seconds": 5}
         echo(DestinationSection(**place, **_tls(certificates)), "AI_WORKER")
         other = _tls(certificates) | {"tls_authority": certificates.folder / "stranger.pem"}

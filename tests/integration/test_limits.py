@@ -5,12 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydicom.uid import MRImageStorage
@@ -19,41 +14,16 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from tests.testbed import dcmtk
 from tests.testbed.certificates import make_certificates
-from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import encoded, mr_instance, write_series
 from tests.testbed.raw_store import raw_store
+from tests.testbed.receiver import receiving
+from tests.testbed.worker_process import wait_until
 from worker import dicom
-from worker.config import ReceiveSection, Settings, WorkerSection
 from worker.inbound import limits
-from worker.inbound.association import Receiver
 from worker.inbound.limits import LimitedMessages, TooLarge
-from worker.migrate import migrate
 from worker.store import Store, counts
 
 SMALLEST = 1 << 16
-
-
-@contextmanager
-def _receiving(tmp_path: Path, **receive: Any) -> Iterator[tuple[int, Store]]:
-    values = {"host": "127.0.0.1", "port": free_port(), "minimum_free_bytes": 0} | receive
-    settings = Settings(worker=WorkerSection(data_dir=tmp_path / "data"), receive=ReceiveSection(**values))
-    database = Store(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
-    receiver = Receiver(settings, database, lambda: datetime.now(UTC))
-    receiver.start()
-    try:
-        yield settings.receive.port, database
-    finally:
-        receiver.stop(1)
-        database.close()
-
-
-def _until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("it did not come to pass")
-        time.sleep(0.05)
 
 
 def _is_closed(connection: socket.socket) -> bool:
@@ -77,7 +47,7 @@ def test_a_dataset_above_the_limit_is_0xa700_and_leaves_nothing(tmp_path: Path) 
     small = write_series(tmp_path / "small", 2, "small")
     large = tmp_path / "large.dcm"
     large.write_bytes(encoded(mr_instance(1, "large", Rows=512, Columns=512, PixelData=bytes(2 * 512 * 512))))
-    with _receiving(tmp_path, maximum_dataset_bytes=SMALLEST) as (port, database):
+    with receiving(tmp_path, maximum_dataset_bytes=SMALLEST) as (port, database):
         said = dcmtk.storescu(port, [small[0], large, small[1]], "-v", check=False)
         assert "0xa700" in said.lower() or "OutOfResources" in said, said
         assert _series(database) == {"open": 1}
@@ -143,22 +113,22 @@ def test_requests_that_wait_for_no_answer_end_the_association() -> None:
 
 
 def test_a_pdu_that_claims_four_gigabytes_is_not_read(tmp_path: Path) -> None:
-    with _receiving(tmp_path) as (port, _), socket.create_connection(("127.0.0.1", port)) as peer:
+    with receiving(tmp_path) as (port, _), socket.create_connection(("127.0.0.1", port)) as peer:
         peer.sendall(struct.pack(">BBL", 1, 0, 0xFFFFFFFF))
         assert _is_closed(peer)
 
 
 def test_silence_in_the_middle_of_a_pdu_ends_the_connection(tmp_path: Path) -> None:
-    with _receiving(tmp_path, idle_seconds=0.3) as (port, _), socket.create_connection(("127.0.0.1", port)) as peer:
+    with receiving(tmp_path, idle_seconds=0.3) as (port, _), socket.create_connection(("127.0.0.1", port)) as peer:
         peer.sendall(struct.pack(">BBL", 1, 0, 200) + bytes(20))
         assert _is_closed(peer)
 
 
 def test_a_byte_now_and_then_is_no_negotiation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "_NEGOTIATION_SECONDS", 0.5)
-    with _receiving(tmp_path) as (port, _), socket.create_connection(("127.0.0.1", port)) as peer:
+    with receiving(tmp_path) as (port, _), socket.create_connection(("127.0.0.1", port)) as peer:
         peer.sendall(struct.pack(">BBL", 1, 0, 100_000))
-        _until(lambda: not _goes_out(peer, b"\x00"))
+        wait_until(lambda: not _goes_out(peer, b"\x00"), "the end of the connection", 30, every=0.05)
 
 
 def _goes_out(connection: socket.socket, content: bytes) -> bool:
@@ -170,18 +140,18 @@ def _goes_out(connection: socket.socket, content: bytes) -> bool:
 
 
 def test_an_association_ends_when_its_time_is_over(tmp_path: Path) -> None:
-    with _receiving(tmp_path, maximum_association_seconds=0.5) as (port, _):
+    with receiving(tmp_path, maximum_association_seconds=0.5) as (port, _):
         ae = AE(ae_title="PACS")
         ae.add_requested_context(MRImageStorage)
         assoc = ae.associate("127.0.0.1", port, ae_title="AI_WORKER")
-        _until(lambda: assoc.is_aborted)
+        wait_until(lambda: assoc.is_aborted, "an A-ABORT", 30, every=0.05)
 
 
 def test_connections_beyond_all_associations_are_closed_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "_SPARE_CONNECTIONS", 0)
-    with _receiving(tmp_path, maximum_associations=1) as (port, _):
+    with receiving(tmp_path, maximum_associations=1) as (port, _):
         silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
-        _until(lambda: _connections(port) == 2)
+        wait_until(lambda: _connections(port) == 2, "both connections", 30, every=0.05)
         with socket.create_connection(("127.0.0.1", port)) as one_too_many:
             assert _is_closed(one_too_many)
         for connection in silent:
@@ -198,7 +168,7 @@ def test_a_peer_that_does_not_shake_hands_holds_up_no_other(tmp_path: Path, monk
     certificates = make_certificates(tmp_path)
     certificate, key = certificates.files("peer")
     tls = {"tls_certificate": certificate, "tls_key": key, "tls_authority": certificates.authority}
-    with _receiving(tmp_path, **tls) as (port, _), socket.create_connection(("127.0.0.1", port)):
+    with receiving(tmp_path, **tls) as (port, _), socket.create_connection(("127.0.0.1", port)):
         arguments = ["+tls", str(key), str(certificate), "+cf", str(certificates.authority)]
         dcmtk.run("echoscu", *arguments, "-aec", "AI_WORKER", "127.0.0.1", str(port))
         monkeypatch.setattr(limits, "_HANDSHAKE_SECONDS", 0.3)
