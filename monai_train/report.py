@@ -21,6 +21,7 @@ from monai_train import plots
 from monai_train.activation import MapHits, map_hits, overlay, worst_mistakes
 from monai_train.config import CLASS_NAMES
 from monai_train.dataset import Role, Row, read_manifest, split_sha256
+from monai_train.epoch_log import LOG
 from monai_train.evaluate import (
     Evidence,
     Measured,
@@ -186,7 +187,7 @@ def make_report(subject: Subject, data: Path, log: Path | None, outside: Path | 
 
 def _learning_curves(subject: Subject, log: Path | None) -> bytes | None:
     """From the log that was named, or else from the only run's own."""
-    path = log or (subject.runs[0] / "log.csv" if len(subject.runs) == 1 else None)
+    path = log or (subject.runs[0] / LOG if len(subject.runs) == 1 else None)
     if path is None or (log is None and not path.is_file()):
         return None
     try:

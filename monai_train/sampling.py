@@ -11,7 +11,7 @@ import torch
 
 from monai_train.augment import augment, paste, places_in_brain, simulate_lesions
 from monai_train.config import ANY_TUMOUR, NO_TUMOUR, TrainConfig
-from monai_train.dataset import Pictures
+from monai_train.dataset import Pictures, Row
 from monai_train.mirror import Mirrors, box_mask, mirrored
 from worker.errors import StartError
 
@@ -147,16 +147,18 @@ def _weights(pictures: Pictures, sampling: str) -> torch.Tensor:
     rows = pictures.rows
     if sampling == "pictures":
         return torch.ones(len(rows))
-    copies = Counter((row.picture_group, row.label) for row in rows)
-    patients = {key: set[str]() for key in {(row.patient_group, row.label) for row in rows}}
-    for row in rows:
-        patients[row.patient_group, row.label].add(row.picture_group)
-    weights = torch.tensor(
-        [len(patients[row.patient_group, row.label]) ** -0.5 / copies[row.picture_group, row.label] for row in rows]
-    )
-    if sampling == "classes":
-        weights = torch.ones(len(rows))
+    weights = torch.ones(len(rows)) if sampling == "classes" else _patient_weights(rows)
     for label in set(pictures.labels.tolist()):
         of_label = pictures.labels == label
         weights[of_label] /= weights[of_label].sum()
     return weights
+
+
+def _patient_weights(rows: Sequence[Row]) -> torch.Tensor:
+    copies = Counter((row.picture_group, row.label) for row in rows)
+    patients = {key: set[str]() for key in {(row.patient_group, row.label) for row in rows}}
+    for row in rows:
+        patients[row.patient_group, row.label].add(row.picture_group)
+    return torch.tensor(
+        [len(patients[row.patient_group, row.label]) ** -0.5 / copies[row.picture_group, row.label] for row in rows]
+    )
