@@ -48,7 +48,7 @@ demo: $(STAMP)
 	@$(BIN)/python -m tests.demo
 
 test: $(STAMP) system-packages
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff format --check

@@ -19,7 +19,8 @@ ACKNOWLEDGED = "Received Store Response (Success)"
 
 
 # A sender that lost its connection gets this long after the restart to send the rest.
-PATIENT = {"receive": {"quiet_seconds": 3}}
+QUIET_SECONDS = 8
+PATIENT = {"receive": {"quiet_seconds": QUIET_SECONDS}}
 
 
 def assert_stored_once(worker: WorkerProcess, paths: list[Path]) -> None:
@@ -36,7 +37,7 @@ def assert_stored_once(worker: WorkerProcess, paths: list[Path]) -> None:
 def assert_answered_once(hospital: Site, source: Dataset, *, sent_again: bool = False) -> None:
     """Exactly one report and one picture, now and after the time that a second one would take."""
     answer = hospital.answer(source)
-    time.sleep(4)
+    time.sleep(QUIET_SECONDS + 1)
     assert hospital.answer(source) == answer
     assert len(answer.reports) == len(answer.pictures) == 1
     assert hospital.pacs.stored.keys() == {*answer.reports, *answer.pictures}

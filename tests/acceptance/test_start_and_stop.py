@@ -89,7 +89,7 @@ def test_busy_worker_stops_in_time_and_goes_on_after_a_restart(
     moment: str, long_head: list[Path], tmp_path: Path
 ) -> None:
     paths = long_head[:20] if moment == "reporting" else long_head
-    with site.running(tmp_path / "worker", settings={"receive": {"quiet_seconds": 3}}) as hospital:
+    with site.running(tmp_path / "worker", settings={"receive": {"quiet_seconds": 8}}) as hospital:
         hospital.pacs.behaviour = Behaviour.SLOW if moment == "reporting" else Behaviour.ACCEPT
         sender = subprocess.Popen(
             ["storescu", "-aec", "AI_WORKER", "127.0.0.1", str(hospital.worker.port), *map(str, paths)],

@@ -198,6 +198,7 @@ def test_a_port_in_use_is_one_line(site: Site, tmp_path: Path) -> None:
         ("elsewhere:1", 60, None, True),
         ("elsewhere:1", 29, None, False),  # it may be about to tell of itself
     ],
+    ids=["gone", "itself", "elsewhere-seen", "elsewhere-silent", "elsewhere-never-seen", "elsewhere-new"],
 )
 def test_associations_of_a_receiver_that_died_are_closed(
     site: Site, receiver: str, opened_ago: float, seen_ago: float | None, closed: bool
