@@ -21,7 +21,8 @@ _FEWEST = 2  # pictures a class
 class Batch(NamedTuple):
     """images float32 [n, 1, s, s] in [0, 1]; labels int64 [n], some of them ANY_TUMOUR.
 
-    `tumours` float32 [n, 1, s, s] is 1 where the tumour lies; all 0 where there is none or nobody marked it.
+    `tumours` float32 [n, 1, s, s] is 1 where the tumour lies; all 0 where there is none or nobody marked it, and
+    in every picture where the configuration has no `map_loss`.
     """
 
     images: torch.Tensor
@@ -47,9 +48,12 @@ class Sampler:
         parts = [
             self._make(name, int(count), generator) for (name, _), count in zip(recipes, drawn, strict=True) if count
         ]
-        stacked = torch.cat([torch.cat([part.images, part.tumours], dim=1) for part in parts])
-        changed = augment(stacked, self.config.augmentation, generator)
-        return Batch(changed[:, :1], torch.cat([part.labels for part in parts]), changed[:, 1:])
+        # Without `map_loss` nobody looks at where the tumour lies, and it need not be turned and scaled along.
+        shown = [torch.cat([part.images, part.tumours], dim=1) if self.config.map_loss else part.images for part in parts]
+        changed = augment(torch.cat(shown), self.config.augmentation, generator)
+        images, tumours = changed[:, :1], changed[:, 1:]
+        labels = torch.cat([part.labels for part in parts])
+        return Batch(images, labels, tumours if self.config.map_loss else torch.zeros_like(images))
 
     def _possible(self, recipe: str) -> float:
         if recipe in ("mirrored_tumour", "tumour_removed"):

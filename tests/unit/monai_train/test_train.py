@@ -75,7 +75,7 @@ def test_marks_follow_the_picture(tiny_data: Path) -> None:
     rows = read_manifest(tiny_data)
     pictures = load_pictures(tiny_data, rows, read_preprocessing())
     even = Shares.model_validate(dict.fromkeys(Shares.model_fields, 1))
-    config = TINY.model_copy(update={"shares": even})
+    config = TINY.model_copy(update={"shares": even, "map_loss": 0.1})
     batch = make_sampler(pictures, range(len(rows)), config, CLASS_NAMES).batch(64, torch.Generator().manual_seed(0))
     assert batch.tumours.shape == batch.images.shape
     marked = batch.tumours.sum(dim=(1, 2, 3)) > 0
