@@ -49,11 +49,12 @@ class Sampler:
             self._make(name, int(count), generator) for (name, _), count in zip(recipes, drawn, strict=True) if count
         ]
         # Without `map_loss` nobody looks at where the tumour lies, and it need not be turned and scaled along.
-        shown = [torch.cat([part.images, part.tumours], dim=1) if self.config.map_loss else part.images for part in parts]
+        marked = self.config.map_loss > 0
+        shown = [torch.cat([part.images, part.tumours], dim=1) if marked else part.images for part in parts]
         changed = augment(torch.cat(shown), self.config.augmentation, generator)
         images, tumours = changed[:, :1], changed[:, 1:]
         labels = torch.cat([part.labels for part in parts])
-        return Batch(images, labels, tumours if self.config.map_loss else torch.zeros_like(images))
+        return Batch(images, labels, tumours if marked else torch.zeros_like(images))
 
     def _possible(self, recipe: str) -> float:
         if recipe in ("mirrored_tumour", "tumour_removed"):
