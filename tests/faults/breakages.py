@@ -147,9 +147,11 @@ def can_mount() -> bool:
 
 
 @contextmanager
-def _small_disk(folder: Path) -> Iterator[None]:
+def _small_disk(folder: Path, series: int) -> Iterator[None]:
+    """A disk that would hold everything, pictures included: what fills it must be the filler."""
     folder.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(folder)], check=True)
+    size = f"size={64 + 3 * series}m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True)
     try:
         yield
     finally:
@@ -162,7 +164,7 @@ def full_disk(folder: Path, series: int) -> Outcome:
     data = folder / "worker" / "var"
     settings = {"receive": {"minimum_free_bytes": 8 << 20}}
     with (
-        _small_disk(data),
+        _small_disk(data, series),
         bed(folder, series, 4, 240 + 2 * series, pause=min(1.0, 20 / series), settings=settings) as site,
     ):
         time.sleep(1)  # the senders are in the middle of a series
