@@ -1,44 +1,47 @@
-"""What the DICOM standard fixes: SOP classes, transfer syntaxes, status codes, UIDs. Each table cites its source."""
+"""What the DICOM standard fixes: SOP classes, transfer syntaxes, status codes, UIDs. Each table cites its source.
+
+UIDs are written out: pydicom takes a third of a second to import, and most commands need nothing else of it.
+"""
 
 from __future__ import annotations
 
 import re
 import uuid
 
-from pydicom import uid as dicom_uid
-
 # PS3.4 B.5: the storage SOP classes a series of MR images can arrive in.
 STORAGE_SOP_CLASSES: dict[str, str] = {
-    dicom_uid.MRImageStorage: "MR Image Storage",
-    dicom_uid.EnhancedMRImageStorage: "Enhanced MR Image Storage",
-    dicom_uid.EnhancedMRColorImageStorage: "Enhanced MR Color Image Storage",
-    dicom_uid.LegacyConvertedEnhancedMRImageStorage: "Legacy Converted Enhanced MR Image Storage",
-    dicom_uid.SecondaryCaptureImageStorage: "Secondary Capture Image Storage",
-    dicom_uid.MultiFrameSingleBitSecondaryCaptureImageStorage: "Multi-frame Single Bit Secondary Capture",
-    dicom_uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage: "Multi-frame Grayscale Byte Secondary Capture",
-    dicom_uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage: "Multi-frame Grayscale Word Secondary Capture",
-    dicom_uid.MultiFrameTrueColorSecondaryCaptureImageStorage: "Multi-frame True Color Secondary Capture",
+    "1.2.840.10008.5.1.4.1.1.4": "MR Image Storage",
+    "1.2.840.10008.5.1.4.1.1.4.1": "Enhanced MR Image Storage",
+    "1.2.840.10008.5.1.4.1.1.4.3": "Enhanced MR Color Image Storage",
+    "1.2.840.10008.5.1.4.1.1.4.4": "Legacy Converted Enhanced MR Image Storage",
+    "1.2.840.10008.5.1.4.1.1.7": "Secondary Capture Image Storage",
+    "1.2.840.10008.5.1.4.1.1.7.1": "Multi-frame Single Bit Secondary Capture",
+    "1.2.840.10008.5.1.4.1.1.7.2": "Multi-frame Grayscale Byte Secondary Capture",
+    "1.2.840.10008.5.1.4.1.1.7.3": "Multi-frame Grayscale Word Secondary Capture",
+    "1.2.840.10008.5.1.4.1.1.7.4": "Multi-frame True Color Secondary Capture",
 }
 
 # PS3.6 Table A-1: every transfer syntax in which MR pixels are exchanged. Stored as sent, decoded only by inference.
 TRANSFER_SYNTAXES: dict[str, str] = {
-    dicom_uid.ExplicitVRLittleEndian: "Explicit VR Little Endian",
-    dicom_uid.ImplicitVRLittleEndian: "Implicit VR Little Endian",
-    dicom_uid.ExplicitVRBigEndian: "Explicit VR Big Endian",
-    dicom_uid.DeflatedExplicitVRLittleEndian: "Deflated Explicit VR Little Endian",
-    dicom_uid.RLELossless: "RLE Lossless",
-    dicom_uid.JPEGBaseline8Bit: "JPEG Baseline (8 bit)",
-    dicom_uid.JPEGExtended12Bit: "JPEG Extended (12 bit)",
-    dicom_uid.JPEGLossless: "JPEG Lossless (Process 14)",
-    dicom_uid.JPEGLosslessSV1: "JPEG Lossless (Process 14, Selection Value 1)",
-    dicom_uid.JPEGLSLossless: "JPEG-LS Lossless",
-    dicom_uid.JPEGLSNearLossless: "JPEG-LS Near-lossless",
-    dicom_uid.JPEG2000Lossless: "JPEG 2000 Lossless",
-    dicom_uid.JPEG2000: "JPEG 2000",
-    dicom_uid.HTJ2KLossless: "HTJ2K Lossless",
-    dicom_uid.HTJ2KLosslessRPCL: "HTJ2K Lossless RPCL",
-    dicom_uid.HTJ2K: "HTJ2K",
+    "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
+    "1.2.840.10008.1.2": "Implicit VR Little Endian",
+    "1.2.840.10008.1.2.2": "Explicit VR Big Endian",
+    "1.2.840.10008.1.2.1.99": "Deflated Explicit VR Little Endian",
+    "1.2.840.10008.1.2.5": "RLE Lossless",
+    "1.2.840.10008.1.2.4.50": "JPEG Baseline (8 bit)",
+    "1.2.840.10008.1.2.4.51": "JPEG Extended (12 bit)",
+    "1.2.840.10008.1.2.4.57": "JPEG Lossless (Process 14)",
+    "1.2.840.10008.1.2.4.70": "JPEG Lossless (Process 14, Selection Value 1)",
+    "1.2.840.10008.1.2.4.80": "JPEG-LS Lossless",
+    "1.2.840.10008.1.2.4.81": "JPEG-LS Near-lossless",
+    "1.2.840.10008.1.2.4.90": "JPEG 2000 Lossless",
+    "1.2.840.10008.1.2.4.91": "JPEG 2000",
+    "1.2.840.10008.1.2.4.201": "HTJ2K Lossless",
+    "1.2.840.10008.1.2.4.202": "HTJ2K Lossless RPCL",
+    "1.2.840.10008.1.2.4.203": "HTJ2K",
 }
+
+COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 
 # PS3.4 Table B.2-1 and PS3.7 Annex C.
 SUCCESS = 0x0000

@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydicom import Dataset
-from pydicom.uid import ComprehensiveSRStorage
 from sqlalchemy import Connection, and_, create_engine, event, func, inspect, or_, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from worker import commitment, dicom
+from worker import dicom
 from worker.config import sqlite_path
 from worker.errors import StartError
 from worker.logs import get_log
@@ -42,7 +40,12 @@ from worker.tables import (
     SeriesStatus,
     SliceResultRow,
 )
-from worker.values import ModelIdentity, SeriesResult
+
+if TYPE_CHECKING:  # a command that only looks things up starts without pydicom and numpy
+    from pydicom import Dataset
+
+    from worker import commitment
+    from worker.values import ModelIdentity, SeriesResult
 
 DETAIL_LENGTH = 1024
 _LOCK_WAIT_SECONDS = 30.0
@@ -629,11 +632,13 @@ def claim_commitments(
     wanted = select(ObjectRow).where(ObjectRow.id.in_([row.object_id for row in rows]))
     classes = {one.sop_instance_uid: one.sop_class_uid for one in session.scalars(wanted)}
     # A UID of its own was given to a Comprehensive SR, for a peer without Comprehensive 3D SR.
-    return [(classes.get(row.sent_as or "", ComprehensiveSRStorage), row.sent_as or "") for row in rows]
+    return [(classes.get(row.sent_as or "", dicom.COMPREHENSIVE_SR), row.sent_as or "") for row in rows]
 
 
 def record_commitment_report(database: Store, information: Dataset, now: datetime) -> int:
     """Apply the N-EVENT-REPORT of a peer; the status to answer."""
+    from worker import commitment
+
     try:
         report = commitment.read_report(information)
     except commitment.MalformedReport:
