@@ -27,11 +27,12 @@ from monai_train.pretrained import load_weights
 from monai_train.systems import results
 from monai_train.systems.definitions import OURS, Protocol, Recipe, System, Task, read_ours, read_systems
 from monai_train.systems.fit import CURVE_PICTURES, Examples, Fitted, Fitting, fit, seconds_a_step
-from monai_train.systems.protocols import LABELS, Example, Parts, class_of, fraction_of, part
+from monai_train.systems.protocols import LABELS, Example, Parts, class_of, fraction_of, from_default, part
 from monai_train.systems.results import Result
 from monai_train.systems.table import document, key_of, rows_of
 from monai_train.train import DivergedError, current_commit
 from worker.errors import StartError
+from worker.inference.bundle import default_bundle
 
 SEED = 7
 # System B's copies: turned, shifted, mirrored, brighter or darker.
@@ -73,11 +74,18 @@ def jobs_of(systems: Sequence[System], ours: Mapping[Task, Recipe]) -> list[Job]
     return list(jobs.values())
 
 
+def weights_of(job: Job, place: Place) -> Path | None:
+    """The file that the job's network starts from, where there is one."""
+    if job.recipe.from_default:
+        return default_bundle() / "models" / "model.safetensors"
+    return place.weights.get(job.network)
+
+
 def inputs_of(job: Job, rows: Sequence[Row], place: Place) -> str:
     """Identifies what a row depends on but the fraction: 64 hex digits."""
-    weights = place.weights.get(job.network)
+    weights = weights_of(job, place)
     content = [
-        job.recipe.model_dump_json(),
+        job.recipe.model_dump_json(exclude={"from_default"}),  # the weights below say it
         job.protocol,
         data_sha256([row for row in rows if row.dataset == job.dataset]),
         hashlib.sha256(weights.read_bytes()).hexdigest() if weights else "",
@@ -97,6 +105,8 @@ def kept(job: Job, rows: Sequence[Row], place: Place) -> Result | None:
 def parts_of(job: Job, rows: Sequence[Row], fraction: float) -> Parts:
     """The job's examples. StartError where a class has none."""
     parts = part(rows, job.dataset, job.task, job.protocol, SEED)
+    if job.recipe.from_default:
+        parts = from_default(parts, rows, job.protocol)
     return fraction_of(parts, rows, job.task, fraction, SEED)
 
 
@@ -104,10 +114,11 @@ def make_model(job: Job, place: Place) -> tuple[Classifier, str]:
     """The network and what it starts from. StartError for weights that are another network's."""
     torch.manual_seed(SEED)
     model = Classifier(network_definition(job.recipe.network, len(LABELS[job.task])))
-    weights = place.weights.get(job.network)
+    weights = weights_of(job, place)
     if weights is None:
         return model, "scratch (no weights given: all of it learns)" if job.recipe.frozen else "scratch"
-    return model, f"{weights.name} {load_weights(model, weights)[:8]}" + (", frozen" if job.recipe.frozen else "")
+    name = "the shipped model" if job.recipe.from_default else weights.name
+    return model, f"{name} {load_weights(model, weights)[:8]}" + (", frozen" if job.recipe.frozen else "")
 
 
 def seconds_for(job: Job, parts: Parts, place: Place) -> float:

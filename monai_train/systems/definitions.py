@@ -51,6 +51,7 @@ class Recipe(_Strict):
     ema_decay: float = Field(0.0, ge=0, lt=1)
     balanced: bool = False  # every class as likely
     frozen: bool = False  # only the last layer learns, where weights are given
+    from_default: bool = False  # starts from the shipped model, which learned from other data sets
     flip_test: bool = False  # the mean of a picture's answer and its mirror image's
     augmentation: Augmentation | None = None
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
+from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, TrainConfig
 from monai_train.dataset import Role, Row, one_a_picture, split_roles
 from monai_train.systems.definitions import Protocol, Task
 from worker.errors import StartError
@@ -30,6 +30,7 @@ class Parts:
 
     train: tuple[Example, ...]
     test: tuple[Example, ...]
+    before: tuple[int, ...] = ()  # positions of what the weights that training starts from have learned from
 
 
 def class_of(row: Row, task: Task) -> int | None:
@@ -109,11 +110,23 @@ def fraction_of(parts: Parts, rows: Sequence[Row], task: Task, fraction: float, 
             kept += [own[i] for i in sorted(random.permutation(len(own))[:count])]
         return tuple(kept)
 
-    return parts if fraction >= 1 else Parts(some(parts.train), some(parts.test))
+    return parts if fraction >= 1 else replace(parts, train=some(parts.train), test=some(parts.test))
+
+
+def from_default(parts: Parts, rows: Sequence[Row], protocol: Protocol) -> Parts:
+    """The parts where training starts from the shipped model: with patients apart, its patients are not in the test."""
+    shipped = TrainConfig()
+    roles = split_roles(rows, shipped.external, shipped.test_share, shipped.validation_share)
+    before = tuple(i for i, role in enumerate(roles) if role in (Role.TRAIN, Role.VALIDATION))
+    begun = replace(parts, before=before)
+    if protocol is not Protocol.GROUPED:
+        return begun
+    return replace(begun, test=tuple(one for one in parts.test if not known(replace(begun, test=(one,)), rows)))
 
 
 def known(parts: Parts, rows: Sequence[Row]) -> int:
-    """How many test examples show a picture or a patient that is in training."""
-    pictures = {rows[i].picture_group for i, _ in parts.train}
-    patients = {rows[i].patient_group for i, _ in parts.train}
+    """How many test examples show a picture or a patient that is in training, or was before."""
+    learned = {*parts.before, *(i for i, _ in parts.train)}
+    pictures = {rows[i].picture_group for i in learned}
+    patients = {rows[i].patient_group for i in learned}
     return sum(rows[i].picture_group in pictures or rows[i].patient_group in patients for i, _ in parts.test)

@@ -65,9 +65,11 @@ Protocols:
 {protocols}
 
 **Leaky** marks a row whose test shows pictures or patients that are in its training ("of these known"): it measures
-memory. Compare models on the `grouped` rows. "Pictures used" below 100 % marks a QUICK run: that share of each class in
-training and test, but {FEWEST_OF_A_FRACTION} pictures of a class where there are as many, and every epoch. Its figures
-say less than a full run's, and are lower."""
+memory. "The shipped model" under "Started from" never trained on the row's data set, but on others that share pictures
+with it: these count as known too, and are left out of the `grouped` test. Compare models on the `grouped` rows.
+"Pictures used" below 100 % marks a QUICK run: that share of each class in training and test, but
+{FEWEST_OF_A_FRACTION} pictures of a class where there are as many, and every epoch. Its figures say less than a full
+run's, and are lower."""
 
 
 def _goal(system: System, results: Mapping[str, Result]) -> str:

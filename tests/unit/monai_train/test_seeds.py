@@ -20,7 +20,7 @@ from monai_train.networks import Classifier, network_definition
 from monai_train.seeds import Place, examples_of, jobs_of, seeds
 from monai_train.systems.definitions import OURS, Protocol, Recipe, System, Task, read_ours, read_systems
 from monai_train.systems.fit import Examples, Fitting, fit
-from monai_train.systems.protocols import class_of, fraction_of, known, part
+from monai_train.systems.protocols import class_of, fraction_of, from_default, known, part
 from monai_train.systems.results import ensemble, figures_of, read
 from monai_train.systems.table import document, rows_of
 from monai_train.train import DivergedError
@@ -55,6 +55,23 @@ def test_the_five_files_are_read_and_share_ours() -> None:
         assert (OURS, Protocol.GROUPED) in rows_of(one)
         for recipe in one.network:
             network_definition(recipe.network, 4)
+
+
+def test_what_the_shipped_model_learned_from_counts_as_known() -> None:
+    shared = [row(n, label, f"{label}-{n}") for n, label in enumerate([NO_TUMOUR, ANY_TUMOUR] * 40)]
+    copies = [row(100 + n, one.label, one.patient_group, "navoneel") for n, one in enumerate(shared)]
+    new = [row(200 + n, label, f"new-{n}", "navoneel") for n, label in enumerate([NO_TUMOUR, ANY_TUMOUR] * 40)]
+    rows = [*shared, *copies, *new]
+    for protocol in (Protocol.RANDOM_TEST, Protocol.GROUPED):
+        parts = part(rows, "navoneel", Task.YES_NO, protocol)
+        begun = from_default(parts, rows, protocol)
+        assert {rows[i].dataset for i in begun.before} == {"main"}
+        if protocol is Protocol.GROUPED:
+            assert known(begun, rows) == 0
+            assert 0 < len(begun.test) < len(parts.test)
+        else:
+            assert begun.test == parts.test
+            assert known(begun, rows) > known(parts, rows)
 
 
 @settings(max_examples=30, deadline=None)
