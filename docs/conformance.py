@@ -82,6 +82,8 @@ Sent to every `[[destination]]`, each over its own association, proposed in Expl
 
 {_classes(c_store.SOP_CLASSES)}
 
+- A Key Object Selection Document (TID 2010, title 113000 DCM "Of Interest") names the deciding slices of a classified
+  series; it goes to destinations with `key_objects = true` only.
 - A report goes as Comprehensive 3D SR; to a peer that does not take it as Comprehensive SR, under a UID of its own.
 - The report follows TID 1500 (rooted at 126000 DCM "Imaging Measurement Report") and IHE AI Results: Completion Flag
   COMPLETE, Verification Flag UNVERIFIED, Preliminary Flag PRELIMINARY, observer of type device.

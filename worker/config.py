@@ -149,6 +149,7 @@ class DestinationSection(_TlsFiles):
     host: str = Field(min_length=1)
     port: int = Field(ge=1, le=65535)
     timeout_seconds: float = Field(default=30.0, gt=0)
+    key_objects: bool = False
     storage_commitment: bool = False
     commitment_timeout_seconds: float = Field(default=300.0, gt=0)
 
@@ -166,6 +167,7 @@ class DicomwebSection(_TlsPaths):
     bearer_token_file: Path | None = None
     bearer_token_variable: str | None = Field(default=None, min_length=1)
     timeout_seconds: float = Field(default=30.0, gt=0)
+    key_objects: bool = False
 
     @field_validator("url")
     @classmethod

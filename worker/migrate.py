@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -30,6 +32,28 @@ def alembic_config(connection: Connection) -> Config:
     return config
 
 
+@contextmanager
+def revising(store: Store) -> Iterator[Connection]:
+    """A transaction in which tables may be made anew.
+
+    SQLite alters a table by copying it, and dropping the old one would fail for the rows that refer to it: so foreign
+    keys are looked at once, before the commit (sqlite.org/lang_altertable.html). Raises StartError where one is broken.
+    """
+    sqlite = store.engine.dialect.name == "sqlite"
+    with store.engine.connect() as connection:
+        plain = connection.connection.dbapi_connection
+        if sqlite and plain is not None:
+            plain.cursor().execute("PRAGMA foreign_keys=OFF")  # has no effect inside a transaction
+        try:
+            with connection.begin():
+                yield connection
+                if sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+                    raise StartError("database-damaged", "a row of the database refers to one that does not exist")
+        finally:
+            if sqlite and plain is not None:
+                plain.cursor().execute("PRAGMA foreign_keys=ON")
+
+
 def migrate(store: Store) -> tuple[str | None, str]:
     """Bring the schema to REVISION; (revision before, revision after).
 
@@ -39,7 +63,7 @@ def migrate(store: Store) -> tuple[str | None, str]:
     if before is not None and before > REVISION:
         store.require_revision()
     if before != REVISION:
-        with store.engine.begin() as connection:
+        with revising(store) as connection:
             # Two hosts that start at once: the second waits here, then finds nothing left to do.
             if connection.dialect.name == "postgresql":
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7230411112)")

@@ -125,12 +125,13 @@ def _infer(
     from worker.outbound.outbox import Outbox
 
     identity, classify = load_classifier(settings)
+    key_objects_to = tuple(one.name for one in settings.destination if one.key_objects)
     conductor = Conductor(
         database=database,
         data_dir=settings.worker.data_dir,
         model=identity,
         classify=classify,
-        make_objects=Outbox(settings.worker.data_dir).make_objects,
+        make_objects=Outbox(settings.worker.data_dir, key_objects_to).make_objects,
         destinations=[one.name for one in settings.destination],
         owner=process_name(),
         clock=clock,

@@ -488,13 +488,14 @@ def retry_parked_jobs(session: Session, job_ids: Sequence[int], now: datetime) -
 
 @dataclass(frozen=True, slots=True)
 class NewObject:
-    """A produced object whose file is on disk."""
+    """A produced object whose file is on disk; `only_to` names the destinations that want it, None: each does."""
 
     kind: ObjectKind
     sop_class_uid: str
     sop_instance_uid: str
     path: str
     sha256: str
+    only_to: tuple[str, ...] | None = None
 
 
 def add_result(
@@ -549,7 +550,8 @@ def add_result(
         )
         session.add(made)
         session.flush()
-        session.add_all(DeliveryRow(object_id=made.id, destination=name, not_before=now) for name in destinations)
+        wanting = [name for name in destinations if new.only_to is None or name in new.only_to]
+        session.add_all(DeliveryRow(object_id=made.id, destination=name, not_before=now) for name in wanting)
     session.flush()
     answer_series(session, [job.series_id])
     return row

@@ -75,6 +75,7 @@ class Commitment(StrEnum):
 class ObjectKind(StrEnum):
     REPORT = "report"
     PICTURE = "picture"
+    KEY_OBJECTS = "key-objects"
 
 
 class TokenRole(StrEnum):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from alembic import op
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -9,8 +11,20 @@ depends_on = None
 
 
 def upgrade() -> None:
-    pass
+    _replace_check("object", "kind", "kind IN ('report', 'picture', 'key-objects')")
 
 
 def downgrade() -> None:
-    pass
+    op.execute("DELETE FROM delivery WHERE object_id IN (SELECT id FROM object WHERE kind = 'key-objects')")
+    op.execute("DELETE FROM object WHERE kind = 'key-objects'")
+    _replace_check("object", "kind", "kind IN ('report', 'picture')")
+
+
+def _replace_check(table: str, name: str, condition: str, *others: tuple[str, str]) -> None:
+    """Give a table another CHECK. `others` (name, condition) stay: a table that SQLite makes anew loses all of them."""
+    on_sqlite = op.get_bind().dialect.name == "sqlite"
+    with op.batch_alter_table(table) as batch:
+        if not on_sqlite:
+            batch.drop_constraint(op.f(f"ck_{table}_{name}"), type_="check")
+        for one, meaning in [(name, condition), *(others if on_sqlite else ())]:
+            batch.create_check_constraint(op.f(f"ck_{table}_{one}"), meaning)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from pydicom.uid import (
     ComprehensiveSRStorage,
     ExplicitVRLittleEndian,
     JPEGBaseline8Bit,
+    KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
 )
 from pynetdicom import AE, evt
 from sqlalchemy import select
 
 from tests.testbed import dcmtk
-from tests.testbed.instances import Clock
+from tests.testbed.answered import answer
+from tests.testbed.instances import Clock, mr_instance
 from tests.testbed.pacs import Behaviour, Pacs
 from worker import store
 from worker.config import DestinationSection
@@ -187,6 +190,25 @@ def test_dcmtk_takes_both_uncompressed_transfer_syntaxes(
         _sender(database, tmp_path, port, clock).send_due()
     assert _states(database) == {DeliveryState.DELIVERED}
     assert len(list((tmp_path / "pacs").iterdir())) == 2
+
+
+@pytest.mark.skipif(not dcmtk.installed("storescp"), reason="DCMTK is not installed")
+def test_key_objects_go_to_the_destination_that_wants_them(database: Store, tmp_path: Path, clock: Clock) -> None:
+    data = tmp_path / "second"
+    *_, selection = answer(database, data, "b", 3, ("pacs", "reading"), ("reading",))
+    with dcmtk.storescp(tmp_path / "reading") as port:
+        reading = DestinationSection(name="reading", ae_title="PACS", host="127.0.0.1", port=port)
+        assert Sender(reading, "AI_WORKER", database, data, clock).send_due() == 3
+    with database.read() as session:
+        counted = Counter(session.scalars(select(DeliveryRow.destination)))
+    assert counted == {"pacs": 4, "reading": 3}  # two of them are the fixture's
+    arrived = {ds.SOPInstanceUID: ds for ds in map(dcmread, (tmp_path / "reading").iterdir())}
+    chosen = arrived[selection.sop_instance_uid]
+    assert chosen.SOPClassUID == KeyObjectSelectionDocumentStorage
+    named = [one for one in chosen.ContentSequence if one.ValueType == "IMAGE"]
+    assert {one.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for one in named} == {
+        mr_instance(number, "b").SOPInstanceUID for number in (1, 2, 3)
+    }
 
 
 def test_a_slow_destination_holds_up_no_other(database: Store, tmp_path: Path, pacs: Pacs, clock: Clock) -> None:

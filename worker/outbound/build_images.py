@@ -94,7 +94,7 @@ def build_key_objects(
 ) -> Dataset:
     """The Key Object Selection (PS3.16 TID 2010) that names the deciding slices.
 
-    Raises ValueError where no slice decided: a series that was not assessed has no key objects.
+    Raises ValueError where no slice decided.
     """
     deciding = [one for one in result.slices if one.deciding]
     if not deciding:

@@ -13,6 +13,7 @@ from pydicom.uid import (
     ComprehensiveSRStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
 )
 from pynetdicom import AE
@@ -25,7 +26,12 @@ from worker.dicom import derive_uid
 from worker.errors import Retry, WorkerError
 from worker.tls import association_arguments
 
-SOP_CLASSES = (Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage)
+SOP_CLASSES = (
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    SecondaryCaptureImageStorage,
+    KeyObjectSelectionDocumentStorage,
+)
 _SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _TRANSFER_SYNTAXES_NOT_SUPPORTED = 0x04  # PS3.8 Table 9-18, result of a presentation context
 

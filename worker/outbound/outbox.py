@@ -20,18 +20,22 @@ from pydicom import Dataset, dcmwrite
 
 from worker import __version__, header
 from worker.dicom import derive_uid
-from worker.outbound.build_images import build_picture
+from worker.outbound.build_images import build_key_objects, build_picture
 from worker.outbound.build_report import build_report
 from worker.store import NewObject
 from worker.tables import ObjectKind
-from worker.values import ModelIdentity, SeriesResult
+from worker.values import ModelIdentity, ResultStatus, SeriesResult
 
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
-    """Writes the report and the picture of a result below `data_dir`/objects."""
+    """Writes the report and the picture of a result below `data_dir`/objects, and key objects where anyone wants them.
+
+    `key_objects_to`: the names of the destinations that do.
+    """
 
     data_dir: Path
+    key_objects_to: tuple[str, ...] = ()
 
     def make_objects(
         self,
@@ -66,9 +70,21 @@ class Outbox:
             created_at=local,
             worker_version=__version__,
         )
-        return [self._write(ObjectKind.REPORT, report), self._write(ObjectKind.PICTURE, picture)]
+        made = [self._write(ObjectKind.REPORT, report), self._write(ObjectKind.PICTURE, picture)]
+        if self.key_objects_to and _was_decided(result):
+            selection = build_key_objects(
+                result,
+                model,
+                headers,
+                series_instance_uid=derive_uid("key-objects-series", series_uid, model.sha256),
+                sop_instance_uid=derive_uid("key-objects", *identity),
+                created_at=local,
+                worker_version=__version__,
+            )
+            made.append(self._write(ObjectKind.KEY_OBJECTS, selection, only_to=self.key_objects_to))
+        return made
 
-    def _write(self, kind: ObjectKind, ds: Dataset) -> NewObject:
+    def _write(self, kind: ObjectKind, ds: Dataset, only_to: tuple[str, ...] | None = None) -> NewObject:
         buffer = BytesIO()
         dcmwrite(buffer, ds, enforce_file_format=True)
         content = buffer.getvalue()
@@ -83,6 +99,7 @@ class Outbox:
             sop_instance_uid=str(ds.SOPInstanceUID),
             path=path,
             sha256=sha256.hexdigest(),
+            only_to=only_to,
         )
 
 
@@ -92,6 +109,11 @@ def read_header(path: Path) -> Dataset:
         warnings.simplefilter("ignore")  # odd values are the source's; build_report sanitises what it copies
         with path.open("rb") as file:
             return header.read_header(file)
+
+
+def _was_decided(result: SeriesResult) -> bool:
+    """Slices that were looked at and led to no class are no key objects."""
+    return result.status == ResultStatus.CLASSIFIED and any(one.deciding for one in result.slices)
 
 
 def _in_stack_order(result: SeriesResult, headers: list[Dataset]) -> list[Dataset]:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from tests.testbed.instances import MODEL, NOON, classified, new_instance, write_series
 from worker.outbound.outbox import Outbox
 from worker.store import NewObject
 from worker.tables import ObjectKind
+from worker.values import ResultStatus
 
 
 @pytest.fixture
@@ -64,3 +67,17 @@ def test_report_and_picture_are_in_the_source_study_and_in_series_of_their_own(
 def test_no_half_written_file_is_left(tmp_path: Path, sources: list[Path]) -> None:
     _make(tmp_path / "out", sources)
     assert {path.suffix for path in (tmp_path / "out").rglob("*") if path.is_file()} == {".dcm"}
+
+
+def test_key_objects_are_made_where_somebody_wants_them_and_slices_decided(tmp_path: Path, sources: list[Path]) -> None:
+    result = classified([new_instance(number) for number in (3, 2, 1)])
+    undecided = replace(result, slices=tuple(replace(one, deciding=False) for one in result.slices))
+    refused = replace(result, status=ResultStatus.NOT_ASSESSED, label=None, probability=None, reason="x", detail="x")
+    outbox = Outbox(tmp_path, key_objects_to=("pacs",))
+    report, picture, selection = outbox.make_objects(result, MODEL, sources, "d1", None, NOON)
+    assert (report.only_to, picture.only_to, selection.only_to) == (None, None, ("pacs",))
+    ds = dcmread(tmp_path / selection.path)
+    assert (ds.SOPClassUID, ds.SOPInstanceUID) == (KeyObjectSelectionDocumentStorage, selection.sop_instance_uid)
+    assert outbox.make_objects(result, MODEL, sources, "d1", None, NOON)[2] == selection
+    for other in (undecided, refused):
+        assert len(outbox.make_objects(other, MODEL, sources, "d1", None, NOON)) == 2

@@ -1,0 +1,58 @@
+"""A series that was received, classified and reported on: rows and files, without a network or a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from tests.testbed.instances import MODEL, classified, mr_instance, new_instance, received
+from worker import store
+from worker.inbound.instances import InstanceKeeper
+from worker.outbound.outbox import Outbox
+from worker.store import NewObject, Store
+from worker.tables import JobState, SeriesRow
+
+
+def answer(
+    database: Store,
+    data_dir: Path,
+    series: str = "a",
+    count: int = 1,
+    destinations: Sequence[str] = ("pacs",),
+    key_objects_to: tuple[str, ...] = (),
+    **changes: Any,
+) -> list[NewObject]:
+    """Keep `count` images, and write the result with its objects and their deliveries, due at once.
+
+    `changes` are those of `mr_instance`.
+    """
+    moment = datetime.now(UTC)
+    keeper = InstanceKeeper(database, data_dir, lambda: moment, 0)
+    for number in range(1, count + 1):
+        keeper.keep(received(mr_instance(number, series, **changes)))
+    keeper.close()
+    uid = str(mr_instance(1, series, **changes).SeriesInstanceUID)
+    with database.write() as session:
+        model = store.model_row(session, MODEL, moment).id
+        row = session.scalar(select(SeriesRow).where(SeriesRow.series_instance_uid == uid))
+        series_row = store.lock_open_series(session, row.id, moment) if row is not None else None
+        if series_row is None:
+            raise ValueError("the series is not open")
+        store.queue_series(session, series_row, model, moment)
+        job = store.claim_job(session, "me", model, moment, timedelta(seconds=30))
+        if job is None:
+            raise ValueError("no job to claim")
+        instances = store.instances_of(session, series_row.id)
+        images = [new_instance(sop_instance_uid=one.sop_instance_uid) for one in instances]
+        result = classified(images)
+        files = [data_dir / one.path for one in instances]
+        outbox = Outbox(data_dir, key_objects_to)
+        objects = outbox.make_objects(result, MODEL, files, job.input_sha256, None, moment)
+        store.end_job(session, job.id, "me", JobState.DONE, moment)
+        ids = {one.sop_instance_uid: one.id for one in instances}
+        store.add_result(session, job, result, ids, objects, destinations, moment)
+    return objects
