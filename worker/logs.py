@@ -10,7 +10,10 @@ import warnings
 from collections.abc import MutableMapping
 from typing import Any
 
-import structlog
+from worker.imports import without
+
+with without("rich", "better_exceptions", "colorama"):  # for a console that is not ours
+    import structlog
 
 _FORBIDDEN = ("patient", "accession", "uid", "name_of_patient", "birth")
 # A UID, or a person name with its component delimiter, wherever it hides.

@@ -31,16 +31,18 @@ from worker.audit.recorder import Recorder
 from worker.clock import Clock
 from worker.config import Settings
 from worker.errors import StartError
+from worker.imports import PYDICOM_COMPANIONS, without
 from worker.logs import get_log
 from worker.privacy import pseudonym_of
 from worker.process import Role, process_name
 from worker.supervisor import SUPERVISED, Child, Supervisor
 from worker.tables import REVISION
-from worker.values import ModelIdentity, SeriesResult
 
 if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
+
+    from worker.values import ModelIdentity, SeriesResult
 
 _RECEIVER_GRACE_SECONDS = 3.0
 _PORT_SECONDS = 3.0
@@ -97,12 +99,13 @@ def _end_with_supervisor() -> None:
 def _receive(
     settings: Settings, database: store.Store, clock: Clock, stop: threading.Event, record: events.Record
 ) -> None:
-    from worker.inbound.association import Receiver, close_dead_associations
+    with without(*PYDICOM_COMPANIONS):  # this process never decodes pixels (ARCHITECTURE.md, invariant 5)
+        from worker.inbound.association import Receiver, close_dead_associations
     from worker.inbound.instances import remove_leftovers
-    from worker.inference.bundle import load_bundle
+    from worker.inference.bundle import verified_identity
     from worker.schedule import start_receive_ticks, tick_now
 
-    identity = load_bundle(bundle_folder(settings)).identity
+    identity = verified_identity(bundle_folder(settings))
     with database.write() as session:
         model_id = store.model_row(session, identity, clock()).id
     close_dead_associations(settings, database, clock(), record)
@@ -148,7 +151,8 @@ def _infer(
 def _send(
     settings: Settings, database: store.Store, clock: Clock, stop: threading.Event, record: events.Record
 ) -> None:
-    from worker.outbound.send import Sender
+    with without(*PYDICOM_COMPANIONS):
+        from worker.outbound.send import Sender
 
     threads = [
         threading.Thread(
@@ -256,13 +260,14 @@ def _children(settings: Settings, config: Path | None) -> list[Child]:
 
 def run_service(settings: Settings, config: Path | None) -> int:
     """All roles until SIGTERM; the exit status. Raises StartError for what can be seen before anything is started."""
-    from worker.inference.bundle import load_bundle
-    from worker.migrate import migrate
+    from worker.inference.bundle import verified_identity
 
     database = store.Store(settings.database.url)
     if database.revision() != REVISION:
+        from worker.migrate import migrate
+
         migrate(database)
-    identity = load_bundle(bundle_folder(settings)).identity
+    identity = verified_identity(bundle_folder(settings))
     receive = settings.receive
     _require_free_port("receive", receive.host, receive.port)
     _require_free_port("web", settings.web.host, settings.web.port)

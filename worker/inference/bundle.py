@@ -13,16 +13,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from worker.errors import StartError
-from worker.inference.preprocess import Preprocessing
 from worker.values import Code, FloatArray, ModelClass, ModelIdentity
+
+if TYPE_CHECKING:  # who asks only for the identity starts without numpy and pydicom
+    from worker.inference.preprocess import Preprocessing
 
 NETWORK_TARGETS = frozenset(
     {
@@ -191,19 +190,19 @@ def default_bundle() -> Path:
     return found[0]
 
 
+def verified_identity(folder: Path) -> ModelIdentity:
+    """The identity alone, every file verified all the same. Raises StartError as `load_bundle`."""
+    described, sha256 = _described(folder)
+    _verify_files(folder, described.files)
+    _read_configurations(folder, described.files)
+    return _identity(described, sha256)
+
+
 def load_bundle(folder: Path) -> Bundle:
     """The bundle of a folder, every file verified. Raises StartError: bundle-missing, bundle-corrupt, bundle-unsafe."""
-    if not (folder / "worker.json").is_file():
-        raise StartError("bundle-missing", f"there is no model bundle at {folder} (no worker.json)")
-    raw = (folder / "worker.json").read_bytes()
-    try:
-        described = _WorkerJson.model_validate(json.loads(raw))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise StartError("bundle-corrupt", f"worker.json of the model bundle: {where}: {first['msg']}") from None
-    except ValueError:
-        raise StartError("bundle-corrupt", "worker.json of the model bundle is not JSON") from None
+    from worker.inference.preprocess import Preprocessing
+
+    described, sha256 = _described(folder)
     _verify_files(folder, described.files)
     inference = _read_configurations(folder, described.files)["configs/inference.json"]
     network, preprocessing = inference.get("network_def"), inference.get("preprocessing")
@@ -213,7 +212,7 @@ def load_bundle(folder: Path) -> Bundle:
         raise StartError("bundle-corrupt", "the network_def of configs/inference.json names no known network")
     return Bundle(
         folder=folder,
-        identity=_identity(described, hashlib.sha256(raw).hexdigest()),
+        identity=_identity(described, sha256),
         preprocessing=Preprocessing.from_json(preprocessing),
         network=network,
         mirror=described.mirror,
@@ -224,6 +223,21 @@ def load_bundle(folder: Path) -> Bundle:
         statistics=_statistics(folder / "models/features.safetensors"),
         accepted_input=described.accepted_input,
     )
+
+
+def _described(folder: Path) -> tuple[_WorkerJson, str]:
+    """worker.json and its SHA-256, which names the bundle."""
+    if not (folder / "worker.json").is_file():
+        raise StartError("bundle-missing", f"there is no model bundle at {folder} (no worker.json)")
+    raw = (folder / "worker.json").read_bytes()
+    try:
+        return _WorkerJson.model_validate(json.loads(raw)), hashlib.sha256(raw).hexdigest()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StartError("bundle-corrupt", f"worker.json of the model bundle: {where}: {first['msg']}") from None
+    except ValueError:
+        raise StartError("bundle-corrupt", "worker.json of the model bundle is not JSON") from None
 
 
 def _verify_files(folder: Path, listed: Mapping[str, str]) -> None:
@@ -304,6 +318,10 @@ def _code(code: _Code) -> Code:
 
 
 def _statistics(path: Path) -> FeatureStatistics:
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
     try:
         arrays = load_file(path)
         mean, components, scale = (arrays[name].astype(np.float32) for name in ("mean", "components", "scale"))

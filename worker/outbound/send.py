@@ -27,7 +27,7 @@ from worker.config import Destination, DestinationSection, DicomwebSection
 from worker.dicom import derive_uid
 from worker.errors import Park, Retry
 from worker.logs import fault_fields, get_log
-from worker.outbound import c_store, stow
+from worker.outbound import c_store
 from worker.outbound.c_store import Rejected
 from worker.tables import Commitment, DeliveryRow, DeliveryState, ObjectRow
 
@@ -228,6 +228,8 @@ class Sender:
 def connect(destination: Destination, ae_title: str) -> Peer:
     """Raises Retry when the peer is away or will not have us."""
     if isinstance(destination, DicomwebSection):
+        from worker.outbound import stow  # with an HTTP client that most sites do not need
+
         return stow.connect(destination)
     return c_store.StorageScp(c_store.associate(destination, ae_title))
 
@@ -235,6 +237,8 @@ def connect(destination: Destination, ae_title: str) -> Peer:
 def probe(destination: Destination, ae_title: str) -> None:
     """C-ECHO, or a search that finds nothing. Raises Retry when the peer does not answer well."""
     if isinstance(destination, DicomwebSection):
+        from worker.outbound import stow
+
         with closing(stow.connect(destination)) as server:
             server.probe()
     else:
