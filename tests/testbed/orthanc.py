@@ -75,6 +75,12 @@ class Orthanc:
         self._client = httpx.Client(base_url=url, timeout=60, limits=one_request_each)
         return self
 
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise RuntimeError("Orthanc is not running")
+        return self._process.pid
+
     def stop(self) -> None:
         """End it, by its own process id."""
         if self._process is None:

@@ -1,0 +1,279 @@
+"""How fast C-STORE is received, durably and indexed, beside Orthanc and DCMTK's storescp.
+
+    PYTHONPATH=. python benchmarks/receive.py               # some minutes; compare on an idle machine
+    PYTHONPATH=. python benchmarks/receive.py --rounds 3 --folder /var/tmp --json receive.json
+
+Each cell of the table is a receiver that was started for it with an empty folder on the disk of `--folder`, to which
+DCMTK's storescu sends one load over one association, or as four senders at once. The receivers take turns, so that a
+machine that is busy for a while is busy for all of them. A figure is instances a second from the start of the first
+storescu to the end of the last, so the sender's own start and its look through its folder count for everybody; a cell
+counts only when the receiver then holds every instance.
+
+ours      `worker serve --role receive`, SQLite: answered after fsync of file and folder and the commit of the row
+Orthanc   Debian's, with the settings of tests/testbed/orthanc.py: SQLite index, SyncStorageArea on (its default: fsync of
+          each file), OverwriteInstances on; its index is committed without fsync (synchronous=NORMAL)
+storescp  DCMTK's, one process for each association (--fork), `+B` writes what comes as it comes: no index, no fsync
+bare      pynetdicom's AE with a handler that writes the encoded dataset: no index, no fsync
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from tests.testbed import orthanc
+from tests.testbed.dcmtk import free_port, wait_for_port
+from tests.testbed.instances import encoded, mr_instance
+from tests.testbed.worker_process import COMMAND, WorkerProcess
+
+SENDERS = 4
+TICKS = os.sysconf("SC_CLK_TCK")
+STORESCU = ("storescu", "-R", "-xe", "+sd", "+r", "-aec", "AI_WORKER")
+
+
+@dataclass(frozen=True)
+class Load:
+    name: str
+    files: int
+    side: int  # pixels
+
+
+LOADS = (Load("384 x 212 kB", 384, 325), Load("600 x 25 kB", 600, 110))
+
+
+@dataclass(frozen=True)
+class Running:
+    """A receiver: where it listens, the process that works, and how many instances it holds."""
+
+    port: int
+    pid: int
+    held: Callable[[], int]
+
+
+Receiver = Callable[[Path], AbstractContextManager[Running]]
+
+
+@dataclass
+class Cell:
+    """What was measured of one receiver under one load."""
+
+    rates: list[float] = field(default_factory=list)  # instances a second
+    work: list[float] = field(default_factory=list)  # milliseconds of processor time an instance
+
+    def shown(self) -> str:
+        low, high = min(self.rates), max(self.rates)
+        return f"{median(self.rates):7.0f} ({low:.0f}-{high:.0f}) {median(self.work):6.2f}"
+
+
+# --- the receivers ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def ours(folder: Path) -> Iterator[Running]:
+    worker = WorkerProcess(folder, settings={"receive": {"quiet_seconds": 600}})
+    worker.write_config()
+    migrated = worker.run("migrate")
+    if migrated.returncode != 0:
+        raise RuntimeError(migrated.stderr)
+    command = [*COMMAND, "serve", "--role", "receive", "--config", str(worker.config)]
+    with _process(command, worker.port, folder) as process:
+        yield Running(worker.port, process.pid, lambda: int(worker.rows("SELECT count(*) FROM instance")[0][0]))
+
+
+@contextmanager
+def orthanc_(folder: Path) -> Iterator[Running]:
+    with orthanc.running(folder, 1, ae_title="AI_WORKER") as pacs:
+        yield Running(pacs.port, pacs.pid, lambda: len(list((folder / "storage").glob("??/??/*"))))
+
+
+@contextmanager
+def storescp(folder: Path) -> Iterator[Running]:
+    port = free_port()
+    command = ["storescp", "--fork", "+B", "+xa", "-aet", "AI_WORKER", "-od", str(folder), str(port)]
+    with _process(command, port, folder) as process:
+        yield Running(port, process.pid, lambda: len(list(folder.glob("MR*"))))
+
+
+@contextmanager
+def bare(folder: Path) -> Iterator[Running]:
+    port = free_port()
+    with _process([sys.executable, __file__, "--bare", str(port)], port, folder) as process:
+        yield Running(port, process.pid, lambda: len(list(folder.glob("*.dcm"))))
+
+
+def serve_bare(port: int) -> None:
+    """pynetdicom that writes what it gets into the working folder, until it is ended."""
+    from pynetdicom import AE, AllStoragePresentationContexts, evt
+
+    def keep(event: evt.Event) -> int:
+        Path(f"{event.request.AffectedSOPInstanceUID}.dcm").write_bytes(event.encoded_dataset())
+        return 0
+
+    ae = AE(ae_title="AI_WORKER")
+    ae.maximum_pdu_size = 1 << 20
+    ae.supported_contexts = AllStoragePresentationContexts
+    ae.start_server(("127.0.0.1", port), evt_handlers=[(evt.EVT_C_STORE, keep)])
+
+
+@contextmanager
+def _process(command: Sequence[str], port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env={**os.environ, "TCP_NODELAY": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+        )  # fmt: skip
+    try:
+        wait_for_port(port, process, 60)
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+RECEIVERS: Mapping[str, Receiver] = {"ours": ours, "Orthanc": orthanc_, "storescp": storescp, "bare pynetdicom": bare}
+
+
+# --- measuring -------------------------------------------------------------------------------------------------
+
+
+def make_load(folder: Path, load: Load) -> list[Path]:
+    """One folder for each sender, with a series in it."""
+    folders = []
+    for sender in range(SENDERS):
+        series = f"{load.side}-{sender}"
+        folders.append(folder / load.name.replace(" ", "") / str(sender))
+        folders[-1].mkdir(parents=True)
+        pixels = np.random.default_rng(sender).integers(0, 4000, (load.side, load.side), np.uint16)
+        for number in range(1, load.files // SENDERS + 1):
+            ds = mr_instance(
+                number, series, Rows=load.side, Columns=load.side, PixelData=np.roll(pixels, number).tobytes()
+            )
+            (folders[-1] / f"{number:04d}.dcm").write_bytes(encoded(ds))
+    return folders
+
+
+def send(running: Running, loads: Sequence[Sequence[Path]]) -> float:
+    """Seconds until every sender, one for each list of folders, has sent all of its own."""
+    start = time.perf_counter()
+    senders = [
+        subprocess.Popen(
+            [*STORESCU, "-aet", f"PACS{number}", "127.0.0.1", str(running.port), *map(str, folders)],
+            env={**os.environ, "TCP_NODELAY": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        for number, folders in enumerate(loads)
+    ]  # fmt: skip
+    if any(one.wait(600) for one in senders):
+        raise RuntimeError("a sender failed")
+    return time.perf_counter() - start
+
+
+def measure(receiver: Receiver, folder: Path, sent: Sequence[Sequence[Path]], files: int, cell: Cell) -> None:
+    folder.mkdir()
+    try:
+        with receiver(folder) as running:
+            before = _processor_seconds(running.pid)
+            seconds = send(running, sent)
+            work = _processor_seconds(running.pid) - before
+            if (held := running.held()) != files:
+                raise RuntimeError(f"{held} of {files} instances were kept")
+    finally:
+        shutil.rmtree(folder)
+    cell.rates.append(files / seconds)
+    cell.work.append(1000 * work / files)
+
+
+def _processor_seconds(pid: int) -> float:
+    """user + sys of a process and of its children that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(one) for one in fields[11:15]) / TICKS
+
+
+def run(folder: Path, rounds: int, only: Sequence[str]) -> dict[tuple[Load, int, str], Cell]:
+    cells: dict[tuple[Load, int, str], Cell] = {}
+    for load in LOADS:
+        folders = make_load(folder, load)
+        for senders in (1, SENDERS):
+            sent = [folders] if senders == 1 else [[one] for one in folders]
+            for _ in range(rounds):
+                for name, receiver in RECEIVERS.items():
+                    if not only or name in only:
+                        cell = cells.setdefault((load, senders, name), Cell())
+                        measure(receiver, folder / "receiver", sent, load.files, cell)
+            for name in RECEIVERS:
+                if (load, senders, name) in cells:
+                    what = f"{load.name}, {senders} sender{'s' * (senders > 1)}"
+                    print(f"{what:28} {name:16} {cells[load, senders, name].shown()}", flush=True)
+    return cells
+
+
+def rows(cells: Mapping[tuple[Load, int, str], Cell], rounds: int) -> list[dict[str, Any]]:
+    """Ours beside each peer; a ratio is the median of the ratios of the rounds."""
+    found = []
+    for (load, senders, name), cell in cells.items():
+        mine = cells.get((load, senders, "ours"))
+        if name == "ours" or mine is None:
+            continue
+        ratios = [a / b for a, b in zip(mine.rates, cell.rates, strict=True)]
+        goal = {"Orthanc": 1.3 if senders == 1 else 2.5, "storescp": 0.4}.get(name)
+        found.append(
+            {
+                "row": f"receive {load.name}, {'one association' if senders == 1 else f'{senders} senders'}",
+                "ours": median(mine.rates),
+                "peer": median(cell.rates),
+                "peer_name": name,
+                "ratio": median(ratios),
+                "goal": goal,
+                "unit": "instances/s",
+                "n": rounds,
+                "note": f"ratio {min(ratios):.2f} to {max(ratios):.2f}; processor time an instance "
+                f"{median(mine.work):.2f} against {median(cell.work):.2f} ms",
+            }
+        )
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="on the disk to be measured, no tmpfs")
+    parser.add_argument("--only", action="append", default=[], choices=list(RECEIVERS), help="these receivers")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--bare", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.bare:
+        serve_bare(arguments.bare)
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    print(f"{'':45}  instances/s (range)  ms of processor an instance")
+    with tempfile.TemporaryDirectory(prefix="worker-receive-", dir=arguments.folder) as folder:
+        found = rows(run(Path(folder), arguments.rounds, arguments.only), arguments.rounds)
+    print(f"\n{'':38} {'against':16} {'ratio':>6} {'goal':>6}")
+    for one in found:
+        goal = f"{one['goal']:6.1f}" if one["goal"] else f"{'-':>6}"
+        print(f"{one['row']:38} {one['peer_name']:16} {one['ratio']:6.2f} {goal}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"title": "Receive", "rows": found}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
