@@ -10,8 +10,8 @@ storescu to the end of the last, so the sender's own start and its look through 
 counts only when the receiver then holds every instance.
 
 ours      `worker serve --role receive`, SQLite: answered after fsync of file and folder and the commit of the row
-Orthanc   Debian's, with the settings of tests/testbed/orthanc.py: SQLite index, SyncStorageArea on (its default: fsync of
-          each file), OverwriteInstances on; its index is committed without fsync (synchronous=NORMAL)
+Orthanc   Debian's, with the settings of tests/testbed/orthanc.py: SQLite index, SyncStorageArea on (the default: fsync
+          of each file), OverwriteInstances on; its index is committed without fsync (synchronous=NORMAL)
 storescp  DCMTK's, one process for each association (--fork), `+B` writes what comes as it comes: no index, no fsync
 bare      pynetdicom's AE with a handler that writes the encoded dataset: no index, no fsync
 """
