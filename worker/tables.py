@@ -36,6 +36,7 @@ from sqlalchemy import (
     MetaData,
     String,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -81,6 +82,11 @@ class ObjectKind(StrEnum):
 class TokenRole(StrEnum):
     READ = "read"
     OPERATE = "operate"
+
+
+# What the partial indexes hold. A query is served by one only where it has the condition in the same words.
+REFUSED = text("status = 'refused'")
+UNCOMMITTED = text("commitment IN ('due', 'requested')")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -193,6 +199,8 @@ class SeriesRow(Base):
         Index(None, "created_at", "id", "probability"),
         Index(None, "status", "created_at", "id", "probability"),
         Index(None, "label", "created_at", "id", "probability"),
+        # Counted by reason at every scrape of /metrics.
+        Index(None, "status", "reason", sqlite_where=REFUSED, postgresql_where=REFUSED),
     )
 
 
@@ -357,6 +365,7 @@ class DeliveryRow(Base):
         CheckConstraint("(state = 'sending') = (lease_owner IS NOT NULL)", name="lease"),
         Index(None, "destination", "state", "not_before", "id"),
         Index(None, "state", "id"),
+        Index(None, "destination", "commitment", sqlite_where=UNCOMMITTED, postgresql_where=UNCOMMITTED),
     )
 
 
