@@ -95,6 +95,11 @@ def derive_uid(*parts: str) -> str:
     return f"2.25.{uuid.uuid5(_NAMESPACE, chr(31).join(parts)).int}"
 
 
+def produced_series_uid(kind: str, series_instance_uid: str, bundle_sha256: str) -> str:
+    """The series of what we produce of one kind ("report") from a series with a model: one, however often it is done."""
+    return derive_uid(f"{kind}-series", series_instance_uid, bundle_sha256)
+
+
 # Coded concepts of the report (PS3.16): value, scheme, meaning. What a model finds is coded in its bundle instead.
 NEOPLASM = ("108369006", "SCT", "Neoplasm")
 PRESENT = ("52101004", "SCT", "Present")  # CID 240

@@ -539,12 +539,14 @@ def add_result(
         )
         for ordinal, one in enumerate(result.slices)
     )
+    source, model = session.get_one(SeriesRow, job.series_id), session.get_one(ModelRow, job.model_id)
     for new in objects:
         made = ObjectRow(
             result_id=row.id,
             kind=new.kind,
             sop_class_uid=new.sop_class_uid,
             sop_instance_uid=new.sop_instance_uid,
+            series_instance_uid=dicom.produced_series_uid(new.kind, source.series_instance_uid, model.sha256),
             path=new.path,
             sha256=new.sha256,
         )

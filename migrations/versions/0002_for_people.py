@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -12,11 +14,14 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _add_series_of_objects()
     _add_indexes_of_metrics()
     _replace_check("object", "kind", "kind IN ('report', 'picture', 'key-objects')")
 
 
 def downgrade() -> None:
+    op.drop_index(op.f("ix_object_series_instance_uid"), "object")
+    op.drop_column("object", "series_instance_uid")
     op.drop_index(op.f("ix_series_status_reason"), table_name="series")
     op.drop_index(op.f("ix_delivery_destination_commitment"), table_name="delivery")
     op.execute("DELETE FROM delivery WHERE object_id IN (SELECT id FROM object WHERE kind = 'key-objects')")
@@ -36,6 +41,29 @@ def _add_indexes_of_metrics() -> None:
         sqlite_where=uncommitted,
         postgresql_where=uncommitted,
     )
+
+
+def _add_series_of_objects() -> None:
+    """The series of each object, as `worker.dicom.produced_series_uid` has named it since the first release."""
+    op.add_column("object", sa.Column("series_instance_uid", sa.String(length=64), nullable=False, server_default=""))
+    bind = op.get_bind()
+    sources = (
+        "SELECT object.id, object.kind, series.series_instance_uid, model.sha256 FROM object "
+        "JOIN result ON result.id = object.result_id JOIN series ON series.id = result.series_id "
+        "JOIN model ON model.id = result.model_id WHERE object.id > :last ORDER BY object.id LIMIT 10000"
+    )
+    change, last = sa.text("UPDATE object SET series_instance_uid = :uid WHERE id = :id"), 0
+    while rows := bind.execute(sa.text(sources), {"last": last}).all():
+        bind.execute(change, [{"id": row[0], "uid": _derived(f"{row[1]}-series", row[2], row[3])} for row in rows])
+        last = rows[-1][0]
+    with op.batch_alter_table("object") as batch:
+        batch.alter_column("series_instance_uid", server_default=None)
+    op.create_index(op.f("ix_object_series_instance_uid"), "object", ["series_instance_uid"])
+
+
+def _derived(*parts: str) -> str:
+    """As worker.dicom.derive_uid: a revision changes with nothing."""
+    return f"2.25.{uuid.uuid5(uuid.UUID('6f1c0d5e-6d3b-5b7a-9d0e-0c2f4c1a8f77'), chr(31).join(parts)).int}"
 
 
 def _replace_check(table: str, name: str, condition: str, *others: tuple[str, str]) -> None:

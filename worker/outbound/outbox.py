@@ -19,7 +19,7 @@ from pathlib import Path
 from pydicom import Dataset, dcmwrite
 
 from worker import __version__, header
-from worker.dicom import derive_uid
+from worker.dicom import derive_uid, produced_series_uid
 from worker.outbound.build_images import build_key_objects, build_picture
 from worker.outbound.build_report import build_report
 from worker.store import NewObject
@@ -55,7 +55,7 @@ class Outbox:
             result,
             model,
             headers,
-            series_instance_uid=derive_uid("report-series", series_uid, model.sha256),
+            series_instance_uid=produced_series_uid(ObjectKind.REPORT, series_uid, model.sha256),
             sop_instance_uid=derive_uid("report", *identity),
             created_at=local,
             worker_version=__version__,
@@ -65,7 +65,7 @@ class Outbox:
             result,
             model,
             headers,
-            series_instance_uid=derive_uid("picture-series", series_uid, model.sha256),
+            series_instance_uid=produced_series_uid(ObjectKind.PICTURE, series_uid, model.sha256),
             sop_instance_uid=derive_uid("picture", *identity),
             created_at=local,
             worker_version=__version__,
@@ -76,7 +76,7 @@ class Outbox:
                 result,
                 model,
                 headers,
-                series_instance_uid=derive_uid("key-objects-series", series_uid, model.sha256),
+                series_instance_uid=produced_series_uid(ObjectKind.KEY_OBJECTS, series_uid, model.sha256),
                 sop_instance_uid=derive_uid("key-objects", *identity),
                 created_at=local,
                 worker_version=__version__,
