@@ -1,0 +1,189 @@
+"""How fast the shipped model classifies: against MONAI in torch, against the processor's int8 limit, files included.
+
+    PYTHONPATH=. python benchmarks/classify.py
+    BRAIN_MRI_DATA=folder PYTHONPATH=. python benchmarks/classify.py --json classify.json   # agreement on real pictures
+
+speed        the same network on the same tensors, batches of 16, as many threads as there are cores: ours (OpenVINO,
+             int8 and fp32) and MONAI's network in torch (eager, float32) take turns
+roofline     see int8_limit.py
+agreement    slices whose likeliest class is the same in int8 and fp32; on pictures of BRAIN_MRI_DATA where it names a
+             folder, else on slices of the MNI template with and without a simulated mass, varied
+reading      decoding and preprocessing of whole series (uncompressed, and JPEG lossless by DCMTK) as a share of the
+             time that the int8 network takes for the same slices
+threads      processor time in a second while series are classified, as `worker serve` sets the engine up
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLosslessSV1
+
+from benchmarks.int8_limit import int8_limit
+from benchmarks.rows import Row, against, arguments, at_least, at_most, cores, finish, plain, processor_seconds
+from monai_train.images import UnreadableImage, find_files, is_picture_name, read_picture
+from tests.testbed import dcmtk
+from tests.testbed.phantom import Grid, head_series
+from worker.errors import NotAssessable
+from worker.inference.bundle import Bundle, default_bundle, load_bundle
+from worker.inference.classify import classify
+from worker.inference.preprocess import preprocess, preprocess_image
+from worker.inference.run_model import BATCH, OpenVinoEngine, TorchEngine
+from worker.values import FloatArray
+
+PICTURES = 2000
+SERIES = (24, 200)
+
+
+def slices_of_heads(folder: Path, bundle: Bundle, series: int, wanted: int) -> FloatArray:
+    """[wanted, 1, size, size]: heads with and without a mass, then the same darker, noisier, turned upside down."""
+    tensors = []
+    for index in range(series):
+        grid = Grid(slices=24, plane=("axial", "coronal", "sagittal")[index // 2 % 3])
+        files = head_series(folder / f"head{index}", grid=grid, mass=index % 2 == 1, seed=index)
+        tensors.append(preprocess(files, bundle.preprocessing).tensor)
+    plain_slices = np.concatenate(tensors)
+    random = np.random.default_rng(3)
+    slices = [plain_slices]
+    while sum(map(len, slices)) < wanted:
+        varied = plain_slices ** random.uniform(0.6, 1.6) + random.normal(
+            0, random.uniform(0, 0.06), plain_slices.shape
+        )
+        slices.append(np.clip(varied, 0, 1).astype(np.float32)[..., :: random.choice([-1, 1]), :])
+    return np.ascontiguousarray(np.concatenate(slices)[:wanted])
+
+
+def slices_of_pictures(folder: Path, bundle: Bundle, wanted: int) -> FloatArray:
+    """Of a folder of PNG and JPEG files, spread evenly over it; what cannot be read is left out."""
+    names = sorted(name for name in find_files(folder) if is_picture_name(name))
+    tensors = []
+    for name in names[:: max(1, len(names) // wanted)]:
+        try:
+            tensors.append(preprocess_image(read_picture(folder / name).pixels, bundle.preprocessing))
+        except (UnreadableImage, NotAssessable):
+            continue
+    return np.stack(tensors)
+
+
+def speed(bundle: Bundle, tensor: FloatArray, threads: int, rounds: int) -> tuple[list[Row], list[float]]:
+    """The rows, and the int8 network's images a second of each round."""
+    once = replace(bundle, mirror=False)  # the network itself: a bundle may run it twice for a slice
+    engines = {precision: OpenVinoEngine(once, precision, threads) for precision in ("int8", "fp32")}
+    torch.set_num_threads(threads)
+    network = TorchEngine(once)._net
+    pictures = torch.from_numpy(tensor)
+
+    def eager() -> None:
+        with torch.inference_mode():
+            for start in range(0, len(pictures), BATCH):
+                network(pictures[start : start + BATCH])
+
+    turns: dict[str, Callable[[], object]] = {"torch": eager}
+    turns |= {name: lambda engine=engine: engine.run(tensor) for name, engine in engines.items()}  # type: ignore[misc]
+    rates: dict[str, list[float]] = {name: [] for name in turns}
+    for number in range(rounds + 1):
+        for name, turn in turns.items():
+            time.sleep(0.1)  # the threads of the one before are asleep then
+            taken, _ = processor_seconds(turn)
+            if number:  # the first round warms up
+                rates[name].append(len(tensor) / taken)
+    peer = "MONAI, torch eager fp32"
+    return [
+        against("network int8", rates["int8"], rates["torch"], peer, "images/s", 6.0),
+        replace(against("network fp32", rates["fp32"], rates["torch"], peer, "images/s", 1.0), goal=None),
+    ], rates["int8"]
+
+
+def roofline(bundle: Bundle, rates: Sequence[float], threads: int, repeats: int) -> list[Row]:
+    limit = int8_limit(bundle.openvino_model("int8"), bundle.preprocessing.size, BATCH, threads, repeats)
+    best = max(rates)  # against the best that the convolutions did
+    facts = f"peak {limit.peak / 1e9:.0f} Gop/s, {limit.operations / 1e9:.2f} Gop an image"
+    share = Row(
+        "share of the int8 roofline", best, "images/s", len(rates), limit.images_a_second, "int8 peak",
+        best / limit.images_a_second, 0.6, facts,
+    )  # fmt: skip
+    alone = plain("time that the convolutions would take alone", [best * limit.alone], "of the network's")
+    return [share, alone]
+
+
+def agreement(bundle: Bundle, tensor: FloatArray, threads: int, what: str) -> Row:
+    labels = [
+        OpenVinoEngine(bundle, precision, threads).run(tensor).logits.argmax(axis=1) for precision in ("int8", "fp32")
+    ]
+    same = float((labels[0] == labels[1]).mean())
+    shown = ", ".join(f"{number} {name}" for name, number in _counted(bundle, labels[1]).items())
+    return at_least("class agreement of int8 with fp32", [100 * same], 99.5, "%", f"{len(tensor)} {what}: {shown}")
+
+
+def _counted(bundle: Bundle, labels: np.ndarray) -> dict[str, int]:
+    return {one.name: int((labels == index).sum()) for index, one in enumerate(bundle.identity.classes)}
+
+
+def reading(folder: Path, bundle: Bundle, engine: OpenVinoEngine, slices: int, rounds: int) -> list[Row]:
+    """A row a transfer syntax: the share of reading, and in the note the whole series."""
+    rows = []
+    for name, syntax in (("uncompressed", ExplicitVRLittleEndian), ("JPEG lossless", JPEGLosslessSV1)):
+        if syntax == JPEGLosslessSV1 and not dcmtk.installed("dcmcjpeg"):
+            print("JPEG lossless: skipped, dcmcjpeg (DCMTK) is not installed")
+            continue
+        files = head_series(folder / f"{slices}-{name}", grid=_grid(slices), transfer_syntax=UID(syntax))
+        times: list[tuple[float, float, float]] = []
+        for _ in range(rounds):
+            read, _ = processor_seconds(lambda files=files: preprocess(files, bundle.preprocessing))  # type: ignore[misc]
+            tensor = preprocess(files, bundle.preprocessing).tensor
+            run, _ = processor_seconds(lambda tensor=tensor: engine.run(tensor))  # type: ignore[misc]
+            whole, _ = processor_seconds(lambda files=files: classify(files, bundle, engine))  # type: ignore[misc]
+            times.append((read, run, whole))
+        read, run, whole = (median(column) for column in zip(*times, strict=True))
+        note = (
+            f"{1000 * read / slices:.2f} ms a slice, the network {1000 * run / slices:.2f}; whole series {whole:.3f} s"
+        )
+        shares = [100 * one[0] / one[1] for one in times]
+        rows.append(at_most(f"reading, {slices} slices {name}", shares, 25.0, "% of the network's time", note))
+    return rows
+
+
+def _grid(slices: int) -> Grid:
+    return Grid(slices=slices, slice_mm=144 / slices)
+
+
+def busy(folder: Path, bundle: Bundle, engine: OpenVinoEngine, threads: int, rounds: int) -> Row:
+    files = head_series(folder / "busy", grid=_grid(24))
+    ratios = []
+    for _ in range(rounds):
+        wall, processor = processor_seconds(lambda: classify(files, bundle, engine))
+        ratios.append(processor / wall)
+    return at_most("processors kept busy by one process", ratios, float(threads), "of them", f"{threads} threads")
+
+
+def main() -> int:
+    chosen = arguments(__doc__)
+    rounds, bundle, threads = 2 if chosen.quick else 9, load_bundle(default_bundle()), cores()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        real = os.environ.get("BRAIN_MRI_DATA")
+        wanted = 48 if chosen.quick else PICTURES
+        heads = slices_of_heads(folder, bundle, 1 if chosen.quick else 6, wanted)
+        judged = slices_of_pictures(Path(real), bundle, wanted) if real else heads
+        rows, rates = speed(bundle, heads[:BATCH] if chosen.quick else heads[: 8 * BATCH], threads, rounds)
+        rows += roofline(bundle, rates, threads, 3 if chosen.quick else 30)
+        rows.append(agreement(bundle, judged, threads, "pictures" if real else "slices of simulated heads"))
+        engine = OpenVinoEngine(bundle, "int8", threads)
+        for slices in SERIES[:1] if chosen.quick else SERIES:
+            rows += reading(folder, bundle, engine, slices, rounds)
+        rows.append(busy(folder, bundle, engine, threads, rounds))
+    finish(f"Classify: {bundle.identity.name} {bundle.identity.version}", rows, chosen.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
