@@ -20,7 +20,7 @@ from worker.errors import WorkerError
 from worker.tables import TokenRole, TokenRow, WebSessionRow
 
 _PREFIX = "bmw"
-_RANK = {TokenRole.READ: 0, TokenRole.OPERATE: 1}
+_RANK = {TokenRole.READ: 0, TokenRole.ANNOTATE: 1, TokenRole.OPERATE: 2}
 
 
 class NotAllowed(WorkerError):
@@ -46,7 +46,7 @@ class Holder:
 
 
 def allows(held: TokenRole, wanted: TokenRole) -> bool:
-    """An operator may also read."""
+    """Who may annotate may also read, and an operator may do both."""
     return _RANK[held] >= _RANK[wanted]
 
 

@@ -60,6 +60,7 @@ class StatusName(StrEnum):
 
 class TokenRoleName(StrEnum):
     READ = "read"
+    ANNOTATE = "annotate"
     OPERATE = "operate"
 
 
@@ -501,7 +502,9 @@ def retry_jobs(
 
 @tokens_app.command("add", epilog="Example: worker tokens add --role read --name ward-3 --days 90")
 def add_token(
-    role: Annotated[TokenRoleName, typer.Option(help="read: look results up. operate: retry jobs as well.")],
+    role: Annotated[
+        TokenRoleName, typer.Option(help="read: look results up. annotate: also say what a series shows. operate: all.")
+    ],
     name: Annotated[str | None, typer.Option(help="Who will use it; named so in the audit trail.")] = None,
     days: Annotated[int, typer.Option(min=0, help="Valid so long; 0 for ever.")] = 365,
     config: ConfigOption = None,

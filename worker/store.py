@@ -536,6 +536,7 @@ def add_result(
             in_distribution=one.in_distribution,
             deciding=one.deciding,
             activation=asdict(one.activation) if one.activation else None,
+            distance=one.distance,
         )
         for ordinal, one in enumerate(result.slices)
     )

@@ -81,6 +81,7 @@ class ObjectKind(StrEnum):
 
 class TokenRole(StrEnum):
     READ = "read"
+    ANNOTATE = "annotate"
     OPERATE = "operate"
 
 
@@ -316,6 +317,25 @@ class SliceResultRow(Base):
     in_distribution: Mapped[bool]
     deciding: Mapped[bool]
     activation: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # as values.Activation
+    distance: Mapped[float | None]  # as values.SliceResult
+
+
+class ReadingRow(Base):
+    """What a person says that a series shows; never changed or deleted, the series' next one supersedes it."""
+
+    __tablename__ = "reading"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    number: Mapped[int]  # 1, 2, ... of the series: two readers at once cannot both be the next
+    result_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"))  # the answer that the reader looked at
+    label: Mapped[str] = mapped_column(String(64))  # a class of the model, or one of store_readings.OTHER_LABELS
+    slices: Mapped[list[int]] = mapped_column(JSON)  # ordinals in that result that show it; [] where nobody said
+    comment: Mapped[str] = mapped_column(String(1024))
+    reader: Mapped[str] = mapped_column(String(64))  # the name of the token
+    created_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("series_id", "number"), Index(None, "created_at"))
 
 
 class ObjectRow(Base):

@@ -89,7 +89,8 @@ class SliceResult:
 
     `frame_number` counts from 1 and is None for a single-frame instance. `position_mm` is the distance along the
     stack normal, None where the source has no geometry. `in_distribution` is False where the slice looks unlike
-    the training data; such a slice has no say in the series result.
+    the training data; such a slice has no say in the series result. `distance` says how unlike, as a multiple of the
+    model's limit; None where it is no number, or was not kept.
     """
 
     sop_class_uid: str
@@ -100,6 +101,7 @@ class SliceResult:
     in_distribution: bool
     deciding: bool
     activation: Activation | None = None  # of the series' class; only a deciding slice of a classified series has one
+    distance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ import uuid
 import sqlalchemy as sa
 from alembic import op
 
+from worker.tables import UtcDateTime
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -14,12 +16,14 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _add_readings()
     _add_series_of_objects()
     _add_indexes_of_metrics()
     _replace_check("object", "kind", "kind IN ('report', 'picture', 'key-objects')")
 
 
 def downgrade() -> None:
+    _remove_readings()
     op.drop_index(op.f("ix_object_series_instance_uid"), "object")
     op.drop_column("object", "series_instance_uid")
     op.drop_index(op.f("ix_series_status_reason"), table_name="series")
@@ -27,6 +31,36 @@ def downgrade() -> None:
     op.execute("DELETE FROM delivery WHERE object_id IN (SELECT id FROM object WHERE kind = 'key-objects')")
     op.execute("DELETE FROM object WHERE kind = 'key-objects'")
     _replace_check("object", "kind", "kind IN ('report', 'picture')")
+
+
+def _add_readings() -> None:
+    number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+    op.create_table(
+        "reading",
+        sa.Column("id", number, nullable=False),
+        sa.Column("series_id", number, nullable=False),
+        sa.Column("number", number, nullable=False),
+        sa.Column("result_id", number, nullable=True),
+        sa.Column("label", sa.String(length=64), nullable=False),
+        sa.Column("slices", sa.JSON(), nullable=False),
+        sa.Column("comment", sa.String(length=1024), nullable=False),
+        sa.Column("reader", sa.String(length=64), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_reading_series_id_series")),
+        sa.ForeignKeyConstraint(["result_id"], ["result.id"], name=op.f("fk_reading_result_id_result")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_reading")),
+        sa.UniqueConstraint("series_id", "number", name=op.f("uq_reading_series_id_number")),
+    )
+    op.create_index(op.f("ix_reading_created_at"), "reading", ["created_at"])
+    op.add_column("slice_result", sa.Column("distance", sa.Double(), nullable=True))
+    _replace_check("token", "role", "role IN ('read', 'annotate', 'operate')")
+
+
+def _remove_readings() -> None:
+    op.execute("UPDATE token SET role = 'read' WHERE role = 'annotate'")
+    _replace_check("token", "role", "role IN ('read', 'operate')")
+    op.drop_column("slice_result", "distance")
+    op.drop_table("reading")
 
 
 def _add_indexes_of_metrics() -> None:

@@ -19,7 +19,7 @@ from worker.errors import StartError
 from worker.migrate import alembic_config, migrate, revising
 from worker.process import Role
 from worker.store import NewObject, Store
-from worker.tables import REVISION, AuditChainRow, Base, JobState, ObjectKind, TokenRole
+from worker.tables import REVISION, AuditChainRow, Base, JobState, ObjectKind, ReadingRow, TokenRole
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -51,7 +51,12 @@ def _fill(database: Store) -> None:
         store.end_job(session, job.id, "me", JobState.DONE, later(1))
         objects = [NewObject(kind, "1.2", derive_uid(kind), f"objects/{kind}", "00" * 32) for kind in ObjectKind]
         store.add_result(session, job, classified([new]), {new.sop_instance_uid: row.id}, objects, ["pacs"], later(1))
-        _, token = access.add_token(session, "a", TokenRole.READ, later(1), None)
+        session.add(
+            ReadingRow(
+                series_id=row.series_id, number=1, label="x", slices=[0], comment="", reader="a", created_at=later(1)
+            )
+        )
+        _, token = access.add_token(session, "a", TokenRole.ANNOTATE, later(1), None)
         holder = access.check_token(session, token, later(1))
         access.open_web_session(session, holder, later(1), later(2))
         heartbeat.beat(session, "host:1", Role.RECEIVE, later(0), later(1))

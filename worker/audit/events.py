@@ -25,6 +25,7 @@ _STOP = Code("110121", "Application Stop")
 _LOGIN = Code("110122", "Login")
 _LOGOUT = Code("110123", "Logout")
 _NODE_AUTHENTICATION = Code("110126", "Node Authentication")
+_SOFTWARE_CONFIGURATION = Code("110131", "Software Configuration")
 _RESTRICTED_FUNCTION = Code("110132", "Use of Restricted Function")
 _USER_SECURITY_CHANGED = Code("110137", "User Security Attributes Changed")
 
@@ -171,6 +172,17 @@ def viewed(name: str, address: str | None, study_instance_uid: str) -> AuditEven
     )
 
 
+def annotated(name: str, address: str | None, study_instance_uid: str) -> AuditEvent:
+    """Somebody said what a series of a study shows."""
+    return AuditEvent(
+        _INSTANCES_ACCESSED,
+        Action.UPDATE,
+        (Participant(name, True, address=address),),
+        description="the label of a series was confirmed or corrected",
+        subjects=(_study(study_instance_uid),),
+    )
+
+
 def operated(name: str, address: str | None, what: str) -> AuditEvent:
     """Something that only an operator may do was done: a retry, for example."""
     return AuditEvent(
@@ -179,6 +191,18 @@ def operated(name: str, address: str | None, what: str) -> AuditEvent:
         (Participant(name, True, address=address),),
         type=_RESTRICTED_FUNCTION,
         subjects=(_uri(what),),
+    )
+
+
+def model_changed(user: str, address: str | None, what: str, name: str, version: str, sha256: str) -> AuditEvent:
+    """A model was added, put in shadow, activated, retired or removed, or an activation was undone."""
+    return AuditEvent(
+        _SECURITY_ALERT,
+        Action.EXECUTE,
+        (Participant(user, True, address=address),),
+        type=_SOFTWARE_CONFIGURATION,
+        description=what,
+        subjects=(_uri(f"model {name} {version}, bundle {sha256}"),),
     )
 
 

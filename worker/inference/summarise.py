@@ -50,6 +50,13 @@ def in_distribution(features: FloatArray, bundle: Bundle) -> BoolArray:
     return np.asarray((distance <= limits.maximum_distance) & (residual <= limits.maximum_residual))
 
 
+def relative_distance(features: FloatArray, bundle: Bundle) -> FloatArray:
+    """How unlike the training data each slice is, as a multiple of what is accepted: [slices], 1 at the limit."""
+    limits = bundle.out_of_distribution
+    distance, residual = distance_and_residual(features, bundle.statistics)
+    return np.asarray(np.maximum(distance / limits.maximum_distance, residual / limits.maximum_residual), np.float32)
+
+
 def deciding_slices(tumour: FloatArray, allowed: BoolArray, bundle: Bundle) -> npt.NDArray[np.intp]:
     """The allowed slices with the highest tumour probability, the highest first: [k] indices, [] when none is allowed.
 
@@ -66,7 +73,8 @@ def summarise(volume: Volume, outputs: Outputs, bundle: Bundle) -> SeriesResult:
     probabilities = slice_probabilities(outputs.logits, bundle.temperature)
     allowed = in_distribution(outputs.features, bundle)
     deciding = deciding_slices(tumour_probability(probabilities, classes), allowed, bundle)
-    slices = _slice_results(volume, probabilities, allowed, deciding)
+    distances = relative_distance(outputs.features, bundle)
+    slices = _slice_results(volume, probabilities, allowed, deciding, distances)
     accepted, wanted = int(allowed.sum()), bundle.thresholds.minimum_in_distribution * len(allowed)
     if len(deciding) == 0 or accepted < wanted:
         detail = f"{accepted} of {len(allowed)} slices resemble the brain MRI that the model was trained on."
@@ -112,7 +120,11 @@ def _activation(volume: Volume, index: int, activation_map: FloatArray) -> Activ
 
 
 def _slice_results(
-    volume: Volume, probabilities: FloatArray, allowed: BoolArray, deciding: npt.NDArray[np.intp]
+    volume: Volume,
+    probabilities: FloatArray,
+    allowed: BoolArray,
+    deciding: npt.NDArray[np.intp],
+    distances: FloatArray,
 ) -> tuple[SliceResult, ...]:
     decided = set(deciding.tolist())
     return tuple(
@@ -124,6 +136,7 @@ def _slice_results(
             probabilities=tuple(probabilities[index].tolist()),
             in_distribution=bool(allowed[index]),
             deciding=index in decided,
+            distance=float(distances[index]) if np.isfinite(distances[index]) else None,
         )
         for index, frame in enumerate(volume.frames)
     )

@@ -16,6 +16,7 @@ from worker.query.health import health_routes
 from worker.query.images import image_routes
 from worker.query.page import page_routes
 from worker.query.parts import Parts
+from worker.query.readings import reading_routes
 from worker.query.render import static_routes
 from worker.query.rest import api_routes
 from worker.query.sign_in import sign_in_routes
@@ -41,6 +42,7 @@ def create_app(
     app.include_router(static_routes())
     if parts is not None:
         app.include_router(api_routes(database, parts, record, clock))
+        app.include_router(reading_routes(database, parts, record, clock))
         app.include_router(page_routes(database, parts, record, clock))
         app.include_router(image_routes(database, parts))
         app.include_router(documentation_routes())

@@ -9,6 +9,7 @@ from fastapi import HTTPException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from worker.query.search import Place, Search
+from worker.store_readings import ReadState
 from worker.tables import SeriesStatus
 
 UID_PATTERN = r"^[0-9.]{1,64}$"  # PS3.5 9.1
@@ -44,6 +45,7 @@ class Filters(BaseModel):
     since: date | None = None
     until: date | None = None
     minimum_probability: float | None = Field(None, ge=0, le=1)
+    reading: ReadState | None = Field(None, description="What readers made of the answer.")
 
 
 class PagedFilters(Filters):

@@ -25,10 +25,12 @@ from worker.query.detail import Detail, find_detail
 from worker.query.filters import PagedFilters
 from worker.query.guard import Caller
 from worker.query.parts import Model, Parts
+from worker.query.readings import form_of
 from worker.query.render import render, styles
 from worker.query.rest import Number, Operator, Reader, SeriesUid, ask, destination_answer
 from worker.query.search import Search, find_page, find_series
 from worker.query.unfinished import unfinished_deliveries, unfinished_jobs
+from worker.store_readings import OTHER_LABELS, ReadState
 from worker.tables import SeriesStatus
 
 PAGE_LENGTH = 50
@@ -130,7 +132,9 @@ def _add_worklist(routes: APIRouter, site: Site) -> None:
             counts=counts,
             asked=asked,
             statuses=list(SeriesStatus),
+            read_states=list(ReadState),
             titles=site.titles(),
+            read_titles=site.titles() | OTHER_LABELS,
             live=f"/?{urlencode(asked | {'seen': state})}" if first else None,
             first=None if first else f"/?{urlencode(asked)}",
             older=f"/?{urlencode(asked | {'older_than': str(found.older_than)})}" if found.older_than else None,
@@ -146,6 +150,7 @@ def _add_series(routes: APIRouter, site: Site) -> None:
         with site.database.read() as session:
             found = find_series(session, Search(series_instance_uid=series_instance_uid))
             detail = find_detail(session, series_instance_uid)
+            reading = form_of(session, series_instance_uid, site.titles())
         if not found or detail is None:
             raise HTTPException(404, "No such series was received.")
         [answer] = found
@@ -158,6 +163,7 @@ def _add_series(routes: APIRouter, site: Site) -> None:
             caller,
             one=answer,
             detail=detail,
+            reading=reading,
             model=model,
             names=names,
             titles=site.titles(),

@@ -12,12 +12,14 @@ from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, se
 from sqlalchemy.orm import Session
 
 from worker.dicom import is_uid
+from worker.store_readings import ReadState, in_state, is_latest, read_state
 from worker.tables import (
     DeliveryRow,
     InstanceRow,
     JobRow,
     ModelRow,
     ObjectRow,
+    ReadingRow,
     ResultRow,
     SeriesRow,
     SeriesStatus,
@@ -70,6 +72,7 @@ class Search:
     since: date | None = None
     until: date | None = None
     minimum_probability: float | None = None
+    reading: ReadState | None = None
     limit: int | None = 1000
     older_than: Place | None = None
     newer_than: Place | None = None
@@ -128,6 +131,8 @@ class SeriesAnswer:
     received_at: datetime
     deliveries: tuple[DeliveryAnswer, ...]
     missing: str | None = None  # of the images that the answer is about
+    reading: ReadState = ReadState.UNREAD  # what readers made of the answer
+    read_as: str | None = None  # the label that the latest of them gave
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +252,7 @@ _COLUMNS = (
     case((ResultRow.id.is_not(None), ResultRow.detail), (JobRow.id.is_not(None), JobRow.detail),
          else_=SeriesRow.detail).label("detail"),
     ModelRow.name.label("model_name"), ModelRow.version.label("model_version"), ModelRow.sha256.label("model_sha256"),
+    ReadingRow.label.label("read_as"),
 )  # fmt: skip
 
 
@@ -267,6 +273,7 @@ def _query(session: Session, search: Search) -> Select[Any]:
         .outerjoin(JobRow, JobRow.id == SeriesRow.answered_job_id)
         .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
         .outerjoin(ModelRow, ModelRow.id == JobRow.model_id)
+        .outerjoin(ReadingRow, and_(ReadingRow.series_id == SeriesRow.id, is_latest()))
         .order_by(*(place if search.newer_than is not None else [column.desc() for column in place]))
     )
 
@@ -346,6 +353,8 @@ def _conditions(search: Search, column: Column) -> list[ColumnElement[bool]]:
         conditions.append(_unindexed(SeriesRow.status).in_([Status.CLASSIFIED, Status.NOT_ASSESSED]))
     if search.minimum_probability is not None:
         conditions.append(SeriesRow.probability >= search.minimum_probability)
+    if search.reading is not None:
+        conditions.append(in_state(search.reading))
     if search.since is not None:
         conditions.append(column(SeriesRow.created_at) >= _midnight(search.since))
     if search.until is not None and search.until < date.max:
@@ -408,4 +417,6 @@ def _answer(row: Any, deliveries: dict[int, list[DeliveryAnswer]]) -> SeriesAnsw
         received_at=row.received_at,
         deliveries=tuple(deliveries.get(row.result_id, ())),
         missing=row.missing,
+        reading=read_state(row.read_as, row.label),
+        read_as=row.read_as,
     )
