@@ -191,6 +191,10 @@ def run(folder: Path, rows: int, times: int) -> Iterator[bool]:
             "the first page, over HTTP", measure(lambda: client.get("/").raise_for_status(), times), PAGE_LIMIT_MS
         )
         yield report(
+            "a scrape of /metrics, HTTP",
+            measure(lambda: client.get("/metrics").raise_for_status(), times), PAGE_LIMIT_MS,
+        )  # fmt: skip
+        yield report(
             "the worklist of a class, HTTP",
             measure(lambda: client.get("/", params={"label": "glioma"}).raise_for_status(), times), PAGE_LIMIT_MS,
         )  # fmt: skip

@@ -150,7 +150,10 @@ def _end(hospital: Site, source: Dataset) -> str:
 def test_a_canary_is_found_only_where_it_must_be(hospital: Site, sources: list[Dataset], tmp_path: Path) -> None:
     worker = hospital.worker
     uids = [str(uid) for one in sources for uid in (one.SOPInstanceUID, one.SeriesInstanceUID, one.StudyInstanceUID)]
-    health = [httpx.get(f"http://127.0.0.1:{worker.web_port}{path}", timeout=30).text for path in HEALTH]
+    token = worker.run("tokens", "add", "--role", "read").stdout.strip()
+    with httpx.Client(base_url=f"http://127.0.0.1:{worker.web_port}", timeout=30) as client:
+        health = [client.get(path).text for path in HEALTH]
+        metrics = client.get("/metrics", headers={"Authorization": f"Bearer {token}"}).raise_for_status().text
     pushed = worker.run("push", str(tmp_path / "good"), "--to", f"127.0.0.1:{free_port()}")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "cut.dcm").write_bytes((tmp_path / "good" / "IM0001.dcm").read_bytes()[:700])
@@ -159,6 +162,7 @@ def test_a_canary_is_found_only_where_it_must_be(hospital: Site, sources: list[D
     places = {
         "log": worker.log.read_text(errors="replace"),
         "health": "\n".join(health),
+        "metrics": metrics,
         "errors of commands": pushed.stdout + pushed.stderr + unread.stdout + unread.stderr,
         "process titles": _titles(),
     }

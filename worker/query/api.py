@@ -1,4 +1,4 @@
-"""The web application: the page, the REST interface, health."""
+"""The web application: the page, the REST interface, health, metrics."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from worker.query import guard, problems
 from worker.query.documentation import documentation_routes
 from worker.query.health import health_routes
 from worker.query.images import image_routes
+from worker.query.metrics import metrics_routes
 from worker.query.page import page_routes
 from worker.query.parts import Parts
 from worker.query.readings import reading_routes
@@ -39,6 +40,7 @@ def create_app(
     problems.install(app)
     app.include_router(sign_in_routes(settings.web.session_hours))
     app.include_router(health_routes(settings, database, clock))
+    app.include_router(metrics_routes(settings, database, clock))
     app.include_router(static_routes())
     if parts is not None:
         app.include_router(api_routes(database, parts, record, clock))

@@ -31,6 +31,7 @@ Reader = Annotated[Caller, Depends(require(TokenRole.READ))]
 Operator = Annotated[Caller, Depends(require(TokenRole.OPERATE))]
 Number = Annotated[int, Path(ge=1, le=LARGEST_NUMBER)]
 SeriesUid = Annotated[str, Path(pattern=UID_PATTERN)]
+BEARER = [Depends(HTTPBearer(auto_error=False, description="worker tokens add"))]  # for the OpenAPI document
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def api_routes(database: store.Store, parts: Parts, record: Record, clock: Calla
     routes = APIRouter(
         prefix=PREFIX,
         responses=DOCUMENTED,
-        dependencies=[Depends(HTTPBearer(auto_error=False, description="worker tokens add"))],
+        dependencies=BEARER,
     )
     _add_series(routes, database, record)
     _add_jobs(routes, database, record, clock)
