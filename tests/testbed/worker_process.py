@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 import httpx
 
@@ -82,11 +82,7 @@ class WorkerProcess:
         """Start `worker serve` and wait until it is ready; RuntimeError with the end of its log when it is not."""
         self.write_config()
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self._prefix, *COMMAND, "serve", "--config", str(self.config)],
-                cwd=self.folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
+            self.spawn(log)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self.require_alive()
@@ -94,6 +90,14 @@ class WorkerProcess:
                 return self
             time.sleep(0.1)
         raise RuntimeError(f"worker serve was not ready in {seconds:.0f} s:\n{self.last_log_lines()}")
+
+    def spawn(self, log: BinaryIO) -> None:
+        """Start `worker serve` with the configuration that is there, and wait for nothing."""
+        self._process = subprocess.Popen(
+            [*self._prefix, *COMMAND, "serve", "--config", str(self.config)],
+            cwd=self.folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
 
     def healthy(self) -> bool:
         try:
