@@ -19,6 +19,7 @@ from worker.process import Role, is_dead
 START_ERROR_EXIT = 2
 SUPERVISED = "BRAIN_MRI_WORKER_SUPERVISED"  # set in a child's environment: it ends with us
 _STOP_SECONDS = 7.0  # of the ten that a service manager is promised
+_HEAD_START_SECONDS = 0.6  # of the receiver: senders wait for it, and the others' imports would fill the processors
 _FIRST_RESTART_SECONDS = 0.5
 _SLOWEST_RESTART_SECONDS = 30.0
 
@@ -67,7 +68,10 @@ class Supervisor:
         """Blocks until `stop`, or until a child cannot start; the exit status of the service."""
         self._release_dead_leases()
         for child in self._children:
-            child.start()
+            if child.role == Role.RECEIVE:
+                child.start()
+            else:
+                child.restart_at = time.monotonic() + _HEAD_START_SECONDS
         status = 0
         while not stop.wait(0.1):
             if self._look_after() == START_ERROR_EXIT:
