@@ -12,6 +12,7 @@ from worker.audit.events import Record, unrecorded
 from worker.config import Settings
 from worker.query import guard, problems
 from worker.query.documentation import documentation_routes
+from worker.query.fhir import fhir_routes
 from worker.query.health import health_routes
 from worker.query.images import image_routes
 from worker.query.metrics import metrics_routes
@@ -45,6 +46,7 @@ def create_app(
     if parts is not None:
         app.include_router(api_routes(database, parts, record, clock))
         app.include_router(reading_routes(database, parts, record, clock))
+        app.include_router(fhir_routes(database, parts, record))
         app.include_router(page_routes(database, parts, record, clock))
         app.include_router(image_routes(database, parts))
         app.include_router(documentation_routes())
