@@ -90,7 +90,7 @@ def _describe_file(path: Path) -> NewInstance:
         )
     except ValueError:
         raise RefusedInstance(dicom.CANNOT_UNDERSTAND, "unreadable-dataset", "a UID cannot be read") from None
-    new = describe(received, lambda _series, _instance: str(path))
+    new = describe(received, lambda _series, _content: str(path))
     if new.sop_class_uid not in dicom.STORAGE_SOP_CLASSES:
         raise RefusedInstance(dicom.DATASET_MISMATCH, "sop-class", f"{UID(new.sop_class_uid).name} is not accepted")
     return new

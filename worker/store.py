@@ -9,11 +9,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, and_, create_engine, event, func, inspect, or_, select, text, update
+from sqlalchemy import (
+    Connection,
+    and_,
+    bindparam,
+    create_engine,
+    event,
+    func,
+    insert,
+    inspect,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -163,6 +176,26 @@ class NewInstance:
     association_id: int | None
 
 
+_SERIES, _INSTANCE = (SeriesRow.metadata.tables[one.__tablename__] for one in (SeriesRow, InstanceRow))
+_OF_SERIES, _OF_INSTANCE = (
+    [one.name for one in fields(NewInstance) if one.name in table.c] for table in (_SERIES, _INSTANCE)
+)
+_INSTANCES_BY_UID = select(InstanceRow).where(InstanceRow.sop_instance_uid.in_(bindparam("uids", expanding=True)))
+_SERIES_BY_UID = (
+    select(_SERIES.c.id, _SERIES.c.series_instance_uid, _SERIES.c.state)
+    .where(_SERIES.c.series_instance_uid.in_(bindparam("uids", expanding=True)))
+    .order_by(_SERIES.c.id)  # every receiver locks them in the same order
+    .with_for_update()
+)
+_OPEN_SERIES = (
+    update(_SERIES)
+    .where(_SERIES.c.id.in_(bindparam("ids", expanding=True)))
+    .values(state=SeriesState.OPEN, reason=None, detail=None, last_received_at=bindparam("now"))
+)
+_ADD_SERIES = insert(_SERIES).returning(_SERIES.c.id)
+_ADD_INSTANCE = insert(_INSTANCE)
+
+
 def open_association(session: Session, calling_ae_title: str, peer: str, receiver: str, now: datetime) -> int:
     row = AssociationRow(calling_ae_title=calling_ae_title, peer=peer, receiver=receiver, opened_at=now)
     session.add(row)
@@ -178,50 +211,38 @@ def open_associations(session: Session) -> Sequence[AssociationRow]:
     return session.scalars(select(AssociationRow).where(AssociationRow.closed_at.is_(None))).all()
 
 
-def stored_instance(session: Session, sop_instance_uid: str) -> InstanceRow | None:
-    return session.scalar(select(InstanceRow).where(InstanceRow.sop_instance_uid == sop_instance_uid))
-
-
 def add_instance(session: Session, new: NewInstance, now: datetime) -> InstanceRow:
-    """The instance's row, its series created or (when it had settled already) opened again."""
-    series = session.scalar(
-        select(SeriesRow).where(SeriesRow.series_instance_uid == new.series_instance_uid).with_for_update()
+    """`add_instances` of one; its row."""
+    add_instances(session, [new], now)
+    return session.scalars(select(InstanceRow).where(InstanceRow.sop_instance_uid == new.sop_instance_uid)).one()
+
+
+def add_instances(session: Session, new: Sequence[NewInstance], now: datetime) -> None:
+    """The rows of instances that have none, their series created or (when they had settled already) opened again.
+
+    Statements of Core, and as many for a hundred instances as for one: most of receiving's processor time was here.
+    """
+    connection = session.connection()
+    wanted = {one.series_instance_uid: one for one in new}
+    found = connection.execute(_SERIES_BY_UID, {"uids": list(wanted)}).all()
+    ids = {row.series_instance_uid: row.id for row in found}
+    if found:
+        connection.execute(_OPEN_SERIES, {"ids": list(ids.values()), "now": now})
+        if refused := [row.id for row in found if row.state == SeriesState.REFUSED]:
+            answer_series(session, refused)
+    for uid, one in wanted.items():
+        if uid not in ids:
+            values = {name: getattr(one, name) for name in _OF_SERIES}
+            made = connection.execute(_ADD_SERIES, values | {"created_at": now, "last_received_at": now})
+            ids[uid] = made.scalar_one()
+    connection.execute(
+        _ADD_INSTANCE,
+        [
+            {name: getattr(one, name) for name in _OF_INSTANCE}
+            | {"series_id": ids[one.series_instance_uid], "received_at": now}
+            for one in new
+        ],
     )
-    if series is None:
-        series = SeriesRow(
-            series_instance_uid=new.series_instance_uid,
-            study_instance_uid=new.study_instance_uid,
-            patient_id=new.patient_id,
-            patient_name=new.patient_name,
-            accession_number=new.accession_number,
-            study_date=new.study_date,
-            modality=new.modality,
-            series_description=new.series_description,
-            created_at=now,
-            last_received_at=now,
-        )
-        session.add(series)
-        session.flush()
-    was_refused = series.state == SeriesState.REFUSED
-    series.state, series.reason, series.detail = SeriesState.OPEN, None, None
-    series.last_received_at = now
-    if was_refused:
-        answer_series(session, [series.id])
-    row = InstanceRow(
-        series_id=series.id,
-        association_id=new.association_id,
-        sop_instance_uid=new.sop_instance_uid,
-        sop_class_uid=new.sop_class_uid,
-        transfer_syntax_uid=new.transfer_syntax_uid,
-        attributes=new.attributes,
-        path=new.path,
-        size=new.size,
-        sha256=new.sha256,
-        received_at=now,
-    )
-    session.add(row)
-    session.flush()
-    return row
 
 
 def stored_instances(session: Session, sop_instance_uids: Sequence[str]) -> dict[str, InstanceRow]:
@@ -229,7 +250,7 @@ def stored_instances(session: Session, sop_instance_uids: Sequence[str]) -> dict
     found: dict[str, InstanceRow] = {}
     for start in range(0, len(sop_instance_uids), 500):  # SQLite limits the number of bound values
         part = sop_instance_uids[start : start + 500]
-        rows = session.scalars(select(InstanceRow).where(InstanceRow.sop_instance_uid.in_(part)))
+        rows = session.scalars(_INSTANCES_BY_UID, {"uids": part})
         found |= {row.sop_instance_uid: row for row in rows}
     return found
 

@@ -1,7 +1,10 @@
 """Validate, write, fsync, commit the row, then answer 0x0000 (architecture, invariant 1).
 
-Handlers of many associations write their files side by side; one thread commits the rows of all that wait in one
+Handlers of many associations write their files side by side; one of those that wait commits the rows of all in one
 transaction, so that the price of a durable commit is shared. The receiving process never decodes pixels.
+
+A file is named by its content. So its name can be given before the database is asked, and the file, its folder and
+those of other associations reach the disk by one commit of the file system's journal.
 """
 
 from __future__ import annotations
@@ -9,15 +12,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import queue
 import shutil
 import socket
 import threading
 import time
 import uuid
 import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -33,8 +36,11 @@ from worker.errors import RefusedInstance
 from worker.header import read_header
 from worker.logs import fault_fields, get_log
 from worker.process import is_running
+from worker.tables import InstanceRow
 
 _BATCH = 128
+_FOLDERS_AT_ONCE = 8
+_KNOWN_FOLDERS = 10_000
 _OTHERS_LEFTOVER_SECONDS = 86400.0
 _HEADER_TAGS = (
     "SOPClassUID",
@@ -92,6 +98,7 @@ def describe(received: Received, path_of: Callable[[str, str], str]) -> store.Ne
     )
     if not same:
         raise RefusedInstance(dicom.DATASET_MISMATCH, "uid-mismatch", "command and dataset name different instances")
+    sha256 = hashlib.sha256(received.encoded).hexdigest()
     return store.NewInstance(
         sop_instance_uid=uids["SOPInstanceUID"],
         sop_class_uid=uids["SOPClassUID"],
@@ -105,9 +112,9 @@ def describe(received: Received, path_of: Callable[[str, str], str]) -> store.Ne
         modality=_text(ds, "Modality", 16),
         series_description=_text(ds, "SeriesDescription", 64),
         attributes=_attributes(ds),
-        path=path_of(uids["SeriesInstanceUID"], uids["SOPInstanceUID"]),
+        path=path_of(uids["SeriesInstanceUID"], sha256),
         size=len(received.encoded),
-        sha256=hashlib.sha256(received.encoded).hexdigest(),
+        sha256=sha256,
         association_id=received.association_id,
     )
 
@@ -123,11 +130,10 @@ def _pseudonymised(new: store.NewInstance, pseudonym: Callable[[str], str]) -> s
     )
 
 
-def instance_path(series_instance_uid: str, sop_instance_uid: str) -> str:
-    """Where an instance lies below the data folder: named by hashes, so a peer's UID never names a file."""
+def instance_path(series_instance_uid: str, sha256: str) -> str:
+    """Where a file of that content lies below the data folder: named by hashes, so a peer's UID never names a file."""
     series = hashlib.sha256(series_instance_uid.encode()).hexdigest()[:24]
-    instance = hashlib.sha256(sop_instance_uid.encode()).hexdigest()[:32]
-    return f"instances/{series[:2]}/{series}/{instance}.dcm"
+    return f"instances/{series[:2]}/{series}/{sha256[:32]}.dcm"
 
 
 def conflict_path(new: store.NewInstance) -> str:
@@ -195,11 +201,18 @@ def _place(ds: Dataset) -> list[float] | None:
     return numbers if len(numbers) == 9 and all(abs(one) < 1e6 for one in numbers) else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Waiting:
+    """An instance whose bytes are on disk and whose row is not; the thread that commits it sets `outcome` or `fault`.
+
+    `temporary` is a name of the file below instances/incoming, `linked` says that it has its place as well.
+    """
+
     new: store.NewInstance
     temporary: Path
-    done: Future[Outcome]
+    linked: bool
+    outcome: Outcome | None = None
+    fault: Exception | None = None
 
 
 class InstanceKeeper:
@@ -212,100 +225,159 @@ class InstanceKeeper:
         self._data_dir = data_dir
         self._clock = clock
         self._minimum_free_bytes = minimum_free_bytes
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._incoming = data_dir / "instances" / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
-        self._thread = threading.Thread(target=self._commit_loop, name="commit", daemon=True)
-        self._thread.start()
+        self._waiting: deque[_Waiting] = deque()
+        self._commit_lock = threading.Lock()
+        self._folders = ThreadPoolExecutor(_FOLDERS_AT_ONCE, "folders")
+        self._known: set[Path] = set()  # folders of series whose own names are durable
 
     def keep(self, received: Received) -> Outcome:
         """Raises RefusedInstance with the status to answer; then nothing was kept."""
         new = describe(received, instance_path)
         if self._database.pseudonym is not None:
             new = _pseudonymised(new, self._database.pseudonym)
+        temporary = self._incoming / f"{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"
         try:
             self._check_space(len(received.encoded))
-            temporary = self._incoming / f"{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"
-            _write_durably(temporary, received.encoded)
-        except OSError as error:
-            raise _refusal(error) from None
-        waiting = _Waiting(new, temporary, Future())
-        self._queue.put(waiting)
-        try:
-            return waiting.done.result()
+            waiting = _Waiting(new, temporary, self._write_durably(temporary, new.path, received.encoded))
+            return self._commit_with_others(waiting)
         except OSError as error:
             raise _refusal(error) from None
         finally:
             temporary.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Commit what waits, then stop."""
-        self._queue.put(None)
-        self._thread.join()
+        """Nothing is kept any more."""
+        self._folders.shutdown()
 
     def _check_space(self, size: int) -> None:
         if shutil.disk_usage(self._incoming).free - size < self._minimum_free_bytes:
             raise OSError(errno.ENOSPC, "below [receive] minimum_free_bytes")
 
-    def _commit_loop(self) -> None:
-        while True:
-            first = self._queue.get()
-            if first is None:
-                return
-            batch, stop = [first], False
-            while len(batch) < _BATCH and not self._queue.empty():
-                one = self._queue.get()
-                if one is None:
-                    stop = True
-                    break
-                batch.append(one)
-            self._commit_batch(batch)
-            if stop:
-                return
+    def _write_durably(self, temporary: Path, path: str, content: bytes) -> bool:
+        """The file and its name are on disk; False where the name is taken and only the file is."""
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            final = self._data_dir / path
+            linked = self._link(temporary, final)
+            folders = [self._folders.submit(_fsync_folder, one) for one in self._to_sync(final)] if linked else []
+            try:
+                # Both at once: one commit of the file system's journal serves file and folder, where one after the
+                # other takes two, the longest part of receiving (docs/performance.md).
+                os.fsync(descriptor)
+                for one in folders:
+                    one.result()
+            except OSError:
+                if linked:
+                    self._unlink(final, descriptor)
+                raise
+        finally:
+            os.close(descriptor)
+        if linked:
+            self._known.add(final.parent)
+        return linked
 
-    def _commit_batch(self, batch: list[_Waiting]) -> None:
+    def _link(self, temporary: Path, final: Path) -> bool:
+        """Give the file its place; False where one of the same content has it, which is never replaced unasked."""
+        try:
+            os.link(temporary, final)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            os.link(temporary, final)
+        return True
+
+    def _to_sync(self, final: Path) -> list[Path]:
+        """The folders that must be on disk for the name to be."""
+        if len(self._known) > _KNOWN_FOLDERS:
+            self._known.clear()
+        series = final.parent
+        return [series] if series in self._known else [series, series.parent, series.parent.parent]
+
+    def _unlink(self, final: Path, descriptor: int) -> None:
+        """Take the place back, unless a file of the same content has come there since."""
+        with self._commit_lock:
+            if final.exists() and os.path.samestat(final.stat(), os.fstat(descriptor)):
+                final.unlink()
+
+    def _commit_with_others(self, waiting: _Waiting) -> Outcome:
+        """Commit what waits, this one with it, unless another thread has meanwhile done so."""
+        self._waiting.append(waiting)
+        with self._commit_lock:
+            while waiting.outcome is None and waiting.fault is None:
+                self._commit_batch(self._next_batch())
+        if waiting.fault is not None:
+            raise waiting.fault
+        return waiting.outcome or Outcome.STORED
+
+    def _next_batch(self) -> list[_Waiting]:
+        """What waits longest; an instance that came twice goes into two batches."""
+        batch: dict[str, _Waiting] = {}
+        while self._waiting and len(batch) < _BATCH and self._waiting[0].new.sop_instance_uid not in batch:
+            one = self._waiting.popleft()
+            batch[one.new.sop_instance_uid] = one
+        return list(batch.values())
+
+    def _commit_batch(self, batch: Sequence[_Waiting]) -> None:
         """All in one transaction; when that fails, each in its own, so that one fault harms one instance."""
         try:
             outcomes = self._commit(batch)
-        except Exception as error:  # a thread's boundary: every waiting handler must get an answer
+        except Exception as error:  # every handler that waits must get an answer
             if len(batch) == 1:
                 get_log().error("instance not stored", **fault_fields(error))
-                batch[0].done.set_exception(error)
+                batch[0].fault = error
                 return
             for one in batch:
                 self._commit_batch([one])
             return
         for one, outcome in zip(batch, outcomes, strict=True):
-            one.done.set_result(outcome)
+            one.outcome = outcome
 
-    def _commit(self, batch: list[_Waiting]) -> list[Outcome]:
+    def _commit(self, batch: Sequence[_Waiting]) -> list[Outcome]:
+        folders: set[Path] = set()
         with self._database.write() as session:
-            folders: set[Path] = set()
-            outcomes = [self._place(session, one, folders) for one in batch]
+            stored = store.stored_instances(session, [one.new.sop_instance_uid for one in batch])
+            outcomes = []
+            for one in batch:
+                row = stored.get(one.new.sop_instance_uid)
+                outcomes.append(self._first(one, folders) if row is None else self._again(session, one, row, folders))
+            fresh = [one.new for one in batch if one.new.sop_instance_uid not in stored]
+            if fresh:
+                store.add_instances(session, fresh, self._clock())
             for folder in folders:
                 _fsync_folder(folder)
         return outcomes
 
-    def _place(self, session: Session, waiting: _Waiting, folders: set[Path]) -> Outcome:
-        stored = store.stored_instance(session, waiting.new.sop_instance_uid)
-        if stored is None:
+    def _first(self, waiting: _Waiting, folders: set[Path]) -> Outcome:
+        if not waiting.linked:  # a crash between name and row left a file there
             self._name(waiting.temporary, waiting.new.path, folders)
-            store.add_instance(session, waiting.new, self._clock())
-            return Outcome.STORED
+        return Outcome.STORED
+
+    def _again(self, session: Session, waiting: _Waiting, stored: InstanceRow, folders: set[Path]) -> Outcome:
+        """An instance of that UID has a row."""
         if stored.sha256 == waiting.new.sha256:
-            if stored.removed_at is None:
-                return Outcome.REPEATED
-            self._name(waiting.temporary, stored.path, folders)
-            store.restore_instance(session, stored, self._clock())
-            return Outcome.STORED
-        aside = conflict_path(waiting.new)
-        self._name(waiting.temporary, aside, folders)
-        store.add_conflict(session, stored, waiting.new, aside, self._clock())
-        get_log().warning("instance came again with other content, which is kept aside", instance_row=stored.id)
-        return Outcome.CONFLICTING
+            outcome = Outcome.REPEATED
+            if stored.removed_at is not None:
+                self._name(waiting.temporary, stored.path, folders)
+                store.restore_instance(session, stored, self._clock())
+                outcome = Outcome.STORED
+        else:
+            aside = conflict_path(waiting.new)
+            self._name(waiting.temporary, aside, folders)
+            store.add_conflict(session, stored, waiting.new, aside, self._clock())
+            get_log().warning("instance came again with other content, which is kept aside", instance_row=stored.id)
+            outcome = Outcome.CONFLICTING
+        if waiting.linked and stored.path != waiting.new.path:
+            (self._data_dir / waiting.new.path).unlink(missing_ok=True)
+        return outcome
 
     def _name(self, temporary: Path, path: str, folders: set[Path]) -> None:
-        """Give a written file its place, and note the folders to fsync before the commit."""
+        """Give a written file another place, and note the folders to fsync before the commit."""
         final = self._data_dir / path
         if not final.parent.is_dir():
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -345,21 +417,6 @@ def _refusal(error: OSError) -> RefusedInstance:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return RefusedInstance(dicom.OUT_OF_RESOURCES, "no-space", "the data folder has no room for the instance")
     return RefusedInstance(dicom.PROCESSING_FAILURE, "storage-fault", f"the file could not be kept ({error.errno})")
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
-    try:
-        try:
-            view = memoryview(content)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
 
 
 def _fsync_folder(folder: Path) -> None:
