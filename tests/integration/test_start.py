@@ -1,0 +1,49 @@
+"""What a process imports at its start: its time and its memory, counted in a way that no machine changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.testbed.imported import imports_of_command, imports_of_role
+from tests.testbed.worker_process import WorkerProcess
+
+TRAINING = {"torch", "monai", "sklearn", "scipy", "matplotlib", "nncf", "optuna", "tensorboard", "nibabel"}
+MODEL = {"openvino", "highdicom", "safetensors"}
+WEB = {"fastapi", "starlette", "uvicorn", "jinja2", "markdown_it"}
+PIXELS = {"numpy", "PIL", "gdcm", "openjpeg", "rle", "jpeg_ls"}
+MIGRATION = {"alembic", "mako"}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a worker whose database is ready."""
+    worker = WorkerProcess(tmp_path_factory.mktemp("start"))
+    config = worker.write_config()
+    assert worker.run("migrate").returncode == 0
+    return config
+
+
+def loaded(imports: dict[str, float]) -> set[str]:
+    """The packages of which a part was imported: a name alone is also told of one that could not be found."""
+    return {name.partition(".")[0] for name in imports if "." in name}
+
+
+def test_a_look_up_needs_neither_dicom_nor_arrays(config: Path) -> None:
+    found = loaded(imports_of_command(config, "results", "list"))
+    assert "sqlalchemy" in found
+    unwanted = TRAINING | MODEL | WEB | PIXELS | MIGRATION | {"pydicom", "pynetdicom", "apscheduler", "requests"}
+    assert found & unwanted == set()
+
+
+def test_the_receiver_loads_no_model_and_no_codec(config: Path, tmp_path: Path) -> None:
+    found = loaded(imports_of_role(config, "receive", tmp_path / "log", '"receiving"'))
+    assert "pynetdicom" in found
+    assert found & (TRAINING | MODEL | WEB | PIXELS | MIGRATION | {"requests"}) == set()
+
+
+def test_serving_a_model_needs_no_torch(config: Path, tmp_path: Path) -> None:
+    found = loaded(imports_of_role(config, "infer", tmp_path / "log", '"ready to classify"'))
+    assert "openvino" in found
+    assert found & (TRAINING | WEB | MIGRATION | {"pynetdicom"}) == set()
