@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -14,17 +12,17 @@ import typer
 
 from worker import __version__
 from worker.audit import events
-from worker.config import Destination, DestinationSection, Settings, load_settings
+from worker.cli_models import models_app
+from worker.cli_readings import readings_app, report
+from worker.command import EXIT_FAULT, EXIT_START, ConfigOption, Format, FormatOption, settings_from
+from worker.command import audited as _audited
+from worker.command import open_store as _open_store
+from worker.config import Destination, DestinationSection, Settings
 from worker.errors import StartError, WorkerError
 from worker.process import Role
 
 if TYPE_CHECKING:
-    from worker.audit.events import Record
     from worker.query.search import Search
-    from worker.store import Store
-
-EXIT_FAULT = 1  # the command ran and found something wrong
-EXIT_START = 2  # the command could not start: configuration, database, bundle, port or usage
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,12 +40,9 @@ tokens_app = typer.Typer(no_args_is_help=True, help="Tokens of the web interface
 audit_app = typer.Typer(no_args_is_help=True, help="The audit trail: who connected, sent, asked and changed.")
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(audit_app, name="audit")
-
-
-class Format(StrEnum):
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
+app.add_typer(models_app, name="models")
+app.add_typer(readings_app, name="readings")
+app.command("report", epilog="Example: worker report --month 2026-11")(report)
 
 
 class StatusName(StrEnum):
@@ -62,13 +57,6 @@ class TokenRoleName(StrEnum):
     READ = "read"
     ANNOTATE = "annotate"
     OPERATE = "operate"
-
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="The configuration file; without it ./config.toml where there is one."),
-]
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print.")]
 
 
 def main() -> None:
@@ -102,50 +90,6 @@ def _options(
     if version:
         typer.echo(__version__)
         raise typer.Exit
-
-
-def settings_from(config: Path | None) -> tuple[Settings, Path | None]:
-    """The settings and the file they came from."""
-    if config is None and Path("config.toml").is_file():
-        config = Path("config.toml")
-    return load_settings(config), config
-
-
-def _open_store(config: Path | None) -> Store:
-    from worker.privacy import pseudonym_of
-    from worker.store import Store
-
-    settings, _ = settings_from(config)
-    database = Store(settings.database.url, pseudonym_of(settings.privacy))
-    database.require_revision()
-    return database
-
-
-@contextmanager
-def _audited(config: Path | None) -> Iterator[tuple[Settings, Store, Record, str]]:
-    """Settings, the database, the audit trail, and the name of who runs the command."""
-    from worker.audit.recorder import recording
-    from worker.logs import configure_logs
-    from worker.privacy import pseudonym_of
-    from worker.store import Store
-
-    settings, _ = settings_from(config)
-    configure_logs("ERROR")
-    database = Store(settings.database.url, pseudonym_of(settings.privacy))
-    database.require_revision()
-    with recording(settings, database, lambda: datetime.now(UTC)) as record:
-        yield settings, database, record, _user()
-
-
-def _user() -> str:
-    """Who runs this process, as the system knows it; the environment could say anything."""
-    import os
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container's user need not be in passwd
-        return f"uid {os.getuid()}"
 
 
 # --- the service -----------------------------------------------------------------------------------------------

@@ -22,12 +22,12 @@ from worker.process import process_name
 _SLOWEST_TICK_SECONDS = 1.0
 _FASTEST_TICK_SECONDS = 0.1
 _RETENTION_SECONDS = 600.0
+_REPORT_SECONDS = 3600.0
 
 
 def start_receive_ticks(
     settings: Settings,
     database: store.Store,
-    model_id: int,
     clock: Callable[[], datetime],
     record: Record = unrecorded,
 ) -> BackgroundScheduler:
@@ -35,13 +35,18 @@ def start_receive_ticks(
     the caller shuts it down."""
 
     def settle() -> None:
-        settle_series(database, settings, model_id, clock())
+        settle_series(database, settings, clock())
 
     def give_up_the_dead() -> None:
         close_dead_associations(settings, database, clock(), record, process_name())
 
     def retain() -> None:
         remove_old_pixels(database, settings, clock(), record)
+
+    def report() -> None:
+        from worker.query.month import write_last_month  # the templates, which receiving does without
+
+        write_last_month(database, settings.worker.data_dir, clock())
 
     seconds = min(_SLOWEST_TICK_SECONDS, max(_FASTEST_TICK_SECONDS, settings.receive.quiet_seconds / 10))
     asked = [one for one in settings.peer if one.query]
@@ -52,6 +57,8 @@ def start_receive_ticks(
     silence = settings.worker.lease_seconds / 3
     scheduler.add_job(_guarded, "interval", args=[give_up_the_dead], seconds=silence, id="associations", **once)
     scheduler.add_job(_guarded, "interval", args=[retain], seconds=_RETENTION_SECONDS, id="retention", **once)
+    # Looked at each hour: a month may end while the worker is down.
+    scheduler.add_job(_guarded, "interval", args=[report], seconds=_REPORT_SECONDS, id="report", **once)
     for peer in asked:
         count = partial(count_series, database, settings, peer, clock)
         scheduler.add_job(_guarded, "interval", args=[count], seconds=seconds, id=f"count-{peer.ae_title}", **once)

@@ -19,13 +19,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from worker import __version__, store
+from worker import __version__, store, store_models
 from worker.audit import events
 from worker.audit.recorder import Recorder
 from worker.clock import Clock
@@ -102,17 +102,14 @@ def _receive(
     with without(*PYDICOM_COMPANIONS):  # this process never decodes pixels (ARCHITECTURE.md, invariant 5)
         from worker.inbound.association import Receiver, close_dead_associations
     from worker.inbound.instances import remove_leftovers
-    from worker.inference.bundle import verified_identity
     from worker.schedule import start_receive_ticks, tick_now
 
-    identity = verified_identity(bundle_folder(settings))
-    with database.write() as session:
-        model_id = store.model_row(session, identity, clock()).id
+    configure_model(settings, database, clock)
     close_dead_associations(settings, database, clock(), record)
     receiver = Receiver(settings, database, clock, record)
     remove_leftovers(settings.worker.data_dir)
     receiver.start()
-    ticks = start_receive_ticks(settings, database, model_id, clock, record)
+    ticks = start_receive_ticks(settings, database, clock, record)
     clock.when_set_back(partial(tick_now, ticks))
     get_log().info("receiving", port=settings.receive.port)
     with _ready(Role.RECEIVE, settings, database, clock):
@@ -124,16 +121,28 @@ def _receive(
 def _infer(
     settings: Settings, database: store.Store, clock: Clock, stop: threading.Event, _record: events.Record
 ) -> None:
-    from worker.inference.jobs import Conductor, limit_memory
+    from worker.inference.jobs import Conductor, lift_memory_limit, limit_memory
+    from worker.inference.served import ServedModels
+    from worker.inference.shelf import find_bundle, make_ready
     from worker.outbound.outbox import Outbox
 
-    identity, classify = load_classifier(settings)
+    configure_model(settings, database, clock, first_only=True)
+    models = ServedModels(
+        database=database,
+        find=partial(find_bundle, settings),
+        make_ready=partial(make_ready, settings),
+        owner=process_name(),
+        clock=clock,
+        before_load=lift_memory_limit,
+        changed=lambda: limit_memory(settings.worker.job_memory_bytes),
+    )
+    models.refresh()
+    models.require_one()
     key_objects_to = tuple(one.name for one in settings.destination if one.key_objects)
     conductor = Conductor(
         database=database,
         data_dir=settings.worker.data_dir,
-        model=identity,
-        classify=classify,
+        models=models.current,
         make_objects=Outbox(settings.worker.data_dir, key_objects_to).make_objects,
         destinations=[one.name for one in settings.destination],
         owner=process_name(),
@@ -142,8 +151,7 @@ def _infer(
         timeout=timedelta(seconds=settings.worker.job_timeout_seconds),
         attempts=settings.worker.job_attempts,
     )
-    limit_memory(settings.worker.job_memory_bytes)
-    get_log().info("ready to classify", model=identity.name, version=identity.version)
+    get_log().info("ready to classify")
     with _ready(Role.INFER, settings, database, clock):
         conductor.run(stop)
 
@@ -217,34 +225,32 @@ def _ready(role: Role, settings: Settings, database: store.Store, clock: Clock) 
     return beating(database, role, timedelta(seconds=settings.worker.lease_seconds), clock)
 
 
-def bundle_folder(settings: Settings) -> Path:
-    from worker.inference.bundle import default_bundle
+def configure_model(
+    settings: Settings, database: store.Store, clock: Callable[[], datetime], *, first_only: bool = False
+) -> None:
+    """Make the configured bundle known, and active unless a person chose otherwise (docs/decisions/0006).
 
-    return settings.worker.bundle or default_bundle()
+    `first_only`: where nothing is active yet; else the roles of hosts with different bundles would undo each other.
+    Raises StartError for a bundle that is damaged.
+    """
+    from worker.inference.bundle import verified_identity
+    from worker.inference.shelf import configured_bundle
+
+    identity = verified_identity(configured_bundle(settings))
+    with database.write() as session:
+        if not (first_only and store_models.in_use(session)[0]):
+            store_models.configure(session, identity, clock())
 
 
 def load_classifier(settings: Settings) -> tuple[ModelIdentity, Callable[[Sequence[Path]], SeriesResult]]:
-    """The verified bundle's identity, and the function that classifies the files of one series with it.
+    """The configured bundle's identity, verified, and the function that classifies the files of one series with it.
 
     Raises StartError for a bundle that is damaged or fails its golden cases.
     """
-    from worker.inference.bundle import load_bundle
-    from worker.inference.classify import classify
-    from worker.inference.golden import check_golden
-    from worker.inference.run_model import Engine, OpenVinoEngine, TorchEngine
+    from worker.inference.shelf import configured_bundle, make_ready
 
-    bundle = load_bundle(bundle_folder(settings))
-    threads = settings.worker.inference_threads or max(1, (os.cpu_count() or 1) // settings.worker.inference_processes)
-    engine: Engine
-    match settings.worker.engine:
-        case "openvino-int8":
-            engine = OpenVinoEngine(bundle, "int8", threads)
-        case "openvino-fp32":
-            engine = OpenVinoEngine(bundle, "fp32", threads)
-        case "torch":
-            engine = TorchEngine(bundle)
-    check_golden(bundle, engine)
-    return bundle.identity, lambda paths: classify(paths, bundle, engine)
+    ready = make_ready(settings, configured_bundle(settings))
+    return ready.identity, ready.classify
 
 
 # --- all roles -------------------------------------------------------------------------------------------------
@@ -260,27 +266,29 @@ def _children(settings: Settings, config: Path | None) -> list[Child]:
 
 def run_service(settings: Settings, config: Path | None) -> int:
     """All roles until SIGTERM; the exit status. Raises StartError for what can be seen before anything is started."""
-    from worker.inference.bundle import verified_identity
-
     database = store.Store(settings.database.url)
     if database.revision() != REVISION:
         from worker.migrate import migrate
 
         migrate(database)
-    identity = verified_identity(bundle_folder(settings))
+    clock = Clock(database)
+    clock.start()
+    configure_model(settings, database, clock)
+    with database.read() as session:
+        active, in_shadow = store_models.in_use(session)
+    models = ", ".join(f"{one.name} {one.version}" for one in active)
+    models += "".join(f", in shadow {one.name} {one.version}" for one in in_shadow)
     receive = settings.receive
     _require_free_port("receive", receive.host, receive.port)
     _require_free_port("web", settings.web.host, settings.web.port)
     web = f"http{'s' if settings.web.tls_certificate else ''}://{settings.web.host}:{settings.web.port}"
     print(
         f"brain-mri-worker {__version__}: {settings.worker.ae_title} on {receive.host}:{receive.port}, "
-        f"model {identity.name} {identity.version}, "
+        f"model {models}, "
         f"reports to {', '.join(one.name for one in settings.destination) or 'nobody'}, "
         f"health at {web}/health. Research use only. Ctrl-C stops.",
         flush=True,
     )
-    clock = Clock(database)
-    clock.start()
     status = Supervisor(_children(settings, config), database, clock).run(_stop_on_signals())
     database.close()
     return status

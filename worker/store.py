@@ -7,7 +7,7 @@ PostgreSQL the rows that two processes could want are locked one by one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
@@ -45,12 +45,14 @@ from worker.tables import (
     JobRow,
     JobState,
     ModelRow,
+    ModelState,
     ObjectKind,
     ObjectRow,
     ResultRow,
     SeriesRow,
     SeriesState,
     SeriesStatus,
+    ShadowResultRow,
     SliceResultRow,
 )
 
@@ -61,6 +63,7 @@ if TYPE_CHECKING:  # a command that only looks things up starts without pydicom 
     from worker.values import ModelIdentity, SeriesResult
 
 DETAIL_LENGTH = 1024
+CONFIGURATION = "configuration"  # who made a model active, where it was not a person
 _LOCK_WAIT_SECONDS = 30.0
 # A host that is cut off must notice within half a minute, and so must the server, which keeps its locks so long.
 _CONNECTION = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
@@ -300,21 +303,28 @@ def refuse_series(series: SeriesRow, reason: str, detail: str, now: datetime) ->
 
 
 def queue_series(
-    session: Session, series: SeriesRow, model_id: int, now: datetime, missing: str | None = None
+    session: Session,
+    series: SeriesRow,
+    model_id: int,
+    now: datetime,
+    missing: str | None = None,
+    *,
+    shadow: bool = False,
 ) -> JobRow | None:
-    """A pending job for the series' instances as they are; None when this very input set has a job already.
+    """A pending job for the series' instances as they are; None when the model has one for this very input set.
 
-    `missing`: what is known to be missing of them.
+    What waits for a smaller input set, of whichever model, is superseded. `missing`: what is known to be missing.
     """
     instances = instances_of(session, series.id)
     series.state, series.reason, series.detail, series.settled_at = SeriesState.QUEUED, None, None, now
     digest = input_sha256(instances)
-    of_series = and_(JobRow.series_id == series.id, JobRow.model_id == model_id)
-    if session.scalar(select(JobRow.id).where(of_series, JobRow.input_sha256 == digest)) is not None:
+    of_series = JobRow.series_id == series.id
+    same = (of_series, JobRow.model_id == model_id, JobRow.input_sha256 == digest)
+    if session.scalar(select(JobRow.id).where(*same)) is not None:
         return None
     session.execute(
         update(JobRow)
-        .where(of_series, JobRow.state == JobState.PENDING)
+        .where(of_series, JobRow.state == JobState.PENDING, JobRow.input_sha256 != digest)
         .values(state=JobState.SUPERSEDED, reason="more-instances-came", finished_at=now)
     )
     job = JobRow(
@@ -323,6 +333,7 @@ def queue_series(
         input_sha256=digest,
         last_instance_id=instances[-1].id,
         missing=missing[:DETAIL_LENGTH] if missing else None,
+        shadow=shadow,
         not_before=now,
         created_at=now,
     )
@@ -338,10 +349,11 @@ def input_sha256(instances: Sequence[InstanceRow | NewInstance]) -> str:
 
 
 def model_row(session: Session, identity: ModelIdentity, now: datetime) -> ModelRow:
-    """The row of a bundle, made at its first use."""
+    """The row of a bundle; active where it is made here, see `store_models` for what chooses otherwise."""
     row = session.scalar(select(ModelRow).where(ModelRow.sha256 == identity.sha256))
     if row is None:
-        row = ModelRow(name=identity.name, version=identity.version, sha256=identity.sha256, added_at=now)
+        named = {"name": identity.name[:64], "version": identity.version[:32], "sha256": identity.sha256}
+        row = ModelRow(**named, added_at=now, state=ModelState.ACTIVE, state_at=now, state_by=CONFIGURATION)
         session.add(row)
         session.flush()
     return row
@@ -350,11 +362,23 @@ def model_row(session: Session, identity: ModelIdentity, now: datetime) -> Model
 # --- jobs ------------------------------------------------------------------------------------------------------
 
 
-def claim_job(session: Session, owner: str, model_id: int, now: datetime, lease: timedelta) -> JobRow | None:
-    """The oldest job that may run now, leased to `owner`; a job whose lease ran out counts as claimable."""
+def claim_job(
+    session: Session,
+    owner: str,
+    model_id: int | Collection[int],
+    now: datetime,
+    lease: timedelta,
+    *,
+    shadow: bool = False,
+) -> JobRow | None:
+    """The oldest job of one of these models that may run now, leased to `owner`; `shadow` asks for those in shadow.
+
+    A job whose lease ran out counts as claimable.
+    """
+    models = [model_id] if isinstance(model_id, int) else model_id
     job = session.scalar(
         select(JobRow)
-        .where(JobRow.model_id == model_id)
+        .where(JobRow.model_id.in_(models), JobRow.shadow == shadow)
         .where(
             or_(
                 and_(JobRow.state == JobState.PENDING, JobRow.not_before <= now),
@@ -372,14 +396,14 @@ def claim_job(session: Session, owner: str, model_id: int, now: datetime, lease:
     return job
 
 
-def adopt_jobs(session: Session, model_id: int, now: datetime) -> int:
-    """Hand the waiting jobs of a model that is served no more to the one that is; the number of them.
+def adopt_jobs(session: Session, lost: Collection[int], model_id: int, now: datetime) -> int:
+    """Hand the waiting jobs of models whose bundles are gone to one that is served; the number of them.
 
-    Where the series has a job of the new model for the same input already, the old job is superseded.
+    Superseded are those in shadow, and where the series has a job of the other model for the same input already.
     """
     waiting = session.scalars(
         select(JobRow)
-        .where(JobRow.model_id != model_id)
+        .where(JobRow.model_id.in_(lost))
         .where(
             or_(
                 JobRow.state == JobState.PENDING,
@@ -392,7 +416,7 @@ def adopt_jobs(session: Session, model_id: int, now: datetime) -> int:
     for job in waiting:
         job.lease_owner = job.lease_until = None
         same = (JobRow.series_id == job.series_id, JobRow.input_sha256 == job.input_sha256)
-        if session.scalar(select(JobRow.id).where(JobRow.model_id == model_id, *same)) is None:
+        if not job.shadow and session.scalar(select(JobRow.id).where(JobRow.model_id == model_id, *same)) is None:
             job.model_id, job.state = model_id, JobState.PENDING
         else:
             job.state, job.reason, job.finished_at = JobState.SUPERSEDED, "model-replaced", now
@@ -446,6 +470,7 @@ def end_job(
 def answer_series(session: Session, series_ids: Sequence[int]) -> None:
     """Bring what searches see of series up to date: the last job that ended tells, of a series that is not refused.
 
+    A job in shadow never does.
     While a first job is under way the series is pending; an earlier answer stays in sight while a later job works.
     """
     for series_id in series_ids:
@@ -453,6 +478,7 @@ def answer_series(session: Session, series_ids: Sequence[int]) -> None:
             select(JobRow.id, JobRow.state, ResultRow.status, ResultRow.label, ResultRow.probability)
             .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
             .where(JobRow.series_id == series_id, JobRow.state.in_([JobState.DONE, JobState.PARKED]))
+            .where(~JobRow.shadow)
             .order_by(JobRow.id.desc())
             .limit(1)
         ).first()
@@ -579,6 +605,23 @@ def add_result(
     session.flush()
     answer_series(session, [job.series_id])
     return row
+
+
+def add_shadow_result(session: Session, job: JobRow, result: SeriesResult, now: datetime) -> None:
+    """What a model in shadow said, in the transaction that ends its job; nothing of it is sent or answered."""
+    session.add(
+        ShadowResultRow(
+            job_id=job.id,
+            status=result.status,
+            label=result.label,
+            probability=result.probability,
+            probabilities=dict(result.probabilities),
+            reason=result.reason,
+            detail=result.detail[:DETAIL_LENGTH] if result.detail else None,
+            created_at=now,
+        )
+    )
+    session.flush()
 
 
 def latest_report(session: Session, series_id: int, model_id: int) -> ObjectRow | None:
@@ -714,15 +757,11 @@ def series_to_empty(session: Session, before: datetime, limit: int = 100) -> Seq
     """Ids of series that were answered before a time and still have files: refused, or every delivery has arrived.
 
     Where storage commitment is asked for, arrived means confirmed. A series with a job that is not done keeps its
-    files, a parked one too.
+    files, a parked one too; one in shadow does so only while it is under way.
     """
-    open_job = (
-        select(JobRow.id)
-        .where(
-            JobRow.series_id == SeriesRow.id, JobRow.state.in_([JobState.PENDING, JobState.RUNNING, JobState.PARKED])
-        )
-        .exists()
-    )
+    under_way = JobRow.state.in_([JobState.PENDING, JobState.RUNNING])
+    parked = and_(JobRow.state == JobState.PARKED, ~JobRow.shadow)
+    open_job = select(JobRow.id).where(JobRow.series_id == SeriesRow.id, or_(under_way, parked)).exists()
     has_result = select(ResultRow.id).where(ResultRow.series_id == SeriesRow.id).exists()
     undelivered = (
         select(DeliveryRow.id)

@@ -14,6 +14,9 @@ delivery   pending ──claimed──▶ sending ──▶ delivered
              │                     └─ rejected `REJECTIONS_BEFORE_FAILED` times ──▶ failed
              └────────────────────── worker jobs retry
 
+model      added ⇄ shadow ──activate──▶ active ──another is activated──▶ retired ──▶ removed
+             └── rollback gives every model the state back that the last activation took ──┘
+
 commitment due ──N-ACTION──▶ requested ──N-EVENT-REPORT──▶ confirmed
             ▲                   ├─ no report in time: due again
             │                   └─ "not stored": the delivery is pending again
@@ -77,6 +80,22 @@ class ObjectKind(StrEnum):
     REPORT = "report"
     PICTURE = "picture"
     KEY_OBJECTS = "key-objects"
+
+
+class ModelState(StrEnum):
+    """What a model is there for: see the diagram above. `removed`: its bundle is gone, its results are not."""
+
+    ADDED = "added"
+    SHADOW = "shadow"
+    ACTIVE = "active"
+    RETIRED = "retired"
+    REMOVED = "removed"
+
+
+class LoadState(StrEnum):
+    LOADING = "loading"
+    LOADED = "loaded"
+    FAILED = "failed"
 
 
 class TokenRole(StrEnum):
@@ -250,6 +269,39 @@ class ModelRow(Base):
     version: Mapped[str] = mapped_column(String(32))
     sha256: Mapped[str] = mapped_column(String(64), unique=True)  # the bundle hash
     added_at: Mapped[datetime]
+    state: Mapped[str] = mapped_column(String(16), default=ModelState.ADDED)
+    state_at: Mapped[datetime]
+    state_by: Mapped[str] = mapped_column(String(64))  # who gave it that state; see store_models.CONFIGURATION
+
+    __table_args__ = (_one_of("state", ModelState),)
+
+
+class ModelChoiceRow(Base):
+    """One activation: what `worker models rollback` undoes."""
+
+    __tablename__ = "model_choice"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    made_at: Mapped[datetime]
+    made_by: Mapped[str] = mapped_column(String(64))
+    before: Mapped[dict[str, Any]]  # number → state, of the models whose state it changed
+    undone_at: Mapped[datetime | None]
+
+
+class ModelLoadRow(Base):
+    """Whether a host could load a model that it shall serve; one that died while loading left `loading`."""
+
+    __tablename__ = "model_load"
+
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"), primary_key=True)
+    host: Mapped[str] = mapped_column(String(128), primary_key=True)
+    process: Mapped[str] = mapped_column(String(128))
+    state: Mapped[str] = mapped_column(String(16))
+    detail: Mapped[str | None] = mapped_column(String(1024))
+    deaths: Mapped[int]  # processes in a row that ended while they loaded it
+    at: Mapped[datetime]
+
+    __table_args__ = (_one_of("state", LoadState),)
 
 
 class JobRow(Base):
@@ -263,6 +315,7 @@ class JobRow(Base):
     input_sha256: Mapped[str] = mapped_column(String(64))
     last_instance_id: Mapped[int]
     missing: Mapped[str | None] = mapped_column(String(1024))  # what was known to be missing of the input set
+    shadow: Mapped[bool] = mapped_column(default=False)  # its result is kept in shadow_result, and nothing is sent
     state: Mapped[str] = mapped_column(String(16), default=JobState.PENDING)
     attempts: Mapped[int] = mapped_column(default=0)
     not_before: Mapped[datetime]
@@ -303,6 +356,23 @@ class ResultRow(Base):
         Index(None, "series_id", "id"),
         Index(None, "created_at"),
     )
+
+
+class ShadowResultRow(Base):
+    """What a model in shadow said: apart from `result`, so that no answer, report or statistic can be made of it."""
+
+    __tablename__ = "shadow_result"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), primary_key=True)
+    status: Mapped[str] = mapped_column(String(16))
+    label: Mapped[str | None] = mapped_column(String(64))
+    probability: Mapped[float | None]
+    probabilities: Mapped[dict[str, float]]
+    reason: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str | None] = mapped_column(String(1024))
+    created_at: Mapped[datetime]
+
+    __table_args__ = (CheckConstraint("status IN ('classified', 'not-assessed')", name="status"),)
 
 
 class SliceResultRow(Base):

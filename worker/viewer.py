@@ -1,4 +1,4 @@
-"""What `serve` lends the web role of the other stages: pictures, echo, and the model that this host serves."""
+"""What `serve` lends the web role of the other stages: pictures, echo, and the models on this host."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image
 
 from worker.config import Settings
-from worker.inference import show
-from worker.inference.bundle import load_bundle
+from worker.errors import StartError
+from worker.inference import native, show
+from worker.inference.bundle import verified_identity
+from worker.inference.shelf import configured_bundle, kept_bundles
 from worker.outbound import send
 from worker.outbound.draw_picture import ACTIVATION_THRESHOLD, colours
 from worker.query.parts import Model, Parts
-from worker.serve import bundle_folder
 from worker.values import Activation
 
 _SIZE = 256
@@ -27,20 +28,28 @@ def web_parts(settings: Settings) -> Parts:
     destinations = {one.name: one for one in settings.destination}
 
     @cache
-    def models() -> tuple[Model, ...]:
-        folder = bundle_folder(settings)
-        identity = load_bundle(folder).identity
-        return (
-            Model(
-                sha256=identity.sha256,
-                manufacturer=identity.manufacturer,
-                family=identity.family,
-                limits=identity.limits,
-                parameters=identity.parameters,
-                titles={one.name: one.title for one in identity.classes},
-                card=(folder / "docs" / "README.md").read_text(encoding="utf-8"),
-            ),
+    def described(folder: Path) -> Model:
+        identity = verified_identity(folder)
+        return Model(
+            sha256=identity.sha256,
+            manufacturer=identity.manufacturer,
+            family=identity.family,
+            limits=identity.limits,
+            parameters=identity.parameters,
+            titles={one.name: one.title for one in identity.classes},
+            card=(folder / "docs" / "README.md").read_text(encoding="utf-8"),
         )
+
+    def models() -> list[Model]:
+        """Those of every bundle on this host that is whole, the configured one first."""
+        found: dict[str, Model] = {}
+        for folder in [configured_bundle(settings), *kept_bundles(settings)]:
+            try:
+                one = described(folder)
+            except (StartError, OSError):
+                continue  # said where it is loaded
+            found.setdefault(one.sha256, one)
+        return list(found.values())
 
     return Parts(
         settings=settings,
@@ -58,6 +67,12 @@ class Viewer:
 
     def slice_png(self, file: Path, frame_number: int | None, window: tuple[float, float]) -> bytes:
         return show.slice_png(file, frame_number, window)
+
+    def open_file(self, file: Path) -> native.ImageFile:
+        return native.open_file(file)
+
+    def explicit_little_endian(self, file: Path) -> bytes:
+        return native.explicit_little_endian(file)
 
     def activation_png(self, activation: Activation) -> bytes:
         """The map over the whole slice, stretched to a square; clear below the threshold, as in the sent picture."""

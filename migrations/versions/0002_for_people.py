@@ -16,18 +16,20 @@ depends_on = None
 
 
 def upgrade() -> None:
-    _add_readings()
     _add_series_of_objects()
     _add_indexes_of_metrics()
+    _add_readings()
     _replace_check("object", "kind", "kind IN ('report', 'picture', 'key-objects')")
+    _add_model_states()
 
 
 def downgrade() -> None:
-    _remove_readings()
     op.drop_index(op.f("ix_object_series_instance_uid"), "object")
     op.drop_column("object", "series_instance_uid")
     op.drop_index(op.f("ix_series_status_reason"), table_name="series")
     op.drop_index(op.f("ix_delivery_destination_commitment"), table_name="delivery")
+    _remove_model_states()
+    _remove_readings()
     op.execute("DELETE FROM delivery WHERE object_id IN (SELECT id FROM object WHERE kind = 'key-objects')")
     op.execute("DELETE FROM object WHERE kind = 'key-objects'")
     _replace_check("object", "kind", "kind IN ('report', 'picture')")
@@ -63,18 +65,67 @@ def _remove_readings() -> None:
     op.drop_table("reading")
 
 
-def _add_indexes_of_metrics() -> None:
-    refused, uncommitted = sa.text("status = 'refused'"), sa.text("commitment IN ('due', 'requested')")
-    op.create_index(
-        op.f("ix_series_status_reason"), "series", ["status", "reason"], sqlite_where=refused, postgresql_where=refused
+def _add_model_states() -> None:
+    number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+    op.add_column("model", sa.Column("state", sa.String(length=16), nullable=False, server_default="retired"))
+    op.add_column("model", sa.Column("state_at", UtcDateTime(), nullable=True))
+    op.add_column("model", sa.Column("state_by", sa.String(length=64), nullable=False, server_default="configuration"))
+    op.execute("UPDATE model SET state_at = added_at")
+    with op.batch_alter_table("model") as batch:
+        batch.alter_column("state_at", nullable=False)
+        batch.alter_column("state", server_default=None)
+        batch.alter_column("state_by", server_default=None)
+        states = "state IN ('added', 'shadow', 'active', 'retired', 'removed')"
+        batch.create_check_constraint(op.f("ck_model_state"), states)
+    op.add_column("job", sa.Column("shadow", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.create_table(
+        "model_choice",
+        sa.Column("id", number, nullable=False),
+        sa.Column("made_at", UtcDateTime(), nullable=False),
+        sa.Column("made_by", sa.String(length=64), nullable=False),
+        sa.Column("before", sa.JSON(), nullable=False),
+        sa.Column("undone_at", UtcDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_model_choice")),
     )
-    op.create_index(
-        op.f("ix_delivery_destination_commitment"),
-        "delivery",
-        ["destination", "commitment"],
-        sqlite_where=uncommitted,
-        postgresql_where=uncommitted,
+    op.create_table(
+        "model_load",
+        sa.Column("model_id", number, nullable=False),
+        sa.Column("host", sa.String(length=128), nullable=False),
+        sa.Column("process", sa.String(length=128), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("detail", sa.String(length=1024), nullable=True),
+        sa.Column("deaths", number, nullable=False),
+        sa.Column("at", UtcDateTime(), nullable=False),
+        sa.CheckConstraint("state IN ('loading', 'loaded', 'failed')", name=op.f("ck_model_load_state")),
+        sa.ForeignKeyConstraint(["model_id"], ["model.id"], name=op.f("fk_model_load_model_id_model")),
+        sa.PrimaryKeyConstraint("model_id", "host", name=op.f("pk_model_load")),
     )
+    op.create_table(
+        "shadow_result",
+        sa.Column("job_id", number, nullable=False),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("label", sa.String(length=64), nullable=True),
+        sa.Column("probability", sa.Double(), nullable=True),
+        sa.Column("probabilities", sa.JSON(), nullable=False),
+        sa.Column("reason", sa.String(length=64), nullable=True),
+        sa.Column("detail", sa.String(length=1024), nullable=True),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.CheckConstraint("status IN ('classified', 'not-assessed')", name=op.f("ck_shadow_result_status")),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_shadow_result_job_id_job")),
+        sa.PrimaryKeyConstraint("job_id", name=op.f("pk_shadow_result")),
+    )
+
+
+def _remove_model_states() -> None:
+    for table in ("shadow_result", "model_load", "model_choice"):
+        op.drop_table(table)
+    # A job in shadow has no result of the kind that revision 0001 knows.
+    op.execute("DELETE FROM job WHERE shadow")
+    op.drop_column("job", "shadow")
+    with op.batch_alter_table("model") as batch:
+        batch.drop_constraint(op.f("ck_model_state"), type_="check")
+        for name in ("state", "state_at", "state_by"):
+            batch.drop_column(name)
 
 
 def _add_series_of_objects() -> None:
@@ -108,3 +159,14 @@ def _replace_check(table: str, name: str, condition: str, *others: tuple[str, st
             batch.drop_constraint(op.f(f"ck_{table}_{name}"), type_="check")
         for one, meaning in [(name, condition), *(others if on_sqlite else ())]:
             batch.create_check_constraint(op.f(f"ck_{table}_{one}"), meaning)
+
+
+def _add_indexes_of_metrics() -> None:
+    refused, uncommitted = sa.text("status = 'refused'"), sa.text("commitment IN ('due', 'requested')")
+    op.create_index(
+        op.f("ix_series_status_reason"), "series", ["status", "reason"], sqlite_where=refused, postgresql_where=refused
+    )
+    op.create_index(
+        op.f("ix_delivery_destination_commitment"), "delivery", ["destination", "commitment"],
+        sqlite_where=uncommitted, postgresql_where=uncommitted,
+    )  # fmt: skip

@@ -64,17 +64,17 @@ def test_orthanc_is_asked_and_a_count_that_is_reached_settles_at_once(database: 
         finally:
             receiver.stop(5)
         with database.write() as session:
-            model = store.model_row(session, MODEL, datetime.now(UTC)).id
+            store.model_row(session, MODEL, datetime.now(UTC))
         clock = Clock()
         clock.ahead = timedelta(seconds=5)
-        assert settle_series(database, settings, model, clock()) == 0
+        assert settle_series(database, settings, clock()) == 0
         assert count_series(database, settings, settings.peer[0], clock) == 1
         assert _series(database).expected_instances == 5
         assert _peer(settings, settings.peer[0]).well
-        assert settle_series(database, settings, model, clock()) == 0
+        assert settle_series(database, settings, clock()) == 0
         _lose(archive, uid, paths)
         clock.ahead = timedelta(seconds=30)
-        ticks = start_receive_ticks(settings, database, model, clock)
+        ticks = start_receive_ticks(settings, database, clock)
         deadline = time.monotonic() + 60
         while _series(database).state == SeriesState.OPEN and time.monotonic() < deadline:
             time.sleep(0.1)  # long before the quiet time is over
@@ -95,7 +95,7 @@ def _lose(archive: Orthanc, series_instance_uid: str, paths: list[Path]) -> None
 def test_a_peer_that_is_away_or_cannot_be_asked_changes_nothing(database: Store, tmp_path: Path) -> None:
     clock = Clock()
     with database.write() as session:
-        model = store.model_row(session, MODEL, clock()).id
+        store.model_row(session, MODEL, clock())
         association = store.open_association(session, "ORTHANC", "127.0.0.1", "host:1", clock())
         for number in (1, 2, 3):
             store.add_instance(session, new_instance(number, association_id=association), clock())
@@ -112,7 +112,7 @@ def test_a_peer_that_is_away_or_cannot_be_asked_changes_nothing(database: Store,
         assert count_series(database, stores_only, stores_only.peer[0], clock) == 1
         assert "does not take Study Root queries" in _peer(stores_only, stores_only.peer[0]).detail
     assert "does not answer at" in _peer(away, away.peer[0]).detail
-    assert settle_series(database, away, model, clock()) == 0
+    assert settle_series(database, away, clock()) == 0
     clock.ahead = timedelta(seconds=1100)
-    assert settle_series(database, away, model, clock()) == 1  # by silence, as without a peer
+    assert settle_series(database, away, clock()) == 1  # by silence, as without a peer
     assert _series(database).state == SeriesState.QUEUED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,13 +14,13 @@ from sqlalchemy import inspect, text
 
 from tests.testbed import postgres
 from tests.testbed.instances import MODEL, classified, later, new_instance
-from worker import access, heartbeat, store
+from worker import access, heartbeat, store, store_models
 from worker.dicom import derive_uid
 from worker.errors import StartError
 from worker.migrate import alembic_config, migrate, revising
 from worker.process import Role
 from worker.store import NewObject, Store
-from worker.tables import REVISION, AuditChainRow, Base, JobState, ObjectKind, ReadingRow, TokenRole
+from worker.tables import REVISION, AuditChainRow, Base, JobState, LoadState, ObjectKind, ReadingRow, TokenRole
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -60,6 +61,12 @@ def _fill(database: Store) -> None:
         holder = access.check_token(session, token, later(1))
         access.open_web_session(session, holder, later(1), later(2))
         heartbeat.beat(session, "host:1", Role.RECEIVE, later(0), later(1))
+        candidate = store.model_row(session, replace(MODEL, sha256="cd" * 32, version="2.0"), later(0))
+        queued = store.queue_series(session, series, candidate.id, later(1), shadow=True)
+        assert queued is not None
+        store.add_shadow_result(session, queued, classified(), later(1))
+        store_models.activate_model(session, candidate.id, "somebody", later(2))
+        store_models.record_load(session, candidate.id, "host:1", LoadState.LOADED, None, later(2))
         session.add(AuditChainRow(host="host", records=1, sha256="00" * 32, anchored_at=later(1)))
 
 

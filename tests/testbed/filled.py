@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from tests.testbed import phantom
 from tests.testbed.instances import new_instance
+from tests.testbed.serving import one_model
 from worker import store
 from worker.config import Settings
 from worker.dicom import derive_uid
@@ -73,7 +74,8 @@ def fill(folder: Path, now: datetime, others: int = 75) -> Filled:
     site.add_others(others)
     mass = site.receive_head("Fontaine^Hugo")
     conductor = Conductor(
-        database=database, data_dir=settings.worker.data_dir, model=identity, classify=classify,
+        database=database, data_dir=settings.worker.data_dir,
+        models=one_model(database, identity, classify, now - timedelta(days=8)),
         make_objects=Outbox(settings.worker.data_dir).make_objects, destinations=["pacs", "research"], owner=OWNER,
         clock=lambda: now - timedelta(seconds=40), lease=LEASE, timeout=timedelta(minutes=10), attempts=3,
     )  # fmt: skip

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tests.testbed.instances import MODEL, classified
+from tests.testbed.serving import one_model
 from worker.inference.jobs import Conductor, limit_memory
 from worker.logs import configure_logs
 from worker.process import process_name
@@ -42,11 +43,11 @@ def main(url: str, folder: str) -> None:
     configure_logs()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    database = Store(url)
     conductor = Conductor(
-        database=Store(url),
+        database=database,
         data_dir=Path(folder),
-        model=MODEL,
-        classify=classify,
+        models=one_model(database, MODEL, classify, datetime.now(UTC)),
         make_objects=lambda *_: [],
         destinations=[],
         owner=process_name(),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from worker import store, store_settling
+from worker import store, store_models, store_settling
 from worker.config import EligibilitySection, Settings
 from worker.inbound.completeness import missing_part
 from worker.logs import get_log
@@ -48,8 +48,8 @@ def refusal(attributes: Sequence[Mapping[str, Any]], rules: EligibilitySection) 
     return None
 
 
-def settle_series(database: store.Store, settings: Settings, model_id: int, now: datetime) -> int:
-    """Queue or refuse every series that is complete; the number of them."""
+def settle_series(database: store.Store, settings: Settings, now: datetime) -> int:
+    """Queue for the models that are in use, or refuse, every series that is complete; the number of them."""
     quiet = timedelta(seconds=settings.receive.quiet_seconds)
     idle = timedelta(seconds=settings.receive.idle_seconds)
     counting = store_settling.Counting(
@@ -60,7 +60,7 @@ def settle_series(database: store.Store, settings: Settings, model_id: int, now:
     with database.read() as session:
         waiting = store_settling.series_to_settle(session, now, quiet, idle, counting)
     for series_id, last_received_at in waiting:
-        _settle(database, settings.eligibility, series_id, model_id, now, last_received_at)
+        _settle(database, settings.eligibility, series_id, now, last_received_at)
     return len(waiting)
 
 
@@ -68,7 +68,6 @@ def _settle(
     database: store.Store,
     rules: EligibilitySection,
     series_id: int,
-    model_id: int,
     now: datetime,
     not_after: datetime,
 ) -> None:
@@ -84,10 +83,16 @@ def _settle(
         missing = missing_part([one.attributes for one in instances], store_settling.expected_now(series))
         if refused is None and missing is not None and rules.refuse_incomplete:
             refused = Refusal("incomplete", missing)
+        active, in_shadow = store_models.in_use(session)
         if refused is not None:
             store.refuse_series(series, refused.reason, refused.detail, now)
+        elif not active:
+            return  # it stays open until there is one
         else:
-            store.queue_series(session, series, model_id, now, missing)
+            for model in active:
+                store.queue_series(session, series, model.id, now, missing)
+            for model in in_shadow:
+                store.queue_series(session, series, model.id, now, missing, shadow=True)
     get_log().info(
         "series settled",
         series_row=series_id,

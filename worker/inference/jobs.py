@@ -19,6 +19,7 @@ from typing import Protocol
 
 from worker import store
 from worker.errors import NotAssessable, Park, Retry
+from worker.inference.served import ServedModel
 from worker.logs import fault_fields, get_log
 from worker.store import NewObject
 from worker.tables import InstanceRow, JobRow, JobState
@@ -49,6 +50,12 @@ def limit_memory(more_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
 
 
+def lift_memory_limit() -> None:
+    """Take `limit_memory` back, to load a model."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+
+
 class MakeObjects(Protocol):
     """What outbound gives us: see `outbound.outbox.Outbox.make_objects`."""
 
@@ -67,14 +74,14 @@ class MakeObjects(Protocol):
 class Conductor:
     """One inference process' way through its jobs.
 
-    `classify` is the pure part: files of one series → result; it raises NotAssessable for what the model may not judge.
-    `alarm` ends the process when a job outlasts `timeout`.
+    `models` gives what is loaded now; a job is conducted by the model that it names. A model's `classify` is the pure
+    part: files of one series → result; it raises NotAssessable for what the model may not judge. `alarm` ends the
+    process when a job outlasts `timeout`.
     """
 
     database: store.Store
     data_dir: Path
-    model: ModelIdentity
-    classify: Callable[[Sequence[Path]], SeriesResult]
+    models: Callable[[], Sequence[ServedModel]]
     make_objects: MakeObjects
     destinations: Sequence[str]
     owner: str
@@ -85,29 +92,39 @@ class Conductor:
     alarm: Callable[[float], None] = end_process_after
 
     def work_once(self) -> bool:
-        """Conduct one job to its end; False when there was none to claim."""
+        """Conduct one job to its end; False when there was none to claim. What runs in shadow waits for the others."""
+        models = {one.id: one for one in self.models()}
+        if not models:
+            return False
         with self.database.write() as session:
-            model_id = store.model_row(session, self.model, self.clock()).id
-            job = store.claim_job(session, self.owner, model_id, self.clock(), self.lease)
+            job = store.claim_job(session, self.owner, models, self.clock(), self.lease)
+            if job is None:
+                job = store.claim_job(session, self.owner, models, self.clock(), self.lease, shadow=True)
             if job is None:
                 return False
             instances = store.instances_of(session, job.series_id, job.last_instance_id)
-            before = store.latest_report(session, job.series_id, model_id)
+            before = store.latest_report(session, job.series_id, job.model_id)
         predecessor = before.path if before is not None else None
         with self._kept_alive(job.id):
-            self._conduct(job, instances, predecessor)
+            self._conduct(job, models[job.model_id], instances, predecessor)
         return True
 
-    def _conduct(self, job: JobRow, instances: Sequence[InstanceRow], predecessor: str | None) -> None:
+    def _conduct(
+        self, job: JobRow, model: ServedModel, instances: Sequence[InstanceRow], predecessor: str | None
+    ) -> None:
         if job.attempts > self.attempts:
             # Each earlier attempt ended with its process; a supervisor that saw how has noted it (note_death).
             self._end(job, JobState.PARKED, job.reason or "process-died", job.detail or "the inference process died")
             return
         try:
-            result = replace(self._result(instances), missing=job.missing)
+            result = replace(self._result(model, instances), missing=job.missing)
             # The job's own time: a second attempt, or a process that lost its lease, writes the same bytes again.
-            objects = self.make_objects(
-                result, self.model, self._files(instances), job.input_sha256, predecessor, job.created_at
+            objects = (
+                []
+                if job.shadow
+                else self.make_objects(
+                    result, model.identity, self._files(instances), job.input_sha256, predecessor, job.created_at
+                )
             )
         except Park as fault:
             self._end(job, JobState.PARKED, fault.reason, fault.detail)
@@ -132,9 +149,9 @@ class Conductor:
             raise Park("file-missing", "a received file is gone from the data folder")
         return files
 
-    def _result(self, instances: Sequence[InstanceRow]) -> SeriesResult:
+    def _result(self, model: ServedModel, instances: Sequence[InstanceRow]) -> SeriesResult:
         try:
-            return self.classify(self._files(instances))
+            return model.classify(self._files(instances))
         except NotAssessable as refusal:
             return not_assessed(refusal)
 
@@ -148,7 +165,9 @@ class Conductor:
         now = self.clock()
         with self.database.write() as session:
             ours = store.end_job(session, job.id, self.owner, JobState.DONE, now)
-            if ours:
+            if ours and job.shadow:
+                store.add_shadow_result(session, job, result, now)
+            elif ours:
                 rows = {one.sop_instance_uid: one.id for one in instances}
                 store.add_result(session, job, result, rows, objects, self.destinations, now)
         get_log().info(
@@ -156,6 +175,8 @@ class Conductor:
             job_row=job.id,
             series_row=job.series_id,
             instances=len(instances),
+            model_row=job.model_id,
+            shadow=job.shadow,
             status=result.status,
             reason=result.reason,
             attempts=job.attempts,
@@ -206,9 +227,7 @@ class Conductor:
                 get_log().warning("lease not extended", job_row=job_id, **fault_fields(error))
 
     def run(self, stop: threading.Event, poll_seconds: float = 0.2) -> None:
-        """Take over what waits for an earlier model, then work until `stop`; the job in hand is finished."""
-        with self.database.write() as session:
-            store.adopt_jobs(session, store.model_row(session, self.model, self.clock()).id, self.clock())
+        """Work until `stop`; the job in hand is finished."""
         while not stop.is_set():
             try:
                 busy = self.work_once()

@@ -43,7 +43,7 @@ def _answered(database: Store, settings: Settings, keeper: InstanceKeeper, **del
         keeper.keep(received(mr_instance(number)))
     with database.write() as session:
         model = store.model_row(session, MODEL, NOON).id
-    settle_series(database, settings, model, later(10))
+    settle_series(database, settings, later(10))
     with database.write() as session:
         job = store.claim_job(session, "me", model, later(11), timedelta(seconds=30))
         assert job is not None
@@ -114,7 +114,7 @@ def test_a_late_slice_of_a_series_without_pixels_is_refused_with_the_reason(
     _answered(database, settings, keeper, state="delivered")
     remove_old_pixels(database, settings, later(8 * DAY))
     keeper.keep(received(mr_instance(4)))
-    settle_series(database, settings, 1, later(9 * DAY))
+    settle_series(database, settings, later(9 * DAY))
     with database.read() as session:
         [series] = session.scalars(select(SeriesRow))
     assert (series.state, series.reason) == (SeriesState.REFUSED, "pixels-removed")

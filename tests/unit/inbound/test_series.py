@@ -59,9 +59,9 @@ def _add(database: Store, *numbers: int, seconds: float = 0, **changes: Any) -> 
             store.add_instance(session, new_instance(number, **changes), later(seconds))
 
 
-def _model(database: Store) -> int:
+def _serve_a_model(database: Store) -> None:
     with database.write() as session:
-        return store.model_row(session, MODEL, NOON).id
+        store.model_row(session, MODEL, NOON)
 
 
 def _series(database: Store) -> SeriesRow:
@@ -76,9 +76,9 @@ def _jobs(database: Store) -> list[JobRow]:
 
 def test_silence_settles_and_not_a_moment_earlier(database: Store) -> None:
     _add(database, 1, 2, 3)
-    model = _model(database)
-    assert settle_series(database, SETTINGS, model, later(9.9)) == 0
-    assert settle_series(database, SETTINGS, model, later(10)) == 1
+    _serve_a_model(database)
+    assert settle_series(database, SETTINGS, later(9.9)) == 0
+    assert settle_series(database, SETTINGS, later(10)) == 1
     assert _series(database).state == SeriesState.QUEUED
     assert [job.state for job in _jobs(database)] == [JobState.PENDING]
 
@@ -87,24 +87,26 @@ def test_an_association_keeps_its_series_open_until_a_quiet_time_after_its_end(d
     with database.write() as session:
         association = store.open_association(session, "PACS", "127.0.0.1", "host:1", NOON)
     _add(database, 1, 2, 3, association_id=association)
-    model = _model(database)
-    assert settle_series(database, SETTINGS, model, later(60)) == 0
+    _serve_a_model(database)
+    assert settle_series(database, SETTINGS, later(60)) == 0
     with database.write() as session:
         store.close_association(session, association, later(61))
-    assert settle_series(database, SETTINGS, model, later(70.9)) == 0
-    assert settle_series(database, SETTINGS, model, later(71)) == 1
+    assert settle_series(database, SETTINGS, later(70.9)) == 0
+    assert settle_series(database, SETTINGS, later(71)) == 1
 
 
 def test_an_association_whose_receiver_died_does_not_hold_a_series_for_ever(database: Store) -> None:
     with database.write() as session:
         association = store.open_association(session, "PACS", "127.0.0.1", "gone:1", NOON)
     _add(database, 1, 2, 3, association_id=association)
-    assert settle_series(database, SETTINGS, _model(database), later(2 * SETTINGS.receive.idle_seconds)) == 1
+    _serve_a_model(database)
+    assert settle_series(database, SETTINGS, later(2 * SETTINGS.receive.idle_seconds)) == 1
 
 
 def test_what_is_refused_is_recorded_with_its_reason(database: Store) -> None:
     _add(database, 1)
-    settle_series(database, SETTINGS, _model(database), later(10))
+    _serve_a_model(database)
+    settle_series(database, SETTINGS, later(10))
     series = _series(database)
     assert (series.state, series.reason) == (SeriesState.REFUSED, "too-few-slices")
     assert series.detail == "1 of at least 3 slices"
@@ -113,11 +115,11 @@ def test_what_is_refused_is_recorded_with_its_reason(database: Store) -> None:
 
 def test_late_instance_opens_the_series_again_and_makes_a_new_job(database: Store) -> None:
     _add(database, 1, 2, 3)
-    model = _model(database)
-    settle_series(database, SETTINGS, model, later(10))
+    _serve_a_model(database)
+    settle_series(database, SETTINGS, later(10))
     _add(database, 4, seconds=11)
     assert _series(database).state == SeriesState.OPEN
-    settle_series(database, SETTINGS, model, later(21))
+    settle_series(database, SETTINGS, later(21))
     first, second = _jobs(database)
     assert (first.state, first.reason) == (JobState.SUPERSEDED, "more-instances-came")
     assert second.state == JobState.PENDING
@@ -127,10 +129,10 @@ def test_late_instance_opens_the_series_again_and_makes_a_new_job(database: Stor
 
 def test_a_series_that_was_too_small_is_queued_once_it_is_whole(database: Store) -> None:
     _add(database, 1)
-    model = _model(database)
-    settle_series(database, SETTINGS, model, later(10))
+    _serve_a_model(database)
+    settle_series(database, SETTINGS, later(10))
     _add(database, 2, 3, seconds=12)
-    settle_series(database, SETTINGS, model, later(22))
+    settle_series(database, SETTINGS, later(22))
     assert _series(database).reason is None
     assert [job.state for job in _jobs(database)] == [JobState.PENDING]
 
@@ -138,7 +140,7 @@ def test_a_series_that_was_too_small_is_queued_once_it_is_whole(database: Store)
 def test_a_slice_that_lands_between_look_and_lock_is_not_lost(database: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interleaving that loses slices in systems that settle by a look alone."""
     _add(database, 1, 2, 3)
-    model = _model(database)
+    _serve_a_model(database)
     real = series_module._settle
 
     def late(*arguments: Any) -> None:
@@ -146,11 +148,11 @@ def test_a_slice_that_lands_between_look_and_lock_is_not_lost(database: Store, m
         real(*arguments)
 
     monkeypatch.setattr(series_module, "_settle", late)
-    settle_series(database, SETTINGS, model, later(10))
+    settle_series(database, SETTINGS, later(10))
     monkeypatch.undo()
     assert _series(database).state == SeriesState.OPEN
     assert _jobs(database) == []
-    settle_series(database, SETTINGS, model, later(20))
+    settle_series(database, SETTINGS, later(20))
     [job] = _jobs(database)
     with database.read() as session:
         assert len(store.instances_of(session, job.series_id, job.last_instance_id)) == 4
@@ -195,45 +197,45 @@ def _asked_for(database: Store, seconds: float, ae_title: str = "PACS") -> int:
 
 def test_a_count_that_is_reached_settles_at_once_where_that_is_wanted(database: Store) -> None:
     _sent_by(database, "PACS", 1, 2, 3, closed=False)  # a PACS may keep its association open for ever
-    model = _model(database)
+    _serve_a_model(database)
     _count(database, 4, 2)
-    assert settle_series(database, ON_COUNT, model, later(2)) == 0
+    assert settle_series(database, ON_COUNT, later(2)) == 0
     _count(database, 3, 3)
-    assert settle_series(database, ASKED, model, later(3)) == 0
-    assert settle_series(database, ON_COUNT, model, later(3)) == 1
+    assert settle_series(database, ASKED, later(3)) == 0
+    assert settle_series(database, ON_COUNT, later(3)) == 1
     assert [job.missing for job in _jobs(database)] == [None]
 
 
 def test_a_count_from_before_the_last_image_says_nothing(database: Store) -> None:
     _sent_by(database, "PACS", 1, 2, 3)
-    model = _model(database)
+    _serve_a_model(database)
     _count(database, 3, 2)
     _add(database, 4, seconds=2.5)
-    assert settle_series(database, ON_COUNT, model, later(3)) == 0
+    assert settle_series(database, ON_COUNT, later(3)) == 0
     _count(database, None, 4)  # and an answer that did not come does not make it true
-    assert settle_series(database, ON_COUNT, model, later(5)) == 0
-    assert settle_series(database, ON_COUNT, model, later(12.5)) == 1
+    assert settle_series(database, ON_COUNT, later(5)) == 0
+    assert settle_series(database, ON_COUNT, later(12.5)) == 1
 
 
 def test_what_the_sender_still_has_is_waited_for_and_then_named(database: Store) -> None:
     _sent_by(database, "PACS", 1, 2, 3)
-    model = _model(database)
+    _serve_a_model(database)
     _count(database, 5, 5)
-    assert settle_series(database, ASKED, model, later(10)) == 0
+    assert settle_series(database, ASKED, later(10)) == 0
     _count(database, None, 60)  # the peer is away for a moment: what it said stands
-    assert settle_series(database, ASKED, model, later(69.9)) == 0
-    assert settle_series(database, ASKED, model, later(70)) == 1
+    assert settle_series(database, ASKED, later(69.9)) == 0
+    assert settle_series(database, ASKED, later(70)) == 1
     assert [job.missing for job in _jobs(database)] == ["3 of the 5 images that the sender has"]
 
 
 def test_what_came_after_all_makes_a_whole_series(database: Store) -> None:
     _sent_by(database, "PACS", 1, 2, 3)
-    model = _model(database)
+    _serve_a_model(database)
     _count(database, 5, 5)
-    settle_series(database, ASKED, model, later(70))
+    settle_series(database, ASKED, later(70))
     _add(database, 4, 5, seconds=80)
     _count(database, 5, 85)
-    assert settle_series(database, ASKED, model, later(90)) == 1
+    assert settle_series(database, ASKED, later(90)) == 1
     assert [(job.state, job.missing) for job in _jobs(database)] == [
         (JobState.SUPERSEDED, "3 of the 5 images that the sender has"),
         (JobState.PENDING, None),
@@ -242,15 +244,16 @@ def test_what_came_after_all_makes_a_whole_series(database: Store) -> None:
 
 def test_a_count_that_never_comes_is_waited_for_and_no_longer(database: Store) -> None:
     _sent_by(database, "PACS", 1, 2, 3)
-    model = _model(database)
-    assert settle_series(database, ASKED, model, later(69.9)) == 0
-    assert settle_series(database, ASKED, model, later(70)) == 1
+    _serve_a_model(database)
+    assert settle_series(database, ASKED, later(69.9)) == 0
+    assert settle_series(database, ASKED, later(70)) == 1
 
 
 def test_a_sender_that_is_not_asked_settles_by_silence(database: Store) -> None:
     _sent_by(database, "OTHER", 1, 2, 3)
     assert _asked_for(database, 5) == 0
-    assert settle_series(database, ON_COUNT, _model(database), later(10)) == 1
+    _serve_a_model(database)
+    assert settle_series(database, ON_COUNT, later(10)) == 1
 
 
 def test_a_sender_is_asked_in_a_lull_and_again_while_images_are_missing(database: Store) -> None:
@@ -269,7 +272,8 @@ def test_an_incomplete_series_is_refused_where_the_rules_say_so(database: Store)
     for number, place in enumerate(places, 1):
         _add(database, number, attributes=ATTRIBUTES | {"place": place})
     strict = SETTINGS.model_copy(update={"eligibility": EligibilitySection(refuse_incomplete=True)})
-    settle_series(database, strict, _model(database), later(10))
+    _serve_a_model(database)
+    settle_series(database, strict, later(10))
     series = _series(database)
     assert (series.state, series.reason) == (SeriesState.REFUSED, "incomplete")
     assert series.detail == "a gap in slice position, about 1 slice"
@@ -309,7 +313,7 @@ class _Steps:
 
 def test_a_slice_that_lands_at_any_step_of_settling_is_not_lost(database: Store) -> None:
     """Whatever is done first, the newest job that is not superseded holds every slice in the end."""
-    model = _model(database)
+    _serve_a_model(database)
     at, steps = 0, 1
     while at <= steps:  # the last one lands after the last step
         name = f"at-{at}"
@@ -324,12 +328,12 @@ def test_a_slice_that_lands_at_any_step_of_settling_is_not_lost(database: Store)
             landing.join(0.1)  # it has landed, or waits for the lock that the settling holds
 
         with _Steps(database, at, meanwhile) as stepping:
-            settle_series(database, SETTINGS, model, later(10))
+            settle_series(database, SETTINGS, later(10))
         steps = stepping.taken
         if at >= steps:
             landing.start()
         landing.join()
-        settle_series(database, SETTINGS, model, later(30))
+        settle_series(database, SETTINGS, later(30))
         with database.read() as session:
             series = session.scalars(
                 select(SeriesRow).where(SeriesRow.series_instance_uid == derive_uid("series", name))

@@ -11,13 +11,25 @@ import pytest
 from sqlalchemy import select, update
 
 from tests.testbed.instances import MODEL, classified, later, new_instance
+from tests.testbed.serving import one_model
 from worker import store
 from worker.dicom import derive_uid
 from worker.errors import NotAssessable, Park, Retry
 from worker.inference.jobs import Conductor
+from worker.inference.served import ServedModel
 from worker.query.search import Search, find_series
 from worker.store import NewObject, Store
-from worker.tables import DeliveryRow, JobRow, JobState, ObjectKind, ObjectRow, ResultRow, SliceResultRow
+from worker.tables import (
+    DeliveryRow,
+    JobRow,
+    JobState,
+    ObjectKind,
+    ObjectRow,
+    ResultRow,
+    SeriesRow,
+    ShadowResultRow,
+    SliceResultRow,
+)
 from worker.values import SeriesResult
 
 INSTANCES = [new_instance(number) for number in (1, 2, 3)]
@@ -54,11 +66,11 @@ def _result(_paths: Sequence[Path]) -> SeriesResult:
 
 
 def _conductor(database: Store, tmp_path: Path, clock: Clock, **changes: Any) -> Conductor:
+    classify, model = changes.pop("classify", _result), changes.pop("model", MODEL)
     values: dict[str, Any] = {
         "database": database,
         "data_dir": tmp_path,
-        "model": MODEL,
-        "classify": _result,
+        "models": changes.get("models") or one_model(database, model, classify, clock()),
         "make_objects": _make_objects,
         "destinations": ["pacs", "archive"],
         "owner": "host:1",
@@ -225,21 +237,53 @@ def test_the_lease_is_extended_while_a_job_runs(queued: Store, tmp_path: Path, c
     assert seen == [later(110.3)]
 
 
-def test_a_new_model_takes_over_what_waits_for_the_old_one(queued: Store, tmp_path: Path, clock: Clock) -> None:
+def test_a_job_waits_for_the_model_that_it_names(queued: Store, tmp_path: Path, clock: Clock) -> None:
     newer = replace(MODEL, sha256="cd" * 32, version="2.0")
-    conductor = _conductor(queued, tmp_path, clock, model=newer)
-    assert not conductor.work_once()
-    stop = threading.Event()
-    thread = threading.Thread(target=conductor.run, args=(stop, 0.01))
-    thread.start()
-    for _ in range(500):
-        if _job(queued).state == JobState.DONE:
-            break
-        stop.wait(0.02)
-    stop.set()
-    thread.join()
+    assert not _conductor(queued, tmp_path, clock, model=newer).work_once()
+    assert _conductor(queued, tmp_path, clock).work_once()
     with queued.read() as session:
-        assert session.scalars(select(ResultRow)).one().model_id == _job(queued).model_id == 2
+        assert session.scalars(select(ResultRow)).one().model_id == _job(queued).model_id == 1
+
+
+def test_what_runs_in_shadow_waits_for_the_others_and_leaves_no_answer(
+    queued: Store, tmp_path: Path, clock: Clock
+) -> None:
+    newer = replace(MODEL, sha256="cd" * 32, version="2.0")
+    with queued.write() as session:
+        in_shadow = store.model_row(session, newer, later(0)).id
+        session.execute(update(SeriesRow).values(state="open"))
+        series = store.lock_open_series(session, 1, later(0))
+        assert series is not None
+        assert store.queue_series(session, series, in_shadow, later(0), shadow=True) is not None
+    served = [
+        ServedModel(in_shadow, newer, lambda _: classified(INSTANCES, 0.6)),
+        ServedModel(1, MODEL, _result),
+    ]
+    conductor = _conductor(queued, tmp_path, clock, models=lambda: served)
+    assert conductor.work_once()
+    with queued.read() as session:
+        [before] = find_series(session, Search())
+        assert session.scalars(select(ShadowResultRow)).all() == []
+    assert conductor.work_once()
+    assert not conductor.work_once()
+    with queued.read() as session:
+        [shadow] = session.scalars(select(ShadowResultRow))
+        assert (shadow.label, shadow.probability) == ("glioma", 0.6)
+        [after] = find_series(session, Search())
+    assert before == after
+    assert [_count(queued, row) for row in (ResultRow, SliceResultRow, ObjectRow, DeliveryRow)] == [1, 3, 2, 4]
+
+
+def test_a_parked_shadow_job_is_no_failure_of_the_series(queued: Store, tmp_path: Path, clock: Clock) -> None:
+    def park(_paths: Sequence[Path]) -> SeriesResult:
+        raise Park("file-missing")
+
+    with queued.write() as session:
+        session.execute(update(JobRow).values(shadow=True))
+    _conductor(queued, tmp_path, clock, classify=park).work_once()
+    assert _job(queued).state == JobState.PARKED
+    with queued.read() as session:
+        assert [one.status for one in find_series(session, Search())] == ["pending"]
 
 
 def test_two_processes_never_claim_the_same_job(database: Store, tmp_path: Path, clock: Clock) -> None:

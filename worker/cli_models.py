@@ -1,0 +1,148 @@
+"""`worker models`: which bundles are there, which of them classify, and which run in shadow."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.audit import events
+from worker.command import ConfigOption, Format, FormatOption, audited, open_store
+from worker.errors import StartError
+
+if TYPE_CHECKING:
+    from worker.config import Settings
+    from worker.store import Store
+    from worker.tables import ModelRow
+
+models_app = typer.Typer(no_args_is_help=True, help="Models: add, try in shadow, compare, activate, roll back.")
+NameArgument = Annotated[str, typer.Argument(help="The model's name.")]
+VersionArgument = Annotated[str, typer.Argument(help="Its version, or the beginning of its bundle hash.")]
+
+
+@models_app.command("add", epilog="Example: worker models add /data/bundles/brain-mri-tumour-0.3.0")
+def add(
+    bundle: Annotated[Path, typer.Argument(help="The folder of a model bundle, as docs/bundle.md describes it.")],
+    config: ConfigOption = None,
+) -> None:
+    """Verify a bundle (hashes, what it may hold, golden cases) and keep a copy of it; it classifies nothing yet."""
+    from worker import store_models
+    from worker.inference.shelf import keep_bundle, make_ready
+
+    with audited(config) as (settings, database, record, user):
+        identity = make_ready(settings, bundle).identity
+        keep_bundle(settings, bundle)
+        with database.write() as session:
+            row, is_new = store_models.add_model(session, identity, user, datetime.now(UTC))
+        if is_new:
+            record(events.model_changed(user, None, "added", row.name, row.version, row.sha256))
+    typer.echo(f"{_named(row)} {'is added' if is_new else f'is here already, {row.state}'}; bundle hash {row.sha256}")
+
+
+@models_app.command("list", epilog="Example: worker models list --format json")
+def list_models(format: FormatOption = Format.TABLE, config: ConfigOption = None) -> None:
+    """Every model, the newest first: its state, since when and by whom, and where it could not be loaded."""
+    from worker.query.models import known_models
+    from worker.shown import print_rows
+
+    with open_store(config).read() as session:
+        found = known_models(session)
+    print_rows(f"{len(found)} models", found, format)
+
+
+@models_app.command("shadow", epilog="Example: worker models shadow brain-mri-tumour 0.3.0")
+def shadow(name: NameArgument, version: VersionArgument, config: ConfigOption = None) -> None:
+    """Let a model classify every eligible series too: its results are kept, nothing of them is sent or shown."""
+    from worker import store_models
+
+    with audited(config) as (settings, database, record, user):
+        _verified(settings, database, name, version)
+        with database.write() as session:
+            row = store_models.find_model(session, name, version)
+            store_models.shadow_model(session, row.id, user, datetime.now(UTC))
+        record(events.model_changed(user, None, "in shadow", row.name, row.version, row.sha256))
+    typer.echo(f"{_named(row)} runs in shadow")
+
+
+@models_app.command("activate", epilog="Example: worker models activate brain-mri-tumour 0.3.0")
+def activate(
+    name: NameArgument,
+    version: VersionArgument,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="Models of other names stay active too; [[route]] tells them apart.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Let a model answer from now on, in the place of what was active; the service goes on running."""
+    from worker import store_models
+    from worker.inference.shelf import configured_bundle, keep_bundle
+
+    with audited(config) as (settings, database, record, user):
+        _verified(settings, database, name, version)
+        # What is left must be there to come back to, also when another bundle is configured or installed one day.
+        keep_bundle(settings, configured_bundle(settings))
+        with database.write() as session:
+            row = store_models.find_model(session, name, version)
+            store_models.activate_model(session, row.id, user, datetime.now(UTC), beside)
+            active, _ = store_models.in_use(session)
+        record(events.model_changed(user, None, "activated", row.name, row.version, row.sha256))
+    typer.echo(f"active: {', '.join(_named(one) for one in active)}")
+
+
+@models_app.command("retire", epilog="Example: worker models retire brain-mri-tumour 0.2.1")
+def retire(name: NameArgument, version: VersionArgument, config: ConfigOption = None) -> None:
+    """Take a model out of the shadow, or from among several active ones; what waits for it is finished."""
+    from worker import store_models
+
+    with audited(config) as (_, database, record, user):
+        with database.write() as session:
+            row = store_models.find_model(session, name, version)
+            store_models.retire_model(session, row.id, user, datetime.now(UTC))
+        record(events.model_changed(user, None, "retired", row.name, row.version, row.sha256))
+    typer.echo(f"{_named(row)} is retired")
+
+
+@models_app.command("rollback", epilog="Example: worker models rollback")
+def roll_back(config: ConfigOption = None) -> None:
+    """Undo the last activation; again, the one before it."""
+    from worker import store_models
+
+    with audited(config) as (_, database, record, user):
+        with database.write() as session:
+            active = store_models.rollback(session, user, datetime.now(UTC))
+        for row in active:
+            record(events.model_changed(user, None, "active after a rollback", row.name, row.version, row.sha256))
+    typer.echo(f"active: {', '.join(_named(one) for one in active)}")
+
+
+@models_app.command("remove", epilog="Example: worker models remove brain-mri-tumour 0.2.1")
+def remove(name: NameArgument, version: VersionArgument, config: ConfigOption = None) -> None:
+    """Delete the copy of a bundle that is not in use and for which nothing waits; its results stay."""
+    from worker import store_models
+    from worker.inference.shelf import discard_bundle
+
+    with audited(config) as (settings, database, record, user):
+        with database.write() as session:
+            row = store_models.find_model(session, name, version)
+            store_models.remove_model(session, row.id, user, datetime.now(UTC))
+        discard_bundle(settings, row.sha256)  # after the commit: a bundle that nobody asks for harms nobody
+        record(events.model_changed(user, None, "removed", row.name, row.version, row.sha256))
+    typer.echo(f"{_named(row)} is removed")
+
+
+def _verified(settings: Settings, database: Store, name: str, version: str) -> None:
+    """Raises StartError unless the model's bundle runs on this host as it should."""
+    from worker import store_models
+    from worker.inference.shelf import make_ready, require_bundle
+
+    with database.read() as session:
+        row = store_models.find_model(session, name, version)
+    if row.state == "removed":
+        raise StartError("model-removed", f"{_named(row)} was removed; worker models add")
+    make_ready(settings, require_bundle(settings, row.sha256))
+
+
+def _named(row: ModelRow) -> str:
+    return f"{row.name} {row.version}"
