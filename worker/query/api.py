@@ -20,6 +20,7 @@ from worker.query.page import page_routes
 from worker.query.parts import Parts
 from worker.query.readings import reading_routes
 from worker.query.render import static_routes
+from worker.query.reports import report_routes
 from worker.query.rest import api_routes
 from worker.query.sign_in import sign_in_routes
 
@@ -47,6 +48,7 @@ def create_app(
         app.include_router(api_routes(database, parts, record, clock))
         app.include_router(reading_routes(database, parts, record, clock))
         app.include_router(fhir_routes(database, parts, record))
+        app.include_router(report_routes(parts))
         app.include_router(page_routes(database, parts, record, clock))
         app.include_router(image_routes(database, parts))
         app.include_router(documentation_routes())

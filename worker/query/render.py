@@ -44,6 +44,11 @@ def static_routes() -> APIRouter:
     return routes
 
 
+def style_sheet() -> str:
+    """The page's style, for a file that is shown without the worker."""
+    return _content("worker.css").decode()
+
+
 @cache
 def _content(name: str) -> bytes:
     return resources.files("worker.query").joinpath("static", name).read_bytes()
