@@ -20,6 +20,7 @@ from worker.logs import fault_fields, get_log
 from worker.process import process_name
 
 _SLOWEST_TICK_SECONDS = 1.0
+_SETTLE_SECONDS = 0.1  # what a series waits for beyond `quiet_seconds`; a look costs a millisecond
 _FASTEST_TICK_SECONDS = 0.1
 _RETENTION_SECONDS = 600.0
 _REPORT_SECONDS = 3600.0
@@ -31,8 +32,7 @@ def start_receive_ticks(
     clock: Callable[[], datetime],
     record: Record = unrecorded,
 ) -> BackgroundScheduler:
-    """Settle series, looking a few times within `quiet_seconds`, ask senders for their counts, and delete old pixels;
-    the caller shuts it down."""
+    """Settle series, ask senders for their counts, and delete old pixels; the caller shuts it down."""
 
     def settle() -> None:
         settle_series(database, settings, clock())
@@ -53,7 +53,7 @@ def start_receive_ticks(
     # A thread for each peer beside ours: one that is slow holds up neither settling nor another peer.
     scheduler = BackgroundScheduler(timezone="UTC", executors={"default": ThreadPoolExecutor(4 + len(asked))})
     once = {"coalesce": True, "max_instances": 1}
-    scheduler.add_job(_guarded, "interval", args=[settle], seconds=seconds, id="settle", **once)
+    scheduler.add_job(_guarded, "interval", args=[settle], seconds=_SETTLE_SECONDS, id="settle", **once)
     silence = settings.worker.lease_seconds / 3
     scheduler.add_job(_guarded, "interval", args=[give_up_the_dead], seconds=silence, id="associations", **once)
     scheduler.add_job(_guarded, "interval", args=[retain], seconds=_RETENTION_SECONDS, id="retention", **once)

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     and_,
     bindparam,
@@ -362,6 +363,19 @@ def model_row(session: Session, identity: ModelIdentity, now: datetime) -> Model
 # --- jobs ------------------------------------------------------------------------------------------------------
 
 
+def job_waits(session: Session, model_ids: Collection[int], now: datetime) -> bool:
+    """Whether there is something to claim: who looks often asks this first, and takes no lock."""
+    waiting = select(JobRow.id).where(JobRow.model_id.in_(model_ids), _job_claimable(now)).limit(1)
+    return session.scalar(waiting) is not None
+
+
+def _job_claimable(now: datetime) -> ColumnElement[bool]:
+    return or_(
+        and_(JobRow.state == JobState.PENDING, JobRow.not_before <= now),
+        and_(JobRow.state == JobState.RUNNING, JobRow.lease_until < now),
+    )
+
+
 def claim_job(
     session: Session,
     owner: str,
@@ -378,13 +392,7 @@ def claim_job(
     models = [model_id] if isinstance(model_id, int) else model_id
     job = session.scalar(
         select(JobRow)
-        .where(JobRow.model_id.in_(models), JobRow.shadow == shadow)
-        .where(
-            or_(
-                and_(JobRow.state == JobState.PENDING, JobRow.not_before <= now),
-                and_(JobRow.state == JobState.RUNNING, JobRow.lease_until < now),
-            )
-        )
+        .where(JobRow.model_id.in_(models), JobRow.shadow == shadow, _job_claimable(now))
         .order_by(JobRow.not_before, JobRow.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -638,19 +646,26 @@ def latest_report(session: Session, series_id: int, model_id: int) -> ObjectRow 
 # --- deliveries ------------------------------------------------------------------------------------------------
 
 
+def delivery_waits(session: Session, destination: str, now: datetime) -> bool:
+    """Whether there is something to claim, as `job_waits`."""
+    waiting = select(DeliveryRow.id).where(DeliveryRow.destination == destination, _delivery_claimable(now)).limit(1)
+    return session.scalar(waiting) is not None
+
+
+def _delivery_claimable(now: datetime) -> ColumnElement[bool]:
+    return or_(
+        and_(DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.not_before <= now),
+        and_(DeliveryRow.state == DeliveryState.SENDING, DeliveryRow.lease_until < now),
+    )
+
+
 def claim_deliveries(
     session: Session, destination: str, owner: str, now: datetime, lease: timedelta, limit: int = 32
 ) -> list[tuple[DeliveryRow, ObjectRow]]:
     """Up to `limit` deliveries that are due at a destination, leased to `owner`, oldest first."""
     rows = session.scalars(
         select(DeliveryRow)
-        .where(DeliveryRow.destination == destination)
-        .where(
-            or_(
-                and_(DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.not_before <= now),
-                and_(DeliveryRow.state == DeliveryState.SENDING, DeliveryRow.lease_until < now),
-            )
-        )
+        .where(DeliveryRow.destination == destination, _delivery_claimable(now))
         .order_by(DeliveryRow.not_before, DeliveryRow.id)
         .limit(limit)
         .with_for_update(skip_locked=True)

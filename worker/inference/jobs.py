@@ -96,6 +96,9 @@ class Conductor:
         models = {one.id: one for one in self.models()}
         if not models:
             return False
+        with self.database.read() as session:
+            if not store.job_waits(session, models, self.clock()):
+                return False
         with self.database.write() as session:
             job = store.claim_job(session, self.owner, models, self.clock(), self.lease)
             if job is None:
@@ -226,7 +229,7 @@ class Conductor:
             except Exception as error:  # a thread's boundary; the next beat tries again
                 get_log().warning("lease not extended", job_row=job_id, **fault_fields(error))
 
-    def run(self, stop: threading.Event, poll_seconds: float = 0.2) -> None:
+    def run(self, stop: threading.Event, poll_seconds: float = 0.1) -> None:
         """Work until `stop`; the job in hand is finished."""
         while not stop.is_set():
             try:

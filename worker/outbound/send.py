@@ -75,6 +75,9 @@ class Sender:
         """Send one batch over one connection; the number of deliveries that were due."""
         # Longer than a whole batch can take, so that the lease is lost only with the process.
         lease = timedelta(seconds=self.destination.timeout_seconds * 8)
+        with self.database.read() as session:
+            if not store.delivery_waits(session, self.destination.name, self.clock()):
+                return 0
         with self.database.write() as session:
             due = store.claim_deliveries(session, self.destination.name, self.owner, self.clock(), lease, limit=4)
         if not due:
@@ -210,7 +213,7 @@ class Sender:
             reason=values.get("reason"),
         )
 
-    def run(self, stop: threading.Event, poll_seconds: float = 0.25) -> None:
+    def run(self, stop: threading.Event, poll_seconds: float = 0.1) -> None:
         """Send until `stop`; what is in hand is finished."""
         while not stop.is_set():
             try:
