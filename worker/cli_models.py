@@ -45,11 +45,11 @@ def add(
 def list_models(format: FormatOption = Format.TABLE, config: ConfigOption = None) -> None:
     """Every model, the newest first: its state, since when and by whom, and where it could not be loaded."""
     from worker.query.models import known_models
-    from worker.shown import print_rows
+    from worker.shown import print_models
 
     with open_store(config).read() as session:
         found = known_models(session)
-    print_rows(f"{len(found)} models", found, format)
+    print_models(found, format)
 
 
 @models_app.command("shadow", epilog="Example: worker models shadow brain-mri-tumour 0.3.0")
@@ -102,6 +102,23 @@ def retire(name: NameArgument, version: VersionArgument, config: ConfigOption = 
             store_models.retire_model(session, row.id, user, datetime.now(UTC))
         record(events.model_changed(user, None, "retired", row.name, row.version, row.sha256))
     typer.echo(f"{_named(row)} is retired")
+
+
+@models_app.command("compare", epilog="Example: worker models compare brain-mri-tumour:0.2.1 brain-mri-tumour:0.3.0")
+def compare_models(
+    first: Annotated[str, typer.Argument(help="NAME:VERSION")],
+    second: Annotated[str, typer.Argument(help="NAME:VERSION")],
+    format: FormatOption = Format.TABLE,
+    config: ConfigOption = None,
+) -> None:
+    """What two models said of the same input sets, one of them in shadow for example; and what readers said."""
+    from worker import store_models
+    from worker.query.models import compare
+    from worker.shown import print_comparison
+
+    with open_store(config).read() as session:
+        found = compare(session, store_models.find_named(session, first), store_models.find_named(session, second))
+    print_comparison(found, format)
 
 
 @models_app.command("rollback", epilog="Example: worker models rollback")

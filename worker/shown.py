@@ -20,6 +20,7 @@ from worker.query.unfinished import Unfinished
 if TYPE_CHECKING:
     from worker.doctor import Finding
     from worker.offline import OfflineAnswer
+    from worker.query.models import Comparison, KnownModel
 
 RESEARCH_USE = "Research use only: not for diagnosis. Every result is unverified until a physician has looked."
 T = TypeVar("T")
@@ -213,6 +214,51 @@ def print_rows(title: str, rows: Sequence[Any], format: str) -> None:
     for row in plain_rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     console().print(table)
+
+
+def print_models(models: Sequence[KnownModel], format: str) -> None:
+    """The newest first."""
+    if format != "table":
+        print_rows("", models, format)
+        return
+    table = Table(title=f"{len(models)} models", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("model", "version", "state", "since", "by", "bundle"):
+        table.add_column(name, overflow="fold")
+    for one in models:
+        since = f"{one.state_at:%Y-%m-%d %H:%M}"
+        table.add_row(one.name, one.version, one.state, since, one.state_by, one.sha256[:12])
+    out = console()
+    out.print(table)
+    for one in models:
+        if one.not_loaded:
+            out.print(f"[red]{one.name} {one.version} is not loaded[/] on {one.not_loaded}")
+
+
+def print_comparison(one: Comparison, format: str) -> None:
+    """Agreement first, then who said what; CSV has the cells."""
+    if format == "json":
+        print(json.dumps(plain(one), indent=2, ensure_ascii=False))
+        return
+    if format == "csv":
+        print_rows("", one.confusion, format)
+        return
+    out = console()
+    agreement = "nothing to compare" if one.agreement is None else f"{one.agreement:.1%}"
+    out.print(f"A  {one.first}, not assessed: {one.first_not_assessed}")
+    out.print(f"B  {one.second}, not assessed: {one.second_not_assessed}")
+    out.print(f"{one.n} input sets seen by both; on {one.agree} of {one.classified_by_both} classes agree: {agreement}")
+    table = Table(title="A in rows, B in columns", box=SIMPLE_HEAD, pad_edge=False)
+    counts = {(cell.first, cell.second): cell.n for cell in one.confusion}
+    columns = sorted({cell.second for cell in one.confusion})
+    for name in ("", *columns):
+        table.add_column(name, justify="left" if not name else "right")
+    for row in sorted({cell.first for cell in one.confusion}):
+        table.add_row(row, *(str(counts.get((row, column), 0)) for column in columns))
+    if one.confusion:
+        out.print(table)
+    out.print(f"{one.read} of them have a reader's class:")
+    for name, found in (("A", one.first_against_readers), ("B", one.second_against_readers)):
+        out.print(f"{name}  right {found.right}, wrong {found.wrong}, not assessed {found.not_assessed}")
 
 
 def _cell(value: Any) -> Any:

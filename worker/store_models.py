@@ -52,6 +52,18 @@ def find_model(session: Session, name: str, version: str) -> ModelRow:
     raise NoSuchModel("no-such-model", f"there is no model {name} {version} (known: {known or 'none'})")
 
 
+def find_named(session: Session, text: str) -> ModelRow:
+    """The model of "name:version"; a name alone means the only one of it that is there. Raises NoSuchModel."""
+    name, colon, version = text.rpartition(":")
+    if colon:
+        return find_model(session, name, version)
+    here = [one for one in models(session) if one.name == text and one.state != ModelState.REMOVED]
+    if len(here) == 1:
+        return here[0]
+    what = "several versions: give NAME:VERSION" if here else "none is known by this name"
+    raise NoSuchModel("no-such-model", f"{text}: {what}")
+
+
 def model_of(session: Session, sha256: str) -> ModelRow:
     """The model of a bundle hash. Raises NoSuchModel."""
     row = session.scalar(select(ModelRow).where(ModelRow.sha256 == sha256))
