@@ -33,7 +33,8 @@ class Keys:
     series_instance_uids: tuple[str, ...] = ()
     sop_instance_uids: tuple[str, ...] = ()
     sop_class_uids: tuple[str, ...] = ()
-    modalities: tuple[str, ...] = ()  # of the series, or of any series of the study
+    modalities: tuple[str, ...] = ()  # of the series, or of any series of a study that is looked for
+    modalities_in_study: tuple[str, ...] = ()  # of any series of the study
     patient_id: str = ""
     patient_name: str = ""
     accession_number: str = ""
@@ -87,7 +88,7 @@ class Instance:
 
 
 def find_studies(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Study]:
-    """Studies by their own keys and `modalities`. What they are called is what their first series said."""
+    """Studies by their own keys. What they are called is what their first series said."""
     earlier = aliased(SeriesRow)
     is_first = not_(
         exists().where(earlier.study_instance_uid == SeriesRow.study_instance_uid, earlier.id < SeriesRow.id)
@@ -297,6 +298,7 @@ def _study(row: SeriesRow, content: _Content) -> Study:
 
 def _study_conditions(session: Session, keys: Keys) -> list[ColumnElement[bool]]:
     conditions = _one_of(SeriesRow.study_instance_uid, keys.study_instance_uids)
+    conditions += _holds_a(keys.modalities_in_study)
     pseudonym: Callable[[str], str] | None = session.info.get("pseudonym")
     for column, text in ((SeriesRow.patient_id, keys.patient_id), (SeriesRow.accession_number, keys.accession_number)):
         if not _matches_all(text):

@@ -96,9 +96,9 @@ def test_a_study_is_listed_once_newest_first_with_what_it_holds(database: Store)
         ({"study_date": "20250101-20250101"}, "b"),
         ({"study_date": "-20251231"}, "b"),
         ({"study_date": "20250102-"}, "a"),
-        ({"modalities": ("SR",)}, "a"),
-        ({"modalities": ("MR", "XX")}, "ba"),
-        ({"modalities": ("KO",)}, ""),
+        ({"modalities_in_study": ("SR",)}, "a"),
+        ({"modalities_in_study": ("MR", "XX")}, "ba"),
+        ({"modalities_in_study": ("KO",)}, ""),
         ({"study_instance_uids": (derive_uid("study", "b"), "1.2")}, "b"),
     ],
 )

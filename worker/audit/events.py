@@ -112,6 +112,11 @@ def _transfer(action: Action, participants: tuple[Participant, ...], transferred
     return AuditEvent(_INSTANCES_TRANSFERRED, action, participants, subjects=(study, *_patient(transferred.patient_id)))
 
 
+def retrieved(name: str, address: str | None, transferred: Transferred) -> AuditEvent:
+    """Instances of a study were handed out over the web (WADO-RS)."""
+    return _transfer(Action.READ, (Participant(name, True, _DESTINATION, address=address),), transferred)
+
+
 def pixels_deleted(process: str, transferred: Transferred) -> AuditEvent:
     """Retention deleted received files of a study."""
     study = _study(transferred.study_instance_uid, transferred.sop_classes)

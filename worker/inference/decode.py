@@ -14,7 +14,8 @@ import math
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,9 @@ _TAGS = [Tag(keyword) for keyword in (
     "SOPClassUID", "SOPInstanceUID", "Modality", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "PixelPaddingValue", "PixelSpacing", "PixelAspectRatio", "ImageOrientationPatient",
-    "ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", "RedPaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData",
-    "GreenPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableData",
+    "ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "RedPaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableData",
     "BluePaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableData", "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths", "PixelData",
 )]  # fmt: skip
@@ -91,11 +92,26 @@ class DecodedFrame:
 
 def decode(path: Path) -> list[DecodedFrame]:
     """Every frame of one DICOM Part 10 file, in file order. Raises NotAssessable; OSError when the disk fails."""
+    with _strangers():
+        return _decode(path)
+
+
+def open_image(path: Path) -> pydicom.Dataset:
+    """What the pixels of one file need, its claims checked, the pixel data still encoded. Raises as `decode`."""
+    with _strangers():
+        ds = _read(path)
+        _check_claims(ds)
+        return ds
+
+
+@contextmanager
+def _strangers() -> Iterator[None]:
+    """Around a parser that is fed by strangers: what it raises becomes NotAssessable."""
     try:
         with warnings.catch_warnings():
             # pydicom warns about malformed values and quotes them: they may identify the patient.
             warnings.simplefilter("ignore")
-            return _decode(path)
+            yield
     except (NotAssessable, MemoryError):
         raise
     except InvalidDicomError:
@@ -103,7 +119,7 @@ def decode(path: Path) -> list[DecodedFrame]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's fault, not the file's; pydicom raises OSError without a number for bad sequences
-        # Boundary to a parser that is fed by strangers: whatever it raises means the same, and may quote the file.
+        # Whatever it raises means the same, and may quote the file.
         raise NotAssessable("not-dicom", "A file of the series is damaged and cannot be parsed.") from None
 
 
@@ -219,21 +235,28 @@ def _codestream_shape(stream: bytes) -> tuple[int, int, int] | None:
 
 def _stored_frames(ds: pydicom.Dataset) -> Iterator[PixelArray]:
     """Each frame decompressed, one channel, native integers. Raises NotAssessable."""
+    for array in decoded_samples(ds):
+        yield _signed(ds, _one_channel(array))
+
+
+def decoded_samples(ds: pydicom.Dataset, indices: Sequence[int] | None = None) -> Iterator[npt.NDArray[Any]]:
+    """Frames decompressed, [rows, columns] or [rows, columns, 3]: all, or those at `indices`. Raises NotAssessable."""
     try:
         syntax = ds.file_meta.TransferSyntaxUID
         if syntax == JPEGExtended12Bit and ds.BitsAllocated == 16 and ds.SamplesPerPixel == 1:
             from worker.inference.jpeg12 import jpeg12_frames  # GDCM takes long to load and is rarely needed
 
             signed = np.dtype(np.int16 if _integer(ds, "PixelRepresentation", 0) else np.uint16)
-            yield from (_signed(ds, frame.view(signed)) for frame in jpeg12_frames(ds))
+            frames = (frame.view(signed) for frame in jpeg12_frames(ds))
+            yield from frames if indices is None else map(list(frames).__getitem__, indices)
             return
         decoder = get_decoder(syntax)
         # Bits Stored is often wrong; masking by it would wrap bright values to dark ones. See _signed.
         options: dict[str, Any] = {"allow_excess_frames": False, "correct_unused_bits": False}
-        for array, meta in decoder.iter_array(ds, raw=False, **options):
+        for array, meta in decoder.iter_array(ds, indices=indices, raw=False, **options):
             if str(meta.get("photometric_interpretation")) == "PALETTE COLOR":
                 array = apply_color_lut(array, ds)
-            yield _signed(ds, _one_channel(array))
+            yield array
     except MemoryError:
         raise
     except Exception:

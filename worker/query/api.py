@@ -11,6 +11,7 @@ from worker import __version__, store
 from worker.audit.events import Record, unrecorded
 from worker.config import Settings
 from worker.query import guard, problems
+from worker.query.dicomweb.routes import dicomweb_routes
 from worker.query.documentation import documentation_routes
 from worker.query.fhir import fhir_routes
 from worker.query.health import health_routes
@@ -51,5 +52,6 @@ def create_app(
         app.include_router(report_routes(parts))
         app.include_router(page_routes(database, parts, record, clock))
         app.include_router(image_routes(database, parts))
+        app.include_router(dicomweb_routes(database, parts, record))
         app.include_router(documentation_routes())
     return app

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from worker.config import Settings
 from worker.values import Activation
+
+
+class ImageFile(Protocol):
+    """The pixels of one file: see `worker.inference.native`. Frames count from 1; all may raise NotAssessable."""
+
+    @property
+    def frames(self) -> int: ...
+
+    @property
+    def compressed(self) -> bool: ...
+
+    def native(self, numbers: Sequence[int]) -> Iterator[bytes]: ...
+
+    def as_sent(self, numbers: Sequence[int]) -> Iterator[bytes]: ...
+
+    def picture(
+        self, number: int, kind: str, window: tuple[float, float] | None, most: int | None, quality: int
+    ) -> bytes: ...
 
 
 class Pictures(Protocol):
@@ -24,6 +42,14 @@ class Pictures(Protocol):
 
     def activation_png(self, activation: Activation) -> bytes:
         """A map to lay over the displayed slice."""
+        ...
+
+    def open_file(self, file: Path) -> ImageFile:
+        """Raises NotAssessable for what is no image or cannot be decoded; OSError when it cannot be opened."""
+        ...
+
+    def explicit_little_endian(self, file: Path) -> bytes:
+        """The whole file in Explicit VR Little Endian, not compressed. Raises NotAssessable; OSError."""
         ...
 
 

@@ -1,0 +1,380 @@
+"""The DICOMweb service, asked by dicomweb-client and httpx: a data folder with real reports and pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from dicomweb_client import DICOMwebClient
+from PIL import Image
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.datadict import tag_for_keyword
+from pydicom.uid import JPEG2000Lossless
+from sqlalchemy import update
+
+from tests.testbed.answered import answer
+from tests.testbed.filled import served
+from tests.testbed.instances import later, mr_instance, received
+from worker import access
+from worker.audit.messages import AuditEvent
+from worker.config import Settings
+from worker.dicom import derive_uid
+from worker.inbound.instances import InstanceKeeper, Received
+from worker.migrate import migrate
+from worker.privacy import pseudonym_of
+from worker.query.api import create_app
+from worker.store import Store
+from worker.tables import InstanceRow, TokenRole
+from worker.viewer import web_parts
+
+STUDY, SERIES, FIRST = derive_uid("study", "a"), derive_uid("series", "a"), derive_uid("instance", "a", "1")
+BASE = f"/dicom-web/studies/{STUDY}"
+COMPREHENSIVE_3D = "1.2.840.10008.5.1.4.1.1.88.34"
+
+
+@dataclass(frozen=True)
+class Site:
+    """`client` reads, with a token; `reader` is the same for plain requests."""
+
+    database: Store
+    data_dir: Path
+    client: DICOMwebClient
+    reader: httpx.Client
+    events: list[AuditEvent]
+
+
+@contextmanager
+def serving(folder: Path, **sections: Any) -> Iterator[Site]:
+    """Study a with a report, a picture and key objects, study b without, and one compressed image in c."""
+    settings = Settings.model_validate(
+        {"worker": {"data_dir": folder}, "database": {"url": f"sqlite:///{folder / 'worker.db'}"}, **sections}
+    )
+    database = Store(settings.database.url, pseudonym_of(settings.privacy))
+    migrate(database)
+    answer(
+        database, folder, "a", 3, key_objects_to=("pacs",), PatientName="Müller^Ada", SpecificCharacterSet="ISO_IR 100"
+    )
+    keeper = InstanceKeeper(database, folder, lambda: later(0), 0)
+    frames = np.arange(3 * 16 * 16, dtype=np.uint16).tobytes()
+    for ds in (
+        mr_instance(1, "b", StudyDate="20250101", PatientName="Bo^B", NumberOfFrames=3, PixelData=frames),
+        _large(),
+    ):
+        keeper.keep(_compressed(ds) if ds.Rows == 64 else received(ds))
+    keeper.close()
+    events: list[AuditEvent] = []
+    with database.write() as session:
+        _, token = access.add_token(session, "reader", TokenRole.READ, later(0), None)
+    app = create_app(settings, database, events.append, parts=web_parts(settings))
+    with served(app) as address, httpx.Client(base_url=address, timeout=60) as reader:
+        reader.headers["Authorization"] = f"Bearer {token}"
+        client = DICOMwebClient(f"{address}/dicom-web", headers={"Authorization": f"Bearer {token}"})
+        yield Site(database, folder, client, reader, events)
+    database.close()
+
+
+def _large() -> Dataset:
+    """Of a size that JPEG 2000 takes."""
+    pixels = np.random.default_rng(7).integers(0, 4000, (64, 64), np.uint16)
+    return mr_instance(1, "c", Rows=64, Columns=64, PixelData=pixels.tobytes())
+
+
+def _compressed(ds: Dataset) -> Received:
+    original = received(ds)
+    ds.compress(JPEG2000Lossless, generate_instance_uid=False)
+    buffer = io.BytesIO()
+    dcmwrite(buffer, ds, enforce_file_format=True)
+    return replace(original, transfer_syntax_uid=JPEG2000Lossless, encoded=buffer.getvalue())
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with serving(tmp_path_factory.mktemp("dicomweb")) as running:
+        yield running
+
+
+def _values(found: list[dict[str, Any]], keyword: str) -> list[Any]:
+    tag = f"{tag_for_keyword(keyword):08X}"
+    return [one.get(tag, {}).get("Value", [None])[0] for one in found]
+
+
+# --- QIDO-RS ---------------------------------------------------------------------------------------------------
+
+
+def test_studies_are_listed_with_what_they_hold(site: Site) -> None:
+    c, b, a = site.client.search_for_studies()
+    assert _values([c, b, a], "StudyInstanceUID") == [derive_uid("study", one) for one in "cba"]
+    study = Dataset.from_json(a)
+    assert str(study.PatientName) == "Müller^Ada"
+    assert (study.PatientID, study.StudyID, study.PatientSex, study.StudyTime) == ("ID-a", "1", "F", "120000")
+    assert list(study.ModalitiesInStudy) == ["KO", "MR", "OT", "SR"]
+    assert (study.NumberOfStudyRelatedSeries, study.NumberOfStudyRelatedInstances) == (4, 6)
+    assert study.InstanceAvailability == "ONLINE"
+    assert study.RetrieveURL.endswith(BASE)
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({"PatientName": "müller*"}, "a"),
+        ({"PatientName": "M*", "StudyDate": "20260101-"}, "a"),
+        ({"00100010": "bo^b"}, "b"),
+        ({"StudyDate": "20241231-20250102"}, "b"),
+        ({"ModalitiesInStudy": "SR"}, "a"),
+        ({"AccessionNumber": "ACC-?"}, "cba"),
+        ({"StudyTime": "1159-1201"}, "cba"),
+        ({"StudyTime": "1201-"}, ""),
+        ({"PatientSex": "M"}, ""),
+        ({"StudyInstanceUID": f"1.2.3,{STUDY}"}, "a"),
+        ({"PatientID": "*"}, "cba"),
+        ({"PatientID": "ID-x"}, ""),
+    ],
+)
+def test_studies_are_matched(site: Site, filters: dict[str, str], expected: str) -> None:
+    found = site.client.search_for_studies(search_filters=filters)
+    assert _values(found, "StudyInstanceUID") == [derive_uid("study", one) for one in expected]
+
+
+def test_pages_and_fields_are_as_asked_for(site: Site) -> None:
+    assert _values(site.client.search_for_studies(limit=1, offset=1), "PatientID") == ["ID-b"]
+    more = site.reader.get("/dicom-web/studies", params={"limit": 1, "fuzzymatching": "true", "PatientName": "m*"})
+    assert "fuzzymatching" in more.headers["warning"]
+    assert "additional results" in site.reader.get("/dicom-web/studies", params={"limit": 2}).headers["warning"]
+    assert "warning" not in site.reader.get("/dicom-web/studies", params={"limit": 3}).headers
+    (series,) = site.client.search_for_series(STUDY, search_filters={"Modality": "MR"}, fields=["BodyPartExamined"])
+    told = Dataset.from_json(series)
+    assert (told.BodyPartExamined, told.SeriesNumber, told.NumberOfSeriesRelatedInstances) == ("BRAIN", 1, 3)
+    assert told.SeriesDescription == "t1"
+
+
+def test_a_report_is_found_by_its_class_and_its_title(site: Site) -> None:
+    """IHE RAD AIR, RAD-137."""
+    by_class = {"SOPClassUID": COMPREHENSIVE_3D}
+    by_title = {"ConceptNameCodeSequence.CodeValue": "126000", "ConceptNameCodeSequence.CodingSchemeDesignator": "DCM"}
+    by_template = {"0040A504.0040DB00": "1500"}
+    for filters in (by_class, by_title, by_template):
+        (report,) = site.client.search_for_instances(STUDY, search_filters=filters)
+        told = Dataset.from_json(report)
+        assert told.SOPClassUID == COMPREHENSIVE_3D
+        assert told.ConceptNameCodeSequence[0].CodeMeaning == "Imaging Measurement Report"
+        assert told.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    everywhere = site.client.search_for_instances(search_filters=by_class)
+    assert _values(everywhere, "StudyInstanceUID") == [STUDY]
+
+
+def test_series_of_what_was_produced_tell_what_their_files_say(site: Site) -> None:
+    for modality in ("SR", "OT", "KO"):
+        (one,) = site.client.search_for_series(STUDY, search_filters={"Modality": modality})
+        told = Dataset.from_json(one)
+        (instance,) = site.client.retrieve_series(STUDY, told.SeriesInstanceUID)
+        same = ("Modality", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber")
+        assert [told[name].value for name in same] == [instance[name].value for name in same]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/studies?PatientNom=x", 400),
+        ("/studies?limit=-1", 400),
+        ("/studies?limit=1e9", 400),
+        ("/studies?offset=x", 400),
+        ("/studies?fuzzymatching=maybe", 400),
+        ("/studies?StudyInstanceUID=1.2.*", 400),
+        ("/studies?Rows=16", 400),
+        ("/studies?includefield=Rows", 400),
+        ("/studies?00091001=x", 400),
+        ("/studies/x/series", 400),
+        ("/studies?PatientID=nobody", 204),
+        ("/studies/1.2.3/series", 204),
+        ("/studies?offset=1000", 204),
+        ("/instances?InstanceNumber=2", 200),
+        ("/studies?includefield=all", 200),
+        ("/studies?PatientID=%5B%25_%5C", 204),
+        ("/studies?PatientName=%00", 204),
+    ],
+)
+def test_a_search_is_answered_with_the_status_of_the_standard(site: Site, path: str, status: int) -> None:
+    answer = site.reader.get(f"/dicom-web{path}")
+    assert answer.status_code == status
+    if status == 400:
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_only_json_and_only_with_a_token(site: Site) -> None:
+    xml = 'multipart/related; type="application/dicom+xml"'
+    assert site.reader.get("/dicom-web/studies", headers={"Accept": xml}).status_code == 406
+    assert site.reader.get("/dicom-web/studies", headers={"Authorization": ""}).status_code == 401
+
+
+# --- WADO-RS ---------------------------------------------------------------------------------------------------
+
+
+def test_instances_come_back_byte_for_byte(site: Site) -> None:
+    kept = sorted(
+        path.read_bytes() for path in site.data_dir.glob("*/*/**/*.dcm") if STUDY.encode() in path.read_bytes()
+    )
+    answer = site.reader.get(BASE, headers={"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'})
+    assert answer.status_code == 200
+    boundary = answer.headers["content-type"].partition("boundary=")[2].encode()
+    parts = [one.partition(b"\r\n\r\n")[2][:-2] for one in answer.content.split(b"--" + boundary)[1:-1]]
+    assert sorted(parts) == kept
+    assert len(parts) == 6
+
+
+def test_every_level_is_retrieved(site: Site) -> None:
+    assert len(site.client.retrieve_study(STUDY)) == 6
+    assert [one.InstanceNumber for one in site.client.retrieve_series(STUDY, SERIES)] == [1, 2, 3]
+    instance = site.client.retrieve_instance(STUDY, SERIES, FIRST)
+    original = mr_instance(1, "a", PatientName="Müller^Ada", SpecificCharacterSet="ISO_IR 100")
+    assert {one.tag: one.value for one in instance} == {one.tag: one.value for one in original}
+    alone = site.reader.get(f"{BASE}/series/{SERIES}/instances/{FIRST}", headers={"Accept": "application/dicom"})
+    assert dcmread(io.BytesIO(alone.content)) == instance
+
+
+def test_a_compressed_instance_is_decompressed_unless_it_is_wanted_as_it_is(site: Site) -> None:
+    place = [derive_uid(kind, "c") for kind in ("study", "series")] + [derive_uid("instance", "c", "1")]
+    url = f"/dicom-web/studies/{place[0]}/series/{place[1]}/instances/{place[2]}"
+    default = dcmread(io.BytesIO(site.reader.get(url, headers={"Accept": "application/dicom"}).content))
+    assert default.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
+    assert default.PixelData == _large().PixelData
+    as_sent = site.client.retrieve_instance(*place, media_types=(("application/dicom", JPEG2000Lossless),))
+    assert as_sent.file_meta.TransferSyntaxUID == JPEG2000Lossless
+    (frame,) = site.client.retrieve_instance_frames(*place, [1], media_types=(("image/jp2", JPEG2000Lossless),))
+    assert frame.startswith(b"\xff\x4f\xff\x51")
+    (native,) = site.client.retrieve_instance_frames(*place, [1], media_types=("application/octet-stream",))
+    assert native == _large().PixelData
+    for wanted in ("application/dicom; transfer-syntax=1.2.840.10008.1.2.4.80", "image/png", "application/dicom; q=0"):
+        assert site.reader.get(url, headers={"Accept": wanted}).status_code == 406
+    ohif = "multipart/related; type=application/octet-stream; transfer-syntax=*"
+    given = site.reader.get(f"{url}/frames/1", headers={"Accept": ohif})
+    assert f"application/octet-stream; transfer-syntax={JPEG2000Lossless}".encode() in given.content
+
+
+def test_metadata_tell_everything_but_the_pixels(site: Site) -> None:
+    first, *_ = site.client.retrieve_series_metadata(STUDY, SERIES)
+    told = Dataset.from_json({tag: one for tag, one in first.items() if tag != "7FE00010"})
+    original = mr_instance(1, "a", PatientName="Müller^Ada")
+    del original.PixelData
+    assert {one.keyword for one in original} <= {one.keyword for one in told}
+    assert (told.PatientName, told.PixelSpacing) == (original.PatientName, original.PixelSpacing)
+    pixels = site.client.retrieve_bulkdata(first["7FE00010"]["BulkDataURI"])
+    assert pixels == [mr_instance(1, "a").PixelData]
+    assert len(site.client.retrieve_study_metadata(STUDY)) == 6
+    (report,) = site.client.search_for_instances(STUDY, search_filters={"Modality": "SR"})
+    place = _values([report], "SeriesInstanceUID") + _values([report], "SOPInstanceUID")
+    content = Dataset.from_json(site.client.retrieve_instance_metadata(STUDY, *place))
+    assert content.ContentSequence[-1].ConceptNameCodeSequence[0].CodeMeaning == "Imaging Measurements"
+
+
+def test_frames_are_counted_from_one_and_come_in_the_order_asked_for(site: Site) -> None:
+    place = [derive_uid(kind, "b") for kind in ("study", "series")] + [derive_uid("instance", "b", "1")]
+    third, first = site.client.retrieve_instance_frames(*place, [3, 1])
+    pixels = np.arange(3 * 16 * 16, dtype=np.uint16).reshape(3, 256)
+    assert (third, first) == (pixels[2].tobytes(), pixels[0].tobytes())
+    url = f"/dicom-web/studies/{place[0]}/series/{place[1]}/instances/{place[2]}/frames"
+    statuses = {"4": 404, "1,4": 404, "0": 400, "x": 400, "1,,2": 400, "9999999999": 400, "2": 200}
+    assert {one: site.reader.get(f"{url}/{one}").status_code for one in statuses} == statuses
+    assert site.reader.get(f"{url}/1", headers={"Accept": "video/mp4"}).status_code == 406
+
+
+def test_frames_are_rendered_through_a_window(site: Site) -> None:
+    url = f"{BASE}/series/{SERIES}/instances/{FIRST}"
+    png = {"Accept": "image/png"}
+    shown = site.reader.get(f"{url}/rendered", params={"window": "2000,2000,linear"}, headers=png)
+    values = np.frombuffer(mr_instance(1, "a").PixelData, np.uint16).reshape(16, 16).astype(float)
+    expected = np.rint(np.clip((values - 1000) / 2000, 0, 1) * 255)
+    assert np.abs(np.asarray(Image.open(io.BytesIO(shown.content)), float) - expected).max() <= 1
+    assert site.reader.get(f"{url}/frames/1/rendered").headers["content-type"] == "image/jpeg"
+    (small,) = (site.reader.get(f"{place}/thumbnail", headers=png) for place in [BASE])
+    assert max(Image.open(io.BytesIO(small.content)).size) <= 200
+    wrong = {"window": "a,b", "quality": "0", "viewport": "0,0"}
+    assert {site.reader.get(f"{url}/rendered", params={key: value}).status_code for key, value in wrong.items()} == {
+        400
+    }
+    assert site.reader.get(f"{url}/frames/2/rendered").status_code == 404
+    assert site.reader.get(f"{url}/rendered", headers={"Accept": "video/mp4"}).status_code == 406
+
+
+def test_the_picture_is_shown_in_its_colours_and_the_report_has_none(site: Site) -> None:
+    def place(modality: str) -> str:
+        (one,) = site.client.search_for_instances(STUDY, search_filters={"Modality": modality})
+        return f"{BASE}/series/{_values([one], 'SeriesInstanceUID')[0]}/instances/{_values([one], 'SOPInstanceUID')[0]}"
+
+    picture = site.reader.get(f"{place('OT')}/rendered", headers={"Accept": "image/png"})
+    assert Image.open(io.BytesIO(picture.content)).mode == "RGB"
+    assert site.reader.get(f"{place('SR')}/rendered").status_code == 404
+    assert site.reader.get(f"{place('SR')}/frames/1").status_code == 404
+    assert site.reader.get(f"{place('SR')}/bulkdata/00081115").status_code == 404
+
+
+def test_what_was_never_here_is_404(site: Site) -> None:
+    for path in (
+        "1.2.3",
+        "1.2.3/metadata",
+        f"{STUDY}/series/1.2.3",
+        f"{STUDY}/series/{SERIES}/instances/1.2.3/frames/1",
+    ):
+        assert site.reader.get(f"/dicom-web/studies/{path}").status_code == 404
+
+
+def test_what_retention_deleted_is_gone_and_says_so(tmp_path: Path) -> None:
+    with serving(tmp_path) as site:
+        with site.database.write() as session:
+            session.execute(
+                update(InstanceRow).where(InstanceRow.sop_instance_uid == FIRST).values(removed_at=later(0))
+            )
+        url = f"{BASE}/series/{SERIES}"
+        gone = site.reader.get(f"{url}/instances/{FIRST}")
+        assert gone.status_code == 410
+        assert "pixel_days" in gone.json()["detail"]
+        assert site.reader.get(f"{url}/instances/{FIRST}/frames/1").status_code == 410
+        assert len(site.client.retrieve_series(STUDY, SERIES)) == 2
+        assert site.reader.get(url).status_code == 206
+        assert site.reader.get(f"{url}/metadata").status_code == 206
+        found = site.client.search_for_instances(STUDY, SERIES)
+        assert _values(found, "InstanceAvailability") == ["UNAVAILABLE", "ONLINE", "ONLINE"]
+
+
+def test_queries_and_retrievals_are_audited_without_identifiers(site: Site) -> None:
+    site.events.clear()
+    site.client.search_for_studies(search_filters={"PatientName": "CANARY^NAME", "StudyDate": "20260301"})
+    site.client.retrieve_series_metadata(STUDY, SERIES)
+    site.client.retrieve_instance(STUDY, SERIES, FIRST)
+    for _ in range(3):
+        site.client.retrieve_instance_frames(STUDY, SERIES, FIRST, [1])
+    codes = [one.id.meaning for one in site.events]
+    assert codes[0] == "Query"
+    assert codes.count("DICOM Instances Transferred") == 1
+    assert codes.count("DICOM Instances Accessed") <= 1  # once for a while, and an earlier test may have looked
+    assert "CANARY" not in repr(site.events)
+    assert "20260301" in repr(site.events)
+
+
+def test_pseudonyms_hide_what_the_files_say(tmp_path: Path) -> None:
+    privacy = {"pseudonymise": True, "pseudonym_key": "k" * 32}
+    with serving(tmp_path, privacy=privacy) as site:
+        secrets = ("Müller", "M\\u00fcller", "ID-a", "ACC-a", "19700101")
+        urls = [f"/dicom-web/{kind}?includefield=all" for kind in ("studies", "series", "instances")]
+        urls += [f"{BASE}/metadata", f"{BASE}/series/{SERIES}/metadata"]
+        for url in urls:
+            answer = site.reader.get(url)
+            assert answer.status_code == 200
+            assert not [one for one in secrets if one in answer.text]
+        (study,) = site.client.search_for_studies(search_filters={"PatientID": "ID-a"})
+        assert _values([study], "PatientID") == [site.database.pseudonym("ID-a") if site.database.pseudonym else None]
+        guesses = {"PatientName": "M*", "PatientBirthDate": "19700101", "PatientSex": "F", "StudyID": "1"}
+        for key, value in guesses.items():
+            assert site.client.search_for_studies(search_filters={key: value}) == []
+        assert site.reader.get(BASE).status_code == 403
+        (frame,) = site.client.retrieve_instance_frames(STUDY, SERIES, FIRST, [1])
+        assert frame == mr_instance(1, "a").PixelData
+        (report,) = [one for one in site.client.retrieve_study_metadata(STUDY) if _values([one], "Modality") == ["SR"]]
+        assert "Glioma" in json.dumps(report)

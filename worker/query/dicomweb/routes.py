@@ -1,0 +1,27 @@
+"""Every resource below /dicom-web."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from worker import store
+from worker.audit.events import Record
+from worker.query.dicomweb.answers import Describer
+from worker.query.dicomweb.archive import Archive
+from worker.query.dicomweb.frames import frame_routes
+from worker.query.dicomweb.qido import search_routes
+from worker.query.dicomweb.wado import retrieve_routes
+from worker.query.parts import Parts
+
+PREFIX = "/dicom-web"
+
+
+def dicomweb_routes(database: store.Store, parts: Parts, record: Record) -> APIRouter:
+    """Search and retrieve, each for a token that reads."""
+    routes = APIRouter()
+    describer = Describer(parts.settings.worker.data_dir, pseudonymised=database.pseudonym is not None)
+    archive = Archive(database, parts, record)
+    routes.include_router(search_routes(database, describer, record, PREFIX))
+    routes.include_router(retrieve_routes(archive, describer, PREFIX))
+    routes.include_router(frame_routes(archive, PREFIX))
+    return routes
