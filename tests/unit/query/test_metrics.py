@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
 
@@ -24,6 +26,7 @@ from worker.query.standing import Standings
 from worker.store import Store
 from worker.tables import Commitment, DeliveryState, TokenRole
 
+DEPLOY = Path(__file__).parents[3] / "deploy"
 MINUTES = 60
 PREFIX = "mri_worker_"
 
@@ -58,6 +61,38 @@ def test_a_scrape_tells_how_things_stand(client: httpx.Client) -> None:
     }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
     assert 0 < found["disk_free_bytes"] <= found["disk_size_bytes"]
+
+
+def expressions() -> list[str]:
+    """What the dashboard and the alerts ask for."""
+    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    for group in yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"]:
+        asked += [rule["expr"] for rule in group["rules"]]
+    return asked
+
+
+@pytest.mark.parametrize("asked", expressions())
+def test_dashboard_and_alerts_ask_for_what_a_scrape_tells(client: httpx.Client, asked: str) -> None:
+    told = client.get("/metrics").text
+    metrics = set(re.findall(r"^# HELP (\w+)", told, re.MULTILINE))
+    named = re.findall(rf"\b({PREFIX}\w+)(?:{{(.*?)}})?", asked)
+    assert named
+    for metric, selectors in named:
+        assert metric in metrics
+        for label, value in re.findall(r'(\w+)!?=~?"([^"]*)"', selectors):
+            values = set(re.findall(rf'^{metric}{{.*\b{label}="([^"]*)"', told, re.MULTILINE))
+            assert label == "job" or set(value.split("|")) <= values  # Prometheus itself adds the job
+
+
+def test_the_guide_lists_every_metric_with_its_labels(client: httpx.Client) -> None:
+    guide = (DEPLOY.parent / "docs" / "deploying.md").read_text()
+    listed = re.findall(r"`([a-z_]+)(?:\{([a-z0-9,]*)\})?`", guide.split("|---|---|\n")[1].split("\n\n")[0])
+    told = client.get("/metrics").text
+    assert {PREFIX + name for name, _ in listed} == set(re.findall(r"^# HELP (\w+)", told, re.MULTILINE))
+    for name, labels in listed:
+        for sample in re.findall(rf"^{PREFIX}{name}\{{(.*)\}} ", told, re.MULTILINE):
+            assert set(re.findall(r"(\w+)=", sample)) == set(labels.split(","))
 
 
 def test_no_identifier_is_in_a_scrape(client: httpx.Client) -> None:

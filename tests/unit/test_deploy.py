@@ -1,0 +1,110 @@
+"""The files of deploy/ fit the program, and each passes its own tool's checks where that is installed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from worker.config import load_settings
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+UNIT = (DEPLOY / "brain-mri-worker.service").read_text()
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+ALERTS = DEPLOY / "alerts.yml"
+
+
+def tool(name: str) -> str:
+    """A program on the path, or one that was installed beside this Python."""
+    found = shutil.which(name) or shutil.which(name, path=Path(sys.executable).parent)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def check(*command: str | Path) -> None:
+    done = subprocess.run([str(one) for one in command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The unit with a program that is there."""
+    file = tmp_path / "brain-mri-worker.service"
+    file.write_text(UNIT.replace("/opt/brain-mri-worker/bin/worker", sys.executable))
+    return file
+
+
+def test_the_unit_is_one(unit: Path) -> None:
+    check(tool("systemd-analyze"), "verify", unit)
+
+
+def test_the_unit_leaves_little_exposed(unit: Path) -> None:
+    """Exposure at most 2.0 of 10."""
+    check(tool("systemd-analyze"), "security", "--no-pager", "--offline=true", "--threshold=20", unit)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(re.findall(r"^Environment=(WORKER__\w+)=(\S+)", UNIT, re.MULTILINE)),
+        dict(re.findall(r"(WORKER__\w+)=(\S+)", DOCKERFILE)),
+        COMPOSE["services"]["worker"]["environment"],
+    ],
+    ids=["unit", "Dockerfile", "compose.yaml"],
+)
+def test_every_setting_is_known(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(settings) == 2
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    load_settings(ROOT / "config.toml")
+
+
+def test_the_dockerfile_passes_hadolint() -> None:
+    check(tool("hadolint"), DEPLOY / "Dockerfile")
+
+
+def test_what_compose_mounts_and_opens_is_what_the_image_has() -> None:
+    service = COMPOSE["services"]["worker"]
+    assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).samefile(DEPLOY / "Dockerfile")
+    [data, config] = [one.split(":")[1] for one in service["volumes"]]
+    assert f"VOLUME {data}\n" in DOCKERFILE
+    assert config in DOCKERFILE
+    ports = [one.rpartition(":")[2] for one in service["ports"]]
+    assert f"EXPOSE {' '.join(ports)}\n" in DOCKERFILE
+    assert {one.split(":")[0] for one in (data, *COMPOSE["volumes"])} == {data, "database", "data"}
+
+
+def test_alerts_are_rules_that_fire_when_they_should() -> None:
+    promtool = tool("promtool")
+    check(promtool, "check", "rules", ALERTS)
+    check(promtool, "test", "rules", DEPLOY / "alerts-test.yml")
+
+
+def test_every_alert_says_what_happened_and_how_bad_it_is() -> None:
+    rules = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+    assert len({rule["alert"] for rule in rules}) == len(rules) > 8
+    for rule in rules:
+        assert rule["annotations"]["summary"]
+        assert rule["labels"]["severity"] in ("critical", "warning")
+    tested = yaml.safe_load((DEPLOY / "alerts-test.yml").read_text())["tests"]
+    assert {rule["alert"] for rule in rules} == {one["alertname"] for test in tested for one in test["alert_rule_test"]}
+
+
+def test_panels_of_the_dashboard_lie_beside_one_another() -> None:
+    panels = json.loads((DEPLOY / "grafana-dashboard.json").read_text())["panels"]
+    taken = set()
+    for place in [panel["gridPos"] for panel in panels]:
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert not cells & taken
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+    assert len({panel["id"] for panel in panels}) == len(panels)
