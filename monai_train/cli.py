@@ -1,4 +1,7 @@
-"""`monai-train`: from a folder of pictures to a bundle that the worker serves. Exit codes: 0 done, 2 cannot start."""
+"""`monai-train`: from a folder of pictures to a bundle that the worker serves. Exit codes: 0 done, 2 cannot start.
+
+`retrain` has 1 as well: done, and the new model is not offered.
+"""
 
 from __future__ import annotations
 
@@ -173,7 +176,7 @@ def evaluate_default_command(
 
 def _register_others() -> None:
     """The commands of the modules that bring their own."""
-    for name in ("convert", "explore", "audit", "compare", "crossval", "seeds", "search"):
+    for name in ("convert", "explore", "audit", "compare", "crossval", "seeds", "search", "retrain"):
         if find_spec(f"monai_train.{name}") is not None:
             import_module(f"monai_train.{name}").register(app)
 

@@ -46,7 +46,7 @@ def compare(
     chosen = _same_part(rows, subjects, role)
     measured = [subject.examine(data, rows, chosen)[0] for subject in subjects]
     names = [path.name if [p.name for p in models].count(path.name) == 1 else str(path) for path in models]
-    return {"slice": _paired(names, measured, "slices"), "patient": _paired(names, measured, "patients")}
+    return {"slice": pair(names, measured, "slices"), "patient": pair(names, measured, "patients")}
 
 
 def _subject(path: Path, precision: Precision, flip: bool) -> Subject:
@@ -67,7 +67,7 @@ def _same_part(rows: Sequence[Row], subjects: Sequence[Subject], role: Role) -> 
     return found[0]
 
 
-def _paired(names: Sequence[str], measured: Sequence[Measured], level: str) -> list[Compared]:
+def pair(names: Sequence[str], measured: Sequence[Measured], level: str) -> list[Compared]:
     answers = [getattr(one, level) for one in measured]
     return [
         Compared(name, estimates(one), None if index == 0 else paired_differences(one, answers[0]))

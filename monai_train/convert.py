@@ -14,7 +14,7 @@ import csv
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -70,12 +70,13 @@ def convert(
     labels: Path | None = None,
     audit: bool = False,
     salt: str = DEFAULT_SALT,
+    choose: Callable[[list[dict[str, str]]], list[dict[str, str]]] | None = None,
 ) -> Conversion:
     """Convert every image under `source`; the module says what lies in `out` afterwards.
 
     Images with identical pixels are one group, with `audit` also those that show the same picture, and with `groups`
-    what that file joins. Raises StartError: nothing to convert, a file of labels that cannot be used, a folder that
-    cannot be written.
+    what that file joins. `choose` may change the manifest before it is written. Raises StartError: nothing to
+    convert, a file of labels that cannot be used, a folder that cannot be written.
     """
     if out.resolve() == source.resolve():
         raise StartError("same-folder", "OUT must not be SRC")
@@ -98,7 +99,9 @@ def convert(
         extras = tuple(dict.fromkeys(c for file in files for c in file.extra_columns))
         _describe(converted, _same_pictures(converted, source) if audit else [""] * len(converted), extras, done)
         done.grouped_by = _grouped_by(converted, audit)
-        _write_tables(done, out, extras)
+        if choose is not None:
+            done.manifest = choose(done.manifest)
+        _write_tables(done, out)
     except OSError as error:
         raise StartError("output-not-writable", f"cannot write to {out}: {error.strerror}") from None
     except BrokenProcessPool:
@@ -195,13 +198,13 @@ def _conflicts(converted: Sequence[Converted], pictures: Sequence[str]) -> Itera
             yield dict(zip(_CONFLICT_COLUMNS, values, strict=True))
 
 
-def _write_tables(done: Conversion, out: Path, extras: tuple[str, ...]) -> None:
+def _write_tables(done: Conversion, out: Path) -> None:
     done.rejected.sort(key=lambda one: one.source)
     write_csv(out / "rejected.csv", ("source", "reason", "detail"), map(asdict, done.rejected))
     write_csv(out / "conflicts.csv", _CONFLICT_COLUMNS, done.conflicts)
     if not done.manifest:
         raise StartError("no-images", f"no image could be read: {reasons(done.rejected)}; see rejected.csv")
-    write_csv(out / "manifest.csv", MANIFEST_COLUMNS + extras, done.manifest)
+    write_csv(out / "manifest.csv", list(done.manifest[0]), done.manifest)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
@@ -260,6 +263,9 @@ def register(app: typer.Typer) -> None:
             None, help="CSV/TSV with path, series_instance_uid or sop_instance_uid, and label: DICOM needs it."
         ),
         audit: bool = typer.Option(False, help="Find the same picture under flips and changes, and group by it."),
+        from_worker: bool = typer.Option(
+            False, "--from-worker", help="SRC is what `worker readings export` wrote: series that readers confirmed."
+        ),
         salt: str = typer.Option(
             DEFAULT_SALT,
             envvar="MONAI_TRAIN_SALT",
@@ -270,5 +276,14 @@ def register(app: typer.Typer) -> None:
 
         Example: monai-train convert data/brain-mri converted --groups data/audit.tsv
         """
+        if from_worker:
+            from monai_train.from_worker import convert_export, summary
+
+            if groups or labels or audit:
+                raise StartError("usage", "--from-worker brings labels and groups along")
+            done = convert_export(src, out, salt)
+            _print_summary(done, out, Console())
+            typer.echo("\n".join(summary(done, out)))
+            return
         done = convert(src, out, groups=groups, labels=labels, audit=audit, salt=salt)
         _print_summary(done, out, Console())

@@ -130,7 +130,7 @@ def export(
         datasets = data_section(read_manifest(data), parts.config.external, parts.provenance.get("healthy_sha256", ""))
         card = model_card(described, parts.config, parts.provenance, datasets, measured)
         (folder / "docs/README.md").write_text(card)
-        _write_worker_json(folder, described)
+        write_worker_json(folder, described)
         _check(folder, measured)
         folder.rename(out)
     return out
@@ -315,7 +315,7 @@ def _write_statistics(folder: Path, described: dict[str, Any], parts: _Parts) ->
     statistics = feature_statistics(features)
     arrays = {"mean": statistics.mean, "components": statistics.components, "scale": statistics.scale}
     save_arrays(arrays, folder / "models/features.safetensors")
-    _write_worker_json(folder, described)
+    write_worker_json(folder, described)
 
 
 def limits_for(distance: FloatArray, residual: FloatArray, accepted: float) -> tuple[float, float]:
@@ -347,12 +347,12 @@ def _calibrate(folder: Path, described: dict[str, Any], parts: _Parts) -> None:
         "maximum_distance": round(distance, 3),
         "maximum_residual": round(residual, 3),
     }
-    _write_worker_json(folder, described)
+    write_worker_json(folder, described)
 
 
 def _write_golden(folder: Path, described: dict[str, Any]) -> None:
     series = write_golden_series(folder / "golden")
-    _write_worker_json(folder, described)
+    write_worker_json(folder, described)
     bundle = load_bundle(folder)
     engine = OpenVinoEngine(bundle, "fp32")
     cases = [
@@ -363,11 +363,11 @@ def _write_golden(folder: Path, described: dict[str, Any]) -> None:
     _write_json(folder / "golden/expected.json", {"tolerance": tolerance, "cases": cases})
     # How far int8 is from fp32 on these heads says nothing of its quality, which the test part measures; it is kept
     # so that another machine can tell whether it computes the same.
-    _write_worker_json(folder, described)
+    write_worker_json(folder, described)
     measured = check_golden(load_bundle(folder), OpenVinoEngine(bundle, "int8"))
     tolerance["int8"] = round(measured + _OTHER_PROCESSORS, 3)
     _write_json(folder / "golden/expected.json", {"tolerance": tolerance, "cases": cases})
-    _write_worker_json(folder, described)
+    write_worker_json(folder, described)
 
 
 def _check(folder: Path, measured: dict[str, Measured]) -> None:
@@ -390,7 +390,7 @@ def _check(folder: Path, measured: dict[str, Measured]) -> None:
         raise StartError("bundle-too-large", f"the bundle has {size / 1e6:.1f} MB; a slimmer network is needed")
 
 
-def _write_worker_json(folder: Path, described: dict[str, Any]) -> None:
+def write_worker_json(folder: Path, described: dict[str, Any]) -> None:
     """Hash what is in the folder and describe it."""
     path = folder / "worker.json"
     path.unlink(missing_ok=True)
