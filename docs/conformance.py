@@ -10,6 +10,7 @@ from pydicom.uid import UID
 from worker import commitment, dicom
 from worker.config import Settings
 from worker.outbound import c_store, send
+from worker.query import find_move, identifiers
 
 FILE = Path(__file__).with_name("conformance.md")
 
@@ -39,6 +40,28 @@ def statement() -> str:
             ("0xA900 Data set does not match", "UIDs missing, malformed, or other than in the command", "no"),
             ("0xC000 Cannot understand", "the data set does not parse", "no"),
             ("0x0110 Processing failure", "an internal fault; the log holds it", "no"),
+        ],
+    )
+    keys = _table(
+        ("Level", "Keys, the unique one first"),
+        [(level, ", ".join(names)) for level, names in identifiers.LEVELS.items()],
+    )
+    answers = _table(
+        ("Status", "When"),
+        [
+            ("0x0000 Success", "also where nothing matches"),
+            ("0xFF00, 0xFF01 Pending", "0xFF01: a key is not supported, or not matched"),
+            ("0xFE00 Cancel", "after a C-CANCEL; a C-MOVE or C-GET ends between two instances"),
+            ("0xB000 Warning", "some sub-operations failed or gave warnings"),
+            (
+                "0xA700 Out of resources",
+                f"C-FIND: too many operations, or more than {find_move.ANSWERS_AT_MOST} answers",
+            ),
+            ("0xA701 Out of resources", "C-MOVE, C-GET: too many operations, or more than 65535 instances"),
+            ("0xA702 Unable to perform sub-operations", "all failed, or the destination is not to be reached"),
+            ("0xA801 Move destination unknown", "no `[[peer]]` or `[[destination]]` has this AE title"),
+            ("0xA900 Identifier does not match", "level not of the model, or a unique key without its one value"),
+            ("0xC000 Unable to process", "an internal fault; the log holds it"),
         ],
     )
     return f"""# DICOM conformance statement
@@ -76,6 +99,30 @@ Each in every one of these transfer syntaxes; stored as sent, never transcoded:
 For senders listed as `[[peer]]` with `query = true`: Study Root Query/Retrieve Information Model - FIND
 (`{UID("1.2.840.10008.5.1.4.1.2.2.1")}`), level SERIES, keys Study and Series Instance UID; asked for: Number of Series
 Related Instances (0020,1209). Without an answer the series settles by silence.
+
+## Query/Retrieve SCP
+For each `[[peer]]` with `may_retrieve = true`, known by its calling AE title and calling from its `host`; to others the
+SOP classes are not supported. In Explicit and Implicit VR Little Endian:
+
+{_classes(list(dicom.QUERY_RETRIEVE))}
+
+What is held: received instances, and the produced reports, pictures and key objects. Hierarchical queries only; no
+extended negotiation. At most {find_move.OPERATIONS_AT_ONCE} operations at once.
+
+{keys}
+
+- C-FIND: single value, list of UID, wildcard (case counts except in names), range of dates and times, sequence
+  matching. Every key of the level and of those above matches and is returned, but the numbers of related series and
+  instances, which are returned only. Also returned: Retrieve AE Title, Instance Availability (UNAVAILABLE where the
+  files were deleted), Specific Character Set ISO_IR 192 where text is not ASCII.
+- C-MOVE to the AE title of a `[[peer]]` or `[[destination]]`, C-GET over the same association (the peer proposes the SCP
+  role). Files go out in the transfer syntax in which they are stored; uncompressed little-endian ones in Explicit or
+  Implicit VR Little Endian where the peer takes nothing else. Pixels are never transcoded: where no presentation
+  context fits, or the file was deleted, the sub-operation fails. A C-GET context that proposes several transfer
+  syntaxes is accepted with the first of the table above. A response is sent after each sub-operation.
+- Statuses:
+
+{answers}
 
 ## Storage SCU (results)
 Sent to every `[[destination]]`, each over its own association, proposed in Explicit and Implicit VR Little Endian:

@@ -203,12 +203,13 @@ def _is_loopback(url: str) -> bool:
 
 
 class PeerSection(_TlsFiles):
-    """One [[peer]]: a sender that may be asked how many images a series has, known by its calling AE title."""
+    """One [[peer]]: a sender that may be asked how many images a series has, or that may ask for what we hold."""
 
     ae_title: str
     host: str = Field(min_length=1)
     port: int = Field(ge=1, le=65535)
     query: bool = False
+    may_retrieve: bool = False
     timeout_seconds: float = Field(default=5.0, gt=0)
 
     _ae_title = field_validator("ae_title")(_check_ae_title)

@@ -43,6 +43,23 @@ TRANSFER_SYNTAXES: dict[str, str] = {
 
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 
+# What we produce and keep.
+PRODUCED_SOP_CLASSES: dict[str, str] = {
+    "1.2.840.10008.5.1.4.1.1.88.34": "Comprehensive 3D SR Storage",
+    "1.2.840.10008.5.1.4.1.1.7": "Secondary Capture Image Storage",
+    "1.2.840.10008.5.1.4.1.1.88.59": "Key Object Selection Document Storage",
+}
+
+# PS3.4 C.6: the information models of Query/Retrieve, each with its highest level.
+QUERY_RETRIEVE: dict[str, str] = {
+    "1.2.840.10008.5.1.4.1.2.1.1": "PATIENT",  # Patient Root - FIND, MOVE, GET
+    "1.2.840.10008.5.1.4.1.2.1.2": "PATIENT",
+    "1.2.840.10008.5.1.4.1.2.1.3": "PATIENT",
+    "1.2.840.10008.5.1.4.1.2.2.1": "STUDY",  # Study Root - FIND, MOVE, GET
+    "1.2.840.10008.5.1.4.1.2.2.2": "STUDY",
+    "1.2.840.10008.5.1.4.1.2.2.3": "STUDY",
+}
+
 # PS3.4 Table B.2-1 and PS3.7 Annex C.
 SUCCESS = 0x0000
 PROCESSING_FAILURE = 0x0110
@@ -52,6 +69,14 @@ OUT_OF_RESOURCES = 0xA700
 DATASET_MISMATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122
+# PS3.4 Tables C.4-1 to C.4-3.
+PENDING = 0xFF00
+PENDING_WITH_WARNING = 0xFF01  # a key is not supported
+CANCEL = 0xFE00
+OUT_OF_RESOURCES_FOR_MATCHES = 0xA701
+UNABLE_TO_PERFORM_SUB_OPERATIONS = 0xA702
+MOVE_DESTINATION_UNKNOWN = 0xA801
+SUB_OPERATIONS_WITH_FAILURES = 0xB000
 
 # PS3.3 C.14.1.1 and PS3.4 Table B.2-1; the ranges by their first byte or first digit.
 _FAILURES = {

@@ -101,12 +101,14 @@ def _receive(
 ) -> None:
     with without(*PYDICOM_COMPANIONS):  # this process never decodes pixels (ARCHITECTURE.md, invariant 5)
         from worker.inbound.association import Receiver, close_dead_associations
+        from worker.query.find_move import Archive
     from worker.inbound.instances import remove_leftovers
     from worker.schedule import start_receive_ticks, tick_now
 
     configure_model(settings, database, clock)
     close_dead_associations(settings, database, clock(), record)
-    receiver = Receiver(settings, database, clock, record)
+    services = Archive(settings, database, record).handlers()
+    receiver = Receiver(settings, database, clock, record, services)
     remove_leftovers(settings.worker.data_dir)
     receiver.start()
     ticks = start_receive_ticks(settings, database, clock, record)

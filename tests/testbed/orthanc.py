@@ -149,6 +149,15 @@ class Orthanc:
         for found in self._find("Study", StudyInstanceUID=study_instance_uid):
             self._client.delete(f"/studies/{found}").raise_for_status()
 
+    def retrieve_study(self, study_instance_uid: str, to: str) -> int:
+        """Find a study at the worker (C-FIND) and have it sent to an AE title (C-MOVE); the number of studies found."""
+        question = {"Level": "Study", "Query": {"StudyInstanceUID": study_instance_uid}}
+        asked = self._client.post("/modalities/worker/query", json=question).raise_for_status().json()["Path"]
+        found: list[str] = self._client.get(f"{asked}/answers").raise_for_status().json()
+        how = {"TargetAet": to, "Synchronous": True}
+        self._client.post(f"{asked}/retrieve", json=how).raise_for_status()
+        return len(found)
+
     def commit(self, references: list[tuple[str, str]], seconds: float = 30) -> dict[str, Any]:
         """Ask the worker for storage commitment of (SOP Class, SOP Instance) pairs and return its answer."""
         body = {"DicomInstances": [{"SOPClassUID": a, "SOPInstanceUID": b} for a, b in references]}

@@ -37,6 +37,7 @@ _DESTINATION_MEDIA = Code("110154", "Destination Media")
 
 _NODE_ID = Code("110182", "Node ID")
 _STUDY_UID = Code("110180", "Study Instance UID")
+_SOP_CLASS_UID = Code("110181", "SOP Class UID")
 _URI = Code("12", "URI", "RFC-3881")
 _PATIENT_NUMBER = Code("2", "Patient Number", "RFC-3881")
 
@@ -105,6 +106,22 @@ def sent(ours: str, destination: str, address: str, transferred: Transferred) ->
     """Reports and pictures of a study were taken by a destination."""
     participants = (_entity(ours, None, _SOURCE, is_requestor=True), _entity(destination, address, _DESTINATION))
     return _transfer(Action.READ, participants, transferred)
+
+
+def fetched(calling: str, address: str, ours: str, to: str, place: str, transferred: Transferred) -> AuditEvent:
+    """Instances of a study were sent to an application entity, because one asked for it (C-GET, C-MOVE)."""
+    participants = [_entity(ours, None, _SOURCE), _entity(to, place, _DESTINATION, is_requestor=to == calling)]
+    if to != calling:
+        participants.append(_entity(calling, address, is_requestor=True))
+    return _transfer(Action.READ, tuple(participants), transferred)
+
+
+def asked(calling: str, address: str, ours: str, sop_class_uid: str, query: Mapping[str, str]) -> AuditEvent:
+    """A C-FIND: its keys and values, but of an identifier of a patient only that it was asked for."""
+    shown = {key: "***" if key in _IDENTIFYING else value for key, value in query.items()}
+    subject = Subject(sop_class_uid, _SOP_CLASS_UID, 2, 3, query=urlencode(shown, errors="replace"))
+    participants = (_entity(calling, address, _SOURCE, is_requestor=True), _entity(ours, None, _DESTINATION))
+    return AuditEvent(_QUERY, Action.EXECUTE, participants, subjects=(subject,))
 
 
 def _transfer(action: Action, participants: tuple[Participant, ...], transferred: Transferred) -> AuditEvent:

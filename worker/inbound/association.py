@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -45,8 +45,11 @@ class Receiver:
         database: store.Store,
         clock: Callable[[], datetime],
         record: events.Record = events.unrecorded,
+        services: Sequence[tuple[Any, Callable[..., Any]]] = (),
     ) -> None:
+        """`services`: handlers of what else is answered on the port, by pynetdicom's events."""
         self._settings = settings
+        self._services = services
         self._database = database
         self._clock = clock
         self._record = record
@@ -70,6 +73,7 @@ class Receiver:
             (evt.EVT_RELEASED, self._on_end),
             (evt.EVT_ABORTED, self._on_end),
             (evt.EVT_CONN_CLOSE, self._on_end),
+            *self._services,
         ]
         deadline = time.monotonic() + _BIND_SECONDS
         while True:  # a worker that was killed a moment ago may still hold the port
@@ -126,6 +130,9 @@ class Receiver:
 
     def _on_store(self, event: Event) -> int:
         try:
+            # Others are negotiated for what a C-GET fetches.
+            if event.request.AffectedSOPClassUID not in dicom.STORAGE_SOP_CLASSES:
+                raise RefusedInstance(dicom.SOP_CLASS_NOT_SUPPORTED, "sop-class", "not received, only sent")
             if isinstance(event.request.DataSet, TooLarge):
                 raise RefusedInstance(dicom.OUT_OF_RESOURCES, "dataset-too-large", "above maximum_dataset_bytes")
             received = Received(

@@ -1,0 +1,500 @@
+"""The Query/Retrieve SCP on the port of the Storage SCP, asked by DCMTK, pynetdicom and Orthanc."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.tag import Tag
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MRImageStorage,
+    RLELossless,
+)
+from pynetdicom import AE, build_role, evt
+from pynetdicom.sop_class import (
+    PatientRootQueryRetrieveInformationModelFind,
+    PatientRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+)
+
+from tests.testbed import dcmtk, orthanc
+from tests.testbed.answered import answer
+from tests.testbed.dcmtk import free_port
+from tests.testbed.instances import mr_instance, received
+from tests.testbed.pacs import Behaviour, Pacs
+from worker.audit.messages import AuditEvent
+from worker.config import Settings
+from worker.inbound.association import Receiver
+from worker.inbound.instances import InstanceKeeper, Received
+from worker.migrate import migrate
+from worker.query import find_move
+from worker.query.find_move import Archive
+from worker.query.identifiers import Query, add_value
+from worker.store import NewObject, Store
+
+needs_dcmtk = pytest.mark.skipif(not dcmtk.installed("getscu"), reason="DCMTK is not installed")
+STUDY = str(mr_instance(1, "a").StudyInstanceUID)
+SERIES = str(mr_instance(1, "a").SeriesInstanceUID)
+FIND = StudyRootQueryRetrieveInformationModelFind
+
+
+@dataclass
+class Site:
+    """Two studies of three images with a report and a picture, one with key objects too; one compressed image."""
+
+    port: int
+    data: Path
+    pacs: Pacs
+    objects: list[NewObject]
+    rle: bytes  # the file of a single image of a third study
+    audited: list[AuditEvent] = field(default_factory=list)
+    services: Archive | None = None
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("archive")
+    database = Store(f"sqlite:///{folder / 'worker.db'}")
+    migrate(database)
+    objects = answer(database, folder, "a", 3, key_objects_to=("pacs",))
+    answer(database, folder, "b", 3, PatientName="Müller^Änne", PatientID="B-1", StudyDate="20250101")
+    rle = compressed(mr_instance(1, "rle", StudyTime="090000", PatientName="Zoe", PatientID="Z"))
+    keeper = InstanceKeeper(database, folder, lambda: datetime.now(UTC), 0)
+    keeper.keep(rle)
+    keeper.close()
+    audited: list[AuditEvent] = []
+    with Pacs() as pacs:
+        settings = Settings.model_validate(
+            {
+                "worker": {"data_dir": folder},
+                "receive": {"host": "127.0.0.1", "port": free_port(), "minimum_free_bytes": 0},
+                "destination": [{"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port}],
+                "peer": [
+                    {"ae_title": "VIEWER", "host": "127.0.0.1", "port": free_port(), "may_retrieve": True},
+                    {"ae_title": "ELSEWHERE", "host": "127.0.0.2", "port": free_port(), "may_retrieve": True},
+                    {"ae_title": "SENDER", "host": "127.0.0.1", "port": free_port()},
+                ],
+            }
+        )
+        services = Archive(settings, database, audited.append)
+        receiver = Receiver(settings, database, lambda: datetime.now(UTC), audited.append, services.handlers())
+        receiver.start()
+        yield Site(settings.receive.port, folder, pacs, objects, rle.encoded, audited, services)
+        receiver.stop(1)
+    database.close()
+
+
+def compressed(ds: Dataset) -> Received:
+    plain = dcmread(BytesIO(received(ds).encoded))
+    plain.compress(RLELossless, generate_instance_uid=False)
+    buffer = BytesIO()
+    plain.save_as(buffer, enforce_file_format=True)
+    return Received(plain.SOPClassUID, plain.SOPInstanceUID, RLELossless, buffer.getvalue(), None)
+
+
+@pytest.fixture(autouse=True)
+def _as_before(site: Site) -> None:
+    site.pacs.behaviour, site.pacs.accept_sop_classes = Behaviour.ACCEPT, None
+    site.pacs.stored.clear()
+    site.audited.clear()
+
+
+def identifier(level: str, **keys: Any) -> Dataset:
+    ds = Dataset()
+    ds.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        add_value(ds, keyword, value)
+    return ds
+
+
+@contextmanager
+def associated(
+    site: Site,
+    *models: str,
+    calling: str = "VIEWER",
+    roles: Sequence[str] = (),
+    handlers: Sequence[Any] = (),
+    syntax: str = ExplicitVRLittleEndian,
+) -> Iterator[Any]:
+    ae = AE(ae_title=calling)
+    for model in models:
+        ae.add_requested_context(model)
+    for role in roles:
+        ae.add_requested_context(role, syntax)
+    neg = [build_role(role, scp_role=True) for role in roles]
+    assoc = ae.associate("127.0.0.1", site.port, ae_title="AI_WORKER", ext_neg=neg, evt_handlers=list(handlers))
+    try:
+        yield assoc
+    finally:
+        if assoc.is_established:
+            assoc.release()
+
+
+def find(site: Site, ds: Dataset, model: str = FIND) -> tuple[list[int], list[Dataset]]:
+    """The statuses, and the identifiers that came with them."""
+    with associated(site, model) as assoc:
+        answers = list(assoc.send_c_find(ds, model))
+    return [int(status.Status) for status, _ in answers], [one for _, one in answers if one is not None]
+
+
+# --- C-FIND ----------------------------------------------------------------------------------------------------
+
+
+@needs_dcmtk
+def test_findscu_finds_studies_series_and_instances(site: Site) -> None:
+    def asked(level: str, *keys: str) -> str:
+        options = [option for key in (f"QueryRetrieveLevel={level}", *keys) for option in ("-k", key)]
+        return dcmtk.run("findscu", "-S", "-aet", "VIEWER", "-aec", "AI_WORKER", *options, "127.0.0.1", str(site.port))
+
+    studies = asked("STUDY", "StudyInstanceUID", "PatientName=FAMILY*", "ModalitiesInStudy", "StudyTime")
+    assert studies.count("Find Response:") == 1
+    assert STUDY in studies
+    assert r"KO\MR\OT\SR" in studies
+    assert "120000" in studies  # of a file's header
+    series = asked("SERIES", f"StudyInstanceUID={STUDY}", "SeriesInstanceUID", "Modality", "SeriesNumber")
+    assert set(re.findall(r"CS \[(MR|OT|SR|KO) *\]", series)) == {"MR", "OT", "SR", "KO"}
+    images = asked("IMAGE", f"StudyInstanceUID={STUDY}", f"SeriesInstanceUID={SERIES}", "SOPInstanceUID", "Rows")
+    assert images.count("Find Response:") == 3
+
+
+@pytest.mark.parametrize(
+    ("keys", "count"),
+    [
+        ({}, 3),
+        ({"PatientID": "*"}, 3),
+        ({"PatientID": "ID-?"}, 1),
+        ({"PatientID": "id-a"}, 0),
+        ({"PatientName": "müller*"}, 1),
+        ({"StudyDate": "20260101-"}, 2),
+        ({"StudyDate": "-20251231"}, 1),
+        ({"StudyDate": "20240101-20270101"}, 3),
+        ({"StudyInstanceUID": [STUDY, "1.2.3"]}, 1),
+        ({"ModalitiesInStudy": "KO"}, 1),
+        ({"ModalitiesInStudy": "K*"}, 1),
+        ({"StudyTime": "1130-1230"}, 2),
+        ({"StudyTime": "13-"}, 0),
+        ({"StudyID": "2"}, 0),
+        ({"PatientSex": "F", "AccessionNumber": "ACC-a"}, 1),
+    ],
+)
+def test_studies_match_as_the_standard_says(site: Site, keys: dict[str, Any], count: int) -> None:
+    ds = identifier("STUDY", **{"StudyInstanceUID": "", **keys})
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    statuses, found = find(site, ds)
+    assert statuses == [0xFF00] * count + [0x0000]
+    assert len(found) == count
+
+
+def test_a_name_is_answered_in_utf_8(site: Site) -> None:
+    _, [found] = find(site, identifier("STUDY", PatientID="B-1", PatientName="", StudyDescription=""))
+    assert (found.SpecificCharacterSet, str(found.PatientName)) == ("ISO_IR 192", "Müller^Änne")
+    assert (found.StudyDescription, found.RetrieveAETitle, found.InstanceAvailability) == ("", "AI_WORKER", "ONLINE")
+
+
+def test_report_and_key_objects_are_found_by_what_they_are(site: Site) -> None:
+    keys = {"StudyInstanceUID": STUDY, "Modality": ["SR", "KO"], "SeriesInstanceUID": "", "SeriesDescription": ""}
+    _, series = find(site, identifier("SERIES", **keys, NumberOfSeriesRelatedInstances=""))
+    assert {one.Modality for one in series} == {"SR", "KO"}
+    assert all(one.NumberOfSeriesRelatedInstances == 1 and "unverified" in one.SeriesDescription for one in series)
+    report = next(one for one in series if one.Modality == "SR")
+    concept = Dataset()
+    concept.CodeValue, concept.CodingSchemeDesignator = "126000", "DCM"
+    wanted = {"StudyInstanceUID": STUDY, "SeriesInstanceUID": report.SeriesInstanceUID, "SOPInstanceUID": ""}
+    _, [found] = find(site, identifier("IMAGE", **wanted, ConceptNameCodeSequence=[concept], CompletionFlag=""))
+    assert (found.SOPInstanceUID, found.CompletionFlag) == (site.objects[0].sop_instance_uid, "COMPLETE")
+    assert found.ConceptNameCodeSequence[0].CodeMeaning == "Imaging Measurement Report"
+    concept.CodeValue = "111036"
+    assert find(site, identifier("IMAGE", **wanted, ConceptNameCodeSequence=[concept]))[0] == [0x0000]
+
+
+def test_patient_root_begins_at_the_patient(site: Site) -> None:
+    _, found = find(
+        site, identifier("PATIENT", PatientID="", PatientSex=""), PatientRootQueryRetrieveInformationModelFind
+    )
+    assert {(one.PatientID, one.PatientSex) for one in found} == {("ID-a", "F"), ("B-1", "F"), ("Z", "F")}
+    below = identifier("STUDY", PatientID="B-1", StudyInstanceUID="")
+    assert len(find(site, below, PatientRootQueryRetrieveInformationModelFind)[1]) == 1
+
+
+@pytest.mark.parametrize(
+    "ds",
+    [
+        identifier("PATIENT", PatientID="ID-a"),  # not of Study Root
+        identifier("FRAME"),
+        Dataset({Tag(0x00100020): identifier("STUDY", PatientID="ID-a")[0x00100020]}),
+        identifier("SERIES", SeriesInstanceUID=""),
+        identifier("IMAGE", StudyInstanceUID=STUDY, SOPInstanceUID=""),
+        identifier("SERIES", StudyInstanceUID=[STUDY, "1.2.3"], SeriesInstanceUID=""),
+    ],
+    ids=["level of another model", "unknown level", "no level", "no study", "no series", "two studies"],
+)
+def test_an_identifier_that_is_no_question_of_the_model_is_refused(site: Site, ds: Dataset) -> None:
+    assert find(site, ds)[0] == [0xA900]
+
+
+def test_a_key_that_is_not_supported_is_warned_of(site: Site) -> None:
+    statuses, [found] = find(site, identifier("STUDY", StudyInstanceUID=STUDY, PatientComments="x"))
+    assert statuses == [0xFF01, 0x0000]
+    assert "PatientComments" not in found
+
+
+@pytest.mark.parametrize("how", ["cancel", "cut"])
+def test_a_query_that_is_given_up_ends(site: Site, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    assert site.services is not None
+    pages = Archive._pages
+
+    def endless(self: Archive, query: Query) -> Iterator[Any]:
+        while True:
+            yield from pages(self, query)
+
+    monkeypatch.setattr(Archive, "_pages", endless)
+    with associated(site, FIND) as assoc:
+        statuses = []
+        for status, _ in assoc.send_c_find(identifier("STUDY", StudyInstanceUID=""), FIND, msg_id=7):
+            statuses.append(status.get("Status"))
+            if len(statuses) > 1:
+                continue
+            if how == "cut":
+                assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+            else:
+                assoc.send_c_cancel(7, query_model=FIND)
+    assert statuses[-1] == (0xFE00 if how == "cancel" else None)
+    taken = [site.services._places.acquire(timeout=60) for _ in range(find_move.OPERATIONS_AT_ONCE)]
+    for _ in taken:
+        site.services._places.release()
+    assert all(taken)
+
+
+def test_too_many_operations_at_once_are_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert site.services is not None
+    monkeypatch.setattr(find_move, "WAIT_FOR_A_PLACE_SECONDS", 0.01)
+    places = site.services._places
+    taken = [places.acquire() for _ in range(find_move.OPERATIONS_AT_ONCE)]
+    try:
+        assert find(site, identifier("STUDY", StudyInstanceUID=STUDY))[0] == [0xA700]
+        assert move(site, identifier("STUDY", StudyInstanceUID=STUDY))[-1].Status == 0xA701
+    finally:
+        for _ in taken:
+            places.release()
+    assert find(site, identifier("STUDY", StudyInstanceUID=STUDY))[0] == [0xFF00, 0x0000]
+
+
+# --- who -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("calling", ["SENDER", "STRANGER", "ELSEWHERE"])
+def test_who_may_not_retrieve_is_offered_nothing(site: Site, calling: str) -> None:
+    with associated(site, FIND, MRImageStorage, calling=calling, roles=[Comprehensive3DSRStorage]) as assoc:
+        assert {one.abstract_syntax for one in assoc.accepted_contexts} == {MRImageStorage}
+    assert [one.description for one in site.audited if one.description] == ["may_retrieve"]
+
+
+def test_what_is_only_sent_cannot_be_stored(site: Site) -> None:
+    report = dcmread(site.data / site.objects[0].path)
+    with associated(site, FIND, Comprehensive3DSRStorage) as assoc:  # without the role there is no context
+        assert {one.abstract_syntax for one in assoc.accepted_contexts} == {FIND}
+    with associated(site, FIND, roles=[Comprehensive3DSRStorage]) as assoc:
+        [context] = [one for one in assoc.accepted_contexts if one.abstract_syntax == Comprehensive3DSRStorage]
+        context._as_scu = True  # a peer that does not keep to what was agreed
+        assert assoc.send_c_store(report).Status == 0x0122
+
+
+# --- C-MOVE ----------------------------------------------------------------------------------------------------
+
+
+def move(site: Site, ds: Dataset, to: str = "PACS") -> list[Dataset]:
+    """The responses, each with its counts."""
+    with associated(site, StudyRootQueryRetrieveInformationModelMove) as assoc:
+        return [status for status, _ in assoc.send_c_move(ds, to, StudyRootQueryRetrieveInformationModelMove)]
+
+
+@needs_dcmtk
+def test_movescu_has_a_study_sent_as_it_is_stored(site: Site) -> None:
+    keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}"]
+    names = ["-aet", "VIEWER", "-aec", "AI_WORKER", "-aem", "PACS"]
+    dcmtk.run("movescu", "-S", *names, *keys, "127.0.0.1", str(site.port))
+    assert len(site.pacs.stored) == 6  # three images, report, picture, key objects
+    for one in site.objects:
+        assert bytes_of(site.pacs.stored[one.sop_instance_uid]) == bytes_of((site.data / one.path).read_bytes())
+
+
+def bytes_of(file: bytes) -> bytes:
+    """The dataset of a DICOM file, as it is encoded."""
+    return file[144 + int.from_bytes(file[140:144], "little") :]
+
+
+def test_the_counts_of_a_move_tell_how_far_it_is(site: Site) -> None:
+    ds = identifier("SERIES", StudyInstanceUID=STUDY, SeriesInstanceUID=SERIES)
+    seen = [
+        (one.Status, one.get("NumberOfRemainingSuboperations"), one.NumberOfCompletedSuboperations)
+        for one in move(site, ds)
+    ]
+    assert seen == [(0xFF00, 2, 1), (0xFF00, 1, 2), (0x0000, None, 3)]
+    [sent] = [one for one in site.audited if one.id.value == "110104"]
+    assert [one.user_id for one in sent.participants] == ["AI_WORKER", "PACS", "VIEWER"]
+    assert sent.subjects[0].sop_classes == ((MRImageStorage, 3),)
+
+
+@pytest.mark.parametrize(
+    ("ds", "to", "status"),
+    [
+        (identifier("STUDY", StudyInstanceUID=STUDY), "NOBODY", 0xA801),
+        (identifier("STUDY", StudyInstanceUID=STUDY), "SENDER", 0xA702),  # it is known, and does not listen
+        (identifier("STUDY", StudyInstanceUID="1.2.3"), "PACS", 0x0000),
+        (identifier("STUDY"), "PACS", 0xA900),
+        (identifier("STUDY", StudyInstanceUID="*"), "PACS", 0xA900),
+        (identifier("SERIES", SeriesInstanceUID=SERIES), "PACS", 0xA900),
+    ],
+    ids=["unknown destination", "destination away", "nothing there", "no key", "a wildcard", "no study"],
+)
+def test_a_move_that_cannot_be_is_answered_with_its_status(site: Site, ds: Dataset, to: str, status: int) -> None:
+    assert [one.Status for one in move(site, ds, to)] == [status]
+    assert site.pacs.stored == {}
+
+
+def test_what_the_destination_does_not_take_is_named(site: Site) -> None:
+    site.pacs.behaviour, site.pacs.status = Behaviour.REFUSE, 0xA700
+    with associated(site, StudyRootQueryRetrieveInformationModelMove) as assoc:
+        ds = identifier("SERIES", StudyInstanceUID=STUDY, SeriesInstanceUID=SERIES)
+        *_, (status, names) = assoc.send_c_move(ds, "PACS", StudyRootQueryRetrieveInformationModelMove)
+    assert (status.Status, status.NumberOfFailedSuboperations) == (0xA702, 3)
+    assert len(names.FailedSOPInstanceUIDList) == 3
+
+
+# --- C-GET -----------------------------------------------------------------------------------------------------
+
+
+@needs_dcmtk
+def test_getscu_gets_report_picture_and_images(site: Site, tmp_path: Path) -> None:
+    keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}"]
+    names = ["-aet", "VIEWER", "-aec", "AI_WORKER"]
+    dcmtk.run("getscu", "-S", *names, "-od", tmp_path, *keys, "127.0.0.1", str(site.port))
+    got = {ds.SOPInstanceUID: ds for ds in map(dcmread, tmp_path.iterdir())}
+    assert len(got) == 6
+    for one in site.objects:
+        assert got[one.sop_instance_uid] == dcmread(site.data / one.path)
+
+
+def get(site: Site, ds: Dataset, model: str, stored: list[str], **options: Any) -> tuple[Dataset, Dataset | None]:
+    """The last response to a C-GET of MR images and reports; what came is in `stored`."""
+
+    def keep(event: evt.Event) -> int:
+        stored.append(str(event.request.AffectedSOPInstanceUID))
+        return 0x0000
+
+    roles = [MRImageStorage, Comprehensive3DSRStorage]
+    with associated(site, model, roles=roles, handlers=[(evt.EVT_C_STORE, keep)], **options) as assoc:
+        *_, last = assoc.send_c_get(ds, model)
+    return last
+
+
+def test_get_by_patient_and_what_has_no_context_fails(site: Site) -> None:
+    stored: list[str] = []
+    ds = identifier("PATIENT", PatientID="ID-a")
+    status, names = get(site, ds, PatientRootQueryRetrieveInformationModelGet, stored)
+    assert (status.Status, status.NumberOfCompletedSuboperations, len(stored)) == (0xB000, 4, 4)
+    assert names is not None
+    assert set(names.FailedSOPInstanceUIDList) == {one.sop_instance_uid for one in site.objects[1:]}  # SC, KO
+
+
+@pytest.mark.parametrize(
+    ("series", "offered", "status"),
+    [("rle", RLELossless, 0x0000), ("rle", ExplicitVRLittleEndian, 0xA702), ("a", ImplicitVRLittleEndian, 0x0000)],
+)
+def test_pixels_are_sent_as_they_are_stored_or_not_at_all(site: Site, series: str, offered: str, status: int) -> None:
+    got: list[bytes] = []
+
+    def keep(event: evt.Event) -> int:
+        got.append(event.encoded_dataset(include_meta=False))
+        return 0x0000
+
+    model = StudyRootQueryRetrieveInformationModelGet
+    source = mr_instance(1, series)
+    keys = {"StudyInstanceUID": source.StudyInstanceUID, "SeriesInstanceUID": source.SeriesInstanceUID}
+    ds = identifier("IMAGE", **keys, SOPInstanceUID=source.SOPInstanceUID)
+    handlers = [(evt.EVT_C_STORE, keep)]
+    with associated(site, model, roles=[MRImageStorage], syntax=offered, handlers=handlers) as assoc:
+        *_, (last, _) = assoc.send_c_get(ds, model)
+    assert last.Status == status
+    if series == "rle":
+        assert got == ([bytes_of(site.rle)] if status == 0x0000 else [])
+    else:
+        assert len(got) == 1
+
+
+def test_a_file_that_is_gone_is_a_failed_sub_operation(site: Site) -> None:
+    path = site.data / site.objects[0].path
+    aside = path.rename(path.with_suffix(".aside"))
+    try:
+        ds = identifier("SERIES", StudyInstanceUID=STUDY, SeriesInstanceUID=dcmread(aside).SeriesInstanceUID)
+        status, names = get(site, ds, StudyRootQueryRetrieveInformationModelGet, [])
+        assert find(site, identifier("STUDY", StudyInstanceUID=STUDY, StudyTime=""))[0] == [0xFF00, 0x0000]
+    finally:
+        aside.rename(path)
+    assert (status.Status, names.FailedSOPInstanceUIDList) == (0xA702, site.objects[0].sop_instance_uid)
+
+
+def test_a_get_is_cancelled_between_two_instances(site: Site) -> None:
+    model = StudyRootQueryRetrieveInformationModelGet
+
+    def cancel(event: evt.Event) -> int:
+        event.assoc.send_c_cancel(5, query_model=model)
+        return 0x0000
+
+    handlers = [(evt.EVT_C_STORE, cancel)]
+    with associated(site, model, roles=[MRImageStorage], handlers=handlers) as assoc:
+        ds = identifier("SERIES", StudyInstanceUID=STUDY, SeriesInstanceUID=SERIES)
+        *_, (status, _) = assoc.send_c_get(ds, model, msg_id=5)
+    assert (status.Status, status.NumberOfRemainingSuboperations, status.NumberOfCompletedSuboperations) == (
+        0xFE00,
+        2,
+        1,
+    )
+
+
+def test_an_association_that_ends_in_the_middle_leaves_the_place_free(site: Site) -> None:
+    model = StudyRootQueryRetrieveInformationModelGet
+
+    def cut(event: evt.Event) -> int:
+        event.assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+        return 0x0000
+
+    for _ in range(find_move.OPERATIONS_AT_ONCE + 1):
+        with associated(site, model, roles=[MRImageStorage], handlers=[(evt.EVT_C_STORE, cut)]) as assoc:
+            ds = identifier("SERIES", StudyInstanceUID=STUDY, SeriesInstanceUID=SERIES)
+            list(assoc.send_c_get(ds, model))
+    assert find(site, identifier("STUDY", StudyInstanceUID=STUDY))[0] == [0xFF00, 0x0000]
+
+
+# --- audit, and a PACS that asks ----------------------------------------------------------------------------------
+
+
+def test_a_query_is_audited_without_the_patient(site: Site) -> None:
+    find(site, identifier("STUDY", PatientName="FAMILY*", PatientID="ID-a", PatientSex="F", StudyDate="20260301"))
+    [asked] = [one for one in site.audited if one.id.value == "110112"]
+    assert asked.participants[0].user_id == "VIEWER"
+    shown = asked.subjects[0].query or ""
+    assert "20260301" in shown
+    assert "ID-a" not in shown
+    assert "FAMILY" not in shown
+
+
+@pytest.mark.skipif(orthanc.program() is None, reason="Orthanc is not installed")
+def test_orthanc_queries_and_retrieves(site: Site, tmp_path: Path) -> None:
+    with orthanc.running(tmp_path, site.port, ae_title="VIEWER") as pacs:
+        assert pacs.retrieve_study(STUDY, "PACS") == 1
+    assert len(site.pacs.stored) == 6
