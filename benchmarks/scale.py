@@ -1,0 +1,328 @@
+"""What more processes and more rows do.
+
+    PYTHONPATH=. python benchmarks/scale.py
+
+inference   series a second of two processes of one thread against one, each `worker serve --role infer` with the
+            shipped model on a queue that is let go at once; they take turns
+claims      jobs claimed a second from PostgreSQL by 8 processes at once, each claim a transaction of its own
+rows        processor time that the database takes for one series (SQLite, in this process), from its first instance to
+            its last delivery, with 10 and with 100,000 series in it
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from statistics import median
+
+from pydicom import dcmread
+from sqlalchemy import func, insert, select, update
+
+from benchmarks.latency import DIFFERENT, write_series
+from benchmarks.rows import Row, add_common, against, at_least, cores, finish, plain
+from tests.testbed import postgres
+from tests.testbed.instances import MODEL, NOON, classified, later, new_instance, received
+from tests.testbed.phantom import Grid, head_series
+from tests.testbed.worker_process import COMMAND, WorkerProcess, wait_until
+from worker import store, store_models
+from worker.config import load_settings
+from worker.dicom import derive_uid
+from worker.inbound.instances import InstanceKeeper
+from worker.inbound.series import settle_series
+from worker.inference.bundle import default_bundle, verified_identity
+from worker.logs import configure_logs
+from worker.migrate import migrate
+from worker.store import NewObject, Store
+from worker.tables import (
+    DeliveryRow,
+    DeliveryState,
+    InstanceRow,
+    JobRow,
+    JobState,
+    ObjectKind,
+    ObjectRow,
+    ResultRow,
+    SeriesRow,
+    SeriesState,
+    SeriesStatus,
+)
+
+CLAIMERS = 8
+LEASE = timedelta(seconds=30)
+NEVER = datetime.max.replace(tzinfo=NOON.tzinfo, year=2999)
+READY = "ready to classify"
+
+
+# --- two inference processes ------------------------------------------------------------------------------------
+
+
+class Site:
+    """A data folder with a queue that is held back, and inference processes on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.worker = WorkerProcess(folder, settings={"worker": {"inference_threads": 1}})
+        self.config = self.worker.write_config()
+        self.worker.run("migrate")
+        self.settings = load_settings(self.config)
+        self.database = Store(self.settings.database.url)
+
+    def fill(self, series: int, slices: int) -> None:
+        """So many series as the receiver leaves them, their jobs not to be claimed yet."""
+        drawn = [dcmread(file) for file in head_series(self.folder / "drawn", grid=Grid(slices=DIFFERENT))]
+        keeper = InstanceKeeper(self.database, self.settings.worker.data_dir, lambda: NOON, 0)
+        for _ in range(series):
+            for file in write_series(self.folder / "sent", drawn, slices):
+                keeper.keep(received(dcmread(file)))
+        keeper.close()
+        with self.database.write() as session:
+            store_models.configure(session, verified_identity(default_bundle()), NOON)
+        settle_series(self.database, self.settings, later(3600))
+        with self.database.write() as session:
+            session.execute(update(JobRow).values(not_before=NEVER))
+
+    @contextmanager
+    def processes(self, count: int) -> Iterator[None]:
+        """Inference processes that are ready, for the length of the block."""
+        command = [*COMMAND, "serve", "--role", "infer", "--config", str(self.config)]
+        logs = [self.folder / f"infer{index}.log" for index in range(count)]
+        running = []
+        try:
+            for log in logs:
+                with log.open("wb") as file:
+                    running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file))
+            for log in logs:
+                wait_until(lambda log=log: READY in log.read_text(errors="replace") or None, "the model", every=0.05)
+            yield
+        finally:
+            for process in running:
+                process.terminate()
+            for process in running:
+                process.wait(30)
+
+    def rate(self, series: int) -> float:
+        """Series a second: so many jobs are let go, until the last has ended."""
+        with self.database.write() as session:
+            held = select(JobRow.id).where(JobRow.state == JobState.PENDING).order_by(JobRow.id).limit(series)
+            ids = session.scalars(held).all()
+            if len(ids) != series:
+                raise RuntimeError(f"{len(ids)} of {series} jobs wait")
+            session.execute(update(JobRow).where(JobRow.id.in_(ids)).values(not_before=NOON))
+        begin = time.perf_counter()
+
+        def ended() -> bool:
+            with self.database.read() as session:
+                query = select(func.count()).where(JobRow.id.in_(ids), JobRow.state == JobState.DONE)
+                return session.scalar(query) == len(ids)
+
+        wait_until(ended, "the series to be classified", 600, every=0.01)
+        return len(ids) / (time.perf_counter() - begin)
+
+
+def inference(folder: Path, rounds: int, series: int) -> list[Row]:
+    site = Site(folder)
+    site.fill(rounds * 3 * series, 24)
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(rounds):
+        for count, found in rates.items():
+            with site.processes(count):
+                found.append(site.rate(series * count))
+    site.database.close()
+    two = against("two inference processes of one thread", rates[2], rates[1], "one process", "series/s", 1.9)
+    return [two, plain("series of 24 slices a second and core", [max(rates[1])], "series/s", "one process, one thread")]
+
+
+# --- claims -----------------------------------------------------------------------------------------------------
+
+
+def claims(jobs: int, seconds: float) -> Row | None:
+    """None where PostgreSQL is not installed."""
+    if postgres.programs() is None:
+        print("claims: skipped, PostgreSQL is not installed")
+        return None
+    with postgres.running() as url:
+        database = Store(url)
+        migrate(database)
+        add_series(database, jobs, done=False)
+        command = [sys.executable, __file__, "--claim", url, "--seconds", str(seconds)]
+        running = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(CLAIMERS)
+        ]
+        for process in running:
+            _line_of(process)  # connected
+        for process in running:
+            if process.stdin is not None:
+                process.stdin.close()
+        counts = [int(_line_of(process)) for process in running]
+        for process in running:
+            process.wait(30)
+        with database.read() as session:
+            claimed = session.scalar(select(func.count()).where(JobRow.state == JobState.RUNNING))
+        database.close()
+    if sum(counts) != claimed:
+        raise RuntimeError(f"{sum(counts)} claims made {claimed} jobs running")
+    note = f"{jobs} jobs waiting, clients and server on {cores()} cores; {min(counts)} to {max(counts)} a process"
+    return at_least(f"claims, PostgreSQL, {CLAIMERS} processes", [sum(counts) / seconds], 500.0, "claims/s", note)
+
+
+def _line_of(process: subprocess.Popen[str]) -> str:
+    line = process.stdout.readline() if process.stdout is not None else ""
+    if not line:
+        raise RuntimeError(f"a claimer ended with {process.wait(30)}")
+    return line
+
+
+def claim(url: str, seconds: float) -> None:
+    """One of the processes: begins when its standard input ends, prints how many jobs it claimed."""
+    database = Store(url)
+    with database.read() as session:
+        model = store.model_row(session, MODEL, NOON).id
+    print("connected", flush=True)
+    sys.stdin.read()
+    end, count = time.perf_counter() + seconds, 0
+    while time.perf_counter() < end:
+        with database.write() as session:
+            if store.claim_job(session, f"host:{id(database)}", model, later(60), LEASE) is None:
+                raise RuntimeError("the queue is empty")
+        count += 1
+    print(count, flush=True)
+
+
+# --- rows -------------------------------------------------------------------------------------------------------
+
+
+def add_series(database: Store, count: int, *, done: bool) -> None:
+    """So many series of one instance each with a job, `done` with result, objects and delivered deliveries."""
+    with database.write() as session:
+        model = store.model_row(session, MODEL, NOON).id
+    state = JobState.DONE if done else JobState.PENDING
+    for start in range(1, count + 1, 5000):
+        numbers = range(start, min(start + 5000, count + 1))
+        tables: list[tuple[type, list[dict[str, object]]]] = [
+            (SeriesRow, [_series(n, done) for n in numbers]),
+            (InstanceRow, [_instance(n) for n in numbers]),
+            (JobRow, [{"id": n, "series_id": n, "model_id": model, "input_sha256": "", "last_instance_id": n,
+                       "state": state, "not_before": NOON, "created_at": NOON} for n in numbers]),
+        ]  # fmt: skip
+        if done:
+            tables += _answers(numbers, model)
+        with database.write() as session:
+            for table, rows in tables:
+                session.execute(insert(table), rows)
+
+
+def _series(n: int, done: bool) -> dict[str, object]:
+    return {
+        "id": n, "series_instance_uid": f"2.25.1{n}", "study_instance_uid": f"2.25.2{n}", "patient_id": f"P{n}",
+        "patient_name": f"FAMILY{n}", "accession_number": f"A{n}", "study_date": "20260301", "modality": "MR",
+        "series_description": "t1", "state": SeriesState.QUEUED, "created_at": NOON, "last_received_at": NOON,
+        "settled_at": NOON, "status": SeriesStatus.CLASSIFIED if done else SeriesStatus.PENDING,
+        "label": "glioma" if done else None, "probability": 0.9 if done else None,
+        "answered_job_id": n if done else None,
+    }  # fmt: skip
+
+
+def _instance(n: int) -> dict[str, object]:
+    return {
+        "id": n, "series_id": n, "sop_instance_uid": f"2.25.3{n}", "sop_class_uid": "1.2", "transfer_syntax_uid": "1.2",
+        "attributes": {}, "path": f"instances/{n}", "size": 1, "sha256": "", "received_at": NOON,
+    }  # fmt: skip
+
+
+def _answers(numbers: range, model: int) -> list[tuple[type, list[dict[str, object]]]]:
+    results: list[dict[str, object]] = [
+        {"id": n, "job_id": n, "series_id": n, "model_id": model, "status": "classified", "label": "glioma",
+         "probability": 0.9, "probabilities": {}, "created_at": NOON} for n in numbers
+    ]  # fmt: skip
+    objects: list[dict[str, object]] = [
+        {"id": 2 * n + side, "result_id": n, "kind": kind, "sop_class_uid": "1.2", "path": "x", "sha256": "",
+         "sop_instance_uid": f"2.25.4{2 * n + side}", "series_instance_uid": f"2.25.5{2 * n + side}"}
+        for n in numbers for side, kind in enumerate((ObjectKind.REPORT, ObjectKind.PICTURE))
+    ]  # fmt: skip
+    deliveries: list[dict[str, object]] = [
+        {"object_id": one["id"], "destination": "pacs", "state": DeliveryState.DELIVERED, "attempts": 1,
+         "not_before": NOON, "delivered_at": NOON} for one in objects
+    ]  # fmt: skip
+    return [(ResultRow, results), (ObjectRow, objects), (DeliveryRow, deliveries)]
+
+
+def rows(folder: Path, many: int, times: int) -> list[Row]:
+    seconds = {}
+    for count in (10, many):
+        database = Store(f"sqlite:///{folder / f'{count}.db'}")
+        migrate(database)
+        add_series(database, count, done=True)
+        taken = [_seconds_of_one(database, f"{count}-{number}") for number in range(times + 1)][1:]
+        seconds[count] = taken
+        database.close()
+    few = median(seconds[10])
+    note = f"{1000 * few:.1f} ms with 10 series, {1000 * median(seconds[many]):.1f} ms with {many:,}"
+    return [
+        Row(
+            f"the database's work for a series, {many:,} series", 1000 * median(seconds[many]), "ms", times, 1000 * few,
+            "with 10 series", few / median(seconds[many]), 0.8, note,
+        )
+    ]  # fmt: skip
+
+
+def _seconds_of_one(database: Store, name: str) -> float:
+    """A series of three instances from its first row to its delivered report, by the functions that the stages call."""
+    instances = [new_instance(number, name) for number in (1, 2, 3)]
+    begin = time.process_time()
+    for one in instances:
+        with database.write() as session:
+            store.add_instance(session, one, NOON)
+    with database.write() as session:
+        model = store.model_row(session, MODEL, NOON).id
+        [held] = store.stored_instances(session, [instances[0].sop_instance_uid]).values()
+        series = store.lock_open_series(session, held.series_id, NOON)
+        if series is None:
+            raise RuntimeError("the series is not open")
+        store.queue_series(session, series, model, NOON)
+    with database.write() as session:
+        job = store.claim_job(session, "host:1", model, later(1), LEASE)
+        if job is None:
+            raise RuntimeError("there is no job")
+        ids = {one.sop_instance_uid: one.id for one in store.instances_of(session, job.series_id, job.last_instance_id)}
+    made = [NewObject(kind, "1.2", derive_uid(kind, name), "x", "0" * 64) for kind in ("report", "picture")]
+    with database.write() as session:
+        store.end_job(session, job.id, "host:1", JobState.DONE, NOON)
+        store.add_result(session, job, classified(instances), ids, made, ["pacs"], NOON)
+    with database.write() as session:
+        due = store.claim_deliveries(session, "pacs", "host:2", later(1), LEASE)
+    for delivery, _ in due:
+        with database.write() as session:
+            store.end_delivery(session, delivery.id, "host:2", {"state": DeliveryState.DELIVERED, "delivered_at": NOON})
+    return time.process_time() - begin
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common(parser)
+    parser.add_argument("--claim", metavar="URL", help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.claim:
+        claim(chosen.claim, chosen.seconds)
+        return 0
+    configure_logs("ERROR")
+    found: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        found += rows(Path(name), 1000 if chosen.quick else 100_000, 5 if chosen.quick else 100)
+    claimed = claims(2000 if chosen.quick else 20_000, 1.0 if chosen.quick else 8.0)
+    found += [claimed] if claimed else []
+    with tempfile.TemporaryDirectory() as name:
+        found += inference(Path(name), 1 if chosen.quick else 5, 2 if chosen.quick else 6)
+    finish("Scale", found, chosen.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
