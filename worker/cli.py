@@ -12,7 +12,7 @@ import typer
 
 from worker import __version__
 from worker.audit import events
-from worker.cli_models import models_app
+from worker.cli_models import models_app, routes_app
 from worker.cli_readings import readings_app, report
 from worker.command import EXIT_FAULT, EXIT_START, ConfigOption, Format, FormatOption, settings_from
 from worker.command import audited as _audited
@@ -41,6 +41,7 @@ audit_app = typer.Typer(no_args_is_help=True, help="The audit trail: who connect
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(audit_app, name="audit")
 app.add_typer(models_app, name="models")
+app.add_typer(routes_app, name="routes")
 app.add_typer(readings_app, name="readings")
 app.command("report", epilog="Example: worker report --month 2026-11")(report)
 

@@ -1,23 +1,26 @@
-"""`worker models`: which bundles are there, which of them classify, and which run in shadow."""
+"""`worker models`: which bundles are there, which of them classify, and which run in shadow; `worker routes`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from worker.audit import events
-from worker.command import ConfigOption, Format, FormatOption, audited, open_store
+from worker.command import EXIT_FAULT, ConfigOption, Format, FormatOption, audited, open_store, settings_from
 from worker.errors import StartError
 
 if TYPE_CHECKING:
     from worker.config import Settings
+    from worker.routing import RouteSection
     from worker.store import Store
     from worker.tables import ModelRow
 
 models_app = typer.Typer(no_args_is_help=True, help="Models: add, try in shadow, compare, activate, roll back.")
+routes_app = typer.Typer(no_args_is_help=True, help="The [[route]] rules: which models a series is for.")
 NameArgument = Annotated[str, typer.Argument(help="The model's name.")]
 VersionArgument = Annotated[str, typer.Argument(help="Its version, or the beginning of its bundle hash.")]
 
@@ -163,3 +166,55 @@ def _verified(settings: Settings, database: Store, name: str, version: str) -> N
 
 def _named(row: ModelRow) -> str:
     return f"{row.name} {row.version}"
+
+
+@routes_app.command("test", epilog="Example: worker routes test /data/series --config config.toml")
+def try_routes(
+    path: Annotated[Path, typer.Argument(help="A DICOM file, or a folder of them (searched through).")],
+    config: ConfigOption = None,
+) -> None:
+    """Say which rule decides about each series, and why the others do not; without the service or its database."""
+    from worker import routing
+    from worker.inbound.series import refusal
+    from worker.offline import read_folder
+
+    settings, _ = settings_from(config)
+    if not settings.route:
+        typer.echo("the configuration has no [[route]]: the active models are asked about every eligible series")
+    series, unread = read_folder(path, settings.route)
+    for fault in unread:
+        typer.echo(f"not read: {fault.path.name}: {fault.detail}", err=True)
+    for members in series.values():
+        attributes = [new.attributes for _, new in members]
+        refused = refusal(attributes, settings.eligibility)
+        decides = routing.decide(settings.route, attributes)
+        typer.echo(f"{members[0][0]} (images: {len(members)}): {_outcome(decides)}")
+        if refused is not None:
+            typer.echo(f"  not eligible, so no rule is asked: {refused.detail}")
+        for number, route in enumerate(settings.route, 1):
+            typer.echo(f"  {number} '{route.name}': {_standing(route, decides, attributes)}")
+    if unread or not series:
+        raise typer.Exit(EXIT_FAULT)
+
+
+def _outcome(route: RouteSection | None) -> str:
+    if route is None:
+        return "no rule matches; the active models"
+    return f"refused: {route.refuse}" if route.refuse is not None else ", ".join(route.models)
+
+
+def _standing(route: RouteSection, decides: RouteSection | None, attributes: Sequence[Mapping[str, Any]]) -> str:
+    from worker import routing
+
+    if route is decides:
+        return "matches and decides"
+    if decides is not None and routing.matches(route, attributes):
+        return f"matches too, but '{decides.name}' comes first"
+    whys = []
+    for condition, number in routing.failing(route, attributes):
+        why = f"{condition} does not hold for {number} of {len(attributes)} images"
+        if not routing.may_name_a_patient(condition.attribute):
+            values = {value for one in attributes for value in one[routing.KEPT_AS]["values"][condition.attribute]}
+            why += f" (here: {', '.join(sorted(values)) or 'absent'})"
+        whys.append(why)
+    return "; ".join(whys) or "no single image fulfils all its conditions"

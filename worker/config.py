@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from worker.errors import StartError
+from worker.routing import Condition, RouteSection, check_routes
 
 ENVIRONMENT_PREFIX = "WORKER__"
 _KEY_LENGTH = 32  # characters: 128 bits as hexadecimal digits
@@ -215,6 +216,7 @@ class PeerSection(_TlsFiles):
     _ae_title = field_validator("ae_title")(_check_ae_title)
 
 
+_LISTS: dict[str, type[BaseModel]] = {"peer": PeerSection, "route": RouteSection, "match": Condition}
 _DESTINATIONS: dict[str, type[BaseModel]] = {"dicom": DestinationSection, "dicomweb": DicomwebSection}
 
 
@@ -283,6 +285,7 @@ class Settings(BaseSettings):
         ...,
     ] = ()
     peer: tuple[PeerSection, ...] = ()
+    route: tuple[RouteSection, ...] = ()
     web: WebSection = WebSection()
     audit: AuditSection = AuditSection()
 
@@ -306,6 +309,7 @@ class Settings(BaseSettings):
         titles = [one.ae_title for one in self.peer]
         if len(set(titles)) != len(titles):
             raise ValueError("two [[peer]] entries have the same ae_title")
+        check_routes(self.route)
         return self
 
     @property
@@ -402,8 +406,8 @@ def _section_of(location: tuple[int | str, ...]) -> type[BaseModel]:
         annotation = model.model_fields[part].annotation
         if part == "destination":
             model = DestinationSection
-        elif annotation == tuple[PeerSection, ...]:
-            model = PeerSection
+        elif part in _LISTS:
+            model = _LISTS[str(part)]
         elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
             model = annotation
     return model
@@ -437,5 +441,5 @@ def _refuse_unknown_environment() -> None:
                 shown = f"unknown environment variable {name}{_nearest(part, model)}"
                 raise StartError("config-invalid", shown)
             model = _section_of(tuple(parts[: depth + 1]))
-            if parts[0] in ("destination", "peer"):
+            if parts[0] in ("destination", "peer", "route"):
                 break

@@ -21,6 +21,7 @@ from worker.inference.jobs import not_assessed
 from worker.outbound.build_images import picture_png
 from worker.outbound.outbox import Outbox, read_header
 from worker.query.search import SeriesAnswer, Status
+from worker.routing import RouteSection
 from worker.store import NewInstance, input_sha256
 from worker.tables import ObjectKind
 from worker.values import ModelIdentity, SeriesResult
@@ -50,10 +51,12 @@ class OfflineAnswer:
     written: Written | None
 
 
-def read_folder(folder: Path) -> tuple[dict[str, list[tuple[Path, NewInstance]]], list[Unread]]:
+def read_folder(
+    folder: Path, routes: Sequence[RouteSection] = ()
+) -> tuple[dict[str, list[tuple[Path, NewInstance]]], list[Unread]]:
     """The DICOM files below a folder (or one file) by series, and what could not be read.
 
-    Raises StartError when there is nothing at that path.
+    What `routes` ask for is among the attributes of each. Raises StartError when there is nothing at that path.
     """
     if not folder.exists():
         raise StartError("no-such-folder", f"there is no {folder}")
@@ -63,7 +66,7 @@ def read_folder(folder: Path) -> tuple[dict[str, list[tuple[Path, NewInstance]]]
     seen: set[str] = set()
     for path in files:
         try:
-            new = _describe_file(path)
+            new = _describe_file(path, routes)
         except RefusedInstance as fault:
             unread.append(Unread(path, fault.reason, fault.detail))
             continue
@@ -75,7 +78,7 @@ def read_folder(folder: Path) -> tuple[dict[str, list[tuple[Path, NewInstance]]]
     return series, unread
 
 
-def _describe_file(path: Path) -> NewInstance:
+def _describe_file(path: Path, routes: Sequence[RouteSection]) -> NewInstance:
     content = path.read_bytes()
     if content[128:132] != b"DICM":
         raise RefusedInstance(dicom.CANNOT_UNDERSTAND, "not-dicom", "the file has no DICOM preamble")
@@ -90,7 +93,7 @@ def _describe_file(path: Path) -> NewInstance:
         )
     except ValueError:
         raise RefusedInstance(dicom.CANNOT_UNDERSTAND, "unreadable-dataset", "a UID cannot be read") from None
-    new = describe(received, lambda _series, _content: str(path))
+    new = describe(received, lambda _series, _content: str(path), routes)
     if new.sop_class_uid not in dicom.STORAGE_SOP_CLASSES:
         raise RefusedInstance(dicom.DATASET_MISMATCH, "sop-class", f"{UID(new.sop_class_uid).name} is not accepted")
     return new

@@ -34,14 +34,20 @@ class SeriesToCount:
 
 
 def series_to_settle(
-    session: Session, now: datetime, quiet: timedelta, idle: timedelta, counting: Counting
+    session: Session,
+    now: datetime,
+    quiet: timedelta,
+    idle: timedelta,
+    counting: Counting,
+    awaited: Sequence[str] = (),
 ) -> Sequence[tuple[int, datetime]]:
     """(id, last arrival) of the open series that are complete.
 
     Nothing came for `quiet` and the associations ended at least so long ago: so a sender that lost its association,
     be it because we were killed, has `quiet` from then on to send the rest. An association whose receiver died can
     never say that it ended; one that brought nothing for twice the idle limit is over, because a living receiver
-    would have ended it. A sender's count makes it later, or earlier: see Counting.
+    would have ended it. A sender's count makes it later, or earlier: see Counting. `awaited`: details of models that
+    are not active; a series that was found to wait for one of them is left alone.
     """
     open_association = _comes_over(or_(AssociationRow.closed_at.is_(None), AssociationRow.closed_at > now - quiet))
     complete = and_(
@@ -61,6 +67,7 @@ def series_to_settle(
     found = session.execute(
         select(SeriesRow.id, SeriesRow.last_received_at)
         .where(SeriesRow.state == SeriesState.OPEN, complete)
+        .where(or_(SeriesRow.detail.is_(None), SeriesRow.detail.not_in(awaited)))
         .order_by(SeriesRow.id)
     )
     return [(row.id, row.last_received_at) for row in found]

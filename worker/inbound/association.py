@@ -54,7 +54,9 @@ class Receiver:
         self._clock = clock
         self._record = record
         self._name = process_name()
-        self._keeper = InstanceKeeper(database, settings.worker.data_dir, clock, settings.receive.minimum_free_bytes)
+        self._keeper = InstanceKeeper(
+            database, settings.worker.data_dir, clock, settings.receive.minimum_free_bytes, settings.route
+        )
         self._open: dict[Association, int] = {}
         self._lock = threading.Lock()
         self._ae = _application_entity(settings)

@@ -31,7 +31,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 from sqlalchemy.orm import Session
 
-from worker import dicom, store
+from worker import dicom, routing, store
 from worker.errors import RefusedInstance
 from worker.header import read_header
 from worker.logs import fault_fields, get_log
@@ -61,6 +61,7 @@ _HEADER_TAGS = (
     "ImageOrientationPatient",
     "ImagePositionPatient",
 )
+_ROUTE_VALUES, _ROUTE_LENGTH = 16, 256
 _PLACE_TAGS = ("ImageOrientationPatient", "ImagePositionPatient")
 
 
@@ -83,9 +84,18 @@ class Received:
     association_id: int | None
 
 
-def describe(received: Received, path_of: Callable[[str, str], str]) -> store.NewInstance:
-    """The row of a request. Raises RefusedInstance when the dataset does not parse or contradicts the command."""
-    ds = _parse_header(received.encoded)
+def describe(
+    received: Received,
+    path_of: Callable[[str, str], str],
+    routes: Sequence[routing.RouteSection] = (),
+    *,
+    hide: bool = False,
+) -> store.NewInstance:
+    """The row of a request. Raises RefusedInstance when the dataset does not parse or contradicts the command.
+
+    What `routes` ask for is kept with it; with `hide` nothing in clear that may name a patient.
+    """
+    ds = _parse_header(received.encoded, routing.keywords(routes))
     uids = {}
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         uid = _text(ds, keyword, 80)
@@ -111,7 +121,7 @@ def describe(received: Received, path_of: Callable[[str, str], str]) -> store.Ne
         study_date=_text(ds, "StudyDate", 8),
         modality=_text(ds, "Modality", 16),
         series_description=_text(ds, "SeriesDescription", 64),
-        attributes=_attributes(ds),
+        attributes=_attributes(ds) | _for_routes(ds, routes, hide),
         path=path_of(uids["SeriesInstanceUID"], sha256),
         size=len(received.encoded),
         sha256=sha256,
@@ -142,11 +152,11 @@ def conflict_path(new: store.NewInstance) -> str:
     return f"conflicts/{instance}/{new.sha256}.dcm"
 
 
-def _parse_header(encoded: bytes) -> Dataset:
+def _parse_header(encoded: bytes, more: Sequence[str]) -> Dataset:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom warns of odd values, which we keep as they are
-            return read_header(BytesIO(encoded), _HEADER_TAGS)
+            return read_header(BytesIO(encoded), (*_HEADER_TAGS, *more))
     except Exception as error:  # hostile bytes may raise anything in a parser; the answer is the same
         raise RefusedInstance(dicom.CANNOT_UNDERSTAND, "unreadable-dataset", type(error).__name__) from None
 
@@ -191,6 +201,23 @@ def _attributes(ds: Dataset) -> dict[str, Any]:
     }
 
 
+def _for_routes(ds: Dataset, routes: Sequence[routing.RouteSection], hide: bool) -> dict[str, Any]:
+    """Nothing where there are no rules."""
+    if not routes:
+        return {}
+    values = {keyword: _texts(ds, keyword) for keyword in routing.keywords(routes)}
+    return {routing.KEPT_AS: routing.keep(values, routes, hide)}
+
+
+def _texts(ds: Dataset, keyword: str) -> list[str]:
+    value = _value(ds, keyword)
+    if value is None:
+        return []
+    many = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    cut = many[:_ROUTE_VALUES]
+    return ["".join(c for c in str(one) if c.isprintable()).strip()[:_ROUTE_LENGTH] for one in cut]
+
+
 def _place(ds: Dataset) -> list[float] | None:
     """ImageOrientationPatient and ImagePositionPatient, nine numbers; None where they are not what they should be."""
     try:
@@ -219,12 +246,18 @@ class InstanceKeeper:
     """Keeps instances durably: `keep` returns when the bytes and the row are on disk."""
 
     def __init__(
-        self, database: store.Store, data_dir: Path, clock: Callable[[], datetime], minimum_free_bytes: int
+        self,
+        database: store.Store,
+        data_dir: Path,
+        clock: Callable[[], datetime],
+        minimum_free_bytes: int,
+        routes: Sequence[routing.RouteSection] = (),
     ) -> None:
         self._database = database
         self._data_dir = data_dir
         self._clock = clock
         self._minimum_free_bytes = minimum_free_bytes
+        self._routes = routes
         self._incoming = data_dir / "instances" / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
         self._waiting: deque[_Waiting] = deque()
@@ -234,7 +267,7 @@ class InstanceKeeper:
 
     def keep(self, received: Received) -> Outcome:
         """Raises RefusedInstance with the status to answer; then nothing was kept."""
-        new = describe(received, instance_path)
+        new = describe(received, instance_path, self._routes, hide=self._database.pseudonym is not None)
         if self._database.pseudonym is not None:
             new = _pseudonymised(new, self._database.pseudonym)
         temporary = self._incoming / f"{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from worker import store, store_models, store_settling
+from worker import routing, store, store_models, store_settling
 from worker.config import EligibilitySection, Settings
 from worker.inbound.completeness import missing_part
 from worker.logs import get_log
+from worker.tables import ModelRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +59,16 @@ def settle_series(database: store.Store, settings: Settings, now: datetime) -> i
         longer=timedelta(seconds=settings.receive.incomplete_seconds),
     )
     with database.read() as session:
-        waiting = store_settling.series_to_settle(session, now, quiet, idle, counting)
+        awaited = routing.awaited(settings.route, _targets(store_models.in_use(session)[0]))
+        waiting = store_settling.series_to_settle(session, now, quiet, idle, counting, awaited)
     for series_id, last_received_at in waiting:
-        _settle(database, settings.eligibility, series_id, now, last_received_at)
+        _settle(database, settings, series_id, now, last_received_at)
     return len(waiting)
 
 
 def _settle(
     database: store.Store,
-    rules: EligibilitySection,
+    settings: Settings,
     series_id: int,
     now: datetime,
     not_after: datetime,
@@ -77,27 +79,37 @@ def _settle(
         if series is None:
             return
         instances = store.instances_of(session, series_id)
-        refused = refusal([one.attributes for one in instances], rules)
+        attributes = [one.attributes for one in instances]
+        refused = refusal(attributes, settings.eligibility)
         if refused is None and any(one.removed_at is not None for one in instances):
             refused = Refusal("pixels-removed", "earlier slices were deleted by retention; send the whole series again")
-        missing = missing_part([one.attributes for one in instances], store_settling.expected_now(series))
-        if refused is None and missing is not None and rules.refuse_incomplete:
+        missing = missing_part(attributes, store_settling.expected_now(series))
+        if refused is None and missing is not None and settings.eligibility.refuse_incomplete:
             refused = Refusal("incomplete", missing)
+        route = routing.decide(settings.route, attributes)
+        if refused is None and route is not None and route.refuse is not None:
+            refused = Refusal("route", f"rule '{route.name}': {route.refuse}")
         active, in_shadow = store_models.in_use(session)
+        models, awaited = routing.chosen(route, _targets(active))
         if refused is not None:
             store.refuse_series(series, refused.reason, refused.detail, now)
-        elif not active:
-            return  # it stays open until there is one
+        elif awaited is not None:
+            series.reason, series.detail = routing.MODEL_NOT_ACTIVE, awaited[: store.DETAIL_LENGTH]
         else:
-            for model in active:
-                store.queue_series(session, series, model.id, now, missing)
+            for model_id in models:
+                store.queue_series(session, series, model_id, now, missing)
             for model in in_shadow:
                 store.queue_series(session, series, model.id, now, missing, shadow=True)
     get_log().info(
         "series settled",
         series_row=series_id,
         instances=len(instances),
-        outcome="refused" if refused else "queued",
-        reason=refused.reason if refused else None,
+        outcome="refused" if refused else "waits" if awaited else "queued",
+        reason=refused.reason if refused else routing.MODEL_NOT_ACTIVE if awaited else None,
+        route=route.name if route else None,
         missing=missing,
     )
+
+
+def _targets(active: Sequence[ModelRow]) -> list[routing.Target]:
+    return [routing.Target(one.id, one.name, one.version) for one in active]
