@@ -29,7 +29,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from worker import dicom
 from worker.config import sqlite_path
@@ -365,14 +365,18 @@ def model_row(session: Session, identity: ModelIdentity, now: datetime) -> Model
 
 def job_waits(session: Session, model_ids: Collection[int], now: datetime) -> bool:
     """Whether there is something to claim: who looks often asks this first, and takes no lock."""
-    waiting = select(JobRow.id).where(JobRow.model_id.in_(model_ids), _job_claimable(now)).limit(1)
+    waiting = select(JobRow.id).where(JobRow.model_id.in_(model_ids), or_(*_claimable_jobs(JobRow, now))).limit(1)
     return session.scalar(waiting) is not None
 
 
-def _job_claimable(now: datetime) -> ColumnElement[bool]:
-    return or_(
-        and_(JobRow.state == JobState.PENDING, JobRow.not_before <= now),
-        and_(JobRow.state == JobState.RUNNING, JobRow.lease_until < now),
+def _claimable_jobs(job: type[JobRow], now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Those whose lease ran out, and those that are due.
+
+    Asked for apart they come from an index in their order; together the whole queue would be sorted for each claim.
+    """
+    return (
+        and_(job.state == JobState.RUNNING, job.lease_until < now),
+        and_(job.state == JobState.PENDING, job.not_before <= now),
     )
 
 
@@ -390,18 +394,24 @@ def claim_job(
     A job whose lease ran out counts as claimable.
     """
     models = [model_id] if isinstance(model_id, int) else model_id
-    job = session.scalar(
-        select(JobRow)
-        .where(JobRow.model_id.in_(models), JobRow.shadow == shadow, _job_claimable(now))
-        .order_by(JobRow.not_before, JobRow.id)
+    one = aliased(JobRow)
+    oldest = [
+        select(one.id)
+        .where(one.model_id.in_(models), one.shadow == shadow, claimable)
+        .order_by(one.not_before, one.id)
         .limit(1)
         .with_for_update(skip_locked=True)
+        .scalar_subquery()
+        for claimable in _claimable_jobs(one, now)
+    ]
+    leased: dict[str, Any] = {"state": JobState.RUNNING, "lease_owner": owner, "lease_until": now + lease}
+    return session.scalar(
+        update(JobRow)
+        .where(JobRow.id == func.coalesce(*oldest))
+        .values(attempts=JobRow.attempts + 1, **leased)
+        .returning(JobRow),
+        execution_options={"populate_existing": True, "synchronize_session": False},
     )
-    if job is not None:
-        job.state, job.lease_owner, job.lease_until = JobState.RUNNING, owner, now + lease
-        job.attempts += 1
-        session.flush()
-    return job
 
 
 def adopt_jobs(session: Session, lost: Collection[int], model_id: int, now: datetime) -> int:
@@ -648,14 +658,15 @@ def latest_report(session: Session, series_id: int, model_id: int) -> ObjectRow 
 
 def delivery_waits(session: Session, destination: str, now: datetime) -> bool:
     """Whether there is something to claim, as `job_waits`."""
-    waiting = select(DeliveryRow.id).where(DeliveryRow.destination == destination, _delivery_claimable(now)).limit(1)
-    return session.scalar(waiting) is not None
+    waiting = select(DeliveryRow.id).where(DeliveryRow.destination == destination, or_(*_claimable_deliveries(now)))
+    return session.scalar(waiting.limit(1)) is not None
 
 
-def _delivery_claimable(now: datetime) -> ColumnElement[bool]:
-    return or_(
-        and_(DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.not_before <= now),
+def _claimable_deliveries(now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """As `_claimable_jobs`."""
+    return (
         and_(DeliveryRow.state == DeliveryState.SENDING, DeliveryRow.lease_until < now),
+        and_(DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.not_before <= now),
     )
 
 
@@ -663,13 +674,15 @@ def claim_deliveries(
     session: Session, destination: str, owner: str, now: datetime, lease: timedelta, limit: int = 32
 ) -> list[tuple[DeliveryRow, ObjectRow]]:
     """Up to `limit` deliveries that are due at a destination, leased to `owner`, oldest first."""
-    rows = session.scalars(
-        select(DeliveryRow)
-        .where(DeliveryRow.destination == destination, _delivery_claimable(now))
-        .order_by(DeliveryRow.not_before, DeliveryRow.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    ).all()
+    rows: list[DeliveryRow] = []
+    for claimable in _claimable_deliveries(now):
+        rows += session.scalars(
+            select(DeliveryRow)
+            .where(DeliveryRow.destination == destination, claimable)
+            .order_by(DeliveryRow.not_before, DeliveryRow.id)
+            .limit(limit - len(rows))
+            .with_for_update(skip_locked=True)
+        )
     for row in rows:
         row.state, row.lease_owner, row.lease_until = DeliveryState.SENDING, owner, now + lease
         row.attempts += 1
