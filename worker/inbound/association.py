@@ -25,6 +25,7 @@ from worker.config import DestinationSection, ReceiveSection, Settings
 from worker.errors import RefusedInstance, Retry, StartError
 from worker.heartbeat import is_lost
 from worker.inbound import commit
+from worker.inbound.direct import StoreRequest
 from worker.inbound.instances import InstanceKeeper, Received
 from worker.inbound.limits import LimitedServer, TooLarge
 from worker.logs import fault_fields, get_log
@@ -87,6 +88,7 @@ class Receiver:
                     server_class=LimitedServer,
                     limits=receive,
                     refuse=self._refused,
+                    store=self._store,
                 )
             except OSError as error:
                 if time.monotonic() > deadline:
@@ -131,18 +133,30 @@ class Receiver:
             self._record(events.connection_refused(calling, address, called, answer.reason_str))
 
     def _on_store(self, event: Event) -> int:
+        """What `inbound.direct` leaves to pynetdicom: a command in pieces, or one that it makes nothing of."""
+        request = event.request
+        too_large = isinstance(request.DataSet, TooLarge)
+        asked = StoreRequest(
+            sop_class_uid=str(request.AffectedSOPClassUID),
+            sop_instance_uid=str(request.AffectedSOPInstanceUID),
+            transfer_syntax_uid=str(event.context.transfer_syntax),
+            encoded=None if too_large else bytearray(event.encoded_dataset()),
+        )
+        return self._store(event.assoc, asked)
+
+    def _store(self, assoc: Association, request: StoreRequest) -> int:
         try:
             # Others are negotiated for what a C-GET fetches.
-            if event.request.AffectedSOPClassUID not in dicom.STORAGE_SOP_CLASSES:
+            if request.sop_class_uid not in dicom.STORAGE_SOP_CLASSES:
                 raise RefusedInstance(dicom.SOP_CLASS_NOT_SUPPORTED, "sop-class", "not received, only sent")
-            if isinstance(event.request.DataSet, TooLarge):
+            if request.encoded is None:
                 raise RefusedInstance(dicom.OUT_OF_RESOURCES, "dataset-too-large", "above maximum_dataset_bytes")
             received = Received(
-                affected_sop_class_uid=str(event.request.AffectedSOPClassUID),
-                affected_sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
-                transfer_syntax_uid=str(event.context.transfer_syntax),
-                encoded=event.encoded_dataset(),
-                association_id=self._association_row(event.assoc),
+                affected_sop_class_uid=request.sop_class_uid,
+                affected_sop_instance_uid=request.sop_instance_uid,
+                transfer_syntax_uid=request.transfer_syntax_uid,
+                encoded=request.encoded,
+                association_id=self._association_row(assoc),
             )
             self._keeper.keep(received)
         except RefusedInstance as refused:

@@ -80,7 +80,7 @@ class Received:
     affected_sop_class_uid: str
     affected_sop_instance_uid: str
     transfer_syntax_uid: str
-    encoded: bytes  # preamble, file meta information, dataset as sent
+    encoded: bytes | bytearray  # preamble, file meta information, dataset as sent
     association_id: int | None
 
 
@@ -152,7 +152,7 @@ def conflict_path(new: store.NewInstance) -> str:
     return f"conflicts/{instance}/{new.sha256}.dcm"
 
 
-def _parse_header(encoded: bytes, more: Sequence[str]) -> Dataset:
+def _parse_header(encoded: bytes | bytearray, more: Sequence[str]) -> Dataset:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom warns of odd values, which we keep as they are
@@ -288,7 +288,7 @@ class InstanceKeeper:
         if shutil.disk_usage(self._incoming).free - size < self._minimum_free_bytes:
             raise OSError(errno.ENOSPC, "below [receive] minimum_free_bytes")
 
-    def _write_durably(self, temporary: Path, path: str, content: bytes) -> bool:
+    def _write_durably(self, temporary: Path, path: str, content: bytes | bytearray) -> bool:
         """The file and its name are on disk; False where the name is taken and only the file is."""
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
         try:

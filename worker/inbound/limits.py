@@ -27,9 +27,9 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from worker.config import ReceiveSection
+from worker.inbound.direct import INVALID_PDU, DirectStores, StoreRequest
 from worker.logs import fault_fields, get_log
 
-_INVALID_PDU = "Evt19"  # PS3.8 9.2.2: unrecognised or invalid PDU; the association is aborted
 _LONGEST_COMMAND = 1 << 16
 _LONGEST_OTHER_PDU = 1 << 18  # an A-ASSOCIATE-RQ with 128 contexts of 16 transfer syntaxes is half of it
 _WAITING_MESSAGES = 4  # without an asynchronous operations window (PS3.7 D.3.3.3) there is one
@@ -61,7 +61,7 @@ class LimitedMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom
         except Exception as error:  # a thread's boundary: hostile bytes may raise anything in the decoder
             get_log().warning("message not understood", **fault_fields(error))
         self.message = None
-        self.dul.event_queue.put(_INVALID_PDU)
+        self.dul.event_queue.put(INVALID_PDU)
 
     def _admit(self, primitive: P_DATA) -> bool:
         """False when the association must end; takes from the primitive what exceeds the limit of a dataset."""
@@ -108,6 +108,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         longest = max(limits.maximum_pdu_bytes, _LONGEST_OTHER_PDU)
         assoc.dul.socket.recv = partial(_read, assoc.dul.socket, longest)
         self.server.opened[assoc] = time.monotonic()
+        DirectStores(assoc, longest, limits.maximum_dataset_bytes, partial(self.server.store, assoc)).take_over()
         assoc.bind(evt.EVT_FSM_TRANSITION, _stop_waiting)
         assoc.run = partial(_run_to_the_end, assoc, assoc.run)
         return assoc
@@ -151,16 +152,22 @@ def _read(connection: Any, longest: int, wanted: int) -> bytearray:
 class LimitedServer(ThreadedAssociationServer):  # type: ignore[misc]
     """Closes a connection that is not allowed, or one too many, before a byte of it is read.
 
-    `refuse` is told the address and a stable word.
+    `refuse` is told the address and a stable word; `store` keeps an instance and gives the status to answer.
     """
 
     daemon_threads = True  # a handshake that never ends holds up no stop
 
     def __init__(
-        self, *arguments: Any, limits: ReceiveSection, refuse: Callable[[str, str], None], **keywords: Any
+        self,
+        *arguments: Any,
+        limits: ReceiveSection,
+        refuse: Callable[[str, str], None],
+        store: Callable[[Association, StoreRequest], int],
+        **keywords: Any,
     ) -> None:
         self.limits = limits
         self.refuse = refuse
+        self.store = store
         self.opened: WeakKeyDictionary[Association, float] = WeakKeyDictionary()
         super().__init__(*arguments, request_handler=_Handler, **keywords)
 
@@ -168,6 +175,7 @@ class LimitedServer(ThreadedAssociationServer):  # type: ignore[misc]
         """The next connection; silence in the middle of a PDU ends it."""
         connection, address = self.socket.accept()
         connection.settimeout(self.limits.idle_seconds)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.ssl_context is not None:
             connection = self.ssl_context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return connection, address
