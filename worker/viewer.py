@@ -14,7 +14,7 @@ from worker.config import Settings
 from worker.errors import StartError
 from worker.inference import native, show
 from worker.inference.bundle import verified_identity
-from worker.inference.shelf import configured_bundle, kept_bundles
+from worker.inference.shelf import configured_bundle, keep_bundle, kept_bundles, require_bundle
 from worker.outbound import send
 from worker.outbound.draw_picture import ACTIVATION_THRESHOLD, colours
 from worker.query.parts import Model, Parts
@@ -51,11 +51,16 @@ def web_parts(settings: Settings) -> Parts:
             found.setdefault(one.sha256, one)
         return list(found.values())
 
+    def verify(sha256: str) -> None:
+        verified_identity(require_bundle(settings, sha256))
+        keep_bundle(settings, configured_bundle(settings))  # what is left must be there to come back to
+
     return Parts(
         settings=settings,
         echo=lambda name: send.probe(destinations[name], settings.worker.ae_title),
         pictures=Viewer(),
         models=models,
+        verify_model=verify,
     )
 
 

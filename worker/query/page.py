@@ -24,6 +24,7 @@ from worker.query.card import card_as_html
 from worker.query.detail import Detail, find_detail
 from worker.query.filters import PagedFilters
 from worker.query.guard import Caller
+from worker.query.model_routes import AskedSha256, ModelDesk, add_model_forms
 from worker.query.parts import Model, Parts
 from worker.query.readings import form_of
 from worker.query.render import render, styles
@@ -31,7 +32,7 @@ from worker.query.rest import Number, Operator, Reader, SeriesUid, ask, destinat
 from worker.query.search import Search, find_page, find_series
 from worker.query.unfinished import unfinished_deliveries, unfinished_jobs
 from worker.store_readings import OTHER_LABELS, ReadState
-from worker.tables import SeriesStatus
+from worker.tables import ModelState, SeriesStatus
 
 PAGE_LENGTH = 50
 _TALLIES_SECONDS = 4.0
@@ -248,13 +249,25 @@ def _add_peers(routes: APIRouter, site: Site) -> None:
 
 
 def _add_models(routes: APIRouter, site: Site) -> None:
+    desk = ModelDesk(site.database, site.parts, site.record, site.clock)
+
     @routes.get("/models")
     def models(caller: Reader) -> Response:
-        with site.database.read() as session:
-            used = activity.used_models(session)
         bundles = {one.sha256: one for one in site.parts.models()}
         cards = {sha256: card_as_html(one.card) for sha256, one in bundles.items()}
-        return site.page("models.html", caller, used=used, bundles=bundles, cards=cards)
+        known = desk.known()
+        active = [one for one in known if one.state == ModelState.ACTIVE]
+        return site.page("models.html", caller, known=known, active=active, bundles=bundles, cards=cards)
+
+    @routes.get("/models/compare")
+    def compare(first: AskedSha256, second: AskedSha256, caller: Reader) -> Response:
+        found = desk.compare(first, second)
+        counts = {(cell.first, cell.second): cell.n for cell in found.confusion}
+        rows = sorted({cell.first for cell in found.confusion})
+        columns = sorted({cell.second for cell in found.confusion})
+        return site.page("compare.html", caller, one=found, counts=counts, rows=rows, columns=columns)
+
+    add_model_forms(routes, desk)
 
 
 def _add_activity(routes: APIRouter, site: Site) -> None:

@@ -68,9 +68,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Parts:
-    """`echo` asks the named destination whether it is there and raises WorkerError when it is not."""
+    """`echo` asks the named destination whether it is there and raises WorkerError when it is not.
+
+    `verify_model` looks at the bundle of a hash and raises StartError when this host has none that is whole.
+    """
 
     settings: Settings
     echo: Callable[[str], None]
     pictures: Pictures
     models: Callable[[], Sequence[Model]]
+    verify_model: Callable[[str], None]

@@ -17,9 +17,9 @@ from worker.audit import events
 from worker.audit.events import Record
 from worker.config import Destination, DicomwebSection
 from worker.errors import WorkerError
-from worker.query.activity import UsedModel, used_models
 from worker.query.filters import LARGEST_NUMBER, LARGEST_PAGE, UID_PATTERN, PagedFilters
 from worker.query.guard import Caller, require
+from worker.query.model_routes import ModelDesk, add_model_api
 from worker.query.parts import Parts
 from worker.query.problems import CONFLICT, DOCUMENTED, NOT_FOUND
 from worker.query.search import Search, SeriesAnswer, SliceAnswer, find_page, find_series, slices_of
@@ -102,7 +102,7 @@ def api_routes(database: store.Store, parts: Parts, record: Record, clock: Calla
     _add_series(routes, database, record)
     _add_jobs(routes, database, record, clock)
     _add_deliveries(routes, database, record, clock)
-    _add_models(routes, database)
+    add_model_api(routes, ModelDesk(database, parts, record, clock))
     _add_destinations(routes, parts, record)
     return routes
 
@@ -219,14 +219,6 @@ def _add_deliveries(routes: APIRouter, database: store.Store, record: Record, cl
             raise HTTPException(409, "the delivery is under way or has arrived")
         record(events.operated(caller.name, caller.address, request.url.path))
         return Retried(tuple(retried))
-
-
-def _add_models(routes: APIRouter, database: store.Store) -> None:
-    @routes.get("/models", tags=["models"])
-    def list_models(caller: Reader) -> tuple[UsedModel, ...]:
-        """Models that have been in use, newest first."""
-        with database.read() as session:
-            return tuple(used_models(session))
 
 
 def _add_destinations(routes: APIRouter, parts: Parts, record: Record) -> None:

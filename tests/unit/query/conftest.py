@@ -15,7 +15,7 @@ from tests.testbed.instances import MODEL, classified, later, new_instance
 from worker import store
 from worker.config import Settings
 from worker.dicom import derive_uid
-from worker.errors import Retry
+from worker.errors import Retry, StartError
 from worker.migrate import migrate
 from worker.query.api import create_app
 from worker.query.parts import Model, Parts
@@ -80,7 +80,11 @@ def _serving(folder: Path, require_token: bool) -> Iterator[tuple[httpx.Client, 
         raise Retry("peer-unavailable", f"{name} does not answer")
 
     model = Model(MODEL.sha256, "test", "ResNet", "a test", "none", {"glioma": "Glioma", "notumor": "No tumour"}, "# C")
-    parts = Parts(settings=settings, echo=echo, pictures=Viewer(), models=lambda: [model])
+    def verify(sha256: str) -> None:
+        if sha256 != MODEL.sha256:
+            raise StartError("bundle-missing", "this host has no such bundle")
+
+    parts = Parts(settings=settings, echo=echo, pictures=Viewer(), models=lambda: [model], verify_model=verify)
     app = create_app(settings, database, clock=lambda: later(600), parts=parts)
     with served(app) as address, httpx.Client(base_url=address, timeout=60) as client:
         yield client, database

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from tests.testbed.instances import MODEL, later
+from worker import access, store_models
+from worker.store import Store
+from worker.tables import TokenRole
+
+API = "/api/v1"
+SECOND = "cd" * 32
+
+
+def _bearer(database: Store, role: TokenRole, name: str) -> dict[str, str]:
+    with database.write() as session:
+        _, token = access.add_token(session, name, role, later(0), None)
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+def second(guarded: tuple[httpx.Client, Store]) -> tuple[httpx.Client, Store]:
+    """A second model, added; the first one active."""
+    client, database = guarded
+    with database.write() as session:
+        store_models.add_model(session, replace(MODEL, version="2.0", sha256=SECOND), "ada", later(0))
+    return client, database
+
+
+def test_models_are_chosen_by_an_operator_alone(second: tuple[httpx.Client, Store]) -> None:
+    client, database = second
+    read, operate = _bearer(database, TokenRole.READ, "model reader"), _bearer(database, TokenRole.OPERATE, "model op")
+
+    def states() -> dict[str, str]:
+        return {one["version"]: one["state"] for one in client.get(f"{API}/models", headers=read).json()}
+
+    assert states() == {"1.0": "active", "2.0": "added"}
+    assert client.post(f"{API}/models/{MODEL.sha256}/activate", headers=read).status_code == 403
+    for path, status, said in (
+        (f"{SECOND}/shadow", 409, "no such bundle"),
+        (f"{MODEL.sha256}/shadow", 409, "is active"),
+        (f"{MODEL.sha256}/retire", 409, "only active"),
+        (f"{'12' * 32}/retire", 404, "no model"),
+        ("rollback", 409, "no activation"),
+    ):
+        answer = client.post(f"{API}/models/{path}", headers=operate)
+        assert (answer.status_code, said in answer.json()["detail"]) == (status, True), path
+    with database.write() as session:
+        store_models.activate_model(session, store_models.model_of(session, SECOND).id, "ada", later(1))
+    answer = client.post(f"{API}/models/{MODEL.sha256}/activate", headers=operate)
+    assert {one["version"]: one["state_by"] for one in answer.json() if one["state"] == "active"} == {"1.0": "model op"}
+    assert client.post(f"{API}/models/rollback", headers=operate).status_code == 200
+    assert states() == {"1.0": "retired", "2.0": "active"}
+    both = f"first={MODEL.sha256}&second={SECOND}"
+    compared = client.get(f"{API}/models/compare?{both}", headers=read).json()
+    assert (compared["n"], compared["agreement"], compared["first"]) == (0, None, "test-model 1.0")
+    page = client.get(f"/models/compare?{both}", headers=read)
+    assert page.status_code == 200
+    assert "On none of them" in page.text
+    assert client.get(f"{API}/models/compare?first={SECOND}&second={'12' * 32}", headers=read).status_code == 404
