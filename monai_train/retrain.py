@@ -6,7 +6,7 @@ A fifth of the site's patients (that rule again) is never trained on; their whol
 
 Both models answer the same pictures and series. The new one is offered only if, over resampled patients, no figure of
 FIGURES is surely lower, none is lower by more than MARGIN, and the site's own balanced accuracy is not lower at all.
-Where nobody of the site was kept out there is nothing to say, and nothing is offered. The worker's models stay.
+Where one of them is not known, for want of a kept-out tumour say, nothing is offered. The worker's models stay.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from worker.values import SeriesResult
 
 FIGURES = ("balanced_accuracy", "sensitivity", "specificity")
 MARGIN = 0.01
+FEW = 30  # patients
 EXIT_NOT_OFFERED = 1
 # A few gentle epochs: the network knows heads already. --config changes what is given here.
 GENTLE = {"epochs": 10, "learning_rate": 3e-4, "samples_per_epoch": 2000}
@@ -65,6 +66,7 @@ class Verdict:
     bundle: Path
     compared: dict[str, list[Compared]]
     faults: tuple[str, ...]
+    patients: int  # of the site, kept out
 
 
 def retrain(
@@ -102,7 +104,7 @@ def retrain(
         faults = tuple(_faults(compared))
         _describe(present, made, split_sha256(rows, split.roles(rows)), compared, faults)
         made.rename(out)
-    return Verdict(out, compared, faults)
+    return Verdict(out, compared, faults, len({one.patient_group for one in kept_out}))
 
 
 def settings_for(present: Path, config: Path | None, **overrides: object) -> TrainConfig:
@@ -220,7 +222,8 @@ def _faults(compared: dict[str, list[Compared]]) -> list[str]:
         differences = new.differences or {}
         for figure in FIGURES:
             one = differences[figure]
-            if one.value is None or one.high is None:  # no tumour, or no head without one
+            if one.value is None or one.high is None:
+                faults.append(f"{what}: {figure.replace('_', ' ')} is not known, n={one.n}")
                 continue
             told = f"{what}: {figure.replace('_', ' ')} {one.value:+.3f} (n={one.n})"
             of_site = what.startswith("site") and figure == "balanced_accuracy"
@@ -283,6 +286,8 @@ def register(app: typer.Typer) -> None:
         found = retrain(bundle, data, from_worker, run, out, settings, version, healthy)
         for what, models in found.compared.items():
             Console().print(table(f"{what}; * the interval of the difference leaves out 0", models))
+        if found.patients < FEW:
+            typer.echo(f"{found.patients} patients of the site were kept out: of fewer than {FEW}, figures say little")
         if json_file is not None:
             try:
                 json_file.write_text(json.dumps(as_json(found.compared), indent=2) + "\n")
@@ -293,4 +298,5 @@ def register(app: typer.Typer) -> None:
             typer.echo("not offered:\n" + "\n".join(f"- {one}" for one in found.faults))
             raise typer.Exit(EXIT_NOT_OFFERED)
         typer.echo("not worse than the present model. Nothing is changed; let it run beside the present one:")
-        typer.echo(f"  worker models add {out} && worker models shadow ...")
+        name = load_bundle(out).identity.name
+        typer.echo(f"  worker models add {out}\n  worker models shadow {name} {version}")
