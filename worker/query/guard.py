@@ -40,12 +40,13 @@ from worker.store import Store
 from worker.tables import TokenRole
 
 COOKIE = "worker_session"
+PROBLEM = "application/problem+json"  # RFC 9457
 SIGN_IN = "/sign-in"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _MAXIMUM_BODY_BYTES = 1 << 20
 _FAILURES_A_MINUTE = 20
 _ADDRESSES_REMEMBERED = 10_000
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "font-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -270,7 +271,7 @@ async def _answer_denied(request: Request, denied: Exception) -> Response:
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """An error answer (RFC 9457)."""
-    return JSONResponse({"status": status, "detail": detail}, status, headers, "application/problem+json")
+    return JSONResponse({"status": status, "detail": detail}, status, headers, PROBLEM)
 
 
 class _Outer:
@@ -296,7 +297,7 @@ class _Outer:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
+                for name, value in HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from worker.logs import fault_fields, get_log
-from worker.query.guard import problem
+from worker.query.guard import HEADERS, PROBLEM, problem
 from worker.query.render import render
 
 
@@ -33,10 +33,23 @@ CONFLICT: dict[int | str, dict[str, Any]] = {409: {"description": "Conflict", "m
 
 
 def install(app: FastAPI) -> None:
-    """Answer errors of every route so."""
+    """Answer errors of every route so, and say it in the OpenAPI document."""
+    document = app.openapi
+    app.openapi = lambda: _with_problems(document())  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(SQLAlchemyError, _answer_database)
+    app.add_exception_handler(Exception, _answer_fault)
+
+
+def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI takes the media type of every answer from the one that goes well."""
+    for operation in [one for path in document["paths"].values() for one in path.values()]:
+        for status, response in operation["responses"].items():
+            content = response.get("content", {})
+            if int(status) >= 400 and len(content) == 1:
+                response["content"] = {PROBLEM: next(iter(content.values()))}
+    return document
 
 
 def _answer(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
@@ -69,3 +82,9 @@ def _answer_invalid(request: Request, error: Exception) -> Response:
 def _answer_database(request: Request, error: Exception) -> Response:
     get_log().error("the web role's query failed", **fault_fields(error))
     return _answer(request, 503, "the database does not answer", {"Retry-After": "5"})
+
+
+def _answer_fault(request: Request, error: Exception) -> Response:
+    """A fault of ours: its text may quote a patient, so neither the caller nor the log gets it."""
+    get_log().error("the web role failed", **fault_fields(error))
+    return _answer(request, 500, "this is a fault of the worker; its log names the place", dict(HEADERS))

@@ -43,13 +43,9 @@ _LARGEST_SERIES = 4000
 _NO_SUCH_SERIES = "no such series was received"
 
 
-def _is_text(text: str) -> str:
-    if not all(one.isprintable() or one in "\r\n\t" for one in text):
-        raise ValueError("control characters are not kept")
-    return text.strip()
-
-
-Comment = Annotated[str, Field(max_length=LARGEST_COMMENT), AfterValidator(_is_text)]
+# Lines, but no other control characters.
+_COMMENT_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
+Comment = Annotated[str, Field(max_length=LARGEST_COMMENT, pattern=_COMMENT_PATTERN), AfterValidator(str.strip)]
 Ordinal = Annotated[int, Field(ge=0, lt=_LARGEST_SERIES)]
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
@@ -154,15 +154,15 @@ def _address(request: Request, filters: PagedFilters, **place: str) -> str:
 
 
 _Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE)]
+_JobStates = Literal[JobState.PENDING, JobState.RUNNING, JobState.PARKED]
+_DeliveryStates = Literal[DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.FAILED]
 _After = Annotated[int, Query(ge=0, le=LARGEST_NUMBER)]
 
 
 def _add_jobs(routes: APIRouter, database: store.Store, record: Record, clock: Callable[[], datetime]) -> None:
     @routes.get("/jobs", tags=["jobs"])
-    def list_jobs(caller: Reader, state: JobState | None = None, after: _After = 0, limit: _Limit = 50) -> JobPage:
-        """Jobs that are not done: pending, running, or parked with the reason."""
-        if state in (JobState.DONE, JobState.SUPERSEDED):
-            raise HTTPException(422, "state: only jobs that are not done are listed; a series shows its result")
+    def list_jobs(caller: Reader, state: _JobStates | None = None, after: _After = 0, limit: _Limit = 50) -> JobPage:
+        """Jobs that are not done: pending, running, or parked with the reason. A series shows what was done."""
         with database.read() as session:
             return JobPage(tuple(unfinished_jobs(session, state, after, limit)))
 
@@ -191,11 +191,9 @@ def _add_jobs(routes: APIRouter, database: store.Store, record: Record, clock: C
 def _add_deliveries(routes: APIRouter, database: store.Store, record: Record, clock: Callable[[], datetime]) -> None:
     @routes.get("/deliveries", tags=["deliveries"])
     def list_deliveries(
-        caller: Reader, state: DeliveryState | None = None, after: _After = 0, limit: _Limit = 50
+        caller: Reader, state: _DeliveryStates | None = None, after: _After = 0, limit: _Limit = 50
     ) -> DeliveryPage:
-        """Deliveries that have not arrived: pending, sending, or failed with the reason."""
-        if state == DeliveryState.DELIVERED:
-            raise HTTPException(422, "state: only deliveries that have not arrived are listed; a series shows its own")
+        """Deliveries that have not arrived: pending, sending, or failed with the reason. A series shows its own."""
         with database.read() as session:
             return DeliveryPage(tuple(unfinished_deliveries(session, state, after, limit)))
 

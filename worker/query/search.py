@@ -28,6 +28,7 @@ from worker.tables import (
 )
 
 Status = SeriesStatus
+PLACE_PATTERN = r"^[0-9]{1,17}-[0-9]{1,18}$"  # every one of them is a time and a number that the database can hold
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -47,7 +48,7 @@ class Place:
     @classmethod
     def parse(cls, text: str) -> Place:
         """Raises ValueError for anything but what `str` of a place gives."""
-        if not re.fullmatch(r"\d{1,17}-\d{1,18}", text, re.ASCII):
+        if not re.fullmatch(PLACE_PATTERN, text):
             raise ValueError("not a place in the list")
         microseconds, _, number = text.partition("-")
         return cls(_EPOCH + timedelta(microseconds=int(microseconds)), int(number))
