@@ -220,11 +220,13 @@ class Archive:
             found = find_instances(session, keys, retrieve.SUB_OPERATIONS_AT_MOST + 1)
         if len(found) > retrieve.SUB_OPERATIONS_AT_MOST:
             raise Busy
-        arrived = retrieve.send_all(request, found, self._data_dir, to, self._ae_title)
-        calling, address = str(request.assoc.requestor.ae_title), str(request.assoc.requestor.address)
-        title, place = (to.ae_title, to.host) if to else (calling, address)
-        for one in arrived:
-            self._record(events.fetched(calling, address, self._ae_title, title, place, one))
+        try:
+            retrieve.send_all(request, found, self._data_dir, to, self._ae_title)
+        finally:
+            calling, address = str(request.assoc.requestor.ae_title), str(request.assoc.requestor.address)
+            title, place = (to.ae_title, to.host) if to else (calling, address)
+            for one in request.transferred():
+                self._record(events.fetched(calling, address, self._ae_title, title, place, one))
 
 
 def comes_from(address: str, host: str) -> bool:

@@ -51,6 +51,7 @@ class Request:
     completed: int = 0
     warned: int = 0
     failed: list[str] = field(default_factory=list)
+    arrived: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)  # (study, patient) → SOP classes
 
     @property
     def is_get(self) -> bool:
@@ -85,6 +86,10 @@ class Request:
         except Exception as error:  # hostile bytes may raise anything in a parser
             raise Mismatch from error
         return ds
+
+    def transferred(self) -> list[Transferred]:
+        """What arrived, by study."""
+        return [Transferred(study, patient, classes) for (study, patient), classes in self.arrived.items()]
 
     def pend(self) -> None:
         """Tell how far it is."""
@@ -131,50 +136,48 @@ def send_all(
     data_dir: Path,
     to: DestinationSection | PeerSection | None,
     ae_title: str,
-) -> list[Transferred]:
+) -> None:
     """Store every instance at the destination of a C-MOVE, or over the association of a C-GET, and answer.
 
-    What arrived, by study. A cancellation or the end of the association stops it between two instances.
+    A cancellation or the end of the association stops it between two instances.
     """
     request.remaining = len(found)
     if not found:
         request.end(dicom.SUCCESS)
-        return []
+        return
     if to is None:
-        return _send_over(request, request.assoc, found, data_dir)
+        _send_over(request, request.assoc, found, data_dir)
+        return
     assoc = _associate(to, found, ae_title)
     if not assoc.is_established:
         request.failed, request.remaining = [one.sop_instance_uid for one in found], 0
         request.end(dicom.UNABLE_TO_PERFORM_SUB_OPERATIONS)
-        return []
+        return
     try:
-        return _send_over(request, assoc, found, data_dir)
+        _send_over(request, assoc, found, data_dir)
     finally:
         if assoc.is_established:
             assoc.release()
 
 
-def _send_over(request: Request, assoc: Association, found: Sequence[Instance], data_dir: Path) -> list[Transferred]:
-    arrived: dict[tuple[str, str], Counter[str]] = {}
+def _send_over(request: Request, assoc: Association, found: Sequence[Instance], data_dir: Path) -> None:
     for one in found:
         if request.is_abandoned:
-            break
+            return
         if request.is_cancelled:
             request.end(dicom.CANCEL)
-            break
+            return
         status = _store(request, assoc, one, data_dir)
         request.remaining -= 1
         if status == dicom.SUCCESS or (status is not None and status >> 12 == 0xB):
             request.completed += status == dicom.SUCCESS
             request.warned += status != dicom.SUCCESS
-            arrived.setdefault((one.study_instance_uid, one.patient_id), Counter())[one.sop_class_uid] += 1
+            request.arrived.setdefault((one.study_instance_uid, one.patient_id), Counter())[one.sop_class_uid] += 1
         else:
             request.failed.append(one.sop_instance_uid)
         if request.remaining:
             request.pend()
-    else:
-        request.finish()
-    return [Transferred(study, patient, classes) for (study, patient), classes in arrived.items()]
+    request.finish()
 
 
 def _store(request: Request, assoc: Association, one: Instance, data_dir: Path) -> int | None:
