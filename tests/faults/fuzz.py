@@ -293,14 +293,14 @@ def _preprocess_all(pipe: Connection, folder: Path, numbers: Sequence[int], seed
     for number in numbers:
         pipe.send(
             (
-                _preprocess_one(mutate.dataset(number, seed), path),
+                preprocess_one(mutate.dataset(number, seed), path),
                 resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
             )
         )
     os._exit(0)
 
 
-def _preprocess_one(mutant: mutate.Mutant, path: Path) -> str:
+def preprocess_one(mutant: mutate.Mutant, path: Path) -> str:
     """What becomes of a file; one that the receiver refuses comes no further."""
     content = mutate.as_file(mutant)
     uids = mutant.sop_class_uid, mutant.sop_instance_uid

@@ -96,9 +96,9 @@ def run_row(name: str, part: float) -> Outcome:
         except Exception as error:  # a row's boundary: the others are run all the same
             outcome = Outcome(name, tries=1)
             outcome.fault_found(f"{type(error).__name__}: {error}".splitlines()[0])
-            keep = Path("var/soak") / f"{name}.log"
-            logs = [log.read_text(errors="replace")[-20_000:] for log in Path(folder).rglob("worker.log")]
-            keep.write_text("\n".join(logs))
+        if not outcome.holds:
+            logs = [log.read_text(errors="replace")[-1_000_000:] for log in Path(folder).rglob("worker.log")]
+            (Path("var/soak") / f"{name}.log").write_text("\n".join(logs))
     outcome.seconds = time.monotonic() - start
     return outcome
 

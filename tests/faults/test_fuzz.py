@@ -120,6 +120,12 @@ def test_a_wrong_photometric_interpretation_does_not_abort_the_process(tmp_path:
     _decode(tmp_path, JPEG2000Lossless, _contradicting(1))
 
 
+@pytest.mark.parametrize("number", [581, 2452, 10940, 19466])
+def test_mutants_that_ended_the_process_in_gdcm_end_in_a_tensor_or_a_reason(number: int, tmp_path: Path) -> None:
+    """Of `make soak`'s files: JPEG Baseline whose header or codestream lies. GDCM called abort(), or ran astray."""
+    assert not fuzz.preprocess_one(mutate.dataset(number, seed=9), tmp_path / "a.dcm").startswith("fault")
+
+
 def test_a_codec_that_panics_is_a_reason_not_the_end_of_the_process(tmp_path: Path) -> None:
     content = mutate.encode(mutate.valid(1, RLELossless), RLELossless)
     # The RLE header (PS3.5 G.5) says two segments, of which the second begins beyond the end.

@@ -32,6 +32,7 @@ from pydicom.uid import (
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLSLossless,
     JPEGLSNearLossless,
@@ -50,7 +51,7 @@ MAXIMUM_ANISOTROPY = 8.0  # a pixel longer than this is a mistake in the header,
 _USABLE_SLOPE = (1e-6, 1e6)  # a rescale slope outside is a mistake too, and float32 would lose the picture
 
 # GDCM aborts the process where header and codestream disagree: it decodes only what nothing else here can.
-_WITHOUT_GDCM = (RLELossless, JPEGLSLossless, JPEGLSNearLossless, JPEG2000Lossless, JPEG2000)
+_WITHOUT_GDCM = (RLELossless, JPEGBaseline8Bit, JPEGLSLossless, JPEGLSNearLossless, JPEG2000Lossless, JPEG2000)
 for _syntax in _WITHOUT_GDCM:
     if "gdcm" in get_decoder(_syntax).available_plugins:
         get_decoder(_syntax).remove_plugin("gdcm")
