@@ -1,4 +1,4 @@
-"""`worker backup` and `worker restore`: the database first, then every file that its rows name, hash by hash.
+"""`worker backup` and `worker restore`: the database first, then every file that its rows name and every kept bundle.
 
 A row is committed only after its file, so the files of a database copy exist when they are copied later. Files that are
 deleted meanwhile by retention are not named by a fresh copy, and are told. The copy holds its list of files in the form
@@ -8,6 +8,7 @@ of sha256sum, so that it can be checked without the worker.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import sqlite3
@@ -22,6 +23,7 @@ from sqlalchemy.orm import Session
 from worker import store
 from worker.config import Settings, sqlite_path
 from worker.errors import StartError
+from worker.inference.shelf import kept_bundles
 
 _SQLITE = "worker.db"
 _POSTGRESQL = "worker.pgdump"
@@ -37,7 +39,7 @@ def back_up(settings: Settings, folder: Path, step: Step) -> tuple[int, int]:
         raise StartError("backup-in-the-way", f"{folder} is not empty")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        names = _copy_database(settings.database.url, folder)
+        names = [*_copy_database(settings.database.url, folder), *_bundle_files(settings)]
         _copy_trail(settings.audit_dir, folder / _TRAIL)  # after the database, which knows how far it must reach
         (folder / _LIST).write_text("".join(f"{sha256}  {name}\n" for name, sha256 in names), encoding="utf-8")
         return _copy_files(names, settings.worker.data_dir, folder, step)
@@ -76,6 +78,15 @@ def put_back(settings: Settings, folder: Path, step: Step) -> int:
     except OSError as error:
         raise StartError("restore-failed", f"{data_dir}: {error.strerror}") from None
     return copied
+
+
+def _bundle_files(settings: Settings) -> Named:
+    """The copies of model bundles, each file with the hash that its bundle gives it."""
+    named: list[tuple[str, str]] = []
+    for place in kept_bundles(settings):
+        listed = json.loads((place / "worker.json").read_bytes())["files"] | {"worker.json": place.name}
+        named += [(f"models/{place.name}/{name}", sha256) for name, sha256 in listed.items()]
+    return named
 
 
 def _copy_trail(source: Path, target: Path) -> None:

@@ -18,7 +18,8 @@ from worker.errors import WorkerError
 from worker.heartbeat import Alive, processes
 from worker.process import Role
 from worker.query.health import listens
-from worker.tables import REVISION
+from worker.query.models import awaited_models, known_models
+from worker.tables import REVISION, ModelState
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ def examine(settings: Settings, config: Path | None, now: datetime) -> Iterator[
     yield database
     if database.well:
         yield _processes(settings, now)
+        yield from _models(settings)
     yield _bundle(settings)
     for peer in settings.peer:
         if peer.query:
@@ -124,14 +126,45 @@ def _database(settings: Settings) -> Finding:
     return Finding("database", True, detail)
 
 
+def _models(settings: Settings) -> Iterator[Finding]:
+    """The models that are in use, as this host's files and what every host said of loading them tell."""
+    from worker.inference.bundle import verified_identity
+    from worker.inference.shelf import require_bundle
+
+    database = store.Store(settings.database.url)
+    try:
+        if database.revision() is None:
+            return
+        with database.read() as session:
+            known = [one for one in known_models(session) if one.state in (ModelState.ACTIVE, ModelState.SHADOW)]
+            awaited = awaited_models(session, settings.route) if known else []
+    finally:
+        database.close()
+    for one in known:
+        subject = f"model {one.name} {one.version}"
+        try:
+            verified_identity(require_bundle(settings, one.sha256))
+        except WorkerError as error:
+            yield Finding(
+                subject, False, f"{one.state}; {error.detail}", "worker models add, or worker models rollback"
+            )
+            continue
+        if one.not_loaded:
+            yield Finding(subject, False, f"{one.state}; not loaded on {one.not_loaded}", "worker models rollback")
+        else:
+            yield Finding(subject, True, one.state)
+    for what in awaited:
+        yield Finding("routes", False, what, "activate it (worker models activate … --beside), or change the rule")
+
+
 def _bundle(settings: Settings) -> Finding:
     from worker.serve import load_classifier
 
     try:
         identity, _ = load_classifier(settings)
     except WorkerError as error:
-        return Finding("model", False, error.detail, "set [worker] bundle, or install the worker again")
-    return Finding("model", True, f"{identity.name} {identity.version}, hashes and golden cases agree")
+        return Finding("configured bundle", False, error.detail, "set [worker] bundle, or install the worker again")
+    return Finding("configured bundle", True, f"{identity.name} {identity.version}, hashes and golden cases agree")
 
 
 def _peer(settings: Settings, peer: PeerSection) -> Finding:

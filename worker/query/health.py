@@ -18,6 +18,8 @@ from worker.config import Settings
 from worker.heartbeat import Alive, processes
 from worker.process import Role
 from worker.query.guard import Guard
+from worker.query.models import KnownModel, awaited_models, known_models, unserved_models
+from worker.tables import ModelState
 
 
 def health_routes(settings: Settings, database: store.Store, clock: Callable[[], datetime]) -> APIRouter:
@@ -53,11 +55,15 @@ def check_health(settings: Settings, database: store.Store, now: datetime) -> di
     """The parts that must work for a C-STORE to be kept, and the counts that tell a person how things stand."""
     counts: dict[str, dict[str, int]] = {}
     living: list[Alive] = []
+    models: list[KnownModel] = []
+    awaited: list[str] = []
     checks = {"database": "ok", "receiver": "ok", "disk": _disk(settings), "audit": "ok"}
     try:
         with database.read() as session:
             checks["audit"] = "; ".join(faults(session)) or "ok"
             counts = store.counts(session)
+            models = [one for one in known_models(session) if one.state in (ModelState.ACTIVE, ModelState.SHADOW)]
+            awaited = awaited_models(session, settings.route)
             living = processes(session, now, _lease(settings))
     except SQLAlchemyError as error:
         checks["database"] = f"unreachable ({type(error).__name__})"
@@ -70,6 +76,8 @@ def check_health(settings: Settings, database: store.Store, now: datetime) -> di
         **_report(checks),
         "free_bytes": shutil.disk_usage(settings.worker.data_dir).free,
         "counts": counts,
+        "models": [asdict(one) for one in models],
+        "awaited_models": awaited,
         "processes": [asdict(one) for one in living],
     }
 
@@ -80,6 +88,8 @@ def check_ready(settings: Settings, database: store.Store, now: datetime) -> dic
     try:
         with database.read() as session:
             seen = processes(session, now, _lease(settings))
+            if unserved := unserved_models(session):
+                checks["models"] = "; ".join(unserved)
     except SQLAlchemyError as error:
         checks["database"] = f"unreachable ({type(error).__name__})"
         return _report(checks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,8 +12,9 @@ from sqlalchemy import Subquery, and_, func, select, union_all
 from sqlalchemy.orm import Session
 
 from worker import store_models
+from worker.routing import RouteSection, Target, awaited
 from worker.store_readings import OTHER_LABELS
-from worker.tables import JobRow, LoadState, ModelRow, ReadingRow, ResultRow, ShadowResultRow
+from worker.tables import JobRow, LoadState, ModelRow, ModelState, ReadingRow, ResultRow, ShadowResultRow
 
 NOT_ASSESSED = "not-assessed"
 
@@ -57,6 +59,21 @@ def load_faults(session: Session) -> dict[str, str]:
             said = f"{load.host}: {load.detail}"
             faults[model.sha256] = f"{faults[model.sha256]}; {said}" if model.sha256 in faults else said
     return faults
+
+
+def unserved_models(session: Session) -> list[str]:
+    """Active models that no host which tried could load: their series wait."""
+    outcomes: dict[str, set[str]] = {}
+    for model, load in store_models.loads(session):
+        if model.state == ModelState.ACTIVE:
+            outcomes.setdefault(f"{model.name} {model.version}", set()).add(load.state)
+    return [f"{name} cannot be loaded on any host" for name, states in outcomes.items() if states == {LoadState.FAILED}]
+
+
+def awaited_models(session: Session, routes: Sequence[RouteSection]) -> list[str]:
+    """What the rules, or the lack of any active model, make series wait for."""
+    active, _ = store_models.in_use(session)
+    return awaited(routes, [Target(one.id, one.name, one.version) for one in active])
 
 
 @dataclass(frozen=True, slots=True)
