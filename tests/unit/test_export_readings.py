@@ -1,0 +1,114 @@
+"""What readers confirmed leaves the worker whole, checked, and without what nobody may train on."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.testbed.instances import MODEL, NOON, classified, mr_instance, new_instance, received
+from worker import store
+from worker.dicom import derive_uid
+from worker.errors import StartError
+from worker.export_readings import LABELS, export_readings
+from worker.inbound.instances import InstanceKeeper
+from worker.migrate import migrate
+from worker.store import Store
+from worker.store_readings import NewReading, add_reading
+from worker.tables import InstanceRow, JobState, SeriesRow
+from worker.values import SliceResult
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Store]:
+    database = Store(f"sqlite:///{tmp_path / 'worker.db'}")
+    migrate(database)
+    yield database
+    database.close()
+
+
+def _series(database: Store, data_dir: Path, name: str, label: str | None, **said: object) -> int:
+    """A glioma of three slices, the middle one deciding, the last unlike the training data; read where `label`."""
+    keeper = InstanceKeeper(database, data_dir, lambda: NOON, minimum_free_bytes=0)
+    for number in range(3):
+        keeper.keep(received(mr_instance(number, name)))
+    keeper.close()
+    with database.write() as session:
+        model = store.model_row(session, MODEL, NOON).id
+        series = session.query(SeriesRow).filter_by(series_instance_uid=derive_uid("series", name)).one()
+        store.queue_series(session, series, model, NOON)
+        job = store.claim_job(session, "me", model, NOON, timedelta(seconds=30))
+        assert job is not None
+        store.end_job(session, job.id, "me", JobState.DONE, NOON)
+        rows = store.instances_of(session, series.id)
+        frame = said.pop("frame", None)
+        slices = tuple(
+            SliceResult(
+                row.sop_class_uid, row.sop_instance_uid, frame, None, (0.9, 0.1), place < 2, place == 1,  # type: ignore[arg-type]
+            )
+            for place, row in enumerate(rows)
+        )  # fmt: skip
+        ids = {row.sop_instance_uid: row.id for row in rows}
+        result = store.add_result(session, job, replace(classified(), slices=slices), ids, [], [], NOON)
+        if label is not None:
+            add_reading(session, series.id, NewReading(label, "dr-a", "", (1, 2), result.id, 0), NOON)
+        return series.id
+
+
+def _lines(out: Path, name: str) -> list[dict[str, str]]:
+    with (out / name).open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_files_are_whole_and_every_slice_says_what_is_known_of_it(database: Store, tmp_path: Path) -> None:
+    _series(database, tmp_path, "a", "glioma")
+    _series(database, tmp_path, "unread", None)
+    out = tmp_path / "out"
+    done = export_readings(database, tmp_path, out)
+    assert (done.series, done.slices, done.left_out) == (1, 3, ())
+    lines = _lines(out, LABELS)
+    assert [(one["marked"], one["deciding"], one["in_distribution"]) for one in lines] == [
+        ("", "", "yes"),
+        ("yes", "yes", "yes"),
+        ("yes", "", ""),
+    ]
+    assert {(one["label"], one["answer"], one["dataset"]) for one in lines} == {("glioma", "glioma", "site")}
+    received_files = sorted(path.read_bytes() for path in (tmp_path / "instances").rglob("*.dcm"))
+    assert all((out / one["path"]).read_bytes() in received_files for one in lines)
+    assert derive_uid("series", "a") not in (out / LABELS).read_text()
+
+
+def test_what_cannot_be_trained_on_is_left_out_with_the_reason(database: Store, tmp_path: Path) -> None:
+    _series(database, tmp_path, "other", "other")
+    _series(database, tmp_path, "frames", "glioma", frame=1)
+    deleted, damaged = (_series(database, tmp_path, name, "glioma") for name in ("deleted", "damaged"))
+    with database.write() as session:
+        for row in session.query(InstanceRow).filter_by(series_id=deleted):
+            row.removed_at = NOON
+        [first, *_] = session.query(InstanceRow).filter_by(series_id=damaged)
+        (tmp_path / first.path).write_bytes(b"other bytes")
+        no_result = store.add_instance(session, new_instance(1, "no-result"), NOON).series_id
+        add_reading(session, no_result, NewReading("glioma", "dr-a", "", (), None, 0), NOON)
+    out = tmp_path / "out"
+    done = export_readings(database, tmp_path, out)
+    assert (done.series, done.slices) == (0, 0)
+    assert sorted(reason for _, reason in done.left_out) == [
+        "images-damaged",
+        "images-deleted",
+        "multi-frame",
+        "no-result",
+        "other",
+    ]
+    assert [one["reason"] for one in _lines(out, "left-out.csv")] == [reason for _, reason in done.left_out]
+    assert list((out / "images").iterdir()) == []
+
+
+def test_nothing_is_written_over(database: Store, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_readings(database, tmp_path, out)
+    with pytest.raises(StartError, match="is not empty"):
+        export_readings(database, tmp_path, out)
