@@ -11,6 +11,8 @@
 #   make seeds    the five earlier systems and ours on the pictures in DATA=folder: hours, a stopped run goes on;
 #                 QUICK=1 takes 5 % of the pictures; writes docs/reference-systems.md
 #   make evaluate-default   the default model's figures, patients apart, on the pictures in DATA=folder
+#   make bench              every benchmark into docs/performance.md: an hour or so, idle machine! ONLY=start,scale runs
+#                           these; BRAIN_MRI_DATA=folder compares int8 with fp32 on its pictures
 #   make bench-train        training throughput against MONAI's tutorial pipeline (BENCH="--rounds 9" ...): idle machine!
 #
 # PYTHON=python3.12 make demo chooses another interpreter.
@@ -69,6 +71,11 @@ evaluate-default: $(STAMP)
 
 bench-train: $(STAMP)
 	@PYTHONPATH=. $(BIN)/python -W ignore benchmarks/training_throughput.py $(BENCH)
+
+.PHONY: bench
+bench: $(STAMP) system-packages
+	@.ci/install-packages postgresql
+	@PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench.py $(if $(ONLY),--only $(ONLY))
 
 format: $(STAMP)
 	$(BIN)/ruff format

@@ -1,7 +1,7 @@
 """Training throughput of ours against MONAI's own tutorial pipeline, on the same network, in one run.
 
-    python benchmarks/training_throughput.py                     # the default network at 160 pixels, 2 threads
-    python benchmarks/training_throughput.py --network resnet18 --device cuda --rounds 9
+    PYTHONPATH=. python benchmarks/training_throughput.py          # the default network at 160 pixels, 2 threads
+    PYTHONPATH=. python benchmarks/training_throughput.py --network resnet18 --device cuda --rounds 9
 
 Ours is `train_epoch` as `monai-train train` runs it: pictures as bytes in memory, made and augmented a batch at a time,
 bfloat16, channels last. MONAI's is that of its classification and fast-training tutorials: CacheDataset over PNG files,
@@ -29,6 +29,7 @@ from monai.data import CacheDataset, ThreadDataLoader
 from PIL import Image
 from torch import nn
 
+from benchmarks.rows import add_common, against, finish, plain
 from monai_train.config import CLASS_NAMES, NO_TUMOUR, TrainConfig
 from monai_train.dataset import Pictures, Row
 from monai_train.networks import Classifier, network_definition
@@ -185,7 +186,10 @@ def main() -> int:
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--device", default="cpu")
     arguments.add_argument("--workers", type=int, default=0, help="processes of MONAI's loader; 0 as in its tutorials")
+    add_common(arguments)
     chosen = arguments.parse_args()
+    if chosen.quick:
+        chosen.rounds, chosen.batches, chosen.batch, chosen.pictures = 1, 2, 8, 16
     torch.set_num_threads(chosen.threads)
     config = TrainConfig(
         network=chosen.network, batch=chosen.batch, samples_per_epoch=chosen.batch * chosen.batches, epochs=1000,
@@ -203,6 +207,13 @@ def main() -> int:
     print(f"{chosen.network}, {chosen.size} pixels, batch {chosen.batch}, {chosen.threads} threads, {chosen.device}")
     print(spread("ours", [mine for mine, _ in rounds]))
     print(spread("MONAI", [theirs for _, theirs in rounds]))
+    if chosen.json:
+        mine, theirs = ([one.rate for one in column] for column in zip(*rounds, strict=True))
+        name = f"training {chosen.network}, {chosen.size} pixels, {chosen.device}"
+        rows = [against(name, mine, theirs, "MONAI's tutorial pipeline", "images/s", GOAL)]
+        shares = [100 * one.outside for one, _ in rounds]
+        rows.append(plain(f"{name}: time outside the network", shares, "%", "a batch waited for"))
+        finish("Training", rows, chosen.json)
     reached = median(ratios) >= GOAL
     shown = f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
     print(f"ratio  {shown}, goal {GOAL:g}: {'reached' if reached else 'missed'}")

@@ -1,0 +1,134 @@
+"""The frame of the benchmarks: what a program reports becomes a row of docs/performance.md. Nothing is timed here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event, text
+
+from benchmarks import bench, query_million, scale
+from benchmarks.rows import Row, against, at_least, at_most, reached
+from tests.testbed.instances import MODEL, NOON, later
+from worker import store
+from worker.config import Settings
+from worker.migrate import migrate
+from worker.store import Store
+
+PROGRAM = """
+import sys
+from benchmarks.rows import arguments, at_most, finish
+chosen = arguments("a benchmark")
+assert chosen.quick
+rows = [at_most("a wait", [0.2, 0.4, 0.3], 0.6, "s"), at_most("a size", [8.0], 4.0, "MB")]
+finish("Something small", rows, chosen.json)
+"""
+
+
+def test_a_ratio_of_one_is_the_limit_whatever_is_measured() -> None:
+    assert at_most("", [0.5], 0.5, "s").ratio == at_least("", [500.0], 500.0, "claims/s").ratio == 1.0
+    assert reached(at_most("", [0.4], 0.5, "s"))
+    assert not reached(at_most("", [0.6], 0.5, "s"))
+    assert not reached(at_least("", [499.0], 500.0, "claims/s"))
+
+
+def test_rates_are_compared_within_their_rounds() -> None:
+    row = against("", ours=[10.0, 40.0, 30.0], peer=[5.0, 10.0, 10.0], peer_name="other", unit="", goal=3.0)
+    assert (row.ours, row.peer, row.ratio) == (30.0, 10.0, 3.0)
+    assert reached(row)
+
+
+def test_every_figure_is_in_the_document_and_the_text_around_it_stays(tmp_path: Path) -> None:
+    program = tmp_path / "small.py"
+    program.write_text(PROGRAM)
+    page = tmp_path / "performance.md"
+    page.write_text(f"# Before\n\n{bench.BEGIN}\nold figures\n{bench.END}\n\nAfter\n")
+    assert bench.main(["--quick", "--out", str(tmp_path)], [program]) == 0
+    written = page.read_text()
+    assert written.startswith("# Before")
+    assert written.endswith("After\n")
+    assert "old figures" not in written
+    assert "| a wait | 0.3 s | 0.6 limit | 2.00 | 1.00 | reached |" in written
+    assert "| a size | 8 MB | 4 limit | 0.50 | 1.00 | **missed** |" in written
+    assert "a quick run, whose figures mean nothing" in written
+    assert "a wait" in (tmp_path / "performance.svg").read_text()
+    assert json.loads((tmp_path / "performance.json").read_text())["small"]["title"] == "Something small"
+
+
+def test_a_program_that_fails_is_told_and_keeps_nobody_from_running(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken, small = tmp_path / "broken.py", tmp_path / "small.py"
+    broken.write_text("raise SystemExit(3)")
+    small.write_text(PROGRAM)
+    assert bench.main(["--quick", "--out", str(tmp_path)], [broken, small]) == 1
+    assert "broken: exit code 3, no figures" in capfd.readouterr().err
+    assert "a wait" in (tmp_path / "performance.md").read_text()
+
+
+def test_quick_figures_never_get_into_the_documentation() -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["--quick"])
+
+
+def test_every_program_exists() -> None:
+    assert all((bench.ROOT / "benchmarks" / f"{name}.py").is_file() for name in bench.PROGRAMS)
+
+
+def test_cost_follows_from_the_rates() -> None:
+    rows = [Row(bench.COSTED[24], 2.0, "series/s", 1), Row(bench.COSTED[200], 0.25, "series/s", 1)]
+    assert "| 24 slices | 172,800 | 576 |" in bench.cost(rows)
+    assert "| 200 slices | 21,600 | 72 |" in bench.cost(rows)
+
+
+def test_the_filled_databases_fit_the_schema(tmp_path: Path) -> None:
+    for name, fill in (
+        ("queries", lambda database: query_million.fill(database, 2000)),
+        ("rows", lambda database: scale.add_series(database, 10, done=True)),
+    ):
+        database = Store(Settings.model_validate({"database": {"url": f"sqlite:///{tmp_path / name}.db"}}).database.url)
+        migrate(database)
+        fill(database)
+        with database.engine.connect() as connection:
+            for table in ("series", "instance", "job", "result", "object", "delivery"):
+                assert connection.scalar(text(f"SELECT count(*) FROM {table}")) > 0
+        database.close()
+
+
+def test_a_claim_never_sorts_the_queue(tmp_path: Path) -> None:
+    """Nor looks through it: its cost is the same behind ten jobs and a hundred thousand."""
+    database = Store(f"sqlite:///{tmp_path / 'queue.db'}")
+    migrate(database)
+    scale.add_series(database, 50, done=False)
+    executed: list[tuple[str, object]] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *call: executed.append((call[2], call[3])))
+    with database.write() as session:
+        model = store.model_row(session, MODEL, NOON).id
+        job = store.claim_job(session, "host:1", model, later(60), scale.LEASE)
+        assert job is not None
+        assert store.claim_deliveries(session, "pacs", "host:1", later(60), scale.LEASE) == []
+    asked = [one for one in executed if "ORDER BY" in one[0]]
+    assert asked
+    with database.engine.connect() as connection:
+        for statement, values in asked:
+            plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]  # type: ignore[arg-type]
+            assert not [step for step in plan if "SCAN" in step.split()[:1] or "TEMP B-TREE" in step], plan
+    database.close()
+
+
+def test_who_lost_its_lease_is_served_before_who_waits(tmp_path: Path) -> None:
+    database = Store(f"sqlite:///{tmp_path / 'queue.db'}")
+    migrate(database)
+    scale.add_series(database, 3, done=False)
+    with database.write() as session:
+        model = store.model_row(session, MODEL, NOON).id
+        first = store.claim_job(session, "host:1", model, later(1), scale.LEASE)
+        second = store.claim_job(session, "host:1", model, later(2), scale.LEASE)
+        assert first is not None
+        assert second is not None
+    with database.write() as session:
+        again = store.claim_job(session, "host:2", model, later(60), scale.LEASE)
+        assert again is not None
+        assert (again.id, again.lease_owner, again.attempts) == (first.id, "host:2", 2)
+    database.close()
