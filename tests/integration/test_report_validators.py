@@ -25,6 +25,7 @@ CASES: dict[str, tuple[SeriesResult, list[Dataset], bool]] = {
     "Enhanced MR": (results.classified(ENHANCED, "pituitary"), ENHANCED, True),
     "a Japanese name": (results.classified(JAPANESE), JAPANESE, True),
 }
+QUICK_JUDGES = (validators.dciodvfy, validators.dsrdump, validators.dsr2html)
 case = pytest.mark.parametrize("name", CASES)
 
 
@@ -58,8 +59,12 @@ def test_picture_has_no_error(name: str, tmp_path: Path) -> None:
     assert validators.dciodvfy(saved(picture, tmp_path / "picture.dcm")) == []
 
 
-@pytest.mark.parametrize("name", ["a tumour", "Enhanced MR"])
-@pytest.mark.parametrize("judge", [validators.dciodvfy, validators.dsrdump], ids=lambda judge: judge.__name__)
+@pytest.mark.parametrize(
+    ("name", "judge"),
+    [(name, judge) for name in ("a tumour", "Enhanced MR") for judge in QUICK_JUDGES]
+    + [("a tumour", validators.pixelmed)],
+    ids=lambda one: one if isinstance(one, str) else one.__name__,
+)
 def test_key_images_have_no_error(name: str, judge: validators.Judge, tmp_path: Path) -> None:
     need(judge)
     result, sources, _ = CASES[name]

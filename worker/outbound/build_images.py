@@ -122,6 +122,9 @@ def build_key_objects(
     )
     selection = Dataset(document)
     selection.file_meta = document.file_meta
+    for item in selection.ContentSequence:
+        if item.ValueType == "IMAGE":
+            del item.ConceptNameCodeSequence  # highdicom's; TID 2010: a purpose of reference shall not be present
     title = "AI brain MRI key images, unverified, research use"
     source_series.stamp(selection, sources[0], model, created_at, worker_version, title)
     return selection

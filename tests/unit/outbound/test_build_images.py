@@ -7,6 +7,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from highdicom import ko
 from PIL import Image
 from pydicom import dcmread, dcmwrite
 
@@ -153,6 +154,12 @@ def test_key_objects_name_the_deciding_slices() -> None:
     assert [one.ReferencedSOPInstanceUID for one in named] == [s.SOPInstanceUID for s in SOURCES[3:6]]
     [series] = ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
     assert len(series.ReferencedSOPSequence) == 3
+    buffer = BytesIO()
+    dcmwrite(buffer, ds, enforce_file_format=True)
+    buffer.seek(0)
+    read = ko.KeyObjectSelectionDocument.from_dataset(dcmread(buffer))
+    assert read.resolve_reference(SOURCES[4].SOPInstanceUID)[2] == SOURCES[4].SOPInstanceUID
+    assert len(read.content.get_references()) == 3
 
 
 def test_key_objects_name_frames_of_an_enhanced_image() -> None:
