@@ -6,6 +6,7 @@
 #   make vulnerabilities   the pinned packages against known advisories
 #   make wheel    build dist/*.whl
 #   make screenshots   docs/screenshots, in a headless Chromium
+#   make ohif     the OHIF viewer into var/ohif (50 MB, from npm); the worker then shows it at /ohif/
 #   make soak     faults under load, counted (hours; a stopped run goes on), into docs/reliability.md:
 #                 ONLY=kills,hosts runs these rows, PART=0.1 a tenth of their length, FRESH=1 forgets earlier rows
 #   make seeds    the five earlier systems and ours on the pictures in DATA=folder: hours, a stopped run goes on;
@@ -84,6 +85,11 @@ format: $(STAMP)
 .PHONY: screenshots
 screenshots: $(STAMP)
 	@$(BIN)/python -m tests.acceptance.test_pages docs/screenshots
+
+.PHONY: ohif
+OHIF ?= var/ohif
+ohif:
+	@.ci/install-ohif $(OHIF)
 
 soak: $(STAMP) system-packages
 	@.ci/install-packages postgresql gcc libc6-dev

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -189,7 +191,7 @@ def test_series_of_what_was_produced_tell_what_their_files_say(site: Site) -> No
         ("/studies?fuzzymatching=maybe", 400),
         ("/studies?StudyInstanceUID=1.2.*", 400),
         ("/studies?Rows=16", 400),
-        ("/studies?includefield=Rows", 400),
+        ("/studies?includefield=Rows,00080060", 200),
         ("/studies?00091001=x", 400),
         ("/studies/x/series", 400),
         ("/studies?PatientID=nobody", 204),
@@ -378,3 +380,26 @@ def test_pseudonyms_hide_what_the_files_say(tmp_path: Path) -> None:
         assert frame == mr_instance(1, "a").PixelData
         (report,) = [one for one in site.client.retrieve_study_metadata(STUDY) if _values([one], "Modality") == ["SR"]]
         assert "Glioma" in json.dumps(report)
+
+
+# --- OHIF ------------------------------------------------------------------------------------------------------
+
+
+def test_ohif_is_served_from_its_folder_alone_and_to_whom_may_look(site: Site) -> None:
+    """The viewer itself is tried in tests/acceptance/test_ohif.py, where it is installed."""
+    page = {"Accept": "text/html"}
+    assert site.reader.get("/ohif/").status_code == 404
+    folder = site.data_dir / "ohif"
+    folder.mkdir()
+    (folder / "index.html").write_text("<html><script>window.PUBLIC_URL='/ohif/'</script></html>")
+    (folder / "part.wasm").write_bytes(b"\0asm")
+    shown = site.reader.get("/ohif/viewer?StudyInstanceUIDs=1.2.3", headers=page)
+    digest = base64.b64encode(hashlib.sha256(b"window.PUBLIC_URL='/ohif/'").digest()).decode()
+    assert f"'sha256-{digest}'" in shown.headers["content-security-policy"]
+    assert "unsafe-eval'" not in shown.headers["content-security-policy"].replace("'wasm-unsafe-eval'", "")
+    stranger = site.reader.get("/ohif/", headers=page | {"Authorization": ""}, follow_redirects=False)
+    assert stranger.status_code == 401
+    assert site.reader.get("/ohif/part.wasm").headers["content-type"] == "application/wasm"
+    assert '"qidoRoot": "/dicom-web"' in site.reader.get("/ohif/app-config.js").text
+    for path in ("..%2Fworker.db", "../worker.db", "%2e%2e/worker.db", "/etc/passwd", "index.html", "none.js"):
+        assert site.reader.get(f"/ohif/{path}").status_code == 404

@@ -17,6 +17,7 @@ from worker.query.fhir import fhir_routes
 from worker.query.health import health_routes
 from worker.query.images import image_routes
 from worker.query.metrics import metrics_routes
+from worker.query.ohif import ohif_routes
 from worker.query.page import page_routes
 from worker.query.parts import Parts
 from worker.query.readings import reading_routes
@@ -53,5 +54,6 @@ def create_app(
         app.include_router(page_routes(database, parts, record, clock))
         app.include_router(image_routes(database, parts))
         app.include_router(dicomweb_routes(database, parts, record))
+        app.include_router(ohif_routes(settings.worker.data_dir))
         app.include_router(documentation_routes())
     return app

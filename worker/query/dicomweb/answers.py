@@ -87,6 +87,8 @@ class Describer:
                 warnings.simplefilter("ignore")  # odd values are the sender's
                 with (self._data_dir / path).open("rb") as file:
                     ds = header.read_header(file, keywords)
+        except FileNotFoundError:
+            return Dataset()
         except Exception as error:  # a boundary: what is wrong in a stored file may raise anything in the parser
             get_log().warning("header not read", **fault_fields(error))
             return Dataset()

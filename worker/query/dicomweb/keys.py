@@ -127,9 +127,9 @@ def parse(parameters: Iterable[tuple[str, str]], level: Level, fixed: dict[str, 
                 columns[column[0]] = _listed(value, _keyword(path[0])) if column[1] else value
             elif column is None and value.strip("*"):
                 others.append((path, value))
-    if not everything:
-        for tag in fields:
-            _require_level(tag, level)
+    known_here = of_level(level)
+    if known_here is not None:
+        fields &= known_here  # PS3.18 8.3.4.3: what is not supported is left out
     return Query(
         level=level,
         keys=Keys(**columns),

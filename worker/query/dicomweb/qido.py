@@ -20,8 +20,8 @@ from worker.query.dicomweb.keys import InvalidQuery, Level, Query, defaults, of_
 from worker.query.dicomweb.match import matches
 from worker.query.rest import Reader
 
-_MOST = {Level.STUDY: 200, Level.SERIES: 1000, Level.INSTANCE: 2000}  # answers at once
-_MOST_READ = 2000  # files whose headers one search may read
+MOST = {Level.STUDY: 200, Level.SERIES: 1000, Level.INSTANCE: 2000}  # answers at once
+MOST_READ = 2000  # files whose headers one search may read
 _SERVICE = "brain-mri-worker"
 _PLACES = (
     ("/studies", Level.STUDY),
@@ -113,7 +113,7 @@ def _tags(query: Query, within: Level | None) -> set[int]:
 
 def find(session: Any, query: Query, describer: Describer, tags: set[int] | None, address: str) -> Found:
     """A page of answers. Raises TooBroad."""
-    most = _MOST[query.level]
+    most = MOST[query.level]
     limit = min(most, most if query.limit is None else query.limit)
     if not query.others:
         entries = _entries(session, query, limit + 1, query.offset)
@@ -126,8 +126,8 @@ def find(session: Any, query: Query, describer: Describer, tags: set[int] | None
 
 
 def _hits(session: Any, query: Query, describer: Describer, tags: set[int] | None, address: str) -> Iterator[Dataset]:
-    entries = _entries(session, query, _MOST_READ + 1, 0)
-    if len(entries) > _MOST_READ:
+    entries = _entries(session, query, MOST_READ + 1, 0)
+    if len(entries) > MOST_READ:
         raise TooBroad
     for one in entries:
         ds = _described(one, describer, tags, address)
