@@ -36,7 +36,7 @@ def fill(database: Store) -> None:
             if name == "b":
                 store.refuse_series(series, "modality", "modality CT", later(60))
             if name in "ac":
-                store.queue_series(session, series, model, later(60 * place))
+                store.queue_series(session, series, model, later(60 * place), missing="2 of the 3 images came")
                 job = store.claim_job(session, "me", model, later(60 * place), timedelta(seconds=30))
                 assert job is not None
                 if name == "c":
@@ -80,6 +80,7 @@ def _serving(folder: Path, require_token: bool) -> Iterator[tuple[httpx.Client, 
         raise Retry("peer-unavailable", f"{name} does not answer")
 
     model = Model(MODEL.sha256, "test", "ResNet", "a test", "none", {"glioma": "Glioma", "notumor": "No tumour"}, "# C")
+
     def verify(sha256: str) -> None:
         if sha256 != MODEL.sha256:
             raise StartError("bundle-missing", "this host has no such bundle")

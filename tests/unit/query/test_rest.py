@@ -39,7 +39,7 @@ def test_a_place_beyond_the_end_is_an_empty_page(client: httpx.Client) -> None:
 
 def test_one_series_comes_with_its_slices(client: httpx.Client) -> None:
     answer = client.get(f"{API}/results/{derive_uid('series', 'a')}").json()
-    assert answer["series"]["label"] == "glioma"
+    assert (answer["series"]["label"], answer["series"]["missing"]) == ("glioma", "2 of the 3 images came")
     assert [one["deciding"] for one in answer["slices"]] == [True]
     assert client.get(f"{API}/results/{derive_uid('series', 'nobody')}").status_code == 404
 
