@@ -8,7 +8,7 @@ import pytest
 from tests.testbed.instances import MODEL, later
 from worker import access, store_models
 from worker.store import Store
-from worker.tables import TokenRole
+from worker.tables import LoadState, TokenRole
 
 API = "/api/v1"
 SECOND = "cd" * 32
@@ -60,3 +60,26 @@ def test_models_are_chosen_by_an_operator_alone(second: tuple[httpx.Client, Stor
     assert page.status_code == 200
     assert "On none of them" in page.text
     assert client.get(f"{API}/models/compare?first={SECOND}&second={'12' * 32}", headers=read).status_code == 404
+
+
+def test_the_page_shows_states_and_buttons(second: tuple[httpx.Client, Store]) -> None:
+    client, database = second
+    read, operate = _bearer(database, TokenRole.READ, "page reader"), _bearer(database, TokenRole.OPERATE, "page op")
+    with database.write() as session:
+        rows = {one.version: one for one in store_models.models(session)}
+        store_models.activate_model(session, rows["1.0"].id, "ada", later(5))
+        store_models.shadow_model(session, rows["2.0"].id, "ada", later(5))
+        store_models.record_load(session, rows["2.0"].id, "far:1", LoadState.FAILED, "no such bundle", later(6))
+    page = client.get("/models", headers=operate).text
+    for shown in (
+        "Activate test-model 2.0",
+        "Retire test-model 2.0",
+        "Not loaded on far: no such bundle",
+        "Compare with",
+    ):
+        assert shown in page
+    assert "Retire test-model 1.0" not in page
+    assert "<form" not in client.get("/models", headers=read).text.partition("<main")[2]
+    answer = client.post(f"/models/{SECOND}/retire", headers=operate)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/models")
+    assert client.post(f"/models/{SECOND}/retire", headers=read).status_code == 403
