@@ -19,7 +19,6 @@ bare      pynetdicom's AE with a handler that writes the encoded dataset: no ind
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -29,13 +28,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
+from benchmarks.rows import Row, add_common, against, finish
 from tests.testbed import orthanc
 from tests.testbed.dcmtk import free_port, wait_for_port
 from tests.testbed.instances import encoded, mr_instance
@@ -207,9 +206,9 @@ def _processor_seconds(pid: int) -> float:
     return sum(int(one) for one in fields[11:15]) / TICKS
 
 
-def run(folder: Path, rounds: int, only: Sequence[str]) -> dict[tuple[Load, int, str], Cell]:
+def run(folder: Path, loads: Sequence[Load], rounds: int, only: Sequence[str]) -> dict[tuple[Load, int, str], Cell]:
     cells: dict[tuple[Load, int, str], Cell] = {}
-    for load in LOADS:
+    for load in loads:
         folders = make_load(folder, load)
         for senders in (1, SENDERS):
             sent = [folders] if senders == 1 else [[one] for one in folders]
@@ -225,29 +224,18 @@ def run(folder: Path, rounds: int, only: Sequence[str]) -> dict[tuple[Load, int,
     return cells
 
 
-def rows(cells: Mapping[tuple[Load, int, str], Cell], rounds: int) -> list[dict[str, Any]]:
+def rows(cells: Mapping[tuple[Load, int, str], Cell]) -> list[Row]:
     """Ours beside each peer; a ratio is the median of the ratios of the rounds."""
     found = []
     for (load, senders, name), cell in cells.items():
         mine = cells.get((load, senders, "ours"))
         if name == "ours" or mine is None:
             continue
-        ratios = [a / b for a, b in zip(mine.rates, cell.rates, strict=True)]
+        what = f"receive {load.name}, {'one association' if senders == 1 else f'{senders} senders'}"
         goal = {"Orthanc": 1.3 if senders == 1 else 2.5, "storescp": 0.4}.get(name)
-        found.append(
-            {
-                "row": f"receive {load.name}, {'one association' if senders == 1 else f'{senders} senders'}",
-                "ours": median(mine.rates),
-                "peer": median(cell.rates),
-                "peer_name": name,
-                "ratio": median(ratios),
-                "goal": goal,
-                "unit": "instances/s",
-                "n": rounds,
-                "note": f"ratio {min(ratios):.2f} to {max(ratios):.2f}; processor time an instance "
-                f"{median(mine.work):.2f} against {median(cell.work):.2f} ms",
-            }
-        )
+        row = against(what, mine.rates, cell.rates, name, "instances/s", goal or 0.0)
+        work = f"processor time an instance {median(mine.work):.2f} against {median(cell.work):.2f} ms"
+        found.append(replace(row, goal=goal, note=f"{row.note}; {work}"))
     return found
 
 
@@ -256,22 +244,18 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="on the disk to be measured, no tmpfs")
     parser.add_argument("--only", action="append", default=[], choices=list(RECEIVERS), help="these receivers")
-    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--bare", type=int, help=argparse.SUPPRESS)
+    add_common(parser)
     arguments = parser.parse_args()
     if arguments.bare:
         serve_bare(arguments.bare)
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    loads = [replace(one, files=8) for one in LOADS] if arguments.quick else LOADS
     print(f"{'':45}  instances/s (range)  ms of processor an instance")
     with tempfile.TemporaryDirectory(prefix="worker-receive-", dir=arguments.folder) as folder:
-        found = rows(run(Path(folder), arguments.rounds, arguments.only), arguments.rounds)
-    print(f"\n{'':38} {'against':16} {'ratio':>6} {'goal':>6}")
-    for one in found:
-        goal = f"{one['goal']:6.1f}" if one["goal"] else f"{'-':>6}"
-        print(f"{one['row']:38} {one['peer_name']:16} {one['ratio']:6.2f} {goal}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"title": "Receive", "rows": found}, indent=1) + "\n")
+        cells = run(Path(folder), loads, 1 if arguments.quick else arguments.rounds, arguments.only)
+    finish("Receive", rows(cells), arguments.json)
     return 0
 
 
