@@ -230,7 +230,7 @@ def push(
     settings, _ = settings_from(config)
     destination = _destination(settings, to, called)
     if not isinstance(destination, DestinationSection):
-        raise StartError("not-c-store", f"'{to}' is a DICOMweb server; `worker push` speaks C-STORE")
+        raise StartError("not-c-store", f"'{to}' is reached over HTTP; `worker push` speaks C-STORE")
     series, unread = read_folder(folder)
     for one in unread:
         typer.echo(f"not sent: {one.path.name}: {one.detail}", err=True)

@@ -157,8 +157,8 @@ class DestinationSection(_TlsFiles):
     _ae_title = field_validator("ae_title")(_check_ae_title)
 
 
-class DicomwebSection(_TlsPaths):
-    """One [[destination]] with a `url`: where reports and pictures are sent by STOW-RS (PS3.18 10.5).
+class HttpSection(_TlsPaths):
+    """One [[destination]] with a `url`.
 
     The authority alone is enough where the server asks for no certificate; without it the system's authorities count.
     """
@@ -168,14 +168,13 @@ class DicomwebSection(_TlsPaths):
     bearer_token_file: Path | None = None
     bearer_token_variable: str | None = Field(default=None, min_length=1)
     timeout_seconds: float = Field(default=30.0, gt=0)
-    key_objects: bool = False
 
     @field_validator("url")
     @classmethod
     def _is_http(cls, value: str) -> str:
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError("the URL of a DICOMweb service looks like https://host/dicom-web")
+            raise ValueError("the URL of a service looks like https://host/dicom-web or https://host/fhir")
         if parts.username or parts.password:
             raise ValueError("no user or password in the URL: give bearer_token_file or bearer_token_variable")
         return value.rstrip("/")
@@ -193,6 +192,18 @@ class DicomwebSection(_TlsPaths):
         if (self.bearer_token_file or self.bearer_token_variable) and not _is_loopback(self.url):
             raise ValueError("a bearer token goes out by https only")
         return self
+
+
+class DicomwebSection(HttpSection):
+    """One [[destination]] with a `url`: where reports and pictures are sent by STOW-RS (PS3.18 10.5)."""
+
+    key_objects: bool = False
+
+
+class FhirSection(HttpSection):
+    """One [[destination]] with `fhir = true`: where reports are sent as FHIR R4 resources; pictures are not."""
+
+    fhir: Literal[True]
 
 
 def _is_loopback(url: str) -> bool:
@@ -217,15 +228,20 @@ class PeerSection(_TlsFiles):
 
 
 _LISTS: dict[str, type[BaseModel]] = {"peer": PeerSection, "route": RouteSection, "match": Condition}
-_DESTINATIONS: dict[str, type[BaseModel]] = {"dicom": DestinationSection, "dicomweb": DicomwebSection}
+_DESTINATIONS: dict[str, type[BaseModel]] = {
+    "dicom": DestinationSection,
+    "dicomweb": DicomwebSection,
+    "fhir-r4": FhirSection,  # other words than the keys, for they stand beside them in pydantic's locations
+}
 
 
 def _kind_of_destination(value: Any) -> str:
-    has_url = "url" in value if isinstance(value, dict) else isinstance(value, DicomwebSection)
-    return "dicomweb" if has_url else "dicom"
+    if isinstance(value, dict):
+        return "fhir-r4" if "fhir" in value else "dicomweb" if "url" in value else "dicom"
+    return next(kind for kind, section in _DESTINATIONS.items() if isinstance(value, section))
 
 
-Destination = DestinationSection | DicomwebSection
+Destination = DestinationSection | DicomwebSection | FhirSection
 
 
 class WebSection(_Section):
@@ -279,7 +295,9 @@ class Settings(BaseSettings):
     database: DatabaseSection = DatabaseSection()
     destination: tuple[
         Annotated[
-            Annotated[DestinationSection, Tag("dicom")] | Annotated[DicomwebSection, Tag("dicomweb")],
+            Annotated[DestinationSection, Tag("dicom")]
+            | Annotated[DicomwebSection, Tag("dicomweb")]
+            | Annotated[FhirSection, Tag("fhir-r4")],
             Discriminator(_kind_of_destination),
         ],
         ...,
@@ -387,7 +405,7 @@ def _anchor_tls(section: T, folder: Path) -> T:
 
 def _anchor_destination(section: Destination, folder: Path) -> Destination:
     anchored = _anchor_tls(section, folder)
-    if isinstance(anchored, DicomwebSection) and anchored.bearer_token_file is not None:
+    if isinstance(anchored, HttpSection) and anchored.bearer_token_file is not None:
         return anchored.model_copy(update={"bearer_token_file": folder / anchored.bearer_token_file})
     return anchored
 

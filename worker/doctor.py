@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker import store
-from worker.config import Destination, DicomwebSection, PeerSection, Settings
+from worker.config import Destination, HttpSection, PeerSection, Settings
 from worker.errors import WorkerError
 from worker.heartbeat import Alive, processes
 from worker.process import Role
@@ -185,7 +185,7 @@ def _destination(settings: Settings, destination: Destination) -> Finding:
     try:
         probe(destination, settings.worker.ae_title)
     except WorkerError as error:
-        if isinstance(destination, DicomwebSection):
+        if isinstance(destination, HttpSection):
             return Finding(subject, False, error.detail, "are the url, the bearer token and the TLS files right?")
         advice = f"is it running, reachable, and does it know our AE title {settings.worker.ae_title}?"
         return Finding(subject, False, error.detail, advice)

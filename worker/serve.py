@@ -29,7 +29,7 @@ from worker import __version__, store, store_models
 from worker.audit import events
 from worker.audit.recorder import Recorder
 from worker.clock import Clock
-from worker.config import Settings
+from worker.config import FhirSection, Settings
 from worker.errors import StartError
 from worker.imports import PYDICOM_COMPANIONS, without
 from worker.logs import get_log
@@ -140,12 +140,16 @@ def _infer(
     )
     models.refresh()
     models.require_one()
-    key_objects_to = tuple(one.name for one in settings.destination if one.key_objects)
+    of_dicom = [one for one in settings.destination if not isinstance(one, FhirSection)]
     conductor = Conductor(
         database=database,
         data_dir=settings.worker.data_dir,
         models=models.current,
-        make_objects=Outbox(settings.worker.data_dir, key_objects_to).make_objects,
+        make_objects=Outbox(
+            settings.worker.data_dir,
+            key_objects_to=tuple(one.name for one in of_dicom if one.key_objects),
+            pictures_to=tuple(one.name for one in of_dicom),
+        ).make_objects,
         destinations=[one.name for one in settings.destination],
         owner=process_name(),
         clock=clock,

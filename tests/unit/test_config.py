@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.config import DicomwebSection, Settings, load_settings
+from worker.config import DicomwebSection, FhirSection, Settings, load_settings
 from worker.errors import StartError
 
 
@@ -22,7 +22,9 @@ def test_the_shipped_file_holds_only_known_keys_and_the_defaults() -> None:
 
 def test_every_commented_key_of_the_shipped_file_is_known_and_has_its_default(tmp_path: Path) -> None:
     shipped = (Path(__file__).parents[2] / "config.toml").read_text()
-    lines = [line.removeprefix("# ") for line in shipped.splitlines() if " = " in line or "[" in line[:4]]
+    lines = [
+        line.removeprefix("# ") for line in shipped.splitlines() if " = " in line or "[" in line[:4] or line == "# ]"
+    ]
     left_out = ("bundle =", "override", "tls_", "syslog_")  # syslog goes by TLS, whose files do not exist
     settings = _load(tmp_path, "\n".join(one for one in lines if not any(word in one for word in left_out)))
     plain = Settings()
@@ -32,6 +34,7 @@ def test_every_commented_key_of_the_shipped_file_is_known_and_has_its_default(tm
     assert [(type(one).__name__, one.name) for one in settings.destination] == [
         ("DestinationSection", "pacs"),
         ("DicomwebSection", "archive"),
+        ("FhirSection", "ehr"),
     ]
     assert [(one.ae_title, one.query) for one in settings.peer] == [("ORTHANC", False)]
 
@@ -71,6 +74,13 @@ def test_a_destination_with_a_url_is_a_dicomweb_server(tmp_path: Path) -> None:
     assert destination.tls_authority == tmp_path / "ca.pem"
 
 
+def test_a_destination_with_fhir_is_a_fhir_server(tmp_path: Path) -> None:
+    text = "[[destination]]\nname='a'\nurl='https://h/fhir'\nfhir=true\nbearer_token_file='token'"
+    [destination] = _load(tmp_path, text).destination
+    assert isinstance(destination, FhirSection)
+    assert (destination.url, destination.bearer_token_file) == ("https://h/fhir", tmp_path / "token")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -86,6 +96,12 @@ def test_a_destination_with_a_url_is_a_dicomweb_server(tmp_path: Path) -> None:
         ("[[destination]]\nname='a'\nurl='http://h'\ntls_authority='a'", "need an https URL"),
         ("[[destination]]\nname='a'\nurl='http://h'\nbearer_token_file='t'", "by https only"),
         ("[[destination]]\nname='a'\nurl='https://h'\nbearer_token = 't'", "did you mean 'bearer_token_file'?"),
+        ("[[destination]]\nname='a'\nfhir=true", "'destination.0.url'"),
+        ("[[destination]]\nname='a'\nfhir=false\nurl='https://h'", "'destination.0.fhir'"),
+        (
+            "[[destination]]\nname='a'\nfhir=true\nurl='https://h'\nkey_objects=true",
+            "unknown key 'destination.0.key_obj",
+        ),
         ("[[peer]]\nae_title='A'\nhost='h'\nport=1\n" * 2, "same ae_title"),
         ("[[peer]]\nae_title='A'\nhost='h'\nport=1\nqerry=true", "did you mean 'query'?"),
     ],

@@ -31,11 +31,12 @@ from worker.values import ModelIdentity, ResultStatus, SeriesResult
 class Outbox:
     """Writes the report and the picture of a result below `data_dir`/objects, and key objects where anyone wants them.
 
-    `key_objects_to`: the names of the destinations that do.
+    `key_objects_to`: the names of the destinations that do; `pictures_to`: of those that take pictures, None: each.
     """
 
     data_dir: Path
     key_objects_to: tuple[str, ...] = ()
+    pictures_to: tuple[str, ...] | None = None
 
     def make_objects(
         self,
@@ -70,7 +71,10 @@ class Outbox:
             created_at=local,
             worker_version=__version__,
         )
-        made = [self._write(ObjectKind.REPORT, report), self._write(ObjectKind.PICTURE, picture)]
+        made = [
+            self._write(ObjectKind.REPORT, report),
+            self._write(ObjectKind.PICTURE, picture, only_to=self.pictures_to),
+        ]
         if self.key_objects_to and _was_decided(result):
             selection = build_key_objects(
                 result,

@@ -1,4 +1,4 @@
-"""Delivery rows → C-STORE or STOW-RS → delivered, or again later, or failed.
+"""Delivery rows → C-STORE, STOW-RS or FHIR → delivered, or again later, or failed.
 
 One thread a destination: none holds up another.
 """
@@ -23,7 +23,7 @@ from pynetdicom import evt
 from worker import commitment, dicom, store
 from worker.audit import events
 from worker.audit.subjects import delivered
-from worker.config import Destination, DestinationSection, DicomwebSection
+from worker.config import Destination, DestinationSection, DicomwebSection, FhirSection, HttpSection
 from worker.dicom import derive_uid
 from worker.errors import Park, Retry
 from worker.logs import fault_fields, get_log
@@ -48,6 +48,13 @@ class Peer(Protocol):
         """
 
     def close(self) -> None: ...
+
+
+class HttpPeer(Peer, Protocol):
+    """One that is asked over HTTP."""
+
+    def probe(self) -> None:
+        """Ask whether it is there and speaks the right language. Raises Retry when not."""
 
 
 def backoff(attempts: int) -> timedelta:
@@ -98,7 +105,7 @@ class Sender:
         with self.database.read() as session:
             arrived = delivered(session, delivery_ids)
         one = self.destination
-        title, address = (one.name, one.url) if isinstance(one, DicomwebSection) else (one.ae_title, one.host)
+        title, address = (one.name, one.url) if isinstance(one, HttpSection) else (one.ae_title, one.host)
         for transferred in arrived:
             self.record(events.sent(self.ae_title, title, address, transferred))
 
@@ -230,26 +237,35 @@ class Sender:
 
 def connect(destination: Destination, ae_title: str) -> Peer:
     """Raises Retry when the peer is away or will not have us."""
-    if isinstance(destination, DicomwebSection):
-        from worker.outbound import stow  # with an HTTP client that most sites do not need
+    if isinstance(destination, DestinationSection):
+        return c_store.StorageScp(c_store.associate(destination, ae_title))
+    return _over_http(destination)
 
-        return stow.connect(destination)
-    return c_store.StorageScp(c_store.associate(destination, ae_title))
+
+def _over_http(destination: DicomwebSection | FhirSection) -> HttpPeer:
+    """Each with libraries that most sites do not need, and so do not load."""
+    if isinstance(destination, FhirSection):
+        from worker.outbound import fhir
+
+        return fhir.connect(destination)
+    from worker.outbound import stow
+
+    return stow.connect(destination)
 
 
 def probe(destination: Destination, ae_title: str) -> None:
-    """C-ECHO, or a search that finds nothing. Raises Retry when the peer does not answer well."""
-    if isinstance(destination, DicomwebSection):
-        from worker.outbound import stow
-
-        with closing(stow.connect(destination)) as server:
-            server.probe()
-    else:
+    """C-ECHO, or a question that changes nothing. Raises Retry when the peer does not answer well."""
+    if isinstance(destination, DestinationSection):
         c_store.echo(destination, ae_title)
+        return
+    with closing(_over_http(destination)) as server:
+        server.probe()
 
 
 def answers(destination: Destination) -> str:
     """One line for a person, after a `probe` that went well."""
     if isinstance(destination, DicomwebSection):
         return f"{destination.url} answers as a DICOMweb server"
+    if isinstance(destination, FhirSection):
+        return f"{destination.url} answers as a FHIR R4 server"
     return f"{destination.ae_title} at {destination.host}:{destination.port} answers C-ECHO"

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import ssl
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 import requests
 from dicomweb_client import DICOMwebClient
 from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
-from requests.adapters import HTTPAdapter
 
 from worker import dicom
 from worker.config import DicomwebSection
 from worker.dicom import derive_uid
 from worker.errors import Retry
+from worker.outbound import http
 from worker.outbound.c_store import Rejected, as_comprehensive, stored_status
-from worker.tls import client_context
 
-# The server, or what stands before it, cannot just now; 500 may be this object's fault, and still nothing is given up.
-_PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, *range(500, 600)} - {
-    HTTPStatus.NOT_IMPLEMENTED,
-    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
-}
 # What servers say of an object that they have: PS3.7 C.5.10, and Azure Health Data Services' own 45070.
 _DUPLICATES = {dicom.DUPLICATE_SOP_INSTANCE, 45070}
 _JSON = "application/dicom+json"
@@ -34,51 +25,12 @@ _JSON = "application/dicom+json"
 _CHUNK_BYTES = 64 << 20
 
 
-class _Session(requests.Session):
-    """One server and nothing else: no proxy or password from the environment, no redirect.
-
-    A redirected POST becomes a GET, whose 200 would look like success.
-    """
-
-    def __init__(self, context: ssl.SSLContext | None) -> None:
-        super().__init__()
-        self.trust_env = False
-        self.headers["Accept"] = _JSON
-        self.last: requests.Response | None = None
-        self.hooks["response"].append(self._remember)
-        if context is not None:
-            self.mount("https://", _TlsAdapter(context))
-
-    def request(self, method: Any, url: Any, **arguments: Any) -> requests.Response:  # type: ignore[override]
-        arguments["allow_redirects"] = False
-        # dicomweb-client's has no port in it (RFC 9110 7.2); left out, the right one is sent.
-        (arguments.get("headers") or {}).pop("Host", None)
-        return super().request(method, url, **arguments)
-
-    def _remember(self, response: requests.Response, **_arguments: Any) -> None:
-        self.last = response
-
-
-class _TlsAdapter(HTTPAdapter):
-    """Connections by our TLS profile (`worker.tls`)."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        super().__init__()
-
-    def init_poolmanager(self, *arguments: Any, **keywords: Any) -> None:
-        super().init_poolmanager(*arguments, ssl_context=self._context, **keywords)
-
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Nothing: requests would add authorities of its own to those of the context, which verifies."""
-
-
 @dataclass(frozen=True, slots=True)
 class DicomwebServer:
     """A connection over which objects are stored."""
 
     destination: DicomwebSection
-    session: _Session
+    session: http.Session
 
     def store(self, ds: Dataset) -> tuple[int, str]:
         """STOW-RS of one object; success or warning status and the SOP Instance UID it was stored under.
@@ -103,7 +55,7 @@ class DicomwebServer:
             read = client.store_instances([ds])
         except requests.RequestException as error:
             if self.session.last is None or not isinstance(error, requests.HTTPError):
-                raise _no_answer(self.destination, error) from None
+                raise http.no_answer(self.destination, error) from None
         except (ValueError, KeyError, TypeError, AttributeError, SyntaxError):
             pass  # the client could not read the answer; it is judged below, and the text might hold identifiers
         return _judge(self.session.last, read, ds)
@@ -125,7 +77,7 @@ class DicomwebServer:
             self._client().search_for_studies(search_filters={"StudyInstanceUID": derive_uid("probe")}, limit=1)
         except requests.RequestException as error:
             if self.session.last is None:
-                raise _no_answer(self.destination, error) from None
+                raise http.no_answer(self.destination, error) from None
             self._explain_probe(self.session.last)
         except ValueError:
             raise Retry("not-dicomweb", f"{self.destination.name} answers, but not as a DICOMweb server") from None
@@ -135,48 +87,13 @@ class DicomwebServer:
     def _explain_probe(self, response: requests.Response) -> None:
         if response.status_code in (HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED):
             return  # it stores only
-        _raise_for_access(response)
-        raise Retry("not-dicomweb", f"{self.destination.name} answers HTTP {_shown(response)}")
+        http.raise_for_access(response)
+        raise Retry("not-dicomweb", f"{self.destination.name} answers HTTP {http.shown(response)}")
 
 
 def connect(destination: DicomwebSection) -> DicomwebServer:
     """Ready to store; nothing is sent yet. Raises Retry when the token cannot be read, StartError for TLS files."""
-    context = None
-    if destination.url.startswith("https:"):
-        files = (destination.tls_certificate, destination.tls_key, destination.tls_authority)
-        context = client_context(*files)
-    session = _Session(context)
-    token = _token(destination)
-    if token is not None:
-        session.headers["Authorization"] = f"Bearer {token}"
-    return DicomwebServer(destination, session)
-
-
-def _token(destination: DicomwebSection) -> str | None:
-    """Read at every connection, so that a token that is renewed is taken up."""
-    if destination.bearer_token_variable is not None:
-        token = os.environ.get(destination.bearer_token_variable, "").strip()
-        where = f"the environment variable {destination.bearer_token_variable}"
-    elif destination.bearer_token_file is not None:
-        where = str(destination.bearer_token_file)
-        try:
-            token = destination.bearer_token_file.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError):
-            token = ""
-    else:
-        return None
-    if not token or not token.isprintable() or not token.isascii():
-        raise Retry("token-missing", f"{destination.name}: {where} holds no bearer token")
-    return token
-
-
-def _no_answer(destination: DicomwebSection, error: requests.RequestException) -> Retry:
-    """Why there was no HTTP answer; the exception's own text would repeat the URL."""
-    if isinstance(error, requests.exceptions.SSLError):
-        return Retry("tls-failed", f"{destination.name}: the TLS handshake failed: are authority and host name right?")
-    if isinstance(error, requests.ReadTimeout):
-        return Retry("no-answer", "the peer closed the connection or did not answer in time")
-    return Retry("peer-unavailable", f"{destination.name} does not answer at {destination.url}")
+    return DicomwebServer(destination, http.connect(destination, _JSON))
 
 
 def _judge(response: requests.Response | None, read: Dataset, ds: Dataset) -> tuple[int, str]:
@@ -197,13 +114,15 @@ def _judge(response: requests.Response | None, read: Dataset, ds: Dataset) -> tu
                 return _number(item, "WarningReason", dicom.SUCCESS), uid
         if response.status_code == HTTPStatus.OK and not response.content:
             return dicom.SUCCESS, uid  # "all stored", from a server that leaves out its payload
-        raise Retry("not-confirmed", f"the peer answered HTTP {_shown(response)}, but not that it stored the object")
-    _raise_for_access(response)
+        raise Retry(
+            "not-confirmed", f"the peer answered HTTP {http.shown(response)}, but not that it stored the object"
+        )
+    http.raise_for_access(response)
     if response.status_code == HTTPStatus.INSUFFICIENT_STORAGE:
-        raise Retry("peer-out-of-resources", f"the peer has no room (HTTP {_shown(response)})")
-    if response.status_code in _PASSING:
-        raise Retry("peer-unavailable", f"the peer answered HTTP {_shown(response)}")
-    raise Rejected(None, "rejected", f"the peer answered HTTP {_shown(response)}")
+        raise Retry("peer-out-of-resources", f"the peer has no room (HTTP {http.shown(response)})")
+    if response.status_code in http.PASSING:
+        raise Retry("peer-unavailable", f"the peer answered HTTP {http.shown(response)}")
+    raise Rejected(None, "rejected", f"the peer answered HTTP {http.shown(response)}")
 
 
 def _failed(reason: int, ds: Dataset) -> int:
@@ -236,15 +155,3 @@ def _number(item: Dataset, keyword: str, default: int) -> int:
         return int(item.get(keyword, default))
     except (TypeError, ValueError):
         return default
-
-
-def _raise_for_access(response: requests.Response) -> None:
-    if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        raise Retry("not-authorised", f"the peer answered HTTP {_shown(response)}: is the bearer token right?")
-
-
-def _shown(response: requests.Response) -> str:
-    try:
-        return f"{response.status_code} {HTTPStatus(response.status_code).phrase}"
-    except ValueError:
-        return str(response.status_code)

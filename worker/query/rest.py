@@ -15,7 +15,7 @@ from fastapi.security import HTTPBearer
 from worker import store
 from worker.audit import events
 from worker.audit.events import Record
-from worker.config import Destination, DicomwebSection
+from worker.config import Destination, FhirSection, HttpSection
 from worker.errors import WorkerError
 from worker.query.filters import LARGEST_NUMBER, LARGEST_PAGE, UID_PATTERN, PagedFilters
 from worker.query.guard import Caller, require
@@ -235,8 +235,9 @@ def _add_destinations(routes: APIRouter, parts: Parts, record: Record) -> None:
 
 
 def destination_answer(one: Destination) -> DestinationAnswer:
-    if isinstance(one, DicomwebSection):
-        return DestinationAnswer(one.name, "DICOMweb", None, one.url)
+    if isinstance(one, HttpSection):
+        protocol = "FHIR" if isinstance(one, FhirSection) else "DICOMweb"
+        return DestinationAnswer(one.name, protocol, None, one.url)
     return DestinationAnswer(one.name, "DICOM", one.ae_title, f"{one.host}:{one.port}")
 
 

@@ -39,6 +39,12 @@ def test_other_bytes_under_the_same_uids_change_no_file_that_is_there(tmp_path: 
     assert before == {path: (tmp_path / path).read_bytes() for path in before}
 
 
+def test_pictures_go_where_they_are_taken_and_reports_everywhere(tmp_path: Path, sources: list[Path]) -> None:
+    result = classified([new_instance(number) for number in (3, 2, 1)])
+    made = Outbox(tmp_path, pictures_to=("pacs",)).make_objects(result, MODEL, sources, "d1", None, NOON)
+    assert {one.kind: one.only_to for one in made} == {ObjectKind.REPORT: None, ObjectKind.PICTURE: ("pacs",)}
+
+
 def test_another_input_set_makes_other_objects_in_the_same_series(tmp_path: Path, sources: list[Path]) -> None:
     one, two = _make(tmp_path, sources), _make(tmp_path, sources, "d2")
     assert {each.sop_instance_uid for each in one}.isdisjoint(each.sop_instance_uid for each in two)

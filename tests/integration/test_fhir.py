@@ -1,0 +1,109 @@
+"""Reports to a FHIR server: once each, however often they are sent, and nothing lost when it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from tests.testbed.dcmtk import free_port
+from tests.testbed.fhir_server import FhirServer
+from tests.testbed.instances import Clock
+from worker.config import FhirSection
+from worker.errors import Retry
+from worker.outbound.send import Sender, answers, probe
+from worker.store import Store
+from worker.tables import DeliveryRow, DeliveryState, ObjectKind, ObjectRow
+
+
+@pytest.fixture
+def server() -> Iterator[FhirServer]:
+    with FhirServer() as server:
+        yield server
+
+
+def _destination(url: str, **changes: Any) -> FhirSection:
+    return FhirSection(name="pacs", fhir=True, url=url, **changes)
+
+
+def _outcomes(database: Store) -> dict[str, tuple[str, str | None]]:
+    """State and reason of the delivery of each kind of object."""
+    with database.read() as session:
+        rows = session.execute(
+            select(ObjectRow.kind, DeliveryRow.state, DeliveryRow.reason).join(
+                DeliveryRow, DeliveryRow.object_id == ObjectRow.id
+            )
+        )
+        return {kind: (state, reason) for kind, state, reason in rows}
+
+
+def test_a_report_is_there_once_however_often_it_is_sent(
+    database: Store, tmp_path: Path, clock: Clock, server: FhirServer
+) -> None:
+    server.token = "secret"
+    (tmp_path / "token").write_text("secret\n")
+    sender = Sender(
+        _destination(server.url, bearer_token_file=tmp_path / "token"), "AI_WORKER", database, tmp_path, clock
+    )
+    assert sender.send_due() == 2
+    assert _outcomes(database) == {
+        ObjectKind.REPORT: (DeliveryState.DELIVERED, None),
+        ObjectKind.PICTURE: (DeliveryState.FAILED, "not-a-report"),  # made for a destination that was a PACS then
+    }
+    first = dict(server.resources)
+    with database.write() as session:  # as after a crash between the server's answer and our mark
+        for row in session.scalars(select(DeliveryRow)):
+            row.state = DeliveryState.PENDING
+    sender.send_due()
+    assert server.updates == 2
+    assert server.resources == first
+    [report], [device] = server.of_type("DiagnosticReport"), server.of_type("Device")
+    assert report["result"][0]["reference"] in first
+    assert {one["device"]["reference"] for one in server.of_type("Observation")} == {
+        place for place, one in first.items() if one == device
+    }
+
+
+NO_SUCCESS: list[tuple[dict[str, Any], str]] = [
+    ({"status": 503}, "peer-unavailable"),
+    ({"status": 422}, "rejected"),
+    ({"status": 302}, "rejected"),
+    ({"token": "another"}, "not-authorised"),
+    ({"status": 200, "payload": b"<html>"}, "not-confirmed"),
+    ({"status": 200, "payload": b"[]"}, "not-confirmed"),
+    ({"status": 200, "payload": b'{"resourceType": "OperationOutcome"}'}, "not-confirmed"),
+]
+
+
+def test_what_is_not_confirmed_is_sent_again(database: Store, tmp_path: Path, clock: Clock, server: FhirServer) -> None:
+    sender = Sender(_destination(server.url), "AI_WORKER", database, tmp_path, clock)
+    for answer, reason in NO_SUCCESS:
+        server.status, server.payload, server.token = None, b"", None
+        for name, value in answer.items():
+            setattr(server, name, value)
+        sender.send_due()
+        assert _outcomes(database)[ObjectKind.REPORT] == (DeliveryState.PENDING, reason)
+        clock.ahead += timedelta(hours=1)
+    server.status = None
+    sender.send_due()
+    assert _outcomes(database)[ObjectKind.REPORT] == (DeliveryState.DELIVERED, None)
+
+
+def test_a_server_that_is_away_is_tried_again(database: Store, tmp_path: Path, clock: Clock) -> None:
+    away = _destination(f"http://127.0.0.1:{free_port()}/fhir")
+    Sender(away, "AI_WORKER", database, tmp_path, clock).send_due()
+    assert _outcomes(database)[ObjectKind.REPORT] == (DeliveryState.PENDING, "peer-unavailable")
+
+
+def test_echo_tells_a_fhir_server_of_r4_from_others(server: FhirServer) -> None:
+    there = _destination(server.url)
+    probe(there, "AI_WORKER")
+    assert answers(there) == f"{server.url} answers as a FHIR R4 server"
+    server.version = "3.0.2"
+    for wrong in (there, _destination(f"{server.url}/elsewhere")):
+        with pytest.raises(Retry, match="not-fhir"):
+            probe(wrong, "AI_WORKER")

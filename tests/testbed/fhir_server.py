@@ -1,0 +1,118 @@
+"""A stand-in FHIR R4 server in this process: transactions of conditional updates, as FHIR R4 3.1.0.11 has them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import parse_qs
+
+from fhir.resources.R4B.bundle import Bundle
+
+Resource = dict[str, Any]
+
+
+class FhirServer:
+    """At http://127.0.0.1:`port`/fhir, kept in memory. `status` and `payload` answer instead, `token` must be shown."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.payload = b""
+        self.token: str | None = None
+        self.version = "4.0.1"
+        self.resources: dict[str, Resource] = {}
+        self.updates = 0
+        server = self
+
+        class Handler(_Handler):
+            fhir = server
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/fhir"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def of_type(self, name: str) -> list[Resource]:
+        return [one for one in self.resources.values() if one["resourceType"] == name]
+
+    def transact(self, body: bytes) -> Resource:
+        """Store a transaction, all of it. Raises ValueError for one that is not valid, or refers to nothing."""
+        Bundle.model_validate_json(body)
+        bundle = json.loads(body)
+        if bundle["type"] != "transaction":
+            raise ValueError("not a transaction")
+        places: dict[str, str] = {}
+        outcomes = []
+        for entry in bundle["entry"]:
+            if entry["request"]["method"] != "PUT":
+                raise ValueError("only updates are tested")
+            kind, _, condition = entry["request"]["url"].partition("?")
+            [wanted] = parse_qs(condition, strict_parsing=True)["identifier"]
+            found = [place for place, one in self.resources.items() if _has(one, kind, wanted)]
+            if len(found) > 1 or not _has(entry["resource"], kind, wanted):
+                raise ValueError("the condition is not selective")
+            places[entry["fullUrl"]] = found[0] if found else f"{kind}/{len(self.resources) + len(places) + 1}"
+            outcomes.append("200 OK" if found else "201 Created")
+        stored = {places[one["fullUrl"]]: _resolved(one["resource"], places) for one in bundle["entry"]}
+        self.resources |= stored
+        self.updates += 1
+        entries = [{"response": {"status": one}} for one in outcomes]
+        return {"resourceType": "Bundle", "type": "transaction-response", "entry": entries}
+
+
+def _has(resource: Resource, kind: str, wanted: str) -> bool:
+    system, _, value = wanted.partition("|")
+    return resource["resourceType"] == kind and {"system": system, "value": value} in resource["identifier"]
+
+
+def _resolved(resource: Any, places: dict[str, str]) -> Any:
+    """With each reference to an entry as one to where it is. Raises KeyError for one that leads nowhere."""
+    if isinstance(resource, list):
+        return [_resolved(one, places) for one in resource]
+    if not isinstance(resource, dict):
+        return resource
+    return {key: places[value] if key == "reference" else _resolved(value, places) for key, value in resource.items()}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    fhir: FhirServer
+
+    def do_GET(self) -> None:
+        known = self.path == "/fhir/metadata"
+        capabilities = {"resourceType": "CapabilityStatement", "fhirVersion": self.fhir.version}
+        self._answer(200 if known else 404, json.dumps(capabilities).encode() if known else b"")
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path != "/fhir" or self.headers["Content-Type"] != "application/fhir+json":
+            self._answer(404, b"")
+            return
+        try:
+            self._answer(200, json.dumps(self.fhir.transact(body)).encode() if self.fhir.status is None else b"")
+        except (ValueError, KeyError):
+            self._answer(422, b"")
+
+    def _answer(self, status: int, payload: bytes) -> None:
+        server = self.fhir
+        if server.token is not None and self.headers.get("Authorization") != f"Bearer {server.token}":
+            status, payload = 401, b""
+        elif server.status is not None:
+            status, payload = server.status, server.payload
+        self.send_response(status)
+        self.send_header("Content-Type", "application/fhir+json")
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Nothing: a test's output is its assertions."""
