@@ -11,6 +11,7 @@ behind that would keep the port.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -228,6 +229,7 @@ def _ready(role: Role, settings: Settings, database: store.Store, clock: Clock) 
     """The role does its work inside: so long this process counts as alive, on every host that shares the database."""
     from worker.heartbeat import beating
 
+    gc.freeze()  # what was loaded stays: no collection walks it again while a report is built (a fifth of its time)
     return beating(database, role, timedelta(seconds=settings.worker.lease_seconds), clock)
 
 
