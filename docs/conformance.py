@@ -126,9 +126,9 @@ extended negotiation. At most {find_move.OPERATIONS_AT_ONCE} operations at once.
   matching. Every key of the level and of those above matches and is returned, but the numbers of related series and
   instances, which are returned only. Also returned: Retrieve AE Title, Instance Availability (UNAVAILABLE where the
   files were deleted), Specific Character Set ISO_IR 192 where text is not ASCII.
-- C-MOVE to the AE title of a `[[peer]]` or `[[destination]]`, C-GET over the same association (the peer proposes the SCP
-  role). Files go out in the transfer syntax in which they are stored; uncompressed little-endian ones in Explicit or
-  Implicit VR Little Endian where the peer takes nothing else. Pixels are never transcoded: where no presentation
+- C-MOVE to the AE title of a `[[peer]]` or `[[destination]]`, C-GET over the same association (the peer proposes the
+  SCP role). Files go out in the transfer syntax in which they are stored; uncompressed little-endian ones in Explicit
+  or Implicit VR Little Endian where the peer takes nothing else. Pixels are never transcoded: where no presentation
   context fits, or the file was deleted, the sub-operation fails. A C-GET context that proposes several transfer
   syntaxes is accepted with the first of the table above. A response is sent after each sub-operation.
 - Statuses:
