@@ -26,6 +26,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import IntegrityError
+
 from worker import __version__, store, store_models
 from worker.audit import events
 from worker.audit.recorder import Recorder
@@ -245,9 +247,15 @@ def configure_model(
     from worker.inference.shelf import configured_bundle
 
     identity = verified_identity(configured_bundle(settings))
-    with database.write() as session:
-        if not (first_only and store_models.in_use(session)[0]):
-            store_models.configure(session, identity, clock())
+    for last_try in (False, True):
+        try:
+            with database.write() as session:
+                if not (first_only and store_models.in_use(session)[0]):
+                    store_models.configure(session, identity, clock())
+            return
+        except IntegrityError:  # another host made the same row at this moment; now it is there
+            if last_try:
+                raise
 
 
 def load_classifier(settings: Settings) -> tuple[ModelIdentity, Callable[[Sequence[Path]], SeriesResult]]:

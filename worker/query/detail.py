@@ -44,7 +44,7 @@ def find_detail(session: Session, series_instance_uid: str) -> Detail | None:
     picture = select(ObjectRow.path).where(ObjectRow.result_id == result_id, ObjectRow.kind == ObjectKind.PICTURE)
     job = session.execute(
         select(JobRow.id, JobRow.state)
-        .where(JobRow.series_id == series.id)
+        .where(JobRow.series_id == series.id, ~JobRow.shadow)
         .where(JobRow.state.in_([JobState.PENDING, JobState.RUNNING, JobState.PARKED]))
         .order_by(JobRow.id.desc())
         .limit(1)
