@@ -9,7 +9,8 @@ roofline     see int8_limit.py
 agreement    slices whose likeliest class is the same in int8 and fp32; on pictures of BRAIN_MRI_DATA where it names a
              folder, else on slices of the MNI template with and without a simulated mass, varied
 reading      decoding and preprocessing of whole series (uncompressed, and JPEG lossless by DCMTK) as a share of the
-             time that the int8 network takes for the same slices
+             time that the int8 network takes for the same slices: processor time on one thread, which is what a core
+             has to give
 threads      processor time in a second while series are classified, as `worker serve` sets the engine up
 """
 
@@ -128,26 +129,21 @@ def _counted(bundle: Bundle, labels: np.ndarray) -> dict[str, int]:
     return {one.name: int((labels == index).sum()) for index, one in enumerate(bundle.identity.classes)}
 
 
-def reading(folder: Path, bundle: Bundle, engine: OpenVinoEngine, slices: int, rounds: int) -> list[Row]:
-    """A row a transfer syntax: the share of reading, and in the note the whole series."""
-    rows = []
+def reading(folder: Path, bundle: Bundle, slices: int, rounds: int) -> list[Row]:
+    """A row a transfer syntax."""
+    rows, engine = [], OpenVinoEngine(bundle, "int8", threads=1)
     for name, syntax in (("uncompressed", ExplicitVRLittleEndian), ("JPEG lossless", JPEGLosslessSV1)):
         if syntax == JPEGLosslessSV1 and not dcmtk.installed("dcmcjpeg"):
             print("JPEG lossless: skipped, dcmcjpeg (DCMTK) is not installed")
             continue
         files = head_series(folder / f"{slices}-{name}", grid=_grid(slices), transfer_syntax=UID(syntax))
-        times: list[tuple[float, float, float]] = []
-        for _ in range(rounds):
-            read, _ = processor_seconds(lambda files=files: preprocess(files, bundle.preprocessing))  # type: ignore[misc]
-            tensor = preprocess(files, bundle.preprocessing).tensor
-            run, _ = processor_seconds(lambda tensor=tensor: engine.run(tensor))  # type: ignore[misc]
-            whole, _ = processor_seconds(lambda files=files: classify(files, bundle, engine))  # type: ignore[misc]
-            times.append((read, run, whole))
-        read, run, whole = (median(column) for column in zip(*times, strict=True))
-        note = (
-            f"{1000 * read / slices:.2f} ms a slice, the network {1000 * run / slices:.2f}; whole series {whole:.3f} s"
-        )
-        shares = [100 * one[0] / one[1] for one in times]
+        tensor = preprocess(files, bundle.preprocessing).tensor
+        read = [
+            processor_seconds(lambda files=files: preprocess(files, bundle.preprocessing))[1] for _ in range(rounds)
+        ]  # type: ignore[misc]
+        run = [processor_seconds(lambda tensor=tensor: engine.run(tensor))[1] for _ in range(rounds)]  # type: ignore[misc]
+        shares = [100 * mine / network for mine, network in zip(read, run, strict=True)]
+        note = f"{1000 * median(read) / slices:.2f} ms a slice, the network {1000 * median(run) / slices:.2f}"
         rows.append(at_most(f"reading, {slices} slices {name}", shares, 25.0, "% of the network's time", note))
     return rows
 
@@ -179,7 +175,7 @@ def main() -> int:
         rows.append(agreement(bundle, judged, threads, "pictures" if real else "slices of simulated heads"))
         engine = OpenVinoEngine(bundle, "int8", threads)
         for slices in SERIES[:1] if chosen.quick else SERIES:
-            rows += reading(folder, bundle, engine, slices, rounds)
+            rows += reading(folder, bundle, slices, rounds)
         rows.append(busy(folder, bundle, engine, threads, rounds))
     finish(f"Classify: {bundle.identity.name} {bundle.identity.version}", rows, chosen.json)
     return 0
