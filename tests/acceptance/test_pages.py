@@ -21,6 +21,7 @@ from tests.testbed import filled
 from tests.testbed.browser import CHROMIUM, FLAGS
 from tests.testbed.filled import Filled
 from worker.query.api import create_app
+from worker.query.month import write_report, written_months
 from worker.viewer import web_parts
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -43,12 +44,18 @@ class Web:
         series = f"/series/{self.filled.mass}"
         refused = f"/series/{self.filled.refused}"
         names = {"worklist": "/", "series": series, "refused": refused}
+        names |= {
+            "reports": "/reports",
+            "report": f"/reports/{written_months(self.filled.settings.worker.data_dir)[0]}",
+        }
         return names | {name: f"/{name}" for name in ("queue", "peers", "models", "activity", "api")}
 
 
 @contextmanager
 def serving(folder: Path, others: int) -> Iterator[Web]:
-    content = filled.fill(folder, datetime.now(UTC), others)
+    now = datetime.now(UTC)
+    content = filled.fill(folder, now, others)
+    write_report(content.database, content.settings.worker.data_dir, f"{now:%Y-%m}", now)
     app = create_app(content.settings, content.database, parts=web_parts(content.settings))
     with filled.served(app) as address, playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=WAIT)
@@ -140,6 +147,27 @@ def test_slices_scroll_by_keyboard_and_the_map_lies_on_the_deciding_ones(web: We
         page.locator("#window").fill("50")
         page.locator("#viewer .slice[src*='low=']").wait_for()
         assert shown.evaluate("image => image.naturalWidth") >= 240
+
+
+def test_a_label_is_corrected_and_a_second_reader_is_told(web: Web) -> None:
+    with _open(web, "desktop", "light") as (page, faults), _open(web, "phone", "dark") as (late, _):
+        for one in (page, late):
+            one.goto(f"/series/{web.filled.mass}")
+        page.get_by_label("This series shows").select_option("other")
+        page.get_by_label("Slices that show it").fill("9-11")
+        page.get_by_role("textbox", name="Comment").fill("dural tail")
+        page.get_by_role("button", name="Save").click()
+        page.locator("#reading-part .status.corrected").wait_for()
+        assert "slices marked: 3" in page.locator("#reading-part").inner_text()
+        late.get_by_role("textbox", name="Comment").fill("typed by another")
+        late.get_by_role("button", name="Save").click()
+        late.get_by_text("has read this series since you looked at it").wait_for()
+        assert late.get_by_role("textbox", name="Comment").input_value() == "typed by another"
+        assert "dural tail" in late.locator("#reading-part").inner_text()
+        late.get_by_role("button", name="Save").click()
+        late.get_by_text("1 earlier").wait_for()
+        page.goto("/?reading=corrected")
+        assert faults == []
 
 
 def test_a_parked_job_is_retried_from_the_queue(web: Web) -> None:

@@ -286,11 +286,9 @@ def _notes(models: Sequence[ModelMonth]) -> list[str]:
     for one in models:
         patients, read = one.agreement.same.patients, one.agreement.read
         if patients < FEW:
-            notes.append(
-                f"{one.model}: patients that were read: {patients}; figures of fewer than {FEW} say little."
-            )
+            notes.append(f"{one.model}: patients that were read: {patients}; figures of fewer than {FEW} say little.")
         if read:
-            notes.append(f"{one.model}: who chose the {read} series to read chose the figures too; read at random.")
+            notes.append(f"{one.model}: who chose what to read ({read} series) chose the figures too; read at random.")
         if min(one.results, one.results_before) < FEW:
             told = f"{one.results} results now and {one.results_before} before"
             notes.append(f"{one.model}: {told}; a drift of fewer than {FEW} cannot be told from chance.")
