@@ -14,6 +14,7 @@ from worker import store, store_models
 from worker.config import Settings
 from worker.inbound.series import settle_series
 from worker.query.models import AgainstReaders, Cell, compare
+from worker.serve import configure_model
 from worker.store import Store
 from worker.store_models import CONFIGURATION, NoSuchModel, NotPossible
 from worker.store_readings import NewReading, add_reading
@@ -265,3 +266,23 @@ def test_two_people_who_choose_at_once_leave_one_model_active(three: Store) -> N
     with three.read() as session:
         made = session.scalars(select(ModelChoiceRow.made_by).order_by(ModelChoiceRow.id)).all()
     assert made[0] == CONFIGURATION
+
+
+def test_hosts_that_start_at_once_make_one_row_of_the_configured_bundle(database: Store) -> None:
+    faults: list[BaseException] = []
+    together = threading.Barrier(3)
+
+    def start() -> None:
+        together.wait()
+        try:
+            configure_model(Settings(), database, lambda: later(0))
+        except BaseException as fault:
+            faults.append(fault)
+
+    threads = [threading.Thread(target=start) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert list(_states(database).values()) == ["active"]
