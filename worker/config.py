@@ -251,6 +251,8 @@ class WebSection(_Section):
     port: int = Field(default=8080, ge=1, le=65535)
     require_token: bool = True
     session_hours: float = Field(default=12.0, gt=0, le=24 * 31)
+    stow: bool = False
+    stow_maximum_bytes: int = Field(default=4 << 30, ge=1 << 20)
     tls_certificate: Path | None = None
     tls_key: Path | None = None
 

@@ -121,7 +121,7 @@ def derive_uid(*parts: str) -> str:
 
 
 def produced_series_uid(kind: str, series_instance_uid: str, bundle_sha256: str) -> str:
-    """The series of what we produce of one kind ("report") from a series with a model: one, however often it is done."""
+    """The series of what we produce of one kind ("report") from a series with a model, however often it is done."""
     return derive_uid(f"{kind}-series", series_instance_uid, bundle_sha256)
 
 

@@ -201,7 +201,13 @@ def _web(settings: Settings, database: store.Store, clock: Clock, stop: threadin
         listener.bind((host, port))
     except OSError as error:
         raise StartError("port-unavailable", f"[web] cannot listen on {host}:{port}: {error.strerror}") from None
-    server = uvicorn.Server(_web_config(settings, create_app(settings, database, record, parts=web_parts(settings))))
+    intake = None
+    if settings.web.stow:
+        from worker.intake import Intake
+
+        intake = Intake(settings, database, clock, record)
+    parts = web_parts(settings, intake)
+    server = uvicorn.Server(_web_config(settings, create_app(settings, database, record, parts=parts)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
     thread.start()
     with _ready(Role.WEB, settings, database, clock):

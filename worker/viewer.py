@@ -17,13 +17,13 @@ from worker.inference.bundle import verified_identity
 from worker.inference.shelf import configured_bundle, keep_bundle, kept_bundles, require_bundle
 from worker.outbound import send
 from worker.outbound.draw_picture import ACTIVATION_THRESHOLD, colours
-from worker.query.parts import Model, Parts
+from worker.query.parts import Intake, Model, Parts
 from worker.values import Activation
 
 _SIZE = 256
 
 
-def web_parts(settings: Settings) -> Parts:
+def web_parts(settings: Settings, intake: Intake | None = None) -> Parts:
     """The parts for one configuration."""
     destinations = {one.name: one for one in settings.destination}
 
@@ -60,6 +60,7 @@ def web_parts(settings: Settings) -> Parts:
         echo=lambda name: send.probe(destinations[name], settings.worker.ae_title),
         pictures=Viewer(),
         models=models,
+        intake=intake,
         verify_model=verify,
     )
 

@@ -44,6 +44,7 @@ PROBLEM = "application/problem+json"  # RFC 9457
 SIGN_IN = "/sign-in"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _MAXIMUM_BODY_BYTES = 1 << 20
+_STOW = "/dicom-web/studies"  # where instances come in, which are larger
 _FAILURES_A_MINUTE = 20
 _ADDRESSES_REMEMBERED = 10_000
 HEADERS = {
@@ -249,7 +250,7 @@ def install(
     """Guard, headers and error answers for an application. Routes use `require`."""
     app.state.guard = Guard(settings, database, record, clock)
     app.add_exception_handler(Denied, _answer_denied)
-    app.add_middleware(_Outer)
+    app.add_middleware(_Outer, stow_bytes=settings.web.stow_maximum_bytes if settings.web.stow else 0)
 
 
 async def _answer_denied(request: Request, denied: Exception) -> Response:
@@ -277,21 +278,24 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
 class _Outer:
     """ASGI: security headers on every answer, a limit on every body."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, stow_bytes: int = 0) -> None:
         self._app = app
+        self._stow_bytes = stow_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         received = 0
+        storing = scope["method"] == "POST" and scope["path"].startswith(_STOW)
+        limit = max(_MAXIMUM_BODY_BYTES, self._stow_bytes) if storing else _MAXIMUM_BODY_BYTES
 
         async def limited() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > _MAXIMUM_BODY_BYTES:
-                raise Denied(413, f"a request may have {_MAXIMUM_BODY_BYTES} bytes")
+            if received > limit:
+                raise Denied(413, f"a request may have {limit} bytes")
             return message
 
         async def with_headers(message: Message) -> None:

@@ -66,9 +66,40 @@ class Model:
     card: str
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What became of an instance that came over the web; `status` as a C-STORE would be answered. UIDs may be ""."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    status: int
+
+    @property
+    def failed(self) -> bool:
+        return self.status != 0 and self.status >> 12 != 0xB  # PS3.7 Annex C: 0xBxxx is a warning
+
+
+class IntakeRequest(Protocol):
+    """One request: `keep` for each instance, then `end`."""
+
+    def keep(self, encoded: bytes, study_instance_uid: str | None) -> Kept: ...
+
+    def end(self) -> None: ...
+
+
+class Intake(Protocol):
+    """Keeps what STOW-RS brings: see `worker.intake`."""
+
+    def begin(self, name: str, address: str) -> IntakeRequest: ...
+
+
 @dataclass(frozen=True)
 class Parts:
-    """`echo` asks the named destination whether it is there and raises WorkerError when it is not.
+    """`intake` is None where nothing may be stored over the web.
+
+    `echo` asks the named destination whether it is there and raises WorkerError when it is not.
 
     `verify_model` looks at the bundle of a hash and raises StartError when this host has none that is whole.
     """
@@ -78,3 +109,4 @@ class Parts:
     pictures: Pictures
     models: Callable[[], Sequence[Model]]
     verify_model: Callable[[str], None]
+    intake: Intake | None = None

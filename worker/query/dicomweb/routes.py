@@ -10,6 +10,7 @@ from worker.query.dicomweb.answers import Describer
 from worker.query.dicomweb.archive import Archive
 from worker.query.dicomweb.frames import frame_routes
 from worker.query.dicomweb.qido import search_routes
+from worker.query.dicomweb.stow import store_routes
 from worker.query.dicomweb.wado import retrieve_routes
 from worker.query.parts import Parts
 
@@ -17,11 +18,12 @@ PREFIX = "/dicom-web"
 
 
 def dicomweb_routes(database: store.Store, parts: Parts, record: Record) -> APIRouter:
-    """Search and retrieve, each for a token that reads."""
+    """Search and retrieve for a token that reads, store for one that operates."""
     routes = APIRouter()
     describer = Describer(parts.settings.worker.data_dir, pseudonymised=database.pseudonym is not None)
     archive = Archive(database, parts, record)
     routes.include_router(search_routes(database, describer, record, PREFIX))
     routes.include_router(retrieve_routes(archive, describer, PREFIX))
     routes.include_router(frame_routes(archive, PREFIX))
+    routes.include_router(store_routes(parts.settings, parts.intake, PREFIX))
     return routes

@@ -1,0 +1,260 @@
+"""STOW-RS: dicomweb-client and hand-made requests store into the worker, over HTTP."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from dicomweb_client import DICOMwebClient
+from pydicom import Dataset
+from sqlalchemy import select
+
+from tests.testbed.filled import served
+from tests.testbed.instances import encoded, later, mr_instance
+from worker import access, store_settling
+from worker.audit.messages import AuditEvent
+from worker.config import Settings
+from worker.dicom import derive_uid
+from worker.intake import CALLING, Intake
+from worker.migrate import migrate
+from worker.query.api import create_app
+from worker.query.parts import Kept
+from worker.store import Store
+from worker.tables import AssociationRow, ConflictRow, InstanceRow, TokenRole
+from worker.viewer import web_parts
+
+BOUNDARY = "frontier"
+MULTIPART = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
+STUDIES = "/dicom-web/studies"
+
+
+@dataclass(frozen=True)
+class Site:
+    address: str
+    database: Store
+    data_dir: Path
+    writer: httpx.Client
+    client: DICOMwebClient
+    read_token: str
+    events: list[AuditEvent]
+
+    def instances(self) -> set[str]:
+        with self.database.read() as session:
+            return set(session.scalars(select(InstanceRow.sop_instance_uid)))
+
+
+def _serving(folder: Path, stow: bool) -> Iterator[Site]:
+    settings = Settings.model_validate(
+        {
+            "worker": {"data_dir": folder},
+            "database": {"url": f"sqlite:///{folder / 'worker.db'}"},
+            "web": {"stow": stow, "stow_maximum_bytes": 2 << 20},
+            "receive": {"maximum_dataset_bytes": 1 << 20, "minimum_free_bytes": 0},
+        }
+    )
+    database = Store(settings.database.url)
+    migrate(database)
+    events: list[AuditEvent] = []
+    with database.write() as session:
+        _, reading = access.add_token(session, "reader", TokenRole.READ, later(0), None)
+        _, writing = access.add_token(session, "writer", TokenRole.OPERATE, later(0), None)
+    intake = Intake(settings, database, lambda: later(0), events.append) if stow else None
+    app = create_app(settings, database, events.append, parts=web_parts(settings, intake))
+    headers = {"Authorization": f"Bearer {writing}"}
+    with served(app) as address, httpx.Client(base_url=address, timeout=60, headers=headers) as writer:
+        client = DICOMwebClient(f"{address}/dicom-web", headers=headers)
+        yield Site(address, database, folder, writer, client, reading, events)
+    if intake is not None:
+        intake.keeper.close()
+    database.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    yield from _serving(tmp_path_factory.mktemp("stow"), stow=True)
+
+
+def _message(*parts: bytes, kind: str = "application/dicom") -> bytes:
+    head = f"--{BOUNDARY}\r\nContent-Type: {kind}\r\n\r\n".encode()
+    return b"".join(head + part + b"\r\n" for part in parts) + f"--{BOUNDARY}--".encode()
+
+
+def _post(site: Site, content: bytes, path: str = STUDIES, **headers: str) -> httpx.Response:
+    return site.writer.post(path, content=content, headers={"Content-Type": MULTIPART, **headers})
+
+
+def _failures(answer: httpx.Response) -> list[int]:
+    told = Dataset.from_json(answer.json())
+    both = [*told.get("FailedSOPSequence", []), *told.get("OtherFailuresSequence", [])]
+    return [one.FailureReason for one in both]
+
+
+def test_what_is_stored_is_durable_listed_and_settles_when_the_request_has_ended(site: Site) -> None:
+    site.events.clear()
+    images = [mr_instance(number, "a") for number in (1, 2, 3)]
+    for ds in images:
+        encoded(ds)
+        ds.preamble = bytes(128)  # else the client sends no DICOM file (PS3.10)
+    told = site.client.store_instances(images)
+    assert [one.ReferencedSOPInstanceUID for one in told.ReferencedSOPSequence] == [
+        one.SOPInstanceUID for one in images
+    ]
+    assert "FailedSOPSequence" not in told
+    back = site.client.retrieve_series(images[0].StudyInstanceUID, images[0].SeriesInstanceUID)
+    assert [one.PixelData for one in back] == [one.PixelData for one in images]
+    with site.database.read() as session:
+        rows = session.scalars(select(AssociationRow)).all()
+        assert [(one.calling_ae_title, one.closed_at) for one in rows] == [(CALLING, later(0))]
+        moments = (later(11), timedelta(seconds=10), timedelta(seconds=60), store_settling.Counting())
+        assert len(store_settling.series_to_settle(session, *moments)) == 1
+    assert [one.id.meaning for one in site.events][:1] == ["DICOM Instances Transferred"]
+
+
+def test_a_series_waits_for_the_end_of_the_request(site: Site) -> None:
+    intake = Intake(
+        Settings.model_validate({"worker": {"data_dir": site.data_dir}, "receive": {"minimum_free_bytes": 0}}),
+        site.database, lambda: later(100), site.events.append,
+    )  # fmt: skip
+    request = intake.begin("writer", "127.0.0.1")
+    kept = request.keep(encoded(mr_instance(1, "w")), None)
+    assert kept == Kept(
+        mr_instance().SOPClassUID,
+        derive_uid("instance", "w", "1"),
+        derive_uid("study", "w"),
+        derive_uid("series", "w"),
+        0,
+    )
+
+    def settling() -> int:
+        with site.database.read() as session:
+            moments = (later(115), timedelta(seconds=10), timedelta(seconds=60), store_settling.Counting())
+            return len(store_settling.series_to_settle(session, *moments))
+
+    before = settling()
+    request.end()
+    assert settling() == before + 1
+    intake.keeper.close()
+
+
+def test_the_same_again_is_success_and_other_content_a_warning(site: Site) -> None:
+    content = encoded(mr_instance(1, "c"))
+    assert _post(site, _message(content)).status_code == 200
+    assert _post(site, _message(content)).status_code == 200
+    other = _post(site, _message(encoded(mr_instance(1, "c", SeriesDescription="other"))))
+    assert other.status_code == 202
+    assert Dataset.from_json(other.json()).ReferencedSOPSequence[0].WarningReason == 0xB000
+    with site.database.read() as session:
+        assert session.scalar(select(ConflictRow.id)) is not None
+
+
+def _without(keyword: str) -> bytes:
+    ds = mr_instance(1, "d")
+    delattr(ds, keyword)
+    return encoded(ds)
+
+
+BAD: dict[str, tuple[Callable[[], bytes], int]] = {
+    "a PNG": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(500), 0xC000),
+    "nothing": (lambda: b"", 0xC000),
+    "cut short": (lambda: encoded(mr_instance(1, "d"))[:300], 0x0122),
+    "no series": (lambda: _without("SeriesInstanceUID"), 0xA900),
+    "a CT": (lambda: encoded(mr_instance(1, "d", SOPClassUID="1.2.840.10008.5.1.4.1.1.2")), 0x0122),
+    "unknown syntax": (
+        lambda: encoded(mr_instance(1, "d")).replace(b"1.2.840.10008.1.2.1\x00", b"1.2.840.10008.9.9.9\x00", 1),
+        0xC122,
+    ),
+    "too large": (lambda: encoded(mr_instance(1, "d", PixelData=bytes(1_100_000))), 0xA700),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD))
+def test_what_cannot_be_kept_fails_with_its_reason_and_the_rest_is_kept(site: Site, name: str) -> None:
+    (make, reason), place = BAD[name], list(BAD).index(name)
+    before = site.instances()
+    alone = _post(site, _message(make()))
+    assert (alone.status_code, _failures(alone)) == (409, [reason])
+    assert site.instances() == before
+    good = encoded(mr_instance(1, f"good{place}"))
+    both = _post(site, _message(make(), good))
+    assert (both.status_code, _failures(both)) == (202, [reason])
+    assert site.instances() - before == {derive_uid("instance", f"good{place}", "1")}
+
+
+def test_an_address_with_a_study_takes_no_other(site: Site) -> None:
+    content = _message(encoded(mr_instance(1, "e")))
+    assert _failures(_post(site, content, f"{STUDIES}/1.2.3")) == [0xA900]
+    assert _post(site, content, f"{STUDIES}/{derive_uid('study', 'e')}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status"),
+    [
+        (b"x", {"Content-Type": "image/png"}, 415),
+        (b"x", {"Content-Type": 'multipart/related; type="image/png"; boundary=b'}, 415),
+        (b"x", {"Content-Type": "application/dicom"}, 415),
+        (b"x", {"Content-Type": 'multipart/related; type="application/dicom"'}, 400),
+        (b"", {}, 400),
+        (b"no delimiter at all", {}, 400),
+        (f"--{BOUNDARY}--".encode(), {}, 400),
+        (f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\nhalf".encode(), {}, 400),
+        (f"--{BOUNDARY}x\r\n\r\n--{BOUNDARY}--".encode(), {}, 400),
+        (f"--{BOUNDARY}\r\n{'x' * 20_000}\r\n\r\n--{BOUNDARY}--".encode(), {}, 400),
+        (_message(b"\x89PNG", kind="image/png"), {}, 409),
+        (b"x", {"Accept": "application/dicom+xml"}, 406),
+    ],
+)
+def test_a_request_that_is_none_is_told_so(site: Site, content: bytes, headers: dict[str, str], status: int) -> None:
+    before = site.instances()
+    assert _post(site, content, **headers).status_code == status
+    assert site.instances() == before
+
+
+def _raw(site: Site, head: str, body: bytes) -> bytes:
+    """The status line, of a request that claims more than it sends."""
+    place = urlsplit(site.address)
+    with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
+        token = site.writer.headers["authorization"]
+        lines = (
+            f"POST {STUDIES} HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: {token}\r\nContent-Type: {MULTIPART}"
+        )
+        connection.sendall(f"{lines}\r\n{head}\r\n\r\n".encode() + body)
+        return connection.recv(1 << 16).split(b"\r\n")[0]
+
+
+def test_a_huge_request_is_refused_by_what_it_claims_and_by_what_it_sends(site: Site) -> None:
+    before = site.instances()
+    assert b" 413 " in _raw(site, "Content-Length: 99999999999", b"")
+    chunk = b"%x\r\n%s\r\n" % (1 << 20, bytes(1 << 20))
+    start = f"--{BOUNDARY}\r\n\r\n".encode()
+    assert b" 413 " in _raw(site, "Transfer-Encoding: chunked", b"%x\r\n%s\r\n" % (len(start), start) + 2 * chunk)
+    assert site.instances() == before
+
+
+def test_parts_may_come_in_pieces_of_any_size(site: Site) -> None:
+    content = _message(encoded(mr_instance(1, "p")), encoded(mr_instance(2, "p")))
+
+    def pieces(size: int) -> Iterator[bytes]:
+        for start in range(0, len(content), size):
+            yield content[start : start + size]
+
+    for size in (7, 64, 1000):
+        answer: Any = _post(site, pieces(size))  # type: ignore[arg-type]
+        assert answer.status_code == 200
+        assert len(Dataset.from_json(answer.json()).ReferencedSOPSequence) == 2
+
+
+def test_only_who_operates_may_store_and_only_where_it_is_allowed(site: Site, tmp_path: Path) -> None:
+    content = _message(encoded(mr_instance(1, "f")))
+    assert _post(site, content, Authorization=f"Bearer {site.read_token}").status_code == 403
+    assert _post(site, content, Authorization="").status_code == 401
+    for closed in _serving(tmp_path, stow=False):
+        refused = _post(closed, content)
+        assert (refused.status_code, closed.instances()) == (403, set())
+        assert "[web] stow" in refused.json()["detail"]
