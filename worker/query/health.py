@@ -22,11 +22,14 @@ from worker.query.models import KnownModel, awaited_models, known_models, unserv
 from worker.tables import ModelState
 
 
+FAILING: dict[int | str, dict[str, Any]] = {503: {"description": "As 200, with what is at fault"}}
+
+
 def health_routes(settings: Settings, database: store.Store, clock: Callable[[], datetime]) -> APIRouter:
     """GET /health for people; /health/live and /health/ready for what starts processes and shares out load."""
     routes = APIRouter(prefix="/health")
 
-    @routes.get("")
+    @routes.get("", responses=FAILING)
     def health(request: Request, response: Response) -> dict[str, Any]:
         """200 when the worker can receive and record, else 503; what is wrong for those who may know it."""
         return _answer(request, response, check_health(settings, database, clock()))
@@ -36,7 +39,7 @@ def health_routes(settings: Settings, database: store.Store, clock: Callable[[],
         """200: this process answers."""
         return {"status": "ok"}
 
-    @routes.get("/ready")
+    @routes.get("/ready", responses=FAILING)
     def ready(request: Request, response: Response) -> dict[str, Any]:
         """200 when database and disk are well and every role runs somewhere, else 503."""
         return _answer(request, response, check_ready(settings, database, clock()))
