@@ -243,10 +243,11 @@ def print_comparison(one: Comparison, format: str) -> None:
         print_rows("", one.confusion, format)
         return
     out = console()
-    agreement = "nothing to compare" if one.agreement is None else f"{one.agreement:.1%}"
     out.print(f"A  {one.first}, not assessed: {one.first_not_assessed}")
     out.print(f"B  {one.second}, not assessed: {one.second_not_assessed}")
-    out.print(f"{one.n} input sets seen by both; on {one.agree} of {one.classified_by_both} classes agree: {agreement}")
+    out.print(f"{one.n} input sets were seen by both; both gave a class for {one.classified_by_both} of them")
+    if one.agreement is not None:
+        out.print(f"agreement: {one.agree} of {one.classified_by_both}, {one.agreement:.1%}")
     table = Table(title="A in rows, B in columns", box=SIMPLE_HEAD, pad_edge=False)
     counts = {(cell.first, cell.second): cell.n for cell in one.confusion}
     columns = sorted({cell.second for cell in one.confusion})
