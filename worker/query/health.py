@@ -21,7 +21,6 @@ from worker.query.guard import Guard
 from worker.query.models import KnownModel, awaited_models, known_models, unserved_models
 from worker.tables import ModelState
 
-
 FAILING: dict[int | str, dict[str, Any]] = {503: {"description": "As 200, with what is at fault"}}
 
 
