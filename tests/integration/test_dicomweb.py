@@ -388,7 +388,9 @@ def test_pseudonyms_hide_what_the_files_say(tmp_path: Path) -> None:
 def test_ohif_is_served_from_its_folder_alone_and_to_whom_may_look(site: Site) -> None:
     """The viewer itself is tried in tests/acceptance/test_ohif.py, where it is installed."""
     page = {"Accept": "text/html"}
+    link = f'href="/ohif/viewer?StudyInstanceUIDs={STUDY}"'
     assert site.reader.get("/ohif/").status_code == 404
+    assert link not in site.reader.get(f"/series/{SERIES}").text
     folder = site.data_dir / "ohif"
     folder.mkdir()
     (folder / "index.html").write_text("<html><script>window.PUBLIC_URL='/ohif/'</script></html>")
@@ -399,6 +401,7 @@ def test_ohif_is_served_from_its_folder_alone_and_to_whom_may_look(site: Site) -
     assert "unsafe-eval'" not in shown.headers["content-security-policy"].replace("'wasm-unsafe-eval'", "")
     stranger = site.reader.get("/ohif/", headers=page | {"Authorization": ""}, follow_redirects=False)
     assert stranger.status_code == 401
+    assert link in site.reader.get(f"/series/{SERIES}").text
     assert site.reader.get("/ohif/part.wasm").headers["content-type"] == "application/wasm"
     assert '"qidoRoot": "/dicom-web"' in site.reader.get("/ohif/app-config.js").text
     for path in ("..%2Fworker.db", "../worker.db", "%2e%2e/worker.db", "/etc/passwd", "index.html", "none.js"):

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from worker import store
 from worker.audit import events
 from worker.audit.events import Record
-from worker.query import activity, charts
+from worker.query import activity, charts, ohif
 from worker.query.card import card_as_html
 from worker.query.detail import Detail, find_detail
 from worker.query.filters import PagedFilters
@@ -173,6 +173,7 @@ def _add_series(routes: APIRouter, site: Site) -> None:
             deciding=deciding,
             shown=_first_shown(detail, names, answer.label),
             stored=any(one.file for one in detail.slices),
+            ohif=ohif.is_installed(site.parts.settings.worker.data_dir),
             maps=[place for place, one in enumerate(detail.slices) if one.activation is not None],
         )
 

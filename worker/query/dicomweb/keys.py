@@ -161,7 +161,7 @@ def _path(name: str) -> tuple[int, ...]:
 
 
 def _tag(name: str) -> int:
-    tag = tag_for_keyword(name)
+    tag = tag_for_keyword(name) if name else None  # some retired attributes have no keyword
     if tag is None and len(name) == 8:
         try:
             tag = int(name, 16)
