@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from sqlalchemy import select
 
 from tests.testbed.instances import NOON, encoded, mr_instance, received
@@ -138,6 +143,37 @@ def test_any_bytes_end_in_a_status(noise: bytes) -> None:
     )
     with pytest.raises(RefusedInstance):
         describe(hostile, instance_path)
+
+
+@given(
+    values=st.fixed_dictionaries(
+        {
+            keyword: st.binary(max_size=20).map(lambda value: value + b" " * (len(value) % 2))
+            | st.from_regex(rb"[ -~]{0,20}", fullmatch=True).map(lambda value: value + b" " * (len(value) % 2))
+            for keyword in ("PatientID", "AccessionNumber", "Modality", "StudyDate", "SeriesDescription", "ImageType")
+        }
+        | {"ImagePositionPatient": st.sampled_from([b"1\\2.5\\-3 ", b"1\\x\\3 ", b" 1e2\\ 2\\3", b"1\\2 ", b""])}
+    )
+)
+@settings(
+    max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], deadline=None
+)
+def test_plain_values_are_read_as_pydicom_reads_them(monkeypatch: pytest.MonkeyPatch, values: dict[str, bytes]) -> None:
+    place = b"1\\0\\0\\0\\1\\0 "
+    raw = {Tag(keyword): value for keyword, value in (values | {"ImageOrientationPatient": place}).items()}
+    read = []
+    for plain in (instances._PLAIN_VRS, ()):
+        monkeypatch.setattr(instances, "_PLAIN_VRS", plain)
+        elements = {
+            tag: RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+            for tag, value in raw.items()
+        }
+        ds = Dataset(elements)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            texts = [instances._text(ds, keyword, 64) for keyword in values if keyword != "ImagePositionPatient"]
+            read.append((texts, instances._words(ds, "ImageType"), instances._place(ds)))
+    assert read[0] == read[1]
 
 
 @given(st.text())
