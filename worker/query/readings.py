@@ -56,7 +56,9 @@ class Said(BaseModel):
 
     label: Text = Field(description="One of the `labels` of the list.")
     after: int = Field(ge=0, le=LARGEST_NUMBER, description="The latest reading that you saw; 0 for none.")
-    result: int | None = Field(None, ge=1, le=LARGEST_NUMBER, description="The result that you looked at.")
+    result: int | None = Field(
+        None, ge=1, le=LARGEST_NUMBER, description="The result that you looked at; none where there was none."
+    )
     slices: list[Ordinal] = Field([], max_length=_LARGEST_SERIES, description="Ordinals of slices that show it.")
     comment: Comment = ""
 
@@ -148,21 +150,25 @@ class _Site:
             series = answered_series(session, series_instance_uid)
             if series is None:
                 raise HTTPException(404, _NO_SUCH_SERIES)
-            result = said.result or series.result_id
-            _check(session, series, said, result, self.titles())
-            new = NewReading(said.label, caller.name, said.comment, tuple(sorted({*said.slices})), result, said.after)
+            if said.result is None and series.result_id is not None:
+                raise ReadMeanwhile(
+                    "answered-meanwhile", "the series was answered since you looked at it; nothing was written"
+                )
+            _check(session, series, said, self.titles())
+            slices = tuple(sorted({*said.slices}))
+            new = NewReading(said.label, caller.name, said.comment, slices, said.result, said.after)
             row = store_readings.add_reading(session, series.series_id, new, self.clock())
             [added] = [one for one in readings_of(session, series.series_id) if one.number == row.number]
         self.record(events.annotated(caller.name, caller.address, series.study_instance_uid))
         return _answer(added)
 
 
-def _check(session: Session, series: Answered, said: Said, result: int | None, titles: Mapping[str, str]) -> None:
+def _check(session: Session, series: Answered, said: Said, titles: Mapping[str, str]) -> None:
     """Raises HTTPException 422 for what cannot be said of this series."""
     labels = _labels(series, titles)
     if said.label not in labels:
         raise HTTPException(422, f"label: one of {', '.join(labels)}")
-    number = slices_of_result(session, series.series_id, result) if result is not None else 0
+    number = slices_of_result(session, series.series_id, said.result) if said.result is not None else 0
     if number is None:
         raise HTTPException(422, "result: the series has no such result")
     if said.slices and max(said.slices) >= number:
@@ -213,7 +219,7 @@ def _add_api(routes: APIRouter, site: _Site) -> None:
         "/series/{series_instance_uid}/readings", tags=["series"], status_code=201, responses=NOT_FOUND | CONFLICT
     )
     def add_reading(series_instance_uid: SeriesUid, said: Said, caller: Annotator) -> ReadingAnswer:
-        """Confirm or correct the label of a series; 409 where somebody else read it since you looked."""
+        """Confirm or correct the label of a series; 409 where it was read or answered since you looked."""
         try:
             return site.add(series_instance_uid, said, caller)
         except ReadMeanwhile as fault:

@@ -54,7 +54,7 @@ def test_a_label_is_corrected_then_confirmed_and_both_are_kept(client: httpx.Cli
     first = client.post(_path(CLASSIFIED), json=said)
     assert (first.status_code, first.json()["state"], first.json()["answer"]) == (201, "corrected", "glioma")
     assert _found(client, "corrected") == [CLASSIFIED]
-    second = client.post(_path(CLASSIFIED), json={"label": "glioma", "after": 1, "slices": [0]})
+    second = client.post(_path(CLASSIFIED), json=said | {"label": "glioma", "after": 1, "slices": [0], "comment": ""})
     assert second.json() | {"read_at": ""} == {
         "number": 2, "label": "glioma", "state": "confirmed", "comment": "", "slices": [0],
         "reader": "anybody on this machine", "read_at": "", "result": empty["result"], "answer": "glioma",
@@ -109,9 +109,15 @@ def test_of_two_readers_at_once_one_is_told_and_nothing_is_lost(client: httpx.Cl
     ],
 )
 def test_what_cannot_be_said_is_a_problem(client: httpx.Client, change: dict[str, object], told: str) -> None:
-    answer = client.post(_path(CLASSIFIED), json={"label": "glioma", "after": 0} | change)
+    result = client.get(_path(CLASSIFIED)).json()["result"]
+    answer = client.post(_path(CLASSIFIED), json={"label": "glioma", "after": 0, "result": result} | change)
     assert answer.status_code == 422
     assert told in answer.json()["detail"]
+
+
+def test_an_answer_that_came_meanwhile_is_looked_at_first(client: httpx.Client) -> None:
+    answer = client.post(_path(CLASSIFIED), json={"label": "glioma", "after": 0, "result": None})
+    assert (answer.status_code, "was answered since" in answer.json()["detail"]) == (409, True)
 
 
 def test_a_series_that_is_not_there_is_not_read(client: httpx.Client) -> None:
