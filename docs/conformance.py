@@ -119,7 +119,8 @@ SOP classes are not supported. In Explicit and Implicit VR Little Endian:
 {_classes(list(dicom.QUERY_RETRIEVE))}
 
 What is held: received instances, and the produced reports, pictures and key objects. Hierarchical queries only; no
-extended negotiation. At most {find_move.OPERATIONS_AT_ONCE} operations at once.
+extended negotiation. At most {find_move.OPERATIONS_AT_ONCE} searches and as many retrievals run at once, others wait up
+to {find_move.WAIT_FOR_A_PLACE_SECONDS:g} s.
 
 {keys}
 

@@ -31,8 +31,8 @@ from worker.query import identifiers, retrieve
 from worker.query.identifiers import Mismatch, Query
 from worker.store_archive import Instance, Keys, Series, Study, find_instances, find_series, find_studies
 
-OPERATIONS_AT_ONCE = 4
-WAIT_FOR_A_PLACE_SECONDS = 10.0
+OPERATIONS_AT_ONCE = 2  # searches, and as many retrievals
+WAIT_FOR_A_PLACE_SECONDS = 20.0
 ANSWERS_AT_MOST = 20_000
 _PAGE = 200
 _SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
@@ -55,7 +55,8 @@ class Archive:
         # Where C-MOVE may send to, by AE title; a peer's own entry counts before a destination's.
         self._known: dict[str, DestinationSection | PeerSection] = {one.ae_title: one for one in destinations}
         self._known |= {one.ae_title: one for one in settings.peer}
-        self._places = threading.BoundedSemaphore(OPERATIONS_AT_ONCE)
+        self._searches = threading.BoundedSemaphore(OPERATIONS_AT_ONCE)
+        self._retrievals = threading.BoundedSemaphore(OPERATIONS_AT_ONCE)
 
     def handlers(self) -> list[tuple[Any, Callable[..., Any]]]:
         """What the server of the port binds; none where nobody may ask."""
@@ -83,23 +84,13 @@ class Archive:
         assoc.acceptor.supported_contexts = _contexts(assoc.acceptor.supported_contexts, as_scp)
         assoc._serve_request = partial(self._serve, assoc, assoc._serve_request)
 
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """One of the few operations that run at once. Raises Busy when none ends in time."""
-        if not self._places.acquire(timeout=WAIT_FOR_A_PLACE_SECONDS):
-            raise Busy
-        try:
-            yield
-        finally:
-            self._places.release()
-
     # --- C-FIND -------------------------------------------------------------------------------------------------
 
     def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
         """Statuses: PS3.4 Table C.4-1. pynetdicom ends with success when nothing more is yielded."""
         assoc = event.assoc
         try:
-            with self._place():
+            with _one_of(self._searches):
                 model = str(event.request.AffectedSOPClassUID)
                 query = identifiers.read_query(event.identifier, dicom.QUERY_RETRIEVE[model])
                 self._audit_query(assoc, model, query)
@@ -197,7 +188,7 @@ class Archive:
         assoc._is_paused = True  # what is sent from here waits for the answers itself
         request = retrieve.Request(assoc, message, context)
         try:
-            with self._place():
+            with _one_of(self._retrievals):
                 self._retrieve(request)
         except Mismatch:
             request.end(dicom.DATASET_MISMATCH)
@@ -227,6 +218,17 @@ class Archive:
             title, place = (to.ae_title, to.host) if to else (calling, address)
             for one in request.transferred():
                 self._record(events.fetched(calling, address, self._ae_title, title, place, one))
+
+
+@contextmanager
+def _one_of(places: threading.BoundedSemaphore) -> Iterator[None]:
+    """A place among the few operations that run at once. Raises Busy when none is free in time."""
+    if not places.acquire(timeout=WAIT_FOR_A_PLACE_SECONDS):
+        raise Busy
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def comes_from(address: str, host: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ _NAMED_AT_MOST = 900  # PS3.5 7.1.2: 64 KiB of explicit VR
 _CONTEXTS_AT_MOST = 126  # PS3.8 9.3.2.2: odd numbers from 1 to 255
 _TIMEOUT_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
+_LONGEST_PAUSE_SECONDS = 0.05
 # What any peer that takes the default transfer syntax can be sent: the same values with no pixel decoded (PS3.5 10.1).
 _CONVERTIBLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
 
@@ -167,7 +169,9 @@ def _send_over(request: Request, assoc: Association, found: Sequence[Instance], 
         if request.is_cancelled:
             request.end(dicom.CANCEL)
             return
+        started = time.monotonic()
         status = _store(request, assoc, one, data_dir)
+        time.sleep(min(time.monotonic() - started, _LONGEST_PAUSE_SECONDS))  # receiving goes first
         request.remaining -= 1
         if status == dicom.SUCCESS or (status is not None and status >> 12 == 0xB):
             request.completed += status == dicom.SUCCESS
