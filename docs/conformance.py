@@ -153,7 +153,8 @@ Sent to every `[[destination]]`, each over its own association, proposed in Expl
   intervals up to 10 minutes, for ever. Other failure statuses: tried again {send.REJECTIONS_BEFORE_FAILED} times, then
   kept as failed with the status (`worker jobs list`, `worker jobs retry --all`).
 
-- DICOMweb instead, for destinations with a `url`: Store Instances (STOW-RS, PS3.18 10.5), `application/dicom`, one
+- No DICOM goes to a destination with `fhir = true`: it gets each report as FHIR R4 resources.
+- DICOMweb instead, for others with a `url`: Store Instances (STOW-RS, PS3.18 10.5), `application/dicom`, one
   object a request, answers in DICOM JSON (or XML). Stored is what the answer's Referenced SOP Sequence names (or 200
   without a payload), and what the server has already (0x0111). The Failure Reason of the Failed SOP Sequence counts as
   the C-STORE status would; 0x0122 to a Comprehensive 3D SR sends a Comprehensive SR. 401, 403, 408, 429, 5xx and
