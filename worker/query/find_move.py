@@ -156,7 +156,7 @@ class Archive:
         keywords = [one for level in identifiers.LEVELS.values() for one in level]
         try:
             with (self._data_dir / found.path).open("rb") as file:
-                header = headers.read_header(file, keywords)
+                header = identifiers.readable(headers.read_header(file, keywords))
         except Exception as error:  # a file that is gone or damaged, in whatever way: the database tells what it knows
             get_log().warning("header not read", **fault_fields(error))
             return known

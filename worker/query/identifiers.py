@@ -201,6 +201,17 @@ def _padded(text: str, with_digit: str = "0") -> str:
     return digits.ljust(14, with_digit)
 
 
+@quietly()
+def readable(header: Dataset) -> Dataset:
+    """Without the elements whose values cannot be read: one bad number of a scanner makes no query fail."""
+    for tag in list(header.keys()):
+        try:
+            header[tag]
+        except Exception:  # hostile bytes may raise anything in a parser; such an element is as good as absent
+            del header[tag]
+    return header
+
+
 # --- answering -------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from pydicom import Dataset
 
 from tests.testbed.answered import answer
 from worker.config import Settings
+from worker.dicom import derive_uid
 from worker.migrate import migrate
 from worker.privacy import pseudonym_of
 from worker.query.find_move import Archive, comes_from
@@ -29,6 +30,24 @@ def test_a_true_patient_id_finds_and_is_answered_where_the_database_has_pseudony
         add_value(ds, keyword, value)
     [found] = [one for one in Archive(settings, database)._find(read_query(ds, "STUDY")) if one is not None]
     assert (found.PatientID, found.PatientName) == ("ID-a", "Family^a")
+    database.close()
+
+
+def test_a_value_that_cannot_be_read_is_as_good_as_absent(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"worker": {"data_dir": tmp_path}})
+    database = Store(f"sqlite:///{tmp_path / 'worker.db'}")
+    migrate(database)
+    answer(database, tmp_path, "a", 1)
+    [file] = (tmp_path / "instances").rglob("*.dcm")
+    number = b"\x20\x00\x11\x00IS\x02\x00"  # Series Number
+    assert number + b"1 " in file.read_bytes()
+    file.write_bytes(file.read_bytes().replace(number + b"1 ", number + b"x1"))
+    ds = Dataset()
+    keys = {"QueryRetrieveLevel": "SERIES", "StudyInstanceUID": derive_uid("study", "a"), "Modality": "MR"}
+    for keyword, value in {**keys, "SeriesNumber": "", "SeriesDescription": ""}.items():
+        add_value(ds, keyword, value)
+    [found] = [one for one in Archive(settings, database)._find(read_query(ds, "STUDY")) if one is not None]
+    assert (found.SeriesNumber, found.SeriesDescription) == (None, "t1")
     database.close()
 
 
