@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import ignored_auth
 
 EXAMPLES = 6  # of each operation
+SECONDS = 120  # for an answer, on the slowest machine
 
 
 def test_every_operation_answers_as_documented(client: httpx.Client) -> None:
@@ -17,7 +18,7 @@ def test_every_operation_answers_as_documented(client: httpx.Client) -> None:
 
     HYPOTHESIS_PROFILE=explore draws other examples.
     """
-    schema = schemathesis.openapi.from_url(str(client.base_url.join("/openapi.json")))
+    schema = schemathesis.openapi.from_url(str(client.base_url.join("/openapi.json")), timeout=SECONDS)
     operations = [found.ok() for found in schema.include(path_regex="^/(api/|metrics)").get_all_operations()]
     assert len(operations) > 12
     for operation in operations:
@@ -28,7 +29,8 @@ def _ask(operation: Any) -> None:
     @settings(max_examples=EXAMPLES, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy())
     def ask(case: schemathesis.Case) -> None:
-        case.call_and_validate(excluded_checks=[ignored_auth])  # tokens: see the test below, and test_guard
+        # Tokens: see the test below, and test_guard.
+        case.call_and_validate(excluded_checks=[ignored_auth], timeout=SECONDS)
 
     ask()
 
