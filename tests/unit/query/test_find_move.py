@@ -39,15 +39,16 @@ def test_a_value_that_cannot_be_read_is_as_good_as_absent(tmp_path: Path) -> Non
     migrate(database)
     answer(database, tmp_path, "a", 1)
     [file] = (tmp_path / "instances").rglob("*.dcm")
-    number = b"\x20\x00\x11\x00IS\x02\x00"  # Series Number
-    assert number + b"1 " in file.read_bytes()
-    file.write_bytes(file.read_bytes().replace(number + b"1 ", number + b"x1"))
+    rows = b"\x28\x00\x10\x00US"
+    assert rows + b"\x02\x00\x10\x00" in file.read_bytes()
+    file.write_bytes(file.read_bytes().replace(rows + b"\x02\x00\x10\x00", rows + b"\x01\x00\x10"))
     ds = Dataset()
-    keys = {"QueryRetrieveLevel": "SERIES", "StudyInstanceUID": derive_uid("study", "a"), "Modality": "MR"}
-    for keyword, value in {**keys, "SeriesNumber": "", "SeriesDescription": ""}.items():
+    study, series = derive_uid("study", "a"), derive_uid("series", "a")
+    keys = {"QueryRetrieveLevel": "IMAGE", "StudyInstanceUID": study, "SeriesInstanceUID": series}
+    for keyword, value in {**keys, "Rows": "", "Columns": ""}.items():
         add_value(ds, keyword, value)
     [found] = [one for one in Archive(settings, database)._find(read_query(ds, "STUDY")) if one is not None]
-    assert (found.SeriesNumber, found.SeriesDescription) == (None, "t1")
+    assert (found.Rows, found.Columns) == (None, 16)
     database.close()
 
 
