@@ -1,4 +1,4 @@
-"""How long searches and the first page take with a million series on SQLite.
+"""How long searches and the first page take with a million series, on SQLite and on PostgreSQL where it is installed.
 
     PYTHONPATH=. python benchmarks/query_million.py   # 1,000,000 series in a temporary folder: 2 GB, minutes
     PYTHONPATH=. python benchmarks/query_million.py --rows 50000 --keep /tmp/queries
@@ -24,6 +24,7 @@ import httpx
 from sqlalchemy import text
 
 from benchmarks.rows import Row, add_common, finish, reached
+from tests.testbed import postgres
 from tests.testbed.filled import served
 from worker.config import Settings
 from worker.migrate import migrate
@@ -46,17 +47,24 @@ _LABEL = "CASE WHEN n % 1000 = 7 OR n % 20 = 3 OR n % 50 = 9 THEN NULL ELSE "
 _LABEL += (
     "CASE (n / 7) % 4 WHEN 0 THEN 'glioma' WHEN 1 THEN 'meningioma' WHEN 2 THEN 'pituitary' ELSE 'notumor' END END"
 )
-_TIME = f"strftime('%Y-%m-%d %H:%M:%S', {int(START.timestamp())} + n * {SECONDS_APART}, 'unixepoch') || '.000000'"
-_NUMBERS = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :rows) "
+_SECONDS = f"{int(START.timestamp())} + n * {SECONDS_APART}"
+_TIME = "@time"  # of series n; stands for one of these
+TIMES = {
+    "sqlite": f"strftime('%Y-%m-%d %H:%M:%S', {_SECONDS}, 'unixepoch') || '.000000'",
+    "postgresql": f"to_timestamp({_SECONDS})",
+}
+_NUMBERS = (
+    "WITH RECURSIVE numbers(n) AS (SELECT CAST(1 AS BIGINT) UNION ALL SELECT n + 1 FROM numbers WHERE n < :rows) "
+)
 FILL = {
     "model": f"INSERT INTO model (id, name, version, sha256, added_at, state, state_at, state_by) VALUES "
     f"(1, 'bench', '1', '{'0' * 64}', '2025-01-01 00:00:00.000000', 'active', '2025-01-01 00:00:00.000000', 'bench')",
     "series": _NUMBERS + "INSERT INTO series (id, series_instance_uid, study_instance_uid, patient_id, patient_name, "
     "accession_number, study_date, modality, series_description, state, created_at, last_received_at, settled_at, "
     "status, label, probability, answered_job_id, reason) SELECT n, '2.25.1' || n, '2.25.2' || (n / 3), "
-    "printf('P%07d', (n * 7919) % (:rows / 4 + 1)), 'FAMILY' || ((n * 104729) % 20011) || '^GIVEN', "
-    "printf('A%09d', n), '20250101', 'MR', 'T1', "
-    f"CASE WHEN n % 20 = 3 AND n % 1000 <> 7 THEN 'refused' ELSE 'queued' END, {_TIME}, {_TIME}, "
+    "'P' || substr(CAST(10000000 + (n * 7919) % (:rows / 4 + 1) AS TEXT), 2), "
+    "'FAMILY' || ((n * 104729) % 20011) || '^GIVEN', 'A' || substr(CAST(1000000000 + n AS TEXT), 2), '20250101', "
+    f"'MR', 'T1', CASE WHEN n % 20 = 3 AND n % 1000 <> 7 THEN 'refused' ELSE 'queued' END, {_TIME}, {_TIME}, "
     f"{_TIME}, {_STATUS}, {_LABEL}, CASE WHEN {_LABEL} IS NULL THEN NULL ELSE 0.5 + ((n * 31) % 1000) / 2000.0 END, "
     f"CASE WHEN {_STATUS} = 'refused' THEN NULL ELSE n END, CASE WHEN {_STATUS} = 'refused' THEN 'modality' END "
     "FROM numbers",
@@ -64,7 +72,7 @@ FILL = {
     "path, size, sha256, received_at) "
     "SELECT id, '2.25.3' || id, '1.2', '1.2', '{}', 'x', 1, '', created_at FROM series",
     "job": "INSERT INTO job (id, series_id, model_id, input_sha256, last_instance_id, shadow, state, attempts, "
-    "not_before, created_at, finished_at) SELECT id, id, 1, '', id, 0, CASE status WHEN 'failed' "
+    "not_before, created_at, finished_at) SELECT id, id, 1, '', id, FALSE, CASE status WHEN 'failed' "
     "THEN 'parked' ELSE 'done' END, 1, created_at, created_at, created_at FROM series WHERE status <> 'refused'",
     "result": "INSERT INTO result (id, job_id, series_id, model_id, status, label, probability, probabilities, reason, "
     "created_at) SELECT id, id, id, 1, status, label, probability, '{}', CASE status WHEN 'classified' THEN NULL ELSE "
@@ -82,8 +90,12 @@ def fill(database: Store, rows: int) -> None:
     for table, statement in FILL.items():
         started = time.monotonic()
         with database.engine.begin() as connection:
-            connection.execute(text(statement), {"rows": rows} if ":rows" in statement else {})
+            dated = statement.replace(_TIME, TIMES[connection.dialect.name])
+            connection.execute(text(dated), {"rows": rows} if ":rows" in statement else {})
         print(f"{table:10} filled in {time.monotonic() - started:6.1f} s", flush=True)
+    if database.engine.dialect.name == "postgresql":
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM ANALYZE")  # as autovacuum does within minutes
 
 
 def searches(rows: int, random_: random.Random) -> dict[str, Callable[[], Search]]:
@@ -161,19 +173,20 @@ def report(name: str, taken: list[Taken], limit: float) -> Row:
     return Row(name, p95, "ms, p95", len(taken), limit, "limit", limit / p95, 1.0, note)
 
 
-def run(folder: Path, rows: int, times: int) -> Iterator[Row]:
-    """Fill where nothing is, then measure what has a limit."""
+def run(url: str, folder: Path, rows: int, times: int) -> Iterator[Row]:
+    """Fill where nothing is, then measure what has a limit. `folder` is the data folder, which stays empty."""
     settings = Settings.model_validate(
         {
             "worker": {"data_dir": folder},
-            "database": {"url": f"sqlite:///{folder / 'worker.db'}"},
+            "database": {"url": url},
             "web": {"require_token": False},
         }
     )
     database = Store(settings.database.url)
     if migrate(database)[0] is None:
         fill(database, rows)
-    print(f"{rows:,} series; {times} runs each\n{'':32}   median      p95  slowest  p95 of the processor's time")
+    print(f"{database.engine.dialect.name}, {rows:,} series; {times} runs each")
+    print(f"{'':32}   median      p95  slowest  p95 of the processor's time")
     for name, make in searches(rows, random.Random(1)).items():
 
         def search(make: Callable[[], Search] = make) -> None:
@@ -215,9 +228,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        found = list(run(folder, chosen.rows, chosen.times))
+        found = list(run(f"sqlite:///{folder / 'worker.db'}", folder, chosen.rows, chosen.times))
+        if postgres.programs() is not None:
+            with postgres.running() as url:
+                on_it = list(run(url, folder, chosen.rows, chosen.times))
+            found += [replace(one, row=f"{one.row}, PostgreSQL") for one in on_it]
     if chosen.json:
-        finish(f"Look up among {chosen.rows:,} series (SQLite)", found, chosen.json)
+        finish(f"Look up among {chosen.rows:,} series", found, chosen.json)
     return 0 if all(map(reached, found)) else 1
 
 
