@@ -57,7 +57,7 @@ def test_kill_while_a_series_is_being_sent(long_head: list[Path], tmp_path: Path
         printed, _ = sender.communicate(timeout=60)
         acknowledged = printed.count(ACKNOWLEDGED)
         assert 20 <= acknowledged < len(paths), "the kill must fall into the sending"
-        hospital.worker.start()
+        hospital.worker.start(until=hospital.worker.listens)
         time.sleep(1.5)  # longer than a look for settled series takes: a sender does not come back at once
         # It sends again only what was not acknowledged: the rest is ours to have kept.
         source = hospital.push(paths[acknowledged:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -78,15 +79,18 @@ class WorkerProcess:
         self.config.write_text("\n".join(lines))
         return self.config
 
-    def start(self, seconds: float = 180) -> Self:
-        """Start `worker serve` and wait until it is ready; RuntimeError with the end of its log when it is not."""
+    def start(self, seconds: float = 180, *, until: Callable[[], bool] | None = None) -> Self:
+        """Start `worker serve` and wait until it is ready; RuntimeError with the end of its log when it is not.
+
+        Ready is healthy, or what `until` says: a sender comes back once the port takes it, be the page there or not.
+        """
         self.write_config()
         with self.log.open("ab") as log:
             self.spawn(log)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self.require_alive()
-            if self.healthy():
+            if (until or self.healthy)():
                 return self
             time.sleep(0.1)
         raise RuntimeError(f"worker serve was not ready in {seconds:.0f} s:\n{self.last_log_lines()}")
@@ -104,6 +108,14 @@ class WorkerProcess:
             return httpx.get(f"http://{self.host}:{self.web_port}/health", timeout=2).status_code == 200
         except httpx.TransportError:
             return False
+
+    def listens(self) -> bool:
+        """Whether its DICOM port takes a connection."""
+        try:
+            socket.create_connection((self.host, self.port), timeout=2).close()
+        except OSError:
+            return False
+        return True
 
     def require_alive(self) -> None:
         """RuntimeError with the end of its log when the service has ended by itself."""
