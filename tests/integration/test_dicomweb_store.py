@@ -16,8 +16,11 @@ from dicomweb_client import DICOMwebClient
 from pydicom import Dataset
 from sqlalchemy import select
 
+from tests.testbed import orthanc
+from tests.testbed.dcmtk import free_port
 from tests.testbed.filled import served
-from tests.testbed.instances import encoded, later, mr_instance
+from tests.testbed.instances import encoded, later, mr_instance, write_series
+from tests.testbed.orthanc import Orthanc
 from worker import access, store_settling
 from worker.audit.messages import AuditEvent
 from worker.config import Settings
@@ -231,9 +234,11 @@ def _raw(site: Site, head: str, body: bytes) -> bytes:
 def test_a_huge_request_is_refused_by_what_it_claims_and_by_what_it_sends(site: Site) -> None:
     before = site.instances()
     assert b" 413 " in _raw(site, "Content-Length: 99999999999", b"")
-    chunk = b"%x\r\n%s\r\n" % (1 << 20, bytes(1 << 20))
     start = f"--{BOUNDARY}\r\n\r\n".encode()
-    assert b" 413 " in _raw(site, "Transfer-Encoding: chunked", b"%x\r\n%s\r\n" % (len(start), start) + 2 * chunk)
+    rest = bytes((2 << 20) - len(start))
+    # Up to the limit, and with the last ten bytes beyond it: nothing is left unread.
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(one), one) for one in (start, rest)) + b"a\r\n" + bytes(10)
+    assert b" 413 " in _raw(site, "Transfer-Encoding: chunked", chunks)
     assert site.instances() == before
 
 
@@ -258,3 +263,31 @@ def test_only_who_operates_may_store_and_only_where_it_is_allowed(site: Site, tm
         refused = _post(closed, content)
         assert (refused.status_code, closed.instances()) == (403, set())
         assert "[web] stow" in refused.json()["detail"]
+
+
+@pytest.mark.skipif(
+    orthanc.program() is None or orthanc.dicomweb_plugin() is None, reason="Orthanc or its DICOMweb plugin is missing"
+)
+def test_orthanc_stores_queries_and_retrieves(site: Site, tmp_path: Path) -> None:
+    """As a client of ours, in the order in which an archive would."""
+    archive = Orthanc(tmp_path / "orthanc", free_port(), "AI_WORKER", "ORTHANC", dicomweb=True)
+    archive.start()
+    try:
+        with httpx.Client(base_url=archive.dicomweb_url, timeout=60) as client:
+            headers = {"Authorization": site.writer.headers["authorization"]}
+            ours = {"Url": f"{site.address}/dicom-web", "HttpHeaders": headers}
+            client.put("servers/worker", json=ours).raise_for_status()
+            archive.upload(write_series(tmp_path / "sent", 3, "o"))
+            study = {"StudyInstanceUID": derive_uid("study", "o")}
+            resources = [one["ID"] for one in archive.instances(**study)]
+            client.post("servers/worker/stow", json={"Resources": resources, "Synchronous": True}).raise_for_status()
+            assert {derive_uid("instance", "o", str(number)) for number in (1, 2, 3)} <= site.instances()
+            asked = {"Uri": "/studies", "Arguments": {"PatientName": "Family^o"}}
+            (found,) = client.post("servers/worker/qido", json=asked).raise_for_status().json()
+            assert study["StudyInstanceUID"] in [one.get("Value") for one in found.values()]
+            assert _post(site, _message(encoded(mr_instance(4, "o")))).status_code == 200
+            wanted = {"Resources": [{"Study": study["StudyInstanceUID"]}], "Synchronous": True}
+            client.post("servers/worker/retrieve", json=wanted).raise_for_status()
+            assert len(archive.instances(**study)) == 4
+    finally:
+        archive.stop()

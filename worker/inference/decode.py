@@ -240,8 +240,13 @@ def _stored_frames(ds: pydicom.Dataset) -> Iterator[PixelArray]:
         yield _signed(ds, _one_channel(array))
 
 
-def decoded_samples(ds: pydicom.Dataset, indices: Sequence[int] | None = None) -> Iterator[npt.NDArray[Any]]:
-    """Frames decompressed, [rows, columns] or [rows, columns, 3]: all, or those at `indices`. Raises NotAssessable."""
+def decoded_samples(
+    ds: pydicom.Dataset, indices: Sequence[int] | None = None, *, palette: bool = True
+) -> Iterator[npt.NDArray[Any]]:
+    """Frames decompressed, [rows, columns] or [rows, columns, 3]: all, or those at `indices`. Raises NotAssessable.
+
+    `palette`: a palette's colours in place of its numbers.
+    """
     try:
         syntax = ds.file_meta.TransferSyntaxUID
         if syntax == JPEGExtended12Bit and ds.BitsAllocated == 16 and ds.SamplesPerPixel == 1:
@@ -255,7 +260,7 @@ def decoded_samples(ds: pydicom.Dataset, indices: Sequence[int] | None = None) -
         # Bits Stored is often wrong; masking by it would wrap bright values to dark ones. See _signed.
         options: dict[str, Any] = {"allow_excess_frames": False, "correct_unused_bits": False}
         for array, meta in decoder.iter_array(ds, indices=indices, raw=False, **options):
-            if str(meta.get("photometric_interpretation")) == "PALETTE COLOR":
+            if palette and str(meta.get("photometric_interpretation")) == "PALETTE COLOR":
                 array = apply_color_lut(array, ds)
             yield array
     except MemoryError:

@@ -27,9 +27,7 @@ class ImageFile:
     """One file with pixels. Its methods raise NotAssessable for pixels that cannot be decoded."""
 
     ds: Dataset
-    path: Path
     frames: int
-    transfer_syntax_uid: str
 
     @property
     def compressed(self) -> bool:
@@ -37,7 +35,7 @@ class ImageFile:
 
     def native(self, numbers: Sequence[int]) -> Iterator[bytes]:
         """Frames, counted from 1, little endian as allocated; compressed colours come as RGB, colour by pixel."""
-        for array in decoded_samples(self.ds, [number - 1 for number in numbers]):
+        for array in decoded_samples(self.ds, [number - 1 for number in numbers], palette=False):
             yield _bytes(self.ds, array)
 
     def as_sent(self, numbers: Sequence[int]) -> Iterator[bytes]:
@@ -64,7 +62,11 @@ class ImageFile:
         Without a window that of the header, and without one nearly all the values.
         """
         array = next(decoded_samples(self.ds, [number - 1]))
-        image = Image.fromarray(array.astype(np.uint8) if array.ndim == 3 else _grey(self.ds, array, window))
+        if array.ndim == 3:
+            eight_bits = (array >> 8 * (array.dtype.itemsize - 1)).astype(np.uint8)
+        else:
+            eight_bits = _grey(self.ds, array, window)
+        image = Image.fromarray(eight_bits)
         if most is not None:
             image.thumbnail((most, most))
         buffer = io.BytesIO()
@@ -75,7 +77,7 @@ class ImageFile:
 def open_file(path: Path) -> ImageFile:
     """Raises NotAssessable for what is no image or cannot be decoded; OSError when the disk fails."""
     ds = open_image(path)
-    return ImageFile(ds, path, int(ds.get("NumberOfFrames") or 1), str(ds.file_meta.TransferSyntaxUID))
+    return ImageFile(ds, int(ds.get("NumberOfFrames") or 1))
 
 
 def explicit_little_endian(path: Path) -> bytes:

@@ -62,6 +62,20 @@ def test_colours_stay_colours(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(opened.picture(1, "PNG", None, None, 90)))), colours)
 
 
+def test_a_palette_stays_numbers_and_is_shown_in_its_colours(tmp_path: Path) -> None:
+    numbers = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    ds = image(numbers, PhotometricInterpretation="PALETTE COLOR")
+    ramp = (np.arange(256, dtype=np.uint16) << 8).tobytes()
+    for colour, table in (("Red", ramp), ("Green", bytes(512)), ("Blue", bytes(512))):
+        setattr(ds, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, 16])
+        setattr(ds, f"{colour}PaletteColorLookupTableData", table)
+    opened = open_file(save(ds, tmp_path / "a.dcm"))
+    assert next(opened.native([1])) == numbers.tobytes()
+    shown = np.asarray(Image.open(io.BytesIO(opened.picture(1, "PNG", None, None, 90))))
+    assert np.array_equal(shown[..., 0], numbers)
+    assert not shown[..., 1:].any()
+
+
 def test_a_picture_is_windowed_inverted_and_made_small(tmp_path: Path) -> None:
     plain = open_file(save(image(FRAMES[0], RescaleSlope=2, RescaleIntercept=-100), tmp_path / "a.dcm"))
     shown = np.asarray(Image.open(io.BytesIO(plain.picture(1, "PNG", (4000.0, 4000.0), None, 90))), float)
