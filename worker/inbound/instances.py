@@ -342,6 +342,7 @@ class InstanceKeeper:
         except FileExistsError:
             return False
         except FileNotFoundError:
+            self._known.discard(final.parent)
             final.parent.mkdir(parents=True, exist_ok=True)
             os.link(temporary, final)
         return True
