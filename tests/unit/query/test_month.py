@@ -11,7 +11,9 @@ import httpx
 import pytest
 
 from tests.testbed.instances import MODEL, classified, new_instance
+from tests.testbed.worker_process import wait_until
 from worker import store
+from worker.config import Settings
 from worker.errors import StartError
 from worker.query.month import (
     FEW,
@@ -25,6 +27,7 @@ from worker.query.month import (
     written_months,
 )
 from worker.query.month import _calibration as calibration
+from worker.schedule import start_receive_ticks, tick_now
 from worker.store import Store
 from worker.store_readings import NewReading, add_reading
 from worker.tables import JobState
@@ -137,6 +140,15 @@ def test_the_last_month_is_written_once_and_an_empty_one_never(database: Store, 
     assert json.loads((page.with_suffix(".json")).read_text())["models"][0]["agreement"]["read"] == 1
     with pytest.raises(StartError, match="has not begun"):
         write_report(database, tmp_path, "2026-05", APRIL)
+
+
+def test_the_service_writes_it_by_itself(database: Store, tmp_path: Path) -> None:
+    _read(database, _answered(database, "a", MARCH, 0.5), "glioma", MARCH)
+    settings = Settings.model_validate({"worker": {"data_dir": tmp_path}})
+    ticks = start_receive_ticks(settings, database, lambda: APRIL)
+    tick_now(ticks)  # not in an hour
+    wait_until(lambda: written_months(tmp_path), "the report to be written", 60)
+    ticks.shutdown(wait=True)
 
 
 def test_reports_are_listed_and_shown(client: httpx.Client) -> None:
