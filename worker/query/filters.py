@@ -12,7 +12,7 @@ from worker.store_readings import ReadState
 from worker.tables import SeriesStatus
 
 UID_PATTERN = r"^[0-9.]{1,64}$"  # PS3.5 9.1
-LARGEST_NUMBER = 2**63 - 1
+LARGEST_NUMBER = 2**53 - 1  # that every reader of JSON tells from its neighbours (RFC 7493 2.2)
 LARGEST_PAGE = 500
 
 
