@@ -4,10 +4,10 @@
     PYTHONPATH=. python benchmarks/receive.py --rounds 3 --folder /var/tmp --json receive.json
 
 Each cell of the table is a receiver that was started for it with an empty folder on the disk of `--folder`, to which
-DCMTK's storescu sends one load over one association, or as four senders at once. The receivers take turns, so that a
-machine that is busy for a while is busy for all of them. A figure is instances a second from the start of the first
-storescu to the end of the last, so the sender's own start and its look through its folder count for everybody; a cell
-counts only when the receiver then holds every instance.
+DCMTK's storescu (`-R -xe +sd +r`, TCP_NODELAY=1) sends one load over one association, or as four senders at once. The
+receivers take turns, so that a machine that is busy for a while is busy for all of them. A figure is instances a second
+from the start of the first storescu to the end of the last, so the sender's own start and its look through its folder
+count for everybody; a cell counts only when the receiver then holds every instance.
 
 ours      `worker serve --role receive`, SQLite: answered after fsync of file and folder and the commit of the row
 Orthanc   Debian's, with the settings of tests/testbed/orthanc.py: SQLite index, SyncStorageArea on (the default: fsync

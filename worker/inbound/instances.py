@@ -283,7 +283,7 @@ class InstanceKeeper:
         self._incoming.mkdir(parents=True, exist_ok=True)
         self._waiting: deque[_Waiting] = deque()
         self._commit_lock = threading.Lock()
-        self._folders = ThreadPoolExecutor(_FOLDERS_AT_ONCE, "folders")
+        self._folders = _started_pool(_FOLDERS_AT_ONCE, "folders")
         self._known: set[Path] = set()  # folders of series whose own names are durable
 
     def keep(self, received: Received) -> Outcome:
@@ -444,6 +444,13 @@ class InstanceKeeper:
         elif not final.exists():
             raise FileNotFoundError(errno.ENOENT, "a received file is gone before its row was committed")
         folders.add(final.parent)
+
+
+def _started_pool(threads: int, name: str) -> ThreadPoolExecutor:
+    """All of its threads run from the start: a receiver's threads are then its associations' and no more."""
+    pool, together = ThreadPoolExecutor(threads, name), threading.Barrier(threads)
+    list(pool.map(lambda _: together.wait(), range(threads)))
+    return pool
 
 
 def remove_leftovers(data_dir: Path) -> int:
