@@ -90,7 +90,9 @@ class ServedModels:
     def require_one(self) -> None:
         """Raises StartError with the first reason when models are wanted and none of them could be loaded."""
         with self._database.read() as session:
-            faults = [load.detail for _, load in store_models.loads(session, self._host) if load.state == "failed"]
+            faults = [
+                load.detail for _, load in store_models.loads(session, self._host) if load.state == LoadState.FAILED
+            ]
         if faults and not self._loaded:
             raise StartError("bundle-unusable", f"no model can be loaded: {faults[0]}")
 
