@@ -31,7 +31,7 @@ class Named:
 
     @property
     def status(self) -> int:
-        """PS3.18 Table 10.4.1-4: 206 says that this is not all of it."""
+        """PS3.18 Table 10.4.3-1: 206 says that this is not all of it."""
         return 206 if self.some_are_gone else 200
 
 
