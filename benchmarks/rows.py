@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -67,6 +69,8 @@ def arguments(document: str | None, **more: str) -> argparse.Namespace:
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
+    """The options; and a program that is told to end stops the processes that it started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     parser.add_argument(
         "--quick", action="store_true", help="as little as shows that it works; the figures mean nothing"
