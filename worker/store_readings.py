@@ -201,7 +201,6 @@ class ReadSlice:
 class ReadSeries:
     """A series with its latest reading, and the slices of the result that the reader looked at, in stack order."""
 
-    series_id: int
     series_instance_uid: str
     label: str
     answer: str | None
@@ -226,7 +225,6 @@ def read_series(session: Session) -> Iterator[ReadSeries]:
             .order_by(SliceResultRow.ordinal)
         )
         yield ReadSeries(
-            series_id=reading.series_id,
             series_instance_uid=uid,
             label=reading.label,
             answer=answer,
