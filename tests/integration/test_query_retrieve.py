@@ -84,9 +84,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 "receive": {"host": "127.0.0.1", "port": free_port(), "minimum_free_bytes": 0},
                 "destination": [{"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port}],
                 "peer": [
-                    {"ae_title": "VIEWER", "host": "127.0.0.1", "port": free_port(), "may_retrieve": True},
-                    {"ae_title": "ELSEWHERE", "host": "127.0.0.2", "port": free_port(), "may_retrieve": True},
-                    {"ae_title": "SENDER", "host": "127.0.0.1", "port": free_port()},
+                    {"ae_title": "VIEWER", "host": "127.0.0.1", "port": 9, "may_retrieve": True},
+                    {"ae_title": "ELSEWHERE", "host": "127.0.0.2", "port": 9, "may_retrieve": True},
+                    {"ae_title": "SENDER", "host": "127.0.0.1", "port": 9},
                 ],
             }
         )
