@@ -89,7 +89,9 @@ def document(found: Found) -> str:
 
 
 def _where(one: Mapping[str, Any]) -> str:
-    busy = f"; **the machine was busy before it began (load {one['load']:.1f}): compare ratios only**"
+    busy = (
+        f"; **the machine was busy with other work (load {one['load']:.1f}): times say little, ratios not much more**"
+    )
     quick = "; **a quick run, whose figures mean nothing**" if one["quick"] else ""
     return f"{one['at']}, commit {one['commit']}, {one['machine']}{busy if one['load'] > 0.5 else ''}{quick}"
 
@@ -107,7 +109,7 @@ def _table(rows: Sequence[Row]) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
 def cost(rows: Sequence[Row]) -> str:
@@ -137,7 +139,7 @@ def plot(found: Found, file: Path) -> None:
     mpl.use("svg")
     from matplotlib import pyplot
 
-    mpl.rcParams["svg.hashsalt"] = "performance"  # the same figures give the same file
+    mpl.rcParams |= {"svg.hashsalt": "performance", "svg.fonttype": "none"}  # the same figures give the same file
     rows = [Row(**row) for one in found.values() for row in one["rows"]]
     judged = [(one, one.ratio / one.goal) for one in rows if one.ratio is not None and one.goal]
     figure, axes = pyplot.subplots(figsize=(9, 0.6 + 0.26 * max(1, len(judged))), layout="constrained")

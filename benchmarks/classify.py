@@ -107,7 +107,7 @@ def speed(bundle: Bundle, tensor: FloatArray, threads: int, rounds: int) -> tupl
 def roofline(bundle: Bundle, rates: Sequence[float], threads: int, repeats: int) -> list[Row]:
     limit = int8_limit(bundle.openvino_model("int8"), bundle.preprocessing.size, BATCH, threads, repeats)
     best = max(rates)  # against the best that the convolutions did
-    facts = f"peak {limit.peak / 1e9:.0f} Gop/s, {limit.operations / 1e9:.2f} Gop an image"
+    facts = f"our best round; peak {limit.peak / 1e9:.0f} Gop/s, {limit.operations / 1e9:.2f} Gop an image"
     share = Row(
         "share of the int8 roofline", best, "images/s", len(rates), limit.images_a_second, "int8 peak",
         best / limit.images_a_second, 0.6, facts,
