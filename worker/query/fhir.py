@@ -45,7 +45,7 @@ def fhir_routes(database: store.Store, parts: Parts, record: Record) -> APIRoute
         try:
             bundle = report_as_bundle(dcmread(data_dir / path))
         except (OSError, InvalidDicomError, ValueError):
-            raise HTTPException(503, "the file of this report cannot be read") from None
+            raise HTTPException(404, "the file of this report is not in the data folder, or is not one") from None
         record(events.viewed(caller.name, caller.address, study))
         return FhirResponse(bundle)
 

@@ -26,7 +26,7 @@ class Problem(BaseModel):
 
 # For the OpenAPI document: what every operation may answer beside its own.
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    number: {"description": HTTPStatus(number).phrase, "model": Problem} for number in (401, 403, 422, 429, 503)
+    number: {"description": HTTPStatus(number).phrase, "model": Problem} for number in (400, 401, 403, 422, 429, 503)
 }
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"description": "Not Found", "model": Problem}}
 CONFLICT: dict[int | str, dict[str, Any]] = {409: {"description": "Conflict", "model": Problem}}

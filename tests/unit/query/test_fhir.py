@@ -43,4 +43,5 @@ def test_a_series_without_a_report_has_none(client: httpx.Client) -> None:
 
 def test_a_report_whose_file_is_gone_is_told(client: httpx.Client) -> None:
     answer = client.get(url("a"))
-    assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+    assert "data folder" in answer.text
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
