@@ -59,12 +59,10 @@ def plain(row: str, ours: Sequence[float], unit: str, note: str = "") -> Row:
     return Row(row, median(ours), unit, len(ours), note=note)
 
 
-def arguments(document: str | None, **more: str) -> argparse.Namespace:
-    """`--json FILE` and `--quick`, which every benchmark has; `more` adds options: their name and help."""
+def arguments(document: str | None) -> argparse.Namespace:
+    """`--json FILE` and `--quick`, for a benchmark that has no other options."""
     parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common(parser)
-    for name, text in more.items():
-        parser.add_argument(f"--{name}", help=text)
     return parser.parse_args()
 
 
