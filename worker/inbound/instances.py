@@ -253,7 +253,7 @@ def _place(ds: Dataset) -> list[float] | None:
 class _Waiting:
     """An instance whose bytes are on disk and whose row is not; the thread that commits it sets `outcome` or `fault`.
 
-    `temporary` is a name of the file below instances/incoming, `linked` says that it has its place as well.
+    `linked` says that the file is in its place already; else it is the one below instances/incoming.
     """
 
     new: store.NewInstance
@@ -345,6 +345,7 @@ class InstanceKeeper:
             self._known.discard(final.parent)
             final.parent.mkdir(parents=True, exist_ok=True)
             os.link(temporary, final)
+        temporary.unlink()  # before the fsync: after it, the change would wait for the journal's next commit
         return True
 
     def _to_sync(self, final: Path) -> list[Path]:
@@ -415,15 +416,16 @@ class InstanceKeeper:
 
     def _again(self, session: Session, waiting: _Waiting, stored: InstanceRow, folders: set[Path]) -> Outcome:
         """An instance of that UID has a row."""
+        file = self._data_dir / waiting.new.path if waiting.linked else waiting.temporary
         if stored.sha256 == waiting.new.sha256:
             outcome = Outcome.REPEATED
             if stored.removed_at is not None:
-                self._name(waiting.temporary, stored.path, folders)
+                self._name(file, stored.path, folders)
                 store.restore_instance(session, stored, self._clock())
                 outcome = Outcome.STORED
         else:
             aside = conflict_path(waiting.new)
-            self._name(waiting.temporary, aside, folders)
+            self._name(file, aside, folders)
             store.add_conflict(session, stored, waiting.new, aside, self._clock())
             get_log().warning("instance came again with other content, which is kept aside", instance_row=stored.id)
             outcome = Outcome.CONFLICTING
@@ -431,7 +433,7 @@ class InstanceKeeper:
             (self._data_dir / waiting.new.path).unlink(missing_ok=True)
         return outcome
 
-    def _name(self, temporary: Path, path: str, folders: set[Path]) -> None:
+    def _name(self, file: Path, path: str, folders: set[Path]) -> None:
         """Give a written file another place, and note the folders to fsync before the commit."""
         final = self._data_dir / path
         if not final.parent.is_dir():
@@ -439,8 +441,8 @@ class InstanceKeeper:
             folders.update((final.parent.parent, final.parent.parent.parent))
         # Named before the row exists: a crash in between leaves a file without a row, and the peer, which got no
         # answer, sends again.
-        if temporary.exists():  # else an attempt whose transaction failed has named it already
-            os.replace(temporary, final)
+        if file.exists():  # else an attempt whose transaction failed has named it already
+            os.replace(file, final)
         elif not final.exists():
             raise FileNotFoundError(errno.ENOENT, "a received file is gone before its row was committed")
         folders.add(final.parent)
