@@ -128,6 +128,8 @@ class WorkerProcess:
             return
         self._signal_group(signal.SIGKILL)
         self._process.wait(10)
+        # A receiver that is still dying holds the port, and would be taken for the next one.
+        wait_until(lambda: not self.listens(), "the port to be free", every=0.01)
         self._process = None
 
     def stop(self, seconds: float = 10) -> int:
