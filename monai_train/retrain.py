@@ -279,7 +279,7 @@ def register(app: typer.Typer) -> None:
         """Train the present model on with confirmed series, and offer the new one only if it is not worse.
 
         Exit code 0: offered, 1: not offered (the bundle is written all the same), 2: could not start.
-        Example: monai-train retrain --bundle old --data converted --from-worker seen --run runs/site --version 2 --out new
+        Example: monai-train retrain --bundle old --data data --from-worker seen --run runs/site --version 2 --out new
         """
         given = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed, "threads": threads}
         settings = settings_for(bundle, config, **given)
