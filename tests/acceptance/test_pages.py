@@ -159,6 +159,7 @@ def test_a_label_is_corrected_and_a_second_reader_is_told(web: Web) -> None:
         page.get_by_role("button", name="Save").click()
         page.locator("#reading-part .status.corrected").wait_for()
         assert "slices marked: 3" in page.locator("#reading-part").inner_text()
+        late.get_by_label("This series shows").select_option("glioma")
         late.get_by_role("textbox", name="Comment").fill("typed by another")
         late.get_by_role("button", name="Save").click()
         late.get_by_text("has read this series since you looked at it").wait_for()

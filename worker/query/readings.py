@@ -25,7 +25,6 @@ from worker.query.render import render
 from worker.query.rest import PREFIX, Reader, SeriesUid
 from worker.store_readings import (
     LARGEST_COMMENT,
-    NOT_ASSESSABLE,
     OTHER_LABELS,
     Answered,
     NewReading,
@@ -105,7 +104,7 @@ class ReadingForm:
 
 
 def form_of(session: Session, series_instance_uid: str, titles: Mapping[str, str]) -> ReadingForm | None:
-    """The form before anything is typed: it proposes the latest reading's label, else the model's. None: no series."""
+    """The form before anything is typed; it proposes no label, lest the model's be taken unseen. None: no series."""
     series = answered_series(session, series_instance_uid)
     if series is None:
         return None
@@ -116,7 +115,7 @@ def form_of(session: Session, series_instance_uid: str, titles: Mapping[str, str
         labels=_labels(series, titles),
         after=readings[0].number if readings else 0,
         result=series.result_id,
-        label=readings[0].label if readings else series.label or (NOT_ASSESSABLE if series.result_id else ""),
+        label="",
         slices=_as_text(readings[0].slices) if readings and readings[0].result_id == series.result_id else "",
         comment="",
     )
