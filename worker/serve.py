@@ -61,7 +61,7 @@ def run_role(role: Role, settings: Settings) -> None:
         threading.Thread(target=_end_with_supervisor, name="lifeline", daemon=True).start()
     database = store.Store(settings.database.url, pseudonym_of(settings.privacy))
     database.require_revision()
-    clock = Clock(database)
+    clock = Clock(database, takes_along=role is Role.RECEIVE)
     clock.start()
     audit = Recorder(settings, database, clock)
     audit.start()

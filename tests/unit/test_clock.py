@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from worker import store
 from worker.clock import Clock, bring_back
 from worker.schedule import tick_now
 from worker.store import NewObject, Store
+from worker.store_settling import Counting, series_to_settle
 from worker.tables import DeliveryRow, JobRow, JobState, ObjectKind, SeriesRow
 
 
@@ -86,3 +88,44 @@ def test_ticks_go_on_when_the_clock_is_set_back(tmp_path: Path, monkeypatch: pyt
     finally:
         scheduler.shutdown()
         database.close()
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_clock_set_ahead_makes_no_series_look_silent(
+    database: Store, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    clock, true = Clock(database, takes_along=True), clocks._own_ahead()
+    with database.write() as session:
+        association = store.open_association(session, "SENDER", "127.0.0.1", "host:1", clock())
+        store.add_instance(session, replace(new_instance(1), association_id=association), clock())
+        if ended:
+            store.close_association(session, association, clock())
+    monkeypatch.setattr(clocks, "_own_ahead", lambda: true + 3600)
+    quiet, idle = timedelta(seconds=10), timedelta(seconds=60)
+
+    def settled(now: datetime) -> bool:
+        with database.read() as session:
+            return bool(series_to_settle(session, now, quiet, idle, Counting()))
+
+    assert settled(datetime.now(UTC) + timedelta(hours=1))  # what the clock is followed for
+    clock._look_at_own()
+    clock._look_at_own()
+    assert clock() - datetime.now(UTC) > timedelta(minutes=59)
+    assert not settled(clock())
+    assert settled(clock() + quiet) == ended
+    assert settled(clock() + 2 * idle)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_only_the_process_that_images_arrive_in_takes_their_times_along(
+    database: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, true = Clock(database), clocks._own_ahead()
+    with database.write() as session:
+        store.add_instance(session, new_instance(1), later(0))
+    monkeypatch.setattr(clocks, "_own_ahead", lambda: true + 3600)
+    clock._look_at_own()
+    with database.read() as session:
+        assert session.get_one(SeriesRow, 1).last_received_at == later(0)
+    assert clock() - datetime.now(UTC) > timedelta(minutes=59)
