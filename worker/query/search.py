@@ -267,7 +267,8 @@ def _query(session: Session, search: Search) -> Select[Any]:
         .scalar_subquery()
     )
     found = _page_of_ids(session, search).subquery()
-    place = (SeriesRow.created_at, SeriesRow.id)
+    # Of the page, not of the table: else SQLite walks the whole list in this order and looks each row up in the page.
+    place = (found.c.created_at, found.c.id)
     return (
         select(*_COLUMNS, instances.label("instances"))
         .join(found, found.c.id == SeriesRow.id)
@@ -302,7 +303,7 @@ def _page_of_ids(session: Session, search: Search) -> Select[Any]:
     conditions = _conditions(search, _as_it_is if ids is None else _unindexed)
     place = (SeriesRow.created_at, SeriesRow.id)
     order = place if search.newer_than is not None else tuple(column.desc() for column in place)
-    return select(SeriesRow.id).where(chosen, *conditions, *_beyond(search)).order_by(*order).limit(search.limit)
+    return select(*place).where(chosen, *conditions, *_beyond(search)).order_by(*order).limit(search.limit)
 
 
 Column = Callable[[Any], Any]

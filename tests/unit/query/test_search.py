@@ -6,11 +6,12 @@ import json
 from datetime import date, timedelta
 
 import pytest
+from sqlalchemy import event
 
 from tests.testbed.instances import MODEL, classified, later, new_instance
 from worker import store
 from worker.dicom import derive_uid
-from worker.query.search import Search, Status, find_series, series_that_end_in, slices_of
+from worker.query.search import Search, Status, find_page, find_series, series_that_end_in, slices_of
 from worker.query.unfinished import find_unfinished
 from worker.shown import answers_as_text
 from worker.store import NewObject, Store
@@ -120,6 +121,22 @@ def test_a_late_instance_leaves_the_earlier_result_in_sight(filled: Store) -> No
     with filled.read() as session:
         [answer] = find_series(session, Search(patient_id="ID-a"))
     assert (answer.status, answer.label, answer.instances) == (Status.CLASSIFIED, "glioma", 2)
+
+
+@pytest.mark.parametrize("search", [Search(), Search(answered=True), Search(minimum_probability=0.5), Search(text="P")])
+def test_a_page_touches_its_own_rows_only(filled: Store, search: Search) -> None:
+    """The list is walked in its order once, until the page is full."""
+    if filled.engine.dialect.name != "sqlite":
+        pytest.skip("another planner, which has statistics")
+    executed: list[tuple[str, object]] = []
+    event.listen(filled.engine, "before_cursor_execute", lambda *call: executed.append((call[2], call[3])))
+    with filled.read() as session:
+        find_page(session, search, 50)
+    [(statement, values)] = [one for one in executed if "probabilities" in one[0]]
+    with filled.engine.connect() as connection:
+        plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]  # type: ignore[arg-type]
+    assert any("SEARCH series USING INTEGER PRIMARY KEY" in step for step in plan), plan
+    assert len([step for step in plan if step.startswith("SCAN series")]) <= 1, plan
 
 
 def test_slices_and_endings(filled: Store) -> None:
