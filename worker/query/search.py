@@ -280,8 +280,8 @@ def _query(session: Session, search: Search) -> Select[Any]:
     )
 
 
-def _page_of_ids(session: Session, search: Search) -> Select[Any]:
-    """The ids of a page, from indexes alone: what else a page shows is fetched for its rows only.
+def _page_of_ids(session: Session, search: Search) -> Select[datetime, int]:
+    """The times and ids of a page, from indexes alone: what else a page shows is fetched for its rows only.
 
     A planner without statistics takes any equality for a rare one, so it is told: what names few series is looked up
     first, and what names many must not keep the list from being walked in its order.
