@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from worker.query.search import SeriesAnswer, SliceAnswer, plain
 from worker.query.unfinished import Unfinished
@@ -29,7 +30,8 @@ _STYLES = {"classified": "green", "not-assessed": "yellow", "refused": "yellow",
 
 
 def console() -> Console:
-    return Console(highlight=False)
+    """Prints texts as they are: what a peer sent, a patient's ID of `[/]` or `:x:`, is no markup."""
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def progress_console() -> Console:
@@ -93,7 +95,7 @@ def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
             one.patient_id,
             short_uid(one.series_instance_uid),
             str(one.instances),
-            f"[{_STYLES[one.status]}]{one.status}[/]",
+            Text(one.status, _STYLES[one.status]),
             _result(one),
             one.reason or ("incomplete" if one.missing else ""),
             _delivered(one),
@@ -111,10 +113,10 @@ def _result(one: SeriesAnswer) -> str:
     return f"{one.label} {one.probability:.1%}" if one.label and one.probability is not None else ""
 
 
-def _delivered(one: SeriesAnswer) -> str:
+def _delivered(one: SeriesAnswer) -> Text:
     arrived = sum(each.state == "delivered" for each in one.deliveries)
     text = f"{arrived}/{len(one.deliveries)}" if one.deliveries else ""
-    return f"[red]{text}[/]" if any(each.state == "failed" for each in one.deliveries) else text
+    return Text(text, "red" if any(each.state == "failed" for each in one.deliveries) else "")
 
 
 def print_answer(one: SeriesAnswer, slices: Sequence[SliceAnswer], format: str) -> None:
@@ -132,7 +134,7 @@ def print_answer(one: SeriesAnswer, slices: Sequence[SliceAnswer], format: str) 
     for name in ("patient_id", "accession_number", "study_instance_uid", "series_instance_uid", "series_description"):
         facts.add_row(name.replace("_", " "), str(getattr(one, name)))
     facts.add_row("instances", str(one.instances))
-    facts.add_row("status", f"[{_STYLES[one.status]}]{one.status}[/]")
+    facts.add_row("status", Text(one.status, _STYLES[one.status]))
     facts.add_row("result", _result(one) or "none")
     facts.add_row("probabilities", "  ".join(f"{name} {value:.3f}" for name, value in one.probabilities.items()))
     facts.add_row("why", one.detail or one.reason or "")
@@ -231,7 +233,7 @@ def print_models(models: Sequence[KnownModel], format: str) -> None:
     out.print(table)
     for one in models:
         if one.not_loaded:
-            out.print(f"[red]{one.name} {one.version} is not loaded[/] on {one.not_loaded}")
+            out.print(Text.assemble((f"{one.name} {one.version} is not loaded", "red"), f" on {one.not_loaded}"))
 
 
 def print_comparison(one: Comparison, format: str) -> None:
@@ -300,7 +302,7 @@ def print_unfinished(unfinished: Unfinished, format: str) -> None:
 def print_findings(findings: Sequence[Finding]) -> None:
     out = console()
     for one in findings:
-        mark = "[green]well [/]" if one.well else "[red]fault[/]"
-        out.print(f"{mark} {one.subject}: {one.detail}")
+        mark = ("well ", "green") if one.well else ("fault", "red")
+        out.print(Text.assemble(mark, f" {one.subject}: {one.detail}"))
         if one.advice:
             out.print(f"      → {one.advice}")
