@@ -5,6 +5,7 @@ Exit 0 when a report and a picture of each series arrived in the PACS, 1 with a 
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from tests.testbed.pacs import Pacs
 from tests.testbed.worker_process import WorkerProcess, wait_until
 
 HEADS = {"a healthy head": False, "a head with a simulated mass": True}
-PICTURES_FOLDER = Path("var") / "demo"
+KEPT = Path("var") / "demo"  # the heads and the pictures: what somebody sends next, and looks at
 ANSWER_SECONDS = 180
 Archive = Orthanc | Pacs
 
@@ -84,7 +85,7 @@ def _show(folder: Path, archive: Archive, worker: WorkerProcess) -> None:
     for title, mass in HEADS.items():
         with console.status(f"building {title}"):
             own = {"PatientID": "DEMO-MASS" if mass else "DEMO-HEALTHY", "SeriesDescription": f"T1 of {title}"}
-            paths = phantom.head_series(folder / title, mass=mass, attributes=own)
+            paths = phantom.head_series(_kept(title), mass=mass, attributes=own)
         sources[title] = _send(worker, paths)
         console.print(f"Sent {title}: {len(paths)} axial MR slices of 6 mm by C-STORE")
     found = {}
@@ -99,9 +100,9 @@ def _show(folder: Path, archive: Archive, worker: WorkerProcess) -> None:
     title = list(HEADS)[-1]
     console.rule(f"the Structured Report of {title}, as the PACS holds it")
     _print_report(found[title][0], folder)
-    console.rule("the pictures")
+    console.rule("the pictures, and the heads as DICOM")
     for title, (_, picture) in found.items():
-        console.print(f"{title}: {_write_png(picture, title)}", soft_wrap=True)
+        console.print(f"{title}: {_write_png(picture, title)}  {_kept(title)}{os.sep}", soft_wrap=True)
     if (code := worker.stop(10)) != 0:
         raise RuntimeError(f"worker serve ended with exit code {code}")
 
@@ -186,9 +187,12 @@ def _node(item: Dataset) -> str:
     return f"{item.ValueType} {name} = {value}" if value else f"{item.ValueType} {name}"
 
 
+def _kept(title: str) -> Path:
+    return KEPT / title.replace(" ", "-")
+
+
 def _write_png(picture: bytes, title: str) -> Path:
-    PICTURES_FOLDER.mkdir(parents=True, exist_ok=True)
-    path = PICTURES_FOLDER / f"{title.replace(' ', '-')}.png"
+    path = _kept(title).with_suffix(".png")
     Image.fromarray(dcmread(BytesIO(picture)).pixel_array).save(path)
     return path.resolve()
 

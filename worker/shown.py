@@ -223,9 +223,9 @@ def print_models(models: Sequence[KnownModel], format: str) -> None:
     if format != "table":
         print_rows("", models, format)
         return
-    table = Table(title=f"{len(models)} models", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=f"{len(models)} models", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("model", "version", "state", "since", "by", "bundle"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name in ("state", "since", "bundle"))
     for one in models:
         since = f"{one.state_at:%Y-%m-%d %H:%M}"
         table.add_row(one.name, one.version, one.state, since, one.state_by, one.sha256[:12])
@@ -259,6 +259,9 @@ def print_comparison(one: Comparison, format: str) -> None:
         table.add_row(row, *(str(counts.get((row, column), 0)) for column in columns))
     if one.confusion:
         out.print(table)
+    if not one.read:
+        out.print("none of them has a reader's class yet")
+        return
     out.print(f"{one.read} of them have a reader's class:")
     for name, found in (("A", one.first_against_readers), ("B", one.second_against_readers)):
         out.print(f"{name}  right {found.right}, wrong {found.wrong}, not assessed {found.not_assessed}")

@@ -28,3 +28,4 @@ def test_demo_ends_well_and_leaves_pictures(tmp_path: Path) -> None:
         assert path.name in done.stdout.replace("\n", "")
         with Image.open(path) as picture:
             assert picture.mode == "RGB"
+        assert len(list(path.with_suffix("").glob("*.dcm"))) == 24  # README.md sends them on
