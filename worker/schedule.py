@@ -18,12 +18,14 @@ from worker.inbound.retention import remove_old_pixels
 from worker.inbound.series import settle_series
 from worker.logs import fault_fields, get_log
 from worker.process import process_name
+from worker.refusals import Refusals
 
 _SLOWEST_TICK_SECONDS = 1.0
 _SETTLE_SECONDS = 0.1  # what a series waits for beyond `quiet_seconds`; a look costs a millisecond
 _FASTEST_TICK_SECONDS = 0.1
 _RETENTION_SECONDS = 600.0
 _REPORT_SECONDS = 3600.0
+_REFUSALS_SECONDS = 5.0
 
 
 def start_receive_ticks(
@@ -31,8 +33,12 @@ def start_receive_ticks(
     database: store.Store,
     clock: Callable[[], datetime],
     record: Record = unrecorded,
+    refusals: Refusals | None = None,
 ) -> BackgroundScheduler:
-    """Settle series, ask senders for their counts, and delete old pixels; the caller shuts it down."""
+    """Settle series, ask senders for their counts, delete old pixels, write how much was refused.
+
+    The caller shuts it down.
+    """
 
     def settle() -> None:
         settle_series(database, settings, clock())
@@ -59,6 +65,9 @@ def start_receive_ticks(
     scheduler.add_job(_guarded, "interval", args=[retain], seconds=_RETENTION_SECONDS, id="retention", **once)
     # Looked at each hour: a month may end while the worker is down.
     scheduler.add_job(_guarded, "interval", args=[report], seconds=_REPORT_SECONDS, id="report", **once)
+    if refusals is not None:
+        args = [refusals.write]
+        scheduler.add_job(_guarded, "interval", args=args, seconds=_REFUSALS_SECONDS, id="refusals", **once)
     for peer in asked:
         count = partial(count_series, database, settings, peer, clock)
         scheduler.add_job(_guarded, "interval", args=[count], seconds=seconds, id=f"count-{peer.ae_title}", **once)

@@ -114,7 +114,7 @@ def _receive(
     receiver = Receiver(settings, database, clock, record, services)
     remove_leftovers(settings.worker.data_dir)
     receiver.start()
-    ticks = start_receive_ticks(settings, database, clock, record)
+    ticks = start_receive_ticks(settings, database, clock, record, receiver.refusals)
     clock.when_set_back(partial(tick_now, ticks))
     get_log().info("receiving", port=settings.receive.port)
     with _ready(Role.RECEIVE, settings, database, clock):

@@ -46,7 +46,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import DateTime, TypeDecorator
 
 # The newest revision in migrations/versions; a test holds the two together. So a start needs no Alembic import.
-REVISION = "0002"
+REVISION = "0003"
 
 
 class SeriesState(StrEnum):
@@ -96,6 +96,11 @@ class LoadState(StrEnum):
     LOADING = "loading"
     LOADED = "loaded"
     FAILED = "failed"
+
+
+class RefusalKind(StrEnum):
+    INSTANCE = "instance"
+    ASSOCIATION = "association"
 
 
 class TokenRole(StrEnum):
@@ -502,6 +507,19 @@ class ProcessRow(Base):
     version: Mapped[str] = mapped_column(String(32))
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
+
+
+class RefusalRow(Base):
+    """How often the receivers of all hosts turned something away for one reason: see worker.refusals."""
+
+    __tablename__ = "refusal"
+
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    status: Mapped[str] = mapped_column(String(8), primary_key=True)  # of C-STORE, as 0xA700; empty for associations
+    reason: Mapped[str] = mapped_column(String(64), primary_key=True)
+    number: Mapped[int]
+
+    __table_args__ = (_one_of("kind", RefusalKind),)
 
 
 class AuditChainRow(Base):

@@ -19,6 +19,7 @@ from worker.dicom import derive_uid
 from worker.errors import StartError
 from worker.migrate import alembic_config, migrate, revising
 from worker.process import Role
+from worker.refusals import Refusals
 from worker.store import NewObject, Store
 from worker.tables import REVISION, AuditChainRow, Base, JobState, LoadState, ObjectKind, ReadingRow, TokenRole
 
@@ -68,6 +69,9 @@ def _fill(database: Store) -> None:
         store_models.activate_model(session, candidate.id, "somebody", later(2))
         store_models.record_load(session, candidate.id, "host:1", LoadState.LOADED, None, later(2))
         session.add(AuditChainRow(host="host", records=1, sha256="00" * 32, anchored_at=later(1)))
+    refusals = Refusals(database)
+    refusals.connection("network")
+    refusals.write()
 
 
 def test_each_revision_up_and_down_and_up_again_with_rows(database: Store) -> None:

@@ -30,6 +30,7 @@ from worker.inbound.instances import InstanceKeeper, Received
 from worker.inbound.limits import LimitedServer, TooLarge
 from worker.logs import fault_fields, get_log
 from worker.process import process_name
+from worker.refusals import Refusals
 from worker.tables import AssociationRow
 from worker.tls import server_context
 
@@ -58,6 +59,7 @@ class Receiver:
         self._keeper = InstanceKeeper(
             database, settings.worker.data_dir, clock, settings.receive.minimum_free_bytes, settings.route
         )
+        self.refusals = Refusals(database)
         self._open: dict[Association, int] = {}
         self._lock = threading.Lock()
         self._ae = _application_entity(settings)
@@ -114,9 +116,14 @@ class Receiver:
                 assoc.abort()
             self._server.server_close()
         self._keeper.close()
+        try:
+            self.refusals.write()
+        except Exception as error:  # a process's boundary: it ends all the same
+            get_log().warning("refusals not counted", **fault_fields(error))
 
     def _refused(self, address: str, reason: str) -> None:
         get_log().warning("connection refused", reason=reason, peer=address)
+        self.refusals.connection(reason)
         self._record(events.connection_refused("unknown", address, self._settings.worker.ae_title, reason))
 
     def _on_answer(self, event: Event) -> None:
@@ -130,6 +137,7 @@ class Receiver:
             self._record(events.connected(calling, address, called))
         else:
             get_log().warning("association refused", reason=answer.reason_str, peer=address)
+            self.refusals.association(answer.result_source, answer.diagnostic)
             self._record(events.connection_refused(calling, address, called, answer.reason_str))
 
     def _on_store(self, event: Event) -> int:
@@ -161,9 +169,11 @@ class Receiver:
             self._keeper.keep(received)
         except RefusedInstance as refused:
             get_log().warning("instance refused", status=f"0x{refused.status:04X}", reason=refused.reason)
+            self.refusals.instance(refused.status, refused.reason)
             return refused.status
         except Exception as error:  # a handler's boundary: record and answer
             get_log().error("instance not stored", **fault_fields(error))
+            self.refusals.instance(dicom.PROCESSING_FAILURE, "not-stored")
             return dicom.PROCESSING_FAILURE
         return dicom.SUCCESS
 

@@ -1,8 +1,8 @@
 """GET /metrics: how things stand, in the text format that Prometheus reads.
 
 The roles are processes of their own on any number of hosts, so all of it is read from the database and the disk when
-it is asked for; nothing is counted in memory that a restart would forget. Labels are words of ours and of the
-configuration, never an identifier of a patient, a study or an instance (architecture, invariant 6).
+it is asked for; nothing is counted in the memory of this one, which a restart would forget. Labels are words of ours
+and of the configuration, never an identifier of a patient, a study or an instance (architecture, invariant 6).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from worker import __version__, store
 from worker.audit.recorder import faults
@@ -32,6 +33,7 @@ from worker.query.activity import UsedModel, used_models
 from worker.query.problems import DOCUMENTED
 from worker.query.rest import BEARER, Reader
 from worker.query.standing import Standing, Standings
+from worker.refusals import refused_associations, refused_instances
 
 _PREFIX = "mri_worker_"
 _MOST_LABELS = 100  # of one family; what is beyond them counts under "other"
@@ -73,6 +75,7 @@ class _Collector:
                 standing = self.standings.find(session)
                 living = processes(session, self.now, timedelta(seconds=self.settings.worker.lease_seconds))
                 broken, models = len(faults(session)), used_models(session)
+                refused = [*_refusals(session)]
         except SQLAlchemyError as error:
             get_log().error("the scrape's queries failed", **fault_fields(error))
             yield _gauge("database_up", "1 while the database answers.", 0)
@@ -80,6 +83,7 @@ class _Collector:
         yield _gauge("database_up", "1 while the database answers.", 1)
         yield _gauge("audit_faults", "Hosts whose audit trail is broken or cannot be written.", broken)
         yield from _series(standing, self.now)
+        yield from refused
         yield from _work(standing, self.now)
         yield from _deliveries(standing, self.now)
         yield from _processes(living)
@@ -98,6 +102,20 @@ def _series(standing: Standing, now: datetime) -> Iterator[Metric]:
         "Since the oldest unanswered series began to come.",
         _age(standing.oldest_series, now),
     )
+
+
+def _refusals(session: Session) -> Iterator[Metric]:
+    instances = CounterMetricFamily(
+        _PREFIX + "instances_refused", "C-STORE requests answered with a failure.", labels=("status", "reason")
+    )
+    for (status, reason), number in refused_instances(session).items():
+        instances.add_metric((status, reason), number)
+    associations = CounterMetricFamily(
+        _PREFIX + "associations_refused", "Associations and connections refused.", labels=("reason",)
+    )
+    for reason, number in refused_associations(session).items():
+        associations.add_metric((reason,), number)
+    yield from (instances, associations)
 
 
 def _work(standing: Standing, now: datetime) -> Iterator[Metric]:
