@@ -24,7 +24,8 @@ def _commands() -> list[str]:
     found = []
     for document in DOCUMENTS:
         for block in re.findall(r"```sh\n(.*?)```", document.read_text(), re.DOTALL):
-            found += [line.split(" #")[0].strip() for line in block.splitlines() if line.startswith(tuple(APPS))]
+            lines = [line.split(" #")[0].strip() for line in block.splitlines()]
+            found += [line for line in lines if line.startswith(tuple(APPS))]
     return found
 
 

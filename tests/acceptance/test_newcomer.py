@@ -1,0 +1,134 @@
+"""README.md, walked as it is written: connect an Orthanc, send a head, read the result, add a model.
+
+Its own blocks are what is configured and run. Other: ports, the seconds that are waited for silence, a smaller head.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.testbed import orthanc, phantom
+from tests.testbed.dcmtk import free_port, wait_for_port
+from tests.testbed.worker_process import WorkerProcess, wait_until
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+SMALL = phantom.Grid(slices=4)
+
+pytestmark = pytest.mark.skipif(orthanc.program() is None, reason="Orthanc is not installed")
+
+
+def blocks(section: str, language: str) -> list[str]:
+    """The code blocks of one section, without the indentation of a list."""
+    [text] = re.findall(rf"^## {section}\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
+
+
+class Newcomer(WorkerProcess):
+    """A clone's folder with the worker, configured as the README says, and an Orthanc that is, too."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._ports = {"11112": self.port, "8080": self.web_port, "4242": free_port(), "8042": free_port()}
+        self.orthanc_http = self._ports["8042"]
+
+    def write_config(self) -> Path:
+        text = (ROOT / "config.toml").read_text() + "".join(blocks("Connect your PACS", "toml"))
+        self.config.write_text(self.here(text.replace("quiet_seconds = 10", "quiet_seconds = 1")))
+        return self.config
+
+    def here(self, text: str) -> str:
+        for documented, port in self._ports.items():
+            text = text.replace(documented, str(port))
+        return text.replace(" worker/bundles", f" {ROOT}/worker/bundles")
+
+    def sh(self, line: str) -> str:
+        """What a command of the README prints, in the clone and with its environment activated."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-c", self.here(line)], cwd=self.folder, env={**os.environ, "PATH": path, "COLUMNS": "120"},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    @contextmanager
+    def orthanc(self) -> Iterator[None]:
+        folder = self.folder / "var" / "orthanc"
+        folder.mkdir(parents=True)
+        [settings], [script] = blocks("Connect your PACS", "json"), blocks("Connect your PACS", "lua")
+        ports = {"DicomPort": self._ports["4242"], "HttpPort": self.orthanc_http}
+        (folder / "orthanc.json").write_text(json.dumps({**json.loads(self.here(settings)), **ports, "StableAge": 1}))
+        (folder / "to-ai.lua").write_text(script)
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen([str(orthanc.program()), "orthanc.json"], cwd=folder, stdout=log, stderr=log)
+        try:
+            wait_for_port(self._ports["4242"], process)
+            wait_for_port(self.orthanc_http, process)
+            yield
+        finally:
+            process.terminate()
+            process.wait(60)
+
+    def modalities(self) -> set[str]:
+        """Of the series that Orthanc holds."""
+        series = httpx.get(f"http://127.0.0.1:{self.orthanc_http}/series?expand", timeout=30).json()
+        return {one["MainDicomTags"]["Modality"] for one in series}
+
+
+@pytest.fixture(scope="module")
+def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
+    """After `make demo`, with the PACS and the worker started."""
+    clone = Newcomer(tmp_path_factory.mktemp("clone"))
+    for name, mass in (("a-head-with-a-simulated-mass", True), ("a-healthy-head", False)):
+        phantom.head_series(clone.folder / "var" / "demo" / name, grid=SMALL, mass=mass)
+    with clone.orthanc():
+        try:
+            yield clone.start()
+        finally:
+            clone.kill()
+
+
+def test_a_report_comes_back_and_is_read(newcomer: Newcomer) -> None:
+    start, push = blocks("Connect your PACS", "sh")
+    [doctor] = [line for line in start.splitlines() if line.startswith("worker doctor")]
+    assert "fault" not in newcomer.sh(doctor)
+    newcomer.sh(push)
+    wait_until(lambda: newcomer.modalities() >= {"MR", "SR", "OT"}, "report and picture in the PACS")
+
+    shell, [script] = blocks("Read results", "sh")[0].splitlines(), blocks("Read results", "python")
+    [ending] = re.findall(r"…(\d+)", newcomer.sh(shell[0]))
+    [show] = [line for line in shell if line.startswith("worker results show")]
+    assert "delivered" in newcomer.sh(re.sub(r"\d{5,}", ending, show))
+    [token] = [line for line in shell if line.startswith("worker tokens add")]
+    newcomer.sh(token)
+    (newcomer.folder / "read.py").write_text(newcomer.here(script))
+    [(patient, label, probability)] = ast.literal_eval(newcomer.sh("python read.py"))
+    assert patient.startswith("PHANTOM")
+    assert label in newcomer.sh(shell[0])
+    assert 0.5 <= probability <= 1.0
+
+
+def test_a_model_is_added_tried_in_shadow_activated_and_taken_back(newcomer: Newcomer) -> None:
+    [block] = blocks("Add a model", "sh")
+    before, compare, after = block.partition("worker models compare")
+    newcomer.sh(f"set -e\n{before}")
+    wait_until(lambda: newcomer.rows("SELECT 1 FROM shadow_result"), "the result of the model in shadow")
+    compare, activate, rollback, listing = f"{compare}{after}".splitlines()
+    assert "agreement: 1 of 1, 100.0%" in newcomer.sh(compare)
+    assert "active: brain-mri-tumour 0.2.1-copy" in newcomer.sh(activate)
+    newcomer.sh(rollback)
+    assert re.search(r"0\.2\.1 +active", newcomer.sh(listing))
+    newcomer.require_alive()
