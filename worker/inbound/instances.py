@@ -110,7 +110,8 @@ def _describe(
     ds = _parse_header(received.encoded, routing.keywords(routes))
     uids = {}
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        uid = _text(ds, keyword, 80)
+        # As it is, but for its padding: a later reader of the file finds what the row names.
+        uid = str(_value(ds, keyword) or "").rstrip(" \0")
         if not dicom.is_uid(uid):
             raise RefusedInstance(dicom.DATASET_MISMATCH, "invalid-uid", f"{keyword} is missing or not a UID")
         uids[keyword] = uid

@@ -16,6 +16,7 @@ from typing import Any
 
 from highdicom import sr
 from pydicom import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.sr.coding import Code as CodedEntry
 
@@ -25,6 +26,18 @@ from worker.values import Code, ModelIdentity
 RESEARCH_USE = "AI, unverified, research use only"
 
 CodeTriple = tuple[str, str, str]  # value, scheme, meaning
+
+# What pydicom raises for a value that is not what its VR says, which is seen when it is first asked for.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    NotImplementedError,
+    OverflowError,
+    OSError,  # a sequence that is none; nothing is read from a disk here
+    BytesLengthException,
+)
 
 
 @contextmanager
@@ -168,9 +181,10 @@ def _text(source: Dataset, keyword: str) -> str:
             if isinstance(value, MultiValue | list):
                 value = value[0] if value else ""
             text = "" if value is None else str(value)
-        except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, OverflowError):
+            declared = bool(source.get("SpecificCharacterSet"))
+        except _UNREADABLE:
             return ""
-    if not source.get("SpecificCharacterSet") and not text.isascii():
+    if not declared and not text.isascii():
         # Bytes above 127 without a declared character set were read as Latin-1; mostly they are UTF-8.
         with suppress(UnicodeError):
             text = text.encode("latin-1").decode("utf-8")

@@ -93,6 +93,9 @@ def test_many_at_once_are_each_kept_once(database: Store, keeper: InstanceKeeper
         ({"SeriesInstanceUID": ""}, "invalid-uid"),
         ({"SeriesInstanceUID": "../../etc/passwd"}, "invalid-uid"),
         ({"SOPInstanceUID": "1." * 40 + "1"}, "invalid-uid"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4\x01"}, "invalid-uid"),
+        ({"SeriesInstanceUID": "1.2.3\x80"}, "invalid-uid"),
+        ({"StudyInstanceUID": "1.2\\1.3"}, "invalid-uid"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI", "ignore:The value length")

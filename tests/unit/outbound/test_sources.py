@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.config import RAISE
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.valuerep import validate_value
 
 from tests.testbed import results
@@ -95,6 +97,19 @@ def test_name_in_the_wrong_character_set_does_no_harm(character_set: str) -> Non
 )
 def test_any_bytes_become_a_valid_value(keyword: str, raw: bytes) -> None:
     check_valid(cleaned(**{keyword: raw}))
+
+
+@given(
+    st.sampled_from(["PatientName", "PatientAge", "StudyTime", "SpecificCharacterSet"]),
+    st.sampled_from(["US", "FL", "FD", "SL", "AT", "DS", "UI", "SQ", "OB", "UN"]),
+    st.binary(max_size=9),
+)
+@example("PatientAge", "SS", b"1")  # pydicom's BytesLengthException is no ValueError
+def test_any_bytes_of_another_vr_become_a_valid_value(keyword: str, vr: str, raw: bytes) -> None:
+    source = results.source_headers(1)[0]
+    tag = Tag(keyword)
+    source[tag] = RawDataElement(tag, vr, len(raw), raw, 0, False, True)
+    check_valid(patient_and_study(source))
 
 
 def check_valid(clean: Dataset) -> None:
