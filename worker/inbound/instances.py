@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import shutil
 import socket
@@ -62,10 +63,14 @@ _HEADER_TAGS = (
     "NumberOfFrames",
     "ImageOrientationPatient",
     "ImagePositionPatient",
+    "InstanceNumber",
+    "SpacingBetweenSlices",
+    "SliceThickness",
 )
+_DISTANCES = {"number": "InstanceNumber", "spacing": "SpacingBetweenSlices", "thickness": "SliceThickness"}
 _ROUTE_VALUES, _ROUTE_LENGTH = 16, 256
 _TAGS = {one: Tag(one) for one in _HEADER_TAGS}
-_PLAIN_VRS = ("UI", "LO", "SH", "CS", "DA", "DS")
+_PLAIN_VRS = ("UI", "LO", "SH", "CS", "DA", "DS", "IS")
 _PLACE_TAGS = ("ImageOrientationPatient", "ImagePositionPatient")
 
 
@@ -220,6 +225,7 @@ def _attributes(ds: Dataset) -> dict[str, Any]:
         "body_part": _text(ds, "BodyPartExamined", 16).upper(),
         "frames": min(frames, 1_000_000),
         "place": _place(ds),
+        **_distances(ds),
     }
 
 
@@ -248,6 +254,19 @@ def _place(ds: Dataset) -> list[float] | None:
         return None
     # No database takes NaN as JSON, and no patient is a kilometre long.
     return numbers if len(numbers) == 9 and all(abs(one) < 1e6 for one in numbers) else None
+
+
+def _distances(ds: Dataset) -> dict[str, float]:
+    """What a header says of its slice's neighbours, in mm, and its number; without what it does not say."""
+    found = {}
+    for name, keyword in _DISTANCES.items():
+        try:
+            number = float(str(_value(ds, keyword)))
+        except ValueError:
+            continue
+        if math.isfinite(number) and abs(number) < 1e9:  # no database takes NaN as JSON
+            found[name] = number
+    return found
 
 
 @dataclass(slots=True)
