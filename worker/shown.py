@@ -277,7 +277,7 @@ def print_unfinished(unfinished: Unfinished, format: str) -> None:
         print(json.dumps(plain(unfinished), indent=2, ensure_ascii=False))
         return
     if format == "csv":
-        columns = ["number", "state", "attempts", "reason", "detail", "series_instance_uid"]
+        columns = ["number", "state", "attempts", "reason", "detail", "series_instance_uid", "shadow"]
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -289,8 +289,9 @@ def print_unfinished(unfinished: Unfinished, format: str) -> None:
     for name in ("job", "state", "attempts", "why", "series"):
         jobs.add_column(name, overflow="fold")
     for job in unfinished.jobs:
+        state = f"{job.state}, shadow" if job.shadow else job.state
         why = job.detail or job.reason or ""
-        jobs.add_row(str(job.number), job.state, str(job.attempts), why, short_uid(job.series_instance_uid))
+        jobs.add_row(str(job.number), state, str(job.attempts), why, short_uid(job.series_instance_uid))
     deliveries = Table(title=f"{len(unfinished.deliveries)} deliveries not arrived")
     for name in ("destination", "object", "state", "attempts", "status", "why", "next try"):
         deliveries.add_column(name, overflow="fold")

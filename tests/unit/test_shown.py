@@ -9,7 +9,8 @@ import pytest
 from tests.testbed.instances import NOON
 from worker.doctor import Finding
 from worker.query.search import SeriesAnswer, Status
-from worker.shown import print_answer, print_answers, print_findings
+from worker.query.unfinished import Unfinished, UnfinishedJob
+from worker.shown import print_answer, print_answers, print_findings, print_unfinished
 
 MARKUP = "[/] [red]x :x:"
 ANSWER = SeriesAnswer(
@@ -25,6 +26,25 @@ def test_a_patient_whose_id_looks_like_markup_is_listed_as_sent(capsys: pytest.C
     print_answer(replace(ANSWER, status=Status.CLASSIFIED), [], "table")
     printed = "".join(capsys.readouterr().out.split())
     assert printed.count("".join(MARKUP.split())) == 4
+
+
+@pytest.mark.parametrize("format", ["table", "json", "csv"])
+def test_what_a_series_lacks_is_printed_with_its_answer(capsys: pytest.CaptureFixture[str], format: str) -> None:
+    print_answer(replace(ANSWER, status=Status.CLASSIFIED, missing="2 of the 3 images"), [], format)
+    assert "2 of the 3 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("format", ["table", "json", "csv"])
+def test_a_job_in_shadow_is_marked(capsys: pytest.CaptureFixture[str], format: str) -> None:
+    job = UnfinishedJob(
+        number=7, series_instance_uid="1.2.3", state="parked", attempts=3, reason="time-limit", detail=None,
+        created_at=NOON, not_before=NOON, shadow=True,
+    )  # fmt: skip
+    print_unfinished(Unfinished((job,), ()), format)
+    shown = capsys.readouterr().out
+    print_unfinished(Unfinished((replace(job, shadow=False),), ()), format)
+    assert shown != capsys.readouterr().out
+    assert "shadow" in shown
 
 
 def test_advice_names_the_section_of_the_settings(capsys: pytest.CaptureFixture[str]) -> None:

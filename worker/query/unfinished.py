@@ -13,7 +13,7 @@ from worker.tables import DeliveryRow, DeliveryState, JobRow, JobState, ObjectRo
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedJob:
-    """A job that is not done; `number` is what `worker jobs retry` takes."""
+    """A job that is not done; `number` is what `worker jobs retry` takes. None waits for one in `shadow`."""
 
     number: int
     series_instance_uid: str
@@ -23,6 +23,7 @@ class UnfinishedJob:
     detail: str | None
     created_at: datetime
     not_before: datetime
+    shadow: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ def unfinished_jobs(
             detail=job.detail,
             created_at=job.created_at,
             not_before=job.not_before,
+            shadow=job.shadow,
         )
         for job, uid in rows
     ]

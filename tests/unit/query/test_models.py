@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from tests.testbed.instances import MODEL, later
-from worker import access, store_models
+from worker import access, store, store_models
 from worker.store import Store
-from worker.tables import LoadState, TokenRole
+from worker.tables import JobState, LoadState, SeriesRow, TokenRole
 
 API = "/api/v1"
 SECOND = "cd" * 32
@@ -83,3 +85,19 @@ def test_the_page_shows_states_and_buttons(second: tuple[httpx.Client, Store]) -
     answer = client.post(f"/models/{SECOND}/retire", headers=operate)
     assert (answer.status_code, answer.headers["location"]) == (303, "/models")
     assert client.post(f"/models/{SECOND}/retire", headers=read).status_code == 403
+
+
+def test_a_parked_job_in_shadow_is_told_from_one_whose_answer_is_waited_for(second: tuple[httpx.Client, Store]) -> None:
+    client, database = second
+    read = _bearer(database, TokenRole.READ, "queue reader")
+    with database.write() as session:
+        [candidate] = [one for one in store_models.models(session) if one.sha256 == SECOND]
+        series = session.scalars(select(SeriesRow).where(SeriesRow.patient_id == "ID-a")).one()
+        assert store.queue_series(session, series, candidate.id, later(9), shadow=True) is not None
+        job = store.claim_job(session, "me", candidate.id, later(9), timedelta(seconds=30), shadow=True)
+        assert job is not None
+        store.end_job(session, job.id, "me", JobState.PARKED, later(9), reason="time-limit")
+    listed = client.get(f"{API}/jobs", params={"state": "parked"}, headers=read).json()["jobs"]
+    assert {one["number"] for one in listed if one["shadow"]} == {job.id}
+    rows = client.get("/queue", headers=read).text.split("<tr>")
+    assert [f"Job {job.id}<" in row for row in rows if ">shadow<" in row] == [True]
