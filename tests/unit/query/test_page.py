@@ -39,6 +39,11 @@ def test_a_series_tells_its_answer_or_its_reason(client: httpx.Client, name: str
     assert told in client.get(f"/series/{derive_uid('series', name)}").text
 
 
+def test_the_list_says_which_answers_are_about_an_incomplete_series(client: httpx.Client) -> None:
+    rows = [row for row in client.get("/").text.split("<tr>") if "incomplete" in row]
+    assert ["ID-a" in row for row in rows if "Glioma" in row] == [True]
+
+
 def test_a_page_that_shows_nothing_new_is_not_sent_again(client: httpx.Client) -> None:
     found = re.search(r'hx-get="([^"]*seen=[^"]*)"', client.get("/").text)
     assert found is not None
