@@ -1,7 +1,7 @@
 """The OHIF viewer, served by the worker, in a real browser: the study, its images, the heat map and the report.
 
 Skipped where the viewer is not installed (`make ohif`; another folder by OHIF=...).
-`python -m tests.acceptance.test_ohif FOLDER` writes the picture of docs/screenshots.
+`python -m tests.acceptance.test_ohif FOLDER` writes the pictures of docs/screenshots.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import pytest
 
 from tests.testbed import filled
 from tests.testbed.browser import CHROMIUM, FLAGS
-from tests.testbed.filled import Filled
+from worker import access
 from worker.query import ohif
 from worker.query.api import create_app
+from worker.query.guard import COOKIE
+from worker.tables import TokenRole
 from worker.viewer import web_parts
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -31,7 +33,9 @@ WAIT = 120_000  # ms: the viewer draws without a graphics card, on a machine tha
 # Its viewports are WebGL, which without a graphics card is computed.
 WEBGL = [one for one in FLAGS if one != "--disable-gpu"]
 WEBGL += ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-THUMBNAIL, LISTED = "[data-cy='study-browser-thumbnail']", "[data-cy='study-browser-thumbnail-no-image']"
+LISTED = "[data-cy='study-browser-thumbnail-no-image']"  # series without pictures: report and key objects
+PANES = "[data-cy='viewport-pane']"
+GREY, ORANGE = "r > 100 && r == g && g == b", "r > 230 && g > 150 && b < 110"
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
@@ -40,15 +44,19 @@ pytestmark = [
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[Any, Filled, list[str]]]:
-    """A page over a folder with a classified head; what was refused to it or asked of another host."""
-    content = filled.fill(folder, datetime.now(UTC), 0)
+def serving(folder: Path) -> Iterator[tuple[Any, str, list[str]]]:
+    """A browser that has not signed in to a worker with a classified head; a token, and what was refused or strange."""
+    content = filled.fill(folder, datetime.now(UTC), 0, key_objects=True)
     (content.settings.worker.data_dir / ohif.FOLDER).symlink_to(INSTALLED)
-    app = create_app(content.settings, content.database, parts=web_parts(content.settings))
+    web = content.settings.web.model_copy(update={"require_token": True})
+    settings = content.settings.model_copy(update={"web": web})
+    with content.database.write() as session:
+        _, token = access.add_token(session, "reading-room", TokenRole.READ, datetime.now(UTC), None)
+    app = create_app(settings, content.database, parts=web_parts(settings))
     faults: list[str] = []
     with filled.served(app) as address, playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=WEBGL, timeout=WAIT)
-        context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 860})
+        context = browser.new_context(base_url=address, viewport={"width": 1440, "height": 900})
         context.set_default_timeout(WAIT)
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
@@ -56,55 +64,92 @@ def serving(folder: Path) -> Iterator[tuple[Any, Filled, list[str]]]:
         page.on("response", lambda one: faults.append(f"{one.status} {one.url}") if one.status >= 400 else None)
         ours = (address, "data:", "blob:")
         page.on("request", lambda one: None if one.url.startswith(ours) else faults.append(one.url))
-        yield page, content, faults
+        yield page, token, faults
         browser.close()
     content.database.close()
 
 
-def open_head(page: Any) -> None:
-    """From the list of studies to the head's images."""
+def sign_in(page: Any, token: str) -> None:
+    page.fill("[name=token]", token)
+    page.click("button")
+
+
+def open_head(page: Any, token: str) -> Any:
+    """From the list of studies to the head's images; the views, once they have all been drawn."""
     page.goto("/ohif/")
+    sign_in(page, token)
     page.click("text=Confirm and hide")
     page.get_by_text("Fontaine, Hugo").dblclick()
-    page.locator(THUMBNAIL).nth(1).wait_for()
+    page.wait_for_function(_on_a_canvas(GREY, 0))
+    page.wait_for_function(_on_a_canvas(ORANGE, 1))  # the bar above the heat map: no grey image has it
+    page.get_by_text("Imaging Measurement Report").wait_for()
+    return page.locator(PANES)
 
 
-def _on_a_canvas(colour: str) -> str:
-    """True when a viewport shows a pixel of such a colour."""
-    return f"""() => [...document.querySelectorAll('canvas.cornerstone-canvas')].some(canvas => {{
-        const {{data}} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+def _on_a_canvas(colour: str, place: int) -> str:
+    """True when the view at that place shows a pixel of such a colour."""
+    return f"""() => {{
+        const canvas = document.querySelectorAll("{PANES}")[{place}]?.querySelector('canvas.cornerstone-canvas');
+        const {{data}} = canvas?.getContext('2d').getImageData(0, 0, canvas.width, canvas.height) ?? {{data: []}};
         for (let i = 0; i < data.length; i += 4) {{
             const [r, g, b] = data.subarray(i, i + 3);
             if ({colour}) return true;
         }}
         return false;
-    }})"""
+    }}"""
 
 
-def test_ohif_lists_the_study_and_shows_its_images_the_heat_map_and_the_report(tmp_path: Path) -> None:
-    with serving(tmp_path) as (page, _, faults):
-        open_head(page)
-        page.get_by_text("T1 axial post contrast").first.wait_for()
-        page.wait_for_function(_on_a_canvas("r > 100 && r == g && g == b"))
-        page.get_by_text("AI brain MRI heat map").first.dblclick()
-        # The bar above the picture is of one orange: no grey image has it.
-        page.wait_for_function(_on_a_canvas("r > 230 && g > 150 && b < 110"))
-        report = page.locator(LISTED)
-        assert "AI brain MRI, unverified, research use" in report.inner_text()
-        report.hover()
-        report.locator("[aria-haspopup]").last.click()
+def test_a_study_opens_with_its_images_the_heat_map_and_the_report(tmp_path: Path) -> None:
+    with serving(tmp_path) as (page, token, faults):
+        images, picture, report = open_head(page, token).all()
+        assert "T1 axial post contrast" in images.inner_text()
+        assert "AI brain MRI heat map" in picture.inner_text()
+        said = report.inner_text()
+        for part in (
+            "AI, unverified, research use only. Not for diagnosis.",
+            "Class: Meningioma, probability 0.",
+            "Finding: Intracranial meningioma",
+            "Probability, Finding Glioma: 0.",
+            "Probability, Neoplasm Absent: 0.",
+            "AI deciding slice ",
+            "Images read: 24",
+        ):
+            assert part in said
+        assert "not supported" not in page.inner_text("body")
+        assert faults == []
+
+        # The report into another view, and its tags; the key objects, which OHIF does not open, are in nobody's way.
+        key_objects, sr = (page.locator(LISTED).filter(has_text=one) for one in ("AI brain MRI key images", "SR"))
+        assert key_objects.count() == 1
+        images.click(position={"x": 200, "y": 400})
+        sr.dblclick()
+        page.wait_for_function("count => document.body.innerText.split('Images read: 24').length == count", arg=3)
+        sr.hover()
+        sr.locator("[aria-haspopup]").last.click()
         page.get_by_text("Tag Browser").click()
         page.get_by_placeholder("Search metadata").fill("Imaging Measurement Report")
-        page.get_by_text("Imaging Measurement Report", exact=True).first.wait_for()
+        page.get_by_text("Imaging Measurement Report", exact=True).last.wait_for()
         assert faults == []
+
+        # A session that has ended, in a viewer that is open: its next question leads to the form, and back.
+        page.goto("/ohif/")
+        page.get_by_text("Fontaine, Hugo").first.wait_for()
+        page.context.clear_cookies(name=COOKIE)
+        page.get_by_text("Fontaine, Hugo").dblclick()
+        sign_in(page, token)
+        page.get_by_text("Imaging Measurement Report").wait_for()
+        assert {one.partition(" ")[0] for one in faults} == {"401"}
 
 
 def main(folder: Path) -> None:
-    with tempfile.TemporaryDirectory() as data, serving(Path(data)) as (page, _, _):
-        open_head(page)
-        page.get_by_text("AI brain MRI heat map").first.dblclick()
-        page.wait_for_timeout(10_000)
+    with tempfile.TemporaryDirectory() as data, serving(Path(data)) as (page, token, _):
+        images, _, _ = open_head(page, token).all()
+        page.wait_for_timeout(5_000)
         page.screenshot(path=folder / "ohif.png")
+        images.click(position={"x": 200, "y": 400})
+        page.locator(LISTED).filter(has_text="SR").dblclick()
+        page.wait_for_timeout(2_000)
+        page.screenshot(path=folder / "ohif-report.png")
 
 
 if __name__ == "__main__":

@@ -403,6 +403,9 @@ def test_ohif_is_served_from_its_folder_alone_and_to_whom_may_look(site: Site) -
     assert stranger.status_code == 401
     assert link in site.reader.get(f"/series/{SERIES}").text
     assert site.reader.get("/ohif/part.wasm").headers["content-type"] == "application/wasm"
-    assert '"qidoRoot": "/dicom-web"' in site.reader.get("/ohif/app-config.js").text
+    assert site.reader.get("/ohif/notfoundstudy").text == shown.text
+    config = site.reader.get("/ohif/app-config.js").text
+    assert '"qidoRoot": "/dicom-web"' in config
+    assert "window.config.extensions.push" in config
     for path in ("..%2Fworker.db", "../worker.db", "%2e%2e/worker.db", "/etc/passwd", "index.html", "none.js"):
         assert site.reader.get(f"/ohif/{path}").status_code == 404

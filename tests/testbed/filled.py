@@ -54,7 +54,7 @@ class Filled:
     pending: str
 
 
-def fill(folder: Path, now: datetime, others: int = 75) -> Filled:
+def fill(folder: Path, now: datetime, others: int = 75, key_objects: bool = False) -> Filled:
     """Make the folder; `others` series without files are spread over the last week."""
     settings = Settings.model_validate(
         {
@@ -76,7 +76,8 @@ def fill(folder: Path, now: datetime, others: int = 75) -> Filled:
     conductor = Conductor(
         database=database, data_dir=settings.worker.data_dir,
         models=one_model(database, identity, classify, now - timedelta(days=8)),
-        make_objects=Outbox(settings.worker.data_dir).make_objects, destinations=["pacs", "research"], owner=OWNER,
+        make_objects=Outbox(settings.worker.data_dir, ("pacs",) if key_objects else ()).make_objects,
+        destinations=["pacs", "research"], owner=OWNER,
         clock=lambda: now - timedelta(seconds=40), lease=LEASE, timeout=timedelta(minutes=10), attempts=3,
     )  # fmt: skip
     while conductor.work_once():

@@ -259,7 +259,8 @@ async def _answer_denied(request: Request, denied: Exception) -> Response:
     a_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
     response: Response
     if denied.status == 401 and a_page and "authorization" not in request.headers:
-        response = RedirectResponse(f"{SIGN_IN}?next={quote(request.url.path)}", status_code=303)
+        asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        response = RedirectResponse(f"{SIGN_IN}?next={quote(asked)}", status_code=303)
     else:
         headers = dict(denied.headers)
         if denied.status == 401 and "hx-request" in request.headers:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import mimetypes
 import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ _TYPES = {".wasm": "application/wasm", ".webapp": "application/manifest+json", "
 
 
 def ohif_routes(data_dir: Path) -> APIRouter:
-    """GET /ohif/…; every address that is no file of the viewer is the viewer itself, which has pages of its own."""
+    """GET /ohif/…: the viewer, at the addresses of those of its pages that are for MR studies, and its files."""
     routes = APIRouter(include_in_schema=False, prefix=PREFIX)
     folder = data_dir / FOLDER
 
@@ -36,10 +37,13 @@ def ohif_routes(data_dir: Path) -> APIRouter:
 
     @routes.get("/app-config.js")
     def app_config() -> Response:
-        return Response(f"window.config = {json.dumps(_config())};", media_type="text/javascript")
+        ours = resources.files("worker.query").joinpath("static", "ohif.js").read_text("utf-8")
+        return Response(f"window.config = {json.dumps(_config())};\n{ours}", media_type="text/javascript")
 
     @routes.get("/")
     @routes.get("/viewer")
+    @routes.get("/segmentation")
+    @routes.get("/notfoundstudy")
     def index(caller: Reader) -> Response:
         try:
             page = (folder / "index.html").read_bytes()
@@ -97,7 +101,10 @@ def _config() -> dict[str, Any]:
         "routerBasename": PREFIX,
         "extensions": [],
         "modes": [],
-        "customizationService": [{"ohif.tours": {"$set": []}}],  # no guided tour over somebody's study
+        "customizationService": [
+            {"ohif.tours": {"$set": []}},  # no guided tour over somebody's study
+            {"autoCineModalities": {"$set": []}},  # a heat map is no film
+        ],
         "showStudyList": True,
         "maxNumberOfWebWorkers": 3,
         "showWarningMessageForCrossOrigin": False,

@@ -188,8 +188,8 @@ def _signed_in(
 
 
 def test_a_browser_is_led_to_the_form_and_back(site: Site) -> None:
-    led = site.get("/read", accept="text/html")
-    assert (led.status_code, led.headers["location"]) == (303, "/sign-in?next=/read")
+    led = site.get("/read?a=1&b=2", accept="text/html")
+    assert (led.status_code, led.headers["location"]) == (303, "/sign-in?next=/read%3Fa%3D1%26b%3D2")
     done, read = _signed_in(site, lambda _: ("GET", "/read", {}))
     assert (done.status_code, done.headers["location"]) == (303, "/read?a=1")
     cookie = done.headers["set-cookie"].lower()

@@ -1,0 +1,200 @@
+// What the OHIF viewer gets beside its settings. It draws a report of measurements by their coordinates, and a
+// classification has none: such a report is shown in OHIF's own view for text. A study that has one opens with images,
+// heat map and report side by side. An extension with a hanging protocol, in the forms that OHIF 3.13 documents.
+"use strict";
+
+(() => {
+  const ID = "worker-report";
+  const [HANDLER, VIEWPORT] = [`${ID}.sopClassHandlerModule.report`, `${ID}.viewportModule.report`];
+  const SR = "@ohif/extension-cornerstone-dicom-sr";
+  const REPORTS = ["11", "22", "33", "34"].map((end) => `1.2.840.10008.5.1.4.1.1.88.${end}`); // those of OHIF's handler
+  const SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7";
+  const [COMMENT, IMAGE_LIBRARY, TRACKING_IDENTIFIER] = ["121106", "111028", "112039"]; // DCM
+
+  // A sequence of one item may be given as that item.
+  const list = (value) => (value === undefined || value === null ? [] : Array.isArray(value) ? value : [value]);
+  const only = (value) => list(value)[0] ?? {};
+  const name = (item) => only(item.ConceptNameCodeSequence);
+  const children = (item) => list(item.ContentSequence);
+
+  function hasCoordinates(item) {
+    return ["SCOORD", "SCOORD3D"].includes(item.ValueType) || children(item).some(hasCoordinates);
+  }
+
+  // --- a report for the view for text, which shows containers, and of an item its name and value but no modifiers ---
+
+  const named = (title) => ({ ConceptNameCodeSequence: { CodeMeaning: title } });
+  const container = (title, items) => ({ ValueType: "CONTAINER", ...named(title), ContentSequence: items });
+  const text = (title, value) => ({ ValueType: "TEXT", ...named(title), TextValue: value });
+
+  function readable(item) {
+    const title = name(item).CodeMeaning;
+    switch (item.ValueType) {
+      case "CONTAINER":
+        return [name(item).CodeValue === IMAGE_LIBRARY ? library(item) : section(item)];
+      case "CODE":
+        return [text(title, only(item.ConceptCodeSequence).CodeMeaning), ...children(item).flatMap(readable)];
+      case "NUM":
+        return [text([title, ...children(item).map(modifier).filter(Boolean)].join(", "), quantity(item))];
+      case "TEXT":
+        return [text(title, item.TextValue)];
+      default:
+        return []; // UIDs and images: the tag browser has them
+    }
+  }
+
+  // What the report says in words comes first, then what was found and measured, then how. A group has its own name.
+  function section(item) {
+    const identifier = children(item).find((one) => name(one).CodeValue === TRACKING_IDENTIFIER);
+    const order = (one) => {
+      const special = [COMMENT, IMAGE_LIBRARY].indexOf(name(one).CodeValue);
+      return special >= 0 ? [-1, 9][special] : ["CONTAINER", "CODE", "NUM", "TEXT"].indexOf(one.ValueType);
+    };
+    const items = children(item).filter((one) => one !== identifier);
+    items.sort((a, b) => order(a) - order(b));
+    return container(identifier?.TextValue ?? name(item).CodeMeaning, items.flatMap(readable));
+  }
+
+  function modifier(item) {
+    return item.ValueType === "CODE" && `${name(item).CodeMeaning} ${only(item.ConceptCodeSequence).CodeMeaning}`;
+  }
+
+  function quantity(item) {
+    const measured = only(item.MeasuredValueSequence);
+    const unit = only(measured.MeasurementUnitsCodeSequence).CodeValue;
+    return unit === "1" ? String(measured.NumericValue) : `${measured.NumericValue} ${unit}`; // UCUM 1: no units
+  }
+
+  function library(item) {
+    const images = (one) => (one.ValueType === "IMAGE" ? [one] : children(one).flatMap(images));
+    return container(name(item).CodeMeaning, [text("Images read", String(images(item).length))]);
+  }
+
+  // --- which images a report is about ---
+
+  const isReport = (displaySet) => displaySet.SOPClassHandlerId === HANDLER;
+  const isPicture = (displaySet) => displaySet.instances?.[0]?.SOPClassUID === SECONDARY_CAPTURE;
+  const sourceOf = (picture) => only(picture.instances[0].SourceImageSequence).ReferencedSOPInstanceUID;
+
+  function imagesRead(displaySets) {
+    const report = displaySets.find(isReport)?.instance ?? {};
+    return new Set(
+      list(report.CurrentRequestedProcedureEvidenceSequence)
+        .flatMap((study) => list(study.ReferencedSeriesSequence))
+        .flatMap((series) => list(series.ReferencedSOPSequence))
+        .map((one) => one.ReferencedSOPInstanceUID),
+    );
+  }
+
+  const attributes = {
+    workerHasReport: (study, { displaySets }) => displaySets.some(isReport),
+    workerReport: isReport,
+    workerImages(displaySet, { displaySets }) {
+      const read = imagesRead(displaySets);
+      return list(displaySet.instances).some((one) => read.has(one.SOPInstanceUID));
+    },
+    workerPicture(displaySet, { displaySets }) {
+      return isPicture(displaySet) && imagesRead(displaySets).has(sourceOf(displaySet));
+    },
+  };
+
+  const holds = (attribute) => ({ attribute, required: true, constraint: { equals: { value: true } } });
+  const view = (id, options) => ({
+    viewportOptions: { toolGroupId: "default", allowUnmatchedView: true, ...options },
+    displaySets: [{ id }],
+  });
+  const protocol = {
+    id: ID,
+    name: "Images, heat map and report",
+    protocolMatchingRules: [{ weight: 100, ...holds("workerHasReport") }],
+    toolGroupIds: ["default"],
+    numberOfPriorsReferenced: 0,
+    defaultViewport: view("images", { viewportType: "stack" }),
+    displaySetSelectors: {
+      images: { seriesMatchingRules: [holds("workerImages")] },
+      picture: { seriesMatchingRules: [holds("workerPicture")] },
+      report: { seriesMatchingRules: [holds("workerReport")] },
+    },
+    stages: [
+      {
+        name: "Images, heat map and report",
+        viewportStructure: {
+          layoutType: "grid",
+          properties: {
+            rows: 2,
+            columns: 2,
+            layoutOptions: [
+              { x: 0, y: 0, width: 0.5, height: 1 },
+              { x: 0.5, y: 0, width: 0.5, height: 0.56 },
+              { x: 0.5, y: 0.56, width: 0.5, height: 0.44 },
+            ],
+          },
+        },
+        viewports: [
+          view("images", { viewportType: "stack", initialImageOptions: { custom: "workerSlice" } }),
+          view("picture", { viewportType: "stack" }),
+          view("report", {}),
+        ],
+      },
+    ],
+  };
+
+  window.config.extensions.push({
+    id: ID,
+
+    preRegistration({ servicesManager }) {
+      const { hangingProtocolService, displaySetService } = servicesManager.services;
+      const workerSlice = ([displaySet]) => {
+        const sources = displaySetService.getActiveDisplaySets().filter(isPicture).map(sourceOf);
+        const index = displaySet.instances.findIndex((one) => sources.includes(one.SOPInstanceUID));
+        return index < 0 ? undefined : { index }; // the images open at the one that the heat map shows
+      };
+      for (const [id, callback] of Object.entries({ ...attributes, workerSlice })) {
+        hangingProtocolService.addCustomAttribute(id, id, callback);
+      }
+    },
+
+    getHangingProtocolModule: () => [{ name: ID, protocol }],
+
+    getSopClassHandlerModule({ extensionManager }) {
+      const load = async () => {}; // there is nothing to lay over images
+      function getDisplaySetsFromSeries(instances) {
+        const theirs = extensionManager.getModuleEntry(`${SR}.sopClassHandlerModule.dicom-sr`);
+        return theirs
+          .getDisplaySetsFromSeries(instances)
+          .filter((one) => one.isImagingMeasurementReport && !hasCoordinates(one.instance))
+          .map((one) => Object.assign(one, { SOPClassHandlerId: HANDLER, load }));
+      }
+      return [{ name: "report", sopClassUids: REPORTS, getDisplaySetsFromSeries }];
+    },
+
+    getViewportModule({ extensionManager }) {
+      function component(properties) {
+        const [displaySet] = properties.displaySets;
+        const shown = { ...displaySet, isImagingMeasurementReport: false, instances: [section(displaySet.instance)] };
+        const theirs = extensionManager.getModuleEntry(`${SR}.viewportModule.dicom-sr`);
+        return theirs.component({ ...properties, displaySets: [shown] });
+      }
+      return [{ name: "report", component }];
+    },
+  });
+
+  // The mode that a study opens in: our handler goes before OHIF's, which would take every report.
+  const viewports = { $push: [{ namespace: VIEWPORT, displaySetsToDisplay: [HANDLER] }] };
+  window.config.modesConfiguration = {
+    "@ohif/mode-longitudinal": {
+      hangingProtocol: { $set: [ID, "default"] },
+      sopClassHandlers: { $unshift: [HANDLER] },
+      routes: { 0: { layoutInstance: { props: { viewports } } } },
+    },
+  };
+
+  // A session that has ended: sign in again and come back to where the first answer was missing, not to the page
+  // without a study that OHIF goes to meanwhile.
+  let back;
+  window.config.httpErrorHandler = ({ status }) => {
+    if (status !== 401) return;
+    back ??= location.pathname + location.search;
+    location.assign(`/sign-in?next=${encodeURIComponent(back)}`);
+  };
+})();
