@@ -210,11 +210,12 @@ def _standing(route: RouteSection, decides: RouteSection | None, attributes: Seq
         return "matches and decides"
     if decides is not None and routing.matches(route, attributes):
         return f"matches too, but '{decides.name}' comes first"
-    whys = []
+    whys, images = [], routing.images(attributes)
+    what = "images" if len(images) == len(attributes) else "kinds of frames"
     for condition, number in routing.failing(route, attributes):
-        why = f"{condition} does not hold for {number} of {len(attributes)} images"
+        why = f"{condition} does not hold for {number} of {len(images)} {what}"
         if not routing.may_name_a_patient(condition.attribute):
-            values = {value for one in attributes for value in one[routing.KEPT_AS]["values"][condition.attribute]}
+            values = {value for one in images for value in one["values"].get(condition.attribute, ())}
             why += f" (here: {', '.join(sorted(values)) or 'absent'})"
         whys.append(why)
     return "; ".join(whys) or "no single image fulfils all its conditions"

@@ -1,8 +1,9 @@
 """Which models a series is for: the `[[route]]` rules of config.toml, looked at in their order. Pure.
 
 A rule that chooses models matches a series when every image fulfils all its conditions; one that refuses, when any
-image does: each errs on the side of not classifying. The first rule that matches decides. A condition sees top-level
-attributes of the dataset as text, at most 16 values of 256 characters.
+image does: each errs on the side of not classifying. The first rule that matches decides. A condition sees attributes
+of the dataset's top level, and where that has none those of its functional groups, as text, at most 16 values of 256
+characters. Frames of one file that differ in what rules ask for are images of their own here.
 """
 
 from __future__ import annotations
@@ -138,17 +139,37 @@ def keywords(routes: Sequence[RouteSection]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one.attribute for route in routes for one in route.match))
 
 
-def keep(values: Mapping[str, Sequence[str]], routes: Sequence[RouteSection], hide: bool) -> dict[str, Any]:
-    """What the rules need of an instance later on. With `hide`, of what may name a patient only whether it matched."""
+def keep(values: Mapping[str, Sequence[str] | None], routes: Sequence[RouteSection], hide: bool) -> dict[str, Any]:
+    """What the rules need of an image later on. With `hide`, of what may name a patient only whether it matched.
+
+    No condition holds for an attribute whose value is not known: None.
+    """
     kept: dict[str, list[str]] = {}
     held: dict[str, bool] = {}
     for condition in (one for route in routes for one in route.match):
-        here = list(values.get(condition.attribute, ()))
+        known = values.get(condition.attribute, ())
+        if known is None:
+            continue
+        here = list(known)
         if hide and may_name_a_patient(condition.attribute):
             held[_key(condition)] = holds(condition, here)
         else:
             kept[condition.attribute] = here
     return {"values": kept, "held": held}
+
+
+def keep_kinds(
+    kinds: Sequence[Mapping[str, Sequence[str] | None]], routes: Sequence[RouteSection], hide: bool
+) -> dict[str, Any]:
+    """The same of an instance, of which frames may differ: `kinds` of them, at least one."""
+    kept = [keep(one, routes, hide) for one in kinds]
+    return kept[0] if len(kept) == 1 else {"kinds": kept}
+
+
+def images(attributes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What was kept of the instances of a series, as one of each image; {} for one that came before any rule."""
+    kept = [one.get(KEPT_AS) or {} for one in attributes]
+    return [image for one in kept for image in one.get("kinds", [one])]
 
 
 def _key(condition: Condition) -> str:
@@ -164,19 +185,19 @@ def decide(routes: Sequence[RouteSection], attributes: Sequence[Mapping[str, Any
 
 
 def matches(route: RouteSection, attributes: Sequence[Mapping[str, Any]]) -> bool:
-    fulfil = (all(_holds_for(one, image) for one in route.match) for image in attributes)
+    fulfil = (all(_holds_for(one, image) for one in route.match) for image in images(attributes))
     return any(fulfil) if route.refuse is not None else all(fulfil)
 
 
 def failing(route: RouteSection, attributes: Sequence[Mapping[str, Any]]) -> list[tuple[Condition, int]]:
     """The conditions that do not hold for every image, and for how many they do not."""
-    counts = [(one, sum(not _holds_for(one, image) for image in attributes)) for one in route.match]
+    seen = images(attributes)
+    counts = [(one, sum(not _holds_for(one, image) for image in seen)) for one in route.match]
     return [(one, number) for one, number in counts if number]
 
 
-def _holds_for(condition: Condition, attributes: Mapping[str, Any]) -> bool:
-    """False for an instance that was received before the rule was written: its attribute was not kept."""
-    kept = attributes.get(KEPT_AS) or {}
+def _holds_for(condition: Condition, kept: Mapping[str, Any]) -> bool:
+    """False for an image that was received before the rule was written: its attribute was not kept."""
     held = kept.get("held", {}).get(_key(condition))
     if held is not None:
         return bool(held)

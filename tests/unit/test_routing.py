@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom import Dataset
 from typer.testing import CliRunner
 
 from tests.testbed.instances import MODEL, later, mr_instance, received, write_series
@@ -15,7 +16,7 @@ from worker import routing, store, store_models
 from worker.cli import app
 from worker.config import Settings, load_settings
 from worker.errors import StartError
-from worker.inbound.instances import describe, instance_path
+from worker.inbound.instances import Received, describe, instance_path
 from worker.inbound.series import settle_series
 from worker.routing import Condition, RouteSection, Target, awaited, chosen, decide, holds, keep
 from worker.store import Store
@@ -174,6 +175,79 @@ def test_only_what_rules_name_is_kept_of_an_instance() -> None:
     hidden = describe(sent, instance_path, routes, hide=True).attributes
     assert "Family" not in str(hidden)
     assert decide(routes, [hidden]) is routes[0]
+
+
+def _group(**values: Any) -> Dataset:
+    """A functional group with a macro of each kind that rules may ask about."""
+    group, timing, echo, content = Dataset(), Dataset(), Dataset(), Dataset()
+    for macro, keywords in (
+        (timing, ("RepetitionTime", "FlipAngle")), (echo, ("EffectiveEchoTime",)), (content, ("FrameComments",)),
+    ):  # fmt: skip
+        for keyword in keywords:
+            if keyword in values:
+                setattr(macro, keyword, values[keyword])
+    if timing:
+        group.MRTimingAndRelatedParametersSequence = [timing]
+    if echo:
+        group.MREchoSequence = [echo]
+    if content:
+        group.FrameContentSequence = [content]
+    return group
+
+
+def _enhanced(shared: Dataset | None, frames: list[Dataset], **changes: Any) -> Received:
+    changes |= {"SharedFunctionalGroupsSequence": [shared]} if shared is not None else {}
+    changes |= {"PerFrameFunctionalGroupsSequence": frames} if frames else {}
+    return received(mr_instance(1, NumberOfFrames=max(1, len(frames)), **changes))
+
+
+TWO_ECHOES = [_group(EffectiveEchoTime=echo, FrameComments=f"slice of {echo}") for echo in (10.0, 10.0, 80.0)]
+
+
+@pytest.mark.parametrize("hide", [False, True])
+@pytest.mark.parametrize(
+    ("sent", "condition", "some", "every"),
+    [
+        (_enhanced(_group(RepetitionTime=550), []), {"attribute": "RepetitionTime", "range": [500, 600]}, True, True),
+        (_enhanced(_group(RepetitionTime=550), []), {"attribute": "RepetitionTime", "equals": ""}, False, False),
+        (_enhanced(_group(RepetitionTime=550), []), {"attribute": "FlipAngle", "equals": ""}, True, True),
+        (_enhanced(None, TWO_ECHOES), {"attribute": "EffectiveEchoTime", "range": [5, 99]}, True, True),
+        (_enhanced(None, TWO_ECHOES), {"attribute": "EffectiveEchoTime", "range": [5, 20]}, True, False),
+        (_enhanced(None, TWO_ECHOES[:2]), {"attribute": "EffectiveEchoTime", "range": [5, 20]}, True, True),
+        (_enhanced(None, TWO_ECHOES), {"attribute": "FrameComments", "regex": "of 80"}, True, False),
+        (_enhanced(_group(RepetitionTime=1), TWO_ECHOES), {"attribute": "FrameComments", "regex": "of"}, True, True),
+        # The top level counts where it says something.
+        (
+            _enhanced(_group(RepetitionTime=1), [], RepetitionTime=9),
+            {"attribute": "RepetitionTime", "equals": 1},
+            False,
+            False,
+        ),
+        # Too many kinds of frames to know: neither value nor absence.
+        *(
+            (_enhanced(None, [_group(EffectiveEchoTime=float(n)) for n in range(1, 67)]), condition, False, False)
+            for condition in (
+                {"attribute": "EffectiveEchoTime", "range": [0, 99]}, {"attribute": "EffectiveEchoTime", "equals": ""},
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_a_condition_sees_what_a_multi_frame_image_has_in_its_groups(
+    sent: Received, condition: dict[str, Any], some: bool, every: bool, hide: bool
+) -> None:
+    for outcome, expected in (({"refuse": "no"}, some), (MODELS, every)):
+        routes = [_route("r", condition, **outcome)]
+        attributes = describe(sent, instance_path, routes, hide=hide).attributes
+        assert (decide(routes, [attributes]) is not None) is expected
+        assert not hide or "slice of" not in str(attributes)
+
+
+def test_groups_that_are_no_groups_say_nothing_and_are_kept() -> None:
+    sent = _enhanced(None, TWO_ECHOES)
+    damaged = sent.encoded.replace(b"\x18\x00\x14\x91SQ", b"\x18\x00\x14\x91UL")  # MREchoSequence
+    assert damaged != sent.encoded
+    routes = [_route("r", {"attribute": "EffectiveEchoTime", "range": [0, 99]})]
+    assert decide(routes, [describe(replace(sent, encoded=damaged), instance_path, routes).attributes]) is None
 
 
 def test_series_are_routed_when_they_settle(database: Store) -> None:

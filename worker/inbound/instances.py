@@ -37,6 +37,7 @@ from sqlalchemy.orm import Session
 from worker import dicom, routing, store
 from worker.errors import RefusedInstance
 from worker.header import read_header
+from worker.inbound import groups
 from worker.logs import fault_fields, get_log
 from worker.process import is_running
 from worker.tables import InstanceRow
@@ -172,7 +173,8 @@ def conflict_path(new: store.NewInstance) -> str:
 
 def _parse_header(encoded: bytes | bytearray, more: Sequence[str]) -> Dataset:
     try:
-        return read_header(BytesIO(encoded), (*_HEADER_TAGS, *more))
+        groups_too = (groups.SHARED, groups.PER_FRAME) if more else ()
+        return read_header(BytesIO(encoded), (*_HEADER_TAGS, *more, *groups_too))
     except Exception as error:  # hostile bytes may raise anything in a parser; the answer is the same
         raise RefusedInstance(dicom.CANNOT_UNDERSTAND, "unreadable-dataset", type(error).__name__) from None
 
@@ -233,8 +235,15 @@ def _for_routes(ds: Dataset, routes: Sequence[routing.RouteSection], hide: bool)
     """Nothing where there are no rules."""
     if not routes:
         return {}
-    values = {keyword: _texts(ds, keyword) for keyword in routing.keywords(routes)}
-    return {routing.KEPT_AS: routing.keep(values, routes, hide)}
+    values: dict[str, list[str] | None] = {keyword: _texts(ds, keyword) for keyword in routing.keywords(routes)}
+    lacking = [keyword for keyword, texts in values.items() if not any(texts or ())]
+    kinds: Sequence[dict[str, list[str] | None]] = [{}]
+    if lacking and groups.has_groups(ds):
+        try:
+            kinds = groups.group_values(ds, lacking, _texts)
+        except Exception:  # hostile bytes may raise anything in a parser: what they say is not known
+            kinds = [dict.fromkeys(lacking)]
+    return {routing.KEPT_AS: routing.keep_kinds([values | one for one in kinds], routes, hide)}
 
 
 def _texts(ds: Dataset, keyword: str) -> list[str]:
