@@ -188,13 +188,13 @@ def _node(item: Dataset) -> str:
 
 
 def _kept(title: str) -> Path:
-    return KEPT / title.replace(" ", "-")
+    return (KEPT / title.replace(" ", "-")).resolve()
 
 
 def _write_png(picture: bytes, title: str) -> Path:
     path = _kept(title).with_suffix(".png")
     Image.fromarray(dcmread(BytesIO(picture)).pixel_array).save(path)
-    return path.resolve()
+    return path
 
 
 if __name__ == "__main__":
