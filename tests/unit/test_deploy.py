@@ -83,6 +83,13 @@ def test_what_compose_mounts_and_opens_is_what_the_image_has() -> None:
     assert {one.split(":")[0] for one in (data, *COMPOSE["volumes"])} == {data, "database", "data"}
 
 
+def test_the_image_asks_after_the_worker_that_it_runs() -> None:
+    """With its configuration: else the health check looks for another port."""
+    asked, run = [json.loads(one) for one in re.findall(r"^(?:  )?CMD (\[.*\])", DOCKERFILE, re.MULTILINE)]
+    assert (asked[1], run[0]) == ("doctor", "serve")
+    assert asked[-2:] == run[-2:]
+
+
 def test_alerts_are_rules_that_fire_when_they_should() -> None:
     promtool = tool("promtool")
     check(promtool, "check", "rules", ALERTS)
