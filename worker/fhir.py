@@ -2,8 +2,12 @@
 
 Read off the Structured Report that goes to the PACS, so that the two cannot differ. What the report says of a series
 (TID 1501) becomes one Observation, "Neoplasm: present, absent" or, where nothing was assessed, no value and the reason
-why; each probability (TID 300) becomes another. Images are named by their study's identifier, the patient by the one in
-the report: where these resources are on a server, it knows.
+why; each probability (TID 300) becomes another, contained in it: it means nothing alone. Images are named by their
+study's identifier, the patient by the one in the report: where these resources are on a server, it knows.
+
+A revised report has the identifiers of the one before it, those of the report's DICOM series, and replaces it with all
+it said. Its status stays "partial" (R4: "may be incomplete or unverified"): "preliminary" is of verified results,
+"amended" and "corrected" of a report that had been final, which none of ours is.
 Source: HL7 FHIR 4.0.1 (R4B has the same three resources), its mappings to DICOM, PS3.16 TID 1500.
 """
 
@@ -45,7 +49,7 @@ def report_as_bundle(report: Dataset, *, transaction: bool = False) -> str:
         bundle = Bundle.model_validate(
             {
                 "resourceType": "Bundle",
-                "identifier": resources[0]["identifier"][0],
+                "identifier": resources[0]["identifier"][-1],
                 "type": "transaction" if transaction else "collection",
                 "timestamp": resources[0]["issued"],
                 "entry": [_entry(one, transaction) for one in resources],
@@ -56,13 +60,27 @@ def report_as_bundle(report: Dataset, *, transaction: bool = False) -> str:
     return str(bundle.model_dump_json())
 
 
+def same_report(report: Dataset) -> str:
+    """The FHIR search for this report's DiagnosticReport in whichever revision (R4 3.1.1.4.10, token search)."""
+    return f"DiagnosticReport?{_search(_uid(str(report.SeriesInstanceUID)))}"
+
+
+def issued(report: Dataset) -> datetime:
+    """When a report was made, an aware time to the millisecond: DiagnosticReport.issued, an instant."""
+    text = f"{report.ContentDate}{report.ContentTime}{report.TimezoneOffsetFromUTC}"
+    return datetime.fromisoformat(datetime.strptime(text, "%Y%m%d%H%M%S.%f%z").isoformat(timespec="milliseconds"))
+
+
 def _entry(resource: Resource, transaction: bool) -> Resource:
     identifier = resource["identifier"][0]
     entry: Resource = {"fullUrl": _address(identifier), "resource": resource}
     if transaction:
-        same = f"{resource['resourceType']}?identifier={identifier['system']}|{identifier['value']}"
-        entry["request"] = {"method": "PUT", "url": same}
+        entry["request"] = {"method": "PUT", "url": f"{resource['resourceType']}?{_search(identifier)}"}
     return entry
+
+
+def _search(identifier: Resource) -> str:
+    return f"identifier={identifier['system']}|{identifier['value']}"
 
 
 class _Reader:
@@ -75,22 +93,21 @@ class _Reader:
         self._measurements = _child(report, "126010")
         # The first group is of the whole series, the others of single slices.
         self._series = _child(self._measurements, "125007")
-        self._tracking_uid = str(_child(self._series, "112040").UID)
-        self._issued = _instant(report)
+        self._series_uid = str(report.SeriesInstanceUID)
+        self._issued = issued(report).isoformat(timespec="milliseconds")
 
     def resources(self) -> list[Resource]:
         """The DiagnosticReport first, then what it refers to."""
         device = self._device()
-        probabilities = [self._probability(one, device) for one in _children(self._series, dicom.PROBABILITY[0])]
-        observation = self._observation(device, probabilities)
-        return [self._diagnostic_report(observation), observation, *probabilities, device]
+        observation = self._observation(device)
+        return [self._diagnostic_report(observation), observation, device]
 
     def _diagnostic_report(self, observation: Resource) -> Resource:
         procedure = _child(self._report, "121058").ConceptCodeSequence[0]
         resource = {
             "resourceType": "DiagnosticReport",
-            "identifier": [_uid(str(self._report.SOPInstanceUID))],
-            "status": "preliminary",
+            "identifier": [_uid(self._series_uid), _uid(str(self._report.SOPInstanceUID))],
+            "status": "partial",
             "category": [{"coding": [{"system": f"{_TERMINOLOGY}/v2-0074", "code": "RAD", "display": "Radiology"}]}],
             "code": _concept(procedure),
             "result": [_reference(observation)],
@@ -105,10 +122,21 @@ class _Reader:
             resource["conclusionCode"] = [_concept(one.ConceptCodeSequence[0]) for one in findings]
         return resource
 
-    def _observation(self, device: Resource, probabilities: list[Resource]) -> Resource:
+    def _observation(self, device: Resource) -> Resource:
         """What the model says of the series."""
         presence = _child(self._series, dicom.NEOPLASM[0])
-        resource = self._observed(presence, self._tracking_uid, device)
+        category = {"system": f"{_TERMINOLOGY}/observation-category", "code": "imaging", "display": "Imaging"}
+        tracking_uid = str(_child(self._series, "112040").UID)
+        resource = {
+            "resourceType": "Observation",
+            "identifier": [_uid(derive_uid("observation", self._series_uid)), _uid(tracking_uid)],
+            "status": "preliminary",
+            "category": [{"coding": [category]}],
+            "code": _concept(_name(presence)),
+            "device": _reference(device),
+            "derivedFrom": [self._study()],
+            **self._common(),
+        }
         code = presence.ConceptCodeSequence[0]
         if code.CodeValue == dicom.UNDETERMINED[0]:
             reason = {"system": f"{_TERMINOLOGY}/data-absent-reason", "code": _UNKNOWN}
@@ -122,34 +150,13 @@ class _Reader:
             ]
         for site in _children(self._series, "363698007"):
             resource["bodySite"] = _concept(site.ConceptCodeSequence[0])
-        if probabilities:
-            resource["hasMember"] = [_reference(one) for one in probabilities]
+        if measured := _children(self._series, dicom.PROBABILITY[0]):
+            resource["contained"] = [_probability(number, place) for place, number in enumerate(measured, 1)]
+            resource["hasMember"] = [
+                {"reference": f"#{one['id']}", "type": "Observation"} for one in resource["contained"]
+            ]
         resource["note"] = [{"text": self._comment()}]
         return resource
-
-    def _probability(self, number: Dataset, device: Resource) -> Resource:
-        """How probable one class is; the class is the measurement's modifier."""
-        [of] = number.ContentSequence
-        code = of.ConceptCodeSequence[0]
-        value = number.MeasuredValueSequence[0]
-        uid = derive_uid("probability", self._tracking_uid, str(code.CodeValue))
-        resource = self._observed(number, uid, device)
-        resource["valueQuantity"] = {"value": float(value.NumericValue), "system": _SYSTEMS["UCUM"], "code": "1"}
-        resource["component"] = [{"code": _concept(_name(of)), "valueCodeableConcept": _concept(code)}]
-        return resource
-
-    def _observed(self, item: Dataset, uid: str, device: Resource) -> Resource:
-        category = {"system": f"{_TERMINOLOGY}/observation-category", "code": "imaging", "display": "Imaging"}
-        return {
-            "resourceType": "Observation",
-            "identifier": [_uid(uid)],
-            "status": "preliminary",
-            "category": [{"coding": [category]}],
-            "code": _concept(_name(item)),
-            "device": _reference(device),
-            "derivedFrom": [self._study()],
-            **self._common(),
-        }
 
     def _device(self) -> Resource:
         """The model, by the Contributing Equipment item that the report has for it."""
@@ -192,6 +199,20 @@ class _Reader:
         return said[0] if said else "Not assessed"
 
 
+def _probability(number: Dataset, place: int) -> Resource:
+    """How probable one class is; the class is the measurement's modifier."""
+    [of] = number.ContentSequence
+    value = number.MeasuredValueSequence[0]
+    return {
+        "resourceType": "Observation",
+        "id": f"probability-{place}",
+        "status": "preliminary",
+        "code": _concept(_name(number)),
+        "valueQuantity": {"value": float(value.NumericValue), "system": _SYSTEMS["UCUM"], "code": "1"},
+        "component": [{"code": _concept(_name(of)), "valueCodeableConcept": _concept(of.ConceptCodeSequence[0])}],
+    }
+
+
 def _children(item: Dataset, code: str) -> list[Dataset]:
     return list(_named(item, code))
 
@@ -231,9 +252,3 @@ def _reference(resource: Resource) -> Resource:
 def _address(identifier: Resource) -> str:
     """Where an entry of a Bundle is: the same for the same identifier."""
     return f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, identifier['value'])}"
-
-
-def _instant(report: Dataset) -> str:
-    """When the report was made, with its offset from UTC."""
-    text = f"{report.ContentDate}{report.ContentTime}{report.TimezoneOffsetFromUTC}"
-    return datetime.strptime(text, "%Y%m%d%H%M%S.%f%z").isoformat(timespec="milliseconds")

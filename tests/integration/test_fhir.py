@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import Dataset
 from sqlalchemy import select
 
+from tests.testbed import results
 from tests.testbed.dcmtk import free_port
 from tests.testbed.fhir_server import FhirServer
 from tests.testbed.instances import Clock
 from worker.config import FhirSection
+from worker.dicom import derive_uid
 from worker.errors import Retry
+from worker.outbound.build_report import build_report
+from worker.outbound.fhir import connect
 from worker.outbound.send import Sender, answers, probe
 from worker.store import Store
 from worker.tables import DeliveryRow, DeliveryState, ObjectKind, ObjectRow
+from worker.values import SeriesResult
 
 
 @pytest.fixture
@@ -91,6 +98,33 @@ def test_what_is_not_confirmed_is_sent_again(database: Store, tmp_path: Path, cl
     server.status = None
     sender.send_due()
     assert _outcomes(database)[ObjectKind.REPORT] == (DeliveryState.DELIVERED, None)
+
+
+def _report(name: str, minutes: int, result: SeriesResult, predecessor: Dataset | None = None) -> Dataset:
+    arguments = results.ARGUMENTS | {
+        "sop_instance_uid": derive_uid("test", name),
+        "created_at": results.CREATED_AT + timedelta(minutes=minutes),
+    }
+    return build_report(result, results.MODEL, results.source_headers(), **arguments, predecessor=predecessor)
+
+
+def test_a_revised_report_takes_the_place_of_the_first_also_when_that_comes_late(server: FhirServer) -> None:
+    sources = results.source_headers()
+    first = _report("first", 0, results.classified(sources))
+    second = _report("second", 5, results.not_assessed(sources), predecessor=first)
+    with closing(connect(_destination(server.url))) as peer:
+        peer.store(first)
+        before = dict(server.resources)
+        assert server.of_type("Observation")[0]["contained"]
+        peer.store(second)
+        assert server.resources.keys() == before.keys()
+        [report], [observation] = server.of_type("DiagnosticReport"), server.of_type("Observation")
+        assert report["identifier"][1]["value"].endswith(second.SOPInstanceUID)
+        assert "Not assessed" in report["conclusion"]
+        assert "contained" not in observation
+        after = dict(server.resources)
+        assert peer.store(first) == (0, first.SOPInstanceUID)
+        assert server.resources == after
 
 
 def test_a_server_that_is_away_is_tried_again(database: Store, tmp_path: Path, clock: Clock) -> None:

@@ -1,4 +1,4 @@
-"""A stand-in FHIR R4 server in this process: transactions of conditional updates, as FHIR R4 3.1.0.11 has them."""
+"""A stand-in FHIR R4 server in this process: search by identifier, transactions of conditional updates (3.1.0.11)."""
 
 from __future__ import annotations
 
@@ -45,6 +45,9 @@ class FhirServer:
     def of_type(self, name: str) -> list[Resource]:
         return [one for one in self.resources.values() if one["resourceType"] == name]
 
+    def found(self, kind: str, condition: str) -> dict[str, Resource]:
+        return {place: one for place, one in self.resources.items() if _has(one, kind, condition)}
+
     def transact(self, body: bytes) -> Resource:
         """Store a transaction, all of it. Raises ValueError for one that is not valid, or refers to nothing."""
         Bundle.model_validate_json(body)
@@ -57,9 +60,8 @@ class FhirServer:
             if entry["request"]["method"] != "PUT":
                 raise ValueError("only updates are tested")
             kind, _, condition = entry["request"]["url"].partition("?")
-            [wanted] = parse_qs(condition, strict_parsing=True)["identifier"]
-            found = [place for place, one in self.resources.items() if _has(one, kind, wanted)]
-            if len(found) > 1 or not _has(entry["resource"], kind, wanted):
+            found = list(self.found(kind, condition))
+            if len(found) > 1 or not _has(entry["resource"], kind, condition):
                 raise ValueError("the condition is not selective")
             places[entry["fullUrl"]] = found[0] if found else f"{kind}/{len(self.resources) + len(places) + 1}"
             outcomes.append("200 OK" if found else "201 Created")
@@ -70,27 +72,41 @@ class FhirServer:
         return {"resourceType": "Bundle", "type": "transaction-response", "entry": entries}
 
 
-def _has(resource: Resource, kind: str, wanted: str) -> bool:
+def _has(resource: Resource, kind: str, condition: str) -> bool:
+    [wanted] = parse_qs(condition, strict_parsing=True)["identifier"]
     system, _, value = wanted.partition("|")
     return resource["resourceType"] == kind and {"system": system, "value": value} in resource["identifier"]
 
 
 def _resolved(resource: Any, places: dict[str, str]) -> Any:
-    """With each reference to an entry as one to where it is. Raises KeyError for one that leads nowhere."""
+    """With each reference to an entry as one to where it is. Raises KeyError for one that leads nowhere.
+
+    One to a contained resource stays as it is.
+    """
     if isinstance(resource, list):
         return [_resolved(one, places) for one in resource]
     if not isinstance(resource, dict):
         return resource
-    return {key: places[value] if key == "reference" else _resolved(value, places) for key, value in resource.items()}
+    return {
+        key: places[value] if key == "reference" and not value.startswith("#") else _resolved(value, places)
+        for key, value in resource.items()
+    }
 
 
 class _Handler(BaseHTTPRequestHandler):
     fhir: FhirServer
 
     def do_GET(self) -> None:
-        known = self.path == "/fhir/metadata"
-        capabilities = {"resourceType": "CapabilityStatement", "fhirVersion": self.fhir.version}
-        self._answer(200 if known else 404, json.dumps(capabilities).encode() if known else b"")
+        path, _, condition = self.path.partition("?")
+        if path == "/fhir/metadata":
+            answer: Resource = {"resourceType": "CapabilityStatement", "fhirVersion": self.fhir.version}
+        elif path == "/fhir/DiagnosticReport" and condition:
+            entries = [{"resource": one} for one in self.fhir.found("DiagnosticReport", condition).values()]
+            answer = {"resourceType": "Bundle", "type": "searchset", "total": len(entries), "entry": entries}
+        else:
+            self._answer(404, b"")
+            return
+        self._answer(200, json.dumps(answer).encode())
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))

@@ -8,6 +8,7 @@ from fhir.resources.R4B.bundle import Bundle
 from pydicom import Dataset
 
 from tests.testbed import results
+from worker.dicom import derive_uid
 from worker.fhir import report_as_bundle
 from worker.outbound.build_report import build_report
 from worker.values import SeriesResult
@@ -30,7 +31,8 @@ def of_type(bundle: dict[str, Any], name: str) -> list[dict[str, Any]]:
 def test_a_class_is_a_present_neoplasm_with_the_codes_of_the_report() -> None:
     bundle = bundle_of(results.classified(SOURCES))
     [report], [device] = of_type(bundle, "DiagnosticReport"), of_type(bundle, "Device")
-    observation, *probabilities = of_type(bundle, "Observation")
+    [observation] = of_type(bundle, "Observation")
+    probabilities = observation["contained"]
     glioma = {"system": "http://snomed.info/sct", "code": "393564001", "display": "Glioma"}
     assert report["conclusionCode"][0]["coding"] == [glioma]
     assert observation["code"]["coding"][0]["code"] == "108369006"
@@ -41,6 +43,7 @@ def test_a_class_is_a_present_neoplasm_with_the_codes_of_the_report() -> None:
     assert list(values) == ["Glioma", "Intracranial meningioma", "Pituitary adenoma", "Absent"]
     assert [one["value"] for one in values.values()] == [0.97, 0.01, 0.01, 0.01]
     assert {one["code"]["coding"][0]["code"] for one in probabilities} == {"122157"}
+    assert [one["reference"] for one in observation["hasMember"]] == [f"#{one['id']}" for one in probabilities]
     assert device["deviceName"][0]["name"] == "brain-mri-tumour"
     assert device["serialNumber"] == results.MODEL.sha256
 
@@ -57,14 +60,16 @@ def test_what_was_not_assessed_has_no_value_and_says_why() -> None:
     assert "valueCodeableConcept" not in observation
     assert observation["dataAbsentReason"]["coding"][0]["code"] == "unknown"
     assert observation["dataAbsentReason"]["text"].startswith("Not assessed: The images look unlike")
+    assert not {"contained", "hasMember"} & set(observation)
     assert "conclusionCode" not in of_type(bundle, "DiagnosticReport")[0]
 
 
 @pytest.mark.parametrize("result", [results.classified(SOURCES), results.not_assessed(SOURCES)])
-def test_it_is_preliminary_for_research_and_names_patient_and_study(result: SeriesResult) -> None:
+def test_it_is_unverified_for_research_and_names_patient_and_study(result: SeriesResult) -> None:
     bundle = bundle_of(result)
-    for one in [*of_type(bundle, "DiagnosticReport"), *of_type(bundle, "Observation")]:
-        assert one["status"] == "preliminary"
+    for kind, status in (("DiagnosticReport", "partial"), ("Observation", "preliminary")):
+        [one] = of_type(bundle, kind)
+        assert one["status"] == status
         assert one["subject"]["identifier"]["value"] == "PHANTOM-1"
         assert one["effectiveDateTime"] == "2026-11-21"
         study = (one.get("imagingStudy") or one["derivedFrom"])[0]["identifier"]
@@ -79,8 +84,8 @@ def test_every_reference_leads_to_an_entry() -> None:
     bundle = bundle_of(results.classified(SOURCES))
     addresses = {one["fullUrl"] for one in bundle["entry"]}
     referred = {one.split('"')[0] for one in json.dumps(bundle).split('"reference": "')[1:]}
-    assert referred < addresses
-    assert len(addresses) == len(bundle["entry"]) == 7
+    assert {one for one in referred if not one.startswith("#")} < addresses
+    assert len(addresses) == len(bundle["entry"]) == 3
 
 
 def test_a_transaction_replaces_what_has_the_same_identifier() -> None:
@@ -89,8 +94,19 @@ def test_a_transaction_replaces_what_has_the_same_identifier() -> None:
     asked = [one["request"] for one in first["entry"]]
     assert {one["method"] for one in asked} == {"PUT"}
     assert len({one["url"] for one in asked}) == len(asked)
-    uid = results.ARGUMENTS["sop_instance_uid"]
+    uid = results.ARGUMENTS["series_instance_uid"]
     assert asked[0]["url"] == f"DiagnosticReport?identifier=urn:dicom:uid|urn:oid:{uid}"
+
+
+def test_a_revised_report_has_the_addresses_of_the_one_before_it_and_says_which_document_it_is() -> None:
+    first = build_report(results.classified(SOURCES), results.MODEL, SOURCES, **results.ARGUMENTS)
+    arguments = results.ARGUMENTS | {"sop_instance_uid": derive_uid("test", "second")}
+    second = build_report(results.not_assessed(SOURCES), results.MODEL, SOURCES, **arguments, predecessor=first)
+    before, after = (json.loads(report_as_bundle(one, transaction=True)) for one in (first, second))
+    assert [one["request"] for one in before["entry"]] == [one["request"] for one in after["entry"]]
+    assert before["identifier"] != after["identifier"]
+    [report] = of_type(after, "DiagnosticReport")
+    assert report["identifier"][1]["value"] == f"urn:oid:{derive_uid('test', 'second')}"
 
 
 def test_a_source_that_says_little_still_makes_valid_resources() -> None:

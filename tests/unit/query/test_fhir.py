@@ -31,7 +31,7 @@ def test_the_report_of_a_series_comes_as_fhir(guarded: tuple[httpx.Client, Store
     dcmwrite(file, report, enforce_file_format=True)
     answer = client.get(url("a"), headers={"Authorization": f"Bearer {token}"})
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/fhir+json")
-    assert Bundle.model_validate_json(answer.text).entry[0].resource.status == "preliminary"
+    assert Bundle.model_validate_json(answer.text).entry[0].resource.status == "partial"
 
 
 def test_a_series_without_a_report_has_none(client: httpx.Client) -> None:
