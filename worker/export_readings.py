@@ -1,6 +1,7 @@
 """`worker readings export OUT`: the series that readers gave a class, for `monai-train convert --from-worker`.
 
-OUT/images/…      the received DICOM files, checked against their hashes, linked where the file system can, else copied
+OUT/images/…      the received DICOM files, checked against their hashes, linked where the file system can, else copied;
+                  of files with several frames one file a frame, for training takes files of one slice
 OUT/labels.csv    one line a slice: its series' label, and what reader and model said of the slice; written last
 OUT/left-out.csv  the series that are not in it, with the reason
 """
@@ -12,11 +13,13 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from worker.errors import StartError
+from worker.split_frames import NotDivisible, split_frames
 from worker.store import Store
-from worker.store_readings import NOT_ASSESSABLE, ReadSeries, read_series
+from worker.store_readings import NOT_ASSESSABLE, ReadSeries, ReadSlice, read_series
 
 LABELS = "labels.csv"
 COLUMNS = ("path", "label", "series", "ordinal", "marked", "deciding", "in_distribution", "answer", "dataset")
@@ -74,30 +77,51 @@ def _why_not(one: ReadSeries) -> str | None:
         return "no-result"  # nobody knows which of its images are its slices
     if any(each.removed for each in one.slices):
         return "images-deleted"
-    if any(each.frame_number is not None for each in one.slices):
-        return "multi-frame"  # training takes files of one slice
     return None
 
 
 def _take(one: ReadSeries, data_dir: Path, folder: Path) -> str | None:
-    """Link or copy the files of a series; the reason where one is missing or not what was received."""
+    """The files of a series in a new folder; the reason where one is not what was received, and then no folder."""
     folder.mkdir()
-    for each in one.slices:
-        source, target = data_dir / each.path, folder / _file(each.ordinal)
-        try:
-            content = source.read_bytes()
-        except FileNotFoundError:
-            content = b""
-        if hashlib.sha256(content).hexdigest() != each.sha256:
-            for file in folder.iterdir():
-                file.unlink()
-            folder.rmdir()
-            return "images-damaged"
-        try:
-            os.link(source, target)
-        except OSError:  # another file system, or one without links
-            target.write_bytes(content)
+    try:
+        for path, slices in groupby(sorted(one.slices, key=lambda each: each.path), key=lambda each: each.path):
+            _take_file(data_dir / path, list(slices), folder)
+    except _Unusable as fault:
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+        return fault.reason
     return None
+
+
+class _Unusable(Exception):
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _take_file(source: Path, slices: Sequence[ReadSlice], folder: Path) -> None:
+    """Link or copy one received file, or split it into the frames that are slices. Raises _Unusable."""
+    try:
+        content = source.read_bytes()
+    except FileNotFoundError:
+        content = b""
+    if any(hashlib.sha256(content).hexdigest() != each.sha256 for each in slices):
+        raise _Unusable("images-damaged")
+    ordinals = {each.frame_number: each.ordinal for each in slices}
+    if None not in ordinals:
+        try:
+            wanted = {number: ordinal + 1 for number, ordinal in ordinals.items() if number is not None}
+            for number, frame in split_frames(content, wanted):
+                (folder / _file(ordinals[number])).write_bytes(frame)
+        except NotDivisible:
+            raise _Unusable("multi-frame") from None
+        return
+    target = folder / _file(ordinals[None])
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        target.write_bytes(content)
 
 
 def _file(ordinal: int) -> str:

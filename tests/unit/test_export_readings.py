@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import cycle
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pydicom import dcmread
 
+from monai_train.from_worker import convert_export
 from tests.testbed.instances import MODEL, NOON, classified, mr_instance, new_instance, received
 from worker import store
 from worker.dicom import derive_uid
@@ -37,20 +41,24 @@ def _series(database: Store, data_dir: Path, name: str, label: str | None, **sai
     for number in range(3):
         keeper.keep(received(mr_instance(number, name)))
     keeper.close()
+    return _answered(database, derive_uid("series", name), label, [said.get("frame")] * 3)
+
+
+def _answered(database: Store, series_instance_uid: str, label: str | None, frames: Sequence[object]) -> int:
+    """`frames`: of each slice the frame of its file, of which there is one or as many."""
     with database.write() as session:
         model = store.model_row(session, MODEL, NOON).id
-        series = session.query(SeriesRow).filter_by(series_instance_uid=derive_uid("series", name)).one()
+        series = session.query(SeriesRow).filter_by(series_instance_uid=series_instance_uid).one()
         store.queue_series(session, series, model, NOON)
         job = store.claim_job(session, "me", model, NOON, timedelta(seconds=30))
         assert job is not None
         store.end_job(session, job.id, "me", JobState.DONE, NOON)
         rows = store.instances_of(session, series.id)
-        frame = said.pop("frame", None)
         slices = tuple(
             SliceResult(
                 row.sop_class_uid, row.sop_instance_uid, frame, None, (0.9, 0.1), place < 2, place == 1,  # type: ignore[arg-type]
             )
-            for place, row in enumerate(rows)
+            for place, (row, frame) in enumerate(zip(cycle(rows), frames, strict=False))
         )  # fmt: skip
         ids = {row.sop_instance_uid: row.id for row in rows}
         result = store.add_result(session, job, replace(classified(), slices=slices), ids, [], [], NOON)
@@ -84,7 +92,7 @@ def test_files_are_whole_and_every_slice_says_what_is_known_of_it(database: Stor
 
 def test_what_cannot_be_trained_on_is_left_out_with_the_reason(database: Store, tmp_path: Path) -> None:
     _series(database, tmp_path, "other", "other")
-    _series(database, tmp_path, "frames", "glioma", frame=1)
+    _series(database, tmp_path, "frames", "glioma", frame=2)  # of files with one: no header tells what lies there
     deleted, damaged = (_series(database, tmp_path, name, "glioma") for name in ("deleted", "damaged"))
     with database.write() as session:
         for row in session.query(InstanceRow).filter_by(series_id=deleted):
@@ -105,6 +113,27 @@ def test_what_cannot_be_trained_on_is_left_out_with_the_reason(database: Store, 
     ]
     assert [one["reason"] for one in _lines(out, "left-out.csv")] == [reason for _, reason in done.left_out]
     assert list((out / "images").iterdir()) == []
+
+
+def test_frames_of_one_file_are_exported_each_and_become_a_dataset(database: Store, tmp_path: Path) -> None:
+    """A glioma in one file of four frames, of which a reader marked the second and the third slice."""
+    ds = mr_instance(1, "frames", NumberOfFrames=4)
+    ds.PixelData = np.random.default_rng(7).integers(0, 4000, (4, 16, 16), np.uint16).tobytes()
+    sent = received(ds)
+    keeper = InstanceKeeper(database, tmp_path, lambda: NOON, minimum_free_bytes=0)
+    keeper.keep(sent)
+    keeper.close()
+    _answered(database, ds.SeriesInstanceUID, "glioma", [4, 3, 2, 1])
+    export, dataset = tmp_path / "export", tmp_path / "dataset"
+    done = export_readings(database, tmp_path, export)
+    assert (done.series, done.slices, done.left_out) == (1, 4, ())
+    for line in _lines(export, LABELS):
+        alone = dcmread(export / line["path"])
+        assert (alone.pixel_array == ds.pixel_array[3 - int(line["ordinal"])]).all()
+        assert alone.InstanceNumber == int(line["ordinal"]) + 1
+    converted = convert_export(export, dataset)
+    assert [(one["ordinal"], one["truth"]) for one in converted.manifest] == [("1", "marked"), ("2", "marked")]
+    assert len(_lines(dataset, "series.csv")) == 4
 
 
 def test_nothing_is_written_over(database: Store, tmp_path: Path) -> None:
