@@ -7,6 +7,7 @@
 #   make wheel    build dist/*.whl
 #   make screenshots   docs/screenshots, in a headless Chromium
 #   make ohif     the OHIF viewer into var/ohif (50 MB, from npm); the worker then shows it at /ohif/
+#   make fhir-validators   two validators of HL7 FHIR into var/fhir (2 MB, from npm), for tests that else are skipped
 #   make soak     faults under load, counted (hours; a stopped run goes on), into docs/reliability.md:
 #                 ONLY=kills,hosts runs these rows, PART=0.1 a tenth of their length, FRESH=1 forgets earlier rows
 #   make seeds    the five earlier systems and ours on the pictures in DATA=folder: hours, a stopped run goes on;
@@ -90,6 +91,10 @@ screenshots: $(STAMP)
 OHIF ?= var/ohif
 ohif:
 	@.ci/install-ohif $(OHIF)
+
+.PHONY: fhir-validators
+fhir-validators:
+	@.ci/install-fhir-validators var/fhir
 
 soak: $(STAMP) system-packages
 	@.ci/install-packages postgresql gcc libc6-dev
