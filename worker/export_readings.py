@@ -106,7 +106,7 @@ def _take_file(source: Path, slices: Sequence[ReadSlice], folder: Path) -> None:
         content = source.read_bytes()
     except FileNotFoundError:
         content = b""
-    if any(hashlib.sha256(content).hexdigest() != each.sha256 for each in slices):
+    if hashlib.sha256(content).hexdigest() != slices[0].sha256:
         raise _Unusable("images-damaged")
     ordinals = {each.frame_number: each.ordinal for each in slices}
     if None not in ordinals:
