@@ -310,3 +310,16 @@ def test_routes_test_says_which_rule_decides_and_why_not_the_others(tmp_path: Pa
         "  3 'mr': matches and decides",
         "  4 'rest': matches too, but 'mr' comes first",
     ]
+
+
+def test_routes_test_counts_the_kinds_of_frames_of_one_file(tmp_path: Path) -> None:
+    (tmp_path / "two.dcm").write_bytes(_enhanced(None, TWO_ECHOES).encoded)
+    (tmp_path / "config.toml").write_text(
+        '[[route]]\nname = "short"\nmatch = [{attribute = "EffectiveEchoTime", range = [5, 20]}]\nmodels = ["m"]\n'
+    )
+    done = CliRunner().invoke(
+        app, ["routes", "test", str(tmp_path / "two.dcm"), "--config", str(tmp_path / "config.toml")]
+    )
+    assert done.stdout.splitlines()[1:] == [
+        "  1 'short': EffectiveEchoTime in 5 … 20 does not hold for 1 of 2 kinds of frames (here: 10.0, 80.0)"
+    ]
