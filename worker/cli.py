@@ -200,6 +200,10 @@ def classify(
 
     settings, _ = settings_from(config)
     configure_logs("ERROR")
+    if settings.route:
+        typer.echo(
+            "note: the configured bundle is asked about every eligible series, whatever [[route]] says", err=True
+        )
     series, unread = offline.read_folder(folder)
     for one in unread:
         typer.echo(f"not read: {one.path.name}: {one.detail}", err=True)

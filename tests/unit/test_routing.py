@@ -323,3 +323,11 @@ def test_routes_test_counts_the_kinds_of_frames_of_one_file(tmp_path: Path) -> N
     assert done.stdout.splitlines()[1:] == [
         "  1 'short': EffectiveEchoTime in 5 … 20 does not hold for 1 of 2 kinds of frames (here: 10.0, 80.0)"
     ]
+
+
+def test_classify_says_that_it_asks_no_rules(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "config.toml").write_text('[[route]]\nname = "r"\nrefuse = "no"\n')
+    done = CliRunner().invoke(app, ["classify", str(tmp_path / "images"), "--config", str(tmp_path / "config.toml")])
+    assert "whatever [[route]] says" in done.stderr
+    assert isinstance(done.exception, StartError)  # no series
