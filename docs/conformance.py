@@ -171,7 +171,8 @@ instances, and the produced reports, pictures and key objects. Errors are `appli
   (`ConceptNameCodeSequence.CodeValue`); case counts except in names. Study level keys and answers: those of Table
   10.6.3-3, series level: Table 10.6.3-4, instance level: any attribute of the file. `includefield`, `limit`, `offset`;
   `fuzzymatching` is not supported and answered with a warning, and so is a page with more behind it. At once at most
-  {most}. No XML: 406.
+  {most}. Answers, metadata and what STOW-RS answers are DICOM JSON, which is the default, or XML (PS3.19 A.1), in parts
+  where there may be several datasets.
 - Retrieve: `application/dicom` as stored, or in Explicit VR Little Endian, which is the default. Frames: decompressed
   (`application/octet-stream`) or, with `transfer-syntax=*` or its own, as stored. Rendered: `image/jpeg`, `image/png`,
   with `window` (linear), `viewport` (the longest side) and `quality`; one frame at a time.

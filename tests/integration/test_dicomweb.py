@@ -9,8 +9,10 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from email.parser import BytesParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import httpx
 import numpy as np
@@ -39,6 +41,7 @@ from worker.viewer import web_parts
 
 STUDY, SERIES, FIRST = derive_uid("study", "a"), derive_uid("series", "a"), derive_uid("instance", "a", "1")
 BASE = f"/dicom-web/studies/{STUDY}"
+XML = 'multipart/related; type="application/dicom+xml"'
 COMPREHENSIVE_3D = "1.2.840.10008.5.1.4.1.1.88.34"
 
 
@@ -210,9 +213,27 @@ def test_a_search_is_answered_with_the_status_of_the_standard(site: Site, path: 
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_only_json_and_only_with_a_token(site: Site) -> None:
-    xml = 'multipart/related; type="application/dicom+xml"'
-    assert site.reader.get("/dicom-web/studies", headers={"Accept": xml}).status_code == 406
+def test_xml_says_what_json_says_one_part_for_each_dataset(site: Site) -> None:
+    for path in ("/studies", f"/studies/{STUDY}/metadata"):
+        answer = site.reader.get(f"/dicom-web{path}", headers={"Accept": XML})
+        told = site.reader.get(f"/dicom-web{path}").json()
+        kind = BytesParser().parsebytes(b"Content-Type: " + answer.headers["content-type"].encode() + b"\n\n")
+        assert (kind.get_content_type(), kind.get_param("type")) == ("multipart/related", "application/dicom+xml")
+        message = BytesParser().parsebytes(str(kind).encode() + answer.content)
+        parts = [ElementTree.fromstring(one.get_payload(decode=True)) for one in message.get_payload()]
+        assert len(parts) == len(told) > 1
+        for part, one in zip(parts, told, strict=True):
+            assert [attribute.get("tag") for attribute in part] == sorted(one)
+            [uid] = part.findall("{*}DicomAttribute[@keyword='StudyInstanceUID']/{*}Value")
+            assert uid.text == one["0020000D"]["Value"][0]
+
+
+def test_in_forms_of_the_standard_and_only_with_a_token(site: Site) -> None:
+    for wanted in ("application/dicom+xml", "text/html", 'multipart/related; type="application/dicom"'):
+        assert site.reader.get("/dicom-web/studies", headers={"Accept": wanted}).status_code == 406
+    preferred = f"{XML}; q=0.1, application/dicom+json"
+    answer = site.reader.get("/dicom-web/studies", headers={"Accept": preferred})
+    assert answer.headers["content-type"] == "application/dicom+json"
     assert site.reader.get("/dicom-web/studies", headers={"Authorization": ""}).status_code == 401
 
 

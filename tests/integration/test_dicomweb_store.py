@@ -210,7 +210,7 @@ def test_an_address_with_a_study_takes_no_other(site: Site) -> None:
         (f"--{BOUNDARY}x\r\n\r\n--{BOUNDARY}--".encode(), {}, 400),
         (f"--{BOUNDARY}\r\n{'x' * 20_000}\r\n\r\n--{BOUNDARY}--".encode(), {}, 400),
         (_message(b"\x89PNG", kind="image/png"), {}, 409),
-        (b"x", {"Accept": "application/dicom+xml"}, 406),
+        (b"x", {"Accept": "text/html"}, 406),
     ],
 )
 def test_a_request_that_is_none_is_told_so(site: Site, content: bytes, headers: dict[str, str], status: int) -> None:

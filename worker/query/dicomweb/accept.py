@@ -21,8 +21,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-DICOM, DICOM_JSON, OCTETS, MULTIPART = (
-    "application/dicom", "application/dicom+json", "application/octet-stream", "multipart/related",
+DICOM, DICOM_JSON, DICOM_XML, OCTETS, MULTIPART = (
+    "application/dicom", "application/dicom+json", "application/dicom+xml", "application/octet-stream",
+    "multipart/related",
 )  # fmt: skip
 
 # PS3.18 Table 8.7.3-5: the media type of a compressed frame.

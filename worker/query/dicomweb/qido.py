@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import StreamingResponse
 from pydicom import Dataset
 
 from worker import store, store_archive
 from worker.audit import events
 from worker.audit.events import Record
 from worker.dicom import is_uid
-from worker.query.dicomweb import accept
+from worker.query.dicomweb import accept, multipart
 from worker.query.dicomweb.answers import Describer, as_json
 from worker.query.dicomweb.keys import InvalidQuery, Level, Query, defaults, of_level, parse
 from worker.query.dicomweb.match import matches
+from worker.query.dicomweb.native_xml import as_xml
 from worker.query.rest import Reader
 
 MOST = {Level.STUDY: 200, Level.SERIES: 1000, Level.INSTANCE: 2000}  # answers at once
@@ -57,7 +59,7 @@ def _searching(
     level: Level, database: store.Store, describer: Describer, record: Record, prefix: str
 ) -> Callable[..., Any]:
     def search(request: Request, caller: Reader) -> Response:
-        require_json(request)
+        told_as = require_told(request)
         fixed = uids_of(request)
         try:
             query = parse(request.query_params.multi_items(), level, fixed)
@@ -74,17 +76,41 @@ def _searching(
         headers = {"Warning": ", ".join(_warnings(query, found))} if query.fuzzy or found.more else {}
         if not found.answers:
             return Response(status_code=204, headers=headers)
-        content = json.dumps([as_json(ds, tags) for ds in found.answers], allow_nan=False, ensure_ascii=False)
-        return Response(content, headers=headers, media_type=accept.DICOM_JSON)
+        return told([as_json(ds, tags) for ds in found.answers], told_as, headers=headers)
 
     return search
 
 
-def require_json(request: Request) -> None:
-    """Answers 406 where the client takes no DICOM JSON."""
-    types = (accept.DICOM_JSON, "application/json")
-    if not any(one.takes(kind) for one in accept.ranges(request.headers.get("accept")) for kind in types):
-        raise HTTPException(406, "this is given as application/dicom+json")
+def require_told(request: Request, alone: bool = False) -> str:
+    """The media type in which the client takes datasets without bulk data: PS3.18 8.7.3.2. Answers 406 for neither.
+
+    XML is for one dataset, which comes `alone`, or else in parts.
+    """
+    for one in accept.ranges(request.headers.get("accept")):
+        if one.takes(accept.DICOM_JSON) or one.takes("application/json"):
+            return accept.DICOM_JSON
+        if one.in_parts != alone and one.takes(accept.DICOM_XML):
+            return accept.DICOM_XML
+    xml = accept.DICOM_XML if alone else f'multipart/related; type="{accept.DICOM_XML}"'
+    raise HTTPException(406, f"this is given as {accept.DICOM_JSON} or {xml}")
+
+
+def told(datasets: Iterable[dict[str, Any]], media_type: str, status: int = 200, **options: Any) -> Response:
+    """An answer of datasets, given in the DICOM JSON Model: an array of them, or a part of XML for each."""
+    if media_type == accept.DICOM_XML:
+        boundary = multipart.new_boundary()
+        parts = ((media_type, [as_xml(one)]) for one in datasets)
+        kind = multipart.content_type(media_type, boundary)
+        return StreamingResponse(multipart.written(parts, boundary), status, media_type=kind, **options)
+    return StreamingResponse(_array(datasets), status, media_type=media_type, **options)
+
+
+def _array(datasets: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    mark = "["
+    for one in datasets:
+        yield (mark + json.dumps(one, allow_nan=False, ensure_ascii=False)).encode()
+        mark = ","
+    yield b"]"
 
 
 def address_of(request: Request, prefix: str) -> str:

@@ -13,10 +13,11 @@ from starlette.concurrency import run_in_threadpool
 
 from worker import dicom
 from worker.config import Settings
-from worker.query.dicomweb.accept import DICOM, DICOM_JSON
+from worker.query.dicomweb.accept import DICOM, DICOM_XML
 from worker.query.dicomweb.answers import as_json
 from worker.query.dicomweb.multipart import Malformed, Reader, boundary_of
-from worker.query.dicomweb.qido import address_of, require_json, uids_of
+from worker.query.dicomweb.native_xml import as_xml
+from worker.query.dicomweb.qido import address_of, require_told, uids_of
 from worker.query.parts import Intake, IntakeRequest, Kept
 from worker.query.rest import Operator
 
@@ -36,7 +37,7 @@ def _storing(settings: Settings, intake: Intake | None, places: asyncio.Semaphor
     async def store(request: Request, caller: Operator) -> Response:
         if intake is None:
             raise HTTPException(403, "storing over the web is not allowed here: [web] stow")
-        require_json(request)
+        told_as = require_told(request, alone=True)
         study = uids_of(request).get("StudyInstanceUID")
         boundary = _boundary(request, settings.web.stow_maximum_bytes)
         if places.locked():
@@ -52,7 +53,7 @@ def _storing(settings: Settings, intake: Intake | None, places: asyncio.Semaphor
                 await run_in_threadpool(taken.end)
         if not kept:
             raise HTTPException(400, "the request holds no instance")
-        return _answer(kept, address_of(request, prefix))
+        return _answer(kept, address_of(request, prefix), told_as)
 
     return store
 
@@ -85,7 +86,7 @@ async def _keep_all(reader: Reader, taken: IntakeRequest, study: str | None) -> 
     return kept
 
 
-def _answer(kept: Sequence[Kept], address: str) -> Response:
+def _answer(kept: Sequence[Kept], address: str, told_as: str) -> Response:
     """The Store Instances Response Module: PS3.18 Annex I. Whose UIDs are not known fails in a sequence of its own."""
     answer = Dataset()
     stored = [_reference(one, address) for one in kept if not one.failed]
@@ -103,7 +104,8 @@ def _answer(kept: Sequence[Kept], address: str) -> Response:
     if others:
         answer.OtherFailuresSequence = others
     status = 409 if not stored else 200 if all(one.status == dicom.SUCCESS for one in kept) else 202
-    return Response(json.dumps(as_json(answer)), status, media_type=DICOM_JSON)
+    told = as_json(answer)
+    return Response(as_xml(told) if told_as == DICOM_XML else json.dumps(told), status, media_type=told_as)
 
 
 def _reference(one: Kept, address: str) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -19,7 +18,7 @@ from worker.query.dicomweb import accept, multipart
 from worker.query.dicomweb.accept import DICOM, OCTETS, Range
 from worker.query.dicomweb.answers import Describer, as_json, bulk_value, instance_address
 from worker.query.dicomweb.archive import Archive
-from worker.query.dicomweb.qido import address_of, require_json
+from worker.query.dicomweb.qido import address_of, require_told, told
 from worker.query.rest import Reader
 from worker.store_archive import Instance
 
@@ -112,28 +111,22 @@ def _decompressed(archive: Archive, one: Instance) -> Iterator[bytes]:
 
 def _telling(archive: Archive, describer: Describer, prefix: str) -> Callable[..., Any]:
     def metadata(request: Request, caller: Reader) -> Response:
-        require_json(request)
+        told_as = require_told(request)
         named = archive.named(request)
         archive.viewed(caller, named.instances[0])
         address = address_of(request, prefix)
-        return StreamingResponse(
-            _listed(named.instances, describer, address), named.status, media_type=accept.DICOM_JSON
-        )
+        return told(_metadata(named.instances, describer, address), told_as, named.status)
 
     return metadata
 
 
-def _listed(instances: Iterable[Instance], describer: Describer, address: str) -> Iterator[bytes]:
-    """A JSON array, one dataset at a time."""
-    mark = "["
+def _metadata(instances: Iterable[Instance], describer: Describer, address: str) -> Iterator[dict[str, Any]]:
     for one in instances:
         bulk = f"{instance_address(one, address)}/bulkdata"
-        told = as_json(describer.instance(one, None, address), None, bulk)
-        if "00280010" in told:
-            told[_PIXELS] = {"vr": "OW", "BulkDataURI": f"{bulk}/{_PIXELS}"}
-        yield (mark + json.dumps(told, allow_nan=False, ensure_ascii=False)).encode()
-        mark = ","
-    yield b"]"
+        tags = as_json(describer.instance(one, None, address), None, bulk)
+        if "00280010" in tags:
+            tags[_PIXELS] = {"vr": "OW", "BulkDataURI": f"{bulk}/{_PIXELS}"}
+        yield tags
 
 
 def _bulk(archive: Archive, describer: Describer) -> Callable[..., Any]:
