@@ -70,7 +70,7 @@ class Newcomer(WorkerProcess):
         folder.mkdir(parents=True)
         [settings], [script] = blocks("Connect your PACS", "json"), blocks("Connect your PACS", "lua")
         ports = {"DicomPort": self._ports["4242"], "HttpPort": self.orthanc_http}
-        (folder / "orthanc.json").write_text(json.dumps({**json.loads(self.here(settings)), **ports, "StableAge": 1}))
+        (folder / "orthanc.json").write_text(json.dumps({**json.loads(self.here(settings)), **ports, "StableAge": 5}))
         (folder / "to-ai.lua").write_text(script)
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen([str(orthanc.program()), "orthanc.json"], cwd=folder, stdout=log, stderr=log)
@@ -107,6 +107,8 @@ def test_a_report_comes_back_and_is_read(newcomer: Newcomer) -> None:
     assert "fault" not in newcomer.sh(doctor)
     newcomer.sh(push)
     wait_until(lambda: newcomer.modalities() >= {"MR", "SR", "OT"}, "report and picture in the PACS")
+    delivered = "SELECT 1 FROM delivery WHERE state = 'delivered'"
+    wait_until(lambda: len(newcomer.rows(delivered)) == 2, "the worker's note of it")
 
     shell, [script] = blocks("Read results", "sh")[0].splitlines(), blocks("Read results", "python")
     [ending] = re.findall(r"…(\d+)", newcomer.sh(shell[0]))
