@@ -193,14 +193,7 @@ def _web(settings: Settings, database: store.Store, clock: Clock, stop: threadin
     from worker.query.api import create_app
     from worker.viewer import web_parts
 
-    host, port = settings.web.host, settings.web.port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        raise StartError("port-unavailable", f"[web] cannot listen on {host}:{port}: {error.strerror}") from None
+    listener = _web_listener(settings.web.host, settings.web.port)
     intake = None
     if settings.web.stow:
         from worker.intake import Intake
@@ -214,6 +207,20 @@ def _web(settings: Settings, database: store.Store, clock: Clock, stop: threadin
         stop.wait()
     server.should_exit = True
     thread.join()
+
+
+def _web_listener(host: str, port: int) -> socket.socket:
+    """Raises StartError where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sets TCP_NODELAY on sockets that name their protocol only. Without it every answer on a connection that
+    # is kept waits 40 ms for the acknowledgement of its own headers.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise StartError("port-unavailable", f"[web] cannot listen on {host}:{port}: {error.strerror}") from None
+    return listener
 
 
 def _web_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
