@@ -33,6 +33,7 @@ from pynetdicom.sop_class import (
 
 from tests.testbed import dcmtk, orthanc
 from tests.testbed.answered import answer
+from tests.testbed.certificates import make_certificates
 from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import mr_instance, received
 from tests.testbed.pacs import Behaviour, Pacs
@@ -169,6 +170,34 @@ def test_findscu_finds_studies_series_and_instances(site: Site) -> None:
     assert set(re.findall(r"CS \[(MR|OT|SR|KO) *\]", series)) == {"MR", "OT", "SR", "KO"}
     images = asked("IMAGE", f"StudyInstanceUID={STUDY}", f"SeriesInstanceUID={SERIES}", "SOPInstanceUID", "Rows")
     assert images.count("Find Response:") == 3
+
+
+@pytest.mark.skipif(not dcmtk.installed("openssl"), reason="openssl is not installed")
+def test_findscu_asks_over_tls(site: Site, tmp_path: Path) -> None:
+    certificates = make_certificates(tmp_path)
+    certificate, key = certificates.files("peer")
+    tls = {"tls_certificate": certificate, "tls_key": key, "tls_authority": certificates.authority}
+    database = Store(f"sqlite:///{site.data / 'worker.db'}")
+    settings = Settings.model_validate(
+        {
+            "worker": {"data_dir": site.data},
+            "receive": {"host": "127.0.0.1", "port": free_port(), "minimum_free_bytes": 0, **tls},
+            "peer": [{"ae_title": "VIEWER", "host": "127.0.0.1", "port": 9, "may_retrieve": True}],
+        }
+    )
+    handlers = Archive(settings, database, site.audited.append).handlers()
+    receiver = Receiver(settings, database, lambda: datetime.now(UTC), site.audited.append, handlers)
+    receiver.start()
+    try:
+        keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}", "-k", "PatientName"]
+        asking = ["-S", "-aet", "VIEWER", "-aec", "AI_WORKER", *keys, "127.0.0.1", str(settings.receive.port)]
+        with_certificate = ["+tls", key, certificate, "+cf", certificates.authority]
+        assert dcmtk.run("findscu", *with_certificate, *asking).count("Find Response:") == 1
+        with pytest.raises(RuntimeError, match="findscu exited"):
+            dcmtk.run("findscu", *asking)
+    finally:
+        receiver.stop(1)
+        database.close()
 
 
 @pytest.mark.parametrize(
