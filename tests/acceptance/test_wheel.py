@@ -36,6 +36,7 @@ def test_wheel_holds_bundle_and_migrations(wheel: Path) -> None:
     for part in ("configs/inference.json", "models/model.safetensors", "models/model.xml", "models/model.bin"):
         assert bundle + part in names
     assert {"worker/query/templates/base.html", "worker/query/static/htmx.min.js"} <= names
+    assert "worker/query/static/ohif.js" in names
     assert not any(name.startswith("tests/") for name in names)
 
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import httpx
 import pytest
@@ -217,6 +218,16 @@ def test_a_request_that_is_none_is_told_so(site: Site, content: bytes, headers: 
     before = site.instances()
     assert _post(site, content, **headers).status_code == status
     assert site.instances() == before
+
+
+def test_what_was_stored_is_told_in_xml_to_who_asks_for_that(site: Site) -> None:
+    ds = mr_instance(1, "in xml")
+    answer = _post(site, _message(encoded(ds)), Accept="application/dicom+xml")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/dicom+xml")
+    path = (
+        "{*}DicomAttribute[@keyword='ReferencedSOPSequence']/{*}Item//*[@keyword='ReferencedSOPInstanceUID']/{*}Value"
+    )
+    assert [one.text for one in ElementTree.fromstring(answer.content).findall(path)] == [ds.SOPInstanceUID]
 
 
 def _raw(site: Site, head: str, body: bytes) -> bytes:
