@@ -35,14 +35,14 @@ from statistics import median
 import numpy as np
 
 from benchmarks.rows import Row, add_common, against, finish
-from tests.testbed import orthanc
+from tests.testbed import dcmtk, orthanc
 from tests.testbed.dcmtk import free_port, wait_for_port
 from tests.testbed.instances import encoded, mr_instance
 from tests.testbed.worker_process import COMMAND, WorkerProcess
 
 SENDERS = 4
 TICKS = os.sysconf("SC_CLK_TCK")
-STORESCU = ("storescu", "-R", "-xe", "+sd", "+r", "-aec", "AI_WORKER")
+SENDING = ("-R", "-xe", "+sd", "+r", "-aec", "AI_WORKER")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def orthanc_(folder: Path) -> Iterator[Running]:
 @contextmanager
 def storescp(folder: Path) -> Iterator[Running]:
     port = free_port()
-    command = ["storescp", "--fork", "+B", "+xa", "-aet", "AI_WORKER", "-od", str(folder), str(port)]
+    command = [dcmtk.command("storescp"), "--fork", "+B", "+xa", "-aet", "AI_WORKER", "-od", str(folder), str(port)]
     with _process(command, port, folder) as process:
         yield Running(port, process.pid, lambda: len(list(folder.glob("MR*"))))
 
@@ -173,9 +173,10 @@ def make_load(folder: Path, load: Load) -> list[Path]:
 def send(running: Running, loads: Sequence[Sequence[Path]]) -> float:
     """Seconds until every sender, one for each list of folders, has sent all of its own."""
     start = time.perf_counter()
+    storescu = dcmtk.command("storescu")
     senders = [
         subprocess.Popen(
-            [*STORESCU, "-aet", f"PACS{number}", "127.0.0.1", str(running.port), *map(str, folders)],
+            [storescu, *SENDING, "-aet", f"PACS{number}", "127.0.0.1", str(running.port), *map(str, folders)],
             env={**os.environ, "TCP_NODELAY": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
         for number, folders in enumerate(loads)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 
-from tests.testbed import phantom, site
+from tests.testbed import dcmtk, phantom, site
 from tests.testbed.pacs import Behaviour
 from tests.testbed.site import Site
 from tests.testbed.worker_process import WorkerProcess, wait_until
@@ -49,7 +49,10 @@ def test_kill_while_a_series_is_being_sent(long_head: list[Path], tmp_path: Path
     paths = long_head[:150]
     with site.running(tmp_path / "worker", settings=PATIENT) as hospital:
         sender = subprocess.Popen(
-            ["storescu", "-v", "-aec", "AI_WORKER", "127.0.0.1", str(hospital.worker.port), *map(str, paths)],
+            [
+                dcmtk.command("storescu"), "-v", "-aec", "AI_WORKER",
+                "127.0.0.1", str(hospital.worker.port), *map(str, paths),
+            ],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         wait_until(lambda: hospital.worker.rows("SELECT count(*) FROM instance")[0][0] >= 20, "20 slices", every=0.01)

@@ -94,7 +94,7 @@ def test_busy_worker_stops_in_time_and_goes_on_after_a_restart(
     with site.running(tmp_path / "worker", settings={"receive": {"quiet_seconds": 8}}) as hospital:
         hospital.pacs.behaviour = Behaviour.SLOW if moment == "reporting" else Behaviour.ACCEPT
         sender = subprocess.Popen(
-            ["storescu", "-aec", "AI_WORKER", "127.0.0.1", str(hospital.worker.port), *map(str, paths)],
+            [dcmtk.command("storescu"), "-aec", "AI_WORKER", "127.0.0.1", str(hospital.worker.port), *map(str, paths)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         begun = {

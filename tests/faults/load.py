@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -112,10 +114,15 @@ def _send(port: int, index: int, counts: Counts, deadline: float, dice: random.R
                         break
                     time.sleep(dice.uniform(0, 2 * _PAUSE_SECONDS))
                 peer.release()
-        except (Closed, OSError):
-            with counts.lock:
-                counts.broken += 1
+        except (Closed, OSError) as error:
+            _note_broken(counts, f"{type(error).__name__}: {error}")
             time.sleep(1)
+
+
+def _note_broken(counts: Counts, why: str) -> None:
+    with counts.lock:
+        counts.broken += 1
+    print(f"an association broke: {why}", file=sys.stderr)
 
 
 def _note(counts: Counts, uid: str, status: int, size: int) -> None:
@@ -135,9 +142,8 @@ def _send_with_dcmtk(port: int, counts: Counts, deadline: float, folder: Path) -
         paths = write_series(folder / "dcmtk", 10, f"dcmtk-{turn}")
         try:
             dcmtk.storescu(port, paths)
-        except RuntimeError:
-            with counts.lock:
-                counts.broken += 1
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            _note_broken(counts, str(error))
         else:
             for number, path in enumerate(paths, 1):
                 _note(counts, str(mr_instance(number, f"dcmtk-{turn}").SOPInstanceUID), 0, path.stat().st_size)
@@ -163,9 +169,10 @@ def _judge(outcome: Outcome, before: Sample, samples: list[Sample], after: Sampl
     """No more memory, files and threads than at the start, and no part of the time much slower than another."""
     settled = samples[len(samples) // 3 :]  # the first third fills caches and pools
     growth = settled[-1].resident - settled[0].resident
+    resident = [one.resident >> 20 for one in (settled[0], settled[len(settled) // 2], settled[-1])]
     outcome.measured.append(
-        f"receiver {before.resident >> 20} MiB before, {settled[0].resident >> 20} after a third of the time, "
-        f"{settled[-1].resident >> 20} at its end; files {before.files} before, {after.files} after; "
+        f"receiver {before.resident >> 20} MiB before, {resident[0]} after a third of the time, {resident[1]} after two, "
+        f"{resident[2]} at its end; files {before.files} before, {after.files} after; "
         f"threads {before.threads} before, {max(one.threads for one in samples)} at most, {after.threads} after"
     )
     if growth > _LEAK_BYTES:

@@ -17,14 +17,27 @@ from pathlib import Path
 _ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 
 
+def command(program: str) -> str:
+    """Where DCMTK's program is. pynetdicom has scripts of the same names, which an active environment puts first."""
+    for folder in os.get_exec_path():
+        path = shutil.which(program, path=folder)
+        if path is not None and Path(path).read_bytes()[:2] != b"#!":
+            return path
+    raise FileNotFoundError(f"{program} of DCMTK is not installed")
+
+
 def installed(program: str = "storescu") -> bool:
-    return shutil.which(program) is not None
+    try:
+        command(program)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def run(program: str, *arguments: str | Path, timeout: float = 120, check: bool = True) -> str:
     """What the program printed, both streams; RuntimeError with it when the program failed and `check` is set."""
     done = subprocess.run(
-        [program, *map(str, arguments)],
+        [command(program), *map(str, arguments)],
         env=_ENVIRONMENT, timeout=timeout, text=True, errors="replace",
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
@@ -54,7 +67,7 @@ def storescp(folder: Path, *options: str) -> Iterator[int]:
     """A running storescp that writes what it gets under `folder`; yields its port."""
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = ["storescp", "+B", "+xa", "-aet", "PACS", "-od", str(folder), *options, str(port)]
+    arguments = [command("storescp"), "+B", "+xa", "-aet", "PACS", "-od", str(folder), *options, str(port)]
     process = subprocess.Popen(arguments, env=_ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for_port(port, process)

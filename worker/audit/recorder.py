@@ -105,7 +105,8 @@ class Recorder:
         except OSError as error:
             self._say_unwritable(error)
         else:
-            self._unwritable = bool(self._waiting)
+            with self._lock:  # an event that another thread is writing just now waits for nothing
+                self._unwritable = bool(self._waiting)
         try:
             self._anchor(head)
         except SQLAlchemyError as error:

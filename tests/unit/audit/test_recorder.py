@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from worker import store
 from worker.audit import events, review
 from worker.audit.recorder import Recorder, accept, anchored, faults, recording, trail_of
 from worker.audit.subjects import delivered, received_of, received_over
+from worker.audit.trail import Head
 from worker.config import AuditSection, Settings, WorkerSection
 from worker.dicom import derive_uid
 from worker.store import Store
@@ -67,6 +69,33 @@ def test_several_threads_may_record(database: Store, settings: Settings) -> None
         thread.join()
     recorder.close()
     assert review.verify(settings, database)[0].records == 80
+
+
+@one_database
+def test_an_event_in_the_middle_of_being_written_is_no_fault(
+    database: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, writing, go_on = Recorder(settings, database, Clock()), threading.Event(), threading.Event()
+    append, sync = recorder._trail.append, recorder._trail.sync
+
+    def slow_append(messages: Sequence[str]) -> Head:
+        writing.set()
+        go_on.wait(30)
+        return append(messages)
+
+    def sync_beside_it() -> Head:
+        monkeypatch.setattr(recorder._trail, "append", slow_append)
+        other.start()
+        assert writing.wait(30)
+        threading.Timer(0.2, go_on.set).start()
+        return sync()
+
+    recorder.record(events.started("receive", "host:1"))
+    other = threading.Thread(target=recorder.record, args=(events.signed_in("a", "::1"),))
+    monkeypatch.setattr(recorder._trail, "sync", sync_beside_it)
+    recorder.settle()
+    other.join()
+    assert _faults(database) == []
 
 
 @one_database
