@@ -171,7 +171,7 @@ def _judge(outcome: Outcome, before: Sample, samples: list[Sample], after: Sampl
     growth = settled[-1].resident - settled[0].resident
     resident = [one.resident >> 20 for one in (settled[0], settled[len(settled) // 2], settled[-1])]
     outcome.measured.append(
-        f"receiver {before.resident >> 20} MiB before, {resident[0]} after a third of the time, {resident[1]} after two, "
+        f"receiver {before.resident >> 20} MiB before, {resident[0]} after a third, {resident[1]} after two, "
         f"{resident[2]} at its end; files {before.files} before, {after.files} after; "
         f"threads {before.threads} before, {max(one.threads for one in samples)} at most, {after.threads} after"
     )
