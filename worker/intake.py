@@ -16,7 +16,8 @@ from worker.audit.subjects import received_over
 from worker.config import Settings
 from worker.errors import RefusedInstance
 from worker.header import read_header
-from worker.inbound.instances import InstanceKeeper, Outcome, Received
+from worker.inbound.describe import Received
+from worker.inbound.instances import InstanceKeeper, Outcome
 from worker.logs import fault_fields, get_log
 from worker.process import process_name
 from worker.query.parts import Kept

@@ -15,7 +15,7 @@ from worker import dicom
 from worker.config import Settings
 from worker.errors import NotAssessable, RefusedInstance, StartError
 from worker.inbound.completeness import missing_part
-from worker.inbound.instances import Received, describe
+from worker.inbound.describe import Received, describe
 from worker.inbound.series import Refusal, refusal
 from worker.inference.jobs import not_assessed
 from worker.outbound.build_images import picture_png

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Update,
     and_,
     bindparam,
     create_engine,
@@ -100,6 +101,10 @@ class Store:
     def write(self) -> Iterator[Session]:
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
+
+    def begin(self) -> AbstractContextManager[Connection]:
+        """As `write`, without objects: half of what a short transaction takes is a session's."""
+        return self.engine.begin()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -186,17 +191,15 @@ _OF_SERIES, _OF_INSTANCE = (
 )
 _INSTANCES_BY_UID = select(InstanceRow).where(InstanceRow.sop_instance_uid.in_(bindparam("uids", expanding=True)))
 _ANY_BY_UID = select(_INSTANCE.c.id).where(_INSTANCE.c.sop_instance_uid.in_(bindparam("uids", expanding=True)))
-_SERIES_BY_UID = (
-    select(_SERIES.c.id, _SERIES.c.series_instance_uid, _SERIES.c.state)
-    .where(_SERIES.c.series_instance_uid.in_(bindparam("uids", expanding=True)))
-    .order_by(_SERIES.c.id)  # every receiver locks them in the same order
-    .with_for_update()
-)
-_OPEN_SERIES = (
+_OF_UIDS = _SERIES.c.series_instance_uid.in_(bindparam("uids", expanding=True))
+_LOCKED_SERIES = select(_SERIES.c.id).where(_OF_UIDS).order_by(_SERIES.c.id).with_for_update()  # all in the same order
+_ARRIVE_REFUSED = (
     update(_SERIES)
-    .where(_SERIES.c.id.in_(bindparam("ids", expanding=True)))
+    .where(_SERIES.c.id.in_(_LOCKED_SERIES))
     .values(state=SeriesState.OPEN, reason=None, detail=None, last_received_at=bindparam("now"))
+    .returning(_SERIES.c.id, _SERIES.c.series_instance_uid)
 )
+_ARRIVE = _ARRIVE_REFUSED.where(_SERIES.c.state != SeriesState.REFUSED)
 _ADD_SERIES = insert(_SERIES).returning(_SERIES.c.id)
 _ADD_INSTANCE = insert(_INSTANCE)
 
@@ -222,19 +225,18 @@ def add_instance(session: Session, new: NewInstance, now: datetime) -> InstanceR
     return session.scalars(select(InstanceRow).where(InstanceRow.sop_instance_uid == new.sop_instance_uid)).one()
 
 
-def add_instances(session: Session, new: Sequence[NewInstance], now: datetime) -> None:
+def add_instances(session: Session | Connection, new: Sequence[NewInstance], now: datetime) -> None:
     """The rows of instances that have none, their series created or (when they had settled already) opened again.
 
     Statements of Core, and as many for a hundred instances as for one: most of receiving's processor time was here.
     """
-    connection = session.connection()
+    connection = session.connection() if isinstance(session, Session) else session
     wanted = {one.series_instance_uid: one for one in new}
-    found = connection.execute(_SERIES_BY_UID, {"uids": list(wanted)}).all()
-    ids = {row.series_instance_uid: row.id for row in found}
-    if found:
-        connection.execute(_OPEN_SERIES, {"ids": list(ids.values()), "now": now})
-        if refused := [row.id for row in found if row.state == SeriesState.REFUSED]:
-            answer_series(session, refused)
+    ids = _arrive(connection, _ARRIVE, list(wanted), now)
+    if missing := [uid for uid in wanted if uid not in ids]:
+        refused = _arrive(connection, _ARRIVE_REFUSED, missing, now)
+        answer_series(connection, list(refused.values()))
+        ids |= refused
     for uid, one in wanted.items():
         if uid not in ids:
             values = {name: getattr(one, name) for name in _OF_SERIES}
@@ -248,6 +250,12 @@ def add_instances(session: Session, new: Sequence[NewInstance], now: datetime) -
             for one in new
         ],
     )
+
+
+def _arrive(connection: Connection, statement: Update, uids: Sequence[str], now: datetime) -> dict[str, int]:
+    """The numbers of the series that are known, which are open now."""
+    found = connection.execute(statement, {"uids": uids, "now": now})
+    return {row.series_instance_uid: row.id for row in found}
 
 
 def stored_instances(session: Session, sop_instance_uids: Sequence[str]) -> dict[str, InstanceRow]:
@@ -487,7 +495,7 @@ def end_job(
     return done is not None
 
 
-def answer_series(session: Session, series_ids: Sequence[int]) -> None:
+def answer_series(session: Session | Connection, series_ids: Sequence[int]) -> None:
     """Bring what searches see of series up to date: the last job that ended tells, of a series that is not refused.
 
     A job in shadow never does.

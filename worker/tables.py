@@ -240,7 +240,7 @@ class InstanceRow(Base):
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
-    attributes: Mapped[dict[str, Any]]  # what eligibility asks for: see inbound.instances.Header
+    attributes: Mapped[dict[str, Any]]  # what eligibility asks for: see inbound.describe
     path: Mapped[str] = mapped_column(String(255))  # below [worker] data_dir
     size: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))  # of the file

@@ -26,7 +26,7 @@ from tests.faults.wire import ABORTED, DATA, REJECTED, Closed, Wire
 from tests.testbed import worker_process
 from tests.testbed.worker_process import WorkerProcess, wait_until
 from worker.errors import NotAssessable, RefusedInstance
-from worker.inbound.instances import Received, describe, instance_path
+from worker.inbound.describe import Received, describe, instance_path
 from worker.inference.preprocess import Preprocessing, preprocess
 from worker.outbound.outbox import read_header
 

@@ -31,7 +31,8 @@ from worker import access
 from worker.audit.messages import AuditEvent
 from worker.config import Settings
 from worker.dicom import derive_uid
-from worker.inbound.instances import InstanceKeeper, Received
+from worker.inbound.describe import Received
+from worker.inbound.instances import InstanceKeeper
 from worker.migrate import migrate
 from worker.privacy import pseudonym_of
 from worker.query.api import create_app

@@ -40,7 +40,8 @@ from tests.testbed.pacs import Behaviour, Pacs
 from worker.audit.messages import AuditEvent
 from worker.config import Settings
 from worker.inbound.association import Receiver
-from worker.inbound.instances import InstanceKeeper, Received
+from worker.inbound.describe import Received
+from worker.inbound.instances import InstanceKeeper
 from worker.migrate import migrate
 from worker.query import find_move
 from worker.query.find_move import Archive

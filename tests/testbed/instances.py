@@ -13,7 +13,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from worker.dicom import derive_uid
-from worker.inbound.instances import Received
+from worker.inbound.describe import Received
 from worker.store import NewInstance
 from worker.values import Code, ModelClass, ModelIdentity, ResultStatus, SeriesResult, SliceResult
 

@@ -16,7 +16,7 @@ from worker import routing, store, store_models
 from worker.cli import app
 from worker.config import Settings, load_settings
 from worker.errors import StartError
-from worker.inbound.instances import Received, describe, instance_path
+from worker.inbound.describe import Received, describe, instance_path
 from worker.inbound.series import settle_series
 from worker.routing import Condition, RouteSection, Target, awaited, chosen, decide, holds, keep
 from worker.store import Store

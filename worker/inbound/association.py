@@ -25,8 +25,9 @@ from worker.config import DestinationSection, ReceiveSection, Settings
 from worker.errors import RefusedInstance, Retry, StartError
 from worker.heartbeat import is_lost
 from worker.inbound import commit
+from worker.inbound.describe import Received
 from worker.inbound.direct import StoreRequest
-from worker.inbound.instances import InstanceKeeper, Received
+from worker.inbound.instances import InstanceKeeper
 from worker.inbound.limits import LimitedServer, TooLarge
 from worker.logs import fault_fields, get_log
 from worker.process import process_name

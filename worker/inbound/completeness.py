@@ -19,7 +19,7 @@ _ALIKE = 0.05  # of a length: what scanners and rounding make of the same one
 def missing_part(attributes: Sequence[Mapping[str, Any]], expected: int | None) -> str | None:
     """One phrase of what is missing, None where nothing is known to be.
 
-    `attributes` as `inbound.instances.describe` makes them, one an instance; `expected` is how many instances the
+    `attributes` as `inbound.describe.describe` makes them, one an instance; `expected` is how many instances the
     sender has of the series, None where it was not asked or did not say.
     """
     found = []

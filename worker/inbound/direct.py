@@ -9,6 +9,7 @@ The issue text for pynetdicom is docs/upstream/pynetdicom-polling.md.
 
 from __future__ import annotations
 
+import os
 import select
 import ssl
 import struct
@@ -34,6 +35,7 @@ _C_STORE_RQ, _C_STORE_RSP, _NO_DATASET = 0x0001, 0x8001, 0x0101  # PS3.7 9.3.1
 _SOP_CLASS, _FIELD, _MESSAGE_ID, _ANSWERED_ID, _PRIORITY = 0x0002, 0x0100, 0x0110, 0x0120, 0x0700
 _DATASET_TYPE, _STATUS, _SOP_INSTANCE = 0x0800, 0x0900, 0x1000
 _LONGEST_ANSWER = 512
+_READ_AHEAD = 1 << 16
 _BUSY_MS, _IDLE_MS = 1, 20  # between looks at what other threads want to send
 _BUSY_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
@@ -69,7 +71,7 @@ class DirectStores:
         """`maximum_bytes` of a dataset are kept; `store` gives the status to answer and raises nothing."""
         self._assoc = assoc
         self._dul = assoc.dul
-        self._longest_pdu = longest_pdu
+        self._inbox = _Inbox(longest_pdu)
         self._maximum_bytes = maximum_bytes
         self._store = store
         self._coming: _Coming | None = None
@@ -105,7 +107,10 @@ class DirectStores:
     # --- reading ---
 
     def _next_pdu(self) -> bool:
-        """In place of DULServiceProvider._is_transport_event: True when something was read."""
+        """In place of DULServiceProvider._is_transport_event: True when something was read.
+
+        Requests are read and answered here, one after the other, while nothing else asks for pynetdicom's loop.
+        """
         if self._handed_over:  # what was read the last time has reached its queue by now
             self._handed_over = False
             self._work.set()
@@ -114,35 +119,36 @@ class DirectStores:
         if state == _AWAITING_CLOSE or connection is None or connection.fileno() < 0:
             time.sleep(_BUSY_MS / 1000)
             return self._old_way()
-        wait = _BUSY_MS if state != _ESTABLISHED or time.monotonic() < self._busy_until else _IDLE_MS
-        pending = isinstance(connection, ssl.SSLSocket) and connection.pending()
-        if not pending and not self._poll.poll(wait):
-            return False
-        if state != _ESTABLISHED:
-            return self._old_way()
-        try:
-            pdu = self._read_pdu(connection)
-        except OSError:  # its end, silence in the middle of a PDU, or one longer than any that we take
-            self._handed_over = True
-            self._dul.event_queue.put(_CONNECTION_CLOSED)
+        took = False
+        while self._comes(connection, state):
+            if state != _ESTABLISHED and not self._inbox.holds:
+                return self._old_way()
+            try:
+                pdu = self._inbox.next_pdu(connection)
+            except OSError:  # its end, silence in the middle of a PDU, or one longer than any that we take
+                self._handed_over = True
+                self._dul.event_queue.put(_CONNECTION_CLOSED)
+                return True
+            took = True
+            if state == _ESTABLISHED:
+                self._take(pdu)
+            else:
+                self._hand_over(pdu)
+            if self._handed_over or self._dul._kill_thread or self._dul.to_provider_queue.queue:
+                break
+            self._dul._idle_timer.restart()
+        return took
+
+    def _comes(self, connection: Any, state: str) -> bool:
+        """Whether there is something to read, now or in a moment."""
+        if self._inbox.holds or (isinstance(connection, ssl.SSLSocket) and connection.pending()):
             return True
-        self._take(pdu)
-        return True
+        wait = _BUSY_MS if state != _ESTABLISHED or time.monotonic() < self._busy_until else _IDLE_MS
+        return bool(self._poll.poll(wait))
 
     def _old_way(self) -> bool:
         self._handed_over = True
         return bool(self._next_pdu_of_old())
-
-    def _read_pdu(self, connection: Any) -> memoryview:
-        header = memoryview(bytearray(6))
-        _fill(connection, header)
-        length = int.from_bytes(header[2:], "big")
-        if length > self._longest_pdu:
-            raise OSError("a PDU is longer than any that we take")
-        pdu = memoryview(bytearray(6 + length))
-        pdu[:6] = header
-        _fill(connection, pdu[6:])
-        return pdu
 
     def _take(self, pdu: memoryview) -> None:
         """A PDU of an established association: a part of a C-STORE-RQ, or for pynetdicom."""
@@ -225,13 +231,64 @@ class DirectStores:
                 self._dul.send_pdu(primitive)
 
 
-def _fill(connection: Any, buffer: memoryview) -> None:
-    """Raises OSError at the end of the connection, and for silence."""
-    while buffer:
-        count = connection.recv_into(buffer)
-        if not count:
-            raise OSError("the connection ended")
-        buffer = buffer[count:]
+class _Inbox:
+    """What was read of a connection and not taken yet: one read brings a command and the beginning of its dataset."""
+
+    def __init__(self, longest_pdu: int) -> None:
+        self._longest_pdu = longest_pdu
+        self._buffer = memoryview(bytearray(_READ_AHEAD))
+        self._taken = self._filled = 0
+
+    @property
+    def holds(self) -> bool:
+        return self._taken < self._filled
+
+    def next_pdu(self, connection: Any) -> memoryview:
+        """It is good until the next call. Raises OSError at the end of the connection, for silence and for length."""
+        self._have(connection, 6)
+        length = 6 + int.from_bytes(self._buffer[self._taken + 2 : self._taken + 6], "big")
+        if length - 6 > self._longest_pdu:
+            raise OSError("a PDU is longer than any that we take")
+        if length > _READ_AHEAD:
+            return self._long_pdu(connection, length)
+        self._have(connection, length)
+        pdu = self._buffer[self._taken : self._taken + length]
+        self._taken += length
+        return pdu
+
+    def _have(self, connection: Any, count: int) -> None:
+        """At least so many bytes, and what more has come."""
+        if self._taken == self._filled:
+            self._taken = self._filled = 0
+        elif self._taken + count > _READ_AHEAD:
+            rest = bytes(self._buffer[self._taken : self._filled])
+            self._buffer[: len(rest)] = rest
+            self._taken, self._filled = 0, len(rest)
+        while self._filled - self._taken < count:
+            self._filled += _read(connection, self._buffer[self._filled :])
+
+    def _long_pdu(self, connection: Any, length: int) -> memoryview:
+        pdu = memoryview(bytearray(length))
+        held = min(length, self._filled - self._taken)
+        pdu[:held] = self._buffer[self._taken : self._taken + held]
+        self._taken += held
+        while held < length:
+            held += _read(connection, pdu[held:])
+        return pdu
+
+
+def _read(connection: Any, buffer: memoryview) -> int:
+    """The number of bytes read, at least one. Raises OSError at the end of the connection, and for silence."""
+    if isinstance(connection, ssl.SSLSocket):
+        count = int(connection.recv_into(buffer))
+    else:
+        try:  # recv_into would first wait by a call of its own: most often the bytes are there
+            count = os.readv(connection.fileno(), [buffer])
+        except BlockingIOError:
+            count = int(connection.recv_into(buffer))
+    if not count:
+        raise OSError("the connection ended")
+    return count
 
 
 def _values(pdu: memoryview) -> list[tuple[int, int, memoryview]] | None:

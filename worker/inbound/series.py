@@ -27,7 +27,7 @@ class Refusal:
 
 
 def refusal(attributes: Sequence[Mapping[str, Any]], rules: EligibilitySection) -> Refusal | None:
-    """None for an eligible series; `attributes` as `inbound.instances.describe` makes them, one an instance."""
+    """None for an eligible series; `attributes` as `inbound.describe.describe` makes them, one an instance."""
     modalities = {str(one["modality"]) for one in attributes}
     if wrong := modalities - set(rules.modalities):
         shown = ", ".join(sorted(one or "none" for one in wrong))

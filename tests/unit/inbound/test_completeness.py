@@ -7,7 +7,7 @@ import pytest
 
 from tests.testbed.instances import mr_instance, received
 from worker.inbound.completeness import missing_part, missing_slices, thinned_out
-from worker.inbound.instances import describe, instance_path
+from worker.inbound.describe import describe, instance_path
 
 AXIAL = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
 # A sagittal plane turned by 30 degrees about the head's axis: x to the left, y to posterior, z to the head.

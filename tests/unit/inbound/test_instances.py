@@ -23,8 +23,10 @@ from sqlalchemy import select
 from tests.testbed.instances import NOON, encoded, mr_instance, received
 from worker import dicom
 from worker.errors import RefusedInstance
+from worker.inbound import describe as described
 from worker.inbound import instances
-from worker.inbound.instances import InstanceKeeper, Outcome, describe, instance_path
+from worker.inbound.describe import describe, instance_path
+from worker.inbound.instances import InstanceKeeper, Outcome
 from worker.store import Store
 from worker.tables import ConflictRow, InstanceRow, SeriesRow
 
@@ -107,7 +109,7 @@ def test_a_dataset_without_usable_uids_is_refused(changes: dict[str, Any], reaso
 
 def test_command_and_dataset_must_name_the_same_instance() -> None:
     request = received(mr_instance(1))
-    other = instances.Received(
+    other = described.Received(
         request.affected_sop_class_uid, "1.2.3.4", request.transfer_syntax_uid, request.encoded, None
     )
     with pytest.raises(RefusedInstance) as refused:
@@ -120,7 +122,7 @@ def test_a_dataset_that_does_not_parse_is_refused_and_leaves_no_file(
     keeper: InstanceKeeper, tmp_path: Path, cut: int
 ) -> None:
     request = received(mr_instance())
-    broken = instances.Received(
+    broken = described.Received(
         request.affected_sop_class_uid,
         request.affected_sop_instance_uid,
         request.transfer_syntax_uid,
@@ -137,7 +139,7 @@ def test_a_dataset_that_does_not_parse_is_refused_and_leaves_no_file(
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_any_bytes_end_in_a_status(noise: bytes) -> None:
     request = received(mr_instance())
-    hostile = instances.Received(
+    hostile = described.Received(
         request.affected_sop_class_uid,
         request.affected_sop_instance_uid,
         request.transfer_syntax_uid,
@@ -165,8 +167,8 @@ def test_plain_values_are_read_as_pydicom_reads_them(monkeypatch: pytest.MonkeyP
     place = b"1\\0\\0\\0\\1\\0 "
     raw = {Tag(keyword): value for keyword, value in (values | {"ImageOrientationPatient": place}).items()}
     read = []
-    for plain in (instances._PLAIN_VRS, ()):
-        monkeypatch.setattr(instances, "_PLAIN_VRS", plain)
+    for plain in (described._PLAIN_VRS, ()):
+        monkeypatch.setattr(described, "_PLAIN_VRS", plain)
         elements = {
             tag: RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
             for tag, value in raw.items()
@@ -174,8 +176,8 @@ def test_plain_values_are_read_as_pydicom_reads_them(monkeypatch: pytest.MonkeyP
         ds = Dataset(elements)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            texts = [instances._text(ds, keyword, 64) for keyword in values if keyword != "ImagePositionPatient"]
-            read.append((texts, instances._words(ds, "ImageType"), instances._place(ds)))
+            texts = [described._text(ds, keyword, 64) for keyword in values if keyword != "ImagePositionPatient"]
+            read.append((texts, described._words(ds, "ImageType"), described._place(ds)))
     assert read[0] == read[1]
 
 
@@ -215,17 +217,40 @@ def test_space_that_returns_is_used_by_the_same_receiver(
     assert len(_files(tmp_path)) == len(_rows(database)) == 1
 
 
-def test_a_file_that_vanishes_before_its_commit_is_not_acknowledged(
-    database: Store, keeper: InstanceKeeper, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def lost(temporary: Path, _final: Path) -> None:
-        temporary.unlink()
-        raise FileNotFoundError(errno.ENOENT, "gone")
+@pytest.fixture
+def half(tmp_path: Path) -> Path:
+    """What a receiver that was killed while it wrote left in the place of the instance."""
+    new = describe(received(mr_instance()), instance_path)
+    half = tmp_path / "data" / new.path
+    half.parent.mkdir(parents=True)
+    half.write_bytes(received(mr_instance()).encoded[:1000])
+    return half
 
-    monkeypatch.setattr(instances.os, "link", lost)
+
+def test_what_a_crash_left_in_its_place_is_replaced(
+    database: Store, keeper: InstanceKeeper, tmp_path: Path, half: Path
+) -> None:
+    assert keeper.keep(received(mr_instance())) is Outcome.STORED
+    assert half.read_bytes() == encoded(mr_instance())
+    assert _files(tmp_path) == [half]
+    assert len(_rows(database)) == 1
+
+
+def test_a_file_that_vanishes_before_its_commit_is_not_acknowledged(
+    database: Store, keeper: InstanceKeeper, tmp_path: Path, half: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = instances.os.fsync
+
+    def lost(descriptor: int) -> None:
+        real(descriptor)
+        for path in (tmp_path / "data" / "instances" / "incoming").iterdir():
+            path.unlink()
+
+    monkeypatch.setattr(instances.os, "fsync", lost)
     with pytest.raises(RefusedInstance):
         keeper.keep(received(mr_instance()))
     assert _rows(database) == []
+    assert half.stat().st_size == 1000
 
 
 def test_a_write_that_fails_half_way_leaves_no_file(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from sqlalchemy import event
 
 from tests.testbed.instances import NOON, mr_instance, received
-from worker.inbound import instances
-from worker.inbound.instances import InstanceKeeper, describe, instance_path
+from worker.inbound import direct, instances
+from worker.inbound.describe import describe, instance_path
+from worker.inbound.instances import InstanceKeeper
 from worker.store import Store
 
 
@@ -37,7 +39,7 @@ def statements(database: Store) -> list[str]:
     return found
 
 
-def test_an_instance_takes_two_fsyncs_and_four_statements(
+def test_an_instance_takes_two_fsyncs_and_two_statements(
     keeper: InstanceKeeper, statements: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
@@ -50,18 +52,15 @@ def test_an_instance_takes_two_fsyncs_and_four_statements(
     monkeypatch.setattr(os, "fsync", fsync)
     keeper.keep(received(mr_instance(2)))
     assert sorted(synced) == ["file", "folder"]  # SQLite's own, of the log, comes with the commit
-    assert statements == ["SELECT", "SELECT", "UPDATE", "INSERT"]
+    assert statements == ["UPDATE", "INSERT"]
 
 
 def test_a_batch_takes_no_more_statements_than_one(
     keeper: InstanceKeeper, statements: list[str], tmp_path: Path
 ) -> None:
-    batch = [
-        instances._Waiting(describe(received(mr_instance(number)), instance_path), tmp_path / "none", linked=True)
-        for number in range(2, 66)
-    ]
-    keeper._commit(batch)
-    assert statements == ["SELECT", "SELECT", "UPDATE", "INSERT"]
+    new = [describe(received(mr_instance(number)), instance_path) for number in range(2, 66)]
+    keeper._commit_batch([instances._Waiting(one, "in its place", "in its place") for one in new])
+    assert statements == ["UPDATE", "INSERT"]
 
 
 def test_the_bytes_that_came_are_the_bytes_that_are_written_without_another_copy(
@@ -79,3 +78,21 @@ def test_the_bytes_that_came_are_the_bytes_that_are_written_without_another_copy
     keeper.keep(request)
     assert len(written) == 1
     assert written[0] is request.encoded
+
+
+def test_a_request_is_read_at_once_where_it_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    real = os.readv
+
+    def readv(descriptor: int, buffers: Any) -> int:
+        reads.append(real(descriptor, buffers))
+        return reads[-1]
+
+    monkeypatch.setattr(os, "readv", readv)
+    sent = [b"\4\0" + len(value).to_bytes(4, "big") + value for value in (b"command", bytes(20_000), b"", b"rest")]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"".join(sent))
+        inbox = direct._Inbox(1 << 20)
+        assert [bytes(inbox.next_pdu(ours)) for _ in sent] == sent
+    assert reads == [len(b"".join(sent))]
