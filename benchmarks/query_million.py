@@ -5,8 +5,7 @@
 
 Prints the median and the 95th percentile of each search over different values, and of the pages that `worker serve
 --role web` sends to somebody who is signed in: the whole answer over HTTP, and until a headless Chromium has built the
-document. The worklist counts all series at most every four seconds; before each load of the first page it is left alone
-for longer. Exits 1 when a search takes more than 50 ms or a page more than 300 ms (95th percentile).
+document. Exits 1 when a search takes more than 50 ms or a page more than 300 ms (95th percentile).
 """
 
 from __future__ import annotations
@@ -44,7 +43,6 @@ from worker.tables import SeriesStatus, TokenRole
 
 SEARCH_LIMIT_MS, PAGE_LIMIT_MS = 50.0, 300.0
 LOADS = 20  # of each page
-COUNTED_ANEW_SECONDS = 4.2  # the worklist shows counts that are up to 4 s old
 START = datetime(2025, 1, 1, tzinfo=UTC)
 SECONDS_APART = 30
 PAGE = 50
@@ -163,15 +161,11 @@ class Taken:
 
 
 def measure(
-    work: Callable[[], float | None],
-    times: int,
-    processor: Callable[[], float] = time.process_time,
-    pause: float = 0.0,
+    work: Callable[[], float | None], times: int, processor: Callable[[], float] = time.process_time
 ) -> list[Taken]:
-    """`work` may say itself how many milliseconds it took; a `pause` (seconds) is before each call."""
+    """`work` may say itself how many milliseconds it took."""
     taken = []
     for _ in range(times):
-        time.sleep(pause)
         wall, busy = time.perf_counter(), processor()
         own = work()
         elapsed = 1000 * (time.perf_counter() - wall) if own is None else own
@@ -190,7 +184,7 @@ def report(name: str, taken: list[Taken], limit: float) -> Row:
     return Row(name, p95, "ms, p95", len(taken), limit, "limit", limit / p95, 1.0, note)
 
 
-def run(url: str, folder: Path, rows: int, times: int, quick: bool) -> Iterator[Row]:
+def run(url: str, folder: Path, rows: int, times: int) -> Iterator[Row]:
     """Fill where nothing is, then measure what has a limit. `folder` is the data folder, without images."""
     settings = Settings.model_validate({"worker": {"data_dir": folder}, "database": {"url": url}})
     database = Store(settings.database.url)
@@ -220,10 +214,10 @@ def run(url: str, folder: Path, rows: int, times: int, quick: bool) -> Iterator[
         now = datetime.now(UTC)
         _, token = access.add_token(session, None, TokenRole.READ, now, now + timedelta(days=1))
     database.close()
-    yield from pages(settings, token, rows, min(times, LOADS), 0.0 if quick else COUNTED_ANEW_SECONDS)
+    yield from pages(settings, token, rows, min(times, LOADS))
 
 
-def pages(settings: Settings, token: str, rows: int, times: int, pause: float) -> Iterator[Row]:
+def pages(settings: Settings, token: str, rows: int, times: int) -> Iterator[Row]:
     """Of a web role of its own, to a reader that is signed in."""
     makers = searches(rows, random.Random(2))
 
@@ -234,10 +228,10 @@ def pages(settings: Settings, token: str, rows: int, times: int, pause: float) -
         asked = makers["text and class"]()
         return {"text": str(asked.text), "label": str(asked.label)}
 
-    kinds: dict[str, tuple[Callable[[], dict[str, str]], float]] = {
-        "the first page": (dict, pause),
-        "a page further on": (older, 0.0),
-        "a page of a search": (searched, 0.0),
+    kinds: dict[str, Callable[[], dict[str, str]]] = {
+        "the first page": dict,
+        "a page further on": older,
+        "a page of a search": searched,
     }
     with web_role(settings) as (address, pid), httpx.Client(base_url=address, timeout=60) as client:
 
@@ -248,9 +242,9 @@ def pages(settings: Settings, token: str, rows: int, times: int, pause: float) -
             client.get(path, params=asked or {}).raise_for_status()
 
         client.post("/sign-in", data={"token": token})
-        for name, (asked, wait) in kinds.items():
+        for name, asked in kinds.items():
             load("/", asked())
-            taken = measure(lambda asked=asked: load("/", asked()), times, busy, wait)  # type: ignore[misc]
+            taken = measure(lambda asked=asked: load("/", asked()), times, busy)  # type: ignore[misc]
             yield report(f"{name}, over HTTP", taken, PAGE_LIMIT_MS)
         load("/metrics")
         yield report("a scrape of /metrics, HTTP", measure(lambda: load("/metrics"), times, busy), PAGE_LIMIT_MS)
@@ -258,9 +252,9 @@ def pages(settings: Settings, token: str, rows: int, times: int, pause: float) -
             if navigate is None:
                 print("no Chromium or no playwright: the pages are not measured in a browser")
                 return
-            for name, (asked, wait) in kinds.items():
+            for name, asked in kinds.items():
                 navigate(asked())
-                taken = measure(lambda asked=asked: navigate(asked()), times, busy, wait)  # type: ignore[misc]
+                taken = measure(lambda asked=asked: navigate(asked()), times, busy)  # type: ignore[misc]
                 yield report(f"{name}, in Chromium", taken, PAGE_LIMIT_MS)
 
 
@@ -335,10 +329,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        found = list(run(f"sqlite:///{folder / 'worker.db'}", folder, chosen.rows, chosen.times, chosen.quick))
+        found = list(run(f"sqlite:///{folder / 'worker.db'}", folder, chosen.rows, chosen.times))
         if postgres.programs() is not None:
             with postgres.running() as url:
-                on_it = list(run(url, folder, chosen.rows, chosen.times, chosen.quick))
+                on_it = list(run(url, folder, chosen.rows, chosen.times))
             found += [replace(one, row=f"{one.row}, PostgreSQL") for one in on_it]
     if chosen.json:
         finish(f"Look up among {chosen.rows:,} series", found, chosen.json)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,7 +12,6 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import Field, model_validator
-from sqlalchemy.orm import Session
 
 from worker import store
 from worker.audit import events
@@ -35,7 +32,6 @@ from worker.store_readings import OTHER_LABELS, ReadState
 from worker.tables import ModelState, SeriesStatus
 
 PAGE_LENGTH = 50
-_TALLIES_SECONDS = 4.0
 _QUEUE_LENGTH = 200
 _SPANS = {  # the choices of the activity page: title, length and number of the spans
     "day": ("24 hours", timedelta(hours=1), 24),
@@ -96,28 +92,13 @@ def page_routes(database: store.Store, parts: Parts, record: Record, clock: Call
     return routes
 
 
-class _Tallies:
-    """Counts that are a few seconds old at most: of a million series they take longer than the page itself."""
-
-    def __init__(self) -> None:
-        self._counted_at = -math.inf
-        self._counts: dict[str, int] = {}
-
-    def of(self, session: Session) -> dict[str, int]:
-        if time.monotonic() - self._counted_at > _TALLIES_SECONDS:
-            self._counts, self._counted_at = activity.tallies(session), time.monotonic()
-        return self._counts
-
-
 def _add_worklist(routes: APIRouter, site: Site) -> None:
-    tallies = _Tallies()
-
     @routes.get("/")
     def worklist(request: Request, filters: Annotated[WorklistFilters, Query()], caller: Reader) -> Response:
         search = PagedFilters(**filters.model_dump(exclude={"seen"})).search()
         with site.database.read() as session:
             found = find_page(session, search, filters.limit)
-            counts = tallies.of(session)
+            counts = activity.tallies(session)
         if not filters.seen:
             shown = {key: str(value) for key, value in filters.asked().items()}
             site.record(events.queried(caller.name, caller.address, request.url.path, shown))

@@ -10,6 +10,7 @@ import pytest
 from tests.testbed.instances import later
 from worker import access
 from worker.dicom import derive_uid
+from worker.query import activity
 from worker.query.render import percent, person
 from worker.store import Store
 from worker.tables import TokenRole
@@ -42,6 +43,13 @@ def test_a_series_tells_its_answer_or_its_reason(client: httpx.Client, name: str
 def test_the_list_says_which_answers_are_about_an_incomplete_series(client: httpx.Client) -> None:
     rows = [row for row in client.get("/").text.split("<tr>") if "incomplete" in row]
     assert ["ID-a" in row for row in rows if "Glioma" in row] == [True]
+
+
+def test_what_is_not_counted_to_its_end_says_so(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = r"<b>([\d,]+\+?)</b>"
+    assert re.findall(counts, client.get("/").text) == ["4", "1", "0", "1", "1", "1"]
+    monkeypatch.setattr(activity, "MANY", 0)
+    assert re.findall(counts, client.get("/").text) == ["0+", "0+", "0", "0+", "0+", "0+"]
 
 
 def test_a_page_that_shows_nothing_new_is_not_sent_again(client: httpx.Client) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import event
 from tests.testbed.instances import MODEL, classified, later, new_instance
 from worker import store
 from worker.dicom import derive_uid
+from worker.query import activity
 from worker.query.search import Search, Status, find_page, find_series, series_that_end_in, slices_of
 from worker.query.unfinished import find_unfinished
 from worker.shown import answers_as_text
@@ -137,6 +138,15 @@ def test_a_page_touches_its_own_rows_only(filled: Store, search: Search) -> None
         plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]  # type: ignore[arg-type]
     assert any("SEARCH series USING INTEGER PRIMARY KEY" in step for step in plan), plan
     assert len([step for step in plan if step.startswith("SCAN series")]) <= 1, plan
+
+
+def test_each_status_is_counted_up_to_a_number(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activity, "MANY", 1)
+    with filled.read() as session:
+        counted = activity.tallies(session)
+    assert counted[Status.CLASSIFIED] == activity.Tally(1, more=True)
+    assert counted[Status.REFUSED] == activity.Tally(1, more=False)
+    assert counted[Status.NOT_ASSESSED] == activity.Tally(0, more=False)
 
 
 def test_slices_and_endings(filled: Store) -> None:
