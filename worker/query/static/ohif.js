@@ -74,7 +74,7 @@
 
   const isReport = (displaySet) => displaySet.SOPClassHandlerId === HANDLER;
   const isPicture = (displaySet) => displaySet.instances?.[0]?.SOPClassUID === SECONDARY_CAPTURE;
-  const sourceOf = (picture) => only(picture.instances[0].SourceImageSequence).ReferencedSOPInstanceUID;
+  const sourceOf = (picture) => only(picture.instances[0].SourceImageSequence);
 
   function imagesRead(displaySets) {
     const report = displaySets.find(isReport)?.instance ?? {};
@@ -94,7 +94,7 @@
       return list(displaySet.instances).some((one) => read.has(one.SOPInstanceUID));
     },
     workerPicture(displaySet, { displaySets }) {
-      return isPicture(displaySet) && imagesRead(displaySets).has(sourceOf(displaySet));
+      return isPicture(displaySet) && imagesRead(displaySets).has(sourceOf(displaySet).ReferencedSOPInstanceUID);
     },
   };
 
@@ -144,10 +144,13 @@
 
     preRegistration({ servicesManager }) {
       const { hangingProtocolService, displaySetService } = servicesManager.services;
-      const workerSlice = ([displaySet]) => {
+      // The images open at the one that the heat map shows.
+      const workerSlice = ([{ instances }]) => {
+        const place = (source) => instances.findIndex((one) => one.SOPInstanceUID === source.ReferencedSOPInstanceUID);
         const sources = displaySetService.getActiveDisplaySets().filter(isPicture).map(sourceOf);
-        const index = displaySet.instances.findIndex((one) => sources.includes(one.SOPInstanceUID));
-        return index < 0 ? undefined : { index }; // the images open at the one that the heat map shows
+        const source = sources.find((one) => place(one) >= 0);
+        if (!source) return undefined;
+        return { index: instances.length > 1 ? place(source) : Number(source.ReferencedFrameNumber ?? 1) - 1 };
       };
       for (const [id, callback] of Object.entries({ ...attributes, workerSlice })) {
         hangingProtocolService.addCustomAttribute(id, id, callback);
