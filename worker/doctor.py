@@ -112,13 +112,12 @@ def _database(settings: Settings) -> Finding:
             return Finding("database", True, "empty; `worker serve` or `worker migrate` makes the tables")
         database.require_revision()
         with database.read() as session:
-            counts = store.counts(session)
+            counts = store.unfinished_counts(session)
     except WorkerError as error:
         advice = "check [database] url and that the server runs" if error.reason == "database-unreachable" else ""
         return Finding("database", False, error.detail, advice or "see the message")
-    parked = counts["jobs"].get("parked", 0)
-    failed = counts["deliveries"].get("failed", 0)
-    detail = f"revision {REVISION}, {sum(counts['series'].values())} series"
+    parked, failed = counts["jobs"]["parked"], counts["deliveries"]["failed"]
+    detail = f"revision {REVISION}"
     if parked or failed:
         return Finding(
             "database", False, f"{detail}, {parked} parked jobs, {failed} failed deliveries", "worker jobs list"

@@ -54,7 +54,7 @@ def _answer(request: Request, response: Response, report: dict[str, Any]) -> dic
 
 
 def check_health(settings: Settings, database: store.Store, now: datetime) -> dict[str, Any]:
-    """The parts that must work for a C-STORE to be kept, and the counts that tell a person how things stand."""
+    """The parts that must work for a C-STORE to be kept, and the counts of what is not done yet, or failed."""
     counts: dict[str, dict[str, int]] = {}
     living: list[Alive] = []
     models: list[KnownModel] = []
@@ -63,7 +63,7 @@ def check_health(settings: Settings, database: store.Store, now: datetime) -> di
     try:
         with database.read() as session:
             checks["audit"] = "; ".join(faults(session)) or "ok"
-            counts = store.counts(session)
+            counts = store.unfinished_counts(session)
             models = [one for one in known_models(session) if one.state in (ModelState.ACTIVE, ModelState.SHADOW)]
             awaited = awaited_models(session, settings.route)
             living = processes(session, now, _lease(settings))

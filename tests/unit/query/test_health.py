@@ -11,7 +11,8 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import delete
 
-from tests.testbed.instances import later
+from tests.testbed.instances import MODEL, later, new_instance
+from worker import store
 from worker.audit.events import unrecorded
 from worker.config import DatabaseSection, DestinationSection, ReceiveSection, Settings, WorkerSection
 from worker.heartbeat import beat
@@ -19,7 +20,7 @@ from worker.process import Role, process_name
 from worker.query import guard
 from worker.query.health import check_health, check_ready, health_routes
 from worker.store import Store
-from worker.tables import ProcessRow
+from worker.tables import ProcessRow, SeriesRow
 
 
 @pytest.fixture
@@ -74,6 +75,19 @@ def test_health_asks_the_port_only_where_the_receiver_is_on_this_host(database: 
         session.execute(delete(ProcessRow).where(ProcessRow.host == "elsewhere"))
     assert check_health(settings, database, later(1))["checks"]["receiver"] == "ok"
     assert check_health(unheard, database, later(1))["checks"]["receiver"] == "not listening"
+
+
+def test_health_counts_what_is_not_done(database: Store, settings: Settings) -> None:
+    with database.write() as session:
+        model = store.model_row(session, MODEL, later(0)).id
+        for name in "ab":
+            store.add_instance(session, new_instance(1, name), later(0))
+        store.queue_series(session, session.get_one(SeriesRow, 1), model, later(0))
+    assert check_health(settings, database, later(1))["counts"] == {
+        "series": {"open": 1},
+        "jobs": {"pending": 1, "running": 0, "parked": 0},
+        "deliveries": {"pending": 0, "sending": 0, "failed": 0},
+    }
 
 
 @pytest.mark.parametrize(
