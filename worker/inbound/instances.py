@@ -35,6 +35,7 @@ from worker.process import is_running
 from worker.tables import InstanceRow
 
 _BATCH = 128
+_GATHER_SECONDS = 0.002
 _FOLDERS_AT_ONCE = 8
 _OTHERS_LEFTOVER_SECONDS = 86400.0
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -89,8 +90,9 @@ class InstanceKeeper:
         self._incoming = data_dir / "instances" / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
         self._waiting: deque[_Waiting] = deque()
+        self._writing = 0
         self._commits = False  # a thread commits what waits
-        self._queue_lock, self._commit_lock = threading.Lock(), threading.Lock()
+        self._queue, self._commit_lock = threading.Condition(threading.Lock()), threading.Lock()
         self._folders = FolderSync(_FOLDERS_AT_ONCE)
 
     def keep(self, received: Received) -> Outcome:
@@ -100,7 +102,7 @@ class InstanceKeeper:
             new = pseudonymised(new, self._database.pseudonym)
         try:
             self._check_space(len(received.encoded))
-            waiting = self._write_durably(new, received.encoded)
+            waiting = self._written(new, received.encoded)
             temporary = waiting.file if waiting.file != waiting.place else None
             try:
                 return self._commit_with_others(waiting)
@@ -119,6 +121,21 @@ class InstanceKeeper:
             raise OSError(errno.ENOSPC, "below [receive] minimum_free_bytes")
 
     # --- the file ---
+
+    def _written(self, new: store.NewInstance, content: bytes | bytearray) -> _Waiting:
+        with self._queue:
+            self._writing += 1  # until it waits for its commit
+        try:
+            return self._write_durably(new, content)
+        except BaseException:
+            with self._queue:
+                self._end_of_writing()
+            raise
+
+    def _end_of_writing(self) -> None:
+        self._writing -= 1
+        if not self._writing:
+            self._queue.notify()
 
     def _write_durably(self, new: store.NewInstance, content: bytes | bytearray) -> _Waiting:
         """The file and its name are on disk; in its place, or where that is taken below instances/incoming."""
@@ -172,8 +189,9 @@ class InstanceKeeper:
 
     def _commit_with_others(self, waiting: _Waiting) -> Outcome:
         """Commit what waits, this one with it, unless another thread does so: then wait for it."""
-        with self._queue_lock:
+        with self._queue:
             self._waiting.append(waiting)
+            self._end_of_writing()
             commits, self._commits = not self._commits, True
         if not commits:
             waiting.turn.acquire()
@@ -185,10 +203,12 @@ class InstanceKeeper:
 
     def _commit_next(self) -> None:
         """Commit a batch, of which the first is the caller's; then the one that waits longest commits the next."""
+        with self._queue:  # what is being written comes along: a commit costs more than the rows in it
+            self._queue.wait_for(lambda: not self._writing, _GATHER_SECONDS)
         with self._commit_lock:
             batch = self._next_batch()
             self._commit_batch(batch)
-        with self._queue_lock:
+        with self._queue:
             following = self._waiting[0] if self._waiting else None
             self._commits = following is not None
         if following is not None:
