@@ -155,7 +155,8 @@ def _small_disk(folder: Path, series: int) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        # A process that was killed a moment ago may still be on its way out.
+        wait_until(lambda: subprocess.run(["umount", str(folder)]).returncode == 0, "the disk to be let go of", 30)
 
 
 def full_disk(folder: Path, series: int) -> Outcome:
