@@ -39,6 +39,7 @@ from monai_train.dataset import (
     read_preprocessing,
     split_sha256,
 )
+from monai_train.drawn_figures import drawn_figures
 from monai_train.evaluate import (
     Measured,
     Split,
@@ -48,7 +49,7 @@ from monai_train.evaluate import (
     run_split,
 )
 from monai_train.golden import write_golden_series
-from monai_train.model_card import data_section, model_card
+from monai_train.model_card import TITLES, data_section, model_card
 from monai_train.networks import DEFINITIONS, Classifier, network_definition
 from monai_train.train import BEST, HEALTHY, read_checkpoint
 from worker.errors import StartError
@@ -130,6 +131,7 @@ def export(
         datasets = data_section(read_manifest(data), parts.config.external, parts.provenance.get("healthy_sha256", ""))
         card = model_card(described, parts.config, parts.provenance, datasets, measured)
         (folder / "docs/README.md").write_text(card)
+        (folder / "docs/figures.json").write_text(json.dumps(drawn_figures(measured, TITLES)) + "\n")
         write_worker_json(folder, described)
         _check(folder, measured)
         folder.rename(out)

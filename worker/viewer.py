@@ -30,6 +30,7 @@ def web_parts(settings: Settings, intake: Intake | None = None) -> Parts:
     @cache
     def described(folder: Path) -> Model:
         identity = verified_identity(folder)
+        figures = folder / "docs" / "figures.json"
         return Model(
             sha256=identity.sha256,
             manufacturer=identity.manufacturer,
@@ -38,6 +39,7 @@ def web_parts(settings: Settings, intake: Intake | None = None) -> Parts:
             parameters=identity.parameters,
             titles={one.name: one.title for one in identity.classes},
             card=(folder / "docs" / "README.md").read_text(encoding="utf-8"),
+            figures=figures.read_text(encoding="utf-8") if figures.is_file() else None,
         )
 
     def models() -> list[Model]:

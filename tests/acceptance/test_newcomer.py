@@ -130,7 +130,7 @@ def test_a_model_is_added_tried_in_shadow_activated_and_taken_back(newcomer: New
     wait_until(lambda: newcomer.rows("SELECT 1 FROM shadow_result"), "the result of the model in shadow")
     compare, activate, rollback, listing = f"{compare}{after}".splitlines()
     assert "agreement: 1 of 1, 100.0%" in newcomer.sh(compare)
-    assert "active: brain-mri-tumour 0.2.1-copy" in newcomer.sh(activate)
+    assert "active: brain-mri-tumour 0.2.2-copy" in newcomer.sh(activate)
     newcomer.sh(rollback)
     assert re.search(r"0\.2\.1 +active", newcomer.sh(listing))
     newcomer.require_alive()

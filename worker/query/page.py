@@ -21,6 +21,7 @@ from worker.query.card import card_as_html
 from worker.query.detail import Detail, find_detail
 from worker.query.filters import PagedFilters
 from worker.query.guard import Caller
+from worker.query.model_figures import read_figures
 from worker.query.model_routes import AskedSha256, ModelDesk, add_model_forms
 from worker.query.parts import Model, Parts
 from worker.query.readings import form_of
@@ -237,9 +238,12 @@ def _add_models(routes: APIRouter, site: Site) -> None:
     def models(caller: Reader) -> Response:
         bundles = {one.sha256: one for one in site.parts.models()}
         cards = {sha256: card_as_html(one.card) for sha256, one in bundles.items()}
+        measured = {sha256: read_figures(one.figures) for sha256, one in bundles.items()}
         known = desk.known()
         active = [one for one in known if one.state == ModelState.ACTIVE]
-        return site.page("models.html", caller, known=known, active=active, bundles=bundles, cards=cards)
+        return site.page(
+            "models.html", caller, known=known, active=active, bundles=bundles, cards=cards, measured=measured
+        )
 
     @routes.get("/models/compare")
     def compare(first: AskedSha256, second: AskedSha256, caller: Reader) -> Response:

@@ -55,7 +55,7 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A bundle that this host can read: its class titles by name, and its model card in Markdown."""
+    """A bundle that this host can read: its class titles by name, its model card in Markdown, its docs/figures.json."""
 
     sha256: str
     manufacturer: str
@@ -64,6 +64,7 @@ class Model:
     parameters: str
     titles: dict[str, str]
     card: str
+    figures: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
