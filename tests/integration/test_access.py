@@ -15,7 +15,7 @@ from worker.audit.messages import AuditEvent, Outcome
 from worker.config import DestinationSection, ReceiveSection
 from worker.errors import Retry, StartError
 from worker.outbound.c_store import echo
-from worker.store import Store, counts
+from worker.store import Store, unfinished_counts
 from worker.tls import server_context
 
 pytestmark = pytest.mark.skipif(
@@ -30,7 +30,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 def _kept(database: Store) -> int:
     with database.read() as session:
-        return sum(counts(session)["series"].values())
+        return sum(unfinished_counts(session)["series"].values())
 
 
 def _tls(certificates: Certificates) -> dict[str, Path]:

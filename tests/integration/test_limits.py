@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pydicom.uid import MRImageStorage
 from pynetdicom import AE
+from pynetdicom.acse import ACSE
 from pynetdicom.pdu_primitives import P_DATA
 
 from tests.testbed import dcmtk
@@ -21,7 +22,7 @@ from tests.testbed.worker_process import wait_until
 from worker import dicom
 from worker.inbound import limits
 from worker.inbound.limits import LimitedMessages, TooLarge
-from worker.store import Store, counts
+from worker.store import Store, unfinished_counts
 
 SMALLEST = 1 << 16
 
@@ -39,7 +40,7 @@ def _is_closed(connection: socket.socket) -> bool:
 
 def _series(database: Store) -> dict[str, int]:
     with database.read() as session:
-        return counts(session)["series"]
+        return unfinished_counts(session)["series"]
 
 
 @pytest.mark.skipif(not dcmtk.installed(), reason="DCMTK is not installed")
@@ -145,6 +146,30 @@ def test_an_association_ends_when_its_time_is_over(tmp_path: Path) -> None:
         ae.add_requested_context(MRImageStorage)
         assoc = ae.associate("127.0.0.1", port, ae_title="AI_WORKER")
         wait_until(lambda: assoc.is_aborted, "an A-ABORT", 30, every=0.05)
+
+
+def test_an_association_that_ends_just_now_is_not_taken_for_one_that_was_never_agreed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def release_beside_a_look(acse: ACSE, is_response: bool = False) -> None:
+        if is_response:  # pynetdicom has not answered yet
+            monkeypatch.setattr(acse.assoc, "is_established", False)
+            server = acse.assoc._server
+            server.opened[acse.assoc] -= 2 * limits._NEGOTIATION_SECONDS
+            looks.append(server.end_overdue())
+        send_release(acse, is_response)
+
+    send_release = ACSE.send_release
+    with receiving(tmp_path) as (port, _):
+        ae = AE(ae_title="PACS")
+        ae.add_requested_context(MRImageStorage)
+        assoc = ae.associate("127.0.0.1", port, ae_title="AI_WORKER")
+        monkeypatch.setattr(ACSE, "send_release", release_beside_a_look)
+        assoc.release()
+        wait_until(lambda: looks, "the release", 30, every=0.02)
+    assert (looks, assoc.is_released, assoc.is_aborted) == ([0], True, False)
 
 
 def test_connections_beyond_all_associations_are_closed_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def go_back(database: Store) -> None:
 
 def series_in(database: Store) -> dict[str, int]:
     with database.read() as session:
-        return store.counts(session)["series"]
+        return store.unfinished_counts(session)["series"]
 
 
 def keep_three(database: Store, data_dir: Path) -> None:

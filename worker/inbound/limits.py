@@ -17,7 +17,7 @@ from functools import partial
 from io import BytesIO
 from ipaddress import ip_address
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from pynetdicom import evt
 from pynetdicom.association import Association
@@ -110,6 +110,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         self.server.opened[assoc] = time.monotonic()
         DirectStores(assoc, longest, limits.maximum_dataset_bytes, partial(self.server.store, assoc)).take_over()
         assoc.bind(evt.EVT_FSM_TRANSITION, _stop_waiting)
+        assoc.bind(evt.EVT_ESTABLISHED, lambda event: self.server.established.add(event.assoc))
         assoc.run = partial(_run_to_the_end, assoc, assoc.run)
         return assoc
 
@@ -169,6 +170,7 @@ class LimitedServer(ThreadedAssociationServer):  # type: ignore[misc]
         self.refuse = refuse
         self.store = store
         self.opened: WeakKeyDictionary[Association, float] = WeakKeyDictionary()
+        self.established: WeakSet[Association] = WeakSet()
         super().__init__(*arguments, request_handler=_Handler, **keywords)
 
     def get_request(self) -> tuple[socket.socket, Any]:
@@ -203,7 +205,9 @@ class LimitedServer(ThreadedAssociationServer):  # type: ignore[misc]
         overdue = 0
         for assoc, opened in list(self.opened.items()):
             age = time.monotonic() - opened
-            limit = self.limits.maximum_association_seconds if assoc.is_established else _NEGOTIATION_SECONDS
+            # One that ends just now, its release not answered yet, is not established any more: it has been.
+            negotiated = assoc in self.established
+            limit = self.limits.maximum_association_seconds if negotiated else _NEGOTIATION_SECONDS
             if not assoc.is_alive() or age < limit:
                 continue
             overdue += 1
