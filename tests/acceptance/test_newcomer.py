@@ -21,6 +21,7 @@ import pytest
 from tests.testbed import orthanc, phantom
 from tests.testbed.dcmtk import free_port, wait_for_port
 from tests.testbed.worker_process import WorkerProcess, wait_until
+from worker.inference.bundle import default_bundle
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -129,8 +130,9 @@ def test_a_model_is_added_tried_in_shadow_activated_and_taken_back(newcomer: New
     newcomer.sh(f"set -e\n{before}")
     wait_until(lambda: newcomer.rows("SELECT 1 FROM shadow_result"), "the result of the model in shadow")
     compare, activate, rollback, listing = f"{compare}{after}".splitlines()
+    shipped = json.loads((default_bundle() / "worker.json").read_text())["version"]
     assert "agreement: 1 of 1, 100.0%" in newcomer.sh(compare)
-    assert "active: brain-mri-tumour 0.2.2-copy" in newcomer.sh(activate)
+    assert f"active: brain-mri-tumour {shipped}-copy" in newcomer.sh(activate)
     newcomer.sh(rollback)
-    assert re.search(r"0\.2\.1 +active", newcomer.sh(listing))
+    assert re.search(rf"{re.escape(shipped)} +active", newcomer.sh(listing))
     newcomer.require_alive()
