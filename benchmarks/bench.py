@@ -32,6 +32,7 @@ BEGIN, END = "<!-- figures: written by `make bench` -->", "<!-- end of figures -
 WATTS_A_CORE = 12.5  # assumed: a server of 32 cores that takes 400 W under load, all of it counted
 _SAMPLE_SECONDS = 3.0
 _BUSY = 0.25  # processors
+_DRAWN = 10  # rows of a program in the plot
 COSTED = {slices: f"series of {slices} slices a second and core" for slices in (24, 200)}  # rows of scale.py
 
 Found = dict[str, dict[str, Any]]  # program → title, rows, and when and where it ran
@@ -147,15 +148,14 @@ def insert(text: str, figures: str) -> str:
 
 
 def plot(found: Found, file: Path) -> None:
-    """A bar a row that has a goal: its ratio as a part of the goal, cut at three times."""
+    """A bar a row that has a goal: its ratio as a part of the goal, cut at three times; of many alike, the lowest."""
     import matplotlib as mpl
 
     mpl.use("svg")
     from matplotlib import pyplot
 
     mpl.rcParams |= {"svg.hashsalt": "performance", "svg.fonttype": "none"}  # the same figures give the same file
-    rows = [Row(**row) for one in found.values() for row in one["rows"]]
-    judged = [(one, one.ratio / one.goal) for one in rows if one.ratio is not None and one.goal]
+    judged = [one for program in found.values() for one in _judged(program)]
     figure, axes = pyplot.subplots(figsize=(9, 0.6 + 0.26 * max(1, len(judged))), layout="constrained")
     names = [f"{one.row} ({one.peer_name})" if one.peer_name != "limit" else one.row for one, _ in judged]
     places = range(len(judged))
@@ -166,10 +166,19 @@ def plot(found: Found, file: Path) -> None:
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set(yticks=places, xlim=(0, 3.3), xlabel="part of the goal that is reached (1 = the goal)")
     axes.set_yticklabels(names, fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(judged) - 0.4, -0.6)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, metadata={"Date": None})
     pyplot.close(figure)
+
+
+def _judged(program: Mapping[str, Any]) -> list[tuple[Row, float]]:
+    rows = [Row(**row) for row in program["rows"]]
+    judged = [(one, one.ratio / one.goal) for one in rows if one.ratio is not None and one.goal]
+    if len(judged) <= _DRAWN:
+        return judged
+    lowest = sorted(judged, key=lambda one: one[1])[:_DRAWN]
+    return [one for one in judged if one in lowest]
 
 
 def write(found: Found, out: Path) -> None:
