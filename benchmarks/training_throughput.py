@@ -29,6 +29,7 @@ from monai.data import CacheDataset, ThreadDataLoader
 from PIL import Image
 from torch import nn
 
+from benchmarks import rows as told
 from benchmarks.rows import add_common, against, finish, plain
 from monai_train.config import CLASS_NAMES, NO_TUMOUR, TrainConfig
 from monai_train.dataset import Pictures, Row
@@ -167,6 +168,15 @@ def _round(config: TrainConfig, seconds: float, waited: float) -> Round:
     return Round(count / seconds, waited / seconds)
 
 
+def alone(pictures: Pictures, config: TrainConfig, network: str) -> told.Row:
+    """Another network's rate, in short rounds: it is not compared with anybody's."""
+    batch = min(config.batch, 16)
+    run = ours(pictures, config.model_copy(update={"network": network, "batch": batch, "samples_per_epoch": 2 * batch}))
+    rounds = [run() for _ in range(4)][1:]
+    waited = f"{100 * median(one.outside for one in rounds):.0f} % of the time outside the network"
+    return plain(f"training {network}", [one.rate for one in rounds], "images/s", waited)
+
+
 def spread(name: str, rounds: Sequence[Round]) -> str:
     rates, shares = [one.rate for one in rounds], [one.outside for one in rounds]
     return (
@@ -178,6 +188,7 @@ def spread(name: str, rounds: Sequence[Round]) -> str:
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--network", default="resnet18-slim")
+    arguments.add_argument("--others", default="resnet18,resnet50,densenet121,efficientnet-b0", help="by us alone")
     arguments.add_argument("--size", type=int, default=160)
     arguments.add_argument("--batch", type=int, default=64)
     arguments.add_argument("--batches", type=int, default=20, help="a round")
@@ -189,7 +200,7 @@ def main() -> int:
     add_common(arguments)
     chosen = arguments.parse_args()
     if chosen.quick:
-        chosen.rounds, chosen.batches, chosen.batch, chosen.pictures = 1, 2, 8, 16
+        chosen.rounds, chosen.batches, chosen.batch, chosen.pictures, chosen.others = 1, 2, 8, 16, "resnet18"
     torch.set_num_threads(chosen.threads)
     config = TrainConfig(
         network=chosen.network, batch=chosen.batch, samples_per_epoch=chosen.batch * chosen.batches, epochs=1000,
@@ -213,6 +224,7 @@ def main() -> int:
         rows = [against(name, mine, theirs, "MONAI's tutorial pipeline", "images/s", GOAL)]
         shares = [100 * one.outside for one, _ in rounds]
         rows.append(plain(f"{name}: time outside the network", shares, "%", "a batch waited for"))
+        rows += [alone(pictures, config, one) for one in chosen.others.split(",") if one]
         finish("Training", rows, chosen.json)
     reached = median(ratios) >= GOAL
     shown = f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
