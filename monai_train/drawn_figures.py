@@ -9,7 +9,7 @@ import numpy as np
 
 from monai_train.config import CLASS_NAMES
 from monai_train.evaluate import Measured
-from monai_train.metrics import BINS, FigureArray, Predictions, confidences, figures
+from monai_train.metrics import FigureArray, Predictions, figures, occurring, reliability
 from monai_train.plots import cumulated, curves, risk_coverage
 
 _POINTS = 60  # of a curve; more are not seen
@@ -29,8 +29,7 @@ def drawn_figures(measured: Mapping[str, Measured], titles: Mapping[str, str]) -
 def _level(predictions: Predictions) -> dict[str, Any]:
     found = figures(predictions)
     confusion = np.array(found["confusion_matrix"])
-    truths = [index for index, row in enumerate(confusion) if row.any()]
-    answers = [index for index in range(confusion.shape[1]) if index < len(CLASS_NAMES) or confusion[:, index].any()]
+    truths, answers = occurring(confusion)
     return {
         **{name: found[name] for name in _SHOWN},
         "truths": [(*CLASS_NAMES, "tumor")[index] for index in truths],
@@ -44,13 +43,9 @@ def _level(predictions: Predictions) -> dict[str, Any]:
 
 def _reliability(predictions: Predictions) -> list[list[float]]:
     """[stated probability, share right, n] of every bin that has answers."""
-    confidence, right = confidences(predictions)
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    found = []
-    for index in np.unique(bins):
-        inside = bins == index
-        found.append([_short(confidence[inside].mean()), _short(right[inside].mean()), int(inside.sum())])
-    return found
+    return [
+        [_short(stated), _short(right), int(n)] for stated, right, n in zip(*reliability(predictions), strict=True) if n
+    ]
 
 
 def _roc(predictions: Predictions) -> list[list[float]]:

@@ -112,6 +112,23 @@ def confidences(predictions: Predictions) -> tuple[FigureArray, BoolArray]:
     return np.where(only_side, side, p.max(axis=1)), np.where(only_side, says_tumour, predicted == truth)
 
 
+def reliability(predictions: Predictions) -> tuple[FigureArray, FigureArray, IntArray]:
+    """Of each of 15 bins of the answer's probability: its mean, the share that is right, the answers; NaN for none."""
+    confidence, right = confidences(predictions)
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    n = np.bincount(bins, minlength=BINS)
+    stated, share = (np.bincount(bins, one, BINS) for one in (confidence, right.astype(float)))
+    return _share(stated, n), _share(share, n), n
+
+
+def occurring(confusion: IntArray) -> tuple[list[int], list[int]]:
+    """The truths of a confusion matrix that occur, and the answers: every class, and "unreadable" where it occurs."""
+    truths = [index for index, row in enumerate(confusion) if row.any()]
+    return truths, [
+        index for index in range(confusion.shape[1]) if index < len(CLASS_NAMES) or confusion[:, index].any()
+    ]
+
+
 def calibration_error(predictions: Predictions) -> float | None:
     """Expected calibration error of the answer's probability, 15 bins of equal width (Guo et al. 2017)."""
     confidence, right = confidences(predictions)

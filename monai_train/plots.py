@@ -12,7 +12,16 @@ import numpy.typing as npt
 from monai_train.config import CLASS_NAMES
 from monai_train.explore_pictures import COLOURS
 from monai_train.intervals import Estimate, questions
-from monai_train.metrics import BINS, FigureArray, IntArray, Predictions, confidences, confusion_matrix
+from monai_train.metrics import (
+    BINS,
+    FigureArray,
+    IntArray,
+    Predictions,
+    confidences,
+    confusion_matrix,
+    occurring,
+    reliability,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +39,7 @@ def title_of(name: str) -> str:
 def confusion_chart(predictions: Predictions) -> bytes:
     """Counts, coloured by their share of the truth's row."""
     confusion = confusion_matrix(predictions.truth, predictions.predicted)
-    truths = [i for i in range(len(confusion)) if confusion[i].any()]
-    answers = [i for i in range(len(confusion)) if i < len(CLASS_NAMES) or confusion[:, i].any()]
+    truths, answers = occurring(confusion)
     shown = confusion[np.ix_(truths, answers)]
     shares = shown / shown.sum(axis=1, keepdims=True)
     figure, axes = _figure(5.2, 1.6 + 0.75 * len(truths))
@@ -85,12 +93,7 @@ def precision_recall_chart(predictions: Predictions, found: Mapping[str, Estimat
 
 def reliability_chart(predictions: Predictions, error: Estimate) -> bytes:
     """How often answers of a stated probability are right; below, how many answers state it."""
-    confidence, right = confidences(predictions)
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    n = np.bincount(bins, minlength=BINS)
-    used = n > 0
-    stated = np.bincount(bins, confidence, BINS)[used] / n[used]
-    share = np.bincount(bins, right.astype(float), BINS)[used] / n[used]
+    stated, share, n = reliability(predictions)
     figure, (axes, below) = _figure_pair(5.2, 5.2)
     axes.plot([0, 1], [0, 1], color="#999999", lw=1, ls=":", label="perfect")
     axes.vlines(stated, np.minimum(stated, share), np.maximum(stated, share), color=COLOURS[1], lw=2, label="gap")

@@ -21,8 +21,10 @@ def command(program: str) -> str:
     """Where DCMTK's program is. pynetdicom has scripts of the same names, which an active environment puts first."""
     for folder in os.get_exec_path():
         path = shutil.which(program, path=folder)
-        if path is not None and Path(path).read_bytes()[:2] != b"#!":
-            return path
+        if path is not None:
+            with open(path, "rb") as file:
+                if file.read(2) != b"#!":
+                    return path
     raise FileNotFoundError(f"{program} of DCMTK is not installed")
 
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from worker.durable import fsync
 from worker.errors import WorkerError
 
 _MODE = 0o600  # a message names studies: only the worker's own user reads it
@@ -63,7 +64,7 @@ class Trail:
             file, head, end = self._tail()
             if file is None or end >= self._maximum:
                 if file is not None:
-                    _fsync(file)
+                    fsync(file)
                 file, end = self._folder / f"{self._name}-{head.number + 1:012}.audit", 0
             lines = []
             for message in messages:
@@ -79,8 +80,8 @@ class Trail:
         with self._locked():
             file, head, _ = self._tail()
         if file is not None:
-            _fsync(file)
-            _fsync(self._folder)
+            fsync(file)
+            fsync(self._folder)
         return head
 
     def records(self, after: int = 0) -> Iterator[Record]:
@@ -289,13 +290,5 @@ def _write_at(file: Path, end: int, data: bytes) -> None:
         except OSError:
             os.ftruncate(fd, end)
             raise
-    finally:
-        os.close(fd)
-
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
     finally:
         os.close(fd)

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Sequence
 from queue import SimpleQueue
 
+from worker.durable import fsync
+
 _KNOWN = 10_000
 
 
@@ -67,7 +69,7 @@ class FolderSync:
     def _run(self) -> None:
         while (sync := self._work.get()) is not None:
             try:
-                fsync_folder(sync.folder)
+                fsync(sync.folder)
             except OSError as error:
                 sync.fault = error
             sync.done.release()
@@ -83,12 +85,3 @@ class _Sync:
         self.fault: OSError | None = None
         self.done = threading.Lock()
         self.done.acquire()
-
-
-def fsync_folder(folder: str) -> None:
-    """Its names are on disk. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

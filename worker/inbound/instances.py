@@ -27,9 +27,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from worker import dicom, routing, store
+from worker.durable import fsync
 from worker.errors import RefusedInstance
 from worker.inbound.describe import Received, conflict_path, describe, instance_path, pseudonymised
-from worker.inbound.folders import FolderSync, fsync_folder
+from worker.inbound.folders import FolderSync
 from worker.logs import fault_fields, get_log
 from worker.process import is_running
 from worker.tables import InstanceRow
@@ -266,7 +267,7 @@ class InstanceKeeper:
             if fresh:
                 store.add_instances(session, fresh, self._clock())
             for folder in folders:
-                fsync_folder(folder)
+                fsync(folder)
         return outcomes
 
     def _again(self, session: Session, waiting: _Waiting, stored: InstanceRow, folders: set[str]) -> Outcome:

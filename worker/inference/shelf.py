@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.config import Settings
+from worker.durable import fsync
 from worker.errors import StartError
 from worker.inference.bundle import Bundle, default_bundle, load_bundle, verified_identity
 from worker.values import ModelIdentity, SeriesResult
@@ -103,10 +104,10 @@ def keep_bundle(settings: Settings, folder: Path) -> Path:
         if verified_identity(beside).sha256 != identity.sha256:
             raise StartError("bundle-corrupt", "the model bundle changed while it was copied")
         for path in [*beside.rglob("*"), beside]:
-            _flush(path)
+            fsync(path)
         _put_in_place(beside, place)
-        _flush(shelf)
-        _flush(shelf.parent)
+        fsync(shelf)
+        fsync(shelf.parent)
     except (OSError, shutil.Error) as error:
         why = getattr(error, "strerror", None) or "it cannot be copied"
         raise StartError("bundle-not-kept", f"the model bundle does not get into the data folder: {why}") from None
@@ -130,11 +131,3 @@ def discard_bundle(settings: Settings, sha256: str) -> None:
     place = settings.worker.data_dir / "models" / sha256
     (place / "worker.json").unlink(missing_ok=True)
     shutil.rmtree(place, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

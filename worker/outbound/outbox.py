@@ -20,6 +20,7 @@ from pydicom import Dataset, dcmwrite
 
 from worker import __version__, header
 from worker.dicom import derive_uid, produced_series_uid
+from worker.durable import fsync
 from worker.outbound.build_images import build_key_objects, build_picture
 from worker.outbound.build_report import build_report
 from worker.store import NewObject
@@ -134,8 +135,4 @@ def _replace_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     for folder in (path.parent, path.parent.parent):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        fsync(folder)

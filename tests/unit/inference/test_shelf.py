@@ -58,7 +58,7 @@ def test_what_a_kill_left_of_a_copy_is_no_bundle(
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(shelf, "_flush", kill)
+        patched.setattr(shelf, "fsync", kill)
         patched.setattr(shutil, "rmtree", lambda *_, **__: None)
         with pytest.raises(Killed):
             keep_bundle(settings, other)
