@@ -15,6 +15,7 @@ from monai.networks import nets
 from torch import nn
 
 from monai_train.baselines import NAMES, PREFIX, Flat, Pooled, baseline_definition, make_baseline
+from monai_train.depthwise import quicken
 from worker.errors import StartError
 from worker.inference.efficientnet_lite import BLOCKS, EfficientNetLite0
 
@@ -111,6 +112,7 @@ class Classifier(nn.Module):
         self._target = target
         if target.startswith("EfficientNet"):
             self.net.set_swish(memory_efficient=False)  # the other cannot be traced for OpenVINO
+            quicken(self.net)
 
     def _spatial(self, image: torch.Tensor) -> tuple[torch.Tensor, nn.Linear]:
         """The last feature map [n, F, h, w] and the linear layer that reads its mean."""
