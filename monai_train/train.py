@@ -43,7 +43,7 @@ from monai_train.distributed import Ranks, joined
 from monai_train.epoch_log import EpochLog
 from monai_train.healthy import healthy_slices
 from monai_train.networks import Classifier, network_definition
-from monai_train.pretrained import load_weights
+from monai_train.pretrained import lineage, load_weights
 from monai_train.sampling import Sampler, make_sampler
 from monai_train.teachers import Teachers, distillation_loss, files_sha256, teachers_of
 from worker.errors import StartError
@@ -336,7 +336,8 @@ def _start(
         _check_same(run, config)
         provenance = _resume(run / CHECKPOINT, state, provenance)
     elif weights is not None:
-        provenance = {**provenance, "initial_weights_sha256": load_weights(state.model, weights)}
+        load_weights(state.model, weights)
+        provenance = {**provenance, "initial_weights_sha256": lineage(weights)}
         state.average.load_state_dict(state.model.state_dict())
     return state, provenance
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from monai_train.networks import Classifier, network_definition
-from monai_train.pretrained import load_weights, read_weights
+from monai_train.pretrained import lineage, load_weights, read_weights
 from worker.errors import StartError
 
 MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -102,3 +103,14 @@ def test_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(StartError, match="no weights by name"):
         read_weights(tmp_path / "list.pth")
+
+
+def test_a_checkpoint_tells_where_its_weights_came_from(tmp_path: Path) -> None:
+    save_file({"fc.bias": torch.zeros(4)}, tmp_path / "first.safetensors")
+    first = lineage(tmp_path / "first.safetensors")
+    assert first == hashlib.sha256((tmp_path / "first.safetensors").read_bytes()).hexdigest()
+    torch.save({"average": {}, "provenance": {"initial_weights_sha256": first}}, tmp_path / "second.pt")
+    second = hashlib.sha256((tmp_path / "second.pt").read_bytes()).hexdigest()
+    assert lineage(tmp_path / "second.pt") == f"{first} {second}"
+    with pytest.raises(StartError, match="cannot read"):
+        lineage(tmp_path / "absent.pt")
