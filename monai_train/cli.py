@@ -47,7 +47,7 @@ def train_command(
     """Train a network; a second call goes on exactly where a stopped one was. On several devices (--config with
     "device": "cuda", or "cpu"): torchrun --nproc-per-node 2 -m monai_train train ...
 
-    Example: monai-train train --data converted --run runs/first --network resnet18-slim --epochs 36
+    Example: monai-train train --data converted --run runs/first --network resnet18-slim --epochs 12
     """
     from monai_train.config import read_config
     from monai_train.distributed import leads

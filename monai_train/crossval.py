@@ -83,16 +83,18 @@ def cross_validate(
     dataset: str | None = None,
     weights: Path | None = None,
     console: Console | None = None,
+    flip: bool = False,
 ) -> dict[str, Any]:
     """Train and judge every fold, going on where RUN stopped; writes and returns the content of RUN/report.json.
 
-    Where `dataset` is given, all data train but only its pictures are judged.
+    Where `dataset` is given, all data train but only its pictures are judged. With `flip` an answer is the mean over
+    the picture and its mirror image, as the worker's is.
 
     Raises StartError for data or a RUN that do not fit, and DivergedError from training.
     """
     console = console or Console(stderr=True)
     rows = read_manifest(data)
-    _claim(run, config, {"folds": folds, "data_sha256": data_sha256(rows)})
+    _claim(run, config, {"folds": folds, "data_sha256": data_sha256(rows), **({"flip": True} if flip else {})})
     chosen: list[list[int]] = []
     logits: list[FloatArray] = []
     for fold in range(folds):
@@ -102,13 +104,14 @@ def cross_validate(
             raise StartError("nothing-to-measure", f"fold {fold} has no picture to judge")
         console.print(f"fold {fold + 1} of {folds}: {len(held)} pictures to judge")
         chosen.append(held)
-        logits.append(_out_of_fold(data, rows, roles, run / f"fold-{fold}", config, weights, console)[held])
+        logits.append(_out_of_fold(data, rows, roles, run / f"fold-{fold}", config, weights, console, flip)[held])
     facts = (
         ("network", config.network),
         ("folds", f"{folds}, patients apart; inside each, as many to choose the epoch by"),
         ("judged", dataset or "all data but the external"),
         ("never trained on", ", ".join(config.external) or "nothing"),
         ("epochs, seed", f"{config.epochs}, {config.seed}"),
+        ("mirrored", "averaged with the mirror image" if flip else "no"),
         ("data", data_sha256(rows)),
         ("commit", current_commit()),
     )
@@ -135,6 +138,7 @@ def _out_of_fold(
     config: TrainConfig,
     weights: Path | None,
     console: Console,
+    flip: bool,
 ) -> FloatArray:
     """Logits [rows, classes] of the fold's own pictures, NaN for all others; trains where they are not kept yet."""
     stored = run / "out-of-fold.npy"
@@ -143,7 +147,7 @@ def _out_of_fold(
         own = _with(roles, Role.TEST)
         logits = np.full((len(rows), len(CLASS_NAMES)), np.nan, np.float32)
         pixels = load_pictures(data, rows, read_preprocessing()).select(own).pixels
-        logits[own] = run_outputs(run, [pixels], flip=False)[0].logits
+        logits[own] = run_outputs(run, [pixels], flip)[0].logits
         part = stored.with_suffix(".part")
         with part.open("wb") as stream:
             np.save(stream, logits)
@@ -247,14 +251,16 @@ def register(app: typer.Typer) -> None:
         weights: Path | None = typer.Option(
             None, "--weights", help="Start every fold from these; they must not have seen DATA."
         ),
+        flip: bool = typer.Option(False, "--flip", help="Average with the mirrored picture, as the worker does."),
     ) -> None:
         """Judge a way of training by k folds of patients: a model that never saw its patient answers each picture.
 
-        Example: monai-train crossval --data converted --run runs/crossval --folds 5 --dataset cheng
+        Example: monai-train crossval --data converted --run runs/crossval --dataset cheng --network efficientnet-lite0
+        --weights efficientnet-lite0.pth --epochs 8 --flip
         """
         settings = read_config(config, network=network, epochs=epochs)
         try:
-            report = cross_validate(data, run, settings, folds, dataset, weights)
+            report = cross_validate(data, run, settings, folds, dataset, weights, flip=flip)
         except DivergedError as error:
             raise StartError("diverged", str(error)) from error
         except OSError as error:

@@ -71,9 +71,9 @@ def model_card(
     files = provenance.get("initial_weights_sha256", "").split()
     start = f"the weights of a file (SHA-256 {files[-1]})" if files else "random weights"
     origin = "" if files else ", never pretrained on other pictures"
-    earlier = f"Those began with the file of SHA-256 {files[0]}. " if len(files) > 1 else ""
+    earlier = f"\nThose began with the file of SHA-256 {files[0]}." if len(files) > 1 else ""
     if files and files[0] in KNOWN_WEIGHTS:
-        earlier += f"The first weights of all: {KNOWN_WEIGHTS[files[0]]}."
+        earlier += f"\nThe first weights of all: {KNOWN_WEIGHTS[files[0]]}."
     merged = ""
     if "averaged_runs" in provenance:
         merged += f" The weights are the mean of those of {provenance['averaged_runs']} runs."
@@ -105,8 +105,7 @@ in these data: tumours are on T1 with contrast agent, heads without a tumour mos
 ## Training
 From {start}: {config.epochs} epochs of {config.samples_per_epoch} drawn pictures, batch {config.batch}, AdamW,
 one-cycle rate to {config.learning_rate:g}, weight decay {config.weight_decay:g}, gradient norm clipped at
-{config.clip_norm:g}, label smoothing {config.label_smoothing:g}, averaged weights, seed {config.seed}.{merged}
-{earlier}
+{config.clip_norm:g}, label smoothing {config.label_smoothing:g}, averaged weights, seed {config.seed}.{merged}{earlier}
 
 To break the tie between contrast and class, part of every batch is made: training patients' tumours pasted into heads
 without one, simulated masses, tumours removed by mirroring the other hemisphere, ordinary tissue pasted as the control,

@@ -17,7 +17,7 @@ from torch import nn
 from monai_train.baselines import NAMES, PREFIX, Flat, Pooled, baseline_definition, make_baseline
 from monai_train.depthwise import quicken
 from worker.errors import StartError
-from worker.inference.efficientnet_lite import BLOCKS, EfficientNetLite0
+from worker.inference.efficientnet_lite import BLOCKS, DESCRIBED_STAGES, EfficientNetLite0, described
 
 Definition = Mapping[str, Any]
 
@@ -96,7 +96,7 @@ def network_definition(name: str, classes: int) -> dict[str, Any]:
 
 
 class Classifier(nn.Module):
-    """A MONAI network with its pooled features and activation maps; `net` holds the weights the bundle keeps."""
+    """A MONAI network with its features and activation maps; `net` holds the weights the bundle keeps."""
 
     def __init__(self, definition: Definition) -> None:
         super().__init__()
@@ -114,23 +114,25 @@ class Classifier(nn.Module):
             self.net.set_swish(memory_efficient=False)  # the other cannot be traced for OpenVINO
             quicken(self.net)
 
-    def _spatial(self, image: torch.Tensor) -> tuple[torch.Tensor, nn.Linear]:
-        """The last feature map [n, F, h, w] and the linear layer that reads its mean."""
+    def _spatial(self, image: torch.Tensor) -> tuple[torch.Tensor, nn.Linear, torch.Tensor | None]:
+        """The last feature map [n, C, h, w], the linear layer that reads its mean, the features where not that mean."""
         net: Any = self.net
         if isinstance(net, Pooled):
-            return net.spatial(image), net.head
+            return net.spatial(image), net.head, None
         if self._target == "ResNet":
             stem = net.act(net.bn1(net.conv1(image)))
             stem = stem if net.no_max_pool else net.maxpool(stem)
-            return net.layer4(net.layer3(net.layer2(net.layer1(stem)))), net.fc
+            return net.layer4(net.layer3(net.layer2(net.layer1(stem)))), net.fc, None
         if self._target == "DenseNet":
-            return net.class_layers.relu(net.features(image)), net.class_layers.out
+            return net.class_layers.relu(net.features(image)), net.class_layers.out, None
         if self._target.startswith("EfficientNet"):
             stem = net._swish(net._bn0(net._conv_stem(net._conv_stem_padding(image))))
-            spatial = net._swish(net._bn1(net._conv_head(net._conv_head_padding(net._blocks(stem)))))
-            return spatial, net._fc
+            stages = net._blocks[:DESCRIBED_STAGES](stem)
+            last = net._blocks[DESCRIBED_STAGES:](stages)
+            spatial = net._swish(net._bn1(net._conv_head(net._conv_head_padding(last))))
+            return spatial, net._fc, described(stages) if isinstance(net, EfficientNetLite0) else None
         spatial = net.layer4(net.layer3(net.layer2(net.layer1(net.layer0(image)))))
-        return spatial, net.last_linear
+        return spatial, net.last_linear, None
 
     def forward(self, image: torch.Tensor) -> Outputs:
         """image float32 [n, 1, size, size] in the scale that preprocessing gives."""
@@ -138,8 +140,8 @@ class Classifier(nn.Module):
             found = self.net.body(image)
             logits = self.net.head(found)
             return Outputs(logits, found, logits.new_empty((*logits.shape, 0, 0)))
-        spatial, linear = self._spatial(image)
-        features = spatial.mean(dim=(2, 3))
+        spatial, linear, features = self._spatial(image)
+        pooled = spatial.mean(dim=(2, 3))
         weight = linear.weight[:, :, None, None]
         maps = nn.functional.conv2d(spatial, weight, linear.bias)
-        return Outputs(linear(features), features, maps)
+        return Outputs(linear(pooled), pooled if features is None else features, maps)

@@ -316,7 +316,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Search learning rate, weight decay, clipping, augmentation and network; the test patients stay unseen.
 
-        Example: monai-train search --data converted --out runs/search --trials 30 --epochs 12
+        Example: monai-train search --data converted --out runs/search --trials 6 --epochs 3
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         base = read_config(config, epochs=epochs, threads=threads)

@@ -5,6 +5,7 @@ Source: github.com/tensorflow/tpu, models/official/efficientnet/lite.
 
 from __future__ import annotations
 
+import torch
 from monai.networks.nets import EfficientNet
 from torch import nn
 
@@ -12,6 +13,10 @@ BLOCKS = (
     "r1_k3_s11_e1_i32_o16", "r2_k3_s22_e6_i16_o24", "r2_k5_s22_e6_i24_o40", "r3_k3_s22_e6_i40_o80",
     "r3_k5_s11_e6_i80_o112", "r4_k5_s22_e6_i112_o192", "r1_k3_s11_e6_i192_o320",
 )  # fmt: skip
+
+# `described` of these stages' output tells a picture from those of training: what is pooled before the last layer says
+# which class, and hardly more than that.
+DESCRIBED_STAGES = 5
 
 
 class EfficientNetLite0(EfficientNet):  # type: ignore[misc]  # MONAI has no types
@@ -26,3 +31,10 @@ class EfficientNetLite0(EfficientNet):  # type: ignore[misc]  # MONAI has no typ
         for module in self.modules():
             if hasattr(module, "_swish"):
                 module._swish = nn.ReLU6()
+
+
+def described(maps: torch.Tensor) -> torch.Tensor:
+    """The mean and the standard deviation of each channel over the picture: [n, C, h, w] → [n, 2 C]."""
+    mean = maps.mean(dim=(2, 3))
+    deviation = (maps - mean[:, :, None, None]).square().mean(dim=(2, 3)).sqrt()
+    return torch.cat([mean, deviation], dim=1)

@@ -106,11 +106,17 @@ class TorchEngine:
         return _mirrored(self._run, tensor) if self._mirror else self._run(tensor)
 
     def _run(self, tensor: FloatArray) -> Outputs:
+        from worker.inference.efficientnet_lite import DESCRIBED_STAGES, EfficientNetLite0, described
+
         seen: dict[str, Any] = {}
         hooks = [
             self._pool.register_forward_pre_hook(lambda module, args: seen.update(spatial=args[0])),
             self._linear.register_forward_pre_hook(lambda module, args: seen.update(features=args[0])),
         ]
+        lite = isinstance(self._net, EfficientNetLite0)
+        if lite:
+            stage = self._net._blocks[DESCRIBED_STAGES - 1]
+            hooks.append(stage.register_forward_hook(lambda module, args, output: seen.update(stage=output)))
         batches = []
         try:
             with self._torch.inference_mode():
@@ -118,7 +124,8 @@ class TorchEngine:
                     logits = self._net(self._torch.from_numpy(tensor[start : start + BATCH]))
                     weight, bias = self._linear.weight[:, :, None, None], self._linear.bias
                     maps = self._torch.nn.functional.conv2d(seen["spatial"], weight, bias)
-                    batches.append([one.numpy() for one in (logits, seen["features"], maps)])
+                    features = described(seen["stage"]) if lite else seen["features"]
+                    batches.append([one.numpy() for one in (logits, features, maps)])
         finally:
             for hook in hooks:
                 hook.remove()

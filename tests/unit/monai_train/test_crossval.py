@@ -152,6 +152,8 @@ def test_a_folder_made_for_other_settings_is_refused(finished: Path, tiny_data: 
     other = TrainConfig(**{**SHORT.model_dump(), "seed": 8})
     with pytest.raises(StartError, match="other settings"):
         cross_validate(tiny_data, finished, other, folds=3)
+    with pytest.raises(StartError, match="other settings"):
+        cross_validate(tiny_data, finished, SHORT, folds=3, flip=True)
 
 
 def test_an_unknown_data_set_is_an_error(tiny_data: Path, tmp_path: Path) -> None:
