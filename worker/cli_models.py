@@ -94,7 +94,7 @@ def activate(
     typer.echo(f"active: {', '.join(_named(one) for one in active)}")
 
 
-@models_app.command("retire", epilog="Example: worker models retire brain-mri-tumour 0.2.2")
+@models_app.command("retire", epilog="Example: worker models retire brain-mri-tumour 0.3.0")
 def retire(name: NameArgument, version: VersionArgument, config: ConfigOption = None) -> None:
     """Take a model out of the shadow, or from among several active ones; what waits for it is finished."""
     from worker import store_models
@@ -107,7 +107,7 @@ def retire(name: NameArgument, version: VersionArgument, config: ConfigOption = 
     typer.echo(f"{_named(row)} is retired")
 
 
-@models_app.command("compare", epilog="Example: worker models compare brain-mri-tumour:0.2.2 brain-mri-tumour:0.3.0")
+@models_app.command("compare", epilog="Example: worker models compare brain-mri-tumour:0.3.0 brain-mri-tumour:0.4.0")
 def compare_models(
     first: Annotated[str, typer.Argument(help="NAME:VERSION")],
     second: Annotated[str, typer.Argument(help="NAME:VERSION")],
@@ -137,7 +137,7 @@ def roll_back(config: ConfigOption = None) -> None:
     typer.echo(f"active: {', '.join(_named(one) for one in active)}")
 
 
-@models_app.command("remove", epilog="Example: worker models remove brain-mri-tumour 0.2.2")
+@models_app.command("remove", epilog="Example: worker models remove brain-mri-tumour 0.3.0")
 def remove(name: NameArgument, version: VersionArgument, config: ConfigOption = None) -> None:
     """Delete the copy of a bundle that is not in use and for which nothing waits; its results stay."""
     from worker import store_models

@@ -25,7 +25,7 @@ from worker.inference.bundle import default_bundle
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-SMALL = phantom.Grid(slices=4)
+SMALL = phantom.Grid(slices=8)
 
 pytestmark = pytest.mark.skipif(orthanc.program() is None, reason="Orthanc is not installed")
 
