@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from monai_train.evaluate import examine_bundle
+from monai_train.outsiders import make_outsiders
 from tests.testbed.phantom import head_series
 from worker.inference.bundle import Bundle, default_bundle, load_bundle
 from worker.inference.classify import classify
 from worker.inference.golden import check_golden
 from worker.inference.run_model import OpenVinoEngine
+from worker.inference.summarise import in_distribution
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +36,9 @@ def test_a_mass_is_never_called_no_tumour(bundle: Bundle, tmp_path: Path) -> Non
 def test_a_healthy_head_is_never_called_a_tumour(bundle: Bundle, tmp_path: Path) -> None:
     result = classify(head_series(tmp_path, mass=False), bundle, OpenVinoEngine(bundle))
     assert result.label in (None, "notumor")
+
+
+def test_pictures_that_are_no_brain_are_declined(bundle: Bundle, tmp_path: Path) -> None:
+    _, evidence = examine_bundle(bundle.folder, tmp_path, make_outsiders(tmp_path), "int8")
+    declined = ~in_distribution(evidence.features, bundle)
+    assert declined.mean() >= 0.98
