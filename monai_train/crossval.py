@@ -256,7 +256,7 @@ def register(app: typer.Typer) -> None:
         """Judge a way of training by k folds of patients: a model that never saw its patient answers each picture.
 
         Example: monai-train crossval --data converted --run runs/crossval --dataset cheng --network efficientnet-lite0
-        --weights efficientnet-lite0.pth --epochs 8 --flip
+        --weights efficientnet-lite0.pth --epochs 4 --flip
         """
         settings = read_config(config, network=network, epochs=epochs)
         try:
