@@ -71,8 +71,8 @@ _OTHER_PROCESSORS = 0.05  # that int8 may differ more on another CPU than it did
 _CALIBRATION_PICTURES = 300
 _COMPONENTS = 32
 _ACCEPTED = 0.95  # of validation slices, by the out-of-distribution limits
-# EfficientNetLite0's features part other pictures from heads so far that fewer heads need be left out: measured, heads of
-# another scanner lie at up to 1.1 times the limit that 98 % of validation keeps, made pictures of no head from 1.3 on.
+# EfficientNetLite0's features part other pictures from heads so far that fewer heads need be left out: measured, 95 % of
+# the external heads lie within 1.11 times the limit that 98 % of validation keeps, made pictures of no head from 1.32 on.
 _LITE = 0.98, 1.15  # accepted, margin
 _ANSWERED = 0.95  # of validation slices, by the least probability
 _LEAST_PROBABILITY = 0.5
