@@ -71,8 +71,8 @@ _OTHER_PROCESSORS = 0.05  # that int8 may differ more on another CPU than it did
 _CALIBRATION_PICTURES = 300
 _COMPONENTS = 32
 _ACCEPTED = 0.95  # of validation slices, by the out-of-distribution limits
-# EfficientNetLite0's features part other pictures from heads so far that fewer heads need be left out: measured, 95 % of
-# the external heads lie within 1.11 times the limit that 98 % of validation keeps, made pictures of no head from 1.32 on.
+# EfficientNetLite0's features part other pictures from heads so far that fewer heads need be left out. Measured: 95 %
+# of the external heads lie within 1.11 times the limit that 98 % of validation keeps, made ones of none from 1.32.
 _LITE = 0.98, 1.15  # accepted, margin
 _ANSWERED = 0.95  # of validation slices, by the least probability
 _LEAST_PROBABILITY = 0.5
