@@ -255,8 +255,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Judge a way of training by k folds of patients: a model that never saw its patient answers each picture.
 
-        Example: monai-train crossval --data converted --run runs/crossval --dataset cheng --network efficientnet-lite0
-        --weights efficientnet-lite0.pth --epochs 4 --flip
+        Example: monai-train crossval --data converted --run runs/crossval --folds 3 --dataset cheng --epochs 3 --flip
+        --network efficientnet-lite0 --weights efficientnet-lite0.pth
         """
         settings = read_config(config, network=network, epochs=epochs)
         try:
