@@ -131,13 +131,9 @@ def occurring(confusion: IntArray) -> tuple[list[int], list[int]]:
 
 def calibration_error(predictions: Predictions) -> float | None:
     """Expected calibration error of the answer's probability, 15 bins of equal width (Guo et al. 2017)."""
-    confidence, right = confidences(predictions)
-    if not len(confidence):
-        return None
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
-    gaps = np.abs(np.bincount(bins, confidence, BINS) - np.bincount(bins, right.astype(float), BINS))
-    return float(gaps[counts > 0].sum() / len(confidence))
+    stated, share, n = reliability(predictions)
+    used = n > 0
+    return float(np.average(np.abs(stated - share)[used], weights=n[used])) if used.any() else None
 
 
 def tumour_auc(predictions: Predictions) -> float | None:
