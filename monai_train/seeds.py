@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from monai_train.allocator import keep_freed_memory
 from monai_train.augment import augment
 from monai_train.config import Augmentation
 from monai_train.convert import convert
@@ -283,6 +284,7 @@ def register(app: typer.Typer) -> None:
         Example: monai-train seeds converted --quick 0.05 --out runs/seeds
         """
         torch.set_num_threads(threads)
+        keep_freed_memory()
         place = Place(_converted(data, out), out, quick or 1.0, device, _weights(weights))
         text = seeds(read_systems(systems), place, read_ours(), only, Console())
         if document_file is not None:

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
+from monai_train.allocator import keep_freed_memory
 from monai_train.baselines import Flat
 from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, TrainConfig
 from monai_train.dataset import (
@@ -200,12 +201,9 @@ def new_state(config: TrainConfig) -> State:
     torch.manual_seed(config.seed)
     model = Classifier(network_definition(config.network, len(CLASS_NAMES)))
     model.to(device=config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-    )
+    decayed = {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config.weight_decay}
+    plain = {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
+    optimizer = torch.optim.AdamW([decayed, plain], lr=config.learning_rate, fused=True)
     return State(model, copy.deepcopy(model), optimizer)
 
 
@@ -293,6 +291,7 @@ def train(
     with joined(config.device) as ranks:
         console = (console or Console(stderr=True)) if ranks.leads else Console(quiet=True)
         torch.set_num_threads(config.threads)
+        keep_freed_memory()
         rows = read_manifest(data)
         if roles is None:
             roles = split_roles(rows, config.external, config.test_share, config.validation_share)

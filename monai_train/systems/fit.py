@@ -63,7 +63,7 @@ def optimizer_of(model: Classifier, recipe: Recipe, frozen: bool) -> torch.optim
         {"params": [p for p in learning if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
 
 
 @torch.no_grad()

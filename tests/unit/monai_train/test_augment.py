@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from torch.nn import functional
 
-from monai_train.augment import augment, paste, places_in_brain, simulate_lesions
+from monai_train.augment import (
+    augment,
+    box_mean,
+    noise_of,
+    paste,
+    place_and_scale,
+    places_in_brain,
+    simulate_lesions,
+    smooth_field,
+)
 from monai_train.config import Augmentation
 from monai_train.mirror import mirrored
 from tests.testbed.converted import head
@@ -89,3 +100,45 @@ def test_a_tumour_on_the_midline_has_no_mirror() -> None:
     pixels = (heads("pituitary", 1) * 255).to(torch.uint8)
     made = mirrored(pixels, torch.tensor([[0.5, 0.725, 0.1, 0.1]]))
     assert len(made.index) == 0
+
+
+@pytest.mark.parametrize(("cells", "size"), [(3, 160), (24, 97)])
+def test_smooth_fields_are_bicubic_interpolations(cells: int, size: int) -> None:
+    coarse = torch.randn(5, 1, cells, cells, generator=seeded())
+    expected = functional.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)
+    torch.testing.assert_close(smooth_field(5, size, cells, seeded()), expected)
+
+
+@pytest.mark.parametrize("side", [3, 5, 15])
+def test_means_of_boxes_are_those_of_pooling(side: int) -> None:
+    expected = functional.avg_pool2d(heads(), side, stride=1, padding=side // 2)
+    torch.testing.assert_close(box_mean(heads(), side), expected)
+
+
+def test_noise_is_normal_and_each_pictures_own() -> None:
+    noise = noise_of(16, 96, seeded())
+    assert noise.shape == (16, 1, 96, 96)
+    assert noise.mean().abs() < 0.01
+    assert (noise.std() - 1).abs() < 0.01
+    between = torch.corrcoef(noise.flatten(1)) - torch.eye(16)
+    assert between.abs().max() < 0.06
+    assert not torch.equal(noise, noise_of(16, 96, seeded(2)))
+
+
+@pytest.mark.parametrize(("flip", "direction"), [(0, 1), (1, -1)])
+def test_without_a_turn_the_axes_stay_apart(flip: float, direction: int) -> None:
+    ramp = torch.linspace(0.2, 1, 64).expand(4, 1, 64, 64)
+    placed = place_and_scale(ramp, Augmentation(rotate_degrees=0, flip=flip), seeded())[:, :, 20:44, 20:44]
+    torch.testing.assert_close(placed, placed[:, :, :1].expand_as(placed))
+    assert (direction * placed.diff(dim=3) > 0).all()
+
+
+def test_a_turn_keeps_areas() -> None:
+    line = torch.linspace(0.2, 1, 64)
+    ramps = torch.stack([line.expand(64, 64), line[:, None].expand(64, 64)])[None].expand(8, 2, 64, 64)
+    settings = Augmentation(rotate_degrees=45, flip=0, scale=0, shift=0)
+    middle = place_and_scale(ramps, settings, seeded())[:, :, 24:40, 24:40] / (line[1] - line[0])
+    by_x, by_y = middle.diff(dim=3).mean(dim=(2, 3)), middle.diff(dim=2).mean(dim=(2, 3))
+    assert by_y[:, 0].abs().max() > 0.3  # turned
+    torch.testing.assert_close(by_y[:, 0], -by_x[:, 1])
+    torch.testing.assert_close(by_x[:, 0] * by_y[:, 1] - by_x[:, 1] * by_y[:, 0], torch.ones(8))
