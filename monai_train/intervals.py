@@ -222,11 +222,11 @@ def weighted_auc(score: FigureArray, positive: BoolArray, weights: npt.NDArray[A
 
 
 def weighted_precision(score: FigureArray, positive: BoolArray, weights: npt.NDArray[Any]) -> FigureArray:
-    """Average precision (area under precision-recall, by steps) for every row of weights."""
+    """Average precision (area under precision-recall, by steps) of each row of weights; NaN unless both kinds occur."""
     parts = _by_score(score, positive, weights)
     if parts is None:
         return np.full(len(weights), np.nan)
     hits, false = (part[:, ::-1] for part in parts)
     found = np.cumsum(hits, axis=1)
     precision = np.nan_to_num(_ratio(found, found + np.cumsum(false, axis=1)))
-    return _ratio((hits * precision).sum(axis=1), hits.sum(axis=1))
+    return _ratio((hits * precision).sum(axis=1), hits.sum(axis=1) * (false.sum(axis=1) > 0))

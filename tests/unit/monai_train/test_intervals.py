@@ -92,6 +92,16 @@ def test_truths_that_only_say_tumour_and_unreadable_pictures_leave_what_they_can
     assert found["accuracy"].n == 4
 
 
+def test_of_tumours_alone_no_curve_is_summed_up() -> None:
+    one = made()
+    tumours = one.truth != 3
+    parts = one.truth, one.probabilities, one.groups, one.assessed
+    found = estimates(Predictions(*(part[tumours] for part in parts)))
+    assert found["auc.tumour"].value is None
+    assert found["average_precision.tumour"].value is None
+    assert found["average_precision.glioma"].value is not None
+
+
 def test_no_answers_no_estimates() -> None:
     nothing = Predictions(np.empty(0, np.int64), np.empty((0, 4), np.float32), np.empty(0, str), np.empty(0, bool))
     assert estimates(nothing) == {}
