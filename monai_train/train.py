@@ -14,7 +14,7 @@ import os
 import pickle
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,10 +201,16 @@ def new_state(config: TrainConfig) -> State:
     torch.manual_seed(config.seed)
     model = Classifier(network_definition(config.network, len(CLASS_NAMES)))
     model.to(device=config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    decayed = {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config.weight_decay}
-    plain = {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
-    optimizer = torch.optim.AdamW([decayed, plain], lr=config.learning_rate, fused=True)
+    optimizer = adamw(model.parameters(), config.learning_rate, config.weight_decay)
     return State(model, copy.deepcopy(model), optimizer)
+
+
+def adamw(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW over the parameters that learn; biases and the scales of norms do not decay."""
+    learning = [p for p in parameters if p.requires_grad]
+    decayed = {"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay}
+    plain = {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0}
+    return torch.optim.AdamW([decayed, plain], lr=learning_rate, fused=True)
 
 
 def save(path: Path, state: State, config: TrainConfig, provenance: dict[str, str]) -> None:

@@ -16,7 +16,7 @@ from monai_train.augment import augment
 from monai_train.config import TrainConfig
 from monai_train.networks import Classifier
 from monai_train.systems.definitions import Recipe
-from monai_train.train import DivergedError, learning_rate, update_average
+from monai_train.train import DivergedError, adamw, learning_rate, update_average
 
 CURVE_PICTURES = 256  # of the test part, drawn once: the whole of it is measured at the end
 
@@ -54,16 +54,11 @@ class Fitted:
 
 
 def optimizer_of(model: Classifier, recipe: Recipe, frozen: bool) -> torch.optim.Optimizer:
-    """Adam or AdamW over what learns: everything, or only the last layer."""
+    """AdamW over what learns: everything, or only the last layer."""
     if frozen:
         for name, parameter in model.net.named_parameters():
             parameter.requires_grad_(name.startswith(("head.", "fc.", "last_linear.", "class_layers.", "_fc.")))
-    learning = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learning if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    return adamw(model.parameters(), recipe.learning_rate, recipe.weight_decay)
 
 
 @torch.no_grad()
