@@ -31,15 +31,15 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLosslessSV1
 
 from benchmarks.int8_limit import int8_limit
 from benchmarks.rows import Row, against, arguments, at_least, at_most, cores, finish, plain, processor_seconds
-from monai_train.images import UnreadableImage, find_files, is_picture_name, read_picture
+from monai_train.data.images import UnreadableImage, find_files, is_picture_name, read_picture
 from tests.testbed import dcmtk
 from tests.testbed.phantom import Grid, head_series
 from worker.errors import NotAssessable
 from worker.inference.bundle import Bundle, default_bundle, load_bundle
 from worker.inference.classify import classify
+from worker.inference.engines import BATCH, OpenVinoEngine, TorchEngine
 from worker.inference.preprocess import preprocess, preprocess_image
-from worker.inference.run_model import BATCH, OpenVinoEngine, TorchEngine
-from worker.values import FloatArray
+from worker.results import FloatArray
 
 PICTURES = 2000
 SERIES = (24, 200)

@@ -33,13 +33,13 @@ from benchmarks.rows import Row, add_common, finish, reached
 from tests.testbed import postgres
 from tests.testbed.browser import CHROMIUM, FLAGS
 from tests.testbed.dcmtk import free_port, wait_for_port
-from worker import access
-from worker.config import Settings
-from worker.migrate import migrate
-from worker.query import activity
-from worker.query.search import Place, Search, find_page
-from worker.store import Store
-from worker.tables import SeriesStatus, TokenRole
+from worker.config.settings import Settings
+from worker.db import tokens
+from worker.db.engine import Database
+from worker.db.migrate import migrate
+from worker.db.tables import SeriesStatus, TokenRole
+from worker.db.views import activity
+from worker.db.views.search import Place, Search, find_page
 
 SEARCH_LIMIT_MS, PAGE_LIMIT_MS = 50.0, 300.0
 LOADS = 20  # of each page
@@ -92,7 +92,7 @@ FILL = {
 }
 
 
-def fill(database: Store, rows: int) -> None:
+def fill(database: Database, rows: int) -> None:
     """Write `rows` series, each with its job, result, objects and deliveries."""
     for table, statement in FILL.items():
         started = time.monotonic()
@@ -187,7 +187,7 @@ def report(name: str, taken: list[Taken], limit: float) -> Row:
 def run(url: str, folder: Path, rows: int, times: int) -> Iterator[Row]:
     """Fill where nothing is, then measure what has a limit. `folder` is the data folder, without images."""
     settings = Settings.model_validate({"worker": {"data_dir": folder}, "database": {"url": url}})
-    database = Store(settings.database.url)
+    database = Database(settings.database.url)
     if migrate(database)[0] is None:
         fill(database, rows)
     print(f"{database.engine.dialect.name}, {rows:,} series; {times} runs each")
@@ -212,7 +212,7 @@ def run(url: str, folder: Path, rows: int, times: int) -> Iterator[Row]:
         report("tallies", measure(tallies, 5), 1e9)
     with database.write() as session:
         now = datetime.now(UTC)
-        _, token = access.add_token(session, None, TokenRole.READ, now, now + timedelta(days=1))
+        _, token = tokens.add_token(session, None, TokenRole.READ, now, now + timedelta(days=1))
     database.close()
     yield from pages(settings, token, rows, min(times, LOADS))
 

@@ -32,16 +32,17 @@ from tests.testbed import postgres
 from tests.testbed.instances import MODEL, NOON, classified, later, new_instance, received
 from tests.testbed.phantom import Grid, head_series
 from tests.testbed.worker_process import COMMAND, WorkerProcess, wait_until
-from worker import store, store_models
-from worker.config import load_settings
-from worker.dicom import derive_uid
-from worker.inbound.instances import InstanceKeeper
-from worker.inbound.series import settle_series
-from worker.inference.bundle import default_bundle, verified_identity
-from worker.logs import configure_logs
-from worker.migrate import migrate
-from worker.store import NewObject, Store
-from worker.tables import (
+from worker.config.settings import load_settings
+from worker.db import models
+from worker.db.deliveries import claim_deliveries, end_delivery
+from worker.db.engine import Database
+from worker.db.instances import add_instance, instances_of, stored_instances
+from worker.db.jobs import claim_job, end_job
+from worker.db.migrate import migrate
+from worker.db.models import model_row
+from worker.db.results import NewObject, add_result
+from worker.db.series import lock_open_series, queue_series
+from worker.db.tables import (
     DeliveryRow,
     DeliveryState,
     InstanceRow,
@@ -54,6 +55,11 @@ from worker.tables import (
     SeriesState,
     SeriesStatus,
 )
+from worker.dicom.standard import derive_uid
+from worker.inference.bundle import default_bundle, verified_identity
+from worker.logs import configure_logs
+from worker.receive.settle import settle_series
+from worker.storage.keeper import InstanceKeeper
 
 CLAIMERS = 8
 LEASE = timedelta(seconds=30)
@@ -73,7 +79,7 @@ class Site:
         self.config = self.worker.write_config()
         self.worker.run("migrate")
         self.settings = load_settings(self.config)
-        self.database = Store(self.settings.database.url)
+        self.database = Database(self.settings.database.url)
 
     def fill(self, series: int, slices: int) -> None:
         """So many series as the receiver leaves them, their jobs not to be claimed yet."""
@@ -84,7 +90,7 @@ class Site:
                 keeper.keep(received(dcmread(file)))
         keeper.close()
         with self.database.write() as session:
-            store_models.configure(session, verified_identity(default_bundle()), NOON)
+            models.configure(session, verified_identity(default_bundle()), NOON)
         settle_series(self.database, self.settings, later(3600))
         with self.database.write() as session:
             session.execute(update(JobRow).values(not_before=NEVER))
@@ -161,7 +167,7 @@ def claims(jobs: int, seconds: float) -> Row | None:
         print("claims: skipped, PostgreSQL is not installed")
         return None
     with postgres.running() as url:
-        database = Store(url)
+        database = Database(url)
         migrate(database)
         add_series(database, jobs, done=False)
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -196,15 +202,15 @@ def _line_of(process: subprocess.Popen[str]) -> str:
 
 def claim(url: str, seconds: float) -> None:
     """One of the processes: begins when its standard input ends, prints how many jobs it claimed."""
-    database = Store(url)
+    database = Database(url)
     with database.read() as session:
-        model = store.model_row(session, MODEL, NOON).id
+        model = model_row(session, MODEL, NOON).id
     print("connected", flush=True)
     sys.stdin.read()
     end, count = time.perf_counter() + seconds, 0
     while time.perf_counter() < end:
         with database.write() as session:
-            if store.claim_job(session, f"host:{id(database)}", model, later(60), LEASE) is None:
+            if claim_job(session, f"host:{id(database)}", model, later(60), LEASE) is None:
                 raise RuntimeError("the queue is empty")
         count += 1
     print(count, flush=True)
@@ -213,10 +219,10 @@ def claim(url: str, seconds: float) -> None:
 # --- rows -------------------------------------------------------------------------------------------------------
 
 
-def add_series(database: Store, count: int, *, done: bool) -> None:
+def add_series(database: Database, count: int, *, done: bool) -> None:
     """So many series of one instance each with a job, `done` with result, objects and delivered deliveries."""
     with database.write() as session:
-        model = store.model_row(session, MODEL, NOON).id
+        model = model_row(session, MODEL, NOON).id
     state = JobState.DONE if done else JobState.PENDING
     for start in range(1, count + 1, 5000):
         numbers = range(start, min(start + 5000, count + 1))
@@ -271,7 +277,7 @@ def _answers(numbers: range, model: int) -> list[tuple[type, list[dict[str, obje
 def rows(folder: Path, many: int, times: int) -> list[Row]:
     seconds = {}
     for count in (10, many):
-        database = Store(f"sqlite:///{folder / f'{count}.db'}")
+        database = Database(f"sqlite:///{folder / f'{count}.db'}")
         migrate(database)
         add_series(database, count, done=True)
         taken = [_seconds_of_one(database, f"{count}-{number}") for number in range(times + 1)][1:]
@@ -287,34 +293,34 @@ def rows(folder: Path, many: int, times: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def _seconds_of_one(database: Store, name: str) -> float:
+def _seconds_of_one(database: Database, name: str) -> float:
     """A series of three instances from its first row to its delivered report, by the functions that the stages call."""
     instances = [new_instance(number, name) for number in (1, 2, 3)]
     begin = time.process_time()
     for one in instances:
         with database.write() as session:
-            store.add_instance(session, one, NOON)
+            add_instance(session, one, NOON)
     with database.write() as session:
-        model = store.model_row(session, MODEL, NOON).id
-        [held] = store.stored_instances(session, [instances[0].sop_instance_uid]).values()
-        series = store.lock_open_series(session, held.series_id, NOON)
+        model = model_row(session, MODEL, NOON).id
+        [held] = stored_instances(session, [instances[0].sop_instance_uid]).values()
+        series = lock_open_series(session, held.series_id, NOON)
         if series is None:
             raise RuntimeError("the series is not open")
-        store.queue_series(session, series, model, NOON)
+        queue_series(session, series, model, NOON)
     with database.write() as session:
-        job = store.claim_job(session, "host:1", model, later(1), LEASE)
+        job = claim_job(session, "host:1", model, later(1), LEASE)
         if job is None:
             raise RuntimeError("there is no job")
-        ids = {one.sop_instance_uid: one.id for one in store.instances_of(session, job.series_id, job.last_instance_id)}
+        ids = {one.sop_instance_uid: one.id for one in instances_of(session, job.series_id, job.last_instance_id)}
     made = [NewObject(kind, "1.2", derive_uid(kind, name), "x", "0" * 64) for kind in ("report", "picture")]
     with database.write() as session:
-        store.end_job(session, job.id, "host:1", JobState.DONE, NOON)
-        store.add_result(session, job, classified(instances), ids, made, ["pacs"], NOON)
+        end_job(session, job.id, "host:1", JobState.DONE, NOON)
+        add_result(session, job, classified(instances), ids, made, ["pacs"], NOON)
     with database.write() as session:
-        due = store.claim_deliveries(session, "pacs", "host:2", later(1), LEASE)
+        due = claim_deliveries(session, "pacs", "host:2", later(1), LEASE)
     for delivery, _ in due:
         with database.write() as session:
-            store.end_delivery(session, delivery.id, "host:2", {"state": DeliveryState.DELIVERED, "delivered_at": NOON})
+            end_delivery(session, delivery.id, "host:2", {"state": DeliveryState.DELIVERED, "delivered_at": NOON})
     return time.process_time() - begin
 
 

@@ -34,12 +34,12 @@ from torch import nn
 
 from benchmarks import rows as told
 from benchmarks.rows import add_common, against, finish, plain
-from monai_train.allocator import keep_freed_memory
 from monai_train.config import CLASS_NAMES, NO_TUMOUR, TrainConfig
-from monai_train.dataset import Pictures, Row
-from monai_train.networks import Classifier, network_definition
-from monai_train.sampling import Batch, Sampler, make_sampler
-from monai_train.train import new_state, train_epoch
+from monai_train.data.dataset import Pictures, Row
+from monai_train.networks.registry import Classifier, network_definition
+from monai_train.training.allocator import keep_freed_memory
+from monai_train.training.sampling import Batch, Sampler, make_sampler
+from monai_train.training.train import new_state, train_epoch
 
 GOAL = 3.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from worker.tables import Base
+from worker.db.tables import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

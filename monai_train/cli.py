@@ -50,8 +50,8 @@ def train_command(
     Example: monai-train train --data converted --run runs/first --network resnet18-slim --epochs 12
     """
     from monai_train.config import read_config
-    from monai_train.distributed import leads
-    from monai_train.train import DivergedError, train
+    from monai_train.training.distributed import leads
+    from monai_train.training.train import DivergedError, train
 
     settings = read_config(
         config, network=network, epochs=epochs, learning_rate=learning_rate, seed=seed, threads=threads
@@ -92,9 +92,9 @@ def evaluate_command(
 
     Example: monai-train evaluate --bundle worker/bundles/brain-mri-tumour --data converted --json figures.json
     """
-    from monai_train.dataset import Role, read_manifest
-    from monai_train.evaluate import choose, read_split, report_table
-    from monai_train.report import bundle_subject, runs_subject, write_report
+    from monai_train.data.dataset import Role, read_manifest
+    from monai_train.evaluation.evaluate import choose, read_split, report_table
+    from monai_train.evaluation.report import bundle_subject, runs_subject, write_report
 
     if (bundle is None) == (not run):
         raise StartError("usage", "give either --bundle or --run")
@@ -140,8 +140,8 @@ def export_command(
 
     Example: monai-train export --run runs/first --data converted --out runs/first-bundle --as-default
     """
-    from monai_train.export import export
-    from monai_train.install import install_default
+    from monai_train.export.export import export
+    from monai_train.export.install import install_default
 
     if (len(run) > 1) != average:
         raise StartError("usage", "several --run are exported as one with --average, and only they")
@@ -160,9 +160,9 @@ def evaluate_default_command(
 
     Example: monai-train evaluate-default data/brain-mri
     """
-    from monai_train.convert import convert
-    from monai_train.evaluate import measure_split
-    from monai_train.model_card import as_text
+    from monai_train.data.convert import convert
+    from monai_train.evaluation.evaluate import measure_split
+    from monai_train.export.model_card import as_text
     from worker.inference.bundle import default_bundle
 
     folder = bundle or default_bundle()

@@ -78,7 +78,7 @@ class TrainConfig(_Strict):
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     map_loss: float = Field(0.0, ge=0)  # weight of the loss that asks the class's map to lie on the marked tumour
     sampling: Literal["patients", "classes", "pictures"] = (
-        "patients"  # who is as likely as whom: monai_train/sampling.py
+        "patients"  # who is as likely as whom: monai_train/training/sampling.py
     )
     weighted_loss: bool = False  # a class counts by the inverse of its training pictures: for sampling "pictures"
     distillation: float = Field(1.0, ge=0)  # weight of the loss that follows the teachers, where `train` is given any

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from worker.tables import UtcDateTime
+from worker.db.tables import UtcDateTime
 
 revision = "0001"
 down_revision = None

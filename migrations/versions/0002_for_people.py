@@ -7,7 +7,7 @@ import uuid
 import sqlalchemy as sa
 from alembic import op
 
-from worker.tables import UtcDateTime
+from worker.db.tables import UtcDateTime
 
 revision = "0002"
 down_revision = "0001"
@@ -129,7 +129,7 @@ def _remove_model_states() -> None:
 
 
 def _add_series_of_objects() -> None:
-    """The series of each object, as `worker.dicom.produced_series_uid` has named it since the first release."""
+    """The series of each object, named as `worker.dicom.standard.produced_series_uid` always has."""
     op.add_column("object", sa.Column("series_instance_uid", sa.String(length=64), nullable=False, server_default=""))
     bind = op.get_bind()
     sources = (
@@ -147,7 +147,7 @@ def _add_series_of_objects() -> None:
 
 
 def _derived(*parts: str) -> str:
-    """As worker.dicom.derive_uid: a revision changes with nothing."""
+    """As worker.dicom.standard.derive_uid: a revision changes with nothing."""
     return f"2.25.{uuid.uuid5(uuid.UUID('6f1c0d5e-6d3b-5b7a-9d0e-0c2f4c1a8f77'), chr(31).join(parts)).int}"
 
 

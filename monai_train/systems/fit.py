@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from monai_train.augment import augment
 from monai_train.config import TrainConfig
-from monai_train.networks import Classifier
+from monai_train.networks.registry import Classifier
 from monai_train.systems.definitions import Recipe
-from monai_train.train import DivergedError, adamw, learning_rate, update_average
+from monai_train.training.augment import augment
+from monai_train.training.train import DivergedError, adamw, learning_rate, update_average
 
 CURVE_PICTURES = 256  # of the test part, drawn once: the whole of it is measured at the end
 

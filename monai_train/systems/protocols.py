@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, TrainConfig
-from monai_train.dataset import Role, Row, one_a_picture, split_roles
+from monai_train.data.dataset import Role, Row, one_a_picture, split_roles
 from monai_train.systems.definitions import Protocol, Task
 from worker.errors import StartError
 

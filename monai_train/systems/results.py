@@ -12,8 +12,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from monai_train.config import ANY_TUMOUR, NO_TUMOUR
-from monai_train.dataset import Row
-from monai_train.metrics import FigureArray, bootstrap_interval, recalls
+from monai_train.data.dataset import Row
+from monai_train.evaluation.metrics import FigureArray, bootstrap_interval, recalls
 from monai_train.systems.definitions import Protocol, Task
 from monai_train.systems.fit import Fitted
 from monai_train.systems.protocols import LABELS, Parts, class_of, known

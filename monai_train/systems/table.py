@@ -55,11 +55,11 @@ def _head(how: str) -> str:
 Written by `make seeds`; do not edit. {how}
 
 The systems' sources are not part of this project. Their networks here are plain readings of their descriptions
-(`monai_train/baselines.py`, `monai_train/systems/*.toml`), trained from scratch unless "Started from" says otherwise,
-with pictures as the worker prepares them (head crop, one grey channel). Within a row nothing is chosen on its test
-part: every figure is of the last epoch. Of two recipes of ours on four classes that were measured, the second is shown
-(`ours.toml` names both). Intervals are over 2,000 resamples of patients. Learning curves and the confusion matrix of
-every row are kept beside its figures in the run's folder.
+(`monai_train/networks/baselines.py`, `monai_train/systems/*.toml`), trained from scratch unless "Started from" says
+otherwise, with pictures as the worker prepares them (head crop, one grey channel). Within a row nothing is chosen on
+its test part: every figure is of the last epoch. Of two recipes of ours on four classes that were measured, the second
+is shown (`ours.toml` names both). Intervals are over 2,000 resamples of patients. Learning curves and the confusion
+matrix of every row are kept beside its figures in the run's folder.
 
 Protocols:
 

@@ -19,29 +19,29 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import monai_train.cli
-import worker.cli
+import worker.cli.app
 from monai_train.config import CLASS_NAMES, NO_TUMOUR, Augmentation, Shares, TrainConfig
-from monai_train.evaluate import read_split
-from monai_train.export import export
-from monai_train.from_worker import SLICES_WITHOUT
-from monai_train.retrain import _is_kept_out, read_series
-from monai_train.train import train
+from monai_train.data.from_worker import SLICES_WITHOUT
+from monai_train.evaluation.evaluate import read_split
+from monai_train.export.export import export
+from monai_train.export.retrain import _is_kept_out, read_series
+from monai_train.training.train import train
 from tests.testbed.converted import SIZE, head, make_converted
 from tests.testbed.filled import served
 from tests.testbed.instances import Clock, mr_instance, received
-from worker.config import Settings, load_settings
-from worker.dicom import derive_uid
-from worker.inbound.instances import InstanceKeeper
-from worker.inbound.series import settle_series
-from worker.inference.jobs import Conductor
-from worker.inference.served import ServedModels
-from worker.inference.shelf import find_bundle, make_ready
-from worker.migrate import migrate
-from worker.outbound.outbox import Outbox
-from worker.query.api import create_app
-from worker.serve import configure_model
-from worker.store import Store
-from worker.viewer import web_parts
+from worker.config.settings import Settings, load_settings
+from worker.db.engine import Database
+from worker.db.migrate import migrate
+from worker.dicom.standard import derive_uid
+from worker.jobs.bundle_store import find_bundle, make_ready
+from worker.jobs.model_pool import ServedModels
+from worker.jobs.runner import Conductor
+from worker.receive.settle import settle_series
+from worker.reporting.outbox import Outbox
+from worker.service.roles import configure_model
+from worker.storage.keeper import InstanceKeeper
+from worker.web.app import create_app
+from worker.web.viewer import web_parts
 
 CONFIG = TrainConfig(
     epochs=1,
@@ -67,7 +67,7 @@ class Site:
 
     config: Path
     settings: Settings
-    database: Store
+    database: Database
     clock: Clock = field(default_factory=Clock)
 
     def receive(self, patient: str, label: str) -> str:
@@ -102,7 +102,7 @@ class Site:
 
     def command(self, *arguments: str) -> Result:
         """`worker …` with this site's configuration."""
-        return _run(worker.cli.app, *arguments, "--config", str(self.config))
+        return _run(worker.cli.app.app, *arguments, "--config", str(self.config))
 
 
 def _run(app: object, *arguments: str) -> Result:
@@ -130,7 +130,7 @@ def site(present: Path, tmp_path: Path) -> Iterator[Site]:
         '[database]\nurl = "sqlite:///var/worker.db"\n[web]\nrequire_token = false\n'
     )
     settings = load_settings(config)
-    database = Store(settings.database.url)
+    database = Database(settings.database.url)
     migrate(database)
     made = Site(config, settings, database)
     made.clock.ahead = timedelta(hours=-1)  # `work` sets it on; it must not come to a month that has not begun
@@ -235,7 +235,7 @@ def _check_dataset(confirmed: Path, truths: dict[str, str]) -> None:
 
 
 def _answers(site: Site, uid: str) -> str | None:
-    from worker.query.search import Search, find_series
+    from worker.db.views.search import Search, find_series
 
     with site.database.read() as session:
         [found] = find_series(session, Search(series_instance_uid=uid))

@@ -20,12 +20,12 @@ import pytest
 
 from tests.testbed import filled
 from tests.testbed.browser import CHROMIUM, FLAGS
-from worker import access
-from worker.query import ohif
-from worker.query.api import create_app
-from worker.query.guard import COOKIE
-from worker.tables import TokenRole
-from worker.viewer import web_parts
+from worker.db import tokens
+from worker.db.tables import TokenRole
+from worker.web import ohif
+from worker.web.app import create_app
+from worker.web.guard import COOKIE
+from worker.web.viewer import web_parts
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -52,7 +52,7 @@ def serving(folder: Path) -> Iterator[tuple[Any, str, list[str]]]:
     web = content.settings.web.model_copy(update={"require_token": True})
     settings = content.settings.model_copy(update={"web": web})
     with content.database.write() as session:
-        _, token = access.add_token(session, "reading-room", TokenRole.READ, datetime.now(UTC), None)
+        _, token = tokens.add_token(session, "reading-room", TokenRole.READ, datetime.now(UTC), None)
     app = create_app(settings, content.database, parts=web_parts(settings))
     faults: list[str] = []
     with filled.served(app) as address, playwright.sync_playwright() as driver:

@@ -20,9 +20,9 @@ from PIL import Image
 from tests.testbed import filled
 from tests.testbed.browser import CHROMIUM, FLAGS
 from tests.testbed.filled import Filled
-from worker.query.api import create_app
-from worker.query.month import write_report, written_months
-from worker.viewer import web_parts
+from worker.web.app import create_app
+from worker.web.monthly_report import write_report, written_months
+from worker.web.viewer import web_parts
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

@@ -21,7 +21,7 @@ from tests.testbed.pacs import Behaviour
 from tests.testbed.raw_store import raw_store
 from tests.testbed.site import Site
 from tests.testbed.worker_process import wait_until
-from worker.tables import Base
+from worker.db.tables import Base
 
 CANARY = "CANARY"
 HEALTH = ("/health", "/health/live", "/health/ready")
@@ -38,7 +38,7 @@ MARKED = [
     "IssuerOfPatientID", "CurrentPatientLocation", "AcquisitionComments", "SoftwareVersions", "ManufacturerModelName",
     "Manufacturer",
 ]  # fmt: skip
-# The patient and the study, as the PACS needs them to file what we send (worker.outbound.sources).
+# The patient and the study, as the PACS needs them to file what we send (worker.reporting.source_attributes).
 IN_OBJECTS = {"PatientName", "PatientID", "AccessionNumber", "StudyID", "ReferringPhysicianName", "StudyDescription"}
 IN_OBJECTS |= {"IssuerOfPatientID"}
 IN_DATABASE = {"series.patient_id", "series.patient_name", "series.accession_number", "series.series_description"}

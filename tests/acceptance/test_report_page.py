@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from monai_train.config import TrainConfig
-from monai_train.report import runs_subject, write_report
-from monai_train.train import train
+from monai_train.evaluation.report import runs_subject, write_report
+from monai_train.training.train import train
 from tests.testbed.browser import CHROMIUM, FLAGS
 from tests.testbed.converted import make_converted
 

@@ -26,9 +26,9 @@ from tests.faults.wire import ABORTED, DATA, REJECTED, Closed, Wire
 from tests.testbed import worker_process
 from tests.testbed.worker_process import WorkerProcess, wait_until
 from worker.errors import NotAssessable, RefusedInstance
-from worker.inbound.describe import Received, describe, instance_path
 from worker.inference.preprocess import Preprocessing, preprocess
-from worker.outbound.outbox import read_header
+from worker.reporting.outbox import read_header
+from worker.storage.acceptance import Received, describe, instance_path
 
 HANG_SECONDS = 120  # on a machine that has other work
 MEMORY_BYTES = 1536 << 20  # what the receiver may grow to while it is attacked

@@ -10,7 +10,7 @@ from random import Random as Dice
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from tests.faults import mutate, wire
-from worker.dicom import derive_uid
+from worker.dicom.standard import derive_uid
 
 
 @cache

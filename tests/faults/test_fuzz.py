@@ -17,12 +17,13 @@ from tests.faults import fuzz, mutate, wire
 from tests.faults.bed import Outcome
 from tests.faults.wire import Closed, Wire
 from tests.testbed.dcmtk import free_port
-from worker.config import ReceiveSection, Settings, WorkerSection
+from worker.config.settings import ReceiveSection, Settings, WorkerSection
+from worker.db.engine import Database
+from worker.db.instances import open_associations
+from worker.db.migrate import migrate
 from worker.errors import NotAssessable
-from worker.inbound.association import Receiver
-from worker.inference.decode import decode
-from worker.migrate import migrate
-from worker.store import Store, open_associations
+from worker.pixels.decode import decode
+from worker.receive.storage_scp import Receiver
 
 
 @pytest.mark.timeout(900)
@@ -44,7 +45,7 @@ def port(tmp_path: Path) -> Iterator[int]:
     """A receiver in this process that takes two associations at once."""
     receive = ReceiveSection(host="127.0.0.1", port=free_port(), minimum_free_bytes=0, maximum_associations=2)
     settings = Settings(worker=WorkerSection(data_dir=tmp_path / "data"), receive=receive)
-    database = Store(f"sqlite:///{tmp_path / 'worker.db'}")
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
     migrate(database)
     receiver = Receiver(settings, database, lambda: datetime.now(UTC))
     receiver.start()

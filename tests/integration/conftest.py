@@ -10,8 +10,8 @@ import pytest
 from tests.testbed.answered import answer
 from tests.testbed.instances import Clock
 from tests.testbed.pacs import Pacs
-from worker.migrate import migrate
-from worker.store import Store
+from worker.db.engine import Database
+from worker.db.migrate import migrate
 
 
 @pytest.fixture
@@ -26,9 +26,9 @@ def pacs() -> Iterator[Pacs]:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Store]:
+def database(tmp_path: Path) -> Iterator[Database]:
     """One result with a report and a picture, due at the destination `pacs`."""
-    database = Store(f"sqlite:///{tmp_path / 'worker.db'}")
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
     migrate(database)
     answer(database, tmp_path)
     yield database

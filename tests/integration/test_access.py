@@ -12,10 +12,11 @@ from tests.testbed.instances import write_series
 from tests.testbed.receiver import receiving
 from tests.testbed.worker_process import wait_until
 from worker.audit.messages import AuditEvent, Outcome
-from worker.config import DestinationSection, ReceiveSection
+from worker.config.settings import DestinationSection, ReceiveSection
+from worker.db.engine import Database
+from worker.db.series_status import unfinished_counts
 from worker.errors import Retry, StartError
-from worker.outbound.c_store import echo
-from worker.store import Store, unfinished_counts
+from worker.send.c_store import echo
 from worker.tls import server_context
 
 pytestmark = pytest.mark.skipif(
@@ -28,7 +29,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("tls"))
 
 
-def _kept(database: Store) -> int:
+def _kept(database: Database) -> int:
     with database.read() as session:
         return sum(unfinished_counts(session)["series"].values())
 

@@ -18,17 +18,17 @@ import uvicorn
 from tests.testbed import dcmtk
 from tests.testbed.certificates import Certificates, make_certificates
 from tests.testbed.worker_process import wait_until
-from worker import access
 from worker.audit import events
 from worker.audit.recorder import Recorder, trail_of
 from worker.audit.trail import Trail
-from worker.config import AuditSection, Settings, WebSection, WorkerSection
-from worker.migrate import migrate
-from worker.query.api import create_app
-from worker.serve import _web_config
-from worker.store import Store
-from worker.tables import TokenRole
+from worker.config.settings import AuditSection, Settings, WebSection, WorkerSection
+from worker.db import tokens
+from worker.db.engine import Database
+from worker.db.migrate import migrate
+from worker.db.tables import TokenRole
+from worker.service.roles import _web_config
 from worker.tls import server_context
+from worker.web.app import create_app
 
 pytestmark = pytest.mark.skipif(
     not (dcmtk.installed() and dcmtk.installed("openssl")), reason="DCMTK or openssl is not installed"
@@ -104,7 +104,7 @@ def test_each_record_reaches_the_syslog_server_also_after_it_was_away(
 ) -> None:
     audit = AuditSection(source="here", syslog_host="127.0.0.1", syslog_port=syslog.port, **_tls(certificates))
     settings = Settings(worker=WorkerSection(data_dir=tmp_path), audit=audit)
-    database = Store(f"sqlite:///{tmp_path / 'worker.db'}")
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
     migrate(database)
     recorder = Recorder(settings, database, lambda: datetime.now(UTC))
     recorder.start()
@@ -144,10 +144,10 @@ def test_the_web_port_speaks_tls_and_the_session_s_cookie_is_for_tls_only(
 ) -> None:
     certificate, key = certificates.files("peer")
     settings = Settings(web=WebSection(tls_certificate=certificate, tls_key=key))
-    database = Store(f"sqlite:///{tmp_path / 'worker.db'}")
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
     migrate(database)
     with database.write() as session:
-        _, token = access.add_token(session, "ward", TokenRole.READ, datetime.now(UTC), None)
+        _, token = tokens.add_token(session, "ward", TokenRole.READ, datetime.now(UTC), None)
     server = uvicorn.Server(_web_config(settings, create_app(settings, database)))
     listener = socket.create_server(("127.0.0.1", 0))
     address = f"https://127.0.0.1:{listener.getsockname()[1]}"

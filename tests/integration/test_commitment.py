@@ -17,13 +17,13 @@ from tests.testbed import orthanc
 from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import Clock, write_series
 from tests.testbed.orthanc import Orthanc
-from worker import commitment
-from worker.config import DestinationSection, ReceiveSection, Settings, WorkerSection
-from worker.inbound.association import Receiver
-from worker.outbound.c_store import SOP_CLASSES
-from worker.outbound.send import Sender
-from worker.store import Store
-from worker.tables import Commitment, DeliveryRow, DeliveryState, InstanceRow
+from worker.config.settings import DestinationSection, ReceiveSection, Settings, WorkerSection
+from worker.db.engine import Database
+from worker.db.tables import Commitment, DeliveryRow, DeliveryState, InstanceRow
+from worker.dicom import commitment
+from worker.receive.storage_scp import Receiver
+from worker.send.c_store import SOP_CLASSES
+from worker.send.sender import Sender
 
 needs_orthanc = pytest.mark.skipif(orthanc.program() is None, reason="Orthanc is not installed")
 
@@ -47,7 +47,7 @@ def _destination(port: int, **changes: Any) -> DestinationSection:
 
 
 @pytest.fixture
-def receiver(tmp_path: Path, port: int, database: Store, request: pytest.FixtureRequest) -> Iterator[Receiver]:
+def receiver(tmp_path: Path, port: int, database: Database, request: pytest.FixtureRequest) -> Iterator[Receiver]:
     """Our SCP, which knows Orthanc as a destination where the test has one."""
     known = (_destination(request.getfixturevalue("archive").port),) if "archive" in request.fixturenames else ()
     receive = ReceiveSection(host="127.0.0.1", port=port, minimum_free_bytes=0)
@@ -58,7 +58,7 @@ def receiver(tmp_path: Path, port: int, database: Store, request: pytest.Fixture
     receiver.stop(1)
 
 
-def _deliveries(database: Store) -> list[DeliveryRow]:
+def _deliveries(database: Database) -> list[DeliveryRow]:
     with database.read() as session:
         return list(session.scalars(select(DeliveryRow).order_by(DeliveryRow.id)))
 
@@ -71,13 +71,13 @@ def _until(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.05)
 
 
-def _commitments(database: Store) -> set[str | None]:
+def _commitments(database: Database) -> set[str | None]:
     return {one.commitment for one in _deliveries(database)}
 
 
 @needs_orthanc
 def test_orthanc_commits_to_what_it_was_sent(
-    database: Store, tmp_path: Path, archive: Orthanc, receiver: Receiver
+    database: Database, tmp_path: Path, archive: Orthanc, receiver: Receiver
 ) -> None:
     """Orthanc reports on a new association, so this shows our SCP in that role too."""
     sender = Sender(_destination(archive.port), "AI_WORKER", database, tmp_path, Clock())
@@ -89,7 +89,9 @@ def test_orthanc_commits_to_what_it_was_sent(
 
 
 @needs_orthanc
-def test_what_orthanc_lost_is_sent_again(database: Store, tmp_path: Path, archive: Orthanc, receiver: Receiver) -> None:
+def test_what_orthanc_lost_is_sent_again(
+    database: Database, tmp_path: Path, archive: Orthanc, receiver: Receiver
+) -> None:
     sender = Sender(_destination(archive.port), "AI_WORKER", database, tmp_path, Clock())
     sender.send_due()
     study = next(iter((tmp_path / "objects").rglob("*.dcm")))
@@ -104,7 +106,7 @@ def test_what_orthanc_lost_is_sent_again(database: Store, tmp_path: Path, archiv
 
 @needs_orthanc
 def test_we_commit_to_what_is_on_disk_and_to_nothing_else(
-    database: Store, tmp_path: Path, archive: Orthanc, receiver: Receiver
+    database: Database, tmp_path: Path, archive: Orthanc, receiver: Receiver
 ) -> None:
     paths = write_series(tmp_path / "series", 3, "sent")
     archive.upload(paths)
@@ -127,7 +129,7 @@ def test_we_commit_to_what_is_on_disk_and_to_nothing_else(
 
 
 def test_a_peer_that_is_no_destination_gets_the_report_on_its_own_association(
-    database: Store, port: int, receiver: Receiver
+    database: Database, port: int, receiver: Receiver
 ) -> None:
     told: list[Dataset] = []
 
@@ -160,7 +162,7 @@ def test_a_request_without_its_identifiers_is_a_failure(port: int, receiver: Rec
     assert answer.Status == 0x0110
 
 
-def test_a_report_that_never_comes_is_asked_for_again(database: Store, tmp_path: Path, pacs: Any) -> None:
+def test_a_report_that_never_comes_is_asked_for_again(database: Database, tmp_path: Path, pacs: Any) -> None:
     """The stand-in PACS has no storage commitment at all: nothing is lost, and the asking goes on."""
     clock = Clock()
     destination = _destination(pacs.port, ae_title="PACS", commitment_timeout_seconds=60)

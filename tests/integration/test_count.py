@@ -17,21 +17,22 @@ from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import MODEL, Clock, new_instance, write_series
 from tests.testbed.orthanc import Orthanc
 from tests.testbed.pacs import Pacs
-from worker import store
-from worker.config import PeerSection, ReceiveSection, Settings, WorkerSection
-from worker.doctor import _peer
-from worker.inbound.association import Receiver
-from worker.inbound.count import count_series
-from worker.inbound.series import settle_series
-from worker.migrate import migrate
-from worker.schedule import start_receive_ticks
-from worker.store import Store
-from worker.tables import JobRow, SeriesRow, SeriesState
+from worker.config.settings import PeerSection, ReceiveSection, Settings, WorkerSection
+from worker.db.engine import Database
+from worker.db.instances import add_instance, close_association, open_association
+from worker.db.migrate import migrate
+from worker.db.models import model_row
+from worker.db.tables import JobRow, SeriesRow, SeriesState
+from worker.ops.doctor import _peer
+from worker.receive.peer_count import count_series
+from worker.receive.settle import settle_series
+from worker.receive.storage_scp import Receiver
+from worker.service.schedule import start_receive_ticks
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Store]:
-    database = Store(f"sqlite:///{tmp_path / 'worker.db'}")
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
     migrate(database)
     yield database
     database.close()
@@ -43,13 +44,13 @@ def _settings(tmp_path: Path, peer_port: int, port: int, **receive: Any) -> Sett
     return Settings(worker=WorkerSection(data_dir=tmp_path), receive=ReceiveSection(**values), peer=(peer,))
 
 
-def _series(database: Store) -> SeriesRow:
+def _series(database: Database) -> SeriesRow:
     with database.read() as session:
         return session.scalars(select(SeriesRow)).one()
 
 
 @pytest.mark.skipif(orthanc.program() is None, reason="Orthanc is not installed")
-def test_orthanc_is_asked_and_a_count_that_is_reached_settles_at_once(database: Store, tmp_path: Path) -> None:
+def test_orthanc_is_asked_and_a_count_that_is_reached_settles_at_once(database: Database, tmp_path: Path) -> None:
     port = free_port()
     paths = write_series(tmp_path / "series", 5)
     uid = dcmread(paths[0]).SeriesInstanceUID
@@ -64,7 +65,7 @@ def test_orthanc_is_asked_and_a_count_that_is_reached_settles_at_once(database: 
         finally:
             receiver.stop(5)
         with database.write() as session:
-            store.model_row(session, MODEL, datetime.now(UTC))
+            model_row(session, MODEL, datetime.now(UTC))
         clock = Clock()
         clock.ahead = timedelta(seconds=5)
         assert settle_series(database, settings, clock()) == 0
@@ -92,14 +93,14 @@ def _lose(archive: Orthanc, series_instance_uid: str, paths: list[Path]) -> None
     archive.upload(paths[:3])
 
 
-def test_a_peer_that_is_away_or_cannot_be_asked_changes_nothing(database: Store, tmp_path: Path) -> None:
+def test_a_peer_that_is_away_or_cannot_be_asked_changes_nothing(database: Database, tmp_path: Path) -> None:
     clock = Clock()
     with database.write() as session:
-        store.model_row(session, MODEL, clock())
-        association = store.open_association(session, "ORTHANC", "127.0.0.1", "host:1", clock())
+        model_row(session, MODEL, clock())
+        association = open_association(session, "ORTHANC", "127.0.0.1", "host:1", clock())
         for number in (1, 2, 3):
-            store.add_instance(session, new_instance(number, association_id=association), clock())
-        store.close_association(session, association, clock())
+            add_instance(session, new_instance(number, association_id=association), clock())
+        close_association(session, association, clock())
     away = _settings(tmp_path, free_port(), free_port(), quiet_seconds=1000)
     clock.ahead = timedelta(seconds=3)
     assert count_series(database, away, away.peer[0], clock) == 1
@@ -107,7 +108,7 @@ def test_a_peer_that_is_away_or_cannot_be_asked_changes_nothing(database: Store,
     with Pacs(ae_title="ORTHANC") as pacs:  # knows C-ECHO and C-STORE only
         stores_only = _settings(tmp_path, pacs.port, free_port(), quiet_seconds=1000)
         with database.write() as session:
-            store.add_instance(session, new_instance(4), clock())
+            add_instance(session, new_instance(4), clock())
         clock.ahead = timedelta(seconds=6)
         assert count_series(database, stores_only, stores_only.peer[0], clock) == 1
         assert "does not take Study Root queries" in _peer(stores_only, stores_only.peer[0]).detail

@@ -27,18 +27,18 @@ from sqlalchemy import update
 from tests.testbed.answered import answer
 from tests.testbed.filled import served
 from tests.testbed.instances import later, mr_instance, received
-from worker import access
 from worker.audit.messages import AuditEvent
-from worker.config import Settings
-from worker.dicom import derive_uid
-from worker.inbound.describe import Received
-from worker.inbound.instances import InstanceKeeper
-from worker.migrate import migrate
-from worker.privacy import pseudonym_of
-from worker.query.api import create_app
-from worker.store import Store
-from worker.tables import InstanceRow, TokenRole
-from worker.viewer import web_parts
+from worker.config.settings import Settings
+from worker.db import tokens
+from worker.db.engine import Database
+from worker.db.migrate import migrate
+from worker.db.pseudonyms import pseudonym_of
+from worker.db.tables import InstanceRow, TokenRole
+from worker.dicom.standard import derive_uid
+from worker.storage.acceptance import Received
+from worker.storage.keeper import InstanceKeeper
+from worker.web.app import create_app
+from worker.web.viewer import web_parts
 
 STUDY, SERIES, FIRST = derive_uid("study", "a"), derive_uid("series", "a"), derive_uid("instance", "a", "1")
 BASE = f"/dicom-web/studies/{STUDY}"
@@ -50,7 +50,7 @@ COMPREHENSIVE_3D = "1.2.840.10008.5.1.4.1.1.88.34"
 class Site:
     """`client` reads, with a token; `reader` is the same for plain requests."""
 
-    database: Store
+    database: Database
     data_dir: Path
     client: DICOMwebClient
     reader: httpx.Client
@@ -63,7 +63,7 @@ def serving(folder: Path, **sections: Any) -> Iterator[Site]:
     settings = Settings.model_validate(
         {"worker": {"data_dir": folder}, "database": {"url": f"sqlite:///{folder / 'worker.db'}"}, **sections}
     )
-    database = Store(settings.database.url, pseudonym_of(settings.privacy))
+    database = Database(settings.database.url, pseudonym_of(settings.privacy))
     migrate(database)
     answer(
         database, folder, "a", 3, key_objects_to=("pacs",), PatientName="Müller^Ada", SpecificCharacterSet="ISO_IR 100"
@@ -78,7 +78,7 @@ def serving(folder: Path, **sections: Any) -> Iterator[Site]:
     keeper.close()
     events: list[AuditEvent] = []
     with database.write() as session:
-        _, token = access.add_token(session, "reader", TokenRole.READ, later(0), None)
+        _, token = tokens.add_token(session, "reader", TokenRole.READ, later(0), None)
     app = create_app(settings, database, events.append, parts=web_parts(settings))
     with served(app) as address, httpx.Client(base_url=address, timeout=60) as reader:
         reader.headers["Authorization"] = f"Bearer {token}"

@@ -22,17 +22,18 @@ from tests.testbed.dcmtk import free_port
 from tests.testbed.filled import served
 from tests.testbed.instances import encoded, later, mr_instance, write_series
 from tests.testbed.orthanc import Orthanc
-from worker import access, store_settling
 from worker.audit.messages import AuditEvent
-from worker.config import Settings
-from worker.dicom import derive_uid
-from worker.intake import CALLING, Intake
-from worker.migrate import migrate
-from worker.query.api import create_app
-from worker.query.parts import Kept
-from worker.store import Store
-from worker.tables import AssociationRow, ConflictRow, InstanceRow, TokenRole
-from worker.viewer import web_parts
+from worker.config.settings import Settings
+from worker.db import settling as store_settling
+from worker.db import tokens
+from worker.db.engine import Database
+from worker.db.migrate import migrate
+from worker.db.tables import AssociationRow, ConflictRow, InstanceRow, TokenRole
+from worker.dicom.standard import derive_uid
+from worker.web.app import create_app
+from worker.web.dicomweb.stow_store import CALLING, Intake
+from worker.web.parts import Kept
+from worker.web.viewer import web_parts
 
 BOUNDARY = "frontier"
 MULTIPART = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
@@ -42,7 +43,7 @@ STUDIES = "/dicom-web/studies"
 @dataclass(frozen=True)
 class Site:
     address: str
-    database: Store
+    database: Database
     data_dir: Path
     writer: httpx.Client
     client: DICOMwebClient
@@ -63,12 +64,12 @@ def _serving(folder: Path, stow: bool) -> Iterator[Site]:
             "receive": {"maximum_dataset_bytes": 1 << 20, "minimum_free_bytes": 0},
         }
     )
-    database = Store(settings.database.url)
+    database = Database(settings.database.url)
     migrate(database)
     events: list[AuditEvent] = []
     with database.write() as session:
-        _, reading = access.add_token(session, "reader", TokenRole.READ, later(0), None)
-        _, writing = access.add_token(session, "writer", TokenRole.OPERATE, later(0), None)
+        _, reading = tokens.add_token(session, "reader", TokenRole.READ, later(0), None)
+        _, writing = tokens.add_token(session, "writer", TokenRole.OPERATE, later(0), None)
     intake = Intake(settings, database, lambda: later(0), events.append) if stow else None
     app = create_app(settings, database, events.append, parts=web_parts(settings, intake))
     headers = {"Authorization": f"Bearer {writing}"}

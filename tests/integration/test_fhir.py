@@ -16,15 +16,15 @@ from tests.testbed import results
 from tests.testbed.dcmtk import free_port
 from tests.testbed.fhir_server import FhirServer
 from tests.testbed.instances import Clock
-from worker.config import FhirSection
-from worker.dicom import derive_uid
+from worker.config.settings import FhirSection
+from worker.db.engine import Database
+from worker.db.tables import DeliveryRow, DeliveryState, ObjectKind, ObjectRow
+from worker.dicom.standard import derive_uid
 from worker.errors import Retry
-from worker.outbound.build_report import build_report
-from worker.outbound.fhir import connect
-from worker.outbound.send import Sender, answers, probe
-from worker.store import Store
-from worker.tables import DeliveryRow, DeliveryState, ObjectKind, ObjectRow
-from worker.values import SeriesResult
+from worker.reporting.sr import build_report
+from worker.results import SeriesResult
+from worker.send.fhir import connect
+from worker.send.sender import Sender, answers, probe
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def _destination(url: str, **changes: Any) -> FhirSection:
     return FhirSection(name="pacs", fhir=True, url=url, **changes)
 
 
-def _outcomes(database: Store) -> dict[str, tuple[str, str | None]]:
+def _outcomes(database: Database) -> dict[str, tuple[str, str | None]]:
     """State and reason of the delivery of each kind of object."""
     with database.read() as session:
         rows = session.execute(
@@ -49,7 +49,7 @@ def _outcomes(database: Store) -> dict[str, tuple[str, str | None]]:
 
 
 def test_a_report_is_there_once_however_often_it_is_sent(
-    database: Store, tmp_path: Path, clock: Clock, server: FhirServer
+    database: Database, tmp_path: Path, clock: Clock, server: FhirServer
 ) -> None:
     server.token = "secret"
     (tmp_path / "token").write_text("secret\n")
@@ -86,7 +86,9 @@ NO_SUCCESS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_what_is_not_confirmed_is_sent_again(database: Store, tmp_path: Path, clock: Clock, server: FhirServer) -> None:
+def test_what_is_not_confirmed_is_sent_again(
+    database: Database, tmp_path: Path, clock: Clock, server: FhirServer
+) -> None:
     sender = Sender(_destination(server.url), "AI_WORKER", database, tmp_path, clock)
     for answer, reason in NO_SUCCESS:
         server.status, server.payload, server.token = None, b"", None
@@ -127,7 +129,7 @@ def test_a_revised_report_takes_the_place_of_the_first_also_when_that_comes_late
         assert server.resources == after
 
 
-def test_a_server_that_is_away_is_tried_again(database: Store, tmp_path: Path, clock: Clock) -> None:
+def test_a_server_that_is_away_is_tried_again(database: Database, tmp_path: Path, clock: Clock) -> None:
     away = _destination(f"http://127.0.0.1:{free_port()}/fhir")
     Sender(away, "AI_WORKER", database, tmp_path, clock).send_due()
     assert _outcomes(database)[ObjectKind.REPORT] == (DeliveryState.PENDING, "peer-unavailable")

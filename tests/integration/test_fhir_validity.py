@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.testbed import results
-from worker.fhir import report_as_bundle
-from worker.outbound.build_report import build_report
+from worker.reporting.fhir import report_as_bundle
+from worker.reporting.sr import build_report
 
 jsonschema_rs = pytest.importorskip("jsonschema_rs", reason="jsonschema-rs is not installed")
 

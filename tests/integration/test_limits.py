@@ -19,10 +19,11 @@ from tests.testbed.instances import encoded, mr_instance, write_series
 from tests.testbed.raw_store import raw_store
 from tests.testbed.receiver import receiving
 from tests.testbed.worker_process import wait_until
-from worker import dicom
-from worker.inbound import limits
-from worker.inbound.limits import LimitedMessages, TooLarge
-from worker.store import Store, unfinished_counts
+from worker.db.engine import Database
+from worker.db.series_status import unfinished_counts
+from worker.dicom import standard
+from worker.receive import limits
+from worker.receive.limits import LimitedMessages, TooLarge
 
 SMALLEST = 1 << 16
 
@@ -38,7 +39,7 @@ def _is_closed(connection: socket.socket) -> bool:
     return True
 
 
-def _series(database: Store) -> dict[str, int]:
+def _series(database: Database) -> dict[str, int]:
     with database.read() as session:
         return unfinished_counts(session)["series"]
 
@@ -52,8 +53,8 @@ def test_a_dataset_above_the_limit_is_0xa700_and_leaves_nothing(tmp_path: Path) 
         said = dcmtk.storescu(port, [small[0], large, small[1]], "-v", check=False)
         assert "0xa700" in said.lower() or "OutOfResources" in said, said
         assert _series(database) == {"open": 1}
-        assert raw_store(port, MRImageStorage, "1.2.3", bytes(SMALLEST + 1)) == dicom.OUT_OF_RESOURCES
-        assert raw_store(port, MRImageStorage, "1.2.3", bytes(SMALLEST)) != dicom.OUT_OF_RESOURCES
+        assert raw_store(port, MRImageStorage, "1.2.3", bytes(SMALLEST + 1)) == standard.OUT_OF_RESOURCES
+        assert raw_store(port, MRImageStorage, "1.2.3", bytes(SMALLEST)) != standard.OUT_OF_RESOURCES
     stored = list((tmp_path / "data").rglob("*.dcm"))
     assert [path.stat().st_size < SMALLEST for path in stored] == [True] * len(stored)
     assert list((tmp_path / "data" / "instances" / "incoming").iterdir()) == []

@@ -38,15 +38,16 @@ from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import mr_instance, received
 from tests.testbed.pacs import Behaviour, Pacs
 from worker.audit.messages import AuditEvent
-from worker.config import Settings
-from worker.inbound.association import Receiver
-from worker.inbound.describe import Received
-from worker.inbound.instances import InstanceKeeper
-from worker.migrate import migrate
-from worker.query import find_move
-from worker.query.find_move import Archive
-from worker.query.identifiers import Query, add_value
-from worker.store import NewObject, Store
+from worker.config.settings import Settings
+from worker.db.engine import Database
+from worker.db.migrate import migrate
+from worker.db.results import NewObject
+from worker.query_retrieve import scp
+from worker.query_retrieve.identifiers import Query, add_value
+from worker.query_retrieve.scp import Archive
+from worker.receive.storage_scp import Receiver
+from worker.storage.acceptance import Received
+from worker.storage.keeper import InstanceKeeper
 
 needs_dcmtk = pytest.mark.skipif(not dcmtk.installed("getscu"), reason="DCMTK is not installed")
 STUDY = str(mr_instance(1, "a").StudyInstanceUID)
@@ -70,7 +71,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("archive")
-    database = Store(f"sqlite:///{folder / 'worker.db'}")
+    database = Database(f"sqlite:///{folder / 'worker.db'}")
     migrate(database)
     objects = answer(database, folder, "a", 3, key_objects_to=("pacs",))
     answer(database, folder, "b", 3, PatientName="Müller^Änne", PatientID="B-1", StudyDate="20250101")
@@ -178,7 +179,7 @@ def test_findscu_asks_over_tls(site: Site, tmp_path: Path) -> None:
     certificates = make_certificates(tmp_path)
     certificate, key = certificates.files("peer")
     tls = {"tls_certificate": certificate, "tls_key": key, "tls_authority": certificates.authority}
-    database = Store(f"sqlite:///{site.data / 'worker.db'}")
+    database = Database(f"sqlite:///{site.data / 'worker.db'}")
     settings = Settings.model_validate(
         {
             "worker": {"data_dir": site.data},
@@ -303,7 +304,7 @@ def test_a_query_that_is_given_up_ends(site: Site, monkeypatch: pytest.MonkeyPat
             else:
                 assoc.send_c_cancel(7, query_model=FIND)
     assert statuses[-1] == (0xFE00 if how == "cancel" else None)
-    taken = [site.services._searches.acquire(timeout=60) for _ in range(find_move.OPERATIONS_AT_ONCE)]
+    taken = [site.services._searches.acquire(timeout=60) for _ in range(scp.OPERATIONS_AT_ONCE)]
     for _ in taken:
         site.services._searches.release()
     assert all(taken)
@@ -311,9 +312,9 @@ def test_a_query_that_is_given_up_ends(site: Site, monkeypatch: pytest.MonkeyPat
 
 def test_too_many_operations_at_once_are_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     assert site.services is not None
-    monkeypatch.setattr(find_move, "WAIT_FOR_A_PLACE_SECONDS", 0.01)
+    monkeypatch.setattr(scp, "WAIT_FOR_A_PLACE_SECONDS", 0.01)
     places = (site.services._searches, site.services._retrievals)
-    taken = [(one, one.acquire()) for one in places for _ in range(find_move.OPERATIONS_AT_ONCE)]
+    taken = [(one, one.acquire()) for one in places for _ in range(scp.OPERATIONS_AT_ONCE)]
     try:
         assert find(site, identifier("STUDY", StudyInstanceUID=STUDY))[0] == [0xA700]
         assert move(site, identifier("STUDY", StudyInstanceUID=STUDY))[-1].Status == 0xA701
@@ -503,7 +504,7 @@ def test_an_association_that_ends_in_the_middle_leaves_the_place_free(site: Site
         event.assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
         return 0x0000
 
-    for _ in range(find_move.OPERATIONS_AT_ONCE + 1):
+    for _ in range(scp.OPERATIONS_AT_ONCE + 1):
         with associated(site, model, roles=[MRImageStorage], handlers=[(evt.EVT_C_STORE, cut)]) as assoc:
             ds = identifier("SERIES", StudyInstanceUID=STUDY, SeriesInstanceUID=SERIES)
             list(assoc.send_c_get(ds, model))

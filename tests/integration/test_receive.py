@@ -20,23 +20,23 @@ from tests.testbed import dcmtk
 from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import encoded, mr_instance, write_series
 from tests.testbed.raw_store import raw_store
-from worker import dicom
 from worker.audit.events import unrecorded
-from worker.config import ReceiveSection, Settings, WorkerSection
+from worker.config.settings import ReceiveSection, Settings, WorkerSection
+from worker.db.engine import Database
+from worker.db.migrate import migrate
+from worker.db.processes import beat
+from worker.db.tables import AssociationRow, InstanceRow
+from worker.dicom import standard
 from worker.errors import StartError
-from worker.heartbeat import beat
-from worker.inbound import association
-from worker.inbound.association import Receiver, close_dead_associations
-from worker.migrate import migrate
 from worker.process import Role, process_name
-from worker.store import Store
-from worker.tables import AssociationRow, InstanceRow
+from worker.receive import storage_scp
+from worker.receive.storage_scp import Receiver, close_dead_associations
 
 
 @dataclass
 class Site:
     port: int
-    database: Store
+    database: Database
     data: Path
 
     def instances(self) -> list[InstanceRow]:
@@ -56,7 +56,7 @@ def _settings(tmp_path: Path, **receive: object) -> Settings:
 @pytest.fixture
 def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
     settings = _settings(tmp_path, **getattr(request, "param", {}))
-    database = Store(f"sqlite:///{tmp_path / 'worker.db'}")
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
     migrate(database)
     receiver = Receiver(settings, database, lambda: datetime.now(UTC))
     receiver.start()
@@ -80,12 +80,12 @@ def _send(port: int, *files: bytes, calling: str = "PACS") -> list[int]:
 
 
 def test_every_storage_class_and_transfer_syntax_is_accepted(site: Site) -> None:
-    for sop_class in dicom.STORAGE_SOP_CLASSES:
+    for sop_class in standard.STORAGE_SOP_CLASSES:
         ae = AE(ae_title="PACS")
-        for syntax in dicom.TRANSFER_SYNTAXES:
+        for syntax in standard.TRANSFER_SYNTAXES:
             ae.add_requested_context(sop_class, syntax)
         assoc = ae.associate("127.0.0.1", site.port, ae_title="AI_WORKER")
-        assert len(assoc.accepted_contexts) == len(dicom.TRANSFER_SYNTAXES)
+        assert len(assoc.accepted_contexts) == len(standard.TRANSFER_SYNTAXES)
         assoc.release()
 
 
@@ -108,7 +108,7 @@ def test_a_dataset_is_stored_in_the_transfer_syntax_it_came_in(site: Site, tmp_p
     ds.file_meta.TransferSyntaxUID = syntax
     buffer = BytesIO()
     dcmwrite(buffer, ds, enforce_file_format=True)
-    assert _send(site.port, buffer.getvalue()) == [dicom.SUCCESS]
+    assert _send(site.port, buffer.getvalue()) == [standard.SUCCESS]
     [row] = site.instances()
     assert row.transfer_syntax_uid == syntax
     assert (dcmread(site.data / row.path).pixel_array == pixels).all()
@@ -118,7 +118,7 @@ def test_echo_leaves_no_association_row_and_a_store_leaves_a_closed_one(site: Si
     ae = AE(ae_title="PACS")
     ae.add_requested_context("1.2.840.10008.1.1")
     assoc = ae.associate("127.0.0.1", site.port, ae_title="AI_WORKER")
-    assert assoc.send_c_echo().Status == dicom.SUCCESS
+    assert assoc.send_c_echo().Status == standard.SUCCESS
     assoc.release()
     assert site.associations() == []
     assert _send(site.port, encoded(mr_instance(1)), encoded(mr_instance(2))) == [0, 0]
@@ -140,9 +140,9 @@ def test_an_end_that_could_not_be_recorded_is_recorded_later(site: Site, monkeyp
             raise OSError("disk full")
         close(session, row, now)  # type: ignore[arg-type]
 
-    close = association.store.close_association
-    monkeypatch.setattr(association.store, "close_association", fail_once)
-    assert _send(site.port, encoded(mr_instance())) == [dicom.SUCCESS]
+    close = storage_scp.close_association
+    monkeypatch.setattr(storage_scp, "close_association", fail_once)
+    assert _send(site.port, encoded(mr_instance())) == [standard.SUCCESS]
     deadline = time.monotonic() + 10
     while site.associations()[0].closed_at is None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -157,20 +157,20 @@ def _raw(site: Site, content: bytes, uid: str = "1.2.3.4") -> int:
 def test_command_and_dataset_that_differ_are_0xa900(site: Site) -> None:
     dataset = encoded(mr_instance())
     start = dataset.index(b"\x08\x00")  # the first element of group 8: the dataset without preamble and meta
-    assert _raw(site, dataset[start:]) == dicom.DATASET_MISMATCH
+    assert _raw(site, dataset[start:]) == standard.DATASET_MISMATCH
     assert site.instances() == []
 
 
 @pytest.mark.parametrize("content", [b"not dicom at all", b"\x08\x00\x18\x00UI\xff\xff1.2.3.4"])
 def test_a_dataset_that_cannot_be_understood_is_a_failure_and_the_service_goes_on(site: Site, content: bytes) -> None:
-    assert _raw(site, content) in (dicom.CANNOT_UNDERSTAND, dicom.DATASET_MISMATCH)
+    assert _raw(site, content) in (standard.CANNOT_UNDERSTAND, standard.DATASET_MISMATCH)
     assert site.instances() == []
-    assert _send(site.port, encoded(mr_instance())) == [dicom.SUCCESS]
+    assert _send(site.port, encoded(mr_instance())) == [standard.SUCCESS]
 
 
 @pytest.mark.parametrize("site", [{"minimum_free_bytes": 1 << 60}], indirect=True)
 def test_a_full_disk_is_0xa700(site: Site) -> None:
-    assert _send(site.port, encoded(mr_instance())) == [dicom.OUT_OF_RESOURCES]
+    assert _send(site.port, encoded(mr_instance())) == [standard.OUT_OF_RESOURCES]
     assert site.instances() == []
 
 
@@ -178,7 +178,7 @@ def test_a_full_disk_is_0xa700(site: Site) -> None:
 def test_an_unknown_ae_title_gets_no_association(site: Site) -> None:
     with pytest.raises(ConnectionError):
         _send(site.port, encoded(mr_instance()), calling="STRANGER")
-    assert _send(site.port, encoded(mr_instance())) == [dicom.SUCCESS]
+    assert _send(site.port, encoded(mr_instance())) == [standard.SUCCESS]
 
 
 def test_a_port_in_use_is_one_line(site: Site, tmp_path: Path) -> None:

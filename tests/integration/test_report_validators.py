@@ -9,9 +9,9 @@ from pydicom import Dataset, dcmread
 
 from tests.testbed import results, validators
 from tests.testbed.phantom import MALFORMED_PATIENT
-from worker.outbound.build_images import build_key_objects, build_picture
-from worker.outbound.build_report import build_report
-from worker.values import SeriesResult
+from worker.reporting.secondary_capture import build_key_objects, build_picture
+from worker.reporting.sr import build_report
+from worker.results import SeriesResult
 
 CLEAN = results.source_headers()
 MALFORMED = results.source_headers(**MALFORMED_PATIENT)

@@ -25,30 +25,30 @@ from tests.testbed import dcmtk
 from tests.testbed.answered import answer
 from tests.testbed.instances import Clock, mr_instance
 from tests.testbed.pacs import Behaviour, Pacs
-from worker import store
-from worker.config import DestinationSection
-from worker.outbound import send
-from worker.outbound.send import REJECTIONS_BEFORE_FAILED, Sender, backoff
-from worker.store import Store
-from worker.tables import DeliveryRow, DeliveryState
+from worker.config.settings import DestinationSection
+from worker.db.deliveries import retry_failed_deliveries
+from worker.db.engine import Database
+from worker.db.tables import DeliveryRow, DeliveryState
+from worker.send import sender as send
+from worker.send.sender import REJECTIONS_BEFORE_FAILED, Sender, backoff
 
 
-def _sender(database: Store, tmp_path: Path, port: int, clock: Clock, **changes: float) -> Sender:
+def _sender(database: Database, tmp_path: Path, port: int, clock: Clock, **changes: float) -> Sender:
     destination = DestinationSection(name="pacs", ae_title="PACS", host="127.0.0.1", port=port, **changes)
     return Sender(destination, "AI_WORKER", database, tmp_path, clock)
 
 
-def _deliveries(database: Store) -> list[DeliveryRow]:
+def _deliveries(database: Database) -> list[DeliveryRow]:
     with database.read() as session:
         return list(session.scalars(select(DeliveryRow).order_by(DeliveryRow.id)))
 
 
-def _states(database: Store) -> set[str]:
+def _states(database: Database) -> set[str]:
     return {one.state for one in _deliveries(database)}
 
 
 def test_report_and_picture_arrive_as_they_are_on_disk(
-    database: Store, tmp_path: Path, pacs: Pacs, clock: Clock
+    database: Database, tmp_path: Path, pacs: Pacs, clock: Clock
 ) -> None:
     assert _sender(database, tmp_path, pacs.port, clock).send_due() == 2
     assert _states(database) == {DeliveryState.DELIVERED}
@@ -60,13 +60,15 @@ def test_report_and_picture_arrive_as_they_are_on_disk(
     assert {ds.SOPClassUID for ds in stored} == {Comprehensive3DSRStorage, SecondaryCaptureImageStorage}
 
 
-def test_nothing_is_due_twice(database: Store, tmp_path: Path, pacs: Pacs, clock: Clock) -> None:
+def test_nothing_is_due_twice(database: Database, tmp_path: Path, pacs: Pacs, clock: Clock) -> None:
     sender = _sender(database, tmp_path, pacs.port, clock)
     assert [sender.send_due(), sender.send_due()] == [2, 0]
     assert set(pacs.receipts.values()) == {1}
 
 
-def test_a_peer_that_is_down_is_tried_until_it_is_up(database: Store, tmp_path: Path, pacs: Pacs, clock: Clock) -> None:
+def test_a_peer_that_is_down_is_tried_until_it_is_up(
+    database: Database, tmp_path: Path, pacs: Pacs, clock: Clock
+) -> None:
     pacs.stop()
     sender = _sender(database, tmp_path, pacs.port, clock)
     for _ in range(20):  # more often than a rejection would be
@@ -83,7 +85,7 @@ def test_a_peer_that_is_down_is_tried_until_it_is_up(database: Store, tmp_path: 
     ("status", "reason"), [(0xA700, "peer-out-of-resources"), (0xC000, "rejected"), (0xA900, "rejected")]
 )
 def test_a_status_that_is_no_success_is_kept_and_tried_again(
-    database: Store, tmp_path: Path, pacs: Pacs, clock: Clock, status: int, reason: str
+    database: Database, tmp_path: Path, pacs: Pacs, clock: Clock, status: int, reason: str
 ) -> None:
     pacs.behaviour, pacs.status = Behaviour.REFUSE, status
     sender = _sender(database, tmp_path, pacs.port, clock)
@@ -96,7 +98,7 @@ def test_a_status_that_is_no_success_is_kept_and_tried_again(
 
 
 def test_a_rejection_that_lasts_is_failed_and_visible_then_retried_by_hand(
-    database: Store, tmp_path: Path, pacs: Pacs, clock: Clock
+    database: Database, tmp_path: Path, pacs: Pacs, clock: Clock
 ) -> None:
     pacs.behaviour, pacs.status = Behaviour.REFUSE, 0xC123
     sender = _sender(database, tmp_path, pacs.port, clock)
@@ -107,12 +109,12 @@ def test_a_rejection_that_lasts_is_failed_and_visible_then_retried_by_hand(
     assert sender.send_due() == 0
     pacs.behaviour = Behaviour.ACCEPT
     with database.write() as session:
-        assert len(store.retry_failed_deliveries(session, clock())) == 2
+        assert len(retry_failed_deliveries(session, clock())) == 2
     sender.send_due()
     assert _states(database) == {DeliveryState.DELIVERED}
 
 
-def test_an_abort_in_the_middle_is_tried_again(database: Store, tmp_path: Path, pacs: Pacs, clock: Clock) -> None:
+def test_an_abort_in_the_middle_is_tried_again(database: Database, tmp_path: Path, pacs: Pacs, clock: Clock) -> None:
     pacs.behaviour = Behaviour.ABORT
     sender = _sender(database, tmp_path, pacs.port, clock)
     sender.send_due()
@@ -125,7 +127,7 @@ def test_an_abort_in_the_middle_is_tried_again(database: Store, tmp_path: Path, 
 
 
 def test_a_peer_that_does_not_answer_in_time_is_tried_again(
-    database: Store, tmp_path: Path, pacs: Pacs, clock: Clock
+    database: Database, tmp_path: Path, pacs: Pacs, clock: Clock
 ) -> None:
     pacs.behaviour, pacs.delay_seconds = Behaviour.SLOW, 3.0
     _sender(database, tmp_path, pacs.port, clock, timeout_seconds=0.5).send_due()
@@ -133,7 +135,7 @@ def test_a_peer_that_does_not_answer_in_time_is_tried_again(
 
 
 def test_a_peer_without_comprehensive_3d_sr_gets_a_comprehensive_sr(
-    database: Store, tmp_path: Path, clock: Clock
+    database: Database, tmp_path: Path, clock: Clock
 ) -> None:
     pacs = Pacs()
     pacs.accept_sop_classes = {ComprehensiveSRStorage, SecondaryCaptureImageStorage}
@@ -146,7 +148,7 @@ def test_a_peer_without_comprehensive_3d_sr_gets_a_comprehensive_sr(
     assert arrived.file_meta.MediaStorageSOPInstanceUID == arrived.SOPInstanceUID
 
 
-def test_a_peer_that_takes_no_report_still_gets_the_picture(database: Store, tmp_path: Path, clock: Clock) -> None:
+def test_a_peer_that_takes_no_report_still_gets_the_picture(database: Database, tmp_path: Path, clock: Clock) -> None:
     pacs = Pacs()
     pacs.accept_sop_classes = {SecondaryCaptureImageStorage}
     with pacs:
@@ -157,7 +159,9 @@ def test_a_peer_that_takes_no_report_still_gets_the_picture(database: Store, tmp
     assert picture.state == DeliveryState.DELIVERED
 
 
-def test_a_transfer_syntax_that_is_refused_is_reported_by_name(database: Store, tmp_path: Path, clock: Clock) -> None:
+def test_a_transfer_syntax_that_is_refused_is_reported_by_name(
+    database: Database, tmp_path: Path, clock: Clock
+) -> None:
     ae = AE(ae_title="PACS")
     ae.add_supported_context(SecondaryCaptureImageStorage, JPEGBaseline8Bit)
     ae.add_supported_context(Comprehensive3DSRStorage, ExplicitVRLittleEndian)
@@ -174,7 +178,7 @@ def test_a_transfer_syntax_that_is_refused_is_reported_by_name(database: Store, 
 
 
 def test_an_object_that_the_peer_has_already_is_delivered(
-    database: Store, tmp_path: Path, pacs: Pacs, clock: Clock
+    database: Database, tmp_path: Path, pacs: Pacs, clock: Clock
 ) -> None:
     pacs.behaviour, pacs.status = Behaviour.REFUSE, 0x0111
     _sender(database, tmp_path, pacs.port, clock).send_due()
@@ -184,7 +188,7 @@ def test_an_object_that_the_peer_has_already_is_delivered(
 @pytest.mark.skipif(not dcmtk.installed("storescp"), reason="DCMTK is not installed")
 @pytest.mark.parametrize("option", ["+xe", "+xi"])
 def test_dcmtk_takes_both_uncompressed_transfer_syntaxes(
-    database: Store, tmp_path: Path, clock: Clock, option: str
+    database: Database, tmp_path: Path, clock: Clock, option: str
 ) -> None:
     with dcmtk.storescp(tmp_path / "pacs", option) as port:
         _sender(database, tmp_path, port, clock).send_due()
@@ -193,7 +197,7 @@ def test_dcmtk_takes_both_uncompressed_transfer_syntaxes(
 
 
 @pytest.mark.skipif(not dcmtk.installed("storescp"), reason="DCMTK is not installed")
-def test_key_objects_go_to_the_destination_that_wants_them(database: Store, tmp_path: Path, clock: Clock) -> None:
+def test_key_objects_go_to_the_destination_that_wants_them(database: Database, tmp_path: Path, clock: Clock) -> None:
     data = tmp_path / "second"
     *_, selection = answer(database, data, "b", 3, ("pacs", "reading"), ("reading",))
     with dcmtk.storescp(tmp_path / "reading") as port:
@@ -211,7 +215,7 @@ def test_key_objects_go_to_the_destination_that_wants_them(database: Store, tmp_
     }
 
 
-def test_a_slow_destination_holds_up_no_other(database: Store, tmp_path: Path, pacs: Pacs, clock: Clock) -> None:
+def test_a_slow_destination_holds_up_no_other(database: Database, tmp_path: Path, pacs: Pacs, clock: Clock) -> None:
     with Pacs(ae_title="SLOW") as slow:
         slow.behaviour, slow.delay_seconds = Behaviour.SLOW, 1.5
         with database.write() as session:

@@ -19,12 +19,12 @@ from tests.testbed.dcmtk import free_port
 from tests.testbed.dicomweb import DicomwebServer, server_context
 from tests.testbed.instances import Clock
 from tests.testbed.orthanc import Orthanc
-from worker.config import DicomwebSection, Settings
-from worker.doctor import _destination
+from worker.config.settings import DicomwebSection, Settings
+from worker.db.engine import Database
+from worker.db.tables import DeliveryRow, DeliveryState
 from worker.errors import Retry
-from worker.outbound.send import REJECTIONS_BEFORE_FAILED, Sender, probe
-from worker.store import Store
-from worker.tables import DeliveryRow, DeliveryState
+from worker.ops.doctor import _destination
+from worker.send.sender import REJECTIONS_BEFORE_FAILED, Sender, probe
 
 needs_dicomweb = pytest.mark.skipif(
     orthanc.program() is None or orthanc.dicomweb_plugin() is None, reason="Orthanc or its DICOMweb plugin is missing"
@@ -52,17 +52,17 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("tls"))
 
 
-def _sender(database: Store, tmp_path: Path, clock: Clock, url: str, **changes: Any) -> Sender:
+def _sender(database: Database, tmp_path: Path, clock: Clock, url: str, **changes: Any) -> Sender:
     destination = DicomwebSection(name="pacs", url=url, **changes)
     return Sender(destination, "AI_WORKER", database, tmp_path, clock)
 
 
-def _deliveries(database: Store) -> list[DeliveryRow]:
+def _deliveries(database: Database) -> list[DeliveryRow]:
     with database.read() as session:
         return list(session.scalars(select(DeliveryRow).order_by(DeliveryRow.id)))
 
 
-def _outcomes(database: Store) -> set[tuple[str, str | None]]:
+def _outcomes(database: Database) -> set[tuple[str, str | None]]:
     return {(one.state, one.reason) for one in _deliveries(database)}
 
 
@@ -71,7 +71,7 @@ DELIVERED = {(DeliveryState.DELIVERED, None)}
 
 @needs_dicomweb
 def test_orthanc_stores_report_and_picture_and_a_repeated_send_adds_nothing(
-    database: Store, tmp_path: Path, clock: Clock, archive: Orthanc
+    database: Database, tmp_path: Path, clock: Clock, archive: Orthanc
 ) -> None:
     sender = _sender(database, tmp_path, clock, archive.dicomweb_url)
     assert sender.send_due() == 2
@@ -123,7 +123,7 @@ NO_SUCCESS: list[tuple[dict[str, Any], str, str]] = [
 
 
 def test_an_answer_that_is_no_success_is_kept_with_its_reason_and_tried_again(
-    database: Store, tmp_path: Path, clock: Clock, server: DicomwebServer
+    database: Database, tmp_path: Path, clock: Clock, server: DicomwebServer
 ) -> None:
     sender = _sender(database, tmp_path, clock, server.url)
     for answer, reason, said in NO_SUCCESS:
@@ -142,7 +142,7 @@ def test_an_answer_that_is_no_success_is_kept_with_its_reason_and_tried_again(
 
 
 def test_what_is_rejected_again_and_again_is_failed_with_the_failure_reason(
-    database: Store, tmp_path: Path, clock: Clock, server: DicomwebServer
+    database: Database, tmp_path: Path, clock: Clock, server: DicomwebServer
 ) -> None:
     server.failure_reason = 0xC001
     sender = _sender(database, tmp_path, clock, server.url)
@@ -155,7 +155,7 @@ def test_what_is_rejected_again_and_again_is_failed_with_the_failure_reason(
 
 @pytest.mark.parametrize("reason", [0x0111, 45070])
 def test_an_object_that_the_server_has_already_is_delivered(
-    database: Store, tmp_path: Path, clock: Clock, server: DicomwebServer, reason: int
+    database: Database, tmp_path: Path, clock: Clock, server: DicomwebServer, reason: int
 ) -> None:
     """The answer to an earlier attempt was lost; the UID is derived, so it is this very object."""
     server.failure_reason = reason
@@ -164,7 +164,7 @@ def test_an_object_that_the_server_has_already_is_delivered(
 
 
 def test_a_warning_is_stored_and_its_reason_kept(
-    database: Store, tmp_path: Path, clock: Clock, server: DicomwebServer
+    database: Database, tmp_path: Path, clock: Clock, server: DicomwebServer
 ) -> None:
     server.warning_reason = 0xB000
     server.media_type = "application/dicom+json; charset=utf-8"
@@ -174,7 +174,7 @@ def test_a_warning_is_stored_and_its_reason_kept(
 
 
 def test_a_server_without_comprehensive_3d_sr_gets_a_comprehensive_sr(
-    database: Store, tmp_path: Path, clock: Clock, server: DicomwebServer
+    database: Database, tmp_path: Path, clock: Clock, server: DicomwebServer
 ) -> None:
     server.refused_class = Comprehensive3DSRStorage
     _sender(database, tmp_path, clock, server.url).send_due()
@@ -185,7 +185,7 @@ def test_a_server_without_comprehensive_3d_sr_gets_a_comprehensive_sr(
 
 
 def test_a_class_that_is_refused_is_reported_by_name(
-    database: Store, tmp_path: Path, clock: Clock, server: DicomwebServer
+    database: Database, tmp_path: Path, clock: Clock, server: DicomwebServer
 ) -> None:
     server.refused_class = SecondaryCaptureImageStorage
     _sender(database, tmp_path, clock, server.url).send_due()
@@ -196,7 +196,7 @@ def test_a_class_that_is_refused_is_reported_by_name(
 
 
 def test_a_server_that_is_silent_or_away_is_tried_until_it_answers(
-    database: Store, tmp_path: Path, clock: Clock, server: DicomwebServer
+    database: Database, tmp_path: Path, clock: Clock, server: DicomwebServer
 ) -> None:
     nobody = _sender(database, tmp_path, clock, f"http://127.0.0.1:{free_port()}/dicom-web")
     nobody.send_due()
@@ -213,7 +213,7 @@ def test_a_server_that_is_silent_or_away_is_tried_until_it_answers(
 
 
 def test_the_token_is_read_anew_for_every_connection(
-    database: Store, tmp_path: Path, clock: Clock, server: DicomwebServer, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, clock: Clock, server: DicomwebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.token = "renewed"
     monkeypatch.delenv("PACS_TOKEN", raising=False)
@@ -238,7 +238,7 @@ def test_the_token_is_read_anew_for_every_connection(
 
 @needs_openssl
 def test_tls_with_our_authority_and_certificate(
-    database: Store, tmp_path: Path, clock: Clock, certificates: Certificates
+    database: Database, tmp_path: Path, clock: Clock, certificates: Certificates
 ) -> None:
     ours = dict(zip(("tls_certificate", "tls_key"), certificates.files("peer"), strict=True))
     stranger = dict(zip(("tls_certificate", "tls_key"), certificates.files("stranger"), strict=True))
@@ -257,7 +257,7 @@ def test_tls_with_our_authority_and_certificate(
 
 
 def test_no_identifier_is_in_what_is_kept_of_a_failure(
-    database: Store, tmp_path: Path, clock: Clock, server: DicomwebServer
+    database: Database, tmp_path: Path, clock: Clock, server: DicomwebServer
 ) -> None:
     server.status, server.payload = 400, json.dumps({"message": "CANARY^NAME 1.2.3.4.5.6"}).encode()
     _sender(database, tmp_path, clock, server.url).send_due()

@@ -14,67 +14,72 @@ from sqlalchemy import inspect, text
 
 from tests.testbed import postgres
 from tests.testbed.instances import MODEL, classified, later, new_instance
-from worker import access, heartbeat, store, store_models
-from worker.dicom import derive_uid
+from worker.db import models, processes, tokens
+from worker.db.engine import Database
+from worker.db.instances import add_conflict, add_instance, open_association
+from worker.db.jobs import claim_job, end_job
+from worker.db.migrate import alembic_config, migrate, revising
+from worker.db.models import model_row
+from worker.db.results import NewObject, add_result, add_shadow_result
+from worker.db.series import lock_open_series, queue_series
+from worker.db.tables import REVISION, AuditChainRow, Base, JobState, LoadState, ObjectKind, ReadingRow, TokenRole
+from worker.dicom.standard import derive_uid
 from worker.errors import StartError
-from worker.migrate import alembic_config, migrate, revising
 from worker.process import Role
-from worker.refusals import Refusals
-from worker.store import NewObject, Store
-from worker.tables import REVISION, AuditChainRow, Base, JobState, LoadState, ObjectKind, ReadingRow, TokenRole
+from worker.storage.refusals import Refusals
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     if request.param == "sqlite":
-        yield Store(f"sqlite:///{tmp_path / 'worker.db'}")
+        yield Database(f"sqlite:///{tmp_path / 'worker.db'}")
         return
     if postgres.programs() is None:
         pytest.skip("PostgreSQL is not installed")
     with postgres.running() as url:
-        database = Store(url)
+        database = Database(url)
         yield database
         database.close()
 
 
-def _fill(database: Store) -> None:
+def _fill(database: Database) -> None:
     """A row in every table."""
     with database.write() as session:
-        association = store.open_association(session, "PACS", "127.0.0.1", "host:1", later(0))
-        model = store.model_row(session, MODEL, later(0)).id
+        association = open_association(session, "PACS", "127.0.0.1", "host:1", later(0))
+        model = model_row(session, MODEL, later(0)).id
         new = new_instance(1, association_id=association)
-        row = store.add_instance(session, new, later(0))
-        store.add_conflict(session, row, new_instance(1, sha256="11" * 32), "conflicts/x", later(0))
-        series = store.lock_open_series(session, row.series_id, later(0))
+        row = add_instance(session, new, later(0))
+        add_conflict(session, row, new_instance(1, sha256="11" * 32), "conflicts/x", later(0))
+        series = lock_open_series(session, row.series_id, later(0))
         assert series is not None
-        store.queue_series(session, series, model, later(0))
-        job = store.claim_job(session, "me", model, later(1), timedelta(seconds=30))
+        queue_series(session, series, model, later(0))
+        job = claim_job(session, "me", model, later(1), timedelta(seconds=30))
         assert job is not None
-        store.end_job(session, job.id, "me", JobState.DONE, later(1))
+        end_job(session, job.id, "me", JobState.DONE, later(1))
         objects = [NewObject(kind, "1.2", derive_uid(kind), f"objects/{kind}", "00" * 32) for kind in ObjectKind]
-        store.add_result(session, job, classified([new]), {new.sop_instance_uid: row.id}, objects, ["pacs"], later(1))
+        add_result(session, job, classified([new]), {new.sop_instance_uid: row.id}, objects, ["pacs"], later(1))
         session.add(
             ReadingRow(
                 series_id=row.series_id, number=1, label="x", slices=[0], comment="", reader="a", created_at=later(1)
             )
         )
-        _, token = access.add_token(session, "a", TokenRole.ANNOTATE, later(1), None)
-        holder = access.check_token(session, token, later(1))
-        access.open_web_session(session, holder, later(1), later(2))
-        heartbeat.beat(session, "host:1", Role.RECEIVE, later(0), later(1))
-        candidate = store.model_row(session, replace(MODEL, sha256="cd" * 32, version="2.0"), later(0))
-        queued = store.queue_series(session, series, candidate.id, later(1), shadow=True)
+        _, token = tokens.add_token(session, "a", TokenRole.ANNOTATE, later(1), None)
+        holder = tokens.check_token(session, token, later(1))
+        tokens.open_web_session(session, holder, later(1), later(2))
+        processes.beat(session, "host:1", Role.RECEIVE, later(0), later(1))
+        candidate = model_row(session, replace(MODEL, sha256="cd" * 32, version="2.0"), later(0))
+        queued = queue_series(session, series, candidate.id, later(1), shadow=True)
         assert queued is not None
-        store.add_shadow_result(session, queued, classified(), later(1))
-        store_models.activate_model(session, candidate.id, "somebody", later(2))
-        store_models.record_load(session, candidate.id, "host:1", LoadState.LOADED, None, later(2))
+        add_shadow_result(session, queued, classified(), later(1))
+        models.activate_model(session, candidate.id, "somebody", later(2))
+        models.record_load(session, candidate.id, "host:1", LoadState.LOADED, None, later(2))
         session.add(AuditChainRow(host="host", records=1, sha256="00" * 32, anchored_at=later(1)))
     refusals = Refusals(database)
     refusals.connection("network")
     refusals.write()
 
 
-def test_each_revision_up_and_down_and_up_again_with_rows(database: Store) -> None:
+def test_each_revision_up_and_down_and_up_again_with_rows(database: Database) -> None:
     with revising(database) as connection:
         config = alembic_config(connection)
         revisions = [one.revision for one in ScriptDirectory.from_config(config).walk_revisions()]  # the newest first
@@ -92,7 +97,7 @@ def test_each_revision_up_and_down_and_up_again_with_rows(database: Store) -> No
     assert migrate(database) == (REVISION, REVISION)
 
 
-def test_every_table_is_filled_by_the_test_above(database: Store) -> None:
+def test_every_table_is_filled_by_the_test_above(database: Database) -> None:
     migrate(database)
     _fill(database)
     with database.read() as session:
@@ -100,13 +105,13 @@ def test_every_table_is_filled_by_the_test_above(database: Store) -> None:
     assert empty == []
 
 
-def test_models_and_revisions_agree(database: Store) -> None:
+def test_models_and_revisions_agree(database: Database) -> None:
     migrate(database)
     with database.engine.begin() as connection:
         command.check(alembic_config(connection))
 
 
-def test_models_and_revisions_agree_on_what_a_column_may_hold(database: Store) -> None:
+def test_models_and_revisions_agree_on_what_a_column_may_hold(database: Database) -> None:
     """Alembic compares no CHECK, and SQLite loses those of a table that is made anew."""
 
     def checks() -> set[tuple[str, str | None, str]]:
@@ -125,12 +130,12 @@ def test_models_and_revisions_agree_on_what_a_column_may_hold(database: Store) -
     assert revised == checks() != set()
 
 
-def test_the_revision_in_tables_is_the_head(database: Store) -> None:
+def test_the_revision_in_tables_is_the_head(database: Database) -> None:
     with database.engine.begin() as connection:
         assert ScriptDirectory.from_config(alembic_config(connection)).get_current_head() == REVISION
 
 
-def test_a_newer_database_is_refused_in_one_line(database: Store) -> None:
+def test_a_newer_database_is_refused_in_one_line(database: Database) -> None:
     migrate(database)
     with database.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -139,6 +144,6 @@ def test_a_newer_database_is_refused_in_one_line(database: Store) -> None:
             refuse()
 
 
-def test_an_empty_database_says_what_to_do(database: Store) -> None:
+def test_an_empty_database_says_what_to_do(database: Database) -> None:
     with pytest.raises(StartError, match="run `worker migrate`"):
         database.require_revision()

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_train.convert import convert
-from monai_train.dataset import load_pictures, read_manifest, read_preprocessing
+from monai_train.data.convert import convert
+from monai_train.data.dataset import load_pictures, read_manifest, read_preprocessing
 from tests.testbed.phantom import Grid, slice_pixels
+from worker.inference.aggregate import slice_probabilities
 from worker.inference.bundle import Bundle, default_bundle, load_bundle
+from worker.inference.engines import OpenVinoEngine, TorchEngine
 from worker.inference.golden import check_golden
 from worker.inference.preprocess import preprocess
-from worker.inference.run_model import OpenVinoEngine, TorchEngine
-from worker.inference.summarise import slice_probabilities
 
 
 @pytest.fixture(scope="module")

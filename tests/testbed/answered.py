@@ -10,15 +10,19 @@ from typing import Any
 from sqlalchemy import select
 
 from tests.testbed.instances import MODEL, classified, mr_instance, new_instance, received
-from worker import store
-from worker.inbound.instances import InstanceKeeper
-from worker.outbound.outbox import Outbox
-from worker.store import NewObject, Store
-from worker.tables import JobState, SeriesRow
+from worker.db.engine import Database
+from worker.db.instances import instances_of
+from worker.db.jobs import claim_job, end_job
+from worker.db.models import model_row
+from worker.db.results import NewObject, add_result
+from worker.db.series import lock_open_series, queue_series
+from worker.db.tables import JobState, SeriesRow
+from worker.reporting.outbox import Outbox
+from worker.storage.keeper import InstanceKeeper
 
 
 def answer(
-    database: Store,
+    database: Database,
     data_dir: Path,
     series: str = "a",
     count: int = 1,
@@ -37,22 +41,22 @@ def answer(
     keeper.close()
     uid = str(mr_instance(1, series, **changes).SeriesInstanceUID)
     with database.write() as session:
-        model = store.model_row(session, MODEL, moment).id
+        model = model_row(session, MODEL, moment).id
         row = session.scalar(select(SeriesRow).where(SeriesRow.series_instance_uid == uid))
-        series_row = store.lock_open_series(session, row.id, moment) if row is not None else None
+        series_row = lock_open_series(session, row.id, moment) if row is not None else None
         if series_row is None:
             raise ValueError("the series is not open")
-        store.queue_series(session, series_row, model, moment)
-        job = store.claim_job(session, "me", model, moment, timedelta(seconds=30))
+        queue_series(session, series_row, model, moment)
+        job = claim_job(session, "me", model, moment, timedelta(seconds=30))
         if job is None:
             raise ValueError("no job to claim")
-        instances = store.instances_of(session, series_row.id)
+        instances = instances_of(session, series_row.id)
         images = [new_instance(sop_instance_uid=one.sop_instance_uid) for one in instances]
         result = classified(images)
         files = [data_dir / one.path for one in instances]
         outbox = Outbox(data_dir, key_objects_to)
         objects = outbox.make_objects(result, MODEL, files, job.input_sha256, None, moment)
-        store.end_job(session, job.id, "me", JobState.DONE, moment)
+        end_job(session, job.id, "me", JobState.DONE, moment)
         ids = {one.sop_instance_uid: one.id for one in instances}
-        store.add_result(session, job, result, ids, objects, destinations, moment)
+        add_result(session, job, result, ids, objects, destinations, moment)
     return objects

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_train.config import CLASS_NAMES
-from monai_train.images import Picture
-from monai_train.secondary_capture import secondary_capture
+from monai_train.data.images import Picture
+from monai_train.data.secondary_capture import secondary_capture
 
 COLUMNS = (
     "path",

@@ -22,16 +22,21 @@ from sqlalchemy.orm import Session
 from tests.testbed import phantom
 from tests.testbed.instances import new_instance
 from tests.testbed.serving import one_model
-from worker import store
-from worker.config import Settings
-from worker.dicom import derive_uid
-from worker.inference.jobs import Conductor
-from worker.migrate import migrate
-from worker.outbound.outbox import Outbox
-from worker.serve import load_classifier
-from worker.store import NewObject, Store
-from worker.tables import DeliveryState, JobRow, JobState, ObjectKind
-from worker.values import ModelIdentity, ResultStatus, SeriesResult, SliceResult
+from worker.config.settings import Settings
+from worker.db.deliveries import claim_deliveries, end_delivery
+from worker.db.engine import Database
+from worker.db.instances import add_instance, open_association
+from worker.db.jobs import claim_job, end_job
+from worker.db.migrate import migrate
+from worker.db.models import model_row
+from worker.db.results import NewObject, add_result
+from worker.db.series import lock_open_series, queue_series, refuse_series
+from worker.db.tables import DeliveryState, JobRow, JobState, ObjectKind
+from worker.dicom.standard import derive_uid
+from worker.jobs.runner import Conductor
+from worker.reporting.outbox import Outbox
+from worker.results import ModelIdentity, ResultStatus, SeriesResult, SliceResult
+from worker.service.roles import load_classifier
 
 LEASE = timedelta(seconds=30)
 OWNER = "test:1"
@@ -47,7 +52,7 @@ class Filled:
     """What is there: Series Instance UIDs by what became of them."""
 
     settings: Settings
-    database: Store
+    database: Database
     mass: str
     refused: str
     failed: str
@@ -67,7 +72,7 @@ def fill(folder: Path, now: datetime, others: int = 75, key_objects: bool = Fals
             ],
         }
     )
-    database = Store(settings.database.url)
+    database = Database(settings.database.url)
     migrate(database)
     identity, classify = load_classifier(settings)
     site = _Site(settings, database, identity, random.Random(7), now)
@@ -107,7 +112,7 @@ def served(app: FastAPI) -> Iterator[str]:
 @dataclass
 class _Site:
     settings: Settings
-    database: Store
+    database: Database
     model: ModelIdentity
     random: random.Random
     now: datetime
@@ -131,7 +136,7 @@ class _Site:
                     accession_number=ds.AccessionNumber, series_description=ds.SeriesDescription,
                     study_date=f"{self.now:%Y%m%d}", path=str(path.relative_to(self.settings.worker.data_dir)),
                 )  # fmt: skip
-                row = store.add_instance(session, new, moment)
+                row = add_instance(session, new, moment)
             if row is None:
                 raise ValueError("no slices")
             self._queue(session, row.series_id, moment)
@@ -148,10 +153,8 @@ class _Site:
         """One refused, one failed and one pending series, the newest."""
         outcomes = ("refused", "failed", "pending")
         with self.database.write() as session:
-            store.open_association(
-                session, "MR_SCANNER_1", "10.1.7.20:51120", "here:1", self.now - timedelta(minutes=1)
-            )
-            store.open_association(session, "ARCHIVE", "10.1.7.5:40022", "here:1", self.now - timedelta(minutes=4))
+            open_association(session, "MR_SCANNER_1", "10.1.7.20:51120", "here:1", self.now - timedelta(minutes=1))
+            open_association(session, "ARCHIVE", "10.1.7.5:40022", "here:1", self.now - timedelta(minutes=4))
             return {
                 name: self._add_other(session, name, timedelta(minutes=9 - place), name)
                 for place, name in enumerate(outcomes)
@@ -170,14 +173,14 @@ class _Site:
             "modality": "CT" if outcome == "refused" else "MR",
         }
         images = [new_instance(number, name, **common) for number in range(1, 4)]
-        rows = [store.add_instance(session, one, moment) for one in images]
+        rows = [add_instance(session, one, moment) for one in images]
         if outcome == "refused":
-            series = store.lock_open_series(session, rows[0].series_id, moment)
+            series = lock_open_series(session, rows[0].series_id, moment)
             if series is not None:
-                store.refuse_series(series, "modality", "modality CT is not one of MR", moment)
+                refuse_series(series, "modality", "modality CT is not one of MR", moment)
         elif outcome != "pending":
             self._queue(session, rows[0].series_id, moment)
-            job = store.claim_job(session, OWNER, self._model_id(session), moment, LEASE)
+            job = claim_job(session, OWNER, self._model_id(session), moment, LEASE)
             if job is None:
                 raise ValueError("no job to claim")
             ids = {one.sop_instance_uid: row.id for one, row in zip(images, rows, strict=True)}
@@ -189,15 +192,15 @@ class _Site:
     ) -> None:
         if outcome == "failed":
             detail = "the inference process died"
-            store.end_job(session, job.id, OWNER, JobState.PARKED, moment, reason="process-died", detail=detail)
+            end_job(session, job.id, OWNER, JobState.PARKED, moment, reason="process-died", detail=detail)
             return
         done = moment + timedelta(seconds=self.random.lognormvariate(1.6, 0.5))
-        store.end_job(session, job.id, OWNER, JobState.DONE, done)
+        end_job(session, job.id, OWNER, JobState.DONE, done)
         objects = [
             NewObject(kind, "1.2.840.10008.5.1.4.1.1.7", derive_uid(kind, name), f"objects/none/{name}.dcm", "0" * 64)
             for kind in (ObjectKind.REPORT, ObjectKind.PICTURE)
         ]
-        store.add_result(session, job, self._result(outcome, list(ids)), ids, objects, ["pacs"], done)
+        add_result(session, job, self._result(outcome, list(ids)), ids, objects, ["pacs"], done)
 
     def deliver(self) -> None:
         """One destination takes what is due, the other cannot be reached."""
@@ -211,17 +214,17 @@ class _Site:
         }  # fmt: skip
         with self.database.write() as session:
             for destination, end in ends.items():
-                for delivery, _ in store.claim_deliveries(session, destination, OWNER, moment, LEASE, 1000):
-                    store.end_delivery(session, delivery.id, OWNER, end)
+                for delivery, _ in claim_deliveries(session, destination, OWNER, moment, LEASE, 1000):
+                    end_delivery(session, delivery.id, OWNER, end)
 
     def _queue(self, session: Session, series_id: int, moment: datetime) -> None:
-        series = store.lock_open_series(session, series_id, moment)
+        series = lock_open_series(session, series_id, moment)
         if series is None:
             raise ValueError("the series is not open")
-        store.queue_series(session, series, self._model_id(session), moment)
+        queue_series(session, series, self._model_id(session), moment)
 
     def _model_id(self, session: Session) -> int:
-        return store.model_row(session, self.model, self.now - timedelta(days=8)).id
+        return model_row(session, self.model, self.now - timedelta(days=8)).id
 
     def _result(self, outcome: str, sop_instance_uids: list[str]) -> SeriesResult:
         names = [one.name for one in self.model.classes]

@@ -12,10 +12,10 @@ from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
-from worker.dicom import derive_uid
-from worker.inbound.describe import Received
-from worker.store import NewInstance
-from worker.values import Code, ModelClass, ModelIdentity, ResultStatus, SeriesResult, SliceResult
+from worker.db.instances import NewInstance
+from worker.dicom.standard import derive_uid
+from worker.results import Code, ModelClass, ModelIdentity, ResultStatus, SeriesResult, SliceResult
+from worker.storage.acceptance import Received
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BRAIN = Code("12738006", "SCT", "Brain")

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from tests.testbed.instances import MODEL, classified
 from tests.testbed.serving import one_model
-from worker.inference.jobs import Conductor, limit_memory
+from worker.db.engine import Database
+from worker.jobs.runner import Conductor, limit_memory
 from worker.logs import configure_logs
 from worker.process import process_name
-from worker.store import Store
-from worker.values import SeriesResult
+from worker.results import SeriesResult
 
 ATTEMPTS = 2
 MORE_BYTES = 64 << 20
@@ -43,7 +43,7 @@ def main(url: str, folder: str) -> None:
     configure_logs()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    database = Store(url)
+    database = Database(url)
     conductor = Conductor(
         database=database,
         data_dir=Path(folder),

@@ -10,18 +10,20 @@ from typing import Any
 
 from tests.testbed.dcmtk import free_port
 from worker.audit import events
-from worker.config import ReceiveSection, Settings, WorkerSection
-from worker.inbound.association import Receiver
-from worker.migrate import migrate
-from worker.store import Store
+from worker.config.settings import ReceiveSection, Settings, WorkerSection
+from worker.db.engine import Database
+from worker.db.migrate import migrate
+from worker.receive.storage_scp import Receiver
 
 
 @contextmanager
-def receiving(tmp_path: Path, record: events.Record = events.unrecorded, **receive: Any) -> Iterator[tuple[int, Store]]:
+def receiving(
+    tmp_path: Path, record: events.Record = events.unrecorded, **receive: Any
+) -> Iterator[tuple[int, Database]]:
     """Its port and its database; `receive` are keys of the [receive] section."""
     values = {"host": "127.0.0.1", "port": free_port(), "minimum_free_bytes": 0} | receive
     settings = Settings(worker=WorkerSection(data_dir=tmp_path / "data"), receive=ReceiveSection(**values))
-    database = Store(f"sqlite:///{tmp_path / 'worker.db'}")
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
     migrate(database)
     receiver = Receiver(settings, database, lambda: datetime.now(UTC), record)
     receiver.start()

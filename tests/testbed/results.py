@@ -14,16 +14,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
-from worker.dicom import derive_uid
-from worker.values import (
-    Code,
-    DecidingPicture,
-    ModelClass,
-    ModelIdentity,
-    ResultStatus,
-    SeriesResult,
-    SliceResult,
-)
+from worker.dicom.standard import derive_uid
+from worker.results import Code, DecidingPicture, ModelClass, ModelIdentity, ResultStatus, SeriesResult, SliceResult
 
 BRAIN = Code("12738006", "SCT", "Brain")
 MODEL = ModelIdentity(

@@ -25,13 +25,13 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_weights
 from torch import nn
 
-from worker.dicom import derive_uid
+from worker.dicom.standard import derive_uid
 from worker.inference.bundle import load_bundle
+from worker.inference.engines import OpenVinoEngine
 from worker.inference.golden import golden_case
 from worker.inference.preprocess import Preprocessing, preprocess
 from worker.inference.run_bundle import MONAI_ENTRY
-from worker.inference.run_model import OpenVinoEngine
-from worker.values import FloatArray
+from worker.results import FloatArray
 
 PREPROCESSING = Preprocessing(size=64)
 NETWORK = {

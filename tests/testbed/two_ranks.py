@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from monai_train import train as program
 from monai_train.config import read_config
+from monai_train.training import train as program
 
 data, run, config = (Path(one) for one in sys.argv[1:])
 states = []

@@ -1,17 +1,22 @@
-"""A migrated database for each test: SQLite always, PostgreSQL where it is installed."""
+"""A migrated database for each test (SQLite always, PostgreSQL where it is installed), and a tiny bundle."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import text
 
 from tests.testbed import postgres
-from worker.migrate import migrate
-from worker.store import Store
-from worker.tables import Base
+from worker.db.engine import Database
+from worker.db.migrate import migrate
+from worker.db.tables import Base
+
+if TYPE_CHECKING:  # most tests run without the libraries of inference
+    from worker.inference.bundle import Bundle
 
 
 @pytest.fixture(scope="session")
@@ -23,15 +28,36 @@ def postgres_url() -> Iterator[str]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     if request.param == "sqlite":
-        store = Store(f"sqlite:///{tmp_path / 'worker.db'}")
+        store = Database(f"sqlite:///{tmp_path / 'worker.db'}")
         migrate(store)
     else:
-        store = Store(request.getfixturevalue("postgres_url"))
+        store = Database(request.getfixturevalue("postgres_url"))
         migrate(store)
         with store.engine.begin() as connection:
             names = ", ".join(f'"{table.name}"' for table in Base.metadata.sorted_tables)
             connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY"))
     yield store
     store.close()
+
+
+@pytest.fixture(scope="session")
+def dcmcjpeg() -> None:
+    if shutil.which("dcmcjpeg") is None:
+        pytest.skip("dcmcjpeg (DCMTK) is not installed")
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle; copy it before you change it."""
+    from tests.testbed.tiny_bundle import make_tiny_bundle
+
+    return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture
+def bundle(bundle_folder: Path) -> Bundle:
+    from worker.inference.bundle import load_bundle
+
+    return load_bundle(bundle_folder)

@@ -11,10 +11,12 @@ from sqlalchemy import event, text
 from benchmarks import bench, query_million, scale
 from benchmarks.rows import Row, against, at_least, at_most, reached
 from tests.testbed.instances import MODEL, NOON, later
-from worker import store
-from worker.config import Settings
-from worker.migrate import migrate
-from worker.store import Store
+from worker.config.settings import Settings
+from worker.db.deliveries import claim_deliveries
+from worker.db.engine import Database
+from worker.db.jobs import claim_job
+from worker.db.migrate import migrate
+from worker.db.models import model_row
 
 PROGRAM = """
 import sys
@@ -87,7 +89,9 @@ def test_the_filled_databases_fit_the_schema(tmp_path: Path) -> None:
         ("queries", lambda database: query_million.fill(database, 2000)),
         ("rows", lambda database: scale.add_series(database, 10, done=True)),
     ):
-        database = Store(Settings.model_validate({"database": {"url": f"sqlite:///{tmp_path / name}.db"}}).database.url)
+        database = Database(
+            Settings.model_validate({"database": {"url": f"sqlite:///{tmp_path / name}.db"}}).database.url
+        )
         migrate(database)
         fill(database)
         with database.engine.connect() as connection:
@@ -98,16 +102,16 @@ def test_the_filled_databases_fit_the_schema(tmp_path: Path) -> None:
 
 def test_a_claim_never_sorts_the_queue(tmp_path: Path) -> None:
     """Nor looks through it: its cost is the same behind ten jobs and a hundred thousand."""
-    database = Store(f"sqlite:///{tmp_path / 'queue.db'}")
+    database = Database(f"sqlite:///{tmp_path / 'queue.db'}")
     migrate(database)
     scale.add_series(database, 50, done=False)
     executed: list[tuple[str, object]] = []
     event.listen(database.engine, "before_cursor_execute", lambda *call: executed.append((call[2], call[3])))
     with database.write() as session:
-        model = store.model_row(session, MODEL, NOON).id
-        job = store.claim_job(session, "host:1", model, later(60), scale.LEASE)
+        model = model_row(session, MODEL, NOON).id
+        job = claim_job(session, "host:1", model, later(60), scale.LEASE)
         assert job is not None
-        assert store.claim_deliveries(session, "pacs", "host:1", later(60), scale.LEASE) == []
+        assert claim_deliveries(session, "pacs", "host:1", later(60), scale.LEASE) == []
     asked = [one for one in executed if "ORDER BY" in one[0]]
     assert asked
     with database.engine.connect() as connection:
@@ -118,17 +122,17 @@ def test_a_claim_never_sorts_the_queue(tmp_path: Path) -> None:
 
 
 def test_who_lost_its_lease_is_served_before_who_waits(tmp_path: Path) -> None:
-    database = Store(f"sqlite:///{tmp_path / 'queue.db'}")
+    database = Database(f"sqlite:///{tmp_path / 'queue.db'}")
     migrate(database)
     scale.add_series(database, 3, done=False)
     with database.write() as session:
-        model = store.model_row(session, MODEL, NOON).id
-        first = store.claim_job(session, "host:1", model, later(1), scale.LEASE)
-        second = store.claim_job(session, "host:1", model, later(2), scale.LEASE)
+        model = model_row(session, MODEL, NOON).id
+        first = claim_job(session, "host:1", model, later(1), scale.LEASE)
+        second = claim_job(session, "host:1", model, later(2), scale.LEASE)
         assert first is not None
         assert second is not None
     with database.write() as session:
-        again = store.claim_job(session, "host:2", model, later(60), scale.LEASE)
+        again = claim_job(session, "host:2", model, later(60), scale.LEASE)
         assert again is not None
         assert (again.id, again.lease_owner, again.attempts) == (first.id, "host:2", 2)
     database.close()

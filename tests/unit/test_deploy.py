@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from worker.config import load_settings
+from worker.config.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -13,11 +13,11 @@ import pytest
 import typer
 
 import monai_train.cli
-import worker.cli
+import worker.cli.app
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-APPS = {"worker": worker.cli.app, "monai-train": monai_train.cli.app}
+APPS = {"worker": worker.cli.app.app, "monai-train": monai_train.cli.app}
 
 
 def _commands() -> list[str]:

@@ -22,10 +22,10 @@ from sqlalchemy.orm import Session
 from worker.audit.messages import AuditEvent, encode
 from worker.audit.syslog import Forwarder
 from worker.audit.trail import Head, Trail, file_name
-from worker.config import Settings
+from worker.config.settings import Settings
+from worker.db.engine import Database
+from worker.db.tables import AuditChainRow
 from worker.logs import get_log
-from worker.store import Store
-from worker.tables import AuditChainRow
 
 TRAIL_BROKEN = "trail-broken"
 NOT_WRITABLE = "not-writable"
@@ -46,7 +46,7 @@ def trail_of(settings: Settings, host: str | None = None) -> Trail:
 class Recorder:
     """Takes events from every thread of a process. `start` and `close` it; without `start`, `close` does the work."""
 
-    def __init__(self, settings: Settings, database: Store, clock: Callable[[], datetime]) -> None:
+    def __init__(self, settings: Settings, database: Database, clock: Callable[[], datetime]) -> None:
         self._host = host_name(settings)
         self._trail = trail_of(settings)
         self._patient_ids = settings.audit.patient_ids
@@ -151,7 +151,7 @@ class Recorder:
 
 @contextmanager
 def recording(
-    settings: Settings, database: Store, clock: Callable[[], datetime]
+    settings: Settings, database: Database, clock: Callable[[], datetime]
 ) -> Iterator[Callable[[AuditEvent], None]]:
     """A Record for a command: settled at the end."""
     recorder = Recorder(settings, database, clock)

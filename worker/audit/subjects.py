@@ -9,15 +9,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from worker.audit.events import Transferred
-from worker.tables import (
-    AssociationRow,
-    DeliveryRow,
-    DeliveryState,
-    InstanceRow,
-    ObjectRow,
-    ResultRow,
-    SeriesRow,
-)
+from worker.db.tables import AssociationRow, DeliveryRow, DeliveryState, InstanceRow, ObjectRow, ResultRow, SeriesRow
 
 
 def received_over(session: Session, association_id: int) -> tuple[str, str, list[Transferred]]:

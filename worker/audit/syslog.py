@@ -19,7 +19,7 @@ from contextlib import suppress
 from itertools import islice
 
 from worker.audit.trail import Record, Trail
-from worker.config import AuditSection
+from worker.config.settings import AuditSection
 from worker.errors import StartError
 from worker.logs import get_log
 from worker.tls import client_context

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.durable import fsync
 from worker.errors import WorkerError
+from worker.files import fsync
 
 _MODE = 0o600  # a message names studies: only the worker's own user reads it
 _LOCK_SECONDS = 5.0

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from worker.errors import NotAssessable
+from worker.inference.aggregate import summarise
 from worker.inference.bundle import Bundle
+from worker.inference.engines import Engine
 from worker.inference.preprocess import Volume, preprocess
-from worker.inference.run_model import Engine
-from worker.inference.summarise import summarise
-from worker.values import SeriesResult
+from worker.results import SeriesResult
 
 
 def classify(paths: Sequence[Path], bundle: Bundle, engine: Engine) -> SeriesResult:

@@ -11,11 +11,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from worker.errors import NotAssessable, StartError
+from worker.inference.aggregate import slice_probabilities
 from worker.inference.bundle import Bundle
+from worker.inference.engines import Engine, Precision
 from worker.inference.preprocess import preprocess
-from worker.inference.run_model import Engine, Precision
-from worker.inference.summarise import slice_probabilities
-from worker.values import FloatArray
+from worker.results import FloatArray
 
 
 class _Case(BaseModel):

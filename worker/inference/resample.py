@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from worker.values import FloatArray
+from worker.results import FloatArray
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pydicom.errors import InvalidDicomError
 from worker.errors import NotAssessable, StartError
 from worker.inference.bundle import load_bundle
 from worker.inference.classify import classify
+from worker.inference.engines import OpenVinoEngine
 from worker.inference.golden import check_golden
-from worker.inference.run_model import OpenVinoEngine
 
 # What an exporter adds to configs/inference.json.
 MONAI_ENTRY: dict[str, Any] = {

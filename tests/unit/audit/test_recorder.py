@@ -11,15 +11,20 @@ import pytest
 from sqlalchemy import text
 
 from tests.testbed.instances import MODEL, Clock, classified, later, new_instance
-from worker import store
-from worker.audit import events, review
+from worker.audit import events, verify
 from worker.audit.recorder import Recorder, accept, anchored, faults, recording, trail_of
 from worker.audit.subjects import delivered, received_of, received_over
 from worker.audit.trail import Head
-from worker.config import AuditSection, Settings, WorkerSection
-from worker.dicom import derive_uid
-from worker.store import Store
-from worker.tables import DeliveryState, JobState, ObjectKind
+from worker.config.settings import AuditSection, Settings, WorkerSection
+from worker.db.deliveries import claim_deliveries, end_delivery
+from worker.db.engine import Database
+from worker.db.instances import add_instance, open_association
+from worker.db.jobs import claim_job, end_job
+from worker.db.models import model_row
+from worker.db.results import NewObject, add_result
+from worker.db.series import lock_open_series, queue_series
+from worker.db.tables import DeliveryState, JobState, ObjectKind
+from worker.dicom.standard import derive_uid
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -32,31 +37,31 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(worker=WorkerSection(data_dir=tmp_path / "data"), audit=AuditSection(source="here"))
 
 
-def _record(settings: Settings, database: Store, number: int = 1) -> None:
+def _record(settings: Settings, database: Database, number: int = 1) -> None:
     with recording(settings, database, Clock()) as record:
         for _ in range(number):
             record(events.started("receive", "host:1"))
 
 
-def _faults(database: Store) -> list[str]:
+def _faults(database: Database) -> list[str]:
     with database.read() as session:
         return faults(session)
 
 
 @one_database
-def test_what_is_recorded_is_verified_and_anchored(database: Store, settings: Settings) -> None:
+def test_what_is_recorded_is_verified_and_anchored(database: Database, settings: Settings) -> None:
     _record(settings, database, 3)
     _record(settings, database, 2)
-    [verdict] = review.verify(settings, database)
+    [verdict] = verify.verify(settings, database)
     assert (verdict.host, verdict.records, verdict.anchored, verdict.fault) == ("here", 5, 5, None)
     assert verdict.first is not None
-    assert [one.number for one in review.newest(settings, 2)] == [5, 4]
-    entry = review.newest(settings, 1)[0]
+    assert [one.number for one in verify.newest(settings, 2)] == [5, 4]
+    entry = verify.newest(settings, 1)[0]
     assert (entry.event, entry.outcome) == ("Application Activity: Application Start", "ok")
 
 
 @one_database
-def test_several_threads_may_record(database: Store, settings: Settings) -> None:
+def test_several_threads_may_record(database: Database, settings: Settings) -> None:
     recorder = Recorder(settings, database, Clock())
     recorder.start()
     threads = [
@@ -68,12 +73,12 @@ def test_several_threads_may_record(database: Store, settings: Settings) -> None
     for thread in threads:
         thread.join()
     recorder.close()
-    assert review.verify(settings, database)[0].records == 80
+    assert verify.verify(settings, database)[0].records == 80
 
 
 @one_database
 def test_an_event_in_the_middle_of_being_written_is_no_fault(
-    database: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder, writing, go_on = Recorder(settings, database, Clock()), threading.Event(), threading.Event()
     append, sync = recorder._trail.append, recorder._trail.sync
@@ -101,7 +106,7 @@ def test_an_event_in_the_middle_of_being_written_is_no_fault(
 @one_database
 @pytest.mark.parametrize("allowed", [False, True])
 def test_a_patient_id_is_recorded_only_where_that_is_asked_for(
-    database: Store, settings: Settings, allowed: bool
+    database: Database, settings: Settings, allowed: bool
 ) -> None:
     settings = settings.model_copy(update={"audit": AuditSection(source="here", patient_ids=allowed)})
     with recording(settings, database, Clock()) as record:
@@ -111,7 +116,7 @@ def test_a_patient_id_is_recorded_only_where_that_is_asked_for(
     assert "1.2.3" in content
 
 
-def test_a_truncated_trail_is_found_while_it_is_written_and_stays_found(database: Store, settings: Settings) -> None:
+def test_a_truncated_trail_is_found_while_it_is_written_and_stays_found(database: Database, settings: Settings) -> None:
     _record(settings, database, 5)
     file = trail_of(settings).files()[0]
     file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:3]))
@@ -121,18 +126,18 @@ def test_a_truncated_trail_is_found_while_it_is_written_and_stays_found(database
         known = anchored(session, "here")
     assert known is not None
     assert known.number == 5
-    assert review.verify(settings, database)[0].fault is not None
+    assert verify.verify(settings, database)[0].fault is not None
     with database.write() as session:
         accept(session, "here", trail_of(settings).sync(), later(0))
     assert _faults(database) == []
-    assert review.verify(settings, database)[0].fault is None
+    assert verify.verify(settings, database)[0].fault is None
     _record(settings, database)
-    assert review.verify(settings, database)[0].anchored == 8
+    assert verify.verify(settings, database)[0].anchored == 8
 
 
 @one_database
 def test_a_folder_that_cannot_be_written_is_a_fault_and_loses_nothing_while_we_live(
-    database: Store, settings: Settings
+    database: Database, settings: Settings
 ) -> None:
     settings.worker.data_dir.mkdir()
     settings.audit_dir.write_text("a file is in the way")  # root may write anywhere, but not here
@@ -145,11 +150,11 @@ def test_a_folder_that_cannot_be_written_is_a_fault_and_loses_nothing_while_we_l
     recorder.settle()
     recorder.close()
     assert _faults(database) == []
-    assert review.verify(settings, database)[0].records == 2
+    assert verify.verify(settings, database)[0].records == 2
 
 
 def test_a_lost_database_stops_no_record(settings: Settings, tmp_path: Path) -> None:
-    empty = Store(f"sqlite:///{tmp_path}/empty.db")  # no table at all
+    empty = Database(f"sqlite:///{tmp_path}/empty.db")  # no table at all
     with recording(settings, empty, Clock()) as record:
         record(events.started("receive", "host:1"))
     assert trail_of(settings).verify(None).number == 1
@@ -157,38 +162,38 @@ def test_a_lost_database_stops_no_record(settings: Settings, tmp_path: Path) -> 
 
 
 @one_database
-def test_the_trail_of_another_host_beside_ours_is_verified_too(database: Store, settings: Settings) -> None:
+def test_the_trail_of_another_host_beside_ours_is_verified_too(database: Database, settings: Settings) -> None:
     _record(settings, database, 2)
     other = settings.model_copy(update={"audit": AuditSection(source="other host")})
     _record(other, database, 1)
-    assert [(one.host, one.records, one.fault) for one in review.verify(settings, database)] == [
+    assert [(one.host, one.records, one.fault) for one in verify.verify(settings, database)] == [
         ("here", 2, None),
         ("other_host", 1, None),
     ]
 
 
 @pytest.fixture
-def answered(database: Store) -> tuple[Store, int, int]:
+def answered(database: Database) -> tuple[Database, int, int]:
     """A series of two instances that came over one association, and its report, due."""
     with database.write() as session:
-        association = store.open_association(session, "PACS", "10.0.0.1", "host:1", later(0))
-        model = store.model_row(session, MODEL, later(0)).id
+        association = open_association(session, "PACS", "10.0.0.1", "host:1", later(0))
+        model = model_row(session, MODEL, later(0)).id
         new = [new_instance(number, association_id=association) for number in (1, 2)]
-        rows = [store.add_instance(session, one, later(0)) for one in new]
-        series = store.lock_open_series(session, rows[0].series_id, later(0))
+        rows = [add_instance(session, one, later(0)) for one in new]
+        series = lock_open_series(session, rows[0].series_id, later(0))
         assert series is not None
-        store.queue_series(session, series, model, later(0))
-        job = store.claim_job(session, "me", model, later(0), timedelta(seconds=30))
+        queue_series(session, series, model, later(0))
+        job = claim_job(session, "me", model, later(0), timedelta(seconds=30))
         assert job is not None
-        objects = [store.NewObject(ObjectKind.REPORT, SR, derive_uid("x"), "objects/x", "00" * 32)]
-        store.end_job(session, job.id, "me", JobState.DONE, later(0))
+        objects = [NewObject(ObjectKind.REPORT, SR, derive_uid("x"), "objects/x", "00" * 32)]
+        end_job(session, job.id, "me", JobState.DONE, later(0))
         ids = {one.sop_instance_uid: row.id for one, row in zip(new, rows, strict=True)}
-        store.add_result(session, job, classified(new), ids, objects, ["pacs"], later(0))
+        add_result(session, job, classified(new), ids, objects, ["pacs"], later(0))
         series_id = series.id
     return database, association, series_id
 
 
-def test_transfers_are_told_by_study_with_the_number_of_each_sop_class(answered: tuple[Store, int, int]) -> None:
+def test_transfers_are_told_by_study_with_the_number_of_each_sop_class(answered: tuple[Database, int, int]) -> None:
     database, association, series_id = answered
     with database.write() as session:
         calling, address, came = received_over(session, association)
@@ -198,19 +203,19 @@ def test_transfers_are_told_by_study_with_the_number_of_each_sop_class(answered:
             == [{MR: 2}]
             == [dict(one.sop_classes) for one in received_of(session, series_id)]
         )
-        due = store.claim_deliveries(session, "pacs", "me", later(1), timedelta(seconds=30))
+        due = claim_deliveries(session, "pacs", "me", later(1), timedelta(seconds=30))
         ids = [delivery.id for delivery, _ in due]
         assert delivered(session, ids) == []
         for one in ids:
-            store.end_delivery(session, one, "me", {"state": DeliveryState.DELIVERED})
+            end_delivery(session, one, "me", {"state": DeliveryState.DELIVERED})
         [sent] = delivered(session, ids)
         assert sent.study_instance_uid == came[0].study_instance_uid
         assert dict(sent.sop_classes) == {SR: 1}
 
 
-def test_a_database_row_that_is_gone_is_made_again(database: Store, settings: Settings) -> None:
+def test_a_database_row_that_is_gone_is_made_again(database: Database, settings: Settings) -> None:
     _record(settings, database, 2)
     with database.write() as session:
         session.execute(text("DELETE FROM audit_chain"))
     _record(settings, database)
-    assert review.verify(settings, database)[0].anchored == 3
+    assert verify.verify(settings, database)[0].anchored == 3

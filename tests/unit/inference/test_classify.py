@@ -11,8 +11,8 @@ from tests.testbed.images import image, save
 from worker.errors import NotAssessable
 from worker.inference.bundle import Bundle
 from worker.inference.classify import classify
-from worker.inference.run_model import OpenVinoEngine
-from worker.values import ResultStatus
+from worker.inference.engines import OpenVinoEngine
+from worker.results import ResultStatus
 
 
 def test_series_is_classified_from_its_files(bundle: Bundle, bundle_folder: Path) -> None:

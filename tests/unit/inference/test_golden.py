@@ -9,8 +9,8 @@ import pytest
 from tests.testbed.tiny_bundle import copy_bundle, write_worker_json
 from worker.errors import StartError
 from worker.inference.bundle import Bundle, load_bundle
+from worker.inference.engines import OpenVinoEngine, Precision, TorchEngine
 from worker.inference.golden import check_golden
-from worker.inference.run_model import OpenVinoEngine, Precision, TorchEngine
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", 1e-3), ("int8", 0.2)])

@@ -11,8 +11,8 @@ import pytest
 
 from worker.inference.bundle import Bundle
 from worker.inference.classify import classify
+from worker.inference.engines import OpenVinoEngine
 from worker.inference.run_bundle import run_bundle, series_below
-from worker.inference.run_model import OpenVinoEngine
 
 
 def test_monai_runs_the_bundle(bundle: Bundle, bundle_folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from monai_train.config import Augmentation, Shares, TrainConfig
-from monai_train.train import train
+from monai_train.training.train import train
 from tests.testbed.converted import make_converted
 
 TINY = TrainConfig(

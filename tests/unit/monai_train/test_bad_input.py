@@ -17,11 +17,11 @@ import typer
 from rich.console import Console
 
 from monai_train.cli import _register_others, app
-from monai_train.dataset import Role, load_pictures, read_manifest, read_preprocessing, split_roles
-from monai_train.evaluate import Measured, choose, measure_bundle, report_table
-from monai_train.metrics import Predictions
-from monai_train.sampling import make_sampler
-from monai_train.train import train
+from monai_train.data.dataset import Role, load_pictures, read_manifest, read_preprocessing, split_roles
+from monai_train.evaluation.evaluate import Measured, choose, measure_bundle, report_table
+from monai_train.evaluation.metrics import Predictions
+from monai_train.training.sampling import make_sampler
+from monai_train.training.train import train
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
 from worker.inference.bundle import default_bundle
@@ -78,7 +78,9 @@ def test_labels_that_the_network_does_not_know_are_named(tiny_data: Path, tmp_pa
 
 
 def test_bundle_of_other_classes_is_refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monai_train.evaluate.CLASS_NAMES", ("glioma", "meningioma", "pituitary", "metastasis"))
+    monkeypatch.setattr(
+        "monai_train.evaluation.evaluate.CLASS_NAMES", ("glioma", "meningioma", "pituitary", "metastasis")
+    )
     with pytest.raises(StartError, match=r"classes are .* notumor, not .* metastasis"):
         measure_bundle(default_bundle(), tiny_data, read_manifest(tiny_data))
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from monai_train.evaluate import examine_bundle
-from monai_train.outsiders import make_outsiders
+from monai_train.evaluation.evaluate import examine_bundle
+from monai_train.evaluation.out_of_distribution import make_outsiders
 from tests.testbed.phantom import head_series
+from worker.inference.aggregate import in_distribution
 from worker.inference.bundle import Bundle, default_bundle, load_bundle
 from worker.inference.classify import classify
+from worker.inference.engines import OpenVinoEngine
 from worker.inference.golden import check_golden
-from worker.inference.run_model import OpenVinoEngine
-from worker.inference.summarise import in_distribution
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,166 @@
+"""What lies in a folder: its images, what is said of each, and the files that are none."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from monai_train.data.images import MAXIMUM_PIXELS, UnreadableImage, find_files, is_dicom_file, is_picture_name
+from monai_train.data.labels import LabelFile, LabelRow, folder_label
+from worker.errors import StartError
+
+DEFAULT_SALT = "monai-train"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One image: where it is and what is said of it. `row` is what the user's files say, None where nothing."""
+
+    source: str  # relative to the source folder
+    is_dicom: bool
+    label: str
+    split: str
+    folder_label: str
+    row: LabelRow | None
+    patient: str  # salted hash of the DICOM patient, "" for a picture
+
+    @property
+    def patient_group(self) -> str:
+        """The user's group, else the DICOM patient, else ""."""
+        return (self.row.patient_group if self.row else "") or self.patient
+
+    @property
+    def picture_group(self) -> str:
+        """The user's picture group, else ""."""
+        return self.row.picture_group if self.row else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """One file not taken, and why."""
+
+    source: str
+    reason: str
+    detail: str
+
+
+@dataclass(slots=True)
+class Inventory:
+    """The images of a folder in the order of their paths, and the files that are none."""
+
+    images: list[Listed] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+
+
+def reasons(rejected: Iterable[Rejected]) -> str:
+    """`3 no-label, 1 empty-file`."""
+    counts = Counter(r.reason for r in rejected)
+    return ", ".join(f"{n} {reason}" for reason, n in counts.most_common()) or "none found"
+
+
+def take_inventory(
+    source: Path, files: Sequence[LabelFile] = (), salt: str = DEFAULT_SALT, leave_out: Path | None = None
+) -> Inventory:
+    """Every image under `source` with its label: the row of the first file that names it, else its class folder.
+
+    DICOM takes no label from folders: those are named after series and patients. Raises StartError: no folder, no
+    files, or files of labels that name none of them.
+    """
+    if not source.is_dir():
+        raise StartError("no-source", f"{source} is not a folder")
+    paths = list(find_files(source, leave_out))
+    if not paths:
+        raise StartError("empty-source", f"{source} holds no files")
+    found = Inventory()
+    usable = {path: kind for path in paths if (kind := _kind(source, path, found))}
+    matches = [file.match(list(usable), source) for file in files]
+    for path, kind in usable.items():
+        try:
+            uids, patient = _identity(source / path, salt) if kind == "dicom" else ((), "")
+        except UnreadableImage as refusal:
+            found.rejected.append(Rejected(path, refusal.reason, refusal.detail))
+            continue
+        rows = [match[path] for match in matches if path in match]
+        rows += [file.by_uid[uid] for file in files for uid in uids if uid in file.by_uid]
+        row = _merge(rows)
+        label, split = folder_label(path, source)
+        if kind == "dicom":
+            label = ""
+        said = row or LabelRow()
+        found.images.append(
+            Listed(path, kind == "dicom", said.label or label, said.split or split, label, row, patient)
+        )
+    if files and found.images and not any(image.row for image in found.images):
+        raise StartError("no-row-matches", f"no row of the file of labels or groups names an image under {source}")
+    return found
+
+
+def read_manifest(folder: Path) -> Inventory:
+    """The images of a folder that `convert` made. Raises StartError where the manifest cannot be used."""
+    try:
+        with (folder / "manifest.csv").open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError):
+        raise StartError("manifest-unreadable", f"cannot read {folder / 'manifest.csv'}") from None
+    found = Inventory()
+    for values in rows:
+        try:
+            groups = LabelRow(patient_group=values["patient_group"], picture_group=values["picture_group"])
+            found.images.append(Listed(values["path"], True, values["label"], values["split"], "", groups, ""))
+        except KeyError as missing:
+            raise StartError("manifest-unreadable", f"the manifest has no column {missing}") from None
+    return found
+
+
+def _kind(source: Path, path: str, found: Inventory) -> str:
+    """`dicom` or `picture`, or "" for a file that is rejected."""
+    if any("\ud800" <= character <= "\udfff" for character in path):
+        found.rejected.append(Rejected(path, "bad-file-name", "the file's name is not Unicode"))
+        return ""
+    if is_dicom_file(source / path):
+        return "dicom"
+    if is_picture_name(path):
+        return "picture"
+    found.rejected.append(Rejected(path, "not-an-image", "neither PNG, JPEG nor DICOM"))
+    return ""
+
+
+def _merge(rows: Sequence[LabelRow]) -> LabelRow | None:
+    """One row from several: the first that says something counts."""
+    if not rows:
+        return None
+    extras: dict[str, str] = {}
+    for row in rows:
+        for column, value in row.extras.items():
+            extras[column] = extras.get(column) or value
+    said = {
+        name: next((text for row in rows if (text := getattr(row, name))), "")
+        for name in ("label", "split", "patient_group", "picture_group")
+    }
+    return LabelRow(**said, extras=extras)
+
+
+def _identity(path: Path, salt: str) -> tuple[tuple[str, ...], str]:
+    """((SOP instance, series instance UID), salted hash of the patient) of a DICOM image.
+
+    Without a PatientID the study stands for the patient. Raises UnreadableImage.
+    """
+    try:
+        ds = pydicom.dcmread(path, stop_before_pixels=True)
+        size = int(ds.get("Rows") or 0) * int(ds.get("Columns") or 0)
+        uids = (str(ds.get("SOPInstanceUID", "")), str(ds.get("SeriesInstanceUID", "")))
+        who = str(ds.get("PatientID") or "").strip() or str(ds.get("StudyInstanceUID", ""))
+    except (InvalidDicomError, OSError, ValueError, TypeError, KeyError, AttributeError, EOFError) as error:
+        raise UnreadableImage("not-decodable", f"broken DICOM ({type(error).__name__})") from None
+    if size == 0:
+        raise UnreadableImage("no-pixels", "a DICOM object without an image")
+    if size > MAXIMUM_PIXELS:
+        raise UnreadableImage("too-large", f"more than {MAXIMUM_PIXELS} pixels")
+    return uids, "patient-" + hashlib.sha256(f"{salt}\x1f{who}".encode()).hexdigest()[:16] if who else ""

@@ -1,0 +1,61 @@
+"""A picture as a DICOM Secondary Capture (PS3.3 A.8.1): the same picture gives the same bytes."""
+
+from __future__ import annotations
+
+import io
+
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from monai_train.data.images import Picture
+from worker.dicom.standard import derive_uid
+
+
+def secondary_capture(picture: Picture, source_sha256: str, source_path: str, source_bytes: int) -> bytes:
+    """The bytes of a DICOM file, modality MR, MONOCHROME2, 8 or 16 bit.
+
+    A picture is a patient, a study and a series of its own: a folder of pictures does not say which were one scan.
+    Label and groups stand in the manifest only, so a corrected label changes no DICOM file. Dates are empty, for none
+    is known.
+    """
+    pixels = picture.pixels
+    bits = pixels.dtype.itemsize * 8
+    uid = derive_uid("picture", source_sha256, source_path)
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.ImageType = ["DERIVED", "SECONDARY"]
+    ds.SOPClassUID = SecondaryCaptureImageStorage
+    ds.SOPInstanceUID = uid
+    ds.StudyDate = ds.StudyTime = ds.AccessionNumber = ds.ReferringPhysicianName = ""
+    ds.Modality = "MR"
+    ds.ConversionType = "WSD"  # workstation, PS3.3 C.8.6.1
+    ds.SeriesDescription = "Converted picture, research use"
+    ds.PatientID = f"PICTURE-{int(uid.removeprefix('2.25.')):032x}"[:24]
+    ds.PatientName = f"Anonymous^{ds.PatientID}"
+    ds.PatientBirthDate = ds.PatientSex = ""
+    ds.StudyInstanceUID = derive_uid("study", uid)
+    ds.SeriesInstanceUID = derive_uid("series", uid)
+    ds.StudyID = "1"
+    ds.SeriesNumber = ds.InstanceNumber = 1
+    ds.Laterality = ds.PatientOrientation = ""
+    ds.SamplesPerPixel = 1
+    ds.PhotometricInterpretation = "MONOCHROME2"
+    ds.Rows, ds.Columns = pixels.shape
+    ds.BitsAllocated = ds.BitsStored = bits
+    ds.HighBit = bits - 1
+    ds.PixelRepresentation = 0
+    if picture.format == "JPEG":  # PS3.3 C.7.6.1.1.5: once lossy, always said
+        ds.LossyImageCompression = "01"
+        ds.LossyImageCompressionRatio = f"{max(1.0, pixels.nbytes / source_bytes):.2f}"
+        ds.LossyImageCompressionMethod = "ISO_10918_1"
+    content = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    ds.PixelData = content + b"\0" * (len(content) % 2)
+    ds["PixelData"].VR = "OW" if bits == 16 else "OB"
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    # Named here, so that another pydicom release writes the same bytes.
+    ds.file_meta.ImplementationClassUID = derive_uid("implementation", "monai-train convert")
+    ds.file_meta.ImplementationVersionName = "MONAI_TRAIN_1"
+    stream = io.BytesIO()
+    ds.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()

@@ -1,0 +1,157 @@
+"""`monai-train compare`: runs and bundles on the same pictures, with the paired bootstrap of their differences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from monai_train.data.dataset import Role, Row, read_manifest, split_sha256
+from monai_train.evaluation import plots
+from monai_train.evaluation.evaluate import Measured, choose
+from monai_train.evaluation.intervals import Estimate, estimates, paired_differences
+from monai_train.evaluation.report import Subject, bundle_subject, runs_subject
+from worker.errors import StartError
+from worker.inference.engines import Precision
+
+FIGURES = ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "auc.tumour", "mcc", "brier", "ece")
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One model's figures, and each one's paired difference from the first model's (None for the first)."""
+
+    name: str
+    figures: dict[str, Estimate]
+    differences: dict[str, Estimate] | None
+
+
+def compare(
+    models: Sequence[Path], data: Path, role: Role = Role.TEST, precision: Precision = "int8", flip: bool = False
+) -> dict[str, list[Compared]]:
+    """Every model on one part of the split, one image a picture; by `slice` and by `patient`.
+
+    Raises StartError unless all models kept the same patients apart.
+    """
+    if len(models) < 2:
+        raise StartError("usage", "compare needs two models or more")
+    rows = read_manifest(data)
+    subjects = [_subject(path, precision, flip) for path in models]
+    chosen = _same_part(rows, subjects, role)
+    measured = [subject.examine(data, rows, chosen)[0] for subject in subjects]
+    names = [path.name if [p.name for p in models].count(path.name) == 1 else str(path) for path in models]
+    return {"slice": pair(names, measured, "slices"), "patient": pair(names, measured, "patients")}
+
+
+def _subject(path: Path, precision: Precision, flip: bool) -> Subject:
+    return bundle_subject(path, precision, flip) if (path / "worker.json").is_file() else runs_subject([path], flip)
+
+
+def _same_part(rows: Sequence[Row], subjects: Sequence[Subject], role: Role) -> list[int]:
+    found = []
+    for subject in subjects:
+        if subject.split is None:
+            raise StartError("no-split", f"{subject.name} does not say how its training data were split")
+        roles = subject.split.roles(rows)
+        if split_sha256(rows, roles) != subject.split.split_sha256:
+            raise StartError("other-data", f"{subject.name} was trained on other data: who was kept apart is not known")
+        found.append(choose(rows, roles, role, single=True))
+    if any(one != found[0] for one in found):
+        raise StartError("other-split", "these models did not keep the same patients apart")
+    return found[0]
+
+
+def pair(names: Sequence[str], measured: Sequence[Measured], level: str) -> list[Compared]:
+    answers = [getattr(one, level) for one in measured]
+    return [
+        Compared(name, estimates(one), None if index == 0 else paired_differences(one, answers[0]))
+        for index, (name, one) in enumerate(zip(names, answers, strict=True))
+    ]
+
+
+def table(title: str, models: Sequence[Compared]) -> Table:
+    """Figures of each model with intervals and n, and the difference from the first."""
+    shown = Table(title=title, title_justify="left")
+    for name in ("figure", "model", "value (95 %)", f"minus {models[0].name} (95 %)"):
+        shown.add_column(name)
+    for key in FIGURES:
+        label = f"{key.replace('_', ' ').replace('.', ', ')}\nn={models[0].figures[key].n}"
+        names = "\n".join(one.name for one in models)
+        values = "\n".join(_text(one.figures[key]) for one in models)
+        differences = "\n".join(_difference(one.differences[key]) if one.differences else "" for one in models)
+        shown.add_row(label, names, values, differences, end_section=True)
+    return shown
+
+
+def _text(one: Estimate) -> str:
+    return "-" if one.value is None else f"{one.value:.3f} ({one.low:.3f}-{one.high:.3f})"
+
+
+def _difference(one: Estimate) -> str:
+    """The difference, `*` where its interval leaves out zero."""
+    if one.value is None or one.low is None or one.high is None:
+        return "-"
+    star = "" if one.low <= 0 <= one.high else " *"
+    return f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f}){star}"
+
+
+def as_json(found: dict[str, list[Compared]]) -> dict[str, Any]:
+    """The content of `compare --json`."""
+    return {
+        level: [
+            {
+                "name": one.name,
+                "figures": {key: value.to_json() for key, value in one.figures.items()},
+                "difference_from_first": one.differences and {k: v.to_json() for k, v in one.differences.items()},
+            }
+            for one in models
+        ]
+        for level, models in found.items()
+    }
+
+
+def chart(models: Sequence[Compared]) -> bytes:
+    """Balanced accuracy of each model and its difference from the first, PNG."""
+    nothing = Estimate(None, None, None, 0)
+    key = "balanced_accuracy"
+    differences = [nothing if one.differences is None else one.differences[key] for one in models]
+    return plots.comparison_chart([one.name for one in models], [one.figures[key] for one in models], differences)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @app.command("compare")
+    def command(
+        models: list[Path] = typer.Argument(..., metavar="MODEL...", help="Runs or bundles; the first is the measure."),
+        data: Path = typer.Option(..., "--data", help="Folder that `convert` wrote, or its manifest.csv."),
+        role: str = typer.Option("test", help="Part of the models' split: test, validation or external."),
+        precision: str = typer.Option("int8", help="Engine of a bundle: int8 (as shipped) or fp32."),
+        flip: bool = typer.Option(False, "--flip", help="Average with the mirrored picture."),
+        json_file: Path | None = typer.Option(None, "--json", help="Write every figure and difference to this file."),
+        plot: Path | None = typer.Option(None, "--plot", help="Write the plot, a PNG, to this file."),
+    ) -> None:
+        """Compare models on the same patients: figures, and paired differences from the first with their intervals.
+
+        Example: monai-train compare runs/first runs/second --data converted --plot comparison.png
+        """
+        if role not in (Role.TEST, Role.VALIDATION, Role.EXTERNAL):
+            raise StartError("usage", "--role is test, validation or external")
+        if precision not in ("int8", "fp32"):
+            raise StartError("usage", "--precision is int8 or fp32")
+        found = compare(models, data, Role(role), "fp32" if precision == "fp32" else "int8", flip)
+        try:
+            if json_file is not None:
+                json_file.write_text(json.dumps(as_json(found), indent=2) + "\n")
+            if plot is not None:
+                plot.write_bytes(chart(found["slice"]))
+        except OSError as error:
+            raise StartError("output-not-writable", f"cannot write the comparison: {error.strerror}") from None
+        for level, compared in found.items():
+            Console().print(table(f"{role}, by {level}; * the interval of the difference leaves out 0", compared))

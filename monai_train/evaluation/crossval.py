@@ -1,0 +1,271 @@
+"""`monai-train crossval`: nested patient-grouped stratified k-fold with out-of-fold temperature, resumable per fold.
+
+RUN/fold-0 ... are runs like any other; RUN/folds.json says what they were made for; RUN/predictions.csv and
+RUN/report.json hold every picture's answer by the one model that never saw its patient, RUN/report.html shows them.
+
+The outer folds are for judging. Within each, a further fold of the patients left is for choosing the epoch. The
+temperature of a fold is fitted on the other folds' out-of-fold logits: no figure uses what was fitted on its patients.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from monai_train.config import ANY_TUMOUR, CLASS_NAMES, TrainConfig, read_config
+from monai_train.data.dataset import (
+    Role,
+    Row,
+    data_sha256,
+    load_pictures,
+    one_a_picture,
+    read_manifest,
+    read_preprocessing,
+    split_roles,
+)
+from monai_train.evaluation.crossval_page import write_page
+from monai_train.evaluation.evaluate import Measured, fit_temperature, report_table, run_outputs
+from monai_train.evaluation.intervals import estimates
+from monai_train.evaluation.metrics import IntArray, Predictions, figures, patient_predictions
+from monai_train.evaluation.report import write_predictions
+from monai_train.training.train import DivergedError, current_commit, train
+from worker.errors import StartError
+from worker.inference.aggregate import slice_probabilities
+from worker.results import FloatArray
+
+
+def folds_of(labels: Sequence[int], groups: Sequence[str], folds: int, seed: int = 0) -> IntArray:
+    """The fold of every picture, [n]: a group is in one fold only, and the folds' numbers of groups with a class (the
+    commonest label of a group) differ by at most one.
+
+    Raises StartError where there are fewer groups than folds.
+    """
+    names, index = np.unique(np.array(groups), return_inverse=True)
+    if len(names) < folds:
+        raise StartError("too-few-patients", f"{len(names)} patients cannot be parted into {folds} folds")
+    counts = np.zeros((len(names), max(labels) + 1), np.int64)
+    np.add.at(counts, (index, np.array(labels)), 1)
+    shuffled = np.random.default_rng(seed).permutation(len(names))
+    by_class = shuffled[np.argsort(counts.argmax(axis=1)[shuffled], kind="stable")]
+    dealt = np.empty(len(names), np.int64)
+    dealt[by_class] = np.arange(len(names)) % folds
+    return np.asarray(dealt[index])
+
+
+def fold_roles(rows: Sequence[Row], external: Sequence[str], folds: int, fold: int, seed: int) -> tuple[Role, ...]:
+    """The role of every row when `fold` is judged; the external sets and their patients are never trained on."""
+    roles = list(split_roles(rows, external, 0.0, 0.0))
+    inside = [i for i, role in enumerate(roles) if role is Role.TRAIN]
+    outer = folds_of([rows[i].label for i in inside], [rows[i].patient_group for i in inside], folds, seed)
+    left = [i for i, own in zip(inside, outer, strict=True) if own != fold]
+    # As many inner folds as outer ones; the first is enough to choose the epoch by.
+    inner = folds_of([rows[i].label for i in left], [rows[i].patient_group for i in left], folds, seed + 1 + fold)
+    for i, own in zip(inside, outer, strict=True):
+        roles[i] = Role.TEST if own == fold else Role.TRAIN
+    for i, own in zip(left, inner, strict=True):
+        roles[i] = Role.VALIDATION if own == 0 else Role.TRAIN
+    return tuple(roles)
+
+
+def cross_validate(
+    data: Path,
+    run: Path,
+    config: TrainConfig,
+    folds: int,
+    dataset: str | None = None,
+    weights: Path | None = None,
+    console: Console | None = None,
+    flip: bool = False,
+) -> dict[str, Any]:
+    """Train and judge every fold, going on where RUN stopped; writes and returns the content of RUN/report.json.
+
+    Where `dataset` is given, all data train but only its pictures are judged. With `flip` an answer is the mean over
+    the picture and its mirror image, as the worker's is.
+
+    Raises StartError for data or a RUN that do not fit, and DivergedError from training.
+    """
+    console = console or Console(stderr=True)
+    rows = read_manifest(data)
+    _claim(run, config, {"folds": folds, "data_sha256": data_sha256(rows), **({"flip": True} if flip else {})})
+    chosen: list[list[int]] = []
+    logits: list[FloatArray] = []
+    for fold in range(folds):
+        roles = fold_roles(rows, config.external, folds, fold, config.seed)
+        held = [i for i in one_a_picture(rows, _with(roles, Role.TEST)) if dataset in (None, rows[i].dataset)]
+        if not held:
+            raise StartError("nothing-to-measure", f"fold {fold} has no picture to judge")
+        console.print(f"fold {fold + 1} of {folds}: {len(held)} pictures to judge")
+        chosen.append(held)
+        logits.append(_out_of_fold(data, rows, roles, run / f"fold-{fold}", config, weights, console, flip)[held])
+    facts = (
+        ("network", config.network),
+        ("folds", f"{folds}, patients apart; inside each, as many to choose the epoch by"),
+        ("judged", dataset or "all data but the external"),
+        ("never trained on", ", ".join(config.external) or "nothing"),
+        ("epochs, seed", f"{config.epochs}, {config.seed}"),
+        ("mirrored", "averaged with the mirror image" if flip else "no"),
+        ("data", data_sha256(rows)),
+        ("commit", current_commit()),
+    )
+    return _judge(run, rows, chosen, logits, facts)
+
+
+def _claim(run: Path, config: TrainConfig, made_for: dict[str, Any]) -> None:
+    """RUN is for these folds, configuration and data only. StartError when it was made for others."""
+    path = run / "folds.json"
+    run.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        stored = json.loads(path.read_text())
+        # Keys that came later have their defaults, so that a run of an earlier version goes on.
+        if TrainConfig.model_validate(stored.pop("config")) != config or stored != made_for:
+            raise StartError("other-config", f"{run} holds a cross-validation with other settings: use a new --run")
+    path.write_text(json.dumps({**made_for, "config": config.model_dump(mode="json")}, indent=2) + "\n")
+
+
+def _out_of_fold(
+    data: Path,
+    rows: Sequence[Row],
+    roles: Sequence[Role],
+    run: Path,
+    config: TrainConfig,
+    weights: Path | None,
+    console: Console,
+    flip: bool,
+) -> FloatArray:
+    """Logits [rows, classes] of the fold's own pictures, NaN for all others; trains where they are not kept yet."""
+    stored = run / "out-of-fold.npy"
+    if not stored.exists():
+        train(data, run, config, weights, console=console, roles=roles)
+        own = _with(roles, Role.TEST)
+        logits = np.full((len(rows), len(CLASS_NAMES)), np.nan, np.float32)
+        pixels = load_pictures(data, rows, read_preprocessing()).select(own).pixels
+        logits[own] = run_outputs(run, [pixels], flip)[0].logits
+        part = stored.with_suffix(".part")
+        with part.open("wb") as stream:
+            np.save(stream, logits)
+        os.replace(part, stored)
+    kept: FloatArray = np.load(stored)
+    return kept
+
+
+def _judge(
+    run: Path,
+    rows: Sequence[Row],
+    chosen: Sequence[list[int]],
+    logits: Sequence[FloatArray],
+    facts: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
+    """Calibrate each fold by the others, pool, measure, write."""
+    order = [i for held in chosen for i in held]
+    temperatures = out_of_fold_temperatures(logits, [[rows[i].label for i in held] for held in chosen])
+    parts = [slice_probabilities(one, t) for one, t in zip(logits, temperatures, strict=True)]
+    slices = _predictions([rows[i] for i in order], np.concatenate(parts))
+    pooled = Measured(slices, _of_patients(slices))
+    report = pooled.report()
+    report["estimates"] = {
+        level: {name: one.to_json() for name, one in estimates(answers).items()}
+        for level, answers in (("slice", pooled.slices), ("patient", pooled.patients))
+    }
+    report["folds"] = [
+        _fold_json(_predictions([rows[i] for i in held], part), temperature)
+        for held, part, temperature in zip(chosen, parts, temperatures, strict=True)
+    ]
+    write_predictions(run / "predictions.csv", [rows[i] for i in order], slices)
+    (run / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    write_page(run, facts, [rows[i] for i in order], pooled, report["folds"])
+    return report
+
+
+def out_of_fold_temperatures(logits: Sequence[FloatArray], labels: Sequence[Sequence[int]]) -> list[float]:
+    """For each fold, the temperature fitted on the logits [n, classes] of all other folds."""
+    fitted = []
+    for fold in range(len(logits)):
+        others = [k for k in range(len(logits)) if k != fold]
+        known = [(k, i) for k in others for i, label in enumerate(labels[k]) if label != ANY_TUMOUR]
+        given = np.stack([logits[k][i] for k, i in known])
+        fitted.append(fit_temperature(given, [labels[k][i] for k, i in known]))
+    return fitted
+
+
+def _predictions(rows: Sequence[Row], probabilities: FloatArray) -> Predictions:
+    truth = np.array([row.label for row in rows], np.int64)
+    groups = np.array([row.patient_group for row in rows], np.str_)
+    return Predictions(truth, probabilities, groups, np.ones(len(rows), bool))
+
+
+def _of_patients(slices: Predictions) -> Predictions:
+    return patient_predictions(slices, lambda p, _: (p.mean(axis=0), True))
+
+
+def _fold_json(slices: Predictions, temperature: float) -> dict[str, Any]:
+    levels = {"slice": slices, "patient": _of_patients(slices)}
+    return {"temperature": temperature, **{level: figures(answers) for level, answers in levels.items()}}
+
+
+def _with(roles: Sequence[Role], role: Role) -> list[int]:
+    return [i for i, one in enumerate(roles) if one is role]
+
+
+def fold_table(report: dict[str, Any]) -> Table:
+    """Each fold's balanced accuracy, mean and standard deviation over the folds, and all answers pooled."""
+    table = Table(title="balanced accuracy of each fold", title_justify="left")
+    for name in ("fold", "slices", "patients", "temperature"):
+        table.add_column(name)
+    folds = report["folds"]
+    for index, one in enumerate(folds):
+        cells = [f"{100 * one[k]['balanced_accuracy']:.1f} % (n={one[k]['n']})" for k in ("slice", "patient")]
+        table.add_row(str(index + 1), *cells, f"{one['temperature']:.2f}")
+    spreads = []
+    for level in ("slice", "patient"):
+        values = [100 * one[level]["balanced_accuracy"] for one in folds]
+        spreads.append(f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} %")
+    table.add_row("mean ± sd", *spreads, "")
+    pooled = [report["estimates"][level]["balanced_accuracy"] for level in ("slice", "patient")]
+    shown = [f"{100 * p['value']:.1f} % ({100 * p['low']:.1f}-{100 * p['high']:.1f}) (n={p['n']})" for p in pooled]
+    table.add_row("pooled (95 %)", *shown, "")
+    return table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @app.command("crossval")
+    def command(
+        data: Path = typer.Option(..., "--data", help="Folder that `convert` wrote, or its manifest.csv."),
+        run: Path = typer.Option(Path("runs/crossval"), "--run", help="Folder of the folds; a stopped one goes on."),
+        folds: int = typer.Option(
+            5, "--folds", min=2, help="Outer folds; inside each, as many to choose the epoch by."
+        ),
+        config: Path | None = typer.Option(None, "--config", help="JSON of TrainConfig keys; options below win."),
+        network: str | None = typer.Option(None, help="resnet18-slim, resnet18, densenet121, ..."),
+        epochs: int | None = typer.Option(None, min=1),
+        dataset: str | None = typer.Option(None, help="Judge only the pictures of this data set; all of them train."),
+        weights: Path | None = typer.Option(
+            None, "--weights", help="Start every fold from these; they must not have seen DATA."
+        ),
+        flip: bool = typer.Option(False, "--flip", help="Average with the mirrored picture, as the worker does."),
+    ) -> None:
+        """Judge a way of training by k folds of patients: a model that never saw its patient answers each picture.
+
+        Example: monai-train crossval --data converted --run runs/crossval --folds 3 --dataset cheng --epochs 3 --flip
+        --network efficientnet-lite0 --weights efficientnet-lite0.pth
+        """
+        settings = read_config(config, network=network, epochs=epochs)
+        try:
+            report = cross_validate(data, run, settings, folds, dataset, weights, flip=flip)
+        except DivergedError as error:
+            raise StartError("diverged", str(error)) from error
+        except OSError as error:
+            raise StartError("cannot-write", f"{error.strerror}: the finished folds in {run} are kept") from error
+        console = Console()
+        console.print(report_table(f"{folds} folds, patients apart, {dataset or 'all data but the external'}", report))
+        console.print(fold_table(report))
+        console.print(f"report: {run / 'report.html'}", highlight=False, soft_wrap=True)

@@ -1,0 +1,98 @@
+"""A cross-validation as one HTML page: every fold, all answers pooled, plots, the folds' learning curves."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_train.config import CLASS_NAMES
+from monai_train.data.dataset import Row
+from monai_train.evaluation import plots
+from monai_train.evaluation.evaluate import Evidence, Measured
+from monai_train.evaluation.intervals import estimates
+from monai_train.evaluation.plots import title_of
+from monai_train.evaluation.report import Part, Plan, part_plots
+from monai_train.evaluation.report_page import METHOD, RESEARCH_USE, document, figure, raw_table, section, summary
+from monai_train.training.epoch_log import LOG
+
+_NOTE = (
+    "Every picture answered once, by the model that never saw its patient; one image a picture, conflicting labels "
+    "left out. The temperature of a fold is fitted on the other folds' answers, its epoch chosen on other patients yet."
+)
+
+
+def write_page(
+    run: Path,
+    facts: Sequence[tuple[str, str]],
+    rows: Sequence[Row],
+    pooled: Measured,
+    folds: Sequence[Mapping[str, Any]],
+) -> Path:
+    """Write RUN/report.html; `folds` are those of report.json, `rows` the pooled answers' pictures."""
+    nothing = np.empty((0, 0, 0))  # a page of answers alone: no maps, no mistakes
+    evidence = Evidence(
+        tuple(rows), nothing.astype(np.uint8), nothing.astype(np.float32), *[nothing.astype(np.float32)] * 2
+    )
+    plan = Plan("pooled", "All folds pooled", _NOTE, False, list(range(len(rows))))
+    part = Part(plan, pooled, evidence, estimates(pooled.slices), estimates(pooled.patients))
+    images = {f"plots/pooled-{name}": content for name, content in part_plots(part).items()}
+    curves = [figure(chart, f"Fold {number}") for number, chart in _learning(run, len(folds))]
+    title = f"Cross-validation {escape(run.name)}"
+    body = [
+        f"<h1>{title}</h1>",
+        RESEARCH_USE,
+        f'<div class="facts">{raw_table(("", ""), [[escape(cell) for cell in one] for one in facts])}</div>',
+        "<h2>In short</h2>",
+        summary([part]),
+        "<h2>Each fold</h2>",
+        _folds(folds),
+        section(part, images),
+        f'<h2>Training</h2><div class="grid plot">{"".join(curves)}</div>',
+        METHOD,
+    ]
+    path = run / "report.html"
+    path.write_text(document(title, body), encoding="utf-8")
+    return path
+
+
+def _learning(run: Path, folds: int) -> list[tuple[int, bytes]]:
+    charts = []
+    for fold in range(folds):
+        with (run / f"fold-{fold}" / LOG).open(newline="") as stream:
+            charts.append((fold + 1, plots.learning_curves(list(csv.DictReader(stream)))))
+    return charts
+
+
+def _folds(folds: Sequence[Mapping[str, Any]]) -> str:
+    """Balanced accuracy and the recall of each class, slices above patients, with the spread over the folds."""
+    header = [
+        "fold",
+        "of",
+        "n",
+        "balanced accuracy",
+        *(f"recall {title_of(name)}" for name in CLASS_NAMES),
+        "temperature",
+    ]
+    lines = []
+    for number, fold in enumerate(folds, 1):
+        for level in ("slice", "patient"):
+            one = fold[level]
+            recalls = [_percent(one["per_class"][name]["recall"]) for name in CLASS_NAMES]
+            counts = [f"<small>n={one['per_class'][name]['support']}</small>" for name in CLASS_NAMES]
+            cells = [recall + count for recall, count in zip(recalls, counts, strict=True)]
+            first, last = (str(number), f"{fold['temperature']:.2f}") if level == "slice" else ("", "")
+            lines.append([first, f"{level}s", str(one["n"]), _percent(one["balanced_accuracy"]), *cells, last])
+    for level in ("slice", "patient"):
+        values = [100 * fold[level]["balanced_accuracy"] for fold in folds]
+        spread = f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} %"
+        lines.append(["mean ± sd", f"{level}s", "", spread, *[""] * (len(CLASS_NAMES) + 1)])
+    return raw_table(header, lines)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"

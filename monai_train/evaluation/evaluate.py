@@ -1,0 +1,352 @@
+"""Measure a finished bundle, by its shipped engine, or a run's checkpoint on a converted folder."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from monai_train.config import CLASS_NAMES, TrainConfig
+from monai_train.data.dataset import (
+    Role,
+    Row,
+    box_on,
+    load_pictures,
+    manifest_path,
+    one_a_picture,
+    read_manifest,
+    read_preprocessing,
+    split_roles,
+)
+from monai_train.evaluation.metrics import BoolArray, Predictions, binary, figures, patient_predictions
+from monai_train.networks.registry import Classifier, network_definition
+from monai_train.training.train import BEST, read_checkpoint
+from worker.errors import NotAssessable, StartError
+from worker.inference.aggregate import deciding_slices, in_distribution, slice_probabilities, tumour_probability
+from worker.inference.bundle import Bundle, load_bundle
+from worker.inference.classify import check_accepted
+from worker.inference.engines import OpenVinoEngine, Outputs, Precision
+from worker.inference.preprocess import preprocess
+from worker.results import ByteArray, FloatArray
+
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How a bundle's training data were parted; kept in its configs/metadata.json."""
+
+    external: tuple[str, ...]
+    test_share: float
+    validation_share: float
+    split_sha256: str
+
+    def roles(self, rows: Sequence[Row]) -> tuple[Role, ...]:
+        """The role each row had, or would have had, in the training of this model."""
+        return split_roles(rows, self.external, self.test_share, self.validation_share)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured: slices, patients, how many got no answer and why (`unreadable`, by stable reason)."""
+
+    slices: Predictions
+    patients: Predictions
+    unreadable: Counter[str] = field(default_factory=Counter)
+
+    def report(self) -> dict[str, Any]:
+        """The content of `evaluate --json`."""
+        labels = list(CLASS_NAMES)
+        if (self.slices.truth == len(CLASS_NAMES)).any():
+            labels.append("tumor")
+        return {
+            "labels": labels,
+            "n": len(self.slices.truth),
+            "not_assessed": int((~self.slices.assessed).sum()),
+            "unreadable": dict(self.unreadable),
+            "slice": figures(self.slices),
+            "patient": figures(self.patients),
+            "binary": binary(self.slices),
+            "patient_binary": binary(self.patients),
+        }
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Evidence:
+    """What the answers on `rows` were made from, for reports.
+
+    `pixels` uint8 [n, s, s] as the network saw them, `boxes` [n, 4] as `Pictures.boxes`, `features` [n, F],
+    `maps` [n, classes, h, w].
+    """
+
+    rows: tuple[Row, ...]
+    pixels: ByteArray
+    boxes: FloatArray
+    features: FloatArray
+    maps: FloatArray
+
+
+def read_split(bundle: Path) -> Split:
+    """The split of a bundle's training. StartError for a bundle that another program made."""
+    stored = json.loads((bundle / "configs/metadata.json").read_text()).get("split")
+    if not isinstance(stored, dict):
+        raise StartError("no-split", f"{bundle} does not say how its training data were split")
+    return Split(tuple(stored["external"]), stored["test_share"], stored["validation_share"], stored["split_sha256"])
+
+
+def run_split(run: Path) -> Split:
+    """The split of a run, from its best checkpoint."""
+    content = read_checkpoint(run / BEST)
+    config = TrainConfig.model_validate_json(content["config"])
+    return Split(config.external, config.test_share, config.validation_share, content["provenance"]["split_sha256"])
+
+
+def choose(rows: Sequence[Row], roles: Sequence[Role] | None, role: Role | None, single: bool) -> list[int]:
+    """The positions to measure: of one role where it is given, one a picture where `single`.
+
+    Raises StartError when nothing is left.
+    """
+    chosen = [i for i in range(len(rows)) if role is None or (roles is not None and roles[i] is role)]
+    if single:
+        chosen = one_a_picture(rows, chosen)
+    if not chosen:
+        raise StartError("nothing-to-measure", f"no picture has the role {role}" if role else "there is no picture")
+    return chosen
+
+
+def measure_bundle(
+    folder: Path, data: Path, rows: Sequence[Row], precision: Precision = "int8", threads: int = 2, flip: bool = False
+) -> Measured:
+    """Every row through the bundle as the worker would run it: preprocessing, engine, calibration, abstention."""
+    return examine_bundle(folder, data, rows, precision, threads, flip)[0]
+
+
+def examine_bundle(
+    folder: Path, data: Path, rows: Sequence[Row], precision: Precision = "int8", threads: int = 2, flip: bool = False
+) -> tuple[Measured, Evidence]:
+    """`measure_bundle` and what the answers were made from.
+
+    With `flip` the logits are the mean of those of the picture and of its mirror image, also where the bundle does not.
+    """
+    bundle = load_bundle(folder)
+    names = tuple(one.name for one in bundle.identity.classes)
+    if names != CLASS_NAMES:
+        raise StartError("other-classes", f"the bundle's classes are {', '.join(names)}, not {', '.join(CLASS_NAMES)}")
+    engine = OpenVinoEngine(bundle, precision, threads)
+    root = manifest_path(data).parent
+    size = bundle.preprocessing.size
+    tensors = np.zeros((len(rows), 1, size, size), np.float32)
+    boxes = np.full((len(rows), 4), np.nan, np.float32)
+    readable = np.zeros(len(rows), bool)
+    unreadable: Counter[str] = Counter()
+    for i, row in enumerate(track(rows, description="preprocessing", console=Console(stderr=True), transient=True)):
+        try:
+            volume = preprocess([root / row.path], bundle.preprocessing)
+            check_accepted(volume, bundle)
+            tensors[i], boxes[i], readable[i] = volume.tensor[0], box_on(volume, row), True
+        except NotAssessable as refusal:
+            unreadable[refusal.reason] += 1
+        except OSError as error:
+            raise StartError("unreadable-data", f"cannot read {row.path}: {error.strerror}") from error
+    outputs = run_all(engine, tensors, flip)
+    pixels = (tensors[:, 0] * 255).round().astype(np.uint8)
+    evidence = Evidence(tuple(rows), pixels, boxes, outputs.features, outputs.maps)
+    return measured(bundle, outputs, rows, readable, unreadable), evidence
+
+
+def measure_split(folder: Path, data: Path) -> dict[str, Measured]:
+    """The figures of the model card: the test part by both precisions, the external sets as served."""
+    rows = read_manifest(data)
+    roles = read_split(folder).roles(rows)
+    test = [rows[i] for i in choose(rows, roles, Role.TEST, single=True)]
+    result = {
+        "test": measure_bundle(folder, data, test),
+        "test-fp32": measure_bundle(folder, data, test, precision="fp32"),
+    }
+    if Role.EXTERNAL in roles:
+        external = [rows[i] for i in choose(rows, roles, Role.EXTERNAL, single=True)]
+        result["external"] = measure_bundle(folder, data, external)
+    return result
+
+
+def run_all(engine: OpenVinoEngine, tensors: FloatArray, flip: bool = False) -> Outputs:
+    """The engine on [n, 1, s, s], with a progress bar; with `flip`, the mean with the mirrored pictures' answers."""
+    starts = range(0, len(tensors), _BATCH)
+    console = Console(stderr=True)
+    parts = [
+        _run(engine, tensors[start : start + _BATCH], flip)
+        for start in track(starts, description="classifying", console=console, transient=True)
+    ]
+    return Outputs(
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.maps for part in parts]),
+    )
+
+
+def _run(engine: OpenVinoEngine, tensor: FloatArray, flip: bool) -> Outputs:
+    upright = engine.run(tensor)
+    if not flip:
+        return upright
+    mirrored = engine.run(np.ascontiguousarray(tensor[..., ::-1]))
+    # Features stay the upright picture's: the limits of the distribution were set on such.
+    return Outputs(
+        _half_of(upright.logits + mirrored.logits), upright.features, _half_of(upright.maps + mirrored.maps[..., ::-1])
+    )
+
+
+def _half_of(total: FloatArray) -> FloatArray:
+    return np.asarray(total / 2, np.float32)
+
+
+def measured(
+    bundle: Bundle, outputs: Outputs, rows: Sequence[Row], readable: BoolArray, unreadable: Counter[str]
+) -> Measured:
+    """Outputs of single slices → what the worker would say of each slice and of each patient's slices together."""
+    probabilities = slice_probabilities(outputs.logits, bundle.temperature)
+    probabilities[~readable] = np.nan
+    allowed = in_distribution(outputs.features, bundle) & readable
+    needed = np.array([bundle.thresholds.needed(one.neoplasm) for one in bundle.identity.classes])
+    filled = np.nan_to_num(probabilities)
+    sure = filled.max(axis=1) >= needed[filled.argmax(axis=1)]
+    truth = np.array([row.label for row in rows], np.int64)
+    groups = np.array([row.patient_group for row in rows], np.str_)
+    judged = Predictions(truth, probabilities, groups, allowed)
+    patients = patient_predictions(judged, lambda p, used: series_answer(p, used, bundle))
+    return Measured(Predictions(truth, probabilities, groups, allowed & sure), patients, unreadable)
+
+
+def series_answer(probabilities: FloatArray, allowed: BoolArray, bundle: Bundle) -> tuple[FloatArray, bool]:
+    """The worker's series rule (`summarise`): class probabilities and whether it would say them.
+
+    Where it would not for want of slices in distribution, the answer comes from all that are readable.
+    """
+    readable = np.isfinite(probabilities).all(axis=1)
+    if not readable.any():
+        return np.full(len(CLASS_NAMES), np.nan, np.float32), False
+    enough = bool(allowed.any() and allowed.mean() >= bundle.thresholds.minimum_in_distribution)
+    tumour = tumour_probability(np.nan_to_num(probabilities), bundle.identity.classes)
+    deciding = deciding_slices(tumour, np.asarray(allowed if enough else readable), bundle)
+    means = probabilities[deciding].mean(axis=0)
+    best = bundle.identity.classes[int(means.argmax())]
+    return means, bool(enough and means.max() >= bundle.thresholds.needed(best.neoplasm))
+
+
+def measure_run(run: Path, data: Path, rows: Sequence[Row], chosen: Sequence[int]) -> Measured:
+    """A checkpoint by torch, before it is a bundle: no abstention; a patient's answer is the mean over slices.
+
+    The temperature is fitted on the run's validation part.
+    """
+    return examine_runs([run], data, rows, chosen)[0]
+
+
+def examine_runs(
+    runs: Sequence[Path], data: Path, rows: Sequence[Row], chosen: Sequence[int], flip: bool = False
+) -> tuple[Measured, Evidence]:
+    """`measure_run` of one run or of several as an ensemble (the mean of their logits), and the evidence.
+
+    Features are those of the first run. Raises StartError when the runs kept other patients apart.
+    """
+    splits = [run_split(run) for run in runs]
+    roles = splits[0].roles(rows)
+    if any(one.roles(rows) != roles for one in splits):
+        raise StartError("other-split", "an ensemble's runs must have kept the same patients apart")
+    pictures = load_pictures(data, rows, read_preprocessing())
+    validation = pictures.select(choose(rows, roles, Role.VALIDATION, single=True))
+    picked = pictures.select(chosen)
+    parts = [run_outputs(run, [validation.pixels, picked.pixels], flip) for run in runs]
+    held_out, asked = ([part[k] for part in parts] for k in range(2))
+    fitted = fit_temperature(_mean_logits(held_out), validation.labels.tolist())
+    probabilities = slice_probabilities(_mean_logits(asked), fitted)
+    groups = np.array([row.patient_group for row in picked.rows], np.str_)
+    slices = Predictions(picked.labels.numpy(), probabilities, groups, np.ones(len(groups), bool))
+    maps = np.mean([one.maps for one in asked], axis=0)
+    evidence = Evidence(picked.rows, picked.pixels[:, 0].numpy(), picked.boxes.numpy(), asked[0].features, maps)
+    return Measured(slices, patient_predictions(slices, lambda p, _: (p.mean(axis=0), True))), evidence
+
+
+def _mean_logits(outputs: Sequence[Outputs]) -> FloatArray:
+    return np.asarray(np.mean([one.logits for one in outputs], axis=0), np.float32)
+
+
+def run_outputs(run: Path, pixels: Sequence[torch.Tensor], flip: bool) -> list[Outputs]:
+    """What the best checkpoint of a run says of each block of pictures, uint8 [n, 1, s, s]."""
+    content = read_checkpoint(run / BEST)
+    config = TrainConfig.model_validate_json(content["config"])
+    model = Classifier(network_definition(config.network, len(CLASS_NAMES)))
+    model.load_state_dict(content["average"])
+    torch.set_num_threads(config.threads)
+    return [model_outputs(model, block, flip) for block in pixels]
+
+
+@torch.no_grad()
+def model_outputs(model: Classifier, pixels: torch.Tensor, flip: bool = False) -> Outputs:
+    """The outputs of a trained network for uint8 pictures [n, 1, s, s], float32 arithmetic on the CPU."""
+    model.cpu().eval()
+    parts = []
+    for part in torch.split(pixels, _BATCH):
+        image = part.float().div(255)
+        logits, features, maps = model(image)
+        if flip:
+            mirrored = model(image.flip(-1))
+            logits, maps = (logits + mirrored.logits) / 2, (maps + mirrored.maps.flip(-1)) / 2
+        parts.append((logits.numpy(), features.numpy(), maps.numpy()))
+    logits_of_all, features_of_all, maps_of_all = (np.concatenate(kind) for kind in zip(*parts, strict=True))
+    return Outputs(logits_of_all, features_of_all, maps_of_all)
+
+
+def fit_temperature(logits: FloatArray, labels: Sequence[int]) -> float:
+    """The temperature of least negative log likelihood on held-out logits [n, classes] (Guo et al. 2017)."""
+    candidates = np.geomspace(0.25, 8.0, 141)
+    index = np.arange(len(labels))
+    losses = [
+        -np.log(np.maximum(slice_probabilities(logits, float(t))[index, list(labels)], 1e-12)).mean()
+        for t in candidates
+    ]
+    return float(round(candidates[int(np.argmin(losses))], 4))
+
+
+def _percent(value: float | None, interval: Sequence[float] | None = None) -> str:
+    if value is None:
+        return "-"
+    bounds = f" ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})" if interval else ""
+    return f"{100 * value:.1f} %{bounds}"
+
+
+def report_table(title: str, report: dict[str, Any]) -> Table:
+    """A report for a person: n and a 95 % interval beside every figure."""
+    table = Table(title=title, title_justify="left")
+    for name in ("figure", "slices", "patients"):
+        table.add_column(name)
+    levels = (report["slice"], report["patient"])
+    binaries = (report["binary"], report["patient_binary"])
+    table.add_row("n", *(f"{one['n']} ({one['patients']} patients)" for one in levels))
+    if report["binary"]["n_no_tumour"] not in (0, report["n"]):
+        table.add_row(
+            "balanced accuracy", *(_percent(one["balanced_accuracy"], one["balanced_accuracy_ci"]) for one in levels)
+        )
+    table.add_row("accuracy", *(_percent(one["accuracy"]) for one in levels))
+    for label in report["labels"]:
+        table.add_row(
+            f"recall {label}",
+            *(f"{_percent(o['per_class'][label]['recall'])} (n={o['per_class'][label]['support']})" for o in levels),
+        )
+    table.add_row("calibration error", *("-" if one["ece"] is None else f"{one['ece']:.3f}" for one in levels))
+    for name, key in (("sensitivity", "n_tumour"), ("specificity", "n_no_tumour")):
+        table.add_row(name, *(f"{_percent(b[name], b[name + '_ci'])} (n={b[key]})" for b in binaries))
+    for name in ("sensitivity", "specificity"):
+        key = f"{name}_assessed"
+        table.add_row(f"{name}, assessed only", *(_percent(b[key], b[key + "_ci"]) for b in binaries))
+    table.add_row("tumours called no tumour", *(_percent(b["missed"]) for b in binaries))
+    table.add_row("no tumour called tumour", *(_percent(b["false_alarms"]) for b in binaries))
+    table.add_row("not assessed", *(_percent(1 - b["n_assessed"] / b["n"]) for b in binaries))
+    return table

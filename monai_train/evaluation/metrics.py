@@ -1,0 +1,237 @@
+"""Figures of a classification with truths that may only say `tumor`, each with n and a patient bootstrap interval.
+
+Pure functions on arrays. Truths are class indices, ANY_TUMOUR for a tumour of unknown kind: any tumour class is right
+for it. Predictions are class indices, UNREADABLE where there is no answer at all, which is always wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
+from worker.results import FloatArray
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+FigureArray = npt.NDArray[np.float64]
+UNREADABLE = len(CLASS_NAMES)
+BOOTSTRAP_SAMPLES = 2000
+BINS = 15
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Predictions:
+    """`truth` [n], `probabilities` [n, classes] (NaN where unreadable), `groups` [n] patients, `assessed` [n]."""
+
+    truth: IntArray
+    probabilities: FloatArray
+    groups: npt.NDArray[np.str_]
+    assessed: BoolArray
+
+    @property
+    def predicted(self) -> IntArray:
+        """The most probable class [n], UNREADABLE where there is none; abstention is not looked at."""
+        readable = np.isfinite(self.probabilities).all(axis=1)
+        best = np.argmax(np.nan_to_num(self.probabilities), axis=1)
+        return np.where(readable, best, UNREADABLE).astype(np.int64)
+
+
+def confusion_matrix(truth: IntArray, predicted: IntArray) -> IntArray:
+    """[classes + tumor, classes + unreadable] counts."""
+    size = len(CLASS_NAMES) + 1
+    return np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size).astype(np.int64)
+
+
+def _share(part: npt.NDArray[Any], total: npt.NDArray[Any]) -> FigureArray:
+    out = np.full(np.shape(total), np.nan)
+    return np.asarray(np.divide(part, total, out=out, where=np.asarray(total) > 0))
+
+
+def recalls(confusion: npt.NDArray[Any]) -> FigureArray:
+    """The share answered rightly of every truth, [..., classes + tumor]; NaN where a truth does not occur."""
+    right = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
+    right[..., ANY_TUMOUR] = confusion[..., ANY_TUMOUR, :NO_TUMOUR].sum(axis=-1)
+    total = confusion.sum(axis=-1)
+    return _share(right, total)
+
+
+def balanced_accuracy(confusion: npt.NDArray[Any]) -> FigureArray:
+    """The mean recall over the truths that occur, [...]."""
+    shares = recalls(confusion)
+    present = np.isfinite(shares)
+    return np.asarray(np.nan_to_num(shares).sum(axis=-1) / np.maximum(present.sum(axis=-1), 1))
+
+
+def sensitivity(confusion: npt.NDArray[Any]) -> FigureArray:
+    """The share of tumours of any kind that are called a tumour of any kind, [...]; NaN without one."""
+    tumours = np.delete(confusion, NO_TUMOUR, axis=-2).sum(axis=-2)
+    return _share(tumours[..., :NO_TUMOUR].sum(axis=-1), tumours.sum(axis=-1))
+
+
+def specificity(confusion: npt.NDArray[Any]) -> FigureArray:
+    """The share of pictures without a tumour that are called so, [...]; NaN without one."""
+    row = confusion[..., NO_TUMOUR, :]
+    return _share(row[..., NO_TUMOUR], row.sum(axis=-1))
+
+
+def bootstrap_interval(
+    truth: IntArray,
+    predicted: IntArray,
+    groups: npt.NDArray[np.str_],
+    figure: Callable[[npt.NDArray[Any]], FigureArray],
+    seed: int = 0,
+) -> list[float] | None:
+    """95 % interval of a figure of the confusion matrix over 2,000 resamples of patients; None without patients."""
+    if not len(truth):
+        return None
+    names, index = np.unique(groups, return_inverse=True)
+    size = len(CLASS_NAMES) + 1
+    by_patient = np.zeros((len(names), size, size))
+    np.add.at(by_patient, (index, truth, predicted), 1)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), BOOTSTRAP_SAMPLES)
+    figures = figure((drawn.astype(float) @ by_patient.reshape(len(names), -1)).reshape(-1, size, size))
+    figures = figures[np.isfinite(figures)]
+    if not len(figures):
+        return None
+    return [float(bound) for bound in np.percentile(figures, (2.5, 97.5))]
+
+
+def confidences(predictions: Predictions) -> tuple[FigureArray, BoolArray]:
+    """Probability of the answer and whether it is right, of readable pictures; of its side where truth is `tumor`."""
+    readable = predictions.predicted != UNREADABLE
+    p, truth = predictions.probabilities[readable].astype(float), predictions.truth[readable]
+    predicted = p.argmax(axis=1)
+    says_tumour = predicted != NO_TUMOUR
+    side = np.where(says_tumour, 1 - p[:, NO_TUMOUR], p[:, NO_TUMOUR])
+    only_side = truth == ANY_TUMOUR
+    return np.where(only_side, side, p.max(axis=1)), np.where(only_side, says_tumour, predicted == truth)
+
+
+def reliability(predictions: Predictions) -> tuple[FigureArray, FigureArray, IntArray]:
+    """Of each of 15 bins of the answer's probability: its mean, the share that is right, the answers; NaN for none."""
+    confidence, right = confidences(predictions)
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    n = np.bincount(bins, minlength=BINS)
+    stated, share = (np.bincount(bins, one, BINS) for one in (confidence, right.astype(float)))
+    return _share(stated, n), _share(share, n), n
+
+
+def occurring(confusion: IntArray) -> tuple[list[int], list[int]]:
+    """The truths of a confusion matrix that occur, and the answers: every class, and "unreadable" where it occurs."""
+    truths = [index for index, row in enumerate(confusion) if row.any()]
+    return truths, [
+        index for index in range(confusion.shape[1]) if index < len(CLASS_NAMES) or confusion[:, index].any()
+    ]
+
+
+def calibration_error(predictions: Predictions) -> float | None:
+    """Expected calibration error of the answer's probability, 15 bins of equal width (Guo et al. 2017)."""
+    stated, share, n = reliability(predictions)
+    used = n > 0
+    return float(np.average(np.abs(stated - share)[used], weights=n[used])) if used.any() else None
+
+
+def tumour_auc(predictions: Predictions) -> float | None:
+    """Area under the ROC curve of tumour against none; ties count half. None unless both occur."""
+    readable = predictions.predicted != UNREADABLE
+    score = 1 - predictions.probabilities[readable, NO_TUMOUR].astype(float)
+    tumour = predictions.truth[readable] != NO_TUMOUR
+    if tumour.all() or not tumour.any():
+        return None
+    _, index, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[index]
+    positives = int(tumour.sum())
+    area = ranks[tumour].sum() - positives * (positives + 1) / 2
+    return float(area / (positives * (len(score) - positives)))
+
+
+def _per_class(confusion: IntArray) -> dict[str, dict[str, float | int | None]]:
+    """Precision leaves out pictures whose kind of tumour is not known; None where a figure has no denominator."""
+    shares = recalls(confusion)
+    kinds_known = confusion[: len(CLASS_NAMES)]
+    table: dict[str, dict[str, float | int | None]] = {}
+    for index, name in enumerate(CLASS_NAMES):
+        right, called = int(kinds_known[index, index]), int(kinds_known[:, index].sum())
+        support, others = int(kinds_known[index].sum()), int(kinds_known.sum() - kinds_known[index].sum())
+        table[name] = {
+            "precision": right / called if called else None,
+            "recall": _plain(shares[index]),
+            "specificity": (others - called + right) / others if others else None,
+            "f1": 2 * right / (called + support) if called + support else None,
+            "support": support,
+        }
+    if confusion[ANY_TUMOUR].any():
+        table["tumor"] = {"recall": _plain(shares[ANY_TUMOUR]), "support": int(confusion[ANY_TUMOUR].sum())}
+    return table
+
+
+def _plain(value: float | np.floating[Any]) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def figures(predictions: Predictions) -> dict[str, Any]:
+    """All figures of one level, slices or patients, abstention not looked at; None for what n = 0 leaves undefined."""
+    predicted = predictions.predicted
+    confusion = confusion_matrix(predictions.truth, predicted)
+    n, shares = len(predicted), recalls(confusion)
+    right = np.nansum(shares * confusion.sum(axis=1))
+    known = (predictions.truth != ANY_TUMOUR) & (predicted != UNREADABLE)
+    wanted = np.eye(len(CLASS_NAMES))[predictions.truth[known]]
+    return {
+        "n": n,
+        "patients": len(set(predictions.groups.tolist())),
+        "accuracy": float(right / n) if n else None,
+        "balanced_accuracy": float(balanced_accuracy(confusion)) if n else None,
+        "balanced_accuracy_ci": bootstrap_interval(predictions.truth, predicted, predictions.groups, balanced_accuracy),
+        "per_class": _per_class(confusion),
+        "confusion_matrix": confusion[: len(CLASS_NAMES) + bool(confusion[ANY_TUMOUR].any()), :].tolist(),
+        "ece": calibration_error(predictions),
+        "brier": float(((predictions.probabilities[known] - wanted) ** 2).sum(axis=1).mean()) if known.any() else None,
+        "tumour_auc": tumour_auc(predictions),
+    }
+
+
+def binary(predictions: Predictions) -> dict[str, Any]:
+    """Tumour against none: forced answers, and what is left when the model may say "not assessed".
+
+    `missed` is the share of tumours that are called "no tumour" outright; `false_alarms` of the others, "tumour".
+    """
+    truth, predicted, groups = predictions.truth, predictions.predicted, predictions.groups
+    tumour, said = truth != NO_TUMOUR, predictions.assessed
+    result: dict[str, Any] = {"n": len(truth), "n_tumour": int(tumour.sum()), "n_no_tumour": int((~tumour).sum())}
+    figures_of = {"sensitivity": sensitivity, "specificity": specificity}
+    for suffix, used in (("", np.ones(len(truth), bool)), ("_assessed", said)):
+        confusion = confusion_matrix(truth[used], predicted[used])
+        for name, figure in figures_of.items():
+            result[name + suffix] = _plain(float(figure(confusion)))
+            result[f"{name}{suffix}_ci"] = bootstrap_interval(truth[used], predicted[used], groups[used], figure)
+    result["missed"] = _mean(said[tumour] & (predicted[tumour] == NO_TUMOUR))
+    result["false_alarms"] = _mean(said[~tumour] & (predicted[~tumour] != NO_TUMOUR))
+    result["n_assessed"] = int(said.sum())
+    return result
+
+
+def _mean(values: BoolArray) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def patient_predictions(
+    predictions: Predictions, decide: Callable[[FloatArray, BoolArray], tuple[FloatArray, bool]]
+) -> Predictions:
+    """One answer a patient and truth. `decide` gets a patient's slices and which are in distribution."""
+    keys: Sequence[tuple[str, int]] = list(zip(predictions.groups.tolist(), predictions.truth.tolist(), strict=True))
+    members: dict[tuple[str, int], list[int]] = {}
+    for index, key in enumerate(keys):
+        members.setdefault(key, []).append(index)
+    decided = [decide(predictions.probabilities[index], predictions.assessed[index]) for index in members.values()]
+    return Predictions(
+        np.array([truth for _, truth in members], np.int64),
+        np.array([probabilities for probabilities, _ in decided], np.float32).reshape(-1, len(CLASS_NAMES)),
+        np.array([group for group, _ in members], np.str_),
+        np.array([assessed for _, assessed in decided], bool),
+    )

@@ -1,0 +1,323 @@
+"""Does a bundle decline pictures that are no brain MRI? Made in code, and real ones where a folder is given."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter
+
+from monai_train.config import NO_TUMOUR
+from monai_train.data.dataset import Row
+from monai_train.data.images import Picture
+from monai_train.data.secondary_capture import secondary_capture
+from monai_train.evaluation.evaluate import examine_bundle
+from monai_train.evaluation.metrics import UNREADABLE, BoolArray, Predictions
+from worker.errors import NotAssessable, StartError
+from worker.inference.aggregate import distance_and_residual, in_distribution
+from worker.inference.bundle import Bundle, load_bundle
+from worker.inference.classify import classify
+from worker.inference.engines import OpenVinoEngine, Precision
+from worker.results import ByteArray, FloatArray, ResultStatus
+
+_SIZE = 256
+_EACH = 20
+_WORDS = ("PATIENT REPORT", "Impression: normal.", "2026-11-21 09:30", "R", "kV 120 mAs 80", "Lorem ipsum dolor")
+Maker = Callable[[np.random.Generator], ByteArray]
+Field = npt.NDArray[np.float64]
+
+
+class Sort(StrEnum):
+    """Where pictures that are no brain come from, and what is asked: each picture alone, or a folder as one series."""
+
+    MADE = "made"
+    REAL = "real"
+    SERIES = "real series"
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Pictures of one kind that are no brain MRI.
+
+    `declined` were unreadable for the worker or beyond the limits of the distribution; `not_assessed` were declined or
+    too uncertain. The others would have been given a class.
+    """
+
+    kind: str
+    n: int
+    declined: int
+    not_assessed: int
+    sort: Sort
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class OutsideCheck:
+    """`accepted` of `n` in-distribution slices; distance and residual [m, 2] of both sorts; the limits; the kinds."""
+
+    n: int
+    accepted: int
+    limits: tuple[float, float]
+    points_inside: FloatArray
+    points_outside: FloatArray
+    kinds: tuple[Outside, ...]
+
+
+def check_outside(
+    folder: Path, precision: Precision, features: FloatArray, slices: Predictions, real: Path | None
+) -> OutsideCheck:
+    """The bundle's limits on slices it should accept, with their features [n, F], and on pictures that are no brain.
+
+    `real` is a folder of DICOM files that are none; the name of the folder that holds a file is its kind.
+    """
+    bundle = load_bundle(folder)
+    points, accepted = _limits(bundle, features, slices)
+    with tempfile.TemporaryDirectory() as temporary:
+        made = make_outsiders(Path(temporary))
+        checked = [_declined(folder, bundle, precision, Path(temporary), made, Sort.MADE)]
+    whole: list[Outside] = []
+    if real is not None:
+        checked.append(_declined(folder, bundle, precision, real, _rows_of(real), Sort.REAL))
+        whole = _whole_series(bundle, OpenVinoEngine(bundle, precision), real)
+    limits = bundle.out_of_distribution
+    return OutsideCheck(
+        len(accepted),
+        int(accepted.sum()),
+        (limits.maximum_distance, limits.maximum_residual),
+        points,
+        np.concatenate([one for one, _ in checked]),
+        (*(kind for _, kinds in checked for kind in kinds), *whole),
+    )
+
+
+def _rows_of(folder: Path) -> list[Row]:
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".dcm", ".ima"))
+    if not files:
+        raise StartError("nothing-to-measure", f"{folder} holds no .dcm file")
+    return [outside_row(path.relative_to(folder).as_posix(), path.parent.name) for path in files]
+
+
+def _whole_series(bundle: Bundle, engine: OpenVinoEngine, folder: Path) -> list[Outside]:
+    """Each folder of FOLDER as one series, as the worker would get it."""
+    found = []
+    for parent in sorted({folder / Path(row.path).parent for row in _rows_of(folder)}):
+        paths = sorted(path for path in parent.iterdir() if path.suffix.lower() in (".dcm", ".ima"))
+        try:
+            result = classify(paths, bundle, engine)
+            declined, withheld = result.reason == "out-of-distribution", result.status is ResultStatus.NOT_ASSESSED
+        except NotAssessable:
+            declined = withheld = True
+        found.append(
+            Outside(f"{parent.name}, {len(paths)} files as one series", 1, int(declined), int(withheld), Sort.SERIES)
+        )
+    return found
+
+
+def _declined(
+    folder: Path, bundle: Bundle, precision: Precision, root: Path, rows: Sequence[Row], sort: Sort
+) -> tuple[FloatArray, list[Outside]]:
+    measured, evidence = examine_bundle(folder, root, rows, precision)
+    points, accepted = _limits(bundle, evidence.features, measured.slices)
+    of_kind = np.array([row.dataset for row in rows])
+    found = [
+        Outside(
+            kind,
+            n,
+            int((~accepted[of_kind == kind]).sum()),
+            int((~measured.slices.assessed[of_kind == kind]).sum()),
+            sort,
+        )
+        for kind, n in Counter(of_kind.tolist()).items()
+    ]
+    return points[measured.slices.predicted != UNREADABLE], found
+
+
+def _limits(bundle: Bundle, features: FloatArray, slices: Predictions) -> tuple[FloatArray, BoolArray]:
+    """Distance and residual [n, 2], and which slices are readable and within the limits."""
+    points = np.stack(distance_and_residual(features, bundle.statistics), axis=1)
+    return points, in_distribution(features, bundle) & (slices.predicted != UNREADABLE)
+
+
+def make_outsiders(folder: Path, seed: int = 0) -> list[Row]:
+    """Twenty DICOM pictures of each kind in FOLDER, and a row for each, its kind as `dataset`."""
+    rows = []
+    for kind, make in KINDS.items():
+        generator = np.random.default_rng([seed, *kind.encode()])
+        for index in range(_EACH):
+            pixels = make(generator)
+            name = f"{kind.replace(' ', '-')}-{index}.dcm"
+            content = secondary_capture(Picture(pixels, "L", "PNG"), name, name, pixels.nbytes)
+            (folder / name).write_bytes(content)
+            rows.append(outside_row(name, kind))
+    return rows
+
+
+def outside_row(path: str, kind: str) -> Row:
+    """A row for a picture that has no right answer."""
+    return Row(path, NO_TUMOUR, path, path, kind, "", _SIZE, _SIZE, None, False)
+
+
+def _bytes(field: Field) -> ByteArray:
+    return np.asarray(np.clip(field, 0, 255), np.uint8)
+
+
+def _grid() -> tuple[Field, Field]:
+    y, x = np.mgrid[-1 : 1 : _SIZE * 1j, -1 : 1 : _SIZE * 1j]
+    return x, y
+
+
+def _smooth(generator: np.random.Generator, radius: float) -> Field:
+    """A smooth random field, from 0 to 1."""
+    noise = Image.fromarray(generator.integers(0, 256, (_SIZE, _SIZE), dtype=np.uint8))
+    blurred = np.asarray(noise.filter(ImageFilter.GaussianBlur(radius)), np.float64)
+    return np.asarray((blurred - blurred.min()) / max(1.0, float(np.ptp(blurred))))
+
+
+def _ellipse(x: float, y: float, width: float, height: float, turn: float = 0.0) -> Field:
+    """1 inside, 0 outside, with a soft edge."""
+    across, down = _grid()
+    u = (across - x) * np.cos(turn) + (down - y) * np.sin(turn)
+    v = (down - y) * np.cos(turn) - (across - x) * np.sin(turn)
+    return np.asarray(np.clip(12 * (1 - np.hypot(u / width, v / height)), 0, 1))
+
+
+def _painted(generator: np.random.Generator, parts: list[tuple[Field, float]]) -> ByteArray:
+    """Masks painted over one another with their grey, with texture and noise."""
+    image = np.zeros((_SIZE, _SIZE))
+    for mask, grey in parts:
+        image = image * (1 - mask) + grey * generator.uniform(0.85, 1.15) * mask
+    texture = 0.8 + 0.4 * _smooth(generator, 3)
+    return _bytes(image * texture + generator.normal(0, 4, image.shape))
+
+
+def white_noise(generator: np.random.Generator) -> ByteArray:
+    """Every pixel of its own."""
+    return _bytes(generator.normal(generator.uniform(60, 160), generator.uniform(20, 70), (_SIZE, _SIZE)))
+
+
+def smooth_noise(generator: np.random.Generator) -> ByteArray:
+    """Clouds."""
+    return _bytes(255 * _smooth(generator, generator.uniform(3, 25)))
+
+
+def gradient(generator: np.random.Generator) -> ByteArray:
+    """From dark to bright in any direction, or from any point."""
+    x, y = _grid()
+    turn = generator.uniform(0, 2 * np.pi)
+    across, down = np.cos(turn), np.sin(turn)
+    ramp = np.hypot(x - across / 2, y - down / 2) if generator.random() < 0.3 else x * across + y * down
+    return _bytes(255 * (ramp - ramp.min()) / np.ptp(ramp))
+
+
+def text(generator: np.random.Generator) -> ByteArray:
+    """Lines of writing, white on black or black on white."""
+    light = generator.random() < 0.5
+    image = Image.new("L", (_SIZE, _SIZE), 255 if light else 0)
+    draw = ImageDraw.Draw(image)
+    for line in range(int(generator.integers(3, 12))):
+        words = str(generator.choice(_WORDS))
+        place = (int(generator.integers(4, 60)), 10 + 20 * line)
+        draw.text(place, words, fill=0 if light else 255, font_size=int(generator.integers(12, 26)))
+    return np.asarray(image)
+
+
+def checkerboard(generator: np.random.Generator) -> ByteArray:
+    """Squares of one size."""
+    side = int(generator.integers(6, 50))
+    y, x = np.mgrid[:_SIZE, :_SIZE]
+    return _bytes(np.where((x // side + y // side) % 2, generator.uniform(140, 255), generator.uniform(0, 90)))
+
+
+def bottle(generator: np.random.Generator) -> ByteArray:
+    """A uniform round phantom with a bubble, as used for daily quality checks."""
+    radius = generator.uniform(0.5, 0.9)
+    bubble = _ellipse(generator.uniform(-0.2, 0.2), -0.8 * radius, 0.12, 0.06)
+    return _painted(generator, [(_ellipse(0, 0, radius, radius), 180), (bubble, 10)])
+
+
+def grid_phantom(generator: np.random.Generator) -> ByteArray:
+    """A disc with a lattice of holes or bars, as used for distortion and resolution."""
+    x, y = _grid()
+    step = generator.uniform(0.1, 0.25)
+    if generator.random() < 0.5:
+        holes = np.hypot((x + 9) % step - step / 2, (y + 9) % step - step / 2) < 0.3 * step
+    else:
+        holes = (x + 9) % step < step / 2
+    return _painted(generator, [(_ellipse(0, 0, 0.85, 0.85), 190), (holes * _ellipse(0, 0, 0.7, 0.7), 15)])
+
+
+def abdomen(generator: np.random.Generator) -> ByteArray:
+    """A wide body with fat, liver, kidneys and a spine."""
+    width, height = generator.uniform(0.85, 0.95), generator.uniform(0.55, 0.7)
+    return _painted(
+        generator,
+        [
+            (_ellipse(0, 0, width, height), 220),
+            (_ellipse(0, 0, 0.88 * width, 0.84 * height), 90),
+            (_ellipse(-0.35, -0.08, 0.36, 0.33), 140),
+            (_ellipse(0.42, -0.12, 0.2, 0.24), 120),
+            (_ellipse(-0.35, 0.28, 0.12, 0.09), 190),
+            (_ellipse(0.35, 0.28, 0.12, 0.09), 190),
+            (_ellipse(0, 0.32, 0.13, 0.12), 160),
+            (_ellipse(0, 0.34, 0.05, 0.04), 240),
+        ],
+    )
+
+
+def thorax(generator: np.random.Generator) -> ByteArray:
+    """A wide body with two dark lungs, a heart and a spine."""
+    return _painted(
+        generator,
+        [
+            (_ellipse(0, 0, 0.93, generator.uniform(0.6, 0.72)), 190),
+            (_ellipse(-0.42, 0, 0.32, 0.45), 12),
+            (_ellipse(0.42, 0, 0.32, 0.45), 12),
+            (_ellipse(0.1, -0.12, 0.26, 0.24, 0.5), 150),
+            (_ellipse(0, 0.42, 0.12, 0.12), 170),
+        ],
+    )
+
+
+def limbs(generator: np.random.Generator) -> ByteArray:
+    """Two legs or knees side by side: fat, muscle, bone."""
+    parts: list[tuple[Field, float]] = []
+    radius = generator.uniform(0.3, 0.42)
+    for side in (-0.48, 0.48):
+        parts += [(_ellipse(side, 0, radius, radius), 220), (_ellipse(side, 0, 0.82 * radius, 0.82 * radius), 100)]
+        parts += [
+            (_ellipse(side, 0.05, 0.3 * radius, 0.3 * radius), 15),
+            (_ellipse(side, 0.05, 0.2 * radius, 0.2 * radius), 200),
+        ]
+    return _painted(generator, parts)
+
+
+def spine(generator: np.random.Generator) -> ByteArray:
+    """A sagittal column of vertebrae and discs with the cord behind it."""
+    parts: list[tuple[Field, float]] = [(_ellipse(0.1, 0, 0.7, 1.6), 70), (_ellipse(0.28, 0, 0.07, 1.4), 210)]
+    count = int(generator.integers(5, 9))
+    for place in np.linspace(-0.9, 0.9, count):
+        parts += [
+            (_ellipse(0.02, place, 0.2, 0.75 / count), 150),
+            (_ellipse(0.02, place + 0.9 / count, 0.18, 0.18 / count), 230),
+        ]
+    return _painted(generator, parts)
+
+
+KINDS: dict[str, Maker] = {
+    "white noise": white_noise,
+    "smooth noise": smooth_noise,
+    "gradient": gradient,
+    "text": text,
+    "checkerboard": checkerboard,
+    "bottle phantom": bottle,
+    "grid phantom": grid_phantom,
+    "abdomen": abdomen,
+    "thorax": thorax,
+    "limbs": limbs,
+    "spine": spine,
+}

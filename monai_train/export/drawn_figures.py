@@ -1,0 +1,66 @@
+"""docs/figures.json of a bundle: what the page that shows a model draws. docs/bundle.md has its form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from monai_train.config import CLASS_NAMES
+from monai_train.evaluation.evaluate import Measured
+from monai_train.evaluation.metrics import FigureArray, Predictions, figures, occurring, reliability
+from monai_train.evaluation.plots import cumulated, curves, risk_coverage
+
+_POINTS = 60  # of a curve; more are not seen
+_SHOWN = ("n", "patients", "accuracy", "balanced_accuracy", "balanced_accuracy_ci", "ece", "tumour_auc")
+
+
+def drawn_figures(measured: Mapping[str, Measured], titles: Mapping[str, str]) -> dict[str, Any]:
+    """The content of docs/figures.json; `titles` says in words what each part is."""
+    parts = [
+        {"title": titles[name], "slices": _level(one.slices), "patients": _level(one.patients)}
+        for name, one in measured.items()
+        if not name.endswith("-fp32")  # the engine that serves is meant
+    ]
+    return {"format": 1, "parts": parts}
+
+
+def _level(predictions: Predictions) -> dict[str, Any]:
+    found = figures(predictions)
+    confusion = np.array(found["confusion_matrix"])
+    truths, answers = occurring(confusion)
+    return {
+        **{name: found[name] for name in _SHOWN},
+        "truths": [(*CLASS_NAMES, "tumor")[index] for index in truths],
+        "answers": [(*CLASS_NAMES, "unreadable")[index] for index in answers],
+        "confusion_matrix": confusion[np.ix_(truths, answers)].tolist(),
+        "reliability": _reliability(predictions),
+        "roc": _roc(predictions),
+        "risk_coverage": _thinned(*risk_coverage(predictions)),
+    }
+
+
+def _reliability(predictions: Predictions) -> list[list[float]]:
+    """[stated probability, share right, n] of every bin that has answers."""
+    return [
+        [_short(stated), _short(right), int(n)] for stated, right, n in zip(*reliability(predictions), strict=True) if n
+    ]
+
+
+def _roc(predictions: Predictions) -> list[list[float]]:
+    """[1 - specificity, sensitivity] of tumour against none; [] where only one of them occurs."""
+    for name, truth, score, _ in curves(predictions):
+        if name == "tumour":
+            hits, false = cumulated(truth, score)
+            return _thinned(false / false[-1], hits / hits[-1])
+    return []
+
+
+def _thinned(x: FigureArray, y: FigureArray) -> list[list[float]]:
+    chosen = np.unique(np.linspace(0, max(0, len(x) - 1), min(_POINTS, len(x))).astype(int))
+    return [[_short(x[index]), _short(y[index])] for index in chosen]
+
+
+def _short(value: float | np.floating[Any]) -> float:
+    return round(float(value), 4)

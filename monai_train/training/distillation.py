@@ -1,0 +1,56 @@
+"""Several finished runs as one teacher: a student follows the mean of their probabilities on its own augmented batches.
+
+So an ensemble becomes one network that the worker can serve (Hinton et al. 2015).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monai_train.config import CLASS_NAMES, TrainConfig
+from monai_train.networks.registry import Classifier, network_definition
+from worker.errors import StartError
+
+
+class Teachers:
+    """The averaged weights of finished runs, frozen."""
+
+    def __init__(self, models: Sequence[Classifier]) -> None:
+        self._models = models
+
+    @torch.no_grad()
+    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
+        """The mean of the teachers' class probabilities: images float32 [n, 1, s, s] → [n, classes]."""
+        return torch.stack([model(images).logits.float().softmax(dim=1) for model in self._models]).mean(dim=0)
+
+
+def teachers_of(checkpoints: Sequence[Mapping[str, Any]], split_sha256: str, device: str) -> Teachers:
+    """From the best checkpoints of the runs.
+
+    Raises StartError for one that was trained on another split: it may know the student's test patients.
+    """
+    models = []
+    for content in checkpoints:
+        if content["provenance"]["split_sha256"] != split_sha256:
+            raise StartError("other-split", "a teacher was trained on other data or another split than the student")
+        config = TrainConfig.model_validate_json(content["config"])
+        model = Classifier(network_definition(config.network, len(CLASS_NAMES)))
+        model.load_state_dict(content["average"])
+        models.append(model.to(device).requires_grad_(False).eval())
+    return Teachers(models)
+
+
+def distillation_loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Kullback-Leibler divergence of the student [n, classes] from the teachers' probabilities, mean → scalar."""
+    return torch.nn.functional.kl_div(logits.float().log_softmax(dim=1), wanted, reduction="batchmean")
+
+
+def files_sha256(files: Sequence[Path]) -> str:
+    """Identifies the contents of the files, in order; "" for none."""
+    digests = [hashlib.sha256(file.read_bytes()).digest() for file in files]
+    return hashlib.sha256(b"".join(digests)).hexdigest() if digests else ""

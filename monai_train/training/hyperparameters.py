@@ -1,0 +1,333 @@
+"""`monai-train search`: Optuna over learning rate, weight decay, clipping, strength of augmentation and network.
+
+A trial is one `train` on the training patients; its figure is the balanced accuracy on the validation patients, so the
+test stays unseen. The study lives in a database: SQLite beside the runs, or a PostgreSQL database of its own for
+several machines that search together. A search that was stopped goes on; the trial that was cut off goes on from its
+last epoch.
+
+OUT/study.db                 the study (unless --storage names another database)
+OUT/trials/<hash>/           the run of each trial
+OUT/trials.csv, study.png    every trial, and the pictures of the study
+OUT/best.json                the best configuration, for `train --config`
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import signal
+import warnings
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import optuna
+import typer
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.samplers import BaseSampler, GridSampler, TPESampler
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from rich.console import Console
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from monai_train.config import Augmentation, TrainConfig, read_config
+from monai_train.data.dataset import data_sha256, read_manifest
+from monai_train.networks.registry import network_definition
+from monai_train.training.train import BEST, CHECKPOINT, DivergedError, read_checkpoint, train
+from worker.errors import StartError
+
+_HEARTBEAT_SECONDS = 10
+_DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class Sampler(StrEnum):
+    """How the next trial is chosen."""
+
+    TPE = "tpe"
+    GRID = "grid"
+
+
+class Range(BaseModel):
+    """Numbers from `low` to `high`; the grid takes `points` of them, evenly, or evenly in the logarithm."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    low: float = Field(ge=0)
+    high: float = Field(ge=0)
+    log: bool = False
+    points: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.low > self.high or (self.log and self.low <= 0):
+            raise ValueError("low must be at most high, and above 0 on a logarithmic scale")
+        return self
+
+    def grid(self) -> list[float]:
+        """The grid's values."""
+        if self.points == 1 or self.low == self.high:
+            return [self.low]
+        inner = [i / (self.points - 1) for i in range(1, self.points - 1)]
+        if self.log:
+            return [self.low, *(self.low * (self.high / self.low) ** share for share in inner), self.high]
+        return [self.low, *(self.low + (self.high - self.low) * share for share in inner), self.high]
+
+
+class Space(BaseModel):
+    """What is searched. `augmentation` multiplies every probability and range of the base configuration's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    learning_rate: Range = Range(low=3e-4, high=6e-3, log=True, points=3)
+    weight_decay: Range = Range(low=1e-3, high=0.2, log=True)
+    clip_norm: Range = Range(low=0.3, high=5, log=True)
+    augmentation: Range = Range(low=0.3, high=1.5)
+    network: tuple[str, ...] = Field(("resnet18-slim", "resnet18"), min_length=1)
+
+    def ranges(self) -> dict[str, Range]:
+        """The numbers that are searched, by name."""
+        return {name: value for name, value in self if isinstance(value, Range)}
+
+
+def read_space(path: Path | None) -> Space:
+    """The space of a JSON file, the default where there is none. StartError naming the key that does not fit."""
+    if path is None:
+        return Space()
+    try:
+        space = Space.model_validate_json(path.read_text())
+    except OSError as error:
+        raise StartError("unreadable-config", f"cannot read {path}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise StartError("invalid-config", f"{path}, {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    for name in space.network:
+        network_definition(name, 2)
+    return space
+
+
+def scaled(augmentation: Augmentation, strength: float) -> Augmentation:
+    """Every probability and range times `strength`, probabilities and shares at most what they may be."""
+    highest = {"rotate_degrees": 180.0, "scale": 0.9, "shift": 0.9, "gamma": 4.0, "bias_field": 4.0, "noise": 4.0}
+    values = {name: min(highest.get(name, 1.0), value * strength) for name, value in augmentation}
+    return Augmentation.model_validate(values)
+
+
+def suggest(trial: Trial, space: Space, base: TrainConfig) -> TrainConfig:
+    """The configuration of a trial."""
+    drawn = {name: trial.suggest_float(name, one.low, one.high, log=one.log) for name, one in space.ranges().items()}
+    strength = drawn.pop("augmentation")
+    network = trial.suggest_categorical("network", space.network)
+    changes = {**drawn, "network": network, "augmentation": scaled(base.augmentation, strength)}
+    return TrainConfig.model_validate({**base.model_dump(), **changes})
+
+
+def open_study(storage: str, name: str, sampler: Sampler, space: Space, inputs: str, epochs: int) -> optuna.Study:
+    """The study of that name, made where it does not exist; what another process left unfinished is tried again.
+
+    Raises StartError for a database that cannot be used and a study of other data, space or configuration.
+    """
+    grid: dict[str, Any] = {key: one.grid() for key, one in space.ranges().items()} | {"network": list(space.network)}
+    chosen: BaseSampler = GridSampler(grid, seed=7) if sampler is Sampler.GRID else TPESampler(seed=7)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=max(1, epochs // 4))
+    try:
+        with warnings.catch_warnings():
+            # How Optuna learns that a machine died; experimental since 2021.
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            database = RDBStorage(
+                storage,
+                engine_kwargs={"poolclass": NullPool},  # no connection outlives a query
+                heartbeat_interval=_HEARTBEAT_SECONDS,
+                grace_period=3 * _HEARTBEAT_SECONDS,
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+            )
+        study = optuna.create_study(
+            storage=database, sampler=chosen, pruner=pruner, study_name=name, direction="maximize", load_if_exists=True
+        )
+        if study.user_attrs.setdefault("inputs", inputs) != inputs:
+            raise StartError("other-search", f"the study {name!r} searched other data or another space: use a new name")
+        study.set_user_attr("inputs", inputs)
+    except (SQLAlchemyError, ArgumentError, StorageInternalError, ImportError) as error:
+        raise StartError("no-database", "the database of the search cannot be opened: check --storage") from error
+    return study
+
+
+def objective(
+    data: Path, out: Path, base: TrainConfig, space: Space, console: Console, stop: Event
+) -> Callable[[Trial], float]:
+    """Trains one trial; its run's folder is named by its configuration, so the same trial goes on where it was.
+
+    Raises KeyboardInterrupt after the epoch in which `stop` is set: a database is not left in the middle of a write.
+    """
+
+    def run(trial: Trial) -> float:
+        config = suggest(trial, space, base)
+        folder = out / "trials" / hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
+        trial.set_user_attr("run", folder.name)
+        console.print(f"trial {trial.number}: {_shown(trial.params)}")
+
+        def told(epoch: int, figure: float) -> None:
+            trial.report(figure, epoch)
+            if stop.is_set():
+                raise KeyboardInterrupt
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        try:
+            best = train(data, folder, config, console=Console(quiet=True), on_epoch=told)
+        except DivergedError as error:
+            trial.set_user_attr("fault", str(error))
+            raise optuna.TrialPruned from error
+        figure: float = read_checkpoint(best)["best"]
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        return figure
+
+    return run
+
+
+def search(
+    data: Path,
+    out: Path,
+    base: TrainConfig,
+    space: Space,
+    trials: int,
+    sampler: Sampler = Sampler.TPE,
+    storage: str | None = None,
+    name: str = "search",
+    console: Console | None = None,
+    stop: Event | None = None,
+) -> optuna.Study:
+    """Go on until `trials` are done, by whichever machine; writes tables and pictures after each.
+
+    Raises StartError for data, a database or a study that does not fit.
+    """
+    console = console or Console(stderr=True)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = data_sha256(read_manifest(data))
+    content = json.dumps([rows, space.model_dump_json(), base.model_dump_json(), sampler])
+    inputs = hashlib.sha256(content.encode()).hexdigest()
+    study = open_study(storage or f"sqlite:///{out / 'study.db'}", name, sampler, space, inputs, base.epochs)
+    if sampler is Sampler.GRID:
+        trials = min(trials, _grid_size(space))
+    run = objective(data, out, base, space, console, stop or Event())
+    failed_before = len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
+    try:
+        while (done := len(study.get_trials(deepcopy=False, states=_DONE))) < trials:
+            if stop is not None and stop.is_set():
+                raise KeyboardInterrupt
+            study.optimize(run, n_trials=1)
+            write_tables(study, out, base, space)
+            best = _best(study)
+            console.print(f"{done + 1} of {trials} trials, best {'-' if best is None else f'{best.value:.4f}'}")
+    except KeyboardInterrupt:
+        for one in study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[failed_before:]:
+            study.enqueue_trial(one.params)
+        raise
+    return study
+
+
+def _grid_size(space: Space) -> int:
+    size = len(space.network)
+    for one in space.ranges().values():
+        size *= len(one.grid())
+    return size
+
+
+def _best(study: optuna.Study) -> FrozenTrial | None:
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return max(done, key=lambda trial: trial.value or 0.0, default=None)
+
+
+def _shown(params: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else str(value) for name, value in params.items()
+    )
+
+
+def write_tables(study: optuna.Study, out: Path, base: TrainConfig, space: Space) -> None:
+    """trials.csv, study.png and best.json; the weights of all finished trials but the best are removed."""
+    names = [*space.ranges(), "network"]
+    finished = [one for one in study.get_trials(deepcopy=False) if one.state.is_finished()]
+    with (out / "trials.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["trial", "state", "validation_balanced_accuracy", *names, "epochs", "seconds", "run", "fault"])
+        for one in finished:
+            seconds = one.duration.total_seconds() if one.duration else 0.0
+            value = "" if one.value is None else f"{one.value:.5f}"
+            given = [one.params.get(key, "") for key in names]
+            attributes = [one.user_attrs.get(key, "") for key in ("run", "fault")]
+            cost = (len(one.intermediate_values), f"{seconds:.0f}")
+            writer.writerow([one.number, one.state.name.lower(), value, *given, *cost, *attributes])
+    best = _best(study)
+    for one in finished:
+        if one.state in _DONE and "run" in one.user_attrs and (best is None or one.number != best.number):
+            for weights in (BEST, CHECKPOINT):
+                (out / "trials" / one.user_attrs["run"] / weights).unlink(missing_ok=True)
+    if best is not None:
+        config = suggest(optuna.trial.FixedTrial(best.params), space, base)  # type: ignore[arg-type]
+        (out / "best.json").write_text(config.model_dump_json(indent=2) + "\n")
+        draw(finished, names, out / "study.png")
+
+
+def draw(trials: list[FrozenTrial], names: list[str], path: Path) -> None:
+    """The best figure over the trials, every trial's curve, and the figure against each parameter."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * 3.4, 2 * 3.2), layout="constrained")
+    panels = figure.subplots(2, 4).flatten()
+    done = [one for one in trials if one.state is TrialState.COMPLETE and one.value is not None]
+    values = [float(one.value or 0.0) for one in done]
+    numbers = [one.number for one in done]
+    panels[0].plot(numbers, values, "o", color="#0072b2")
+    panels[0].step(numbers, [max(values[: i + 1]) for i in range(len(values))], where="post", color="#d55e00")
+    panels[0].set(xlabel="trial", ylabel="validation balanced accuracy", title="best so far")
+    for one in trials:
+        style = {"color": "#0072b2"} if one in done else {"color": "#999999", "ls": "--"}
+        panels[1].plot(list(one.intermediate_values), list(one.intermediate_values.values()), lw=1, **style)
+    panels[1].set(xlabel="epoch", title="every trial (dashed: pruned)")
+    for axes, name in zip(panels[2:], names, strict=False):
+        axes.plot([one.params[name] for one in done], values, "o", color="#0072b2")
+        axes.set(xlabel=name)
+        if name in ("learning_rate", "weight_decay", "clip_norm"):
+            axes.set_xscale("log")
+    for axes in panels:
+        axes.grid(alpha=0.3)
+    panels[-1].set_visible(False)
+    figure.savefig(path, dpi=100)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @app.command("search")
+    def command(
+        data: Path = typer.Option(..., "--data", help="Folder that `convert` wrote, or its manifest.csv."),
+        out: Path = typer.Option(Path("runs/search"), "--out", help="Folder of the search; a stopped one goes on."),
+        trials: int = typer.Option(20, min=1, help="Trials in all, finished ones included."),
+        sampler: Sampler = typer.Option(Sampler.TPE, help="tpe, or every point of the grid."),
+        space: Path | None = typer.Option(None, "--space", help="JSON of ranges and networks."),
+        config: Path | None = typer.Option(None, "--config", help="JSON of TrainConfig keys that all trials share."),
+        epochs: int | None = typer.Option(None, min=1),
+        storage: str | None = typer.Option(None, help="Database URL; SQLite in OUT by default, PostgreSQL works."),
+        name: str = typer.Option("search", help="Name of the study in the database."),
+        threads: int | None = typer.Option(None, min=1),
+    ) -> None:
+        """Search learning rate, weight decay, clipping, augmentation and network; the test patients stay unseen.
+
+        Example: monai-train search --data converted --out runs/search --trials 6 --epochs 3
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        base = read_config(config, epochs=epochs, threads=threads)
+        stop = Event()
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, lambda *_: stop.set())
+        try:
+            study = search(data, out, base, read_space(space), trials, sampler, storage, name, stop=stop)
+        except KeyboardInterrupt:
+            typer.echo("stopped; the same command goes on with the trial that was cut off")
+            raise typer.Exit(130) from None
+        best = _best(study)
+        typer.echo("no trial was finished" if best is None else f"best {best.value:.4f}: {_shown(best.params)}")
+        typer.echo(f"tables and pictures: {out}")

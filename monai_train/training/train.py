@@ -1,0 +1,407 @@
+"""The training loop, on one page; everything it depends on is in its TrainConfig and in the checkpoint.
+
+A run's folder: config.json, checkpoint.pt (last epoch, replaced whole), best.pt (best validation figure), log.csv,
+tensorboard/. Under torchrun, rank 0 alone writes (`distributed`).
+Every epoch draws from a generator seeded by (seed, epoch), so a run that was killed goes on exactly as it would have.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import os
+import pickle
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import nn
+
+from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, TrainConfig
+from monai_train.data.dataset import (
+    Pictures,
+    Role,
+    data_sha256,
+    load_pictures,
+    one_a_picture,
+    read_manifest,
+    read_preprocessing,
+    split_roles,
+    split_sha256,
+)
+from monai_train.data.healthy import healthy_slices
+from monai_train.networks.baselines import Flat
+from monai_train.networks.pretrained import lineage, load_weights
+from monai_train.networks.registry import Classifier, network_definition
+from monai_train.training.allocator import keep_freed_memory
+from monai_train.training.distillation import Teachers, distillation_loss, files_sha256, teachers_of
+from monai_train.training.distributed import Ranks, joined
+from monai_train.training.epoch_log import EpochLog
+from monai_train.training.sampling import Sampler, make_sampler
+from worker.errors import StartError
+
+CHECKPOINT = "checkpoint.pt"
+BEST = "best.pt"
+HEALTHY = "healthy.npy"
+_TUMOURS = [i for i in range(len(CLASS_NAMES)) if i != NO_TUMOUR]
+
+
+class DivergedError(Exception):
+    """The loss is not a number; the last good checkpoint is kept."""
+
+
+@dataclass(slots=True)
+class State:
+    """What changes while training."""
+
+    model: Classifier
+    average: Classifier  # the exponential moving average of the weights: this one is judged and exported
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0
+    best: float = -1.0
+    best_epoch: int = -1
+
+
+def loss_of(
+    logits: torch.Tensor, labels: torch.Tensor, smoothing: float, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Cross entropy; for ANY_TUMOUR, of the sum of the tumour classes. logits [n, 4], labels [n] → scalar.
+
+    `weights` [5] say how much a picture of each class, and of ANY_TUMOUR, counts; the mean is over the weights.
+    """
+    log_probabilities = logits.float().log_softmax(dim=1)
+    kind_known = labels != ANY_TUMOUR
+    any_tumour = -log_probabilities[:, _TUMOURS].logsumexp(dim=1)
+    exact = -log_probabilities.gather(1, labels.clamp(max=len(CLASS_NAMES) - 1)[:, None])[:, 0]
+    exact = (1 - smoothing) * exact - smoothing * log_probabilities.mean(dim=1)
+    losses = torch.where(kind_known, exact, any_tumour)
+    if weights is None:
+        return losses.mean()
+    counts = weights.to(labels.device)[labels]
+    return (losses * counts).sum() / counts.sum()
+
+
+def class_weights(labels: torch.Tensor) -> torch.Tensor:
+    """How much a picture counts where the loss is weighted, [5]: 1 / pictures of its class, mean 1; ANY_TUMOUR 1."""
+    counts = labels[labels != ANY_TUMOUR].bincount(minlength=len(CLASS_NAMES)).clamp(min=1).float()
+    inverse = counts.mean() / counts
+    return torch.cat([inverse / inverse.mean(), torch.ones(1)])
+
+
+def map_loss_of(maps: torch.Tensor, labels: torch.Tensor, tumours: torch.Tensor) -> torch.Tensor:
+    """How far the evidence for the label lies from the marked tumour: maps [n, 4, h, w], labels [n] → scalar.
+
+    Cross entropy between the share of the tumour (`tumours` [n, 1, s, s]) in every cell and the class's map as
+    a distribution over the cells. Pictures without a marked tumour do not count. A classifier may find the class by
+    the scanner or the contrast; this asks it to find the tumour.
+    """
+    cover = nn.functional.adaptive_avg_pool2d(tumours, (maps.shape[2], maps.shape[3])).flatten(1)
+    total = cover.sum(dim=1)
+    evidence = torch.cat([maps, maps[:, _TUMOURS].logsumexp(dim=1, keepdim=True)], dim=1).flatten(2).float()
+    of_label = evidence[torch.arange(len(labels), device=labels.device), labels].log_softmax(dim=1)
+    marked = (total > 0).float()
+    losses = -(cover / total.clamp(min=1e-6)[:, None] * of_label).sum(dim=1)
+    return (losses * marked).sum() / marked.sum().clamp(min=1)
+
+
+def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """One cycle: up from a 25th in a cosine, then down to nearly nothing (Smith 2018)."""
+    rising = max(1, int(config.warm_up * steps))
+    if step < rising:
+        low, high, share = config.learning_rate / 25, config.learning_rate, step / rising
+    else:
+        low, high, share = config.learning_rate, config.learning_rate / 1e4, (step - rising) / max(1, steps - rising)
+    return low + (high - low) * (1 - math.cos(math.pi * share)) / 2
+
+
+def train_epoch(
+    state: State,
+    sampler: Sampler,
+    config: TrainConfig,
+    progress: Progress | None = None,
+    teachers: Teachers | None = None,
+    ranks: Ranks | None = None,
+) -> float:
+    """One epoch over freshly drawn batches; returns the mean loss (of this rank). Raises DivergedError."""
+    ranks = ranks or Ranks()
+    seed = config.seed * 100_003 + state.epoch + 50_021 * ranks.rank
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    batches = max(1, config.samples_per_epoch // (config.batch * ranks.size))
+    weights = class_weights(sampler.pictures.labels) if config.weighted_loss else None
+    model = ranks.share(state.model)
+    task = progress.add_task(f"epoch {state.epoch + 1}", total=batches) if progress else None
+    total = 0.0
+    state.model.train()
+    for index in range(batches):
+        images, labels, tumours = sampler.batch(config.batch, generator)
+        images = images.to(config.device, memory_format=torch.channels_last)
+        labels = labels.to(config.device)
+        rate = learning_rate(config, state.epoch * batches + index, config.epochs * batches)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(config.device, dtype=torch.bfloat16, enabled=config.mixed_precision):
+            found = model(images)
+            wanted = teachers.probabilities(images) if teachers is not None else None
+        loss = loss_of(found.logits, labels, config.label_smoothing, weights)
+        if wanted is not None:
+            loss = loss + config.distillation * distillation_loss(found.logits, wanted)
+        if config.map_loss:
+            loss = loss + config.map_loss * map_loss_of(found.maps, labels, tumours.to(config.device))
+        if not torch.isfinite(loss):
+            raise DivergedError(f"the loss is not a number in epoch {state.epoch + 1}: try a lower learning rate")
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm)
+        state.optimizer.step()
+        update_average(state.average, state.model, min(config.ema_decay, (1 + index + state.epoch * batches) / 100))
+        total += loss.item()
+        if progress and task is not None:
+            progress.advance(task)
+    if progress and task is not None:
+        progress.remove_task(task)
+    return total / batches
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the averaged weights and buffers a step towards the model's."""
+    for held, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if held.is_floating_point():
+            held.lerp_(new, 1 - decay)
+        else:
+            held.copy_(new)
+
+
+@torch.no_grad()
+def logits_of(model: Classifier, pixels: torch.Tensor, config: TrainConfig, batch: int = 128) -> torch.Tensor:
+    """Logits [n, classes] of uint8 pictures [n, 1, s, s], float32 arithmetic."""
+    model.eval()
+    images = (part.float().div(255).to(config.device) for part in torch.split(pixels, batch))
+    return torch.cat([model(part).logits.float().cpu() for part in images])
+
+
+def balanced_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """The mean recall over the classes that occur."""
+    right = logits.argmax(dim=1) == labels
+    return float(torch.stack([right[labels == c].float().mean() for c in set(labels.tolist())]).mean())
+
+
+def new_state(config: TrainConfig) -> State:
+    """A fresh network and optimizer; weights depend on the seed alone."""
+    torch.manual_seed(config.seed)
+    model = Classifier(network_definition(config.network, len(CLASS_NAMES)))
+    model.to(device=config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = adamw(model.parameters(), config.learning_rate, config.weight_decay)
+    return State(model, copy.deepcopy(model), optimizer)
+
+
+def adamw(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW over the parameters that learn; biases and the scales of norms do not decay."""
+    learning = [p for p in parameters if p.requires_grad]
+    decayed = {"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay}
+    plain = {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0}
+    return torch.optim.AdamW([decayed, plain], lr=learning_rate, fused=True)
+
+
+def save(path: Path, state: State, config: TrainConfig, provenance: dict[str, str]) -> None:
+    """Write a checkpoint whole or not at all: a full disk or a kill leaves the one before it."""
+    content = {
+        "model": state.model.state_dict(),
+        "average": state.average.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "epoch": state.epoch,
+        "best": state.best,
+        "best_epoch": state.best_epoch,
+        "config": config.model_dump_json(),
+        "provenance": provenance,
+    }
+    part = path.with_suffix(".part")
+    buffer = io.BytesIO()  # written by us, so that a full disk is an OSError and not one of torch's
+    torch.save(content, buffer)
+    try:
+        with part.open("wb") as stream:
+            stream.write(buffer.getbuffer())
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, tensors and plain values only. StartError when it is missing or damaged."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise StartError("no-checkpoint", f"cannot read {path}: {error.strerror or 'not a file'}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise StartError("damaged-checkpoint", f"{path} is not a whole checkpoint of this program") from error
+    return content
+
+
+def _resume(path: Path, state: State, provenance: dict[str, str]) -> dict[str, str]:
+    """Put the checkpoint into `state` and return its provenance. StartError when it saw other data."""
+    content = read_checkpoint(path)
+    for key in ("split_sha256", "data_sha256", "healthy_sha256", "teachers_sha256"):
+        if content["provenance"].get(key, "") != provenance[key]:
+            raise StartError("other-data", f"{path} was trained on other data ({key} differs): use a new --run folder")
+    state.model.load_state_dict(content["model"])
+    state.average.load_state_dict(content["average"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    state.epoch, state.best, state.best_epoch = content["epoch"], content["best"], content["best_epoch"]
+    stored: dict[str, str] = content["provenance"]
+    return stored
+
+
+def current_commit() -> str:
+    """The commit of the checkout this code runs from, or `unknown` outside one."""
+    answer = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return answer.stdout.strip() or "unknown"
+
+
+def train(
+    data: Path,
+    run: Path,
+    config: TrainConfig,
+    weights: Path | None = None,
+    healthy: Path | None = None,
+    console: Console | None = None,
+    on_epoch: Callable[[int, float], None] | None = None,
+    roles: Sequence[Role] | None = None,
+    teachers: Sequence[Path] = (),
+) -> Path:
+    """Train on a converted folder until done, going on where RUN stopped; returns the best checkpoint.
+
+    A fresh run starts from `weights` where they are given; `healthy` is the folder of a healthy axial DICOM volume,
+    whose slices are kept in the run for export.
+
+    `on_epoch` is told every epoch and its validation figure, after they are saved. `roles` gives every row of the
+    manifest its role instead of the split that the configuration describes. `teachers` are finished runs on the same
+    split, whose mean answer the network learns beside the labels.
+
+    Raises StartError for data or checkpoints that do not fit and DivergedError for a loss that is not a number.
+    """
+    with joined(config.device) as ranks:
+        console = (console or Console(stderr=True)) if ranks.leads else Console(quiet=True)
+        torch.set_num_threads(config.threads)
+        keep_freed_memory()
+        rows = read_manifest(data)
+        if roles is None:
+            roles = split_roles(rows, config.external, config.test_share, config.validation_share)
+        pictures = ranks.first(lambda: load_pictures(data, rows, read_preprocessing()))
+        run.mkdir(parents=True, exist_ok=True)
+        heads, healthy_sha256 = healthy_slices(healthy, read_preprocessing()) if healthy is not None else (None, "")
+        if heads is not None and ranks.leads:
+            np.save(run / HEALTHY, heads.numpy())
+        sampler = make_sampler(pictures, _with(roles, Role.TRAIN), config, CLASS_NAMES, heads)
+        validation = pictures.select(one_a_picture(rows, _with(roles, Role.VALIDATION)))
+        for index, name in enumerate(CLASS_NAMES):
+            if index not in validation.labels:
+                raise StartError("empty-class", f"class {name} has no picture in the validation split")
+        checkpoints = [one / BEST for one in teachers]
+        taught = [read_checkpoint(one) for one in checkpoints]
+        provenance = {
+            "data_sha256": data_sha256(rows),
+            "split_sha256": split_sha256(rows, roles),
+            "commit": current_commit(),
+            "healthy_sha256": healthy_sha256,
+            "teachers_sha256": files_sha256(checkpoints),
+        }
+        leading = teachers_of(taught, provenance["split_sha256"], config.device) if taught else None
+        state, provenance = _start(run, config, provenance, weights)
+        ranks.tell(0.0)  # nothing is written before every rank has read what was there
+        if ranks.leads:
+            (run / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+        with EpochLog(run, state.epoch) if ranks.leads else nullcontext() as log:
+            _loop(run, state, sampler, validation, config, provenance, console, on_epoch, leading, ranks, log)
+    return run / BEST
+
+
+def _start(
+    run: Path, config: TrainConfig, provenance: dict[str, str], weights: Path | None
+) -> tuple[State, dict[str, str]]:
+    """A fresh state, from `weights` where they are given, or that of the run's checkpoint, with its provenance."""
+    state = new_state(config)
+    if config.map_loss and isinstance(state.model.net, Flat):
+        raise StartError("no-maps", f"{config.network} has no activation maps: its map_loss must be 0")
+    if (run / CHECKPOINT).exists():
+        _check_same(run, config)
+        provenance = _resume(run / CHECKPOINT, state, provenance)
+    elif weights is not None:
+        load_weights(state.model, weights)
+        provenance = {**provenance, "initial_weights_sha256": lineage(weights)}
+        state.average.load_state_dict(state.model.state_dict())
+    return state, provenance
+
+
+def _loop(
+    run: Path,
+    state: State,
+    sampler: Sampler,
+    validation: Pictures,
+    config: TrainConfig,
+    provenance: dict[str, str],
+    console: Console,
+    on_epoch: Callable[[int, float], None] | None,
+    teachers: Teachers | None,
+    ranks: Ranks,
+    log: EpochLog | None,
+) -> None:
+    while state.epoch < config.epochs:
+        if config.patience is not None and state.epoch - state.best_epoch > config.patience:
+            console.print(f"no better validation figure in {config.patience} epochs: stopped")
+            return
+        start = time.monotonic()
+        with Progress(console=console, transient=True) as progress:
+            loss = train_epoch(state, sampler, config, progress, teachers, ranks)
+        seconds = time.monotonic() - start
+        state.epoch += 1
+        figure, validation_loss = _judge(state, validation, config) if ranks.leads else (0.0, 0.0)
+        figure = ranks.tell(figure)  # so that every rank stops early after the same epoch
+        # On equal figures the later, more annealed weights are taken.
+        better = figure >= state.best
+        if better:
+            state.best, state.best_epoch = figure, state.epoch
+        if log is None:
+            continue
+        if better:
+            save(run / BEST, state, config, provenance)
+        last_rate = state.optimizer.param_groups[0]["lr"]
+        log.add(state.epoch, loss, figure, validation_loss, last_rate, config.samples_per_epoch / seconds)
+        save(run / CHECKPOINT, state, config, provenance)
+        console.print(
+            f"epoch {state.epoch}/{config.epochs}  loss {loss:.4f}  validation balanced accuracy {figure:.4f} "
+            f"(n={len(validation.rows)})  best {state.best:.4f}"
+        )
+        if on_epoch is not None:
+            on_epoch(state.epoch, figure)
+
+
+def _judge(state: State, validation: Pictures, config: TrainConfig) -> tuple[float, float]:
+    """Balanced accuracy and loss of the averaged weights on the validation part."""
+    logits = logits_of(state.average, validation.pixels, config)
+    return balanced_accuracy(logits, validation.labels), float(loss_of(logits, validation.labels, 0.0))
+
+
+def _check_same(run: Path, config: TrainConfig) -> None:
+    stored = TrainConfig.model_validate_json(read_checkpoint(run / CHECKPOINT)["config"])
+    if stored != config:
+        changed = [key for key, value in stored.model_dump().items() if getattr(config, key) != value]
+        raise StartError("other-config", f"{run} holds a run with another {changed[0]}: use a new --run folder")
+
+
+def _with(roles: Sequence[Role], role: Role) -> list[int]:
+    return [i for i, one in enumerate(roles) if one is role]

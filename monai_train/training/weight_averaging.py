@@ -1,0 +1,77 @@
+"""One network from several runs of it: the mean of their weights (Wortsman et al. 2022, model soups).
+
+It works where the runs began from the same weights (`train --weights`). Runs that began apart lie in different valleys,
+and a mean between valleys knows nothing: it is measured on the validation part and refused. `train --teachers` makes
+one network of any runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from monai_train.data.dataset import Pictures
+from monai_train.networks.registry import Classifier
+from monai_train.training.train import balanced_accuracy
+from worker.errors import StartError
+
+_STATISTICS_PICTURES = 1024
+_BATCH = 64
+_MAY_LOSE = 0.01  # of validation balanced accuracy against the best of the runs
+
+
+def averaged(
+    model: Classifier, weights: Sequence[Mapping[str, torch.Tensor]], training: Pictures, validation: Pictures
+) -> list[float]:
+    """Put the mean of the runs' weights into `model`, its norms' statistics measured again on training pictures.
+
+    Returns the validation balanced accuracy of every run and, last, of the mean. Raises StartError where the mean is
+    more than a point below the best run.
+    """
+    figures = []
+    for one in weights:
+        model.load_state_dict(one)
+        figures.append(_figure(model, validation))
+    model.load_state_dict({key: _mean([one[key] for one in weights]) for key in weights[0]})
+    _measure_statistics(model, training.pixels)
+    figures.append(_figure(model, validation))
+    if figures[-1] < max(figures[:-1]) - _MAY_LOSE:
+        of_runs = ", ".join(f"{figure:.3f}" for figure in figures[:-1])
+        raise StartError(
+            "average-worse",
+            f"the mean of the weights reaches {figures[-1]:.3f} of balanced accuracy on the validation part, its runs "
+            f"{of_runs}: average runs that began from the same --weights, or make one of them by `train --teachers`",
+        )
+    return figures
+
+
+def _mean(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([one.float() for one in values]).mean(dim=0).to(values[0].dtype)
+
+
+@torch.no_grad()
+def _measure_statistics(model: Classifier, pixels: torch.Tensor) -> None:
+    """Running mean and variance of every batch norm over up to 1,024 pictures as they are."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch then keeps the plain mean over all batches
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(len(pixels), generator=generator)[:_STATISTICS_PICTURES]
+    model.train()
+    for part in torch.split(chosen, _BATCH):
+        if len(part) > 1:
+            model(pixels[part].float() / 255)
+    model.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+@torch.no_grad()
+def _figure(model: Classifier, pictures: Pictures) -> float:
+    model.eval()
+    logits = torch.cat([model(part.float() / 255).logits for part in torch.split(pictures.pixels, _BATCH)])
+    return balanced_accuracy(logits, pictures.labels)

@@ -1,0 +1,52 @@
+"""What the commands print is what is there: nothing that a peer or a person wrote is taken for markup."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.testbed.instances import NOON
+from worker.cli.output import print_answer, print_answers, print_findings, print_unfinished
+from worker.db.views.queue import Unfinished, UnfinishedJob
+from worker.db.views.search import SeriesAnswer, Status
+from worker.ops.doctor import Finding
+
+MARKUP = "[/] [red]x :x:"
+ANSWER = SeriesAnswer(
+    series_instance_uid="1.2.3", study_instance_uid="1.2", patient_id=MARKUP, patient_name="", accession_number="",
+    study_date="", modality="MR", series_description=MARKUP, instances=1, status=Status.FAILED, label=None,
+    probability=None, probabilities={}, reason="process-died", detail=MARKUP, model=None, model_sha256=None,
+    created_at=NOON, received_at=NOON, deliveries=(),
+)  # fmt: skip
+
+
+def test_a_patient_whose_id_looks_like_markup_is_listed_as_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    print_answers([ANSWER], "table")
+    print_answer(replace(ANSWER, status=Status.CLASSIFIED), [], "table")
+    printed = "".join(capsys.readouterr().out.split())
+    assert printed.count("".join(MARKUP.split())) == 4
+
+
+@pytest.mark.parametrize("format", ["table", "json", "csv"])
+def test_what_a_series_lacks_is_printed_with_its_answer(capsys: pytest.CaptureFixture[str], format: str) -> None:
+    print_answer(replace(ANSWER, status=Status.CLASSIFIED, missing="2 of the 3 images"), [], format)
+    assert "2 of the 3 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("format", ["table", "json", "csv"])
+def test_a_job_in_shadow_is_marked(capsys: pytest.CaptureFixture[str], format: str) -> None:
+    job = UnfinishedJob(
+        number=7, series_instance_uid="1.2.3", state="parked", attempts=3, reason="time-limit", detail=None,
+        created_at=NOON, not_before=NOON, shadow=True,
+    )  # fmt: skip
+    print_unfinished(Unfinished((job,), ()), format)
+    shown = capsys.readouterr().out
+    print_unfinished(Unfinished((replace(job, shadow=False),), ()), format)
+    assert shown != capsys.readouterr().out
+    assert "shadow" in shown
+
+
+def test_advice_names_the_section_of_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    print_findings([Finding("configuration", False, "config.toml", "add a [[destination]]")])
+    assert capsys.readouterr().out == "fault configuration: config.toml\n      → add a [[destination]]\n"

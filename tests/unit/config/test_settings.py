@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worker.config.settings import DicomwebSection, FhirSection, Settings, load_settings
+from worker.errors import StartError
+
+
+def _load(tmp_path: Path, text: str) -> Settings:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    return load_settings(file)
+
+
+def test_the_shipped_file_holds_only_known_keys_and_the_defaults() -> None:
+    shipped = load_settings(Path(__file__).parents[3] / "config.toml")
+    assert shipped.receive == Settings().receive.model_copy(update={"allowed_peers": ()})
+    assert shipped.eligibility == Settings().eligibility
+
+
+def test_every_commented_key_of_the_shipped_file_is_known_and_has_its_default(tmp_path: Path) -> None:
+    shipped = (Path(__file__).parents[3] / "config.toml").read_text()
+    lines = [
+        line.removeprefix("# ") for line in shipped.splitlines() if " = " in line or "[" in line[:4] or line == "# ]"
+    ]
+    left_out = ("bundle =", "override", "tls_", "syslog_")  # syslog goes by TLS, whose files do not exist
+    settings = _load(tmp_path, "\n".join(one for one in lines if not any(word in one for word in left_out)))
+    plain = Settings()
+    assert settings.receive == plain.receive
+    assert settings.eligibility == plain.eligibility
+    assert settings.worker.model_copy(update={"data_dir": Path("var")}) == plain.worker
+    assert [(type(one).__name__, one.name) for one in settings.destination] == [
+        ("DestinationSection", "pacs"),
+        ("DicomwebSection", "archive"),
+        ("FhirSection", "ehr"),
+    ]
+    assert [(one.ae_title, one.query) for one in settings.peer] == [("ORTHANC", False)]
+
+
+def test_unknown_key_names_the_nearest_known_one(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"unknown key 'receive.prot' \(did you mean 'port'\?\)"):
+        _load(tmp_path, "[receive]\nprot = 1")
+
+
+def test_unknown_section_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"unknown key 'recieve' \(did you mean 'receive'\?\)"):
+        _load(tmp_path, "[recieve]\nport = 1")
+
+
+def test_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER__RECEIVE__PORT", "104")
+    assert _load(tmp_path, "[receive]\nport = 11113\nquiet_seconds = 3").receive.port == 104
+
+
+def test_misspelt_environment_variable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER__RECEIVE__PROT", "104")
+    with pytest.raises(StartError, match="did you mean 'port'"):
+        _load(tmp_path, "")
+
+
+def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
+    settings = _load(tmp_path, '[worker]\ndata_dir = "here"')
+    assert settings.worker.data_dir == tmp_path / "here"
+    assert settings.database.url == f"sqlite:///{tmp_path / 'var/worker.db'}"
+
+
+def test_a_destination_with_a_url_is_a_dicomweb_server(tmp_path: Path) -> None:
+    text = "[[destination]]\nname='a'\nurl='https://h/dicom-web/'\nbearer_token_file='token'\ntls_authority='ca.pem'"
+    [destination] = _load(tmp_path, text).destination
+    assert isinstance(destination, DicomwebSection)
+    assert (destination.url, destination.bearer_token_file) == ("https://h/dicom-web", tmp_path / "token")
+    assert destination.tls_authority == tmp_path / "ca.pem"
+
+
+def test_a_destination_with_fhir_is_a_fhir_server(tmp_path: Path) -> None:
+    text = "[[destination]]\nname='a'\nurl='https://h/fhir'\nfhir=true\nbearer_token_file='token'"
+    [destination] = _load(tmp_path, text).destination
+    assert isinstance(destination, FhirSection)
+    assert (destination.url, destination.bearer_token_file) == ("https://h/fhir", tmp_path / "token")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[receive]\nport = 70000", "receive.port"),
+        ("[worker]\nae_title = 'SEVENTEEN_LETTERS'", "16 ASCII characters"),
+        ("[worker]\nengine = 'onnx'", "worker.engine"),
+        ("[receive", "not valid TOML"),
+        ("[[destination]]\nname = 'a'\nae_title = 'A'\nhost = 'h'", "destination.0.port"),
+        ("[[destination]]\nname='a'\nae_title='A'\nhost='h'\nport=1\n" * 2, "same name"),
+        ("[[destination]]\nname='a'\nurl='ftp://h'", "destination.0.url"),
+        ("[[destination]]\nname='a'\nurl='https://u:p@h/dicom-web'", "no user or password"),
+        ("[[destination]]\nname='a'\nurl='https://h'\ntls_key='k'", "tls_certificate and tls_key together"),
+        ("[[destination]]\nname='a'\nurl='http://h'\ntls_authority='a'", "need an https URL"),
+        ("[[destination]]\nname='a'\nurl='http://h'\nbearer_token_file='t'", "by https only"),
+        ("[[destination]]\nname='a'\nurl='https://h'\nbearer_token = 't'", "did you mean 'bearer_token_file'?"),
+        ("[[destination]]\nname='a'\nfhir=true", "'destination.0.url'"),
+        ("[[destination]]\nname='a'\nfhir=false\nurl='https://h'", "'destination.0.fhir'"),
+        (
+            "[[destination]]\nname='a'\nfhir=true\nurl='https://h'\nkey_objects=true",
+            "unknown key 'destination.0.key_obj",
+        ),
+        ("[[peer]]\nae_title='A'\nhost='h'\nport=1\n" * 2, "same ae_title"),
+        ("[[peer]]\nae_title='A'\nhost='h'\nport=1\nqerry=true", "did you mean 'query'?"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_key(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(StartError) as error:
+        _load(tmp_path, text)
+    assert said in error.value.detail
+    assert "\n" not in error.value.detail
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="no configuration file"):
+        load_settings(tmp_path / "none.toml")

@@ -1,0 +1,85 @@
+"""Who is alive, on this host and on others."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from datetime import timedelta
+from itertools import count
+
+from tests.testbed.instances import later
+from tests.testbed.worker_process import wait_until
+from worker.db.engine import Database
+from worker.db.processes import FORGOTTEN, Alive, beat, beating, is_lost, processes
+from worker.process import Role, process_name
+
+LEASE = timedelta(seconds=30)
+OURS = f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _seen(database: Database, seconds: float) -> list[tuple[str, str, bool]]:
+    with database.read() as session:
+        return [(one.role, one.name, one.lost) for one in processes(session, later(seconds), LEASE)]
+
+
+def _beat(database: Database, name: str, role: Role, at: float, started: float = 0) -> None:
+    with database.write() as session:
+        beat(session, name, role, later(started), later(at))
+
+
+def _ended() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_process_is_seen_while_it_beats_and_gone_after_its_end(database: Database) -> None:
+    with beating(database, Role.SEND, LEASE, lambda: later(5)):
+        assert _seen(database, 6) == [("send", process_name(), False)]
+    assert _seen(database, 6) == []
+
+
+def test_beats_are_told_by_another_thread(database: Database) -> None:
+    times = count()
+
+    def after_three_beats() -> list[Alive]:
+        with database.read() as session:
+            return [one for one in processes(session, later(0), LEASE) if one.seen_at > later(3)]
+
+    with beating(database, Role.INFER, timedelta(seconds=0.03), lambda: later(next(times))):
+        [one] = wait_until(after_three_beats, "three beats", every=0.01)
+    assert one.started_at == later(0)
+
+
+def test_a_silent_process_of_another_host_is_lost_after_a_lease_and_forgotten_after_a_day(database: Database) -> None:
+    _beat(database, "elsewhere:7", Role.INFER, at=10)
+    assert _seen(database, 39) == [("infer", "elsewhere:7", False)]
+    assert _seen(database, 40) == [("infer", "elsewhere:7", True)]
+    assert _seen(database, 10 + FORGOTTEN.total_seconds()) == []
+
+
+def test_a_process_that_ended_on_this_host_is_not_shown(database: Database) -> None:
+    _beat(database, f"{socket.gethostname()}:{_ended()}", Role.INFER, at=10)
+    assert _seen(database, 11) == []
+
+
+def test_the_first_beat_removes_what_ended_before_it(database: Database) -> None:
+    _beat(database, f"{socket.gethostname()}:{_ended()}", Role.INFER, at=1)
+    _beat(database, "gone:1", Role.INFER, at=1)
+    _beat(database, "elsewhere:7", Role.INFER, at=5)
+    _beat(database, OURS, Role.RECEIVE, at=2 + FORGOTTEN.total_seconds(), started=1)
+    with database.read() as session:
+        everything = processes(session, later(0), LEASE)
+    assert [one.name for one in everything] == ["elsewhere:7", OURS]
+
+
+def test_who_is_lost(database: Database) -> None:
+    _beat(database, "elsewhere:7", Role.RECEIVE, at=10)
+    names = {"elsewhere:7", "never-seen:1", OURS, f"{socket.gethostname()}:{_ended()}"}
+    with database.read() as session:
+        soon = {name for name in names if is_lost(session, name, later(20), LEASE)}
+        late = {name for name in names if is_lost(session, name, later(41), LEASE)}
+    assert soon == names - {"elsewhere:7", OURS}
+    assert late == names - {OURS}  # this process runs, whatever it has told

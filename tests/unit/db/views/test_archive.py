@@ -1,0 +1,153 @@
+"""What a reader's query finds, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from tests.testbed.instances import MODEL, classified, later, new_instance
+from worker.db.engine import Database
+from worker.db.instances import add_instance
+from worker.db.jobs import claim_job, end_job
+from worker.db.migrate import migrate
+from worker.db.models import model_row
+from worker.db.results import NewObject, add_result
+from worker.db.series import lock_open_series, queue_series
+from worker.db.tables import Base, JobState, ObjectKind
+from worker.db.views.archive import Keys, find_instances, find_series, find_studies
+from worker.dicom.standard import derive_uid, produced_series_uid
+
+SR = "1.2.840.10008.5.1.4.1.1.88.34"
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """Study a with two series, of which one has a report; study b with one."""
+    if request.param == "sqlite":
+        database = Database(f"sqlite:///{tmp_path_factory.mktemp('archive') / 'worker.db'}")
+        migrate(database)
+    else:
+        database = Database(request.getfixturevalue("postgres_url"))
+        migrate(database)
+        with database.engine.begin() as connection:
+            names = ", ".join(f'"{table.name}"' for table in Base.metadata.sorted_tables)
+            connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY"))
+    _fill(database)
+    yield database
+    database.close()
+
+
+def _fill(database: Database) -> None:
+    with database.write() as session:
+        model = model_row(session, MODEL, later(0)).id
+        second = {"series_instance_uid": derive_uid("series", "a2"), "modality": "CT"}
+        for new in (
+            new_instance(1, "a", patient_name="Müller_x^Ada=山田", study_date="20260301"),
+            new_instance(2, "a"),
+            replace(new_instance(3, "a"), **second),
+            new_instance(1, "b", patient_id="ID_b%", study_date="20250101", patient_name="Bo[b]"),
+        ):
+            row = add_instance(session, new, later(0))
+            if new.sop_instance_uid == derive_uid("instance", "a", "2"):
+                first = row
+        series = lock_open_series(session, first.series_id, later(0))
+        assert series is not None
+        queue_series(session, series, model, later(0))
+        job = claim_job(session, "me", model, later(0), timedelta(seconds=30))
+        assert job is not None
+        end_job(session, job.id, "me", JobState.DONE, later(5))
+        made = NewObject(ObjectKind.REPORT, SR, derive_uid("r"), "objects/r", "00" * 32)
+        new = new_instance(2, "a")
+        add_result(session, job, classified([new]), {new.sop_instance_uid: first.id}, [made], [], later(5))
+
+
+REPORTS = produced_series_uid("report", derive_uid("series", "a"), MODEL.sha256)
+
+
+def _studies(database: Database, **keys: object) -> list[str]:
+    with database.read() as session:
+        found = find_studies(session, replace(Keys(), **keys))  # type: ignore[arg-type]
+    return [{derive_uid("study", one): one for one in "ab"}[study.study_instance_uid] for study in found]
+
+
+def test_a_study_is_listed_once_newest_first_with_what_it_holds(database: Database) -> None:
+    with database.read() as session:
+        b, a = find_studies(session, Keys())
+    assert (b.study_instance_uid, a.study_instance_uid) == (derive_uid("study", "b"), derive_uid("study", "a"))
+    assert (a.modalities, a.series, a.instances) == (("CT", "MR", "SR"), 3, 4)
+    assert a.path == new_instance(1, "a").path
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"patient_name": "müller_X^*"}, "a"),
+        ({"patient_name": "山田"}, "a"),
+        ({"patient_name": "m?ller?x^ada"}, "a"),
+        ({"patient_name": "Mxller*"}, ""),
+        ({"patient_name": "*"}, "ba"),
+        ({"patient_name": "bo[b]"}, "b"),
+        ({"patient_name": "bo[b]*"}, "b"),
+        ({"patient_id": "ID_b%"}, "b"),
+        ({"patient_id": "ID_*"}, "b"),
+        ({"patient_id": "id-*"}, ""),
+        ({"patient_id": "ID-?"}, "a"),
+        ({"study_date": "20260301"}, "a"),
+        ({"study_date": "20250101-20250101"}, "b"),
+        ({"study_date": "-20251231"}, "b"),
+        ({"study_date": "20250102-"}, "a"),
+        ({"modalities_in_study": ("SR",)}, "a"),
+        ({"modalities_in_study": ("MR", "XX")}, "ba"),
+        ({"modalities_in_study": ("KO",)}, ""),
+        ({"study_instance_uids": (derive_uid("study", "b"), "1.2")}, "b"),
+    ],
+)
+def test_studies_match_as_the_standard_says(database: Database, keys: dict[str, object], expected: str) -> None:
+    if database.engine.dialect.name == "sqlite" and "ü" in str(keys):
+        keys = {"patient_name": "Müller_X^*"}  # SQLite knows the case of ASCII letters only
+    assert "".join(_studies(database, **keys)) == expected
+
+
+def test_series_are_those_received_and_those_produced(database: Database) -> None:
+    study = (derive_uid("study", "a"),)
+    with database.read() as session:
+        found = find_series(session, Keys(study_instance_uids=study))
+        reports = find_series(session, Keys(modalities=("SR",)))
+        by_uid = find_series(session, Keys(series_instance_uids=(REPORTS,)))
+    assert sorted((one.modality, one.instances, one.kind) for one in found) == [
+        ("CT", 1, None),
+        ("MR", 2, None),
+        ("SR", 1, ObjectKind.REPORT),
+    ]
+    assert reports == by_uid
+    assert [(one.series_instance_uid, one.path) for one in reports] == [(REPORTS, "objects/r")]
+
+
+def test_instances_by_class_and_series(database: Database) -> None:
+    with database.read() as session:
+        reports = find_instances(session, Keys(sop_class_uids=(SR,)))
+        images = find_instances(session, Keys(series_instance_uids=(derive_uid("series", "a"),)))
+    assert [(one.sop_instance_uid, one.series_instance_uid, one.modality) for one in reports] == [
+        (derive_uid("r"), REPORTS, "SR")
+    ]
+    assert [one.sop_instance_uid for one in images] == [derive_uid("instance", "a", str(number)) for number in (1, 2)]
+
+
+def test_pages_put_together_are_the_whole_list(database: Database) -> None:
+    with database.read() as session:
+        for find in (find_studies, find_series, find_instances):
+            whole = find(session, Keys())
+            assert [find(session, Keys(), 1, place)[0] for place in range(len(whole))] == whole  # type: ignore[comparison-overlap]
+            assert find(session, Keys(), 2, len(whole)) == []
+            assert find(session, Keys(), 3, 1) == whole[1:4]
+
+
+def test_a_patient_is_found_by_identifier_and_by_pseudonym_where_pseudonyms_are_kept(database: Database) -> None:
+    with database.read() as session:
+        session.info["pseudonym"] = lambda text: {"Miller": "ID-a"}.get(text, "nobody")
+        assert len(find_studies(session, Keys(patient_id="Miller"))) == 1
+        assert len(find_studies(session, Keys(patient_id="ID-a"))) == 1

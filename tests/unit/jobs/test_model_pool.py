@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from tests.testbed.instances import MODEL, Clock, classified, later, new_instance
+from worker.config.settings import Settings
+from worker.db import models as store_models
+from worker.db.engine import Database
+from worker.db.instances import add_instance
+from worker.db.jobs import claim_job, end_job
+from worker.db.tables import JobRow, JobState, LoadState
+from worker.db.views.model_comparison import known_models, unserved_models
+from worker.errors import StartError
+from worker.jobs.bundle_store import Ready
+from worker.jobs.model_pool import TRY_AGAIN, ServedModels
+from worker.process import process_name
+from worker.receive.settle import settle_series
+from worker.results import ModelIdentity, SeriesResult
+
+TWO = replace(MODEL, version="2.0", sha256="cd" * 32)
+HERE = "host:1"
+
+
+class Shelf:
+    """Bundles by hash, and what happens when one is loaded."""
+
+    def __init__(self, *identities: ModelIdentity) -> None:
+        self.known = {one.sha256: one for one in identities}
+        self.faults: dict[str, Exception] = {}
+        self.loaded: list[str] = []
+
+    def find(self, sha256: str) -> Path | None:
+        return Path(sha256) if sha256 in self.known else None
+
+    def make_ready(self, folder: Path) -> Ready:
+        identity = self.known[str(folder)]
+        self.loaded.append(identity.version)
+        if identity.sha256 in self.faults:
+            raise self.faults[identity.sha256]
+        return Ready(identity, _classify)
+
+
+def _classify(_paths: Sequence[Path]) -> SeriesResult:
+    return classified()
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf(MODEL, TWO)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def _served(database: Database, shelf: Shelf, clock: Clock, owner: str = HERE) -> ServedModels:
+    return ServedModels(database, shelf.find, shelf.make_ready, owner, clock)
+
+
+def _versions(models: ServedModels) -> list[str]:
+    models.refresh()
+    return [one.identity.version for one in models.current()]
+
+
+@pytest.fixture
+def two(database: Database) -> Database:
+    """1.0 active, 2.0 in shadow."""
+    with database.write() as session:
+        store_models.configure(session, MODEL, later(0))
+        row, _ = store_models.add_model(session, TWO, "ada", later(1))
+        store_models.shadow_model(session, row.id, "ada", later(2))
+    return database
+
+
+def test_a_change_of_the_choice_is_served_without_a_restart(two: Database, shelf: Shelf, clock: Clock) -> None:
+    models = _served(two, shelf, clock)
+    assert _versions(models) == ["1.0", "2.0"]
+    with two.write() as session:
+        store_models.activate_model(session, store_models.model_of(session, TWO.sha256).id, "ada", later(3))
+    assert _versions(models) == ["2.0"]  # nothing waits for 1.0
+    with two.write() as session:
+        store_models.rollback(session, "ada", later(4))
+    assert _versions(models) == ["2.0", "1.0"]
+    assert shelf.loaded == ["1.0", "2.0", "1.0"]
+
+
+def test_a_retired_model_is_served_until_its_jobs_are_done(two: Database, shelf: Shelf, clock: Clock) -> None:
+    with two.write() as session:
+        for number in (1, 2, 3):
+            add_instance(session, new_instance(number), later(0))
+    settle_series(two, Settings(), later(100))
+    with two.write() as session:
+        store_models.activate_model(session, store_models.model_of(session, TWO.sha256).id, "ada", later(101))
+    models = _served(two, shelf, clock)
+    assert _versions(models) == ["2.0", "1.0"]
+    with two.write() as session:
+        job = claim_job(session, "me", 1, later(102), timedelta(seconds=30))
+        assert job is not None
+        end_job(session, job.id, "me", JobState.DONE, later(103))
+    assert _versions(models) == ["2.0"]
+
+
+@pytest.mark.parametrize("fault", [StartError("bundle-golden", "golden case 'x'"), MemoryError()])
+def test_a_model_that_cannot_be_loaded_stops_no_other_and_is_told(
+    two: Database, shelf: Shelf, clock: Clock, fault: Exception
+) -> None:
+    shelf.faults[TWO.sha256] = fault
+    models = _served(two, shelf, clock)
+    assert _versions(models) == ["1.0"]
+    assert _versions(models) == ["1.0"]
+    assert shelf.loaded == ["1.0", "2.0"]  # not again at once
+    with two.read() as session:
+        told = {one.version: one.not_loaded for one in known_models(session)}
+        assert unserved_models(session) == []
+    assert told["1.0"] is None
+    assert told["2.0"] is not None
+    assert told["2.0"].startswith("host: ")
+    shelf.faults.clear()
+    clock.ahead = TRY_AGAIN + timedelta(seconds=1)
+    assert _versions(models) == ["1.0", "2.0"]
+    with two.read() as session:
+        assert {one.not_loaded for one in known_models(session)} == {None}
+
+
+def test_without_any_model_the_process_does_not_start(two: Database, shelf: Shelf, clock: Clock) -> None:
+    shelf.known.clear()
+    models = _served(two, shelf, clock)
+    models.refresh()
+    with pytest.raises(StartError, match="no such bundle"):
+        models.require_one()
+    with two.read() as session:
+        assert unserved_models(session) == ["test-model 1.0 cannot be loaded on any host"]
+
+
+@pytest.mark.parametrize(("version", "sha256"), [("1.0", MODEL.sha256), ("2.0", TWO.sha256)])
+def test_a_shadow_that_kills_its_process_is_left_out_and_the_only_active_model_never(
+    two: Database, shelf: Shelf, clock: Clock, version: str, sha256: str
+) -> None:
+    host = process_name().partition(":")[0]
+    dead = f"{host}:{2**22 + 1}"  # beyond the largest number of a process
+    with two.write() as session:
+        row = store_models.model_of(session, sha256)
+        store_models.record_load(session, row.id, dead, LoadState.LOADING, None, later(0), deaths=2)
+    assert (version in _versions(_served(two, shelf, clock, f"{host}:1"))) is (version == "1.0")
+
+
+def test_jobs_of_a_model_without_a_bundle_go_to_the_active_one(two: Database, shelf: Shelf, clock: Clock) -> None:
+    with two.write() as session:
+        for number in (1, 2, 3):
+            add_instance(session, new_instance(number), later(0))
+    settle_series(two, Settings(), later(100))  # for 1.0, and for 2.0 in shadow
+    newer = replace(MODEL, version="3.0", sha256="ef" * 32)
+    with two.write() as session:
+        store_models.retire_model(session, store_models.model_of(session, TWO.sha256).id, "ada", later(101))
+        store_models.configure(session, newer, later(102))  # an upgrade of the worker: its earlier bundle is gone
+    shelf.known = {newer.sha256: newer}
+    assert _versions(_served(two, shelf, clock)) == ["3.0"]
+    with two.read() as session:
+        jobs = session.execute(select(JobRow.model_id, JobRow.state).order_by(JobRow.id)).all()
+    assert [tuple(one) for one in jobs] == [(3, "pending"), (2, "superseded")]

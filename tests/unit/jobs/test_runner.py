@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from tests.testbed.instances import MODEL, classified, later, new_instance
+from tests.testbed.serving import one_model
+from worker.db.engine import Database
+from worker.db.instances import add_instance
+from worker.db.jobs import claim_job, retry_parked_jobs
+from worker.db.models import model_row
+from worker.db.results import NewObject
+from worker.db.series import lock_open_series, queue_series
+from worker.db.tables import (
+    DeliveryRow,
+    JobRow,
+    JobState,
+    ObjectKind,
+    ObjectRow,
+    ResultRow,
+    SeriesRow,
+    ShadowResultRow,
+    SliceResultRow,
+)
+from worker.db.views.search import Search, find_series
+from worker.dicom.standard import derive_uid
+from worker.errors import NotAssessable, Park, Retry
+from worker.jobs.model_pool import ServedModel
+from worker.jobs.runner import Conductor
+from worker.results import SeriesResult
+
+INSTANCES = [new_instance(number) for number in (1, 2, 3)]
+
+
+class Clock:
+    """Time that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> datetime:
+        return later(self.seconds)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def _make_objects(
+    result: SeriesResult, model: Any, sources: Any, digest: str, before: Any, now: Any
+) -> list[NewObject]:
+    return [
+        NewObject(
+            kind, "1.2.840.10008.5.1.4.1.1.88.34", derive_uid(kind, digest), f"objects/{kind}-{digest}", "00" * 32
+        )
+        for kind in (ObjectKind.REPORT, ObjectKind.PICTURE)
+    ]
+
+
+def _result(_paths: Sequence[Path]) -> SeriesResult:
+    return classified(INSTANCES)
+
+
+def _conductor(database: Database, tmp_path: Path, clock: Clock, **changes: Any) -> Conductor:
+    classify, model = changes.pop("classify", _result), changes.pop("model", MODEL)
+    values: dict[str, Any] = {
+        "database": database,
+        "data_dir": tmp_path,
+        "models": changes.get("models") or one_model(database, model, classify, clock()),
+        "make_objects": _make_objects,
+        "destinations": ["pacs", "archive"],
+        "owner": "host:1",
+        "clock": clock,
+        "lease": timedelta(seconds=30),
+        "timeout": timedelta(seconds=600),
+        "attempts": 3,
+        "alarm": lambda seconds: None,  # pytest's own time limit uses the same timer
+    }
+    return Conductor(**values | changes)
+
+
+@pytest.fixture
+def queued(database: Database, tmp_path: Path) -> Database:
+    """A database with one pending job of three instances whose files exist."""
+    for one in INSTANCES:
+        (tmp_path / one.path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / one.path).write_bytes(b"")
+    with database.write() as session:
+        model = model_row(session, MODEL, later(0))
+        for one in INSTANCES:
+            add_instance(session, one, later(0))
+        series = lock_open_series(session, 1, later(0))
+        assert series is not None
+        queue_series(session, series, model.id, later(1))
+    return database
+
+
+def _job(database: Database) -> JobRow:
+    with database.read() as session:
+        return session.scalars(select(JobRow)).one()
+
+
+def _count(database: Database, row: type[Any]) -> int:
+    with database.read() as session:
+        return len(session.scalars(select(row)).all())
+
+
+def test_result_slices_objects_and_deliveries_come_in_one_transaction(
+    queued: Database, tmp_path: Path, clock: Clock
+) -> None:
+    assert _conductor(queued, tmp_path, clock).work_once()
+    assert _job(queued).state == JobState.DONE
+    assert [_count(queued, row) for row in (ResultRow, SliceResultRow, ObjectRow, DeliveryRow)] == [1, 3, 2, 4]
+
+
+def test_what_is_missing_of_the_input_is_in_the_result_and_in_its_objects(
+    queued: Database, tmp_path: Path, clock: Clock
+) -> None:
+    reported: list[str | None] = []
+
+    def note(result: SeriesResult, *others: Any) -> list[NewObject]:
+        reported.append(result.missing)
+        return _make_objects(result, *others)
+
+    with queued.write() as session:
+        session.execute(update(JobRow).values(missing="3 of the 5 images that the sender has"))
+    assert _conductor(queued, tmp_path, clock, make_objects=note).work_once()
+    assert reported == ["3 of the 5 images that the sender has"]
+    with queued.read() as session:
+        [answer] = find_series(session, Search())
+    assert answer.missing == "3 of the 5 images that the sender has"
+
+
+def test_there_is_no_second_job_after_the_first(queued: Database, tmp_path: Path, clock: Clock) -> None:
+    conductor = _conductor(queued, tmp_path, clock)
+    assert [conductor.work_once(), conductor.work_once()] == [True, False]
+
+
+def test_what_may_not_be_judged_is_a_result_with_its_reason(queued: Database, tmp_path: Path, clock: Clock) -> None:
+    def refuse(_paths: Sequence[Path]) -> SeriesResult:
+        raise NotAssessable("mixed-sizes", "The slices have different sizes.")
+
+    _conductor(queued, tmp_path, clock, classify=refuse).work_once()
+    with queued.read() as session:
+        result = session.scalars(select(ResultRow)).one()
+    assert (result.status, result.label, result.reason) == ("not-assessed", None, "mixed-sizes")
+    assert _count(queued, DeliveryRow) == 4
+
+
+@pytest.mark.parametrize("fault", [Retry("busy"), MemoryError(), OSError(5, "input/output"), ValueError("odd")])
+def test_a_fault_is_tried_again_with_backoff_then_parked(
+    queued: Database, tmp_path: Path, clock: Clock, fault: Exception
+) -> None:
+    def fail(_paths: Sequence[Path]) -> SeriesResult:
+        raise fault
+
+    conductor = _conductor(queued, tmp_path, clock, classify=fail)
+    waits = []
+    for _ in range(3):
+        assert conductor.work_once()
+        assert not conductor.work_once()
+        waits.append((_job(queued).not_before - clock()).total_seconds())
+        clock.seconds += 100
+    assert waits[:2] == [2, 4]
+    job = _job(queued)
+    assert (job.state, job.attempts) == (JobState.PARKED, 3)
+    assert job.reason
+    assert _count(queued, ResultRow) == 0
+
+
+def test_a_lasting_fault_is_parked_at_once(queued: Database, tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / INSTANCES[0].path).unlink()
+    _conductor(queued, tmp_path, clock).work_once()
+    assert (_job(queued).state, _job(queued).reason) == (JobState.PARKED, "file-missing")
+
+
+def test_a_parked_job_that_is_retried_is_done(queued: Database, tmp_path: Path, clock: Clock) -> None:
+    def park(_paths: Sequence[Path]) -> SeriesResult:
+        raise Park("file-missing")
+
+    _conductor(queued, tmp_path, clock, classify=park).work_once()
+    with queued.write() as session:
+        assert retry_parked_jobs(session, [], clock()) == [1]
+    _conductor(queued, tmp_path, clock).work_once()
+    assert (_job(queued).state, _job(queued).reason) == (JobState.DONE, None)
+
+
+def test_a_dead_process_loses_its_job_when_the_lease_runs_out(queued: Database, tmp_path: Path, clock: Clock) -> None:
+    with queued.write() as session:
+        assert claim_job(session, "host:dead", 1, clock(), timedelta(seconds=30)) is not None
+    conductor = _conductor(queued, tmp_path, clock)
+    assert not conductor.work_once()
+    clock.seconds += 31
+    assert conductor.work_once()
+    assert (_job(queued).state, _job(queued).attempts) == (JobState.DONE, 2)
+
+
+def test_a_job_that_kills_every_process_is_parked(queued: Database, tmp_path: Path, clock: Clock) -> None:
+    for _ in range(3):
+        with queued.write() as session:
+            claim_job(session, "host:dead", 1, clock(), timedelta(seconds=30))
+        clock.seconds += 31
+    _conductor(queued, tmp_path, clock).work_once()
+    assert (_job(queued).state, _job(queued).reason) == (JobState.PARKED, "process-died")
+
+
+def test_a_process_that_lost_its_lease_writes_no_second_result(queued: Database, tmp_path: Path, clock: Clock) -> None:
+    def stalled(paths: Sequence[Path]) -> SeriesResult:
+        clock.seconds += 31  # longer than the lease, with no heartbeat
+        assert _conductor(queued, tmp_path, clock, owner="host:2").work_once()
+        return _result(paths)
+
+    _conductor(queued, tmp_path, clock, classify=stalled).work_once()
+    assert _count(queued, ResultRow) == 1
+    assert _count(queued, DeliveryRow) == 4
+    assert _job(queued).state == JobState.DONE
+
+
+def test_the_lease_is_extended_while_a_job_runs(queued: Database, tmp_path: Path, clock: Clock) -> None:
+    seen: list[Any] = []
+
+    def slow(paths: Sequence[Path]) -> SeriesResult:
+        clock.seconds += 10
+        deadline = threading.Event()
+        for _ in range(100):
+            deadline.wait(0.05)
+            if (until := _job(queued).lease_until) != later(100.3):
+                seen.append(until)
+                break
+        return _result(paths)
+
+    _conductor(queued, tmp_path, clock, classify=slow, lease=timedelta(seconds=0.3)).work_once()
+    assert seen == [later(110.3)]
+
+
+def test_a_job_waits_for_the_model_that_it_names(queued: Database, tmp_path: Path, clock: Clock) -> None:
+    newer = replace(MODEL, sha256="cd" * 32, version="2.0")
+    assert not _conductor(queued, tmp_path, clock, model=newer).work_once()
+    assert _conductor(queued, tmp_path, clock).work_once()
+    with queued.read() as session:
+        assert session.scalars(select(ResultRow)).one().model_id == _job(queued).model_id == 1
+
+
+def test_what_runs_in_shadow_waits_for_the_others_and_leaves_no_answer(
+    queued: Database, tmp_path: Path, clock: Clock
+) -> None:
+    newer = replace(MODEL, sha256="cd" * 32, version="2.0")
+    with queued.write() as session:
+        in_shadow = model_row(session, newer, later(0)).id
+        session.execute(update(SeriesRow).values(state="open"))
+        series = lock_open_series(session, 1, later(0))
+        assert series is not None
+        assert queue_series(session, series, in_shadow, later(0), shadow=True) is not None
+    served = [
+        ServedModel(in_shadow, newer, lambda _: classified(INSTANCES, 0.6)),
+        ServedModel(1, MODEL, _result),
+    ]
+    conductor = _conductor(queued, tmp_path, clock, models=lambda: served)
+    assert conductor.work_once()
+    with queued.read() as session:
+        [before] = find_series(session, Search())
+        assert session.scalars(select(ShadowResultRow)).all() == []
+    assert conductor.work_once()
+    assert not conductor.work_once()
+    with queued.read() as session:
+        [shadow] = session.scalars(select(ShadowResultRow))
+        assert (shadow.label, shadow.probability) == ("glioma", 0.6)
+        [after] = find_series(session, Search())
+    assert before == after
+    assert [_count(queued, row) for row in (ResultRow, SliceResultRow, ObjectRow, DeliveryRow)] == [1, 3, 2, 4]
+
+
+def test_a_parked_shadow_job_is_no_failure_of_the_series(queued: Database, tmp_path: Path, clock: Clock) -> None:
+    def park(_paths: Sequence[Path]) -> SeriesResult:
+        raise Park("file-missing")
+
+    with queued.write() as session:
+        session.execute(update(JobRow).values(shadow=True))
+    _conductor(queued, tmp_path, clock, classify=park).work_once()
+    assert _job(queued).state == JobState.PARKED
+    with queued.read() as session:
+        assert [one.status for one in find_series(session, Search())] == ["pending"]
+
+
+def test_two_processes_never_claim_the_same_job(database: Database, tmp_path: Path, clock: Clock) -> None:
+    with database.write() as session:
+        model = model_row(session, MODEL, later(0)).id
+        for name in "abcdefghij":
+            add_instance(session, new_instance(1, name), later(0))
+    with database.write() as session:
+        for series_id in range(1, 11):
+            series = lock_open_series(session, series_id, later(0))
+            assert series is not None
+            queue_series(session, series, model, later(1))
+    claimed: list[int] = []
+
+    def claim(owner: str) -> None:
+        while True:
+            with database.write() as session:
+                job = claim_job(session, owner, model, clock(), timedelta(seconds=30))
+            if job is None:
+                return
+            claimed.append(job.id)
+
+    _in_threads(claim, 4)
+    assert sorted(claimed) == list(range(1, 11))
+
+
+def _in_threads(work: Callable[[str], None], number: int) -> None:
+    threads = [threading.Thread(target=work, args=(f"host:{index}",)) for index in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

@@ -1,0 +1,125 @@
+"""Every weighted figure against scikit-learn, and the paired bootstrap of patients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from monai_train.config import ANY_TUMOUR, CLASS_NAMES
+from monai_train.evaluation.intervals import counts, estimates, paired_differences, patient_draws, weighted_figures
+from monai_train.evaluation.metrics import Predictions, binary, figures
+
+
+def made(n: int = 240, seed: int = 0, skill: float = 1.5, decimals: int = 2) -> Predictions:
+    """Answers of a made model with ties in its probabilities; `seed` changes them but not the questions."""
+    questions = np.random.default_rng(99)
+    truth = questions.integers(0, 4, n)
+    groups = np.array([f"G{i}" for i in questions.integers(0, 50, n)])
+    scores = np.random.default_rng(seed).normal(size=(n, 4)) + skill * np.eye(4)[truth]
+    probabilities = (np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)).round(decimals)
+    return Predictions(truth, probabilities.astype(np.float32), groups, np.ones(n, bool))
+
+
+@pytest.mark.parametrize("weights", ["ones", "drawn"])
+def test_every_figure_equals_scikit_learn(weights: str) -> None:
+    one = made()
+    drawn = np.ones((1, 240), int) if weights == "ones" else patient_draws(one.groups)[:1]
+    ours = {name: value[0] for name, value in weighted_figures(one, drawn).items()}
+    weight, predicted, truth = drawn[0], one.predicted, one.truth
+    given = {"sample_weight": weight}
+    assert ours["accuracy"] == pytest.approx(reference.accuracy_score(truth, predicted, **given))
+    assert ours["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(truth, predicted, **given))
+    assert ours["mcc"] == pytest.approx(reference.matthews_corrcoef(truth, predicted, **given))
+    table = reference.precision_recall_fscore_support(truth, predicted, **given)
+    for index, name in enumerate(CLASS_NAMES):
+        for figure, column in zip(("precision", "recall", "f1"), table, strict=False):
+            assert ours[f"{figure}.{name}"] == pytest.approx(column[index])
+        of_class, score = truth == index, one.probabilities[:, index]
+        assert ours[f"auc.{name}"] == pytest.approx(reference.roc_auc_score(of_class, score, **given))
+        expected = reference.average_precision_score(of_class, score, **given)
+        assert ours[f"average_precision.{name}"] == pytest.approx(expected)
+        expected = reference.recall_score(~of_class, predicted != index, **given)
+        assert ours[f"specificity.{name}"] == pytest.approx(expected)
+    score = 1 - one.probabilities[:, 3].astype(float)
+    assert ours["auc.tumour"] == pytest.approx(reference.roc_auc_score(truth != 3, score, **given))
+    assert ours["sensitivity"] == pytest.approx(reference.recall_score(truth != 3, predicted != 3, **given))
+    loss = ((one.probabilities - np.eye(4)[truth]) ** 2).sum(axis=1)
+    assert ours["brier"] == pytest.approx(np.average(loss, weights=weight), abs=1e-6)
+
+
+def test_weights_mean_that_a_patient_occurs_so_often() -> None:
+    """Weighted figures are those of the answers repeated, calibration included."""
+    one = made(80)
+    weight = patient_draws(one.groups)[3]
+    index = np.repeat(np.arange(80), weight)
+    repeated = Predictions(one.truth[index], one.probabilities[index], one.groups[index], one.assessed[index])
+    ours = weighted_figures(one, weight[None])
+    for name, value in weighted_figures(repeated, np.ones((1, len(index)))).items():
+        assert ours[name] == pytest.approx(value, nan_ok=True), name
+
+
+def test_estimates_agree_with_the_fixed_figures_of_evaluate() -> None:
+    one = made()
+    plain, with_intervals = figures(one), estimates(one)
+    for name, key in (("accuracy",) * 2, ("balanced_accuracy",) * 2, ("ece",) * 2, ("brier",) * 2):
+        assert with_intervals[name].value == pytest.approx(plain[key])
+    low, high = plain["balanced_accuracy_ci"]
+    assert with_intervals["balanced_accuracy"].low == pytest.approx(low)
+    assert with_intervals["balanced_accuracy"].high == pytest.approx(high)
+    assert with_intervals["auc.tumour"].value == pytest.approx(plain["tumour_auc"])
+    assert with_intervals["sensitivity"].value == pytest.approx(binary(one)["sensitivity"])
+    assert with_intervals["recall.glioma"].n == plain["per_class"]["glioma"]["support"]
+    assert all(one.low <= one.value <= one.high for one in with_intervals.values())
+
+
+def test_truths_that_only_say_tumour_and_unreadable_pictures_leave_what_they_can_tell() -> None:
+    probabilities = np.array([[0.9, 0.1, 0, 0], [0, 0, 0.2, 0.8], [0, 0, 0, 1.0], [np.nan] * 4], np.float32)
+    truth = np.array([ANY_TUMOUR, ANY_TUMOUR, 3, 3])
+    found = estimates(Predictions(truth, probabilities, np.array(list("abcd")), np.ones(4, bool)))
+    assert found["sensitivity"].value == 0.5
+    assert found["specificity"].value == 0.5
+    assert found["auc.tumour"].value == 1
+    assert found["auc.tumour"].n == 3
+    assert found["auc.glioma"].value is None
+    assert found["recall.glioma"].value is None
+    assert found["accuracy"].n == 4
+
+
+def test_of_tumours_alone_no_curve_is_summed_up() -> None:
+    one = made()
+    tumours = one.truth != 3
+    parts = one.truth, one.probabilities, one.groups, one.assessed
+    found = estimates(Predictions(*(part[tumours] for part in parts)))
+    assert found["auc.tumour"].value is None
+    assert found["average_precision.tumour"].value is None
+    assert found["average_precision.glioma"].value is not None
+
+
+def test_no_answers_no_estimates() -> None:
+    nothing = Predictions(np.empty(0, np.int64), np.empty((0, 4), np.float32), np.empty(0, str), np.empty(0, bool))
+    assert estimates(nothing) == {}
+
+
+def test_paired_difference_is_narrower_than_two_intervals_and_zero_against_itself() -> None:
+    weak, strong = made(skill=1.0), made(skill=2.5)
+    difference = paired_differences(strong, weak)["balanced_accuracy"]
+    apart = [estimates(one)["balanced_accuracy"] for one in (strong, weak)]
+    assert difference.value == pytest.approx(apart[0].value - apart[1].value)
+    assert difference.low > 0
+    unpaired = np.hypot(*(one.high - one.low for one in apart))
+    assert difference.high - difference.low < unpaired
+    same = paired_differences(weak, weak)["mcc"]
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_paired_difference_refuses_other_questions() -> None:
+    one = made(60)
+    other = Predictions(one.truth[::-1].copy(), one.probabilities, one.groups, one.assessed)
+    with pytest.raises(ValueError, match="same pictures"):
+        paired_differences(one, other)
+
+
+def test_counts_name_every_figure() -> None:
+    one = made(30)
+    assert counts(one).keys() == weighted_figures(one, np.ones((1, 30))).keys()

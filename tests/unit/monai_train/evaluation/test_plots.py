@@ -1,0 +1,84 @@
+"""The curves behind the plots against scikit-learn, and that every plot is drawn whatever occurs in the data."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import metrics as reference
+from tests.unit.monai_train.test_intervals import made
+
+from monai_train.config import ANY_TUMOUR
+from monai_train.evaluation import plots
+from monai_train.evaluation.intervals import Estimate, estimates
+from monai_train.evaluation.metrics import Predictions
+
+
+def size_of(png: bytes) -> tuple[int, int]:
+    image = Image.open(io.BytesIO(png))
+    assert np.ptp(np.asarray(image.convert("L"))) > 100  # something is drawn
+    return image.size
+
+
+def test_risk_coverage_is_the_error_of_the_most_sure() -> None:
+    one = made(decimals=6)
+    coverage, risk = plots.risk_coverage(one)
+    confidence, right = one.probabilities.max(axis=1), one.predicted == one.truth
+    order = np.argsort(-confidence)
+    assert coverage[-1] == 1
+    assert risk[-1] == pytest.approx(1 - right.mean())
+    assert risk[59] == pytest.approx(1 - right[order][:60].mean())
+
+
+def test_answers_that_are_equally_sure_are_withheld_together() -> None:
+    probabilities = np.array([[0.7, 0.3, 0, 0]] * 4, np.float32)
+    one = Predictions(np.array([0, 1, 0, 1]), probabilities, np.array(list("abcd")), np.ones(4, bool))
+    coverage, risk = plots.risk_coverage(one)
+    assert (coverage.tolist(), risk.tolist()) == ([1.0], [0.5])
+
+
+def test_curves_are_scikit_learns() -> None:
+    one = made()
+    for name, truth, score, _ in plots.curves(one):
+        hits, false = plots.cumulated(truth, score)
+        expected_false, expected_hits, _ = reference.roc_curve(truth, score, drop_intermediate=False)
+        assert hits / hits[-1] == pytest.approx(expected_hits), name
+        assert false / false[-1] == pytest.approx(expected_false), name
+
+
+@pytest.mark.parametrize("truths", ["four classes", "tumour or none", "one class"])
+def test_every_plot_is_drawn(truths: str) -> None:
+    one = made()
+    if truths == "tumour or none":
+        one.truth[one.truth < 3] = ANY_TUMOUR
+    if truths == "one class":
+        one.truth[:] = 2
+    one.assessed[::5] = False
+    one.probabilities[::31] = np.nan
+    found = estimates(one)
+    drawn = [
+        plots.confusion_chart(one),
+        plots.reliability_chart(one, found["ece"]),
+        plots.risk_coverage_chart(one),
+    ]
+    assert bool(plots.curves(one)) == (truths != "one class")
+    if plots.curves(one):
+        drawn += [plots.roc_chart(one, found), plots.precision_recall_chart(one, found)]
+    for png in drawn:
+        width, height = size_of(png)
+        assert 500 < width < 700
+        assert height > 200
+
+
+def test_plots_of_training_limits_and_comparison_are_drawn() -> None:
+    log = [
+        {"epoch": "1", "loss": "1.2", "validation_loss": "1.1", "validation_balanced_accuracy": "0.5"},
+        {"epoch": "2", "loss": "0.7", "validation_loss": "0.8", "validation_balanced_accuracy": "0.7"},
+    ]
+    size_of(plots.learning_curves(log))
+    points = np.random.default_rng(0).uniform(1, 9, (30, 2))
+    size_of(plots.distribution_chart(points, points * 3, (5.0, 5.0), ("in", "out")))
+    value, nothing = Estimate(0.9, 0.85, 0.95, 100), Estimate(None, None, None, 100)
+    size_of(plots.comparison_chart(["a", "b"], [value, value], [nothing, value]))

@@ -1,0 +1,54 @@
+"""Networks that are compared but not served: any size, exact maps where they are pooled, none where they are flat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from monai_train.config import TrainConfig
+from monai_train.export.export import export
+from monai_train.networks.baselines import NAMES, Flat, Pooled
+from monai_train.networks.registry import DEFINITIONS, Classifier, network_definition
+from monai_train.training.train import BEST, new_state, save
+from worker.errors import StartError
+from worker.inference.bundle import ALLOWED_TARGETS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_baseline_answers_at_two_sizes_and_learns(name: str) -> None:
+    torch.manual_seed(0)
+    definition = network_definition(name, 3)
+    model = Classifier(definition)
+    for size in (64, 96):
+        outputs = model(torch.rand(2, 1, size, size))
+        assert outputs.logits.shape == (2, 3)
+        assert outputs.features.shape == (2, model.net.head.in_features)
+        if isinstance(model.net, Pooled):
+            torch.testing.assert_close(outputs.maps.mean(dim=(2, 3)), outputs.logits, rtol=1e-3, atol=1e-4)
+        else:
+            assert outputs.maps.shape == (2, 3, 0, 0)
+    outputs.logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert definition["_target_"] not in ALLOWED_TARGETS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_definition_rebuilds_the_same_weights(name: str) -> None:
+    source = Classifier(network_definition(name, 2))
+    assert isinstance(source.net, Pooled | Flat)
+    Classifier(network_definition(name, 2)).load_state_dict(source.state_dict())
+
+
+def test_baseline_is_not_exported(tmp_path: Path) -> None:
+    config = TrainConfig(network="c-linear")
+    save(tmp_path / BEST, new_state(config), config, {})
+    with pytest.raises(StartError, match="c-linear is for comparison only"):
+        export(tmp_path, tmp_path, tmp_path / "bundle", "name", "0.1.0")
+
+
+def test_no_name_is_taken_twice() -> None:
+    assert not set(NAMES) & set(DEFINITIONS)
+    with pytest.raises(StartError, match="did you mean vgg16"):
+        network_definition("vgg-16", 4)

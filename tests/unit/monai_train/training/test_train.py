@@ -1,0 +1,292 @@
+"""Training learns, resumes exactly after SIGKILL, keeps the last good checkpoint and says plainly what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn import functional
+from typer.testing import CliRunner
+
+from monai_train.cli import app
+from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, Shares, TrainConfig, read_config
+from monai_train.data.dataset import Role, load_pictures, read_manifest, read_preprocessing, split_roles
+from monai_train.networks.pretrained import load_weights
+from monai_train.training.epoch_log import LOG, TENSORBOARD
+from monai_train.training.sampling import make_sampler
+from monai_train.training.train import (
+    BEST,
+    CHECKPOINT,
+    DivergedError,
+    class_weights,
+    learning_rate,
+    loss_of,
+    map_loss_of,
+    new_state,
+    read_checkpoint,
+    save,
+    train,
+    train_epoch,
+)
+from tests.unit.monai_train.conftest import TINY
+from worker.errors import StartError
+
+
+def test_training_learns_the_classes(tiny_run: Path) -> None:
+    lines = list(csv.DictReader((tiny_run / "log.csv").read_text().splitlines()))
+    assert len(lines) == TINY.epochs
+    assert max(float(line["validation_balanced_accuracy"]) for line in lines) >= 0.9
+
+
+def test_checkpoint_says_where_it_comes_from(tiny_run: Path) -> None:
+    content = read_checkpoint(tiny_run / BEST)
+    assert TrainConfig.model_validate_json(content["config"]) == TINY
+    assert {"data_sha256", "split_sha256", "commit"} <= content["provenance"].keys()
+
+
+def test_map_loss_asks_for_evidence_on_the_marked_tumour() -> None:
+    tumours = torch.zeros(3, 1, 16, 16)
+    tumours[:2, :, 4:8, 8:12] = 1  # the cell of row 1 and column 2 of 4
+    labels = torch.tensor([0, ANY_TUMOUR, 3])
+    there, elsewhere = torch.zeros(3, 4, 4, 4), torch.zeros(3, 4, 4, 4)
+    there[:, :2, 1, 2] = 8
+    elsewhere[:, :2, 3, 0] = 8
+    assert map_loss_of(there, labels, tumours) < 0.1
+    assert map_loss_of(elsewhere, labels, tumours) > 5
+    assert map_loss_of(elsewhere[2:], labels[2:], tumours[2:]) == 0  # nothing is marked
+
+
+def test_network_without_maps_refuses_the_map_loss(tiny_data: Path, tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"network": "c-linear", "map_loss": 0.5})
+    with pytest.raises(StartError, match="no activation maps"):
+        train(tiny_data, tmp_path / "run", config)
+
+
+def test_marks_follow_the_picture(tiny_data: Path) -> None:
+    rows = read_manifest(tiny_data)
+    pictures = load_pictures(tiny_data, rows, read_preprocessing())
+    even = Shares.model_validate(dict.fromkeys(Shares.model_fields, 1))
+    config = TINY.model_copy(update={"shares": even, "map_loss": 0.1})
+    batch = make_sampler(pictures, range(len(rows)), config, CLASS_NAMES).batch(64, torch.Generator().manual_seed(0))
+    assert batch.tumours.shape == batch.images.shape
+    marked = batch.tumours.sum(dim=(1, 2, 3)) > 0
+    assert not marked[batch.labels == NO_TUMOUR].any()
+    assert marked[batch.labels == ANY_TUMOUR].float().mean() > 0.8  # a few are moved out of the picture
+
+
+def test_resume_after_sigkill_is_exact(tiny_data: Path, tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"epochs": 3, "samples_per_epoch": 64})
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    command = [sys.executable, "-m", "monai_train", "train", "--data", str(tiny_data), "--config"]
+    command += [str(tmp_path / "config.json"), "--run", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "killed" / CHECKPOINT).exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    done = read_checkpoint(tmp_path / "killed" / CHECKPOINT)["epoch"]
+    assert done < 3
+    with (tmp_path / "killed" / LOG).open("a") as stream:
+        stream.write(f"{done + 1},9,9,9\r\n")  # as a kill between the log and the checkpoint would leave it
+    train(tiny_data, tmp_path / "killed", config)
+    train(tiny_data, tmp_path / "whole", config)
+    killed, whole = (read_checkpoint(tmp_path / name / CHECKPOINT) for name in ("killed", "whole"))
+    for key in ("model", "average"):
+        assert all(torch.equal(killed[key][name], value) for name, value in whole[key].items())
+    assert killed["epoch"] == whole["epoch"] == 3
+    assert (tmp_path / "killed" / LOG).read_text() == (tmp_path / "whole" / LOG).read_text()
+
+
+def test_run_folder_of_another_config_is_refused(tiny_data: Path, tiny_run: Path) -> None:
+    with pytest.raises(StartError, match="another seed"):
+        train(tiny_data, tiny_run, TINY.model_copy(update={"seed": 8}))
+
+
+def test_damaged_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(StartError, match="not a whole checkpoint"):
+        read_checkpoint(tmp_path / CHECKPOINT)
+    with pytest.raises(StartError, match="cannot read"):
+        read_checkpoint(tmp_path / "absent.pt")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    state = new_state(TINY)
+    path = tmp_path / CHECKPOINT
+    save(path, state, TINY, {})
+    before = path.read_bytes()
+    path.with_suffix(".part").symlink_to("/dev/full")
+    with pytest.raises((OSError, RuntimeError)):
+        save(path, state, TINY, {})
+    assert path.read_bytes() == before
+
+
+def test_loss_that_is_not_a_number_stops(tiny_data: Path) -> None:
+    rows = read_manifest(tiny_data)
+    roles = split_roles(rows, TINY.external, TINY.test_share, TINY.validation_share)
+    pictures = load_pictures(tiny_data, rows, read_preprocessing())
+    chosen = [i for i, role in enumerate(roles) if role is Role.TRAIN]
+    sampler = make_sampler(pictures, chosen, TINY, ["a", "b", "c", "d"])
+    state = new_state(TINY)
+    with torch.no_grad():
+        next(state.model.parameters()).fill_(math.nan)
+    with pytest.raises(DivergedError, match="not a number"):
+        train_epoch(state, sampler, TINY)
+
+
+def test_empty_class_is_refused(tiny_data: Path) -> None:
+    rows = read_manifest(tiny_data)
+    pictures = load_pictures(tiny_data, rows, read_preprocessing())
+    only = [i for i, row in enumerate(rows) if row.label == 0]
+    with pytest.raises(StartError, match="class meningioma has 0"):
+        make_sampler(pictures, only, TINY, ["glioma", "meningioma", "pituitary", "notumor"])
+
+
+def test_every_recipe_makes_pictures_of_its_class(tiny_data: Path) -> None:
+    rows = read_manifest(tiny_data)
+    pictures = load_pictures(tiny_data, rows, read_preprocessing())
+    chosen = [i for i, row in enumerate(rows) if row.dataset == "main"]
+    config = TrainConfig(external=("outside",))
+    sampler = make_sampler(pictures, chosen, config, ["a", "b", "c", "d"])
+    assert len(sampler.mirrors.index) > 0
+    images, labels, _ = sampler.batch(64, torch.Generator().manual_seed(0))
+    assert images.shape == (64, 1, 160, 160)
+    assert set(labels.tolist()) == {0, 1, 2, 3, ANY_TUMOUR}
+    assert images.min() >= 0
+    assert images.max() <= 1
+
+
+def test_full_disk_is_one_line_of_the_command(tiny_data: Path, tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"epochs": 1, "samples_per_epoch": 32})
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    run = tmp_path / "run"
+    train(tiny_data, run, config)
+    before = (run / CHECKPOINT).read_bytes()
+    (run / "checkpoint.part").symlink_to("/dev/full")
+    (run / "best.part").symlink_to("/dev/full")
+    (run / CHECKPOINT).rename(tmp_path / "kept.pt")  # so that the epoch is trained again
+    command = ["train", "--data", str(tiny_data), "--run", str(run), "--config", str(tmp_path / "config.json")]
+    answer = CliRunner().invoke(app, command)
+    assert isinstance(answer.exception, StartError)
+    assert "No space left" in answer.exception.detail
+    assert (tmp_path / "kept.pt").read_bytes() == before
+    assert read_checkpoint(run / BEST)["epoch"] == 1  # the last good one
+
+
+def test_patience_ends_a_run_that_gets_no_better(tiny_data: Path, tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"epochs": 9, "samples_per_epoch": 16, "patience": 1, "learning_rate": 1e-9})
+    said = Console(record=True, width=100)
+    figures: list[float] = []
+    train(tiny_data, tmp_path, config, console=said, on_epoch=lambda _, figure: figures.append(figure))
+    best = max(range(len(figures)), key=lambda i: (figures[i], i)) + 1  # of equal ones the later
+    assert len(figures) == min(9, best + 2)
+    assert ("no better validation figure" in said.export_text()) == (len(figures) < 9)
+
+
+def test_tensorboard_holds_what_the_log_holds(tiny_run: Path) -> None:
+    reader = EventAccumulator(str(tiny_run / TENSORBOARD))
+    reader.Reload()
+    lines = list(csv.DictReader((tiny_run / LOG).read_text().splitlines()))
+    for name, column in (("loss/training", "loss"), ("validation/balanced_accuracy", "validation_balanced_accuracy")):
+        shown = [(one.step, pytest.approx(one.value, abs=1e-4)) for one in reader.Scalars(name)]
+        assert [(int(line["epoch"]), float(line[column])) for line in lines] == shown
+
+
+def test_sampling_is_balanced_as_it_is_told(tiny_data: Path) -> None:
+    rows = read_manifest(tiny_data)
+    pictures = load_pictures(tiny_data, rows, read_preprocessing())
+    gliomas = [i for i, row in enumerate(rows) if row.label == 0 and row.dataset == "main"]
+    others = [i for i, row in enumerate(rows) if row.label != 0 and row.dataset == "main"]
+    chosen = gliomas[:4] + others  # two patients with a glioma, 14 of each other class; two pictures a patient
+    shares = {}
+    for sampling in ("patients", "classes", "pictures"):
+        config = TINY.model_copy(update={"sampling": sampling})
+        sampler = make_sampler(pictures, chosen, config, ["a", "b", "c", "d"])
+        of_class = torch.stack([sampler.weights[sampler.pictures.labels == label].sum() for label in range(4)])
+        shares[sampling] = (of_class / of_class.sum()).tolist()
+    assert shares["patients"] == shares["classes"] == pytest.approx([0.25] * 4)
+    assert shares["pictures"] == pytest.approx([4 / 88, 28 / 88, 28 / 88, 28 / 88])
+
+
+def test_patients_with_many_pictures_count_less_a_picture(tiny_data: Path) -> None:
+    rows = read_manifest(tiny_data)
+    pictures = load_pictures(tiny_data, rows, read_preprocessing())
+    inside = [i for i, row in enumerate(rows) if row.dataset == "main"]
+    chosen = [inside[0], *inside[2:]]  # the first patient has one picture, all others two
+    weights = make_sampler(pictures, chosen, TINY, ["a", "b", "c", "d"]).weights
+    assert float(weights[0] / weights[1]) == pytest.approx(2**0.5)
+    even = make_sampler(pictures, chosen, TINY.model_copy(update={"sampling": "classes"}), ["a", "b", "c", "d"]).weights
+    assert float(even[0]) == pytest.approx(float(even[1]))
+
+
+def test_weighted_loss_lets_a_rare_class_count_as_much() -> None:
+    labels = torch.tensor([0] * 10 + [1] * 40 + [2] * 40 + [3] * 40 + [ANY_TUMOUR] * 3)
+    weights = class_weights(labels)
+    assert weights[0] == pytest.approx(float(weights[1]) * 4)
+    assert weights[:4].mean() == pytest.approx(1)
+    assert weights[ANY_TUMOUR] == 1
+    logits = torch.randn(133, 4, generator=torch.Generator().manual_seed(0))
+    known = labels != ANY_TUMOUR
+    torch.testing.assert_close(
+        loss_of(logits[known], labels[known], 0.0, weights),
+        functional.cross_entropy(logits[known], labels[known], weight=weights[:4]),
+    )
+
+
+def test_loss_equals_cross_entropy_and_sums_tumours() -> None:
+    logits = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    torch.testing.assert_close(
+        loss_of(logits, labels, 0.1), functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    )
+    unknown = torch.full((8,), ANY_TUMOUR)
+    expected = -logits.softmax(dim=1)[:, :3].sum(dim=1).log().mean()
+    torch.testing.assert_close(loss_of(logits, unknown, 0.1), expected)
+
+
+def test_one_cycle_rises_and_falls() -> None:
+    config = TrainConfig()
+    rates = [learning_rate(config, step, 100) for step in range(100)]
+    assert max(rates) == pytest.approx(config.learning_rate)
+    assert rates.index(max(rates)) == 15
+    assert rates[0] == pytest.approx(config.learning_rate / 25)
+    assert rates[-1] < config.learning_rate / 500
+
+
+def test_weights_of_another_network_are_refused(tiny_run: Path) -> None:
+    state = new_state(TINY)
+    assert len(load_weights(state.model, tiny_run / BEST)) == 64
+    other = new_state(TINY.model_copy(update={"network": "resnet18"}))
+    with pytest.raises(StartError, match="has the shape"):
+        load_weights(other.model, tiny_run / BEST)
+    other = new_state(TINY.model_copy(update={"network": "densenet121"}))
+    with pytest.raises(StartError, match=r"missing|unknown"):
+        load_weights(other.model, tiny_run / BEST)
+
+
+def test_configuration_faults_name_the_key(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"epochs": 3, "augmentation": {"flipp": 1}}')
+    with pytest.raises(StartError, match=r"augmentation\.flipp"):
+        read_config(file)
+    file.write_text("{")
+    with pytest.raises(StartError, match="not JSON"):
+        read_config(file)
+    file.write_text('{"epochs": 3}')
+    assert read_config(file, epochs=5, seed=None).epochs == 5

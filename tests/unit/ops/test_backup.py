@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from tests.testbed.instances import mr_instance, received
+from worker.config.settings import DatabaseSection, Settings, WorkerSection
+from worker.db.engine import Database
+from worker.db.instances import instances_of, open_association
+from worker.db.migrate import migrate
+from worker.db.series_status import unfinished_counts
+from worker.errors import StartError
+from worker.ops.backup import back_up, put_back
+from worker.storage.keeper import InstanceKeeper
+
+
+def _settings(folder: Path) -> Settings:
+    return Settings(
+        worker=WorkerSection(data_dir=folder / "var"), database=DatabaseSection(url=f"sqlite:///{folder}/var/worker.db")
+    )
+
+
+def _step(_done: int, _total: int) -> None:
+    pass
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Settings:
+    """A worker's folder with three instances, its database still open as in a running service."""
+    settings = _settings(tmp_path / "live")
+    _receive(settings)
+    return settings
+
+
+def _receive(settings: Settings) -> Database:
+    database = Database(settings.database.url)
+    migrate(database)
+    keeper = InstanceKeeper(database, settings.worker.data_dir, lambda: datetime.now(UTC), minimum_free_bytes=0)
+    for number in (1, 2, 3):
+        keeper.keep(received(mr_instance(number)))
+    keeper.close()
+    return database
+
+
+def _files(settings: Settings) -> dict[str, bytes]:
+    root = settings.worker.data_dir / "instances"
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.dcm")}
+
+
+def test_a_restored_worker_is_the_one_that_was_backed_up(live: Settings, tmp_path: Path) -> None:
+    assert back_up(live, tmp_path / "copy", _step) == (3, 0)
+    restored = _settings(tmp_path / "new")
+    assert put_back(restored, tmp_path / "copy", _step) == 3
+    assert _files(restored) == _files(live)
+    database = Database(restored.database.url)
+    with database.read() as session:
+        assert unfinished_counts(session)["series"] == {"open": 1}
+        assert len(instances_of(session, 1)) == 3
+
+
+def test_a_damaged_file_is_told_and_not_copied(live: Settings, tmp_path: Path) -> None:
+    next(iter((live.worker.data_dir / "instances").rglob("*.dcm"))).write_bytes(b"damaged")
+    assert back_up(live, tmp_path / "copy", _step) == (2, 1)
+    with pytest.raises(StartError, match="1 files of the backup are missing or damaged"):
+        put_back(_settings(tmp_path / "new"), tmp_path / "copy", _step)
+
+
+def test_neither_overwrites_anything(live: Settings, tmp_path: Path) -> None:
+    back_up(live, tmp_path / "copy", _step)
+    with pytest.raises(StartError, match="is not empty"):
+        back_up(live, tmp_path / "copy", _step)
+    with pytest.raises(StartError, match="empty place only"):
+        put_back(live, tmp_path / "copy", _step)
+
+
+def test_a_folder_that_is_no_backup_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="it is no such backup"):
+        put_back(_settings(tmp_path), tmp_path, _step)
+
+
+def test_a_copy_can_be_checked_without_the_worker(live: Settings, tmp_path: Path) -> None:
+    back_up(live, tmp_path / "copy", _step)
+    check = ["sha256sum", "--check", "--strict", "files.sha256"]
+    assert subprocess.run(check, cwd=tmp_path / "copy", capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def postgresql(postgres_url: str, tmp_path: Path) -> Iterator[tuple[Settings, Settings]]:
+    """A worker's settings on a database of its own, and those of the worker to restore to."""
+    if shutil.which("pg_dump") is None or shutil.which("pg_restore") is None:
+        pytest.skip("PostgreSQL's client programs are not installed")
+    server = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    names = ("backup_live", "backup_new")
+    with server.connect() as connection:
+        for name in names:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+    try:
+        yield tuple(
+            _settings(tmp_path / name).model_copy(
+                update={"database": DatabaseSection(url=f"{postgres_url.rpartition('/')[0]}/{name}")}
+            )
+            for name in names
+        )
+    finally:
+        with server.connect() as connection:
+            for name in names:
+                connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        server.dispose()
+
+
+def test_postgresql_is_backed_up_and_restored_too(postgresql: tuple[Settings, Settings], tmp_path: Path) -> None:
+    live, restored = postgresql
+    _receive(live).close()
+    assert back_up(live, tmp_path / "copy", _step) == (3, 0)
+    assert put_back(restored, tmp_path / "copy", _step) == 3
+    assert _files(restored) == _files(live)
+    database = Database(restored.database.url)
+    database.require_revision()
+    with database.read() as session:
+        assert unfinished_counts(session)["series"] == {"open": 1}
+        assert len(instances_of(session, 1)) == 3
+    with database.write() as session:  # sequences go on after the rows that were restored
+        assert open_association(session, "PACS", "127.0.0.1", "host:1", datetime.now(UTC)) > 0
+    database.close()
+    shutil.rmtree(restored.worker.data_dir)
+    with pytest.raises(StartError, match="the database has tables"):
+        put_back(restored, tmp_path / "copy", _step)
+    with pytest.raises(StartError, match="no such backup"):
+        put_back(_settings(tmp_path / "sqlite"), tmp_path / "copy", _step)
+
+
+def test_without_the_client_programs_it_says_so(
+    postgresql: tuple[Settings, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(postgresql[0].database.url)
+    migrate(database)
+    database.close()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StartError, match="client programs"):
+        back_up(postgresql[0], tmp_path / "copy", _step)

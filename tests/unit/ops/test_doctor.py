@@ -1,0 +1,71 @@
+"""What `worker doctor` says of the processes, here and on other hosts."""
+
+from __future__ import annotations
+
+import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from worker.config.settings import DatabaseSection, ReceiveSection, Settings, WorkerSection
+from worker.db.engine import Database
+from worker.db.migrate import migrate
+from worker.db.processes import beat
+from worker.ops.doctor import _processes, examine_role
+from worker.process import Role, process_name
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        worker=WorkerSection(data_dir=tmp_path, lease_seconds=30),
+        receive=ReceiveSection(host="127.0.0.1", port=1),
+        database=DatabaseSection(url=f"sqlite:///{tmp_path}/worker.db"),
+    )
+
+
+@pytest.fixture
+def database(settings: Settings) -> Database:
+    database = Database(settings.database.url)
+    migrate(database)
+    return database
+
+
+def _beat(database: Database, name: str, role: Role, ago: float = 0) -> None:
+    with database.write() as session:
+        beat(session, name, role, NOW, NOW - timedelta(seconds=ago))
+
+
+def test_a_role_is_well_when_it_lives_on_this_host(settings: Settings, database: Database) -> None:
+    _beat(database, "elsewhere:1", Role.INFER)
+    assert not examine_role(settings, Role.INFER, NOW).well
+    _beat(database, process_name(), Role.INFER)
+    assert examine_role(settings, Role.INFER, NOW).well
+    assert not examine_role(settings, Role.INFER, NOW + timedelta(seconds=31)).well
+
+
+def test_a_receiver_must_listen_too(settings: Settings, database: Database) -> None:
+    _beat(database, process_name(), Role.RECEIVE)
+    assert examine_role(settings, Role.RECEIVE, NOW).detail == "port 1 takes no connection"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        listening = settings.model_copy(update={"receive": ReceiveSection(host="127.0.0.1", port=port)})
+        assert examine_role(listening, Role.RECEIVE, NOW).well
+
+
+def test_a_lost_host_is_named_with_what_to_do(settings: Settings, database: Database) -> None:
+    assert _processes(settings, NOW).detail == "none runs"
+    _beat(database, process_name(), Role.WEB)
+    assert _processes(settings, NOW).well
+    _beat(database, "elsewhere:1", Role.SEND, ago=60)
+    finding = _processes(settings, NOW)
+    assert not finding.well
+    assert finding.detail.startswith(f"web on {socket.gethostname()}; not seen: send on elsewhere since 20")
+    assert finding.advice
+
+
+def test_without_tables_no_role_lives(settings: Settings) -> None:
+    assert "worker migrate" in examine_role(settings, Role.SEND, NOW).detail

@@ -1,0 +1,72 @@
+"""Answers to C-FIND over a database of pseudonyms, and who counts as a host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+
+from tests.testbed.answered import answer
+from worker.config.settings import Settings
+from worker.db.engine import Database
+from worker.db.migrate import migrate
+from worker.db.pseudonyms import pseudonym_of
+from worker.dicom.standard import derive_uid
+from worker.query_retrieve.identifiers import add_value, read_query
+from worker.query_retrieve.scp import Archive, comes_from
+
+
+def test_a_true_patient_id_finds_and_is_answered_where_the_database_has_pseudonyms(tmp_path: Path) -> None:
+    settings = Settings.model_validate(
+        {"worker": {"data_dir": tmp_path}, "privacy": {"pseudonymise": True, "pseudonym_key": "k" * 32}}
+    )
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}", pseudonym_of(settings.privacy))
+    migrate(database)
+    for series in "ab":
+        answer(database, tmp_path, series, 1)
+    ds = Dataset()
+    for keyword, value in {"QueryRetrieveLevel": "STUDY", "PatientID": "ID-a", "PatientName": ""}.items():
+        add_value(ds, keyword, value)
+    [found] = [one for one in Archive(settings, database)._find(read_query(ds, "STUDY")) if one is not None]
+    assert (found.PatientID, found.PatientName) == ("ID-a", "Family^a")
+    database.close()
+
+
+def test_a_value_that_cannot_be_read_is_as_good_as_absent(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"worker": {"data_dir": tmp_path}})
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
+    migrate(database)
+    answer(database, tmp_path, "a", 1)
+    [file] = (tmp_path / "instances").rglob("*.dcm")
+    rows = b"\x28\x00\x10\x00US"
+    assert rows + b"\x02\x00\x10\x00" in file.read_bytes()
+    file.write_bytes(file.read_bytes().replace(rows + b"\x02\x00\x10\x00", rows + b"\x01\x00\x10"))
+    ds = Dataset()
+    study, series = derive_uid("study", "a"), derive_uid("series", "a")
+    keys = {"QueryRetrieveLevel": "IMAGE", "StudyInstanceUID": study, "SeriesInstanceUID": series}
+    for keyword, value in {**keys, "Rows": "", "Columns": ""}.items():
+        add_value(ds, keyword, value)
+    [found] = [one for one in Archive(settings, database)._find(read_query(ds, "STUDY")) if one is not None]
+    assert (found.Rows, found.Columns) == (None, 16)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "same"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "localhost", True),
+        ("::ffff:127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.2", "127.0.0.1", False),
+        ("nonsense", "127.0.0.1", False),
+    ],
+)
+def test_a_peer_calls_from_its_host(address: str, host: str, same: bool) -> None:
+    assert comes_from(address, host) is same
+
+
+def test_nobody_may_until_it_is_said_so(tmp_path: Path) -> None:
+    peer = {"ae_title": "X", "host": "127.0.0.1", "port": 104}
+    settings = Settings.model_validate({"peer": [peer]})
+    assert Archive(settings, Database(f"sqlite:///{tmp_path / 'worker.db'}")).handlers() == []

@@ -1,0 +1,99 @@
+"""What receiving an instance costs, counted: work that is the same on any machine, so that none creeps in unseen."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from tests.testbed.instances import NOON, mr_instance, received
+from worker.db.engine import Database
+from worker.receive import fast_store
+from worker.storage import keeper as instances
+from worker.storage.acceptance import describe, instance_path
+from worker.storage.keeper import InstanceKeeper
+
+
+@pytest.fixture
+def keeper(database: Database, tmp_path: Path) -> Iterator[InstanceKeeper]:
+    """One that knows the series "a" already."""
+    keeper = InstanceKeeper(database, tmp_path / "data", lambda: NOON, minimum_free_bytes=0)
+    keeper.keep(received(mr_instance(1)))
+    yield keeper
+    keeper.close()
+
+
+@pytest.fixture
+def statements(database: Database) -> list[str]:
+    found: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if not statement.startswith("BEGIN"):  # SQLite's; PostgreSQL's driver says it by itself
+            found.append(statement.split()[0])
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    return found
+
+
+def test_an_instance_takes_two_fsyncs_and_two_statements(
+    keeper: InstanceKeeper, statements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    keeper.keep(received(mr_instance(2)))
+    assert sorted(synced) == ["file", "folder"]  # SQLite's own, of the log, comes with the commit
+    assert statements == ["UPDATE", "INSERT"]
+
+
+def test_a_batch_takes_no_more_statements_than_one(
+    keeper: InstanceKeeper, statements: list[str], tmp_path: Path
+) -> None:
+    new = [describe(received(mr_instance(number)), instance_path) for number in range(2, 66)]
+    keeper._commit_batch([instances._Waiting(one, "in its place", "in its place") for one in new])
+    assert statements == ["UPDATE", "INSERT"]
+
+
+def test_the_bytes_that_came_are_the_bytes_that_are_written_without_another_copy(
+    keeper: InstanceKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Any] = []
+    real = os.write
+
+    def write(descriptor: int, content: Any) -> int:
+        written.append(content.obj)
+        return real(descriptor, content)
+
+    request = received(mr_instance(2))
+    monkeypatch.setattr(os, "write", write)
+    keeper.keep(request)
+    assert len(written) == 1
+    assert written[0] is request.encoded
+
+
+def test_a_request_is_read_at_once_where_it_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    real = os.readv
+
+    def readv(descriptor: int, buffers: Any) -> int:
+        reads.append(real(descriptor, buffers))
+        return reads[-1]
+
+    monkeypatch.setattr(os, "readv", readv)
+    sent = [b"\4\0" + len(value).to_bytes(4, "big") + value for value in (b"command", bytes(20_000), b"", b"rest")]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"".join(sent))
+        inbox = fast_store._Inbox(1 << 20)
+        assert [bytes(inbox.next_pdu(ours)) for _ in sent] == sent
+    assert reads == [len(b"".join(sent))]

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.uid import KeyObjectSelectionDocumentStorage
+
+from tests.testbed.instances import MODEL, NOON, classified, new_instance, write_series
+from worker.db.results import NewObject
+from worker.db.tables import ObjectKind
+from worker.reporting.outbox import Outbox
+from worker.results import ResultStatus
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> list[Path]:
+    return write_series(tmp_path / "source", 3)
+
+
+def _make(folder: Path, sources: list[Path], digest: str = "d1", predecessor: str | None = None) -> list[NewObject]:
+    result = classified([new_instance(number) for number in (3, 2, 1)])
+    return Outbox(folder).make_objects(result, MODEL, sources, digest, predecessor, NOON)
+
+
+def test_a_second_attempt_writes_the_same_bytes_under_the_same_uids(tmp_path: Path, sources: list[Path]) -> None:
+    assert _make(tmp_path / "a", sources) == _make(tmp_path / "b", sources)
+    first = {path.name: path.read_bytes() for path in (tmp_path / "a").rglob("*.dcm")}
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "b").rglob("*.dcm")}
+
+
+def test_other_bytes_under_the_same_uids_change_no_file_that_is_there(tmp_path: Path, sources: list[Path]) -> None:
+    first = _make(tmp_path, sources)
+    before = {one.path: (tmp_path / one.path).read_bytes() for one in first}
+    result = classified([new_instance(number) for number in (3, 2, 1)], probability=0.91)  # another processor rounds so
+    second = Outbox(tmp_path).make_objects(result, MODEL, sources, "d1", None, NOON)
+    assert [one.sop_instance_uid for one in first] == [one.sop_instance_uid for one in second]
+    assert before == {path: (tmp_path / path).read_bytes() for path in before}
+
+
+def test_pictures_go_where_they_are_taken_and_reports_everywhere(tmp_path: Path, sources: list[Path]) -> None:
+    result = classified([new_instance(number) for number in (3, 2, 1)])
+    made = Outbox(tmp_path, pictures_to=("pacs",)).make_objects(result, MODEL, sources, "d1", None, NOON)
+    assert {one.kind: one.only_to for one in made} == {ObjectKind.REPORT: None, ObjectKind.PICTURE: ("pacs",)}
+
+
+def test_another_input_set_makes_other_objects_in_the_same_series(tmp_path: Path, sources: list[Path]) -> None:
+    one, two = _make(tmp_path, sources), _make(tmp_path, sources, "d2")
+    assert {each.sop_instance_uid for each in one}.isdisjoint(each.sop_instance_uid for each in two)
+    reports = [dcmread(tmp_path / each[0].path) for each in (one, two)]
+    assert reports[0].SeriesInstanceUID == reports[1].SeriesInstanceUID
+
+
+def test_a_later_report_names_the_one_it_replaces(tmp_path: Path, sources: list[Path]) -> None:
+    before = _make(tmp_path, sources)[0]
+    after = dcmread(tmp_path / _make(tmp_path, sources, "d2", before.path)[0].path)
+    [study] = after.PredecessorDocumentsSequence
+    [series] = study.ReferencedSeriesSequence
+    assert [one.ReferencedSOPInstanceUID for one in series.ReferencedSOPSequence] == [before.sop_instance_uid]
+
+
+def test_report_and_picture_are_in_the_source_study_and_in_series_of_their_own(
+    tmp_path: Path, sources: list[Path]
+) -> None:
+    made = {one.kind: dcmread(tmp_path / one.path) for one in _make(tmp_path, sources)}
+    source = dcmread(sources[0])
+    assert {ds.StudyInstanceUID for ds in made.values()} == {source.StudyInstanceUID}
+    assert len({ds.SeriesInstanceUID for ds in (*made.values(), source)}) == 3
+    assert set(made) == {ObjectKind.REPORT, ObjectKind.PICTURE}
+
+
+def test_no_half_written_file_is_left(tmp_path: Path, sources: list[Path]) -> None:
+    _make(tmp_path / "out", sources)
+    assert {path.suffix for path in (tmp_path / "out").rglob("*") if path.is_file()} == {".dcm"}
+
+
+def test_key_objects_are_made_where_somebody_wants_them_and_slices_decided(tmp_path: Path, sources: list[Path]) -> None:
+    result = classified([new_instance(number) for number in (3, 2, 1)])
+    undecided = replace(result, slices=tuple(replace(one, deciding=False) for one in result.slices))
+    refused = replace(result, status=ResultStatus.NOT_ASSESSED, label=None, probability=None, reason="x", detail="x")
+    outbox = Outbox(tmp_path, key_objects_to=("pacs",))
+    report, picture, selection = outbox.make_objects(result, MODEL, sources, "d1", None, NOON)
+    assert (report.only_to, picture.only_to, selection.only_to) == (None, None, ("pacs",))
+    ds = dcmread(tmp_path / selection.path)
+    assert (ds.SOPClassUID, ds.SOPInstanceUID) == (KeyObjectSelectionDocumentStorage, selection.sop_instance_uid)
+    assert outbox.make_objects(result, MODEL, sources, "d1", None, NOON)[2] == selection
+    for other in (undecided, refused):
+        assert len(outbox.make_objects(other, MODEL, sources, "d1", None, NOON)) == 2

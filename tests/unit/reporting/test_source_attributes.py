@@ -1,0 +1,139 @@
+"""Patient and study attributes as archives hold them, and what our objects make of them."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydicom import Dataset
+from pydicom.config import RAISE
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
+from pydicom.valuerep import validate_value
+
+from tests.testbed import results
+from worker.reporting.source_attributes import patient_and_study, stamp
+
+
+def cleaned(**attributes: Any) -> Dataset:
+    return patient_and_study(results.source_headers(1, **attributes)[0])
+
+
+@pytest.mark.parametrize(
+    ("keyword", "given", "kept"),
+    [
+        ("PatientName", "Jane_Doe", "Jane_Doe"),
+        ("PatientName", "Doe^Jane^^Dr^PhD", "Doe^Jane^^Dr^PhD"),
+        ("PatientName", "a^b^c^d^e^f^g", "a^b^c^d^e f g"),
+        ("PatientName", "A" * 70, "A" * 64),
+        ("PatientName", None, ""),
+        ("PatientID", " 02/" + "7" * 70, "02/" + "7" * 61),
+        ("PatientID", "two\\values", "two"),
+        ("PatientBirthDate", "1966-01-01", "19660101"),
+        ("PatientBirthDate", "1966.01.01", "19660101"),
+        ("PatientBirthDate", "19660231", ""),
+        ("PatientBirthDate", "unknown", ""),
+        ("PatientSex", "X", ""),
+        ("PatientSex", "f", "F"),
+        ("PatientSex", "female", ""),
+        ("PatientAge", "42", None),
+        ("PatientAge", "42Y", "042Y"),
+        ("StudyTime", "14:15", "1415"),
+        ("StudyTime", "141559.123456", "141559.123456"),
+        ("StudyTime", "2415", ""),
+        ("StudyDate", "", ""),
+        ("StudyID", None, ""),
+        ("StudyID", "a study id of more than sixteen", "a study id of mo"),
+        ("AccessionNumber", "A\tB\x00C", "ABC"),
+        ("StudyDescription", "line\nbreak", "linebreak"),
+    ],
+)
+def test_malformed_value_is_mended_or_left_empty(keyword: str, given: str | None, kept: str | None) -> None:
+    value = cleaned(**{keyword: given}).get(keyword)
+    assert (None if value is None else str(value)) == kept
+
+
+@pytest.mark.parametrize(
+    ("character_set", "raw", "name"),
+    [
+        ("ISO_IR 100", "Müller^Jürgen".encode("latin-1"), "Müller^Jürgen"),
+        ("ISO_IR 127", "قباني^لنزار".encode("iso8859_6"), "قباني^لنزار"),
+        ("ISO_IR 192", "Wang^XiaoDong=王^小东".encode(), "Wang^XiaoDong=王^小东"),
+        ("GB18030", "Wang^XiaoDong=王^小东".encode("gb18030"), "Wang^XiaoDong=王^小东"),
+        (
+            "\\ISO 2022 IR 87",
+            b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B=\x1b$B$d$^$@\x1b(B^\x1b$B$?$m$&\x1b(B",
+            "Yamada^Tarou=山田^太郎=やまだ^たろう",
+        ),
+        (
+            "\\ISO 2022 IR 149",
+            b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7=\x1b$)C\xc8\xab^\x1b$)C\xb1\xe6\xb5\xbf",
+            "Hong^Gildong=洪^吉洞=홍^길동",
+        ),
+        (None, "Müller^Jürgen".encode(), "Müller^Jürgen"),
+        (None, "Müller^Jürgen".encode("latin-1"), "Müller^Jürgen"),
+        ("PRIVATE 7", b"Doe^Jane", "Doe^Jane"),
+    ],
+)
+def test_name_survives_its_character_set(character_set: str | None, raw: bytes, name: str) -> None:
+    clean = cleaned(SpecificCharacterSet=character_set, PatientName=raw)
+    assert clean.SpecificCharacterSet == "ISO_IR 192"
+    assert str(clean.PatientName) == name
+
+
+@pytest.mark.parametrize("character_set", ["PRIVATE 7", "ISO_IR 192", "\\ISO 2022 IR 87", "ISO_IR 6"])
+def test_name_in_the_wrong_character_set_does_no_harm(character_set: str) -> None:
+    clean = cleaned(SpecificCharacterSet=character_set, PatientName="Müller^Jürgen".encode("latin-1"))
+    assert str(clean.PatientName).startswith("M")
+    check_valid(clean)
+
+
+@given(
+    st.sampled_from(["PatientName", "PatientID", "PatientBirthDate", "PatientAge", "StudyTime", "StudyID"]), st.binary()
+)
+def test_any_bytes_become_a_valid_value(keyword: str, raw: bytes) -> None:
+    check_valid(cleaned(**{keyword: raw}))
+
+
+@given(
+    st.sampled_from(["PatientName", "PatientAge", "StudyTime", "SpecificCharacterSet"]),
+    st.sampled_from(["US", "FL", "FD", "SL", "AT", "DS", "UI", "SQ", "OB", "UN"]),
+    st.binary(max_size=9),
+)
+@example("PatientAge", "SS", b"1")  # pydicom's BytesLengthException is no ValueError
+def test_any_bytes_of_another_vr_become_a_valid_value(keyword: str, vr: str, raw: bytes) -> None:
+    source = results.source_headers(1)[0]
+    tag = Tag(keyword)
+    source[tag] = RawDataElement(tag, vr, len(raw), raw, 0, False, True)
+    check_valid(patient_and_study(source))
+
+
+def check_valid(clean: Dataset) -> None:
+    for element in clean:
+        for value in element.value if element.VM > 1 else [element.value]:
+            validate_value(element.VR, str(value), RAISE)
+        assert element.VM <= 1 or element.keyword == "SpecificCharacterSet"
+
+
+def test_source_time_zone_governs() -> None:
+    source = results.source_headers(1, TimezoneOffsetFromUTC="-0500")[0]
+    ds = Dataset()
+    stamp(ds, source, results.MODEL, datetime(2026, 11, 21, 3, 0, tzinfo=UTC), "0.1.0", "title")
+    assert (ds.TimezoneOffsetFromUTC, ds.ContentDate, ds.ContentTime) == ("-0500", "20261120", "220000.000000")
+
+
+def test_naive_time_is_refused() -> None:
+    source = results.source_headers(1)[0]
+    with pytest.raises(ValueError, match="aware"):
+        stamp(Dataset(), source, results.MODEL, datetime(2026, 11, 21), "0.1.0", "title")
+
+
+def test_no_warning_quotes_a_value() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cleaned(PatientName="CANARY", PatientBirthDate="CANARY", SpecificCharacterSet="CANARY", PatientAge="CANARY")
+    assert caught == []

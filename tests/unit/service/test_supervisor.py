@@ -1,0 +1,97 @@
+"""A job that takes its process down is tried again, then parked with the cause; the others go on."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from tests.testbed import poison
+from tests.testbed.instances import MODEL, later, new_instance
+from tests.testbed.worker_process import wait_until
+from worker.db.engine import Database
+from worker.db.instances import add_instance
+from worker.db.migrate import migrate
+from worker.db.models import model_row
+from worker.db.series import lock_open_series, queue_series
+from worker.db.tables import JobRow, JobState
+from worker.process import Role
+from worker.service.supervisor import START_ERROR_EXIT, Child, Supervisor, cause_of_death
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@pytest.fixture
+def queued(tmp_path: Path) -> Database:
+    """A job for each kind of series, the harmless ones between the poisonous ones."""
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
+    migrate(database)
+    with database.write() as session:
+        model = model_row(session, MODEL, later(0)).id
+        for number, kind in enumerate(("good", "segfault", "hang", "greedy", "good")):
+            new = new_instance(1, f"{number}")
+            row = add_instance(session, new, later(0))
+            (tmp_path / new.path).parent.mkdir(parents=True)
+            (tmp_path / new.path).write_text(kind)
+            series = lock_open_series(session, row.series_id, later(0))
+            assert series is not None
+            queue_series(session, series, model, later(1))
+    return database
+
+
+def test_poison_is_parked_with_its_cause_and_the_others_are_classified(queued: Database, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.testbed.poison", str(queued.engine.url), str(tmp_path)]
+    supervisor = Supervisor([Child(Role.INFER, command)], queued, _now)
+    stop = threading.Event()
+    thread = threading.Thread(target=supervisor.run, args=(stop,))
+    thread.start()
+    try:
+        jobs = wait_until(lambda: _ended(queued), "every job to end", seconds=200)
+    finally:
+        stop.set()
+        thread.join()
+    assert [(one.state, one.reason) for one in jobs] == [
+        ("done", None),
+        ("parked", "process-died"),
+        ("parked", "time-limit"),
+        ("parked", "memory-limit"),
+        ("done", None),
+    ]
+    assert jobs[1].detail == "the inference process was ended by SIGSEGV"
+    # The claim that finds the attempts spent counts as one more.
+    assert [one.attempts for one in jobs] == [1, poison.ATTEMPTS + 1, poison.ATTEMPTS + 1, poison.ATTEMPTS, 1]
+
+
+def _ended(database: Database) -> list[JobRow] | None:
+    with database.read() as session:
+        jobs = list(session.scalars(select(JobRow).order_by(JobRow.id)))
+    return jobs if all(one.state in (JobState.DONE, JobState.PARKED) for one in jobs) else None
+
+
+def test_a_process_that_cannot_start_ends_the_service(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
+    migrate(database)
+    lasting = Child(Role.SEND, [sys.executable, "-c", "import time; time.sleep(600)"])
+    refused = Child(Role.WEB, [sys.executable, "-c", f"raise SystemExit({START_ERROR_EXIT})"])
+    assert Supervisor([lasting, refused], database, _now).run(threading.Event()) == START_ERROR_EXIT
+    assert lasting.process is not None
+    assert lasting.process.returncode == -signal.SIGTERM
+
+
+def test_a_start_that_fails_is_tried_ever_more_slowly_and_a_poisonous_job_is_not() -> None:
+    child = Child(Role.INFER, [])
+    assert [child.schedule_restart(killed_by_job=False) for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert child.schedule_restart(killed_by_job=True) == 0.5
+
+
+def test_the_cause_of_a_death_is_told() -> None:
+    assert cause_of_death(-signal.SIGKILL) == ("process-died", "the inference process was ended by SIGKILL")
+    assert cause_of_death(-signal.SIGALRM)[0] == "time-limit"
+    assert cause_of_death(1) == ("process-died", "the inference process ended with status 1")

@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+from sqlalchemy import select
+
+from tests.testbed.instances import NOON, encoded, mr_instance, received
+from worker.db.engine import Database
+from worker.db.tables import ConflictRow, InstanceRow, SeriesRow
+from worker.dicom import standard
+from worker.errors import RefusedInstance
+from worker.storage import acceptance as described
+from worker.storage import keeper as instances
+from worker.storage.acceptance import describe, instance_path
+from worker.storage.keeper import InstanceKeeper, Outcome
+
+
+@pytest.fixture
+def keeper(database: Database, tmp_path: Path) -> Iterator[InstanceKeeper]:
+    keeper = InstanceKeeper(database, tmp_path / "data", lambda: NOON, minimum_free_bytes=0)
+    yield keeper
+    keeper.close()
+
+
+def _rows(database: Database) -> list[InstanceRow]:
+    with database.read() as session:
+        return list(session.scalars(select(InstanceRow)))
+
+
+def _files(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+
+
+def test_bytes_are_kept_as_sent(database: Database, keeper: InstanceKeeper, tmp_path: Path) -> None:
+    ds = mr_instance()
+    assert keeper.keep(received(ds)) is Outcome.STORED
+    [row] = _rows(database)
+    assert (tmp_path / "data" / row.path).read_bytes() == encoded(ds)
+    assert _files(tmp_path) == [tmp_path / "data" / row.path]
+
+
+def test_repeated_instance_changes_nothing(database: Database, keeper: InstanceKeeper, tmp_path: Path) -> None:
+    keeper.keep(received(mr_instance()))
+    before = _files(tmp_path)
+    assert keeper.keep(received(mr_instance())) is Outcome.REPEATED
+    assert _files(tmp_path) == before
+    assert len(_rows(database)) == 1
+
+
+def test_the_first_of_two_contents_stays_and_the_other_is_kept_aside_once(
+    database: Database, keeper: InstanceKeeper, tmp_path: Path
+) -> None:
+    other = mr_instance(PatientID="another")
+    keeper.keep(received(mr_instance()))
+    assert [keeper.keep(received(other)) for _ in range(2)] == [Outcome.CONFLICTING] * 2
+    [row] = _rows(database)
+    assert (tmp_path / "data" / row.path).read_bytes() == encoded(mr_instance())
+    with database.read() as session:
+        [conflict] = session.scalars(select(ConflictRow))
+    assert conflict.instance_id == row.id
+    assert (tmp_path / "data" / conflict.path).read_bytes() == encoded(other)
+    assert len(_files(tmp_path)) == 2
+
+
+def test_many_at_once_are_each_kept_once(database: Database, keeper: InstanceKeeper) -> None:
+    many = [received(mr_instance(number)) for number in range(1, 21)] * 2
+    with ThreadPoolExecutor(16) as pool:
+        outcomes = list(pool.map(keeper.keep, many))
+    assert sorted(outcomes) == [Outcome.REPEATED] * 20 + [Outcome.STORED] * 20
+    assert len(_rows(database)) == 20
+    with database.read() as session:
+        assert len(session.scalars(select(SeriesRow)).all()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"StudyInstanceUID": None}, "invalid-uid"),
+        ({"SeriesInstanceUID": ""}, "invalid-uid"),
+        ({"SeriesInstanceUID": "../../etc/passwd"}, "invalid-uid"),
+        ({"SOPInstanceUID": "1." * 40 + "1"}, "invalid-uid"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4\x01"}, "invalid-uid"),
+        ({"SeriesInstanceUID": "1.2.3\x80"}, "invalid-uid"),
+        ({"StudyInstanceUID": "1.2\\1.3"}, "invalid-uid"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI", "ignore:The value length")
+def test_a_dataset_without_usable_uids_is_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RefusedInstance) as refused:
+        describe(received(mr_instance(**changes)), instance_path)
+    assert (refused.value.status, refused.value.reason) == (standard.DATASET_MISMATCH, reason)
+
+
+def test_command_and_dataset_must_name_the_same_instance() -> None:
+    request = received(mr_instance(1))
+    other = described.Received(
+        request.affected_sop_class_uid, "1.2.3.4", request.transfer_syntax_uid, request.encoded, None
+    )
+    with pytest.raises(RefusedInstance) as refused:
+        describe(other, instance_path)
+    assert (refused.value.status, refused.value.reason) == (standard.DATASET_MISMATCH, "uid-mismatch")
+
+
+@pytest.mark.parametrize("cut", [140, 400])
+def test_a_dataset_that_does_not_parse_is_refused_and_leaves_no_file(
+    keeper: InstanceKeeper, tmp_path: Path, cut: int
+) -> None:
+    request = received(mr_instance())
+    broken = described.Received(
+        request.affected_sop_class_uid,
+        request.affected_sop_instance_uid,
+        request.transfer_syntax_uid,
+        request.encoded[:cut],
+        None,
+    )
+    with pytest.raises(RefusedInstance) as refused:
+        keeper.keep(broken)
+    assert refused.value.status in (standard.CANNOT_UNDERSTAND, standard.DATASET_MISMATCH)
+    assert _files(tmp_path) == []
+
+
+@given(noise=st.binary(max_size=400))
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_any_bytes_end_in_a_status(noise: bytes) -> None:
+    request = received(mr_instance())
+    hostile = described.Received(
+        request.affected_sop_class_uid,
+        request.affected_sop_instance_uid,
+        request.transfer_syntax_uid,
+        request.encoded[:200] + noise,
+        None,
+    )
+    with pytest.raises(RefusedInstance):
+        describe(hostile, instance_path)
+
+
+@given(
+    values=st.fixed_dictionaries(
+        {
+            keyword: st.binary(max_size=20).map(lambda value: value + b" " * (len(value) % 2))
+            | st.from_regex(rb"[ -~]{0,20}", fullmatch=True).map(lambda value: value + b" " * (len(value) % 2))
+            for keyword in ("PatientID", "AccessionNumber", "Modality", "StudyDate", "SeriesDescription", "ImageType")
+        }
+        | {"ImagePositionPatient": st.sampled_from([b"1\\2.5\\-3 ", b"1\\x\\3 ", b" 1e2\\ 2\\3", b"1\\2 ", b""])}
+    )
+)
+@settings(
+    max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], deadline=None
+)
+def test_plain_values_are_read_as_pydicom_reads_them(monkeypatch: pytest.MonkeyPatch, values: dict[str, bytes]) -> None:
+    place = b"1\\0\\0\\0\\1\\0 "
+    raw = {Tag(keyword): value for keyword, value in (values | {"ImageOrientationPatient": place}).items()}
+    read = []
+    for plain in (described._PLAIN_VRS, ()):
+        monkeypatch.setattr(described, "_PLAIN_VRS", plain)
+        elements = {
+            tag: RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+            for tag, value in raw.items()
+        }
+        ds = Dataset(elements)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            texts = [described._text(ds, keyword, 64) for keyword in values if keyword != "ImagePositionPatient"]
+            read.append((texts, described._words(ds, "ImageType"), described._place(ds)))
+    assert read[0] == read[1]
+
+
+@given(st.text())
+def test_a_path_stays_inside_whatever_the_uid(series: str) -> None:
+    path = instance_path(series.encode("utf-8", "replace").decode(), "ab" * 32)
+    assert ".." not in path
+    assert path.startswith("instances/")
+    assert path.count("/") == 3
+
+
+def test_no_space_is_0xa700_and_leaves_no_file(database: Database, tmp_path: Path) -> None:
+    keeper = InstanceKeeper(database, tmp_path / "data", lambda: NOON, minimum_free_bytes=1 << 60)
+    with pytest.raises(RefusedInstance) as refused:
+        keeper.keep(received(mr_instance()))
+    keeper.close()
+    assert refused.value.status == standard.OUT_OF_RESOURCES
+    assert _files(tmp_path) == []
+    assert _rows(database) == []
+
+
+def test_space_that_returns_is_used_by_the_same_receiver(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = InstanceKeeper(database, tmp_path / "data", lambda: NOON, minimum_free_bytes=10 << 20)
+    usage = shutil.disk_usage(tmp_path)
+    for free, kept in ((1 << 20, False), (10 << 20, False), (11 << 20, True)):
+        monkeypatch.setattr(instances.shutil, "disk_usage", lambda _path, free=free: usage._replace(free=free))
+        if kept:
+            assert keeper.keep(received(mr_instance())) == Outcome.STORED
+        else:
+            with pytest.raises(RefusedInstance) as refused:
+                keeper.keep(received(mr_instance()))
+            assert refused.value.status == standard.OUT_OF_RESOURCES
+            assert _files(tmp_path) == []
+    keeper.close()
+    assert len(_files(tmp_path)) == len(_rows(database)) == 1
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> Path:
+    """What a receiver that was killed while it wrote left in the place of the instance."""
+    new = describe(received(mr_instance()), instance_path)
+    half = tmp_path / "data" / new.path
+    half.parent.mkdir(parents=True)
+    half.write_bytes(received(mr_instance()).encoded[:1000])
+    return half
+
+
+def test_what_a_crash_left_in_its_place_is_replaced(
+    database: Database, keeper: InstanceKeeper, tmp_path: Path, half: Path
+) -> None:
+    assert keeper.keep(received(mr_instance())) is Outcome.STORED
+    assert half.read_bytes() == encoded(mr_instance())
+    assert _files(tmp_path) == [half]
+    assert len(_rows(database)) == 1
+
+
+def test_a_file_that_vanishes_before_its_commit_is_not_acknowledged(
+    database: Database, keeper: InstanceKeeper, tmp_path: Path, half: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = instances.os.fsync
+
+    def lost(descriptor: int) -> None:
+        real(descriptor)
+        for path in (tmp_path / "data" / "instances" / "incoming").iterdir():
+            path.unlink()
+
+    monkeypatch.setattr(instances.os, "fsync", lost)
+    with pytest.raises(RefusedInstance):
+        keeper.keep(received(mr_instance()))
+    assert _rows(database) == []
+    assert half.stat().st_size == 1000
+
+
+def test_a_write_that_fails_half_way_leaves_no_file(
+    database: Database, keeper: InstanceKeeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(instances.os, "fsync", full)
+    with pytest.raises(RefusedInstance) as refused:
+        keeper.keep(received(mr_instance()))
+    assert refused.value.status == standard.OUT_OF_RESOURCES
+    assert _files(tmp_path) == []
+    assert _rows(database) == []
+
+
+def test_answer_comes_only_after_file_and_row_are_durable(
+    database: Database, keeper: InstanceKeeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    real_fsync, real_add = instances.os.fsync, instances.add_instances
+
+    def fsync(descriptor: int) -> None:
+        real_fsync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    def add(session: Any, new: Any, now: Any) -> None:
+        # Before the row: the file, the folder that holds its name, and the folders that hold that folder's.
+        place = tmp_path / "data" / new[0].path
+        assert {one.stat().st_ino for one in (place, *list(place.parents)[:3])} <= synced
+        real_add(session, new, now)
+
+    monkeypatch.setattr(instances.os, "fsync", fsync)
+    monkeypatch.setattr(instances, "add_instances", add)
+    assert keeper.keep(received(mr_instance())) is Outcome.STORED
+    assert len(_rows(database)) == 1
+
+
+def test_one_fault_in_a_batch_harms_one_instance(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = InstanceKeeper(database, tmp_path / "data", lambda: NOON, minimum_free_bytes=0)
+    batches = _hold_the_first_batch(keeper, 6)
+    real = instances.add_instances
+    poison = received(mr_instance(3))
+
+    def add(session: Any, new: Any, now: Any) -> None:
+        real(session, new, now)
+        if poison.affected_sop_instance_uid in [one.sop_instance_uid for one in new]:
+            raise RuntimeError("poison")
+
+    monkeypatch.setattr(instances, "add_instances", add)
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(keeper.keep, received(mr_instance(number))) for number in range(1, 7)]
+        faults = [future.exception() for future in futures]
+    keeper.close()
+    assert [fault is not None for fault in faults] == [False, False, True, False, False, False]
+    assert len(_rows(database)) == 5
+    assert max(batches) > 1
+
+
+def _hold_the_first_batch(keeper: InstanceKeeper, until: int) -> list[int]:
+    """The first batch is taken when so many wait; the sizes of the batches."""
+    sizes: list[int] = []
+    real = keeper._next_batch
+
+    def next_batch() -> list[Any]:
+        while not sizes and len(keeper._waiting) < until:
+            threading.Event().wait(0.01)
+        batch = real()
+        sizes.append(len(batch))
+        return batch
+
+    keeper._next_batch = next_batch  # type: ignore[method-assign]
+    return sizes
+
+
+def test_leftovers_of_a_killed_receiver_are_removed(tmp_path: Path) -> None:
+    incoming = tmp_path / "instances" / "incoming"
+    incoming.mkdir(parents=True)
+    (incoming / f"999999999-dead-{socket.gethostname()}").write_bytes(b"half")
+    elsewhere = incoming / "999999999-coming-another-host"
+    elsewhere.write_bytes(b"half")
+    assert instances.remove_leftovers(tmp_path) == 1
+    assert list(incoming.iterdir()) == [elsewhere]  # its receiver may be writing it just now
+    os.utime(elsewhere, (0, 0))
+    assert instances.remove_leftovers(tmp_path) == 1

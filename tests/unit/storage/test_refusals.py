@@ -1,0 +1,103 @@
+"""How often the receiver said no, from its memory to GET /metrics."""
+
+from __future__ import annotations
+
+import re
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.uid import MRImageStorage
+from pynetdicom import AE
+from sqlalchemy.exc import OperationalError
+
+from tests.testbed.instances import encoded, later, mr_instance
+from tests.testbed.raw_store import raw_store
+from tests.testbed.receiver import receiving
+from tests.testbed.worker_process import wait_until
+from worker.config.settings import Settings, WorkerSection
+from worker.db.engine import Database
+from worker.db.migrate import migrate
+from worker.dicom import standard
+from worker.service.schedule import start_receive_ticks, tick_now
+from worker.storage.refusals import INSTANCE_REFUSALS, Refusals, refused_associations, refused_instances
+
+PACKAGE = Path(__file__).parents[3] / "worker"
+
+
+def told(database: Database) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
+    """Without what has not happened."""
+    with database.read() as session:
+        instances, associations = refused_instances(session), refused_associations(session)
+    return {key: n for key, n in instances.items() if n}, {key: n for key, n in associations.items() if n}
+
+
+def test_counts_of_all_receivers_are_one_sum(database: Database) -> None:
+    here, elsewhere = Refusals(database), Refusals(database)
+    for _ in range(3):
+        here.instance(standard.OUT_OF_RESOURCES, "no-space")
+    here.write()
+    here.write()  # nothing has come since
+    here.instance(standard.OUT_OF_RESOURCES, "no-space")
+    here.association(3, 2)
+    elsewhere.instance(standard.OUT_OF_RESOURCES, "no-space")
+    elsewhere.connection("network")
+    elsewhere.association(2, 9)  # what no standard knows
+    here.write()
+    elsewhere.write()
+    assert told(database) == (
+        {("0xA700", "no-space"): 5},
+        {"too-many-associations": 1, "network": 1, "other": 1},
+    )
+
+
+def test_what_cannot_be_written_now_is_written_later(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
+    refusals = Refusals(database)
+    refusals.connection("tls")
+    with pytest.raises(OperationalError):
+        refusals.write()  # there are no tables yet
+    migrate(database)
+    refusals.connection("tls")
+    ticks = start_receive_ticks(
+        Settings(worker=WorkerSection(data_dir=tmp_path)), database, lambda: later(0), refusals=refusals
+    )
+    try:
+        tick_now(ticks)
+        wait_until(lambda: told(database) == ({}, {"tls": 2}), "the counts to be written")
+    finally:
+        ticks.shutdown(wait=True)
+        database.close()
+
+
+def test_every_reason_that_a_receiver_gives_is_told_before_it_happens() -> None:
+    raised = {
+        (getattr(standard, status), reason)
+        for package in ("receive", "storage")
+        for file in (PACKAGE / package).glob("*.py")
+        for status, reason in re.findall(r'RefusedInstance\(standard\.(\w+), "([a-z-]+)"', file.read_text())
+    }
+    assert raised | {(standard.PROCESSING_FAILURE, "not-stored")} == set(INSTANCE_REFUSALS)
+    assert len(raised) >= 7
+
+
+def test_a_receiver_counts_what_it_turns_away(tmp_path: Path) -> None:
+    with receiving(tmp_path, allowed_peers=("PACS", "RAW"), minimum_free_bytes=1 << 60) as (port, database):
+        assert raw_store(port, MRImageStorage, "1.2.3.4", b"not dicom at all") in (
+            standard.CANNOT_UNDERSTAND, standard.DATASET_MISMATCH,
+        )  # fmt: skip
+        for calling in ("PACS", "STRANGER"):
+            ae = AE(ae_title=calling)
+            ds = dcmread(BytesIO(encoded(mr_instance())))
+            ae.add_requested_context(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID)
+            assoc = ae.associate("127.0.0.1", port, ae_title="AI_WORKER")
+            assert assoc.is_established == (calling == "PACS")
+            if assoc.is_established:
+                assert assoc.send_c_store(ds).Status == standard.OUT_OF_RESOURCES
+                assoc.release()
+    instances, associations = told(database)  # written at the receiver's end
+    assert instances.pop(("0xA700", "no-space")) == 1
+    assert list(instances.values()) == [1]  # the bytes that are no DICOM
+    assert associations == {"calling-ae-title": 1}
+    database.close()

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from tests.testbed.instances import MODEL, later
+from worker.db import models, tokens
+from worker.db.engine import Database
+from worker.db.jobs import claim_job, end_job
+from worker.db.series import queue_series
+from worker.db.tables import JobState, LoadState, SeriesRow, TokenRole
+
+API = "/api/v1"
+SECOND = "cd" * 32
+
+
+def _bearer(database: Database, role: TokenRole, name: str) -> dict[str, str]:
+    with database.write() as session:
+        _, token = tokens.add_token(session, name, role, later(0), None)
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+def second(guarded: tuple[httpx.Client, Database]) -> tuple[httpx.Client, Database]:
+    """A second model, added; the first one active."""
+    client, database = guarded
+    with database.write() as session:
+        models.add_model(session, replace(MODEL, version="2.0", sha256=SECOND), "ada", later(0))
+    return client, database
+
+
+def test_models_are_chosen_by_an_operator_alone(second: tuple[httpx.Client, Database]) -> None:
+    client, database = second
+    read, operate = _bearer(database, TokenRole.READ, "model reader"), _bearer(database, TokenRole.OPERATE, "model op")
+
+    def states() -> dict[str, str]:
+        return {one["version"]: one["state"] for one in client.get(f"{API}/models", headers=read).json()}
+
+    assert states() == {"1.0": "active", "2.0": "added"}
+    assert client.post(f"{API}/models/{MODEL.sha256}/activate", headers=read).status_code == 403
+    for path, status, said in (
+        (f"{SECOND}/shadow", 409, "no such bundle"),
+        (f"{MODEL.sha256}/shadow", 409, "is active"),
+        (f"{MODEL.sha256}/retire", 409, "only active"),
+        (f"{'12' * 32}/retire", 404, "no model"),
+        ("rollback", 409, "no activation"),
+    ):
+        answer = client.post(f"{API}/models/{path}", headers=operate)
+        assert (answer.status_code, said in answer.json()["detail"]) == (status, True), path
+    with database.write() as session:
+        models.activate_model(session, models.model_of(session, SECOND).id, "ada", later(1))
+    answer = client.post(f"{API}/models/{MODEL.sha256}/activate", headers=operate)
+    assert {one["version"]: one["state_by"] for one in answer.json() if one["state"] == "active"} == {"1.0": "model op"}
+    assert client.post(f"{API}/models/rollback", headers=operate).status_code == 200
+    assert states() == {"1.0": "retired", "2.0": "active"}
+    both = f"first={MODEL.sha256}&second={SECOND}"
+    compared = client.get(f"{API}/models/compare?{both}", headers=read).json()
+    assert (compared["n"], compared["agreement"], compared["first"]) == (0, None, "test-model 1.0")
+    page = client.get(f"/models/compare?{both}", headers=read)
+    assert page.status_code == 200
+    assert "On none of them" in page.text
+    assert client.get(f"{API}/models/compare?first={SECOND}&second={'12' * 32}", headers=read).status_code == 404
+
+
+def test_the_page_shows_states_and_buttons(second: tuple[httpx.Client, Database]) -> None:
+    client, database = second
+    read, operate = _bearer(database, TokenRole.READ, "page reader"), _bearer(database, TokenRole.OPERATE, "page op")
+    with database.write() as session:
+        rows = {one.version: one for one in models.models(session)}
+        models.activate_model(session, rows["1.0"].id, "ada", later(5))
+        models.shadow_model(session, rows["2.0"].id, "ada", later(5))
+        models.record_load(session, rows["2.0"].id, "far:1", LoadState.FAILED, "no such bundle", later(6))
+    page = client.get("/models", headers=operate).text
+    for shown in (
+        "Activate test-model 2.0",
+        "Retire test-model 2.0",
+        "Not loaded on far: no such bundle",
+        "Compare with",
+    ):
+        assert shown in page
+    assert "Retire test-model 1.0" not in page
+    assert "<form" not in client.get("/models", headers=read).text.partition("<main")[2]
+    answer = client.post(f"/models/{SECOND}/retire", headers=operate)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/models")
+    assert client.post(f"/models/{SECOND}/retire", headers=read).status_code == 403
+
+
+def test_a_parked_job_in_shadow_is_told_from_one_whose_answer_is_waited_for(
+    second: tuple[httpx.Client, Database],
+) -> None:
+    client, database = second
+    read = _bearer(database, TokenRole.READ, "queue reader")
+    with database.write() as session:
+        [candidate] = [one for one in models.models(session) if one.sha256 == SECOND]
+        series = session.scalars(select(SeriesRow).where(SeriesRow.patient_id == "ID-a")).one()
+        assert queue_series(session, series, candidate.id, later(9), shadow=True) is not None
+        job = claim_job(session, "me", candidate.id, later(9), timedelta(seconds=30), shadow=True)
+        assert job is not None
+        end_job(session, job.id, "me", JobState.PARKED, later(9), reason="time-limit")
+    listed = client.get(f"{API}/jobs", params={"state": "parked"}, headers=read).json()["jobs"]
+    assert {one["number"] for one in listed if one["shadow"]} == {job.id}
+    rows = client.get("/queue", headers=read).text.split("<tr>")
+    assert [f"Job {job.id}<" in row for row in rows if ">shadow<" in row] == [True]

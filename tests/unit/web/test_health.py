@@ -1,0 +1,122 @@
+"""What monitoring is told: by whom a C-STORE is kept, and whether every role lives on some host."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import delete
+
+from tests.testbed.instances import MODEL, later, new_instance
+from worker.audit.events import unrecorded
+from worker.config.settings import DatabaseSection, DestinationSection, ReceiveSection, Settings, WorkerSection
+from worker.db.engine import Database
+from worker.db.instances import add_instance
+from worker.db.models import model_row
+from worker.db.processes import beat
+from worker.db.series import queue_series
+from worker.db.tables import ProcessRow, SeriesRow
+from worker.process import Role, process_name
+from worker.web import guard
+from worker.web.health import check_health, check_ready, health_routes
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that listens, as the receiver's would."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, port: int) -> Settings:
+    return Settings(
+        worker=WorkerSection(data_dir=tmp_path),
+        receive=ReceiveSection(host="127.0.0.1", port=port, minimum_free_bytes=0),
+        destination=(DestinationSection(name="pacs", ae_title="PACS", host="127.0.0.1", port=4242),),
+    )
+
+
+def _live(database: Database, host: str, *roles: Role, at: float = 0) -> None:
+    with database.write() as session:
+        for number, role in enumerate(roles, 1_000_000_000):  # beyond any process id of this host
+            beat(session, f"{host}:{number}", role, later(0), later(at))
+
+
+def test_ready_when_every_role_lives_on_some_host(database: Database, settings: Settings) -> None:
+    _live(database, "a", Role.RECEIVE, Role.WEB)
+    assert check_ready(settings, database, later(1))["checks"] == {
+        "database": "ok", "disk": "ok", "receive": "ok", "web": "ok", "infer": "not running", "send": "not running",
+    }  # fmt: skip
+    _live(database, "b", Role.INFER, Role.SEND)
+    assert check_ready(settings, database, later(1))["status"] == "ok"
+
+
+def test_a_lost_host_is_replaced_or_named(database: Database, settings: Settings) -> None:
+    _live(database, "a", *Role)
+    _live(database, "b", Role.INFER, at=50)
+    report = check_ready(settings, database, later(60))
+    assert report["status"] == "failing"
+    assert report["checks"]["infer"] == "ok"
+    assert report["checks"]["receive"] == "not seen since 2026-03-01T12:00:00Z"
+
+
+def test_health_asks_the_port_only_where_the_receiver_is_on_this_host(database: Database, settings: Settings) -> None:
+    assert check_health(settings, database, later(1))["checks"]["receiver"] == "no receiving process is seen"
+    _live(database, "elsewhere", Role.RECEIVE)
+    unheard = settings.model_copy(update={"receive": settings.receive.model_copy(update={"port": 1})})
+    report = check_health(unheard, database, later(1))
+    assert report["status"] == "ok"
+    assert [(one["host"], one["role"], one["lost"]) for one in report["processes"]] == [("elsewhere", "receive", False)]
+    with database.write() as session:
+        beat(session, process_name(), Role.RECEIVE, later(0), later(0))
+        session.execute(delete(ProcessRow).where(ProcessRow.host == "elsewhere"))
+    assert check_health(settings, database, later(1))["checks"]["receiver"] == "ok"
+    assert check_health(unheard, database, later(1))["checks"]["receiver"] == "not listening"
+
+
+def test_health_counts_what_is_not_done(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        model = model_row(session, MODEL, later(0)).id
+        for name in "ab":
+            add_instance(session, new_instance(1, name), later(0))
+        queue_series(session, session.get_one(SeriesRow, 1), model, later(0))
+    assert check_health(settings, database, later(1))["counts"] == {
+        "series": {"open": 1},
+        "jobs": {"pending": 1, "running": 0, "parked": 0},
+        "deliveries": {"pending": 0, "sending": 0, "failed": 0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("minimum", "lost_database", "failing"),
+    [(1 << 62, False, "disk"), (0, True, "database")],
+)
+def test_a_full_disk_and_a_lost_database_are_503(
+    database: Database, settings: Settings, tmp_path: Path, minimum: int, lost_database: bool, failing: str
+) -> None:
+    receive = settings.receive.model_copy(update={"minimum_free_bytes": minimum})
+    settings = settings.model_copy(update={"receive": receive, "database": DatabaseSection()})
+    asked = Database(f"sqlite:///{tmp_path}/other.db") if lost_database else database
+    app = FastAPI()
+    guard.install(app, settings, asked, unrecorded, lambda: later(0))
+    app.include_router(health_routes(settings, asked, lambda: later(0)))
+    answers = {path: _get(app, path) for path in ("/health", "/health/ready", "/health/live")}
+    assert [one.status_code for one in answers.values()] == [503, 503, 200]
+    assert answers["/health"].json()["checks"][failing] != "ok"
+    assert answers["/health/ready"].json()["checks"][failing] != "ok"
+    asked.close()
+
+
+def _get(app: FastAPI, path: str) -> httpx.Response:
+    import asyncio
+
+    async def get() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://worker") as client:
+            return await client.get(path)
+
+    return asyncio.run(get())

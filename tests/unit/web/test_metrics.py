@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import event
+
+from tests.testbed.filled import served
+from tests.testbed.instances import later, new_instance
+from tests.unit.web.conftest import fill
+from worker.config.settings import Settings
+from worker.db import processes, tokens
+from worker.db.deliveries import claim_deliveries, end_delivery
+from worker.db.engine import Database
+from worker.db.instances import add_instance
+from worker.db.migrate import migrate
+from worker.db.tables import Commitment, DeliveryState, TokenRole
+from worker.db.views import totals
+from worker.db.views.totals import Standings
+from worker.process import Role
+from worker.web.app import create_app
+from worker.web.metrics import _bounded
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+MINUTES = 60
+PREFIX = "mri_worker_"
+
+
+def scraped(answer: httpx.Response) -> dict[str, float]:
+    """Every sample, as `name{label="value"}`, labels in order, without the common prefix."""
+    assert answer.status_code == 200
+    found = {}
+    for family in text_string_to_metric_families(answer.text):
+        assert family.documentation
+        assert family.type in ("gauge", "counter")
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            found[sample.name.removeprefix(PREFIX) + (f"{{{labels}}}" if labels else "")] = sample.value
+    return found
+
+
+def test_a_scrape_tells_how_things_stand(client: httpx.Client) -> None:
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    found = scraped(answer)
+    expected = {
+        "database_up": 1, "audit_faults": 0, "instances_received_total": 4, "series_received_total": 4,
+        'series{status="pending"}': 1, 'series{status="failed"}': 1, 'series{status="refused"}': 1,
+        'series{status="answered"}': 1, 'series_refused{reason="modality"}': 1,
+        "series_oldest_pending_seconds": 600 - 3 * MINUTES,
+        'jobs{state="pending"}': 0, 'jobs{state="parked"}': 1, 'jobs{state="done"}': 1,
+        "jobs_oldest_pending_seconds": 0, 'results_total{class="glioma",model="test-model 1.0"}': 1,
+        'deliveries{destination="pacs",state="pending"}': 1, 'deliveries{destination="pacs",state="delivered"}': 0,
+        'delivery_oldest_seconds{destination="pacs"}': 600 - 5, 'processes{role="receive"}': 0,
+        f'model_info{{name="test-model",sha256="{"ab" * 32}",version="1.0"}}': 1,
+    }  # fmt: skip
+    assert {name: found[name] for name in expected} == expected
+    assert 0 < found["disk_free_bytes"] <= found["disk_size_bytes"]
+
+
+def expressions() -> list[str]:
+    """What the dashboard and the alerts ask for."""
+    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    for group in yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"]:
+        asked += [rule["expr"] for rule in group["rules"]]
+    return asked
+
+
+@pytest.mark.parametrize("asked", expressions())
+def test_dashboard_and_alerts_ask_for_what_a_scrape_tells(client: httpx.Client, asked: str) -> None:
+    told = client.get("/metrics").text
+    metrics = set(re.findall(r"^# HELP (\w+)", told, re.MULTILINE))
+    named = re.findall(rf"\b({PREFIX}\w+)(?:{{(.*?)}})?", asked)
+    assert named
+    for metric, selectors in named:
+        assert metric in metrics
+        for label, value in re.findall(r'(\w+)!?=~?"([^"]*)"', selectors):
+            values = set(re.findall(rf'^{metric}{{.*\b{label}="([^"]*)"', told, re.MULTILINE))
+            assert label == "job" or set(value.split("|")) <= values  # Prometheus itself adds the job
+
+
+def test_the_guide_lists_every_metric_with_its_labels(client: httpx.Client) -> None:
+    guide = (DEPLOY.parent / "docs" / "deploying.md").read_text()
+    listed = re.findall(r"`([a-z_]+)(?:\{([a-z0-9,]*)\})?`", guide.split("|---|---|\n")[1].split("\n\n")[0])
+    told = client.get("/metrics").text
+    assert {PREFIX + name for name, _ in listed} == set(re.findall(r"^# HELP (\w+)", told, re.MULTILINE))
+    for name, labels in listed:
+        for sample in re.findall(rf"^{PREFIX}{name}\{{(.*)\}} ", told, re.MULTILINE):
+            assert set(re.findall(r"(\w+)=", sample)) == set(labels.split(","))
+
+
+def test_no_identifier_is_in_a_scrape(client: httpx.Client) -> None:
+    told = client.get("/metrics").text.replace("ab" * 32, "")
+    assert not re.search(r"ID-|Family|ACC-|\d+(\.\d+){3,}", told)
+
+
+def test_a_scrape_needs_a_token_that_reads(guarded: tuple[httpx.Client, Database]) -> None:
+    client, database = guarded
+    assert client.get("/metrics").status_code == 401
+    with database.write() as session:
+        _, token = tokens.add_token(session, "prometheus", TokenRole.READ, later(0), None)
+    assert client.get("/metrics", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
+def test_open_metrics_are_given_to_who_asks(client: httpx.Client) -> None:
+    answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+
+
+def test_what_has_ended_is_the_rest(database: Database) -> None:
+    fill(database)
+    with database.write() as session:
+        processes.beat(session, "elsewhere:1", Role.INFER, later(0), later(0))
+        [(delivery, _)] = claim_deliveries(session, "pacs", "me", later(10), later(20) - later(10))
+        arrived: dict[str, Any] = {"state": DeliveryState.DELIVERED, "commitment": Commitment.DUE}
+        end_delivery(session, delivery.id, "me", arrived)
+    with database.read() as session:
+        found = Standings().find(session)
+    assert found.deliveries["pacs"].states == {"pending": 0, "sending": 0, "failed": 0, "delivered": 1}
+    assert found.deliveries["pacs"].commitments == {"due": 1, "requested": 0}
+    assert found.deliveries["pacs"].oldest is None
+    assert found.jobs == {"pending": 0, "running": 0, "parked": 1, "superseded": 0, "done": 1}
+
+
+def test_rows_are_counted_once_however_often_it_is_asked(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(totals, "_NEWEST", 2)
+    standings = Standings()
+    for number in range(1, 14):
+        with database.write() as session:
+            add_instance(session, new_instance(number), later(number))
+        if number % 3 == 1:
+            with database.read() as session:
+                assert standings.find(session).instances_received == number
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Iterator[tuple[Database, list[tuple[str, Any]]]]:
+    """A database that is filled, and every statement that it is asked."""
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
+    migrate(database)
+    fill(database)
+    statements: list[tuple[str, Any]] = []
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def keep(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_others: Any) -> None:
+        statements.append((statement, parameters))
+
+    yield database, statements
+    database.close()
+
+
+def test_a_scrape_walks_no_table(asked: tuple[Database, list[tuple[str, Any]]]) -> None:
+    """But that of models, of which there are a few; so it takes as long with a million series."""
+    database, statements = asked
+    with database.read() as session:
+        Standings().find(session)
+        plans = [
+            row.detail
+            for statement, parameters in [one for one in statements if one[0].startswith("SELECT")]
+            for row in session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        ]
+    assert [one for one in plans if "SCAN" in one and one != "SCAN model"] == []
+    assert any("ix_series_status_reason" in one for one in plans)
+    assert any("ix_delivery_destination_commitment" in one for one in plans)
+
+
+def test_a_database_that_is_away_is_told_and_the_disk_still_is(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"worker": {"data_dir": tmp_path}, "web": {"require_token": False}})
+    database = Database(f"sqlite:///{tmp_path / 'empty.db'}")  # without tables
+    with served(create_app(settings, database)) as address:
+        found = scraped(httpx.get(f"{address}/metrics", timeout=60))
+    database.close()
+    assert found["database_up"] == 0
+    assert found["disk_free_bytes"] > 0
+    assert "series_received_total" not in found
+
+
+def test_values_of_a_label_are_bounded() -> None:
+    numbers = {f"reason-{number}": number for number in range(1, 151)}
+    bounded = _bounded(numbers, "other")
+    assert len(bounded) == 101
+    assert sum(bounded.values()) == sum(numbers.values())
+    assert bounded["other"] == sum(range(1, 51))

@@ -1,0 +1,259 @@
+"""config.toml + environment → one frozen Settings. Unknown keys are refused and the nearest known key is named."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    BaseModel,
+    Discriminator,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from worker.config.routing import Condition, RouteSection, check_routes
+from worker.config.sections import (
+    ENVIRONMENT_PREFIX,
+    AuditSection,
+    DatabaseSection,
+    DestinationSection,
+    DicomwebSection,
+    EligibilitySection,
+    FhirSection,
+    HttpSection,
+    PeerSection,
+    PrivacySection,
+    ReceiveSection,
+    RetentionSection,
+    TlsPaths,
+    WebSection,
+    WorkerSection,
+)
+from worker.errors import StartError
+
+__all__ = [
+    "ENVIRONMENT_PREFIX",
+    "AuditSection",
+    "DatabaseSection",
+    "Destination",
+    "DestinationSection",
+    "DicomwebSection",
+    "EligibilitySection",
+    "FhirSection",
+    "HttpSection",
+    "PeerSection",
+    "PrivacySection",
+    "ReceiveSection",
+    "RetentionSection",
+    "RouteSection",
+    "Settings",
+    "WebSection",
+    "WorkerSection",
+    "load_settings",
+    "sqlite_path",
+]
+
+_LISTS: dict[str, type[BaseModel]] = {"peer": PeerSection, "route": RouteSection, "match": Condition}
+_DESTINATIONS: dict[str, type[BaseModel]] = {
+    "dicom": DestinationSection,
+    "dicomweb": DicomwebSection,
+    "fhir-r4": FhirSection,  # other words than the keys, for they stand beside them in pydantic's locations
+}
+
+
+def _kind_of_destination(value: Any) -> str:
+    if isinstance(value, dict):
+        return "fhir-r4" if "fhir" in value else "dicomweb" if "url" in value else "dicom"
+    return next(kind for kind, section in _DESTINATIONS.items() if isinstance(value, section))
+
+
+Destination = DestinationSection | DicomwebSection | FhirSection
+
+
+class Settings(BaseSettings):
+    """Every setting of the worker; built once by `load_settings` and passed down."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__"
+    )
+
+    worker: WorkerSection = WorkerSection()
+    receive: ReceiveSection = ReceiveSection()
+    eligibility: EligibilitySection = EligibilitySection()
+    retention: RetentionSection = RetentionSection()
+    privacy: PrivacySection = PrivacySection()
+    database: DatabaseSection = DatabaseSection()
+    destination: tuple[
+        Annotated[
+            Annotated[DestinationSection, Tag("dicom")]
+            | Annotated[DicomwebSection, Tag("dicomweb")]
+            | Annotated[FhirSection, Tag("fhir-r4")],
+            Discriminator(_kind_of_destination),
+        ],
+        ...,
+    ] = ()
+    peer: tuple[PeerSection, ...] = ()
+    route: tuple[RouteSection, ...] = ()
+    web: WebSection = WebSection()
+    audit: AuditSection = AuditSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment comes before the file (which arrives as init arguments)."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> Settings:
+        names = [one.name for one in self.destination]
+        if len(set(names)) != len(names):
+            raise ValueError("two [[destination]] entries have the same name")
+        titles = [one.ae_title for one in self.peer]
+        if len(set(titles)) != len(titles):
+            raise ValueError("two [[peer]] entries have the same ae_title")
+        check_routes(self.route)
+        return self
+
+    @property
+    def instances_dir(self) -> Path:
+        return self.worker.data_dir / "instances"
+
+    @property
+    def objects_dir(self) -> Path:
+        return self.worker.data_dir / "objects"
+
+    @property
+    def audit_dir(self) -> Path:
+        return self.audit.folder or self.worker.data_dir / "audit"
+
+
+def load_settings(path: Path | None) -> Settings:
+    """The settings of a TOML file (or the defaults, with None), overridden by `WORKER__SECTION__KEY`.
+
+    Relative paths and a relative SQLite URL are taken from the folder of the file, so that the working directory of
+    a service does not matter. Raises StartError with one line that names the key at fault.
+    """
+    content: dict[str, Any] = {}
+    if path is not None:
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise StartError("config-missing", f"there is no configuration file {path}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise StartError("config-unreadable", f"{path} cannot be read: {error}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise StartError("config-not-toml", f"{path} is not valid TOML: {error}") from None
+    _refuse_unknown_environment()
+    try:
+        settings = Settings(**content)
+    except ValidationError as error:
+        raise StartError("config-invalid", f"{path or 'environment'}: {_explain(error)}") from None
+    return _anchor(settings, path.resolve().parent if path is not None else Path.cwd())
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of a SQLite URL, None for another database."""
+    prefix = "sqlite:///"
+    return Path(url.removeprefix(prefix)) if url.startswith(prefix) else None
+
+
+def _anchor(settings: Settings, folder: Path) -> Settings:
+    worker = settings.worker.model_copy(
+        update={
+            "data_dir": folder / settings.worker.data_dir,
+            "bundle": folder / settings.worker.bundle if settings.worker.bundle else None,
+        }
+    )
+    receive = _anchor_tls(settings.receive, folder)
+    destinations = tuple(_anchor_destination(one, folder) for one in settings.destination)
+    peers = tuple(_anchor_tls(one, folder) for one in settings.peer)
+    file = sqlite_path(settings.database.url)
+    database = settings.database
+    if file is not None:
+        database = database.model_copy(update={"url": f"sqlite:///{folder / file}"})
+    changed = {"worker": worker, "database": database, "receive": receive, "destination": destinations, "peer": peers}
+    files = {name: folder / file for name in ("tls_certificate", "tls_key") if (file := getattr(settings.web, name))}
+    changed |= {"web": settings.web.model_copy(update=files)}
+    audit = _anchor_tls(settings.audit, folder)
+    changed |= {"audit": audit.model_copy(update={"folder": folder / audit.folder if audit.folder else None})}
+    return settings.model_copy(update=changed)
+
+
+T = TypeVar("T", bound=TlsPaths)
+
+
+def _anchor_tls(section: T, folder: Path) -> T:
+    files = {name: getattr(section, name) for name in TlsPaths.model_fields}
+    return section.model_copy(update={name: folder / file for name, file in files.items() if file is not None})
+
+
+def _anchor_destination(section: Destination, folder: Path) -> Destination:
+    anchored = _anchor_tls(section, folder)
+    if isinstance(anchored, HttpSection) and anchored.bearer_token_file is not None:
+        return anchored.model_copy(update={"bearer_token_file": folder / anchored.bearer_token_file})
+    return anchored
+
+
+def _known_keys(model: type[BaseModel]) -> list[str]:
+    return list(model.model_fields)
+
+
+def _section_of(location: tuple[int | str, ...]) -> type[BaseModel]:
+    model: type[BaseModel] = Settings
+    for part in location:
+        if part in _DESTINATIONS:
+            model = _DESTINATIONS[str(part)]
+        if isinstance(part, int) or part not in model.model_fields:
+            continue
+        annotation = model.model_fields[part].annotation
+        if part == "destination":
+            model = DestinationSection
+        elif part in _LISTS:
+            model = _LISTS[str(part)]
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return model
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for one in error.errors(include_url=False, include_input=False):
+        key = ".".join(str(part) for part in one["loc"] if part not in _DESTINATIONS)
+        if one["type"] == "extra_forbidden":
+            lines.append(f"unknown key '{key}'{_nearest(str(one['loc'][-1]), _section_of(one['loc'][:-1]))}")
+        else:
+            lines.append(f"'{key}': {one['msg'].removeprefix('Value error, ')}" if key else one["msg"])
+    return "; ".join(lines)
+
+
+def _nearest(key: str, model: type[BaseModel]) -> str:
+    near = difflib.get_close_matches(key, _known_keys(model), n=1, cutoff=0.5)
+    return f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(_known_keys(model))})"
+
+
+def _refuse_unknown_environment() -> None:
+    """pydantic-settings passes over a misspelt variable in silence; we do not."""
+    for name in os.environ:
+        if not name.upper().startswith(ENVIRONMENT_PREFIX):
+            continue
+        parts = [part.lower() for part in name[len(ENVIRONMENT_PREFIX) :].split("__")]
+        model: type[BaseModel] = Settings
+        for depth, part in enumerate(parts):
+            if part not in model.model_fields:
+                shown = f"unknown environment variable {name}{_nearest(part, model)}"
+                raise StartError("config-invalid", shown)
+            model = _section_of(tuple(parts[: depth + 1]))
+            if parts[0] in ("destination", "peer", "route"):
+                break

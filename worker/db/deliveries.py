@@ -1,0 +1,153 @@
+"""Rows of deliveries: claimed by destination, ended, confirmed by storage commitment, retried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.orm import Session
+
+from worker.db.tables import (
+    Commitment,
+    DeliveryRow,
+    DeliveryState,
+    ObjectRow,
+)
+from worker.dicom import standard
+from worker.logs import get_log
+
+if TYPE_CHECKING:  # a command that only looks things up starts without pydicom and numpy
+    from pydicom import Dataset
+
+    from worker.dicom import commitment
+from worker.db.engine import Database
+
+
+def delivery_waits(session: Session, destination: str, now: datetime) -> bool:
+    """Whether there is something to claim, as `job_waits`."""
+    waiting = select(DeliveryRow.id).where(DeliveryRow.destination == destination, or_(*_claimable_deliveries(now)))
+    return session.scalar(waiting.limit(1)) is not None
+
+
+def _claimable_deliveries(now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """As `_claimable_jobs`."""
+    return (
+        and_(DeliveryRow.state == DeliveryState.SENDING, DeliveryRow.lease_until < now),
+        and_(DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.not_before <= now),
+    )
+
+
+def claim_deliveries(
+    session: Session, destination: str, owner: str, now: datetime, lease: timedelta, limit: int = 32
+) -> list[tuple[DeliveryRow, ObjectRow]]:
+    """Up to `limit` deliveries that are due at a destination, leased to `owner`, oldest first."""
+    rows: list[DeliveryRow] = []
+    for claimable in _claimable_deliveries(now):
+        rows += session.scalars(
+            select(DeliveryRow)
+            .where(DeliveryRow.destination == destination, claimable)
+            .order_by(DeliveryRow.not_before, DeliveryRow.id)
+            .limit(limit - len(rows))
+            .with_for_update(skip_locked=True)
+        )
+    for row in rows:
+        row.state, row.lease_owner, row.lease_until = DeliveryState.SENDING, owner, now + lease
+        row.attempts += 1
+    session.flush()
+    objects = {
+        one.id: one
+        for one in session.scalars(select(ObjectRow).where(ObjectRow.id.in_({row.object_id for row in rows})))
+    }
+    return [(row, objects[row.object_id]) for row in rows]
+
+
+def end_delivery(session: Session, delivery_id: int, owner: str, values: dict[str, Any]) -> bool:
+    """Give a leased delivery its next state; False when the lease went to another."""
+    done = session.execute(
+        update(DeliveryRow)
+        .where(DeliveryRow.id == delivery_id, DeliveryRow.state == DeliveryState.SENDING)
+        .where(DeliveryRow.lease_owner == owner)
+        .values(lease_owner=None, lease_until=None, **values)
+        .returning(DeliveryRow.id)
+    )
+    return done.first() is not None
+
+
+def claim_commitments(
+    session: Session, destination: str, transaction_uid: str, now: datetime, ask_again_at: datetime, limit: int = 256
+) -> list[tuple[str, str]]:
+    """(SOP class, SOP instance) of delivered objects whose storage shall be committed to, now asked for so."""
+    due = or_(
+        DeliveryRow.commitment == Commitment.DUE,
+        and_(DeliveryRow.commitment == Commitment.REQUESTED, DeliveryRow.ask_again_at <= now),
+    )
+    rows = session.scalars(
+        select(DeliveryRow)
+        .where(DeliveryRow.destination == destination, DeliveryRow.state == DeliveryState.DELIVERED, due)
+        .where(or_(DeliveryRow.ask_again_at.is_(None), DeliveryRow.ask_again_at <= now))
+        .order_by(DeliveryRow.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for row in rows:
+        row.commitment, row.transaction_uid = Commitment.REQUESTED, transaction_uid
+        row.ask_again_at = ask_again_at
+    session.flush()
+    wanted = select(ObjectRow).where(ObjectRow.id.in_([row.object_id for row in rows]))
+    classes = {one.sop_instance_uid: one.sop_class_uid for one in session.scalars(wanted)}
+    # A UID of its own was given to a Comprehensive SR, for a peer without Comprehensive 3D SR.
+    return [(classes.get(row.sent_as or "", standard.COMPREHENSIVE_SR), row.sent_as or "") for row in rows]
+
+
+def record_commitment_report(database: Database, information: Dataset, now: datetime) -> int:
+    """Apply the N-EVENT-REPORT of a peer; the status to answer."""
+    from worker.dicom import commitment
+
+    try:
+        report = commitment.read_report(information)
+    except commitment.MalformedReport:
+        return standard.PROCESSING_FAILURE
+    with database.write() as session:
+        confirmed, again = apply_commitment(session, report, now)
+    get_log().info("storage commitment report", confirmed=confirmed, sent_again=again)
+    return standard.SUCCESS
+
+
+def apply_commitment(session: Session, report: commitment.Report, now: datetime) -> tuple[int, int]:
+    """Record a peer's report: (confirmed, to be sent again). What the transaction did not ask for is passed over."""
+    rows = session.scalars(
+        select(DeliveryRow)
+        .where(DeliveryRow.transaction_uid == report.transaction_uid)
+        .where(DeliveryRow.commitment == Commitment.REQUESTED)
+        .with_for_update()
+    ).all()
+    confirmed = again = 0
+    for row in rows:
+        if row.sent_as in report.failed:
+            row.state, row.not_before, row.commitment, row.ask_again_at = DeliveryState.PENDING, now, None, None
+            row.reason = "commitment-failed"
+            row.detail = f"the peer does not have it any more (0x{report.failed[row.sent_as]:04X}); it is sent again"
+            again += 1
+        elif row.sent_as in report.committed:
+            row.commitment, row.ask_again_at = Commitment.CONFIRMED, None
+            confirmed += 1
+    session.flush()
+    return confirmed, again
+
+
+def retry_failed_deliveries(session: Session, now: datetime, delivery_ids: Sequence[int] = ()) -> list[int]:
+    """Failed deliveries back to pending, all of them when no id is given; a named one that waits is tried now."""
+    chosen = DeliveryRow.state == DeliveryState.FAILED
+    if delivery_ids:
+        waits = DeliveryRow.state.in_([DeliveryState.FAILED, DeliveryState.PENDING])
+        chosen = and_(waits, DeliveryRow.id.in_(delivery_ids))
+    fresh: dict[str, Any] = {"state": DeliveryState.PENDING, "rejections": 0, "not_before": now, "commitment": None}
+    return list(session.scalars(update(DeliveryRow).where(chosen).values(**fresh).returning(DeliveryRow.id)))

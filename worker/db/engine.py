@@ -1,0 +1,124 @@
+"""The database: connections and transactions.
+
+A writing transaction on SQLite begins with BEGIN IMMEDIATE, so it never fails midway because it could not get the write
+lock; on PostgreSQL the rows that two processes could want are locked one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    Connection,
+    create_engine,
+    event,
+    inspect,
+    text,
+)
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from worker.config.settings import sqlite_path
+from worker.db.tables import (
+    REVISION,
+)
+from worker.errors import StartError
+
+if TYPE_CHECKING:  # a command that only looks things up starts without pydicom and numpy
+    pass
+
+
+_LOCK_WAIT_SECONDS = 30.0
+# A host that is cut off must notice within half a minute, and so must the server, which keeps its locks so long.
+_CONNECTION = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_CONNECTION |= {"tcp_user_timeout": 30_000}
+_SERVER_SIDE = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
+_SERVER_SIDE |= {"tcp_user_timeout": 30_000, "idle_in_transaction_session_timeout": 300_000, "lock_timeout": 30_000}
+
+
+class Database:
+    """A database: `read()` and `write()` give sessions; a `write()` commits at its end or rolls back whole."""
+
+    def __init__(self, url: str, pseudonym: Callable[[str], str] | None = None) -> None:
+        """Connects at the first use. Raises StartError for a URL that names no database we can speak to.
+
+        `pseudonym` stands in for a patient's identifiers, in what is written and in what is searched for.
+        """
+        self.pseudonym = pseudonym
+        file = sqlite_path(url)
+        try:
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                self.engine = create_engine(url, connect_args={"timeout": _LOCK_WAIT_SECONDS})
+                event.listen(self.engine, "connect", _prepare_sqlite)
+                event.listen(self.engine, "begin", _begin_sqlite)
+            else:
+                self.engine = create_engine(url, pool_pre_ping=True, connect_args=_CONNECTION)
+                event.listen(self.engine, "connect", _prepare_postgresql)
+        except (SQLAlchemyError, ImportError, OSError) as error:
+            raise StartError("database-url", f"[database] url: {error}") from None
+        self._reader = self.engine.execution_options(read_only=True)
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def begin(self) -> AbstractContextManager[Connection]:
+        """As `write`, without objects: half of what a short transaction takes is a session's."""
+        return self.engine.begin()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        info = {"pseudonym": self.pseudonym}
+        with Session(self._reader, expire_on_commit=False, info=info) as session, session.begin():
+            yield session
+
+    def revision(self) -> str | None:
+        """The schema revision, None for an empty database. Raises StartError when it cannot be reached."""
+        try:
+            with self._reader.connect() as connection:
+                if not inspect(connection).has_table("alembic_version"):
+                    return None
+                found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+                return found
+        except SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            first_line = str(cause).strip().splitlines()[0]
+            raise StartError("database-unreachable", f"the database cannot be opened: {first_line}") from None
+
+    def require_revision(self) -> None:
+        """Raises StartError unless the schema is exactly the one this worker knows."""
+        found = self.revision()
+        if found is not None and found > REVISION:
+            raise StartError(
+                "database-newer",
+                f"the database is at revision {found}, this worker knows up to {REVISION}: install a newer worker",
+            )
+        if found != REVISION:
+            raise StartError("database-older", f"the database is at {found or 'no revision'}: run `worker migrate`")
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, see _begin_sqlite
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    with connection.cursor() as cursor:
+        for name, value in _SERVER_SIDE.items():
+            cursor.execute(f"SET {name} = {value}")
+    connection.commit()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reading = connection.get_execution_options().get("read_only", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

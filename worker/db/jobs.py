@@ -1,0 +1,183 @@
+"""Rows of jobs: claimed with a lease, ended, released, retried."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    func,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.orm import Session, aliased
+
+from worker.db.tables import (
+    DeliveryRow,
+    JobRow,
+    JobState,
+)
+
+if TYPE_CHECKING:  # a command that only looks things up starts without pydicom and numpy
+    pass
+from worker.db.series_status import answer_series
+from worker.db.tables import DETAIL_LENGTH
+
+
+def job_waits(session: Session, model_ids: Collection[int], now: datetime) -> bool:
+    """Whether there is something to claim: who looks often asks this first, and takes no lock."""
+    waiting = select(JobRow.id).where(JobRow.model_id.in_(model_ids), or_(*_claimable_jobs(JobRow, now))).limit(1)
+    return session.scalar(waiting) is not None
+
+
+def _claimable_jobs(job: type[JobRow], now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Those whose lease ran out, and those that are due.
+
+    Asked for apart they come from an index in their order; together the whole queue would be sorted for each claim.
+    """
+    return (
+        and_(job.state == JobState.RUNNING, job.lease_until < now),
+        and_(job.state == JobState.PENDING, job.not_before <= now),
+    )
+
+
+def claim_job(
+    session: Session,
+    owner: str,
+    model_id: int | Collection[int],
+    now: datetime,
+    lease: timedelta,
+    *,
+    shadow: bool = False,
+) -> JobRow | None:
+    """The oldest job of one of these models that may run now, leased to `owner`; `shadow` asks for those in shadow.
+
+    A job whose lease ran out counts as claimable.
+    """
+    models = [model_id] if isinstance(model_id, int) else model_id
+    one = aliased(JobRow)
+    oldest = [
+        select(one.id)
+        .where(one.model_id.in_(models), one.shadow == shadow, claimable)
+        .order_by(one.not_before, one.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+        for claimable in _claimable_jobs(one, now)
+    ]
+    leased: dict[str, Any] = {"state": JobState.RUNNING, "lease_owner": owner, "lease_until": now + lease}
+    return session.scalar(
+        update(JobRow)
+        .where(JobRow.id == func.coalesce(*oldest))
+        .values(attempts=JobRow.attempts + 1, **leased)
+        .returning(JobRow),
+        execution_options={"populate_existing": True, "synchronize_session": False},
+    )
+
+
+def adopt_jobs(session: Session, lost: Collection[int], model_id: int, now: datetime) -> int:
+    """Hand the waiting jobs of models whose bundles are gone to one that is served; the number of them.
+
+    Superseded are those in shadow, and where the series has a job of the other model for the same input already.
+    """
+    waiting = session.scalars(
+        select(JobRow)
+        .where(JobRow.model_id.in_(lost))
+        .where(
+            or_(
+                JobRow.state == JobState.PENDING,
+                and_(JobRow.state == JobState.RUNNING, JobRow.lease_until < now),
+            )
+        )
+        .order_by(JobRow.id)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for job in waiting:
+        job.lease_owner = job.lease_until = None
+        same = (JobRow.series_id == job.series_id, JobRow.input_sha256 == job.input_sha256)
+        if not job.shadow and session.scalar(select(JobRow.id).where(JobRow.model_id == model_id, *same)) is None:
+            job.model_id, job.state = model_id, JobState.PENDING
+        else:
+            job.state, job.reason, job.finished_at = JobState.SUPERSEDED, "model-replaced", now
+        session.flush()
+    return len(waiting)
+
+
+def extend_job_lease(session: Session, job_id: int, owner: str, until: datetime) -> bool:
+    """False when the job is no longer ours."""
+    done = session.execute(
+        update(JobRow).where(JobRow.id == job_id, _leased_to(owner)).values(lease_until=until).returning(JobRow.id)
+    )
+    return done.first() is not None
+
+
+def _leased_to(owner: str) -> Any:
+    return and_(JobRow.state == JobState.RUNNING, JobRow.lease_owner == owner)
+
+
+def end_job(
+    session: Session,
+    job_id: int,
+    owner: str,
+    state: JobState,
+    now: datetime,
+    *,
+    reason: str | None = None,
+    detail: str | None = None,
+    not_before: datetime | None = None,
+) -> bool:
+    """Give a leased job its next state; False (and nothing changes) when the lease went to another."""
+    values: dict[str, Any] = {
+        "state": state,
+        "reason": reason,
+        "detail": detail[:DETAIL_LENGTH] if detail else None,
+        "lease_owner": None,
+        "lease_until": None,
+    }
+    if state == JobState.PENDING:
+        values["not_before"] = not_before or now
+    else:
+        values["finished_at"] = now
+    done = session.execute(
+        update(JobRow).where(JobRow.id == job_id, _leased_to(owner)).values(**values).returning(JobRow.series_id)
+    ).first()
+    if done is not None and state == JobState.PARKED:
+        answer_series(session, [done.series_id])
+    return done is not None
+
+
+def lease_owners(session: Session) -> set[str]:
+    """Who holds a job or a delivery just now."""
+    jobs = session.scalars(select(JobRow.lease_owner).where(JobRow.lease_owner.is_not(None)).distinct())
+    sends = session.scalars(select(DeliveryRow.lease_owner).where(DeliveryRow.lease_owner.is_not(None)).distinct())
+    return {owner for owner in (*jobs, *sends) if owner}
+
+
+def release_leases_of(session: Session, owner: str, now: datetime) -> None:
+    """The owner is known to be dead: what it held may be claimed at once (its attempts stay counted)."""
+    session.execute(update(JobRow).where(JobRow.lease_owner == owner).values(lease_until=now - timedelta(seconds=1)))
+    session.execute(
+        update(DeliveryRow).where(DeliveryRow.lease_owner == owner).values(lease_until=now - timedelta(seconds=1))
+    )
+
+
+def note_death(session: Session, owner: str, reason: str, detail: str) -> int:
+    """Why the process that held them died, on its running jobs; the number of them."""
+    noted = update(JobRow).where(_leased_to(owner)).values(reason=reason, detail=detail).returning(JobRow.id)
+    return len(session.scalars(noted).all())
+
+
+def retry_parked_jobs(session: Session, job_ids: Sequence[int], now: datetime) -> list[int]:
+    """Parked jobs back to pending with their attempts forgotten; all of them when no id is given."""
+    query = update(JobRow).where(JobRow.state == JobState.PARKED)
+    if job_ids:
+        query = query.where(JobRow.id.in_(job_ids))
+    fresh: dict[str, Any] = {"state": JobState.PENDING, "attempts": 0, "not_before": now, "reason": None}
+    fresh |= {"detail": None, "finished_at": None}
+    tried = session.execute(query.values(**fresh).returning(JobRow.id, JobRow.series_id)).all()
+    answer_series(session, [one.series_id for one in tried])
+    return [one.id for one in tried]

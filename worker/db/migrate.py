@@ -1,0 +1,71 @@
+"""The schema's revisions, applied. Apart from `store`, because Alembic is needed only here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection
+
+from worker.db.engine import Database
+from worker.db.tables import REVISION
+from worker.errors import StartError
+
+
+def migrations_folder() -> Path:
+    """`migrations` as the wheel ships it (inside the package) or as the checkout has it (beside the package)."""
+    package = Path(str(resources.files("worker")))
+    for folder in (package / "migrations", package.parent / "migrations"):
+        if (folder / "env.py").is_file():
+            return folder
+    raise StartError("migrations-missing", "the installation has no migrations folder: install the worker again")
+
+
+def alembic_config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()))
+    config.attributes["connection"] = connection
+    return config
+
+
+@contextmanager
+def revising(store: Database) -> Iterator[Connection]:
+    """A transaction in which tables may be made anew.
+
+    SQLite alters a table by copying it, and dropping the old one would fail for the rows that refer to it: so foreign
+    keys are looked at once, before the commit (sqlite.org/lang_altertable.html). Raises StartError where one is broken.
+    """
+    sqlite = store.engine.dialect.name == "sqlite"
+    with store.engine.connect() as connection:
+        plain = connection.connection.dbapi_connection
+        if sqlite and plain is not None:
+            plain.cursor().execute("PRAGMA foreign_keys=OFF")  # has no effect inside a transaction
+        try:
+            with connection.begin():
+                yield connection
+                if sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+                    raise StartError("database-damaged", "a row of the database refers to one that does not exist")
+        finally:
+            if sqlite and plain is not None:
+                plain.cursor().execute("PRAGMA foreign_keys=ON")
+
+
+def migrate(store: Database) -> tuple[str | None, str]:
+    """Bring the schema to REVISION; (revision before, revision after).
+
+    Raises StartError when the database is newer than this worker.
+    """
+    before = store.revision()
+    if before is not None and before > REVISION:
+        store.require_revision()
+    if before != REVISION:
+        with revising(store) as connection:
+            # Two hosts that start at once: the second waits here, then finds nothing left to do.
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7230411112)")
+            command.upgrade(alembic_config(connection), "head")
+    return before, REVISION

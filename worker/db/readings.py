@@ -1,0 +1,324 @@
+"""The queries of readings: what people say that series show, and what of it training and the monthly report need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from worker.db.tables import InstanceRow, ModelRow, ReadingRow, ResultRow, SeriesRow, SliceResultRow
+from worker.errors import WorkerError
+
+NOT_ASSESSABLE = "not-assessable"
+# What a reader may say beside the classes of the models. `tumor` is monai_train's word for one of unknown kind.
+OTHER_LABELS = {
+    "tumor": "Tumour, kind not known",
+    "other": "Something else (say what in the comment)",
+    NOT_ASSESSABLE: "Not assessable",
+}
+LARGEST_COMMENT = 1000
+
+
+class ReadMeanwhile(WorkerError):
+    """Somebody else has read the series since the reader looked at it; nothing was written."""
+
+
+class ReadState(StrEnum):
+    """What readers made of a series' present answer."""
+
+    UNREAD = "unread"
+    CONFIRMED = "confirmed"
+    CORRECTED = "corrected"
+
+
+def read_state(said: str | None, answered: str | None) -> ReadState:
+    """`said` by the latest reading, None without one; `answered` by the model, None where it gave no class."""
+    if said is None:
+        return ReadState.UNREAD
+    same = said == answered or (answered is None and said == NOT_ASSESSABLE)
+    return ReadState.CONFIRMED if same else ReadState.CORRECTED
+
+
+@dataclass(frozen=True, slots=True)
+class NewReading:
+    """What a reader says. `after` is the number of the reading that they saw as the latest, 0 for none.
+
+    `slices` are ordinals in the result `result_id`, () where the reader marked none.
+    """
+
+    label: str
+    reader: str
+    comment: str
+    slices: tuple[int, ...]
+    result_id: int | None
+    after: int
+
+
+def add_reading(session: Session, series_id: int, new: NewReading, now: datetime) -> ReadingRow:
+    """The series' next reading. Raises ReadMeanwhile where `after` is not the latest: the series row is the lock."""
+    session.scalar(select(SeriesRow.id).where(SeriesRow.id == series_id).with_for_update())
+    latest = session.scalar(
+        select(ReadingRow).where(ReadingRow.series_id == series_id).order_by(ReadingRow.number.desc()).limit(1)
+    )
+    if new.after != (latest.number if latest else 0):
+        who = f"{latest.reader} has read this series" if latest else "there is no such reading"
+        raise ReadMeanwhile("read-meanwhile", f"{who} since you looked at it; nothing was written")
+    row = ReadingRow(
+        series_id=series_id,
+        number=new.after + 1,
+        result_id=new.result_id,
+        label=new.label,
+        slices=list(new.slices),
+        comment=new.comment,
+        reader=new.reader,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One reading and the answer that it was about; `answer` None where that was "not assessed" or there was none."""
+
+    number: int
+    label: str
+    comment: str
+    slices: tuple[int, ...]
+    reader: str
+    created_at: datetime
+    result_id: int | None
+    answer: str | None
+    model: str | None
+
+    @property
+    def state(self) -> ReadState:
+        """Whether the reader agreed with the answer that they saw."""
+        return read_state(self.label, self.answer)
+
+
+def readings_of(session: Session, series_id: int) -> list[Reading]:
+    """Every reading of a series, the latest first."""
+    rows = session.execute(
+        select(ReadingRow, ResultRow.label, ModelRow.name, ModelRow.version)
+        .outerjoin(ResultRow, ResultRow.id == ReadingRow.result_id)
+        .outerjoin(ModelRow, ModelRow.id == ResultRow.model_id)
+        .where(ReadingRow.series_id == series_id)
+        .order_by(ReadingRow.number.desc())
+    )
+    return [
+        Reading(
+            number=one.number,
+            label=one.label,
+            comment=one.comment,
+            slices=tuple(one.slices),
+            reader=one.reader,
+            created_at=one.created_at,
+            result_id=one.result_id,
+            answer=answer,
+            model=f"{name} {version}" if name else None,
+        )
+        for one, answer, name, version in rows
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer that searches see of a series: its result's id, its classes and how many slices it has."""
+
+    series_id: int
+    study_instance_uid: str
+    result_id: int | None
+    label: str | None
+    classes: tuple[str, ...]
+    slices: int
+
+
+def answered_series(session: Session, series_instance_uid: str) -> Answered | None:
+    """None for a series that was not received."""
+    row = session.execute(
+        select(SeriesRow.id, SeriesRow.study_instance_uid, SeriesRow.label, ResultRow.id, ResultRow.probabilities)
+        .outerjoin(ResultRow, ResultRow.job_id == SeriesRow.answered_job_id)
+        .where(SeriesRow.series_instance_uid == series_instance_uid)
+    ).first()
+    if row is None:
+        return None
+    series_id, study, label, result_id, probabilities = row
+    number = select(func.count()).select_from(SliceResultRow).where(SliceResultRow.result_id == result_id)
+    slices = session.scalar(number) if result_id is not None else 0
+    return Answered(series_id, study, result_id, label, tuple(probabilities or ()), slices or 0)
+
+
+def slices_of_result(session: Session, series_id: int, result_id: int) -> int | None:
+    """How many slices a result of this series has; None where it is none of the series'."""
+    if session.scalar(select(ResultRow.series_id).where(ResultRow.id == result_id)) != series_id:
+        return None
+    return session.scalar(select(func.count()).select_from(SliceResultRow).where(SliceResultRow.result_id == result_id))
+
+
+def is_latest(before: datetime | None = None) -> ColumnElement[bool]:
+    """The condition that a reading is the latest of its series, of all or of those made `before` a time."""
+    newer = aliased(ReadingRow)
+    later = and_(newer.series_id == ReadingRow.series_id, newer.number > ReadingRow.number)
+    if before is not None:
+        later = and_(later, newer.created_at < before)
+    return ~exists().where(later)
+
+
+def in_state(state: ReadState) -> ColumnElement[bool]:
+    """The condition on SeriesRow that its latest reading is in this state."""
+    if state is ReadState.UNREAD:
+        return ~exists().where(ReadingRow.series_id == SeriesRow.id)
+    same = or_(ReadingRow.label == SeriesRow.label, and_(SeriesRow.label.is_(None), ReadingRow.label == NOT_ASSESSABLE))
+    # There are few readings beside the series, so they are looked up first.
+    agrees = case((same, ReadState.CONFIRMED), else_=ReadState.CORRECTED) == state
+    of_read = select(ReadingRow.series_id)
+    return and_(SeriesRow.id.in_(of_read), exists().where(ReadingRow.series_id == SeriesRow.id, is_latest(), agrees))
+
+
+# --- for training ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSlice:
+    """One slice of a read series: its file below the data folder, and what was said of it."""
+
+    ordinal: int
+    path: str
+    sha256: str
+    removed: bool
+    frame_number: int | None
+    in_distribution: bool
+    deciding: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSeries:
+    """A series with its latest reading, and the slices of the result that the reader looked at, in stack order."""
+
+    series_instance_uid: str
+    label: str
+    answer: str | None
+    marked: tuple[int, ...]
+    slices: tuple[ReadSlice, ...]
+
+
+def read_series(session: Session) -> Iterator[ReadSeries]:
+    """Every series with a reading, the oldest first."""
+    rows = session.execute(
+        select(ReadingRow, SeriesRow.series_instance_uid, ResultRow.label)
+        .join(SeriesRow, SeriesRow.id == ReadingRow.series_id)
+        .outerjoin(ResultRow, ResultRow.id == ReadingRow.result_id)
+        .where(is_latest())
+        .order_by(ReadingRow.series_id)
+    ).all()
+    for reading, uid, answer in rows:
+        slices = session.execute(
+            select(SliceResultRow, InstanceRow.path, InstanceRow.sha256, InstanceRow.removed_at)
+            .join(InstanceRow, InstanceRow.id == SliceResultRow.instance_id)
+            .where(SliceResultRow.result_id == reading.result_id)
+            .order_by(SliceResultRow.ordinal)
+        )
+        yield ReadSeries(
+            series_instance_uid=uid,
+            label=reading.label,
+            answer=answer,
+            marked=tuple(reading.slices),
+            slices=tuple(
+                ReadSlice(
+                    one.ordinal, path, sha256, removed is not None, one.frame_number, one.in_distribution, one.deciding
+                )
+                for one, path, sha256, removed in slices
+            ),
+        )
+
+
+# --- for the monthly report ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A model's answer to a series, and what a reader says of it. `patient` only tells patients apart."""
+
+    model_id: int
+    patient: str
+    said: str
+    answer: str | None
+    probability: float | None
+
+
+def judged_series(session: Session, since: datetime, until: datetime) -> list[Judged]:
+    """Series whose latest reading before `until` was made from `since` on, with the last answer of every model."""
+    later_result = aliased(ResultRow)
+    last = ~exists().where(
+        later_result.series_id == ResultRow.series_id,
+        later_result.model_id == ResultRow.model_id,
+        later_result.id > ResultRow.id,
+        later_result.created_at < until,
+    )
+    rows = session.execute(
+        select(ResultRow.model_id, SeriesRow.patient_id, SeriesRow.study_instance_uid, ReadingRow.label,
+               ResultRow.label, ResultRow.probability)
+        .join(SeriesRow, SeriesRow.id == ReadingRow.series_id)
+        .join(ResultRow, ResultRow.series_id == SeriesRow.id)
+        .where(ReadingRow.created_at >= since, ReadingRow.created_at < until, is_latest(until))
+        .where(ResultRow.created_at < until, last)
+        .order_by(ReadingRow.id)
+    )  # fmt: skip
+    return [
+        Judged(model, patient or study, said, answer, probability)
+        for model, patient, study, said, answer, probability in rows
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class GivenAnswer:
+    """A result, and what its slices were like: how many, how many unlike the training data, their mean distance."""
+
+    model_id: int
+    label: str | None
+    probability: float | None
+    reason: str | None
+    slices: int
+    outside: int
+    distance: float | None
+
+
+def given_answers(session: Session, since: datetime, until: datetime) -> list[GivenAnswer]:
+    """Every result of a time."""
+    outside = func.sum(case((SliceResultRow.in_distribution, 0), else_=1))
+    by_result = (
+        select(SliceResultRow.result_id, func.count().label("slices"), outside.label("outside"),
+               func.avg(SliceResultRow.distance).label("distance"))
+        .join(ResultRow, ResultRow.id == SliceResultRow.result_id)
+        .where(ResultRow.created_at >= since, ResultRow.created_at < until)
+        .group_by(SliceResultRow.result_id)
+        .subquery()
+    )  # fmt: skip
+    rows = session.execute(
+        select(ResultRow.model_id, ResultRow.label, ResultRow.probability, ResultRow.reason, by_result.c.slices,
+               by_result.c.outside, by_result.c.distance)
+        .outerjoin(by_result, by_result.c.result_id == ResultRow.id)
+        .where(ResultRow.created_at >= since, ResultRow.created_at < until)
+    )  # fmt: skip
+    return [
+        GivenAnswer(model, label, probability, reason, slices or 0, int(outside or 0), distance)
+        for model, label, probability, reason, slices, outside, distance in rows
+    ]
+
+
+def received_series(session: Session, since: datetime, until: datetime) -> int:
+    """How many series began to come in a time."""
+    number = select(func.count()).select_from(SeriesRow)
+    return session.scalar(number.where(SeriesRow.created_at >= since, SeriesRow.created_at < until)) or 0
+
+
+def models_by_id(session: Session, ids: Sequence[int]) -> dict[int, tuple[str, str]]:
+    """Name with version, and bundle hash, of models."""
+    rows = session.scalars(select(ModelRow).where(ModelRow.id.in_(ids)))
+    return {one.id: (f"{one.name} {one.version}", one.sha256) for one in rows}

@@ -1,0 +1,71 @@
+"""What searches see of a series: its status, label and probability, derived from its jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sqlalchemy import (
+    Connection,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.orm import Session
+
+from worker.db.tables import (
+    DeliveryRow,
+    DeliveryState,
+    JobRow,
+    JobState,
+    ResultRow,
+    SeriesRow,
+    SeriesState,
+    SeriesStatus,
+)
+
+if TYPE_CHECKING:  # a command that only looks things up starts without pydicom and numpy
+    pass
+
+
+def answer_series(session: Session | Connection, series_ids: Sequence[int]) -> None:
+    """Bring what searches see of series up to date: the last job that ended tells, of a series that is not refused.
+
+    A job in shadow never does.
+    While a first job is under way the series is pending; an earlier answer stays in sight while a later job works.
+    """
+    for series_id in series_ids:
+        last = session.execute(
+            select(JobRow.id, JobRow.state, ResultRow.status, ResultRow.label, ResultRow.probability)
+            .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
+            .where(JobRow.series_id == series_id, JobRow.state.in_([JobState.DONE, JobState.PARKED]))
+            .where(~JobRow.shadow)
+            .order_by(JobRow.id.desc())
+            .limit(1)
+        ).first()
+        status: str = SeriesStatus.PENDING
+        if last is not None:
+            status = SeriesStatus.FAILED if last.state == JobState.PARKED else last.status or SeriesStatus.PENDING
+        session.execute(
+            update(SeriesRow)
+            .where(SeriesRow.id == series_id, SeriesRow.state != SeriesState.REFUSED)
+            .values(
+                status=status,
+                label=last.label if last else None,
+                probability=last.probability if last else None,
+                answered_job_id=last.id if last else None,
+            )
+        )
+
+
+def unfinished_counts(session: Session) -> dict[str, dict[str, int]]:
+    """How many series, jobs and deliveries are in each state but the last: cheap among millions that are done."""
+    found = {}
+    for name, column, states in (
+        ("series", SeriesRow.state, (SeriesState.OPEN,)),
+        ("jobs", JobRow.state, (JobState.PENDING, JobState.RUNNING, JobState.PARKED)),
+        ("deliveries", DeliveryRow.state, (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.FAILED)),
+    ):
+        rows = session.execute(select(column, func.count()).where(column.in_(states)).group_by(column))
+        found[name] = {state.value: 0 for state in states} | {str(state): number for state, number in rows}
+    return found

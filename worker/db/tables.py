@@ -1,0 +1,535 @@
+"""The rows, and the states they pass through.
+
+series     open ──settled──▶ queued ──────────────▶ (its jobs tell the rest)
+             ▲  └─not eligible─▶ refused
+             └── a late instance reopens it
+
+job        pending ──claimed──▶ running ──▶ done
+             ▲                     ├─ Retry: back to pending with backoff
+             │                     └─ Park, or attempts spent ──▶ parked ──(worker jobs retry)──▶ pending
+             └─ superseded: a later job of the same series holds a larger input set
+
+delivery   pending ──claimed──▶ sending ──▶ delivered
+             ▲                     ├─ peer away or out of resources: pending again with backoff, for ever
+             │                     └─ rejected `REJECTIONS_BEFORE_FAILED` times ──▶ failed
+             └────────────────────── worker jobs retry
+
+model      added ⇄ shadow ──activate──▶ active ──another is activated──▶ retired ──▶ removed
+             └── rollback gives every model the state back that the last activation took ──┘
+
+commitment due ──N-ACTION──▶ requested ──N-EVENT-REPORT──▶ confirmed
+            ▲                   ├─ no report in time: due again
+            │                   └─ "not stored": the delivery is pending again
+            └─ delivered, where [[destination]] storage_commitment = true
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import DateTime, TypeDecorator
+
+# The newest revision in migrations/versions; a test holds the two together. So a start needs no Alembic import.
+REVISION = "0003"
+DETAIL_LENGTH = 1024
+
+
+class SeriesState(StrEnum):
+    OPEN = "open"
+    QUEUED = "queued"
+    REFUSED = "refused"
+
+
+class JobState(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    PARKED = "parked"
+    SUPERSEDED = "superseded"
+
+
+class DeliveryState(StrEnum):
+    PENDING = "pending"
+    SENDING = "sending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+class Commitment(StrEnum):
+    DUE = "due"
+    REQUESTED = "requested"
+    CONFIRMED = "confirmed"
+
+
+class ObjectKind(StrEnum):
+    REPORT = "report"
+    PICTURE = "picture"
+    KEY_OBJECTS = "key-objects"
+
+
+class ModelState(StrEnum):
+    """What a model is there for: see the diagram above. `removed`: its bundle is gone, its results are not."""
+
+    ADDED = "added"
+    SHADOW = "shadow"
+    ACTIVE = "active"
+    RETIRED = "retired"
+    REMOVED = "removed"
+
+
+class LoadState(StrEnum):
+    LOADING = "loading"
+    LOADED = "loaded"
+    FAILED = "failed"
+
+
+class RefusalKind(StrEnum):
+    INSTANCE = "instance"
+    ASSOCIATION = "association"
+
+
+class TokenRole(StrEnum):
+    READ = "read"
+    ANNOTATE = "annotate"
+    OPERATE = "operate"
+
+
+# What the partial indexes hold. A query is served by one only where it has the condition in the same words.
+REFUSED = text("status = 'refused'")
+UNCOMMITTED = text("commitment IN ('due', 'requested')")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC datetime on every database; SQLite keeps no time zone, so none is stored there."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it off the class
+        datetime: UtcDateTime,
+        # SQLite numbers rows only where the key is INTEGER by name.
+        int: BigInteger().with_variant(Integer, "sqlite"),
+        dict[str, Any]: JSON,
+        dict[str, float]: JSON,
+        list[float]: JSON,
+    }
+
+
+def _searched(length: int) -> String:
+    """Text that is searched by its beginning: in byte order on PostgreSQL too, so that an index serves it."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+    listed = ", ".join(f"'{one.value}'" for one in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+class SeriesStatus(StrEnum):
+    """What became of a series, as a person is told it."""
+
+    CLASSIFIED = "classified"
+    NOT_ASSESSED = "not-assessed"
+    REFUSED = "refused"
+    FAILED = "failed"
+    PENDING = "pending"
+
+
+class AssociationRow(Base):
+    """An association that brought an instance; open while `closed_at` is null."""
+
+    __tablename__ = "association"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    peer: Mapped[str] = mapped_column(String(64))
+    receiver: Mapped[str] = mapped_column(String(128))  # which receiving process holds it
+    opened_at: Mapped[datetime]
+    closed_at: Mapped[datetime | None]
+
+    __table_args__ = (Index(None, "closed_at"),)
+
+
+class SeriesRow(Base):
+    __tablename__ = "series"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    patient_id: Mapped[str] = mapped_column(_searched(64), index=True)
+    patient_name: Mapped[str] = mapped_column(_searched(324), index=True)
+    accession_number: Mapped[str] = mapped_column(_searched(16), index=True)
+    study_date: Mapped[str] = mapped_column(String(8))
+    modality: Mapped[str] = mapped_column(String(16))
+    series_description: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16), default=SeriesState.OPEN)
+    reason: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str | None] = mapped_column(String(1024))
+    created_at: Mapped[datetime]
+    last_received_at: Mapped[datetime]
+    settled_at: Mapped[datetime | None]
+    # How many images the sender said it has, and when it was asked: see inbound.count.
+    expected_instances: Mapped[int | None]
+    counted_at: Mapped[datetime | None]
+    # The answer as searches see it; `store.answer_series` alone writes it, from the series, its jobs and its results.
+    status: Mapped[str] = mapped_column(String(16), default=SeriesStatus.PENDING)
+    label: Mapped[str | None] = mapped_column(String(64))
+    probability: Mapped[float | None]
+    answered_job_id: Mapped[int | None]  # the last job that ended
+
+    __table_args__ = (
+        _one_of("state", SeriesState),
+        _one_of("status", SeriesStatus),
+        Index(None, "state", "last_received_at"),
+        # The probability is not searched by, but read on the way: a page is found without touching the rows.
+        Index(None, "created_at", "id", "probability"),
+        Index(None, "status", "created_at", "id", "probability"),
+        Index(None, "label", "created_at", "id", "probability"),
+        # Counted by reason at every scrape of /metrics.
+        Index(None, "status", "reason", sqlite_where=REFUSED, postgresql_where=REFUSED),
+    )
+
+
+class InstanceRow(Base):
+    """One acknowledged SOP instance; its file is on disk before this row is."""
+
+    __tablename__ = "instance"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    association_id: Mapped[int | None] = mapped_column(ForeignKey("association.id"), index=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
+    attributes: Mapped[dict[str, Any]]  # what eligibility asks for: see inbound.describe
+    path: Mapped[str] = mapped_column(String(255))  # below [worker] data_dir
+    size: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))  # of the file
+    received_at: Mapped[datetime]
+    removed_at: Mapped[datetime | None]  # the file was deleted by retention; the row stays
+
+    __table_args__ = (Index(None, "series_id", "id"),)
+
+
+class ConflictRow(Base):
+    """Other content that came under a known SOP Instance UID: kept aside, never classified, never overwrites."""
+
+    __tablename__ = "conflict"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))
+    association_id: Mapped[int | None] = mapped_column(ForeignKey("association.id"))
+    path: Mapped[str] = mapped_column(String(255))
+    size: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    received_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("instance_id", "sha256"),)
+
+
+class ModelRow(Base):
+    __tablename__ = "model"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(32))
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)  # the bundle hash
+    added_at: Mapped[datetime]
+    state: Mapped[str] = mapped_column(String(16), default=ModelState.ADDED)
+    state_at: Mapped[datetime]
+    state_by: Mapped[str] = mapped_column(String(64))  # who gave it that state; see store_models.CONFIGURATION
+
+    __table_args__ = (_one_of("state", ModelState),)
+
+
+class ModelChoiceRow(Base):
+    """One activation: what `worker models rollback` undoes."""
+
+    __tablename__ = "model_choice"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    made_at: Mapped[datetime]
+    made_by: Mapped[str] = mapped_column(String(64))
+    before: Mapped[dict[str, Any]]  # number → state, of the models whose state it changed
+    undone_at: Mapped[datetime | None]
+
+
+class ModelLoadRow(Base):
+    """Whether a host could load a model that it shall serve; one that died while loading left `loading`."""
+
+    __tablename__ = "model_load"
+
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"), primary_key=True)
+    host: Mapped[str] = mapped_column(String(128), primary_key=True)
+    process: Mapped[str] = mapped_column(String(128))
+    state: Mapped[str] = mapped_column(String(16))
+    detail: Mapped[str | None] = mapped_column(String(1024))
+    deaths: Mapped[int]  # processes in a row that ended while they loaded it
+    at: Mapped[datetime]
+
+    __table_args__ = (_one_of("state", LoadState),)
+
+
+class JobRow(Base):
+    """One model on one input set: the series' instances with `id <= last_instance_id`."""
+
+    __tablename__ = "job"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    input_sha256: Mapped[str] = mapped_column(String(64))
+    last_instance_id: Mapped[int]
+    missing: Mapped[str | None] = mapped_column(String(1024))  # what was known to be missing of the input set
+    shadow: Mapped[bool] = mapped_column(default=False)  # its result is kept in shadow_result, and nothing is sent
+    state: Mapped[str] = mapped_column(String(16), default=JobState.PENDING)
+    attempts: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime]
+    lease_owner: Mapped[str | None] = mapped_column(String(128))
+    lease_until: Mapped[datetime | None]
+    reason: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str | None] = mapped_column(String(1024))
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        UniqueConstraint("series_id", "model_id", "input_sha256"),
+        _one_of("state", JobState),
+        CheckConstraint("(state = 'running') = (lease_owner IS NOT NULL)", name="lease"),
+        Index(None, "state", "not_before", "id"),
+    )
+
+
+class ResultRow(Base):
+    __tablename__ = "result"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), unique=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    status: Mapped[str] = mapped_column(String(16))
+    label: Mapped[str | None] = mapped_column(String(64))
+    probability: Mapped[float | None]
+    probabilities: Mapped[dict[str, float]]
+    reason: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str | None] = mapped_column(String(1024))
+    created_at: Mapped[datetime]
+
+    __table_args__ = (
+        CheckConstraint("status IN ('classified', 'not-assessed')", name="status"),
+        CheckConstraint("(status = 'classified') = (reason IS NULL)", name="reason"),
+        CheckConstraint("probability IS NULL OR probability BETWEEN 0 AND 1", name="probability"),
+        Index(None, "series_id", "id"),
+        Index(None, "created_at"),
+    )
+
+
+class ShadowResultRow(Base):
+    """What a model in shadow said: apart from `result`, so that no answer, report or statistic can be made of it."""
+
+    __tablename__ = "shadow_result"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), primary_key=True)
+    status: Mapped[str] = mapped_column(String(16))
+    label: Mapped[str | None] = mapped_column(String(64))
+    probability: Mapped[float | None]
+    probabilities: Mapped[dict[str, float]]
+    reason: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str | None] = mapped_column(String(1024))
+    created_at: Mapped[datetime]
+
+    __table_args__ = (CheckConstraint("status IN ('classified', 'not-assessed')", name="status"),)
+
+
+class SliceResultRow(Base):
+    __tablename__ = "slice_result"
+
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
+    ordinal: Mapped[int] = mapped_column(primary_key=True)  # in stack order, from 0
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
+    frame_number: Mapped[int | None]
+    position_mm: Mapped[float | None]
+    probabilities: Mapped[list[float]]
+    in_distribution: Mapped[bool]
+    deciding: Mapped[bool]
+    activation: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # as values.Activation
+    distance: Mapped[float | None]  # as values.SliceResult
+
+
+class ReadingRow(Base):
+    """What a person says that a series shows; never changed or deleted, the series' next one supersedes it."""
+
+    __tablename__ = "reading"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    number: Mapped[int]  # 1, 2, ... of the series: two readers at once cannot both be the next
+    result_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"))  # the answer that the reader looked at
+    label: Mapped[str] = mapped_column(String(64))  # a class of the model, or one of store_readings.OTHER_LABELS
+    slices: Mapped[list[int]] = mapped_column(JSON)  # ordinals in that result that show it; [] where nobody said
+    comment: Mapped[str] = mapped_column(String(1024))
+    reader: Mapped[str] = mapped_column(String(64))  # the name of the token
+    created_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("series_id", "number"), Index(None, "created_at"))
+
+
+class ObjectRow(Base):
+    """A DICOM object that we produced from a result; its file is on disk before this row is."""
+
+    __tablename__ = "object"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"))
+    kind: Mapped[str] = mapped_column(String(16))
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)  # its own: dicom.produced_series_uid
+    path: Mapped[str] = mapped_column(String(255))
+    sha256: Mapped[str] = mapped_column(String(64))
+
+    __table_args__ = (_one_of("kind", ObjectKind), UniqueConstraint("result_id", "kind"))
+
+
+class DeliveryRow(Base):
+    """One object to one destination."""
+
+    __tablename__ = "delivery"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    object_id: Mapped[int] = mapped_column(ForeignKey("object.id"))
+    destination: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16), default=DeliveryState.PENDING)
+    attempts: Mapped[int] = mapped_column(default=0)
+    rejections: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime]
+    lease_owner: Mapped[str | None] = mapped_column(String(128))
+    lease_until: Mapped[datetime | None]
+    status: Mapped[int | None]  # the peer's last C-STORE status
+    reason: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str | None] = mapped_column(String(1024))
+    delivered_at: Mapped[datetime | None]
+    sent_as: Mapped[str | None] = mapped_column(String(64))  # SOP Instance UID at the peer, see send.as_comprehensive
+    # Storage commitment (PS3.4 J), where the destination is asked for it: null, due, requested, confirmed.
+    commitment: Mapped[str | None] = mapped_column(String(16))
+    transaction_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+    ask_again_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        UniqueConstraint("object_id", "destination"),
+        _one_of("state", DeliveryState),
+        _one_of("commitment", Commitment),
+        CheckConstraint("(state = 'sending') = (lease_owner IS NOT NULL)", name="lease"),
+        Index(None, "destination", "state", "not_before", "id"),
+        Index(None, "state", "id"),
+        Index(None, "destination", "commitment", sqlite_where=UNCOMMITTED, postgresql_where=UNCOMMITTED),
+    )
+
+
+class TokenRow(Base):
+    """A token of the web interface; never deleted, so that the audit trail's names stay unambiguous."""
+
+    __tablename__ = "token"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(16), unique=True)  # the public part, by which it is found
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    secret_sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+    __table_args__ = (_one_of("role", TokenRole),)
+
+
+class WebSessionRow(Base):
+    """A browser that signed in with a token."""
+
+    __tablename__ = "web_session"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token_id: Mapped[int] = mapped_column(ForeignKey("token.id"), index=True)
+    secret_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class ProcessRow(Base):
+    """A process of the service that lives, or lived until `seen_at`: see worker.db.processes."""
+
+    __tablename__ = "process"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(128), unique=True)  # host:pid, as leases carry it
+    host: Mapped[str] = mapped_column(String(128))
+    pid: Mapped[int]
+    role: Mapped[str] = mapped_column(String(16))
+    version: Mapped[str] = mapped_column(String(32))
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+
+
+class RefusalRow(Base):
+    """How often the receivers of all hosts turned something away for one reason: see worker.storage.refusals."""
+
+    __tablename__ = "refusal"
+
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    status: Mapped[str] = mapped_column(String(8), primary_key=True)  # of C-STORE, as 0xA700; empty for associations
+    reason: Mapped[str] = mapped_column(String(64), primary_key=True)
+    number: Mapped[int]
+
+    __table_args__ = (_one_of("kind", RefusalKind),)
+
+
+class AuditChainRow(Base):
+    """How far the audit trail of a host has come, kept apart from its files: what is cut off them is missed."""
+
+    __tablename__ = "audit_chain"
+
+    host: Mapped[str] = mapped_column(String(128), primary_key=True)
+    records: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))  # of the last of them
+    anchored_at: Mapped[datetime]
+    fault: Mapped[str | None] = mapped_column(String(64))  # why records could not be written; null while all is well

@@ -1,0 +1,358 @@
+"""Queries of the archive that a reader sees: what was received and what was produced, by study, series and instance.
+
+For C-FIND (PS3.4 C) and for QIDO-RS (PS3.18 10.6), which match alike. Only what the database holds is matched here.
+Newest first; an answer names a file, whose header tells the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from pydicom.uid import ExplicitVRLittleEndian
+from sqlalchemy import ColumnElement, and_, exists, false, func, literal, not_, null, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from worker.db.tables import InstanceRow, ObjectKind, ObjectRow, ResultRow, SeriesRow
+
+# The modality of each kind of what we produce: PS3.3 C.7.3.1.1.1.
+MODALITIES = {ObjectKind.REPORT: "SR", ObjectKind.PICTURE: "OT", ObjectKind.KEY_OBJECTS: "KO"}
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What must match; an empty key matches everything. UIDs and modalities are lists of which one must be met.
+
+    The texts match as PS3.4 C.2.2.2 says: `*` and `?` are wildcards; `study_date` may be a range. `patient_id` and
+    `accession_number` are as in the files: where the database holds pseudonyms, they are looked up.
+    """
+
+    study_instance_uids: tuple[str, ...] = ()
+    series_instance_uids: tuple[str, ...] = ()
+    sop_instance_uids: tuple[str, ...] = ()
+    sop_class_uids: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()  # of the series, or of any series of a study that is looked for
+    modalities_in_study: tuple[str, ...] = ()  # of any series of the study
+    patient_id: str = ""
+    patient_name: str = ""
+    accession_number: str = ""
+    study_date: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """`path`: a file of the study below the data folder, None when none is left."""
+
+    study_instance_uid: str
+    patient_id: str
+    patient_name: str
+    accession_number: str
+    study_date: str
+    modalities: tuple[str, ...]
+    series: int
+    instances: int
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """`kind` is None for a received series; `description` is known of those only."""
+
+    study: Study
+    series_instance_uid: str
+    modality: str
+    description: str
+    kind: ObjectKind | None
+    instances: int
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """`path` is None where retention deleted the file; `kind` is None for a received instance."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    modality: str
+    patient_id: str
+    patient_name: str
+    accession_number: str
+    study_date: str
+    kind: ObjectKind | None
+    path: str | None
+
+
+def find_studies(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Study]:
+    """Studies by their own keys. What they are called is what their first series said."""
+    earlier = aliased(SeriesRow)
+    is_first = not_(
+        exists().where(earlier.study_instance_uid == SeriesRow.study_instance_uid, earlier.id < SeriesRow.id)
+    )
+    rows = session.scalars(
+        select(SeriesRow)
+        .where(is_first, *_study_conditions(session, keys), *_holds_a(keys.modalities))
+        .order_by(SeriesRow.id.desc())
+        .limit(limit)
+        .offset(offset)
+    ).all()
+    contents = _contents(session, [row.study_instance_uid for row in rows])
+    return [_study(row, contents[row.study_instance_uid]) for row in rows]
+
+
+def find_series(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Series]:
+    """Series by their study's keys and their own: received ones, and those that were produced from them."""
+    study = _study_conditions(session, keys)
+    received = (
+        select(SeriesRow.id.label("source"), null().label("kind"), SeriesRow.series_instance_uid.label("uid"))
+        .where(*study, *_one_of(SeriesRow.series_instance_uid, keys.series_instance_uids))
+        .where(*_one_of(SeriesRow.modality, keys.modalities))
+        .order_by(SeriesRow.id.desc())
+    )
+    earlier = aliased(ObjectRow)
+    is_first = not_(
+        exists().where(earlier.series_instance_uid == ObjectRow.series_instance_uid, earlier.id < ObjectRow.id)
+    )
+    produced = (
+        select(SeriesRow.id.label("source"), ObjectRow.kind.label("kind"), ObjectRow.series_instance_uid.label("uid"))
+        .join_from(ObjectRow, ResultRow, ResultRow.id == ObjectRow.result_id)
+        .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
+        .where(is_first, *study, *_one_of(ObjectRow.series_instance_uid, keys.series_instance_uids))
+        .where(*_of_modality(keys.modalities))
+        .order_by(SeriesRow.id.desc())
+    )
+    found = _one_after_the_other(session, [received, produced], limit, offset)
+    rows = _in_parts(session, select(SeriesRow), SeriesRow.id, [one.source for one in found])
+    sources = {row.id: row for (row,) in rows}
+    contents = _contents(session, [row.study_instance_uid for row in sources.values()])
+    files = _files(session, [one.uid for one in found])
+    answers = []
+    for one in found:
+        source, kind = sources[one.source], ObjectKind(one.kind) if one.kind else None
+        content = contents[source.study_instance_uid]
+        answers.append(
+            Series(
+                study=_study(source, content),
+                series_instance_uid=one.uid,
+                modality=MODALITIES[kind] if kind else source.modality,
+                description="" if kind else source.series_description,
+                kind=kind,
+                instances=content.instances[one.uid],
+                path=files.get(one.uid),
+            )
+        )
+    return answers
+
+
+def find_instances(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Instance]:
+    """Instances by the keys of every level, in the order in which they came; what was produced comes last."""
+    columns = (
+        SeriesRow.study_instance_uid, SeriesRow.patient_id, SeriesRow.patient_name, SeriesRow.accession_number,
+        SeriesRow.study_date,
+    )  # fmt: skip
+    study = _study_conditions(session, keys)
+    received = (
+        select(
+            InstanceRow.id, null().label("kind"), SeriesRow.series_instance_uid, SeriesRow.modality,
+            InstanceRow.sop_instance_uid, InstanceRow.sop_class_uid, InstanceRow.transfer_syntax_uid,
+            InstanceRow.path, InstanceRow.removed_at.is_not(None).label("removed"), *columns,
+        )
+        .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
+        .where(*study, *_one_of(SeriesRow.series_instance_uid, keys.series_instance_uids))
+        .where(*_one_of(SeriesRow.modality, keys.modalities))
+        .where(*_one_of(InstanceRow.sop_instance_uid, keys.sop_instance_uids))
+        .where(*_one_of(InstanceRow.sop_class_uid, keys.sop_class_uids))
+        .order_by(InstanceRow.id)
+    )  # fmt: skip
+    produced = (
+        select(
+            ObjectRow.id, ObjectRow.kind, ObjectRow.series_instance_uid, literal("").label("modality"),
+            ObjectRow.sop_instance_uid, ObjectRow.sop_class_uid,
+            literal(str(ExplicitVRLittleEndian)).label("transfer_syntax_uid"),
+            ObjectRow.path, false().label("removed"), *columns,
+        )
+        .join(ResultRow, ResultRow.id == ObjectRow.result_id)
+        .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
+        .where(*study, *_one_of(ObjectRow.series_instance_uid, keys.series_instance_uids))
+        .where(*_of_modality(keys.modalities))
+        .where(*_one_of(ObjectRow.sop_instance_uid, keys.sop_instance_uids))
+        .where(*_one_of(ObjectRow.sop_class_uid, keys.sop_class_uids))
+        .order_by(ObjectRow.id)
+    )  # fmt: skip
+    found = _one_after_the_other(session, [received, produced], limit, offset)
+    return [_instance(row) for row in found]
+
+
+def _instance(row: Any) -> Instance:
+    kind = ObjectKind(row.kind) if row.kind else None
+    return Instance(
+        study_instance_uid=row.study_instance_uid,
+        series_instance_uid=row.series_instance_uid,
+        sop_instance_uid=row.sop_instance_uid,
+        sop_class_uid=row.sop_class_uid,
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        modality=MODALITIES[kind] if kind else row.modality,
+        patient_id=row.patient_id,
+        patient_name=row.patient_name,
+        accession_number=row.accession_number,
+        study_date=row.study_date,
+        kind=kind,
+        path=None if row.removed else row.path,
+    )
+
+
+def _one_after_the_other(session: Session, queries: Sequence[Any], limit: int | None, offset: int) -> list[Any]:
+    """A page of the rows of the first query, then of those of the second."""
+    found: list[Any] = []
+    for query in queries:
+        left = None if limit is None else limit - len(found)
+        if left == 0:
+            break
+        rows = session.execute(query.limit(left).offset(offset)).all()
+        if not rows and offset:
+            offset -= session.scalar(select(func.count()).select_from(query.order_by(None).subquery())) or 0
+        else:
+            offset = 0
+        found += rows
+    return found
+
+
+# --- what a study holds ----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Content:
+    """Of one study: its modalities, the number of instances of each series, and a file."""
+
+    modalities: set[str] = field(default_factory=set)
+    instances: dict[str, int] = field(default_factory=dict)
+    path: str | None = None
+
+
+def _contents(session: Session, study_instance_uids: Iterable[str]) -> dict[str, _Content]:
+    studies = list(dict.fromkeys(study_instance_uids))
+    contents = {uid: _Content() for uid in studies}
+    received = (
+        select(SeriesRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.modality, func.count())
+        .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
+        .group_by(SeriesRow.id)
+    )
+    produced = (
+        select(SeriesRow.study_instance_uid, ObjectRow.series_instance_uid, ObjectRow.kind, func.count())
+        .join_from(ObjectRow, ResultRow, ResultRow.id == ObjectRow.result_id)
+        .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
+        .group_by(SeriesRow.study_instance_uid, ObjectRow.series_instance_uid, ObjectRow.kind)
+    )
+    for study, series, modality, number in _in_parts(session, received, SeriesRow.study_instance_uid, studies):
+        contents[study].modalities.add(modality)
+        contents[study].instances[series] = number
+    for study, series, kind, number in _in_parts(session, produced, SeriesRow.study_instance_uid, studies):
+        contents[study].modalities.add(MODALITIES[ObjectKind(kind)])
+        contents[study].instances[series] = number
+    files = _files(session, [series for one in contents.values() for series in one.instances])
+    for content in contents.values():
+        content.path = next((files[series] for series in content.instances if series in files), None)
+    return contents
+
+
+def _files(session: Session, series_instance_uids: Sequence[str]) -> dict[str, str]:
+    """A file below the data folder of each series that has one."""
+    kept = aliased(InstanceRow)
+    first = select(func.min(kept.id)).where(kept.series_id == SeriesRow.id, kept.removed_at.is_(None)).scalar_subquery()
+    received = select(SeriesRow.series_instance_uid, InstanceRow.path).join(InstanceRow, InstanceRow.id == first)
+    last = aliased(ObjectRow)
+    is_last = not_(exists().where(last.series_instance_uid == ObjectRow.series_instance_uid, last.id > ObjectRow.id))
+    produced = select(ObjectRow.series_instance_uid, ObjectRow.path).where(is_last)
+    found = _in_parts(session, received, SeriesRow.series_instance_uid, series_instance_uids)
+    found += _in_parts(session, produced, ObjectRow.series_instance_uid, series_instance_uids)
+    return {series: path for series, path in found}
+
+
+def _in_parts(session: Session, query: Any, column: Any, values: Sequence[Any]) -> list[Any]:
+    """The rows where a column has one of many values: SQLite limits how many are bound."""
+    distinct = list(dict.fromkeys(values))
+    parts = [distinct[start : start + 500] for start in range(0, len(distinct), 500)]
+    return [row for part in parts for row in session.execute(query.where(column.in_(part))).all()]
+
+
+def _study(row: SeriesRow, content: _Content) -> Study:
+    return Study(
+        study_instance_uid=row.study_instance_uid,
+        patient_id=row.patient_id,
+        patient_name=row.patient_name,
+        accession_number=row.accession_number,
+        study_date=row.study_date,
+        modalities=tuple(sorted(content.modalities - {""})),
+        series=len(content.instances),
+        instances=sum(content.instances.values()),
+        path=content.path,
+    )
+
+
+# --- matching: PS3.4 C.2.2.2 -----------------------------------------------------------------------------------
+
+
+def _study_conditions(session: Session, keys: Keys) -> list[ColumnElement[bool]]:
+    conditions = _one_of(SeriesRow.study_instance_uid, keys.study_instance_uids)
+    conditions += _holds_a(keys.modalities_in_study)
+    pseudonym: Callable[[str], str] | None = session.info.get("pseudonym")
+    for column, text in ((SeriesRow.patient_id, keys.patient_id), (SeriesRow.accession_number, keys.accession_number)):
+        if not _matches_all(text):
+            # An answer holds the pseudonym, so one may be asked for too.
+            spellings = [text] if pseudonym is None else [text, pseudonym(text)]
+            conditions.append(or_(*[_is_like(session, column, one) for one in spellings]))
+    if not _matches_all(keys.patient_name):
+        # PS3.5 6.2.1: up to three component groups; in each a name may be found. Case does not count.
+        name = keys.patient_name.lower()
+        groups = (name, f"{name}=*", f"*={name}", f"*={name}=*")
+        conditions.append(or_(*[_is_like(session, func.lower(SeriesRow.patient_name), one) for one in groups]))
+    if not _matches_all(keys.study_date):
+        conditions.append(_is_in_range(SeriesRow.study_date, keys.study_date))
+    return conditions
+
+
+def _matches_all(text: str) -> bool:
+    return text.strip("*") == ""
+
+
+def _is_like(session: Session, column: Any, text: str) -> ColumnElement[bool]:
+    """Case counts, on every database."""
+    if "*" not in text and "?" not in text:
+        return cast("ColumnElement[bool]", column == text)
+    if session.get_bind().dialect.name == "sqlite":
+        return cast("ColumnElement[bool]", column.op("GLOB", is_comparison=True)(text.replace("[", "[[]")))
+    pattern = re.sub(r"([\\%_])", r"\\\1", text).replace("*", "%").replace("?", "_")
+    return cast("ColumnElement[bool]", column.like(pattern, escape="\\"))
+
+
+def _is_in_range(column: Any, text: str) -> ColumnElement[bool]:
+    """A date, or two with a hyphen of which one may be missing: PS3.4 C.2.2.2.5."""
+    if "-" not in text:
+        return cast("ColumnElement[bool]", column == text)
+    first, _, last = text.partition("-")
+    return and_(column != "", column >= first, column <= (last or "9"))
+
+
+def _one_of(column: Any, values: tuple[str, ...]) -> list[ColumnElement[bool]]:
+    return [column.in_(values)] if values else []
+
+
+def _of_modality(modalities: tuple[str, ...]) -> list[ColumnElement[bool]]:
+    return [ObjectRow.kind.in_([kind for kind, one in MODALITIES.items() if one in modalities])] if modalities else []
+
+
+def _holds_a(modalities: tuple[str, ...]) -> list[ColumnElement[bool]]:
+    """True for the study of a series when one of its series has such a modality."""
+    if not modalities:
+        return []
+    other = aliased(SeriesRow)
+    same_study = other.study_instance_uid == SeriesRow.study_instance_uid
+    received = exists().where(same_study, other.modality.in_(modalities))
+    produced = exists().where(
+        same_study, ResultRow.series_id == other.id, ObjectRow.result_id == ResultRow.id, *_of_modality(modalities)
+    )
+    return [or_(received, produced)]

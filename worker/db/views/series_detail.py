@@ -1,0 +1,98 @@
+"""What the page of one series shows beside its answer: where its slices lie, its maps, its picture, its open job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from worker.db.tables import InstanceRow, JobRow, JobState, ObjectKind, ObjectRow, ResultRow, SeriesRow, SliceResultRow
+from worker.results import Activation
+
+LARGEST_SERIES = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class ShownSlice:
+    """One slice to look at; what a model said of it is None and () where none did. `file` is None once deleted."""
+
+    file: str | None
+    frame_number: int | None
+    position_mm: float | None = None
+    probabilities: tuple[float, ...] = ()
+    in_distribution: bool = True
+    deciding: bool = False
+    activation: Activation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """`open_job` is (number, state) of a job that is not done; `picture` the path of the produced picture."""
+
+    slices: tuple[ShownSlice, ...]
+    picture: str | None
+    open_job: tuple[int, str] | None
+
+
+def find_detail(session: Session, series_instance_uid: str) -> Detail | None:
+    """None for a series that was not received."""
+    series = session.scalar(select(SeriesRow).where(SeriesRow.series_instance_uid == series_instance_uid))
+    if series is None:
+        return None
+    result_id = session.scalar(select(ResultRow.id).where(ResultRow.job_id == series.answered_job_id))
+    picture = select(ObjectRow.path).where(ObjectRow.result_id == result_id, ObjectRow.kind == ObjectKind.PICTURE)
+    job = session.execute(
+        select(JobRow.id, JobRow.state)
+        .where(JobRow.series_id == series.id, ~JobRow.shadow)
+        .where(JobRow.state.in_([JobState.PENDING, JobState.RUNNING, JobState.PARKED]))
+        .order_by(JobRow.id.desc())
+        .limit(1)
+    ).first()
+    return Detail(
+        slices=tuple(_classified(session, result_id) or _received(session, series.id)),
+        picture=session.scalar(picture) if result_id is not None else None,
+        open_job=(job.id, job.state) if job else None,
+    )
+
+
+def _classified(session: Session, result_id: int | None) -> list[ShownSlice]:
+    """The slices of a result, in stack order."""
+    rows = session.execute(
+        select(SliceResultRow, InstanceRow.path, InstanceRow.removed_at)
+        .join(InstanceRow, InstanceRow.id == SliceResultRow.instance_id)
+        .where(SliceResultRow.result_id == result_id)
+        .order_by(SliceResultRow.ordinal)
+    )
+    return [
+        ShownSlice(
+            file=path if removed_at is None else None,
+            frame_number=one.frame_number,
+            position_mm=one.position_mm,
+            probabilities=tuple(one.probabilities),
+            in_distribution=one.in_distribution,
+            deciding=one.deciding,
+            activation=_activation(one.activation),
+        )
+        for one, path, removed_at in rows
+    ]
+
+
+def _received(session: Session, series_id: int) -> list[ShownSlice]:
+    """The images of a series that no model ordered, as they came."""
+    rows = session.execute(
+        select(InstanceRow.path, InstanceRow.removed_at, InstanceRow.attributes)
+        .where(InstanceRow.series_id == series_id)
+        .order_by(InstanceRow.id)
+        .limit(LARGEST_SERIES)
+    )
+    slices: list[ShownSlice] = []
+    for path, removed_at, attributes in rows:
+        frames = attributes.get("frames") or 1
+        numbers = range(1, frames + 1) if frames > 1 else [None]
+        slices += [ShownSlice(path if removed_at is None else None, number) for number in numbers]
+    return slices[:LARGEST_SERIES]
+
+
+def _activation(kept: dict[str, object] | None) -> Activation | None:
+    return Activation(**kept) if kept else None  # type: ignore[arg-type]  # written from the same dataclass

@@ -1,0 +1,187 @@
+"""How things stand, in numbers: what GET /metrics tells.
+
+Asked for every few seconds of a database that may hold a million series, so nothing here reads every row twice: what is
+only ever added is counted on from the last time, what waits is found by an index, and what has ended is the rest.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy.orm import Session
+
+from worker.db.tables import (
+    REFUSED,
+    UNCOMMITTED,
+    Commitment,
+    DeliveryRow,
+    DeliveryState,
+    InstanceRow,
+    JobRow,
+    JobState,
+    ModelRow,
+    ObjectRow,
+    ResultRow,
+    SeriesRow,
+    SeriesStatus,
+)
+
+# A row's number is given before its transaction ends: this many of the newest are counted anew each time, so that one
+# which was still under way is not missed.
+_NEWEST = 10_000
+_WAITING = (DeliveryState.PENDING, DeliveryState.SENDING)
+_NOT_DONE = (JobState.PENDING, JobState.RUNNING, JobState.PARKED, JobState.SUPERSEDED)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Deliveries to one destination: their number by state, and since when the oldest result waits for it."""
+
+    states: dict[str, int]
+    oldest: datetime | None
+    commitments: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Numbers since the database was made; `refused` and `not_assessed` by reason, `results` by (model, class).
+
+    A result without a class counts under "not-assessed". `series` and `jobs` by their status or state now; the times
+    are those of the oldest that is pending, None where none is.
+    """
+
+    instances_received: int
+    series_received: int
+    series: dict[str, int]
+    refused: dict[str, int]
+    oldest_series: datetime | None
+    jobs: dict[str, int]
+    oldest_job: datetime | None
+    results: dict[tuple[str, str], int]
+    not_assessed: dict[str, int]
+    deliveries: dict[str, Waiting]
+
+
+class _Added:
+    """Counts rows that are never deleted, by columns that never change."""
+
+    def __init__(self, table: Any, *by: Any) -> None:
+        self._table, self._key, self._by = table, table.id, by
+        self._counted_to = 0
+        self._counted: Counter[tuple[Any, ...]] = Counter()
+
+    def count(self, session: Session) -> Counter[tuple[Any, ...]]:
+        last = session.scalar(select(func.max(self._key))) or 0
+        if last - self._counted_to > 2 * _NEWEST:
+            up_to = last - _NEWEST
+            # The first time nearly all are meant: coalesce keeps SQLite from walking the rows by number where a
+            # smaller index tells the same.
+            from_first = func.coalesce(self._key, self._key) <= up_to
+            between = and_(self._key > self._counted_to, self._key <= up_to)
+            self._counted += self._of(session, between if self._counted_to else from_first)
+            self._counted_to = up_to
+        return self._counted + self._of(session, and_(self._key > self._counted_to, self._key <= last))
+
+    def _of(self, session: Session, chosen: ColumnElement[bool]) -> Counter[tuple[Any, ...]]:
+        query = select(*self._by, func.count()).select_from(self._table).where(chosen).group_by(*self._by)
+        return Counter({tuple(values): number for *values, number in session.execute(query)})
+
+
+class Standings:
+    """Finds how things stand; keep one for the length of a process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._instances = _Added(InstanceRow)
+        self._series = _Added(SeriesRow)
+        self._jobs = _Added(JobRow)
+        self._results = _Added(ResultRow, ResultRow.model_id, ResultRow.label, ResultRow.reason)
+        self._deliveries = _Added(DeliveryRow, DeliveryRow.destination)
+
+    def find(self, session: Session) -> Standing:
+        """One caller at a time: the others wait, so that a slow database is not asked twice."""
+        with self._lock:
+            series = self._series.count(session).total()
+            refused = _refused(session)
+            open_series = _by(session, SeriesRow.status, (SeriesStatus.PENDING, SeriesStatus.FAILED))
+            open_series[SeriesStatus.REFUSED.value] = sum(refused.values())
+            jobs = _by(session, JobRow.state, _NOT_DONE)
+            results = self._results.count(session)
+            named = session.execute(select(ModelRow.id, ModelRow.name, ModelRow.version))
+            models = {number: f"{name} {version}" for number, name, version in named}
+            by_class: Counter[tuple[str, str]] = Counter()
+            not_assessed: Counter[str] = Counter()
+            for (model_id, label, reason), number in results.items():
+                by_class[models[model_id], "not-assessed" if reason else label] += number
+                if reason:
+                    not_assessed[reason] += number
+            return Standing(
+                instances_received=self._instances.count(session).total(),
+                series_received=series,
+                series=open_series | {"answered": series - sum(open_series.values())},
+                refused=refused,
+                oldest_series=session.scalar(
+                    select(func.min(SeriesRow.created_at)).where(SeriesRow.status == SeriesStatus.PENDING)
+                ),
+                jobs=jobs | {JobState.DONE.value: self._jobs.count(session).total() - sum(jobs.values())},
+                oldest_job=_created_at_of_oldest_job(session),
+                results=dict(by_class),
+                not_assessed=dict(not_assessed),
+                deliveries={
+                    name: _waiting(session, name, number)
+                    for (name,), number in sorted(self._deliveries.count(session).items())
+                },
+            )
+
+
+def _by(session: Session, column: Any, values: Any) -> dict[str, int]:
+    """Numbers by value, of these values, also where there are none."""
+    query = select(column, func.count()).where(column.in_(values)).group_by(column)
+    return {one.value: 0 for one in values} | {value: number for value, number in session.execute(query)}
+
+
+def _refused(session: Session) -> dict[str, int]:
+    """By reason."""
+    query = (
+        select(SeriesRow.reason, func.count()).where(REFUSED, SeriesRow.reason.is_not(None)).group_by(SeriesRow.reason)
+    )
+    return {str(reason): number for reason, number in session.execute(query)}
+
+
+def _created_at_of_oldest_job(session: Session) -> datetime | None:
+    oldest = select(func.min(JobRow.id)).where(JobRow.state == JobState.PENDING).scalar_subquery()
+    return session.scalar(select(JobRow.created_at).where(JobRow.id == oldest))
+
+
+def _waiting(session: Session, destination: str, deliveries: int) -> Waiting:
+    """`deliveries`: how many there have been for this destination."""
+    of_it = DeliveryRow.destination == destination
+    states = {one.value: 0 for one in DeliveryState}
+    oldest: list[int] = []
+    query = (
+        select(DeliveryRow.state, func.count(), func.min(DeliveryRow.id))
+        .where(of_it, DeliveryRow.state.in_((*_WAITING, DeliveryState.FAILED)))
+        .group_by(DeliveryRow.state)
+    )
+    for state, number, first in session.execute(query):
+        states[state] = number
+        if state in _WAITING:
+            oldest.append(first)
+    states[DeliveryState.DELIVERED.value] = deliveries - sum(states.values())
+    made = (
+        select(ResultRow.created_at)
+        .join(ObjectRow, ObjectRow.result_id == ResultRow.id)
+        .join(DeliveryRow, DeliveryRow.object_id == ObjectRow.id)
+        .where(DeliveryRow.id == min(oldest, default=None))
+    )
+    uncommitted = (
+        select(DeliveryRow.commitment, func.count()).where(of_it, UNCOMMITTED).group_by(DeliveryRow.commitment)
+    )
+    commitments = {Commitment.DUE.value: 0, Commitment.REQUESTED.value: 0}
+    commitments |= {str(state): number for state, number in session.execute(uncommitted)}
+    return Waiting(states, session.scalar(made) if oldest else None, commitments)

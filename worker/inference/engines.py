@@ -1,0 +1,148 @@
+"""Tensor → logits, features and activation maps. OpenVINO serves; torch is the reference it is checked against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from safetensors import SafetensorError
+
+from worker.errors import StartError
+from worker.inference.bundle import Bundle
+from worker.results import FloatArray
+
+Precision = Literal["int8", "fp32"]
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """`logits` [slices, classes] before temperature, `features` [slices, F], `maps` [slices, classes, h, w]."""
+
+    logits: FloatArray
+    features: FloatArray
+    maps: FloatArray
+
+
+class Engine(Protocol):
+    """Runs one bundle's network."""
+
+    @property
+    def precision(self) -> Precision: ...
+
+    def run(self, tensor: FloatArray) -> Outputs:
+        """tensor float32 [slices, 1, size, size], at least one slice."""
+        ...
+
+
+class OpenVinoEngine:
+    """The bundle's OpenVINO network on `threads` CPU threads, 16 slices at a time.
+
+    Raises StartError when OpenVINO cannot compile it.
+    """
+
+    def __init__(self, bundle: Bundle, precision: Precision = "int8", threads: int = 1) -> None:
+        import openvino
+
+        self.precision: Precision = precision
+        core = openvino.Core()
+        options = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # several inference processes would all pin to the first cores
+            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the CPU has it: another answer on another host
+        }
+        try:
+            compiled = core.compile_model(core.read_model(bundle.openvino_model(precision)), "CPU", options)
+            self._outputs = [compiled.output(name) for name in ("logits", "features", "maps")]
+        except RuntimeError:
+            raise StartError("bundle-corrupt", f"OpenVINO cannot load the {precision} network of the bundle") from None
+        self._request = compiled.create_infer_request()
+        self._mirror = bundle.mirror
+
+    def run(self, tensor: FloatArray) -> Outputs:
+        """tensor float32 [slices, 1, size, size], at least one slice."""
+        return _mirrored(self._run, tensor) if self._mirror else self._run(tensor)
+
+    def _run(self, tensor: FloatArray) -> Outputs:
+        batches = []
+        for start in range(0, len(tensor), BATCH):
+            results = self._request.infer({"image": tensor[start : start + BATCH]})
+            batches.append([results[output] for output in self._outputs])
+        return _joined(batches)
+
+
+class TorchEngine:
+    """The bundle's network in torch with its safetensors weights, float32: the reference for parity.
+
+    Raises StartError when weights and network do not fit.
+    """
+
+    precision: Precision = "fp32"
+
+    def __init__(self, bundle: Bundle) -> None:
+        import torch
+        from safetensors.torch import load_file
+
+        self._torch = torch
+        arguments = {key: value for key, value in bundle.network.items() if key != "_target_"}
+        module, _, name = bundle.network["_target_"].rpartition(".")  # one of NETWORK_TARGETS
+        try:
+            self._net: Any = getattr(import_module(module), name)(**arguments)
+            self._net.load_state_dict(load_file(bundle.weights))
+        except (TypeError, ValueError, RuntimeError, SafetensorError):
+            raise StartError("bundle-corrupt", "the bundle's weights do not fit its network_def") from None
+        self._net.eval()
+        self._mirror = bundle.mirror
+        modules = list(self._net.modules())
+        self._linear = [module for module in modules if isinstance(module, torch.nn.Linear)][-1]
+        self._pool = [module for module in modules if isinstance(module, torch.nn.AdaptiveAvgPool2d)][-1]
+
+    def run(self, tensor: FloatArray) -> Outputs:
+        """tensor float32 [slices, 1, size, size], at least one slice."""
+        return _mirrored(self._run, tensor) if self._mirror else self._run(tensor)
+
+    def _run(self, tensor: FloatArray) -> Outputs:
+        from worker.inference.efficientnet_lite import DESCRIBED_STAGES, EfficientNetLite0, described
+
+        seen: dict[str, Any] = {}
+        hooks = [
+            self._pool.register_forward_pre_hook(lambda module, args: seen.update(spatial=args[0])),
+            self._linear.register_forward_pre_hook(lambda module, args: seen.update(features=args[0])),
+        ]
+        lite = isinstance(self._net, EfficientNetLite0)
+        if lite:
+            stage = self._net._blocks[DESCRIBED_STAGES - 1]
+            hooks.append(stage.register_forward_hook(lambda module, args, output: seen.update(stage=output)))
+        batches = []
+        try:
+            with self._torch.inference_mode():
+                for start in range(0, len(tensor), BATCH):
+                    logits = self._net(self._torch.from_numpy(tensor[start : start + BATCH]))
+                    weight, bias = self._linear.weight[:, :, None, None], self._linear.bias
+                    maps = self._torch.nn.functional.conv2d(seen["spatial"], weight, bias)
+                    features = described(seen["stage"]) if lite else seen["features"]
+                    batches.append([one.numpy() for one in (logits, features, maps)])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return _joined(batches)
+
+
+def _mirrored(run: Callable[[FloatArray], Outputs], tensor: FloatArray) -> Outputs:
+    """The mean of the slices as they are and mirrored left to right; a mirrored map is turned back."""
+    plain, turned = run(tensor), run(np.ascontiguousarray(tensor[..., ::-1]))
+    half = np.float32(0.5)
+    return Outputs(
+        half * (plain.logits + turned.logits),
+        half * (plain.features + turned.features),
+        half * (plain.maps + turned.maps[..., ::-1]),
+    )
+
+
+def _joined(batches: list[list[Any]]) -> Outputs:
+    logits, features, maps = (np.concatenate(parts).astype(np.float32) for parts in zip(*batches, strict=True))
+    return Outputs(logits, features, maps)

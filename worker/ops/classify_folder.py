@@ -1,0 +1,167 @@
+"""`worker classify FOLDER`: the pipeline of the service, without network and database."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from pydicom.uid import UID
+
+from worker.config.routing import RouteSection
+from worker.config.settings import Settings
+from worker.db.instances import NewInstance, input_sha256
+from worker.db.tables import ObjectKind
+from worker.db.views.search import SeriesAnswer, Status
+from worker.dicom import standard
+from worker.errors import NotAssessable, RefusedInstance, StartError
+from worker.jobs.runner import not_assessed
+from worker.receive.completeness import missing_part
+from worker.receive.settle import Refusal, refusal
+from worker.reporting.outbox import Outbox, read_header
+from worker.reporting.secondary_capture import picture_png
+from worker.results import ModelIdentity, SeriesResult
+from worker.storage.acceptance import Received, describe
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A file that is no DICOM instance a PACS could have sent."""
+
+    path: Path
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Where the objects of a series were written."""
+
+    report: Path
+    picture: Path
+    png: Path
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineAnswer:
+    answer: SeriesAnswer
+    written: Written | None
+
+
+def read_folder(
+    folder: Path, routes: Sequence[RouteSection] = ()
+) -> tuple[dict[str, list[tuple[Path, NewInstance]]], list[Unread]]:
+    """The DICOM files below a folder (or one file) by series, and what could not be read.
+
+    What `routes` ask for is among the attributes of each. Raises StartError when there is nothing at that path.
+    """
+    if not folder.exists():
+        raise StartError("no-such-folder", f"there is no {folder}")
+    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
+    series: dict[str, list[tuple[Path, NewInstance]]] = {}
+    unread: list[Unread] = []
+    seen: set[str] = set()
+    for path in files:
+        try:
+            new = _describe_file(path, routes)
+        except RefusedInstance as fault:
+            unread.append(Unread(path, fault.reason, fault.detail))
+            continue
+        if new.sop_instance_uid in seen:
+            unread.append(Unread(path, "repeated", "an instance of the same UID was read before"))
+            continue
+        seen.add(new.sop_instance_uid)
+        series.setdefault(new.series_instance_uid, []).append((path, new))
+    return series, unread
+
+
+def _describe_file(path: Path, routes: Sequence[RouteSection]) -> NewInstance:
+    content = path.read_bytes()
+    if content[128:132] != b"DICM":
+        raise RefusedInstance(standard.CANNOT_UNDERSTAND, "not-dicom", "the file has no DICOM preamble")
+    header = read_header(path)
+    try:
+        received = Received(
+            affected_sop_class_uid=str(header.get("SOPClassUID", "")),
+            affected_sop_instance_uid=str(header.get("SOPInstanceUID", "")),
+            transfer_syntax_uid=str(header.file_meta.get("TransferSyntaxUID", "")),
+            encoded=content,
+            association_id=None,
+        )
+    except ValueError:
+        raise RefusedInstance(standard.CANNOT_UNDERSTAND, "unreadable-dataset", "a UID cannot be read") from None
+    new = describe(received, lambda _series, _content: str(path), routes)
+    if new.sop_class_uid not in standard.STORAGE_SOP_CLASSES:
+        raise RefusedInstance(standard.DATASET_MISMATCH, "sop-class", f"{UID(new.sop_class_uid).name} is not accepted")
+    return new
+
+
+def classify_series(
+    members: Sequence[tuple[Path, NewInstance]],
+    settings: Settings,
+    model: ModelIdentity,
+    classify: Callable[[Sequence[Path]], SeriesResult],
+    out: Path,
+    moment: datetime,
+) -> OfflineAnswer:
+    """Refuse or classify one series; its report, picture and PNG go below `out`."""
+    paths = [path for path, _ in members]
+    attributes = [new.attributes for _, new in members]
+    missing = missing_part(attributes, None)
+    refused = refusal(attributes, settings.eligibility)
+    if refused is None and missing is not None and settings.eligibility.refuse_incomplete:
+        refused = Refusal("incomplete", missing)
+    if refused is not None:
+        answer = _answer(members, model, moment, Status.REFUSED, None, refused.reason, refused.detail)
+        return OfflineAnswer(answer, None)
+    try:
+        result = classify(paths)
+    except NotAssessable as fault:
+        result = not_assessed(fault)
+    result = replace(result, missing=missing)
+    digest = input_sha256([new for _, new in members])
+    written = Written(out / "report.dcm", out / "picture.dcm", out / "picture.png")
+    for one in Outbox(out).make_objects(result, model, paths, digest, None, moment):
+        os.replace(out / one.path, written.report if one.kind == ObjectKind.REPORT else written.picture)
+    shutil.rmtree(out / "objects")
+    written.png.write_bytes(picture_png(result, model))
+    answer = _answer(members, model, moment, Status(result.status), result, result.reason, result.detail)
+    return OfflineAnswer(answer, written)
+
+
+def _answer(
+    members: Sequence[tuple[Path, NewInstance]],
+    model: ModelIdentity,
+    moment: datetime,
+    status: Status,
+    result: SeriesResult | None,
+    reason: str | None,
+    detail: str | None,
+) -> SeriesAnswer:
+    first = members[0][1]
+    return SeriesAnswer(
+        series_instance_uid=first.series_instance_uid,
+        study_instance_uid=first.study_instance_uid,
+        patient_id=first.patient_id,
+        patient_name=first.patient_name,
+        accession_number=first.accession_number,
+        study_date=first.study_date,
+        modality=first.modality,
+        series_description=first.series_description,
+        instances=len(members),
+        status=status,
+        label=result.label if result else None,
+        probability=result.probability if result else None,
+        probabilities=dict(result.probabilities) if result else {},
+        reason=reason,
+        detail=detail,
+        model=f"{model.name} {model.version}" if result else None,
+        model_sha256=model.sha256 if result else None,
+        created_at=moment,
+        received_at=moment,
+        deliveries=(),
+        missing=result.missing if result else None,
+    )

@@ -1,0 +1,393 @@
+"""One DICOM file → its frames as one-channel arrays, with what is needed to place them in space.
+
+Nothing here trusts the file: sizes are checked against limits and against the bytes that are there before anything is
+allocated, and every fault becomes NotAssessable with a stable reason and a sentence without identifiers:
+
+not-dicom, not-an-image, no-pixel-data, image-too-large, pixel-data-truncated, pixel-data-unreadable,
+unsupported-transfer-syntax
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.encaps import generate_fragments
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset, read_file_meta_info
+from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.tag import Tag
+from pydicom.uid import (
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from worker.dicom.standard import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
+from worker.errors import NotAssessable
+
+PixelArray = npt.NDArray[np.integer[Any]]
+
+MAXIMUM_FRAME_PIXELS = 1 << 24  # rows x columns: 4096 x 4096, four times the largest MR matrix in use
+MAXIMUM_FILE_SAMPLES = 1 << 28  # rows x columns x frames x samples: 1,024 frames of 512 x 512
+MAXIMUM_DATASET_BYTES = 1 << 30  # of a deflated data set, inflated
+MAXIMUM_ANISOTROPY = 8.0  # a pixel longer than this is a mistake in the header, not a pixel
+_USABLE_SLOPE = (1e-6, 1e6)  # a rescale slope outside is a mistake too, and float32 would lose the picture
+
+# GDCM aborts the process where header and codestream disagree: it decodes only what nothing else here can.
+_WITHOUT_GDCM = (RLELossless, JPEGBaseline8Bit, JPEGLSLossless, JPEGLSNearLossless, JPEG2000Lossless, JPEG2000)
+for _syntax in _WITHOUT_GDCM:
+    if "gdcm" in get_decoder(_syntax).available_plugins:
+        get_decoder(_syntax).remove_plugin("gdcm")
+
+_TAGS = [Tag(keyword) for keyword in (
+    "SOPClassUID", "SOPInstanceUID", "Modality", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
+    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "PixelPaddingValue", "PixelSpacing", "PixelAspectRatio", "ImageOrientationPatient",
+    "ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "RedPaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableData", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths", "PixelData",
+)]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DecodedFrame:
+    """One frame as stored, [rows, columns], and its geometry; None where the file does not say.
+
+    A real value is `pixels * slope + intercept`, larger is brighter (MONOCHROME1 has a negative slope here).
+    `spacing` is (row, column) in mm, or in arbitrary units where only an aspect ratio is known.
+    `orientation` and `position` are Image Orientation and Image Position (Patient): PS3.3 C.7.6.2.
+    """
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    modality: str
+    instance_number: int
+    frame_number: int | None
+    pixels: PixelArray
+    slope: float
+    intercept: float
+    spacing: tuple[float, float]
+    orientation: tuple[float, ...] | None
+    position: tuple[float, ...] | None
+
+
+def decode(path: Path) -> list[DecodedFrame]:
+    """Every frame of one DICOM Part 10 file, in file order. Raises NotAssessable; OSError when the disk fails."""
+    with _strangers():
+        return _decode(path)
+
+
+def open_image(path: Path) -> pydicom.Dataset:
+    """What the pixels of one file need, its claims checked, the pixel data still encoded. Raises as `decode`."""
+    with _strangers():
+        ds = _read(path)
+        _check_claims(ds)
+        return ds
+
+
+@contextmanager
+def _strangers() -> Iterator[None]:
+    """Around a parser that is fed by strangers: what it raises becomes NotAssessable."""
+    try:
+        with warnings.catch_warnings():
+            # pydicom warns about malformed values and quotes them: they may identify the patient.
+            warnings.simplefilter("ignore")
+            yield
+    except (NotAssessable, MemoryError):
+        raise
+    except InvalidDicomError:
+        raise NotAssessable("not-dicom", "A file of the series is not a DICOM file.") from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's fault, not the file's; pydicom raises OSError without a number for bad sequences
+        # Whatever it raises means the same, and may quote the file.
+        raise NotAssessable("not-dicom", "A file of the series is damaged and cannot be parsed.") from None
+
+
+def _decode(path: Path) -> list[DecodedFrame]:
+    ds = _read(path)
+    _check_claims(ds)
+    count = _integer(ds, "NumberOfFrames", 1)
+    stored = _stored_frames(ds)
+    shared = _item(ds, "SharedFunctionalGroupsSequence", 0)
+    frames = []
+    for index in range(count):
+        pixels = next(stored, None)
+        if pixels is None:
+            raise NotAssessable("pixel-data-truncated", "An image has fewer frames than it declares.")
+        sources = (_item(ds, "PerFrameFunctionalGroupsSequence", index), shared, ds)
+        frames.append(_frame(path, ds, pixels, sources, index + 1 if count > 1 else None))
+    return frames
+
+
+def _read(path: Path) -> pydicom.Dataset:
+    """The tags we need of one file, its pixel data still encoded."""
+    meta = read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        ds = _read_deflated(path, meta)
+    else:
+        ds = pydicom.dcmread(path, specific_tags=_TAGS)
+    if "SOPClassUID" not in ds:
+        # The file ends inside an element of undefined length, and pydicom gives up the whole data set.
+        raise NotAssessable("pixel-data-truncated", "A file of the series is damaged or ends too early.")
+    return ds
+
+
+def _read_deflated(path: Path, meta: pydicom.Dataset) -> pydicom.Dataset:
+    """As `dcmread`, but a few kilobytes cannot inflate until the memory is full (PS3.5 A.5)."""
+    raw = path.read_bytes()
+    # Preamble, prefix and the first element of group 0002 (12 bytes), which says how long the rest of the group is.
+    start = 128 + 4 + 12 + int(struct.unpack("<I", raw[140:144])[0])
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    dataset = inflate.decompress(raw[start:], MAXIMUM_DATASET_BYTES)
+    if inflate.unconsumed_tail:
+        raise NotAssessable("image-too-large", "An image inflates to more than this worker accepts.")
+    ds = read_dataset(io.BytesIO(dataset), False, True, specific_tags=_TAGS)
+    ds.file_meta = meta
+    ds.set_original_encoding(False, True)
+    return ds
+
+
+def _check_claims(ds: pydicom.Dataset) -> None:
+    """Refuse what cannot be decoded, from the header alone. Raises NotAssessable."""
+    if str(ds.get("SOPClassUID", "")) not in STORAGE_SOP_CLASSES:
+        raise NotAssessable("not-an-image", "The series holds an object that is not an MR or captured image.")
+    if str(ds.file_meta.get("TransferSyntaxUID", "")) not in TRANSFER_SYNTAXES:
+        raise NotAssessable("unsupported-transfer-syntax", "The pixels are encoded in a way this worker cannot read.")
+    if "PixelData" not in ds:
+        raise NotAssessable("no-pixel-data", "An image of the series has no pixel data, or ends before them.")
+    rows, columns = _integer(ds, "Rows", 0), _integer(ds, "Columns", 0)
+    frames, samples = _integer(ds, "NumberOfFrames", 1), _integer(ds, "SamplesPerPixel", 1)
+    bits = _integer(ds, "BitsAllocated", 0)
+    if rows < 1 or columns < 1 or frames < 1 or samples not in (1, 3) or bits not in (1, 8, 16, 32):
+        raise NotAssessable("pixel-data-unreadable", "The image header gives no usable size or pixel format.")
+    if rows * columns > MAXIMUM_FRAME_PIXELS or rows * columns * frames * samples > MAXIMUM_FILE_SAMPLES:
+        raise NotAssessable("image-too-large", "An image claims more pixels than this worker accepts.")
+    _check_bytes(ds, (rows, columns, samples), math.ceil(rows * columns * frames * samples * bits / 8))
+
+
+def _check_bytes(ds: pydicom.Dataset, shape: tuple[int, int, int], expected: int) -> None:
+    """Compare the claim with the bytes that are there, before a decoder allocates for it."""
+    element = ds.get_item("PixelData")
+    value = element.value if element is not None else None
+    if not value:
+        raise NotAssessable("no-pixel-data", "An image of the series has empty pixel data.")
+    if not ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        subsampled = str(ds.get("PhotometricInterpretation", "")) == "YBR_FULL_422"
+        if len(value) < (expected * 2 // 3 if subsampled else expected):
+            raise NotAssessable("pixel-data-truncated", "The pixel data of an image are shorter than its size.")
+        return
+    try:
+        shapes = {_codestream_shape(fragment) for fragment in generate_fragments(_after_offset_table(value))}
+    except (ValueError, struct.error):
+        shapes = set()
+    if not shapes:
+        raise NotAssessable("pixel-data-truncated", "The compressed pixel data of an image are cut short.")
+    if not shapes <= {None, shape}:
+        raise NotAssessable("pixel-data-unreadable", "The compressed picture has another size than the header says.")
+
+
+def _after_offset_table(value: bytes) -> bytes:
+    """The fragments, without the Basic Offset Table item: PS3.5 A.4."""
+    return value[8 + struct.unpack("<I", value[4:8])[0] :]
+
+
+def _codestream_shape(stream: bytes) -> tuple[int, int, int] | None:
+    """(rows, columns, samples) that a JPEG, JPEG-LS or JPEG 2000 codestream declares; None where it declares none.
+
+    Sources: ISO/IEC 10918-1 B.2.2 (SOFn), 14495-1 C.2.2 (SOF55), 15444-1 A.5.1 (SIZ).
+    """
+    siz = stream.find(b"\xff\x4f\xff\x51", 0, 512) + 8  # not at 0 where a JP2 header precedes it
+    if siz >= 8 and len(stream) >= siz + 34:
+        right, bottom, left, top, samples = struct.unpack(">4I16xH", stream[siz : siz + 34])
+        return bottom - top, right - left, samples
+    position = 2 if stream[:2] == b"\xff\xd8" else len(stream)
+    while position + 10 <= len(stream) and stream[position] == 0xFF:
+        marker = stream[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            rows, columns, samples = struct.unpack(">HHB", stream[position + 5 : position + 10])
+            return rows, columns, samples
+        position += 2 + int(struct.unpack(">H", stream[position + 2 : position + 4])[0])
+    return None
+
+
+def _stored_frames(ds: pydicom.Dataset) -> Iterator[PixelArray]:
+    """Each frame decompressed, one channel, native integers. Raises NotAssessable."""
+    for array in decoded_samples(ds):
+        yield _signed(ds, _one_channel(array))
+
+
+def decoded_samples(
+    ds: pydicom.Dataset, indices: Sequence[int] | None = None, *, palette: bool = True
+) -> Iterator[npt.NDArray[Any]]:
+    """Frames decompressed, [rows, columns] or [rows, columns, 3]: all, or those at `indices`. Raises NotAssessable.
+
+    `palette`: a palette's colours in place of its numbers.
+    """
+    try:
+        syntax = ds.file_meta.TransferSyntaxUID
+        if syntax == JPEGExtended12Bit and ds.BitsAllocated == 16 and ds.SamplesPerPixel == 1:
+            from worker.pixels.jpeg12 import jpeg12_frames  # GDCM takes long to load and is rarely needed
+
+            signed = np.dtype(np.int16 if _integer(ds, "PixelRepresentation", 0) else np.uint16)
+            frames = (frame.view(signed) for frame in jpeg12_frames(ds))
+            yield from frames if indices is None else map(list(frames).__getitem__, indices)
+            return
+        decoder = get_decoder(syntax)
+        # Bits Stored is often wrong; masking by it would wrap bright values to dark ones. See _signed.
+        options: dict[str, Any] = {"allow_excess_frames": False, "correct_unused_bits": False}
+        for array, meta in decoder.iter_array(ds, indices=indices, raw=False, **options):
+            if palette and str(meta.get("photometric_interpretation")) == "PALETTE COLOR":
+                array = apply_color_lut(array, ds)
+            yield array
+    except MemoryError:
+        raise
+    except Exception:
+        # Boundary to the codecs: they raise anything on damaged data, OSError of Pillow's included.
+        raise NotAssessable("pixel-data-unreadable", "The pixel data of an image cannot be decoded.") from None
+    except BaseException as panic:
+        if type(panic).__name__ != "PanicException":
+            raise
+        # A codec in Rust (pylibjpeg-rle) that indexed beyond its input: pyo3's exception is deliberately no Exception.
+        raise NotAssessable("pixel-data-unreadable", "The pixel data of an image cannot be decoded.") from None
+
+
+def _one_channel(array: npt.NDArray[Any]) -> PixelArray:
+    """Grey as the eye weighs it (ITU-R BT.601), exact: a grey picture stored as RGB gives its grey back."""
+    if array.ndim == 2:
+        return np.asarray(array)
+    red, green, blue = (array[..., channel].astype(np.uint32) for channel in range(3))
+    grey = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
+    return np.asarray(grey, dtype=array.dtype)
+
+
+def _signed(ds: pydicom.Dataset, pixels: PixelArray) -> PixelArray:
+    """Extend the sign of values stored in fewer bits than allocated, unless Bits Stored is plainly wrong."""
+    stored, allocated = _integer(ds, "BitsStored", 0), pixels.dtype.itemsize * 8
+    if pixels.dtype.kind != "i" or not 0 < stored < allocated:
+        return pixels
+    if pixels.min() < 0 or pixels.max() < 1 << (stored - 1) or pixels.max() >= 1 << stored:
+        return pixels
+    return np.asarray((pixels << (allocated - stored)) >> (allocated - stored))
+
+
+def _frame(
+    path: Path, ds: pydicom.Dataset, pixels: PixelArray, sources: tuple[Any, ...], number: int | None
+) -> DecodedFrame:
+    photometric, padding = str(ds.get("PhotometricInterpretation", "")), _integer(ds, "PixelPaddingValue", None)
+    if padding is not None and photometric.startswith("MONOCHROME"):
+        pixels = _without_padding(pixels, padding, photometric)
+    slope = _first_number(sources, "RescaleSlope", 1.0)
+    intercept = _first_number(sources, "RescaleIntercept", 0.0)
+    if not _USABLE_SLOPE[0] <= abs(slope) <= _USABLE_SLOPE[1] or abs(intercept) > _USABLE_SLOPE[1] * abs(slope):
+        slope, intercept = 1.0, 0.0
+    if photometric == "MONOCHROME1":
+        slope, intercept = -slope, -intercept
+    return DecodedFrame(
+        path=path,
+        sop_class_uid=str(ds.get("SOPClassUID", "")),
+        sop_instance_uid=str(ds.get("SOPInstanceUID", "")),
+        modality=str(ds.get("Modality", "") or ""),
+        instance_number=_integer(ds, "InstanceNumber", 0),
+        frame_number=number,
+        pixels=pixels,
+        slope=slope,
+        intercept=intercept,
+        spacing=_spacing(sources),
+        orientation=_orientation(_first(sources, "PlaneOrientationSequence", "ImageOrientationPatient", 6)),
+        position=_first(sources, "PlanePositionSequence", "ImagePositionPatient", 3),
+    )
+
+
+def _without_padding(pixels: PixelArray, padding: int, photometric: str) -> PixelArray:
+    """Padding set to the darkest real value: left as it is, -32768 would be the whole grey scale."""
+    outside = pixels == np.array(padding).astype(pixels.dtype)  # 63536 is also written for -2000
+    if not outside.any() or outside.all():
+        return pixels
+    real = pixels[~outside]
+    return np.where(outside, real.max() if photometric == "MONOCHROME1" else real.min(), pixels)
+
+
+def _spacing(sources: tuple[Any, ...]) -> tuple[float, float]:
+    """(row, column) spacing; (1, 1) where it is missing or nonsense, because a picture is better than none."""
+    for numbers in (
+        _first(sources, "PixelMeasuresSequence", "PixelSpacing", 2),
+        _first(sources, "PixelMeasuresSequence", "PixelAspectRatio", 2),
+    ):
+        if numbers is not None and min(numbers) > 0 and max(numbers) / min(numbers) <= MAXIMUM_ANISOTROPY:
+            return numbers[0], numbers[1]
+    return 1.0, 1.0
+
+
+def _orientation(numbers: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """The six direction cosines, None unless they are two perpendicular unit vectors."""
+    if numbers is None:
+        return None
+    row, column = np.array(numbers[:3]), np.array(numbers[3:])
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if max(abs(length - 1) for length in lengths) > 0.1 or abs(float(row @ column)) > 0.1:
+        return None
+    return numbers
+
+
+def _first(sources: tuple[Any, ...], group: str, keyword: str, count: int) -> tuple[float, ...] | None:
+    """The first source that has `count` finite numbers: in its functional group, or at its top level."""
+    for source in sources:
+        for holder in (_item(source, group, 0), source):
+            numbers = _numbers(holder, keyword)
+            if len(numbers) == count:
+                return numbers
+    return None
+
+
+def _first_number(sources: tuple[Any, ...], keyword: str, default: float) -> float:
+    """Of the Pixel Value Transformation."""
+    found = _first(sources, "PixelValueTransformationSequence", keyword, 1)
+    return found[0] if found else default
+
+
+def _numbers(holder: Any, keyword: str) -> tuple[float, ...]:
+    """The finite numbers of an element; () where it is absent, empty or not numbers."""
+    try:
+        value = holder.get(keyword) if holder is not None else None
+        if value is None or isinstance(value, (str, bytes)):
+            return ()
+        numbers = tuple(float(one) for one in (value if hasattr(value, "__iter__") else (value,)))
+    except (ValueError, TypeError, OverflowError):
+        return ()
+    return numbers if all(math.isfinite(number) for number in numbers) else ()
+
+
+def _integer(holder: Any, keyword: str, default: Any) -> Any:
+    """An integer element, `default` where it is absent or not a number."""
+    numbers = _numbers(holder, keyword)
+    return int(numbers[0]) if numbers else default
+
+
+def _item(holder: Any, keyword: str, index: int) -> Any:
+    """Item `index` of a sequence; None where there is none."""
+    sequence = holder.get(keyword) if holder is not None else None
+    return sequence[index] if sequence is not None and len(sequence) > index else None

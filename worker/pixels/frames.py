@@ -1,0 +1,130 @@
+"""Frames for a viewer: as they were sent, decompressed but otherwise unchanged, or as a picture."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.encaps import generate_frames
+from pydicom.uid import ExplicitVRLittleEndian
+
+from worker.errors import NotAssessable
+from worker.pixels.decode import decoded_samples, open_image
+
+_PERCENTILES = (1.0, 99.7)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """One file with pixels. Its methods raise NotAssessable for pixels that cannot be decoded."""
+
+    ds: Dataset
+    frames: int
+
+    @property
+    def compressed(self) -> bool:
+        return bool(self.ds.file_meta.TransferSyntaxUID.is_encapsulated)
+
+    def native(self, numbers: Sequence[int]) -> Iterator[bytes]:
+        """Frames, counted from 1, little endian as allocated; compressed colours come as RGB, colour by pixel."""
+        for array in decoded_samples(self.ds, [number - 1 for number in numbers], palette=False):
+            yield _bytes(self.ds, array)
+
+    def as_sent(self, numbers: Sequence[int]) -> Iterator[bytes]:
+        """The compressed stream of each frame."""
+        wanted = set(numbers)
+        value = self.ds.PixelData
+        table = (self.ds.get("ExtendedOffsetTable"), self.ds.get("ExtendedOffsetTableLengths"))
+        offsets = table if table[0] and table[1] else None
+        try:
+            streams = generate_frames(value, number_of_frames=self.frames, extended_offsets=offsets)
+            kept = {place: one for place, one in enumerate(streams, 1) if place in wanted}
+            for number in numbers:
+                yield kept[number]
+        except (ValueError, KeyError):
+            raise NotAssessable(
+                "pixel-data-truncated", "The compressed frames of an image cannot be told apart."
+            ) from None
+
+    def picture(
+        self, number: int, kind: str, window: tuple[float, float] | None, most: int | None, quality: int
+    ) -> bytes:
+        """A frame as 8-bit "PNG" or "JPEG"; `window` is centre and width, `most` the longest side in pixels.
+
+        Without a window that of the header, and without one nearly all the values.
+        """
+        array = next(decoded_samples(self.ds, [number - 1]))
+        if array.ndim == 3:
+            eight_bits = (array >> 8 * (array.dtype.itemsize - 1)).astype(np.uint8)
+        else:
+            eight_bits = _grey(self.ds, array, window)
+        image = Image.fromarray(eight_bits)
+        if most is not None:
+            image.thumbnail((most, most))
+        buffer = io.BytesIO()
+        image.save(buffer, format=kind, **({"quality": quality} if kind == "JPEG" else {}))
+        return buffer.getvalue()
+
+
+def open_file(path: Path) -> ImageFile:
+    """Raises NotAssessable for what is no image or cannot be decoded; OSError when the disk fails."""
+    ds = open_image(path)
+    return ImageFile(ds, int(ds.get("NumberOfFrames") or 1))
+
+
+def explicit_little_endian(path: Path) -> bytes:
+    """The whole file in Explicit VR Little Endian, its pixels decompressed. Raises NotAssessable; OSError."""
+    image = open_file(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd values stay as they are
+        ds = dcmread(path)
+        ds.PixelData = b"".join(image.native(range(1, image.frames + 1)))
+        ds["PixelData"].VR = "OB" if ds.BitsAllocated <= 8 else "OW"
+        if image.compressed and ds.SamplesPerPixel == 3:
+            ds.PhotometricInterpretation, ds.PlanarConfiguration = "RGB", 0
+        for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+            if keyword in ds:
+                del ds[keyword]
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        buffer = io.BytesIO()
+        try:
+            dcmwrite(buffer, ds, implicit_vr=False, little_endian=True)
+        except Exception:  # a boundary: an element that cannot be written anew may raise anything, and may be quoted
+            raise NotAssessable("not-dicom", "A file cannot be written in another transfer syntax.") from None
+    return buffer.getvalue()
+
+
+def _bytes(ds: Dataset, array: npt.NDArray[Any]) -> bytes:
+    if ds.BitsAllocated == 1:
+        return np.packbits(array.astype(bool).ravel(), bitorder="little").tobytes()
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def _grey(ds: Dataset, array: npt.NDArray[Any], window: tuple[float, float] | None) -> npt.NDArray[np.uint8]:
+    values = array.astype(np.float32) * _number(ds, "RescaleSlope", 1.0) + _number(ds, "RescaleIntercept", 0.0)
+    centre, width = window or (_number(ds, "WindowCenter", 0.0), _number(ds, "WindowWidth", 0.0))
+    if width > 0:
+        low, high = centre - width / 2, centre + width / 2
+    else:
+        low, high = (float(one) for one in np.percentile(values, _PERCENTILES))
+    shown = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+    if ds.get("PhotometricInterpretation") == "MONOCHROME1":
+        shown = 1 - shown
+    return np.asarray(np.rint(shown * 255), np.uint8)
+
+
+def _number(ds: Dataset, keyword: str, default: float) -> float:
+    try:
+        value = ds.get(keyword)
+        found = float(value[0] if isinstance(value, (list, tuple)) or hasattr(value, "__len__") else value)
+    except (TypeError, ValueError, IndexError):
+        return default
+    return found if np.isfinite(found) else default

@@ -1,0 +1,139 @@
+"""Frames → one ordered stack, each frame turned the way a radiologist expects to see it.
+
+Canonical display: axial with anterior up and the patient's left on the image's right; coronal with superior up and
+left on the right; sagittal with anterior on the left and superior up. An oblique frame goes to the nearest of the
+three. Patient coordinates are DICOM's: x to the left, y to posterior, z to the head (PS3.3 C.7.6.2.1.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.errors import NotAssessable
+from worker.pixels.decode import DecodedFrame, PixelArray
+
+SPACING_TOLERANCE = 0.01  # relative
+POSITION_TOLERANCE_MM = 0.01
+PARALLEL = 0.95  # cosine between normals: 18 degrees
+
+
+class Plane(StrEnum):
+    SAGITTAL = "sagittal"
+    CORONAL = "coronal"
+    AXIAL = "axial"
+
+
+# Of each plane: which patient axis the image's columns and rows grow along. Its normal is the axis of its index.
+_DISPLAY = {
+    Plane.SAGITTAL: (np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, -1.0])),
+    Plane.CORONAL: (np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, -1.0])),
+    Plane.AXIAL: (np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0])),
+}
+
+
+@dataclass(frozen=True)
+class OrientedFrame:
+    """A frame as displayed: `pixels` [rows, columns] is a view of the stored ones, `spacing` goes with it.
+
+    `position_mm` is along the stack normal, towards left, posterior or head; `plane` and it are None where unknown.
+    """
+
+    source: DecodedFrame
+    pixels: PixelArray
+    spacing: tuple[float, float]
+    plane: Plane | None
+    position_mm: float | None
+
+    @property
+    def pitch(self) -> tuple[float, float]:
+        """Height and width of a stored pixel in display pixels, which are square and as fine as its finer side."""
+        finest = min(self.spacing)
+        return self.spacing[0] / finest, self.spacing[1] / finest
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Height and width of the whole frame in display pixels."""
+        return self.pixels.shape[0] * self.pitch[0], self.pixels.shape[1] * self.pitch[1]
+
+
+def stack(frames: Sequence[DecodedFrame]) -> list[OrientedFrame]:
+    """Oriented frames, sorted along the normal where every frame has a place, else by instance and frame number.
+
+    Raises NotAssessable: mixed-sizes, mixed-planes, duplicate-positions.
+    """
+    if not all(frame.orientation for frame in frames):
+        ordered = [OrientedFrame(frame, frame.pixels, frame.spacing, None, None) for frame in frames]
+    else:
+        normal = _common_normal(frames)
+        ordered = [_oriented(frame, normal) for frame in frames]
+    _check_sizes(ordered)
+    if all(frame.position_mm is not None for frame in ordered):
+        ordered.sort(key=lambda frame: (frame.position_mm, frame.source.frame_number or 0))
+        positions = np.array([frame.position_mm for frame in ordered])
+        if len(positions) > 1 and np.diff(positions).min() < POSITION_TOLERANCE_MM:
+            raise NotAssessable(
+                "duplicate-positions",
+                "Several images show the same place, as in a dynamic, diffusion or multi-echo series.",
+            )
+        return ordered
+    return sorted(ordered, key=lambda frame: (frame.source.instance_number, frame.source.frame_number or 0))
+
+
+def orient(frame: DecodedFrame) -> OrientedFrame:
+    """One frame by itself, as displayed."""
+    if frame.orientation is None:
+        return OrientedFrame(frame, frame.pixels, frame.spacing, None, None)
+    return _oriented(frame, _normal(frame))
+
+
+def _directions(frame: DecodedFrame) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    cosines = np.array(frame.orientation)
+    return cosines[:3], cosines[3:]
+
+
+def _normal(frame: DecodedFrame) -> npt.NDArray[np.float64]:
+    """The frame's unit normal, pointing to left, posterior or head, whichever is nearest."""
+    normal = np.cross(*_directions(frame))
+    normal /= np.linalg.norm(normal)
+    return np.asarray(normal if normal[np.abs(normal).argmax()] > 0 else -normal)
+
+
+def _common_normal(frames: Sequence[DecodedFrame]) -> npt.NDArray[np.float64]:
+    """The first frame's normal. Raises NotAssessable when another frame lies in another plane, as in a localizer."""
+    normal = _normal(frames[0])
+    for frame in frames:
+        if float(_normal(frame) @ normal) < PARALLEL:
+            raise NotAssessable("mixed-planes", "The images of the series do not lie parallel, as in a localizer.")
+    return normal
+
+
+def _oriented(frame: DecodedFrame, normal: npt.NDArray[np.float64]) -> OrientedFrame:
+    """The frame transposed and flipped to the canonical display of its plane."""
+    plane = list(Plane)[int(np.abs(normal).argmax())]
+    right, down = _DISPLAY[plane]
+    along_row, along_column = _directions(frame)
+    pixels, spacing = frame.pixels, frame.spacing
+    upright = abs(along_row @ right) + abs(along_column @ down)
+    if upright < abs(along_row @ down) + abs(along_column @ right):
+        pixels, spacing = pixels.T, (spacing[1], spacing[0])
+        along_row, along_column = along_column, along_row
+    if along_row @ right < 0:
+        pixels = pixels[:, ::-1]
+    if along_column @ down < 0:
+        pixels = pixels[::-1]
+    position = float(np.array(frame.position) @ normal) if frame.position else None
+    return OrientedFrame(frame, pixels, spacing, plane, position)
+
+
+def _check_sizes(frames: Sequence[OrientedFrame]) -> None:
+    first = frames[0]
+    for frame in frames:
+        if frame.pixels.shape != first.pixels.shape or not np.allclose(
+            frame.spacing, first.spacing, rtol=SPACING_TOLERANCE
+        ):
+            raise NotAssessable("mixed-sizes", "The images of the series differ in size or pixel spacing.")

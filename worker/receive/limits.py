@@ -1,0 +1,237 @@
+"""What one peer may take of the receiver: connections, time, and memory before an instance is whole.
+
+pynetdicom bounds associations and silence. It reads a PDU of whatever length its header claims, collects a dataset of
+whatever size, and waits for ever in the middle of a PDU or of a TLS handshake; here these end.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import socketserver
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from io import BytesIO
+from ipaddress import ip_address
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
+
+from worker.config.settings import ReceiveSection
+from worker.logs import fault_fields, get_log
+from worker.receive.fast_store import INVALID_PDU, DirectStores, StoreRequest
+
+_LONGEST_COMMAND = 1 << 16
+_LONGEST_OTHER_PDU = 1 << 18  # an A-ASSOCIATE-RQ with 128 contexts of 16 transfer syntaxes is half of it
+_WAITING_MESSAGES = 4  # without an asynchronous operations window (PS3.7 D.3.3.3) there is one
+_HANDSHAKE_SECONDS = 30.0
+_SPARE_CONNECTIONS = 16
+_READ_BYTES = 1 << 16
+_NEGOTIATION_SECONDS = 60.0
+_ABORT_SECONDS = 5.0
+
+
+class TooLarge(BytesIO):
+    """In place of a dataset above `maximum_dataset_bytes`: empty."""
+
+
+class LimitedMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom has no types for us
+    """Collects messages, and keeps no more of a dataset than `maximum_bytes`: what is above is read and dropped."""
+
+    def __init__(self, assoc: Association, maximum_bytes: int) -> None:
+        super().__init__(assoc)
+        self._maximum_bytes = maximum_bytes
+        self._command_bytes = self._dataset_bytes = 0
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """A part of a message; runs in the thread that reads the connection."""
+        try:
+            if self._admit(primitive):
+                super().receive_primitive(primitive)
+                return
+        except Exception as error:  # a thread's boundary: hostile bytes may raise anything in the decoder
+            get_log().warning("message not understood", **fault_fields(error))
+        self.message = None
+        self.dul.event_queue.put(INVALID_PDU)
+
+    def _admit(self, primitive: P_DATA) -> bool:
+        """False when the association must end; takes from the primitive what exceeds the limit of a dataset."""
+        if self.msg_queue.qsize() >= _WAITING_MESSAGES:
+            return False
+        message = self.message
+        if message is None:
+            message = self.message = DIMSEMessage()
+            self._command_bytes = self._dataset_bytes = 0
+        values = primitive.presentation_data_value_list
+        # PS3.8 E.2: the first byte says whether it is of the command (bit 0).
+        self._command_bytes += sum(len(data) - 1 for _, data in values if data[0] & 1)
+        self._dataset_bytes += sum(len(data) - 1 for _, data in values if not data[0] & 1)
+        if self._dataset_bytes > self._maximum_bytes:
+            if not isinstance(message.data_set, TooLarge):
+                message.data_set = TooLarge()
+            kept = [[context, data if data[0] & 1 else data[:1]] for context, data in values]
+            primitive.presentation_data_value_list = kept
+        return self._command_bytes <= _LONGEST_COMMAND
+
+
+class _Handler(RequestHandler):  # type: ignore[misc]
+    """One connection."""
+
+    server: LimitedServer
+
+    def handle(self) -> None:
+        """Shake hands, here and not in the accept loop, which would wait for a silent peer; then the association."""
+        if isinstance(self.request, ssl.SSLSocket):
+            try:
+                self.request.settimeout(min(_HANDSHAKE_SECONDS, self.server.limits.idle_seconds))
+                self.request.do_handshake()
+                self.request.settimeout(self.server.limits.idle_seconds)
+            except OSError:
+                self.server.refuse(str(self.client_address[0]), "tls")
+                self.server.shutdown_request(self.request)
+                return
+        super().handle()
+
+    def _create_association(self) -> Association:
+        assoc = super()._create_association()
+        limits = self.server.limits
+        assoc.dimse = LimitedMessages(assoc, limits.maximum_dataset_bytes)
+        longest = max(limits.maximum_pdu_bytes, _LONGEST_OTHER_PDU)
+        assoc.dul.socket.recv = partial(_read, assoc.dul.socket, longest)
+        self.server.opened[assoc] = time.monotonic()
+        DirectStores(assoc, longest, limits.maximum_dataset_bytes, partial(self.server.store, assoc)).take_over()
+        assoc.bind(evt.EVT_FSM_TRANSITION, _stop_waiting)
+        assoc.bind(evt.EVT_ESTABLISHED, lambda event: self.server.established.add(event.assoc))
+        assoc.run = partial(_run_to_the_end, assoc, assoc.run)
+        return assoc
+
+
+def _stop_waiting(event: evt.Event) -> None:
+    """The connection ended, or sent no PDU at all, before it asked for an association: its request will not come.
+
+    pynetdicom waits for it all the same, for half a minute in which the connection takes another peer's place.
+    """
+    if event.current_state == "Sta2" and event.next_state in ("Sta1", "Sta13"):  # PS3.8 Table 9-10
+        event.assoc.dul.to_user_queue.put(None)
+
+
+def _run_to_the_end(assoc: Association, run: Callable[[], None]) -> None:
+    """Where an invalid event ends pynetdicom's reader, nothing else tells that the association is over."""
+    try:
+        run()
+    except Exception as error:  # a thread's boundary; hostile peers may bring it anywhere
+        get_log().warning("association failed", **fault_fields(error))
+    finally:
+        evt.trigger(assoc, evt.EVT_CONN_CLOSE, {"address": assoc.requestor.address_info})
+
+
+def _read(connection: Any, longest: int, wanted: int) -> bytearray:
+    """In place of AssociationSocket.recv: `wanted` bytes, fewer at the end of the connection.
+
+    Raises OSError for a PDU longer than `longest`, of which nothing is read, and for silence in the middle of one.
+    """
+    if wanted > longest:
+        raise OSError(errno.EMSGSIZE, "a PDU is longer than any that we take")
+    content = bytearray()
+    while len(content) < wanted:
+        part = connection.socket.recv(min(wanted - len(content), _READ_BYTES))
+        if not part:
+            break
+        content += part
+    return content
+
+
+class LimitedServer(ThreadedAssociationServer):  # type: ignore[misc]
+    """Closes a connection that is not allowed, or one too many, before a byte of it is read.
+
+    `refuse` is told the address and a stable word; `store` keeps an instance and gives the status to answer.
+    """
+
+    daemon_threads = True  # a handshake that never ends holds up no stop
+
+    def __init__(
+        self,
+        *arguments: Any,
+        limits: ReceiveSection,
+        refuse: Callable[[str, str], None],
+        store: Callable[[Association, StoreRequest], int],
+        **keywords: Any,
+    ) -> None:
+        self.limits = limits
+        self.refuse = refuse
+        self.store = store
+        self.opened: WeakKeyDictionary[Association, float] = WeakKeyDictionary()
+        self.established: WeakSet[Association] = WeakSet()
+        super().__init__(*arguments, request_handler=_Handler, **keywords)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """The next connection; silence in the middle of a PDU ends it."""
+        connection, address = self.socket.accept()
+        connection.settimeout(self.limits.idle_seconds)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.ssl_context is not None:
+            connection = self.ssl_context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
+    def verify_request(self, _request: Any, client_address: Any) -> bool:
+        """True for an address in one of the networks, or where there is no list, while there is room."""
+        networks = self.limits.allowed_networks
+        address = ip_address(client_address[0])
+        mapped = getattr(address, "ipv4_mapped", None)  # an IPv4 peer on an IPv6 socket
+        if networks and not any((mapped or address) in network for network in networks):
+            self.refuse(str(client_address[0]), "network")
+            return False
+        # Associations are counted when they are negotiated, which tells the peer why; before it, silence costs threads.
+        if len(self.active_associations) >= 2 * self.limits.maximum_associations + _SPARE_CONNECTIONS:
+            self.refuse(str(client_address[0]), "too-many-connections")
+            return False
+        return True
+
+    def stop_accepting(self) -> None:
+        """Leave the accept loop; associations that are open go on."""
+        socketserver.BaseServer.shutdown(self)
+
+    def end_overdue(self) -> int:
+        """Abort what has lasted too long; the number of them. To be called now and then."""
+        overdue = 0
+        for assoc, opened in list(self.opened.items()):
+            age = time.monotonic() - opened
+            # One that ends just now, its release not answered yet, is not established any more: it has been.
+            negotiated = assoc in self.established
+            limit = self.limits.maximum_association_seconds if negotiated else _NEGOTIATION_SECONDS
+            if not assoc.is_alive() or age < limit:
+                continue
+            overdue += 1
+            if age < limit + _ABORT_SECONDS and assoc.is_established:
+                get_log().warning("association ended", reason="maximum_association_seconds")
+                assoc.abort(block=False)
+            else:
+                _cut(assoc)
+        return overdue
+
+    def watch(self, stop: threading.Event, seconds: float = 1.0) -> None:
+        """End what is overdue until `stop`."""
+        while not stop.wait(seconds):
+            try:
+                self.end_overdue()
+            except Exception as error:  # a thread's boundary; the next look tries again
+                get_log().error("associations not looked after", **fault_fields(error))
+
+
+def _cut(assoc: Association) -> None:
+    """Shut the connection; a thread that waits for the rest of a PDU sees its end."""
+    connection = assoc.dul.socket.socket if assoc.dul.socket is not None else None
+    if connection is not None:
+        try:
+            connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it is shut

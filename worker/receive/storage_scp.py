@@ -1,0 +1,314 @@
+"""The Storage SCP: who may connect, and the C-ECHO and C-STORE handlers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.events import Event
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.sop_class import Verification
+from sqlalchemy.orm import Session
+
+from worker.audit import events
+from worker.audit.subjects import received_over
+from worker.config.settings import DestinationSection, ReceiveSection, Settings
+from worker.db.deliveries import record_commitment_report
+from worker.db.engine import Database
+from worker.db.instances import close_association, open_association, open_associations
+from worker.db.processes import is_lost
+from worker.db.tables import AssociationRow
+from worker.dicom import commitment, standard
+from worker.errors import RefusedInstance, Retry, StartError
+from worker.logs import fault_fields, get_log
+from worker.process import process_name
+from worker.receive import commitment_scp
+from worker.receive.fast_store import StoreRequest
+from worker.receive.limits import LimitedServer, TooLarge
+from worker.storage.acceptance import Received
+from worker.storage.keeper import InstanceKeeper
+from worker.storage.refusals import Refusals
+from worker.tls import server_context
+
+_BIND_SECONDS = 3.0
+_END_AGAIN_SECONDS = 1.0
+
+
+class Receiver:
+    """Listens from `start` to `stop`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        clock: Callable[[], datetime],
+        record: events.Record = events.unrecorded,
+        services: Sequence[tuple[Any, Callable[..., Any]]] = (),
+    ) -> None:
+        """`services`: handlers of what else is answered on the port, by pynetdicom's events."""
+        self._settings = settings
+        self._services = services
+        self._database = database
+        self._clock = clock
+        self._record = record
+        self._name = process_name()
+        self._keeper = InstanceKeeper(
+            database, settings.worker.data_dir, clock, settings.receive.minimum_free_bytes, settings.route
+        )
+        self.refusals = Refusals(database)
+        self._open: dict[Association, int] = {}
+        self._lock = threading.Lock()
+        self._ae = _application_entity(settings)
+        self._server: Any = None
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Raises StartError when the port cannot be had."""
+        receive = self._settings.receive
+        handlers = [
+            (evt.EVT_ACSE_SENT, self._on_answer),
+            (evt.EVT_C_ECHO, lambda _event: standard.SUCCESS),
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_N_ACTION, self._on_commitment_request),
+            (evt.EVT_N_EVENT_REPORT, self._on_commitment_report),
+            (evt.EVT_RELEASED, self._on_end),
+            (evt.EVT_ABORTED, self._on_end),
+            (evt.EVT_CONN_CLOSE, self._on_end),
+            *self._services,
+        ]
+        deadline = time.monotonic() + _BIND_SECONDS
+        while True:  # a worker that was killed a moment ago may still hold the port
+            try:
+                self._server = self._ae.make_server(
+                    (receive.host, receive.port),
+                    evt_handlers=handlers,
+                    ssl_context=_tls(receive),
+                    server_class=LimitedServer,
+                    limits=receive,
+                    refuse=self._refused,
+                    store=self._store,
+                )
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    why = os.strerror(error.errno) if error.errno else str(error)
+                    raise StartError(
+                        "port-unavailable", f"[receive] cannot listen on {receive.host}:{receive.port}: {why}"
+                    ) from None
+                time.sleep(0.1)
+            else:
+                break
+        threading.Thread(target=self._server.serve_forever, name="accept", daemon=True).start()
+        threading.Thread(target=self._server.watch, args=(self._stop,), name="limits", daemon=True).start()
+
+    def stop(self, grace_seconds: float) -> None:
+        """No new association; open ones may end within `grace_seconds`, then they are aborted."""
+        if self._server is not None:
+            deadline = time.monotonic() + grace_seconds
+            self._stop.set()
+            self._server.stop_accepting()
+            while self._ae.active_associations and time.monotonic() < deadline:
+                time.sleep(0.05)
+            for assoc in self._ae.active_associations:
+                assoc.abort()
+            self._server.server_close()
+        self._keeper.close()
+        try:
+            self.refusals.write()
+        except Exception as error:  # a process's boundary: it ends all the same
+            get_log().warning("refusals not counted", **fault_fields(error))
+
+    def _refused(self, address: str, reason: str) -> None:
+        get_log().warning("connection refused", reason=reason, peer=address)
+        self.refusals.connection(reason)
+        self._record(events.connection_refused("unknown", address, self._settings.worker.ae_title, reason))
+
+    def _on_answer(self, event: Event) -> None:
+        """Audits how an association request was answered."""
+        answer = event.primitive
+        if not isinstance(answer, A_ASSOCIATE) or answer.result is None:
+            return
+        requestor = event.assoc.requestor
+        calling, address, called = requestor.ae_title, str(requestor.address), requestor.primitive.called_ae_title
+        if answer.result == 0:
+            self._record(events.connected(calling, address, called))
+        else:
+            get_log().warning("association refused", reason=answer.reason_str, peer=address)
+            self.refusals.association(answer.result_source, answer.diagnostic)
+            self._record(events.connection_refused(calling, address, called, answer.reason_str))
+
+    def _on_store(self, event: Event) -> int:
+        """What `inbound.direct` leaves to pynetdicom: a command in pieces, or one that it makes nothing of."""
+        request = event.request
+        too_large = isinstance(request.DataSet, TooLarge)
+        asked = StoreRequest(
+            sop_class_uid=str(request.AffectedSOPClassUID),
+            sop_instance_uid=str(request.AffectedSOPInstanceUID),
+            transfer_syntax_uid=str(event.context.transfer_syntax),
+            encoded=None if too_large else bytearray(event.encoded_dataset()),
+        )
+        return self._store(event.assoc, asked)
+
+    def _store(self, assoc: Association, request: StoreRequest) -> int:
+        try:
+            # Others are negotiated for what a C-GET fetches.
+            if request.sop_class_uid not in standard.STORAGE_SOP_CLASSES:
+                raise RefusedInstance(standard.SOP_CLASS_NOT_SUPPORTED, "sop-class", "not received, only sent")
+            if request.encoded is None:
+                raise RefusedInstance(standard.OUT_OF_RESOURCES, "dataset-too-large", "above maximum_dataset_bytes")
+            received = Received(
+                affected_sop_class_uid=request.sop_class_uid,
+                affected_sop_instance_uid=request.sop_instance_uid,
+                transfer_syntax_uid=request.transfer_syntax_uid,
+                encoded=request.encoded,
+                association_id=self._association_row(assoc),
+            )
+            self._keeper.keep(received)
+        except RefusedInstance as refused:
+            get_log().warning("instance refused", status=f"0x{refused.status:04X}", reason=refused.reason)
+            self.refusals.instance(refused.status, refused.reason)
+            return refused.status
+        except Exception as error:  # a handler's boundary: record and answer
+            get_log().error("instance not stored", **fault_fields(error))
+            self.refusals.instance(standard.PROCESSING_FAILURE, "not-stored")
+            return standard.PROCESSING_FAILURE
+        return standard.SUCCESS
+
+    def _on_commitment_request(self, event: Event) -> tuple[int, None]:
+        """A peer asks whether we keep what it sent; the report follows from a thread of its own."""
+        try:
+            transaction_uid, wanted = commitment.read_request(event.action_information)
+        except commitment.MalformedReport:
+            return standard.PROCESSING_FAILURE, None
+        caller = str(event.assoc.requestor.ae_title)
+        threading.Thread(
+            target=self._report_commitment, args=(event.assoc, caller, transaction_uid, wanted), daemon=True
+        ).start()
+        return standard.SUCCESS, None
+
+    def _report_commitment(
+        self, assoc: Association, caller: str, transaction_uid: str, wanted: list[tuple[str, str]]
+    ) -> None:
+        try:
+            information = commitment_scp.examine(
+                self._database, self._settings.worker.data_dir, transaction_uid, wanted
+            )
+            destinations = [one for one in self._settings.destination if isinstance(one, DestinationSection)]
+            known = [one for one in destinations if one.ae_title == caller]
+            if known:  # we know where it listens: a new association, as most peers expect
+                assoc = commitment_scp.associate_as_scp(known[0], self._settings.worker.ae_title)
+            try:
+                commitment_scp.tell(assoc, information)
+            finally:
+                if known and assoc.is_established:
+                    assoc.release()
+        except Retry as fault:  # the peer asks again (PS3.4 J.3.2.1.2 leaves that to it)
+            get_log().warning("storage commitment report not delivered", reason=fault.reason)
+        except Exception as error:  # a thread's boundary
+            get_log().error("storage commitment failed", **fault_fields(error))
+
+    def _on_commitment_report(self, event: Event) -> tuple[int, None]:
+        """A destination tells what it keeps of our objects, on an association of its own."""
+        try:
+            return record_commitment_report(self._database, event.event_information, self._clock()), None
+        except Exception as error:  # a handler's boundary: record and answer
+            get_log().error("storage commitment report not recorded", **fault_fields(error))
+            return standard.PROCESSING_FAILURE, None
+
+    def _association_row(self, assoc: Association) -> int:
+        """The association's row, made by its first instance: an echo leaves no trace in the database."""
+        with self._lock:
+            found = self._open.get(assoc)
+        if found is not None:
+            return found
+        with self._database.write() as session:
+            row = open_association(
+                session,
+                str(assoc.requestor.ae_title)[:16],
+                str(assoc.requestor.address)[:64],
+                self._name,
+                self._clock(),
+            )
+        with self._lock:
+            self._open[assoc] = row
+        return row
+
+    def _on_end(self, event: Event) -> None:
+        with self._lock:
+            row = self._open.pop(event.assoc, None)
+        if row is not None:
+            self._record_end(row)
+
+    def _record_end(self, row: int) -> None:
+        try:
+            with self._database.write() as session:
+                close_association(session, row, self._clock())
+                calling, address, came = received_over(session, row)
+            for one in came:
+                self._record(events.received(calling, address, self._settings.worker.ae_title, one))
+        except Exception as error:  # a handler's boundary; a series waits for this end, so it is tried until it works
+            get_log().error("association end not recorded", association_row=row, **fault_fields(error))
+            again = threading.Timer(_END_AGAIN_SECONDS, self._record_end, [row])
+            again.daemon = True
+            again.start()
+
+
+def _tls(receive: ReceiveSection) -> ssl.SSLContext | None:
+    if receive.tls_certificate is None or receive.tls_key is None or receive.tls_authority is None:
+        return None
+    return server_context(receive.tls_certificate, receive.tls_key, receive.tls_authority)
+
+
+def _application_entity(settings: Settings) -> AE:
+    receive = settings.receive
+    ae = AE(ae_title=settings.worker.ae_title)
+    ae.maximum_associations = receive.maximum_associations
+    ae.maximum_pdu_size = receive.maximum_pdu_bytes
+    ae.network_timeout = receive.idle_seconds
+    ae.acse_timeout = ae.dimse_timeout = 30
+    ae.require_calling_aet = list(receive.allowed_peers)
+    ae.require_called_aet = receive.require_called_ae_title
+    ae.add_supported_context(Verification)
+    # Both ways: a peer asks us (as SCU), or reports to us (as SCP) what it committed to.
+    ae.add_supported_context(commitment.SOP_CLASS, scu_role=True, scp_role=True)
+    for sop_class_uid in standard.STORAGE_SOP_CLASSES:
+        ae.add_supported_context(sop_class_uid, list(standard.TRANSFER_SYNTAXES))
+    return ae
+
+
+def close_dead_associations(
+    settings: Settings, database: Database, now: datetime, record: events.Record, living: str | None = None
+) -> int:
+    """End the associations of receivers that live no more, and record what they brought; the number of them.
+
+    `living` is the receiver that asks, once it listens; before, one of its name is an earlier process. A receiver on
+    another host is dead when it has been silent for a lease: its series need not wait for it.
+    """
+    lease = timedelta(seconds=settings.worker.lease_seconds)
+    with database.read() as session:
+        dead = [
+            row.id
+            for row in open_associations(session)
+            if row.receiver != living and _has_lost_its_receiver(session, row, now, lease)
+        ]
+    for row_id in dead:
+        with database.write() as session:
+            close_association(session, row_id, now)
+            calling, address, came = received_over(session, row_id)
+        for one in came:
+            record(events.received(calling, address, settings.worker.ae_title, one))
+    return len(dead)
+
+
+def _has_lost_its_receiver(session: Session, row: AssociationRow, now: datetime, lease: timedelta) -> bool:
+    if row.receiver == process_name():
+        return True
+    ours = row.receiver.partition(":")[0] == socket.gethostname()
+    return (ours or row.opened_at <= now - lease) and is_lost(session, row.receiver, now, lease)

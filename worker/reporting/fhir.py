@@ -1,0 +1,254 @@
+"""A report as HL7 FHIR R4: DiagnosticReport, Observations and the model as Device, with the codes of the report itself.
+
+Read off the Structured Report that goes to the PACS, so that the two cannot differ. What the report says of a series
+(TID 1501) becomes one Observation, "Neoplasm: present, absent" or, where nothing was assessed, no value and the reason
+why; each probability (TID 300) becomes another, contained in it: it means nothing alone. Images are named by their
+study's identifier, the patient by the one in the report: where these resources are on a server, it knows.
+
+A revised report has the identifiers of the one before it, those of the report's DICOM series, and replaces it with all
+it said. Its status stays "partial" (R4: "may be incomplete or unverified"): "preliminary" is of verified results,
+"amended" and "corrected" of a report that had been final, which none of ours is.
+Source: HL7 FHIR 4.0.1 (R4B has the same three resources), its mappings to DICOM, PS3.16 TID 1500.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from fhir.resources.R4B.bundle import Bundle
+from pydicom import Dataset
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
+
+from worker.dicom import standard
+from worker.dicom.standard import derive_uid
+
+Resource = dict[str, Any]
+
+_SYSTEMS = {  # PS3.16 Table 8-1
+    "SCT": "http://snomed.info/sct",
+    "LN": "http://loinc.org",
+    "DCM": "http://dicom.nema.org/resources/ontology/DCM",
+    "UCUM": "http://unitsofmeasure.org",
+}
+_TERMINOLOGY = "http://terminology.hl7.org/CodeSystem"
+_UNKNOWN = "unknown"  # of data-absent-reason: "the value is expected to exist but is not known"
+
+
+def report_as_bundle(report: Dataset, *, transaction: bool = False) -> str:
+    """The resources of one of our reports as a Bundle in JSON.
+
+    With `transaction` one that a FHIR server takes: each resource replaces the one of the same identifier, if there is
+    one, so that a repeat changes nothing. Raises ValueError for a dataset that is no report of ours.
+    """
+    try:
+        resources = _Reader(report).resources()
+        bundle = Bundle.model_validate(
+            {
+                "resourceType": "Bundle",
+                "identifier": resources[0]["identifier"][-1],
+                "type": "transaction" if transaction else "collection",
+                "timestamp": resources[0]["issued"],
+                "entry": [_entry(one, transaction) for one in resources],
+            }
+        )
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError):  # their texts may quote the patient
+        raise ValueError("the dataset is not a report of this worker") from None
+    return str(bundle.model_dump_json())
+
+
+def same_report(report: Dataset) -> str:
+    """The FHIR search for this report's DiagnosticReport in whichever revision (R4 3.1.1.4.10, token search)."""
+    return f"DiagnosticReport?{_search(_uid(str(report.SeriesInstanceUID)))}"
+
+
+def issued(report: Dataset) -> datetime:
+    """When a report was made, an aware time to the millisecond: DiagnosticReport.issued, an instant."""
+    text = f"{report.ContentDate}{report.ContentTime}{report.TimezoneOffsetFromUTC}"
+    return datetime.fromisoformat(datetime.strptime(text, "%Y%m%d%H%M%S.%f%z").isoformat(timespec="milliseconds"))
+
+
+def _entry(resource: Resource, transaction: bool) -> Resource:
+    identifier = resource["identifier"][0]
+    entry: Resource = {"fullUrl": _address(identifier), "resource": resource}
+    if transaction:
+        entry["request"] = {"method": "PUT", "url": f"{resource['resourceType']}?{_search(identifier)}"}
+    return entry
+
+
+def _search(identifier: Resource) -> str:
+    return f"identifier={identifier['system']}|{identifier['value']}"
+
+
+class _Reader:
+    """One report."""
+
+    def __init__(self, report: Dataset) -> None:
+        if report.SOPClassUID not in (Comprehensive3DSRStorage, ComprehensiveSRStorage):
+            raise ValueError("not a report")
+        self._report = report
+        self._measurements = _child(report, "126010")
+        # The first group is of the whole series, the others of single slices.
+        self._series = _child(self._measurements, "125007")
+        self._series_uid = str(report.SeriesInstanceUID)
+        self._issued = issued(report).isoformat(timespec="milliseconds")
+
+    def resources(self) -> list[Resource]:
+        """The DiagnosticReport first, then what it refers to."""
+        device = self._device()
+        observation = self._observation(device)
+        return [self._diagnostic_report(observation), observation, device]
+
+    def _diagnostic_report(self, observation: Resource) -> Resource:
+        procedure = _child(self._report, "121058").ConceptCodeSequence[0]
+        resource = {
+            "resourceType": "DiagnosticReport",
+            "identifier": [_uid(self._series_uid), _uid(str(self._report.SOPInstanceUID))],
+            "status": "partial",
+            "category": [{"coding": [{"system": f"{_TERMINOLOGY}/v2-0074", "code": "RAD", "display": "Radiology"}]}],
+            "code": _concept(procedure),
+            "result": [_reference(observation)],
+            "imagingStudy": [self._study()],
+            "conclusion": self._comment(),
+            **self._common(),
+        }
+        if accession := str(self._report.get("AccessionNumber") or ""):
+            number = {"type": {"coding": [{"system": f"{_TERMINOLOGY}/v2-0203", "code": "ACSN"}]}, "value": accession}
+            resource["basedOn"] = [{"type": "ServiceRequest", "identifier": number}]
+        if findings := self._found():
+            resource["conclusionCode"] = [_concept(one.ConceptCodeSequence[0]) for one in findings]
+        return resource
+
+    def _observation(self, device: Resource) -> Resource:
+        """What the model says of the series."""
+        presence = _child(self._series, standard.NEOPLASM[0])
+        category = {"system": f"{_TERMINOLOGY}/observation-category", "code": "imaging", "display": "Imaging"}
+        tracking_uid = str(_child(self._series, "112040").UID)
+        resource = {
+            "resourceType": "Observation",
+            "identifier": [_uid(derive_uid("observation", self._series_uid)), _uid(tracking_uid)],
+            "status": "preliminary",
+            "category": [{"coding": [category]}],
+            "code": _concept(_name(presence)),
+            "device": _reference(device),
+            "derivedFrom": [self._study()],
+            **self._common(),
+        }
+        code = presence.ConceptCodeSequence[0]
+        if code.CodeValue == standard.UNDETERMINED[0]:
+            reason = {"system": f"{_TERMINOLOGY}/data-absent-reason", "code": _UNKNOWN}
+            resource["dataAbsentReason"] = {"coding": [reason], "text": self._why_not_assessed()}
+        else:
+            resource["valueCodeableConcept"] = _concept(code)
+        if findings := self._found():
+            resource["component"] = [
+                {"code": _concept(_name(one)), "valueCodeableConcept": _concept(one.ConceptCodeSequence[0])}
+                for one in findings
+            ]
+        for site in _children(self._series, "363698007"):
+            resource["bodySite"] = _concept(site.ConceptCodeSequence[0])
+        if measured := _children(self._series, standard.PROBABILITY[0]):
+            resource["contained"] = [_probability(number, place) for place, number in enumerate(measured, 1)]
+            resource["hasMember"] = [
+                {"reference": f"#{one['id']}", "type": "Observation"} for one in resource["contained"]
+            ]
+        resource["note"] = [{"text": self._comment()}]
+        return resource
+
+    def _device(self) -> Resource:
+        """The model, by the Contributing Equipment item that the report has for it."""
+        model = self._report.ContributingEquipmentSequence[0]
+        return {
+            "resourceType": "Device",
+            "identifier": [_uid(str(model.DeviceUID))],
+            "status": "active",
+            "manufacturer": str(model.Manufacturer),
+            "deviceName": [{"name": str(model.ManufacturerModelName), "type": "model-name"}],
+            "version": [{"value": str(model.SoftwareVersions)}],
+            "serialNumber": str(model.DeviceSerialNumber),
+            "note": [{"text": str(model.ContributionDescription)}],
+        }
+
+    def _common(self) -> Resource:
+        """Whose it is, of when the images are, and when it was said."""
+        found: Resource = {"issued": self._issued}
+        if patient_id := str(self._report.get("PatientID") or ""):
+            medical_record = {"coding": [{"system": f"{_TERMINOLOGY}/v2-0203", "code": "MR"}]}
+            identifier: Resource = {"type": medical_record, "value": patient_id}
+            if issuer := str(self._report.get("IssuerOfPatientID") or ""):
+                identifier["assigner"] = {"display": issuer}
+            found["subject"] = {"type": "Patient", "identifier": identifier}
+        if date := str(self._report.get("StudyDate") or ""):
+            found["effectiveDateTime"] = f"{date[:4]}-{date[4:6]}-{date[6:8]}"
+        return found
+
+    def _study(self) -> Resource:
+        return {"type": "ImagingStudy", "identifier": _uid(str(self._report.StudyInstanceUID))}
+
+    def _found(self) -> list[Dataset]:
+        return _children(self._series, standard.FINDING[0])
+
+    def _comment(self) -> str:
+        return str(_child(self._series, standard.COMMENT[0]).TextValue)
+
+    def _why_not_assessed(self) -> str:
+        said = re.search(r"^Not assessed: .*$", self._comment(), re.MULTILINE)
+        return said[0] if said else "Not assessed"
+
+
+def _probability(number: Dataset, place: int) -> Resource:
+    """How probable one class is; the class is the measurement's modifier."""
+    [of] = number.ContentSequence
+    value = number.MeasuredValueSequence[0]
+    return {
+        "resourceType": "Observation",
+        "id": f"probability-{place}",
+        "status": "preliminary",
+        "code": _concept(_name(number)),
+        "valueQuantity": {"value": float(value.NumericValue), "system": _SYSTEMS["UCUM"], "code": "1"},
+        "component": [{"code": _concept(_name(of)), "valueCodeableConcept": _concept(of.ConceptCodeSequence[0])}],
+    }
+
+
+def _children(item: Dataset, code: str) -> list[Dataset]:
+    return list(_named(item, code))
+
+
+def _child(item: Dataset, code: str) -> Dataset:
+    """The first of that name. Raises ValueError where there is none."""
+    for one in _named(item, code):
+        return one
+    raise ValueError("an item is missing")
+
+
+def _named(item: Dataset, code: str) -> Iterator[Dataset]:
+    return (one for one in item.ContentSequence if _name(one).get("CodeValue") == code)
+
+
+def _name(item: Dataset) -> Dataset:
+    name: Dataset = item.ConceptNameCodeSequence[0]
+    return name
+
+
+def _concept(code: Dataset) -> Resource:
+    """A coded concept; a scheme that has no address in FHIR is left out, and its meaning stays."""
+    system = _SYSTEMS.get(str(code.CodingSchemeDesignator))
+    coding = {"system": system, "code": str(code.CodeValue), "display": str(code.CodeMeaning)}
+    return {"coding": [{key: value for key, value in coding.items() if value}], "text": str(code.CodeMeaning)}
+
+
+def _uid(uid: str) -> Resource:
+    """A DICOM UID as an identifier (FHIR R4 ImagingStudy, 13.6.4)."""
+    return {"system": "urn:dicom:uid", "value": f"urn:oid:{uid}"}
+
+
+def _reference(resource: Resource) -> Resource:
+    return {"reference": _address(resource["identifier"][0]), "type": resource["resourceType"]}
+
+
+def _address(identifier: Resource) -> str:
+    """Where an entry of a Bundle is: the same for the same identifier."""
+    return f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, identifier['value'])}"

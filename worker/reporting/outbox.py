@@ -1,0 +1,139 @@
+"""A result → the objects that go back to the PACS, on disk and ready to be rows.
+
+The caller commits the result, the objects and their deliveries in one transaction (architecture, invariant 4). A file
+written before a crash is written again, under the same derived UID, by the next attempt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import Dataset, dcmwrite
+
+from worker import __version__
+from worker.db.results import NewObject
+from worker.db.tables import ObjectKind
+from worker.dicom import header
+from worker.dicom.standard import derive_uid, produced_series_uid
+from worker.files import fsync
+from worker.reporting.secondary_capture import build_key_objects, build_picture
+from worker.reporting.sr import build_report
+from worker.results import ModelIdentity, ResultStatus, SeriesResult
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """Writes the report and the picture of a result below `data_dir`/objects, and key objects where anyone wants them.
+
+    `key_objects_to`: the names of the destinations that do; `pictures_to`: of those that take pictures, None: each.
+    """
+
+    data_dir: Path
+    key_objects_to: tuple[str, ...] = ()
+    pictures_to: tuple[str, ...] | None = None
+
+    def make_objects(
+        self,
+        result: SeriesResult,
+        model: ModelIdentity,
+        sources: Sequence[Path],
+        input_sha256: str,
+        predecessor: str | None,
+        created_at: datetime,
+    ) -> list[NewObject]:
+        """`sources`: the files of the job; `predecessor`: the stored path of the report that this one replaces."""
+        headers = _in_stack_order(result, [read_header(path) for path in sources])
+        series_uid = str(headers[0].SeriesInstanceUID)
+        identity = (series_uid, input_sha256, model.sha256)
+        local = created_at.astimezone()
+        report = build_report(
+            result,
+            model,
+            headers,
+            series_instance_uid=produced_series_uid(ObjectKind.REPORT, series_uid, model.sha256),
+            sop_instance_uid=derive_uid("report", *identity),
+            created_at=local,
+            worker_version=__version__,
+            predecessor=read_header(self.data_dir / predecessor) if predecessor else None,
+        )
+        picture = build_picture(
+            result,
+            model,
+            headers,
+            series_instance_uid=produced_series_uid(ObjectKind.PICTURE, series_uid, model.sha256),
+            sop_instance_uid=derive_uid("picture", *identity),
+            created_at=local,
+            worker_version=__version__,
+        )
+        made = [
+            self._write(ObjectKind.REPORT, report),
+            self._write(ObjectKind.PICTURE, picture, only_to=self.pictures_to),
+        ]
+        if self.key_objects_to and _was_decided(result):
+            selection = build_key_objects(
+                result,
+                model,
+                headers,
+                series_instance_uid=produced_series_uid(ObjectKind.KEY_OBJECTS, series_uid, model.sha256),
+                sop_instance_uid=derive_uid("key-objects", *identity),
+                created_at=local,
+                worker_version=__version__,
+            )
+            made.append(self._write(ObjectKind.KEY_OBJECTS, selection, only_to=self.key_objects_to))
+        return made
+
+    def _write(self, kind: ObjectKind, ds: Dataset, only_to: tuple[str, ...] | None = None) -> NewObject:
+        buffer = BytesIO()
+        dcmwrite(buffer, ds, enforce_file_format=True)
+        content = buffer.getvalue()
+        name, sha256 = hashlib.sha256(str(ds.SOPInstanceUID).encode()).hexdigest()[:32], hashlib.sha256(content)
+        # Named by its content too: a process that stood still and lost its lease must not change, by a bit of rounding
+        # on another processor, the file that a row of the process that took over names.
+        path = f"objects/{name[:2]}/{name}-{sha256.hexdigest()[:16]}.dcm"
+        _replace_durably(self.data_dir / path, content)
+        return NewObject(
+            kind=kind,
+            sop_class_uid=str(ds.SOPClassUID),
+            sop_instance_uid=str(ds.SOPInstanceUID),
+            path=path,
+            sha256=sha256.hexdigest(),
+            only_to=only_to,
+        )
+
+
+def read_header(path: Path) -> Dataset:
+    """The dataset of a stored file without its pixels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd values are the source's; build_report sanitises what it copies
+        with path.open("rb") as file:
+            return header.read_header(file)
+
+
+def _was_decided(result: SeriesResult) -> bool:
+    """Slices that were looked at and led to no class are no key objects."""
+    return result.status == ResultStatus.CLASSIFIED and any(one.deciding for one in result.slices)
+
+
+def _in_stack_order(result: SeriesResult, headers: list[Dataset]) -> list[Dataset]:
+    order = {one.sop_instance_uid: place for place, one in reversed(list(enumerate(result.slices)))}
+    return sorted(headers, key=lambda header: order.get(str(header.SOPInstanceUID), len(order)))
+
+
+def _replace_durably(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # another host's process may have our number
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    for folder in (path.parent, path.parent.parent):
+        fsync(folder)

@@ -1,0 +1,143 @@
+"""A series result as pictures: the heat-map Secondary Capture, and the key-object selection of the deciding slices.
+
+Pure: the same values give the same bytes. Many viewers show no Structured Report; every viewer shows these.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from datetime import datetime
+
+from highdicom import ko
+from PIL import Image
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from worker.dicom import standard
+from worker.reporting import source_attributes as source_series
+from worker.reporting.draw_picture import draw_picture
+from worker.reporting.source_attributes import RESEARCH_USE
+from worker.results import ModelIdentity, SeriesResult
+
+PICTURE_SERIES_NUMBER = 9902
+KEY_OBJECTS_SERIES_NUMBER = 9903
+
+
+@source_series.no_warnings()
+def build_picture(
+    result: SeriesResult,
+    model: ModelIdentity,
+    sources: Sequence[Dataset],
+    *,
+    series_instance_uid: str,
+    sop_instance_uid: str,
+    created_at: datetime,
+    worker_version: str,
+) -> Dataset:
+    """The Secondary Capture (PS3.3 A.8.1) of a result: RGB, 600 x 1024, Explicit VR Little Endian.
+
+    `sources` and `created_at` as for `build_report`. Modality is OT, so that a PACS which sends every MR series
+    to the worker does not send this one back to be classified. Raises ValueError for no sources or a naive time.
+    """
+    if not sources:
+        raise ValueError("no source images")
+    pixels = draw_picture(result, model)
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID = SecondaryCaptureImageStorage
+    ds.SOPInstanceUID = sop_instance_uid
+    ds.SeriesInstanceUID = series_instance_uid
+    ds.SeriesNumber = PICTURE_SERIES_NUMBER
+    ds.InstanceNumber = 1
+    ds.Modality = "OT"
+    ds.ConversionType = "WSD"  # workstation
+    ds.ImageType = ["DERIVED", "SECONDARY"]
+    ds.PatientOrientation = ds.Laterality = ""  # unknown, and never guessed
+    ds.BurnedInAnnotation = "YES"
+    ds.ImageComments = f"{RESEARCH_USE}. {model.limits}"[:10240]
+    ds.DerivationDescription = f"Slice with class activation map, {RESEARCH_USE}"
+    ds.DerivationCodeSequence = [source_series.code_item(standard.CLASS_ACTIVATION)]
+    ds.SourceImageSequence = [_source_image(result, sources)]
+    ds.SamplesPerPixel = 3
+    ds.PhotometricInterpretation = "RGB"
+    ds.PlanarConfiguration = 0
+    ds.Rows, ds.Columns = pixels.shape[:2]
+    ds.BitsAllocated = ds.BitsStored = 8
+    ds.HighBit = 7
+    ds.PixelRepresentation = 0
+    ds.PixelData = pixels.tobytes()
+    title = "AI brain MRI heat map, unverified, research use"
+    source_series.stamp(ds, sources[0], model, created_at, worker_version, title)
+    return ds
+
+
+def picture_png(result: SeriesResult, model: ModelIdentity) -> bytes:
+    """The same picture as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(draw_picture(result, model)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@source_series.no_warnings()
+def build_key_objects(
+    result: SeriesResult,
+    model: ModelIdentity,
+    sources: Sequence[Dataset],
+    *,
+    series_instance_uid: str,
+    sop_instance_uid: str,
+    created_at: datetime,
+    worker_version: str,
+) -> Dataset:
+    """The Key Object Selection (PS3.16 TID 2010) that names the deciding slices.
+
+    Raises ValueError where no slice decided.
+    """
+    deciding = [one for one in result.slices if one.deciding]
+    if not deciding:
+        raise ValueError("no slice decided")
+    frames: dict[str, list[int]] = {}  # SOP Instance UID → frames that decided, none for a single-frame image
+    for one in deciding:
+        frames.setdefault(one.sop_instance_uid, []).extend([one.frame_number] if one.frame_number else [])
+    named = [source for source in sources if source.SOPInstanceUID in frames]
+    content = ko.KeyObjectSelection(
+        document_title=source_series.coded(standard.OF_INTEREST),
+        referenced_objects=named,
+        observer_device_context=source_series.device_observer(model),
+        description=f"Slices that decided the classification. {RESEARCH_USE}.",
+    )
+    for item in content[0].ContentSequence:
+        if item.ValueType == "IMAGE" and (numbers := frames[item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID]):
+            item.ReferencedSOPSequence[0].ReferencedFrameNumber = numbers
+    document = ko.KeyObjectSelectionDocument(
+        evidence=source_series.evidence(named),
+        content=content,
+        series_instance_uid=series_instance_uid,
+        series_number=KEY_OBJECTS_SERIES_NUMBER,
+        sop_instance_uid=sop_instance_uid,
+        instance_number=1,
+    )
+    selection = Dataset(document)
+    selection.file_meta = document.file_meta
+    for item in selection.ContentSequence:
+        if item.ValueType == "IMAGE":
+            del item.ConceptNameCodeSequence  # highdicom's; TID 2010: a purpose of reference shall not be present
+    title = "AI brain MRI key images, unverified, research use"
+    source_series.stamp(selection, sources[0], model, created_at, worker_version, title)
+    return selection
+
+
+def _source_image(result: SeriesResult, sources: Sequence[Dataset]) -> Dataset:
+    """The image that the picture shows, with its frame; the first image where there is nothing to show."""
+    item = source_series.reference_item(sources[0])
+    if result.picture is not None and result.slices:
+        shown = result.slices[result.picture.slice_index]
+        item.ReferencedSOPClassUID = shown.sop_class_uid
+        item.ReferencedSOPInstanceUID = shown.sop_instance_uid
+        if shown.frame_number is not None:
+            item.ReferencedFrameNumber = shown.frame_number
+    item.PurposeOfReferenceCodeSequence = [source_series.code_item(standard.SOURCE_IMAGE)]
+    return item

@@ -1,0 +1,252 @@
+"""What our objects take over from the source series, made valid: malformed values are mended or left empty.
+
+Archives hold ages without a unit, dates with dashes and identifiers that are too long. None of that may make our
+object invalid or stop it; a value that is valid is kept as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any
+
+from highdicom import sr
+from pydicom import Dataset
+from pydicom.errors import BytesLengthException
+from pydicom.multival import MultiValue
+from pydicom.sr.coding import Code as CodedEntry
+
+from worker.dicom.standard import PROCESSING_EQUIPMENT, derive_uid, is_uid
+from worker.results import Code, ModelIdentity
+
+RESEARCH_USE = "AI, unverified, research use only"
+
+CodeTriple = tuple[str, str, str]  # value, scheme, meaning
+
+# What pydicom raises for a value that is not what its VR says, which is seen when it is first asked for.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    NotImplementedError,
+    OverflowError,
+    OSError,  # a sequence that is none; nothing is read from a disk here
+    BytesLengthException,
+)
+
+
+@contextmanager
+def no_warnings() -> Iterator[None]:
+    """pydicom's warnings quote the value (architecture, invariant 6), and what is wrong with it is mended here."""
+    with warnings.catch_warnings(action="ignore"):
+        yield
+
+
+def coded(code: Code | CodeTriple) -> CodedEntry:
+    """A coded concept as highdicom takes it."""
+    value, scheme, meaning = (code.value, code.scheme, code.meaning) if isinstance(code, Code) else code
+    return CodedEntry(value=value, scheme_designator=scheme, meaning=meaning)
+
+
+def code_item(code: CodeTriple) -> Dataset:
+    """An item of a code sequence (PS3.3 Section 8.8)."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code
+    return item
+
+
+def reference_item(source: Dataset) -> Dataset:
+    """An item that names an image (PS3.3 Table 10-11)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = str(source.SOPClassUID)
+    item.ReferencedSOPInstanceUID = str(source.SOPInstanceUID)
+    return item
+
+
+def patient_and_study(source: Dataset) -> Dataset:
+    """The Patient and Study attributes of the source, each one valid, text as UTF-8 (ISO_IR 192).
+
+    Type 2 attributes are always there, empty where the source has nothing valid.
+    """
+    clean = Dataset()
+    clean.SpecificCharacterSet = "ISO_IR 192"
+    clean.StudyInstanceUID = str(source.StudyInstanceUID)
+    for keyword, mend in _REQUIRED.items():
+        setattr(clean, keyword, mend(_text(source, keyword)))
+    for keyword, mend in _OPTIONAL.items():
+        if value := mend(_text(source, keyword)):
+            setattr(clean, keyword, value)
+    return clean
+
+
+def evidence(sources: Sequence[Dataset]) -> list[Dataset]:
+    """What highdicom needs of each image to list it; the patient attributes of the first are empty on purpose.
+
+    highdicom would copy them unmended and warn with the patient's name in the text; `stamp` writes them.
+    """
+    stubs = []
+    for source in sources:
+        stub = Dataset()
+        for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+            setattr(stub, keyword, str(source[keyword].value))
+        stubs.append(stub)
+    for stub in stubs[:1]:
+        for keyword in _REQUIRED:
+            setattr(stub, keyword, "")
+    return stubs
+
+
+def stamp(
+    ds: Dataset, source: Dataset, model: ModelIdentity, created_at: datetime, worker_version: str, title: str
+) -> None:
+    """Write into one of our objects whose patient it is, what made it and when (General Equipment, SOP Common).
+
+    TimezoneOffsetFromUTC is the source's, since it also governs the source's Study Time; without one it is that of
+    `created_at`, which should therefore be in the hospital's zone. Raises ValueError when `created_at` is naive.
+    """
+    if created_at.utcoffset() is None:
+        raise ValueError("created_at must be an aware datetime")
+    if offset := _timezone(_text(source, "TimezoneOffsetFromUTC")):
+        created_at = created_at.astimezone(datetime.strptime(offset, "%z").tzinfo)
+    ds.update(patient_and_study(source))
+    date, time = created_at.strftime("%Y%m%d"), created_at.strftime("%H%M%S.%f")
+    ds.TimezoneOffsetFromUTC = created_at.strftime("%z")[:5]
+    ds.InstanceCreationDate = ds.ContentDate = date
+    ds.InstanceCreationTime = ds.ContentTime = time
+    ds.SeriesDescription = title
+    ds.Manufacturer = long_string(model.manufacturer) or "unknown"
+    ds.ManufacturerModelName = "Brain MRI AI worker"
+    ds.SoftwareVersions = long_string(worker_version) or "unknown"
+    ds.DeviceSerialNumber = model.sha256
+    equipment = [_model_equipment(model), *ds.get("ContributingEquipmentSequence", [])]
+    for item in equipment:
+        item.ContributionDateTime = date + time  # highdicom's own item holds the clock's
+    ds.ContributingEquipmentSequence = equipment
+
+
+def frame_of_reference(sources: Sequence[Dataset]) -> str | None:
+    """The Frame of Reference UID, where all images share a valid one."""
+    uids = {_text(source, "FrameOfReferenceUID") for source in sources}
+    uid = uids.pop() if len(uids) == 1 else ""
+    return uid if is_uid(uid) else None
+
+
+def modality(source: Dataset) -> str:
+    """The Modality of the source, in capitals; empty where it has none."""
+    return _text(source, "Modality").upper()
+
+
+def device_observer(model: ModelIdentity) -> sr.ObserverContext:
+    """TID 1004: the model observes, nobody else."""
+    return sr.ObserverContext(
+        observer_type=coded(("121007", "DCM", "Device")),
+        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+            uid=derive_uid("device", model.sha256),
+            name=model.name,
+            manufacturer_name=model.manufacturer,
+            model_name=model.family,
+            serial_number=model.sha256,
+        ),
+    )
+
+
+def long_string(text: str) -> str:
+    """Text as an LO takes it: one line, no backslash, at most 64 characters (PS3.5 6.2)."""
+    return _line(text)[:64].strip()
+
+
+def _model_equipment(model: ModelIdentity) -> Dataset:
+    """The model as a piece of equipment (IHE AI Results); maker and family stand here and not in TID 4019."""
+    item = Dataset()
+    item.Manufacturer = long_string(model.manufacturer) or "unknown"
+    item.ManufacturerModelName = long_string(model.name)
+    item.DeviceSerialNumber = model.sha256
+    item.SoftwareVersions = long_string(model.version)
+    item.DeviceUID = derive_uid("device", model.sha256)
+    item.ContributionDescription = f"Classification by {long_string(model.family)}. {RESEARCH_USE}."
+    item.PurposeOfReferenceCodeSequence = [code_item(PROCESSING_EQUIPMENT)]
+    return item
+
+
+def _text(source: Dataset, keyword: str) -> str:
+    """The first value of an attribute as text; empty where it is absent or cannot be read at all."""
+    with no_warnings():
+        try:
+            value: Any = source.get(keyword)
+            if isinstance(value, MultiValue | list):
+                value = value[0] if value else ""
+            text = "" if value is None else str(value)
+            declared = bool(source.get("SpecificCharacterSet"))
+        except _UNREADABLE:
+            return ""
+    if not declared and not text.isascii():
+        # Bytes above 127 without a declared character set were read as Latin-1; mostly they are UTF-8.
+        with suppress(UnicodeError):
+            text = text.encode("latin-1").decode("utf-8")
+    return text
+
+
+def _line(text: str) -> str:
+    return "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cs") and c != "\\").strip()
+
+
+def _short_string(text: str) -> str:
+    return _line(text)[:16].strip()
+
+
+def _person_name(text: str) -> str:
+    """At most three groups of at most five components, a group at most 64 characters (PS3.5 6.2.1)."""
+    groups = [group.split("^", 4) for group in _line(text).split("=")[:3]]
+    return "=".join("^".join([*group[:4], *(last.replace("^", " ") for last in group[4:])])[:64] for group in groups)
+
+
+def _date(text: str) -> str:
+    """YYYYMMDD; dots and dashes between year, month and day are forgiven."""
+    digits = re.sub(r"(?<=\d)[.-](?=\d)", "", text.strip())
+    try:
+        return datetime.strptime(digits, "%Y%m%d").strftime("%Y%m%d") if len(digits) == 8 else ""
+    except ValueError:
+        return ""
+
+
+def _time(text: str) -> str:
+    """HHMMSS.FFFFFF or the first parts of it; colons are forgiven."""
+    digits = text.strip().replace(":", "")
+    return digits if re.fullmatch(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?", digits) else ""
+
+
+def _sex(text: str) -> str:
+    return text.strip().upper() if text.strip().upper() in ("M", "F", "O") else ""
+
+
+def _age(text: str) -> str:
+    """nnnD, nnnW, nnnM or nnnY; a number without its unit is left out, for it could be any of them."""
+    match = re.fullmatch(r"(\d{1,3})([DWMY])", text.strip().upper())
+    return f"{int(match[1]):03d}{match[2]}" if match else ""
+
+
+def _timezone(text: str) -> str:
+    return text.strip() if re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", text.strip()) else ""
+
+
+_REQUIRED: dict[str, Callable[[str], str]] = {  # type 2 of the Patient and General Study modules
+    "PatientName": _person_name,
+    "PatientID": long_string,
+    "PatientBirthDate": _date,
+    "PatientSex": _sex,
+    "AccessionNumber": _short_string,
+    "StudyID": _short_string,
+    "StudyDate": _date,
+    "StudyTime": _time,
+    "ReferringPhysicianName": _person_name,
+}
+_OPTIONAL: dict[str, Callable[[str], str]] = {
+    "IssuerOfPatientID": long_string,
+    "PatientAge": _age,
+    "StudyDescription": long_string,
+}

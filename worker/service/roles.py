@@ -1,0 +1,340 @@
+"""The service: one supervisor, and a process for each role, which meet only in the database.
+
+receive   the Storage SCP and the settling of series
+infer     classification, `inference_processes` of them; a codec that crashes takes down one of these only
+send      deliveries
+web       /health
+
+The supervisor restarts what dies. Its children hold a pipe to it and end with it, so a killed worker leaves nothing
+behind that would keep the port.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import IntegrityError
+
+from worker import __version__
+from worker.audit import events
+from worker.audit.recorder import Recorder
+from worker.config.settings import FhirSection, Settings
+from worker.db import models as store_models
+from worker.db.engine import Database
+from worker.db.pseudonyms import pseudonym_of
+from worker.db.tables import REVISION
+from worker.errors import StartError
+from worker.imports import PYDICOM_COMPANIONS, without
+from worker.logs import get_log
+from worker.process import Role, process_name
+from worker.service.clock import Clock
+from worker.service.supervisor import SUPERVISED, Child, Supervisor
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+    from worker.results import ModelIdentity, SeriesResult
+
+_RECEIVER_GRACE_SECONDS = 3.0
+_PORT_SECONDS = 3.0
+
+
+# --- one role --------------------------------------------------------------------------------------------------
+
+
+def run_role(role: Role, settings: Settings) -> None:
+    """Run one role in this process until SIGTERM or SIGINT. Raises StartError when it cannot begin."""
+    stop = _stop_on_signals()
+    if os.environ.get(SUPERVISED):
+        threading.Thread(target=_end_with_supervisor, name="lifeline", daemon=True).start()
+    database = Database(settings.database.url, pseudonym_of(settings.privacy))
+    database.require_revision()
+    clock = Clock(database, takes_along=role is Role.RECEIVE)
+    clock.start()
+    audit = Recorder(settings, database, clock)
+    audit.start()
+    audit.record(events.started(role, process_name()))
+    run = {Role.RECEIVE: _receive, Role.INFER: _infer, Role.SEND: _send, Role.WEB: _web}[role]
+    try:
+        run(settings, database, clock, stop, audit.record)
+    finally:
+        audit.record(events.stopped(role, process_name()))
+        audit.close()
+        database.close()
+    if os.environ.get(SUPERVISED):
+        # All is done and durable; taking the interpreter with its libraries apart would only take seconds.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    return stop
+
+
+def _end_with_supervisor() -> None:
+    """Our standard input is a pipe from the supervisor: its end means that the supervisor died."""
+    while os.read(sys.stdin.fileno(), 64):
+        pass
+    # No clean-up: the supervisor was killed, and every stage is built to be killed too.
+    os._exit(1)
+
+
+def _receive(
+    settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: events.Record
+) -> None:
+    with without(*PYDICOM_COMPANIONS):  # this process never decodes pixels (ARCHITECTURE.md, invariant 5)
+        from worker.query_retrieve.scp import Archive
+        from worker.receive.storage_scp import Receiver, close_dead_associations
+    from worker.service.schedule import start_receive_ticks, tick_now
+    from worker.storage.keeper import remove_leftovers
+
+    configure_model(settings, database, clock)
+    close_dead_associations(settings, database, clock(), record)
+    services = Archive(settings, database, record).handlers()
+    receiver = Receiver(settings, database, clock, record, services)
+    remove_leftovers(settings.worker.data_dir)
+    receiver.start()
+    ticks = start_receive_ticks(settings, database, clock, record, receiver.refusals)
+    clock.when_set_back(partial(tick_now, ticks))
+    get_log().info("receiving", port=settings.receive.port)
+    with _ready(Role.RECEIVE, settings, database, clock):
+        stop.wait()
+    ticks.shutdown(wait=True)
+    receiver.stop(_RECEIVER_GRACE_SECONDS)
+
+
+def _infer(settings: Settings, database: Database, clock: Clock, stop: threading.Event, _record: events.Record) -> None:
+    from worker.jobs.bundle_store import find_bundle, make_ready
+    from worker.jobs.model_pool import ServedModels
+    from worker.jobs.runner import Conductor, lift_memory_limit, limit_memory
+    from worker.reporting.outbox import Outbox
+
+    configure_model(settings, database, clock, first_only=True)
+    models = ServedModels(
+        database=database,
+        find=partial(find_bundle, settings),
+        make_ready=partial(make_ready, settings),
+        owner=process_name(),
+        clock=clock,
+        before_load=lift_memory_limit,
+        changed=lambda: limit_memory(settings.worker.job_memory_bytes),
+    )
+    models.refresh()
+    models.require_one()
+    of_dicom = [one for one in settings.destination if not isinstance(one, FhirSection)]
+    conductor = Conductor(
+        database=database,
+        data_dir=settings.worker.data_dir,
+        models=models.current,
+        make_objects=Outbox(
+            settings.worker.data_dir,
+            key_objects_to=tuple(one.name for one in of_dicom if one.key_objects),
+            pictures_to=tuple(one.name for one in of_dicom),
+        ).make_objects,
+        destinations=[one.name for one in settings.destination],
+        owner=process_name(),
+        clock=clock,
+        lease=timedelta(seconds=settings.worker.lease_seconds),
+        timeout=timedelta(seconds=settings.worker.job_timeout_seconds),
+        attempts=settings.worker.job_attempts,
+    )
+    get_log().info("ready to classify")
+    with _ready(Role.INFER, settings, database, clock):
+        conductor.run(stop)
+
+
+def _send(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: events.Record) -> None:
+    with without(*PYDICOM_COMPANIONS):
+        from worker.send.sender import Sender
+
+    threads = [
+        threading.Thread(
+            target=Sender(one, settings.worker.ae_title, database, settings.worker.data_dir, clock, record).run,
+            args=(stop,),
+            name=f"send-{one.name}",
+        )
+        for one in settings.destination
+    ]
+    for thread in threads:
+        thread.start()
+    with _ready(Role.SEND, settings, database, clock):
+        stop.wait()
+        for thread in threads:
+            thread.join()
+
+
+def _web(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: events.Record) -> None:
+    import uvicorn
+
+    from worker.web.app import create_app
+    from worker.web.viewer import web_parts
+
+    listener = _web_listener(settings.web.host, settings.web.port)
+    intake = None
+    if settings.web.stow:
+        from worker.web.dicomweb.stow_store import Intake
+
+        intake = Intake(settings, database, clock, record)
+    parts = web_parts(settings, intake)
+    server = uvicorn.Server(_web_config(settings, create_app(settings, database, record, parts=parts)))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
+    thread.start()
+    with _ready(Role.WEB, settings, database, clock):
+        stop.wait()
+    server.should_exit = True
+    thread.join()
+
+
+def _web_listener(host: str, port: int) -> socket.socket:
+    """Raises StartError where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sets TCP_NODELAY on sockets that name their protocol only. Without it every answer on a connection that
+    # is kept waits 40 ms for the acknowledgement of its own headers.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise StartError("port-unavailable", f"[web] cannot listen on {host}:{port}: {error.strerror}") from None
+    return listener
+
+
+def _web_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    """Raises StartError for TLS files that cannot be used."""
+    import uvicorn
+
+    from worker.tls import web_context
+
+    certificate, key = settings.web.tls_certificate, settings.web.tls_key
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, ssl_certfile=certificate, ssl_keyfile=key
+    )
+    if certificate is not None and key is not None:
+        context = web_context(certificate, key)
+        config.load()
+        config.ssl = context  # the profile of BCP 195 that the DICOM port has too
+    return config
+
+
+def _ready(role: Role, settings: Settings, database: Database, clock: Clock) -> AbstractContextManager[None]:
+    """The role does its work inside: so long this process counts as alive, on every host that shares the database."""
+    from worker.db.processes import beating
+
+    gc.freeze()  # what was loaded stays: no collection walks it again while a report is built (a fifth of its time)
+    return beating(database, role, timedelta(seconds=settings.worker.lease_seconds), clock)
+
+
+def configure_model(
+    settings: Settings, database: Database, clock: Callable[[], datetime], *, first_only: bool = False
+) -> None:
+    """Make the configured bundle known, and active unless a person chose otherwise (docs/decisions/0006).
+
+    `first_only`: where nothing is active yet; else the roles of hosts with different bundles would undo each other.
+    Raises StartError for a bundle that is damaged.
+    """
+    from worker.inference.bundle import verified_identity
+    from worker.jobs.bundle_store import configured_bundle
+
+    identity = verified_identity(configured_bundle(settings))
+    for last_try in (False, True):
+        try:
+            with database.write() as session:
+                if not (first_only and store_models.in_use(session)[0]):
+                    store_models.configure(session, identity, clock())
+            return
+        except IntegrityError:  # another host made the same row at this moment; now it is there
+            if last_try:
+                raise
+
+
+def load_classifier(settings: Settings) -> tuple[ModelIdentity, Callable[[Sequence[Path]], SeriesResult]]:
+    """The configured bundle's identity, verified, and the function that classifies the files of one series with it.
+
+    Raises StartError for a bundle that is damaged or fails its golden cases.
+    """
+    from worker.jobs.bundle_store import configured_bundle, make_ready
+
+    ready = make_ready(settings, configured_bundle(settings))
+    return ready.identity, ready.classify
+
+
+# --- all roles -------------------------------------------------------------------------------------------------
+
+
+def _children(settings: Settings, config: Path | None) -> list[Child]:
+    roles = [Role.RECEIVE, *[Role.INFER] * settings.worker.inference_processes, Role.WEB]
+    if settings.destination:
+        roles.append(Role.SEND)
+    options = ["--config", str(config)] if config else []
+    return [Child(role, [sys.executable, "-m", "worker", "serve", "--role", role, *options]) for role in roles]
+
+
+def run_service(settings: Settings, config: Path | None) -> int:
+    """All roles until SIGTERM; the exit status. Raises StartError for what can be seen before anything is started."""
+    database = Database(settings.database.url)
+    if database.revision() != REVISION:
+        from worker.db.migrate import migrate
+
+        migrate(database)
+    clock = Clock(database)
+    clock.start()
+    configure_model(settings, database, clock)
+    with database.read() as session:
+        active, in_shadow = store_models.in_use(session)
+    models = ", ".join(f"{one.name} {one.version}" for one in active)
+    models += "".join(f", in shadow {one.name} {one.version}" for one in in_shadow)
+    receive = settings.receive
+    _require_free_port("receive", receive.host, receive.port)
+    _require_free_port("web", settings.web.host, settings.web.port)
+    web = f"http{'s' if settings.web.tls_certificate else ''}://{settings.web.host}:{settings.web.port}"
+    print(
+        f"brain-mri-worker {__version__}: {settings.worker.ae_title} on {receive.host}:{receive.port}, "
+        f"model {models}, "
+        f"reports to {', '.join(one.name for one in settings.destination) or 'nobody'}, "
+        f"health at {web}/health. Research use only. Ctrl-C stops.",
+        flush=True,
+    )
+    status = Supervisor(_children(settings, config), database, clock).run(_stop_on_signals())
+    database.close()
+    return status
+
+
+def _require_free_port(section: str, host: str, port: int) -> None:
+    """Raises StartError when another program holds the port; said before any process is started.
+
+    A worker that was killed a moment ago may still hold it.
+    """
+    deadline = time.monotonic() + _PORT_SECONDS
+    while True:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+                    raise StartError("port-unavailable", f"[{section}] cannot listen on {host}:{port}: {why}") from None
+        time.sleep(0.1)

@@ -1,0 +1,68 @@
+"""GET /api/v1/series/{uid}/fhir: the report of a series as HL7 FHIR R4 resources."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Response
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from worker.audit import events
+from worker.audit.events import Record
+from worker.db.engine import Database
+from worker.db.tables import ObjectKind, ObjectRow, ResultRow, SeriesRow
+from worker.web.api.results import BEARER, PREFIX, Reader, SeriesUid
+from worker.web.errors import DOCUMENTED, NOT_FOUND
+from worker.web.parts import Parts
+
+_MEDIA_TYPE = "application/fhir+json"
+_BUNDLE: dict[str, Any] = {"description": "A Bundle", "content": {_MEDIA_TYPE: {"schema": {"type": "object"}}}}
+
+
+class FhirResponse(Response):
+    """FHIR resources in JSON (FHIR R4, 3.1.0.1.9)."""
+
+    media_type = _MEDIA_TYPE
+
+
+def fhir_routes(database: Database, parts: Parts, record: Record) -> APIRouter:
+    """The route; it needs a token that reads."""
+    routes = APIRouter(prefix=PREFIX, responses=DOCUMENTED | NOT_FOUND, dependencies=BEARER)
+    data_dir = parts.settings.worker.data_dir
+
+    @routes.get(
+        "/series/{series_instance_uid}/fhir", tags=["series"], response_class=FhirResponse, responses={200: _BUNDLE}
+    )
+    def show_as_fhir(series_instance_uid: SeriesUid, caller: Reader) -> Response:
+        """The latest report as DiagnosticReport, Observations and Device. Like the report it holds the true patient."""
+        from worker.reporting.fhir import report_as_bundle  # its models are loaded where they are needed
+
+        with database.read() as session:
+            path, study = _latest_report(session, series_instance_uid)
+        try:
+            bundle = report_as_bundle(dcmread(data_dir / path))
+        except (OSError, InvalidDicomError, ValueError):
+            raise HTTPException(404, "the file of this report is not in the data folder, or is not one") from None
+        record(events.viewed(caller.name, caller.address, study))
+        return FhirResponse(bundle)
+
+    return routes
+
+
+def _latest_report(session: Session, series_instance_uid: str) -> tuple[str, str]:
+    """(path below the data folder, Study Instance UID). Raises HTTPException 404 where there is no report."""
+    found = session.execute(
+        select(ObjectRow.path, SeriesRow.study_instance_uid)
+        .select_from(SeriesRow)
+        .outerjoin(ResultRow, ResultRow.job_id == SeriesRow.answered_job_id)
+        .outerjoin(ObjectRow, (ObjectRow.result_id == ResultRow.id) & (ObjectRow.kind == ObjectKind.REPORT))
+        .where(SeriesRow.series_instance_uid == series_instance_uid)
+    ).first()
+    if found is None:
+        raise HTTPException(404, "no such series was received")
+    if found.path is None:
+        raise HTTPException(404, "no model has answered this series: there is no report")
+    return found.path, found.study_instance_uid

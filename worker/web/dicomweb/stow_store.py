@@ -1,0 +1,136 @@
+"""What STOW-RS brings, kept as what C-STORE brings: durably, and before anybody is told so."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from datetime import datetime
+from io import BytesIO
+
+from pydicom.filereader import read_dataset
+
+from worker.audit import events
+from worker.audit.subjects import received_over
+from worker.config.settings import Settings
+from worker.db.engine import Database
+from worker.db.instances import close_association, open_association
+from worker.dicom import standard
+from worker.dicom.header import read_header
+from worker.errors import RefusedInstance
+from worker.logs import fault_fields, get_log
+from worker.process import process_name
+from worker.storage.acceptance import Received
+from worker.storage.keeper import InstanceKeeper, Outcome
+from worker.web.parts import Kept
+
+CALLING = "STOW-RS"  # in place of an AE title, in the association's row
+_UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_OTHER_CONTENT = 0xB000  # PS3.4 Table B.2-1: a warning
+
+
+class Intake:
+    """Keeps the instances of requests. A request is an association to all others: series wait for its end."""
+
+    def __init__(
+        self, settings: Settings, database: Database, clock: Callable[[], datetime], record: events.Record
+    ) -> None:
+        receive = settings.receive
+        self.keeper = InstanceKeeper(
+            database, settings.worker.data_dir, clock, receive.minimum_free_bytes, settings.route
+        )
+        self.database = database
+        self.clock = clock
+        self.record = record
+        self.ae_title = settings.worker.ae_title
+
+    def begin(self, name: str, address: str) -> Request:
+        """The intake of one request."""
+        return Request(self, name, address)
+
+
+class Request:
+    """`keep` for each instance, then `end`."""
+
+    def __init__(self, intake: Intake, name: str, address: str) -> None:
+        self._intake = intake
+        self._name = name
+        self._address = address
+        self._row: int | None = None
+
+    def keep(self, encoded: bytes, study_instance_uid: str | None) -> Kept:
+        """What became of a DICOM file; it is durable when its status is no failure.
+
+        `study_instance_uid`: the only study that is allowed, where the address names one.
+        """
+        uids = dict.fromkeys(_UIDS, "")
+        try:
+            received = self._read(encoded, uids)
+            if study_instance_uid not in (None, uids["StudyInstanceUID"]):
+                raise RefusedInstance(standard.DATASET_MISMATCH, "other-study", "the address names another study")
+            outcome = self._intake.keeper.keep(received)
+        except RefusedInstance as refused:
+            get_log().warning("instance refused", status=f"0x{refused.status:04X}", reason=refused.reason)
+            return _kept(uids, refused.status)
+        except Exception as error:  # a handler's boundary: record and answer
+            get_log().error("instance not stored", **fault_fields(error))
+            return _kept(uids, standard.PROCESSING_FAILURE)
+        return _kept(uids, _OTHER_CONTENT if outcome is Outcome.CONFLICTING else standard.SUCCESS)
+
+    def end(self) -> None:
+        """Nothing more comes: series may settle."""
+        if self._row is None:
+            return
+        intake = self._intake
+        try:
+            with intake.database.write() as session:
+                close_association(session, self._row, intake.clock())
+                _, _, came = received_over(session, self._row)
+        except Exception as error:  # a handler's boundary; a series waits for this end, so it is tried until it works
+            get_log().error("association end not recorded", association_row=self._row, **fault_fields(error))
+            again = threading.Timer(1.0, self.end)
+            again.daemon = True
+            again.start()
+            return
+        for one in came:
+            intake.record(events.received(self._name, self._address, intake.ae_title, one))
+
+    def _read(self, encoded: bytes, uids: dict[str, str]) -> Received:
+        """The same that a C-STORE request brings; `uids` are filled in. Raises RefusedInstance."""
+        try:
+            if encoded[128:132] != b"DICM":
+                raise ValueError("no DICOM file")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                meta = read_dataset(
+                    BytesIO(encoded[132:]), False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2
+                )
+                ds = read_header(BytesIO(encoded), _UIDS)
+                found = {name: str(ds.get(name, "")) for name in _UIDS}
+                syntax = str(meta.get("TransferSyntaxUID", ""))
+        except Exception as error:  # hostile bytes may raise anything in a parser; the answer is the same
+            raise RefusedInstance(standard.CANNOT_UNDERSTAND, "unreadable-dataset", type(error).__name__) from None
+        uids |= {name: uid if standard.is_uid(uid) else "" for name, uid in found.items()}
+        if uids["SOPClassUID"] not in standard.STORAGE_SOP_CLASSES:
+            raise RefusedInstance(standard.SOP_CLASS_NOT_SUPPORTED, "sop-class", "this SOP class is not taken")
+        if syntax not in standard.TRANSFER_SYNTAXES:
+            raise RefusedInstance(standard.TRANSFER_SYNTAX_NOT_SUPPORTED, "transfer-syntax", "not taken")
+        return Received(
+            affected_sop_class_uid=str(meta.get("MediaStorageSOPClassUID", uids["SOPClassUID"])),
+            affected_sop_instance_uid=str(meta.get("MediaStorageSOPInstanceUID", uids["SOPInstanceUID"])),
+            transfer_syntax_uid=syntax,
+            encoded=encoded,
+            association_id=self._association_row(),
+        )
+
+    def _association_row(self) -> int:
+        if self._row is None:
+            with self._intake.database.write() as session:
+                address, now = self._address[:64], self._intake.clock()
+                self._row = open_association(session, CALLING, address, process_name(), now)
+        return self._row
+
+
+def _kept(uids: dict[str, str], status: int) -> Kept:
+    sop_class, sop_instance, study, series = (uids[name] for name in _UIDS)
+    return Kept(sop_class, sop_instance, study, series, status)

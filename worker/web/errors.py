@@ -1,0 +1,90 @@
+"""Errors as `application/problem+json` (RFC 9457), whatever went wrong, with no identifier in them."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from worker.logs import fault_fields, get_log
+from worker.web.guard import HEADERS, PROBLEM, problem
+from worker.web.templating import render
+
+
+class Problem(BaseModel):
+    """An error: RFC 9457."""
+
+    status: int
+    detail: str
+
+
+# For the OpenAPI document: what every operation may answer beside its own.
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    number: {"description": HTTPStatus(number).phrase, "model": Problem} for number in (400, 401, 403, 422, 429, 503)
+}
+NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"description": "Not Found", "model": Problem}}
+CONFLICT: dict[int | str, dict[str, Any]] = {409: {"description": "Conflict", "model": Problem}}
+
+
+def install(app: FastAPI) -> None:
+    """Answer errors of every route so, and say it in the OpenAPI document."""
+    document = app.openapi
+    app.openapi = lambda: _with_problems(document())  # type: ignore[method-assign]
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(SQLAlchemyError, _answer_database)
+    app.add_exception_handler(Exception, _answer_fault)
+
+
+def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI takes the media type of every answer from the one that goes well."""
+    for operation in [one for path in document["paths"].values() for one in path.values()]:
+        for status, response in operation["responses"].items():
+            content = response.get("content", {})
+            if int(status) >= 400 and len(content) == 1:
+                response["content"] = {PROBLEM: next(iter(content.values()))}
+    return document
+
+
+def _answer(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
+    """A browser that asks for a page gets one."""
+    if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/"):
+        heading = HTTPStatus(status).phrase
+        return HTMLResponse(
+            render("problem.html", None, status=status, heading=heading, detail=detail), status, headers
+        )
+    return problem(status, detail, headers)
+
+
+def _answer_http(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return _answer(request, error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+def _answer_invalid(request: Request, error: Exception) -> Response:
+    """Names each parameter and what is wrong with it; what was given is not repeated."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    faults = []
+    for one in error.errors():
+        name = ".".join(str(part) for part in one["loc"][1:]) or str(one["loc"][0])
+        faults.append(f"{name}: {'there is no such parameter' if one['type'] == 'extra_forbidden' else one['msg']}")
+    return _answer(request, 422, "; ".join(faults), {})
+
+
+def _answer_database(request: Request, error: Exception) -> Response:
+    get_log().error("the web role's query failed", **fault_fields(error))
+    return _answer(request, 503, "the database does not answer", {"Retry-After": "5"})
+
+
+def _answer_fault(request: Request, error: Exception) -> Response:
+    """A fault of ours: its text may quote a patient, so neither the caller nor the log gets it."""
+    get_log().error("the web role failed", **fault_fields(error))
+    return _answer(request, 500, "this is a fault of the worker; its log names the place", dict(HEADERS))

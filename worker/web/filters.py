@@ -1,0 +1,58 @@
+"""The parameters by which series are found: the same for the page and for the REST interface."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from worker.db.readings import ReadState
+from worker.db.tables import SeriesStatus
+from worker.db.views.search import PLACE_PATTERN, Place, Search
+
+UID_PATTERN = r"^[0-9.]{1,64}$"  # PS3.5 9.1
+LARGEST_NUMBER = 2**53 - 1  # that every reader of JSON tells from its neighbours (RFC 7493 2.2)
+LARGEST_PAGE = 500
+
+
+# Of text, whatever is no control character: what a newer Unicode adds is searched for like any other letter.
+Text = Annotated[str, Field(max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+Uid = Annotated[str, Field(pattern=UID_PATTERN)]
+
+
+class Filters(BaseModel):
+    """Every filter narrows; dates are those of receiving, in UTC, both included."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Text | None = Field(
+        None,
+        description="Beginning of a patient's ID or name or of an accession number, or a whole UID. No wildcards.",
+    )
+    patient_id: Text | None = None
+    accession_number: Annotated[Text, Field(max_length=16)] | None = None
+    study_instance_uid: Uid | None = None
+    series_instance_uid: Uid | None = None
+    label: Text | None = Field(None, description="A class of the model, for example glioma.")
+    status: SeriesStatus | None = None
+    since: date | None = None
+    until: date | None = None
+    minimum_probability: float | None = Field(None, ge=0, le=1)
+    reading: ReadState | None = Field(None, description="What readers made of the answer.")
+
+
+class PagedFilters(Filters):
+    """Filters, and which page: follow `older` and `newer` of an answer."""
+
+    limit: int = Field(50, ge=1, le=LARGEST_PAGE)
+    older_than: str | None = Field(None, pattern=PLACE_PATTERN, description="Where the page before ended.")
+    newer_than: str | None = Field(None, pattern=PLACE_PATTERN, description="Where the page after began.")
+
+    def search(self) -> Search:
+        chosen = self.model_dump(exclude={"limit", "older_than", "newer_than"})
+        return Search(
+            **chosen,
+            older_than=Place.parse(self.older_than) if self.older_than else None,
+            newer_than=Place.parse(self.newer_than) if self.newer_than else None,
+        )

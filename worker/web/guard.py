@@ -1,0 +1,333 @@
+"""Who may call the web interface: tokens, browser sessions, CSRF, a limit on failures, and headers for every answer.
+
+    guard.install(app, settings, database, record, clock)         # once, in create_app
+
+    @routes.get("/api/v1/results")
+    def results(caller: Annotated[Caller, Depends(require(TokenRole.READ))]) -> ...: ...
+
+    @routes.post("/jobs/{job}/retry")                             # a form sends csrf_token, a script X-CSRF-Token
+    async def retry(request: Request, caller: Annotated[Caller, Depends(require(TokenRole.OPERATE))]) -> ...:
+        fields = await posted(request)
+
+A caller that may not gets a problem (RFC 9457) and nothing else, and leaves an audit event. A browser that asks for a
+page is led to /sign-in.
+"""
+
+from __future__ import annotations
+
+import hmac
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from ipaddress import ip_address
+from urllib.parse import parse_qs, quote, urlsplit
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, RedirectResponse
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from worker.audit import events
+from worker.config.settings import Settings
+from worker.db import tokens
+from worker.db.engine import Database
+from worker.db.tables import TokenRole
+from worker.db.tokens import Fault, Holder, NotAllowed, allows
+
+COOKIE = "worker_session"
+PROBLEM = "application/problem+json"  # RFC 9457
+SIGN_IN = "/sign-in"
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_MAXIMUM_BODY_BYTES = 1 << 20
+_STOW = "/dicom-web/studies"  # where instances come in, which are larger
+_FAILURES_A_MINUTE = 20
+_ADDRESSES_REMEMBERED = 10_000
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "font-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",  # with no-referrer a browser would post our own forms with "Origin: null"
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking. `csrf` belongs in every form of a page; None for a caller that has no cookie."""
+
+    name: str
+    role: TokenRole
+    address: str
+    csrf: str | None = None
+
+    def may(self, role: TokenRole) -> bool:
+        return allows(self.role, role)
+
+
+class Denied(Exception):
+    """The answer to a caller that may not: a status and a sentence."""
+
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers or {}
+
+
+def require(role: TokenRole) -> Callable[[Request], Awaitable[Caller]]:
+    """A dependency: the caller, who holds at least this role. Answers 401, 403 or 429 otherwise."""
+
+    async def dependency(request: Request) -> Caller:
+        guard: Guard = request.app.state.guard
+        return await guard.admit(request, role)
+
+    return dependency
+
+
+async def posted(request: Request) -> dict[str, str]:
+    """The fields of an urlencoded form, the first value of each."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
+        return {}
+    try:
+        fields = parse_qs((await request.body()).decode(), max_num_fields=100, keep_blank_values=True)
+    except ValueError:
+        raise Denied(400, "this is not a form") from None
+    return {name: values[0] for name, values in fields.items()}
+
+
+class Guard:
+    """Decides who is asking, and counts and records those who may not."""
+
+    def __init__(
+        self, settings: Settings, database: Database, record: events.Record, clock: Callable[[], datetime]
+    ) -> None:
+        self._web = settings.web
+        self._database = database
+        self._record = record
+        self._clock = clock
+        self._wrong = _Failures()
+        self._missing = _Failures()
+
+    async def admit(self, request: Request, role: TokenRole) -> Caller:
+        """The caller. Raises Denied."""
+        caller = await run_in_threadpool(self._authenticate, request)
+        if not caller.may(role):
+            await run_in_threadpool(self._report, caller.name, request, f"the role {caller.role} does not allow this")
+            raise Denied(403, f"this needs a token with the role {role}")
+        if request.method not in _SAFE_METHODS:
+            await self._require_own_form(request, caller)
+        return caller
+
+    def knows(self, request: Request) -> bool:
+        """May this caller see details where everybody may ask: on loopback, or with a valid credential."""
+        if is_loopback(self._web.host):
+            return True
+        try:
+            self._identify(request)
+        except (NotAllowed, SQLAlchemyError):
+            return False
+        return True
+
+    def sign_in(self, request: Request, token: str) -> str:
+        """The secret of a new session. Raises Denied."""
+        address = self._require_few_failures(request)
+        now = self._clock()
+        try:
+            with self._database.write() as session:
+                holder = tokens.check_token(session, token.strip(), now)
+                until = now + timedelta(hours=self._web.session_hours)
+                secret = tokens.open_web_session(session, holder, now, until)
+        except NotAllowed as fault:
+            raise self._refusal(request, fault) from None
+        self._record(events.signed_in(holder.name, address))
+        return secret
+
+    def sign_out(self, request: Request, caller: Caller) -> None:
+        with self._database.write() as session:
+            tokens.close_web_session(session, request.cookies.get(COOKIE, ""))
+        self._record(events.signed_out(caller.name, caller.address))
+
+    def _authenticate(self, request: Request) -> Caller:
+        if not self._web.require_token:  # then we listen on loopback only
+            if not is_loopback(_host_name(request)):
+                raise Denied(403, "ask by the name localhost")  # a page of another site, by a DNS name of its own
+            return Caller("anybody on this machine", TokenRole.OPERATE, _address(request))
+        address = self._require_few_failures(request)
+        try:
+            holder = self._identify(request)
+        except NotAllowed as fault:
+            raise self._refusal(request, fault) from None
+        except SQLAlchemyError:
+            raise Denied(503, "the database does not answer") from None
+        secret = None if "authorization" in request.headers else request.cookies[COOKIE]
+        return Caller(holder.name, holder.role, address, tokens.csrf_token(secret) if secret else None)
+
+    def _identify(self, request: Request) -> Holder:
+        authorization = request.headers.get("authorization")
+        secret = request.cookies.get(COOKIE)
+        if authorization is None and not secret:
+            raise NotAllowed(Fault.MISSING)
+        with self._database.read() as session:
+            if authorization is None:
+                return tokens.check_web_session(session, secret or "", self._clock())
+            scheme, _, token = authorization.partition(" ")
+            return tokens.check_token(session, token.strip() if scheme.lower() == "bearer" else "", self._clock())
+
+    def _require_few_failures(self, request: Request) -> str:
+        address = _address(request)
+        if self._wrong.many(address):
+            raise Denied(429, "too many wrong credentials came from this address", {"Retry-After": "60"})
+        return address
+
+    def _refusal(self, request: Request, fault: NotAllowed) -> Denied:
+        """Counts, records and words what is refused; the reason goes to the audit trail, not to the caller."""
+        failures = self._missing if fault.reason == Fault.MISSING else self._wrong
+        number = failures.add(_address(request))
+        if number < _FAILURES_A_MINUTE:
+            self._report("unknown", request, f"token {fault.reason}")
+        elif number == _FAILURES_A_MINUTE:
+            self._report("unknown", request, f"token {fault.reason}; more within this minute are not recorded")
+        return Denied(401, "this needs a valid token", {"WWW-Authenticate": 'Bearer realm="brain-mri-worker"'})
+
+    def _report(self, name: str, request: Request, reason: str) -> None:
+        self._record(events.access_denied(name, _address(request), request.url.path, reason))
+
+    async def _require_own_form(self, request: Request, caller: Caller) -> None:
+        """A browser brings its cookie along to whatever another site made it post: only our own forms count."""
+        own = same_origin(request)
+        if own and caller.csrf is not None:
+            given = request.headers.get("x-csrf-token") or (await posted(request)).get("csrf_token", "")
+            own = hmac.compare_digest(caller.csrf.encode(), given.encode())
+        if not own:
+            await run_in_threadpool(self._report, caller.name, request, "a form that is not ours")
+            raise Denied(403, "this form is not from here, or too old: load the page again")
+
+
+class _Failures:
+    """How often each address failed within the last minute."""
+
+    def __init__(self) -> None:
+        self._times: OrderedDict[str, deque[float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, address: str) -> int:
+        """One more; their number, at most one above the limit."""
+        with self._lock:
+            times = self._recent(address)
+            if len(times) <= _FAILURES_A_MINUTE:
+                times.append(time.monotonic())
+            self._times[address] = times
+            self._times.move_to_end(address)
+            if len(self._times) > _ADDRESSES_REMEMBERED:
+                self._times.popitem(last=False)
+            return len(times)
+
+    def many(self, address: str) -> bool:
+        with self._lock:
+            return len(self._recent(address)) >= _FAILURES_A_MINUTE
+
+    def _recent(self, address: str) -> deque[float]:
+        times = self._times.get(address, deque())
+        while times and times[0] < time.monotonic() - 60:
+            times.popleft()
+        return times
+
+
+# --- what every answer goes through ----------------------------------------------------------------------------
+
+
+def install(
+    app: FastAPI, settings: Settings, database: Database, record: events.Record, clock: Callable[[], datetime]
+) -> None:
+    """Guard, headers and error answers for an application. Routes use `require`."""
+    app.state.guard = Guard(settings, database, record, clock)
+    app.add_exception_handler(Denied, _answer_denied)
+    app.add_middleware(_Outer, stow_bytes=settings.web.stow_maximum_bytes if settings.web.stow else 0)
+
+
+async def _answer_denied(request: Request, denied: Exception) -> Response:
+    if not isinstance(denied, Denied):
+        raise denied
+    a_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
+    response: Response
+    if denied.status == 401 and a_page and "authorization" not in request.headers:
+        asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        response = RedirectResponse(f"{SIGN_IN}?next={quote(asked)}", status_code=303)
+    else:
+        headers = dict(denied.headers)
+        if denied.status == 401 and "hx-request" in request.headers:
+            headers["HX-Redirect"] = SIGN_IN
+        response = problem(denied.status, denied.detail, headers)
+    if denied.status == 401 and COOKIE in request.cookies:
+        response.delete_cookie(COOKIE)
+    return response
+
+
+def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """An error answer (RFC 9457)."""
+    return JSONResponse({"status": status, "detail": detail}, status, headers, PROBLEM)
+
+
+class _Outer:
+    """ASGI: security headers on every answer, a limit on every body."""
+
+    def __init__(self, app: ASGIApp, stow_bytes: int = 0) -> None:
+        self._app = app
+        self._stow_bytes = stow_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        received = 0
+        storing = scope["method"] == "POST" and scope["path"].startswith(_STOW)
+        limit = max(_MAXIMUM_BODY_BYTES, self._stow_bytes) if storing else _MAXIMUM_BODY_BYTES
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise Denied(413, f"a request may have {limit} bytes")
+            return message
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, limited, with_headers)
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def same_origin(request: Request) -> bool:
+    """False where a browser says that another site made it send this."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site in ("same-origin", "none")
+    origin = request.headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+
+
+def _host_name(request: Request) -> str:
+    return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else "unknown"

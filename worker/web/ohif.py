@@ -1,0 +1,123 @@
+"""The OHIF viewer at /ohif/, where `make ohif` has put it into the data folder; it asks our own /dicom-web.
+
+Its files are no secret, as those of the page; what it shows needs a token, or a browser that signed in.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import mimetypes
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Response
+from fastapi.responses import FileResponse, RedirectResponse
+
+from worker.web.api.results import Reader
+from worker.web.dicomweb.routes import PREFIX as DICOMWEB
+
+FOLDER = "ohif"  # below the data folder
+PREFIX = "/ohif"
+_INLINE = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+_TYPES = {".wasm": "application/wasm", ".webapp": "application/manifest+json", ".mjs": "text/javascript"}
+
+
+def ohif_routes(data_dir: Path) -> APIRouter:
+    """GET /ohif/…: the viewer, at the addresses of those of its pages that are for MR studies, and its files."""
+    routes = APIRouter(include_in_schema=False, prefix=PREFIX)
+    folder = data_dir / FOLDER
+
+    @routes.get("")
+    def ohif() -> Response:
+        return RedirectResponse(f"{PREFIX}/")
+
+    @routes.get("/app-config.js")
+    def app_config() -> Response:
+        ours = resources.files("worker.web").joinpath("static", "ohif.js").read_text("utf-8")
+        return Response(f"window.config = {json.dumps(_config())};\n{ours}", media_type="text/javascript")
+
+    @routes.get("/")
+    @routes.get("/viewer")
+    @routes.get("/segmentation")
+    @routes.get("/notfoundstudy")
+    def index(caller: Reader) -> Response:
+        try:
+            page = (folder / "index.html").read_bytes()
+        except OSError:
+            raise HTTPException(404, "the OHIF viewer is not installed: make ohif") from None
+        return Response(page, media_type="text/html", headers={"Content-Security-Policy": _policy(page)})
+
+    @routes.get("/{path:path}")
+    def file(path: str) -> Response:
+        wanted = (folder / path).resolve()
+        if not wanted.is_relative_to(folder.resolve()) or not wanted.is_file() or wanted.suffix == ".html":
+            raise HTTPException(404, "the viewer has no such file")
+        kind = _TYPES.get(wanted.suffix) or mimetypes.guess_type(wanted.name)[0] or "application/octet-stream"
+        headers = {"Cache-Control": "private, max-age=86400", "Content-Security-Policy": _policy(b"")}
+        return FileResponse(wanted, media_type=kind, headers=headers)
+
+    return routes
+
+
+def is_installed(data_dir: Path) -> bool:
+    return (data_dir / FOLDER / "index.html").is_file()
+
+
+def _policy(page: bytes) -> str:
+    """As for our own pages; but the viewer compiles WebAssembly, writes styles and works in the background."""
+    inline = [base64.b64encode(hashlib.sha256(one).digest()).decode() for one in _INLINE.findall(page)]
+    scripts = " ".join(["'self'", "'wasm-unsafe-eval'", "blob:", *(f"'sha256-{one}'" for one in inline)])
+    return (
+        f"default-src 'none'; script-src {scripts}; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; manifest-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+
+
+def _config() -> dict[str, Any]:
+    """The viewer's settings: one source of data, ours, and nothing that leaves this host."""
+    source = {
+        "friendlyName": "AI worker, research use only",
+        "name": "worker",
+        "qidoRoot": DICOMWEB,
+        "wadoRoot": DICOMWEB,
+        "wadoUriRoot": DICOMWEB,
+        "qidoSupportsIncludeField": True,
+        "imageRendering": "wadors",
+        "thumbnailRendering": "wadors",
+        "enableStudyLazyLoad": True,
+        "supportsFuzzyMatching": False,
+        "supportsWildcard": True,
+        "supportsReject": False,
+        "bulkDataURI": {"enabled": False},
+        "omitQuotationForMultipartRequest": True,
+    }
+    return {
+        "name": "worker",
+        "routerBasename": PREFIX,
+        "extensions": [],
+        "modes": [],
+        "customizationService": [
+            {"ohif.tours": {"$set": []}},  # no guided tour over somebody's study
+            {"autoCineModalities": {"$set": []}},  # a heat map is no film
+        ],
+        "showStudyList": True,
+        "maxNumberOfWebWorkers": 3,
+        "showWarningMessageForCrossOrigin": False,
+        "showCPUFallbackMessage": False,
+        "showLoadingIndicator": True,
+        "strictZSpacingForVolumeViewport": True,
+        "investigationalUseDialog": {"option": "always"},
+        "defaultDataSourceName": "worker",
+        "dataSources": [
+            {
+                "namespace": "@ohif/extension-default.dataSourcesModule.dicomweb",
+                "sourceName": "worker",
+                "configuration": source,
+            }
+        ],
+    }

@@ -1,0 +1,98 @@
+"""Templates and static files of the page; all of them are in the package, nothing is fetched from elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from datetime import datetime
+from functools import cache
+from importlib import resources
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, HTTPException, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from worker import __version__
+from worker.web import charts
+from worker.web.guard import Caller
+
+_FILES = {
+    "worker.css": "text/css",
+    "worker.js": "text/javascript",
+    "htmx.min.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+_PALETTE = 8  # colours of classes in worker.css
+
+
+def render(template: str, caller: Caller | None, **values: Any) -> str:
+    """A template as HTML. `caller` may be None where nobody has been asked who it is."""
+    return _environment().get_template(template).render(caller=caller, **values)
+
+
+def static_routes() -> APIRouter:
+    """GET /static/…: needs no token, for nothing in it is secret; the address changes with the content."""
+    routes = APIRouter(include_in_schema=False)
+
+    @routes.get("/static/{name}")
+    def static(name: str) -> Response:
+        if name not in _FILES:
+            raise HTTPException(404, "there is no such file")
+        return Response(_content(name), media_type=_FILES[name], headers={"Cache-Control": "public, max-age=31536000"})
+
+    return routes
+
+
+def style_sheet() -> str:
+    """The page's style, for a file that is shown without the worker."""
+    return _content("worker.css").decode()
+
+
+@cache
+def _content(name: str) -> bytes:
+    return resources.files("worker.web").joinpath("static", name).read_bytes()
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("worker.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "day_time": lambda moment: f"{moment.astimezone():%Y-%m-%d %H:%M}",
+        "percent": percent,
+        "seconds": charts.seconds,
+        "person": person,
+        "date": lambda text: f"{text[:4]}-{text[4:6]}-{text[6:]}" if len(text) == 8 and text.isdigit() else text,
+        "hexadecimal": lambda status: f"0x{status:04X}",
+    }
+    environment.globals |= {
+        "version": __version__,
+        "static": lambda name: f"/static/{name}?{urlencode({'v': hashlib.sha256(_content(name)).hexdigest()[:12]})}",
+        "time_zone": lambda: datetime.now().astimezone().tzname(),
+    }
+    return environment
+
+
+def percent(probability: float) -> str:
+    """Never a certainty: no model has one."""
+    if probability > 0.999:
+        return "> 99.9 %"
+    return "< 0.1 %" if probability < 0.001 else f"{100 * probability:.1f} %"
+
+
+def person(name: str) -> str:
+    """A PN value as it is read: family name, given names (PS3.5 6.2.1)."""
+    family, *others = [part.strip() for part in name.partition("=")[0].split("^")]
+    given = " ".join(part for part in others[:2] if part)
+    return ", ".join(part for part in (family, given) if part)
+
+
+def styles(names: Iterable[str]) -> dict[str, str]:
+    """A class of worker.css for the colour of each class of a model, by its place."""
+    return {name: f"c{place % _PALETTE}" for place, name in enumerate(names)}
