@@ -28,11 +28,11 @@ from tests.testbed.answered import answer
 from tests.testbed.filled import served
 from tests.testbed.instances import later, mr_instance, received
 from worker.audit.messages import AuditEvent
+from worker.config.pseudonyms import pseudonym_of
 from worker.config.settings import Settings
 from worker.db import tokens
 from worker.db.engine import Database
 from worker.db.migrate import migrate
-from worker.db.pseudonyms import pseudonym_of
 from worker.db.tables import InstanceRow, TokenRole
 from worker.dicom.standard import derive_uid
 from worker.storage.acceptance import Received

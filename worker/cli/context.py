@@ -42,8 +42,8 @@ def settings_from(config: Path | None) -> tuple[Settings, Path | None]:
 
 
 def open_store(config: Path | None) -> Database:
+    from worker.config.pseudonyms import pseudonym_of
     from worker.db.engine import Database
-    from worker.db.pseudonyms import pseudonym_of
 
     settings, _ = settings_from(config)
     database = Database(settings.database.url, pseudonym_of(settings.privacy))
@@ -55,8 +55,8 @@ def open_store(config: Path | None) -> Database:
 def audited(config: Path | None) -> Iterator[tuple[Settings, Database, Record, str]]:
     """Settings, the database, the audit trail, and the name of who runs the command."""
     from worker.audit.recorder import recording
+    from worker.config.pseudonyms import pseudonym_of
     from worker.db.engine import Database
-    from worker.db.pseudonyms import pseudonym_of
     from worker.logs import configure_logs
 
     settings, _ = settings_from(config)

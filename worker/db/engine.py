@@ -8,27 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    create_engine,
-    event,
-    inspect,
-    text,
-)
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from worker.config.settings import sqlite_path
-from worker.db.tables import (
-    REVISION,
-)
+from worker.db.tables import REVISION
 from worker.errors import StartError
 
-if TYPE_CHECKING:  # a command that only looks things up starts without pydicom and numpy
-    pass
+# What the packages above need of SQLAlchemy, which they do not import: every query is in `db`, or in `audit`.
+__all__ = ["Database", "DatabaseError", "IntegrityError", "Session", "client_address"]
 
+DatabaseError = SQLAlchemyError
 
 _LOCK_WAIT_SECONDS = 30.0
 # A host that is cut off must notice within half a minute, and so must the server, which keeps its locks so long.
@@ -61,6 +55,11 @@ class Database:
             raise StartError("database-url", f"[database] url: {error}") from None
         self._reader = self.engine.execution_options(read_only=True)
 
+    @property
+    def is_shared(self) -> bool:
+        """True where several hosts may use it; SQLite is one host's."""
+        return self.engine.dialect.name != "sqlite"
+
     @contextmanager
     def write(self) -> Iterator[Session]:
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
@@ -75,6 +74,21 @@ class Database:
         info = {"pseudonym": self.pseudonym}
         with Session(self._reader, expire_on_commit=False, info=info) as session, session.begin():
             yield session
+
+    @contextmanager
+    def read_exported(self) -> Iterator[tuple[Session, str]]:
+        """A session of PostgreSQL and the identifier of its snapshot: a program given it sees the same rows."""
+        with (
+            self.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection,
+            Session(connection) as session,
+        ):
+            yield session, str(session.scalar(text("SELECT pg_export_snapshot()")))
+
+    def server_time(self) -> datetime:
+        """The time of PostgreSQL's host, aware."""
+        with self.engine.connect() as connection:
+            answer: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return answer
 
     def revision(self) -> str | None:
         """The schema revision, None for an empty database. Raises StartError when it cannot be reached."""
@@ -102,6 +116,12 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def client_address(url: str) -> tuple[str, str | None]:
+    """(connection URI without its password, password) as PostgreSQL's own programs take them."""
+    address = make_url(url).set(drivername="postgresql")
+    return address._replace(password=None).render_as_string(), str(address.password) if address.password else None
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

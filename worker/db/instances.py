@@ -1,12 +1,12 @@
-"""Rows of associations and of received instances: what C-STORE and STOW-RS write."""
+"""Rows of associations, received instances and counts of refusals: what C-STORE and STOW-RS write."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import (
     Connection,
@@ -18,18 +18,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from worker.db.series_status import answer_series
 from worker.db.tables import (
     AssociationRow,
     ConflictRow,
     InstanceRow,
     ObjectRow,
+    RefusalKind,
+    RefusalRow,
     SeriesRow,
     SeriesState,
 )
-
-if TYPE_CHECKING:  # a command that only looks things up starts without pydicom and numpy
-    pass
-from worker.db.series_status import answer_series
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,3 +188,24 @@ def kept_files(session: Session) -> list[tuple[str, str]]:
     ):
         named += [(path, sha256) for path, sha256 in session.execute(query)]
     return named
+
+
+def add_refusals(session: Session, counts: Mapping[tuple[RefusalKind, str, str], int]) -> None:
+    """Add numbers by (kind, status, reason) to those of every receiver."""
+    for kind, status, reason in sorted(counts):  # two receivers lock rows in the same order
+        number = counts[kind, status, reason]
+        same = (RefusalRow.kind == kind, RefusalRow.status == status, RefusalRow.reason == reason)
+        known = session.execute(
+            update(RefusalRow).where(*same).values(number=RefusalRow.number + number).returning(RefusalRow.number)
+        )
+        if known.first() is None:
+            # Of two receivers that add the row at once the database refuses the second, which tries again at its next
+            # tick.
+            session.add(RefusalRow(kind=kind, status=status, reason=reason, number=number))
+            session.flush()
+
+
+def refusal_counts(session: Session, kind: RefusalKind) -> dict[tuple[str, str], int]:
+    """By (status, reason), since the database was made; an association's status is empty."""
+    rows = session.scalars(select(RefusalRow).where(RefusalRow.kind == kind))
+    return {(row.status, row.reason): row.number for row in rows}

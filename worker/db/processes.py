@@ -1,4 +1,4 @@
-"""Who is alive: every process says so in the database, so that any machine can tell what runs on all of them.
+"""Rows of processes: each records that it lives, so that any host can show what runs on all of them.
 
 A process is lost when it has been silent for a lease, or when it ran on this host and has ended; others take its jobs.
 """
@@ -6,9 +6,6 @@ A process is lost when it has been silent for a lease, or when it ran on this ho
 from __future__ import annotations
 
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -16,12 +13,10 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from worker import __version__
-from worker.db.engine import Database
 from worker.db.tables import ProcessRow
-from worker.logs import fault_fields, get_log
-from worker.process import Role, is_dead, process_name
+from worker.process import Role, is_dead
 
-FORGOTTEN = timedelta(days=1)  # a host that has gone for good is shown as lost so long
+FORGOTTEN = timedelta(days=1)  # how long a vanished host stays listed as lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,37 +45,6 @@ def processes(session: Session, now: datetime, lease: timedelta) -> list[Alive]:
     ]
 
 
-@contextmanager
-def beating(database: Database, role: Role, lease: timedelta, clock: Callable[[], datetime]) -> Iterator[None]:
-    """Say that this process is ready, and again three times a lease; at the end its row is removed."""
-    started, done = clock(), threading.Event()
-
-    def beat_guarded() -> None:
-        try:
-            with database.write() as session:
-                beat(session, process_name(), role, started, clock())
-        except Exception as error:  # a thread's boundary; the next beat tries again
-            get_log().warning("heartbeat not written", **fault_fields(error))
-
-    def go_on() -> None:
-        while not done.wait(lease.total_seconds() / 3):
-            beat_guarded()
-
-    beat_guarded()
-    thread = threading.Thread(target=go_on, name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        try:
-            with database.write() as session:
-                session.execute(delete(ProcessRow).where(ProcessRow.name == process_name()))
-        except Exception as error:  # the row is told from a living process by its number, and by its silence
-            get_log().warning("heartbeat not removed", **fault_fields(error))
-
-
 def beat(session: Session, name: str, role: Role, started: datetime, now: datetime) -> None:
     """Record that a process lives; at its first beat the rows of what ended before it are removed."""
     known = session.execute(
@@ -102,8 +66,13 @@ def beat(session: Session, name: str, role: Role, started: datetime, now: dateti
     session.flush()
 
 
+def remove_process(session: Session, name: str) -> None:
+    """Remove the row of a process that ends."""
+    session.execute(delete(ProcessRow).where(ProcessRow.name == name))
+
+
 def is_lost(session: Session, name: str, now: datetime, lease: timedelta) -> bool:
-    """True for a process that has ended on this host, or of which another host has told nothing for a lease."""
+    """True for a process that has ended on this host, or is remote and silent for one lease period."""
     host = name.partition(":")[0]
     if host == socket.gethostname():
         return is_dead(name, host)

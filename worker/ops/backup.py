@@ -17,11 +17,8 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy import make_url, text
-from sqlalchemy.orm import Session
-
 from worker.config.settings import Settings, sqlite_path
-from worker.db.engine import Database
+from worker.db.engine import Database, client_address
 from worker.db.instances import kept_files
 from worker.errors import StartError
 from worker.jobs.bundle_store import kept_bundles
@@ -121,11 +118,7 @@ def _dump_postgresql(url: str, target: Path) -> Named:
     try:
         database.require_revision()
         # pg_dump sees what this transaction sees, so rows and list of files are of one moment.
-        with (
-            database.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection,
-            Session(connection) as session,
-        ):
-            snapshot = session.scalar(text("SELECT pg_export_snapshot()"))
+        with database.read_exported() as (session, snapshot):
             names = kept_files(session)
             options = ["--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}"]
             _run_client("pg_dump", url, *options, f"--file={target}")
@@ -138,13 +131,12 @@ def _run_client(program: str, url: str, *options: str) -> None:
     """pg_dump or pg_restore on our database. The password travels in the environment, where `ps` does not show it."""
     if shutil.which(program) is None:
         raise StartError("no-postgresql-client", f"{program} is not installed: install PostgreSQL's client programs")
-    address = make_url(url).set(drivername="postgresql")
+    address, password = client_address(url)
     environment = dict(os.environ)
-    if address.password:
-        environment["PGPASSWORD"] = str(address.password)
-    place = address._replace(password=None).render_as_string()
+    if password:
+        environment["PGPASSWORD"] = password
     done = subprocess.run(
-        [program, f"--dbname={place}", *options], env=environment, capture_output=True, text=True, check=False
+        [program, f"--dbname={address}", *options], env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or ["it said nothing"]

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from worker.config.settings import Destination, HttpSection, PeerSection, Settings
-from worker.db.engine import Database
+from worker.db.engine import Database, DatabaseError
 from worker.db.processes import Alive, processes
 from worker.db.series_status import unfinished_counts
 from worker.db.tables import REVISION, ModelState
@@ -58,7 +56,7 @@ def examine_role(settings: Settings, role: Role, now: datetime) -> Finding:
     """Whether a role is alive on this host: quick enough for a container's or a service manager's health check."""
     try:
         alive = _seen(settings, now)
-    except (WorkerError, SQLAlchemyError) as error:
+    except (WorkerError, DatabaseError) as error:
         detail = error.detail if isinstance(error, WorkerError) else "the database does not answer"
         return Finding(role, False, detail, "worker doctor looks at everything")
     here = [one for one in alive if one.role == role and one.host == socket.gethostname()]

@@ -20,11 +20,10 @@ from pynetdicom import build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_GET, C_MOVE
 from pynetdicom.presentation import PresentationContext
-from sqlalchemy.orm import Session
 
 from worker.audit import events
 from worker.config.settings import DestinationSection, PeerSection, Settings
-from worker.db.engine import Database
+from worker.db.engine import Database, Session
 from worker.db.views.archive import Instance, Keys, Series, Study, find_instances, find_series, find_studies
 from worker.dicom import header as headers
 from worker.dicom import standard

@@ -16,13 +16,12 @@ from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.sop_class import Verification
-from sqlalchemy.orm import Session
 
 from worker.audit import events
 from worker.audit.subjects import received_over
 from worker.config.settings import DestinationSection, ReceiveSection, Settings
 from worker.db.deliveries import record_commitment_report
-from worker.db.engine import Database
+from worker.db.engine import Database, Session
 from worker.db.instances import close_association, open_association, open_associations
 from worker.db.processes import is_lost
 from worker.db.tables import AssociationRow

@@ -26,15 +26,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import IntegrityError
-
 from worker import __version__
 from worker.audit import events
 from worker.audit.recorder import Recorder
+from worker.config.pseudonyms import pseudonym_of
 from worker.config.settings import FhirSection, Settings
 from worker.db import models as store_models
-from worker.db.engine import Database
-from worker.db.pseudonyms import pseudonym_of
+from worker.db.engine import Database, IntegrityError
 from worker.db.tables import REVISION
 from worker.errors import StartError
 from worker.imports import PYDICOM_COMPANIONS, without
@@ -240,7 +238,7 @@ def _web_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
 
 def _ready(role: Role, settings: Settings, database: Database, clock: Clock) -> AbstractContextManager[None]:
     """The role does its work inside: so long this process counts as alive, on every host that shares the database."""
-    from worker.db.processes import beating
+    from worker.service.heartbeat import beating
 
     gc.freeze()  # what was loaded stays: no collection walks it again while a report is built (a fifth of its time)
     return beating(database, role, timedelta(seconds=settings.worker.lease_seconds), clock)

@@ -23,11 +23,8 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
-
 from worker.config import routing
-from worker.db.engine import Database
+from worker.db.engine import Database, IntegrityError, Session
 from worker.db.instances import NewInstance, add_conflict, add_instances, restore_instance, stored_instances
 from worker.db.tables import InstanceRow
 from worker.dicom import standard

@@ -10,11 +10,9 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-from sqlalchemy import select, update
-from sqlalchemy.orm import Session
-
-from worker.db.engine import Database
-from worker.db.tables import RefusalKind, RefusalRow
+from worker.db.engine import Database, Session
+from worker.db.instances import add_refusals, refusal_counts
+from worker.db.tables import RefusalKind
 from worker.dicom import standard
 
 # (status, reason) of C-STORE and the reasons of associations, told as 0 before they happen: for Prometheus a number
@@ -72,31 +70,18 @@ class Refusals:
         if not counts:
             return
         with self._database.write() as session:
-            for key in sorted(counts):  # two receivers lock rows in the same order
-                _add_to_row(session, *key, counts[key])
+            add_refusals(session, counts)
         with self._lock:
             self._counts -= Counter(counts)
-
-
-def _add_to_row(session: Session, kind: RefusalKind, status: str, reason: str, number: int) -> None:
-    of_it = (RefusalRow.kind == kind, RefusalRow.status == status, RefusalRow.reason == reason)
-    known = session.execute(
-        update(RefusalRow).where(*of_it).values(number=RefusalRow.number + number).returning(RefusalRow.number)
-    )
-    if known.first() is None:
-        # Two that add the first one at once: the database refuses the second, which tries again at its next tick.
-        session.add(RefusalRow(kind=kind, status=status, reason=reason, number=number))
-        session.flush()
 
 
 def refused_instances(session: Session) -> dict[tuple[str, str], int]:
     """By (status, reason), since the database was made; 0 for what has not happened."""
     known = {(f"0x{status:04X}", reason): 0 for status, reason in INSTANCE_REFUSALS}
-    rows = session.scalars(select(RefusalRow).where(RefusalRow.kind == RefusalKind.INSTANCE))
-    return known | {(row.status, row.reason): row.number for row in rows}
+    return known | refusal_counts(session, RefusalKind.INSTANCE)
 
 
 def refused_associations(session: Session) -> dict[str, int]:
     """By reason, as above."""
-    rows = session.scalars(select(RefusalRow).where(RefusalRow.kind == RefusalKind.ASSOCIATION))
-    return dict.fromkeys(ASSOCIATION_REFUSALS, 0) | {row.reason: row.number for row in rows}
+    counts = refusal_counts(session, RefusalKind.ASSOCIATION)
+    return dict.fromkeys(ASSOCIATION_REFUSALS, 0) | {reason: number for (_, reason), number in counts.items()}

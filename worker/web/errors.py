@@ -9,9 +9,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from worker.db.engine import DatabaseError
 from worker.logs import fault_fields, get_log
 from worker.web.guard import HEADERS, PROBLEM, problem
 from worker.web.templating import render
@@ -38,7 +38,7 @@ def install(app: FastAPI) -> None:
     app.openapi = lambda: _with_problems(document())  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
-    app.add_exception_handler(SQLAlchemyError, _answer_database)
+    app.add_exception_handler(DatabaseError, _answer_database)
     app.add_exception_handler(Exception, _answer_fault)
 
 

@@ -27,7 +27,6 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,7 +34,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from worker.audit import events
 from worker.config.settings import Settings
 from worker.db import tokens
-from worker.db.engine import Database
+from worker.db.engine import Database, DatabaseError
 from worker.db.tables import TokenRole
 from worker.db.tokens import Fault, Holder, NotAllowed, allows
 
@@ -132,7 +131,7 @@ class Guard:
             return True
         try:
             self._identify(request)
-        except (NotAllowed, SQLAlchemyError):
+        except (NotAllowed, DatabaseError):
             return False
         return True
 
@@ -165,7 +164,7 @@ class Guard:
             holder = self._identify(request)
         except NotAllowed as fault:
             raise self._refusal(request, fault) from None
-        except SQLAlchemyError:
+        except DatabaseError:
             raise Denied(503, "the database does not answer") from None
         secret = None if "authorization" in request.headers else request.cookies[COOKIE]
         return Caller(holder.name, holder.role, address, tokens.csrf_token(secret) if secret else None)

@@ -10,12 +10,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from sqlalchemy.exc import SQLAlchemyError
 
 from worker import __version__
 from worker.audit.recorder import faults
 from worker.config.settings import Settings
-from worker.db.engine import Database
+from worker.db.engine import Database, DatabaseError
 from worker.db.processes import Alive, processes
 from worker.db.series_status import unfinished_counts
 from worker.db.tables import ModelState
@@ -69,7 +68,7 @@ def check_health(settings: Settings, database: Database, now: datetime) -> dict[
             models = [one for one in known_models(session) if one.state in (ModelState.ACTIVE, ModelState.SHADOW)]
             awaited = awaited_models(session, settings.route)
             living = processes(session, now, _lease(settings))
-    except SQLAlchemyError as error:
+    except DatabaseError as error:
         checks["database"] = f"unreachable ({type(error).__name__})"
     receivers = [one for one in living if one.role == Role.RECEIVE and not one.lost]
     if not receivers:
@@ -94,7 +93,7 @@ def check_ready(settings: Settings, database: Database, now: datetime) -> dict[s
             seen = processes(session, now, _lease(settings))
             if unserved := unserved_models(session):
                 checks["models"] = "; ".join(unserved)
-    except SQLAlchemyError as error:
+    except DatabaseError as error:
         checks["database"] = f"unreachable ({type(error).__name__})"
         return _report(checks)
     for role in Role:

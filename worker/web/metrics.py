@@ -20,13 +20,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
 from worker import __version__
 from worker.audit.recorder import faults
 from worker.config.settings import Settings
-from worker.db.engine import Database
+from worker.db.engine import Database, DatabaseError, Session
 from worker.db.processes import Alive, processes
 from worker.db.views.activity import UsedModel, used_models
 from worker.db.views.totals import Standing, Standings
@@ -77,7 +75,7 @@ class _Collector:
                 living = processes(session, self.now, timedelta(seconds=self.settings.worker.lease_seconds))
                 broken, models = len(faults(session)), used_models(session)
                 refused = [*_refusals(session)]
-        except SQLAlchemyError as error:
+        except DatabaseError as error:
             get_log().error("the scrape's queries failed", **fault_fields(error))
             yield _gauge("database_up", "1 while the database answers.", 0)
             return

@@ -19,9 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.orm import Session
-
-from worker.db.engine import Database
+from worker.db.engine import Database, Session
 from worker.db.readings import (
     OTHER_LABELS,
     GivenAnswer,

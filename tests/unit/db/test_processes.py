@@ -7,13 +7,11 @@ import socket
 import subprocess
 import sys
 from datetime import timedelta
-from itertools import count
 
 from tests.testbed.instances import later
-from tests.testbed.worker_process import wait_until
 from worker.db.engine import Database
-from worker.db.processes import FORGOTTEN, Alive, beat, beating, is_lost, processes
-from worker.process import Role, process_name
+from worker.db.processes import FORGOTTEN, beat, is_lost, processes, remove_process
+from worker.process import Role
 
 LEASE = timedelta(seconds=30)
 OURS = f"{socket.gethostname()}:{os.getpid()}"
@@ -35,24 +33,6 @@ def _ended() -> int:
     return process.pid
 
 
-def test_a_process_is_seen_while_it_beats_and_gone_after_its_end(database: Database) -> None:
-    with beating(database, Role.SEND, LEASE, lambda: later(5)):
-        assert _seen(database, 6) == [("send", process_name(), False)]
-    assert _seen(database, 6) == []
-
-
-def test_beats_are_told_by_another_thread(database: Database) -> None:
-    times = count()
-
-    def after_three_beats() -> list[Alive]:
-        with database.read() as session:
-            return [one for one in processes(session, later(0), LEASE) if one.seen_at > later(3)]
-
-    with beating(database, Role.INFER, timedelta(seconds=0.03), lambda: later(next(times))):
-        [one] = wait_until(after_three_beats, "three beats", every=0.01)
-    assert one.started_at == later(0)
-
-
 def test_a_silent_process_of_another_host_is_lost_after_a_lease_and_forgotten_after_a_day(database: Database) -> None:
     _beat(database, "elsewhere:7", Role.INFER, at=10)
     assert _seen(database, 39) == [("infer", "elsewhere:7", False)]
@@ -63,6 +43,14 @@ def test_a_silent_process_of_another_host_is_lost_after_a_lease_and_forgotten_af
 def test_a_process_that_ended_on_this_host_is_not_shown(database: Database) -> None:
     _beat(database, f"{socket.gethostname()}:{_ended()}", Role.INFER, at=10)
     assert _seen(database, 11) == []
+
+
+def test_a_process_that_ends_removes_its_own_row_only(database: Database) -> None:
+    _beat(database, OURS, Role.SEND, at=1)
+    _beat(database, "elsewhere:7", Role.SEND, at=1)
+    with database.write() as session:
+        remove_process(session, OURS)
+    assert _seen(database, 2) == [("send", "elsewhere:7", False)]
 
 
 def test_the_first_beat_removes_what_ended_before_it(database: Database) -> None:

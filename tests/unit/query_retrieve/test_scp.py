@@ -8,10 +8,10 @@ import pytest
 from pydicom import Dataset
 
 from tests.testbed.answered import answer
+from worker.config.pseudonyms import pseudonym_of
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.migrate import migrate
-from worker.db.pseudonyms import pseudonym_of
 from worker.dicom.standard import derive_uid
 from worker.query_retrieve.identifiers import add_value, read_query
 from worker.query_retrieve.scp import Archive, comes_from

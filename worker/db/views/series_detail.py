@@ -56,6 +56,26 @@ def find_detail(session: Session, series_instance_uid: str) -> Detail | None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class LatestReport:
+    """`path` lies below the data folder; None where no model has answered the series."""
+
+    path: str | None
+    study_instance_uid: str
+
+
+def find_report(session: Session, series_instance_uid: str) -> LatestReport | None:
+    """The report that answers a series; None for a series that was not received."""
+    row = session.execute(
+        select(ObjectRow.path, SeriesRow.study_instance_uid)
+        .select_from(SeriesRow)
+        .outerjoin(ResultRow, ResultRow.job_id == SeriesRow.answered_job_id)
+        .outerjoin(ObjectRow, (ObjectRow.result_id == ResultRow.id) & (ObjectRow.kind == ObjectKind.REPORT))
+        .where(SeriesRow.series_instance_uid == series_instance_uid)
+    ).first()
+    return LatestReport(row.path, row.study_instance_uid) if row is not None else None
+
+
 def _classified(session: Session, result_id: int | None) -> list[ShownSlice]:
     """The slices of a result, in stack order."""
     rows = session.execute(

@@ -7,13 +7,11 @@ from typing import Any
 from fastapi import APIRouter, HTTPException, Response
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from worker.audit import events
 from worker.audit.events import Record
 from worker.db.engine import Database
-from worker.db.tables import ObjectKind, ObjectRow, ResultRow, SeriesRow
+from worker.db.views.series_detail import find_report
 from worker.web.api.results import BEARER, PREFIX, Reader, SeriesUid
 from worker.web.errors import DOCUMENTED, NOT_FOUND
 from worker.web.parts import Parts
@@ -41,28 +39,16 @@ def fhir_routes(database: Database, parts: Parts, record: Record) -> APIRouter:
         from worker.reporting.fhir import report_as_bundle  # its models are loaded where they are needed
 
         with database.read() as session:
-            path, study = _latest_report(session, series_instance_uid)
+            report = find_report(session, series_instance_uid)
+        if report is None:
+            raise HTTPException(404, "no such series was received")
+        if report.path is None:
+            raise HTTPException(404, "no model has answered this series: there is no report")
         try:
-            bundle = report_as_bundle(dcmread(data_dir / path))
+            bundle = report_as_bundle(dcmread(data_dir / report.path))
         except (OSError, InvalidDicomError, ValueError):
             raise HTTPException(404, "the file of this report is not in the data folder, or is not one") from None
-        record(events.viewed(caller.name, caller.address, study))
+        record(events.viewed(caller.name, caller.address, report.study_instance_uid))
         return FhirResponse(bundle)
 
     return routes
-
-
-def _latest_report(session: Session, series_instance_uid: str) -> tuple[str, str]:
-    """(path below the data folder, Study Instance UID). Raises HTTPException 404 where there is no report."""
-    found = session.execute(
-        select(ObjectRow.path, SeriesRow.study_instance_uid)
-        .select_from(SeriesRow)
-        .outerjoin(ResultRow, ResultRow.job_id == SeriesRow.answered_job_id)
-        .outerjoin(ObjectRow, (ObjectRow.result_id == ResultRow.id) & (ObjectRow.kind == ObjectKind.REPORT))
-        .where(SeriesRow.series_instance_uid == series_instance_uid)
-    ).first()
-    if found is None:
-        raise HTTPException(404, "no such series was received")
-    if found.path is None:
-        raise HTTPException(404, "no model has answered this series: there is no report")
-    return found.path, found.study_instance_uid

@@ -10,12 +10,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
 from fastapi.responses import RedirectResponse
-from sqlalchemy.orm import Session
 
 from worker.audit import events
 from worker.audit.events import Record
 from worker.db import models
-from worker.db.engine import Database
+from worker.db.engine import Database, Session
 from worker.db.tables import ModelRow, TokenRole
 from worker.db.views.model_comparison import Comparison, KnownModel, compare, known_models
 from worker.errors import StartError

@@ -12,12 +12,11 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.security import HTTPBearer
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from sqlalchemy.orm import Session
 
 from worker.audit import events
 from worker.audit.events import Record
 from worker.db import readings as store_readings
-from worker.db.engine import Database
+from worker.db.engine import Database, Session
 from worker.db.readings import (
     LARGEST_COMMENT,
     OTHER_LABELS,

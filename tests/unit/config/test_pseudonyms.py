@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import select
 
 from tests.testbed.instances import NOON, mr_instance, received
+from worker.config.pseudonyms import pseudonym_of
 from worker.config.settings import PrivacySection, load_settings
 from worker.db.engine import Database
 from worker.db.migrate import migrate
-from worker.db.pseudonyms import pseudonym_of
 from worker.db.tables import SeriesRow
 from worker.db.views.search import Search, find_series
 from worker.errors import StartError

@@ -1,0 +1,39 @@
+"""The heartbeat's thread, on both databases."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import count
+
+from tests.testbed.instances import later
+from tests.testbed.worker_process import wait_until
+from worker.db.engine import Database
+from worker.db.processes import Alive, processes
+from worker.process import Role, process_name
+from worker.service.heartbeat import beating
+
+LEASE = timedelta(seconds=30)
+
+
+def _seen(database: Database) -> list[Alive]:
+    with database.read() as session:
+        return processes(session, later(6), LEASE)
+
+
+def test_a_process_is_seen_while_it_beats_and_gone_after_its_end(database: Database) -> None:
+    with beating(database, Role.SEND, LEASE, lambda: later(5)):
+        assert [(process.role, process.name, process.lost) for process in _seen(database)] == [
+            ("send", process_name(), False)
+        ]
+    assert _seen(database) == []
+
+
+def test_beats_are_told_by_another_thread(database: Database) -> None:
+    times = count()
+
+    def after_three_beats() -> list[Alive]:
+        return [process for process in _seen(database) if process.seen_at > later(3)]
+
+    with beating(database, Role.INFER, timedelta(seconds=0.03), lambda: later(next(times))):
+        [process] = wait_until(after_three_beats, "three beats", every=0.01)
+    assert process.started_at == later(0)

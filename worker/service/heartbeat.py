@@ -1,0 +1,44 @@
+"""The heartbeat of a process: a thread that records in the database that the process lives."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from worker.db.engine import Database
+from worker.db.processes import beat, remove_process
+from worker.logs import fault_fields, get_log
+from worker.process import Role, process_name
+
+
+@contextmanager
+def beating(database: Database, role: Role, lease: timedelta, clock: Callable[[], datetime]) -> Iterator[None]:
+    """Record that this process is ready, and three times per lease that it lives; remove its row at the end."""
+    started, done = clock(), threading.Event()
+
+    def beat_guarded() -> None:
+        try:
+            with database.write() as session:
+                beat(session, process_name(), role, started, clock())
+        except Exception as error:  # a thread's boundary; the next beat tries again
+            get_log().warning("heartbeat not written", **fault_fields(error))
+
+    def beat_until_done() -> None:
+        while not done.wait(lease.total_seconds() / 3):
+            beat_guarded()
+
+    beat_guarded()
+    thread = threading.Thread(target=beat_until_done, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        try:
+            with database.write() as session:
+                remove_process(session, process_name())
+        except Exception as error:  # the dead process's row is recognised by its process number, and by its silence
+            get_log().warning("heartbeat not removed", **fault_fields(error))
