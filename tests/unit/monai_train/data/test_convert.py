@@ -263,7 +263,7 @@ def test_patient_groups_that_share_a_picture_become_one(tmp_path: Path) -> None:
 
 
 def test_audit_groups_the_mirrored_picture(tmp_path: Path) -> None:
-    from tests.unit.monai_train.test_duplicates import head
+    from tests.unit.monai_train.data.test_duplicates import head
 
     (tmp_path / "src" / "no").mkdir(parents=True)
     Image.fromarray(head(1)).save(tmp_path / "src" / "no" / "a.png")

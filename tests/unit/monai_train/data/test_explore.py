@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image
-from tests.unit.monai_train.test_duplicates import head
 from typer.testing import CliRunner
 
 from monai_train.data import explore as explore_module
 from monai_train.data.convert import convert
 from monai_train.data.explore import explore
+from tests.unit.monai_train.data.test_duplicates import head
 from worker.errors import StartError
 
 app = typer.Typer()

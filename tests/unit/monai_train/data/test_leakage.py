@@ -16,7 +16,6 @@ import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.unit.monai_train.test_duplicates import head
 from typer.testing import CliRunner
 
 from monai_train.data import leakage as audit_module
@@ -25,6 +24,7 @@ from monai_train.data.duplicates import Fingerprint
 from monai_train.data.inventory import Listed
 from monai_train.data.leakage import audit, count_across
 from monai_train.data.patients import name_groups
+from tests.unit.monai_train.data.test_duplicates import head
 from worker.errors import StartError
 
 app = typer.Typer()

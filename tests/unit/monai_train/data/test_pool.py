@@ -35,7 +35,7 @@ def leave_a_mark_and_sleep(folder: str) -> None:
 def test_killed_parent_leaves_no_process_behind(tmp_path: Path) -> None:
     code = (
         "from monai_train.data.pool import map_files\n"
-        "from tests.unit.monai_train.test_pool import leave_a_mark_and_sleep\n"
+        "from tests.unit.monai_train.data.test_pool import leave_a_mark_and_sleep\n"
         f"list(map_files(leave_a_mark_and_sleep, [{str(tmp_path)!r}] * 1000, 'sleep'))\n"
     )
     root = Path(__file__).parents[4]

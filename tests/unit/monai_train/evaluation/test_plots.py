@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn import metrics as reference
-from tests.unit.monai_train.test_intervals import made
 
 from monai_train.config import ANY_TUMOUR
 from monai_train.evaluation import plots
 from monai_train.evaluation.intervals import Estimate, estimates
 from monai_train.evaluation.metrics import Predictions
+from tests.unit.monai_train.evaluation.test_intervals import made
 
 
 def size_of(png: bytes) -> tuple[int, int]:
