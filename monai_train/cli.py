@@ -10,7 +10,6 @@ import os
 import sys
 import tempfile
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import typer
@@ -176,9 +175,17 @@ def evaluate_default_command(
 
 def _register_others() -> None:
     """The commands of the modules that bring their own."""
-    for name in ("convert", "explore", "audit", "compare", "crossval", "seeds", "search", "retrain"):
-        if find_spec(f"monai_train.{name}") is not None:
-            import_module(f"monai_train.{name}").register(app)
+    for name in (
+        "data.convert",
+        "data.explore",
+        "data.leakage",
+        "evaluation.compare",
+        "evaluation.crossval",
+        "systems.seeds",
+        "training.hyperparameters",
+        "export.retrain",
+    ):
+        import_module(f"monai_train.{name}").register(app)
 
 
 def main() -> None:

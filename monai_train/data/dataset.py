@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from rich.progress import track
 
+import worker
 from monai_train.config import label_index
-from worker import inference
 from worker.errors import NotAssessable, StartError
 from worker.inference.preprocess import Preprocessing, Volume, preprocess
 
@@ -194,8 +194,8 @@ def box_on(volume: Volume, row: Row) -> list[float]:
 
 def _code_sha256() -> str:
     """Identifies the preprocessing code, so that pixels made by an older one are not used."""
-    folder = Path(inference.__file__).parent
-    names = ("decode.py", "geometry.py", "resample.py", "preprocess.py")
+    folder = Path(worker.__file__).parent
+    names = ("pixels/decode.py", "pixels/geometry.py", "inference/resample.py", "inference/preprocess.py")
     return hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
 
 
