@@ -41,7 +41,6 @@ from worker.reporting.outbox import Outbox
 from worker.service.roles import configure_model
 from worker.storage.keeper import InstanceKeeper
 from worker.web.app import create_app
-from worker.web.viewer import web_parts
 
 CONFIG = TrainConfig(
     epochs=1,
@@ -150,7 +149,7 @@ def test_a_corrected_label_travels_to_the_model_that_answers_next(
     site.work()
 
     # page → readings
-    app = create_app(site.settings, site.database, clock=site.clock, parts=web_parts(site.settings))
+    app = create_app(site.settings, site.database, clock=site.clock)
     with served(app) as address, httpx.Client(base_url=address, timeout=60) as browser:
         for uid, truth in truths.items():
             _read(browser, uid, truth)

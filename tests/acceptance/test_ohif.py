@@ -25,7 +25,6 @@ from worker.db.tables import TokenRole
 from worker.web import ohif
 from worker.web.app import create_app
 from worker.web.guard import COOKIE
-from worker.web.viewer import web_parts
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -53,7 +52,7 @@ def serving(folder: Path) -> Iterator[tuple[Any, str, list[str]]]:
     settings = content.settings.model_copy(update={"web": web})
     with content.database.write() as session:
         _, token = tokens.add_token(session, "reading-room", TokenRole.READ, datetime.now(UTC), None)
-    app = create_app(settings, content.database, parts=web_parts(settings))
+    app = create_app(settings, content.database)
     faults: list[str] = []
     with filled.served(app) as address, playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=WEBGL, timeout=WAIT)

@@ -22,7 +22,6 @@ from tests.testbed.browser import CHROMIUM, FLAGS
 from tests.testbed.filled import Filled
 from worker.web.app import create_app
 from worker.web.monthly_report import write_report, written_months
-from worker.web.viewer import web_parts
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -56,7 +55,7 @@ def serving(folder: Path, others: int) -> Iterator[Web]:
     now = datetime.now(UTC)
     content = filled.fill(folder, now, others)
     write_report(content.database, content.settings.worker.data_dir, f"{now:%Y-%m}", now)
-    app = create_app(content.settings, content.database, parts=web_parts(content.settings))
+    app = create_app(content.settings, content.database)
     with filled.served(app) as address, playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=WAIT)
         yield Web(address, content, browser)

@@ -38,7 +38,6 @@ from worker.dicom.standard import derive_uid
 from worker.storage.acceptance import Received
 from worker.storage.keeper import InstanceKeeper
 from worker.web.app import create_app
-from worker.web.viewer import web_parts
 
 STUDY, SERIES, FIRST = derive_uid("study", "a"), derive_uid("series", "a"), derive_uid("instance", "a", "1")
 BASE = f"/dicom-web/studies/{STUDY}"
@@ -79,7 +78,7 @@ def serving(folder: Path, **sections: Any) -> Iterator[Site]:
     events: list[AuditEvent] = []
     with database.write() as session:
         _, token = tokens.add_token(session, "reader", TokenRole.READ, later(0), None)
-    app = create_app(settings, database, events.append, parts=web_parts(settings))
+    app = create_app(settings, database, events.append)
     with served(app) as address, httpx.Client(base_url=address, timeout=60) as reader:
         reader.headers["Authorization"] = f"Bearer {token}"
         client = DICOMwebClient(f"{address}/dicom-web", headers={"Authorization": f"Bearer {token}"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,9 +32,7 @@ from worker.db.migrate import migrate
 from worker.db.tables import AssociationRow, ConflictRow, InstanceRow, TokenRole
 from worker.dicom.standard import derive_uid
 from worker.web.app import create_app
-from worker.web.dicomweb.stow_store import CALLING, Intake
-from worker.web.parts import Kept
-from worker.web.viewer import web_parts
+from worker.web.dicomweb.stow_store import CALLING, Kept, StowStore
 
 BOUNDARY = "frontier"
 MULTIPART = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
@@ -70,14 +69,11 @@ def _serving(folder: Path, stow: bool) -> Iterator[Site]:
     with database.write() as session:
         _, reading = tokens.add_token(session, "reader", TokenRole.READ, later(0), None)
         _, writing = tokens.add_token(session, "writer", TokenRole.OPERATE, later(0), None)
-    intake = Intake(settings, database, lambda: later(0), events.append) if stow else None
-    app = create_app(settings, database, events.append, parts=web_parts(settings, intake))
+    app = create_app(settings, database, events.append, lambda: later(0))
     headers = {"Authorization": f"Bearer {writing}"}
     with served(app) as address, httpx.Client(base_url=address, timeout=60, headers=headers) as writer:
         client = DICOMwebClient(f"{address}/dicom-web", headers=headers)
         yield Site(address, database, folder, writer, client, reading, events)
-    if intake is not None:
-        intake.keeper.close()
     database.close()
 
 
@@ -123,11 +119,11 @@ def test_what_is_stored_is_durable_listed_and_settles_when_the_request_has_ended
 
 
 def test_a_series_waits_for_the_end_of_the_request(site: Site) -> None:
-    intake = Intake(
+    store = StowStore(
         Settings.model_validate({"worker": {"data_dir": site.data_dir}, "receive": {"minimum_free_bytes": 0}}),
         site.database, lambda: later(100), site.events.append,
     )  # fmt: skip
-    request = intake.begin("writer", "127.0.0.1")
+    request = store.begin("writer", "127.0.0.1")
     kept = request.keep(encoded(mr_instance(1, "w")), None)
     assert kept == Kept(
         mr_instance().SOPClassUID,
@@ -145,7 +141,7 @@ def test_a_series_waits_for_the_end_of_the_request(site: Site) -> None:
     before = settling()
     request.end()
     assert settling() == before + 1
-    intake.keeper.close()
+    store.close()
 
 
 def test_the_same_again_is_success_and_other_content_a_warning(site: Site) -> None:
@@ -275,6 +271,17 @@ def test_only_who_operates_may_store_and_only_where_it_is_allowed(site: Site, tm
         refused = _post(closed, content)
         assert (refused.status_code, closed.instances()) == (403, set())
         assert "[web] stow" in refused.json()["detail"]
+
+
+def test_the_store_is_closed_with_the_application(tmp_path: Path) -> None:
+    def syncing() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "folders"}
+
+    others = syncing()
+    for opened in _serving(tmp_path, stow=True):
+        assert _post(opened, _message(encoded(mr_instance(1, "g")))).status_code == 200
+        assert syncing() - others
+    assert syncing() - others == set()
 
 
 @pytest.mark.skipif(

@@ -187,16 +187,9 @@ def _web(settings: Settings, database: Database, clock: Clock, stop: threading.E
     import uvicorn
 
     from worker.web.app import create_app
-    from worker.web.viewer import web_parts
 
     listener = _web_listener(settings.web.host, settings.web.port)
-    intake = None
-    if settings.web.stow:
-        from worker.web.dicomweb.stow_store import Intake
-
-        intake = Intake(settings, database, clock, record)
-    parts = web_parts(settings, intake)
-    server = uvicorn.Server(_web_config(settings, create_app(settings, database, record, parts=parts)))
+    server = uvicorn.Server(_web_config(settings, create_app(settings, database, record, clock)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
     thread.start()
     with _ready(Role.WEB, settings, database, clock):

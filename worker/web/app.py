@@ -1,4 +1,4 @@
-"""The web application: the page, the REST interface, health, metrics."""
+"""The web application: pages, REST interface, DICOMweb, health, metrics."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from worker.web.api.fhir import fhir_routes
 from worker.web.api.readings import reading_routes
 from worker.web.api.reports import report_routes
 from worker.web.api.results import api_routes
+from worker.web.dependencies import Site
 from worker.web.dicomweb.routes import dicomweb_routes
 from worker.web.health import health_routes
 from worker.web.metrics import metrics_routes
 from worker.web.ohif import ohif_routes
 from worker.web.pages.images import image_routes
 from worker.web.pages.pages import page_routes
-from worker.web.parts import Parts
 from worker.web.sign_in import sign_in_routes
 from worker.web.templating import static_routes
 
@@ -35,9 +35,9 @@ def create_app(
     database: Database,
     record: Record = unrecorded,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    parts: Parts | None = None,
 ) -> FastAPI:
-    """Every route of the web role. `record` takes audit events; without `parts` there is no page and no REST."""
+    """Every route of the web role. `record` takes audit events."""
+    site = Site(settings, database, record, clock)
     app = FastAPI(
         title="brain-mri-worker", version=__version__, description=_DESCRIPTION, docs_url=None, redoc_url=None
     )
@@ -47,14 +47,13 @@ def create_app(
     app.include_router(health_routes(settings, database, clock))
     app.include_router(metrics_routes(settings, database, clock))
     app.include_router(static_routes())
-    if parts is not None:
-        app.include_router(api_routes(database, parts, record, clock))
-        app.include_router(reading_routes(database, parts, record, clock))
-        app.include_router(fhir_routes(database, parts, record))
-        app.include_router(report_routes(parts))
-        app.include_router(page_routes(database, parts, record, clock))
-        app.include_router(image_routes(database, parts))
-        app.include_router(dicomweb_routes(database, parts, record))
-        app.include_router(ohif_routes(settings.worker.data_dir))
-        app.include_router(documentation_routes())
+    app.include_router(api_routes(site))
+    app.include_router(reading_routes(site))
+    app.include_router(fhir_routes(site))
+    app.include_router(report_routes(site))
+    app.include_router(page_routes(site))
+    app.include_router(image_routes(site))
+    app.include_router(dicomweb_routes(site))
+    app.include_router(ohif_routes(settings.worker.data_dir))
+    app.include_router(documentation_routes())
     return app

@@ -31,7 +31,7 @@ from worker.db.views.totals import Standing, Standings
 from worker.logs import fault_fields, get_log
 from worker.process import Role
 from worker.storage.refusals import refused_associations, refused_instances
-from worker.web.api.results import BEARER, Reader
+from worker.web.dependencies import BEARER, Reader
 from worker.web.errors import DOCUMENTED
 
 _PREFIX = "mri_worker_"

@@ -17,8 +17,7 @@ from typing import Any
 from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import FileResponse, RedirectResponse
 
-from worker.web.api.results import Reader
-from worker.web.dicomweb.routes import PREFIX as DICOMWEB
+from worker.web.dependencies import DICOMWEB_PREFIX, Reader
 
 FOLDER = "ohif"  # below the data folder
 PREFIX = "/ohif"
@@ -83,9 +82,9 @@ def _config() -> dict[str, Any]:
     source = {
         "friendlyName": "AI worker, research use only",
         "name": "worker",
-        "qidoRoot": DICOMWEB,
-        "wadoRoot": DICOMWEB,
-        "wadoUriRoot": DICOMWEB,
+        "qidoRoot": DICOMWEB_PREFIX,
+        "wadoRoot": DICOMWEB_PREFIX,
+        "wadoUriRoot": DICOMWEB_PREFIX,
         "qidoSupportsIncludeField": True,
         "imageRendering": "wadors",
         "thumbnailRendering": "wadors",

@@ -12,6 +12,7 @@ import pytest
 
 from tests.testbed.filled import served
 from tests.testbed.instances import MODEL, classified, later, new_instance
+from tests.testbed.shown_bundle import make_shown_bundle
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import add_instance
@@ -22,16 +23,15 @@ from worker.db.results import NewObject, add_result
 from worker.db.series import lock_open_series, queue_series, refuse_series
 from worker.db.tables import JobState, ObjectKind
 from worker.dicom.standard import derive_uid
-from worker.errors import Retry, StartError
+from worker.inference.bundle import verified_identity
+from worker.results import ModelIdentity
 from worker.web.app import create_app
-from worker.web.parts import Model, Parts
-from worker.web.viewer import Viewer
 
 
-def fill(database: Database) -> None:
+def fill(database: Database, identity: ModelIdentity = MODEL) -> None:
     """Series a: classified, b: refused, c: parked, d: pending; a minute apart."""
     with database.write() as session:
-        model = model_row(session, MODEL, later(0)).id
+        model = model_row(session, identity, later(0)).id
         for place, name in enumerate("abcd"):
             new = new_instance(1, name)
             row = add_instance(session, new, later(60 * place))
@@ -52,45 +52,46 @@ def fill(database: Database) -> None:
                 add_result(session, job, classified([new]), rows, objects, ["pacs"], later(5))
 
 
+@pytest.fixture(scope="session")
+def shown_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configured bundle: that of the model which answered series a."""
+    return make_shown_bundle(tmp_path_factory.mktemp("bundle"), MODEL)
+
+
+@pytest.fixture(scope="session")
+def model(shown_bundle: Path) -> ModelIdentity:
+    return verified_identity(shown_bundle)
+
+
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def client(tmp_path_factory: pytest.TempPathFactory, shown_bundle: Path) -> Iterator[httpx.Client]:
     """No token is needed."""
-    with _serving(tmp_path_factory.mktemp("open"), require_token=False) as (client, _):
+    with _serving(tmp_path_factory.mktemp("open"), shown_bundle, require_token=False) as (client, _):
         yield client
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, Database]]:
+def guarded(tmp_path_factory: pytest.TempPathFactory, shown_bundle: Path) -> Iterator[tuple[httpx.Client, Database]]:
     """As installed: every page needs a token; and the database, to make one."""
-    with _serving(tmp_path_factory.mktemp("guarded"), require_token=True) as (client, database):
+    with _serving(tmp_path_factory.mktemp("guarded"), shown_bundle, require_token=True) as (client, database):
         yield client, database
 
 
 @contextmanager
-def _serving(folder: Path, require_token: bool) -> Iterator[tuple[httpx.Client, Database]]:
+def _serving(folder: Path, bundle: Path, require_token: bool) -> Iterator[tuple[httpx.Client, Database]]:
     """The one destination does not answer."""
     database = Database(f"sqlite:///{folder / 'worker.db'}")
     migrate(database)
-    fill(database)
+    fill(database, verified_identity(bundle))
     settings = Settings.model_validate(
         {
-            "worker": {"data_dir": folder},
+            "worker": {"data_dir": folder, "bundle": bundle},
             "web": {"require_token": require_token},
             "destination": [{"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 9}],
         }
     )
 
-    def echo(name: str) -> None:
-        raise Retry("peer-unavailable", f"{name} does not answer")
-
-    model = Model(MODEL.sha256, "test", "ResNet", "a test", "none", {"glioma": "Glioma", "notumor": "No tumour"}, "# C")
-
-    def verify(sha256: str) -> None:
-        if sha256 != MODEL.sha256:
-            raise StartError("bundle-missing", "this host has no such bundle")
-
-    parts = Parts(settings=settings, echo=echo, pictures=Viewer(), models=lambda: [model], verify_model=verify)
-    app = create_app(settings, database, clock=lambda: later(600), parts=parts)
+    app = create_app(settings, database, clock=lambda: later(600))
     with served(app) as address, httpx.Client(base_url=address, timeout=60) as client:
         yield client, database
     database.close()

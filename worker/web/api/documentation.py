@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from worker.web.api.results import Reader
+from worker.web.dependencies import Reader
 from worker.web.templating import render
 
 

@@ -9,12 +9,9 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
 from worker.audit import events
-from worker.audit.events import Record
-from worker.db.engine import Database
 from worker.db.views.series_detail import find_report
-from worker.web.api.results import BEARER, PREFIX, Reader, SeriesUid
+from worker.web.dependencies import API_PREFIX, BEARER, Reader, SeriesUid, Site
 from worker.web.errors import DOCUMENTED, NOT_FOUND
-from worker.web.parts import Parts
 
 _MEDIA_TYPE = "application/fhir+json"
 _BUNDLE: dict[str, Any] = {"description": "A Bundle", "content": {_MEDIA_TYPE: {"schema": {"type": "object"}}}}
@@ -26,10 +23,9 @@ class FhirResponse(Response):
     media_type = _MEDIA_TYPE
 
 
-def fhir_routes(database: Database, parts: Parts, record: Record) -> APIRouter:
+def fhir_routes(site: Site) -> APIRouter:
     """The route; it needs a token that reads."""
-    routes = APIRouter(prefix=PREFIX, responses=DOCUMENTED | NOT_FOUND, dependencies=BEARER)
-    data_dir = parts.settings.worker.data_dir
+    routes = APIRouter(prefix=API_PREFIX, responses=DOCUMENTED | NOT_FOUND, dependencies=BEARER)
 
     @routes.get(
         "/series/{series_instance_uid}/fhir", tags=["series"], response_class=FhirResponse, responses={200: _BUNDLE}
@@ -38,17 +34,17 @@ def fhir_routes(database: Database, parts: Parts, record: Record) -> APIRouter:
         """The latest report as DiagnosticReport, Observations and Device. Like the report it holds the true patient."""
         from worker.reporting.fhir import report_as_bundle  # its models are loaded where they are needed
 
-        with database.read() as session:
+        with site.database.read() as session:
             report = find_report(session, series_instance_uid)
         if report is None:
             raise HTTPException(404, "no such series was received")
         if report.path is None:
             raise HTTPException(404, "no model has answered this series: there is no report")
         try:
-            bundle = report_as_bundle(dcmread(data_dir / report.path))
+            bundle = report_as_bundle(dcmread(site.data_dir / report.path))
         except (OSError, InvalidDicomError, ValueError):
             raise HTTPException(404, "the file of this report is not in the data folder, or is not one") from None
-        record(events.viewed(caller.name, caller.address, report.study_instance_uid))
+        site.record(events.viewed(caller.name, caller.address, report.study_instance_uid))
         return FhirResponse(bundle)
 
     return routes

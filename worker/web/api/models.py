@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
+from fastapi import APIRouter, HTTPException, Path, Query, Response
 from fastapi.responses import RedirectResponse
 
 from worker.audit import events
-from worker.audit.events import Record
+from worker.config.settings import Settings
 from worker.db import models
-from worker.db.engine import Database, Session
-from worker.db.tables import ModelRow, TokenRole
+from worker.db.engine import Session
+from worker.db.tables import ModelRow
 from worker.db.views.model_comparison import Comparison, KnownModel, compare, known_models
 from worker.errors import StartError
+from worker.inference.bundle import verified_identity
+from worker.jobs.bundle_store import configured_bundle, keep_bundle, require_bundle
+from worker.web.dependencies import Operator, Reader, Site
 from worker.web.errors import CONFLICT, NOT_FOUND
-from worker.web.guard import Caller, require
-from worker.web.parts import Parts
+from worker.web.guard import Caller
 
-Reader = Annotated[Caller, Depends(require(TokenRole.READ))]
-Operator = Annotated[Caller, Depends(require(TokenRole.OPERATE))]
 Sha256 = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
 AskedSha256 = Annotated[str, Query(pattern="^[0-9a-f]{64}$")]
 
@@ -43,47 +42,50 @@ _SAID = {Change.SHADOW: "in shadow", Change.ACTIVATE: "activated", Change.RETIRE
 class ModelDesk:
     """What the routes share; refusals are 404 and 409 with the reason."""
 
-    database: Database
-    parts: Parts
-    record: Record
-    clock: Callable[[], datetime]
+    site: Site
 
     def known(self) -> tuple[KnownModel, ...]:
-        with self.database.read() as session:
+        with self.site.database.read() as session:
             return tuple(known_models(session))
 
     def compare(self, first: str, second: str) -> Comparison:
-        with self.database.read() as session:
+        with self.site.database.read() as session:
             return compare(session, _found(session, first), _found(session, second))
 
     def change(self, change: Change, sha256: str, beside: bool, caller: Caller) -> None:
         """The bundle is verified by its hashes; its golden cases run in the processes that load it."""
         try:
             if change != Change.RETIRE:
-                self.parts.verify_model(sha256)
-            with self.database.write() as session:
+                _verify_bundle(self.site.settings, sha256)
+            with self.site.database.write() as session:
                 row = _found(session, sha256)
                 if change == Change.SHADOW:
-                    models.shadow_model(session, row.id, caller.name, self.clock())
+                    models.shadow_model(session, row.id, caller.name, self.site.clock())
                 elif change == Change.ACTIVATE:
-                    models.activate_model(session, row.id, caller.name, self.clock(), beside)
+                    models.activate_model(session, row.id, caller.name, self.site.clock(), beside)
                 else:
-                    models.retire_model(session, row.id, caller.name, self.clock())
+                    models.retire_model(session, row.id, caller.name, self.site.clock())
         except (StartError, models.NotPossible) as fault:
             raise HTTPException(409, fault.detail) from None
         self._audit(caller, _SAID[change], [row])
 
     def roll_back(self, caller: Caller) -> None:
         try:
-            with self.database.write() as session:
-                active = models.rollback(session, caller.name, self.clock())
+            with self.site.database.write() as session:
+                active = models.rollback(session, caller.name, self.site.clock())
         except models.NotPossible as fault:
             raise HTTPException(409, fault.detail) from None
         self._audit(caller, "active after a rollback", active)
 
     def _audit(self, caller: Caller, what: str, rows: Sequence[ModelRow]) -> None:
         for row in rows:
-            self.record(events.model_changed(caller.name, caller.address, what, row.name, row.version, row.sha256))
+            self.site.record(events.model_changed(caller.name, caller.address, what, row.name, row.version, row.sha256))
+
+
+def _verify_bundle(settings: Settings, sha256: str) -> None:
+    """Raises StartError where this host has no intact bundle of this hash."""
+    verified_identity(require_bundle(settings, sha256))
+    keep_bundle(settings, configured_bundle(settings))  # a rollback must find it, whatever is configured then
 
 
 def _found(session: Session, sha256: str) -> ModelRow:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
-from fastapi.security import HTTPBearer
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from worker.audit import events
-from worker.audit.events import Record
 from worker.db import readings as store_readings
-from worker.db.engine import Database, Session
+from worker.db.engine import Session
 from worker.db.readings import (
     LARGEST_COMMENT,
     OTHER_LABELS,
@@ -29,15 +27,12 @@ from worker.db.readings import (
     readings_of,
     slices_of_result,
 )
-from worker.db.tables import TokenRole
-from worker.web.api.results import PREFIX, Reader, SeriesUid
+from worker.web.dependencies import API_PREFIX, BEARER, Annotator, Reader, SeriesUid, Site
 from worker.web.errors import CONFLICT, DOCUMENTED, NOT_FOUND
 from worker.web.filters import LARGEST_NUMBER, Text
-from worker.web.guard import Caller, posted, require
-from worker.web.parts import Parts
+from worker.web.guard import Caller, posted
 from worker.web.templating import render
 
-Annotator = Annotated[Caller, Depends(require(TokenRole.ANNOTATE))]
 _LARGEST_SERIES = 4000
 _NO_SUCH_SERIES = "no such series was received"
 
@@ -121,11 +116,9 @@ def form_of(session: Session, series_instance_uid: str, titles: Mapping[str, str
     )
 
 
-def reading_routes(database: Database, parts: Parts, record: Record, clock: Callable[[], datetime]) -> APIRouter:
+def reading_routes(site: Site) -> APIRouter:
     """The routes of the API and of the form; writing needs a token that may annotate."""
-    bearer = Depends(HTTPBearer(auto_error=False, description="worker tokens add"))
-    api = APIRouter(prefix=PREFIX, responses=DOCUMENTED, dependencies=[bearer])
-    site = _Site(database, parts, record, clock)
+    api = APIRouter(prefix=API_PREFIX, responses=DOCUMENTED, dependencies=BEARER)
     _add_api(api, site)
     routes = APIRouter()
     routes.include_router(api)
@@ -133,33 +126,23 @@ def reading_routes(database: Database, parts: Parts, record: Record, clock: Call
     return routes
 
 
-@dataclass(frozen=True)
-class _Site:
-    database: Database
-    parts: Parts
-    record: Record
-    clock: Callable[[], datetime]
-
-    def titles(self) -> dict[str, str]:
-        return {name: title for model in self.parts.models() for name, title in model.titles.items()}
-
-    def add(self, series_instance_uid: str, said: Said, caller: Caller) -> ReadingAnswer:
-        """Raises HTTPException 404 and 422, and ReadMeanwhile."""
-        with self.database.write() as session:
-            series = answered_series(session, series_instance_uid)
-            if series is None:
-                raise HTTPException(404, _NO_SUCH_SERIES)
-            if said.result is None and series.result_id is not None:
-                raise ReadMeanwhile(
-                    "answered-meanwhile", "the series was answered since you looked at it; nothing was written"
-                )
-            _check(session, series, said, self.titles())
-            slices = tuple(sorted({*said.slices}))
-            new = NewReading(said.label, caller.name, said.comment, slices, said.result, said.after)
-            row = store_readings.add_reading(session, series.series_id, new, self.clock())
-            [added] = [one for one in readings_of(session, series.series_id) if one.number == row.number]
-        self.record(events.annotated(caller.name, caller.address, series.study_instance_uid))
-        return _answer(added)
+def _add(site: Site, series_instance_uid: str, said: Said, caller: Caller) -> ReadingAnswer:
+    """Raises HTTPException 404 and 422, and ReadMeanwhile."""
+    with site.database.write() as session:
+        series = answered_series(session, series_instance_uid)
+        if series is None:
+            raise HTTPException(404, _NO_SUCH_SERIES)
+        if said.result is None and series.result_id is not None:
+            raise ReadMeanwhile(
+                "answered-meanwhile", "the series was answered since you looked at it; nothing was written"
+            )
+        _check(session, series, said, site.class_titles())
+        slices = tuple(sorted({*said.slices}))
+        new = NewReading(said.label, caller.name, said.comment, slices, said.result, said.after)
+        row = store_readings.add_reading(session, series.series_id, new, site.clock())
+        [added] = [one for one in readings_of(session, series.series_id) if one.number == row.number]
+    site.record(events.annotated(caller.name, caller.address, series.study_instance_uid))
+    return _answer(added)
 
 
 def _check(session: Session, series: Answered, said: Said, titles: Mapping[str, str]) -> None:
@@ -197,7 +180,7 @@ def _answer(one: Reading) -> ReadingAnswer:
 # --- the API ---------------------------------------------------------------------------------------------------
 
 
-def _add_api(routes: APIRouter, site: _Site) -> None:
+def _add_api(routes: APIRouter, site: Site) -> None:
     @routes.get("/series/{series_instance_uid}/readings", tags=["series"], responses=NOT_FOUND)
     def list_readings(series_instance_uid: SeriesUid, caller: Reader) -> ReadingList:
         """Who said what of a series, and what a new reading needs."""
@@ -211,7 +194,7 @@ def _add_api(routes: APIRouter, site: _Site) -> None:
             readings=tuple(_answer(one) for one in readings),
             after=readings[0].number if readings else 0,
             result=series.result_id,
-            labels=_labels(series, site.titles()),
+            labels=_labels(series, site.class_titles()),
         )
 
     @routes.post(
@@ -220,7 +203,7 @@ def _add_api(routes: APIRouter, site: _Site) -> None:
     def add_reading(series_instance_uid: SeriesUid, said: Said, caller: Annotator) -> ReadingAnswer:
         """Confirm or correct the label of a series; 409 where it was read or answered since you looked."""
         try:
-            return site.add(series_instance_uid, said, caller)
+            return _add(site, series_instance_uid, said, caller)
         except ReadMeanwhile as fault:
             raise HTTPException(409, fault.detail) from None
 
@@ -228,7 +211,7 @@ def _add_api(routes: APIRouter, site: _Site) -> None:
 # --- the form --------------------------------------------------------------------------------------------------
 
 
-def _add_form(routes: APIRouter, site: _Site) -> None:
+def _add_form(routes: APIRouter, site: Site) -> None:
     @routes.post("/series/{series_instance_uid}/readings", include_in_schema=False)
     def read(
         request: Request,
@@ -240,7 +223,7 @@ def _add_form(routes: APIRouter, site: _Site) -> None:
         fault, status = None, 200
         try:
             said = _from_form(fields)
-            site.add(series_instance_uid, said, caller)
+            _add(site, series_instance_uid, said, caller)
             if not by_htmx:
                 return RedirectResponse(f"/series/{series_instance_uid}#reading", 303)
         except ReadMeanwhile as error:
@@ -252,7 +235,7 @@ def _add_form(routes: APIRouter, site: _Site) -> None:
             fault = f"Not saved. {error.detail if isinstance(error, HTTPException) else _plain_fault(error)}"
             status = 422
         with site.database.read() as session:
-            form = form_of(session, series_instance_uid, site.titles())
+            form = form_of(session, series_instance_uid, site.class_titles())
         if form is None:
             raise HTTPException(404, _NO_SUCH_SERIES)
         if fault is not None:

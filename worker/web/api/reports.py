@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Path
+from fastapi import APIRouter, HTTPException, Path
 from fastapi.responses import HTMLResponse
-from fastapi.security import HTTPBearer
 
-from worker.web.api.results import PREFIX, Reader
+from worker.web.dependencies import API_PREFIX, BEARER, Reader, Site
 from worker.web.errors import DOCUMENTED, NOT_FOUND
 from worker.web.monthly_report import read_report, written_months
-from worker.web.parts import Parts
 from worker.web.templating import render
 
 Month = Annotated[str, Path(pattern=r"^[12]\d{3}-(0[1-9]|1[0-2])$")]
 _NOT_WRITTEN = "there is no report of this month"
 
 
-def report_routes(parts: Parts) -> APIRouter:
+def report_routes(site: Site) -> APIRouter:
     """What is in `data_dir/reports`; nothing is computed here."""
-    folder = parts.settings.worker.data_dir
-    bearer = Depends(HTTPBearer(auto_error=False, description="worker tokens add"))
-    api = APIRouter(prefix=PREFIX, responses=DOCUMENTED, dependencies=[bearer], tags=["reports"])
+    folder = site.data_dir
+    api = APIRouter(prefix=API_PREFIX, responses=DOCUMENTED, dependencies=BEARER, tags=["reports"])
     pages = APIRouter(include_in_schema=False)
 
     @api.get("/reports")

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
-from fastapi.security import HTTPBearer
+from fastapi import APIRouter, HTTPException, Path, Query, Request
 
 from worker.audit import events
-from worker.audit.events import Record
 from worker.config.settings import Destination, FhirSection, HttpSection
 from worker.db.deliveries import retry_failed_deliveries
-from worker.db.engine import Database
 from worker.db.jobs import retry_parked_jobs
-from worker.db.tables import DeliveryRow, DeliveryState, JobRow, JobState, TokenRole
+from worker.db.tables import DeliveryRow, DeliveryState, JobRow, JobState
 from worker.db.views.queue import UnfinishedDelivery, UnfinishedJob, unfinished_deliveries, unfinished_jobs
 from worker.db.views.search import Search, SeriesAnswer, SliceAnswer, find_page, find_series, slices_of
 from worker.errors import WorkerError
+from worker.send import sender
 from worker.web.api.models import ModelDesk, add_model_api
+from worker.web.dependencies import API_PREFIX, BEARER, Operator, Reader, RowNumber, SeriesUid, Site
 from worker.web.errors import CONFLICT, DOCUMENTED, NOT_FOUND
-from worker.web.filters import LARGEST_NUMBER, LARGEST_PAGE, UID_PATTERN, PagedFilters
-from worker.web.guard import Caller, require
-from worker.web.parts import Parts
-
-PREFIX = "/api/v1"
-Reader = Annotated[Caller, Depends(require(TokenRole.READ))]
-Operator = Annotated[Caller, Depends(require(TokenRole.OPERATE))]
-Number = Annotated[int, Path(ge=1, le=LARGEST_NUMBER)]
-SeriesUid = Annotated[str, Path(pattern=UID_PATTERN)]
-BEARER = [Depends(HTTPBearer(auto_error=False, description="worker tokens add"))]  # for the OpenAPI document
+from worker.web.filters import LARGEST_NUMBER, LARGEST_PAGE, PagedFilters
+from worker.web.guard import Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,25 +83,25 @@ class EchoAnswer:
     detail: str | None = None
 
 
-def api_routes(database: Database, parts: Parts, record: Record, clock: Callable[[], datetime]) -> APIRouter:
+def api_routes(site: Site) -> APIRouter:
     """Every route of /api/v1; each needs a token that reads, those that change something one that operates."""
     routes = APIRouter(
-        prefix=PREFIX,
+        prefix=API_PREFIX,
         responses=DOCUMENTED,
         dependencies=BEARER,
     )
-    _add_series(routes, database, record)
-    _add_jobs(routes, database, record, clock)
-    _add_deliveries(routes, database, record, clock)
-    add_model_api(routes, ModelDesk(database, parts, record, clock))
-    _add_destinations(routes, parts, record)
+    _add_series(routes, site)
+    _add_jobs(routes, site)
+    _add_deliveries(routes, site)
+    add_model_api(routes, ModelDesk(site))
+    _add_destinations(routes, site)
     return routes
 
 
-def _add_series(routes: APIRouter, database: Database, record: Record) -> None:
+def _add_series(routes: APIRouter, site: Site) -> None:
     def page(request: Request, filters: PagedFilters, caller: Caller, answered: bool) -> SeriesPage:
-        record(events.queried(caller.name, caller.address, request.url.path, _asked(filters)))
-        with database.read() as session:
+        site.record(events.queried(caller.name, caller.address, request.url.path, _asked(filters)))
+        with site.database.read() as session:
             found = find_page(session, replace(filters.search(), answered=answered), filters.limit)
         return SeriesPage(
             series=found.answers,
@@ -133,12 +122,12 @@ def _add_series(routes: APIRouter, database: Database, record: Record) -> None:
     @routes.get("/results/{series_instance_uid}", tags=["series"], responses=NOT_FOUND)
     def show_result(series_instance_uid: SeriesUid, caller: Reader) -> SeriesDetail:
         """One series with its slices."""
-        with database.read() as session:
+        with site.database.read() as session:
             found = find_series(session, Search(series_instance_uid=series_instance_uid))
             slices = slices_of(session, series_instance_uid)
         if not found:
             raise HTTPException(404, "no such series was received")
-        record(events.viewed(caller.name, caller.address, found[0].study_instance_uid))
+        site.record(events.viewed(caller.name, caller.address, found[0].study_instance_uid))
         return SeriesDetail(found[0], tuple(slices))
 
     routes.add_api_route(
@@ -161,79 +150,79 @@ _DeliveryStates = Literal[DeliveryState.PENDING, DeliveryState.SENDING, Delivery
 _After = Annotated[int, Query(ge=0, le=LARGEST_NUMBER)]
 
 
-def _add_jobs(routes: APIRouter, database: Database, record: Record, clock: Callable[[], datetime]) -> None:
+def _add_jobs(routes: APIRouter, site: Site) -> None:
     @routes.get("/jobs", tags=["jobs"])
     def list_jobs(caller: Reader, state: _JobStates | None = None, after: _After = 0, limit: _Limit = 50) -> JobPage:
         """Jobs that are not done: pending, running, or parked with the reason. A series shows what was done."""
-        with database.read() as session:
+        with site.database.read() as session:
             return JobPage(tuple(unfinished_jobs(session, state, after, limit)))
 
     @routes.post("/jobs/retry", tags=["jobs"])
     def retry_all_jobs(request: Request, caller: Operator) -> Retried:
         """Give every parked job another chance."""
-        with database.write() as session:
-            retried = retry_parked_jobs(session, [], clock())
-        record(events.operated(caller.name, caller.address, request.url.path))
+        with site.database.write() as session:
+            retried = retry_parked_jobs(session, [], site.clock())
+        site.record(events.operated(caller.name, caller.address, request.url.path))
         return Retried(tuple(sorted(retried)))
 
     @routes.post("/jobs/{number}/retry", tags=["jobs"], responses=NOT_FOUND | CONFLICT)
-    def retry_job(request: Request, number: Number, caller: Operator) -> Retried:
+    def retry_job(request: Request, number: RowNumber, caller: Operator) -> Retried:
         """Give a parked job another chance."""
-        with database.write() as session:
-            retried = retry_parked_jobs(session, [number], clock())
+        with site.database.write() as session:
+            retried = retry_parked_jobs(session, [number], site.clock())
             known = session.get(JobRow, number)
         if known is None:
             raise HTTPException(404, "there is no such job")
         if not retried:
             raise HTTPException(409, "the job is not parked")
-        record(events.operated(caller.name, caller.address, request.url.path))
+        site.record(events.operated(caller.name, caller.address, request.url.path))
         return Retried(tuple(retried))
 
 
-def _add_deliveries(routes: APIRouter, database: Database, record: Record, clock: Callable[[], datetime]) -> None:
+def _add_deliveries(routes: APIRouter, site: Site) -> None:
     @routes.get("/deliveries", tags=["deliveries"])
     def list_deliveries(
         caller: Reader, state: _DeliveryStates | None = None, after: _After = 0, limit: _Limit = 50
     ) -> DeliveryPage:
         """Deliveries that have not arrived: pending, sending, or failed with the reason. A series shows its own."""
-        with database.read() as session:
+        with site.database.read() as session:
             return DeliveryPage(tuple(unfinished_deliveries(session, state, after, limit)))
 
     @routes.post("/deliveries/retry", tags=["deliveries"])
     def retry_all_deliveries(request: Request, caller: Operator) -> Retried:
         """Try every failed delivery again."""
-        with database.write() as session:
-            retried = retry_failed_deliveries(session, clock())
-        record(events.operated(caller.name, caller.address, request.url.path))
+        with site.database.write() as session:
+            retried = retry_failed_deliveries(session, site.clock())
+        site.record(events.operated(caller.name, caller.address, request.url.path))
         return Retried(tuple(sorted(retried)))
 
     @routes.post("/deliveries/{number}/retry", tags=["deliveries"], responses=NOT_FOUND | CONFLICT)
-    def retry_delivery(request: Request, number: Number, caller: Operator) -> Retried:
+    def retry_delivery(request: Request, number: RowNumber, caller: Operator) -> Retried:
         """Try a failed delivery again, or one that waits now."""
-        with database.write() as session:
-            retried = retry_failed_deliveries(session, clock(), [number])
+        with site.database.write() as session:
+            retried = retry_failed_deliveries(session, site.clock(), [number])
             known = session.get(DeliveryRow, number)
         if known is None:
             raise HTTPException(404, "there is no such delivery")
         if not retried:
             raise HTTPException(409, "the delivery is under way or has arrived")
-        record(events.operated(caller.name, caller.address, request.url.path))
+        site.record(events.operated(caller.name, caller.address, request.url.path))
         return Retried(tuple(retried))
 
 
-def _add_destinations(routes: APIRouter, parts: Parts, record: Record) -> None:
+def _add_destinations(routes: APIRouter, site: Site) -> None:
     @routes.get("/destinations", tags=["destinations"])
     def list_destinations(caller: Reader) -> tuple[DestinationAnswer, ...]:
         """Where reports and pictures go."""
-        return tuple(destination_answer(one) for one in parts.settings.destination)
+        return tuple(destination_answer(one) for one in site.settings.destination)
 
     @routes.post("/destinations/{name}/echo", tags=["destinations"], responses=NOT_FOUND)
     def echo(request: Request, name: Annotated[str, Path(max_length=64)], caller: Operator) -> EchoAnswer:
         """Ask a destination whether it is there (C-ECHO)."""
-        if name not in [one.name for one in parts.settings.destination]:
+        if name not in [one.name for one in site.settings.destination]:
             raise HTTPException(404, "there is no such destination in the configuration")
-        record(events.operated(caller.name, caller.address, request.url.path))
-        return ask(parts, name)
+        site.record(events.operated(caller.name, caller.address, request.url.path))
+        return ask(site, name)
 
 
 def destination_answer(one: Destination) -> DestinationAnswer:
@@ -243,10 +232,11 @@ def destination_answer(one: Destination) -> DestinationAnswer:
     return DestinationAnswer(one.name, "DICOM", one.ae_title, f"{one.host}:{one.port}")
 
 
-def ask(parts: Parts, name: str) -> EchoAnswer:
+def ask(site: Site, name: str) -> EchoAnswer:
+    [destination] = [one for one in site.settings.destination if one.name == name]
     started = time.monotonic()
     try:
-        parts.echo(name)
+        sender.probe(destination, site.settings.worker.ae_title)
     except WorkerError as fault:
         return EchoAnswer(False, _since(started), fault.reason, fault.detail)
     return EchoAnswer(True, _since(started))

@@ -13,12 +13,13 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from worker.db.views.archive import Instance
 from worker.errors import NotAssessable
-from worker.web.api.results import Reader
+from worker.pixels import frames as frame_files
+from worker.pixels.frames import ImageFile
+from worker.web.dependencies import Reader
 from worker.web.dicomweb import multipart, negotiation
 from worker.web.dicomweb.negotiation import FRAME_TYPES, OCTETS, Range
 from worker.web.dicomweb.resources import Archive
 from worker.web.dicomweb.wado import begun
-from worker.web.parts import ImageFile
 
 _STUDY, _SERIES = "/studies/{study}", "/studies/{study}/series/{series}"
 _INSTANCE = _SERIES + "/instances/{instance}"
@@ -137,7 +138,7 @@ def _longest(text: str | None) -> int | None:
 
 def _open(archive: Archive, one: Instance) -> ImageFile:
     try:
-        return archive.pictures.open_file(archive.file(one))
+        return frame_files.open_file(archive.file(one))
     except NotAssessable as fault:
         status = 404 if fault.reason in ("not-an-image", "no-pixel-data") else 406
         raise HTTPException(status, fault.detail) from None

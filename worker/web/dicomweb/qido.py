@@ -16,7 +16,7 @@ from worker.audit.events import Record
 from worker.db.engine import Database
 from worker.db.views import archive
 from worker.dicom.standard import is_uid
-from worker.web.api.results import Reader
+from worker.web.dependencies import Reader
 from worker.web.dicomweb import multipart, negotiation
 from worker.web.dicomweb.encoding import Describer, as_json
 from worker.web.dicomweb.match import matches

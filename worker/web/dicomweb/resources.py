@@ -11,12 +11,11 @@ from pathlib import Path
 from fastapi import HTTPException, Request
 
 from worker.audit import events
-from worker.audit.events import Record, Transferred
-from worker.db.engine import Database
+from worker.audit.events import Transferred
 from worker.db.views.archive import Instance, Keys, find_instances
+from worker.web.dependencies import Site
 from worker.web.dicomweb.qido import uids_of
 from worker.web.guard import Caller
-from worker.web.parts import Parts
 
 _SEEN_SECONDS = 600.0  # a viewer asks for hundreds of frames of a study: that is one look at it
 _SEEN_REMEMBERED = 1000
@@ -38,11 +37,10 @@ class Named:
 class Archive:
     """Finds instances and records who looked."""
 
-    def __init__(self, database: Database, parts: Parts, record: Record) -> None:
-        self.database = database
-        self.pictures = parts.pictures
-        self.data_dir: Path = parts.settings.worker.data_dir
-        self._record = record
+    def __init__(self, site: Site) -> None:
+        self.database = site.database
+        self.data_dir: Path = site.data_dir
+        self._record = site.record
         self._seen: OrderedDict[tuple[str, str, str], float] = OrderedDict()
         self._lock = threading.Lock()
 

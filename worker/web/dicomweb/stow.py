@@ -4,38 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from pydicom import Dataset
 from starlette.concurrency import run_in_threadpool
 
 from worker.config.settings import Settings
 from worker.dicom import standard
-from worker.web.api.results import Operator
+from worker.web.dependencies import Operator, Site
 from worker.web.dicomweb.encoding import as_json
 from worker.web.dicomweb.multipart import Malformed, Reader, boundary_of
 from worker.web.dicomweb.native_xml import as_xml
 from worker.web.dicomweb.negotiation import DICOM, DICOM_XML
 from worker.web.dicomweb.qido import address_of, require_told, uids_of
-from worker.web.parts import Intake, IntakeRequest, Kept
+from worker.web.dicomweb.stow_store import Kept, StowRequest, StowStore
 
 _AT_ONCE = 4  # requests, each of which holds an instance in memory
 
 
-def store_routes(settings: Settings, intake: Intake | None, prefix: str) -> APIRouter:
+def store_routes(site: Site, prefix: str) -> APIRouter:
     """POST /studies and /studies/{study}."""
-    routes = APIRouter(prefix=prefix, include_in_schema=False)
+    settings = site.settings
+    store = StowStore(settings, site.database, site.clock, site.record) if settings.web.stow else None
+
+    @asynccontextmanager
+    async def closing_store(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        if store is not None:
+            store.close()
+
+    routes = APIRouter(prefix=prefix, include_in_schema=False, lifespan=closing_store)
     places = asyncio.Semaphore(_AT_ONCE)
     for path in ("/studies", "/studies/{study}"):
-        routes.add_api_route(path, _storing(settings, intake, places, prefix), methods=["POST"])
+        routes.add_api_route(path, _storing(settings, store, places, prefix), methods=["POST"])
     return routes
 
 
-def _storing(settings: Settings, intake: Intake | None, places: asyncio.Semaphore, prefix: str) -> Callable[..., Any]:
+def _storing(
+    settings: Settings, instances: StowStore | None, places: asyncio.Semaphore, prefix: str
+) -> Callable[..., Any]:
     async def store(request: Request, caller: Operator) -> Response:
-        if intake is None:
+        if instances is None:
             raise HTTPException(403, "storing over the web is not allowed here: [web] stow")
         told_as = require_told(request, alone=True)
         study = uids_of(request).get("StudyInstanceUID")
@@ -43,7 +55,7 @@ def _storing(settings: Settings, intake: Intake | None, places: asyncio.Semaphor
         if places.locked():
             raise HTTPException(503, "other requests store at the moment", {"Retry-After": "5"})
         async with places:
-            taken = intake.begin(caller.name, caller.address)
+            taken = instances.begin(caller.name, caller.address)
             reader = Reader(request.stream(), boundary, settings.receive.maximum_dataset_bytes)
             try:
                 kept = await _keep_all(reader, taken, study)
@@ -73,7 +85,7 @@ def _boundary(request: Request, most: int) -> str:
         raise HTTPException(400, str(fault)) from None
 
 
-async def _keep_all(reader: Reader, taken: IntakeRequest, study: str | None) -> list[Kept]:
+async def _keep_all(reader: Reader, taken: StowRequest, study: str | None) -> list[Kept]:
     kept = []
     async for headers, content in reader.parts():
         kind = headers.get("content-type", DICOM).partition(";")[0].strip().lower()

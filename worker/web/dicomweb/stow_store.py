@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
 
@@ -22,14 +23,28 @@ from worker.logs import fault_fields, get_log
 from worker.process import process_name
 from worker.storage.acceptance import Received
 from worker.storage.keeper import InstanceKeeper, Outcome
-from worker.web.parts import Kept
 
 CALLING = "STOW-RS"  # in place of an AE title, in the association's row
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _OTHER_CONTENT = 0xB000  # PS3.4 Table B.2-1: a warning
 
 
-class Intake:
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What became of an instance that came over the web; `status` as a C-STORE would be answered. UIDs may be ""."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    status: int
+
+    @property
+    def failed(self) -> bool:
+        return self.status != 0 and self.status >> 12 != 0xB  # PS3.7 Annex C: 0xBxxx is a warning
+
+
+class StowStore:
     """Keeps the instances of requests. A request is an association to all others: series wait for its end."""
 
     def __init__(
@@ -44,16 +59,20 @@ class Intake:
         self.record = record
         self.ae_title = settings.worker.ae_title
 
-    def begin(self, name: str, address: str) -> Request:
-        """The intake of one request."""
-        return Request(self, name, address)
+    def begin(self, name: str, address: str) -> StowRequest:
+        """Start one request."""
+        return StowRequest(self, name, address)
+
+    def close(self) -> None:
+        """Stop storing instances."""
+        self.keeper.close()
 
 
-class Request:
+class StowRequest:
     """`keep` for each instance, then `end`."""
 
-    def __init__(self, intake: Intake, name: str, address: str) -> None:
-        self._intake = intake
+    def __init__(self, store: StowStore, name: str, address: str) -> None:
+        self._store = store
         self._name = name
         self._address = address
         self._row: int | None = None
@@ -68,7 +87,7 @@ class Request:
             received = self._read(encoded, uids)
             if study_instance_uid not in (None, uids["StudyInstanceUID"]):
                 raise RefusedInstance(standard.DATASET_MISMATCH, "other-study", "the address names another study")
-            outcome = self._intake.keeper.keep(received)
+            outcome = self._store.keeper.keep(received)
         except RefusedInstance as refused:
             get_log().warning("instance refused", status=f"0x{refused.status:04X}", reason=refused.reason)
             return _kept(uids, refused.status)
@@ -81,10 +100,10 @@ class Request:
         """Nothing more comes: series may settle."""
         if self._row is None:
             return
-        intake = self._intake
+        store = self._store
         try:
-            with intake.database.write() as session:
-                close_association(session, self._row, intake.clock())
+            with store.database.write() as session:
+                close_association(session, self._row, store.clock())
                 _, _, came = received_over(session, self._row)
         except Exception as error:  # a handler's boundary; a series waits for this end, so it is tried until it works
             get_log().error("association end not recorded", association_row=self._row, **fault_fields(error))
@@ -93,7 +112,7 @@ class Request:
             again.start()
             return
         for one in came:
-            intake.record(events.received(self._name, self._address, intake.ae_title, one))
+            store.record(events.received(self._name, self._address, store.ae_title, one))
 
     def _read(self, encoded: bytes, uids: dict[str, str]) -> Received:
         """The same that a C-STORE request brings; `uids` are filled in. Raises RefusedInstance."""
@@ -125,8 +144,8 @@ class Request:
 
     def _association_row(self) -> int:
         if self._row is None:
-            with self._intake.database.write() as session:
-                address, now = self._address[:64], self._intake.clock()
+            with self._store.database.write() as session:
+                address, now = self._address[:64], self._store.clock()
                 self._row = open_association(session, CALLING, address, process_name(), now)
         return self._row
 

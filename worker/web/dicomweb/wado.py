@@ -15,7 +15,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 from worker.db.views.archive import Instance
 from worker.errors import NotAssessable
 from worker.logs import get_log
-from worker.web.api.results import Reader
+from worker.pixels import frames
+from worker.web.dependencies import Reader
 from worker.web.dicomweb import multipart, negotiation
 from worker.web.dicomweb.encoding import Describer, as_json, bulk_value, instance_address
 from worker.web.dicomweb.negotiation import DICOM, OCTETS, Range
@@ -103,7 +104,7 @@ def _pieces(file: Path) -> Iterator[bytes]:
 def _decompressed(archive: Archive, one: Instance) -> Iterator[bytes]:
     """Made when its turn comes; where it cannot be, the answer breaks off rather than to hold half an instance."""
     try:
-        yield archive.pictures.explicit_little_endian(archive.file(one))
+        yield frames.explicit_little_endian(archive.file(one))
     except NotAssessable as fault:
         get_log().warning("instance not decompressed", reason=fault.reason)
         raise
@@ -149,7 +150,7 @@ def _bulk(archive: Archive, describer: Describer) -> Callable[..., Any]:
 
 def _pixels(archive: Archive, one: Instance) -> Iterable[bytes]:
     try:
-        image = archive.pictures.open_file(archive.file(one))
+        image = frames.open_file(archive.file(one))
     except NotAssessable as fault:
         raise HTTPException(404, fault.detail) from None
     return begun(image.native(range(1, image.frames + 1)))

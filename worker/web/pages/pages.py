@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -14,9 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import Field, model_validator
 
 from worker.audit import events
-from worker.audit.events import Record
 from worker.db.deliveries import retry_failed_deliveries
-from worker.db.engine import Database
 from worker.db.jobs import retry_parked_jobs
 from worker.db.readings import OTHER_LABELS, ReadState
 from worker.db.tables import ModelState, SeriesStatus
@@ -27,12 +23,12 @@ from worker.db.views.series_detail import Detail, find_detail
 from worker.web import charts, ohif
 from worker.web.api.models import AskedSha256, ModelDesk, add_model_forms
 from worker.web.api.readings import form_of
-from worker.web.api.results import Number, Operator, Reader, SeriesUid, ask, destination_answer
+from worker.web.api.results import ask, destination_answer
+from worker.web.dependencies import Operator, Reader, RowNumber, SeriesUid, Site
 from worker.web.filters import PagedFilters
 from worker.web.guard import Caller
 from worker.web.pages.model_card import card_as_html
 from worker.web.pages.model_figures import read_figures
-from worker.web.parts import Model, Parts
 from worker.web.templating import render, styles
 
 PAGE_LENGTH = 50
@@ -61,31 +57,14 @@ class WorklistFilters(PagedFilters):
         return self.model_dump(mode="json", exclude=kept, exclude_none=True)
 
 
-@dataclass(frozen=True)
-class Site:
-    """What every page needs."""
-
-    database: Database
-    parts: Parts
-    record: Record
-    clock: Callable[[], datetime]
-
-    def page(self, template: str, caller: Caller, **values: Any) -> HTMLResponse:
-        with self.database.read() as session:
-            parked, failed = activity.parked(session)
-        return HTMLResponse(render(template, caller, attention=parked + failed, **values))
-
-    def model(self, sha256: str | None) -> Model | None:
-        return next((one for one in self.parts.models() if one.sha256 == sha256), None)
-
-    def titles(self) -> dict[str, str]:
-        """The title of every class that a model of this host may answer."""
-        return {name: title for model in self.parts.models() for name, title in model.titles.items()}
+def _page(site: Site, template: str, caller: Caller, **values: Any) -> HTMLResponse:
+    with site.database.read() as session:
+        parked, failed = activity.parked(session)
+    return HTMLResponse(render(template, caller, attention=parked + failed, **values))
 
 
-def page_routes(database: Database, parts: Parts, record: Record, clock: Callable[[], datetime]) -> APIRouter:
+def page_routes(site: Site) -> APIRouter:
     """Every page; each needs a token that reads, the buttons one that operates."""
-    site = Site(database, parts, record, clock)
     routes = APIRouter(include_in_schema=False)
     _add_worklist(routes, site)
     _add_series(routes, site)
@@ -111,7 +90,8 @@ def _add_worklist(routes: APIRouter, site: Site) -> None:
             return Response(status_code=204)  # htmx leaves the page as it is, the reader's place and focus with it
         asked = filters.asked()
         first = search.older_than is None and search.newer_than is None
-        return site.page(
+        return _page(
+            site,
             "worklist.html",
             caller,
             answers=found.answers,
@@ -119,8 +99,8 @@ def _add_worklist(routes: APIRouter, site: Site) -> None:
             asked=asked,
             statuses=list(SeriesStatus),
             read_states=list(ReadState),
-            titles=site.titles(),
-            read_titles=site.titles() | OTHER_LABELS,
+            titles=site.class_titles(),
+            read_titles=site.class_titles() | OTHER_LABELS,
             live=f"/?{urlencode(asked | {'seen': state})}" if first else None,
             first=None if first else f"/?{urlencode(asked)}",
             older=f"/?{urlencode(asked | {'older_than': str(found.older_than)})}" if found.older_than else None,
@@ -136,15 +116,16 @@ def _add_series(routes: APIRouter, site: Site) -> None:
         with site.database.read() as session:
             found = find_series(session, Search(series_instance_uid=series_instance_uid))
             detail = find_detail(session, series_instance_uid)
-            reading = form_of(session, series_instance_uid, site.titles())
+            reading = form_of(session, series_instance_uid, site.class_titles())
         if not found or detail is None:
             raise HTTPException(404, "No such series was received.")
         [answer] = found
         site.record(events.viewed(caller.name, caller.address, answer.study_instance_uid))
-        model = site.model(answer.model_sha256)
+        model = site.bundle(answer.model_sha256)
         names = list(model.titles) if model else list(answer.probabilities)
         deciding = [place for place, one in enumerate(detail.slices) if one.deciding]
-        return site.page(
+        return _page(
+            site,
             "series.html",
             caller,
             one=answer,
@@ -152,13 +133,13 @@ def _add_series(routes: APIRouter, site: Site) -> None:
             reading=reading,
             model=model,
             names=names,
-            titles=site.titles(),
+            titles=site.class_titles(),
             styles=styles(names),
             lines=_slice_lines(detail, names),
             deciding=deciding,
             shown=_first_shown(detail, names, answer.label),
             stored=any(one.file for one in detail.slices),
-            ohif=ohif.is_installed(site.parts.settings.worker.data_dir),
+            ohif=ohif.is_installed(site.settings.worker.data_dir),
             maps=[place for place, one in enumerate(detail.slices) if one.activation is not None],
         )
 
@@ -185,8 +166,15 @@ def _add_queue(routes: APIRouter, site: Site) -> None:
         with site.database.read() as session:
             jobs = unfinished_jobs(session, limit=_QUEUE_LENGTH)
             deliveries = unfinished_deliveries(session, limit=_QUEUE_LENGTH)
-        return site.page(
-            "queue.html", caller, jobs=jobs, deliveries=deliveries, tried=tried, length=_QUEUE_LENGTH, now=site.clock()
+        return _page(
+            site,
+            "queue.html",
+            caller,
+            jobs=jobs,
+            deliveries=deliveries,
+            tried=tried,
+            length=_QUEUE_LENGTH,
+            now=site.clock(),
         )
 
     def again(request: Request, caller: Caller, retried: list[int]) -> Response:
@@ -199,7 +187,7 @@ def _add_queue(routes: APIRouter, site: Site) -> None:
             return again(request, caller, retry_parked_jobs(session, [], site.clock()))
 
     @routes.post("/queue/jobs/{number}/retry")
-    def retry_job(request: Request, number: Number, caller: Operator) -> Response:
+    def retry_job(request: Request, number: RowNumber, caller: Operator) -> Response:
         with site.database.write() as session:
             return again(request, caller, retry_parked_jobs(session, [number], site.clock()))
 
@@ -209,7 +197,7 @@ def _add_queue(routes: APIRouter, site: Site) -> None:
             return again(request, caller, retry_failed_deliveries(session, site.clock()))
 
     @routes.post("/queue/deliveries/{number}/retry")
-    def retry_delivery(request: Request, number: Number, caller: Operator) -> Response:
+    def retry_delivery(request: Request, number: RowNumber, caller: Operator) -> Response:
         with site.database.write() as session:
             return again(request, caller, retry_failed_deliveries(session, site.clock(), [number]))
 
@@ -217,35 +205,35 @@ def _add_queue(routes: APIRouter, site: Site) -> None:
 def _add_peers(routes: APIRouter, site: Site) -> None:
     @routes.get("/peers")
     def peers(caller: Reader) -> Response:
-        destinations = [destination_answer(one) for one in site.parts.settings.destination]
+        destinations = [destination_answer(one) for one in site.settings.destination]
         with site.database.read() as session:
             backlogs = {one.name: activity.backlog(session, one.name) for one in destinations}
             senders = activity.senders(session)
-        settings = site.parts.settings
-        return site.page(
-            "peers.html", caller, destinations=destinations, backlogs=backlogs, senders=senders, settings=settings
+        settings = site.settings
+        return _page(
+            site, "peers.html", caller, destinations=destinations, backlogs=backlogs, senders=senders, settings=settings
         )
 
     @routes.post("/peers/{name}/echo")
     def echo(request: Request, name: str, caller: Operator) -> Response:
-        if name not in [one.name for one in site.parts.settings.destination]:
+        if name not in [one.name for one in site.settings.destination]:
             raise HTTPException(404, "There is no such destination in the configuration.")
         site.record(events.operated(caller.name, caller.address, request.url.path))
-        return HTMLResponse(render("echo.html", caller, name=name, answer=ask(site.parts, name)))
+        return HTMLResponse(render("echo.html", caller, name=name, answer=ask(site, name)))
 
 
 def _add_models(routes: APIRouter, site: Site) -> None:
-    desk = ModelDesk(site.database, site.parts, site.record, site.clock)
+    desk = ModelDesk(site)
 
     @routes.get("/models")
     def models(caller: Reader) -> Response:
-        bundles = {one.sha256: one for one in site.parts.models()}
+        bundles = {one.sha256: one for one in site.bundles()}
         cards = {sha256: card_as_html(one.card) for sha256, one in bundles.items()}
         measured = {sha256: read_figures(one.figures) for sha256, one in bundles.items()}
         known = desk.known()
         active = [one for one in known if one.state == ModelState.ACTIVE]
-        return site.page(
-            "models.html", caller, known=known, active=active, bundles=bundles, cards=cards, measured=measured
+        return _page(
+            site, "models.html", caller, known=known, active=active, bundles=bundles, cards=cards, measured=measured
         )
 
     @routes.get("/models/compare")
@@ -254,7 +242,7 @@ def _add_models(routes: APIRouter, site: Site) -> None:
         counts = {(cell.first, cell.second): cell.n for cell in found.confusion}
         rows = sorted({cell.first for cell in found.confusion})
         columns = sorted({cell.second for cell in found.confusion})
-        return site.page("compare.html", caller, one=found, counts=counts, rows=rows, columns=columns)
+        return _page(site, "compare.html", caller, one=found, counts=counts, rows=rows, columns=columns)
 
     add_model_forms(routes, desk)
 
@@ -267,13 +255,14 @@ def _add_activity(routes: APIRouter, site: Site) -> None:
         title, length, number = _SPANS[span]
         with site.database.read() as session:
             found = activity.find_activity(session, site.clock(), length, number)
-        titles = site.titles()
+        titles = site.class_titles()
         seen = {name for one in found.spans for name in one.answers}
         names = [*[name for name in titles if name in seen], *sorted(seen - set(titles))]
         colours = {name: styles(titles).get(name, "c-none") for name in names}
         top = charts.round_top(max(one.answers.total() for one in found.spans))
         slowest = charts.round_top(max((one.slowest_seconds or 0.0) for one in found.spans))
-        return site.page(
+        return _page(
+            site,
             "activity.html",
             caller,
             spans=found.spans,

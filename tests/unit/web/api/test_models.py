@@ -13,6 +13,7 @@ from worker.db.engine import Database
 from worker.db.jobs import claim_job, end_job
 from worker.db.series import queue_series
 from worker.db.tables import JobState, LoadState, SeriesRow, TokenRole
+from worker.results import ModelIdentity
 
 API = "/api/v1"
 SECOND = "cd" * 32
@@ -33,7 +34,7 @@ def second(guarded: tuple[httpx.Client, Database]) -> tuple[httpx.Client, Databa
     return client, database
 
 
-def test_models_are_chosen_by_an_operator_alone(second: tuple[httpx.Client, Database]) -> None:
+def test_models_are_chosen_by_an_operator_alone(second: tuple[httpx.Client, Database], model: ModelIdentity) -> None:
     client, database = second
     read, operate = _bearer(database, TokenRole.READ, "model reader"), _bearer(database, TokenRole.OPERATE, "model op")
 
@@ -41,11 +42,11 @@ def test_models_are_chosen_by_an_operator_alone(second: tuple[httpx.Client, Data
         return {one["version"]: one["state"] for one in client.get(f"{API}/models", headers=read).json()}
 
     assert states() == {"1.0": "active", "2.0": "added"}
-    assert client.post(f"{API}/models/{MODEL.sha256}/activate", headers=read).status_code == 403
+    assert client.post(f"{API}/models/{model.sha256}/activate", headers=read).status_code == 403
     for path, status, said in (
-        (f"{SECOND}/shadow", 409, "no such bundle"),
-        (f"{MODEL.sha256}/shadow", 409, "is active"),
-        (f"{MODEL.sha256}/retire", 409, "only active"),
+        (f"{SECOND}/shadow", 409, "this host has no bundle"),
+        (f"{model.sha256}/shadow", 409, "is active"),
+        (f"{model.sha256}/retire", 409, "only active"),
         (f"{'12' * 32}/retire", 404, "no model"),
         ("rollback", 409, "no activation"),
     ):
@@ -53,11 +54,11 @@ def test_models_are_chosen_by_an_operator_alone(second: tuple[httpx.Client, Data
         assert (answer.status_code, said in answer.json()["detail"]) == (status, True), path
     with database.write() as session:
         models.activate_model(session, models.model_of(session, SECOND).id, "ada", later(1))
-    answer = client.post(f"{API}/models/{MODEL.sha256}/activate", headers=operate)
+    answer = client.post(f"{API}/models/{model.sha256}/activate", headers=operate)
     assert {one["version"]: one["state_by"] for one in answer.json() if one["state"] == "active"} == {"1.0": "model op"}
     assert client.post(f"{API}/models/rollback", headers=operate).status_code == 200
     assert states() == {"1.0": "retired", "2.0": "active"}
-    both = f"first={MODEL.sha256}&second={SECOND}"
+    both = f"first={model.sha256}&second={SECOND}"
     compared = client.get(f"{API}/models/compare?{both}", headers=read).json()
     assert (compared["n"], compared["agreement"], compared["first"]) == (0, None, "test-model 1.0")
     page = client.get(f"/models/compare?{both}", headers=read)

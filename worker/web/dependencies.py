@@ -1,0 +1,98 @@
+"""What pages and resources share: the site they serve, who may call them, and the parts of their addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path as FilePath
+from typing import Annotated
+
+from fastapi import Depends, Path
+from fastapi.security import HTTPBearer
+
+from worker.audit.events import Record
+from worker.config.settings import Settings
+from worker.db.engine import Database
+from worker.db.tables import TokenRole
+from worker.errors import StartError
+from worker.inference.bundle import verified_identity
+from worker.jobs.bundle_store import configured_bundle, kept_bundles
+from worker.web.filters import LARGEST_NUMBER, UID_PATTERN
+from worker.web.guard import Caller, require
+
+API_PREFIX = "/api/v1"
+DICOMWEB_PREFIX = "/dicom-web"
+
+Reader = Annotated[Caller, Depends(require(TokenRole.READ))]
+Annotator = Annotated[Caller, Depends(require(TokenRole.ANNOTATE))]
+Operator = Annotated[Caller, Depends(require(TokenRole.OPERATE))]
+BEARER = [Depends(HTTPBearer(auto_error=False, description="worker tokens add"))]  # for the OpenAPI document
+
+RowNumber = Annotated[int, Path(ge=1, le=LARGEST_NUMBER)]
+SeriesUid = Annotated[str, Path(pattern=UID_PATTERN)]
+
+
+@dataclass(frozen=True, slots=True)
+class BundleDescription:
+    """A bundle on this host as a page shows it: class titles by name, the model card (Markdown), docs/figures.json."""
+
+    sha256: str
+    manufacturer: str
+    family: str
+    limits: str
+    parameters: str
+    titles: dict[str, str]
+    card: str
+    figures: str | None
+
+
+@dataclass(frozen=True)
+class Site:
+    """The worker that is shown: its configuration, its database, its audit trail and its clock."""
+
+    settings: Settings
+    database: Database
+    record: Record
+    clock: Callable[[], datetime]
+
+    @property
+    def data_dir(self) -> FilePath:
+        return self.settings.worker.data_dir
+
+    def bundles(self) -> list[BundleDescription]:
+        """Every intact bundle on this host, the configured one first."""
+        descriptions: dict[str, BundleDescription] = {}
+        for folder in [configured_bundle(self.settings), *kept_bundles(self.settings)]:
+            try:
+                description = describe_bundle(folder)
+            except (StartError, OSError):
+                continue  # reported by the process that loads it
+            descriptions.setdefault(description.sha256, description)
+        return list(descriptions.values())
+
+    def bundle(self, sha256: str | None) -> BundleDescription | None:
+        """The intact bundle of a hash; None where this host has none."""
+        return next((bundle for bundle in self.bundles() if bundle.sha256 == sha256), None)
+
+    def class_titles(self) -> dict[str, str]:
+        """The title of every class that a model of this host may answer."""
+        return {name: title for bundle in self.bundles() for name, title in bundle.titles.items()}
+
+
+@cache
+def describe_bundle(folder: FilePath) -> BundleDescription:
+    """Verify a bundle and read what is shown of it. Raises StartError, OSError."""
+    identity = verified_identity(folder)
+    figures = folder / "docs" / "figures.json"
+    return BundleDescription(
+        sha256=identity.sha256,
+        manufacturer=identity.manufacturer,
+        family=identity.family,
+        limits=identity.limits,
+        parameters=identity.parameters,
+        titles={model_class.name: model_class.title for model_class in identity.classes},
+        card=(folder / "docs" / "README.md").read_text(encoding="utf-8"),
+        figures=figures.read_text(encoding="utf-8") if figures.is_file() else None,
+    )
