@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
+import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -32,6 +32,7 @@ from monai_train.data.patients import name_groups
 from monai_train.data.pool import map_files
 from monai_train.data.secondary_capture import secondary_capture
 from worker.errors import StartError
+from worker.files import write_atomically
 
 _GROUP_COLUMNS = ("patient_group", "picture_group")
 MANIFEST_COLUMNS = ("path", "label", "split", *_GROUP_COLUMNS, "source", "source_sha256", "rows", "columns")
@@ -130,9 +131,7 @@ def convert_one(image: Listed, source: Path, out: Path) -> Converted | Rejected:
     name = hashlib.sha256(f"{sha256}\x1f{image.source}".encode()).hexdigest()[:32]
     target = out / "images" / name[:2] / f"{name}.dcm"
     target.parent.mkdir(exist_ok=True)
-    part = target.with_suffix(".part")
-    part.write_bytes(content)
-    part.replace(target)
+    write_atomically(target, content)
     rows, columns = picture.pixels.shape
     return Converted(image, target.relative_to(out).as_posix(), sha256, hash_pixels(picture.pixels), rows, columns)
 
@@ -209,14 +208,11 @@ def _write_tables(done: Conversion, out: Path) -> None:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
     """Write the whole table or nothing."""
-    part = path.with_suffix(".part")
-    with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(path)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, table.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def _print_summary(done: Conversion, out: Path, console: Console) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +18,7 @@ from rich.progress import track
 import worker
 from monai_train.config import label_index
 from worker.errors import NotAssessable, StartError
+from worker.files import open_atomically
 from worker.inference.preprocess import Preprocessing, Volume, preprocess
 
 PREPROCESSING_FILE = Path(__file__).with_name("preprocessing.json")
@@ -219,10 +219,8 @@ def load_pictures(folder: Path, rows: Sequence[Row], definition: Preprocessing, 
                 pixels[i], boxes[i] = _preprocessed(root / row.path, row, definition)
             except NotAssessable as error:
                 raise StartError(error.reason, f"{row.path}: {error.detail}") from error
-        part = stored.with_suffix(".part")
-        with part.open("wb") as stream:
+        with open_atomically(stored) as stream:
             np.savez(stream, pixels=pixels, boxes=boxes)
-        os.replace(part, stored)
     with np.load(stored) as arrays:
         pixels, boxes = arrays["pixels"], arrays["boxes"]
     labels = torch.tensor([row.label for row in rows])

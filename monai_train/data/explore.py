@@ -8,7 +8,6 @@ OUT/audit.json    groups and pairs, as `monai-train audit --json` writes them
 from __future__ import annotations
 
 import base64
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -23,6 +22,7 @@ from monai_train.data.duplicates import Pair
 from monai_train.data.explore_pictures import contact_sheet, counts_chart, intensity_chart
 from monai_train.data.leakage import Audit, as_json, audit, print_audit, write_json
 from worker.errors import StartError
+from worker.files import write_atomically
 
 _CSV_COLUMNS = (
     "path",
@@ -58,9 +58,7 @@ def explore(data: Path, out: Path, groups: Path | None = None) -> Audit:
         out.mkdir(parents=True, exist_ok=True)
         write_csv(out / "images.csv", _CSV_COLUMNS, _rows(found))
         write_json(out / "audit.json", as_json(found))
-        part = out / "report.part"
-        part.write_text(page(found, data), encoding="utf-8", errors="backslashreplace")
-        os.replace(part, out / "report.html")
+        write_atomically(out / "report.html", page(found, data).encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise StartError("output-not-writable", f"cannot write to {out}: {error.strerror}") from None
     return found

@@ -6,7 +6,6 @@ A test image whose copy, mirrored or brightened, was trained on measures memory;
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from monai_train.data.inventory import Listed, Rejected, read_manifest, reasons,
 from monai_train.data.labels import are_in_conflict, read_label_file
 from monai_train.data.patients import name_groups
 from worker.errors import StartError
+from worker.files import write_atomically
 
 # Which side is judged by which: a test image must not have been learnt from.
 _SIDES = [("test", "train"), ("val", "train"), ("test", "val")]
@@ -184,10 +184,8 @@ def as_json(found: Audit) -> dict[str, object]:
 
 def write_json(path: Path, content: dict[str, object]) -> None:
     """Write the whole file or nothing. Raises StartError where it cannot be written."""
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise StartError("output-not-writable", f"cannot write {path}: {error.strerror}") from None
 

@@ -10,7 +10,6 @@ temperature of a fold is fitted on the other folds' out-of-fold logits: no figur
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from monai_train.evaluation.metrics import IntArray, Predictions, figures, patie
 from monai_train.evaluation.report import write_predictions
 from monai_train.training.train import DivergedError, current_commit, train
 from worker.errors import StartError
+from worker.files import open_atomically
 from worker.inference.aggregate import slice_probabilities
 from worker.results import FloatArray
 
@@ -148,10 +148,8 @@ def _out_of_fold(
         logits = np.full((len(rows), len(CLASS_NAMES)), np.nan, np.float32)
         pixels = load_pictures(data, rows, read_preprocessing()).select(own).pixels
         logits[own] = run_outputs(run, [pixels], flip)[0].logits
-        part = stored.with_suffix(".part")
-        with part.open("wb") as stream:
+        with open_atomically(stored) as stream:
             np.save(stream, logits)
-        os.replace(part, stored)
     kept: FloatArray = np.load(stored)
     return kept
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from monai_train.evaluation.metrics import FigureArray, bootstrap_interval, reca
 from monai_train.systems.definitions import Protocol, Task
 from monai_train.systems.fit import Fitted
 from monai_train.systems.protocols import LABELS, Parts, class_of, known
+from worker.files import write_atomically
 
 
 class Result(BaseModel):
@@ -142,9 +142,7 @@ def ensemble(key: str, results: Sequence[Result]) -> Result | None:
 def write(result: Result, folder: Path) -> None:
     """FOLDER/<key>.json, whole or not at all, and <key>.png."""
     path = folder / f"{result.key}.json"
-    part = path.with_suffix(".part")
-    part.write_text(result.model_dump_json(indent=1) + "\n")
-    os.replace(part, path)
+    write_atomically(path, result.model_dump_json(indent=1) + "\n")
     if result.curves:
         draw(result, path.with_suffix(".png"))
 

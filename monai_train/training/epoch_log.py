@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from pathlib import Path
 from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
+
+from worker.files import write_atomically
 
 LOG = "log.csv"
 TENSORBOARD = "tensorboard"
@@ -35,10 +37,9 @@ class EpochLog:
         """The epoch's training loss, validation figure and loss, last learning rate and images a second."""
         lines = _read(self._path, epoch)
         lines.append([str(epoch), f"{loss:.5f}", f"{figure:.5f}", f"{validation_loss:.5f}"])
-        part = self._path.with_suffix(".part")
-        with part.open("w", newline="") as stream:
-            csv.writer(stream).writerows([_COLUMNS, *lines])
-        os.replace(part, self._path)
+        table = io.StringIO(newline="")
+        csv.writer(table).writerows([_COLUMNS, *lines])
+        write_atomically(self._path, table.getvalue())
         for name, value in (
             ("loss/training", loss),
             ("loss/validation", validation_loss),

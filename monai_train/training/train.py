@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import io
 import math
-import os
 import pickle
 import subprocess
 import time
@@ -48,6 +47,7 @@ from monai_train.training.distributed import Ranks, joined
 from monai_train.training.epoch_log import EpochLog
 from monai_train.training.sampling import Sampler, make_sampler
 from worker.errors import StartError
+from worker.files import open_atomically
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
@@ -225,18 +225,10 @@ def save(path: Path, state: State, config: TrainConfig, provenance: dict[str, st
         "config": config.model_dump_json(),
         "provenance": provenance,
     }
-    part = path.with_suffix(".part")
-    buffer = io.BytesIO()  # written by us, so that a full disk is an OSError and not one of torch's
+    buffer = io.BytesIO()  # written by us, so that a full disk is an OSError and not an error of torch
     torch.save(content, buffer)
-    try:
-        with part.open("wb") as stream:
-            stream.write(buffer.getbuffer())
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    with open_atomically(path) as stream:
+        stream.write(buffer.getbuffer())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

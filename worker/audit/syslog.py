@@ -21,6 +21,7 @@ from itertools import islice
 from worker.audit.trail import Record, Trail
 from worker.config.settings import AuditSection
 from worker.errors import StartError
+from worker.files import write_atomically
 from worker.logs import get_log
 from worker.tls import client_context
 
@@ -82,9 +83,7 @@ class Forwarder:
         return 0
 
     def _remember(self, number: int) -> None:
-        new = self._position.with_suffix(".new")
-        new.write_text(str(number))
-        new.replace(self._position)
+        write_atomically(self._position, str(number))
 
     def _send(self, batch: Iterable[Record]) -> None:
         if self._connection is not None and select.select([self._connection], [], [], 0)[0]:

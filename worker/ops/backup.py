@@ -21,6 +21,7 @@ from worker.config.settings import Settings, sqlite_path
 from worker.db.engine import Database, client_address
 from worker.db.instances import kept_files
 from worker.errors import StartError
+from worker.files import open_atomically
 from worker.jobs.bundle_store import kept_bundles
 
 _SQLITE = "worker.db"
@@ -71,8 +72,8 @@ def put_back(settings: Settings, folder: Path, step: Step) -> int:
             _run_client("pg_restore", url, *options, str(database))
         else:
             file.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(database, file.with_suffix(".part"))
-            os.replace(file.with_suffix(".part"), file)
+            with database.open("rb") as source, open_atomically(file) as target:
+                shutil.copyfileobj(source, target)
     except OSError as error:
         raise StartError("restore-failed", f"{data_dir}: {error.strerror}") from None
     return copied

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pathlib import Path
 from worker.db.engine import Database
 from worker.db.readings import NOT_ASSESSABLE, ReadSeries, ReadSlice, read_series
 from worker.errors import StartError
+from worker.files import write_atomically
 from worker.pixels.split_frames import NotDivisible, split_frames
 
 LABELS = "labels.csv"
@@ -142,11 +144,8 @@ def _yes(value: bool) -> str:
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
-    part = path.with_suffix(".part")
-    with part.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(path)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, table.getvalue())

@@ -7,8 +7,6 @@ written before a crash is written again, under the same derived UID, by the next
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from worker.db.results import NewObject
 from worker.db.tables import ObjectKind
 from worker.dicom import header
 from worker.dicom.standard import derive_uid, produced_series_uid
-from worker.files import fsync
+from worker.files import fsync, write_atomically
 from worker.reporting.secondary_capture import build_key_objects, build_picture
 from worker.reporting.sr import build_report
 from worker.results import ModelIdentity, ResultStatus, SeriesResult
@@ -98,7 +96,10 @@ class Outbox:
         # Named by its content too: a process that stood still and lost its lease must not change, by a bit of rounding
         # on another processor, the file that a row of the process that took over names.
         path = f"objects/{name[:2]}/{name}-{sha256.hexdigest()[:16]}.dcm"
-        _replace_durably(self.data_dir / path, content)
+        file = self.data_dir / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, content)
+        fsync(file.parent.parent)
         return NewObject(
             kind=kind,
             sop_class_uid=str(ds.SOPClassUID),
@@ -125,15 +126,3 @@ def _was_decided(result: SeriesResult) -> bool:
 def _in_stack_order(result: SeriesResult, headers: list[Dataset]) -> list[Dataset]:
     order = {one.sop_instance_uid: place for place, one in reversed(list(enumerate(result.slices)))}
     return sorted(headers, key=lambda header: order.get(str(header.SOPInstanceUID), len(order)))
-
-
-def _replace_durably(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # another host's process may have our number
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    for folder in (path.parent, path.parent.parent):
-        fsync(folder)

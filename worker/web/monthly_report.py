@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from bisect import bisect_right
 from collections import Counter, defaultdict
@@ -31,6 +30,7 @@ from worker.db.readings import (
 )
 from worker.db.views.search import plain
 from worker.errors import StartError
+from worker.files import write_atomically
 from worker.web.templating import render, style_sheet
 
 FEW = 30  # patients or series below which a figure is an anecdote
@@ -309,8 +309,9 @@ def write_report(database: Database, data_dir: Path, month: str, now: datetime) 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         page = folder / f"{month}.html"
-        _write(page, render("month.html", None, layout="file.html", style=style_sheet(), report=content))
-        _write(folder / f"{month}.json", json.dumps(content, indent=2) + "\n")  # last: it says that the report is there
+        write_atomically(page, render("month.html", None, layout="file.html", style=style_sheet(), report=content))
+        # Last: it says that the report is there.
+        write_atomically(folder / f"{month}.json", json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise StartError("report-unwritable", f"{folder} cannot be written: {error.strerror}") from None
     return page
@@ -343,9 +344,3 @@ def read_report(data_dir: Path, month: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     return content
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_suffix(f".part{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

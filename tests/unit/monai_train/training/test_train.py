@@ -37,6 +37,7 @@ from monai_train.training.train import (
     train,
     train_epoch,
 )
+from tests.testbed.full_disk import files_limited_to
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
 
@@ -125,16 +126,15 @@ def test_damaged_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "absent.pt")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     state = new_state(TINY)
     path = tmp_path / CHECKPOINT
     save(path, state, TINY, {})
     before = path.read_bytes()
-    path.with_suffix(".part").symlink_to("/dev/full")
-    with pytest.raises((OSError, RuntimeError)):
+    with files_limited_to(len(before) // 2), pytest.raises(OSError, match="File too large"):
         save(path, state, TINY, {})
     assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_loss_that_is_not_a_number_stops(tiny_data: Path) -> None:
@@ -178,13 +178,12 @@ def test_full_disk_is_one_line_of_the_command(tiny_data: Path, tmp_path: Path) -
     run = tmp_path / "run"
     train(tiny_data, run, config)
     before = (run / CHECKPOINT).read_bytes()
-    (run / "checkpoint.part").symlink_to("/dev/full")
-    (run / "best.part").symlink_to("/dev/full")
     (run / CHECKPOINT).rename(tmp_path / "kept.pt")  # so that the epoch is trained again
     command = ["train", "--data", str(tiny_data), "--run", str(run), "--config", str(tmp_path / "config.json")]
-    answer = CliRunner().invoke(app, command)
+    with files_limited_to(len(before) // 2):
+        answer = CliRunner().invoke(app, command)
     assert isinstance(answer.exception, StartError)
-    assert "No space left" in answer.exception.detail
+    assert "File too large" in answer.exception.detail
     assert (tmp_path / "kept.pt").read_bytes() == before
     assert read_checkpoint(run / BEST)["epoch"] == 1  # the last good one
 
