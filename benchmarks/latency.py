@@ -29,7 +29,8 @@ from benchmarks.rows import Row, arguments, at_most, finish
 from tests.testbed import dcmtk
 from tests.testbed.pacs import REPORTS, Pacs
 from tests.testbed.phantom import Grid, decimal, head_series
-from tests.testbed.worker_process import WorkerProcess, running, wait_until
+from tests.testbed.waiting import wait_until
+from tests.testbed.worker_process import WorkerProcess, running
 
 QUIET_SECONDS = 1.0
 DIFFERENT = 24  # slices that are really drawn; a longer series shows each several times, at its own place

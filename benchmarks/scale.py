@@ -31,7 +31,8 @@ from benchmarks.rows import Row, add_common, against, at_least, cores, finish, p
 from tests.testbed import postgres
 from tests.testbed.instances import MODEL, NOON, classified, later, new_instance, received
 from tests.testbed.phantom import Grid, head_series
-from tests.testbed.worker_process import COMMAND, WorkerProcess, wait_until
+from tests.testbed.waiting import wait_until
+from tests.testbed.worker_process import COMMAND, WorkerProcess
 from worker.config.settings import load_settings
 from worker.db import models
 from worker.db.deliveries import claim_deliveries, end_delivery

@@ -25,7 +25,8 @@ from benchmarks.rows import Row, arguments, at_most, finish, plain
 from tests.testbed import dcmtk
 from tests.testbed.imported import imports_of_command, imports_of_role, packages
 from tests.testbed.phantom import Grid, head_series
-from tests.testbed.worker_process import WorkerProcess, wait_until
+from tests.testbed.waiting import wait_until
+from tests.testbed.worker_process import WorkerProcess
 
 READY = {"receive": '"receiving"', "infer": '"ready to classify"'}
 LIMIT_SECONDS = {"receive": 1.5, "infer": 4.0, "list": 0.7}

@@ -27,7 +27,8 @@ from rich.tree import Tree
 from tests.testbed import dcmtk, orthanc, pacs, phantom
 from tests.testbed.orthanc import Orthanc
 from tests.testbed.pacs import Pacs
-from tests.testbed.worker_process import WorkerProcess, wait_until
+from tests.testbed.waiting import wait_until
+from tests.testbed.worker_process import WorkerProcess
 
 HEADS = {"a healthy head": False, "a head with a simulated mass": True}
 KEPT = Path("var") / "demo"  # the heads and the pictures: what somebody sends next, and looks at

@@ -10,7 +10,7 @@ import httpx
 
 from tests.testbed import dcmtk
 from tests.testbed.site import Site, header
-from tests.testbed.worker_process import wait_until
+from tests.testbed.waiting import wait_until
 
 
 def _events(site: Site, since: int) -> list[tuple[str, ElementTree.Element]]:

@@ -9,13 +9,16 @@ from pathlib import Path
 
 from PIL import Image
 
+from tests.testbed.waiting import patience
+
 ROOT = Path(__file__).parents[2]
 
 
 def test_demo_ends_well_and_leaves_pictures(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.demo"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=280,
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=patience(280),
+        capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "Research use only" in done.stdout

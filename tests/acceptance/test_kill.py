@@ -13,7 +13,8 @@ from pydicom import Dataset, dcmread
 from tests.testbed import dcmtk, phantom, site
 from tests.testbed.pacs import Behaviour
 from tests.testbed.site import Site
-from tests.testbed.worker_process import WorkerProcess, wait_until
+from tests.testbed.waiting import patience, wait_until
+from tests.testbed.worker_process import WorkerProcess
 
 ACKNOWLEDGED = "Received Store Response (Success)"
 
@@ -57,7 +58,7 @@ def test_kill_while_a_series_is_being_sent(long_head: list[Path], tmp_path: Path
         )  # fmt: skip
         wait_until(lambda: hospital.worker.rows("SELECT count(*) FROM instance")[0][0] >= 20, "20 slices", every=0.01)
         hospital.worker.kill()
-        printed, _ = sender.communicate(timeout=60)
+        printed, _ = sender.communicate(timeout=patience(60))
         acknowledged = printed.count(ACKNOWLEDGED)
         assert 20 <= acknowledged < len(paths), "the kill must fall into the sending"
         hospital.worker.start(until=hospital.worker.listens)

@@ -29,6 +29,7 @@ from monai_train.training.train import train
 from tests.testbed.converted import SIZE, head, make_converted
 from tests.testbed.filled import served
 from tests.testbed.instances import Clock, mr_instance, received
+from tests.testbed.waiting import patience
 from worker.config.settings import Settings, load_settings
 from worker.db.engine import Database
 from worker.db.migrate import migrate
@@ -150,7 +151,7 @@ def test_a_corrected_label_travels_to_the_model_that_answers_next(
 
     # page → readings
     app = create_app(site.settings, site.database, clock=site.clock)
-    with served(app) as address, httpx.Client(base_url=address, timeout=60) as browser:
+    with served(app) as address, httpx.Client(base_url=address, timeout=patience(60)) as browser:
         for uid, truth in truths.items():
             _read(browser, uid, truth)
         unread = browser.get("/api/v1/series", params={"reading": "unread"}).json()["series"]

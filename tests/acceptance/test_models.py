@@ -13,7 +13,7 @@ from pydicom import dcmread
 from tests.testbed import pacs, phantom, site
 from tests.testbed.site import Site
 from tests.testbed.tiny_bundle import copy_bundle, make_tiny_bundle, write_worker_json
-from tests.testbed.worker_process import wait_until
+from tests.testbed.waiting import wait_until
 
 SMALL = phantom.Grid(slices=4)
 

@@ -20,7 +20,8 @@ import pytest
 
 from tests.testbed import orthanc, phantom
 from tests.testbed.dcmtk import free_port, wait_for_port
-from tests.testbed.worker_process import WorkerProcess, wait_until
+from tests.testbed.waiting import patience, wait_until
+from tests.testbed.worker_process import WorkerProcess
 from worker.inference.bundle import default_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ class Newcomer(WorkerProcess):
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         done = subprocess.run(
             ["bash", "-c", self.here(line)], cwd=self.folder, env={**os.environ, "PATH": path, "COLUMNS": "120"},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, check=False,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience(180), check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -85,7 +86,7 @@ class Newcomer(WorkerProcess):
 
     def modalities(self) -> set[str]:
         """Of the series that Orthanc holds."""
-        series = httpx.get(f"http://127.0.0.1:{self.orthanc_http}/series?expand", timeout=30).json()
+        series = httpx.get(f"http://127.0.0.1:{self.orthanc_http}/series?expand", timeout=patience(30)).json()
         return {one["MainDicomTags"]["Modality"] for one in series}
 
 

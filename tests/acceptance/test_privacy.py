@@ -20,7 +20,7 @@ from tests.testbed.dcmtk import free_port
 from tests.testbed.pacs import Behaviour
 from tests.testbed.raw_store import raw_store
 from tests.testbed.site import Site
-from tests.testbed.worker_process import wait_until
+from tests.testbed.waiting import patience, wait_until
 from worker.db.tables import Base
 
 CANARY = "CANARY"
@@ -151,7 +151,7 @@ def test_a_canary_is_found_only_where_it_must_be(hospital: Site, sources: list[D
     worker = hospital.worker
     uids = [str(uid) for one in sources for uid in (one.SOPInstanceUID, one.SeriesInstanceUID, one.StudyInstanceUID)]
     token = worker.run("tokens", "add", "--role", "read").stdout.strip()
-    with httpx.Client(base_url=f"http://127.0.0.1:{worker.web_port}", timeout=30) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{worker.web_port}", timeout=patience(30)) as client:
         health = [client.get(path).text for path in HEALTH]
         metrics = client.get("/metrics", headers={"Authorization": f"Bearer {token}"}).raise_for_status().text
     pushed = worker.run("push", str(tmp_path / "good"), "--to", f"127.0.0.1:{free_port()}")

@@ -15,6 +15,7 @@ from monai_train.evaluation.report import runs_subject, write_report
 from monai_train.training.train import train
 from tests.testbed.browser import CHROMIUM, FLAGS
 from tests.testbed.converted import make_converted
+from tests.testbed.waiting import patience
 
 _HEADLESS = ["--headless", *FLAGS, "--hide-scrollbars"]
 MEASURE = """<script>addEventListener("load",()=>{const d=document.documentElement;document.title="MEASURED "+
@@ -46,7 +47,7 @@ def test_page_fits_the_window_and_all_pictures_show(page: str, width: int, tmp_p
         "--dump-dom",
         file.as_uri(),
     ]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=patience(120), check=True)
     found = re.search(r"<title>MEASURED (.*?)</title>", answer.stdout)
     assert found, "the page did not load"
     measured = json.loads(unescape(found[1]))

@@ -12,7 +12,7 @@ from pydicom.uid import UID, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, 
 
 from tests.testbed import dcmtk, multiframe, orthanc, pacs, phantom, site, worker_process
 from tests.testbed.site import Answer, Site
-from tests.testbed.worker_process import wait_until
+from tests.testbed.waiting import wait_until
 
 # storescu proposes a compressed syntax only when told which.
 PROPOSE = {JPEGLosslessSV1: "-xs", JPEGLSLossless: "-xt", JPEG2000Lossless: "-xv", RLELossless: "-xr"}

@@ -11,7 +11,8 @@ import pytest
 
 from tests.testbed import dcmtk, site, worker_process
 from tests.testbed.pacs import Behaviour
-from tests.testbed.worker_process import WorkerProcess, wait_until
+from tests.testbed.waiting import patience, wait_until
+from tests.testbed.worker_process import WorkerProcess
 
 # Ten seconds are promised; the rest is for a machine that is busy with other tests.
 STOP_SECONDS = 30
@@ -20,7 +21,7 @@ STOP_SECONDS = 30
 def assert_one_clear_line(worker: WorkerProcess, *words: str) -> None:
     """`worker serve` ends by itself with an exit code other than 0 and one line that holds the words."""
     worker.write_config()
-    done = worker.run("serve", timeout=30)
+    done = worker.run("serve", timeout=patience(30))
     assert done.returncode not in (0, None)
     # What the other roles logged on their way (JSON) is not meant for the person who started it.
     lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("{")]
@@ -104,7 +105,7 @@ def test_busy_worker_stops_in_time_and_goes_on_after_a_restart(
         }[moment]
         wait_until(lambda: hospital.worker.rows(begun)[0][0], moment, every=0.01)
         assert hospital.worker.stop(STOP_SECONDS) == 0
-        sender.wait(60)
+        sender.wait(patience(60))
         hospital.pacs.behaviour = Behaviour.ACCEPT
         hospital.worker.start()
         source = hospital.push(paths)  # what was acknowledged before is known, the rest is new

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.testbed import dcmtk, worker_process
+from tests.testbed.waiting import patience
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,7 +21,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     done = subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)],
-        capture_output=True, text=True, timeout=280,
+        capture_output=True, text=True, timeout=patience(280),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     (built,) = folder.glob("*.whl")
@@ -45,7 +46,7 @@ def test_worker_from_the_wheel_serves_outside_the_checkout(wheel: Path, tmp_path
     site = tmp_path / "site"
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)],
-        check=True, timeout=120,
+        check=True, timeout=patience(120),
     )  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(site)}
     where = subprocess.run(

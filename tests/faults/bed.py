@@ -28,7 +28,8 @@ from tests.testbed.instances import encoded, mr_instance
 from tests.testbed.orthanc import Orthanc
 from tests.testbed.pacs import PICTURES, REPORTS, Pacs
 from tests.testbed.tiny_bundle import make_tiny_bundle
-from tests.testbed.worker_process import WorkerProcess, wait_until
+from tests.testbed.waiting import wait_until
+from tests.testbed.worker_process import WorkerProcess
 
 SLICES = 4
 ROWS = 64

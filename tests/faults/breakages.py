@@ -16,7 +16,8 @@ from pathlib import Path
 from tests.faults.bed import START_SECONDS, Bed, Outcome, bed, check, process_of_role
 from tests.testbed import postgres
 from tests.testbed.pacs import Behaviour, Pacs
-from tests.testbed.worker_process import WorkerProcess, wait_until
+from tests.testbed.waiting import wait_until
+from tests.testbed.worker_process import WorkerProcess
 
 
 def killed_processes(folder: Path, series: int, kills: int, seed: int = 1, real_peers: bool = False) -> Outcome:

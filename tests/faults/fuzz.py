@@ -24,7 +24,8 @@ from tests.faults import mutate, mutate_pdus
 from tests.faults.bed import START_SECONDS, Outcome, files_of_rows, process_of_role, tiny_bundle
 from tests.faults.wire import ABORTED, DATA, REJECTED, Closed, Wire
 from tests.testbed import worker_process
-from tests.testbed.worker_process import WorkerProcess, wait_until
+from tests.testbed.waiting import wait_until
+from tests.testbed.worker_process import WorkerProcess
 from worker.errors import NotAssessable, RefusedInstance
 from worker.inference.preprocess import Preprocessing, preprocess
 from worker.reporting.outbox import read_header

@@ -20,7 +20,8 @@ from typing import Any
 
 from tests.faults.bed import LEASE_SECONDS, START_SECONDS, Address, Bed, Outcome, bed, check
 from tests.testbed import postgres
-from tests.testbed.worker_process import WorkerProcess, wait_until
+from tests.testbed.waiting import wait_until
+from tests.testbed.worker_process import WorkerProcess
 
 _NETWORK = "10.213.{}.0/24"
 

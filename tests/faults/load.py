@@ -21,7 +21,8 @@ from tests.faults.fuzz import HANG_SECONDS, memory
 from tests.faults.wire import Closed, Wire
 from tests.testbed import dcmtk, worker_process
 from tests.testbed.instances import mr_instance, write_series
-from tests.testbed.worker_process import WorkerProcess, wait_until
+from tests.testbed.waiting import wait_until
+from tests.testbed.worker_process import WorkerProcess
 
 SIDES = (32, 64, 128, 256, 512, 1024)  # 2 KiB to 2 MiB of pixels
 _WEIGHTS = (30, 30, 20, 12, 6, 2)

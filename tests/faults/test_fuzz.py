@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from tests.faults import fuzz, mutate, wire
 from tests.faults.bed import Outcome
 from tests.faults.wire import Closed, Wire
 from tests.testbed.dcmtk import free_port
+from tests.testbed.waiting import wait_until
 from worker.config.settings import ReceiveSection, Settings, WorkerSection
 from worker.db.engine import Database
 from worker.db.instances import open_associations
@@ -50,7 +50,7 @@ def port(tmp_path: Path) -> Iterator[int]:
     receiver = Receiver(settings, database, lambda: datetime.now(UTC))
     receiver.start()
     yield receive.port
-    _until(lambda: not _acceptors())
+    wait_until(lambda: not _acceptors(), "the associations' threads to end", 60, every=0.05)
     with database.read() as session:
         assert open_associations(session) == []
     receiver.stop(1)
@@ -68,13 +68,6 @@ def _acceptors() -> list[threading.Thread]:
     return [one for one in threading.enumerate() if "AcceptorThread" in one.name]
 
 
-def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("first", [b"GET / HTTP/1.1\r\n\r\n", wire.RELEASE_REQUEST, b"", b"\x01\x00\x00"])
 def test_what_never_asks_for_an_association_takes_nobodys_place(port: int, first: bytes) -> None:
     for _ in range(4):  # twice as many as there are places
@@ -83,7 +76,7 @@ def test_what_never_asks_for_an_association_takes_nobodys_place(port: int, first
             peer.end_sending()
             _read_to_the_end(peer)
     # Without the end of their wait, each would hold its place for half a minute.
-    _until(lambda: not _acceptors(), seconds=20)
+    wait_until(lambda: not _acceptors(), "the associations' threads to end", 20, every=0.05)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

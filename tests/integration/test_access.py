@@ -10,7 +10,7 @@ from tests.testbed import dcmtk
 from tests.testbed.certificates import Certificates, make_certificates
 from tests.testbed.instances import write_series
 from tests.testbed.receiver import receiving
-from tests.testbed.worker_process import wait_until
+from tests.testbed.waiting import wait_until
 from worker.audit.messages import AuditEvent, Outcome
 from worker.config.settings import DestinationSection, ReceiveSection
 from worker.db.engine import Database

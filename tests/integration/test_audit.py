@@ -17,7 +17,7 @@ import uvicorn
 
 from tests.testbed import dcmtk
 from tests.testbed.certificates import Certificates, make_certificates
-from tests.testbed.worker_process import wait_until
+from tests.testbed.waiting import patience, wait_until
 from worker.audit import events
 from worker.audit.recorder import Recorder, trail_of
 from worker.audit.trail import Trail
@@ -155,13 +155,13 @@ def test_the_web_port_speaks_tls_and_the_session_s_cookie_is_for_tls_only(
     thread.start()
     trusted = ssl.create_default_context(cafile=str(certificates.authority))
     try:
-        with httpx.Client(verify=trusted, timeout=60) as client:
+        with httpx.Client(verify=trusted, timeout=patience(60)) as client:
             done = client.post(f"{address}/sign-in", data={"token": token})
             old = ssl.create_default_context(cafile=str(certificates.authority))
             old.maximum_version = ssl.TLSVersion.TLSv1_2
             old.set_ciphers("AES128-SHA")  # no forward secrecy: not in the profile of BCP 195
             with pytest.raises(httpx.ConnectError):
-                httpx.get(address, verify=old, timeout=60)
+                httpx.get(address, verify=old, timeout=patience(60))
     finally:
         server.should_exit = True
         thread.join()

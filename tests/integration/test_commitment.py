@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from tests.testbed import orthanc
 from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import Clock, write_series
 from tests.testbed.orthanc import Orthanc
+from tests.testbed.waiting import wait_until
 from worker.config.settings import DestinationSection, ReceiveSection, Settings, WorkerSection
 from worker.db.engine import Database
 from worker.db.tables import Commitment, DeliveryRow, DeliveryState, InstanceRow
@@ -63,14 +63,6 @@ def _deliveries(database: Database) -> list[DeliveryRow]:
         return list(session.scalars(select(DeliveryRow).order_by(DeliveryRow.id)))
 
 
-def _until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("it did not come to pass")
-        time.sleep(0.05)
-
-
 def _commitments(database: Database) -> set[str | None]:
     return {one.commitment for one in _deliveries(database)}
 
@@ -84,7 +76,7 @@ def test_orthanc_commits_to_what_it_was_sent(
     sender.send_due()
     assert _commitments(database) == {Commitment.DUE}
     assert sender.ask_for_commitment() == 2
-    _until(lambda: _commitments(database) == {Commitment.CONFIRMED})
+    wait_until(lambda: _commitments(database) == {Commitment.CONFIRMED}, "the commitment report", 20, every=0.05)
     assert sender.ask_for_commitment() == 0
 
 
@@ -97,11 +89,16 @@ def test_what_orthanc_lost_is_sent_again(
     study = next(iter((tmp_path / "objects").rglob("*.dcm")))
     archive.delete_study(dcmread(study).StudyInstanceUID)
     sender.ask_for_commitment()
-    _until(lambda: {one.state for one in _deliveries(database)} == {DeliveryState.PENDING})
+    wait_until(
+        lambda: {delivery.state for delivery in _deliveries(database)} == {DeliveryState.PENDING},
+        "the delivery to wait again",
+        20,
+        every=0.05,
+    )
     assert {one.reason for one in _deliveries(database)} == {"commitment-failed"}
     assert sender.send_due() == 2
     sender.ask_for_commitment()
-    _until(lambda: _commitments(database) == {Commitment.CONFIRMED})
+    wait_until(lambda: _commitments(database) == {Commitment.CONFIRMED}, "the commitment report", 20, every=0.05)
 
 
 @needs_orthanc
@@ -144,7 +141,7 @@ def test_a_peer_that_is_no_destination_gets_the_report_on_its_own_association(
     wanted = commitment.request("1.2.3", [(SOP_CLASSES[0], "1.2.3.4")])
     answer, _ = assoc.send_n_action(wanted, 1, commitment.SOP_CLASS, commitment.SOP_INSTANCE)
     assert answer.Status == 0x0000
-    _until(lambda: bool(told))
+    wait_until(lambda: told, "the report", 20, every=0.05)
     assoc.release()
     report = commitment.read_report(told[0])
     assert (report.transaction_uid, report.committed) == ("1.2.3", frozenset())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +16,7 @@ from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import MODEL, Clock, new_instance, write_series
 from tests.testbed.orthanc import Orthanc
 from tests.testbed.pacs import Pacs
+from tests.testbed.waiting import wait_until
 from worker.config.settings import PeerSection, ReceiveSection, Settings, WorkerSection
 from worker.db.engine import Database
 from worker.db.instances import add_instance, close_association, open_association
@@ -76,9 +76,8 @@ def test_orthanc_is_asked_and_a_count_that_is_reached_settles_at_once(database: 
         _lose(archive, uid, paths)
         clock.ahead = timedelta(seconds=30)
         ticks = start_receive_ticks(settings, database, clock)
-        deadline = time.monotonic() + 60
-        while _series(database).state == SeriesState.OPEN and time.monotonic() < deadline:
-            time.sleep(0.1)  # long before the quiet time is over
+        # Long before the quiet time is over.
+        wait_until(lambda: _series(database).state != SeriesState.OPEN, "the series to settle", 60, every=0.1)
         ticks.shutdown(wait=True)
     assert _series(database).expected_instances == 3
     assert _series(database).state == SeriesState.QUEUED

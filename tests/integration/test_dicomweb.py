@@ -27,6 +27,7 @@ from sqlalchemy import update
 from tests.testbed.answered import answer
 from tests.testbed.filled import served
 from tests.testbed.instances import later, mr_instance, received
+from tests.testbed.waiting import patience
 from worker.audit.messages import AuditEvent
 from worker.config.pseudonyms import pseudonym_of
 from worker.config.settings import Settings
@@ -79,7 +80,7 @@ def serving(folder: Path, **sections: Any) -> Iterator[Site]:
     with database.write() as session:
         _, token = tokens.add_token(session, "reader", TokenRole.READ, later(0), None)
     app = create_app(settings, database, events.append)
-    with served(app) as address, httpx.Client(base_url=address, timeout=60) as reader:
+    with served(app) as address, httpx.Client(base_url=address, timeout=patience(60)) as reader:
         reader.headers["Authorization"] = f"Bearer {token}"
         client = DICOMwebClient(f"{address}/dicom-web", headers={"Authorization": f"Bearer {token}"})
         yield Site(database, folder, client, reader, events)

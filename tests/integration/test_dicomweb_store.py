@@ -23,6 +23,7 @@ from tests.testbed.dcmtk import free_port
 from tests.testbed.filled import served
 from tests.testbed.instances import encoded, later, mr_instance, write_series
 from tests.testbed.orthanc import Orthanc
+from tests.testbed.waiting import patience
 from worker.audit.messages import AuditEvent
 from worker.config.settings import Settings
 from worker.db import settling as store_settling
@@ -71,7 +72,7 @@ def _serving(folder: Path, stow: bool) -> Iterator[Site]:
         _, writing = tokens.add_token(session, "writer", TokenRole.OPERATE, later(0), None)
     app = create_app(settings, database, events.append, lambda: later(0))
     headers = {"Authorization": f"Bearer {writing}"}
-    with served(app) as address, httpx.Client(base_url=address, timeout=60, headers=headers) as writer:
+    with served(app) as address, httpx.Client(base_url=address, timeout=patience(60), headers=headers) as writer:
         client = DICOMwebClient(f"{address}/dicom-web", headers=headers)
         yield Site(address, database, folder, writer, client, reading, events)
     database.close()
@@ -230,7 +231,7 @@ def test_what_was_stored_is_told_in_xml_to_who_asks_for_that(site: Site) -> None
 def _raw(site: Site, head: str, body: bytes) -> bytes:
     """The status line, of a request that claims more than it sends."""
     place = urlsplit(site.address)
-    with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
+    with socket.create_connection((place.hostname, place.port), timeout=patience(60)) as connection:
         token = site.writer.headers["authorization"]
         lines = (
             f"POST {STUDIES} HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: {token}\r\nContent-Type: {MULTIPART}"
@@ -292,7 +293,7 @@ def test_orthanc_stores_queries_and_retrieves(site: Site, tmp_path: Path) -> Non
     archive = Orthanc(tmp_path / "orthanc", free_port(), "AI_WORKER", "ORTHANC", dicomweb=True)
     archive.start()
     try:
-        with httpx.Client(base_url=archive.dicomweb_url, timeout=60) as client:
+        with httpx.Client(base_url=archive.dicomweb_url, timeout=patience(60)) as client:
             headers = {"Authorization": site.writer.headers["authorization"]}
             ours = {"Url": f"{site.address}/dicom-web", "HttpHeaders": headers}
             client.put("servers/worker", json=ours).raise_for_status()

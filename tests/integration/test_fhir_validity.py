@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.testbed import results
+from tests.testbed.waiting import patience
 from worker.reporting.fhir import report_as_bundle
 from worker.reporting.sr import build_report
 
@@ -75,7 +76,7 @@ def test_they_fit_the_structures_and_value_sets_of_r4(bundles: list[dict[str, An
     resources = [entry["resource"] for bundle in bundles for entry in bundle["entry"]]
     asked = json.dumps([*bundles, *resources, *_spoilt(bundles[0])])
     command = [str(NODE), "-e", PROGRAM, str(INSTALLED / "fhir.js")]
-    done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=patience(120))
     assert done.returncode == 0, done.stderr
     *good, status, member, code = json.loads(done.stdout)
     assert good == [[True]] * (len(bundles) + len(resources))

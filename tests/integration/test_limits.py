@@ -18,7 +18,7 @@ from tests.testbed.certificates import make_certificates
 from tests.testbed.instances import encoded, mr_instance, write_series
 from tests.testbed.raw_store import raw_store
 from tests.testbed.receiver import receiving
-from tests.testbed.worker_process import wait_until
+from tests.testbed.waiting import wait_until
 from worker.db.engine import Database
 from worker.db.series_status import unfinished_counts
 from worker.dicom import standard

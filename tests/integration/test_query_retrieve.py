@@ -37,6 +37,7 @@ from tests.testbed.certificates import make_certificates
 from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import mr_instance, received
 from tests.testbed.pacs import Behaviour, Pacs
+from tests.testbed.waiting import patience
 from worker.audit.messages import AuditEvent
 from worker.config.settings import Settings
 from worker.db.engine import Database
@@ -304,7 +305,7 @@ def test_a_query_that_is_given_up_ends(site: Site, monkeypatch: pytest.MonkeyPat
             else:
                 assoc.send_c_cancel(7, query_model=FIND)
     assert statuses[-1] == (0xFE00 if how == "cancel" else None)
-    taken = [site.services._searches.acquire(timeout=60) for _ in range(scp.OPERATIONS_AT_ONCE)]
+    taken = [site.services._searches.acquire(timeout=patience(60)) for _ in range(scp.OPERATIONS_AT_ONCE)]
     for _ in taken:
         site.services._searches.release()
     assert all(taken)

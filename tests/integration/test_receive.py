@@ -20,6 +20,7 @@ from tests.testbed import dcmtk
 from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import encoded, mr_instance, write_series
 from tests.testbed.raw_store import raw_store
+from tests.testbed.waiting import wait_until
 from worker.audit.events import unrecorded
 from worker.config.settings import ReceiveSection, Settings, WorkerSection
 from worker.db.engine import Database
@@ -143,9 +144,7 @@ def test_an_end_that_could_not_be_recorded_is_recorded_later(site: Site, monkeyp
     close = storage_scp.close_association
     monkeypatch.setattr(storage_scp, "close_association", fail_once)
     assert _send(site.port, encoded(mr_instance())) == [standard.SUCCESS]
-    deadline = time.monotonic() + 10
-    while site.associations()[0].closed_at is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: site.associations()[0].closed_at is not None, "the association's end", 10, every=0.05)
     assert site.associations()[0].closed_at is not None
     assert failures == [1]
 

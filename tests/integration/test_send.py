@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +24,7 @@ from tests.testbed import dcmtk
 from tests.testbed.answered import answer
 from tests.testbed.instances import Clock, mr_instance
 from tests.testbed.pacs import Behaviour, Pacs
+from tests.testbed.waiting import wait_until
 from worker.config.settings import DestinationSection
 from worker.db.deliveries import retry_failed_deliveries
 from worker.db.engine import Database
@@ -229,9 +229,7 @@ def test_a_slow_destination_holds_up_no_other(database: Database, tmp_path: Path
         ]
         for thread in threads:
             thread.start()
-        deadline = time.monotonic() + 20
-        while len(pacs.stored) < 2 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: len(pacs.stored) >= 2, "two objects at the quick destination", 20, every=0.02)
         on_time = len(slow.stored) < 2
         stop.set()
         for thread in threads:

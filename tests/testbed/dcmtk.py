@@ -9,10 +9,11 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.testbed.waiting import patience, wait_until
 
 _ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 
@@ -40,7 +41,7 @@ def run(program: str, *arguments: str | Path, timeout: float = 120, check: bool 
     """What the program printed, both streams; RuntimeError with it when the program failed and `check` is set."""
     done = subprocess.run(
         [command(program), *map(str, arguments)],
-        env=_ENVIRONMENT, timeout=timeout, text=True, errors="replace",
+        env=_ENVIRONMENT, timeout=patience(timeout), text=True, errors="replace",
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     if check and done.returncode != 0:
@@ -76,7 +77,7 @@ def storescp(folder: Path, *options: str) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(patience(10))
 
 
 def free_port() -> int:
@@ -88,14 +89,15 @@ def free_port() -> int:
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 20) -> None:
-    """Return once something listens; RuntimeError when the process ends or the time is over first."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    """Return once something listens; RuntimeError when the process ends first, TimeoutError when the time is over."""
+
+    def listens() -> bool:
         with socket.socket() as probe:
             probe.settimeout(1)
             if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+                return True
         if process.poll() is not None:
             raise RuntimeError(f"the process ended with {process.returncode} before it listened")
-        time.sleep(0.05)
-    raise RuntimeError(f"nothing listened within {seconds:.0f} s")
+        return False
+
+    wait_until(listens, f"a process to listen on port {port}", seconds, every=0.05)

@@ -9,7 +9,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.testbed.worker_process import COMMAND, wait_until
+from tests.testbed.waiting import patience, wait_until
+from tests.testbed.worker_process import COMMAND
 
 # -X importtime: microseconds in the module itself, with all it imports, and its name, indented by depth.
 _LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \|\s+(\S+)")
@@ -18,7 +19,11 @@ _LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \|\s+(\S+)")
 def imports_of_command(config: Path, *arguments: str) -> dict[str, float]:
     """Seconds that each module took by itself, in `worker ARGUMENTS` run to its end."""
     done = subprocess.run(
-        [*COMMAND, *arguments, "--config", str(config)], env=_environment(), capture_output=True, text=True, timeout=120
+        [*COMMAND, *arguments, "--config", str(config)],
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=patience(120),
     )
     if done.returncode != 0:
         raise RuntimeError(f"worker {' '.join(arguments)} exited {done.returncode}")
@@ -43,7 +48,7 @@ def imports_of_role(config: Path, role: str, log: Path, ready: str, seconds: flo
         lines = log.read_text(errors="replace").splitlines()
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(patience(30))
     return _parse(lines)
 
 

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Self
 import httpx
 
 from tests.testbed.dcmtk import free_port, wait_for_port
+from tests.testbed.waiting import patience, wait_until
 
 PROGRAMS = ("Orthanc", "/usr/sbin/Orthanc")  # Debian puts it where an ordinary user's PATH does not look
 
@@ -72,7 +72,7 @@ class Orthanc:
         # Orthanc ends a connection that was kept alive at a moment of its own: a request may just then be lost.
         one_request_each = httpx.Limits(max_keepalive_connections=0)
         url = f"http://127.0.0.1:{self._http_port}"
-        self._client = httpx.Client(base_url=url, timeout=60, limits=one_request_each)
+        self._client = httpx.Client(base_url=url, timeout=patience(60), limits=one_request_each)
         return self
 
     @property
@@ -88,7 +88,7 @@ class Orthanc:
         self._client.close()
         self._process.terminate()
         try:
-            self._process.wait(20)
+            self._process.wait(patience(20))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(5)
@@ -162,13 +162,12 @@ class Orthanc:
         """Ask the worker for storage commitment of (SOP Class, SOP Instance) pairs and return its answer."""
         body = {"DicomInstances": [{"SOPClassUID": a, "SOPInstanceUID": b} for a, b in references]}
         reply = self._client.post("/modalities/worker/storage-commitment", json=body).raise_for_status().json()
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+
+        def reported() -> dict[str, Any] | None:
             report: dict[str, Any] = self._client.get(reply["Path"]).raise_for_status().json()
-            if report["Status"] != "Pending":
-                return report
-            time.sleep(0.1)
-        raise TimeoutError("no storage commitment report came")
+            return None if report["Status"] == "Pending" else report
+
+        return wait_until(reported, "a storage commitment report", seconds, every=0.1)
 
     def _find(self, level: str, **query: str) -> list[str]:
         body = {"Level": level, "Query": query, "CaseSensitive": True}

@@ -7,12 +7,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.testbed.dcmtk import free_port
+from tests.testbed.waiting import patience, wait_until
 
 _USER = "postgres"
 
@@ -63,7 +63,7 @@ class Server:
         # runuser does not pass signals on, so the server's own file names the process
         pid = int((self._cluster / "postmaster.pid").read_text().splitlines()[0])
         os.kill(pid, signal.SIGQUIT)
-        self._process.wait(20)
+        self._process.wait(patience(20))
 
 
 @contextmanager
@@ -92,9 +92,9 @@ def running() -> Iterator[str]:
 
 
 def _wait(folder: Path, port: int) -> None:
-    deadline = time.monotonic() + 30
-    ready = [folder / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-    while subprocess.run(list(map(str, ready)), capture_output=True).returncode != 0:
-        if time.monotonic() > deadline:
-            raise TimeoutError("PostgreSQL did not start")
-        time.sleep(0.1)
+    ready = [str(folder / "pg_isready"), "-h", "127.0.0.1", "-p", str(port)]
+
+    def answers() -> bool:
+        return subprocess.run(ready, capture_output=True).returncode == 0
+
+    wait_until(answers, "PostgreSQL to start", 30, every=0.1)

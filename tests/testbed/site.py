@@ -12,7 +12,8 @@ from pydicom import Dataset, dcmread
 
 from tests.testbed import dcmtk, pacs, worker_process
 from tests.testbed.pacs import Pacs
-from tests.testbed.worker_process import WorkerProcess, wait_until
+from tests.testbed.waiting import wait_until
+from tests.testbed.worker_process import WorkerProcess
 
 
 @dataclass(frozen=True)

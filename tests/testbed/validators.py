@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.testbed.waiting import patience
+
 _JARS = Path("/usr/share/java")  # where Debian's pixelmed-apps and what it needs live
 
 
@@ -76,7 +78,7 @@ def _dcmtk(program: str, path: Path) -> list[str]:
 
 def _run(program: str, *arguments: str | Path) -> tuple[int, str]:
     done = subprocess.run(
-        [program, *map(str, arguments)], capture_output=True, text=True, errors="replace", timeout=240
+        [program, *map(str, arguments)], capture_output=True, text=True, errors="replace", timeout=patience(240)
     )
     return done.returncode, done.stdout + "\n" + done.stderr
 

@@ -13,15 +13,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO, Self
 
 import httpx
 
 from tests.testbed.dcmtk import free_port
+from tests.testbed.waiting import patience, wait_until
 
 COMMAND = [sys.executable, "-m", "worker"]
 ENDED = ("classified", "not-assessed", "refused", "failed")
-T = TypeVar("T")
 
 
 class WorkerProcess:
@@ -87,13 +87,16 @@ class WorkerProcess:
         self.write_config()
         with self.log.open("ab") as log:
             self.spawn(log)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+
+        def ready() -> bool:
             self.require_alive()
-            if (until or self.healthy)():
-                return self
-            time.sleep(0.1)
-        raise RuntimeError(f"worker serve was not ready in {seconds:.0f} s:\n{self.last_log_lines()}")
+            return (until or self.healthy)()
+
+        try:
+            wait_until(ready, "worker serve to be ready", seconds, every=0.1)
+        except TimeoutError as error:
+            raise RuntimeError(f"{error}:\n{self.last_log_lines()}") from None
+        return self
 
     def spawn(self, log: BinaryIO) -> None:
         """Start `worker serve` with the configuration that is there, and wait for nothing."""
@@ -105,14 +108,14 @@ class WorkerProcess:
 
     def healthy(self) -> bool:
         try:
-            return httpx.get(f"http://{self.host}:{self.web_port}/health", timeout=2).status_code == 200
+            return httpx.get(f"http://{self.host}:{self.web_port}/health", timeout=patience(2)).status_code == 200
         except httpx.TransportError:
             return False
 
     def listens(self) -> bool:
         """Whether its DICOM port takes a connection."""
         try:
-            socket.create_connection((self.host, self.port), timeout=2).close()
+            socket.create_connection((self.host, self.port), timeout=patience(2)).close()
         except OSError:
             return False
         return True
@@ -127,7 +130,7 @@ class WorkerProcess:
         if self._process is None:
             return
         self._signal_group(signal.SIGKILL)
-        self._process.wait(10)
+        self._process.wait(patience(10))
         # A receiver that is still dying holds the port, and would be taken for the next one.
         wait_until(lambda: not self.listens(), "the port to be free", every=0.01)
         self._process = None
@@ -140,7 +143,7 @@ class WorkerProcess:
         if self._process is None:
             raise RuntimeError("the worker is not running")
         self._process.send_signal(signal.SIGTERM)
-        code = self._process.wait(seconds)
+        code = self._process.wait(patience(seconds))
         time.sleep(0.2)
         if self._signal_group(signal.SIGKILL):
             raise RuntimeError("a process of the worker outlived it")
@@ -197,7 +200,7 @@ class WorkerProcess:
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """What a query of its SQLite database says, read beside the running worker."""
-        database = sqlite3.connect(f"file:{self.folder / 'var' / 'worker.db'}?mode=ro", uri=True, timeout=10)
+        database = sqlite3.connect(f"file:{self.folder / 'var' / 'worker.db'}?mode=ro", uri=True, timeout=patience(10))
         try:
             return database.execute(query).fetchall()
         finally:
@@ -220,18 +223,8 @@ def run_worker(
     """`worker ARGUMENTS` to its end."""
     return subprocess.run(
         [*COMMAND, *arguments], cwd=cwd, env=dict(environment or os.environ),
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience(timeout), check=False,
     )  # fmt: skip
-
-
-def wait_until(condition: Callable[[], T | None], what: str, seconds: float = 120, every: float = 0.3) -> T:
-    """The first true answer of `condition`; TimeoutError naming what did not come."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if answer := condition():
-            return answer
-        time.sleep(every)
-    raise TimeoutError(f"waited {seconds:.0f} s for {what}")
 
 
 @contextmanager

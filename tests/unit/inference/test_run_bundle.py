@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.testbed.waiting import patience
 from worker.inference.bundle import Bundle
 from worker.inference.classify import classify
 from worker.inference.engines import OpenVinoEngine
@@ -27,7 +28,7 @@ def test_monai_runs_the_bundle(bundle: Bundle, bundle_folder: Path) -> None:
     ]
     done = subprocess.run(
         [*command, "--bundle_root", str(bundle_folder), "--dicom", str(head)],
-        capture_output=True, text=True, check=False, timeout=280,
+        capture_output=True, text=True, check=False, timeout=patience(280),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (answer,) = json.loads(done.stdout[done.stdout.index("\n[\n") :])  # MONAI's own log lines come first

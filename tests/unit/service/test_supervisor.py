@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from tests.testbed import poison
 from tests.testbed.instances import MODEL, later, new_instance
-from tests.testbed.worker_process import wait_until
+from tests.testbed.waiting import wait_until
 from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.migrate import migrate

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from tests.testbed.instances import encoded, later, mr_instance
 from tests.testbed.raw_store import raw_store
 from tests.testbed.receiver import receiving
-from tests.testbed.worker_process import wait_until
+from tests.testbed.waiting import wait_until
 from worker.config.settings import Settings, WorkerSection
 from worker.db.engine import Database
 from worker.db.migrate import migrate

@@ -13,6 +13,7 @@ import pytest
 from tests.testbed.filled import served
 from tests.testbed.instances import MODEL, classified, later, new_instance
 from tests.testbed.shown_bundle import make_shown_bundle
+from tests.testbed.waiting import patience
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import add_instance
@@ -92,6 +93,6 @@ def _serving(folder: Path, bundle: Path, require_token: bool) -> Iterator[tuple[
     )
 
     app = create_app(settings, database, clock=lambda: later(600))
-    with served(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+    with served(app) as address, httpx.Client(base_url=address, timeout=patience(60)) as client:
         yield client, database
     database.close()

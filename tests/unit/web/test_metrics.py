@@ -14,6 +14,7 @@ from sqlalchemy import event
 
 from tests.testbed.filled import served
 from tests.testbed.instances import later, new_instance
+from tests.testbed.waiting import patience
 from tests.unit.web.conftest import fill
 from worker.config.settings import Settings
 from worker.db import processes, tokens
@@ -178,7 +179,7 @@ def test_a_database_that_is_away_is_told_and_the_disk_still_is(tmp_path: Path) -
     settings = Settings.model_validate({"worker": {"data_dir": tmp_path}, "web": {"require_token": False}})
     database = Database(f"sqlite:///{tmp_path / 'empty.db'}")  # without tables
     with served(create_app(settings, database)) as address:
-        found = scraped(httpx.get(f"{address}/metrics", timeout=60))
+        found = scraped(httpx.get(f"{address}/metrics", timeout=patience(60)))
     database.close()
     assert found["database_up"] == 0
     assert found["disk_free_bytes"] > 0

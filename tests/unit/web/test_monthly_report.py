@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.testbed.instances import MODEL, classified, new_instance
-from tests.testbed.worker_process import wait_until
+from tests.testbed.waiting import wait_until
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import add_instance

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from monai_train.data.pool import map_files
+from tests.testbed.waiting import wait_until
 
 
 def square(n: int) -> tuple[int, int]:
@@ -41,17 +41,9 @@ def test_killed_parent_leaves_no_process_behind(tmp_path: Path) -> None:
     root = Path(__file__).parents[4]
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
     try:
-        wait_until(lambda: len(list(tmp_path.iterdir())) >= 2)
+        wait_until(lambda: len(list(tmp_path.iterdir())) >= 2, "both children to start", 60, every=0.1)
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
     children = [int(mark.name) for mark in tmp_path.iterdir()]
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
-
-
-def wait_until(happened: Callable[[], bool], seconds: float = 60) -> None:
-    """Poll; fails where it does not happen in time."""
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.1)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "the children to end", 60, every=0.1)

@@ -16,6 +16,7 @@ from monai_train.config import CLASS_NAMES, TrainConfig
 from monai_train.data.dataset import Role, load_pictures, read_manifest, read_preprocessing, split_roles
 from monai_train.training.sampling import make_sampler
 from monai_train.training.train import CHECKPOINT, learning_rate, loss_of, new_state, read_checkpoint
+from tests.testbed.waiting import patience
 from tests.unit.monai_train.conftest import TINY
 
 ROOT = Path(__file__).parents[4]
@@ -52,7 +53,7 @@ def test_two_ranks_train_one_model(tiny_data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(ROOT / "tests/testbed/two_ranks.py"), str(tiny_data), str(run), str(tmp_path / "config.json")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=patience(280))
     assert done.returncode == 0, done.stderr
     ranks = [torch.load(run / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
     names = list(expected := expected_weights(tiny_data, config))

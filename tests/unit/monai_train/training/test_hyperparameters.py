@@ -22,6 +22,7 @@ import monai_train.training.hyperparameters
 from monai_train.config import Augmentation, TrainConfig
 from monai_train.training.hyperparameters import Range, Sampler, Space, open_study, read_space, scaled, search
 from monai_train.training.train import BEST, CHECKPOINT
+from tests.testbed.waiting import patience, wait_until
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
 
@@ -64,13 +65,14 @@ def test_stopped_search_goes_on_with_the_same_trial(
     command += ["--config", str(tmp_path / "base.json"), "--space", str(tmp_path / "space.json"), "--trials", "1"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 120
-        while not (found := list(tmp_path.glob(f"out/trials/*/{CHECKPOINT}"))):
+
+        def written() -> list[Path]:
             assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+            return list(tmp_path.glob(f"out/trials/*/{CHECKPOINT}"))
+
+        found = wait_until(written, "a checkpoint", every=0.02)
         process.send_signal(how)
-        assert process.wait(60) == (130 if how is signal.SIGINT else -signal.SIGKILL)
+        assert process.wait(patience(60)) == (130 if how is signal.SIGINT else -signal.SIGKILL)
     finally:
         process.kill()
         process.wait()

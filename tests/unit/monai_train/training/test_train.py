@@ -7,7 +7,6 @@ import math
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +37,7 @@ from monai_train.training.train import (
     train_epoch,
 )
 from tests.testbed.full_disk import files_limited_to
+from tests.testbed.waiting import wait_until
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
 
@@ -91,11 +91,12 @@ def test_resume_after_sigkill_is_exact(tiny_data: Path, tmp_path: Path) -> None:
     command += [str(tmp_path / "config.json"), "--run", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "killed" / CHECKPOINT).exists():
+
+        def written() -> bool:
             assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+            return (tmp_path / "killed" / CHECKPOINT).exists()
+
+        wait_until(written, "a checkpoint", every=0.02)
         process.send_signal(signal.SIGKILL)
     finally:
         process.kill()

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.testbed.instances import later
+from tests.testbed.waiting import patience
 from worker.db import tokens
 from worker.db.engine import Database
 from worker.db.tables import TokenRole
@@ -28,7 +29,7 @@ def _path(series: str) -> str:
 def _signed_in(client: httpx.Client, database: Database, name: str, role: TokenRole) -> Iterator[httpx.Client]:
     with database.write() as session:
         _, token = tokens.add_token(session, name, role, later(0), None)
-    with httpx.Client(base_url=client.base_url, timeout=60) as browser:
+    with httpx.Client(base_url=client.base_url, timeout=patience(60)) as browser:
         browser.post("/sign-in", data={"token": token})
         yield browser
 

@@ -10,6 +10,7 @@ from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
+from tests.testbed.waiting import patience
 from worker.web.dicomweb.encoding import as_json
 from worker.web.dicomweb.native_xml import as_xml
 
@@ -58,7 +59,7 @@ def test_it_is_what_dcmtk_makes_of_the_same_dataset(tmp_path: Path) -> None:
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dcmwrite(tmp_path / "one.dcm", ds, enforce_file_format=True)
     command = [str(DCM2XML), "--native-format", "--use-xml-namespace", str(tmp_path / "one.dcm")]
-    theirs = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+    theirs = subprocess.run(command, capture_output=True, check=True, timeout=patience(60)).stdout
     assert _node(ElementTree.fromstring(as_xml(as_json(ds)))) == _node(ElementTree.fromstring(theirs))
 
 

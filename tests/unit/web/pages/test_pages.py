@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.testbed.instances import later
+from tests.testbed.waiting import patience
 from worker.db import tokens
 from worker.db.engine import Database
 from worker.db.tables import TokenRole
@@ -117,11 +118,11 @@ def test_a_reader_sees_no_buttons_and_an_operator_retries_by_a_form(guarded: tup
     client, database = guarded
     with database.write() as session:
         texts = {role: tokens.add_token(session, role.value, role, later(0), None)[1] for role in TokenRole}
-    with httpx.Client(base_url=client.base_url, timeout=60) as reader:
+    with httpx.Client(base_url=client.base_url, timeout=patience(60)) as reader:
         reader.post("/sign-in", data={"token": texts[TokenRole.READ]})
         assert "Retry" not in reader.get("/queue").text
         assert reader.post("/queue/jobs/retry").status_code == 403
-    with httpx.Client(base_url=client.base_url, timeout=60) as operator:
+    with httpx.Client(base_url=client.base_url, timeout=patience(60)) as operator:
         operator.post("/sign-in", data={"token": texts[TokenRole.OPERATE]})
         page = operator.get("/queue").text
         assert operator.post("/queue/jobs/retry").status_code == 403  # a form that is not ours
