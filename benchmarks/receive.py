@@ -89,7 +89,7 @@ def ours(folder: Path) -> Iterator[Running]:
     migrated = worker.run("migrate")
     if migrated.returncode != 0:
         raise RuntimeError(migrated.stderr)
-    command = [*COMMAND, "serve", "--role", "receive", "--config", str(worker.config.settings)]
+    command = [*COMMAND, "serve", "--role", "receive", "--config", str(worker.config)]
     with _process(command, worker.port, folder) as process:
         yield Running(worker.port, process.pid, lambda: int(worker.rows("SELECT count(*) FROM instance")[0][0]))
 

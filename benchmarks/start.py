@@ -73,7 +73,7 @@ def memory_mb(folder: Path, settings: dict[str, Any]) -> dict[str, float]:
         if "error" in source.lower():
             raise RuntimeError("storescu failed")
         wait_until(lambda: worker.rows("SELECT count(*) FROM result")[0][0], "the series to be classified")
-        return {role: _resident_mb(role, worker.config.settings) for role in READY}
+        return {role: _resident_mb(role, worker.config) for role in READY}
     finally:
         worker.stop(30)
 

@@ -200,7 +200,7 @@ def rows(worker: WorkerProcess, query: str, database_url: str | None = None) -> 
 
 def process_of_role(worker: WorkerProcess, role: str) -> int | None:
     """The process id of one process of that role; None when none runs just now."""
-    wanted = f"--role\0{role}\0--config\0{worker.config.settings}".encode()
+    wanted = f"--role\0{role}\0--config\0{worker.config}".encode()
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and wanted in (entry / "cmdline").read_bytes():
