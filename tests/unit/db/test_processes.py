@@ -9,7 +9,6 @@ import sys
 from datetime import timedelta
 
 from tests.testbed.instances import later
-from tests.testbed.waiting import wait_until
 from worker.db.engine import Database
 from worker.db.processes import FORGOTTEN, beat, is_lost, processes, remove_process
 from worker.process import Role

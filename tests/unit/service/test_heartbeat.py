@@ -6,7 +6,7 @@ from datetime import timedelta
 from itertools import count
 
 from tests.testbed.instances import later
-from tests.testbed.worker_process import wait_until
+from tests.testbed.waiting import wait_until
 from worker.db.engine import Database
 from worker.db.processes import Alive, processes
 from worker.process import Role, process_name
