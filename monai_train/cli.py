@@ -92,8 +92,9 @@ def evaluate_command(
     Example: monai-train evaluate --bundle worker/bundles/brain-mri-tumour --data converted --json figures.json
     """
     from monai_train.data.dataset import Role, read_manifest
-    from monai_train.evaluation.evaluate import choose, read_split, report_table
+    from monai_train.evaluation.evaluate import choose, read_split
     from monai_train.evaluation.report import bundle_subject, runs_subject, write_report
+    from monai_train.evaluation.tables import report_table
 
     if (bundle is None) == (not run):
         raise StartError("usage", "give either --bundle or --run")
@@ -161,7 +162,7 @@ def evaluate_default_command(
     """
     from monai_train.data.convert import convert
     from monai_train.evaluation.evaluate import measure_split
-    from monai_train.export.model_card import as_text
+    from monai_train.export.model_card import figures_markdown
     from worker.inference.bundle import default_bundle
 
     folder = bundle or default_bundle()
@@ -170,7 +171,7 @@ def evaluate_default_command(
         converted = Path(temporary) / "converted"
         convert(source, converted, groups=groups if groups.is_file() else None)
         measured = measure_split(folder, converted)
-    typer.echo(as_text(measured))
+    typer.echo(figures_markdown(measured))
 
 
 def _register_others() -> None:

@@ -17,6 +17,7 @@ from monai_train.evaluation import plots
 from monai_train.evaluation.evaluate import Measured, choose
 from monai_train.evaluation.intervals import Estimate, estimates, paired_differences
 from monai_train.evaluation.report import Subject, bundle_subject, runs_subject
+from monai_train.evaluation.tables import markdown_table
 from worker.errors import StartError
 from worker.inference.engines import Precision
 
@@ -75,18 +76,37 @@ def pair(names: Sequence[str], measured: Sequence[Measured], level: str) -> list
     ]
 
 
-def table(title: str, models: Sequence[Compared]) -> Table:
-    """Figures of each model with intervals and n, and the difference from the first."""
-    shown = Table(title=title, title_justify="left")
-    for name in ("figure", "model", "value (95 %)", f"minus {models[0].name} (95 %)"):
-        shown.add_column(name)
-    for key in FIGURES:
-        label = f"{key.replace('_', ' ').replace('.', ', ')}\nn={models[0].figures[key].n}"
-        names = "\n".join(one.name for one in models)
-        values = "\n".join(_text(one.figures[key]) for one in models)
-        differences = "\n".join(_difference(one.differences[key]) if one.differences else "" for one in models)
-        shown.add_row(label, names, values, differences, end_section=True)
-    return shown
+def _rows(models: Sequence[Compared]) -> list[tuple[str, str, str, str, str]]:
+    """Figure, n, model, value with its interval, difference from the first model with its interval."""
+    return [
+        (
+            key.replace("_", " ").replace(".", ", "),
+            str(model.figures[key].n),
+            model.name,
+            _text(model.figures[key]),
+            _difference(model.differences[key]) if model.differences else "",
+        )
+        for key in FIGURES
+        for model in models
+    ]
+
+
+def _header(models: Sequence[Compared]) -> tuple[str, ...]:
+    return "figure", "n", "model", "value (95 %)", f"minus {models[0].name} (95 %)"
+
+
+def comparison_table(title: str, models: Sequence[Compared]) -> Table:
+    """Figures of each model with intervals and n, and the difference from the first, for the terminal."""
+    table = Table(*_header(models), title=title, title_justify="left")
+    for number, (figure, n, *cells) in enumerate(_rows(models)):
+        shared = (figure, n) if number % len(models) == 0 else ("", "")  # named once a figure
+        table.add_row(*shared, *cells, end_section=(number + 1) % len(models) == 0)
+    return table
+
+
+def comparison_markdown(title: str, models: Sequence[Compared]) -> str:
+    """The same as a GFM table under a heading of the third level."""
+    return f"### {title}\n\n{markdown_table(_header(models), _rows(models))}"
 
 
 def _text(one: Estimate) -> str:
@@ -154,4 +174,5 @@ def register(app: typer.Typer) -> None:
         except OSError as error:
             raise StartError("output-not-writable", f"cannot write the comparison: {error.strerror}") from None
         for level, compared in found.items():
-            Console().print(table(f"{role}, by {level}; * the interval of the difference leaves out 0", compared))
+            title = f"{role}, by {level}; * the interval of the difference leaves out 0"
+            Console().print(comparison_table(title, compared))

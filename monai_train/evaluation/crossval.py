@@ -31,10 +31,11 @@ from monai_train.data.dataset import (
     split_roles,
 )
 from monai_train.evaluation.crossval_page import write_page
-from monai_train.evaluation.evaluate import Measured, fit_temperature, report_table, run_outputs
+from monai_train.evaluation.evaluate import Measured, fit_temperature, run_outputs
 from monai_train.evaluation.intervals import estimates
 from monai_train.evaluation.metrics import IntArray, Predictions, figures, patient_predictions
 from monai_train.evaluation.report import write_predictions
+from monai_train.evaluation.tables import report_table
 from monai_train.training.train import DivergedError, current_commit, train
 from worker.errors import StartError
 from worker.files import open_atomically

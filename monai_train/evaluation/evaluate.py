@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from monai_train.config import CLASS_NAMES, TrainConfig
 from monai_train.data.dataset import (
@@ -313,40 +312,3 @@ def fit_temperature(logits: FloatArray, labels: Sequence[int]) -> float:
         for t in candidates
     ]
     return float(round(candidates[int(np.argmin(losses))], 4))
-
-
-def _percent(value: float | None, interval: Sequence[float] | None = None) -> str:
-    if value is None:
-        return "-"
-    bounds = f" ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})" if interval else ""
-    return f"{100 * value:.1f} %{bounds}"
-
-
-def report_table(title: str, report: dict[str, Any]) -> Table:
-    """A report for a person: n and a 95 % interval beside every figure."""
-    table = Table(title=title, title_justify="left")
-    for name in ("figure", "slices", "patients"):
-        table.add_column(name)
-    levels = (report["slice"], report["patient"])
-    binaries = (report["binary"], report["patient_binary"])
-    table.add_row("n", *(f"{one['n']} ({one['patients']} patients)" for one in levels))
-    if report["binary"]["n_no_tumour"] not in (0, report["n"]):
-        table.add_row(
-            "balanced accuracy", *(_percent(one["balanced_accuracy"], one["balanced_accuracy_ci"]) for one in levels)
-        )
-    table.add_row("accuracy", *(_percent(one["accuracy"]) for one in levels))
-    for label in report["labels"]:
-        table.add_row(
-            f"recall {label}",
-            *(f"{_percent(o['per_class'][label]['recall'])} (n={o['per_class'][label]['support']})" for o in levels),
-        )
-    table.add_row("calibration error", *("-" if one["ece"] is None else f"{one['ece']:.3f}" for one in levels))
-    for name, key in (("sensitivity", "n_tumour"), ("specificity", "n_no_tumour")):
-        table.add_row(name, *(f"{_percent(b[name], b[name + '_ci'])} (n={b[key]})" for b in binaries))
-    for name in ("sensitivity", "specificity"):
-        key = f"{name}_assessed"
-        table.add_row(f"{name}, assessed only", *(_percent(b[key], b[key + "_ci"]) for b in binaries))
-    table.add_row("tumours called no tumour", *(_percent(b["missed"]) for b in binaries))
-    table.add_row("no tumour called tumour", *(_percent(b["false_alarms"]) for b in binaries))
-    table.add_row("not assessed", *(_percent(1 - b["n_assessed"] / b["n"]) for b in binaries))
-    return table

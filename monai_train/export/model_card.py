@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import Row
-from monai_train.evaluation.evaluate import Measured, report_table
+from monai_train.evaluation.evaluate import Measured
+from monai_train.evaluation.tables import report_markdown
 
 TITLES = {
     "test": "Test part: patients and pictures that training never saw, one image a picture, int8 engine",
@@ -51,13 +49,9 @@ def data_section(rows: Sequence[Row], external: Sequence[str], healthy_sha256: s
     return "\n".join(lines)
 
 
-def as_text(measured: Mapping[str, Measured]) -> str:
-    """The tables that `monai-train evaluate-default` prints, as plain text."""
-    stream = io.StringIO()
-    console = Console(file=stream, width=110, force_terminal=False)
-    for key, one in measured.items():
-        console.print(report_table(TITLES[key], one.report()))
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+def figures_markdown(measured: Mapping[str, Measured]) -> str:
+    """The card's tables of figures, which `monai-train evaluate-default` prints too."""
+    return "\n\n".join(report_markdown(TITLES[key], answers.report()) for key, answers in measured.items())
 
 
 def model_card(
@@ -120,9 +114,9 @@ assessed".
 ## Figures
 95 % intervals in brackets from 2,000 resamples of patients; n beside every figure. "Assessed only" leaves out what the
 model would not answer; "tumours called no tumour" counts what it would have said outright.
-```
-{as_text(measured)}
-```
+
+{figures_markdown(measured)}
+
 Printed again, from the pictures, by `monai-train evaluate-default DATA`.
 
 ## Limits

@@ -12,7 +12,6 @@ Where one of them is not known, for want of a kept-out tumour say, nothing is of
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from monai_train.config import CLASS_NAMES, TrainConfig, label_index, read_confi
 from monai_train.data.convert import MANIFEST_COLUMNS, write_csv
 from monai_train.data.dataset import Role, Row, manifest_path, read_manifest, split_sha256
 from monai_train.data.from_worker import SERIES
-from monai_train.evaluation.compare import Compared, as_json, pair, table
+from monai_train.evaluation.compare import Compared, as_json, comparison_markdown, comparison_table, pair
 from monai_train.evaluation.evaluate import Measured, Split, choose, measure_bundle, read_split
 from monai_train.evaluation.metrics import Predictions
 from monai_train.export.export import export, write_worker_json
@@ -240,15 +239,13 @@ def _describe(
     metadata["split"]["base_split_sha256"] = base_sha256
     metadata["retrained"] = {"from": load_bundle(present).identity.sha256, "compared": as_json(compared)}
     (out / "configs/metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
-    console = Console(record=True, width=100, file=io.StringIO())
-    for what, models in compared.items():
-        console.print(table(what, models))
     judgement = "not worse than the present model" if not faults else "; ".join(faults)
     card = out / "docs/README.md"
+    tables = "\n\n".join(comparison_markdown(what, models) for what, models in compared.items())
     text = (
         f"\n## Retrained\nFrom the bundle {load_bundle(present).identity.sha256[:12]}, with a site's confirmed series: "
     )
-    card.write_text(f"{card.read_text()}{text}{judgement}.\n```\n{console.export_text()}```\n")
+    card.write_text(f"{card.read_text()}{text}{judgement}.\n\n{tables}\n")
     described: dict[str, Any] = json.loads((out / "worker.json").read_text())
     write_worker_json(out, described)
     bundle = load_bundle(out)
@@ -285,7 +282,7 @@ def register(app: typer.Typer) -> None:
         settings = settings_for(bundle, config, **given)
         found = retrain(bundle, data, from_worker, run, out, settings, version, healthy)
         for what, models in found.compared.items():
-            Console().print(table(f"{what}; * the interval of the difference leaves out 0", models))
+            Console().print(comparison_table(f"{what}; * the interval of the difference leaves out 0", models))
         if found.patients < FEW:
             typer.echo(f"{found.patients} patients of the site were kept out: of fewer than {FEW}, figures say little")
         if json_file is not None:

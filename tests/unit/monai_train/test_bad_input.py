@@ -18,8 +18,9 @@ from rich.console import Console
 
 from monai_train.cli import _register_others, app
 from monai_train.data.dataset import Role, load_pictures, read_manifest, read_preprocessing, split_roles
-from monai_train.evaluation.evaluate import Measured, choose, measure_bundle, report_table
+from monai_train.evaluation.evaluate import Measured, choose, measure_bundle
 from monai_train.evaluation.metrics import Predictions
+from monai_train.evaluation.tables import report_table
 from monai_train.training.sampling import make_sampler
 from monai_train.training.train import train
 from tests.unit.monai_train.conftest import TINY

@@ -11,7 +11,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from monai_train.data.dataset import Role, read_manifest
-from monai_train.evaluation.compare import compare, register
+from monai_train.evaluation.compare import FIGURES, compare, comparison_markdown, register
 from monai_train.evaluation.evaluate import choose, run_split
 from monai_train.training.train import train
 from tests.testbed.tiny_bundle import make_tiny_bundle
@@ -37,6 +37,17 @@ def test_differences_are_paired_and_from_the_first(tiny_data: Path, tiny_run: Pa
     expected = found[1].figures["accuracy"].value - found[0].figures["accuracy"].value
     assert found[1].differences["accuracy"].value == pytest.approx(expected)
     assert (found[2].differences["accuracy"].low, found[2].differences["accuracy"].high) == (0, 0)
+
+
+def test_the_table_is_markdown_too(tiny_data: Path, tiny_run: Path, weak_run: Path) -> None:
+    models = compare([tiny_run, weak_run], tiny_data)["slice"]
+    heading, _, head, _, *rows = comparison_markdown("Slices", models).splitlines()
+    assert heading == "### Slices"
+    assert "minus tiny (95 %)" in head
+    assert len(rows) == 2 * len(FIGURES)
+    cells = [cell.strip() for cell in rows[1].strip("|").split("|")]
+    assert cells[:3] == ["balanced accuracy", str(models[1].figures["balanced_accuracy"].n), "weak"]
+    assert f"{models[1].differences['balanced_accuracy'].value:+.3f} (" in cells[4]
 
 
 def test_command_writes_table_json_and_plot(tiny_data: Path, tiny_run: Path, weak_run: Path, tmp_path: Path) -> None:

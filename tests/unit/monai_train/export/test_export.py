@@ -25,7 +25,7 @@ from monai_train.export.export import (
 )
 from monai_train.export.golden import write_golden_series
 from monai_train.export.install import install_default
-from monai_train.export.model_card import as_text
+from monai_train.export.model_card import figures_markdown
 from monai_train.training.train import BEST, read_checkpoint
 from tests.testbed.converted import make_converted
 from tests.unit.monai_train.conftest import TINY
@@ -65,7 +65,9 @@ def test_engines_agree_on_the_golden_cases(exported: Path) -> None:
 
 def test_card_holds_what_is_measured_again(exported: Path, tiny_data: Path) -> None:
     card = (exported / "docs/README.md").read_text()
-    assert as_text(measure_split(exported, tiny_data)) in card
+    assert figures_markdown(measure_split(exported, tiny_data)) in card
+    assert "\n| figure " in card
+    assert not set(card) & set("┃│┏└")  # tables are Markdown
     assert "Research use only" in card
 
 

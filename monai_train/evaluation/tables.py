@@ -1,0 +1,66 @@
+"""Tables of figures: drawn by Rich on the terminal, GitHub Flavored Markdown in a document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+HEADER = ("figure", "slices", "patients")
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A GFM table, padded so that it reads as plain text as well; `|` in a cell is escaped."""
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [_line([cell.ljust(width) for cell, width in zip(row, widths, strict=True)]) for row in cells]
+    return "\n".join([lines[0], _line(["-" * max(3, width) for width in widths]), *lines[1:]])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def report_rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Name of a figure, its value of slices and of patients, with n or a 95 % interval; of `Measured.report`."""
+    levels = (report["slice"], report["patient"])
+    binaries = (report["binary"], report["patient_binary"])
+    rows: list[tuple[str, ...]] = [("n", *(f"{level['n']} ({level['patients']} patients)" for level in levels))]
+    if report["binary"]["n_no_tumour"] not in (0, report["n"]):
+        accuracies = (_percent(level["balanced_accuracy"], level["balanced_accuracy_ci"]) for level in levels)
+        rows.append(("balanced accuracy", *accuracies))
+    rows.append(("accuracy", *(_percent(level["accuracy"]) for level in levels)))
+    for label in report["labels"]:
+        classes = (level["per_class"][label] for level in levels)
+        rows.append((f"recall {label}", *(f"{_percent(c['recall'])} (n={c['support']})" for c in classes)))
+    rows.append(("calibration error", *("-" if level["ece"] is None else f"{level['ece']:.3f}" for level in levels)))
+    for name, n in (("sensitivity", "n_tumour"), ("specificity", "n_no_tumour")):
+        rows.append((name, *(f"{_percent(b[name], b[name + '_ci'])} (n={b[n]})" for b in binaries)))
+    for name in ("sensitivity", "specificity"):
+        key = f"{name}_assessed"
+        rows.append((f"{name}, assessed only", *(_percent(b[key], b[key + "_ci"]) for b in binaries)))
+    rows.append(("tumours called no tumour", *(_percent(b["missed"]) for b in binaries)))
+    rows.append(("no tumour called tumour", *(_percent(b["false_alarms"]) for b in binaries)))
+    rows.append(("not assessed", *(_percent(1 - b["n_assessed"] / b["n"]) for b in binaries)))
+    return [(name, slices, patients) for name, slices, patients in rows]
+
+
+def _percent(value: float | None, interval: Sequence[float] | None = None) -> str:
+    if value is None:
+        return "-"
+    bounds = f" ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})" if interval else ""
+    return f"{100 * value:.1f} %{bounds}"
+
+
+def report_table(title: str, report: dict[str, Any]) -> Table:
+    """The rows of a report for the terminal."""
+    table = Table(*HEADER, title=title, title_justify="left")
+    for row in report_rows(report):
+        table.add_row(*row)
+    return table
+
+
+def report_markdown(title: str, report: dict[str, Any]) -> str:
+    """The rows of a report as a GFM table under a heading of the third level."""
+    return f"### {title}\n\n{markdown_table(HEADER, report_rows(report))}"

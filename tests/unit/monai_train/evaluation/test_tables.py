@@ -1,0 +1,80 @@
+"""The tables of figures as GitHub Flavored Markdown, read back by the parser that the page of a model uses."""
+
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+
+import numpy as np
+from markdown_it import MarkdownIt
+from rich.console import Console
+
+from monai_train.config import ANY_TUMOUR
+from monai_train.evaluation.evaluate import Measured
+from monai_train.evaluation.metrics import Predictions
+from monai_train.evaluation.tables import HEADER, markdown_table, report_markdown, report_rows, report_table
+
+
+def cells_of(markdown: str) -> list[list[str]]:
+    """The rows of the only table of a document, head first."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
+    assert [token.type for token in tokens].count("table_open") == 1
+    rows: list[list[str]] = []
+    for before, token in pairwise(tokens):
+        if before.type == "tr_open":
+            rows.append([])
+        if before.type in ("th_open", "td_open"):
+            rows[-1].append(token.content)
+    return rows
+
+
+def measured() -> Measured:
+    probabilities = np.eye(4, dtype=np.float32)[[0, 1, 3, 3, 0]]
+    truth, groups = np.array([0, 1, 2, 3, ANY_TUMOUR]), np.array(list("abcdd"))
+    answers = Predictions(truth, probabilities, groups, np.array([True, True, False, True, True]))
+    return Measured(answers, answers)
+
+
+def test_every_cell_is_read_back_whatever_is_in_it() -> None:
+    rows = [["a|b", "90.1 % (85.8-93.7)"], ["", "long enough to widen the column"]]
+    assert cells_of(markdown_table(["figure", "x"], rows)) == [["figure", "x"], *rows]
+
+
+def test_columns_stand_under_one_another_as_plain_text() -> None:
+    lines = markdown_table(["figure", "n"], [["recall", "7"], ["balanced accuracy", "124"]]).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert set(lines[1]) == set("|- ")
+
+
+def test_report_has_a_heading_and_each_figure_with_its_n() -> None:
+    report = measured().report()
+    text = report_markdown("Test part", report)
+    assert text.startswith("### Test part\n\n| figure ")
+    head, *rows = cells_of(text)
+    assert tuple(head) == HEADER
+    assert [tuple(row) for row in rows] == report_rows(report)
+    shown = {name: slices for name, slices, _ in rows}
+    assert shown["n"] == "5 (4 patients)"
+    assert shown["accuracy"] == "80.0 %"
+    assert shown["recall tumor"] == "100.0 % (n=1)"
+    assert shown["sensitivity"].startswith("75.0 % (")
+    assert shown["sensitivity"].endswith("(n=4)")
+    assert shown["not assessed"] == "20.0 %"
+
+
+def test_the_terminal_shows_the_same_rows() -> None:
+    report = measured().report()
+    stream = io.StringIO()
+    Console(width=120, file=stream).print(report_table("Test part", report))
+    text = stream.getvalue()
+    assert all(cell in text for row in report_rows(report) for cell in row)
+
+
+def test_balanced_accuracy_is_left_out_where_only_tumours_or_none_occur() -> None:
+    answers = measured().slices
+    healthy = answers.truth == 3
+    parts = (answers.truth, answers.probabilities, answers.groups, answers.assessed)
+    of_one_kind = Predictions(*(part[healthy] for part in parts))
+    names = [name for name, _, _ in report_rows(Measured(of_one_kind, of_one_kind).report())]
+    assert "balanced accuracy" not in names
+    assert "accuracy" in names
