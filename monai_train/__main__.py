@@ -1,5 +1,5 @@
 """`python -m monai_train` is `monai-train`."""
 
-from monai_train.cli import main
+from monai_train.cli.app import main
 
 main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -95,6 +96,13 @@ class TrainConfig(_Strict):
     validation_share: float = Field(0.12, gt=0, lt=1)
     shares: Shares = Shares()
     augmentation: Augmentation = Augmentation()
+
+
+class TrialSampler(StrEnum):
+    """How a hyperparameter search chooses its next trial."""
+
+    TPE = "tpe"
+    GRID = "grid"
 
 
 def read_config(path: Path | None, **overrides: object) -> TrainConfig:

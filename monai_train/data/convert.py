@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -215,7 +214,8 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, st
     write_atomically(path, table.getvalue().encode("utf-8", "backslashreplace"))
 
 
-def _print_summary(done: Conversion, out: Path, console: Console) -> None:
+def print_summary(done: Conversion, out: Path, console: Console) -> None:
+    """Images by label and split as a table, then where the lists lie."""
     table = Table(title="Converted images", title_justify="left")
     splits = sorted({row["split"] for row in done.manifest})
     table.add_column("label")
@@ -243,43 +243,3 @@ def _print_summary(done: Conversion, out: Path, console: Console) -> None:
         lines.append(f"{done.joined_groups} patient groups of the file joined another that shares a picture")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-
-    @app.command("convert")
-    def command(
-        src: Path = typer.Argument(..., metavar="SRC", help="Class folders of PNG/JPG, or a folder of DICOM."),
-        out: Path = typer.Argument(..., metavar="OUT", help="Folder for DICOM files and manifest.csv."),
-        groups: Path | None = typer.Option(
-            None, help="CSV/TSV with path, label, patient_group and any other columns, which are kept."
-        ),
-        labels: Path | None = typer.Option(
-            None, help="CSV/TSV with path, series_instance_uid or sop_instance_uid, and label: DICOM needs it."
-        ),
-        audit: bool = typer.Option(False, help="Find the same picture under flips and changes, and group by it."),
-        from_worker: bool = typer.Option(
-            False, "--from-worker", help="SRC is what `worker readings export` wrote: series that readers confirmed."
-        ),
-        salt: str = typer.Option(
-            DEFAULT_SALT,
-            envvar="MONAI_TRAIN_SALT",
-            help="Secret for the hash of PatientID; give your own before a manifest leaves the house.",
-        ),
-    ) -> None:
-        """Convert pictures (or labelled DICOM) to DICOM files and a manifest.
-
-        Example: monai-train convert data/brain-mri converted --groups data/audit.tsv
-        """
-        if from_worker:
-            from monai_train.data.from_worker import convert_export, summary
-
-            if groups or labels or audit:
-                raise StartError("usage", "--from-worker brings labels and groups along")
-            done = convert_export(src, out, salt)
-            _print_summary(done, out, Console())
-            typer.echo("\n".join(summary(done, out)))
-            return
-        done = convert(src, out, groups=groups, labels=labels, audit=audit, salt=salt)
-        _print_summary(done, out, Console())

@@ -14,13 +14,11 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-import typer
-from rich.console import Console
 
 from monai_train.data.convert import write_csv
 from monai_train.data.duplicates import Pair
 from monai_train.data.explore_pictures import contact_sheet, counts_chart, intensity_chart
-from monai_train.data.leakage import Audit, as_json, audit, print_audit, write_json
+from monai_train.data.leakage import Audit, as_json, audit, write_json
 from worker.errors import StartError
 from worker.files import write_atomically
 
@@ -264,23 +262,3 @@ def _image(png: bytes, caption: str) -> str:
         f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{content}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-
-    @app.command("explore")
-    def command(
-        data: Path = typer.Argument(..., metavar="DATA", help="Class folders, DICOM, or a folder that convert wrote."),
-        out: Path = typer.Option(..., "--out", help="Folder for report.html, images.csv and audit.json."),
-        groups: Path | None = typer.Option(
-            None, help="CSV/TSV with path, patient_group or picture_group: what the pixels cannot tell."
-        ),
-    ) -> None:
-        """Show classes, sizes, modes, samples, intensities and the audit as one HTML page.
-
-        Example: monai-train explore data/nickparvar --out exploration
-        """
-        found = explore(data, out, groups)
-        print_audit(found, Console())
-        Console().print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)

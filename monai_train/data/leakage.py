@@ -11,7 +11,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -215,24 +214,3 @@ def print_audit(found: Audit, console: Console) -> None:
         numbers = (one.images, one.identical, one.same_picture, one.same_patient, one.clean)
         sides.add_row(one.held_out, one.learnt, *map(str, numbers))
     console.print(sides)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-
-    @app.command("audit")
-    def command(
-        src: Path = typer.Argument(..., metavar="SRC", help="Class folders, DICOM, or a folder that convert wrote."),
-        json_file: Path | None = typer.Option(None, "--json", help="Write groups and pairs to this file."),
-        groups: Path | None = typer.Option(
-            None, help="CSV/TSV with path, patient_group or picture_group: what the pixels cannot tell."
-        ),
-    ) -> None:
-        """Find the same picture on both sides of a split, however it was flipped, turned or brightened.
-
-        Example: monai-train audit data/nickparvar --json audit.json
-        """
-        found = audit(src, groups)
-        if json_file is not None:
-            write_json(json_file, as_json(found))
-        print_audit(found, Console())

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
-from rich.console import Console
 from rich.table import Table
 
 from monai_train.data.dataset import Role, Row, read_manifest, split_sha256
@@ -142,37 +139,3 @@ def chart(models: Sequence[Compared]) -> bytes:
     key = "balanced_accuracy"
     differences = [nothing if one.differences is None else one.differences[key] for one in models]
     return plots.comparison_chart([one.name for one in models], [one.figures[key] for one in models], differences)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-
-    @app.command("compare")
-    def command(
-        models: list[Path] = typer.Argument(..., metavar="MODEL...", help="Runs or bundles; the first is the measure."),
-        data: Path = typer.Option(..., "--data", help="Folder that `convert` wrote, or its manifest.csv."),
-        role: str = typer.Option("test", help="Part of the models' split: test, validation or external."),
-        precision: str = typer.Option("int8", help="Engine of a bundle: int8 (as shipped) or fp32."),
-        flip: bool = typer.Option(False, "--flip", help="Average with the mirrored picture."),
-        json_file: Path | None = typer.Option(None, "--json", help="Write every figure and difference to this file."),
-        plot: Path | None = typer.Option(None, "--plot", help="Write the plot, a PNG, to this file."),
-    ) -> None:
-        """Compare models on the same patients: figures, and paired differences from the first with their intervals.
-
-        Example: monai-train compare runs/first runs/second --data converted --plot comparison.png
-        """
-        if role not in (Role.TEST, Role.VALIDATION, Role.EXTERNAL):
-            raise StartError("usage", "--role is test, validation or external")
-        if precision not in ("int8", "fp32"):
-            raise StartError("usage", "--precision is int8 or fp32")
-        found = compare(models, data, Role(role), "fp32" if precision == "fp32" else "int8", flip)
-        try:
-            if json_file is not None:
-                json_file.write_text(json.dumps(as_json(found), indent=2) + "\n")
-            if plot is not None:
-                plot.write_bytes(chart(found["slice"]))
-        except OSError as error:
-            raise StartError("output-not-writable", f"cannot write the comparison: {error.strerror}") from None
-        for level, compared in found.items():
-            title = f"{role}, by {level}; * the interval of the difference leaves out 0"
-            Console().print(comparison_table(title, compared))

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from monai_train.config import ANY_TUMOUR, CLASS_NAMES, TrainConfig, read_config
+from monai_train.config import ANY_TUMOUR, CLASS_NAMES, TrainConfig
 from monai_train.data.dataset import (
     Role,
     Row,
@@ -35,8 +34,7 @@ from monai_train.evaluation.evaluate import Measured, fit_temperature, run_outpu
 from monai_train.evaluation.intervals import estimates
 from monai_train.evaluation.metrics import IntArray, Predictions, figures, patient_predictions
 from monai_train.evaluation.report import write_predictions
-from monai_train.evaluation.tables import report_table
-from monai_train.training.train import DivergedError, current_commit, train
+from monai_train.training.train import current_commit, train
 from worker.errors import StartError
 from worker.files import open_atomically
 from worker.inference.aggregate import slice_probabilities
@@ -231,40 +229,3 @@ def fold_table(report: dict[str, Any]) -> Table:
     shown = [f"{100 * p['value']:.1f} % ({100 * p['low']:.1f}-{100 * p['high']:.1f}) (n={p['n']})" for p in pooled]
     table.add_row("pooled (95 %)", *shown, "")
     return table
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-
-    @app.command("crossval")
-    def command(
-        data: Path = typer.Option(..., "--data", help="Folder that `convert` wrote, or its manifest.csv."),
-        run: Path = typer.Option(Path("runs/crossval"), "--run", help="Folder of the folds; a stopped one goes on."),
-        folds: int = typer.Option(
-            5, "--folds", min=2, help="Outer folds; inside each, as many to choose the epoch by."
-        ),
-        config: Path | None = typer.Option(None, "--config", help="JSON of TrainConfig keys; options below win."),
-        network: str | None = typer.Option(None, help="resnet18-slim, resnet18, densenet121, ..."),
-        epochs: int | None = typer.Option(None, min=1),
-        dataset: str | None = typer.Option(None, help="Judge only the pictures of this data set; all of them train."),
-        weights: Path | None = typer.Option(
-            None, "--weights", help="Start every fold from these; they must not have seen DATA."
-        ),
-        flip: bool = typer.Option(False, "--flip", help="Average with the mirrored picture, as the worker does."),
-    ) -> None:
-        """Judge a way of training by k folds of patients: a model that never saw its patient answers each picture.
-
-        Example: monai-train crossval --data converted --run runs/crossval --folds 3 --dataset cheng --epochs 3 --flip
-        --network efficientnet-lite0 --weights efficientnet-lite0.pth
-        """
-        settings = read_config(config, network=network, epochs=epochs)
-        try:
-            report = cross_validate(data, run, settings, folds, dataset, weights, flip=flip)
-        except DivergedError as error:
-            raise StartError("diverged", str(error)) from error
-        except OSError as error:
-            raise StartError("cannot-write", f"{error.strerror}: the finished folds in {run} are kept") from error
-        console = Console()
-        console.print(report_table(f"{folds} folds, patients apart, {dataset or 'all data but the external'}", report))
-        console.print(fold_table(report))
-        console.print(f"report: {run / 'report.html'}", highlight=False, soft_wrap=True)

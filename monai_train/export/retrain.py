@@ -20,14 +20,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import typer
 from rich.console import Console
 
 from monai_train.config import CLASS_NAMES, TrainConfig, label_index, read_config
 from monai_train.data.convert import MANIFEST_COLUMNS, write_csv
 from monai_train.data.dataset import Role, Row, manifest_path, read_manifest, split_sha256
 from monai_train.data.from_worker import SERIES
-from monai_train.evaluation.compare import Compared, as_json, comparison_markdown, comparison_table, pair
+from monai_train.evaluation.compare import Compared, as_json, comparison_markdown, pair
 from monai_train.evaluation.evaluate import Measured, Split, choose, measure_bundle, read_split
 from monai_train.evaluation.metrics import Predictions
 from monai_train.export.export import export, write_worker_json
@@ -250,50 +249,3 @@ def _describe(
     write_worker_json(out, described)
     bundle = load_bundle(out)
     check_golden(bundle, OpenVinoEngine(bundle, "int8"))
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-
-    @app.command("retrain")
-    def command(
-        bundle: Path = typer.Option(..., "--bundle", help="The present model: training starts from its weights."),
-        data: Path = typer.Option(..., "--data", help="Converted folder that the present model was trained on."),
-        from_worker: Path = typer.Option(
-            ..., "--from-worker", help="Folder that `convert --from-worker` wrote: the site's confirmed series."
-        ),
-        run: Path = typer.Option(..., "--run", help="Folder of the run; a stopped run goes on from here."),
-        out: Path = typer.Option(..., "--out", help="Folder of the new bundle; must not exist."),
-        version: str = typer.Option(..., "--version", help="Version of the new bundle."),
-        config: Path | None = typer.Option(None, "--config", help="JSON of TrainConfig keys; options below win."),
-        healthy: Path | None = typer.Option(None, "--healthy", help="The healthy volume, where `train` was given one."),
-        epochs: int | None = typer.Option(None, min=1),
-        learning_rate: float | None = typer.Option(None),
-        seed: int | None = typer.Option(None),
-        threads: int | None = typer.Option(None, min=1),
-        json_file: Path | None = typer.Option(None, "--json", help="Write both models' figures to this file."),
-    ) -> None:
-        """Train the present model on with confirmed series, and offer the new one only if it is not worse.
-
-        Exit code 0: offered, 1: not offered (the bundle is written all the same), 2: could not start.
-        Example: monai-train retrain --bundle old --data data --from-worker seen --run runs/site --version 2 --out new
-        """
-        given = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed, "threads": threads}
-        settings = settings_for(bundle, config, **given)
-        found = retrain(bundle, data, from_worker, run, out, settings, version, healthy)
-        for what, models in found.compared.items():
-            Console().print(comparison_table(f"{what}; * the interval of the difference leaves out 0", models))
-        if found.patients < FEW:
-            typer.echo(f"{found.patients} patients of the site were kept out: of fewer than {FEW}, figures say little")
-        if json_file is not None:
-            try:
-                json_file.write_text(json.dumps(as_json(found.compared), indent=2) + "\n")
-            except OSError as error:
-                raise StartError("output-not-writable", f"cannot write {json_file}: {error.strerror}") from None
-        typer.echo(f"bundle: {out}")
-        if found.faults:
-            typer.echo("not offered:\n" + "\n".join(f"- {one}" for one in found.faults))
-            raise typer.Exit(EXIT_NOT_OFFERED)
-        typer.echo("not worse than the present model. Nothing is changed; let it run beside the present one:")
-        name = load_bundle(out).identity.name
-        typer.echo(f"  worker models add {out}\n  worker models shadow {name} {version}")

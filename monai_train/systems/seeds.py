@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import typer
 from rich.console import Console
 from rich.progress import Progress
 
@@ -24,12 +23,11 @@ from monai_train.data.dataset import Row, data_sha256, load_pictures, manifest_p
 from monai_train.networks.pretrained import load_weights
 from monai_train.networks.registry import Classifier, network_definition
 from monai_train.systems import results
-from monai_train.systems.definitions import OURS, Protocol, Recipe, System, Task, read_ours, read_systems
+from monai_train.systems.definitions import OURS, Protocol, Recipe, System, Task
 from monai_train.systems.fit import CURVE_PICTURES, Examples, Fitted, Fitting, fit, seconds_a_step
 from monai_train.systems.protocols import LABELS, Example, Parts, class_of, fraction_of, from_default, part
 from monai_train.systems.results import Result
 from monai_train.systems.table import document, key_of, rows_of
-from monai_train.training.allocator import keep_freed_memory
 from monai_train.training.augment import augment
 from monai_train.training.train import DivergedError, current_commit
 from worker.errors import StartError
@@ -244,7 +242,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _weights(given: Sequence[str]) -> dict[str, Path]:
+def parse_weights(given: Sequence[str]) -> dict[str, Path]:
     found = {}
     for one in given:
         name, separator, path = one.partition("=")
@@ -254,7 +252,7 @@ def _weights(given: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _converted(data: Path, out: Path) -> Path:
+def converted(data: Path, out: Path) -> Path:
     """The folder itself where `convert` wrote it, else a conversion of it under `out`."""
     if manifest_path(data).is_file():
         return data
@@ -262,31 +260,3 @@ def _converted(data: Path, out: Path) -> Path:
         groups = data / "audit.tsv"
         convert(data, out / "data", groups=groups if groups.is_file() else None)
     return out / "data"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-
-    @app.command("seeds")
-    def command(
-        data: Path = typer.Argument(..., metavar="DATA", help="Folder that `convert` wrote, or one of pictures."),
-        out: Path = typer.Option(Path("runs/seeds"), "--out", help="Folder of the rows; kept rows are not run again."),
-        quick: float | None = typer.Option(None, min=0.001, max=1, help="This fraction of the pictures, marked so."),
-        systems: str = typer.Option("abcde", help="Letters of the systems to run."),
-        only: str | None = typer.Option(None, help="Only the rows of this network, for instance `ours`."),
-        weights: list[str] = typer.Option([], "--weights", help="NETWORK=FILE, for instance vgg16=vgg16.pth."),
-        device: str = typer.Option("cpu", help="cpu or cuda."),
-        threads: int = typer.Option(2, min=1),
-        document_file: Path | None = typer.Option(None, "--document", help="Also write the table to this file."),
-    ) -> None:
-        """Measure the five earlier systems on their own protocols, and ours on the same and with patients apart.
-
-        Example: monai-train seeds converted --quick 0.05 --out runs/seeds
-        """
-        torch.set_num_threads(threads)
-        keep_freed_memory()
-        place = Place(_converted(data, out), out, quick or 1.0, device, _weights(weights))
-        text = seeds(read_systems(systems), place, read_ours(), only, Console())
-        if document_file is not None:
-            document_file.write_text(text)
-        typer.echo(f"table: {out / 'reference-systems.md'}")

@@ -16,16 +16,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import signal
 import warnings
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import optuna
-import typer
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.samplers import BaseSampler, GridSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -35,7 +32,7 @@ from rich.console import Console
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from monai_train.config import Augmentation, TrainConfig, read_config
+from monai_train.config import Augmentation, TrainConfig, TrialSampler
 from monai_train.data.dataset import data_sha256, read_manifest
 from monai_train.networks.registry import network_definition
 from monai_train.training.train import BEST, CHECKPOINT, DivergedError, read_checkpoint, train
@@ -43,13 +40,6 @@ from worker.errors import StartError
 
 _HEARTBEAT_SECONDS = 10
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-
-
-class Sampler(StrEnum):
-    """How the next trial is chosen."""
-
-    TPE = "tpe"
-    GRID = "grid"
 
 
 class Range(BaseModel):
@@ -124,13 +114,13 @@ def suggest(trial: Trial, space: Space, base: TrainConfig) -> TrainConfig:
     return TrainConfig.model_validate({**base.model_dump(), **changes})
 
 
-def open_study(storage: str, name: str, sampler: Sampler, space: Space, inputs: str, epochs: int) -> optuna.Study:
+def open_study(storage: str, name: str, sampler: TrialSampler, space: Space, inputs: str, epochs: int) -> optuna.Study:
     """The study of that name, made where it does not exist; what another process left unfinished is tried again.
 
     Raises StartError for a database that cannot be used and a study of other data, space or configuration.
     """
     grid: dict[str, Any] = {key: one.grid() for key, one in space.ranges().items()} | {"network": list(space.network)}
-    chosen: BaseSampler = GridSampler(grid, seed=7) if sampler is Sampler.GRID else TPESampler(seed=7)
+    chosen: BaseSampler = GridSampler(grid, seed=7) if sampler is TrialSampler.GRID else TPESampler(seed=7)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=max(1, epochs // 4))
     try:
         with warnings.catch_warnings():
@@ -166,7 +156,7 @@ def objective(
         config = suggest(trial, space, base)
         folder = out / "trials" / hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
         trial.set_user_attr("run", folder.name)
-        console.print(f"trial {trial.number}: {_shown(trial.params)}")
+        console.print(f"trial {trial.number}: {format_parameters(trial.params)}")
 
         def told(epoch: int, figure: float) -> None:
             trial.report(figure, epoch)
@@ -193,7 +183,7 @@ def search(
     base: TrainConfig,
     space: Space,
     trials: int,
-    sampler: Sampler = Sampler.TPE,
+    sampler: TrialSampler = TrialSampler.TPE,
     storage: str | None = None,
     name: str = "search",
     console: Console | None = None,
@@ -209,7 +199,7 @@ def search(
     content = json.dumps([rows, space.model_dump_json(), base.model_dump_json(), sampler])
     inputs = hashlib.sha256(content.encode()).hexdigest()
     study = open_study(storage or f"sqlite:///{out / 'study.db'}", name, sampler, space, inputs, base.epochs)
-    if sampler is Sampler.GRID:
+    if sampler is TrialSampler.GRID:
         trials = min(trials, _grid_size(space))
     run = objective(data, out, base, space, console, stop or Event())
     failed_before = len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
@@ -219,7 +209,7 @@ def search(
                 raise KeyboardInterrupt
             study.optimize(run, n_trials=1)
             write_tables(study, out, base, space)
-            best = _best(study)
+            best = best_trial(study)
             console.print(f"{done + 1} of {trials} trials, best {'-' if best is None else f'{best.value:.4f}'}")
     except KeyboardInterrupt:
         for one in study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[failed_before:]:
@@ -235,12 +225,14 @@ def _grid_size(space: Space) -> int:
     return size
 
 
-def _best(study: optuna.Study) -> FrozenTrial | None:
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The finished trial with the highest validation figure, None while there is none."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return max(done, key=lambda trial: trial.value or 0.0, default=None)
 
 
-def _shown(params: dict[str, Any]) -> str:
+def format_parameters(params: dict[str, Any]) -> str:
+    """`learning rate 0.002, …` in one line."""
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else str(value) for name, value in params.items()
     )
@@ -260,7 +252,7 @@ def write_tables(study: optuna.Study, out: Path, base: TrainConfig, space: Space
             attributes = [one.user_attrs.get(key, "") for key in ("run", "fault")]
             cost = (len(one.intermediate_values), f"{seconds:.0f}")
             writer.writerow([one.number, one.state.name.lower(), value, *given, *cost, *attributes])
-    best = _best(study)
+    best = best_trial(study)
     for one in finished:
         if one.state in _DONE and "run" in one.user_attrs and (best is None or one.number != best.number):
             for weights in (BEST, CHECKPOINT):
@@ -296,38 +288,3 @@ def draw(trials: list[FrozenTrial], names: list[str], path: Path) -> None:
         axes.grid(alpha=0.3)
     panels[-1].set_visible(False)
     figure.savefig(path, dpi=100)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-
-    @app.command("search")
-    def command(
-        data: Path = typer.Option(..., "--data", help="Folder that `convert` wrote, or its manifest.csv."),
-        out: Path = typer.Option(Path("runs/search"), "--out", help="Folder of the search; a stopped one goes on."),
-        trials: int = typer.Option(20, min=1, help="Trials in all, finished ones included."),
-        sampler: Sampler = typer.Option(Sampler.TPE, help="tpe, or every point of the grid."),
-        space: Path | None = typer.Option(None, "--space", help="JSON of ranges and networks."),
-        config: Path | None = typer.Option(None, "--config", help="JSON of TrainConfig keys that all trials share."),
-        epochs: int | None = typer.Option(None, min=1),
-        storage: str | None = typer.Option(None, help="Database URL; SQLite in OUT by default, PostgreSQL works."),
-        name: str = typer.Option("search", help="Name of the study in the database."),
-        threads: int | None = typer.Option(None, min=1),
-    ) -> None:
-        """Search learning rate, weight decay, clipping, augmentation and network; the test patients stay unseen.
-
-        Example: monai-train search --data converted --out runs/search --trials 6 --epochs 3
-        """
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        base = read_config(config, epochs=epochs, threads=threads)
-        stop = Event()
-        for one in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(one, lambda *_: stop.set())
-        try:
-            study = search(data, out, base, read_space(space), trials, sampler, storage, name, stop=stop)
-        except KeyboardInterrupt:
-            typer.echo("stopped; the same command goes on with the trial that was cut off")
-            raise typer.Exit(130) from None
-        best = _best(study)
-        typer.echo("no trial was finished" if best is None else f"best {best.value:.4f}: {_shown(best.params)}")
-        typer.echo(f"tables and pictures: {out}")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-import monai_train.cli
+import monai_train.cli.app
 import worker.cli.app
 from monai_train.config import CLASS_NAMES, NO_TUMOUR, Augmentation, Shares, TrainConfig
 from monai_train.data.from_worker import SLICES_WITHOUT
@@ -143,7 +143,6 @@ def site(present: Path, tmp_path: Path) -> Iterator[Site]:
 def test_a_corrected_label_travels_to_the_model_that_answers_next(
     site: Site, present: Path, base: Path, tmp_path: Path
 ) -> None:
-    monai_train.cli._register_others()
     truths = {
         site.receive(f"P-{number}", CLASS_NAMES[number % 4]): CLASS_NAMES[number % 4] for number in range(PATIENTS)
     }
@@ -166,7 +165,7 @@ def test_a_corrected_label_travels_to_the_model_that_answers_next(
     assert (done.exit_code, f"{PATIENTS} series with {PATIENTS * SLICES} slices" in done.output) == (0, True), (
         done.output
     )
-    done = _run(monai_train.cli.app, "convert", "--from-worker", exported, confirmed)
+    done = _run(monai_train.cli.app.app, "convert", "--from-worker", exported, confirmed)
     assert done.exit_code == 0, done.output
     _check_dataset(confirmed, truths)
 
@@ -176,7 +175,7 @@ def test_a_corrected_label_travels_to_the_model_that_answers_next(
     )
     out = tmp_path / "new"
     done = _run(
-        monai_train.cli.app, "retrain", "--bundle", present, "--data", base, "--from-worker", confirmed,
+        monai_train.cli.app.app, "retrain", "--bundle", present, "--data", base, "--from-worker", confirmed,
         "--run", tmp_path / "run", "--out", out, "--version", VERSION, "--config", tmp_path / "gentle.json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output

@@ -12,12 +12,12 @@ import click
 import pytest
 import typer
 
-import monai_train.cli
+import monai_train.cli.app
 import worker.cli.app
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-APPS = {"worker": worker.cli.app.app, "monai-train": monai_train.cli.app}
+APPS = {"worker": worker.cli.app.app, "monai-train": monai_train.cli.app.app}
 
 
 def _commands() -> list[str]:

@@ -16,7 +16,7 @@ import pytest
 import typer
 from rich.console import Console
 
-from monai_train.cli import _register_others, app
+from monai_train.cli.app import app
 from monai_train.data.dataset import Role, load_pictures, read_manifest, read_preprocessing, split_roles
 from monai_train.evaluation.evaluate import Measured, choose, measure_bundle
 from monai_train.evaluation.metrics import Predictions
@@ -88,7 +88,6 @@ def test_bundle_of_other_classes_is_refused(tiny_data: Path, monkeypatch: pytest
 
 def test_examples_of_every_help_are_accepted() -> None:
     """Options and their values as the parser takes them; what the commands do is tested with each of them."""
-    _register_others()
     commands = typer.main.get_command(app).commands
     for name, command in commands.items():
         lines = [line.strip() for line in command.help.splitlines() if "Example: monai-train" in line]

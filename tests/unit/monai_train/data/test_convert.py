@@ -12,24 +12,18 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydicom.pixels import pixel_array
 from typer.testing import CliRunner
 
-from monai_train.cli import main
-from monai_train.data import convert as convert_module
+from monai_train.cli.app import app, main
 from monai_train.data.convert import MANIFEST_COLUMNS, convert
 from monai_train.data.labels import are_in_conflict, class_name
 from monai_train.data.patients import name_groups
 from worker.dicom.standard import is_uid
 from worker.errors import StartError
-
-app = typer.Typer()
-app.callback()(lambda: None)
-convert_module.register(app)
 
 
 def picture(path: Path, seed: int, side: int = 32) -> Path:
@@ -140,7 +134,7 @@ def test_interrupted_run_leaves_no_manifest_and_the_next_one_completes(
     def stop(*_: object) -> bytes:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(convert_module, "secondary_capture", stop)
+    monkeypatch.setattr("monai_train.data.convert.secondary_capture", stop)
     with pytest.raises(KeyboardInterrupt):
         convert(src, out)
     assert not (out / "manifest.csv").exists()

@@ -11,19 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from monai_train.data import explore as explore_module
+from monai_train.cli.app import app
 from monai_train.data.convert import convert
 from monai_train.data.explore import explore
 from tests.unit.monai_train.data.test_duplicates import head
 from worker.errors import StartError
-
-app = typer.Typer()
-app.callback()(lambda: None)
-explore_module.register(app)
 
 
 @pytest.fixture

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from monai_train.data import leakage as audit_module
+from monai_train.cli.app import app
 from monai_train.data.convert import convert
 from monai_train.data.duplicates import Fingerprint
 from monai_train.data.inventory import Listed
@@ -26,10 +25,6 @@ from monai_train.data.leakage import audit, count_across
 from monai_train.data.patients import name_groups
 from tests.unit.monai_train.data.test_duplicates import head
 from worker.errors import StartError
-
-app = typer.Typer()
-app.callback()(lambda: None)
-audit_module.register(app)
 
 
 def save(path: Path, grey: np.ndarray) -> None:

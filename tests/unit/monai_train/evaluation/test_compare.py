@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from typer import Typer
 from typer.testing import CliRunner
 
+from monai_train.cli.app import app
 from monai_train.data.dataset import Role, read_manifest
-from monai_train.evaluation.compare import FIGURES, compare, comparison_markdown, register
+from monai_train.evaluation.compare import FIGURES, compare, comparison_markdown
 from monai_train.evaluation.evaluate import choose, run_split
 from monai_train.training.train import train
 from tests.testbed.tiny_bundle import make_tiny_bundle
@@ -51,10 +51,8 @@ def test_the_table_is_markdown_too(tiny_data: Path, tiny_run: Path, weak_run: Pa
 
 
 def test_command_writes_table_json_and_plot(tiny_data: Path, tiny_run: Path, weak_run: Path, tmp_path: Path) -> None:
-    app = Typer()
-    register(app)
     files = ["--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")]
-    answer = CliRunner().invoke(app, [str(tiny_run), str(weak_run), "--data", str(tiny_data), *files])
+    answer = CliRunner().invoke(app, ["compare", str(tiny_run), str(weak_run), "--data", str(tiny_data), *files])
     assert answer.exit_code == 0, answer.output
     assert "balanced accuracy" in answer.output
     assert "minus tiny" in answer.output

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from monai_train.cli import app
+from monai_train.cli.app import app
 from monai_train.data.dataset import Role, read_manifest
 from monai_train.evaluation.evaluate import choose, examine_runs, run_split
 from monai_train.evaluation.report import plans, runs_subject, write_report

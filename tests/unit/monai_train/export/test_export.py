@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from monai_train.cli import app
+from monai_train.cli.app import app
 from monai_train.data.dataset import PREPROCESSING_FILE
 from monai_train.evaluation.evaluate import measure_split
 from monai_train.export.export import (

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn import functional
 from typer.testing import CliRunner
 
-from monai_train.cli import app
+from monai_train.cli.app import app
 from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, Shares, TrainConfig, read_config
 from monai_train.data.dataset import Role, load_pictures, read_manifest, read_preprocessing, split_roles
 from monai_train.networks.pretrained import load_weights

@@ -1,0 +1,199 @@
+"""`evaluate`, `compare`, `crossval`, `evaluate-default` and `seeds`: every command that only measures."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from monai_train.cli.options import (
+    ConfigOption,
+    DataOption,
+    EpochsOption,
+    FlipOption,
+    NetworkOption,
+    PrecisionOption,
+)
+from monai_train.config import read_config
+from worker.errors import StartError
+
+
+def evaluate_command(
+    data: DataOption,
+    bundle: Path | None = typer.Option(None, "--bundle", help="Bundle folder: its shipped engine is measured."),
+    run: list[Path] = typer.Option(
+        [], "--run", help="Run folder: its best checkpoint is measured with torch; several runs form an ensemble."
+    ),
+    json_file: Path | None = typer.Option(None, "--json", help="Write every figure to this file."),
+    report: Path | None = typer.Option(
+        None, "--report", help="Folder for an HTML report on every part: plots, maps, errors, out-of-distribution."
+    ),
+    role: str | None = typer.Option(
+        None, help="Only this part of the model's own split: test, validation, train or external."
+    ),
+    deduplicate: bool = typer.Option(False, "--deduplicate", help="Count the copies of a picture once."),
+    precision: PrecisionOption = "int8",
+    flip: bool = typer.Option(False, "--flip", help="Always average with the mirrored picture."),
+    log: Path | None = typer.Option(None, "--log", help="log.csv of a bundle's training, for the report."),
+    outside: Path | None = typer.Option(
+        None, "--outside", help="DICOM that is not structural brain MRI (EPI, for example), for the report."
+    ),
+) -> None:
+    """Measure a bundle or a run on a converted folder; every figure with n and a patient bootstrap interval.
+
+    Example: monai-train evaluate --bundle worker/bundles/brain-mri-tumour --data converted --json figures.json
+    """
+    from monai_train.data.dataset import Role, read_manifest
+    from monai_train.evaluation.evaluate import choose, read_split
+    from monai_train.evaluation.report import bundle_subject, runs_subject, write_report
+    from monai_train.evaluation.tables import report_table
+
+    if (bundle is None) == (not run):
+        raise StartError("usage", "give either --bundle or --run")
+    if precision not in ("int8", "fp32"):
+        raise StartError("usage", "--precision is int8 or fp32")
+    if role is not None and role not in list(Role):
+        raise StartError("usage", f"--role is one of {', '.join(Role)}")
+    if bundle is not None:
+        subject = bundle_subject(bundle, "fp32" if precision == "fp32" else "int8", flip)
+    else:
+        subject = runs_subject(run, flip)
+    if report is not None:
+        written = write_report(subject, data, report, log, outside)
+        Console().print(f"report: {written}", highlight=False, soft_wrap=True)
+        if json_file is None:
+            return
+    rows = read_manifest(data)
+    roles = None
+    if role is not None:
+        roles = (subject.split or read_split(bundle or Path())).roles(rows)
+    chosen = choose(rows, roles, Role(role) if role else None, deduplicate)
+    figures = subject.examine(data, rows, chosen)[0].report()
+    if json_file is not None:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+    Console().print(report_table(f"{subject.name}, {role or 'all pictures'}", figures))
+
+
+def compare_command(
+    data: DataOption,
+    models: list[Path] = typer.Argument(..., metavar="MODEL...", help="Runs or bundles; the first is the reference."),
+    role: str = typer.Option("test", help="Part of the models' split: test, validation or external."),
+    precision: PrecisionOption = "int8",
+    flip: bool = typer.Option(False, "--flip", help="Average with the mirrored picture."),
+    json_file: Path | None = typer.Option(None, "--json", help="Write every figure and difference to this file."),
+    plot: Path | None = typer.Option(None, "--plot", help="Write the plot, a PNG, to this file."),
+) -> None:
+    """Compare models on the same patients: figures, and paired differences from the first with their intervals.
+
+    Example: monai-train compare runs/first runs/second --data converted --plot comparison.png
+    """
+    from monai_train.data.dataset import Role
+    from monai_train.evaluation.compare import as_json, chart, compare, comparison_table
+
+    if role not in (Role.TEST, Role.VALIDATION, Role.EXTERNAL):
+        raise StartError("usage", "--role is test, validation or external")
+    if precision not in ("int8", "fp32"):
+        raise StartError("usage", "--precision is int8 or fp32")
+    by_level = compare(models, data, Role(role), "fp32" if precision == "fp32" else "int8", flip)
+    try:
+        if json_file is not None:
+            json_file.write_text(json.dumps(as_json(by_level), indent=2) + "\n")
+        if plot is not None:
+            plot.write_bytes(chart(by_level["slice"]))
+    except OSError as error:
+        raise StartError("output-not-writable", f"cannot write the comparison: {error.strerror}") from None
+    for level, compared in by_level.items():
+        title = f"{role}, by {level}; * the interval of the difference excludes 0"
+        Console().print(comparison_table(title, compared))
+
+
+def crossval_command(
+    data: DataOption,
+    run: Path = typer.Option(
+        Path("runs/crossval"), "--run", help="Folder of the folds; resumes an interrupted cross-validation."
+    ),
+    folds: int = typer.Option(5, "--folds", min=2, help="Outer folds; within each, as many for choosing the epoch."),
+    config: ConfigOption = None,
+    network: NetworkOption = None,
+    epochs: EpochsOption = None,
+    dataset: str | None = typer.Option(None, help="Evaluate only the pictures of this data set; all of them train."),
+    weights: Path | None = typer.Option(
+        None, "--weights", help="Initial weights of every fold; they must not have been trained on DATA."
+    ),
+    flip: FlipOption = False,
+) -> None:
+    """Evaluate a training recipe by k folds of patients: no picture is classified by a model that saw its patient.
+
+    Example: monai-train crossval --data converted --run runs/crossval --folds 3 --dataset cheng --epochs 3 --flip
+    --network efficientnet-lite0 --weights efficientnet-lite0.pth
+    """
+    from monai_train.evaluation.crossval import cross_validate, fold_table
+    from monai_train.evaluation.tables import report_table
+    from monai_train.training.train import DivergedError
+
+    settings = read_config(config, network=network, epochs=epochs)
+    try:
+        report = cross_validate(data, run, settings, folds, dataset, weights, flip=flip)
+    except DivergedError as error:
+        raise StartError("diverged", str(error)) from error
+    except OSError as error:
+        raise StartError("cannot-write", f"{error.strerror}: the finished folds in {run} are retained") from error
+    console = Console()
+    console.print(report_table(f"{folds} folds, split by patient, {dataset or 'all data but the external'}", report))
+    console.print(fold_table(report))
+    console.print(f"report: {run / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def evaluate_default_command(
+    source: Path = typer.Argument(..., metavar="DATA", help="Folder of pictures; audit.tsv in it gives the groups."),
+    bundle: Path | None = typer.Option(None, "--bundle", help="Another bundle than the worker's default."),
+) -> None:
+    """Convert the pictures and print the default model's figures, split by patient, as in its model card.
+
+    Example: monai-train evaluate-default data/brain-mri
+    """
+    from monai_train.data.convert import convert
+    from monai_train.evaluation.evaluate import measure_split
+    from monai_train.export.model_card import figures_markdown
+    from worker.inference.bundle import default_bundle
+
+    folder = bundle or default_bundle()
+    groups = source / "audit.tsv"
+    with tempfile.TemporaryDirectory() as temporary:
+        converted = Path(temporary) / "converted"
+        convert(source, converted, groups=groups if groups.is_file() else None)
+        measured = measure_split(folder, converted)
+    typer.echo(figures_markdown(measured))
+
+
+def seeds_command(
+    data: Path = typer.Argument(..., metavar="DATA", help="Folder that `convert` wrote, or a folder of pictures."),
+    out: Path = typer.Option(Path("runs/seeds"), "--out", help="Folder of the rows; stored rows are not run again."),
+    quick: float | None = typer.Option(None, min=0.001, max=1, help="This fraction of the pictures, marked so."),
+    systems: str = typer.Option("abcde", help="Letters of the systems to run."),
+    only: str | None = typer.Option(None, help="Only the rows of this network, for example `ours`."),
+    weights: list[str] = typer.Option([], "--weights", help="NETWORK=FILE, for example vgg16=vgg16.pth."),
+    device: str = typer.Option("cpu", help="cpu or cuda."),
+    threads: int = typer.Option(2, min=1),
+    document_file: Path | None = typer.Option(None, "--document", help="Also write the table to this file."),
+) -> None:
+    """Measure the five earlier systems on their own protocols, and ours on the same and split by patient.
+
+    Example: monai-train seeds converted --quick 0.05 --out runs/seeds
+    """
+    import torch
+
+    from monai_train.systems.definitions import read_ours, read_systems
+    from monai_train.systems.seeds import Place, converted, parse_weights, seeds
+    from monai_train.training.allocator import keep_freed_memory
+
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    place = Place(converted(data, out), out, quick or 1.0, device, parse_weights(weights))
+    text = seeds(read_systems(systems), place, read_ours(), only, Console())
+    if document_file is not None:
+        document_file.write_text(text)
+    typer.echo(f"table: {out / 'reference-systems.md'}")

@@ -1,0 +1,96 @@
+"""`train` and `search`."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from threading import Event
+
+import typer
+
+from monai_train.cli.options import (
+    ConfigOption,
+    DataOption,
+    EpochsOption,
+    NetworkOption,
+    RateOption,
+    SeedOption,
+    ThreadsOption,
+)
+from monai_train.config import TrialSampler, read_config
+from worker.errors import StartError
+
+
+def train_command(
+    data: DataOption,
+    run: Path = typer.Option(Path("runs/train"), "--run", help="Folder of the run; resumes an interrupted run."),
+    config: ConfigOption = None,
+    network: NetworkOption = None,
+    weights: Path | None = typer.Option(None, "--weights", help="Initial weights: a checkpoint or safetensors file."),
+    healthy: Path | None = typer.Option(
+        None, "--healthy", help="DICOM folder of a healthy axial volume: additional heads without a tumour."
+    ),
+    teachers: list[Path] = typer.Option(
+        [], "--teachers", help="Finished run on the same split to distil from; repeat the option for several."
+    ),
+    epochs: EpochsOption = None,
+    learning_rate: RateOption = None,
+    seed: SeedOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train a network; the same command resumes an interrupted run exactly. On several devices (--config with
+    "device": "cuda", or "cpu"): torchrun --nproc-per-node 2 -m monai_train train ...
+
+    Example: monai-train train --data converted --run runs/first --network resnet18-slim --epochs 12
+    """
+    from monai_train.training.distributed import leads
+    from monai_train.training.train import DivergedError, train
+
+    settings = read_config(
+        config, network=network, epochs=epochs, learning_rate=learning_rate, seed=seed, threads=threads
+    )
+    try:
+        best = train(data, run, settings, weights, healthy, teachers=teachers)
+    except DivergedError as error:
+        raise StartError("diverged", str(error)) from error
+    except OSError as error:
+        raise StartError(
+            "cannot-write", f"{error.strerror}: the last complete checkpoint in {run} is retained"
+        ) from error
+    if leads():
+        typer.echo(f"best checkpoint: {best}")
+
+
+def search_command(
+    data: DataOption,
+    out: Path = typer.Option(Path("runs/search"), "--out", help="Folder of the search; resumes an interrupted search."),
+    trials: int = typer.Option(20, min=1, help="Total number of trials, finished ones included."),
+    sampler: TrialSampler = typer.Option(TrialSampler.TPE, help="tpe, or every point of the grid."),
+    space: Path | None = typer.Option(None, "--space", help="JSON file of ranges and networks."),
+    config: Path | None = typer.Option(None, "--config", help="JSON file of TrainConfig keys that all trials share."),
+    epochs: EpochsOption = None,
+    storage: str | None = typer.Option(None, help="Database URL; SQLite in OUT by default, PostgreSQL is supported."),
+    name: str = typer.Option("search", help="Name of the study in the database."),
+    threads: ThreadsOption = None,
+) -> None:
+    """Search learning rate, weight decay, clipping, augmentation and network; the test patients stay unseen.
+
+    Example: monai-train search --data converted --out runs/search --trials 6 --epochs 3
+    """
+    import optuna
+
+    from monai_train.training.hyperparameters import best_trial, format_parameters, read_space, search
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    base = read_config(config, epochs=epochs, threads=threads)
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        study = search(data, out, base, read_space(space), trials, sampler, storage, name, stop=stop)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command resumes the interrupted trial")
+        raise typer.Exit(130) from None
+    best = best_trial(study)
+    typer.echo("no trial was finished" if best is None else f"best {best.value:.4f}: {format_parameters(best.params)}")
+    typer.echo(f"tables and charts: {out}")
