@@ -19,8 +19,8 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 import monai_train.training.hyperparameters
-from monai_train.config import Augmentation, TrainConfig
-from monai_train.training.hyperparameters import Range, Sampler, Space, open_study, read_space, scaled, search
+from monai_train.config import Augmentation, TrainConfig, TrialSampler
+from monai_train.training.hyperparameters import Range, Space, open_study, read_space, scaled, search
 from monai_train.training.train import BEST, CHECKPOINT
 from tests.testbed.waiting import patience, wait_until
 from tests.unit.monai_train.conftest import TINY
@@ -40,7 +40,7 @@ def _lines(out: Path) -> list[dict[str, str]]:
 
 
 def test_grid_tries_every_point_and_keeps_the_best(tiny_data: Path, tmp_path: Path) -> None:
-    study = search(tiny_data, tmp_path, BASE, SPACE, trials=9, sampler=Sampler.GRID, console=QUIET)
+    study = search(tiny_data, tmp_path, BASE, SPACE, trials=9, sampler=TrialSampler.GRID, console=QUIET)
     assert sorted(one.params["learning_rate"] for one in study.trials) == [1e-4, 1e-2]
     lines = _lines(tmp_path)
     assert [line["epochs"] for line in lines] == ["2", "2"]
@@ -86,7 +86,7 @@ def test_stopped_search_goes_on_with_the_same_trial(
 
 
 def test_poor_trial_is_pruned(tmp_path: Path) -> None:
-    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "s", Sampler.TPE, SPACE, "inputs", epochs=4)
+    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "s", TrialSampler.TPE, SPACE, "inputs", epochs=4)
 
     def curve(trial: optuna.Trial) -> float:
         level = 0.2 if trial.number == 4 else 0.8
@@ -130,15 +130,15 @@ def test_several_machines_share_one_study(tiny_data: Path, tmp_path: Path, own_d
 
 def test_study_of_another_space_is_refused(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    open_study(url, "s", Sampler.TPE, SPACE, "one", epochs=4)
+    open_study(url, "s", TrialSampler.TPE, SPACE, "one", epochs=4)
     with pytest.raises(StartError, match="use a new name"):
-        open_study(url, "s", Sampler.TPE, SPACE, "other", epochs=4)
+        open_study(url, "s", TrialSampler.TPE, SPACE, "other", epochs=4)
 
 
 @pytest.mark.parametrize("url", ["sqlite:////nowhere/at/all/study.db", "not a url", "nosuchdb://x"])
 def test_database_that_cannot_be_opened_is_one_clear_error(url: str) -> None:
     with pytest.raises(StartError, match="check --storage"):
-        open_study(url, "s", Sampler.TPE, SPACE, "one", epochs=4)
+        open_study(url, "s", TrialSampler.TPE, SPACE, "one", epochs=4)
 
 
 def test_space_faults_name_the_key(tmp_path: Path) -> None:
