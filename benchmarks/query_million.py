@@ -39,7 +39,7 @@ from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.db.tables import SeriesStatus, TokenRole
 from worker.db.views import activity
-from worker.db.views.search import Place, Search, find_page
+from worker.db.views.search import ListPosition, Search, find_page
 
 SEARCH_LIMIT_MS, PAGE_LIMIT_MS = 50.0, 300.0
 LOADS = 20  # of each page
@@ -114,9 +114,9 @@ def searches(rows: int, random_: random.Random) -> dict[str, Callable[[], Search
     def day() -> date:
         return (START + timedelta(seconds=SECONDS_APART * number())).date()
 
-    def place() -> Place:
+    def place() -> ListPosition:
         at = number()
-        return Place(START + timedelta(seconds=SECONDS_APART * at), at)
+        return ListPosition(START + timedelta(seconds=SECONDS_APART * at), at)
 
     def patient() -> str:
         return f"P{number() * 7919 % (rows // 4 + 1):07d}"
@@ -206,7 +206,7 @@ def run(url: str, folder: Path, rows: int, times: int) -> Iterator[Row]:
             activity.find_activity(session, end, timedelta(hours=6), 28)
 
         def tallies() -> None:
-            activity.tallies(session)
+            activity.count_by_status(session)
 
         report("activity of a week", measure(week, 3), 1e9)
         report("tallies", measure(tallies, 5), 1e9)

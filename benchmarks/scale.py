@@ -91,7 +91,7 @@ class Site:
                 keeper.keep(received(dcmread(file)))
         keeper.close()
         with self.database.write() as session:
-            models.configure(session, verified_identity(default_bundle()), NOON)
+            models.set_configured_model(session, verified_identity(default_bundle()), NOON)
         settle_series(self.database, self.settings, later(3600))
         with self.database.write() as session:
             session.execute(update(JobRow).values(not_before=NEVER))

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 
-class Role(StrEnum):
+class ProcessRole(StrEnum):
     RECEIVE = "receive"
     INFER = "infer"
     SEND = "send"

@@ -11,7 +11,7 @@ from tests.testbed.certificates import Certificates, make_certificates
 from tests.testbed.instances import write_series
 from tests.testbed.receiver import receiving
 from tests.testbed.waiting import wait_until
-from worker.audit.messages import AuditEvent, Outcome
+from worker.audit.messages import AuditEvent, EventOutcome
 from worker.config.settings import DestinationSection, ReceiveSection
 from worker.db.engine import Database
 from worker.db.series_status import unfinished_counts
@@ -41,7 +41,7 @@ def _tls(certificates: Certificates) -> dict[str, Path]:
 
 def _refusal(told: list[AuditEvent]) -> tuple[str | None, str]:
     """Reason and calling AE title of the one refusal that was audited."""
-    [event] = [one for one in told if one.outcome != Outcome.SUCCESS]
+    [event] = [one for one in told if one.outcome != EventOutcome.SUCCESS]
     assert (event.id.meaning, event.type and event.type.meaning) == ("Security Alert", "Node Authentication")
     [requestor] = [one for one in event.participants if one.is_requestor]
     assert requestor.address == "127.0.0.1"
@@ -84,7 +84,7 @@ def test_another_calling_ae_title_is_refused_where_there_is_a_list(tmp_path: Pat
             dcmtk.echoscu(port, calling="STRANGER")
         dcmtk.echoscu(port)
     assert _refusal(told) == ("Calling AE title not recognised", "STRANGER")
-    [connected] = [one for one in told if one.outcome == Outcome.SUCCESS]
+    [connected] = [one for one in told if one.outcome == EventOutcome.SUCCESS]
     assert [one.user_id for one in connected.participants] == ["AI_WORKER", "PACS"]
 
 

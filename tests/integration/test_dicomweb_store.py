@@ -26,8 +26,7 @@ from tests.testbed.orthanc import Orthanc
 from tests.testbed.waiting import patience
 from worker.audit.messages import AuditEvent
 from worker.config.settings import Settings
-from worker.db import settling as store_settling
-from worker.db import tokens
+from worker.db import settling, tokens
 from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.db.tables import AssociationRow, ConflictRow, InstanceRow, TokenRole
@@ -114,8 +113,8 @@ def test_what_is_stored_is_durable_listed_and_settles_when_the_request_has_ended
     with site.database.read() as session:
         rows = session.scalars(select(AssociationRow)).all()
         assert [(one.calling_ae_title, one.closed_at) for one in rows] == [(CALLING, later(0))]
-        moments = (later(11), timedelta(seconds=10), timedelta(seconds=60), store_settling.Counting())
-        assert len(store_settling.series_to_settle(session, *moments)) == 1
+        moments = (later(11), timedelta(seconds=10), timedelta(seconds=60), settling.CountPolicy())
+        assert len(settling.series_to_settle(session, *moments)) == 1
     assert [one.id.meaning for one in site.events][:1] == ["DICOM Instances Transferred"]
 
 
@@ -136,8 +135,8 @@ def test_a_series_waits_for_the_end_of_the_request(site: Site) -> None:
 
     def settling() -> int:
         with site.database.read() as session:
-            moments = (later(115), timedelta(seconds=10), timedelta(seconds=60), store_settling.Counting())
-            return len(store_settling.series_to_settle(session, *moments))
+            moments = (later(115), timedelta(seconds=10), timedelta(seconds=60), settling.CountPolicy())
+            return len(settling.series_to_settle(session, *moments))
 
     before = settling()
     request.end()

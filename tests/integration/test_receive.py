@@ -29,7 +29,7 @@ from worker.db.processes import beat
 from worker.db.tables import AssociationRow, InstanceRow
 from worker.dicom import standard
 from worker.errors import StartError
-from worker.process import Role, process_name
+from worker.process import ProcessRole, process_name
 from worker.receive import storage_scp
 from worker.receive.storage_scp import Receiver, close_dead_associations
 
@@ -207,7 +207,7 @@ def test_associations_of_a_receiver_that_died_are_closed(
         opened = now - timedelta(seconds=opened_ago)
         session.add(AssociationRow(calling_ae_title="PACS", peer="127.0.0.1", receiver=receiver, opened_at=opened))
         if seen_ago is not None:
-            beat(session, receiver, Role.RECEIVE, opened, now - timedelta(seconds=seen_ago))
+            beat(session, receiver, ProcessRole.RECEIVE, opened, now - timedelta(seconds=seen_ago))
     settings = Settings(worker=WorkerSection(lease_seconds=30))
     assert close_dead_associations(settings, site.database, now, unrecorded, process_name()) == closed
 

@@ -25,7 +25,7 @@ from worker.db.series import lock_open_series, queue_series
 from worker.db.tables import REVISION, AuditChainRow, Base, JobState, LoadState, ObjectKind, ReadingRow, TokenRole
 from worker.dicom.standard import derive_uid
 from worker.errors import StartError
-from worker.process import Role
+from worker.process import ProcessRole
 from worker.storage.refusals import Refusals
 
 
@@ -66,7 +66,7 @@ def _fill(database: Database) -> None:
         _, token = tokens.add_token(session, "a", TokenRole.ANNOTATE, later(1), None)
         holder = tokens.check_token(session, token, later(1))
         tokens.open_web_session(session, holder, later(1), later(2))
-        processes.beat(session, "host:1", Role.RECEIVE, later(0), later(1))
+        processes.beat(session, "host:1", ProcessRole.RECEIVE, later(0), later(1))
         candidate = model_row(session, replace(MODEL, sha256="cd" * 32, version="2.0"), later(0))
         queued = queue_series(session, series, candidate.id, later(1), shadow=True)
         assert queued is not None

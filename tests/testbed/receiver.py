@@ -18,7 +18,7 @@ from worker.receive.storage_scp import Receiver
 
 @contextmanager
 def receiving(
-    tmp_path: Path, record: events.Record = events.unrecorded, **receive: Any
+    tmp_path: Path, record: events.RecordEvent = events.unrecorded, **receive: Any
 ) -> Iterator[tuple[int, Database]]:
     """Its port and its database; `receive` are keys of the [receive] section."""
     values = {"host": "127.0.0.1", "port": free_port(), "minimum_free_bytes": 0} | receive

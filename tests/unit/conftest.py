@@ -30,16 +30,16 @@ def postgres_url() -> Iterator[str]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     if request.param == "sqlite":
-        store = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-        migrate(store)
+        database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
+        migrate(database)
     else:
-        store = Database(request.getfixturevalue("postgres_url"))
-        migrate(store)
-        with store.engine.begin() as connection:
+        database = Database(request.getfixturevalue("postgres_url"))
+        migrate(database)
+        with database.engine.begin() as connection:
             names = ", ".join(f'"{table.name}"' for table in Base.metadata.sorted_tables)
             connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY"))
-    yield store
-    store.close()
+    yield database
+    database.close()
 
 
 @pytest.fixture(scope="session")

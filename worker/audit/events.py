@@ -6,44 +6,44 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-from worker.audit.messages import Action, AuditEvent, Code, Outcome, Participant, Subject
+from worker.audit.messages import Action, AuditEvent, EventCode, EventOutcome, EventSubject, Participant
 
-Record = Callable[[AuditEvent], None]
+RecordEvent = Callable[[AuditEvent], None]
 
-_APPLICATION_ACTIVITY = Code("110100", "Application Activity")
-_AUDIT_LOG_USED = Code("110101", "Audit Log Used")
-_INSTANCES_ACCESSED = Code("110103", "DICOM Instances Accessed")
-_INSTANCES_TRANSFERRED = Code("110104", "DICOM Instances Transferred")
-_EXPORT = Code("110106", "Export")
-_IMPORT = Code("110107", "Import")
-_QUERY = Code("110112", "Query")
-_SECURITY_ALERT = Code("110113", "Security Alert")
-_USER_AUTHENTICATION = Code("110114", "User Authentication")
+_APPLICATION_ACTIVITY = EventCode("110100", "Application Activity")
+_AUDIT_LOG_USED = EventCode("110101", "Audit Log Used")
+_INSTANCES_ACCESSED = EventCode("110103", "DICOM Instances Accessed")
+_INSTANCES_TRANSFERRED = EventCode("110104", "DICOM Instances Transferred")
+_EXPORT = EventCode("110106", "Export")
+_IMPORT = EventCode("110107", "Import")
+_QUERY = EventCode("110112", "Query")
+_SECURITY_ALERT = EventCode("110113", "Security Alert")
+_USER_AUTHENTICATION = EventCode("110114", "User Authentication")
 
-_START = Code("110120", "Application Start")
-_STOP = Code("110121", "Application Stop")
-_LOGIN = Code("110122", "Login")
-_LOGOUT = Code("110123", "Logout")
-_NODE_AUTHENTICATION = Code("110126", "Node Authentication")
-_SOFTWARE_CONFIGURATION = Code("110131", "Software Configuration")
-_RESTRICTED_FUNCTION = Code("110132", "Use of Restricted Function")
-_USER_SECURITY_CHANGED = Code("110137", "User Security Attributes Changed")
+_START = EventCode("110120", "Application Start")
+_STOP = EventCode("110121", "Application Stop")
+_LOGIN = EventCode("110122", "Login")
+_LOGOUT = EventCode("110123", "Logout")
+_NODE_AUTHENTICATION = EventCode("110126", "Node Authentication")
+_SOFTWARE_CONFIGURATION = EventCode("110131", "Software Configuration")
+_RESTRICTED_FUNCTION = EventCode("110132", "Use of Restricted Function")
+_USER_SECURITY_CHANGED = EventCode("110137", "User Security Attributes Changed")
 
-_APPLICATION = Code("110150", "Application")
-_DESTINATION = Code("110152", "Destination Role ID")
-_SOURCE = Code("110153", "Source Role ID")
-_SOURCE_MEDIA = Code("110155", "Source Media")
-_DESTINATION_MEDIA = Code("110154", "Destination Media")
+_APPLICATION = EventCode("110150", "Application")
+_DESTINATION = EventCode("110152", "Destination Role ID")
+_SOURCE = EventCode("110153", "Source Role ID")
+_SOURCE_MEDIA = EventCode("110155", "Source Media")
+_DESTINATION_MEDIA = EventCode("110154", "Destination Media")
 
-_NODE_ID = Code("110182", "Node ID")
-_STUDY_UID = Code("110180", "Study Instance UID")
-_SOP_CLASS_UID = Code("110181", "SOP Class UID")
-_URI = Code("12", "URI", "RFC-3881")
-_PATIENT_NUMBER = Code("2", "Patient Number", "RFC-3881")
+_NODE_ID = EventCode("110182", "Node ID")
+_STUDY_UID = EventCode("110180", "Study Instance UID")
+_SOP_CLASS_UID = EventCode("110181", "SOP Class UID")
+_URI = EventCode("12", "URI", "RFC-3881")
+_PATIENT_NUMBER = EventCode("2", "Patient Number", "RFC-3881")
 
 
 def unrecorded(_event: AuditEvent) -> None:
-    """The Record of a part that is used outside the service."""
+    """The RecordEvent of a part that is used outside the service."""
 
 
 # --- the service -----------------------------------------------------------------------------------------------
@@ -76,15 +76,15 @@ class Transferred:
 
 def connected(calling: str, address: str, called: str) -> AuditEvent:
     """An association was accepted. A Security Alert that tells of a success is informative (PS3.15 A.5.3.11)."""
-    return _node(calling, address, called, Outcome.SUCCESS, None)
+    return _node(calling, address, called, EventOutcome.SUCCESS, None)
 
 
 def connection_refused(calling: str, address: str, called: str, reason: str) -> AuditEvent:
     """An association, or a connection before it, was refused: network, certificate, AE title, too many."""
-    return _node(calling, address, called, Outcome.MINOR_FAILURE, reason)
+    return _node(calling, address, called, EventOutcome.MINOR_FAILURE, reason)
 
 
-def _node(calling: str, address: str, called: str, outcome: Outcome, reason: str | None) -> AuditEvent:
+def _node(calling: str, address: str, called: str, outcome: EventOutcome, reason: str | None) -> AuditEvent:
     return AuditEvent(
         _SECURITY_ALERT,
         Action.EXECUTE,
@@ -92,7 +92,7 @@ def _node(calling: str, address: str, called: str, outcome: Outcome, reason: str
         type=_NODE_AUTHENTICATION,
         outcome=outcome,
         description=reason,
-        subjects=(Subject(calling, _NODE_ID, 2, 13),),
+        subjects=(EventSubject(calling, _NODE_ID, 2, 13),),
     )
 
 
@@ -116,10 +116,10 @@ def fetched(calling: str, address: str, ours: str, to: str, place: str, transfer
     return _transfer(Action.READ, tuple(participants), transferred)
 
 
-def asked(calling: str, address: str, ours: str, sop_class_uid: str, query: Mapping[str, str]) -> AuditEvent:
+def searched(calling: str, address: str, ours: str, sop_class_uid: str, query: Mapping[str, str]) -> AuditEvent:
     """A C-FIND: its keys and values, but of an identifier of a patient only that it was asked for."""
     shown = {key: "***" if key in _IDENTIFYING else value for key, value in query.items()}
-    subject = Subject(sop_class_uid, _SOP_CLASS_UID, 2, 3, query=urlencode(shown, errors="replace"))
+    subject = EventSubject(sop_class_uid, _SOP_CLASS_UID, 2, 3, query=urlencode(shown, errors="replace"))
     participants = (_entity(calling, address, _SOURCE, is_requestor=True), _entity(ours, None, _DESTINATION))
     return AuditEvent(_QUERY, Action.EXECUTE, participants, subjects=(subject,))
 
@@ -144,7 +144,7 @@ def pixels_deleted(process: str, transferred: Transferred) -> AuditEvent:
 
 
 def _entity(
-    ae_title: str, address: str | None = None, role: Code | None = None, *, is_requestor: bool = False
+    ae_title: str, address: str | None = None, role: EventCode | None = None, *, is_requestor: bool = False
 ) -> Participant:
     # PS3.15 A.5.2.2: the application entity's titles of a process.
     return Participant(ae_title, is_requestor, role, f"AETITLES={ae_title}", address)
@@ -160,7 +160,7 @@ def access_denied(name: str, address: str, path: str, reason: str) -> AuditEvent
         Action.EXECUTE,
         (Participant(name, True, address=address),),
         type=_LOGIN,
-        outcome=Outcome.MINOR_FAILURE,
+        outcome=EventOutcome.MINOR_FAILURE,
         description=reason,
         subjects=(_uri(path),),
     )
@@ -177,7 +177,7 @@ def signed_out(name: str, address: str) -> AuditEvent:
 def queried(name: str, address: str | None, where: str, query: Mapping[str, str]) -> AuditEvent:
     """A search: its keys and values, but of an identifier of a patient only that it was asked for."""
     asked = {key: "***" if key in _IDENTIFYING else value for key, value in query.items()}
-    subject = Subject(where, _URI, 2, 3, query=urlencode(asked, errors="replace"))
+    subject = EventSubject(where, _URI, 2, 3, query=urlencode(asked, errors="replace"))
     return AuditEvent(_QUERY, Action.EXECUTE, (Participant(name, True, address=address),), subjects=(subject,))
 
 
@@ -251,24 +251,24 @@ def token_changed(name: str, token: str, what: str) -> AuditEvent:
         (Participant(name, True),),
         type=_USER_SECURITY_CHANGED,
         description=what,
-        subjects=(Subject(token, _NODE_ID, 2, 11),),
+        subjects=(EventSubject(token, _NODE_ID, 2, 11),),
     )
 
 
 def trail_read(name: str, what: str) -> AuditEvent:
     """Somebody looked at the audit trail."""
-    subject = Subject(what, _URI, 2, 13, name="Security Audit Log")
+    subject = EventSubject(what, _URI, 2, 13, name="Security Audit Log")
     return AuditEvent(_AUDIT_LOG_USED, Action.READ, (Participant(name, True),), subjects=(subject,))
 
 
-def _patient(patient_id: str) -> tuple[Subject, ...]:
+def _patient(patient_id: str) -> tuple[EventSubject, ...]:
     """A recorder passes it over unless `[audit] patient_ids` is set."""
-    return (Subject(patient_id, _PATIENT_NUMBER, 1, 1, name=patient_id),) if patient_id else ()
+    return (EventSubject(patient_id, _PATIENT_NUMBER, 1, 1, name=patient_id),) if patient_id else ()
 
 
-def _study(uid: str, sop_classes: Mapping[str, int] | None = None) -> Subject:
-    return Subject(uid, _STUDY_UID, 2, 3, sop_classes=tuple(sorted((sop_classes or {}).items())))
+def _study(uid: str, sop_classes: Mapping[str, int] | None = None) -> EventSubject:
+    return EventSubject(uid, _STUDY_UID, 2, 3, sop_classes=tuple(sorted((sop_classes or {}).items())))
 
 
-def _uri(text: str) -> Subject:
-    return Subject(text, _URI, 2, 13)
+def _uri(text: str) -> EventSubject:
+    return EventSubject(text, _URI, 2, 13)

@@ -12,7 +12,7 @@ MAXIMUM_TEXT = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Code:
+class EventCode:
     """A coded value (`csd-code` in the schema)."""
 
     value: str
@@ -30,12 +30,11 @@ class Action(StrEnum):
     EXECUTE = "E"
 
 
-class Outcome(IntEnum):
+class EventOutcome(IntEnum):
     """EventOutcomeIndicator."""
 
     SUCCESS = 0
     MINOR_FAILURE = 4
-    SERIOUS_FAILURE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +43,17 @@ class Participant:
 
     user_id: str
     is_requestor: bool = False
-    role: Code | None = None
+    role: EventCode | None = None
     alternative_user_id: str | None = None
     address: str | None = None  # an IP address
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class EventSubject:
     """ParticipantObjectIdentification: what the event was about."""
 
     id: str
-    id_type: Code
+    id_type: EventCode
     type_code: int  # 1 person, 2 system object
     role: int  # ParticipantObjectTypeCodeRole: 1 patient, 3 report, 13 security resource
     name: str | None = None
@@ -66,13 +65,13 @@ class Subject:
 class AuditEvent:
     """One audited event, before it has a time and a source."""
 
-    id: Code
+    id: EventCode
     action: Action
     participants: tuple[Participant, ...]
-    type: Code | None = None
-    outcome: Outcome = Outcome.SUCCESS
+    type: EventCode | None = None
+    outcome: EventOutcome = EventOutcome.SUCCESS
     description: str | None = None  # EventOutcomeDescription
-    subjects: tuple[Subject, ...] = ()
+    subjects: tuple[EventSubject, ...] = ()
 
 
 def encode(event: AuditEvent, moment: datetime, source: str) -> str:
@@ -100,7 +99,7 @@ def encode(event: AuditEvent, moment: datetime, source: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _coded(parent: ElementTree.Element, name: str, code: Code) -> None:
+def _coded(parent: ElementTree.Element, name: str, code: EventCode) -> None:
     ElementTree.SubElement(
         parent, name, {"csd-code": code.value, "codeSystemName": code.system, "originalText": code.meaning}
     )
@@ -117,7 +116,7 @@ def _participant(root: ElementTree.Element, one: Participant) -> None:
         _coded(element, "RoleIDCode", one.role)
 
 
-def _subject(root: ElementTree.Element, one: Subject) -> None:
+def _subject(root: ElementTree.Element, one: EventSubject) -> None:
     element = ElementTree.SubElement(
         root,
         "ParticipantObjectIdentification",

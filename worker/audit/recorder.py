@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from worker.audit.messages import AuditEvent, encode
 from worker.audit.syslog import Forwarder
-from worker.audit.trail import Head, Trail, file_name
+from worker.audit.trail import Trail, TrailHead, file_name
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.tables import AuditChainRow
@@ -99,7 +99,7 @@ class Recorder:
             if not (self._unanchored or self._unwritable or self._broken):
                 return
             self._unanchored = False
-        head: Head | None = None
+        head: TrailHead | None = None
         try:
             head = self._trail.sync()
         except OSError as error:
@@ -135,10 +135,10 @@ class Recorder:
             get_log().error("audit not written", error_number=error.errno)
         self._unwritable = True
 
-    def _anchor(self, head: Head | None) -> None:
+    def _anchor(self, head: TrailHead | None) -> None:
         """The database's head moves on only along the trail that it knows; else it stays, and the fault is shown."""
         with self._database.read() as session:
-            known = anchored(session, self._host)
+            known = anchored_head(session, self._host)
         if head is not None:
             broken = known is not None and not self._trail.contains(known)
             if broken and not self._broken:
@@ -164,14 +164,14 @@ def recording(
 # --- the anchor ------------------------------------------------------------------------------------------------
 
 
-def anchored(session: Session, host: str) -> Head | None:
+def anchored_head(session: Session, host: str) -> TrailHead | None:
     """The head of a host's trail as the database knows it."""
     row = session.get(AuditChainRow, host)
-    return Head(row.records, row.sha256) if row is not None and row.records else None
+    return TrailHead(row.records, row.sha256) if row is not None and row.records else None
 
 
 def move_anchor(
-    session: Session, host: str, known: Head | None, head: Head | None, fault: str | None, now: datetime
+    session: Session, host: str, known: TrailHead | None, head: TrailHead | None, fault: str | None, now: datetime
 ) -> None:
     """Put `head` in the place of `known`, unless another process moved it meanwhile; record the fault in any case."""
     row = session.get(AuditChainRow, host, with_for_update=True)
@@ -179,19 +179,19 @@ def move_anchor(
         row = AuditChainRow(host=host, records=0, sha256="", anchored_at=now)
         session.add(row)
     row.fault = fault
-    unmoved = (Head(row.records, row.sha256) if row.records else None) == known
+    unmoved = (TrailHead(row.records, row.sha256) if row.records else None) == known
     if head is not None and unmoved and head.number > row.records:
         row.records, row.sha256, row.anchored_at = head.number, head.sha256, now
     session.flush()
 
 
-def accept(session: Session, host: str, head: Head, now: datetime) -> None:
+def accept_head(session: Session, host: str, head: TrailHead, now: datetime) -> None:
     """A person looked into a broken trail and takes it, as it is, for the one that is known."""
     values = {"records": head.number, "sha256": head.sha256, "anchored_at": now, "fault": None}
     session.execute(update(AuditChainRow).where(AuditChainRow.host == host).values(**values))
 
 
-def faults(session: Session) -> list[str]:
+def audit_faults(session: Session) -> list[str]:
     """What is wrong with the audit trails, a sentence each; for /health."""
     rows = session.scalars(select(AuditChainRow).where(AuditChainRow.fault.is_not(None)).order_by(AuditChainRow.host))
     return [f"{row.fault} on {row.host}" for row in rows]

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from itertools import islice
 
-from worker.audit.trail import Record, Trail
+from worker.audit.trail import Trail, TrailRecord
 from worker.config.settings import AuditSection
 from worker.errors import StartError
 from worker.files import write_atomically
@@ -85,7 +85,7 @@ class Forwarder:
     def _remember(self, number: int) -> None:
         write_atomically(self._position, str(number))
 
-    def _send(self, batch: Iterable[Record]) -> None:
+    def _send(self, batch: Iterable[TrailRecord]) -> None:
         if self._connection is not None and select.select([self._connection], [], [], 0)[0]:
             self._close()  # a syslog server never speaks: it has closed the connection
         if self._connection is None:
@@ -111,7 +111,7 @@ class Forwarder:
             self._connection = None
 
 
-def frame(record: Record, host: str) -> bytes:
+def frame(record: TrailRecord, host: str) -> bytes:
     """A record as a syslog message (RFC 5424) with its length before it (RFC 5425 4.3)."""
     severity = _NOTICE if _SUCCESS in record.message else _WARNING
     when = _WHEN.search(record.message)

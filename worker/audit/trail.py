@@ -29,7 +29,7 @@ _LINE = re.compile(rb"([1-9][0-9]{0,17}) ([0-9a-f]{64}) (<AuditMessage.*)")
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class TrailHead:
     """The last record: its number (0 before the first) and the SHA-256 of its line."""
 
     number: int
@@ -37,14 +37,14 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class TrailRecord:
     number: int
     previous: str
     message: str
     sha256: str
 
 
-class Broken(WorkerError):
+class BrokenTrail(WorkerError):
     """The trail is not what was written; `detail` says where."""
 
 
@@ -55,9 +55,9 @@ class Trail:
         self.host = self._name = file_name(host)
         self._folder = folder
         self._maximum = maximum_bytes
-        self._start = Head(0, hashlib.sha256(self.host.encode()).hexdigest())
+        self._start = TrailHead(0, hashlib.sha256(self.host.encode()).hexdigest())
 
-    def append(self, messages: Sequence[str]) -> Head:
+    def append(self, messages: Sequence[str]) -> TrailHead:
         """All of them or none; the new head. Raises OSError. Not yet fsynced: see `sync`."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked():
@@ -69,12 +69,12 @@ class Trail:
             lines = []
             for message in messages:
                 line = f"{head.number + 1} {head.sha256} {message}".encode()
-                head = Head(head.number + 1, hashlib.sha256(line).hexdigest())
+                head = TrailHead(head.number + 1, hashlib.sha256(line).hexdigest())
                 lines.append(line + b"\n")
             _write_at(file, end, b"".join(lines))
         return head
 
-    def sync(self) -> Head:
+    def sync(self) -> TrailHead:
         """What was appended is on disk afterwards; the head at that moment. Raises OSError."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked():
@@ -84,7 +84,7 @@ class Trail:
             fsync(self._folder)
         return head
 
-    def records(self, after: int = 0) -> Iterator[Record]:
+    def records(self, after: int = 0) -> Iterator[TrailRecord]:
         """The records behind a number, in the order of the files; a line that is none is passed over (see `verify`)."""
         files = self.files()
         first = max((at for at, file in enumerate(files) if first_number(file) <= after + 1), default=0)
@@ -94,7 +94,7 @@ class Trail:
                 if record is not None and record.number > after:
                     yield record
 
-    def contains(self, head: Head) -> bool:
+    def contains(self, head: TrailHead) -> bool:
         """Is this record in the trail, with this content? Looked for from the end, where it is soon found."""
         if head == self._start:
             return True
@@ -104,34 +104,34 @@ class Trail:
             for line in _lines_backwards(file):
                 record = _parse(line)
                 if record is not None and record.number <= head.number:
-                    return Head(record.number, record.sha256) == head
+                    return TrailHead(record.number, record.sha256) == head
             return False
         return False
 
-    def verify(self, anchor: Head | None, first: int = 1) -> Head:
-        """The head of an intact trail that begins with record `first`. Raises Broken with the exact place.
+    def verify(self, anchor: TrailHead | None, first: int = 1) -> TrailHead:
+        """The head of an intact trail that begins with record `first`. Raises BrokenTrail with the exact place.
 
         `anchor` is a head that was recorded elsewhere: a trail that does not hold it was cut or written anew. With
         `first` > 1 the records before were archived, and the one before it is taken on trust.
         """
         head = self._start if first == 1 else None
-        before: Record | None = None
+        before: TrailRecord | None = None
         for record, place in self._read():
             expected = head.number + 1 if head else first
             if record.number != expected:
-                raise Broken("audit-order", self._explain(record.number, expected, place))
+                raise BrokenTrail("audit-order", self._explain(record.number, expected, place))
             if head is not None and record.previous != head.sha256:
-                raise Broken("audit-edited", self._which_was_edited(before, record, anchor, place))
-            head, before = Head(record.number, record.sha256), record
+                raise BrokenTrail("audit-edited", self._which_was_edited(before, record, anchor, place))
+            head, before = TrailHead(record.number, record.sha256), record
             if anchor is not None and anchor.number == head.number and anchor != head:
                 why = "edited, or the trail written anew up to it"
-                raise Broken(
+                raise BrokenTrail(
                     "audit-edited", f"{place}: record {head.number} is not the one that the database knows: {why}"
                 )
-        head = head or Head(first - 1, "")
+        head = head or TrailHead(first - 1, "")
         if anchor is not None and head.number < anchor.number:
             missing = f"records {head.number + 1} to {anchor.number} are missing at the end"
-            raise Broken("audit-truncated", f"{missing}: the trail was truncated")
+            raise BrokenTrail("audit-truncated", f"{missing}: the trail was truncated")
         return head
 
     def beside(self, suffix: str) -> Path:
@@ -142,17 +142,17 @@ class Trail:
         """In the order of their records."""
         return sorted(self._folder.glob(f"{self._name}-{'[0-9]' * 12}.audit"))
 
-    def _read(self) -> Iterator[tuple[Record, str]]:
+    def _read(self) -> Iterator[tuple[TrailRecord, str]]:
         for file in self.files():
             for number, line in enumerate(_lines(file), 1):
                 place = f"{file.name}, line {number}"
                 record = _parse(line)
                 if record is None:
-                    raise Broken("audit-edited", f"{place} is not a record: it was edited")
+                    raise BrokenTrail("audit-edited", f"{place} is not a record: it was edited")
                 yield record, place
 
     def _explain(self, found: int, expected: int, place: str) -> str:
-        with contextlib.suppress(Broken):
+        with contextlib.suppress(BrokenTrail):
             if any(one.number == expected for one, _ in self._read()):
                 return f"{place}: record {found} stands where {expected} belongs: records were reordered"
             if found < expected:
@@ -160,10 +160,12 @@ class Trail:
         missing = f"records {expected} to {found - 1} are" if found - 1 > expected else f"record {expected} is"
         return f"{place}: {missing} missing before it: removed"
 
-    def _which_was_edited(self, before: Record | None, record: Record, anchor: Head | None, place: str) -> str:
+    def _which_was_edited(
+        self, before: TrailRecord | None, record: TrailRecord, anchor: TrailHead | None, place: str
+    ) -> str:
         """The link between two records is wrong: the one whose hash something else confirms was not edited."""
-        confirmed = anchor == Head(record.number, record.sha256)
-        with contextlib.suppress(Broken):
+        confirmed = anchor == TrailHead(record.number, record.sha256)
+        with contextlib.suppress(BrokenTrail):
             following = next((one for one, _ in self._read() if one.number == record.number + 1), None)
             confirmed = confirmed or (following is not None and following.previous == record.sha256)
         if confirmed and before is None:
@@ -182,14 +184,14 @@ class Trail:
         finally:
             os.close(fd)  # gives the lock back
 
-    def _tail(self) -> tuple[Path | None, Head, int]:
+    def _tail(self) -> tuple[Path | None, TrailHead, int]:
         """The file to append to, the last record, and where the next begins: behind the last complete line."""
         for file in reversed(self.files()):
             line, end = _last_line(file)
             if line is not None:
                 record = _parse(line)
                 number = record.number if record else first_number(file) + sum(1 for _ in _lines(file)) - 1
-                return file, Head(number, hashlib.sha256(line).hexdigest()), end
+                return file, TrailHead(number, hashlib.sha256(line).hexdigest()), end
             if first_number(file) == 1:
                 return file, self._start, 0
         return None, self._start, 0
@@ -222,7 +224,7 @@ def _lock(fd: int) -> None:
             time.sleep(0.002)
 
 
-def _parse(line: bytes) -> Record | None:
+def _parse(line: bytes) -> TrailRecord | None:
     match = _LINE.fullmatch(line)
     if match is None:
         return None
@@ -230,7 +232,7 @@ def _parse(line: bytes) -> Record | None:
         message = match[3].decode()
     except UnicodeDecodeError:
         return None
-    return Record(int(match[1]), match[2].decode(), message, hashlib.sha256(line).hexdigest())
+    return TrailRecord(int(match[1]), match[2].decode(), message, hashlib.sha256(line).hexdigest())
 
 
 def _lines(file: Path) -> Iterator[bytes]:

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from worker.audit.recorder import anchored, host_name, trail_of
-from worker.audit.trail import Broken, hosts_in
+from worker.audit.recorder import anchored_head, host_name, trail_of
+from worker.audit.trail import BrokenTrail, hosts_in
 from worker.config.settings import Settings
 from worker.db.engine import Database
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TrailVerdict:
     """What was found of one host's trail; `fault` says where it is broken."""
 
     host: str
@@ -26,7 +26,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TrailEntry:
     """One record for a person."""
 
     number: int
@@ -37,21 +37,21 @@ class Entry:
     what: str
 
 
-def verify(settings: Settings, database: Database, first: int = 1) -> list[Verdict]:
+def verify_trails(settings: Settings, database: Database, first: int = 1) -> list[TrailVerdict]:
     """One verdict a host: this one, and every other whose files lie here. Raises SQLAlchemyError without a database."""
     own = host_name(settings)
     others = [name for name in hosts_in(settings.audit_dir) if name != own]
     return [_verify(settings, database, host, first) for host in (own, *others)]
 
 
-def _verify(settings: Settings, database: Database, host: str, first: int) -> Verdict:
+def _verify(settings: Settings, database: Database, host: str, first: int) -> TrailVerdict:
     with database.read() as session:
-        anchor = anchored(session, host)
+        anchor = anchored_head(session, host)
     trail = trail_of(settings, host)
     fault = None
     try:
         trail.verify(anchor, first)
-    except Broken as broken:
+    except BrokenTrail as broken:
         fault = broken.detail
     number, times = 0, deque[str](maxlen=1)
     begin = None
@@ -59,25 +59,25 @@ def _verify(settings: Settings, database: Database, host: str, first: int) -> Ve
         number += 1
         times.append(_time(record.message))
         begin = begin or times[0]
-    return Verdict(host, number, begin, times[0] if times else None, anchor.number if anchor else 0, fault)
+    return TrailVerdict(host, number, begin, times[0] if times else None, anchor.number if anchor else 0, fault)
 
 
-def newest(settings: Settings, limit: int) -> list[Entry]:
+def newest_entries(settings: Settings, limit: int) -> list[TrailEntry]:
     """The last records of this host, the newest first."""
     return [_entry(one.number, one.message) for one in reversed(deque(trail_of(settings).records(), maxlen=limit))]
 
 
-def _entry(number: int, message: str) -> Entry:
+def _entry(number: int, message: str) -> TrailEntry:
     try:
         root = ElementTree.fromstring(message)
     except ElementTree.ParseError:
-        return Entry(number, "", "unreadable", "", "", "")
+        return TrailEntry(number, "", "unreadable", "", "", "")
     identification = root.find("EventIdentification")
     attributes = identification.attrib if identification is not None else {}
     codes = [one.get("originalText", "") for one in root.iterfind("EventIdentification/*") if one.get("csd-code")]
     why = root.findtext("EventIdentification/EventOutcomeDescription")
     failed = attributes.get("EventOutcomeIndicator") != "0"
-    return Entry(
+    return TrailEntry(
         number,
         attributes.get("EventDateTime", "")[:19],
         ": ".join(codes),

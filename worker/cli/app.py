@@ -14,12 +14,12 @@ from worker import __version__
 from worker.audit import events
 from worker.cli.context import EXIT_FAULT, EXIT_START, ConfigOption, Format, FormatOption, settings_from
 from worker.cli.context import audited as _audited
-from worker.cli.context import open_store as _open_store
+from worker.cli.context import open_database as _open_store
 from worker.cli.models import models_app, routes_app
 from worker.cli.readings import readings_app, report
 from worker.config.settings import Destination, DestinationSection, Settings
 from worker.errors import StartError, WorkerError
-from worker.process import Role
+from worker.process import ProcessRole
 
 if TYPE_CHECKING:
     from worker.db.views.search import Search
@@ -99,7 +99,7 @@ def _options(
 @app.command(epilog="Example: worker serve --config config.toml")
 def serve(
     config: ConfigOption = None,
-    role: Annotated[Role | None, typer.Option(help="Run one role only; without it all of them.")] = None,
+    role: Annotated[ProcessRole | None, typer.Option(help="Run one role only; without it all of them.")] = None,
 ) -> None:
     """Receive, classify and report until SIGTERM or Ctrl-C."""
     from worker.logs import configure_logs
@@ -163,7 +163,7 @@ def restore(
 @app.command(epilog="Example: worker doctor --config config.toml")
 def doctor(
     config: ConfigOption = None,
-    role: Annotated[Role | None, typer.Option(help="Ask only whether this role is alive on this host.")] = None,
+    role: Annotated[ProcessRole | None, typer.Option(help="Ask only whether this role is alive on this host.")] = None,
 ) -> None:
     """Check configuration, database, disk, bundle and every destination, and say what to do about each fault."""
     from worker.cli.output import print_findings
@@ -321,17 +321,18 @@ def show_result(
 ) -> None:
     """Everything that is known of one series: probabilities, slices, deliveries."""
     from worker.cli.output import print_answer
-    from worker.db.views.search import Search, find_series, series_that_end_in, slices_of
+    from worker.db.views.search import Search, find_series, find_series_by_suffix
+    from worker.db.views.series_detail import latest_slices
 
     with _audited(config) as (_, database, record, user):
         with database.read() as session:
-            uids = series_that_end_in(session, series.lstrip("…"))
+            uids = find_series_by_suffix(session, series.lstrip("…"))
             if len(uids) != 1:
                 what = "more than one series ends in this" if uids else "no such series was received"
                 typer.echo(f"worker: {what}", err=True)
                 raise typer.Exit(EXIT_FAULT)
             [found] = find_series(session, Search(series_instance_uid=uids[0]))
-            slices = slices_of(session, uids[0])
+            slices = latest_slices(session, uids[0])
         record(events.viewed(user, None, found.study_instance_uid))
     print_answer(found, slices, format)
 
@@ -478,10 +479,10 @@ def add_token(
 def list_tokens(format: FormatOption = Format.TABLE, config: ConfigOption = None) -> None:
     """Every token that was made, never the token itself."""
     from worker.cli.output import print_rows
-    from worker.db.tokens import tokens
+    from worker.db.tokens import list_tokens
 
     with _open_store(config).read() as session:
-        found = tokens(session)
+        found = list_tokens(session)
     print_rows(f"{len(found)} tokens", found, format)
 
 
@@ -510,11 +511,11 @@ def verify_audit(
     config: ConfigOption = None,
 ) -> None:
     """Check the chain of every trail from end to end; exit code 1, and where, if one is broken."""
-    from worker.audit.verify import verify
+    from worker.audit.verify import verify_trails
     from worker.cli.output import print_rows
 
     with _audited(config) as (settings, database, record, user):
-        verdicts = verify(settings, database, first)
+        verdicts = verify_trails(settings, database, first)
         record(events.trail_read(user, str(settings.audit_dir)))
     print_rows("audit trails", verdicts, format)
     for one in verdicts:
@@ -531,11 +532,11 @@ def list_audit(
     config: ConfigOption = None,
 ) -> None:
     """The newest records of this host."""
-    from worker.audit.verify import newest
+    from worker.audit.verify import newest_entries
     from worker.cli.output import print_rows
 
     with _audited(config) as (settings, _, record, user):
-        entries = newest(settings, limit)
+        entries = newest_entries(settings, limit)
         record(events.trail_read(user, str(settings.audit_dir)))
     print_rows("audit trail", entries, format)
 
@@ -543,11 +544,11 @@ def list_audit(
 @audit_app.command("accept", epilog="Example: worker audit accept --config config.toml")
 def accept_audit(config: ConfigOption = None) -> None:
     """Take this host's trail as it is for the one that is known, after a break was looked into; recorded itself."""
-    from worker.audit.recorder import accept, host_name, trail_of
+    from worker.audit.recorder import accept_head, host_name, trail_of
 
     with _audited(config) as (settings, database, record, user):
         record(events.operated(user, None, "worker audit accept"))
         head = trail_of(settings).sync()
         with database.write() as session:
-            accept(session, host_name(settings), head, datetime.now(UTC))
+            accept_head(session, host_name(settings), head, datetime.now(UTC))
     typer.echo(f"the trail of {host_name(settings)} is known up to record {head.number}")

@@ -14,7 +14,7 @@ import typer
 from worker.config.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from worker.audit.events import Record
+    from worker.audit.events import RecordEvent
     from worker.db.engine import Database
 
 EXIT_FAULT = 1  # the command ran and found something wrong
@@ -41,7 +41,7 @@ def settings_from(config: Path | None) -> tuple[Settings, Path | None]:
     return load_settings(config), config
 
 
-def open_store(config: Path | None) -> Database:
+def open_database(config: Path | None) -> Database:
     from worker.config.pseudonyms import pseudonym_of
     from worker.db.engine import Database
 
@@ -52,7 +52,7 @@ def open_store(config: Path | None) -> Database:
 
 
 @contextmanager
-def audited(config: Path | None) -> Iterator[tuple[Settings, Database, Record, str]]:
+def audited(config: Path | None) -> Iterator[tuple[Settings, Database, RecordEvent, str]]:
     """Settings, the database, the audit trail, and the name of who runs the command."""
     from worker.audit.recorder import recording
     from worker.config.pseudonyms import pseudonym_of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from worker.audit import events
-from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited, open_store, settings_from
+from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited, open_database, settings_from
 from worker.errors import StartError
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ def add(
 def list_models(format: FormatOption = Format.TABLE, config: ConfigOption = None) -> None:
     """Every model, the newest first: its state, since when and by whom, and where it could not be loaded."""
     from worker.cli.output import print_models
-    from worker.db.views.model_comparison import known_models
+    from worker.db.views.model_comparison import model_statuses
 
-    with open_store(config).read() as session:
-        found = known_models(session)
+    with open_database(config).read() as session:
+        found = model_statuses(session)
     print_models(found, format)
 
 
@@ -89,7 +89,7 @@ def activate(
         with database.write() as session:
             row = models.find_model(session, name, version)
             models.activate_model(session, row.id, user, datetime.now(UTC), beside)
-            active, _ = models.in_use(session)
+            active, _ = models.models_in_use(session)
         record(events.model_changed(user, None, "activated", row.name, row.version, row.sha256))
     typer.echo(f"active: {', '.join(_named(one) for one in active)}")
 
@@ -117,10 +117,12 @@ def compare_models(
     """What two models said of the same input sets, one of them in shadow for example; and what readers said."""
     from worker.cli.output import print_comparison
     from worker.db import models
-    from worker.db.views.model_comparison import compare
+    from worker.db.views.model_comparison import compare_models
 
-    with open_store(config).read() as session:
-        found = compare(session, models.find_named(session, first), models.find_named(session, second))
+    with open_database(config).read() as session:
+        found = compare_models(
+            session, models.find_model_named(session, first), models.find_model_named(session, second)
+        )
     print_comparison(found, format)
 
 
@@ -131,7 +133,7 @@ def roll_back(config: ConfigOption = None) -> None:
 
     with audited(config) as (_, database, record, user):
         with database.write() as session:
-            active = models.rollback(session, user, datetime.now(UTC))
+            active = models.undo_activation(session, user, datetime.now(UTC))
         for row in active:
             record(events.model_changed(user, None, "active after a rollback", row.name, row.version, row.sha256))
     typer.echo(f"active: {', '.join(_named(one) for one in active)}")

@@ -15,11 +15,13 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from worker.db.views.json_values import json_value
 from worker.db.views.queue import Unfinished
-from worker.db.views.search import SeriesAnswer, SliceAnswer, plain
+from worker.db.views.search import SeriesAnswer
+from worker.db.views.series_detail import SliceAnswer
 
 if TYPE_CHECKING:
-    from worker.db.views.model_comparison import Comparison, KnownModel
+    from worker.db.views.model_comparison import Comparison, ModelStatus
     from worker.ops.classify_folder import OfflineAnswer
     from worker.ops.doctor import Finding
 
@@ -56,9 +58,9 @@ def with_steps(title: str, work: Callable[[Callable[[int, int], None]], T]) -> T
 def answers_as_text(answers: Sequence[SeriesAnswer], format: str) -> str:
     """`format` json: a list of objects; csv: one line a series, deliveries as destination:object=state."""
     if format == "json":
-        return json.dumps(plain(answers), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(json_value(answers), indent=2, ensure_ascii=False) + "\n"
     buffer = io.StringIO()
-    rows = [_flat(plain(one)) for one in answers]
+    rows = [_flat(json_value(one)) for one in answers]
     columns = list(SeriesAnswer.__dataclass_fields__)
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
@@ -122,7 +124,7 @@ def _delivered(one: SeriesAnswer) -> Text:
 def print_answer(one: SeriesAnswer, slices: Sequence[SliceAnswer], format: str) -> None:
     """One series with its slices."""
     if format == "json":
-        print(json.dumps(plain(one) | {"slices": plain(slices)}, indent=2, ensure_ascii=False))
+        print(json.dumps(json_value(one) | {"slices": json_value(slices)}, indent=2, ensure_ascii=False))
         return
     if format == "csv":
         print(answers_as_text([one], "csv"), end="")
@@ -179,8 +181,8 @@ def print_offline(answers: Sequence[OfflineAnswer], format: str) -> None:
         return
     if format == "json":
         objects = [
-            plain(one.answer)
-            | {"written": {name: str(path) for name, path in plain(one.written).items()} if one.written else None}
+            json_value(one.answer)
+            | {"written": {name: str(path) for name, path in json_value(one.written).items()} if one.written else None}
             for one in answers
         ]
         print(json.dumps(objects[0] if len(objects) == 1 else objects, indent=2, ensure_ascii=False))
@@ -218,7 +220,7 @@ def print_rows(title: str, rows: Sequence[Any], format: str) -> None:
     console().print(table)
 
 
-def print_models(models: Sequence[KnownModel], format: str) -> None:
+def print_models(models: Sequence[ModelStatus], format: str) -> None:
     """The newest first."""
     if format != "table":
         print_rows("", models, format)
@@ -239,7 +241,7 @@ def print_models(models: Sequence[KnownModel], format: str) -> None:
 def print_comparison(one: Comparison, format: str) -> None:
     """Agreement first, then who said what; CSV has the cells."""
     if format == "json":
-        print(json.dumps(plain(one), indent=2, ensure_ascii=False))
+        print(json.dumps(json_value(one), indent=2, ensure_ascii=False))
         return
     if format == "csv":
         print_rows("", one.confusion, format)
@@ -274,14 +276,14 @@ def _cell(value: Any) -> Any:
 def print_unfinished(unfinished: Unfinished, format: str) -> None:
     """Jobs, then deliveries; CSV has the jobs only, which is what `jobs retry` takes."""
     if format == "json":
-        print(json.dumps(plain(unfinished), indent=2, ensure_ascii=False))
+        print(json.dumps(json_value(unfinished), indent=2, ensure_ascii=False))
         return
     if format == "csv":
         columns = ["number", "state", "attempts", "reason", "detail", "series_instance_uid", "shadow"]
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(plain(one) for one in unfinished.jobs)
+        writer.writerows(json_value(one) for one in unfinished.jobs)
         print(buffer.getvalue(), end="")
         return
     out = console()

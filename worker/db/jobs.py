@@ -165,7 +165,7 @@ def release_leases_of(session: Session, owner: str, now: datetime) -> None:
     )
 
 
-def note_death(session: Session, owner: str, reason: str, detail: str) -> int:
+def record_death(session: Session, owner: str, reason: str, detail: str) -> int:
     """Why the process that held them died, on its running jobs; the number of them."""
     noted = update(JobRow).where(_leased_to(owner)).values(reason=reason, detail=detail).returning(JobRow.id)
     return len(session.scalars(noted).all())

@@ -1,4 +1,4 @@
-"""The schema's revisions, applied. Apart from `store`, because Alembic is needed only here."""
+"""The schema's revisions, applied. Apart from `database`, because Alembic is needed only here."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def alembic_config(connection: Connection) -> Config:
 
 
 @contextmanager
-def revising(store: Database) -> Iterator[Connection]:
+def revising(database: Database) -> Iterator[Connection]:
     """A transaction in which tables may be made anew.
 
     SQLite alters a table by copying it, and dropping the old one would fail for the rows that refer to it: so foreign
     keys are looked at once, before the commit (sqlite.org/lang_altertable.html). Raises StartError where one is broken.
     """
-    sqlite = store.engine.dialect.name == "sqlite"
-    with store.engine.connect() as connection:
+    sqlite = database.engine.dialect.name == "sqlite"
+    with database.engine.connect() as connection:
         plain = connection.connection.dbapi_connection
         if sqlite and plain is not None:
             plain.cursor().execute("PRAGMA foreign_keys=OFF")  # has no effect inside a transaction
@@ -54,16 +54,16 @@ def revising(store: Database) -> Iterator[Connection]:
                 plain.cursor().execute("PRAGMA foreign_keys=ON")
 
 
-def migrate(store: Database) -> tuple[str | None, str]:
+def migrate(database: Database) -> tuple[str | None, str]:
     """Bring the schema to REVISION; (revision before, revision after).
 
     Raises StartError when the database is newer than this worker.
     """
-    before = store.revision()
+    before = database.revision()
     if before is not None and before > REVISION:
-        store.require_revision()
+        database.require_revision()
     if before != REVISION:
-        with revising(store) as connection:
+        with revising(database) as connection:
             # Two hosts that start at once: the second waits here, then finds nothing left to do.
             if connection.dialect.name == "postgresql":
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7230411112)")

@@ -40,7 +40,7 @@ class NotPossible(WorkerError):
 # --- looking ---------------------------------------------------------------------------------------------------
 
 
-def models(session: Session) -> Sequence[ModelRow]:
+def all_models(session: Session) -> Sequence[ModelRow]:
     """Every model that was ever known, the newest first."""
     return session.scalars(select(ModelRow).order_by(ModelRow.id.desc())).all()
 
@@ -67,23 +67,23 @@ def find_model(session: Session, name: str, version: str) -> ModelRow:
     if here:
         listed = ", ".join(one.sha256[:12] for one in here)
         raise NoSuchModel("model-ambiguous", f"{name} {version} is more than one bundle: give one of {listed} instead")
-    known = ", ".join(f"{one.name} {one.version}" for one in models(session) if one.state != ModelState.REMOVED)
+    known = ", ".join(f"{one.name} {one.version}" for one in all_models(session) if one.state != ModelState.REMOVED)
     raise NoSuchModel("no-such-model", f"there is no model {name} {version} (known: {known or 'none'})")
 
 
-def find_named(session: Session, text: str) -> ModelRow:
+def find_model_named(session: Session, text: str) -> ModelRow:
     """The model of "name:version"; a name alone means the only one of it that is there. Raises NoSuchModel."""
     name, colon, version = text.rpartition(":")
     if colon:
         return find_model(session, name, version)
-    here = [one for one in models(session) if one.name == text and one.state != ModelState.REMOVED]
+    here = [one for one in all_models(session) if one.name == text and one.state != ModelState.REMOVED]
     if len(here) == 1:
         return here[0]
     what = "several versions: give NAME:VERSION" if here else "none is known by this name"
     raise NoSuchModel("no-such-model", f"{text}: {what}")
 
 
-def model_of(session: Session, sha256: str) -> ModelRow:
+def model_by_sha256(session: Session, sha256: str) -> ModelRow:
     """The model of a bundle hash. Raises NoSuchModel."""
     row = session.scalar(select(ModelRow).where(ModelRow.sha256 == sha256))
     if row is None:
@@ -91,7 +91,7 @@ def model_of(session: Session, sha256: str) -> ModelRow:
     return row
 
 
-def in_use(session: Session) -> tuple[Sequence[ModelRow], Sequence[ModelRow]]:
+def models_in_use(session: Session) -> tuple[Sequence[ModelRow], Sequence[ModelRow]]:
     """(active, in shadow) at one moment, the oldest first."""
     states = (ModelState.ACTIVE, ModelState.SHADOW)
     rows = session.scalars(select(ModelRow).where(ModelRow.state.in_(states)).order_by(ModelRow.id)).all()
@@ -99,7 +99,7 @@ def in_use(session: Session) -> tuple[Sequence[ModelRow], Sequence[ModelRow]]:
     return active, [one for one in rows if one.state == ModelState.SHADOW]
 
 
-def wanted(session: Session) -> Sequence[ModelRow]:
+def models_to_serve(session: Session) -> Sequence[ModelRow]:
     """The models that some process must serve: active, in shadow, or with jobs that wait from an earlier time."""
     waits = (
         select(JobRow.id)
@@ -124,7 +124,7 @@ def _locked(session: Session) -> dict[int, ModelRow]:
     return {one.id: one for one in rows}
 
 
-def configure(session: Session, identity: ModelIdentity, now: datetime) -> ModelRow:
+def set_configured_model(session: Session, identity: ModelIdentity, now: datetime) -> ModelRow:
     """The row of the configured bundle, which is the active one as long as nobody has chosen another by a command."""
     rows = _locked(session)
     known = next((one for one in rows.values() if one.sha256 == identity.sha256), None)
@@ -202,7 +202,7 @@ def retire_model(session: Session, model_id: int, user: str, now: datetime) -> M
     return row
 
 
-def rollback(session: Session, user: str, now: datetime) -> Sequence[ModelRow]:
+def undo_activation(session: Session, user: str, now: datetime) -> Sequence[ModelRow]:
     """Undo the last activation that is not undone; the models that are active now. Raises NotPossible."""
     rows = _locked(session)
     choice = session.scalar(
@@ -264,7 +264,7 @@ def _choose(
 # --- what hosts could load -------------------------------------------------------------------------------------
 
 
-def loads(session: Session, host: str | None = None) -> list[tuple[ModelRow, ModelLoadRow]]:
+def model_loads(session: Session, host: str | None = None) -> list[tuple[ModelRow, ModelLoadRow]]:
     """What each host, or one, said of loading the models that are in use."""
     query = (
         select(ModelRow, ModelLoadRow)
@@ -277,7 +277,7 @@ def loads(session: Session, host: str | None = None) -> list[tuple[ModelRow, Mod
     return [(model, load) for model, load in session.execute(query)]
 
 
-def load_of(session: Session, model_id: int, host: str) -> ModelLoadRow | None:
+def model_load(session: Session, model_id: int, host: str) -> ModelLoadRow | None:
     return session.get(ModelLoadRow, (model_id, host))
 
 
@@ -292,7 +292,7 @@ def record_load(
 ) -> None:
     """`process` as worker.process.process_name gives it; `deaths` of processes that loaded the model before."""
     host = process.partition(":")[0]
-    row = load_of(session, model_id, host)
+    row = model_load(session, model_id, host)
     if row is None:
         row = ModelLoadRow(model_id=model_id, host=host)
         session.add(row)

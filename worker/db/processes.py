@@ -14,13 +14,13 @@ from sqlalchemy.orm import Session
 
 from worker import __version__
 from worker.db.tables import ProcessRow
-from worker.process import Role, is_dead
+from worker.process import ProcessRole, is_dead
 
-FORGOTTEN = timedelta(days=1)  # how long a vanished host stays listed as lost
+FORGOTTEN_AFTER = timedelta(days=1)  # how long a vanished host stays listed as lost
 
 
 @dataclass(frozen=True, slots=True)
-class Alive:
+class ProcessStatus:
     """A process that has told of itself; `lost` when it is silent now."""
 
     role: str
@@ -32,20 +32,22 @@ class Alive:
     lost: bool
 
 
-def processes(session: Session, now: datetime, lease: timedelta) -> list[Alive]:
+def list_processes(session: Session, now: datetime, lease: timedelta) -> list[ProcessStatus]:
     """Every process that was seen within a day, by role and name, without those of this host that have ended."""
     here = socket.gethostname()
     rows = session.scalars(
-        select(ProcessRow).where(ProcessRow.seen_at > now - FORGOTTEN).order_by(ProcessRow.role, ProcessRow.name)
+        select(ProcessRow).where(ProcessRow.seen_at > now - FORGOTTEN_AFTER).order_by(ProcessRow.role, ProcessRow.name)
     )
     return [
-        Alive(row.role, row.name, row.host, row.version, row.started_at, row.seen_at, row.seen_at <= now - lease)
+        ProcessStatus(
+            row.role, row.name, row.host, row.version, row.started_at, row.seen_at, row.seen_at <= now - lease
+        )
         for row in rows
         if not is_dead(row.name, here)
     ]
 
 
-def beat(session: Session, name: str, role: Role, started: datetime, now: datetime) -> None:
+def beat(session: Session, name: str, role: ProcessRole, started: datetime, now: datetime) -> None:
     """Record that a process lives; at its first beat the rows of what ended before it are removed."""
     known = session.execute(
         update(ProcessRow)
@@ -57,7 +59,9 @@ def beat(session: Session, name: str, role: Role, started: datetime, now: dateti
         return
     here = socket.gethostname()
     rows = session.scalars(select(ProcessRow)).all()
-    gone = [row.id for row in rows if row.name == name or row.seen_at <= now - FORGOTTEN or is_dead(row.name, here)]
+    gone = [
+        row.id for row in rows if row.name == name or row.seen_at <= now - FORGOTTEN_AFTER or is_dead(row.name, here)
+    ]
     session.execute(delete(ProcessRow).where(ProcessRow.id.in_(gone)))
     host, _, pid = name.partition(":")
     session.add(

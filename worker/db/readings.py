@@ -128,7 +128,7 @@ def readings_of(session: Session, series_id: int) -> list[Reading]:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class SeriesToRead:
     """The answer that searches see of a series: its result's id, its classes and how many slices it has."""
 
     series_id: int
@@ -139,7 +139,7 @@ class Answered:
     slices: int
 
 
-def answered_series(session: Session, series_instance_uid: str) -> Answered | None:
+def series_to_read(session: Session, series_instance_uid: str) -> SeriesToRead | None:
     """None for a series that was not received."""
     row = session.execute(
         select(SeriesRow.id, SeriesRow.study_instance_uid, SeriesRow.label, ResultRow.id, ResultRow.probabilities)
@@ -151,7 +151,7 @@ def answered_series(session: Session, series_instance_uid: str) -> Answered | No
     series_id, study, label, result_id, probabilities = row
     number = select(func.count()).select_from(SliceResultRow).where(SliceResultRow.result_id == result_id)
     slices = session.scalar(number) if result_id is not None else 0
-    return Answered(series_id, study, result_id, label, tuple(probabilities or ()), slices or 0)
+    return SeriesToRead(series_id, study, result_id, label, tuple(probabilities or ()), slices or 0)
 
 
 def slices_of_result(session: Session, series_id: int, result_id: int) -> int | None:
@@ -161,7 +161,7 @@ def slices_of_result(session: Session, series_id: int, result_id: int) -> int | 
     return session.scalar(select(func.count()).select_from(SliceResultRow).where(SliceResultRow.result_id == result_id))
 
 
-def is_latest(before: datetime | None = None) -> ColumnElement[bool]:
+def is_latest_reading(before: datetime | None = None) -> ColumnElement[bool]:
     """The condition that a reading is the latest of its series, of all or of those made `before` a time."""
     newer = aliased(ReadingRow)
     later = and_(newer.series_id == ReadingRow.series_id, newer.number > ReadingRow.number)
@@ -170,7 +170,7 @@ def is_latest(before: datetime | None = None) -> ColumnElement[bool]:
     return ~exists().where(later)
 
 
-def in_state(state: ReadState) -> ColumnElement[bool]:
+def has_read_state(state: ReadState) -> ColumnElement[bool]:
     """The condition on SeriesRow that its latest reading is in this state."""
     if state is ReadState.UNREAD:
         return ~exists().where(ReadingRow.series_id == SeriesRow.id)
@@ -178,7 +178,9 @@ def in_state(state: ReadState) -> ColumnElement[bool]:
     # There are few readings beside the series, so they are looked up first.
     agrees = case((same, ReadState.CONFIRMED), else_=ReadState.CORRECTED) == state
     of_read = select(ReadingRow.series_id)
-    return and_(SeriesRow.id.in_(of_read), exists().where(ReadingRow.series_id == SeriesRow.id, is_latest(), agrees))
+    return and_(
+        SeriesRow.id.in_(of_read), exists().where(ReadingRow.series_id == SeriesRow.id, is_latest_reading(), agrees)
+    )
 
 
 # --- for training ----------------------------------------------------------------------------------------------
@@ -214,7 +216,7 @@ def read_series(session: Session) -> Iterator[ReadSeries]:
         select(ReadingRow, SeriesRow.series_instance_uid, ResultRow.label)
         .join(SeriesRow, SeriesRow.id == ReadingRow.series_id)
         .outerjoin(ResultRow, ResultRow.id == ReadingRow.result_id)
-        .where(is_latest())
+        .where(is_latest_reading())
         .order_by(ReadingRow.series_id)
     ).all()
     for reading, uid, answer in rows:
@@ -242,17 +244,17 @@ def read_series(session: Session) -> Iterator[ReadSeries]:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedAnswer:
     """A model's answer to a series, and what a reader says of it. `patient` only tells patients apart."""
 
     model_id: int
     patient: str
-    said: str
-    answer: str | None
+    reader_label: str
+    label: str | None
     probability: float | None
 
 
-def judged_series(session: Session, since: datetime, until: datetime) -> list[Judged]:
+def judged_answers(session: Session, since: datetime, until: datetime) -> list[JudgedAnswer]:
     """Series whose latest reading before `until` was made from `since` on, with the last answer of every model."""
     later_result = aliased(ResultRow)
     last = ~exists().where(
@@ -266,13 +268,13 @@ def judged_series(session: Session, since: datetime, until: datetime) -> list[Ju
                ResultRow.label, ResultRow.probability)
         .join(SeriesRow, SeriesRow.id == ReadingRow.series_id)
         .join(ResultRow, ResultRow.series_id == SeriesRow.id)
-        .where(ReadingRow.created_at >= since, ReadingRow.created_at < until, is_latest(until))
+        .where(ReadingRow.created_at >= since, ReadingRow.created_at < until, is_latest_reading(until))
         .where(ResultRow.created_at < until, last)
         .order_by(ReadingRow.id)
     )  # fmt: skip
     return [
-        Judged(model, patient or study, said, answer, probability)
-        for model, patient, study, said, answer, probability in rows
+        JudgedAnswer(model, patient or study, reader_label, label, probability)
+        for model, patient, study, reader_label, label, probability in rows
     ]
 
 
@@ -312,7 +314,7 @@ def given_answers(session: Session, since: datetime, until: datetime) -> list[Gi
     ]
 
 
-def received_series(session: Session, since: datetime, until: datetime) -> int:
+def received_series_count(session: Session, since: datetime, until: datetime) -> int:
     """How many series began to come in a time."""
     number = select(func.count()).select_from(SeriesRow)
     return session.scalar(number.where(SeriesRow.created_at >= since, SeriesRow.created_at < until)) or 0

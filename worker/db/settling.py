@@ -14,16 +14,16 @@ from worker.db.tables import AssociationRow, InstanceRow, SeriesRow, SeriesState
 
 
 @dataclass(frozen=True, slots=True)
-class Counting:
+class CountPolicy:
     """How a sender's count bears on settling.
 
     `peers`: calling AE titles of the senders that are asked; `settle_on_count`: a series whose count is reached is
-    complete at once; `longer`: what is added to silence while the count is awaited, or is not reached.
+    complete at once; `extra_quiet`: what is added to silence while the count is awaited, or is not reached.
     """
 
     peers: tuple[str, ...] = ()
     settle_on_count: bool = False
-    longer: timedelta = timedelta()
+    extra_quiet: timedelta = timedelta()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def series_to_settle(
     now: datetime,
     quiet: timedelta,
     idle: timedelta,
-    counting: Counting,
+    count_policy: CountPolicy,
     awaited: Sequence[str] = (),
 ) -> Sequence[tuple[int, datetime]]:
     """(id, last arrival) of the open series that are complete.
@@ -46,7 +46,7 @@ def series_to_settle(
     Nothing came for `quiet` and the associations ended at least so long ago: so a sender that lost its association,
     be it because we were killed, has `quiet` from then on to send the rest. An association whose receiver died can
     never say that it ended; one that brought nothing for twice the idle limit is over, because a living receiver
-    would have ended it. A sender's count makes it later, or earlier: see Counting. `awaited`: details of models that
+    would have ended it. A sender's count makes it later, or earlier: see CountPolicy. `awaited`: details of models that
     are not active; a series that was found to wait for one of them is left alone.
     """
     open_association = _comes_over(or_(AssociationRow.closed_at.is_(None), AssociationRow.closed_at > now - quiet))
@@ -54,14 +54,14 @@ def series_to_settle(
         SeriesRow.last_received_at <= now - quiet,
         or_(~open_association, SeriesRow.last_received_at <= now - 2 * idle),
     )
-    if counting.peers:
+    if count_policy.peers:
         waits = and_(
-            SeriesRow.last_received_at > now - quiet - counting.longer,
-            _comes_over(AssociationRow.calling_ae_title.in_(counting.peers)),
+            SeriesRow.last_received_at > now - quiet - count_policy.extra_quiet,
+            _comes_over(AssociationRow.calling_ae_title.in_(count_policy.peers)),
             or_(~_counted_since_last_arrival(), _expected() > _instances()),
         )
         complete = and_(complete, ~waits)
-        if counting.settle_on_count:
+        if count_policy.settle_on_count:
             reached = and_(_counted_since_last_arrival(), _expected() > 0, _expected() <= _instances())
             complete = or_(complete, reached)
     found = session.execute(

@@ -277,7 +277,7 @@ class ModelRow(Base):
     added_at: Mapped[datetime]
     state: Mapped[str] = mapped_column(String(16), default=ModelState.ADDED)
     state_at: Mapped[datetime]
-    state_by: Mapped[str] = mapped_column(String(64))  # who gave it that state; see store_models.CONFIGURATION
+    state_by: Mapped[str] = mapped_column(String(64))  # who gave it that state; see models.CONFIGURATION
 
     __table_args__ = (_one_of("state", ModelState),)
 

@@ -27,7 +27,7 @@ class NotAllowed(WorkerError):
     """A credential that opens nothing; the reason is for the audit trail, never for the caller."""
 
 
-class Fault(StrEnum):
+class CredentialFault(StrEnum):
     """Why a credential opens nothing."""
 
     MISSING = "missing"
@@ -37,7 +37,7 @@ class Fault(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class TokenHolder:
     """The owner of a valid credential."""
 
     name: str
@@ -82,7 +82,7 @@ class Token:
     revoked_at: datetime | None
 
 
-def tokens(session: Session) -> list[Token]:
+def list_tokens(session: Session) -> list[Token]:
     """Every token that was ever made."""
     rows = session.scalars(select(TokenRow).order_by(TokenRow.id))
     return [Token(r.key, r.name, r.role, r.created_at, r.expires_at, r.revoked_at) for r in rows]
@@ -99,30 +99,30 @@ def revoke_token(session: Session, token: str, now: datetime) -> str | None:
     return row.name
 
 
-def check_token(session: Session, text: str, now: datetime) -> Holder:
-    """Whose token this is. Raises NotAllowed with a Fault as its reason."""
+def check_token(session: Session, text: str, now: datetime) -> TokenHolder:
+    """The holder of a token. Raises NotAllowed with a CredentialFault as reason."""
     prefix, _, rest = text.partition("_")
     key, _, secret = rest.partition("_")
     row = session.scalar(select(TokenRow).where(TokenRow.key == key)) if prefix == _PREFIX else None
     # Compared also where there is no such key, so that the time tells nothing.
     same = hmac.compare_digest(row.secret_sha256 if row else digest(""), digest(secret))
     if row is None or not same:
-        raise NotAllowed(Fault.WRONG)
+        raise NotAllowed(CredentialFault.WRONG)
     return _holder(row, now)
 
 
-def _holder(row: TokenRow, now: datetime) -> Holder:
+def _holder(row: TokenRow, now: datetime) -> TokenHolder:
     if row.revoked_at is not None:
-        raise NotAllowed(Fault.REVOKED)
+        raise NotAllowed(CredentialFault.REVOKED)
     if row.expires_at is not None and row.expires_at <= now:
-        raise NotAllowed(Fault.EXPIRED)
-    return Holder(row.name, TokenRole(row.role), row.id)
+        raise NotAllowed(CredentialFault.EXPIRED)
+    return TokenHolder(row.name, TokenRole(row.role), row.id)
 
 
 # --- sessions --------------------------------------------------------------------------------------------------
 
 
-def open_web_session(session: Session, holder: Holder, now: datetime, expires_at: datetime) -> str:
+def open_web_session(session: Session, holder: TokenHolder, now: datetime, expires_at: datetime) -> str:
     """A new session's secret, for the cookie; sessions that ran out are forgotten."""
     session.execute(delete(WebSessionRow).where(WebSessionRow.expires_at <= now))
     secret = secrets.token_urlsafe(32)
@@ -133,18 +133,18 @@ def open_web_session(session: Session, holder: Holder, now: datetime, expires_at
     return secret
 
 
-def check_web_session(session: Session, secret: str, now: datetime) -> Holder:
-    """Whose session this is, while it and its token are valid. Raises NotAllowed with a Fault as its reason."""
+def check_web_session(session: Session, secret: str, now: datetime) -> TokenHolder:
+    """The holder of a session, while it and its token are valid. Raises NotAllowed with a CredentialFault as reason."""
     found = session.execute(
         select(WebSessionRow, TokenRow)
         .join(TokenRow, TokenRow.id == WebSessionRow.token_id)
         .where(WebSessionRow.secret_sha256 == digest(secret))
     ).first()
     if found is None:
-        raise NotAllowed(Fault.WRONG)
+        raise NotAllowed(CredentialFault.WRONG)
     row, token = found
     if row.expires_at <= now:
-        raise NotAllowed(Fault.EXPIRED)
+        raise NotAllowed(CredentialFault.EXPIRED)
     return _holder(token, now)
 
 

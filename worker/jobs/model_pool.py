@@ -73,7 +73,7 @@ class ServedModels:
     def refresh(self) -> None:
         """Load what is wanted and drop what is not."""
         with self._database.read() as session:
-            rows = models.wanted(session)
+            rows = models.models_to_serve(session)
         wanted = {one.id for one in rows}
         dropped = [self._loaded.pop(one) for one in list(self._loaded) if one not in wanted]
         self._not_before = {key: value for key, value in self._not_before.items() if key in wanted}
@@ -92,7 +92,9 @@ class ServedModels:
     def require_one(self) -> None:
         """Raises StartError with the first reason when models are wanted and none of them could be loaded."""
         with self._database.read() as session:
-            faults = [load.detail for _, load in models.loads(session, self._host) if load.state == LoadState.FAILED]
+            faults = [
+                load.detail for _, load in models.model_loads(session, self._host) if load.state == LoadState.FAILED
+            ]
         if faults and not self._loaded:
             raise StartError("bundle-unusable", f"no model can be loaded: {faults[0]}")
 
@@ -108,7 +110,7 @@ class ServedModels:
         if folder is None and row.state not in (ModelState.ACTIVE, ModelState.SHADOW):
             return
         with self._database.write() as session:
-            deaths = self._deaths(models.load_of(session, row.id, self._host))
+            deaths = self._deaths(models.model_load(session, row.id, self._host))
             models.record_load(session, row.id, self._owner, LoadState.LOADING, None, now, deaths)
         # What ended the processes before us would end us too; but without the only active model nothing is answered.
         if dispensable and deaths >= _DEATHS:

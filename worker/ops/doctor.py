@@ -12,12 +12,12 @@ from pathlib import Path
 
 from worker.config.settings import Destination, HttpSection, PeerSection, Settings
 from worker.db.engine import Database, DatabaseError
-from worker.db.processes import Alive, processes
+from worker.db.processes import ProcessStatus, list_processes
 from worker.db.series_status import unfinished_counts
 from worker.db.tables import REVISION, ModelState
-from worker.db.views.model_comparison import awaited_models, known_models
+from worker.db.views.model_comparison import awaited_models, model_statuses
 from worker.errors import WorkerError
-from worker.process import Role
+from worker.process import ProcessRole
 from worker.web.health import listens
 
 
@@ -52,7 +52,7 @@ def examine(settings: Settings, config: Path | None, now: datetime) -> Iterator[
         yield _destination(settings, destination)
 
 
-def examine_role(settings: Settings, role: Role, now: datetime) -> Finding:
+def examine_role(settings: Settings, role: ProcessRole, now: datetime) -> Finding:
     """Whether a role is alive on this host: quick enough for a container's or a service manager's health check."""
     try:
         alive = _seen(settings, now)
@@ -62,17 +62,17 @@ def examine_role(settings: Settings, role: Role, now: datetime) -> Finding:
     here = [one for one in alive if one.role == role and one.host == socket.gethostname()]
     if not any(not one.lost for one in here):
         return Finding(role, False, f"no living {role} process on this host", f"worker serve --role {role}")
-    if role == Role.RECEIVE and not listens(settings):
+    if role == ProcessRole.RECEIVE and not listens(settings):
         return Finding(role, False, f"port {settings.receive.port} takes no connection", "start the process again")
     return Finding(role, True, f"{sum(not one.lost for one in here)} alive on this host")
 
 
-def _seen(settings: Settings, now: datetime) -> list[Alive]:
+def _seen(settings: Settings, now: datetime) -> list[ProcessStatus]:
     database = Database(settings.database.url)
     try:
         database.require_revision()
         with database.read() as session:
-            return processes(session, now, timedelta(seconds=settings.worker.lease_seconds))
+            return list_processes(session, now, timedelta(seconds=settings.worker.lease_seconds))
     finally:
         database.close()
 
@@ -134,7 +134,7 @@ def _models(settings: Settings) -> Iterator[Finding]:
         if database.revision() is None:
             return
         with database.read() as session:
-            known = [one for one in known_models(session) if one.state in (ModelState.ACTIVE, ModelState.SHADOW)]
+            known = [one for one in model_statuses(session) if one.state in (ModelState.ACTIVE, ModelState.SHADOW)]
             awaited = awaited_models(session, settings.route) if known else []
     finally:
         database.close()

@@ -24,7 +24,7 @@ from pynetdicom.presentation import PresentationContext
 from worker.audit import events
 from worker.config.settings import DestinationSection, PeerSection, Settings
 from worker.db.engine import Database, Session
-from worker.db.views.archive import Instance, Keys, Series, Study, find_instances, find_series, find_studies
+from worker.db.views.archive import Instance, Keys, Series, Study, match_instances, match_series, match_studies
 from worker.dicom import header as headers
 from worker.dicom import standard
 from worker.logs import fault_fields, get_log
@@ -45,7 +45,7 @@ class Busy(Exception):
 class Archive:
     """What is answered to C-FIND, C-MOVE and C-GET."""
 
-    def __init__(self, settings: Settings, database: Database, record: events.Record = events.unrecorded) -> None:
+    def __init__(self, settings: Settings, database: Database, record: events.RecordEvent = events.unrecorded) -> None:
         self._ae_title = settings.worker.ae_title
         self._data_dir = settings.worker.data_dir
         self._database = database
@@ -136,7 +136,7 @@ class Archive:
     def _pages(self, query: Query) -> Iterator[Study | Series | Instance]:
         """What the database matches; no transaction stays open while a slow peer reads."""
         find: Callable[[Session, Keys, int, int], Any] = {
-            "PATIENT": find_studies, "STUDY": find_studies, "SERIES": find_series, "IMAGE": find_instances,
+            "PATIENT": match_studies, "STUDY": match_studies, "SERIES": match_series, "IMAGE": match_instances,
         }[query.level]  # fmt: skip
         offset = 0
         while True:
@@ -171,7 +171,7 @@ class Archive:
         asked |= {name: str(value) for name in query.keys.__slots__ if (value := getattr(query.keys, name))}
         asked |= {keyword: "***" for keyword in query.others.dir()}
         calling, address = str(assoc.requestor.ae_title), str(assoc.requestor.address)
-        self._record(events.asked(calling, address, self._ae_title, model, asked))
+        self._record(events.searched(calling, address, self._ae_title, model, asked))
 
     # --- C-MOVE and C-GET ---------------------------------------------------------------------------------------
 
@@ -208,7 +208,7 @@ class Archive:
             request.end(standard.MOVE_DESTINATION_UNKNOWN)
             return
         with self._database.read() as session:
-            found = find_instances(session, keys, sub_operations.SUB_OPERATIONS_AT_MOST + 1)
+            found = match_instances(session, keys, sub_operations.SUB_OPERATIONS_AT_MOST + 1)
         if len(found) > sub_operations.SUB_OPERATIONS_AT_MOST:
             raise Busy
         try:

@@ -13,10 +13,10 @@ from typing import Any
 
 from worker.config import routing
 from worker.config.settings import EligibilitySection, Settings
-from worker.db import models as store_models
 from worker.db import settling
 from worker.db.engine import Database
 from worker.db.instances import instances_of
+from worker.db.models import models_in_use
 from worker.db.series import lock_open_series, queue_series, refuse_series
 from worker.db.tables import DETAIL_LENGTH, ModelRow
 from worker.logs import get_log
@@ -58,14 +58,14 @@ def settle_series(database: Database, settings: Settings, now: datetime) -> int:
     """Queue for the models that are in use, or refuse, every series that is complete; the number of them."""
     quiet = timedelta(seconds=settings.receive.quiet_seconds)
     idle = timedelta(seconds=settings.receive.idle_seconds)
-    counting = settling.Counting(
+    count_policy = settling.CountPolicy(
         peers=tuple(one.ae_title for one in settings.peer if one.query),
         settle_on_count=settings.receive.settle_on_count,
-        longer=timedelta(seconds=settings.receive.incomplete_seconds),
+        extra_quiet=timedelta(seconds=settings.receive.incomplete_seconds),
     )
     with database.read() as session:
-        awaited = routing.awaited(settings.route, _targets(store_models.in_use(session)[0]))
-        waiting = settling.series_to_settle(session, now, quiet, idle, counting, awaited)
+        awaited = routing.awaited(settings.route, _targets(models_in_use(session)[0]))
+        waiting = settling.series_to_settle(session, now, quiet, idle, count_policy, awaited)
     for series_id, last_received_at in waiting:
         _settle(database, settings, series_id, now, last_received_at)
     return len(waiting)
@@ -94,7 +94,7 @@ def _settle(
         route = routing.decide(settings.route, attributes)
         if refused is None and route is not None and route.refuse is not None:
             refused = Refusal("route", f"rule '{route.name}': {route.refuse}")
-        active, in_shadow = store_models.in_use(session)
+        active, in_shadow = models_in_use(session)
         models, awaited = routing.chosen(route, _targets(active))
         if refused is not None:
             refuse_series(series, refused.reason, refused.detail, now)

@@ -49,7 +49,7 @@ class Receiver:
         settings: Settings,
         database: Database,
         clock: Callable[[], datetime],
-        record: events.Record = events.unrecorded,
+        record: events.RecordEvent = events.unrecorded,
         services: Sequence[tuple[Any, Callable[..., Any]]] = (),
     ) -> None:
         """`services`: handlers of what else is answered on the port, by pynetdicom's events."""
@@ -283,7 +283,7 @@ def _application_entity(settings: Settings) -> AE:
 
 
 def close_dead_associations(
-    settings: Settings, database: Database, now: datetime, record: events.Record, living: str | None = None
+    settings: Settings, database: Database, now: datetime, record: events.RecordEvent, living: str | None = None
 ) -> int:
     """End the associations of receivers that live no more, and record what they brought; the number of them.
 

@@ -80,7 +80,7 @@ class Sender:
     database: Database
     data_dir: Path
     clock: Callable[[], datetime]
-    record: events.Record = events.unrecorded
+    record: events.RecordEvent = events.unrecorded
 
     @property
     def owner(self) -> str:

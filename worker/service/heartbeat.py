@@ -10,11 +10,11 @@ from datetime import datetime, timedelta
 from worker.db.engine import Database
 from worker.db.processes import beat, remove_process
 from worker.logs import fault_fields, get_log
-from worker.process import Role, process_name
+from worker.process import ProcessRole, process_name
 
 
 @contextmanager
-def beating(database: Database, role: Role, lease: timedelta, clock: Callable[[], datetime]) -> Iterator[None]:
+def beating(database: Database, role: ProcessRole, lease: timedelta, clock: Callable[[], datetime]) -> Iterator[None]:
     """Record that this process is ready, and three times per lease that it lives; remove its row at the end."""
     started, done = clock(), threading.Event()
 

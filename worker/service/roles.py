@@ -28,16 +28,17 @@ from typing import TYPE_CHECKING
 
 from worker import __version__
 from worker.audit import events
+from worker.audit.events import RecordEvent
 from worker.audit.recorder import Recorder
 from worker.config.pseudonyms import pseudonym_of
 from worker.config.settings import FhirSection, Settings
-from worker.db import models as store_models
 from worker.db.engine import Database, IntegrityError
+from worker.db.models import models_in_use, set_configured_model
 from worker.db.tables import REVISION
 from worker.errors import StartError
 from worker.imports import PYDICOM_COMPANIONS, without
 from worker.logs import get_log
-from worker.process import Role, process_name
+from worker.process import ProcessRole, process_name
 from worker.service.clock import Clock
 from worker.service.supervisor import SUPERVISED, Child, Supervisor
 
@@ -54,21 +55,26 @@ _PORT_SECONDS = 3.0
 # --- one role --------------------------------------------------------------------------------------------------
 
 
-def run_role(role: Role, settings: Settings) -> None:
+def run_role(role: ProcessRole, settings: Settings) -> None:
     """Run one role in this process until SIGTERM or SIGINT. Raises StartError when it cannot begin."""
     stop = _stop_on_signals()
     if os.environ.get(SUPERVISED):
         threading.Thread(target=_end_with_supervisor, name="lifeline", daemon=True).start()
     database = Database(settings.database.url, pseudonym_of(settings.privacy))
     database.require_revision()
-    clock = Clock(database, takes_along=role is Role.RECEIVE)
+    clock = Clock(database, takes_along=role is ProcessRole.RECEIVE)
     clock.start()
     audit = Recorder(settings, database, clock)
     audit.start()
     audit.record(events.started(role, process_name()))
-    run = {Role.RECEIVE: _receive, Role.INFER: _infer, Role.SEND: _send, Role.WEB: _web}[role]
+    runs = {
+        ProcessRole.RECEIVE: _receive,
+        ProcessRole.INFER: _infer,
+        ProcessRole.SEND: _send,
+        ProcessRole.WEB: _web,
+    }
     try:
-        run(settings, database, clock, stop, audit.record)
+        runs[role](settings, database, clock, stop, audit.record)
     finally:
         audit.record(events.stopped(role, process_name()))
         audit.close()
@@ -99,9 +105,7 @@ def _end_with_supervisor() -> None:
     os._exit(1)
 
 
-def _receive(
-    settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: events.Record
-) -> None:
+def _receive(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
     with without(*PYDICOM_COMPANIONS):  # this process never decodes pixels (ARCHITECTURE.md, invariant 5)
         from worker.query_retrieve.scp import Archive
         from worker.receive.storage_scp import Receiver, close_dead_associations
@@ -117,13 +121,13 @@ def _receive(
     ticks = start_receive_ticks(settings, database, clock, record, receiver.refusals)
     clock.when_set_back(partial(tick_now, ticks))
     get_log().info("receiving", port=settings.receive.port)
-    with _ready(Role.RECEIVE, settings, database, clock):
+    with _ready(ProcessRole.RECEIVE, settings, database, clock):
         stop.wait()
     ticks.shutdown(wait=True)
     receiver.stop(_RECEIVER_GRACE_SECONDS)
 
 
-def _infer(settings: Settings, database: Database, clock: Clock, stop: threading.Event, _record: events.Record) -> None:
+def _infer(settings: Settings, database: Database, clock: Clock, stop: threading.Event, _record: RecordEvent) -> None:
     from worker.jobs.bundle_store import find_bundle, make_ready
     from worker.jobs.model_pool import ServedModels
     from worker.jobs.runner import Conductor, lift_memory_limit, limit_memory
@@ -159,11 +163,11 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
         attempts=settings.worker.job_attempts,
     )
     get_log().info("ready to classify")
-    with _ready(Role.INFER, settings, database, clock):
+    with _ready(ProcessRole.INFER, settings, database, clock):
         conductor.run(stop)
 
 
-def _send(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: events.Record) -> None:
+def _send(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
     with without(*PYDICOM_COMPANIONS):
         from worker.send.sender import Sender
 
@@ -177,13 +181,13 @@ def _send(settings: Settings, database: Database, clock: Clock, stop: threading.
     ]
     for thread in threads:
         thread.start()
-    with _ready(Role.SEND, settings, database, clock):
+    with _ready(ProcessRole.SEND, settings, database, clock):
         stop.wait()
         for thread in threads:
             thread.join()
 
 
-def _web(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: events.Record) -> None:
+def _web(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
     import uvicorn
 
     from worker.web.app import create_app
@@ -192,7 +196,7 @@ def _web(settings: Settings, database: Database, clock: Clock, stop: threading.E
     server = uvicorn.Server(_web_config(settings, create_app(settings, database, record, clock)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
     thread.start()
-    with _ready(Role.WEB, settings, database, clock):
+    with _ready(ProcessRole.WEB, settings, database, clock):
         stop.wait()
     server.should_exit = True
     thread.join()
@@ -229,7 +233,7 @@ def _web_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     return config
 
 
-def _ready(role: Role, settings: Settings, database: Database, clock: Clock) -> AbstractContextManager[None]:
+def _ready(role: ProcessRole, settings: Settings, database: Database, clock: Clock) -> AbstractContextManager[None]:
     """The role does its work inside: so long this process counts as alive, on every host that shares the database."""
     from worker.service.heartbeat import beating
 
@@ -252,8 +256,8 @@ def configure_model(
     for last_try in (False, True):
         try:
             with database.write() as session:
-                if not (first_only and store_models.in_use(session)[0]):
-                    store_models.configure(session, identity, clock())
+                if not (first_only and models_in_use(session)[0]):
+                    set_configured_model(session, identity, clock())
             return
         except IntegrityError:  # another host made the same row at this moment; now it is there
             if last_try:
@@ -275,9 +279,9 @@ def load_classifier(settings: Settings) -> tuple[ModelIdentity, Callable[[Sequen
 
 
 def _children(settings: Settings, config: Path | None) -> list[Child]:
-    roles = [Role.RECEIVE, *[Role.INFER] * settings.worker.inference_processes, Role.WEB]
+    roles = [ProcessRole.RECEIVE, *[ProcessRole.INFER] * settings.worker.inference_processes, ProcessRole.WEB]
     if settings.destination:
-        roles.append(Role.SEND)
+        roles.append(ProcessRole.SEND)
     options = ["--config", str(config)] if config else []
     return [Child(role, [sys.executable, "-m", "worker", "serve", "--role", role, *options]) for role in roles]
 
@@ -293,7 +297,7 @@ def run_service(settings: Settings, config: Path | None) -> int:
     clock.start()
     configure_model(settings, database, clock)
     with database.read() as session:
-        active, in_shadow = store_models.in_use(session)
+        active, in_shadow = models_in_use(session)
     models = ", ".join(f"{one.name} {one.version}" for one in active)
     models += "".join(f", in shadow {one.name} {one.version}" for one in in_shadow)
     receive = settings.receive

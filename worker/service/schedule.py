@@ -9,7 +9,7 @@ from functools import partial
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from worker.audit.events import Record, unrecorded
+from worker.audit.events import RecordEvent, unrecorded
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.logs import fault_fields, get_log
@@ -32,7 +32,7 @@ def start_receive_ticks(
     settings: Settings,
     database: Database,
     clock: Callable[[], datetime],
-    record: Record = unrecorded,
+    record: RecordEvent = unrecorded,
     refusals: Refusals | None = None,
 ) -> BackgroundScheduler:
     """Settle series, ask senders for their counts, delete old pixels, write how much was refused.

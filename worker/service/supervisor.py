@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from worker.db.engine import Database
-from worker.db.jobs import lease_owners, note_death, release_leases_of
+from worker.db.jobs import lease_owners, record_death, release_leases_of
 from worker.logs import fault_fields, get_log
-from worker.process import Role, is_dead
+from worker.process import ProcessRole, is_dead
 
 START_ERROR_EXIT = 2
 SUPERVISED = "BRAIN_MRI_WORKER_SUPERVISED"  # set in a child's environment: it ends with us
@@ -29,7 +29,7 @@ _SLOWEST_RESTART_SECONDS = 30.0
 class Child:
     """One process of a role, and how often it failed to stay."""
 
-    role: Role
+    role: ProcessRole
     command: list[str]
     process: subprocess.Popen[bytes] | None = None
     failures: int = 0
@@ -69,7 +69,7 @@ class Supervisor:
         """Blocks until `stop`, or until a child cannot start; the exit status of the service."""
         self._release_dead_leases()
         for child in self._children:
-            if child.role == Role.RECEIVE:
+            if child.role == ProcessRole.RECEIVE:
                 child.start()
             else:
                 child.restart_at = time.monotonic() + _HEAD_START_SECONDS
@@ -105,7 +105,7 @@ class Supervisor:
         reason, detail = cause_of_death(code)
         try:
             with self._database.write() as session:
-                return note_death(session, f"{socket.gethostname()}:{pid}", reason, detail) > 0
+                return record_death(session, f"{socket.gethostname()}:{pid}", reason, detail) > 0
         except Exception as error:  # the supervisor's boundary; the attempt is counted all the same
             get_log().warning("death not noted", **fault_fields(error))
             return False

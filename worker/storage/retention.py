@@ -15,7 +15,7 @@ from worker.process import process_name
 
 
 def remove_old_pixels(
-    database: Database, settings: Settings, now: datetime, record: events.Record = events.unrecorded
+    database: Database, settings: Settings, now: datetime, record: events.RecordEvent = events.unrecorded
 ) -> int:
     """The number of files deleted; none with `pixel_days = 0`.
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from fastapi import FastAPI
 
 from worker import __version__
-from worker.audit.events import Record, unrecorded
+from worker.audit.events import RecordEvent, unrecorded
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.web import errors, guard
@@ -33,7 +33,7 @@ _DESCRIPTION = "Results, jobs and deliveries of an AI worker for the PACS. Resea
 def create_app(
     settings: Settings,
     database: Database,
-    record: Record = unrecorded,
+    record: RecordEvent = unrecorded,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> FastAPI:
     """Every route of the web role. `record` takes audit events."""

@@ -12,7 +12,7 @@ from typing import Annotated
 from fastapi import Depends, Path
 from fastapi.security import HTTPBearer
 
-from worker.audit.events import Record
+from worker.audit.events import RecordEvent
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.tables import TokenRole
@@ -54,7 +54,7 @@ class Site:
 
     settings: Settings
     database: Database
-    record: Record
+    record: RecordEvent
     clock: Callable[[], datetime]
 
     @property

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from worker.db.readings import ReadState
 from worker.db.tables import SeriesStatus
-from worker.db.views.search import PLACE_PATTERN, Place, Search
+from worker.db.views.search import POSITION_PATTERN, ListPosition, Search
 
 UID_PATTERN = r"^[0-9.]{1,64}$"  # PS3.5 9.1
 LARGEST_NUMBER = 2**53 - 1  # that every reader of JSON tells from its neighbours (RFC 7493 2.2)
@@ -46,13 +46,13 @@ class PagedFilters(Filters):
     """Filters, and which page: follow `older` and `newer` of an answer."""
 
     limit: int = Field(50, ge=1, le=LARGEST_PAGE)
-    older_than: str | None = Field(None, pattern=PLACE_PATTERN, description="Where the page before ended.")
-    newer_than: str | None = Field(None, pattern=PLACE_PATTERN, description="Where the page after began.")
+    older_than: str | None = Field(None, pattern=POSITION_PATTERN, description="Where the page before ended.")
+    newer_than: str | None = Field(None, pattern=POSITION_PATTERN, description="Where the page after began.")
 
     def search(self) -> Search:
         chosen = self.model_dump(exclude={"limit", "older_than", "newer_than"})
         return Search(
             **chosen,
-            older_than=Place.parse(self.older_than) if self.older_than else None,
-            newer_than=Place.parse(self.newer_than) if self.newer_than else None,
+            older_than=ListPosition.parse(self.older_than) if self.older_than else None,
+            newer_than=ListPosition.parse(self.newer_than) if self.newer_than else None,
         )

@@ -36,7 +36,7 @@ from worker.config.settings import Settings
 from worker.db import tokens
 from worker.db.engine import Database, DatabaseError
 from worker.db.tables import TokenRole
-from worker.db.tokens import Fault, Holder, NotAllowed, allows
+from worker.db.tokens import CredentialFault, NotAllowed, TokenHolder, allows
 
 COOKIE = "worker_session"
 PROBLEM = "application/problem+json"  # RFC 9457
@@ -106,7 +106,7 @@ class Guard:
     """Decides who is asking, and counts and records those who may not."""
 
     def __init__(
-        self, settings: Settings, database: Database, record: events.Record, clock: Callable[[], datetime]
+        self, settings: Settings, database: Database, record: events.RecordEvent, clock: Callable[[], datetime]
     ) -> None:
         self._web = settings.web
         self._database = database
@@ -169,11 +169,11 @@ class Guard:
         secret = None if "authorization" in request.headers else request.cookies[COOKIE]
         return Caller(holder.name, holder.role, address, tokens.csrf_token(secret) if secret else None)
 
-    def _identify(self, request: Request) -> Holder:
+    def _identify(self, request: Request) -> TokenHolder:
         authorization = request.headers.get("authorization")
         secret = request.cookies.get(COOKIE)
         if authorization is None and not secret:
-            raise NotAllowed(Fault.MISSING)
+            raise NotAllowed(CredentialFault.MISSING)
         with self._database.read() as session:
             if authorization is None:
                 return tokens.check_web_session(session, secret or "", self._clock())
@@ -188,7 +188,7 @@ class Guard:
 
     def _refusal(self, request: Request, fault: NotAllowed) -> Denied:
         """Counts, records and words what is refused; the reason goes to the audit trail, not to the caller."""
-        failures = self._missing if fault.reason == Fault.MISSING else self._wrong
+        failures = self._missing if fault.reason == CredentialFault.MISSING else self._wrong
         number = failures.add(_address(request))
         if number < _FAILURES_A_MINUTE:
             self._report("unknown", request, f"token {fault.reason}")
@@ -244,7 +244,7 @@ class _Failures:
 
 
 def install(
-    app: FastAPI, settings: Settings, database: Database, record: events.Record, clock: Callable[[], datetime]
+    app: FastAPI, settings: Settings, database: Database, record: events.RecordEvent, clock: Callable[[], datetime]
 ) -> None:
     """Guard, headers and error answers for an application. Routes use `require`."""
     app.state.guard = Guard(settings, database, record, clock)

@@ -12,14 +12,14 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from worker import __version__
-from worker.audit.recorder import faults
+from worker.audit.recorder import audit_faults
 from worker.config.settings import Settings
 from worker.db.engine import Database, DatabaseError
-from worker.db.processes import Alive, processes
+from worker.db.processes import ProcessStatus, list_processes
 from worker.db.series_status import unfinished_counts
 from worker.db.tables import ModelState
-from worker.db.views.model_comparison import KnownModel, awaited_models, known_models, unserved_models
-from worker.process import Role
+from worker.db.views.model_comparison import ModelStatus, awaited_models, model_statuses, unserved_models
+from worker.process import ProcessRole
 from worker.web.guard import Guard
 
 FAILING: dict[int | str, dict[str, Any]] = {503: {"description": "As 200, with what is at fault"}}
@@ -57,20 +57,20 @@ def _answer(request: Request, response: Response, report: dict[str, Any]) -> dic
 def check_health(settings: Settings, database: Database, now: datetime) -> dict[str, Any]:
     """The parts that must work for a C-STORE to be kept, and the counts of what is not done yet, or failed."""
     counts: dict[str, dict[str, int]] = {}
-    living: list[Alive] = []
-    models: list[KnownModel] = []
+    living: list[ProcessStatus] = []
+    models: list[ModelStatus] = []
     awaited: list[str] = []
     checks = {"database": "ok", "receiver": "ok", "disk": _disk(settings), "audit": "ok"}
     try:
         with database.read() as session:
-            checks["audit"] = "; ".join(faults(session)) or "ok"
+            checks["audit"] = "; ".join(audit_faults(session)) or "ok"
             counts = unfinished_counts(session)
-            models = [one for one in known_models(session) if one.state in (ModelState.ACTIVE, ModelState.SHADOW)]
+            models = [one for one in model_statuses(session) if one.state in (ModelState.ACTIVE, ModelState.SHADOW)]
             awaited = awaited_models(session, settings.route)
-            living = processes(session, now, _lease(settings))
+            living = list_processes(session, now, _lease(settings))
     except DatabaseError as error:
         checks["database"] = f"unreachable ({type(error).__name__})"
-    receivers = [one for one in living if one.role == Role.RECEIVE and not one.lost]
+    receivers = [one for one in living if one.role == ProcessRole.RECEIVE and not one.lost]
     if not receivers:
         checks["receiver"] = "no receiving process is seen"
     elif all(one.host == socket.gethostname() for one in receivers) and not listens(settings):
@@ -90,14 +90,14 @@ def check_ready(settings: Settings, database: Database, now: datetime) -> dict[s
     checks = {"database": "ok", "disk": _disk(settings)}
     try:
         with database.read() as session:
-            seen = processes(session, now, _lease(settings))
+            seen = list_processes(session, now, _lease(settings))
             if unserved := unserved_models(session):
                 checks["models"] = "; ".join(unserved)
     except DatabaseError as error:
         checks["database"] = f"unreachable ({type(error).__name__})"
         return _report(checks)
-    for role in Role:
-        if role == Role.SEND and not settings.destination:
+    for role in ProcessRole:
+        if role == ProcessRole.SEND and not settings.destination:
             continue
         of_role = [one for one in seen if one.role == role]
         if not of_role:

@@ -22,14 +22,14 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
 from worker import __version__
-from worker.audit.recorder import faults
+from worker.audit.recorder import audit_faults
 from worker.config.settings import Settings
 from worker.db.engine import Database, DatabaseError, Session
-from worker.db.processes import Alive, processes
-from worker.db.views.activity import UsedModel, used_models
-from worker.db.views.totals import Standing, Standings
+from worker.db.processes import ProcessStatus, list_processes
+from worker.db.views.activity import ModelUsage, used_models
+from worker.db.views.totals import RunningTotals, Totals
 from worker.logs import fault_fields, get_log
-from worker.process import Role
+from worker.process import ProcessRole
 from worker.storage.refusals import refused_associations, refused_instances
 from worker.web.dependencies import BEARER, Reader
 from worker.web.errors import DOCUMENTED
@@ -41,13 +41,13 @@ _MOST_LABELS = 100  # of one family; what is beyond them counts under "other"
 def metrics_routes(settings: Settings, database: Database, clock: Callable[[], datetime]) -> APIRouter:
     """The route; it needs a token that reads."""
     routes = APIRouter(dependencies=BEARER)
-    standings = Standings()
+    totals = RunningTotals()
 
     @routes.get("/metrics", response_class=PlainTextResponse, responses=DOCUMENTED)
     def metrics(request: Request, caller: Reader) -> Response:
         """Counts, ages and faults for Prometheus."""
         registry = CollectorRegistry()
-        registry.register(_Collector(settings, database, clock(), standings))
+        registry.register(_Collector(settings, database, clock(), totals))
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=content_type)
 
@@ -61,7 +61,7 @@ class _Collector:
     settings: Settings
     database: Database
     now: datetime
-    standings: Standings
+    totals: RunningTotals
 
     def describe(self) -> Iterable[Metric]:
         return []  # so that registering asks nothing
@@ -71,9 +71,9 @@ class _Collector:
         yield from _disk(self.settings)
         try:
             with self.database.read() as session:
-                standing = self.standings.find(session)
-                living = processes(session, self.now, timedelta(seconds=self.settings.worker.lease_seconds))
-                broken, models = len(faults(session)), used_models(session)
+                totals = self.totals.read(session)
+                living = list_processes(session, self.now, timedelta(seconds=self.settings.worker.lease_seconds))
+                broken, models = len(audit_faults(session)), used_models(session)
                 refused = [*_refusals(session)]
         except DatabaseError as error:
             get_log().error("the scrape's queries failed", **fault_fields(error))
@@ -81,25 +81,23 @@ class _Collector:
             return
         yield _gauge("database_up", "1 while the database answers.", 1)
         yield _gauge("audit_faults", "Hosts whose audit trail is broken or cannot be written.", broken)
-        yield from _series(standing, self.now)
+        yield from _series(totals, self.now)
         yield from refused
-        yield from _work(standing, self.now)
-        yield from _deliveries(standing, self.now)
+        yield from _work(totals, self.now)
+        yield from _deliveries(totals, self.now)
         yield from _processes(living)
         yield from _models(models)
 
 
-def _series(standing: Standing, now: datetime) -> Iterator[Metric]:
-    yield _counter("instances_received", "Instances acknowledged.", standing.instances_received)
-    yield _counter("series_received", "Series of which an instance was acknowledged.", standing.series_received)
-    yield _by(
-        "series", "Series by what became of them; answered: classified or not assessed.", "status", standing.series
-    )
-    yield _by("series_refused", "Series that are refused now, by reason.", "reason", standing.refused)
+def _series(totals: Totals, now: datetime) -> Iterator[Metric]:
+    yield _counter("instances_received", "Instances acknowledged.", totals.instances_received)
+    yield _counter("series_received", "Series of which an instance was acknowledged.", totals.series_received)
+    yield _by("series", "Series by what became of them; answered: classified or not assessed.", "status", totals.series)
+    yield _by("series_refused", "Series that are refused now, by reason.", "reason", totals.refused)
     yield _gauge(
         "series_oldest_pending_seconds",
         "Since the oldest unanswered series began to come.",
-        _age(standing.oldest_series, now),
+        _age(totals.oldest_series, now),
     )
 
 
@@ -117,24 +115,24 @@ def _refusals(session: Session) -> Iterator[Metric]:
     yield from (instances, associations)
 
 
-def _work(standing: Standing, now: datetime) -> Iterator[Metric]:
-    yield _by("jobs", "Jobs by state; parked ones wait for a person.", "state", standing.jobs)
+def _work(totals: Totals, now: datetime) -> Iterator[Metric]:
+    yield _by("jobs", "Jobs by state; parked ones wait for a person.", "state", totals.jobs)
     yield _gauge(
-        "jobs_oldest_pending_seconds", "Since the oldest pending job was queued.", _age(standing.oldest_job, now)
+        "jobs_oldest_pending_seconds", "Since the oldest pending job was queued.", _age(totals.oldest_job, now)
     )
     results = CounterMetricFamily(_PREFIX + "results", "Results by model and class.", labels=("model", "class"))
-    for (model, label), number in _bounded(standing.results, ("other", "other")).items():
+    for (model, label), number in _bounded(totals.results, ("other", "other")).items():
         results.add_metric((model, label), number)
     yield results
     not_assessed = CounterMetricFamily(
         _PREFIX + "not_assessed", "Results without a class, by reason.", labels=("reason",)
     )
-    for reason, number in _bounded(standing.not_assessed, "other").items():
+    for reason, number in _bounded(totals.not_assessed, "other").items():
         not_assessed.add_metric((reason,), number)
     yield not_assessed
 
 
-def _deliveries(standing: Standing, now: datetime) -> Iterator[Metric]:
+def _deliveries(totals: Totals, now: datetime) -> Iterator[Metric]:
     states = GaugeMetricFamily(
         _PREFIX + "deliveries", "Objects on their way, by destination and state.", labels=("destination", "state")
     )
@@ -148,7 +146,7 @@ def _deliveries(standing: Standing, now: datetime) -> Iterator[Metric]:
         "Delivered objects that the destination has not committed to yet.",
         labels=("destination", "state"),
     )
-    for destination, waiting in standing.deliveries.items():
+    for destination, waiting in totals.deliveries.items():
         for state, number in waiting.states.items():
             states.add_metric((destination, state), number)
         oldest.add_metric((destination,), _age(waiting.oldest, now))
@@ -157,16 +155,16 @@ def _deliveries(standing: Standing, now: datetime) -> Iterator[Metric]:
     yield from (states, oldest, commitments)
 
 
-def _processes(living: list[Alive]) -> Iterator[Metric]:
+def _processes(living: list[ProcessStatus]) -> Iterator[Metric]:
     alive, lost = (Counter(one.role for one in living if one.lost is lost) for lost in (False, True))
-    roles = [role.value for role in Role]
+    roles = [role.value for role in ProcessRole]
     yield _by("processes", "Processes that tell of themselves, by role.", "role", {one: alive[one] for one in roles})
     yield _by(
         "processes_lost", "Processes that went silent within a day, by role.", "role", {one: lost[one] for one in roles}
     )
 
 
-def _models(models: Iterable[UsedModel]) -> Iterator[Metric]:
+def _models(models: Iterable[ModelUsage]) -> Iterator[Metric]:
     labels = [(one.name, one.version, one.sha256) for one in models]
     yield _info("model", "Models that have been in use.", ("name", "version", "sha256"), labels)
 

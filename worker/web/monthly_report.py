@@ -22,13 +22,13 @@ from worker.db.engine import Database, Session
 from worker.db.readings import (
     OTHER_LABELS,
     GivenAnswer,
-    Judged,
+    JudgedAnswer,
     given_answers,
-    judged_series,
+    judged_answers,
     models_by_id,
-    received_series,
+    received_series_count,
 )
-from worker.db.views.search import plain
+from worker.db.views.json_values import json_value
 from worker.errors import StartError
 from worker.files import write_atomically
 from worker.web.templating import render, style_sheet
@@ -143,7 +143,7 @@ def month_report(session: Session, month: str, now: datetime) -> MonthReport:
     since, until = bounds(month)
     if since > now:
         raise StartError("no-such-month", f"{month} has not begun")
-    judged, given = judged_series(session, since, until), given_answers(session, since, until)
+    judged, given = judged_answers(session, since, until), given_answers(session, since, until)
     before = given_answers(session, _months_earlier(since, MONTHS_BEFORE), since)
     ids = sorted({one.model_id for one in judged} | {one.model_id for one in given})
     names = models_by_id(session, ids)
@@ -157,7 +157,7 @@ def month_report(session: Session, month: str, now: datetime) -> MonthReport:
         for number in reversed(ids)
     )
     notes = [f"{month} has not ended yet."] if until > now else []
-    return MonthReport(month, now, received_series(session, since, until), models, (*notes, *_notes(models)))
+    return MonthReport(month, now, received_series_count(session, since, until), models, (*notes, *_notes(models)))
 
 
 def bounds(month: str) -> tuple[datetime, datetime]:
@@ -179,7 +179,7 @@ def _months_earlier(moment: datetime, months: int) -> datetime:
 
 
 def _model_month(
-    name: tuple[str, str], judged: Sequence[Judged], given: Sequence[GivenAnswer], before: Sequence[GivenAnswer]
+    name: tuple[str, str], judged: Sequence[JudgedAnswer], given: Sequence[GivenAnswer], before: Sequence[GivenAnswer]
 ) -> ModelMonth:
     labels = sorted({one.label for one in [*given, *before] if one.label is not None})
     by_class = [
@@ -213,24 +213,28 @@ def _model_month(
     )
 
 
-def _agreement(judged: Sequence[Judged]) -> Agreement:
+def _agreement(judged: Sequence[JudgedAnswer]) -> Agreement:
     confusion: dict[str, Counter[str]] = defaultdict(Counter)
     for one in judged:
-        confusion[one.said][one.answer or NOT_ASSESSED] += 1
+        confusion[one.reader_label][one.label or NOT_ASSESSED] += 1
     compared = _compared(judged)
-    same = sum(one.said == one.answer for one in compared)
+    same = sum(one.reader_label == one.label for one in compared)
     patients = len({one.patient for one in compared})
     table = {said: dict(sorted(answers.items())) for said, answers in sorted(confusion.items())}
     return Agreement(share(same, len(compared), patients), len(judged), table)
 
 
-def _compared(judged: Sequence[Judged]) -> list[Judged]:
+def _compared(judged: Sequence[JudgedAnswer]) -> list[JudgedAnswer]:
     """Where both gave a class."""
-    return [one for one in judged if one.said not in OTHER_LABELS and one.answer is not None]
+    return [one for one in judged if one.reader_label not in OTHER_LABELS and one.label is not None]
 
 
-def _calibration(judged: Sequence[Judged]) -> Calibration:
-    pairs = [(one.probability, one.said == one.answer) for one in _compared(judged) if one.probability is not None]
+def _calibration(judged: Sequence[JudgedAnswer]) -> Calibration:
+    pairs = [
+        (answer.probability, answer.reader_label == answer.label)
+        for answer in _compared(judged)
+        if answer.probability is not None
+    ]
     if not pairs:
         return Calibration(0, None, None, None)
     gaps: dict[int, float] = defaultdict(float)
@@ -304,7 +308,7 @@ def _notes(models: Sequence[ModelMonth]) -> list[str]:
 def write_report(database: Database, data_dir: Path, month: str, now: datetime) -> Path:
     """Write the report of a month, both files whole; the page's path. Raises StartError."""
     with database.read() as session:
-        content = plain(month_report(session, month, now))
+        content = json_value(month_report(session, month, now))
     folder = data_dir / "reports"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -324,7 +328,7 @@ def write_last_month(database: Database, data_dir: Path, now: datetime) -> Path 
         return None
     since, until = bounds(month)
     with database.read() as session:
-        if not received_series(session, since, until) and not judged_series(session, since, until):
+        if not received_series_count(session, since, until) and not judged_answers(session, since, until):
             return None
     return write_report(database, data_dir, month, now)
 

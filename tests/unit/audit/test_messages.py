@@ -16,7 +16,7 @@ from pydicom.sr.coding import Code as DicomCode
 
 from worker.audit import events
 from worker.audit.events import Transferred
-from worker.audit.messages import Action, AuditEvent, Code, Participant, Subject, encode
+from worker.audit.messages import Action, AuditEvent, EventCode, EventSubject, Participant, encode
 
 SCHEMA = etree.RelaxNG(etree.parse(str(Path(__file__).with_name("audit-message.rng"))))
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
@@ -31,7 +31,9 @@ EVENTS = {
     "received": events.received("PACS", "10.0.0.1", "AI_WORKER", SOME),
     "sent": events.sent("AI_WORKER", "PACS", "10.0.0.1", SOME),
     "fetched": events.fetched("VIEWER", "10.0.0.2", "AI_WORKER", "PACS", "pacs.example", SOME),
-    "asked": events.asked("VIEWER", "10.0.0.2", "AI_WORKER", "1.2.840.10008.5.1.4.1.2.2.1", {"patient_id": "P-1"}),
+    "searched": events.searched(
+        "VIEWER", "10.0.0.2", "AI_WORKER", "1.2.840.10008.5.1.4.1.2.2.1", {"patient_id": "P-1"}
+    ),
     "retrieved": events.retrieved("ward", "10.0.0.1", SOME),
     "pixels_deleted": events.pixels_deleted("host:1", SOME),
     "access_denied": events.access_denied("unknown", "10.0.0.1", "/api/v1/results", "token missing"),
@@ -110,10 +112,10 @@ def test_an_argument_that_is_no_text_is_recorded_all_the_same() -> None:
 @given(st.text(), st.text())
 def test_whatever_a_peer_calls_itself_is_one_line_of_valid_xml(hostile: str, other: str) -> None:
     event = AuditEvent(
-        Code("110113", "Security Alert"),
+        EventCode("110113", "Security Alert"),
         Action.EXECUTE,
         (Participant(hostile, address=other, alternative_user_id=other),),
         description=hostile,
-        subjects=(Subject(other, Code("12", "URI", "RFC-3881"), 2, 13, name=hostile),),
+        subjects=(EventSubject(other, EventCode("12", "URI", "RFC-3881"), 2, 13, name=hostile),),
     )
     _valid(event)

@@ -12,9 +12,9 @@ from sqlalchemy import text
 
 from tests.testbed.instances import MODEL, Clock, classified, later, new_instance
 from worker.audit import events, verify
-from worker.audit.recorder import Recorder, accept, anchored, faults, recording, trail_of
+from worker.audit.recorder import Recorder, accept_head, anchored_head, audit_faults, recording, trail_of
 from worker.audit.subjects import delivered, received_of, received_over
-from worker.audit.trail import Head
+from worker.audit.trail import TrailHead
 from worker.config.settings import AuditSection, Settings, WorkerSection
 from worker.db.deliveries import claim_deliveries, end_delivery
 from worker.db.engine import Database
@@ -45,18 +45,18 @@ def _record(settings: Settings, database: Database, number: int = 1) -> None:
 
 def _faults(database: Database) -> list[str]:
     with database.read() as session:
-        return faults(session)
+        return audit_faults(session)
 
 
 @one_database
 def test_what_is_recorded_is_verified_and_anchored(database: Database, settings: Settings) -> None:
     _record(settings, database, 3)
     _record(settings, database, 2)
-    [verdict] = verify.verify(settings, database)
+    [verdict] = verify.verify_trails(settings, database)
     assert (verdict.host, verdict.records, verdict.anchored, verdict.fault) == ("here", 5, 5, None)
     assert verdict.first is not None
-    assert [one.number for one in verify.newest(settings, 2)] == [5, 4]
-    entry = verify.newest(settings, 1)[0]
+    assert [one.number for one in verify.newest_entries(settings, 2)] == [5, 4]
+    entry = verify.newest_entries(settings, 1)[0]
     assert (entry.event, entry.outcome) == ("Application Activity: Application Start", "ok")
 
 
@@ -73,7 +73,7 @@ def test_several_threads_may_record(database: Database, settings: Settings) -> N
     for thread in threads:
         thread.join()
     recorder.close()
-    assert verify.verify(settings, database)[0].records == 80
+    assert verify.verify_trails(settings, database)[0].records == 80
 
 
 @one_database
@@ -83,12 +83,12 @@ def test_an_event_in_the_middle_of_being_written_is_no_fault(
     recorder, writing, go_on = Recorder(settings, database, Clock()), threading.Event(), threading.Event()
     append, sync = recorder._trail.append, recorder._trail.sync
 
-    def slow_append(messages: Sequence[str]) -> Head:
+    def slow_append(messages: Sequence[str]) -> TrailHead:
         writing.set()
         go_on.wait(30)
         return append(messages)
 
-    def sync_beside_it() -> Head:
+    def sync_beside_it() -> TrailHead:
         monkeypatch.setattr(recorder._trail, "append", slow_append)
         other.start()
         assert writing.wait(30)
@@ -123,16 +123,16 @@ def test_a_truncated_trail_is_found_while_it_is_written_and_stays_found(database
     _record(settings, database, 4)  # as many records as before, and more: the number alone would not tell
     assert _faults(database) == ["trail-broken on here"]
     with database.read() as session:
-        known = anchored(session, "here")
+        known = anchored_head(session, "here")
     assert known is not None
     assert known.number == 5
-    assert verify.verify(settings, database)[0].fault is not None
+    assert verify.verify_trails(settings, database)[0].fault is not None
     with database.write() as session:
-        accept(session, "here", trail_of(settings).sync(), later(0))
+        accept_head(session, "here", trail_of(settings).sync(), later(0))
     assert _faults(database) == []
-    assert verify.verify(settings, database)[0].fault is None
+    assert verify.verify_trails(settings, database)[0].fault is None
     _record(settings, database)
-    assert verify.verify(settings, database)[0].anchored == 8
+    assert verify.verify_trails(settings, database)[0].anchored == 8
 
 
 @one_database
@@ -150,7 +150,7 @@ def test_a_folder_that_cannot_be_written_is_a_fault_and_loses_nothing_while_we_l
     recorder.settle()
     recorder.close()
     assert _faults(database) == []
-    assert verify.verify(settings, database)[0].records == 2
+    assert verify.verify_trails(settings, database)[0].records == 2
 
 
 def test_a_lost_database_stops_no_record(settings: Settings, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_the_trail_of_another_host_beside_ours_is_verified_too(database: Databas
     _record(settings, database, 2)
     other = settings.model_copy(update={"audit": AuditSection(source="other host")})
     _record(other, database, 1)
-    assert [(one.host, one.records, one.fault) for one in verify.verify(settings, database)] == [
+    assert [(one.host, one.records, one.fault) for one in verify.verify_trails(settings, database)] == [
         ("here", 2, None),
         ("other_host", 1, None),
     ]
@@ -218,4 +218,4 @@ def test_a_database_row_that_is_gone_is_made_again(database: Database, settings:
     with database.write() as session:
         session.execute(text("DELETE FROM audit_chain"))
     _record(settings, database)
-    assert verify.verify(settings, database)[0].anchored == 3
+    assert verify.verify_trails(settings, database)[0].anchored == 3

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.audit.trail import Broken, Head, Trail, hosts_in
+from worker.audit.trail import BrokenTrail, Trail, TrailHead, hosts_in
 
 LINES = 12
 few = settings(deadline=None, max_examples=40)
@@ -26,7 +26,7 @@ def _trail(folder: Path, maximum_bytes: int = 500) -> Trail:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Head]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrailHead]:
     """A trail of LINES records in several files, and its head."""
     folder = tmp_path_factory.mktemp("audit")
     head = _trail(folder).append([f"<AuditMessage>{number}" for number in range(3)])
@@ -35,7 +35,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Head]:
     return folder, head
 
 
-def _tampered(written: tuple[Path, Head], change: Callable[[list[bytes]], list[bytes]], anchor: Head | None) -> str:
+def _tampered(
+    written: tuple[Path, TrailHead], change: Callable[[list[bytes]], list[bytes]], anchor: TrailHead | None
+) -> str:
     """What `verify` says after all lines were changed as given, each in the file it was in where it still exists."""
     folder = Path(tempfile.mkdtemp())
     try:
@@ -47,23 +49,23 @@ def _tampered(written: tuple[Path, Head], change: Callable[[list[bytes]], list[b
             mine = [index for index, (of, _) in enumerate(places) if of == file]
             last = number == len(files) - 1
             file.write_bytes(b"".join(changed[mine[0] : None if last else mine[-1] + 1]))
-        with pytest.raises(Broken) as broken:
+        with pytest.raises(BrokenTrail) as broken:
             _trail(folder).verify(anchor)
         return broken.value.detail
     finally:
         shutil.rmtree(folder)
 
 
-def test_a_trail_is_intact_over_several_files(written: tuple[Path, Head]) -> None:
+def test_a_trail_is_intact_over_several_files(written: tuple[Path, TrailHead]) -> None:
     folder, head = written
     trail = _trail(folder)
     assert len(trail.files()) > 2
-    assert trail.verify(head) == trail.verify(None) == head == Head(LINES, head.sha256)
+    assert trail.verify(head) == trail.verify(None) == head == TrailHead(LINES, head.sha256)
     assert [record.number for record in trail.records(after=7)] == [8, 9, 10, 11, 12]
     assert hosts_in(folder) == ["host.example"]
 
 
-def test_only_the_worker_s_user_may_read_it(written: tuple[Path, Head]) -> None:
+def test_only_the_worker_s_user_may_read_it(written: tuple[Path, TrailHead]) -> None:
     for file in written[0].iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
@@ -71,7 +73,7 @@ def test_only_the_worker_s_user_may_read_it(written: tuple[Path, Head]) -> None:
 @few
 @given(st.integers(0, LINES - 1), st.data())
 def test_a_changed_byte_is_found_and_the_record_named(
-    written: tuple[Path, Head], index: int, data: st.DataObject
+    written: tuple[Path, TrailHead], index: int, data: st.DataObject
 ) -> None:
     def change(lines: list[bytes]) -> list[bytes]:
         line = bytearray(lines[index])
@@ -85,7 +87,7 @@ def test_a_changed_byte_is_found_and_the_record_named(
 
 @few
 @given(st.integers(0, LINES - 1))
-def test_other_content_of_a_record_is_said_to_be_edited(written: tuple[Path, Head], index: int) -> None:
+def test_other_content_of_a_record_is_said_to_be_edited(written: tuple[Path, TrailHead], index: int) -> None:
     def change(lines: list[bytes]) -> list[bytes]:
         return [line.replace(b"Message>", b"Message >") if at == index else line for at, line in enumerate(lines)]
 
@@ -96,7 +98,7 @@ def test_other_content_of_a_record_is_said_to_be_edited(written: tuple[Path, Hea
 
 @few
 @given(st.integers(0, LINES - 1), st.integers(1, LINES))
-def test_removed_records_are_found_wherever_they_were(written: tuple[Path, Head], first: int, count: int) -> None:
+def test_removed_records_are_found_wherever_they_were(written: tuple[Path, TrailHead], first: int, count: int) -> None:
     removed = range(first, min(LINES, first + count))
     said = _tampered(
         written, lambda lines: [b"" if at in removed else line for at, line in enumerate(lines)], written[1]
@@ -107,7 +109,7 @@ def test_removed_records_are_found_wherever_they_were(written: tuple[Path, Head]
 
 @few
 @given(st.integers(0, LINES - 1), st.integers(0, LINES - 1))
-def test_moved_records_are_found(written: tuple[Path, Head], one: int, other: int) -> None:
+def test_moved_records_are_found(written: tuple[Path, TrailHead], one: int, other: int) -> None:
     if one == other:
         return
 
@@ -123,7 +125,7 @@ def test_moved_records_are_found(written: tuple[Path, Head], one: int, other: in
 @few
 @given(st.integers(0, LINES - 1), st.data())
 def test_a_trail_that_is_cut_anywhere_is_missed_by_the_anchor(
-    written: tuple[Path, Head], kept: int, data: st.DataObject
+    written: tuple[Path, TrailHead], kept: int, data: st.DataObject
 ) -> None:
     def change(lines: list[bytes]) -> list[bytes]:
         part = lines[kept][: data.draw(st.integers(0, len(lines[kept]) - 1))]
@@ -132,34 +134,34 @@ def test_a_trail_that_is_cut_anywhere_is_missed_by_the_anchor(
     assert f"records {kept + 1} to {LINES} are missing" in _tampered(written, change, written[1])
 
 
-def test_a_repeated_record_is_found(written: tuple[Path, Head]) -> None:
+def test_a_repeated_record_is_found(written: tuple[Path, TrailHead]) -> None:
     said = _tampered(written, lambda lines: [*lines[:-1], lines[-1] + lines[-1]], written[1])
     assert f"record {LINES} stands there once more" in said
 
 
 def test_a_trail_written_anew_from_the_start_is_not_the_one_that_the_database_knows(
-    written: tuple[Path, Head], tmp_path: Path
+    written: tuple[Path, TrailHead], tmp_path: Path
 ) -> None:
     forged = _trail(tmp_path)
     forged.append([f"<AuditMessage>{number}" for number in range(100, 100 + LINES + 5)])
     forged.verify(None)
-    with pytest.raises(Broken, match="not the one that the database knows"):
+    with pytest.raises(BrokenTrail, match="not the one that the database knows"):
         forged.verify(written[1])
     assert not forged.contains(written[1])
 
 
-def test_the_trail_of_another_host_is_not_ours(written: tuple[Path, Head], tmp_path: Path) -> None:
+def test_the_trail_of_another_host_is_not_ours(written: tuple[Path, TrailHead], tmp_path: Path) -> None:
     for file in _trail(written[0]).files():
         shutil.copy(file, tmp_path / file.name.replace("host.example", "other"))
-    with pytest.raises(Broken, match="not of the host other"):
+    with pytest.raises(BrokenTrail, match="not of the host other"):
         Trail(tmp_path, "other", 500).verify(None)
 
 
-def test_archived_files_may_be_left_out_when_that_is_said(written: tuple[Path, Head], tmp_path: Path) -> None:
+def test_archived_files_may_be_left_out_when_that_is_said(written: tuple[Path, TrailHead], tmp_path: Path) -> None:
     for file in _trail(written[0]).files()[1:]:
         shutil.copy(file, tmp_path)
     first = int(_trail(tmp_path).files()[0].stem.rpartition("-")[2])
-    with pytest.raises(Broken, match="removed"):
+    with pytest.raises(BrokenTrail, match="removed"):
         _trail(tmp_path).verify(written[1])
     assert _trail(tmp_path).verify(written[1], first) == written[1]
 
@@ -174,12 +176,12 @@ def test_half_a_record_of_a_process_that_died_is_written_over(tmp_path: Path) ->
     assert trail.verify(None).number == 2
 
 
-def test_contains_looks_from_the_end_through_all_files(written: tuple[Path, Head]) -> None:
+def test_contains_looks_from_the_end_through_all_files(written: tuple[Path, TrailHead]) -> None:
     trail = _trail(written[0])
-    heads = [Head(one.number, one.sha256) for one in trail.records()]
+    heads = [TrailHead(one.number, one.sha256) for one in trail.records()]
     assert all(trail.contains(head) for head in heads)
-    assert not trail.contains(Head(5, heads[5].sha256))
-    assert not trail.contains(Head(LINES + 1, heads[5].sha256))
+    assert not trail.contains(TrailHead(5, heads[5].sha256))
+    assert not trail.contains(TrailHead(LINES + 1, heads[5].sha256))
 
 
 def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

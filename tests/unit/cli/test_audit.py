@@ -24,9 +24,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """`worker ARGUMENTS` on a configuration of its own: exit code, standard output, standard error."""
     config = tmp_path / "config.toml"
     config.write_text('[audit]\nsource = "here"\n')
-    store = Database(load_settings(config).database.url)
-    migrate(store)
-    store.close()
+    database = Database(load_settings(config).database.url)
+    migrate(database)
+    database.close()
 
     def command(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["worker", *arguments, "--config", str(config)])

@@ -270,7 +270,7 @@ def test_series_are_routed_when_they_settle(database: Database) -> None:
                 sent = received(mr_instance(number, name, **changes))
                 add_instance(session, describe(sent, instance_path, settings.route), later(0))
     with database.write() as session:
-        models.configure(session, MODEL, later(0))
+        models.set_configured_model(session, MODEL, later(0))
     settle_series(database, settings, later(100))
     assert settle_series(database, settings, later(101)) == 0  # what waits is not looked at again
     with database.read() as session:

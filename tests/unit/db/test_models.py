@@ -19,7 +19,7 @@ from worker.db.models import CONFIGURATION, NoSuchModel, NotPossible
 from worker.db.readings import NewReading, add_reading
 from worker.db.results import add_result, add_shadow_result
 from worker.db.tables import JobRow, JobState, ModelChoiceRow, ModelState, SeriesRow, ShadowResultRow
-from worker.db.views.model_comparison import AgainstReaders, Cell, compare
+from worker.db.views.model_comparison import AgainstReaders, ConfusionCell, compare_models
 from worker.receive.settle import settle_series
 from worker.results import ResultStatus, SeriesResult
 from worker.service.roles import configure_model
@@ -32,7 +32,7 @@ NOBODY: list[str] = []
 
 def _states(database: Database) -> dict[str, str]:
     with database.read() as session:
-        return {f"{one.name} {one.version}": one.state for one in reversed(models.models(session))}
+        return {f"{one.name} {one.version}": one.state for one in reversed(models.all_models(session))}
 
 
 def _id(database: Database, name: str, version: str) -> int:
@@ -44,7 +44,7 @@ def _id(database: Database, name: str, version: str) -> int:
 def three(database: Database) -> Database:
     """test-model 1.0 is active by configuration; 2.0 and other 1.0 are added."""
     with database.write() as session:
-        models.configure(session, ONE, later(0))
+        models.set_configured_model(session, ONE, later(0))
         for number, one in enumerate((TWO, OTHER), 1):
             assert models.add_model(session, one, "ada", later(number))[1]
     return database
@@ -56,12 +56,12 @@ def _do(database: Database, change: Callable[..., Any], *arguments: Any, **optio
 
 
 def test_the_configured_bundle_is_active_until_somebody_chooses(database: Database) -> None:
-    _do(database, models.configure, ONE, later(0))
-    _do(database, models.configure, TWO, later(1))  # another [worker] bundle, or a newer worker
+    _do(database, models.set_configured_model, ONE, later(0))
+    _do(database, models.set_configured_model, TWO, later(1))  # another [worker] bundle, or a newer worker
     assert _states(database) == {"test-model 1.0": "retired", "test-model 2.0": "active"}
     _do(database, models.activate_model, _id(database, "test-model", "1.0"), "ada", later(2))
-    _do(database, models.configure, TWO, later(3))
-    _do(database, models.configure, OTHER, later(4))
+    _do(database, models.set_configured_model, TWO, later(3))
+    _do(database, models.set_configured_model, OTHER, later(4))
     assert _states(database) == {"test-model 1.0": "active", "test-model 2.0": "retired", "other 1.0": "added"}
 
 
@@ -86,12 +86,12 @@ def test_rollback_undoes_one_activation_after_the_other(three: Database) -> None
     assert shadowed == start | {"test-model 2.0": "shadow"}
     _do(three, models.activate_model, _id(three, "test-model", "2.0"), "ada", later(5))
     _do(three, models.activate_model, _id(three, "other", "1.0"), "ada", later(6))
-    _do(three, models.rollback, "bo", later(7))
+    _do(three, models.undo_activation, "bo", later(7))
     assert _states(three) == start | {"test-model 1.0": "retired", "test-model 2.0": "active"}
-    _do(three, models.rollback, "bo", later(8))
+    _do(three, models.undo_activation, "bo", later(8))
     assert _states(three) == shadowed
     with pytest.raises(NotPossible, match="no model was active before"):
-        _do(three, models.rollback, "bo", later(9))
+        _do(three, models.undo_activation, "bo", later(9))
     assert _states(three) == shadowed
 
 
@@ -105,7 +105,7 @@ def test_a_process_killed_while_it_chooses_changes_nothing_or_all(three: Databas
         if change == "activate":
             _do(three, models.activate_model, two, "ada", later(6))
         else:
-            _do(three, models.rollback, "ada", later(6))
+            _do(three, models.undo_activation, "ada", later(6))
 
     before, at = _states(three), 0
     while _killed(three, at, choose):
@@ -154,7 +154,7 @@ def test_what_is_in_use_or_waited_for_is_not_removed(three: Database) -> None:
     _do(three, models.remove_model, one, "ada", later(103))
     assert _states(three)["test-model 1.0"] == "removed"
     with pytest.raises(NotPossible, match="removed now"):
-        _do(three, models.rollback, "ada", later(104))
+        _do(three, models.undo_activation, "ada", later(104))
     with pytest.raises(NotPossible, match="was removed"):
         _do(three, models.activate_model, one, "ada", later(105))
     _do(three, models.add_model, ONE, "ada", later(106))
@@ -167,10 +167,10 @@ def test_a_name_and_version_mean_one_bundle(three: Database) -> None:
     with three.write() as session:
         assert not models.add_model(session, TWO, "ada", later(5))[1]
         assert models.find_model(session, "test-model", "cd" * 5).version == "2.0"
-        assert models.find_named(session, "other").sha256 == OTHER.sha256
+        assert models.find_model_named(session, "other").sha256 == OTHER.sha256
         for wrong in ("test-model", "nothing", "test-model:3"):
             with pytest.raises(NoSuchModel):
-                models.find_named(session, wrong)
+                models.find_model_named(session, wrong)
 
 
 def _receive(database: Database, *names: str) -> None:
@@ -212,7 +212,7 @@ def test_without_an_active_model_a_series_waits(database: Database) -> None:
     settle_series(database, Settings(), later(100))
     with database.read() as session:
         assert session.scalars(select(SeriesRow)).one().state == "open"
-    _do(database, models.configure, ONE, later(101))
+    _do(database, models.set_configured_model, ONE, later(101))
     settle_series(database, Settings(), later(102))
     with database.read() as session:
         assert session.scalars(select(SeriesRow)).one().state == "queued"
@@ -237,16 +237,16 @@ def test_models_are_compared_on_the_input_sets_that_both_saw(three: Database) ->
             add_reading(session, series_id, NewReading(label, "reader", "", (), None, 0), later(300))
         add_reading(session, 3, NewReading("glioma", "reader", "", (), None, 1), later(301))
     with three.read() as session:
-        rows = {one.id: one for one in models.models(session)}
-        found = compare(session, rows[1], rows[two])
+        rows = {one.id: one for one in models.all_models(session)}
+        found = compare_models(session, rows[1], rows[two])
         assert session.scalars(select(ShadowResultRow)).all()
     assert (found.n, found.classified_by_both, found.agree, found.agreement) == (4, 3, 2, 2 / 3)
     assert (found.first_not_assessed, found.second_not_assessed) == (0, 1)
     assert found.confusion == (
-        Cell("glioma", "glioma", 1),
-        Cell("glioma", "not-assessed", 1),
-        Cell("glioma", "notumor", 1),
-        Cell("notumor", "notumor", 1),
+        ConfusionCell("glioma", "glioma", 1),
+        ConfusionCell("glioma", "not-assessed", 1),
+        ConfusionCell("glioma", "notumor", 1),
+        ConfusionCell("notumor", "notumor", 1),
     )
     assert found.read == 3
     assert found.first_against_readers == AgainstReaders(3, 0, 0)

@@ -11,7 +11,7 @@ from tests.testbed.instances import later
 from worker.db import tokens
 from worker.db.engine import Database
 from worker.db.tables import TokenRole, TokenRow, WebSessionRow
-from worker.db.tokens import Fault, NotAllowed
+from worker.db.tokens import CredentialFault, NotAllowed
 
 # The queries are the same everywhere; one database is enough for what is not about them.
 one_database = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -47,18 +47,18 @@ def test_a_wrong_secret_key_or_form_is_wrong(database: Database) -> None:
     token = _token(database)
     other = token[:-1] + ("A" if token[-1] != "A" else "B")
     for wrong in (other, token[1:], token.replace("bmw", "x"), "bmw_x_y", "", "bmw__", token + "A", "é"):
-        assert _reason(database, wrong) == Fault.WRONG
+        assert _reason(database, wrong) == CredentialFault.WRONG
 
 
 def test_a_token_ends_by_time_or_by_revocation(database: Database) -> None:
     token = _token(database)
-    assert _reason(database, token, MUCH_LATER) == Fault.EXPIRED
+    assert _reason(database, token, MUCH_LATER) == CredentialFault.EXPIRED
     with database.write() as session:
         assert tokens.revoke_token(session, "nobody", NOW) is None
         assert tokens.revoke_token(session, "ward", NOW) == "ward"
-    assert _reason(database, token) == Fault.REVOKED
+    assert _reason(database, token) == CredentialFault.REVOKED
     with database.read() as session:
-        assert [one.revoked_at for one in tokens.tokens(session)] == [NOW]
+        assert [one.revoked_at for one in tokens.list_tokens(session)] == [NOW]
 
 
 @one_database
@@ -92,9 +92,9 @@ def test_a_session_lives_no_longer_than_its_token(database: Database) -> None:
         holder = tokens.check_token(session, token, NOW)
         secret = tokens.open_web_session(session, holder, NOW, NOW + timedelta(days=9))
         assert tokens.check_web_session(session, secret, NOW).role == TokenRole.OPERATE
-        with pytest.raises(NotAllowed, match=Fault.EXPIRED):
+        with pytest.raises(NotAllowed, match=CredentialFault.EXPIRED):
             tokens.check_web_session(session, secret, NOW + timedelta(days=2))
-        with pytest.raises(NotAllowed, match=Fault.WRONG):
+        with pytest.raises(NotAllowed, match=CredentialFault.WRONG):
             tokens.check_web_session(session, secret + "x", NOW)
 
 
@@ -105,13 +105,13 @@ def test_a_session_ends_by_time_by_signing_out_and_with_its_token(database: Data
         first, second, third = (
             tokens.open_web_session(session, holder, NOW, NOW + timedelta(hours=hours)) for hours in (1, 9, 9)
         )
-        with pytest.raises(NotAllowed, match=Fault.EXPIRED):
+        with pytest.raises(NotAllowed, match=CredentialFault.EXPIRED):
             tokens.check_web_session(session, first, NOW + timedelta(hours=1))
         tokens.close_web_session(session, second)
-        with pytest.raises(NotAllowed, match=Fault.WRONG):
+        with pytest.raises(NotAllowed, match=CredentialFault.WRONG):
             tokens.check_web_session(session, second, NOW)
         tokens.revoke_token(session, "ward", NOW)
-        with pytest.raises(NotAllowed, match=Fault.WRONG):
+        with pytest.raises(NotAllowed, match=CredentialFault.WRONG):
             tokens.check_web_session(session, third, NOW)
 
 

@@ -10,12 +10,12 @@ from sqlalchemy import select
 
 from tests.testbed.instances import MODEL, Clock, classified, later, new_instance
 from worker.config.settings import Settings
-from worker.db import models as store_models
+from worker.db import models
 from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.jobs import claim_job, end_job
 from worker.db.tables import JobRow, JobState, LoadState
-from worker.db.views.model_comparison import known_models, unserved_models
+from worker.db.views.model_comparison import model_statuses, unserved_models
 from worker.errors import StartError
 from worker.jobs.bundle_store import Ready
 from worker.jobs.model_pool import TRY_AGAIN, ServedModels
@@ -64,30 +64,30 @@ def _served(database: Database, shelf: Shelf, clock: Clock, owner: str = HERE) -
     return ServedModels(database, shelf.find, shelf.make_ready, owner, clock)
 
 
-def _versions(models: ServedModels) -> list[str]:
-    models.refresh()
-    return [one.identity.version for one in models.current()]
+def _versions(served: ServedModels) -> list[str]:
+    served.refresh()
+    return [one.identity.version for one in served.current()]
 
 
 @pytest.fixture
 def two(database: Database) -> Database:
     """1.0 active, 2.0 in shadow."""
     with database.write() as session:
-        store_models.configure(session, MODEL, later(0))
-        row, _ = store_models.add_model(session, TWO, "ada", later(1))
-        store_models.shadow_model(session, row.id, "ada", later(2))
+        models.set_configured_model(session, MODEL, later(0))
+        row, _ = models.add_model(session, TWO, "ada", later(1))
+        models.shadow_model(session, row.id, "ada", later(2))
     return database
 
 
 def test_a_change_of_the_choice_is_served_without_a_restart(two: Database, shelf: Shelf, clock: Clock) -> None:
-    models = _served(two, shelf, clock)
-    assert _versions(models) == ["1.0", "2.0"]
+    served = _served(two, shelf, clock)
+    assert _versions(served) == ["1.0", "2.0"]
     with two.write() as session:
-        store_models.activate_model(session, store_models.model_of(session, TWO.sha256).id, "ada", later(3))
-    assert _versions(models) == ["2.0"]  # nothing waits for 1.0
+        models.activate_model(session, models.model_by_sha256(session, TWO.sha256).id, "ada", later(3))
+    assert _versions(served) == ["2.0"]  # nothing waits for 1.0
     with two.write() as session:
-        store_models.rollback(session, "ada", later(4))
-    assert _versions(models) == ["2.0", "1.0"]
+        models.undo_activation(session, "ada", later(4))
+    assert _versions(served) == ["2.0", "1.0"]
     assert shelf.loaded == ["1.0", "2.0", "1.0"]
 
 
@@ -97,14 +97,14 @@ def test_a_retired_model_is_served_until_its_jobs_are_done(two: Database, shelf:
             add_instance(session, new_instance(number), later(0))
     settle_series(two, Settings(), later(100))
     with two.write() as session:
-        store_models.activate_model(session, store_models.model_of(session, TWO.sha256).id, "ada", later(101))
-    models = _served(two, shelf, clock)
-    assert _versions(models) == ["2.0", "1.0"]
+        models.activate_model(session, models.model_by_sha256(session, TWO.sha256).id, "ada", later(101))
+    served = _served(two, shelf, clock)
+    assert _versions(served) == ["2.0", "1.0"]
     with two.write() as session:
         job = claim_job(session, "me", 1, later(102), timedelta(seconds=30))
         assert job is not None
         end_job(session, job.id, "me", JobState.DONE, later(103))
-    assert _versions(models) == ["2.0"]
+    assert _versions(served) == ["2.0"]
 
 
 @pytest.mark.parametrize("fault", [StartError("bundle-golden", "golden case 'x'"), MemoryError()])
@@ -112,29 +112,29 @@ def test_a_model_that_cannot_be_loaded_stops_no_other_and_is_told(
     two: Database, shelf: Shelf, clock: Clock, fault: Exception
 ) -> None:
     shelf.faults[TWO.sha256] = fault
-    models = _served(two, shelf, clock)
-    assert _versions(models) == ["1.0"]
-    assert _versions(models) == ["1.0"]
+    served = _served(two, shelf, clock)
+    assert _versions(served) == ["1.0"]
+    assert _versions(served) == ["1.0"]
     assert shelf.loaded == ["1.0", "2.0"]  # not again at once
     with two.read() as session:
-        told = {one.version: one.not_loaded for one in known_models(session)}
+        told = {one.version: one.not_loaded for one in model_statuses(session)}
         assert unserved_models(session) == []
     assert told["1.0"] is None
     assert told["2.0"] is not None
     assert told["2.0"].startswith("host: ")
     shelf.faults.clear()
     clock.ahead = TRY_AGAIN + timedelta(seconds=1)
-    assert _versions(models) == ["1.0", "2.0"]
+    assert _versions(served) == ["1.0", "2.0"]
     with two.read() as session:
-        assert {one.not_loaded for one in known_models(session)} == {None}
+        assert {one.not_loaded for one in model_statuses(session)} == {None}
 
 
 def test_without_any_model_the_process_does_not_start(two: Database, shelf: Shelf, clock: Clock) -> None:
     shelf.known.clear()
-    models = _served(two, shelf, clock)
-    models.refresh()
+    served = _served(two, shelf, clock)
+    served.refresh()
     with pytest.raises(StartError, match="no such bundle"):
-        models.require_one()
+        served.require_one()
     with two.read() as session:
         assert unserved_models(session) == ["test-model 1.0 cannot be loaded on any host"]
 
@@ -146,8 +146,8 @@ def test_a_shadow_that_kills_its_process_is_left_out_and_the_only_active_model_n
     host = process_name().partition(":")[0]
     dead = f"{host}:{2**22 + 1}"  # beyond the largest number of a process
     with two.write() as session:
-        row = store_models.model_of(session, sha256)
-        store_models.record_load(session, row.id, dead, LoadState.LOADING, None, later(0), deaths=2)
+        row = models.model_by_sha256(session, sha256)
+        models.record_load(session, row.id, dead, LoadState.LOADING, None, later(0), deaths=2)
     assert (version in _versions(_served(two, shelf, clock, f"{host}:1"))) is (version == "1.0")
 
 
@@ -158,8 +158,8 @@ def test_jobs_of_a_model_without_a_bundle_go_to_the_active_one(two: Database, sh
     settle_series(two, Settings(), later(100))  # for 1.0, and for 2.0 in shadow
     newer = replace(MODEL, version="3.0", sha256="ef" * 32)
     with two.write() as session:
-        store_models.retire_model(session, store_models.model_of(session, TWO.sha256).id, "ada", later(101))
-        store_models.configure(session, newer, later(102))  # an upgrade of the worker: its earlier bundle is gone
+        models.retire_model(session, models.model_by_sha256(session, TWO.sha256).id, "ada", later(101))
+        models.set_configured_model(session, newer, later(102))  # an upgrade of the worker: its earlier bundle is gone
     shelf.known = {newer.sha256: newer}
     assert _versions(_served(two, shelf, clock)) == ["3.0"]
     with two.read() as session:

@@ -13,7 +13,7 @@ from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.db.processes import beat
 from worker.ops.doctor import _processes, examine_role
-from worker.process import Role, process_name
+from worker.process import ProcessRole, process_name
 
 NOW = datetime.now(UTC)
 
@@ -34,33 +34,33 @@ def database(settings: Settings) -> Database:
     return database
 
 
-def _beat(database: Database, name: str, role: Role, ago: float = 0) -> None:
+def _beat(database: Database, name: str, role: ProcessRole, ago: float = 0) -> None:
     with database.write() as session:
         beat(session, name, role, NOW, NOW - timedelta(seconds=ago))
 
 
 def test_a_role_is_well_when_it_lives_on_this_host(settings: Settings, database: Database) -> None:
-    _beat(database, "elsewhere:1", Role.INFER)
-    assert not examine_role(settings, Role.INFER, NOW).well
-    _beat(database, process_name(), Role.INFER)
-    assert examine_role(settings, Role.INFER, NOW).well
-    assert not examine_role(settings, Role.INFER, NOW + timedelta(seconds=31)).well
+    _beat(database, "elsewhere:1", ProcessRole.INFER)
+    assert not examine_role(settings, ProcessRole.INFER, NOW).well
+    _beat(database, process_name(), ProcessRole.INFER)
+    assert examine_role(settings, ProcessRole.INFER, NOW).well
+    assert not examine_role(settings, ProcessRole.INFER, NOW + timedelta(seconds=31)).well
 
 
 def test_a_receiver_must_listen_too(settings: Settings, database: Database) -> None:
-    _beat(database, process_name(), Role.RECEIVE)
-    assert examine_role(settings, Role.RECEIVE, NOW).detail == "port 1 takes no connection"
+    _beat(database, process_name(), ProcessRole.RECEIVE)
+    assert examine_role(settings, ProcessRole.RECEIVE, NOW).detail == "port 1 takes no connection"
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         listening = settings.model_copy(update={"receive": ReceiveSection(host="127.0.0.1", port=port)})
-        assert examine_role(listening, Role.RECEIVE, NOW).well
+        assert examine_role(listening, ProcessRole.RECEIVE, NOW).well
 
 
 def test_a_lost_host_is_named_with_what_to_do(settings: Settings, database: Database) -> None:
     assert _processes(settings, NOW).detail == "none runs"
-    _beat(database, process_name(), Role.WEB)
+    _beat(database, process_name(), ProcessRole.WEB)
     assert _processes(settings, NOW).well
-    _beat(database, "elsewhere:1", Role.SEND, ago=60)
+    _beat(database, "elsewhere:1", ProcessRole.SEND, ago=60)
     finding = _processes(settings, NOW)
     assert not finding.well
     assert finding.detail.startswith(f"web on {socket.gethostname()}; not seen: send on elsewhere since 20")
@@ -68,4 +68,4 @@ def test_a_lost_host_is_named_with_what_to_do(settings: Settings, database: Data
 
 
 def test_without_tables_no_role_lives(settings: Settings) -> None:
-    assert "worker migrate" in examine_role(settings, Role.SEND, NOW).detail
+    assert "worker migrate" in examine_role(settings, ProcessRole.SEND, NOW).detail

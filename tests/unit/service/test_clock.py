@@ -9,7 +9,7 @@ import pytest
 from tests.testbed.instances import later, new_instance
 from worker.db.engine import Database
 from worker.db.instances import add_instance, close_association, open_association
-from worker.db.settling import Counting, series_to_settle
+from worker.db.settling import CountPolicy, series_to_settle
 from worker.db.tables import SeriesRow
 from worker.service import clock as clocks
 from worker.service.clock import Clock
@@ -65,7 +65,7 @@ def test_a_clock_set_ahead_makes_no_series_look_silent(
 
     def settled(now: datetime) -> bool:
         with database.read() as session:
-            return bool(series_to_settle(session, now, quiet, idle, Counting()))
+            return bool(series_to_settle(session, now, quiet, idle, CountPolicy()))
 
     assert settled(datetime.now(UTC) + timedelta(hours=1))  # what the clock is followed for
     clock._look_at_own()

@@ -8,20 +8,20 @@ from itertools import count
 from tests.testbed.instances import later
 from tests.testbed.waiting import wait_until
 from worker.db.engine import Database
-from worker.db.processes import Alive, processes
-from worker.process import Role, process_name
+from worker.db.processes import ProcessStatus, list_processes
+from worker.process import ProcessRole, process_name
 from worker.service.heartbeat import beating
 
 LEASE = timedelta(seconds=30)
 
 
-def _seen(database: Database) -> list[Alive]:
+def _seen(database: Database) -> list[ProcessStatus]:
     with database.read() as session:
-        return processes(session, later(6), LEASE)
+        return list_processes(session, later(6), LEASE)
 
 
 def test_a_process_is_seen_while_it_beats_and_gone_after_its_end(database: Database) -> None:
-    with beating(database, Role.SEND, LEASE, lambda: later(5)):
+    with beating(database, ProcessRole.SEND, LEASE, lambda: later(5)):
         assert [(process.role, process.name, process.lost) for process in _seen(database)] == [
             ("send", process_name(), False)
         ]
@@ -31,9 +31,9 @@ def test_a_process_is_seen_while_it_beats_and_gone_after_its_end(database: Datab
 def test_beats_are_told_by_another_thread(database: Database) -> None:
     times = count()
 
-    def after_three_beats() -> list[Alive]:
+    def after_three_beats() -> list[ProcessStatus]:
         return [process for process in _seen(database) if process.seen_at > later(3)]
 
-    with beating(database, Role.INFER, timedelta(seconds=0.03), lambda: later(next(times))):
+    with beating(database, ProcessRole.INFER, timedelta(seconds=0.03), lambda: later(next(times))):
         [process] = wait_until(after_three_beats, "three beats", every=0.01)
     assert process.started_at == later(0)

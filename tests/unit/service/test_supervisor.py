@@ -20,7 +20,7 @@ from worker.db.migrate import migrate
 from worker.db.models import model_row
 from worker.db.series import lock_open_series, queue_series
 from worker.db.tables import JobRow, JobState
-from worker.process import Role
+from worker.process import ProcessRole
 from worker.service.supervisor import START_ERROR_EXIT, Child, Supervisor, cause_of_death
 
 
@@ -48,7 +48,7 @@ def queued(tmp_path: Path) -> Database:
 
 def test_poison_is_parked_with_its_cause_and_the_others_are_classified(queued: Database, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.testbed.poison", str(queued.engine.url), str(tmp_path)]
-    supervisor = Supervisor([Child(Role.INFER, command)], queued, _now)
+    supervisor = Supervisor([Child(ProcessRole.INFER, command)], queued, _now)
     stop = threading.Event()
     thread = threading.Thread(target=supervisor.run, args=(stop,))
     thread.start()
@@ -78,15 +78,15 @@ def _ended(database: Database) -> list[JobRow] | None:
 def test_a_process_that_cannot_start_ends_the_service(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
     migrate(database)
-    lasting = Child(Role.SEND, [sys.executable, "-c", "import time; time.sleep(600)"])
-    refused = Child(Role.WEB, [sys.executable, "-c", f"raise SystemExit({START_ERROR_EXIT})"])
+    lasting = Child(ProcessRole.SEND, [sys.executable, "-c", "import time; time.sleep(600)"])
+    refused = Child(ProcessRole.WEB, [sys.executable, "-c", f"raise SystemExit({START_ERROR_EXIT})"])
     assert Supervisor([lasting, refused], database, _now).run(threading.Event()) == START_ERROR_EXIT
     assert lasting.process is not None
     assert lasting.process.returncode == -signal.SIGTERM
 
 
 def test_a_start_that_fails_is_tried_ever_more_slowly_and_a_poisonous_job_is_not() -> None:
-    child = Child(Role.INFER, [])
+    child = Child(ProcessRole.INFER, [])
     assert [child.schedule_restart(killed_by_job=False) for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
     assert child.schedule_restart(killed_by_job=True) == 0.5
 

@@ -78,20 +78,20 @@ class Site:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     url = f"sqlite:///{tmp_path_factory.mktemp('guard') / 'worker.db'}"
-    store = Database(url)
-    migrate(store)
-    store.close()
+    database = Database(url)
+    migrate(database)
+    database.close()
     return url
 
 
 @pytest.fixture
 def database(url: str) -> Iterator[Database]:
-    store = Database(url)
-    yield store
-    with store.engine.begin() as connection:
+    database = Database(url)
+    yield database
+    with database.engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM web_session")
         connection.exec_driver_sql("DELETE FROM token")
-    store.close()
+    database.close()
 
 
 @pytest.fixture

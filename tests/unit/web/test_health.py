@@ -20,7 +20,7 @@ from worker.db.models import model_row
 from worker.db.processes import beat
 from worker.db.series import queue_series
 from worker.db.tables import ProcessRow, SeriesRow
-from worker.process import Role, process_name
+from worker.process import ProcessRole, process_name
 from worker.web import guard
 from worker.web.health import check_health, check_ready, health_routes
 
@@ -41,24 +41,24 @@ def settings(tmp_path: Path, port: int) -> Settings:
     )
 
 
-def _live(database: Database, host: str, *roles: Role, at: float = 0) -> None:
+def _live(database: Database, host: str, *roles: ProcessRole, at: float = 0) -> None:
     with database.write() as session:
         for number, role in enumerate(roles, 1_000_000_000):  # beyond any process id of this host
             beat(session, f"{host}:{number}", role, later(0), later(at))
 
 
 def test_ready_when_every_role_lives_on_some_host(database: Database, settings: Settings) -> None:
-    _live(database, "a", Role.RECEIVE, Role.WEB)
+    _live(database, "a", ProcessRole.RECEIVE, ProcessRole.WEB)
     assert check_ready(settings, database, later(1))["checks"] == {
         "database": "ok", "disk": "ok", "receive": "ok", "web": "ok", "infer": "not running", "send": "not running",
     }  # fmt: skip
-    _live(database, "b", Role.INFER, Role.SEND)
+    _live(database, "b", ProcessRole.INFER, ProcessRole.SEND)
     assert check_ready(settings, database, later(1))["status"] == "ok"
 
 
 def test_a_lost_host_is_replaced_or_named(database: Database, settings: Settings) -> None:
-    _live(database, "a", *Role)
-    _live(database, "b", Role.INFER, at=50)
+    _live(database, "a", *ProcessRole)
+    _live(database, "b", ProcessRole.INFER, at=50)
     report = check_ready(settings, database, later(60))
     assert report["status"] == "failing"
     assert report["checks"]["infer"] == "ok"
@@ -67,13 +67,13 @@ def test_a_lost_host_is_replaced_or_named(database: Database, settings: Settings
 
 def test_health_asks_the_port_only_where_the_receiver_is_on_this_host(database: Database, settings: Settings) -> None:
     assert check_health(settings, database, later(1))["checks"]["receiver"] == "no receiving process is seen"
-    _live(database, "elsewhere", Role.RECEIVE)
+    _live(database, "elsewhere", ProcessRole.RECEIVE)
     unheard = settings.model_copy(update={"receive": settings.receive.model_copy(update={"port": 1})})
     report = check_health(unheard, database, later(1))
     assert report["status"] == "ok"
     assert [(one["host"], one["role"], one["lost"]) for one in report["processes"]] == [("elsewhere", "receive", False)]
     with database.write() as session:
-        beat(session, process_name(), Role.RECEIVE, later(0), later(0))
+        beat(session, process_name(), ProcessRole.RECEIVE, later(0), later(0))
         session.execute(delete(ProcessRow).where(ProcessRow.host == "elsewhere"))
     assert check_health(settings, database, later(1))["checks"]["receiver"] == "ok"
     assert check_health(unheard, database, later(1))["checks"]["receiver"] == "not listening"

@@ -24,8 +24,8 @@ from worker.db.instances import add_instance
 from worker.db.migrate import migrate
 from worker.db.tables import Commitment, DeliveryState, TokenRole
 from worker.db.views import totals
-from worker.db.views.totals import Standings
-from worker.process import Role
+from worker.db.views.totals import RunningTotals
+from worker.process import ProcessRole
 from worker.results import ModelIdentity
 from worker.web.app import create_app
 from worker.web.metrics import _bounded
@@ -121,12 +121,12 @@ def test_open_metrics_are_given_to_who_asks(client: httpx.Client) -> None:
 def test_what_has_ended_is_the_rest(database: Database) -> None:
     fill(database)
     with database.write() as session:
-        processes.beat(session, "elsewhere:1", Role.INFER, later(0), later(0))
+        processes.beat(session, "elsewhere:1", ProcessRole.INFER, later(0), later(0))
         [(delivery, _)] = claim_deliveries(session, "pacs", "me", later(10), later(20) - later(10))
         arrived: dict[str, Any] = {"state": DeliveryState.DELIVERED, "commitment": Commitment.DUE}
         end_delivery(session, delivery.id, "me", arrived)
     with database.read() as session:
-        found = Standings().find(session)
+        found = RunningTotals().read(session)
     assert found.deliveries["pacs"].states == {"pending": 0, "sending": 0, "failed": 0, "delivered": 1}
     assert found.deliveries["pacs"].commitments == {"due": 1, "requested": 0}
     assert found.deliveries["pacs"].oldest is None
@@ -135,13 +135,13 @@ def test_what_has_ended_is_the_rest(database: Database) -> None:
 
 def test_rows_are_counted_once_however_often_it_is_asked(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(totals, "_NEWEST", 2)
-    standings = Standings()
+    running = RunningTotals()
     for number in range(1, 14):
         with database.write() as session:
             add_instance(session, new_instance(number), later(number))
         if number % 3 == 1:
             with database.read() as session:
-                assert standings.find(session).instances_received == number
+                assert running.read(session).instances_received == number
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_a_scrape_walks_no_table(asked: tuple[Database, list[tuple[str, Any]]]) 
     """But that of models, of which there are a few; so it takes as long with a million series."""
     database, statements = asked
     with database.read() as session:
-        Standings().find(session)
+        RunningTotals().read(session)
         plans = [
             row.detail
             for statement, parameters in [one for one in statements if one[0].startswith("SELECT")]

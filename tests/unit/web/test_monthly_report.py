@@ -17,7 +17,7 @@ from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.jobs import claim_job, end_job
 from worker.db.models import model_row
-from worker.db.readings import NewReading, add_reading
+from worker.db.readings import JudgedAnswer, NewReading, add_reading
 from worker.db.results import add_result
 from worker.db.series import lock_open_series, queue_series
 from worker.db.tables import JobState
@@ -26,7 +26,6 @@ from worker.results import SliceResult
 from worker.service.schedule import start_receive_ticks, tick_now
 from worker.web.monthly_report import (
     FEW,
-    Judged,
     bounds,
     month_before,
     month_report,
@@ -113,7 +112,7 @@ def test_wilson_interval_counts_patients_and_never_is_certain() -> None:
 
 
 def test_a_perfectly_calibrated_bin_has_no_error() -> None:
-    judged = [Judged(1, str(n), "glioma" if n < 8 else "notumor", "glioma", 0.8) for n in range(10)]
+    judged = [JudgedAnswer(1, str(n), "glioma" if n < 8 else "notumor", "glioma", 0.8) for n in range(10)]
     found = calibration(judged)
     assert (found.n, found.error, found.right) == (10, pytest.approx(0), 0.8)
 

@@ -85,7 +85,7 @@ class Tally:
     more: bool
 
 
-def tallies(session: Session) -> dict[str, Tally]:
+def count_by_status(session: Session) -> dict[str, Tally]:
     """How many series there are of each status, counted up to MANY: a million take longer than the page itself."""
     some = {one: select(SeriesRow.id).where(SeriesRow.status == one.value).limit(MANY + 1) for one in SeriesStatus}
     counts = [select(func.count()).select_from(of.subquery()).scalar_subquery() for of in some.values()]
@@ -93,7 +93,7 @@ def tallies(session: Session) -> dict[str, Tally]:
     return {one.value: Tally(min(number, MANY), number > MANY) for one, number in zip(some, counted, strict=True)}
 
 
-def parked(session: Session) -> tuple[int, int]:
+def parked_counts(session: Session) -> tuple[int, int]:
     """(parked jobs, failed deliveries): what waits for a person."""
     jobs = select(func.count()).select_from(JobRow).where(JobRow.state == JobState.PARKED)
     deliveries = select(func.count()).select_from(DeliveryRow).where(DeliveryRow.state == DeliveryState.FAILED)
@@ -111,7 +111,7 @@ class Backlog:
     reason: str | None
 
 
-def backlog(session: Session, destination: str) -> Backlog:
+def find_backlog(session: Session, destination: str) -> Backlog:
     """The state of one destination's deliveries."""
     of_it = DeliveryRow.destination == destination
     open_states = [DeliveryState.PENDING, DeliveryState.SENDING]
@@ -137,7 +137,7 @@ def backlog(session: Session, destination: str) -> Backlog:
 
 
 @dataclass(frozen=True, slots=True)
-class Sender:
+class SendingPeer:
     """A peer that opened associations lately."""
 
     ae_title: str
@@ -146,7 +146,7 @@ class Sender:
     last_at: datetime
 
 
-def senders(session: Session) -> list[Sender]:
+def sending_peers(session: Session) -> list[SendingPeer]:
     """Who brought images in the newest associations, the latest first."""
     rows = session.execute(
         select(AssociationRow.calling_ae_title, AssociationRow.peer, AssociationRow.opened_at)
@@ -157,11 +157,11 @@ def senders(session: Session) -> list[Sender]:
     last: dict[tuple[str, str], datetime] = {}
     for one in rows:
         last.setdefault((one.calling_ae_title, one.peer), one.opened_at)
-    return [Sender(title, peer, counted[title, peer], at) for (title, peer), at in last.items()]
+    return [SendingPeer(title, peer, counted[title, peer], at) for (title, peer), at in last.items()]
 
 
 @dataclass(frozen=True, slots=True)
-class UsedModel:
+class ModelUsage:
     """A model that has been in use; `sha256` is the hash of its bundle."""
 
     name: str
@@ -170,7 +170,7 @@ class UsedModel:
     added_at: datetime
 
 
-def used_models(session: Session) -> Sequence[UsedModel]:
+def used_models(session: Session) -> Sequence[ModelUsage]:
     """Newest first."""
     rows = session.scalars(select(ModelRow).order_by(ModelRow.id.desc()))
-    return [UsedModel(one.name, one.version, one.sha256, one.added_at) for one in rows]
+    return [ModelUsage(one.name, one.version, one.sha256, one.added_at) for one in rows]

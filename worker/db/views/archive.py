@@ -87,7 +87,7 @@ class Instance:
     path: str | None
 
 
-def find_studies(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Study]:
+def match_studies(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Study]:
     """Studies by their own keys. What they are called is what their first series said."""
     earlier = aliased(SeriesRow)
     is_first = not_(
@@ -104,7 +104,7 @@ def find_studies(session: Session, keys: Keys, limit: int | None = None, offset:
     return [_study(row, contents[row.study_instance_uid]) for row in rows]
 
 
-def find_series(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Series]:
+def match_series(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Series]:
     """Series by their study's keys and their own: received ones, and those that were produced from them."""
     study = _study_conditions(session, keys)
     received = (
@@ -148,7 +148,7 @@ def find_series(session: Session, keys: Keys, limit: int | None = None, offset: 
     return answers
 
 
-def find_instances(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Instance]:
+def match_instances(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Instance]:
     """Instances by the keys of every level, in the order in which they came; what was produced comes last."""
     columns = (
         SeriesRow.study_instance_uid, SeriesRow.patient_id, SeriesRow.patient_name, SeriesRow.accession_number,

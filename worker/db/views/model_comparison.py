@@ -20,7 +20,7 @@ NOT_ASSESSED = "not-assessed"
 
 
 @dataclass(frozen=True, slots=True)
-class KnownModel:
+class ModelStatus:
     """`sha256` is the hash of its bundle; `not_loaded` names each host that could not load it, with the reason."""
 
     name: str
@@ -33,11 +33,11 @@ class KnownModel:
     not_loaded: str | None
 
 
-def known_models(session: Session) -> list[KnownModel]:
+def model_statuses(session: Session) -> list[ModelStatus]:
     """Newest first."""
     faults = load_faults(session)
     return [
-        KnownModel(
+        ModelStatus(
             name=one.name,
             version=one.version,
             state=one.state,
@@ -47,14 +47,14 @@ def known_models(session: Session) -> list[KnownModel]:
             sha256=one.sha256,
             not_loaded=faults.get(one.sha256),
         )
-        for one in models.models(session)
+        for one in models.all_models(session)
     ]
 
 
 def load_faults(session: Session) -> dict[str, str]:
     """Bundle hash → the hosts that could not load it, with the reasons; of the models that are in use."""
     faults: dict[str, str] = {}
-    for model, load in models.loads(session):
+    for model, load in models.model_loads(session):
         if load.state == LoadState.FAILED:
             said = f"{load.host}: {load.detail}"
             faults[model.sha256] = f"{faults[model.sha256]}; {said}" if model.sha256 in faults else said
@@ -64,7 +64,7 @@ def load_faults(session: Session) -> dict[str, str]:
 def unserved_models(session: Session) -> list[str]:
     """Active models that no host which tried could load: their series wait."""
     outcomes: dict[str, set[str]] = {}
-    for model, load in models.loads(session):
+    for model, load in models.model_loads(session):
         if model.state == ModelState.ACTIVE:
             outcomes.setdefault(f"{model.name} {model.version}", set()).add(load.state)
     return [f"{name} cannot be loaded on any host" for name, states in outcomes.items() if states == {LoadState.FAILED}]
@@ -72,12 +72,12 @@ def unserved_models(session: Session) -> list[str]:
 
 def awaited_models(session: Session, routes: Sequence[RouteSection]) -> list[str]:
     """What the rules, or the lack of any active model, make series wait for."""
-    active, _ = models.in_use(session)
+    active, _ = models.models_in_use(session)
     return awaited(routes, [Target(one.id, one.name, one.version) for one in active])
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class ConfusionCell:
     """On so many input sets the first model said `first` and the second `second`: a class, or not-assessed."""
 
     first: str
@@ -110,19 +110,19 @@ class Comparison:
     agreement: float | None
     first_not_assessed: int
     second_not_assessed: int
-    confusion: tuple[Cell, ...]
+    confusion: tuple[ConfusionCell, ...]
     read: int
     first_against_readers: AgainstReaders
     second_against_readers: AgainstReaders
 
 
-def compare(session: Session, first: ModelRow, second: ModelRow) -> Comparison:
+def compare_models(session: Session, first: ModelRow, second: ModelRow) -> Comparison:
     """What two models said of the same input sets, and of the readers' labels."""
     one, two = _said(first.id, "one"), _said(second.id, "two")
     same = and_(one.c.series_id == two.c.series_id, one.c.input_sha256 == two.c.input_sha256)
     number = func.count()
     cells = session.execute(select(one.c.said, two.c.said, number).join(two, same).group_by(one.c.said, two.c.said))
-    confusion = tuple(sorted((Cell(*row) for row in cells), key=lambda cell: (cell.first, cell.second)))
+    confusion = tuple(sorted((ConfusionCell(*row) for row in cells), key=lambda cell: (cell.first, cell.second)))
     both = [cell for cell in confusion if NOT_ASSESSED not in (cell.first, cell.second)]
     classified, agree = sum(cell.n for cell in both), sum(cell.n for cell in both if cell.first == cell.second)
     newest = (

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, select, true, tuple_
 from sqlalchemy.orm import Session
 
-from worker.db.readings import ReadState, in_state, is_latest, read_state
+from worker.db.readings import ReadState, has_read_state, is_latest_reading, read_state
 from worker.db.tables import (
     DeliveryRow,
     InstanceRow,
@@ -22,13 +22,12 @@ from worker.db.tables import (
     ResultRow,
     SeriesRow,
     SeriesStatus,
-    SliceResultRow,
     UtcDateTime,
 )
 from worker.dicom.standard import is_uid
 
 Status = SeriesStatus
-PLACE_PATTERN = r"^[0-9]{1,17}-[0-9]{1,18}$"  # every one of them is a time and a number that the database can hold
+POSITION_PATTERN = r"^[0-9]{1,17}-[0-9]{1,18}$"  # every one of them is a time and a number that the database can hold
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -36,7 +35,7 @@ _FEW = 2000  # so many series that a text names are looked up first; more are so
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ListPosition:
     """A series' place in the list, newest first: where a page begins or ends, however many rows are before it."""
 
     received_at: datetime
@@ -46,9 +45,9 @@ class Place:
         return f"{(self.received_at - _EPOCH) // timedelta(microseconds=1)}-{self.number}"
 
     @classmethod
-    def parse(cls, text: str) -> Place:
+    def parse(cls, text: str) -> ListPosition:
         """Raises ValueError for anything but what `str` of a place gives."""
-        if not re.fullmatch(PLACE_PATTERN, text):
+        if not re.fullmatch(POSITION_PATTERN, text):
             raise ValueError("not a place in the list")
         microseconds, _, number = text.partition("-")
         return cls(_EPOCH + timedelta(microseconds=int(microseconds)), int(number))
@@ -75,8 +74,8 @@ class Search:
     minimum_probability: float | None = None
     reading: ReadState | None = None
     limit: int | None = 1000
-    older_than: Place | None = None
-    newer_than: Place | None = None
+    older_than: ListPosition | None = None
+    newer_than: ListPosition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +83,8 @@ class Page:
     """Answers, newest first, and where to go on; None at an end of the list."""
 
     answers: tuple[SeriesAnswer, ...]
-    newer_than: Place | None
-    older_than: Place | None
+    newer_than: ListPosition | None
+    older_than: ListPosition | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +135,6 @@ class SeriesAnswer:
     read_as: str | None = None  # the label that the latest of them gave
 
 
-@dataclass(frozen=True, slots=True)
-class SliceAnswer:
-    """One slice of the latest result."""
-
-    ordinal: int
-    sop_instance_uid: str
-    frame_number: int | None
-    position_mm: float | None
-    probabilities: list[float]
-    in_distribution: bool
-    deciding: bool
-
-
 def find_series(session: Session, search: Search) -> list[SeriesAnswer]:
     """Newest first."""
     return _answers(session, session.execute(_query(session, search)).all())
@@ -161,7 +147,7 @@ def find_page(session: Session, search: Search, limit: int) -> Page:
     if search.newer_than is not None:
         rows.reverse()
     back = search.newer_than is not None
-    ends = [Place(row.received_at, row.id) for row in (rows[:1] + rows[-1:])]
+    ends = [ListPosition(row.received_at, row.id) for row in rows[:1] + rows[-1:]]
     return Page(
         answers=tuple(_answers(session, rows)),
         newer_than=ends[0] if ends and (more if back else search.older_than is not None) else None,
@@ -174,51 +160,12 @@ def _answers(session: Session, rows: Sequence[Any]) -> list[SeriesAnswer]:
     return [_answer(row, deliveries) for row in rows]
 
 
-def series_that_end_in(session: Session, ending: str) -> Sequence[str]:
+def find_series_by_suffix(session: Session, ending: str) -> Sequence[str]:
     """The Series Instance UID itself where it was received, else up to two that end so."""
     uid = SeriesRow.series_instance_uid
     if session.scalar(select(uid).where(uid == ending)) is not None:
         return [ending]
     return session.scalars(select(uid).where(uid.endswith(ending, autoescape=True)).limit(2)).all()
-
-
-def slices_of(session: Session, series_instance_uid: str) -> list[SliceAnswer]:
-    """The slices of the latest result of a series, in stack order."""
-    latest = (
-        select(func.max(ResultRow.id))
-        .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
-        .where(SeriesRow.series_instance_uid == series_instance_uid)
-        .scalar_subquery()
-    )
-    rows = session.execute(
-        select(SliceResultRow, InstanceRow.sop_instance_uid)
-        .join(InstanceRow, InstanceRow.id == SliceResultRow.instance_id)
-        .where(SliceResultRow.result_id == latest)
-        .order_by(SliceResultRow.ordinal)
-    ).all()
-    return [
-        SliceAnswer(
-            ordinal=one.ordinal,
-            sop_instance_uid=uid,
-            frame_number=one.frame_number,
-            position_mm=one.position_mm,
-            probabilities=one.probabilities,
-            in_distribution=one.in_distribution,
-            deciding=one.deciding,
-        )
-        for one, uid in rows
-    ]
-
-
-def plain(value: Any) -> Any:
-    """A dataclass as JSON takes it: every datetime as ISO 8601 text in UTC."""
-    if isinstance(value, datetime):
-        return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    if is_dataclass(value) and not isinstance(value, type):
-        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
-    if isinstance(value, (list, tuple)):
-        return [plain(one) for one in value]
-    return value
 
 
 _DOTS_OF_A_UID = 2  # 2.25.(a number) is the shortest; an identifier of a patient hardly has so many
@@ -275,7 +222,7 @@ def _query(session: Session, search: Search) -> Select[Any]:
         .outerjoin(JobRow, JobRow.id == SeriesRow.answered_job_id)
         .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
         .outerjoin(ModelRow, ModelRow.id == JobRow.model_id)
-        .outerjoin(ReadingRow, and_(ReadingRow.series_id == SeriesRow.id, is_latest()))
+        .outerjoin(ReadingRow, and_(ReadingRow.series_id == SeriesRow.id, is_latest_reading()))
         .order_by(*(place if search.newer_than is not None else [column.desc() for column in place]))
     )
 
@@ -356,7 +303,7 @@ def _conditions(search: Search, column: Column) -> list[ColumnElement[bool]]:
     if search.minimum_probability is not None:
         conditions.append(SeriesRow.probability >= search.minimum_probability)
     if search.reading is not None:
-        conditions.append(in_state(search.reading))
+        conditions.append(has_read_state(search.reading))
     if search.since is not None:
         conditions.append(column(SeriesRow.created_at) >= _midnight(search.since))
     if search.until is not None and search.until < date.max:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from worker.db.tables import InstanceRow, JobRow, JobState, ObjectKind, ObjectRow, ResultRow, SeriesRow, SliceResultRow
@@ -27,7 +27,7 @@ class ShownSlice:
 
 
 @dataclass(frozen=True, slots=True)
-class Detail:
+class SeriesDetail:
     """`open_job` is (number, state) of a job that is not done; `picture` the path of the produced picture."""
 
     slices: tuple[ShownSlice, ...]
@@ -35,7 +35,7 @@ class Detail:
     open_job: tuple[int, str] | None
 
 
-def find_detail(session: Session, series_instance_uid: str) -> Detail | None:
+def find_series_detail(session: Session, series_instance_uid: str) -> SeriesDetail | None:
     """None for a series that was not received."""
     series = session.scalar(select(SeriesRow).where(SeriesRow.series_instance_uid == series_instance_uid))
     if series is None:
@@ -49,11 +49,52 @@ def find_detail(session: Session, series_instance_uid: str) -> Detail | None:
         .order_by(JobRow.id.desc())
         .limit(1)
     ).first()
-    return Detail(
+    return SeriesDetail(
         slices=tuple(_classified(session, result_id) or _received(session, series.id)),
         picture=session.scalar(picture) if result_id is not None else None,
         open_job=(job.id, job.state) if job else None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SliceAnswer:
+    """A slice of the latest result."""
+
+    ordinal: int
+    sop_instance_uid: str
+    frame_number: int | None
+    position_mm: float | None
+    probabilities: list[float]
+    in_distribution: bool
+    deciding: bool
+
+
+def latest_slices(session: Session, series_instance_uid: str) -> list[SliceAnswer]:
+    """The slices of the latest result of a series, in stack order."""
+    latest = (
+        select(func.max(ResultRow.id))
+        .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
+        .where(SeriesRow.series_instance_uid == series_instance_uid)
+        .scalar_subquery()
+    )
+    rows = session.execute(
+        select(SliceResultRow, InstanceRow.sop_instance_uid)
+        .join(InstanceRow, InstanceRow.id == SliceResultRow.instance_id)
+        .where(SliceResultRow.result_id == latest)
+        .order_by(SliceResultRow.ordinal)
+    ).all()
+    return [
+        SliceAnswer(
+            ordinal=row.ordinal,
+            sop_instance_uid=uid,
+            frame_number=row.frame_number,
+            position_mm=row.position_mm,
+            probabilities=row.probabilities,
+            in_distribution=row.in_distribution,
+            deciding=row.deciding,
+        )
+        for row, uid in rows
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ _NOT_DONE = (JobState.PENDING, JobState.RUNNING, JobState.PARKED, JobState.SUPER
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class DestinationTotals:
     """Deliveries to one destination: their number by state, and since when the oldest result waits for it."""
 
     states: dict[str, int]
@@ -48,7 +48,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Totals:
     """Numbers since the database was made; `refused` and `not_assessed` by reason, `results` by (model, class).
 
     A result without a class counts under "not-assessed". `series` and `jobs` by their status or state now; the times
@@ -64,7 +64,7 @@ class Standing:
     oldest_job: datetime | None
     results: dict[tuple[str, str], int]
     not_assessed: dict[str, int]
-    deliveries: dict[str, Waiting]
+    deliveries: dict[str, DestinationTotals]
 
 
 class _Added:
@@ -92,7 +92,7 @@ class _Added:
         return Counter({tuple(values): number for *values, number in session.execute(query)})
 
 
-class Standings:
+class RunningTotals:
     """Finds how things stand; keep one for the length of a process."""
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class Standings:
         self._results = _Added(ResultRow, ResultRow.model_id, ResultRow.label, ResultRow.reason)
         self._deliveries = _Added(DeliveryRow, DeliveryRow.destination)
 
-    def find(self, session: Session) -> Standing:
+    def read(self, session: Session) -> Totals:
         """One caller at a time: the others wait, so that a slow database is not asked twice."""
         with self._lock:
             series = self._series.count(session).total()
@@ -120,7 +120,7 @@ class Standings:
                 by_class[models[model_id], "not-assessed" if reason else label] += number
                 if reason:
                     not_assessed[reason] += number
-            return Standing(
+            return Totals(
                 instances_received=self._instances.count(session).total(),
                 series_received=series,
                 series=open_series | {"answered": series - sum(open_series.values())},
@@ -158,7 +158,7 @@ def _created_at_of_oldest_job(session: Session) -> datetime | None:
     return session.scalar(select(JobRow.created_at).where(JobRow.id == oldest))
 
 
-def _waiting(session: Session, destination: str, deliveries: int) -> Waiting:
+def _waiting(session: Session, destination: str, deliveries: int) -> DestinationTotals:
     """`deliveries`: how many there have been for this destination."""
     of_it = DeliveryRow.destination == destination
     states = {one.value: 0 for one in DeliveryState}
@@ -184,4 +184,4 @@ def _waiting(session: Session, destination: str, deliveries: int) -> Waiting:
     )
     commitments = {Commitment.DUE.value: 0, Commitment.REQUESTED.value: 0}
     commitments |= {str(state): number for state, number in session.execute(uncommitted)}
-    return Waiting(states, session.scalar(made) if oldest else None, commitments)
+    return DestinationTotals(states, session.scalar(made) if oldest else None, commitments)

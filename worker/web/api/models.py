@@ -15,7 +15,7 @@ from worker.config.settings import Settings
 from worker.db import models
 from worker.db.engine import Session
 from worker.db.tables import ModelRow
-from worker.db.views.model_comparison import Comparison, KnownModel, compare, known_models
+from worker.db.views.model_comparison import Comparison, ModelStatus, compare_models, model_statuses
 from worker.errors import StartError
 from worker.inference.bundle import verified_identity
 from worker.jobs.bundle_store import configured_bundle, keep_bundle, require_bundle
@@ -44,13 +44,13 @@ class ModelDesk:
 
     site: Site
 
-    def known(self) -> tuple[KnownModel, ...]:
+    def known(self) -> tuple[ModelStatus, ...]:
         with self.site.database.read() as session:
-            return tuple(known_models(session))
+            return tuple(model_statuses(session))
 
     def compare(self, first: str, second: str) -> Comparison:
         with self.site.database.read() as session:
-            return compare(session, _found(session, first), _found(session, second))
+            return compare_models(session, _found(session, first), _found(session, second))
 
     def change(self, change: Change, sha256: str, beside: bool, caller: Caller) -> None:
         """The bundle is verified by its hashes; its golden cases run in the processes that load it."""
@@ -72,7 +72,7 @@ class ModelDesk:
     def roll_back(self, caller: Caller) -> None:
         try:
             with self.site.database.write() as session:
-                active = models.rollback(session, caller.name, self.site.clock())
+                active = models.undo_activation(session, caller.name, self.site.clock())
         except models.NotPossible as fault:
             raise HTTPException(409, fault.detail) from None
         self._audit(caller, "active after a rollback", active)
@@ -90,7 +90,7 @@ def _verify_bundle(settings: Settings, sha256: str) -> None:
 
 def _found(session: Session, sha256: str) -> ModelRow:
     try:
-        return models.model_of(session, sha256)
+        return models.model_by_sha256(session, sha256)
     except models.NoSuchModel as fault:
         raise HTTPException(404, fault.detail) from None
 
@@ -99,7 +99,7 @@ def add_model_api(routes: APIRouter, desk: ModelDesk) -> None:
     """/models below the routes' prefix."""
 
     @routes.get("/models", tags=["models"])
-    def list_models(caller: Reader) -> tuple[KnownModel, ...]:
+    def list_models(caller: Reader) -> tuple[ModelStatus, ...]:
         """Every model that was ever known, the newest first, with its state."""
         return desk.known()
 
@@ -109,13 +109,13 @@ def add_model_api(routes: APIRouter, desk: ModelDesk) -> None:
         return desk.compare(first, second)
 
     @routes.post("/models/rollback", tags=["models"], responses=CONFLICT)
-    def roll_back(caller: Operator) -> tuple[KnownModel, ...]:
+    def roll_back(caller: Operator) -> tuple[ModelStatus, ...]:
         """Undo the last activation."""
         desk.roll_back(caller)
         return desk.known()
 
     @routes.post("/models/{sha256}/{change}", tags=["models"], responses=NOT_FOUND | CONFLICT)
-    def change_model(sha256: Sha256, change: Change, caller: Operator, beside: bool = False) -> tuple[KnownModel, ...]:
+    def change_model(sha256: Sha256, change: Change, caller: Operator, beside: bool = False) -> tuple[ModelStatus, ...]:
         """Put a model in shadow, activate it in the place of what is active (`beside`: of its name only), retire it."""
         desk.change(change, sha256, beside, caller)
         return desk.known()

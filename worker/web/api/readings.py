@@ -18,13 +18,13 @@ from worker.db.engine import Session
 from worker.db.readings import (
     LARGEST_COMMENT,
     OTHER_LABELS,
-    Answered,
     NewReading,
     Reading,
     ReadMeanwhile,
     ReadState,
-    answered_series,
+    SeriesToRead,
     readings_of,
+    series_to_read,
     slices_of_result,
 )
 from worker.web.dependencies import API_PREFIX, BEARER, Annotator, Reader, SeriesUid, Site
@@ -100,7 +100,7 @@ class ReadingForm:
 
 def form_of(session: Session, series_instance_uid: str, titles: Mapping[str, str]) -> ReadingForm | None:
     """The form before anything is typed; it proposes no label, lest the model's be taken unseen. None: no series."""
-    series = answered_series(session, series_instance_uid)
+    series = series_to_read(session, series_instance_uid)
     if series is None:
         return None
     readings = readings_of(session, series.series_id)
@@ -129,7 +129,7 @@ def reading_routes(site: Site) -> APIRouter:
 def _add(site: Site, series_instance_uid: str, said: Said, caller: Caller) -> ReadingAnswer:
     """Raises HTTPException 404 and 422, and ReadMeanwhile."""
     with site.database.write() as session:
-        series = answered_series(session, series_instance_uid)
+        series = series_to_read(session, series_instance_uid)
         if series is None:
             raise HTTPException(404, _NO_SUCH_SERIES)
         if said.result is None and series.result_id is not None:
@@ -145,7 +145,7 @@ def _add(site: Site, series_instance_uid: str, said: Said, caller: Caller) -> Re
     return _answer(added)
 
 
-def _check(session: Session, series: Answered, said: Said, titles: Mapping[str, str]) -> None:
+def _check(session: Session, series: SeriesToRead, said: Said, titles: Mapping[str, str]) -> None:
     """Raises HTTPException 422 for what cannot be said of this series."""
     labels = _labels(series, titles)
     if said.label not in labels:
@@ -157,7 +157,7 @@ def _check(session: Session, series: Answered, said: Said, titles: Mapping[str, 
         raise HTTPException(422, f"slices: the result has {number}")
 
 
-def _labels(series: Answered, titles: Mapping[str, str]) -> dict[str, str]:
+def _labels(series: SeriesToRead, titles: Mapping[str, str]) -> dict[str, str]:
     """What may be said, with titles: the classes of the models of this host and of the answer, and the other words."""
     return {name: titles.get(name, name) for name in [*titles, *series.classes]} | OTHER_LABELS
 
@@ -185,7 +185,7 @@ def _add_api(routes: APIRouter, site: Site) -> None:
     def list_readings(series_instance_uid: SeriesUid, caller: Reader) -> ReadingList:
         """Who said what of a series, and what a new reading needs."""
         with site.database.read() as session:
-            series = answered_series(session, series_instance_uid)
+            series = series_to_read(session, series_instance_uid)
             if series is None:
                 raise HTTPException(404, _NO_SUCH_SERIES)
             readings = readings_of(session, series.series_id)

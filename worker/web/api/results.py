@@ -15,7 +15,8 @@ from worker.db.deliveries import retry_failed_deliveries
 from worker.db.jobs import retry_parked_jobs
 from worker.db.tables import DeliveryRow, DeliveryState, JobRow, JobState
 from worker.db.views.queue import UnfinishedDelivery, UnfinishedJob, unfinished_deliveries, unfinished_jobs
-from worker.db.views.search import Search, SeriesAnswer, SliceAnswer, find_page, find_series, slices_of
+from worker.db.views.search import Search, SeriesAnswer, find_page, find_series
+from worker.db.views.series_detail import SliceAnswer, latest_slices
 from worker.errors import WorkerError
 from worker.send import sender
 from worker.web.api.models import ModelDesk, add_model_api
@@ -124,7 +125,7 @@ def _add_series(routes: APIRouter, site: Site) -> None:
         """One series with its slices."""
         with site.database.read() as session:
             found = find_series(session, Search(series_instance_uid=series_instance_uid))
-            slices = slices_of(session, series_instance_uid)
+            slices = latest_slices(session, series_instance_uid)
         if not found:
             raise HTTPException(404, "no such series was received")
         site.record(events.viewed(caller.name, caller.address, found[0].study_instance_uid))

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from pydicom import Dataset
 
 from worker.audit import events
-from worker.audit.events import Record
+from worker.audit.events import RecordEvent
 from worker.db.engine import Database
 from worker.db.views import archive
 from worker.dicom.standard import is_uid
@@ -48,7 +48,7 @@ class TooBroad(Exception):
     """A search would have to read more files than one may."""
 
 
-def search_routes(database: Database, describer: Describer, record: Record, prefix: str) -> APIRouter:
+def search_routes(database: Database, describer: Describer, record: RecordEvent, prefix: str) -> APIRouter:
     """The search resources."""
     routes = APIRouter(prefix=prefix, include_in_schema=False)
     for path, level in _PLACES:
@@ -57,7 +57,7 @@ def search_routes(database: Database, describer: Describer, record: Record, pref
 
 
 def _searching(
-    level: Level, database: Database, describer: Describer, record: Record, prefix: str
+    level: Level, database: Database, describer: Describer, record: RecordEvent, prefix: str
 ) -> Callable[..., Any]:
     def search(request: Request, caller: Reader) -> Response:
         told_as = require_told(request)
@@ -167,9 +167,9 @@ _Entry = archive.Study | archive.Series | archive.Instance
 
 def _entries(session: Any, query: Query, limit: int, offset: int) -> list[_Entry]:
     find_entries: Any = {
-        Level.STUDY: archive.find_studies,
-        Level.SERIES: archive.find_series,
-        Level.INSTANCE: archive.find_instances,
+        Level.STUDY: archive.match_studies,
+        Level.SERIES: archive.match_series,
+        Level.INSTANCE: archive.match_instances,
     }[query.level]
     return list(find_entries(session, query.keys, limit, offset))
 

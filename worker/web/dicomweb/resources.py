@@ -12,7 +12,7 @@ from fastapi import HTTPException, Request
 
 from worker.audit import events
 from worker.audit.events import Transferred
-from worker.db.views.archive import Instance, Keys, find_instances
+from worker.db.views.archive import Instance, Keys, match_instances
 from worker.web.dependencies import Site
 from worker.web.dicomweb.qido import uids_of
 from worker.web.guard import Caller
@@ -54,7 +54,7 @@ class Archive:
             sop_instance_uids=(instance,) if instance else (),
         )
         with self.database.read() as session:
-            found = find_instances(session, keys)
+            found = match_instances(session, keys)
         if not found:
             raise HTTPException(404, "there is no such study, series or instance here")
         kept = tuple(one for one in found if one.path is not None)

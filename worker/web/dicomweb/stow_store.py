@@ -48,7 +48,7 @@ class StowStore:
     """Keeps the instances of requests. A request is an association to all others: series wait for its end."""
 
     def __init__(
-        self, settings: Settings, database: Database, clock: Callable[[], datetime], record: events.Record
+        self, settings: Settings, database: Database, clock: Callable[[], datetime], record: events.RecordEvent
     ) -> None:
         receive = settings.receive
         self.keeper = InstanceKeeper(

@@ -14,7 +14,7 @@ from fastapi import Path as PathParameter
 from PIL import Image
 from pydicom import dcmread
 
-from worker.db.views.series_detail import LARGEST_SERIES, Detail, ShownSlice, find_detail
+from worker.db.views.series_detail import LARGEST_SERIES, SeriesDetail, ShownSlice, find_series_detail
 from worker.errors import NotAssessable
 from worker.inference import display
 from worker.reporting.draw_picture import ACTIVATION_THRESHOLD, colours
@@ -34,14 +34,14 @@ def image_routes(site: Site) -> APIRouter:
     data_dir = site.data_dir
     windows = _Windows()
 
-    def detail_of(series_instance_uid: str) -> Detail:
+    def detail_of(series_instance_uid: str) -> SeriesDetail:
         with site.database.read() as session:
-            found = find_detail(session, series_instance_uid)
+            found = find_series_detail(session, series_instance_uid)
         if found is None:
             raise HTTPException(404, "no such series was received")
         return found
 
-    def slice_of(series_instance_uid: str, ordinal: int) -> tuple[Detail, ShownSlice]:
+    def slice_of(series_instance_uid: str, ordinal: int) -> tuple[SeriesDetail, ShownSlice]:
         detail = detail_of(series_instance_uid)
         if ordinal >= len(detail.slices):
             raise HTTPException(404, "the series has fewer slices")

@@ -19,7 +19,7 @@ from worker.db.tables import ModelState, SeriesStatus
 from worker.db.views import activity
 from worker.db.views.queue import unfinished_deliveries, unfinished_jobs
 from worker.db.views.search import Search, find_page, find_series
-from worker.db.views.series_detail import Detail, find_detail
+from worker.db.views.series_detail import SeriesDetail, find_series_detail
 from worker.web import charts, ohif
 from worker.web.api.models import AskedSha256, ModelDesk, add_model_forms
 from worker.web.api.readings import form_of
@@ -59,7 +59,7 @@ class WorklistFilters(PagedFilters):
 
 def _page(site: Site, template: str, caller: Caller, **values: Any) -> HTMLResponse:
     with site.database.read() as session:
-        parked, failed = activity.parked(session)
+        parked, failed = activity.parked_counts(session)
     return HTMLResponse(render(template, caller, attention=parked + failed, **values))
 
 
@@ -81,7 +81,7 @@ def _add_worklist(routes: APIRouter, site: Site) -> None:
         search = PagedFilters(**filters.model_dump(exclude={"seen"})).search()
         with site.database.read() as session:
             found = find_page(session, search, filters.limit)
-            counts = activity.tallies(session)
+            counts = activity.count_by_status(session)
         if not filters.seen:
             shown = {key: str(value) for key, value in filters.asked().items()}
             site.record(events.queried(caller.name, caller.address, request.url.path, shown))
@@ -115,7 +115,7 @@ def _add_series(routes: APIRouter, site: Site) -> None:
     def series(series_instance_uid: SeriesUid, caller: Reader) -> Response:
         with site.database.read() as session:
             found = find_series(session, Search(series_instance_uid=series_instance_uid))
-            detail = find_detail(session, series_instance_uid)
+            detail = find_series_detail(session, series_instance_uid)
             reading = form_of(session, series_instance_uid, site.class_titles())
         if not found or detail is None:
             raise HTTPException(404, "No such series was received.")
@@ -144,7 +144,7 @@ def _add_series(routes: APIRouter, site: Site) -> None:
         )
 
 
-def _first_shown(detail: Detail, names: list[str], label: str | None) -> int:
+def _first_shown(detail: SeriesDetail, names: list[str], label: str | None) -> int:
     """The slice of the picture that was sent: the deciding one that speaks most for the class; else the middle."""
     deciding = [place for place, one in enumerate(detail.slices) if one.deciding]
     if label not in names or not deciding:
@@ -152,7 +152,7 @@ def _first_shown(detail: Detail, names: list[str], label: str | None) -> int:
     return max(deciding, key=lambda place: detail.slices[place].probabilities[names.index(label)])
 
 
-def _slice_lines(detail: Detail, names: list[str]) -> list[charts.Line]:
+def _slice_lines(detail: SeriesDetail, names: list[str]) -> list[charts.Line]:
     """A line a class over the slices; none where no model looked at them."""
     if not detail.slices or len(detail.slices[0].probabilities) != len(names):
         return []
@@ -207,8 +207,8 @@ def _add_peers(routes: APIRouter, site: Site) -> None:
     def peers(caller: Reader) -> Response:
         destinations = [destination_answer(one) for one in site.settings.destination]
         with site.database.read() as session:
-            backlogs = {one.name: activity.backlog(session, one.name) for one in destinations}
-            senders = activity.senders(session)
+            backlogs = {one.name: activity.find_backlog(session, one.name) for one in destinations}
+            senders = activity.sending_peers(session)
         settings = site.settings
         return _page(
             site, "peers.html", caller, destinations=destinations, backlogs=backlogs, senders=senders, settings=settings

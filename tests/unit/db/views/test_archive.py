@@ -18,7 +18,7 @@ from worker.db.models import model_row
 from worker.db.results import NewObject, add_result
 from worker.db.series import lock_open_series, queue_series
 from worker.db.tables import Base, JobState, ObjectKind
-from worker.db.views.archive import Keys, find_instances, find_series, find_studies
+from worker.db.views.archive import Keys, match_instances, match_series, match_studies
 from worker.dicom.standard import derive_uid, produced_series_uid
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -70,13 +70,13 @@ REPORTS = produced_series_uid("report", derive_uid("series", "a"), MODEL.sha256)
 
 def _studies(database: Database, **keys: object) -> list[str]:
     with database.read() as session:
-        found = find_studies(session, replace(Keys(), **keys))  # type: ignore[arg-type]
+        found = match_studies(session, replace(Keys(), **keys))  # type: ignore[arg-type]
     return [{derive_uid("study", one): one for one in "ab"}[study.study_instance_uid] for study in found]
 
 
 def test_a_study_is_listed_once_newest_first_with_what_it_holds(database: Database) -> None:
     with database.read() as session:
-        b, a = find_studies(session, Keys())
+        b, a = match_studies(session, Keys())
     assert (b.study_instance_uid, a.study_instance_uid) == (derive_uid("study", "b"), derive_uid("study", "a"))
     assert (a.modalities, a.series, a.instances) == (("CT", "MR", "SR"), 3, 4)
     assert a.path == new_instance(1, "a").path
@@ -115,9 +115,9 @@ def test_studies_match_as_the_standard_says(database: Database, keys: dict[str, 
 def test_series_are_those_received_and_those_produced(database: Database) -> None:
     study = (derive_uid("study", "a"),)
     with database.read() as session:
-        found = find_series(session, Keys(study_instance_uids=study))
-        reports = find_series(session, Keys(modalities=("SR",)))
-        by_uid = find_series(session, Keys(series_instance_uids=(REPORTS,)))
+        found = match_series(session, Keys(study_instance_uids=study))
+        reports = match_series(session, Keys(modalities=("SR",)))
+        by_uid = match_series(session, Keys(series_instance_uids=(REPORTS,)))
     assert sorted((one.modality, one.instances, one.kind) for one in found) == [
         ("CT", 1, None),
         ("MR", 2, None),
@@ -129,8 +129,8 @@ def test_series_are_those_received_and_those_produced(database: Database) -> Non
 
 def test_instances_by_class_and_series(database: Database) -> None:
     with database.read() as session:
-        reports = find_instances(session, Keys(sop_class_uids=(SR,)))
-        images = find_instances(session, Keys(series_instance_uids=(derive_uid("series", "a"),)))
+        reports = match_instances(session, Keys(sop_class_uids=(SR,)))
+        images = match_instances(session, Keys(series_instance_uids=(derive_uid("series", "a"),)))
     assert [(one.sop_instance_uid, one.series_instance_uid, one.modality) for one in reports] == [
         (derive_uid("r"), REPORTS, "SR")
     ]
@@ -139,7 +139,7 @@ def test_instances_by_class_and_series(database: Database) -> None:
 
 def test_pages_put_together_are_the_whole_list(database: Database) -> None:
     with database.read() as session:
-        for find in (find_studies, find_series, find_instances):
+        for find in (match_studies, match_series, match_instances):
             whole = find(session, Keys())
             assert [find(session, Keys(), 1, place)[0] for place in range(len(whole))] == whole  # type: ignore[comparison-overlap]
             assert find(session, Keys(), 2, len(whole)) == []
@@ -149,5 +149,5 @@ def test_pages_put_together_are_the_whole_list(database: Database) -> None:
 def test_a_patient_is_found_by_identifier_and_by_pseudonym_where_pseudonyms_are_kept(database: Database) -> None:
     with database.read() as session:
         session.info["pseudonym"] = lambda text: {"Miller": "ID-a"}.get(text, "nobody")
-        assert len(find_studies(session, Keys(patient_id="Miller"))) == 1
-        assert len(find_studies(session, Keys(patient_id="ID-a"))) == 1
+        assert len(match_studies(session, Keys(patient_id="Miller"))) == 1
+        assert len(match_studies(session, Keys(patient_id="ID-a"))) == 1

@@ -19,7 +19,8 @@ from worker.db.series import lock_open_series, queue_series, refuse_series
 from worker.db.tables import JobState, ObjectKind
 from worker.db.views import activity
 from worker.db.views.queue import find_unfinished
-from worker.db.views.search import Search, Status, find_page, find_series, series_that_end_in, slices_of
+from worker.db.views.search import Search, Status, find_page, find_series, find_series_by_suffix
+from worker.db.views.series_detail import latest_slices
 from worker.dicom.standard import derive_uid
 
 
@@ -145,7 +146,7 @@ def test_a_page_touches_its_own_rows_only(filled: Database, search: Search) -> N
 def test_each_status_is_counted_up_to_a_number(filled: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activity, "MANY", 1)
     with filled.read() as session:
-        counted = activity.tallies(session)
+        counted = activity.count_by_status(session)
     assert counted[Status.CLASSIFIED] == activity.Tally(1, more=True)
     assert counted[Status.REFUSED] == activity.Tally(1, more=False)
     assert counted[Status.NOT_ASSESSED] == activity.Tally(0, more=False)
@@ -154,10 +155,10 @@ def test_each_status_is_counted_up_to_a_number(filled: Database, monkeypatch: py
 def test_slices_and_endings(filled: Database) -> None:
     uid = derive_uid("series", "a")
     with filled.read() as session:
-        assert [one.deciding for one in slices_of(session, uid)] == [True]
-        assert series_that_end_in(session, uid) == [uid]
-        assert series_that_end_in(session, uid[-10:]) == [uid]
-        assert series_that_end_in(session, "%") == []
+        assert [one.deciding for one in latest_slices(session, uid)] == [True]
+        assert find_series_by_suffix(session, uid) == [uid]
+        assert find_series_by_suffix(session, uid[-10:]) == [uid]
+        assert find_series_by_suffix(session, "%") == []
 
 
 def test_unfinished_lists_jobs_and_deliveries(filled: Database) -> None:

@@ -53,7 +53,7 @@ def test_models_are_chosen_by_an_operator_alone(second: tuple[httpx.Client, Data
         answer = client.post(f"{API}/models/{path}", headers=operate)
         assert (answer.status_code, said in answer.json()["detail"]) == (status, True), path
     with database.write() as session:
-        models.activate_model(session, models.model_of(session, SECOND).id, "ada", later(1))
+        models.activate_model(session, models.model_by_sha256(session, SECOND).id, "ada", later(1))
     answer = client.post(f"{API}/models/{model.sha256}/activate", headers=operate)
     assert {one["version"]: one["state_by"] for one in answer.json() if one["state"] == "active"} == {"1.0": "model op"}
     assert client.post(f"{API}/models/rollback", headers=operate).status_code == 200
@@ -71,7 +71,7 @@ def test_the_page_shows_states_and_buttons(second: tuple[httpx.Client, Database]
     client, database = second
     read, operate = _bearer(database, TokenRole.READ, "page reader"), _bearer(database, TokenRole.OPERATE, "page op")
     with database.write() as session:
-        rows = {one.version: one for one in models.models(session)}
+        rows = {one.version: one for one in models.all_models(session)}
         models.activate_model(session, rows["1.0"].id, "ada", later(5))
         models.shadow_model(session, rows["2.0"].id, "ada", later(5))
         models.record_load(session, rows["2.0"].id, "far:1", LoadState.FAILED, "no such bundle", later(6))
@@ -96,7 +96,7 @@ def test_a_parked_job_in_shadow_is_told_from_one_whose_answer_is_waited_for(
     client, database = second
     read = _bearer(database, TokenRole.READ, "queue reader")
     with database.write() as session:
-        [candidate] = [one for one in models.models(session) if one.sha256 == SECOND]
+        [candidate] = [one for one in models.all_models(session) if one.sha256 == SECOND]
         series = session.scalars(select(SeriesRow).where(SeriesRow.patient_id == "ID-a")).one()
         assert queue_series(session, series, candidate.id, later(9), shadow=True) is not None
         job = claim_job(session, "me", candidate.id, later(9), timedelta(seconds=30), shadow=True)
