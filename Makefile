@@ -1,13 +1,14 @@
 # Each target does its own set-up on a fresh Debian or Ubuntu with Python 3.11 or newer.
 #
 #   make demo     start a small PACS and the worker, send two heads, show the reports that come back
-#   make test     the whole test suite (installs DCMTK, Orthanc and the DICOM validators when it may)
+#   make test     the whole test suite; installs DCMTK, Orthanc, DICOM and FHIR validators, PostgreSQL, Chromium,
+#                 promtool and OHIF when it may, and names what it had to skip
 #   make check    format, lint, types, import arrows
 #   make vulnerabilities   the pinned packages against known advisories
 #   make wheel    build dist/*.whl
 #   make screenshots   docs/screenshots, in a headless Chromium
 #   make ohif     the OHIF viewer into var/ohif (50 MB, from npm); the worker then shows it at /ohif/
-#   make fhir-validators   two validators of HL7 FHIR into var/fhir (2 MB, from npm), for tests that else are skipped
+#   make fhir-validators   two validators of HL7 FHIR into var/fhir (2 MB, from npm)
 #   make soak     faults under load, counted (hours; a stopped run goes on), into docs/reliability.md:
 #                 ONLY=kills,hosts runs these rows, PART=0.1 a tenth of their length, FRESH=1 forgets earlier rows
 #   make seeds    the five earlier systems and ours on the pictures in DATA=folder: hours, a stopped run goes on;
@@ -23,6 +24,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OHIF ?= var/ohif
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -48,10 +50,20 @@ python-venv:
 system-packages:
 	@.ci/install-packages dcmtk orthanc orthanc-dicomweb dicom3tools pixelmed-apps
 
+# What else the tests try the worker with. Each is fetched once; a test without its program is skipped and says so.
+.PHONY: test-programs
+test-programs: system-packages
+	@.ci/install-packages chromium prometheus
+	@command -v npm >/dev/null || .ci/install-packages nodejs npm
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || .ci/install-packages postgresql
+	@test -e $(OHIF)/index.html || .ci/install-ohif $(OHIF) || echo "OHIF cannot be fetched: its tests are skipped."
+	@test -e var/fhir/fhir.schema.json || .ci/install-fhir-validators var/fhir \
+	  || echo "The FHIR validators cannot be fetched: their tests are skipped."
+
 demo: $(STAMP)
 	@$(BIN)/python -m tests.demo
 
-test: $(STAMP) system-packages
+test: $(STAMP) test-programs
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
@@ -88,7 +100,6 @@ screenshots: $(STAMP)
 	@$(BIN)/python -m tests.acceptance.test_pages docs/screenshots
 
 .PHONY: ohif
-OHIF ?= var/ohif
 ohif:
 	@.ci/install-ohif $(OHIF)
 

@@ -1,0 +1,57 @@
+"""Tests mirror modules: `worker/db/jobs.py` ↔ `tests/unit/db/test_jobs.py`, `monai_train/data/convert.py` ↔
+`tests/unit/monai_train/data/test_convert.py`. A module without one stands here with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+# Module → where it is tested instead, or why there is nothing to test.
+WITHOUT: dict[str, str] = {
+    "worker/__init__.py": "tests/acceptance/test_wheel.py",
+    "worker/__main__.py": "every test that starts a worker runs `python -m worker`",
+}
+
+
+def modules() -> Iterator[str]:
+    """Every module but the empty `__init__` of a package, relative to the root."""
+    for package in ("worker", "monai_train"):
+        for file in sorted((ROOT / package).rglob("*.py")):
+            path = file.relative_to(ROOT)
+            if "bundles" not in path.parts and (file.name != "__init__.py" or len(path.parts) == 2):
+                yield path.as_posix()
+
+
+def mirror(module: str) -> Path:
+    path = Path(module)
+    inside = path.parent.relative_to("worker") if path.parts[0] == "worker" else path.parent
+    return ROOT / "tests" / "unit" / inside / f"test_{path.name}"
+
+
+def test_every_module_has_the_test_of_its_name_or_a_reason() -> None:
+    assert [module for module in modules() if module not in WITHOUT and not mirror(module).exists()] == []
+    assert [module for module in WITHOUT if mirror(module).exists()] == [], "these have a test and need no reason"
+
+
+def test_the_list_of_reasons_names_modules_and_tests_that_exist() -> None:
+    assert set(WITHOUT) <= set(modules())
+    for reason in WITHOUT.values():
+        for word in reason.replace(",", " ").split():
+            if word.startswith("tests/"):
+                assert (ROOT / word).exists(), word
+
+
+def test_no_package_has_more_than_sixteen_modules() -> None:
+    for package in ("worker", "monai_train"):
+        for folder in [ROOT / package, *(ROOT / package).rglob("*/")]:
+            assert len(list(folder.glob("*.py"))) <= 16, folder
+
+
+def test_a_long_module_says_why() -> None:
+    """Over 400 lines, the docstring of the module says why it is whole."""
+    for module in modules():
+        text = (ROOT / module).read_text()
+        if len(text.splitlines()) > 400:
+            assert "one file" in text.split('"""')[1], f"{module} has over 400 lines and its docstring does not say why"
