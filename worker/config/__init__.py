@@ -1,0 +1,1 @@
+"""The configuration file as frozen, validated settings."""

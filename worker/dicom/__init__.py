@@ -1,0 +1,1 @@
+"""What the DICOM standard fixes, and headers: UIDs, codes, statuses; never pixels."""

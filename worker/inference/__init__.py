@@ -1,0 +1,1 @@
+"""From the files of a series to a classification; pure: no session, no socket."""

@@ -1,0 +1,1 @@
+"""From DICOM files to pixel values and their geometry."""

@@ -1,0 +1,1 @@
+"""The receive role: the Storage SCP and the settling of series."""

@@ -1,0 +1,1 @@
+"""The DICOM and FHIR objects made of a result: SR, Secondary Capture, key objects."""

@@ -1,0 +1,1 @@
+"""The send role: deliveries to the destinations."""

@@ -1,0 +1,1 @@
+"""The service: its roles' processes, their supervisor, clock, heartbeat and scheduled ticks."""

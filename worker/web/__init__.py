@@ -1,0 +1,1 @@
+"""The web role: REST API, DICOMweb, pages, health and metrics."""
