@@ -39,7 +39,7 @@ from worker.inference.bundle import Bundle, default_bundle, load_bundle
 from worker.inference.classify import classify
 from worker.inference.engines import BATCH, OpenVinoEngine, TorchEngine
 from worker.inference.preprocess import preprocess, preprocess_image
-from worker.results import FloatArray
+from worker.pixels.arrays import FloatArray
 
 PICTURES = 2000
 SERIES = (24, 200)

@@ -5,16 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    FloatArray = npt.NDArray[np.float32]
-    ByteArray = npt.NDArray[np.uint8]
-else:  # a command that looks things up starts without numpy
-    FloatArray = ByteArray = object
 
 
 class ResultStatus(StrEnum):
@@ -105,19 +95,6 @@ class SliceResult:
 
 
 @dataclass(frozen=True, slots=True)
-class DecidingPicture:
-    """The slice to show a person: as displayed (oriented, square pixels, windowed) and where the model looked.
-
-    `image` [rows, columns] grey 0-255; `activation` [rows, columns] in [0, 1] on the same grid, None where nothing
-    was classified; `slice_index` into SeriesResult.slices.
-    """
-
-    slice_index: int
-    image: ByteArray
-    activation: FloatArray | None
-
-
-@dataclass(frozen=True, slots=True)
 class SeriesResult:
     """What one model says of one series: a class with its calibrated probability, or why there is none.
 
@@ -133,5 +110,4 @@ class SeriesResult:
     reason: str | None
     detail: str | None
     slices: tuple[SliceResult, ...]
-    picture: DecidingPicture | None
     missing: str | None = None

@@ -15,7 +15,7 @@ from monai_train.evaluation.evaluate import Evidence
 from monai_train.evaluation.intervals import Estimate, share_estimate
 from monai_train.evaluation.metrics import UNREADABLE, BoolArray, FigureArray, Predictions, confidences
 from worker.inference.aggregate import normalised
-from worker.results import ByteArray, FloatArray
+from worker.pixels.arrays import ByteArray, FloatArray
 
 ENLARGED = 1.1
 _HEAT = np.array([213, 94, 0], np.float32)  # Okabe and Ito's vermilion

@@ -38,7 +38,7 @@ from monai_train.training.train import current_commit, train
 from worker.errors import StartError
 from worker.files import open_atomically
 from worker.inference.aggregate import slice_probabilities
-from worker.results import FloatArray
+from worker.pixels.arrays import FloatArray
 
 
 def folds_of(labels: Sequence[int], groups: Sequence[str], folds: int, seed: int = 0) -> IntArray:

@@ -35,7 +35,7 @@ from worker.inference.bundle import Bundle, load_bundle
 from worker.inference.classify import check_accepted
 from worker.inference.engines import OpenVinoEngine, Outputs, Precision
 from worker.inference.preprocess import preprocess
-from worker.results import ByteArray, FloatArray
+from worker.pixels.arrays import ByteArray, FloatArray
 
 _BATCH = 64
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
-from worker.results import FloatArray
+from worker.pixels.arrays import FloatArray
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]

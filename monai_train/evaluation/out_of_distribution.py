@@ -24,7 +24,8 @@ from worker.inference.aggregate import distance_and_residual, in_distribution
 from worker.inference.bundle import Bundle, load_bundle
 from worker.inference.classify import classify
 from worker.inference.engines import OpenVinoEngine, Precision
-from worker.results import ByteArray, FloatArray, ResultStatus
+from worker.pixels.arrays import ByteArray, FloatArray
+from worker.results import ResultStatus
 
 _SIZE = 256
 _EACH = 20

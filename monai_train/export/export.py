@@ -52,7 +52,7 @@ from worker.inference.efficientnet_lite import EfficientNetLite0
 from worker.inference.engines import OpenVinoEngine, TorchEngine
 from worker.inference.golden import check_golden, golden_case
 from worker.inference.run_bundle import MONAI_ENTRY
-from worker.results import FloatArray
+from worker.pixels.arrays import FloatArray
 
 LIMITS = (
     "Research use only, not a medical device. Trained on single T1-weighted contrast-enhanced slices with a tumour and "

@@ -33,9 +33,10 @@ from worker.db.results import NewObject, add_result
 from worker.db.series import lock_open_series, queue_series, refuse_series
 from worker.db.tables import DeliveryState, JobRow, JobState, ObjectKind
 from worker.dicom.standard import derive_uid
+from worker.inference.illustrated import IllustratedResult
 from worker.jobs.runner import Conductor
 from worker.reporting.outbox import Outbox
-from worker.results import ModelIdentity, ResultStatus, SeriesResult, SliceResult
+from worker.results import ModelIdentity, ResultStatus, SliceResult
 from worker.service.roles import load_classifier
 
 LEASE = timedelta(seconds=30)
@@ -226,7 +227,7 @@ class _Site:
     def _model_id(self, session: Session) -> int:
         return model_row(session, self.model, self.now - timedelta(days=8)).id
 
-    def _result(self, outcome: str, sop_instance_uids: list[str]) -> SeriesResult:
+    def _result(self, outcome: str, sop_instance_uids: list[str]) -> IllustratedResult:
         names = [one.name for one in self.model.classes]
         probability = 0.62 + 0.37 * self.random.random()
         rest = (1 - probability) / (len(names) - 1)
@@ -236,7 +237,7 @@ class _Site:
             SliceResult("1.2.840.10008.5.1.4.1.1.4", uid, None, 6.0 * place, tuple(probabilities.values()), True, True)
             for place, uid in enumerate(sop_instance_uids)
         )
-        classified = SeriesResult(ResultStatus.CLASSIFIED, likely, probability, probabilities, None, None, slices, None)
+        classified = IllustratedResult(ResultStatus.CLASSIFIED, likely, probability, probabilities, None, None, slices)
         if outcome in names:
             return classified
         return replace(

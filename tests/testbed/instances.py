@@ -14,7 +14,8 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from worker.db.instances import NewInstance
 from worker.dicom.standard import derive_uid
-from worker.results import Code, ModelClass, ModelIdentity, ResultStatus, SeriesResult, SliceResult
+from worker.inference.illustrated import IllustratedResult
+from worker.results import Code, ModelClass, ModelIdentity, ResultStatus, SliceResult
 from worker.storage.acceptance import Received
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -110,9 +111,11 @@ def new_instance(number: int = 1, series: str = "a", **changes: Any) -> NewInsta
     return NewInstance(**values | changes)
 
 
-def classified(instances: list[NewInstance] | tuple[NewInstance, ...] = (), probability: float = 0.9) -> SeriesResult:
+def classified(
+    instances: list[NewInstance] | tuple[NewInstance, ...] = (), probability: float = 0.9
+) -> IllustratedResult:
     """A glioma with that probability, decided by every instance."""
-    return SeriesResult(
+    return IllustratedResult(
         status=ResultStatus.CLASSIFIED,
         label="glioma",
         probability=probability,
@@ -123,7 +126,7 @@ def classified(instances: list[NewInstance] | tuple[NewInstance, ...] = (), prob
             SliceResult(one.sop_class_uid, one.sop_instance_uid, None, None, (probability, 1 - probability), True, True)
             for one in instances
         ),
-        picture=None,
+        key_image=None,
     )
 
 

@@ -18,16 +18,16 @@ from pathlib import Path
 from tests.testbed.instances import MODEL, classified
 from tests.testbed.serving import one_model
 from worker.db.engine import Database
+from worker.inference.illustrated import IllustratedResult
 from worker.jobs.runner import Conductor, limit_memory
 from worker.logs import configure_logs
 from worker.process import process_name
-from worker.results import SeriesResult
 
 ATTEMPTS = 2
 MORE_BYTES = 64 << 20
 
 
-def classify(paths: Sequence[Path]) -> SeriesResult:
+def classify(paths: Sequence[Path]) -> IllustratedResult:
     match paths[0].read_text():
         case "segfault":
             ctypes.string_at(0)

@@ -15,7 +15,8 @@ from pydicom.tag import Tag
 from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
 from worker.dicom.standard import derive_uid
-from worker.results import Code, DecidingPicture, ModelClass, ModelIdentity, ResultStatus, SeriesResult, SliceResult
+from worker.inference.illustrated import IllustratedResult, KeyImage
+from worker.results import Code, ModelClass, ModelIdentity, ResultStatus, SliceResult
 
 BRAIN = Code("12738006", "SCT", "Brain")
 MODEL = ModelIdentity(
@@ -59,21 +60,28 @@ def enhanced_header(frames: int = 8, **attributes: Any) -> list[Dataset]:
     return [_header(EnhancedMRImageStorage, 1, {"NumberOfFrames": frames, **attributes})]
 
 
-def classified(sources: list[Dataset], label: str = "glioma", probability: float = 0.97) -> SeriesResult:
+def classified(sources: list[Dataset], label: str = "glioma", probability: float = 0.97) -> IllustratedResult:
     """A classified series whose middle three slices decide."""
     names = [one.name for one in MODEL.classes]
     rest = (1 - probability) / (len(names) - 1)
     probabilities = {name: probability if name == label else rest for name in names}
     slices = _slices(sources, tuple(probabilities.values()))
-    return SeriesResult(
-        ResultStatus.CLASSIFIED, label, probability, probabilities, None, None, slices, picture(len(slices) // 2)
+    return IllustratedResult(
+        ResultStatus.CLASSIFIED,
+        label,
+        probability,
+        probabilities,
+        None,
+        None,
+        slices,
+        key_image=key_image(len(slices) // 2),
     )
 
 
-def not_assessed(sources: list[Dataset]) -> SeriesResult:
+def not_assessed(sources: list[Dataset]) -> IllustratedResult:
     """A series the model may not judge; its slices have scores that must not be reported."""
     slices = _slices(sources, (0.4, 0.3, 0.2, 0.1))
-    return SeriesResult(
+    return IllustratedResult(
         ResultStatus.NOT_ASSESSED,
         None,
         None,
@@ -81,19 +89,17 @@ def not_assessed(sources: list[Dataset]) -> SeriesResult:
         "out-of-distribution",
         "The images look unlike the head MRI that the model was trained on.",
         slices,
-        picture(len(slices) // 2, activation=False),
+        key_image=key_image(len(slices) // 2, activation=False),
     )
 
 
-def picture(slice_index: int, rows: int = 220, columns: int = 200, *, activation: bool = True) -> DecidingPicture:
+def key_image(slice_index: int, rows: int = 220, columns: int = 200, *, activation: bool = True) -> KeyImage:
     """A grey disc with a bright spot, and a map that peaks on the spot."""
     y, x = np.mgrid[0:rows, 0:columns]
     disc = np.hypot((y - rows / 2) / rows, (x - columns / 2) / columns)
     spot = np.exp(-(((y - rows * 0.4) / rows) ** 2 + ((x - columns * 0.62) / columns) ** 2) / 0.008)
     grey = np.where(disc < 0.45, 90 + 40 * np.cos(disc * 25), 0) + 110 * spot
-    return DecidingPicture(
-        slice_index, grey.clip(0, 255).astype(np.uint8), spot.astype(np.float32) if activation else None
-    )
+    return KeyImage(slice_index, grey.clip(0, 255).astype(np.uint8), spot.astype(np.float32) if activation else None)
 
 
 def _slices(sources: list[Dataset], probabilities: tuple[float, ...]) -> tuple[SliceResult, ...]:

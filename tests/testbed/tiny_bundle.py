@@ -31,7 +31,7 @@ from worker.inference.engines import OpenVinoEngine
 from worker.inference.golden import golden_case
 from worker.inference.preprocess import Preprocessing, preprocess
 from worker.inference.run_bundle import MONAI_ENTRY
-from worker.results import FloatArray
+from worker.pixels.arrays import FloatArray
 
 PREPROCESSING = Preprocessing(size=64)
 NETWORK = {

@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from worker.inference.bundle import Bundle, FeatureStatistics
 from worker.inference.engines import Outputs
+from worker.inference.illustrated import IllustratedResult, KeyImage
 from worker.inference.preprocess import Volume
-from worker.results import Activation, DecidingPicture, FloatArray, ModelClass, ResultStatus, SeriesResult, SliceResult
+from worker.pixels.arrays import FloatArray
+from worker.results import Activation, ModelClass, ResultStatus, SliceResult
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -67,7 +69,7 @@ def deciding_slices(tumour: FloatArray, allowed: BoolArray, bundle: Bundle) -> n
     return candidates[np.argsort(-tumour[candidates], kind="stable")][:k]
 
 
-def summarise(volume: Volume, outputs: Outputs, bundle: Bundle) -> SeriesResult:
+def summarise(volume: Volume, outputs: Outputs, bundle: Bundle) -> IllustratedResult:
     """What the model says of the series; `outputs` are those of `volume.tensor`."""
     classes = bundle.identity.classes
     probabilities = slice_probabilities(outputs.logits, bundle.temperature)
@@ -88,7 +90,7 @@ def summarise(volume: Volume, outputs: Outputs, bundle: Bundle) -> SeriesResult:
         detail = f"The likeliest class has the probability {probability:.2f}; {needed:.2f} is needed to say it."
         return _not_assessed("too-uncertain", detail, by_class, slices, volume, shown)
     activation = volume.on_picture(shown, normalised(outputs.maps[shown, best]))
-    return SeriesResult(
+    return IllustratedResult(
         status=ResultStatus.CLASSIFIED,
         label=classes[best].name,
         probability=probability,
@@ -99,7 +101,7 @@ def summarise(volume: Volume, outputs: Outputs, bundle: Bundle) -> SeriesResult:
             replace(one, activation=_activation(volume, index, outputs.maps[index, best])) if one.deciding else one
             for index, one in enumerate(slices)
         ),
-        picture=DecidingPicture(shown, volume.picture(shown), activation),
+        key_image=KeyImage(shown, volume.picture(shown), activation),
     )
 
 
@@ -149,9 +151,9 @@ def _not_assessed(
     slices: tuple[SliceResult, ...],
     volume: Volume,
     shown: int,
-) -> SeriesResult:
+) -> IllustratedResult:
     """No class; the picture shows what was looked at, without a map that would suggest a finding."""
-    return SeriesResult(
+    return IllustratedResult(
         status=ResultStatus.NOT_ASSESSED,
         label=None,
         probability=None,
@@ -159,5 +161,5 @@ def _not_assessed(
         reason=reason,
         detail=detail,
         slices=slices,
-        picture=DecidingPicture(shown, volume.picture(shown), None),
+        key_image=KeyImage(shown, volume.picture(shown), None),
     )

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from worker.errors import StartError
-from worker.results import Code, FloatArray, ModelClass, ModelIdentity
+from worker.pixels.arrays import FloatArray
+from worker.results import Code, ModelClass, ModelIdentity
 
 if TYPE_CHECKING:  # who asks only for the identity starts without numpy and pydicom
     from worker.inference.preprocess import Preprocessing

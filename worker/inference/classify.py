@@ -9,11 +9,11 @@ from worker.errors import NotAssessable
 from worker.inference.aggregate import summarise
 from worker.inference.bundle import Bundle
 from worker.inference.engines import Engine
+from worker.inference.illustrated import IllustratedResult
 from worker.inference.preprocess import Volume, preprocess
-from worker.results import SeriesResult
 
 
-def classify(paths: Sequence[Path], bundle: Bundle, engine: Engine) -> SeriesResult:
+def classify(paths: Sequence[Path], bundle: Bundle, engine: Engine) -> IllustratedResult:
     """What the bundle's model says of the files of one series, in any order.
 
     Raises NotAssessable for what cannot be read or may not be asked; OSError when a file cannot be opened.

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from worker.errors import StartError
 from worker.inference.bundle import Bundle
-from worker.results import FloatArray
+from worker.pixels.arrays import FloatArray
 
 Precision = Literal["int8", "fp32"]
 BATCH = 16

@@ -15,7 +15,7 @@ from worker.inference.aggregate import slice_probabilities
 from worker.inference.bundle import Bundle
 from worker.inference.engines import Engine, Precision
 from worker.inference.preprocess import preprocess
-from worker.results import FloatArray
+from worker.pixels.arrays import FloatArray
 
 
 class _Case(BaseModel):

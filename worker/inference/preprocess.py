@@ -28,9 +28,9 @@ import numpy.typing as npt
 
 from worker.errors import NotAssessable, StartError
 from worker.inference.resample import axis_weights, coverage, resample
+from worker.pixels.arrays import ByteArray, FloatArray
 from worker.pixels.decode import MAXIMUM_FILE_SAMPLES, DecodedFrame, decode
 from worker.pixels.geometry import OrientedFrame, Plane, stack
-from worker.results import ByteArray, FloatArray
 
 LEVELS = np.float32(255)
 PICTURE_SIZE = 512  # the longest side of a displayed picture

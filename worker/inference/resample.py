@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from worker.results import FloatArray
+from worker.pixels.arrays import FloatArray
 
 
 @dataclass(frozen=True)

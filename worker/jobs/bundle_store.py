@@ -19,12 +19,13 @@ from worker.config.settings import Settings
 from worker.errors import StartError
 from worker.files import fsync
 from worker.inference.bundle import Bundle, default_bundle, load_bundle, verified_identity
-from worker.results import ModelIdentity, SeriesResult
+from worker.inference.illustrated import IllustratedResult
+from worker.results import ModelIdentity
 
 if TYPE_CHECKING:
     from worker.inference.engines import Engine
 
-Classify = Callable[[Sequence[Path]], SeriesResult]
+Classify = Callable[[Sequence[Path]], IllustratedResult]
 
 
 @dataclass(frozen=True)

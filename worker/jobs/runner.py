@@ -23,9 +23,10 @@ from worker.db.jobs import claim_job, end_job, extend_job_lease, job_waits
 from worker.db.results import NewObject, add_result, add_shadow_result, latest_report
 from worker.db.tables import InstanceRow, JobRow, JobState
 from worker.errors import NotAssessable, Park, Retry
+from worker.inference.illustrated import IllustratedResult, not_assessed
 from worker.jobs.model_pool import ServedModel
 from worker.logs import fault_fields, get_log
-from worker.results import ModelIdentity, ResultStatus, SeriesResult
+from worker.results import ModelIdentity
 
 _FIRST_RETRY_SECONDS = 2.0
 
@@ -63,7 +64,7 @@ class MakeObjects(Protocol):
 
     def __call__(
         self,
-        result: SeriesResult,
+        result: IllustratedResult,
         model: ModelIdentity,
         sources: Sequence[Path],
         input_sha256: str,
@@ -154,7 +155,7 @@ class Conductor:
             raise Park("file-missing", "a received file is gone from the data folder")
         return files
 
-    def _result(self, model: ServedModel, instances: Sequence[InstanceRow]) -> SeriesResult:
+    def _result(self, model: ServedModel, instances: Sequence[InstanceRow]) -> IllustratedResult:
         try:
             return model.classify(self._files(instances))
         except NotAssessable as refusal:
@@ -163,7 +164,7 @@ class Conductor:
     def _finish(
         self,
         job: JobRow,
-        result: SeriesResult,
+        result: IllustratedResult,
         instances: Sequence[InstanceRow],
         objects: Sequence[NewObject],
     ) -> None:
@@ -242,17 +243,3 @@ class Conductor:
                 stop.wait(_FIRST_RETRY_SECONDS)
             if not busy:
                 stop.wait(poll_seconds)
-
-
-def not_assessed(refusal: NotAssessable) -> SeriesResult:
-    """The result of a series that could not even be read as the model needs it."""
-    return SeriesResult(
-        status=ResultStatus.NOT_ASSESSED,
-        label=None,
-        probability=None,
-        probabilities={},
-        reason=refusal.reason,
-        detail=refusal.detail,
-        slices=(),
-        picture=None,
-    )

@@ -18,12 +18,12 @@ from worker.db.tables import ObjectKind
 from worker.db.views.search import SeriesAnswer, Status
 from worker.dicom import standard
 from worker.errors import NotAssessable, RefusedInstance, StartError
-from worker.jobs.runner import not_assessed
+from worker.inference.illustrated import IllustratedResult, not_assessed
 from worker.receive.completeness import missing_part
 from worker.receive.settle import Refusal, refusal
 from worker.reporting.outbox import Outbox, read_header
 from worker.reporting.secondary_capture import picture_png
-from worker.results import ModelIdentity, SeriesResult
+from worker.results import ModelIdentity
 from worker.storage.acceptance import Received, describe
 
 
@@ -103,7 +103,7 @@ def classify_series(
     members: Sequence[tuple[Path, NewInstance]],
     settings: Settings,
     model: ModelIdentity,
-    classify: Callable[[Sequence[Path]], SeriesResult],
+    classify: Callable[[Sequence[Path]], IllustratedResult],
     out: Path,
     moment: datetime,
 ) -> OfflineAnswer:
@@ -137,7 +137,7 @@ def _answer(
     model: ModelIdentity,
     moment: datetime,
     status: Status,
-    result: SeriesResult | None,
+    result: IllustratedResult | None,
     reason: str | None,
     detail: str | None,
 ) -> SeriesAnswer:

@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from worker.inference.illustrated import IllustratedResult
+from worker.pixels.arrays import ByteArray, FloatArray
 from worker.reporting.source_attributes import RESEARCH_USE
-from worker.results import ByteArray, FloatArray, ModelIdentity, ResultStatus, SeriesResult
+from worker.results import ModelIdentity, ResultStatus
 
 WIDTH, HEIGHT = 1024, 600
 ACTIVATION_THRESHOLD = 0.3  # below it the map is transparent: weak activation is everywhere and says nothing
@@ -33,7 +35,7 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Colour = tuple[int, int, int]
 
 
-def draw_picture(result: SeriesResult, model: ModelIdentity) -> ByteArray:
+def draw_picture(result: IllustratedResult, model: ModelIdentity) -> ByteArray:
     """The picture of a result: uint8 RGB [600, 1024, 3]; for "not assessed" the slice and the reason."""
     canvas = Image.new("RGB", (WIDTH, HEIGHT), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
@@ -71,7 +73,7 @@ def overlay(image: ByteArray, activation: FloatArray) -> ByteArray:
 
 
 def _draw_classified(
-    canvas: Image.Image, draw: ImageDraw.ImageDraw, result: SeriesResult, model: ModelIdentity, label: str
+    canvas: Image.Image, draw: ImageDraw.ImageDraw, result: IllustratedResult, model: ModelIdentity, label: str
 ) -> None:
     title = model.class_named(label).title
     certainty = _percent(result.probabilities[label])
@@ -81,7 +83,7 @@ def _draw_classified(
     others = sorted(model.classes, key=lambda one: -result.probabilities[one.name])
     scores = ",  ".join(f"{one.title} {_percent(result.probabilities[one.name])}" for one in others)
     _line(draw, (20, 578), scores, 18, _FAINT, WIDTH - 40)
-    picture = result.picture
+    picture = result.key_image
     if picture is None:
         return
     _panel(canvas, draw, 0, picture.image, f"Slice {picture.slice_index + 1} of {len(result.slices)}")
@@ -91,9 +93,9 @@ def _draw_classified(
         _colour_bar(canvas, draw)
 
 
-def _draw_not_assessed(canvas: Image.Image, draw: ImageDraw.ImageDraw, result: SeriesResult) -> None:
+def _draw_not_assessed(canvas: Image.Image, draw: ImageDraw.ImageDraw, result: IllustratedResult) -> None:
     _line(draw, (20, 74), "Not assessed", 36, _INK, 580)
-    picture = result.picture
+    picture = result.key_image
     if picture is not None:
         _panel(canvas, draw, 0, picture.image, f"Slice {picture.slice_index + 1} of {len(result.slices)}")
     reason = f"Not assessed: {result.detail or result.reason or 'no reason given'}"

@@ -22,9 +22,10 @@ from worker.db.tables import ObjectKind
 from worker.dicom import header
 from worker.dicom.standard import derive_uid, produced_series_uid
 from worker.files import fsync, write_atomically
+from worker.inference.illustrated import IllustratedResult
 from worker.reporting.secondary_capture import build_key_objects, build_picture
 from worker.reporting.sr import build_report
-from worker.results import ModelIdentity, ResultStatus, SeriesResult
+from worker.results import ModelIdentity, ResultStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Outbox:
 
     def make_objects(
         self,
-        result: SeriesResult,
+        result: IllustratedResult,
         model: ModelIdentity,
         sources: Sequence[Path],
         input_sha256: str,
@@ -118,11 +119,11 @@ def read_header(path: Path) -> Dataset:
             return header.read_header(file)
 
 
-def _was_decided(result: SeriesResult) -> bool:
+def _was_decided(result: IllustratedResult) -> bool:
     """Slices that were looked at and led to no class are no key objects."""
     return result.status == ResultStatus.CLASSIFIED and any(one.deciding for one in result.slices)
 
 
-def _in_stack_order(result: SeriesResult, headers: list[Dataset]) -> list[Dataset]:
+def _in_stack_order(result: IllustratedResult, headers: list[Dataset]) -> list[Dataset]:
     order = {one.sop_instance_uid: place for place, one in reversed(list(enumerate(result.slices)))}
     return sorted(headers, key=lambda header: order.get(str(header.SOPInstanceUID), len(order)))

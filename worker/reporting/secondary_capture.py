@@ -16,10 +16,11 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from worker.dicom import standard
+from worker.inference.illustrated import IllustratedResult
 from worker.reporting import source_attributes as source_series
 from worker.reporting.draw_picture import draw_picture
 from worker.reporting.source_attributes import RESEARCH_USE
-from worker.results import ModelIdentity, SeriesResult
+from worker.results import ModelIdentity
 
 PICTURE_SERIES_NUMBER = 9902
 KEY_OBJECTS_SERIES_NUMBER = 9903
@@ -27,7 +28,7 @@ KEY_OBJECTS_SERIES_NUMBER = 9903
 
 @source_series.no_warnings()
 def build_picture(
-    result: SeriesResult,
+    result: IllustratedResult,
     model: ModelIdentity,
     sources: Sequence[Dataset],
     *,
@@ -74,7 +75,7 @@ def build_picture(
     return ds
 
 
-def picture_png(result: SeriesResult, model: ModelIdentity) -> bytes:
+def picture_png(result: IllustratedResult, model: ModelIdentity) -> bytes:
     """The same picture as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(draw_picture(result, model)).save(buffer, format="PNG")
@@ -83,7 +84,7 @@ def picture_png(result: SeriesResult, model: ModelIdentity) -> bytes:
 
 @source_series.no_warnings()
 def build_key_objects(
-    result: SeriesResult,
+    result: IllustratedResult,
     model: ModelIdentity,
     sources: Sequence[Dataset],
     *,
@@ -130,11 +131,11 @@ def build_key_objects(
     return selection
 
 
-def _source_image(result: SeriesResult, sources: Sequence[Dataset]) -> Dataset:
+def _source_image(result: IllustratedResult, sources: Sequence[Dataset]) -> Dataset:
     """The image that the picture shows, with its frame; the first image where there is nothing to show."""
     item = source_series.reference_item(sources[0])
-    if result.picture is not None and result.slices:
-        shown = result.slices[result.picture.slice_index]
+    if result.key_image is not None and result.slices:
+        shown = result.slices[result.key_image.slice_index]
         item.ReferencedSOPClassUID = shown.sop_class_uid
         item.ReferencedSOPInstanceUID = shown.sop_instance_uid
         if shown.frame_number is not None:

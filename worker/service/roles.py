@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
 
-    from worker.results import ModelIdentity, SeriesResult
+    from worker.inference.illustrated import IllustratedResult
+    from worker.results import ModelIdentity
 
 _RECEIVER_GRACE_SECONDS = 3.0
 _PORT_SECONDS = 3.0
@@ -264,7 +265,7 @@ def configure_model(
                 raise
 
 
-def load_classifier(settings: Settings) -> tuple[ModelIdentity, Callable[[Sequence[Path]], SeriesResult]]:
+def load_classifier(settings: Settings) -> tuple[ModelIdentity, Callable[[Sequence[Path]], IllustratedResult]]:
     """The configured bundle's identity, verified, and the function that classifies the files of one series with it.
 
     Raises StartError for a bundle that is damaged or fails its golden cases.

@@ -22,8 +22,9 @@ from worker.inference.aggregate import (
 )
 from worker.inference.bundle import Aggregation, Bundle, FeatureStatistics, Thresholds
 from worker.inference.engines import Outputs
+from worker.inference.illustrated import IllustratedResult
 from worker.inference.preprocess import Volume, preprocess
-from worker.results import ResultStatus, SeriesResult
+from worker.results import ResultStatus
 
 GLIOMA, MENINGIOMA, PITUITARY, NOTUMOR = np.eye(4, dtype=np.float32)
 
@@ -101,7 +102,7 @@ def volume(bundle: Bundle, bundle_folder: Path) -> Volume:
     return preprocess(sorted((bundle_folder / "golden/head").glob("*.dcm")), bundle.preprocessing)
 
 
-def _summarise(volume: Volume, bundle: Bundle, *answers: Any, far: tuple[int, ...] = ()) -> SeriesResult:
+def _summarise(volume: Volume, bundle: Bundle, *answers: Any, far: tuple[int, ...] = ()) -> IllustratedResult:
     """`answers` are the slices' logits; slices `far` have features unlike training's."""
     features = np.repeat(bundle.statistics.mean[None], len(answers), axis=0)
     features[list(far)] = np.inf
@@ -121,11 +122,11 @@ def test_one_slice_of_tumour_decides(bundle: Bundle, volume: Volume) -> None:
     assert [one.deciding for one in result.slices] == [False, True, False]
     assert result.probability == result.probabilities["glioma"] == result.slices[1].probabilities[0]
     assert result.reason is None
-    assert result.picture is not None
-    assert result.picture.slice_index == 1
-    assert result.picture.activation is not None
-    assert result.picture.activation.shape == result.picture.image.shape
-    assert result.picture.activation.max() == pytest.approx(1, abs=0.05)
+    assert result.key_image is not None
+    assert result.key_image.slice_index == 1
+    assert result.key_image.activation is not None
+    assert result.key_image.activation.shape == result.key_image.image.shape
+    assert result.key_image.activation.max() == pytest.approx(1, abs=0.05)
 
 
 def test_the_mean_of_the_deciding_slices_is_reported(bundle: Bundle, volume: Volume) -> None:
@@ -164,16 +165,16 @@ def test_series_unlike_training_is_not_assessed(
     assert (result.label, result.probability, result.probabilities) == (None, None, {})
     assert result.detail is not None
     assert result.detail.startswith(f"{3 - len(far)} of 3 slices")
-    assert result.picture is not None
-    assert result.picture.activation is None
+    assert result.key_image is not None
+    assert result.key_image.activation is None
 
 
 def test_answer_that_is_not_sure_is_not_assessed(bundle: Bundle, volume: Volume) -> None:
     result = _summarise(volume, _bundle(bundle, probability=0.9), *[1 * GLIOMA] * 3)
     assert (result.status, result.reason, result.label) == (ResultStatus.NOT_ASSESSED, "too-uncertain", None)
     assert result.probabilities["glioma"] == pytest.approx(np.e / (np.e + 3), rel=1e-4)
-    assert result.picture is not None
-    assert result.picture.activation is None
+    assert result.key_image is not None
+    assert result.key_image.activation is None
 
 
 def test_answer_that_is_no_number_is_not_assessed(bundle: Bundle, volume: Volume) -> None:

@@ -21,8 +21,8 @@ def test_series_is_classified_from_its_files(bundle: Bundle, bundle_folder: Path
     assert result.status is ResultStatus.CLASSIFIED
     assert result.label in result.probabilities
     assert [one.position_mm for one in result.slices] == [0, 6, 12]
-    assert result.picture is not None
-    assert result.picture.image.shape == (96, 80)
+    assert result.key_image is not None
+    assert result.key_image.image.shape == (96, 80)
 
 
 @pytest.mark.parametrize(

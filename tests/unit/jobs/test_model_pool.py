@@ -17,11 +17,12 @@ from worker.db.jobs import claim_job, end_job
 from worker.db.tables import JobRow, JobState, LoadState
 from worker.db.views.model_comparison import model_statuses, unserved_models
 from worker.errors import StartError
+from worker.inference.illustrated import IllustratedResult
 from worker.jobs.bundle_store import Ready
 from worker.jobs.model_pool import TRY_AGAIN, ServedModels
 from worker.process import process_name
 from worker.receive.settle import settle_series
-from worker.results import ModelIdentity, SeriesResult
+from worker.results import ModelIdentity
 
 TWO = replace(MODEL, version="2.0", sha256="cd" * 32)
 HERE = "host:1"
@@ -46,7 +47,7 @@ class Shelf:
         return Ready(identity, _classify)
 
 
-def _classify(_paths: Sequence[Path]) -> SeriesResult:
+def _classify(_paths: Sequence[Path]) -> IllustratedResult:
     return classified()
 
 

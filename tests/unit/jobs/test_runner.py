@@ -32,9 +32,9 @@ from worker.db.tables import (
 from worker.db.views.search import Search, find_series
 from worker.dicom.standard import derive_uid
 from worker.errors import NotAssessable, Park, Retry
+from worker.inference.illustrated import IllustratedResult
 from worker.jobs.model_pool import ServedModel
 from worker.jobs.runner import Conductor
-from worker.results import SeriesResult
 
 INSTANCES = [new_instance(number) for number in (1, 2, 3)]
 
@@ -55,7 +55,7 @@ def clock() -> Clock:
 
 
 def _make_objects(
-    result: SeriesResult, model: Any, sources: Any, digest: str, before: Any, now: Any
+    result: IllustratedResult, model: Any, sources: Any, digest: str, before: Any, now: Any
 ) -> list[NewObject]:
     return [
         NewObject(
@@ -65,7 +65,7 @@ def _make_objects(
     ]
 
 
-def _result(_paths: Sequence[Path]) -> SeriesResult:
+def _result(_paths: Sequence[Path]) -> IllustratedResult:
     return classified(INSTANCES)
 
 
@@ -126,7 +126,7 @@ def test_what_is_missing_of_the_input_is_in_the_result_and_in_its_objects(
 ) -> None:
     reported: list[str | None] = []
 
-    def note(result: SeriesResult, *others: Any) -> list[NewObject]:
+    def note(result: IllustratedResult, *others: Any) -> list[NewObject]:
         reported.append(result.missing)
         return _make_objects(result, *others)
 
@@ -145,7 +145,7 @@ def test_there_is_no_second_job_after_the_first(queued: Database, tmp_path: Path
 
 
 def test_what_may_not_be_judged_is_a_result_with_its_reason(queued: Database, tmp_path: Path, clock: Clock) -> None:
-    def refuse(_paths: Sequence[Path]) -> SeriesResult:
+    def refuse(_paths: Sequence[Path]) -> IllustratedResult:
         raise NotAssessable("mixed-sizes", "The slices have different sizes.")
 
     _conductor(queued, tmp_path, clock, classify=refuse).work_once()
@@ -159,7 +159,7 @@ def test_what_may_not_be_judged_is_a_result_with_its_reason(queued: Database, tm
 def test_a_fault_is_tried_again_with_backoff_then_parked(
     queued: Database, tmp_path: Path, clock: Clock, fault: Exception
 ) -> None:
-    def fail(_paths: Sequence[Path]) -> SeriesResult:
+    def fail(_paths: Sequence[Path]) -> IllustratedResult:
         raise fault
 
     conductor = _conductor(queued, tmp_path, clock, classify=fail)
@@ -183,7 +183,7 @@ def test_a_lasting_fault_is_parked_at_once(queued: Database, tmp_path: Path, clo
 
 
 def test_a_parked_job_that_is_retried_is_done(queued: Database, tmp_path: Path, clock: Clock) -> None:
-    def park(_paths: Sequence[Path]) -> SeriesResult:
+    def park(_paths: Sequence[Path]) -> IllustratedResult:
         raise Park("file-missing")
 
     _conductor(queued, tmp_path, clock, classify=park).work_once()
@@ -213,7 +213,7 @@ def test_a_job_that_kills_every_process_is_parked(queued: Database, tmp_path: Pa
 
 
 def test_a_process_that_lost_its_lease_writes_no_second_result(queued: Database, tmp_path: Path, clock: Clock) -> None:
-    def stalled(paths: Sequence[Path]) -> SeriesResult:
+    def stalled(paths: Sequence[Path]) -> IllustratedResult:
         clock.seconds += 31  # longer than the lease, with no heartbeat
         assert _conductor(queued, tmp_path, clock, owner="host:2").work_once()
         return _result(paths)
@@ -227,7 +227,7 @@ def test_a_process_that_lost_its_lease_writes_no_second_result(queued: Database,
 def test_the_lease_is_extended_while_a_job_runs(queued: Database, tmp_path: Path, clock: Clock) -> None:
     seen: list[Any] = []
 
-    def slow(paths: Sequence[Path]) -> SeriesResult:
+    def slow(paths: Sequence[Path]) -> IllustratedResult:
         clock.seconds += 10
         deadline = threading.Event()
         for _ in range(100):
@@ -279,7 +279,7 @@ def test_what_runs_in_shadow_waits_for_the_others_and_leaves_no_answer(
 
 
 def test_a_parked_shadow_job_is_no_failure_of_the_series(queued: Database, tmp_path: Path, clock: Clock) -> None:
-    def park(_paths: Sequence[Path]) -> SeriesResult:
+    def park(_paths: Sequence[Path]) -> IllustratedResult:
         raise Park("file-missing")
 
     with queued.write() as session:

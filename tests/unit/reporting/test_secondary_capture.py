@@ -12,10 +12,10 @@ from PIL import Image
 from pydicom import dcmread, dcmwrite
 
 from tests.testbed import results
+from worker.pixels.arrays import ByteArray
 from worker.reporting import draw_picture as drawing
 from worker.reporting.draw_picture import ACTIVATION_THRESHOLD, colours, draw_picture, overlay
 from worker.reporting.secondary_capture import build_key_objects, build_picture, picture_png
-from worker.results import ByteArray
 
 SOURCES = results.source_headers()
 CLASSIFIED = results.classified(SOURCES)
@@ -78,7 +78,7 @@ def test_each_fact_is_in_the_pixels(what: str) -> None:
         "label": (results.classified(SOURCES, "meningioma"), results.MODEL),
         "model": (CLASSIFIED, replace(results.MODEL, version="0.2.0")),
         "probability": (results.classified(SOURCES, probability=0.61), results.MODEL),
-        "slice": (replace(CLASSIFIED, picture=results.picture(2)), results.MODEL),
+        "slice": (replace(CLASSIFIED, key_image=results.key_image(2)), results.MODEL),
         "missing": (replace(CLASSIFIED, missing="8 of the 10 images that the sender has"), results.MODEL),
     }
     assert not np.array_equal(draw_picture(*others[what]), draw_picture(CLASSIFIED, results.MODEL))
@@ -95,17 +95,17 @@ def test_not_assessed_shows_slice_and_reason_but_no_map() -> None:
 
 
 def test_result_without_picture_is_drawn() -> None:
-    shown = draw_picture(replace(NOT_ASSESSED, picture=None, detail="word " * 400), results.MODEL)
+    shown = draw_picture(replace(NOT_ASSESSED, key_image=None, detail="word " * 400), results.MODEL)
     assert shown.shape == (drawing.HEIGHT, drawing.WIDTH, 3)
-    ds = build_picture(replace(NOT_ASSESSED, picture=None, slices=()), results.MODEL, SOURCES, **results.ARGUMENTS)
+    ds = build_picture(replace(NOT_ASSESSED, key_image=None, slices=()), results.MODEL, SOURCES, **results.ARGUMENTS)
     assert ds.SourceImageSequence[0].ReferencedSOPInstanceUID == SOURCES[0].SOPInstanceUID
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 500), (500, 1), (16, 16), (120, 320), (2000, 1500)])
 def test_any_shape_fits_its_frame(rows: int, columns: int) -> None:
     white = np.full((rows, columns), 255, dtype=np.uint8)
-    picture = replace(results.picture(0, rows, columns), image=white, activation=None)
-    shown = draw_picture(replace(CLASSIFIED, picture=picture), results.MODEL)
+    picture = replace(results.key_image(0, rows, columns), image=white, activation=None)
+    shown = draw_picture(replace(CLASSIFIED, key_image=picture), results.MODEL)
     lit = np.argwhere((shown[112:524, :484] == 255).all(axis=-1))
     height, width = lit.max(axis=0) - lit.min(axis=0) + 1
     scale = min(440 / columns, 412 / rows)

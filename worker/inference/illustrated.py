@@ -1,0 +1,43 @@
+"""A series result with the image that illustrates it, for the picture that goes back to the PACS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worker.errors import NotAssessable
+from worker.pixels.arrays import ByteArray, FloatArray
+from worker.results import ResultStatus, SeriesResult
+
+
+@dataclass(frozen=True, slots=True)
+class KeyImage:
+    """The slice to show a person: as displayed (oriented, square pixels, windowed) and where the model looked.
+
+    `image` [rows, columns] grey 0-255; `activation` [rows, columns] in [0, 1] on the same grid, None where nothing
+    was classified; `slice_index` into SeriesResult.slices.
+    """
+
+    slice_index: int
+    image: ByteArray
+    activation: FloatArray | None
+
+
+@dataclass(frozen=True, slots=True)
+class IllustratedResult(SeriesResult):
+    """A result and its key image, None where no image could be read. The database keeps only the result."""
+
+    key_image: KeyImage | None = None
+
+
+def not_assessed(refusal: NotAssessable) -> IllustratedResult:
+    """The result of a series that could not even be read as the model needs it."""
+    return IllustratedResult(
+        status=ResultStatus.NOT_ASSESSED,
+        label=None,
+        probability=None,
+        probabilities={},
+        reason=refusal.reason,
+        detail=refusal.detail,
+        slices=(),
+        key_image=None,
+    )
