@@ -15,7 +15,7 @@ class ResultStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Code:
+class CodedConcept:
     """A coded concept: PS3.3 Section 8."""
 
     value: str
@@ -33,8 +33,8 @@ class ModelClass:
     name: str
     title: str
     neoplasm: bool
-    finding: Code | None
-    site: Code
+    finding: CodedConcept | None
+    site: CodedConcept
 
 
 @dataclass(frozen=True, slots=True)

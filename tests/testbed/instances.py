@@ -15,11 +15,11 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from worker.db.instances import NewInstance
 from worker.dicom.standard import derive_uid
 from worker.inference.illustrated import IllustratedResult
-from worker.results import Code, ModelClass, ModelIdentity, ResultStatus, SliceResult
+from worker.results import CodedConcept, ModelClass, ModelIdentity, ResultStatus, SliceResult
 from worker.storage.acceptance import Received
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-BRAIN = Code("12738006", "SCT", "Brain")
+BRAIN = CodedConcept("12738006", "SCT", "Brain")
 MODEL = ModelIdentity(
     name="test-model",
     version="1.0",
@@ -27,7 +27,7 @@ MODEL = ModelIdentity(
     family="ResNet-18",
     sha256="ab" * 32,
     classes=(
-        ModelClass("glioma", "Glioma", True, Code("393564001", "SCT", "Glioma"), BRAIN),
+        ModelClass("glioma", "Glioma", True, CodedConcept("393564001", "SCT", "Glioma"), BRAIN),
         ModelClass("notumor", "No tumour", False, None, BRAIN),
     ),
     parameters="temperature 1",

@@ -16,9 +16,9 @@ from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
 from worker.dicom.standard import derive_uid
 from worker.inference.illustrated import IllustratedResult, KeyImage
-from worker.results import Code, ModelClass, ModelIdentity, ResultStatus, SliceResult
+from worker.results import CodedConcept, ModelClass, ModelIdentity, ResultStatus, SliceResult
 
-BRAIN = Code("12738006", "SCT", "Brain")
+BRAIN = CodedConcept("12738006", "SCT", "Brain")
 MODEL = ModelIdentity(
     name="brain-mri-tumour",
     version="0.1.0",
@@ -26,14 +26,16 @@ MODEL = ModelIdentity(
     family="ResNet-18",
     sha256="0123456789abcdef" * 4,
     classes=(
-        ModelClass("glioma", "Glioma", True, Code("393564001", "SCT", "Glioma"), BRAIN),
-        ModelClass("meningioma", "Meningioma", True, Code("302820008", "SCT", "Intracranial meningioma"), BRAIN),
+        ModelClass("glioma", "Glioma", True, CodedConcept("393564001", "SCT", "Glioma"), BRAIN),
+        ModelClass(
+            "meningioma", "Meningioma", True, CodedConcept("302820008", "SCT", "Intracranial meningioma"), BRAIN
+        ),
         ModelClass(
             "pituitary",
             "Pituitary tumour",
             True,
-            Code("254956000", "SCT", "Pituitary adenoma"),
-            Code("56329008", "SCT", "Pituitary"),
+            CodedConcept("254956000", "SCT", "Pituitary adenoma"),
+            CodedConcept("56329008", "SCT", "Pituitary"),
         ),
         ModelClass("notumor", "No tumour", False, None, BRAIN),
     ),

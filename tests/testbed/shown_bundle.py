@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from worker.inference.bundle import REQUIRED_FILES
-from worker.results import Code, ModelIdentity
+from worker.results import CodedConcept, ModelIdentity
 
 
 def make_shown_bundle(folder: Path, model: ModelIdentity, card: str = "# A test model\n") -> Path:
@@ -47,5 +47,5 @@ def make_shown_bundle(folder: Path, model: ModelIdentity, card: str = "# A test 
     return folder
 
 
-def _code(code: Code) -> dict[str, str]:
+def _code(code: CodedConcept) -> dict[str, str]:
     return {"value": code.value, "scheme": code.scheme, "meaning": code.meaning}

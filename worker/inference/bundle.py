@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from worker.errors import StartError
 from worker.pixels.arrays import FloatArray
-from worker.results import Code, ModelClass, ModelIdentity
+from worker.results import CodedConcept, ModelClass, ModelIdentity
 
 if TYPE_CHECKING:  # who asks only for the identity starts without numpy and pydicom
     from worker.inference.preprocess import Preprocessing
@@ -314,8 +314,8 @@ def _identity(described: _WorkerJson, sha256: str) -> ModelIdentity:
     )
 
 
-def _code(code: _Code) -> Code:
-    return Code(code.value, code.scheme, code.meaning)
+def _code(code: _Code) -> CodedConcept:
+    return CodedConcept(code.value, code.scheme, code.meaning)
 
 
 def _statistics(path: Path) -> FeatureStatistics:

@@ -18,10 +18,10 @@ from highdicom import sr
 from pydicom import Dataset
 from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
-from pydicom.sr.coding import Code as CodedEntry
+from pydicom.sr.coding import Code
 
 from worker.dicom.standard import PROCESSING_EQUIPMENT, derive_uid, is_uid
-from worker.results import Code, ModelIdentity
+from worker.results import CodedConcept, ModelIdentity
 
 RESEARCH_USE = "AI, unverified, research use only"
 
@@ -47,10 +47,10 @@ def no_warnings() -> Iterator[None]:
         yield
 
 
-def coded(code: Code | CodeTriple) -> CodedEntry:
+def coded(code: CodedConcept | CodeTriple) -> Code:
     """A coded concept as highdicom takes it."""
-    value, scheme, meaning = (code.value, code.scheme, code.meaning) if isinstance(code, Code) else code
-    return CodedEntry(value=value, scheme_designator=scheme, meaning=meaning)
+    value, scheme, meaning = (code.value, code.scheme, code.meaning) if isinstance(code, CodedConcept) else code
+    return Code(value=value, scheme_designator=scheme, meaning=meaning)
 
 
 def code_item(code: CodeTriple) -> Dataset:
