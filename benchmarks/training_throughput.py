@@ -35,10 +35,10 @@ from torch import nn
 from benchmarks import rows as told
 from benchmarks.rows import add_common, against, finish, plain
 from monai_train.config import CLASS_NAMES, NO_TUMOUR, TrainConfig
-from monai_train.data.dataset import Pictures, Row
+from monai_train.data.dataset import ManifestRow, Pictures
 from monai_train.networks.registry import Classifier, network_definition
 from monai_train.training.allocator import keep_freed_memory
-from monai_train.training.sampling import Batch, Sampler, make_sampler
+from monai_train.training.sampling import Batch, BatchSampler, make_sampler
 from monai_train.training.train import new_state, train_epoch
 
 GOAL = 3.0
@@ -69,7 +69,7 @@ def pictures_of(images: Sequence[np.ndarray]) -> Pictures:
     side = images[0].shape[0]
     box = (0.675, 0.55, 0.16, 0.16)
     rows = tuple(
-        Row(f"{i}.dcm", label, f"G{i}", f"P{i}", "made", f"{i:064x}", side, side, box, False)
+        ManifestRow(f"{i}.dcm", label, f"G{i}", f"P{i}", "made", f"{i:064x}", side, side, box, False)
         for i, label in enumerate(labels)
     )
     boxes = torch.tensor([box if label != NO_TUMOUR else (float("nan"),) * 4 for label in labels])
@@ -79,7 +79,7 @@ def pictures_of(images: Sequence[np.ndarray]) -> Pictures:
 class Watched:
     """A sampler that adds up the time which its batches take."""
 
-    def __init__(self, sampler: Sampler) -> None:
+    def __init__(self, sampler: BatchSampler) -> None:
         self._sampler, self.pictures, self.seconds = sampler, sampler.pictures, 0.0
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:

@@ -34,7 +34,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Shares(_Strict):
+class BatchShares(_Strict):
     """What a batch is made of; the shares are normalised to 1.
 
     Contrast is confounded with class in the public data: tumours are T1c, heads without are T2 and FLAIR. The made
@@ -94,7 +94,7 @@ class TrainConfig(_Strict):
     healthy_share: float = Field(0.25, ge=0, le=1)  # of heads without a tumour, where a healthy volume is given
     test_share: float = Field(0.2, gt=0, lt=1)
     validation_share: float = Field(0.12, gt=0, lt=1)
-    shares: Shares = Shares()
+    shares: BatchShares = BatchShares()
     augmentation: Augmentation = Augmentation()
 
 

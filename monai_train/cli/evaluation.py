@@ -46,7 +46,7 @@ def evaluate_command(
 
     Example: monai-train evaluate --bundle worker/bundles/brain-mri-tumour --data converted --json figures.json
     """
-    from monai_train.data.dataset import Role, read_manifest
+    from monai_train.data.dataset import SplitRole, read_manifest
     from monai_train.evaluation.evaluate import choose, read_split
     from monai_train.evaluation.report import bundle_subject, runs_subject, write_report
     from monai_train.evaluation.tables import report_table
@@ -55,8 +55,8 @@ def evaluate_command(
         raise StartError("usage", "give either --bundle or --run")
     if precision not in ("int8", "fp32"):
         raise StartError("usage", "--precision is int8 or fp32")
-    if role is not None and role not in list(Role):
-        raise StartError("usage", f"--role is one of {', '.join(Role)}")
+    if role is not None and role not in list(SplitRole):
+        raise StartError("usage", f"--role is one of {', '.join(SplitRole)}")
     if bundle is not None:
         subject = bundle_subject(bundle, "fp32" if precision == "fp32" else "int8", flip)
     else:
@@ -70,7 +70,7 @@ def evaluate_command(
     roles = None
     if role is not None:
         roles = (subject.split or read_split(bundle or Path())).roles(rows)
-    chosen = choose(rows, roles, Role(role) if role else None, deduplicate)
+    chosen = choose(rows, roles, SplitRole(role) if role else None, deduplicate)
     figures = subject.examine(data, rows, chosen)[0].report()
     if json_file is not None:
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
@@ -90,14 +90,14 @@ def compare_command(
 
     Example: monai-train compare runs/first runs/second --data converted --plot comparison.png
     """
-    from monai_train.data.dataset import Role
+    from monai_train.data.dataset import SplitRole
     from monai_train.evaluation.compare import as_json, chart, compare, comparison_table
 
-    if role not in (Role.TEST, Role.VALIDATION, Role.EXTERNAL):
+    if role not in (SplitRole.TEST, SplitRole.VALIDATION, SplitRole.EXTERNAL):
         raise StartError("usage", "--role is test, validation or external")
     if precision not in ("int8", "fp32"):
         raise StartError("usage", "--precision is int8 or fp32")
-    by_level = compare(models, data, Role(role), "fp32" if precision == "fp32" else "int8", flip)
+    by_level = compare(models, data, SplitRole(role), "fp32" if precision == "fp32" else "int8", flip)
     try:
         if json_file is not None:
             json_file.write_text(json.dumps(as_json(by_level), indent=2) + "\n")

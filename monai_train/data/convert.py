@@ -25,7 +25,7 @@ from rich.table import Table
 
 from monai_train.data.duplicates import Fingerprint, find_duplicates, fingerprints
 from monai_train.data.images import UnreadableImage, hash_pixels, read_dicom_frame, read_picture
-from monai_train.data.inventory import DEFAULT_SALT, Listed, Rejected, reasons, take_inventory
+from monai_train.data.inventory import DEFAULT_SALT, RejectedFile, SourceImage, reasons, take_inventory
 from monai_train.data.labels import are_in_conflict, read_label_file
 from monai_train.data.patients import name_groups
 from monai_train.data.pool import map_files
@@ -42,7 +42,7 @@ _CONFLICT_COLUMNS = ("kind", "picture_group", "source", "label", "other_labels")
 class Converted:
     """One image taken: its DICOM file relative to the output folder, and the hashes of file and pixels."""
 
-    image: Listed
+    image: SourceImage
     path: str
     source_sha256: str
     pixel_sha256: str
@@ -55,7 +55,7 @@ class Conversion:
     """What a run did; `manifest` rows have MANIFEST_COLUMNS and the columns of the user's files."""
 
     manifest: list[dict[str, str]] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
+    rejected: list[RejectedFile] = field(default_factory=list)
     conflicts: list[dict[str, str]] = field(default_factory=list)
     grouped_by: str = ""  # what says which images belong together
     without_row: int = 0  # images which the files of labels and groups do not name
@@ -95,7 +95,7 @@ def convert(
         (out / "manifest.csv").unlink(missing_ok=True)
         outcomes = list(map_files(partial(convert_one, source=source, out=out), images, "convert"))
         converted = [o for o in outcomes if isinstance(o, Converted)]
-        done.rejected += [o for o in outcomes if isinstance(o, Rejected)]
+        done.rejected += [o for o in outcomes if isinstance(o, RejectedFile)]
         extras = tuple(dict.fromkeys(c for file in files for c in file.extra_columns))
         _describe(converted, _same_pictures(converted, source) if audit else [""] * len(converted), extras, done)
         done.grouped_by = _grouped_by(converted, audit)
@@ -109,21 +109,21 @@ def convert(
     return done
 
 
-def _without_label(image: Listed) -> Rejected:
+def _without_label(image: SourceImage) -> RejectedFile:
     why = "a DICOM file needs a row in --labels" if image.is_dicom else "no class folder and no row names its class"
-    return Rejected(image.source, "no-label", why)
+    return RejectedFile(image.source, "no-label", why)
 
 
-def convert_one(image: Listed, source: Path, out: Path) -> Converted | Rejected:
+def convert_one(image: SourceImage, source: Path, out: Path) -> Converted | RejectedFile:
     """Take one image. Raises OSError where the output cannot be written."""
     path = source / image.source
     try:
         content = path.read_bytes()
         picture = read_dicom_frame(path) if image.is_dicom else read_picture(path)
     except UnreadableImage as refusal:
-        return Rejected(image.source, refusal.reason, refusal.detail)
+        return RejectedFile(image.source, refusal.reason, refusal.detail)
     except OSError as error:
-        return Rejected(image.source, "not-readable", error.strerror or "")
+        return RejectedFile(image.source, "not-readable", error.strerror or "")
     sha256 = hashlib.sha256(content).hexdigest()
     if not image.is_dicom:
         content = secondary_capture(picture, sha256, image.source, len(content))

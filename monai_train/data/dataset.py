@@ -25,7 +25,7 @@ PREPROCESSING_FILE = Path(__file__).with_name("preprocessing.json")
 _REQUIRED = ("path", "label", "patient_group", "picture_group", "source_sha256", "rows", "columns")
 
 
-class Role(StrEnum):
+class SplitRole(StrEnum):
     """What a picture is for. OVERLAP belongs to an external set but shows a patient whom training knows."""
 
     TRAIN = "train"
@@ -36,7 +36,7 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ManifestRow:
     """One picture of the manifest; `box` is the tumour's x centre, y centre, width, height as fractions, or None.
 
     `split` is the part that the data set's own authors gave it ("" where they gave none); no split of ours uses it.
@@ -59,7 +59,7 @@ class Row:
 class Pictures:
     """`pixels` uint8 [n, 1, s, s] after preprocessing; `labels` int64 [n]; `boxes` float32 [n, 4], NaN if unknown."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ManifestRow, ...]
     pixels: torch.Tensor
     labels: torch.Tensor
     boxes: torch.Tensor
@@ -81,7 +81,7 @@ def _box(text: str) -> tuple[float, float, float, float] | None:
     return (parts[0], parts[1], parts[2], parts[3]) if len(parts) == 4 else None
 
 
-def read_manifest(folder: Path) -> tuple[Row, ...]:
+def read_manifest(folder: Path) -> tuple[ManifestRow, ...]:
     """The rows of FOLDER/manifest.csv (or of the manifest that is named), in its order.
 
     Raises StartError: no manifest, a missing column, an unknown label, no rows.
@@ -98,7 +98,7 @@ def read_manifest(folder: Path) -> tuple[Row, ...]:
     if missing:
         raise StartError("invalid-manifest", f"{path} has no column {missing[0]!r}")
     return tuple(
-        Row(
+        ManifestRow(
             path=line["path"],
             label=label_index(line["label"]),
             patient_group=line["patient_group"],
@@ -120,7 +120,7 @@ def manifest_path(folder: Path) -> Path:
     return folder if folder.suffix == ".csv" else folder / "manifest.csv"
 
 
-def data_sha256(rows: Iterable[Row]) -> str:
+def data_sha256(rows: Iterable[ManifestRow]) -> str:
     """Identifies the pictures and their labels, wherever they lie: 64 hex digits."""
     lines = sorted(f"{row.source_sha256} {row.label}" for row in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -132,33 +132,33 @@ def _share(group: str) -> float:
 
 
 def split_roles(
-    rows: Sequence[Row], external: Sequence[str], test_share: float, validation_share: float
-) -> tuple[Role, ...]:
+    rows: Sequence[ManifestRow], external: Sequence[str], test_share: float, validation_share: float
+) -> tuple[SplitRole, ...]:
     """The role of every row. A patient group is never on two sides: its share alone decides."""
     known: set[str] = set()
-    roles: list[Role] = []
+    roles: list[SplitRole] = []
     for row in rows:
         share = _share(row.patient_group)
         if row.dataset in external:
-            roles.append(Role.EXTERNAL)
+            roles.append(SplitRole.EXTERNAL)
         elif share < test_share:
-            roles.append(Role.TEST)
+            roles.append(SplitRole.TEST)
         else:
-            roles.append(Role.VALIDATION if share < test_share + validation_share else Role.TRAIN)
+            roles.append(SplitRole.VALIDATION if share < test_share + validation_share else SplitRole.TRAIN)
             known.add(row.patient_group)
     return tuple(
-        Role.OVERLAP if role is Role.EXTERNAL and row.patient_group in known else role
+        SplitRole.OVERLAP if role is SplitRole.EXTERNAL and row.patient_group in known else role
         for role, row in zip(roles, rows, strict=True)
     )
 
 
-def split_sha256(rows: Sequence[Row], roles: Sequence[Role]) -> str:
+def split_sha256(rows: Sequence[ManifestRow], roles: Sequence[SplitRole]) -> str:
     """Identifies a split: which source files have which role."""
     lines = sorted(f"{row.source_sha256} {role}" for row, role in zip(rows, roles, strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def one_a_picture(rows: Sequence[Row], chosen: Iterable[int]) -> list[int]:
+def deduplicate(rows: Sequence[ManifestRow], chosen: Iterable[int]) -> list[int]:
     """The largest copy of every picture without a conflict of labels: what an honest figure counts."""
     best: dict[str, int] = {}
     for i in chosen:
@@ -172,13 +172,13 @@ def one_a_picture(rows: Sequence[Row], chosen: Iterable[int]) -> list[int]:
     return sorted(best.values())
 
 
-def _preprocessed(file: Path, row: Row, definition: Preprocessing) -> tuple[npt.NDArray[np.uint8], list[float]]:
+def _preprocessed(file: Path, row: ManifestRow, definition: Preprocessing) -> tuple[npt.NDArray[np.uint8], list[float]]:
     """uint8 [1, s, s] and the box on it; NotAssessable from the worker's preprocessing."""
     volume = preprocess([file], definition)
     return (volume.tensor[0] * 255).round().astype(np.uint8), box_on(volume, row)
 
 
-def box_on(volume: Volume, row: Row) -> list[float]:
+def box_on(volume: Volume, row: ManifestRow) -> list[float]:
     """The tumour's box on the tensor of a picture: x centre, y centre, width, height as fractions, NaN if unknown."""
     if row.box is None:
         return [float("nan")] * 4
@@ -199,7 +199,9 @@ def _code_sha256() -> str:
     return hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
 
 
-def load_pictures(folder: Path, rows: Sequence[Row], definition: Preprocessing, cache: Path | None = None) -> Pictures:
+def load_pictures(
+    folder: Path, rows: Sequence[ManifestRow], definition: Preprocessing, cache: Path | None = None
+) -> Pictures:
     """Every picture through the worker's preprocessing, kept as one file for the next time.
 
     That file lies in the folder `cache`, beside the manifest where none is given.

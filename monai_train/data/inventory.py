@@ -20,7 +20,7 @@ DEFAULT_SALT = "monai-train"
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class SourceImage:
     """One image: where it is and what is said of it. `row` is what the user's files say, None where nothing."""
 
     source: str  # relative to the source folder
@@ -43,7 +43,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class RejectedFile:
     """One file not taken, and why."""
 
     source: str
@@ -55,11 +55,11 @@ class Rejected:
 class Inventory:
     """The images of a folder in the order of their paths, and the files that are none."""
 
-    images: list[Listed] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
+    images: list[SourceImage] = field(default_factory=list)
+    rejected: list[RejectedFile] = field(default_factory=list)
 
 
-def reasons(rejected: Iterable[Rejected]) -> str:
+def reasons(rejected: Iterable[RejectedFile]) -> str:
     """`3 no-label, 1 empty-file`."""
     counts = Counter(r.reason for r in rejected)
     return ", ".join(f"{n} {reason}" for reason, n in counts.most_common()) or "none found"
@@ -85,7 +85,7 @@ def take_inventory(
         try:
             uids, patient = _identity(source / path, salt) if kind == "dicom" else ((), "")
         except UnreadableImage as refusal:
-            found.rejected.append(Rejected(path, refusal.reason, refusal.detail))
+            found.rejected.append(RejectedFile(path, refusal.reason, refusal.detail))
             continue
         rows = [match[path] for match in matches if path in match]
         rows += [file.by_uid[uid] for file in files for uid in uids if uid in file.by_uid]
@@ -95,7 +95,7 @@ def take_inventory(
             label = ""
         said = row or LabelRow()
         found.images.append(
-            Listed(path, kind == "dicom", said.label or label, said.split or split, label, row, patient)
+            SourceImage(path, kind == "dicom", said.label or label, said.split or split, label, row, patient)
         )
     if files and found.images and not any(image.row for image in found.images):
         raise StartError("no-row-matches", f"no row of the file of labels or groups names an image under {source}")
@@ -113,7 +113,7 @@ def read_manifest(folder: Path) -> Inventory:
     for values in rows:
         try:
             groups = LabelRow(patient_group=values["patient_group"], picture_group=values["picture_group"])
-            found.images.append(Listed(values["path"], True, values["label"], values["split"], "", groups, ""))
+            found.images.append(SourceImage(values["path"], True, values["label"], values["split"], "", groups, ""))
         except KeyError as missing:
             raise StartError("manifest-unreadable", f"the manifest has no column {missing}") from None
     return found
@@ -122,13 +122,13 @@ def read_manifest(folder: Path) -> Inventory:
 def _kind(source: Path, path: str, found: Inventory) -> str:
     """`dicom` or `picture`, or "" for a file that is rejected."""
     if any("\ud800" <= character <= "\udfff" for character in path):
-        found.rejected.append(Rejected(path, "bad-file-name", "the file's name is not Unicode"))
+        found.rejected.append(RejectedFile(path, "bad-file-name", "the file's name is not Unicode"))
         return ""
     if is_dicom_file(source / path):
         return "dicom"
     if is_picture_name(path):
         return "picture"
-    found.rejected.append(Rejected(path, "not-an-image", "neither PNG, JPEG nor DICOM"))
+    found.rejected.append(RejectedFile(path, "not-an-image", "neither PNG, JPEG nor DICOM"))
     return ""
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from monai_train.data.duplicates import LARGE_GROUP, Fingerprint, Pair, find_duplicates, fingerprints
-from monai_train.data.inventory import Listed, Rejected, read_manifest, reasons, take_inventory
+from monai_train.data.inventory import RejectedFile, SourceImage, read_manifest, reasons, take_inventory
 from monai_train.data.labels import are_in_conflict, read_label_file
 from monai_train.data.patients import name_groups
 from worker.errors import StartError
@@ -44,14 +44,14 @@ class AcrossSplits:
 class Audit:
     """What the images of a folder share. Positions count from 0 in `images`."""
 
-    images: list[Listed]
+    images: list[SourceImage]
     prints: list[Fingerprint]
     pairs: list[Pair]
     pictures: list[str]  # name of the picture group, an image
     patients: list[str]  # name of the patient group, an image
     across: list[AcrossSplits]
     conflicts: list[list[int]]  # images of one picture with labels that exclude each other
-    rejected: list[Rejected]
+    rejected: list[RejectedFile]
 
 
 def audit(source: Path, groups: Path | None = None) -> Audit:
@@ -77,13 +77,13 @@ def audit(source: Path, groups: Path | None = None) -> Audit:
             images.append(image)
             prints.append(outcome)
         else:
-            rejected.append(Rejected(image.source, outcome.reason, outcome.detail))
+            rejected.append(RejectedFile(image.source, outcome.reason, outcome.detail))
     if not images:
         raise StartError("no-images", f"{source} holds no image that can be read: {reasons(rejected)}")
     return _judge(images, prints, sorted(rejected, key=lambda one: one.source))
 
 
-def _judge(images: list[Listed], prints: list[Fingerprint], rejected: list[Rejected]) -> Audit:
+def _judge(images: list[SourceImage], prints: list[Fingerprint], rejected: list[RejectedFile]) -> Audit:
     found = find_duplicates(prints)
     same = [""] * len(images)
     for group in found.groups:
@@ -114,7 +114,7 @@ def _members(names: Sequence[str]) -> list[list[int]]:
 
 
 def count_across(
-    images: Sequence[Listed],
+    images: Sequence[SourceImage],
     prints: Sequence[Fingerprint],
     pairs: Sequence[Pair],
     pictures: Sequence[str],

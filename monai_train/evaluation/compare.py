@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from monai_train.data.dataset import Role, Row, read_manifest, split_sha256
+from monai_train.data.dataset import ManifestRow, SplitRole, read_manifest, split_sha256
 from monai_train.evaluation import plots
 from monai_train.evaluation.evaluate import Measured, choose
 from monai_train.evaluation.intervals import Estimate, estimates, paired_differences
@@ -31,7 +31,11 @@ class Compared:
 
 
 def compare(
-    models: Sequence[Path], data: Path, role: Role = Role.TEST, precision: Precision = "int8", flip: bool = False
+    models: Sequence[Path],
+    data: Path,
+    role: SplitRole = SplitRole.TEST,
+    precision: Precision = "int8",
+    flip: bool = False,
 ) -> dict[str, list[Compared]]:
     """Every model on one part of the split, one image a picture; by `slice` and by `patient`.
 
@@ -51,7 +55,7 @@ def _subject(path: Path, precision: Precision, flip: bool) -> Subject:
     return bundle_subject(path, precision, flip) if (path / "worker.json").is_file() else runs_subject([path], flip)
 
 
-def _same_part(rows: Sequence[Row], subjects: Sequence[Subject], role: Role) -> list[int]:
+def _same_part(rows: Sequence[ManifestRow], subjects: Sequence[Subject], role: SplitRole) -> list[int]:
     found = []
     for subject in subjects:
         if subject.split is None:

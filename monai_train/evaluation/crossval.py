@@ -20,11 +20,11 @@ from rich.table import Table
 
 from monai_train.config import ANY_TUMOUR, CLASS_NAMES, TrainConfig
 from monai_train.data.dataset import (
-    Role,
-    Row,
+    ManifestRow,
+    SplitRole,
     data_sha256,
+    deduplicate,
     load_pictures,
-    one_a_picture,
     read_manifest,
     read_preprocessing,
     split_roles,
@@ -59,18 +59,20 @@ def folds_of(labels: Sequence[int], groups: Sequence[str], folds: int, seed: int
     return np.asarray(dealt[index])
 
 
-def fold_roles(rows: Sequence[Row], external: Sequence[str], folds: int, fold: int, seed: int) -> tuple[Role, ...]:
+def fold_roles(
+    rows: Sequence[ManifestRow], external: Sequence[str], folds: int, fold: int, seed: int
+) -> tuple[SplitRole, ...]:
     """The role of every row when `fold` is judged; the external sets and their patients are never trained on."""
     roles = list(split_roles(rows, external, 0.0, 0.0))
-    inside = [i for i, role in enumerate(roles) if role is Role.TRAIN]
+    inside = [i for i, role in enumerate(roles) if role is SplitRole.TRAIN]
     outer = folds_of([rows[i].label for i in inside], [rows[i].patient_group for i in inside], folds, seed)
     left = [i for i, own in zip(inside, outer, strict=True) if own != fold]
     # As many inner folds as outer ones; the first is enough to choose the epoch by.
     inner = folds_of([rows[i].label for i in left], [rows[i].patient_group for i in left], folds, seed + 1 + fold)
     for i, own in zip(inside, outer, strict=True):
-        roles[i] = Role.TEST if own == fold else Role.TRAIN
+        roles[i] = SplitRole.TEST if own == fold else SplitRole.TRAIN
     for i, own in zip(left, inner, strict=True):
-        roles[i] = Role.VALIDATION if own == 0 else Role.TRAIN
+        roles[i] = SplitRole.VALIDATION if own == 0 else SplitRole.TRAIN
     return tuple(roles)
 
 
@@ -98,7 +100,7 @@ def cross_validate(
     logits: list[FloatArray] = []
     for fold in range(folds):
         roles = fold_roles(rows, config.external, folds, fold, config.seed)
-        held = [i for i in one_a_picture(rows, _with(roles, Role.TEST)) if dataset in (None, rows[i].dataset)]
+        held = [i for i in deduplicate(rows, _with(roles, SplitRole.TEST)) if dataset in (None, rows[i].dataset)]
         if not held:
             raise StartError("nothing-to-measure", f"fold {fold} has no picture to judge")
         console.print(f"fold {fold + 1} of {folds}: {len(held)} pictures to judge")
@@ -131,8 +133,8 @@ def _claim(run: Path, config: TrainConfig, made_for: dict[str, Any]) -> None:
 
 def _out_of_fold(
     data: Path,
-    rows: Sequence[Row],
-    roles: Sequence[Role],
+    rows: Sequence[ManifestRow],
+    roles: Sequence[SplitRole],
     run: Path,
     config: TrainConfig,
     weights: Path | None,
@@ -143,7 +145,7 @@ def _out_of_fold(
     stored = run / "out-of-fold.npy"
     if not stored.exists():
         train(data, run, config, weights, console=console, roles=roles)
-        own = _with(roles, Role.TEST)
+        own = _with(roles, SplitRole.TEST)
         logits = np.full((len(rows), len(CLASS_NAMES)), np.nan, np.float32)
         pixels = load_pictures(data, rows, read_preprocessing()).select(own).pixels
         logits[own] = run_outputs(run, [pixels], flip)[0].logits
@@ -155,7 +157,7 @@ def _out_of_fold(
 
 def _judge(
     run: Path,
-    rows: Sequence[Row],
+    rows: Sequence[ManifestRow],
     chosen: Sequence[list[int]],
     logits: Sequence[FloatArray],
     facts: Sequence[tuple[str, str]],
@@ -192,7 +194,7 @@ def out_of_fold_temperatures(logits: Sequence[FloatArray], labels: Sequence[Sequ
     return fitted
 
 
-def _predictions(rows: Sequence[Row], probabilities: FloatArray) -> Predictions:
+def _predictions(rows: Sequence[ManifestRow], probabilities: FloatArray) -> Predictions:
     truth = np.array([row.label for row in rows], np.int64)
     groups = np.array([row.patient_group for row in rows], np.str_)
     return Predictions(truth, probabilities, groups, np.ones(len(rows), bool))
@@ -207,7 +209,7 @@ def _fold_json(slices: Predictions, temperature: float) -> dict[str, Any]:
     return {"temperature": temperature, **{level: figures(answers) for level, answers in levels.items()}}
 
 
-def _with(roles: Sequence[Role], role: Role) -> list[int]:
+def _with(roles: Sequence[SplitRole], role: SplitRole) -> list[int]:
     return [i for i, one in enumerate(roles) if one is role]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from monai_train.config import CLASS_NAMES
-from monai_train.data.dataset import Row
+from monai_train.data.dataset import ManifestRow
 from monai_train.evaluation import plots
 from monai_train.evaluation.evaluate import Evidence, Measured
 from monai_train.evaluation.intervals import estimates
@@ -29,7 +29,7 @@ _NOTE = (
 def write_page(
     run: Path,
     facts: Sequence[tuple[str, str]],
-    rows: Sequence[Row],
+    rows: Sequence[ManifestRow],
     pooled: Measured,
     folds: Sequence[Mapping[str, Any]],
 ) -> Path:

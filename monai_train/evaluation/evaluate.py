@@ -16,12 +16,12 @@ from rich.progress import track
 
 from monai_train.config import CLASS_NAMES, TrainConfig
 from monai_train.data.dataset import (
-    Role,
-    Row,
+    ManifestRow,
+    SplitRole,
     box_on,
+    deduplicate,
     load_pictures,
     manifest_path,
-    one_a_picture,
     read_manifest,
     read_preprocessing,
     split_roles,
@@ -49,7 +49,7 @@ class Split:
     validation_share: float
     split_sha256: str
 
-    def roles(self, rows: Sequence[Row]) -> tuple[Role, ...]:
+    def roles(self, rows: Sequence[ManifestRow]) -> tuple[SplitRole, ...]:
         """The role each row had, or would have had, in the training of this model."""
         return split_roles(rows, self.external, self.test_share, self.validation_share)
 
@@ -87,7 +87,7 @@ class Evidence:
     `maps` [n, classes, h, w].
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[ManifestRow, ...]
     pixels: ByteArray
     boxes: FloatArray
     features: FloatArray
@@ -109,28 +109,40 @@ def run_split(run: Path) -> Split:
     return Split(config.external, config.test_share, config.validation_share, content["provenance"]["split_sha256"])
 
 
-def choose(rows: Sequence[Row], roles: Sequence[Role] | None, role: Role | None, single: bool) -> list[int]:
+def choose(
+    rows: Sequence[ManifestRow], roles: Sequence[SplitRole] | None, role: SplitRole | None, single: bool
+) -> list[int]:
     """The positions to measure: of one role where it is given, one a picture where `single`.
 
     Raises StartError when nothing is left.
     """
     chosen = [i for i in range(len(rows)) if role is None or (roles is not None and roles[i] is role)]
     if single:
-        chosen = one_a_picture(rows, chosen)
+        chosen = deduplicate(rows, chosen)
     if not chosen:
         raise StartError("nothing-to-measure", f"no picture has the role {role}" if role else "there is no picture")
     return chosen
 
 
 def measure_bundle(
-    folder: Path, data: Path, rows: Sequence[Row], precision: Precision = "int8", threads: int = 2, flip: bool = False
+    folder: Path,
+    data: Path,
+    rows: Sequence[ManifestRow],
+    precision: Precision = "int8",
+    threads: int = 2,
+    flip: bool = False,
 ) -> Measured:
     """Every row through the bundle as the worker would run it: preprocessing, engine, calibration, abstention."""
     return examine_bundle(folder, data, rows, precision, threads, flip)[0]
 
 
 def examine_bundle(
-    folder: Path, data: Path, rows: Sequence[Row], precision: Precision = "int8", threads: int = 2, flip: bool = False
+    folder: Path,
+    data: Path,
+    rows: Sequence[ManifestRow],
+    precision: Precision = "int8",
+    threads: int = 2,
+    flip: bool = False,
 ) -> tuple[Measured, Evidence]:
     """`measure_bundle` and what the answers were made from.
 
@@ -166,13 +178,13 @@ def measure_split(folder: Path, data: Path) -> dict[str, Measured]:
     """The figures of the model card: the test part by both precisions, the external sets as served."""
     rows = read_manifest(data)
     roles = read_split(folder).roles(rows)
-    test = [rows[i] for i in choose(rows, roles, Role.TEST, single=True)]
+    test = [rows[i] for i in choose(rows, roles, SplitRole.TEST, single=True)]
     result = {
         "test": measure_bundle(folder, data, test),
         "test-fp32": measure_bundle(folder, data, test, precision="fp32"),
     }
-    if Role.EXTERNAL in roles:
-        external = [rows[i] for i in choose(rows, roles, Role.EXTERNAL, single=True)]
+    if SplitRole.EXTERNAL in roles:
+        external = [rows[i] for i in choose(rows, roles, SplitRole.EXTERNAL, single=True)]
         result["external"] = measure_bundle(folder, data, external)
     return result
 
@@ -208,7 +220,7 @@ def _half_of(total: FloatArray) -> FloatArray:
 
 
 def measured(
-    bundle: Bundle, outputs: Outputs, rows: Sequence[Row], readable: BoolArray, unreadable: Counter[str]
+    bundle: Bundle, outputs: Outputs, rows: Sequence[ManifestRow], readable: BoolArray, unreadable: Counter[str]
 ) -> Measured:
     """Outputs of single slices → what the worker would say of each slice and of each patient's slices together."""
     probabilities = slice_probabilities(outputs.logits, bundle.temperature)
@@ -240,7 +252,7 @@ def series_answer(probabilities: FloatArray, allowed: BoolArray, bundle: Bundle)
     return means, bool(enough and means.max() >= bundle.thresholds.needed(best.neoplasm))
 
 
-def measure_run(run: Path, data: Path, rows: Sequence[Row], chosen: Sequence[int]) -> Measured:
+def measure_run(run: Path, data: Path, rows: Sequence[ManifestRow], chosen: Sequence[int]) -> Measured:
     """A checkpoint by torch, before it is a bundle: no abstention; a patient's answer is the mean over slices.
 
     The temperature is fitted on the run's validation part.
@@ -249,7 +261,7 @@ def measure_run(run: Path, data: Path, rows: Sequence[Row], chosen: Sequence[int
 
 
 def examine_runs(
-    runs: Sequence[Path], data: Path, rows: Sequence[Row], chosen: Sequence[int], flip: bool = False
+    runs: Sequence[Path], data: Path, rows: Sequence[ManifestRow], chosen: Sequence[int], flip: bool = False
 ) -> tuple[Measured, Evidence]:
     """`measure_run` of one run or of several as an ensemble (the mean of their logits), and the evidence.
 
@@ -260,7 +272,7 @@ def examine_runs(
     if any(one.roles(rows) != roles for one in splits):
         raise StartError("other-split", "an ensemble's runs must have kept the same patients apart")
     pictures = load_pictures(data, rows, read_preprocessing())
-    validation = pictures.select(choose(rows, roles, Role.VALIDATION, single=True))
+    validation = pictures.select(choose(rows, roles, SplitRole.VALIDATION, single=True))
     picked = pictures.select(chosen)
     parts = [run_outputs(run, [validation.pixels, picked.pixels], flip) for run in runs]
     held_out, asked = ([part[k] for part in parts] for k in range(2))

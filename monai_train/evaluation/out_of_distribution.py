@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from monai_train.config import NO_TUMOUR
-from monai_train.data.dataset import Row
+from monai_train.data.dataset import ManifestRow
 from monai_train.data.images import Picture
 from monai_train.data.secondary_capture import secondary_capture
 from monai_train.evaluation.evaluate import examine_bundle
@@ -96,7 +96,7 @@ def check_outside(
     )
 
 
-def _rows_of(folder: Path) -> list[Row]:
+def _rows_of(folder: Path) -> list[ManifestRow]:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".dcm", ".ima"))
     if not files:
         raise StartError("nothing-to-measure", f"{folder} holds no .dcm file")
@@ -120,7 +120,7 @@ def _whole_series(bundle: Bundle, engine: OpenVinoEngine, folder: Path) -> list[
 
 
 def _declined(
-    folder: Path, bundle: Bundle, precision: Precision, root: Path, rows: Sequence[Row], sort: Sort
+    folder: Path, bundle: Bundle, precision: Precision, root: Path, rows: Sequence[ManifestRow], sort: Sort
 ) -> tuple[FloatArray, list[Outside]]:
     measured, evidence = examine_bundle(folder, root, rows, precision)
     points, accepted = _limits(bundle, evidence.features, measured.slices)
@@ -144,7 +144,7 @@ def _limits(bundle: Bundle, features: FloatArray, slices: Predictions) -> tuple[
     return points, in_distribution(features, bundle) & (slices.predicted != UNREADABLE)
 
 
-def make_outsiders(folder: Path, seed: int = 0) -> list[Row]:
+def make_outsiders(folder: Path, seed: int = 0) -> list[ManifestRow]:
     """Twenty DICOM pictures of each kind in FOLDER, and a row for each, its kind as `dataset`."""
     rows = []
     for kind, make in KINDS.items():
@@ -158,9 +158,9 @@ def make_outsiders(folder: Path, seed: int = 0) -> list[Row]:
     return rows
 
 
-def outside_row(path: str, kind: str) -> Row:
+def outside_row(path: str, kind: str) -> ManifestRow:
     """A row for a picture that has no right answer."""
-    return Row(path, NO_TUMOUR, path, path, kind, "", _SIZE, _SIZE, None, False)
+    return ManifestRow(path, NO_TUMOUR, path, path, kind, "", _SIZE, _SIZE, None, False)
 
 
 def _bytes(field: Field) -> ByteArray:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from monai_train.config import CLASS_NAMES
-from monai_train.data.dataset import Role, Row, read_manifest, split_sha256
+from monai_train.data.dataset import ManifestRow, SplitRole, read_manifest, split_sha256
 from monai_train.evaluation import plots
 from monai_train.evaluation.activation import MapHits, map_hits, overlay, worst_mistakes
 from monai_train.evaluation.evaluate import (
@@ -54,7 +54,7 @@ class Subject:
     precision: Precision = "int8"
     flip: bool = False
 
-    def examine(self, data: Path, rows: Sequence[Row], chosen: Sequence[int]) -> tuple[Measured, Evidence]:
+    def examine(self, data: Path, rows: Sequence[ManifestRow], chosen: Sequence[int]) -> tuple[Measured, Evidence]:
         """Its answers on these rows of the manifest."""
         if self.bundle is None:
             return examine_runs(self.runs, data, rows, chosen, self.flip)
@@ -197,7 +197,7 @@ def _learning_curves(subject: Subject, log: Path | None) -> bytes | None:
         raise StartError("unreadable-log", f"{path} is not the log.csv of a run") from error
 
 
-def plans(rows: Sequence[Row], split: Split | None) -> list[Plan]:
+def plans(rows: Sequence[ManifestRow], split: Split | None) -> list[Plan]:
     """The parts that a report has a section for.
 
     Where the rows are not those that the model's split was made of, nobody knows which of them training saw: one part.
@@ -207,10 +207,12 @@ def plans(rows: Sequence[Row], split: Split | None) -> list[Plan]:
         return [Plan("all", "All pictures", note, False, choose(rows, None, None, single=False))]
     roles = split.roles(rows)
     note = "Patients and pictures that training never saw; one image a picture, conflicting labels left out."
-    parts = [Plan("test", "Patients apart", note, False, choose(rows, roles, Role.TEST, single=True))]
-    if Role.EXTERNAL in roles:
+    parts = [Plan("test", "Patients apart", note, False, choose(rows, roles, SplitRole.TEST, single=True))]
+    if SplitRole.EXTERNAL in roles:
         note = f"Data of {', '.join(split.external)}, never trained on; patients known from training left out."
-        parts.append(Plan("external", "External set", note, False, choose(rows, roles, Role.EXTERNAL, single=True)))
+        parts.append(
+            Plan("external", "External set", note, False, choose(rows, roles, SplitRole.EXTERNAL, single=True))
+        )
     official = [i for i, row in enumerate(rows) if row.split == "test"]
     if official:
         note = _leak_note(roles, official)
@@ -218,8 +220,8 @@ def plans(rows: Sequence[Row], split: Split | None) -> list[Plan]:
     return parts
 
 
-def _leak_note(roles: Sequence[Role], official: Sequence[int]) -> str:
-    known = sum(roles[i] in (Role.TRAIN, Role.VALIDATION) for i in official)
+def _leak_note(roles: Sequence[SplitRole], official: Sequence[int]) -> str:
+    known = sum(roles[i] in (SplitRole.TRAIN, SplitRole.VALIDATION) for i in official)
     return (
         f"The test folder as its authors parted it, every copy counted. {known} of these {len(official)} images were "
         "in this model's own training or validation: the figures measure memory and are here only because others "
@@ -227,7 +229,7 @@ def _leak_note(roles: Sequence[Role], official: Sequence[int]) -> str:
     )
 
 
-def _measure(subject: Subject, data: Path, rows: Sequence[Row], plan: Plan) -> Part:
+def _measure(subject: Subject, data: Path, rows: Sequence[ManifestRow], plan: Plan) -> Part:
     measured, evidence = subject.examine(data, rows, plan.chosen)
     return Part(plan, measured, evidence, estimates(measured.slices), estimates(measured.patients))
 
@@ -266,7 +268,7 @@ def _gallery(parts: Sequence[Part], images: dict[str, bytes]) -> list[tuple[str,
     return shown
 
 
-def write_predictions(path: Path, rows: Sequence[Row], predictions: Predictions) -> None:
+def write_predictions(path: Path, rows: Sequence[ManifestRow], predictions: Predictions) -> None:
     """One line a picture: where it is, its truth and patient, the probabilities, whether the model would say it."""
     names = (*CLASS_NAMES, "tumor")
     with path.open("w", newline="", encoding="utf-8") as stream:

@@ -30,9 +30,9 @@ from monai_train.config import CLASS_NAMES, NO_TUMOUR, TrainConfig
 from monai_train.data.dataset import (
     PREPROCESSING_FILE,
     Pictures,
-    Role,
+    SplitRole,
+    deduplicate,
     load_pictures,
-    one_a_picture,
     read_manifest,
     read_preprocessing,
     split_sha256,
@@ -147,15 +147,15 @@ def _read_run(run: Path, data: Path) -> _Parts:
     if split_sha256(rows, roles) != split.split_sha256:
         raise StartError("other-data", f"{data} does not hold the data and groups that {run} was trained on")
     pictures = load_pictures(data, rows, read_preprocessing())
-    by_role = {role: [i for i, one in enumerate(roles) if one is role] for role in Role}
+    by_role = {role: [i for i, one in enumerate(roles) if one is role] for role in SplitRole}
     model = Classifier(network_definition(config.network, len(CLASS_NAMES)))
     model.load_state_dict(content["average"])
     return _Parts(
         config,
         split,
         content["provenance"],
-        pictures.select(one_a_picture(rows, by_role[Role.TRAIN])),
-        pictures.select(one_a_picture(rows, by_role[Role.VALIDATION])),
+        pictures.select(deduplicate(rows, by_role[SplitRole.TRAIN])),
+        pictures.select(deduplicate(rows, by_role[SplitRole.VALIDATION])),
         model.eval(),
         _healthy(run, pictures),
     )

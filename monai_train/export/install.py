@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import worker
-from monai_train.data.dataset import Role, read_manifest
+from monai_train.data.dataset import SplitRole, read_manifest
 from monai_train.evaluation.evaluate import choose, measure_bundle, read_split
 from worker.errors import StartError
 from worker.inference.bundle import load_bundle
@@ -25,8 +25,8 @@ def install_default(bundle: Path, data: Path, bundles: Path | None = None) -> Pa
     rows = read_manifest(data)
     for other in present:
         roles = [read_split(folder).roles(rows) for folder in (bundle, other)]
-        both = [Role.TEST if a is b is Role.TEST else Role.TRAIN for a, b in zip(*roles, strict=True)]
-        test = [rows[i] for i in choose(rows, both, Role.TEST, single=True)]
+        both = [SplitRole.TEST if a is b is SplitRole.TEST else SplitRole.TRAIN for a, b in zip(*roles, strict=True)]
+        test = [rows[i] for i in choose(rows, both, SplitRole.TEST, single=True)]
         new, old = (measure_bundle(one, data, test).report()["slice"]["balanced_accuracy"] for one in (bundle, other))
         if new < old:
             raise StartError("worse-than-default", f"balanced accuracy {new:.4f}, the present default has {old:.4f}")

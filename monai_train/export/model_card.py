@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_train.config import TrainConfig
-from monai_train.data.dataset import Row
+from monai_train.data.dataset import ManifestRow
 from monai_train.evaluation.evaluate import Measured
 from monai_train.evaluation.tables import report_markdown
 
@@ -35,7 +35,7 @@ KNOWN_WEIGHTS = {
 _UNKNOWN = "licence and origin must be stated here by whoever trained the model."
 
 
-def data_section(rows: Sequence[Row], external: Sequence[str], healthy_sha256: str) -> str:
+def data_section(rows: Sequence[ManifestRow], external: Sequence[str], healthy_sha256: str) -> str:
     """One line a data set, with what is known of it and how many pictures were given."""
     counts = Counter(row.dataset for row in rows)
     lines = [

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from monai_train.config import CLASS_NAMES, TrainConfig, label_index, read_config
 from monai_train.data.convert import MANIFEST_COLUMNS, write_csv
-from monai_train.data.dataset import Role, Row, manifest_path, read_manifest, split_sha256
+from monai_train.data.dataset import ManifestRow, SplitRole, manifest_path, read_manifest, split_sha256
 from monai_train.data.from_worker import SERIES
 from monai_train.evaluation.compare import Compared, as_json, comparison_markdown, pair
 from monai_train.evaluation.evaluate import Measured, Split, choose, measure_bundle, read_split
@@ -120,13 +120,13 @@ def settings_for(present: Path, config: Path | None, **overrides: object) -> Tra
     return read_config(None, **(GENTLE | stored | given | own))
 
 
-def _frozen_test(present: Path, rows: Sequence[Row], split: Split) -> list[int]:
+def _frozen_test(present: Path, rows: Sequence[ManifestRow], split: Split) -> list[int]:
     """The present model's test part. StartError where these are not its data: then nobody knows what it has seen."""
     stored = json.loads((present / "configs/metadata.json").read_text())["split"]
     roles = split.roles(rows)
     if split_sha256(rows, roles) not in (stored["split_sha256"], stored.get("base_split_sha256")):
         raise StartError("other-data", f"{present} was trained on other data than these: its test part is not known")
-    return choose(rows, roles, Role.TEST, single=True)
+    return choose(rows, roles, SplitRole.TEST, single=True)
 
 
 def read_series(site: Path) -> list[SiteSeries]:
@@ -152,8 +152,8 @@ def read_series(site: Path) -> list[SiteSeries]:
 
 
 def _is_kept_out(one: SiteSeries, split: Split) -> bool:
-    row = Row("", one.label, one.patient_group, "", "site", "", 0, 0, None, False)
-    return split.roles([row]) == (Role.TEST,)
+    row = ManifestRow("", one.label, one.patient_group, "", "site", "", 0, 0, None, False)
+    return split.roles([row]) == (SplitRole.TEST,)
 
 
 def _combine(base: Path, site: Path, out: Path) -> None:
@@ -176,7 +176,7 @@ def _combine(base: Path, site: Path, out: Path) -> None:
 
 
 def _compare(
-    present: Path, new: Path, base: Path, frozen: Sequence[Row], kept_out: Sequence[SiteSeries]
+    present: Path, new: Path, base: Path, frozen: Sequence[ManifestRow], kept_out: Sequence[SiteSeries]
 ) -> dict[str, list[Compared]]:
     names = ("present", "retrained")
     measured = [measure_bundle(one, base, frozen) for one in (present, new)]

@@ -44,7 +44,7 @@ class DepthwiseConv2d(nn.Conv2d):
         return found
 
 
-def quicken(model: nn.Module) -> None:
+def use_fast_depthwise(model: nn.Module) -> None:
     """Let every depthwise convolution of the model that gains by it take its gradient in float32, in place."""
     for module in model.modules():
         if not isinstance(module, nn.Conv2d) or module.bias is not None:

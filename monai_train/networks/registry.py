@@ -15,14 +15,14 @@ from monai.networks import nets
 from torch import nn
 
 from monai_train.networks.baselines import NAMES, PREFIX, Flat, Pooled, baseline_definition, make_baseline
-from monai_train.networks.depthwise import quicken
+from monai_train.networks.depthwise import use_fast_depthwise
 from worker.errors import StartError
 from worker.inference.efficientnet_lite import BLOCKS, DESCRIBED_STAGES, EfficientNetLite0, described
 
 Definition = Mapping[str, Any]
 
 
-class Outputs(NamedTuple):
+class NetworkOutputs(NamedTuple):
     """logits [n, classes] before temperature; features [n, F]; maps [n, classes, h, w], 0 x 0 where it has none."""
 
     logits: torch.Tensor
@@ -112,7 +112,7 @@ class Classifier(nn.Module):
         self._target = target
         if target.startswith("EfficientNet"):
             self.net.set_swish(memory_efficient=False)  # the other cannot be traced for OpenVINO
-            quicken(self.net)
+            use_fast_depthwise(self.net)
 
     def _spatial(self, image: torch.Tensor) -> tuple[torch.Tensor, nn.Linear, torch.Tensor | None]:
         """The last feature map [n, C, h, w], the linear layer that reads its mean, the features where not that mean."""
@@ -134,14 +134,14 @@ class Classifier(nn.Module):
         spatial = net.layer4(net.layer3(net.layer2(net.layer1(net.layer0(image)))))
         return spatial, net.last_linear, None
 
-    def forward(self, image: torch.Tensor) -> Outputs:
+    def forward(self, image: torch.Tensor) -> NetworkOutputs:
         """image float32 [n, 1, size, size] in the scale that preprocessing gives."""
         if isinstance(self.net, Flat):
             found = self.net.body(image)
             logits = self.net.head(found)
-            return Outputs(logits, found, logits.new_empty((*logits.shape, 0, 0)))
+            return NetworkOutputs(logits, found, logits.new_empty((*logits.shape, 0, 0)))
         spatial, linear, features = self._spatial(image)
         pooled = spatial.mean(dim=(2, 3))
         weight = linear.weight[:, :, None, None]
         maps = nn.functional.conv2d(spatial, weight, linear.bias)
-        return Outputs(linear(pooled), pooled if features is None else features, maps)
+        return NetworkOutputs(linear(pooled), pooled if features is None else features, maps)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, TrainConfig
-from monai_train.data.dataset import Role, Row, one_a_picture, split_roles
+from monai_train.data.dataset import ManifestRow, SplitRole, deduplicate, split_roles
 from monai_train.systems.definitions import Protocol, Task
 from worker.errors import StartError
 
@@ -33,14 +33,14 @@ class Parts:
     before: tuple[int, ...] = ()  # positions of what the weights that training starts from have learned from
 
 
-def class_of(row: Row, task: Task) -> int | None:
+def class_of(row: ManifestRow, task: Task) -> int | None:
     """The row's class in LABELS[task]; None where the row does not say (a tumour of unknown kind, four classes)."""
     if task is Task.YES_NO:
         return int(row.label == NO_TUMOUR)
     return None if row.label == ANY_TUMOUR else row.label
 
 
-def part(rows: Sequence[Row], dataset: str, task: Task, protocol: Protocol, seed: int = 7) -> Parts:
+def part(rows: Sequence[ManifestRow], dataset: str, task: Task, protocol: Protocol, seed: int = 7) -> Parts:
     """The examples of a protocol. Raises StartError for an empty class or one that training or test lacks."""
     own = [i for i, row in enumerate(rows) if row.dataset == dataset and class_of(row, task) is not None]
     if not own:
@@ -61,7 +61,7 @@ def check_classes(labels: Sequence[int | None], task: Task, side: str) -> None:
 
 
 def _parted(
-    rows: Sequence[Row], own: Sequence[int], task: Task, protocol: Protocol, random: np.random.Generator
+    rows: Sequence[ManifestRow], own: Sequence[int], task: Task, protocol: Protocol, random: np.random.Generator
 ) -> Parts:
     if protocol is Protocol.OFFICIAL:
         sides = {side: [(i, 0) for i in own if rows[i].split == side] for side in ("train", "test")}
@@ -82,7 +82,7 @@ def _parted(
     return Parts(tuple(drawn[held:]), tuple(drawn[:held]))
 
 
-def _numbers(row: Row, task: Task) -> range:
+def _numbers(row: ManifestRow, task: Task) -> range:
     return range(1 + COPIES[class_of(row, task) or 0])
 
 
@@ -90,15 +90,17 @@ def _shuffled(examples: list[Example], random: np.random.Generator) -> list[Exam
     return [examples[i] for i in random.permutation(len(examples))]
 
 
-def _grouped(rows: Sequence[Row], own: Sequence[int], task: Task) -> Parts:
+def _grouped(rows: Sequence[ManifestRow], own: Sequence[int], task: Task) -> Parts:
     """Patients apart by their share, as `train` splits them."""
     roles = split_roles([rows[i] for i in own], (), _GROUPED_TEST_SHARE[task], 0.1)
-    test = [i for i, role in zip(own, roles, strict=True) if role is Role.TEST]
-    train = [(i, 0) for i, role in zip(own, roles, strict=True) if role is not Role.TEST and not rows[i].in_conflict]
-    return Parts(tuple(train), tuple((i, 0) for i in one_a_picture(rows, test)))
+    test = [i for i, role in zip(own, roles, strict=True) if role is SplitRole.TEST]
+    train = [
+        (i, 0) for i, role in zip(own, roles, strict=True) if role is not SplitRole.TEST and not rows[i].in_conflict
+    ]
+    return Parts(tuple(train), tuple((i, 0) for i in deduplicate(rows, test)))
 
 
-def fraction_of(parts: Parts, rows: Sequence[Row], task: Task, fraction: float, seed: int = 7) -> Parts:
+def fraction_of(parts: Parts, rows: Sequence[ManifestRow], task: Task, fraction: float, seed: int = 7) -> Parts:
     """The fraction of each class of either side, drawn at random; FEWEST_OF_A_FRACTION where there are as many."""
     random = np.random.default_rng(seed)
 
@@ -113,18 +115,18 @@ def fraction_of(parts: Parts, rows: Sequence[Row], task: Task, fraction: float, 
     return parts if fraction >= 1 else replace(parts, train=some(parts.train), test=some(parts.test))
 
 
-def from_default(parts: Parts, rows: Sequence[Row], protocol: Protocol) -> Parts:
+def from_default(parts: Parts, rows: Sequence[ManifestRow], protocol: Protocol) -> Parts:
     """The parts where training starts from the shipped model: with patients apart, its patients are not in the test."""
     shipped = TrainConfig()
     roles = split_roles(rows, shipped.external, shipped.test_share, shipped.validation_share)
-    before = tuple(i for i, role in enumerate(roles) if role in (Role.TRAIN, Role.VALIDATION))
+    before = tuple(i for i, role in enumerate(roles) if role in (SplitRole.TRAIN, SplitRole.VALIDATION))
     begun = replace(parts, before=before)
     if protocol is not Protocol.GROUPED:
         return begun
     return replace(begun, test=tuple(one for one in parts.test if not known(replace(begun, test=(one,)), rows)))
 
 
-def known(parts: Parts, rows: Sequence[Row]) -> int:
+def known(parts: Parts, rows: Sequence[ManifestRow]) -> int:
     """How many test examples show a picture or a patient that is in training, or was before."""
     learned = {*parts.before, *(i for i, _ in parts.train)}
     pictures = {rows[i].picture_group for i in learned}

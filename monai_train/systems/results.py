@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from monai_train.config import ANY_TUMOUR, NO_TUMOUR
-from monai_train.data.dataset import Row
+from monai_train.data.dataset import ManifestRow
 from monai_train.evaluation.metrics import FigureArray, bootstrap_interval, recalls
 from monai_train.systems.definitions import Protocol, Task
 from monai_train.systems.fit import Fitted
@@ -82,7 +82,7 @@ def _accuracy(confusion: npt.NDArray[Any]) -> FigureArray:
     return np.asarray(np.nansum(recalls(confusion) * counts, axis=-1) / counts.sum(axis=-1))
 
 
-def measured(parts: Parts, rows: Sequence[Row], task: Task, fitted: Fitted | None) -> dict[str, Any]:
+def measured(parts: Parts, rows: Sequence[ManifestRow], task: Task, fitted: Fitted | None) -> dict[str, Any]:
     """The fields of a Result that the answers decide; None and empty where `fitted` is None."""
     tested = [rows[i] for i, _ in parts.test]
     numbers = {group: n for n, group in enumerate(sorted({row.patient_group for row in tested}))}

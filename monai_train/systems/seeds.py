@@ -19,7 +19,14 @@ from rich.progress import Progress
 
 from monai_train.config import Augmentation
 from monai_train.data.convert import convert
-from monai_train.data.dataset import Row, data_sha256, load_pictures, manifest_path, read_manifest, read_preprocessing
+from monai_train.data.dataset import (
+    ManifestRow,
+    data_sha256,
+    load_pictures,
+    manifest_path,
+    read_manifest,
+    read_preprocessing,
+)
 from monai_train.networks.pretrained import load_weights
 from monai_train.networks.registry import Classifier, network_definition
 from monai_train.systems import results
@@ -80,7 +87,7 @@ def weights_of(job: Job, place: Place) -> Path | None:
     return place.weights.get(job.network)
 
 
-def inputs_of(job: Job, rows: Sequence[Row], place: Place) -> str:
+def inputs_of(job: Job, rows: Sequence[ManifestRow], place: Place) -> str:
     """Identifies what a row depends on but the fraction: 64 hex digits."""
     weights = weights_of(job, place)
     content = [
@@ -93,7 +100,7 @@ def inputs_of(job: Job, rows: Sequence[Row], place: Place) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def kept(job: Job, rows: Sequence[Row], place: Place) -> Result | None:
+def kept(job: Job, rows: Sequence[ManifestRow], place: Place) -> Result | None:
     """The stored row, when nothing it depends on has changed and it used at least as many pictures."""
     stored = results.read(place.out / "rows", job.key)
     if stored is None or stored.inputs != inputs_of(job, rows, place) or stored.fraction < place.fraction:
@@ -101,7 +108,7 @@ def kept(job: Job, rows: Sequence[Row], place: Place) -> Result | None:
     return stored
 
 
-def parts_of(job: Job, rows: Sequence[Row], fraction: float) -> Parts:
+def parts_of(job: Job, rows: Sequence[ManifestRow], fraction: float) -> Parts:
     """The job's examples. StartError where a class has none."""
     parts = part(rows, job.dataset, job.task, job.protocol, SEED)
     if job.recipe.from_default:
@@ -136,7 +143,7 @@ def seconds_for(job: Job, parts: Parts, place: Place) -> float:
 
 
 def examples_of(
-    examples: Sequence[Example], rows: Sequence[Row], pixels: Mapping[int, torch.Tensor], task: Task
+    examples: Sequence[Example], rows: Sequence[ManifestRow], pixels: Mapping[int, torch.Tensor], task: Task
 ) -> Examples:
     """Pixels and labels; copies above 0 are altered, always the same way."""
     images = torch.stack([pixels[i] for i, _ in examples])
@@ -148,7 +155,7 @@ def examples_of(
     return Examples(images, torch.tensor([class_of(rows[i], task) or 0 for i, _ in examples]))
 
 
-def run_job(job: Job, parts: Parts, rows: Sequence[Row], place: Place, progress: Progress) -> Result:
+def run_job(job: Job, parts: Parts, rows: Sequence[ManifestRow], place: Place, progress: Progress) -> Result:
     """Train and measure one row. A loss that is not a number is a row that says so."""
     used = sorted({i for i, _ in (*parts.train, *parts.test)})
     definition = replace(read_preprocessing(), size=job.recipe.size)
@@ -217,7 +224,9 @@ def seeds(
     return write_table(systems, ours, rows, place)
 
 
-def write_table(systems: Sequence[System], ours: Mapping[Task, Recipe], rows: Sequence[Row], place: Place) -> str:
+def write_table(
+    systems: Sequence[System], ours: Mapping[Task, Recipe], rows: Sequence[ManifestRow], place: Place
+) -> str:
     """Write OUT/reference-systems.md from the rows that are kept, whatever fraction they used; returns its text."""
     any_fraction = replace(place, fraction=0.0)
     found = {job.key: one for job in jobs_of(systems, ours) if (one := kept(job, rows, any_fraction)) is not None}

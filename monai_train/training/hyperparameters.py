@@ -42,7 +42,7 @@ _HEARTBEAT_SECONDS = 10
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-class Range(BaseModel):
+class SearchRange(BaseModel):
     """Numbers from `low` to `high`; the grid takes `points` of them, evenly, or evenly in the logarithm."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +52,7 @@ class Range(BaseModel):
     points: int = Field(2, ge=1)
 
     @model_validator(mode="after")
-    def _ordered(self) -> Range:
+    def _ordered(self) -> SearchRange:
         if self.low > self.high or (self.log and self.low <= 0):
             raise ValueError("low must be at most high, and above 0 on a logarithmic scale")
         return self
@@ -67,27 +67,27 @@ class Range(BaseModel):
         return [self.low, *(self.low + (self.high - self.low) * share for share in inner), self.high]
 
 
-class Space(BaseModel):
+class SearchSpace(BaseModel):
     """What is searched. `augmentation` multiplies every probability and range of the base configuration's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    learning_rate: Range = Range(low=3e-4, high=6e-3, log=True, points=3)
-    weight_decay: Range = Range(low=1e-3, high=0.2, log=True)
-    clip_norm: Range = Range(low=0.3, high=5, log=True)
-    augmentation: Range = Range(low=0.3, high=1.5)
+    learning_rate: SearchRange = SearchRange(low=3e-4, high=6e-3, log=True, points=3)
+    weight_decay: SearchRange = SearchRange(low=1e-3, high=0.2, log=True)
+    clip_norm: SearchRange = SearchRange(low=0.3, high=5, log=True)
+    augmentation: SearchRange = SearchRange(low=0.3, high=1.5)
     network: tuple[str, ...] = Field(("resnet18-slim", "resnet18"), min_length=1)
 
-    def ranges(self) -> dict[str, Range]:
+    def ranges(self) -> dict[str, SearchRange]:
         """The numbers that are searched, by name."""
-        return {name: value for name, value in self if isinstance(value, Range)}
+        return {name: value for name, value in self if isinstance(value, SearchRange)}
 
 
-def read_space(path: Path | None) -> Space:
+def read_space(path: Path | None) -> SearchSpace:
     """The space of a JSON file, the default where there is none. StartError naming the key that does not fit."""
     if path is None:
-        return Space()
+        return SearchSpace()
     try:
-        space = Space.model_validate_json(path.read_text())
+        space = SearchSpace.model_validate_json(path.read_text())
     except OSError as error:
         raise StartError("unreadable-config", f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:
@@ -105,7 +105,7 @@ def scaled(augmentation: Augmentation, strength: float) -> Augmentation:
     return Augmentation.model_validate(values)
 
 
-def suggest(trial: Trial, space: Space, base: TrainConfig) -> TrainConfig:
+def suggest(trial: Trial, space: SearchSpace, base: TrainConfig) -> TrainConfig:
     """The configuration of a trial."""
     drawn = {name: trial.suggest_float(name, one.low, one.high, log=one.log) for name, one in space.ranges().items()}
     strength = drawn.pop("augmentation")
@@ -114,7 +114,9 @@ def suggest(trial: Trial, space: Space, base: TrainConfig) -> TrainConfig:
     return TrainConfig.model_validate({**base.model_dump(), **changes})
 
 
-def open_study(storage: str, name: str, sampler: TrialSampler, space: Space, inputs: str, epochs: int) -> optuna.Study:
+def open_study(
+    storage: str, name: str, sampler: TrialSampler, space: SearchSpace, inputs: str, epochs: int
+) -> optuna.Study:
     """The study of that name, made where it does not exist; what another process left unfinished is tried again.
 
     Raises StartError for a database that cannot be used and a study of other data, space or configuration.
@@ -145,7 +147,7 @@ def open_study(storage: str, name: str, sampler: TrialSampler, space: Space, inp
 
 
 def objective(
-    data: Path, out: Path, base: TrainConfig, space: Space, console: Console, stop: Event
+    data: Path, out: Path, base: TrainConfig, space: SearchSpace, console: Console, stop: Event
 ) -> Callable[[Trial], float]:
     """Trains one trial; its run's folder is named by its configuration, so the same trial goes on where it was.
 
@@ -181,7 +183,7 @@ def search(
     data: Path,
     out: Path,
     base: TrainConfig,
-    space: Space,
+    space: SearchSpace,
     trials: int,
     sampler: TrialSampler = TrialSampler.TPE,
     storage: str | None = None,
@@ -218,7 +220,7 @@ def search(
     return study
 
 
-def _grid_size(space: Space) -> int:
+def _grid_size(space: SearchSpace) -> int:
     size = len(space.network)
     for one in space.ranges().values():
         size *= len(one.grid())
@@ -238,7 +240,7 @@ def format_parameters(params: dict[str, Any]) -> str:
     )
 
 
-def write_tables(study: optuna.Study, out: Path, base: TrainConfig, space: Space) -> None:
+def write_tables(study: optuna.Study, out: Path, base: TrainConfig, space: SearchSpace) -> None:
     """trials.csv, study.png and best.json; the weights of all finished trials but the best are removed."""
     names = [*space.ranges(), "network"]
     finished = [one for one in study.get_trials(deepcopy=False) if one.state.is_finished()]

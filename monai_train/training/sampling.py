@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from monai_train.config import ANY_TUMOUR, NO_TUMOUR, TrainConfig
-from monai_train.data.dataset import Pictures, Row
+from monai_train.data.dataset import ManifestRow, Pictures
 from monai_train.training.augment import augment, paste, places_in_brain, simulate_lesions
 from monai_train.training.mirror import Mirrors, box_mask, mirrored
 from worker.errors import StartError
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Sampler:
+class BatchSampler:
     """Draws whole batches from the training pictures."""
 
     pictures: Pictures
@@ -125,7 +125,7 @@ def make_sampler(
     config: TrainConfig,
     names: Sequence[str],
     healthy: torch.Tensor | None = None,
-) -> Sampler:
+) -> BatchSampler:
     """The sampler over the chosen pictures and the slices of a healthy volume.
 
     Raises StartError for a class with fewer than two pictures.
@@ -138,7 +138,7 @@ def make_sampler(
             raise StartError("empty-class", f"class {name} has {held[index]} training pictures; {_FEWEST} are needed")
     if healthy is None:
         healthy = torch.empty((0, *training.pixels.shape[1:]), dtype=torch.uint8)
-    return Sampler(
+    return BatchSampler(
         training, mirrored(training.pixels, training.boxes), _weights(training, config.sampling), config, healthy
     )
 
@@ -159,7 +159,7 @@ def _weights(pictures: Pictures, sampling: str) -> torch.Tensor:
     return weights
 
 
-def _patient_weights(rows: Sequence[Row]) -> torch.Tensor:
+def _patient_weights(rows: Sequence[ManifestRow]) -> torch.Tensor:
     copies = Counter((row.picture_group, row.label) for row in rows)
     patients = {key: set[str]() for key in {(row.patient_group, row.label) for row in rows}}
     for row in rows:

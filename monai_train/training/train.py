@@ -28,10 +28,10 @@ from torch import nn
 from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, TrainConfig
 from monai_train.data.dataset import (
     Pictures,
-    Role,
+    SplitRole,
     data_sha256,
+    deduplicate,
     load_pictures,
-    one_a_picture,
     read_manifest,
     read_preprocessing,
     split_roles,
@@ -45,7 +45,7 @@ from monai_train.training.allocator import keep_freed_memory
 from monai_train.training.distillation import Teachers, distillation_loss, files_sha256, teachers_of
 from monai_train.training.distributed import Ranks, joined
 from monai_train.training.epoch_log import EpochLog
-from monai_train.training.sampling import Sampler, make_sampler
+from monai_train.training.sampling import BatchSampler, make_sampler
 from worker.errors import StartError
 from worker.files import open_atomically
 
@@ -60,7 +60,7 @@ class DivergedError(Exception):
 
 
 @dataclass(slots=True)
-class State:
+class TrainingState:
     """What changes while training."""
 
     model: Classifier
@@ -124,8 +124,8 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
 
 
 def train_epoch(
-    state: State,
-    sampler: Sampler,
+    state: TrainingState,
+    sampler: BatchSampler,
     config: TrainConfig,
     progress: Progress | None = None,
     teachers: Teachers | None = None,
@@ -196,13 +196,13 @@ def balanced_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return float(torch.stack([right[labels == c].float().mean() for c in set(labels.tolist())]).mean())
 
 
-def new_state(config: TrainConfig) -> State:
+def new_state(config: TrainConfig) -> TrainingState:
     """A fresh network and optimizer; weights depend on the seed alone."""
     torch.manual_seed(config.seed)
     model = Classifier(network_definition(config.network, len(CLASS_NAMES)))
     model.to(device=config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = adamw(model.parameters(), config.learning_rate, config.weight_decay)
-    return State(model, copy.deepcopy(model), optimizer)
+    return TrainingState(model, copy.deepcopy(model), optimizer)
 
 
 def adamw(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -213,7 +213,7 @@ def adamw(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay
     return torch.optim.AdamW([decayed, plain], lr=learning_rate, fused=True)
 
 
-def save(path: Path, state: State, config: TrainConfig, provenance: dict[str, str]) -> None:
+def save(path: Path, state: TrainingState, config: TrainConfig, provenance: dict[str, str]) -> None:
     """Write a checkpoint whole or not at all: a full disk or a kill leaves the one before it."""
     content = {
         "model": state.model.state_dict(),
@@ -242,7 +242,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def _resume(path: Path, state: State, provenance: dict[str, str]) -> dict[str, str]:
+def _resume(path: Path, state: TrainingState, provenance: dict[str, str]) -> dict[str, str]:
     """Put the checkpoint into `state` and return its provenance. StartError when it saw other data."""
     content = read_checkpoint(path)
     for key in ("split_sha256", "data_sha256", "healthy_sha256", "teachers_sha256"):
@@ -272,7 +272,7 @@ def train(
     healthy: Path | None = None,
     console: Console | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
-    roles: Sequence[Role] | None = None,
+    roles: Sequence[SplitRole] | None = None,
     teachers: Sequence[Path] = (),
 ) -> Path:
     """Train on a converted folder until done, going on where RUN stopped; returns the best checkpoint.
@@ -298,8 +298,8 @@ def train(
         heads, healthy_sha256 = healthy_slices(healthy, read_preprocessing()) if healthy is not None else (None, "")
         if heads is not None and ranks.leads:
             np.save(run / HEALTHY, heads.numpy())
-        sampler = make_sampler(pictures, _with(roles, Role.TRAIN), config, CLASS_NAMES, heads)
-        validation = pictures.select(one_a_picture(rows, _with(roles, Role.VALIDATION)))
+        sampler = make_sampler(pictures, _with(roles, SplitRole.TRAIN), config, CLASS_NAMES, heads)
+        validation = pictures.select(deduplicate(rows, _with(roles, SplitRole.VALIDATION)))
         for index, name in enumerate(CLASS_NAMES):
             if index not in validation.labels:
                 raise StartError("empty-class", f"class {name} has no picture in the validation split")
@@ -324,7 +324,7 @@ def train(
 
 def _start(
     run: Path, config: TrainConfig, provenance: dict[str, str], weights: Path | None
-) -> tuple[State, dict[str, str]]:
+) -> tuple[TrainingState, dict[str, str]]:
     """A fresh state, from `weights` where they are given, or that of the run's checkpoint, with its provenance."""
     state = new_state(config)
     if config.map_loss and isinstance(state.model.net, Flat):
@@ -341,8 +341,8 @@ def _start(
 
 def _loop(
     run: Path,
-    state: State,
-    sampler: Sampler,
+    state: TrainingState,
+    sampler: BatchSampler,
     validation: Pictures,
     config: TrainConfig,
     provenance: dict[str, str],
@@ -382,7 +382,7 @@ def _loop(
             on_epoch(state.epoch, figure)
 
 
-def _judge(state: State, validation: Pictures, config: TrainConfig) -> tuple[float, float]:
+def _judge(state: TrainingState, validation: Pictures, config: TrainConfig) -> tuple[float, float]:
     """Balanced accuracy and loss of the averaged weights on the validation part."""
     logits = logits_of(state.average, validation.pixels, config)
     return balanced_accuracy(logits, validation.labels), float(loss_of(logits, validation.labels, 0.0))
@@ -395,5 +395,5 @@ def _check_same(run: Path, config: TrainConfig) -> None:
         raise StartError("other-config", f"{run} holds a run with another {changed[0]}: use a new --run folder")
 
 
-def _with(roles: Sequence[Role], role: Role) -> list[int]:
+def _with(roles: Sequence[SplitRole], role: SplitRole) -> list[int]:
     return [i for i, one in enumerate(roles) if one is role]

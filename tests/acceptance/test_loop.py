@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 import monai_train.cli.app
 import worker.cli.app
-from monai_train.config import CLASS_NAMES, NO_TUMOUR, Augmentation, Shares, TrainConfig
+from monai_train.config import CLASS_NAMES, NO_TUMOUR, Augmentation, BatchShares, TrainConfig
 from monai_train.data.from_worker import SLICES_WITHOUT
 from monai_train.evaluation.evaluate import read_split
 from monai_train.export.export import export
@@ -52,7 +52,7 @@ CONFIG = TrainConfig(
     external=(),
     test_share=0.3,
     validation_share=0.3,
-    shares=Shares(mirrored_tumour=0, pasted_lesion=0, simulated_lesion=0, tumour_removed=0, pasted_tissue=0),
+    shares=BatchShares(mirrored_tumour=0, pasted_lesion=0, simulated_lesion=0, tumour_removed=0, pasted_tissue=0),
     augmentation=Augmentation(invert=0, remap=0, gamma=0.1, bias_field=0.1, rotate_degrees=4, flip=0),
 )
 PATIENTS = 12  # by their names four of them are kept out, with a tumour and without

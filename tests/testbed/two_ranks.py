@@ -16,7 +16,7 @@ states = []
 new_state = program.new_state
 
 
-def remembered(settings: program.TrainConfig) -> program.State:
+def remembered(settings: program.TrainConfig) -> program.TrainingState:
     states.append(new_state(settings))
     return states[-1]
 

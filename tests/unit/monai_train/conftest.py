@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_train.config import Augmentation, Shares, TrainConfig
+from monai_train.config import Augmentation, BatchShares, TrainConfig
 from monai_train.training.train import train
 from tests.testbed.converted import make_converted
 
@@ -19,7 +19,7 @@ TINY = TrainConfig(
     external=("outside",),
     test_share=0.3,
     validation_share=0.3,
-    shares=Shares(mirrored_tumour=0, pasted_lesion=0, simulated_lesion=0, tumour_removed=0, pasted_tissue=0),
+    shares=BatchShares(mirrored_tumour=0, pasted_lesion=0, simulated_lesion=0, tumour_removed=0, pasted_tissue=0),
     augmentation=Augmentation(invert=0, remap=0, gamma=0.1, bias_field=0.1, rotate_degrees=4, flip=0),
 )
 

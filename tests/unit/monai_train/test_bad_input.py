@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from monai_train.cli.app import app
-from monai_train.data.dataset import Role, load_pictures, read_manifest, read_preprocessing, split_roles
+from monai_train.data.dataset import SplitRole, load_pictures, read_manifest, read_preprocessing, split_roles
 from monai_train.evaluation.evaluate import Measured, choose, measure_bundle
 from monai_train.evaluation.metrics import Predictions
 from monai_train.evaluation.tables import report_table
@@ -40,7 +40,7 @@ def test_one_image_of_a_class_is_too_few(tiny_data: Path) -> None:
 def test_class_missing_in_the_validation_split_is_named(tiny_data: Path, tmp_path: Path) -> None:
     rows = read_manifest(tiny_data)
     roles = split_roles(rows, TINY.external, TINY.test_share, TINY.validation_share)
-    roles = tuple(Role.TRAIN if row.label == 1 else role for row, role in zip(rows, roles, strict=True))
+    roles = tuple(SplitRole.TRAIN if row.label == 1 else role for row, role in zip(rows, roles, strict=True))
     with pytest.raises(StartError, match="class meningioma has no picture in the validation split"):
         train(tiny_data, tmp_path, TINY, roles=roles)
     assert not (tmp_path / "checkpoint.pt").exists()
@@ -63,7 +63,7 @@ def test_class_missing_in_the_test_split_has_no_figure_of_its_own() -> None:
 def test_a_part_without_pictures_is_an_error(tiny_data: Path) -> None:
     rows = read_manifest(tiny_data)
     with pytest.raises(StartError, match="no picture has the role test"):
-        choose(rows, [Role.TRAIN] * len(rows), Role.TEST, single=False)
+        choose(rows, [SplitRole.TRAIN] * len(rows), SplitRole.TEST, single=False)
 
 
 def test_labels_that_the_network_does_not_know_are_named(tiny_data: Path, tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from monai_train.config import ANY_TUMOUR, label_index
 from monai_train.data.dataset import (
     PREPROCESSING_FILE,
-    Role,
-    Row,
+    ManifestRow,
+    SplitRole,
+    deduplicate,
     load_pictures,
-    one_a_picture,
     read_manifest,
     read_preprocessing,
     split_roles,
@@ -32,8 +32,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_converted(tmp_path_factory.mktemp("converted"), patients=3, external=2)
 
 
-def row(group: str, picture: str = "p", dataset: str = "main", size: int = 100, conflict: bool = False) -> Row:
-    return Row(f"{picture}-{size}.dcm", 0, group, picture, dataset, "0" * 64, size, size, None, conflict)
+def row(group: str, picture: str = "p", dataset: str = "main", size: int = 100, conflict: bool = False) -> ManifestRow:
+    return ManifestRow(f"{picture}-{size}.dcm", 0, group, picture, dataset, "0" * 64, size, size, None, conflict)
 
 
 def test_manifest_is_read(data: Path) -> None:
@@ -76,25 +76,25 @@ def test_unknown_label_is_refused(data: Path, tmp_path: Path) -> None:
 def test_no_patient_on_two_sides(pictures: list[tuple[str, str]]) -> None:
     rows = [row(group, dataset=dataset) for group, dataset in pictures]
     roles = split_roles(rows, ("outside",), 0.3, 0.2)
-    trained = {Role.TRAIN, Role.VALIDATION}
+    trained = {SplitRole.TRAIN, SplitRole.VALIDATION}
     for r, role in zip(rows, roles, strict=True):
         same = {other for q, other in zip(rows, roles, strict=True) if q.patient_group == r.patient_group}
-        assert len(same & {Role.TRAIN, Role.VALIDATION, Role.TEST}) <= 1
-        assert (role in {Role.EXTERNAL, Role.OVERLAP}) == (r.dataset == "outside")
-        assert not (Role.EXTERNAL in same and same & trained)
+        assert len(same & {SplitRole.TRAIN, SplitRole.VALIDATION, SplitRole.TEST}) <= 1
+        assert (role in {SplitRole.EXTERNAL, SplitRole.OVERLAP}) == (r.dataset == "outside")
+        assert not (SplitRole.EXTERNAL in same and same & trained)
 
 
 def test_split_does_not_depend_on_other_data() -> None:
     rows = [row(f"G{i}") for i in range(200)]
     roles = split_roles(rows, (), 0.2, 0.1)
     assert split_roles(rows[50:], (), 0.2, 0.1) == roles[50:]
-    assert 0.12 < roles.count(Role.TEST) / 200 < 0.28
+    assert 0.12 < roles.count(SplitRole.TEST) / 200 < 0.28
     assert split_sha256(rows, roles) == split_sha256(rows[::-1], roles[::-1])
 
 
 def test_one_a_picture_takes_the_largest_without_conflict() -> None:
     rows = [row("g", "p", size=50), row("g", "p", size=90), row("g", "q"), row("g", "r", conflict=True)]
-    assert one_a_picture(rows, range(4)) == [1, 2]
+    assert deduplicate(rows, range(4)) == [1, 2]
 
 
 def test_pixels_are_the_workers_and_boxes_follow_the_crop(data: Path) -> None:

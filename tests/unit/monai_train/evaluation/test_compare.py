@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from monai_train.cli.app import app
-from monai_train.data.dataset import Role, read_manifest
+from monai_train.data.dataset import SplitRole, read_manifest
 from monai_train.evaluation.compare import FIGURES, compare, comparison_markdown
 from monai_train.evaluation.evaluate import choose, run_split
 from monai_train.training.train import train
@@ -29,7 +29,7 @@ def weak_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_differences_are_paired_and_from_the_first(tiny_data: Path, tiny_run: Path, weak_run: Path) -> None:
     found = compare([tiny_run, weak_run, tiny_run], tiny_data)["slice"]
     rows = read_manifest(tiny_data)
-    kept = choose(rows, run_split(tiny_run).roles(rows), Role.TEST, single=True)
+    kept = choose(rows, run_split(tiny_run).roles(rows), SplitRole.TEST, single=True)
     assert found[0].figures["accuracy"].n == len(kept)
     assert found[0].differences is None
     assert found[1].differences is not None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from monai_train.config import TrainConfig
-from monai_train.data.dataset import Role, Row, read_manifest
+from monai_train.data.dataset import ManifestRow, SplitRole, read_manifest
 from monai_train.evaluation.crossval import cross_validate, fold_roles, fold_table, folds_of, out_of_fold_temperatures
 from monai_train.evaluation.evaluate import fit_temperature
 from monai_train.training.train import CHECKPOINT
@@ -25,9 +25,11 @@ PICTURES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 30)), min_size=1
 SHORT = TINY.model_copy(update={"epochs": 1, "samples_per_epoch": 32})
 
 
-def made_rows(pictures: list[tuple[int, int, bool]]) -> list[Row]:
+def made_rows(pictures: list[tuple[int, int, bool]]) -> list[ManifestRow]:
     return [
-        Row(f"{i}.dcm", label, f"G{group}", f"P{i}", "out" if outside else "main", f"{i:064x}", 9, 9, None, False)
+        ManifestRow(
+            f"{i}.dcm", label, f"G{group}", f"P{i}", "out" if outside else "main", f"{i:064x}", 9, 9, None, False
+        )
         for i, (label, group, outside) in enumerate(pictures)
     ]
 
@@ -70,12 +72,12 @@ def test_roles_of_all_folds_keep_patients_apart(pictures: list[tuple[int, int, b
     judged: Counter[int] = Counter()
     for fold in range(folds):
         roles = fold_roles(rows, ("out",), folds, fold, seed=0)
-        sides: dict[str, set[Role]] = {}
+        sides: dict[str, set[SplitRole]] = {}
         for i, (row, role) in enumerate(zip(rows, roles, strict=True)):
-            assert (role in (Role.EXTERNAL, Role.OVERLAP)) == (row.dataset == "out")
-            if role is not Role.OVERLAP:
+            assert (role in (SplitRole.EXTERNAL, SplitRole.OVERLAP)) == (row.dataset == "out")
+            if role is not SplitRole.OVERLAP:
                 sides.setdefault(row.patient_group, set()).add(role)
-            judged[i] += role is Role.TEST
+            judged[i] += role is SplitRole.TEST
         assert all(len(one) == 1 for one in sides.values())
     assert all(judged[i] == (row.dataset == "main") for i, row in enumerate(rows))
 

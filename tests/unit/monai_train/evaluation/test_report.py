@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from monai_train.cli.app import app
-from monai_train.data.dataset import Role, read_manifest
+from monai_train.data.dataset import SplitRole, read_manifest
 from monai_train.evaluation.evaluate import choose, examine_runs, run_split
 from monai_train.evaluation.report import plans, runs_subject, write_report
 from monai_train.training.train import train
@@ -58,9 +58,9 @@ def test_parts_are_apart_and_only_the_official_one_is_leaky(official_data: Path,
     found = {plan.key: plan for plan in plans(rows, split)}
     assert {key: plan.leaky for key, plan in found.items()} == {"test": False, "external": False, "official": True}
     roles = split.roles(rows)
-    trained = {row.patient_group for row, role in zip(rows, roles, strict=True) if role is Role.TRAIN}
+    trained = {row.patient_group for row, role in zip(rows, roles, strict=True) if role is SplitRole.TRAIN}
     assert not trained & {rows[i].patient_group for i in (*found["test"].chosen, *found["external"].chosen)}
-    known = sum(roles[i] in (Role.TRAIN, Role.VALIDATION) for i in found["official"].chosen)
+    known = sum(roles[i] in (SplitRole.TRAIN, SplitRole.VALIDATION) for i in found["official"].chosen)
     assert known > 0
     assert f"{known} of these {len(found['official'].chosen)} images" in found["official"].note
 
@@ -76,7 +76,7 @@ def test_other_data_are_one_part_that_claims_nothing(official_data: Path, tiny_r
 def test_json_holds_evaluates_figures_with_intervals(written: Path, official_data: Path, tiny_run: Path) -> None:
     report = json.loads((written / "report.json").read_text())
     rows = read_manifest(official_data)
-    chosen = choose(rows, run_split(tiny_run).roles(rows), Role.TEST, single=True)
+    chosen = choose(rows, run_split(tiny_run).roles(rows), SplitRole.TEST, single=True)
     expected = examine_runs([tiny_run], official_data, rows, chosen)[0].report()
     part = report["parts"]["test"]
     assert part["slice"] == expected["slice"]
@@ -133,7 +133,7 @@ def test_bundle_report_checks_pictures_that_are_no_brain(official_data: Path, tm
 
 def test_several_runs_are_an_ensemble(official_data: Path, tiny_run: Path, tmp_path: Path) -> None:
     rows = read_manifest(official_data)
-    chosen = choose(rows, run_split(tiny_run).roles(rows), Role.TEST, single=True)
+    chosen = choose(rows, run_split(tiny_run).roles(rows), SplitRole.TEST, single=True)
     alone = examine_runs([tiny_run], official_data, rows, chosen)[0]
     twice = examine_runs([tiny_run, tiny_run], official_data, rows, chosen)[0]
     assert twice.slices.probabilities == pytest.approx(alone.slices.probabilities, abs=1e-5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_train.networks.depthwise import DepthwiseConv2d, quicken
+from monai_train.networks.depthwise import DepthwiseConv2d, use_fast_depthwise
 from monai_train.networks.registry import Classifier, network_definition
 from worker.inference.efficientnet_lite import EfficientNetLite0
 
@@ -31,7 +31,7 @@ def test_gradient_is_that_of_the_plain_convolution(kernel: int, stride: int) -> 
     plain = nn.Conv2d(8, 8, kernel, stride, groups=8, bias=False)
     image = torch.rand(2, 8, 17, 17)
     quick = copy.deepcopy(plain)
-    quicken(quick)
+    use_fast_depthwise(quick)
     assert type(quick) is DepthwiseConv2d
     exact = copy.deepcopy(plain)
     image_exact = image.clone().requires_grad_()
@@ -56,6 +56,6 @@ def test_inference_is_that_of_the_plain_convolution() -> None:
     torch.manual_seed(0)
     plain = nn.Conv2d(4, 4, 5, groups=4, bias=False)
     quick = copy.deepcopy(plain)
-    quicken(quick)
+    use_fast_depthwise(quick)
     image = torch.rand(1, 4, 9, 9)
     assert torch.equal(quick.eval()(image), plain(image))

@@ -15,7 +15,7 @@ from rich.console import Console
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from monai_train.config import ANY_TUMOUR, NO_TUMOUR
-from monai_train.data.dataset import Row
+from monai_train.data.dataset import ManifestRow
 from monai_train.networks.registry import Classifier, network_definition
 from monai_train.systems.definitions import OURS, Protocol, Recipe, System, Task, read_ours, read_systems
 from monai_train.systems.fit import Examples, Fitting, fit
@@ -30,11 +30,11 @@ QUIET = Console(quiet=True)
 TINY = Recipe(network="c-linear", size=32, epochs=3, batch=8, learning_rate=3e-3)
 
 
-def row(index: int, label: int, group: str, dataset: str = "main", split: str = "train") -> Row:
-    return Row(f"{index}.dcm", label, group, f"p{index}", dataset, f"{index:064x}", 9, 9, None, False, split)
+def row(index: int, label: int, group: str, dataset: str = "main", split: str = "train") -> ManifestRow:
+    return ManifestRow(f"{index}.dcm", label, group, f"p{index}", dataset, f"{index:064x}", 9, 9, None, False, split)
 
 
-def rows_of_patients(patients: int, each: int = 3, labels: tuple[int, ...] = (0, 1, 2, 3)) -> list[Row]:
+def rows_of_patients(patients: int, each: int = 3, labels: tuple[int, ...] = (0, 1, 2, 3)) -> list[ManifestRow]:
     names = [(label, p, k) for label in labels for p in range(patients) for k in range(each)]
     return [row(n, label, f"{label}-{p}", split="test" if k == 0 else "train") for n, (label, p, k) in enumerate(names)]
 
@@ -118,7 +118,7 @@ def test_official_and_random_protocols_use_every_picture_once() -> None:
         ([row(n, ANY_TUMOUR, "x") for n in range(9)], Protocol.OFFICIAL, "no picture of 'main' with the labels"),
     ],
 )  # fmt: skip
-def test_class_that_is_empty_or_alone_is_refused(rows: list[Row], protocol: Protocol, message: str) -> None:
+def test_class_that_is_empty_or_alone_is_refused(rows: list[ManifestRow], protocol: Protocol, message: str) -> None:
     with pytest.raises(StartError, match=message):
         part(rows, "main", Task.FOUR, protocol)
 

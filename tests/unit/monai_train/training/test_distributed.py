@@ -13,7 +13,7 @@ from torch import nn
 
 from monai_train import cli
 from monai_train.config import CLASS_NAMES, TrainConfig
-from monai_train.data.dataset import Role, load_pictures, read_manifest, read_preprocessing, split_roles
+from monai_train.data.dataset import SplitRole, load_pictures, read_manifest, read_preprocessing, split_roles
 from monai_train.training.sampling import make_sampler
 from monai_train.training.train import CHECKPOINT, learning_rate, loss_of, new_state, read_checkpoint
 from tests.testbed.waiting import patience
@@ -27,7 +27,7 @@ def expected_weights(data: Path, config: TrainConfig) -> dict[str, torch.Tensor]
     torch.set_num_threads(config.threads)
     rows = read_manifest(data)
     roles = split_roles(rows, config.external, config.test_share, config.validation_share)
-    training = [i for i, role in enumerate(roles) if role is Role.TRAIN]
+    training = [i for i, role in enumerate(roles) if role is SplitRole.TRAIN]
     sampler = make_sampler(load_pictures(data, rows, read_preprocessing()), training, config, CLASS_NAMES)
     states = [new_state(config) for _ in range(2)]
     for rank, state in enumerate(states):

@@ -20,7 +20,7 @@ from sqlalchemy.pool import NullPool
 
 import monai_train.training.hyperparameters
 from monai_train.config import Augmentation, TrainConfig, TrialSampler
-from monai_train.training.hyperparameters import Range, Space, open_study, read_space, scaled, search
+from monai_train.training.hyperparameters import SearchRange, SearchSpace, open_study, read_space, scaled, search
 from monai_train.training.train import BEST, CHECKPOINT
 from tests.testbed.waiting import patience, wait_until
 from tests.unit.monai_train.conftest import TINY
@@ -28,10 +28,12 @@ from worker.errors import StartError
 
 BASE = TINY.model_copy(update={"epochs": 2, "samples_per_epoch": 32})
 FIXED = {
-    name: Range(low=value, high=value)
+    name: SearchRange(low=value, high=value)
     for name, value in (("weight_decay", 0.05), ("clip_norm", 1.0), ("augmentation", 1.0))
 }
-SPACE = Space(learning_rate=Range(low=1e-4, high=1e-2, log=True, points=2), network=("resnet18-slim",), **FIXED)
+SPACE = SearchSpace(
+    learning_rate=SearchRange(low=1e-4, high=1e-2, log=True, points=2), network=("resnet18-slim",), **FIXED
+)
 QUIET = Console(quiet=True)
 
 
@@ -162,4 +164,4 @@ def test_strength_scales_within_what_is_allowed() -> None:
 
 
 def test_grid_of_a_logarithmic_range_is_even_in_the_logarithm() -> None:
-    assert Range(low=1e-4, high=1e-2, log=True, points=3).grid() == pytest.approx([1e-4, 1e-3, 1e-2])
+    assert SearchRange(low=1e-4, high=1e-2, log=True, points=3).grid() == pytest.approx([1e-4, 1e-3, 1e-2])

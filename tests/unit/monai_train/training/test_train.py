@@ -17,8 +17,8 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 from monai_train.cli.app import app
-from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, Shares, TrainConfig, read_config
-from monai_train.data.dataset import Role, load_pictures, read_manifest, read_preprocessing, split_roles
+from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, BatchShares, TrainConfig, read_config
+from monai_train.data.dataset import SplitRole, load_pictures, read_manifest, read_preprocessing, split_roles
 from monai_train.networks.pretrained import load_weights
 from monai_train.training.epoch_log import LOG, TENSORBOARD
 from monai_train.training.sampling import make_sampler
@@ -75,7 +75,7 @@ def test_network_without_maps_refuses_the_map_loss(tiny_data: Path, tmp_path: Pa
 def test_marks_follow_the_picture(tiny_data: Path) -> None:
     rows = read_manifest(tiny_data)
     pictures = load_pictures(tiny_data, rows, read_preprocessing())
-    even = Shares.model_validate(dict.fromkeys(Shares.model_fields, 1))
+    even = BatchShares.model_validate(dict.fromkeys(BatchShares.model_fields, 1))
     config = TINY.model_copy(update={"shares": even, "map_loss": 0.1})
     batch = make_sampler(pictures, range(len(rows)), config, CLASS_NAMES).batch(64, torch.Generator().manual_seed(0))
     assert batch.tumours.shape == batch.images.shape
@@ -142,7 +142,7 @@ def test_loss_that_is_not_a_number_stops(tiny_data: Path) -> None:
     rows = read_manifest(tiny_data)
     roles = split_roles(rows, TINY.external, TINY.test_share, TINY.validation_share)
     pictures = load_pictures(tiny_data, rows, read_preprocessing())
-    chosen = [i for i, role in enumerate(roles) if role is Role.TRAIN]
+    chosen = [i for i, role in enumerate(roles) if role is SplitRole.TRAIN]
     sampler = make_sampler(pictures, chosen, TINY, ["a", "b", "c", "d"])
     state = new_state(TINY)
     with torch.no_grad():
