@@ -1,6 +1,6 @@
-"""README.md, walked as it is written: connect an Orthanc, send a head, read the result, add a model.
+"""README.md and docs/orthanc.md, followed as written: connect an Orthanc, send a head, read the result, add a model.
 
-Its own blocks are what is configured and run. Other: ports, the seconds that are waited for silence, a smaller head.
+Their own blocks are what is configured and run. What differs: ports, the quiet time, a smaller head.
 """
 
 from __future__ import annotations
@@ -26,14 +26,19 @@ from worker.inference.bundle import default_bundle
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+ORTHANC = (ROOT / "docs" / "orthanc.md").read_text()
 SMALL = phantom.Grid(slices=8)
 
 pytestmark = pytest.mark.skipif(orthanc.program() is None, reason="Orthanc is not installed")
 
 
 def blocks(section: str, language: str) -> list[str]:
-    """The code blocks of one section, without the indentation of a list."""
+    """The code blocks of one section of the README, without the indentation of a list."""
     [text] = re.findall(rf"^## {section}\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
+    return blocks_of(text, language)
+
+
+def blocks_of(text: str, language: str) -> list[str]:
     found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
     return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
 
@@ -70,7 +75,7 @@ class Newcomer(WorkerProcess):
     def orthanc(self) -> Iterator[None]:
         folder = self.folder / "var" / "orthanc"
         folder.mkdir(parents=True)
-        [settings], [script] = blocks("Connect your PACS", "json"), blocks("Connect your PACS", "lua")
+        [settings], [script] = blocks_of(ORTHANC, "json"), blocks_of(ORTHANC, "lua")
         ports = {"DicomPort": self._ports["4242"], "HttpPort": self.orthanc_http}
         (folder / "orthanc.json").write_text(json.dumps({**json.loads(self.here(settings)), **ports, "StableAge": 5}))
         (folder / "to-ai.lua").write_text(script)
