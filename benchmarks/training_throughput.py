@@ -34,8 +34,10 @@ from torch import nn
 
 from benchmarks import rows as told
 from benchmarks.rows import add_common, against, finish, plain
-from monai_train.config import CLASS_NAMES, NO_TUMOUR, TrainConfig
-from monai_train.data.dataset import ManifestRow, Pictures
+from monai_train.config import TrainConfig
+from monai_train.data.dataset import Pictures
+from monai_train.data.labels import CLASS_NAMES, NO_TUMOUR
+from monai_train.data.manifest import ManifestRow
 from monai_train.networks.registry import Classifier, network_definition
 from monai_train.training.allocator import keep_freed_memory
 from monai_train.training.sampling import Batch, BatchSampler, make_sampler

@@ -11,24 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from worker.errors import StartError
 
-CLASS_NAMES = ("glioma", "meningioma", "pituitary", "notumor")
-NO_TUMOUR = CLASS_NAMES.index("notumor")
-ANY_TUMOUR = len(CLASS_NAMES)  # the label of a picture that shows a tumour of unknown kind
-ALIASES = {
-    **dict.fromkeys(("no", "none", "normal", "no_tumor", "no_tumour", "notumour"), "notumor"),
-    **dict.fromkeys(("yes", "tumour"), "tumor"),
-}
-
-
-def label_index(label: str) -> int:
-    """The class of a truth label: 0-3, or ANY_TUMOUR for `tumor`. StartError for a word that is none of these."""
-    word = ALIASES.get(label.strip().lower(), label.strip().lower())
-    if word == "tumor":
-        return ANY_TUMOUR
-    if word in CLASS_NAMES:
-        return CLASS_NAMES.index(word)
-    raise StartError("unknown-label", f"label {label!r} is none of {', '.join(CLASS_NAMES)}, tumor")
-
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -46,7 +46,8 @@ def evaluate_command(
 
     Example: monai-train evaluate --bundle worker/bundles/brain-mri-tumour --data converted --json figures.json
     """
-    from monai_train.data.dataset import SplitRole, read_manifest
+    from monai_train.data.manifest import read_manifest
+    from monai_train.data.patients import SplitRole
     from monai_train.evaluation.evaluate import choose, read_split
     from monai_train.evaluation.report import bundle_subject, runs_subject, write_report
     from monai_train.evaluation.tables import report_table
@@ -90,7 +91,7 @@ def compare_command(
 
     Example: monai-train compare runs/first runs/second --data converted --plot comparison.png
     """
-    from monai_train.data.dataset import SplitRole
+    from monai_train.data.patients import SplitRole
     from monai_train.evaluation.compare import as_json, chart, compare, comparison_table
 
     if role not in (SplitRole.TEST, SplitRole.VALIDATION, SplitRole.EXTERNAL):

@@ -10,11 +10,9 @@ The same source gives the same bytes, so a run that was interrupted is simply ru
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -27,14 +25,13 @@ from monai_train.data.duplicates import Fingerprint, find_duplicates, fingerprin
 from monai_train.data.images import UnreadableImage, hash_pixels, read_dicom_frame, read_picture
 from monai_train.data.inventory import DEFAULT_SALT, RejectedFile, SourceImage, reasons, take_inventory
 from monai_train.data.labels import are_in_conflict, read_label_file
+from monai_train.data.manifest import GROUP_COLUMNS, MANIFEST_COLUMNS, write_csv
 from monai_train.data.patients import name_groups
 from monai_train.data.pool import map_files
 from monai_train.data.secondary_capture import secondary_capture
 from worker.errors import StartError
 from worker.files import write_atomically
 
-_GROUP_COLUMNS = ("patient_group", "picture_group")
-MANIFEST_COLUMNS = ("path", "label", "split", *_GROUP_COLUMNS, "source", "source_sha256", "rows", "columns")
 _CONFLICT_COLUMNS = ("kind", "picture_group", "source", "label", "other_labels")
 
 
@@ -205,15 +202,6 @@ def _write_tables(done: Conversion, out: Path) -> None:
     write_csv(out / "manifest.csv", list(done.manifest[0]), done.manifest)
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
-    """Write the whole table or nothing."""
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, table.getvalue().encode("utf-8", "backslashreplace"))
-
-
 def print_summary(done: Conversion, out: Path, console: Console) -> None:
     """Images by label and split as a table, then where the lists lie."""
     table = Table(title="Converted images", title_justify="left")
@@ -226,7 +214,7 @@ def print_summary(done: Conversion, out: Path, console: Console) -> None:
     for label in [*sorted({row["label"] for row in done.manifest}), "all"]:
         rows = [row for row in done.manifest if label in ("all", row["label"])]
         counts = Counter(row["split"] for row in rows)
-        groups, pictures = ({row[c] for row in rows} for c in _GROUP_COLUMNS)
+        groups, pictures = ({row[c] for row in rows} for c in GROUP_COLUMNS)
         table.add_row(label, *(str(counts[s]) for s in splits), str(len(groups)), str(len(pictures)))
     console.print(table)
     lines = [f"manifest: {out / 'manifest.csv'}"]

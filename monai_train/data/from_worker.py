@@ -23,9 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_train.config import CLASS_NAMES, NO_TUMOUR, label_index
-from monai_train.data.convert import Conversion, convert, write_csv
+from monai_train.data.convert import Conversion, convert
 from monai_train.data.inventory import DEFAULT_SALT
+from monai_train.data.labels import CLASS_NAMES, NO_TUMOUR, label_index
+from monai_train.data.manifest import write_csv
 from worker.errors import StartError
 
 LABELS = "labels.csv"

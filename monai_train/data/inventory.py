@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from pydicom.errors import InvalidDicomError
 
 from monai_train.data.images import MAXIMUM_PIXELS, UnreadableImage, find_files, is_dicom_file, is_picture_name
 from monai_train.data.labels import LabelFile, LabelRow, folder_label
+from monai_train.data.manifest import GROUP_COLUMNS, read_lines
 from worker.errors import StartError
 
 DEFAULT_SALT = "monai-train"
@@ -102,21 +102,22 @@ def take_inventory(
     return found
 
 
-def read_manifest(folder: Path) -> Inventory:
-    """The images of a folder that `convert` made. Raises StartError where the manifest cannot be used."""
-    try:
-        with (folder / "manifest.csv").open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError):
-        raise StartError("manifest-unreadable", f"cannot read {folder / 'manifest.csv'}") from None
-    found = Inventory()
-    for values in rows:
-        try:
-            groups = LabelRow(patient_group=values["patient_group"], picture_group=values["picture_group"])
-            found.images.append(SourceImage(values["path"], True, values["label"], values["split"], "", groups, ""))
-        except KeyError as missing:
-            raise StartError("manifest-unreadable", f"the manifest has no column {missing}") from None
-    return found
+def list_converted(folder: Path) -> Inventory:
+    """The images of a folder that `convert` wrote, of any class. StartError where its manifest cannot be used."""
+    return Inventory(
+        [
+            SourceImage(
+                line.values["path"],
+                True,
+                line.values["label"],
+                line.values.get("split", ""),
+                "",
+                LabelRow(patient_group=line.values["patient_group"], picture_group=line.values["picture_group"]),
+                "",
+            )
+            for line in read_lines(folder, ("path", "label", *GROUP_COLUMNS))
+        ]
+    )
 
 
 def _kind(source: Path, path: str, found: Inventory) -> str:

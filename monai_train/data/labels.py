@@ -12,12 +12,14 @@ from pathlib import Path, PurePosixPath
 
 from worker.errors import StartError
 
-NO_TUMOUR = "notumor"
-ANY_TUMOUR = "tumor"
+CLASS_NAMES = ("glioma", "meningioma", "pituitary", "notumor")
+LABEL_NAMES = (*CLASS_NAMES, "tumor")  # what a picture can show: a class, or a tumour of unknown kind
+NO_TUMOUR = LABEL_NAMES.index("notumor")
+ANY_TUMOUR = LABEL_NAMES.index("tumor")
 
 _ALIASES = {
-    **dict.fromkeys(("no", "none", "normal", "healthy", "notumor", "notumour", "nontumor", "nontumour"), NO_TUMOUR),
-    **dict.fromkeys(("yes", "tumor", "tumour", "braintumor", "braintumour"), ANY_TUMOUR),
+    **dict.fromkeys(("no", "none", "normal", "healthy", "notumor", "notumour", "nontumor", "nontumour"), "notumor"),
+    **dict.fromkeys(("yes", "tumor", "tumour", "braintumor", "braintumour"), "tumor"),
     **{
         name + ending: name for name in ("glioma", "meningioma", "pituitary") for ending in ("", "s", "tumor", "tumour")
     },
@@ -39,6 +41,14 @@ def class_name(text: str) -> str:
     return _ALIASES.get(re.sub(r"[\s_-]+", "", text.lower()), text.strip().lower())
 
 
+def label_index(text: str) -> int:
+    """The index in LABEL_NAMES of what `class_name` reads in a label. StartError for any other class."""
+    name = class_name(text)
+    if name not in LABEL_NAMES:
+        raise StartError("unknown-label", f"label {text!r} is none of {', '.join(LABEL_NAMES)}")
+    return LABEL_NAMES.index(name)
+
+
 def split_name(text: str) -> str:
     """`train`, `test`, `val` for the names such folders have, "" for any other."""
     return _SPLITS.get(text.strip().lower(), "")
@@ -46,7 +56,8 @@ def split_name(text: str) -> str:
 
 def are_in_conflict(labels: set[str]) -> bool:
     """True where one picture cannot have all these labels; `tumor` leaves open which tumour it is."""
-    return len(labels - {ANY_TUMOUR}) > 1 or {ANY_TUMOUR, NO_TUMOUR} <= labels
+    any_tumour = LABEL_NAMES[ANY_TUMOUR]
+    return len(labels - {any_tumour}) > 1 or {any_tumour, LABEL_NAMES[NO_TUMOUR]} <= labels
 
 
 def folder_label(path: str, source: Path) -> tuple[str, str]:

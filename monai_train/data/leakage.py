@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from monai_train.data.duplicates import LARGE_GROUP, Fingerprint, Pair, find_duplicates, fingerprints
-from monai_train.data.inventory import RejectedFile, SourceImage, read_manifest, reasons, take_inventory
+from monai_train.data.inventory import RejectedFile, SourceImage, list_converted, reasons, take_inventory
 from monai_train.data.labels import are_in_conflict, read_label_file
 from monai_train.data.patients import name_groups
 from worker.errors import StartError
@@ -61,7 +61,7 @@ def audit(source: Path, groups: Path | None = None) -> Audit:
     Raises StartError where there is nothing to compare.
     """
     if (source / "manifest.csv").is_file():
-        found = read_manifest(source)
+        found = list_converted(source)
         if groups is not None:
             raise StartError("groups-in-manifest", "the manifest holds the groups; give --groups to convert")
     else:

@@ -1,8 +1,15 @@
-"""Who belongs together: union-find over whatever says "the same picture" or "the same patient"."""
+"""Patient groups: which pictures belong to one patient, and a split that never divides a patient.
+
+Groups are found by union-find over whatever says "the same picture" or "the same patient".
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
+
+from monai_train.data.manifest import ManifestRow
 
 
 class Groups:
@@ -53,3 +60,45 @@ def name_groups(tokens: Sequence[Sequence[str]]) -> list[str]:
 
 def _best(tokens: Iterable[Sequence[str]]) -> str:
     return min((rank, token) for own in tokens for rank, token in enumerate(own) if token)[1]
+
+
+class SplitRole(StrEnum):
+    """What a picture is for. OVERLAP belongs to an external set but shows a patient whom training knows."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+    EXTERNAL = "external"
+    OVERLAP = "overlap"
+
+
+def _share(group: str) -> float:
+    """A fixed number in [0, 1) for each patient group: the same on every machine and whatever else is in the data."""
+    return int(hashlib.sha256(f"split:{group}".encode()).hexdigest()[:8], 16) / 16**8
+
+
+def split_roles(
+    rows: Sequence[ManifestRow], external: Sequence[str], test_share: float, validation_share: float
+) -> tuple[SplitRole, ...]:
+    """The role of every row. A patient group is never on two sides: its share alone decides."""
+    known: set[str] = set()
+    roles: list[SplitRole] = []
+    for row in rows:
+        share = _share(row.patient_group)
+        if row.dataset in external:
+            roles.append(SplitRole.EXTERNAL)
+        elif share < test_share:
+            roles.append(SplitRole.TEST)
+        else:
+            roles.append(SplitRole.VALIDATION if share < test_share + validation_share else SplitRole.TRAIN)
+            known.add(row.patient_group)
+    return tuple(
+        SplitRole.OVERLAP if role is SplitRole.EXTERNAL and row.patient_group in known else role
+        for role, row in zip(roles, rows, strict=True)
+    )
+
+
+def split_sha256(rows: Sequence[ManifestRow], roles: Sequence[SplitRole]) -> str:
+    """Identifies a split: which source files have which role."""
+    lines = sorted(f"{row.source_sha256} {role}" for row, role in zip(rows, roles, strict=True))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

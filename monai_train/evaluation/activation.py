@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from monai_train.config import NO_TUMOUR
+from monai_train.data.labels import NO_TUMOUR
 from monai_train.evaluation.evaluate import Evidence
 from monai_train.evaluation.intervals import Estimate, share_estimate
 from monai_train.evaluation.metrics import UNREADABLE, BoolArray, FigureArray, Predictions, confidences

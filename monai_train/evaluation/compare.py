@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
-from monai_train.data.dataset import ManifestRow, SplitRole, read_manifest, split_sha256
+from monai_train.data.manifest import ManifestRow, read_manifest
+from monai_train.data.patients import SplitRole, split_sha256
 from monai_train.evaluation import plots
 from monai_train.evaluation.evaluate import Measured, choose
 from monai_train.evaluation.intervals import Estimate, estimates, paired_differences

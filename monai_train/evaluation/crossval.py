@@ -18,17 +18,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from monai_train.config import ANY_TUMOUR, CLASS_NAMES, TrainConfig
-from monai_train.data.dataset import (
-    ManifestRow,
-    SplitRole,
-    data_sha256,
-    deduplicate,
-    load_pictures,
-    read_manifest,
-    read_preprocessing,
-    split_roles,
-)
+from monai_train.config import TrainConfig
+from monai_train.data.dataset import load_pictures, read_preprocessing
+from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES
+from monai_train.data.manifest import ManifestRow, data_sha256, deduplicate, read_manifest
+from monai_train.data.patients import SplitRole, split_roles
 from monai_train.evaluation.crossval_page import write_page
 from monai_train.evaluation.evaluate import Measured, fit_temperature, run_outputs
 from monai_train.evaluation.intervals import estimates

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from monai_train.config import CLASS_NAMES
-from monai_train.data.dataset import ManifestRow
+from monai_train.data.labels import CLASS_NAMES
+from monai_train.data.manifest import ManifestRow
 from monai_train.evaluation import plots
 from monai_train.evaluation.evaluate import Evidence, Measured
 from monai_train.evaluation.intervals import estimates

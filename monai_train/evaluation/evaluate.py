@@ -14,18 +14,11 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from monai_train.config import CLASS_NAMES, TrainConfig
-from monai_train.data.dataset import (
-    ManifestRow,
-    SplitRole,
-    box_on,
-    deduplicate,
-    load_pictures,
-    manifest_path,
-    read_manifest,
-    read_preprocessing,
-    split_roles,
-)
+from monai_train.config import TrainConfig
+from monai_train.data.dataset import box_on, load_pictures, read_preprocessing
+from monai_train.data.labels import CLASS_NAMES
+from monai_train.data.manifest import ManifestRow, deduplicate, manifest_path, read_manifest
+from monai_train.data.patients import SplitRole, split_roles
 from monai_train.evaluation.metrics import BoolArray, Predictions, binary, figures, patient_predictions
 from monai_train.networks.registry import Classifier, network_definition
 from monai_train.training.train import BEST, read_checkpoint

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
+from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
 from worker.pixels.arrays import FloatArray
 
 IntArray = npt.NDArray[np.int64]

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from monai_train.config import NO_TUMOUR
-from monai_train.data.dataset import ManifestRow
 from monai_train.data.images import Picture
+from monai_train.data.labels import NO_TUMOUR
+from monai_train.data.manifest import ManifestRow
 from monai_train.data.secondary_capture import secondary_capture
 from monai_train.evaluation.evaluate import examine_bundle
 from monai_train.evaluation.metrics import UNREADABLE, BoolArray, Predictions

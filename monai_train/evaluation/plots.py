@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from monai_train.config import CLASS_NAMES
 from monai_train.data.explore_pictures import COLOURS
+from monai_train.data.labels import CLASS_NAMES
 from monai_train.evaluation.intervals import Estimate, questions
 from monai_train.evaluation.metrics import (
     BINS,

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from monai_train.config import CLASS_NAMES
-from monai_train.data.dataset import ManifestRow, SplitRole, read_manifest, split_sha256
+from monai_train.data.labels import CLASS_NAMES
+from monai_train.data.manifest import ManifestRow, read_manifest
+from monai_train.data.patients import SplitRole, split_sha256
 from monai_train.evaluation import plots
 from monai_train.evaluation.activation import MapHits, map_hits, overlay, worst_mistakes
 from monai_train.evaluation.evaluate import (

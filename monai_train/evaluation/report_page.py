@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
+from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
 from monai_train.evaluation.intervals import Estimate
 from monai_train.evaluation.metrics import binary
 from monai_train.evaluation.out_of_distribution import OutsideCheck, Sort

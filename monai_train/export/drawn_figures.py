@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_train.config import CLASS_NAMES
+from monai_train.data.labels import CLASS_NAMES
 from monai_train.evaluation.evaluate import Measured
 from monai_train.evaluation.metrics import FigureArray, Predictions, figures, occurring, reliability
 from monai_train.evaluation.plots import cumulated, curves, risk_coverage

@@ -26,17 +26,11 @@ from rich.console import Console
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_weights
 
-from monai_train.config import CLASS_NAMES, NO_TUMOUR, TrainConfig
-from monai_train.data.dataset import (
-    PREPROCESSING_FILE,
-    Pictures,
-    SplitRole,
-    deduplicate,
-    load_pictures,
-    read_manifest,
-    read_preprocessing,
-    split_sha256,
-)
+from monai_train.config import TrainConfig
+from monai_train.data.dataset import PREPROCESSING_FILE, Pictures, load_pictures, read_preprocessing
+from monai_train.data.labels import CLASS_NAMES, NO_TUMOUR
+from monai_train.data.manifest import deduplicate, read_manifest
+from monai_train.data.patients import SplitRole, split_sha256
 from monai_train.evaluation.evaluate import Measured, Split, fit_temperature, measure_split, run_all, run_split
 from monai_train.export.coded_classes import CLASSES
 from monai_train.export.drawn_figures import drawn_figures

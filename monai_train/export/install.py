@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 import worker
-from monai_train.data.dataset import SplitRole, read_manifest
+from monai_train.data.manifest import read_manifest
+from monai_train.data.patients import SplitRole
 from monai_train.evaluation.evaluate import choose, measure_bundle, read_split
 from worker.errors import StartError
 from worker.inference.bundle import load_bundle

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_train.config import TrainConfig
-from monai_train.data.dataset import ManifestRow
+from monai_train.data.manifest import ManifestRow
 from monai_train.evaluation.evaluate import Measured
 from monai_train.evaluation.tables import report_markdown
 

@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from monai_train.config import CLASS_NAMES, TrainConfig, label_index, read_config
-from monai_train.data.convert import MANIFEST_COLUMNS, write_csv
-from monai_train.data.dataset import ManifestRow, SplitRole, manifest_path, read_manifest, split_sha256
+from monai_train.config import TrainConfig, read_config
 from monai_train.data.from_worker import SERIES
+from monai_train.data.labels import CLASS_NAMES, label_index
+from monai_train.data.manifest import MANIFEST_COLUMNS, ManifestRow, manifest_path, read_lines, read_manifest, write_csv
+from monai_train.data.patients import SplitRole, split_sha256
 from monai_train.evaluation.compare import Compared, as_json, comparison_markdown, pair
 from monai_train.evaluation.evaluate import Measured, Split, choose, measure_bundle, read_split
 from monai_train.evaluation.metrics import Predictions
@@ -161,13 +162,10 @@ def _combine(base: Path, site: Path, out: Path) -> None:
     lines: list[dict[str, str]] = []
     extras = ("dataset", "label_conflict", "tumour_box_xywh")
     for folder in (base, site):
-        path = manifest_path(folder)
-        rows = read_manifest(folder)
-        with path.open(encoding="utf-8", newline="") as stream:
-            for line, row in zip(csv.DictReader(stream), rows, strict=True):
-                kept = {column: line.get(column) or "" for column in (*MANIFEST_COLUMNS, *extras)}
-                kept |= {"path": str((path.parent / row.path).resolve()), "dataset": row.dataset}
-                lines.append(kept)
+        root = manifest_path(folder).parent
+        for line, row in zip(read_lines(folder), read_manifest(folder), strict=True):
+            values = {column: line.values.get(column, "") for column in (*MANIFEST_COLUMNS, *extras)}
+            lines.append(values | {"path": str((root / row.path).resolve()), "dataset": row.dataset})
     out.mkdir(parents=True, exist_ok=True)
     write_csv(out / "manifest.csv", (*MANIFEST_COLUMNS, *extras), lines)
 

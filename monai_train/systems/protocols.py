@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, TrainConfig
-from monai_train.data.dataset import ManifestRow, SplitRole, deduplicate, split_roles
+from monai_train.config import TrainConfig
+from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
+from monai_train.data.manifest import ManifestRow, deduplicate
+from monai_train.data.patients import SplitRole, split_roles
 from monai_train.systems.definitions import Protocol, Task
 from worker.errors import StartError
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from monai_train.config import ANY_TUMOUR, NO_TUMOUR
-from monai_train.data.dataset import ManifestRow
+from monai_train.data.labels import ANY_TUMOUR, NO_TUMOUR
+from monai_train.data.manifest import ManifestRow
 from monai_train.evaluation.metrics import FigureArray, bootstrap_interval, recalls
 from monai_train.systems.definitions import Protocol, Task
 from monai_train.systems.fit import Fitted

@@ -19,14 +19,8 @@ from rich.progress import Progress
 
 from monai_train.config import Augmentation
 from monai_train.data.convert import convert
-from monai_train.data.dataset import (
-    ManifestRow,
-    data_sha256,
-    load_pictures,
-    manifest_path,
-    read_manifest,
-    read_preprocessing,
-)
+from monai_train.data.dataset import load_pictures, read_preprocessing
+from monai_train.data.manifest import ManifestRow, data_sha256, manifest_path, read_manifest
 from monai_train.networks.pretrained import load_weights
 from monai_train.networks.registry import Classifier, network_definition
 from monai_train.systems import results

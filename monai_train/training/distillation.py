@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from monai_train.config import CLASS_NAMES, TrainConfig
+from monai_train.config import TrainConfig
+from monai_train.data.labels import CLASS_NAMES
 from monai_train.networks.registry import Classifier, network_definition
 from worker.errors import StartError
 

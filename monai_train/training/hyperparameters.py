@@ -33,7 +33,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from monai_train.config import Augmentation, TrainConfig, TrialSampler
-from monai_train.data.dataset import data_sha256, read_manifest
+from monai_train.data.manifest import data_sha256, read_manifest
 from monai_train.networks.registry import network_definition
 from monai_train.training.train import BEST, CHECKPOINT, DivergedError, read_checkpoint, train
 from worker.errors import StartError

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import torch
 
-from monai_train.config import ANY_TUMOUR, NO_TUMOUR, TrainConfig
-from monai_train.data.dataset import ManifestRow, Pictures
+from monai_train.config import TrainConfig
+from monai_train.data.dataset import Pictures
+from monai_train.data.labels import ANY_TUMOUR, NO_TUMOUR
+from monai_train.data.manifest import ManifestRow
 from monai_train.training.augment import augment, paste, places_in_brain, simulate_lesions
 from monai_train.training.mirror import Mirrors, box_mask, mirrored
 from worker.errors import StartError

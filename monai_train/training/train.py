@@ -25,19 +25,12 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
-from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, TrainConfig
-from monai_train.data.dataset import (
-    Pictures,
-    SplitRole,
-    data_sha256,
-    deduplicate,
-    load_pictures,
-    read_manifest,
-    read_preprocessing,
-    split_roles,
-    split_sha256,
-)
+from monai_train.config import TrainConfig
+from monai_train.data.dataset import Pictures, load_pictures, read_preprocessing
 from monai_train.data.healthy import healthy_slices
+from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
+from monai_train.data.manifest import data_sha256, deduplicate, read_manifest
+from monai_train.data.patients import SplitRole, split_roles, split_sha256
 from monai_train.networks.baselines import Flat
 from monai_train.networks.pretrained import lineage, load_weights
 from monai_train.networks.registry import Classifier, network_definition

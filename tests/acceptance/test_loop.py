@@ -20,8 +20,9 @@ from typer.testing import CliRunner, Result
 
 import monai_train.cli.app
 import worker.cli.app
-from monai_train.config import CLASS_NAMES, NO_TUMOUR, Augmentation, BatchShares, TrainConfig
+from monai_train.config import Augmentation, BatchShares, TrainConfig
 from monai_train.data.from_worker import SLICES_WITHOUT
+from monai_train.data.labels import CLASS_NAMES, NO_TUMOUR
 from monai_train.evaluation.evaluate import read_split
 from monai_train.export.export import export
 from monai_train.export.retrain import _is_kept_out, read_series

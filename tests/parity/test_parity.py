@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from monai_train.data.convert import convert
-from monai_train.data.dataset import load_pictures, read_manifest, read_preprocessing
+from monai_train.data.dataset import load_pictures, read_preprocessing
+from monai_train.data.manifest import read_manifest
 from tests.testbed.phantom import Grid, slice_pixels
 from worker.inference.aggregate import slice_probabilities
 from worker.inference.bundle import Bundle, default_bundle, load_bundle

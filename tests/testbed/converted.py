@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from monai_train.config import CLASS_NAMES
 from monai_train.data.images import Picture
+from monai_train.data.labels import CLASS_NAMES
 from monai_train.data.secondary_capture import secondary_capture
 
 COLUMNS = (

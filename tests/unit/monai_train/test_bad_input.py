@@ -17,7 +17,9 @@ import typer
 from rich.console import Console
 
 from monai_train.cli.app import app
-from monai_train.data.dataset import SplitRole, load_pictures, read_manifest, read_preprocessing, split_roles
+from monai_train.data.dataset import load_pictures, read_preprocessing
+from monai_train.data.manifest import read_manifest
+from monai_train.data.patients import SplitRole, split_roles
 from monai_train.evaluation.evaluate import Measured, choose, measure_bundle
 from monai_train.evaluation.metrics import Predictions
 from monai_train.evaluation.tables import report_table

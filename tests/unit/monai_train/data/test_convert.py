@@ -12,16 +12,13 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from pydicom.pixels import pixel_array
 from typer.testing import CliRunner
 
 from monai_train.cli.app import app, main
-from monai_train.data.convert import MANIFEST_COLUMNS, convert
-from monai_train.data.labels import are_in_conflict, class_name
-from monai_train.data.patients import name_groups
+from monai_train.data.convert import convert
+from monai_train.data.manifest import MANIFEST_COLUMNS
 from worker.dicom.standard import is_uid
 from worker.errors import StartError
 
@@ -68,23 +65,6 @@ def test_class_and_split_come_from_the_folders(src: Path, tmp_path: Path) -> Non
         "Testing/Pituitary/c.png": ("pituitary", "test"),
     }
     assert tuple(found["Testing/Pituitary/c.png"]) == MANIFEST_COLUMNS
-
-
-@pytest.mark.parametrize(
-    ("folder", "label"),
-    [
-        ("no", "notumor"),
-        ("Normal", "notumor"),
-        ("No Tumour", "notumor"),
-        ("yes", "tumor"),
-        ("glioma-tumour", "glioma"),
-        ("meningioma_tumor", "meningioma"),
-        ("Ependymoma", "ependymoma"),
-        ("T1 weird", "t1 weird"),
-    ],
-)
-def test_names_of_classes_are_understood(folder: str, label: str) -> None:
-    assert class_name(folder) == label
 
 
 def test_dicom_holds_the_pixels_and_neither_label_nor_path(src: Path, tmp_path: Path) -> None:
@@ -195,12 +175,6 @@ def test_same_picture_with_another_label_is_listed(tmp_path: Path) -> None:
     assert [(c["kind"], c["source"]) for c in conflicts] == [
         ("same-picture", f"{label}/a.png") for label in ("glioma", "pituitary", "tumor")
     ]
-
-
-def test_tumor_of_unknown_kind_contradicts_only_no_tumour() -> None:
-    assert not are_in_conflict({"tumor", "glioma"})
-    assert are_in_conflict({"tumor", "notumor"})
-    assert are_in_conflict({"meningioma", "glioma"})
 
 
 GROUPS = "path\tlabel\tsplit\tpatient_group\tpicture_group\ttumour_box_xywh\n"
@@ -407,28 +381,3 @@ def test_dciodvfy_finds_no_error(src: Path, tmp_path: Path) -> None:
         verdict = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
         assert "SCImage" in verdict.stderr
         assert "Error" not in verdict.stderr + verdict.stdout
-
-
-tokens = st.lists(
-    st.tuples(st.sampled_from(["", "G1", "G2", "G3"]), st.sampled_from([f"p{n}" for n in range(8)])), max_size=25
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(tokens)
-def test_groups_are_an_equivalence_and_their_names_do_not_depend_on_the_order(items: list[tuple[str, str]]) -> None:
-    names = name_groups(items)
-    for i, one in enumerate(items):
-        assert names[i]
-        for j, other in enumerate(items):
-            if set(one) & set(other) - {""}:
-                assert names[i] == names[j]
-    assert name_groups(items[::-1]) == names[::-1]
-    # Nothing is joined without a chain of shared tokens: every group is connected.
-    for name in set(names):
-        members = [set(item) - {""} for item, group in zip(items, names, strict=True) if group == name]
-        reached, rest = members[0], members[1:]
-        while near := [m for m in rest if m & reached]:
-            reached = reached.union(*near)
-            rest = [m for m in rest if m not in near]
-        assert not rest

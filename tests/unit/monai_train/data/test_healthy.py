@@ -8,9 +8,11 @@ import pytest
 import torch
 from pydicom import dcmread
 
-from monai_train.config import NO_TUMOUR, TrainConfig
-from monai_train.data.dataset import load_pictures, read_manifest, read_preprocessing
+from monai_train.config import TrainConfig
+from monai_train.data.dataset import load_pictures, read_preprocessing
 from monai_train.data.healthy import healthy_slices
+from monai_train.data.labels import NO_TUMOUR
+from monai_train.data.manifest import read_manifest
 from monai_train.training.sampling import make_sampler
 from tests.testbed.tiny_bundle import write_head
 from worker.errors import StartError

@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from monai_train.cli.app import app
-from monai_train.data.dataset import SplitRole, read_manifest
+from monai_train.data.manifest import read_manifest
+from monai_train.data.patients import SplitRole
 from monai_train.evaluation.compare import FIGURES, compare, comparison_markdown
 from monai_train.evaluation.evaluate import choose, run_split
 from monai_train.training.train import train

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from monai_train.config import TrainConfig
-from monai_train.data.dataset import ManifestRow, SplitRole, read_manifest
+from monai_train.data.manifest import ManifestRow, read_manifest
+from monai_train.data.patients import SplitRole
 from monai_train.evaluation.crossval import cross_validate, fold_roles, fold_table, folds_of, out_of_fold_temperatures
 from monai_train.evaluation.evaluate import fit_temperature
 from monai_train.training.train import CHECKPOINT

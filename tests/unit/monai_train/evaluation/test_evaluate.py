@@ -11,8 +11,8 @@ from sklearn import metrics as reference
 from typer.testing import CliRunner
 
 from monai_train.cli.app import app
-from monai_train.config import ANY_TUMOUR, CLASS_NAMES
-from monai_train.data.dataset import read_manifest
+from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES
+from monai_train.data.manifest import read_manifest
 from monai_train.evaluation.evaluate import fit_temperature, measure_bundle
 from monai_train.evaluation.metrics import (
     UNREADABLE,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from monai_train.config import ANY_TUMOUR, CLASS_NAMES
+from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES
 from monai_train.evaluation.intervals import counts, estimates, paired_differences, patient_draws, weighted_figures
 from monai_train.evaluation.metrics import Predictions, binary, figures
 

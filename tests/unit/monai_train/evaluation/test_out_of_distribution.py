@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_train.data.dataset import ManifestRow
+from monai_train.data.manifest import ManifestRow
 from monai_train.evaluation.evaluate import Evidence, Measured, examine_bundle
 from monai_train.evaluation.out_of_distribution import KINDS, Sort, check_outside, make_outsiders
 from tests.testbed.tiny_bundle import make_tiny_bundle

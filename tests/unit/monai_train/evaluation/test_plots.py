@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn import metrics as reference
 
-from monai_train.config import ANY_TUMOUR
+from monai_train.data.labels import ANY_TUMOUR
 from monai_train.evaluation import plots
 from monai_train.evaluation.intervals import Estimate, estimates
 from monai_train.evaluation.metrics import Predictions

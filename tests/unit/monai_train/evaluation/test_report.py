@@ -14,7 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from monai_train.cli.app import app
-from monai_train.data.dataset import SplitRole, read_manifest
+from monai_train.data.manifest import read_manifest
+from monai_train.data.patients import SplitRole
 from monai_train.evaluation.evaluate import choose, examine_runs, run_split
 from monai_train.evaluation.report import plans, runs_subject, write_report
 from monai_train.training.train import train
@@ -155,8 +156,8 @@ def test_an_ensemble_needs_one_split(official_data: Path, tiny_run: Path, tmp_pa
 def test_flip_gives_a_mirrored_picture_the_same_answer(official_data: Path, tiny_run: Path) -> None:
     import torch
 
-    from monai_train.config import CLASS_NAMES
     from monai_train.data.dataset import load_pictures, read_preprocessing
+    from monai_train.data.labels import CLASS_NAMES
     from monai_train.evaluation.evaluate import model_outputs
     from monai_train.networks.registry import Classifier, network_definition
     from monai_train.training.train import BEST, read_checkpoint

@@ -9,7 +9,7 @@ import numpy as np
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from monai_train.config import ANY_TUMOUR
+from monai_train.data.labels import ANY_TUMOUR
 from monai_train.evaluation.evaluate import Measured
 from monai_train.evaluation.metrics import Predictions
 from monai_train.evaluation.tables import HEADER, markdown_table, report_markdown, report_rows, report_table

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from monai_train.config import ANY_TUMOUR, CLASS_NAMES
+from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES
 from monai_train.evaluation.evaluate import Measured
 from monai_train.evaluation.metrics import Predictions, balanced_accuracy, confusion_matrix
 from monai_train.export.drawn_figures import drawn_figures

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_train.config import CLASS_NAMES
 from monai_train.data.from_worker import SERIES, SLICES_WITHOUT, convert_export
+from monai_train.data.labels import CLASS_NAMES
 from monai_train.evaluation.compare import Compared, pair
 from monai_train.evaluation.evaluate import Measured, read_split
 from monai_train.evaluation.metrics import Predictions

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
-from monai_train.config import ANY_TUMOUR, NO_TUMOUR
-from monai_train.data.dataset import ManifestRow
+from monai_train.data.labels import ANY_TUMOUR, NO_TUMOUR
+from monai_train.data.manifest import ManifestRow
 from monai_train.networks.registry import Classifier, network_definition
 from monai_train.systems.definitions import OURS, Protocol, Recipe, System, Task, read_ours, read_systems
 from monai_train.systems.fit import Examples, Fitting, fit

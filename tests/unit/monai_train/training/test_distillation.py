@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from monai_train.data.dataset import load_pictures, read_manifest, read_preprocessing
+from monai_train.data.dataset import load_pictures, read_preprocessing
+from monai_train.data.manifest import read_manifest
 from monai_train.training.distillation import Teachers, distillation_loss, files_sha256, teachers_of
 from monai_train.training.train import BEST, CHECKPOINT, read_checkpoint, train
 from tests.unit.monai_train.conftest import TINY

@@ -12,8 +12,11 @@ import torch
 from torch import nn
 
 from monai_train import cli
-from monai_train.config import CLASS_NAMES, TrainConfig
-from monai_train.data.dataset import SplitRole, load_pictures, read_manifest, read_preprocessing, split_roles
+from monai_train.config import TrainConfig
+from monai_train.data.dataset import load_pictures, read_preprocessing
+from monai_train.data.labels import CLASS_NAMES
+from monai_train.data.manifest import read_manifest
+from monai_train.data.patients import SplitRole, split_roles
 from monai_train.training.sampling import make_sampler
 from monai_train.training.train import CHECKPOINT, learning_rate, loss_of, new_state, read_checkpoint
 from tests.testbed.waiting import patience

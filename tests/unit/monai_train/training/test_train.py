@@ -17,8 +17,11 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 from monai_train.cli.app import app
-from monai_train.config import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR, BatchShares, TrainConfig, read_config
-from monai_train.data.dataset import SplitRole, load_pictures, read_manifest, read_preprocessing, split_roles
+from monai_train.config import BatchShares, TrainConfig, read_config
+from monai_train.data.dataset import load_pictures, read_preprocessing
+from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
+from monai_train.data.manifest import read_manifest
+from monai_train.data.patients import SplitRole, split_roles
 from monai_train.networks.pretrained import load_weights
 from monai_train.training.epoch_log import LOG, TENSORBOARD
 from monai_train.training.sampling import make_sampler

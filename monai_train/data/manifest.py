@@ -1,0 +1,170 @@
+"""manifest.csv of a converted folder: its pictures, what each shows and to whom it belongs.
+
+`convert` writes it; a person may write one, too. Required are the columns of REQUIRED_COLUMNS. `dataset` defaults to
+the first folder of `source`, and that to the converted folder's name; `split`, `tumour_box_xywh` and `label_conflict`
+may be missing or empty.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from monai_train.data.labels import label_index
+from worker.errors import StartError
+from worker.files import write_atomically
+
+GROUP_COLUMNS = ("patient_group", "picture_group")
+MANIFEST_COLUMNS = ("path", "label", "split", *GROUP_COLUMNS, "source", "source_sha256", "rows", "columns")
+REQUIRED_COLUMNS = ("path", "label", *GROUP_COLUMNS, "source_sha256", "rows", "columns")
+_NEVER_EMPTY = ("path", *GROUP_COLUMNS)  # an empty group would join every picture that has none
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRow:
+    """One picture of the manifest; `box` is the tumour's x centre, y centre, width, height as fractions, or None.
+
+    `split` is the part that the data set's own authors gave it ("" where they gave none); no split of ours uses it.
+    """
+
+    path: str
+    label: int
+    patient_group: str
+    picture_group: str
+    dataset: str
+    source_sha256: str
+    rows: int
+    columns: int
+    box: tuple[float, float, float, float] | None
+    in_conflict: bool
+    split: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestLine:
+    """The text of one line by column; `where` names file and line for an error."""
+
+    where: str
+    values: Mapping[str, str]
+
+    def integer(self, column: str) -> int:
+        """A whole number above 0. Raises StartError."""
+        text = self.values[column]
+        if not text.isdecimal() or int(text) < 1:
+            raise StartError("invalid-manifest", f"{self.where}: {column} is {text!r}, not a whole number above 0")
+        return int(text)
+
+    def label(self) -> int:
+        """The label's index. Raises StartError for a class that is not known."""
+        try:
+            return label_index(self.values["label"])
+        except StartError as error:
+            raise StartError(error.reason, f"{self.where}: {error.detail}") from None
+
+    def box(self) -> tuple[float, float, float, float] | None:
+        """The tumour's box, None unless there are four numbers. Raises StartError for what is no number."""
+        text = self.values.get("tumour_box_xywh", "")
+        try:
+            numbers = [float(number) for number in text.split()]
+        except ValueError:
+            raise StartError(
+                "invalid-manifest", f"{self.where}: tumour_box_xywh is {text!r}, not four numbers"
+            ) from None
+        return (numbers[0], numbers[1], numbers[2], numbers[3]) if len(numbers) == 4 else None
+
+    def dataset(self, default: str) -> str:
+        """The data set: its column, else the first folder of `source`, else the default."""
+        folders = PurePosixPath(self.values.get("source", "")).parts[:-1]
+        return self.values.get("dataset") or (folders[0] if folders else default)
+
+
+def manifest_path(folder: Path) -> Path:
+    """The manifest of a converted folder, or the manifest itself where that is given."""
+    return folder if folder.suffix == ".csv" else folder / "manifest.csv"
+
+
+def read_lines(folder: Path, required: Sequence[str] = REQUIRED_COLUMNS) -> list[ManifestLine]:
+    """The lines of FOLDER/manifest.csv (or of the manifest that is named), in its order.
+
+    Raises StartError: no manifest, not a table, a missing column, no lines, a line with too many values or with an
+    empty path or group.
+    """
+    path = manifest_path(folder)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            table = csv.DictReader(stream, restval="")
+            lines = [ManifestLine(f"{path}, line {table.line_num}", values) for values in table]
+            columns = table.fieldnames or ()
+    except OSError as error:
+        raise StartError("no-manifest", f"cannot read {path}: run `monai-train convert` first") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise StartError("invalid-manifest", f"{path} is not a CSV table in UTF-8: {error}") from error
+    if not lines:
+        raise StartError("empty-manifest", f"{path} names no picture")
+    for column in required:
+        if column not in columns:
+            raise StartError("invalid-manifest", f"{path} has no column {column!r}")
+    for line in lines:
+        if None in line.values:  # where csv puts what has no column
+            raise StartError("invalid-manifest", f"{line.where} has more values than the header has columns")
+        for column in _NEVER_EMPTY:
+            if column in required and not line.values[column]:
+                raise StartError("invalid-manifest", f"{line.where}: {column} is empty")
+    return lines
+
+
+def read_manifest(folder: Path) -> tuple[ManifestRow, ...]:
+    """The rows of FOLDER/manifest.csv (or of the manifest that is named), in its order.
+
+    Raises StartError as `read_lines`, and naming the line of an unknown label or a value that is not a number.
+    """
+    default = manifest_path(folder).resolve().parent.name
+    return tuple(
+        ManifestRow(
+            path=line.values["path"],
+            label=line.label(),
+            patient_group=line.values["patient_group"],
+            picture_group=line.values["picture_group"],
+            dataset=line.dataset(default),
+            source_sha256=line.values["source_sha256"],
+            rows=line.integer("rows"),
+            columns=line.integer("columns"),
+            box=line.box(),
+            in_conflict=bool(line.values.get("label_conflict")),
+            split=line.values.get("split", ""),
+        )
+        for line in read_lines(folder)
+    )
+
+
+def data_sha256(rows: Iterable[ManifestRow]) -> str:
+    """Identifies the pictures and their labels, wherever they lie: 64 hex digits."""
+    lines = sorted(f"{row.source_sha256} {row.label}" for row in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def deduplicate(rows: Sequence[ManifestRow], chosen: Iterable[int]) -> list[int]:
+    """The largest copy of every chosen picture, without those whose labels conflict: what an honest figure counts."""
+    best: dict[str, int] = {}
+    for i in chosen:
+        row = rows[i]
+        if row.in_conflict:
+            continue
+        rank = (-row.rows * row.columns, row.path)
+        other = best.get(row.picture_group)
+        if other is None or rank < (-rows[other].rows * rows[other].columns, rows[other].path):
+            best[row.picture_group] = i
+    return sorted(best.values())
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+    """Write the whole table or nothing. Raises OSError."""
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, table.getvalue().encode("utf-8", "backslashreplace"))
