@@ -60,6 +60,7 @@ from worker.dicom.standard import derive_uid
 from worker.inference.bundle import default_bundle, verified_identity
 from worker.logs import configure_logs
 from worker.receive.settle import settle_series
+from worker.send.destinations import kinds
 from worker.storage.keeper import InstanceKeeper
 
 CLAIMERS = 8
@@ -79,7 +80,7 @@ class Site:
         self.worker = WorkerProcess(folder, settings={"worker": {"inference_threads": 1}})
         self.config = self.worker.write_config()
         self.worker.run("migrate")
-        self.settings = load_settings(self.config)
+        self.settings = load_settings(self.config, kinds())
         self.database = Database(self.settings.database.url)
 
     def fill(self, series: int, slices: int) -> None:

@@ -10,7 +10,7 @@ from pydicom.uid import UID
 from worker.config.settings import Settings
 from worker.dicom import commitment, standard
 from worker.query_retrieve import identifiers, scp
-from worker.send import c_store, sender
+from worker.send import commitment_scu, sender, storage_scu
 from worker.web.dicomweb import qido
 
 FILE = Path(__file__).with_name("conformance.md")
@@ -142,7 +142,7 @@ to {scp.WAIT_FOR_A_PLACE_SECONDS:g} s.
 ## Storage SCU (results)
 Sent to every `[[destination]]`, each over its own association, proposed in Explicit and Implicit VR Little Endian:
 
-{_classes(c_store.SOP_CLASSES)}
+{_classes(storage_scu.SOP_CLASSES)}
 
 - A Key Object Selection Document (TID 2010, title 113000 DCM "Of Interest") names the deciding slices of a classified
   series; it goes to destinations with `key_objects = true` only.
@@ -191,8 +191,8 @@ instances, and the produced reports, pictures and key objects. Errors are `appli
 ## Storage commitment (PS3.4 J)
 Storage Commitment Push Model (`{commitment.SOP_CLASS}`).
 - As SCU, for destinations with `storage_commitment = true`: N-ACTION after delivery; the N-EVENT-REPORT is taken on the
-  same association (held for {sender.HOLD_FOR_REPORT_SECONDS:g} s) or on a new one to our SCP. What is reported as
-  failed is sent again; without a report within `commitment_timeout_seconds` it is asked for again.
+  same association (held for {commitment_scu.HOLD_FOR_REPORT_SECONDS:g} s) or on a new one to our SCP. What is reported
+  as failed is sent again; without a report within `commitment_timeout_seconds` it is asked for again.
 - As SCP, for what peers sent us: every referenced instance is looked up and its file's SHA-256 checked. Failure
   reasons: 0x0112 no such object, 0x0119 class-instance conflict, 0x0110 file missing or damaged. The N-EVENT-REPORT
   goes out on a new association when the requester's AE title is that of a `[[destination]]`, else on the

@@ -40,6 +40,7 @@ from worker.jobs.model_pool import ServedModels
 from worker.jobs.runner import Conductor
 from worker.receive.settle import settle_series
 from worker.reporting.outbox import Outbox
+from worker.send.destinations import kinds
 from worker.service.roles import configure_model
 from worker.storage.keeper import InstanceKeeper
 from worker.web.app import create_app
@@ -130,7 +131,7 @@ def site(present: Path, tmp_path: Path) -> Iterator[Site]:
         f'[worker]\ndata_dir = "var"\nbundle = "{present}"\ninference_threads = 1\n'
         '[database]\nurl = "sqlite:///var/worker.db"\n[web]\nrequire_token = false\n'
     )
-    settings = load_settings(config)
+    settings = load_settings(config, kinds())
     database = Database(settings.database.url)
     migrate(database)
     made = Site(config, settings, database)

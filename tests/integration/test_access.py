@@ -12,11 +12,11 @@ from tests.testbed.instances import write_series
 from tests.testbed.receiver import receiving
 from tests.testbed.waiting import wait_until
 from worker.audit.messages import AuditEvent, EventOutcome
-from worker.config.settings import DestinationSection, ReceiveSection
+from worker.config.settings import ReceiveSection
 from worker.db.engine import Database
 from worker.db.series_status import unfinished_counts
 from worker.errors import Retry, StartError
-from worker.send.c_store import echo
+from worker.send.destinations.c_store import CStoreDestination
 from worker.tls import server_context
 
 pytestmark = pytest.mark.skipif(
@@ -121,11 +121,11 @@ def test_our_side_connects_to_a_tls_peer_and_only_to_one_it_can_verify(
 ) -> None:
     with receiving(tmp_path, **_tls(certificates)) as (port, _):
         place = {"name": "peer", "ae_title": "AI_WORKER", "host": "127.0.0.1", "port": port, "timeout_seconds": 5}
-        echo(DestinationSection(**place, **_tls(certificates)), "AI_WORKER")
+        CStoreDestination(**place, **_tls(certificates)).probe("AI_WORKER")
         other = _tls(certificates) | {"tls_authority": certificates.folder / "stranger.pem"}
-        for wrong in (DestinationSection(**place, **other), DestinationSection(**place)):
+        for wrong in (CStoreDestination(**place, **other), CStoreDestination(**place)):
             with pytest.raises(Retry):
-                echo(wrong, "AI_WORKER")
+                wrong.probe("AI_WORKER")
 
 
 def test_a_missing_or_useless_file_is_said_at_start(tmp_path: Path, certificates: Certificates) -> None:

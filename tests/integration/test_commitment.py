@@ -17,13 +17,14 @@ from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import Clock, write_series
 from tests.testbed.orthanc import Orthanc
 from tests.testbed.waiting import wait_until
-from worker.config.settings import DestinationSection, ReceiveSection, Settings, WorkerSection
+from worker.config.settings import ReceiveSection, Settings, WorkerSection
 from worker.db.engine import Database
 from worker.db.tables import Commitment, DeliveryRow, DeliveryState, InstanceRow
 from worker.dicom import commitment
 from worker.receive.storage_scp import Receiver
-from worker.send.c_store import SOP_CLASSES
+from worker.send.destinations.c_store import CStoreDestination
 from worker.send.sender import Sender
+from worker.send.storage_scu import SOP_CLASSES
 
 needs_orthanc = pytest.mark.skipif(orthanc.program() is None, reason="Orthanc is not installed")
 
@@ -41,9 +42,9 @@ def archive(tmp_path: Path, port: int) -> Iterator[Orthanc]:
     archive.stop()
 
 
-def _destination(port: int, **changes: Any) -> DestinationSection:
+def _destination(port: int, **changes: Any) -> CStoreDestination:
     place: dict[str, Any] = {"name": "pacs", "ae_title": "ORTHANC", "host": "127.0.0.1", "port": port}
-    return DestinationSection(**place | {"storage_commitment": True, "timeout_seconds": 10} | changes)
+    return CStoreDestination(**place | {"storage_commitment": True, "timeout_seconds": 10} | changes)
 
 
 @pytest.fixture
@@ -75,9 +76,9 @@ def test_orthanc_commits_to_what_it_was_sent(
     sender = Sender(_destination(archive.port), "AI_WORKER", database, tmp_path, Clock())
     sender.send_due()
     assert _commitments(database) == {Commitment.DUE}
-    assert sender.ask_for_commitment() == 2
+    assert sender.request_commitment() == 2
     wait_until(lambda: _commitments(database) == {Commitment.CONFIRMED}, "the commitment report", 20, every=0.05)
-    assert sender.ask_for_commitment() == 0
+    assert sender.request_commitment() == 0
 
 
 @needs_orthanc
@@ -88,7 +89,7 @@ def test_what_orthanc_lost_is_sent_again(
     sender.send_due()
     study = next(iter((tmp_path / "objects").rglob("*.dcm")))
     archive.delete_study(dcmread(study).StudyInstanceUID)
-    sender.ask_for_commitment()
+    sender.request_commitment()
     wait_until(
         lambda: {delivery.state for delivery in _deliveries(database)} == {DeliveryState.PENDING},
         "the delivery to wait again",
@@ -97,7 +98,7 @@ def test_what_orthanc_lost_is_sent_again(
     )
     assert {one.reason for one in _deliveries(database)} == {"commitment-failed"}
     assert sender.send_due() == 2
-    sender.ask_for_commitment()
+    sender.request_commitment()
     wait_until(lambda: _commitments(database) == {Commitment.CONFIRMED}, "the commitment report", 20, every=0.05)
 
 
@@ -165,8 +166,8 @@ def test_a_report_that_never_comes_is_asked_for_again(database: Database, tmp_pa
     destination = _destination(pacs.port, ae_title="PACS", commitment_timeout_seconds=60)
     sender = Sender(destination, "AI_WORKER", database, tmp_path, clock)
     sender.send_due()
-    assert sender.ask_for_commitment() == 2
-    assert sender.ask_for_commitment() == 0
+    assert sender.request_commitment() == 2
+    assert sender.request_commitment() == 0
     clock.ahead += timedelta(seconds=61)
-    assert sender.ask_for_commitment() == 2
+    assert sender.request_commitment() == 2
     assert {one.state for one in _deliveries(database)} == {DeliveryState.DELIVERED}

@@ -16,15 +16,15 @@ from tests.testbed import results
 from tests.testbed.dcmtk import free_port
 from tests.testbed.fhir_server import FhirServer
 from tests.testbed.instances import Clock
-from worker.config.settings import FhirSection
 from worker.db.engine import Database
 from worker.db.tables import DeliveryRow, DeliveryState, ObjectKind, ObjectRow
 from worker.dicom.standard import derive_uid
 from worker.errors import Retry
 from worker.reporting.sr import build_report
 from worker.results import SeriesResult
-from worker.send.fhir import connect
-from worker.send.sender import Sender, answers, probe
+from worker.send.destinations.fhir import FhirDestination
+from worker.send.fhir_client import connect
+from worker.send.sender import Sender
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def server() -> Iterator[FhirServer]:
         yield server
 
 
-def _destination(url: str, **changes: Any) -> FhirSection:
-    return FhirSection(name="pacs", fhir=True, url=url, **changes)
+def _destination(url: str, **changes: Any) -> FhirDestination:
+    return FhirDestination(name="pacs", fhir=True, url=url, **changes)
 
 
 def _outcomes(database: Database) -> dict[str, tuple[str, str | None]]:
@@ -137,9 +137,9 @@ def test_a_server_that_is_away_is_tried_again(database: Database, tmp_path: Path
 
 def test_echo_tells_a_fhir_server_of_r4_from_others(server: FhirServer) -> None:
     there = _destination(server.url)
-    probe(there, "AI_WORKER")
-    assert answers(there) == f"{server.url} answers as a FHIR R4 server"
+    there.probe("AI_WORKER")
+    assert there.describe().answer == f"{server.url} answers as a FHIR R4 server"
     server.version = "3.0.2"
     for wrong in (there, _destination(f"{server.url}/elsewhere")):
         with pytest.raises(Retry, match="not-fhir"):
-            probe(wrong, "AI_WORKER")
+            wrong.probe("AI_WORKER")

@@ -47,6 +47,7 @@ from worker.query_retrieve import scp
 from worker.query_retrieve.identifiers import Query, add_value
 from worker.query_retrieve.scp import Archive
 from worker.receive.storage_scp import Receiver
+from worker.send.destinations.c_store import CStoreDestination
 from worker.storage.acceptance import Received
 from worker.storage.keeper import InstanceKeeper
 
@@ -86,7 +87,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             {
                 "worker": {"data_dir": folder},
                 "receive": {"host": "127.0.0.1", "port": free_port(), "minimum_free_bytes": 0},
-                "destination": [{"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port}],
+                "destination": [CStoreDestination(name="pacs", ae_title="PACS", host="127.0.0.1", port=pacs.port)],
                 "peer": [
                     {"ae_title": "VIEWER", "host": "127.0.0.1", "port": 9, "may_retrieve": True},
                     {"ae_title": "ELSEWHERE", "host": "127.0.0.2", "port": 9, "may_retrieve": True},

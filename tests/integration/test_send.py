@@ -25,16 +25,16 @@ from tests.testbed.answered import answer
 from tests.testbed.instances import Clock, mr_instance
 from tests.testbed.pacs import Behaviour, Pacs
 from tests.testbed.waiting import wait_until
-from worker.config.settings import DestinationSection
 from worker.db.deliveries import retry_failed_deliveries
 from worker.db.engine import Database
 from worker.db.tables import DeliveryRow, DeliveryState
-from worker.send import sender as send
+from worker.errors import Retry
+from worker.send.destinations.c_store import CStoreDestination
 from worker.send.sender import REJECTIONS_BEFORE_FAILED, Sender, backoff
 
 
 def _sender(database: Database, tmp_path: Path, port: int, clock: Clock, **changes: float) -> Sender:
-    destination = DestinationSection(name="pacs", ae_title="PACS", host="127.0.0.1", port=port, **changes)
+    destination = CStoreDestination(name="pacs", ae_title="PACS", host="127.0.0.1", port=port, **changes)
     return Sender(destination, "AI_WORKER", database, tmp_path, clock)
 
 
@@ -155,7 +155,7 @@ def test_a_peer_that_takes_no_report_still_gets_the_picture(database: Database, 
         _sender(database, tmp_path, pacs.port, clock).send_due()
     report, picture = _deliveries(database)
     assert (report.state, report.reason) == (DeliveryState.PENDING, "sop-class-refused")
-    assert report.detail == "the peer does not take Comprehensive SR Storage"
+    assert report.detail == "the peer does not accept Comprehensive SR Storage"
     assert picture.state == DeliveryState.DELIVERED
 
 
@@ -172,8 +172,8 @@ def test_a_transfer_syntax_that_is_refused_is_reported_by_name(
     assert report.state == DeliveryState.DELIVERED
     assert (picture.state, picture.reason) == (DeliveryState.PENDING, "transfer-syntax-refused")
     assert picture.detail == (
-        "the peer takes Secondary Capture Image Storage in neither Explicit VR Little Endian "
-        "nor Implicit VR Little Endian"
+        "the peer does not accept Secondary Capture Image Storage in Explicit VR Little Endian "
+        "or Implicit VR Little Endian"
     )
 
 
@@ -201,7 +201,7 @@ def test_key_objects_go_to_the_destination_that_wants_them(database: Database, t
     data = tmp_path / "second"
     *_, selection = answer(database, data, "b", 3, ("pacs", "reading"), ("reading",))
     with dcmtk.storescp(tmp_path / "reading") as port:
-        reading = DestinationSection(name="reading", ae_title="PACS", host="127.0.0.1", port=port)
+        reading = CStoreDestination(name="reading", ae_title="PACS", host="127.0.0.1", port=port)
         assert Sender(reading, "AI_WORKER", database, data, clock).send_due() == 3
     with database.read() as session:
         counted = Counter(session.scalars(select(DeliveryRow.destination)))
@@ -221,7 +221,7 @@ def test_a_slow_destination_holds_up_no_other(database: Database, tmp_path: Path
         with database.write() as session:
             for one in session.scalars(select(DeliveryRow)).all():
                 session.add(DeliveryRow(object_id=one.object_id, destination="slow", not_before=one.not_before))
-        target = DestinationSection(name="slow", ae_title="SLOW", host="127.0.0.1", port=slow.port)
+        target = CStoreDestination(name="slow", ae_title="SLOW", host="127.0.0.1", port=slow.port)
         stop = threading.Event()
         threads = [
             threading.Thread(target=Sender(target, "AI_WORKER", database, tmp_path, clock).run, args=(stop,)),
@@ -244,8 +244,8 @@ def test_backoff_doubles_up_to_ten_minutes() -> None:
 
 
 def test_echo_tells_why_it_failed(pacs: Pacs) -> None:
-    destination = DestinationSection(name="pacs", ae_title="PACS", host="127.0.0.1", port=pacs.port)
-    send.probe(destination, "AI_WORKER")
+    destination = CStoreDestination(name="pacs", ae_title="PACS", host="127.0.0.1", port=pacs.port)
+    destination.probe("AI_WORKER")
     pacs.stop()
-    with pytest.raises(send.Retry, match="does not answer"):
-        send.probe(destination, "AI_WORKER")
+    with pytest.raises(Retry, match="does not answer"):
+        destination.probe("AI_WORKER")

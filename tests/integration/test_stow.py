@@ -19,12 +19,13 @@ from tests.testbed.dcmtk import free_port
 from tests.testbed.dicomweb import DicomwebServer, server_context
 from tests.testbed.instances import Clock
 from tests.testbed.orthanc import Orthanc
-from worker.config.settings import DicomwebSection, Settings
+from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.tables import DeliveryRow, DeliveryState
 from worker.errors import Retry
 from worker.ops.doctor import _destination
-from worker.send.sender import REJECTIONS_BEFORE_FAILED, Sender, probe
+from worker.send.destinations.stow import StowDestination
+from worker.send.sender import REJECTIONS_BEFORE_FAILED, Sender
 
 needs_dicomweb = pytest.mark.skipif(
     orthanc.program() is None or orthanc.dicomweb_plugin() is None, reason="Orthanc or its DICOMweb plugin is missing"
@@ -53,7 +54,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 def _sender(database: Database, tmp_path: Path, clock: Clock, url: str, **changes: Any) -> Sender:
-    destination = DicomwebSection(name="pacs", url=url, **changes)
+    destination = StowDestination(name="pacs", url=url, **changes)
     return Sender(destination, "AI_WORKER", database, tmp_path, clock)
 
 
@@ -93,12 +94,12 @@ def test_orthanc_stores_report_and_picture_and_a_repeated_send_adds_nothing(
 
 @needs_dicomweb
 def test_doctor_tells_a_dicomweb_server_from_another_url(archive: Orthanc) -> None:
-    well = _destination(Settings(), DicomwebSection(name="pacs", url=archive.dicomweb_url))
+    well = _destination(Settings(), StowDestination(name="pacs", url=archive.dicomweb_url))
     assert (well.well, well.detail) == (True, f"{archive.dicomweb_url} answers as a DICOMweb server")
-    wrong = _destination(Settings(), DicomwebSection(name="pacs", url=f"{archive.dicomweb_url}/elsewhere"))
+    wrong = _destination(Settings(), StowDestination(name="pacs", url=f"{archive.dicomweb_url}/elsewhere"))
     assert not wrong.well
     assert "HTTP 404" in wrong.detail
-    away = _destination(Settings(), DicomwebSection(name="pacs", url=f"http://127.0.0.1:{free_port()}/dicom-web"))
+    away = _destination(Settings(), StowDestination(name="pacs", url=f"http://127.0.0.1:{free_port()}/dicom-web"))
     assert "does not answer at" in away.detail
 
 
@@ -108,12 +109,12 @@ def _answer_with(server: DicomwebServer, answer: dict[str, Any]) -> None:
 
 
 NO_SUCCESS: list[tuple[dict[str, Any], str, str]] = [
-    ({"failure_reason": 0xA700}, "peer-out-of-resources", "no room"),
+    ({"failure_reason": 0xA700}, "peer-out-of-resources", "out of resources (0xA700)"),
     ({"failure_reason": 0x0110}, "rejected", "0x0110 (processing failure)"),
     ({"failure_reason": 0xA900}, "rejected", "0xA900 (data set does not match the SOP class)"),
-    ({"failure_reason": 0xC122}, "transfer-syntax-refused", "the peer does not take Explicit VR Little Endian"),
+    ({"failure_reason": 0xC122}, "transfer-syntax-refused", "the peer does not accept Explicit VR Little Endian"),
     ({"status": 503}, "peer-unavailable", "HTTP 503 Service Unavailable"),
-    ({"status": 507}, "peer-out-of-resources", "HTTP 507"),
+    ({"status": 507}, "peer-out-of-resources", "out of storage space (HTTP 507"),
     ({"status": 404}, "rejected", "HTTP 404 Not Found"),
     ({"token": "other"}, "not-authorised", "HTTP 401 Unauthorized"),
     ({"status": 200, "payload": b"<html>", "media_type": "text/html"}, "not-confirmed", "not that it stored"),
@@ -192,7 +193,7 @@ def test_a_class_that_is_refused_is_reported_by_name(
     report, picture = _deliveries(database)
     assert report.state == DeliveryState.DELIVERED
     assert (picture.reason, picture.status) == ("sop-class-refused", 0x0122)
-    assert picture.detail == "the peer does not take Secondary Capture Image Storage"
+    assert picture.detail == "the peer does not accept Secondary Capture Image Storage"
 
 
 def test_a_server_that_is_silent_or_away_is_tried_until_it_answers(
@@ -217,11 +218,11 @@ def test_the_token_is_read_anew_for_every_connection(
 ) -> None:
     server.token = "renewed"
     monkeypatch.delenv("PACS_TOKEN", raising=False)
-    from_variable = DicomwebSection(name="pacs", url=server.url, bearer_token_variable="PACS_TOKEN")
+    from_variable = StowDestination(name="pacs", url=server.url, bearer_token_variable="PACS_TOKEN")
     with pytest.raises(Retry, match="PACS_TOKEN holds no bearer token"):
-        probe(from_variable, "AI_WORKER")
+        from_variable.probe("AI_WORKER")
     monkeypatch.setenv("PACS_TOKEN", "renewed")
-    probe(from_variable, "AI_WORKER")
+    from_variable.probe("AI_WORKER")
     file = tmp_path / "token"
     sender = _sender(database, tmp_path, clock, server.url, bearer_token_file=file)
     sender.send_due()
@@ -251,7 +252,7 @@ def test_tls_with_our_authority_and_certificate(
         assert server.receipts == {}
         localhost = f"https://localhost:{server.port}/dicom-web"  # a name that the certificate does not hold
         with pytest.raises(Retry, match="TLS handshake"):
-            probe(DicomwebSection(name="pacs", url=localhost, **ours, **authority), "AI_WORKER")
+            StowDestination(name="pacs", url=localhost, **ours, **authority).probe("AI_WORKER")
         _sender(database, tmp_path, clock, server.url, **ours, **authority).send_due()
     assert _outcomes(database) == DELIVERED
 

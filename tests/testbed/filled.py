@@ -37,6 +37,7 @@ from worker.inference.illustrated import IllustratedResult
 from worker.jobs.runner import Conductor
 from worker.reporting.outbox import Outbox
 from worker.results import ModelIdentity, ResultStatus, SliceResult
+from worker.send.destinations.c_store import CStoreDestination
 from worker.service.roles import load_classifier
 
 LEASE = timedelta(seconds=30)
@@ -68,8 +69,8 @@ def fill(folder: Path, now: datetime, others: int = 75, key_objects: bool = Fals
             "database": {"url": f"sqlite:///{folder / 'var' / 'worker.db'}"},
             "web": {"require_token": False},
             "destination": [
-                {"name": "pacs", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 9},
-                {"name": "research", "ae_title": "RESEARCH", "host": "127.0.0.1", "port": 9},
+                CStoreDestination(name="pacs", ae_title="ARCHIVE", host="127.0.0.1", port=9),
+                CStoreDestination(name="research", ae_title="RESEARCH", host="127.0.0.1", port=9),
             ],
         }
     )

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from worker.config.settings import load_settings
+from worker.send.destinations import kinds
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -65,7 +66,7 @@ def test_every_setting_is_known(settings: dict[str, str], monkeypatch: pytest.Mo
     assert len(settings) == 2
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    load_settings(ROOT / "config.toml")
+    load_settings(ROOT / "config.toml", kinds())
 
 
 def test_the_dockerfile_passes_hadolint() -> None:

@@ -17,12 +17,14 @@ from worker.cli.context import audited as _audited
 from worker.cli.context import open_database as _open_store
 from worker.cli.models import models_app, routes_app
 from worker.cli.readings import readings_app, report
-from worker.config.settings import Destination, DestinationSection, Settings
+from worker.config.settings import Settings
 from worker.errors import StartError, WorkerError
 from worker.process import ProcessRole
+from worker.send.destinations import destinations_of
 
 if TYPE_CHECKING:
     from worker.db.views.search import Search
+    from worker.send.destinations.base import Destination
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -234,7 +236,8 @@ def push(
 
     settings, _ = settings_from(config)
     destination = _destination(settings, to, called)
-    if not isinstance(destination, DestinationSection):
+    peer = destination.application_entity
+    if peer is None:
         raise StartError("not-c-store", f"'{to}' is reached over HTTP; `worker push` speaks C-STORE")
     series, unread = read_folder(folder)
     for one in unread:
@@ -243,7 +246,9 @@ def push(
     if not members:
         raise StartError("no-series", f"no DICOM file could be read in {folder}")
     sent, failures = output.with_progress(
-        "sending", len(members), lambda tick: push_files(destination, settings.worker.ae_title, members, tick)
+        "sending",
+        len(members),
+        lambda tick: push_files(destination.name, peer, settings.worker.ae_title, members, tick),
     )
     for path, why in failures:
         typer.echo(f"not sent: {path.name}: {why}", err=True)
@@ -259,24 +264,24 @@ def echo(
     config: ConfigOption = None,
 ) -> None:
     """C-ECHO to a destination, or a search that finds nothing for one that speaks DICOMweb."""
-    from worker.send.sender import answers, probe
-
     settings, _ = settings_from(config)
     destination = _destination(settings, to, called)
-    probe(destination, settings.worker.ae_title)
-    typer.echo(f"{destination.name}: {answers(destination)}")
+    destination.probe(settings.worker.ae_title)
+    typer.echo(f"{destination.name}: {destination.describe().answer}")
 
 
 def _destination(settings: Settings, to: str, called: str) -> Destination:
-    for one in settings.destination:
-        if one.name == to:
-            return one
+    from worker.send.destinations.c_store import CStoreDestination
+
+    for destination in destinations_of(settings):
+        if destination.name == to:
+            return destination
     host, _, port = to.rpartition(":")
     if not host or not port.isdigit():
-        known = ", ".join(one.name for one in settings.destination) or "none"
+        known = ", ".join(destination.name for destination in settings.destination) or "none"
         raise StartError("no-such-destination", f"'{to}' is no [[destination]] (known: {known}) and not HOST:PORT")
     try:
-        return DestinationSection(name=host, ae_title=called, host=host, port=int(port))
+        return CStoreDestination(name=host, ae_title=called, host=host, port=int(port))
     except ValueError as error:
         raise StartError("no-such-destination", f"'{to}' with AE title '{called}' is not an address: {error}") from None
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.config.settings import Settings, load_settings
+from worker.send.destinations import kinds
 
 if TYPE_CHECKING:
     from worker.audit.events import RecordEvent
@@ -38,7 +39,7 @@ def settings_from(config: Path | None) -> tuple[Settings, Path | None]:
     """The settings and the file they came from."""
     if config is None and Path("config.toml").is_file():
         config = Path("config.toml")
-    return load_settings(config), config
+    return load_settings(config, kinds()), config
 
 
 def open_database(config: Path | None) -> Database:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 ENVIRONMENT_PREFIX = "WORKER__"
 _KEY_LENGTH = 32  # characters: 128 bits as hexadecimal digits
@@ -20,14 +20,19 @@ def _check_ae_title(value: str) -> str:
     return value.strip()
 
 
-class _Section(BaseModel):
+AeTitle = Annotated[str, AfterValidator(_check_ae_title)]
+
+
+class Section(BaseModel):
+    """A table of config.toml."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class WorkerSection(_Section):
+class WorkerSection(Section):
     """[worker]: who we are and where our files live."""
 
-    ae_title: str = "AI_WORKER"
+    ae_title: AeTitle = "AI_WORKER"
     data_dir: Path = Path("var")
     bundle: Path | None = None
     inference_processes: int = Field(default=1, ge=1, le=64)
@@ -38,10 +43,8 @@ class WorkerSection(_Section):
     job_attempts: int = Field(default=3, ge=1, le=100)
     lease_seconds: float = Field(default=30.0, ge=3)
 
-    _ae_title = field_validator("ae_title")(_check_ae_title)
 
-
-class TlsPaths(_Section):
+class TlsPaths(Section):
     """Certificate and key of our side and the authority that signs the peer's, as PEM files."""
 
     tls_certificate: Path | None = None
@@ -49,7 +52,7 @@ class TlsPaths(_Section):
     tls_authority: Path | None = None
 
 
-class _TlsFiles(TlsPaths):
+class TlsFiles(TlsPaths):
     """All three or none: DICOM over TLS has certificates on both sides (PS3.15 B.12)."""
 
     @model_validator(mode="after")
@@ -60,13 +63,13 @@ class _TlsFiles(TlsPaths):
         return self
 
 
-class ReceiveSection(_TlsFiles):
+class ReceiveSection(TlsFiles):
     """[receive]: the Storage SCP."""
 
     host: str = "0.0.0.0"
     port: int = Field(default=11112, ge=1, le=65535)
     quiet_seconds: float = Field(default=10.0, ge=0)
-    allowed_peers: tuple[str, ...] = ()
+    allowed_peers: tuple[AeTitle, ...] = ()
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     require_called_ae_title: bool = False
     maximum_associations: int = Field(default=64, ge=1)
@@ -78,13 +81,8 @@ class ReceiveSection(_TlsFiles):
     incomplete_seconds: float = Field(default=60.0, ge=0)
     minimum_free_bytes: int = Field(default=256 << 20, ge=0)
 
-    @field_validator("allowed_peers")
-    @classmethod
-    def _peers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_check_ae_title(one) for one in value)
 
-
-class EligibilitySection(_Section):
+class EligibilitySection(Section):
     """[eligibility]: which settled series are handed to a model; the others are refused with the reason."""
 
     modalities: tuple[str, ...] = ("MR",)
@@ -96,13 +94,13 @@ class EligibilitySection(_Section):
     refuse_incomplete: bool = False
 
 
-class RetentionSection(_Section):
+class RetentionSection(Section):
     """[retention]: when received pixels are deleted; results, reports and pictures are kept."""
 
     pixel_days: float = Field(default=0.0, ge=0)
 
 
-class PrivacySection(_Section):
+class PrivacySection(Section):
     """[privacy]: what the database keeps of a patient; the key comes from the environment."""
 
     pseudonymise: bool = False
@@ -116,101 +114,65 @@ class PrivacySection(_Section):
         return self
 
 
-class DatabaseSection(_Section):
+class DatabaseSection(Section):
     """[database]: SQLite by default, PostgreSQL when one machine is outgrown."""
 
     url: str = "sqlite:///var/worker.db"
 
 
-_Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
+class ApplicationEntity(Protocol):
+    """A DICOM application entity that we call: a [[peer]], or a [[destination]] by C-STORE."""
+
+    @property
+    def ae_title(self) -> str: ...
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def timeout_seconds(self) -> float: ...
+
+    @property
+    def tls_certificate(self) -> Path | None: ...
+
+    @property
+    def tls_key(self) -> Path | None: ...
+
+    @property
+    def tls_authority(self) -> Path | None: ...
 
 
-class DestinationSection(_TlsFiles):
-    """One [[destination]]: where reports and pictures are sent by C-STORE."""
+class DestinationSection(Section):
+    """What every [[destination]] has. Its kinds are subclasses in `worker.send.destinations`, with their own keys."""
 
-    name: _Name
-    ae_title: str
-    host: str = Field(min_length=1)
-    port: int = Field(ge=1, le=65535)
-    timeout_seconds: float = Field(default=30.0, gt=0)
-    key_objects: bool = False
-    storage_commitment: bool = False
-    commitment_timeout_seconds: float = Field(default=300.0, gt=0)
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
 
-    _ae_title = field_validator("ae_title")(_check_ae_title)
-
-
-class HttpSection(TlsPaths):
-    """One [[destination]] with a `url`.
-
-    The authority alone is enough where the server asks for no certificate; without it the system's authorities count.
-    """
-
-    name: _Name
-    url: str
-    bearer_token_file: Path | None = None
-    bearer_token_variable: str | None = Field(default=None, min_length=1)
-    timeout_seconds: float = Field(default=30.0, gt=0)
-
-    @field_validator("url")
     @classmethod
-    def _is_http(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError("the URL of a service looks like https://host/dicom-web or https://host/fhir")
-        if parts.username or parts.password:
-            raise ValueError("no user or password in the URL: give bearer_token_file or bearer_token_variable")
-        return value.rstrip("/")
-
-    @model_validator(mode="after")
-    def _secrets_travel_by_tls(self) -> Self:
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("a client certificate needs tls_certificate and tls_key together")
-        if self.bearer_token_file is not None and self.bearer_token_variable is not None:
-            raise ValueError("bearer_token_file or bearer_token_variable, not both")
-        if self.url.startswith("https:"):
-            return self
-        if self.tls_certificate or self.tls_authority:
-            raise ValueError("TLS files need an https URL")
-        if (self.bearer_token_file or self.bearer_token_variable) and not _is_loopback(self.url):
-            raise ValueError("a bearer token goes out by https only")
-        return self
-
-
-class DicomwebSection(HttpSection):
-    """One [[destination]] with a `url`: where reports and pictures are sent by STOW-RS (PS3.18 10.5)."""
-
-    key_objects: bool = False
-
-
-class FhirSection(HttpSection):
-    """One [[destination]] with `fhir = true`: where reports are sent as FHIR R4 resources; pictures are not."""
-
-    fhir: Literal[True]
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
+    def claims(cls, table: Mapping[str, Any]) -> bool:
+        """Whether a [[destination]] with these keys is of this kind; the default kind claims none."""
         return False
 
+    @property
+    def application_entity(self) -> ApplicationEntity | None:
+        """The DICOM application entity to which objects are sent; None for a destination that is none."""
+        return None
 
-class PeerSection(_TlsFiles):
+
+class PeerSection(TlsFiles):
     """One [[peer]]: a sender that may be asked how many images a series has, or that may ask for what we hold."""
 
-    ae_title: str
+    ae_title: AeTitle
     host: str = Field(min_length=1)
     port: int = Field(ge=1, le=65535)
     query: bool = False
     may_retrieve: bool = False
     timeout_seconds: float = Field(default=5.0, gt=0)
 
-    _ae_title = field_validator("ae_title")(_check_ae_title)
 
-
-class WebSection(_Section):
+class WebSection(Section):
     """[web]: health, the page and the API. Loopback until told otherwise; tokens wherever it listens."""
 
     host: str = "127.0.0.1"
@@ -231,7 +193,7 @@ class WebSection(_Section):
         return self
 
 
-class AuditSection(_TlsFiles):
+class AuditSection(TlsFiles):
     """[audit]: the trail of who did what; its files, and a syslog server that gets a copy over TLS."""
 
     folder: Path | None = None

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from collections.abc import Mapping, Sequence
+from functools import cache, reduce
+from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -13,6 +16,7 @@ from pydantic import (
     Discriminator,
     Tag,
     ValidationError,
+    create_model,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -20,13 +24,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from worker.config.routing import Condition, RouteSection, check_routes
 from worker.config.sections import (
     ENVIRONMENT_PREFIX,
+    ApplicationEntity,
     AuditSection,
     DatabaseSection,
     DestinationSection,
-    DicomwebSection,
     EligibilitySection,
-    FhirSection,
-    HttpSection,
     PeerSection,
     PrivacySection,
     ReceiveSection,
@@ -39,14 +41,11 @@ from worker.errors import StartError
 
 __all__ = [
     "ENVIRONMENT_PREFIX",
+    "ApplicationEntity",
     "AuditSection",
     "DatabaseSection",
-    "Destination",
     "DestinationSection",
-    "DicomwebSection",
     "EligibilitySection",
-    "FhirSection",
-    "HttpSection",
     "PeerSection",
     "PrivacySection",
     "ReceiveSection",
@@ -60,20 +59,6 @@ __all__ = [
 ]
 
 _LISTS: dict[str, type[BaseModel]] = {"peer": PeerSection, "route": RouteSection, "match": Condition}
-_DESTINATIONS: dict[str, type[BaseModel]] = {
-    "dicom": DestinationSection,
-    "dicomweb": DicomwebSection,
-    "fhir-r4": FhirSection,  # other words than the keys, for they stand beside them in pydantic's locations
-}
-
-
-def _kind_of_destination(value: Any) -> str:
-    if isinstance(value, dict):
-        return "fhir-r4" if "fhir" in value else "dicomweb" if "url" in value else "dicom"
-    return next(kind for kind, section in _DESTINATIONS.items() if isinstance(value, section))
-
-
-Destination = DestinationSection | DicomwebSection | FhirSection
 
 
 class Settings(BaseSettings):
@@ -89,15 +74,7 @@ class Settings(BaseSettings):
     retention: RetentionSection = RetentionSection()
     privacy: PrivacySection = PrivacySection()
     database: DatabaseSection = DatabaseSection()
-    destination: tuple[
-        Annotated[
-            Annotated[DestinationSection, Tag("dicom")]
-            | Annotated[DicomwebSection, Tag("dicomweb")]
-            | Annotated[FhirSection, Tag("fhir-r4")],
-            Discriminator(_kind_of_destination),
-        ],
-        ...,
-    ] = ()
+    destination: tuple[DestinationSection, ...] = ()  # see `with_kinds`
     peer: tuple[PeerSection, ...] = ()
     route: tuple[RouteSection, ...] = ()
     web: WebSection = WebSection()
@@ -127,6 +104,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def application_entities(self) -> list[ApplicationEntity]:
+        """The destinations that are DICOM application entities."""
+        return [entity for section in self.destination if (entity := section.application_entity) is not None]
+
+    @property
     def instances_dir(self) -> Path:
         return self.worker.data_dir / "instances"
 
@@ -139,11 +121,12 @@ class Settings(BaseSettings):
         return self.audit.folder or self.worker.data_dir / "audit"
 
 
-def load_settings(path: Path | None) -> Settings:
+def load_settings(path: Path | None, kinds: Sequence[type[DestinationSection]]) -> Settings:
     """The settings of a TOML file (or the defaults, with None), overridden by `WORKER__SECTION__KEY`.
 
-    Relative paths and a relative SQLite URL are taken from the folder of the file, so that the working directory of
-    a service does not matter. Raises StartError with one line that names the key at fault.
+    `kinds`: those of [[destination]]; the first is the kind of an entry that none of the others claims. Relative paths
+    and a relative SQLite URL are resolved against the folder of the file, so that the working directory of a service
+    does not matter. Raises StartError with one line that names the key at fault.
     """
     content: dict[str, Any] = {}
     if path is not None:
@@ -157,10 +140,25 @@ def load_settings(path: Path | None) -> Settings:
             raise StartError("config-not-toml", f"{path} is not valid TOML: {error}") from None
     _refuse_unknown_environment()
     try:
-        settings = Settings(**content)
+        settings = with_kinds(tuple(kinds))(**content)
     except ValidationError as error:
-        raise StartError("config-invalid", f"{path or 'environment'}: {_explain(error)}") from None
+        raise StartError("config-invalid", f"{path or 'environment'}: {_explain(error, kinds)}") from None
     return _anchor(settings, path.resolve().parent if path is not None else Path.cwd())
+
+
+@cache
+def with_kinds(kinds: tuple[type[DestinationSection], ...]) -> type[Settings]:
+    """Settings whose [[destination]] tables are validated as one of these kinds: see `load_settings`."""
+
+    def kind_of(value: Any) -> str:
+        if isinstance(value, DestinationSection):
+            return type(value).__name__
+        claimed = (kind for kind in kinds if isinstance(value, dict) and kind.claims(value))
+        return next(claimed, kinds[0]).__name__
+
+    tagged: Any = reduce(or_, (Annotated[kind, Tag(kind.__name__)] for kind in kinds))
+    section: Any = Annotated[tagged, Discriminator(kind_of)]
+    return create_model("Settings", __base__=Settings, destination=(tuple[section, ...], ()))
 
 
 def sqlite_path(url: str) -> Path | None:
@@ -199,22 +197,19 @@ def _anchor_tls(section: T, folder: Path) -> T:
     return section.model_copy(update={name: folder / file for name, file in files.items() if file is not None})
 
 
-def _anchor_destination(section: Destination, folder: Path) -> Destination:
-    anchored = _anchor_tls(section, folder)
-    if isinstance(anchored, HttpSection) and anchored.bearer_token_file is not None:
-        return anchored.model_copy(update={"bearer_token_file": folder / anchored.bearer_token_file})
-    return anchored
+def _anchor_destination(section: DestinationSection, folder: Path) -> DestinationSection:
+    return section.model_copy(update={name: folder / value for name, value in section if isinstance(value, Path)})
 
 
 def _known_keys(model: type[BaseModel]) -> list[str]:
     return list(model.model_fields)
 
 
-def _section_of(location: tuple[int | str, ...]) -> type[BaseModel]:
+def _section_of(location: tuple[int | str, ...], kinds: Mapping[str, type[BaseModel]]) -> type[BaseModel]:
     model: type[BaseModel] = Settings
     for part in location:
-        if part in _DESTINATIONS:
-            model = _DESTINATIONS[str(part)]
+        if part in kinds:
+            model = kinds[str(part)]
         if isinstance(part, int) or part not in model.model_fields:
             continue
         annotation = model.model_fields[part].annotation
@@ -227,12 +222,13 @@ def _section_of(location: tuple[int | str, ...]) -> type[BaseModel]:
     return model
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, kinds: Sequence[type[DestinationSection]]) -> str:
+    by_name = {kind.__name__: kind for kind in kinds}  # as they stand in pydantic's locations
     lines = []
     for one in error.errors(include_url=False, include_input=False):
-        key = ".".join(str(part) for part in one["loc"] if part not in _DESTINATIONS)
+        key = ".".join(str(part) for part in one["loc"] if part not in by_name)
         if one["type"] == "extra_forbidden":
-            lines.append(f"unknown key '{key}'{_nearest(str(one['loc'][-1]), _section_of(one['loc'][:-1]))}")
+            lines.append(f"unknown key '{key}'{_nearest(str(one['loc'][-1]), _section_of(one['loc'][:-1], by_name))}")
         else:
             lines.append(f"'{key}': {one['msg'].removeprefix('Value error, ')}" if key else one["msg"])
     return "; ".join(lines)
@@ -254,6 +250,6 @@ def _refuse_unknown_environment() -> None:
             if part not in model.model_fields:
                 shown = f"unknown environment variable {name}{_nearest(part, model)}"
                 raise StartError("config-invalid", shown)
-            model = _section_of(tuple(parts[: depth + 1]))
+            model = _section_of(tuple(parts[: depth + 1]), {})
             if parts[0] in ("destination", "peer", "route"):
                 break

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from worker.config.settings import Destination, HttpSection, PeerSection, Settings
+from worker.config.settings import PeerSection, Settings
 from worker.db.engine import Database, DatabaseError
 from worker.db.processes import ProcessStatus, list_processes
 from worker.db.series_status import unfinished_counts
@@ -18,6 +18,8 @@ from worker.db.tables import REVISION, ModelState
 from worker.db.views.model_comparison import awaited_models, model_statuses
 from worker.errors import WorkerError
 from worker.process import ProcessRole
+from worker.send.destinations import destinations_of
+from worker.send.destinations.base import Destination
 from worker.web.health import listens
 
 
@@ -48,7 +50,7 @@ def examine(settings: Settings, config: Path | None, now: datetime) -> Iterator[
     for peer in settings.peer:
         if peer.query:
             yield _peer(settings, peer)
-    for destination in settings.destination:
+    for destination in destinations_of(settings):
         yield _destination(settings, destination)
 
 
@@ -177,14 +179,9 @@ def _peer(settings: Settings, peer: PeerSection) -> Finding:
 
 
 def _destination(settings: Settings, destination: Destination) -> Finding:
-    from worker.send.sender import answers, probe
-
     subject = f"destination {destination.name}"
     try:
-        probe(destination, settings.worker.ae_title)
+        destination.probe(settings.worker.ae_title)
     except WorkerError as error:
-        if isinstance(destination, HttpSection):
-            return Finding(subject, False, error.detail, "are the url, the bearer token and the TLS files right?")
-        advice = f"is it running, reachable, and does it know our AE title {settings.worker.ae_title}?"
-        return Finding(subject, False, error.detail, advice)
-    return Finding(subject, True, answers(destination))
+        return Finding(subject, False, error.detail, destination.describe().advice)
+    return Finding(subject, True, destination.describe().answer)

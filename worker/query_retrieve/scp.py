@@ -22,7 +22,7 @@ from pynetdicom.dimse_primitives import C_GET, C_MOVE
 from pynetdicom.presentation import PresentationContext
 
 from worker.audit import events
-from worker.config.settings import DestinationSection, PeerSection, Settings
+from worker.config.settings import ApplicationEntity, Settings
 from worker.db.engine import Database, Session
 from worker.db.views.archive import Instance, Keys, Series, Study, match_instances, match_series, match_studies
 from worker.dicom import header as headers
@@ -51,10 +51,9 @@ class Archive:
         self._database = database
         self._record = record
         self._allowed = {one.ae_title: one for one in settings.peer if one.may_retrieve}
-        destinations = [one for one in settings.destination if isinstance(one, DestinationSection)]
         # Where C-MOVE may send to, by AE title; a peer's own entry counts before a destination's.
-        self._known: dict[str, DestinationSection | PeerSection] = {one.ae_title: one for one in destinations}
-        self._known |= {one.ae_title: one for one in settings.peer}
+        entities: list[ApplicationEntity] = [*settings.application_entities, *settings.peer]
+        self._known = {entity.ae_title: entity for entity in entities}
         self._searches = threading.BoundedSemaphore(OPERATIONS_AT_ONCE)
         self._retrievals = threading.BoundedSemaphore(OPERATIONS_AT_ONCE)
 

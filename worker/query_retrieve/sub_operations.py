@@ -24,7 +24,7 @@ from pynetdicom.dsutils import decode, encode
 from pynetdicom.presentation import PresentationContext
 
 from worker.audit.events import Transferred
-from worker.config.settings import DestinationSection, PeerSection
+from worker.config.settings import ApplicationEntity
 from worker.db.views.archive import Instance
 from worker.dicom import standard
 from worker.logs import fault_fields, get_log
@@ -136,7 +136,7 @@ def send_all(
     request: Request,
     found: Sequence[Instance],
     data_dir: Path,
-    to: DestinationSection | PeerSection | None,
+    to: ApplicationEntity | None,
     ae_title: str,
 ) -> None:
     """Store every instance at the destination of a C-MOVE, or over the association of a C-GET, and answer.
@@ -208,7 +208,7 @@ def _store(request: Request, assoc: Association, one: Instance, data_dir: Path) 
     return int(answer.Status) if "Status" in answer else None
 
 
-def _associate(to: DestinationSection | PeerSection, found: Sequence[Instance], ae_title: str) -> Association:
+def _associate(to: ApplicationEntity, found: Sequence[Instance], ae_title: str) -> Association:
     """With the destination of a C-MOVE, for the classes and transfer syntaxes of these instances; maybe not made."""
     ae = AE(ae_title=ae_title)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = _TIMEOUT_SECONDS

@@ -10,7 +10,7 @@ from pydicom import Dataset
 from pynetdicom import AE, build_role
 from pynetdicom.association import Association
 
-from worker.config.settings import DestinationSection
+from worker.config.settings import ApplicationEntity
 from worker.db.engine import Database
 from worker.db.instances import stored_instances
 from worker.dicom import commitment, standard
@@ -61,7 +61,7 @@ def tell(assoc: Association, information: Dataset) -> None:
         raise Retry("report-not-taken", "the peer did not take the storage commitment report")
 
 
-def associate_as_scp(peer: DestinationSection, ae_title: str) -> Association:
+def associate_as_scp(peer: ApplicationEntity, ae_title: str) -> Association:
     """A new association in which we are the SCP of storage commitment. Raises Retry when the peer is away."""
     ae = AE(ae_title=ae_title)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = peer.timeout_seconds

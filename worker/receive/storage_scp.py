@@ -19,7 +19,7 @@ from pynetdicom.sop_class import Verification
 
 from worker.audit import events
 from worker.audit.subjects import received_over
-from worker.config.settings import DestinationSection, ReceiveSection, Settings
+from worker.config.settings import ReceiveSection, Settings
 from worker.db.deliveries import record_commitment_report
 from worker.db.engine import Database, Session
 from worker.db.instances import close_association, open_association, open_associations
@@ -199,8 +199,7 @@ class Receiver:
             information = commitment_scp.examine(
                 self._database, self._settings.worker.data_dir, transaction_uid, wanted
             )
-            destinations = [one for one in self._settings.destination if isinstance(one, DestinationSection)]
-            known = [one for one in destinations if one.ae_title == caller]
+            known = [entity for entity in self._settings.application_entities if entity.ae_title == caller]
             if known:  # we know where it listens: a new association, as most peers expect
                 assoc = commitment_scp.associate_as_scp(known[0], self._settings.worker.ae_title)
             try:

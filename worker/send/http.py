@@ -10,8 +10,8 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 
-from worker.config.settings import HttpSection
 from worker.errors import Retry
+from worker.send.destinations.base import HttpDestination
 from worker.tls import client_context
 
 # The server, or what stands before it, cannot just now; 500 may be this object's fault, and still nothing is given up.
@@ -60,7 +60,7 @@ class _TlsAdapter(HTTPAdapter):
         """Nothing: requests would add authorities of its own to those of the context, which verifies."""
 
 
-def connect(destination: HttpSection, accept: str) -> Session:
+def connect(destination: HttpDestination, accept: str) -> Session:
     """Nothing is sent yet. Raises Retry when the token cannot be read, StartError for TLS files."""
     context = None
     if destination.url.startswith("https:"):
@@ -73,7 +73,7 @@ def connect(destination: HttpSection, accept: str) -> Session:
     return session
 
 
-def _token(destination: HttpSection) -> str | None:
+def _token(destination: HttpDestination) -> str | None:
     """Read at every connection, so that a token that is renewed is taken up."""
     if destination.bearer_token_variable is not None:
         token = os.environ.get(destination.bearer_token_variable, "").strip()
@@ -91,7 +91,7 @@ def _token(destination: HttpSection) -> str | None:
     return token
 
 
-def no_answer(destination: HttpSection, error: requests.RequestException) -> Retry:
+def no_answer(destination: HttpDestination, error: requests.RequestException) -> Retry:
     """Why there was no HTTP answer; the exception's own text would repeat the URL."""
     if isinstance(error, requests.exceptions.SSLError):
         return Retry("tls-failed", f"{destination.name}: the TLS handshake failed: are authority and host name right?")

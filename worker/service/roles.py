@@ -31,7 +31,7 @@ from worker.audit import events
 from worker.audit.events import RecordEvent
 from worker.audit.recorder import Recorder
 from worker.config.pseudonyms import pseudonym_of
-from worker.config.settings import FhirSection, Settings
+from worker.config.settings import Settings
 from worker.db.engine import Database, IntegrityError
 from worker.db.models import models_in_use, set_configured_model
 from worker.db.tables import REVISION
@@ -39,6 +39,7 @@ from worker.errors import StartError
 from worker.imports import PYDICOM_COMPANIONS, without
 from worker.logs import get_log
 from worker.process import ProcessRole, process_name
+from worker.send.destinations import destinations_of
 from worker.service.clock import Clock
 from worker.service.supervisor import SUPERVISED, Child, Supervisor
 
@@ -146,17 +147,17 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
     )
     models.refresh()
     models.require_one()
-    of_dicom = [one for one in settings.destination if not isinstance(one, FhirSection)]
+    destinations = destinations_of(settings)
     conductor = Conductor(
         database=database,
         data_dir=settings.worker.data_dir,
         models=models.current,
         make_objects=Outbox(
             settings.worker.data_dir,
-            key_objects_to=tuple(one.name for one in of_dicom if one.key_objects),
-            pictures_to=tuple(one.name for one in of_dicom),
+            key_objects_to=tuple(destination.name for destination in destinations if destination.wants_key_objects),
+            pictures_to=tuple(destination.name for destination in destinations if destination.is_dicom),
         ).make_objects,
-        destinations=[one.name for one in settings.destination],
+        destinations=[destination.name for destination in destinations],
         owner=process_name(),
         clock=clock,
         lease=timedelta(seconds=settings.worker.lease_seconds),
@@ -174,11 +175,11 @@ def _send(settings: Settings, database: Database, clock: Clock, stop: threading.
 
     threads = [
         threading.Thread(
-            target=Sender(one, settings.worker.ae_title, database, settings.worker.data_dir, clock, record).run,
+            target=Sender(destination, settings.worker.ae_title, database, settings.worker.data_dir, clock, record).run,
             args=(stop,),
-            name=f"send-{one.name}",
+            name=f"send-{destination.name}",
         )
-        for one in settings.destination
+        for destination in destinations_of(settings)
     ]
     for thread in threads:
         thread.start()

@@ -15,6 +15,7 @@ from worker.cli import app
 from worker.config.settings import load_settings
 from worker.db.engine import Database
 from worker.db.migrate import migrate
+from worker.send.destinations import kinds
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -24,7 +25,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """`worker ARGUMENTS` on a configuration of its own: exit code, standard output, standard error."""
     config = tmp_path / "config.toml"
     config.write_text('[audit]\nsource = "here"\n')
-    database = Database(load_settings(config).database.url)
+    database = Database(load_settings(config, kinds()).database.url)
     migrate(database)
     database.close()
 

@@ -15,6 +15,7 @@ from worker.db.migrate import migrate
 from worker.db.tables import SeriesRow
 from worker.db.views.search import Search, find_series
 from worker.errors import StartError
+from worker.send.destinations import kinds
 from worker.storage.keeper import InstanceKeeper
 
 KEY = "k" * 32
@@ -77,12 +78,12 @@ def test_a_key_is_asked_for_and_never_shown(tmp_path: Path, monkeypatch: pytest.
     config = tmp_path / "config.toml"
     config.write_text("[privacy]\npseudonymise = true\n")
     with pytest.raises(StartError, match="WORKER__PRIVACY__PSEUDONYM_KEY"):
-        load_settings(config)
+        load_settings(config, kinds())
     monkeypatch.setenv("WORKER__PRIVACY__PSEUDONYM_KEY", KEY)
-    settings = load_settings(config)
+    settings = load_settings(config, kinds())
     assert KEY not in str(settings)
     assert pseudonym_of(settings.privacy) is not None
     monkeypatch.setenv("WORKER__PRIVACY__PSEUDONYM_KEY", "swordfish")
     with pytest.raises(StartError, match="32 characters or more") as refused:
-        load_settings(config)
+        load_settings(config, kinds())
     assert "swordfish" not in str(refused.value)

@@ -22,6 +22,7 @@ from worker.db.instances import add_instance
 from worker.db.tables import JobRow, SeriesRow
 from worker.errors import StartError
 from worker.receive.settle import settle_series
+from worker.send.destinations import kinds
 from worker.storage.acceptance import Received, describe, instance_path
 
 MODELS = {"models": ["m"]}
@@ -86,13 +87,13 @@ def test_rules_in_a_file(tmp_path: Path) -> None:
     file.write_text(
         rule + '{attribute = "EchoTime", range = [0, inf]}]\nmodels = ["m:1"]\n[[route]]\nname = "b"\nrefuse = "no"\n'
     )
-    routes = load_settings(file).route
+    routes = load_settings(file, kinds()).route
     assert [one.name for one in routes] == ["a", "b"]
     assert [str(one) for one in routes[0].match] == ["Modality = 'MR'", "EchoTime in 0 … inf"]
     for wrong, said in (("matsch", "did you mean 'match'"), ("name", "same name|comes after")):
         file.write_text(f'[[route]]\nname = "a"\nrefuse = "no"\n[[route]]\n{wrong} = "a"\nrefuse = "no"\n')
         with pytest.raises(StartError, match=said):
-            load_settings(file)
+            load_settings(file, kinds())
 
 
 def test_the_first_rule_that_matches_decides() -> None:

@@ -4,18 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from worker.config.settings import DicomwebSection, FhirSection, Settings, load_settings
+from worker.config.settings import Settings, load_settings
 from worker.errors import StartError
+from worker.send.destinations import kinds
+from worker.send.destinations.fhir import FhirDestination
+from worker.send.destinations.stow import StowDestination
 
 
 def _load(tmp_path: Path, text: str) -> Settings:
     file = tmp_path / "config.toml"
     file.write_text(text)
-    return load_settings(file)
+    return load_settings(file, kinds())
 
 
 def test_the_shipped_file_holds_only_known_keys_and_the_defaults() -> None:
-    shipped = load_settings(Path(__file__).parents[3] / "config.toml")
+    shipped = load_settings(Path(__file__).parents[3] / "config.toml", kinds())
     assert shipped.receive == Settings().receive.model_copy(update={"allowed_peers": ()})
     assert shipped.eligibility == Settings().eligibility
 
@@ -32,9 +35,9 @@ def test_every_commented_key_of_the_shipped_file_is_known_and_has_its_default(tm
     assert settings.eligibility == plain.eligibility
     assert settings.worker.model_copy(update={"data_dir": Path("var")}) == plain.worker
     assert [(type(one).__name__, one.name) for one in settings.destination] == [
-        ("DestinationSection", "pacs"),
-        ("DicomwebSection", "archive"),
-        ("FhirSection", "ehr"),
+        ("CStoreDestination", "pacs"),
+        ("StowDestination", "archive"),
+        ("FhirDestination", "ehr"),
     ]
     assert [(one.ae_title, one.query) for one in settings.peer] == [("ORTHANC", False)]
 
@@ -69,7 +72,7 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
 def test_a_destination_with_a_url_is_a_dicomweb_server(tmp_path: Path) -> None:
     text = "[[destination]]\nname='a'\nurl='https://h/dicom-web/'\nbearer_token_file='token'\ntls_authority='ca.pem'"
     [destination] = _load(tmp_path, text).destination
-    assert isinstance(destination, DicomwebSection)
+    assert isinstance(destination, StowDestination)
     assert (destination.url, destination.bearer_token_file) == ("https://h/dicom-web", tmp_path / "token")
     assert destination.tls_authority == tmp_path / "ca.pem"
 
@@ -77,7 +80,7 @@ def test_a_destination_with_a_url_is_a_dicomweb_server(tmp_path: Path) -> None:
 def test_a_destination_with_fhir_is_a_fhir_server(tmp_path: Path) -> None:
     text = "[[destination]]\nname='a'\nurl='https://h/fhir'\nfhir=true\nbearer_token_file='token'"
     [destination] = _load(tmp_path, text).destination
-    assert isinstance(destination, FhirSection)
+    assert isinstance(destination, FhirDestination)
     assert (destination.url, destination.bearer_token_file) == ("https://h/fhir", tmp_path / "token")
 
 
@@ -115,4 +118,4 @@ def test_a_wrong_value_is_one_line_that_names_the_key(tmp_path: Path, text: str,
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="no configuration file"):
-        load_settings(tmp_path / "none.toml")
+        load_settings(tmp_path / "none.toml", kinds())

@@ -21,6 +21,7 @@ from worker.db.engine import Database
 from worker.db.migrate import alembic_config, migrate, revising
 from worker.db.series_status import unfinished_counts
 from worker.db.tables import REVISION
+from worker.send.destinations import kinds
 from worker.storage.keeper import InstanceKeeper
 
 BEFORE = "0001"
@@ -49,7 +50,7 @@ def test_each_step_of_the_guide(
 ) -> None:
     config = tmp_path / "config.toml"
     config.write_text("")
-    settings = load_settings(config)
+    settings = load_settings(config, kinds())
 
     def run(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["worker", *arguments, "--config", str(config)])

@@ -26,6 +26,7 @@ from worker.db.tables import JobState, ObjectKind
 from worker.dicom.standard import derive_uid
 from worker.inference.bundle import verified_identity
 from worker.results import ModelIdentity
+from worker.send.destinations.c_store import CStoreDestination
 from worker.web.app import create_app
 
 
@@ -88,7 +89,7 @@ def _serving(folder: Path, bundle: Path, require_token: bool) -> Iterator[tuple[
         {
             "worker": {"data_dir": folder, "bundle": bundle},
             "web": {"require_token": require_token},
-            "destination": [{"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 9}],
+            "destination": [CStoreDestination(name="pacs", ae_title="PACS", host="127.0.0.1", port=9)],
         }
     )
 

@@ -13,7 +13,7 @@ from sqlalchemy import delete
 
 from tests.testbed.instances import MODEL, later, new_instance
 from worker.audit.events import unrecorded
-from worker.config.settings import DatabaseSection, DestinationSection, ReceiveSection, Settings, WorkerSection
+from worker.config.settings import DatabaseSection, ReceiveSection, Settings, WorkerSection
 from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.models import model_row
@@ -21,6 +21,7 @@ from worker.db.processes import beat
 from worker.db.series import queue_series
 from worker.db.tables import ProcessRow, SeriesRow
 from worker.process import ProcessRole, process_name
+from worker.send.destinations.c_store import CStoreDestination
 from worker.web import guard
 from worker.web.health import check_health, check_ready, health_routes
 
@@ -37,7 +38,7 @@ def settings(tmp_path: Path, port: int) -> Settings:
     return Settings(
         worker=WorkerSection(data_dir=tmp_path),
         receive=ReceiveSection(host="127.0.0.1", port=port, minimum_free_bytes=0),
-        destination=(DestinationSection(name="pacs", ae_title="PACS", host="127.0.0.1", port=4242),),
+        destination=(CStoreDestination(name="pacs", ae_title="PACS", host="127.0.0.1", port=4242),),
     )
 
 

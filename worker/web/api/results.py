@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, HTTPException, Path, Query, Request
 
 from worker.audit import events
-from worker.config.settings import Destination, FhirSection, HttpSection
 from worker.db.deliveries import retry_failed_deliveries
 from worker.db.jobs import retry_parked_jobs
 from worker.db.tables import DeliveryRow, DeliveryState, JobRow, JobState
@@ -18,7 +17,8 @@ from worker.db.views.queue import UnfinishedDelivery, UnfinishedJob, unfinished_
 from worker.db.views.search import Search, SeriesAnswer, find_page, find_series
 from worker.db.views.series_detail import SliceAnswer, latest_slices
 from worker.errors import WorkerError
-from worker.send import sender
+from worker.send.destinations import destinations_of
+from worker.send.destinations.base import Destination
 from worker.web.api.models import ModelDesk, add_model_api
 from worker.web.dependencies import API_PREFIX, BEARER, Operator, Reader, RowNumber, SeriesUid, Site
 from worker.web.errors import CONFLICT, DOCUMENTED, NOT_FOUND
@@ -215,7 +215,7 @@ def _add_destinations(routes: APIRouter, site: Site) -> None:
     @routes.get("/destinations", tags=["destinations"])
     def list_destinations(caller: Reader) -> tuple[DestinationAnswer, ...]:
         """Where reports and pictures go."""
-        return tuple(destination_answer(one) for one in site.settings.destination)
+        return tuple(destination_answer(destination) for destination in destinations_of(site.settings))
 
     @routes.post("/destinations/{name}/echo", tags=["destinations"], responses=NOT_FOUND)
     def echo(request: Request, name: Annotated[str, Path(max_length=64)], caller: Operator) -> EchoAnswer:
@@ -226,18 +226,16 @@ def _add_destinations(routes: APIRouter, site: Site) -> None:
         return ask(site, name)
 
 
-def destination_answer(one: Destination) -> DestinationAnswer:
-    if isinstance(one, HttpSection):
-        protocol = "FHIR" if isinstance(one, FhirSection) else "DICOMweb"
-        return DestinationAnswer(one.name, protocol, None, one.url)
-    return DestinationAnswer(one.name, "DICOM", one.ae_title, f"{one.host}:{one.port}")
+def destination_answer(destination: Destination) -> DestinationAnswer:
+    description = destination.describe()
+    return DestinationAnswer(destination.name, description.protocol, description.ae_title, description.address)
 
 
 def ask(site: Site, name: str) -> EchoAnswer:
-    [destination] = [one for one in site.settings.destination if one.name == name]
+    [destination] = [destination for destination in destinations_of(site.settings) if destination.name == name]
     started = time.monotonic()
     try:
-        sender.probe(destination, site.settings.worker.ae_title)
+        destination.probe(site.settings.worker.ae_title)
     except WorkerError as fault:
         return EchoAnswer(False, _since(started), fault.reason, fault.detail)
     return EchoAnswer(True, _since(started))

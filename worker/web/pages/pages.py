@@ -20,6 +20,7 @@ from worker.db.views import activity
 from worker.db.views.queue import unfinished_deliveries, unfinished_jobs
 from worker.db.views.search import Search, find_page, find_series
 from worker.db.views.series_detail import SeriesDetail, find_series_detail
+from worker.send.destinations import destinations_of
 from worker.web import charts, ohif
 from worker.web.api.models import AskedSha256, ModelDesk, add_model_forms
 from worker.web.api.readings import form_of
@@ -205,7 +206,7 @@ def _add_queue(routes: APIRouter, site: Site) -> None:
 def _add_peers(routes: APIRouter, site: Site) -> None:
     @routes.get("/peers")
     def peers(caller: Reader) -> Response:
-        destinations = [destination_answer(one) for one in site.settings.destination]
+        destinations = [destination_answer(destination) for destination in destinations_of(site.settings)]
         with site.database.read() as session:
             backlogs = {one.name: activity.find_backlog(session, one.name) for one in destinations}
             senders = activity.sending_peers(session)

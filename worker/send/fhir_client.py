@@ -14,12 +14,11 @@ from typing import Any
 import requests
 from pydicom import Dataset
 
-from worker.config.settings import FhirSection
 from worker.dicom import standard
 from worker.errors import Park, Retry
 from worker.reporting.fhir import issued, report_as_bundle, same_report
 from worker.send import http
-from worker.send.c_store import Rejected
+from worker.send.destinations.base import HttpDestination, Rejected
 
 _MEDIA_TYPE = "application/fhir+json"
 
@@ -28,7 +27,7 @@ _MEDIA_TYPE = "application/fhir+json"
 class FhirServer:
     """A connection over which reports are sent."""
 
-    destination: FhirSection
+    destination: HttpDestination
     session: http.Session
 
     def store(self, ds: Dataset) -> tuple[int, str]:
@@ -79,7 +78,7 @@ class FhirServer:
             raise http.no_answer(self.destination, error) from None
 
 
-def connect(destination: FhirSection) -> FhirServer:
+def connect(destination: HttpDestination) -> FhirServer:
     """Ready to send; nothing is sent yet. Raises Retry when the token cannot be read, StartError for TLS files."""
     return FhirServer(destination, http.connect(destination, _MEDIA_TYPE))
 

@@ -11,12 +11,12 @@ from dicomweb_client import DICOMwebClient
 from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
-from worker.config.settings import DicomwebSection
 from worker.dicom import standard
 from worker.dicom.standard import derive_uid
 from worker.errors import Retry
 from worker.send import http
-from worker.send.c_store import Rejected, as_comprehensive, stored_status
+from worker.send.destinations.base import HttpDestination, Rejected
+from worker.send.storage_scu import as_comprehensive, stored_status
 
 # What servers say of an object that they have: PS3.7 C.5.10, and Azure Health Data Services' own 45070.
 _DUPLICATES = {standard.DUPLICATE_SOP_INSTANCE, 45070}
@@ -29,7 +29,7 @@ _CHUNK_BYTES = 64 << 20
 class DicomwebServer:
     """A connection over which objects are stored."""
 
-    destination: DicomwebSection
+    destination: HttpDestination
     session: http.Session
 
     def store(self, ds: Dataset) -> tuple[int, str]:
@@ -91,7 +91,7 @@ class DicomwebServer:
         raise Retry("not-dicomweb", f"{self.destination.name} answers HTTP {http.shown(response)}")
 
 
-def connect(destination: DicomwebSection) -> DicomwebServer:
+def connect(destination: HttpDestination) -> DicomwebServer:
     """Ready to store; nothing is sent yet. Raises Retry when the token cannot be read, StartError for TLS files."""
     return DicomwebServer(destination, http.connect(destination, _JSON))
 
@@ -119,7 +119,7 @@ def _judge(response: requests.Response | None, read: Dataset, ds: Dataset) -> tu
         )
     http.raise_for_access(response)
     if response.status_code == HTTPStatus.INSUFFICIENT_STORAGE:
-        raise Retry("peer-out-of-resources", f"the peer has no room (HTTP {http.shown(response)})")
+        raise Retry("peer-out-of-resources", f"the peer is out of storage space (HTTP {http.shown(response)})")
     if response.status_code in http.PASSING:
         raise Retry("peer-unavailable", f"the peer answered HTTP {http.shown(response)}")
     raise Rejected(None, "rejected", f"the peer answered HTTP {http.shown(response)}")
@@ -130,10 +130,10 @@ def _failed(reason: int, ds: Dataset) -> int:
     if reason in _DUPLICATES:
         return standard.DUPLICATE_SOP_INSTANCE
     if reason == standard.SOP_CLASS_NOT_SUPPORTED:
-        raise Rejected(reason, "sop-class-refused", f"the peer does not take {ds.SOPClassUID.name}")
+        raise Rejected(reason, "sop-class-refused", f"the peer does not accept {ds.SOPClassUID.name}")
     if reason == standard.TRANSFER_SYNTAX_NOT_SUPPORTED:
         name = ds.file_meta.TransferSyntaxUID.name
-        raise Rejected(reason, "transfer-syntax-refused", f"the peer does not take {name}")
+        raise Rejected(reason, "transfer-syntax-refused", f"the peer does not accept {name}")
     if reason == standard.SUCCESS or reason >> 12 == 0xB:  # no failure reason, in a list of failures
         raise Rejected(reason, "rejected", f"the peer answered 0x{reason:04X}")
     return stored_status(reason)
