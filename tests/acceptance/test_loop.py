@@ -35,9 +35,9 @@ from worker.config.settings import Settings, load_settings
 from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.dicom.standard import derive_uid
-from worker.jobs.bundle_store import find_bundle, make_ready
-from worker.jobs.model_pool import ServedModels
-from worker.jobs.runner import Conductor
+from worker.jobs.bundle_store import BundleStore
+from worker.jobs.model_pool import ModelPool
+from worker.jobs.runner import JobRunner
 from worker.receive.settle import settle_series
 from worker.reporting.outbox import Outbox
 from worker.send.destinations import kinds
@@ -90,16 +90,13 @@ class Site:
         """Settle what came, and classify it by every model in use, in shadow too."""
         self.clock.ahead += timedelta(minutes=5)
         settle_series(self.database, self.settings, self.clock())
-        models = ServedModels(
-            self.database, lambda sha256: find_bundle(self.settings, sha256),
-            lambda folder: make_ready(self.settings, folder), "test:1", self.clock,
-        )  # fmt: skip
-        conductor = Conductor(
-            database=self.database, data_dir=self.settings.worker.data_dir, models=models.current,
-            make_objects=Outbox(self.settings.worker.data_dir).make_objects, destinations=[], owner="test:1",
+        models = ModelPool(self.database, BundleStore(self.settings), "test:1", self.clock)
+        runner = JobRunner(
+            database=self.database, data_dir=self.settings.worker.data_dir, models=models,
+            outbox=Outbox(self.settings.worker.data_dir), destinations=[], owner="test:1",
             clock=self.clock, lease=timedelta(minutes=5), timeout=timedelta(minutes=5), attempts=3,
         )  # fmt: skip
-        while conductor.work_once():
+        while runner.run_next():
             pass
 
     def command(self, *arguments: str) -> Result:

@@ -34,11 +34,11 @@ from worker.db.series import lock_open_series, queue_series, refuse_series
 from worker.db.tables import DeliveryState, JobRow, JobState, ObjectKind
 from worker.dicom.standard import derive_uid
 from worker.inference.illustrated import IllustratedResult
-from worker.jobs.runner import Conductor
+from worker.jobs.bundle_store import BundleStore
+from worker.jobs.runner import JobRunner
 from worker.reporting.outbox import Outbox
 from worker.results import ModelIdentity, ResultStatus, SliceResult
 from worker.send.destinations.c_store import CStoreDestination
-from worker.service.roles import load_classifier
 
 LEASE = timedelta(seconds=30)
 OWNER = "test:1"
@@ -76,18 +76,18 @@ def fill(folder: Path, now: datetime, others: int = 75, key_objects: bool = Fals
     )
     database = Database(settings.database.url)
     migrate(database)
-    identity, classify = load_classifier(settings)
-    site = _Site(settings, database, identity, random.Random(7), now)
+    model = BundleStore(settings).load_configured()
+    site = _Site(settings, database, model.identity, random.Random(7), now)
     site.add_others(others)
     mass = site.receive_head("Fontaine^Hugo")
-    conductor = Conductor(
+    runner = JobRunner(
         database=database, data_dir=settings.worker.data_dir,
-        models=one_model(database, identity, classify, now - timedelta(days=8)),
-        make_objects=Outbox(settings.worker.data_dir, ("pacs",) if key_objects else ()).make_objects,
+        models=one_model(database, model.identity, model.classify, now - timedelta(days=8)),
+        outbox=Outbox(settings.worker.data_dir, ("pacs",) if key_objects else ()),
         destinations=["pacs", "research"], owner=OWNER,
         clock=lambda: now - timedelta(seconds=40), lease=LEASE, timeout=timedelta(minutes=10), attempts=3,
     )  # fmt: skip
-    while conductor.work_once():
+    while runner.run_next():
         pass
     site.deliver()
     return Filled(settings, database, mass, **site.add_last())

@@ -18,10 +18,13 @@ from pathlib import Path
 from tests.testbed.instances import MODEL, classified
 from tests.testbed.serving import one_model
 from worker.db.engine import Database
+from worker.db.results import NewObject
 from worker.inference.illustrated import IllustratedResult
-from worker.jobs.runner import Conductor, limit_memory
+from worker.jobs.process_limits import limit_memory
+from worker.jobs.runner import JobRunner
 from worker.logs import configure_logs
 from worker.process import process_name
+from worker.reporting.outbox import Outbox
 
 ATTEMPTS = 2
 MORE_BYTES = 64 << 20
@@ -38,17 +41,22 @@ def classify(paths: Sequence[Path]) -> IllustratedResult:
     return classified()
 
 
+class NoOutbox(Outbox):
+    def make_objects(self, *_arguments: object) -> list[NewObject]:  # type: ignore[override]
+        return []
+
+
 def main(url: str, folder: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     configure_logs()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     database = Database(url)
-    conductor = Conductor(
+    runner = JobRunner(
         database=database,
         data_dir=Path(folder),
         models=one_model(database, MODEL, classify, datetime.now(UTC)),
-        make_objects=lambda *_: [],
+        outbox=NoOutbox(Path(folder)),
         destinations=[],
         owner=process_name(),
         clock=lambda: datetime.now(UTC),
@@ -57,7 +65,7 @@ def main(url: str, folder: str) -> None:
         attempts=ATTEMPTS,
     )
     limit_memory(MORE_BYTES)
-    conductor.run(stop)
+    runner.run(stop)
     os._exit(0)
 
 

@@ -197,9 +197,9 @@ def classify(
     from rich.progress import track
 
     from worker.cli import output
+    from worker.jobs.bundle_store import BundleStore
     from worker.logs import configure_logs
     from worker.ops import classify_folder
-    from worker.service.roles import load_classifier
 
     settings, _ = settings_from(config)
     configure_logs("ERROR")
@@ -212,9 +212,9 @@ def classify(
         typer.echo(f"not read: {one.path.name}: {one.detail}", err=True)
     if not series:
         raise StartError("no-series", f"no DICOM series could be read in {folder}")
-    model, run = load_classifier(settings)
+    model = BundleStore(settings).load_configured()
     answers = [
-        classify_folder.classify_series(members, settings, model, run, out / f"series-{number}", datetime.now(UTC))
+        classify_folder.classify_series(members, settings, model, out / f"series-{number}", datetime.now(UTC))
         for number, members in enumerate(
             track(series.values(), description="classifying", console=output.progress_console(), transient=True), 1
         )

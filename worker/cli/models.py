@@ -32,11 +32,12 @@ def add(
 ) -> None:
     """Verify a bundle (hashes, what it may hold, golden cases) and keep a copy of it; it classifies nothing yet."""
     from worker.db import models
-    from worker.jobs.bundle_store import keep_bundle, make_ready
+    from worker.jobs.bundle_store import BundleStore
 
     with audited(config) as (settings, database, record, user):
-        identity = make_ready(settings, bundle).identity
-        keep_bundle(settings, bundle)
+        store = BundleStore(settings)
+        identity = store.load(bundle).identity
+        store.add(bundle)
         with database.write() as session:
             row, is_new = models.add_model(session, identity, user, datetime.now(UTC))
         if is_new:
@@ -80,12 +81,13 @@ def activate(
 ) -> None:
     """Let a model answer from now on, in the place of what was active; the service goes on running."""
     from worker.db import models
-    from worker.jobs.bundle_store import configured_bundle, keep_bundle
+    from worker.jobs.bundle_store import BundleStore
 
     with audited(config) as (settings, database, record, user):
         _verified(settings, database, name, version)
         # What is left must be there to come back to, also when another bundle is configured or installed one day.
-        keep_bundle(settings, configured_bundle(settings))
+        store = BundleStore(settings)
+        store.add(store.configured())
         with database.write() as session:
             row = models.find_model(session, name, version)
             models.activate_model(session, row.id, user, datetime.now(UTC), beside)
@@ -143,13 +145,13 @@ def roll_back(config: ConfigOption = None) -> None:
 def remove(name: NameArgument, version: VersionArgument, config: ConfigOption = None) -> None:
     """Delete the copy of a bundle that is not in use and for which nothing waits; its results stay."""
     from worker.db import models
-    from worker.jobs.bundle_store import discard_bundle
+    from worker.jobs.bundle_store import BundleStore
 
     with audited(config) as (settings, database, record, user):
         with database.write() as session:
             row = models.find_model(session, name, version)
             models.remove_model(session, row.id, user, datetime.now(UTC))
-        discard_bundle(settings, row.sha256)  # after the commit: a bundle that nobody asks for harms nobody
+        BundleStore(settings).remove(row.sha256)  # after the commit: a bundle that nobody asks for harms nobody
         record(events.model_changed(user, None, "removed", row.name, row.version, row.sha256))
     typer.echo(f"{_named(row)} is removed")
 
@@ -157,13 +159,14 @@ def remove(name: NameArgument, version: VersionArgument, config: ConfigOption = 
 def _verified(settings: Settings, database: Database, name: str, version: str) -> None:
     """Raises StartError unless the model's bundle runs on this host as it should."""
     from worker.db import models
-    from worker.jobs.bundle_store import make_ready, require_bundle
+    from worker.jobs.bundle_store import BundleStore
 
     with database.read() as session:
         row = models.find_model(session, name, version)
     if row.state == "removed":
         raise StartError("model-removed", f"{_named(row)} was removed; worker models add")
-    make_ready(settings, require_bundle(settings, row.sha256))
+    store = BundleStore(settings)
+    store.load(store.require(row.sha256))
 
 
 def _named(row: ModelRow) -> str:

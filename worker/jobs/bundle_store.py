@@ -1,7 +1,7 @@
-"""Where the bundles of models lie: `data_dir`/models/<bundle hash>, copied there durably; and how one is made to run.
+"""The bundle store, and loading a bundle: copies lie in `data_dir`/models/<bundle hash>, written durably.
 
-A folder that bears its hash as its name is whole: it was written beside, flushed, and renamed. The configured bundle
-may stay where it is.
+A folder that bears its hash as its name is complete: it was copied under another name, flushed to disk, and renamed.
+The configured bundle is used where it lies until a copy is needed.
 """
 
 from __future__ import annotations
@@ -29,106 +29,116 @@ Classify = Callable[[Sequence[Path]], IllustratedResult]
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A verified model that runs: its golden cases came out as they should, with the engine that serves."""
+class ServedModel:
+    """A verified model that runs in this process; its golden cases passed on the engine that serves.
+
+    `classify` takes the files of a series in any order. It raises NotAssessable for what the model may not judge.
+    """
 
     identity: ModelIdentity
     classify: Classify
 
 
-def configured_bundle(settings: Settings) -> Path:
-    """[worker] bundle, or the one that is installed with the worker. Raises StartError when there is none."""
-    return settings.worker.bundle or default_bundle()
+class BundleStore:
+    """The bundles of this host."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._folder = settings.worker.data_dir / "models"
+
+    def configured(self) -> Path:
+        """[worker] bundle, or the bundle that is installed with the worker. Raises StartError when there is none."""
+        return self._settings.worker.bundle or default_bundle()
+
+    def copies(self) -> list[Path]:
+        """The folders of all complete copies in the data folder."""
+        return sorted(file.parent for file in self._folder.glob("[0-9a-f]*/worker.json"))
+
+    def find(self, sha256: str) -> Path | None:
+        """The folder of the bundle of that hash on this host; its content is verified when it is loaded."""
+        copy = self._folder / sha256
+        if (copy / "worker.json").is_file():
+            return copy
+        try:
+            configured = self.configured()
+            raw = (configured / "worker.json").read_bytes()
+        except (StartError, OSError):
+            return None
+        return configured if hashlib.sha256(raw).hexdigest() == sha256 else None
+
+    def require(self, sha256: str) -> Path:
+        """Like `find`. Raises StartError bundle-missing where this host has no such bundle."""
+        folder = self.find(sha256)
+        if folder is None:
+            raise StartError("bundle-missing", f"this host has no bundle {sha256[:12]} in its data folder")
+        return folder
+
+    def add(self, folder: Path) -> Path:
+        """Copy a bundle into the store, durably, and verify the copy; returns its folder. Raises StartError."""
+        identity = verified_identity(folder)
+        copy = self._folder / identity.sha256
+        if (copy / "worker.json").is_file():
+            return copy
+        part = self._folder / f".{identity.sha256[:12]}-{uuid.uuid4().hex}"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(folder, part)
+            if verified_identity(part).sha256 != identity.sha256:
+                raise StartError("bundle-corrupt", "the model bundle changed while it was copied")
+            for path in [*part.rglob("*"), part]:
+                fsync(path)
+            _rename(part, copy)
+            fsync(self._folder)
+            fsync(self._folder.parent)
+        except (OSError, shutil.Error) as error:
+            why = getattr(error, "strerror", None) or "a file cannot be copied"
+            raise StartError("bundle-not-kept", f"cannot copy the model bundle into the data folder: {why}") from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return copy
+
+    def remove(self, sha256: str) -> None:
+        """Delete a copy; worker.json first, so that a removal that is interrupted leaves no bundle."""
+        copy = self._folder / sha256
+        (copy / "worker.json").unlink(missing_ok=True)
+        shutil.rmtree(copy, ignore_errors=True)
+
+    def load(self, folder: Path) -> ServedModel:
+        """Verify a bundle, load it and run its golden cases.
+
+        Raises StartError for a bundle that is missing, damaged, unsafe or fails its golden cases.
+        """
+        from worker.inference.classify import classify
+        from worker.inference.golden import check_golden
+
+        bundle = load_bundle(folder)
+        engine = self._engine(bundle)
+        check_golden(bundle, engine)
+        return ServedModel(bundle.identity, lambda paths: classify(paths, bundle, engine))
+
+    def load_configured(self) -> ServedModel:
+        """Load the configured bundle; raises as `load`."""
+        return self.load(self.configured())
+
+    def _engine(self, bundle: Bundle) -> Engine:
+        from worker.inference.engines import OpenVinoEngine, TorchEngine
+
+        worker = self._settings.worker
+        threads = worker.inference_threads or max(1, (os.cpu_count() or 1) // worker.inference_processes)
+        match worker.engine:
+            case "openvino-int8":
+                return OpenVinoEngine(bundle, "int8", threads)
+            case "openvino-fp32":
+                return OpenVinoEngine(bundle, "fp32", threads)
+            case "torch":
+                return TorchEngine(bundle)
 
 
-def make_ready(settings: Settings, folder: Path) -> Ready:
-    """Raises StartError for a bundle that is missing, damaged, unsafe or fails its golden cases."""
-    from worker.inference.classify import classify
-    from worker.inference.golden import check_golden
-
-    bundle = load_bundle(folder)
-    threads = settings.worker.inference_threads or max(1, (os.cpu_count() or 1) // settings.worker.inference_processes)
-    engine = _engine(settings, bundle, threads)
-    check_golden(bundle, engine)
-    return Ready(bundle.identity, lambda paths: classify(paths, bundle, engine))
-
-
-def _engine(settings: Settings, bundle: Bundle, threads: int) -> Engine:
-    from worker.inference.engines import OpenVinoEngine, TorchEngine
-
-    match settings.worker.engine:
-        case "openvino-int8":
-            return OpenVinoEngine(bundle, "int8", threads)
-        case "openvino-fp32":
-            return OpenVinoEngine(bundle, "fp32", threads)
-        case "torch":
-            return TorchEngine(bundle)
-
-
-def find_bundle(settings: Settings, sha256: str) -> Path | None:
-    """The folder of a bundle of that hash on this host; what is in it is verified when it is loaded."""
-    kept = settings.worker.data_dir / "models" / sha256
-    if (kept / "worker.json").is_file():
-        return kept
+def _rename(part: Path, copy: Path) -> None:
+    if copy.exists():  # without worker.json: a removal that was interrupted
+        shutil.rmtree(copy)
     try:
-        configured = configured_bundle(settings)
-        raw = (configured / "worker.json").read_bytes()
-    except (StartError, OSError):
-        return None
-    return configured if hashlib.sha256(raw).hexdigest() == sha256 else None
-
-
-def kept_bundles(settings: Settings) -> list[Path]:
-    """The folders of the data folder's bundles."""
-    return sorted(one.parent for one in (settings.worker.data_dir / "models").glob("[0-9a-f]*/worker.json"))
-
-
-def require_bundle(settings: Settings, sha256: str) -> Path:
-    """As find_bundle. Raises StartError bundle-missing where this host has none."""
-    folder = find_bundle(settings, sha256)
-    if folder is None:
-        raise StartError("bundle-missing", f"this host has no bundle {sha256[:12]} in its data folder")
-    return folder
-
-
-def keep_bundle(settings: Settings, folder: Path) -> Path:
-    """Copy a bundle to its place, durably; what was copied is verified. Raises StartError."""
-    identity = verified_identity(folder)
-    shelf = settings.worker.data_dir / "models"
-    place = shelf / identity.sha256
-    if (place / "worker.json").is_file():
-        return place
-    beside = shelf / f".{identity.sha256[:12]}-{uuid.uuid4().hex}"
-    try:
-        shelf.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(folder, beside)
-        if verified_identity(beside).sha256 != identity.sha256:
-            raise StartError("bundle-corrupt", "the model bundle changed while it was copied")
-        for path in [*beside.rglob("*"), beside]:
-            fsync(path)
-        _put_in_place(beside, place)
-        fsync(shelf)
-        fsync(shelf.parent)
-    except (OSError, shutil.Error) as error:
-        why = getattr(error, "strerror", None) or "it cannot be copied"
-        raise StartError("bundle-not-kept", f"the model bundle does not get into the data folder: {why}") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return place
-
-
-def _put_in_place(beside: Path, place: Path) -> None:
-    if place.exists():  # without worker.json: a removal that did not come to its end
-        shutil.rmtree(place)
-    try:
-        beside.rename(place)
+        part.rename(copy)
     except OSError:
-        if not (place / "worker.json").is_file():  # else another process was first, with the same bytes
+        if not (copy / "worker.json").is_file():  # else another process was first, with the same bytes
             raise
-
-
-def discard_bundle(settings: Settings, sha256: str) -> None:
-    """Delete what `keep_bundle` made; worker.json first, so that what is left is no bundle any more."""
-    place = settings.worker.data_dir / "models" / sha256
-    (place / "worker.json").unlink(missing_ok=True)
-    shutil.rmtree(place, ignore_errors=True)

@@ -1,14 +1,13 @@
 """The models that this process serves: those in use, and those that jobs still wait for.
 
-A change of the choice needs no restart: `refresh` is called between jobs and looks at the model table once a second.
-What cannot be loaded here is said in the log and in the database, tried again after a while, and stops no other model.
+A change of the models in use needs no restart: `current` reads the model table between jobs, at most once a second. A
+model that cannot be loaded is reported in the log and in the database, tried again later, and stops no other model.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -17,80 +16,64 @@ from worker.db.engine import Database
 from worker.db.jobs import adopt_jobs
 from worker.db.tables import LoadState, ModelLoadRow, ModelRow, ModelState
 from worker.errors import StartError
-from worker.jobs.bundle_store import Classify, Ready
+from worker.jobs.bundle_store import BundleStore, ServedModel
+from worker.jobs.process_limits import lift_memory_limit, limit_memory
 from worker.logs import get_log
 from worker.process import is_dead
-from worker.results import ModelIdentity
 
 POLL_SECONDS = 1.0
 TRY_AGAIN = timedelta(minutes=5)
 _DEATHS = 3
 
 
-@dataclass(frozen=True)
-class ServedModel:
-    """A model that is loaded; `id` is its row."""
-
-    id: int
-    identity: ModelIdentity
-    classify: Classify
-
-
-class ServedModels:
-    """`find` gives the folder of a bundle hash on this host, `make_ready` verifies and loads it (see `shelf`).
-
-    `changed` is called after a load or a drop: the memory that a job may take is counted anew from there.
-    """
+class ModelPool:
+    """`job_memory_bytes`: what a job may allocate beside the loaded models, 0: no limit."""
 
     def __init__(
         self,
         database: Database,
-        find: Callable[[str], Path | None],
-        make_ready: Callable[[Path], Ready],
+        store: BundleStore,
         owner: str,
         clock: Callable[[], datetime],
-        before_load: Callable[[], None] = lambda: None,
-        changed: Callable[[], None] = lambda: None,
+        job_memory_bytes: int = 0,
     ) -> None:
         self._database = database
-        self._find = find
-        self._make_ready = make_ready
+        self._store = store
         self._owner = owner
         self._clock = clock
-        self._before_load = before_load
-        self._changed = changed
+        self._job_memory_bytes = job_memory_bytes
         self._loaded: dict[int, ServedModel] = {}
         self._not_before: dict[int, datetime] = {}
-        self._look_at = -float("inf")
-        self._touched = False
+        self._next_refresh = -float("inf")
+        self._limit_lifted = False
 
-    def current(self) -> Sequence[ServedModel]:
-        """What is loaded now, after a look at the database once a second."""
-        if time.monotonic() >= self._look_at:
+    def current(self) -> Mapping[int, ServedModel]:
+        """The loaded models by the id of their row, refreshed once a second."""
+        if time.monotonic() >= self._next_refresh:
             self.refresh()
-        return list(self._loaded.values())
+        return dict(self._loaded)
 
     def refresh(self) -> None:
-        """Load what is wanted and drop what is not."""
+        """Load the models that are needed and drop the others."""
         with self._database.read() as session:
             rows = models.models_to_serve(session)
-        wanted = {one.id for one in rows}
-        dropped = [self._loaded.pop(one) for one in list(self._loaded) if one not in wanted]
-        self._not_before = {key: value for key, value in self._not_before.items() if key in wanted}
-        several = sum(one.state == ModelState.ACTIVE for one in rows) > 1
+        needed = {row.id for row in rows}
+        dropped = [self._loaded.pop(row_id) for row_id in list(self._loaded) if row_id not in needed]
+        self._not_before = {row_id: moment for row_id, moment in self._not_before.items() if row_id in needed}
+        several_active = sum(row.state == ModelState.ACTIVE for row in rows) > 1
         for row in rows:
             if row.id not in self._loaded:
-                self._load(row, dispensable=several or row.state != ModelState.ACTIVE)
-        self._give_away_lost(rows)
-        for one in dropped:
-            get_log().info("model not needed any more", model=one.identity.name, version=one.identity.version)
-        if dropped or self._touched:
-            self._touched = False
-            self._changed()
-        self._look_at = time.monotonic() + POLL_SECONDS
+                self._load(row, dispensable=several_active or row.state != ModelState.ACTIVE)
+        self._reassign_lost_jobs(rows)
+        for model in dropped:
+            get_log().info("model not needed any more", model=model.identity.name, version=model.identity.version)
+        if dropped or self._limit_lifted:
+            self._limit_lifted = False
+            limit_memory(self._job_memory_bytes)
+        self._next_refresh = time.monotonic() + POLL_SECONDS
 
-    def require_one(self) -> None:
-        """Raises StartError with the first reason when models are wanted and none of them could be loaded."""
+    def require_any(self) -> None:
+        """Raises StartError with the first reason when models are needed and none of them could be loaded."""
         with self._database.read() as session:
             faults = [
                 load.detail for _, load in models.model_loads(session, self._host) if load.state == LoadState.FAILED
@@ -106,13 +89,14 @@ class ServedModels:
         now = self._clock()
         if self._not_before.get(row.id, now) > now:
             return
-        folder = self._find(row.sha256)
+        folder = self._store.find(row.sha256)
         if folder is None and row.state not in (ModelState.ACTIVE, ModelState.SHADOW):
             return
         with self._database.write() as session:
             deaths = self._deaths(models.model_load(session, row.id, self._host))
             models.record_load(session, row.id, self._owner, LoadState.LOADING, None, now, deaths)
-        # What ended the processes before us would end us too; but without the only active model nothing is answered.
+        # A bundle that crashed earlier processes would crash this one; but without the only active model no series is
+        # answered.
         if dispensable and deaths >= _DEATHS:
             fault: str | None = f"{deaths} processes died while they loaded the model"
         else:
@@ -131,31 +115,31 @@ class ServedModels:
         return load.deaths + int(is_dead(load.process, self._host))
 
     def _try_to_load(self, row: ModelRow, folder: Path | None) -> str | None:
-        """None when the model is served from now on; else why not."""
+        """Load a model; returns the fault, None when the model is served from now on."""
         if folder is None:
             return "this host has no such bundle in its data folder"
-        self._touched = True
-        self._before_load()
+        self._limit_lifted = True
+        lift_memory_limit()
         try:
-            ready = self._make_ready(folder)
+            model = self._store.load(folder)
         except StartError as error:
             return error.detail
         except (OSError, MemoryError) as error:
             return f"{type(error).__name__} while it was loaded"
-        if ready.identity.sha256 != row.sha256:
-            return "the bundle in its folder is another one"
-        self._loaded[row.id] = ServedModel(row.id, ready.identity, ready.classify)
+        if model.identity.sha256 != row.sha256:
+            return "the bundle in its folder is another bundle"
+        self._loaded[row.id] = model
         get_log().info("model loaded", model=row.name, version=row.version, model_state=row.state)
         return None
 
-    def _give_away_lost(self, rows: Sequence[ModelRow]) -> None:
-        """Jobs of a model whose bundle nobody has any more go to an active one, as after an upgrade of the worker."""
-        active = next((one for one in rows if one.state == ModelState.ACTIVE and one.id in self._loaded), None)
-        kept = (ModelState.ACTIVE, ModelState.SHADOW)
-        lost = [one.id for one in rows if one.state not in kept and self._find(one.sha256) is None]
+    def _reassign_lost_jobs(self, rows: Sequence[ModelRow]) -> None:
+        """Give jobs of a model whose bundle is on no host to an active model, as after an upgrade of the worker."""
+        active = next((row for row in rows if row.state == ModelState.ACTIVE and row.id in self._loaded), None)
+        in_use = (ModelState.ACTIVE, ModelState.SHADOW)
+        lost = [row.id for row in rows if row.state not in in_use and self._store.find(row.sha256) is None]
         if active is None or not lost:
             return
         with self._database.write() as session:
-            given = adopt_jobs(session, lost, active.id, self._clock())
-        if given:
-            get_log().warning("jobs of a model without its bundle are classified by another", jobs=given)
+            reassigned = adopt_jobs(session, lost, active.id, self._clock())
+        if reassigned:
+            get_log().warning("jobs of a model without its bundle are classified by another", jobs=reassigned)

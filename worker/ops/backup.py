@@ -22,7 +22,7 @@ from worker.db.engine import Database, client_address
 from worker.db.instances import kept_files
 from worker.errors import StartError
 from worker.files import open_atomically
-from worker.jobs.bundle_store import kept_bundles
+from worker.jobs.bundle_store import BundleStore
 
 _SQLITE = "worker.db"
 _POSTGRESQL = "worker.pgdump"
@@ -82,7 +82,7 @@ def put_back(settings: Settings, folder: Path, step: Step) -> int:
 def _bundle_files(settings: Settings) -> Named:
     """The copies of model bundles, each file with the hash that its bundle gives it."""
     named: list[tuple[str, str]] = []
-    for place in kept_bundles(settings):
+    for place in BundleStore(settings).copies():
         listed = json.loads((place / "worker.json").read_bytes())["files"] | {"worker.json": place.name}
         named += [(f"models/{place.name}/{name}", sha256) for name, sha256 in listed.items()]
     return named

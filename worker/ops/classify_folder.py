@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from worker.db.views.search import SeriesAnswer, Status
 from worker.dicom import standard
 from worker.errors import NotAssessable, RefusedInstance, StartError
 from worker.inference.illustrated import IllustratedResult, not_assessed
+from worker.jobs.bundle_store import ServedModel
 from worker.receive.completeness import missing_part
 from worker.receive.settle import Refusal, refusal
 from worker.reporting.outbox import Outbox, read_header
@@ -102,8 +103,7 @@ def _describe_file(path: Path, routes: Sequence[RouteSection]) -> NewInstance:
 def classify_series(
     members: Sequence[tuple[Path, NewInstance]],
     settings: Settings,
-    model: ModelIdentity,
-    classify: Callable[[Sequence[Path]], IllustratedResult],
+    model: ServedModel,
     out: Path,
     moment: datetime,
 ) -> OfflineAnswer:
@@ -115,20 +115,20 @@ def classify_series(
     if refused is None and missing is not None and settings.eligibility.refuse_incomplete:
         refused = Refusal("incomplete", missing)
     if refused is not None:
-        answer = _answer(members, model, moment, Status.REFUSED, None, refused.reason, refused.detail)
+        answer = _answer(members, model.identity, moment, Status.REFUSED, None, refused.reason, refused.detail)
         return OfflineAnswer(answer, None)
     try:
-        result = classify(paths)
+        result = model.classify(paths)
     except NotAssessable as fault:
         result = not_assessed(fault)
     result = replace(result, missing=missing)
     digest = input_sha256([new for _, new in members])
     written = Written(out / "report.dcm", out / "picture.dcm", out / "picture.png")
-    for one in Outbox(out).make_objects(result, model, paths, digest, None, moment):
+    for one in Outbox(out).make_objects(result, model.identity, paths, digest, None, moment):
         os.replace(out / one.path, written.report if one.kind == ObjectKind.REPORT else written.picture)
     shutil.rmtree(out / "objects")
-    written.png.write_bytes(picture_png(result, model))
-    answer = _answer(members, model, moment, Status(result.status), result, result.reason, result.detail)
+    written.png.write_bytes(picture_png(result, model.identity))
+    answer = _answer(members, model.identity, moment, Status(result.status), result, result.reason, result.detail)
     return OfflineAnswer(answer, written)
 
 

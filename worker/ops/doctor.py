@@ -129,7 +129,7 @@ def _database(settings: Settings) -> Finding:
 def _models(settings: Settings) -> Iterator[Finding]:
     """The models that are in use, as this host's files and what every host said of loading them tell."""
     from worker.inference.bundle import verified_identity
-    from worker.jobs.bundle_store import require_bundle
+    from worker.jobs.bundle_store import BundleStore
 
     database = Database(settings.database.url)
     try:
@@ -143,7 +143,7 @@ def _models(settings: Settings) -> Iterator[Finding]:
     for one in known:
         subject = f"model {one.name} {one.version}"
         try:
-            verified_identity(require_bundle(settings, one.sha256))
+            verified_identity(BundleStore(settings).require(one.sha256))
         except WorkerError as error:
             yield Finding(
                 subject, False, f"{one.state}; {error.detail}", "worker models add, or worker models rollback"
@@ -158,10 +158,10 @@ def _models(settings: Settings) -> Iterator[Finding]:
 
 
 def _bundle(settings: Settings) -> Finding:
-    from worker.service.roles import load_classifier
+    from worker.jobs.bundle_store import BundleStore
 
     try:
-        identity, _ = load_classifier(settings)
+        identity = BundleStore(settings).load_configured().identity
     except WorkerError as error:
         return Finding("configured bundle", False, error.detail, "set [worker] bundle, or install the worker again")
     return Finding("configured bundle", True, f"{identity.name} {identity.version}, hashes and golden cases agree")

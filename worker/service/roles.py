@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from functools import partial
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
 
-    from worker.inference.illustrated import IllustratedResult
-    from worker.results import ModelIdentity
 
 _RECEIVER_GRACE_SECONDS = 3.0
 _PORT_SECONDS = 3.0
@@ -130,33 +128,25 @@ def _receive(settings: Settings, database: Database, clock: Clock, stop: threadi
 
 
 def _infer(settings: Settings, database: Database, clock: Clock, stop: threading.Event, _record: RecordEvent) -> None:
-    from worker.jobs.bundle_store import find_bundle, make_ready
-    from worker.jobs.model_pool import ServedModels
-    from worker.jobs.runner import Conductor, lift_memory_limit, limit_memory
+    from worker.jobs.bundle_store import BundleStore
+    from worker.jobs.model_pool import ModelPool
+    from worker.jobs.runner import JobRunner
     from worker.reporting.outbox import Outbox
 
     configure_model(settings, database, clock, first_only=True)
-    models = ServedModels(
-        database=database,
-        find=partial(find_bundle, settings),
-        make_ready=partial(make_ready, settings),
-        owner=process_name(),
-        clock=clock,
-        before_load=lift_memory_limit,
-        changed=lambda: limit_memory(settings.worker.job_memory_bytes),
-    )
+    models = ModelPool(database, BundleStore(settings), process_name(), clock, settings.worker.job_memory_bytes)
     models.refresh()
-    models.require_one()
+    models.require_any()
     destinations = destinations_of(settings)
-    conductor = Conductor(
+    runner = JobRunner(
         database=database,
         data_dir=settings.worker.data_dir,
-        models=models.current,
-        make_objects=Outbox(
+        models=models,
+        outbox=Outbox(
             settings.worker.data_dir,
             key_objects_to=tuple(destination.name for destination in destinations if destination.wants_key_objects),
             pictures_to=tuple(destination.name for destination in destinations if destination.is_dicom),
-        ).make_objects,
+        ),
         destinations=[destination.name for destination in destinations],
         owner=process_name(),
         clock=clock,
@@ -166,7 +156,7 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
     )
     get_log().info("ready to classify")
     with _ready(ProcessRole.INFER, settings, database, clock):
-        conductor.run(stop)
+        runner.run(stop)
 
 
 def _send(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
@@ -252,9 +242,9 @@ def configure_model(
     Raises StartError for a bundle that is damaged.
     """
     from worker.inference.bundle import verified_identity
-    from worker.jobs.bundle_store import configured_bundle
+    from worker.jobs.bundle_store import BundleStore
 
-    identity = verified_identity(configured_bundle(settings))
+    identity = verified_identity(BundleStore(settings).configured())
     for last_try in (False, True):
         try:
             with database.write() as session:
@@ -264,17 +254,6 @@ def configure_model(
         except IntegrityError:  # another host made the same row at this moment; now it is there
             if last_try:
                 raise
-
-
-def load_classifier(settings: Settings) -> tuple[ModelIdentity, Callable[[Sequence[Path]], IllustratedResult]]:
-    """The configured bundle's identity, verified, and the function that classifies the files of one series with it.
-
-    Raises StartError for a bundle that is damaged or fails its golden cases.
-    """
-    from worker.jobs.bundle_store import configured_bundle, make_ready
-
-    ready = make_ready(settings, configured_bundle(settings))
-    return ready.identity, ready.classify
 
 
 # --- all roles -------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from worker.db.engine import Database
 from worker.db.tables import TokenRole
 from worker.errors import StartError
 from worker.inference.bundle import verified_identity
-from worker.jobs.bundle_store import configured_bundle, kept_bundles
+from worker.jobs.bundle_store import BundleStore
 from worker.web.filters import LARGEST_NUMBER, UID_PATTERN
 from worker.web.guard import Caller, require
 
@@ -64,7 +64,8 @@ class Site:
     def bundles(self) -> list[BundleDescription]:
         """Every intact bundle on this host, the configured one first."""
         descriptions: dict[str, BundleDescription] = {}
-        for folder in [configured_bundle(self.settings), *kept_bundles(self.settings)]:
+        store = BundleStore(self.settings)
+        for folder in [store.configured(), *store.copies()]:
             try:
                 description = describe_bundle(folder)
             except (StartError, OSError):

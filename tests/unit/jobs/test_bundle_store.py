@@ -14,7 +14,7 @@ from worker.db.migrate import migrate
 from worker.errors import StartError
 from worker.inference.bundle import verified_identity
 from worker.jobs import bundle_store
-from worker.jobs.bundle_store import discard_bundle, find_bundle, keep_bundle, kept_bundles, make_ready
+from worker.jobs.bundle_store import BundleStore
 from worker.ops.backup import back_up, put_back
 from worker.ops.doctor import examine
 
@@ -32,25 +32,28 @@ def other(bundle_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_kept_bundle_is_found_by_its_hash_and_runs(settings: Settings, other: Path) -> None:
+def test_a_copy_is_found_by_its_hash_and_runs(settings: Settings, other: Path) -> None:
+    store = BundleStore(settings)
     sha256 = verified_identity(other).sha256
-    assert find_bundle(settings, sha256) is None
-    place = keep_bundle(settings, other)
+    assert store.find(sha256) is None
+    copy = store.add(other)
     shutil.rmtree(other)
-    assert find_bundle(settings, sha256) == place
-    assert keep_bundle(settings, place) == place
-    assert make_ready(settings, place).identity.version == "0.0.2"
-    discard_bundle(settings, sha256)
-    assert find_bundle(settings, sha256) is None
+    assert store.find(sha256) == copy
+    assert store.add(copy) == copy
+    assert store.load(copy).identity.version == "0.0.2"
+    store.remove(sha256)
+    assert store.find(sha256) is None
 
 
 def test_the_configured_bundle_is_found_where_it_lies(settings: Settings, bundle_folder: Path) -> None:
-    assert find_bundle(settings, verified_identity(bundle_folder).sha256) == bundle_folder
+    assert BundleStore(settings).find(verified_identity(bundle_folder).sha256) == bundle_folder
 
 
 def test_what_a_kill_left_of_a_copy_is_no_bundle(
     settings: Settings, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store = BundleStore(settings)
+
     class Killed(BaseException):
         pass
 
@@ -61,16 +64,16 @@ def test_what_a_kill_left_of_a_copy_is_no_bundle(
         patched.setattr(bundle_store, "fsync", kill)
         patched.setattr(shutil, "rmtree", lambda *_, **__: None)
         with pytest.raises(Killed):
-            keep_bundle(settings, other)
+            store.add(other)
     assert len(list((settings.worker.data_dir / "models").iterdir())) == 1
-    assert kept_bundles(settings) == []
-    assert keep_bundle(settings, other) == kept_bundles(settings)[0]
+    assert store.copies() == []
+    assert store.add(other) == store.copies()[0]
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(settings: Settings, other: Path) -> None:
     settings.worker.data_dir.write_text("not a folder")
-    with pytest.raises(StartError, match="does not get into the data folder"):
-        keep_bundle(settings, other)
+    with pytest.raises(StartError, match="cannot copy the model bundle into the data folder"):
+        BundleStore(settings).add(other)
 
 
 def test_doctor_looks_at_the_models_and_backup_takes_them_along(
@@ -79,7 +82,7 @@ def test_doctor_looks_at_the_models_and_backup_takes_them_along(
     database = Database(settings.database.url)
     migrate(database)
     now = datetime.now(UTC)
-    place = keep_bundle(settings, other)
+    copy = BundleStore(settings).add(other)
     with database.write() as session:
         row, _ = models.add_model(session, verified_identity(other), "ada", now)
         models.activate_model(session, row.id, "ada", now)
@@ -88,10 +91,10 @@ def test_doctor_looks_at_the_models_and_backup_takes_them_along(
     assert (files, missing) == (len([one for one in other.rglob("*") if one.is_file()]), 0)
     shutil.rmtree(settings.worker.data_dir)
     put_back(settings, tmp_path / "copy", lambda *_: None)
-    assert verified_identity(place).version == "0.0.2"
+    assert verified_identity(copy).version == "0.0.2"
 
     found = {one.subject: one for one in examine(settings, None, now)}
     assert found["model tiny-test-model 0.0.2"].well
-    (place / "docs/README.md").write_text("changed")
+    (copy / "docs/README.md").write_text("changed")
     found = {one.subject: one for one in examine(settings, None, now)}
     assert "is not the file" in found["model tiny-test-model 0.0.2"].detail

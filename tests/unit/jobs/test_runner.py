@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, update
 
 from tests.testbed.instances import MODEL, classified, later, new_instance
-from tests.testbed.serving import one_model
+from tests.testbed.serving import LoadedModels, one_model
 from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.jobs import claim_job, retry_parked_jobs
@@ -33,8 +33,9 @@ from worker.db.views.search import Search, find_series
 from worker.dicom.standard import derive_uid
 from worker.errors import NotAssessable, Park, Retry
 from worker.inference.illustrated import IllustratedResult
-from worker.jobs.model_pool import ServedModel
-from worker.jobs.runner import Conductor
+from worker.jobs.bundle_store import ServedModel
+from worker.jobs.runner import JobRunner
+from worker.reporting.outbox import Outbox
 
 INSTANCES = [new_instance(number) for number in (1, 2, 3)]
 
@@ -54,37 +55,39 @@ def clock() -> Clock:
     return Clock()
 
 
-def _make_objects(
-    result: IllustratedResult, model: Any, sources: Any, digest: str, before: Any, now: Any
-) -> list[NewObject]:
-    return [
-        NewObject(
-            kind, "1.2.840.10008.5.1.4.1.1.88.34", derive_uid(kind, digest), f"objects/{kind}-{digest}", "00" * 32
-        )
-        for kind in (ObjectKind.REPORT, ObjectKind.PICTURE)
-    ]
+class RowsOnly(Outbox):
+    """Objects without files."""
+
+    def make_objects(
+        self, result: IllustratedResult, model: Any, sources: Any, digest: str, before: Any, now: Any
+    ) -> list[NewObject]:
+        return [
+            NewObject(
+                kind, "1.2.840.10008.5.1.4.1.1.88.34", derive_uid(kind, digest), f"objects/{kind}-{digest}", "00" * 32
+            )
+            for kind in (ObjectKind.REPORT, ObjectKind.PICTURE)
+        ]
 
 
 def _result(_paths: Sequence[Path]) -> IllustratedResult:
     return classified(INSTANCES)
 
 
-def _conductor(database: Database, tmp_path: Path, clock: Clock, **changes: Any) -> Conductor:
+def _runner(database: Database, tmp_path: Path, clock: Clock, **changes: Any) -> JobRunner:
     classify, model = changes.pop("classify", _result), changes.pop("model", MODEL)
     values: dict[str, Any] = {
         "database": database,
         "data_dir": tmp_path,
         "models": changes.get("models") or one_model(database, model, classify, clock()),
-        "make_objects": _make_objects,
+        "outbox": RowsOnly(tmp_path),
         "destinations": ["pacs", "archive"],
         "owner": "host:1",
         "clock": clock,
         "lease": timedelta(seconds=30),
-        "timeout": timedelta(seconds=600),
+        "timeout": None,  # pytest's own time limit uses the same timer
         "attempts": 3,
-        "alarm": lambda seconds: None,  # pytest's own time limit uses the same timer
     }
-    return Conductor(**values | changes)
+    return JobRunner(**values | changes)
 
 
 @pytest.fixture
@@ -116,7 +119,7 @@ def _count(database: Database, row: type[Any]) -> int:
 def test_result_slices_objects_and_deliveries_come_in_one_transaction(
     queued: Database, tmp_path: Path, clock: Clock
 ) -> None:
-    assert _conductor(queued, tmp_path, clock).work_once()
+    assert _runner(queued, tmp_path, clock).run_next()
     assert _job(queued).state == JobState.DONE
     assert [_count(queued, row) for row in (ResultRow, SliceResultRow, ObjectRow, DeliveryRow)] == [1, 3, 2, 4]
 
@@ -126,13 +129,14 @@ def test_what_is_missing_of_the_input_is_in_the_result_and_in_its_objects(
 ) -> None:
     reported: list[str | None] = []
 
-    def note(result: IllustratedResult, *others: Any) -> list[NewObject]:
-        reported.append(result.missing)
-        return _make_objects(result, *others)
+    class Noting(RowsOnly):
+        def make_objects(self, result: IllustratedResult, *others: Any) -> list[NewObject]:
+            reported.append(result.missing)
+            return RowsOnly.make_objects(self, result, *others)
 
     with queued.write() as session:
         session.execute(update(JobRow).values(missing="3 of the 5 images that the sender has"))
-    assert _conductor(queued, tmp_path, clock, make_objects=note).work_once()
+    assert _runner(queued, tmp_path, clock, outbox=Noting(tmp_path)).run_next()
     assert reported == ["3 of the 5 images that the sender has"]
     with queued.read() as session:
         [answer] = find_series(session, Search())
@@ -140,15 +144,15 @@ def test_what_is_missing_of_the_input_is_in_the_result_and_in_its_objects(
 
 
 def test_there_is_no_second_job_after_the_first(queued: Database, tmp_path: Path, clock: Clock) -> None:
-    conductor = _conductor(queued, tmp_path, clock)
-    assert [conductor.work_once(), conductor.work_once()] == [True, False]
+    runner = _runner(queued, tmp_path, clock)
+    assert [runner.run_next(), runner.run_next()] == [True, False]
 
 
 def test_what_may_not_be_judged_is_a_result_with_its_reason(queued: Database, tmp_path: Path, clock: Clock) -> None:
     def refuse(_paths: Sequence[Path]) -> IllustratedResult:
         raise NotAssessable("mixed-sizes", "The slices have different sizes.")
 
-    _conductor(queued, tmp_path, clock, classify=refuse).work_once()
+    _runner(queued, tmp_path, clock, classify=refuse).run_next()
     with queued.read() as session:
         result = session.scalars(select(ResultRow)).one()
     assert (result.status, result.label, result.reason) == ("not-assessed", None, "mixed-sizes")
@@ -162,11 +166,11 @@ def test_a_fault_is_tried_again_with_backoff_then_parked(
     def fail(_paths: Sequence[Path]) -> IllustratedResult:
         raise fault
 
-    conductor = _conductor(queued, tmp_path, clock, classify=fail)
+    runner = _runner(queued, tmp_path, clock, classify=fail)
     waits = []
     for _ in range(3):
-        assert conductor.work_once()
-        assert not conductor.work_once()
+        assert runner.run_next()
+        assert not runner.run_next()
         waits.append((_job(queued).not_before - clock()).total_seconds())
         clock.seconds += 100
     assert waits[:2] == [2, 4]
@@ -178,7 +182,7 @@ def test_a_fault_is_tried_again_with_backoff_then_parked(
 
 def test_a_lasting_fault_is_parked_at_once(queued: Database, tmp_path: Path, clock: Clock) -> None:
     (tmp_path / INSTANCES[0].path).unlink()
-    _conductor(queued, tmp_path, clock).work_once()
+    _runner(queued, tmp_path, clock).run_next()
     assert (_job(queued).state, _job(queued).reason) == (JobState.PARKED, "file-missing")
 
 
@@ -186,20 +190,20 @@ def test_a_parked_job_that_is_retried_is_done(queued: Database, tmp_path: Path, 
     def park(_paths: Sequence[Path]) -> IllustratedResult:
         raise Park("file-missing")
 
-    _conductor(queued, tmp_path, clock, classify=park).work_once()
+    _runner(queued, tmp_path, clock, classify=park).run_next()
     with queued.write() as session:
         assert retry_parked_jobs(session, [], clock()) == [1]
-    _conductor(queued, tmp_path, clock).work_once()
+    _runner(queued, tmp_path, clock).run_next()
     assert (_job(queued).state, _job(queued).reason) == (JobState.DONE, None)
 
 
 def test_a_dead_process_loses_its_job_when_the_lease_runs_out(queued: Database, tmp_path: Path, clock: Clock) -> None:
     with queued.write() as session:
         assert claim_job(session, "host:dead", 1, clock(), timedelta(seconds=30)) is not None
-    conductor = _conductor(queued, tmp_path, clock)
-    assert not conductor.work_once()
+    runner = _runner(queued, tmp_path, clock)
+    assert not runner.run_next()
     clock.seconds += 31
-    assert conductor.work_once()
+    assert runner.run_next()
     assert (_job(queued).state, _job(queued).attempts) == (JobState.DONE, 2)
 
 
@@ -208,17 +212,17 @@ def test_a_job_that_kills_every_process_is_parked(queued: Database, tmp_path: Pa
         with queued.write() as session:
             claim_job(session, "host:dead", 1, clock(), timedelta(seconds=30))
         clock.seconds += 31
-    _conductor(queued, tmp_path, clock).work_once()
+    _runner(queued, tmp_path, clock).run_next()
     assert (_job(queued).state, _job(queued).reason) == (JobState.PARKED, "process-died")
 
 
 def test_a_process_that_lost_its_lease_writes_no_second_result(queued: Database, tmp_path: Path, clock: Clock) -> None:
     def stalled(paths: Sequence[Path]) -> IllustratedResult:
         clock.seconds += 31  # longer than the lease, with no heartbeat
-        assert _conductor(queued, tmp_path, clock, owner="host:2").work_once()
+        assert _runner(queued, tmp_path, clock, owner="host:2").run_next()
         return _result(paths)
 
-    _conductor(queued, tmp_path, clock, classify=stalled).work_once()
+    _runner(queued, tmp_path, clock, classify=stalled).run_next()
     assert _count(queued, ResultRow) == 1
     assert _count(queued, DeliveryRow) == 4
     assert _job(queued).state == JobState.DONE
@@ -237,14 +241,14 @@ def test_the_lease_is_extended_while_a_job_runs(queued: Database, tmp_path: Path
                 break
         return _result(paths)
 
-    _conductor(queued, tmp_path, clock, classify=slow, lease=timedelta(seconds=0.3)).work_once()
+    _runner(queued, tmp_path, clock, classify=slow, lease=timedelta(seconds=0.3)).run_next()
     assert seen == [later(110.3)]
 
 
 def test_a_job_waits_for_the_model_that_it_names(queued: Database, tmp_path: Path, clock: Clock) -> None:
     newer = replace(MODEL, sha256="cd" * 32, version="2.0")
-    assert not _conductor(queued, tmp_path, clock, model=newer).work_once()
-    assert _conductor(queued, tmp_path, clock).work_once()
+    assert not _runner(queued, tmp_path, clock, model=newer).run_next()
+    assert _runner(queued, tmp_path, clock).run_next()
     with queued.read() as session:
         assert session.scalars(select(ResultRow)).one().model_id == _job(queued).model_id == 1
 
@@ -259,17 +263,16 @@ def test_what_runs_in_shadow_waits_for_the_others_and_leaves_no_answer(
         series = lock_open_series(session, 1, later(0))
         assert series is not None
         assert queue_series(session, series, in_shadow, later(0), shadow=True) is not None
-    served = [
-        ServedModel(in_shadow, newer, lambda _: classified(INSTANCES, 0.6)),
-        ServedModel(1, MODEL, _result),
-    ]
-    conductor = _conductor(queued, tmp_path, clock, models=lambda: served)
-    assert conductor.work_once()
+    models = LoadedModels(
+        {in_shadow: ServedModel(newer, lambda _: classified(INSTANCES, 0.6)), 1: ServedModel(MODEL, _result)}
+    )
+    runner = _runner(queued, tmp_path, clock, models=models)
+    assert runner.run_next()
     with queued.read() as session:
         [before] = find_series(session, Search())
         assert session.scalars(select(ShadowResultRow)).all() == []
-    assert conductor.work_once()
-    assert not conductor.work_once()
+    assert runner.run_next()
+    assert not runner.run_next()
     with queued.read() as session:
         [shadow] = session.scalars(select(ShadowResultRow))
         assert (shadow.label, shadow.probability) == ("glioma", 0.6)
@@ -284,7 +287,7 @@ def test_a_parked_shadow_job_is_no_failure_of_the_series(queued: Database, tmp_p
 
     with queued.write() as session:
         session.execute(update(JobRow).values(shadow=True))
-    _conductor(queued, tmp_path, clock, classify=park).work_once()
+    _runner(queued, tmp_path, clock, classify=park).run_next()
     assert _job(queued).state == JobState.PARKED
     with queued.read() as session:
         assert [one.status for one in find_series(session, Search())] == ["pending"]

@@ -18,7 +18,7 @@ from worker.db.tables import ModelRow
 from worker.db.views.model_comparison import Comparison, ModelStatus, compare_models, model_statuses
 from worker.errors import StartError
 from worker.inference.bundle import verified_identity
-from worker.jobs.bundle_store import configured_bundle, keep_bundle, require_bundle
+from worker.jobs.bundle_store import BundleStore
 from worker.web.dependencies import Operator, Reader, Site
 from worker.web.errors import CONFLICT, NOT_FOUND
 from worker.web.guard import Caller
@@ -84,8 +84,9 @@ class ModelDesk:
 
 def _verify_bundle(settings: Settings, sha256: str) -> None:
     """Raises StartError where this host has no intact bundle of this hash."""
-    verified_identity(require_bundle(settings, sha256))
-    keep_bundle(settings, configured_bundle(settings))  # a rollback must find it, whatever is configured then
+    store = BundleStore(settings)
+    verified_identity(store.require(sha256))
+    store.add(store.configured())  # a rollback must find it, whatever is configured then
 
 
 def _found(session: Session, sha256: str) -> ModelRow:

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+# The limits hold for a whole process, so each case runs in a process of its own.
+_MEMORY = """
+from worker.jobs.process_limits import lift_memory_limit, limit_memory
+limit_memory({limit})
+try:
+    bytearray(64 << 20)
+    print("allocated")
+except MemoryError:
+    print("refused")
+lift_memory_limit()
+bytearray(64 << 20)
+print("lifted")
+"""
+
+
+def _run(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA counts private memory on Linux")
+@pytest.mark.parametrize(("limit", "answer"), [(16 << 20, "refused"), (256 << 20, "allocated"), (0, "allocated")])
+def test_memory_beyond_the_limit_is_refused_until_it_is_lifted(limit: int, answer: str) -> None:
+    done = _run(_MEMORY.format(limit=limit))
+    assert done.stdout.split() == [answer, "lifted"], done.stderr
+
+
+def test_process_ends_inside_a_c_library_when_its_time_is_up() -> None:
+    program = """
+import ctypes
+from worker.jobs.process_limits import end_process_after
+end_process_after(0.2)
+ctypes.PyDLL(None).sleep(60)  # holds the interpreter's lock
+"""
+    assert _run(program).returncode == -signal.SIGALRM
+
+
+def test_cancelled_time_limit_ends_nothing() -> None:
+    program = """
+import time
+from worker.jobs.process_limits import end_process_after
+end_process_after(0.2)
+end_process_after(0)
+time.sleep(0.4)
+"""
+    assert _run(program).returncode == 0

@@ -1,0 +1,35 @@
+"""Limits of time and memory for this process, held by the kernel: a codec in C may hold the interpreter's lock."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from pathlib import Path
+
+
+def end_process_after(seconds: float) -> None:
+    """End this process by SIGALRM in that time, also inside a C library; 0 cancels the limit."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def limit_memory(more_bytes: int) -> None:
+    """Let this process, its models loaded, allocate `more_bytes` more and no more; 0 sets no limit.
+
+    What exceeds the limit raises MemoryError, or fails in the C library that asked for it. Linux counts private
+    writable memory (RLIMIT_DATA), so the address space that threads and libraries reserve does not matter.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return  # not Linux: the service manager's limit is the only limit
+    [used] = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:")]
+    if more_bytes:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = used + more_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
+
+
+def lift_memory_limit() -> None:
+    """Undo `limit_memory`, so that a model can be loaded."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
