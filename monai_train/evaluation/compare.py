@@ -85,7 +85,7 @@ def _rows(models: Sequence[Compared]) -> list[tuple[str, str, str, str, str]]:
             key.replace("_", " ").replace(".", ", "),
             str(model.figures[key].n),
             model.name,
-            _text(model.figures[key]),
+            model.figures[key].text(),
             _difference(model.differences[key]) if model.differences else "",
         )
         for key in FIGURES
@@ -109,10 +109,6 @@ def comparison_table(title: str, models: Sequence[Compared]) -> Table:
 def comparison_markdown(title: str, models: Sequence[Compared]) -> str:
     """The same as a GFM table under a heading of the third level."""
     return f"### {title}\n\n{markdown_table(_header(models), _rows(models))}"
-
-
-def _text(one: Estimate) -> str:
-    return "-" if one.value is None else f"{one.value:.3f} ({one.low:.3f}-{one.high:.3f})"
 
 
 def _difference(one: Estimate) -> str:

@@ -25,7 +25,7 @@ from monai_train.data.manifest import ManifestRow, data_sha256, deduplicate, rea
 from monai_train.data.patients import SplitRole, split_roles
 from monai_train.evaluation.crossval_page import write_page
 from monai_train.evaluation.evaluate import Measured, fit_temperature, run_outputs
-from monai_train.evaluation.intervals import estimates
+from monai_train.evaluation.intervals import Estimate, estimates
 from monai_train.evaluation.metrics import IntArray, Predictions, figures, patient_predictions
 from monai_train.evaluation.report import write_predictions
 from monai_train.training.train import current_commit, train
@@ -221,7 +221,7 @@ def fold_table(report: dict[str, Any]) -> Table:
         values = [100 * one[level]["balanced_accuracy"] for one in folds]
         spreads.append(f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} %")
     table.add_row("mean ± sd", *spreads, "")
-    pooled = [report["estimates"][level]["balanced_accuracy"] for level in ("slice", "patient")]
-    shown = [f"{100 * p['value']:.1f} % ({100 * p['low']:.1f}-{100 * p['high']:.1f}) (n={p['n']})" for p in pooled]
+    pooled = [Estimate(**report["estimates"][level]["balanced_accuracy"]) for level in ("slice", "patient")]
+    shown = [f"{estimate.text(in_percent=True)} (n={estimate.n})" for estimate in pooled]
     table.add_row("pooled (95 %)", *shown, "")
     return table

@@ -6,7 +6,7 @@ A resample gives every patient a weight (how often it was drawn), so each figure
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from monai_train.evaluation.metrics import (
     Predictions,
     balanced_accuracy,
     confidences,
+    exact_interval,
+    ratio,
     recalls,
     sensitivity,
     specificity,
@@ -32,12 +34,31 @@ _CHUNK = 100
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure, its 95 % interval and the number of answers it is a share of; None where that number leaves none."""
+    """A figure, its 95 % interval and the number of answers it is a share of.
+
+    `value` is None where that number is too small; `low` and `high` also where resampling leaves no width and the
+    figure is no share, or a share between 0 and 1.
+    """
 
     value: float | None
     low: float | None
     high: float | None
     n: int
+
+    def texts(self, in_percent: bool) -> tuple[str, str]:
+        """Value and interval, for instance `90.1 %` and `85.8-93.7`; `-` without a value, "" without an interval."""
+        scale, digits, unit = (100, 1, " %") if in_percent else (1, 3, "")
+        if self.value is None:
+            return "-", ""
+        value = f"{scale * self.value:.{digits}f}{unit}"
+        if self.low is None or self.high is None:
+            return value, ""
+        return value, f"{scale * self.low:.{digits}f}-{scale * self.high:.{digits}f}"
+
+    def text(self, in_percent: bool = False) -> str:
+        """The same in one, for instance `90.1 % (85.8-93.7)`."""
+        value, interval = self.texts(in_percent)
+        return f"{value} ({interval})" if interval else value
 
     def to_json(self) -> dict[str, float | int | None]:
         """Plain values."""
@@ -65,7 +86,7 @@ def weighted_figures(predictions: Predictions, weights: npt.NDArray[Any]) -> dic
     total = confusion.sum(axis=(1, 2))
     shares = recalls(confusion)
     found: dict[str, FigureArray] = {
-        "accuracy": _ratio((np.nan_to_num(shares) * confusion.sum(axis=2)).sum(axis=1), total),
+        "accuracy": ratio((np.nan_to_num(shares) * confusion.sum(axis=2)).sum(axis=1), total),
         "balanced_accuracy": balanced_accuracy(confusion),
         "mcc": _matthews(confusion[:, : len(CLASS_NAMES)]),
         "ece": _calibration(predictions, weights),
@@ -80,45 +101,87 @@ def weighted_figures(predictions: Predictions, weights: npt.NDArray[Any]) -> dic
     for index, name in enumerate(CLASS_NAMES):
         right, called, support = kinds[:, index, index], kinds[:, :, index].sum(axis=1), kinds[:, index].sum(axis=1)
         others = kinds.sum(axis=(1, 2)) - support
-        found[f"precision.{name}"] = _ratio(right, called)
-        found[f"recall.{name}"] = _ratio(right, support)
-        found[f"specificity.{name}"] = _ratio(others - called + right, others)
-        found[f"f1.{name}"] = _ratio(2 * right, called + support)
+        found[f"precision.{name}"] = ratio(right, called)
+        found[f"recall.{name}"] = ratio(right, support)
+        found[f"specificity.{name}"] = ratio(others - called + right, others)
+        found[f"f1.{name}"] = ratio(2 * right, called + support)
     return found
+
+
+def counted(predictions: Predictions) -> dict[str, BoolArray]:
+    """Which answers [n] each figure that `weighted_figures` names looks at."""
+    truth, predicted = predictions.truth, predictions.predicted
+    known = truth != ANY_TUMOUR
+    answered = predicted != UNREADABLE
+    everything = np.ones(len(truth), bool)
+    masks = {
+        "accuracy": everything,
+        "balanced_accuracy": everything,
+        "mcc": known,
+        "ece": answered,
+        "brier": known & answered,
+        "sensitivity": truth != NO_TUMOUR,
+        "specificity": truth == NO_TUMOUR,
+    }
+    for name, chosen, _, _ in questions(predictions):
+        masks[f"auc.{name}"] = masks[f"average_precision.{name}"] = chosen
+    for index, name in enumerate(CLASS_NAMES):
+        masks[f"precision.{name}"] = known & (predicted == index)
+        masks[f"recall.{name}"] = truth == index
+        masks[f"specificity.{name}"] = known & (truth != index)
+        masks[f"f1.{name}"] = known & ((truth == index) | (predicted == index))
+    return masks
 
 
 def counts(predictions: Predictions) -> dict[str, int]:
     """The n of every figure that `weighted_figures` names."""
-    truth, predicted = predictions.truth, predictions.predicted
-    known = truth != ANY_TUMOUR
-    answered = predicted != UNREADABLE
-    n = {
-        "accuracy": len(truth),
-        "balanced_accuracy": len(truth),
-        "mcc": int(known.sum()),
-        "ece": int(answered.sum()),
-        "brier": int((known & answered).sum()),
-        "sensitivity": int((truth != NO_TUMOUR).sum()),
-        "specificity": int((truth == NO_TUMOUR).sum()),
-    }
-    for name, chosen, _, _ in questions(predictions):
-        n[f"auc.{name}"] = n[f"average_precision.{name}"] = int(chosen.sum())
-    for index, name in enumerate(CLASS_NAMES):
-        n[f"precision.{name}"] = int((known & (predicted == index)).sum())
-        n[f"recall.{name}"] = int((truth == index).sum())
-        n[f"specificity.{name}"] = int((known & (truth != index)).sum())
-        n[f"f1.{name}"] = int((known & ((truth == index) | (predicted == index))).sum())
-    return n
+    return {name: int(mask.sum()) for name, mask in counted(predictions).items()}
 
 
 def estimates(predictions: Predictions) -> dict[str, Estimate]:
-    """Every figure with its patient bootstrap interval."""
+    """Every figure with its patient bootstrap interval; exact where all resamples are equal, or else without."""
     if not len(predictions.truth):
         return {}
     value = weighted_figures(predictions, np.ones((1, len(predictions.truth))))
     spread = resampled(predictions, patient_draws(predictions.groups))
-    n = counts(predictions)
-    return {name: _estimate(value[name][0], spread[name], n[name]) for name in value}
+    masks = counted(predictions)
+    found = {name: _estimate(value[name][0], spread[name], int(masks[name].sum())) for name in value}
+    return {
+        name: _replaced(estimate, _exact(name, estimate.value, predictions, masks[name]))
+        for name, estimate in found.items()
+    }
+
+
+def _exact(name: str, value: float | None, predictions: Predictions, mask: BoolArray) -> tuple[float, float] | None:
+    """The interval of a figure that is 0 or 1 in every resample; None for a figure that is no function of a share."""
+    kind, _, of = name.partition(".")
+    if value is None or kind in ("mcc", "ece", "brier", "average_precision"):
+        return None
+    groups = predictions.groups
+    if kind == "auc":
+        # As many pairs of a positive and a negative patient as the fewer of both allow, each ordered rightly or not.
+        positive = next(positive for question, _, positive, _ in questions(predictions) if question == of)
+        return exact_interval(value, [min(_patients(groups[mask & side]) for side in (positive, ~positive))])
+    if kind == "balanced_accuracy":
+        return exact_interval(
+            value, [_patients(groups[predictions.truth == t]) for t in set(predictions.truth.tolist())]
+        )
+    interval = exact_interval(value, [_patients(groups[mask])])
+    if kind == "f1" and interval is not None:  # of the share right among those that are of the class or called it
+        return 2 * interval[0] / (1 + interval[0]), 2 * interval[1] / (1 + interval[1])
+    return interval
+
+
+def _patients(groups: npt.NDArray[np.str_]) -> int:
+    return len(set(groups.tolist()))
+
+
+def _replaced(estimate: Estimate, exact: tuple[float, float] | None) -> Estimate:
+    """The estimate with the exact interval, or with none, where its own has no width."""
+    if estimate.low is None or estimate.low != estimate.high:
+        return estimate
+    low, high = exact or (None, None)
+    return replace(estimate, low=low, high=high)
 
 
 def resampled(predictions: Predictions, draws: npt.NDArray[np.int64]) -> dict[str, FigureArray]:
@@ -145,10 +208,12 @@ def paired_differences(ours: Predictions, theirs: Predictions) -> dict[str, Esti
 
 
 def share_estimate(hits: BoolArray, groups: npt.NDArray[np.str_]) -> Estimate:
-    """The share of `hits` [n] with its patient bootstrap interval."""
+    """The share of `hits` [n] with its patient bootstrap interval, exact where it has no width."""
     draws = patient_draws(groups).astype(np.float64)
     value = np.float64(hits.mean() if len(hits) else np.nan)
-    return _estimate(value, _ratio(draws @ hits, draws.sum(axis=1)), len(hits))
+    estimate = _estimate(value, ratio(draws @ hits, draws.sum(axis=1)), len(hits))
+    exact = None if estimate.value is None else exact_interval(estimate.value, [_patients(groups)])
+    return _replaced(estimate, exact)
 
 
 def _estimate(value: np.floating[Any], spread: FigureArray, n: int) -> Estimate:
@@ -159,17 +224,13 @@ def _estimate(value: np.floating[Any], spread: FigureArray, n: int) -> Estimate:
     return Estimate(float(value), float(low), float(high), n)
 
 
-def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> FigureArray:
-    return np.asarray(np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0))
-
-
 def _matthews(confusion: npt.NDArray[Any]) -> FigureArray:
     """Matthews' coefficient of known kinds [draws, classes, classes + unreadable] (Gorodkin 2004)."""
     total, right = confusion.sum(axis=(1, 2)), np.trace(confusion, axis1=1, axis2=2)
     truths, calls = confusion.sum(axis=2), confusion.sum(axis=1)
     both = (truths * calls[:, : len(CLASS_NAMES)]).sum(axis=1)
     spread = (total**2 - (truths**2).sum(axis=1)) * (total**2 - (calls**2).sum(axis=1))
-    return _ratio(right * total - both, np.sqrt(np.maximum(spread, 0)))
+    return ratio(right * total - both, np.sqrt(np.maximum(spread, 0)))
 
 
 def _calibration(predictions: Predictions, weights: npt.NDArray[Any]) -> FigureArray:
@@ -178,14 +239,14 @@ def _calibration(predictions: Predictions, weights: npt.NDArray[Any]) -> FigureA
     bins = np.eye(BINS)[np.minimum((confidence * BINS).astype(int), BINS - 1)]
     used = weights[:, answered]
     gaps = np.abs((used * (confidence - right)) @ bins).sum(axis=1)
-    return _ratio(gaps, used.sum(axis=1))
+    return ratio(gaps, used.sum(axis=1))
 
 
 def _brier(predictions: Predictions, weights: npt.NDArray[Any]) -> FigureArray:
     known = (predictions.truth != ANY_TUMOUR) & (predictions.predicted != UNREADABLE)
     wanted = np.eye(len(CLASS_NAMES))[predictions.truth[known]]
     loss = ((predictions.probabilities[known] - wanted) ** 2).sum(axis=1)
-    return _ratio(weights[:, known] @ loss, weights[:, known].sum(axis=1))
+    return ratio(weights[:, known] @ loss, weights[:, known].sum(axis=1))
 
 
 def questions(predictions: Predictions) -> list[tuple[str, BoolArray, BoolArray, FigureArray]]:
@@ -218,7 +279,7 @@ def weighted_auc(score: FigureArray, positive: BoolArray, weights: npt.NDArray[A
         return np.full(len(weights), np.nan)
     hits, false = parts
     below = np.cumsum(false, axis=1) - false / 2
-    return _ratio((hits * below).sum(axis=1), hits.sum(axis=1) * false.sum(axis=1))
+    return ratio((hits * below).sum(axis=1), hits.sum(axis=1) * false.sum(axis=1))
 
 
 def weighted_precision(score: FigureArray, positive: BoolArray, weights: npt.NDArray[Any]) -> FigureArray:
@@ -228,5 +289,5 @@ def weighted_precision(score: FigureArray, positive: BoolArray, weights: npt.NDA
         return np.full(len(weights), np.nan)
     hits, false = (part[:, ::-1] for part in parts)
     found = np.cumsum(hits, axis=1)
-    precision = np.nan_to_num(_ratio(found, found + np.cumsum(false, axis=1)))
-    return _ratio((hits * precision).sum(axis=1), hits.sum(axis=1) * (false.sum(axis=1) > 0))
+    precision = np.nan_to_num(ratio(found, found + np.cumsum(false, axis=1)))
+    return ratio((hits * precision).sum(axis=1), hits.sum(axis=1) * (false.sum(axis=1) > 0))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
+from monai_train.evaluation.binomial import least_share
 from worker.pixels.arrays import FloatArray
 
 IntArray = npt.NDArray[np.int64]
@@ -22,6 +23,7 @@ FigureArray = npt.NDArray[np.float64]
 UNREADABLE = len(CLASS_NAMES)
 BOOTSTRAP_SAMPLES = 2000
 BINS = 15
+_EQUAL = 1e-12
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -47,7 +49,8 @@ def confusion_matrix(truth: IntArray, predicted: IntArray) -> IntArray:
     return np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size).astype(np.int64)
 
 
-def _share(part: npt.NDArray[Any], total: npt.NDArray[Any]) -> FigureArray:
+def ratio(part: npt.NDArray[Any], total: npt.NDArray[Any]) -> FigureArray:
+    """The quotient, NaN where the total is 0."""
     out = np.full(np.shape(total), np.nan)
     return np.asarray(np.divide(part, total, out=out, where=np.asarray(total) > 0))
 
@@ -57,7 +60,7 @@ def recalls(confusion: npt.NDArray[Any]) -> FigureArray:
     right = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
     right[..., ANY_TUMOUR] = confusion[..., ANY_TUMOUR, :NO_TUMOUR].sum(axis=-1)
     total = confusion.sum(axis=-1)
-    return _share(right, total)
+    return ratio(right, total)
 
 
 def balanced_accuracy(confusion: npt.NDArray[Any]) -> FigureArray:
@@ -70,13 +73,13 @@ def balanced_accuracy(confusion: npt.NDArray[Any]) -> FigureArray:
 def sensitivity(confusion: npt.NDArray[Any]) -> FigureArray:
     """The share of tumours of any kind that are called a tumour of any kind, [...]; NaN without one."""
     tumours = np.delete(confusion, NO_TUMOUR, axis=-2).sum(axis=-2)
-    return _share(tumours[..., :NO_TUMOUR].sum(axis=-1), tumours.sum(axis=-1))
+    return ratio(tumours[..., :NO_TUMOUR].sum(axis=-1), tumours.sum(axis=-1))
 
 
 def specificity(confusion: npt.NDArray[Any]) -> FigureArray:
     """The share of pictures without a tumour that are called so, [...]; NaN without one."""
     row = confusion[..., NO_TUMOUR, :]
-    return _share(row[..., NO_TUMOUR], row.sum(axis=-1))
+    return ratio(row[..., NO_TUMOUR], row.sum(axis=-1))
 
 
 def bootstrap_interval(
@@ -86,7 +89,10 @@ def bootstrap_interval(
     figure: Callable[[npt.NDArray[Any]], FigureArray],
     seed: int = 0,
 ) -> list[float] | None:
-    """95 % interval of a figure of the confusion matrix over 2,000 resamples of patients; None without patients."""
+    """95 % interval of a share of the confusion matrix over 2,000 resamples of patients.
+
+    Exact where all or none are right (`least_share`); None without patients, or where resamples agree otherwise.
+    """
     if not len(truth):
         return None
     names, index = np.unique(groups, return_inverse=True)
@@ -98,7 +104,24 @@ def bootstrap_interval(
     figures = figures[np.isfinite(figures)]
     if not len(figures):
         return None
-    return [float(bound) for bound in np.percentile(figures, (2.5, 97.5))]
+    if np.ptp(figures) > _EQUAL:
+        return [float(bound) for bound in np.percentile(figures, (2.5, 97.5))]
+    interval = exact_interval(float(figures[0]), _patients_of(by_patient, figure))
+    return None if interval is None else list(interval)
+
+
+def exact_interval(share: float, patients: Sequence[int]) -> tuple[float, float] | None:
+    """The interval of a share that all resamples agree in; None unless all or none of its `patients` are right."""
+    if share >= 1 - _EQUAL:
+        return least_share(patients), 1.0
+    return (0.0, 1 - least_share(patients)) if share <= _EQUAL else None
+
+
+def _patients_of(by_patient: npt.NDArray[Any], figure: Callable[[npt.NDArray[Any]], FigureArray]) -> list[int]:
+    """How many patients a figure of confusion matrices is a share of; of each truth where it is a mean over truths."""
+    if figure is balanced_accuracy:
+        return [int(n) for n in (by_patient.sum(axis=2) > 0).sum(axis=0) if n]
+    return [int(np.isfinite(figure(by_patient)).sum())]
 
 
 def confidences(predictions: Predictions) -> tuple[FigureArray, BoolArray]:
@@ -118,7 +141,7 @@ def reliability(predictions: Predictions) -> tuple[FigureArray, FigureArray, Int
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     n = np.bincount(bins, minlength=BINS)
     stated, share = (np.bincount(bins, one, BINS) for one in (confidence, right.astype(float)))
-    return _share(stated, n), _share(share, n), n
+    return ratio(stated, n), ratio(share, n), n
 
 
 def occurring(confusion: IntArray) -> tuple[list[int], list[int]]:

@@ -100,7 +100,7 @@ def reliability_chart(predictions: Predictions, error: Estimate) -> bytes:
     axes.plot(stated, share, "o", color=COLOURS[0], ms=5, label="share right")
     axes.set_ylabel("share of answers that are right")
     axes.set_ylim(-0.03, 1.03)
-    axes.set_title(f"calibration error {_text(error)}, n={error.n}", fontsize=9)
+    axes.set_title(f"calibration error {error.text()}, n={error.n}", fontsize=9)
     axes.legend(frameon=False, fontsize=8)
     below.bar((np.arange(BINS) + 0.5) / BINS, n, width=0.9 / BINS, color=COLOURS[0])
     below.set_ylabel("answers")
@@ -235,11 +235,7 @@ def _where(predictions: Predictions, chosen: npt.NDArray[np.bool_]) -> Predictio
 
 
 def _legend(name: str, one: Estimate) -> str:
-    return f"{title_of(name)}: {_text(one)}, n={one.n}"
-
-
-def _text(one: Estimate) -> str:
-    return "-" if one.value is None else f"{one.value:.3f} ({one.low:.3f}-{one.high:.3f})"
+    return f"{title_of(name)}: {one.text()}, n={one.n}"
 
 
 def _square(axes: Axes) -> None:

@@ -137,12 +137,9 @@ def _missed(figures: dict[str, Any]) -> str:
     return f"{share}<small>n={figures['n_tumour']}</small>"
 
 
-def _cell(key: str, one: Estimate) -> str:
-    if one.value is None or one.low is None or one.high is None:
-        return f"-<small>n={one.n}</small>"
-    if key.split(".")[0] in _PERCENT:
-        return f"{100 * one.value:.1f} %<small>{100 * one.low:.1f}-{100 * one.high:.1f}, n={one.n}</small>"
-    return f"{one.value:.3f}<small>{one.low:.3f}-{one.high:.3f}, n={one.n}</small>"
+def _cell(key: str, estimate: Estimate) -> str:
+    value, interval = estimate.texts(key.split(".")[0] in _PERCENT)
+    return f"{value}<small>{f'{interval}, ' if interval else ''}n={estimate.n}</small>"
 
 
 def _goals(report: Report) -> str:
@@ -278,10 +275,11 @@ def _mistakes(report: Report) -> str:
 
 
 METHOD = """<h2>How to read this</h2>
-<p>Intervals are 95 %, from 2,000 resamples of patients: slices of one patient stand or fall together. Figures look at
-forced answers; what the model would rather not say is counted as “not assessed”. A truth that only says “tumour” counts
-any tumour class as right; kinds are then not scored. Calibration error uses 15 bins of equal width; chance can only
-raise it, so its interval lies high. Where no patient is known, each different picture counts as one.</p>"""
+<p>Intervals are 95 %, from 2,000 resamples of patients: slices of one patient stand or fall together. Where all or none
+are right, the interval is exact (Clopper and Pearson) for that number of patients. Figures look at forced
+answers; what the model would rather not say is counted as “not assessed”. A truth that only says “tumour” counts any
+tumour class as right; kinds are then not scored. Calibration error uses 15 bins of equal width; chance can only raise
+it, so its interval lies high. Where no patient is known, each different picture counts as one.</p>"""
 
 
 def figure(png: bytes, caption: str) -> str:

@@ -112,7 +112,8 @@ Fitted on the validation patients with the int8 engine: temperature {described["
 assessed".
 
 ## Figures
-95 % intervals in brackets from 2,000 resamples of patients; n beside every figure. "Assessed only" leaves out what the
+95 % intervals in brackets from 2,000 resamples of patients, exact (Clopper and Pearson) for the number of patients
+where all or none are right; n beside every figure. "Assessed only" leaves out what the
 model would not answer; "tumours called no tumour" counts what it would have said outright.
 
 {figures_markdown(measured)}

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn import metrics as reference
 
 from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES
-from monai_train.evaluation.intervals import counts, estimates, paired_differences, patient_draws, weighted_figures
+from monai_train.evaluation.intervals import (
+    counts,
+    estimates,
+    paired_differences,
+    patient_draws,
+    share_estimate,
+    weighted_figures,
+)
 from monai_train.evaluation.metrics import Predictions, binary, figures
 
 
@@ -94,6 +102,62 @@ def test_of_tumours_alone_no_curve_is_summed_up() -> None:
     assert found["auc.tumour"].value is None
     assert found["average_precision.tumour"].value is None
     assert found["average_precision.glioma"].value is not None
+
+
+def perfect(patients: tuple[int, ...], slices: int = 3) -> Predictions:
+    """All right and sure: so many patients with each class, so many slices of each."""
+    labels = [label for label, n in enumerate(patients) for _ in range(n)]
+    truth = np.repeat(labels, slices)
+    groups = np.repeat([f"G{i}" for i in range(len(labels))], slices)
+    return Predictions(truth, np.eye(4, dtype=np.float32)[truth], groups, np.ones(len(truth), bool))
+
+
+def test_where_all_are_right_the_interval_is_that_of_as_many_patients() -> None:
+    found = estimates(perfect((9, 20, 5, 12)))
+    lower = {n: binomtest(n, n).proportion_ci(0.95, method="exact").low for n in (5, 9, 12, 34, 46)}
+    for name, n in (
+        ("accuracy", 46), ("sensitivity", 34), ("specificity", 12), ("recall.glioma", 9), ("precision.pituitary", 5),
+        ("specificity.notumor", 34), ("auc.tumour", 12), ("auc.glioma", 9),
+    ):  # fmt: skip
+        assert (found[name].low, found[name].high) == (pytest.approx(lower[n]), 1), name
+        assert found[name].value == 1
+    assert found["recall.glioma"].text(in_percent=True) == "100.0 % (66.4-100.0)"
+    assert lower[5] < found["balanced_accuracy"].low < lower[46]
+    assert found["f1.glioma"].low == pytest.approx(2 * lower[9] / (1 + lower[9]))
+
+
+def test_where_none_is_right_the_interval_reaches_up() -> None:
+    one = perfect((9, 9, 9, 9))
+    found = estimates(Predictions(one.truth, one.probabilities[:, [1, 2, 3, 0]], one.groups, one.assessed))
+    assert found["recall.glioma"].text(in_percent=True) == "0.0 % (0.0-33.6)"
+    assert found["balanced_accuracy"].low == 0
+    assert found["balanced_accuracy"].high == pytest.approx(1 - 0.025 ** (1 / 36))
+
+
+def test_a_figure_that_is_no_share_has_no_interval_where_resamples_agree() -> None:
+    found = estimates(perfect((9, 9, 9, 9)))
+    for name in ("mcc", "average_precision.tumour"):
+        assert (found[name].value, found[name].low, found[name].high) == (1, None, None), name
+        assert found[name].text() == "1.000"
+
+
+def test_patients_that_are_all_half_right_give_no_interval() -> None:
+    truth = np.array([0, 0] * 6)
+    probabilities = np.eye(4, dtype=np.float32)[np.array([0, 1] * 6)]
+    halves = Predictions(truth, probabilities, np.repeat(list("abcdef"), 2), np.ones(12, bool))
+    assert estimates(halves)["accuracy"].text(in_percent=True) == "50.0 %"
+    assert figures(halves)["balanced_accuracy_ci"] is None
+    assert share_estimate(truth == halves.predicted, halves.groups).low is None
+
+
+def test_shares_and_fixed_figures_are_exact_too() -> None:
+    one = perfect((9, 9, 9, 9))
+    low = 0.025 ** (1 / 9)
+    share = share_estimate(np.ones(9, bool), np.array(list("abcdefghi")))
+    assert (share.low, share.high) == (pytest.approx(low), 1)
+    assert binary(one)["specificity_ci"] == [pytest.approx(low), 1]
+    assert binary(one)["sensitivity_assessed_ci"] == [pytest.approx(0.025 ** (1 / 27)), 1]
+    assert figures(one)["balanced_accuracy_ci"] == [pytest.approx(estimates(one)["balanced_accuracy"].low), 1]
 
 
 def test_no_answers_no_estimates() -> None:

@@ -1,0 +1,39 @@
+"""The exact bound against SciPy's Clopper and Pearson, and against every other choice of probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from monai_train.evaluation.binomial import least_share
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 68, 2000])
+def test_of_one_share_it_is_clopper_and_pearsons(n: int) -> None:
+    interval = binomtest(n, n).proportion_ci(0.95, method="exact")
+    assert least_share([n]) == pytest.approx(interval.low)
+    assert 1 - least_share([n]) == pytest.approx(binomtest(0, n).proportion_ci(0.95, method="exact").high)
+
+
+def test_nine_of_nine_reach_66_percent() -> None:
+    assert round(100 * least_share([9])) == 66
+
+
+def test_equal_groups_are_as_sure_as_all_patients_together() -> None:
+    assert least_share([9, 9, 9]) == pytest.approx(least_share([27]))
+
+
+def test_many_patients_of_other_classes_do_not_make_few_sure() -> None:
+    assert least_share([9, 10_000]) == pytest.approx((least_share([9]) + 1) / 2, abs=1e-3)
+
+
+@given(patients=st.lists(st.integers(1, 60), min_size=1, max_size=5), seed=st.integers(0, 1000))
+def test_no_probabilities_of_a_lower_mean_explain_that_all_are_right(patients: list[int], seed: int) -> None:
+    bound = least_share(patients)
+    generator = np.random.default_rng(seed)
+    for probabilities in generator.random((200, len(patients))) ** generator.uniform(0.05, 2, (200, 1)):
+        if np.prod(probabilities ** np.array(patients)) >= 0.025:
+            assert probabilities.mean() >= bound - 1e-9
