@@ -20,7 +20,7 @@ from rich.table import Table
 
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import load_pictures, read_preprocessing
-from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES
+from monai_train.data.labels import CLASS_NAMES
 from monai_train.data.manifest import ManifestRow, data_sha256, deduplicate, read_manifest
 from monai_train.data.patients import SplitRole, split_roles
 from monai_train.evaluation.crossval_page import write_page
@@ -182,9 +182,9 @@ def out_of_fold_temperatures(logits: Sequence[FloatArray], labels: Sequence[Sequ
     fitted = []
     for fold in range(len(logits)):
         others = [k for k in range(len(logits)) if k != fold]
-        known = [(k, i) for k in others for i, label in enumerate(labels[k]) if label != ANY_TUMOUR]
-        given = np.stack([logits[k][i] for k, i in known])
-        fitted.append(fit_temperature(given, [labels[k][i] for k, i in known]))
+        fitted.append(
+            fit_temperature(np.concatenate([logits[k] for k in others]), [i for k in others for i in labels[k]])
+        )
     return fitted
 
 

@@ -16,10 +16,10 @@ from rich.progress import track
 
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import box_on, load_pictures, read_preprocessing
-from monai_train.data.labels import CLASS_NAMES
+from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
 from monai_train.data.manifest import ManifestRow, deduplicate, manifest_path, read_manifest
 from monai_train.data.patients import SplitRole, split_roles
-from monai_train.evaluation.metrics import BoolArray, Predictions, binary, figures, patient_predictions
+from monai_train.evaluation.metrics import BoolArray, IntArray, Predictions, binary, figures, patient_predictions
 from monai_train.networks.registry import Classifier, network_definition
 from monai_train.training.train import BEST, read_checkpoint
 from worker.errors import NotAssessable, StartError
@@ -256,9 +256,10 @@ def measure_run(run: Path, data: Path, rows: Sequence[ManifestRow], chosen: Sequ
 def examine_runs(
     runs: Sequence[Path], data: Path, rows: Sequence[ManifestRow], chosen: Sequence[int], flip: bool = False
 ) -> tuple[Measured, Evidence]:
-    """`measure_run` of one run or of several as an ensemble (the mean of their logits), and the evidence.
+    """The best checkpoint of a run by torch, or of several as an ensemble (the mean of their logits), and the evidence.
 
-    Features are those of the first run. Raises StartError when the runs kept other patients apart.
+    No abstention; a patient's answer is the mean over slices; the temperature is fitted on the validation part.
+    Features are those of the first run. Raises StartError when the runs kept different patients apart.
     """
     splits = [run_split(run) for run in runs]
     roles = splits[0].roles(rows)
@@ -309,11 +310,19 @@ def model_outputs(model: Classifier, pixels: torch.Tensor, flip: bool = False) -
 
 
 def fit_temperature(logits: FloatArray, labels: Sequence[int]) -> float:
-    """The temperature of least negative log likelihood on held-out logits [n, classes] (Guo et al. 2017)."""
+    """The temperature of least negative log likelihood on held-out logits [n, classes] (Guo et al. 2017).
+
+    The likelihood of a tumour of unknown kind is that of any tumour.
+    """
     candidates = np.geomspace(0.25, 8.0, 141)
-    index = np.arange(len(labels))
     losses = [
-        -np.log(np.maximum(slice_probabilities(logits, float(t))[index, list(labels)], 1e-12)).mean()
+        -np.log(np.maximum(_of_truth(slice_probabilities(logits, float(t)), np.array(labels)), 1e-12)).mean()
         for t in candidates
     ]
     return float(round(candidates[int(np.argmin(losses))], 4))
+
+
+def _of_truth(probabilities: FloatArray, truth: IntArray) -> FloatArray:
+    """The probability [n] that each picture's truth was given."""
+    of_class = probabilities[np.arange(len(truth)), np.minimum(truth, len(CLASS_NAMES) - 1)]
+    return np.where(truth == ANY_TUMOUR, 1 - probabilities[:, NO_TUMOUR], of_class)

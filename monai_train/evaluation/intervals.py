@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
+from monai_train.evaluation.binomial import exact_interval
 from monai_train.evaluation.metrics import (
     BINS,
     BOOTSTRAP_SAMPLES,
@@ -22,7 +23,7 @@ from monai_train.evaluation.metrics import (
     Predictions,
     balanced_accuracy,
     confidences,
-    exact_interval,
+    confusion_matrix,
     ratio,
     recalls,
     sensitivity,
@@ -153,20 +154,20 @@ def estimates(predictions: Predictions) -> dict[str, Estimate]:
 
 
 def _exact(name: str, value: float | None, predictions: Predictions, mask: BoolArray) -> tuple[float, float] | None:
-    """The interval of a figure that is 0 or 1 in every resample; None for a figure that is no function of a share."""
+    """The interval of a figure that all resamples agree in; None where it is no function of shares that are 0 or 1."""
     kind, _, of = name.partition(".")
     if value is None or kind in ("mcc", "ece", "brier", "average_precision"):
         return None
-    groups = predictions.groups
+    groups, truth = predictions.groups, predictions.truth
     if kind == "auc":
         # As many pairs of a positive and a negative patient as the fewer of both allow, each ordered rightly or not.
         positive = next(positive for question, _, positive, _ in questions(predictions) if question == of)
-        return exact_interval(value, [min(_patients(groups[mask & side]) for side in (positive, ~positive))])
+        return exact_interval([value], [min(_patients(groups[mask & side]) for side in (positive, ~positive))])
     if kind == "balanced_accuracy":
-        return exact_interval(
-            value, [_patients(groups[predictions.truth == t]) for t in set(predictions.truth.tolist())]
-        )
-    interval = exact_interval(value, [_patients(groups[mask])])
+        shares = recalls(confusion_matrix(truth, predictions.predicted))
+        present = np.flatnonzero(np.isfinite(shares))
+        return exact_interval(shares[present].tolist(), [_patients(groups[truth == label]) for label in present])
+    interval = exact_interval([value], [_patients(groups[mask])])
     if kind == "f1" and interval is not None:  # of the share right among those that are of the class or called it
         return 2 * interval[0] / (1 + interval[0]), 2 * interval[1] / (1 + interval[1])
     return interval
@@ -212,7 +213,7 @@ def share_estimate(hits: BoolArray, groups: npt.NDArray[np.str_]) -> Estimate:
     draws = patient_draws(groups).astype(np.float64)
     value = np.float64(hits.mean() if len(hits) else np.nan)
     estimate = _estimate(value, ratio(draws @ hits, draws.sum(axis=1)), len(hits))
-    exact = None if estimate.value is None else exact_interval(estimate.value, [_patients(groups)])
+    exact = None if estimate.value is None else exact_interval([estimate.value], [_patients(groups)])
     return _replaced(estimate, exact)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
-from monai_train.evaluation.binomial import least_share
+from monai_train.evaluation.binomial import exact_interval
 from worker.pixels.arrays import FloatArray
 
 IntArray = npt.NDArray[np.int64]
@@ -23,7 +23,6 @@ FigureArray = npt.NDArray[np.float64]
 UNREADABLE = len(CLASS_NAMES)
 BOOTSTRAP_SAMPLES = 2000
 BINS = 15
-_EQUAL = 1e-12
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -91,7 +90,7 @@ def bootstrap_interval(
 ) -> list[float] | None:
     """95 % interval of a share of the confusion matrix over 2,000 resamples of patients.
 
-    Exact where all or none are right (`least_share`); None without patients, or where resamples agree otherwise.
+    Where resampling leaves no width: exact if all or none are right, else None, as without patients.
     """
     if not len(truth):
         return None
@@ -104,24 +103,23 @@ def bootstrap_interval(
     figures = figures[np.isfinite(figures)]
     if not len(figures):
         return None
-    if np.ptp(figures) > _EQUAL:
-        return [float(bound) for bound in np.percentile(figures, (2.5, 97.5))]
-    interval = exact_interval(float(figures[0]), _patients_of(by_patient, figure))
-    return None if interval is None else list(interval)
+    low, high = np.percentile(figures, (2.5, 97.5))
+    if low < high:
+        return [float(low), float(high)]
+    exact = exact_interval(*_shares(by_patient, figure))
+    return None if exact is None else list(exact)
 
 
-def exact_interval(share: float, patients: Sequence[int]) -> tuple[float, float] | None:
-    """The interval of a share that all resamples agree in; None unless all or none of its `patients` are right."""
-    if share >= 1 - _EQUAL:
-        return least_share(patients), 1.0
-    return (0.0, 1 - least_share(patients)) if share <= _EQUAL else None
-
-
-def _patients_of(by_patient: npt.NDArray[Any], figure: Callable[[npt.NDArray[Any]], FigureArray]) -> list[int]:
-    """How many patients a figure of confusion matrices is a share of; of each truth where it is a mean over truths."""
-    if figure is balanced_accuracy:
-        return [int(n) for n in (by_patient.sum(axis=2) > 0).sum(axis=0) if n]
-    return [int(np.isfinite(figure(by_patient)).sum())]
+def _shares(
+    by_patient: npt.NDArray[Any], figure: Callable[[npt.NDArray[Any]], FigureArray]
+) -> tuple[list[float], list[int]]:
+    """The shares that a figure of confusion matrices is the mean of, and how many patients each of them is of."""
+    total = by_patient.sum(axis=0)
+    if figure is not balanced_accuracy:
+        return [float(figure(total))], [int(np.isfinite(figure(by_patient)).sum())]
+    patients = (by_patient.sum(axis=2) > 0).sum(axis=0)
+    present = patients > 0
+    return recalls(total)[present].tolist(), patients[present].tolist()
 
 
 def confidences(predictions: Predictions) -> tuple[FigureArray, BoolArray]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
 from rich.console import Console
+from typer.testing import CliRunner
 
 from monai_train.cli.app import app
 from monai_train.data.dataset import load_pictures, read_preprocessing
@@ -78,6 +80,25 @@ def test_labels_that_the_network_does_not_know_are_named(tiny_data: Path, tmp_pa
         writer.writerows(lines)
     with pytest.raises(StartError, match="label 'abscess' is none of glioma, meningioma, pituitary, notumor, tumor"):
         train(tmp_path, tmp_path / "run", TINY)
+
+
+def test_tumours_of_unknown_kind_are_evaluated_and_calibrated(tiny_data: Path, tiny_run: Path, tmp_path: Path) -> None:
+    """Data that only say `tumor`, all of them: it is no class of the network, and the temperature is fitted on some."""
+    copy = tmp_path / "data"
+    shutil.copytree(tiny_data, copy)
+    with (copy / "manifest.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    with (copy / "manifest.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, lines[0])
+        writer.writeheader()
+        writer.writerows({**line, "label": "notumor" if line["label"] == "notumor" else "tumor"} for line in lines)
+    file = tmp_path / "figures.json"
+    arguments = ["evaluate", "--run", str(tiny_run), "--data", str(copy), "--json", str(file)]
+    answer = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert answer.exit_code == 0
+    found = json.loads(file.read_text())
+    assert found["slice"]["per_class"]["tumor"]["support"] == sum(line["label"] != "notumor" for line in lines)
+    assert found["slice"]["ece"] < 0.5
 
 
 def test_bundle_of_other_classes_is_refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,18 +8,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from monai_train.evaluation.binomial import least_share
+from monai_train.evaluation.binomial import exact_interval, least_share
 
 
 @pytest.mark.parametrize("n", [1, 2, 9, 68, 2000])
 def test_of_one_share_it_is_clopper_and_pearsons(n: int) -> None:
     interval = binomtest(n, n).proportion_ci(0.95, method="exact")
-    assert least_share([n]) == pytest.approx(interval.low)
-    assert 1 - least_share([n]) == pytest.approx(binomtest(0, n).proportion_ci(0.95, method="exact").high)
+    assert exact_interval([1.0], [n]) == (pytest.approx(interval.low), 1)
+    assert exact_interval([0.0], [n]) == (0, pytest.approx(binomtest(0, n).proportion_ci(0.95, method="exact").high))
 
 
 def test_nine_of_nine_reach_66_percent() -> None:
     assert round(100 * least_share([9])) == 66
+
+
+def test_a_mean_of_shares_of_which_some_are_all_right_and_some_none() -> None:
+    """A network that always gives the first of four classes: balanced accuracy 25 %, in every resample."""
+    low, high = exact_interval([1.0, 0.0, 0.0, 0.0], [9, 7, 7, 7]) or (0, 0)
+    assert low == pytest.approx(least_share([9]) / 4)
+    assert high == pytest.approx((1 + 3 * (1 - least_share([21]))) / 4)
+
+
+def test_other_shares_have_no_exact_interval_here() -> None:
+    assert exact_interval([1.0, 0.5], [4, 4]) is None
+    assert exact_interval([], []) is None
 
 
 def test_equal_groups_are_as_sure_as_all_patients_together() -> None:

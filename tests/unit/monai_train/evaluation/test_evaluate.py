@@ -130,6 +130,14 @@ def test_temperature_undoes_a_known_scale() -> None:
     assert fit_temperature((logits * 3).astype(np.float32), labels) == pytest.approx(3, rel=0.1)
 
 
+def test_temperature_of_tumours_of_unknown_kind_is_that_of_tumour_or_none() -> None:
+    generator = np.random.default_rng(2)
+    logits = generator.normal(size=(4000, 4)).astype(np.float32) * 2
+    probabilities = slice_probabilities(logits, 1.0).astype(float)
+    labels = [3 if generator.random() < p[3] else ANY_TUMOUR for p in probabilities]
+    assert fit_temperature(logits * 3, labels) == pytest.approx(3, rel=0.15)
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_bundle(tmp_path_factory.mktemp("bundle"), thresholds={

@@ -134,6 +134,17 @@ def test_where_none_is_right_the_interval_reaches_up() -> None:
     assert found["balanced_accuracy"].high == pytest.approx(1 - 0.025 ** (1 / 36))
 
 
+def test_a_network_that_always_gives_one_class_has_an_interval() -> None:
+    one = perfect((9, 9, 9, 9))
+    always = Predictions(
+        one.truth, np.eye(4, dtype=np.float32)[np.zeros(len(one.truth), int)], one.groups, one.assessed
+    )
+    found = estimates(always)["balanced_accuracy"]
+    assert found.value == 0.25
+    assert found.low == pytest.approx(0.025 ** (1 / 9) / 4)
+    assert [found.low, found.high] == pytest.approx(figures(always)["balanced_accuracy_ci"])
+
+
 def test_a_figure_that_is_no_share_has_no_interval_where_resamples_agree() -> None:
     found = estimates(perfect((9, 9, 9, 9)))
     for name in ("mcc", "average_precision.tumour"):
