@@ -206,7 +206,9 @@ def test_a_corrected_label_travels_to_the_model_that_answers_next(
     month = f"{read_at:%Y-%m}"
     done = site.command("report", "--month", month)
     assert done.exit_code == 0, done.output
-    assert "What readers said" in (site.settings.worker.data_dir / f"reports/{month}.html").read_text()
+    assert (
+        "Reader's finding and model's result" in (site.settings.worker.data_dir / f"reports/{month}.html").read_text()
+    )
 
 
 def _read(browser: httpx.Client, uid: str, truth: str) -> None:

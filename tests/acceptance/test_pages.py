@@ -124,10 +124,10 @@ def test_search_filters_and_pages(web: Web) -> None:
         page.get_by_text("No series matches").wait_for()
 
 
-def test_slices_scroll_by_keyboard_and_the_map_lies_on_the_deciding_ones(web: Web) -> None:
+def test_slices_scroll_by_keyboard_and_the_map_lies_on_the_key_slices(web: Web) -> None:
     with _open(web, "desktop", "dark") as (page, _):
         page.goto(f"/series/{web.filled.mass}")
-        viewer, place = page.locator("#viewer"), page.locator("#place")
+        viewer, place = page.locator("#viewer"), page.locator("#position")
         count = int(viewer.get_attribute("data-count"))
         shown = page.locator("#viewer .slice")
         assert count == 24
@@ -141,8 +141,8 @@ def test_slices_scroll_by_keyboard_and_the_map_lies_on_the_deciding_ones(web: We
         page.keyboard.press("ArrowUp")
         assert place.inner_text() == f"2 / {count}"
         page.locator("#viewer .slice[src$='/1.png']").wait_for()
-        page.get_by_role("button", name="Next deciding slice").click()
-        assert page.locator("#decides").is_visible()
+        page.get_by_role("button", name="Next key slice").click()
+        assert page.locator("#key-slice").is_visible()
         page.locator("#window").fill("50")
         page.locator("#viewer .slice[src*='low=']").wait_for()
         assert shown.evaluate("image => image.naturalWidth") >= 240
@@ -152,13 +152,13 @@ def test_a_label_is_corrected_and_a_second_reader_is_told(web: Web) -> None:
     with _open(web, "desktop", "light") as (page, faults), _open(web, "phone", "dark") as (late, _):
         for one in (page, late):
             one.goto(f"/series/{web.filled.mass}")
-        page.get_by_label("This series shows").select_option("other")
+        page.get_by_label("Your finding").select_option("other")
         page.get_by_label("Slices that show it").fill("9-11")
         page.get_by_role("textbox", name="Comment").fill("dural tail")
         page.get_by_role("button", name="Save").click()
         page.locator("#reading-part .status.corrected").wait_for()
         assert "slices marked: 3" in page.locator("#reading-part").inner_text()
-        late.get_by_label("This series shows").select_option("glioma")
+        late.get_by_label("Your finding").select_option("glioma")
         late.get_by_role("textbox", name="Comment").fill("typed by another")
         late.get_by_role("button", name="Save").click()
         late.get_by_text("has read this series since you looked at it").wait_for()
@@ -174,7 +174,7 @@ def test_a_parked_job_is_retried_from_the_queue(web: Web) -> None:
     with _open(web, "desktop", "light") as (page, _):
         page.goto("/queue")
         page.get_by_role("button", name="Retry all parked").click()
-        page.get_by_text("1 will be tried again").wait_for()
+        page.get_by_text("1 will be retried").wait_for()
         assert page.locator(".status.parked").count() == 0
 
 

@@ -12,18 +12,29 @@ from worker.audit.events import RecordEvent, unrecorded
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.web import errors, guard
-from worker.web.api.documentation import documentation_routes
-from worker.web.api.fhir import fhir_routes
-from worker.web.api.readings import reading_routes
-from worker.web.api.reports import report_routes
-from worker.web.api.results import api_routes
+from worker.web.api.deliveries import deliveries_api
+from worker.web.api.destinations import destinations_api
+from worker.web.api.fhir import fhir_api
+from worker.web.api.jobs import jobs_api
+from worker.web.api.models import models_api
+from worker.web.api.readings import readings_api
+from worker.web.api.reports import reports_api
+from worker.web.api.series import series_api
 from worker.web.dependencies import Site
 from worker.web.dicomweb.routes import dicomweb_routes
 from worker.web.health import health_routes
 from worker.web.metrics import metrics_routes
 from worker.web.ohif import ohif_routes
-from worker.web.pages.images import image_routes
-from worker.web.pages.pages import page_routes
+from worker.web.pages.activity import activity_page
+from worker.web.pages.api_reference import api_reference_page
+from worker.web.pages.images import series_images
+from worker.web.pages.models import models_page
+from worker.web.pages.peers import peers_page
+from worker.web.pages.queue import queue_page
+from worker.web.pages.reading_form import reading_form
+from worker.web.pages.reports import reports_page
+from worker.web.pages.series import series_page
+from worker.web.pages.worklist import worklist_page
 from worker.web.sign_in import sign_in_routes
 from worker.web.templating import static_routes
 
@@ -47,13 +58,30 @@ def create_app(
     app.include_router(health_routes(settings, database, clock))
     app.include_router(metrics_routes(settings, database, clock))
     app.include_router(static_routes())
-    app.include_router(api_routes(site))
-    app.include_router(reading_routes(site))
-    app.include_router(fhir_routes(site))
-    app.include_router(report_routes(site))
-    app.include_router(page_routes(site))
-    app.include_router(image_routes(site))
+    for resource in (
+        series_api,
+        readings_api,
+        fhir_api,
+        jobs_api,
+        deliveries_api,
+        models_api,
+        destinations_api,
+        reports_api,
+    ):
+        app.include_router(resource(site))
+    for page in (
+        worklist_page,
+        series_page,
+        series_images,
+        reading_form,
+        queue_page,
+        peers_page,
+        models_page,
+        activity_page,
+        reports_page,
+    ):
+        app.include_router(page(site))
     app.include_router(dicomweb_routes(site))
     app.include_router(ohif_routes(settings.worker.data_dir))
-    app.include_router(documentation_routes())
+    app.include_router(api_reference_page())
     return app

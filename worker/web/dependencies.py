@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path as FilePath
 from typing import Annotated
 
-from fastapi import Depends, Path
+from fastapi import APIRouter, Depends, Path, Query
 from fastapi.security import HTTPBearer
 
 from worker.audit.events import RecordEvent
@@ -19,7 +19,8 @@ from worker.db.tables import TokenRole
 from worker.errors import StartError
 from worker.inference.bundle import verified_identity
 from worker.jobs.bundle_store import BundleStore
-from worker.web.filters import LARGEST_NUMBER, UID_PATTERN
+from worker.web.errors import DOCUMENTED
+from worker.web.filters import LARGEST_NUMBER, LARGEST_PAGE, UID_PATTERN
 from worker.web.guard import Caller, require
 
 API_PREFIX = "/api/v1"
@@ -30,8 +31,28 @@ Annotator = Annotated[Caller, Depends(require(TokenRole.ANNOTATE))]
 Operator = Annotated[Caller, Depends(require(TokenRole.OPERATE))]
 BEARER = [Depends(HTTPBearer(auto_error=False, description="worker tokens add"))]  # for the OpenAPI document
 
+NO_SUCH_SERIES = "no such series was received"
+NO_SUCH_REPORT = "there is no report of this month"
+
 RowNumber = Annotated[int, Path(ge=1, le=LARGEST_NUMBER)]
 SeriesUid = Annotated[str, Path(pattern=UID_PATTERN)]
+BundleHash = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
+BundleHashQuery = Annotated[str, Query(pattern="^[0-9a-f]{64}$")]
+Month = Annotated[str, Path(pattern=r"^[12]\d{3}-(0[1-9]|1[0-2])$")]
+Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE)]
+After = Annotated[int, Query(ge=0, le=LARGEST_NUMBER)]
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """The numbers of the jobs or deliveries that are retried."""
+
+    retried: tuple[int, ...]
+
+
+def api_router(tag: str) -> APIRouter:
+    """A router for resources below /api/v1 that the OpenAPI document lists under `tag`."""
+    return APIRouter(prefix=API_PREFIX, responses=DOCUMENTED, dependencies=BEARER, tags=[tag])
 
 
 @dataclass(frozen=True, slots=True)

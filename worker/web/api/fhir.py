@@ -10,8 +10,8 @@ from pydicom.errors import InvalidDicomError
 
 from worker.audit import events
 from worker.db.views.series_detail import find_report
-from worker.web.dependencies import API_PREFIX, BEARER, Reader, SeriesUid, Site
-from worker.web.errors import DOCUMENTED, NOT_FOUND
+from worker.web.dependencies import NO_SUCH_SERIES, Reader, SeriesUid, Site, api_router
+from worker.web.errors import NOT_FOUND
 
 _MEDIA_TYPE = "application/fhir+json"
 _BUNDLE: dict[str, Any] = {"description": "A Bundle", "content": {_MEDIA_TYPE: {"schema": {"type": "object"}}}}
@@ -23,13 +23,11 @@ class FhirResponse(Response):
     media_type = _MEDIA_TYPE
 
 
-def fhir_routes(site: Site) -> APIRouter:
+def fhir_api(site: Site) -> APIRouter:
     """The route; it needs a token that reads."""
-    routes = APIRouter(prefix=API_PREFIX, responses=DOCUMENTED | NOT_FOUND, dependencies=BEARER)
+    routes = api_router("series")
 
-    @routes.get(
-        "/series/{series_instance_uid}/fhir", tags=["series"], response_class=FhirResponse, responses={200: _BUNDLE}
-    )
+    @routes.get("/series/{series_instance_uid}/fhir", response_class=FhirResponse, responses=NOT_FOUND | {200: _BUNDLE})
     def show_as_fhir(series_instance_uid: SeriesUid, caller: Reader) -> Response:
         """The latest report as DiagnosticReport, Observations and Device. Like the report it holds the true patient."""
         from worker.reporting.fhir import report_as_bundle  # its models are loaded where they are needed
@@ -37,13 +35,13 @@ def fhir_routes(site: Site) -> APIRouter:
         with site.database.read() as session:
             report = find_report(session, series_instance_uid)
         if report is None:
-            raise HTTPException(404, "no such series was received")
+            raise HTTPException(404, NO_SUCH_SERIES)
         if report.path is None:
             raise HTTPException(404, "no model has answered this series: there is no report")
         try:
             bundle = report_as_bundle(dcmread(site.data_dir / report.path))
         except (OSError, InvalidDicomError, ValueError):
-            raise HTTPException(404, "the file of this report is not in the data folder, or is not one") from None
+            raise HTTPException(404, "the file of this report is missing from the data folder or unreadable") from None
         site.record(events.viewed(caller.name, caller.address, report.study_instance_uid))
         return FhirResponse(bundle)
 

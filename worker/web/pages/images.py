@@ -28,7 +28,7 @@ Ordinal = Annotated[int, PathParameter(ge=0, lt=LARGEST_SERIES)]
 Grey = Annotated[float, Query(ge=-4, le=5, allow_inf_nan=False)]
 
 
-def image_routes(site: Site) -> APIRouter:
+def series_images(site: Site) -> APIRouter:
     """PNG below /series/{uid}."""
     routes = APIRouter(include_in_schema=False, prefix="/series/{series_instance_uid}")
     data_dir = site.data_dir

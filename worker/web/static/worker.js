@@ -1,17 +1,17 @@
-// The slice viewer. Everything else on the page works without this file; lists are kept up to date by htmx.
+// The slice viewer. Everything else on the page works without this file; htmx keeps lists up to date.
 "use strict";
 
 function startViewer(viewer) {
   const find = (id) => document.getElementById(id);
   const [image, map] = [viewer.querySelector(".slice"), viewer.querySelector(".map")];
-  const [caption, decides, fault] = [find("place"), find("decides"), viewer.querySelector(".fault")];
+  const [position, keySlice, fault] = [find("position"), find("key-slice"), viewer.querySelector(".fault")];
   const numbers = (text) => new Set(text.split(" ").filter(Boolean).map(Number));
-  const [maps, deciding] = [numbers(viewer.dataset.maps), numbers(viewer.dataset.deciding)];
+  const [maps, keySlices] = [numbers(viewer.dataset.maps), numbers(viewer.dataset.keySlices)];
   const count = Number(viewer.dataset.count);
   const controls = { slice: find("slice"), level: find("level"), window: find("window"), opacity: find("opacity") };
-  const kept = new Map(); // addresses → loaded pictures, so that a slice is fetched once
+  const loaded = new Map(); // address → image, so that a slice is fetched once
   let shown = Number(viewer.dataset.shown);
-  let mapWanted = true;
+  let mapOn = true;
 
   function address(ordinal) {
     const [level, window] = [controls.level.value / 100, controls.window.value / 100];
@@ -21,17 +21,17 @@ function startViewer(viewer) {
   }
 
   function load(url) {
-    if (!kept.has(url)) {
+    if (!loaded.has(url)) {
       const picture = new Image();
       picture.src = url;
-      kept.set(url, picture);
-      if (kept.size > 400) kept.delete(kept.keys().next().value);
+      loaded.set(url, picture);
+      if (loaded.size > 400) loaded.delete(loaded.keys().next().value);
     }
-    return kept.get(url);
+    return loaded.get(url);
   }
 
-  // The map lies over the slice's pixels, not over the black beside them.
-  function place() {
+  // Fit the map to the slice's pixels; the viewer is black beside them.
+  function placeMap() {
     if (!image.naturalWidth) return;
     const scale = Math.min(viewer.clientWidth / image.naturalWidth, viewer.clientHeight / image.naturalHeight);
     const [width, height] = [image.naturalWidth * scale, image.naturalHeight * scale];
@@ -50,7 +50,7 @@ function startViewer(viewer) {
         fault.hidden = true;
         image.hidden = false;
         image.src = next.src;
-        place();
+        placeMap();
         for (const near of [ordinal + 1, ordinal - 1, ordinal + 2]) if (near >= 0 && near < count) load(address(near));
       },
       () => {
@@ -58,9 +58,9 @@ function startViewer(viewer) {
       },
     );
     image.alt = `Slice ${ordinal + 1} of ${count}`;
-    caption.textContent = `${ordinal + 1} / ${count}`;
-    decides.hidden = !deciding.has(ordinal);
-    map.hidden = !mapWanted || !maps.has(ordinal);
+    position.textContent = `${ordinal + 1} / ${count}`;
+    keySlice.hidden = !keySlices.has(ordinal);
+    map.hidden = !mapOn || !maps.has(ordinal);
     if (!map.hidden) {
       map.src = `${viewer.dataset.base}${ordinal}/activation.png`;
       map.style.opacity = controls.opacity.value / 100;
@@ -85,22 +85,22 @@ function startViewer(viewer) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key in steps) show(shown + steps[event.key]);
     else if (event.key === "m" || event.key === "M") {
-      mapWanted = !mapWanted;
+      mapOn = !mapOn;
       draw();
     }
     else return;
     event.preventDefault();
   });
-  let turned = 0;
+  let scrolled = 0;
   viewer.addEventListener(
     "wheel",
     (event) => {
       if (event.ctrlKey) return;
       event.preventDefault();
-      turned += event.deltaY;
-      if (Math.abs(turned) >= 30) {
-        show(shown + Math.sign(turned));
-        turned = 0;
+      scrolled += event.deltaY;
+      if (Math.abs(scrolled) >= 30) {
+        show(shown + Math.sign(scrolled));
+        scrolled = 0;
       }
     },
     { passive: false },
@@ -118,21 +118,21 @@ function startViewer(viewer) {
     viewer.addEventListener("pointerup", () => viewer.removeEventListener("pointermove", drag), { once: true });
   });
   controls.slice.addEventListener("input", () => show(controls.slice.value - 1));
-  for (const one of [controls.level, controls.window, controls.opacity]) one?.addEventListener("input", draw);
+  for (const control of [controls.level, controls.window, controls.opacity]) control?.addEventListener("input", draw);
   find("reset").addEventListener("click", () => {
     [controls.level.value, controls.window.value] = [50, 100];
     draw();
   });
   find("next")?.addEventListener("click", () => {
-    const order = [...deciding].sort((a, b) => a - b);
-    show(order.find((one) => one > shown) ?? order[0]);
+    const order = [...keySlices].sort((a, b) => a - b);
+    show(order.find((ordinal) => ordinal > shown) ?? order[0]);
   });
   document.querySelector("#chart svg")?.addEventListener("click", (event) => {
     const box = event.currentTarget.getBoundingClientRect();
     show(Math.floor(((event.clientX - box.left) / box.width) * count));
   });
-  new ResizeObserver(place).observe(viewer);
-  image.addEventListener("load", place);
+  new ResizeObserver(placeMap).observe(viewer);
+  image.addEventListener("load", placeMap);
   image.addEventListener("error", fail);
   draw();
 }

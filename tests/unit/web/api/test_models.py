@@ -63,7 +63,7 @@ def test_models_are_chosen_by_an_operator_alone(second: tuple[httpx.Client, Data
     assert (compared["n"], compared["agreement"], compared["first"]) == (0, None, "test-model 1.0")
     page = client.get(f"/models/compare?{both}", headers=read)
     assert page.status_code == 200
-    assert "On none of them" in page.text
+    assert "No input set was classified by both" in page.text
     assert client.get(f"{API}/models/compare?first={SECOND}&second={'12' * 32}", headers=read).status_code == 404
 
 

@@ -16,7 +16,7 @@ from worker.db import tokens
 from worker.db.engine import Database
 from worker.db.tables import TokenRole
 from worker.dicom.standard import derive_uid
-from worker.web.api.readings import _as_text, _from_text
+from worker.web.pages.reading_form import slices_as_text, slices_from_text
 
 CLASSIFIED, REFUSED, FAILED = (derive_uid("series", name) for name in "abc")
 
@@ -43,7 +43,7 @@ def annotator(guarded: tuple[httpx.Client, Database]) -> Iterator[httpx.Client]:
 def _form(page: str) -> dict[str, str]:
     """What the form of a page sends when nothing but a label is chosen: it proposes none of its own."""
     fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page[page.index("reading-part") :]))
-    [label] = re.findall(r'<option value="([^"]*)" selected>', page[page.index("This series shows") :])
+    [label] = re.findall(r'<option value="([^"]*)" selected>', page[page.index("Your finding") :])
     return {**fields, "label": label or "other", "slices": "", "comment": ""}
 
 
@@ -99,7 +99,7 @@ def test_of_two_readers_at_once_one_is_told_and_nothing_is_lost(client: httpx.Cl
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"label": "astrocytoma"}, "label: one of"),
+        ({"label": "astrocytoma"}, "label: must be one of"),
         ({"slices": [1]}, "slices: the result has 1"),
         ({"slices": [-1]}, "slices"),
         ({"result": 999}, "no such result"),
@@ -130,8 +130,8 @@ def test_a_series_that_is_not_there_is_not_read(client: httpx.Client) -> None:
 def test_a_token_that_reads_sees_what_was_said_and_has_no_form(guarded: tuple[httpx.Client, Database]) -> None:
     with _signed_in(*guarded, "ward", TokenRole.READ) as browser:
         page = browser.get(f"/series/{CLASSIFIED}").text
-        assert "What readers say" in page
-        assert "This series shows" not in page
+        assert "Reader's finding" in page
+        assert "Your finding" not in page
         assert browser.post(f"/series/{CLASSIFIED}/readings", data={"label": "glioma"}).status_code == 403
         assert browser.get(_path(CLASSIFIED)).status_code == 200
 
@@ -169,11 +169,11 @@ def test_a_slip_of_the_pen_in_the_form_is_told(annotator: httpx.Client) -> None:
     [("", [], ""), ("12-14, 18", [11, 12, 13, 17], "12-14, 18"), (" 3 ;1 - 2", [2, 0, 1], "3, 1-2")],
 )
 def test_slices_as_a_person_counts_them(typed: str, meant: list[int], written: str) -> None:
-    assert _from_text(typed) == meant
-    assert _as_text(meant) == written
+    assert slices_from_text(typed) == meant
+    assert slices_as_text(meant) == written
 
 
 @pytest.mark.parametrize("typed", ["0", "5-3", "a", "1-2-3", "1" * 9, "-1"])
 def test_what_is_no_slice_is_refused(typed: str) -> None:
     with pytest.raises(ValueError, match="write them as"):
-        _from_text(typed)
+        slices_from_text(typed)

@@ -34,7 +34,7 @@ def test_every_page_answers_and_says_research_use(client: httpx.Client, path: st
         ("a", "Incomplete: 2 of the 3 images came"),
         ("b", "modality CT"),
         ("c", "process-died"),
-        ("d", "No answer"),
+        ("d", "No result yet"),
     ],
 )
 def test_a_series_tells_its_answer_or_its_reason(client: httpx.Client, name: str, told: str) -> None:

@@ -1,0 +1,86 @@
+"""GET /api/v1/series and /results: every series that was received, or only those that a model answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, HTTPException, Query, Request
+
+from worker.audit import events
+from worker.db.views.search import Search, SeriesAnswer, find_page, find_series
+from worker.db.views.series_detail import SliceAnswer, latest_slices
+from worker.web.dependencies import NO_SUCH_SERIES, Reader, SeriesUid, Site, api_router
+from worker.web.errors import NOT_FOUND
+from worker.web.filters import PagedFilters
+from worker.web.guard import Caller
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesPage:
+    """Newest first; `older` and `newer` are the addresses of the next pages, null at an end."""
+
+    series: tuple[SeriesAnswer, ...]
+    older: str | None
+    newer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesWithSlices:
+    """One series, and the slices of its latest result in stack order."""
+
+    series: SeriesAnswer
+    slices: tuple[SliceAnswer, ...]
+
+
+def series_api(site: Site) -> APIRouter:
+    """The routes, for a token that reads."""
+    routes = api_router("series")
+
+    def find(request: Request, filters: PagedFilters, caller: Caller, answered: bool) -> SeriesPage:
+        site.record(events.queried(caller.name, caller.address, request.url.path, _filters_set(filters)))
+        with site.database.read() as session:
+            page = find_page(session, replace(filters.search(), answered=answered), filters.limit)
+        return SeriesPage(
+            series=page.answers,
+            older=_address(request, filters, older_than=str(page.older_than)) if page.older_than else None,
+            newer=_address(request, filters, newer_than=str(page.newer_than)) if page.newer_than else None,
+        )
+
+    @routes.get("/results")
+    def list_results(request: Request, filters: Annotated[PagedFilters, Query()], caller: Reader) -> SeriesPage:
+        """Series for which a model gave a result: classified or not assessed."""
+        return find(request, filters, caller, answered=True)
+
+    @routes.get("/series")
+    def list_series(request: Request, filters: Annotated[PagedFilters, Query()], caller: Reader) -> SeriesPage:
+        """Every series that was received, including refused, failed and pending ones, with the reason."""
+        return find(request, filters, caller, answered=False)
+
+    @routes.get("/results/{series_instance_uid}", responses=NOT_FOUND)
+    def show_result(series_instance_uid: SeriesUid, caller: Reader) -> SeriesWithSlices:
+        """One series with its slices."""
+        with site.database.read() as session:
+            matches = find_series(session, Search(series_instance_uid=series_instance_uid))
+            slices = latest_slices(session, series_instance_uid)
+        if not matches:
+            raise HTTPException(404, NO_SUCH_SERIES)
+        [series] = matches
+        site.record(events.viewed(caller.name, caller.address, series.study_instance_uid))
+        return SeriesWithSlices(series, tuple(slices))
+
+    routes.add_api_route("/series/{series_instance_uid}", show_result, responses=NOT_FOUND, operation_id="show_series")
+    return routes
+
+
+def _filters_set(filters: PagedFilters) -> dict[str, str]:
+    return {key: str(value) for key, value in filters.model_dump(exclude_unset=True).items() if value is not None}
+
+
+def _address(request: Request, filters: PagedFilters, **position: str) -> str:
+    """The address of another page with the same filters."""
+    chosen = filters.model_dump(
+        mode="json", exclude_unset=True, exclude={"older_than", "newer_than"}, exclude_none=True
+    )
+    return f"{request.url.path}?{urlencode(chosen | position)}"

@@ -1,0 +1,19 @@
+"""The frame of every page: navigation, and the count of what needs attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.responses import HTMLResponse
+
+from worker.db.views import activity
+from worker.web.dependencies import Site
+from worker.web.guard import Caller
+from worker.web.templating import render
+
+
+def render_page(site: Site, template: str, caller: Caller, **values: Any) -> HTMLResponse:
+    """A template within the frame; `attention` counts parked jobs and failed deliveries."""
+    with site.database.read() as session:
+        parked, failed = activity.parked_counts(session)
+    return HTMLResponse(render(template, caller, attention=parked + failed, **values))

@@ -1,0 +1,63 @@
+"""GET /queue: unfinished jobs and deliveries, and the buttons that retry them."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+
+from worker.audit import events
+from worker.db.deliveries import retry_failed_deliveries
+from worker.db.jobs import retry_parked_jobs
+from worker.db.views.queue import unfinished_deliveries, unfinished_jobs
+from worker.web.dependencies import Operator, Reader, RowNumber, Site
+from worker.web.guard import Caller
+from worker.web.pages.layout import render_page
+
+_QUEUE_LENGTH = 200
+
+
+def queue_page(site: Site) -> APIRouter:
+    """The page; its buttons need a token that operates."""
+    routes = APIRouter(include_in_schema=False)
+
+    @routes.get("/queue")
+    def queue(caller: Reader, tried: int | None = None) -> Response:
+        with site.database.read() as session:
+            jobs = unfinished_jobs(session, limit=_QUEUE_LENGTH)
+            deliveries = unfinished_deliveries(session, limit=_QUEUE_LENGTH)
+        return render_page(
+            site,
+            "queue.html",
+            caller,
+            jobs=jobs,
+            deliveries=deliveries,
+            tried=tried,
+            length=_QUEUE_LENGTH,
+            now=site.clock(),
+        )
+
+    def back_to_queue(request: Request, caller: Caller, retried: list[int]) -> Response:
+        site.record(events.operated(caller.name, caller.address, request.url.path))
+        return RedirectResponse(f"/queue?tried={len(retried)}", 303)
+
+    @routes.post("/queue/jobs/retry")
+    def retry_all_jobs(request: Request, caller: Operator) -> Response:
+        with site.database.write() as session:
+            return back_to_queue(request, caller, retry_parked_jobs(session, [], site.clock()))
+
+    @routes.post("/queue/jobs/{number}/retry")
+    def retry_job(request: Request, number: RowNumber, caller: Operator) -> Response:
+        with site.database.write() as session:
+            return back_to_queue(request, caller, retry_parked_jobs(session, [number], site.clock()))
+
+    @routes.post("/queue/deliveries/retry")
+    def retry_all_deliveries(request: Request, caller: Operator) -> Response:
+        with site.database.write() as session:
+            return back_to_queue(request, caller, retry_failed_deliveries(session, site.clock()))
+
+    @routes.post("/queue/deliveries/{number}/retry")
+    def retry_delivery(request: Request, number: RowNumber, caller: Operator) -> Response:
+        with site.database.write() as session:
+            return back_to_queue(request, caller, retry_failed_deliveries(session, site.clock(), [number]))
+
+    return routes

@@ -1,0 +1,73 @@
+"""GET /series/{uid}: one series with its images, result, readings, slices and deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, HTTPException, Response
+
+from worker.audit import events
+from worker.db.views.search import Search, find_series
+from worker.db.views.series_detail import SeriesDetail, find_series_detail
+from worker.web import charts, ohif
+from worker.web.dependencies import NO_SUCH_SERIES, Reader, SeriesUid, Site
+from worker.web.pages.layout import render_page
+from worker.web.pages.reading_form import empty_form
+from worker.web.templating import styles
+
+
+def series_page(site: Site) -> APIRouter:
+    """The page, for a token that reads; `pages.images` serves its images and `pages.reading_form` its form."""
+    routes = APIRouter(include_in_schema=False)
+
+    @routes.get("/series/{series_instance_uid}")
+    def series(series_instance_uid: SeriesUid, caller: Reader) -> Response:
+        with site.database.read() as session:
+            matches = find_series(session, Search(series_instance_uid=series_instance_uid))
+            detail = find_series_detail(session, series_instance_uid)
+            reading = empty_form(session, series_instance_uid, site.class_titles())
+        if not matches or detail is None:
+            raise HTTPException(404, NO_SUCH_SERIES)
+        [answer] = matches
+        site.record(events.viewed(caller.name, caller.address, answer.study_instance_uid))
+        bundle = site.bundle(answer.model_sha256)
+        names = list(bundle.titles) if bundle else list(answer.probabilities)
+        key_slices = _key_slices(detail)
+        return render_page(
+            site,
+            "series.html",
+            caller,
+            series=answer,
+            detail=detail,
+            reading=reading,
+            names=names,
+            titles=site.class_titles(),
+            styles=styles(names),
+            lines=_probability_lines(detail, names),
+            key_slices=key_slices,
+            shown=_first_shown(detail, key_slices, names, answer.label),
+            stored=any(slice_.file for slice_ in detail.slices),
+            ohif=ohif.is_installed(site.data_dir),
+            maps=[ordinal for ordinal, slice_ in enumerate(detail.slices) if slice_.activation is not None],
+        )
+
+    return routes
+
+
+def _key_slices(detail: SeriesDetail) -> list[int]:
+    return [ordinal for ordinal, slice_ in enumerate(detail.slices) if slice_.deciding]
+
+
+def _first_shown(detail: SeriesDetail, key_slices: Sequence[int], names: Sequence[str], label: str | None) -> int:
+    """The slice of the picture that was sent: the key slice most probable for the class; else the middle slice."""
+    if label not in names or not key_slices:
+        return len(detail.slices) // 2
+    return max(key_slices, key=lambda ordinal: detail.slices[ordinal].probabilities[names.index(label)])
+
+
+def _probability_lines(detail: SeriesDetail, names: Sequence[str]) -> list[charts.Line]:
+    """A line per class over the slices; none where no model read them."""
+    if not detail.slices or len(detail.slices[0].probabilities) != len(names):
+        return []
+    values = [[slice_.probabilities[index] for slice_ in detail.slices] for index in range(len(names))]
+    return charts.lines(names, list(styles(names).values()), values, 1.0)

@@ -1,0 +1,119 @@
+"""A reader's finding for a series, which the form and the API record alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import HTTPException
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from worker.audit import events
+from worker.db import readings
+from worker.db.engine import Session
+from worker.db.readings import (
+    LARGEST_COMMENT,
+    OTHER_LABELS,
+    NewReading,
+    Reading,
+    ReadMeanwhile,
+    ReadState,
+    SeriesToRead,
+    readings_of,
+    series_to_read,
+    slices_of_result,
+)
+from worker.web.dependencies import NO_SUCH_SERIES, Site
+from worker.web.filters import LARGEST_NUMBER, Text
+from worker.web.guard import Caller
+
+_LARGEST_SERIES = 4000
+_COMMENT_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"  # line breaks, but no other control characters
+Comment = Annotated[str, Field(max_length=LARGEST_COMMENT, pattern=_COMMENT_PATTERN), AfterValidator(str.strip)]
+SliceOrdinal = Annotated[int, Field(ge=0, lt=_LARGEST_SERIES)]
+
+
+class ReadingEntry(BaseModel):
+    """A reader's finding as it is entered. Take `after` and `result` from the list of readings that you looked at."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: Text = Field(description="One of the `labels` of the list.")
+    after: int = Field(ge=0, le=LARGEST_NUMBER, description="The latest reading that you saw; 0 for none.")
+    result: int | None = Field(
+        None, ge=1, le=LARGEST_NUMBER, description="The result that you looked at; none where there was none."
+    )
+    slices: list[SliceOrdinal] = Field(
+        [], max_length=_LARGEST_SERIES, description="Ordinals, from 0, of the slices that show the finding."
+    )
+    comment: Comment = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingAnswer:
+    """One reading. `state`: confirmed or corrected, of the `answer` of the `model` that the reader looked at."""
+
+    number: int
+    label: str
+    state: ReadState
+    comment: str
+    slices: tuple[int, ...]
+    reader: str
+    read_at: datetime
+    result: int | None
+    answer: str | None
+    model: str | None
+
+
+def record_reading(site: Site, series_instance_uid: str, entry: ReadingEntry, caller: Caller) -> ReadingAnswer:
+    """Store a reading and audit it. Raises HTTPException 404 and 422, and ReadMeanwhile."""
+    with site.database.write() as session:
+        series = series_to_read(session, series_instance_uid)
+        if series is None:
+            raise HTTPException(404, NO_SUCH_SERIES)
+        if entry.result is None and series.result_id is not None:
+            raise ReadMeanwhile(
+                "answered-meanwhile", "the series was answered since you looked at it; nothing was written"
+            )
+        _check(session, series, entry, site.class_titles())
+        slices = tuple(sorted({*entry.slices}))
+        new = NewReading(entry.label, caller.name, entry.comment, slices, entry.result, entry.after)
+        row = readings.add_reading(session, series.series_id, new, site.clock())
+        [added] = [reading for reading in readings_of(session, series.series_id) if reading.number == row.number]
+    site.record(events.annotated(caller.name, caller.address, series.study_instance_uid))
+    return reading_answer(added)
+
+
+def _check(session: Session, series: SeriesToRead, entry: ReadingEntry, titles: Mapping[str, str]) -> None:
+    """Raises HTTPException 422 for a finding that this series cannot have."""
+    labels = possible_labels(series, titles)
+    if entry.label not in labels:
+        raise HTTPException(422, f"label: must be one of {', '.join(labels)}")
+    number = slices_of_result(session, series.series_id, entry.result) if entry.result is not None else 0
+    if number is None:
+        raise HTTPException(422, "result: the series has no such result")
+    if entry.slices and max(entry.slices) >= number:
+        raise HTTPException(422, f"slices: the result has {number}")
+
+
+def possible_labels(series: SeriesToRead, titles: Mapping[str, str]) -> dict[str, str]:
+    """Labels and titles to choose from: classes of this host's models and of the answer, and the fixed other labels."""
+    return {name: titles.get(name, name) for name in [*titles, *series.classes]} | OTHER_LABELS
+
+
+def reading_answer(reading: Reading) -> ReadingAnswer:
+    """A stored reading as the API returns it."""
+    return ReadingAnswer(
+        number=reading.number,
+        label=reading.label,
+        state=reading.state,
+        comment=reading.comment,
+        slices=reading.slices,
+        reader=reading.reader,
+        read_at=reading.created_at,
+        result=reading.result_id,
+        answer=reading.answer,
+        model=reading.model,
+    )
