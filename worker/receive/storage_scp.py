@@ -170,14 +170,8 @@ class Receiver:
                 association_id=self._association_row(assoc),
             )
             self._keeper.keep(received)
-        except RefusedInstance as refused:
-            get_log().warning("instance refused", status=f"0x{refused.status:04X}", reason=refused.reason)
-            self.refusals.instance(refused.status, refused.reason)
-            return refused.status
-        except Exception as error:  # a handler's boundary: record and answer
-            get_log().error("instance not stored", **fault_fields(error))
-            self.refusals.instance(standard.PROCESSING_FAILURE, "not-stored")
-            return standard.PROCESSING_FAILURE
+        except Exception as fault:  # a handler's boundary: record and answer
+            return self.refusals.refuse(fault)
         return standard.SUCCESS
 
     def _on_commitment_request(self, event: Event) -> tuple[int, None]:

@@ -1,8 +1,9 @@
-"""What the receiver turned away, in numbers: instances by their status, associations by their reason.
+"""Refused instances (C-STORE and STOW-RS, by status and reason) and refused associations (by reason): log and count.
 
-Nothing of a refused instance is kept, so without a count only the log would know. A refusal touches memory alone, for a
-hostile peer can cause a thousand a second; a tick adds what there is to the database, where every host's are one sum.
-A receiver that is killed takes the counts of the last seconds with it.
+Nothing of a refused instance is stored, so without a count only the log would show it. A refusal touches memory only,
+because a hostile peer can cause a thousand a second; `write` adds the counts to the database, where those of all
+processes are summed: the receiver by a tick, STOW-RS at the end of a request. A process that is killed loses the counts
+since its last `write`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,22 @@ from worker.db.engine import Database, Session
 from worker.db.instances import add_refusals, refusal_counts
 from worker.db.tables import RefusalKind
 from worker.dicom import standard
+from worker.errors import RefusedInstance
+from worker.logs import fault_fields, get_log
 
-# (status, reason) of C-STORE and the reasons of associations, told as 0 before they happen: for Prometheus a number
-# that was not there before did not grow.
+_NOT_STORED = "not-stored"
+# Every (status, reason) of a refused instance and every reason of a refused association. GET /metrics shows them as 0
+# before they happen: Prometheus computes no increase from a counter's first value.
 INSTANCE_REFUSALS = (
-    (standard.PROCESSING_FAILURE, "not-stored"),
+    (standard.PROCESSING_FAILURE, _NOT_STORED),
     (standard.PROCESSING_FAILURE, "storage-fault"),
     (standard.SOP_CLASS_NOT_SUPPORTED, "sop-class"),
+    (standard.TRANSFER_SYNTAX_NOT_SUPPORTED, "transfer-syntax"),
     (standard.OUT_OF_RESOURCES, "no-space"),
     (standard.OUT_OF_RESOURCES, "dataset-too-large"),
     (standard.DATASET_MISMATCH, "invalid-uid"),
     (standard.DATASET_MISMATCH, "uid-mismatch"),
+    (standard.DATASET_MISMATCH, "other-study"),
     (standard.CANNOT_UNDERSTAND, "unreadable-dataset"),
 )
 # By source and diagnostic of an A-ASSOCIATE-RJ (PS3.8 Table 9-21).
@@ -36,27 +42,39 @@ _REJECTIONS = {
     (3, 1): "congestion",
     (3, 2): "too-many-associations",
 }
-_CONNECTIONS = ("network", "tls", "too-many-connections")  # closed before an association was asked for
+_CONNECTIONS = ("network", "tls", "too-many-connections")  # closed before an association was requested
 _OTHER = "other"
 ASSOCIATION_REFUSALS = (*_REJECTIONS.values(), *_CONNECTIONS, _OTHER)
 
 
 class Refusals:
-    """Counts refusals in memory until `write`; one caller of `write` at a time."""
+    """Counts refusals in memory until `write`, which one thread at a time may call."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
         self._counts: Counter[tuple[RefusalKind, str, str]] = Counter()
 
-    def instance(self, status: int, reason: str) -> None:
+    def refuse(self, fault: Exception) -> int:
+        """Log and count why an instance was not stored; the status to answer (PS3.4 B.2.3, PS3.18 Annex I).
+
+        A RefusedInstance names its status; any other exception is a failure of ours, 0x0110.
+        """
+        if isinstance(fault, RefusedInstance):
+            status, reason = fault.status, fault.reason
+            get_log().warning("instance refused", status=f"0x{status:04X}", reason=reason)
+        else:
+            status, reason = standard.PROCESSING_FAILURE, _NOT_STORED
+            get_log().error("instance not stored", **fault_fields(fault))
         self._add(RefusalKind.INSTANCE, f"0x{status:04X}", reason)
+        return status
 
     def connection(self, reason: str) -> None:
+        """Count a connection that was closed before an association was requested."""
         self._add(RefusalKind.ASSOCIATION, "", reason)
 
     def association(self, source: int | None, diagnostic: int | None) -> None:
-        """An A-ASSOCIATE-RJ."""
+        """Count an A-ASSOCIATE-RJ."""
         self._add(RefusalKind.ASSOCIATION, "", _REJECTIONS.get((source or 0, diagnostic or 0), _OTHER))
 
     def _add(self, kind: RefusalKind, status: str, reason: str) -> None:
@@ -64,7 +82,7 @@ class Refusals:
             self._counts[kind, status, reason] += 1
 
     def write(self) -> None:
-        """Add the counts to the database's; they stay here where that fails."""
+        """Add the counts to the database's; they stay here if that fails."""
         with self._lock:
             counts = dict(self._counts)
         if not counts:
@@ -76,12 +94,12 @@ class Refusals:
 
 
 def refused_instances(session: Session) -> dict[tuple[str, str], int]:
-    """By (status, reason), since the database was made; 0 for what has not happened."""
+    """Counts by (status, reason) since the database was created; 0 for what has not happened."""
     known = {(f"0x{status:04X}", reason): 0 for status, reason in INSTANCE_REFUSALS}
     return known | refusal_counts(session, RefusalKind.INSTANCE)
 
 
 def refused_associations(session: Session) -> dict[str, int]:
-    """By reason, as above."""
+    """Counts by reason, as above."""
     counts = refusal_counts(session, RefusalKind.ASSOCIATION)
     return dict.fromkeys(ASSOCIATION_REFUSALS, 0) | {reason: number for (_, reason), number in counts.items()}

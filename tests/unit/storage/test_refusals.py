@@ -20,6 +20,7 @@ from worker.config.settings import Settings, WorkerSection
 from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.dicom import standard
+from worker.errors import RefusedInstance
 from worker.service.schedule import start_receive_ticks, tick_now
 from worker.storage.refusals import INSTANCE_REFUSALS, Refusals, refused_associations, refused_instances
 
@@ -36,12 +37,12 @@ def told(database: Database) -> tuple[dict[tuple[str, str], int], dict[str, int]
 def test_counts_of_all_receivers_are_one_sum(database: Database) -> None:
     here, elsewhere = Refusals(database), Refusals(database)
     for _ in range(3):
-        here.instance(standard.OUT_OF_RESOURCES, "no-space")
+        assert here.refuse(RefusedInstance(standard.OUT_OF_RESOURCES, "no-space")) == standard.OUT_OF_RESOURCES
     here.write()
     here.write()  # nothing has come since
-    here.instance(standard.OUT_OF_RESOURCES, "no-space")
+    here.refuse(RefusedInstance(standard.OUT_OF_RESOURCES, "no-space"))
     here.association(3, 2)
-    elsewhere.instance(standard.OUT_OF_RESOURCES, "no-space")
+    elsewhere.refuse(RefusedInstance(standard.OUT_OF_RESOURCES, "no-space"))
     elsewhere.connection("network")
     elsewhere.association(2, 9)  # what no standard knows
     here.write()
@@ -71,15 +72,27 @@ def test_what_cannot_be_written_now_is_written_later(tmp_path: Path) -> None:
         database.close()
 
 
-def test_every_reason_that_a_receiver_gives_is_told_before_it_happens() -> None:
+def test_a_fault_of_ours_is_counted_and_answered_as_a_processing_failure(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusals = Refusals(database)
+    assert refusals.refuse(OSError("CANARY^NAME")) == standard.PROCESSING_FAILURE
+    refusals.write()
+    assert told(database) == ({("0x0110", "not-stored"): 1}, {})
+    log = "".join(capsys.readouterr())
+    assert "instance not stored" in log
+    assert "CANARY" not in log
+
+
+def test_every_reason_of_c_store_and_stow_is_a_metric_before_it_happens() -> None:
     raised = {
         (getattr(standard, status), reason)
-        for package in ("receive", "storage")
+        for package in ("receive", "storage", "web/dicomweb")
         for file in (PACKAGE / package).glob("*.py")
         for status, reason in re.findall(r'RefusedInstance\(standard\.(\w+), "([a-z-]+)"', file.read_text())
     }
     assert raised | {(standard.PROCESSING_FAILURE, "not-stored")} == set(INSTANCE_REFUSALS)
-    assert len(raised) >= 7
+    assert len(raised) >= 9
 
 
 def test_a_receiver_counts_what_it_turns_away(tmp_path: Path) -> None:
