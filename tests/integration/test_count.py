@@ -27,7 +27,7 @@ from worker.ops.doctor import _peer
 from worker.receive.peer_count import count_series
 from worker.receive.settle import settle_series
 from worker.receive.storage_scp import Receiver
-from worker.service.schedule import start_receive_ticks
+from worker.service.receive_ticks import start_receive_ticks
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 receive   the Storage SCP and the settling of series
 infer     classification, `inference_processes` of them; a codec that crashes takes down one of these only
 send      deliveries
-web       /health
+web       pages, REST, DICOMweb, /health, /metrics; the monthly report
 
 The supervisor restarts what dies. Its children hold a pipe to it and end with it, so a killed worker leaves nothing
 behind that would keep the port.
@@ -109,7 +109,8 @@ def _receive(settings: Settings, database: Database, clock: Clock, stop: threadi
     with without(*PYDICOM_COMPANIONS):  # this process never decodes pixels (ARCHITECTURE.md, invariant 5)
         from worker.query_retrieve.scp import Archive
         from worker.receive.storage_scp import Receiver, close_dead_associations
-    from worker.service.schedule import start_receive_ticks, tick_now
+    from worker.service.receive_ticks import start_receive_ticks
+    from worker.service.schedule import tick_now
     from worker.storage.keeper import remove_leftovers
 
     configure_model(settings, database, clock)
@@ -182,15 +183,20 @@ def _send(settings: Settings, database: Database, clock: Clock, stop: threading.
 def _web(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
     import uvicorn
 
+    from worker.service.schedule import tick_now
+    from worker.service.web_ticks import start_web_ticks
     from worker.web.app import create_app
 
     listener = _web_listener(settings.web.host, settings.web.port)
     server = uvicorn.Server(_web_config(settings, create_app(settings, database, record, clock)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
     thread.start()
+    ticks = start_web_ticks(settings, database, clock)
+    clock.when_set_back(partial(tick_now, ticks))
     with _ready(ProcessRole.WEB, settings, database, clock):
         stop.wait()
     server.should_exit = True
+    ticks.shutdown(wait=True)
     thread.join()
 
 

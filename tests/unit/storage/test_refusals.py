@@ -21,7 +21,8 @@ from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.dicom import standard
 from worker.errors import RefusedInstance
-from worker.service.schedule import start_receive_ticks, tick_now
+from worker.service.receive_ticks import start_receive_ticks
+from worker.service.schedule import tick_now
 from worker.storage.refusals import INSTANCE_REFUSALS, Refusals, refused_associations, refused_instances
 
 PACKAGE = Path(__file__).parents[3] / "worker"

@@ -11,8 +11,6 @@ import httpx
 import pytest
 
 from tests.testbed.instances import MODEL, classified, new_instance
-from tests.testbed.waiting import wait_until
-from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.jobs import claim_job, end_job
@@ -23,7 +21,6 @@ from worker.db.series import lock_open_series, queue_series
 from worker.db.tables import JobState
 from worker.errors import StartError
 from worker.results import SliceResult
-from worker.service.schedule import start_receive_ticks, tick_now
 from worker.web.monthly_report import (
     FEW,
     bounds,
@@ -143,15 +140,6 @@ def test_the_last_month_is_written_once_and_an_empty_one_never(database: Databas
     assert json.loads((page.with_suffix(".json")).read_text())["models"][0]["agreement"]["read"] == 1
     with pytest.raises(StartError, match="has not begun"):
         write_report(database, tmp_path, "2026-05", APRIL)
-
-
-def test_the_service_writes_it_by_itself(database: Database, tmp_path: Path) -> None:
-    _read(database, _answered(database, "a", MARCH, 0.5), "glioma", MARCH)
-    settings = Settings.model_validate({"worker": {"data_dir": tmp_path}})
-    ticks = start_receive_ticks(settings, database, lambda: APRIL)
-    tick_now(ticks)  # not in an hour
-    wait_until(lambda: written_months(tmp_path), "the report to be written", 60)
-    ticks.shutdown(wait=True)
 
 
 def test_reports_are_listed_and_shown(client: httpx.Client) -> None:
