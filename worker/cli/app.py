@@ -389,7 +389,8 @@ def _search(
     minimum_probability: float | None,
     limit: int | None,
 ) -> Search:
-    from worker.db.views.search import Search, Status
+    from worker.db.tables import SeriesStatus
+    from worker.db.views.search import Search
 
     return Search(
         patient_id=patient_id,
@@ -397,7 +398,7 @@ def _search(
         series_instance_uid=series,
         accession_number=accession,
         label=label,
-        status=Status(status) if status else None,
+        status=SeriesStatus(status) if status else None,
         since=_day(since),
         until=_day(until),
         minimum_probability=minimum_probability,

@@ -1,4 +1,4 @@
-"""Pseudonyms for what the database keeps of a patient, where [privacy] pseudonymise asks for them."""
+"""Pseudonyms of patient identifiers for the database, where [privacy] pseudonymise is set."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _LENGTH = 16  # an accession number's column, PS3.5 6.2, VR SH; 80 bits
 
 
 def pseudonym_of(privacy: PrivacySection) -> Callable[[str], str] | None:
-    """Identifier → pseudonym under the site's key; None where identifiers are kept as they are.
+    """Identifier → pseudonym under the site's key; None where identifiers are stored unchanged.
 
-    The same identifier has the same pseudonym, so that a search still finds it; an empty one stays empty. Who has not
-    the key can neither reverse a pseudonym nor try out identifiers.
+    The same identifier always has the same pseudonym, so that a search still finds it; an empty identifier stays empty.
+    Without the key a pseudonym cannot be reversed, nor can identifiers be tried.
     """
     if not privacy.pseudonymise:
         return None

@@ -1,4 +1,4 @@
-"""Rows of deliveries: claimed by destination, ended, confirmed by storage commitment, retried."""
+"""Rows of deliveries: claimed per destination, ended, confirmed by storage commitment, retried."""
 
 from __future__ import annotations
 
@@ -6,39 +6,28 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import (
-    ColumnElement,
-    and_,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from worker.db.tables import (
-    Commitment,
-    DeliveryRow,
-    DeliveryState,
-    ObjectRow,
-)
+from worker.db.engine import Database
+from worker.db.tables import Commitment, DeliveryRow, DeliveryState, ObjectRow
 from worker.dicom import standard
 from worker.logs import get_log
 
-if TYPE_CHECKING:  # a command that only looks things up starts without pydicom and numpy
+if TYPE_CHECKING:  # a command that only queries starts without pydicom and numpy
     from pydicom import Dataset
 
     from worker.dicom import commitment
-from worker.db.engine import Database
 
 
 def delivery_waits(session: Session, destination: str, now: datetime) -> bool:
-    """Whether there is something to claim, as `job_waits`."""
+    """Whether a delivery to the destination can be claimed, like `job_waits`."""
     waiting = select(DeliveryRow.id).where(DeliveryRow.destination == destination, or_(*_claimable_deliveries(now)))
     return session.scalar(waiting.limit(1)) is not None
 
 
 def _claimable_deliveries(now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """As `_claimable_jobs`."""
+    """Like `_claimable_jobs`."""
     return (
         and_(DeliveryRow.state == DeliveryState.SENDING, DeliveryRow.lease_until < now),
         and_(DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.not_before <= now),
@@ -48,7 +37,7 @@ def _claimable_deliveries(now: datetime) -> tuple[ColumnElement[bool], ColumnEle
 def claim_deliveries(
     session: Session, destination: str, owner: str, now: datetime, lease: timedelta, limit: int = 32
 ) -> list[tuple[DeliveryRow, ObjectRow]]:
-    """Up to `limit` deliveries that are due at a destination, leased to `owner`, oldest first."""
+    """Claim up to `limit` deliveries that are due at a destination, leased to `owner`, oldest first."""
     rows: list[DeliveryRow] = []
     for claimable in _claimable_deliveries(now):
         rows += session.scalars(
@@ -62,29 +51,27 @@ def claim_deliveries(
         row.state, row.lease_owner, row.lease_until = DeliveryState.SENDING, owner, now + lease
         row.attempts += 1
     session.flush()
-    objects = {
-        one.id: one
-        for one in session.scalars(select(ObjectRow).where(ObjectRow.id.in_({row.object_id for row in rows})))
-    }
+    of_rows = select(ObjectRow).where(ObjectRow.id.in_({row.object_id for row in rows}))
+    objects = {produced.id: produced for produced in session.scalars(of_rows)}
     return [(row, objects[row.object_id]) for row in rows]
 
 
 def end_delivery(session: Session, delivery_id: int, owner: str, values: dict[str, Any]) -> bool:
-    """Give a leased delivery its next state; False when the lease went to another."""
-    done = session.execute(
+    """Give a leased delivery its next state; False when another owner has the lease."""
+    ended = session.execute(
         update(DeliveryRow)
         .where(DeliveryRow.id == delivery_id, DeliveryRow.state == DeliveryState.SENDING)
         .where(DeliveryRow.lease_owner == owner)
         .values(lease_owner=None, lease_until=None, **values)
         .returning(DeliveryRow.id)
     )
-    return done.first() is not None
+    return ended.first() is not None
 
 
 def claim_commitments(
     session: Session, destination: str, transaction_uid: str, now: datetime, ask_again_at: datetime, limit: int = 256
 ) -> list[tuple[str, str]]:
-    """(SOP class, SOP instance) of delivered objects whose storage shall be committed to, now asked for so."""
+    """Mark delivered objects as requested for storage commitment; their (SOP class, SOP instance) UIDs."""
     due = or_(
         DeliveryRow.commitment == Commitment.DUE,
         and_(DeliveryRow.commitment == Commitment.REQUESTED, DeliveryRow.ask_again_at <= now),
@@ -101,14 +88,14 @@ def claim_commitments(
         row.commitment, row.transaction_uid = Commitment.REQUESTED, transaction_uid
         row.ask_again_at = ask_again_at
     session.flush()
-    wanted = select(ObjectRow).where(ObjectRow.id.in_([row.object_id for row in rows]))
-    classes = {one.sop_instance_uid: one.sop_class_uid for one in session.scalars(wanted)}
-    # A UID of its own was given to a Comprehensive SR, for a peer without Comprehensive 3D SR.
+    of_rows = select(ObjectRow).where(ObjectRow.id.in_([row.object_id for row in rows]))
+    classes = {produced.sop_instance_uid: produced.sop_class_uid for produced in session.scalars(of_rows)}
+    # A Comprehensive SR, for a peer without Comprehensive 3D SR, has a UID of its own.
     return [(classes.get(row.sent_as or "", standard.COMPREHENSIVE_SR), row.sent_as or "") for row in rows]
 
 
 def record_commitment_report(database: Database, information: Dataset, now: datetime) -> int:
-    """Apply the N-EVENT-REPORT of a peer; the status to answer."""
+    """Apply a peer's N-EVENT-REPORT; the status to answer."""
     from worker.dicom import commitment
 
     try:
@@ -122,7 +109,7 @@ def record_commitment_report(database: Database, information: Dataset, now: date
 
 
 def apply_commitment(session: Session, report: commitment.Report, now: datetime) -> tuple[int, int]:
-    """Record a peer's report: (confirmed, to be sent again). What the transaction did not ask for is passed over."""
+    """Record a peer's report: (confirmed, to be sent again). Objects that the transaction did not name are ignored."""
     rows = session.scalars(
         select(DeliveryRow)
         .where(DeliveryRow.transaction_uid == report.transaction_uid)
@@ -134,7 +121,7 @@ def apply_commitment(session: Session, report: commitment.Report, now: datetime)
         if row.sent_as in report.failed:
             row.state, row.not_before, row.commitment, row.ask_again_at = DeliveryState.PENDING, now, None, None
             row.reason = "commitment-failed"
-            row.detail = f"the peer does not have it any more (0x{report.failed[row.sent_as]:04X}); it is sent again"
+            row.detail = f"the peer no longer has the object (0x{report.failed[row.sent_as]:04X}); it is sent again"
             again += 1
         elif row.sent_as in report.committed:
             row.commitment, row.ask_again_at = Commitment.CONFIRMED, None
@@ -144,7 +131,7 @@ def apply_commitment(session: Session, report: commitment.Report, now: datetime)
 
 
 def retry_failed_deliveries(session: Session, now: datetime, delivery_ids: Sequence[int] = ()) -> list[int]:
-    """Failed deliveries back to pending, all of them when no id is given; a named one that waits is tried now."""
+    """Return failed deliveries to pending, all when no id is given; a pending delivery that is named is tried now."""
     chosen = DeliveryRow.state == DeliveryState.FAILED
     if delivery_ids:
         waits = DeliveryRow.state.in_([DeliveryState.FAILED, DeliveryState.PENDING])

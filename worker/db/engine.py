@@ -1,7 +1,7 @@
 """The database: connections and transactions.
 
 A writing transaction on SQLite begins with BEGIN IMMEDIATE, so it never fails midway because it could not get the write
-lock; on PostgreSQL the rows that two processes could want are locked one by one.
+lock; on PostgreSQL each row that two processes may claim is locked by itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ __all__ = ["Database", "DatabaseError", "IntegrityError", "Session", "client_add
 DatabaseError = SQLAlchemyError
 
 _LOCK_WAIT_SECONDS = 30.0
-# A host that is cut off must notice within half a minute, and so must the server, which keeps its locks so long.
+# A host that is cut off must notice within half a minute, and so must the server, which holds the host's locks until
+# it does.
 _CONNECTION = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 _CONNECTION |= {"tcp_user_timeout": 30_000}
 _SERVER_SIDE = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
@@ -33,12 +34,12 @@ _SERVER_SIDE |= {"tcp_user_timeout": 30_000, "idle_in_transaction_session_timeou
 
 
 class Database:
-    """A database: `read()` and `write()` give sessions; a `write()` commits at its end or rolls back whole."""
+    """The database: `read()` and `write()` give sessions; a `write()` commits at its end or rolls back entirely."""
 
     def __init__(self, url: str, pseudonym: Callable[[str], str] | None = None) -> None:
-        """Connects at the first use. Raises StartError for a URL that names no database we can speak to.
+        """Connect at first use. Raises StartError for a URL of a database that is not supported.
 
-        `pseudonym` stands in for a patient's identifiers, in what is written and in what is searched for.
+        `pseudonym` replaces a patient's identifiers, in rows that are written and in keys that are searched for.
         """
         self.pseudonym = pseudonym
         file = sqlite_path(url)
@@ -57,7 +58,7 @@ class Database:
 
     @property
     def is_shared(self) -> bool:
-        """True where several hosts may use it; SQLite is one host's."""
+        """Whether several hosts may use the database; an SQLite file belongs to a single host."""
         return self.engine.dialect.name != "sqlite"
 
     @contextmanager
@@ -66,7 +67,7 @@ class Database:
             yield session
 
     def begin(self) -> AbstractContextManager[Connection]:
-        """As `write`, without objects: half of what a short transaction takes is a session's."""
+        """Like `write`, but a Core connection: creating an ORM session costs half of a short transaction."""
         return self.engine.begin()
 
     @contextmanager
@@ -77,7 +78,7 @@ class Database:
 
     @contextmanager
     def read_exported(self) -> Iterator[tuple[Session, str]]:
-        """A session of PostgreSQL and the identifier of its snapshot: a program given it sees the same rows."""
+        """A session of PostgreSQL and the identifier of its snapshot, with which `pg_dump` sees the same rows."""
         with (
             self.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection,
             Session(connection) as session,
@@ -91,28 +92,28 @@ class Database:
         return answer
 
     def revision(self) -> str | None:
-        """The schema revision, None for an empty database. Raises StartError when it cannot be reached."""
+        """The schema revision, None for an empty database. Raises StartError when the database is unreachable."""
         try:
             with self._reader.connect() as connection:
                 if not inspect(connection).has_table("alembic_version"):
                     return None
-                found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-                return found
+                revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+                return revision
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
             first_line = str(cause).strip().splitlines()[0]
             raise StartError("database-unreachable", f"the database cannot be opened: {first_line}") from None
 
     def require_revision(self) -> None:
-        """Raises StartError unless the schema is exactly the one this worker knows."""
-        found = self.revision()
-        if found is not None and found > REVISION:
+        """Raises StartError unless the schema has exactly the revision of this worker."""
+        revision = self.revision()
+        if revision is not None and revision > REVISION:
             raise StartError(
                 "database-newer",
-                f"the database is at revision {found}, this worker knows up to {REVISION}: install a newer worker",
+                f"the database is at revision {revision}, this worker knows up to {REVISION}: install a newer worker",
             )
-        if found != REVISION:
-            raise StartError("database-older", f"the database is at {found or 'no revision'}: run `worker migrate`")
+        if revision != REVISION:
+            raise StartError("database-older", f"the database is at {revision or 'no revision'}: run `worker migrate`")
 
     def close(self) -> None:
         self.engine.dispose()
@@ -125,7 +126,7 @@ def client_address(url: str) -> tuple[str, str | None]:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves, see _begin_sqlite
+    connection.isolation_level = None  # _begin_sqlite issues BEGIN
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
@@ -140,5 +141,5 @@ def _prepare_postgresql(connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    reading = connection.get_execution_options().get("read_only", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    read_only = connection.get_execution_options().get("read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

@@ -33,7 +33,7 @@ from worker.db.tables import (
 
 @dataclass(frozen=True, slots=True)
 class NewInstance:
-    """What the receiver knows of an instance whose file is on disk; text already cut to the columns' lengths."""
+    """A received instance whose file is on disk; its texts are already cut to the columns' lengths."""
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -53,14 +53,14 @@ class NewInstance:
     association_id: int | None
 
 
-_SERIES, _INSTANCE = (SeriesRow.metadata.tables[one.__tablename__] for one in (SeriesRow, InstanceRow))
+_SERIES, _INSTANCE = (SeriesRow.metadata.tables[row.__tablename__] for row in (SeriesRow, InstanceRow))
 _OF_SERIES, _OF_INSTANCE = (
-    [one.name for one in fields(NewInstance) if one.name in table.c] for table in (_SERIES, _INSTANCE)
+    [field.name for field in fields(NewInstance) if field.name in table.c] for table in (_SERIES, _INSTANCE)
 )
 _INSTANCES_BY_UID = select(InstanceRow).where(InstanceRow.sop_instance_uid.in_(bindparam("uids", expanding=True)))
 _ANY_BY_UID = select(_INSTANCE.c.id).where(_INSTANCE.c.sop_instance_uid.in_(bindparam("uids", expanding=True)))
 _OF_UIDS = _SERIES.c.series_instance_uid.in_(bindparam("uids", expanding=True))
-_LOCKED_SERIES = select(_SERIES.c.id).where(_OF_UIDS).order_by(_SERIES.c.id).with_for_update()  # all in the same order
+_LOCKED_SERIES = select(_SERIES.c.id).where(_OF_UIDS).order_by(_SERIES.c.id).with_for_update()  # in a fixed order
 _ARRIVE_REFUSED = (
     update(_SERIES)
     .where(_SERIES.c.id.in_(_LOCKED_SERIES))
@@ -88,57 +88,58 @@ def open_associations(session: Session) -> Sequence[AssociationRow]:
 
 
 def add_instance(session: Session, new: NewInstance, now: datetime) -> InstanceRow:
-    """`add_instances` of one; its row."""
+    """Add a single instance; its row."""
     add_instances(session, [new], now)
     return session.scalars(select(InstanceRow).where(InstanceRow.sop_instance_uid == new.sop_instance_uid)).one()
 
 
 def add_instances(session: Session | Connection, new: Sequence[NewInstance], now: datetime) -> None:
-    """The rows of instances that have none, their series created or (when they had settled already) opened again.
+    """Add instances that have no row yet; create their series, or reopen those that had settled already.
 
-    Statements of Core, and as many for a hundred instances as for one: most of receiving's processor time was here.
+    Core statements, and as many for a hundred instances as for a single one: receiving spent most of its processor
+    time here.
     """
     connection = session.connection() if isinstance(session, Session) else session
-    wanted = {one.series_instance_uid: one for one in new}
-    ids = _arrive(connection, _ARRIVE, list(wanted), now)
-    if missing := [uid for uid in wanted if uid not in ids]:
+    by_series = {instance.series_instance_uid: instance for instance in new}
+    ids = _arrive(connection, _ARRIVE, list(by_series), now)
+    if missing := [uid for uid in by_series if uid not in ids]:
         refused = _arrive(connection, _ARRIVE_REFUSED, missing, now)
         answer_series(connection, list(refused.values()))
         ids |= refused
-    for uid, one in wanted.items():
+    for uid, instance in by_series.items():
         if uid not in ids:
-            values = {name: getattr(one, name) for name in _OF_SERIES}
-            made = connection.execute(_ADD_SERIES, values | {"created_at": now, "last_received_at": now})
-            ids[uid] = made.scalar_one()
+            values = {name: getattr(instance, name) for name in _OF_SERIES}
+            added = connection.execute(_ADD_SERIES, values | {"created_at": now, "last_received_at": now})
+            ids[uid] = added.scalar_one()
     connection.execute(
         _ADD_INSTANCE,
         [
-            {name: getattr(one, name) for name in _OF_INSTANCE}
-            | {"series_id": ids[one.series_instance_uid], "received_at": now}
-            for one in new
+            {name: getattr(instance, name) for name in _OF_INSTANCE}
+            | {"series_id": ids[instance.series_instance_uid], "received_at": now}
+            for instance in new
         ],
     )
 
 
 def _arrive(connection: Connection, statement: Update, uids: Sequence[str], now: datetime) -> dict[str, int]:
-    """The numbers of the series that are known, which are open now."""
-    found = connection.execute(statement, {"uids": uids, "now": now})
-    return {row.series_instance_uid: row.id for row in found}
+    """Open the known ones of these series; their row ids by Series Instance UID."""
+    rows = connection.execute(statement, {"uids": uids, "now": now})
+    return {row.series_instance_uid: row.id for row in rows}
 
 
 def stored_instances(session: Session, sop_instance_uids: Sequence[str]) -> dict[str, InstanceRow]:
-    """Rows by SOP Instance UID, of those that are stored."""
-    found: dict[str, InstanceRow] = {}
+    """Rows by SOP Instance UID, of the instances that are stored."""
+    stored: dict[str, InstanceRow] = {}
     for start in range(0, len(sop_instance_uids), 500):  # SQLite limits the number of bound values
-        part = sop_instance_uids[start : start + 500]
-        # Most often none is, and Core says so in a third of the time that objects would take.
-        if session.connection().execute(_ANY_BY_UID, {"uids": part}).first() is not None:
-            found |= {row.sop_instance_uid: row for row in session.scalars(_INSTANCES_BY_UID, {"uids": part})}
-    return found
+        uids = sop_instance_uids[start : start + 500]
+        # Usually none is stored, and Core finds that out in a third of the time that ORM objects take.
+        if session.connection().execute(_ANY_BY_UID, {"uids": uids}).first() is not None:
+            stored |= {row.sop_instance_uid: row for row in session.scalars(_INSTANCES_BY_UID, {"uids": uids})}
+    return stored
 
 
 def add_conflict(session: Session, stored: InstanceRow, new: NewInstance, path: str, now: datetime) -> None:
-    """Record other content of a stored instance, once for each content."""
+    """Record different content that came under a stored instance's UID, once per content."""
     same = (ConflictRow.instance_id == stored.id, ConflictRow.sha256 == new.sha256)
     if session.scalar(select(ConflictRow.id).where(*same)) is None:
         session.add(
@@ -162,13 +163,13 @@ def instances_of(session: Session, series_id: int, last_instance_id: int | None 
 
 
 def input_sha256(instances: Sequence[InstanceRow | NewInstance]) -> str:
-    """The identity of an input set, whatever the order its instances came in."""
-    lines = sorted(f"{one.sop_instance_uid} {one.sha256}" for one in instances)
+    """The identity of an input set, regardless of the order in which its instances came."""
+    lines = sorted(f"{instance.sop_instance_uid} {instance.sha256}" for instance in instances)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def restore_instance(session: Session, row: InstanceRow, now: datetime) -> None:
-    """The file of a removed instance came again: its series is open once more."""
+    """Record that the file of a removed instance came again, and reopen its series."""
     row.removed_at, row.received_at = None, now
     session.execute(
         update(SeriesRow)
@@ -179,19 +180,19 @@ def restore_instance(session: Session, row: InstanceRow, now: datetime) -> None:
 
 
 def kept_files(session: Session) -> list[tuple[str, str]]:
-    """(path below the data folder, SHA-256) of every file that a row names and retention has left."""
-    named: list[tuple[str, str]] = []
+    """(path below the data folder, SHA-256) of every file that a row names and that retention has not deleted."""
+    files: list[tuple[str, str]] = []
     for query in (
         select(InstanceRow.path, InstanceRow.sha256).where(InstanceRow.removed_at.is_(None)),
         select(ObjectRow.path, ObjectRow.sha256),
         select(ConflictRow.path, ConflictRow.sha256),
     ):
-        named += [(path, sha256) for path, sha256 in session.execute(query)]
-    return named
+        files += [(path, sha256) for path, sha256 in session.execute(query)]
+    return files
 
 
 def add_refusals(session: Session, counts: Mapping[tuple[RefusalKind, str, str], int]) -> None:
-    """Add numbers by (kind, status, reason) to those of every receiver."""
+    """Add counts by (kind, status, reason) to the totals of all receivers."""
     for kind, status, reason in sorted(counts):  # two receivers lock rows in the same order
         number = counts[kind, status, reason]
         same = (RefusalRow.kind == kind, RefusalRow.status == status, RefusalRow.reason == reason)
@@ -206,6 +207,6 @@ def add_refusals(session: Session, counts: Mapping[tuple[RefusalKind, str, str],
 
 
 def refusal_counts(session: Session, kind: RefusalKind) -> dict[tuple[str, str], int]:
-    """By (status, reason), since the database was made; an association's status is empty."""
+    """Refusals by (status, reason) since the database was created; an association's status is empty."""
     rows = session.scalars(select(RefusalRow).where(RefusalRow.kind == kind))
     return {(row.status, row.reason): row.number for row in rows}

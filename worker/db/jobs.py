@@ -4,40 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    and_,
-    func,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from worker.db.tables import (
-    DeliveryRow,
-    JobRow,
-    JobState,
-)
-
-if TYPE_CHECKING:  # a command that only looks things up starts without pydicom and numpy
-    pass
 from worker.db.series_status import answer_series
-from worker.db.tables import DETAIL_LENGTH
+from worker.db.tables import DETAIL_LENGTH, DeliveryRow, JobRow, JobState
 
 
 def job_waits(session: Session, model_ids: Collection[int], now: datetime) -> bool:
-    """Whether there is something to claim: who looks often asks this first, and takes no lock."""
+    """Whether a job can be claimed. Takes no lock, so frequent polls ask this first."""
     waiting = select(JobRow.id).where(JobRow.model_id.in_(model_ids), or_(*_claimable_jobs(JobRow, now))).limit(1)
     return session.scalar(waiting) is not None
 
 
 def _claimable_jobs(job: type[JobRow], now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """Those whose lease ran out, and those that are due.
+    """The conditions of jobs whose lease expired, and of jobs that are due.
 
-    Asked for apart they come from an index in their order; together the whole queue would be sorted for each claim.
+    Queried separately they come from an index in order; together the whole queue would be sorted for each claim.
     """
     return (
         and_(job.state == JobState.RUNNING, job.lease_until < now),
@@ -54,20 +39,20 @@ def claim_job(
     *,
     shadow: bool = False,
 ) -> JobRow | None:
-    """The oldest job of one of these models that may run now, leased to `owner`; `shadow` asks for those in shadow.
+    """Claim the oldest job of these models that may run now, leased to `owner`; `shadow` selects shadow jobs.
 
-    A job whose lease ran out counts as claimable.
+    A job whose lease expired may be claimed.
     """
     models = [model_id] if isinstance(model_id, int) else model_id
-    one = aliased(JobRow)
+    candidate = aliased(JobRow)
     oldest = [
-        select(one.id)
-        .where(one.model_id.in_(models), one.shadow == shadow, claimable)
-        .order_by(one.not_before, one.id)
+        select(candidate.id)
+        .where(candidate.model_id.in_(models), candidate.shadow == shadow, claimable)
+        .order_by(candidate.not_before, candidate.id)
         .limit(1)
         .with_for_update(skip_locked=True)
         .scalar_subquery()
-        for claimable in _claimable_jobs(one, now)
+        for claimable in _claimable_jobs(candidate, now)
     ]
     leased: dict[str, Any] = {"state": JobState.RUNNING, "lease_owner": owner, "lease_until": now + lease}
     return session.scalar(
@@ -80,9 +65,9 @@ def claim_job(
 
 
 def adopt_jobs(session: Session, lost: Collection[int], model_id: int, now: datetime) -> int:
-    """Hand the waiting jobs of models whose bundles are gone to one that is served; the number of them.
+    """Reassign the waiting jobs of models whose bundles are gone to a model that is served; their number.
 
-    Superseded are those in shadow, and where the series has a job of the other model for the same input already.
+    Superseded instead are shadow jobs, and jobs whose series already has a job of that model for the same input.
     """
     waiting = session.scalars(
         select(JobRow)
@@ -108,11 +93,11 @@ def adopt_jobs(session: Session, lost: Collection[int], model_id: int, now: date
 
 
 def extend_job_lease(session: Session, job_id: int, owner: str, until: datetime) -> bool:
-    """False when the job is no longer ours."""
-    done = session.execute(
+    """False when the job is no longer leased to `owner`."""
+    extended = session.execute(
         update(JobRow).where(JobRow.id == job_id, _leased_to(owner)).values(lease_until=until).returning(JobRow.id)
     )
-    return done.first() is not None
+    return extended.first() is not None
 
 
 def _leased_to(owner: str) -> Any:
@@ -130,7 +115,7 @@ def end_job(
     detail: str | None = None,
     not_before: datetime | None = None,
 ) -> bool:
-    """Give a leased job its next state; False (and nothing changes) when the lease went to another."""
+    """Give a leased job its next state; False (and nothing changes) when another owner has the lease."""
     values: dict[str, Any] = {
         "state": state,
         "reason": reason,
@@ -142,23 +127,23 @@ def end_job(
         values["not_before"] = not_before or now
     else:
         values["finished_at"] = now
-    done = session.execute(
+    ended = session.execute(
         update(JobRow).where(JobRow.id == job_id, _leased_to(owner)).values(**values).returning(JobRow.series_id)
     ).first()
-    if done is not None and state == JobState.PARKED:
-        answer_series(session, [done.series_id])
-    return done is not None
+    if ended is not None and state == JobState.PARKED:
+        answer_series(session, [ended.series_id])
+    return ended is not None
 
 
 def lease_owners(session: Session) -> set[str]:
-    """Who holds a job or a delivery just now."""
+    """The owners of all leases on jobs and deliveries."""
     jobs = session.scalars(select(JobRow.lease_owner).where(JobRow.lease_owner.is_not(None)).distinct())
     sends = session.scalars(select(DeliveryRow.lease_owner).where(DeliveryRow.lease_owner.is_not(None)).distinct())
     return {owner for owner in (*jobs, *sends) if owner}
 
 
 def release_leases_of(session: Session, owner: str, now: datetime) -> None:
-    """The owner is known to be dead: what it held may be claimed at once (its attempts stay counted)."""
+    """Expire the leases of an owner that is known to be dead; the attempts stay counted."""
     session.execute(update(JobRow).where(JobRow.lease_owner == owner).values(lease_until=now - timedelta(seconds=1)))
     session.execute(
         update(DeliveryRow).where(DeliveryRow.lease_owner == owner).values(lease_until=now - timedelta(seconds=1))
@@ -166,18 +151,18 @@ def release_leases_of(session: Session, owner: str, now: datetime) -> None:
 
 
 def record_death(session: Session, owner: str, reason: str, detail: str) -> int:
-    """Why the process that held them died, on its running jobs; the number of them."""
-    noted = update(JobRow).where(_leased_to(owner)).values(reason=reason, detail=detail).returning(JobRow.id)
-    return len(session.scalars(noted).all())
+    """Record on the running jobs of a process why it died; the number of jobs."""
+    recorded = update(JobRow).where(_leased_to(owner)).values(reason=reason, detail=detail).returning(JobRow.id)
+    return len(session.scalars(recorded).all())
 
 
 def retry_parked_jobs(session: Session, job_ids: Sequence[int], now: datetime) -> list[int]:
-    """Parked jobs back to pending with their attempts forgotten; all of them when no id is given."""
+    """Return parked jobs to pending and reset their attempts; all parked jobs when no id is given. Their ids."""
     query = update(JobRow).where(JobRow.state == JobState.PARKED)
     if job_ids:
         query = query.where(JobRow.id.in_(job_ids))
     fresh: dict[str, Any] = {"state": JobState.PENDING, "attempts": 0, "not_before": now, "reason": None}
     fresh |= {"detail": None, "finished_at": None}
-    tried = session.execute(query.values(**fresh).returning(JobRow.id, JobRow.series_id)).all()
-    answer_series(session, [one.series_id for one in tried])
-    return [one.id for one in tried]
+    jobs = session.execute(query.values(**fresh).returning(JobRow.id, JobRow.series_id)).all()
+    answer_series(session, [job.series_id for job in jobs])
+    return [job.id for job in jobs]

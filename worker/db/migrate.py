@@ -1,4 +1,4 @@
-"""The schema's revisions, applied. Apart from `database`, because Alembic is needed only here."""
+"""Apply the schema's revisions. Apart from `engine`, because only this needs Alembic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def migrations_folder() -> Path:
     for folder in (package / "migrations", package.parent / "migrations"):
         if (folder / "env.py").is_file():
             return folder
-    raise StartError("migrations-missing", "the installation has no migrations folder: install the worker again")
+    raise StartError("migrations-missing", "the installation has no migrations folder: reinstall the worker")
 
 
 def alembic_config(connection: Connection) -> Config:
@@ -34,28 +34,28 @@ def alembic_config(connection: Connection) -> Config:
 
 @contextmanager
 def revising(database: Database) -> Iterator[Connection]:
-    """A transaction in which tables may be made anew.
+    """A transaction in which tables may be recreated.
 
-    SQLite alters a table by copying it, and dropping the old one would fail for the rows that refer to it: so foreign
-    keys are looked at once, before the commit (sqlite.org/lang_altertable.html). Raises StartError where one is broken.
+    SQLite alters a table by copying it, and rows that refer to the old table would prevent dropping it: so foreign
+    keys are checked once, before the commit (sqlite.org/lang_altertable.html). Raises StartError for a broken key.
     """
     sqlite = database.engine.dialect.name == "sqlite"
     with database.engine.connect() as connection:
-        plain = connection.connection.dbapi_connection
-        if sqlite and plain is not None:
-            plain.cursor().execute("PRAGMA foreign_keys=OFF")  # has no effect inside a transaction
+        raw = connection.connection.dbapi_connection
+        if sqlite and raw is not None:
+            raw.cursor().execute("PRAGMA foreign_keys=OFF")  # has no effect inside a transaction
         try:
             with connection.begin():
                 yield connection
                 if sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
-                    raise StartError("database-damaged", "a row of the database refers to one that does not exist")
+                    raise StartError("database-damaged", "a row of the database refers to a row that does not exist")
         finally:
-            if sqlite and plain is not None:
-                plain.cursor().execute("PRAGMA foreign_keys=ON")
+            if sqlite and raw is not None:
+                raw.cursor().execute("PRAGMA foreign_keys=ON")
 
 
 def migrate(database: Database) -> tuple[str | None, str]:
-    """Bring the schema to REVISION; (revision before, revision after).
+    """Bring the schema to REVISION and return (revision before, revision after).
 
     Raises StartError when the database is newer than this worker.
     """
@@ -64,7 +64,7 @@ def migrate(database: Database) -> tuple[str | None, str]:
         database.require_revision()
     if before != REVISION:
         with revising(database) as connection:
-            # Two hosts that start at once: the second waits here, then finds nothing left to do.
+            # Of two hosts that start at once the second waits here, then has nothing left to do.
             if connection.dialect.name == "postgresql":
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7230411112)")
             command.upgrade(alembic_config(connection), "head")

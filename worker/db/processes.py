@@ -1,4 +1,4 @@
-"""Rows of processes: each records that it lives, so that any host can show what runs on all of them.
+"""Rows of processes: each process records that it lives, so that every host can show what runs on all hosts.
 
 A process is lost when it has been silent for a lease, or when it ran on this host and has ended; others take its jobs.
 """
@@ -21,7 +21,7 @@ FORGOTTEN_AFTER = timedelta(days=1)  # how long a vanished host stays listed as 
 
 @dataclass(frozen=True, slots=True)
 class ProcessStatus:
-    """A process that has told of itself; `lost` when it is silent now."""
+    """A process that has recorded itself; `lost` when it is silent now."""
 
     role: str
     name: str
@@ -33,7 +33,7 @@ class ProcessStatus:
 
 
 def list_processes(session: Session, now: datetime, lease: timedelta) -> list[ProcessStatus]:
-    """Every process that was seen within a day, by role and name, without those of this host that have ended."""
+    """All processes that were seen within a day, by role and name, except processes of this host that have ended."""
     here = socket.gethostname()
     rows = session.scalars(
         select(ProcessRow).where(ProcessRow.seen_at > now - FORGOTTEN_AFTER).order_by(ProcessRow.role, ProcessRow.name)
@@ -48,7 +48,7 @@ def list_processes(session: Session, now: datetime, lease: timedelta) -> list[Pr
 
 
 def beat(session: Session, name: str, role: ProcessRole, started: datetime, now: datetime) -> None:
-    """Record that a process lives; at its first beat the rows of what ended before it are removed."""
+    """Record that a process lives; its first beat removes the rows of processes that ended before it."""
     known = session.execute(
         update(ProcessRow)
         .where(ProcessRow.name == name, ProcessRow.started_at == started)

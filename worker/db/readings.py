@@ -1,4 +1,4 @@
-"""The queries of readings: what people say that series show, and what of it training and the monthly report need."""
+"""Rows of readings: the readers' findings on series, and what training and the monthly report use of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.db.tables import InstanceRow, ModelRow, ReadingRow, ResultRow, Serie
 from worker.errors import WorkerError
 
 NOT_ASSESSABLE = "not-assessable"
-# What a reader may say beside the classes of the models. `tumor` is monai_train's word for one of unknown kind.
+# A reader's labels besides the classes of the models. `tumor` is monai_train's word for a tumour of unknown kind.
 OTHER_LABELS = {
     "tumor": "Tumour, kind not known",
     "other": "Something else (say what in the comment)",
@@ -24,30 +24,30 @@ LARGEST_COMMENT = 1000
 
 
 class ReadMeanwhile(WorkerError):
-    """Somebody else has read the series since the reader looked at it; nothing was written."""
+    """Another reader has read the series meanwhile; nothing was written."""
 
 
 class ReadState(StrEnum):
-    """What readers made of a series' present answer."""
+    """Whether readers agree with the present answer of a series."""
 
     UNREAD = "unread"
     CONFIRMED = "confirmed"
     CORRECTED = "corrected"
 
 
-def read_state(said: str | None, answered: str | None) -> ReadState:
-    """`said` by the latest reading, None without one; `answered` by the model, None where it gave no class."""
-    if said is None:
+def read_state(reader_label: str | None, label: str | None) -> ReadState:
+    """`reader_label` of the latest reading, None without a reading; `label` of the model, None without a class."""
+    if reader_label is None:
         return ReadState.UNREAD
-    same = said == answered or (answered is None and said == NOT_ASSESSABLE)
+    same = reader_label == label or (label is None and reader_label == NOT_ASSESSABLE)
     return ReadState.CONFIRMED if same else ReadState.CORRECTED
 
 
 @dataclass(frozen=True, slots=True)
 class NewReading:
-    """What a reader says. `after` is the number of the reading that they saw as the latest, 0 for none.
+    """A reader's finding. `after` is the number of the latest reading that the reader saw, 0 for none.
 
-    `slices` are ordinals in the result `result_id`, () where the reader marked none.
+    `slices` are ordinals in the result `result_id`, () where the reader marked no slice.
     """
 
     label: str
@@ -59,14 +59,14 @@ class NewReading:
 
 
 def add_reading(session: Session, series_id: int, new: NewReading, now: datetime) -> ReadingRow:
-    """The series' next reading. Raises ReadMeanwhile where `after` is not the latest: the series row is the lock."""
+    """Add a series' next reading, under a lock on the series. Raises ReadMeanwhile if `after` is not the latest."""
     session.scalar(select(SeriesRow.id).where(SeriesRow.id == series_id).with_for_update())
     latest = session.scalar(
         select(ReadingRow).where(ReadingRow.series_id == series_id).order_by(ReadingRow.number.desc()).limit(1)
     )
     if new.after != (latest.number if latest else 0):
-        who = f"{latest.reader} has read this series" if latest else "there is no such reading"
-        raise ReadMeanwhile("read-meanwhile", f"{who} since you looked at it; nothing was written")
+        fault = f"{latest.reader} has read this series" if latest else "there is no such reading"
+        raise ReadMeanwhile("read-meanwhile", f"{fault} since you looked at it; nothing was written")
     row = ReadingRow(
         series_id=series_id,
         number=new.after + 1,
@@ -84,7 +84,7 @@ def add_reading(session: Session, series_id: int, new: NewReading, now: datetime
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One reading and the answer that it was about; `answer` None where that was "not assessed" or there was none."""
+    """A reading and the answer that the reader saw; `answer` is None where that was "not assessed" or absent."""
 
     number: int
     label: str
@@ -98,12 +98,12 @@ class Reading:
 
     @property
     def state(self) -> ReadState:
-        """Whether the reader agreed with the answer that they saw."""
+        """Whether the reader agreed with that answer."""
         return read_state(self.label, self.answer)
 
 
 def readings_of(session: Session, series_id: int) -> list[Reading]:
-    """Every reading of a series, the latest first."""
+    """Every reading of a series, latest first."""
     rows = session.execute(
         select(ReadingRow, ResultRow.label, ModelRow.name, ModelRow.version)
         .outerjoin(ResultRow, ResultRow.id == ReadingRow.result_id)
@@ -113,23 +113,23 @@ def readings_of(session: Session, series_id: int) -> list[Reading]:
     )
     return [
         Reading(
-            number=one.number,
-            label=one.label,
-            comment=one.comment,
-            slices=tuple(one.slices),
-            reader=one.reader,
-            created_at=one.created_at,
-            result_id=one.result_id,
+            number=row.number,
+            label=row.label,
+            comment=row.comment,
+            slices=tuple(row.slices),
+            reader=row.reader,
+            created_at=row.created_at,
+            result_id=row.result_id,
             answer=answer,
             model=f"{name} {version}" if name else None,
         )
-        for one, answer, name, version in rows
+        for row, answer, name, version in rows
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesToRead:
-    """The answer that searches see of a series: its result's id, its classes and how many slices it has."""
+    """A series that a reader may read: its answer's result id, the model's classes and the number of slices."""
 
     series_id: int
     study_instance_uid: str
@@ -155,14 +155,14 @@ def series_to_read(session: Session, series_instance_uid: str) -> SeriesToRead |
 
 
 def slices_of_result(session: Session, series_id: int, result_id: int) -> int | None:
-    """How many slices a result of this series has; None where it is none of the series'."""
+    """The number of slices of a result; None where the result is not of this series."""
     if session.scalar(select(ResultRow.series_id).where(ResultRow.id == result_id)) != series_id:
         return None
     return session.scalar(select(func.count()).select_from(SliceResultRow).where(SliceResultRow.result_id == result_id))
 
 
 def is_latest_reading(before: datetime | None = None) -> ColumnElement[bool]:
-    """The condition that a reading is the latest of its series, of all or of those made `before` a time."""
+    """The condition that a reading is the latest of its series, among all readings or those `before` a time."""
     newer = aliased(ReadingRow)
     later = and_(newer.series_id == ReadingRow.series_id, newer.number > ReadingRow.number)
     if before is not None:
@@ -171,11 +171,11 @@ def is_latest_reading(before: datetime | None = None) -> ColumnElement[bool]:
 
 
 def has_read_state(state: ReadState) -> ColumnElement[bool]:
-    """The condition on SeriesRow that its latest reading is in this state."""
+    """The condition that the latest reading of a SeriesRow is in this state."""
     if state is ReadState.UNREAD:
         return ~exists().where(ReadingRow.series_id == SeriesRow.id)
     same = or_(ReadingRow.label == SeriesRow.label, and_(SeriesRow.label.is_(None), ReadingRow.label == NOT_ASSESSABLE))
-    # There are few readings beside the series, so they are looked up first.
+    # Readings are few compared with series, so they are looked up first.
     agrees = case((same, ReadState.CONFIRMED), else_=ReadState.CORRECTED) == state
     of_read = select(ReadingRow.series_id)
     return and_(
@@ -188,7 +188,7 @@ def has_read_state(state: ReadState) -> ColumnElement[bool]:
 
 @dataclass(frozen=True, slots=True)
 class ReadSlice:
-    """One slice of a read series: its file below the data folder, and what was said of it."""
+    """A slice of a series that was read: its file below the data folder, and the model's view of it."""
 
     ordinal: int
     path: str
@@ -201,7 +201,7 @@ class ReadSlice:
 
 @dataclass(frozen=True, slots=True)
 class ReadSeries:
-    """A series with its latest reading, and the slices of the result that the reader looked at, in stack order."""
+    """A series with its latest reading, and the slices of the result that the reader saw, in stack order."""
 
     series_instance_uid: str
     label: str
@@ -211,7 +211,7 @@ class ReadSeries:
 
 
 def read_series(session: Session) -> Iterator[ReadSeries]:
-    """Every series with a reading, the oldest first."""
+    """Every series with a reading, oldest first."""
     rows = session.execute(
         select(ReadingRow, SeriesRow.series_instance_uid, ResultRow.label)
         .join(SeriesRow, SeriesRow.id == ReadingRow.series_id)
@@ -233,9 +233,15 @@ def read_series(session: Session) -> Iterator[ReadSeries]:
             marked=tuple(reading.slices),
             slices=tuple(
                 ReadSlice(
-                    one.ordinal, path, sha256, removed is not None, one.frame_number, one.in_distribution, one.deciding
+                    ordinal=row.ordinal,
+                    path=path,
+                    sha256=sha256,
+                    removed=removed_at is not None,
+                    frame_number=row.frame_number,
+                    in_distribution=row.in_distribution,
+                    deciding=row.deciding,
                 )
-                for one, path, sha256, removed in slices
+                for row, path, sha256, removed_at in slices
             ),
         )
 
@@ -245,7 +251,7 @@ def read_series(session: Session) -> Iterator[ReadSeries]:
 
 @dataclass(frozen=True, slots=True)
 class JudgedAnswer:
-    """A model's answer to a series, and what a reader says of it. `patient` only tells patients apart."""
+    """A model's answer on a series and the reader's label. `patient` serves only to distinguish patients."""
 
     model_id: int
     patient: str
@@ -255,7 +261,7 @@ class JudgedAnswer:
 
 
 def judged_answers(session: Session, since: datetime, until: datetime) -> list[JudgedAnswer]:
-    """Series whose latest reading before `until` was made from `since` on, with the last answer of every model."""
+    """The last answer of every model on the series whose latest reading lies between `since` and `until`."""
     later_result = aliased(ResultRow)
     last = ~exists().where(
         later_result.series_id == ResultRow.series_id,
@@ -280,7 +286,7 @@ def judged_answers(session: Session, since: datetime, until: datetime) -> list[J
 
 @dataclass(frozen=True, slots=True)
 class GivenAnswer:
-    """A result, and what its slices were like: how many, how many unlike the training data, their mean distance."""
+    """A result and its slices: their number, how many are unlike the training data, their mean distance."""
 
     model_id: int
     label: str | None
@@ -292,7 +298,7 @@ class GivenAnswer:
 
 
 def given_answers(session: Session, since: datetime, until: datetime) -> list[GivenAnswer]:
-    """Every result of a time."""
+    """Every result between `since` and `until`."""
     outside = func.sum(case((SliceResultRow.in_distribution, 0), else_=1))
     by_result = (
         select(SliceResultRow.result_id, func.count().label("slices"), outside.label("outside"),
@@ -315,12 +321,12 @@ def given_answers(session: Session, since: datetime, until: datetime) -> list[Gi
 
 
 def received_series_count(session: Session, since: datetime, until: datetime) -> int:
-    """How many series began to come in a time."""
+    """The number of series whose first instance came between `since` and `until`."""
     number = select(func.count()).select_from(SeriesRow)
     return session.scalar(number.where(SeriesRow.created_at >= since, SeriesRow.created_at < until)) or 0
 
 
 def models_by_id(session: Session, ids: Sequence[int]) -> dict[int, tuple[str, str]]:
-    """Name with version, and bundle hash, of models."""
+    """(name and version, bundle hash) of models by row id."""
     rows = session.scalars(select(ModelRow).where(ModelRow.id.in_(ids)))
-    return {one.id: (f"{one.name} {one.version}", one.sha256) for one in rows}
+    return {row.id: (f"{row.name} {row.version}", row.sha256) for row in rows}

@@ -1,4 +1,4 @@
-"""Rows of results and of the objects made of them, written in one transaction (architecture, invariant 4)."""
+"""Rows of results and of the objects made from them, written in one transaction (architecture, invariant 4)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import (
-    select,
-)
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from worker.db.series_status import answer_series
 from worker.db.tables import (
+    DETAIL_LENGTH,
     DeliveryRow,
     JobRow,
     ModelRow,
@@ -25,15 +25,13 @@ from worker.db.tables import (
 )
 from worker.dicom import standard
 
-if TYPE_CHECKING:  # a command that only looks things up starts without pydicom and numpy
+if TYPE_CHECKING:  # a command that only queries starts without pydicom and numpy
     from worker.results import SeriesResult
-from worker.db.series_status import answer_series
-from worker.db.tables import DETAIL_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
 class NewObject:
-    """A produced object whose file is on disk; `only_to` names the destinations that want it, None: each does."""
+    """A produced object whose file is on disk; `only_to` names the destinations that get it, None: all of them."""
 
     kind: ObjectKind
     sop_class_uid: str
@@ -52,7 +50,7 @@ def add_result(
     destinations: Sequence[str],
     now: datetime,
 ) -> ResultRow:
-    """Result, slices, objects and deliveries in the caller's transaction (architecture, invariant 4).
+    """Add result, slices, objects and deliveries in the caller's transaction (architecture, invariant 4).
 
     `instance_ids` maps the SOP Instance UIDs of the job's instances to their rows.
     """
@@ -74,20 +72,20 @@ def add_result(
         SliceResultRow(
             result_id=row.id,
             ordinal=ordinal,
-            instance_id=instance_ids[one.sop_instance_uid],
-            frame_number=one.frame_number,
-            position_mm=one.position_mm,
-            probabilities=list(one.probabilities),
-            in_distribution=one.in_distribution,
-            deciding=one.deciding,
-            activation=asdict(one.activation) if one.activation else None,
-            distance=one.distance,
+            instance_id=instance_ids[slice_result.sop_instance_uid],
+            frame_number=slice_result.frame_number,
+            position_mm=slice_result.position_mm,
+            probabilities=list(slice_result.probabilities),
+            in_distribution=slice_result.in_distribution,
+            deciding=slice_result.deciding,
+            activation=asdict(slice_result.activation) if slice_result.activation else None,
+            distance=slice_result.distance,
         )
-        for ordinal, one in enumerate(result.slices)
+        for ordinal, slice_result in enumerate(result.slices)
     )
     source, model = session.get_one(SeriesRow, job.series_id), session.get_one(ModelRow, job.model_id)
     for new in objects:
-        made = ObjectRow(
+        produced = ObjectRow(
             result_id=row.id,
             kind=new.kind,
             sop_class_uid=new.sop_class_uid,
@@ -96,17 +94,17 @@ def add_result(
             path=new.path,
             sha256=new.sha256,
         )
-        session.add(made)
+        session.add(produced)
         session.flush()
-        wanting = [name for name in destinations if new.only_to is None or name in new.only_to]
-        session.add_all(DeliveryRow(object_id=made.id, destination=name, not_before=now) for name in wanting)
+        receiving = [name for name in destinations if new.only_to is None or name in new.only_to]
+        session.add_all(DeliveryRow(object_id=produced.id, destination=name, not_before=now) for name in receiving)
     session.flush()
     answer_series(session, [job.series_id])
     return row
 
 
 def add_shadow_result(session: Session, job: JobRow, result: SeriesResult, now: datetime) -> None:
-    """What a model in shadow said, in the transaction that ends its job; nothing of it is sent or answered."""
+    """Add the result of a shadow job, in the transaction that ends the job; nothing is sent, no series is answered."""
     session.add(
         ShadowResultRow(
             job_id=job.id,
@@ -123,7 +121,7 @@ def add_shadow_result(session: Session, job: JobRow, result: SeriesResult, now: 
 
 
 def latest_report(session: Session, series_id: int, model_id: int) -> ObjectRow | None:
-    """The newest report on a series by a model: the predecessor of the next one."""
+    """The newest report on a series by a model: the predecessor of its next report."""
     return session.scalar(
         select(ObjectRow)
         .join(ResultRow, ResultRow.id == ObjectRow.result_id)

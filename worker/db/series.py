@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
 
-from sqlalchemy import (
-    and_,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
+from worker.db.instances import input_sha256, instances_of
 from worker.db.tables import (
+    DETAIL_LENGTH,
     Commitment,
     DeliveryRow,
     DeliveryState,
@@ -28,14 +24,9 @@ from worker.db.tables import (
     SeriesStatus,
 )
 
-if TYPE_CHECKING:  # a command that only looks things up starts without pydicom and numpy
-    pass
-from worker.db.instances import input_sha256, instances_of
-from worker.db.tables import DETAIL_LENGTH
-
 
 def lock_open_series(session: Session, series_id: int, not_after: datetime) -> SeriesRow | None:
-    """The series if it is still open and still silent since `not_after`; a late instance waits for our commit."""
+    """Lock a series if it is still open and silent since `not_after`; a late instance waits for our commit."""
     return session.scalar(
         select(SeriesRow)
         .where(SeriesRow.id == series_id, SeriesRow.state == SeriesState.OPEN)
@@ -60,9 +51,9 @@ def queue_series(
     *,
     shadow: bool = False,
 ) -> JobRow | None:
-    """A pending job for the series' instances as they are; None when the model has one for this very input set.
+    """Add a pending job for the instances that the series has now; None when the model has a job for this input set.
 
-    What waits for a smaller input set, of whichever model, is superseded. `missing`: what is known to be missing.
+    Pending jobs for a smaller input set, of any model, are superseded. `missing`: what is known to be missing.
     """
     instances = instances_of(session, series.id)
     series.state, series.reason, series.detail, series.settled_at = SeriesState.QUEUED, None, None, now
@@ -92,10 +83,10 @@ def queue_series(
 
 
 def series_to_empty(session: Session, before: datetime, limit: int = 100) -> Sequence[int]:
-    """Ids of series that were answered before a time and still have files: refused, or every delivery has arrived.
+    """Ids of series that were answered before a time and still have files: refused, or with every delivery arrived.
 
-    Where storage commitment is asked for, arrived means confirmed. A series with a job that is not done keeps its
-    files, a parked one too; one in shadow does so only while it is under way.
+    Where storage commitment is requested, arrived means confirmed. A series retains its files while it has an
+    unfinished job, parked jobs included; a shadow job counts only while it is pending or running.
     """
     under_way = JobRow.state.in_([JobState.PENDING, JobState.RUNNING])
     parked = and_(JobRow.state == JobState.PARKED, ~JobRow.shadow)
@@ -130,7 +121,7 @@ def series_to_empty(session: Session, before: datetime, limit: int = 100) -> Seq
 
 
 def lock_settled_series(session: Session, series_id: int, before: datetime) -> bool:
-    """True when the series is still settled since before a time; a late instance waits for our commit."""
+    """Lock a series that settled before a time; False when it is open again. A late instance waits for our commit."""
     locked = session.scalar(
         select(SeriesRow.id)
         .where(SeriesRow.id == series_id, SeriesRow.state != SeriesState.OPEN, SeriesRow.settled_at < before)

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from sqlalchemy import (
-    Connection,
-    func,
-    select,
-    update,
-)
+from sqlalchemy import Connection, func, select, update
 from sqlalchemy.orm import Session
 
 from worker.db.tables import (
@@ -24,15 +18,12 @@ from worker.db.tables import (
     SeriesStatus,
 )
 
-if TYPE_CHECKING:  # a command that only looks things up starts without pydicom and numpy
-    pass
-
 
 def answer_series(session: Session | Connection, series_ids: Sequence[int]) -> None:
-    """Bring what searches see of series up to date: the last job that ended tells, of a series that is not refused.
+    """Update status, label and probability of series, as searches see them, from the last job that ended.
 
-    A job in shadow never does.
-    While a first job is under way the series is pending; an earlier answer stays in sight while a later job works.
+    A refused series stays refused; a shadow job never answers. While its first job is under way a series is pending;
+    an earlier answer stays visible while a later job runs.
     """
     for series_id in series_ids:
         last = session.execute(
@@ -59,13 +50,13 @@ def answer_series(session: Session | Connection, series_ids: Sequence[int]) -> N
 
 
 def unfinished_counts(session: Session) -> dict[str, dict[str, int]]:
-    """How many series, jobs and deliveries are in each state but the last: cheap among millions that are done."""
-    found = {}
+    """Numbers of series, jobs and deliveries in each unfinished state: cheap among millions that are done."""
+    counts = {}
     for name, column, states in (
         ("series", SeriesRow.state, (SeriesState.OPEN,)),
         ("jobs", JobRow.state, (JobState.PENDING, JobState.RUNNING, JobState.PARKED)),
         ("deliveries", DeliveryRow.state, (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.FAILED)),
     ):
         rows = session.execute(select(column, func.count()).where(column.in_(states)).group_by(column))
-        found[name] = {state.value: 0 for state in states} | {str(state): number for state, number in rows}
-    return found
+        counts[name] = {state.value: 0 for state in states} | {str(state): number for state, number in rows}
+    return counts

@@ -1,4 +1,4 @@
-"""Queries of settling: which open series are complete, and which of them their senders may be asked about."""
+"""Queries of settling: which open series are complete, and for which the sender's number of images is requested."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from worker.db.tables import AssociationRow, InstanceRow, SeriesRow, SeriesState
 
 @dataclass(frozen=True, slots=True)
 class CountPolicy:
-    """How a sender's count bears on settling.
+    """How the number of images that a sender reports bears on settling.
 
-    `peers`: calling AE titles of the senders that are asked; `settle_on_count`: a series whose count is reached is
-    complete at once; `extra_quiet`: what is added to silence while the count is awaited, or is not reached.
+    `peers`: calling AE titles of the senders that are queried; `settle_on_count`: a series is complete as soon as it
+    has that number; `extra_quiet`: added to the quiet time while the number is unknown or not reached.
     """
 
     peers: tuple[str, ...] = ()
@@ -43,11 +43,11 @@ def series_to_settle(
 ) -> Sequence[tuple[int, datetime]]:
     """(id, last arrival) of the open series that are complete.
 
-    Nothing came for `quiet` and the associations ended at least so long ago: so a sender that lost its association,
-    be it because we were killed, has `quiet` from then on to send the rest. An association whose receiver died can
-    never say that it ended; one that brought nothing for twice the idle limit is over, because a living receiver
-    would have ended it. A sender's count makes it later, or earlier: see CountPolicy. `awaited`: details of models that
-    are not active; a series that was found to wait for one of them is left alone.
+    Complete: nothing came for `quiet`, and the series' associations ended at least `quiet` ago. So a sender that lost
+    its association, even because this worker was killed, has `quiet` from then on to send the rest. The end of an
+    association whose receiver died is never recorded; it counts as ended after twice the idle limit without an
+    instance, because a living receiver would have ended it. A sender's count delays completion or brings it forward:
+    see CountPolicy. `awaited`: details of models that are not active; series that wait for such a model are left out.
     """
     open_association = _comes_over(or_(AssociationRow.closed_at.is_(None), AssociationRow.closed_at > now - quiet))
     complete = and_(
@@ -64,49 +64,49 @@ def series_to_settle(
         if count_policy.settle_on_count:
             reached = and_(_counted_since_last_arrival(), _expected() > 0, _expected() <= _instances())
             complete = or_(complete, reached)
-    found = session.execute(
+    rows = session.execute(
         select(SeriesRow.id, SeriesRow.last_received_at)
         .where(SeriesRow.state == SeriesState.OPEN, complete)
         .where(or_(SeriesRow.detail.is_(None), SeriesRow.detail.not_in(awaited)))
         .order_by(SeriesRow.id)
     )
-    return [(row.id, row.last_received_at) for row in found]
+    return [(row.id, row.last_received_at) for row in rows]
 
 
 def series_to_count(
-    session: Session, ae_title: str, now: datetime, lull: timedelta, again: timedelta, limit: int = 16
+    session: Session, ae_title: str, now: datetime, lull: timedelta, recount_after: timedelta, limit: int = 16
 ) -> list[SeriesToCount]:
-    """Open series from a sender of which nothing came for `lull` and whose number of images is not known.
+    """Open series from a sender that were silent for `lull` and whose number of images is not known.
 
-    One whose count is not reached is asked for again after `again`, in case the count has changed.
+    A series that has not reached its count is counted again after `recount_after`, in case the count has changed.
     """
-    changed = and_(SeriesRow.counted_at <= now - again, _expected() > _instances())
-    found = session.execute(
+    is_old = and_(SeriesRow.counted_at <= now - recount_after, _expected() > _instances())
+    rows = session.execute(
         select(SeriesRow.id, SeriesRow.study_instance_uid, SeriesRow.series_instance_uid)
         .where(SeriesRow.state == SeriesState.OPEN, SeriesRow.last_received_at <= now - lull)
         .where(_comes_over(AssociationRow.calling_ae_title == ae_title))
-        .where(or_(~_counted_since_last_arrival(), changed))
+        .where(or_(~_counted_since_last_arrival(), is_old))
         .order_by(SeriesRow.id)
         .limit(limit)
     )
-    return [SeriesToCount(row.id, row.study_instance_uid, row.series_instance_uid) for row in found]
+    return [SeriesToCount(row.id, row.study_instance_uid, row.series_instance_uid) for row in rows]
 
 
-def record_count(session: Session, series_id: int, asked_at: datetime, images: int | None) -> None:
-    """What the sender said when it was asked; without an answer an earlier one stays, if nothing came since."""
-    kept = case((_counted_since_last_arrival(), SeriesRow.expected_instances), else_=None)
+def record_count(session: Session, series_id: int, counted_at: datetime, images: int | None) -> None:
+    """Record the sender's number of images; without an answer (None) an earlier number stays if nothing came since."""
+    earlier = case((_counted_since_last_arrival(), SeriesRow.expected_instances), else_=None)
     session.execute(
         update(SeriesRow)
         .where(SeriesRow.id == series_id, SeriesRow.state == SeriesState.OPEN)
-        .values(counted_at=asked_at, expected_instances=kept if images is None else images)
+        .values(counted_at=counted_at, expected_instances=earlier if images is None else images)
         .execution_options(synchronize_session=False)
     )
 
 
 def expected_now(series: SeriesRow) -> int | None:
-    """The sender's count, where it was asked after the last arrival."""
-    asked = series.counted_at is not None and series.counted_at >= series.last_received_at
-    return series.expected_instances if asked else None
+    """The sender's number of images, if it was requested after the last arrival."""
+    is_current = series.counted_at is not None and series.counted_at >= series.last_received_at
+    return series.expected_instances if is_current else None
 
 
 def _counted_since_last_arrival() -> ColumnElement[bool]:
@@ -128,7 +128,7 @@ def _instances() -> Any:
 
 
 def _comes_over(condition: ColumnElement[bool]) -> ColumnElement[bool]:
-    """True for a series of which an association of that condition brought an instance."""
+    """The condition that an association which meets `condition` brought an instance of the series."""
     return (
         select(InstanceRow.id)
         .join(AssociationRow, AssociationRow.id == InstanceRow.association_id)

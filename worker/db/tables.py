@@ -1,6 +1,6 @@
-"""The rows, and the states they pass through.
+"""The tables, and the states that their rows pass through. Whole in a single module, because they refer to each other.
 
-series     open ──settled──▶ queued ──────────────▶ (its jobs tell the rest)
+series     open ──settled──▶ queued ──────────────▶ (then see its jobs)
              ▲  └─not eligible─▶ refused
              └── a late instance reopens it
 
@@ -10,12 +10,12 @@ job        pending ──claimed──▶ running ──▶ done
              └─ superseded: a later job of the same series holds a larger input set
 
 delivery   pending ──claimed──▶ sending ──▶ delivered
-             ▲                     ├─ peer away or out of resources: pending again with backoff, for ever
+             ▲                     ├─ peer unreachable or out of resources: pending again with backoff, forever
              │                     └─ rejected `REJECTIONS_BEFORE_FAILED` times ──▶ failed
              └────────────────────── worker jobs retry
 
 model      added ⇄ shadow ──activate──▶ active ──another is activated──▶ retired ──▶ removed
-             └── rollback gives every model the state back that the last activation took ──┘
+             └── rollback: every model returns to its state before the last activation ────┘
 
 commitment due ──N-ACTION──▶ requested ──N-EVENT-REPORT──▶ confirmed
             ▲                   ├─ no report in time: due again
@@ -45,7 +45,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import DateTime, TypeDecorator
 
-# The newest revision in migrations/versions; a test holds the two together. So a start needs no Alembic import.
+# The newest revision in migrations/versions (a test compares them), so that a start needs no Alembic import.
 REVISION = "0003"
 DETAIL_LENGTH = 1024
 
@@ -54,6 +54,16 @@ class SeriesState(StrEnum):
     OPEN = "open"
     QUEUED = "queued"
     REFUSED = "refused"
+
+
+class SeriesStatus(StrEnum):
+    """The outcome of a series, as searches and pages show it."""
+
+    CLASSIFIED = "classified"
+    NOT_ASSESSED = "not-assessed"
+    REFUSED = "refused"
+    FAILED = "failed"
+    PENDING = "pending"
 
 
 class JobState(StrEnum):
@@ -84,7 +94,7 @@ class ObjectKind(StrEnum):
 
 
 class ModelState(StrEnum):
-    """What a model is there for: see the diagram above. `removed`: its bundle is gone, its results are not."""
+    """How a model is used: see the diagram above. `removed`: its bundle is deleted, its results are not."""
 
     ADDED = "added"
     SHADOW = "shadow"
@@ -110,13 +120,13 @@ class TokenRole(StrEnum):
     OPERATE = "operate"
 
 
-# What the partial indexes hold. A query is served by one only where it has the condition in the same words.
+# Conditions of the partial indexes. A query uses such an index only if it has the condition in the same words.
 REFUSED = text("status = 'refused'")
 UNCOMMITTED = text("commitment IN ('due', 'requested')")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC datetime on every database; SQLite keeps no time zone, so none is stored there."""
+    """An aware UTC datetime on every database; SQLite has no time zones, so none is stored there."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -145,7 +155,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it off the class
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
         datetime: UtcDateTime,
         # SQLite numbers rows only where the key is INTEGER by name.
         int: BigInteger().with_variant(Integer, "sqlite"),
@@ -156,23 +166,13 @@ class Base(DeclarativeBase):
 
 
 def _searched(length: int) -> String:
-    """Text that is searched by its beginning: in byte order on PostgreSQL too, so that an index serves it."""
+    """Text that is searched by its prefix: in byte order on PostgreSQL too, so that an index serves the search."""
     return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
-def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
-    listed = ", ".join(f"'{one.value}'" for one in values)
+def _is_among(column: str, values: type[StrEnum]) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
-
-
-class SeriesStatus(StrEnum):
-    """What became of a series, as a person is told it."""
-
-    CLASSIFIED = "classified"
-    NOT_ASSESSED = "not-assessed"
-    REFUSED = "refused"
-    FAILED = "failed"
-    PENDING = "pending"
 
 
 class AssociationRow(Base):
@@ -183,7 +183,7 @@ class AssociationRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     calling_ae_title: Mapped[str] = mapped_column(String(16))
     peer: Mapped[str] = mapped_column(String(64))
-    receiver: Mapped[str] = mapped_column(String(128))  # which receiving process holds it
+    receiver: Mapped[str] = mapped_column(String(128))  # the receiving process, host:pid
     opened_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
 
@@ -208,20 +208,20 @@ class SeriesRow(Base):
     created_at: Mapped[datetime]
     last_received_at: Mapped[datetime]
     settled_at: Mapped[datetime | None]
-    # How many images the sender said it has, and when it was asked: see inbound.count.
+    # The number of images that the sender reports, and when it was queried: see receive.peer_count.
     expected_instances: Mapped[int | None]
     counted_at: Mapped[datetime | None]
-    # The answer as searches see it; `store.answer_series` alone writes it, from the series, its jobs and its results.
+    # The answer as searches see it; only `answer_series` writes it, from the series, its jobs and its results.
     status: Mapped[str] = mapped_column(String(16), default=SeriesStatus.PENDING)
     label: Mapped[str | None] = mapped_column(String(64))
     probability: Mapped[float | None]
     answered_job_id: Mapped[int | None]  # the last job that ended
 
     __table_args__ = (
-        _one_of("state", SeriesState),
-        _one_of("status", SeriesStatus),
+        _is_among("state", SeriesState),
+        _is_among("status", SeriesStatus),
         Index(None, "state", "last_received_at"),
-        # The probability is not searched by, but read on the way: a page is found without touching the rows.
+        # The probability is read from the index: a page is selected without touching the rows.
         Index(None, "created_at", "id", "probability"),
         Index(None, "status", "created_at", "id", "probability"),
         Index(None, "label", "created_at", "id", "probability"),
@@ -231,7 +231,7 @@ class SeriesRow(Base):
 
 
 class InstanceRow(Base):
-    """One acknowledged SOP instance; its file is on disk before this row is."""
+    """An acknowledged SOP instance; its file is on disk before its row is committed."""
 
     __tablename__ = "instance"
 
@@ -241,7 +241,7 @@ class InstanceRow(Base):
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
-    attributes: Mapped[dict[str, Any]]  # what eligibility asks for: see inbound.describe
+    attributes: Mapped[dict[str, Any]]  # for eligibility: see storage.acceptance.describe
     path: Mapped[str] = mapped_column(String(255))  # below [worker] data_dir
     size: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))  # of the file
@@ -252,7 +252,7 @@ class InstanceRow(Base):
 
 
 class ConflictRow(Base):
-    """Other content that came under a known SOP Instance UID: kept aside, never classified, never overwrites."""
+    """Different content that came under a known SOP Instance UID: set aside, never classified, never overwrites."""
 
     __tablename__ = "conflict"
 
@@ -277,25 +277,25 @@ class ModelRow(Base):
     added_at: Mapped[datetime]
     state: Mapped[str] = mapped_column(String(16), default=ModelState.ADDED)
     state_at: Mapped[datetime]
-    state_by: Mapped[str] = mapped_column(String(64))  # who gave it that state; see models.CONFIGURATION
+    state_by: Mapped[str] = mapped_column(String(64))  # who gave it that state; see db.models.CONFIGURATION
 
-    __table_args__ = (_one_of("state", ModelState),)
+    __table_args__ = (_is_among("state", ModelState),)
 
 
 class ModelChoiceRow(Base):
-    """One activation: what `worker models rollback` undoes."""
+    """An activation, which `worker models rollback` undoes."""
 
     __tablename__ = "model_choice"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     made_at: Mapped[datetime]
     made_by: Mapped[str] = mapped_column(String(64))
-    before: Mapped[dict[str, Any]]  # number → state, of the models whose state it changed
+    before: Mapped[dict[str, Any]]  # row id → state before, of the models whose state it changed
     undone_at: Mapped[datetime | None]
 
 
 class ModelLoadRow(Base):
-    """Whether a host could load a model that it shall serve; one that died while loading left `loading`."""
+    """Whether a host could load a model in use; a process that died while loading leaves `loading`."""
 
     __tablename__ = "model_load"
 
@@ -304,14 +304,14 @@ class ModelLoadRow(Base):
     process: Mapped[str] = mapped_column(String(128))
     state: Mapped[str] = mapped_column(String(16))
     detail: Mapped[str | None] = mapped_column(String(1024))
-    deaths: Mapped[int]  # processes in a row that ended while they loaded it
+    deaths: Mapped[int]  # consecutive processes that died while loading it
     at: Mapped[datetime]
 
-    __table_args__ = (_one_of("state", LoadState),)
+    __table_args__ = (_is_among("state", LoadState),)
 
 
 class JobRow(Base):
-    """One model on one input set: the series' instances with `id <= last_instance_id`."""
+    """A model's work on an input set: the series' instances with `id <= last_instance_id`."""
 
     __tablename__ = "job"
 
@@ -320,8 +320,8 @@ class JobRow(Base):
     model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
     input_sha256: Mapped[str] = mapped_column(String(64))
     last_instance_id: Mapped[int]
-    missing: Mapped[str | None] = mapped_column(String(1024))  # what was known to be missing of the input set
-    shadow: Mapped[bool] = mapped_column(default=False)  # its result is kept in shadow_result, and nothing is sent
+    missing: Mapped[str | None] = mapped_column(String(1024))  # what is known to be missing from the input set
+    shadow: Mapped[bool] = mapped_column(default=False)  # its result goes to shadow_result, and nothing is sent
     state: Mapped[str] = mapped_column(String(16), default=JobState.PENDING)
     attempts: Mapped[int] = mapped_column(default=0)
     not_before: Mapped[datetime]
@@ -334,7 +334,7 @@ class JobRow(Base):
 
     __table_args__ = (
         UniqueConstraint("series_id", "model_id", "input_sha256"),
-        _one_of("state", JobState),
+        _is_among("state", JobState),
         CheckConstraint("(state = 'running') = (lease_owner IS NOT NULL)", name="lease"),
         Index(None, "state", "not_before", "id"),
     )
@@ -365,7 +365,7 @@ class ResultRow(Base):
 
 
 class ShadowResultRow(Base):
-    """What a model in shadow said: apart from `result`, so that no answer, report or statistic can be made of it."""
+    """The result of a shadow job: apart from `result`, so that it enters no answer, report or statistic."""
 
     __tablename__ = "shadow_result"
 
@@ -392,21 +392,21 @@ class SliceResultRow(Base):
     probabilities: Mapped[list[float]]
     in_distribution: Mapped[bool]
     deciding: Mapped[bool]
-    activation: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # as values.Activation
-    distance: Mapped[float | None]  # as values.SliceResult
+    activation: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # as results.Activation
+    distance: Mapped[float | None]  # as results.SliceResult
 
 
 class ReadingRow(Base):
-    """What a person says that a series shows; never changed or deleted, the series' next one supersedes it."""
+    """A reader's finding on a series; never changed or deleted, the next reading of the series supersedes it."""
 
     __tablename__ = "reading"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
-    number: Mapped[int]  # 1, 2, ... of the series: two readers at once cannot both be the next
-    result_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"))  # the answer that the reader looked at
-    label: Mapped[str] = mapped_column(String(64))  # a class of the model, or one of store_readings.OTHER_LABELS
-    slices: Mapped[list[int]] = mapped_column(JSON)  # ordinals in that result that show it; [] where nobody said
+    number: Mapped[int]  # 1, 2, ... within the series: of two simultaneous readers only the first gets the next
+    result_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"))  # the answer that the reader saw
+    label: Mapped[str] = mapped_column(String(64))  # a class of the model, or in readings.OTHER_LABELS
+    slices: Mapped[list[int]] = mapped_column(JSON)  # ordinals in that result that show it; [] if not given
     comment: Mapped[str] = mapped_column(String(1024))
     reader: Mapped[str] = mapped_column(String(64))  # the name of the token
     created_at: Mapped[datetime]
@@ -415,7 +415,7 @@ class ReadingRow(Base):
 
 
 class ObjectRow(Base):
-    """A DICOM object that we produced from a result; its file is on disk before this row is."""
+    """A DICOM object produced from a result; its file is on disk before its row is committed."""
 
     __tablename__ = "object"
 
@@ -424,15 +424,15 @@ class ObjectRow(Base):
     kind: Mapped[str] = mapped_column(String(16))
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
-    series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)  # its own: dicom.produced_series_uid
+    series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)  # its own: standard.produced_series_uid
     path: Mapped[str] = mapped_column(String(255))
     sha256: Mapped[str] = mapped_column(String(64))
 
-    __table_args__ = (_one_of("kind", ObjectKind), UniqueConstraint("result_id", "kind"))
+    __table_args__ = (_is_among("kind", ObjectKind), UniqueConstraint("result_id", "kind"))
 
 
 class DeliveryRow(Base):
-    """One object to one destination."""
+    """An object on its way to a destination."""
 
     __tablename__ = "delivery"
 
@@ -449,16 +449,18 @@ class DeliveryRow(Base):
     reason: Mapped[str | None] = mapped_column(String(64))
     detail: Mapped[str | None] = mapped_column(String(1024))
     delivered_at: Mapped[datetime | None]
-    sent_as: Mapped[str | None] = mapped_column(String(64))  # SOP Instance UID at the peer, see send.as_comprehensive
-    # Storage commitment (PS3.4 J), where the destination is asked for it: null, due, requested, confirmed.
+    sent_as: Mapped[str | None] = mapped_column(
+        String(64)
+    )  # SOP Instance UID at the peer: a Comprehensive SR has its own
+    # Storage commitment (PS3.4 J), where it is requested of the destination: null, due, requested, confirmed.
     commitment: Mapped[str | None] = mapped_column(String(16))
     transaction_uid: Mapped[str | None] = mapped_column(String(64), index=True)
     ask_again_at: Mapped[datetime | None]
 
     __table_args__ = (
         UniqueConstraint("object_id", "destination"),
-        _one_of("state", DeliveryState),
-        _one_of("commitment", Commitment),
+        _is_among("state", DeliveryState),
+        _is_among("commitment", Commitment),
         CheckConstraint("(state = 'sending') = (lease_owner IS NOT NULL)", name="lease"),
         Index(None, "destination", "state", "not_before", "id"),
         Index(None, "state", "id"),
@@ -472,7 +474,7 @@ class TokenRow(Base):
     __tablename__ = "token"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    key: Mapped[str] = mapped_column(String(16), unique=True)  # the public part, by which it is found
+    key: Mapped[str] = mapped_column(String(16), unique=True)  # the public part, by which it is looked up
     name: Mapped[str] = mapped_column(String(64), unique=True)
     role: Mapped[str] = mapped_column(String(16))
     secret_sha256: Mapped[str] = mapped_column(String(64))
@@ -480,11 +482,11 @@ class TokenRow(Base):
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 
-    __table_args__ = (_one_of("role", TokenRole),)
+    __table_args__ = (_is_among("role", TokenRole),)
 
 
 class WebSessionRow(Base):
-    """A browser that signed in with a token."""
+    """A browser session, opened with a token."""
 
     __tablename__ = "web_session"
 
@@ -496,12 +498,12 @@ class WebSessionRow(Base):
 
 
 class ProcessRow(Base):
-    """A process of the service that lives, or lived until `seen_at`: see worker.db.processes."""
+    """A process of the service, alive at `seen_at`: see worker.db.processes."""
 
     __tablename__ = "process"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(String(128), unique=True)  # host:pid, as leases carry it
+    name: Mapped[str] = mapped_column(String(128), unique=True)  # host:pid, as in leases
     host: Mapped[str] = mapped_column(String(128))
     pid: Mapped[int]
     role: Mapped[str] = mapped_column(String(16))
@@ -511,7 +513,7 @@ class ProcessRow(Base):
 
 
 class RefusalRow(Base):
-    """How often the receivers of all hosts turned something away for one reason: see worker.storage.refusals."""
+    """How often the receivers of all hosts refused something for a reason: see worker.storage.refusals."""
 
     __tablename__ = "refusal"
 
@@ -520,16 +522,16 @@ class RefusalRow(Base):
     reason: Mapped[str] = mapped_column(String(64), primary_key=True)
     number: Mapped[int]
 
-    __table_args__ = (_one_of("kind", RefusalKind),)
+    __table_args__ = (_is_among("kind", RefusalKind),)
 
 
 class AuditChainRow(Base):
-    """How far the audit trail of a host has come, kept apart from its files: what is cut off them is missed."""
+    """The head of a host's audit trail, stored apart from its files, so that a truncated trail is detected."""
 
     __tablename__ = "audit_chain"
 
     host: Mapped[str] = mapped_column(String(128), primary_key=True)
     records: Mapped[int]
-    sha256: Mapped[str] = mapped_column(String(64))  # of the last of them
+    sha256: Mapped[str] = mapped_column(String(64))  # of the last record
     anchored_at: Mapped[datetime]
-    fault: Mapped[str | None] = mapped_column(String(64))  # why records could not be written; null while all is well
+    fault: Mapped[str | None] = mapped_column(String(64))  # why records cannot be written; null without a fault

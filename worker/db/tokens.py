@@ -1,7 +1,7 @@
-"""Who may use the web interface: tokens with a role, browser sessions made from them, and their queries.
+"""Access to the web interface: tokens with a role, and the browser sessions opened with them.
 
 A token is `bmw_KEY_SECRET`, shown once. The secret has 256 random bits, so its SHA-256 is as strong as a slow hash
-(there is no dictionary to try) and costs nothing at each request. A session is such a secret too, in a cookie.
+(no dictionary can be tried) and costs nothing at each request. A session is such a secret as well, in a cookie.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _RANK = {TokenRole.READ: 0, TokenRole.ANNOTATE: 1, TokenRole.OPERATE: 2}
 
 
 class NotAllowed(WorkerError):
-    """A credential that opens nothing; the reason is for the audit trail, never for the caller."""
+    """An invalid credential; the reason is for the audit trail, never for the caller."""
 
 
 class CredentialFault(StrEnum):
-    """Why a credential opens nothing."""
+    """Why a credential is invalid."""
 
     MISSING = "missing"
     WRONG = "wrong"
@@ -45,9 +45,9 @@ class TokenHolder:
     token_id: int
 
 
-def allows(held: TokenRole, wanted: TokenRole) -> bool:
-    """Who may annotate may also read, and an operator may do both."""
-    return _RANK[held] >= _RANK[wanted]
+def allows(held: TokenRole, required: TokenRole) -> bool:
+    """Whether a role includes another: `annotate` includes `read`, `operate` includes both."""
+    return _RANK[held] >= _RANK[required]
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------
@@ -56,12 +56,13 @@ def allows(held: TokenRole, wanted: TokenRole) -> bool:
 def add_token(
     session: Session, name: str | None, role: TokenRole, now: datetime, expires_at: datetime | None
 ) -> tuple[str, str]:
-    """A new token: its name and its text, which is kept nowhere. Raises NotAllowed for a name that was given before."""
+    """Add a token: its name and its text, which is stored nowhere. Raises NotAllowed for a name used before."""
     key, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     name = name or f"{role}-{key}"
     if session.scalar(select(TokenRow.id).where(TokenRow.name == name)) is not None:
         raise NotAllowed(
-            "token-name", f"there is, or was, a token named '{name}': the audit trail must tell them apart"
+            "token-name",
+            f"the name '{name}' has been used: choose another, names in the audit trail are unique",
         )
     session.add(
         TokenRow(key=key, name=name, role=role, secret_sha256=digest(secret), created_at=now, expires_at=expires_at)
@@ -72,7 +73,7 @@ def add_token(
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What may be shown of a token."""
+    """A token without its secret."""
 
     key: str
     name: str
@@ -83,13 +84,13 @@ class Token:
 
 
 def list_tokens(session: Session) -> list[Token]:
-    """Every token that was ever made."""
+    """Every token that was ever created."""
     rows = session.scalars(select(TokenRow).order_by(TokenRow.id))
-    return [Token(r.key, r.name, r.role, r.created_at, r.expires_at, r.revoked_at) for r in rows]
+    return [Token(row.key, row.name, row.role, row.created_at, row.expires_at, row.revoked_at) for row in rows]
 
 
 def revoke_token(session: Session, token: str, now: datetime) -> str | None:
-    """The name of the token of this name or key; it and its sessions are valid no more. None when there is none."""
+    """Revoke the token of this name or key, and its sessions; the token's name, None when there is no such token."""
     row = session.scalar(select(TokenRow).where((TokenRow.name == token) | (TokenRow.key == token)).with_for_update())
     if row is None:
         return None
@@ -104,7 +105,7 @@ def check_token(session: Session, text: str, now: datetime) -> TokenHolder:
     prefix, _, rest = text.partition("_")
     key, _, secret = rest.partition("_")
     row = session.scalar(select(TokenRow).where(TokenRow.key == key)) if prefix == _PREFIX else None
-    # Compared also where there is no such key, so that the time tells nothing.
+    # Compared even where there is no such key, so that the duration reveals nothing.
     same = hmac.compare_digest(row.secret_sha256 if row else digest(""), digest(secret))
     if row is None or not same:
         raise NotAllowed(CredentialFault.WRONG)
@@ -123,7 +124,7 @@ def _holder(row: TokenRow, now: datetime) -> TokenHolder:
 
 
 def open_web_session(session: Session, holder: TokenHolder, now: datetime, expires_at: datetime) -> str:
-    """A new session's secret, for the cookie; sessions that ran out are forgotten."""
+    """Open a session and delete expired ones; its secret, for the cookie."""
     session.execute(delete(WebSessionRow).where(WebSessionRow.expires_at <= now))
     secret = secrets.token_urlsafe(32)
     session.add(
@@ -135,15 +136,15 @@ def open_web_session(session: Session, holder: TokenHolder, now: datetime, expir
 
 def check_web_session(session: Session, secret: str, now: datetime) -> TokenHolder:
     """The holder of a session, while it and its token are valid. Raises NotAllowed with a CredentialFault as reason."""
-    found = session.execute(
+    row = session.execute(
         select(WebSessionRow, TokenRow)
         .join(TokenRow, TokenRow.id == WebSessionRow.token_id)
         .where(WebSessionRow.secret_sha256 == digest(secret))
     ).first()
-    if found is None:
+    if row is None:
         raise NotAllowed(CredentialFault.WRONG)
-    row, token = found
-    if row.expires_at <= now:
+    web_session, token = row
+    if web_session.expires_at <= now:
         raise NotAllowed(CredentialFault.EXPIRED)
     return _holder(token, now)
 
@@ -153,7 +154,7 @@ def close_web_session(session: Session, secret: str) -> None:
 
 
 def csrf_token(secret: str) -> str:
-    """What a form of this session must bring back; another site can neither read nor make it."""
+    """The value that every form of this session returns; another site can neither read nor compute it."""
     return hmac.new(secret.encode(), b"csrf", hashlib.sha256).hexdigest()
 
 

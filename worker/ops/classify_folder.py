@@ -14,8 +14,8 @@ from pydicom.uid import UID
 from worker.config.routing import RouteSection
 from worker.config.settings import Settings
 from worker.db.instances import NewInstance, input_sha256
-from worker.db.tables import ObjectKind
-from worker.db.views.search import SeriesAnswer, Status
+from worker.db.tables import ObjectKind, SeriesStatus
+from worker.db.views.search import SeriesAnswer
 from worker.dicom import standard
 from worker.errors import NotAssessable, RefusedInstance, StartError
 from worker.inference.illustrated import IllustratedResult, not_assessed
@@ -115,7 +115,7 @@ def classify_series(
     if refused is None and missing is not None and settings.eligibility.refuse_incomplete:
         refused = Refusal("incomplete", missing)
     if refused is not None:
-        answer = _answer(members, model.identity, moment, Status.REFUSED, None, refused.reason, refused.detail)
+        answer = _answer(members, model.identity, moment, SeriesStatus.REFUSED, None, refused.reason, refused.detail)
         return OfflineAnswer(answer, None)
     try:
         result = model.classify(paths)
@@ -128,7 +128,7 @@ def classify_series(
         os.replace(out / one.path, written.report if one.kind == ObjectKind.REPORT else written.picture)
     shutil.rmtree(out / "objects")
     written.png.write_bytes(picture_png(result, model.identity))
-    answer = _answer(members, model.identity, moment, Status(result.status), result, result.reason, result.detail)
+    answer = _answer(members, model.identity, moment, SeriesStatus(result.status), result, result.reason, result.detail)
     return OfflineAnswer(answer, written)
 
 
@@ -136,7 +136,7 @@ def _answer(
     members: Sequence[tuple[Path, NewInstance]],
     model: ModelIdentity,
     moment: datetime,
-    status: Status,
+    status: SeriesStatus,
     result: IllustratedResult | None,
     reason: str | None,
     detail: str | None,

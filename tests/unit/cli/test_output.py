@@ -8,14 +8,15 @@ import pytest
 
 from tests.testbed.instances import NOON
 from worker.cli.output import print_answer, print_answers, print_findings, print_unfinished
+from worker.db.tables import SeriesStatus
 from worker.db.views.queue import Unfinished, UnfinishedJob
-from worker.db.views.search import SeriesAnswer, Status
+from worker.db.views.search import SeriesAnswer
 from worker.ops.doctor import Finding
 
 MARKUP = "[/] [red]x :x:"
 ANSWER = SeriesAnswer(
     series_instance_uid="1.2.3", study_instance_uid="1.2", patient_id=MARKUP, patient_name="", accession_number="",
-    study_date="", modality="MR", series_description=MARKUP, instances=1, status=Status.FAILED, label=None,
+    study_date="", modality="MR", series_description=MARKUP, instances=1, status=SeriesStatus.FAILED, label=None,
     probability=None, probabilities={}, reason="process-died", detail=MARKUP, model=None, model_sha256=None,
     created_at=NOON, received_at=NOON, deliveries=(),
 )  # fmt: skip
@@ -23,14 +24,14 @@ ANSWER = SeriesAnswer(
 
 def test_a_patient_whose_id_looks_like_markup_is_listed_as_sent(capsys: pytest.CaptureFixture[str]) -> None:
     print_answers([ANSWER], "table")
-    print_answer(replace(ANSWER, status=Status.CLASSIFIED), [], "table")
+    print_answer(replace(ANSWER, status=SeriesStatus.CLASSIFIED), [], "table")
     printed = "".join(capsys.readouterr().out.split())
     assert printed.count("".join(MARKUP.split())) == 4
 
 
 @pytest.mark.parametrize("format", ["table", "json", "csv"])
 def test_what_a_series_lacks_is_printed_with_its_answer(capsys: pytest.CaptureFixture[str], format: str) -> None:
-    print_answer(replace(ANSWER, status=Status.CLASSIFIED, missing="2 of the 3 images"), [], format)
+    print_answer(replace(ANSWER, status=SeriesStatus.CLASSIFIED, missing="2 of the 3 images"), [], format)
     assert "2 of the 3 images" in capsys.readouterr().out
 
 

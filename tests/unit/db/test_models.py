@@ -153,7 +153,7 @@ def test_what_is_in_use_or_waited_for_is_not_removed(three: Database) -> None:
     _classify(three, 1, classified())
     _do(three, models.remove_model, one, "ada", later(103))
     assert _states(three)["test-model 1.0"] == "removed"
-    with pytest.raises(NotPossible, match="removed now"):
+    with pytest.raises(NotPossible, match="before but is removed"):
         _do(three, models.undo_activation, "ada", later(104))
     with pytest.raises(NotPossible, match="was removed"):
         _do(three, models.activate_model, one, "ada", later(105))
@@ -162,7 +162,7 @@ def test_what_is_in_use_or_waited_for_is_not_removed(three: Database) -> None:
 
 
 def test_a_name_and_version_mean_one_bundle(three: Database) -> None:
-    with pytest.raises(NotPossible, match="version of its own"):
+    with pytest.raises(NotPossible, match="give this bundle another version"):
         _do(three, models.add_model, replace(ONE, sha256="99" * 32), "ada", later(5))
     with three.write() as session:
         assert not models.add_model(session, TWO, "ada", later(5))[1]

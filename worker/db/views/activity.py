@@ -1,4 +1,4 @@
-"""How the worker has been doing: answers over time, what waits for each destination, who sends."""
+"""Activity: answers over time, the backlog of each destination, and the peers that send."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from worker.db.tables import (
     SeriesStatus,
 )
 
-NEWEST_RESULTS = 20_000  # a chart of more would say no more
-MANY = 10_000  # a person asks whether it is three or three hundred; /metrics has the rest
+NEWEST_RESULTS = 20_000  # more would not change a chart
+MANY = 10_000  # for a person "more than" suffices; /metrics has exact numbers
 _NEWEST_ASSOCIATIONS = 500
 
 
 @dataclass(slots=True)
 class Span:
-    """What was answered from `start` until the next span: numbers by class (or "not-assessed"), seconds each took."""
+    """Answers from `start` until the next span: numbers by class (or "not-assessed"), and the seconds of each."""
 
     start: datetime
     answers: Counter[str] = field(default_factory=Counter)
@@ -51,14 +51,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """Spans, oldest first. `whole` is False where only the newest results were read."""
+    """Spans, oldest first. `whole` is False if only the newest results were read."""
 
     spans: tuple[Span, ...]
     whole: bool
 
 
 def find_activity(session: Session, now: datetime, span: timedelta, count: int) -> Activity:
-    """Answers in the last `count` spans; the time of each is from queueing to its result."""
+    """Answers in the last `count` spans; an answer's time is from queueing to result."""
     step = span.total_seconds()
     end = datetime.fromtimestamp((now.timestamp() // step + 1) * step, now.tzinfo)
     spans = [Span(end - span * (count - number)) for number in range(count)]
@@ -70,31 +70,36 @@ def find_activity(session: Session, now: datetime, span: timedelta, count: int) 
         .limit(NEWEST_RESULTS)
     ).all()
     for answered_at, label, status, queued_at in rows:
-        place = int((answered_at - spans[0].start) / span)
-        if place < count:
-            spans[place].answers[label or status] += 1
-            spans[place].seconds.append((answered_at - queued_at).total_seconds())
+        index = int((answered_at - spans[0].start) / span)
+        if index < count:
+            spans[index].answers[label or status] += 1
+            spans[index].seconds.append((answered_at - queued_at).total_seconds())
     return Activity(tuple(spans), len(rows) < NEWEST_RESULTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """A number of series; `more` where they were not counted to their end."""
+    """A number of series; `more` if there are more than were counted."""
 
     number: int
     more: bool
 
 
 def count_by_status(session: Session) -> dict[str, Tally]:
-    """How many series there are of each status, counted up to MANY: a million take longer than the page itself."""
-    some = {one: select(SeriesRow.id).where(SeriesRow.status == one.value).limit(MANY + 1) for one in SeriesStatus}
-    counts = [select(func.count()).select_from(of.subquery()).scalar_subquery() for of in some.values()]
-    counted = session.execute(select(*counts)).one()
-    return {one.value: Tally(min(number, MANY), number > MANY) for one, number in zip(some, counted, strict=True)}
+    """Numbers of series by status, counted up to MANY: counting a million takes longer than the page itself."""
+    counts = []
+    for status in SeriesStatus:
+        of_status = select(SeriesRow.id).where(SeriesRow.status == status.value).limit(MANY + 1)
+        counts.append(select(func.count()).select_from(of_status.subquery()).scalar_subquery())
+    numbers = session.execute(select(*counts)).one()
+    return {
+        status.value: Tally(min(number, MANY), number > MANY)
+        for status, number in zip(SeriesStatus, numbers, strict=True)
+    }
 
 
 def parked_counts(session: Session) -> tuple[int, int]:
-    """(parked jobs, failed deliveries): what waits for a person."""
+    """(parked jobs, failed deliveries): both wait for an operator."""
     jobs = select(func.count()).select_from(JobRow).where(JobRow.state == JobState.PARKED)
     deliveries = select(func.count()).select_from(DeliveryRow).where(DeliveryRow.state == DeliveryState.FAILED)
     return session.scalar(jobs) or 0, session.scalar(deliveries) or 0
@@ -102,7 +107,7 @@ def parked_counts(session: Session) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What a destination has not taken yet, since when, and when it last took something."""
+    """A destination's open deliveries: their numbers, the oldest result, the last delivery, the reason of the delay."""
 
     waiting: int
     failed: int
@@ -112,23 +117,27 @@ class Backlog:
 
 
 def find_backlog(session: Session, destination: str) -> Backlog:
-    """The state of one destination's deliveries."""
-    of_it = DeliveryRow.destination == destination
+    """The backlog of a destination."""
+    of_destination = DeliveryRow.destination == destination
     open_states = [DeliveryState.PENDING, DeliveryState.SENDING]
-    waiting = session.scalar(select(func.count(DeliveryRow.id)).where(of_it, DeliveryRow.state.in_(open_states)))
-    failed = session.scalar(select(func.count(DeliveryRow.id)).where(of_it, DeliveryRow.state == DeliveryState.FAILED))
+    waiting = session.scalar(
+        select(func.count(DeliveryRow.id)).where(of_destination, DeliveryRow.state.in_(open_states))
+    )
+    failed = session.scalar(
+        select(func.count(DeliveryRow.id)).where(of_destination, DeliveryRow.state == DeliveryState.FAILED)
+    )
     oldest = session.execute(
         select(ResultRow.created_at, DeliveryRow.reason)
         .select_from(DeliveryRow)
         .join(ObjectRow, ObjectRow.id == DeliveryRow.object_id)
         .join(ResultRow, ResultRow.id == ObjectRow.result_id)
-        .where(of_it, DeliveryRow.state.in_(open_states))
+        .where(of_destination, DeliveryRow.state.in_(open_states))
         .order_by(DeliveryRow.id)
         .limit(1)
     ).first()
     last = session.scalar(
         select(DeliveryRow.delivered_at)
-        .where(of_it, DeliveryRow.state == DeliveryState.DELIVERED)
+        .where(of_destination, DeliveryRow.state == DeliveryState.DELIVERED)
         .order_by(DeliveryRow.not_before.desc())
         .limit(1)
     )
@@ -138,7 +147,7 @@ def find_backlog(session: Session, destination: str) -> Backlog:
 
 @dataclass(frozen=True, slots=True)
 class SendingPeer:
-    """A peer that opened associations lately."""
+    """A peer that recently sent instances."""
 
     ae_title: str
     address: str
@@ -147,17 +156,17 @@ class SendingPeer:
 
 
 def sending_peers(session: Session) -> list[SendingPeer]:
-    """Who brought images in the newest associations, the latest first."""
+    """The calling peers of the newest associations, latest first."""
     rows = session.execute(
         select(AssociationRow.calling_ae_title, AssociationRow.peer, AssociationRow.opened_at)
         .order_by(AssociationRow.id.desc())
         .limit(_NEWEST_ASSOCIATIONS)
     ).all()
-    counted = Counter((one.calling_ae_title, one.peer) for one in rows)
+    numbers = Counter((row.calling_ae_title, row.peer) for row in rows)
     last: dict[tuple[str, str], datetime] = {}
-    for one in rows:
-        last.setdefault((one.calling_ae_title, one.peer), one.opened_at)
-    return [SendingPeer(title, peer, counted[title, peer], at) for (title, peer), at in last.items()]
+    for row in rows:
+        last.setdefault((row.calling_ae_title, row.peer), row.opened_at)
+    return [SendingPeer(title, peer, numbers[title, peer], at) for (title, peer), at in last.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +180,6 @@ class ModelUsage:
 
 
 def used_models(session: Session) -> Sequence[ModelUsage]:
-    """Newest first."""
+    """Every model that has been in use, newest first."""
     rows = session.scalars(select(ModelRow).order_by(ModelRow.id.desc()))
-    return [ModelUsage(one.name, one.version, one.sha256, one.added_at) for one in rows]
+    return [ModelUsage(row.name, row.version, row.sha256, row.added_at) for row in rows]

@@ -1,7 +1,7 @@
-"""Queries of the archive that a reader sees: what was received and what was produced, by study, series and instance.
+"""The archive as its users see it: received and produced objects, by study, series and instance.
 
-For C-FIND (PS3.4 C) and for QIDO-RS (PS3.18 10.6), which match alike. Only what the database holds is matched here.
-Newest first; an answer names a file, whose header tells the rest.
+For C-FIND (PS3.4 C) and QIDO-RS (PS3.18 10.6), which match alike. Only keys that the database has are matched here.
+Newest first; an answer names a file, whose header has the other attributes.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from sqlalchemy.orm import Session, aliased
 
 from worker.db.tables import InstanceRow, ObjectKind, ObjectRow, ResultRow, SeriesRow
 
-# The modality of each kind of what we produce: PS3.3 C.7.3.1.1.1.
+# The modality of each kind of produced object: PS3.3 C.7.3.1.1.1.
 MODALITIES = {ObjectKind.REPORT: "SR", ObjectKind.PICTURE: "OT", ObjectKind.KEY_OBJECTS: "KO"}
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What must match; an empty key matches everything. UIDs and modalities are lists of which one must be met.
+    """Matching keys; an empty key matches everything. Of a list of UIDs or modalities any value may match.
 
-    The texts match as PS3.4 C.2.2.2 says: `*` and `?` are wildcards; `study_date` may be a range. `patient_id` and
-    `accession_number` are as in the files: where the database holds pseudonyms, they are looked up.
+    Texts match as in PS3.4 C.2.2.2: `*` and `?` are wildcards; `study_date` may be a range. `patient_id` and
+    `accession_number` are those of the files: where the database stores pseudonyms, these are looked up.
     """
 
     study_instance_uids: tuple[str, ...] = ()
     series_instance_uids: tuple[str, ...] = ()
     sop_instance_uids: tuple[str, ...] = ()
     sop_class_uids: tuple[str, ...] = ()
-    modalities: tuple[str, ...] = ()  # of the series, or of any series of a study that is looked for
+    modalities: tuple[str, ...] = ()  # of the series; of any series where studies are searched
     modalities_in_study: tuple[str, ...] = ()  # of any series of the study
     patient_id: str = ""
     patient_name: str = ""
@@ -43,7 +43,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """`path`: a file of the study below the data folder, None when none is left."""
+    """`path`: a file of the study below the data folder, None when no file is left."""
 
     study_instance_uid: str
     patient_id: str
@@ -58,7 +58,7 @@ class Study:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """`kind` is None for a received series; `description` is known of those only."""
+    """`kind` is None for a received series; only received series have a `description`."""
 
     study: Study
     series_instance_uid: str
@@ -88,7 +88,7 @@ class Instance:
 
 
 def match_studies(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Study]:
-    """Studies by their own keys. What they are called is what their first series said."""
+    """Studies by their own keys. Their attributes are those of their first series."""
     earlier = aliased(SeriesRow)
     is_first = not_(
         exists().where(earlier.study_instance_uid == SeriesRow.study_instance_uid, earlier.id < SeriesRow.id)
@@ -105,12 +105,12 @@ def match_studies(session: Session, keys: Keys, limit: int | None = None, offset
 
 
 def match_series(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Series]:
-    """Series by their study's keys and their own: received ones, and those that were produced from them."""
+    """Series by their study's keys and their own: the received series, and the series produced from them."""
     study = _study_conditions(session, keys)
     received = (
         select(SeriesRow.id.label("source"), null().label("kind"), SeriesRow.series_instance_uid.label("uid"))
-        .where(*study, *_one_of(SeriesRow.series_instance_uid, keys.series_instance_uids))
-        .where(*_one_of(SeriesRow.modality, keys.modalities))
+        .where(*study, *_is_among(SeriesRow.series_instance_uid, keys.series_instance_uids))
+        .where(*_is_among(SeriesRow.modality, keys.modalities))
         .order_by(SeriesRow.id.desc())
     )
     earlier = aliased(ObjectRow)
@@ -121,35 +121,35 @@ def match_series(session: Session, keys: Keys, limit: int | None = None, offset:
         select(SeriesRow.id.label("source"), ObjectRow.kind.label("kind"), ObjectRow.series_instance_uid.label("uid"))
         .join_from(ObjectRow, ResultRow, ResultRow.id == ObjectRow.result_id)
         .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
-        .where(is_first, *study, *_one_of(ObjectRow.series_instance_uid, keys.series_instance_uids))
+        .where(is_first, *study, *_is_among(ObjectRow.series_instance_uid, keys.series_instance_uids))
         .where(*_of_modality(keys.modalities))
         .order_by(SeriesRow.id.desc())
     )
-    found = _one_after_the_other(session, [received, produced], limit, offset)
-    rows = _in_parts(session, select(SeriesRow), SeriesRow.id, [one.source for one in found])
+    page = _page_of_both(session, [received, produced], limit, offset)
+    rows = _in_batches(session, select(SeriesRow), SeriesRow.id, [row.source for row in page])
     sources = {row.id: row for (row,) in rows}
     contents = _contents(session, [row.study_instance_uid for row in sources.values()])
-    files = _files(session, [one.uid for one in found])
+    files = _files(session, [row.uid for row in page])
     answers = []
-    for one in found:
-        source, kind = sources[one.source], ObjectKind(one.kind) if one.kind else None
+    for row in page:
+        source, kind = sources[row.source], ObjectKind(row.kind) if row.kind else None
         content = contents[source.study_instance_uid]
         answers.append(
             Series(
                 study=_study(source, content),
-                series_instance_uid=one.uid,
+                series_instance_uid=row.uid,
                 modality=MODALITIES[kind] if kind else source.modality,
                 description="" if kind else source.series_description,
                 kind=kind,
-                instances=content.instances[one.uid],
-                path=files.get(one.uid),
+                instances=content.instances[row.uid],
+                path=files.get(row.uid),
             )
         )
     return answers
 
 
 def match_instances(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Instance]:
-    """Instances by the keys of every level, in the order in which they came; what was produced comes last."""
+    """Instances by the keys of every level, in order of arrival; produced instances come last."""
     columns = (
         SeriesRow.study_instance_uid, SeriesRow.patient_id, SeriesRow.patient_name, SeriesRow.accession_number,
         SeriesRow.study_date,
@@ -162,10 +162,10 @@ def match_instances(session: Session, keys: Keys, limit: int | None = None, offs
             InstanceRow.path, InstanceRow.removed_at.is_not(None).label("removed"), *columns,
         )
         .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
-        .where(*study, *_one_of(SeriesRow.series_instance_uid, keys.series_instance_uids))
-        .where(*_one_of(SeriesRow.modality, keys.modalities))
-        .where(*_one_of(InstanceRow.sop_instance_uid, keys.sop_instance_uids))
-        .where(*_one_of(InstanceRow.sop_class_uid, keys.sop_class_uids))
+        .where(*study, *_is_among(SeriesRow.series_instance_uid, keys.series_instance_uids))
+        .where(*_is_among(SeriesRow.modality, keys.modalities))
+        .where(*_is_among(InstanceRow.sop_instance_uid, keys.sop_instance_uids))
+        .where(*_is_among(InstanceRow.sop_class_uid, keys.sop_class_uids))
         .order_by(InstanceRow.id)
     )  # fmt: skip
     produced = (
@@ -177,14 +177,14 @@ def match_instances(session: Session, keys: Keys, limit: int | None = None, offs
         )
         .join(ResultRow, ResultRow.id == ObjectRow.result_id)
         .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
-        .where(*study, *_one_of(ObjectRow.series_instance_uid, keys.series_instance_uids))
+        .where(*study, *_is_among(ObjectRow.series_instance_uid, keys.series_instance_uids))
         .where(*_of_modality(keys.modalities))
-        .where(*_one_of(ObjectRow.sop_instance_uid, keys.sop_instance_uids))
-        .where(*_one_of(ObjectRow.sop_class_uid, keys.sop_class_uids))
+        .where(*_is_among(ObjectRow.sop_instance_uid, keys.sop_instance_uids))
+        .where(*_is_among(ObjectRow.sop_class_uid, keys.sop_class_uids))
         .order_by(ObjectRow.id)
     )  # fmt: skip
-    found = _one_after_the_other(session, [received, produced], limit, offset)
-    return [_instance(row) for row in found]
+    page = _page_of_both(session, [received, produced], limit, offset)
+    return [_instance(row) for row in page]
 
 
 def _instance(row: Any) -> Instance:
@@ -205,11 +205,11 @@ def _instance(row: Any) -> Instance:
     )
 
 
-def _one_after_the_other(session: Session, queries: Sequence[Any], limit: int | None, offset: int) -> list[Any]:
-    """A page of the rows of the first query, then of those of the second."""
-    found: list[Any] = []
+def _page_of_both(session: Session, queries: Sequence[Any], limit: int | None, offset: int) -> list[Any]:
+    """A page of the rows of the first query followed by those of the second."""
+    page: list[Any] = []
     for query in queries:
-        left = None if limit is None else limit - len(found)
+        left = None if limit is None else limit - len(page)
         if left == 0:
             break
         rows = session.execute(query.limit(left).offset(offset)).all()
@@ -217,16 +217,16 @@ def _one_after_the_other(session: Session, queries: Sequence[Any], limit: int | 
             offset -= session.scalar(select(func.count()).select_from(query.order_by(None).subquery())) or 0
         else:
             offset = 0
-        found += rows
-    return found
+        page += rows
+    return page
 
 
-# --- what a study holds ----------------------------------------------------------------------------------------
+# --- contents of studies ---------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class _Content:
-    """Of one study: its modalities, the number of instances of each series, and a file."""
+    """A study's modalities, the number of instances of each series, and the path of a file."""
 
     modalities: set[str] = field(default_factory=set)
     instances: dict[str, int] = field(default_factory=dict)
@@ -247,36 +247,37 @@ def _contents(session: Session, study_instance_uids: Iterable[str]) -> dict[str,
         .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
         .group_by(SeriesRow.study_instance_uid, ObjectRow.series_instance_uid, ObjectRow.kind)
     )
-    for study, series, modality, number in _in_parts(session, received, SeriesRow.study_instance_uid, studies):
+    for study, series, modality, number in _in_batches(session, received, SeriesRow.study_instance_uid, studies):
         contents[study].modalities.add(modality)
         contents[study].instances[series] = number
-    for study, series, kind, number in _in_parts(session, produced, SeriesRow.study_instance_uid, studies):
+    for study, series, kind, number in _in_batches(session, produced, SeriesRow.study_instance_uid, studies):
         contents[study].modalities.add(MODALITIES[ObjectKind(kind)])
         contents[study].instances[series] = number
-    files = _files(session, [series for one in contents.values() for series in one.instances])
+    files = _files(session, [series for content in contents.values() for series in content.instances])
     for content in contents.values():
         content.path = next((files[series] for series in content.instances if series in files), None)
     return contents
 
 
 def _files(session: Session, series_instance_uids: Sequence[str]) -> dict[str, str]:
-    """A file below the data folder of each series that has one."""
-    kept = aliased(InstanceRow)
-    first = select(func.min(kept.id)).where(kept.series_id == SeriesRow.id, kept.removed_at.is_(None)).scalar_subquery()
+    """The path of a file of each series that has any."""
+    other = aliased(InstanceRow)
+    has_file = (other.series_id == SeriesRow.id, other.removed_at.is_(None))
+    first = select(func.min(other.id)).where(*has_file).scalar_subquery()
     received = select(SeriesRow.series_instance_uid, InstanceRow.path).join(InstanceRow, InstanceRow.id == first)
     last = aliased(ObjectRow)
     is_last = not_(exists().where(last.series_instance_uid == ObjectRow.series_instance_uid, last.id > ObjectRow.id))
     produced = select(ObjectRow.series_instance_uid, ObjectRow.path).where(is_last)
-    found = _in_parts(session, received, SeriesRow.series_instance_uid, series_instance_uids)
-    found += _in_parts(session, produced, ObjectRow.series_instance_uid, series_instance_uids)
-    return {series: path for series, path in found}
+    rows = _in_batches(session, received, SeriesRow.series_instance_uid, series_instance_uids)
+    rows += _in_batches(session, produced, ObjectRow.series_instance_uid, series_instance_uids)
+    return {series: path for series, path in rows}
 
 
-def _in_parts(session: Session, query: Any, column: Any, values: Sequence[Any]) -> list[Any]:
-    """The rows where a column has one of many values: SQLite limits how many are bound."""
+def _in_batches(session: Session, query: Any, column: Any, values: Sequence[Any]) -> list[Any]:
+    """The rows where a column has any of many values: SQLite limits the number of bound values."""
     distinct = list(dict.fromkeys(values))
-    parts = [distinct[start : start + 500] for start in range(0, len(distinct), 500)]
-    return [row for part in parts for row in session.execute(query.where(column.in_(part))).all()]
+    batches = [distinct[start : start + 500] for start in range(0, len(distinct), 500)]
+    return [row for batch in batches for row in session.execute(query.where(column.in_(batch))).all()]
 
 
 def _study(row: SeriesRow, content: _Content) -> Study:
@@ -297,19 +298,19 @@ def _study(row: SeriesRow, content: _Content) -> Study:
 
 
 def _study_conditions(session: Session, keys: Keys) -> list[ColumnElement[bool]]:
-    conditions = _one_of(SeriesRow.study_instance_uid, keys.study_instance_uids)
+    conditions = _is_among(SeriesRow.study_instance_uid, keys.study_instance_uids)
     conditions += _holds_a(keys.modalities_in_study)
     pseudonym: Callable[[str], str] | None = session.info.get("pseudonym")
     for column, text in ((SeriesRow.patient_id, keys.patient_id), (SeriesRow.accession_number, keys.accession_number)):
         if not _matches_all(text):
-            # An answer holds the pseudonym, so one may be asked for too.
+            # An answer contains the pseudonym, so a key may be a pseudonym too.
             spellings = [text] if pseudonym is None else [text, pseudonym(text)]
-            conditions.append(or_(*[_is_like(session, column, one) for one in spellings]))
+            conditions.append(or_(*[_is_like(session, column, spelling) for spelling in spellings]))
     if not _matches_all(keys.patient_name):
-        # PS3.5 6.2.1: up to three component groups; in each a name may be found. Case does not count.
+        # PS3.5 6.2.1: up to three component groups, any of which may match. Case is ignored.
         name = keys.patient_name.lower()
         groups = (name, f"{name}=*", f"*={name}", f"*={name}=*")
-        conditions.append(or_(*[_is_like(session, func.lower(SeriesRow.patient_name), one) for one in groups]))
+        conditions.append(or_(*[_is_like(session, func.lower(SeriesRow.patient_name), group) for group in groups]))
     if not _matches_all(keys.study_date):
         conditions.append(_is_in_range(SeriesRow.study_date, keys.study_date))
     return conditions
@@ -320,7 +321,7 @@ def _matches_all(text: str) -> bool:
 
 
 def _is_like(session: Session, column: Any, text: str) -> ColumnElement[bool]:
-    """Case counts, on every database."""
+    """Wildcard matching that is case-sensitive on every database."""
     if "*" not in text and "?" not in text:
         return cast("ColumnElement[bool]", column == text)
     if session.get_bind().dialect.name == "sqlite":
@@ -330,23 +331,24 @@ def _is_like(session: Session, column: Any, text: str) -> ColumnElement[bool]:
 
 
 def _is_in_range(column: Any, text: str) -> ColumnElement[bool]:
-    """A date, or two with a hyphen of which one may be missing: PS3.4 C.2.2.2.5."""
+    """Match a date, or a range of two dates with a hyphen, either of which may be missing: PS3.4 C.2.2.2.5."""
     if "-" not in text:
         return cast("ColumnElement[bool]", column == text)
     first, _, last = text.partition("-")
     return and_(column != "", column >= first, column <= (last or "9"))
 
 
-def _one_of(column: Any, values: tuple[str, ...]) -> list[ColumnElement[bool]]:
+def _is_among(column: Any, values: tuple[str, ...]) -> list[ColumnElement[bool]]:
     return [column.in_(values)] if values else []
 
 
 def _of_modality(modalities: tuple[str, ...]) -> list[ColumnElement[bool]]:
-    return [ObjectRow.kind.in_([kind for kind, one in MODALITIES.items() if one in modalities])] if modalities else []
+    kinds = [kind for kind, modality in MODALITIES.items() if modality in modalities]
+    return [ObjectRow.kind.in_(kinds)] if modalities else []
 
 
 def _holds_a(modalities: tuple[str, ...]) -> list[ColumnElement[bool]]:
-    """True for the study of a series when one of its series has such a modality."""
+    """The condition that the study of a series has a series of such a modality."""
     if not modalities:
         return []
     other = aliased(SeriesRow)

@@ -1,4 +1,4 @@
-"""Models as people look at them: their states, and where they could not be loaded."""
+"""Models: their states, where they cannot be loaded, and how two of them compare."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOT_ASSESSED = "not-assessed"
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """`sha256` is the hash of its bundle; `not_loaded` names each host that could not load it, with the reason."""
+    """A model's state. `sha256` is its bundle's hash; `not_loaded` names each host that cannot load it, and why."""
 
     name: str
     version: str
@@ -34,35 +34,35 @@ class ModelStatus:
 
 
 def model_statuses(session: Session) -> list[ModelStatus]:
-    """Newest first."""
+    """Every model, newest first."""
     faults = load_faults(session)
     return [
         ModelStatus(
-            name=one.name,
-            version=one.version,
-            state=one.state,
-            state_at=one.state_at,
-            state_by=one.state_by,
-            added_at=one.added_at,
-            sha256=one.sha256,
-            not_loaded=faults.get(one.sha256),
+            name=row.name,
+            version=row.version,
+            state=row.state,
+            state_at=row.state_at,
+            state_by=row.state_by,
+            added_at=row.added_at,
+            sha256=row.sha256,
+            not_loaded=faults.get(row.sha256),
         )
-        for one in models.all_models(session)
+        for row in models.all_models(session)
     ]
 
 
 def load_faults(session: Session) -> dict[str, str]:
-    """Bundle hash → the hosts that could not load it, with the reasons; of the models that are in use."""
+    """Bundle hash → hosts that cannot load it and why, of the models in use."""
     faults: dict[str, str] = {}
     for model, load in models.model_loads(session):
         if load.state == LoadState.FAILED:
-            said = f"{load.host}: {load.detail}"
-            faults[model.sha256] = f"{faults[model.sha256]}; {said}" if model.sha256 in faults else said
+            fault = f"{load.host}: {load.detail}"
+            faults[model.sha256] = f"{faults[model.sha256]}; {fault}" if model.sha256 in faults else fault
     return faults
 
 
 def unserved_models(session: Session) -> list[str]:
-    """Active models that no host which tried could load: their series wait."""
+    """A sentence per active model that no host can load, so that its series wait."""
     outcomes: dict[str, set[str]] = {}
     for model, load in models.model_loads(session):
         if model.state == ModelState.ACTIVE:
@@ -71,14 +71,14 @@ def unserved_models(session: Session) -> list[str]:
 
 
 def awaited_models(session: Session, routes: Sequence[RouteSection]) -> list[str]:
-    """What the rules, or the lack of any active model, make series wait for."""
+    """The models that series wait for because no active model matches their route."""
     active, _ = models.models_in_use(session)
-    return awaited(routes, [Target(one.id, one.name, one.version) for one in active])
+    return awaited(routes, [Target(row.id, row.name, row.version) for row in active])
 
 
 @dataclass(frozen=True, slots=True)
 class ConfusionCell:
-    """On so many input sets the first model said `first` and the second `second`: a class, or not-assessed."""
+    """The number `n` of input sets with answer `first` of the first and `second` of the second model."""
 
     first: str
     second: str
@@ -87,7 +87,7 @@ class ConfusionCell:
 
 @dataclass(frozen=True, slots=True)
 class AgainstReaders:
-    """How one model did on the input sets whose series a reader has labelled with a class."""
+    """A model's answers on the input sets whose series a reader has labelled with a class."""
 
     right: int
     wrong: int
@@ -96,10 +96,10 @@ class AgainstReaders:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two models on the input sets that both have seen, in shadow or not.
+    """Two models on the input sets that both have processed, in shadow or not.
 
-    `agreement` is the fraction of the sets that both gave a class on which the classes are the same, None without any.
-    `read` counts the sets whose series has a reader's class.
+    `agreement`: of the sets to which both gave a class, the fraction with the same class; None if there are none.
+    `read`: the number of sets whose series has a reader's class.
     """
 
     first: str
@@ -117,11 +117,12 @@ class Comparison:
 
 
 def compare_models(session: Session, first: ModelRow, second: ModelRow) -> Comparison:
-    """What two models said of the same input sets, and of the readers' labels."""
-    one, two = _said(first.id, "one"), _said(second.id, "two")
-    same = and_(one.c.series_id == two.c.series_id, one.c.input_sha256 == two.c.input_sha256)
+    """Compare two models' answers on the same input sets with each other and with the readers' labels."""
+    of_first, of_second = _answers(first.id, "of_first"), _answers(second.id, "of_second")
+    same = and_(of_first.c.series_id == of_second.c.series_id, of_first.c.input_sha256 == of_second.c.input_sha256)
     number = func.count()
-    cells = session.execute(select(one.c.said, two.c.said, number).join(two, same).group_by(one.c.said, two.c.said))
+    by_answers = select(of_first.c.answer, of_second.c.answer, number).join(of_second, same)
+    cells = session.execute(by_answers.group_by(of_first.c.answer, of_second.c.answer))
     confusion = tuple(sorted((ConfusionCell(*row) for row in cells), key=lambda cell: (cell.first, cell.second)))
     both = [cell for cell in confusion if NOT_ASSESSED not in (cell.first, cell.second)]
     classified, agree = sum(cell.n for cell in both), sum(cell.n for cell in both if cell.first == cell.second)
@@ -132,12 +133,12 @@ def compare_models(session: Session, first: ModelRow, second: ModelRow) -> Compa
     )
     of_newest = and_(ReadingRow.series_id == newest.c.series_id, ReadingRow.number == newest.c.number)
     read = session.execute(
-        select(one.c.said, two.c.said, ReadingRow.label, number)
-        .join(two, same)
-        .join(ReadingRow, ReadingRow.series_id == one.c.series_id)
+        select(of_first.c.answer, of_second.c.answer, ReadingRow.label, number)
+        .join(of_second, same)
+        .join(ReadingRow, ReadingRow.series_id == of_first.c.series_id)
         .join(newest, of_newest)
         .where(ReadingRow.label.not_in(list(OTHER_LABELS)))
-        .group_by(one.c.said, two.c.said, ReadingRow.label)
+        .group_by(of_first.c.answer, of_second.c.answer, ReadingRow.label)
     ).all()
     return Comparison(
         first=f"{first.name} {first.version}",
@@ -155,19 +156,19 @@ def compare_models(session: Session, first: ModelRow, second: ModelRow) -> Compa
     )
 
 
-def _said(model_id: int, name: str) -> Subquery:
-    """A row for each input set that a model has answered: its class, or not-assessed."""
-    parts = [
-        select(JobRow.series_id, JobRow.input_sha256, func.coalesce(row.label, NOT_ASSESSED).label("said"))
+def _answers(model_id: int, name: str) -> Subquery:
+    """A row per input set that a model has answered: a class, or not-assessed."""
+    queries = [
+        select(JobRow.series_id, JobRow.input_sha256, func.coalesce(row.label, NOT_ASSESSED).label("answer"))
         .join(row, row.job_id == JobRow.id)
         .where(JobRow.model_id == model_id)
         for row in (ResultRow, ShadowResultRow)
     ]
-    return union_all(*parts).subquery(name)
+    return union_all(*queries).subquery(name)
 
 
 def _against_readers(rows: list[tuple[Any, str, int]]) -> AgainstReaders:
     counts: Counter[str] = Counter()
-    for said, label, n in rows:
-        counts["not assessed" if said == NOT_ASSESSED else "right" if said == label else "wrong"] += n
+    for answer, label, n in rows:
+        counts["not assessed" if answer == NOT_ASSESSED else "right" if answer == label else "wrong"] += n
     return AgainstReaders(counts["right"], counts["wrong"], counts["not assessed"])

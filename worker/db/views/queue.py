@@ -1,4 +1,4 @@
-"""Jobs that are not done and deliveries that have not arrived."""
+"""The queue: jobs that are not done and deliveries that have not arrived."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.db.tables import DeliveryRow, DeliveryState, JobRow, JobState, Objec
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedJob:
-    """A job that is not done; `number` is what `worker jobs retry` takes. None waits for one in `shadow`."""
+    """A job that is not done; `number` is the argument of `worker jobs retry`. No report depends on a `shadow` job."""
 
     number: int
     series_instance_uid: str
@@ -49,7 +49,7 @@ class Unfinished:
 
 
 def find_unfinished(session: Session) -> Unfinished:
-    """What waits, runs or is parked, oldest first."""
+    """Everything unfinished, oldest first."""
     return Unfinished(tuple(unfinished_jobs(session)), tuple(unfinished_deliveries(session)))
 
 
@@ -97,16 +97,16 @@ def unfinished_deliveries(
     )
     return [
         UnfinishedDelivery(
-            number=one.id,
+            number=row.id,
             series_instance_uid=uid,
             object=kind,
-            destination=one.destination,
-            state=one.state,
-            attempts=one.attempts,
-            status=one.status,
-            reason=one.reason,
-            detail=one.detail,
-            not_before=one.not_before,
+            destination=row.destination,
+            state=row.state,
+            attempts=row.attempts,
+            status=row.status,
+            reason=row.reason,
+            detail=row.detail,
+            not_before=row.not_before,
         )
-        for one, kind, uid in rows
+        for row, kind, uid in rows
     ]

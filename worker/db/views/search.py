@@ -1,4 +1,4 @@
-"""One search over what became of every series: classified, not assessed, refused, failed or pending."""
+"""Search the series: classified, not assessed, refused, failed or pending."""
 
 from __future__ import annotations
 
@@ -26,17 +26,15 @@ from worker.db.tables import (
 )
 from worker.dicom.standard import is_uid
 
-Status = SeriesStatus
-POSITION_PATTERN = r"^[0-9]{1,17}-[0-9]{1,18}$"  # every one of them is a time and a number that the database can hold
+POSITION_PATTERN = r"^[0-9]{1,17}-[0-9]{1,18}$"  # never more than a time and a row id that the database can hold
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-_FEW = 2000  # so many series that a text names are looked up first; more are so many that walking the list finds a page
+_FEW = 2000  # up to this many matches are looked up first; with more, walking the list finds a page soon enough
+_DOTS_OF_A_UID = 2  # 2.25.(a number) is the shortest; a patient's identifier hardly has as many
 
 
 @dataclass(frozen=True, slots=True)
 class ListPosition:
-    """A series' place in the list, newest first: where a page begins or ends, however many rows are before it."""
+    """A series' position in the list, newest first: where a page begins or ends, independent of the rows before it."""
 
     received_at: datetime
     number: int
@@ -46,19 +44,19 @@ class ListPosition:
 
     @classmethod
     def parse(cls, text: str) -> ListPosition:
-        """Raises ValueError for anything but what `str` of a place gives."""
+        """Raises ValueError for a text that is not the `str` of a position."""
         if not re.fullmatch(POSITION_PATTERN, text):
-            raise ValueError("not a place in the list")
+            raise ValueError("not a position in the list")
         microseconds, _, number = text.partition("-")
         return cls(_EPOCH + timedelta(microseconds=int(microseconds)), int(number))
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What to look for; None asks for anything. Dates are those of receiving, both included, in UTC.
+    """The criteria of a search; None matches everything. Dates are those of receiving, both inclusive, in UTC.
 
-    `text` is the beginning of a patient's ID or name or of an accession number, or a whole UID; nothing in it is a
-    wildcard. `answered` asks for what a model gave a result for. `older_than` and `newer_than` are the ends of a page.
+    `text` is the beginning of a patient's ID or name or of an accession number, or a whole UID; it has no wildcards.
+    `answered` selects series with a model's result. `older_than` and `newer_than` are the ends of a page.
     """
 
     text: str | None = None
@@ -67,7 +65,7 @@ class Search:
     series_instance_uid: str | None = None
     accession_number: str | None = None
     label: str | None = None
-    status: Status | None = None
+    status: SeriesStatus | None = None
     answered: bool = False
     since: date | None = None
     until: date | None = None
@@ -80,7 +78,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Answers, newest first, and where to go on; None at an end of the list."""
+    """Answers, newest first, and the positions of the next pages; None at an end of the list."""
 
     answers: tuple[SeriesAnswer, ...]
     newer_than: ListPosition | None
@@ -89,9 +87,9 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryAnswer:
-    """One object on its way to one destination.
+    """An object on its way to a destination.
 
-    `status` is the peer's last C-STORE status; `commitment` due, requested or confirmed where it is asked for.
+    `status` is the peer's last C-STORE status; `commitment` is due, requested or confirmed where it is requested.
     """
 
     destination: str
@@ -108,7 +106,7 @@ class DeliveryAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SeriesAnswer:
-    """One series and the latest that is known of it."""
+    """A series and its latest state."""
 
     series_instance_uid: str
     study_instance_uid: str
@@ -119,7 +117,7 @@ class SeriesAnswer:
     modality: str
     series_description: str
     instances: int
-    status: Status
+    status: SeriesStatus
     label: str | None
     probability: float | None
     probabilities: dict[str, float]
@@ -130,18 +128,18 @@ class SeriesAnswer:
     created_at: datetime
     received_at: datetime
     deliveries: tuple[DeliveryAnswer, ...]
-    missing: str | None = None  # of the images that the answer is about
-    reading: ReadState = ReadState.UNREAD  # what readers made of the answer
-    read_as: str | None = None  # the label that the latest of them gave
+    missing: str | None = None  # from the images that were classified
+    reading: ReadState = ReadState.UNREAD  # whether readers agree with the answer
+    read_as: str | None = None  # the label of the latest reading
 
 
 def find_series(session: Session, search: Search) -> list[SeriesAnswer]:
-    """Newest first."""
+    """The series that match, newest first."""
     return _answers(session, session.execute(_query(session, search)).all())
 
 
 def find_page(session: Session, search: Search, limit: int) -> Page:
-    """`limit` series and the places around them."""
+    """A page of `limit` series."""
     rows = list(session.execute(_query(session, replace(search, limit=limit + 1))).all())
     more, rows = len(rows) > limit, rows[:limit]
     if search.newer_than is not None:
@@ -161,18 +159,15 @@ def _answers(session: Session, rows: Sequence[Any]) -> list[SeriesAnswer]:
 
 
 def find_series_by_suffix(session: Session, ending: str) -> Sequence[str]:
-    """The Series Instance UID itself where it was received, else up to two that end so."""
+    """The Series Instance UID itself if it was received, otherwise up to two UIDs that end with `ending`."""
     uid = SeriesRow.series_instance_uid
     if session.scalar(select(uid).where(uid == ending)) is not None:
         return [ending]
     return session.scalars(select(uid).where(uid.endswith(ending, autoescape=True)).limit(2)).all()
 
 
-_DOTS_OF_A_UID = 2  # 2.25.(a number) is the shortest; an identifier of a patient hardly has so many
-
-
 def _as_stored(session: Session, search: Search) -> Search:
-    """With pseudonyms for the identifiers, where the database holds them so."""
+    """Replace identifiers by pseudonyms, if the database stores pseudonyms."""
     names_uid = search.text is not None and is_uid(search.text) and search.text.count(".") >= _DOTS_OF_A_UID
     return replace(
         search,
@@ -187,14 +182,14 @@ def _stored(session: Session, identifier: str | None) -> str | None:
     return identifier if pseudonym is None or identifier is None else pseudonym(identifier)
 
 
-# Columns and not whole rows: a page is made in half the time.
+# Columns instead of whole rows halve the time of a page.
 _COLUMNS = (
     SeriesRow.id, SeriesRow.series_instance_uid, SeriesRow.study_instance_uid, SeriesRow.patient_id,
     SeriesRow.patient_name, SeriesRow.accession_number, SeriesRow.study_date, SeriesRow.modality,
     SeriesRow.series_description, SeriesRow.status, SeriesRow.label, SeriesRow.probability,
     SeriesRow.created_at.label("received_at"), ResultRow.id.label("result_id"), ResultRow.probabilities,
     ResultRow.created_at.label("answered_at"), JobRow.id.label("job_id"), JobRow.missing,
-    # Whoever ended the matter holds the reason.
+    # The reason of the last stage that ended the series.
     case((ResultRow.id.is_not(None), ResultRow.reason), (JobRow.id.is_not(None), JobRow.reason),
          else_=SeriesRow.reason).label("reason"),
     case((ResultRow.id.is_not(None), ResultRow.detail), (JobRow.id.is_not(None), JobRow.detail),
@@ -213,32 +208,32 @@ def _query(session: Session, search: Search) -> Select[Any]:
         .correlate(SeriesRow)
         .scalar_subquery()
     )
-    found = _page_of_ids(session, search).subquery()
+    page = _page_of_ids(session, search).subquery()
     # Of the page, not of the table: else SQLite walks the whole list in this order and looks each row up in the page.
-    place = (found.c.created_at, found.c.id)
+    position = (page.c.created_at, page.c.id)
     return (
         select(*_COLUMNS, instances.label("instances"))
-        .join(found, found.c.id == SeriesRow.id)
+        .join(page, page.c.id == SeriesRow.id)
         .outerjoin(JobRow, JobRow.id == SeriesRow.answered_job_id)
         .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
         .outerjoin(ModelRow, ModelRow.id == JobRow.model_id)
         .outerjoin(ReadingRow, and_(ReadingRow.series_id == SeriesRow.id, is_latest_reading()))
-        .order_by(*(place if search.newer_than is not None else [column.desc() for column in place]))
+        .order_by(*(position if search.newer_than is not None else [column.desc() for column in position]))
     )
 
 
 def _page_of_ids(session: Session, search: Search) -> Select[datetime, int]:
-    """The times and ids of a page, from indexes alone: what else a page shows is fetched for its rows only.
+    """The times and ids of a page, from indexes alone; the other columns are fetched for the page's rows only.
 
-    A planner without statistics takes any equality for a rare one, so it is told: what names few series is looked up
-    first, and what names many must not keep the list from being walked in its order.
+    A planner without statistics assumes that every equality is selective, so it gets help here: criteria that match
+    few series are looked up first; for criteria that match many, no index keeps the list from being walked in order.
     """
     narrow = _narrow(search)
     ids: set[int] | None = None
     if narrow:
         ids = set()
-        for one in narrow:
-            ids.update(session.scalars(select(SeriesRow.id).where(one).limit(_FEW + 1)))
+        for condition in narrow:
+            ids.update(session.scalars(select(SeriesRow.id).where(condition).limit(_FEW + 1)))
             if len(ids) > _FEW:
                 ids = None
                 break
@@ -247,46 +242,46 @@ def _page_of_ids(session: Session, search: Search) -> Select[datetime, int]:
         chosen = SeriesRow.id.in_(ids)
     elif narrow:
         chosen = or_(*_narrow(search, _unindexed))
-    conditions = _conditions(search, _as_it_is if ids is None else _unindexed)
-    place = (SeriesRow.created_at, SeriesRow.id)
-    order = place if search.newer_than is not None else tuple(column.desc() for column in place)
-    return select(*place).where(chosen, *conditions, *_beyond(search)).order_by(*order).limit(search.limit)
+    conditions = _conditions(search, _indexed if ids is None else _unindexed)
+    position = (SeriesRow.created_at, SeriesRow.id)
+    order = position if search.newer_than is not None else tuple(column.desc() for column in position)
+    return select(*position).where(chosen, *conditions, *_beyond(search)).order_by(*order).limit(search.limit)
 
 
 Column = Callable[[Any], Any]
 
 
-def _as_it_is(column: Any) -> Any:
+def _indexed(column: Any) -> Any:
     return column
 
 
 def _unindexed(column: Any) -> Any:
-    """The same value, which no index serves."""
+    """The same value, for which no index is used."""
     return func.coalesce(column, column)
 
 
-def _narrow(search: Search, column: Column = _as_it_is) -> list[ColumnElement[bool]]:
-    """What names a patient, a study or a series: one of these must hold."""
-    wanted = {
+def _narrow(search: Search, column: Column = _indexed) -> list[ColumnElement[bool]]:
+    """The conditions that name a patient, a study or a series; any of them suffices."""
+    keys = {
         SeriesRow.series_instance_uid: search.series_instance_uid,
         SeriesRow.study_instance_uid: search.study_instance_uid,
         SeriesRow.accession_number: search.accession_number,
         SeriesRow.patient_id: search.patient_id,
     }
-    named = [column(one) == value for one, value in wanted.items() if value is not None]
-    if named:
-        return [and_(*named, or_(*_text(search.text, column)))] if search.text else [and_(*named)]
+    equal = [column(key) == value for key, value in keys.items() if value is not None]
+    if equal:
+        return [and_(*equal, or_(*_text(search.text, column)))] if search.text else [and_(*equal)]
     return _text(search.text, column) if search.text else []
 
 
 def _text(text: str, column: Column) -> list[ColumnElement[bool]]:
-    columns = [column(one) for one in (SeriesRow.patient_id, SeriesRow.patient_name, SeriesRow.accession_number)]
+    columns = [column(key) for key in (SeriesRow.patient_id, SeriesRow.patient_name, SeriesRow.accession_number)]
     begins: list[ColumnElement[bool]] = [
-        and_(one >= spelling, one < spelling + "\U0010ffff")
-        for one in columns
+        and_(prefixed >= spelling, prefixed < spelling + "\U0010ffff")
+        for prefixed in columns
         for spelling in sorted({text, text.upper(), text.title()})
     ]
-    whole = [column(one) == text for one in (SeriesRow.series_instance_uid, SeriesRow.study_instance_uid)]
+    whole = [column(uid) == text for uid in (SeriesRow.series_instance_uid, SeriesRow.study_instance_uid)]
     return [*begins, *whole]
 
 
@@ -295,11 +290,11 @@ def _conditions(search: Search, column: Column) -> list[ColumnElement[bool]]:
     if search.label is not None:
         conditions.append(column(SeriesRow.label) == search.label)
     if search.status is not None:
-        # A class is rarer than "classified", and whoever asks for both means the class.
+        # A class is rarer than "classified", so where both are given the class's index is used.
         by_index = column if search.label is None else _unindexed
         conditions.append(by_index(SeriesRow.status) == search.status.value)
     if search.answered:
-        conditions.append(_unindexed(SeriesRow.status).in_([Status.CLASSIFIED, Status.NOT_ASSESSED]))
+        conditions.append(_unindexed(SeriesRow.status).in_([SeriesStatus.CLASSIFIED, SeriesStatus.NOT_ASSESSED]))
     if search.minimum_probability is not None:
         conditions.append(SeriesRow.probability >= search.minimum_probability)
     if search.reading is not None:
@@ -312,12 +307,12 @@ def _conditions(search: Search, column: Column) -> list[ColumnElement[bool]]:
 
 
 def _beyond(search: Search) -> list[ColumnElement[bool]]:
-    place = tuple_(SeriesRow.created_at, SeriesRow.id)
+    position = tuple_(SeriesRow.created_at, SeriesRow.id)
     conditions = []
     if (old := search.older_than) is not None:
-        conditions.append(place < tuple_(literal(old.received_at, UtcDateTime()), literal(old.number)))
+        conditions.append(position < tuple_(literal(old.received_at, UtcDateTime()), literal(old.number)))
     if (new := search.newer_than) is not None:
-        conditions.append(place > tuple_(literal(new.received_at, UtcDateTime()), literal(new.number)))
+        conditions.append(position > tuple_(literal(new.received_at, UtcDateTime()), literal(new.number)))
     return conditions
 
 
@@ -326,7 +321,7 @@ def _midnight(day: date) -> datetime:
 
 
 def _deliveries(session: Session, result_ids: Sequence[int]) -> dict[int, list[DeliveryAnswer]]:
-    found: dict[int, list[DeliveryAnswer]] = {}
+    by_result: dict[int, list[DeliveryAnswer]] = {}
     for start in range(0, len(result_ids), 500):  # SQLite limits the number of bound values
         rows = session.execute(
             select(
@@ -339,8 +334,8 @@ def _deliveries(session: Session, result_ids: Sequence[int]) -> dict[int, list[D
             .order_by(DeliveryRow.id)
         )  # fmt: skip
         for result_id, *values in rows:
-            found.setdefault(result_id, []).append(DeliveryAnswer(*values))
-    return found
+            by_result.setdefault(result_id, []).append(DeliveryAnswer(*values))
+    return by_result
 
 
 def _answer(row: Any, deliveries: dict[int, list[DeliveryAnswer]]) -> SeriesAnswer:
@@ -354,7 +349,7 @@ def _answer(row: Any, deliveries: dict[int, list[DeliveryAnswer]]) -> SeriesAnsw
         modality=row.modality,
         series_description=row.series_description,
         instances=row.instances,
-        status=Status(row.status),
+        status=SeriesStatus(row.status),
         label=row.label,
         probability=row.probability,
         probabilities=row.probabilities or {},

@@ -1,4 +1,4 @@
-"""What the page of one series shows beside its answer: where its slices lie, its maps, its picture, its open job."""
+"""Details of a series beside its answer: slices with their files and maps, the picture, the report, the open job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LARGEST_SERIES = 4000
 
 @dataclass(frozen=True, slots=True)
 class ShownSlice:
-    """One slice to look at; what a model said of it is None and () where none did. `file` is None once deleted."""
+    """A slice to display, with the model's answer on it if there is one. `file` is None once it is deleted."""
 
     file: str | None
     frame_number: int | None
@@ -28,7 +28,7 @@ class ShownSlice:
 
 @dataclass(frozen=True, slots=True)
 class SeriesDetail:
-    """`open_job` is (number, state) of a job that is not done; `picture` the path of the produced picture."""
+    """`open_job` is (number, state) of an unfinished job; `picture` is the path of the produced picture."""
 
     slices: tuple[ShownSlice, ...]
     picture: str | None
@@ -128,19 +128,19 @@ def _classified(session: Session, result_id: int | None) -> list[ShownSlice]:
     return [
         ShownSlice(
             file=path if removed_at is None else None,
-            frame_number=one.frame_number,
-            position_mm=one.position_mm,
-            probabilities=tuple(one.probabilities),
-            in_distribution=one.in_distribution,
-            deciding=one.deciding,
-            activation=_activation(one.activation),
+            frame_number=row.frame_number,
+            position_mm=row.position_mm,
+            probabilities=tuple(row.probabilities),
+            in_distribution=row.in_distribution,
+            deciding=row.deciding,
+            activation=_activation(row.activation),
         )
-        for one, path, removed_at in rows
+        for row, path, removed_at in rows
     ]
 
 
 def _received(session: Session, series_id: int) -> list[ShownSlice]:
-    """The images of a series that no model ordered, as they came."""
+    """The images of a series without a result, in the order in which they came."""
     rows = session.execute(
         select(InstanceRow.path, InstanceRow.removed_at, InstanceRow.attributes)
         .where(InstanceRow.series_id == series_id)
@@ -155,5 +155,5 @@ def _received(session: Session, series_id: int) -> list[ShownSlice]:
     return slices[:LARGEST_SERIES]
 
 
-def _activation(kept: dict[str, object] | None) -> Activation | None:
-    return Activation(**kept) if kept else None  # type: ignore[arg-type]  # written from the same dataclass
+def _activation(stored: dict[str, object] | None) -> Activation | None:
+    return Activation(**stored) if stored else None  # type: ignore[arg-type]  # written from the same dataclass

@@ -1,7 +1,8 @@
-"""How things stand, in numbers: what GET /metrics tells.
+"""Totals and gauges for GET /metrics.
 
-Asked for every few seconds of a database that may hold a million series, so nothing here reads every row twice: what is
-only ever added is counted on from the last time, what waits is found by an index, and what has ended is the rest.
+Requested every few seconds from a database that may hold a million series, so nothing here reads every row twice: rows
+that are only ever added are counted from where the last count ended, unfinished ones are found by an index, and the
+finished ones are the difference.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from worker.db.tables import (
     SeriesStatus,
 )
 
-# A row's number is given before its transaction ends: this many of the newest are counted anew each time, so that one
-# which was still under way is not missed.
+# A row gets its id before its transaction commits: this many of the newest rows are recounted each time, so that a row
+# whose transaction was still open is not missed.
 _NEWEST = 10_000
 _WAITING = (DeliveryState.PENDING, DeliveryState.SENDING)
 _NOT_DONE = (JobState.PENDING, JobState.RUNNING, JobState.PARKED, JobState.SUPERSEDED)
@@ -40,7 +41,7 @@ _NOT_DONE = (JobState.PENDING, JobState.RUNNING, JobState.PARKED, JobState.SUPER
 
 @dataclass(frozen=True, slots=True)
 class DestinationTotals:
-    """Deliveries to one destination: their number by state, and since when the oldest result waits for it."""
+    """Deliveries to a destination: numbers by state, the oldest result that waits, open commitments by state."""
 
     states: dict[str, int]
     oldest: datetime | None
@@ -49,10 +50,10 @@ class DestinationTotals:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Numbers since the database was made; `refused` and `not_assessed` by reason, `results` by (model, class).
+    """Numbers since the database was created; `refused` and `not_assessed` by reason, `results` by (model, class).
 
-    A result without a class counts under "not-assessed". `series` and `jobs` by their status or state now; the times
-    are those of the oldest that is pending, None where none is.
+    A result without a class counts as "not-assessed". `series` and `jobs` by their present status or state;
+    `oldest_series` and `oldest_job` are the times of the oldest pending ones, None if none is pending.
     """
 
     instances_received: int
@@ -67,8 +68,8 @@ class Totals:
     deliveries: dict[str, DestinationTotals]
 
 
-class _Added:
-    """Counts rows that are never deleted, by columns that never change."""
+class _AppendOnlyCount:
+    """A count of rows that are never deleted, by columns that never change."""
 
     def __init__(self, table: Any, *by: Any) -> None:
         self._table, self._key, self._by = table, table.id, by
@@ -79,8 +80,8 @@ class _Added:
         last = session.scalar(select(func.max(self._key))) or 0
         if last - self._counted_to > 2 * _NEWEST:
             up_to = last - _NEWEST
-            # The first time nearly all are meant: coalesce keeps SQLite from walking the rows by number where a
-            # smaller index tells the same.
+            # The first count covers nearly all rows: coalesce keeps SQLite from walking them by id where a smaller
+            # index suffices.
             from_first = func.coalesce(self._key, self._key) <= up_to
             between = and_(self._key > self._counted_to, self._key <= up_to)
             self._counted += self._of(session, between if self._counted_to else from_first)
@@ -93,18 +94,18 @@ class _Added:
 
 
 class RunningTotals:
-    """Finds how things stand; keep one for the length of a process."""
+    """Reads the totals; create it once per process, because it remembers how far it has counted."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._instances = _Added(InstanceRow)
-        self._series = _Added(SeriesRow)
-        self._jobs = _Added(JobRow)
-        self._results = _Added(ResultRow, ResultRow.model_id, ResultRow.label, ResultRow.reason)
-        self._deliveries = _Added(DeliveryRow, DeliveryRow.destination)
+        self._instances = _AppendOnlyCount(InstanceRow)
+        self._series = _AppendOnlyCount(SeriesRow)
+        self._jobs = _AppendOnlyCount(JobRow)
+        self._results = _AppendOnlyCount(ResultRow, ResultRow.model_id, ResultRow.label, ResultRow.reason)
+        self._deliveries = _AppendOnlyCount(DeliveryRow, DeliveryRow.destination)
 
     def read(self, session: Session) -> Totals:
-        """One caller at a time: the others wait, so that a slow database is not asked twice."""
+        """The totals now. Concurrent callers wait, so that a slow database runs a single count."""
         with self._lock:
             series = self._series.count(session).total()
             refused = _refused(session)
@@ -133,20 +134,20 @@ class RunningTotals:
                 results=dict(by_class),
                 not_assessed=dict(not_assessed),
                 deliveries={
-                    name: _waiting(session, name, number)
+                    name: _destination_totals(session, name, number)
                     for (name,), number in sorted(self._deliveries.count(session).items())
                 },
             )
 
 
 def _by(session: Session, column: Any, values: Any) -> dict[str, int]:
-    """Numbers by value, of these values, also where there are none."""
+    """Numbers of series or jobs by these values of a column, 0 included."""
     query = select(column, func.count()).where(column.in_(values)).group_by(column)
-    return {one.value: 0 for one in values} | {value: number for value, number in session.execute(query)}
+    return {value.value: 0 for value in values} | {value: number for value, number in session.execute(query)}
 
 
 def _refused(session: Session) -> dict[str, int]:
-    """By reason."""
+    """Refused series by reason."""
     query = (
         select(SeriesRow.reason, func.count()).where(REFUSED, SeriesRow.reason.is_not(None)).group_by(SeriesRow.reason)
     )
@@ -158,14 +159,14 @@ def _created_at_of_oldest_job(session: Session) -> datetime | None:
     return session.scalar(select(JobRow.created_at).where(JobRow.id == oldest))
 
 
-def _waiting(session: Session, destination: str, deliveries: int) -> DestinationTotals:
-    """`deliveries`: how many there have been for this destination."""
-    of_it = DeliveryRow.destination == destination
-    states = {one.value: 0 for one in DeliveryState}
+def _destination_totals(session: Session, destination: str, deliveries: int) -> DestinationTotals:
+    """`deliveries`: the number of all deliveries to this destination so far."""
+    of_destination = DeliveryRow.destination == destination
+    states = {state.value: 0 for state in DeliveryState}
     oldest: list[int] = []
     query = (
         select(DeliveryRow.state, func.count(), func.min(DeliveryRow.id))
-        .where(of_it, DeliveryRow.state.in_((*_WAITING, DeliveryState.FAILED)))
+        .where(of_destination, DeliveryRow.state.in_((*_WAITING, DeliveryState.FAILED)))
         .group_by(DeliveryRow.state)
     )
     for state, number, first in session.execute(query):
@@ -173,15 +174,15 @@ def _waiting(session: Session, destination: str, deliveries: int) -> Destination
         if state in _WAITING:
             oldest.append(first)
     states[DeliveryState.DELIVERED.value] = deliveries - sum(states.values())
-    made = (
+    oldest_result = (
         select(ResultRow.created_at)
         .join(ObjectRow, ObjectRow.result_id == ResultRow.id)
         .join(DeliveryRow, DeliveryRow.object_id == ObjectRow.id)
         .where(DeliveryRow.id == min(oldest, default=None))
     )
     uncommitted = (
-        select(DeliveryRow.commitment, func.count()).where(of_it, UNCOMMITTED).group_by(DeliveryRow.commitment)
+        select(DeliveryRow.commitment, func.count()).where(of_destination, UNCOMMITTED).group_by(DeliveryRow.commitment)
     )
     commitments = {Commitment.DUE.value: 0, Commitment.REQUESTED.value: 0}
     commitments |= {str(state): number for state, number in session.execute(uncommitted)}
-    return DestinationTotals(states, session.scalar(made) if oldest else None, commitments)
+    return DestinationTotals(states, session.scalar(oldest_result) if oldest else None, commitments)

@@ -16,15 +16,15 @@ from worker.db.jobs import claim_job, end_job
 from worker.db.models import model_row
 from worker.db.results import NewObject, add_result
 from worker.db.series import lock_open_series, queue_series, refuse_series
-from worker.db.tables import JobState, ObjectKind
+from worker.db.tables import JobState, ObjectKind, SeriesStatus
 from worker.db.views import activity
 from worker.db.views.queue import find_unfinished
-from worker.db.views.search import Search, Status, find_page, find_series, find_series_by_suffix
+from worker.db.views.search import Search, find_page, find_series, find_series_by_suffix
 from worker.db.views.series_detail import latest_slices
 from worker.dicom.standard import derive_uid
 
 
-def _series(database: Database, name: str, outcome: Status, seconds: float = 0, probability: float = 0.9) -> None:
+def _series(database: Database, name: str, outcome: SeriesStatus, seconds: float = 0, probability: float = 0.9) -> None:
     """One series of one instance with that outcome."""
     new = new_instance(1, name)
     with database.write() as session:
@@ -32,16 +32,16 @@ def _series(database: Database, name: str, outcome: Status, seconds: float = 0, 
         row = add_instance(session, new, later(seconds))
         series = lock_open_series(session, row.series_id, later(seconds))
         assert series is not None
-        if outcome is Status.PENDING:
+        if outcome is SeriesStatus.PENDING:
             return
-        if outcome is Status.REFUSED:
+        if outcome is SeriesStatus.REFUSED:
             refuse_series(series, "modality", "modality CT", later(seconds))
             return
         queued = queue_series(session, series, model, later(seconds))
         job = claim_job(session, "me", model, later(seconds), timedelta(seconds=30))
         assert job is not None
         assert queued is not None
-        if outcome is Status.FAILED:
+        if outcome is SeriesStatus.FAILED:
             end_job(session, job.id, "me", JobState.PARKED, later(seconds), reason="process-died", detail="it died")
             return
         end_job(session, job.id, "me", JobState.DONE, later(seconds))
@@ -52,11 +52,11 @@ def _series(database: Database, name: str, outcome: Status, seconds: float = 0, 
 
 @pytest.fixture
 def filled(database: Database) -> Database:
-    _series(database, "a", Status.CLASSIFIED, 0, 0.95)
-    _series(database, "b", Status.CLASSIFIED, 86400, 0.6)
-    _series(database, "c", Status.REFUSED, 2 * 86400)
-    _series(database, "d", Status.FAILED, 3 * 86400)
-    _series(database, "e", Status.PENDING, 4 * 86400)
+    _series(database, "a", SeriesStatus.CLASSIFIED, 0, 0.95)
+    _series(database, "b", SeriesStatus.CLASSIFIED, 86400, 0.6)
+    _series(database, "c", SeriesStatus.REFUSED, 2 * 86400)
+    _series(database, "d", SeriesStatus.FAILED, 3 * 86400)
+    _series(database, "e", SeriesStatus.PENDING, 4 * 86400)
     return database
 
 
@@ -71,10 +71,10 @@ def filled(database: Database) -> Database:
         (Search(accession_number="ACC-e"), "e"),
         (Search(label="glioma"), "ba"),
         (Search(label="meningioma"), ""),
-        (Search(status=Status.CLASSIFIED), "ba"),
-        (Search(status=Status.REFUSED), "c"),
-        (Search(status=Status.FAILED), "d"),
-        (Search(status=Status.PENDING), "e"),
+        (Search(status=SeriesStatus.CLASSIFIED), "ba"),
+        (Search(status=SeriesStatus.REFUSED), "c"),
+        (Search(status=SeriesStatus.FAILED), "d"),
+        (Search(status=SeriesStatus.PENDING), "e"),
         (Search(minimum_probability=0.7), "a"),
         (Search(since=date(2026, 3, 2), until=date(2026, 3, 3)), "cb"),
         (Search(patient_id="ID-a' OR '1'='1"), ""),
@@ -90,11 +90,11 @@ def test_every_outcome_tells_its_reason(filled: Database) -> None:
     with filled.read() as session:
         told = {one.patient_id[-1]: (one.status, one.label, one.reason) for one in find_series(session, Search())}
     assert told == {
-        "a": (Status.CLASSIFIED, "glioma", None),
-        "b": (Status.CLASSIFIED, "glioma", None),
-        "c": (Status.REFUSED, None, "modality"),
-        "d": (Status.FAILED, None, "process-died"),
-        "e": (Status.PENDING, None, None),
+        "a": (SeriesStatus.CLASSIFIED, "glioma", None),
+        "b": (SeriesStatus.CLASSIFIED, "glioma", None),
+        "c": (SeriesStatus.REFUSED, None, "modality"),
+        "d": (SeriesStatus.FAILED, None, "process-died"),
+        "e": (SeriesStatus.PENDING, None, None),
     }
 
 
@@ -124,7 +124,7 @@ def test_a_late_instance_leaves_the_earlier_result_in_sight(filled: Database) ->
         add_instance(session, new_instance(2, "a"), later(10))
     with filled.read() as session:
         [answer] = find_series(session, Search(patient_id="ID-a"))
-    assert (answer.status, answer.label, answer.instances) == (Status.CLASSIFIED, "glioma", 2)
+    assert (answer.status, answer.label, answer.instances) == (SeriesStatus.CLASSIFIED, "glioma", 2)
 
 
 @pytest.mark.parametrize("search", [Search(), Search(answered=True), Search(minimum_probability=0.5), Search(text="P")])
@@ -147,9 +147,9 @@ def test_each_status_is_counted_up_to_a_number(filled: Database, monkeypatch: py
     monkeypatch.setattr(activity, "MANY", 1)
     with filled.read() as session:
         counted = activity.count_by_status(session)
-    assert counted[Status.CLASSIFIED] == activity.Tally(1, more=True)
-    assert counted[Status.REFUSED] == activity.Tally(1, more=False)
-    assert counted[Status.NOT_ASSESSED] == activity.Tally(0, more=False)
+    assert counted[SeriesStatus.CLASSIFIED] == activity.Tally(1, more=True)
+    assert counted[SeriesStatus.REFUSED] == activity.Tally(1, more=False)
+    assert counted[SeriesStatus.NOT_ASSESSED] == activity.Tally(0, more=False)
 
 
 def test_slices_and_endings(filled: Database) -> None:
