@@ -48,8 +48,8 @@ def evaluate_command(
     """
     from monai_train.data.manifest import read_manifest
     from monai_train.data.patients import SplitRole
-    from monai_train.evaluation.evaluate import choose, read_split
-    from monai_train.evaluation.report import bundle_subject, runs_subject, write_report
+    from monai_train.evaluation.evaluate import read_split, select_pictures
+    from monai_train.evaluation.report import evaluated_bundle, evaluated_runs, write_report
     from monai_train.evaluation.tables import report_table
 
     if (bundle is None) == (not run):
@@ -59,9 +59,9 @@ def evaluate_command(
     if role is not None and role not in list(SplitRole):
         raise StartError("usage", f"--role is one of {', '.join(SplitRole)}")
     if bundle is not None:
-        subject = bundle_subject(bundle, "fp32" if precision == "fp32" else "int8", flip)
+        subject = evaluated_bundle(bundle, "fp32" if precision == "fp32" else "int8", flip)
     else:
-        subject = runs_subject(run, flip)
+        subject = evaluated_runs(run, flip)
     if report is not None:
         written = write_report(subject, data, report, log, outside)
         Console().print(f"report: {written}", highlight=False, soft_wrap=True)
@@ -71,7 +71,7 @@ def evaluate_command(
     roles = None
     if role is not None:
         roles = (subject.split or read_split(bundle or Path())).roles(rows)
-    chosen = choose(rows, roles, SplitRole(role) if role else None, deduplicate)
+    chosen = select_pictures(rows, roles, SplitRole(role) if role else None, deduplicate)
     figures = subject.examine(data, rows, chosen)[0].report()
     if json_file is not None:
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
@@ -92,7 +92,7 @@ def compare_command(
     Example: monai-train compare runs/first runs/second --data converted --plot comparison.png
     """
     from monai_train.data.patients import SplitRole
-    from monai_train.evaluation.compare import as_json, chart, compare, comparison_table
+    from monai_train.evaluation.compare import balanced_accuracy_chart, compare, comparison_json, comparison_table
 
     if role not in (SplitRole.TEST, SplitRole.VALIDATION, SplitRole.EXTERNAL):
         raise StartError("usage", "--role is test, validation or external")
@@ -101,9 +101,9 @@ def compare_command(
     by_level = compare(models, data, SplitRole(role), "fp32" if precision == "fp32" else "int8", flip)
     try:
         if json_file is not None:
-            json_file.write_text(json.dumps(as_json(by_level), indent=2) + "\n")
+            json_file.write_text(json.dumps(comparison_json(by_level), indent=2) + "\n")
         if plot is not None:
-            plot.write_bytes(chart(by_level["slice"]))
+            plot.write_bytes(balanced_accuracy_chart(by_level["slice"]))
     except OSError as error:
         raise StartError("output-not-writable", f"cannot write the comparison: {error.strerror}") from None
     for level, compared in by_level.items():

@@ -62,25 +62,27 @@ def retrain_command(
     Exit code 0: offered, 1: not offered (the bundle is written all the same), 2: startup error.
     Example: monai-train retrain --bundle old --data data --from-worker seen --run runs/site --version 2 --out new
     """
-    from monai_train.evaluation.compare import as_json, comparison_table
-    from monai_train.export.retrain import EXIT_NOT_OFFERED, FEW, retrain, settings_for
+    from monai_train.evaluation.compare import comparison_json, comparison_table
+    from monai_train.export.retrain import EXIT_NOT_OFFERED, FEW_PATIENTS, retrain, retrain_settings
     from worker.inference.bundle import load_bundle
 
     given = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed, "threads": threads}
-    settings = settings_for(bundle, config, **given)
-    verdict = retrain(bundle, data, from_worker, run, out, settings, version, healthy)
-    for what, models in verdict.compared.items():
+    settings = retrain_settings(bundle, config, **given)
+    result = retrain(bundle, data, from_worker, run, out, settings, version, healthy)
+    for what, models in result.compared.items():
         Console().print(comparison_table(f"{what}; * the interval of the difference excludes 0", models))
-    if verdict.patients < FEW:
-        typer.echo(f"{verdict.patients} patients of the site were kept out: with fewer than {FEW}, figures say little")
+    if result.patients < FEW_PATIENTS:
+        typer.echo(
+            f"{result.patients} patients of the site were kept out: with fewer than {FEW_PATIENTS}, figures say little"
+        )
     if json_file is not None:
         try:
-            json_file.write_text(json.dumps(as_json(verdict.compared), indent=2) + "\n")
+            json_file.write_text(json.dumps(comparison_json(result.compared), indent=2) + "\n")
         except OSError as error:
             raise StartError("output-not-writable", f"cannot write {json_file}: {error.strerror}") from None
     typer.echo(f"bundle: {out}")
-    if verdict.faults:
-        typer.echo("not offered:\n" + "\n".join(f"- {fault}" for fault in verdict.faults))
+    if result.faults:
+        typer.echo("not offered:\n" + "\n".join(f"- {fault}" for fault in result.faults))
         raise typer.Exit(EXIT_NOT_OFFERED)
     typer.echo("not worse than the present model. Nothing has changed; run it beside the present one:")
     name = load_bundle(out).identity.name

@@ -12,9 +12,9 @@ from rich.table import Table
 from monai_train.data.manifest import ManifestRow, read_manifest
 from monai_train.data.patients import SplitRole, split_sha256
 from monai_train.evaluation import plots
-from monai_train.evaluation.evaluate import Measured, choose
+from monai_train.evaluation.evaluate import Measurement, select_pictures
 from monai_train.evaluation.intervals import Estimate, estimates, paired_differences
-from monai_train.evaluation.report import Subject, bundle_subject, runs_subject
+from monai_train.evaluation.report import EvaluatedModel, evaluated_bundle, evaluated_runs
 from monai_train.evaluation.tables import markdown_table
 from worker.errors import StartError
 from worker.inference.engines import Precision
@@ -23,7 +23,7 @@ FIGURES = ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "auc.t
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ComparedModel:
     """One model's figures, and each one's paired difference from the first model's (None for the first)."""
 
     name: str
@@ -37,7 +37,7 @@ def compare(
     role: SplitRole = SplitRole.TEST,
     precision: Precision = "int8",
     flip: bool = False,
-) -> dict[str, list[Compared]]:
+) -> dict[str, list[ComparedModel]]:
     """Every model on one part of the split, one image a picture; by `slice` and by `patient`.
 
     Raises StartError unless all models kept the same patients apart.
@@ -49,14 +49,17 @@ def compare(
     chosen = _same_part(rows, subjects, role)
     measured = [subject.examine(data, rows, chosen)[0] for subject in subjects]
     names = [path.name if [p.name for p in models].count(path.name) == 1 else str(path) for path in models]
-    return {"slice": pair(names, measured, "slices"), "patient": pair(names, measured, "patients")}
+    return {
+        "slice": compare_measurements(names, measured, "slices"),
+        "patient": compare_measurements(names, measured, "patients"),
+    }
 
 
-def _subject(path: Path, precision: Precision, flip: bool) -> Subject:
-    return bundle_subject(path, precision, flip) if (path / "worker.json").is_file() else runs_subject([path], flip)
+def _subject(path: Path, precision: Precision, flip: bool) -> EvaluatedModel:
+    return evaluated_bundle(path, precision, flip) if (path / "worker.json").is_file() else evaluated_runs([path], flip)
 
 
-def _same_part(rows: Sequence[ManifestRow], subjects: Sequence[Subject], role: SplitRole) -> list[int]:
+def _same_part(rows: Sequence[ManifestRow], subjects: Sequence[EvaluatedModel], role: SplitRole) -> list[int]:
     found = []
     for subject in subjects:
         if subject.split is None:
@@ -64,21 +67,21 @@ def _same_part(rows: Sequence[ManifestRow], subjects: Sequence[Subject], role: S
         roles = subject.split.roles(rows)
         if split_sha256(rows, roles) != subject.split.split_sha256:
             raise StartError("other-data", f"{subject.name} was trained on other data: who was kept apart is not known")
-        found.append(choose(rows, roles, role, single=True))
+        found.append(select_pictures(rows, roles, role, deduplicated=True))
     if any(one != found[0] for one in found):
         raise StartError("other-split", "these models did not keep the same patients apart")
     return found[0]
 
 
-def pair(names: Sequence[str], measured: Sequence[Measured], level: str) -> list[Compared]:
+def compare_measurements(names: Sequence[str], measured: Sequence[Measurement], level: str) -> list[ComparedModel]:
     answers = [getattr(one, level) for one in measured]
     return [
-        Compared(name, estimates(one), None if index == 0 else paired_differences(one, answers[0]))
+        ComparedModel(name, estimates(one), None if index == 0 else paired_differences(one, answers[0]))
         for index, (name, one) in enumerate(zip(names, answers, strict=True))
     ]
 
 
-def _rows(models: Sequence[Compared]) -> list[tuple[str, str, str, str, str]]:
+def _rows(models: Sequence[ComparedModel]) -> list[tuple[str, str, str, str, str]]:
     """Figure, n, model, value with its interval, difference from the first model with its interval."""
     return [
         (
@@ -93,11 +96,11 @@ def _rows(models: Sequence[Compared]) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
-def _header(models: Sequence[Compared]) -> tuple[str, ...]:
+def _header(models: Sequence[ComparedModel]) -> tuple[str, ...]:
     return "figure", "n", "model", "value (95 %)", f"minus {models[0].name} (95 %)"
 
 
-def comparison_table(title: str, models: Sequence[Compared]) -> Table:
+def comparison_table(title: str, models: Sequence[ComparedModel]) -> Table:
     """Figures of each model with intervals and n, and the difference from the first, for the terminal."""
     table = Table(*_header(models), title=title, title_justify="left")
     for number, (figure, n, *cells) in enumerate(_rows(models)):
@@ -106,7 +109,7 @@ def comparison_table(title: str, models: Sequence[Compared]) -> Table:
     return table
 
 
-def comparison_markdown(title: str, models: Sequence[Compared]) -> str:
+def comparison_markdown(title: str, models: Sequence[ComparedModel]) -> str:
     """The same as a GFM table under a heading of the third level."""
     return f"### {title}\n\n{markdown_table(_header(models), _rows(models))}"
 
@@ -119,7 +122,7 @@ def _difference(one: Estimate) -> str:
     return f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f}){star}"
 
 
-def as_json(found: dict[str, list[Compared]]) -> dict[str, Any]:
+def comparison_json(found: dict[str, list[ComparedModel]]) -> dict[str, Any]:
     """The content of `compare --json`."""
     return {
         level: [
@@ -134,7 +137,7 @@ def as_json(found: dict[str, list[Compared]]) -> dict[str, Any]:
     }
 
 
-def chart(models: Sequence[Compared]) -> bytes:
+def balanced_accuracy_chart(models: Sequence[ComparedModel]) -> bytes:
     """Balanced accuracy of each model and its difference from the first, PNG."""
     nothing = Estimate(None, None, None, 0)
     key = "balanced_accuracy"

@@ -23,8 +23,8 @@ from monai_train.data.dataset import load_pictures, read_preprocessing
 from monai_train.data.labels import CLASS_NAMES
 from monai_train.data.manifest import ManifestRow, data_sha256, deduplicate, read_manifest
 from monai_train.data.patients import SplitRole, split_roles
-from monai_train.evaluation.crossval_page import write_page
-from monai_train.evaluation.evaluate import Measured, fit_temperature, run_outputs
+from monai_train.evaluation.crossval_page import write_crossval_page
+from monai_train.evaluation.evaluate import Measurement, fit_temperature, run_outputs
 from monai_train.evaluation.intervals import Estimate, estimates
 from monai_train.evaluation.metrics import IntArray, Predictions, figures, patient_predictions
 from monai_train.evaluation.report import write_predictions
@@ -35,7 +35,7 @@ from worker.inference.aggregate import slice_probabilities
 from worker.pixels.arrays import FloatArray
 
 
-def folds_of(labels: Sequence[int], groups: Sequence[str], folds: int, seed: int = 0) -> IntArray:
+def assign_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: int = 0) -> IntArray:
     """The fold of every picture, [n]: a group is in one fold only, and the folds' numbers of groups with a class (the
     commonest label of a group) differ by at most one.
 
@@ -59,10 +59,10 @@ def fold_roles(
     """The role of every row when `fold` is judged; the external sets and their patients are never trained on."""
     roles = list(split_roles(rows, external, 0.0, 0.0))
     inside = [i for i, role in enumerate(roles) if role is SplitRole.TRAIN]
-    outer = folds_of([rows[i].label for i in inside], [rows[i].patient_group for i in inside], folds, seed)
+    outer = assign_folds([rows[i].label for i in inside], [rows[i].patient_group for i in inside], folds, seed)
     left = [i for i, own in zip(inside, outer, strict=True) if own != fold]
     # As many inner folds as outer ones; the first is enough to choose the epoch by.
-    inner = folds_of([rows[i].label for i in left], [rows[i].patient_group for i in left], folds, seed + 1 + fold)
+    inner = assign_folds([rows[i].label for i in left], [rows[i].patient_group for i in left], folds, seed + 1 + fold)
     for i, own in zip(inside, outer, strict=True):
         roles[i] = SplitRole.TEST if own == fold else SplitRole.TRAIN
     for i, own in zip(left, inner, strict=True):
@@ -161,7 +161,7 @@ def _judge(
     temperatures = out_of_fold_temperatures(logits, [[rows[i].label for i in held] for held in chosen])
     parts = [slice_probabilities(one, t) for one, t in zip(logits, temperatures, strict=True)]
     slices = _predictions([rows[i] for i in order], np.concatenate(parts))
-    pooled = Measured(slices, _of_patients(slices))
+    pooled = Measurement(slices, _of_patients(slices))
     report = pooled.report()
     report["estimates"] = {
         level: {name: one.to_json() for name, one in estimates(answers).items()}
@@ -173,7 +173,7 @@ def _judge(
     ]
     write_predictions(run / "predictions.csv", [rows[i] for i in order], slices)
     (run / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    write_page(run, facts, [rows[i] for i in order], pooled, report["folds"])
+    write_crossval_page(run, facts, [rows[i] for i in order], pooled, report["folds"])
     return report
 
 

@@ -13,11 +13,19 @@ import numpy as np
 from monai_train.data.labels import CLASS_NAMES
 from monai_train.data.manifest import ManifestRow
 from monai_train.evaluation import plots
-from monai_train.evaluation.evaluate import Evidence, Measured
+from monai_train.evaluation.evaluate import Evidence, Measurement
 from monai_train.evaluation.intervals import estimates
-from monai_train.evaluation.plots import title_of
-from monai_train.evaluation.report import Part, Plan, part_plots
-from monai_train.evaluation.report_page import METHOD, RESEARCH_USE, document, figure, raw_table, section, summary
+from monai_train.evaluation.plots import class_title
+from monai_train.evaluation.report import Cohort, CohortResult, cohort_plots
+from monai_train.evaluation.report_page import (
+    METHOD,
+    RESEARCH_USE,
+    cohort_section,
+    embedded_image,
+    html_document,
+    html_table,
+    summary_table,
+)
 from monai_train.training.epoch_log import LOG
 
 _NOTE = (
@@ -26,11 +34,11 @@ _NOTE = (
 )
 
 
-def write_page(
+def write_crossval_page(
     run: Path,
     facts: Sequence[tuple[str, str]],
     rows: Sequence[ManifestRow],
-    pooled: Measured,
+    pooled: Measurement,
     folds: Sequence[Mapping[str, Any]],
 ) -> Path:
     """Write RUN/report.html; `folds` are those of report.json, `rows` the pooled answers' pictures."""
@@ -38,25 +46,25 @@ def write_page(
     evidence = Evidence(
         tuple(rows), nothing.astype(np.uint8), nothing.astype(np.float32), *[nothing.astype(np.float32)] * 2
     )
-    plan = Plan("pooled", "All folds pooled", _NOTE, False, list(range(len(rows))))
-    part = Part(plan, pooled, evidence, estimates(pooled.slices), estimates(pooled.patients))
-    images = {f"plots/pooled-{name}": content for name, content in part_plots(part).items()}
-    curves = [figure(chart, f"Fold {number}") for number, chart in _learning(run, len(folds))]
+    cohort = Cohort("pooled", "All folds pooled", _NOTE, False, list(range(len(rows))))
+    part = CohortResult(cohort, pooled, evidence, estimates(pooled.slices), estimates(pooled.patients))
+    images = {f"plots/pooled-{name}": content for name, content in cohort_plots(part).items()}
+    curves = [embedded_image(chart, f"Fold {number}") for number, chart in _learning(run, len(folds))]
     title = f"Cross-validation {escape(run.name)}"
     body = [
         f"<h1>{title}</h1>",
         RESEARCH_USE,
-        f'<div class="facts">{raw_table(("", ""), [[escape(cell) for cell in one] for one in facts])}</div>',
+        f'<div class="facts">{html_table(("", ""), [[escape(cell) for cell in one] for one in facts])}</div>',
         "<h2>In short</h2>",
-        summary([part]),
+        summary_table([part]),
         "<h2>Each fold</h2>",
         _folds(folds),
-        section(part, images),
+        cohort_section(part, images),
         f'<h2>Training</h2><div class="grid plot">{"".join(curves)}</div>',
         METHOD,
     ]
     path = run / "report.html"
-    path.write_text(document(title, body), encoding="utf-8")
+    path.write_text(html_document(title, body), encoding="utf-8")
     return path
 
 
@@ -75,7 +83,7 @@ def _folds(folds: Sequence[Mapping[str, Any]]) -> str:
         "of",
         "n",
         "balanced accuracy",
-        *(f"recall {title_of(name)}" for name in CLASS_NAMES),
+        *(f"recall {class_title(name)}" for name in CLASS_NAMES),
         "temperature",
     ]
     lines = []
@@ -91,7 +99,7 @@ def _folds(folds: Sequence[Mapping[str, Any]]) -> str:
         values = [100 * fold[level]["balanced_accuracy"] for fold in folds]
         spread = f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} %"
         lines.append(["mean ± sd", f"{level}s", "", spread, *[""] * (len(CLASS_NAMES) + 1)])
-    return raw_table(header, lines)
+    return html_table(header, lines)
 
 
 def _percent(value: float | None) -> str:

@@ -34,7 +34,7 @@ _BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class TrainingSplit:
     """How a bundle's training data were parted; kept in its configs/metadata.json."""
 
     external: tuple[str, ...]
@@ -48,7 +48,7 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurement:
     """What was measured: slices, patients, how many got no answer and why (`unreadable`, by stable reason)."""
 
     slices: Predictions
@@ -87,30 +87,34 @@ class Evidence:
     maps: FloatArray
 
 
-def read_split(bundle: Path) -> Split:
+def read_split(bundle: Path) -> TrainingSplit:
     """The split of a bundle's training. StartError for a bundle that another program made."""
     stored = json.loads((bundle / "configs/metadata.json").read_text()).get("split")
     if not isinstance(stored, dict):
         raise StartError("no-split", f"{bundle} does not say how its training data were split")
-    return Split(tuple(stored["external"]), stored["test_share"], stored["validation_share"], stored["split_sha256"])
+    return TrainingSplit(
+        tuple(stored["external"]), stored["test_share"], stored["validation_share"], stored["split_sha256"]
+    )
 
 
-def run_split(run: Path) -> Split:
+def run_split(run: Path) -> TrainingSplit:
     """The split of a run, from its best checkpoint."""
     content = read_checkpoint(run / BEST)
     config = TrainConfig.model_validate_json(content["config"])
-    return Split(config.external, config.test_share, config.validation_share, content["provenance"]["split_sha256"])
+    return TrainingSplit(
+        config.external, config.test_share, config.validation_share, content["provenance"]["split_sha256"]
+    )
 
 
-def choose(
-    rows: Sequence[ManifestRow], roles: Sequence[SplitRole] | None, role: SplitRole | None, single: bool
+def select_pictures(
+    rows: Sequence[ManifestRow], roles: Sequence[SplitRole] | None, role: SplitRole | None, deduplicated: bool
 ) -> list[int]:
-    """The positions to measure: of one role where it is given, one a picture where `single`.
+    """The positions to measure: of one role where it is given, one a picture where `deduplicated`.
 
     Raises StartError when nothing is left.
     """
     chosen = [i for i in range(len(rows)) if role is None or (roles is not None and roles[i] is role)]
-    if single:
+    if deduplicated:
         chosen = deduplicate(rows, chosen)
     if not chosen:
         raise StartError("nothing-to-measure", f"no picture has the role {role}" if role else "there is no picture")
@@ -124,7 +128,7 @@ def measure_bundle(
     precision: Precision = "int8",
     threads: int = 2,
     flip: bool = False,
-) -> Measured:
+) -> Measurement:
     """Every row through the bundle as the worker would run it: preprocessing, engine, calibration, abstention."""
     return examine_bundle(folder, data, rows, precision, threads, flip)[0]
 
@@ -136,7 +140,7 @@ def examine_bundle(
     precision: Precision = "int8",
     threads: int = 2,
     flip: bool = False,
-) -> tuple[Measured, Evidence]:
+) -> tuple[Measurement, Evidence]:
     """`measure_bundle` and what the answers were made from.
 
     With `flip` the logits are the mean of those of the picture and of its mirror image, also where the bundle does not.
@@ -161,28 +165,28 @@ def examine_bundle(
             unreadable[refusal.reason] += 1
         except OSError as error:
             raise StartError("unreadable-data", f"cannot read {row.path}: {error.strerror}") from error
-    outputs = run_all(engine, tensors, flip)
+    outputs = run_in_batches(engine, tensors, flip)
     pixels = (tensors[:, 0] * 255).round().astype(np.uint8)
     evidence = Evidence(tuple(rows), pixels, boxes, outputs.features, outputs.maps)
     return measured(bundle, outputs, rows, readable, unreadable), evidence
 
 
-def measure_split(folder: Path, data: Path) -> dict[str, Measured]:
+def measure_split(folder: Path, data: Path) -> dict[str, Measurement]:
     """The figures of the model card: the test part by both precisions, the external sets as served."""
     rows = read_manifest(data)
     roles = read_split(folder).roles(rows)
-    test = [rows[i] for i in choose(rows, roles, SplitRole.TEST, single=True)]
+    test = [rows[i] for i in select_pictures(rows, roles, SplitRole.TEST, deduplicated=True)]
     result = {
         "test": measure_bundle(folder, data, test),
         "test-fp32": measure_bundle(folder, data, test, precision="fp32"),
     }
     if SplitRole.EXTERNAL in roles:
-        external = [rows[i] for i in choose(rows, roles, SplitRole.EXTERNAL, single=True)]
+        external = [rows[i] for i in select_pictures(rows, roles, SplitRole.EXTERNAL, deduplicated=True)]
         result["external"] = measure_bundle(folder, data, external)
     return result
 
 
-def run_all(engine: OpenVinoEngine, tensors: FloatArray, flip: bool = False) -> Outputs:
+def run_in_batches(engine: OpenVinoEngine, tensors: FloatArray, flip: bool = False) -> Outputs:
     """The engine on [n, 1, s, s], with a progress bar; with `flip`, the mean with the mirrored pictures' answers."""
     starts = range(0, len(tensors), _BATCH)
     console = Console(stderr=True)
@@ -214,7 +218,7 @@ def _half_of(total: FloatArray) -> FloatArray:
 
 def measured(
     bundle: Bundle, outputs: Outputs, rows: Sequence[ManifestRow], readable: BoolArray, unreadable: Counter[str]
-) -> Measured:
+) -> Measurement:
     """Outputs of single slices → what the worker would say of each slice and of each patient's slices together."""
     probabilities = slice_probabilities(outputs.logits, bundle.temperature)
     probabilities[~readable] = np.nan
@@ -226,7 +230,7 @@ def measured(
     groups = np.array([row.patient_group for row in rows], np.str_)
     judged = Predictions(truth, probabilities, groups, allowed)
     patients = patient_predictions(judged, lambda p, used: series_answer(p, used, bundle))
-    return Measured(Predictions(truth, probabilities, groups, allowed & sure), patients, unreadable)
+    return Measurement(Predictions(truth, probabilities, groups, allowed & sure), patients, unreadable)
 
 
 def series_answer(probabilities: FloatArray, allowed: BoolArray, bundle: Bundle) -> tuple[FloatArray, bool]:
@@ -245,17 +249,9 @@ def series_answer(probabilities: FloatArray, allowed: BoolArray, bundle: Bundle)
     return means, bool(enough and means.max() >= bundle.thresholds.needed(best.neoplasm))
 
 
-def measure_run(run: Path, data: Path, rows: Sequence[ManifestRow], chosen: Sequence[int]) -> Measured:
-    """A checkpoint by torch, before it is a bundle: no abstention; a patient's answer is the mean over slices.
-
-    The temperature is fitted on the run's validation part.
-    """
-    return examine_runs([run], data, rows, chosen)[0]
-
-
 def examine_runs(
     runs: Sequence[Path], data: Path, rows: Sequence[ManifestRow], chosen: Sequence[int], flip: bool = False
-) -> tuple[Measured, Evidence]:
+) -> tuple[Measurement, Evidence]:
     """The best checkpoint of a run by torch, or of several as an ensemble (the mean of their logits), and the evidence.
 
     No abstention; a patient's answer is the mean over slices; the temperature is fitted on the validation part.
@@ -266,7 +262,7 @@ def examine_runs(
     if any(one.roles(rows) != roles for one in splits):
         raise StartError("other-split", "an ensemble's runs must have kept the same patients apart")
     pictures = load_pictures(data, rows, read_preprocessing())
-    validation = pictures.select(choose(rows, roles, SplitRole.VALIDATION, single=True))
+    validation = pictures.select(select_pictures(rows, roles, SplitRole.VALIDATION, deduplicated=True))
     picked = pictures.select(chosen)
     parts = [run_outputs(run, [validation.pixels, picked.pixels], flip) for run in runs]
     held_out, asked = ([part[k] for part in parts] for k in range(2))
@@ -276,7 +272,7 @@ def examine_runs(
     slices = Predictions(picked.labels.numpy(), probabilities, groups, np.ones(len(groups), bool))
     maps = np.mean([one.maps for one in asked], axis=0)
     evidence = Evidence(picked.rows, picked.pixels[:, 0].numpy(), picked.boxes.numpy(), asked[0].features, maps)
-    return Measured(slices, patient_predictions(slices, lambda p, _: (p.mean(axis=0), True))), evidence
+    return Measurement(slices, patient_predictions(slices, lambda p, _: (p.mean(axis=0), True))), evidence
 
 
 def _mean_logits(outputs: Sequence[Outputs]) -> FloatArray:

@@ -95,7 +95,7 @@ def weighted_figures(predictions: Predictions, weights: npt.NDArray[Any]) -> dic
         "sensitivity": sensitivity(confusion),
         "specificity": specificity(confusion),
     }
-    for name, chosen, positive, score in questions(predictions):
+    for name, chosen, positive, score in binary_questions(predictions):
         found[f"auc.{name}"] = weighted_auc(score[chosen], positive[chosen], weights[:, chosen])
         found[f"average_precision.{name}"] = weighted_precision(score[chosen], positive[chosen], weights[:, chosen])
     kinds = confusion[:, : len(CLASS_NAMES)]
@@ -109,7 +109,7 @@ def weighted_figures(predictions: Predictions, weights: npt.NDArray[Any]) -> dic
     return found
 
 
-def counted(predictions: Predictions) -> dict[str, BoolArray]:
+def counted_answers(predictions: Predictions) -> dict[str, BoolArray]:
     """Which answers [n] each figure that `weighted_figures` names looks at."""
     truth, predicted = predictions.truth, predictions.predicted
     known = truth != ANY_TUMOUR
@@ -124,7 +124,7 @@ def counted(predictions: Predictions) -> dict[str, BoolArray]:
         "sensitivity": truth != NO_TUMOUR,
         "specificity": truth == NO_TUMOUR,
     }
-    for name, chosen, _, _ in questions(predictions):
+    for name, chosen, _, _ in binary_questions(predictions):
         masks[f"auc.{name}"] = masks[f"average_precision.{name}"] = chosen
     for index, name in enumerate(CLASS_NAMES):
         masks[f"precision.{name}"] = known & (predicted == index)
@@ -136,7 +136,7 @@ def counted(predictions: Predictions) -> dict[str, BoolArray]:
 
 def counts(predictions: Predictions) -> dict[str, int]:
     """The n of every figure that `weighted_figures` names."""
-    return {name: int(mask.sum()) for name, mask in counted(predictions).items()}
+    return {name: int(mask.sum()) for name, mask in counted_answers(predictions).items()}
 
 
 def estimates(predictions: Predictions) -> dict[str, Estimate]:
@@ -145,7 +145,7 @@ def estimates(predictions: Predictions) -> dict[str, Estimate]:
         return {}
     value = weighted_figures(predictions, np.ones((1, len(predictions.truth))))
     spread = resampled(predictions, patient_draws(predictions.groups))
-    masks = counted(predictions)
+    masks = counted_answers(predictions)
     found = {name: _estimate(value[name][0], spread[name], int(masks[name].sum())) for name in value}
     return {
         name: _replaced(estimate, _exact(name, estimate.value, predictions, masks[name]))
@@ -161,7 +161,7 @@ def _exact(name: str, value: float | None, predictions: Predictions, mask: BoolA
     groups, truth = predictions.groups, predictions.truth
     if kind == "auc":
         # As many pairs of a positive and a negative patient as the fewer of both allow, each ordered rightly or not.
-        positive = next(positive for question, _, positive, _ in questions(predictions) if question == of)
+        positive = next(positive for question, _, positive, _ in binary_questions(predictions) if question == of)
         return exact_interval([value], [min(_patients(groups[mask & side]) for side in (positive, ~positive))])
     if kind == "balanced_accuracy":
         shares = recalls(confusion_matrix(truth, predictions.predicted))
@@ -250,7 +250,7 @@ def _brier(predictions: Predictions, weights: npt.NDArray[Any]) -> FigureArray:
     return ratio(weights[:, known] @ loss, weights[:, known].sum(axis=1))
 
 
-def questions(predictions: Predictions) -> list[tuple[str, BoolArray, BoolArray, FigureArray]]:
+def binary_questions(predictions: Predictions) -> list[tuple[str, BoolArray, BoolArray, FigureArray]]:
     """Name, which answers count, which truths are positive, score: tumour against none, then each class."""
     truth, answered = predictions.truth, predictions.predicted != UNREADABLE
     probabilities = np.nan_to_num(predictions.probabilities.astype(np.float64))

@@ -142,7 +142,7 @@ def reliability(predictions: Predictions) -> tuple[FigureArray, FigureArray, Int
     return ratio(stated, n), ratio(share, n), n
 
 
-def occurring(confusion: IntArray) -> tuple[list[int], list[int]]:
+def occurring_labels(confusion: IntArray) -> tuple[list[int], list[int]]:
     """The truths of a confusion matrix that occur, and the answers: every class, and "unreadable" where it occurs."""
     truths = [index for index, row in enumerate(confusion) if row.any()]
     return truths, [

@@ -30,11 +30,11 @@ from worker.results import ResultStatus
 _SIZE = 256
 _EACH = 20
 _WORDS = ("PATIENT REPORT", "Impression: normal.", "2026-11-21 09:30", "R", "kV 120 mAs 80", "Lorem ipsum dolor")
-Maker = Callable[[np.random.Generator], ByteArray]
-Field = npt.NDArray[np.float64]
+PictureMaker = Callable[[np.random.Generator], ByteArray]
+PixelField = npt.NDArray[np.float64]
 
 
-class Sort(StrEnum):
+class PictureSource(StrEnum):
     """Where pictures that are no brain come from, and what is asked: each picture alone, or a folder as one series."""
 
     MADE = "made"
@@ -43,7 +43,7 @@ class Sort(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
+class OutOfDistributionKind:
     """Pictures of one kind that are no brain MRI.
 
     `declined` were unreadable for the worker or beyond the limits of the distribution; `not_assessed` were declined or
@@ -54,11 +54,11 @@ class Outside:
     n: int
     declined: int
     not_assessed: int
-    sort: Sort
+    sort: PictureSource
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class OutsideCheck:
+class OutOfDistributionCheck:
     """`accepted` of `n` in-distribution slices; distance and residual [m, 2] of both sorts; the limits; the kinds."""
 
     n: int
@@ -66,12 +66,12 @@ class OutsideCheck:
     limits: tuple[float, float]
     points_inside: FloatArray
     points_outside: FloatArray
-    kinds: tuple[Outside, ...]
+    kinds: tuple[OutOfDistributionKind, ...]
 
 
-def check_outside(
+def check_out_of_distribution(
     folder: Path, precision: Precision, features: FloatArray, slices: Predictions, real: Path | None
-) -> OutsideCheck:
+) -> OutOfDistributionCheck:
     """The bundle's limits on slices it should accept, with their features [n, F], and on pictures that are no brain.
 
     `real` is a folder of DICOM files that are none; the name of the folder that holds a file is its kind.
@@ -79,14 +79,14 @@ def check_outside(
     bundle = load_bundle(folder)
     points, accepted = _limits(bundle, features, slices)
     with tempfile.TemporaryDirectory() as temporary:
-        made = make_outsiders(Path(temporary))
-        checked = [_declined(folder, bundle, precision, Path(temporary), made, Sort.MADE)]
-    whole: list[Outside] = []
+        made = write_synthetic_images(Path(temporary))
+        checked = [_declined(folder, bundle, precision, Path(temporary), made, PictureSource.MADE)]
+    whole: list[OutOfDistributionKind] = []
     if real is not None:
-        checked.append(_declined(folder, bundle, precision, real, _rows_of(real), Sort.REAL))
+        checked.append(_declined(folder, bundle, precision, real, _rows_of(real), PictureSource.REAL))
         whole = _whole_series(bundle, OpenVinoEngine(bundle, precision), real)
     limits = bundle.out_of_distribution
-    return OutsideCheck(
+    return OutOfDistributionCheck(
         len(accepted),
         int(accepted.sum()),
         (limits.maximum_distance, limits.maximum_residual),
@@ -100,10 +100,10 @@ def _rows_of(folder: Path) -> list[ManifestRow]:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".dcm", ".ima"))
     if not files:
         raise StartError("nothing-to-measure", f"{folder} holds no .dcm file")
-    return [outside_row(path.relative_to(folder).as_posix(), path.parent.name) for path in files]
+    return [row_without_truth(path.relative_to(folder).as_posix(), path.parent.name) for path in files]
 
 
-def _whole_series(bundle: Bundle, engine: OpenVinoEngine, folder: Path) -> list[Outside]:
+def _whole_series(bundle: Bundle, engine: OpenVinoEngine, folder: Path) -> list[OutOfDistributionKind]:
     """Each folder of FOLDER as one series, as the worker would get it."""
     found = []
     for parent in sorted({folder / Path(row.path).parent for row in _rows_of(folder)}):
@@ -114,19 +114,25 @@ def _whole_series(bundle: Bundle, engine: OpenVinoEngine, folder: Path) -> list[
         except NotAssessable:
             declined = withheld = True
         found.append(
-            Outside(f"{parent.name}, {len(paths)} files as one series", 1, int(declined), int(withheld), Sort.SERIES)
+            OutOfDistributionKind(
+                f"{parent.name}, {len(paths)} files as one series",
+                1,
+                int(declined),
+                int(withheld),
+                PictureSource.SERIES,
+            )
         )
     return found
 
 
 def _declined(
-    folder: Path, bundle: Bundle, precision: Precision, root: Path, rows: Sequence[ManifestRow], sort: Sort
-) -> tuple[FloatArray, list[Outside]]:
+    folder: Path, bundle: Bundle, precision: Precision, root: Path, rows: Sequence[ManifestRow], sort: PictureSource
+) -> tuple[FloatArray, list[OutOfDistributionKind]]:
     measured, evidence = examine_bundle(folder, root, rows, precision)
     points, accepted = _limits(bundle, evidence.features, measured.slices)
     of_kind = np.array([row.dataset for row in rows])
     found = [
-        Outside(
+        OutOfDistributionKind(
             kind,
             n,
             int((~accepted[of_kind == kind]).sum()),
@@ -144,7 +150,7 @@ def _limits(bundle: Bundle, features: FloatArray, slices: Predictions) -> tuple[
     return points, in_distribution(features, bundle) & (slices.predicted != UNREADABLE)
 
 
-def make_outsiders(folder: Path, seed: int = 0) -> list[ManifestRow]:
+def write_synthetic_images(folder: Path, seed: int = 0) -> list[ManifestRow]:
     """Twenty DICOM pictures of each kind in FOLDER, and a row for each, its kind as `dataset`."""
     rows = []
     for kind, make in KINDS.items():
@@ -154,32 +160,32 @@ def make_outsiders(folder: Path, seed: int = 0) -> list[ManifestRow]:
             name = f"{kind.replace(' ', '-')}-{index}.dcm"
             content = secondary_capture(Picture(pixels, "L", "PNG"), name, name, pixels.nbytes)
             (folder / name).write_bytes(content)
-            rows.append(outside_row(name, kind))
+            rows.append(row_without_truth(name, kind))
     return rows
 
 
-def outside_row(path: str, kind: str) -> ManifestRow:
+def row_without_truth(path: str, kind: str) -> ManifestRow:
     """A row for a picture that has no right answer."""
     return ManifestRow(path, NO_TUMOUR, path, path, kind, "", _SIZE, _SIZE, None, False)
 
 
-def _bytes(field: Field) -> ByteArray:
+def _bytes(field: PixelField) -> ByteArray:
     return np.asarray(np.clip(field, 0, 255), np.uint8)
 
 
-def _grid() -> tuple[Field, Field]:
+def _grid() -> tuple[PixelField, PixelField]:
     y, x = np.mgrid[-1 : 1 : _SIZE * 1j, -1 : 1 : _SIZE * 1j]
     return x, y
 
 
-def _smooth(generator: np.random.Generator, radius: float) -> Field:
+def _smooth(generator: np.random.Generator, radius: float) -> PixelField:
     """A smooth random field, from 0 to 1."""
     noise = Image.fromarray(generator.integers(0, 256, (_SIZE, _SIZE), dtype=np.uint8))
     blurred = np.asarray(noise.filter(ImageFilter.GaussianBlur(radius)), np.float64)
     return np.asarray((blurred - blurred.min()) / max(1.0, float(np.ptp(blurred))))
 
 
-def _ellipse(x: float, y: float, width: float, height: float, turn: float = 0.0) -> Field:
+def _ellipse(x: float, y: float, width: float, height: float, turn: float = 0.0) -> PixelField:
     """1 inside, 0 outside, with a soft edge."""
     across, down = _grid()
     u = (across - x) * np.cos(turn) + (down - y) * np.sin(turn)
@@ -187,7 +193,7 @@ def _ellipse(x: float, y: float, width: float, height: float, turn: float = 0.0)
     return np.asarray(np.clip(12 * (1 - np.hypot(u / width, v / height)), 0, 1))
 
 
-def _painted(generator: np.random.Generator, parts: list[tuple[Field, float]]) -> ByteArray:
+def _painted(generator: np.random.Generator, parts: list[tuple[PixelField, float]]) -> ByteArray:
     """Masks painted over one another with their grey, with texture and noise."""
     image = np.zeros((_SIZE, _SIZE))
     for mask, grey in parts:
@@ -286,7 +292,7 @@ def thorax(generator: np.random.Generator) -> ByteArray:
 
 def limbs(generator: np.random.Generator) -> ByteArray:
     """Two legs or knees side by side: fat, muscle, bone."""
-    parts: list[tuple[Field, float]] = []
+    parts: list[tuple[PixelField, float]] = []
     radius = generator.uniform(0.3, 0.42)
     for side in (-0.48, 0.48):
         parts += [(_ellipse(side, 0, radius, radius), 220), (_ellipse(side, 0, 0.82 * radius, 0.82 * radius), 100)]
@@ -299,7 +305,7 @@ def limbs(generator: np.random.Generator) -> ByteArray:
 
 def spine(generator: np.random.Generator) -> ByteArray:
     """A sagittal column of vertebrae and discs with the cord behind it."""
-    parts: list[tuple[Field, float]] = [(_ellipse(0.1, 0, 0.7, 1.6), 70), (_ellipse(0.28, 0, 0.07, 1.4), 210)]
+    parts: list[tuple[PixelField, float]] = [(_ellipse(0.1, 0, 0.7, 1.6), 70), (_ellipse(0.28, 0, 0.07, 1.4), 210)]
     count = int(generator.integers(5, 9))
     for place in np.linspace(-0.9, 0.9, count):
         parts += [
@@ -309,7 +315,7 @@ def spine(generator: np.random.Generator) -> ByteArray:
     return _painted(generator, parts)
 
 
-KINDS: dict[str, Maker] = {
+KINDS: dict[str, PictureMaker] = {
     "white noise": white_noise,
     "smooth noise": smooth_noise,
     "gradient": gradient,

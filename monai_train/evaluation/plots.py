@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from monai_train.data.explore_pictures import COLOURS
 from monai_train.data.labels import CLASS_NAMES
-from monai_train.evaluation.intervals import Estimate, questions
+from monai_train.evaluation.intervals import Estimate, binary_questions
 from monai_train.evaluation.metrics import (
     BINS,
     FigureArray,
@@ -19,7 +19,7 @@ from monai_train.evaluation.metrics import (
     Predictions,
     confidences,
     confusion_matrix,
-    occurring,
+    occurring_labels,
     reliability,
 )
 
@@ -31,7 +31,7 @@ TITLES = {"tumour": "tumour or none", "notumor": "no tumour", "tumor": "tumour, 
 _DASHES = ("-", "--", "-.", ":", (0, (1, 1)))
 
 
-def title_of(name: str) -> str:
+def class_title(name: str) -> str:
     """A class name as a person reads it."""
     return TITLES.get(name, name)
 
@@ -39,7 +39,7 @@ def title_of(name: str) -> str:
 def confusion_chart(predictions: Predictions) -> bytes:
     """Counts, coloured by their share of the truth's row."""
     confusion = confusion_matrix(predictions.truth, predictions.predicted)
-    truths, answers = occurring(confusion)
+    truths, answers = occurring_labels(confusion)
     shown = confusion[np.ix_(truths, answers)]
     shares = shown / shown.sum(axis=1, keepdims=True)
     figure, axes = _figure(5.2, 1.6 + 0.75 * len(truths))
@@ -49,9 +49,9 @@ def confusion_chart(predictions: Predictions) -> bytes:
         text = f"{count}\n{100 * shares[row, column]:.0f} %"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     answer_names = (*CLASS_NAMES, "not readable")
-    axes.set_xticks(range(len(answers)), [title_of(answer_names[i]) for i in answers], rotation=20, ha="right")
+    axes.set_xticks(range(len(answers)), [class_title(answer_names[i]) for i in answers], rotation=20, ha="right")
     truth_names = (*CLASS_NAMES, "tumor")
-    labels = [f"{title_of(truth_names[i])} (n={confusion[i].sum()})" for i in truths]
+    labels = [f"{class_title(truth_names[i])} (n={confusion[i].sum()})" for i in truths]
     axes.set_yticks(range(len(truths)), labels)
     axes.set_xlabel("answer")
     axes.set_ylabel("truth")
@@ -65,7 +65,7 @@ def roc_chart(predictions: Predictions, found: Mapping[str, Estimate]) -> bytes:
     figure, axes = _figure(5.2, 5.2)
     axes.plot([0, 1], [0, 1], color="#999999", lw=1, ls=":")
     for name, truth, score, style in curves(predictions):
-        hits, false = cumulated(truth, score)
+        hits, false = cumulative_counts(truth, score)
         axes.plot(false / false[-1], hits / hits[-1], label=_legend(name, found[f"auc.{name}"]), **style)
     axes.set_xlabel("false positive rate (1 - specificity)")
     axes.set_ylabel("true positive rate (sensitivity)")
@@ -78,7 +78,7 @@ def precision_recall_chart(predictions: Predictions, found: Mapping[str, Estimat
     """A precision-recall curve for tumour against none and for each class, where `curves` has any."""
     figure, axes = _figure(5.2, 5.2)
     for name, truth, score, style in curves(predictions):
-        hits, false = cumulated(truth, score)
+        hits, false = cumulative_counts(truth, score)
         precision = hits[1:] / (hits[1:] + false[1:])
         label = _legend(name, found[f"average_precision.{name}"])
         axes.step(np.r_[0, hits[1:] / hits[-1]], np.r_[precision[0], precision], where="pre", label=label, **style)
@@ -209,7 +209,7 @@ def comparison_chart(names: Sequence[str], found: Sequence[Estimate], difference
 def curves(predictions: Predictions) -> list[tuple[str, npt.NDArray[np.bool_], FigureArray, dict[str, Any]]]:
     """The questions that both truths occur for, with a line style each."""
     curves = []
-    for index, (name, chosen, positive, score) in enumerate(questions(predictions)):
+    for index, (name, chosen, positive, score) in enumerate(binary_questions(predictions)):
         truth = positive[chosen]
         if truth.any() and not truth.all():
             style = {"color": COLOURS[(7, 0, 1, 2, 3)[index]], "ls": _DASHES[index], "lw": 2.4 if index == 0 else 1.6}
@@ -217,7 +217,7 @@ def curves(predictions: Predictions) -> list[tuple[str, npt.NDArray[np.bool_], F
     return curves
 
 
-def cumulated(truth: npt.NDArray[np.bool_], score: FigureArray) -> tuple[IntArray, IntArray]:
+def cumulative_counts(truth: npt.NDArray[np.bool_], score: FigureArray) -> tuple[IntArray, IntArray]:
     """Positives and negatives at or above each different score, from the highest; the first point is none."""
     order = np.argsort(-score, kind="stable")
     ends = np.flatnonzero(np.diff(score[order], append=-np.inf))
@@ -235,7 +235,7 @@ def _where(predictions: Predictions, chosen: npt.NDArray[np.bool_]) -> Predictio
 
 
 def _legend(name: str, one: Estimate) -> str:
-    return f"{title_of(name)}: {one.text()}, n={one.n}"
+    return f"{class_title(name)}: {one.text()}, n={one.n}"
 
 
 def _square(axes: Axes) -> None:

@@ -24,17 +24,17 @@ from monai_train.evaluation import plots
 from monai_train.evaluation.activation import MapHits, map_hits, overlay, worst_mistakes
 from monai_train.evaluation.evaluate import (
     Evidence,
-    Measured,
-    Split,
-    choose,
+    Measurement,
+    TrainingSplit,
     examine_bundle,
     examine_runs,
     read_split,
     run_split,
+    select_pictures,
 )
 from monai_train.evaluation.intervals import Estimate, estimates
 from monai_train.evaluation.metrics import Predictions
-from monai_train.evaluation.out_of_distribution import OutsideCheck, check_outside
+from monai_train.evaluation.out_of_distribution import OutOfDistributionCheck, check_out_of_distribution
 from monai_train.training.epoch_log import LOG
 from worker.errors import StartError
 from worker.inference.bundle import load_bundle
@@ -44,18 +44,18 @@ GALLERY = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class EvaluatedModel:
     """The model that is judged: how it is called, its split, its folders of runs, and its bundle where it is one."""
 
     name: str
     facts: tuple[tuple[str, str], ...]
-    split: Split | None
+    split: TrainingSplit | None
     runs: tuple[Path, ...] = ()
     bundle: Path | None = None
     precision: Precision = "int8"
     flip: bool = False
 
-    def examine(self, data: Path, rows: Sequence[ManifestRow], chosen: Sequence[int]) -> tuple[Measured, Evidence]:
+    def examine(self, data: Path, rows: Sequence[ManifestRow], chosen: Sequence[int]) -> tuple[Measurement, Evidence]:
         """Its answers on these rows of the manifest."""
         if self.bundle is None:
             return examine_runs(self.runs, data, rows, chosen, self.flip)
@@ -63,7 +63,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Cohort:
     """One set of pictures to be measured: their positions in the manifest; `leaky` where training knew its patients."""
 
     key: str
@@ -74,24 +74,24 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CohortResult:
     """What the model said of one set of pictures."""
 
-    plan: Plan
-    measured: Measured
+    cohort: Cohort
+    measurement: Measurement
     evidence: Evidence
     slices: dict[str, Estimate]
     patients: dict[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class EvaluationReport:
     """Everything that the page shows; `images` are PNG by name."""
 
-    subject: Subject
-    parts: tuple[Part, ...]
+    subject: EvaluatedModel
+    results: tuple[CohortResult, ...]
     hits: dict[str, MapHits]
-    outside: OutsideCheck | None
+    outside: OutOfDistributionCheck | None
     images: dict[str, bytes]
     mistakes: tuple[tuple[str, str], ...]  # the name of a picture, its caption
 
@@ -99,7 +99,7 @@ class Report:
         """Every figure, with its interval and n."""
         return {
             "model": {"name": self.subject.name, **dict(self.subject.facts)},
-            "parts": {part.plan.key: _part_json(part) for part in self.parts},
+            "parts": {part.cohort.key: _part_json(part) for part in self.results},
             "activation_maps": {
                 key: {"hits": one.hits.to_json(), "always_the_middle": one.centre.to_json()}
                 for key, one in self.hits.items()
@@ -108,7 +108,7 @@ class Report:
         }
 
 
-def bundle_subject(folder: Path, precision: Precision, flip: bool) -> Subject:
+def evaluated_bundle(folder: Path, precision: Precision, flip: bool) -> EvaluatedModel:
     """A bundle to be judged. StartError when it is damaged."""
     load_bundle(folder)
     described = json.loads((folder / "worker.json").read_text())
@@ -120,10 +120,12 @@ def bundle_subject(folder: Path, precision: Precision, flip: bool) -> Subject:
         split = read_split(folder)
     except StartError:
         split = None  # made by another program: nobody knows what it was trained on
-    return Subject(f"{described['name']} {described['version']}", tuple(facts), split, (), folder, precision, flip)
+    return EvaluatedModel(
+        f"{described['name']} {described['version']}", tuple(facts), split, (), folder, precision, flip
+    )
 
 
-def runs_subject(runs: Sequence[Path], flip: bool) -> Subject:
+def evaluated_runs(runs: Sequence[Path], flip: bool) -> EvaluatedModel:
     """A run, or several as an ensemble, to be judged."""
     name = runs[0].name if len(runs) == 1 else "ensemble of " + ", ".join(run.name for run in runs)
     facts = (
@@ -131,16 +133,16 @@ def runs_subject(runs: Sequence[Path], flip: bool) -> Subject:
         ("networks", str(len(runs))),
         ("test-time flip", "yes" if flip else "no"),
     )
-    return Subject(name, facts, run_split(runs[0]), tuple(runs), None, "fp32", flip)
+    return EvaluatedModel(name, facts, run_split(runs[0]), tuple(runs), None, "fp32", flip)
 
 
-def write_report(subject: Subject, data: Path, out: Path, log: Path | None, outside: Path | None) -> Path:
+def write_report(subject: EvaluatedModel, data: Path, out: Path, log: Path | None, outside: Path | None) -> Path:
     """Measure the subject on every part of a converted folder and write the report into OUT; returns the page.
 
     `log` is the log.csv of its training; `outside` a folder of DICOM files that are no structural brain MRI.
     Raises StartError where there is nothing to measure or the output cannot be written.
     """
-    from monai_train.evaluation.report_page import page
+    from monai_train.evaluation.report_page import report_html
 
     try:
         for name in ("plots", "mistakes"):
@@ -151,10 +153,10 @@ def write_report(subject: Subject, data: Path, out: Path, log: Path | None, outs
     try:
         for name, content in report.images.items():
             (out / f"{name}.png").write_bytes(content)
-        for part in report.parts:
-            write_predictions(out / f"predictions-{part.plan.key}.csv", part.evidence.rows, part.measured.slices)
+        for part in report.results:
+            write_predictions(out / f"predictions-{part.cohort.key}.csv", part.evidence.rows, part.measurement.slices)
         (out / "report.json").write_text(json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n")
-        (out / "report.html").write_text(page(report), encoding="utf-8")
+        (out / "report.html").write_text(report_html(report), encoding="utf-8")
     except OSError as error:
         raise _not_writable(out, error) from None
     return out / "report.html"
@@ -164,29 +166,31 @@ def _not_writable(out: Path, error: OSError) -> StartError:
     return StartError("output-not-writable", f"cannot write to {out}: {error.strerror}")
 
 
-def make_report(subject: Subject, data: Path, log: Path | None, outside: Path | None) -> Report:
+def make_report(subject: EvaluatedModel, data: Path, log: Path | None, outside: Path | None) -> EvaluationReport:
     """Measure and draw."""
     curves = _learning_curves(subject, log)
     rows = read_manifest(data)
-    parts = [_measure(subject, data, rows, plan) for plan in plans(rows, subject.split)]
+    parts = [_measure(subject, data, rows, cohort) for cohort in cohorts(rows, subject.split)]
     images = {} if curves is None else {"plots/learning-curves": curves}
     for part in parts:
-        images.update({f"plots/{part.plan.key}-{name}": content for name, content in part_plots(part).items()})
+        images.update({f"plots/{part.cohort.key}-{name}": content for name, content in cohort_plots(part).items()})
     check = None
     if subject.bundle is not None:
         test = parts[0]
-        check = check_outside(subject.bundle, subject.precision, test.evidence.features, test.measured.slices, outside)
+        check = check_out_of_distribution(
+            subject.bundle, subject.precision, test.evidence.features, test.measurement.slices, outside
+        )
         names = ("test slices", "pictures to be declined")
         images["plots/out-of-distribution"] = plots.distribution_chart(
             check.points_inside, check.points_outside, check.limits, names
         )
-    mistakes = _gallery([part for part in parts if not part.plan.leaky], images)
-    hits = {part.plan.key: map_hits(part.measured.slices, part.evidence) for part in parts}
+    mistakes = _gallery([part for part in parts if not part.cohort.leaky], images)
+    hits = {part.cohort.key: map_hits(part.measurement.slices, part.evidence) for part in parts}
     found = {key: one for key, one in hits.items() if one is not None}
-    return Report(subject, tuple(parts), found, check, images, tuple(mistakes))
+    return EvaluationReport(subject, tuple(parts), found, check, images, tuple(mistakes))
 
 
-def _learning_curves(subject: Subject, log: Path | None) -> bytes | None:
+def _learning_curves(subject: EvaluatedModel, log: Path | None) -> bytes | None:
     """From the log that was named, or else from the only run's own."""
     path = log or (subject.runs[0] / LOG if len(subject.runs) == 1 else None)
     if path is None or (log is None and not path.is_file()):
@@ -198,26 +202,34 @@ def _learning_curves(subject: Subject, log: Path | None) -> bytes | None:
         raise StartError("unreadable-log", f"{path} is not the log.csv of a run") from error
 
 
-def plans(rows: Sequence[ManifestRow], split: Split | None) -> list[Plan]:
+def cohorts(rows: Sequence[ManifestRow], split: TrainingSplit | None) -> list[Cohort]:
     """The parts that a report has a section for.
 
     Where the rows are not those that the model's split was made of, nobody knows which of them training saw: one part.
     """
     if split is None or split_sha256(rows, split.roles(rows)) != split.split_sha256:
         note = "Not the folder that the model was trained on: whether training saw any of these is for you to know."
-        return [Plan("all", "All pictures", note, False, choose(rows, None, None, single=False))]
+        return [Cohort("all", "All pictures", note, False, select_pictures(rows, None, None, deduplicated=False))]
     roles = split.roles(rows)
     note = "Patients and pictures that training never saw; one image a picture, conflicting labels left out."
-    parts = [Plan("test", "Patients apart", note, False, choose(rows, roles, SplitRole.TEST, single=True))]
+    parts = [
+        Cohort("test", "Patients apart", note, False, select_pictures(rows, roles, SplitRole.TEST, deduplicated=True))
+    ]
     if SplitRole.EXTERNAL in roles:
         note = f"Data of {', '.join(split.external)}, never trained on; patients known from training left out."
         parts.append(
-            Plan("external", "External set", note, False, choose(rows, roles, SplitRole.EXTERNAL, single=True))
+            Cohort(
+                "external",
+                "External set",
+                note,
+                False,
+                select_pictures(rows, roles, SplitRole.EXTERNAL, deduplicated=True),
+            )
         )
     official = [i for i, row in enumerate(rows) if row.split == "test"]
     if official:
         note = _leak_note(roles, official)
-        parts.append(Plan("official", "Official split: LEAKY", note, True, official))
+        parts.append(Cohort("official", "Official split: LEAKY", note, True, official))
     return parts
 
 
@@ -230,17 +242,17 @@ def _leak_note(roles: Sequence[SplitRole], official: Sequence[int]) -> str:
     )
 
 
-def _measure(subject: Subject, data: Path, rows: Sequence[ManifestRow], plan: Plan) -> Part:
-    measured, evidence = subject.examine(data, rows, plan.chosen)
-    return Part(plan, measured, evidence, estimates(measured.slices), estimates(measured.patients))
+def _measure(subject: EvaluatedModel, data: Path, rows: Sequence[ManifestRow], cohort: Cohort) -> CohortResult:
+    measured, evidence = subject.examine(data, rows, cohort.chosen)
+    return CohortResult(cohort, measured, evidence, estimates(measured.slices), estimates(measured.patients))
 
 
-def part_plots(part: Part) -> dict[str, bytes]:
+def cohort_plots(part: CohortResult) -> dict[str, bytes]:
     """The charts of a part, PNG by name."""
-    slices = part.measured.slices
+    slices = part.measurement.slices
     drawn = {
         "confusion-slices": plots.confusion_chart(slices),
-        "confusion-patients": plots.confusion_chart(part.measured.patients),
+        "confusion-patients": plots.confusion_chart(part.measurement.patients),
         "reliability": plots.reliability_chart(slices, part.slices["ece"]),
         "risk-coverage": plots.risk_coverage_chart(slices),
     }
@@ -250,22 +262,22 @@ def part_plots(part: Part) -> dict[str, bytes]:
     return drawn
 
 
-def _gallery(parts: Sequence[Part], images: dict[str, bytes]) -> list[tuple[str, str]]:
+def _gallery(parts: Sequence[CohortResult], images: dict[str, bytes]) -> list[tuple[str, str]]:
     """Draw the worst mistakes of each part into `images`; returns their names and captions."""
     shown = []
     for part in parts:
-        slices = part.measured.slices
+        slices = part.measurement.slices
         for rank, index in enumerate(worst_mistakes(slices, GALLERY)):
             answer = int(slices.predicted[index])
             truth = int(slices.truth[index])
-            name = f"mistakes/{part.plan.key}-{rank:02d}"
+            name = f"mistakes/{part.cohort.key}-{rank:02d}"
             images[name] = overlay(
                 part.evidence.pixels[index], part.evidence.maps[index, answer], part.evidence.boxes[index]
             )
-            said = f"{plots.title_of(CLASS_NAMES[answer])} {100 * slices.probabilities[index, answer]:.0f} %"
-            wanted = plots.title_of((*CLASS_NAMES, "tumor")[truth])
+            said = f"{plots.class_title(CLASS_NAMES[answer])} {100 * slices.probabilities[index, answer]:.0f} %"
+            wanted = plots.class_title((*CLASS_NAMES, "tumor")[truth])
             withheld = "" if slices.assessed[index] else " (withheld: not assessed)"
-            shown.append((name, f"{part.plan.title}: says {said}, is {wanted}{withheld}"))
+            shown.append((name, f"{part.cohort.title}: says {said}, is {wanted}{withheld}"))
     return shown
 
 
@@ -282,11 +294,11 @@ def write_predictions(path: Path, rows: Sequence[ManifestRow], predictions: Pred
             writer.writerow([row.path, row.dataset, row.patient_group, names[truth], *shown, int(assessed)])
 
 
-def _part_json(part: Part) -> dict[str, Any]:
+def _part_json(part: CohortResult) -> dict[str, Any]:
     return {
-        "title": part.plan.title,
-        "leaky": part.plan.leaky,
-        **part.measured.report(),
+        "title": part.cohort.title,
+        "leaky": part.cohort.leaky,
+        **part.measurement.report(),
         "estimates": {
             level: {name: one.to_json() for name, one in found.items()}
             for level, found in (("slice", part.slices), ("patient", part.patients))
@@ -294,6 +306,6 @@ def _part_json(part: Part) -> dict[str, Any]:
     }
 
 
-def _outside_json(check: OutsideCheck) -> dict[str, Any]:
+def _outside_json(check: OutOfDistributionCheck) -> dict[str, Any]:
     kinds = {one.kind: {"n": one.n, "declined": one.declined, "not_assessed": one.not_assessed} for one in check.kinds}
     return {"in_distribution": {"n": check.n, "accepted": check.accepted}, "outside": kinds}

@@ -10,9 +10,9 @@ from typing import Any
 from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
 from monai_train.evaluation.intervals import Estimate
 from monai_train.evaluation.metrics import binary
-from monai_train.evaluation.out_of_distribution import OutsideCheck, Sort
-from monai_train.evaluation.plots import title_of
-from monai_train.evaluation.report import Part, Report
+from monai_train.evaluation.out_of_distribution import OutOfDistributionCheck, PictureSource
+from monai_train.evaluation.plots import class_title
+from monai_train.evaluation.report import CohortResult, EvaluationReport
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c1e21;--soft:#5b6168;--line:#d9dce0;--paper:#fff;--warn:#fff3d1;--bad:#a33a00}
@@ -54,28 +54,28 @@ _OF_KINDS = {"mcc", "brier"}
 _PERCENT = {"balanced_accuracy", "accuracy", "sensitivity", "specificity", "precision", "recall", "f1"}
 
 
-def page(report: Report) -> str:
+def report_html(report: EvaluationReport) -> str:
     """The whole report as HTML."""
     title = f"Evaluation of {escape(report.subject.name)}"
     body = [
         f"<h1>{title}</h1>",
         RESEARCH_USE,
-        f'<div class="facts">{_table(("model", ""), report.subject.facts)}</div>',
+        f'<div class="facts">{_text_table(("model", ""), report.subject.facts)}</div>',
         "<h2>In short</h2>",
-        summary(report.parts),
+        summary_table(report.results),
         "<h2>Goals</h2>",
         _goals(report),
-        *(section(part, report.images) for part in report.parts),
+        *(cohort_section(part, report.images) for part in report.results),
         _maps(report),
         _outside(report.outside, report),
         _learning(report),
         _mistakes(report),
         METHOD,
     ]
-    return document(title, body)
+    return html_document(title, body)
 
 
-def document(title: str, body: Sequence[str]) -> str:
+def html_document(title: str, body: Sequence[str]) -> str:
     """The page of that title (HTML); `body` is HTML too."""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
@@ -84,7 +84,7 @@ def document(title: str, body: Sequence[str]) -> str:
     )
 
 
-def summary(parts: Sequence[Part]) -> str:
+def summary_table(parts: Sequence[CohortResult]) -> str:
     """The main figures of every part, side by side."""
     header = ["", *(_heading(part) for part in parts)]
     rows = []
@@ -92,31 +92,31 @@ def summary(parts: Sequence[Part]) -> str:
         rows.append([f"<b>Of {name}</b>", *(_how_many(part, level) for part in parts)])
         for key, title in _SUMMARY:
             rows.append([title, *(_known(key, part, level) for part in parts)])
-        rows.append(["Not assessed", *(_withheld(getattr(part.measured, level).assessed) for part in parts)])
-        binaries = [binary(getattr(part.measured, level)) for part in parts]
+        rows.append(["Not assessed", *(_withheld(getattr(part.measurement, level).assessed) for part in parts)])
+        binaries = [binary(getattr(part.measurement, level)) for part in parts]
         for key, title in (("sensitivity", "Sensitivity"), ("specificity", "Specificity")):
             cells = [_assessed_only(key, part, level, one) for part, one in zip(parts, binaries, strict=True)]
             rows.append([f"{title} among the assessed", *cells])
         rows.append(["Tumours called “no tumour” outright", *(_missed(one) for one in binaries)])
-    return raw_table(header, rows)
+    return html_table(header, rows)
 
 
-def _known(key: str, part: Part, level: str) -> str:
+def _known(key: str, part: CohortResult, level: str) -> str:
     if key in _OF_KINDS and not _kinds_known(part):
         return "-<small>kinds of tumour unknown</small>"
     return _cell(key, getattr(part, level)[key])
 
 
-def _kinds_known(part: Part) -> bool:
-    return not (part.measured.slices.truth == ANY_TUMOUR).any()
+def _kinds_known(part: CohortResult) -> bool:
+    return not (part.measurement.slices.truth == ANY_TUMOUR).any()
 
 
-def _heading(part: Part) -> str:
-    return f'<span class="leaky">{escape(part.plan.title)}</span>' if part.plan.leaky else escape(part.plan.title)
+def _heading(part: CohortResult) -> str:
+    return f'<span class="leaky">{escape(part.cohort.title)}</span>' if part.cohort.leaky else escape(part.cohort.title)
 
 
-def _how_many(part: Part, level: str) -> str:
-    chosen = getattr(part.measured, level)
+def _how_many(part: CohortResult, level: str) -> str:
+    chosen = getattr(part.measurement, level)
     patients = len(set(chosen.groups.tolist()))
     return f"<b>n={len(chosen.truth)}</b><small>{patients} patients</small>"
 
@@ -125,8 +125,8 @@ def _withheld(assessed: Any) -> str:
     return f"{100 * (1 - assessed.mean()):.1f} %<small>n={len(assessed)}</small>"
 
 
-def _assessed_only(key: str, part: Part, level: str, figures: dict[str, Any]) -> str:
-    answers = getattr(part.measured, level)
+def _assessed_only(key: str, part: CohortResult, level: str, figures: dict[str, Any]) -> str:
+    answers = getattr(part.measurement, level)
     asked = (answers.truth != NO_TUMOUR) == (key == "sensitivity")
     low, high = figures[f"{key}_assessed_ci"] or (None, None)
     return _cell(key, Estimate(figures[f"{key}_assessed"], low, high, int((asked & answers.assessed).sum())))
@@ -142,9 +142,9 @@ def _cell(key: str, estimate: Estimate) -> str:
     return f"{value}<small>{f'{interval}, ' if interval else ''}n={estimate.n}</small>"
 
 
-def _goals(report: Report) -> str:
+def _goals(report: EvaluationReport) -> str:
     """What the project set itself, and how far it is."""
-    parts = {part.plan.key: part for part in report.parts}
+    parts = {part.cohort.key: part for part in report.results}
     checks: list[tuple[str, float, bool, float | None, int]] = []  # title, goal, at least, measured, n
 
     def add(title: str, key: str, part: str, goal: float, at_least: bool = True) -> None:
@@ -158,7 +158,7 @@ def _goals(report: Report) -> str:
     add("Patients apart: calibration error", "ece", "test", 0.03, at_least=False)
     add("External set: calibration error", "ece", "external", 0.10, at_least=False)
     if "external" in parts:
-        said = parts["external"].measured.slices.assessed
+        said = parts["external"].measurement.slices.assessed
         checks.append(("External set: not assessed", 0.15, False, float(1 - said.mean()), len(said)))
     hits = report.hits.get("test")
     if hits is not None:
@@ -166,18 +166,18 @@ def _goals(report: Report) -> str:
     check = report.outside
     if check is not None:
         for sort, title, goal in (
-            (Sort.MADE, "Made pictures declined", 0.98),
-            (Sort.REAL, "Real pictures that are no structural brain MRI declined, each alone", 0.95),
-            (Sort.SERIES, "The same not assessed, as whole series", 0.95),
+            (PictureSource.MADE, "Made pictures declined", 0.98),
+            (PictureSource.REAL, "Real pictures that are no structural brain MRI declined, each alone", 0.95),
+            (PictureSource.SERIES, "The same not assessed, as whole series", 0.95),
         ):
             kinds = [kind for kind in check.kinds if kind.sort is sort]
-            refused = sum(kind.not_assessed if sort is Sort.SERIES else kind.declined for kind in kinds)
+            refused = sum(kind.not_assessed if sort is PictureSource.SERIES else kind.declined for kind in kinds)
             if kinds:
                 n = sum(kind.n for kind in kinds)
                 checks.append((title, goal, True, refused / n, n))
         checks.append(("Slices in distribution accepted", 0.95, True, check.accepted / check.n, check.n))
     rows = [[escape(title), *_against(goal, at_least, value, n)] for title, goal, at_least, value, n in checks]
-    return raw_table(("goal", "wanted", "measured", ""), rows)
+    return html_table(("goal", "wanted", "measured", ""), rows)
 
 
 def _against(goal: float, at_least: bool, value: float | None, n: int) -> list[str]:
@@ -189,15 +189,17 @@ def _against(goal: float, at_least: bool, value: float | None, n: int) -> list[s
     return [wanted, f"{100 * value:.1f} %<small>n={n}</small>", verdict]
 
 
-def section(part: Part, images: Mapping[str, bytes]) -> str:
+def cohort_section(part: CohortResult, images: Mapping[str, bytes]) -> str:
     """One part: its classes and its plots."""
-    note = f'<p class="warn">{escape(part.plan.note)}</p>' if part.plan.leaky else f"<p>{escape(part.plan.note)}</p>"
-    unreadable = part.measured.unreadable
+    note = (
+        f'<p class="warn">{escape(part.cohort.note)}</p>' if part.cohort.leaky else f"<p>{escape(part.cohort.note)}</p>"
+    )
+    unreadable = part.measurement.unreadable
     lost = f"<p>Not readable: {', '.join(f'{escape(k)} {n}' for k, n in unreadable.items())}.</p>" if unreadable else ""
     shown = [
-        figure(images[f"plots/{part.plan.key}-{name}"], caption)
+        embedded_image(images[f"plots/{part.cohort.key}-{name}"], caption)
         for name, caption in _PLOTS
-        if f"plots/{part.plan.key}-{name}" in images
+        if f"plots/{part.cohort.key}-{name}" in images
     ]
     classes = ""
     if _kinds_known(part):
@@ -210,35 +212,35 @@ def _classes(found: dict[str, Estimate]) -> str:
     columns = ("recall", "precision", "specificity", "f1", "auc", "average_precision")
     titles = ("", "recall", "precision", "specificity", "F1", "ROC area", "average precision")
     names = [name for name in CLASS_NAMES if found[f"recall.{name}"].n]
-    rows = [[title_of(name), *(_cell(key, found[f"{key}.{name}"]) for key in columns)] for name in names]
-    return raw_table(titles, rows)
+    rows = [[class_title(name), *(_cell(key, found[f"{key}.{name}"]) for key in columns)] for name in names]
+    return html_table(titles, rows)
 
 
-def _maps(report: Report) -> str:
+def _maps(report: EvaluationReport) -> str:
     if not report.hits:
         return ""
     rows = [
-        [_heading(part), _share(report.hits[part.plan.key].hits), _share(report.hits[part.plan.key].centre)]
-        for part in report.parts
-        if part.plan.key in report.hits
+        [_heading(part), _share(report.hits[part.cohort.key].hits), _share(report.hits[part.cohort.key].centre)]
+        for part in report.results
+        if part.cohort.key in report.hits
     ]
     note = (
         "Of the slices whose tumour has a known box: the share whose map has its centre of mass in the box, enlarged "
         "by a tenth. The map is that of the answer; a tumour that is called “no tumour” counts as a miss."
     )
     header = ("", "in the box", "a map that always points at the middle")
-    return f"<h2>Activation maps</h2><p>{note}</p>{raw_table(header, rows)}"
+    return f"<h2>Activation maps</h2><p>{note}</p>{html_table(header, rows)}"
 
 
 def _share(one: Estimate) -> str:
     return _cell("recall", one)
 
 
-def _outside(check: OutsideCheck | None, report: Report) -> str:
+def _outside(check: OutOfDistributionCheck | None, report: EvaluationReport) -> str:
     if check is None:
         return "<h2>Pictures that are no brain</h2><p>Only a bundle has limits for these; a run has none.</p>"
     rows = [
-        [escape(one.kind) + ("" if one.sort is Sort.MADE else " (real)"), str(one.n), _of(one.declined, one.n),
+        [escape(one.kind) + ("" if one.sort is PictureSource.MADE else " (real)"), str(one.n), _of(one.declined, one.n),
          _of(one.not_assessed, one.n)]
         for one in check.kinds
     ]  # fmt: skip
@@ -247,10 +249,10 @@ def _outside(check: OutsideCheck | None, report: Report) -> str:
         "Declined: not readable as one picture, or beyond the limits on distance and residual. Not assessed: declined, "
         "or too uncertain. All others would be given a class."
     )
-    chart = figure(report.images["plots/out-of-distribution"], "Features of both, with the limits")
+    chart = embedded_image(report.images["plots/out-of-distribution"], "Features of both, with the limits")
     return (
         f"<h2>Pictures that are no brain</h2><p>{note}</p>"
-        + raw_table(("kind", "n", "declined", "not assessed"), rows)
+        + html_table(("kind", "n", "declined", "not assessed"), rows)
         + f'<p>{accepted}</p><div class="grid plot">{chart}</div>'
     )
 
@@ -259,17 +261,17 @@ def _of(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %"
 
 
-def _learning(report: Report) -> str:
+def _learning(report: EvaluationReport) -> str:
     if "plots/learning-curves" not in report.images:
         return ""
-    chart = figure(report.images["plots/learning-curves"], "Loss and validation figure of each epoch")
+    chart = embedded_image(report.images["plots/learning-curves"], "Loss and validation figure of each epoch")
     return f'<h2>Training</h2><div class="grid plot">{chart}</div>'
 
 
-def _mistakes(report: Report) -> str:
+def _mistakes(report: EvaluationReport) -> str:
     if not report.mistakes:
         return "<h2>Worst mistakes</h2><p>There is none in the parts that are not leaky.</p>"
-    shown = [figure(report.images[name], caption) for name, caption in report.mistakes]
+    shown = [embedded_image(report.images[name], caption) for name, caption in report.mistakes]
     note = "The surest wrong answers, at most two a patient; orange is the map of the answer, blue the tumour's box."
     return f'<h2>Worst mistakes</h2><p>{note}</p><div class="grid small">{"".join(shown)}</div>'
 
@@ -282,18 +284,18 @@ tumour class as right; kinds are then not scored. Calibration error uses 15 bins
 it, so its interval lies high. Where no patient is known, each different picture counts as one.</p>"""
 
 
-def figure(png: bytes, caption: str) -> str:
+def embedded_image(png: bytes, caption: str) -> str:
     """A picture with its caption, inside the page."""
     data = base64.b64encode(png).decode()
     text = escape(caption)
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return raw_table(header, [[escape(cell) for cell in row] for row in rows])
+def _text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return html_table(header, [[escape(cell) for cell in row] for row in rows])
 
 
-def raw_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of cells that are HTML."""
     head = "".join(f"<th>{cell}</th>" for cell in header)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from monai_train.data.labels import CLASS_NAMES
-from monai_train.evaluation.evaluate import Measured
-from monai_train.evaluation.metrics import FigureArray, Predictions, figures, occurring, reliability
-from monai_train.evaluation.plots import cumulated, curves, risk_coverage
+from monai_train.evaluation.evaluate import Measurement
+from monai_train.evaluation.metrics import FigureArray, Predictions, figures, occurring_labels, reliability
+from monai_train.evaluation.plots import cumulative_counts, curves, risk_coverage
 
 _POINTS = 60  # of a curve; more are not seen
 _SHOWN = ("n", "patients", "accuracy", "balanced_accuracy", "balanced_accuracy_ci", "ece", "tumour_auc")
 
 
-def drawn_figures(measured: Mapping[str, Measured], titles: Mapping[str, str]) -> dict[str, Any]:
+def drawn_figures(measured: Mapping[str, Measurement], titles: Mapping[str, str]) -> dict[str, Any]:
     """The content of docs/figures.json; `titles` says in words what each part is."""
     parts = [
         {"title": titles[name], "slices": _level(one.slices), "patients": _level(one.patients)}
@@ -29,7 +29,7 @@ def drawn_figures(measured: Mapping[str, Measured], titles: Mapping[str, str]) -
 def _level(predictions: Predictions) -> dict[str, Any]:
     found = figures(predictions)
     confusion = np.array(found["confusion_matrix"])
-    truths, answers = occurring(confusion)
+    truths, answers = occurring_labels(confusion)
     return {
         **{name: found[name] for name in _SHOWN},
         "truths": [(*CLASS_NAMES, "tumor")[index] for index in truths],
@@ -52,7 +52,7 @@ def _roc(predictions: Predictions) -> list[list[float]]:
     """[1 - specificity, sensitivity] of tumour against none; [] where only one of them occurs."""
     for name, truth, score, _ in curves(predictions):
         if name == "tumour":
-            hits, false = cumulated(truth, score)
+            hits, false = cumulative_counts(truth, score)
             return _thinned(false / false[-1], hits / hits[-1])
     return []
 

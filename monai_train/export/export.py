@@ -31,7 +31,14 @@ from monai_train.data.dataset import PREPROCESSING_FILE, Pictures, load_pictures
 from monai_train.data.labels import CLASS_NAMES, NO_TUMOUR
 from monai_train.data.manifest import deduplicate, read_manifest
 from monai_train.data.patients import SplitRole, split_sha256
-from monai_train.evaluation.evaluate import Measured, Split, fit_temperature, measure_split, run_all, run_split
+from monai_train.evaluation.evaluate import (
+    Measurement,
+    TrainingSplit,
+    fit_temperature,
+    measure_split,
+    run_in_batches,
+    run_split,
+)
 from monai_train.export.coded_classes import CLASSES
 from monai_train.export.drawn_figures import drawn_figures
 from monai_train.export.golden import write_golden_series
@@ -73,7 +80,7 @@ class _Parts:
     """The pictures of the run's split: all of training, one a picture of validation and test."""
 
     config: TrainConfig
-    split: Split
+    split: TrainingSplit
     provenance: dict[str, str]
     training: Pictures
     validation: Pictures
@@ -328,7 +335,7 @@ def safe_no_tumour(probabilities: FloatArray, labels: Sequence[int]) -> float:
 
 def _calibrate(folder: Path, described: dict[str, Any], parts: _Parts) -> None:
     bundle = load_bundle(folder)
-    outputs = run_all(OpenVinoEngine(bundle, "int8", parts.config.threads), _tensor(parts.validation.pixels))
+    outputs = run_in_batches(OpenVinoEngine(bundle, "int8", parts.config.threads), _tensor(parts.validation.pixels))
     labels = parts.validation.labels.tolist()
     described["temperature"] = fit_temperature(outputs.logits, labels)
     probabilities = slice_probabilities(outputs.logits, described["temperature"])
@@ -364,7 +371,7 @@ def _write_golden(folder: Path, described: dict[str, Any]) -> None:
     write_worker_json(folder, described)
 
 
-def _check(folder: Path, measured: dict[str, Measured]) -> None:
+def _check(folder: Path, measured: dict[str, Measurement]) -> None:
     """What docs/bundle.md promises of a bundle. Raises StartError."""
     bundle = load_bundle(folder)
     engines = OpenVinoEngine(bundle, "int8"), OpenVinoEngine(bundle, "fp32")

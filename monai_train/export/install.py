@@ -9,7 +9,7 @@ from pathlib import Path
 import worker
 from monai_train.data.manifest import read_manifest
 from monai_train.data.patients import SplitRole
-from monai_train.evaluation.evaluate import choose, measure_bundle, read_split
+from monai_train.evaluation.evaluate import measure_bundle, read_split, select_pictures
 from worker.errors import StartError
 from worker.inference.bundle import load_bundle
 
@@ -27,7 +27,7 @@ def install_default(bundle: Path, data: Path, bundles: Path | None = None) -> Pa
     for other in present:
         roles = [read_split(folder).roles(rows) for folder in (bundle, other)]
         both = [SplitRole.TEST if a is b is SplitRole.TEST else SplitRole.TRAIN for a, b in zip(*roles, strict=True)]
-        test = [rows[i] for i in choose(rows, both, SplitRole.TEST, single=True)]
+        test = [rows[i] for i in select_pictures(rows, both, SplitRole.TEST, deduplicated=True)]
         new, old = (measure_bundle(one, data, test).report()["slice"]["balanced_accuracy"] for one in (bundle, other))
         if new < old:
             raise StartError("worse-than-default", f"balanced accuracy {new:.4f}, the present default has {old:.4f}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from monai_train.config import TrainConfig
 from monai_train.data.manifest import ManifestRow
-from monai_train.evaluation.evaluate import Measured
+from monai_train.evaluation.evaluate import Measurement
 from monai_train.evaluation.tables import report_markdown
 
 TITLES = {
@@ -49,7 +49,7 @@ def data_section(rows: Sequence[ManifestRow], external: Sequence[str], healthy_s
     return "\n".join(lines)
 
 
-def figures_markdown(measured: Mapping[str, Measured]) -> str:
+def figures_markdown(measured: Mapping[str, Measurement]) -> str:
     """The card's tables of figures, which `monai-train evaluate-default` prints too."""
     return "\n\n".join(report_markdown(TITLES[key], answers.report()) for key, answers in measured.items())
 
@@ -59,7 +59,7 @@ def model_card(
     config: TrainConfig,
     provenance: Mapping[str, str],
     data: str,
-    measured: Mapping[str, Measured],
+    measured: Mapping[str, Measurement],
 ) -> str:
     """docs/README.md of the bundle in Markdown; `data` is the data section."""
     files = provenance.get("initial_weights_sha256", "").split()

@@ -27,8 +27,8 @@ from monai_train.data.from_worker import SERIES
 from monai_train.data.labels import CLASS_NAMES, label_index
 from monai_train.data.manifest import MANIFEST_COLUMNS, ManifestRow, manifest_path, read_lines, read_manifest, write_csv
 from monai_train.data.patients import SplitRole, split_sha256
-from monai_train.evaluation.compare import Compared, as_json, comparison_markdown, pair
-from monai_train.evaluation.evaluate import Measured, Split, choose, measure_bundle, read_split
+from monai_train.evaluation.compare import ComparedModel, compare_measurements, comparison_json, comparison_markdown
+from monai_train.evaluation.evaluate import Measurement, TrainingSplit, measure_bundle, read_split, select_pictures
 from monai_train.evaluation.metrics import Predictions
 from monai_train.export.export import export, write_worker_json
 from monai_train.networks.registry import DEFINITIONS
@@ -42,10 +42,10 @@ from worker.results import SeriesResult
 
 FIGURES = ("balanced_accuracy", "sensitivity", "specificity")
 MARGIN = 0.01
-FEW = 30  # patients
+FEW_PATIENTS = 30  # patients
 EXIT_NOT_OFFERED = 1
 # A few gentle epochs: the network knows heads already. --config changes what is given here.
-GENTLE = {"epochs": 10, "learning_rate": 3e-4, "samples_per_epoch": 2000}
+FINE_TUNING = {"epochs": 10, "learning_rate": 3e-4, "samples_per_epoch": 2000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,11 @@ class SiteSeries:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RetrainResult:
     """Both models' figures by what they were measured on, and why the new one is not offered (empty: it is)."""
 
     bundle: Path
-    compared: dict[str, list[Compared]]
+    compared: dict[str, list[ComparedModel]]
     faults: tuple[str, ...]
     patients: int  # of the site, kept out
 
@@ -78,7 +78,7 @@ def retrain(
     version: str,
     healthy: Path | None = None,
     console: Console | None = None,
-) -> Verdict:
+) -> RetrainResult:
     """Train from the bundle `present` on `base` and `site` (both converted), write the bundle OUT and judge it.
 
     Raises StartError: a present model that cannot be trained on, other base data than its own, OUT that exists.
@@ -103,11 +103,11 @@ def retrain(
         faults = tuple(_faults(compared))
         _describe(present, made, split_sha256(rows, split.roles(rows)), compared, faults)
         made.rename(out)
-    return Verdict(out, compared, faults, len({one.patient_group for one in kept_out}))
+    return RetrainResult(out, compared, faults, len({one.patient_group for one in kept_out}))
 
 
-def settings_for(present: Path, config: Path | None, **overrides: object) -> TrainConfig:
-    """The configuration: GENTLE, then the file's, then `overrides`; network and split are the present model's.
+def retrain_settings(present: Path, config: Path | None, **overrides: object) -> TrainConfig:
+    """The configuration: FINE_TUNING, then the file's, then `overrides`; network and split are the present model's.
 
     Raises StartError for a model of a network that is not ours.
     """
@@ -118,16 +118,16 @@ def settings_for(present: Path, config: Path | None, **overrides: object) -> Tra
     own: dict[str, object] = {"network": family, "external": split.external}
     own |= {"test_share": split.test_share, "validation_share": split.validation_share}
     stored = read_config(config).model_dump(exclude_unset=True) if config else {}
-    return read_config(None, **(GENTLE | stored | given | own))
+    return read_config(None, **(FINE_TUNING | stored | given | own))
 
 
-def _frozen_test(present: Path, rows: Sequence[ManifestRow], split: Split) -> list[int]:
+def _frozen_test(present: Path, rows: Sequence[ManifestRow], split: TrainingSplit) -> list[int]:
     """The present model's test part. StartError where these are not its data: then nobody knows what it has seen."""
     stored = json.loads((present / "configs/metadata.json").read_text())["split"]
     roles = split.roles(rows)
     if split_sha256(rows, roles) not in (stored["split_sha256"], stored.get("base_split_sha256")):
         raise StartError("other-data", f"{present} was trained on other data than these: its test part is not known")
-    return choose(rows, roles, SplitRole.TEST, single=True)
+    return select_pictures(rows, roles, SplitRole.TEST, deduplicated=True)
 
 
 def read_series(site: Path) -> list[SiteSeries]:
@@ -152,7 +152,7 @@ def read_series(site: Path) -> list[SiteSeries]:
     ]
 
 
-def _is_kept_out(one: SiteSeries, split: Split) -> bool:
+def _is_kept_out(one: SiteSeries, split: TrainingSplit) -> bool:
     row = ManifestRow("", one.label, one.patient_group, "", "site", "", 0, 0, None, False)
     return split.roles([row]) == (SplitRole.TEST,)
 
@@ -175,17 +175,19 @@ def _combine(base: Path, site: Path, out: Path) -> None:
 
 def _compare(
     present: Path, new: Path, base: Path, frozen: Sequence[ManifestRow], kept_out: Sequence[SiteSeries]
-) -> dict[str, list[Compared]]:
+) -> dict[str, list[ComparedModel]]:
     names = ("present", "retrained")
     measured = [measure_bundle(one, base, frozen) for one in (present, new)]
-    found = {f"frozen test, {level[:-1]}": pair(names, measured, level) for level in ("slices", "patients")}
+    found = {
+        f"frozen test, {level[:-1]}": compare_measurements(names, measured, level) for level in ("slices", "patients")
+    }
     if kept_out:
         of_site = [_judge(one, kept_out) for one in (present, new)]
-        found["site, series"] = pair(names, of_site, "slices")
+        found["site, series"] = compare_measurements(names, of_site, "slices")
     return found
 
 
-def _judge(folder: Path, series: Sequence[SiteSeries]) -> Measured:
+def _judge(folder: Path, series: Sequence[SiteSeries]) -> Measurement:
     """What the worker would say of each series; whole series, so `slices` and `patients` hold the same."""
     bundle = load_bundle(folder)
     engine = OpenVinoEngine(bundle, "int8")
@@ -206,10 +208,10 @@ def _judge(folder: Path, series: Sequence[SiteSeries]) -> Measured:
         np.array([one.patient_group for one in series], np.str_),
         np.array([one is not None and one.label is not None for one in results], bool),
     )
-    return Measured(answers, answers)
+    return Measurement(answers, answers)
 
 
-def _faults(compared: dict[str, list[Compared]]) -> list[str]:
+def _faults(compared: dict[str, list[ComparedModel]]) -> list[str]:
     """Why the new model is not offered, a sentence each."""
     faults = []
     if "site, series" not in compared:
@@ -229,12 +231,12 @@ def _faults(compared: dict[str, list[Compared]]) -> list[str]:
 
 
 def _describe(
-    present: Path, out: Path, base_sha256: str, compared: dict[str, list[Compared]], faults: Sequence[str]
+    present: Path, out: Path, base_sha256: str, compared: dict[str, list[ComparedModel]], faults: Sequence[str]
 ) -> None:
     """Say in the bundle what it came from, how the two compare, and which base data its frozen test is of."""
     metadata = json.loads((out / "configs/metadata.json").read_text())
     metadata["split"]["base_split_sha256"] = base_sha256
-    metadata["retrained"] = {"from": load_bundle(present).identity.sha256, "compared": as_json(compared)}
+    metadata["retrained"] = {"from": load_bundle(present).identity.sha256, "compared": comparison_json(compared)}
     (out / "configs/metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
     judgement = "not worse than the present model" if not faults else "; ".join(faults)
     card = out / "docs/README.md"

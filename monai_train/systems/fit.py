@@ -53,7 +53,7 @@ class Fitted:
         return [{key: round(value, 5) for key, value in asdict(one).items()} for one in self.curves]
 
 
-def optimizer_of(model: Classifier, recipe: Recipe, frozen: bool) -> torch.optim.Optimizer:
+def make_optimizer(model: Classifier, recipe: Recipe, frozen: bool) -> torch.optim.Optimizer:
     """AdamW over what learns: everything, or only the last layer."""
     if frozen:
         for name, parameter in model.net.named_parameters():
@@ -62,7 +62,7 @@ def optimizer_of(model: Classifier, recipe: Recipe, frozen: bool) -> torch.optim
 
 
 @torch.no_grad()
-def probabilities_of(model: Classifier, pixels: torch.Tensor, device: str, flip: bool) -> torch.Tensor:
+def class_probabilities(model: Classifier, pixels: torch.Tensor, device: str, flip: bool) -> torch.Tensor:
     """Class probabilities [n, classes] of uint8 pictures; the mean with the mirror image's where `flip`."""
     model.eval()
     answers = []
@@ -81,7 +81,7 @@ class Fitting:
     ) -> None:
         self.model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model) if recipe.ema_decay else self.model
-        self.optimizer = optimizer_of(self.model, recipe, frozen)
+        self.optimizer = make_optimizer(self.model, recipe, frozen)
         self.train, self.recipe, self.frozen, self.device = train, recipe, frozen, device
         self.generator = torch.Generator().manual_seed(seed)
         counts = train.labels.bincount().float()
@@ -129,7 +129,7 @@ class Fitting:
         self.model.train(not self.frozen)
 
 
-def seconds_a_step(fitting: Fitting) -> float:
+def seconds_per_step(fitting: Fitting) -> float:
     """The time of one optimizer step, measured after a first one."""
     fitting.start_epoch()
     chosen = fitting.order()[0]
@@ -152,10 +152,10 @@ def fit(fitting: Fitting, test: Examples, on_epoch: Callable[[Epoch], Any] = lam
         for chosen in fitting.order():
             loss, good = fitting.step(chosen, done)
             total, right, seen, done = total + loss * len(chosen), right + good, seen + len(chosen), done + 1
-        answers = probabilities_of(fitting.average, some.pixels, fitting.device, recipe.flip_test)
+        answers = class_probabilities(fitting.average, some.pixels, fitting.device, recipe.flip_test)
         test_loss = float(functional.nll_loss(answers.clamp(min=1e-9).log(), some.labels))
         accuracy = float((answers.argmax(dim=1) == some.labels).float().mean())
         curves.append(Epoch(epoch, total / seen, right / seen, test_loss, accuracy))
         on_epoch(curves[-1])
-    answers = probabilities_of(fitting.average, test.pixels, fitting.device, recipe.flip_test)
+    answers = class_probabilities(fitting.average, test.pixels, fitting.device, recipe.flip_test)
     return Fitted(tuple(curves), answers, time.monotonic() - start)

@@ -35,7 +35,7 @@ class Parts:
     before: tuple[int, ...] = ()  # positions of what the weights that training starts from have learned from
 
 
-def class_of(row: ManifestRow, task: Task) -> int | None:
+def task_class(row: ManifestRow, task: Task) -> int | None:
     """The row's class in LABELS[task]; None where the row does not say (a tumour of unknown kind, four classes)."""
     if task is Task.YES_NO:
         return int(row.label == NO_TUMOUR)
@@ -44,12 +44,12 @@ def class_of(row: ManifestRow, task: Task) -> int | None:
 
 def part(rows: Sequence[ManifestRow], dataset: str, task: Task, protocol: Protocol, seed: int = 7) -> Parts:
     """The examples of a protocol. Raises StartError for an empty class or one that training or test lacks."""
-    own = [i for i, row in enumerate(rows) if row.dataset == dataset and class_of(row, task) is not None]
+    own = [i for i, row in enumerate(rows) if row.dataset == dataset and task_class(row, task) is not None]
     if not own:
         raise StartError("no-data", f"the folder holds no picture of {dataset!r} with the labels of the {task} task")
     parts = _parted(rows, own, task, protocol, np.random.default_rng(seed))
     for side, examples in (("training", parts.train), ("test", parts.test)):
-        check_classes([class_of(rows[i], task) for i, _ in examples], task, side)
+        check_classes([task_class(rows[i], task) for i, _ in examples], task, side)
     return parts
 
 
@@ -85,7 +85,7 @@ def _parted(
 
 
 def _numbers(row: ManifestRow, task: Task) -> range:
-    return range(1 + COPIES[class_of(row, task) or 0])
+    return range(1 + COPIES[task_class(row, task) or 0])
 
 
 def _shuffled(examples: list[Example], random: np.random.Generator) -> list[Example]:
@@ -102,14 +102,14 @@ def _grouped(rows: Sequence[ManifestRow], own: Sequence[int], task: Task) -> Par
     return Parts(tuple(train), tuple((i, 0) for i in deduplicate(rows, test)))
 
 
-def fraction_of(parts: Parts, rows: Sequence[ManifestRow], task: Task, fraction: float, seed: int = 7) -> Parts:
+def take_fraction(parts: Parts, rows: Sequence[ManifestRow], task: Task, fraction: float, seed: int = 7) -> Parts:
     """The fraction of each class of either side, drawn at random; FEWEST_OF_A_FRACTION where there are as many."""
     random = np.random.default_rng(seed)
 
     def some(examples: Sequence[Example]) -> tuple[Example, ...]:
         kept: list[Example] = []
         for label in range(len(LABELS[task])):
-            own = [one for one in examples if class_of(rows[one[0]], task) == label]
+            own = [one for one in examples if task_class(rows[one[0]], task) == label]
             count = min(len(own), max(FEWEST_OF_A_FRACTION, math.ceil(fraction * len(own))))
             kept += [own[i] for i in sorted(random.permutation(len(own))[:count])]
         return tuple(kept)
@@ -117,7 +117,7 @@ def fraction_of(parts: Parts, rows: Sequence[ManifestRow], task: Task, fraction:
     return parts if fraction >= 1 else replace(parts, train=some(parts.train), test=some(parts.test))
 
 
-def from_default(parts: Parts, rows: Sequence[ManifestRow], protocol: Protocol) -> Parts:
+def start_from_default(parts: Parts, rows: Sequence[ManifestRow], protocol: Protocol) -> Parts:
     """The parts where training starts from the shipped model: with patients apart, its patients are not in the test."""
     shipped = TrainConfig()
     roles = split_roles(rows, shipped.external, shipped.test_share, shipped.validation_share)

@@ -15,7 +15,7 @@ from monai_train.data.manifest import ManifestRow
 from monai_train.evaluation.metrics import FigureArray, bootstrap_interval, recalls
 from monai_train.systems.definitions import Protocol, Task
 from monai_train.systems.fit import Fitted
-from monai_train.systems.protocols import LABELS, Parts, class_of, known
+from monai_train.systems.protocols import LABELS, Parts, known, task_class
 from worker.files import write_atomically
 
 
@@ -87,7 +87,7 @@ def measured(parts: Parts, rows: Sequence[ManifestRow], task: Task, fitted: Fitt
     tested = [rows[i] for i, _ in parts.test]
     numbers = {group: n for n, group in enumerate(sorted({row.patient_group for row in tested}))}
     patients = [numbers[row.patient_group] for row in tested]
-    truths = [class_of(row, task) or 0 for row in tested]
+    truths = [task_class(row, task) or 0 for row in tested]
     content: dict[str, Any] = {
         "labels": LABELS[task],
         "n_train": len(parts.train),

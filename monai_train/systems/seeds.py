@@ -25,10 +25,10 @@ from monai_train.networks.pretrained import load_weights
 from monai_train.networks.registry import Classifier, network_definition
 from monai_train.systems import results
 from monai_train.systems.definitions import OURS, Protocol, Recipe, System, Task
-from monai_train.systems.fit import CURVE_PICTURES, Examples, Fitted, Fitting, fit, seconds_a_step
-from monai_train.systems.protocols import LABELS, Example, Parts, class_of, fraction_of, from_default, part
+from monai_train.systems.fit import CURVE_PICTURES, Examples, Fitted, Fitting, fit, seconds_per_step
+from monai_train.systems.protocols import LABELS, Example, Parts, part, start_from_default, take_fraction, task_class
 from monai_train.systems.results import Result
-from monai_train.systems.table import document, key_of, rows_of
+from monai_train.systems.table import document, row_key, rows_of_system
 from monai_train.training.augment import augment
 from monai_train.training.train import DivergedError, current_commit
 from worker.errors import StartError
@@ -63,27 +63,27 @@ class Place:
     weights: Mapping[str, Path]
 
 
-def jobs_of(systems: Sequence[System], ours: Mapping[Task, Recipe]) -> list[Job]:
+def table_rows(systems: Sequence[System], ours: Mapping[Task, Recipe]) -> list[Job]:
     """Every row of the table once, the systems' own first."""
     jobs: dict[str, Job] = {}
     for system in systems:
         recipes = {one.network: one for one in system.network} | {OURS: ours[system.task]}
-        for network, protocol in rows_of(system):
-            key = key_of(system, network, protocol)
+        for network, protocol in rows_of_system(system):
+            key = row_key(system, network, protocol)
             jobs.setdefault(key, Job(key, network, system.task, system.dataset, protocol, recipes[network]))
     return list(jobs.values())
 
 
-def weights_of(job: Job, place: Place) -> Path | None:
+def initial_weights(job: Job, place: Place) -> Path | None:
     """The file that the job's network starts from, where there is one."""
     if job.recipe.from_default:
         return default_bundle() / "models" / "model.safetensors"
     return place.weights.get(job.network)
 
 
-def inputs_of(job: Job, rows: Sequence[ManifestRow], place: Place) -> str:
+def inputs_sha256(job: Job, rows: Sequence[ManifestRow], place: Place) -> str:
     """Identifies what a row depends on but the fraction: 64 hex digits."""
-    weights = weights_of(job, place)
+    weights = initial_weights(job, place)
     content = [
         job.recipe.model_dump_json(exclude={"from_default"}),  # the weights below say it
         job.protocol,
@@ -97,31 +97,31 @@ def inputs_of(job: Job, rows: Sequence[ManifestRow], place: Place) -> str:
 def kept(job: Job, rows: Sequence[ManifestRow], place: Place) -> Result | None:
     """The stored row, when nothing it depends on has changed and it used at least as many pictures."""
     stored = results.read(place.out / "rows", job.key)
-    if stored is None or stored.inputs != inputs_of(job, rows, place) or stored.fraction < place.fraction:
+    if stored is None or stored.inputs != inputs_sha256(job, rows, place) or stored.fraction < place.fraction:
         return None
     return stored
 
 
-def parts_of(job: Job, rows: Sequence[ManifestRow], fraction: float) -> Parts:
+def split_of_row(job: Job, rows: Sequence[ManifestRow], fraction: float) -> Parts:
     """The job's examples. StartError where a class has none."""
     parts = part(rows, job.dataset, job.task, job.protocol, SEED)
     if job.recipe.from_default:
-        parts = from_default(parts, rows, job.protocol)
-    return fraction_of(parts, rows, job.task, fraction, SEED)
+        parts = start_from_default(parts, rows, job.protocol)
+    return take_fraction(parts, rows, job.task, fraction, SEED)
 
 
 def make_model(job: Job, place: Place) -> tuple[Classifier, str]:
     """The network and what it starts from. StartError for weights that are another network's."""
     torch.manual_seed(SEED)
     model = Classifier(network_definition(job.recipe.network, len(LABELS[job.task])))
-    weights = weights_of(job, place)
+    weights = initial_weights(job, place)
     if weights is None:
         return model, "scratch (no weights given: all of it learns)" if job.recipe.frozen else "scratch"
     name = "the shipped model" if job.recipe.from_default else weights.name
     return model, f"{name} {load_weights(model, weights)[:8]}" + (", frozen" if job.recipe.frozen else "")
 
 
-def seconds_for(job: Job, parts: Parts, place: Place) -> float:
+def estimated_seconds(job: Job, parts: Parts, place: Place) -> float:
     """How long the row will take, from a few measured steps."""
     batch, classes = job.recipe.batch, len(LABELS[job.task])
     pixels = torch.zeros(batch, 1, job.recipe.size, job.recipe.size, dtype=torch.uint8)
@@ -129,14 +129,14 @@ def seconds_for(job: Job, parts: Parts, place: Place) -> float:
     frozen = job.recipe.frozen and job.network in place.weights
     harmless = job.recipe.model_copy(update={"learning_rate": 1e-6})
     fitting = Fitting(model, Examples(pixels, torch.arange(batch) % classes), harmless, frozen, SEED, place.device)
-    a_step = seconds_a_step(fitting)
+    a_step = seconds_per_step(fitting)
     steps = job.recipe.epochs * math.ceil(len(parts.train) / batch)
     shown = len(parts.test) + job.recipe.epochs * min(CURVE_PICTURES, len(parts.test))
     # Forward alone is about a third of a step.
     return a_step * (steps + shown * (1 + job.recipe.flip_test) / batch / 3)
 
 
-def examples_of(
+def example_tensors(
     examples: Sequence[Example], rows: Sequence[ManifestRow], pixels: Mapping[int, torch.Tensor], task: Task
 ) -> Examples:
     """Pixels and labels; copies above 0 are altered, always the same way."""
@@ -146,16 +146,16 @@ def examples_of(
     for chosen in torch.split(altered, 64):
         if len(chosen):
             images[chosen] = (augment(images[chosen].float() / 255, _COPIES, generator) * 255).round().to(torch.uint8)
-    return Examples(images, torch.tensor([class_of(rows[i], task) or 0 for i, _ in examples]))
+    return Examples(images, torch.tensor([task_class(rows[i], task) or 0 for i, _ in examples]))
 
 
-def run_job(job: Job, parts: Parts, rows: Sequence[ManifestRow], place: Place, progress: Progress) -> Result:
+def measure_row(job: Job, parts: Parts, rows: Sequence[ManifestRow], place: Place, progress: Progress) -> Result:
     """Train and measure one row. A loss that is not a number is a row that says so."""
     used = sorted({i for i, _ in (*parts.train, *parts.test)})
     definition = replace(read_preprocessing(), size=job.recipe.size)
     pictures = load_pictures(place.data, [rows[i] for i in used], definition, place.out / "pixels")
     pixels = dict(zip(used, pictures.pixels, strict=True))
-    train, test = (examples_of(side, rows, pixels, job.task) for side in (parts.train, parts.test))
+    train, test = (example_tensors(side, rows, pixels, job.task) for side in (parts.train, parts.test))
     model, started = make_model(job, place)
     frozen = job.recipe.frozen and job.network in place.weights
     task = progress.add_task(job.key, total=job.recipe.epochs)
@@ -173,7 +173,7 @@ def run_job(job: Job, parts: Parts, rows: Sequence[ManifestRow], place: Place, p
         task=job.task,
         protocol=job.protocol,
         fraction=place.fraction,
-        inputs=inputs_of(job, rows, place),
+        inputs=inputs_sha256(job, rows, place),
         weights=started,
         commit=current_commit(),
         device=place.device,
@@ -192,17 +192,17 @@ def seeds(
     Raises StartError for data that a protocol cannot part and weights that do not fit.
     """
     rows = read_manifest(place.data)
-    every = jobs_of(systems, ours)
+    every = table_rows(systems, ours)
     unknown = {*place.weights, *([only] if only else [])} - {job.network for job in every}
     if unknown:
         raise StartError("usage", f"{min(unknown)!r} is no network of these systems")
     jobs = [job for job in every if only in (None, job.network)]
     for folder in ("rows", "pixels"):
         (place.out / folder).mkdir(parents=True, exist_ok=True)
-    parts = {job.key: parts_of(job, rows, place.fraction) for job in jobs}
+    parts = {job.key: split_of_row(job, rows, place.fraction) for job in jobs}
     waiting = [job for job in jobs if kept(job, rows, place) is None]
     console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} rows are measured already; timing the others ...")
-    expected = {job.key: seconds_for(job, parts[job.key], place) for job in waiting}
+    expected = {job.key: estimated_seconds(job, parts[job.key], place) for job in waiting}
     waiting.sort(key=lambda job: expected[job.key])  # so that a stopped run has measured most rows
     for job in waiting:
         console.print(f"  {job.key}: about {_duration(expected[job.key])}, {len(parts[job.key].train)} examples")
@@ -210,7 +210,7 @@ def seeds(
     with Progress(console=console, transient=True) as progress:
         overall = progress.add_task("rows", total=sum(expected.values()) or 1)
         for job in waiting:
-            found = run_job(job, parts[job.key], rows, place, progress)
+            found = measure_row(job, parts[job.key], rows, place, progress)
             results.write(found, place.out / "rows")
             progress.advance(overall, expected[job.key])
             figure = "-" if found.accuracy is None else f"{100 * found.accuracy:.2f} %"
@@ -223,10 +223,10 @@ def write_table(
 ) -> str:
     """Write OUT/reference-systems.md from the rows that are kept, whatever fraction they used; returns its text."""
     any_fraction = replace(place, fraction=0.0)
-    found = {job.key: one for job in jobs_of(systems, ours) if (one := kept(job, rows, any_fraction)) is not None}
+    found = {job.key: one for job in table_rows(systems, ours) if (one := kept(job, rows, any_fraction)) is not None}
     for system in systems:
         if system.ensemble:
-            own = [found.get(key_of(system, one.network, system.protocol)) for one in system.network]
+            own = [found.get(row_key(system, one.network, system.protocol)) for one in system.network]
             key = f"{system.name.lower()}-ensemble"
             if None not in own and (together := results.ensemble(key, [one for one in own if one])) is not None:
                 found[key] = together

@@ -21,14 +21,14 @@ _PROTOCOLS = {
 }
 
 
-def rows_of(system: System) -> list[tuple[str, Protocol]]:
+def rows_of_system(system: System) -> list[tuple[str, Protocol]]:
     """(network, protocol) of a system's rows: its own on its protocol (and apart, where asked), then ours on both."""
     protocols = (system.protocol, Protocol.GROUPED) if system.also_apart else (system.protocol,)
     own = [(one.network, protocol) for protocol in protocols for one in system.network]
     return [*own, (OURS, system.protocol), (OURS, Protocol.GROUPED)]
 
 
-def key_of(system: System, network: str, protocol: Protocol) -> str:
+def row_key(system: System, network: str, protocol: Protocol) -> str:
     """The name of a row's file. Ours on one task and protocol is one row for all systems."""
     return f"{network}-{protocol}-{system.task}"
 
@@ -38,8 +38,8 @@ def document(systems: Sequence[System], results: Mapping[str, Result], how: str)
     parts = [_head(how)]
     for system in systems:
         lines = ["| " + " | ".join(_HEADER) + " |", "|" + "---|" * len(_HEADER)]
-        for network, protocol in rows_of(system):
-            lines.append(_line(system, network, protocol, results.get(key_of(system, network, protocol))))
+        for network, protocol in rows_of_system(system):
+            lines.append(_line(system, network, protocol, results.get(row_key(system, network, protocol))))
         together = results.get(f"{system.name.lower()}-ensemble")
         if together is not None:
             lines.append(_line(system, together.network, together.protocol, together))
@@ -77,7 +77,7 @@ def _goal(system: System, results: Mapping[str, Result]) -> str:
     if system.goal is None:
         return ""
     wanted = f"Ours must reach {100 * system.goal:.1f} % on that protocol"
-    found = results.get(key_of(system, OURS, system.protocol))
+    found = results.get(row_key(system, OURS, system.protocol))
     if found is None or found.accuracy is None:
         return f"{wanted}: not measured."
     if found.accuracy >= system.goal:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from monai_train.config import TrainConfig
-from monai_train.evaluation.report import runs_subject, write_report
+from monai_train.evaluation.report import evaluated_runs, write_report
 from monai_train.training.train import train
 from tests.testbed.browser import CHROMIUM, FLAGS
 from tests.testbed.converted import make_converted
@@ -31,7 +31,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
         epochs=1, samples_per_epoch=32, batch=16, threads=1, external=("outside",), test_share=0.3, validation_share=0.3
     )
     train(data, root / "run", config)
-    return write_report(runs_subject([root / "run"], flip=False), data, root / "out", None, None).read_text()
+    return write_report(evaluated_runs([root / "run"], flip=False), data, root / "out", None, None).read_text()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")

@@ -22,7 +22,7 @@ from monai_train.cli.app import app
 from monai_train.data.dataset import load_pictures, read_preprocessing
 from monai_train.data.manifest import read_manifest
 from monai_train.data.patients import SplitRole, split_roles
-from monai_train.evaluation.evaluate import Measured, choose, measure_bundle
+from monai_train.evaluation.evaluate import Measurement, measure_bundle, select_pictures
 from monai_train.evaluation.metrics import Predictions
 from monai_train.evaluation.tables import report_table
 from monai_train.training.sampling import make_sampler
@@ -54,7 +54,7 @@ def test_class_missing_in_the_test_split_has_no_figure_of_its_own() -> None:
     probabilities = np.eye(4, dtype=np.float32)[[0, 0, 2, 3, 1]]
     groups = np.array(list("abcde"))
     answers = Predictions(np.array([0, 0, 2, 3, 3]), probabilities, groups, np.ones(5, bool))
-    found = Measured(answers, answers).report()
+    found = Measurement(answers, answers).report()
     assert found["slice"]["per_class"]["meningioma"]["support"] == 0
     assert found["slice"]["per_class"]["meningioma"]["recall"] is None
     assert found["slice"]["balanced_accuracy"] == pytest.approx((1 + 1 + 0.5) / 3)  # of the classes that are there
@@ -67,7 +67,7 @@ def test_class_missing_in_the_test_split_has_no_figure_of_its_own() -> None:
 def test_a_part_without_pictures_is_an_error(tiny_data: Path) -> None:
     rows = read_manifest(tiny_data)
     with pytest.raises(StartError, match="no picture has the role test"):
-        choose(rows, [SplitRole.TRAIN] * len(rows), SplitRole.TEST, single=False)
+        select_pictures(rows, [SplitRole.TRAIN] * len(rows), SplitRole.TEST, deduplicated=False)
 
 
 def test_labels_that_the_network_does_not_know_are_named(tiny_data: Path, tmp_path: Path) -> None:

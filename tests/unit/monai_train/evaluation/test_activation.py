@@ -39,9 +39,9 @@ def answers(truth: list[int], answer: list[int]) -> Predictions:
 
 
 def test_centre_of_mass_is_in_fractions_of_the_picture() -> None:
-    single = np.zeros((4, 8), np.float32)
-    single[1, 6] = 3
-    assert centre_of_mass(single) == pytest.approx((6.5 / 8, 1.5 / 4))
+    deduplicated = np.zeros((4, 8), np.float32)
+    deduplicated[1, 6] = 3
+    assert centre_of_mass(deduplicated) == pytest.approx((6.5 / 8, 1.5 / 4))
     assert centre_of_mass(np.zeros((4, 4), np.float32)) == (0.5, 0.5)
 
 

@@ -13,7 +13,7 @@ from monai_train.cli.app import app
 from monai_train.data.manifest import read_manifest
 from monai_train.data.patients import SplitRole
 from monai_train.evaluation.compare import FIGURES, compare, comparison_markdown
-from monai_train.evaluation.evaluate import choose, run_split
+from monai_train.evaluation.evaluate import run_split, select_pictures
 from monai_train.training.train import train
 from tests.testbed.tiny_bundle import make_tiny_bundle
 from tests.unit.monai_train.conftest import TINY
@@ -30,7 +30,7 @@ def weak_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_differences_are_paired_and_from_the_first(tiny_data: Path, tiny_run: Path, weak_run: Path) -> None:
     found = compare([tiny_run, weak_run, tiny_run], tiny_data)["slice"]
     rows = read_manifest(tiny_data)
-    kept = choose(rows, run_split(tiny_run).roles(rows), SplitRole.TEST, single=True)
+    kept = select_pictures(rows, run_split(tiny_run).roles(rows), SplitRole.TEST, deduplicated=True)
     assert found[0].figures["accuracy"].n == len(kept)
     assert found[0].differences is None
     assert found[1].differences is not None

@@ -16,7 +16,13 @@ from rich.console import Console
 from monai_train.config import TrainConfig
 from monai_train.data.manifest import ManifestRow, read_manifest
 from monai_train.data.patients import SplitRole
-from monai_train.evaluation.crossval import cross_validate, fold_roles, fold_table, folds_of, out_of_fold_temperatures
+from monai_train.evaluation.crossval import (
+    assign_folds,
+    cross_validate,
+    fold_roles,
+    fold_table,
+    out_of_fold_temperatures,
+)
 from monai_train.evaluation.evaluate import fit_temperature
 from monai_train.training.train import CHECKPOINT
 from tests.unit.monai_train.conftest import TINY
@@ -41,9 +47,9 @@ def test_no_group_is_on_two_sides(pictures: list[tuple[int, int]], folds: int, s
     labels, groups = [label for label, _ in pictures], [f"G{group}" for _, group in pictures]
     if len(set(groups)) < folds:
         with pytest.raises(StartError, match="folds"):
-            folds_of(labels, groups, folds, seed)
+            assign_folds(labels, groups, folds, seed)
         return
-    found = folds_of(labels, groups, folds, seed)
+    found = assign_folds(labels, groups, folds, seed)
     of_group: dict[str, set[int]] = {}
     for group, fold in zip(groups, found.tolist(), strict=True):
         of_group.setdefault(group, set()).add(fold)
@@ -56,7 +62,7 @@ def test_no_group_is_on_two_sides(pictures: list[tuple[int, int]], folds: int, s
 @settings(deadline=None)
 @given(labels=st.lists(st.integers(0, 3), min_size=12, max_size=60), folds=st.integers(2, 5))
 def test_classes_are_even_over_the_folds(labels: list[int], folds: int) -> None:
-    found = folds_of(labels, [f"G{i}" for i in range(len(labels))], folds)
+    found = assign_folds(labels, [f"G{i}" for i in range(len(labels))], folds)
     for label in set(labels):
         counts = [int(((np.array(labels) == label) & (found == fold)).sum()) for fold in range(folds)]
         assert max(counts) - min(counts) <= 1

@@ -21,9 +21,9 @@ from monai_train.evaluation.metrics import Predictions, binary, figures
 
 def made(n: int = 240, seed: int = 0, skill: float = 1.5, decimals: int = 2) -> Predictions:
     """Answers of a made model with ties in its probabilities; `seed` changes them but not the questions."""
-    questions = np.random.default_rng(99)
-    truth = questions.integers(0, 4, n)
-    groups = np.array([f"G{i}" for i in questions.integers(0, 50, n)])
+    binary_questions = np.random.default_rng(99)
+    truth = binary_questions.integers(0, 4, n)
+    groups = np.array([f"G{i}" for i in binary_questions.integers(0, 50, n)])
     scores = np.random.default_rng(seed).normal(size=(n, 4)) + skill * np.eye(4)[truth]
     probabilities = (np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)).round(decimals)
     return Predictions(truth, probabilities.astype(np.float32), groups, np.ones(n, bool))

@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 
 from monai_train.data.manifest import ManifestRow
-from monai_train.evaluation.evaluate import Evidence, Measured, examine_bundle
-from monai_train.evaluation.out_of_distribution import KINDS, Sort, check_outside, make_outsiders
+from monai_train.evaluation.evaluate import Evidence, Measurement, examine_bundle
+from monai_train.evaluation.out_of_distribution import (
+    KINDS,
+    PictureSource,
+    check_out_of_distribution,
+    write_synthetic_images,
+)
 from tests.testbed.tiny_bundle import make_tiny_bundle
 from worker.errors import StartError
 from worker.inference.aggregate import in_distribution
@@ -23,20 +28,20 @@ class Made:
     folder: Path
     rows: list[ManifestRow]
     bundle: Path
-    measured: Measured
+    measured: Measurement
     evidence: Evidence
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("made")
-    rows = make_outsiders(folder)
+    rows = write_synthetic_images(folder)
     bundle = make_tiny_bundle(tmp_path_factory.mktemp("bundle"))
     return Made(folder, rows, bundle, *examine_bundle(bundle, folder, rows))
 
 
 def test_made_pictures_are_of_every_kind_all_different_and_the_same_every_time(made: Made, tmp_path: Path) -> None:
-    again = make_outsiders(tmp_path)
+    again = write_synthetic_images(tmp_path)
     assert Counter(row.dataset for row in again) == dict.fromkeys(KINDS, 20)
     contents = [(tmp_path / row.path).read_bytes() for row in again]
     assert contents == [(made.folder / row.path).read_bytes() for row in made.rows]
@@ -55,20 +60,20 @@ def test_every_kind_has_something_to_see(kind: str) -> None:
 def test_check_counts_what_the_bundle_declines(made: Made, tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "one.dcm").write_bytes(b"not DICOM")
-    check = check_outside(made.bundle, "int8", made.evidence.features, made.measured.slices, tmp_path)
+    check = check_out_of_distribution(made.bundle, "int8", made.evidence.features, made.measured.slices, tmp_path)
     accepted = in_distribution(made.evidence.features, load_bundle(made.bundle))
     assert (check.n, check.accepted) == (len(made.rows), int(accepted.sum()))
-    ours = [kind for kind in check.kinds if kind.sort is Sort.MADE]
+    ours = [kind for kind in check.kinds if kind.sort is PictureSource.MADE]
     assert sum(kind.n for kind in ours) == len(made.rows)
     assert sum(kind.n - kind.declined for kind in ours) == int(accepted.sum())
-    broken = [one for one in check.kinds if one.sort is not Sort.MADE]
+    broken = [one for one in check.kinds if one.sort is not PictureSource.MADE]
     assert [(one.sort, one.n, one.declined, one.not_assessed) for one in broken] == [
-        (Sort.REAL, 1, 1, 1),
-        (Sort.SERIES, 1, 1, 1),
+        (PictureSource.REAL, 1, 1, 1),
+        (PictureSource.SERIES, 1, 1, 1),
     ]
     assert check.points_outside.shape == (len(made.rows), 2)
 
 
 def test_a_folder_without_dicom_is_an_error(made: Made, tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"no \.dcm"):
-        check_outside(made.bundle, "int8", made.evidence.features, made.measured.slices, tmp_path)
+        check_out_of_distribution(made.bundle, "int8", made.evidence.features, made.measured.slices, tmp_path)

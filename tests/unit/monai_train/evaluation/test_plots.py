@@ -42,7 +42,7 @@ def test_answers_that_are_equally_sure_are_withheld_together() -> None:
 def test_curves_are_scikit_learns() -> None:
     one = made()
     for name, truth, score, _ in plots.curves(one):
-        hits, false = plots.cumulated(truth, score)
+        hits, false = plots.cumulative_counts(truth, score)
         expected_false, expected_hits, _ = reference.roc_curve(truth, score, drop_intermediate=False)
         assert hits / hits[-1] == pytest.approx(expected_hits), name
         assert false / false[-1] == pytest.approx(expected_false), name

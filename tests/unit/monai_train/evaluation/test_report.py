@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from monai_train.cli.app import app
 from monai_train.data.manifest import read_manifest
 from monai_train.data.patients import SplitRole
-from monai_train.evaluation.evaluate import choose, examine_runs, run_split
-from monai_train.evaluation.report import plans, runs_subject, write_report
+from monai_train.evaluation.evaluate import examine_runs, run_split, select_pictures
+from monai_train.evaluation.report import cohorts, evaluated_runs, write_report
 from monai_train.training.train import train
 from tests.testbed.tiny_bundle import make_tiny_bundle
 from tests.unit.monai_train.conftest import TINY
@@ -56,8 +56,8 @@ def written(official_data: Path, tiny_run: Path, tmp_path_factory: pytest.TempPa
 
 def test_parts_are_apart_and_only_the_official_one_is_leaky(official_data: Path, tiny_run: Path) -> None:
     rows, split = read_manifest(official_data), run_split(tiny_run)
-    found = {plan.key: plan for plan in plans(rows, split)}
-    assert {key: plan.leaky for key, plan in found.items()} == {"test": False, "external": False, "official": True}
+    found = {cohort.key: cohort for cohort in cohorts(rows, split)}
+    assert {key: cohort.leaky for key, cohort in found.items()} == {"test": False, "external": False, "official": True}
     roles = split.roles(rows)
     trained = {row.patient_group for row, role in zip(rows, roles, strict=True) if role is SplitRole.TRAIN}
     assert not trained & {rows[i].patient_group for i in (*found["test"].chosen, *found["external"].chosen)}
@@ -69,15 +69,15 @@ def test_parts_are_apart_and_only_the_official_one_is_leaky(official_data: Path,
 def test_other_data_are_one_part_that_claims_nothing(official_data: Path, tiny_run: Path) -> None:
     rows = read_manifest(official_data)[1:]
     for split in (run_split(tiny_run), None):
-        (plan,) = plans(rows, split)
-        assert len(plan.chosen) == len(rows)
-        assert "for you to know" in plan.note
+        (cohort,) = cohorts(rows, split)
+        assert len(cohort.chosen) == len(rows)
+        assert "for you to know" in cohort.note
 
 
 def test_json_holds_evaluates_figures_with_intervals(written: Path, official_data: Path, tiny_run: Path) -> None:
     report = json.loads((written / "report.json").read_text())
     rows = read_manifest(official_data)
-    chosen = choose(rows, run_split(tiny_run).roles(rows), SplitRole.TEST, single=True)
+    chosen = select_pictures(rows, run_split(tiny_run).roles(rows), SplitRole.TEST, deduplicated=True)
     expected = examine_runs([tiny_run], official_data, rows, chosen)[0].report()
     part = report["parts"]["test"]
     assert part["slice"] == expected["slice"]
@@ -134,7 +134,7 @@ def test_bundle_report_checks_pictures_that_are_no_brain(official_data: Path, tm
 
 def test_several_runs_are_an_ensemble(official_data: Path, tiny_run: Path, tmp_path: Path) -> None:
     rows = read_manifest(official_data)
-    chosen = choose(rows, run_split(tiny_run).roles(rows), SplitRole.TEST, single=True)
+    chosen = select_pictures(rows, run_split(tiny_run).roles(rows), SplitRole.TEST, deduplicated=True)
     alone = examine_runs([tiny_run], official_data, rows, chosen)[0]
     twice = examine_runs([tiny_run, tiny_run], official_data, rows, chosen)[0]
     assert twice.slices.probabilities == pytest.approx(alone.slices.probabilities, abs=1e-5)
@@ -175,10 +175,10 @@ def test_flip_gives_a_mirrored_picture_the_same_answer(official_data: Path, tiny
 def test_output_that_cannot_be_written_is_one_line(official_data: Path, tiny_run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StartError, match="cannot write"):
-        write_report(runs_subject([tiny_run], flip=False), official_data, tmp_path / "file" / "report", None, None)
+        write_report(evaluated_runs([tiny_run], flip=False), official_data, tmp_path / "file" / "report", None, None)
 
 
 def test_a_log_that_is_none_is_one_line(official_data: Path, tiny_run: Path, tmp_path: Path) -> None:
     for log in (tmp_path / "missing.csv", tiny_run / "config.json"):
         with pytest.raises(StartError, match="not the log"):
-            write_report(runs_subject([tiny_run], flip=False), official_data, tmp_path / "report", log, None)
+            write_report(evaluated_runs([tiny_run], flip=False), official_data, tmp_path / "report", log, None)

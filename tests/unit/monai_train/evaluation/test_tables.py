@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from monai_train.data.labels import ANY_TUMOUR
-from monai_train.evaluation.evaluate import Measured
+from monai_train.evaluation.evaluate import Measurement
 from monai_train.evaluation.metrics import Predictions
 from monai_train.evaluation.tables import HEADER, markdown_table, report_markdown, report_rows, report_table
 
@@ -28,11 +28,11 @@ def cells_of(markdown: str) -> list[list[str]]:
     return rows
 
 
-def measured() -> Measured:
+def measured() -> Measurement:
     probabilities = np.eye(4, dtype=np.float32)[[0, 1, 3, 3, 0]]
     truth, groups = np.array([0, 1, 2, 3, ANY_TUMOUR]), np.array(list("abcdd"))
     answers = Predictions(truth, probabilities, groups, np.array([True, True, False, True, True]))
-    return Measured(answers, answers)
+    return Measurement(answers, answers)
 
 
 def test_every_cell_is_read_back_whatever_is_in_it() -> None:
@@ -75,6 +75,6 @@ def test_balanced_accuracy_is_left_out_where_only_tumours_or_none_occur() -> Non
     healthy = answers.truth == 3
     parts = (answers.truth, answers.probabilities, answers.groups, answers.assessed)
     of_one_kind = Predictions(*(part[healthy] for part in parts))
-    names = [name for name, _, _ in report_rows(Measured(of_one_kind, of_one_kind).report())]
+    names = [name for name, _, _ in report_rows(Measurement(of_one_kind, of_one_kind).report())]
     assert "balanced accuracy" not in names
     assert "accuracy" in names

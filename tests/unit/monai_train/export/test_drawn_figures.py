@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES
-from monai_train.evaluation.evaluate import Measured
+from monai_train.evaluation.evaluate import Measurement
 from monai_train.evaluation.metrics import Predictions, balanced_accuracy, confusion_matrix
 from monai_train.export.drawn_figures import drawn_figures
 from worker.inference.bundle import default_bundle
@@ -30,7 +30,7 @@ def predictions(n: int, seed: int = 0) -> Predictions:
 @pytest.mark.parametrize("n", [0, 1, 2, 300])
 def test_what_is_measured_can_be_drawn(n: int) -> None:
     slices = predictions(n)
-    one = Measured(slices, slices)
+    one = Measurement(slices, slices)
     found = read_figures(json.dumps(drawn_figures({"test": one, "test-fp32": one}, {"test": "Test part"})))
     assert found is not None
     [part] = found.parts

@@ -13,10 +13,10 @@ import pytest
 
 from monai_train.data.from_worker import SERIES, SLICES_WITHOUT, convert_export
 from monai_train.data.labels import CLASS_NAMES
-from monai_train.evaluation.compare import Compared, pair
-from monai_train.evaluation.evaluate import Measured, read_split
+from monai_train.evaluation.compare import ComparedModel, compare_measurements
+from monai_train.evaluation.evaluate import Measurement, read_split
 from monai_train.evaluation.metrics import Predictions
-from monai_train.export.retrain import GENTLE, _faults, read_series, retrain, settings_for
+from monai_train.export.retrain import FINE_TUNING, _faults, read_series, retrain, retrain_settings
 from tests.testbed.converted import make_converted
 from tests.testbed.instances import encoded, mr_instance
 from worker.errors import StartError
@@ -93,31 +93,31 @@ def test_network_and_split_are_the_present_models_and_the_rest_is_gentle(tmp_pat
     present = default_bundle()
     file = tmp_path / "config.json"
     file.write_text('{"epochs": 3, "test_share": 0.9, "batch": 8}')
-    settings, split = settings_for(present, file, seed=5), read_split(present)
+    settings, split = retrain_settings(present, file, seed=5), read_split(present)
     assert settings.network == load_bundle(present).identity.family
     assert (settings.test_share, settings.external) == (split.test_share, split.external)
     assert (settings.epochs, settings.batch, settings.seed) == (3, 8, 5)
-    assert settings.learning_rate == GENTLE["learning_rate"]
+    assert settings.learning_rate == FINE_TUNING["learning_rate"]
 
 
 def test_other_data_than_the_present_models_own_are_refused(tmp_path: Path) -> None:
     base = make_converted(tmp_path / "base", patients=2, external=0)
     present = default_bundle()
     with pytest.raises(StartError, match="trained on other data"):
-        retrain(present, base, tmp_path, tmp_path / "run", tmp_path / "out", settings_for(present, None), "9")
+        retrain(present, base, tmp_path, tmp_path / "run", tmp_path / "out", retrain_settings(present, None), "9")
     assert not (tmp_path / "run").exists()
 
 
-def _compared(present: list[int], new: list[int], truth: list[int]) -> list[Compared]:
+def _compared(present: list[int], new: list[int], truth: list[int]) -> list[ComparedModel]:
     """Two models that are sure of these classes, each answer of a patient of its own."""
 
-    def measured(answers: list[int]) -> Measured:
+    def measured(answers: list[int]) -> Measurement:
         probabilities = np.eye(len(CLASS_NAMES), dtype=np.float32)[answers]
         groups = np.array([str(number) for number in range(len(truth))])
         found = Predictions(np.array(truth, np.int64), probabilities, groups, np.ones(len(truth), bool))
-        return Measured(found, found)
+        return Measurement(found, found)
 
-    return pair(("present", "retrained"), [measured(present), measured(new)], "slices")
+    return compare_measurements(("present", "retrained"), [measured(present), measured(new)], "slices")
 
 
 TRUTH = [0, 1, 2, 3] * 25

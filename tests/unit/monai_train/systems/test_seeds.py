@@ -19,10 +19,10 @@ from monai_train.data.manifest import ManifestRow
 from monai_train.networks.registry import Classifier, network_definition
 from monai_train.systems.definitions import OURS, Protocol, Recipe, System, Task, read_ours, read_systems
 from monai_train.systems.fit import Examples, Fitting, fit
-from monai_train.systems.protocols import class_of, fraction_of, from_default, known, part
+from monai_train.systems.protocols import known, part, start_from_default, take_fraction, task_class
 from monai_train.systems.results import ensemble, figures_of, read
-from monai_train.systems.seeds import Place, examples_of, jobs_of, seeds
-from monai_train.systems.table import document, rows_of
+from monai_train.systems.seeds import Place, example_tensors, seeds, table_rows
+from monai_train.systems.table import document, rows_of_system
 from monai_train.training.train import DivergedError
 from worker.errors import StartError
 
@@ -49,10 +49,10 @@ def system(protocol: Protocol, task: Task = Task.FOUR, recipe: Recipe = TINY, en
 def test_the_five_files_are_read_and_share_ours() -> None:
     systems = read_systems()
     assert [one.name for one in systems] == ["A", "B", "C", "D", "E"]
-    jobs = jobs_of(systems, read_ours())
+    jobs = table_rows(systems, read_ours())
     assert len({job.key for job in jobs}) == len(jobs)
     for one in systems:
-        assert (OURS, Protocol.GROUPED) in rows_of(one)
+        assert (OURS, Protocol.GROUPED) in rows_of_system(one)
         for recipe in one.network:
             network_definition(recipe.network, 4)
 
@@ -64,7 +64,7 @@ def test_what_the_shipped_model_learned_from_counts_as_known() -> None:
     rows = [*shared, *copies, *new]
     for protocol in (Protocol.RANDOM_TEST, Protocol.GROUPED):
         parts = part(rows, "navoneel", Task.YES_NO, protocol)
-        begun = from_default(parts, rows, protocol)
+        begun = start_from_default(parts, rows, protocol)
         assert {rows[i].dataset for i in begun.before} == {"main"}
         if protocol is Protocol.GROUPED:
             assert known(begun, rows) == 0
@@ -126,11 +126,11 @@ def test_class_that_is_empty_or_alone_is_refused(rows: list[ManifestRow], protoc
 def test_fraction_keeps_every_class() -> None:
     rows = rows_of_patients(100)
     whole = part(rows, "main", Task.FOUR, Protocol.OFFICIAL)
-    some = fraction_of(whole, rows, Task.FOUR, 0.25)
-    assert [sum(class_of(rows[i], Task.FOUR) == c for i, _ in some.train) for c in range(4)] == [50] * 4
-    assert [sum(class_of(rows[i], Task.FOUR) == c for i, _ in some.test) for c in range(4)] == [30] * 4  # the fewest
+    some = take_fraction(whole, rows, Task.FOUR, 0.25)
+    assert [sum(task_class(rows[i], Task.FOUR) == c for i, _ in some.train) for c in range(4)] == [50] * 4
+    assert [sum(task_class(rows[i], Task.FOUR) == c for i, _ in some.test) for c in range(4)] == [30] * 4  # the fewest
     assert set(some.train) <= set(whole.train)
-    assert fraction_of(whole, rows, Task.FOUR, 1.0) == whole
+    assert take_fraction(whole, rows, Task.FOUR, 1.0) == whole
 
 
 def test_copies_are_altered_and_the_same_every_time() -> None:
@@ -138,8 +138,8 @@ def test_copies_are_altered_and_the_same_every_time() -> None:
     pixels = {
         i: (torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(i)) * 255).to(torch.uint8) for i in (0, 1)
     }
-    made = examples_of([(0, 0), (0, 1), (1, 1)], rows, pixels, Task.YES_NO)
-    again = examples_of([(0, 0), (0, 1), (1, 1)], rows, pixels, Task.YES_NO)
+    made = example_tensors([(0, 0), (0, 1), (1, 1)], rows, pixels, Task.YES_NO)
+    again = example_tensors([(0, 0), (0, 1), (1, 1)], rows, pixels, Task.YES_NO)
     assert torch.equal(made.pixels, again.pixels)
     assert torch.equal(made.pixels[0], pixels[0])
     assert not torch.equal(made.pixels[1], pixels[0])
