@@ -133,7 +133,9 @@ def crossval_command(
     """
     from monai_train.evaluation.crossval import cross_validate, fold_table
     from monai_train.evaluation.tables import report_table
-    from monai_train.training.train import DivergedError
+    from monai_train.training.train import (
+        DivergedError,
+    )
 
     settings = read_config(config, network=network, epochs=epochs)
     try:

@@ -44,7 +44,10 @@ def train_command(
     Example: monai-train train --data converted --run runs/first --network resnet18-slim --epochs 12
     """
     from monai_train.training.distributed import leads
-    from monai_train.training.train import DivergedError, train
+    from monai_train.training.train import (
+        DivergedError,
+        train,
+    )
 
     settings = read_config(
         config, network=network, epochs=epochs, learning_rate=learning_rate, seed=seed, threads=threads

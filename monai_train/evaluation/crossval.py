@@ -28,7 +28,8 @@ from monai_train.evaluation.evaluate import Measurement, fit_temperature, run_ou
 from monai_train.evaluation.intervals import Estimate, estimates
 from monai_train.evaluation.metrics import IntArray, Predictions, figures, patient_predictions
 from monai_train.evaluation.report import write_predictions
-from monai_train.training.train import current_commit, train
+from monai_train.training.checkpoint import current_commit
+from monai_train.training.train import train
 from worker.errors import StartError
 from worker.files import open_atomically
 from worker.inference.aggregate import slice_probabilities

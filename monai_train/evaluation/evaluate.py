@@ -14,14 +14,13 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from monai_train.config import TrainConfig
 from monai_train.data.dataset import box_on, load_pictures, read_preprocessing
 from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
 from monai_train.data.manifest import ManifestRow, deduplicate, manifest_path, read_manifest
 from monai_train.data.patients import SplitRole, split_roles
 from monai_train.evaluation.metrics import BoolArray, IntArray, Predictions, binary, figures, patient_predictions
-from monai_train.networks.registry import Classifier, network_definition
-from monai_train.training.train import BEST, read_checkpoint
+from monai_train.networks.registry import Classifier
+from monai_train.training.checkpoint import BEST, read_checkpoint
 from worker.errors import NotAssessable, StartError
 from worker.inference.aggregate import deciding_slices, in_distribution, slice_probabilities, tumour_probability
 from worker.inference.bundle import Bundle, load_bundle
@@ -99,11 +98,9 @@ def read_split(bundle: Path) -> TrainingSplit:
 
 def run_split(run: Path) -> TrainingSplit:
     """The split of a run, from its best checkpoint."""
-    content = read_checkpoint(run / BEST)
-    config = TrainConfig.model_validate_json(content["config"])
-    return TrainingSplit(
-        config.external, config.test_share, config.validation_share, content["provenance"]["split_sha256"]
-    )
+    best = read_checkpoint(run / BEST)
+    config = best.config
+    return TrainingSplit(config.external, config.test_share, config.validation_share, best.provenance["split_sha256"])
 
 
 def select_pictures(
@@ -281,11 +278,9 @@ def _mean_logits(outputs: Sequence[Outputs]) -> FloatArray:
 
 def run_outputs(run: Path, pixels: Sequence[torch.Tensor], flip: bool) -> list[Outputs]:
     """What the best checkpoint of a run says of each block of pictures, uint8 [n, 1, s, s]."""
-    content = read_checkpoint(run / BEST)
-    config = TrainConfig.model_validate_json(content["config"])
-    model = Classifier(network_definition(config.network, len(CLASS_NAMES)))
-    model.load_state_dict(content["average"])
-    torch.set_num_threads(config.threads)
+    best = read_checkpoint(run / BEST)
+    torch.set_num_threads(best.config.threads)
+    model = best.classifier()
     return [model_outputs(model, block, flip) for block in pixels]
 
 

@@ -44,7 +44,7 @@ from monai_train.export.drawn_figures import drawn_figures
 from monai_train.export.golden import write_golden_series
 from monai_train.export.model_card import TITLES, data_section, model_card
 from monai_train.networks.registry import DEFINITIONS, Classifier, network_definition
-from monai_train.training.train import BEST, HEALTHY, read_checkpoint
+from monai_train.training.checkpoint import BEST, HEALTHY, read_checkpoint
 from monai_train.training.weight_averaging import averaged
 from worker.errors import StartError
 from worker.inference.aggregate import distance_and_residual, slice_probabilities
@@ -137,8 +137,8 @@ def export(
 
 
 def _read_run(run: Path, data: Path) -> _Parts:
-    content = read_checkpoint(run / BEST)
-    config = TrainConfig.model_validate_json(content["config"])
+    best = read_checkpoint(run / BEST)
+    config = best.config
     if config.network not in DEFINITIONS:
         served = ", ".join(DEFINITIONS)
         raise StartError("not-served", f"{config.network} is for comparison only; the worker serves {served}")
@@ -149,32 +149,29 @@ def _read_run(run: Path, data: Path) -> _Parts:
         raise StartError("other-data", f"{data} does not hold the data and groups that {run} was trained on")
     pictures = load_pictures(data, rows, read_preprocessing())
     by_role = {role: [i for i, one in enumerate(roles) if one is role] for role in SplitRole}
-    model = Classifier(network_definition(config.network, len(CLASS_NAMES)))
-    model.load_state_dict(content["average"])
     return _Parts(
         config,
         split,
-        content["provenance"],
+        best.provenance,
         pictures.select(deduplicate(rows, by_role[SplitRole.TRAIN])),
         pictures.select(deduplicate(rows, by_role[SplitRole.VALIDATION])),
-        model.eval(),
+        best.classifier(),
         _healthy(run, pictures),
     )
 
 
 def _averaged(parts: _Parts, run: Path, others: Sequence[Path], console: Console) -> _Parts:
     """The mean of the runs' weights in place of the first run's. Raises StartError for runs that do not go together."""
-    contents = [read_checkpoint(one / BEST) for one in (run, *others)]
-    for one, content in zip(others, contents[1:], strict=True):
-        config = TrainConfig.model_validate_json(content["config"])
-        split = content["provenance"]["split_sha256"]
-        if config.network != parts.config.network or split != parts.split.split_sha256:
-            raise StartError("other-run", f"{one} holds another network or split than {run}: only equal ones average")
-    weights = [content["average"] for content in contents]
+    checkpoints = [read_checkpoint(path / BEST) for path in (run, *others)]
+    for path, checkpoint in zip(others, checkpoints[1:], strict=True):
+        split = checkpoint.provenance["split_sha256"]
+        if checkpoint.config.network != parts.config.network or split != parts.split.split_sha256:
+            raise StartError("other-run", f"{path} holds another network or split than {run}: only equal ones average")
+    weights = [checkpoint.average for checkpoint in checkpoints]
     figures = averaged(parts.model, weights, parts.training, parts.validation)
     shown = ", ".join(f"{figure:.4f}" for figure in figures[:-1])
     console.print(f"validation balanced accuracy of the runs {shown}, of their mean {figures[-1]:.4f}")
-    return replace(parts, provenance={**parts.provenance, "averaged_runs": str(len(contents))})
+    return replace(parts, provenance={**parts.provenance, "averaged_runs": str(len(checkpoints))})
 
 
 def _healthy(run: Path, pictures: Pictures) -> torch.Tensor:

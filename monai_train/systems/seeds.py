@@ -30,7 +30,8 @@ from monai_train.systems.protocols import LABELS, Example, Parts, part, start_fr
 from monai_train.systems.results import Result
 from monai_train.systems.table import document, row_key, rows_of_system
 from monai_train.training.augment import augment
-from monai_train.training.train import DivergedError, current_commit
+from monai_train.training.checkpoint import current_commit
+from monai_train.training.train import DivergedError
 from worker.errors import StartError
 from worker.inference.bundle import default_bundle
 

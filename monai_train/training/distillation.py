@@ -6,15 +6,13 @@ So an ensemble becomes one network that the worker can serve (Hinton et al. 2015
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from monai_train.config import TrainConfig
-from monai_train.data.labels import CLASS_NAMES
-from monai_train.networks.registry import Classifier, network_definition
+from monai_train.networks.registry import Classifier
+from monai_train.training.checkpoint import Checkpoint
 from worker.errors import StartError
 
 
@@ -30,19 +28,16 @@ class Teachers:
         return torch.stack([model(images).logits.float().softmax(dim=1) for model in self._models]).mean(dim=0)
 
 
-def teachers_of(checkpoints: Sequence[Mapping[str, Any]], split_sha256: str, device: str) -> Teachers:
+def teachers_of(checkpoints: Sequence[Checkpoint], split_sha256: str, device: str) -> Teachers:
     """From the best checkpoints of the runs.
 
     Raises StartError for one that was trained on another split: it may know the student's test patients.
     """
     models = []
-    for content in checkpoints:
-        if content["provenance"]["split_sha256"] != split_sha256:
+    for checkpoint in checkpoints:
+        if checkpoint.provenance["split_sha256"] != split_sha256:
             raise StartError("other-split", "a teacher was trained on other data or another split than the student")
-        config = TrainConfig.model_validate_json(content["config"])
-        model = Classifier(network_definition(config.network, len(CLASS_NAMES)))
-        model.load_state_dict(content["average"])
-        models.append(model.to(device).requires_grad_(False).eval())
+        models.append(checkpoint.classifier().to(device).requires_grad_(False))
     return Teachers(models)
 
 

@@ -35,7 +35,8 @@ from sqlalchemy.pool import NullPool
 from monai_train.config import Augmentation, TrainConfig, TrialSampler
 from monai_train.data.manifest import data_sha256, read_manifest
 from monai_train.networks.registry import network_definition
-from monai_train.training.train import BEST, CHECKPOINT, DivergedError, read_checkpoint, train
+from monai_train.training.checkpoint import BEST, CHECKPOINT, read_checkpoint
+from monai_train.training.train import DivergedError, train
 from worker.errors import StartError
 
 _HEARTBEAT_SECONDS = 10
@@ -172,9 +173,8 @@ def objective(
         except DivergedError as error:
             trial.set_user_attr("fault", str(error))
             raise optuna.TrialPruned from error
-        figure: float = read_checkpoint(best)["best"]
         (folder / CHECKPOINT).unlink(missing_ok=True)
-        return figure
+        return read_checkpoint(best).best
 
     return run
 

@@ -8,16 +8,11 @@ Every epoch draws from a generator seeded by (seed, epoch), so a run that was ki
 from __future__ import annotations
 
 import copy
-import io
 import math
-import pickle
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,33 +30,27 @@ from monai_train.networks.baselines import Flat
 from monai_train.networks.pretrained import lineage, load_weights
 from monai_train.networks.registry import Classifier, network_definition
 from monai_train.training.allocator import keep_freed_memory
+from monai_train.training.checkpoint import (
+    BEST,
+    CHECKPOINT,
+    HEALTHY,
+    TrainingState,
+    current_commit,
+    read_checkpoint,
+    resume,
+    save,
+)
 from monai_train.training.distillation import Teachers, distillation_loss, files_sha256, teachers_of
 from monai_train.training.distributed import Ranks, joined
 from monai_train.training.epoch_log import EpochLog
 from monai_train.training.sampling import BatchSampler, make_sampler
 from worker.errors import StartError
-from worker.files import open_atomically
 
-CHECKPOINT = "checkpoint.pt"
-BEST = "best.pt"
-HEALTHY = "healthy.npy"
 _TUMOURS = [i for i in range(len(CLASS_NAMES)) if i != NO_TUMOUR]
 
 
 class DivergedError(Exception):
     """The loss is not a number; the last good checkpoint is kept."""
-
-
-@dataclass(slots=True)
-class TrainingState:
-    """What changes while training."""
-
-    model: Classifier
-    average: Classifier  # the exponential moving average of the weights: this one is judged and exported
-    optimizer: torch.optim.Optimizer
-    epoch: int = 0
-    best: float = -1.0
-    best_epoch: int = -1
 
 
 def loss_of(
@@ -206,57 +195,6 @@ def adamw(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay
     return torch.optim.AdamW([decayed, plain], lr=learning_rate, fused=True)
 
 
-def save(path: Path, state: TrainingState, config: TrainConfig, provenance: dict[str, str]) -> None:
-    """Write a checkpoint whole or not at all: a full disk or a kill leaves the one before it."""
-    content = {
-        "model": state.model.state_dict(),
-        "average": state.average.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "epoch": state.epoch,
-        "best": state.best,
-        "best_epoch": state.best_epoch,
-        "config": config.model_dump_json(),
-        "provenance": provenance,
-    }
-    buffer = io.BytesIO()  # written by us, so that a full disk is an OSError and not an error of torch
-    torch.save(content, buffer)
-    with open_atomically(path) as stream:
-        stream.write(buffer.getbuffer())
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, tensors and plain values only. StartError when it is missing or damaged."""
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise StartError("no-checkpoint", f"cannot read {path}: {error.strerror or 'not a file'}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise StartError("damaged-checkpoint", f"{path} is not a whole checkpoint of this program") from error
-    return content
-
-
-def _resume(path: Path, state: TrainingState, provenance: dict[str, str]) -> dict[str, str]:
-    """Put the checkpoint into `state` and return its provenance. StartError when it saw other data."""
-    content = read_checkpoint(path)
-    for key in ("split_sha256", "data_sha256", "healthy_sha256", "teachers_sha256"):
-        if content["provenance"].get(key, "") != provenance[key]:
-            raise StartError("other-data", f"{path} was trained on other data ({key} differs): use a new --run folder")
-    state.model.load_state_dict(content["model"])
-    state.average.load_state_dict(content["average"])
-    state.optimizer.load_state_dict(content["optimizer"])
-    state.epoch, state.best, state.best_epoch = content["epoch"], content["best"], content["best_epoch"]
-    stored: dict[str, str] = content["provenance"]
-    return stored
-
-
-def current_commit() -> str:
-    """The commit of the checkout this code runs from, or `unknown` outside one."""
-    answer = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return answer.stdout.strip() or "unknown"
-
-
 def train(
     data: Path,
     run: Path,
@@ -323,8 +261,7 @@ def _start(
     if config.map_loss and isinstance(state.model.net, Flat):
         raise StartError("no-maps", f"{config.network} has no activation maps: its map_loss must be 0")
     if (run / CHECKPOINT).exists():
-        _check_same(run, config)
-        provenance = _resume(run / CHECKPOINT, state, provenance)
+        provenance = resume(run / CHECKPOINT, state, config, provenance)
     elif weights is not None:
         load_weights(state.model, weights)
         provenance = {**provenance, "initial_weights_sha256": lineage(weights)}
@@ -379,13 +316,6 @@ def _judge(state: TrainingState, validation: Pictures, config: TrainConfig) -> t
     """Balanced accuracy and loss of the averaged weights on the validation part."""
     logits = logits_of(state.average, validation.pixels, config)
     return balanced_accuracy(logits, validation.labels), float(loss_of(logits, validation.labels, 0.0))
-
-
-def _check_same(run: Path, config: TrainConfig) -> None:
-    stored = TrainConfig.model_validate_json(read_checkpoint(run / CHECKPOINT)["config"])
-    if stored != config:
-        changed = [key for key, value in stored.model_dump().items() if getattr(config, key) != value]
-        raise StartError("other-config", f"{run} holds a run with another {changed[0]}: use a new --run folder")
 
 
 def _with(roles: Sequence[SplitRole], role: SplitRole) -> list[int]:

@@ -24,7 +24,7 @@ from monai_train.evaluation.crossval import (
     out_of_fold_temperatures,
 )
 from monai_train.evaluation.evaluate import fit_temperature
-from monai_train.training.train import CHECKPOINT
+from monai_train.training.checkpoint import CHECKPOINT
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from monai_train.export.export import (
 from monai_train.export.golden import write_golden_series
 from monai_train.export.install import install_default
 from monai_train.export.model_card import figures_markdown
-from monai_train.training.train import BEST, read_checkpoint
+from monai_train.training.checkpoint import BEST, read_checkpoint, write_checkpoint
 from tests.testbed.converted import make_converted
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
@@ -136,17 +137,17 @@ def test_limits_accept_the_share_they_were_asked_for() -> None:
 def test_mean_of_runs_from_one_beginning_is_exported(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
     """The same weights twice, moved apart by a little: their mean is the run itself, with its norms measured again."""
     content = read_checkpoint(tiny_run / BEST)
-    weight = content["average"]["net.fc.weight"]
+    weight = content.average["net.fc.weight"]
     step = 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     for name, sign in (("a", 1), ("b", -1)):
-        moved = {**content["average"], "net.fc.weight": weight + sign * step}
+        moved = {**content.average, "net.fc.weight": weight + sign * step}
         (tmp_path / name).mkdir()
-        torch.save({**content, "average": moved}, tmp_path / name / BEST)
+        write_checkpoint(tmp_path / name / BEST, replace(content, average=moved))
     parts = _read_run(tmp_path / "a", tiny_data)
     merged = _averaged(parts, tmp_path / "a", [tmp_path / "b"], Console(quiet=True))
     assert merged.provenance["averaged_runs"] == "2"
     torch.testing.assert_close(merged.model.net.fc.weight.detach(), weight)
-    assert not torch.equal(merged.model.net.bn1.running_mean, content["average"]["net.bn1.running_mean"])
+    assert not torch.equal(merged.model.net.bn1.running_mean, content.average["net.bn1.running_mean"])
     assert not merged.model.training
 
 
@@ -154,11 +155,11 @@ def test_mean_that_is_worse_and_runs_that_do_not_fit_are_refused(
     tiny_run: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     content = read_checkpoint(tiny_run / BEST)
-    opposite = {key: -one if one.ndim > 1 else one for key, one in content["average"].items()}  # the mean is nothing
+    opposite = {key: -one if one.ndim > 1 else one for key, one in content.average.items()}  # the mean is nothing
     for name, weights, network in (("far", opposite, "resnet18-slim"), ("other", opposite, "resnet18")):
         (tmp_path / name).mkdir()
-        config = TINY.model_copy(update={"network": network}).model_dump_json()
-        torch.save({**content, "average": weights, "config": config}, tmp_path / name / BEST)
+        config = TINY.model_copy(update={"network": network})
+        write_checkpoint(tmp_path / name / BEST, replace(content, average=weights, config=config))
     parts = _read_run(tiny_run, tiny_data)
     with pytest.raises(StartError, match=r"mean of the weights reaches 0\.\d+"):
         _averaged(parts, tiny_run, [tmp_path / "far"], Console(quiet=True))

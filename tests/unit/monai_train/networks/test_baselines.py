@@ -11,7 +11,8 @@ from monai_train.config import TrainConfig
 from monai_train.export.export import export
 from monai_train.networks.baselines import NAMES, Flat, Pooled
 from monai_train.networks.registry import DEFINITIONS, Classifier, network_definition
-from monai_train.training.train import BEST, new_state, save
+from monai_train.training.checkpoint import BEST, save
+from monai_train.training.train import new_state
 from worker.errors import StartError
 from worker.inference.bundle import ALLOWED_TARGETS
 

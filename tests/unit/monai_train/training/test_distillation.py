@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,18 @@ import torch
 
 from monai_train.data.dataset import load_pictures, read_preprocessing
 from monai_train.data.manifest import read_manifest
+from monai_train.training.checkpoint import BEST, CHECKPOINT, read_checkpoint, write_checkpoint
 from monai_train.training.distillation import Teachers, distillation_loss, files_sha256, teachers_of
-from monai_train.training.train import BEST, CHECKPOINT, read_checkpoint, train
+from monai_train.training.train import train
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
 
 
 def test_teachers_answer_with_their_mean(tiny_run: Path) -> None:
     content = read_checkpoint(tiny_run / BEST)
-    split = content["provenance"]["split_sha256"]
-    other = {**content, "average": {key: value.clone() for key, value in content["average"].items()}}
-    other["average"]["net.fc.bias"] += torch.tensor([3.0, 0, 0, 0])
+    split = content.provenance["split_sha256"]
+    other = replace(content, average={key: value.clone() for key, value in content.average.items()})
+    other.average["net.fc.bias"] += torch.tensor([3.0, 0, 0, 0])
     images = torch.rand(3, 1, 64, 64)
     alone = [teachers_of([one], split, "cpu").probabilities(images) for one in (content, other)]
     together = teachers_of([content, other], split, "cpu").probabilities(images)
@@ -37,14 +39,14 @@ def test_distillation_loss_is_least_where_the_student_agrees() -> None:
 
 def test_student_follows_a_teacher_who_always_says_meningioma(tiny_data: Path, tiny_run: Path, tmp_path: Path) -> None:
     content = read_checkpoint(tiny_run / BEST)
-    content["average"]["net.fc.bias"] += torch.tensor([0, 30.0, 0, 0])
+    content.average["net.fc.bias"] += torch.tensor([0, 30.0, 0, 0])
     (tmp_path / "teacher").mkdir()
-    torch.save(content, tmp_path / "teacher" / BEST)
+    write_checkpoint(tmp_path / "teacher" / BEST, content)
     config = TINY.model_copy(update={"epochs": 2, "samples_per_epoch": 48, "distillation": 20.0})
     train(tiny_data, tmp_path / "student", config, weights=tiny_run / BEST, teachers=[tmp_path / "teacher"])
     stored = read_checkpoint(tmp_path / "student" / CHECKPOINT)
-    assert stored["provenance"]["teachers_sha256"] == files_sha256([tmp_path / "teacher" / BEST])
-    split = stored["provenance"]["split_sha256"]
+    assert stored.provenance["teachers_sha256"] == files_sha256([tmp_path / "teacher" / BEST])
+    split = stored.provenance["split_sha256"]
     pixels = load_pictures(tiny_data, read_manifest(tiny_data), read_preprocessing()).pixels[::4].float() / 255
     before, after = (
         teachers_of([one], split, "cpu").probabilities(pixels)[:, 1].mean()

@@ -17,8 +17,9 @@ from monai_train.data.dataset import load_pictures, read_preprocessing
 from monai_train.data.labels import CLASS_NAMES
 from monai_train.data.manifest import read_manifest
 from monai_train.data.patients import SplitRole, split_roles
+from monai_train.training.checkpoint import CHECKPOINT, read_checkpoint
 from monai_train.training.sampling import make_sampler
-from monai_train.training.train import CHECKPOINT, learning_rate, loss_of, new_state, read_checkpoint
+from monai_train.training.train import learning_rate, loss_of, new_state
 from tests.testbed.waiting import patience
 from tests.unit.monai_train.conftest import TINY
 
@@ -64,7 +65,7 @@ def test_two_ranks_train_one_model(tiny_data: Path, tmp_path: Path) -> None:
     for name in names:
         torch.testing.assert_close(ranks[0][name], expected[name], rtol=1e-4, atol=1e-5)
     checkpoint = read_checkpoint(run / CHECKPOINT)
-    assert all(torch.equal(checkpoint["model"][name], ranks[0][name]) for name in names)
+    assert all(torch.equal(checkpoint.model[name], ranks[0][name]) for name in names)
     assert len((run / "log.csv").read_text().splitlines()) == 2
 
 

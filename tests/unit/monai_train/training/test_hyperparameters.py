@@ -20,8 +20,8 @@ from sqlalchemy.pool import NullPool
 
 import monai_train.training.hyperparameters
 from monai_train.config import Augmentation, TrainConfig, TrialSampler
+from monai_train.training.checkpoint import BEST, CHECKPOINT
 from monai_train.training.hyperparameters import SearchRange, SearchSpace, open_study, read_space, scaled, search
-from monai_train.training.train import BEST, CHECKPOINT
 from tests.testbed.waiting import patience, wait_until
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
