@@ -10,6 +10,7 @@ import torch
 
 from monai_train.training.checkpoint import BEST, CHECKPOINT, read_checkpoint, save, write_checkpoint
 from monai_train.training.train import new_state, train
+from tests.testbed.full_disk import files_limited_to
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_train import cli
+from monai_train.cli import app as cli
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import load_pictures, read_preprocessing
 from monai_train.data.labels import CLASS_NAMES
