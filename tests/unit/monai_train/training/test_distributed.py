@@ -77,4 +77,4 @@ def test_other_commands_do_not_run_on_several_ranks(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    assert "only `train`" in capsys.readouterr().err
+    assert "torchrun supports `train` only" in capsys.readouterr().err
