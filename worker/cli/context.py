@@ -1,4 +1,4 @@
-"""What every command of `worker` shares: its configuration, the database, the audit trail, and how it prints."""
+"""What every command of `worker` shares: options, exit codes, the configuration, the database and the audit trail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from worker.audit.events import RecordEvent
     from worker.db.engine import Database
 
-EXIT_FAULT = 1  # the command ran and found something wrong
+EXIT_FAULT = 1  # the command ran and found problems
 EXIT_START = 2  # the command could not start: configuration, database, bundle, port or usage
 
 
@@ -30,19 +30,20 @@ class Format(StrEnum):
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="The configuration file; without it ./config.toml where there is one."),
+    typer.Option("--config", "-c", help="Configuration file; by default ./config.toml where it exists."),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print.")]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="Output format.")]
 
 
 def settings_from(config: Path | None) -> tuple[Settings, Path | None]:
-    """The settings and the file they came from."""
+    """Load the settings; also the file that they were read from."""
     if config is None and Path("config.toml").is_file():
         config = Path("config.toml")
     return load_settings(config, kinds()), config
 
 
 def open_database(config: Path | None) -> Database:
+    """Open the database of the configuration. Raises StartError when its schema is of another version."""
     from worker.config.pseudonyms import pseudonym_of
     from worker.db.engine import Database
 
@@ -54,7 +55,7 @@ def open_database(config: Path | None) -> Database:
 
 @contextmanager
 def audited(config: Path | None) -> Iterator[tuple[Settings, Database, RecordEvent, str]]:
-    """Settings, the database, the audit trail, and the name of who runs the command."""
+    """Open the database and the audit trail: settings, database, recorder, and the user that the trail names."""
     from worker.audit.recorder import recording
     from worker.config.pseudonyms import pseudonym_of
     from worker.db.engine import Database
@@ -69,7 +70,7 @@ def audited(config: Path | None) -> Iterator[tuple[Settings, Database, RecordEve
 
 
 def _user() -> str:
-    """Who runs this process, as the system knows it; the environment could say anything."""
+    """The user of this process as the system knows it; environment variables could be forged."""
     import os
     import pwd
 

@@ -22,7 +22,7 @@ from worker.db.views.series_detail import SliceAnswer
 
 if TYPE_CHECKING:
     from worker.db.views.model_comparison import Comparison, ModelStatus
-    from worker.ops.classify_folder import OfflineAnswer
+    from worker.ops.classify_folder import OfflineAnswer, Written
     from worker.ops.doctor import Finding
 
 RESEARCH_USE = "Research use only: not for diagnosis. Every result is unverified until a physician has looked."
@@ -32,7 +32,7 @@ _STYLES = {"classified": "green", "not-assessed": "yellow", "refused": "yellow",
 
 
 def console() -> Console:
-    """Prints texts as they are: what a peer sent, a patient's ID of `[/]` or `:x:`, is no markup."""
+    """A console that prints text as it is: a patient ID of `[/]` or `:x:` from a peer is no markup."""
     return Console(highlight=False, markup=False, emoji=False)
 
 
@@ -56,11 +56,11 @@ def with_steps(title: str, work: Callable[[Callable[[int, int], None]], T]) -> T
 
 
 def answers_as_text(answers: Sequence[SeriesAnswer], format: str) -> str:
-    """`format` json: a list of objects; csv: one line a series, deliveries as destination:object=state."""
+    """JSON: a list of objects. CSV: a line for each series, deliveries as destination:object=state."""
     if format == "json":
         return json.dumps(json_value(answers), indent=2, ensure_ascii=False) + "\n"
     buffer = io.StringIO()
-    rows = [_flat(json_value(one)) for one in answers]
+    rows = [_flat(json_value(answer)) for answer in answers]
     columns = list(SeriesAnswer.__dataclass_fields__)
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
@@ -71,7 +71,9 @@ def answers_as_text(answers: Sequence[SeriesAnswer], format: str) -> str:
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     flat = {key: _not_a_formula(value) for key, value in row.items()}
     flat["probabilities"] = " ".join(f"{name}={value:.4f}" for name, value in row["probabilities"].items())
-    flat["deliveries"] = " ".join(f"{one['destination']}:{one['object']}={one['state']}" for one in row["deliveries"])
+    flat["deliveries"] = " ".join(
+        f"{delivery['destination']}:{delivery['object']}={delivery['state']}" for delivery in row["deliveries"]
+    )
     return flat
 
 
@@ -89,118 +91,119 @@ def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
         out.print("No series matches.")
         return
     table = Table(title=f"{len(answers)} series", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("received", "patient", "series", "n", "status", "result", "why", "sent"):
+    for name in ("received", "patient", "series", "n", "status", "result", "reason", "sent"):
         table.add_column(name, overflow="fold", no_wrap=name in ("received", "series", "status", "result"))
-    for one in answers:
+    for answer in answers:
         table.add_row(
-            f"{one.received_at:%m-%d %H:%M}",
-            one.patient_id,
-            short_uid(one.series_instance_uid),
-            str(one.instances),
-            Text(one.status, _STYLES[one.status]),
-            _result(one),
-            one.reason or ("incomplete" if one.missing else ""),
-            _delivered(one),
+            f"{answer.received_at:%m-%d %H:%M}",
+            answer.patient_id,
+            short_uid(answer.series_instance_uid),
+            str(answer.instances),
+            Text(answer.status, _STYLES[answer.status]),
+            _result(answer),
+            answer.reason or ("incomplete" if answer.missing else ""),
+            _delivered(answer),
         )
     out.print(table)
-    out.print(f"A series is shown by the end of its UID; `worker results show` takes that too.\n{RESEARCH_USE}")
+    out.print(f"Each series is listed by the end of its UID, which `worker results show` accepts.\n{RESEARCH_USE}")
 
 
 def short_uid(uid: str) -> str:
-    """The end of a UID, which tells series apart; the whole does not fit a terminal."""
+    """The end of a UID, which distinguishes series; the whole UID does not fit a terminal."""
     return uid if len(uid) <= 9 else f"…{uid[-8:]}"
 
 
-def _result(one: SeriesAnswer) -> str:
-    return f"{one.label} {one.probability:.1%}" if one.label and one.probability is not None else ""
+def _result(answer: SeriesAnswer) -> str:
+    return f"{answer.label} {answer.probability:.1%}" if answer.label and answer.probability is not None else ""
 
 
-def _delivered(one: SeriesAnswer) -> Text:
-    arrived = sum(each.state == "delivered" for each in one.deliveries)
-    text = f"{arrived}/{len(one.deliveries)}" if one.deliveries else ""
-    return Text(text, "red" if any(each.state == "failed" for each in one.deliveries) else "")
+def _delivered(answer: SeriesAnswer) -> Text:
+    states = [delivery.state for delivery in answer.deliveries]
+    text = f"{states.count('delivered')}/{len(states)}" if states else ""
+    return Text(text, "red" if "failed" in states else "")
 
 
-def print_answer(one: SeriesAnswer, slices: Sequence[SliceAnswer], format: str) -> None:
-    """One series with its slices."""
+def print_answer(answer: SeriesAnswer, slices: Sequence[SliceAnswer], format: str) -> None:
+    """Print a series with its slices."""
     if format == "json":
-        print(json.dumps(json_value(one) | {"slices": json_value(slices)}, indent=2, ensure_ascii=False))
+        print(json.dumps(json_value(answer) | {"slices": json_value(slices)}, indent=2, ensure_ascii=False))
         return
     if format == "csv":
-        print(answers_as_text([one], "csv"), end="")
+        print(answers_as_text([answer], "csv"), end="")
         return
     out = console()
     facts = Table(show_header=False, box=None, padding=(0, 2))
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
     for name in ("patient_id", "accession_number", "study_instance_uid", "series_instance_uid", "series_description"):
-        facts.add_row(name.replace("_", " "), str(getattr(one, name)))
-    facts.add_row("instances", str(one.instances))
-    facts.add_row("status", Text(one.status, _STYLES[one.status]))
-    facts.add_row("result", _result(one) or "none")
-    facts.add_row("probabilities", "  ".join(f"{name} {value:.3f}" for name, value in one.probabilities.items()))
-    facts.add_row("why", one.detail or one.reason or "")
-    if one.missing:
-        facts.add_row("incomplete", one.missing)
-    facts.add_row("model", one.model or "")
+        facts.add_row(name.replace("_", " "), str(getattr(answer, name)))
+    facts.add_row("instances", str(answer.instances))
+    facts.add_row("status", Text(answer.status, _STYLES[answer.status]))
+    facts.add_row("result", _result(answer) or "none")
+    facts.add_row("probabilities", "  ".join(f"{name} {value:.3f}" for name, value in answer.probabilities.items()))
+    facts.add_row("reason", answer.detail or answer.reason or "")
+    if answer.missing:
+        facts.add_row("incomplete", answer.missing)
+    facts.add_row("model", answer.model or "")
     out.print(facts)
-    if one.deliveries:
+    if answer.deliveries:
         table = Table(title="deliveries")
-        for name in ("destination", "object", "state", "attempts", "status", "why"):
+        for name in ("destination", "object", "state", "attempts", "status", "reason"):
             table.add_column(name)
-        for each in one.deliveries:
-            status = f"0x{each.status:04X}" if each.status is not None else ""
-            why = each.detail or each.reason or ""
-            table.add_row(each.destination, each.object, each.state, str(each.attempts), status, why)
+        for delivery in answer.deliveries:
+            status = f"0x{delivery.status:04X}" if delivery.status is not None else ""
+            reason = delivery.detail or delivery.reason or ""
+            table.add_row(delivery.destination, delivery.object, delivery.state, str(delivery.attempts), status, reason)
         out.print(table)
     if slices:
-        out.print(_slice_table(one, slices))
+        out.print(_slice_table(answer, slices))
     out.print(RESEARCH_USE)
 
 
-def _slice_table(one: SeriesAnswer, slices: Sequence[SliceAnswer]) -> Table:
-    table = Table(title="slices (* deciding)")
-    names = list(one.probabilities) or [f"class {number}" for number in range(len(slices[0].probabilities))]
+def _slice_table(answer: SeriesAnswer, slices: Sequence[SliceAnswer]) -> Table:
+    table = Table(title="slices (* key slice)")
+    names = list(answer.probabilities) or [f"class {number}" for number in range(len(slices[0].probabilities))]
     for name in ("slice", "position mm", *names, "like training data"):
         table.add_column(name, justify="right")
-    for each in slices:
+    for slice_ in slices:
         table.add_row(
-            f"{each.ordinal + 1}{' *' if each.deciding else ''}",
-            f"{each.position_mm:.1f}" if each.position_mm is not None else "",
-            *[f"{value:.3f}" for value in each.probabilities],
-            "yes" if each.in_distribution else "no",
+            f"{slice_.ordinal + 1}{' *' if slice_.deciding else ''}",
+            f"{slice_.position_mm:.1f}" if slice_.position_mm is not None else "",
+            *[f"{value:.3f}" for value in slice_.probabilities],
+            "yes" if slice_.in_distribution else "no",
         )
     return table
 
 
 def print_offline(answers: Sequence[OfflineAnswer], format: str) -> None:
-    """What `worker classify` found and where it wrote it."""
-    rows = [one.answer for one in answers]
+    """Print what `worker classify` found, and where it wrote the objects."""
+    rows = [offline.answer for offline in answers]
     if format == "csv":
         print(answers_as_text(rows, "csv"), end="")
         return
     if format == "json":
-        objects = [
-            json_value(one.answer)
-            | {"written": {name: str(path) for name, path in json_value(one.written).items()} if one.written else None}
-            for one in answers
-        ]
+        objects = [json_value(offline.answer) | {"written": _paths(offline.written)} for offline in answers]
         print(json.dumps(objects[0] if len(objects) == 1 else objects, indent=2, ensure_ascii=False))
         return
     print_answers(rows, "table")
     out = console()
-    for one in answers:
-        if one.answer.detail:
-            out.print(f"{one.answer.series_instance_uid}: {one.answer.detail}")
-        if one.written:
-            out.print(f"  report {one.written.report}\n  picture {one.written.picture}\n  PNG {one.written.png}")
+    for offline in answers:
+        if offline.answer.detail:
+            out.print(f"{offline.answer.series_instance_uid}: {offline.answer.detail}")
+        if offline.written:
+            report, picture, png = offline.written.report, offline.written.picture, offline.written.png
+            out.print(f"  report {report}\n  picture {picture}\n  PNG {png}")
+
+
+def _paths(written: Written | None) -> dict[str, str] | None:
+    return {name: str(path) for name, path in json_value(written).items()} if written else None
 
 
 def print_rows(title: str, rows: Sequence[Any], format: str) -> None:
-    """Dataclasses of one kind: a column for each field."""
+    """Print dataclasses of the same class: a column for each field."""
     from dataclasses import asdict
 
-    plain_rows = [{key: _cell(value) for key, value in asdict(one).items()} for one in rows]
+    plain_rows = [{key: _cell(value) for key, value in asdict(row).items()} for row in rows]
     if format == "json":
         print(json.dumps(plain_rows, indent=2, ensure_ascii=False))
         return
@@ -221,52 +224,54 @@ def print_rows(title: str, rows: Sequence[Any], format: str) -> None:
 
 
 def print_models(models: Sequence[ModelStatus], format: str) -> None:
-    """The newest first."""
+    """Print models, the newest first."""
     if format != "table":
         print_rows("", models, format)
         return
     table = Table(title=f"{len(models)} models", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("model", "version", "state", "since", "by", "bundle"):
         table.add_column(name, overflow="fold", no_wrap=name in ("state", "since", "bundle"))
-    for one in models:
-        since = f"{one.state_at:%Y-%m-%d %H:%M}"
-        table.add_row(one.name, one.version, one.state, since, one.state_by, one.sha256[:12])
+    for model in models:
+        since = f"{model.state_at:%Y-%m-%d %H:%M}"
+        table.add_row(model.name, model.version, model.state, since, model.state_by, model.sha256[:12])
     out = console()
     out.print(table)
-    for one in models:
-        if one.not_loaded:
-            out.print(Text.assemble((f"{one.name} {one.version} is not loaded", "red"), f" on {one.not_loaded}"))
+    for model in models:
+        if model.not_loaded:
+            out.print(Text.assemble((f"{model.name} {model.version} is not loaded", "red"), f" on {model.not_loaded}"))
 
 
-def print_comparison(one: Comparison, format: str) -> None:
-    """Agreement first, then who said what; CSV has the cells."""
+def print_comparison(comparison: Comparison, format: str) -> None:
+    """Print the agreement of two models, then of each with the readers; in CSV the confusion matrix."""
     if format == "json":
-        print(json.dumps(json_value(one), indent=2, ensure_ascii=False))
+        print(json.dumps(json_value(comparison), indent=2, ensure_ascii=False))
         return
     if format == "csv":
-        print_rows("", one.confusion, format)
+        print_rows("", comparison.confusion, format)
         return
     out = console()
-    out.print(f"A  {one.first}, not assessed: {one.first_not_assessed}")
-    out.print(f"B  {one.second}, not assessed: {one.second_not_assessed}")
-    out.print(f"{one.n} input sets were seen by both; both gave a class for {one.classified_by_both} of them")
-    if one.agreement is not None:
-        out.print(f"agreement: {one.agree} of {one.classified_by_both}, {one.agreement:.1%}")
+    out.print(f"A  {comparison.first}, not assessed: {comparison.first_not_assessed}")
+    out.print(f"B  {comparison.second}, not assessed: {comparison.second_not_assessed}")
+    out.print(
+        f"input sets that both models processed: {comparison.n}; both classified: {comparison.classified_by_both}"
+    )
+    if comparison.agreement is not None:
+        out.print(f"agreement: {comparison.agree} of {comparison.classified_by_both}, {comparison.agreement:.1%}")
     table = Table(title="A in rows, B in columns", box=SIMPLE_HEAD, pad_edge=False)
-    counts = {(cell.first, cell.second): cell.n for cell in one.confusion}
-    columns = sorted({cell.second for cell in one.confusion})
+    counts = {(cell.first, cell.second): cell.n for cell in comparison.confusion}
+    columns = sorted({cell.second for cell in comparison.confusion})
     for name in ("", *columns):
         table.add_column(name, justify="left" if not name else "right")
-    for row in sorted({cell.first for cell in one.confusion}):
+    for row in sorted({cell.first for cell in comparison.confusion}):
         table.add_row(row, *(str(counts.get((row, column), 0)) for column in columns))
-    if one.confusion:
+    if comparison.confusion:
         out.print(table)
-    if not one.read:
-        out.print("none of them has a reader's class yet")
+    if not comparison.read:
+        out.print("with a reader's finding: none yet")
         return
-    out.print(f"{one.read} of them have a reader's class:")
-    for name, found in (("A", one.first_against_readers), ("B", one.second_against_readers)):
-        out.print(f"{name}  right {found.right}, wrong {found.wrong}, not assessed {found.not_assessed}")
+    out.print(f"with a reader's finding: {comparison.read}")
+    for name, score in (("A", comparison.first_against_readers), ("B", comparison.second_against_readers)):
+        out.print(f"{name}  right {score.right}, wrong {score.wrong}, not assessed {score.not_assessed}")
 
 
 def _cell(value: Any) -> Any:
@@ -283,32 +288,35 @@ def print_unfinished(unfinished: Unfinished, format: str) -> None:
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(json_value(one) for one in unfinished.jobs)
+        writer.writerows(json_value(job) for job in unfinished.jobs)
         print(buffer.getvalue(), end="")
         return
     out = console()
-    jobs = Table(title=f"{len(unfinished.jobs)} jobs not done")
-    for name in ("job", "state", "attempts", "why", "series"):
+    jobs = Table(title=f"{len(unfinished.jobs)} unfinished jobs")
+    for name in ("job", "state", "attempts", "reason", "series"):
         jobs.add_column(name, overflow="fold")
     for job in unfinished.jobs:
         state = f"{job.state}, shadow" if job.shadow else job.state
-        why = job.detail or job.reason or ""
-        jobs.add_row(str(job.number), state, str(job.attempts), why, short_uid(job.series_instance_uid))
-    deliveries = Table(title=f"{len(unfinished.deliveries)} deliveries not arrived")
-    for name in ("destination", "object", "state", "attempts", "status", "why", "next try"):
+        reason = job.detail or job.reason or ""
+        jobs.add_row(str(job.number), state, str(job.attempts), reason, short_uid(job.series_instance_uid))
+    deliveries = Table(title=f"{len(unfinished.deliveries)} unfinished deliveries")
+    for name in ("destination", "object", "state", "attempts", "status", "reason", "next try"):
         deliveries.add_column(name, overflow="fold")
-    for one in unfinished.deliveries:
-        status = f"0x{one.status:04X}" if one.status is not None else ""
-        when = f"{one.not_before:%H:%M:%S}" if one.state == "pending" else ""
-        why = one.detail or one.reason or ""
-        deliveries.add_row(one.destination, one.object, one.state, str(one.attempts), status, why, when)
+    for delivery in unfinished.deliveries:
+        status = f"0x{delivery.status:04X}" if delivery.status is not None else ""
+        when = f"{delivery.not_before:%H:%M:%S}" if delivery.state == "pending" else ""
+        reason = delivery.detail or delivery.reason or ""
+        deliveries.add_row(
+            delivery.destination, delivery.object, delivery.state, str(delivery.attempts), status, reason, when
+        )
     out.print(jobs, deliveries)
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
+    """Print a line for each finding, and below a fault what to do about it."""
     out = console()
-    for one in findings:
-        mark = ("well ", "green") if one.well else ("fault", "red")
-        out.print(Text.assemble(mark, f" {one.subject}: {one.detail}"))
-        if one.advice:
-            out.print(f"      → {one.advice}")
+    for finding in findings:
+        mark = ("well ", "green") if finding.well else ("fault", "red")
+        out.print(Text.assemble(mark, f" {finding.subject}: {finding.detail}"))
+        if finding.advice:
+            out.print(f"      → {finding.advice}")

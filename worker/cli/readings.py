@@ -1,4 +1,4 @@
-"""`worker readings` and `worker report`: what people said of series, out to training and into the monthly report."""
+"""`worker readings` and `worker report`: readers' findings, exported for training and in the monthly report."""
 
 from __future__ import annotations
 
@@ -12,36 +12,38 @@ import typer
 from worker.audit import events
 from worker.cli.context import EXIT_FAULT, ConfigOption, audited
 
-readings_app = typer.Typer(no_args_is_help=True, help="What readers said that series show.")
+commands = typer.Typer(no_args_is_help=True, help="Readers' findings.")
+report_command = typer.Typer()
 
 
-@readings_app.command("export", epilog="Example: worker readings export /data/confirmed --config config.toml")
-def export(
+@commands.command("export", epilog="Example: worker readings export /data/confirmed --config config.toml")
+def export_command(
     out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     config: ConfigOption = None,
 ) -> None:
-    """Write the series that readers gave a class, with their labels, for `monai-train convert --from-worker`.
+    """Write the series with a reader's finding, labelled, for `monai-train convert --from-worker`.
 
-    The files are those that were received: they name their patients.
+    The files are as they were received: they contain the names of the patients.
     """
     from worker.cli.output import with_steps
     from worker.ops.export_readings import export_readings
 
     with audited(config) as (settings, database, record, user):
-        done = with_steps("exporting", lambda step: export_readings(database, settings.worker.data_dir, out, step))
+        export = with_steps("exporting", lambda step: export_readings(database, settings.worker.data_dir, out, step))
         record(events.exported(user, None, "worker readings export", str(out)))
-    typer.echo(f"{done.series} series with {done.slices} slices written to {out}")
-    for reason, number in sorted(Counter(reason for _, reason in done.left_out).items()):
+    typer.echo(f"{export.series} series with {export.slices} slices written to {out}")
+    for reason, number in sorted(Counter(reason for _, reason in export.left_out).items()):
         typer.echo(f"worker: {number} series left out: {reason}", err=True)
-    if not done.series:
+    if not export.series:
         raise typer.Exit(EXIT_FAULT)
 
 
+@report_command.command(epilog="Example: worker report --month 2026-11")
 def report(
-    month: Annotated[str | None, typer.Option(help="As 2026-11; without it the last month that has ended.")] = None,
+    month: Annotated[str | None, typer.Option(help="As 2026-11; by default the last complete month.")] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Write the monthly report: agreement with readers, drift, calibration. The service does so by itself."""
+    """Write the monthly report: agreement with readers, drift, calibration. The service writes it every month."""
     from worker.web.monthly_report import month_before, write_report
 
     now = datetime.now(UTC)

@@ -310,8 +310,8 @@ def test_routes_test_says_which_rule_decides_and_why_not_the_others(tmp_path: Pa
     assert done.stdout.splitlines()[1:] == [
         "  1 'ge': Modality in ['CT', 'PT'] does not hold for 3 of 3 images (here: MR)",
         "  2 'family': PatientName matches /nobody/ does not hold for 3 of 3 images",
-        "  3 'mr': matches and decides",
-        "  4 'rest': matches too, but 'mr' comes first",
+        "  3 'mr': matches and applies",
+        "  4 'rest': also matches, but 'mr' comes first",
     ]
 
 
@@ -328,9 +328,9 @@ def test_routes_test_counts_the_kinds_of_frames_of_one_file(tmp_path: Path) -> N
     ]
 
 
-def test_classify_says_that_it_asks_no_rules(tmp_path: Path) -> None:
+def test_classify_says_that_it_applies_no_rules(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "config.toml").write_text('[[route]]\nname = "r"\nrefuse = "no"\n')
     done = CliRunner().invoke(app, ["classify", str(tmp_path / "images"), "--config", str(tmp_path / "config.toml")])
-    assert "whatever [[route]] says" in done.stderr
+    assert "[[route]] is not applied" in done.stderr
     assert isinstance(done.exception, StartError)  # no series

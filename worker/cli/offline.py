@@ -1,0 +1,126 @@
+"""`worker classify`, `worker push` and `worker echo`: what works without the service and its database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, settings_from
+from worker.config.settings import Settings
+from worker.errors import StartError
+from worker.send.destinations import destinations_of
+
+if TYPE_CHECKING:
+    from worker.send.destinations.base import Destination
+
+commands = typer.Typer()
+FolderArgument = Annotated[Path, typer.Argument(help="A folder of DICOM files, searched recursively, or one file.")]
+PeerHelp = r"The name of a [\[destination]], or HOST:PORT."
+CalledOption = Annotated[str, typer.Option(help="The called AE title, for HOST:PORT.")]
+
+
+@commands.command(epilog="Example: worker classify /data/series --out /tmp/answers --format json")
+def classify(
+    folder: FolderArgument,
+    out: Annotated[Path, typer.Option(help="Where reports and heat maps are written.")] = Path("worker-answers"),
+    format: FormatOption = Format.TABLE,
+    config: ConfigOption = None,
+) -> None:
+    """Classify the series in a folder without network or database.
+
+    Prints the results and writes the Structured Report, the Secondary Capture and a PNG of each series. JSON is an
+    object for one series, a list for several.
+    """
+    from rich.progress import track
+
+    from worker.cli import output
+    from worker.jobs.bundle_store import BundleStore
+    from worker.logs import configure_logs
+    from worker.ops import classify_folder
+
+    settings, _ = settings_from(config)
+    configure_logs("ERROR")
+    if settings.route:
+        typer.echo("note: the configured bundle classifies every eligible series; [[route]] is not applied", err=True)
+    series, unread = classify_folder.read_folder(folder)
+    for fault in unread:
+        typer.echo(f"not read: {fault.path.name}: {fault.detail}", err=True)
+    if not series:
+        raise StartError("no-series", f"no DICOM series could be read in {folder}")
+    model = BundleStore(settings).load_configured()
+    answers = [
+        classify_folder.classify_series(members, settings, model, out / f"series-{number}", datetime.now(UTC))
+        for number, members in enumerate(
+            track(series.values(), description="classifying", console=output.progress_console(), transient=True), 1
+        )
+    ]
+    output.print_offline(answers, format)
+
+
+@commands.command(epilog="Example: worker push /data/series --to 127.0.0.1:11112 --called AI_WORKER")
+def push(
+    folder: FolderArgument,
+    to: Annotated[str, typer.Option(help=PeerHelp)],
+    called: CalledOption = "ANY-SCP",
+    config: ConfigOption = None,
+) -> None:
+    """Send DICOM files to a destination by C-STORE."""
+    from worker.cli import output
+    from worker.ops.classify_folder import read_folder
+    from worker.ops.push import push_files
+
+    settings, _ = settings_from(config)
+    destination = _destination(settings, to, called)
+    peer = destination.application_entity
+    if peer is None:
+        protocol = destination.describe().protocol
+        raise StartError("not-c-store", f"'{to}' cannot be pushed to: it is reached by {protocol}, not by C-STORE")
+    series, unread = read_folder(folder)
+    for fault in unread:
+        typer.echo(f"not sent: {fault.path.name}: {fault.detail}", err=True)
+    members = [member for group in series.values() for member in group]
+    if not members:
+        raise StartError("no-series", f"no DICOM file could be read in {folder}")
+    sent, failures = output.with_progress(
+        "sending",
+        len(members),
+        lambda tick: push_files(destination.name, peer, settings.worker.ae_title, members, tick),
+    )
+    for path, reason in failures:
+        typer.echo(f"not sent: {path.name}: {reason}", err=True)
+    typer.echo(f"{sent} of {len(members)} instances sent to {destination.name}")
+    if failures or unread:
+        raise typer.Exit(EXIT_FAULT)
+
+
+@commands.command(epilog="Example: worker echo pacs")
+def echo(
+    to: Annotated[str, typer.Argument(help=PeerHelp)],
+    called: CalledOption = "ANY-SCP",
+    config: ConfigOption = None,
+) -> None:
+    """Check that a destination answers: C-ECHO, or over HTTP a request that changes nothing."""
+    settings, _ = settings_from(config)
+    destination = _destination(settings, to, called)
+    destination.probe(settings.worker.ae_title)
+    typer.echo(f"{destination.name}: {destination.describe().answer}")
+
+
+def _destination(settings: Settings, to: str, called: str) -> Destination:
+    """The configured destination of this name, or a Storage SCP at HOST:PORT. Raises StartError for neither."""
+    from worker.send.destinations.c_store import CStoreDestination
+
+    for destination in destinations_of(settings):
+        if destination.name == to:
+            return destination
+    host, _, port = to.rpartition(":")
+    if not host or not port.isdigit():
+        known = ", ".join(section.name for section in settings.destination) or "none"
+        raise StartError("no-such-destination", f"'{to}' is neither a [[destination]] (known: {known}) nor HOST:PORT")
+    try:
+        return CStoreDestination(name=host, ae_title=called, host=host, port=int(port))
+    except ValueError as error:
+        raise StartError("no-such-destination", f"'{to}' with AE title '{called}' is not an address: {error}") from None
