@@ -177,7 +177,7 @@ instances, and the produced reports, pictures and key objects. Errors are `appli
   where there may be several datasets.
 - Retrieve: `application/dicom` as stored, or in Explicit VR Little Endian, which is the default. Frames: decompressed
   (`application/octet-stream`) or, with `transfer-syntax=*` or its own, as stored. Rendered: `image/jpeg`, `image/png`,
-  with `window` (linear), `viewport` (the longest side) and `quality`; one frame at a time.
+  with `window` (linear, linear-exact, sigmoid), `viewport` (the longest side) and `quality`; one frame at a time.
 - Store: the SOP classes and transfer syntaxes of the Storage SCP as `multipart/related; type="application/dicom"`,
   else 415. 200 all stored, 202 some failed or gave warnings, 409 all failed, 413 above `stow_maximum_bytes`. Failure
   reasons: 0xA700 no space, or larger than `maximum_dataset_bytes`; 0xA900 UIDs missing, contradictory or of another

@@ -316,6 +316,13 @@ def test_frames_are_rendered_through_a_window(site: Site) -> None:
     values = np.frombuffer(mr_instance(1, "a").PixelData, np.uint16).reshape(16, 16).astype(float)
     expected = np.rint(np.clip((values - 1000) / 2000, 0, 1) * 255)
     assert np.abs(np.asarray(Image.open(io.BytesIO(shown.content)), float) - expected).max() <= 1
+    for function, grey in {
+        "linear-exact": np.clip((values - 1000) / 2000, 0, 1) * 255,
+        "sigmoid": 255 / (1 + np.exp(-4 * (values - 2000) / 2000)),
+    }.items():
+        shown = site.reader.get(f"{url}/rendered", params={"window": f"2000,2000,{function}"}, headers=png)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(shown.content))), np.rint(grey).astype(np.uint8))
+    assert site.reader.get(f"{url}/rendered", params={"window": "2000,2000,cubic"}).status_code == 400
     assert site.reader.get(f"{url}/frames/1/rendered").headers["content-type"] == "image/jpeg"
     (small,) = (site.reader.get(f"{place}/thumbnail", headers=png) for place in [BASE])
     assert max(Image.open(io.BytesIO(small.content)).size) <= 200

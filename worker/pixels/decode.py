@@ -41,6 +41,7 @@ from pydicom.uid import (
 
 from worker.dicom.standard import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 from worker.errors import NotAssessable
+from worker.pixels.attributes import Sources, first_numbers, frame_sources, integer
 
 PixelArray = npt.NDArray[np.integer[Any]]
 
@@ -60,7 +61,8 @@ _TAGS = [Tag(keyword) for keyword in (
     "SOPClassUID", "SOPInstanceUID", "Modality", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "PixelPaddingValue", "PixelSpacing", "PixelAspectRatio", "ImageOrientationPatient",
-    "ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth",
+    "ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter", "WindowWidth",
+    "VOILUTFunction", "VOILUTSequence",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "RedPaletteColorLookupTableDescriptor",
     "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableData",
     "BluePaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableData", "ExtendedOffsetTable",
@@ -127,16 +129,14 @@ def _strangers() -> Iterator[None]:
 def _decode(path: Path) -> list[DecodedFrame]:
     ds = _read(path)
     _check_claims(ds)
-    count = _integer(ds, "NumberOfFrames", 1)
+    count = integer(ds, "NumberOfFrames", 1)
     stored = _stored_frames(ds)
-    shared = _item(ds, "SharedFunctionalGroupsSequence", 0)
     frames = []
     for index in range(count):
         pixels = next(stored, None)
         if pixels is None:
             raise NotAssessable("pixel-data-truncated", "An image has fewer frames than it declares.")
-        sources = (_item(ds, "PerFrameFunctionalGroupsSequence", index), shared, ds)
-        frames.append(_frame(path, ds, pixels, sources, index + 1 if count > 1 else None))
+        frames.append(_frame(path, ds, pixels, frame_sources(ds, index), index + 1 if count > 1 else None))
     return frames
 
 
@@ -176,9 +176,9 @@ def _check_claims(ds: pydicom.Dataset) -> None:
         raise NotAssessable("unsupported-transfer-syntax", "The pixels are encoded in a way this worker cannot read.")
     if "PixelData" not in ds:
         raise NotAssessable("no-pixel-data", "An image of the series has no pixel data, or ends before them.")
-    rows, columns = _integer(ds, "Rows", 0), _integer(ds, "Columns", 0)
-    frames, samples = _integer(ds, "NumberOfFrames", 1), _integer(ds, "SamplesPerPixel", 1)
-    bits = _integer(ds, "BitsAllocated", 0)
+    rows, columns = integer(ds, "Rows", 0), integer(ds, "Columns", 0)
+    frames, samples = integer(ds, "NumberOfFrames", 1), integer(ds, "SamplesPerPixel", 1)
+    bits = integer(ds, "BitsAllocated", 0)
     if rows < 1 or columns < 1 or frames < 1 or samples not in (1, 3) or bits not in (1, 8, 16, 32):
         raise NotAssessable("pixel-data-unreadable", "The image header gives no usable size or pixel format.")
     if rows * columns > MAXIMUM_FRAME_PIXELS or rows * columns * frames * samples > MAXIMUM_FILE_SAMPLES:
@@ -237,7 +237,7 @@ def _codestream_shape(stream: bytes) -> tuple[int, int, int] | None:
 def _stored_frames(ds: pydicom.Dataset) -> Iterator[PixelArray]:
     """Each frame decompressed, one channel, native integers. Raises NotAssessable."""
     for array in decoded_samples(ds):
-        yield _signed(ds, _one_channel(array))
+        yield sign_extended(ds, _one_channel(array))
 
 
 def decoded_samples(
@@ -252,12 +252,12 @@ def decoded_samples(
         if syntax == JPEGExtended12Bit and ds.BitsAllocated == 16 and ds.SamplesPerPixel == 1:
             from worker.pixels.jpeg12 import jpeg12_frames  # GDCM takes long to load and is rarely needed
 
-            signed = np.dtype(np.int16 if _integer(ds, "PixelRepresentation", 0) else np.uint16)
+            signed = np.dtype(np.int16 if integer(ds, "PixelRepresentation", 0) else np.uint16)
             frames = (frame.view(signed) for frame in jpeg12_frames(ds))
             yield from frames if indices is None else map(list(frames).__getitem__, indices)
             return
         decoder = get_decoder(syntax)
-        # Bits Stored is often wrong; masking by it would wrap bright values to dark ones. See _signed.
+        # Bits Stored is often wrong; masking by it would wrap bright values to dark ones. See sign_extended.
         options: dict[str, Any] = {"allow_excess_frames": False, "correct_unused_bits": False}
         for array, meta in decoder.iter_array(ds, indices=indices, raw=False, **options):
             if palette and str(meta.get("photometric_interpretation")) == "PALETTE COLOR":
@@ -284,9 +284,9 @@ def _one_channel(array: npt.NDArray[Any]) -> PixelArray:
     return np.asarray(grey, dtype=array.dtype)
 
 
-def _signed(ds: pydicom.Dataset, pixels: PixelArray) -> PixelArray:
+def sign_extended(ds: pydicom.Dataset, pixels: PixelArray) -> PixelArray:
     """Extend the sign of values stored in fewer bits than allocated, unless Bits Stored is plainly wrong."""
-    stored, allocated = _integer(ds, "BitsStored", 0), pixels.dtype.itemsize * 8
+    stored, allocated = integer(ds, "BitsStored", 0), pixels.dtype.itemsize * 8
     if pixels.dtype.kind != "i" or not 0 < stored < allocated:
         return pixels
     if pixels.min() < 0 or pixels.max() < 1 << (stored - 1) or pixels.max() >= 1 << stored:
@@ -294,10 +294,8 @@ def _signed(ds: pydicom.Dataset, pixels: PixelArray) -> PixelArray:
     return np.asarray((pixels << (allocated - stored)) >> (allocated - stored))
 
 
-def _frame(
-    path: Path, ds: pydicom.Dataset, pixels: PixelArray, sources: tuple[Any, ...], number: int | None
-) -> DecodedFrame:
-    photometric, padding = str(ds.get("PhotometricInterpretation", "")), _integer(ds, "PixelPaddingValue", None)
+def _frame(path: Path, ds: pydicom.Dataset, pixels: PixelArray, sources: Sources, number: int | None) -> DecodedFrame:
+    photometric, padding = str(ds.get("PhotometricInterpretation", "")), integer(ds, "PixelPaddingValue", None)
     if padding is not None and photometric.startswith("MONOCHROME"):
         pixels = _without_padding(pixels, padding, photometric)
     slope = _first_number(sources, "RescaleSlope", 1.0)
@@ -311,14 +309,14 @@ def _frame(
         sop_class_uid=str(ds.get("SOPClassUID", "")),
         sop_instance_uid=str(ds.get("SOPInstanceUID", "")),
         modality=str(ds.get("Modality", "") or ""),
-        instance_number=_integer(ds, "InstanceNumber", 0),
+        instance_number=integer(ds, "InstanceNumber", 0),
         frame_number=number,
         pixels=pixels,
         slope=slope,
         intercept=intercept,
         spacing=_spacing(sources),
-        orientation=_orientation(_first(sources, "PlaneOrientationSequence", "ImageOrientationPatient", 6)),
-        position=_first(sources, "PlanePositionSequence", "ImagePositionPatient", 3),
+        orientation=_orientation(first_numbers(sources, "PlaneOrientationSequence", "ImageOrientationPatient", 6)),
+        position=first_numbers(sources, "PlanePositionSequence", "ImagePositionPatient", 3),
     )
 
 
@@ -331,11 +329,11 @@ def _without_padding(pixels: PixelArray, padding: int, photometric: str) -> Pixe
     return np.where(outside, real.max() if photometric == "MONOCHROME1" else real.min(), pixels)
 
 
-def _spacing(sources: tuple[Any, ...]) -> tuple[float, float]:
+def _spacing(sources: Sources) -> tuple[float, float]:
     """(row, column) spacing; (1, 1) where it is missing or nonsense, because a picture is better than none."""
     for numbers in (
-        _first(sources, "PixelMeasuresSequence", "PixelSpacing", 2),
-        _first(sources, "PixelMeasuresSequence", "PixelAspectRatio", 2),
+        first_numbers(sources, "PixelMeasuresSequence", "PixelSpacing", 2),
+        first_numbers(sources, "PixelMeasuresSequence", "PixelAspectRatio", 2),
     ):
         if numbers is not None and min(numbers) > 0 and max(numbers) / min(numbers) <= MAXIMUM_ANISOTROPY:
             return numbers[0], numbers[1]
@@ -353,41 +351,7 @@ def _orientation(numbers: tuple[float, ...] | None) -> tuple[float, ...] | None:
     return numbers
 
 
-def _first(sources: tuple[Any, ...], group: str, keyword: str, count: int) -> tuple[float, ...] | None:
-    """The first source that has `count` finite numbers: in its functional group, or at its top level."""
-    for source in sources:
-        for holder in (_item(source, group, 0), source):
-            numbers = _numbers(holder, keyword)
-            if len(numbers) == count:
-                return numbers
-    return None
-
-
-def _first_number(sources: tuple[Any, ...], keyword: str, default: float) -> float:
+def _first_number(sources: Sources, keyword: str, default: float) -> float:
     """Of the Pixel Value Transformation."""
-    found = _first(sources, "PixelValueTransformationSequence", keyword, 1)
+    found = first_numbers(sources, "PixelValueTransformationSequence", keyword, 1)
     return found[0] if found else default
-
-
-def _numbers(holder: Any, keyword: str) -> tuple[float, ...]:
-    """The finite numbers of an element; () where it is absent, empty or not numbers."""
-    try:
-        value = holder.get(keyword) if holder is not None else None
-        if value is None or isinstance(value, (str, bytes)):
-            return ()
-        numbers = tuple(float(one) for one in (value if hasattr(value, "__iter__") else (value,)))
-    except (ValueError, TypeError, OverflowError):
-        return ()
-    return numbers if all(math.isfinite(number) for number in numbers) else ()
-
-
-def _integer(holder: Any, keyword: str, default: Any) -> Any:
-    """An integer element, `default` where it is absent or not a number."""
-    numbers = _numbers(holder, keyword)
-    return int(numbers[0]) if numbers else default
-
-
-def _item(holder: Any, keyword: str, index: int) -> Any:
-    """Item `index` of a sequence; None where there is none."""
-    sequence = holder.get(keyword) if holder is not None else None
-    return sequence[index] if sequence is not None and len(sequence) > index else None

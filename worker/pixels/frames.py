@@ -18,8 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from worker.errors import NotAssessable
 from worker.pixels.decode import decoded_samples, open_image
-
-_PERCENTILES = (1.0, 99.7)
+from worker.pixels.windowing import Window, grey_levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +39,35 @@ class ImageFile:
 
     def as_sent(self, numbers: Sequence[int]) -> Iterator[bytes]:
         """The compressed stream of each frame."""
-        wanted = set(numbers)
+        chosen = set(numbers)
         value = self.ds.PixelData
         table = (self.ds.get("ExtendedOffsetTable"), self.ds.get("ExtendedOffsetTableLengths"))
         offsets = table if table[0] and table[1] else None
         try:
             streams = generate_frames(value, number_of_frames=self.frames, extended_offsets=offsets)
-            kept = {place: one for place, one in enumerate(streams, 1) if place in wanted}
+            by_number = {number: stream for number, stream in enumerate(streams, 1) if number in chosen}
             for number in numbers:
-                yield kept[number]
+                yield by_number[number]
         except (ValueError, KeyError):
             raise NotAssessable(
-                "pixel-data-truncated", "The compressed frames of an image cannot be told apart."
+                "pixel-data-truncated", "The compressed frames of an image cannot be separated."
             ) from None
 
-    def picture(
-        self, number: int, kind: str, window: tuple[float, float] | None, most: int | None, quality: int
+    def render(
+        self, number: int, kind: str, window: Window | None = None, longest: int | None = None, quality: int = 90
     ) -> bytes:
-        """A frame as 8-bit "PNG" or "JPEG"; `window` is centre and width, `most` the longest side in pixels.
+        """A frame, counted from 1, as 8-bit "PNG" or "JPEG", its longest side at most `longest` pixels.
 
-        Without a window that of the header, and without one nearly all the values.
+        Without a window by the VOI transformation of the image: see `windowing.grey_levels`.
         """
         array = next(decoded_samples(self.ds, [number - 1]))
         if array.ndim == 3:
             eight_bits = (array >> 8 * (array.dtype.itemsize - 1)).astype(np.uint8)
         else:
-            eight_bits = _grey(self.ds, array, window)
+            eight_bits = grey_levels(self.ds, number - 1, array, window)
         image = Image.fromarray(eight_bits)
-        if most is not None:
-            image.thumbnail((most, most))
+        if longest is not None:
+            image.thumbnail((longest, longest))
         buffer = io.BytesIO()
         image.save(buffer, format=kind, **({"quality": quality} if kind == "JPEG" else {}))
         return buffer.getvalue()
@@ -106,25 +105,3 @@ def _bytes(ds: Dataset, array: npt.NDArray[Any]) -> bytes:
     if ds.BitsAllocated == 1:
         return np.packbits(array.astype(bool).ravel(), bitorder="little").tobytes()
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-
-
-def _grey(ds: Dataset, array: npt.NDArray[Any], window: tuple[float, float] | None) -> npt.NDArray[np.uint8]:
-    values = array.astype(np.float32) * _number(ds, "RescaleSlope", 1.0) + _number(ds, "RescaleIntercept", 0.0)
-    centre, width = window or (_number(ds, "WindowCenter", 0.0), _number(ds, "WindowWidth", 0.0))
-    if width > 0:
-        low, high = centre - width / 2, centre + width / 2
-    else:
-        low, high = (float(one) for one in np.percentile(values, _PERCENTILES))
-    shown = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
-    if ds.get("PhotometricInterpretation") == "MONOCHROME1":
-        shown = 1 - shown
-    return np.asarray(np.rint(shown * 255), np.uint8)
-
-
-def _number(ds: Dataset, keyword: str, default: float) -> float:
-    try:
-        value = ds.get(keyword)
-        found = float(value[0] if isinstance(value, (list, tuple)) or hasattr(value, "__len__") else value)
-    except (TypeError, ValueError, IndexError):
-        return default
-    return found if np.isfinite(found) else default

@@ -22,6 +22,7 @@ from pydicom.uid import (
 from tests.testbed.images import image, save
 from worker.errors import NotAssessable
 from worker.pixels.frames import explicit_little_endian, open_file
+from worker.pixels.windowing import Window
 
 FRAMES = np.random.default_rng(3).integers(0, 4000, (3, 96, 64), np.uint16)
 SYNTAXES = [
@@ -59,7 +60,7 @@ def test_colours_stay_colours(tmp_path: Path) -> None:
     colours = np.random.default_rng(4).integers(0, 255, (96, 64, 3), np.uint8)
     opened = open_file(save(image(colours), tmp_path / "a.dcm"))
     assert next(opened.native([1])) == colours.tobytes()
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(opened.picture(1, "PNG", None, None, 90)))), colours)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(opened.render(1, "PNG")))), colours)
 
 
 def test_a_palette_stays_numbers_and_is_shown_in_its_colours(tmp_path: Path) -> None:
@@ -71,20 +72,20 @@ def test_a_palette_stays_numbers_and_is_shown_in_its_colours(tmp_path: Path) -> 
         setattr(ds, f"{colour}PaletteColorLookupTableData", table)
     opened = open_file(save(ds, tmp_path / "a.dcm"))
     assert next(opened.native([1])) == numbers.tobytes()
-    shown = np.asarray(Image.open(io.BytesIO(opened.picture(1, "PNG", None, None, 90))))
+    shown = np.asarray(Image.open(io.BytesIO(opened.render(1, "PNG"))))
     assert np.array_equal(shown[..., 0], numbers)
     assert not shown[..., 1:].any()
 
 
 def test_a_picture_is_windowed_inverted_and_made_small(tmp_path: Path) -> None:
     plain = open_file(save(image(FRAMES[0], RescaleSlope=2, RescaleIntercept=-100), tmp_path / "a.dcm"))
-    shown = np.asarray(Image.open(io.BytesIO(plain.picture(1, "PNG", (4000.0, 4000.0), None, 90))), float)
+    shown = np.asarray(Image.open(io.BytesIO(plain.render(1, "PNG", Window(4000, 4000)))), float)
     real = FRAMES[0] * 2.0 - 100
     assert np.abs(shown - np.clip((real - 2000) / 4000, 0, 1) * 255).max() <= 1
     inverted = open_file(save(image(FRAMES[0], PhotometricInterpretation="MONOCHROME1"), tmp_path / "b.dcm"))
-    dark = np.asarray(Image.open(io.BytesIO(inverted.picture(1, "PNG", (2000.0, 4000.0), None, 90))), float)
+    dark = np.asarray(Image.open(io.BytesIO(inverted.render(1, "PNG", Window(2000, 4000)))), float)
     assert dark[FRAMES[0] > 3900].max() < 10
-    assert max(Image.open(io.BytesIO(plain.picture(1, "JPEG", None, 32, 50))).size) == 32
+    assert max(Image.open(io.BytesIO(plain.render(1, "JPEG", longest=32, quality=50))).size) == 32
 
 
 def test_what_is_no_image_or_damaged_is_said_so(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from worker.db.views.archive import Instance
 from worker.errors import NotAssessable
 from worker.pixels import frames as frame_files
 from worker.pixels.frames import ImageFile
+from worker.pixels.windowing import VoiFunction, Window
 from worker.web.dependencies import Reader
 from worker.web.dicomweb import multipart, negotiation
 from worker.web.dicomweb.negotiation import FRAME_TYPES, OCTETS, Range
@@ -27,6 +28,11 @@ _FRAMES = _INSTANCE + "/frames/{numbers}"
 _PICTURES = {"image/jpeg": "JPEG", "image/png": "PNG"}
 _THUMBNAIL, _LARGEST = 200, 4096
 _QUALITY = 90
+_FUNCTIONS = {  # PS3.18 8.3.5.1.4
+    "linear": VoiFunction.LINEAR,
+    "linear-exact": VoiFunction.LINEAR_EXACT,
+    "sigmoid": VoiFunction.SIGMOID,
+}
 
 
 def frame_routes(archive: Archive, prefix: str) -> APIRouter:
@@ -90,7 +96,7 @@ def _rendering(archive: Archive, most: int | None) -> Callable[..., Any]:
         window, longest, quality = _options(request)
         archive.viewed(caller, one)
         try:
-            content = image.picture(chosen[0], _PICTURES[media_type], window, most or longest, quality)
+            content = image.render(chosen[0], _PICTURES[media_type], window, most or longest, quality)
         except NotAssessable as fault:
             raise HTTPException(406, fault.detail) from None
         return Response(content, media_type=media_type)
@@ -105,8 +111,8 @@ def _shown(archive: Archive, request: Request) -> Instance:
     return images[len(images) // 2]
 
 
-def _options(request: Request) -> tuple[tuple[float, float] | None, int | None, int]:
-    """Window (centre, width), longest side and quality: PS3.18 8.3.5. Answers 400 for what is none."""
+def _options(request: Request) -> tuple[Window | None, int | None, int]:
+    """Window, longest side and quality: PS3.18 8.3.5. Answers 400 for a value that is not valid."""
     window, viewport = request.query_params.get("window"), request.query_params.get("viewport")
     quality = request.query_params.get("quality", str(_QUALITY))
     if not re.fullmatch(r"\d{1,3}", quality, re.ASCII) or not 1 <= int(quality) <= 100:
@@ -114,17 +120,17 @@ def _options(request: Request) -> tuple[tuple[float, float] | None, int | None, 
     return _window(window), _longest(viewport), int(quality)
 
 
-def _window(text: str | None) -> tuple[float, float] | None:
+def _window(text: str | None) -> Window | None:
     if text is None:
         return None
     values = text.split(",")
     try:
-        centre, width = float(values[0]), float(values[1])
-    except (ValueError, IndexError):
-        raise HTTPException(400, "window is centre,width,function") from None
-    if not (math.isfinite(centre) and math.isfinite(width) and width > 0 and values[2:] in ([], ["linear"])):
-        raise HTTPException(400, "window is centre,width,linear with a width above 0")
-    return centre, width
+        center, width, function = float(values[0]), float(values[1]), _FUNCTIONS[",".join(values[2:]) or "linear"]
+    except (ValueError, IndexError, KeyError):
+        raise HTTPException(400, f"window is center,width,function; function is {', '.join(_FUNCTIONS)}") from None
+    if not (math.isfinite(center) and math.isfinite(width) and width > 0):
+        raise HTTPException(400, "window is center,width,function with a width above 0")
+    return Window(center, width, function)
 
 
 def _longest(text: str | None) -> int | None:
