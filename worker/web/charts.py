@@ -1,4 +1,4 @@
-"""Charts as SVG shapes. They stretch with the page, so text stands beside them in HTML; colours are classes in CSS."""
+"""Charts as SVG shapes. They stretch with the page, so their text is HTML beside them; colours are CSS classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line with a mark where it has a single point: `points` as SVG takes them, `mark` or None."""
+    """A line as an SVG `points` attribute; `mark` is its point where it has only that one, else None."""
 
     name: str
     style: str
@@ -23,7 +23,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One part of a stacked bar."""
+    """One segment of a stacked bar."""
 
     style: str
     x: float
@@ -35,15 +35,15 @@ class Bar:
 def lines(
     names: Sequence[str], styles: Sequence[str], series: Sequence[Sequence[float | None]], top: float
 ) -> list[Line]:
-    """A line a name: `series[name][place]` from 0 to `top` → x at the middle of each place, y from HEIGHT down to 0.
+    """A line per name: `series[name][column]`, 0 to `top` → x at the middle of each column, y from HEIGHT down to 0.
 
-    A place without a value is passed over.
+    A column without a value is skipped.
     """
     drawn = []
     for name, style, values in zip(names, styles, series, strict=True):
         points = [
-            (place + 0.5, round(HEIGHT * (1 - value / top), 2))
-            for place, value in enumerate(values)
+            (column + 0.5, round(HEIGHT * (1 - value / top), 2))
+            for column, value in enumerate(values)
             if value is not None
         ]
         text = " ".join(f"{x},{y}" for x, y in points)
@@ -52,15 +52,15 @@ def lines(
 
 
 def stacked(styles: Sequence[str], columns: Sequence[Sequence[float]], top: float) -> list[Bar]:
-    """Bars: `columns[place][part]` from 0 to `top`, the first part at the foot."""
+    """Bars: `columns[column][segment]` from 0 to `top`, the first segment at the foot."""
     bars = []
-    for place, parts in enumerate(columns):
+    for column, segments in enumerate(columns):
         foot = HEIGHT
-        for style, part in zip(styles, parts, strict=True):
-            height = HEIGHT * part / top
+        for style, segment in zip(styles, segments, strict=True):
+            height = HEIGHT * segment / top
             foot -= height
-            if part:
-                bars.append(Bar(style, place + 0.12, round(foot, 2), 0.76, round(height, 2)))
+            if segment:
+                bars.append(Bar(style, column + 0.12, round(foot, 2), 0.76, round(height, 2)))
     return bars
 
 
@@ -73,7 +73,7 @@ def round_top(largest: float) -> float:
 
 
 def seconds(value: float | None) -> str:
-    """A duration as a person says it."""
+    """A duration in the unit that reads best."""
     if value is None:
         return "-"
     if value < 10:

@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457), whatever went wrong, with no identifier in them."""
+"""Error answers as `application/problem+json` (RFC 9457), for every kind of fault; they hold no identifier."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Problem(BaseModel):
     detail: str
 
 
-# For the OpenAPI document: what every operation may answer beside its own.
+# For the OpenAPI document: the errors that any operation may return.
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
     number: {"description": HTTPStatus(number).phrase, "model": Problem} for number in (400, 401, 403, 422, 429, 503)
 }
@@ -33,7 +33,7 @@ CONFLICT: dict[int | str, dict[str, Any]] = {409: {"description": "Conflict", "m
 
 
 def install(app: FastAPI) -> None:
-    """Answer errors of every route so, and say it in the OpenAPI document."""
+    """Answer the errors of every route with problems, and document them so."""
     document = app.openapi
     app.openapi = lambda: _with_problems(document())  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _answer_http)
@@ -43,8 +43,8 @@ def install(app: FastAPI) -> None:
 
 
 def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI takes the media type of every answer from the one that goes well."""
-    for operation in [one for path in document["paths"].values() for one in path.values()]:
+    """Correct the media type of error responses: FastAPI documents that of the successful one."""
+    for operation in [operation for path in document["paths"].values() for operation in path.values()]:
         for status, response in operation["responses"].items():
             content = response.get("content", {})
             if int(status) >= 400 and len(content) == 1:
@@ -53,7 +53,7 @@ def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answer(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
-    """A browser that asks for a page gets one."""
+    """A problem; a page for a browser that requests one."""
     if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/"):
         heading = HTTPStatus(status).phrase
         return HTMLResponse(
@@ -69,22 +69,22 @@ def _answer_http(request: Request, error: Exception) -> Response:
 
 
 def _answer_invalid(request: Request, error: Exception) -> Response:
-    """Names each parameter and what is wrong with it; what was given is not repeated."""
+    """Name each invalid parameter and its fault, without the value."""
     if not isinstance(error, RequestValidationError):
         raise error
     faults = []
-    for one in error.errors():
-        name = ".".join(str(part) for part in one["loc"][1:]) or str(one["loc"][0])
-        faults.append(f"{name}: {'there is no such parameter' if one['type'] == 'extra_forbidden' else one['msg']}")
+    for fault in error.errors():
+        name = ".".join(str(key) for key in fault["loc"][1:]) or str(fault["loc"][0])
+        faults.append(f"{name}: {'there is no such parameter' if fault['type'] == 'extra_forbidden' else fault['msg']}")
     return _answer(request, 422, "; ".join(faults), {})
 
 
 def _answer_database(request: Request, error: Exception) -> Response:
     get_log().error("the web role's query failed", **fault_fields(error))
-    return _answer(request, 503, "the database does not answer", {"Retry-After": "5"})
+    return _answer(request, 503, "the database is unreachable", {"Retry-After": "5"})
 
 
 def _answer_fault(request: Request, error: Exception) -> Response:
-    """A fault of ours: its text may quote a patient, so neither the caller nor the log gets it."""
+    """An unexpected fault. Its text may quote a patient, so neither the caller nor the log gets it."""
     get_log().error("the web role failed", **fault_fields(error))
-    return _answer(request, 500, "this is a fault of the worker; its log names the place", dict(HEADERS))
+    return _answer(request, 500, "internal fault of the worker; its log names the location", dict(HEADERS))

@@ -1,4 +1,4 @@
-"""The parameters by which series are found: the same for the page and for the REST interface."""
+"""The parameters that filter series, the same for the worklist and the REST interface."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from worker.db.tables import SeriesStatus
 from worker.db.views.search import POSITION_PATTERN, ListPosition, Search
 
 UID_PATTERN = r"^[0-9.]{1,64}$"  # PS3.5 9.1
-LARGEST_NUMBER = 2**53 - 1  # that every reader of JSON tells from its neighbours (RFC 7493 2.2)
+LARGEST_NUMBER = 2**53 - 1  # the largest integer that every JSON parser reads exactly (RFC 7493 2.2)
 LARGEST_PAGE = 500
 
 
-# Of text, whatever is no control character: what a newer Unicode adds is searched for like any other letter.
+# Any text without control characters; characters of a newer Unicode version are searched for like others.
 Text = Annotated[str, Field(max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 Uid = Annotated[str, Field(pattern=UID_PATTERN)]
 
 
 class Filters(BaseModel):
-    """Every filter narrows; dates are those of receiving, in UTC, both included."""
+    """Filters of which all must match; `since` and `until` are dates of receipt, in UTC, both included."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,15 +39,15 @@ class Filters(BaseModel):
     since: date | None = None
     until: date | None = None
     minimum_probability: float | None = Field(None, ge=0, le=1)
-    reading: ReadState | None = Field(None, description="What readers made of the answer.")
+    reading: ReadState | None = Field(None, description="Whether a reader confirmed or corrected the result.")
 
 
 class PagedFilters(Filters):
     """Filters, and which page: follow `older` and `newer` of an answer."""
 
     limit: int = Field(50, ge=1, le=LARGEST_PAGE)
-    older_than: str | None = Field(None, pattern=POSITION_PATTERN, description="Where the page before ended.")
-    newer_than: str | None = Field(None, pattern=POSITION_PATTERN, description="Where the page after began.")
+    older_than: str | None = Field(None, pattern=POSITION_PATTERN, description="Where the previous page ended.")
+    newer_than: str | None = Field(None, pattern=POSITION_PATTERN, description="Where the next page began.")
 
     def search(self) -> Search:
         chosen = self.model_dump(exclude={"limit", "older_than", "newer_than"})

@@ -1,4 +1,4 @@
-"""Who may call the web interface: tokens, browser sessions, CSRF, a limit on failures, and headers for every answer.
+"""Access control of the web interface: tokens, browser sessions, CSRF, a limit on failures, and security headers.
 
     guard.install(app, settings, database, record, clock)         # once, in create_app
 
@@ -9,8 +9,8 @@
     async def retry(request: Request, caller: Annotated[Caller, Depends(require(TokenRole.OPERATE))]) -> ...:
         fields = await posted(request)
 
-A caller that may not gets a problem (RFC 9457) and nothing else, and leaves an audit event. A browser that asks for a
-page is led to /sign-in.
+A caller without access gets a problem (RFC 9457) and nothing else, and an audit event is recorded. A browser that
+requests a page is redirected to /sign-in.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PROBLEM = "application/problem+json"  # RFC 9457
 SIGN_IN = "/sign-in"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _MAXIMUM_BODY_BYTES = 1 << 20
-_STOW = "/dicom-web/studies"  # where instances come in, which are larger
+_STOW = "/dicom-web/studies"  # STOW-RS, whose requests are larger
 _FAILURES_A_MINUTE = 20
 _ADDRESSES_REMEMBERED = 10_000
 HEADERS = {
@@ -60,7 +60,7 @@ HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking. `csrf` belongs in every form of a page; None for a caller that has no cookie."""
+    """Who sent a request. `csrf` belongs in every form of a page; None for a caller without a cookie."""
 
     name: str
     role: TokenRole
@@ -72,7 +72,7 @@ class Caller:
 
 
 class Denied(Exception):
-    """The answer to a caller that may not: a status and a sentence."""
+    """A refused request: status and detail of the answer."""
 
     def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -82,7 +82,7 @@ class Denied(Exception):
 
 
 def require(role: TokenRole) -> Callable[[Request], Awaitable[Caller]]:
-    """A dependency: the caller, who holds at least this role. Answers 401, 403 or 429 otherwise."""
+    """A FastAPI dependency: the caller, who holds at least this role. Answers 401, 403 or 429 otherwise."""
 
     async def dependency(request: Request) -> Caller:
         guard: Guard = request.app.state.guard
@@ -92,18 +92,18 @@ def require(role: TokenRole) -> Callable[[Request], Awaitable[Caller]]:
 
 
 async def posted(request: Request) -> dict[str, str]:
-    """The fields of an urlencoded form, the first value of each."""
+    """The fields of a URL-encoded form, the first value of each."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
         return {}
     try:
         fields = parse_qs((await request.body()).decode(), max_num_fields=100, keep_blank_values=True)
     except ValueError:
-        raise Denied(400, "this is not a form") from None
+        raise Denied(400, "the body is not a URL-encoded form") from None
     return {name: values[0] for name, values in fields.items()}
 
 
 class Guard:
-    """Decides who is asking, and counts and records those who may not."""
+    """Authenticates callers, and counts and records refused ones."""
 
     def __init__(
         self, settings: Settings, database: Database, record: events.RecordEvent, clock: Callable[[], datetime]
@@ -126,7 +126,7 @@ class Guard:
         return caller
 
     def knows(self, request: Request) -> bool:
-        """May this caller see details where everybody may ask: on loopback, or with a valid credential."""
+        """Whether a caller of a public route may see details: on loopback, or with a valid credential."""
         if is_loopback(self._web.host):
             return True
         try:
@@ -157,7 +157,7 @@ class Guard:
     def _authenticate(self, request: Request) -> Caller:
         if not self._web.require_token:  # then we listen on loopback only
             if not is_loopback(_host_name(request)):
-                raise Denied(403, "ask by the name localhost")  # a page of another site, by a DNS name of its own
+                raise Denied(403, "use the host name localhost")  # DNS rebinding: another site's name for this address
             return Caller("anybody on this machine", TokenRole.OPERATE, _address(request))
         address = self._require_few_failures(request)
         try:
@@ -165,7 +165,7 @@ class Guard:
         except NotAllowed as fault:
             raise self._refusal(request, fault) from None
         except DatabaseError:
-            raise Denied(503, "the database does not answer") from None
+            raise Denied(503, "the database is unreachable") from None
         secret = None if "authorization" in request.headers else request.cookies[COOKIE]
         return Caller(holder.name, holder.role, address, tokens.csrf_token(secret) if secret else None)
 
@@ -183,11 +183,11 @@ class Guard:
     def _require_few_failures(self, request: Request) -> str:
         address = _address(request)
         if self._wrong.many(address):
-            raise Denied(429, "too many wrong credentials came from this address", {"Retry-After": "60"})
+            raise Denied(429, "too many invalid credentials from this address", {"Retry-After": "60"})
         return address
 
     def _refusal(self, request: Request, fault: NotAllowed) -> Denied:
-        """Counts, records and words what is refused; the reason goes to the audit trail, not to the caller."""
+        """Count and record a refusal; its reason goes to the audit trail, not to the caller."""
         failures = self._missing if fault.reason == CredentialFault.MISSING else self._wrong
         number = failures.add(_address(request))
         if number < _FAILURES_A_MINUTE:
@@ -200,25 +200,25 @@ class Guard:
         self._record(events.access_denied(name, _address(request), request.url.path, reason))
 
     async def _require_own_form(self, request: Request, caller: Caller) -> None:
-        """A browser brings its cookie along to whatever another site made it post: only our own forms count."""
+        """Accept only forms of our own: a browser sends its cookie with what another site makes it post, too."""
         own = same_origin(request)
         if own and caller.csrf is not None:
             given = request.headers.get("x-csrf-token") or (await posted(request)).get("csrf_token", "")
             own = hmac.compare_digest(caller.csrf.encode(), given.encode())
         if not own:
-            await run_in_threadpool(self._report, caller.name, request, "a form that is not ours")
-            raise Denied(403, "this form is not from here, or too old: load the page again")
+            await run_in_threadpool(self._report, caller.name, request, "a cross-site or expired form")
+            raise Denied(403, "this form has expired; reload the page")
 
 
 class _Failures:
-    """How often each address failed within the last minute."""
+    """Counts failures per address within the last minute."""
 
     def __init__(self) -> None:
         self._times: OrderedDict[str, deque[float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def add(self, address: str) -> int:
-        """One more; their number, at most one above the limit."""
+        """Count a failure; the number so far, at most the limit plus 1."""
         with self._lock:
             times = self._recent(address)
             if len(times) <= _FAILURES_A_MINUTE:
@@ -240,26 +240,26 @@ class _Failures:
         return times
 
 
-# --- what every answer goes through ----------------------------------------------------------------------------
+# --- for every request ----------------------------------------------------------------------------
 
 
 def install(
     app: FastAPI, settings: Settings, database: Database, record: events.RecordEvent, clock: Callable[[], datetime]
 ) -> None:
-    """Guard, headers and error answers for an application. Routes use `require`."""
+    """Add the guard, security headers and the body limit to an application. Routes use `require`."""
     app.state.guard = Guard(settings, database, record, clock)
     app.add_exception_handler(Denied, _answer_denied)
-    app.add_middleware(_Outer, stow_bytes=settings.web.stow_maximum_bytes if settings.web.stow else 0)
+    app.add_middleware(_HeadersAndLimits, stow_bytes=settings.web.stow_maximum_bytes if settings.web.stow else 0)
 
 
 async def _answer_denied(request: Request, denied: Exception) -> Response:
     if not isinstance(denied, Denied):
         raise denied
-    a_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
+    wants_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
     response: Response
-    if denied.status == 401 and a_page and "authorization" not in request.headers:
-        asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        response = RedirectResponse(f"{SIGN_IN}?next={quote(asked)}", status_code=303)
+    if denied.status == 401 and wants_page and "authorization" not in request.headers:
+        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        response = RedirectResponse(f"{SIGN_IN}?next={quote(target)}", status_code=303)
     else:
         headers = dict(denied.headers)
         if denied.status == 401 and "hx-request" in request.headers:
@@ -275,8 +275,8 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
     return JSONResponse({"status": status, "detail": detail}, status, headers, PROBLEM)
 
 
-class _Outer:
-    """ASGI: security headers on every answer, a limit on every body."""
+class _HeadersAndLimits:
+    """ASGI middleware: security headers on every answer, a limit on every body."""
 
     def __init__(self, app: ASGIApp, stow_bytes: int = 0) -> None:
         self._app = app
@@ -295,7 +295,7 @@ class _Outer:
             message = await receive()
             received += len(message.get("body", b""))
             if received > limit:
-                raise Denied(413, f"a request may have {limit} bytes")
+                raise Denied(413, f"request body exceeds {limit} bytes")
             return message
 
         async def with_headers(message: Message) -> None:
@@ -316,7 +316,7 @@ def is_loopback(host: str) -> bool:
 
 
 def same_origin(request: Request) -> bool:
-    """False where a browser says that another site made it send this."""
+    """Whether a request comes from our own page, by what the browser reports; True for a client that is no browser."""
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site in ("same-origin", "none")

@@ -1,4 +1,4 @@
-"""Is the worker well? GET /health for people and monitoring."""
+"""GET /health: whether the worker can receive and record, for people and monitoring."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from worker.db.views.model_comparison import ModelStatus, awaited_models, model_
 from worker.process import ProcessRole
 from worker.web.guard import Guard
 
-FAILING: dict[int | str, dict[str, Any]] = {503: {"description": "As 200, with what is at fault"}}
+FAILING: dict[int | str, dict[str, Any]] = {503: {"description": "As 200, with the failing checks"}}
 
 
 def health_routes(settings: Settings, database: Database, clock: Callable[[], datetime]) -> APIRouter:
-    """GET /health for people; /health/live and /health/ready for what starts processes and shares out load."""
+    """GET /health for people; /health/live and /health/ready for process managers and load balancers."""
     routes = APIRouter(prefix="/health")
 
     @routes.get("", responses=FAILING)
     def health(request: Request, response: Response) -> dict[str, Any]:
-        """200 when the worker can receive and record, else 503; what is wrong for those who may know it."""
+        """200 when the worker can receive and record, else 503; details for callers that may see them."""
         return _answer(request, response, check_health(settings, database, clock()))
 
     @routes.get("/live")
     def live() -> dict[str, str]:
-        """200: this process answers."""
+        """200: this process is running."""
         return {"status": "ok"}
 
     @routes.get("/ready", responses=FAILING)
     def ready(request: Request, response: Response) -> dict[str, Any]:
-        """200 when database and disk are well and every role runs somewhere, else 503."""
+        """200 when database and disk are usable and every role runs on some host, else 503."""
         return _answer(request, response, check_ready(settings, database, clock()))
 
     return routes
 
 
 def _answer(request: Request, response: Response, report: dict[str, Any]) -> dict[str, Any]:
-    """Details for this machine and for whoever holds a token; nothing but the status for the rest of the network."""
+    """Details for this machine and for holders of a token; only the status for the rest of the network."""
     response.status_code = 200 if report["status"] == "ok" else 503
     guard: Guard = request.app.state.guard
     return report if guard.knows(request) else {"status": report["status"]}
 
 
 def check_health(settings: Settings, database: Database, now: datetime) -> dict[str, Any]:
-    """The parts that must work for a C-STORE to be kept, and the counts of what is not done yet, or failed."""
+    """The checks on which storing an instance depends, and counts of unfinished and failed work."""
     counts: dict[str, dict[str, int]] = {}
     living: list[ProcessStatus] = []
     models: list[ModelStatus] = []
@@ -65,28 +65,30 @@ def check_health(settings: Settings, database: Database, now: datetime) -> dict[
         with database.read() as session:
             checks["audit"] = "; ".join(audit_faults(session)) or "ok"
             counts = unfinished_counts(session)
-            models = [one for one in model_statuses(session) if one.state in (ModelState.ACTIVE, ModelState.SHADOW)]
+            models = [
+                model for model in model_statuses(session) if model.state in (ModelState.ACTIVE, ModelState.SHADOW)
+            ]
             awaited = awaited_models(session, settings.route)
             living = list_processes(session, now, _lease(settings))
     except DatabaseError as error:
         checks["database"] = f"unreachable ({type(error).__name__})"
-    receivers = [one for one in living if one.role == ProcessRole.RECEIVE and not one.lost]
+    receivers = [process for process in living if process.role == ProcessRole.RECEIVE and not process.lost]
     if not receivers:
-        checks["receiver"] = "no receiving process is seen"
-    elif all(one.host == socket.gethostname() for one in receivers) and not listens(settings):
+        checks["receiver"] = "no receiving process is running"
+    elif all(process.host == socket.gethostname() for process in receivers) and not listens(settings):
         checks["receiver"] = "not listening"
     return {
         **_report(checks),
         "free_bytes": shutil.disk_usage(settings.worker.data_dir).free,
         "counts": counts,
-        "models": [asdict(one) for one in models],
+        "models": [asdict(model) for model in models],
         "awaited_models": awaited,
-        "processes": [asdict(one) for one in living],
+        "processes": [asdict(process) for process in living],
     }
 
 
 def check_ready(settings: Settings, database: Database, now: datetime) -> dict[str, Any]:
-    """Whether what comes in now is also classified and sent: each role lives on this host or another."""
+    """Whether what is received now is also classified and sent: each role runs on this host or another."""
     checks = {"database": "ok", "disk": _disk(settings)}
     try:
         with database.read() as session:
@@ -99,11 +101,11 @@ def check_ready(settings: Settings, database: Database, now: datetime) -> dict[s
     for role in ProcessRole:
         if role == ProcessRole.SEND and not settings.destination:
             continue
-        of_role = [one for one in seen if one.role == role]
+        of_role = [process for process in seen if process.role == role]
         if not of_role:
             checks[role] = "not running"
-        elif all(one.lost for one in of_role):
-            silent = max(one.seen_at for one in of_role)
+        elif all(process.lost for process in of_role):
+            silent = max(process.seen_at for process in of_role)
             checks[role] = f"not seen since {silent:%Y-%m-%dT%H:%M:%SZ}"
         else:
             checks[role] = "ok"
@@ -111,8 +113,8 @@ def check_ready(settings: Settings, database: Database, now: datetime) -> dict[s
 
 
 def _report(checks: dict[str, str]) -> dict[str, Any]:
-    well = all(value == "ok" for value in checks.values())
-    return {"status": "ok" if well else "failing", "version": __version__, "checks": checks}
+    healthy = all(value == "ok" for value in checks.values())
+    return {"status": "ok" if healthy else "failing", "version": __version__, "checks": checks}
 
 
 def _lease(settings: Settings) -> timedelta:
@@ -126,7 +128,7 @@ def _disk(settings: Settings) -> str:
 
 
 def listens(settings: Settings) -> bool:
-    """Whether the DICOM port of this host takes connections."""
+    """Whether the DICOM port of this host accepts connections."""
     host = settings.receive.host
     target = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
     try:

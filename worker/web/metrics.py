@@ -1,8 +1,8 @@
-"""GET /metrics: how things stand, in the text format that Prometheus reads.
+"""GET /metrics: totals and gauges in Prometheus' text format.
 
-The roles are processes of their own on any number of hosts, so all of it is read from the database and the disk when
-it is asked for; nothing is counted in the memory of this one, which a restart would forget. Labels are words of ours
-and of the configuration, never an identifier of a patient, a study or an instance (architecture, invariant 6).
+The roles are processes on any number of hosts, so each scrape reads the database and the disk; nothing is counted in
+the memory of this process, which a restart would lose. Labels are words of the code and of the configuration, never an
+identifier of a patient, a study or an instance (architecture, invariant 6).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from worker.web.dependencies import BEARER, Reader
 from worker.web.errors import DOCUMENTED
 
 _PREFIX = "mri_worker_"
-_MOST_LABELS = 100  # of one family; what is beyond them counts under "other"
+_MOST_LABELS = 100  # per family; the rest counts under "other"
 
 
 def metrics_routes(settings: Settings, database: Database, clock: Callable[[], datetime]) -> APIRouter:
@@ -56,7 +56,7 @@ def metrics_routes(settings: Settings, database: Database, clock: Callable[[], d
 
 @dataclass(frozen=True, slots=True)
 class _Collector:
-    """What one scrape finds. While the database does not answer, it says so and tells what the disk knows."""
+    """The metrics of one scrape. While the database is unreachable: that, and those of the disk."""
 
     settings: Settings
     database: Database
@@ -64,7 +64,7 @@ class _Collector:
     totals: RunningTotals
 
     def describe(self) -> Iterable[Metric]:
-        return []  # so that registering asks nothing
+        return []  # registering then runs no query
 
     def collect(self) -> Iterator[Metric]:
         yield _info("build", "The version of the web role.", ("version",), [(__version__,)])
@@ -77,9 +77,9 @@ class _Collector:
                 refused = [*_refusals(session)]
         except DatabaseError as error:
             get_log().error("the scrape's queries failed", **fault_fields(error))
-            yield _gauge("database_up", "1 while the database answers.", 0)
+            yield _gauge("database_up", "1 while the database is reachable.", 0)
             return
-        yield _gauge("database_up", "1 while the database answers.", 1)
+        yield _gauge("database_up", "1 while the database is reachable.", 1)
         yield _gauge("audit_faults", "Hosts whose audit trail is broken or cannot be written.", broken)
         yield from _series(totals, self.now)
         yield from refused
@@ -92,11 +92,11 @@ class _Collector:
 def _series(totals: Totals, now: datetime) -> Iterator[Metric]:
     yield _counter("instances_received", "Instances acknowledged.", totals.instances_received)
     yield _counter("series_received", "Series of which an instance was acknowledged.", totals.series_received)
-    yield _by("series", "Series by what became of them; answered: classified or not assessed.", "status", totals.series)
+    yield _by("series", "Series by status; answered: classified or not assessed.", "status", totals.series)
     yield _by("series_refused", "Series that are refused now, by reason.", "reason", totals.refused)
     yield _gauge(
         "series_oldest_pending_seconds",
-        "Since the oldest unanswered series began to come.",
+        "Age of the oldest series without an answer.",
         _age(totals.oldest_series, now),
     )
 
@@ -116,10 +116,8 @@ def _refusals(session: Session) -> Iterator[Metric]:
 
 
 def _work(totals: Totals, now: datetime) -> Iterator[Metric]:
-    yield _by("jobs", "Jobs by state; parked ones wait for a person.", "state", totals.jobs)
-    yield _gauge(
-        "jobs_oldest_pending_seconds", "Since the oldest pending job was queued.", _age(totals.oldest_job, now)
-    )
+    yield _by("jobs", "Jobs by state; parked ones need a person.", "state", totals.jobs)
+    yield _gauge("jobs_oldest_pending_seconds", "Age of the oldest pending job.", _age(totals.oldest_job, now))
     results = CounterMetricFamily(_PREFIX + "results", "Results by model and class.", labels=("model", "class"))
     for (model, label), number in _bounded(totals.results, ("other", "other")).items():
         results.add_metric((model, label), number)
@@ -134,16 +132,16 @@ def _work(totals: Totals, now: datetime) -> Iterator[Metric]:
 
 def _deliveries(totals: Totals, now: datetime) -> Iterator[Metric]:
     states = GaugeMetricFamily(
-        _PREFIX + "deliveries", "Objects on their way, by destination and state.", labels=("destination", "state")
+        _PREFIX + "deliveries", "Objects to be delivered, by destination and state.", labels=("destination", "state")
     )
     oldest = GaugeMetricFamily(
         _PREFIX + "delivery_oldest_seconds",
-        "Since the oldest result that a destination has not taken yet.",
+        "Age of the oldest result that is not delivered.",
         labels=("destination",),
     )
     commitments = GaugeMetricFamily(
         _PREFIX + "commitments_open",
-        "Delivered objects that the destination has not committed to yet.",
+        "Delivered objects without a storage commitment.",
         labels=("destination", "state"),
     )
     for destination, waiting in totals.deliveries.items():
@@ -156,16 +154,19 @@ def _deliveries(totals: Totals, now: datetime) -> Iterator[Metric]:
 
 
 def _processes(living: list[ProcessStatus]) -> Iterator[Metric]:
-    alive, lost = (Counter(one.role for one in living if one.lost is lost) for lost in (False, True))
+    alive, lost = (Counter(process.role for process in living if process.lost is lost) for lost in (False, True))
     roles = [role.value for role in ProcessRole]
-    yield _by("processes", "Processes that tell of themselves, by role.", "role", {one: alive[one] for one in roles})
+    yield _by("processes", "Processes with a heartbeat, by role.", "role", {role: alive[role] for role in roles})
     yield _by(
-        "processes_lost", "Processes that went silent within a day, by role.", "role", {one: lost[one] for one in roles}
+        "processes_lost",
+        "Processes whose heartbeat stopped within a day, by role.",
+        "role",
+        {role: lost[role] for role in roles},
     )
 
 
 def _models(models: Iterable[ModelUsage]) -> Iterator[Metric]:
-    labels = [(one.name, one.version, one.sha256) for one in models]
+    labels = [(model.name, model.version, model.sha256) for model in models]
     yield _info("model", "Models that have been in use.", ("name", "version", "sha256"), labels)
 
 
@@ -173,11 +174,11 @@ def _disk(settings: Settings) -> Iterator[Metric]:
     try:
         usage = shutil.disk_usage(settings.worker.data_dir)
     except OSError:
-        return  # no number is better than a wrong one; absent() finds it
-    yield _gauge("disk_free_bytes", "Free where the data folder is.", usage.free)
-    yield _gauge("disk_size_bytes", "The size of the file system that holds the data folder.", usage.total)
+        return  # better no number than a wrong one; absent() detects it
+    yield _gauge("disk_free_bytes", "Free bytes of the file system that holds the data folder.", usage.free)
+    yield _gauge("disk_size_bytes", "Size of the file system that holds the data folder.", usage.total)
     yield _gauge(
-        "disk_minimum_free_bytes", "Below it a C-STORE is answered 0xA700.", settings.receive.minimum_free_bytes
+        "disk_minimum_free_bytes", "Instances are refused with 0xA700 below this.", settings.receive.minimum_free_bytes
     )
 
 
@@ -201,8 +202,8 @@ def _by(name: str, meaning: str, label: str, numbers: Mapping[str, int]) -> Metr
 
 def _info(name: str, meaning: str, labels: tuple[str, ...], values: Iterable[tuple[str, ...]]) -> Metric:
     family = GaugeMetricFamily(f"{_PREFIX}{name}_info", meaning, labels=labels)
-    for one in values:
-        family.add_metric(one, 1)
+    for labelled in values:
+        family.add_metric(labelled, 1)
     return family
 
 
@@ -212,9 +213,9 @@ Key = TypeVar("Key")
 def _bounded(numbers: Mapping[Key, int], other: Key) -> dict[Key, int]:
     """The largest numbers, and the sum of the rest."""
     counted = Counter(numbers)
-    kept = dict(counted.most_common(_MOST_LABELS))
-    rest = counted.total() - sum(kept.values())
-    return kept | ({other: rest} if rest else {})
+    largest = dict(counted.most_common(_MOST_LABELS))
+    rest = counted.total() - sum(largest.values())
+    return largest | ({other: rest} if rest else {})
 
 
 def _age(since: datetime | None, now: datetime) -> float:

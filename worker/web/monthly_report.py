@@ -1,8 +1,7 @@
-"""The monthly report: do readers agree with the models, and do inputs, outputs and calibration drift?
+"""The monthly report: agreement of readers with the models, and drift of inputs, outputs and calibration.
 
-`data_dir/reports/2026-11.json` and the same as a page, `2026-11.html`, which needs nothing else to be shown. Months are
-UTC. Shadow models have no part in it (`worker models compare` has). What is drawn from few series says so: a figure of
-three patients is no figure.
+`data_dir/reports/2026-11.json` and the same as a self-contained page, `2026-11.html`. Months are UTC. Shadow models are
+left out (`worker models compare` covers them). Figures from few series carry a note: three patients prove nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from worker.errors import StartError
 from worker.files import write_atomically
 from worker.web.templating import render, style_sheet
 
-FEW = 30  # patients or series below which a figure is an anecdote
+FEW = 30  # a figure of fewer patients or series carries a note
 MONTHS_BEFORE = 3
 _BINS = 10
 _NAME = re.compile(r"[12]\d{3}-(?:0[1-9]|1[0-2])", re.ASCII)
@@ -41,8 +40,8 @@ NOT_ASSESSED = "not assessed"
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """`count` of `n`, with a 95 % interval (Wilson 1927); None without any. `patients` is what the interval counts."""
+class Proportion:
+    """`count` of `n` with a 95 % interval (Wilson 1927), which counts `patients`; values are None where n is 0."""
 
     count: int
     n: int
@@ -54,19 +53,19 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Of the series that readers gave a class and the model answered, the share with the same class.
+    """Of the series to which both a reader and the model gave a class, the share with the same class.
 
-    `confusion`: what the reader said → what the model said → series; all that were read, whatever was said.
+    `confusion`: reader's finding → model's result → number of series, for every series that was read.
     """
 
-    same: Share
+    same: Proportion
     read: int
     confusion: dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Expected calibration error of the answers that readers judged, 10 bins of equal width (Guo et al. 2017)."""
+    """Expected calibration error of the results that readers judged, 10 bins of equal width (Guo et al. 2017)."""
 
     n: int
     error: float | None
@@ -76,7 +75,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Of a number a series: how many, and three of its quantiles."""
+    """A measure over series: how many have it, and three of its quantiles."""
 
     n: int
     tenth: float | None
@@ -85,9 +84,11 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A spread now and before. `gap` is the largest distance of their cumulative shares (Kolmogorov-Smirnov); beyond
-    `limit` chance alone would lead in one month of twenty. None where either is empty."""
+class MonthlyChange:
+    """A spread now and before. `gap` is the largest distance of their cumulative distributions (Kolmogorov-Smirnov).
+
+    Chance alone exceeds `limit` in one month of twenty. Both are None where either spread is empty.
+    """
 
     now: Spread
     before: Spread
@@ -97,15 +98,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """A share now and before."""
+    """A proportion now and before."""
 
     name: str
-    now: Share
-    before: Share
+    now: Proportion
+    before: Proportion
 
     @property
     def apart(self) -> bool:
-        """Whether the two intervals do not meet."""
+        """Whether the two intervals do not overlap."""
         ends = (self.now.low, self.now.high, self.before.low, self.before.high)
         if any(end is None for end in ends):
             return False
@@ -115,7 +116,7 @@ class Shift:
 
 @dataclass(frozen=True, slots=True)
 class ModelMonth:
-    """One model's month."""
+    """The figures of one model in a month."""
 
     model: str
     sha256: str
@@ -124,13 +125,15 @@ class ModelMonth:
     agreement: Agreement
     calibration: Calibration
     inputs: tuple[Shift, ...]
-    distance: Change
+    distance: MonthlyChange
     outputs: tuple[Shift, ...]
-    probability: Change
+    probability: MonthlyChange
 
 
 @dataclass(frozen=True, slots=True)
 class MonthReport:
+    """The report of a month; `notes` are caveats to read first."""
+
     month: str
     written_at: datetime
     received: int
@@ -139,31 +142,31 @@ class MonthReport:
 
 
 def month_report(session: Session, month: str, now: datetime) -> MonthReport:
-    """Everything of one month, and of the three before it. Raises StartError for a text that is no month that began."""
+    """Compute the report of a month, with the three before it. Raises StartError for an invalid or a future month."""
     since, until = bounds(month)
     if since > now:
         raise StartError("no-such-month", f"{month} has not begun")
     judged, given = judged_answers(session, since, until), given_answers(session, since, until)
     before = given_answers(session, _months_earlier(since, MONTHS_BEFORE), since)
-    ids = sorted({one.model_id for one in judged} | {one.model_id for one in given})
+    ids = sorted({answer.model_id for answer in judged} | {answer.model_id for answer in given})
     names = models_by_id(session, ids)
     models = tuple(
         _model_month(
-            names[number],
-            [one for one in judged if one.model_id == number],
-            [one for one in given if one.model_id == number],
-            [one for one in before if one.model_id == number],
+            names[model_id],
+            [answer for answer in judged if answer.model_id == model_id],
+            [answer for answer in given if answer.model_id == model_id],
+            [answer for answer in before if answer.model_id == model_id],
         )
-        for number in reversed(ids)
+        for model_id in reversed(ids)
     )
     notes = [f"{month} has not ended yet."] if until > now else []
     return MonthReport(month, now, received_series_count(session, since, until), models, (*notes, *_notes(models)))
 
 
 def bounds(month: str) -> tuple[datetime, datetime]:
-    """Beginning and end of `2026-11`, UTC. Raises StartError for another text."""
+    """Beginning and end of a month such as `2026-11`, UTC. Raises StartError for any other text."""
     if not _NAME.fullmatch(month):
-        raise StartError("no-such-month", "a month is written as 2026-11")
+        raise StartError("no-such-month", "a month is written like 2026-11")
     since = datetime(int(month[:4]), int(month[5:]), 1, tzinfo=UTC)
     return since, _months_earlier(since, -1)
 
@@ -181,14 +184,17 @@ def _months_earlier(moment: datetime, months: int) -> datetime:
 def _model_month(
     name: tuple[str, str], judged: Sequence[JudgedAnswer], given: Sequence[GivenAnswer], before: Sequence[GivenAnswer]
 ) -> ModelMonth:
-    labels = sorted({one.label for one in [*given, *before] if one.label is not None})
+    periods = (given, before)
+    labels = sorted({answer.label for answer in [*given, *before] if answer.label is not None})
     by_class = [
-        (label, [[one.label == label for one in part if one.label] for part in (given, before)]) for label in labels
+        (label, [[answer.label == label for answer in period if answer.label] for period in periods])
+        for label in labels
     ]
-    unassessed = [[one.label is None for one in part] for part in (given, before)]
-    foreign = [[one.reason == "out-of-distribution" for one in part] for part in (given, before)]
+    not_assessed = [[answer.label is None for answer in period] for period in periods]
+    out_of_distribution = [[answer.reason == "out-of-distribution" for answer in period] for period in periods]
     outside = [
-        (sum(one.outside for one in part), sum(one.slices for one in part), len(part)) for part in (given, before)
+        (sum(answer.outside for answer in period), sum(answer.slices for answer in period), len(period))
+        for period in periods
     ]
     return ModelMonth(
         model=name[0],
@@ -198,35 +204,35 @@ def _model_month(
         agreement=_agreement(judged),
         calibration=_calibration(judged),
         inputs=(
-            # The slices of a series are alike, so series count for the interval.
-            Shift("slices unlike the training data", *(share(*part) for part in outside)),
-            Shift("series not assessed because of that", *(_of(part) for part in foreign)),
+            # The slices of a series are correlated, so the interval counts series.
+            Shift("slices unlike the training data", *(proportion(*counts) for counts in outside)),
+            Shift("series not assessed because of that", *(_proportion_of(hits) for hits in out_of_distribution)),
         ),
-        distance=_change([[one.distance for one in part if one.distance is not None] for part in (given, before)]),
+        distance=_change([[answer.distance for answer in period if answer.distance is not None] for period in periods]),
         outputs=(
-            *(Shift(label, *(_of(part) for part in parts)) for label, parts in by_class),
-            Shift(NOT_ASSESSED, *(_of(part) for part in unassessed)),
+            *(Shift(label, *(_proportion_of(hits) for hits in both)) for label, both in by_class),
+            Shift(NOT_ASSESSED, *(_proportion_of(hits) for hits in not_assessed)),
         ),
         probability=_change(
-            [[one.probability for one in part if one.probability is not None] for part in (given, before)]
+            [[answer.probability for answer in period if answer.probability is not None] for period in periods]
         ),
     )
 
 
 def _agreement(judged: Sequence[JudgedAnswer]) -> Agreement:
     confusion: dict[str, Counter[str]] = defaultdict(Counter)
-    for one in judged:
-        confusion[one.reader_label][one.label or NOT_ASSESSED] += 1
+    for answer in judged:
+        confusion[answer.reader_label][answer.label or NOT_ASSESSED] += 1
     compared = _compared(judged)
-    same = sum(one.reader_label == one.label for one in compared)
-    patients = len({one.patient for one in compared})
-    table = {said: dict(sorted(answers.items())) for said, answers in sorted(confusion.items())}
-    return Agreement(share(same, len(compared), patients), len(judged), table)
+    same = sum(answer.reader_label == answer.label for answer in compared)
+    patients = len({answer.patient for answer in compared})
+    table = {finding: dict(sorted(results.items())) for finding, results in sorted(confusion.items())}
+    return Agreement(proportion(same, len(compared), patients), len(judged), table)
 
 
 def _compared(judged: Sequence[JudgedAnswer]) -> list[JudgedAnswer]:
-    """Where both gave a class."""
-    return [one for one in judged if one.reader_label not in OTHER_LABELS and one.label is not None]
+    """The answers where both the reader and the model gave a class."""
+    return [answer for answer in judged if answer.reader_label not in OTHER_LABELS and answer.label is not None]
 
 
 def _calibration(judged: Sequence[JudgedAnswer]) -> Calibration:
@@ -249,56 +255,56 @@ def _calibration(judged: Sequence[JudgedAnswer]) -> Calibration:
     )
 
 
-def share(count: int, n: int, patients: int) -> Share:
-    """Wilson's interval, as if there were only so many answers as patients: those of one patient are alike."""
+def proportion(count: int, n: int, patients: int) -> Proportion:
+    """`count` of `n` with Wilson's interval for as many answers as patients: those of a patient are correlated."""
     if not n or not patients:
-        return Share(count, n, patients, None, None, None)
+        return Proportion(count, n, patients, None, None, None)
     z, p = 1.959964, count / n
     middle = (p + z * z / (2 * patients)) / (1 + z * z / patients)
     half = z / (1 + z * z / patients) * math.sqrt(p * (1 - p) / patients + z * z / (4 * patients * patients))
-    return Share(count, n, patients, p, max(0.0, middle - half), min(1.0, middle + half))
+    return Proportion(count, n, patients, p, max(0.0, middle - half), min(1.0, middle + half))
 
 
-def _of(hits: Sequence[bool]) -> Share:
-    return share(sum(hits), len(hits), len(hits))
+def _proportion_of(hits: Sequence[bool]) -> Proportion:
+    return proportion(sum(hits), len(hits), len(hits))
 
 
-def _change(parts: Sequence[Sequence[float]]) -> Change:
-    now, before = (sorted(part) for part in parts)
+def _change(periods: Sequence[Sequence[float]]) -> MonthlyChange:
+    now, before = (sorted(values) for values in periods)
     if not now or not before:
-        return Change(_spread(now), _spread(before), None, None)
+        return MonthlyChange(_spread(now), _spread(before), None, None)
     gap = max(
         abs(bisect_right(now, value) / len(now) - bisect_right(before, value) / len(before))
         for value in (*now, *before)
     )
     limit = 1.358 * math.sqrt((len(now) + len(before)) / (len(now) * len(before)))
-    return Change(_spread(now), _spread(before), gap, limit)
+    return MonthlyChange(_spread(now), _spread(before), gap, limit)
 
 
 def _spread(ordered: Sequence[float]) -> Spread:
     if not ordered:
         return Spread(0, None, None, None)
-    tenth, median, ninetieth = (ordered[round(part * (len(ordered) - 1))] for part in (0.1, 0.5, 0.9))
+    tenth, median, ninetieth = (ordered[round(level * (len(ordered) - 1))] for level in (0.1, 0.5, 0.9))
     return Spread(len(ordered), tenth, median, ninetieth)
 
 
 def _notes(models: Sequence[ModelMonth]) -> list[str]:
-    """What a reader of the report must know first."""
+    """The caveats of the figures."""
     notes = []
-    for one in models:
-        patients, read = one.agreement.same.patients, one.agreement.read
+    for model in models:
+        patients, read = model.agreement.same.patients, model.agreement.read
         if patients < FEW:
-            notes.append(f"{one.model}: patients that were read: {patients}; figures of fewer than {FEW} say little.")
+            notes.append(f"{model.model}: patients read: {patients}; figures of fewer than {FEW} are unreliable.")
         if read:
-            notes.append(f"{one.model}: who chose what to read ({read} series) chose the figures too; read at random.")
-        if min(one.results, one.results_before) < FEW:
-            told = f"{one.results} results now and {one.results_before} before"
-            notes.append(f"{one.model}: {told}; a drift of fewer than {FEW} cannot be told from chance.")
-        moved = [shift.name for shift in (*one.inputs, *one.outputs) if shift.apart]
-        spreads = (("distance from the training data", one.distance), ("probability", one.probability))
+            notes.append(f"{model.model}: {read} series were read; unless chosen at random, the figures are biased.")
+        if min(model.results, model.results_before) < FEW:
+            counts = f"{model.results} results now and {model.results_before} before"
+            notes.append(f"{model.model}: {counts}; with fewer than {FEW} a drift may be chance.")
+        moved = [shift.name for shift in (*model.inputs, *model.outputs) if shift.apart]
+        spreads = (("distance from the training data", model.distance), ("probability", model.probability))
         moved += [name for name, it in spreads if it.gap is not None and it.limit is not None and it.gap > it.limit]
         if moved:
-            notes.append(f"{one.model}: changed more than chance would: {', '.join(moved)}.")
+            notes.append(f"{model.model}: changed more than chance explains: {', '.join(moved)}.")
     return notes
 
 
@@ -306,7 +312,7 @@ def _notes(models: Sequence[ModelMonth]) -> list[str]:
 
 
 def write_report(database: Database, data_dir: Path, month: str, now: datetime) -> Path:
-    """Write the report of a month, both files whole; the page's path. Raises StartError."""
+    """Write the report of a month, both files atomically; return the path of the page. Raises StartError."""
     with database.read() as session:
         content = json_value(month_report(session, month, now))
     folder = data_dir / "reports"
@@ -314,15 +320,15 @@ def write_report(database: Database, data_dir: Path, month: str, now: datetime) 
         folder.mkdir(parents=True, exist_ok=True)
         page = folder / f"{month}.html"
         write_atomically(page, render("month.html", None, layout="file.html", style=style_sheet(), report=content))
-        # Last: it says that the report is there.
+        # Last: its presence means that the report is complete.
         write_atomically(folder / f"{month}.json", json.dumps(content, indent=2) + "\n")
     except OSError as error:
-        raise StartError("report-unwritable", f"{folder} cannot be written: {error.strerror}") from None
+        raise StartError("report-unwritable", f"cannot write to {folder}: {error.strerror}") from None
     return page
 
 
 def write_last_month(database: Database, data_dir: Path, now: datetime) -> Path | None:
-    """The report of the month that has ended, unless it is there or nothing came in it."""
+    """Write the report of the last month, unless it exists or the month had neither series nor readings."""
     month = month_before(now)
     if (data_dir / "reports" / f"{month}.json").exists():
         return None
@@ -334,13 +340,13 @@ def write_last_month(database: Database, data_dir: Path, now: datetime) -> Path 
 
 
 def written_months(data_dir: Path) -> list[str]:
-    """The newest first."""
-    found = (data_dir / "reports").glob("*.json")
-    return sorted((one.stem for one in found if _NAME.fullmatch(one.stem)), reverse=True)
+    """The months with a report, the newest first."""
+    files = (data_dir / "reports").glob("*.json")
+    return sorted((file.stem for file in files if _NAME.fullmatch(file.stem)), reverse=True)
 
 
 def read_report(data_dir: Path, month: str) -> dict[str, Any] | None:
-    """What was written; None where nothing was."""
+    """The report of a month as it was written; None where there is none."""
     if not _NAME.fullmatch(month):
         return None
     try:

@@ -1,6 +1,6 @@
-"""The OHIF viewer at /ohif/, where `make ohif` has put it into the data folder; it asks our own /dicom-web.
+"""The OHIF viewer at /ohif/, where `make ohif` installed it in the data folder; it reads our own /dicom-web.
 
-Its files are no secret, as those of the page; what it shows needs a token, or a browser that signed in.
+Its files are public; the images and reports that it shows need a token, or a browser that has signed in.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TYPES = {".wasm": "application/wasm", ".webapp": "application/manifest+json", "
 
 
 def ohif_routes(data_dir: Path) -> APIRouter:
-    """GET /ohif/…: the viewer, at the addresses of those of its pages that are for MR studies, and its files."""
+    """GET /ohif/…: the viewer at the addresses of its pages for MR studies, and its files."""
     routes = APIRouter(include_in_schema=False, prefix=PREFIX)
     folder = data_dir / FOLDER
 
@@ -47,17 +47,17 @@ def ohif_routes(data_dir: Path) -> APIRouter:
         try:
             page = (folder / "index.html").read_bytes()
         except OSError:
-            raise HTTPException(404, "the OHIF viewer is not installed: make ohif") from None
+            raise HTTPException(404, "the OHIF viewer is not installed; run: make ohif") from None
         return Response(page, media_type="text/html", headers={"Content-Security-Policy": _policy(page)})
 
     @routes.get("/{path:path}")
     def file(path: str) -> Response:
-        wanted = (folder / path).resolve()
-        if not wanted.is_relative_to(folder.resolve()) or not wanted.is_file() or wanted.suffix == ".html":
+        target = (folder / path).resolve()
+        if not target.is_relative_to(folder.resolve()) or not target.is_file() or target.suffix == ".html":
             raise HTTPException(404, "the viewer has no such file")
-        kind = _TYPES.get(wanted.suffix) or mimetypes.guess_type(wanted.name)[0] or "application/octet-stream"
+        kind = _TYPES.get(target.suffix) or mimetypes.guess_type(target.name)[0] or "application/octet-stream"
         headers = {"Cache-Control": "private, max-age=86400", "Content-Security-Policy": _policy(b"")}
-        return FileResponse(wanted, media_type=kind, headers=headers)
+        return FileResponse(target, media_type=kind, headers=headers)
 
     return routes
 
@@ -67,9 +67,9 @@ def is_installed(data_dir: Path) -> bool:
 
 
 def _policy(page: bytes) -> str:
-    """As for our own pages; but the viewer compiles WebAssembly, writes styles and works in the background."""
-    inline = [base64.b64encode(hashlib.sha256(one).digest()).decode() for one in _INLINE.findall(page)]
-    scripts = " ".join(["'self'", "'wasm-unsafe-eval'", "blob:", *(f"'sha256-{one}'" for one in inline)])
+    """The policy of our own pages, relaxed for a viewer that compiles WebAssembly, sets styles and starts workers."""
+    inline = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in _INLINE.findall(page)]
+    scripts = " ".join(["'self'", "'wasm-unsafe-eval'", "blob:", *(f"'sha256-{digest}'" for digest in inline)])
     return (
         f"default-src 'none'; script-src {scripts}; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; manifest-src 'self'; "
@@ -78,7 +78,7 @@ def _policy(page: bytes) -> str:
 
 
 def _config() -> dict[str, Any]:
-    """The viewer's settings: one source of data, ours, and nothing that leaves this host."""
+    """The viewer's settings: our own data source alone, so that nothing leaves this host."""
     source = {
         "friendlyName": "AI worker, research use only",
         "name": "worker",
@@ -101,8 +101,8 @@ def _config() -> dict[str, Any]:
         "extensions": [],
         "modes": [],
         "customizationService": [
-            {"ohif.tours": {"$set": []}},  # no guided tour over somebody's study
-            {"autoCineModalities": {"$set": []}},  # a heat map is no film
+            {"ohif.tours": {"$set": []}},  # no guided tour on top of a study
+            {"autoCineModalities": {"$set": []}},  # a heat map is not a cine loop
         ],
         "showStudyList": True,
         "maxNumberOfWebWorkers": 3,

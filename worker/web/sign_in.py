@@ -1,4 +1,4 @@
-"""GET and POST /sign-in, POST /sign-out: a browser's session, made from a token."""
+"""GET and POST /sign-in, POST /sign-out: a browser session, opened with a token."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PAGE = """<!doctype html>
 
 
 def sign_in_routes(session_hours: float) -> APIRouter:
-    """The only routes of the page that need no token."""
+    """The routes; they need no token."""
     routes = APIRouter(include_in_schema=False)
 
     @routes.get(SIGN_IN)
@@ -40,8 +40,8 @@ def sign_in_routes(session_hours: float) -> APIRouter:
         guard: Guard = request.app.state.guard
         target = fields.get("next", "/")
         try:
-            if not same_origin(request):  # another site would sign its own token in here
-                raise Denied(403, "this form is not from here: load the page again")
+            if not same_origin(request):  # another site would open a session with a token of its own
+                raise Denied(403, "this form is from another site; open the sign-in page of the worker")
             secret = await run_in_threadpool(guard.sign_in, request, fields.get("token", ""))
         except Denied as denied:
             return _page(denied.detail, target, denied.status)
@@ -72,6 +72,6 @@ def _page(message: str, target: str, status: int = 200) -> HTMLResponse:
 
 
 def _local(target: str) -> str:
-    """A path of this site, whatever was asked for: a link to the form must not lead elsewhere afterwards."""
+    """The target where it is a path of this site, else "/": a link to the form must not redirect to another site."""
     inside = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
     return target if inside else "/"

@@ -1,4 +1,4 @@
-"""Templates and static files of the page; all of them are in the package, nothing is fetched from elsewhere."""
+"""Templates and static files; all are in the package, nothing is fetched from another host."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _FILES = {
     "htmx.min.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
-_PALETTE = 8  # colours of classes in worker.css
+_PALETTE = 8  # number of class colours in worker.css
 
 
 def render(template: str, caller: Caller | None, **values: Any) -> str:
-    """A template as HTML. `caller` may be None where nobody has been asked who it is."""
+    """A template as HTML. `caller` is None where the route authenticates nobody."""
     return _environment().get_template(template).render(caller=caller, **values)
 
 
 def static_routes() -> APIRouter:
-    """GET /static/…: needs no token, for nothing in it is secret; the address changes with the content."""
+    """GET /static/…: no token needed, since nothing in it is secret; the address changes with the content."""
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/static/{name}")
@@ -45,7 +45,7 @@ def static_routes() -> APIRouter:
 
 
 def style_sheet() -> str:
-    """The page's style, for a file that is shown without the worker."""
+    """The style sheet, for a file that is viewed without the worker."""
     return _content("worker.css").decode()
 
 
@@ -80,19 +80,19 @@ def _environment() -> Environment:
 
 
 def percent(probability: float) -> str:
-    """Never a certainty: no model has one."""
+    """A probability in per cent, never 0 or 100: no model is certain."""
     if probability > 0.999:
         return "> 99.9 %"
     return "< 0.1 %" if probability < 0.001 else f"{100 * probability:.1f} %"
 
 
 def person(name: str) -> str:
-    """A PN value as it is read: family name, given names (PS3.5 6.2.1)."""
-    family, *others = [part.strip() for part in name.partition("=")[0].split("^")]
-    given = " ".join(part for part in others[:2] if part)
-    return ", ".join(part for part in (family, given) if part)
+    """A PN value as read aloud: family name, given names (PS3.5 6.2.1)."""
+    family, *others = [component.strip() for component in name.partition("=")[0].split("^")]
+    given = " ".join(component for component in others[:2] if component)
+    return ", ".join(component for component in (family, given) if component)
 
 
 def styles(names: Iterable[str]) -> dict[str, str]:
-    """A class of worker.css for the colour of each class of a model, by its place."""
-    return {name: f"c{place % _PALETTE}" for place, name in enumerate(names)}
+    """The CSS class that colours each class of a model, by its position."""
+    return {name: f"c{position % _PALETTE}" for position, name in enumerate(names)}

@@ -218,7 +218,7 @@ def test_a_form_must_be_ours(site: Site) -> None:
     )
     assert [one.status_code for one in answers] == [200, 200, 403, 403, 403, 403, 200]
     assert answers[0].json()["job"] == "7"
-    assert site.told().count("a form that is not ours") == 4
+    assert site.told().count("a cross-site or expired form") == 4
 
 
 def test_signing_out_ends_the_session(site: Site) -> None:

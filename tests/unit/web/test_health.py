@@ -67,7 +67,7 @@ def test_a_lost_host_is_replaced_or_named(database: Database, settings: Settings
 
 
 def test_health_asks_the_port_only_where_the_receiver_is_on_this_host(database: Database, settings: Settings) -> None:
-    assert check_health(settings, database, later(1))["checks"]["receiver"] == "no receiving process is seen"
+    assert check_health(settings, database, later(1))["checks"]["receiver"] == "no receiving process is running"
     _live(database, "elsewhere", ProcessRole.RECEIVE)
     unheard = settings.model_copy(update={"receive": settings.receive.model_copy(update={"port": 1})})
     report = check_health(unheard, database, later(1))

@@ -26,7 +26,7 @@ from worker.web.monthly_report import (
     bounds,
     month_before,
     month_report,
-    share,
+    proportion,
     write_last_month,
     write_report,
     written_months,
@@ -95,17 +95,17 @@ def test_agreement_drift_and_calibration_are_those_of_the_month(database: Databa
     assert one.distance.now.median == pytest.approx(0.902)
     assert one.distance.gap == 1.0
     assert one.distance.limit == pytest.approx(1.358 * (44 / 160) ** 0.5)
-    assert any(f"fewer than {FEW} say little" in note for note in report.notes)
-    assert any("changed more than chance would" in note and "distance" in note for note in report.notes)
+    assert any(f"fewer than {FEW} are unreliable" in note for note in report.notes)
+    assert any("changed more than chance explains" in note and "distance" in note for note in report.notes)
 
 
 def test_wilson_interval_counts_patients_and_never_is_certain() -> None:
     # Agresti and Coull 1998: 0 of 10 → 0 to 0.278
-    none = share(0, 10, 10)
+    none = proportion(0, 10, 10)
     assert (none.low, none.high) == (pytest.approx(0), pytest.approx(0.2775, abs=1e-3))
-    assert share(3, 3, 3).low == pytest.approx(0.4385, abs=1e-3)
-    assert share(30, 30, 3).low == share(3, 3, 3).low
-    assert share(0, 0, 0).value is None
+    assert proportion(3, 3, 3).low == pytest.approx(0.4385, abs=1e-3)
+    assert proportion(30, 30, 3).low == proportion(3, 3, 3).low
+    assert proportion(0, 0, 0).value is None
 
 
 def test_a_perfectly_calibrated_bin_has_no_error() -> None:
@@ -116,7 +116,7 @@ def test_a_perfectly_calibrated_bin_has_no_error() -> None:
 
 @pytest.mark.parametrize("text", ["2026-13", "26-01", "2026-1", "x", "0000-01", "2026-01-01"])
 def test_what_is_no_month_is_refused(text: str) -> None:
-    with pytest.raises(StartError, match="is written as"):
+    with pytest.raises(StartError, match="is written like"):
         bounds(text)
 
 
@@ -132,7 +132,7 @@ def test_the_last_month_is_written_once_and_an_empty_one_never(database: Databas
     assert page == tmp_path / "reports/2026-03.html"
     assert write_last_month(database, tmp_path, APRIL) is None
     text = page.read_text()
-    for expected in ("Research use only", "test-model 1.0", "patients that were read: 1;", "<style>"):
+    for expected in ("Research use only", "test-model 1.0", "patients read: 1;", "<style>"):
         assert expected in text
     assert "<script" not in text
     assert "Family" not in text

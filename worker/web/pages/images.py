@@ -1,4 +1,4 @@
-"""The pictures of the series page: slices as received, activation maps, and the picture that was sent."""
+"""The images of the series page: slices as received, activation maps, and the Secondary Capture that was sent."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from worker.errors import NotAssessable
 from worker.inference import display
 from worker.reporting.draw_picture import ACTIVATION_THRESHOLD, colours
 from worker.results import Activation
-from worker.web.dependencies import Reader, SeriesUid, Site
+from worker.web.dependencies import NO_SUCH_SERIES, Reader, SeriesUid, Site
 
-_WINDOWS_KEPT = 256
+_WINDOWS_CACHED = 256
 _MAP_SIZE = 256
 Ordinal = Annotated[int, PathParameter(ge=0, lt=LARGEST_SERIES)]
-# Parts of the series' own grey window: 0 to 1 is all of it.
+# Fractions of the series' own grey window: 0 to 1 is the whole window.
 Grey = Annotated[float, Query(ge=-4, le=5, allow_inf_nan=False)]
 
 
@@ -36,10 +36,10 @@ def series_images(site: Site) -> APIRouter:
 
     def detail_of(series_instance_uid: str) -> SeriesDetail:
         with site.database.read() as session:
-            found = find_series_detail(session, series_instance_uid)
-        if found is None:
-            raise HTTPException(404, "no such series was received")
-        return found
+            detail = find_series_detail(session, series_instance_uid)
+        if detail is None:
+            raise HTTPException(404, NO_SUCH_SERIES)
+        return detail
 
     def slice_of(series_instance_uid: str, ordinal: int) -> tuple[SeriesDetail, ShownSlice]:
         detail = detail_of(series_instance_uid)
@@ -53,36 +53,35 @@ def series_images(site: Site) -> APIRouter:
     ) -> Response:
         if high - low < 0.01:
             raise HTTPException(422, "high must be above low")
-        detail, one = slice_of(series_instance_uid, ordinal)
-        if one.file is None:
-            raise HTTPException(410, "the images were deleted when their time had come ([retention] pixel_days)")
+        detail, shown = slice_of(series_instance_uid, ordinal)
+        if shown.file is None:
+            raise HTTPException(410, "the images were deleted by the retention policy ([retention] pixel_days)")
         try:
-            black, white = windows.of(
-                series_instance_uid, [data_dir / each.file for each in detail.slices if each.file]
-            )
-            chosen = (black + low * (white - black), black + high * (white - black))
-            return _png(display.slice_png(data_dir / one.file, one.frame_number, chosen))
+            files = [data_dir / slice_.file for slice_ in detail.slices if slice_.file]
+            black, white = windows.of(series_instance_uid, files)
+            window = (black + low * (white - black), black + high * (white - black))
+            return _png(display.slice_png(data_dir / shown.file, shown.frame_number, window))
         except NotAssessable as fault:
             raise HTTPException(422, fault.detail) from None
         except OSError:
-            raise HTTPException(404, "the file of this slice is not in the data folder") from None
+            raise HTTPException(404, "the file of this slice is missing from the data folder") from None
 
     @routes.get("/slices/{ordinal}/activation.png")
     def activation_png(series_instance_uid: SeriesUid, ordinal: Ordinal, caller: Reader) -> Response:
-        _, one = slice_of(series_instance_uid, ordinal)
-        if one.activation is None:
-            raise HTTPException(404, "only slices that decided a class have an activation map")
-        return _png(_activation_png(one.activation))
+        _, shown = slice_of(series_instance_uid, ordinal)
+        if shown.activation is None:
+            raise HTTPException(404, "only key slices have an activation map")
+        return _png(_activation_png(shown.activation))
 
     @routes.get("/picture.png")
     def picture_png(series_instance_uid: SeriesUid, caller: Reader) -> Response:
         path = detail_of(series_instance_uid).picture
         if path is None:
-            raise HTTPException(404, "no picture was produced for this series")
+            raise HTTPException(404, "no Secondary Capture was produced for this series")
         try:
             pixels = dcmread(data_dir / path).pixel_array  # our own Secondary Capture: 8-bit RGB, not compressed
         except OSError:
-            raise HTTPException(404, "the picture is not in the data folder") from None
+            raise HTTPException(404, "the Secondary Capture is missing from the data folder") from None
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, format="PNG")
         return _png(buffer.getvalue())
@@ -91,28 +90,28 @@ def series_images(site: Site) -> APIRouter:
 
 
 class _Windows:
-    """The grey window of each series that was looked at lately: it is read from several files."""
+    """Caches the grey window of recently viewed series; computing it reads several files."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, int], tuple[float, float]] = OrderedDict()
+        self._windows: OrderedDict[tuple[str, int], tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def of(self, series_instance_uid: str, files: list[Path]) -> tuple[float, float]:
         key = (series_instance_uid, len(files))
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
+            if key in self._windows:
+                self._windows.move_to_end(key)
+                return self._windows[key]
         window = display.grey_window(list(dict.fromkeys(files)))
         with self._lock:
-            self._kept[key] = window
-            if len(self._kept) > _WINDOWS_KEPT:
-                self._kept.popitem(last=False)
+            self._windows[key] = window
+            if len(self._windows) > _WINDOWS_CACHED:
+                self._windows.popitem(last=False)
         return window
 
 
 def _activation_png(activation: Activation) -> bytes:
-    """The map over the whole slice, stretched to a square; clear below the threshold, as in the sent picture."""
+    """The map over the whole slice, stretched to a square; transparent below the threshold, as in what was sent."""
     map_ = Image.fromarray(np.array(activation.rows, np.float32))
     side = (max(1, round(activation.width * _MAP_SIZE)), max(1, round(activation.height * _MAP_SIZE)))
     canvas = Image.new("F", (_MAP_SIZE, _MAP_SIZE), 0.0)

@@ -1,4 +1,4 @@
-"""How good a model is, by its bundle's docs/figures.json, as the page draws it. docs/bundle.md has the form."""
+"""The evaluation of a model, from its bundle's docs/figures.json, as the page plots it. Format: docs/bundle.md."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from worker.logs import get_log
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
-Point = tuple[Share, Share]
+Point = tuple[Fraction, Fraction]
 Name = Annotated[str, Field(max_length=64)]
 
 
 class Dot(NamedTuple):
-    """Its centre in a square of 100, its width in pixels."""
+    """A dot: its centre in a square of 100, its width in pixels."""
 
     x: float
     y: float
@@ -27,27 +27,27 @@ class _Checked(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Level(_Checked):
-    """Figures of slices or of patients; the matrix holds counts, a row for each truth, a column for each answer."""
+class FigureLevel(_Checked):
+    """Figures per slice or per patient; the matrix holds counts, a row per truth and a column per answer."""
 
     n: Count
     patients: Count
-    accuracy: Share | None
-    balanced_accuracy: Share | None
-    balanced_accuracy_ci: tuple[Share, Share] | None
-    ece: Share | None
-    tumour_auc: Share | None
+    accuracy: Fraction | None
+    balanced_accuracy: Fraction | None
+    balanced_accuracy_ci: tuple[Fraction, Fraction] | None
+    ece: Fraction | None
+    tumour_auc: Fraction | None
     truths: Annotated[list[Name], Field(max_length=40)]
     answers: Annotated[list[Name], Field(max_length=40)]
     confusion_matrix: list[list[Count]]
-    reliability: Annotated[list[tuple[Share, Share, Count]], Field(max_length=100)]
+    reliability: Annotated[list[tuple[Fraction, Fraction, Count]], Field(max_length=100)]
     roc: Annotated[list[Point], Field(max_length=1000)]
     risk_coverage: Annotated[list[Point], Field(max_length=1000)]
 
     @model_validator(mode="after")
-    def _matrix_has_a_cell_for_each(self) -> Level:
+    def _matrix_fits_its_labels(self) -> FigureLevel:
         if [len(row) for row in self.confusion_matrix] != [len(self.answers)] * len(self.truths):
-            raise ValueError("confusion_matrix: a row for each truth and a column for each answer")
+            raise ValueError("confusion_matrix: a row per truth and a column per answer")
         return self
 
     @property
@@ -61,38 +61,42 @@ class Level(_Checked):
 
     @property
     def highest_risk(self) -> float:
-        """The top of the axis: the next tenth, so that curves of several models are read alike."""
+        """The top of the risk axis: rounded up to a tenth, so that curves of different models compare."""
         return max(1, -(-max((y for _, y in self.risk_coverage), default=0) // 0.1)) / 10
 
     @property
     def reliability_dots(self) -> list[Dot]:
-        """A dot's area grows with the number of answers."""
+        """A dot per bin; its area grows with the number of answers."""
         most = max((n for _, _, n in self.reliability), default=0) or 1
         return [
-            Dot(round(100 * stated, 2), round(100 * (1 - right), 2), round(3 + 10 * (n / most) ** 0.5, 1))
-            for stated, right, n in self.reliability
+            Dot(round(100 * predicted, 2), round(100 * (1 - accuracy), 2), round(3 + 10 * (n / most) ** 0.5, 1))
+            for predicted, accuracy, n in self.reliability
         ]
 
 
-class Part(_Checked):
+class FigureSection(_Checked):
+    """The figures of one evaluation."""
+
     title: Annotated[str, Field(max_length=200)]
-    slices: Level
-    patients: Level
+    slices: FigureLevel
+    patients: FigureLevel
 
 
-class Figures(_Checked):
+class ModelFigures(_Checked):
+    """docs/figures.json."""
+
     format: Literal[1]
-    parts: Annotated[list[Part], Field(max_length=20)]
+    parts: Annotated[list[FigureSection], Field(max_length=20)]
 
 
-def read_figures(content: str | None) -> Figures | None:
-    """None for a bundle without figures, or with some that are not in their form, which the log says."""
+def read_figures(content: str | None) -> ModelFigures | None:
+    """None for a bundle without figures, or with invalid ones, which are logged."""
     if content is None:
         return None
     try:
-        return Figures.model_validate_json(content)
+        return ModelFigures.model_validate_json(content)
     except ValidationError as error:
-        get_log().warning("a bundle's docs/figures.json is not shown", faults=error.error_count())
+        get_log().warning("docs/figures.json of a bundle is invalid and not shown", faults=error.error_count())
         return None
 
 

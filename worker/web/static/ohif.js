@@ -1,17 +1,17 @@
-// What the OHIF viewer gets beside its settings. It draws a report of measurements by their coordinates, and a
-// classification has none: such a report is shown in OHIF's own view for text. A study that has one opens with images,
-// heat map and report side by side. An extension with a hanging protocol, in the forms that OHIF 3.13 documents.
+// An extension for the OHIF viewer with a hanging protocol, in the forms that OHIF 3.13 documents. OHIF draws reports by
+// the coordinates of their measurements, and a classification has none: it is shown in OHIF's text view instead. A study
+// with such a report opens with images, heat map and report side by side.
 "use strict";
 
 (() => {
   const ID = "worker-report";
   const [HANDLER, VIEWPORT] = [`${ID}.sopClassHandlerModule.report`, `${ID}.viewportModule.report`];
   const SR = "@ohif/extension-cornerstone-dicom-sr";
-  const REPORTS = ["11", "22", "33", "34"].map((end) => `1.2.840.10008.5.1.4.1.1.88.${end}`); // those of OHIF's handler
+  const REPORTS = ["11", "22", "33", "34"].map((end) => `1.2.840.10008.5.1.4.1.1.88.${end}`); // as in OHIF's handler
   const SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7";
   const [COMMENT, IMAGE_LIBRARY, TRACKING_IDENTIFIER] = ["121106", "111028", "112039"]; // DCM
 
-  // A sequence of one item may be given as that item.
+  // OHIF may represent a sequence of one item by that item.
   const list = (value) => (value === undefined || value === null ? [] : Array.isArray(value) ? value : [value]);
   const only = (value) => list(value)[0] ?? {};
   const name = (item) => only(item.ConceptNameCodeSequence);
@@ -21,7 +21,7 @@
     return ["SCOORD", "SCOORD3D"].includes(item.ValueType) || children(item).some(hasCoordinates);
   }
 
-  // --- a report for the view for text, which shows containers, and of an item its name and value but no modifiers ---
+  // --- the report for the text view, which shows containers, names and values, but no modifiers ---
 
   const named = (title) => ({ ConceptNameCodeSequence: { CodeMeaning: title } });
   const container = (title, items) => ({ ValueType: "CONTAINER", ...named(title), ContentSequence: items });
@@ -39,18 +39,18 @@
       case "TEXT":
         return [text(title, item.TextValue)];
       default:
-        return []; // UIDs and images: the tag browser has them
+        return []; // UIDs and images: the tag browser shows them
     }
   }
 
-  // What the report says in words comes first, then what was found and measured, then how. A group has its own name.
+  // The comment first, then groups, codes, numbers and texts; the image library last. A group is titled by its identifier.
   function section(item) {
-    const identifier = children(item).find((one) => name(one).CodeValue === TRACKING_IDENTIFIER);
-    const order = (one) => {
-      const special = [COMMENT, IMAGE_LIBRARY].indexOf(name(one).CodeValue);
-      return special >= 0 ? [-1, 9][special] : ["CONTAINER", "CODE", "NUM", "TEXT"].indexOf(one.ValueType);
+    const identifier = children(item).find((child) => name(child).CodeValue === TRACKING_IDENTIFIER);
+    const order = (child) => {
+      const special = [COMMENT, IMAGE_LIBRARY].indexOf(name(child).CodeValue);
+      return special >= 0 ? [-1, 9][special] : ["CONTAINER", "CODE", "NUM", "TEXT"].indexOf(child.ValueType);
     };
-    const items = children(item).filter((one) => one !== identifier);
+    const items = children(item).filter((child) => child !== identifier);
     items.sort((a, b) => order(a) - order(b));
     return container(identifier?.TextValue ?? name(item).CodeMeaning, items.flatMap(readable));
   }
@@ -62,15 +62,15 @@
   function quantity(item) {
     const measured = only(item.MeasuredValueSequence);
     const unit = only(measured.MeasurementUnitsCodeSequence).CodeValue;
-    return unit === "1" ? String(measured.NumericValue) : `${measured.NumericValue} ${unit}`; // UCUM 1: no units
+    return unit === "1" ? String(measured.NumericValue) : `${measured.NumericValue} ${unit}`; // UCUM 1: no unit
   }
 
   function library(item) {
-    const images = (one) => (one.ValueType === "IMAGE" ? [one] : children(one).flatMap(images));
+    const images = (content) => (content.ValueType === "IMAGE" ? [content] : children(content).flatMap(images));
     return container(name(item).CodeMeaning, [text("Images read", String(images(item).length))]);
   }
 
-  // --- which images a report is about ---
+  // --- the images that a report refers to ---
 
   const isReport = (displaySet) => displaySet.SOPClassHandlerId === HANDLER;
   const isPicture = (displaySet) => displaySet.instances?.[0]?.SOPClassUID === SECONDARY_CAPTURE;
@@ -82,7 +82,7 @@
       list(report.CurrentRequestedProcedureEvidenceSequence)
         .flatMap((study) => list(study.ReferencedSeriesSequence))
         .flatMap((series) => list(series.ReferencedSOPSequence))
-        .map((one) => one.ReferencedSOPInstanceUID),
+        .map((reference) => reference.ReferencedSOPInstanceUID),
     );
   }
 
@@ -91,7 +91,7 @@
     workerReport: isReport,
     workerImages(displaySet, { displaySets }) {
       const read = imagesRead(displaySets);
-      return list(displaySet.instances).some((one) => read.has(one.SOPInstanceUID));
+      return list(displaySet.instances).some((instance) => read.has(instance.SOPInstanceUID));
     },
     workerPicture(displaySet, { displaySets }) {
       return isPicture(displaySet) && imagesRead(displaySets).has(sourceOf(displaySet).ReferencedSOPInstanceUID);
@@ -144,13 +144,14 @@
 
     preRegistration({ servicesManager }) {
       const { hangingProtocolService, displaySetService } = servicesManager.services;
-      // The images open at the one that the heat map shows.
+      // Open the images at the slice of the heat map.
       const workerSlice = ([{ instances }]) => {
-        const place = (source) => instances.findIndex((one) => one.SOPInstanceUID === source.ReferencedSOPInstanceUID);
+        const indexOf = (source) =>
+          instances.findIndex((instance) => instance.SOPInstanceUID === source.ReferencedSOPInstanceUID);
         const sources = displaySetService.getActiveDisplaySets().filter(isPicture).map(sourceOf);
-        const source = sources.find((one) => place(one) >= 0);
+        const source = sources.find((candidate) => indexOf(candidate) >= 0);
         if (!source) return undefined;
-        return { index: instances.length > 1 ? place(source) : Number(source.ReferencedFrameNumber ?? 1) - 1 };
+        return { index: instances.length > 1 ? indexOf(source) : Number(source.ReferencedFrameNumber ?? 1) - 1 };
       };
       for (const [id, callback] of Object.entries({ ...attributes, workerSlice })) {
         hangingProtocolService.addCustomAttribute(id, id, callback);
@@ -160,13 +161,13 @@
     getHangingProtocolModule: () => [{ name: ID, protocol }],
 
     getSopClassHandlerModule({ extensionManager }) {
-      const load = async () => {}; // there is nothing to lay over images
+      const load = async () => {}; // nothing to overlay on images
       function getDisplaySetsFromSeries(instances) {
         const theirs = extensionManager.getModuleEntry(`${SR}.sopClassHandlerModule.dicom-sr`);
         return theirs
           .getDisplaySetsFromSeries(instances)
-          .filter((one) => one.isImagingMeasurementReport && !hasCoordinates(one.instance))
-          .map((one) => Object.assign(one, { SOPClassHandlerId: HANDLER, load }));
+          .filter((displaySet) => displaySet.isImagingMeasurementReport && !hasCoordinates(displaySet.instance))
+          .map((displaySet) => Object.assign(displaySet, { SOPClassHandlerId: HANDLER, load }));
       }
       return [{ name: "report", sopClassUids: REPORTS, getDisplaySetsFromSeries }];
     },
@@ -182,7 +183,7 @@
     },
   });
 
-  // The mode that a study opens in: our handler goes before OHIF's, which would take every report.
+  // The mode in which a study opens: our handler goes before OHIF's, which would claim every report.
   const viewports = { $push: [{ namespace: VIEWPORT, displaySetsToDisplay: [HANDLER] }] };
   window.config.modesConfiguration = {
     "@ohif/mode-longitudinal": {
@@ -192,8 +193,8 @@
     },
   };
 
-  // A session that has ended: sign in again and come back to where the first answer was missing, not to the page
-  // without a study that OHIF goes to meanwhile.
+  // When the session has ended, sign in again and return to the page of the first 401, not to the page without a study
+  // that OHIF navigates to meanwhile.
   let back;
   window.config.httpErrorHandler = ({ status }) => {
     if (status !== 401) return;

@@ -125,7 +125,7 @@ def test_a_reader_sees_no_buttons_and_an_operator_retries_by_a_form(guarded: tup
     with httpx.Client(base_url=client.base_url, timeout=patience(60)) as operator:
         operator.post("/sign-in", data={"token": texts[TokenRole.OPERATE]})
         page = operator.get("/queue").text
-        assert operator.post("/queue/jobs/retry").status_code == 403  # a form that is not ours
+        assert operator.post("/queue/jobs/retry").status_code == 403  # a cross-site or expired form
         [csrf, *_] = re.findall(r'name="csrf_token" value="(\w+)"', page)
         answer = operator.post("/queue/jobs/retry", data={"csrf_token": csrf})
         assert (answer.status_code, answer.headers["location"]) == (303, "/queue?tried=1")
