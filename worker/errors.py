@@ -1,11 +1,11 @@
-"""The error tree: a class means one response.
+"""The error tree: each class has a single response.
 
 WorkerError
-├ StartError       refuse to start: one line for the person, exit code 2
-├ RefusedInstance  answer the peer with `status`, keep nothing
+├ StartError       refuse to start: a line for the person, exit code 2
+├ RefusedInstance  answer the peer with `status`, store nothing
 ├ NotAssessable    the series gets a "not assessed" result with this reason; no retry
 ├ Retry            nothing is lost; try again later with backoff
-└ Park             retries are pointless; keep it aside with the reason until a person acts
+└ Park             retries are pointless; parked with the reason until a person acts
 
 `reason` is a stable word that is stored and queried ("mixed-sizes"); `detail` is a sentence for a person. Neither
 may hold a patient identifier or a UID (architecture, invariant 6).
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 
 class WorkerError(Exception):
-    """Base of every error this product raises on purpose."""
+    """Base class of every error that the worker raises on purpose."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -36,12 +36,12 @@ class RefusedInstance(WorkerError):
 
 
 class NotAssessable(WorkerError):
-    """The model may not judge this series (architecture, invariant 8)."""
+    """The series is outside what the model may classify (architecture, invariant 8)."""
 
 
 class Retry(WorkerError):
-    """A passing fault: a peer that is down, a database that is locked, a process that died."""
+    """A transient fault: a peer that is down, a database that is locked, a process that died."""
 
 
 class Park(WorkerError):
-    """A lasting fault: kept with its reason, visible in every query, until a person retries it."""
+    """A permanent fault: parked with its reason, visible in every query, until a person retries it."""

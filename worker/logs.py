@@ -1,4 +1,4 @@
-"""structlog, one JSON object a line on standard error. Identifiers are refused (architecture, invariant 6)."""
+"""structlog: a JSON object per line on standard error. Identifiers are masked (architecture, invariant 6)."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from typing import Any
 
 from worker.imports import without
 
-with without("rich", "better_exceptions", "colorama"):  # for a console that is not ours
+with without("rich", "better_exceptions", "colorama"):  # for a console, which the worker does not use
     import structlog
 
 _FORBIDDEN = ("patient", "accession", "uid", "name_of_patient", "birth")
-# A UID, or a person name with its component delimiter, wherever it hides.
+# A UID, or a person name with its component delimiter, anywhere in a value.
 _IDENTIFIER = re.compile(r"\b[0-9]+(?:\.[0-9]+){4,}\b|[^\s^]+\^[^\s^]*")
-REFUSED = "***"
+MASKED = "***"
 
 
-def refuse_identifiers(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace whatever a field's name or a value's form gives away as an identifier."""
+def mask_identifiers(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Mask values that the field's name or the value's form shows to be an identifier."""
     for key, value in event.items():
         if any(word in key.lower() for word in _FORBIDDEN):
-            event[key] = REFUSED
+            event[key] = MASKED
         elif isinstance(value, str):
-            event[key] = _IDENTIFIER.sub(REFUSED, value)
+            event[key] = _IDENTIFIER.sub(MASKED, value)
     return event
 
 
 def configure_logs(level: str = "INFO") -> None:
-    """Call once at the start of a process. Libraries' own log lines may quote datasets, so they stay silent."""
+    """Call once at the start of a process. Silences libraries, whose log lines may quote datasets."""
     structlog.configure(
         processors=[
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.add_log_level,
-            refuse_identifiers,
+            mask_identifiers,
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
@@ -52,32 +52,32 @@ def configure_logs(level: str = "INFO") -> None:
 
 
 def guard_standard_error() -> None:
-    """Call once in a program: keep off standard error what Python and libraries would print there by themselves.
+    """Call once in a program: keep Python's and libraries' own output off standard error.
 
-    Warnings, tracebacks and a library's log lines may quote a dataset. Of an exception that nobody caught its class and
-    place are told.
+    Warnings, tracebacks and libraries' log lines may quote a dataset. Of an uncaught exception only the class and the
+    location are printed.
     """
     warnings.simplefilter("ignore")
     logging.getLogger().addHandler(logging.NullHandler())  # without a handler logging prints warnings
     sys.excepthook = lambda _class, error, _trace: print(unexpected(error), file=sys.stderr)
-    threading.excepthook = lambda found: print(unexpected(found.exc_value), file=sys.stderr)
-    sys.unraisablehook = lambda found: print(unexpected(found.exc_value), file=sys.stderr)
+    threading.excepthook = lambda args: print(unexpected(args.exc_value), file=sys.stderr)
+    sys.unraisablehook = lambda args: print(unexpected(args.exc_value), file=sys.stderr)
 
 
 def unexpected(error: BaseException | None) -> str:
-    """One line without the exception's text."""
+    """A line about an unexpected exception, without its text."""
     fields = fault_fields(error) if error is not None else {"fault": "unknown", "at": ""}
-    return f"worker: unexpected {fields['fault']} at {fields['at'] or 'an unknown place'}; please report this line"
+    return f"worker: unexpected {fields['fault']} at {fields['at'] or 'an unknown location'}; please report this line"
 
 
 def get_log() -> structlog.stdlib.BoundLogger:
-    """The logger: constant message, facts in fields, row ids instead of identifiers."""
+    """The logger: constant messages, facts in fields, row ids instead of identifiers."""
     log: structlog.stdlib.BoundLogger = structlog.get_logger()
     return log
 
 
 def fault_fields(error: BaseException) -> dict[str, str]:
-    """What may be logged of an unexpected exception: its class and the lines it passed, never its text."""
+    """The fields to log of an unexpected exception: its class and the innermost lines, never its text."""
     frames = []
     trace = error.__traceback__
     while trace is not None:

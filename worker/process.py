@@ -1,4 +1,4 @@
-"""The roles a process can have, its name, and whether it is still there: asked after a crash, on this host."""
+"""The roles of the service's processes, a process's name, and whether a process of this host still runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 
 class ProcessRole(StrEnum):
+    """What a process of the service does."""
+
     RECEIVE = "receive"
     INFER = "infer"
     SEND = "send"
@@ -16,19 +18,19 @@ class ProcessRole(StrEnum):
 
 
 def process_name() -> str:
-    """Who we are to the other processes, on this host and on others: what leases and heartbeats carry."""
+    """The name of this process on all hosts, HOST:PID, as in leases and heartbeats."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def is_dead(name: str, host: str) -> bool:
-    """True for a process of `host`, which is ours, that has ended; of another host nothing can be known here."""
+    """Whether a process of `host`, which is this host, has ended; False for processes of other hosts."""
     its_host, _, rest = name.partition(":")
     pid = rest.partition(":")[0]
     return its_host == host and pid.isdigit() and not is_running(int(pid))
 
 
 def is_running(pid: int) -> bool:
-    """False once it has ended, also while nobody has reaped it yet: a container's first process may take seconds."""
+    """False once a process has ended, even before it is reaped: a container's first process may take seconds."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
     except (OSError, IndexError):

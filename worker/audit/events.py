@@ -1,4 +1,4 @@
-"""What is audited, each as the message that PS3.15 A.5.3 has for it. Codes: PS3.16 CID 400, 401 and 402."""
+"""The audited events, each as its message in PS3.15 A.5.3. Codes: PS3.16 CID 400, 401 and 402."""
 
 from __future__ import annotations
 
@@ -43,18 +43,19 @@ _PATIENT_NUMBER = EventCode("2", "Patient Number", "RFC-3881")
 
 
 def unrecorded(_event: AuditEvent) -> None:
-    """The RecordEvent of a part that is used outside the service."""
+    """The RecordEvent of code that runs outside the service."""
 
 
 # --- the service -----------------------------------------------------------------------------------------------
 
 
 def started(role: str, process: str) -> AuditEvent:
-    """A role's process begins."""
+    """A role's process has started."""
     return AuditEvent(_APPLICATION_ACTIVITY, Action.EXECUTE, (_process(role, process),), type=_START)
 
 
 def stopped(role: str, process: str) -> AuditEvent:
+    """A role's process ends."""
     return AuditEvent(_APPLICATION_ACTIVITY, Action.EXECUTE, (_process(role, process),), type=_STOP)
 
 
@@ -67,7 +68,7 @@ def _process(role: str, process: str) -> Participant:
 
 @dataclass(frozen=True, slots=True)
 class Transferred:
-    """What of one study was transferred: the number of instances of each SOP class."""
+    """The transferred instances of a study: their number per SOP class."""
 
     study_instance_uid: str
     patient_id: str
@@ -75,12 +76,12 @@ class Transferred:
 
 
 def connected(calling: str, address: str, called: str) -> AuditEvent:
-    """An association was accepted. A Security Alert that tells of a success is informative (PS3.15 A.5.3.11)."""
+    """An association was accepted. A Security Alert of a success is informative (PS3.15 A.5.3.11)."""
     return _node(calling, address, called, EventOutcome.SUCCESS, None)
 
 
 def connection_refused(calling: str, address: str, called: str, reason: str) -> AuditEvent:
-    """An association, or a connection before it, was refused: network, certificate, AE title, too many."""
+    """An association, or a connection before it, was refused: network, certificate, AE title, limit reached."""
     return _node(calling, address, called, EventOutcome.MINOR_FAILURE, reason)
 
 
@@ -97,29 +98,28 @@ def _node(calling: str, address: str, called: str, outcome: EventOutcome, reason
 
 
 def received(calling: str, address: str, ours: str, transferred: Transferred) -> AuditEvent:
-    """Instances of a study came over an association that has ended."""
+    """Instances of a study were received over an association that has ended."""
     participants = (_entity(calling, address, _SOURCE, is_requestor=True), _entity(ours, None, _DESTINATION))
     return _transfer(Action.CREATE, participants, transferred)
 
 
 def sent(ours: str, destination: str, address: str, transferred: Transferred) -> AuditEvent:
-    """Reports and pictures of a study were taken by a destination."""
+    """Reports and pictures of a study were accepted by a destination."""
     participants = (_entity(ours, None, _SOURCE, is_requestor=True), _entity(destination, address, _DESTINATION))
     return _transfer(Action.READ, participants, transferred)
 
 
-def fetched(calling: str, address: str, ours: str, to: str, place: str, transferred: Transferred) -> AuditEvent:
-    """Instances of a study were sent to an application entity, because one asked for it (C-GET, C-MOVE)."""
-    participants = [_entity(ours, None, _SOURCE), _entity(to, place, _DESTINATION, is_requestor=to == calling)]
+def fetched(calling: str, address: str, ours: str, to: str, to_address: str, transferred: Transferred) -> AuditEvent:
+    """Instances of a study were sent to an application entity at the request of `calling` (C-GET, C-MOVE)."""
+    participants = [_entity(ours, None, _SOURCE), _entity(to, to_address, _DESTINATION, is_requestor=to == calling)]
     if to != calling:
         participants.append(_entity(calling, address, is_requestor=True))
     return _transfer(Action.READ, tuple(participants), transferred)
 
 
 def searched(calling: str, address: str, ours: str, sop_class_uid: str, query: Mapping[str, str]) -> AuditEvent:
-    """A C-FIND: its keys and values, but of an identifier of a patient only that it was asked for."""
-    shown = {key: "***" if key in _IDENTIFYING else value for key, value in query.items()}
-    subject = EventSubject(sop_class_uid, _SOP_CLASS_UID, 2, 3, query=urlencode(shown, errors="replace"))
+    """A C-FIND: its keys and values; the values of a patient's identifiers are masked."""
+    subject = EventSubject(sop_class_uid, _SOP_CLASS_UID, 2, 3, query=_masked(query))
     participants = (_entity(calling, address, _SOURCE, is_requestor=True), _entity(ours, None, _DESTINATION))
     return AuditEvent(_QUERY, Action.EXECUTE, participants, subjects=(subject,))
 
@@ -130,7 +130,7 @@ def _transfer(action: Action, participants: tuple[Participant, ...], transferred
 
 
 def retrieved(name: str, address: str | None, transferred: Transferred) -> AuditEvent:
-    """Instances of a study were handed out over the web (WADO-RS)."""
+    """Instances of a study were retrieved over the web (WADO-RS)."""
     return _transfer(Action.READ, (Participant(name, True, _DESTINATION, address=address),), transferred)
 
 
@@ -154,7 +154,7 @@ def _entity(
 
 
 def access_denied(name: str, address: str, path: str, reason: str) -> AuditEvent:
-    """A credential that is missing, wrong, expired or revoked, or does not allow what was asked for."""
+    """A credential is missing, wrong, expired or revoked, or its role does not allow the request."""
     return AuditEvent(
         _USER_AUTHENTICATION,
         Action.EXECUTE,
@@ -167,25 +167,32 @@ def access_denied(name: str, address: str, path: str, reason: str) -> AuditEvent
 
 
 def signed_in(name: str, address: str) -> AuditEvent:
+    """A browser session was opened with a token."""
     return AuditEvent(_USER_AUTHENTICATION, Action.EXECUTE, (Participant(name, True, address=address),), type=_LOGIN)
 
 
 def signed_out(name: str, address: str) -> AuditEvent:
+    """A browser session was closed."""
     return AuditEvent(_USER_AUTHENTICATION, Action.EXECUTE, (Participant(name, True, address=address),), type=_LOGOUT)
 
 
 def queried(name: str, address: str | None, where: str, query: Mapping[str, str]) -> AuditEvent:
-    """A search: its keys and values, but of an identifier of a patient only that it was asked for."""
-    asked = {key: "***" if key in _IDENTIFYING else value for key, value in query.items()}
-    subject = EventSubject(where, _URI, 2, 3, query=urlencode(asked, errors="replace"))
+    """A search: its keys and values; the values of a patient's identifiers are masked."""
+    subject = EventSubject(where, _URI, 2, 3, query=_masked(query))
     return AuditEvent(_QUERY, Action.EXECUTE, (Participant(name, True, address=address),), subjects=(subject,))
 
 
 _IDENTIFYING = frozenset({"text", "patient_id", "patient_name", "accession", "accession_number"})
 
 
+def _masked(query: Mapping[str, str]) -> str:
+    """A query as URL-encoded text, with *** for the values of a patient's identifiers."""
+    shown = {key: "***" if key in _IDENTIFYING else value for key, value in query.items()}
+    return urlencode(shown, errors="replace")
+
+
 def viewed(name: str, address: str | None, study_instance_uid: str) -> AuditEvent:
-    """What is known of a study was shown to somebody."""
+    """Data of a study were shown to a user."""
     return AuditEvent(
         _INSTANCES_ACCESSED,
         Action.READ,
@@ -195,7 +202,7 @@ def viewed(name: str, address: str | None, study_instance_uid: str) -> AuditEven
 
 
 def annotated(name: str, address: str | None, study_instance_uid: str) -> AuditEvent:
-    """Somebody said what a series of a study shows."""
+    """A reader recorded a finding on a series of a study."""
     return AuditEvent(
         _INSTANCES_ACCESSED,
         Action.UPDATE,
@@ -206,7 +213,7 @@ def annotated(name: str, address: str | None, study_instance_uid: str) -> AuditE
 
 
 def operated(name: str, address: str | None, what: str) -> AuditEvent:
-    """Something that only an operator may do was done: a retry, for example."""
+    """An operator's action was carried out, for example a retry."""
     return AuditEvent(
         _SECURITY_ALERT,
         Action.EXECUTE,
@@ -232,19 +239,19 @@ def model_changed(user: str, address: str | None, what: str, name: str, version:
 
 
 def exported(name: str, address: str | None, what: str, where: str) -> AuditEvent:
-    """Data left the worker in a file: results as a table, a backup."""
+    """Data were exported to a file: results as a table, a backup."""
     medium = Participant(where, role=_DESTINATION_MEDIA)
     return AuditEvent(_EXPORT, Action.READ, (Participant(name, True, address=address), medium), subjects=(_uri(what),))
 
 
 def imported(name: str, where: str) -> AuditEvent:
-    """A backup was put back."""
+    """A backup was restored."""
     medium = Participant(where, role=_SOURCE_MEDIA)
     return AuditEvent(_IMPORT, Action.CREATE, (Participant(name, True), medium), subjects=(_uri("backup"),))
 
 
 def token_changed(name: str, token: str, what: str) -> AuditEvent:
-    """A token was made or revoked."""
+    """A token was created or revoked."""
     return AuditEvent(
         _SECURITY_ALERT,
         Action.EXECUTE,
@@ -256,13 +263,13 @@ def token_changed(name: str, token: str, what: str) -> AuditEvent:
 
 
 def trail_read(name: str, what: str) -> AuditEvent:
-    """Somebody looked at the audit trail."""
+    """The audit trail was read."""
     subject = EventSubject(what, _URI, 2, 13, name="Security Audit Log")
     return AuditEvent(_AUDIT_LOG_USED, Action.READ, (Participant(name, True),), subjects=(subject,))
 
 
 def _patient(patient_id: str) -> tuple[EventSubject, ...]:
-    """A recorder passes it over unless `[audit] patient_ids` is set."""
+    """The subject of a patient; a recorder drops it unless `[audit] patient_ids` is set."""
     return (EventSubject(patient_id, _PATIENT_NUMBER, 1, 1, name=patient_id),) if patient_id else ()
 
 

@@ -1,4 +1,4 @@
-"""An event → a DICOM audit message: the XML of PS3.15 A.5.1, with the fields of A.5.2. Pure."""
+"""Encode an event as a DICOM audit message: the XML of PS3.15 A.5.1, with the fields of A.5.2. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EventOutcome(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """Somebody or something that took part: a user, a process, an application entity."""
+    """ActiveParticipant: a user, a process, an application entity."""
 
     user_id: str
     is_requestor: bool = False
@@ -50,7 +50,7 @@ class Participant:
 
 @dataclass(frozen=True, slots=True)
 class EventSubject:
-    """ParticipantObjectIdentification: what the event was about."""
+    """ParticipantObjectIdentification: the object of the event."""
 
     id: str
     id_type: EventCode
@@ -63,7 +63,7 @@ class EventSubject:
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """One audited event, before it has a time and a source."""
+    """An audited event, before it has a time and a source."""
 
     id: EventCode
     action: Action
@@ -75,7 +75,7 @@ class AuditEvent:
 
 
 def encode(event: AuditEvent, moment: datetime, source: str) -> str:
-    """The message as one line of XML. `source` names the auditing system (AuditSourceID)."""
+    """Encode the message as a single line of XML. `source` names the auditing system (AuditSourceID)."""
     root = ElementTree.Element("AuditMessage")
     identification = ElementTree.SubElement(
         root,
@@ -91,9 +91,9 @@ def encode(event: AuditEvent, moment: datetime, source: str) -> str:
         ElementTree.SubElement(identification, "EventOutcomeDescription").text = _text(event.description)
     for participant in event.participants:
         _participant(root, participant)
-    place = ElementTree.SubElement(root, "AuditSourceIdentification", AuditSourceID=_text(source))
+    audit_source = ElementTree.SubElement(root, "AuditSourceIdentification", AuditSourceID=_text(source))
     # RFC 3881 5.4.3: 4 = application server process.
-    ElementTree.SubElement(place, "AuditSourceTypeCode", {"csd-code": "4"})
+    ElementTree.SubElement(audit_source, "AuditSourceTypeCode", {"csd-code": "4"})
     for subject in event.subjects:
         _subject(root, subject)
     return ElementTree.tostring(root, encoding="unicode")
@@ -105,37 +105,41 @@ def _coded(parent: ElementTree.Element, name: str, code: EventCode) -> None:
     )
 
 
-def _participant(root: ElementTree.Element, one: Participant) -> None:
-    attributes = {"UserID": _text(one.user_id), "UserIsRequestor": "true" if one.is_requestor else "false"}
-    if one.alternative_user_id:
-        attributes["AlternativeUserID"] = _text(one.alternative_user_id)
-    if one.address:
-        attributes |= {"NetworkAccessPointID": _text(one.address), "NetworkAccessPointTypeCode": "2"}
+def _participant(root: ElementTree.Element, participant: Participant) -> None:
+    attributes = {
+        "UserID": _text(participant.user_id),
+        "UserIsRequestor": "true" if participant.is_requestor else "false",
+    }
+    if participant.alternative_user_id:
+        attributes["AlternativeUserID"] = _text(participant.alternative_user_id)
+    if participant.address:
+        attributes |= {"NetworkAccessPointID": _text(participant.address), "NetworkAccessPointTypeCode": "2"}
     element = ElementTree.SubElement(root, "ActiveParticipant", attributes)
-    if one.role is not None:
-        _coded(element, "RoleIDCode", one.role)
+    if participant.role is not None:
+        _coded(element, "RoleIDCode", participant.role)
 
 
-def _subject(root: ElementTree.Element, one: EventSubject) -> None:
+def _subject(root: ElementTree.Element, subject: EventSubject) -> None:
     element = ElementTree.SubElement(
         root,
         "ParticipantObjectIdentification",
-        ParticipantObjectID=_text(one.id),
-        ParticipantObjectTypeCode=str(one.type_code),
-        ParticipantObjectTypeCodeRole=str(one.role),
+        ParticipantObjectID=_text(subject.id),
+        ParticipantObjectTypeCode=str(subject.type_code),
+        ParticipantObjectTypeCodeRole=str(subject.role),
     )
-    _coded(element, "ParticipantObjectIDTypeCode", one.id_type)
-    if one.query is not None:
-        encoded = base64.b64encode(one.query.encode()).decode()
+    _coded(element, "ParticipantObjectIDTypeCode", subject.id_type)
+    if subject.query is not None:
+        encoded = base64.b64encode(subject.query.encode()).decode()
         ElementTree.SubElement(element, "ParticipantObjectQuery").text = encoded
     else:
-        ElementTree.SubElement(element, "ParticipantObjectName").text = _text(one.name or one.id)
-    if one.sop_classes:
+        ElementTree.SubElement(element, "ParticipantObjectName").text = _text(subject.name or subject.id)
+    if subject.sop_classes:
         about = ElementTree.SubElement(element, "ParticipantObjectDescription")
-        for uid, number in one.sop_classes:
+        for uid, number in subject.sop_classes:
             ElementTree.SubElement(about, "SOPClass", UID=uid, NumberOfInstances=str(number))
 
 
 def _text(value: str) -> str:
-    """What XML 1.0 can hold, on one line, and no longer than a record may be."""
-    return "".join(one if one.isprintable() else " " for one in value)[:MAXIMUM_TEXT].strip() or "unknown"
+    """The text that XML 1.0 can hold, on a single line, no longer than MAXIMUM_TEXT."""
+    printable = "".join(character if character.isprintable() else " " for character in value)
+    return printable[:MAXIMUM_TEXT].strip() or "unknown"

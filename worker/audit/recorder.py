@@ -1,8 +1,8 @@
-"""Writes audit events to the trail and anchors its head in the database (docs/decisions/0005).
+"""Write audit events to the trail and anchor its head in the database (docs/decisions/0005).
 
-`record` never raises and waits for no disk and no database: the line is handed to the operating system at once,
-fsynced and anchored by a thread within a second. What cannot be written is kept in memory, tried again each second, and
-said in the log and by /health; no image is refused for it.
+`record` never raises and never waits for the disk or the database: the line is passed to the operating system at once
+and fsynced and anchored by a thread within a second. Events that cannot be written stay in memory and are retried every
+second; the log and /health report it, and no image is refused because of it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def trail_of(settings: Settings, host: str | None = None) -> Trail:
 
 
 class Recorder:
-    """Takes events from every thread of a process. `start` and `close` it; without `start`, `close` does the work."""
+    """Records events from every thread of a process. Without `start`, `close` writes and anchors them."""
 
     def __init__(self, settings: Settings, database: Database, clock: Callable[[], datetime]) -> None:
         self._host = host_name(settings)
@@ -63,9 +63,10 @@ class Recorder:
         self._forwarder = Forwarder(settings.audit, self._trail) if settings.audit.syslog_host else None
 
     def record(self, event: AuditEvent) -> None:
-        """Keep an event; a patient's identifier only where `[audit] patient_ids` allows it."""
+        """Record an event; a patient's identifier only where `[audit] patient_ids` allows it."""
         if not self._patient_ids:
-            event = dataclasses.replace(event, subjects=tuple(o for o in event.subjects if o.type_code != _PERSON))
+            subjects = tuple(subject for subject in event.subjects if subject.type_code != _PERSON)
+            event = dataclasses.replace(event, subjects=subjects)
         with self._lock:
             if len(self._waiting) >= _KEPT_IN_MEMORY:
                 self._lost += 1
@@ -74,7 +75,7 @@ class Recorder:
             self._write()
 
     def start(self) -> None:
-        self._unanchored = True  # look at once whether the trail is still the one that the database knows
+        self._unanchored = True  # check at once that the trail still holds the head that the database knows
         self._threads = [threading.Thread(target=self._run, name="audit", daemon=True)]
         if self._forwarder is not None:
             self._threads.append(
@@ -84,7 +85,7 @@ class Recorder:
             thread.start()
 
     def close(self) -> None:
-        """What was recorded is on disk and anchored afterwards, or the log says what is lost."""
+        """Write and anchor all recorded events; those that cannot be written are lost and counted in the log."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -93,7 +94,7 @@ class Recorder:
             get_log().error("audit events lost", events=len(self._waiting) + self._lost)
 
     def settle(self) -> None:
-        """Write what waits, fsync, anchor."""
+        """Write waiting events, fsync, anchor."""
         with self._lock:
             self._write()
             if not (self._unanchored or self._unwritable or self._broken):
@@ -103,9 +104,9 @@ class Recorder:
         try:
             head = self._trail.sync()
         except OSError as error:
-            self._say_unwritable(error)
+            self._report_unwritable(error)
         else:
-            with self._lock:  # an event that another thread is writing just now waits for nothing
+            with self._lock:  # an event that another thread is writing at this moment does not count as waiting
                 self._unwritable = bool(self._waiting)
         try:
             self._anchor(head)
@@ -123,26 +124,26 @@ class Recorder:
         try:
             self._trail.append(list(self._waiting))
         except OSError as error:
-            self._say_unwritable(error)
+            self._report_unwritable(error)
             return
         if self._unwritable:
             get_log().info("audit written again", events=len(self._waiting), lost=self._lost)
         self._waiting.clear()
         self._unanchored = True
 
-    def _say_unwritable(self, error: OSError) -> None:
+    def _report_unwritable(self, error: OSError) -> None:
         if not self._unwritable:
             get_log().error("audit not written", error_number=error.errno)
         self._unwritable = True
 
     def _anchor(self, head: TrailHead | None) -> None:
-        """The database's head moves on only along the trail that it knows; else it stays, and the fault is shown."""
+        """Advance the database's head only if the trail holds the head that it knows; otherwise record the fault."""
         with self._database.read() as session:
             known = anchored_head(session, self._host)
         if head is not None:
             broken = known is not None and not self._trail.contains(known)
             if broken and not self._broken:
-                get_log().error("audit trail broken", detail="the head that the database knows is not in it")
+                get_log().error("audit trail broken", detail="the head that the database knows is not in the trail")
             self._broken = broken
         fault = TRAIL_BROKEN if self._broken else NOT_WRITABLE if self._unwritable else None
         with self._database.write() as session:
@@ -153,7 +154,7 @@ class Recorder:
 def recording(
     settings: Settings, database: Database, clock: Callable[[], datetime]
 ) -> Iterator[Callable[[AuditEvent], None]]:
-    """A Record for a command: settled at the end."""
+    """The RecordEvent of a command; its events are written and anchored at the end."""
     recorder = Recorder(settings, database, clock)
     try:
         yield recorder.record
@@ -165,7 +166,7 @@ def recording(
 
 
 def anchored_head(session: Session, host: str) -> TrailHead | None:
-    """The head of a host's trail as the database knows it."""
+    """The head of a host's trail that the database knows."""
     row = session.get(AuditChainRow, host)
     return TrailHead(row.records, row.sha256) if row is not None and row.records else None
 
@@ -173,7 +174,7 @@ def anchored_head(session: Session, host: str) -> TrailHead | None:
 def move_anchor(
     session: Session, host: str, known: TrailHead | None, head: TrailHead | None, fault: str | None, now: datetime
 ) -> None:
-    """Put `head` in the place of `known`, unless another process moved it meanwhile; record the fault in any case."""
+    """Replace `known` by `head` unless another process moved the anchor meanwhile; record the fault in any case."""
     row = session.get(AuditChainRow, host, with_for_update=True)
     if row is None:
         row = AuditChainRow(host=host, records=0, sha256="", anchored_at=now)
@@ -186,12 +187,12 @@ def move_anchor(
 
 
 def accept_head(session: Session, host: str, head: TrailHead, now: datetime) -> None:
-    """A person looked into a broken trail and takes it, as it is, for the one that is known."""
+    """Anchor a broken trail as it is, after a person has examined it."""
     values = {"records": head.number, "sha256": head.sha256, "anchored_at": now, "fault": None}
     session.execute(update(AuditChainRow).where(AuditChainRow.host == host).values(**values))
 
 
 def audit_faults(session: Session) -> list[str]:
-    """What is wrong with the audit trails, a sentence each; for /health."""
+    """The faults of all hosts' audit trails, a sentence for each; for /health."""
     rows = session.scalars(select(AuditChainRow).where(AuditChainRow.fault.is_not(None)).order_by(AuditChainRow.host))
     return [f"{row.fault} on {row.host}" for row in rows]

@@ -1,4 +1,4 @@
-"""Which studies an association, a delivery or a series was about: the queries of the audit trail."""
+"""Queries of the audit trail: the studies of an association, of deliveries or of a series."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.db.tables import AssociationRow, DeliveryRow, DeliveryState, Instanc
 
 
 def received_over(session: Session, association_id: int) -> tuple[str, str, list[Transferred]]:
-    """Calling AE title, address, and the new instances that came over an association, by study."""
+    """Calling AE title, address, and the new instances that an association brought, by study."""
     association = session.get_one(AssociationRow, association_id)
     query = (
         _by_study(InstanceRow.sop_class_uid)
@@ -24,7 +24,7 @@ def received_over(session: Session, association_id: int) -> tuple[str, str, list
 
 
 def delivered(session: Session, delivery_ids: Sequence[int]) -> list[Transferred]:
-    """What of these deliveries has arrived, by study."""
+    """The delivered objects of these deliveries, by study."""
     query = (
         _by_study(ObjectRow.sop_class_uid)
         .join(ResultRow, ResultRow.series_id == SeriesRow.id)
@@ -36,7 +36,7 @@ def delivered(session: Session, delivery_ids: Sequence[int]) -> list[Transferred
 
 
 def received_of(session: Session, series_id: int) -> list[Transferred]:
-    """The received instances of a series whose files are still there."""
+    """The received instances of a series whose files are not deleted."""
     query = (
         _by_study(InstanceRow.sop_class_uid)
         .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
@@ -51,7 +51,7 @@ def _by_study(sop_class_uid: Any) -> Select[Any]:
 
 
 def _transferred(rows: Iterable[Any]) -> list[Transferred]:
-    found: dict[tuple[str, str], dict[str, int]] = {}
+    by_study: dict[tuple[str, str], dict[str, int]] = {}
     for study, patient_id, sop_class, number in rows:
-        found.setdefault((study, patient_id), {})[sop_class] = number
-    return [Transferred(study, patient_id, sop_classes) for (study, patient_id), sop_classes in found.items()]
+        by_study.setdefault((study, patient_id), {})[sop_class] = number
+    return [Transferred(study, patient_id, sop_classes) for (study, patient_id), sop_classes in by_study.items()]

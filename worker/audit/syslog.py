@@ -1,8 +1,8 @@
-"""Forwards the trail to a syslog server over TLS (PS3.15 A.6; RFC 5424, RFC 5425).
+"""Forward the trail to a syslog server over TLS (PS3.15 A.6; RFC 5424, RFC 5425).
 
-One process of a host at a time does it. The number of the last record that was sent is kept in HOST.sent beside the
-trail, so each record is sent at least once: RFC 5425 has no acknowledgement, and what was on its way when a connection
-broke may be lost or come twice. The trail is the record, this is its copy.
+A single process of a host forwards at a time. The number of the last record sent is stored in HOST.sent beside the
+trail, so that every record is sent at least once: RFC 5425 has no acknowledgement, and records in transit when a
+connection breaks may be lost or duplicated. The trail is the original, the server has a copy.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _BATCH = 256
 _CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0
-_WHEN = re.compile(r' EventDateTime="([^"]+)"')
+_TIME = re.compile(r' EventDateTime="([^"]+)"')
 _SUCCESS = ' EventOutcomeIndicator="0"'
 
 
 class Forwarder:
-    """Sends what is new in a trail, from `run` in a thread of its own."""
+    """Sends the new records of a trail, from `run` in a thread of its own."""
 
     def __init__(self, audit: AuditSection, trail: Trail) -> None:
         self._audit = audit
@@ -46,7 +46,7 @@ class Forwarder:
         self._connection: ssl.SSLSocket | None = None
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop`. A server that is away is tried again, with longer and longer waits."""
+        """Forward until `stop`. An unreachable server is retried with growing delays."""
         failures = 0
         while not stop.is_set():
             try:
@@ -63,7 +63,7 @@ class Forwarder:
         self._close()
 
     def forward(self) -> int:
-        """Send at most a batch; the number of records. None where another process does it. Raises OSError."""
+        """Send at most a batch; the number of records, 0 while another process forwards. Raises OSError."""
         fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             with suppress(BlockingIOError):
@@ -87,10 +87,10 @@ class Forwarder:
 
     def _send(self, batch: Iterable[TrailRecord]) -> None:
         if self._connection is not None and select.select([self._connection], [], [], 0)[0]:
-            self._close()  # a syslog server never speaks: it has closed the connection
+            self._close()  # a syslog server never sends data: it has closed the connection
         if self._connection is None:
             self._connection = self._connect()
-        self._connection.sendall(b"".join(frame(one, self._trail.host) for one in batch))
+        self._connection.sendall(b"".join(frame(record, self._trail.host) for record in batch))
 
     def _connect(self) -> ssl.SSLSocket:
         audit = self._audit
@@ -112,10 +112,10 @@ class Forwarder:
 
 
 def frame(record: TrailRecord, host: str) -> bytes:
-    """A record as a syslog message (RFC 5424) with its length before it (RFC 5425 4.3)."""
+    """A record as a syslog message (RFC 5424) preceded by its length (RFC 5425 4.3)."""
     severity = _NOTICE if _SUCCESS in record.message else _WARNING
-    when = _WHEN.search(record.message)
-    name = "".join(one for one in host if "!" <= one <= "~")[:255] or "-"
-    head = f"<{_FACILITY * 8 + severity}>1 {when[1] if when else '-'} {name} brain-mri-worker - DICOM+RFC3881 - "
+    time = _TIME.search(record.message)
+    name = "".join(character for character in host if "!" <= character <= "~")[:255] or "-"
+    head = f"<{_FACILITY * 8 + severity}>1 {time[1] if time else '-'} {name} brain-mri-worker - DICOM+RFC3881 - "
     message = head.encode() + b"\xef\xbb\xbf" + record.message.encode()  # the BOM says UTF-8 (RFC 5424 6.4)
     return b"%d %s" % (len(message), message)

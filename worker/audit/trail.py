@@ -1,9 +1,9 @@
-"""The audit trail's files: one chain of records a host, appended by all its processes, verified from end to end.
+"""The files of the audit trail: a chain of records per host, appended to by all its processes, verified end to end.
 
-A record is a line `NUMBER PREVIOUS MESSAGE`: its number from 1, the SHA-256 of the line before it (of the host's name
-for the first), the XML. A changed, missing, repeated or moved line breaks the chain there; what is cut off the end is
-missed by the head that the database keeps (`worker.audit.recorder`). A file is named by the number of its first record
-and is followed by the next when it is full; nothing is renamed, rewritten or deleted. Appending takes a lock on
+A record is a line `NUMBER PREVIOUS MESSAGE`: its number from 1, the SHA-256 of the previous line (of the host's name
+for the first), the XML. A changed, missing, repeated or moved line breaks the chain at that line; truncation is
+detected by the head that the database stores (`worker.audit.recorder`). A file is named for the number of its first
+record and is followed by another when it is full; nothing is renamed, rewritten or deleted. Appending takes a lock on
 HOST.lock.
 """
 
@@ -30,7 +30,7 @@ _LINE = re.compile(rb"([1-9][0-9]{0,17}) ([0-9a-f]{64}) (<AuditMessage.*)")
 
 @dataclass(frozen=True, slots=True)
 class TrailHead:
-    """The last record: its number (0 before the first) and the SHA-256 of its line."""
+    """The last record of a trail: its number (0 before the first) and the SHA-256 of its line."""
 
     number: int
     sha256: str
@@ -45,7 +45,7 @@ class TrailRecord:
 
 
 class BrokenTrail(WorkerError):
-    """The trail is not what was written; `detail` says where."""
+    """The trail was altered; `detail` says where."""
 
 
 class Trail:
@@ -58,7 +58,7 @@ class Trail:
         self._start = TrailHead(0, hashlib.sha256(self.host.encode()).hexdigest())
 
     def append(self, messages: Sequence[str]) -> TrailHead:
-        """All of them or none; the new head. Raises OSError. Not yet fsynced: see `sync`."""
+        """Append all messages or none; the new head. Raises OSError. Not yet fsynced: see `sync`."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked():
             file, head, end = self._tail()
@@ -75,7 +75,7 @@ class Trail:
         return head
 
     def sync(self) -> TrailHead:
-        """What was appended is on disk afterwards; the head at that moment. Raises OSError."""
+        """Fsync all appended records; the head at that moment. Raises OSError."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked():
             file, head, _ = self._tail()
@@ -85,7 +85,7 @@ class Trail:
         return head
 
     def records(self, after: int = 0) -> Iterator[TrailRecord]:
-        """The records behind a number, in the order of the files; a line that is none is passed over (see `verify`)."""
+        """The records after a number, in the order of the files; a line that is no record is skipped (see `verify`)."""
         files = self.files()
         first = max((at for at, file in enumerate(files) if first_number(file) <= after + 1), default=0)
         for file in files[first:]:
@@ -95,7 +95,7 @@ class Trail:
                     yield record
 
     def contains(self, head: TrailHead) -> bool:
-        """Is this record in the trail, with this content? Looked for from the end, where it is soon found."""
+        """Whether this record is in the trail, with this content. Searched from the end, where it is found soonest."""
         if head == self._start:
             return True
         for file in reversed(self.files()):
@@ -109,25 +109,23 @@ class Trail:
         return False
 
     def verify(self, anchor: TrailHead | None, first: int = 1) -> TrailHead:
-        """The head of an intact trail that begins with record `first`. Raises BrokenTrail with the exact place.
+        """The head of an intact trail that begins with record `first`. Raises BrokenTrail with the exact position.
 
-        `anchor` is a head that was recorded elsewhere: a trail that does not hold it was cut or written anew. With
-        `first` > 1 the records before were archived, and the one before it is taken on trust.
+        `anchor` is a head that was recorded elsewhere: a trail without it was truncated or rewritten. With `first` > 1
+        the earlier records were archived, and the record before `first` is trusted.
         """
         head = self._start if first == 1 else None
         before: TrailRecord | None = None
-        for record, place in self._read():
+        for record, position in self._read():
             expected = head.number + 1 if head else first
             if record.number != expected:
-                raise BrokenTrail("audit-order", self._explain(record.number, expected, place))
+                raise BrokenTrail("audit-order", self._explain(record.number, expected, position))
             if head is not None and record.previous != head.sha256:
-                raise BrokenTrail("audit-edited", self._which_was_edited(before, record, anchor, place))
+                raise BrokenTrail("audit-edited", self._which_was_edited(before, record, anchor, position))
             head, before = TrailHead(record.number, record.sha256), record
             if anchor is not None and anchor.number == head.number and anchor != head:
-                why = "edited, or the trail written anew up to it"
-                raise BrokenTrail(
-                    "audit-edited", f"{place}: record {head.number} is not the one that the database knows: {why}"
-                )
+                fault = f"record {head.number} is not the record that the database knows"
+                raise BrokenTrail("audit-edited", f"{position}: {fault}: edited, or the trail was rewritten up to it")
         head = head or TrailHead(first - 1, "")
         if anchor is not None and head.number < anchor.number:
             missing = f"records {head.number + 1} to {anchor.number} are missing at the end"
@@ -135,7 +133,7 @@ class Trail:
         return head
 
     def beside(self, suffix: str) -> Path:
-        """A file of the same host that is no part of the trail."""
+        """A file of the same host that is not part of the trail."""
         return self._folder / f"{self._name}.{suffix}"
 
     def files(self) -> list[Path]:
@@ -145,35 +143,35 @@ class Trail:
     def _read(self) -> Iterator[tuple[TrailRecord, str]]:
         for file in self.files():
             for number, line in enumerate(_lines(file), 1):
-                place = f"{file.name}, line {number}"
+                position = f"{file.name}, line {number}"
                 record = _parse(line)
                 if record is None:
-                    raise BrokenTrail("audit-edited", f"{place} is not a record: it was edited")
-                yield record, place
+                    raise BrokenTrail("audit-edited", f"{position} is not a record: it was edited")
+                yield record, position
 
-    def _explain(self, found: int, expected: int, place: str) -> str:
+    def _explain(self, number: int, expected: int, position: str) -> str:
+        """Why record `number` is at a position where another is expected."""
         with contextlib.suppress(BrokenTrail):
-            if any(one.number == expected for one, _ in self._read()):
-                return f"{place}: record {found} stands where {expected} belongs: records were reordered"
-            if found < expected:
-                return f"{place}: record {found} stands there once more: a record was repeated"
-        missing = f"records {expected} to {found - 1} are" if found - 1 > expected else f"record {expected} is"
-        return f"{place}: {missing} missing before it: removed"
+            if any(record.number == expected for record, _ in self._read()):
+                return f"{position}: record {number} is in the position of record {expected}: records were reordered"
+            if number < expected:
+                return f"{position}: record {number} occurs a second time: a record was repeated"
+        missing = f"records {expected} to {number - 1} are" if number - 1 > expected else f"record {expected} is"
+        return f"{position}: {missing} missing before it: removed"
 
     def _which_was_edited(
-        self, before: TrailRecord | None, record: TrailRecord, anchor: TrailHead | None, place: str
+        self, before: TrailRecord | None, record: TrailRecord, anchor: TrailHead | None, position: str
     ) -> str:
-        """The link between two records is wrong: the one whose hash something else confirms was not edited."""
+        """Of two records with a broken link, name the edited one: a hash that is confirmed elsewhere is genuine."""
         confirmed = anchor == TrailHead(record.number, record.sha256)
         with contextlib.suppress(BrokenTrail):
-            following = next((one for one, _ in self._read() if one.number == record.number + 1), None)
+            following = next((later for later, _ in self._read() if later.number == record.number + 1), None)
             confirmed = confirmed or (following is not None and following.previous == record.sha256)
         if confirmed and before is None:
-            return f"{place}: record {record.number} is the first and not of the host {self.host}"
+            return f"{position}: record {record.number} is the first and not of the host {self.host}"
         edited = record.number - 1 if confirmed else record.number
-        return (
-            f"{place}: record {edited} was edited: the link between {record.number - 1} and {record.number} is broken"
-        )
+        link = f"{record.number - 1} and {record.number}"
+        return f"{position}: record {edited} was edited: the link between {link} is broken"
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -182,10 +180,10 @@ class Trail:
             _lock(fd)
             yield
         finally:
-            os.close(fd)  # gives the lock back
+            os.close(fd)  # releases the lock
 
     def _tail(self) -> tuple[Path | None, TrailHead, int]:
-        """The file to append to, the last record, and where the next begins: behind the last complete line."""
+        """The file to append to, the last record, and the offset after the last complete line."""
         for file in reversed(self.files()):
             line, end = _last_line(file)
             if line is not None:
@@ -198,7 +196,7 @@ class Trail:
 
 
 def file_name(host: str) -> str:
-    """A host's name as a part of a file name."""
+    """A host's name as it appears in file names."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", host)[:100]
 
 
@@ -207,12 +205,12 @@ def first_number(file: Path) -> int:
 
 
 def hosts_in(folder: Path) -> list[str]:
-    """The names of the hosts that have files here, as `file_name` wrote them."""
+    """The hosts that have files in a folder, as `file_name` writes them."""
     return sorted({file.stem.rpartition("-")[0] for file in folder.glob(f"*-{'[0-9]' * 12}.audit")})
 
 
 def _lock(fd: int) -> None:
-    """Raises BlockingIOError when another process, stopped at a bad moment perhaps, keeps the lock."""
+    """Raises BlockingIOError when another process, perhaps a stopped one, holds the lock."""
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
@@ -236,7 +234,7 @@ def _parse(line: bytes) -> TrailRecord | None:
 
 
 def _lines(file: Path) -> Iterator[bytes]:
-    """Complete lines; what a process that died left half written at the end is none."""
+    """The complete lines of a file; a partial line at the end, of a process that died, is skipped."""
     with file.open("rb") as stream:
         for line in stream:
             if line.endswith(b"\n"):
@@ -244,7 +242,7 @@ def _lines(file: Path) -> Iterator[bytes]:
 
 
 def _last_line(file: Path) -> tuple[bytes | None, int]:
-    """The last complete line and where it ends."""
+    """The last complete line and the offset of its end."""
     with file.open("rb") as stream:
         size = stream.seek(0, os.SEEK_END)
         length = _TAIL_BYTES
@@ -270,11 +268,9 @@ def _lines_backwards(file: Path) -> Iterator[bytes]:
             length = min(_TAIL_BYTES, position)
             position -= length
             stream.seek(position)
-            parts = (stream.read(length) + rest).split(b"\n")
-            rest = parts[0]
-            later = parts[1:]
+            rest, *later = (stream.read(length) + rest).split(b"\n")
             if at_end and later:
-                later.pop()  # behind the last newline: nothing, or half a line
+                later.pop()  # after the last newline: empty, or a partial line
                 at_end = False
             yield from reversed(later)
         if not at_end:
@@ -284,7 +280,7 @@ def _lines_backwards(file: Path) -> Iterator[bytes]:
 def _write_at(file: Path, end: int, data: bytes) -> None:
     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, _MODE)
     try:
-        if os.fstat(fd).st_size > end:  # half a line, of a process that died or a disk that was full
+        if os.fstat(fd).st_size > end:  # a partial line, of a process that died or a disk that was full
             os.ftruncate(fd, end)
         try:
             while data:

@@ -1,4 +1,4 @@
-"""Looking at the trails in a folder: verify every chain, and read the newest records."""
+"""Verify the trails in a folder, and read their newest records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.db.engine import Database
 
 @dataclass(frozen=True, slots=True)
 class TrailVerdict:
-    """What was found of one host's trail; `fault` says where it is broken."""
+    """The result of verifying a host's trail; `fault` says where it is broken."""
 
     host: str
     records: int
@@ -27,7 +27,7 @@ class TrailVerdict:
 
 @dataclass(frozen=True, slots=True)
 class TrailEntry:
-    """One record for a person."""
+    """A record as a person reads it."""
 
     number: int
     time: str
@@ -38,7 +38,7 @@ class TrailEntry:
 
 
 def verify_trails(settings: Settings, database: Database, first: int = 1) -> list[TrailVerdict]:
-    """One verdict a host: this one, and every other whose files lie here. Raises SQLAlchemyError without a database."""
+    """A verdict per host: this host, and every other with files here. Raises DatabaseError without a database."""
     own = host_name(settings)
     others = [name for name in hosts_in(settings.audit_dir) if name != own]
     return [_verify(settings, database, host, first) for host in (own, *others)]
@@ -63,8 +63,9 @@ def _verify(settings: Settings, database: Database, host: str, first: int) -> Tr
 
 
 def newest_entries(settings: Settings, limit: int) -> list[TrailEntry]:
-    """The last records of this host, the newest first."""
-    return [_entry(one.number, one.message) for one in reversed(deque(trail_of(settings).records(), maxlen=limit))]
+    """The last records of this host, newest first."""
+    records = deque(trail_of(settings).records(), maxlen=limit)
+    return [_entry(record.number, record.message) for record in reversed(records)]
 
 
 def _entry(number: int, message: str) -> TrailEntry:
@@ -74,29 +75,29 @@ def _entry(number: int, message: str) -> TrailEntry:
         return TrailEntry(number, "", "unreadable", "", "", "")
     identification = root.find("EventIdentification")
     attributes = identification.attrib if identification is not None else {}
-    codes = [one.get("originalText", "") for one in root.iterfind("EventIdentification/*") if one.get("csd-code")]
-    why = root.findtext("EventIdentification/EventOutcomeDescription")
+    codes = [code.get("originalText", "") for code in root.iterfind("EventIdentification/*") if code.get("csd-code")]
+    description = root.findtext("EventIdentification/EventOutcomeDescription")
     failed = attributes.get("EventOutcomeIndicator") != "0"
     return TrailEntry(
         number,
         attributes.get("EventDateTime", "")[:19],
         ": ".join(codes),
-        f"failed: {why}" if failed else why or "ok",
+        f"failed: {description}" if failed else description or "ok",
         " → ".join(_who(root)),
         ", ".join(_what(root)),
     )
 
 
 def _who(root: ElementTree.Element) -> Iterator[str]:
-    for one in root.iterfind("ActiveParticipant"):
-        place = one.get("NetworkAccessPointID")
-        yield one.get("UserID", "") + (f" ({place})" if place else "")
+    for participant in root.iterfind("ActiveParticipant"):
+        address = participant.get("NetworkAccessPointID")
+        yield participant.get("UserID", "") + (f" ({address})" if address else "")
 
 
 def _what(root: ElementTree.Element) -> Iterator[str]:
-    for one in root.iterfind("ParticipantObjectIdentification"):
-        numbers = [int(sop.get("NumberOfInstances", "0")) for sop in one.iter("SOPClass")]
-        yield one.get("ParticipantObjectID", "") + (f" [{sum(numbers)} instances]" if numbers else "")
+    for subject in root.iterfind("ParticipantObjectIdentification"):
+        numbers = [int(sop_class.get("NumberOfInstances", "0")) for sop_class in subject.iter("SOPClass")]
+        yield subject.get("ParticipantObjectID", "") + (f" [{sum(numbers)} instances]" if numbers else "")
 
 
 def _time(message: str) -> str:

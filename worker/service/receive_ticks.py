@@ -19,7 +19,7 @@ from worker.service.schedule import Tick, start_ticks
 from worker.storage.refusals import Refusals
 from worker.storage.retention import remove_old_pixels
 
-_SETTLE_SECONDS = 0.1  # how long a series waits beyond `quiet_seconds`; one query takes a millisecond
+_SETTLE_SECONDS = 0.1  # the longest delay beyond `quiet_seconds`; a query takes a millisecond
 _RETENTION_SECONDS = 600.0
 _REFUSALS_SECONDS = 5.0
 _SLOWEST_COUNT_SECONDS = 1.0

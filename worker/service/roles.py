@@ -1,12 +1,12 @@
-"""The service: one supervisor, and a process for each role, which meet only in the database.
+"""The service: a supervisor, and a process for each role; they communicate only through the database.
 
-receive   the Storage SCP and the settling of series
-infer     classification, `inference_processes` of them; a codec that crashes takes down one of these only
+receive   the Storage SCP, Query/Retrieve and the settling of series
+infer     classification, in `inference_processes` processes, so that a codec that crashes ends only a single process
 send      deliveries
-web       pages, REST, DICOMweb, /health, /metrics; the monthly report
+web       REST API, DICOMweb, pages, /health and /metrics, monthly report
 
-The supervisor restarts what dies. Its children hold a pipe to it and end with it, so a killed worker leaves nothing
-behind that would keep the port.
+The supervisor restarts processes that die. Its children hold a pipe to it and end with it, so that a killed worker
+leaves no process behind that holds the port.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ _RECEIVER_GRACE_SECONDS = 3.0
 _PORT_SECONDS = 3.0
 
 
-# --- one role --------------------------------------------------------------------------------------------------
+# --- a role ----------------------------------------------------------------------------------------------------
 
 
 def run_role(role: ProcessRole, settings: Settings) -> None:
-    """Run one role in this process until SIGTERM or SIGINT. Raises StartError when it cannot begin."""
+    """Run a role in this process until SIGTERM or SIGINT. Raises StartError when it cannot start."""
     stop = _stop_on_signals()
     if os.environ.get(SUPERVISED):
         threading.Thread(target=_end_with_supervisor, name="lifeline", daemon=True).start()
     database = Database(settings.database.url, pseudonym_of(settings.privacy))
     database.require_revision()
-    clock = Clock(database, takes_along=role is ProcessRole.RECEIVE)
+    clock = Clock(database, shifts_arrivals=role is ProcessRole.RECEIVE)
     clock.start()
     audit = Recorder(settings, database, clock)
     audit.start()
@@ -80,7 +80,7 @@ def run_role(role: ProcessRole, settings: Settings) -> None:
         audit.close()
         database.close()
     if os.environ.get(SUPERVISED):
-        # All is done and durable; taking the interpreter with its libraries apart would only take seconds.
+        # Everything is durable; an orderly end of the interpreter and its libraries would take seconds for nothing.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
@@ -98,10 +98,10 @@ def _stop_on_signals() -> threading.Event:
 
 
 def _end_with_supervisor() -> None:
-    """Our standard input is a pipe from the supervisor: its end means that the supervisor died."""
+    """End this process when the supervisor dies: standard input is a pipe from it, which closes then."""
     while os.read(sys.stdin.fileno(), 64):
         pass
-    # No clean-up: the supervisor was killed, and every stage is built to be killed too.
+    # No clean-up: the supervisor was killed, and every stage survives being killed.
     os._exit(1)
 
 
@@ -201,10 +201,10 @@ def _web(settings: Settings, database: Database, clock: Clock, stop: threading.E
 
 
 def _web_listener(host: str, port: int) -> socket.socket:
-    """Raises StartError where the address cannot be had."""
+    """The listening socket of the web role. Raises StartError when the address cannot be bound."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sets TCP_NODELAY on sockets that name their protocol only. Without it every answer on a connection that
-    # is kept waits 40 ms for the acknowledgement of its own headers.
+    # asyncio sets TCP_NODELAY only on sockets that name their protocol. Without it every answer on a persistent
+    # connection waits 40 ms for the acknowledgement of its own headers.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -215,7 +215,7 @@ def _web_listener(host: str, port: int) -> socket.socket:
 
 
 def _web_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
-    """Raises StartError for TLS files that cannot be used."""
+    """The configuration of the web server. Raises StartError for TLS files that cannot be used."""
     import uvicorn
 
     from worker.tls import web_context
@@ -227,25 +227,25 @@ def _web_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     if certificate is not None and key is not None:
         context = web_context(certificate, key)
         config.load()
-        config.ssl = context  # the profile of BCP 195 that the DICOM port has too
+        config.ssl = context  # the BCP 195 profile, as on the DICOM port
     return config
 
 
 def _ready(role: ProcessRole, settings: Settings, database: Database, clock: Clock) -> AbstractContextManager[None]:
-    """The role does its work inside: so long this process counts as alive, on every host that shares the database."""
+    """The context in which a role works: this process counts as alive meanwhile, on every host with this database."""
     from worker.service.heartbeat import beating
 
-    gc.freeze()  # what was loaded stays: no collection walks it again while a report is built (a fifth of its time)
+    gc.freeze()  # collections skip what is loaded by now, which would take a fifth of a report's time
     return beating(database, role, timedelta(seconds=settings.worker.lease_seconds), clock)
 
 
 def configure_model(
     settings: Settings, database: Database, clock: Callable[[], datetime], *, first_only: bool = False
 ) -> None:
-    """Make the configured bundle known, and active unless a person chose otherwise (docs/decisions/0006).
+    """Add the configured bundle, and activate it unless a person has activated another (docs/decisions/0006).
 
-    `first_only`: where nothing is active yet; else the roles of hosts with different bundles would undo each other.
-    Raises StartError for a bundle that is damaged.
+    `first_only`: only while no model is active, so that roles of hosts with different bundles do not alternate.
+    Raises StartError for a damaged bundle.
     """
     from worker.inference.bundle import verified_identity
     from worker.jobs.bundle_store import BundleStore
@@ -257,7 +257,7 @@ def configure_model(
                 if not (first_only and models_in_use(session)[0]):
                     set_configured_model(session, identity, clock())
             return
-        except IntegrityError:  # another host made the same row at this moment; now it is there
+        except IntegrityError:  # another host added the same row at the same moment; now it exists
             if last_try:
                 raise
 
@@ -274,7 +274,7 @@ def _children(settings: Settings, config: Path | None) -> list[Child]:
 
 
 def run_service(settings: Settings, config: Path | None) -> int:
-    """All roles until SIGTERM; the exit status. Raises StartError for what can be seen before anything is started."""
+    """Run all roles until SIGTERM; the exit status. Raises StartError for faults that show before the start."""
     database = Database(settings.database.url)
     if database.revision() != REVISION:
         from worker.db.migrate import migrate
@@ -285,8 +285,8 @@ def run_service(settings: Settings, config: Path | None) -> int:
     configure_model(settings, database, clock)
     with database.read() as session:
         active, in_shadow = models_in_use(session)
-    models = ", ".join(f"{one.name} {one.version}" for one in active)
-    models += "".join(f", in shadow {one.name} {one.version}" for one in in_shadow)
+    models = ", ".join(f"{model.name} {model.version}" for model in active)
+    models += "".join(f", in shadow {model.name} {model.version}" for model in in_shadow)
     receive = settings.receive
     _require_free_port("receive", receive.host, receive.port)
     _require_free_port("web", settings.web.host, settings.web.port)
@@ -294,7 +294,7 @@ def run_service(settings: Settings, config: Path | None) -> int:
     print(
         f"brain-mri-worker {__version__}: {settings.worker.ae_title} on {receive.host}:{receive.port}, "
         f"model {models}, "
-        f"reports to {', '.join(one.name for one in settings.destination) or 'nobody'}, "
+        f"reports to {', '.join(destination.name for destination in settings.destination) or 'nobody'}, "
         f"health at {web}/health. Research use only. Ctrl-C stops.",
         flush=True,
     )
@@ -304,9 +304,9 @@ def run_service(settings: Settings, config: Path | None) -> int:
 
 
 def _require_free_port(section: str, host: str, port: int) -> None:
-    """Raises StartError when another program holds the port; said before any process is started.
+    """Raises StartError when another program holds the port, before any process is started.
 
-    A worker that was killed a moment ago may still hold it.
+    Waits a moment, because a worker that was just killed may still hold the port.
     """
     deadline = time.monotonic() + _PORT_SECONDS
     while True:

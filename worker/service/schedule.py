@@ -1,4 +1,4 @@
-"""APScheduler ticks: what a role does every so often."""
+"""APScheduler ticks: what a role does at regular intervals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.logs import fault_fields, get_log
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What is run every `seconds`; `name` is unique within a role and stands in the log."""
+    """A function that runs every `seconds`; `name` is unique within a role and appears in the log."""
 
     name: str
     seconds: float
@@ -22,7 +22,7 @@ class Tick:
 
 
 def start_ticks(ticks: Sequence[Tick]) -> BackgroundScheduler:
-    """Run every tick for the first time after its `seconds`, each in a thread: a slow one delays no other.
+    """Start the ticks; each first runs after its `seconds`, in its own thread, so that a slow tick delays no other.
 
     The caller shuts the scheduler down.
     """
@@ -38,7 +38,7 @@ def start_ticks(ticks: Sequence[Tick]) -> BackgroundScheduler:
 def tick_now(scheduler: BackgroundScheduler) -> None:
     """Run every tick at once.
 
-    For a clock that was set back: the scheduler would otherwise wait until the clock shows again what it showed.
+    After the clock was set back the scheduler would otherwise wait until the clock reaches its old time again.
     """
     for job in scheduler.get_jobs():
         job.modify(next_run_time=datetime.now(UTC))

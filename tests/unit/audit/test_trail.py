@@ -81,8 +81,8 @@ def test_a_changed_byte_is_found_and_the_record_named(
         line[at] = data.draw(st.integers(0, 255).filter(lambda byte: byte not in (line[at], 0x0A)))
         return [*lines[:index], bytes(line), *lines[index + 1 :]]
 
-    said = _tampered(written, change, written[1])
-    assert "edited" in said or "stands" in said or "missing" in said
+    fault = _tampered(written, change, written[1])
+    assert "edited" in fault or "stands" in fault or "missing" in fault
 
 
 @few
@@ -91,35 +91,35 @@ def test_other_content_of_a_record_is_said_to_be_edited(written: tuple[Path, Tra
     def change(lines: list[bytes]) -> list[bytes]:
         return [line.replace(b"Message>", b"Message >") if at == index else line for at, line in enumerate(lines)]
 
-    said = _tampered(written, change, written[1])
-    assert f"record {index + 1} " in said
-    assert "edited" in said
+    fault = _tampered(written, change, written[1])
+    assert f"record {index + 1} " in fault
+    assert "edited" in fault
 
 
 @few
 @given(st.integers(0, LINES - 1), st.integers(1, LINES))
 def test_removed_records_are_found_wherever_they_were(written: tuple[Path, TrailHead], first: int, count: int) -> None:
     removed = range(first, min(LINES, first + count))
-    said = _tampered(
+    fault = _tampered(
         written, lambda lines: [b"" if at in removed else line for at, line in enumerate(lines)], written[1]
     )
-    assert f"{first + 1}" in said
-    assert ("truncated" if removed[-1] == LINES - 1 else "removed") in said
+    assert f"{first + 1}" in fault
+    assert ("truncated" if removed[-1] == LINES - 1 else "removed") in fault
 
 
 @few
 @given(st.integers(0, LINES - 1), st.integers(0, LINES - 1))
-def test_moved_records_are_found(written: tuple[Path, TrailHead], one: int, other: int) -> None:
-    if one == other:
+def test_moved_records_are_found(written: tuple[Path, TrailHead], first: int, second: int) -> None:
+    if first == second:
         return
 
     def change(lines: list[bytes]) -> list[bytes]:
-        lines[one], lines[other] = lines[other], lines[one]
+        lines[first], lines[second] = lines[second], lines[first]
         return lines
 
-    said = _tampered(written, change, written[1])
-    assert f"record {max(one, other) + 1} stands where {min(one, other) + 1} belongs" in said
-    assert "reordered" in said
+    fault = _tampered(written, change, written[1])
+    assert f"record {max(first, second) + 1} is in the position of record {min(first, second) + 1}" in fault
+    assert "reordered" in fault
 
 
 @few
@@ -135,17 +135,17 @@ def test_a_trail_that_is_cut_anywhere_is_missed_by_the_anchor(
 
 
 def test_a_repeated_record_is_found(written: tuple[Path, TrailHead]) -> None:
-    said = _tampered(written, lambda lines: [*lines[:-1], lines[-1] + lines[-1]], written[1])
-    assert f"record {LINES} stands there once more" in said
+    fault = _tampered(written, lambda lines: [*lines[:-1], lines[-1] + lines[-1]], written[1])
+    assert f"record {LINES} occurs a second time" in fault
 
 
-def test_a_trail_written_anew_from_the_start_is_not_the_one_that_the_database_knows(
+def test_a_rewritten_trail_is_not_the_trail_that_the_database_knows(
     written: tuple[Path, TrailHead], tmp_path: Path
 ) -> None:
     forged = _trail(tmp_path)
     forged.append([f"<AuditMessage>{number}" for number in range(100, 100 + LINES + 5)])
     forged.verify(None)
-    with pytest.raises(BrokenTrail, match="not the one that the database knows"):
+    with pytest.raises(BrokenTrail, match="not the record that the database knows"):
         forged.verify(written[1])
     assert not forged.contains(written[1])
 

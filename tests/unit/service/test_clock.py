@@ -21,7 +21,7 @@ def test_the_database_is_the_referee_where_hosts_share_it(postgres_url: str, mon
     monkeypatch.setattr(clocks, "_own_ahead", lambda: true - 3600)
     database = Database(postgres_url)
     clock = Clock(database)
-    clock._ask()
+    clock._ask_database()
     database.close()
     assert abs(clock() - datetime.now(UTC)) < timedelta(minutes=10)
 
@@ -41,7 +41,7 @@ def test_ticks_go_on_when_the_clock_is_set_back(tmp_path: Path, monkeypatch: pyt
     clock.when_set_back(lambda: tick_now(scheduler))
     true = clocks._own_ahead()
     monkeypatch.setattr(clocks, "_own_ahead", lambda: true - 3600)
-    clock._look_at_own()
+    clock._check_own()
     try:
         assert scheduler.get_job("settle").next_run_time < in_an_hour - timedelta(minutes=30)
     finally:
@@ -54,7 +54,7 @@ def test_ticks_go_on_when_the_clock_is_set_back(tmp_path: Path, monkeypatch: pyt
 def test_a_clock_set_ahead_makes_no_series_look_silent(
     database: Database, monkeypatch: pytest.MonkeyPatch, ended: bool
 ) -> None:
-    clock, true = Clock(database, takes_along=True), clocks._own_ahead()
+    clock, true = Clock(database, shifts_arrivals=True), clocks._own_ahead()
     with database.write() as session:
         association = open_association(session, "SENDER", "127.0.0.1", "host:1", clock())
         add_instance(session, replace(new_instance(1), association_id=association), clock())
@@ -68,8 +68,8 @@ def test_a_clock_set_ahead_makes_no_series_look_silent(
             return bool(series_to_settle(session, now, quiet, idle, CountPolicy()))
 
     assert settled(datetime.now(UTC) + timedelta(hours=1))  # what the clock is followed for
-    clock._look_at_own()
-    clock._look_at_own()
+    clock._check_own()
+    clock._check_own()
     assert clock() - datetime.now(UTC) > timedelta(minutes=59)
     assert not settled(clock())
     assert settled(clock() + quiet) == ended
@@ -84,7 +84,7 @@ def test_only_the_process_that_images_arrive_in_takes_their_times_along(
     with database.write() as session:
         add_instance(session, new_instance(1), later(0))
     monkeypatch.setattr(clocks, "_own_ahead", lambda: true + 3600)
-    clock._look_at_own()
+    clock._check_own()
     with database.read() as session:
         assert session.get_one(SeriesRow, 1).last_received_at == later(0)
     assert clock() - datetime.now(UTC) > timedelta(minutes=59)
