@@ -190,13 +190,13 @@ def seeds_command(
     import torch
 
     from monai_train.systems.definitions import read_ours, read_systems
-    from monai_train.systems.seeds import Place, converted, parse_weights, seeds
+    from monai_train.systems.seeds import SeedsSettings, converted_folder, measure_systems, parse_weights
     from monai_train.training.allocator import keep_freed_memory
 
     torch.set_num_threads(threads)
     keep_freed_memory()
-    place = Place(converted(data, out), out, quick or 1.0, device, parse_weights(weights))
-    text = seeds(read_systems(systems), place, read_ours(), only, Console())
+    settings = SeedsSettings(converted_folder(data, out), out, quick or 1.0, device, parse_weights(weights))
+    text = measure_systems(read_systems(systems), settings, read_ours(), only, Console())
     if document_file is not None:
         document_file.write_text(text)
     typer.echo(f"table: {out / 'reference-systems.md'}")

@@ -1,1 +1,1 @@
-"""The five systems that `monai-train seeds` measures: a TOML file each, their splits, and the loop that fits them."""
+"""The five earlier systems that `monai-train seeds` measures: a TOML file each, their splits, their training loop."""

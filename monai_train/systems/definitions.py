@@ -1,4 +1,4 @@
-"""What the TOML files of this folder may say: a system, its protocol, and how each network is trained."""
+"""The schema of this folder's TOML files: a system, its protocol, and how each of its networks is trained."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ OURS = "ours"
 
 
 class Task(StrEnum):
-    """The question: which of four classes, or a tumour or none."""
+    """Which of four classes, or tumour against none."""
 
     FOUR = "four"
     YES_NO = "yes-no"
 
 
 class Protocol(StrEnum):
-    """How pictures are parted into training and test; all but GROUPED are the systems' own."""
+    """How pictures are split into training and test; all but GROUPED are the systems' own."""
 
-    RANDOM_VALIDATION = "random-validation"  # of the training part, 20 % of the pictures at random
-    AUGMENT_FIRST = "augment-first"  # altered copies are made, then 15 % of all at random: the leak reproduced
+    RANDOM_VALIDATION = "random-validation"  # 20 % of the training part's pictures at random
+    AUGMENT_FIRST = "augment-first"  # altered copies first, then 15 % of all at random: the leak reproduced
     OFFICIAL = "official"  # the folders Training and Testing
     RANDOM_TEST = "random-test"  # 51 pictures at random
-    GROUPED = "grouped"  # patients and pictures apart, one copy of a picture in the test
+    GROUPED = "grouped"  # split by patient and picture, one copy of a picture in the test
 
 
 class _Strict(BaseModel):
@@ -37,7 +37,7 @@ class _Strict(BaseModel):
 
 
 class Recipe(_Strict):
-    """How one network is trained. Adam where `weight_decay` is 0, else AdamW."""
+    """How a network is trained. Adam if `weight_decay` is 0, else AdamW."""
 
     network: str
     size: int = Field(ge=32, le=512)  # rows and columns of a picture
@@ -49,15 +49,15 @@ class Recipe(_Strict):
     clip_norm: float | None = Field(None, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     ema_decay: float = Field(0.0, ge=0, lt=1)
-    balanced: bool = False  # every class as likely
-    frozen: bool = False  # only the last layer learns, where weights are given
-    from_default: bool = False  # starts from the shipped model, which learned from other data sets
-    flip_test: bool = False  # the mean of a picture's answer and its mirror image's
+    balanced: bool = False  # every class is drawn equally often
+    frozen: bool = False  # if weights are given, only the last layer learns
+    from_default: bool = False  # starts from the shipped model, which was trained on other data sets
+    flip_test: bool = False  # averages the answers to a picture and its mirror image
     augmentation: Augmentation | None = None
 
 
 class System(_Strict):
-    """One earlier system and what it reported."""
+    """An earlier system and what it reported."""
 
     name: str
     title: str
@@ -68,8 +68,8 @@ class System(_Strict):
     goal: float | None = Field(None, ge=0, le=1)
     network: tuple[Recipe, ...] = Field(min_length=1)
     reported_by_network: dict[str, str] = {}
-    also_apart: bool = False  # its own networks with patients apart, too
-    ensemble: bool = False  # also the mean of its networks' answers
+    also_apart: bool = False  # its own networks split by patient, too
+    ensemble: bool = False  # the mean of its networks' answers, too
 
 
 def _read(path: Path) -> dict[str, object]:
@@ -87,7 +87,7 @@ def _fault(path: Path, error: ValidationError) -> StartError:
 
 
 def read_systems(names: str = "abcde", folder: Path = FOLDER) -> tuple[System, ...]:
-    """The systems of these letters. StartError for a letter without a file or a file that does not fit."""
+    """Read the systems of these letters. Raises StartError for a letter without a file and for an invalid file."""
     systems = []
     for letter in names:
         path = folder / f"{letter}.toml"
@@ -99,7 +99,7 @@ def read_systems(names: str = "abcde", folder: Path = FOLDER) -> tuple[System, .
 
 
 def read_ours(folder: Path = FOLDER) -> dict[Task, Recipe]:
-    """Our own recipe for each task. StartError for a file that does not fit."""
+    """Read our own recipe for each task. Raises StartError for an invalid file."""
     path = folder / "ours.toml"
     stored = _read(path)
     try:

@@ -1,4 +1,4 @@
-"""Fit one network to one protocol's pictures by its recipe, with its learning curves; nothing is chosen on the test."""
+"""Train a network on a protocol's pictures by its recipe and record its learning curves; the test decides nothing."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from monai_train.systems.definitions import Recipe
 from monai_train.training.augment import augment
 from monai_train.training.train import DivergedError, adamw, learning_rate, update_average
 
-CURVE_PICTURES = 256  # of the test part, drawn once: the whole of it is measured at the end
+CURVE_PICTURES = 256  # of the test part, drawn once: all of it is measured at the end
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Examples:
+class LabelledPictures:
     """`pixels` uint8 [n, 1, s, s]; `labels` int64 [n]."""
 
     pixels: torch.Tensor
@@ -30,8 +30,8 @@ class Examples:
 
 
 @dataclass(frozen=True, slots=True)
-class Epoch:
-    """One point of the learning curves; the test figures are of at most 256 pictures."""
+class CurvePoint:
+    """An epoch of the learning curves; the test figures are of at most 256 pictures."""
 
     epoch: int
     loss: float
@@ -41,20 +41,20 @@ class Epoch:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Fitted:
+class FitResult:
     """`probabilities` float32 [n, classes] of the test part after the last epoch."""
 
-    curves: tuple[Epoch, ...]
+    curves: tuple[CurvePoint, ...]
     probabilities: torch.Tensor
     seconds: float
 
     def curves_json(self) -> list[dict[str, float]]:
         """The curves as plain values."""
-        return [{key: round(value, 5) for key, value in asdict(one).items()} for one in self.curves]
+        return [{key: round(value, 5) for key, value in asdict(point).items()} for point in self.curves]
 
 
 def make_optimizer(model: Classifier, recipe: Recipe, frozen: bool) -> torch.optim.Optimizer:
-    """AdamW over what learns: everything, or only the last layer."""
+    """AdamW over the parameters that learn: all, or only the last layer's."""
     if frozen:
         for name, parameter in model.net.named_parameters():
             parameter.requires_grad_(name.startswith(("head.", "fc.", "last_linear.", "class_layers.", "_fc.")))
@@ -63,7 +63,7 @@ def make_optimizer(model: Classifier, recipe: Recipe, frozen: bool) -> torch.opt
 
 @torch.no_grad()
 def class_probabilities(model: Classifier, pixels: torch.Tensor, device: str, flip: bool) -> torch.Tensor:
-    """Class probabilities [n, classes] of uint8 pictures; the mean with the mirror image's where `flip`."""
+    """Class probabilities [n, classes] of uint8 pictures; with `flip`, averaged with the mirror image's."""
     model.eval()
     answers = []
     for images in torch.split(pixels, 64):
@@ -74,10 +74,10 @@ def class_probabilities(model: Classifier, pixels: torch.Tensor, device: str, fl
 
 
 class Fitting:
-    """A network, its optimizer and its draws, one step at a time."""
+    """A network in training: its optimizer, its averaged weights and its draws, advanced step by step."""
 
     def __init__(
-        self, model: Classifier, train: Examples, recipe: Recipe, frozen: bool, seed: int, device: str
+        self, model: Classifier, train: LabelledPictures, recipe: Recipe, frozen: bool, seed: int, device: str
     ) -> None:
         self.model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model) if recipe.ema_decay else self.model
@@ -86,12 +86,12 @@ class Fitting:
         self.generator = torch.Generator().manual_seed(seed)
         counts = train.labels.bincount().float()
         self.weights = 1 / counts[train.labels]
-        # A last batch of one picture is dropped: batch norm needs two.
+        # A last batch of a single picture is dropped: batch norm needs two.
         self.steps = max(1, (len(train.labels) + recipe.batch - 2) // recipe.batch)
         self._rates = TrainConfig(learning_rate=recipe.learning_rate)
 
-    def order(self) -> list[torch.Tensor]:
-        """The batches of one epoch, as positions."""
+    def draw_batches(self) -> list[torch.Tensor]:
+        """The batches of an epoch, as positions."""
         n = len(self.train.labels)
         if self.recipe.balanced:
             drawn = torch.multinomial(self.weights, n, replacement=True, generator=self.generator)
@@ -100,7 +100,7 @@ class Fitting:
         return list(torch.split(drawn, self.recipe.batch))[: self.steps]
 
     def step(self, chosen: torch.Tensor, done: int) -> tuple[float, int]:
-        """One optimizer step; returns the loss and how many of the batch were right. Raises DivergedError."""
+        """Take an optimizer step; returns the loss and how many of the batch were right. Raises DivergedError."""
         recipe = self.recipe
         images = self.train.pixels[chosen].float().div(255)
         if recipe.augmentation is not None:
@@ -125,37 +125,37 @@ class Fitting:
         return loss.item(), int((logits.argmax(dim=1) == labels).sum())
 
     def start_epoch(self) -> None:
-        """Training mode; what is frozen keeps its statistics."""
+        """Switch to training mode; frozen layers keep their statistics."""
         self.model.train(not self.frozen)
 
 
 def seconds_per_step(fitting: Fitting) -> float:
-    """The time of one optimizer step, measured after a first one."""
+    """The time of an optimizer step, measured on the second."""
     fitting.start_epoch()
-    chosen = fitting.order()[0]
+    chosen = fitting.draw_batches()[0]
     fitting.step(chosen, 0)
     start = time.monotonic()
     fitting.step(chosen, 0)
     return time.monotonic() - start
 
 
-def fit(fitting: Fitting, test: Examples, on_epoch: Callable[[Epoch], Any] = lambda _: None) -> Fitted:
-    """Every epoch of the recipe, then the test part. Raises DivergedError."""
+def fit(fitting: Fitting, test: LabelledPictures, on_epoch: Callable[[CurvePoint], Any] = lambda _: None) -> FitResult:
+    """Train every epoch of the recipe, then classify the test part. Raises DivergedError."""
     start = time.monotonic()
     drawn = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))[:CURVE_PICTURES]
-    some = Examples(test.pixels[drawn], test.labels[drawn])
-    curves: list[Epoch] = []
+    sample = LabelledPictures(test.pixels[drawn], test.labels[drawn])
+    curves: list[CurvePoint] = []
     recipe, done = fitting.recipe, 0
     for epoch in range(1, recipe.epochs + 1):
         fitting.start_epoch()
         total, right, seen = 0.0, 0, 0
-        for chosen in fitting.order():
-            loss, good = fitting.step(chosen, done)
-            total, right, seen, done = total + loss * len(chosen), right + good, seen + len(chosen), done + 1
-        answers = class_probabilities(fitting.average, some.pixels, fitting.device, recipe.flip_test)
-        test_loss = float(functional.nll_loss(answers.clamp(min=1e-9).log(), some.labels))
-        accuracy = float((answers.argmax(dim=1) == some.labels).float().mean())
-        curves.append(Epoch(epoch, total / seen, right / seen, test_loss, accuracy))
+        for chosen in fitting.draw_batches():
+            loss, correct = fitting.step(chosen, done)
+            total, right, seen, done = total + loss * len(chosen), right + correct, seen + len(chosen), done + 1
+        answers = class_probabilities(fitting.average, sample.pixels, fitting.device, recipe.flip_test)
+        test_loss = float(functional.nll_loss(answers.clamp(min=1e-9).log(), sample.labels))
+        accuracy = float((answers.argmax(dim=1) == sample.labels).float().mean())
+        curves.append(CurvePoint(epoch, total / seen, right / seen, test_loss, accuracy))
         on_epoch(curves[-1])
     answers = class_probabilities(fitting.average, test.pixels, fitting.device, recipe.flip_test)
-    return Fitted(tuple(curves), answers, time.monotonic() - start)
+    return FitResult(tuple(curves), answers, time.monotonic() - start)

@@ -1,4 +1,4 @@
-"""What is kept of one measured row: one JSON file and one picture each."""
+"""The stored result of a measured row: a JSON file and a PNG each."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from monai_train.data.labels import ANY_TUMOUR, NO_TUMOUR
 from monai_train.data.manifest import ManifestRow
 from monai_train.evaluation.metrics import FigureArray, bootstrap_interval, recalls
 from monai_train.systems.definitions import Protocol, Task
-from monai_train.systems.fit import Fitted
-from monai_train.systems.protocols import LABELS, Parts, known, task_class
+from monai_train.systems.fit import FitResult
+from monai_train.systems.protocols import LABELS, ProtocolSplit, count_known, task_class
 from worker.files import write_atomically
 
 
-class Result(BaseModel):
-    """One network on one protocol. `inputs` identifies everything the figures depend on but the fraction."""
+class RowResult(BaseModel):
+    """A network on a protocol. `inputs` identifies everything that the figures depend on, except the fraction."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,10 +37,10 @@ class Result(BaseModel):
     parameters: int
     n_train: int
     n_test: int
-    n_test_known: int  # of them, whose picture or patient is in training
+    n_test_known: int  # of these, how many have their picture or patient in training
     patients_test: int
     training_accuracy: float | None
-    accuracy: float | None  # None where the loss was not a number
+    accuracy: float | None  # None if the loss was not a number
     accuracy_ci: tuple[float, float] | None
     balanced_accuracy: float | None
     macro_f1: float | None
@@ -54,25 +54,25 @@ class Result(BaseModel):
     fault: str | None = None
 
 
-def figures_of(
+def answer_figures(
     probabilities: npt.NDArray[Any], truths: Sequence[int], patients: Sequence[int], task: Task
 ) -> dict[str, Any]:
     """Accuracy with its patient bootstrap interval, balanced accuracy, macro F1 and the confusion matrix."""
     predicted, truth = probabilities.argmax(axis=1), np.array(truths)
     size = len(LABELS[task])
     confusion = np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size)
-    right, held, said = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    present = held > 0
-    # Both tasks in the classes of `metrics`: a tumour of a yes/no set is one of unknown kind.
+    right, support, called = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    present = support > 0
+    # Both tasks in the classes of `metrics`: a tumour of a yes/no set is a tumour of unknown kind.
     as_truth = np.where(truth == 0, ANY_TUMOUR, NO_TUMOUR) if task is Task.YES_NO else truth
     as_answer = np.where(predicted == 0, 0, NO_TUMOUR) if task is Task.YES_NO else predicted
-    groups = np.array([str(one) for one in patients])
+    groups = np.array([str(patient) for patient in patients])
     interval = bootstrap_interval(as_truth, as_answer, groups, _accuracy)
     return {
         "accuracy": float(right.sum() / len(truth)),
         "accuracy_ci": tuple(interval) if interval else None,
-        "balanced_accuracy": float((right[present] / held[present]).mean()),
-        "macro_f1": float((2 * right[present] / (held + said)[present]).mean()),
+        "balanced_accuracy": float((right[present] / support[present]).mean()),
+        "macro_f1": float((2 * right[present] / (support + called)[present]).mean()),
         "confusion_matrix": confusion.tolist(),
     }
 
@@ -82,17 +82,19 @@ def _accuracy(confusion: npt.NDArray[Any]) -> FigureArray:
     return np.asarray(np.nansum(recalls(confusion) * counts, axis=-1) / counts.sum(axis=-1))
 
 
-def measured(parts: Parts, rows: Sequence[ManifestRow], task: Task, fitted: Fitted | None) -> dict[str, Any]:
-    """The fields of a Result that the answers decide; None and empty where `fitted` is None."""
-    tested = [rows[i] for i, _ in parts.test]
+def result_fields(
+    split: ProtocolSplit, rows: Sequence[ManifestRow], task: Task, fitted: FitResult | None
+) -> dict[str, Any]:
+    """The fields of a RowResult that the split and the answers decide; None or empty if `fitted` is None."""
+    tested = [rows[i] for i, _ in split.test]
     numbers = {group: n for n, group in enumerate(sorted({row.patient_group for row in tested}))}
     patients = [numbers[row.patient_group] for row in tested]
     truths = [task_class(row, task) or 0 for row in tested]
     content: dict[str, Any] = {
         "labels": LABELS[task],
-        "n_train": len(parts.train),
+        "n_train": len(split.train),
         "n_test": len(tested),
-        "n_test_known": known(parts, rows),
+        "n_test_known": count_known(split, rows),
         "patients_test": len(numbers),
         "truths": truths,
         "patient_numbers": patients,
@@ -107,65 +109,65 @@ def measured(parts: Parts, rows: Sequence[ManifestRow], task: Task, fitted: Fitt
             "probabilities": [],
             "seconds": 0.0,
         }
-    answers = fitted.probabilities.numpy()
+    probabilities = fitted.probabilities.numpy()
     return {
         **content,
-        **figures_of(answers, truths, patients, task),
+        **answer_figures(probabilities, truths, patients, task),
         "training_accuracy": fitted.curves[-1].accuracy,
         "curves": fitted.curves_json(),
-        "probabilities": np.round(answers.astype(float), 5).tolist(),
+        "probabilities": np.round(probabilities.astype(float), 5).tolist(),
         "seconds": fitted.seconds,
     }
 
 
-def ensemble(key: str, results: Sequence[Result]) -> Result | None:
-    """The mean of several networks' answers to the same test; None while one is missing, failed or saw another test."""
-    if not results or any(one.fault or one.truths != results[0].truths for one in results):
+def ensemble_result(key: str, results: Sequence[RowResult]) -> RowResult | None:
+    """The mean of several networks' answers to the same test; None if one is missing, failed or had another test."""
+    if not results or any(result.fault or result.truths != results[0].truths for result in results):
         return None
     first = results[0]
-    answers = np.mean([one.probabilities for one in results], axis=0)
+    mean = np.mean([result.probabilities for result in results], axis=0)
     return first.model_copy(
         update={
-            **figures_of(answers, first.truths, first.patient_numbers, first.task),
+            **answer_figures(mean, first.truths, first.patient_numbers, first.task),
             "key": key,
-            "network": "ensemble of " + ", ".join(one.network for one in results),
+            "network": "ensemble of " + ", ".join(result.network for result in results),
             "weights": "",
             "training_accuracy": None,
             "curves": [],
-            "probabilities": np.round(answers, 5).tolist(),
-            "parameters": sum(one.parameters for one in results),
-            "seconds": sum(one.seconds for one in results),
+            "probabilities": np.round(mean, 5).tolist(),
+            "parameters": sum(result.parameters for result in results),
+            "seconds": sum(result.seconds for result in results),
         }
     )
 
 
-def write(result: Result, folder: Path) -> None:
-    """FOLDER/<key>.json, whole or not at all, and <key>.png."""
+def write_result(result: RowResult, folder: Path) -> None:
+    """Write FOLDER/<key>.json, complete or not at all, and FOLDER/<key>.png."""
     path = folder / f"{result.key}.json"
     write_atomically(path, result.model_dump_json(indent=1) + "\n")
     if result.curves:
-        draw(result, path.with_suffix(".png"))
+        draw_result(result, path.with_suffix(".png"))
 
 
-def read(folder: Path, key: str) -> Result | None:
-    """The stored row; None where there is none or another version wrote it."""
+def read_result(folder: Path, key: str) -> RowResult | None:
+    """The stored row; None if there is none or another version wrote it."""
     try:
-        return Result.model_validate_json((folder / f"{key}.json").read_text())
+        return RowResult.model_validate_json((folder / f"{key}.json").read_text())
     except (OSError, ValidationError):
         return None
 
 
-def draw(result: Result, path: Path) -> None:
-    """Learning curves and confusion matrix of one row."""
+def draw_result(result: RowResult, path: Path) -> None:
+    """Draw the learning curves and the confusion matrix of a row as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     figure.suptitle(f"{result.network}, {result.protocol}: {result.n_test} test pictures, {result.n_test_known} known")
     loss, accuracy, matrix = figure.subplots(1, 3)
-    epochs = [line["epoch"] for line in result.curves]
+    epochs = [point["epoch"] for point in result.curves]
     for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
-        axes.plot(epochs, [line[name] for line in result.curves], color="#0072b2", label="training")
-        axes.plot(epochs, [line["test_" + name] for line in result.curves], "--", color="#d55e00", label="test")
+        axes.plot(epochs, [point[name] for point in result.curves], color="#0072b2", label="training")
+        axes.plot(epochs, [point["test_" + name] for point in result.curves], "--", color="#d55e00", label="test")
         axes.set(xlabel="epoch", ylabel=name)
         axes.grid(alpha=0.3)
     accuracy.set_ylim(0, 1.02)

@@ -1,6 +1,6 @@
-"""`monai-train seeds`: the five earlier systems on their own protocols, and ours on the same and with patients apart.
+"""`monai-train seeds`: the five earlier systems on their own protocols, and ours on the same and split by patient.
 
-OUT/rows/<row>.json, .png     one measured row: figures, learning curves, confusion matrix; it is not run again
+OUT/rows/<row>.json, .png     a measured row: figures, learning curves, confusion matrix; it is not run again
 OUT/reference-systems.md      the table
 """
 
@@ -23,12 +23,19 @@ from monai_train.data.dataset import load_pictures, read_preprocessing
 from monai_train.data.manifest import ManifestRow, data_sha256, manifest_path, read_manifest
 from monai_train.networks.pretrained import load_weights
 from monai_train.networks.registry import Classifier, network_definition
-from monai_train.systems import results
 from monai_train.systems.definitions import OURS, Protocol, Recipe, System, Task
-from monai_train.systems.fit import CURVE_PICTURES, Examples, Fitted, Fitting, fit, seconds_per_step
-from monai_train.systems.protocols import LABELS, Example, Parts, part, start_from_default, take_fraction, task_class
-from monai_train.systems.results import Result
-from monai_train.systems.table import document, row_key, rows_of_system
+from monai_train.systems.fit import CURVE_PICTURES, FitResult, Fitting, LabelledPictures, fit, seconds_per_step
+from monai_train.systems.protocols import (
+    LABELS,
+    Example,
+    ProtocolSplit,
+    split_by_protocol,
+    start_from_default,
+    take_fraction,
+    task_class,
+)
+from monai_train.systems.results import RowResult, ensemble_result, read_result, result_fields, write_result
+from monai_train.systems.table import reference_document, row_key, rows_of_system
 from monai_train.training.augment import augment
 from monai_train.training.checkpoint import current_commit
 from monai_train.training.train import DivergedError
@@ -42,8 +49,8 @@ _COPIES = Augmentation(rotate_degrees=10, scale=0.1, shift=0.05, gamma=0.2, bias
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One row to measure."""
+class TableRow:
+    """A row of the table: which network is trained on which protocol, and how."""
 
     key: str
     network: str
@@ -54,8 +61,8 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the pictures are, where rows go, and on what they run; `weights` by network name."""
+class SeedsSettings:
+    """The folder of pictures, the folder of results, the fraction to use, the device, initial weights by network."""
 
     data: Path
     out: Path
@@ -64,179 +71,195 @@ class Place:
     weights: Mapping[str, Path]
 
 
-def table_rows(systems: Sequence[System], ours: Mapping[Task, Recipe]) -> list[Job]:
+def table_rows(systems: Sequence[System], ours: Mapping[Task, Recipe]) -> list[TableRow]:
     """Every row of the table once, the systems' own first."""
-    jobs: dict[str, Job] = {}
+    found: dict[str, TableRow] = {}
     for system in systems:
-        recipes = {one.network: one for one in system.network} | {OURS: ours[system.task]}
+        recipes = {recipe.network: recipe for recipe in system.network} | {OURS: ours[system.task]}
         for network, protocol in rows_of_system(system):
             key = row_key(system, network, protocol)
-            jobs.setdefault(key, Job(key, network, system.task, system.dataset, protocol, recipes[network]))
-    return list(jobs.values())
+            found.setdefault(key, TableRow(key, network, system.task, system.dataset, protocol, recipes[network]))
+    return list(found.values())
 
 
-def initial_weights(job: Job, place: Place) -> Path | None:
-    """The file that the job's network starts from, where there is one."""
-    if job.recipe.from_default:
+def initial_weights(row: TableRow, settings: SeedsSettings) -> Path | None:
+    """The file that the row's network starts from, if there is one."""
+    if row.recipe.from_default:
         return default_bundle() / "models" / "model.safetensors"
-    return place.weights.get(job.network)
+    return settings.weights.get(row.network)
 
 
-def inputs_sha256(job: Job, rows: Sequence[ManifestRow], place: Place) -> str:
-    """Identifies what a row depends on but the fraction: 64 hex digits."""
-    weights = initial_weights(job, place)
+def inputs_sha256(row: TableRow, pictures: Sequence[ManifestRow], settings: SeedsSettings) -> str:
+    """Identifies everything that a row depends on, except the fraction: 64 hex digits."""
+    weights = initial_weights(row, settings)
     content = [
-        job.recipe.model_dump_json(exclude={"from_default"}),  # the weights below say it
-        job.protocol,
-        data_sha256([row for row in rows if row.dataset == job.dataset]),
+        row.recipe.model_dump_json(exclude={"from_default"}),  # the hash of the weights covers it
+        row.protocol,
+        data_sha256([picture for picture in pictures if picture.dataset == row.dataset]),
         hashlib.sha256(weights.read_bytes()).hexdigest() if weights else "",
         SEED,
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def kept(job: Job, rows: Sequence[ManifestRow], place: Place) -> Result | None:
-    """The stored row, when nothing it depends on has changed and it used at least as many pictures."""
-    stored = results.read(place.out / "rows", job.key)
-    if stored is None or stored.inputs != inputs_sha256(job, rows, place) or stored.fraction < place.fraction:
+def stored_result(row: TableRow, pictures: Sequence[ManifestRow], settings: SeedsSettings) -> RowResult | None:
+    """The stored result, if nothing it depends on has changed and it used at least the fraction of the settings."""
+    result = read_result(settings.out / "rows", row.key)
+    if result is None or result.inputs != inputs_sha256(row, pictures, settings) or result.fraction < settings.fraction:
         return None
-    return stored
+    return result
 
 
-def split_of_row(job: Job, rows: Sequence[ManifestRow], fraction: float) -> Parts:
-    """The job's examples. StartError where a class has none."""
-    parts = part(rows, job.dataset, job.task, job.protocol, SEED)
-    if job.recipe.from_default:
-        parts = start_from_default(parts, rows, job.protocol)
-    return take_fraction(parts, rows, job.task, fraction, SEED)
+def split_of_row(row: TableRow, pictures: Sequence[ManifestRow], fraction: float) -> ProtocolSplit:
+    """The row's examples. Raises StartError for a class without any."""
+    split = split_by_protocol(pictures, row.dataset, row.task, row.protocol, SEED)
+    if row.recipe.from_default:
+        split = start_from_default(split, pictures, row.protocol)
+    return take_fraction(split, pictures, row.task, fraction, SEED)
 
 
-def make_model(job: Job, place: Place) -> tuple[Classifier, str]:
-    """The network and what it starts from. StartError for weights that are another network's."""
+def make_network(row: TableRow, settings: SeedsSettings) -> tuple[Classifier, str]:
+    """The network and what it starts from. Raises StartError for the weights of another network."""
     torch.manual_seed(SEED)
-    model = Classifier(network_definition(job.recipe.network, len(LABELS[job.task])))
-    weights = initial_weights(job, place)
+    model = Classifier(network_definition(row.recipe.network, len(LABELS[row.task])))
+    weights = initial_weights(row, settings)
     if weights is None:
-        return model, "scratch (no weights given: all of it learns)" if job.recipe.frozen else "scratch"
-    name = "the shipped model" if job.recipe.from_default else weights.name
-    return model, f"{name} {load_weights(model, weights)[:8]}" + (", frozen" if job.recipe.frozen else "")
+        return model, "scratch (no weights given: all layers learn)" if row.recipe.frozen else "scratch"
+    name = "the shipped model" if row.recipe.from_default else weights.name
+    return model, f"{name} {load_weights(model, weights)[:8]}" + (", frozen" if row.recipe.frozen else "")
 
 
-def estimated_seconds(job: Job, parts: Parts, place: Place) -> float:
-    """How long the row will take, from a few measured steps."""
-    batch, classes = job.recipe.batch, len(LABELS[job.task])
-    pixels = torch.zeros(batch, 1, job.recipe.size, job.recipe.size, dtype=torch.uint8)
-    model, _ = make_model(job, place)
-    frozen = job.recipe.frozen and job.network in place.weights
-    harmless = job.recipe.model_copy(update={"learning_rate": 1e-6})
-    fitting = Fitting(model, Examples(pixels, torch.arange(batch) % classes), harmless, frozen, SEED, place.device)
-    a_step = seconds_per_step(fitting)
-    steps = job.recipe.epochs * math.ceil(len(parts.train) / batch)
-    shown = len(parts.test) + job.recipe.epochs * min(CURVE_PICTURES, len(parts.test))
+def _is_frozen(row: TableRow, settings: SeedsSettings) -> bool:
+    return row.recipe.frozen and row.network in settings.weights
+
+
+def estimated_seconds(row: TableRow, split: ProtocolSplit, settings: SeedsSettings) -> float:
+    """How long the row will take, extrapolated from a measured step."""
+    batch, classes = row.recipe.batch, len(LABELS[row.task])
+    pixels = torch.zeros(batch, 1, row.recipe.size, row.recipe.size, dtype=torch.uint8)
+    model, _ = make_network(row, settings)
+    recipe = row.recipe.model_copy(update={"learning_rate": 1e-6})  # so that blank pictures cannot diverge
+    examples = LabelledPictures(pixels, torch.arange(batch) % classes)
+    per_step = seconds_per_step(Fitting(model, examples, recipe, _is_frozen(row, settings), SEED, settings.device))
+    steps = recipe.epochs * math.ceil(len(split.train) / batch)
+    classified = len(split.test) + recipe.epochs * min(CURVE_PICTURES, len(split.test))
     # Forward alone is about a third of a step.
-    return a_step * (steps + shown * (1 + job.recipe.flip_test) / batch / 3)
+    return per_step * (steps + classified * (1 + recipe.flip_test) / batch / 3)
 
 
-def example_tensors(
+def labelled_pictures(
     examples: Sequence[Example], rows: Sequence[ManifestRow], pixels: Mapping[int, torch.Tensor], task: Task
-) -> Examples:
-    """Pixels and labels; copies above 0 are altered, always the same way."""
+) -> LabelledPictures:
+    """Pixels and labels; copies with a number above 0 are altered, the same on every run."""
     images = torch.stack([pixels[i] for i, _ in examples])
     altered = torch.tensor([n for n, (_, copy) in enumerate(examples) if copy], dtype=torch.long)
     generator = torch.Generator().manual_seed(SEED)
     for chosen in torch.split(altered, 64):
         if len(chosen):
             images[chosen] = (augment(images[chosen].float() / 255, _COPIES, generator) * 255).round().to(torch.uint8)
-    return Examples(images, torch.tensor([task_class(rows[i], task) or 0 for i, _ in examples]))
+    return LabelledPictures(images, torch.tensor([task_class(rows[i], task) or 0 for i, _ in examples]))
 
 
-def measure_row(job: Job, parts: Parts, rows: Sequence[ManifestRow], place: Place, progress: Progress) -> Result:
-    """Train and measure one row. A loss that is not a number is a row that says so."""
-    used = sorted({i for i, _ in (*parts.train, *parts.test)})
-    definition = replace(read_preprocessing(), size=job.recipe.size)
-    pictures = load_pictures(place.data, [rows[i] for i in used], definition, place.out / "pixels")
-    pixels = dict(zip(used, pictures.pixels, strict=True))
-    train, test = (example_tensors(side, rows, pixels, job.task) for side in (parts.train, parts.test))
-    model, started = make_model(job, place)
-    frozen = job.recipe.frozen and job.network in place.weights
-    task = progress.add_task(job.key, total=job.recipe.epochs)
-    fitted: Fitted | None = None
+def measure_row(
+    row: TableRow,
+    split: ProtocolSplit,
+    pictures: Sequence[ManifestRow],
+    settings: SeedsSettings,
+    progress: Progress,
+) -> RowResult:
+    """Train and measure a row. If the loss becomes not a number, the result records that as its fault."""
+    used = sorted({i for i, _ in (*split.train, *split.test)})
+    definition = replace(read_preprocessing(), size=row.recipe.size)
+    loaded = load_pictures(settings.data, [pictures[i] for i in used], definition, settings.out / "pixels")
+    pixels = dict(zip(used, loaded.pixels, strict=True))
+    train, test = (labelled_pictures(side, pictures, pixels, row.task) for side in (split.train, split.test))
+    model, origin = make_network(row, settings)
+    task = progress.add_task(row.key, total=row.recipe.epochs)
+    fitted: FitResult | None = None
     fault: str | None = None
     try:
-        fitting = Fitting(model, train, job.recipe, frozen, SEED, place.device)
+        fitting = Fitting(model, train, row.recipe, _is_frozen(row, settings), SEED, settings.device)
         fitted = fit(fitting, test, lambda _: progress.advance(task))
     except DivergedError as error:
         fault = str(error)
     progress.remove_task(task)
-    return Result(
-        key=job.key,
-        network=job.network,
-        task=job.task,
-        protocol=job.protocol,
-        fraction=place.fraction,
-        inputs=inputs_sha256(job, rows, place),
-        weights=started,
+    return RowResult(
+        key=row.key,
+        network=row.network,
+        task=row.task,
+        protocol=row.protocol,
+        fraction=settings.fraction,
+        inputs=inputs_sha256(row, pictures, settings),
+        weights=origin,
         commit=current_commit(),
-        device=place.device,
-        epochs=job.recipe.epochs,
-        parameters=sum(one.numel() for one in model.parameters()),
+        device=settings.device,
+        epochs=row.recipe.epochs,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
         fault=fault,
-        **results.measured(parts, rows, job.task, fitted),
+        **result_fields(split, pictures, row.task, fitted),
     )
 
 
-def seeds(
-    systems: Sequence[System], place: Place, ours: Mapping[Task, Recipe], only: str | None, console: Console
+def measure_systems(
+    systems: Sequence[System], settings: SeedsSettings, ours: Mapping[Task, Recipe], only: str | None, console: Console
 ) -> str:
-    """Measure what is not kept yet, one row at a time, and return the table of all that is.
+    """Measure the rows without a stored result, shortest first, and return the table of all stored ones.
 
-    Raises StartError for data that a protocol cannot part and weights that do not fit.
+    Raises StartError for data that a protocol cannot split and weights that do not fit.
     """
-    rows = read_manifest(place.data)
+    pictures = read_manifest(settings.data)
     every = table_rows(systems, ours)
-    unknown = {*place.weights, *([only] if only else [])} - {job.network for job in every}
+    unknown = {*settings.weights, *([only] if only else [])} - {row.network for row in every}
     if unknown:
         raise StartError("usage", f"{min(unknown)!r} is no network of these systems")
-    jobs = [job for job in every if only in (None, job.network)]
+    rows = [row for row in every if only in (None, row.network)]
     for folder in ("rows", "pixels"):
-        (place.out / folder).mkdir(parents=True, exist_ok=True)
-    parts = {job.key: split_of_row(job, rows, place.fraction) for job in jobs}
-    waiting = [job for job in jobs if kept(job, rows, place) is None]
-    console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} rows are measured already; timing the others ...")
-    expected = {job.key: estimated_seconds(job, parts[job.key], place) for job in waiting}
-    waiting.sort(key=lambda job: expected[job.key])  # so that a stopped run has measured most rows
-    for job in waiting:
-        console.print(f"  {job.key}: about {_duration(expected[job.key])}, {len(parts[job.key].train)} examples")
-    console.print(f"about {_duration(sum(expected.values()))} to go; a stopped run goes on with the next row")
+        (settings.out / folder).mkdir(parents=True, exist_ok=True)
+    splits = {row.key: split_of_row(row, pictures, settings.fraction) for row in rows}
+    missing = [row for row in rows if stored_result(row, pictures, settings) is None]
+    console.print(f"{len(rows) - len(missing)} of {len(rows)} rows are measured already; timing the others ...")
+    expected = {row.key: estimated_seconds(row, splits[row.key], settings) for row in missing}
+    missing.sort(key=lambda row: expected[row.key])  # so that an interrupted run has measured as many as it could
+    for row in missing:
+        console.print(f"  {row.key}: about {_duration(expected[row.key])}, {len(splits[row.key].train)} examples")
+    console.print(f"about {_duration(sum(expected.values()))} to go; an interrupted run resumes with the next row")
     with Progress(console=console, transient=True) as progress:
         overall = progress.add_task("rows", total=sum(expected.values()) or 1)
-        for job in waiting:
-            found = measure_row(job, parts[job.key], rows, place, progress)
-            results.write(found, place.out / "rows")
-            progress.advance(overall, expected[job.key])
-            figure = "-" if found.accuracy is None else f"{100 * found.accuracy:.2f} %"
-            console.print(f"{job.key}: accuracy {figure} (n={found.n_test}), {_duration(found.seconds)}")
-    return write_table(systems, ours, rows, place)
+        for row in missing:
+            result = measure_row(row, splits[row.key], pictures, settings, progress)
+            write_result(result, settings.out / "rows")
+            progress.advance(overall, expected[row.key])
+            accuracy = "-" if result.accuracy is None else f"{100 * result.accuracy:.2f} %"
+            console.print(f"{row.key}: accuracy {accuracy} (n={result.n_test}), {_duration(result.seconds)}")
+    return write_table(systems, ours, pictures, settings)
 
 
 def write_table(
-    systems: Sequence[System], ours: Mapping[Task, Recipe], rows: Sequence[ManifestRow], place: Place
+    systems: Sequence[System],
+    ours: Mapping[Task, Recipe],
+    pictures: Sequence[ManifestRow],
+    settings: SeedsSettings,
 ) -> str:
-    """Write OUT/reference-systems.md from the rows that are kept, whatever fraction they used; returns its text."""
-    any_fraction = replace(place, fraction=0.0)
-    found = {job.key: one for job in table_rows(systems, ours) if (one := kept(job, rows, any_fraction)) is not None}
+    """Write OUT/reference-systems.md from the stored rows, whatever fraction they used; returns its text."""
+    any_fraction = replace(settings, fraction=0.0)
+    results = {
+        row.key: result
+        for row in table_rows(systems, ours)
+        if (result := stored_result(row, pictures, any_fraction)) is not None
+    }
     for system in systems:
         if system.ensemble:
-            own = [found.get(row_key(system, one.network, system.protocol)) for one in system.network]
-            key = f"{system.name.lower()}-ensemble"
-            if None not in own and (together := results.ensemble(key, [one for one in own if one])) is not None:
-                found[key] = together
-                results.write(together, place.out / "rows")
-    seconds = sum(one.seconds for one in found.values() if not one.key.endswith("-ensemble"))
-    devices = ", ".join(sorted({one.device for one in found.values()})) or "none"
-    how = f"{len(found)} rows in {_duration(seconds)} of training on: {devices}."
-    text = document(systems, found, how)
-    (place.out / "reference-systems.md").write_text(text)
+            keys = [row_key(system, recipe.network, system.protocol) for recipe in system.network]
+            members = [results[key] for key in keys if key in results]
+            ensemble = ensemble_result(f"{system.name.lower()}-ensemble", members)
+            if len(members) == len(keys) and ensemble is not None:
+                results[ensemble.key] = ensemble
+                write_result(ensemble, settings.out / "rows")
+    seconds = sum(result.seconds for result in results.values() if not result.key.endswith("-ensemble"))
+    devices = ", ".join(sorted({result.device for result in results.values()})) or "none"
+    how = f"{len(results)} rows in {_duration(seconds)} of training on: {devices}."
+    text = reference_document(systems, results, how)
+    (settings.out / "reference-systems.md").write_text(text)
     return text
 
 
@@ -246,18 +269,19 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def parse_weights(given: Sequence[str]) -> dict[str, Path]:
-    found = {}
-    for one in given:
-        name, separator, path = one.partition("=")
+def parse_weights(options: Sequence[str]) -> dict[str, Path]:
+    """Files of initial weights by network, from options of the form NETWORK=FILE. Raises StartError."""
+    files = {}
+    for option in options:
+        name, separator, path = option.partition("=")
         if not separator or not Path(path).is_file():
-            raise StartError("usage", f"--weights {one}: give NETWORK=FILE, and a file that exists")
-        found[name] = Path(path)
-    return found
+            raise StartError("usage", f"--weights {option}: give NETWORK=FILE with a file that exists")
+        files[name] = Path(path)
+    return files
 
 
-def converted(data: Path, out: Path) -> Path:
-    """The folder itself where `convert` wrote it, else a conversion of it under `out`."""
+def converted_folder(data: Path, out: Path) -> Path:
+    """The folder itself if `convert` wrote it, else a conversion of it under `out`."""
     if manifest_path(data).is_file():
         return data
     if not (out / "data" / "manifest.csv").is_file():
