@@ -1,84 +1,110 @@
-"""A bundle's model card as HTML: Markdown, with its tables of figures as tables and every interval as a whisker."""
+"""A bundle's model card as HTML: GitHub Flavored Markdown, with a whisker beside every 95 % interval of a table.
+
+Cards of bundles up to brain-mri-tumour 0.3.0 have their tables drawn in box characters; these become Markdown first.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 _INTERVAL = re.compile(r"(\d+(?:\.\d+)?) % \((\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)\)")
 _WIDTH = 120  # of a whisker, 0 to 100 %
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+_FENCE = re.compile(r"^```[^\n]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 
 
 def card_as_html(markdown: str) -> Markup:
     """The card; HTML in it is shown as text, never run."""
-    parser = MarkdownIt("commonmark", {"html": False}).disable("image")
-    tokens = parser.parse(markdown)
-    for token in tokens:
-        if token.type == "heading_open" or token.type == "heading_close":
-            token.tag = f"h{min(6, int(token.tag[1]) + 1)}"  # the page has its own h1
-        if token.type == "fence" and "│" in token.content:
-            _draw_tables(token)
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    tokens = _with_figures(parser.parse(_FENCE.sub(_drawn_as_markdown, markdown)))
     rendered: str = parser.renderer.render(tokens, parser.options, {})
     return Markup(rendered)
 
 
-def _draw_tables(token: Token) -> None:
-    token.type, token.tag = "html_block", ""
-    token.content = str(Markup("").join(_as_html(one) for one in _tables(token.content)))
+def _with_figures(tokens: Sequence[Token]) -> list[Token]:
+    """Headings a level lower, tables that scroll and name their rows, a whisker in each cell with an interval."""
+    shown: list[Token] = []
+    title, first_cell = "", False
+    for position, token in enumerate(tokens):
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(6, int(token.tag[1]) + 1)}"  # the page has its own h1
+            if token.type == "heading_open":
+                title = tokens[position + 1].content
+        elif token.type == "table_open":
+            token.attrs["class"] = "figures"
+            region = Markup('<div class="scroll" tabindex="0" role="region" aria-label="{}">')
+            shown.append(_html(region.format(title or "Table")))
+        elif token.type == "th_open":
+            token.attrs = {"scope": "col"}  # without the style of an aligned column, which our policy forbids
+        elif token.type == "tr_open":
+            first_cell = True
+        elif token.type == "td_open":
+            token.attrs = {"scope": "row"} if first_cell else {}
+            token.tag = tokens[position + 2].tag = "th" if first_cell else "td"
+            if not first_cell and (whisker := _whisker(tokens[position + 1].content)):
+                tokens[position + 1].children = [*(tokens[position + 1].children or []), _html(whisker)]
+            first_cell = False
+        shown.append(token)
+        if token.type == "table_close":
+            shown.append(_html(Markup("</div>")))
+    return shown
 
 
-def _tables(text: str) -> list[_Table]:
-    """The tables that Rich drew: a title above a box of lines."""
-    tables: list[_Table] = []
-    title: list[str] = []
-    head: tuple[str, ...] = ()
-    rows: list[tuple[str, ...]] = []
-    for line in text.splitlines():
-        if line.startswith(("┃", "│")):
-            cells = tuple(cell.strip() for cell in re.split("[┃│]", line)[1:-1])
-            if line.startswith("┃"):
-                head = cells
-            else:
-                rows.append(cells)
-        elif line.startswith("└"):
-            tables.append(_Table(" ".join(title), head, tuple(rows)))
-            title, rows = [], []
-        elif not line.startswith(("┏", "┡", "├")):
-            title.append(line.strip())
-    return tables
+def _html(content: Markup) -> Token:
+    return Token("html_inline", "", 0, content=str(content))
 
 
-def _as_html(table: _Table) -> Markup:
-    head = Markup("").join(Markup('<th scope="col">{}</th>').format(cell) for cell in table.head)
-    rows = Markup("").join(
-        Markup('<tr><th scope="row">{}</th>{}</tr>').format(row[0], Markup("").join(_cell(cell) for cell in row[1:]))
-        for row in table.rows
-    )
+def _whisker(cell: str) -> Markup | None:
+    """The interval of a cell on an axis from 0 to 100 %."""
+    match = _INTERVAL.search(cell)
+    if match is None:
+        return None
+    value, low, high = (float(number) / 100 * _WIDTH for number in match.groups())
     return Markup(
-        '<div class="scroll" tabindex="0" role="region" aria-label="{0}"><table class="figures"><caption>{0}</caption>'
-        "<thead><tr>{1}</tr></thead><tbody>{2}</tbody></table></div>"
-    ).format(table.title, head, rows)
-
-
-def _cell(text: str) -> Markup:
-    found = _INTERVAL.search(text)
-    if found is None:
-        return Markup("<td>{}</td>").format(text)
-    value, low, high = (float(number) / 100 * _WIDTH for number in found.groups())
-    whisker = Markup(
         '<svg class="whisker" width="{w}" height="12" viewBox="0 0 {w} 12" aria-hidden="true">'
         '<line class="axis" x1="0" y1="6" x2="{w}" y2="6"/><line class="span" x1="{low}" y1="6" x2="{high}" y2="6"/>'
         '<circle cx="{value}" cy="6" r="3"/></svg>'
     ).format(w=_WIDTH, low=round(low, 1), high=round(high, 1), value=round(value, 1))
-    return Markup("<td>{}{}</td>").format(escape(text), whisker)
+
+
+# --- tables drawn in box characters ------------------------------------------------------------------------------
+
+
+def _drawn_as_markdown(fence: re.Match[str]) -> str:
+    """The drawn tables of a fenced block as headings and GFM tables; any other fenced block as it is."""
+    if "│" not in fence[1]:
+        return fence[0]
+    lines: list[str] = []
+    title: list[str] = []
+    head, rows = "", list[str]()
+    for line in fence[1].splitlines():
+        if line.startswith("┃"):
+            head = _row(line)
+        elif line.startswith("│"):
+            rows.append(_row(line))
+        elif line.startswith("└"):
+            columns = max((row.count(" | ") + 1 for row in rows), default=1)
+            lines += [
+                "",
+                f"### {' '.join(title)}",
+                "",
+                head or _cells([""] * columns),
+                _cells(["---"] * columns),
+                *rows,
+            ]
+            title, head, rows = [], "", []
+        elif not line.startswith(("┏", "┡", "├")):
+            title.append(line.strip())
+    return "\n".join([*lines, ""])
+
+
+def _row(line: str) -> str:
+    return _cells([cell.strip().replace("|", r"\|") for cell in re.split("[┃│]", line)[1:-1]])
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
