@@ -1,6 +1,6 @@
-// An extension for the OHIF viewer with a hanging protocol, in the forms that OHIF 3.13 documents. OHIF draws reports by
-// the coordinates of their measurements, and a classification has none: it is shown in OHIF's text view instead. A study
-// with such a report opens with images, heat map and report side by side.
+// An extension for the OHIF viewer with a hanging protocol, in the forms that OHIF 3.13 documents. OHIF draws a report
+// by the coordinates of its measurements, and a classification has none: it is shown in OHIF's text view instead. A
+// study with such a report opens with images, heat map and report side by side.
 "use strict";
 
 (() => {
@@ -43,7 +43,7 @@
     }
   }
 
-  // The comment first, then groups, codes, numbers and texts; the image library last. A group is titled by its identifier.
+  // The comment first, then groups, codes, numbers, texts; the image library last. A group's title is its identifier.
   function section(item) {
     const identifier = children(item).find((child) => name(child).CodeValue === TRACKING_IDENTIFIER);
     const order = (child) => {
