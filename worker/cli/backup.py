@@ -39,10 +39,10 @@ def restore(
 ) -> None:
     """Restore a backup into the empty data folder and database of the configuration."""
     from worker.cli import output
-    from worker.ops.backup import put_back
+    from worker.ops.backup import restore_backup
 
     settings, _ = settings_from(config)
-    files = output.with_steps("copying", lambda step: put_back(settings, folder, step))
+    files = output.with_steps("copying", lambda step: restore_backup(settings, folder, step))
     with audited(config) as (_, _, record, user):
         record(events.imported(user, str(folder)))
     typer.echo(f"database and {files} files restored from {folder}")

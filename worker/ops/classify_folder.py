@@ -1,4 +1,4 @@
-"""`worker classify FOLDER`: the pipeline of the service, without network and database."""
+"""`worker classify FOLDER`: the pipeline of the service without network and database."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from worker.storage.acceptance import Received, describe
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """A file that is no DICOM instance a PACS could have sent."""
+    """A file that is not a DICOM instance as a PACS sends them."""
 
     path: Path
     reason: str
@@ -48,6 +48,8 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class OfflineAnswer:
+    """The answer for a series; `written` is None where it was refused."""
+
     answer: SeriesAnswer
     written: Written | None
 
@@ -55,27 +57,27 @@ class OfflineAnswer:
 def read_folder(
     folder: Path, routes: Sequence[RouteSection] = ()
 ) -> tuple[dict[str, list[tuple[Path, NewInstance]]], list[Unread]]:
-    """The DICOM files below a folder (or one file) by series, and what could not be read.
+    """Read the DICOM files below a folder (or one file): by series, and those that could not be read.
 
-    What `routes` ask for is among the attributes of each. Raises StartError when there is nothing at that path.
+    The attributes of an instance include those that `routes` need. Raises StartError when the path does not exist.
     """
     if not folder.exists():
-        raise StartError("no-such-folder", f"there is no {folder}")
+        raise StartError("no-such-folder", f"{folder} does not exist")
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
     series: dict[str, list[tuple[Path, NewInstance]]] = {}
     unread: list[Unread] = []
     seen: set[str] = set()
     for path in files:
         try:
-            new = _describe_file(path, routes)
+            instance = _describe_file(path, routes)
         except RefusedInstance as fault:
             unread.append(Unread(path, fault.reason, fault.detail))
             continue
-        if new.sop_instance_uid in seen:
-            unread.append(Unread(path, "repeated", "an instance of the same UID was read before"))
+        if instance.sop_instance_uid in seen:
+            unread.append(Unread(path, "repeated", "another file has the same SOP Instance UID"))
             continue
-        seen.add(new.sop_instance_uid)
-        series.setdefault(new.series_instance_uid, []).append((path, new))
+        seen.add(instance.sop_instance_uid)
+        series.setdefault(instance.series_instance_uid, []).append((path, instance))
     return series, unread
 
 
@@ -94,10 +96,11 @@ def _describe_file(path: Path, routes: Sequence[RouteSection]) -> NewInstance:
         )
     except ValueError:
         raise RefusedInstance(standard.CANNOT_UNDERSTAND, "unreadable-dataset", "a UID cannot be read") from None
-    new = describe(received, lambda _series, _content: str(path), routes)
-    if new.sop_class_uid not in standard.STORAGE_SOP_CLASSES:
-        raise RefusedInstance(standard.DATASET_MISMATCH, "sop-class", f"{UID(new.sop_class_uid).name} is not accepted")
-    return new
+    instance = describe(received, lambda _series, _content: str(path), routes)
+    if instance.sop_class_uid not in standard.STORAGE_SOP_CLASSES:
+        name = UID(instance.sop_class_uid).name
+        raise RefusedInstance(standard.DATASET_MISMATCH, "sop-class", f"{name} is not accepted")
+    return instance
 
 
 def classify_series(
@@ -107,9 +110,9 @@ def classify_series(
     out: Path,
     moment: datetime,
 ) -> OfflineAnswer:
-    """Refuse or classify one series; its report, picture and PNG go below `out`."""
+    """Refuse or classify one series; its report, picture and PNG are written below `out`."""
     paths = [path for path, _ in members]
-    attributes = [new.attributes for _, new in members]
+    attributes = [instance.attributes for _, instance in members]
     missing = missing_part(attributes, None)
     refused = refusal(attributes, settings.eligibility)
     if refused is None and missing is not None and settings.eligibility.refuse_incomplete:
@@ -122,10 +125,10 @@ def classify_series(
     except NotAssessable as fault:
         result = not_assessed(fault)
     result = replace(result, missing=missing)
-    digest = input_sha256([new for _, new in members])
+    digest = input_sha256([instance for _, instance in members])
     written = Written(out / "report.dcm", out / "picture.dcm", out / "picture.png")
-    for one in Outbox(out).make_objects(result, model.identity, paths, digest, None, moment):
-        os.replace(out / one.path, written.report if one.kind == ObjectKind.REPORT else written.picture)
+    for made in Outbox(out).make_objects(result, model.identity, paths, digest, None, moment):
+        os.replace(out / made.path, written.report if made.kind == ObjectKind.REPORT else written.picture)
     shutil.rmtree(out / "objects")
     written.png.write_bytes(picture_png(result, model.identity))
     answer = _answer(members, model.identity, moment, SeriesStatus(result.status), result, result.reason, result.detail)

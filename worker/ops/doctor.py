@@ -1,4 +1,4 @@
-"""`worker doctor`: look at everything the service needs, and say what to do about each fault."""
+"""`worker doctor`: check everything that the service needs; for each fault, what to do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from worker.web.health import listens
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One look: `advice` is what to do, empty when all is well."""
+    """The result of a check; `advice` is what to do about a fault, otherwise empty."""
 
     subject: str
     well: bool
@@ -34,12 +34,12 @@ class Finding:
 
 
 def examine(settings: Settings, config: Path | None, now: datetime) -> Iterator[Finding]:
-    """Every finding, well or not; nothing is changed."""
-    shown = str(config) if config else "defaults (no file)"
+    """Run every check; changes nothing."""
+    source = str(config) if config else "defaults (no file)"
     if settings.destination:
-        yield Finding("configuration", True, shown)
+        yield Finding("configuration", True, source)
     else:
-        yield Finding("configuration", False, shown, "add a [[destination]]: without one no report is sent anywhere")
+        yield Finding("configuration", False, source, "add a [[destination]]: without it no report is sent")
     yield _data_folder(settings)
     database = _database(settings)
     yield database
@@ -55,21 +55,22 @@ def examine(settings: Settings, config: Path | None, now: datetime) -> Iterator[
 
 
 def examine_role(settings: Settings, role: ProcessRole, now: datetime) -> Finding:
-    """Whether a role is alive on this host: quick enough for a container's or a service manager's health check."""
+    """Check that a role runs on this host; fast enough for the health check of a container or service manager."""
     try:
-        alive = _seen(settings, now)
+        statuses = _process_statuses(settings, now)
     except (WorkerError, DatabaseError) as error:
         detail = error.detail if isinstance(error, WorkerError) else "the database does not answer"
-        return Finding(role, False, detail, "worker doctor looks at everything")
-    here = [one for one in alive if one.role == role and one.host == socket.gethostname()]
-    if not any(not one.lost for one in here):
-        return Finding(role, False, f"no living {role} process on this host", f"worker serve --role {role}")
+        return Finding(role, False, detail, "run worker doctor, which checks everything")
+    here = [status for status in statuses if status.role == role and status.host == socket.gethostname()]
+    running = sum(not status.lost for status in here)
+    if not running:
+        return Finding(role, False, f"no {role} process is running on this host", f"worker serve --role {role}")
     if role == ProcessRole.RECEIVE and not listens(settings):
-        return Finding(role, False, f"port {settings.receive.port} takes no connection", "start the process again")
-    return Finding(role, True, f"{sum(not one.lost for one in here)} alive on this host")
+        return Finding(role, False, f"port {settings.receive.port} does not accept connections", "restart the process")
+    return Finding(role, True, f"{running} running on this host")
 
 
-def _seen(settings: Settings, now: datetime) -> list[ProcessStatus]:
+def _process_statuses(settings: Settings, now: datetime) -> list[ProcessStatus]:
     database = Database(settings.database.url)
     try:
         database.require_revision()
@@ -80,28 +81,30 @@ def _seen(settings: Settings, now: datetime) -> list[ProcessStatus]:
 
 
 def _processes(settings: Settings, now: datetime) -> Finding:
-    """What runs, on whatever host; that nothing runs is no fault, for this is also asked before the first start."""
+    """The processes on every host. That none is running is no fault: the first check comes before the first start."""
     try:
-        alive = _seen(settings, now)
+        statuses = _process_statuses(settings, now)
     except WorkerError:  # an empty database
         return Finding("processes", True, "none has run yet")
-    shown = ", ".join(f"{one.role} on {one.host}" for one in alive if not one.lost) or "none runs"
-    lost = ", ".join(f"{one.role} on {one.host} since {one.seen_at:%Y-%m-%d %H:%M}" for one in alive if one.lost)
+    running = ", ".join(f"{status.role} on {status.host}" for status in statuses if not status.lost)
+    lost = ", ".join(
+        f"{status.role} on {status.host} since {status.seen_at:%Y-%m-%d %H:%M}" for status in statuses if status.lost
+    )
     if lost:
-        advice = "start that host again; one that is gone for good is forgotten after a day"
-        return Finding("processes", False, f"{shown}; not seen: {lost}", advice)
-    return Finding("processes", True, shown)
+        advice = "restart that host; a host that was removed is dropped from the list after a day"
+        return Finding("processes", False, f"{running or 'none is running'}; not seen: {lost}", advice)
+    return Finding("processes", True, running or "none is running")
 
 
 def _data_folder(settings: Settings) -> Finding:
     folder = settings.worker.data_dir
-    existing = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), Path("/"))
     if not os.access(existing, os.W_OK):
         return Finding("data folder", False, f"{existing} is not writable", "give the worker's user write access")
     free = shutil.disk_usage(existing).free
-    wanted = settings.receive.minimum_free_bytes
-    if free < wanted:
-        return Finding("data folder", False, f"{free >> 20} MiB free", f"free at least {wanted >> 20} MiB")
+    minimum = settings.receive.minimum_free_bytes
+    if free < minimum:
+        return Finding("data folder", False, f"{free >> 20} MiB free", f"free at least {minimum >> 20} MiB")
     return Finding("data folder", True, f"{folder}, {free / 1e9:.1f} GB free")
 
 
@@ -110,12 +113,12 @@ def _database(settings: Settings) -> Finding:
         database = Database(settings.database.url)
         revision = database.revision()
         if revision is None:
-            return Finding("database", True, "empty; `worker serve` or `worker migrate` makes the tables")
+            return Finding("database", True, "empty; `worker serve` or `worker migrate` creates the tables")
         database.require_revision()
         with database.read() as session:
             counts = unfinished_counts(session)
     except WorkerError as error:
-        advice = "check [database] url and that the server runs" if error.reason == "database-unreachable" else ""
+        advice = "check [database] url and start the server" if error.reason == "database-unreachable" else ""
         return Finding("database", False, error.detail, advice or "see the message")
     parked, failed = counts["jobs"]["parked"], counts["deliveries"]["failed"]
     detail = f"revision {REVISION}"
@@ -127,7 +130,7 @@ def _database(settings: Settings) -> Finding:
 
 
 def _models(settings: Settings) -> Iterator[Finding]:
-    """The models that are in use, as this host's files and what every host said of loading them tell."""
+    """The models in use: their files on this host, and the hosts that could not load them."""
     from worker.inference.bundle import verified_identity
     from worker.jobs.bundle_store import BundleStore
 
@@ -136,25 +139,24 @@ def _models(settings: Settings) -> Iterator[Finding]:
         if database.revision() is None:
             return
         with database.read() as session:
-            known = [one for one in model_statuses(session) if one.state in (ModelState.ACTIVE, ModelState.SHADOW)]
-            awaited = awaited_models(session, settings.route) if known else []
+            used = [model for model in model_statuses(session) if model.state in (ModelState.ACTIVE, ModelState.SHADOW)]
+            awaited = awaited_models(session, settings.route) if used else []
     finally:
         database.close()
-    for one in known:
-        subject = f"model {one.name} {one.version}"
+    for model in used:
+        subject = f"model {model.name} {model.version}"
         try:
-            verified_identity(BundleStore(settings).require(one.sha256))
+            verified_identity(BundleStore(settings).require(model.sha256))
         except WorkerError as error:
-            yield Finding(
-                subject, False, f"{one.state}; {error.detail}", "worker models add, or worker models rollback"
-            )
+            advice = "worker models add, or worker models rollback"
+            yield Finding(subject, False, f"{model.state}; {error.detail}", advice)
             continue
-        if one.not_loaded:
-            yield Finding(subject, False, f"{one.state}; not loaded on {one.not_loaded}", "worker models rollback")
+        if model.not_loaded:
+            yield Finding(subject, False, f"{model.state}; not loaded on {model.not_loaded}", "worker models rollback")
         else:
-            yield Finding(subject, True, one.state)
-    for what in awaited:
-        yield Finding("routes", False, what, "activate it (worker models activate … --beside), or change the rule")
+            yield Finding(subject, True, model.state)
+    for fault in awaited:
+        yield Finding("routes", False, fault, "activate it (worker models activate … --beside), or change the rule")
 
 
 def _bundle(settings: Settings) -> Finding:
@@ -163,8 +165,8 @@ def _bundle(settings: Settings) -> Finding:
     try:
         identity = BundleStore(settings).load_configured().identity
     except WorkerError as error:
-        return Finding("configured bundle", False, error.detail, "set [worker] bundle, or install the worker again")
-    return Finding("configured bundle", True, f"{identity.name} {identity.version}, hashes and golden cases agree")
+        return Finding("configured bundle", False, error.detail, "set [worker] bundle, or reinstall the worker")
+    return Finding("configured bundle", True, f"{identity.name} {identity.version}: hashes and golden cases verified")
 
 
 def _peer(settings: Settings, peer: PeerSection) -> Finding:
@@ -174,8 +176,10 @@ def _peer(settings: Settings, peer: PeerSection) -> Finding:
     try:
         associate(peer, settings.worker.ae_title).release()
     except WorkerError as error:
-        return Finding(subject, False, error.detail, "its series settle by silence alone; or set query = false")
-    return Finding(subject, True, f"at {peer.host}:{peer.port} can be asked for the number of images")
+        return Finding(
+            subject, False, error.detail, "its series settle by silence alone; start it, or set query = false"
+        )
+    return Finding(subject, True, f"at {peer.host}:{peer.port} answers queries for the number of images")
 
 
 def _destination(settings: Settings, destination: Destination) -> Finding:

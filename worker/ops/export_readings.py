@@ -1,9 +1,9 @@
-"""`worker readings export OUT`: the series that readers gave a class, for `monai-train convert --from-worker`.
+"""`worker readings export OUT`: the series with a reader's class, for `monai-train convert --from-worker`.
 
-OUT/images/…      the received DICOM files, checked against their hashes, linked where the file system can, else copied;
-                  of files with several frames one file a frame, for training takes files of one slice
-OUT/labels.csv    one line a slice: its series' label, and what reader and model said of the slice; written last
-OUT/left-out.csv  the series that are not in it, with the reason
+OUT/images/…      the received DICOM files, verified by their hashes; hard links where the file system supports them,
+                  otherwise copies; a multi-frame file becomes a file per frame, as training reads files of one slice
+OUT/labels.csv    a line per slice: the label of its series, and reader and model on the slice; written last
+OUT/left-out.csv  the series that are left out, with the reason
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from worker.db.engine import Database
@@ -25,13 +26,13 @@ from worker.pixels.split_frames import NotDivisible, split_frames
 
 LABELS = "labels.csv"
 COLUMNS = ("path", "label", "series", "ordinal", "marked", "deciding", "in_distribution", "answer", "dataset")
-SITE = "site"  # the data set that a confirmed series belongs to
+SITE = "site"  # the data set of every exported series
 _NO_CLASS = ("other", NOT_ASSESSABLE)
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """How many series and slices were written, and why others were not: (series, reason)."""
+    """The numbers of series and slices written, and the series left out with the reason."""
 
     series: int
     slices: int
@@ -41,53 +42,53 @@ class Exported:
 def export_readings(
     database: Database, data_dir: Path, out: Path, step: Callable[[int, int], None] = lambda done, total: None
 ) -> Exported:
-    """Write the folder, which must be new or empty. Raises StartError where it is not, or cannot be written."""
+    """Write the folder, which must be new or empty. Raises StartError when it is neither or cannot be written."""
     lines: list[dict[str, str]] = []
     left_out: list[tuple[str, str]] = []
     series = 0
     try:
         (out / "images").mkdir(parents=True, exist_ok=True)
-        if any(one.name != "images" for one in out.iterdir()) or any((out / "images").iterdir()):
+        if any(path.name != "images" for path in out.iterdir()) or any((out / "images").iterdir()):
             raise StartError("out-not-empty", f"{out} is not empty")
         with database.read() as session:
-            found = list(read_series(session))
-        for number, one in enumerate(found, 1):
-            name = _name(one)
-            reason = _why_not(one) or _take(one, data_dir, out / "images" / name)
+            rows = list(read_series(session))
+        for number, read in enumerate(rows, 1):
+            name = _name(read)
+            reason = _reason_to_leave_out(read) or _export_images(read, data_dir, out / "images" / name)
             if reason:
                 left_out.append((name, reason))
             else:
                 series += 1
-                lines += _lines(one, name)
-            step(number, len(found))
-        _write(out / "left-out.csv", ("series", "reason"), [{"series": a, "reason": b} for a, b in left_out])
+                lines += _lines(read, name)
+            step(number, len(rows))
+        _write(out / "left-out.csv", ("series", "reason"), ({"series": name, "reason": why} for name, why in left_out))
         _write(out / LABELS, COLUMNS, lines)
     except OSError as error:
-        raise StartError("export-unwritable", f"{out} cannot be written: {error.strerror}") from None
+        raise StartError("export-unwritable", f"cannot write {out}: {error.strerror}") from None
     return Exported(series, len(lines), tuple(left_out))
 
 
-def _name(one: ReadSeries) -> str:
-    """The same for the same series in every export, and not its UID."""
-    return f"series-{hashlib.sha256(one.series_instance_uid.encode()).hexdigest()[:16]}"
+def _name(read: ReadSeries) -> str:
+    """A name that is the same in every export and does not reveal the UID."""
+    return f"series-{hashlib.sha256(read.series_instance_uid.encode()).hexdigest()[:16]}"
 
 
-def _why_not(one: ReadSeries) -> str | None:
-    if one.label in _NO_CLASS:
-        return one.label
-    if not one.slices:
-        return "no-result"  # nobody knows which of its images are its slices
-    if any(each.removed for each in one.slices):
+def _reason_to_leave_out(read: ReadSeries) -> str | None:
+    if read.label in _NO_CLASS:
+        return read.label
+    if not read.slices:
+        return "no-result"  # the slices of a series are known from its result only
+    if any(slice_.removed for slice_ in read.slices):
         return "images-deleted"
     return None
 
 
-def _take(one: ReadSeries, data_dir: Path, folder: Path) -> str | None:
-    """The files of a series in a new folder; the reason where one is not what was received, and then no folder."""
+def _export_images(read: ReadSeries, data_dir: Path, folder: Path) -> str | None:
+    """Write the images of a series to a new folder; the reason, and no folder, where a file cannot be exported."""
     folder.mkdir()
     try:
-        for path, slices in groupby(sorted(one.slices, key=lambda each: each.path), key=lambda each: each.path):
-            _take_file(data_dir / path, list(slices), folder)
+        for path, slices in groupby(sorted(read.slices, key=attrgetter("path")), key=attrgetter("path")):
+            _export_file(data_dir / path, list(slices), folder)
     except _Unusable as fault:
         for file in folder.iterdir():
             file.unlink()
@@ -97,12 +98,14 @@ def _take(one: ReadSeries, data_dir: Path, folder: Path) -> str | None:
 
 
 class _Unusable(Exception):
+    """A file that cannot be exported."""
+
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-def _take_file(source: Path, slices: Sequence[ReadSlice], folder: Path) -> None:
+def _export_file(source: Path, slices: Sequence[ReadSlice], folder: Path) -> None:
     """Link or copy one received file, or split it into the frames that are slices. Raises _Unusable."""
     try:
         content = source.read_bytes()
@@ -110,11 +113,11 @@ def _take_file(source: Path, slices: Sequence[ReadSlice], folder: Path) -> None:
         content = b""
     if hashlib.sha256(content).hexdigest() != slices[0].sha256:
         raise _Unusable("images-damaged")
-    ordinals = {each.frame_number: each.ordinal for each in slices}
+    ordinals = {slice_.frame_number: slice_.ordinal for slice_ in slices}
     if None not in ordinals:
         try:
-            wanted = {number: ordinal + 1 for number, ordinal in ordinals.items() if number is not None}
-            for number, frame in split_frames(content, wanted):
+            positions = {number: ordinal + 1 for number, ordinal in ordinals.items() if number is not None}
+            for number, frame in split_frames(content, positions):
                 (folder / _file(ordinals[number])).write_bytes(frame)
         except NotDivisible:
             raise _Unusable("multi-frame") from None
@@ -122,7 +125,7 @@ def _take_file(source: Path, slices: Sequence[ReadSlice], folder: Path) -> None:
     target = folder / _file(ordinals[None])
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one without links
+    except OSError:  # another file system, or one without hard links
         target.write_bytes(content)
 
 
@@ -130,12 +133,19 @@ def _file(ordinal: int) -> str:
     return f"{ordinal:04d}.dcm"
 
 
-def _lines(one: ReadSeries, name: str) -> Iterable[dict[str, str]]:
-    for each in one.slices:
+def _lines(read: ReadSeries, name: str) -> Iterable[dict[str, str]]:
+    for slice_ in read.slices:
         values = (
-            f"images/{name}/{_file(each.ordinal)}", one.label, name, str(each.ordinal),
-            _yes(each.ordinal in one.marked), _yes(each.deciding), _yes(each.in_distribution), one.answer or "", SITE,
-        )  # fmt: skip
+            f"images/{name}/{_file(slice_.ordinal)}",
+            read.label,
+            name,
+            str(slice_.ordinal),
+            _yes(slice_.ordinal in read.marked),
+            _yes(slice_.deciding),
+            _yes(slice_.in_distribution),
+            read.answer or "",
+            SITE,
+        )
         yield dict(zip(COLUMNS, values, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""A destination that is asked over HTTP: connection, bearer token, TLS, and what is true of every answer."""
+"""HTTP for STOW-RS and FHIR: sessions with bearer token and TLS, and the statuses that mean the same for both."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from worker.errors import Retry
 from worker.send.destinations.base import HttpDestination
 from worker.tls import client_context
 
-# The server, or what stands before it, cannot just now; 500 may be this object's fault, and still nothing is given up.
-PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, *range(500, 600)} - {
+# Temporary faults of the server or a proxy. A 500 may be due to the object itself; it is retried all the same.
+TEMPORARY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, *range(500, 600)} - {
     HTTPStatus.NOT_IMPLEMENTED,
     HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
 }
 
 
 class Session(requests.Session):
-    """One server and nothing else: no proxy or password from the environment, no redirect.
+    """Requests to one server: no proxy or password from the environment, no redirects.
 
-    A redirected POST becomes a GET, whose 200 would look like success.
+    A redirected POST becomes a GET, whose 200 would be taken for success.
     """
 
     def __init__(self, context: ssl.SSLContext | None, accept: str) -> None:
@@ -38,7 +38,7 @@ class Session(requests.Session):
 
     def request(self, method: Any, url: Any, **arguments: Any) -> requests.Response:  # type: ignore[override]
         arguments["allow_redirects"] = False
-        # dicomweb-client's has no port in it (RFC 9110 7.2); left out, the right one is sent.
+        # dicomweb-client's Host header lacks the port (RFC 9110 7.2); without it requests adds the correct one.
         (arguments.get("headers") or {}).pop("Host", None)
         return super().request(method, url, **arguments)
 
@@ -47,7 +47,7 @@ class Session(requests.Session):
 
 
 class _TlsAdapter(HTTPAdapter):
-    """Connections by our TLS profile (`worker.tls`)."""
+    """Connections with our TLS profile (`worker.tls`)."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
@@ -57,11 +57,11 @@ class _TlsAdapter(HTTPAdapter):
         super().init_poolmanager(*arguments, ssl_context=self._context, **keywords)
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Nothing: requests would add authorities of its own to those of the context, which verifies."""
+        """Do nothing: the context verifies, and requests would add its own authorities to it."""
 
 
 def connect(destination: HttpDestination, accept: str) -> Session:
-    """Nothing is sent yet. Raises Retry when the token cannot be read, StartError for TLS files."""
+    """Prepare a session; sends nothing. Raises Retry for an unreadable token, StartError for unusable TLS files."""
     context = None
     if destination.url.startswith("https:"):
         files = (destination.tls_certificate, destination.tls_key, destination.tls_authority)
@@ -74,12 +74,12 @@ def connect(destination: HttpDestination, accept: str) -> Session:
 
 
 def _token(destination: HttpDestination) -> str | None:
-    """Read at every connection, so that a token that is renewed is taken up."""
+    """The bearer token, read for every connection, so that a renewed token is used. Raises Retry."""
     if destination.bearer_token_variable is not None:
         token = os.environ.get(destination.bearer_token_variable, "").strip()
-        where = f"the environment variable {destination.bearer_token_variable}"
+        source = f"the environment variable {destination.bearer_token_variable}"
     elif destination.bearer_token_file is not None:
-        where = str(destination.bearer_token_file)
+        source = str(destination.bearer_token_file)
         try:
             token = destination.bearer_token_file.read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError):
@@ -87,12 +87,12 @@ def _token(destination: HttpDestination) -> str | None:
     else:
         return None
     if not token or not token.isprintable() or not token.isascii():
-        raise Retry("token-missing", f"{destination.name}: {where} holds no bearer token")
+        raise Retry("token-missing", f"{destination.name}: {source} holds no bearer token")
     return token
 
 
-def no_answer(destination: HttpDestination, error: requests.RequestException) -> Retry:
-    """Why there was no HTTP answer; the exception's own text would repeat the URL."""
+def unanswered(destination: HttpDestination, error: requests.RequestException) -> Retry:
+    """The fault behind a request without an answer; the text of the exception itself would repeat the URL."""
     if isinstance(error, requests.exceptions.SSLError):
         return Retry("tls-failed", f"{destination.name}: the TLS handshake failed: are authority and host name right?")
     if isinstance(error, requests.ReadTimeout):
@@ -101,11 +101,13 @@ def no_answer(destination: HttpDestination, error: requests.RequestException) ->
 
 
 def raise_for_access(response: requests.Response) -> None:
+    """Raise Retry when the server rejects our credentials."""
     if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        raise Retry("not-authorised", f"the peer answered HTTP {shown(response)}: is the bearer token right?")
+        raise Retry("not-authorised", f"the peer answered HTTP {status_line(response)}: is the bearer token right?")
 
 
-def shown(response: requests.Response) -> str:
+def status_line(response: requests.Response) -> str:
+    """Status code and reason phrase, e.g. `404 Not Found`."""
     try:
         return f"{response.status_code} {HTTPStatus(response.status_code).phrase}"
     except ValueError:

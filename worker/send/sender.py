@@ -1,6 +1,6 @@
-"""Delivery rows → C-STORE, STOW-RS or FHIR → delivered, or again later, or failed.
+"""Deliveries: claim what is due at a destination, send it, and record it as delivered, to be retried, or failed.
 
-One thread a destination: none holds up another.
+Each destination has its own thread, so that a slow one does not delay the others.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from worker.errors import Park, Retry
 from worker.logs import fault_fields, get_log
 from worker.send.destinations.base import Connection, Destination, Rejected
 
-# A peer that says no so many times to the same object means it; a person looks, and may retry.
+# After this many rejections of the same object the failure is treated as permanent; a person may retry.
 REJECTIONS_BEFORE_FAILED = 10
 _BATCH = 4  # deliveries over one connection
 _FIRST_DELAY_SECONDS = 2.0
@@ -43,14 +43,14 @@ _LONGEST_DELAY_SECONDS = 600.0
 
 
 def backoff(attempts: int) -> timedelta:
-    """How long to wait after the given number of attempts: doubling, at most ten minutes, a quarter of it jitter."""
+    """The wait after this number of attempts: doubles up to ten minutes, less up to a quarter of jitter."""
     seconds = min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0 ** min(attempts - 1, 20))
     return timedelta(seconds=seconds * random.uniform(0.75, 1.0))
 
 
 @dataclass(frozen=True)
 class Sender:
-    """Sends what is due at one destination."""
+    """Sends the objects that are due at one destination."""
 
     destination: Destination
     ae_title: str
@@ -64,8 +64,8 @@ class Sender:
         return f"{socket.gethostname()}:{os.getpid()}:{self.destination.name}"
 
     def send_due(self) -> int:
-        """Send one batch over one connection; the number of deliveries that were due."""
-        # As long as a whole batch can take, so that the lease is lost only with the process.
+        """Send one batch over one connection. Returns the number of deliveries that were due."""
+        # Covers a whole batch, so that only the death of this process lets the lease expire.
         lease = timedelta(seconds=self.destination.store_seconds * _BATCH)
         with self.database.read() as session:
             if not delivery_waits(session, self.destination.name, self.clock()):
@@ -78,11 +78,11 @@ class Sender:
             connection = self.destination.open(self.ae_title)
         except Retry as fault:
             for delivery, _ in due:
-                self._again(delivery, fault)
+                self._retry_later(delivery, fault)
             return len(due)
         with closing(connection):
-            for delivery, made in due:
-                self._deliver(connection, delivery, made)
+            for delivery, produced in due:
+                self._deliver(connection, delivery, produced)
         self._audit([delivery.id for delivery, _ in due])
         return len(due)
 
@@ -94,14 +94,14 @@ class Sender:
             self.record(events.sent(self.ae_title, peer.ae_title or self.destination.name, peer.host, transferred))
 
     def request_commitment(self) -> int:
-        """Request storage commitment for what was delivered and not yet committed to; the number of objects."""
+        """Request storage commitment for delivered objects without one. Returns the number of objects."""
         destination = self.destination
         if destination.commitment_timeout is None:
             return 0
         now = self.clock()
         transaction_uid = derive_uid("commitment", destination.name, uuid.uuid4().hex)
         until = now + destination.commitment_timeout
-        with self.database.write() as session:  # recorded first: the report may be quicker than the answer
+        with self.database.write() as session:  # before the request: the report may arrive before the answer
             instances = claim_commitments(session, destination.name, transaction_uid, now, until)
         if instances:
             try:
@@ -113,15 +113,15 @@ class Sender:
     def _on_report(self, information: Dataset) -> int:
         return record_commitment_report(self.database, information, self.clock())
 
-    def _deliver(self, connection: Connection, delivery: DeliveryRow, made: ObjectRow) -> None:
+    def _deliver(self, connection: Connection, delivery: DeliveryRow, produced: ObjectRow) -> None:
         try:
-            status, sent_as = connection.store(self._read(made))
+            status, sent_as = connection.store(self._read(produced))
         except Rejected as rejected:
             self._rejected(delivery, rejected)
         except Park as fault:
             self._end(delivery, state=DeliveryState.FAILED, reason=fault.reason, detail=fault.detail)
         except Retry as fault:
-            self._again(delivery, fault)
+            self._retry_later(delivery, fault)
         else:
             self._end(
                 delivery,
@@ -134,11 +134,11 @@ class Sender:
                 detail=None,
             )
 
-    def _read(self, made: ObjectRow) -> Dataset:
+    def _read(self, produced: ObjectRow) -> Dataset:
         try:
-            return dcmread(self.data_dir / made.path)
+            return dcmread(self.data_dir / produced.path)
         except FileNotFoundError:
-            raise Park("object-missing", "the file of this object is gone from the data folder") from None
+            raise Park("object-missing", "the file of this object is missing from the data folder") from None
         except OSError as error:
             raise Retry("object-unreadable", f"the file of this object cannot be read ({error.errno})") from None
 
@@ -156,7 +156,7 @@ class Sender:
             not_before = self.clock() + backoff(rejections)
             self._end(delivery, state=DeliveryState.PENDING, not_before=not_before, **common)
 
-    def _again(self, delivery: DeliveryRow, fault: Retry) -> None:
+    def _retry_later(self, delivery: DeliveryRow, fault: Retry) -> None:
         self._end(
             delivery,
             state=DeliveryState.PENDING,
@@ -178,13 +178,13 @@ class Sender:
         )
 
     def run(self, stop: threading.Event, poll_seconds: float = 0.1) -> None:
-        """Send until `stop`; what is in hand is finished."""
+        """Send until `stop`; the current batch is completed."""
         while not stop.is_set():
             try:
                 busy = self.send_due() > 0
                 if not busy:
                     self.request_commitment()
-            except Exception as error:  # a thread's boundary: the lease brings the deliveries back
+            except Exception as error:  # a thread's boundary: the deliveries are due again when their lease expires
                 get_log().error("sending failed", destination=self.destination.name, **fault_fields(error))
                 busy = False
                 stop.wait(_FIRST_DELAY_SECONDS)

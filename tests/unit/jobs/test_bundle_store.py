@@ -15,7 +15,7 @@ from worker.errors import StartError
 from worker.inference.bundle import verified_identity
 from worker.jobs import bundle_store
 from worker.jobs.bundle_store import BundleStore
-from worker.ops.backup import back_up, put_back
+from worker.ops.backup import back_up, restore_backup
 from worker.ops.doctor import examine
 
 
@@ -90,7 +90,7 @@ def test_doctor_looks_at_the_models_and_backup_takes_them_along(
     files, missing = back_up(settings, tmp_path / "copy", lambda *_: None)
     assert (files, missing) == (len([one for one in other.rglob("*") if one.is_file()]), 0)
     shutil.rmtree(settings.worker.data_dir)
-    put_back(settings, tmp_path / "copy", lambda *_: None)
+    restore_backup(settings, tmp_path / "copy", lambda *_: None)
     assert verified_identity(copy).version == "0.0.2"
 
     found = {one.subject: one for one in examine(settings, None, now)}

@@ -16,7 +16,7 @@ from worker.db.instances import instances_of, open_association
 from worker.db.migrate import migrate
 from worker.db.series_status import unfinished_counts
 from worker.errors import StartError
-from worker.ops.backup import back_up, put_back
+from worker.ops.backup import back_up, restore_backup
 from worker.storage.keeper import InstanceKeeper
 
 
@@ -56,7 +56,7 @@ def _files(settings: Settings) -> dict[str, bytes]:
 def test_a_restored_worker_is_the_one_that_was_backed_up(live: Settings, tmp_path: Path) -> None:
     assert back_up(live, tmp_path / "copy", _step) == (3, 0)
     restored = _settings(tmp_path / "new")
-    assert put_back(restored, tmp_path / "copy", _step) == 3
+    assert restore_backup(restored, tmp_path / "copy", _step) == 3
     assert _files(restored) == _files(live)
     database = Database(restored.database.url)
     with database.read() as session:
@@ -68,20 +68,20 @@ def test_a_damaged_file_is_told_and_not_copied(live: Settings, tmp_path: Path) -
     next(iter((live.worker.data_dir / "instances").rglob("*.dcm"))).write_bytes(b"damaged")
     assert back_up(live, tmp_path / "copy", _step) == (2, 1)
     with pytest.raises(StartError, match="1 files of the backup are missing or damaged"):
-        put_back(_settings(tmp_path / "new"), tmp_path / "copy", _step)
+        restore_backup(_settings(tmp_path / "new"), tmp_path / "copy", _step)
 
 
 def test_neither_overwrites_anything(live: Settings, tmp_path: Path) -> None:
     back_up(live, tmp_path / "copy", _step)
     with pytest.raises(StartError, match="is not empty"):
         back_up(live, tmp_path / "copy", _step)
-    with pytest.raises(StartError, match="empty place only"):
-        put_back(live, tmp_path / "copy", _step)
+    with pytest.raises(StartError, match="needs an empty data folder"):
+        restore_backup(live, tmp_path / "copy", _step)
 
 
 def test_a_folder_that_is_no_backup_is_said(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="it is no such backup"):
-        put_back(_settings(tmp_path), tmp_path, _step)
+    with pytest.raises(StartError, match="is not a backup"):
+        restore_backup(_settings(tmp_path), tmp_path, _step)
 
 
 def test_a_copy_can_be_checked_without_the_worker(live: Settings, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_postgresql_is_backed_up_and_restored_too(postgresql: tuple[Settings, Se
     live, restored = postgresql
     _receive(live).close()
     assert back_up(live, tmp_path / "copy", _step) == (3, 0)
-    assert put_back(restored, tmp_path / "copy", _step) == 3
+    assert restore_backup(restored, tmp_path / "copy", _step) == 3
     assert _files(restored) == _files(live)
     database = Database(restored.database.url)
     database.require_revision()
@@ -130,9 +130,9 @@ def test_postgresql_is_backed_up_and_restored_too(postgresql: tuple[Settings, Se
     database.close()
     shutil.rmtree(restored.worker.data_dir)
     with pytest.raises(StartError, match="the database has tables"):
-        put_back(restored, tmp_path / "copy", _step)
-    with pytest.raises(StartError, match="no such backup"):
-        put_back(_settings(tmp_path / "sqlite"), tmp_path / "copy", _step)
+        restore_backup(restored, tmp_path / "copy", _step)
+    with pytest.raises(StartError, match=r"is not a backup: it has no worker\.db"):
+        restore_backup(_settings(tmp_path / "sqlite"), tmp_path / "copy", _step)
 
 
 def test_without_the_client_programs_it_says_so(

@@ -49,7 +49,7 @@ def test_a_role_is_well_when_it_lives_on_this_host(settings: Settings, database:
 
 def test_a_receiver_must_listen_too(settings: Settings, database: Database) -> None:
     _beat(database, process_name(), ProcessRole.RECEIVE)
-    assert examine_role(settings, ProcessRole.RECEIVE, NOW).detail == "port 1 takes no connection"
+    assert examine_role(settings, ProcessRole.RECEIVE, NOW).detail == "port 1 does not accept connections"
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         listening = settings.model_copy(update={"receive": ReceiveSection(host="127.0.0.1", port=port)})
@@ -57,7 +57,7 @@ def test_a_receiver_must_listen_too(settings: Settings, database: Database) -> N
 
 
 def test_a_lost_host_is_named_with_what_to_do(settings: Settings, database: Database) -> None:
-    assert _processes(settings, NOW).detail == "none runs"
+    assert _processes(settings, NOW).detail == "none is running"
     _beat(database, process_name(), ProcessRole.WEB)
     assert _processes(settings, NOW).well
     _beat(database, "elsewhere:1", ProcessRole.SEND, ago=60)
