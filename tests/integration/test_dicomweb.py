@@ -36,7 +36,7 @@ from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.db.tables import InstanceRow, TokenRole
 from worker.dicom.standard import derive_uid
-from worker.storage.acceptance import Received
+from worker.storage.acceptance import StoreRequest
 from worker.storage.keeper import InstanceKeeper
 from worker.web.app import create_app
 
@@ -93,7 +93,7 @@ def _large() -> Dataset:
     return mr_instance(1, "c", Rows=64, Columns=64, PixelData=pixels.tobytes())
 
 
-def _compressed(ds: Dataset) -> Received:
+def _compressed(ds: Dataset) -> StoreRequest:
     original = received(ds)
     ds.compress(JPEG2000Lossless, generate_instance_uid=False)
     buffer = io.BytesIO()

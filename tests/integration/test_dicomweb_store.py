@@ -133,14 +133,14 @@ def test_a_series_waits_for_the_end_of_the_request(site: Site) -> None:
         0,
     )
 
-    def settling() -> int:
+    def settled() -> int:
         with site.database.read() as session:
             moments = (later(115), timedelta(seconds=10), timedelta(seconds=60), settling.CountPolicy())
             return len(settling.series_to_settle(session, *moments))
 
-    before = settling()
+    before = settled()
     request.end()
-    assert settling() == before + 1
+    assert settled() == before + 1
     store.close()
 
 

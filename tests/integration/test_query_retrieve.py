@@ -48,7 +48,7 @@ from worker.query_retrieve.identifiers import Query, add_value
 from worker.query_retrieve.scp import Archive
 from worker.receive.storage_scp import Receiver
 from worker.send.destinations.c_store import CStoreDestination
-from worker.storage.acceptance import Received
+from worker.storage.acceptance import StoreRequest
 from worker.storage.keeper import InstanceKeeper
 
 needs_dcmtk = pytest.mark.skipif(not dcmtk.installed("getscu"), reason="DCMTK is not installed")
@@ -103,12 +103,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     database.close()
 
 
-def compressed(ds: Dataset) -> Received:
+def compressed(ds: Dataset) -> StoreRequest:
     plain = dcmread(BytesIO(received(ds).encoded))
     plain.compress(RLELossless, generate_instance_uid=False)
     buffer = BytesIO()
     plain.save_as(buffer, enforce_file_format=True)
-    return Received(plain.SOPClassUID, plain.SOPInstanceUID, RLELossless, buffer.getvalue(), None)
+    return StoreRequest(plain.SOPClassUID, plain.SOPInstanceUID, RLELossless, buffer.getvalue(), None)
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from worker.db.instances import NewInstance
 from worker.dicom.standard import derive_uid
 from worker.inference.illustrated import IllustratedResult
 from worker.results import CodedConcept, ModelClass, ModelIdentity, ResultStatus, SliceResult
-from worker.storage.acceptance import Received
+from worker.storage.acceptance import StoreRequest
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BRAIN = CodedConcept("12738006", "SCT", "Brain")
@@ -77,9 +77,9 @@ def encoded(ds: Dataset) -> bytes:
     return buffer.getvalue()
 
 
-def received(ds: Dataset) -> Received:
+def received(ds: Dataset) -> StoreRequest:
     """The C-STORE request that brings a dataset."""
-    return Received(
+    return StoreRequest(
         affected_sop_class_uid=str(ds.get("SOPClassUID", MRImageStorage)),
         affected_sop_instance_uid=str(ds.get("SOPInstanceUID", "1.2.3")),
         transfer_syntax_uid=ExplicitVRLittleEndian,

@@ -25,7 +25,7 @@ from worker.receive.settle import Refusal, refusal
 from worker.reporting.outbox import Outbox, read_header
 from worker.reporting.secondary_capture import picture_png
 from worker.results import ModelIdentity
-from worker.storage.acceptance import Received, describe
+from worker.storage.acceptance import StoreRequest, describe
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def _describe_file(path: Path, routes: Sequence[RouteSection]) -> NewInstance:
         raise RefusedInstance(standard.CANNOT_UNDERSTAND, "not-dicom", "the file has no DICOM preamble")
     header = read_header(path)
     try:
-        received = Received(
+        received = StoreRequest(
             affected_sop_class_uid=str(header.get("SOPClassUID", "")),
             affected_sop_instance_uid=str(header.get("SOPInstanceUID", "")),
             transfer_syntax_uid=str(header.file_meta.get("TransferSyntaxUID", "")),

@@ -28,6 +28,7 @@ from worker.db.views.archive import Instance, Keys, Series, Study, match_instanc
 from worker.dicom import header as headers
 from worker.dicom import standard
 from worker.logs import fault_fields, get_log
+from worker.network import pynetdicom_patches as patches
 from worker.query_retrieve import identifiers, sub_operations
 from worker.query_retrieve.identifiers import Mismatch, Query
 
@@ -81,7 +82,7 @@ class Archive:
         # PS3.7 D.3.3.4: in a C-GET the requestor is the SCP of the classes for which it proposes that role.
         as_scp = {uid for uid, role in requestor.role_selection.items() if role.scp_role}
         assoc.acceptor.supported_contexts = _contexts(assoc.acceptor.supported_contexts, as_scp)
-        assoc._serve_request = partial(self._serve, assoc, assoc._serve_request)
+        patches.replace_message_server(assoc, partial(self._serve, assoc))
 
     # --- C-FIND -------------------------------------------------------------------------------------------------
 
@@ -114,7 +115,7 @@ class Archive:
             get_log().error("query failed", **fault_fields(error))
             yield standard.CANNOT_UNDERSTAND, None
         finally:
-            _stay_awake(assoc)
+            patches.restart_idle_timer(assoc)  # the peer was silent because it waited for us
 
     def _find(self, query: Query) -> Iterator[Dataset | None]:
         """An answer for what matches, None for what was looked at and does not."""
@@ -176,7 +177,7 @@ class Archive:
 
     def _serve(self, assoc: Association, ordinary: Callable[[Any, int], None], message: Any, context_id: int) -> None:
         """In place of pynetdicom's: it encodes every file anew, and names itself as the originator of a move."""
-        context = assoc._accepted_cx.get(context_id)
+        context = patches.accepted_context(assoc, context_id)
         if not isinstance(message, C_GET | C_MOVE) or context is None or not message.is_valid_request:
             ordinary(message, context_id)
             return
@@ -184,10 +185,9 @@ class Archive:
             ordinary(message, context_id)
             return
         assoc.dimse.cancel_req = {}
-        assoc._is_paused = True  # what is sent from here waits for the answers itself
         request = sub_operations.Request(assoc, message, context)
         try:
-            with _one_of(self._retrievals):
+            with patches.answering_itself(assoc), _one_of(self._retrievals):
                 self._retrieve(request)
         except Mismatch:
             request.end(standard.DATASET_MISMATCH)
@@ -197,8 +197,7 @@ class Archive:
             get_log().error("retrieval failed", **fault_fields(error))
             request.end(standard.CANNOT_UNDERSTAND)
         finally:
-            assoc._is_paused = False
-            _stay_awake(assoc)
+            patches.restart_idle_timer(assoc)  # the peer was silent because it waited for us
 
     def _retrieve(self, request: sub_operations.Request) -> None:
         keys = identifiers.read_retrieval(request.identifier(), standard.QUERY_RETRIEVE[request.model])
@@ -253,11 +252,6 @@ def _contexts(storage: list[PresentationContext], as_scp: set[str]) -> list[Pres
             context.scu_role, context.scp_role = False, True
             contexts.append(context)
     return contexts + [build_context(uid, _SYNTAXES) for uid in standard.QUERY_RETRIEVE]
-
-
-def _stay_awake(assoc: Association) -> None:
-    """The peer was silent because it waited for us."""
-    assoc.dul._idle_timer.restart()
 
 
 def _unique(level: str, found: Study | Series | Instance) -> str:

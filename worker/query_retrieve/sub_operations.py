@@ -17,7 +17,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
-from pynetdicom import AE, _config, build_context
+from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_GET, C_MOVE
 from pynetdicom.dsutils import decode, encode
@@ -28,6 +28,7 @@ from worker.config.settings import ApplicationEntity
 from worker.db.views.archive import Instance
 from worker.dicom import standard
 from worker.logs import fault_fields, get_log
+from worker.network import pynetdicom_patches as patches
 from worker.query_retrieve.identifiers import Mismatch, quietly
 from worker.tls import association_arguments
 
@@ -202,7 +203,7 @@ def _store(request: Request, assoc: Association, one: Instance, data_dir: Path) 
                 return None
             answer = send(dcmread(path))
     except Exception as error:  # a sub-operation's boundary: the others go on
-        assoc._reactor_checkpoint.set()
+        patches.resume_reactor(assoc)
         get_log().warning("instance not sent", **fault_fields(error))
         return None
     return int(answer.Status) if "Status" in answer else None
@@ -222,4 +223,4 @@ def _associate(to: ApplicationEntity, found: Sequence[Instance], ae_title: str) 
     return ae.associate(to.host, to.port, contexts, ae_title=to.ae_title, tls_args=tls)
 
 
-_config.STORE_SEND_CHUNKED_DATASET = True  # a path is sent as its bytes, in parts, and not read as a dataset
+patches.send_files_undecoded()

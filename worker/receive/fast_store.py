@@ -1,10 +1,10 @@
-"""C-STORE requests taken straight off the connection: where a transfer spends its time, without pynetdicom's detours.
+"""C-STORE requests read straight off the connection, without the detours on which pynetdicom spends most of a transfer.
 
-pynetdicom hands a message from the thread that reads to the one that answers and back; each looks for work once a
-millisecond, every PDU is copied seven times and passes a dozen objects. Here the reading thread waits for the bytes
-themselves, collects a C-STORE-RQ with two copies, has it kept and answers. All that is no well-formed C-STORE-RQ on an
-accepted context goes the old way: association control, C-ECHO, queries, storage commitment, and whatever is broken.
-The issue text for pynetdicom is docs/upstream/pynetdicom-polling.md.
+pynetdicom hands a message from the thread that reads to the thread that answers and back; each looks for work once a
+millisecond, and every PDU is copied seven times and passes through a dozen objects. Here the reading thread waits for
+the bytes themselves, collects a C-STORE-RQ with two copies, has it stored and answers. Everything that is not a
+well-formed C-STORE-RQ on an accepted context is handled by pynetdicom: association control, C-ECHO, queries, storage
+commitment, and whatever is malformed. The issue text for pynetdicom is docs/upstream/pynetdicom-polling.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
@@ -24,10 +23,9 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import P_DATA
 
 from worker.dicom import standard
+from worker.network import pynetdicom_patches as patches
+from worker.storage.acceptance import StoreRequest
 
-INVALID_PDU = "Evt19"  # PS3.8 9.2.2: unrecognised or invalid PDU; the association is aborted
-_CONNECTION_CLOSED = "Evt17"
-_ESTABLISHED, _AWAITING_CLOSE = "Sta6", "Sta13"
 _P_DATA = 0x04
 _COMMAND, _LAST = 1, 2  # PS3.8 E.2
 _C_STORE_RQ, _C_STORE_RSP, _NO_DATASET = 0x0001, 0x8001, 0x0101  # PS3.7 9.3.1
@@ -41,142 +39,103 @@ _BUSY_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class StoreRequest:
-    """A complete C-STORE-RQ; `encoded` is the DICOM file that it makes, None above the largest dataset."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    encoded: bytearray | None
-
-
-@dataclass(slots=True)
-class _Coming:
-    """A request of which the command has come, and parts of the dataset."""
-
-    context_id: int
-    message_id: int
-    request: StoreRequest
-    encoded: bytearray
-    dataset_bytes: int = 0
-
-
-class DirectStores:
-    """Reads one association's connection, in pynetdicom's reading thread."""
+class FastStore:
+    """Reads the connection of one association, in pynetdicom's reading thread."""
 
     def __init__(
         self, assoc: Association, longest_pdu: int, maximum_bytes: int, store: Callable[[StoreRequest], int]
     ) -> None:
-        """`maximum_bytes` of a dataset are kept; `store` gives the status to answer and raises nothing."""
+        """`maximum_bytes` of a dataset are kept; `store` returns the status to answer and raises nothing."""
         self._assoc = assoc
-        self._dul = assoc.dul
-        self._inbox = _Inbox(longest_pdu)
+        self._buffer = _ReadBuffer(longest_pdu)
         self._maximum_bytes = maximum_bytes
         self._store = store
-        self._coming: _Coming | None = None
+        # The request whose command has arrived, and so much of its dataset; None between requests.
+        self._request: StoreRequest | None = None
+        self._context_id = self._message_id = self._dataset_bytes = 0
         self._poll = select.poll()
-        self._poll.register(assoc.dul.socket.socket, select.POLLIN)
+        self._poll.register(patches.connection(assoc), select.POLLIN)
         self._busy_until = 0.0
         self._handed_over = True
         self._work = threading.Event()
         self._sending = threading.Lock()
 
     def take_over(self) -> None:
-        """Replace pynetdicom's looks for work, before the association's threads are started."""
-        self._next_pdu_of_old = self._dul._is_transport_event
-        self._dul._is_transport_event = self._next_pdu
-        self._dul._run_loop_delay = 0.0  # the connection is waited for instead
-        checkpoint, send = self._assoc._reactor_checkpoint, self._assoc.dimse.send_msg
-        wait_for_leave = checkpoint.wait
-
-        def wait_for_work(timeout: float | None = None) -> bool:
-            """In the answering thread, which would look each millisecond."""
-            self._work.wait(_LOOK_SECONDS)
-            self._work.clear()
-            return bool(wait_for_leave(timeout))
-
-        def send_whole(*arguments: Any) -> None:
-            """No answer of ours comes between the command and the dataset of another thread's message."""
-            with self._sending:
-                send(*arguments)
-
-        checkpoint.wait = wait_for_work
-        self._assoc.dimse.send_msg = send_whole
+        """Replace pynetdicom's reader and its polling, before the association's threads are started."""
+        self._read_by_pynetdicom = patches.replace_reader(self._assoc, self._next_pdu)
+        patches.replace_reactor_sleep(self._assoc, self._work, _LOOK_SECONDS)
+        # No answer of ours comes between the command and the dataset of another thread's message.
+        patches.send_messages_under(self._assoc, self._sending)
 
     # --- reading ---
 
     def _next_pdu(self) -> bool:
-        """In place of DULServiceProvider._is_transport_event: True when something was read.
+        """Read what has arrived; True when something was read.
 
-        Requests are read and answered here, one after the other, while nothing else asks for pynetdicom's loop.
+        Requests are read and answered here, one after the other, while nothing else needs pynetdicom's loop.
         """
         if self._handed_over:  # what was read the last time has reached its queue by now
             self._handed_over = False
             self._work.set()
-        connection = self._dul.socket.socket if self._dul.socket else None
-        state = self._dul.state_machine.current_state
-        if state == _AWAITING_CLOSE or connection is None or connection.fileno() < 0:
+        connection, state = patches.connection(self._assoc), patches.state(self._assoc)
+        if state == patches.AWAITING_CLOSE or connection is None or connection.fileno() < 0:
             time.sleep(_BUSY_MS / 1000)
-            return self._old_way()
-        took = False
-        while self._comes(connection, state):
-            if state != _ESTABLISHED and not self._inbox.holds:
-                return self._old_way()
+            return self._leave_to_pynetdicom()
+        has_read = False
+        while self._has_input(connection, state):
+            if state != patches.ESTABLISHED and not self._buffer.holds:
+                return self._leave_to_pynetdicom()
             try:
-                pdu = self._inbox.next_pdu(connection)
-            except OSError:  # its end, silence in the middle of a PDU, or one longer than any that we take
+                pdu = self._buffer.next_pdu(connection)
+            except OSError:  # its end, silence in the middle of a PDU, or a PDU above the maximum length
                 self._handed_over = True
-                self._dul.event_queue.put(_CONNECTION_CLOSED)
+                patches.signal(self._assoc, patches.CONNECTION_CLOSED)
                 return True
-            took = True
-            if state == _ESTABLISHED:
+            has_read = True
+            if state == patches.ESTABLISHED:
                 self._take(pdu)
             else:
                 self._hand_over(pdu)
-            if self._handed_over or self._dul._kill_thread or self._dul.to_provider_queue.queue:
+            if self._handed_over or patches.is_stopping(self._assoc) or patches.unsent(self._assoc):
                 break
-            self._dul._idle_timer.restart()
-        return took
+            patches.restart_idle_timer(self._assoc)
+        return has_read
 
-    def _comes(self, connection: Any, state: str) -> bool:
+    def _has_input(self, connection: Any, state: str) -> bool:
         """Whether there is something to read, now or in a moment."""
-        if self._inbox.holds or (isinstance(connection, ssl.SSLSocket) and connection.pending()):
+        if self._buffer.holds or (isinstance(connection, ssl.SSLSocket) and connection.pending()):
             return True
-        wait = _BUSY_MS if state != _ESTABLISHED or time.monotonic() < self._busy_until else _IDLE_MS
-        return bool(self._poll.poll(wait))
+        busy = state != patches.ESTABLISHED or time.monotonic() < self._busy_until
+        return bool(self._poll.poll(_BUSY_MS if busy else _IDLE_MS))
 
-    def _old_way(self) -> bool:
+    def _leave_to_pynetdicom(self) -> bool:
         self._handed_over = True
-        return bool(self._next_pdu_of_old())
+        return bool(self._read_by_pynetdicom())
 
     def _take(self, pdu: memoryview) -> None:
         """A PDU of an established association: a part of a C-STORE-RQ, or for pynetdicom."""
         values = _values(pdu) if pdu[0] == _P_DATA else []
-        if self._coming is None or pdu[0] != _P_DATA:
-            self._coming = None
-            if not values or not self._begins(*values.pop(0)):
+        if self._request is None or pdu[0] != _P_DATA:
+            self._request = None
+            if not values or not self._begin(*values.pop(0)):
                 self._hand_over(pdu)
                 return
-        if values is None or not all(self._collect(*one) for one in values):
-            self._coming = None
+        if values is None or not all(self._collect(*value) for value in values):
+            self._request = None
             self._handed_over = True
-            self._dul.event_queue.put(INVALID_PDU)
+            patches.signal(self._assoc, patches.INVALID_PDU)
 
     def _hand_over(self, pdu: memoryview) -> None:
         self._handed_over = True
         self._busy_until = time.monotonic() + _BUSY_SECONDS
-        try:
-            decoded, event = self._dul._decode_pdu(bytearray(pdu))
-        except Exception:  # hostile bytes may raise anything in the decoder; the answer is the same
-            self._dul.event_queue.put(INVALID_PDU)
-            return
-        self._dul.event_queue.put(event)
-        self._dul._recv_pdu.put(decoded)
+        patches.signal_pdu(self._assoc, bytearray(pdu))
 
-    def _begins(self, context_id: int, control: int, value: memoryview) -> bool:
-        """A whole command set of a C-STORE-RQ, on a context that was accepted for its SOP class."""
-        context = self._assoc._accepted_cx.get(context_id)
+    def _begin(self, context_id: int, control: int, value: memoryview) -> bool:
+        """Begin a request with a whole command set of a C-STORE-RQ, on a context that was accepted for its SOP class.
+
+        False for anything else.
+        """
+        context = patches.accepted_context(self._assoc, context_id)
         busy = self._assoc.dimse.message is not None or not self._assoc.is_established
         if control & 3 != _COMMAND | _LAST or context is None or busy:
             return False
@@ -193,46 +152,44 @@ class DirectStores:
             return False
         syntax = str(context.transfer_syntax[0])
         file = bytearray(file_beginning(sop_class, sop_instance, syntax))
-        self._coming = _Coming(context_id, message_id, StoreRequest(sop_class, sop_instance, syntax, file), file)
+        self._request = StoreRequest(sop_class, sop_instance, syntax, file)
+        self._context_id, self._message_id, self._dataset_bytes = context_id, message_id, 0
         return True
 
     def _collect(self, context_id: int, control: int, value: memoryview) -> bool:
-        """A part of the dataset; False for what is none. The last one has the request answered."""
-        coming = self._coming
-        if coming is None or context_id != coming.context_id or control & _COMMAND:
+        """Append a fragment of the dataset; False for what is none. The last one has the request answered."""
+        request = self._request
+        if request is None or context_id != self._context_id or control & _COMMAND:
             return False
-        coming.dataset_bytes += len(value)
-        if coming.dataset_bytes <= self._maximum_bytes:
-            coming.encoded += value
-        elif coming.request.encoded is not None:
-            coming.encoded = bytearray()
-            coming.request = StoreRequest(
-                coming.request.sop_class_uid, coming.request.sop_instance_uid, coming.request.transfer_syntax_uid, None
-            )
+        self._dataset_bytes += len(value)
+        if self._dataset_bytes <= self._maximum_bytes:
+            request.encoded += value
+        elif not request.is_too_large:
+            request.encoded, request.is_too_large = bytearray(), True
         if control & _LAST:
-            self._coming = None
-            self._answer(coming)
+            self._request = None
+            self._answer(request)
         return True
 
     # --- answering ---
 
-    def _answer(self, coming: _Coming) -> None:
-        self._dul._idle_timer.stop()  # the peer waits for us now; it is started again after what was read
-        status = self._store(coming.request)
-        value = bytes([_COMMAND | _LAST]) + _answer_command(coming, status)
+    def _answer(self, request: StoreRequest) -> None:
+        patches.stop_idle_timer(self._assoc)  # the peer waits for us now; it is restarted once this has been read
+        status = self._store(request)
+        value = bytes([_COMMAND | _LAST]) + _answer_command(request, self._message_id, status)
         with self._sending:
-            waiting = list(self._dul.to_provider_queue.queue)
-            if not waiting:
-                item = struct.pack(">IB", 1 + len(value), coming.context_id) + value
-                self._dul.socket.send(struct.pack(">BBI", _P_DATA, 0, len(item)) + item)
-            elif all(isinstance(one, P_DATA) for one in waiting):  # else the association ends just now
+            unsent = list(patches.unsent(self._assoc))
+            if not unsent:
+                item = struct.pack(">IB", 1 + len(value), self._context_id) + value
+                patches.send_bytes(self._assoc, struct.pack(">BBI", _P_DATA, 0, len(item)) + item)
+            elif all(isinstance(primitive, P_DATA) for primitive in unsent):  # else the association is just ending
                 primitive = P_DATA()
-                primitive.presentation_data_value_list = [[coming.context_id, value]]
-                self._dul.send_pdu(primitive)
+                primitive.presentation_data_value_list = [[self._context_id, value]]
+                patches.send_primitive(self._assoc, primitive)
 
 
-class _Inbox:
-    """What was read of a connection and not taken yet: one read brings a command and the beginning of its dataset."""
+class _ReadBuffer:
+    """Bytes of a connection that are read ahead: one read brings a command and the beginning of its dataset."""
 
     def __init__(self, longest_pdu: int) -> None:
         self._longest_pdu = longest_pdu
@@ -244,20 +201,23 @@ class _Inbox:
         return self._taken < self._filled
 
     def next_pdu(self, connection: Any) -> memoryview:
-        """It is good until the next call. Raises OSError at the end of the connection, for silence and for length."""
-        self._have(connection, 6)
+        """The next PDU, valid until the next call.
+
+        Raises OSError at the end of the connection, for silence, and for a PDU above the maximum length.
+        """
+        self._fill(connection, 6)
         length = 6 + int.from_bytes(self._buffer[self._taken + 2 : self._taken + 6], "big")
         if length - 6 > self._longest_pdu:
-            raise OSError("a PDU is longer than any that we take")
+            raise OSError("PDU exceeds the maximum length")
         if length > _READ_AHEAD:
             return self._long_pdu(connection, length)
-        self._have(connection, length)
+        self._fill(connection, length)
         pdu = self._buffer[self._taken : self._taken + length]
         self._taken += length
         return pdu
 
-    def _have(self, connection: Any, count: int) -> None:
-        """At least so many bytes, and what more has come."""
+    def _fill(self, connection: Any, count: int) -> None:
+        """Read until there are at least so many bytes, and whatever else has arrived."""
         if self._taken == self._filled:
             self._taken = self._filled = 0
         elif self._taken + count > _READ_AHEAD:
@@ -278,7 +238,10 @@ class _Inbox:
 
 
 def _read(connection: Any, buffer: memoryview) -> int:
-    """The number of bytes read, at least one. Raises OSError at the end of the connection, and for silence."""
+    """Read into the buffer; the number of bytes, at least 1.
+
+    Raises OSError at the end of the connection and for silence.
+    """
     if isinstance(connection, ssl.SSLSocket):
         count = int(connection.recv_into(buffer))
     else:
@@ -292,30 +255,33 @@ def _read(connection: Any, buffer: memoryview) -> int:
 
 
 def _values(pdu: memoryview) -> list[tuple[int, int, memoryview]] | None:
-    """(context, control header, fragment) of each value of a P-DATA-TF (PS3.8 9.3.5); None where it is none."""
-    found, place = [], 6
-    while place < len(pdu):
-        length = int.from_bytes(pdu[place : place + 4], "big")
-        end = place + 4 + length
+    """(context, control header, fragment) of each presentation data value of a P-DATA-TF (PS3.8 9.3.5).
+
+    None for a malformed PDU.
+    """
+    values, start = [], 6
+    while start < len(pdu):
+        length = int.from_bytes(pdu[start : start + 4], "big")
+        end = start + 4 + length
         if length < 2 or end > len(pdu):
             return None
-        found.append((pdu[place + 4], pdu[place + 5], pdu[place + 6 : end]))
-        place = end
-    return found
+        values.append((pdu[start + 4], pdu[start + 5], pdu[start + 6 : end]))
+        start = end
+    return values
 
 
 def _command(value: memoryview) -> dict[int, bytes]:
-    """The elements of a command set by number (PS3.7 6.3.1: Implicit VR Little Endian); empty where it is none."""
-    found, place = {}, 0
-    while place < len(value):
-        if place + 8 > len(value):
+    """The elements of a command set by number (PS3.7 6.3.1: Implicit VR Little Endian); empty for a malformed one."""
+    elements, start = {}, 0
+    while start < len(value):
+        if start + 8 > len(value):
             return {}
-        group, element, length = struct.unpack_from("<HHI", value, place)
-        place += 8 + length
-        if group or place > len(value):
+        group, element, length = struct.unpack_from("<HHI", value, start)
+        start += 8 + length
+        if group or start > len(value):
             return {}
-        found[element] = bytes(value[place - length : place])
-    return found
+        elements[element] = bytes(value[start - length : start])
+    return elements
 
 
 def _number(command: dict[int, bytes], element: int) -> int | None:
@@ -327,24 +293,24 @@ def _uid(command: dict[int, bytes], element: int) -> str:
     return command.get(element, b"").rstrip(b"\0 ").decode("ascii", "replace")
 
 
-def _answer_command(coming: _Coming, status: int) -> bytes:
+def _answer_command(request: StoreRequest, message_id: int, status: int) -> bytes:
     """A C-STORE-RSP (PS3.7 9.3.1.2)."""
     body = b"".join(
         struct.pack("<HHI", 0, element, len(value)) + value
         for element, value in (
-            (_SOP_CLASS, _even(coming.request.sop_class_uid)),
+            (_SOP_CLASS, _even(request.affected_sop_class_uid)),
             (_FIELD, struct.pack("<H", _C_STORE_RSP)),
-            (_ANSWERED_ID, struct.pack("<H", coming.message_id)),
+            (_ANSWERED_ID, struct.pack("<H", message_id)),
             (_DATASET_TYPE, struct.pack("<H", _NO_DATASET)),
             (_STATUS, struct.pack("<H", status)),
-            (_SOP_INSTANCE, _even(coming.request.sop_instance_uid)),
+            (_SOP_INSTANCE, _even(request.affected_sop_instance_uid)),
         )
     )
     return struct.pack("<HHII", 0, 0, 4, len(body)) + body
 
 
 def file_beginning(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
-    """Preamble, prefix and file meta information (PS3.10 7.1), which the dataset follows."""
+    """Preamble, prefix and file meta information (PS3.10 7.1); the dataset follows."""
     elements = (
         (0x0002, b"UI", _even(sop_class_uid)),
         (0x0003, b"UI", _even(sop_instance_uid)),

@@ -24,11 +24,13 @@ from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import ThreadedAssociationServer
 
 from worker.config.settings import ReceiveSection
 from worker.logs import fault_fields, get_log
-from worker.receive.fast_store import INVALID_PDU, DirectStores, StoreRequest
+from worker.network import pynetdicom_patches as patches
+from worker.receive.fast_store import FastStore
+from worker.storage.acceptance import StoreRequest
 
 _LONGEST_COMMAND = 1 << 16
 _LONGEST_OTHER_PDU = 1 << 18  # an A-ASSOCIATE-RQ with 128 contexts of 16 transfer syntaxes is half of it
@@ -61,7 +63,7 @@ class LimitedMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom
         except Exception as error:  # a thread's boundary: hostile bytes may raise anything in the decoder
             get_log().warning("message not understood", **fault_fields(error))
         self.message = None
-        self.dul.event_queue.put(INVALID_PDU)
+        self.dul.event_queue.put(patches.INVALID_PDU)
 
     def _admit(self, primitive: P_DATA) -> bool:
         """False when the association must end; takes from the primitive what exceeds the limit of a dataset."""
@@ -83,8 +85,8 @@ class LimitedMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom
         return self._command_bytes <= _LONGEST_COMMAND
 
 
-class _Handler(RequestHandler):  # type: ignore[misc]
-    """One connection."""
+class _Handler(patches.ConnectionHandler):
+    """Handles a connection."""
 
     server: LimitedServer
 
@@ -101,31 +103,31 @@ class _Handler(RequestHandler):  # type: ignore[misc]
                 return
         super().handle()
 
-    def _create_association(self) -> Association:
-        assoc = super()._create_association()
+    def prepare(self, assoc: Association) -> None:
+        """Put the limits and the fast way of C-STORE into a new association."""
         limits = self.server.limits
-        assoc.dimse = LimitedMessages(assoc, limits.maximum_dataset_bytes)
+        patches.replace_message_provider(assoc, LimitedMessages(assoc, limits.maximum_dataset_bytes))
         longest = max(limits.maximum_pdu_bytes, _LONGEST_OTHER_PDU)
-        assoc.dul.socket.recv = partial(_read, assoc.dul.socket, longest)
+        patches.replace_recv(assoc, partial(_read, assoc, longest))
         self.server.opened[assoc] = time.monotonic()
-        DirectStores(assoc, longest, limits.maximum_dataset_bytes, partial(self.server.store, assoc)).take_over()
+        FastStore(assoc, longest, limits.maximum_dataset_bytes, partial(self.server.store, assoc)).take_over()
         assoc.bind(evt.EVT_FSM_TRANSITION, _stop_waiting)
         assoc.bind(evt.EVT_ESTABLISHED, lambda event: self.server.established.add(event.assoc))
-        assoc.run = partial(_run_to_the_end, assoc, assoc.run)
-        return assoc
+        patches.replace_run(assoc, partial(_run_to_the_end, assoc))
 
 
 def _stop_waiting(event: evt.Event) -> None:
-    """The connection ended, or sent no PDU at all, before it asked for an association: its request will not come.
+    """The connection ended, or sent no PDU at all, before it requested an association: no request will arrive.
 
     pynetdicom waits for it all the same, for half a minute in which the connection takes another peer's place.
     """
-    if event.current_state == "Sta2" and event.next_state in ("Sta1", "Sta13"):  # PS3.8 Table 9-10
-        event.assoc.dul.to_user_queue.put(None)
+    closing = (patches.IDLE, patches.AWAITING_CLOSE)
+    if event.current_state == patches.AWAITING_REQUEST and event.next_state in closing:
+        patches.signal_no_request(event.assoc)
 
 
 def _run_to_the_end(assoc: Association, run: Callable[[], None]) -> None:
-    """Where an invalid event ends pynetdicom's reader, nothing else tells that the association is over."""
+    """Report the end of the association even where an invalid event ends pynetdicom's reader, which reports nothing."""
     try:
         run()
     except Exception as error:  # a thread's boundary; hostile peers may bring it anywhere
@@ -134,19 +136,19 @@ def _run_to_the_end(assoc: Association, run: Callable[[], None]) -> None:
         evt.trigger(assoc, evt.EVT_CONN_CLOSE, {"address": assoc.requestor.address_info})
 
 
-def _read(connection: Any, longest: int, wanted: int) -> bytearray:
-    """In place of AssociationSocket.recv: `wanted` bytes, fewer at the end of the connection.
+def _read(assoc: Association, longest: int, count: int) -> bytearray:
+    """In place of AssociationSocket.recv: `count` bytes, fewer at the end of the connection.
 
-    Raises OSError for a PDU longer than `longest`, of which nothing is read, and for silence in the middle of one.
+    Raises OSError for a PDU longer than `longest`, of which nothing is read, and for silence in the middle of a PDU.
     """
-    if wanted > longest:
-        raise OSError(errno.EMSGSIZE, "a PDU is longer than any that we take")
+    if count > longest:
+        raise OSError(errno.EMSGSIZE, "PDU exceeds the maximum length")
     content = bytearray()
-    while len(content) < wanted:
-        part = connection.socket.recv(min(wanted - len(content), _READ_BYTES))
-        if not part:
+    while len(content) < count:
+        received = patches.connection(assoc).recv(min(count - len(content), _READ_BYTES))
+        if not received:
             break
-        content += part
+        content += received
     return content
 
 
@@ -229,7 +231,7 @@ class LimitedServer(ThreadedAssociationServer):  # type: ignore[misc]
 
 def _cut(assoc: Association) -> None:
     """Shut the connection; a thread that waits for the rest of a PDU sees its end."""
-    connection = assoc.dul.socket.socket if assoc.dul.socket is not None else None
+    connection = patches.connection(assoc)
     if connection is not None:
         try:
             connection.shutdown(socket.SHUT_RDWR)

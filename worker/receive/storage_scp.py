@@ -26,13 +26,12 @@ from worker.db.instances import close_association, open_association, open_associ
 from worker.db.processes import is_lost
 from worker.db.tables import AssociationRow
 from worker.dicom import commitment, standard
-from worker.errors import RefusedInstance, Retry, StartError
+from worker.errors import Retry, StartError
 from worker.logs import fault_fields, get_log
 from worker.process import process_name
 from worker.receive import commitment_scp
-from worker.receive.fast_store import StoreRequest
 from worker.receive.limits import LimitedServer, TooLarge
-from worker.storage.acceptance import Received
+from worker.storage.acceptance import StoreRequest, require_storable
 from worker.storage.keeper import InstanceKeeper
 from worker.storage.refusals import Refusals
 from worker.tls import server_context
@@ -144,32 +143,24 @@ class Receiver:
             self._record(events.connection_refused(calling, address, called, answer.reason_str))
 
     def _on_store(self, event: Event) -> int:
-        """What `inbound.direct` leaves to pynetdicom: a command in pieces, or one that it makes nothing of."""
-        request = event.request
-        too_large = isinstance(request.DataSet, TooLarge)
-        asked = StoreRequest(
-            sop_class_uid=str(request.AffectedSOPClassUID),
-            sop_instance_uid=str(request.AffectedSOPInstanceUID),
+        """Store what `fast_store` leaves to pynetdicom, such as a command in several fragments."""
+        received = event.request
+        too_large = isinstance(received.DataSet, TooLarge)
+        request = StoreRequest(
+            affected_sop_class_uid=str(received.AffectedSOPClassUID),
+            affected_sop_instance_uid=str(received.AffectedSOPInstanceUID),
             transfer_syntax_uid=str(event.context.transfer_syntax),
-            encoded=None if too_large else bytearray(event.encoded_dataset()),
+            encoded=b"" if too_large else event.encoded_dataset(),
+            is_too_large=too_large,
         )
-        return self._store(event.assoc, asked)
+        return self._store(event.assoc, request)
 
     def _store(self, assoc: Association, request: StoreRequest) -> int:
+        """Store an instance durably; the status to answer."""
         try:
-            # Others are negotiated for what a C-GET fetches.
-            if request.sop_class_uid not in standard.STORAGE_SOP_CLASSES:
-                raise RefusedInstance(standard.SOP_CLASS_NOT_SUPPORTED, "sop-class", "not received, only sent")
-            if request.encoded is None:
-                raise RefusedInstance(standard.OUT_OF_RESOURCES, "dataset-too-large", "above maximum_dataset_bytes")
-            received = Received(
-                affected_sop_class_uid=request.sop_class_uid,
-                affected_sop_instance_uid=request.sop_instance_uid,
-                transfer_syntax_uid=request.transfer_syntax_uid,
-                encoded=request.encoded,
-                association_id=self._association_row(assoc),
-            )
-            self._keeper.keep(received)
+            require_storable(request)
+            request.association_id = self._association_row(assoc)
+            self._keeper.keep(request)
         except Exception as fault:  # a handler's boundary: record and answer
             return self.refusals.refuse(fault)
         return standard.SUCCESS

@@ -49,19 +49,35 @@ _PLAIN_VRS = ("UI", "LO", "SH", "CS", "DA", "DS", "IS")
 _PLACE_TAGS = ("ImageOrientationPatient", "ImagePositionPatient")
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A C-STORE request: the identifiers of the command and the complete DICOM file that its dataset makes."""
+@dataclass(slots=True)
+class StoreRequest:
+    """An instance that a C-STORE or STOW-RS request brings: the identifiers of the command, and the whole DICOM file.
+
+    `encoded` is preamble, file meta information and the dataset as sent. While the request arrives it grows; above the
+    maximum size of a dataset it is empty and `is_too_large` is set. `association_id` is the row of its association.
+    """
 
     affected_sop_class_uid: str
     affected_sop_instance_uid: str
     transfer_syntax_uid: str
-    encoded: bytes | bytearray  # preamble, file meta information, dataset as sent
-    association_id: int | None
+    encoded: bytes | bytearray
+    association_id: int | None = None
+    is_too_large: bool = False
+
+
+def require_storable(request: StoreRequest) -> None:
+    """Raise RefusedInstance for an instance that is refused whatever its dataset holds."""
+    # A peer that retrieves may propose other SOP classes, for what it fetches by C-GET.
+    if request.affected_sop_class_uid not in standard.STORAGE_SOP_CLASSES:
+        raise RefusedInstance(standard.SOP_CLASS_NOT_SUPPORTED, "sop-class", "this SOP class is not received")
+    if request.is_too_large:
+        raise RefusedInstance(
+            standard.OUT_OF_RESOURCES, "dataset-too-large", "the dataset exceeds [receive] maximum_dataset_bytes"
+        )
 
 
 def describe(
-    received: Received,
+    request: StoreRequest,
     path_of: Callable[[str, str], str],
     routes: Sequence[routing.RouteSection] = (),
     *,
@@ -73,13 +89,13 @@ def describe(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of odd values, which we keep as they are
-        return _describe(received, path_of, routes, hide)
+        return _describe(request, path_of, routes, hide)
 
 
 def _describe(
-    received: Received, path_of: Callable[[str, str], str], routes: Sequence[routing.RouteSection], hide: bool
+    request: StoreRequest, path_of: Callable[[str, str], str], routes: Sequence[routing.RouteSection], hide: bool
 ) -> NewInstance:
-    ds = _parse_header(received.encoded, routing.keywords(routes))
+    ds = _parse_header(request.encoded, routing.keywords(routes))
     uids = {}
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         # As it is, but for its padding: a later reader of the file finds what the row names.
@@ -88,16 +104,16 @@ def _describe(
             raise RefusedInstance(standard.DATASET_MISMATCH, "invalid-uid", f"{keyword} is missing or not a UID")
         uids[keyword] = uid
     same = (uids["SOPClassUID"], uids["SOPInstanceUID"]) == (
-        received.affected_sop_class_uid,
-        received.affected_sop_instance_uid,
+        request.affected_sop_class_uid,
+        request.affected_sop_instance_uid,
     )
     if not same:
         raise RefusedInstance(standard.DATASET_MISMATCH, "uid-mismatch", "command and dataset name different instances")
-    sha256 = hashlib.sha256(received.encoded).hexdigest()
+    sha256 = hashlib.sha256(request.encoded).hexdigest()
     return NewInstance(
         sop_instance_uid=uids["SOPInstanceUID"],
         sop_class_uid=uids["SOPClassUID"],
-        transfer_syntax_uid=received.transfer_syntax_uid,
+        transfer_syntax_uid=request.transfer_syntax_uid,
         series_instance_uid=uids["SeriesInstanceUID"],
         study_instance_uid=uids["StudyInstanceUID"],
         patient_id=_text(ds, "PatientID", 64),
@@ -108,9 +124,9 @@ def _describe(
         series_description=_text(ds, "SeriesDescription", 64),
         attributes=_attributes(ds) | _for_routes(ds, routes, hide),
         path=path_of(uids["SeriesInstanceUID"], sha256),
-        size=len(received.encoded),
+        size=len(request.encoded),
         sha256=sha256,
-        association_id=received.association_id,
+        association_id=request.association_id,
     )
 
 

@@ -32,7 +32,7 @@ from worker.errors import RefusedInstance
 from worker.files import fsync
 from worker.logs import fault_fields, get_log
 from worker.process import is_running
-from worker.storage.acceptance import Received, conflict_path, describe, instance_path, pseudonymised
+from worker.storage.acceptance import StoreRequest, conflict_path, describe, instance_path, pseudonymised
 from worker.storage.folders import FolderSync
 
 _BATCH = 128
@@ -42,7 +42,7 @@ _OTHERS_LEFTOVER_SECONDS = 86400.0
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
-class Outcome(StrEnum):
+class StoreOutcome(StrEnum):
     """What became of an instance that is answered 0x0000."""
 
     STORED = "stored"
@@ -57,7 +57,7 @@ def _held_lock() -> threading.Lock:
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _PendingCommit:
     """An instance whose bytes are on disk and whose row is not; the thread that commits it sets `outcome` or `fault`.
 
     `file` is where the bytes are: in `place`, or below instances/incoming where that name was taken. `turn` can be
@@ -67,7 +67,7 @@ class _Waiting:
     new: NewInstance
     file: str
     place: str
-    outcome: Outcome | None = None
+    outcome: StoreOutcome | None = None
     fault: Exception | None = None
     turn: threading.Lock = field(default_factory=_held_lock)
 
@@ -90,20 +90,20 @@ class InstanceKeeper:
         self._routes = routes
         self._incoming = data_dir / "instances" / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_PendingCommit] = deque()
         self._writing = 0
         self._commits = False  # a thread commits what waits
         self._queue, self._commit_lock = threading.Condition(threading.Lock()), threading.Lock()
         self._folders = FolderSync(_FOLDERS_AT_ONCE)
 
-    def keep(self, received: Received) -> Outcome:
+    def keep(self, request: StoreRequest) -> StoreOutcome:
         """Raises RefusedInstance with the status to answer; then nothing was kept."""
-        new = describe(received, instance_path, self._routes, hide=self._database.pseudonym is not None)
+        new = describe(request, instance_path, self._routes, hide=self._database.pseudonym is not None)
         if self._database.pseudonym is not None:
             new = pseudonymised(new, self._database.pseudonym)
         try:
-            self._check_space(len(received.encoded))
-            waiting = self._written(new, received.encoded)
+            self._check_space(len(request.encoded))
+            waiting = self._written(new, request.encoded)
             temporary = waiting.file if waiting.file != waiting.place else None
             try:
                 return self._commit_with_others(waiting)
@@ -123,7 +123,7 @@ class InstanceKeeper:
 
     # --- the file ---
 
-    def _written(self, new: NewInstance, content: bytes | bytearray) -> _Waiting:
+    def _written(self, new: NewInstance, content: bytes | bytearray) -> _PendingCommit:
         with self._queue:
             self._writing += 1  # until it waits for its commit
         try:
@@ -138,7 +138,7 @@ class InstanceKeeper:
         if not self._writing:
             self._queue.notify()
 
-    def _write_durably(self, new: NewInstance, content: bytes | bytearray) -> _Waiting:
+    def _write_durably(self, new: NewInstance, content: bytes | bytearray) -> _PendingCommit:
         """The file and its name are on disk; in its place, or where that is taken below instances/incoming."""
         place = f"{self._data_dir}/{new.path}"
         file, descriptor = self._create(place)
@@ -158,7 +158,7 @@ class InstanceKeeper:
                 raise
         finally:
             os.close(descriptor)
-        return _Waiting(new, file, place)
+        return _PendingCommit(new, file, place)
 
     def _create(self, place: str) -> tuple[str, int]:
         """A new file in that place, and its descriptor.
@@ -188,7 +188,7 @@ class InstanceKeeper:
 
     # --- the row ---
 
-    def _commit_with_others(self, waiting: _Waiting) -> Outcome:
+    def _commit_with_others(self, waiting: _PendingCommit) -> StoreOutcome:
         """Commit what waits, this one with it, unless another thread does so: then wait for it."""
         with self._queue:
             self._waiting.append(waiting)
@@ -217,15 +217,15 @@ class InstanceKeeper:
         for one in batch[1:]:
             one.turn.release()
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _next_batch(self) -> list[_PendingCommit]:
         """What waits longest; an instance that came twice goes into two batches."""
-        batch: dict[str, _Waiting] = {}
+        batch: dict[str, _PendingCommit] = {}
         while self._waiting and len(batch) < _BATCH and self._waiting[0].new.sop_instance_uid not in batch:
             one = self._waiting.popleft()
             batch[one.new.sop_instance_uid] = one
         return list(batch.values())
 
-    def _commit_batch(self, batch: Sequence[_Waiting]) -> None:
+    def _commit_batch(self, batch: Sequence[_PendingCommit]) -> None:
         """All in one transaction; when that fails, each in its own, so that one fault harms one instance."""
         try:
             outcomes = self._commit_new(batch) or self._commit(batch)
@@ -240,7 +240,7 @@ class InstanceKeeper:
         for one, outcome in zip(batch, outcomes, strict=True):
             one.outcome = outcome
 
-    def _commit_new(self, batch: Sequence[_Waiting]) -> list[Outcome]:
+    def _commit_new(self, batch: Sequence[_PendingCommit]) -> list[StoreOutcome]:
         """As if no instance had come before, which is what they mostly have not; none where one had."""
         if any(one.file != one.place for one in batch):
             return []
@@ -249,9 +249,9 @@ class InstanceKeeper:
                 add_instances(connection, [one.new for one in batch], self._clock())
         except IntegrityError:
             return []
-        return [Outcome.STORED] * len(batch)
+        return [StoreOutcome.STORED] * len(batch)
 
-    def _commit(self, batch: Sequence[_Waiting]) -> list[Outcome]:
+    def _commit(self, batch: Sequence[_PendingCommit]) -> list[StoreOutcome]:
         folders: set[str] = set()
         with self._database.write() as session:
             stored = stored_instances(session, [one.new.sop_instance_uid for one in batch])
@@ -260,7 +260,7 @@ class InstanceKeeper:
                 row = stored.get(one.new.sop_instance_uid)
                 if row is None:
                     self._name(one, one.place, folders)
-                    outcomes.append(Outcome.STORED)
+                    outcomes.append(StoreOutcome.STORED)
                 else:
                     outcomes.append(self._again(session, one, row, folders))
             fresh = [one.new for one in batch if one.new.sop_instance_uid not in stored]
@@ -270,24 +270,24 @@ class InstanceKeeper:
                 fsync(folder)
         return outcomes
 
-    def _again(self, session: Session, waiting: _Waiting, stored: InstanceRow, folders: set[str]) -> Outcome:
+    def _again(self, session: Session, waiting: _PendingCommit, stored: InstanceRow, folders: set[str]) -> StoreOutcome:
         """An instance of that UID has a row."""
         if stored.sha256 != waiting.new.sha256:
             aside = conflict_path(waiting.new)
             self._name(waiting, f"{self._data_dir}/{aside}", folders)
             add_conflict(session, stored, waiting.new, aside, self._clock())
             get_log().warning("instance came again with other content, which is kept aside", instance_row=stored.id)
-            return Outcome.CONFLICTING
+            return StoreOutcome.CONFLICTING
         place = f"{self._data_dir}/{stored.path}"
         if stored.removed_at is not None:
             self._name(waiting, place, folders)
             restore_instance(session, stored, self._clock())
-            return Outcome.STORED
+            return StoreOutcome.STORED
         if waiting.file != place:
             Path(waiting.file).unlink(missing_ok=True)
-        return Outcome.REPEATED
+        return StoreOutcome.REPEATED
 
-    def _name(self, waiting: _Waiting, place: str, folders: set[str]) -> None:
+    def _name(self, waiting: _PendingCommit, place: str, folders: set[str]) -> None:
         """Have a written file in that place, and note the folders to fsync before the commit."""
         folder = os.path.dirname(place)
         folders.add(folder)

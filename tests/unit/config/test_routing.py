@@ -23,7 +23,7 @@ from worker.db.tables import JobRow, SeriesRow
 from worker.errors import StartError
 from worker.receive.settle import settle_series
 from worker.send.destinations import kinds
-from worker.storage.acceptance import Received, describe, instance_path
+from worker.storage.acceptance import StoreRequest, describe, instance_path
 
 MODELS = {"models": ["m"]}
 
@@ -198,7 +198,7 @@ def _group(**values: Any) -> Dataset:
     return group
 
 
-def _enhanced(shared: Dataset | None, frames: list[Dataset], **changes: Any) -> Received:
+def _enhanced(shared: Dataset | None, frames: list[Dataset], **changes: Any) -> StoreRequest:
     changes |= {"SharedFunctionalGroupsSequence": [shared]} if shared is not None else {}
     changes |= {"PerFrameFunctionalGroupsSequence": frames} if frames else {}
     return received(mr_instance(1, NumberOfFrames=max(1, len(frames)), **changes))
@@ -236,7 +236,7 @@ TWO_ECHOES = [_group(EffectiveEchoTime=echo, FrameComments=f"slice of {echo}") f
     ],
 )  # fmt: skip
 def test_a_condition_sees_what_a_multi_frame_image_has_in_its_groups(
-    sent: Received, condition: dict[str, Any], some: bool, every: bool, hide: bool
+    sent: StoreRequest, condition: dict[str, Any], some: bool, every: bool, hide: bool
 ) -> None:
     for outcome, expected in (({"refuse": "no"}, some), (MODELS, every)):
         routes = [_route("r", condition, **outcome)]

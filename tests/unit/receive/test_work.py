@@ -60,7 +60,7 @@ def test_a_batch_takes_no_more_statements_than_one(
     keeper: InstanceKeeper, statements: list[str], tmp_path: Path
 ) -> None:
     new = [describe(received(mr_instance(number)), instance_path) for number in range(2, 66)]
-    keeper._commit_batch([instances._Waiting(one, "in its place", "in its place") for one in new])
+    keeper._commit_batch([instances._PendingCommit(one, "in its place", "in its place") for one in new])
     assert statements == ["UPDATE", "INSERT"]
 
 
@@ -94,6 +94,6 @@ def test_a_request_is_read_at_once_where_it_has_come(monkeypatch: pytest.MonkeyP
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(b"".join(sent))
-        inbox = fast_store._Inbox(1 << 20)
+        inbox = fast_store._ReadBuffer(1 << 20)
         assert [bytes(inbox.next_pdu(ours)) for _ in sent] == sent
     assert reads == [len(b"".join(sent))]

@@ -28,7 +28,7 @@ from worker.errors import RefusedInstance
 from worker.storage import acceptance as described
 from worker.storage import keeper as instances
 from worker.storage.acceptance import describe, instance_path
-from worker.storage.keeper import InstanceKeeper, Outcome
+from worker.storage.keeper import InstanceKeeper, StoreOutcome
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def _files(tmp_path: Path) -> list[Path]:
 
 def test_bytes_are_kept_as_sent(database: Database, keeper: InstanceKeeper, tmp_path: Path) -> None:
     ds = mr_instance()
-    assert keeper.keep(received(ds)) is Outcome.STORED
+    assert keeper.keep(received(ds)) is StoreOutcome.STORED
     [row] = _rows(database)
     assert (tmp_path / "data" / row.path).read_bytes() == encoded(ds)
     assert _files(tmp_path) == [tmp_path / "data" / row.path]
@@ -58,7 +58,7 @@ def test_bytes_are_kept_as_sent(database: Database, keeper: InstanceKeeper, tmp_
 def test_repeated_instance_changes_nothing(database: Database, keeper: InstanceKeeper, tmp_path: Path) -> None:
     keeper.keep(received(mr_instance()))
     before = _files(tmp_path)
-    assert keeper.keep(received(mr_instance())) is Outcome.REPEATED
+    assert keeper.keep(received(mr_instance())) is StoreOutcome.REPEATED
     assert _files(tmp_path) == before
     assert len(_rows(database)) == 1
 
@@ -68,7 +68,7 @@ def test_the_first_of_two_contents_stays_and_the_other_is_kept_aside_once(
 ) -> None:
     other = mr_instance(PatientID="another")
     keeper.keep(received(mr_instance()))
-    assert [keeper.keep(received(other)) for _ in range(2)] == [Outcome.CONFLICTING] * 2
+    assert [keeper.keep(received(other)) for _ in range(2)] == [StoreOutcome.CONFLICTING] * 2
     [row] = _rows(database)
     assert (tmp_path / "data" / row.path).read_bytes() == encoded(mr_instance())
     with database.read() as session:
@@ -82,7 +82,7 @@ def test_many_at_once_are_each_kept_once(database: Database, keeper: InstanceKee
     many = [received(mr_instance(number)) for number in range(1, 21)] * 2
     with ThreadPoolExecutor(16) as pool:
         outcomes = list(pool.map(keeper.keep, many))
-    assert sorted(outcomes) == [Outcome.REPEATED] * 20 + [Outcome.STORED] * 20
+    assert sorted(outcomes) == [StoreOutcome.REPEATED] * 20 + [StoreOutcome.STORED] * 20
     assert len(_rows(database)) == 20
     with database.read() as session:
         assert len(session.scalars(select(SeriesRow)).all()) == 1
@@ -109,7 +109,7 @@ def test_a_dataset_without_usable_uids_is_refused(changes: dict[str, Any], reaso
 
 def test_command_and_dataset_must_name_the_same_instance() -> None:
     request = received(mr_instance(1))
-    other = described.Received(
+    other = described.StoreRequest(
         request.affected_sop_class_uid, "1.2.3.4", request.transfer_syntax_uid, request.encoded, None
     )
     with pytest.raises(RefusedInstance) as refused:
@@ -122,7 +122,7 @@ def test_a_dataset_that_does_not_parse_is_refused_and_leaves_no_file(
     keeper: InstanceKeeper, tmp_path: Path, cut: int
 ) -> None:
     request = received(mr_instance())
-    broken = described.Received(
+    broken = described.StoreRequest(
         request.affected_sop_class_uid,
         request.affected_sop_instance_uid,
         request.transfer_syntax_uid,
@@ -139,7 +139,7 @@ def test_a_dataset_that_does_not_parse_is_refused_and_leaves_no_file(
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_any_bytes_end_in_a_status(noise: bytes) -> None:
     request = received(mr_instance())
-    hostile = described.Received(
+    hostile = described.StoreRequest(
         request.affected_sop_class_uid,
         request.affected_sop_instance_uid,
         request.transfer_syntax_uid,
@@ -207,7 +207,7 @@ def test_space_that_returns_is_used_by_the_same_receiver(
     for free, kept in ((1 << 20, False), (10 << 20, False), (11 << 20, True)):
         monkeypatch.setattr(instances.shutil, "disk_usage", lambda _path, free=free: usage._replace(free=free))
         if kept:
-            assert keeper.keep(received(mr_instance())) == Outcome.STORED
+            assert keeper.keep(received(mr_instance())) == StoreOutcome.STORED
         else:
             with pytest.raises(RefusedInstance) as refused:
                 keeper.keep(received(mr_instance()))
@@ -230,7 +230,7 @@ def half(tmp_path: Path) -> Path:
 def test_what_a_crash_left_in_its_place_is_replaced(
     database: Database, keeper: InstanceKeeper, tmp_path: Path, half: Path
 ) -> None:
-    assert keeper.keep(received(mr_instance())) is Outcome.STORED
+    assert keeper.keep(received(mr_instance())) is StoreOutcome.STORED
     assert half.read_bytes() == encoded(mr_instance())
     assert _files(tmp_path) == [half]
     assert len(_rows(database)) == 1
@@ -285,7 +285,7 @@ def test_answer_comes_only_after_file_and_row_are_durable(
 
     monkeypatch.setattr(instances.os, "fsync", fsync)
     monkeypatch.setattr(instances, "add_instances", add)
-    assert keeper.keep(received(mr_instance())) is Outcome.STORED
+    assert keeper.keep(received(mr_instance())) is StoreOutcome.STORED
     assert len(_rows(database)) == 1
 
 

@@ -90,7 +90,7 @@ def test_every_reason_of_c_store_and_stow_is_a_metric_before_it_happens() -> Non
         (getattr(standard, status), reason)
         for package in ("receive", "storage", "web/dicomweb")
         for file in (PACKAGE / package).glob("*.py")
-        for status, reason in re.findall(r'RefusedInstance\(standard\.(\w+), "([a-z-]+)"', file.read_text())
+        for status, reason in re.findall(r'RefusedInstance\(\s*standard\.(\w+), "([a-z-]+)"', file.read_text())
     }
     assert raised | {(standard.PROCESSING_FAILURE, "not-stored")} == set(INSTANCE_REFUSALS)
     assert len(raised) >= 9

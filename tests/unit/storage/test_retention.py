@@ -17,7 +17,7 @@ from worker.db.results import NewObject, add_result
 from worker.db.tables import DeliveryRow, InstanceRow, JobState, ObjectKind, SeriesRow, SeriesState
 from worker.dicom.standard import derive_uid
 from worker.receive.settle import settle_series
-from worker.storage.keeper import InstanceKeeper, Outcome
+from worker.storage.keeper import InstanceKeeper, StoreOutcome
 from worker.storage.retention import remove_old_pixels
 
 DAY = 86400
@@ -105,8 +105,8 @@ def test_a_removed_instance_that_comes_again_is_stored_again(
     _answered(database, settings, keeper, state="delivered")
     remove_old_pixels(database, settings, later(8 * DAY))
     outcomes = [keeper.keep(received(mr_instance(number))) for number in (1, 2, 3)]
-    assert outcomes == [Outcome.STORED] * 3
-    assert keeper.keep(received(mr_instance(1))) is Outcome.REPEATED
+    assert outcomes == [StoreOutcome.STORED] * 3
+    assert keeper.keep(received(mr_instance(1))) is StoreOutcome.REPEATED
     assert _files(tmp_path) == 3
 
 

@@ -21,8 +21,8 @@ from worker.dicom.header import read_header
 from worker.errors import RefusedInstance
 from worker.logs import fault_fields, get_log
 from worker.process import process_name
-from worker.storage.acceptance import Received
-from worker.storage.keeper import InstanceKeeper, Outcome
+from worker.storage.acceptance import StoreRequest
+from worker.storage.keeper import InstanceKeeper, StoreOutcome
 
 CALLING = "STOW-RS"  # in place of an AE title, in the association's row
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
@@ -94,7 +94,7 @@ class StowRequest:
         except Exception as error:  # a handler's boundary: record and answer
             get_log().error("instance not stored", **fault_fields(error))
             return _kept(uids, standard.PROCESSING_FAILURE)
-        return _kept(uids, _OTHER_CONTENT if outcome is Outcome.CONFLICTING else standard.SUCCESS)
+        return _kept(uids, _OTHER_CONTENT if outcome is StoreOutcome.CONFLICTING else standard.SUCCESS)
 
     def end(self) -> None:
         """Nothing more comes: series may settle."""
@@ -114,7 +114,7 @@ class StowRequest:
         for one in came:
             store.record(events.received(self._name, self._address, store.ae_title, one))
 
-    def _read(self, encoded: bytes, uids: dict[str, str]) -> Received:
+    def _read(self, encoded: bytes, uids: dict[str, str]) -> StoreRequest:
         """The same that a C-STORE request brings; `uids` are filled in. Raises RefusedInstance."""
         try:
             if encoded[128:132] != b"DICM":
@@ -134,7 +134,7 @@ class StowRequest:
             raise RefusedInstance(standard.SOP_CLASS_NOT_SUPPORTED, "sop-class", "this SOP class is not taken")
         if syntax not in standard.TRANSFER_SYNTAXES:
             raise RefusedInstance(standard.TRANSFER_SYNTAX_NOT_SUPPORTED, "transfer-syntax", "not taken")
-        return Received(
+        return StoreRequest(
             affected_sop_class_uid=str(meta.get("MediaStorageSOPClassUID", uids["SOPClassUID"])),
             affected_sop_instance_uid=str(meta.get("MediaStorageSOPInstanceUID", uids["SOPInstanceUID"])),
             transfer_syntax_uid=syntax,

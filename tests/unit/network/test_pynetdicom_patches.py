@@ -1,0 +1,156 @@
+"""pynetdicom still has every attribute that we replace or use: an upgrade that renames one fails here."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pynetdicom import AE, _config, dimse
+from pynetdicom.association import MODE_ACCEPTOR, Association
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.sop_class import Verification
+from pynetdicom.transport import AssociationSocket, RequestHandler
+
+from worker.network import pynetdicom_patches as patches
+
+WORKER = Path(__file__).parents[3] / "worker"
+
+
+def chains(tree: ast.AST) -> Iterator[str]:
+    """Each longest chain of attributes that begins at a name `assoc`, without the name."""
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and id(node) not in inner:
+            names, root = [], node
+            while isinstance(root, ast.Attribute):
+                names.append(root.attr)
+                root = root.value  # type: ignore[assignment]
+            if isinstance(root, ast.Name) and root.id == "assoc":
+                yield ".".join(reversed(names))
+
+
+CHAINS = sorted(set(chains(ast.parse(inspect.getsource(patches)))))
+
+
+@pytest.fixture
+def assoc() -> Iterator[Association]:
+    """A new association, as the server of an AE makes it; its threads are not started."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assoc = Association(AE(), MODE_ACCEPTOR)
+        assoc.set_socket(AssociationSocket(assoc, client_socket=ours))
+        yield assoc
+
+
+def test_the_patches_name_what_they_replace() -> None:
+    assert {"dul._is_transport_event", "dul._run_loop_delay", "_reactor_checkpoint.wait", "_serve_request"} < set(
+        CHAINS
+    )
+    assert len(CHAINS) >= 18
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_pynetdicom_has_the_attribute(assoc: Association, chain: str) -> None:
+    value: Any = assoc
+    for name in chain.split("."):
+        assert hasattr(value, name), f"pynetdicom renamed {name} of {chain}"
+        value = getattr(value, name)
+
+
+def test_pynetdicom_has_the_methods_that_we_override() -> None:
+    assert callable(RequestHandler._create_association)
+    assert callable(dimse.DIMSEServiceProvider.receive_primitive)
+    assert isinstance(_config.STORE_SEND_CHUNKED_DATASET, bool)
+
+
+def test_no_other_module_touches_a_private_attribute_of_pynetdicom() -> None:
+    found = []
+    for package in ("receive", "query_retrieve", "send", "storage", "network", "ops", "service"):
+        for file in sorted((WORKER / package).rglob("*.py")):
+            if file.name == "pynetdicom_patches.py":
+                continue
+            for node in ast.walk(ast.parse(file.read_text())):
+                private = isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__")
+                owner = node.value if isinstance(node, ast.Attribute) else None
+                # What `self`, `cls` or an object of our own class has of its own is ours.
+                ours = isinstance(owner, ast.Name) and owner.id in ("self", "cls", "os")
+                if private and not ours:
+                    found.append(f"{file.relative_to(WORKER)}:{node.lineno} {ast.unparse(node)}")
+            assert "import _config" not in file.read_text()
+    assert found == []
+
+
+def test_the_reader_and_the_reactor_call_what_replaced_theirs(assoc: Association) -> None:
+    """On threads of their own: what we assign is what pynetdicom looks up."""
+    read, looked = threading.Event(), threading.Event()
+
+    def reader() -> bool:
+        read.set()
+        return False
+
+    class Work(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            looked.set()
+            return super().wait(0.01)
+
+    original = patches.replace_reader(assoc, reader)
+    assert original.__name__ == "_is_transport_event"
+    patches.replace_reactor_sleep(assoc, Work(), 1.0)
+    assoc.dul.daemon = True
+    assoc.dul.start()
+    reactor = threading.Thread(target=assoc._run_reactor, daemon=True)
+    reactor.start()
+    try:
+        assert read.wait(10)
+        assert looked.wait(10)
+    finally:
+        assoc._kill = True
+        assoc.dul.kill_dul()
+        reactor.join(10)
+        assoc.dul.join(10)
+
+
+def test_messages_are_sent_whole_under_the_lock(assoc: Association, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = threading.Lock()
+    held = []
+    monkeypatch.setattr(assoc.dimse, "send_msg", lambda *arguments: held.append((lock.locked(), arguments)))
+    patches.send_messages_under(assoc, lock)
+    assoc.dimse.send_msg("message", 1)
+    assert held == [(True, ("message", 1))]
+    assert not lock.locked()
+
+
+def test_a_pdu_that_pynetdicom_cannot_decode_is_signalled_as_invalid(assoc: Association) -> None:
+    assert assoc.dul.event_queue.get_nowait() == "Evt5"  # the connection
+    patches.signal_pdu(assoc, bytearray(b"\x04\x00\x00\x00\x00\x06\xff\xff\xff\xff\x01\x03"))
+    assert assoc.dul.event_queue.get_nowait() == patches.INVALID_PDU
+    patches.signal_pdu(assoc, bytearray(b"\x07\x00\x00\x00\x00\x04\x00\x00\x00\x00"))  # A-ABORT
+    assert assoc.dul.event_queue.get_nowait() == "Evt16"
+    assert assoc.dul._recv_pdu.get_nowait().pdu_type == 7
+
+
+def test_unsent_primitives_are_seen_in_their_order(assoc: Association) -> None:
+    assert not patches.unsent(assoc)
+    primitive = P_DATA()
+    patches.send_primitive(assoc, primitive)
+    assert list(patches.unsent(assoc)) == [primitive]
+
+
+def test_accepted_contexts_are_known_by_their_numbers(assoc: Association) -> None:
+    assert patches.accepted_context(assoc, 1) is None
+    assoc._accepted_cx = {1: Verification}
+    assert patches.accepted_context(assoc, 1) is Verification
+
+
+def test_a_message_server_gets_the_original(assoc: Association, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = []
+    monkeypatch.setattr(assoc, "_serve_request", lambda message, number: served.append((message, number)))
+    patches.replace_message_server(assoc, lambda original, message, number: original(message.upper(), number))
+    assoc._serve_request("echo", 3)
+    assert served == [("ECHO", 3)]

@@ -1,0 +1,195 @@
+"""Every internal of pynetdicom that we replace or use, in one place.
+
+An association of pynetdicom is two threads: its upper layer (`assoc.dul`) reads the connection and runs the state
+machine of PS3.8 9.2, its reactor (`assoc.run`) answers messages. What the receive role replaces in them, and why, is
+told in `worker.receive.fast_store` and `worker.receive.limits`; the Query/Retrieve SCP sends files over an association
+that it is answering.
+
+pyproject.toml pins pynetdicom's minor version. Assigning to an attribute that an upgrade has renamed would do nothing,
+silently, so tests/unit/network/test_pynetdicom_patches.py resolves each attribute chain `assoc.…` of this file on a
+new association.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from pynetdicom import _config
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import RequestHandler
+
+# Events of the state machine (PS3.8 9.2.2).
+CONNECTION_CLOSED = "Evt17"
+INVALID_PDU = "Evt19"  # unrecognised or invalid; the association is aborted
+# Its states (PS3.8 Table 9-10).
+IDLE, AWAITING_REQUEST, ESTABLISHED, AWAITING_CLOSE = "Sta1", "Sta2", "Sta6", "Sta13"
+
+
+class ConnectionHandler(RequestHandler):  # type: ignore[misc]  # pynetdicom has no types for us
+    """Handles a connection to our server; a subclass prepares its association before the threads start."""
+
+    def prepare(self, assoc: Association) -> None:
+        """Replace what is to be replaced."""
+        raise NotImplementedError
+
+    def _create_association(self) -> Association:
+        assoc = super()._create_association()
+        self.prepare(assoc)
+        return assoc
+
+
+# --- replacements, made before the association's threads start -------------------------------------------------
+
+
+def replace_reader(assoc: Association, read: Callable[[], bool]) -> Callable[[], bool]:
+    """Have the upper layer call `read`, which waits for the connection itself; the method that it replaces.
+
+    Either method returns True when it put an event on the queue or read something.
+    """
+    original: Callable[[], bool] = assoc.dul._is_transport_event
+    assoc.dul._is_transport_event = read
+    assoc.dul._run_loop_delay = 0.0
+    return original
+
+
+def replace_recv(assoc: Association, recv: Callable[[int], bytearray]) -> None:
+    """Have the upper layer read so many bytes of the connection by `recv`."""
+    assoc.dul.socket.recv = recv
+
+
+def replace_reactor_sleep(assoc: Association, work: threading.Event, seconds: float) -> None:
+    """Have the reactor wait for `work`, at most `seconds`, before each of its looks, which are a millisecond apart."""
+    wait_for_leave = assoc._reactor_checkpoint.wait
+
+    def wait_for_work(timeout: float | None = None) -> bool:
+        work.wait(seconds)
+        work.clear()
+        return bool(wait_for_leave(timeout))
+
+    assoc._reactor_checkpoint.wait = wait_for_work
+
+
+def send_messages_under(assoc: Association, lock: threading.Lock) -> None:
+    """Have whole messages sent under `lock`, command and dataset together."""
+    send = assoc.dimse.send_msg
+
+    def send_whole(*arguments: Any) -> None:
+        with lock:
+            send(*arguments)
+
+    assoc.dimse.send_msg = send_whole
+
+
+def replace_message_provider(assoc: Association, provider: Any) -> None:
+    """Have a DIMSEServiceProvider of ours collect messages."""
+    assoc.dimse = provider
+
+
+def replace_run(assoc: Association, run: Callable[[Callable[[], None]], None]) -> None:
+    """Have the reactor's thread call `run` with what it would have run."""
+    assoc.run = partial(run, assoc.run)
+
+
+def replace_message_server(assoc: Association, serve: Callable[[Callable[[Any, int], None], Any, int], None]) -> None:
+    """Have `serve` answer messages; it gets pynetdicom's own method, the message and its presentation context's number.
+
+    May be called while the association is being negotiated.
+    """
+    assoc._serve_request = partial(serve, assoc._serve_request)
+
+
+def send_files_undecoded() -> None:
+    """Have `send_c_store` of a path send the dataset's bytes as they are, in parts, for this process."""
+    _config.STORE_SEND_CHUNKED_DATASET = True
+
+
+# --- the upper layer -------------------------------------------------------------------------------------------
+
+
+def connection(assoc: Association) -> Any:
+    """The socket, or None once the connection is closed."""
+    return assoc.dul.socket.socket if assoc.dul.socket is not None else None
+
+
+def state(assoc: Association) -> str:
+    """The state of the association: PS3.8 Table 9-10."""
+    return str(assoc.dul.state_machine.current_state)
+
+
+def signal(assoc: Association, event: str) -> None:
+    """Give the state machine an event: PS3.8 9.2.2."""
+    assoc.dul.event_queue.put(event)
+
+
+def signal_pdu(assoc: Association, pdu: bytearray) -> None:
+    """Have pynetdicom decode and answer a whole PDU that we have read."""
+    try:
+        decoded, event = assoc.dul._decode_pdu(pdu)
+    except Exception:  # hostile bytes may raise anything in the decoder; the answer is the same
+        signal(assoc, INVALID_PDU)
+        return
+    assoc.dul.event_queue.put(event)
+    assoc.dul._recv_pdu.put(decoded)
+
+
+def signal_no_request(assoc: Association) -> None:
+    """End the reactor's wait for an A-ASSOCIATE-RQ."""
+    assoc.dul.to_user_queue.put(None)
+
+
+def is_stopping(assoc: Association) -> bool:
+    """True when the upper layer's thread is to end."""
+    return bool(assoc.dul._kill_thread)
+
+
+def unsent(assoc: Association) -> Sequence[Any]:
+    """The primitives that wait to be sent."""
+    return assoc.dul.to_provider_queue.queue  # type: ignore[no-any-return]
+
+
+def send_bytes(assoc: Association, pdu: bytes) -> None:
+    """Send a whole PDU past the state machine."""
+    assoc.dul.socket.send(pdu)
+
+
+def send_primitive(assoc: Association, primitive: Any) -> None:
+    """Send a primitive after those that wait."""
+    assoc.dul.send_pdu(primitive)
+
+
+def restart_idle_timer(assoc: Association) -> None:
+    """Count the peer's silence from now on."""
+    assoc.dul._idle_timer.restart()
+
+
+def stop_idle_timer(assoc: Association) -> None:
+    """Count no silence while the peer waits for us."""
+    assoc.dul._idle_timer.stop()
+
+
+# --- the reactor and the messages ------------------------------------------------------------------------------
+
+
+def accepted_context(assoc: Association, context_id: int) -> PresentationContext | None:
+    """The accepted presentation context of that number."""
+    return assoc._accepted_cx.get(context_id)
+
+
+@contextmanager
+def answering_itself(assoc: Association) -> Iterator[None]:
+    """Inside, what we send over an association that we are answering reads its responses itself, not the reactor."""
+    assoc._is_paused = True
+    try:
+        yield
+    finally:
+        assoc._is_paused = False
+
+
+def resume_reactor(assoc: Association) -> None:
+    """Let the reactor go on after a request of ours that raised: pynetdicom leaves it waiting."""
+    assoc._reactor_checkpoint.set()
