@@ -25,7 +25,7 @@ from worker.errors import NotAssessable, StartError
 from worker.inference.aggregate import deciding_slices, in_distribution, slice_probabilities, tumour_probability
 from worker.inference.bundle import Bundle, load_bundle
 from worker.inference.classify import check_accepted
-from worker.inference.engines import OpenVinoEngine, Outputs, Precision
+from worker.inference.engines import EngineOutputs, OpenVinoEngine, Precision
 from worker.inference.preprocess import preprocess
 from worker.pixels.arrays import ByteArray, FloatArray
 
@@ -183,7 +183,7 @@ def measure_split(folder: Path, data: Path) -> dict[str, Measurement]:
     return result
 
 
-def run_in_batches(engine: OpenVinoEngine, tensors: FloatArray, flip: bool = False) -> Outputs:
+def run_in_batches(engine: OpenVinoEngine, tensors: FloatArray, flip: bool = False) -> EngineOutputs:
     """The engine on [n, 1, s, s], with a progress bar; with `flip`, the mean with the mirrored pictures' answers."""
     starts = range(0, len(tensors), _BATCH)
     console = Console(stderr=True)
@@ -191,20 +191,20 @@ def run_in_batches(engine: OpenVinoEngine, tensors: FloatArray, flip: bool = Fal
         _run(engine, tensors[start : start + _BATCH], flip)
         for start in track(starts, description="classifying", console=console, transient=True)
     ]
-    return Outputs(
+    return EngineOutputs(
         np.concatenate([part.logits for part in parts]),
         np.concatenate([part.features for part in parts]),
         np.concatenate([part.maps for part in parts]),
     )
 
 
-def _run(engine: OpenVinoEngine, tensor: FloatArray, flip: bool) -> Outputs:
+def _run(engine: OpenVinoEngine, tensor: FloatArray, flip: bool) -> EngineOutputs:
     upright = engine.run(tensor)
     if not flip:
         return upright
     mirrored = engine.run(np.ascontiguousarray(tensor[..., ::-1]))
     # Features stay the upright picture's: the limits of the distribution were set on such.
-    return Outputs(
+    return EngineOutputs(
         _half_of(upright.logits + mirrored.logits), upright.features, _half_of(upright.maps + mirrored.maps[..., ::-1])
     )
 
@@ -214,7 +214,7 @@ def _half_of(total: FloatArray) -> FloatArray:
 
 
 def measured(
-    bundle: Bundle, outputs: Outputs, rows: Sequence[ManifestRow], readable: BoolArray, unreadable: Counter[str]
+    bundle: Bundle, outputs: EngineOutputs, rows: Sequence[ManifestRow], readable: BoolArray, unreadable: Counter[str]
 ) -> Measurement:
     """Outputs of single slices → what the worker would say of each slice and of each patient's slices together."""
     probabilities = slice_probabilities(outputs.logits, bundle.temperature)
@@ -231,7 +231,7 @@ def measured(
 
 
 def series_answer(probabilities: FloatArray, allowed: BoolArray, bundle: Bundle) -> tuple[FloatArray, bool]:
-    """The worker's series rule (`summarise`): class probabilities and whether it would say them.
+    """The worker's series rule (`aggregate`): class probabilities and whether it would say them.
 
     Where it would not for want of slices in distribution, the answer comes from all that are readable.
     """
@@ -272,11 +272,11 @@ def examine_runs(
     return Measurement(slices, patient_predictions(slices, lambda p, _: (p.mean(axis=0), True))), evidence
 
 
-def _mean_logits(outputs: Sequence[Outputs]) -> FloatArray:
+def _mean_logits(outputs: Sequence[EngineOutputs]) -> FloatArray:
     return np.asarray(np.mean([one.logits for one in outputs], axis=0), np.float32)
 
 
-def run_outputs(run: Path, pixels: Sequence[torch.Tensor], flip: bool) -> list[Outputs]:
+def run_outputs(run: Path, pixels: Sequence[torch.Tensor], flip: bool) -> list[EngineOutputs]:
     """What the best checkpoint of a run says of each block of pictures, uint8 [n, 1, s, s]."""
     best = read_checkpoint(run / BEST)
     torch.set_num_threads(best.config.threads)
@@ -285,7 +285,7 @@ def run_outputs(run: Path, pixels: Sequence[torch.Tensor], flip: bool) -> list[O
 
 
 @torch.no_grad()
-def model_outputs(model: Classifier, pixels: torch.Tensor, flip: bool = False) -> Outputs:
+def model_outputs(model: Classifier, pixels: torch.Tensor, flip: bool = False) -> EngineOutputs:
     """The outputs of a trained network for uint8 pictures [n, 1, s, s], float32 arithmetic on the CPU."""
     model.cpu().eval()
     parts = []
@@ -297,7 +297,7 @@ def model_outputs(model: Classifier, pixels: torch.Tensor, flip: bool = False) -
             logits, maps = (logits + mirrored.logits) / 2, (maps + mirrored.maps.flip(-1)) / 2
         parts.append((logits.numpy(), features.numpy(), maps.numpy()))
     logits_of_all, features_of_all, maps_of_all = (np.concatenate(kind) for kind in zip(*parts, strict=True))
-    return Outputs(logits_of_all, features_of_all, maps_of_all)
+    return EngineOutputs(logits_of_all, features_of_all, maps_of_all)
 
 
 def fit_temperature(logits: FloatArray, labels: Sequence[int]) -> float:

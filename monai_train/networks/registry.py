@@ -17,7 +17,7 @@ from torch import nn
 from monai_train.networks.baselines import NAMES, PREFIX, Flat, Pooled, baseline_definition, make_baseline
 from monai_train.networks.depthwise import use_fast_depthwise
 from worker.errors import StartError
-from worker.inference.efficientnet_lite import BLOCKS, DESCRIBED_STAGES, EfficientNetLite0, described
+from worker.inference.efficientnet_lite import BLOCKS, FEATURE_STAGES, EfficientNetLite0, channel_statistics
 
 Definition = Mapping[str, Any]
 
@@ -127,10 +127,10 @@ class Classifier(nn.Module):
             return net.class_layers.relu(net.features(image)), net.class_layers.out, None
         if self._target.startswith("EfficientNet"):
             stem = net._swish(net._bn0(net._conv_stem(net._conv_stem_padding(image))))
-            stages = net._blocks[:DESCRIBED_STAGES](stem)
-            last = net._blocks[DESCRIBED_STAGES:](stages)
+            stages = net._blocks[:FEATURE_STAGES](stem)
+            last = net._blocks[FEATURE_STAGES:](stages)
             spatial = net._swish(net._bn1(net._conv_head(net._conv_head_padding(last))))
-            return spatial, net._fc, described(stages) if isinstance(net, EfficientNetLite0) else None
+            return spatial, net._fc, channel_statistics(stages) if isinstance(net, EfficientNetLite0) else None
         spatial = net.layer4(net.layer3(net.layer2(net.layer1(net.layer0(image)))))
         return spatial, net.last_linear, None
 

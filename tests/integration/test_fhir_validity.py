@@ -17,7 +17,7 @@ import pytest
 
 from tests.testbed import results
 from tests.testbed.waiting import patience
-from worker.reporting.fhir import report_as_bundle
+from worker.reporting.fhir_resources import report_as_bundle
 from worker.reporting.sr import build_report
 
 jsonschema_rs = pytest.importorskip("jsonschema_rs", reason="jsonschema-rs is not installed")

@@ -9,7 +9,7 @@ from pydicom import Dataset, dcmread
 
 from tests.testbed import results, validators
 from tests.testbed.phantom import MALFORMED_PATIENT
-from worker.reporting.secondary_capture import build_key_objects, build_picture
+from worker.reporting.secondary_capture import build_key_object_selection, build_secondary_capture
 from worker.reporting.sr import build_report
 from worker.results import SeriesResult
 
@@ -55,7 +55,7 @@ def test_report_has_no_error(name: str, judge: validators.Judge, tmp_path: Path)
 def test_picture_has_no_error(name: str, tmp_path: Path) -> None:
     need(validators.dciodvfy)
     result, sources, _ = CASES[name]
-    picture = build_picture(result, results.MODEL, sources, **results.ARGUMENTS)
+    picture = build_secondary_capture(result, results.MODEL, sources, **results.ARGUMENTS)
     assert validators.dciodvfy(saved(picture, tmp_path / "picture.dcm")) == []
 
 
@@ -68,7 +68,7 @@ def test_picture_has_no_error(name: str, tmp_path: Path) -> None:
 def test_key_images_have_no_error(name: str, judge: validators.Judge, tmp_path: Path) -> None:
     need(judge)
     result, sources, _ = CASES[name]
-    selection = build_key_objects(result, results.MODEL, sources, **results.ARGUMENTS)
+    selection = build_key_object_selection(result, results.MODEL, sources, **results.ARGUMENTS)
     assert judge(saved(selection, tmp_path / "key-images.dcm")) == []
 
 

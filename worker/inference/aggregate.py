@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.inference.bundle import Bundle, FeatureStatistics
-from worker.inference.engines import Outputs
+from worker.inference.engines import EngineOutputs
 from worker.inference.illustrated import IllustratedResult, KeyImage
 from worker.inference.preprocess import Volume
 from worker.pixels.arrays import FloatArray
@@ -69,7 +69,7 @@ def deciding_slices(tumour: FloatArray, allowed: BoolArray, bundle: Bundle) -> n
     return candidates[np.argsort(-tumour[candidates], kind="stable")][:k]
 
 
-def summarise(volume: Volume, outputs: Outputs, bundle: Bundle) -> IllustratedResult:
+def aggregate(volume: Volume, outputs: EngineOutputs, bundle: Bundle) -> IllustratedResult:
     """What the model says of the series; `outputs` are those of `volume.tensor`."""
     classes = bundle.identity.classes
     probabilities = slice_probabilities(outputs.logits, bundle.temperature)
@@ -89,7 +89,7 @@ def summarise(volume: Volume, outputs: Outputs, bundle: Bundle) -> IllustratedRe
     if not probability >= needed:
         detail = f"The likeliest class has the probability {probability:.2f}; {needed:.2f} is needed to say it."
         return _not_assessed("too-uncertain", detail, by_class, slices, volume, shown)
-    activation = volume.on_picture(shown, normalised(outputs.maps[shown, best]))
+    activation = volume.map_on_display(shown, normalised(outputs.maps[shown, best]))
     return IllustratedResult(
         status=ResultStatus.CLASSIFIED,
         label=classes[best].name,
@@ -101,7 +101,7 @@ def summarise(volume: Volume, outputs: Outputs, bundle: Bundle) -> IllustratedRe
             replace(one, activation=_activation(volume, index, outputs.maps[index, best])) if one.deciding else one
             for index, one in enumerate(slices)
         ),
-        key_image=KeyImage(shown, volume.picture(shown), activation),
+        key_image=KeyImage(shown, volume.displayed(shown), activation),
     )
 
 
@@ -118,7 +118,7 @@ def normalised(activation_map: FloatArray) -> FloatArray:
 def _activation(volume: Volume, index: int, activation_map: FloatArray) -> Activation:
     """The map of a slice as it is kept beside its probabilities."""
     rows = np.rint(normalised(activation_map) * 255).astype(np.uint8)
-    return Activation(tuple(tuple(row) for row in rows.tolist()), *volume.part_of_picture(index))
+    return Activation(tuple(tuple(row) for row in rows.tolist()), *volume.square_on_display(index))
 
 
 def _slice_results(
@@ -161,5 +161,5 @@ def _not_assessed(
         reason=reason,
         detail=detail,
         slices=slices,
-        key_image=KeyImage(shown, volume.picture(shown), None),
+        key_image=KeyImage(shown, volume.displayed(shown), None),
     )

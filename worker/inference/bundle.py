@@ -84,7 +84,7 @@ class Thresholds(_Strict):
 
 
 class OutOfDistribution(_Strict):
-    """A slice beyond either of these has no say; see `summarise.distance_and_residual`."""
+    """A slice beyond either of these has no say; see `aggregate.distance_and_residual`."""
 
     maximum_distance: Positive
     maximum_residual: Positive

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from worker.errors import NotAssessable
-from worker.inference.aggregate import summarise
+from worker.inference.aggregate import aggregate
 from worker.inference.bundle import Bundle
 from worker.inference.engines import Engine
 from worker.inference.illustrated import IllustratedResult
@@ -20,7 +20,7 @@ def classify(paths: Sequence[Path], bundle: Bundle, engine: Engine) -> Illustrat
     """
     volume = preprocess(paths, bundle.preprocessing)
     check_accepted(volume, bundle)
-    return summarise(volume, engine.run(volume.tensor), bundle)
+    return aggregate(volume, engine.run(volume.tensor), bundle)
 
 
 def check_accepted(volume: Volume, bundle: Bundle) -> None:

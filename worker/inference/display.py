@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from worker.errors import NotAssessable
-from worker.inference.preprocess import crop, picture_grid
+from worker.inference.preprocess import crop, display_grid
 from worker.pixels.decode import DecodedFrame, decode
 from worker.pixels.geometry import orient
 
@@ -44,7 +44,7 @@ def slice_png(file: Path, frame_number: int | None, window: Window) -> bytes:
     if not 1 <= (frame_number or 1) <= len(frames):
         raise NotAssessable("no-such-frame", "The image has fewer frames.")
     frame = orient(frames[(frame_number or 1) - 1])
-    shape, step = picture_grid(frame)
+    shape, step = display_grid(frame)
     grey = np.rint(crop(frame, window, 0.0, 0.0, step, shape) * 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(grey).save(buffer, format="PNG", compress_level=1)

@@ -16,7 +16,7 @@ BLOCKS = (
 
 # `described` of these stages' output tells a picture from those of training: what is pooled before the last layer says
 # which class, and hardly more than that.
-DESCRIBED_STAGES = 5
+FEATURE_STAGES = 5
 
 
 class EfficientNetLite0(EfficientNet):  # type: ignore[misc]  # MONAI has no types
@@ -33,7 +33,7 @@ class EfficientNetLite0(EfficientNet):  # type: ignore[misc]  # MONAI has no typ
                 module._swish = nn.ReLU6()
 
 
-def described(maps: torch.Tensor) -> torch.Tensor:
+def channel_statistics(maps: torch.Tensor) -> torch.Tensor:
     """The mean and the standard deviation of each channel over the picture: [n, C, h, w] → [n, 2 C]."""
     mean = maps.mean(dim=(2, 3))
     deviation = (maps - mean[:, :, None, None]).square().mean(dim=(2, 3)).sqrt()

@@ -19,7 +19,7 @@ BATCH = 16
 
 
 @dataclass(frozen=True)
-class Outputs:
+class EngineOutputs:
     """`logits` [slices, classes] before temperature, `features` [slices, F], `maps` [slices, classes, h, w]."""
 
     logits: FloatArray
@@ -33,7 +33,7 @@ class Engine(Protocol):
     @property
     def precision(self) -> Precision: ...
 
-    def run(self, tensor: FloatArray) -> Outputs:
+    def run(self, tensor: FloatArray) -> EngineOutputs:
         """tensor float32 [slices, 1, size, size], at least one slice."""
         ...
 
@@ -63,11 +63,11 @@ class OpenVinoEngine:
         self._request = compiled.create_infer_request()
         self._mirror = bundle.mirror
 
-    def run(self, tensor: FloatArray) -> Outputs:
+    def run(self, tensor: FloatArray) -> EngineOutputs:
         """tensor float32 [slices, 1, size, size], at least one slice."""
         return _mirrored(self._run, tensor) if self._mirror else self._run(tensor)
 
-    def _run(self, tensor: FloatArray) -> Outputs:
+    def _run(self, tensor: FloatArray) -> EngineOutputs:
         batches = []
         for start in range(0, len(tensor), BATCH):
             results = self._request.infer({"image": tensor[start : start + BATCH]})
@@ -101,12 +101,12 @@ class TorchEngine:
         self._linear = [module for module in modules if isinstance(module, torch.nn.Linear)][-1]
         self._pool = [module for module in modules if isinstance(module, torch.nn.AdaptiveAvgPool2d)][-1]
 
-    def run(self, tensor: FloatArray) -> Outputs:
+    def run(self, tensor: FloatArray) -> EngineOutputs:
         """tensor float32 [slices, 1, size, size], at least one slice."""
         return _mirrored(self._run, tensor) if self._mirror else self._run(tensor)
 
-    def _run(self, tensor: FloatArray) -> Outputs:
-        from worker.inference.efficientnet_lite import DESCRIBED_STAGES, EfficientNetLite0, described
+    def _run(self, tensor: FloatArray) -> EngineOutputs:
+        from worker.inference.efficientnet_lite import FEATURE_STAGES, EfficientNetLite0, channel_statistics
 
         seen: dict[str, Any] = {}
         hooks = [
@@ -115,7 +115,7 @@ class TorchEngine:
         ]
         lite = isinstance(self._net, EfficientNetLite0)
         if lite:
-            stage = self._net._blocks[DESCRIBED_STAGES - 1]
+            stage = self._net._blocks[FEATURE_STAGES - 1]
             hooks.append(stage.register_forward_hook(lambda module, args, output: seen.update(stage=output)))
         batches = []
         try:
@@ -124,7 +124,7 @@ class TorchEngine:
                     logits = self._net(self._torch.from_numpy(tensor[start : start + BATCH]))
                     weight, bias = self._linear.weight[:, :, None, None], self._linear.bias
                     maps = self._torch.nn.functional.conv2d(seen["spatial"], weight, bias)
-                    features = described(seen["stage"]) if lite else seen["features"]
+                    features = channel_statistics(seen["stage"]) if lite else seen["features"]
                     batches.append([one.numpy() for one in (logits, features, maps)])
         finally:
             for hook in hooks:
@@ -132,17 +132,17 @@ class TorchEngine:
         return _joined(batches)
 
 
-def _mirrored(run: Callable[[FloatArray], Outputs], tensor: FloatArray) -> Outputs:
+def _mirrored(run: Callable[[FloatArray], EngineOutputs], tensor: FloatArray) -> EngineOutputs:
     """The mean of the slices as they are and mirrored left to right; a mirrored map is turned back."""
     plain, turned = run(tensor), run(np.ascontiguousarray(tensor[..., ::-1]))
     half = np.float32(0.5)
-    return Outputs(
+    return EngineOutputs(
         half * (plain.logits + turned.logits),
         half * (plain.features + turned.features),
         half * (plain.maps + turned.maps[..., ::-1]),
     )
 
 
-def _joined(batches: list[list[Any]]) -> Outputs:
+def _joined(batches: list[list[Any]]) -> EngineOutputs:
     logits, features, maps = (np.concatenate(parts).astype(np.float32) for parts in zip(*batches, strict=True))
-    return Outputs(logits, features, maps)
+    return EngineOutputs(logits, features, maps)

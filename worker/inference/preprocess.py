@@ -33,7 +33,7 @@ from worker.pixels.decode import MAXIMUM_FILE_SAMPLES, DecodedFrame, decode
 from worker.pixels.geometry import OrientedFrame, Plane, stack
 
 LEVELS = np.float32(255)
-PICTURE_SIZE = 512  # the longest side of a displayed picture
+DISPLAY_SIZE = 512  # the longest side of a displayed picture
 _TARGET = "worker.inference.preprocess.Preprocessing"
 _NOISE_PROFILE = 0.08  # a row or column belongs to the head when it holds this part of the fullest one's pixels
 
@@ -129,21 +129,21 @@ class Volume:
     _slices: tuple[OrientedFrame, ...]
     _window: tuple[float, float]
 
-    def picture(self, index: int) -> ByteArray:
+    def displayed(self, index: int) -> ByteArray:
         """Slice `index` as a person sees it: oriented, square pixels, windowed; uint8 [rows, columns], at most 512."""
         frame = self._slices[index]
-        shape, step = picture_grid(frame)
+        shape, step = display_grid(frame)
         return np.rint(crop(frame, self._window, 0.0, 0.0, step, shape) * 255).astype(np.uint8)
 
-    def part_of_picture(self, index: int) -> tuple[float, float, float, float]:
+    def square_on_display(self, index: int) -> tuple[float, float, float, float]:
         """The slice's square in parts of the displayed picture: top, left, height, width (see values.Activation)."""
         square, (height, width) = self.squares[index], self._slices[index].extent
         return square.top / height, square.left / width, square.side / height, square.side / width
 
-    def on_picture(self, index: int, activation: FloatArray) -> FloatArray:
-        """A map [h, w] over the slice's tensor, brought to the grid of `picture(index)`; 0 outside the crop."""
+    def map_on_display(self, index: int, activation: FloatArray) -> FloatArray:
+        """A map [h, w] over the slice's tensor, brought to the grid of `displayed(index)`; 0 outside the crop."""
         square = self.squares[index]
-        shape, step = picture_grid(self._slices[index])
+        shape, step = display_grid(self._slices[index])
         rows = axis_weights(activation.shape[0], square.side / activation.shape[0], -square.top, step, shape[0])
         columns = axis_weights(activation.shape[1], square.side / activation.shape[1], -square.left, step, shape[1])
         return resample(activation, rows, columns) * coverage(rows, columns)
@@ -240,10 +240,10 @@ def crop(
     return np.clip(part, 0.0, 1.0, out=part) * coverage(rows, columns)
 
 
-def picture_grid(frame: OrientedFrame) -> tuple[tuple[int, int], float]:
+def display_grid(frame: OrientedFrame) -> tuple[tuple[int, int], float]:
     """(rows, columns) of the displayed picture and the width of its pixels in display pixels."""
     height, width = frame.extent
-    step = max(1.0, max(height, width) / PICTURE_SIZE)
+    step = max(1.0, max(height, width) / DISPLAY_SIZE)
     return (max(1, round(height / step)), max(1, round(width / step))), step
 
 

@@ -23,7 +23,7 @@ from worker.jobs.bundle_store import ServedModel
 from worker.receive.completeness import missing_part
 from worker.receive.settle import Refusal, refusal
 from worker.reporting.outbox import Outbox, read_header
-from worker.reporting.secondary_capture import picture_png
+from worker.reporting.secondary_capture import secondary_capture_png
 from worker.results import ModelIdentity
 from worker.storage.acceptance import StoreRequest, describe
 
@@ -130,7 +130,7 @@ def classify_series(
     for made in Outbox(out).make_objects(result, model.identity, paths, digest, None, moment):
         os.replace(out / made.path, written.report if made.kind == ObjectKind.REPORT else written.picture)
     shutil.rmtree(out / "objects")
-    written.png.write_bytes(picture_png(result, model.identity))
+    written.png.write_bytes(secondary_capture_png(result, model.identity))
     answer = _answer(members, model.identity, moment, SeriesStatus(result.status), result, result.reason, result.detail)
     return OfflineAnswer(answer, written)
 

@@ -32,12 +32,12 @@ class ImageFile:
     def compressed(self) -> bool:
         return bool(self.ds.file_meta.TransferSyntaxUID.is_encapsulated)
 
-    def native(self, numbers: Sequence[int]) -> Iterator[bytes]:
+    def native_frames(self, numbers: Sequence[int]) -> Iterator[bytes]:
         """Frames, counted from 1, little endian as allocated; compressed colours come as RGB, colour by pixel."""
         for array in decoded_samples(self.ds, [number - 1 for number in numbers], palette=False):
             yield _bytes(self.ds, array)
 
-    def as_sent(self, numbers: Sequence[int]) -> Iterator[bytes]:
+    def encapsulated_frames(self, numbers: Sequence[int]) -> Iterator[bytes]:
         """The compressed stream of each frame."""
         chosen = set(numbers)
         value = self.ds.PixelData
@@ -85,7 +85,7 @@ def explicit_little_endian(path: Path) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values stay as they are
         ds = dcmread(path)
-        ds.PixelData = b"".join(image.native(range(1, image.frames + 1)))
+        ds.PixelData = b"".join(image.native_frames(range(1, image.frames + 1)))
         ds["PixelData"].VR = "OB" if ds.BitsAllocated <= 8 else "OW"
         if image.compressed and ds.SamplesPerPixel == 3:
             ds.PhotometricInterpretation, ds.PlanarConfiguration = "RGB", 0

@@ -23,7 +23,7 @@ from worker.dicom import header
 from worker.dicom.standard import derive_uid, produced_series_uid
 from worker.files import fsync, write_atomically
 from worker.inference.illustrated import IllustratedResult
-from worker.reporting.secondary_capture import build_key_objects, build_picture
+from worker.reporting.secondary_capture import build_key_object_selection, build_secondary_capture
 from worker.reporting.sr import build_report
 from worker.results import ModelIdentity, ResultStatus
 
@@ -63,7 +63,7 @@ class Outbox:
             worker_version=__version__,
             predecessor=read_header(self.data_dir / predecessor) if predecessor else None,
         )
-        picture = build_picture(
+        picture = build_secondary_capture(
             result,
             model,
             headers,
@@ -77,7 +77,7 @@ class Outbox:
             self._write(ObjectKind.PICTURE, picture, only_to=self.pictures_to),
         ]
         if self.key_objects_to and _was_decided(result):
-            selection = build_key_objects(
+            selection = build_key_object_selection(
                 result,
                 model,
                 headers,

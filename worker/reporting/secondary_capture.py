@@ -27,7 +27,7 @@ KEY_OBJECTS_SERIES_NUMBER = 9903
 
 
 @source_series.no_warnings()
-def build_picture(
+def build_secondary_capture(
     result: IllustratedResult,
     model: ModelIdentity,
     sources: Sequence[Dataset],
@@ -75,7 +75,7 @@ def build_picture(
     return ds
 
 
-def picture_png(result: IllustratedResult, model: ModelIdentity) -> bytes:
+def secondary_capture_png(result: IllustratedResult, model: ModelIdentity) -> bytes:
     """The same picture as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(draw_picture(result, model)).save(buffer, format="PNG")
@@ -83,7 +83,7 @@ def picture_png(result: IllustratedResult, model: ModelIdentity) -> bytes:
 
 
 @source_series.no_warnings()
-def build_key_objects(
+def build_key_object_selection(
     result: IllustratedResult,
     model: ModelIdentity,
     sources: Sequence[Dataset],

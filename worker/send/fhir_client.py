@@ -16,7 +16,7 @@ from pydicom import Dataset
 
 from worker.dicom import standard
 from worker.errors import Park, Retry
-from worker.reporting.fhir import issued, report_as_bundle, same_report
+from worker.reporting.fhir_resources import issued, report_as_bundle, same_report
 from worker.send import http
 from worker.send.destinations.base import HttpDestination, Rejected
 

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from worker.inference.aggregate import (
+    aggregate,
     deciding_slices,
     distance_and_residual,
     in_distribution,
     normalised,
     slice_probabilities,
-    summarise,
     tumour_probability,
 )
 from worker.inference.bundle import Aggregation, Bundle, FeatureStatistics, Thresholds
-from worker.inference.engines import Outputs
+from worker.inference.engines import EngineOutputs
 from worker.inference.illustrated import IllustratedResult
 from worker.inference.preprocess import Volume, preprocess
 from worker.results import ResultStatus
@@ -102,13 +102,13 @@ def volume(bundle: Bundle, bundle_folder: Path) -> Volume:
     return preprocess(sorted((bundle_folder / "golden/head").glob("*.dcm")), bundle.preprocessing)
 
 
-def _summarise(volume: Volume, bundle: Bundle, *answers: Any, far: tuple[int, ...] = ()) -> IllustratedResult:
+def _aggregate(volume: Volume, bundle: Bundle, *answers: Any, far: tuple[int, ...] = ()) -> IllustratedResult:
     """`answers` are the slices' logits; slices `far` have features unlike training's."""
     features = np.repeat(bundle.statistics.mean[None], len(answers), axis=0)
     features[list(far)] = np.inf
     maps = np.zeros((len(answers), 4, 4, 4), np.float32)
     maps[:, :, 1, 2] = 1
-    return summarise(volume, Outputs(np.stack(answers).astype(np.float32), features, maps), bundle)
+    return aggregate(volume, EngineOutputs(np.stack(answers).astype(np.float32), features, maps), bundle)
 
 
 def _bundle(bundle: Bundle, *, top_k: int = 1, probability: float = 0.5, in_distribution: float = 0.5) -> Bundle:
@@ -117,7 +117,7 @@ def _bundle(bundle: Bundle, *, top_k: int = 1, probability: float = 0.5, in_dist
 
 
 def test_one_slice_of_tumour_decides(bundle: Bundle, volume: Volume) -> None:
-    result = _summarise(volume, _bundle(bundle), 9 * NOTUMOR, 5 * GLIOMA, 9 * NOTUMOR)
+    result = _aggregate(volume, _bundle(bundle), 9 * NOTUMOR, 5 * GLIOMA, 9 * NOTUMOR)
     assert (result.status, result.label) == (ResultStatus.CLASSIFIED, "glioma")
     assert [one.deciding for one in result.slices] == [False, True, False]
     assert result.probability == result.probabilities["glioma"] == result.slices[1].probabilities[0]
@@ -130,13 +130,13 @@ def test_one_slice_of_tumour_decides(bundle: Bundle, volume: Volume) -> None:
 
 
 def test_the_mean_of_the_deciding_slices_is_reported(bundle: Bundle, volume: Volume) -> None:
-    result = _summarise(volume, _bundle(bundle, top_k=3), 9 * NOTUMOR, 9 * GLIOMA, 9 * GLIOMA)
+    result = _aggregate(volume, _bundle(bundle, top_k=3), 9 * NOTUMOR, 9 * GLIOMA, 9 * GLIOMA)
     assert result.probability == pytest.approx(2 / 3, abs=0.01)
     assert sum(result.probabilities.values()) == pytest.approx(1)
 
 
 def test_no_tumour_anywhere_is_no_tumour(bundle: Bundle, volume: Volume) -> None:
-    result = _summarise(volume, _bundle(bundle), *[9 * NOTUMOR] * 3)
+    result = _aggregate(volume, _bundle(bundle), *[9 * NOTUMOR] * 3)
     assert result.label == "notumor"
 
 
@@ -144,14 +144,14 @@ def test_no_tumour_may_need_more_than_a_tumour(bundle: Bundle, volume: Volume) -
     thresholds = Thresholds(minimum_probability=0.5, minimum_in_distribution=0, minimum_no_neoplasm=0.9)
     careful = replace(_bundle(bundle), thresholds=thresholds)
     hardly = math.log(3 * 0.7 / 0.3)  # a probability of 0.7 before temperature
-    result = _summarise(volume, replace(careful, temperature=1.0), *[hardly * NOTUMOR] * 3)
+    result = _aggregate(volume, replace(careful, temperature=1.0), *[hardly * NOTUMOR] * 3)
     assert (result.status, result.reason) == (ResultStatus.NOT_ASSESSED, "too-uncertain")
     assert result.probabilities["notumor"] == pytest.approx(0.7)
-    assert _summarise(volume, replace(careful, temperature=1.0), *[hardly * GLIOMA] * 3).label == "glioma"
+    assert _aggregate(volume, replace(careful, temperature=1.0), *[hardly * GLIOMA] * 3).label == "glioma"
 
 
 def test_slices_out_of_distribution_have_no_say(bundle: Bundle, volume: Volume) -> None:
-    result = _summarise(volume, _bundle(bundle), 9 * NOTUMOR, 9 * GLIOMA, 9 * NOTUMOR, far=(1,))
+    result = _aggregate(volume, _bundle(bundle), 9 * NOTUMOR, 9 * GLIOMA, 9 * NOTUMOR, far=(1,))
     assert result.label == "notumor"
     assert [one.in_distribution for one in result.slices] == [True, False, True]
 
@@ -160,7 +160,7 @@ def test_slices_out_of_distribution_have_no_say(bundle: Bundle, volume: Volume) 
 def test_series_unlike_training_is_not_assessed(
     bundle: Bundle, volume: Volume, far: tuple[int, ...], in_distribution: float
 ) -> None:
-    result = _summarise(volume, _bundle(bundle, in_distribution=in_distribution), *[9 * GLIOMA] * 3, far=far)
+    result = _aggregate(volume, _bundle(bundle, in_distribution=in_distribution), *[9 * GLIOMA] * 3, far=far)
     assert (result.status, result.reason) == (ResultStatus.NOT_ASSESSED, "out-of-distribution")
     assert (result.label, result.probability, result.probabilities) == (None, None, {})
     assert result.detail is not None
@@ -170,7 +170,7 @@ def test_series_unlike_training_is_not_assessed(
 
 
 def test_answer_that_is_not_sure_is_not_assessed(bundle: Bundle, volume: Volume) -> None:
-    result = _summarise(volume, _bundle(bundle, probability=0.9), *[1 * GLIOMA] * 3)
+    result = _aggregate(volume, _bundle(bundle, probability=0.9), *[1 * GLIOMA] * 3)
     assert (result.status, result.reason, result.label) == (ResultStatus.NOT_ASSESSED, "too-uncertain", None)
     assert result.probabilities["glioma"] == pytest.approx(np.e / (np.e + 3), rel=1e-4)
     assert result.key_image is not None
@@ -178,5 +178,5 @@ def test_answer_that_is_not_sure_is_not_assessed(bundle: Bundle, volume: Volume)
 
 
 def test_answer_that_is_no_number_is_not_assessed(bundle: Bundle, volume: Volume) -> None:
-    result = _summarise(volume, _bundle(bundle, probability=0), *[np.nan * GLIOMA] * 3)
+    result = _aggregate(volume, _bundle(bundle, probability=0), *[np.nan * GLIOMA] * 3)
     assert result.status is ResultStatus.NOT_ASSESSED

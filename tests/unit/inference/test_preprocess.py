@@ -163,17 +163,17 @@ def test_oblong_pixels_give_the_same_tensor_and_a_square_picture(tmp_path: Path)
     square = preprocess(series(tmp_path, [grey(pixels)], PixelSpacing=[1, 1]), DEFINITION)
     pairs = pixels.reshape(80, 2, 160).mean(axis=1)
     oblong = preprocess(series(tmp_path, [grey(pairs)], PixelSpacing=[2, 1]), DEFINITION)
-    assert oblong.picture(0).shape == square.picture(0).shape == (160, 160)
+    assert oblong.displayed(0).shape == square.displayed(0).shape == (160, 160)
     assert np.abs(oblong.tensor - square.tensor).mean() < 0.02
 
 
 def test_picture_is_oriented_and_at_most_512(tmp_path: Path) -> None:
     feet_up = {"ImageOrientationPatient": [1, 0, 0, 0, 0, 1], "ImagePositionPatient": [0, 0, 0]}
     upright = head(900, 700)
-    picture = preprocess(series(tmp_path, [grey(upright[::-1])], **feet_up), DEFINITION).picture(0)
+    picture = preprocess(series(tmp_path, [grey(upright[::-1])], **feet_up), DEFINITION).displayed(0)
     assert picture.dtype == np.uint8
     assert picture.shape == (512, 398)
-    shrunk = preprocess(series(tmp_path, [grey(upright)]), DEFINITION).picture(0)
+    shrunk = preprocess(series(tmp_path, [grey(upright)]), DEFINITION).displayed(0)
     np.testing.assert_allclose(picture.astype(int), shrunk, atol=1)
 
 
@@ -182,14 +182,16 @@ def test_activation_lies_over_what_it_was_computed_from(tmp_path: Path, pixel_mm
     pixels = grey(head(160, 160 // pixel_mm[1], scale=0.6, centre=(0.2, -0.3)))
     volume = preprocess(series(tmp_path, [pixels], PixelSpacing=list(pixel_mm)), DEFINITION)
     blocks = volume.tensor[0, 0].reshape(8, 8, 8, 8).mean(axis=(1, 3))
-    np.testing.assert_allclose(_centre(volume.on_picture(0, blocks)), _centre(volume.picture(0) / 255.0), atol=1.5)
+    np.testing.assert_allclose(
+        _centre(volume.map_on_display(0, blocks)), _centre(volume.displayed(0) / 255.0), atol=1.5
+    )
 
 
 def test_activation_is_nothing_outside_the_crop(tmp_path: Path) -> None:
     volume = preprocess(series(tmp_path, [grey(head(scale=0.4))]), DEFINITION)
-    shown = volume.on_picture(0, np.ones((5, 5), np.float32))
+    shown = volume.map_on_display(0, np.ones((5, 5), np.float32))
     square = volume.squares[0]
-    assert shown.shape == volume.picture(0).shape
+    assert shown.shape == volume.displayed(0).shape
     assert shown.sum() == pytest.approx(square.side**2, rel=0.01)
     assert shown[0, 0] == 0
     assert shown.max() == pytest.approx(1)

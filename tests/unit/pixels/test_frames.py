@@ -35,7 +35,7 @@ SYNTAXES = [
 def test_frames_of_every_syntax_are_the_same_little_endian_bytes(tmp_path: Path, syntax: str) -> None:
     opened = open_file(save(image(FRAMES, NumberOfFrames=3), tmp_path / "a.dcm", syntax))
     assert opened.frames == 3
-    assert list(opened.native([3, 1])) == [FRAMES[2].tobytes(), FRAMES[0].tobytes()]
+    assert list(opened.native_frames([3, 1])) == [FRAMES[2].tobytes(), FRAMES[0].tobytes()]
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -51,7 +51,7 @@ def test_a_whole_file_is_written_in_explicit_little_endian(tmp_path: Path, synta
 
 def test_frames_as_sent_are_the_streams_themselves(tmp_path: Path) -> None:
     opened = open_file(save(image(FRAMES, NumberOfFrames=3), tmp_path / "a.dcm", JPEG2000Lossless))
-    streams = list(opened.as_sent([2, 2, 1]))
+    streams = list(opened.encapsulated_frames([2, 2, 1]))
     assert streams[0] == streams[1] != streams[2]
     assert {one[:4] for one in streams} == {b"\xff\x4f\xff\x51"}
 
@@ -59,7 +59,7 @@ def test_frames_as_sent_are_the_streams_themselves(tmp_path: Path) -> None:
 def test_colours_stay_colours(tmp_path: Path) -> None:
     colours = np.random.default_rng(4).integers(0, 255, (96, 64, 3), np.uint8)
     opened = open_file(save(image(colours), tmp_path / "a.dcm"))
-    assert next(opened.native([1])) == colours.tobytes()
+    assert next(opened.native_frames([1])) == colours.tobytes()
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(opened.render(1, "PNG")))), colours)
 
 
@@ -71,7 +71,7 @@ def test_a_palette_stays_numbers_and_is_shown_in_its_colours(tmp_path: Path) -> 
         setattr(ds, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, 16])
         setattr(ds, f"{colour}PaletteColorLookupTableData", table)
     opened = open_file(save(ds, tmp_path / "a.dcm"))
-    assert next(opened.native([1])) == numbers.tobytes()
+    assert next(opened.native_frames([1])) == numbers.tobytes()
     shown = np.asarray(Image.open(io.BytesIO(opened.render(1, "PNG"))))
     assert np.array_equal(shown[..., 0], numbers)
     assert not shown[..., 1:].any()
@@ -97,4 +97,4 @@ def test_what_is_no_image_or_damaged_is_said_so(tmp_path: Path) -> None:
     ds.PixelData = ds.PixelData[:400] + bytes(len(ds.PixelData) - 400)
     ds.save_as(path)
     with pytest.raises(NotAssessable):
-        list(open_file(path).native([3]))
+        list(open_file(path).native_frames([3]))

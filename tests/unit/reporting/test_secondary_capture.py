@@ -15,7 +15,11 @@ from tests.testbed import results
 from worker.pixels.arrays import ByteArray
 from worker.reporting import draw_picture as drawing
 from worker.reporting.draw_picture import ACTIVATION_THRESHOLD, colours, draw_picture, overlay
-from worker.reporting.secondary_capture import build_key_objects, build_picture, picture_png
+from worker.reporting.secondary_capture import (
+    build_key_object_selection,
+    build_secondary_capture,
+    secondary_capture_png,
+)
 
 SOURCES = results.source_headers()
 CLASSIFIED = results.classified(SOURCES)
@@ -30,7 +34,7 @@ def coloured(pixels: ByteArray) -> int:
 
 def test_capture_holds_the_drawn_pixels_and_says_what_it_is() -> None:
     buffer = BytesIO()
-    picture = build_picture(CLASSIFIED, results.MODEL, SOURCES, **results.ARGUMENTS)
+    picture = build_secondary_capture(CLASSIFIED, results.MODEL, SOURCES, **results.ARGUMENTS)
     dcmwrite(buffer, picture, enforce_file_format=True)
     buffer.seek(0)
     ds = dcmread(buffer)
@@ -44,14 +48,14 @@ def test_capture_holds_the_drawn_pixels_and_says_what_it_is() -> None:
 
 def test_capture_of_enhanced_image_names_the_frame() -> None:
     sources = results.enhanced_header(12)
-    ds = build_picture(results.classified(sources), results.MODEL, sources, **results.ARGUMENTS)
+    ds = build_secondary_capture(results.classified(sources), results.MODEL, sources, **results.ARGUMENTS)
     assert ds.SourceImageSequence[0].ReferencedFrameNumber == 7
 
 
 def test_same_input_gives_the_same_bytes() -> None:
     def built() -> list[bytes]:
         buffers = [BytesIO(), BytesIO()]
-        for build, buffer in zip((build_picture, build_key_objects), buffers, strict=True):
+        for build, buffer in zip((build_secondary_capture, build_key_object_selection), buffers, strict=True):
             dcmwrite(buffer, build(CLASSIFIED, results.MODEL, SOURCES, **results.ARGUMENTS), enforce_file_format=True)
         return [buffer.getvalue() for buffer in buffers]
 
@@ -59,7 +63,7 @@ def test_same_input_gives_the_same_bytes() -> None:
 
 
 def test_png_is_the_same_picture() -> None:
-    with Image.open(BytesIO(picture_png(CLASSIFIED, results.MODEL))) as png:
+    with Image.open(BytesIO(secondary_capture_png(CLASSIFIED, results.MODEL))) as png:
         assert np.array_equal(np.asarray(png), draw_picture(CLASSIFIED, results.MODEL))
 
 
@@ -97,7 +101,9 @@ def test_not_assessed_shows_slice_and_reason_but_no_map() -> None:
 def test_result_without_picture_is_drawn() -> None:
     shown = draw_picture(replace(NOT_ASSESSED, key_image=None, detail="word " * 400), results.MODEL)
     assert shown.shape == (drawing.HEIGHT, drawing.WIDTH, 3)
-    ds = build_picture(replace(NOT_ASSESSED, key_image=None, slices=()), results.MODEL, SOURCES, **results.ARGUMENTS)
+    ds = build_secondary_capture(
+        replace(NOT_ASSESSED, key_image=None, slices=()), results.MODEL, SOURCES, **results.ARGUMENTS
+    )
     assert ds.SourceImageSequence[0].ReferencedSOPInstanceUID == SOURCES[0].SOPInstanceUID
 
 
@@ -149,7 +155,7 @@ def test_no_probability_reads_as_certain(probability: float, text: str) -> None:
 
 
 def test_key_objects_name_the_deciding_slices() -> None:
-    ds = build_key_objects(CLASSIFIED, results.MODEL, SOURCES, **results.ARGUMENTS)
+    ds = build_key_object_selection(CLASSIFIED, results.MODEL, SOURCES, **results.ARGUMENTS)
     named = [item.ReferencedSOPSequence[0] for item in ds.ContentSequence if item.ValueType == "IMAGE"]
     assert [one.ReferencedSOPInstanceUID for one in named] == [s.SOPInstanceUID for s in SOURCES[3:6]]
     [series] = ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
@@ -164,7 +170,7 @@ def test_key_objects_name_the_deciding_slices() -> None:
 
 def test_key_objects_name_frames_of_an_enhanced_image() -> None:
     sources = results.enhanced_header(12)
-    ds = build_key_objects(results.classified(sources), results.MODEL, sources, **results.ARGUMENTS)
+    ds = build_key_object_selection(results.classified(sources), results.MODEL, sources, **results.ARGUMENTS)
     [named] = [item.ReferencedSOPSequence[0] for item in ds.ContentSequence if item.ValueType == "IMAGE"]
     assert list(named.ReferencedFrameNumber) == [6, 7, 8]
 
@@ -172,4 +178,4 @@ def test_key_objects_name_frames_of_an_enhanced_image() -> None:
 def test_no_key_objects_without_a_deciding_slice() -> None:
     undecided = replace(NOT_ASSESSED, slices=tuple(replace(one, deciding=False) for one in NOT_ASSESSED.slices))
     with pytest.raises(ValueError, match="no slice decided"):
-        build_key_objects(undecided, results.MODEL, SOURCES, **results.ARGUMENTS)
+        build_key_object_selection(undecided, results.MODEL, SOURCES, **results.ARGUMENTS)

@@ -30,7 +30,7 @@ def fhir_api(site: Site) -> APIRouter:
     @routes.get("/series/{series_instance_uid}/fhir", response_class=FhirResponse, responses=NOT_FOUND | {200: _BUNDLE})
     def show_as_fhir(series_instance_uid: SeriesUid, caller: Reader) -> Response:
         """The latest report as DiagnosticReport, Observations and Device. Like the report it holds the true patient."""
-        from worker.reporting.fhir import report_as_bundle  # its models are loaded where they are needed
+        from worker.reporting.fhir_resources import report_as_bundle  # its models are loaded where they are needed
 
         with site.database.read() as session:
             report = find_report(session, series_instance_uid)

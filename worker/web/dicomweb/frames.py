@@ -56,7 +56,7 @@ def _giving(archive: Archive) -> Callable[..., Any]:
             raise HTTPException(406, "frames are given decompressed, as application/octet-stream, or as they were sent")
         media_type, as_sent = form
         archive.viewed(caller, one)
-        content = image.as_sent(chosen) if as_sent else image.native(chosen)
+        content = image.encapsulated_frames(chosen) if as_sent else image.native_frames(chosen)
         syntax = one.transfer_syntax_uid if as_sent else str(ExplicitVRLittleEndian)
         boundary = multipart.new_boundary()
         parts = ((f"{media_type}; transfer-syntax={syntax}", [frame]) for frame in begun(content))

@@ -153,7 +153,7 @@ def _pixels(archive: Archive, one: Instance) -> Iterable[bytes]:
         image = frames.open_file(archive.file(one))
     except NotAssessable as fault:
         raise HTTPException(404, fault.detail) from None
-    return begun(image.native(range(1, image.frames + 1)))
+    return begun(image.native_frames(range(1, image.frames + 1)))
 
 
 def _value(ds: Dataset, path: str) -> list[bytes]:

@@ -9,7 +9,7 @@ from pydicom import Dataset
 
 from tests.testbed import results
 from worker.dicom.standard import derive_uid
-from worker.reporting.fhir import report_as_bundle
+from worker.reporting.fhir_resources import report_as_bundle
 from worker.reporting.sr import build_report
 from worker.results import SeriesResult
 
