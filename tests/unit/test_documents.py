@@ -61,3 +61,9 @@ def test_the_threat_model_names_tests_that_exist() -> None:
 def test_the_conformance_statement_is_what_the_tables_say() -> None:
     check = subprocess.run([sys.executable, str(ROOT / "docs/conformance.py"), "--check"], check=False)
     assert check.returncode == 0, "run python docs/conformance.py"
+
+
+def test_the_architecture_names_every_package() -> None:
+    tree = (ROOT / "ARCHITECTURE.md").read_text().split("```")[1]
+    packages = {file.parent for half in ("worker", "monai_train") for file in (ROOT / half).rglob("__init__.py")}
+    assert [str(package) for package in sorted(packages) if f"{package.name}/" not in tree] == []
