@@ -38,7 +38,7 @@ from monai_train.config import TrainConfig
 from monai_train.data.dataset import Pictures
 from monai_train.data.labels import CLASS_NAMES, NO_TUMOUR
 from monai_train.data.manifest import ManifestRow
-from monai_train.networks.registry import Classifier, network_definition
+from monai_train.networks.registry import make_classifier
 from monai_train.training.allocator import keep_freed_memory
 from monai_train.training.sampling import Batch, BatchSampler, make_sampler
 from monai_train.training.train import new_state, train_epoch
@@ -145,7 +145,7 @@ def monais(files: Sequence[Path], labels: Sequence[int], config: TrainConfig, wo
     wanted = config.samples_per_epoch // config.batch * config.batch
     drawn = torch.utils.data.RandomSampler(cached, replacement=True, num_samples=wanted)
     loader = ThreadDataLoader(Labelled(cached, labels), batch_size=config.batch, sampler=drawn, num_workers=workers)
-    net = Classifier(network_definition(config.network, len(CLASS_NAMES))).net.to(config.device).train()
+    net = make_classifier(config.network, len(CLASS_NAMES)).net.to(config.device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     criterion = nn.CrossEntropyLoss()
 

@@ -19,7 +19,7 @@ from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
 from monai_train.data.manifest import ManifestRow, deduplicate, manifest_path, read_manifest
 from monai_train.data.patients import SplitRole, split_roles
 from monai_train.evaluation.metrics import BoolArray, IntArray, Predictions, binary, figures, patient_predictions
-from monai_train.networks.registry import Classifier
+from monai_train.networks.classifier import Classifier
 from monai_train.training.checkpoint import BEST, read_checkpoint
 from worker.errors import NotAssessable, StartError
 from worker.inference.aggregate import deciding_slices, in_distribution, slice_probabilities, tumour_probability

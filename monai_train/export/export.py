@@ -43,13 +43,13 @@ from monai_train.export.coded_classes import CLASSES
 from monai_train.export.drawn_figures import drawn_figures
 from monai_train.export.golden import write_golden_series
 from monai_train.export.model_card import TITLES, data_section, model_card
-from monai_train.networks.registry import DEFINITIONS, Classifier, network_definition
+from monai_train.networks.classifier import Classifier
+from monai_train.networks.registry import find_served
 from monai_train.training.checkpoint import BEST, HEALTHY, read_checkpoint
 from monai_train.training.weight_averaging import averaged
 from worker.errors import StartError
 from worker.inference.aggregate import distance_and_residual, slice_probabilities
 from worker.inference.bundle import FeatureStatistics, load_bundle
-from worker.inference.efficientnet_lite import EfficientNetLite0
 from worker.inference.engines import OpenVinoEngine, TorchEngine
 from worker.inference.golden import check_golden, golden_case
 from worker.inference.run_bundle import MONAI_ENTRY
@@ -64,10 +64,6 @@ ENGINE_TOLERANCE = 1e-3
 _OTHER_PROCESSORS = 0.05  # that int8 may differ more on another CPU than it did here
 _CALIBRATION_PICTURES = 300
 _COMPONENTS = 32
-_ACCEPTED = 0.95  # of validation slices, by the out-of-distribution limits
-# EfficientNetLite0's features part other pictures from heads so far that fewer heads need be left out. Measured: 95 %
-# of the external heads lie within 1.11 times the limit that 98 % of validation keeps, made ones of none from 1.32.
-_LITE = 0.98, 1.15  # accepted, margin
 _ANSWERED = 0.95  # of validation slices, by the least probability
 _LEAST_PROBABILITY = 0.5
 _MISSED = 0.01  # of validation tumours that may be called "no tumour" outright
@@ -139,9 +135,7 @@ def export(
 def _read_run(run: Path, data: Path) -> _Parts:
     best = read_checkpoint(run / BEST)
     config = best.config
-    if config.network not in DEFINITIONS:
-        served = ", ".join(DEFINITIONS)
-        raise StartError("not-served", f"{config.network} is for comparison only; the worker serves {served}")
+    find_served(config.network)
     rows = read_manifest(data)
     split = run_split(run)
     roles = split.roles(rows)
@@ -229,7 +223,7 @@ def _write_networks(model: Classifier, training: Pictures, folder: Path) -> None
 
 
 def _write_configs(folder: Path, parts: _Parts, version: str) -> None:
-    network = json.dumps(network_definition(parts.config.network, len(CLASS_NAMES)), indent=2)
+    network = json.dumps(find_served(parts.config.network).definition(len(CLASS_NAMES)), indent=2)
     # The preprocessing definition goes in byte for byte, so the text is put together rather than dumped.
     preprocessing = PREPROCESSING_FILE.read_text().strip()
     entry = json.dumps(MONAI_ENTRY, indent=2).removeprefix("{\n").removesuffix("\n}")
@@ -339,11 +333,12 @@ def _calibrate(folder: Path, described: dict[str, Any], parts: _Parts) -> None:
     least = max(_LEAST_PROBABILITY, float(np.quantile(probabilities.max(axis=1), 1 - _ANSWERED)))
     described["thresholds"]["minimum_probability"] = round(least, 3)
     described["thresholds"]["minimum_no_neoplasm"] = round(safe_no_tumour(probabilities, labels), 3)
-    accepted, margin = _LITE if isinstance(parts.model.net, EfficientNetLite0) else (_ACCEPTED, 1.0)
-    distance, residual = limits_for(*distance_and_residual(outputs.features, bundle.statistics), accepted)
+    network = find_served(parts.config.network)
+    spread = distance_and_residual(outputs.features, bundle.statistics)
+    distance, residual = limits_for(*spread, network.accepted_share)
     described["out_of_distribution"] = {
-        "maximum_distance": round(margin * distance, 3),
-        "maximum_residual": round(margin * residual, 3),
+        "maximum_distance": round(network.limit_factor * distance, 3),
+        "maximum_residual": round(network.limit_factor * residual, 3),
     }
     write_worker_json(folder, described)
 

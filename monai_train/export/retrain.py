@@ -31,7 +31,8 @@ from monai_train.evaluation.compare import ComparedModel, compare_measurements, 
 from monai_train.evaluation.evaluate import Measurement, TrainingSplit, measure_bundle, read_split, select_pictures
 from monai_train.evaluation.metrics import Predictions
 from monai_train.export.export import export, write_worker_json
-from monai_train.networks.registry import DEFINITIONS
+from monai_train.networks.classifier import ServedNetwork
+from monai_train.networks.registry import NETWORKS
 from monai_train.training.train import train
 from worker.errors import NotAssessable, StartError
 from worker.inference.bundle import load_bundle
@@ -112,7 +113,7 @@ def retrain_settings(present: Path, config: Path | None, **overrides: object) ->
     Raises StartError for a model of a network that is not ours.
     """
     family, split = load_bundle(present).identity.family, read_split(present)
-    if family not in DEFINITIONS:
+    if not isinstance(NETWORKS.get(family), ServedNetwork):
         raise StartError("other-network", f"{present} is a {family}, which monai-train cannot train")
     given = {key: value for key, value in overrides.items() if value is not None}
     own: dict[str, object] = {"network": family, "external": split.external}

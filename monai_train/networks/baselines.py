@@ -6,12 +6,8 @@ reading of it (docs/reference-systems.md says so). Each takes images float32 [n,
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
-
-PREFIX = "monai_train.networks.baselines."
 
 
 class Pooled(nn.Module):
@@ -120,27 +116,3 @@ class VGG16(Pooled):
     def spatial(self, image: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = self.features(image)
         return found
-
-
-_KINDS: dict[str, Any] = {
-    "a-sequential": sequential_cnn,
-    "a-functional": FunctionalCNN,
-    "b-7x7": wide_kernel_cnn,
-    "c-linear": linear_model,
-    "c-cnn": double_cnn,
-    "e-cnn": plain_cnn,
-    "e-deeper-cnn": deeper_cnn,
-    "vgg16": VGG16,
-}
-NAMES = tuple(_KINDS)
-
-
-def baseline_definition(name: str, classes: int) -> dict[str, Any]:
-    """What a checkpoint keeps of a network of this module. KeyError for a name that is not one of NAMES."""
-    return {"_target_": PREFIX + _KINDS[name].__name__, "classes": classes}
-
-
-def make_baseline(target: str, classes: int) -> Pooled | Flat:
-    """The network of a definition's `_target_`. KeyError for a target that is none of this module's."""
-    made: Pooled | Flat = {PREFIX + kind.__name__: kind for kind in _KINDS.values()}[target](classes)
-    return made

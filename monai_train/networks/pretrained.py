@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from monai_train.networks.registry import Classifier
+from monai_train.networks.classifier import Classifier, Network, Scale
 from worker.errors import StartError
 
 Weights = dict[str, torch.Tensor]
-_HEADS = ("fc.", "classifier.", "last_linear.", "_fc.", "head.", "class_layers.out.")
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's, of intensities in [0, 1]
-_LITE = ((127 / 255,) * 3, (128 / 255,) * 3)  # EfficientNet-Lite: tensorflow/tpu, efficientnet/lite
 
 
 def load_weights(model: Classifier, path: Path) -> str:
@@ -35,17 +32,17 @@ def load_weights(model: Classifier, path: Path) -> str:
     the border, where their padding was grey and ours is black.
     Raises StartError naming the first weight that is missing, unknown or of another shape.
     """
-    given = read_weights(path)
-    wanted: Weights = model.net.state_dict()
-    public = _public_name(type(model.net).__name__)
-    found = {key: given.pop(key if key in given else public(key), None) for key in wanted}
-    for key in given:
-        if not key.startswith(_HEADS):
+    network = model.network
+    remaining = read_weights(path)
+    own: Weights = model.net.state_dict()
+    found = {key: remaining.pop(key if key in remaining else _public_name(network, key), None) for key in own}
+    for key in remaining:
+        if not key.startswith(network.public_heads):
             raise StartError("other-network", f"{path}: the weight {key} is unknown to this network")
-    _to_grey(wanted, found, _LITE if type(model.net).__name__ == "EfficientNetLite0" else _IMAGENET)
+    _to_grey(own, found, network.public_scale)
     loaded: Weights = {}
-    for key, value in wanted.items():
-        stored, is_head = found[key], key.startswith(_HEADS)
+    for key, value in own.items():
+        stored, is_head = found[key], key.startswith(f"{network.head}.")
         if stored is None:
             if is_head or key.endswith("num_batches_tracked"):
                 continue
@@ -57,7 +54,7 @@ def load_weights(model: Classifier, path: Path) -> str:
         else:
             shapes = f"{list(stored.shape)} instead of {list(value.shape)}"
             raise StartError("other-network", f"{path}: the weight {key} has the shape {shapes}")
-    model.net.load_state_dict({**wanted, **loaded})
+    model.net.load_state_dict({**own, **loaded})
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -97,44 +94,27 @@ def _content(path: Path) -> Any:
         raise StartError("damaged-weights", f"{path} is not a whole file of weights") from error
 
 
-def _public_name(kind: str) -> Callable[[str], str]:
-    """From a weight's name in our network of that kind to its name in the public files."""
-    changes: dict[str, list[tuple[str, str]]] = {
-        "DenseNet": [(r"\.layers\.", "."), (r"^class_layers\.out\.", "classifier.")],
-        "SEResNet50": [
-            (r"conv(\d)\.adn\.N\.", r"bn\1."),
-            (r"conv(\d)\.conv\.", r"conv\1."),
-            (r"se_layer\.fc\.0\.", "se_module.fc1."),
-            (r"se_layer\.fc\.2\.", "se_module.fc2."),
-            (r"project\.conv\.", "downsample.0."),
-            (r"project\.adn\.N\.", "downsample.1."),
-        ],
-        "EfficientNet": [(r"^_blocks\.\d+\.", "_blocks.")],
-    }
-    changes["EfficientNetLite0"] = changes["EfficientNet"]
-
-    def name(key: str) -> str:
-        for pattern, replacement in changes.get(kind, []):
-            key = re.sub(pattern, replacement, key)
-        return key
-
-    return name
+def _public_name(network: Network, key: str) -> str:
+    """A weight's name in the public files, from its name in our network."""
+    for pattern, replacement in network.public_names:
+        key = re.sub(pattern, replacement, key)
+    return key
 
 
-def _to_grey(wanted: Weights, found: dict[str, torch.Tensor | None], scale: tuple[tuple[float, ...], ...]) -> None:
+def _to_grey(own: Weights, found: dict[str, torch.Tensor | None], scale: Scale) -> None:
     """Make the first convolution grey where the file's is on RGB; its pictures' mean goes into what follows.
 
     Σ_c w_c (x - mean_c) / deviation_c = (Σ_c w_c / deviation_c) x - Σ_c w_c mean_c / deviation_c.
     """
-    first = next(key for key in wanted if key.endswith("weight"))
+    first = next(key for key in own if key.endswith("weight"))
     weight = found[first]
-    if weight is None or wanted[first].ndim != 4 or weight.shape != (len(weight), 3, *wanted[first].shape[2:]):
+    if weight is None or own[first].ndim != 4 or weight.shape != (len(weight), 3, *own[first].shape[2:]):
         return
     mean, deviation = (torch.tensor(values)[None, :, None, None] for values in scale)
     found[first] = (weight / deviation).sum(dim=1, keepdim=True)
     constant = (weight * mean / deviation).sum(dim=(1, 2, 3))
     bias = first.removesuffix("weight") + "bias"
-    behind = bias if bias in wanted else next(key for key in wanted if key.endswith("running_mean"))
+    behind = bias if bias in own else next(key for key in own if key.endswith("running_mean"))
     held = found[behind]
     if held is not None and held.shape == constant.shape:
         # A norm subtracts its mean, so what the convolution no longer subtracts is added there.

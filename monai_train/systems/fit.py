@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from monai_train.config import TrainConfig
-from monai_train.networks.registry import Classifier
+from monai_train.networks.classifier import Classifier
 from monai_train.systems.definitions import Recipe
 from monai_train.training.augment import augment
 from monai_train.training.train import DivergedError, adamw, learning_rate, update_average
@@ -57,7 +57,7 @@ def make_optimizer(model: Classifier, recipe: Recipe, frozen: bool) -> torch.opt
     """AdamW over the parameters that learn: all, or only the last layer's."""
     if frozen:
         for name, parameter in model.net.named_parameters():
-            parameter.requires_grad_(name.startswith(("head.", "fc.", "last_linear.", "class_layers.", "_fc.")))
+            parameter.requires_grad_(name.startswith(f"{model.network.head}."))
     return adamw(model.parameters(), recipe.learning_rate, recipe.weight_decay)
 
 

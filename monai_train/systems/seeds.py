@@ -21,8 +21,9 @@ from monai_train.config import Augmentation
 from monai_train.data.convert import convert
 from monai_train.data.dataset import load_pictures, read_preprocessing
 from monai_train.data.manifest import ManifestRow, data_sha256, manifest_path, read_manifest
+from monai_train.networks.classifier import Classifier
 from monai_train.networks.pretrained import load_weights
-from monai_train.networks.registry import Classifier, network_definition
+from monai_train.networks.registry import make_classifier
 from monai_train.systems.definitions import OURS, Protocol, Recipe, System, Task
 from monai_train.systems.fit import CURVE_PICTURES, FitResult, Fitting, LabelledPictures, fit, seconds_per_step
 from monai_train.systems.protocols import (
@@ -121,7 +122,7 @@ def split_of_row(row: TableRow, pictures: Sequence[ManifestRow], fraction: float
 def make_network(row: TableRow, settings: SeedsSettings) -> tuple[Classifier, str]:
     """The network and what it starts from. Raises StartError for the weights of another network."""
     torch.manual_seed(SEED)
-    model = Classifier(network_definition(row.recipe.network, len(LABELS[row.task])))
+    model = make_classifier(row.recipe.network, len(LABELS[row.task]))
     weights = initial_weights(row, settings)
     if weights is None:
         return model, "scratch (no weights given: all layers learn)" if row.recipe.frozen else "scratch"

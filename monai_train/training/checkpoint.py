@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from monai_train.config import TrainConfig
 from monai_train.data.labels import CLASS_NAMES
-from monai_train.networks.registry import Classifier, network_definition
+from monai_train.networks.classifier import Classifier
+from monai_train.networks.registry import make_classifier
 from worker.errors import StartError
 from worker.files import open_atomically
 
@@ -59,7 +60,7 @@ class Checkpoint:
 
     def classifier(self) -> Classifier:
         """The network with the averaged weights, on the CPU, in evaluation mode."""
-        model = Classifier(network_definition(self.config.network, len(CLASS_NAMES)))
+        model = make_classifier(self.config.network, len(CLASS_NAMES))
         model.load_state_dict(self.average)
         return model.eval()
 

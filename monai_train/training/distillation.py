@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from monai_train.networks.registry import Classifier
+from monai_train.networks.classifier import Classifier
 from monai_train.training.checkpoint import Checkpoint
 from worker.errors import StartError
 

@@ -34,7 +34,7 @@ from sqlalchemy.pool import NullPool
 
 from monai_train.config import Augmentation, TrainConfig, TrialSampler
 from monai_train.data.manifest import data_sha256, read_manifest
-from monai_train.networks.registry import network_definition
+from monai_train.networks.registry import find_network
 from monai_train.training.checkpoint import BEST, CHECKPOINT, read_checkpoint
 from monai_train.training.train import DivergedError, train
 from worker.errors import StartError
@@ -95,7 +95,7 @@ def read_space(path: Path | None) -> SearchSpace:
         first = error.errors()[0]
         raise StartError("invalid-config", f"{path}, {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     for name in space.network:
-        network_definition(name, 2)
+        find_network(name)
     return space
 
 

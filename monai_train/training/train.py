@@ -26,9 +26,9 @@ from monai_train.data.healthy import healthy_slices
 from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
 from monai_train.data.manifest import data_sha256, deduplicate, read_manifest
 from monai_train.data.patients import SplitRole, split_roles, split_sha256
-from monai_train.networks.baselines import Flat
+from monai_train.networks.classifier import Classifier
 from monai_train.networks.pretrained import lineage, load_weights
-from monai_train.networks.registry import Classifier, network_definition
+from monai_train.networks.registry import make_classifier
 from monai_train.training.allocator import keep_freed_memory
 from monai_train.training.checkpoint import (
     BEST,
@@ -181,7 +181,7 @@ def balanced_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
 def new_state(config: TrainConfig) -> TrainingState:
     """A fresh network and optimizer; weights depend on the seed alone."""
     torch.manual_seed(config.seed)
-    model = Classifier(network_definition(config.network, len(CLASS_NAMES)))
+    model = make_classifier(config.network, len(CLASS_NAMES))
     model.to(device=config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = adamw(model.parameters(), config.learning_rate, config.weight_decay)
     return TrainingState(model, copy.deepcopy(model), optimizer)
@@ -258,7 +258,7 @@ def _start(
 ) -> tuple[TrainingState, dict[str, str]]:
     """A fresh state, from `weights` where they are given, or that of the run's checkpoint, with its provenance."""
     state = new_state(config)
-    if config.map_loss and isinstance(state.model.net, Flat):
+    if config.map_loss and not state.model.network.has_maps:
         raise StartError("no-maps", f"{config.network} has no activation maps: its map_loss must be 0")
     if (run / CHECKPOINT).exists():
         provenance = resume(run / CHECKPOINT, state, config, provenance)

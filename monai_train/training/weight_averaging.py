@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from monai_train.data.dataset import Pictures
-from monai_train.networks.registry import Classifier
+from monai_train.networks.classifier import Classifier
 from monai_train.training.train import balanced_accuracy
 from worker.errors import StartError
 

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_weights
 
 from monai_train.export.export import openvino_network
-from monai_train.networks.registry import Classifier, network_definition
+from monai_train.networks.registry import find_served, make_classifier
 from tests.testbed.tiny_bundle import copy_bundle, write_worker_json
 from worker.inference.bundle import load_bundle
 from worker.inference.engines import OpenVinoEngine, TorchEngine
@@ -23,7 +23,7 @@ from worker.inference.engines import OpenVinoEngine, TorchEngine
 def test_worker_serves_it_with_equal_engines(name: str, bundle_folder: Path, tmp_path: Path) -> None:
     folder = copy_bundle(bundle_folder, tmp_path / "bundle")
     torch.manual_seed(0)
-    model = Classifier(network_definition(name, 4))
+    model = make_classifier(name, 4)
     model.train()
     with torch.no_grad():
         model(torch.rand(4, 1, 64, 64))  # running statistics that are not 0 and 1
@@ -35,7 +35,7 @@ def test_worker_serves_it_with_equal_engines(name: str, bundle_folder: Path, tmp
     statistics = {"mean": np.zeros(1280), "components": np.eye(1, 1280), "scale": np.ones(1)}
     save_file({key: one.astype(np.float32) for key, one in statistics.items()}, folder / "models/features.safetensors")
     inference = json.loads((folder / "configs/inference.json").read_text())
-    inference["network_def"] = network_definition(name, 4)
+    inference["network_def"] = find_served(name).definition(4)
     (folder / "configs/inference.json").write_text(json.dumps(inference))
     write_worker_json(folder)
     bundle = load_bundle(folder)

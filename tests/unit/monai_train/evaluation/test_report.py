@@ -159,10 +159,10 @@ def test_flip_gives_a_mirrored_picture_the_same_answer(official_data: Path, tiny
     from monai_train.data.dataset import load_pictures, read_preprocessing
     from monai_train.data.labels import CLASS_NAMES
     from monai_train.evaluation.evaluate import model_outputs
-    from monai_train.networks.registry import Classifier, network_definition
+    from monai_train.networks.registry import make_classifier
     from monai_train.training.checkpoint import BEST, read_checkpoint
 
-    model = Classifier(network_definition(TINY.network, len(CLASS_NAMES)))
+    model = make_classifier(TINY.network, len(CLASS_NAMES))
     model.load_state_dict(read_checkpoint(tiny_run / BEST).average)
     pixels = load_pictures(official_data, read_manifest(official_data), read_preprocessing()).pixels[:6]
     upright = model_outputs(model, pixels, flip=True)

@@ -9,19 +9,20 @@ import torch
 
 from monai_train.config import TrainConfig
 from monai_train.export.export import export
-from monai_train.networks.baselines import NAMES, Flat, Pooled
-from monai_train.networks.registry import DEFINITIONS, Classifier, network_definition
+from monai_train.networks.baselines import Flat, Pooled
+from monai_train.networks.classifier import ServedNetwork
+from monai_train.networks.registry import NETWORKS, find_network, find_served, make_classifier
 from monai_train.training.checkpoint import BEST, save
 from monai_train.training.train import new_state
 from worker.errors import StartError
-from worker.inference.bundle import ALLOWED_TARGETS
+
+NAMES = [name for name, network in NETWORKS.items() if not isinstance(network, ServedNetwork)]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_baseline_answers_at_two_sizes_and_learns(name: str) -> None:
     torch.manual_seed(0)
-    definition = network_definition(name, 3)
-    model = Classifier(definition)
+    model = make_classifier(name, 3)
     for size in (64, 96):
         outputs = model(torch.rand(2, 1, size, size))
         assert outputs.logits.shape == (2, 3)
@@ -32,14 +33,15 @@ def test_every_baseline_answers_at_two_sizes_and_learns(name: str) -> None:
             assert outputs.maps.shape == (2, 3, 0, 0)
     outputs.logits.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
-    assert definition["_target_"] not in ALLOWED_TARGETS
+    with pytest.raises(StartError, match=f"{name} is for comparison only"):
+        find_served(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_definition_rebuilds_the_same_weights(name: str) -> None:
-    source = Classifier(network_definition(name, 2))
+def test_a_second_one_takes_the_same_weights(name: str) -> None:
+    source = make_classifier(name, 2)
     assert isinstance(source.net, Pooled | Flat)
-    Classifier(network_definition(name, 2)).load_state_dict(source.state_dict())
+    make_classifier(name, 2).load_state_dict(source.state_dict())
 
 
 def test_baseline_is_not_exported(tmp_path: Path) -> None:
@@ -49,7 +51,6 @@ def test_baseline_is_not_exported(tmp_path: Path) -> None:
         export(tmp_path, tmp_path, tmp_path / "bundle", "name", "0.1.0")
 
 
-def test_no_name_is_taken_twice() -> None:
-    assert not set(NAMES) & set(DEFINITIONS)
+def test_nearest_name_is_offered_for_a_baseline_too() -> None:
     with pytest.raises(StartError, match="did you mean vgg16"):
-        network_definition("vgg-16", 4)
+        find_network("vgg-16")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from monai_train.networks.depthwise import DepthwiseConv2d, use_fast_depthwise
-from monai_train.networks.registry import Classifier, network_definition
+from monai_train.networks.registry import make_classifier
 from worker.inference.efficientnet_lite import EfficientNetLite0
 
 
@@ -45,7 +45,7 @@ def test_gradient_is_that_of_the_plain_convolution(kernel: int, stride: int) -> 
 
 
 def test_only_what_gains_is_changed_and_the_weights_keep_their_names() -> None:
-    model = Classifier(network_definition("efficientnet-lite0", 4)).net
+    model = make_classifier("efficientnet-lite0", 4).net
     quick = [module for module in model.modules() if type(module) is DepthwiseConv2d]
     assert len(quick) == 11
     assert all(max(one.stride) > 1 or one.kernel_size[0] > 3 for one in quick)

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from monai_train.networks.classifier import Classifier
 from monai_train.networks.pretrained import lineage, load_weights, read_weights
-from monai_train.networks.registry import Classifier, network_definition
+from monai_train.networks.registry import make_classifier
 from worker.errors import StartError
 
 MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -20,7 +21,7 @@ MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.22
 
 def network(name: str, seed: int, classes: int = 4) -> Classifier:
     torch.manual_seed(seed)
-    return Classifier(network_definition(name, classes)).eval()
+    return make_classifier(name, classes).eval()
 
 
 def public(name: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

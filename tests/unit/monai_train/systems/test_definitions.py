@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_train.networks.registry import network_definition
+from monai_train.networks.registry import find_network
 from monai_train.systems.definitions import OURS, Protocol, read_ours, read_systems
 from monai_train.systems.seeds import table_rows
 from monai_train.systems.table import rows_of_system
@@ -21,7 +21,7 @@ def test_the_five_files_are_read_and_share_ours() -> None:
     for system in systems:
         assert (OURS, Protocol.GROUPED) in rows_of_system(system)
         for recipe in system.network:
-            network_definition(recipe.network, 4)
+            find_network(recipe.network)
 
 
 @pytest.mark.parametrize(

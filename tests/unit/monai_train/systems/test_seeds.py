@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from monai_train.data.labels import ANY_TUMOUR, NO_TUMOUR
-from monai_train.networks.registry import Classifier, network_definition
+from monai_train.networks.registry import make_classifier
 from monai_train.systems.definitions import Protocol, Task
 from monai_train.systems.fit import Fitting, LabelledPictures, fit
 from monai_train.systems.results import ensemble_result, read_result
@@ -75,7 +75,7 @@ def test_loss_that_is_not_a_number_is_a_row_that_says_so(tiny_data: Path, tmp_pa
     assert "the loss is not a number" in text
     examples = LabelledPictures(torch.zeros(8, 1, 32, 32, dtype=torch.uint8), torch.arange(8) % 4)
     torch.manual_seed(0)
-    fitting = Fitting(Classifier(network_definition("e-cnn", 4)), examples, wild, False, 7, "cpu")
+    fitting = Fitting(make_classifier("e-cnn", 4), examples, wild, False, 7, "cpu")
     with pytest.raises(DivergedError, match="not a number"):
         fit(fitting, examples)
 
