@@ -72,7 +72,7 @@ def evaluate_command(
     if role is not None:
         roles = (subject.split or read_split(bundle or Path())).roles(rows)
     chosen = select_pictures(rows, roles, SplitRole(role) if role else None, deduplicate)
-    figures = subject.examine(data, rows, chosen)[0].report()
+    figures = subject.examine(data, rows, chosen)[0].to_json()
     if json_file is not None:
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
     Console().print(report_table(f"{subject.name}, {role or 'all pictures'}", figures))

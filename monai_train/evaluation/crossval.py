@@ -163,7 +163,7 @@ def _judge(
     parts = [slice_probabilities(one, t) for one, t in zip(logits, temperatures, strict=True)]
     slices = _predictions([rows[i] for i in order], np.concatenate(parts))
     pooled = Measurement(slices, _of_patients(slices))
-    report = pooled.report()
+    report = pooled.to_json()
     report["estimates"] = {
         level: {name: one.to_json() for name, one in estimates(answers).items()}
         for level, answers in (("slice", pooled.slices), ("patient", pooled.patients))

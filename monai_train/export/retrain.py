@@ -1,12 +1,13 @@
-"""`monai-train retrain`: the present model learns from the site's confirmed series, and is offered only if not worse.
+"""`monai-train retrain`: fine-tune the present model on the site's confirmed series, offered only if not worse.
 
-The run starts from the present model's weights and learns from its old training data and the site's together. Patients
-are parted by the rule and the shares of the present model, so who was in its test part stays there: the frozen test.
-A fifth of the site's patients (that rule again) is never trained on; their whole series are judged as the worker would.
+The run starts from the present model's weights and trains on its old training data and the site's together. Patients
+are split by the rule and the shares of the present model, so those in its test part stay there: the frozen test. A
+fifth of the site's patients (by the same rule) is never trained on; their whole series are classified as by the worker.
 
-Both models answer the same pictures and series. The new one is offered only if, over resampled patients, no figure of
-FIGURES is surely lower, none is lower by more than MARGIN, and the site's own balanced accuracy is not lower at all.
-Where one of them is not known, for want of a kept-out tumour say, nothing is offered. The worker's models stay.
+Both models classify the same pictures and series. The new one is offered only if, over resampled patients, the interval
+of no difference in FIGURES lies below 0, no figure is lower by more than MARGIN, and the site's own balanced accuracy
+is not lower at all. If one of them is undefined, for lack of a kept-out tumour for example, the new model is not
+offered. The worker's models do not change.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from monai_train.data.patients import SplitRole, split_sha256
 from monai_train.evaluation.compare import ComparedModel, compare_measurements, comparison_json, comparison_markdown
 from monai_train.evaluation.evaluate import Measurement, TrainingSplit, measure_bundle, read_split, select_pictures
 from monai_train.evaluation.metrics import Predictions
-from monai_train.export.export import export, write_worker_json
+from monai_train.export.bundle_files import write_json, write_worker_json
+from monai_train.export.export import export
 from monai_train.networks.classifier import ServedNetwork
 from monai_train.networks.registry import NETWORKS
 from monai_train.training.train import train
@@ -43,15 +45,15 @@ from worker.results import SeriesResult
 
 FIGURES = ("balanced_accuracy", "sensitivity", "specificity")
 MARGIN = 0.01
-FEW_PATIENTS = 30  # patients
+FEW_PATIENTS = 30
 EXIT_NOT_OFFERED = 1
-# A few gentle epochs: the network knows heads already. --config changes what is given here.
+# A few epochs at a low learning rate: the network already knows heads. --config overrides these.
 FINE_TUNING = {"epochs": 10, "learning_rate": 3e-4, "samples_per_epoch": 2000}
 
 
 @dataclass(frozen=True, slots=True)
 class SiteSeries:
-    """One confirmed series: its files in stack order, what the reader said, and whose it is."""
+    """A confirmed series: its files in stack order, the label that the reader gave, its patient."""
 
     name: str
     files: tuple[Path, ...]
@@ -61,7 +63,7 @@ class SiteSeries:
 
 @dataclass(frozen=True, slots=True)
 class RetrainResult:
-    """Both models' figures by what they were measured on, and why the new one is not offered (empty: it is)."""
+    """Both models' figures by what they were measured on, and why the new one is not offered; if empty, it is."""
 
     bundle: Path
     compared: dict[str, list[ComparedModel]]
@@ -80,9 +82,9 @@ def retrain(
     healthy: Path | None = None,
     console: Console | None = None,
 ) -> RetrainResult:
-    """Train from the bundle `present` on `base` and `site` (both converted), write the bundle OUT and judge it.
+    """Fine-tune the bundle `present` on `base` and `site` (both converted), write the bundle OUT and compare the two.
 
-    Raises StartError: a present model that cannot be trained on, other base data than its own, OUT that exists.
+    Raises StartError: a network that cannot be trained, other base data than the present model's, OUT that exists.
     """
     console = console or Console(stderr=True)
     if out.exists():
@@ -90,27 +92,26 @@ def retrain(
     split = read_split(present)
     rows = read_manifest(base)
     frozen = _frozen_test(present, rows, split)
-    series = read_series(site)
-    kept_out = [one for one in series if _is_kept_out(one, split)]
+    series = read_confirmed_series(site)
+    kept_out = [confirmed for confirmed in series if is_kept_out(confirmed, split)]
     _combine(base, site, run / "data")
     console.print(f"{len(series)} confirmed series, {len(kept_out)} of them kept out")
     train(run / "data", run, config, present / "models/model.safetensors", healthy, console)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent) as temporary:
-        made = export(
-            run, run / "data", Path(temporary) / "bundle", load_bundle(present).identity.name, version, console
-        )
-        compared = _compare(present, made, base, [rows[i] for i in frozen], kept_out)
-        faults = tuple(_faults(compared))
-        _describe(present, made, split_sha256(rows, split.roles(rows)), compared, faults)
-        made.rename(out)
-    return RetrainResult(out, compared, faults, len({one.patient_group for one in kept_out}))
+        name = load_bundle(present).identity.name
+        new = export(run, run / "data", Path(temporary) / "bundle", name, version, console)
+        compared = _compare(present, new, base, [rows[i] for i in frozen], kept_out)
+        faults = tuple(faults_of(compared))
+        _describe(present, new, split_sha256(rows, split.roles(rows)), compared, faults)
+        new.rename(out)
+    return RetrainResult(out, compared, faults, len({confirmed.patient_group for confirmed in kept_out}))
 
 
 def retrain_settings(present: Path, config: Path | None, **overrides: object) -> TrainConfig:
     """The configuration: FINE_TUNING, then the file's, then `overrides`; network and split are the present model's.
 
-    Raises StartError for a model of a network that is not ours.
+    Raises StartError for a network that monai-train does not have.
     """
     family, split = load_bundle(present).identity.family, read_split(present)
     if not isinstance(NETWORKS.get(family), ServedNetwork):
@@ -123,43 +124,44 @@ def retrain_settings(present: Path, config: Path | None, **overrides: object) ->
 
 
 def _frozen_test(present: Path, rows: Sequence[ManifestRow], split: TrainingSplit) -> list[int]:
-    """The present model's test part. StartError where these are not its data: then nobody knows what it has seen."""
+    """The present model's test part. Raises StartError for other data: which of it training used is unknown then."""
     stored = json.loads((present / "configs/metadata.json").read_text())["split"]
     roles = split.roles(rows)
     if split_sha256(rows, roles) not in (stored["split_sha256"], stored.get("base_split_sha256")):
-        raise StartError("other-data", f"{present} was trained on other data than these: its test part is not known")
+        raise StartError("other-data", f"{present} was trained on other data than these: its test part is unknown")
     return select_pictures(rows, roles, SplitRole.TEST, deduplicated=True)
 
 
-def read_series(site: Path) -> list[SiteSeries]:
-    """The whole series of a folder that `convert --from-worker` wrote. StartError where it is none."""
+def read_confirmed_series(site: Path) -> list[SiteSeries]:
+    """Read the whole series of a folder that `convert --from-worker` wrote. Raises StartError for another folder."""
     path = site / SERIES
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             lines = list(csv.DictReader(stream))
     except OSError as error:
         raise StartError("no-series", f"cannot read {path}: run `monai-train convert --from-worker`") from error
-    found: dict[str, list[dict[str, str]]] = {}
+    slices_of: dict[str, list[dict[str, str]]] = {}
     for line in lines:
-        found.setdefault(line["series"], []).append(line)
+        slices_of.setdefault(line["series"], []).append(line)
     return [
         SiteSeries(
             name,
-            tuple(site / line["path"] for line in sorted(members, key=lambda line: int(line["ordinal"]))),
-            label_index(members[0]["label"]),
-            members[0]["patient_group"],
+            tuple(site / line["path"] for line in sorted(slices, key=lambda line: int(line["ordinal"]))),
+            label_index(slices[0]["label"]),
+            slices[0]["patient_group"],
         )
-        for name, members in found.items()
+        for name, slices in slices_of.items()
     ]
 
 
-def _is_kept_out(one: SiteSeries, split: TrainingSplit) -> bool:
-    row = ManifestRow("", one.label, one.patient_group, "", "site", "", 0, 0, None, False)
+def is_kept_out(series: SiteSeries, split: TrainingSplit) -> bool:
+    """Whether the series' patient is in the test part of this split."""
+    row = ManifestRow("", series.label, series.patient_group, "", "site", "", 0, 0, None, False)
     return split.roles([row]) == (SplitRole.TEST,)
 
 
 def _combine(base: Path, site: Path, out: Path) -> None:
-    """One manifest of both that names their files where they are."""
+    """Write a manifest of both folders that names their files by absolute paths."""
     lines: list[dict[str, str]] = []
     extras = ("dataset", "label_conflict", "tumour_box_xywh")
     for folder in (base, site):
@@ -178,74 +180,72 @@ def _compare(
     present: Path, new: Path, base: Path, frozen: Sequence[ManifestRow], kept_out: Sequence[SiteSeries]
 ) -> dict[str, list[ComparedModel]]:
     names = ("present", "retrained")
-    measured = [measure_bundle(one, base, frozen) for one in (present, new)]
-    found = {
-        f"frozen test, {level[:-1]}": compare_measurements(names, measured, level) for level in ("slices", "patients")
+    on_frozen = [measure_bundle(bundle, base, frozen) for bundle in (present, new)]
+    compared = {
+        f"frozen test, {level}": compare_measurements(names, on_frozen, f"{level}s") for level in ("slice", "patient")
     }
     if kept_out:
-        of_site = [_judge(one, kept_out) for one in (present, new)]
-        found["site, series"] = compare_measurements(names, of_site, "slices")
-    return found
+        on_site = [_classify_series(bundle, kept_out) for bundle in (present, new)]
+        compared["site, series"] = compare_measurements(names, on_site, "slices")
+    return compared
 
 
-def _judge(folder: Path, series: Sequence[SiteSeries]) -> Measurement:
-    """What the worker would say of each series; whole series, so `slices` and `patients` hold the same."""
+def _classify_series(folder: Path, series: Sequence[SiteSeries]) -> Measurement:
+    """The worker's answer to each whole series; `slices` and `patients` are therefore the same."""
     bundle = load_bundle(folder)
     engine = OpenVinoEngine(bundle, "int8")
     results: list[SeriesResult | None] = []
-    for one in series:
+    for confirmed in series:
         try:
-            results.append(classify(one.files, bundle, engine))
+            results.append(classify(confirmed.files, bundle, engine))
         except NotAssessable:
             results.append(None)
-    nothing = [float("nan")] * len(CLASS_NAMES)
+    unreadable = [float("nan")] * len(CLASS_NAMES)
     probabilities = [
-        [one.probabilities[name] for name in CLASS_NAMES] if one is not None and one.probabilities else nothing
-        for one in results
+        [result.probabilities[name] for name in CLASS_NAMES] if result and result.probabilities else unreadable
+        for result in results
     ]
     answers = Predictions(
-        np.array([one.label for one in series], np.int64),
+        np.array([confirmed.label for confirmed in series], np.int64),
         np.array(probabilities, np.float32),
-        np.array([one.patient_group for one in series], np.str_),
-        np.array([one is not None and one.label is not None for one in results], bool),
+        np.array([confirmed.patient_group for confirmed in series], np.str_),
+        np.array([result is not None and result.label is not None for result in results], bool),
     )
     return Measurement(answers, answers)
 
 
-def _faults(compared: dict[str, list[ComparedModel]]) -> list[str]:
-    """Why the new model is not offered, a sentence each."""
+def faults_of(compared: dict[str, list[ComparedModel]]) -> list[str]:
+    """Why the new model is not offered, a line per reason."""
     faults = []
     if "site, series" not in compared:
-        faults.append("no confirmed series was kept out: more patients must be confirmed before anything can be said")
+        faults.append("no confirmed series was kept out: confirm series of more patients")
     for what, (_, new) in compared.items():
         differences = new.differences or {}
         for figure in FIGURES:
-            one = differences[figure]
-            if one.value is None or one.high is None:
-                faults.append(f"{what}: {figure.replace('_', ' ')} is not known, n={one.n}")
+            name, difference = f"{what}: {figure.replace('_', ' ')}", differences[figure]
+            if difference.value is None or difference.high is None:
+                faults.append(f"{name} is undefined, n={difference.n}")
                 continue
-            told = f"{what}: {figure.replace('_', ' ')} {one.value:+.3f} (n={one.n})"
-            of_site = what.startswith("site") and figure == "balanced_accuracy"
-            if one.high < 0 or one.value < (0 if of_site else -MARGIN):
-                faults.append(told)
+            margin = 0 if what.startswith("site") and figure == "balanced_accuracy" else MARGIN
+            if difference.high < 0 or difference.value < -margin:
+                faults.append(f"{name} {difference.value:+.3f} (n={difference.n})")
     return faults
 
 
 def _describe(
     present: Path, out: Path, base_sha256: str, compared: dict[str, list[ComparedModel]], faults: Sequence[str]
 ) -> None:
-    """Say in the bundle what it came from, how the two compare, and which base data its frozen test is of."""
+    """Record in the bundle OUT its origin, the comparison, and the base data that its frozen test belongs to."""
+    origin = load_bundle(present).identity.sha256
     metadata = json.loads((out / "configs/metadata.json").read_text())
     metadata["split"]["base_split_sha256"] = base_sha256
-    metadata["retrained"] = {"from": load_bundle(present).identity.sha256, "compared": comparison_json(compared)}
-    (out / "configs/metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
-    judgement = "not worse than the present model" if not faults else "; ".join(faults)
-    card = out / "docs/README.md"
+    metadata["retrained"] = {"from": origin, "compared": comparison_json(compared)}
+    write_json(out / "configs/metadata.json", metadata)
+    outcome = "not worse than the present model" if not faults else "; ".join(faults)
     tables = "\n\n".join(comparison_markdown(what, models) for what, models in compared.items())
-    text = (
-        f"\n## Retrained\nFrom the bundle {load_bundle(present).identity.sha256[:12]}, with a site's confirmed series: "
-    )
-    card.write_text(f"{card.read_text()}{text}{judgement}.\n\n{tables}\n")
+    card = out / "docs/README.md"
+    heading = f"## Retrained\nFrom the bundle {origin[:12]}, with a site's confirmed series: {outcome}."
+    card.write_text(f"{card.read_text()}\n{heading}\n\n{tables}\n")
     described: dict[str, Any] = json.loads((out / "worker.json").read_text())
     write_worker_json(out, described)
     bundle = load_bundle(out)

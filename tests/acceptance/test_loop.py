@@ -25,7 +25,7 @@ from monai_train.data.from_worker import SLICES_WITHOUT
 from monai_train.data.labels import CLASS_NAMES, NO_TUMOUR
 from monai_train.evaluation.evaluate import read_split
 from monai_train.export.export import export
-from monai_train.export.retrain import _is_kept_out, read_series
+from monai_train.export.retrain import is_kept_out, read_confirmed_series
 from monai_train.training.train import train
 from tests.testbed.converted import SIZE, head, make_converted
 from tests.testbed.filled import served
@@ -182,7 +182,7 @@ def test_a_corrected_label_travels_to_the_model_that_answers_next(
     for told in ("frozen test, slice", "frozen test, patient", "site, series", "balanced accuracy"):
         assert told in done.output
     assert "## Retrained" in (out / "docs/README.md").read_text()
-    kept_out = [one for one in read_series(confirmed) if _is_kept_out(one, read_split(present))]
+    kept_out = [series for series in read_confirmed_series(confirmed) if is_kept_out(series, read_split(present))]
     assert {one.label == NO_TUMOUR for one in kept_out} == {True, False}
 
     # bundle → shadow → compare → active, and back
@@ -229,7 +229,7 @@ def _check_dataset(confirmed: Path, truths: dict[str, str]) -> None:
     assert len(marked) == PATIENTS * 3 // 4 * len(WITH_MASS)
     assert all(row["patient_group"].startswith("patient-") for row in rows)
     assert max(int(row["ordinal"]) for row in rows) < max(SLICES, SLICES_WITHOUT)
-    series = read_series(confirmed)
+    series = read_confirmed_series(confirmed)
     assert len({one.patient_group for one in series}) == len(truths)
     assert all(len(one.files) == SLICES and one.files[0].is_file() for one in series)
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_weights
 
-from monai_train.export.export import openvino_network
+from monai_train.export.engine_networks import openvino_network
 from monai_train.networks.registry import find_served, make_classifier
 from tests.testbed.tiny_bundle import copy_bundle, write_worker_json
 from worker.inference.bundle import load_bundle

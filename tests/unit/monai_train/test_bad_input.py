@@ -54,7 +54,7 @@ def test_class_missing_in_the_test_split_has_no_figure_of_its_own() -> None:
     probabilities = np.eye(4, dtype=np.float32)[[0, 0, 2, 3, 1]]
     groups = np.array(list("abcde"))
     answers = Predictions(np.array([0, 0, 2, 3, 3]), probabilities, groups, np.ones(5, bool))
-    found = Measurement(answers, answers).report()
+    found = Measurement(answers, answers).to_json()
     assert found["slice"]["per_class"]["meningioma"]["support"] == 0
     assert found["slice"]["per_class"]["meningioma"]["recall"] is None
     assert found["slice"]["balanced_accuracy"] == pytest.approx((1 + 1 + 0.5) / 3)  # of the classes that are there

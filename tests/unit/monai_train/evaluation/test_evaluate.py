@@ -183,7 +183,7 @@ def test_a_file_that_cannot_be_read_is_counted(tiny: Path, tmp_path: Path) -> No
     data = make_converted(tmp_path / "data", patients=1, external=0)
     rows = read_manifest(data)
     (data / rows[0].path).write_bytes(b"not DICOM")
-    report = measure_bundle(tiny, data, rows, threads=1).report()
+    report = measure_bundle(tiny, data, rows, threads=1).to_json()
     assert sum(report["unreadable"].values()) == 1
     assert report["not_assessed"] >= 1
 

@@ -46,7 +46,7 @@ def test_made_pictures_are_of_every_kind_all_different_and_the_same_every_time(m
     contents = [(tmp_path / row.path).read_bytes() for row in again]
     assert contents == [(made.folder / row.path).read_bytes() for row in made.rows]
     assert len({content[-65536:] for content in contents}) == len(again)
-    assert made.measured.report()["unreadable"] == {}
+    assert made.measured.to_json()["unreadable"] == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)

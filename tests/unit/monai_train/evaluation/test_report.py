@@ -78,7 +78,7 @@ def test_json_holds_evaluates_figures_with_intervals(written: Path, official_dat
     report = json.loads((written / "report.json").read_text())
     rows = read_manifest(official_data)
     chosen = select_pictures(rows, run_split(tiny_run).roles(rows), SplitRole.TEST, deduplicated=True)
-    expected = examine_runs([tiny_run], official_data, rows, chosen)[0].report()
+    expected = examine_runs([tiny_run], official_data, rows, chosen)[0].to_json()
     part = report["parts"]["test"]
     assert part["slice"] == expected["slice"]
     assert part["estimates"]["slice"]["recall.glioma"]["n"] == part["slice"]["per_class"]["glioma"]["support"]

@@ -47,7 +47,7 @@ def test_columns_stand_under_one_another_as_plain_text() -> None:
 
 
 def test_report_has_a_heading_and_each_figure_with_its_n() -> None:
-    report = measured().report()
+    report = measured().to_json()
     text = report_markdown("Test part", report)
     assert text.startswith("### Test part\n\n| figure ")
     head, *rows = cells_of(text)
@@ -63,7 +63,7 @@ def test_report_has_a_heading_and_each_figure_with_its_n() -> None:
 
 
 def test_the_terminal_shows_the_same_rows() -> None:
-    report = measured().report()
+    report = measured().to_json()
     stream = io.StringIO()
     Console(width=120, file=stream).print(report_table("Test part", report))
     text = stream.getvalue()
@@ -75,6 +75,6 @@ def test_balanced_accuracy_is_left_out_where_only_tumours_or_none_occur() -> Non
     healthy = answers.truth == 3
     parts = (answers.truth, answers.probabilities, answers.groups, answers.assessed)
     of_one_kind = Predictions(*(part[healthy] for part in parts))
-    names = [name for name, _, _ in report_rows(Measurement(of_one_kind, of_one_kind).report())]
+    names = [name for name, _, _ in report_rows(Measurement(of_one_kind, of_one_kind).to_json())]
     assert "balanced accuracy" not in names
     assert "accuracy" in names

@@ -16,7 +16,7 @@ from monai_train.data.labels import CLASS_NAMES
 from monai_train.evaluation.compare import ComparedModel, compare_measurements
 from monai_train.evaluation.evaluate import Measurement, read_split
 from monai_train.evaluation.metrics import Predictions
-from monai_train.export.retrain import FINE_TUNING, _faults, read_series, retrain, retrain_settings
+from monai_train.export.retrain import FINE_TUNING, faults_of, read_confirmed_series, retrain, retrain_settings
 from tests.testbed.converted import make_converted
 from tests.testbed.instances import encoded, mr_instance
 from worker.errors import StartError
@@ -69,7 +69,7 @@ def test_a_slice_gets_a_label_only_where_it_follows(tmp_path: Path) -> None:
     assert truths == {"marked": [(3, "marked"), (4, "marked")], "agreed": decided, "any": decided}
     assert len(healthy) == SLICES_WITHOUT
     assert (healthy[0], healthy[-1]) == ((1, "series"), (SLICES - 1, "series"))  # slice 0 is unlike training
-    series = {one.name: one for one in read_series(out)}
+    series = {one.name: one for one in read_confirmed_series(out)}
     assert set(series) == {"marked", "agreed", "missed", "unanswered", "healthy", "any"}
     assert all(len(one.files) == SLICES for one in series.values())
     assert (out / SERIES).is_file()
@@ -86,7 +86,7 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="worker readings export"):
         convert_export(tmp_path, tmp_path / "out")
     with pytest.raises(StartError, match="convert --from-worker"):
-        read_series(tmp_path)
+        read_confirmed_series(tmp_path)
 
 
 def test_network_and_split_are_the_present_models_and_the_rest_is_gentle(tmp_path: Path) -> None:
@@ -126,16 +126,17 @@ TRUTH = [0, 1, 2, 3] * 25
 def test_an_equal_model_is_offered_and_a_worse_one_is_not() -> None:
     same = _compared(TRUTH, TRUTH, TRUTH)
     worse = _compared(TRUTH, [3, *TRUTH[1:48], 0, 0, 0, 0, *TRUTH[52:]], TRUTH)
-    assert _faults({"frozen test, slice": same, "site, series": same}) == []
-    assert any("balanced accuracy -0.0" in one for one in _faults({"frozen test, slice": worse, "site, series": same}))
+    assert faults_of({"frozen test, slice": same, "site, series": same}) == []
+    faults = faults_of({"frozen test, slice": worse, "site, series": same})
+    assert any("balanced accuracy -0.0" in fault for fault in faults)
 
 
 def test_one_slip_on_the_frozen_test_is_forgiven_and_on_the_sites_own_series_not() -> None:
     truth = [0, 1, 2, 3] * 50
     slip = _compared(truth, [1, *truth[1:]], truth)  # balanced accuracy -0.005
     fine = _compared(TRUTH, TRUTH, TRUTH)
-    assert _faults({"frozen test, slice": slip, "site, series": fine}) == []
-    assert _faults({"frozen test, slice": fine, "site, series": slip}) == [
+    assert faults_of({"frozen test, slice": slip, "site, series": fine}) == []
+    assert faults_of({"frozen test, slice": fine, "site, series": slip}) == [
         "site, series: balanced accuracy -0.005 (n=200)"
     ]
 
@@ -145,5 +146,5 @@ def test_without_both_kinds_of_the_sites_series_nothing_is_offered(truth: list[i
     compared = {"frozen test, slice": _compared(TRUTH, TRUTH, TRUTH)}
     if truth:
         compared["site, series"] = _compared(truth, truth, truth)
-    [fault] = _faults(compared)
-    assert "is not known" in fault or "no confirmed series was kept out" in fault
+    [fault] = faults_of(compared)
+    assert "is undefined" in fault or "no confirmed series was kept out" in fault

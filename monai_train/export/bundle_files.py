@@ -1,0 +1,107 @@
+"""The JSON files of a bundle (docs/bundle.md): configs/inference.json, configs/metadata.json and worker.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import torch
+
+from monai_train.data.dataset import PREPROCESSING_FILE, read_preprocessing
+from monai_train.data.labels import CLASS_NAMES
+from monai_train.export.coded_classes import CLASSES
+from monai_train.export.run_inputs import RunInputs
+from monai_train.networks.registry import find_served
+from worker.inference.run_bundle import MONAI_ENTRY
+
+LIMITS = (
+    "Research use only, not a medical device. Trained on single T1-weighted contrast-enhanced slices with a tumour and "
+    "on mostly T2 and FLAIR slices without; tumours on other contrasts, after surgery or of other kinds may be missed."
+)
+
+
+def write_configs(folder: Path, inputs: RunInputs, version: str) -> None:
+    """Write inference.json and metadata.json into the bundle's folder `configs`."""
+    network = json.dumps(find_served(inputs.config.network).definition(len(CLASS_NAMES)), indent=2)
+    # The preprocessing definition is copied byte for byte, so the text is assembled rather than dumped.
+    preprocessing = PREPROCESSING_FILE.read_text().strip()
+    entry = json.dumps(MONAI_ENTRY, indent=2).removeprefix("{\n").removesuffix("\n}")
+    text = f'{{\n"preprocessing": {preprocessing},\n"network_def": {network},\n{entry}\n}}\n'
+    (folder / "inference.json").write_text(text)
+    size = read_preprocessing().size
+    image = {"type": "image", "format": "magnitude", "modality": "MR", "num_channels": 1, "spatial_shape": [size, size]}
+    metadata = {
+        "version": version,
+        "monai_version": monai.__version__,
+        "pytorch_version": torch.__version__.split("+")[0],
+        "numpy_version": np.__version__,
+        "task": "classification of brain MRI slices: glioma, meningioma, pituitary tumour, no tumour",
+        "description": LIMITS,
+        "intended_use": "research use only",
+        "network_data_format": {
+            "inputs": {"image": image | {"dtype": "float32", "value_range": [0, 1], "is_patch_data": False}},
+            "outputs": {
+                "logits": {
+                    "type": "logits",
+                    "format": "classes",
+                    "num_channels": len(CLASS_NAMES),
+                    "channel_def": {str(i): name for i, name in enumerate(CLASS_NAMES)},
+                }
+            },
+        },
+        "split": {
+            "rule": "SHA-256 of 'split:' and the patient group, its first 32 bits as a share: "
+            "monai_train.data.patients",
+            "external": list(inputs.split.external),
+            "test_share": inputs.split.test_share,
+            "validation_share": inputs.split.validation_share,
+            "split_sha256": inputs.split.split_sha256,
+        },
+    }
+    write_json(folder / "metadata.json", metadata)
+
+
+def uncalibrated_description(inputs: RunInputs, name: str, version: str) -> dict[str, Any]:
+    """worker.json before anything is fitted: thresholds and limits that decline nothing."""
+    return {
+        "format": 1,
+        "name": name,
+        "version": version,
+        "family": inputs.config.network,
+        "manufacturer": "brain-mri-worker project",
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "commit": inputs.provenance["commit"],
+        "training_data_sha256": inputs.provenance["data_sha256"],
+        "limits": LIMITS,
+        "classes": CLASSES,
+        "mirror": True,
+        "temperature": 1.0,
+        "aggregation": {"top_k": 3, "top_fraction": 0.125},
+        "thresholds": {"minimum_probability": 0.0, "minimum_in_distribution": 0.3},
+        "out_of_distribution": {"maximum_distance": 1e9, "maximum_residual": 1e9},
+        "accepted_input": {
+            "modalities": ["MR"],
+            "minimum_slices": 1,
+            "minimum_rows": 64,
+            "maximum_pixels": 16_777_216,
+        },
+    }
+
+
+def write_worker_json(folder: Path, described: dict[str, Any]) -> None:
+    """Write worker.json: the description and the SHA-256 of every other file in the folder."""
+    path = folder / "worker.json"
+    path.unlink(missing_ok=True)
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    hashes = {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    write_json(path, {**described, "files": hashes})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON."""
+    path.write_text(json.dumps(value, indent=2) + "\n")

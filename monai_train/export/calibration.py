@@ -1,0 +1,86 @@
+"""Fit what a bundle needs beside weights: temperature, thresholds, feature statistics, out-of-distribution limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from monai_train.data.labels import NO_TUMOUR
+from monai_train.evaluation.evaluate import fit_temperature, run_in_batches
+from monai_train.export.bundle_files import write_worker_json
+from monai_train.export.engine_networks import image_tensor
+from monai_train.export.run_inputs import RunInputs
+from monai_train.networks.registry import find_served
+from worker.inference.aggregate import distance_and_residual, slice_probabilities
+from worker.inference.bundle import FeatureStatistics, load_bundle
+from worker.inference.engines import OpenVinoEngine
+from worker.pixels.arrays import FloatArray
+
+_COMPONENTS = 32
+_ANSWERED = 0.95  # of validation slices, by the minimum probability
+_LEAST_PROBABILITY = 0.5
+_MISSED = 0.01  # of validation tumours that may be called "no tumour" outright
+_SUREST_NO_TUMOUR = 0.9  # an upper limit, or no healthy head would be answered
+
+
+def feature_statistics(features: FloatArray, components: int = _COMPONENTS) -> FeatureStatistics:
+    """Mean and principal components with their standard deviations of features [n, F]."""
+    mean = features.mean(axis=0)
+    _, spread, directions = np.linalg.svd(features - mean, full_matrices=False)
+    kept = min(components, len(features) - 1, features.shape[1])
+    scale = np.maximum(spread[:kept] / np.sqrt(max(1, len(features) - 1)), 1e-6)
+    arrays = (mean, directions[:kept], scale)
+    return FeatureStatistics(*(np.ascontiguousarray(array, np.float32) for array in arrays))
+
+
+def write_statistics(folder: Path, described: dict[str, Any], inputs: RunInputs) -> None:
+    """Write the feature statistics of the training pictures and healthy slices into the bundle's folder."""
+    pixels = torch.cat([inputs.training.pixels, inputs.healthy])
+    with torch.inference_mode():
+        batches = (batch.float() / 255 for batch in torch.split(pixels, 128))
+        features = torch.cat([inputs.model(batch).features for batch in batches]).numpy()
+    statistics = feature_statistics(features)
+    arrays = {"mean": statistics.mean, "components": statistics.components, "scale": statistics.scale}
+    save_file(arrays, folder / "models/features.safetensors")
+    write_worker_json(folder, described)
+
+
+def distribution_limits(distance: FloatArray, residual: FloatArray, accepted: float) -> tuple[float, float]:
+    """The limits of distance and residual, at the same quantile of each, that together accept this share of slices."""
+    for quantile in np.linspace(accepted, 1, 201):
+        limits = float(np.quantile(distance, quantile)), float(np.quantile(residual, quantile))
+        if np.mean((distance <= limits[0]) & (residual <= limits[1])) >= accepted:
+            break
+    return limits
+
+
+def minimum_no_tumour(probabilities: FloatArray, labels: Sequence[int]) -> float:
+    """The probability of "no tumour" that at most 1 % of the tumours [n, classes] exceed; at most 0.9."""
+    of_tumours = probabilities[np.array(labels) != NO_TUMOUR, NO_TUMOUR]
+    return min(_SUREST_NO_TUMOUR, float(np.quantile(of_tumours, 1 - _MISSED)))
+
+
+def calibrate(folder: Path, described: dict[str, Any], inputs: RunInputs) -> None:
+    """Fit temperature, thresholds and limits on the validation part by the int8 engine, and write them."""
+    bundle = load_bundle(folder)
+    engine = OpenVinoEngine(bundle, "int8", inputs.config.threads)
+    outputs = run_in_batches(engine, image_tensor(inputs.validation.pixels))
+    labels = inputs.validation.labels.tolist()
+    described["temperature"] = fit_temperature(outputs.logits, labels)
+    probabilities = slice_probabilities(outputs.logits, described["temperature"])
+    minimum = max(_LEAST_PROBABILITY, float(np.quantile(probabilities.max(axis=1), 1 - _ANSWERED)))
+    described["thresholds"]["minimum_probability"] = round(minimum, 3)
+    described["thresholds"]["minimum_no_neoplasm"] = round(minimum_no_tumour(probabilities, labels), 3)
+    network = find_served(inputs.config.network)
+    spread = distance_and_residual(outputs.features, bundle.statistics)
+    distance, residual = distribution_limits(*spread, network.accepted_share)
+    described["out_of_distribution"] = {
+        "maximum_distance": round(network.limit_factor * distance, 3),
+        "maximum_residual": round(network.limit_factor * residual, 3),
+    }
+    write_worker_json(folder, described)
