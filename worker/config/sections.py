@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from worker.config.paths import ConfigPath, DatabaseUrl
+
 ENVIRONMENT_PREFIX = "WORKER__"
 _KEY_LENGTH = 32  # characters: 128 bits as hexadecimal digits
 
@@ -26,15 +28,15 @@ AeTitle = Annotated[str, AfterValidator(_check_ae_title)]
 class Section(BaseModel):
     """A table of config.toml."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class WorkerSection(Section):
     """[worker]: who we are and where our files live."""
 
     ae_title: AeTitle = "AI_WORKER"
-    data_dir: Path = Path("var")
-    bundle: Path | None = None
+    data_dir: ConfigPath = Path("var")
+    bundle: ConfigPath | None = None
     inference_processes: int = Field(default=1, ge=1, le=64)
     inference_threads: int = Field(default=0, ge=0, le=256)
     engine: Literal["openvino-int8", "openvino-fp32", "torch"] = "openvino-int8"
@@ -47,9 +49,9 @@ class WorkerSection(Section):
 class TlsPaths(Section):
     """Certificate and key of our side and the authority that signs the peer's, as PEM files."""
 
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
-    tls_authority: Path | None = None
+    tls_certificate: ConfigPath | None = None
+    tls_key: ConfigPath | None = None
+    tls_authority: ConfigPath | None = None
 
 
 class TlsFiles(TlsPaths):
@@ -117,7 +119,7 @@ class PrivacySection(Section):
 class DatabaseSection(Section):
     """[database]: SQLite by default, PostgreSQL when one machine is outgrown."""
 
-    url: str = "sqlite:///var/worker.db"
+    url: DatabaseUrl = "sqlite:///var/worker.db"
 
 
 class ApplicationEntity(Protocol):
@@ -181,8 +183,8 @@ class WebSection(Section):
     session_hours: float = Field(default=12.0, gt=0, le=24 * 31)
     stow: bool = False
     stow_maximum_bytes: int = Field(default=4 << 30, ge=1 << 20)
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
+    tls_certificate: ConfigPath | None = None
+    tls_key: ConfigPath | None = None
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
@@ -196,7 +198,7 @@ class WebSection(Section):
 class AuditSection(TlsFiles):
     """[audit]: the trail of who did what; its files, and a syslog server that gets a copy over TLS."""
 
-    folder: Path | None = None
+    folder: ConfigPath | None = None
     source: str = Field(default="", max_length=100)
     maximum_file_bytes: int = Field(default=16 << 20, ge=1 << 16)
     patient_ids: bool = False

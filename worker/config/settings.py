@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from functools import cache, reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
     Discriminator,
+    Field,
     Tag,
     ValidationError,
     create_model,
@@ -21,6 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from worker.config.paths import relative_to
 from worker.config.routing import Condition, RouteSection, check_routes
 from worker.config.sections import (
     ENVIRONMENT_PREFIX,
@@ -33,7 +35,6 @@ from worker.config.sections import (
     PrivacySection,
     ReceiveSection,
     RetentionSection,
-    TlsPaths,
     WebSection,
     WorkerSection,
 )
@@ -55,7 +56,6 @@ __all__ = [
     "WebSection",
     "WorkerSection",
     "load_settings",
-    "sqlite_path",
 ]
 
 _LISTS: dict[str, type[BaseModel]] = {"peer": PeerSection, "route": RouteSection, "match": Condition}
@@ -68,17 +68,17 @@ class Settings(BaseSettings):
         frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__"
     )
 
-    worker: WorkerSection = WorkerSection()
-    receive: ReceiveSection = ReceiveSection()
-    eligibility: EligibilitySection = EligibilitySection()
-    retention: RetentionSection = RetentionSection()
-    privacy: PrivacySection = PrivacySection()
-    database: DatabaseSection = DatabaseSection()
+    worker: WorkerSection = Field(default_factory=WorkerSection)
+    receive: ReceiveSection = Field(default_factory=ReceiveSection)
+    eligibility: EligibilitySection = Field(default_factory=EligibilitySection)
+    retention: RetentionSection = Field(default_factory=RetentionSection)
+    privacy: PrivacySection = Field(default_factory=PrivacySection)
+    database: DatabaseSection = Field(default_factory=DatabaseSection)
     destination: tuple[DestinationSection, ...] = ()  # see `with_kinds`
     peer: tuple[PeerSection, ...] = ()
     route: tuple[RouteSection, ...] = ()
-    web: WebSection = WebSection()
-    audit: AuditSection = AuditSection()
+    web: WebSection = Field(default_factory=WebSection)
+    audit: AuditSection = Field(default_factory=AuditSection)
 
     @classmethod
     def settings_customise_sources(
@@ -140,10 +140,10 @@ def load_settings(path: Path | None, kinds: Sequence[type[DestinationSection]]) 
             raise StartError("config-not-toml", f"{path} is not valid TOML: {error}") from None
     _refuse_unknown_environment()
     try:
-        settings = with_kinds(tuple(kinds))(**content)
+        with relative_to(path.resolve().parent if path is not None else Path.cwd()):
+            return with_kinds(tuple(kinds))(**content)
     except ValidationError as error:
         raise StartError("config-invalid", f"{path or 'environment'}: {_explain(error, kinds)}") from None
-    return _anchor(settings, path.resolve().parent if path is not None else Path.cwd())
 
 
 @cache
@@ -159,46 +159,6 @@ def with_kinds(kinds: tuple[type[DestinationSection], ...]) -> type[Settings]:
     tagged: Any = reduce(or_, (Annotated[kind, Tag(kind.__name__)] for kind in kinds))
     section: Any = Annotated[tagged, Discriminator(kind_of)]
     return create_model("Settings", __base__=Settings, destination=(tuple[section, ...], ()))
-
-
-def sqlite_path(url: str) -> Path | None:
-    """The file of a SQLite URL, None for another database."""
-    prefix = "sqlite:///"
-    return Path(url.removeprefix(prefix)) if url.startswith(prefix) else None
-
-
-def _anchor(settings: Settings, folder: Path) -> Settings:
-    worker = settings.worker.model_copy(
-        update={
-            "data_dir": folder / settings.worker.data_dir,
-            "bundle": folder / settings.worker.bundle if settings.worker.bundle else None,
-        }
-    )
-    receive = _anchor_tls(settings.receive, folder)
-    destinations = tuple(_anchor_destination(one, folder) for one in settings.destination)
-    peers = tuple(_anchor_tls(one, folder) for one in settings.peer)
-    file = sqlite_path(settings.database.url)
-    database = settings.database
-    if file is not None:
-        database = database.model_copy(update={"url": f"sqlite:///{folder / file}"})
-    changed = {"worker": worker, "database": database, "receive": receive, "destination": destinations, "peer": peers}
-    files = {name: folder / file for name in ("tls_certificate", "tls_key") if (file := getattr(settings.web, name))}
-    changed |= {"web": settings.web.model_copy(update=files)}
-    audit = _anchor_tls(settings.audit, folder)
-    changed |= {"audit": audit.model_copy(update={"folder": folder / audit.folder if audit.folder else None})}
-    return settings.model_copy(update=changed)
-
-
-T = TypeVar("T", bound=TlsPaths)
-
-
-def _anchor_tls(section: T, folder: Path) -> T:
-    files = {name: getattr(section, name) for name in TlsPaths.model_fields}
-    return section.model_copy(update={name: folder / file for name, file in files.items() if file is not None})
-
-
-def _anchor_destination(section: DestinationSection, folder: Path) -> DestinationSection:
-    return section.model_copy(update={name: folder / value for name, value in section if isinstance(value, Path)})
 
 
 def _known_keys(model: type[BaseModel]) -> list[str]:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from worker.config.settings import sqlite_path
+from worker.config.paths import sqlite_path
 from worker.db.tables import REVISION
 from worker.errors import StartError
 

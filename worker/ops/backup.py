@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from worker.config.settings import Settings, sqlite_path
+from worker.config.paths import sqlite_path
+from worker.config.settings import Settings
 from worker.db.engine import Database, client_address
 from worker.db.instances import kept_files
 from worker.errors import StartError

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_address
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from worker.config.paths import ConfigPath
 from worker.config.sections import DestinationSection, TlsPaths
 from worker.errors import WorkerError
 
@@ -109,7 +109,7 @@ class HttpDestination(Destination, TlsPaths):
     """
 
     url: str
-    bearer_token_file: Path | None = None
+    bearer_token_file: ConfigPath | None = None
     bearer_token_variable: str | None = Field(default=None, min_length=1)
     timeout_seconds: float = Field(default=30.0, gt=0)
 
