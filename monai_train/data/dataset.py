@@ -39,7 +39,7 @@ class Pictures:
 
 
 def read_preprocessing(path: Path = PREPROCESSING_FILE) -> Preprocessing:
-    """The preprocessing definition that training ships (docs/decisions/0002)."""
+    """The preprocessing definition that training and bundles use (docs/decisions/0002)."""
     return Preprocessing.from_json(json.loads(path.read_text()))
 
 
@@ -64,7 +64,7 @@ def box_on(volume: Volume, row: ManifestRow) -> list[float]:
 
 
 def _code_sha256() -> str:
-    """Identifies the preprocessing code, so that pixels made by an older one are not used."""
+    """SHA-256 of the preprocessing code, so that pixels cached by another version are not used."""
     folder = Path(worker.__file__).parent
     names = ("pixels/decode.py", "pixels/geometry.py", "inference/resample.py", "inference/preprocess.py")
     return hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
@@ -73,11 +73,11 @@ def _code_sha256() -> str:
 def load_pictures(
     folder: Path, rows: Sequence[ManifestRow], definition: Preprocessing, cache: Path | None = None
 ) -> Pictures:
-    """Every picture through the worker's preprocessing, kept as one file for the next time.
+    """Preprocess every picture as the worker does; the result is cached in one file.
 
-    That file lies in the folder `cache`, beside the manifest where none is given.
+    The file is in the folder `cache`, by default beside the manifest.
 
-    Raises StartError naming the file when a picture cannot be used.
+    Raises StartError with the path of a picture that cannot be used.
     """
     root = manifest_path(folder).parent
     inputs = [definition.to_json(), _code_sha256(), [(row.path, row.source_sha256, row.box) for row in rows]]

@@ -1,11 +1,11 @@
-"""Which images show the same picture, however it was flipped, turned, resized, brightened or sharpened.
+"""Find images that show the same picture, regardless of flips, rotation, scale, brightness or sharpness.
 
-Every image becomes two frames, the whole and the head's bounding box, for a copy may have been cropped or not. Local
-contrast normalisation takes brightness, contrast and gamma out. Coarse frames of 48 x 48 find candidates under all 8
-flips and rotations; fine frames of 128 x 128 verify them, since neighbouring slices of one patient agree in the coarse
+Every image becomes two frames, the whole and the head's bounding box, since a copy may have been cropped. Local
+contrast normalisation removes brightness, contrast and gamma. Coarse frames of 48 x 48 find candidates under all 8
+flips and rotations; fine frames of 128 x 128 verify them, since neighbouring slices of a patient agree in the coarse
 frames but not in detail. The thresholds lie on a plateau measured on the Nickparvar set: fine 0.84-0.88 gives the same
-groups. In a 1 mm head, slices 3 mm apart are different pictures, slices 2 mm apart partly one, thinner ones all one;
-that keeps them on one side of a split, as it must be.
+groups. In a head with slices every 1 mm, slices 3 mm apart are different pictures, slices 2 mm apart are partly the
+same, closer slices are the same; so all of them stay on one side of a split, as they must.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ FloatArray = npt.NDArray[np.float32]
 
 COARSE, COARSE_THRESHOLD = 48, 0.80
 FINE, FINE_THRESHOLD = 128, 0.86
-LARGE_GROUP = 300  # of a larger group only the pairs with its first image are listed: pairs grow with the square
+LARGE_GROUP = 300  # of a larger group, only the pairs with its first image are listed: pairs grow with the square
 _BLOCK = 512
 _BATCH = 1024
 _INT8_SCALE = 24.0  # local contrast is within ±5 standard deviations nearly everywhere
 
-# What to do to the second image of a pair to get the first; applied to arrays [..., rows, columns].
+# The transform that turns the second image of a pair into the first; applied to arrays [..., rows, columns].
 TRANSFORMS: dict[str, Callable[[FloatArray], FloatArray]] = {
     "identity": lambda x: x,
     "flip_lr": lambda x: x[..., ::-1],
@@ -48,10 +48,10 @@ _INVERSES = {name: name for name in TRANSFORMS} | {"rot90": "rot270", "rot270": 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What is compared of one image, and the facts that a report shows.
+    """What is compared of an image, and its properties for a report.
 
     `coarse` [2, 48, 48] float16 and `fine` [2, 128, 128] int8: the whole image and the head's box, local contrast.
-    `histogram` [32]: shares of grey values, from 0 to 255 or, of 16 bit, to the image's own maximum.
+    `histogram` [32]: shares of grey values, from 0 to 255 or, for 16 bit, to the maximum of the image.
     """
 
     pixel_sha256: str
@@ -68,8 +68,8 @@ class Fingerprint:
 class Pair:
     """Two images (positions in the list given) that show the same picture; `transform` turns b into a.
 
-    `score` is the correlation of the fine frames, 1 for identical pixels. A pair below FINE_THRESHOLD is the same
-    picture over others between them.
+    `score` is the correlation of the fine frames, 1 for identical pixels. A pair below FINE_THRESHOLD is connected
+    through other images of its group.
     """
 
     a: int
@@ -80,11 +80,11 @@ class Pair:
 
 
 def fingerprint(path: Path) -> Fingerprint | UnreadableImage:
-    """The fingerprint of an image file; the refusal is returned, not raised, so that it passes between processes."""
+    """The fingerprint of an image file; an error is returned, not raised, so that it passes between processes."""
     try:
         picture = read_dicom_frame(path) if is_dicom_file(path) else read_picture(path)
-    except UnreadableImage as refusal:
-        return refusal
+    except UnreadableImage as error:
+        return error
     except OSError as error:
         return UnreadableImage("not-readable", error.strerror or "")
     pixels = picture.pixels
@@ -118,7 +118,7 @@ def _at_most(image: Image.Image, side: int) -> Image.Image:
 
 
 def _head_box(grey: FloatArray) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of what is brighter than the background; all of it where that is next to nothing."""
+    """Left, top, right, bottom of what is brighter than the background; the whole image if that is too small."""
     low, high = np.percentile(grey, (1, 99))
     bright = grey > low + 0.1 * (high - low)
     rows = np.flatnonzero(bright.mean(axis=1) > 0.03)
@@ -129,7 +129,7 @@ def _head_box(grey: FloatArray) -> tuple[int, int, int, int]:
 
 
 def _local_contrast(frames: Sequence[Image.Image], sigma: float, smoothing: float) -> FloatArray:
-    """Every pixel against its neighbourhood, in that neighbourhood's standard deviations: [frames, side, side]."""
+    """Contrast of every pixel in standard deviations of its neighbourhood: [frames, side, side]."""
     grey = np.stack([np.asarray(f, dtype=np.float32) for f in frames])
     grey /= np.maximum(grey.std(axis=(1, 2), keepdims=True), 1.0)
     grey = gaussian_filter(grey, (0, smoothing, smoothing))
@@ -141,23 +141,23 @@ def _local_contrast(frames: Sequence[Image.Image], sigma: float, smoothing: floa
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """Images that show the same picture: groups over all images (alone ones too), pairs within the groups."""
+    """Groups of images that show the same picture (over all images, single ones included), and pairs within them."""
 
     groups: list[list[int]]
     pairs: list[Pair]
 
 
-def fingerprints(paths: Sequence[Path]) -> list[Fingerprint | UnreadableImage]:
-    """The fingerprint of every file, in order, on all processors."""
+def fingerprint_files(paths: Sequence[Path]) -> list[Fingerprint | UnreadableImage]:
+    """Compute the fingerprint of every file, in order, on all processors."""
     return list(map_files(fingerprint, paths, "read"))
 
 
 def find_duplicates(prints: Sequence[Fingerprint]) -> Duplicates:
-    """Groups and pairs of the same picture."""
+    """Group the images that show the same picture."""
     groups = Groups(len(prints))
     first: dict[str, int] = {}
-    for i, one in enumerate(prints):
-        groups.join(first.setdefault(one.pixel_sha256, i), i)
+    for i, image in enumerate(prints):
+        groups.join(first.setdefault(image.pixel_sha256, i), i)
     unique = sorted(first.values())
     direct: dict[tuple[int, int], Pair] = {}
     for pair in _verified(prints, unique):
@@ -168,7 +168,7 @@ def find_duplicates(prints: Sequence[Fingerprint]) -> Duplicates:
 
 
 def _verified(prints: Sequence[Fingerprint], unique: Sequence[int]) -> Iterator[Pair]:
-    """The candidates which the fine frames confirm."""
+    """The candidates that the fine frames confirm."""
     names = list(TRANSFORMS)
     candidates = np.concatenate([np.zeros((0, 3), np.int64), *_candidates([prints[u] for u in unique])])
     for k, name in enumerate(names):
@@ -181,7 +181,7 @@ def _verified(prints: Sequence[Fingerprint], unique: Sequence[int]) -> Iterator[
 
 
 def _candidates(prints: Sequence[Fingerprint]) -> Iterator[npt.NDArray[np.int64]]:
-    """[candidates, 3]: first and second image, number of the transform, where the coarse frames agree."""
+    """Pairs whose coarse frames agree, [candidates, 3]: first image, second image, number of the transform."""
     if not prints:
         return
     frames = np.stack([p.coarse for p in prints]).astype(np.float32)  # [images, 2, side, side]
@@ -204,7 +204,7 @@ def _candidates(prints: Sequence[Fingerprint]) -> Iterator[npt.NDArray[np.int64]
 
 
 def _fine_scores(prints: Sequence[Fingerprint], pairs: Sequence[tuple[int, int]], name: str) -> FloatArray:
-    """The better correlation of the two fine frames, a pair."""
+    """Per pair, the higher correlation of its two fine frames."""
     a = np.stack([prints[i].fine for i, _ in pairs]).astype(np.float32)
     b = TRANSFORMS[name](np.stack([prints[j].fine for _, j in pairs]).astype(np.float32))
     n = 2 * len(pairs)
@@ -214,7 +214,7 @@ def _fine_scores(prints: Sequence[Fingerprint], pairs: Sequence[tuple[int, int]]
 
 
 def _unit(rows: FloatArray) -> FloatArray:
-    """Each row with mean 0 and length 1; a constant one becomes 0, so it is like nothing."""
+    """Normalise each row to mean 0 and length 1; a constant row becomes 0, which correlates with nothing."""
     rows = rows - rows.mean(axis=1, keepdims=True)
     unit: FloatArray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
     return unit
@@ -226,19 +226,19 @@ def _pairs_within(
     first: dict[str, int],
     direct: dict[tuple[int, int], Pair],
 ) -> Iterator[Pair]:
-    """Every two images of a group; what was not compared yet, because others link it, is compared now."""
+    """All pairs of every group; pairs that are only connected through other images are compared here."""
     for group in members:
         starts = range(len(group)) if len(group) <= LARGE_GROUP else range(1)
         for a, b in ((group[x], y) for x in starts for y in group[x + 1 :]):
-            one, other = sorted((first[prints[a].pixel_sha256], first[prints[b].pixel_sha256]))
-            if one == other:
+            low, high = sorted((first[prints[a].pixel_sha256], first[prints[b].pixel_sha256]))
+            if low == high:
                 yield Pair(a, b, "exact", "identity", 1.0)
                 continue
-            if (one, other) not in direct:
-                scored = [(float(_fine_scores(prints, [(one, other)], n)[0]), n) for n in TRANSFORMS]
+            if (low, high) not in direct:
+                scored = [(float(_fine_scores(prints, [(low, high)], n)[0]), n) for n in TRANSFORMS]
                 score, name = max(scored)
-                direct[one, other] = Pair(one, other, "near", name, score)
-            known = direct[one, other]
-            swapped = first[prints[a].pixel_sha256] != one
+                direct[low, high] = Pair(low, high, "near", name, score)
+            known = direct[low, high]
+            swapped = first[prints[a].pixel_sha256] != low
             transform = _INVERSES[known.transform] if swapped else known.transform
             yield Pair(a, b, "near", transform, known.score)

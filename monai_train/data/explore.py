@@ -1,7 +1,7 @@
-"""`monai-train explore`: what is in a folder of images, as one HTML page with pictures, a CSV and the audit's JSON.
+"""`monai-train explore`: a report on a folder of images, as one HTML page with pictures, a CSV and the audit's JSON.
 
-OUT/report.html   self-contained: opens anywhere, asks no other file
-OUT/images.csv    one row an image
+OUT/report.html   self-contained, needs no other file
+OUT/images.csv    one row per image
 OUT/audit.json    groups and pairs, as `monai-train audit --json` writes them
 """
 
@@ -47,25 +47,26 @@ figcaption,small{color:#555}figure{margin:1rem 0}
 
 
 def explore(data: Path, out: Path, groups: Path | None = None) -> Audit:
-    """Write the report on `data` (class folders, DICOM, or what `convert` wrote) into `out`.
+    """Write the report on `data` (class folders, DICOM, or the output of `convert`) into `out`.
 
-    Raises StartError where there is nothing to show or the output cannot be written.
+    Raises StartError if there is nothing to show or the output cannot be written.
     """
-    found = audit(data, groups)
+    result = audit(data, groups)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_csv(out / "images.csv", _CSV_COLUMNS, _rows(found))
-        write_json(out / "audit.json", as_json(found))
-        write_atomically(out / "report.html", page(found, data).encode("utf-8", "backslashreplace"))
+        write_csv(out / "images.csv", _CSV_COLUMNS, _rows(result))
+        write_json(out / "audit.json", as_json(result))
+        write_atomically(out / "report.html", render_report(result, data).encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise StartError("output-not-writable", f"cannot write to {out}: {error.strerror}") from None
-    return found
+    return result
 
 
-def _rows(found: Audit) -> Iterable[dict[str, str]]:
-    for image, one, picture, patient in zip(found.images, found.prints, found.pictures, found.patients, strict=True):
-        values = (image.source, image.label, image.split, one.mode, one.format, one.rows, one.columns)
-        rest = (f"{_mean_grey(one.histogram):.4f}", picture, patient)
+def _rows(result: Audit) -> Iterable[dict[str, str]]:
+    columns = (result.images, result.prints, result.pictures, result.patients)
+    for image, facts, picture, patient in zip(*columns, strict=True):
+        values = (image.source, image.label, image.split, facts.mode, facts.format, facts.rows, facts.columns)
+        rest = (f"{_mean_grey(facts.histogram):.4f}", picture, patient)
         yield dict(zip(_CSV_COLUMNS, map(str, values + rest), strict=True))
 
 
@@ -74,48 +75,48 @@ def _mean_grey(histogram: np.ndarray) -> float:
     return float(histogram @ (np.arange(len(histogram)) + 0.5) / len(histogram))
 
 
-def page(found: Audit, data: Path) -> str:
-    """The whole report as HTML."""
+def render_report(result: Audit, data: Path) -> str:
+    """Render the report as HTML."""
     parts = [
-        _counts(found),
-        _sizes_and_modes(found),
-        _samples(found, data),
-        _intensity(found),
-        _both_sides(found),
-        _same_pictures(found, data),
-        _conflicts(found, data),
-        _rejected(found),
+        _counts(result),
+        _sizes_and_modes(result),
+        _samples(result, data),
+        _intensity(result),
+        _both_sides(result),
+        _same_pictures(result, data),
+        _conflicts(result, data),
+        _rejected(result),
     ]
-    title = f"{len(found.images)} images in {escape(data.resolve().name)}"
+    title = f"{len(result.images)} images in {escape(data.resolve().name)}"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
         f"<h1>{title}</h1><p>Research use only.</p>{''.join(parts)}</html>\n"
     )
 
 
-def _counts(found: Audit) -> str:
-    labels = [image.label or "no label" for image in found.images]
-    splits = [image.split for image in found.images]
+def _counts(result: Audit) -> str:
+    labels = [image.label or "no label" for image in result.images]
+    splits = [image.split for image in result.images]
     rows = []
     for label in [*sorted(set(labels)), "all"]:
         chosen = [i for i, own in enumerate(labels) if label in ("all", own)]
-        pictures, patients = ({names[i] for i in chosen} for names in (found.pictures, found.patients))
+        pictures, patients = ({names[i] for i in chosen} for names in (result.pictures, result.patients))
         rows.append((label, len(chosen), len(pictures), len(patients)))
     return (
         "<h2>Classes</h2>"
-        + _image(counts_chart(labels, splits), "Images a class and split")
+        + _image(counts_chart(labels, splits), "Images by class and split")
         + _table(("class", "images", "different pictures", "patient groups"), rows)
-        + "<small>Where no patient is given, every picture counts as a patient group of its own.</small>"
+        + "<small>Without patient groups, every picture counts as a patient group of its own.</small>"
     )
 
 
-def _sizes_and_modes(found: Audit) -> str:
-    labels = sorted({image.label for image in found.images})
+def _sizes_and_modes(result: Audit) -> str:
+    labels = sorted({image.label for image in result.images})
     sizes: dict[str, Counter[str]] = defaultdict(Counter)
     modes: dict[str, Counter[str]] = defaultdict(Counter)
-    for image, one in zip(found.images, found.prints, strict=True):
-        sizes[f"{one.columns} x {one.rows}"][image.label] += 1
-        modes[f"{one.mode} {one.format}"][image.label] += 1
+    for image, facts in zip(result.images, result.prints, strict=True):
+        sizes[f"{facts.columns} x {facts.rows}"][image.label] += 1
+        modes[f"{facts.mode} {facts.format}"][image.label] += 1
     common = sorted(sizes, key=lambda size: (-sizes[size].total(), size))
     shown, others = common[:_EXAMPLES], common[_EXAMPLES:]
     rows = [(size, *(sizes[size][label] for label in labels)) for size in shown]
@@ -127,39 +128,39 @@ def _sizes_and_modes(found: Audit) -> str:
         "<h2>Sizes and modes</h2>"
         + _table(("columns x rows", *header), rows)
         + _table(("mode", *header), [(m, *(modes[m][label] for label in labels)) for m in sorted(modes)])
-        + _mode_note(modes, len(found.images))
+        + _mode_note(modes, len(result.images))
     )
 
 
 def _mode_note(modes: dict[str, Counter[str]], n: int) -> str:
-    """How well the colour mode alone, which says nothing of the patient, would tell the class."""
+    """A warning if the colour mode alone, which carries no information on the patient, predicts the class."""
     guessed = sum(max(counts.values()) for counts in modes.values()) / n
     blind = max(sum(modes.values(), Counter[str]()).values()) / n
     if guessed - blind < 0.02:
         return ""
     return (
-        f'<p class="note">The mode alone tells the class of {guessed:.1%} of the images; the commonest class is '
-        f"{blind:.1%}. Force one channel, as <code>convert</code> does.</p>"
+        f'<p class="note">The mode alone predicts the class of {guessed:.1%} of the images; the most frequent class is '
+        f"{blind:.1%}. Convert to one channel, as <code>convert</code> does.</p>"
     )
 
 
-def _samples(found: Audit, data: Path) -> str:
+def _samples(result: Audit, data: Path) -> str:
     parts = ["<h2>Samples</h2>"]
-    for label in sorted({image.label for image in found.images}):
-        first: dict[str, int] = {}  # one image a picture, else copies fill the row
-        for i, image in enumerate(found.images):
+    for label in sorted({image.label for image in result.images}):
+        first: dict[str, int] = {}  # one image per picture, so that copies do not fill the row
+        for i, image in enumerate(result.images):
             if image.label == label:
-                first.setdefault(found.pictures[i], i)
+                first.setdefault(result.pictures[i], i)
         choice = list(first.values())
         spread = [choice[k * len(choice) // _SAMPLES] for k in range(_SAMPLES)] if len(choice) > _SAMPLES else choice
-        paths = [data / found.images[i].source for i in spread]
+        paths = [data / result.images[i].source for i in spread]
         parts.append(_image(contact_sheet(paths, len(paths)), f"{label or 'no label'}: {len(first)} pictures"))
     return "".join(parts)
 
 
-def _intensity(found: Audit) -> str:
-    labels = [image.label or "no label" for image in found.images]
-    histograms = np.stack([one.histogram for one in found.prints])
+def _intensity(result: Audit) -> str:
+    labels = [image.label or "no label" for image in result.images]
+    histograms = np.stack([facts.histogram for facts in result.prints])
     means = np.array([_mean_grey(histogram) for histogram in histograms])
     of = np.array(labels)
     rows = [
@@ -173,48 +174,55 @@ def _intensity(found: Audit) -> str:
     ]
     return (
         "<h2>Intensity</h2>"
-        + _image(intensity_chart(labels, histograms), "Mean share of each grey value a class, logarithmic")
+        + _image(intensity_chart(labels, histograms), "Mean share of each grey value by class, logarithmic")
         + _table(("class", "mean grey value", "standard deviation between images", "share of black"), rows)
     )
 
 
-def _both_sides(found: Audit) -> str:
+def _both_sides(result: Audit) -> str:
     rows = [
-        (f"{one.held_out} in {one.learnt}", one.images, one.identical, one.same_picture, one.same_patient, one.clean)
-        for one in found.across
+        (
+            f"{side.held_out} in {side.learnt}",
+            side.images,
+            side.identical,
+            side.same_picture,
+            side.same_patient,
+            side.clean,
+        )
+        for side in result.across
     ]
     if not rows:
-        return "<h2>Both sides of the split</h2><p>The folder has no split.</p>"
-    header = ("images of", "images", "same pixels there", "same picture there", "same patient there", "clean")
-    worst = max(found.across, key=lambda one: one.same_patient / max(1, one.images))
+        return "<h2>Leakage between splits</h2><p>The folder has no split.</p>"
+    header = ("images of", "images", "same pixels", "same picture", "same patient", "clean")
+    worst = max(result.across, key=lambda side: side.same_patient / max(1, side.images))
     note = ""
     if worst.same_patient:
         note = (
             f'<p class="note">{worst.same_patient} of {worst.images} {worst.held_out} images are known from '
             f"{worst.learnt}: figures on this split measure memory. Split by <code>patient_group</code>.</p>"
         )
-    return "<h2>Both sides of the split</h2>" + _table(header, rows) + note
+    return "<h2>Leakage between splits</h2>" + _table(header, rows) + note
 
 
-def _same_pictures(found: Audit, data: Path) -> str:
-    kinds = Counter(pair.kind for pair in found.pairs)
-    transforms = Counter(pair.transform for pair in found.pairs if pair.kind == "near")
-    sizes = Counter(Counter(found.pictures).values())
-    examples: dict[str, Pair] = {}  # the least alike of each group: what a person would want to check
-    for pair in sorted((p for p in found.pairs if p.kind == "near"), key=lambda p: p.score):
-        examples.setdefault(found.pictures[pair.a], pair)
+def _same_pictures(result: Audit, data: Path) -> str:
+    kinds = Counter(pair.kind for pair in result.pairs)
+    transforms = Counter(pair.transform for pair in result.pairs if pair.kind == "near")
+    sizes = Counter(Counter(result.pictures).values())
+    examples: dict[str, Pair] = {}  # the least similar pair of each group, for a person to check
+    for pair in sorted((p for p in result.pairs if p.kind == "near"), key=lambda p: p.score):
+        examples.setdefault(result.pictures[pair.a], pair)
     shown = list(examples.values())[:_EXAMPLES]
     parts = [
         "<h2>The same picture</h2>",
-        f"<p>{kinds['exact']} pairs with identical pixels, {kinds['near']} pairs of one picture that was changed.</p>",
+        f"<p>{kinds['exact']} pairs with identical pixels, {kinds['near']} pairs of a picture that was changed.</p>",
         _table(("transform", "pairs"), transforms.most_common()),
-        _table(("images of one picture", "such pictures"), _binned(sizes)),
+        _table(("images of a picture", "pictures"), _binned(sizes)),
     ]
     if shown:
-        paths = [data / found.images[i].source for pair in shown for i in (pair.a, pair.b)]
+        paths = [data / result.images[i].source for pair in shown for i in (pair.a, pair.b)]
         scores = ", ".join(f"{pair.score:.2f} {pair.transform}" for pair in shown)
         parts.append(
-            _image(contact_sheet(paths, 8), f"The least alike pair of {len(shown)} groups, two by two: {scores}")
+            _image(contact_sheet(paths, 8), f"The least similar pair of {len(shown)} groups, two by two: {scores}")
         )
     return "".join(parts)
 
@@ -225,26 +233,26 @@ def _binned(sizes: Counter[int]) -> list[tuple[str, int]]:
     return [(f"{low}" if low == high else f"{low} to {high}", n) for low, high, n in counted if n]
 
 
-def _conflicts(found: Audit, data: Path) -> str:
-    if not found.conflicts:
+def _conflicts(result: Audit, data: Path) -> str:
+    if not result.conflicts:
         return "<h2>Conflicting labels</h2><p>None.</p>"
     rows = [
-        (found.images[i].source, found.images[i].label, found.images[i].split)
-        for members in found.conflicts
+        (result.images[i].source, result.images[i].label, result.images[i].split)
+        for members in result.conflicts
         for i in members
     ]
-    paths = [data / found.images[members[0]].source for members in found.conflicts[:_EXAMPLES]]
+    paths = [data / result.images[members[0]].source for members in result.conflicts[:_EXAMPLES]]
     return (
-        f"<h2>Conflicting labels</h2><p>{len(found.conflicts)} pictures have labels that exclude each other.</p>"
+        f"<h2>Conflicting labels</h2><p>{len(result.conflicts)} pictures have labels that contradict each other.</p>"
         + _image(contact_sheet(paths, min(8, len(paths))), "One image of each picture")
         + _table(("image", "label", "split"), rows)
     )
 
 
-def _rejected(found: Audit) -> str:
-    if not found.rejected:
+def _rejected(result: Audit) -> str:
+    if not result.rejected:
         return "<h2>Rejected files</h2><p>None.</p>"
-    counts = Counter((one.reason, one.detail) for one in found.rejected)
+    counts = Counter((file.reason, file.detail) for file in result.rejected)
     return "<h2>Rejected files</h2>" + _table(
         ("reason", "detail", "files"), [(*why, n) for why, n in counts.most_common()]
     )

@@ -1,4 +1,4 @@
-"""The pictures of the exploration report, each as the bytes of a PNG."""
+"""Charts and contact sheets of the exploration report, as PNG."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from PIL import Image
 
 from monai_train.data.images import is_dicom_file, read_dicom_frame, read_picture
 
-# Okabe and Ito: told apart with every kind of colour vision.
+# Okabe and Ito: distinguishable with every kind of colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#555555")
-_SPLIT_COLOURS = {"train": "#8ECAE6", "test": "#FFB703", "val": "#B7D66B", "": "#CCCCCC"}  # black figures stand on them
+_SPLIT_COLOURS = {"train": "#8ECAE6", "test": "#FFB703", "val": "#B7D66B", "": "#CCCCCC"}  # labelled with black numbers
 _TILE = 128
 _GAP = 4
 
 
 def counts_chart(labels: Sequence[str], splits: Sequence[str]) -> bytes:
-    """Images a class, one bar part a split, with the number in it. `labels` and `splits`: one an image."""
+    """Bar chart of images by class, stacked and labelled by split. `labels` and `splits` have an entry per image."""
     from matplotlib.figure import Figure
 
     names = sorted(set(labels))
@@ -46,7 +46,7 @@ def counts_chart(labels: Sequence[str], splits: Sequence[str]) -> bytes:
 
 
 def intensity_chart(labels: Sequence[str], histograms: npt.NDArray[np.float32]) -> bytes:
-    """The mean share of each grey value, a line a class. `histograms` [images, bins]."""
+    """Line chart of the mean share of each grey value, by class. `histograms` [images, bins]."""
     from matplotlib.figure import Figure
 
     names = sorted(set(labels))
@@ -59,7 +59,7 @@ def intensity_chart(labels: Sequence[str], histograms: npt.NDArray[np.float32]) 
         style = ("-", "--", "-.", ":")[number // len(COLOURS) % 4]
         axes.plot(centres, 100 * histograms[of == name].mean(axis=0), style, color=colour, label=name, lw=2)
     axes.set_yscale("log")
-    axes.set_xlabel("grey value (0 black, 1 the most a file can hold)")
+    axes.set_xlabel("grey value (0 black, 1 the maximum of the format)")
     axes.set_ylabel("% of pixels")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -67,7 +67,7 @@ def intensity_chart(labels: Sequence[str], histograms: npt.NDArray[np.float32]) 
 
 
 def contact_sheet(paths: Sequence[Path], columns: int) -> bytes:
-    """The images in rows of `columns`, each fitted into a square, brightest value white."""
+    """The images in rows of `columns`, each scaled to a square, the brightest value white."""
     rows = -(-len(paths) // columns)
     step = _TILE + _GAP
     sheet = Image.new("L", (columns * step - _GAP, rows * step - _GAP), 255)

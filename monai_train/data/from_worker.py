@@ -1,18 +1,18 @@
-"""`monai-train convert --from-worker`: what `worker readings export` wrote → a dataset of confirmed series.
+"""`monai-train convert --from-worker`: the output of `worker readings export` → a data set of confirmed series.
 
-OUT/manifest.csv   the slices whose label is known: what `train`, `evaluate` and `explore` take
-OUT/series.csv     every slice of every series with the label of the series: what `retrain` judges whole series by
+OUT/manifest.csv   the slices whose label is known, for `train`, `evaluate` and `explore`
+OUT/series.csv     every slice of every series with the label of the series, for `retrain` to evaluate whole series
 
-A reader names what a series shows, not what each slice shows. So a slice gets a label only where it follows:
+A reader states what a series shows, not what each slice shows. A slice is labelled only if its label follows from that:
 
 | the series shows | slices that get its label | `truth` |
 |---|---|---|
-| a tumour, and the reader marked slices | those | marked |
-| a tumour, the model too said a tumour, of whichever kind | those that decided: the reader saw them | deciding |
-| a tumour that the model did not see, nobody marked it | none: the series only judges | |
-| no tumour | those that resemble the training data, at most SLICES_WITHOUT evenly over the series | series |
+| a tumour, and the reader marked slices | the marked slices | marked |
+| a tumour, and the model found a tumour, of any kind | the model's key slices, which the reader saw | deciding |
+| a tumour that the model missed, without marked slices | none: the series is used for evaluation only | |
+| no tumour | slices in distribution, at most SLICES_WITHOUT, evenly spaced over the series | series |
 
-The other slices of a series with a tumour are not "no tumour": the next one may hold its margin.
+The other slices of a series with a tumour are not "no tumour": a neighbouring slice may show its margin.
 """
 
 from __future__ import annotations
@@ -40,37 +40,39 @@ Line = dict[str, str]
 
 
 def convert_export(export: Path, out: Path, salt: str = DEFAULT_SALT) -> Conversion:
-    """Convert an exported folder; patients are told apart by `salt` and the DICOM patient, so keep the salt.
+    """Convert an exported folder; patients are identified by `salt` and the DICOM patient, so use one salt throughout.
 
-    Raises StartError as `convert`, and where the folder is none that the worker wrote or no slice gets a label.
+    Raises StartError as `convert` does, and if the worker did not write the folder or no slice gets a label.
     """
     labels = export / LABELS
     if not labels.is_file():
-        raise StartError("no-export", f"{export} has no {LABELS}: write it with `worker readings export`")
+        raise StartError("no-export", f"{export} has no {LABELS}: write the folder with `worker readings export`")
     return convert(export, out, labels=labels, salt=salt, choose=lambda lines: _choose(lines, out))
 
 
 def _choose(lines: Sequence[Line], out: Path) -> list[Line]:
-    """The lines of the manifest, `truth` added; the series are written."""
+    """Write the series; return the lines of the manifest, with `truth`."""
     if lines and not set(_NEEDED) <= set(lines[0]):
-        raise StartError("no-export", f"{LABELS} is none that `worker readings export` wrote")
+        raise StartError("no-export", f"{LABELS} was not written by `worker readings export`: columns are missing")
     by_series: dict[str, list[Line]] = {}
     for line in lines:
         by_series.setdefault(line["series"], []).append(line)
     write_csv(out / SERIES, SERIES_COLUMNS, ({c: line[c] for c in SERIES_COLUMNS} for line in lines))
     chosen = {id(line): truth for members in by_series.values() for line, truth in _known(members)}
     if not chosen:
-        raise StartError("no-truth", "no slice of the confirmed series has a label that is known: mark some")
+        raise StartError(
+            "no-truth", "no slice of the confirmed series has a known label: mark slices of a tumour in the worker"
+        )
     return [line | {"truth": chosen[id(line)]} for line in lines if id(line) in chosen]
 
 
 def _known(series: Sequence[Line]) -> list[tuple[Line, str]]:
-    """The slices of one series that get its label, and why; see the module."""
+    """The slices of a series that get its label, with their `truth`; see the module."""
     marked = [line for line in series if line["marked"]]
     if label_index(series[0]["label"]) == NO_TUMOUR:
         usable = [line for line in series if line["in_distribution"]]
-        places = np.linspace(0, len(usable) - 1, min(SLICES_WITHOUT, len(usable))).round().astype(int)
-        return [(usable[place], "series") for place in places.tolist()]
+        indices = np.linspace(0, len(usable) - 1, min(SLICES_WITHOUT, len(usable))).round().astype(int)
+        return [(usable[index], "series") for index in indices.tolist()]
     if marked:
         return [(line, "marked") for line in marked]
     if _is_tumour(series[0]["answer"]):
@@ -83,7 +85,7 @@ def _is_tumour(answer: str) -> bool:
 
 
 def summary(done: Conversion, out: Path) -> list[str]:
-    """What a person is told beside the table."""
+    """Lines to print below the table."""
     truths = Counter(line["truth"] for line in done.manifest)
-    told = ", ".join(f"{truths[one]} {one}" for one in sorted(_TRUTHS) if truths[one])
-    return [f"why a slice has its series' label: {told}", f"whole series: {out / SERIES}"]
+    counts = ", ".join(f"{truths[truth]} {truth}" for truth in sorted(_TRUTHS) if truths[truth])
+    return [f"slices by how their label is known: {counts}", f"whole series: {out / SERIES}"]

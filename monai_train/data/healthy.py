@@ -1,6 +1,6 @@
 """Slices of a healthy volume as training heads: every level from the skull base to the vertex, in three planes.
 
-The public pictures without a tumour are mostly mid-brain; a model that never saw an ordinary skull base takes it for a
+The public pictures without a tumour are mostly mid-brain; a model that never saw a normal skull base mistakes it for a
 tumour.
 """
 
@@ -21,16 +21,16 @@ from worker.errors import NotAssessable, StartError
 from worker.inference.preprocess import Preprocessing, preprocess, preprocess_image
 
 _STEP_MM = 3.0
-_HEAD_MM = 170.0  # from the vertex to below the skull base; what lies under it is no brain series
-_LEAST_HEAD = 0.15  # of a reformatted picture brighter than a tenth of the volume's range
-_LEAST_TISSUE = 0.06  # of the picture's pixels: a slice of air teaches nothing
+_HEAD_MM = 170.0  # from the vertex to below the skull base; a brain series does not extend further down
+_LEAST_HEAD = 0.15  # fraction of a reformatted picture brighter than a tenth of the volume's range
+_LEAST_TISSUE = 0.06  # fraction of the pixels; slices of air are left out
 
 
 def healthy_slices(folder: Path, definition: Preprocessing) -> tuple[torch.Tensor, str]:
-    """uint8 [m, 1, s, s] of one axial series, and the SHA-256 of its files' contents.
+    """Slices of an axial series, uint8 [m, 1, s, s], and the SHA-256 of its files' contents.
 
-    Native slices are windowed as a series, as the worker does; the reformatted ones each for itself, as the pictures.
-    Raises StartError when the folder does not hold one readable axial series.
+    Native slices are windowed together, as the worker does with a series; reformatted slices individually, like
+    pictures. Raises StartError unless the folder holds exactly one readable axial series.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     try:
@@ -56,7 +56,7 @@ def healthy_slices(folder: Path, definition: Preprocessing) -> tuple[torch.Tenso
 
 
 def _reformatted(paths: list[Path], step: float) -> Iterator[npt.NDArray[Any]]:
-    """Coronal and sagittal pictures with square pixels, the head up; `paths` from the neck to the vertex."""
+    """Coronal and sagittal pictures with square pixels, head up; `paths` from the neck to the vertex."""
     first = dcmread(paths[0], stop_before_pixels=True)
     down, across = (float(value) for value in first.PixelSpacing)
     stack = np.stack([dcmread(path).pixel_array for path in reversed(paths)])
@@ -66,7 +66,7 @@ def _reformatted(paths: list[Path], step: float) -> Iterator[npt.NDArray[Any]]:
         for index in range(0, stack.shape[axis], max(1, round(_STEP_MM / spacing))):
             picture = stack.take(index, axis=axis)
             if (picture > 25).mean() < _LEAST_HEAD:
-                continue  # noise or the skin alone, blown up by the crop
+                continue  # only noise or skin, which the crop would enlarge
             plane = Image.fromarray(picture)
             size = round(plane.width * width / step), plane.height
             yield np.asarray(plane.resize(size, Image.Resampling.BILINEAR))

@@ -1,4 +1,4 @@
-"""Find image files and read their pixels as one grey channel; the only place that decodes PNG and JPEG."""
+"""Find image files and read their pixels as one grey channel; only this module decodes PNG and JPEG."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pydicom.pixels import pixel_array
 PictureArray = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
-MAXIMUM_PIXELS = 16_777_216  # as many as a bundle accepts (docs/bundle.md); more is a decompression bomb
+MAXIMUM_PIXELS = 16_777_216  # what a bundle accepts (docs/bundle.md); more is a decompression bomb
 
 
 class UnreadableImage(Exception):
-    """One image cannot be used; `reason` is a stable word, `detail` a sentence without names or UIDs."""
+    """An image cannot be used; `reason` is a stable word, `detail` a sentence without names or UIDs."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)  # both, so that it survives the way back from a child process
+        super().__init__(reason, detail)  # both, so that it can be unpickled from a child process
         self.reason = reason
         self.detail = detail
 
@@ -39,27 +39,27 @@ class Picture:
     format: str
 
 
-def find_files(folder: Path, leave_out: Path | None = None) -> Iterator[str]:
-    """Paths of all files under the folder, relative and with `/`; links are followed once, `leave_out` is not."""
+def find_files(folder: Path, exclude: Path | None = None) -> Iterator[str]:
+    """Paths of all files under the folder, relative and with `/`; links are followed once, `exclude` is skipped."""
     seen: set[str] = set()
-    for where, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(f for f in folders if leave_out is None or Path(where, f).resolve() != leave_out)
-        real = os.path.realpath(where)
-        if real in seen:  # a link that leads back up
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(f for f in folders if exclude is None or Path(parent, f).resolve() != exclude)
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a folder above
             folders.clear()
             continue
         seen.add(real)
         for name in sorted(names):
-            yield Path(where, name).relative_to(folder).as_posix()
+            yield Path(parent, name).relative_to(folder).as_posix()
 
 
 def is_picture_name(path: str) -> bool:
-    """True where the file's name says PNG or JPEG."""
+    """Whether the file name has the suffix of PNG or JPEG."""
     return Path(path).suffix.lower() in PICTURE_SUFFIXES
 
 
 def is_dicom_file(path: Path) -> bool:
-    """True for a file with the DICOM preamble (PS3.10 7.1)."""
+    """Whether the file has the DICOM preamble (PS3.10 7.1)."""
     try:
         with path.open("rb") as stream:
             return stream.read(132)[128:] == b"DICM"
@@ -68,29 +68,29 @@ def is_dicom_file(path: Path) -> bool:
 
 
 def read_picture(path: Path) -> Picture:
-    """One grey channel of a PNG or JPEG, turned as its EXIF says.
+    """Read a PNG or JPEG as one grey channel, oriented by its EXIF.
 
-    Grey of 16 bit stays 16 bit; a colour is weighed as ITU-R 601 does, which leaves R=G=B unchanged; what is
-    transparent becomes black, as the background of an MR image is. A PNG of 16 bit a colour is read as 8 bit.
+    16-bit grey stays 16 bit. Colours are weighted by ITU-R 601, which leaves R=G=B unchanged; transparent pixels become
+    black, like the background of an MR image. A PNG with 16 bits per colour is read as 8 bit.
     Raises UnreadableImage.
     """
     if path.stat().st_size == 0:
         raise UnreadableImage("empty-file", "the file has no bytes")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of bombs and odd EXIF; size and pixels are judged below
+            warnings.simplefilter("ignore")  # Pillow warns of bombs and unusual EXIF; size and pixels are checked below
             with Image.open(path, formats=("PNG", "JPEG")) as image:
                 return _decode(image)
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImage("not-an-image", "the content is no whole PNG or JPEG") from None
+        raise UnreadableImage("not-an-image", "the content is not a complete PNG or JPEG") from None
     except Image.DecompressionBombError:
         raise UnreadableImage("too-large", f"more than {MAXIMUM_PIXELS} pixels") from None
     except MemoryError:
         raise
-    except Exception as error:  # the boundary to a decoder: on broken bytes Pillow raises nearly every class
-        raise UnreadableImage("not-decodable", f"broken or truncated ({type(error).__name__})") from None
+    except Exception as error:  # the boundary to a decoder: on damaged bytes Pillow raises almost any class
+        raise UnreadableImage("not-decodable", f"damaged or truncated ({type(error).__name__})") from None
 
 
 def _decode(image: Image.Image) -> Picture:
@@ -98,7 +98,7 @@ def _decode(image: Image.Image) -> Picture:
         raise UnreadableImage("too-large", f"{image.width} x {image.height} pixels")
     mode, kind = image.mode, image.format or ""
     upright = ImageOps.exif_transpose(image)
-    if mode.startswith("I"):  # 16-bit grey; `I` is how some Pillow releases open it
+    if mode.startswith("I"):  # 16-bit grey, which some releases of Pillow open as `I`
         return Picture(np.asarray(upright).astype(np.uint16), mode, kind)
     if mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
         colours = upright.convert("RGBA")
@@ -109,7 +109,7 @@ def _decode(image: Image.Image) -> Picture:
 
 
 def read_dicom_frame(path: Path) -> Picture:
-    """The middle frame of a DICOM image as grey 0-65535, low values dark; for looking at, not for training.
+    """Read the middle frame of a DICOM image as grey 0-65535, low values dark; for display, not for training.
 
     Raises UnreadableImage.
     """
@@ -118,7 +118,7 @@ def read_dicom_frame(path: Path) -> Picture:
         frames = int(ds.get("NumberOfFrames") or 1)
         grey = pixel_array(ds, index=frames // 2).astype(np.float32)
     except Exception as error:  # the boundary to the codecs
-        raise UnreadableImage("not-decodable", f"no pixels that can be read ({type(error).__name__})") from None
+        raise UnreadableImage("not-decodable", f"its pixels cannot be decoded ({type(error).__name__})") from None
     if grey.ndim == 3:
         grey = grey.mean(axis=2)
     if ds.get("PhotometricInterpretation") == "MONOCHROME1":

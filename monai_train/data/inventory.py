@@ -1,4 +1,4 @@
-"""What lies in a folder: its images, what is said of each, and the files that are none."""
+"""The inventory of a folder: its images with their labels and groups, and the files that are no images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT_SALT = "monai-train"
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
-    """One image: where it is and what is said of it. `row` is what the user's files say, None where nothing."""
+    """One image and its label. `row` is the merged rows of the user's files that name it, None without any."""
 
     source: str  # relative to the source folder
     is_dicom: bool
@@ -33,18 +33,18 @@ class SourceImage:
 
     @property
     def patient_group(self) -> str:
-        """The user's group, else the DICOM patient, else ""."""
+        """The user's group, otherwise the DICOM patient, otherwise ""."""
         return (self.row.patient_group if self.row else "") or self.patient
 
     @property
     def picture_group(self) -> str:
-        """The user's picture group, else ""."""
+        """The user's picture group, otherwise ""."""
         return self.row.picture_group if self.row else ""
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedFile:
-    """One file not taken, and why."""
+    """A file that was not accepted, and the reason."""
 
     source: str
     reason: str
@@ -53,39 +53,39 @@ class RejectedFile:
 
 @dataclass(slots=True)
 class Inventory:
-    """The images of a folder in the order of their paths, and the files that are none."""
+    """The images of a folder in the order of their paths, and the rejected files."""
 
     images: list[SourceImage] = field(default_factory=list)
     rejected: list[RejectedFile] = field(default_factory=list)
 
 
-def reasons(rejected: Iterable[RejectedFile]) -> str:
+def count_reasons(rejected: Iterable[RejectedFile]) -> str:
     """`3 no-label, 1 empty-file`."""
-    counts = Counter(r.reason for r in rejected)
+    counts = Counter(file.reason for file in rejected)
     return ", ".join(f"{n} {reason}" for reason, n in counts.most_common()) or "none found"
 
 
 def take_inventory(
-    source: Path, files: Sequence[LabelFile] = (), salt: str = DEFAULT_SALT, leave_out: Path | None = None
+    source: Path, files: Sequence[LabelFile] = (), salt: str = DEFAULT_SALT, exclude: Path | None = None
 ) -> Inventory:
-    """Every image under `source` with its label: the row of the first file that names it, else its class folder.
+    """List every image under `source` with its label: from the first file that names it, otherwise its class folder.
 
-    DICOM takes no label from folders: those are named after series and patients. Raises StartError: no folder, no
-    files, or files of labels that name none of them.
+    DICOM takes no label from folders, which are named after series and patients. Raises StartError: no folder, no
+    files, or label files that name none of them.
     """
     if not source.is_dir():
         raise StartError("no-source", f"{source} is not a folder")
-    paths = list(find_files(source, leave_out))
+    paths = list(find_files(source, exclude))
     if not paths:
         raise StartError("empty-source", f"{source} holds no files")
-    found = Inventory()
-    usable = {path: kind for path in paths if (kind := _kind(source, path, found))}
+    inventory = Inventory()
+    usable = {path: kind for path in paths if (kind := _kind(source, path, inventory))}
     matches = [file.match(list(usable), source) for file in files]
     for path, kind in usable.items():
         try:
             uids, patient = _identity(source / path, salt) if kind == "dicom" else ((), "")
-        except UnreadableImage as refusal:
-            found.rejected.append(RejectedFile(path, refusal.reason, refusal.detail))
+        except UnreadableImage as error:
+            inventory.rejected.append(RejectedFile(path, error.reason, error.detail))
             continue
         rows = [match[path] for match in matches if path in match]
         rows += [file.by_uid[uid] for file in files for uid in uids if uid in file.by_uid]
@@ -93,17 +93,17 @@ def take_inventory(
         label, split = folder_label(path, source)
         if kind == "dicom":
             label = ""
-        said = row or LabelRow()
-        found.images.append(
-            SourceImage(path, kind == "dicom", said.label or label, said.split or split, label, row, patient)
+        given = row or LabelRow()
+        inventory.images.append(
+            SourceImage(path, kind == "dicom", given.label or label, given.split or split, label, row, patient)
         )
-    if files and found.images and not any(image.row for image in found.images):
+    if files and inventory.images and not any(image.row for image in inventory.images):
         raise StartError("no-row-matches", f"no row of the file of labels or groups names an image under {source}")
-    return found
+    return inventory
 
 
 def list_converted(folder: Path) -> Inventory:
-    """The images of a folder that `convert` wrote, of any class. StartError where its manifest cannot be used."""
+    """List the images of a folder that `convert` wrote, of any class. Raises StartError for an invalid manifest."""
     return Inventory(
         [
             SourceImage(
@@ -120,48 +120,48 @@ def list_converted(folder: Path) -> Inventory:
     )
 
 
-def _kind(source: Path, path: str, found: Inventory) -> str:
+def _kind(source: Path, path: str, inventory: Inventory) -> str:
     """`dicom` or `picture`, or "" for a file that is rejected."""
     if any("\ud800" <= character <= "\udfff" for character in path):
-        found.rejected.append(RejectedFile(path, "bad-file-name", "the file's name is not Unicode"))
+        inventory.rejected.append(RejectedFile(path, "bad-file-name", "the file's name is not Unicode"))
         return ""
     if is_dicom_file(source / path):
         return "dicom"
     if is_picture_name(path):
         return "picture"
-    found.rejected.append(RejectedFile(path, "not-an-image", "neither PNG, JPEG nor DICOM"))
+    inventory.rejected.append(RejectedFile(path, "not-an-image", "neither PNG, JPEG nor DICOM"))
     return ""
 
 
 def _merge(rows: Sequence[LabelRow]) -> LabelRow | None:
-    """One row from several: the first that says something counts."""
+    """Merge rows: of each column, the first value that is not empty."""
     if not rows:
         return None
     extras: dict[str, str] = {}
     for row in rows:
         for column, value in row.extras.items():
             extras[column] = extras.get(column) or value
-    said = {
+    merged = {
         name: next((text for row in rows if (text := getattr(row, name))), "")
         for name in ("label", "split", "patient_group", "picture_group")
     }
-    return LabelRow(**said, extras=extras)
+    return LabelRow(**merged, extras=extras)
 
 
 def _identity(path: Path, salt: str) -> tuple[tuple[str, ...], str]:
     """((SOP instance, series instance UID), salted hash of the patient) of a DICOM image.
 
-    Without a PatientID the study stands for the patient. Raises UnreadableImage.
+    Without a PatientID, the study identifies the patient. Raises UnreadableImage.
     """
     try:
         ds = pydicom.dcmread(path, stop_before_pixels=True)
         size = int(ds.get("Rows") or 0) * int(ds.get("Columns") or 0)
         uids = (str(ds.get("SOPInstanceUID", "")), str(ds.get("SeriesInstanceUID", "")))
-        who = str(ds.get("PatientID") or "").strip() or str(ds.get("StudyInstanceUID", ""))
+        patient = str(ds.get("PatientID") or "").strip() or str(ds.get("StudyInstanceUID", ""))
     except (InvalidDicomError, OSError, ValueError, TypeError, KeyError, AttributeError, EOFError) as error:
         raise UnreadableImage("not-decodable", f"broken DICOM ({type(error).__name__})") from None
     if size == 0:
         raise UnreadableImage("no-pixels", "a DICOM object without an image")
     if size > MAXIMUM_PIXELS:
         raise UnreadableImage("too-large", f"more than {MAXIMUM_PIXELS} pixels")
-    return uids, "patient-" + hashlib.sha256(f"{salt}\x1f{who}".encode()).hexdigest()[:16] if who else ""
+    return uids, "patient-" + hashlib.sha256(f"{salt}\x1f{patient}".encode()).hexdigest()[:16] if patient else ""

@@ -1,4 +1,4 @@
-"""What an image shows and to whom it belongs: class folders, split folders, and the user's CSV or TSV of both."""
+"""The labels: one vocabulary of classes, class and split folders, and the user's CSV or TSV of labels and groups."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
 }
 _UNDERSTOOD = ("path", "series_instance_uid", "sop_instance_uid", "label", "split", "patient_group", "picture_group")
-_MEASURED = ("source", "source_sha256", "rows", "columns")  # convert knows these itself
+_MEASURED = ("source", "source_sha256", "rows", "columns")  # determined by convert
 
 
 def class_name(text: str) -> str:
-    """The class that a folder or a label means: `no_tumor` → notumor, `yes` → tumor, `Glioma_Tumour` → glioma.
+    """Normalise the name of a class: `no_tumor` → notumor, `yes` → tumor, `Glioma_Tumour` → glioma.
 
-    Any other name is kept, in lower case.
+    Any other name is returned in lower case.
     """
     return _ALIASES.get(re.sub(r"[\s_-]+", "", text.lower()), text.strip().lower())
 
 
 def label_index(text: str) -> int:
-    """The index in LABEL_NAMES of what `class_name` reads in a label. StartError for any other class."""
+    """Index in LABEL_NAMES of a label in any spelling that `class_name` knows. Raises StartError for other classes."""
     name = class_name(text)
     if name not in LABEL_NAMES:
         raise StartError("unknown-label", f"label {text!r} is none of {', '.join(LABEL_NAMES)}")
@@ -50,26 +50,26 @@ def label_index(text: str) -> int:
 
 
 def split_name(text: str) -> str:
-    """`train`, `test`, `val` for the names such folders have, "" for any other."""
+    """`train`, `test` or `val` for the usual names of such folders, "" for any other name."""
     return _SPLITS.get(text.strip().lower(), "")
 
 
 def are_in_conflict(labels: set[str]) -> bool:
-    """True where one picture cannot have all these labels; `tumor` leaves open which tumour it is."""
+    """Whether these labels contradict each other; `tumor` is compatible with every kind of tumour."""
     any_tumour = LABEL_NAMES[ANY_TUMOUR]
     return len(labels - {any_tumour}) > 1 or {any_tumour, LABEL_NAMES[NO_TUMOUR]} <= labels
 
 
 def folder_label(path: str, source: Path) -> tuple[str, str]:
-    """(label, split) that the folders above an image say, the source folder itself included; "" where none does."""
+    """(label, split) by the folders above an image, the source folder included; "" if no folder names it."""
     above = (source.name, *PurePosixPath(path).parts[:-1])
-    split = next((s for s in map(split_name, reversed(above)) if s), "")
+    split = next((name for name in map(split_name, reversed(above)) if name), "")
     return ("" if split_name(above[-1]) else class_name(above[-1])), split
 
 
 @dataclass(frozen=True, slots=True)
 class LabelRow:
-    """What the user's file says of one image or series; "" where it says nothing."""
+    """A row of the user's file on one image or series; "" where it has no value."""
 
     label: str = ""
     split: str = ""
@@ -88,36 +88,36 @@ class LabelFile:
     extra_columns: tuple[str, ...]
 
     def match(self, paths: Sequence[str], source: Path) -> dict[str, LabelRow]:
-        """The rows that name these paths (relative to `source`).
+        """Find the rows that name these paths (relative to `source`).
 
         The file's paths may be relative to `source`, to a folder above it (`cheng/…` where source is …/cheng) or to
-        the file's own folder inside it: the reading that finds most images counts.
-        Raises StartError where two readings find equally many different rows.
+        the file's own folder inside it: the base that matches most images is used.
+        Raises StartError if two bases match equally many.
         """
         top = source.resolve()
         above = ["/".join(top.parts[-k:]) + "/" for k in range(1, len(top.parts))]
-        readings = [[prefix + path for path in paths] for prefix in ("", *above)]
+        candidates = [[prefix + path for path in paths] for prefix in ("", *above)]
         if self.folder != top and self.folder.is_relative_to(top):
             own = self.folder.relative_to(top).as_posix() + "/"
-            readings.append([path.removeprefix(own) if path.startswith(own) else "" for path in paths])
-        found = [
+            candidates.append([path.removeprefix(own) if path.startswith(own) else "" for path in paths])
+        matches = [
             {
-                p: self.by_path[key]
-                for p, read in zip(paths, reading, strict=True)
-                if (key := _plain(read)) in self.by_path
+                path: self.by_path[key]
+                for path, name in zip(paths, names, strict=True)
+                if (key := _normalised_path(name)) in self.by_path
             }
-            for reading in readings
+            for names in candidates
         ]
-        found.sort(key=len, reverse=True)
-        if len(found) > 1 and found[0] and len(found[0]) == len(found[1]):
-            raise StartError("ambiguous-paths", "the groups file's paths can be read relative to two folders")
-        return found[0]
+        matches.sort(key=len, reverse=True)
+        if len(matches) > 1 and matches[0] and len(matches[0]) == len(matches[1]):
+            raise StartError("ambiguous-paths", "the paths of the groups file match relative to two folders")
+        return matches[0]
 
 
 def read_label_file(path: Path) -> LabelFile:
     """Read a CSV or TSV with `path`, `series_instance_uid` or `sop_instance_uid`, and `label` or `patient_group`.
 
-    Raises StartError: missing, not a table, columns unknown, or one image named twice with different content.
+    Raises StartError: missing, not a table, unknown columns, or an image in two rows that differ.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -128,7 +128,7 @@ def read_label_file(path: Path) -> LabelFile:
     try:
         columns, rows = _table(text)
     except csv.Error as error:
-        raise StartError("labels-unreadable", f"{path} is no table: {error}") from None
+        raise StartError("labels-unreadable", f"{path} is not a table: {error}") from None
     keys = [c for c in ("path", "sop_instance_uid", "series_instance_uid") if c in columns]
     if not keys or not {"label", "patient_group"} & set(columns):
         raise StartError(
@@ -140,13 +140,13 @@ def read_label_file(path: Path) -> LabelFile:
     by_path: dict[str, LabelRow] = {}
     by_uid: dict[str, LabelRow] = {}
     for number, values in enumerate(rows, start=2):
-        key = next((key for key in keys if values[key].strip()), None)  # a row of one image also names its series
+        key = next((key for key in keys if values[key].strip()), None)  # a row on one image also names its series
         if key is None:
             continue
-        name = _plain(values[key])
+        name = _normalised_path(values[key])
         row = _label_row(values, extras)
         if (by_path if key == "path" else by_uid).setdefault(name, row) != row:
-            raise StartError("labels-contradict", f"{path} row {number} names an image again and says another thing")
+            raise StartError("labels-contradict", f"{path} row {number} names an image again, with other values")
     return LabelFile(path.resolve().parent, by_path, by_uid, extras)
 
 
@@ -170,6 +170,6 @@ def _label_row(values: Mapping[str, str], extras: tuple[str, ...]) -> LabelRow:
     )
 
 
-def _plain(path: str) -> str:
-    """One spelling a path: `/` between parts, no leading `./`, composed Unicode (macOS decomposes file names)."""
+def _normalised_path(path: str) -> str:
+    """The path with `/` between its parts, no leading `./`, in composed Unicode (macOS decomposes file names)."""
     return unicodedata.normalize("NFC", path.strip().replace("\\", "/")).removeprefix("./")

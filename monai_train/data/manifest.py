@@ -1,6 +1,6 @@
-"""manifest.csv of a converted folder: its pictures, what each shows and to whom it belongs.
+"""manifest.csv of a converted folder: its pictures with their labels and groups.
 
-`convert` writes it; a person may write one, too. Required are the columns of REQUIRED_COLUMNS. `dataset` defaults to
+`convert` writes it; it may also be written by hand. Required are the columns of REQUIRED_COLUMNS. `dataset` defaults to
 the first folder of `source`, and that to the converted folder's name; `split`, `tumour_box_xywh` and `label_conflict`
 may be missing or empty.
 """
@@ -28,7 +28,7 @@ _NEVER_EMPTY = ("path", *GROUP_COLUMNS)  # an empty group would join every pictu
 class ManifestRow:
     """One picture of the manifest; `box` is the tumour's x centre, y centre, width, height as fractions, or None.
 
-    `split` is the part that the data set's own authors gave it ("" where they gave none); no split of ours uses it.
+    `split` is the part by the authors of the data set ("" if they published none); no split of ours uses it.
     """
 
     path: str
@@ -46,7 +46,7 @@ class ManifestRow:
 
 @dataclass(frozen=True, slots=True)
 class ManifestLine:
-    """The text of one line by column; `where` names file and line for an error."""
+    """The text of a line by column; `where` names file and line for an error."""
 
     where: str
     values: Mapping[str, str]
@@ -59,14 +59,14 @@ class ManifestLine:
         return int(text)
 
     def label(self) -> int:
-        """The label's index. Raises StartError for a class that is not known."""
+        """The label's index. Raises StartError for an unknown class."""
         try:
             return label_index(self.values["label"])
         except StartError as error:
             raise StartError(error.reason, f"{self.where}: {error.detail}") from None
 
     def box(self) -> tuple[float, float, float, float] | None:
-        """The tumour's box, None unless there are four numbers. Raises StartError for what is no number."""
+        """The tumour's box, None unless there are four numbers. Raises StartError for a value that is not a number."""
         text = self.values.get("tumour_box_xywh", "")
         try:
             numbers = [float(number) for number in text.split()]
@@ -77,18 +77,18 @@ class ManifestLine:
         return (numbers[0], numbers[1], numbers[2], numbers[3]) if len(numbers) == 4 else None
 
     def dataset(self, default: str) -> str:
-        """The data set: its column, else the first folder of `source`, else the default."""
+        """The data set: its column, otherwise the first folder of `source`, otherwise the default."""
         folders = PurePosixPath(self.values.get("source", "")).parts[:-1]
         return self.values.get("dataset") or (folders[0] if folders else default)
 
 
 def manifest_path(folder: Path) -> Path:
-    """The manifest of a converted folder, or the manifest itself where that is given."""
+    """The manifest of a converted folder, or the path itself if it is a manifest."""
     return folder if folder.suffix == ".csv" else folder / "manifest.csv"
 
 
 def read_lines(folder: Path, required: Sequence[str] = REQUIRED_COLUMNS) -> list[ManifestLine]:
-    """The lines of FOLDER/manifest.csv (or of the manifest that is named), in its order.
+    """Read the lines of FOLDER/manifest.csv (or of the manifest itself), in order.
 
     Raises StartError: no manifest, not a table, a missing column, no lines, a line with too many values or with an
     empty path or group.
@@ -118,9 +118,9 @@ def read_lines(folder: Path, required: Sequence[str] = REQUIRED_COLUMNS) -> list
 
 
 def read_manifest(folder: Path) -> tuple[ManifestRow, ...]:
-    """The rows of FOLDER/manifest.csv (or of the manifest that is named), in its order.
+    """Read the rows of FOLDER/manifest.csv (or of the manifest itself), in order.
 
-    Raises StartError as `read_lines`, and naming the line of an unknown label or a value that is not a number.
+    Raises StartError as `read_lines` does, and for an unknown label or a value that is not a number, with its line.
     """
     default = manifest_path(folder).resolve().parent.name
     return tuple(
@@ -142,13 +142,13 @@ def read_manifest(folder: Path) -> tuple[ManifestRow, ...]:
 
 
 def data_sha256(rows: Iterable[ManifestRow]) -> str:
-    """Identifies the pictures and their labels, wherever they lie: 64 hex digits."""
+    """SHA-256 that identifies the pictures and their labels, wherever they are stored."""
     lines = sorted(f"{row.source_sha256} {row.label}" for row in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def deduplicate(rows: Sequence[ManifestRow], chosen: Iterable[int]) -> list[int]:
-    """The largest copy of every chosen picture, without those whose labels conflict: what an honest figure counts."""
+    """The largest copy of every chosen picture, without pictures whose labels conflict: what figures are based on."""
     best: dict[str, int] = {}
     for i in chosen:
         row = rows[i]

@@ -13,36 +13,36 @@ from monai_train.data.manifest import ManifestRow
 
 
 class Groups:
-    """Equivalence classes of the numbers 0 … n-1; `join` makes two one."""
+    """Equivalence classes of the numbers 0 … n-1 (union-find)."""
 
     def __init__(self, n: int) -> None:
         self._parent = list(range(n))
 
     def find(self, item: int) -> int:
-        """The number that stands for the item's group."""
+        """The number that represents the item's group."""
         while self._parent[item] != item:
             self._parent[item] = self._parent[self._parent[item]]
             item = self._parent[item]
         return item
 
     def join(self, a: int, b: int) -> None:
-        """Put both items' groups together; the smaller number stands for them."""
+        """Merge the groups of both items; the smaller number represents them."""
         first, second = sorted((self.find(a), self.find(b)))
         self._parent[second] = first
 
     def members(self) -> list[list[int]]:
         """Every group as a sorted list, in the order of the first members."""
-        found: dict[int, list[int]] = {}
+        groups: dict[int, list[int]] = {}
         for item in range(len(self._parent)):
-            found.setdefault(self.find(item), []).append(item)
-        return list(found.values())
+            groups.setdefault(self.find(item), []).append(item)
+        return list(groups.values())
 
 
 def name_groups(tokens: Sequence[Sequence[str]]) -> list[str]:
-    """One group name an item: items that share a token are one group, and so are those linked over others.
+    """Name the group of each item: items that share a token, directly or over others, are of one group.
 
-    An item's tokens go from the most trusted (a name the user gave) to the least (a hash of pixels); the group takes
-    the smallest of the most trusted tokens its members have. "" says nothing. Every item needs one token that does.
+    An item's tokens are ordered from the most trusted (a name by the user) to the least (a hash of pixels); a group is
+    named by the smallest of its members' most trusted tokens. "" is no token; every item needs at least one.
     """
     groups = Groups(len(tokens))
     first_with: dict[str, int] = {}
@@ -63,7 +63,7 @@ def _best(tokens: Iterable[Sequence[str]]) -> str:
 
 
 class SplitRole(StrEnum):
-    """What a picture is for. OVERLAP belongs to an external set but shows a patient whom training knows."""
+    """What a picture is used for. OVERLAP is a picture of an external set whose patient is in training."""
 
     TRAIN = "train"
     VALIDATION = "validation"
@@ -73,14 +73,14 @@ class SplitRole(StrEnum):
 
 
 def _share(group: str) -> float:
-    """A fixed number in [0, 1) for each patient group: the same on every machine and whatever else is in the data."""
+    """A fixed number in [0, 1) per patient group, on every machine and regardless of the other data."""
     return int(hashlib.sha256(f"split:{group}".encode()).hexdigest()[:8], 16) / 16**8
 
 
 def split_roles(
     rows: Sequence[ManifestRow], external: Sequence[str], test_share: float, validation_share: float
 ) -> tuple[SplitRole, ...]:
-    """The role of every row. A patient group is never on two sides: its share alone decides."""
+    """The role of every row. Only a patient group's share decides, so it is never on two sides."""
     known: set[str] = set()
     roles: list[SplitRole] = []
     for row in rows:
@@ -99,6 +99,6 @@ def split_roles(
 
 
 def split_sha256(rows: Sequence[ManifestRow], roles: Sequence[SplitRole]) -> str:
-    """Identifies a split: which source files have which role."""
+    """SHA-256 that identifies a split: which source files have which role."""
     lines = sorted(f"{row.source_sha256} {role}" for row, role in zip(rows, roles, strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The same work on many files: on every processor, in order, with a progress bar."""
+"""Map a function over many files: on every processor, in order, with a progress bar."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 Item = TypeVar("Item")
-Outcome = TypeVar("Outcome")
+Value = TypeVar("Value")
 
-_WORTH_A_PROCESS = 64  # fewer files are done before another process has started
+_FILES_PER_PROCESS = 64  # fewer files take less time than starting a process
 
 
 def progress_bar() -> Progress:
-    """A bar on standard error, so that standard output stays a table or JSON."""
+    """A progress bar on standard error, so that standard output stays a table or JSON."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True))
 
 
-def map_files(work: Callable[[Item], Outcome], items: Sequence[Item], title: str) -> Iterator[Outcome]:
-    """`work` of every item, in order. Raises BrokenProcessPool where a process was killed."""
-    processes = min(os.cpu_count() or 1, len(items) // _WORTH_A_PROCESS)
+def map_files(work: Callable[[Item], Value], items: Sequence[Item], title: str) -> Iterator[Value]:
+    """Apply `work` to every item, in order. Raises BrokenProcessPool if a process was killed."""
+    processes = min(os.cpu_count() or 1, len(items) // _FILES_PER_PROCESS)
     with progress_bar() as progress:
         if processes < 2:
             yield from progress.track(map(work, items), len(items), description=title)
@@ -38,7 +38,7 @@ def map_files(work: Callable[[Item], Outcome], items: Sequence[Item], title: str
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed takes its processes along; else they would wait for work for ever."""
+    """End this process when its parent is killed; otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()

@@ -1,4 +1,4 @@
-"""A picture as a DICOM Secondary Capture (PS3.3 A.8.1): the same picture gives the same bytes."""
+"""Encode a picture as DICOM Secondary Capture (PS3.3 A.8.1); the same picture gives the same bytes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from monai_train.data.images import Picture
 from worker.dicom.standard import derive_uid
 
 
-def secondary_capture(picture: Picture, source_sha256: str, source_path: str, source_bytes: int) -> bytes:
+def encode_secondary_capture(picture: Picture, source_sha256: str, source_path: str, source_bytes: int) -> bytes:
     """The bytes of a DICOM file, modality MR, MONOCHROME2, 8 or 16 bit.
 
-    A picture is a patient, a study and a series of its own: a folder of pictures does not say which were one scan.
-    Label and groups stand in the manifest only, so a corrected label changes no DICOM file. Dates are empty, for none
-    is known.
+    Every picture gets a patient, a study and a series of its own, as a folder does not say which pictures are of one
+    scan. Label and groups are in the manifest only, so that a corrected label changes no DICOM file. Dates are unknown
+    and left empty.
     """
     pixels = picture.pixels
     bits = pixels.dtype.itemsize * 8
@@ -44,7 +44,7 @@ def secondary_capture(picture: Picture, source_sha256: str, source_path: str, so
     ds.BitsAllocated = ds.BitsStored = bits
     ds.HighBit = bits - 1
     ds.PixelRepresentation = 0
-    if picture.format == "JPEG":  # PS3.3 C.7.6.1.1.5: once lossy, always said
+    if picture.format == "JPEG":  # PS3.3 C.7.6.1.1.5: lossy compression stays recorded after decoding
         ds.LossyImageCompression = "01"
         ds.LossyImageCompressionRatio = f"{max(1.0, pixels.nbytes / source_bytes):.2f}"
         ds.LossyImageCompressionMethod = "ISO_10918_1"
@@ -53,7 +53,7 @@ def secondary_capture(picture: Picture, source_sha256: str, source_path: str, so
     ds["PixelData"].VR = "OW" if bits == 16 else "OB"
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    # Named here, so that another pydicom release writes the same bytes.
+    # Set here, so that every release of pydicom writes the same bytes.
     ds.file_meta.ImplementationClassUID = derive_uid("implementation", "monai-train convert")
     ds.file_meta.ImplementationVersionName = "MONAI_TRAIN_1"
     stream = io.BytesIO()

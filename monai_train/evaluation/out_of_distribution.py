@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from monai_train.data.images import Picture
 from monai_train.data.labels import NO_TUMOUR
 from monai_train.data.manifest import ManifestRow
-from monai_train.data.secondary_capture import secondary_capture
+from monai_train.data.secondary_capture import encode_secondary_capture
 from monai_train.evaluation.evaluate import examine_bundle
 from monai_train.evaluation.metrics import UNREADABLE, BoolArray, Predictions
 from worker.errors import NotAssessable, StartError
@@ -158,7 +158,7 @@ def write_synthetic_images(folder: Path, seed: int = 0) -> list[ManifestRow]:
         for index in range(_EACH):
             pixels = make(generator)
             name = f"{kind.replace(' ', '-')}-{index}.dcm"
-            content = secondary_capture(Picture(pixels, "L", "PNG"), name, name, pixels.nbytes)
+            content = encode_secondary_capture(Picture(pixels, "L", "PNG"), name, name, pixels.nbytes)
             (folder / name).write_bytes(content)
             rows.append(row_without_truth(name, kind))
     return rows

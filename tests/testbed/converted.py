@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from monai_train.data.images import Picture
 from monai_train.data.labels import CLASS_NAMES
-from monai_train.data.secondary_capture import secondary_capture
+from monai_train.data.secondary_capture import encode_secondary_capture
 
 COLUMNS = (
     "path",
@@ -77,7 +77,7 @@ def _picture(
     source = f"{dataset}/{said}/{name}.png"
     path = folder / "images" / f"{name}.dcm"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(secondary_capture(Picture(pixels, "L", "PNG"), sha256, source, pixels.nbytes))
+    path.write_bytes(encode_secondary_capture(Picture(pixels, "L", "PNG"), sha256, source, pixels.nbytes))
     values = (
         path.relative_to(folder).as_posix(), said, "", group, name, source, sha256, str(SIZE), str(SIZE), dataset, "",
         box_of(label) if said == label else "",

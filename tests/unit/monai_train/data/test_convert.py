@@ -114,7 +114,7 @@ def test_interrupted_run_leaves_no_manifest_and_the_next_one_completes(
     def stop(*_: object) -> bytes:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("monai_train.data.convert.secondary_capture", stop)
+    monkeypatch.setattr("monai_train.data.convert.encode_secondary_capture", stop)
     with pytest.raises(KeyboardInterrupt):
         convert(src, out)
     assert not (out / "manifest.csv").exists()
@@ -227,7 +227,7 @@ def test_patient_groups_that_share_a_picture_become_one(tmp_path: Path) -> None:
     groups.write_text("path,patient_group\nno/a.png,G1\nno/b.png,G2\nno/c.png,G2\n")
     done = convert(tmp_path / "src", tmp_path / "out", groups=groups)
     assert {row["patient_group"] for row in rows(tmp_path / "out" / "manifest.csv")} == {"G1"}
-    assert done.joined_groups == 1
+    assert done.merged_groups == 1
 
 
 def test_audit_groups_the_mirrored_picture(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_what_cannot_start_says_why(src: Path, tmp_path: Path) -> None:
     file.touch()
     assert "is not a folder" in refuse(str(tmp_path / "absent"), out)
     assert "holds no files" in refuse(str(empty), out)
-    assert "no image that can be taken: 1 not-an-image" in refuse(str(text), out)
+    assert "no image that can be converted: 1 not-an-image" in refuse(str(text), out)
     assert "must not be SRC" in refuse(str(src), str(src))
     assert "cannot read" in refuse(str(src), out, "--groups", str(tmp_path / "none.csv"))
     assert "it has: file, class" in refuse(str(src), out, "--groups", str(columns))

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from monai_train.data import duplicates
-from monai_train.data.duplicates import TRANSFORMS, Fingerprint, find_duplicates, fingerprint, fingerprints
+from monai_train.data.duplicates import TRANSFORMS, Fingerprint, find_duplicates, fingerprint, fingerprint_files
 from monai_train.data.patients import Groups
 
 Grey = npt.NDArray[np.uint8]
@@ -127,7 +127,7 @@ def test_no_images_and_one_image_have_no_pairs(tmp_path: Path) -> None:
 
 def test_unreadable_file_comes_back_as_its_refusal(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"nothing")
-    [one] = fingerprints([tmp_path / "a.png"])
+    [one] = fingerprint_files([tmp_path / "a.png"])
     assert not isinstance(one, Fingerprint)
     assert one.reason == "not-an-image"
 

@@ -140,7 +140,7 @@ def test_files_are_found_in_order_through_links_once_and_without_the_output(tmp_
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
-    assert list(find_files(tmp_path, leave_out=(tmp_path / "out").resolve())) == ["a/1.png", "a/ü ñ.png", "b/2.png"]
+    assert list(find_files(tmp_path, exclude=(tmp_path / "out").resolve())) == ["a/1.png", "a/ü ñ.png", "b/2.png"]
 
 
 def test_dicom_is_known_by_its_preamble(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_what_cannot_be_audited_says_why(src: Path, tmp_path: Path) -> None:
     table.write_text("path,patient_group\n")
     for arguments, words in [
         ([tmp_path / "absent"], "is not a folder"),
-        ([tmp_path / "text"], "no image that can be read: 1 not-an-image"),
+        ([tmp_path / "text"], "holds no readable image: 1 not-an-image"),
         ([tmp_path / "out", "--groups", table], "give --groups to convert"),
         ([src, "--groups", table], "no row"),
         ([src, "--json", tmp_path / "absent" / "a.json"], "cannot write"),
