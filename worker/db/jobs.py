@@ -82,12 +82,13 @@ def adopt_jobs(session: Session, lost: Collection[int], model_id: int, now: date
         .with_for_update(skip_locked=True)
     ).all()
     for job in waiting:
-        job.lease_owner = job.lease_until = None
         same = (JobRow.series_id == job.series_id, JobRow.input_sha256 == job.input_sha256)
-        if not job.shadow and session.scalar(select(JobRow.id).where(JobRow.model_id == model_id, *same)) is None:
-            job.model_id, job.state = model_id, JobState.PENDING
-        else:
+        has_job = session.scalar(select(JobRow.id).where(JobRow.model_id == model_id, *same)) is not None
+        job.lease_owner = job.lease_until = None  # together with the state, as the table requires
+        if job.shadow or has_job:
             job.state, job.reason, job.finished_at = JobState.SUPERSEDED, "model-replaced", now
+        else:
+            job.model_id, job.state = model_id, JobState.PENDING
         session.flush()
     return len(waiting)
 

@@ -16,12 +16,10 @@ from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.jobs import claim_job, end_job
 from worker.db.models import CONFIGURATION, NoSuchModel, NotPossible
-from worker.db.readings import NewReading, add_reading
 from worker.db.results import add_result, add_shadow_result
-from worker.db.tables import JobRow, JobState, ModelChoiceRow, ModelState, SeriesRow, ShadowResultRow
-from worker.db.views.model_comparison import AgainstReaders, ConfusionCell, compare_models
+from worker.db.tables import JobRow, JobState, ModelChoiceRow, ModelState, SeriesRow
 from worker.receive.settle import settle_series
-from worker.results import ResultStatus, SeriesResult
+from worker.results import SeriesResult
 from worker.service.roles import configure_model
 
 ONE = MODEL
@@ -216,41 +214,6 @@ def test_without_an_active_model_a_series_waits(database: Database) -> None:
     settle_series(database, Settings(), later(102))
     with database.read() as session:
         assert session.scalars(select(SeriesRow)).one().state == "queued"
-
-
-def test_models_are_compared_on_the_input_sets_that_both_saw(three: Database) -> None:
-    two = _id(three, "test-model", "2.0")
-    _receive(three, "z")
-    settle_series(three, Settings(), later(50))  # seen by the first alone
-    _classify(three, 1, classified())
-    _do(three, models.shadow_model, two, "ada", later(60))
-    _receive(three, "a", "b", "c", "d")
-    settle_series(three, Settings(), later(100))
-    none = replace(classified(), label="notumor")
-    unsure = replace(
-        classified(), status=ResultStatus.NOT_ASSESSED, label=None, probability=None, reason="too-uncertain"
-    )
-    _classify(three, 1, classified(), classified(), none, classified())
-    _classify(three, two, classified(), none, none, unsure, shadow=True)
-    with three.write() as session:
-        for series_id, label in ((2, "glioma"), (3, "notumor"), (5, "glioma"), (4, "other")):
-            add_reading(session, series_id, NewReading(label, "reader", "", (), None, 0), later(300))
-        add_reading(session, 3, NewReading("glioma", "reader", "", (), None, 1), later(301))
-    with three.read() as session:
-        rows = {one.id: one for one in models.all_models(session)}
-        found = compare_models(session, rows[1], rows[two])
-        assert session.scalars(select(ShadowResultRow)).all()
-    assert (found.n, found.classified_by_both, found.agree, found.agreement) == (4, 3, 2, 2 / 3)
-    assert (found.first_not_assessed, found.second_not_assessed) == (0, 1)
-    assert found.confusion == (
-        ConfusionCell("glioma", "glioma", 1),
-        ConfusionCell("glioma", "not-assessed", 1),
-        ConfusionCell("glioma", "notumor", 1),
-        ConfusionCell("notumor", "notumor", 1),
-    )
-    assert found.read == 3
-    assert found.first_against_readers == AgainstReaders(3, 0, 0)
-    assert found.second_against_readers == AgainstReaders(1, 1, 1)
 
 
 def test_two_people_who_choose_at_once_leave_one_model_active(three: Database) -> None:

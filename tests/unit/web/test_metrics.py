@@ -2,30 +2,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import event
 
 from tests.testbed.filled import served
-from tests.testbed.instances import later, new_instance
+from tests.testbed.instances import later
 from tests.testbed.waiting import patience
-from tests.unit.web.conftest import fill
 from worker.config.settings import Settings
-from worker.db import processes, tokens
-from worker.db.deliveries import claim_deliveries, end_delivery
+from worker.db import tokens
 from worker.db.engine import Database
-from worker.db.instances import add_instance
-from worker.db.migrate import migrate
-from worker.db.tables import Commitment, DeliveryState, TokenRole
-from worker.db.views import totals
-from worker.db.views.totals import RunningTotals
-from worker.process import ProcessRole
+from worker.db.tables import TokenRole
 from worker.results import ModelIdentity
 from worker.web.app import create_app
 from worker.web.metrics import _bounded
@@ -116,63 +106,6 @@ def test_open_metrics_are_given_to_who_asks(client: httpx.Client) -> None:
     answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")
-
-
-def test_what_has_ended_is_the_rest(database: Database) -> None:
-    fill(database)
-    with database.write() as session:
-        processes.beat(session, "elsewhere:1", ProcessRole.INFER, later(0), later(0))
-        [(delivery, _)] = claim_deliveries(session, "pacs", "me", later(10), later(20) - later(10))
-        arrived: dict[str, Any] = {"state": DeliveryState.DELIVERED, "commitment": Commitment.DUE}
-        end_delivery(session, delivery.id, "me", arrived)
-    with database.read() as session:
-        found = RunningTotals().read(session)
-    assert found.deliveries["pacs"].states == {"pending": 0, "sending": 0, "failed": 0, "delivered": 1}
-    assert found.deliveries["pacs"].commitments == {"due": 1, "requested": 0}
-    assert found.deliveries["pacs"].oldest is None
-    assert found.jobs == {"pending": 0, "running": 0, "parked": 1, "superseded": 0, "done": 1}
-
-
-def test_rows_are_counted_once_however_often_it_is_asked(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(totals, "_NEWEST", 2)
-    running = RunningTotals()
-    for number in range(1, 14):
-        with database.write() as session:
-            add_instance(session, new_instance(number), later(number))
-        if number % 3 == 1:
-            with database.read() as session:
-                assert running.read(session).instances_received == number
-
-
-@pytest.fixture
-def asked(tmp_path: Path) -> Iterator[tuple[Database, list[tuple[str, Any]]]]:
-    """A database that is filled, and every statement that it is asked."""
-    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
-    fill(database)
-    statements: list[tuple[str, Any]] = []
-
-    @event.listens_for(database.engine, "before_cursor_execute")
-    def keep(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_others: Any) -> None:
-        statements.append((statement, parameters))
-
-    yield database, statements
-    database.close()
-
-
-def test_a_scrape_walks_no_table(asked: tuple[Database, list[tuple[str, Any]]]) -> None:
-    """But that of models, of which there are a few; so it takes as long with a million series."""
-    database, statements = asked
-    with database.read() as session:
-        RunningTotals().read(session)
-        plans = [
-            row.detail
-            for statement, parameters in [one for one in statements if one[0].startswith("SELECT")]
-            for row in session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-        ]
-    assert [one for one in plans if "SCAN" in one and one != "SCAN model"] == []
-    assert any("ix_series_status_reason" in one for one in plans)
-    assert any("ix_delivery_destination_commitment" in one for one in plans)
 
 
 def test_a_database_that_is_away_is_told_and_the_disk_still_is(tmp_path: Path) -> None:

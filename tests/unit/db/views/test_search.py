@@ -3,65 +3,33 @@ from __future__ import annotations
 import csv
 import io
 import json
-from datetime import date, timedelta
+from datetime import date
 
 import pytest
 from sqlalchemy import event
 
-from tests.testbed.instances import MODEL, classified, later, new_instance
+from tests.testbed.instances import later, new_instance
+from tests.testbed.rows import add_series
 from worker.cli.output import answers_as_text
 from worker.db.engine import Database
 from worker.db.instances import add_instance
-from worker.db.jobs import claim_job, end_job
-from worker.db.models import model_row
-from worker.db.results import NewObject, add_result
-from worker.db.series import lock_open_series, queue_series, refuse_series
-from worker.db.tables import JobState, ObjectKind, SeriesStatus
-from worker.db.views import activity
-from worker.db.views.queue import find_unfinished
-from worker.db.views.search import Search, find_page, find_series, find_series_by_suffix
-from worker.db.views.series_detail import latest_slices
+from worker.db.tables import SeriesStatus
+from worker.db.views.search import ListPosition, Search, find_page, find_series, find_series_by_suffix
 from worker.dicom.standard import derive_uid
-
-
-def _series(database: Database, name: str, outcome: SeriesStatus, seconds: float = 0, probability: float = 0.9) -> None:
-    """One series of one instance with that outcome."""
-    new = new_instance(1, name)
-    with database.write() as session:
-        model = model_row(session, MODEL, later(0)).id
-        row = add_instance(session, new, later(seconds))
-        series = lock_open_series(session, row.series_id, later(seconds))
-        assert series is not None
-        if outcome is SeriesStatus.PENDING:
-            return
-        if outcome is SeriesStatus.REFUSED:
-            refuse_series(series, "modality", "modality CT", later(seconds))
-            return
-        queued = queue_series(session, series, model, later(seconds))
-        job = claim_job(session, "me", model, later(seconds), timedelta(seconds=30))
-        assert job is not None
-        assert queued is not None
-        if outcome is SeriesStatus.FAILED:
-            end_job(session, job.id, "me", JobState.PARKED, later(seconds), reason="process-died", detail="it died")
-            return
-        end_job(session, job.id, "me", JobState.DONE, later(seconds))
-        objects = [NewObject(ObjectKind.REPORT, "1.2", derive_uid("report", name), "objects/x", "00" * 32)]
-        rows = {new.sop_instance_uid: row.id}
-        add_result(session, job, classified([new], probability), rows, objects, ["pacs"], later(seconds))
 
 
 @pytest.fixture
 def filled(database: Database) -> Database:
-    _series(database, "a", SeriesStatus.CLASSIFIED, 0, 0.95)
-    _series(database, "b", SeriesStatus.CLASSIFIED, 86400, 0.6)
-    _series(database, "c", SeriesStatus.REFUSED, 2 * 86400)
-    _series(database, "d", SeriesStatus.FAILED, 3 * 86400)
-    _series(database, "e", SeriesStatus.PENDING, 4 * 86400)
+    add_series(database, "a", SeriesStatus.CLASSIFIED, 0, 0.95)
+    add_series(database, "b", SeriesStatus.CLASSIFIED, 86400, 0.6)
+    add_series(database, "c", SeriesStatus.REFUSED, 2 * 86400)
+    add_series(database, "d", SeriesStatus.FAILED, 3 * 86400)
+    add_series(database, "e", SeriesStatus.PENDING, 4 * 86400)
     return database
 
 
 @pytest.mark.parametrize(
-    ("search", "found"),
+    ("search", "expected"),
     [
         (Search(), "edcba"),
         (Search(limit=2), "ed"),
@@ -80,16 +48,16 @@ def filled(database: Database) -> Database:
         (Search(patient_id="ID-a' OR '1'='1"), ""),
     ],
 )
-def test_every_filter_finds_what_it_names_newest_first(filled: Database, search: Search, found: str) -> None:
+def test_every_filter_finds_what_it_names_newest_first(filled: Database, search: Search, expected: str) -> None:
     with filled.read() as session:
         answers = find_series(session, search)
-    assert "".join(one.patient_id.removeprefix("ID-") for one in answers) == found
+    assert "".join(answer.patient_id.removeprefix("ID-") for answer in answers) == expected
 
 
-def test_every_outcome_tells_its_reason(filled: Database) -> None:
+def test_every_outcome_has_its_reason(filled: Database) -> None:
     with filled.read() as session:
-        told = {one.patient_id[-1]: (one.status, one.label, one.reason) for one in find_series(session, Search())}
-    assert told == {
+        outcomes = {row.patient_id[-1]: (row.status, row.label, row.reason) for row in find_series(session, Search())}
+    assert outcomes == {
         "a": (SeriesStatus.CLASSIFIED, "glioma", None),
         "b": (SeriesStatus.CLASSIFIED, "glioma", None),
         "c": (SeriesStatus.REFUSED, None, "modality"),
@@ -136,33 +104,39 @@ def test_a_page_touches_its_own_rows_only(filled: Database, search: Search) -> N
     event.listen(filled.engine, "before_cursor_execute", lambda *call: executed.append((call[2], call[3])))
     with filled.read() as session:
         find_page(session, search, 50)
-    [(statement, values)] = [one for one in executed if "probabilities" in one[0]]
+    [(statement, values)] = [(query, given) for query, given in executed if "probabilities" in query]
     with filled.engine.connect() as connection:
         plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]  # type: ignore[arg-type]
     assert any("SEARCH series USING INTEGER PRIMARY KEY" in step for step in plan), plan
     assert len([step for step in plan if step.startswith("SCAN series")]) <= 1, plan
 
 
-def test_each_status_is_counted_up_to_a_number(filled: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activity, "MANY", 1)
-    with filled.read() as session:
-        counted = activity.count_by_status(session)
-    assert counted[SeriesStatus.CLASSIFIED] == activity.Tally(1, more=True)
-    assert counted[SeriesStatus.REFUSED] == activity.Tally(1, more=False)
-    assert counted[SeriesStatus.NOT_ASSESSED] == activity.Tally(0, more=False)
-
-
-def test_slices_and_endings(filled: Database) -> None:
+def test_a_series_is_found_by_the_end_of_its_uid(filled: Database) -> None:
     uid = derive_uid("series", "a")
     with filled.read() as session:
-        assert [one.deciding for one in latest_slices(session, uid)] == [True]
         assert find_series_by_suffix(session, uid) == [uid]
         assert find_series_by_suffix(session, uid[-10:]) == [uid]
         assert find_series_by_suffix(session, "%") == []
 
 
-def test_unfinished_lists_jobs_and_deliveries(filled: Database) -> None:
+def test_pages_forward_and_back_are_the_whole_list(filled: Database) -> None:
     with filled.read() as session:
-        unfinished = find_unfinished(session)
-    assert [(one.state, one.reason) for one in unfinished.jobs] == [("parked", "process-died")]
-    assert [(one.destination, one.state) for one in unfinished.deliveries] == [("pacs", "pending")] * 2
+        first = find_page(session, Search(), 2)
+        second = find_page(session, Search(older_than=first.older_than), 2)
+        third = find_page(session, Search(older_than=second.older_than), 2)
+        back = find_page(session, Search(newer_than=third.newer_than), 2)
+    pages = [[answer.patient_id[-1] for answer in page.answers] for page in (first, second, third, back)]
+    assert pages == [["e", "d"], ["c", "b"], ["a"], ["c", "b"]]
+    assert first.newer_than is None
+    assert third.older_than is None
+
+
+@pytest.mark.parametrize("position", [ListPosition(later(0), 1), ListPosition(later(0.000001), 10**17)])
+def test_a_position_is_read_as_it_is_written(position: ListPosition) -> None:
+    assert ListPosition.parse(str(position)) == position
+
+
+@pytest.mark.parametrize("text", ["", "1", "1-", "-1-1", "1-1 ", "1" * 18 + "-1", "1-" + "1" * 19, "\uff11-\uff11"])
+def test_another_text_is_no_position(text: str) -> None:
+    with pytest.raises(ValueError, match="position"):
+        ListPosition.parse(text)

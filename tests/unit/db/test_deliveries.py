@@ -1,0 +1,132 @@
+"""Claims, ends, commitments and retries of deliveries, on both databases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.testbed.instances import later
+from tests.testbed.rows import LEASE, REPORT_SOP_CLASS, add_series
+from worker.db.deliveries import (
+    apply_commitment,
+    claim_commitments,
+    claim_deliveries,
+    delivery_waits,
+    end_delivery,
+    record_commitment_report,
+    retry_failed_deliveries,
+)
+from worker.db.engine import Database
+from worker.db.tables import Commitment, DeliveryRow, DeliveryState, SeriesStatus
+from worker.dicom import commitment, standard
+from worker.dicom.standard import derive_uid
+
+TRANSACTION = "2.25.1"
+
+
+@pytest.fixture
+def due(database: Database) -> Database:
+    """Deliveries 1, 2 and 3 to `pacs`, due at 0, 10 and 20 seconds."""
+    for number, name in enumerate("abc"):
+        add_series(database, name, SeriesStatus.CLASSIFIED, number * 10)
+    return database
+
+
+def _delivery(database: Database, number: int) -> DeliveryRow:
+    with database.read() as session:
+        return session.get_one(DeliveryRow, number)
+
+
+def _claim(database: Database, seconds: float, owner: str = "me", limit: int = 32) -> list[int]:
+    with database.write() as session:
+        waits = delivery_waits(session, "pacs", later(seconds))
+        claimed = claim_deliveries(session, "pacs", owner, later(seconds), LEASE, limit)
+        assert waits == bool(claimed)
+        assert all(row.object_id == produced.id for row, produced in claimed)
+        return [row.id for row, _ in claimed]
+
+
+def test_due_deliveries_are_claimed_oldest_first_up_to_a_limit(due: Database) -> None:
+    assert [_claim(due, -1), _claim(due, 10, limit=1), _claim(due, 10), _claim(due, 10)] == [[], [1], [2], []]
+    with due.write() as session:
+        assert claim_deliveries(session, "other", "me", later(90), LEASE) == []
+    delivery = _delivery(due, 1)
+    assert (delivery.state, delivery.lease_owner, delivery.lease_until, delivery.attempts) == (
+        "sending", "me", later(40), 1,
+    )  # fmt: skip
+
+
+def test_an_expired_lease_is_claimed_again_and_its_first_owner_changes_nothing(due: Database) -> None:
+    assert _claim(due, 0, "first") == [1]
+    assert _claim(due, 31, "second") == [1, 2, 3]
+    with due.write() as session:
+        assert not end_delivery(session, 1, "first", {"state": DeliveryState.DELIVERED})
+        assert end_delivery(session, 1, "second", {"state": DeliveryState.DELIVERED, "status": 0})
+        assert not end_delivery(session, 1, "second", {"state": DeliveryState.FAILED})
+    delivery = _delivery(due, 1)
+    assert (delivery.state, delivery.lease_owner, delivery.attempts) == ("delivered", None, 2)
+
+
+@pytest.fixture
+def delivered(due: Database) -> Database:
+    """All three arrived; their storage commitment is due."""
+    _claim(due, 20)
+    with due.write() as session:
+        for number, name in enumerate("abc", 1):
+            values = {"state": DeliveryState.DELIVERED, "commitment": Commitment.DUE}
+            end_delivery(session, number, "me", values | {"sent_as": derive_uid("report", name)})
+    return due
+
+
+def _request(database: Database, seconds: float, again: float = 600) -> list[tuple[str, str]]:
+    with database.write() as session:
+        return claim_commitments(session, "pacs", TRANSACTION, later(seconds), later(seconds + again))
+
+
+def test_commitment_is_requested_once_until_a_report_is_overdue(delivered: Database) -> None:
+    expected = [(REPORT_SOP_CLASS, derive_uid("report", name)) for name in "abc"]
+    assert [_request(delivered, seconds) for seconds in (30, 629, 630)] == [expected, [], expected]
+    assert _delivery(delivered, 1).transaction_uid == TRANSACTION
+
+
+def test_an_object_under_another_uid_is_a_comprehensive_sr(delivered: Database) -> None:
+    with delivered.write() as session:
+        session.get_one(DeliveryRow, 2).sent_as = "1.2.3"
+    assert _request(delivered, 30)[1] == (standard.COMPREHENSIVE_SR, "1.2.3")
+
+
+def test_a_report_confirms_objects_or_has_them_sent_again(delivered: Database) -> None:
+    _request(delivered, 30)
+    a, b, _ = (derive_uid("report", name) for name in "abc")
+    report = commitment.Report(TRANSACTION, committed=frozenset({a, "1.2.3"}), failed={b: 0x0112})
+    with delivered.write() as session:
+        assert apply_commitment(session, replace(report, transaction_uid="2.25.9"), later(31)) == (0, 0)
+        assert apply_commitment(session, report, later(31)) == (1, 1)
+    states = [(row.state, row.commitment, row.reason) for row in (_delivery(delivered, n) for n in (1, 2, 3))]
+    assert states == [
+        ("delivered", "confirmed", None),
+        ("pending", None, "commitment-failed"),
+        ("delivered", "requested", None),
+    ]
+    assert "0x0112" in (_delivery(delivered, 2).detail or "")
+    assert _claim(delivered, 31) == [2]
+
+
+def test_a_malformed_report_is_a_processing_failure(delivered: Database) -> None:
+    from pydicom import Dataset
+
+    assert record_commitment_report(delivered, Dataset(), later(0)) == standard.PROCESSING_FAILURE
+
+
+def test_failed_deliveries_are_retried_by_number_or_all(due: Database) -> None:
+    _claim(due, 20)
+    with due.write() as session:
+        for number in (1, 2):
+            end_delivery(session, number, "me", {"state": DeliveryState.FAILED, "rejections": 5})
+        end_delivery(session, 3, "me", {"state": DeliveryState.PENDING, "not_before": later(900)})
+        assert retry_failed_deliveries(session, later(30), [2, 3, 99]) == [2, 3]
+        assert retry_failed_deliveries(session, later(40)) == [1]
+    rows = [_delivery(due, number) for number in (1, 2, 3)]
+    assert [(row.state, row.rejections) for row in rows] == [("pending", 0)] * 3
+    assert [row.not_before for row in rows] == [later(40), later(30), later(30)]

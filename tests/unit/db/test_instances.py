@@ -1,0 +1,116 @@
+"""Rows of associations, received instances and refusals, on both databases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import select
+
+from tests.testbed.instances import later, new_instance
+from tests.testbed.rows import add_series
+from worker.db.engine import Database
+from worker.db.instances import (
+    add_conflict,
+    add_instance,
+    add_instances,
+    add_refusals,
+    close_association,
+    instances_of,
+    kept_files,
+    open_association,
+    open_associations,
+    refusal_counts,
+    restore_instance,
+    stored_instances,
+)
+from worker.db.tables import ConflictRow, RefusalKind, SeriesRow, SeriesState, SeriesStatus
+from worker.dicom.standard import derive_uid
+
+
+def _series(database: Database, number: int = 1) -> SeriesRow:
+    with database.read() as session:
+        return session.get_one(SeriesRow, number)
+
+
+def test_associations_are_open_until_they_are_closed(database: Database) -> None:
+    with database.write() as session:
+        ids = [open_association(session, "PACS", "10.0.0.1", "host:1", later(number)) for number in (1, 2)]
+        close_association(session, ids[0], later(3))
+        assert [(row.id, row.calling_ae_title) for row in open_associations(session)] == [(ids[1], "PACS")]
+
+
+def test_instances_of_several_series_come_in_a_batch(database: Database) -> None:
+    batch = [new_instance(number, name) for name in "ab" for number in (1, 2)]
+    with database.write() as session:
+        add_instances(session, batch, later(0))
+        add_instances(session, [new_instance(3, "b")], later(5))
+        assert [len(instances_of(session, number)) for number in (1, 2)] == [2, 3]
+        last = instances_of(session, 2)[1].id
+        assert [row.id for row in instances_of(session, 2, last)] == [3, 4]
+    assert _series(database).last_received_at == later(0)
+    assert _series(database, 2).last_received_at == later(5)
+    assert _series(database, 2).created_at == later(0)
+
+
+@pytest.mark.parametrize("outcome", [SeriesStatus.CLASSIFIED, SeriesStatus.REFUSED])
+def test_a_late_instance_reopens_a_series(database: Database, outcome: SeriesStatus) -> None:
+    number = add_series(database, "a", outcome)
+    with database.write() as session:
+        add_instance(session, new_instance(2, "a"), later(60))
+    series = _series(database, number)
+    assert (series.state, series.reason, series.detail) == (SeriesState.OPEN, None, None)
+    # An answer stays visible; a refusal is no longer true.
+    assert series.status == ("classified" if outcome is SeriesStatus.CLASSIFIED else "pending")
+
+
+def test_stored_instances_among_more_than_sqlite_binds_at_once(database: Database) -> None:
+    with database.write() as session:
+        add_instances(session, [new_instance(number) for number in (1, 700)], later(0))
+    uids = [derive_uid("instance", "a", str(number)) for number in range(1, 1100)]
+    with database.read() as session:
+        assert set(stored_instances(session, uids)) == {uids[0], uids[699]}
+        assert stored_instances(session, uids[1:3]) == {}
+        assert stored_instances(session, []) == {}
+
+
+def test_other_content_is_recorded_once_per_content(database: Database) -> None:
+    with database.write() as session:
+        stored = add_instance(session, new_instance(), later(0))
+        for digest in ("11", "11", "22"):
+            add_conflict(session, stored, new_instance(sha256=digest * 32), f"conflicts/{digest}", later(1))
+        paths = session.scalars(select(ConflictRow.path).order_by(ConflictRow.id)).all()
+        assert paths == ["conflicts/11", "conflicts/22"]
+        assert sorted(path for path, _ in kept_files(session)) == ["conflicts/11", "conflicts/22", stored.path]
+
+
+def test_a_deleted_file_that_comes_again_reopens_its_series(database: Database) -> None:
+    add_series(database, "a", SeriesStatus.REFUSED)
+    with database.write() as session:
+        [row] = instances_of(session, 1)
+        row.removed_at = later(10)
+        session.flush()
+        assert kept_files(session) == []
+        restore_instance(session, row, later(20))
+        assert [path for path, _ in kept_files(session)] == [row.path]
+        assert row.received_at == later(20)
+    series = _series(database)
+    assert (series.state, series.last_received_at, series.status) == (SeriesState.OPEN, later(20), "pending")
+
+
+def test_refusals_of_all_receivers_are_summed(database: Database) -> None:
+    key = (RefusalKind.INSTANCE, "0xA700", "no-space")
+    with database.write() as session:
+        add_refusals(session, {key: 2, (RefusalKind.ASSOCIATION, "", "network"): 1})
+    with database.write() as session:
+        add_refusals(session, {key: 3})
+    with database.read() as session:
+        assert refusal_counts(session, RefusalKind.INSTANCE) == {("0xA700", "no-space"): 5}
+        assert refusal_counts(session, RefusalKind.ASSOCIATION) == {("", "network"): 1}
+
+
+def test_an_instance_is_stored_once(database: Database) -> None:
+    new = new_instance()
+    with database.write() as session:
+        row = add_instance(session, replace(new, association_id=None), later(0))
+        assert (row.path, row.size, row.attributes) == (new.path, new.size, new.attributes)

@@ -1,0 +1,121 @@
+"""Rows of series: locked, refused, queued, emptied; on both databases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from tests.testbed.instances import later, new_instance
+from tests.testbed.rows import add_series, queued_job
+from worker.db.engine import Database
+from worker.db.instances import add_instance, instances_of
+from worker.db.series import lock_open_series, lock_settled_series, queue_series, refuse_series, series_to_empty
+from worker.db.tables import (
+    DETAIL_LENGTH,
+    Commitment,
+    DeliveryRow,
+    DeliveryState,
+    JobRow,
+    JobState,
+    SeriesRow,
+    SeriesState,
+    SeriesStatus,
+)
+
+LATER = 1000.0
+
+
+def test_a_series_is_locked_while_it_is_open_and_silent(database: Database) -> None:
+    with database.write() as session:
+        number = add_instance(session, new_instance(), later(5)).series_id
+        assert lock_open_series(session, number, later(4)) is None
+        assert lock_open_series(session, number, later(5)) is not None
+        assert lock_open_series(session, number + 1, later(5)) is None
+        assert not lock_settled_series(session, number, later(9))
+    add_series(database, "b", SeriesStatus.REFUSED, 5)
+    with database.write() as session:
+        assert lock_open_series(session, 2, later(9)) is None
+        assert lock_settled_series(session, 2, later(9))
+        assert not lock_settled_series(session, 2, later(5))
+
+
+def test_a_refusal_has_its_reason_and_no_answer(database: Database) -> None:
+    add_series(database, "a", SeriesStatus.CLASSIFIED)
+    with database.write() as session:
+        series = session.get_one(SeriesRow, 1)
+        refuse_series(series, "too-few-slices", "x" * 5000, later(3))
+    with database.read() as session:
+        series = session.get_one(SeriesRow, 1)
+    assert (series.state, series.reason, series.settled_at) == (SeriesState.REFUSED, "too-few-slices", later(3))
+    assert len(series.detail or "") == DETAIL_LENGTH
+    assert (series.status, series.label, series.probability, series.answered_job_id) == ("refused", None, None, None)
+
+
+def test_a_model_has_a_single_job_per_input_set(database: Database) -> None:
+    with database.write() as session:
+        number = add_instance(session, new_instance(1), later(0)).series_id
+        first = queued_job(session, number)
+        series = session.get_one(SeriesRow, number)
+        assert queue_series(session, series, first.model_id, later(1)) is None
+        assert first.last_instance_id == instances_of(session, number)[-1].id
+
+
+def test_a_larger_input_set_supersedes_waiting_jobs(database: Database) -> None:
+    with database.write() as session:
+        number = add_instance(session, new_instance(1), later(0)).series_id
+        first = queued_job(session, number)
+        add_instance(session, new_instance(2), later(1))
+        second = queued_job(session, number, 1)
+        assert second.input_sha256 != first.input_sha256
+        numbers = (first.id, second.id)
+    with database.read() as session:
+        first, second = (session.get_one(JobRow, job) for job in numbers)
+        assert (first.state, first.reason, first.finished_at) == ("superseded", "more-instances-came", later(1))
+        assert second.state == JobState.PENDING
+        assert session.get_one(SeriesRow, 1).state == SeriesState.QUEUED
+
+
+def _to_empty(database: Database, before: float = LATER) -> list[int]:
+    with database.read() as session:
+        return list(series_to_empty(session, later(before)))
+
+
+def test_series_are_emptied_once_they_are_answered_and_delivered(database: Database) -> None:
+    add_series(database, "a", SeriesStatus.CLASSIFIED)
+    add_series(database, "b", SeriesStatus.REFUSED, 1)
+    add_series(database, "c", SeriesStatus.FAILED)
+    add_series(database, "d", SeriesStatus.PENDING)
+    assert _to_empty(database) == [2]
+    _update(database, DeliveryRow, state=DeliveryState.DELIVERED)
+    assert _to_empty(database) == [1, 2]
+    assert _to_empty(database, before=1) == [1]
+    for commitment, expected in ((Commitment.DUE, [2]), (Commitment.REQUESTED, [2]), (Commitment.CONFIRMED, [1, 2])):
+        _update(database, DeliveryRow, commitment=commitment)
+        assert _to_empty(database) == expected
+    with database.write() as session:
+        for row in instances_of(session, 2):
+            row.removed_at = later(5)
+    assert _to_empty(database) == [1]
+
+
+@pytest.mark.parametrize(("shadow", "state", "retained"), [
+    (False, JobState.PENDING, True), (False, JobState.PARKED, True), (False, JobState.DONE, False),
+    (True, JobState.PENDING, True), (True, JobState.PARKED, False),
+])  # fmt: skip
+def test_a_series_with_unfinished_work_retains_its_files(
+    database: Database, shadow: bool, state: JobState, retained: bool
+) -> None:
+    add_series(database, "a", SeriesStatus.CLASSIFIED)
+    _update(database, DeliveryRow, state=DeliveryState.DELIVERED)
+    with database.write() as session:
+        add_instance(session, new_instance(2, "a"), later(1))
+        job = queued_job(session, 1, 1, shadow=shadow)
+        job.state = state
+    assert _to_empty(database) == ([] if retained else [1])
+
+
+def _update(database: Database, table: Any, **values: Any) -> None:
+    with database.write() as session:
+        session.execute(update(table).values(**values))
