@@ -110,7 +110,7 @@ def test_a_peer_that_is_away_or_cannot_be_asked_changes_nothing(database: Databa
             add_instance(session, new_instance(4), clock())
         clock.ahead = timedelta(seconds=6)
         assert count_series(database, stores_only, stores_only.peer[0], clock) == 1
-        assert "does not take Study Root queries" in _peer(stores_only, stores_only.peer[0]).detail
+        assert "does not support Study Root queries" in _peer(stores_only, stores_only.peer[0]).detail
     assert "does not answer at" in _peer(away, away.peer[0]).detail
     assert settle_series(database, away, clock()) == 0
     clock.ahead = timedelta(seconds=1100)

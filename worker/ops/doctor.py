@@ -170,11 +170,11 @@ def _bundle(settings: Settings) -> Finding:
 
 
 def _peer(settings: Settings, peer: PeerSection) -> Finding:
-    from worker.receive.peer_count import associate
+    from worker.receive.peer_count import associate_for_count
 
     subject = f"peer {peer.ae_title}"
     try:
-        associate(peer, settings.worker.ae_title).release()
+        associate_for_count(peer, settings.worker.ae_title).release()
     except WorkerError as error:
         return Finding(
             subject, False, error.detail, "its series settle by silence alone; start it, or set query = false"

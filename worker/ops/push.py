@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from pynetdicom import build_context
+
 from worker.config.sections import ApplicationEntity
 from worker.db.instances import NewInstance
 from worker.dicom import standard
 from worker.errors import Retry
+from worker.network.associate import associate
 from worker.send.destinations.base import Rejected
-from worker.send.storage_scu import StorageAssociation, associate
+from worker.send.storage_scu import StorageAssociation
 
 _CONTEXTS_AT_MOST = 128  # PS3.8 9.3.2.2: a presentation context ID is an odd number below 256
 
@@ -30,7 +33,9 @@ def push_files(
     stored, failures = 0, []
     for batch in _batches(members):
         contexts = sorted({_context(instance) for _, instance in batch})
-        with closing(StorageAssociation(associate(name, peer, ae_title, contexts))) as association:
+        proposed = [build_context(*context) for context in contexts]
+        assoc = associate(peer, ae_title, proposed, service="storage of these files", name=name)
+        with closing(StorageAssociation(assoc)) as association:
             for path, instance in batch:
                 reason = _store(association, path, instance)
                 if reason is None:

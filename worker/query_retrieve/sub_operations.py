@@ -17,7 +17,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
-from pynetdicom import AE, build_context
+from pynetdicom import build_context
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_GET, C_MOVE
 from pynetdicom.dsutils import decode, encode
@@ -27,17 +27,17 @@ from worker.audit.events import Transferred
 from worker.config.settings import ApplicationEntity
 from worker.db.views.archive import Instance
 from worker.dicom import standard
+from worker.errors import Retry
 from worker.logs import fault_fields, get_log
 from worker.network import pynetdicom_patches as patches
+from worker.network.associate import associate
 from worker.query_retrieve.identifiers import Mismatch, quietly
-from worker.tls import association_arguments
 
 SUB_OPERATIONS_AT_MOST = 65535  # PS3.7 9.1.3: the counts are of VR US
 _NAMING_FAILED = (standard.CANCEL, standard.SUB_OPERATIONS_WITH_FAILURES, standard.UNABLE_TO_PERFORM_SUB_OPERATIONS)
 _NAMED_AT_MOST = 900  # PS3.5 7.1.2: 64 KiB of explicit VR
 _CONTEXTS_AT_MOST = 126  # PS3.8 9.3.2.2: odd numbers from 1 to 255
 _TIMEOUT_SECONDS = 30.0
-_CONNECT_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 0.05
 # What any peer that takes the default transfer syntax can be sent: the same values with no pixel decoded (PS3.5 10.1).
 _CONVERTIBLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
@@ -151,8 +151,10 @@ def send_all(
     if to is None:
         _send_over(request, request.assoc, found, data_dir)
         return
-    assoc = _associate(to, found, ae_title)
-    if not assoc.is_established:
+    try:
+        assoc = _associate(to, found, ae_title)
+    except Retry as fault:
+        get_log().warning("instances not moved", reason=fault.reason)
         request.failed, request.remaining = [one.sop_instance_uid for one in found], 0
         request.end(standard.UNABLE_TO_PERFORM_SUB_OPERATIONS)
         return
@@ -210,17 +212,13 @@ def _store(request: Request, assoc: Association, one: Instance, data_dir: Path) 
 
 
 def _associate(to: ApplicationEntity, found: Sequence[Instance], ae_title: str) -> Association:
-    """With the destination of a C-MOVE, for the classes and transfer syntaxes of these instances; maybe not made."""
-    ae = AE(ae_title=ae_title)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = _TIMEOUT_SECONDS
-    ae.connection_timeout = _CONNECT_SECONDS
+    """With the destination of a C-MOVE, for the classes and transfer syntaxes of these instances. Raises Retry."""
     pairs = dict.fromkeys((one.sop_class_uid, one.transfer_syntax_uid) for one in found)
     for sop_class, syntax in list(pairs):
         if syntax in _CONVERTIBLE:
             pairs |= dict.fromkeys((sop_class, other) for other in (ExplicitVRLittleEndian, ImplicitVRLittleEndian))
     contexts = [build_context(*pair) for pair in list(pairs)[:_CONTEXTS_AT_MOST]]
-    tls = association_arguments(to.tls_certificate, to.tls_key, to.tls_authority, to.host)
-    return ae.associate(to.host, to.port, contexts, ae_title=to.ae_title, tls_args=tls)
+    return associate(to, ae_title, contexts, service="storage of these instances", timeout_seconds=_TIMEOUT_SECONDS)
 
 
 patches.send_files_undecoded()

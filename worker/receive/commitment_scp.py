@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydicom import Dataset
-from pynetdicom import AE, build_role
+from pynetdicom import build_context, build_role
 from pynetdicom.association import Association
 
 from worker.config.settings import ApplicationEntity
@@ -15,7 +15,7 @@ from worker.db.engine import Database
 from worker.db.instances import stored_instances
 from worker.dicom import commitment, standard
 from worker.errors import Retry
-from worker.tls import association_arguments
+from worker.network.associate import associate
 
 _CHUNK = 1 << 20
 
@@ -62,13 +62,7 @@ def tell(assoc: Association, information: Dataset) -> None:
 
 
 def associate_as_scp(peer: ApplicationEntity, ae_title: str) -> Association:
-    """A new association in which we are the SCP of storage commitment. Raises Retry when the peer is away."""
-    ae = AE(ae_title=ae_title)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = peer.timeout_seconds
-    ae.add_requested_context(commitment.SOP_CLASS)
-    tls = association_arguments(peer.tls_certificate, peer.tls_key, peer.tls_authority, peer.host)
+    """A new association in which we are the SCP of storage commitment. Raises Retry when the peer is unreachable."""
     role = build_role(commitment.SOP_CLASS, scp_role=True)
-    assoc = ae.associate(peer.host, peer.port, ae_title=peer.ae_title, ext_neg=[role], tls_args=tls)
-    if not assoc.is_established:
-        raise Retry("peer-unavailable", "no association for the storage commitment report")
-    return assoc
+    contexts = [build_context(commitment.SOP_CLASS)]
+    return associate(peer, ae_title, contexts, service="storage commitment reports", roles=[role])

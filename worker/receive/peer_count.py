@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from pydicom import Dataset
-from pynetdicom import AE
+from pynetdicom import build_context
 from pynetdicom.association import Association
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
@@ -19,7 +19,7 @@ from worker.db import settling
 from worker.db.engine import Database
 from worker.errors import Retry
 from worker.logs import get_log
-from worker.tls import association_arguments
+from worker.network.associate import associate
 
 LULL = timedelta(seconds=1)  # a sender that pauses so long may have sent all
 AGAIN = timedelta(seconds=5)
@@ -35,7 +35,7 @@ def count_series(database: Database, settings: Settings, peer: PeerSection, cloc
     if not due:
         return 0
     try:
-        assoc = associate(peer, settings.worker.ae_title)
+        assoc = associate_for_count(peer, settings.worker.ae_title)
     except Retry as fault:
         get_log().warning("number of images not asked for", peer=peer.ae_title, reason=fault.reason)
         assoc = None
@@ -52,20 +52,10 @@ def count_series(database: Database, settings: Settings, peer: PeerSection, cloc
     return len(due)
 
 
-def associate(peer: PeerSection, ae_title: str) -> Association:
-    """An association to ask over. Raises Retry when the peer is away or takes no questions."""
-    ae = AE(ae_title=ae_title)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = peer.timeout_seconds
-    ae.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
-    tls = association_arguments(peer.tls_certificate, peer.tls_key, peer.tls_authority, peer.host)
-    assoc = ae.associate(peer.host, peer.port, ae_title=peer.ae_title, tls_args=tls)
-    if assoc.is_established:
-        return assoc
-    if assoc.is_rejected:
-        raise Retry("association-rejected", f"{peer.ae_title} rejected the association: are the AE titles known?")
-    if assoc.rejected_contexts:  # then there is nothing to talk about, and pynetdicom aborts
-        raise Retry("sop-class-refused", f"{peer.ae_title} does not take Study Root queries (C-FIND)")
-    raise Retry("peer-unavailable", f"{peer.ae_title} does not answer at {peer.host}:{peer.port}")
+def associate_for_count(peer: PeerSection, ae_title: str) -> Association:
+    """An association to query over. Raises Retry when the peer is unreachable or supports no queries."""
+    contexts = [build_context(StudyRootQueryRetrieveInformationModelFind)]
+    return associate(peer, ae_title, contexts, service="Study Root queries (C-FIND)")
 
 
 def _ask(assoc: Association, series: settling.SeriesToCount) -> int | None:

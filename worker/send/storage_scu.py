@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,16 @@ from pydicom.uid import (
     KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
 )
-from pynetdicom import AE
+from pynetdicom import build_context
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
-from worker.config.sections import ApplicationEntity
 from worker.dicom import commitment, standard
 from worker.dicom.standard import derive_uid
 from worker.errors import Retry
+from worker.network.associate import associate
 from worker.send.destinations.base import Rejected
 from worker.send.destinations.c_store import CStoreDestination
-from worker.tls import association_arguments
 
 SOP_CLASSES = (
     Comprehensive3DSRStorage,
@@ -122,45 +121,15 @@ def as_comprehensive(report: Dataset) -> Dataset:
 def associate_for_results(
     destination: CStoreDestination, ae_title: str, handlers: Sequence[tuple[Any, ...]] = ()
 ) -> Association:
-    """An association for every service that a destination of our results offers: see `associate`."""
+    """An association for every service that a destination of our results offers: see `worker.network.associate`."""
     # A context for each syntax, so that the peer can accept both and we choose.
-    contexts: list[tuple[str, str | None]] = [(uid, syntax) for uid in SOP_CLASSES for syntax in _SYNTAXES]
-    contexts.append((Verification, None))
+    contexts = [build_context(uid, syntax) for uid in SOP_CLASSES for syntax in _SYNTAXES]
+    contexts.append(build_context(Verification))
     if destination.storage_commitment:
-        contexts.append((commitment.SOP_CLASS, None))
-    return associate(destination.name, destination, ae_title, contexts, handlers)
-
-
-def associate(
-    name: str,
-    peer: ApplicationEntity,
-    ae_title: str,
-    contexts: Iterable[tuple[str, str | None]],
-    handlers: Sequence[tuple[Any, ...]] = (),
-) -> Association:
-    """An association with these presentation contexts: SOP class and transfer syntax, None for the default ones.
-
-    `name` is the peer's in messages. Raises Retry when the peer is unreachable or rejects the association, StartError
-    for unusable TLS files.
-    """
-    ae = AE(ae_title=ae_title)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = peer.timeout_seconds
-    ae.connection_timeout = min(10.0, peer.timeout_seconds)
-    for sop_class_uid, syntax in contexts:
-        ae.add_requested_context(sop_class_uid, syntax)
-    files = (peer.tls_certificate, peer.tls_key, peer.tls_authority)
-    assoc = ae.associate(
-        peer.host,
-        peer.port,
-        ae_title=peer.ae_title,
-        tls_args=association_arguments(*files, peer.host),
-        evt_handlers=list(handlers),
+        contexts.append(build_context(commitment.SOP_CLASS))
+    return associate(
+        destination, ae_title, contexts, service="the SOP classes of results", name=destination.name, handlers=handlers
     )
-    if assoc.is_established:
-        return assoc
-    if assoc.is_rejected:
-        raise Retry("association-rejected", f"{name} rejected the association: are the AE titles known?")
-    raise Retry("peer-unavailable", f"{name} does not answer at {peer.host}:{peer.port}")
 
 
 def echo(destination: CStoreDestination, ae_title: str) -> None:
