@@ -1,57 +1,24 @@
-"""An application over a database with one series of every outcome, asked on a free port."""
+"""An application over a database with one series of every outcome; see tests/testbed/web_site.py."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.testbed.filled import served
-from tests.testbed.instances import MODEL, classified, later, new_instance
+from tests.testbed.guarded_app import GuardedApp
+from tests.testbed.instances import MODEL, later
 from tests.testbed.shown_bundle import make_shown_bundle
-from tests.testbed.waiting import patience
-from worker.config.settings import Settings
+from tests.testbed.web_site import fill, serving, settings_of
+from worker.audit.messages import AuditEvent
 from worker.db.engine import Database
-from worker.db.instances import add_instance
-from worker.db.jobs import claim_job, end_job
 from worker.db.migrate import migrate
-from worker.db.models import model_row
-from worker.db.results import NewObject, add_result
-from worker.db.series import lock_open_series, queue_series, refuse_series
-from worker.db.tables import JobState, ObjectKind
-from worker.dicom.standard import derive_uid
 from worker.inference.bundle import verified_identity
 from worker.results import ModelIdentity
-from worker.send.destinations.c_store import CStoreDestination
-from worker.web.app import create_app
-
-
-def fill(database: Database, identity: ModelIdentity = MODEL) -> None:
-    """Series a: classified, b: refused, c: parked, d: pending; a minute apart."""
-    with database.write() as session:
-        model = model_row(session, identity, later(0)).id
-        for place, name in enumerate("abcd"):
-            new = new_instance(1, name)
-            row = add_instance(session, new, later(60 * place))
-            series = lock_open_series(session, row.series_id, later(60 * place))
-            assert series is not None
-            if name == "b":
-                refuse_series(series, "modality", "modality CT", later(60))
-            if name in "ac":
-                queue_series(session, series, model, later(60 * place), missing="2 of the 3 images came")
-                job = claim_job(session, "me", model, later(60 * place), timedelta(seconds=30))
-                assert job is not None
-                if name == "c":
-                    end_job(session, job.id, "me", JobState.PARKED, later(130), reason="process-died")
-                    continue
-                end_job(session, job.id, "me", JobState.DONE, later(5))
-                objects = [NewObject(ObjectKind.REPORT, "1.2", derive_uid("report", name), "objects/x", "00" * 32)]
-                rows = {new.sop_instance_uid: row.id}
-                add_result(session, job, classified([new]), rows, objects, ["pacs"], later(5))
+from worker.web.dependencies import Site
 
 
 @pytest.fixture(scope="session")
@@ -65,35 +32,72 @@ def model(shown_bundle: Path) -> ModelIdentity:
     return verified_identity(shown_bundle)
 
 
+@pytest.fixture(scope="session")
+def filled_file(tmp_path_factory: pytest.TempPathFactory, model: ModelIdentity) -> Path:
+    """A database file to copy."""
+    file = tmp_path_factory.mktemp("filled") / "worker.db"
+    database = Database(f"sqlite:///{file}")
+    migrate(database)
+    fill(database, model)
+    database.close()
+    return file
+
+
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory, shown_bundle: Path) -> Iterator[httpx.Client]:
+def client(tmp_path_factory: pytest.TempPathFactory, shown_bundle: Path, filled_file: Path) -> Iterator[httpx.Client]:
     """No token is needed."""
-    with _serving(tmp_path_factory.mktemp("open"), shown_bundle, require_token=False) as (client, _):
+    folder = tmp_path_factory.mktemp("open")
+    shutil.copy(filled_file, folder)
+    with serving(settings_of(folder, shown_bundle)) as (client, _):
         yield client
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, shown_bundle: Path) -> Iterator[tuple[httpx.Client, Database]]:
+def guarded(
+    tmp_path_factory: pytest.TempPathFactory, shown_bundle: Path, filled_file: Path
+) -> Iterator[tuple[httpx.Client, Database]]:
     """As installed: every page needs a token; and the database, to make one."""
-    with _serving(tmp_path_factory.mktemp("guarded"), shown_bundle, require_token=True) as (client, database):
+    folder = tmp_path_factory.mktemp("guarded")
+    shutil.copy(filled_file, folder)
+    with serving(settings_of(folder, shown_bundle, require_token=True)) as (client, database):
         yield client, database
 
 
-@contextmanager
-def _serving(folder: Path, bundle: Path, require_token: bool) -> Iterator[tuple[httpx.Client, Database]]:
-    """The one destination does not answer."""
-    database = Database(f"sqlite:///{folder / 'worker.db'}")
-    migrate(database)
-    fill(database, verified_identity(bundle))
-    settings = Settings.model_validate(
-        {
-            "worker": {"data_dir": folder, "bundle": bundle},
-            "web": {"require_token": require_token},
-            "destination": [CStoreDestination(name="pacs", ae_title="PACS", host="127.0.0.1", port=9)],
-        }
-    )
+@pytest.fixture
+def audited() -> list[AuditEvent]:
+    """The audit events of `site`."""
+    return []
 
-    app = create_app(settings, database, clock=lambda: later(600))
-    with served(app) as address, httpx.Client(base_url=address, timeout=patience(60)) as client:
-        yield client, database
+
+@pytest.fixture
+def site(tmp_path: Path, shown_bundle: Path, filled_file: Path, audited: list[AuditEvent]) -> Iterator[Site]:
+    """What pages and resources share, without an application."""
+    shutil.copy(filled_file, tmp_path)
+    settings = settings_of(tmp_path, shown_bundle)
+    database = Database(settings.database.url)
+    yield Site(settings, database, audited.append, lambda: later(600))
     database.close()
+
+
+@pytest.fixture(scope="session")
+def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database file to copy."""
+    file = tmp_path_factory.mktemp("empty") / "worker.db"
+    database = Database(f"sqlite:///{file}")
+    migrate(database)
+    database.close()
+    return file
+
+
+@pytest.fixture
+def token_database(tmp_path: Path, empty_file: Path) -> Iterator[Database]:
+    """A database without tokens."""
+    shutil.copy(empty_file, tmp_path)
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def app(token_database: Database) -> GuardedApp:
+    return GuardedApp(token_database)

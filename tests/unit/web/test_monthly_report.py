@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.testbed.instances import MODEL, classified, new_instance
@@ -140,11 +139,3 @@ def test_the_last_month_is_written_once_and_an_empty_one_never(database: Databas
     assert json.loads((page.with_suffix(".json")).read_text())["models"][0]["agreement"]["read"] == 1
     with pytest.raises(StartError, match="has not begun"):
         write_report(database, tmp_path, "2026-05", APRIL)
-
-
-def test_reports_are_listed_and_shown(client: httpx.Client) -> None:
-    assert client.get("/api/v1/reports").json() == []
-    assert "worker report" in client.get("/reports").text
-    for path in ("/reports/2026-03", "/api/v1/reports/2026-03"):
-        assert client.get(path).status_code == 404
-    assert client.get("/api/v1/reports/2026-99").status_code == 422

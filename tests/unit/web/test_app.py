@@ -1,4 +1,4 @@
-"""What the OpenAPI document says is what the interface does: requests made from it, answers held against it."""
+"""The application as a whole: its OpenAPI document is what it does, and every route needs a token."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.testbed.waiting import patience
+from tests.testbed.web_site import API
 
 # The worker of this test asks for no token, so a request without one is no mistake: see the test below, and test_guard.
 # The examples are the same on every machine, for which the order of Python's sets must be the same too;
@@ -52,3 +56,43 @@ class _Any(dict[str, str]):
 
     def __missing__(self, _name: str) -> str:
         return "1"
+
+
+_VALUES = st.one_of(
+    st.text(max_size=80), st.integers().map(str), st.floats().map(str), st.dates().map(str),
+    st.sampled_from(["", "%", "../..", "classified", "glioma", "0-0", "9" * 17 + "-" + "9" * 18, "\x00", "1.2.3"]),
+)  # fmt: skip
+
+
+def test_no_request_makes_the_server_fail(client: httpx.Client) -> None:
+    """Any values for the documented parameters: an answer that the document allows, never a 5xx."""
+    operations = [
+        (method, path, operation)
+        for path, methods in client.get("/openapi.json").json()["paths"].items()
+        for method, operation in methods.items()
+        if path.startswith(API)
+    ]
+    assert len(operations) >= 13
+
+    @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def send(data: st.DataObject) -> None:
+        method, path, operation = data.draw(st.sampled_from(operations))
+        query = {}
+        for parameter in operation.get("parameters", []):
+            value = data.draw(_VALUES)
+            if parameter["in"] == "path":
+                path = path.replace(f"{{{parameter['name']}}}", _quoted(value))
+            elif data.draw(st.booleans()):
+                query[parameter["name"]] = value
+        answer = client.request(method, path, params=query)
+        assert answer.status_code < 500, answer.text
+        if answer.status_code >= 400:
+            assert answer.headers["content-type"] == "application/problem+json"
+        assert str(answer.status_code) in {*operation["responses"], "307", "404", "405"}
+
+    send()
+
+
+def _quoted(value: str) -> str:
+    return quote(value.encode("utf-8", "replace"), safe="")

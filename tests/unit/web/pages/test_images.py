@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import dcmread
+
+from tests.testbed.answered import answer
+from tests.testbed.instances import mr_instance
+from tests.testbed.web_site import serving, settings_of
+from worker.db.engine import Database
+from worker.db.migrate import migrate
+from worker.dicom.standard import derive_uid
+from worker.results import Activation
+from worker.web.pages.images import _activation_png
+
+SERIES = f"/series/{derive_uid('series', 'a')}"
+
+
+@pytest.fixture(scope="module")
+def received(tmp_path_factory: pytest.TempPathFactory, shown_bundle: Path) -> Iterator[tuple[httpx.Client, Path]]:
+    """Series a with its two images and its Secondary Capture; and the data folder."""
+    folder = tmp_path_factory.mktemp("images")
+    settings = settings_of(folder, shown_bundle)
+    database = Database(settings.database.url)
+    migrate(database)
+    answer(database, folder, "a", 2)
+    database.close()
+    with serving(settings) as (client, _):
+        yield client, folder
+
+
+def _pixels(response: httpx.Response) -> np.ndarray:
+    assert (response.status_code, response.headers["content-type"]) == (200, "image/png")
+    return np.asarray(Image.open(io.BytesIO(response.content)))
+
+
+def test_a_slice_is_shown_through_a_window_that_can_be_changed(received: tuple[httpx.Client, Path]) -> None:
+    client, _ = received
+    shown = _pixels(client.get(f"{SERIES}/slices/0.png"))
+    assert shown.shape[0] == shown.shape[1] >= mr_instance().Rows
+    assert (shown.min(), shown.max()) == (0, 255)
+    darker = _pixels(client.get(f"{SERIES}/slices/0.png?low=0.5&high=1.5"))
+    assert darker.mean() < shown.mean() / 2
+
+
+def test_the_secondary_capture_is_shown_as_it_was_sent(received: tuple[httpx.Client, Path]) -> None:
+    client, folder = received
+    objects = {dcmread(file).Modality: file for file in (folder / "objects").rglob("*.dcm")}
+    assert np.array_equal(_pixels(client.get(f"{SERIES}/picture.png")), dcmread(objects["OT"]).pixel_array)
+    objects["OT"].unlink()
+    response = client.get(f"{SERIES}/picture.png")
+    assert (response.status_code, "missing from the data folder" in response.json()["detail"]) == (404, True)
+
+
+def test_a_file_that_is_missing_is_404(received: tuple[httpx.Client, Path]) -> None:
+    client, folder = received
+    for file in (folder / "instances").rglob("*.dcm"):
+        file.unlink()
+    response = client.get(f"{SERIES}/slices/1.png")
+    assert (response.status_code, "missing from the data folder" in response.json()["detail"]) == (404, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("slices/0.png", 404),  # the fixture has no files
+        ("slices/9.png", 404),
+        ("slices/0.png?low=1&high=0", 422),
+        ("slices/0/activation.png", 404),
+        ("picture.png", 404),
+    ],
+)
+def test_an_image_that_does_not_exist_is_a_problem(client: httpx.Client, path: str, status: int) -> None:
+    answer = client.get(f"{SERIES}/{path}")
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+
+
+def test_an_activation_map_lies_where_it_was_computed_and_is_clear_elsewhere() -> None:
+    activation = Activation(rows=((255, 255), (255, 255)), top=0.0, left=0.5, height=0.5, width=0.5)
+    picture = np.asarray(Image.open(io.BytesIO(_activation_png(activation))))
+    assert picture.shape == (256, 256, 4)
+    assert picture[10:118, 138:246, 3].min() > 200
+    assert picture[140:, :, 3].max() == 0
+    assert picture[:, :118, 3].max() == 0

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from worker.db.views.series_detail import SeriesDetail, ShownSlice
+from worker.dicom.standard import derive_uid
+from worker.web.pages.series import _first_shown, _probability_lines
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a", "Glioma"),
+        ("a", "Incomplete: 2 of the 3 images came"),
+        ("a", "Probability per slice"),
+        ("b", "modality CT"),
+        ("c", "process-died"),
+        ("d", "No result yet"),
+        ("d", "Unread"),
+    ],
+)
+def test_a_series_shows_its_result_or_its_reason(client: httpx.Client, name: str, text: str) -> None:
+    assert text in client.get(f"/series/{derive_uid('series', name)}").text
+
+
+def _detail(*slices: tuple[float, float, bool]) -> SeriesDetail:
+    shown = tuple(ShownSlice("x.dcm", None, None, (first, second), True, key) for first, second, key in slices)
+    return SeriesDetail(shown, None, None)
+
+
+def test_the_viewer_opens_at_the_most_probable_key_slice_else_at_the_middle() -> None:
+    detail, names = _detail((0.9, 0.1, False), (0.6, 0.4, True), (0.8, 0.2, True), (0.1, 0.9, False)), ["a", "b"]
+    assert _first_shown(detail, [1, 2], names, "a") == 2
+    assert _first_shown(detail, [1, 2], names, "b") == 1
+    assert _first_shown(detail, [], names, "a") == 2
+    assert _first_shown(detail, [1, 2], names, None) == 2
+
+
+def test_there_is_a_line_per_class_unless_the_classes_are_not_known() -> None:
+    detail = _detail((0.0, 1.0, True), (0.5, 0.5, True))
+    assert [line.points for line in _probability_lines(detail, ["a", "b"])] == [
+        "0.5,100.0 1.5,50.0",
+        "0.5,0.0 1.5,50.0",
+    ]
+    assert _probability_lines(detail, ["a"]) == []
+    assert _probability_lines(_detail(), ["a", "b"]) == []

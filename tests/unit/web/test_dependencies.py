@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.testbed.instances import MODEL
+from tests.testbed.shown_bundle import make_shown_bundle
+from worker.errors import StartError
+from worker.inference.bundle import verified_identity
+from worker.jobs.bundle_store import BundleStore
+from worker.results import ModelIdentity
+from worker.web.dependencies import Site, describe_bundle
+
+
+def test_the_bundles_of_a_host_come_once_each_the_configured_one_first(
+    site: Site, model: ModelIdentity, shown_bundle: Path, tmp_path: Path
+) -> None:
+    store = BundleStore(site.settings)
+    store.add(shown_bundle)
+    other = make_shown_bundle(tmp_path / "other", replace(MODEL, version="2.0"), card="# Another\n")
+    store.add(other)
+    assert [bundle.sha256 for bundle in site.bundles()] == [model.sha256, verified_identity(other).sha256]
+    found = site.bundle(verified_identity(other).sha256)
+    assert found is not None
+    assert (found.card, found.figures, found.manufacturer) == ("# Another\n", None, "test")
+    assert site.bundle("12" * 32) is None
+    assert site.bundle(None) is None
+
+
+def test_a_damaged_bundle_is_left_out(site: Site, model: ModelIdentity, tmp_path: Path) -> None:
+    folder = BundleStore(site.settings).add(make_shown_bundle(tmp_path / "other", replace(MODEL, version="2.0")))
+    (folder / "docs/README.md").write_text("changed")
+    with pytest.raises(StartError):
+        describe_bundle(folder)
+    assert [bundle.sha256 for bundle in site.bundles()] == [model.sha256]
+
+
+def test_the_titles_are_those_of_every_model_of_the_host(site: Site) -> None:
+    assert site.class_titles() == {"glioma": "Glioma", "notumor": "No tumour"}
