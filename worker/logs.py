@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from worker.imports import without
@@ -31,6 +32,21 @@ def mask_identifiers(_logger: Any, _method: str, event: MutableMapping[str, Any]
     return event
 
 
+class LossyStream:
+    """Standard error, which may be a full disk or a closed pipe: a line that cannot be written is lost.
+
+    A log line is written in the middle of commits and by threads that others wait for; it must never raise.
+    """
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError, AttributeError):  # no space, a broken pipe; a stream closed before or since
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
+
+
 def configure_logs(level: str = "INFO") -> None:
     """Call once at the start of a process. Silences libraries, whose log lines may quote datasets."""
     structlog.configure(
@@ -41,7 +57,7 @@ def configure_logs(level: str = "INFO") -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=LossyStream()),  # type: ignore[arg-type]  # write, flush
         cache_logger_on_first_use=True,
     )
     libraries = ("pynetdicom", "pydicom", "highdicom", "dicomweb_client", "urllib3", "apscheduler", "sqlalchemy")
@@ -59,9 +75,10 @@ def guard_standard_error() -> None:
     """
     warnings.simplefilter("ignore")
     logging.getLogger().addHandler(logging.NullHandler())  # without a handler logging prints warnings
-    sys.excepthook = lambda _class, error, _trace: print(unexpected(error), file=sys.stderr)
-    threading.excepthook = lambda args: print(unexpected(args.exc_value), file=sys.stderr)
-    sys.unraisablehook = lambda args: print(unexpected(args.exc_value), file=sys.stderr)
+    stream = LossyStream()
+    sys.excepthook = lambda _class, error, _trace: print(unexpected(error), file=stream)
+    threading.excepthook = lambda args: print(unexpected(args.exc_value), file=stream)
+    sys.unraisablehook = lambda args: print(unexpected(args.exc_value), file=stream)
 
 
 def unexpected(error: BaseException | None) -> str:

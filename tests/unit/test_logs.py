@@ -43,6 +43,17 @@ def test_python_itself_prints_no_text_of_a_library(statement: str) -> None:
     assert ("unexpected ValueError at" in done.stderr) == ("warn" not in statement and "logging" not in statement)
 
 
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"], ids=["full", "closed"])
+def test_a_line_that_cannot_be_written_is_lost_and_raises_nothing(redirection: str) -> None:
+    program = (
+        "from worker.logs import configure_logs, get_log\nconfigure_logs()\n"
+        "for number in range(3): get_log().info('an event', number=number)\nprint('done')"
+    )
+    command = f'"{sys.executable}" -c "{program}" {redirection}'
+    done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.stdout == "done\n"
+
+
 def test_a_fault_is_logged_without_its_text() -> None:
     try:
         raise ValueError("CANARY^NAME")

@@ -7,15 +7,19 @@ that it can be verified without the worker.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import sqlite3
+import stat
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from worker.config.paths import sqlite_path
 from worker.config.settings import Settings
@@ -29,6 +33,10 @@ _SQLITE = "worker.db"
 _POSTGRESQL = "worker.pgdump"
 _MANIFEST = "files.sha256"
 _TRAIL = "audit"
+_FOLDERS = ("instances", "objects", "conflicts", "models")  # what a manifest may name, below the data folder
+_LINE = re.compile(r"([0-9a-f]{64})  (.{1,1024})")
+_LARGEST_MANIFEST = 1 << 30
+_CHUNK = 1 << 20
 Step = Callable[[int, int], None]
 Named = Sequence[tuple[str, str]]  # path below the data folder, SHA-256
 
@@ -45,7 +53,7 @@ def back_up(settings: Settings, folder: Path, step: Step) -> tuple[int, int]:
         names = [*_copy_database(settings.database.url, folder), *_bundle_files(settings)]
         _copy_trail(settings.audit_dir, folder / _TRAIL)  # after the database, which records its length
         (folder / _MANIFEST).write_text("".join(f"{sha256}  {name}\n" for name, sha256 in names), encoding="utf-8")
-        return _copy_files(names, settings.worker.data_dir, folder, step)
+        return _copy_files(names, settings.worker.data_dir, folder, step, links=True)
     except OSError as error:
         raise StartError("backup-failed", f"{folder}: {error.strerror}") from None
 
@@ -58,7 +66,7 @@ def restore_backup(settings: Settings, folder: Path, step: Step) -> int:
     url, data_dir = settings.database.url, settings.worker.data_dir
     file = sqlite_path(url)
     database = folder / (_POSTGRESQL if file is None else _SQLITE)
-    if not (folder / _MANIFEST).is_file() or not database.is_file():
+    if not _is_plain_file(folder / _MANIFEST) or not _is_plain_file(database):
         raise StartError("no-backup", f"{folder} is not a backup: it has no {database.name} with {_MANIFEST}")
     targets = (file, data_dir / "instances", data_dir / "objects")
     existing = [path for path in targets if path is not None and path.exists()]
@@ -66,10 +74,9 @@ def restore_backup(settings: Settings, folder: Path, step: Step) -> int:
         raise StartError("restore-in-the-way", f"{existing[0]} exists: restore needs an empty data folder and database")
     if file is None and _revision(url) is not None:
         raise StartError("restore-in-the-way", "the database has tables: restore needs an empty database")
-    lines = (folder / _MANIFEST).read_text(encoding="utf-8").splitlines()
-    names = [(name, sha256) for sha256, _, name in (line.partition("  ") for line in lines)]
+    names = _read_manifest(folder / _MANIFEST)
     try:
-        copied, missing = _copy_files(names, folder, data_dir, step)
+        copied, missing = _copy_files(names, folder, data_dir, step, links=False)
         if missing:
             raise StartError("backup-not-whole", f"{missing} files of the backup are missing or damaged")
         if not any(settings.audit_dir.glob("*.audit")):  # a trail that survived is longer than the copy
@@ -80,11 +87,53 @@ def restore_backup(settings: Settings, folder: Path, step: Step) -> int:
             _run_client("pg_restore", url, *options, str(database))
         else:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with database.open("rb") as source, open_atomically(file) as target:
+            with _open_plain(database) as source, open_atomically(file) as target:
                 shutil.copyfileobj(source, target)
     except OSError as error:
         raise StartError("restore-failed", f"{data_dir}: {error.strerror}") from None
     return copied
+
+
+def _read_manifest(path: Path) -> Named:
+    """The files that a backup lists. A backup may come from anywhere, so nothing outside the data folder is named.
+
+    Raises StartError for a line in another format and for a path that leads, or could lead, elsewhere.
+    """
+    names: dict[str, str] = {}
+    with _open_plain(path) as file:
+        if os.fstat(file.fileno()).st_size > _LARGEST_MANIFEST:
+            raise StartError("backup-unsafe", f"{_MANIFEST} of the backup exceeds {_LARGEST_MANIFEST >> 20} MiB")
+        for number, line in enumerate(file.read().decode("utf-8", errors="replace").splitlines(), 1):
+            match = _LINE.fullmatch(line)
+            if match is None or not _is_below_data_folder(match[2]):
+                raise StartError(
+                    "backup-unsafe", f"line {number} of {_MANIFEST} names no file below {', '.join(_FOLDERS)}"
+                )
+            names[match[2]] = match[1]
+    return list(names.items())
+
+
+def _is_below_data_folder(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    plain = name == "/".join(parts) and name.isprintable() and "\\" not in name
+    return plain and len(parts) > 1 and parts[0] in _FOLDERS and ".." not in parts
+
+
+def _is_plain_file(path: Path) -> bool:
+    """Whether a path is a file itself: no symbolic link, device or pipe."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _open_plain(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises OSError for a symbolic link, and for what is no file, without waiting for it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def _bundle_files(settings: Settings) -> Named:
@@ -99,8 +148,9 @@ def _bundle_files(settings: Settings) -> Named:
 def _copy_trail(source: Path, target: Path) -> None:
     """Copy the audit trail. Its hash chain verifies it, so it is not among the files of the manifest."""
     for file in source.glob("*.audit"):
-        target.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.copy2(file, target / file.name)
+        if _is_plain_file(file):
+            target.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.copy2(file, target / file.name, follow_symlinks=False)
 
 
 def _copy_database(url: str, folder: Path) -> Named:
@@ -160,17 +210,35 @@ def _revision(url: str) -> str | None:
         database.close()
 
 
-def _copy_files(names: Named, source: Path, target: Path, step: Step) -> tuple[int, int]:
+def _copy_files(names: Named, source: Path, target: Path, step: Step, *, links: bool) -> tuple[int, int]:
+    """Copy files whose hash is right. Returns the numbers of files copied, and missing or damaged.
+
+    `links`: follow symbolic links to folders, as our own data folder may have them; a backup has none.
+    """
     copied = 0
     for number, (name, sha256) in enumerate(names, 1):
-        path = target / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            content = (source / name).read_bytes()
-        except FileNotFoundError:
-            content = None
-        if content is not None and hashlib.sha256(content).hexdigest() == sha256:
-            path.write_bytes(content)
-            copied += 1
+        parents = [source / parent for parent in PurePosixPath(name).parents]
+        if links or not any(parent.is_symlink() for parent in parents[:-1]):
+            copied += _copy_verified(source, target, name, sha256)
         step(number, len(names))
     return copied, len(names) - copied
+
+
+def _copy_verified(source: Path, target: Path, name: str, sha256: str) -> bool:
+    """Copy a file of that hash; False, and no copy, for one that is missing, damaged or a link."""
+    path = target / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    try:
+        with _open_plain(source / name) as original, path.open("xb") as copy:
+            while chunk := original.read(_CHUNK):
+                digest.update(chunk)
+                copy.write(chunk)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.EINVAL, errno.ENXIO):
+            return False
+        raise
+    if digest.hexdigest() != sha256:
+        path.unlink()
+        return False
+    return True

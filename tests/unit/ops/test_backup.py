@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -88,6 +90,69 @@ def test_a_copy_can_be_checked_without_the_worker(live: Settings, tmp_path: Path
     back_up(live, tmp_path / "copy", _step)
     check = ["sha256sum", "--check", "--strict", "files.sha256"]
     assert subprocess.run(check, cwd=tmp_path / "copy", capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../config.toml", "instances/../../config.toml", "/etc/cron.d/x", "config.toml", "worker.db", "instances",
+        "instances/./x", "instances//x", "instances/x\\..\\y", "audit/1.audit", "",
+    ],
+)  # fmt: skip
+def test_a_manifest_names_nothing_outside_the_data_folder(live: Settings, tmp_path: Path, name: str) -> None:
+    back_up(live, tmp_path / "copy", _step)
+    content = b"bundle = '/tmp/evil'"
+    planted = tmp_path / "copy" / name.lstrip("/") if name else tmp_path / "copy" / "x"
+    if not planted.exists():
+        planted.parent.mkdir(parents=True, exist_ok=True)
+        planted.write_bytes(content)
+    with (tmp_path / "copy" / "files.sha256").open("a") as manifest:
+        manifest.write(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
+    restored = _settings(tmp_path / "new")
+    with pytest.raises(StartError, match="names no file below instances"):
+        restore_backup(restored, tmp_path / "copy", _step)
+    assert not restored.worker.data_dir.exists()
+
+
+def test_a_line_of_another_format_is_refused(live: Settings, tmp_path: Path) -> None:
+    back_up(live, tmp_path / "copy", _step)
+    with (tmp_path / "copy" / "files.sha256").open("a") as manifest:
+        manifest.write("0123  instances/ab/cd/x\n")
+    with pytest.raises(StartError, match=r"line 4 of files\.sha256"):
+        restore_backup(_settings(tmp_path / "new"), tmp_path / "copy", _step)
+
+
+def test_a_data_folder_on_another_disk_is_backed_up(live: Settings, tmp_path: Path) -> None:
+    shutil.move(live.worker.data_dir / "instances", tmp_path / "disk")
+    (live.worker.data_dir / "instances").symlink_to(tmp_path / "disk")
+    assert back_up(live, tmp_path / "copy", _step) == (3, 0)
+    assert restore_backup(_settings(tmp_path / "new"), tmp_path / "copy", _step) == 3
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "pipe"])
+def test_a_link_or_a_pipe_in_a_backup_is_a_missing_file(live: Settings, tmp_path: Path, what: str) -> None:
+    back_up(live, tmp_path / "copy", _step)
+    file = next(iter((tmp_path / "copy" / "instances").rglob("*.dcm")))
+    outside = tmp_path / "outside"
+    if what == "folder":
+        shutil.move(file.parent, outside)
+        file.parent.symlink_to(outside)
+    else:
+        shutil.move(file, outside)
+        if what == "file":
+            file.symlink_to(outside)
+        else:
+            os.mkfifo(file)
+    with pytest.raises(StartError, match="missing or damaged"):
+        restore_backup(_settings(tmp_path / "new"), tmp_path / "copy", _step)
+
+
+def test_a_database_that_is_a_link_is_no_backup(live: Settings, tmp_path: Path) -> None:
+    back_up(live, tmp_path / "copy", _step)
+    shutil.move(tmp_path / "copy" / "worker.db", tmp_path / "elsewhere.db")
+    (tmp_path / "copy" / "worker.db").symlink_to(tmp_path / "elsewhere.db")
+    with pytest.raises(StartError, match="is not a backup"):
+        restore_backup(_settings(tmp_path / "new"), tmp_path / "copy", _step)
 
 
 @pytest.fixture
