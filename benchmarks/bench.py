@@ -1,12 +1,12 @@
 """Runs every benchmark and writes docs/performance.md: `make bench`.
 
-    PYTHONPATH=. python benchmarks/bench.py                      # an hour or so, on an otherwise idle machine
-    PYTHONPATH=. python benchmarks/bench.py --only start,scale   # these; the others' figures stay as they were
+    PYTHONPATH=. python benchmarks/bench.py                      # about an hour, on an otherwise idle machine
+    PYTHONPATH=. python benchmarks/bench.py --only start,scale   # these; the figures of the others stay
     PYTHONPATH=. python benchmarks/bench.py --quick --out /tmp/bench   # shows that it works; the figures mean nothing
 
-The figures are kept in performance.json with when and where each program ran; performance.md gets them between its
-marks, and performance.svg shows what part of each goal is reached. Exits 1 when a program fails, not when a
-goal is missed.
+The figures are stored in performance.json with date, commit and machine of each program, written between the marks of
+performance.md, and drawn as parts of their goals in performance.svg. Exits 1 when a program fails, not when a goal is
+missed.
 """
 
 from __future__ import annotations
@@ -21,45 +21,46 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import Row, cores, reached, shown
+from benchmarks.rows import Row, as_line, cores, reached
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ("receive", "classify", "latency", "start", "scale", "query_million", "training_throughput")
 BEGIN, END = "<!-- figures: written by `make bench` -->", "<!-- end of figures -->"
-WATTS_A_CORE = 12.5  # assumed: a server of 32 cores that takes 400 W under load, all of it counted
+WATTS_A_CORE = 12.5  # assumed: a server of 32 cores that draws 400 W under load
 _SAMPLE_SECONDS = 3.0
-_BUSY = 0.25  # processors
-_DRAWN = 10  # rows of a program in the plot
+_BUSY = 0.25  # processors busy with other work, above which the document warns
+_DRAWN = 10  # rows of a program in the plot at most
 COSTED = {slices: f"series of {slices} slices a second and core" for slices in (24, 200)}  # rows of scale.py
 
-Found = dict[str, dict[str, Any]]  # program → title, rows, and when and where it ran
+Figures = dict[str, dict[str, Any]]  # program → title, rows, and when and where it ran
 
 
 def run(program: Path, quick: bool) -> dict[str, Any] | None:
-    """What the program wrote, with where and when; None, said on standard error, when it wrote nothing."""
+    """Run a program: what it wrote, with date, commit and machine; None, with a message, when it wrote nothing."""
     load = busy_processors(_SAMPLE_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
         command = [sys.executable, "-W", "ignore", str(program), "--json", str(file), *(["--quick"] if quick else [])]
-        began = time.monotonic()
+        start = time.monotonic()
         code = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode
         if not file.is_file():
             print(f"{program.stem}: exit code {code}, no figures", file=sys.stderr)
             return None
-        found: dict[str, Any] = json.loads(file.read_text())
-    return found | {"machine": machine(), "load": load, "quick": quick, "seconds": round(time.monotonic() - began),
+        written: dict[str, Any] = json.loads(file.read_text())
+    return written | {"machine": machine(), "load": load, "quick": quick, "seconds": round(time.monotonic() - start),
                     "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "commit": commit()}  # fmt: skip
 
 
 def busy_processors(seconds: float) -> float:
-    """Processors that others keep busy now. The load average would still tell of the program that ran before."""
+    """The number of processors busy with other work now; the load average would still include the last program."""
 
     def ticks() -> tuple[int, int]:
-        numbers = [int(one) for one in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-        return sum(numbers), numbers[3] + numbers[4]  # idle, and waiting for a disk
+        numbers = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return sum(numbers), numbers[3] + numbers[4]  # idle and iowait
 
     before = ticks()
     time.sleep(seconds)
@@ -92,32 +93,33 @@ def commit() -> str:
 # --- the document -----------------------------------------------------------------------------------------------
 
 
-def document(found: Found) -> str:
-    """The part between the marks."""
+def document(figures: Figures) -> str:
+    """The section of performance.md between the marks."""
     parts = ["![How much of each goal is reached](performance.svg)"]
-    for one in found.values():
-        rows = [Row(**row) for row in one["rows"]]
-        parts += [f"### {one['title']}", _where(one), _table(rows)]
+    for program in figures.values():
+        rows = [Row(**row) for row in program["rows"]]
+        parts += [f"### {program['title']}", _circumstances(program), _table(rows)]
         notes = [f"- {row.row}: {row.note}" for row in rows if row.note]
         if notes:
             parts.append("\n".join(notes))
-    parts += ["### Cost", cost([Row(**row) for one in found.values() for row in one["rows"]])]
+    parts += ["### Cost", cost([Row(**row) for program in figures.values() for row in program["rows"]])]
     return "\n\n".join(parts)
 
 
-def _where(one: Mapping[str, Any]) -> str:
-    busy = f"; **{one['load']:.1f} processors were busy with other work: times say little, ratios not much more**"
-    quick = "; **a quick run, whose figures mean nothing**" if one["quick"] else ""
-    return f"{one['at']}, commit {one['commit']}, {one['machine']}{busy if one['load'] > _BUSY else ''}{quick}"
+def _circumstances(program: Mapping[str, Any]) -> str:
+    load = program["load"]
+    busy = f"; **{load:.1f} processors were busy with other work: neither times nor ratios are reliable**"
+    quick = "; **a quick run, whose figures mean nothing**" if program["quick"] else ""
+    return f"{program['at']}, commit {program['commit']}, {program['machine']}{busy if load > _BUSY else ''}{quick}"
 
 
 def _table(rows: Sequence[Row]) -> str:
-    lines = ["| | ours | beside it | ratio | goal | |", "|---|---|---|---|---|---|"]
-    for one in rows:
-        peer = f"{_number(one.peer)} {one.peer_name}" if one.peer is not None else ""
-        judged = "" if one.ratio is None or one.goal is None else ("reached" if reached(one) else "**missed**")
-        ratio, goal = ("" if value is None else f"{value:.2f}" for value in (one.ratio, one.goal))
-        lines.append(f"| {one.row} | {_number(one.ours)} {one.unit} | {peer} | {ratio} | {goal} | {judged} |")
+    lines = ["| | ours | compared with | ratio | goal | |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        peer = f"{_number(row.peer)} {row.peer_name}" if row.peer is not None else ""
+        verdict = "" if row.ratio is None or row.goal is None else ("reached" if reached(row) else "**missed**")
+        ratio, goal = ("" if value is None else f"{value:.2f}" for value in (row.ratio, row.goal))
+        lines.append(f"| {row.row} | {_number(row.ours)} {row.unit} | {peer} | {ratio} | {goal} | {verdict} |")
     return "\n".join(lines)
 
 
@@ -128,18 +130,20 @@ def _number(value: float | None) -> str:
 
 
 def cost(rows: Sequence[Row]) -> str:
-    """Series a day and core and a watt-hour, from the measured rates of one inference process of one thread."""
-    rates = {one.row: one.ours for one in rows}
-    lines = ["| series | a day and core | a watt-hour |", "|---|---|---|"]
+    """Series per core and day, and per watt-hour, from the measured rates of an inference process with one thread."""
+    rates = {row.row: row.ours for row in rows}
+    lines = ["| series | per core and day | per watt-hour |", "|---|---|---|"]
     for slices, name in COSTED.items():
         if rate := rates.get(name):
             lines.append(f"| {slices} slices | {86400 * rate:,.0f} | {3600 * rate / WATTS_A_CORE:,.0f} |")
-    assumed = f"Assumed, not measured: {WATTS_A_CORE:g} W a core, which is a server of 32 cores that takes 400 W."
-    return "\n".join(lines) + f"\n\n{assumed} Reading, classifying, report and picture are counted; receiving is not."
+    assumed = f"Assumed, not measured: {WATTS_A_CORE:g} W per core, a server of 32 cores that draws 400 W."
+    return (
+        "\n".join(lines) + f"\n\n{assumed} Reading, classification, report and picture are included; receiving is not."
+    )
 
 
 def insert(text: str, figures: str) -> str:
-    """A hand-written text with the part between its marks replaced; without marks they are put at its end."""
+    """The text with the section between the marks replaced; a text without marks gets them at its end."""
     if BEGIN not in text:
         text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n".lstrip()
     before, _, rest = text.partition(BEGIN)
@@ -147,24 +151,24 @@ def insert(text: str, figures: str) -> str:
     return f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}"
 
 
-def plot(found: Found, file: Path) -> None:
-    """A bar a row that has a goal: its ratio as a part of the goal, cut at three times; of many alike, the lowest."""
+def plot(figures: Figures, file: Path) -> None:
+    """Draw a bar for each row with a goal: its ratio as a part of the goal, cut off at 3; of many rows, the lowest."""
     import matplotlib as mpl
 
     mpl.use("svg")
     from matplotlib import pyplot
 
     mpl.rcParams |= {"svg.hashsalt": "performance", "svg.fonttype": "none"}  # the same figures give the same file
-    judged = [one for program in found.values() for one in _judged(program)]
+    judged = [pair for program in figures.values() for pair in _rows_with_goal(program)]
     figure, axes = pyplot.subplots(figsize=(9, 0.6 + 0.26 * max(1, len(judged))), layout="constrained")
-    names = [f"{one.row} ({one.peer_name})" if one.peer_name != "limit" else one.row for one, _ in judged]
-    places = range(len(judged))
-    axes.barh(places, [min(part, 3.0) for _, part in judged],
+    names = [f"{row.row} ({row.peer_name})" if row.peer_name != "limit" else row.row for row, _ in judged]
+    positions = range(len(judged))
+    axes.barh(positions, [min(part, 3.0) for _, part in judged],
               color=["#2a7f62" if part >= 1 else "#b5532a" for _, part in judged])  # fmt: skip
-    for place, (_, part) in enumerate(judged):
-        axes.text(min(part, 3.0) + 0.03, place, f"{part:.2f}", va="center", fontsize=8)
+    for position, (_, part) in enumerate(judged):
+        axes.text(min(part, 3.0) + 0.03, position, f"{part:.2f}", va="center", fontsize=8)
     axes.axvline(1.0, color="black", linewidth=1)
-    axes.set(yticks=places, xlim=(0, 3.3), xlabel="part of the goal that is reached (1 = the goal)")
+    axes.set(yticks=positions, xlim=(0, 3.3), xlabel="part of the goal that is reached (1 = the goal)")
     axes.set_yticklabels(names, fontsize=8)
     axes.set_ylim(len(judged) - 0.4, -0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -172,51 +176,51 @@ def plot(found: Found, file: Path) -> None:
     pyplot.close(figure)
 
 
-def _judged(program: Mapping[str, Any]) -> list[tuple[Row, float]]:
+def _rows_with_goal(program: Mapping[str, Any]) -> list[tuple[Row, float]]:
     rows = [Row(**row) for row in program["rows"]]
-    judged = [(one, one.ratio / one.goal) for one in rows if one.ratio is not None and one.goal]
-    if len(judged) <= _DRAWN:
-        return judged
-    lowest = sorted(judged, key=lambda one: one[1])[:_DRAWN]
-    return [one for one in judged if one in lowest]
+    parts = [(row, row.ratio / row.goal) for row in rows if row.ratio is not None and row.goal]
+    if len(parts) <= _DRAWN:
+        return parts
+    lowest = sorted(parts, key=itemgetter(1))[:_DRAWN]
+    return [pair for pair in parts if pair in lowest]
 
 
-def write(found: Found, out: Path) -> None:
+def write(figures: Figures, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    (out / "performance.json").write_text(json.dumps(found, indent=1) + "\n")
-    plot(found, out / "performance.svg")
+    (out / "performance.json").write_text(json.dumps(figures, indent=1) + "\n")
+    plot(figures, out / "performance.svg")
     page = out / "performance.md"
-    page.write_text(insert(page.read_text() if page.is_file() else "", document(found)))
+    page.write_text(insert(page.read_text() if page.is_file() else "", document(figures)))
 
 
 def main(arguments: Sequence[str] | None = None, programs: Sequence[Path] | None = None) -> int:
-    """`programs` are those of PROGRAMS beside this file unless a test brings its own."""
+    """Run the benchmarks; `programs` replaces those of PROGRAMS in tests."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help="names of programs, with commas between")
-    parser.add_argument("--quick", action="store_true", help="as little as shows that it works; give --out as well")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="the folder of performance.md")
+    parser.add_argument("--only", help="names of programs, separated by commas")
+    parser.add_argument("--quick", action="store_true", help="a short run that shows that it works; needs --out")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of performance.md")
     chosen = parser.parse_args(arguments)
     programs = programs or [ROOT / "benchmarks" / f"{name}.py" for name in PROGRAMS]
-    names = chosen.only.split(",") if chosen.only else [one.stem for one in programs]
-    if unknown := set(names) - {one.stem for one in programs}:
+    names = chosen.only.split(",") if chosen.only else [program.stem for program in programs]
+    if unknown := set(names) - {program.stem for program in programs}:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
     if chosen.quick and chosen.out == ROOT / "docs":
         parser.error("a quick run says nothing about performance: give --out")
-    kept = chosen.out / "performance.json"
-    before: Found = json.loads(kept.read_text()) if kept.is_file() else {}
+    file = chosen.out / "performance.json"
+    stored: Figures = json.loads(file.read_text()) if file.is_file() else {}
     failed = []
     for program in programs:
         if program.stem not in names:
             continue
         print(f"\n{program.stem}", flush=True)
-        if (figures := run(program, chosen.quick)) is None:
+        if (written := run(program, chosen.quick)) is None:
             failed.append(program.stem)
             continue
-        before[program.stem] = figures
-        write({one.stem: before[one.stem] for one in programs if one.stem in before}, chosen.out)
-    rows = [Row(**row) for name in names if name in before for row in before[name]["rows"]]
-    missed = [one for one in rows if not reached(one)]
-    print(f"\n{len(rows)} rows, {len(missed)} goals missed", *map(shown, missed), sep="\n")
+        stored[program.stem] = written
+        write({name: stored[name] for name in (program.stem for program in programs) if name in stored}, chosen.out)
+    rows = [Row(**row) for name in names if name in stored for row in stored[name]["rows"]]
+    missed = [row for row in rows if not reached(row)]
+    print(f"\n{len(rows)} rows, {len(missed)} goals missed", *map(as_line, missed), sep="\n")
     if failed:
         print(f"without figures: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

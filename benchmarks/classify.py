@@ -1,17 +1,16 @@
-"""How fast the shipped model classifies: against MONAI in torch, against the processor's int8 limit, files included.
+"""Classification speed of the default model: against MONAI in torch and the processor's int8 limit, with files.
 
     PYTHONPATH=. python benchmarks/classify.py
-    BRAIN_MRI_DATA=folder PYTHONPATH=. python benchmarks/classify.py --json classify.json   # agreement on real pictures
+    BRAIN_MRI_DATA=folder PYTHONPATH=. python benchmarks/classify.py --json classify.json   # agreement on real images
 
-speed        the same network on the same tensors, batches of 16, as many threads as there are cores: ours (OpenVINO,
-             int8 and fp32) and MONAI's network in torch (eager, float32) take turns
+speed        the same network on the same tensors in batches of 16, with a thread per core: ours (OpenVINO, int8 and
+             fp32) and MONAI's network in torch (eager, float32) in turn
 roofline     see int8_limit.py
-agreement    slices whose likeliest class is the same in int8 and fp32; on pictures of BRAIN_MRI_DATA where it names a
-             folder, else on slices of the MNI template with and without a simulated mass, varied
+agreement    share of slices with the same most probable class in int8 and fp32: on images of the folder
+             BRAIN_MRI_DATA if it is set, otherwise on varied slices of the MNI template, with and without a mass
 reading      decoding and preprocessing of whole series (uncompressed, and JPEG lossless by DCMTK) as a share of the
-             time that the int8 network takes for the same slices: processor time on one thread, which is what a core
-             has to give
-threads      processor time in a second while series are classified, as `worker serve` sets the engine up
+             int8 network's time for the same slices: processor time on one thread
+threads      processor time per second while series are classified, with the engine as `worker serve` configures it
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ PICTURES = 2000
 SERIES = (24, 200)
 
 
-def slices_of_heads(folder: Path, bundle: Bundle, series: int, wanted: int) -> FloatArray:
-    """[wanted, 1, size, size]: heads with and without a mass, then the same darker, noisier, turned upside down."""
+def slices_of_heads(folder: Path, bundle: Bundle, series: int, count: int) -> FloatArray:
+    """[count, 1, size, size]: heads with and without a mass, then the same with other gamma, noise and flips."""
     tensors = []
     for index in range(series):
         grid = Grid(slices=24, plane=("axial", "coronal", "sagittal")[index // 2 % 3])
@@ -55,19 +54,19 @@ def slices_of_heads(folder: Path, bundle: Bundle, series: int, wanted: int) -> F
     plain_slices = np.concatenate(tensors)
     random = np.random.default_rng(3)
     slices = [plain_slices]
-    while sum(map(len, slices)) < wanted:
+    while sum(map(len, slices)) < count:
         varied = plain_slices ** random.uniform(0.6, 1.6) + random.normal(
             0, random.uniform(0, 0.06), plain_slices.shape
         )
         slices.append(np.clip(varied, 0, 1).astype(np.float32)[..., :: random.choice([-1, 1]), :])
-    return np.ascontiguousarray(np.concatenate(slices)[:wanted])
+    return np.ascontiguousarray(np.concatenate(slices)[:count])
 
 
-def slices_of_pictures(folder: Path, bundle: Bundle, wanted: int) -> FloatArray:
-    """Of a folder of PNG and JPEG files, spread evenly over it; what cannot be read is left out."""
+def slices_of_pictures(folder: Path, bundle: Bundle, count: int) -> FloatArray:
+    """[about count, 1, size, size]: readable PNG and JPEG files, spread evenly over the folder."""
     names = sorted(name for name in find_files(folder) if is_picture_name(name))
     tensors = []
-    for name in names[:: max(1, len(names) // wanted)]:
+    for name in names[:: max(1, len(names) // count)]:
         try:
             tensors.append(preprocess_image(read_picture(folder / name).pixels, bundle.preprocessing))
         except (UnreadableImage, NotAssessable):
@@ -76,8 +75,8 @@ def slices_of_pictures(folder: Path, bundle: Bundle, wanted: int) -> FloatArray:
 
 
 def speed(bundle: Bundle, tensor: FloatArray, threads: int, rounds: int) -> tuple[list[Row], list[float]]:
-    """The rows, and the int8 network's images a second of each round."""
-    once = replace(bundle, mirror=False)  # the network itself: a bundle may run it twice for a slice
+    """The rows, and the rate of the int8 network in each round, in images per second."""
+    once = replace(bundle, mirror=False)  # a bundle may run the network twice for a slice
     engines = {precision: OpenVinoEngine(once, precision, threads) for precision in ("int8", "fp32")}
     torch.set_num_threads(threads)
     network = TorchEngine(once)._net
@@ -93,10 +92,10 @@ def speed(bundle: Bundle, tensor: FloatArray, threads: int, rounds: int) -> tupl
     rates: dict[str, list[float]] = {name: [] for name in turns}
     for number in range(rounds + 1):
         for name, turn in turns.items():
-            time.sleep(0.1)  # the threads of the one before are asleep then
-            taken, _ = processor_seconds(turn)
+            time.sleep(0.1)  # let the threads of the previous engine go to sleep
+            elapsed, _ = processor_seconds(turn)
             if number:  # the first round warms up
-                rates[name].append(len(tensor) / taken)
+                rates[name].append(len(tensor) / elapsed)
     peer = "MONAI, torch eager fp32"
     return [
         against("network int8", rates["int8"], rates["torch"], peer, "images/s", 6.0),
@@ -106,7 +105,7 @@ def speed(bundle: Bundle, tensor: FloatArray, threads: int, rounds: int) -> tupl
 
 def roofline(bundle: Bundle, rates: Sequence[float], threads: int, repeats: int) -> list[Row]:
     limit = int8_limit(bundle.openvino_model("int8"), bundle.preprocessing.size, BATCH, threads, repeats)
-    best = max(rates)  # against the best that the convolutions did
+    best = max(rates)  # against the best rate of the convolutions
     facts = f"our best round; peak {limit.peak / 1e9:.0f} Gop/s, {limit.operations / 1e9:.2f} Gop an image"
     share = Row(
         "share of the int8 roofline", best, "images/s", len(rates), limit.images_a_second, "int8 peak",
@@ -116,21 +115,21 @@ def roofline(bundle: Bundle, rates: Sequence[float], threads: int, repeats: int)
     return [share, alone]
 
 
-def agreement(bundle: Bundle, tensor: FloatArray, threads: int, what: str) -> Row:
+def agreement(bundle: Bundle, tensor: FloatArray, threads: int, kind: str) -> Row:
     labels = [
         OpenVinoEngine(bundle, precision, threads).run(tensor).logits.argmax(axis=1) for precision in ("int8", "fp32")
     ]
     same = float((labels[0] == labels[1]).mean())
-    shown = ", ".join(f"{number} {name}" for name, number in _counted(bundle, labels[1]).items())
-    return at_least("class agreement of int8 with fp32", [100 * same], 99.5, "%", f"{len(tensor)} {what}: {shown}")
+    counts = ", ".join(f"{number} {name}" for name, number in _counted(bundle, labels[1]).items())
+    return at_least("class agreement of int8 with fp32", [100 * same], 99.5, "%", f"{len(tensor)} {kind}: {counts}")
 
 
 def _counted(bundle: Bundle, labels: np.ndarray) -> dict[str, int]:
-    return {one.name: int((labels == index).sum()) for index, one in enumerate(bundle.identity.classes)}
+    return {label.name: int((labels == index).sum()) for index, label in enumerate(bundle.identity.classes)}
 
 
 def reading(folder: Path, bundle: Bundle, slices: int, rounds: int) -> list[Row]:
-    """A row a transfer syntax."""
+    """A row for each transfer syntax."""
     rows, engine = [], OpenVinoEngine(bundle, "int8", threads=1)
     for name, syntax in (("uncompressed", ExplicitVRLittleEndian), ("JPEG lossless", JPEGLosslessSV1)):
         if syntax == JPEGLosslessSV1 and not dcmtk.installed("dcmcjpeg"):
@@ -167,12 +166,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         real = os.environ.get("BRAIN_MRI_DATA")
-        wanted = 48 if chosen.quick else PICTURES
-        heads = slices_of_heads(folder, bundle, 1 if chosen.quick else 6, wanted)
-        judged = slices_of_pictures(Path(real), bundle, wanted) if real else heads
+        count = 48 if chosen.quick else PICTURES
+        heads = slices_of_heads(folder, bundle, 1 if chosen.quick else 6, count)
+        images = slices_of_pictures(Path(real), bundle, count) if real else heads
         rows, rates = speed(bundle, heads[:BATCH] if chosen.quick else heads[: 8 * BATCH], threads, rounds)
         rows += roofline(bundle, rates, threads, 3 if chosen.quick else 30)
-        rows.append(agreement(bundle, judged, threads, "pictures" if real else "slices of simulated heads"))
+        rows.append(agreement(bundle, images, threads, "pictures" if real else "slices of simulated heads"))
         engine = OpenVinoEngine(bundle, "int8", threads)
         for slices in SERIES[:1] if chosen.quick else SERIES:
             rows += reading(folder, bundle, slices, rounds)

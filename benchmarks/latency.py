@@ -1,13 +1,13 @@
-"""How long after its last image a series' report lies in the PACS.
+"""Latency: the time from the last image of a series to its report in the PACS.
 
     PYTHONPATH=. python benchmarks/latency.py
 
-A worker with the shipped model, SQLite and the settings it comes with but `quiet_seconds = 1`, and a Storage SCP beside
-it. storescu sends a series on one association; the clock runs from the commit of the last image (its row's time) to the
-end of the report's C-STORE at the SCP. What is over `quiet_seconds` counts, in three parts:
+A worker with the default model, SQLite and the default settings but `quiet_seconds = 1`, and a Storage SCP. storescu
+sends a series over one association; the time is measured from the commit of the last image (the time in its row) to the
+end of the report's C-STORE at the SCP. What exceeds `quiet_seconds` is counted, in three parts:
 
-settling     from the end of quiet_seconds to the job's row
-classifying  to the result's commit: claimed, read, classified, report and picture made
+settling     from the end of quiet_seconds to the row of the job
+classifying  to the commit of the result: claim, read, classify, build report and picture
 delivering   to the report in the PACS
 """
 
@@ -33,11 +33,13 @@ from tests.testbed.waiting import wait_until
 from tests.testbed.worker_process import WorkerProcess, running
 
 QUIET_SECONDS = 1.0
-DIFFERENT = 24  # slices that are really drawn; a longer series shows each several times, at its own place
+DIFFERENT = 24  # distinct slices; a longer series repeats them at positions of their own
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
+    """A series to send, and the longest permitted time to its report."""
+
     slices: int
     grid: Grid
     limit_seconds: float
@@ -54,20 +56,20 @@ LOADS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """Seconds of one series."""
+class Durations:
+    """Seconds that a series took, by stage."""
 
     settling: float
     classifying: float
     delivering: float
 
     @property
-    def over(self) -> float:
+    def total(self) -> float:
         return self.settling + self.classifying + self.delivering
 
 
 class ClockedPacs(Pacs):
-    """Notes when it had stored the last report."""
+    """A PACS that records when it stored the last report."""
 
     report_at: float | None = None
 
@@ -79,7 +81,7 @@ class ClockedPacs(Pacs):
 
 
 def write_series(folder: Path, drawn: Sequence[Dataset], slices: int) -> list[Path]:
-    """A new series of so many slices, 1 mm apart where the drawn ones repeat."""
+    """Write a new series of this many slices; the drawn ones are repeated where there are fewer."""
     folder.mkdir(parents=True, exist_ok=True)
     study, series, files = generate_uid(), generate_uid(), []
     for index in range(slices):
@@ -92,7 +94,8 @@ def write_series(folder: Path, drawn: Sequence[Dataset], slices: int) -> list[Pa
     return files
 
 
-def one_series(worker: WorkerProcess, pacs: ClockedPacs, files: Sequence[Path]) -> Taken:
+def send_series(worker: WorkerProcess, pacs: ClockedPacs, files: Sequence[Path]) -> Durations:
+    """Send a series and wait for its report."""
     pacs.report_at = None
     dcmtk.storescu(worker.port, files)
 
@@ -102,19 +105,19 @@ def one_series(worker: WorkerProcess, pacs: ClockedPacs, files: Sequence[Path]) 
 
     report_at = wait_until(stored, "the report", every=0.01)
     received, settled, answered = times(worker)
-    return Taken(settled - received - QUIET_SECONDS, answered - settled, report_at - answered)
+    return Durations(settled - received - QUIET_SECONDS, answered - settled, report_at - answered)
 
 
 def times(worker: WorkerProcess) -> tuple[float, float, float]:
-    """Of the newest series: last image, job and result, as seconds since 1970."""
+    """When the last image, the job and the result of the newest series were recorded, in seconds since 1970."""
     query = """SELECT series.last_received_at, job.created_at, result.created_at
         FROM result JOIN job ON job.id = result.job_id JOIN series ON series.id = result.series_id
         ORDER BY result.id DESC LIMIT 1"""
     [row] = worker.rows(query)
-    return tuple(datetime.fromisoformat(one).replace(tzinfo=UTC).timestamp() for one in row)  # type: ignore[return-value]
+    return tuple(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() for text in row)  # type: ignore[return-value]
 
 
-def measure(folder: Path, load: Load, rounds: int) -> list[Taken]:
+def measure(folder: Path, load: Load, rounds: int) -> list[Durations]:
     drawn = [dcmread(file) for file in head_series(folder / "drawn", grid=load.grid)]
     with ClockedPacs() as pacs:
         destinations = {"pacs": (pacs.ae_title, pacs.port)}
@@ -122,20 +125,24 @@ def measure(folder: Path, load: Load, rounds: int) -> list[Taken]:
         with running(folder / "worker", destinations=destinations, settings=settings) as worker:
             ready = "ready to classify"
             wait_until(lambda: ready in worker.log.read_text(errors="replace") or None, "the model", every=0.05)
-            taken = []
-            for number in range(rounds + 1):  # the first one warms up
+            durations = []
+            for number in range(rounds + 1):  # the first series warms up
                 files = write_series(folder / "sent", drawn, load.slices)
-                taken.append(one_series(worker, pacs, files))
+                durations.append(send_series(worker, pacs, files))
                 if number == 0:
-                    taken.clear()
-            return taken
+                    durations.clear()
+            return durations
 
 
-def row(load: Load, taken: Sequence[Taken]) -> Row:
+def row(load: Load, durations: Sequence[Durations]) -> Row:
     parts = ("settling", "classifying", "delivering")
-    note = ", ".join(f"{part} {median(getattr(one, part) for one in taken):.2f}" for part in parts)
+    note = ", ".join(f"{part} {median(getattr(series, part) for series in durations):.2f}" for part in parts)
     return at_most(
-        f"report after quiet_seconds, {load.name}", [one.over for one in taken], load.limit_seconds, "s", note
+        f"report after quiet_seconds, {load.name}",
+        [series.total for series in durations],
+        load.limit_seconds,
+        "s",
+        note,
     )
 
 

@@ -1,11 +1,11 @@
-"""How long searches and the first page take with a million series, on SQLite and on PostgreSQL where it is installed.
+"""Searches and the first page with a million series, on SQLite and on PostgreSQL where it is installed.
 
     PYTHONPATH=. python benchmarks/query_million.py   # 1,000,000 series in a temporary folder: 2 GB, minutes
     PYTHONPATH=. python benchmarks/query_million.py --rows 50000 --keep /tmp/queries
 
 Prints the median and the 95th percentile of each search over different values, and of the pages that `worker serve
---role web` sends to somebody who is signed in: the whole answer over HTTP, and until a headless Chromium has built the
-document. Exits 1 when a search takes more than 50 ms or a page more than 300 ms (95th percentile).
+--role web` sends to a signed-in user: the whole answer over HTTP, and until a headless Chromium has built the document.
+Exits 1 when the 95th percentile of a search exceeds 50 ms, or that of a page 300 ms.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ START = datetime(2025, 1, 1, tzinfo=UTC)
 SECONDS_APART = 30
 PAGE = 50
 
-# One series in 20 is refused, one in 50 not assessed, one in 1,000 failed; a quarter each of four classes.
+# Of 1,000 series 50 are refused, 20 not assessed and 1 failed; the others are spread evenly over four classes.
 _STATUS = "CASE WHEN n % 1000 = 7 THEN 'failed' WHEN n % 20 = 3 THEN 'refused' WHEN n % 50 = 9 THEN 'not-assessed' "
 _STATUS += "ELSE 'classified' END"
 _LABEL = "CASE WHEN n % 1000 = 7 OR n % 20 = 3 OR n % 50 = 9 THEN NULL ELSE "
@@ -55,7 +55,7 @@ _LABEL += (
     "CASE (n / 7) % 4 WHEN 0 THEN 'glioma' WHEN 1 THEN 'meningioma' WHEN 2 THEN 'pituitary' ELSE 'notumor' END END"
 )
 _SECONDS = f"{int(START.timestamp())} + n * {SECONDS_APART}"
-_TIME = "@time"  # of series n; stands for one of these
+_TIME = "@time"  # placeholder for the time of series n, an expression of TIMES
 TIMES = {
     "sqlite": f"strftime('%Y-%m-%d %H:%M:%S', {_SECONDS}, 'unixepoch') || '.000000'",
     "postgresql": f"to_timestamp({_SECONDS})",
@@ -93,7 +93,7 @@ FILL = {
 
 
 def fill(database: Database, rows: int) -> None:
-    """Write `rows` series, each with its job, result, objects and deliveries."""
+    """Insert `rows` series, each with its job, result, objects and deliveries."""
     for table, statement in FILL.items():
         started = time.monotonic()
         with database.engine.begin() as connection:
@@ -106,7 +106,7 @@ def fill(database: Database, rows: int) -> None:
 
 
 def searches(rows: int, random_: random.Random) -> dict[str, Callable[[], Search]]:
-    """What a person asks for: each call gives other values."""
+    """The searches of users; each call gives other values."""
 
     def number() -> int:
         return random_.randrange(1, rows)
@@ -114,7 +114,7 @@ def searches(rows: int, random_: random.Random) -> dict[str, Callable[[], Search
     def day() -> date:
         return (START + timedelta(seconds=SECONDS_APART * number())).date()
 
-    def place() -> ListPosition:
+    def position() -> ListPosition:
         at = number()
         return ListPosition(START + timedelta(seconds=SECONDS_APART * at), at)
 
@@ -124,15 +124,15 @@ def searches(rows: int, random_: random.Random) -> dict[str, Callable[[], Search
     labels = ("glioma", "meningioma", "pituitary", "notumor")
     return {
         "newest": Search,
-        "anywhere in the list": lambda: Search(older_than=place()),
-        "back from anywhere": lambda: Search(newer_than=place()),
+        "anywhere in the list": lambda: Search(older_than=position()),
+        "back from anywhere": lambda: Search(newer_than=position()),
         "status": lambda: Search(status=random_.choice(list(SeriesStatus))),
-        "status, anywhere": lambda: Search(status=random_.choice(list(SeriesStatus)), older_than=place()),
+        "status, anywhere": lambda: Search(status=random_.choice(list(SeriesStatus)), older_than=position()),
         "class": lambda: Search(label=random_.choice(labels)),
         "class, from 0.95": lambda: Search(label=random_.choice(labels), minimum_probability=0.95),
         "from 0.999": lambda: Search(minimum_probability=0.999),
         "answered": lambda: Search(answered=True),
-        "a day": lambda: (lambda one: Search(since=one, until=one))(day()),
+        "a day": lambda: (lambda date_: Search(since=date_, until=date_))(day()),
         "class, since a day": lambda: Search(label=random_.choice(labels), since=day()),
         "status and class until a day": lambda: Search(
             status=SeriesStatus.CLASSIFIED, label=random_.choice(labels), until=day()
@@ -153,8 +153,8 @@ def searches(rows: int, random_: random.Random) -> dict[str, Callable[[], Search
 
 
 @dataclass(frozen=True)
-class Taken:
-    """Milliseconds of one call, by the clock on the wall and of the processor's work, here or in the web role."""
+class Timing:
+    """Milliseconds of a call: wall clock, and processor time, here or in the web role."""
 
     wall: float
     processor: float
@@ -162,36 +162,36 @@ class Taken:
 
 def measure(
     work: Callable[[], float | None], times: int, processor: Callable[[], float] = time.process_time
-) -> list[Taken]:
-    """`work` may say itself how many milliseconds it took."""
-    taken = []
+) -> list[Timing]:
+    """Time calls of `work`, which may return its own measurement in milliseconds."""
+    timings = []
     for _ in range(times):
         wall, busy = time.perf_counter(), processor()
         own = work()
         elapsed = 1000 * (time.perf_counter() - wall) if own is None else own
-        taken.append(Taken(elapsed, 1000 * (processor() - busy)))
-    return taken
+        timings.append(Timing(elapsed, 1000 * (processor() - busy)))
+    return timings
 
 
-def report(name: str, taken: list[Taken], limit: float) -> Row:
-    """Print a line; the row is of the 95th percentile."""
-    wall, processor = [one.wall for one in taken], [one.processor for one in taken]
+def report(name: str, timings: list[Timing], limit: float) -> Row:
+    """Print a line; the row has the 95th percentile."""
+    wall, processor = [timing.wall for timing in timings], [timing.processor for timing in timings]
     p95 = quantiles(wall, n=20, method="inclusive")[-1]
     mark = "" if p95 <= limit else "   TOO SLOW"
     busy = quantiles(processor, n=20, method="inclusive")[-1]
     print(f"{name:32} {median(wall):8.1f} {p95:8.1f} {max(wall):8.1f} {busy:8.1f} ms{mark}", flush=True)
-    note = f"median {median(wall):.1f} ms, of the processor's time p95 {busy:.1f} ms"
-    return Row(name, p95, "ms, p95", len(taken), limit, "limit", limit / p95, 1.0, note)
+    note = f"median {median(wall):.1f} ms, processor time p95 {busy:.1f} ms"
+    return Row(name, p95, "ms, p95", len(timings), limit, "limit", limit / p95, 1.0, note)
 
 
 def run(url: str, folder: Path, rows: int, times: int) -> Iterator[Row]:
-    """Fill where nothing is, then measure what has a limit. `folder` is the data folder, without images."""
+    """Fill an empty database, then measure what has a limit. `folder` is the data folder, without images."""
     settings = Settings.model_validate({"worker": {"data_dir": folder}, "database": {"url": url}})
     database = Database(settings.database.url)
     if migrate(database)[0] is None:
         fill(database, rows)
     print(f"{database.engine.dialect.name}, {rows:,} series; {times} runs each")
-    print(f"{'':32}   median      p95  slowest  p95 of the processor's time")
+    print(f"{'':32}   median      p95  slowest  p95 of processor time")
     for name, make in searches(rows, random.Random(1)).items():
 
         def search(make: Callable[[], Search] = make) -> None:
@@ -218,15 +218,15 @@ def run(url: str, folder: Path, rows: int, times: int) -> Iterator[Row]:
 
 
 def pages(settings: Settings, token: str, rows: int, times: int) -> Iterator[Row]:
-    """Of a web role of its own, to a reader that is signed in."""
+    """Measure the pages of a web role of its own for a signed-in user."""
     makers = searches(rows, random.Random(2))
 
     def older() -> dict[str, str]:
         return {"older_than": str(makers["anywhere in the list"]().older_than)}
 
     def searched() -> dict[str, str]:
-        asked = makers["text and class"]()
-        return {"text": str(asked.text), "label": str(asked.label)}
+        search = makers["text and class"]()
+        return {"text": str(search.text), "label": str(search.label)}
 
     kinds: dict[str, Callable[[], dict[str, str]]] = {
         "the first page": dict,
@@ -238,29 +238,29 @@ def pages(settings: Settings, token: str, rows: int, times: int) -> Iterator[Row
         def busy() -> float:
             return processor_seconds_of(pid)
 
-        def load(path: str, asked: dict[str, str] | None = None) -> None:
-            client.get(path, params=asked or {}).raise_for_status()
+        def load(path: str, parameters: dict[str, str] | None = None) -> None:
+            client.get(path, params=parameters or {}).raise_for_status()
 
         client.post("/sign-in", data={"token": token})
-        for name, asked in kinds.items():
-            load("/", asked())
-            taken = measure(lambda asked=asked: load("/", asked()), times, busy)  # type: ignore[misc]
-            yield report(f"{name}, over HTTP", taken, PAGE_LIMIT_MS)
+        for name, parameters in kinds.items():
+            load("/", parameters())
+            timings = measure(lambda parameters=parameters: load("/", parameters()), times, busy)  # type: ignore[misc]
+            yield report(f"{name}, over HTTP", timings, PAGE_LIMIT_MS)
         load("/metrics")
         yield report("a scrape of /metrics, HTTP", measure(lambda: load("/metrics"), times, busy), PAGE_LIMIT_MS)
         with browser(address, token) as navigate:
             if navigate is None:
                 print("no Chromium or no playwright: the pages are not measured in a browser")
                 return
-            for name, asked in kinds.items():
-                navigate(asked())
-                taken = measure(lambda asked=asked: navigate(asked()), times, busy)  # type: ignore[misc]
-                yield report(f"{name}, in Chromium", taken, PAGE_LIMIT_MS)
+            for name, parameters in kinds.items():
+                navigate(parameters())
+                timings = measure(lambda parameters=parameters: navigate(parameters()), times, busy)  # type: ignore[misc]
+                yield report(f"{name}, in Chromium", timings, PAGE_LIMIT_MS)
 
 
 @contextmanager
 def web_role(settings: Settings) -> Iterator[tuple[str, int]]:
-    """`worker serve --role web` on a free port: its address and process."""
+    """Run `worker serve --role web` on a free port: its address and process ID."""
     port = free_port()
     with tempfile.TemporaryDirectory() as temporary:
         config = Path(temporary) / "config.toml"
@@ -291,7 +291,7 @@ def processor_seconds_of(pid: int) -> float:
 
 @contextmanager
 def browser(address: str, token: str) -> Iterator[Callable[[dict[str, str]], float] | None]:
-    """A signed-in Chromium: loads the worklist; milliseconds until the document is there (domContentLoadedEventEnd)."""
+    """A signed-in Chromium that loads the worklist: milliseconds to domContentLoadedEventEnd. None without Chromium."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -309,8 +309,8 @@ def browser(address: str, token: str) -> Iterator[Callable[[dict[str, str]], flo
         page.get_by_role("button", name="Sign in").click()
         page.locator("table.list").wait_for()
 
-        def navigate(asked: dict[str, str]) -> float:
-            page.goto(f"/?{urlencode(asked)}")
+        def navigate(parameters: dict[str, str]) -> float:
+            page.goto(f"/?{urlencode(parameters)}")
             return float(page.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"))
 
         yield navigate
@@ -321,7 +321,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rows", type=int, default=1_000_000)
     arguments.add_argument("--times", type=int, default=40)
-    arguments.add_argument("--keep", type=Path, help="a folder to keep the database in, and to use again")
+    arguments.add_argument("--keep", type=Path, help="folder in which the database is kept and found again")
     add_common(arguments)
     chosen = arguments.parse_args()
     if chosen.quick:
@@ -329,14 +329,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        found = list(run(f"sqlite:///{folder / 'worker.db'}", folder, chosen.rows, chosen.times))
+        rows = list(run(f"sqlite:///{folder / 'worker.db'}", folder, chosen.rows, chosen.times))
         if postgres.programs() is not None:
             with postgres.running() as url:
-                on_it = list(run(url, folder, chosen.rows, chosen.times))
-            found += [replace(one, row=f"{one.row}, PostgreSQL") for one in on_it]
+                on_postgresql = list(run(url, folder, chosen.rows, chosen.times))
+            rows += [replace(row, row=f"{row.row}, PostgreSQL") for row in on_postgresql]
     if chosen.json:
-        finish(f"Look up among {chosen.rows:,} series", found, chosen.json)
-    return 0 if all(map(reached, found)) else 1
+        finish(f"Look up among {chosen.rows:,} series", rows, chosen.json)
+    return 0 if all(map(reached, rows)) else 1
 
 
 if __name__ == "__main__":

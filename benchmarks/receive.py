@@ -1,18 +1,18 @@
-"""How fast C-STORE is received, durably and indexed, beside Orthanc and DCMTK's storescp.
+"""Receiving by C-STORE, durable and indexed, compared with Orthanc and DCMTK's storescp.
 
-    PYTHONPATH=. python benchmarks/receive.py               # some minutes; compare on an idle machine
+    PYTHONPATH=. python benchmarks/receive.py               # some minutes, on an idle machine
     PYTHONPATH=. python benchmarks/receive.py --rounds 3 --folder /var/tmp --json receive.json
 
-Each cell of the table is a receiver that was started for it with an empty folder on the disk of `--folder`, to which
-DCMTK's storescu (`-R -xe +sd +r`, TCP_NODELAY=1) sends one load over one association, or as four senders at once. The
-receivers take turns, so that a machine that is busy for a while is busy for all of them. A figure is instances a second
-from the start of the first storescu to the end of the last, so the sender's own start and its look through its folder
-count for everybody; a cell counts only when the receiver then holds every instance.
+For each cell of the table a receiver is started with an empty folder on the disk of `--folder`. DCMTK's storescu
+(`-R -xe +sd +r`, TCP_NODELAY=1) sends it a load over one association, or as four senders at once. The receivers take
+turns, so that other work on the machine affects all of them. The figure is instances per second from the start of the
+first storescu to the end of the last, including the start of the sender and its scan of the folder; a cell counts only
+when the receiver then holds every instance.
 
 ours      `worker serve --role receive`, SQLite: answered after fsync of file and folder and the commit of the row
 Orthanc   Debian's, with the settings of tests/testbed/orthanc.py: SQLite index, SyncStorageArea on (the default: fsync
           of each file), OverwriteInstances on; its index is committed without fsync (synchronous=NORMAL)
-storescp  DCMTK's, one process for each association (--fork), `+B` writes what comes as it comes: no index, no fsync
+storescp  DCMTK's, one process for each association (--fork), `+B` writes the bytes as received: no index, no fsync
 bare      pynetdicom's AE with a handler that writes the encoded dataset: no index, no fsync
 """
 
@@ -47,6 +47,8 @@ SENDING = ("-R", "-xe", "+sd", "+r", "-aec", "AI_WORKER")
 
 @dataclass(frozen=True)
 class Load:
+    """Instances to send, and the size of their images."""
+
     name: str
     files: int
     side: int  # pixels
@@ -57,7 +59,7 @@ LOADS = (Load("384 x 212 kB", 384, 325), Load("600 x 25 kB", 600, 110))
 
 @dataclass(frozen=True)
 class Running:
-    """A receiver: where it listens, the process that works, and how many instances it holds."""
+    """A running receiver: its port, its process, and the number of instances it holds."""
 
     port: int
     pid: int
@@ -69,12 +71,12 @@ Receiver = Callable[[Path], AbstractContextManager[Running]]
 
 @dataclass
 class Cell:
-    """What was measured of one receiver under one load."""
+    """The measurements of a receiver under a load."""
 
     rates: list[float] = field(default_factory=list)  # instances a second
-    work: list[float] = field(default_factory=list)  # milliseconds of processor time an instance
+    work: list[float] = field(default_factory=list)  # processor time per instance in milliseconds
 
-    def shown(self) -> str:
+    def summary(self) -> str:
         low, high = min(self.rates), max(self.rates)
         return f"{median(self.rates):7.0f} ({low:.0f}-{high:.0f}) {median(self.work):6.2f}"
 
@@ -116,7 +118,7 @@ def bare(folder: Path) -> Iterator[Running]:
 
 
 def serve_bare(port: int) -> None:
-    """pynetdicom that writes what it gets into the working folder, until it is ended."""
+    """Run pynetdicom, which writes each instance to the working folder, until the process is terminated."""
     from pynetdicom import AE, AllStoragePresentationContexts, evt
 
     def keep(event: evt.Event) -> int:
@@ -155,7 +157,7 @@ RECEIVERS: Mapping[str, Receiver] = {"ours": ours, "Orthanc": orthanc_, "storesc
 
 
 def make_load(folder: Path, load: Load) -> list[Path]:
-    """One folder for each sender, with a series in it."""
+    """Write a folder with a series for each sender."""
     folders = []
     for sender in range(SENDERS):
         series = f"{load.side}-{sender}"
@@ -171,7 +173,7 @@ def make_load(folder: Path, load: Load) -> list[Path]:
 
 
 def send(running: Running, loads: Sequence[Sequence[Path]]) -> float:
-    """Seconds until every sender, one for each list of folders, has sent all of its own."""
+    """Send with a sender for each list of folders; seconds until the last has finished."""
     start = time.perf_counter()
     storescu = dcmtk.command("storescu")
     senders = [
@@ -181,7 +183,7 @@ def send(running: Running, loads: Sequence[Sequence[Path]]) -> float:
         )
         for number, folders in enumerate(loads)
     ]  # fmt: skip
-    if any(one.wait(600) for one in senders):
+    if any(sender.wait(600) for sender in senders):
         raise RuntimeError("a sender failed")
     return time.perf_counter() - start
 
@@ -194,7 +196,7 @@ def measure(receiver: Receiver, folder: Path, sent: Sequence[Sequence[Path]], fi
             seconds = send(running, sent)
             work = _processor_seconds(running.pid) - before
             if (held := running.held()) != files:
-                raise RuntimeError(f"{held} of {files} instances were kept")
+                raise RuntimeError(f"{held} of {files} instances were stored")
     finally:
         shutil.rmtree(folder)
     cell.rates.append(files / seconds)
@@ -202,9 +204,9 @@ def measure(receiver: Receiver, folder: Path, sent: Sequence[Sequence[Path]], fi
 
 
 def _processor_seconds(pid: int) -> float:
-    """user + sys of a process and of its children that have ended."""
+    """User and system time of a process and of its ended children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(int(one) for one in fields[11:15]) / TICKS
+    return sum(map(int, fields[11:15])) / TICKS
 
 
 def run(folder: Path, loads: Sequence[Load], rounds: int, only: Sequence[str]) -> dict[tuple[Load, int, str], Cell]:
@@ -212,7 +214,7 @@ def run(folder: Path, loads: Sequence[Load], rounds: int, only: Sequence[str]) -
     for load in loads:
         folders = make_load(folder, load)
         for senders in (1, SENDERS):
-            sent = [folders] if senders == 1 else [[one] for one in folders]
+            sent = [folders] if senders == 1 else [[folder_] for folder_ in folders]
             for _ in range(rounds):
                 for name, receiver in RECEIVERS.items():
                     if not only or name in only:
@@ -220,30 +222,30 @@ def run(folder: Path, loads: Sequence[Load], rounds: int, only: Sequence[str]) -
                         measure(receiver, folder / "receiver", sent, load.files, cell)
             for name in RECEIVERS:
                 if (load, senders, name) in cells:
-                    what = f"{load.name}, {senders} sender{'s' * (senders > 1)}"
-                    print(f"{what:28} {name:16} {cells[load, senders, name].shown()}", flush=True)
+                    title = f"{load.name}, {senders} sender{'s' * (senders > 1)}"
+                    print(f"{title:28} {name:16} {cells[load, senders, name].summary()}", flush=True)
     return cells
 
 
 def rows(cells: Mapping[tuple[Load, int, str], Cell]) -> list[Row]:
-    """Ours beside each peer; a ratio is the median of the ratios of the rounds."""
-    found = []
+    """Our figures against each peer's; a ratio is the median of the ratios of the rounds."""
+    result = []
     for (load, senders, name), cell in cells.items():
         mine = cells.get((load, senders, "ours"))
         if name == "ours" or mine is None:
             continue
-        what = f"receive {load.name}, {'one association' if senders == 1 else f'{senders} senders'}"
+        title = f"receive {load.name}, {'one association' if senders == 1 else f'{senders} senders'}"
         goal = {"Orthanc": 1.3 if senders == 1 else 2.5, "storescp": 0.4}.get(name)
-        row = against(what, mine.rates, cell.rates, name, "instances/s", goal or 0.0)
+        row = against(title, mine.rates, cell.rates, name, "instances/s", goal or 0.0)
         work = f"processor time an instance {median(mine.work):.2f} against {median(cell.work):.2f} ms"
-        found.append(replace(row, goal=goal, note=f"{row.note}; {work}"))
-    return found
+        result.append(replace(row, goal=goal, note=f"{row.note}; {work}"))
+    return result
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="on the disk to be measured, no tmpfs")
+    parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="on the disk to be measured, not a tmpfs")
     parser.add_argument("--only", action="append", default=[], choices=list(RECEIVERS), help="these receivers")
     parser.add_argument("--bare", type=int, help=argparse.SUPPRESS)
     add_common(parser)
@@ -252,7 +254,7 @@ def main() -> int:
         serve_bare(arguments.bare)
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    loads = [replace(one, files=8) for one in LOADS] if arguments.quick else LOADS
+    loads = [replace(load, files=8) for load in LOADS] if arguments.quick else LOADS
     print(f"{'':45}  instances/s (range)  ms of processor an instance")
     with tempfile.TemporaryDirectory(prefix="worker-receive-", dir=arguments.folder) as folder:
         cells = run(Path(folder), loads, 1 if arguments.quick else arguments.rounds, arguments.only)

@@ -1,7 +1,7 @@
-"""What every benchmark reports: rows that say what we do, what a peer or a limit does in the same run, and the goal.
+"""The rows that every benchmark reports: our figure, a peer's or a limit in the same run, and the goal.
 
-A ratio is made so that more is better and `ratio >= goal` is reached: ours over the peer's for a rate, the limit over
-ours for a time or a size.
+A ratio is defined so that higher is better and `ratio >= goal` means reached: ours over the peer's for a rate, the
+limit over ours for a time or a size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from statistics import median
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`ratio` and `goal` are None where there is nothing to compare with; `n` is how often it was measured."""
+    """A figure. `ratio` and `goal` are None where there is nothing to compare with; `n` is the number of repeats."""
 
     row: str
     ours: float | None
@@ -34,75 +34,76 @@ class Row:
 
 
 def against(row: str, ours: Sequence[float], peer: Sequence[float], peer_name: str, unit: str, goal: float) -> Row:
-    """Rates of the same rounds: the ratio is the median of the rounds' ratios, the note its spread."""
+    """Compare rates of the same rounds: the ratio is the median of the rounds' ratios, the note its range."""
     ratios = [mine / theirs for mine, theirs in zip(ours, peer, strict=True)]
     note = f"ratio {min(ratios):.2f} to {max(ratios):.2f}"
     return Row(row, median(ours), unit, len(ours), median(peer), peer_name, median(ratios), goal, note)
 
 
 def at_most(row: str, ours: Sequence[float], limit: float, unit: str, note: str = "") -> Row:
-    """A time or a size that has a limit: the median of the repeats counts."""
+    """Compare the median of a time or a size with its upper limit."""
     spread = f"{min(ours):.3g} to {max(ours):.3g} {unit}" if len(ours) > 1 else ""
     note = "; ".join(part for part in (spread, note) if part)
     return Row(row, median(ours), unit, len(ours), limit, "limit", limit / median(ours), 1.0, note)
 
 
 def at_least(row: str, ours: Sequence[float], limit: float, unit: str, note: str = "") -> Row:
-    """A rate or a share that must reach a limit."""
+    """Compare the median of a rate or a share with its lower limit."""
     spread = f"{min(ours):.4g} to {max(ours):.4g} {unit}" if len(ours) > 1 else ""
     note = "; ".join(part for part in (spread, note) if part)
     return Row(row, median(ours), unit, len(ours), limit, "limit", median(ours) / limit, 1.0, note)
 
 
 def plain(row: str, ours: Sequence[float], unit: str, note: str = "") -> Row:
-    """A figure that is told and not judged."""
+    """A figure without a goal."""
     return Row(row, median(ours), unit, len(ours), note=note)
 
 
 def arguments(document: str | None) -> argparse.Namespace:
-    """`--json FILE` and `--quick`, for a benchmark that has no other options."""
+    """Parse `--json FILE` and `--quick`, for a benchmark without other options."""
     parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common(parser)
     return parser.parse_args()
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """The options; and a program that is told to end stops the processes that it started."""
+    """Add the common options; on SIGTERM the program exits, so that it stops the processes that it started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
     parser.add_argument(
-        "--quick", action="store_true", help="as little as shows that it works; the figures mean nothing"
+        "--quick", action="store_true", help="a short run that shows that it works; its figures mean nothing"
     )
 
 
 def finish(title: str, rows: Sequence[Row], file: Path | None) -> None:
-    """Print the rows, and write them where a file is asked for."""
-    for one in rows:
-        print(shown(one), flush=True)
+    """Print the rows, and write them to the file if there is one."""
+    for row in rows:
+        print(as_line(row), flush=True)
     if file is not None:
-        file.write_text(json.dumps({"title": title, "rows": [asdict(one) for one in rows]}, indent=1) + "\n")
+        file.write_text(json.dumps({"title": title, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
 
 
-def shown(one: Row) -> str:
-    """One line for a terminal."""
-    ours = "-" if one.ours is None else f"{one.ours:.4g}"
-    peer = "" if one.peer is None else f"  {one.peer_name} {one.peer:.4g}"
-    ratio = "" if one.ratio is None else f"  ratio {one.ratio:.2f}"
-    goal = "" if one.ratio is None or one.goal is None else f" goal {one.goal:g}{'' if reached(one) else '  MISSED'}"
-    return f"{one.row:58} {ours:>9} {one.unit}{peer}{ratio}{goal}  {one.note}"
+def as_line(row: Row) -> str:
+    """A row as a line for the terminal."""
+    ours = "-" if row.ours is None else f"{row.ours:.4g}"
+    peer = "" if row.peer is None else f"  {row.peer_name} {row.peer:.4g}"
+    ratio = "" if row.ratio is None else f"  ratio {row.ratio:.2f}"
+    goal = "" if row.ratio is None or row.goal is None else f" goal {row.goal:g}{'' if reached(row) else '  MISSED'}"
+    return f"{row.row:58} {ours:>9} {row.unit}{peer}{ratio}{goal}  {row.note}"
 
 
-def reached(one: Row) -> bool:
-    return one.ratio is None or one.goal is None or one.ratio >= one.goal
+def reached(row: Row) -> bool:
+    """Whether a row reaches its goal, or has none."""
+    return row.ratio is None or row.goal is None or row.ratio >= row.goal
 
 
 def processor_seconds(work: Callable[[], object]) -> tuple[float, float]:
-    """(elapsed, processor) seconds of a call in this process, all of its threads."""
+    """(elapsed, processor) seconds of a call; processor time of all threads of this process."""
     wall, processor = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - processor
 
 
 def cores() -> int:
-    """Those this process may run on."""
+    """The number of cores that this process may run on."""
     return len(os.sched_getaffinity(0))

@@ -1,12 +1,12 @@
-"""What more processes and more rows do.
+"""Scaling with more processes and more rows.
 
     PYTHONPATH=. python benchmarks/scale.py
 
-inference   series a second of two processes of one thread against one, each `worker serve --role infer` with the
-            shipped model on a queue that is let go at once; they take turns
-claims      jobs claimed a second from PostgreSQL by 8 processes at once, each claim a transaction of its own
-rows        processor time that the database takes for one series (SQLite, in this process), from its first instance to
-            its last delivery, with 10 and with 100,000 series in it
+inference   series per second of two processes of one thread against one, each `worker serve --role infer` with the
+            default model on a queue that becomes due at once; in turn
+claims      jobs claimed per second from PostgreSQL by 8 processes at once, each claim in a transaction of its own
+rows        processor time of the database for a series (SQLite, in this process), from its first instance to its last
+            delivery, with 10 and with 100,000 series stored
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ READY = "ready to classify"
 
 
 class Site:
-    """A data folder with a queue that is held back, and inference processes on it."""
+    """A data folder with a queue whose jobs are not due yet, and inference processes on it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -84,7 +84,7 @@ class Site:
         self.database = Database(self.settings.database.url)
 
     def fill(self, series: int, slices: int) -> None:
-        """So many series as the receiver leaves them, their jobs not to be claimed yet."""
+        """Store and settle this many series; their jobs are not due yet."""
         drawn = [dcmread(file) for file in head_series(self.folder / "drawn", grid=Grid(slices=DIFFERENT))]
         keeper = InstanceKeeper(self.database, self.settings.worker.data_dir, lambda: NOON, 0)
         for _ in range(series):
@@ -99,7 +99,7 @@ class Site:
 
     @contextmanager
     def processes(self, count: int) -> Iterator[None]:
-        """Inference processes that are ready, for the length of the block."""
+        """Run inference processes that are ready to classify."""
         command = [*COMMAND, "serve", "--role", "infer", "--config", str(self.config)]
         logs = [self.folder / f"infer{index}.log" for index in range(count)]
         running = []
@@ -117,12 +117,12 @@ class Site:
                 process.wait(30)
 
     def rate(self, series: int) -> float:
-        """Series a second: so many jobs are let go, until the last has ended."""
+        """Make this many jobs due, and wait until the last is done; series per second."""
         with self.database.write() as session:
             held = select(JobRow.id).where(JobRow.state == JobState.PENDING).order_by(JobRow.id).limit(series)
             ids = session.scalars(held).all()
             if len(ids) != series:
-                raise RuntimeError(f"{len(ids)} of {series} jobs wait")
+                raise RuntimeError(f"{len(ids)} of {series} jobs are pending")
             session.execute(update(JobRow).where(JobRow.id.in_(ids)).values(not_before=NOON))
         begin = time.perf_counter()
 
@@ -136,27 +136,27 @@ class Site:
 
 
 def inference(folder: Path, rounds: int, series: int) -> list[Row]:
-    """One against two processes on series of 24 slices, then one process on series of 200."""
+    """Compare one and two processes on series of 24 slices, then measure one process on series of 200."""
     site = Site(folder / "short")
     site.fill(rounds * 3 * series, 24)
     rates: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(rounds):
-        for count, found in rates.items():
+        for count, measured in rates.items():
             with site.processes(count):
-                found.append(site.rate(series * count))
+                measured.append(site.rate(series * count))
     site.database.close()
     long = Site(folder / "long")
     long.fill(2 * rounds, 200)
     with long.processes(1):
-        long.rate(rounds)  # a warm start, as the others have
+        long.rate(rounds)  # warm up
         slow = long.rate(rounds)
     long.database.close()
     two = against("two inference processes of one thread", rates[2], rates[1], "one process", "series/s", 1.9)
-    one = "one process, one thread"
+    note = "one process, one thread"
     return [
         two,
-        plain(COSTED[24], rates[1], "series/s", one),
-        plain(COSTED[200], [slow], "series/s", one),
+        plain(COSTED[24], rates[1], "series/s", note),
+        plain(COSTED[200], [slow], "series/s", note),
     ]
 
 
@@ -164,7 +164,7 @@ def inference(folder: Path, rounds: int, series: int) -> list[Row]:
 
 
 def claims(jobs: int, seconds: float) -> Row | None:
-    """None where PostgreSQL is not installed."""
+    """The rate of claims; None where PostgreSQL is not installed."""
     if postgres.programs() is None:
         print("claims: skipped, PostgreSQL is not installed")
         return None
@@ -190,8 +190,8 @@ def claims(jobs: int, seconds: float) -> Row | None:
             claimed = session.scalar(select(func.count()).where(JobRow.state == JobState.RUNNING))
         database.close()
     if sum(counts) != claimed:
-        raise RuntimeError(f"{sum(counts)} claims made {claimed} jobs running")
-    note = f"{jobs} jobs waiting, clients and server on {cores()} cores; {min(counts)} to {max(counts)} a process"
+        raise RuntimeError(f"{sum(counts)} claims, but {claimed} jobs are running")
+    note = f"{jobs} jobs waiting, clients and server on {cores()} cores; {min(counts)} to {max(counts)} per process"
     return at_least(f"claims, PostgreSQL, {CLAIMERS} processes", [sum(counts) / seconds], 500.0, "claims/s", note)
 
 
@@ -203,7 +203,7 @@ def _line_of(process: subprocess.Popen[str]) -> str:
 
 
 def claim(url: str, seconds: float) -> None:
-    """One of the processes: begins when its standard input ends, prints how many jobs it claimed."""
+    """Claim jobs from the end of standard input on, for so many seconds; print the number of jobs."""
     database = Database(url)
     with database.read() as session:
         model = model_row(session, MODEL, NOON).id
@@ -222,7 +222,7 @@ def claim(url: str, seconds: float) -> None:
 
 
 def add_series(database: Database, count: int, *, done: bool) -> None:
-    """So many series of one instance each with a job, `done` with result, objects and delivered deliveries."""
+    """Insert this many series of one instance with a job; `done`: with result, objects and completed deliveries."""
     with database.write() as session:
         model = model_row(session, MODEL, NOON).id
     state = JobState.DONE if done else JobState.PENDING
@@ -270,8 +270,8 @@ def _answers(numbers: range, model: int) -> list[tuple[type, list[dict[str, obje
         for n in numbers for side, kind in enumerate((ObjectKind.REPORT, ObjectKind.PICTURE))
     ]  # fmt: skip
     deliveries: list[dict[str, object]] = [
-        {"object_id": one["id"], "destination": "pacs", "state": DeliveryState.DELIVERED, "attempts": 1,
-         "not_before": NOON, "delivered_at": NOON} for one in objects
+        {"object_id": object_["id"], "destination": "pacs", "state": DeliveryState.DELIVERED, "attempts": 1,
+         "not_before": NOON, "delivered_at": NOON} for object_ in objects
     ]  # fmt: skip
     return [(ResultRow, results), (ObjectRow, objects), (DeliveryRow, deliveries)]
 
@@ -282,8 +282,7 @@ def rows(folder: Path, many: int, times: int) -> list[Row]:
         database = Database(f"sqlite:///{folder / f'{count}.db'}")
         migrate(database)
         add_series(database, count, done=True)
-        taken = [_seconds_of_one(database, f"{count}-{number}") for number in range(times + 1)][1:]
-        seconds[count] = taken
+        seconds[count] = [_process_series(database, f"{count}-{number}") for number in range(times + 1)][1:]
         database.close()
     few = median(seconds[10])
     note = f"{1000 * few:.1f} ms with 10 series, {1000 * median(seconds[many]):.1f} ms with {many:,}"
@@ -295,17 +294,20 @@ def rows(folder: Path, many: int, times: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def _seconds_of_one(database: Database, name: str) -> float:
-    """A series of three instances from its first row to its delivered report, by the functions that the stages call."""
+def _process_series(database: Database, name: str) -> float:
+    """Take a series of three instances from its first row to its delivered report by the functions of the stages.
+
+    Returns the processor time in seconds.
+    """
     instances = [new_instance(number, name) for number in (1, 2, 3)]
     begin = time.process_time()
-    for one in instances:
+    for instance in instances:
         with database.write() as session:
-            add_instance(session, one, NOON)
+            add_instance(session, instance, NOON)
     with database.write() as session:
         model = model_row(session, MODEL, NOON).id
-        [held] = stored_instances(session, [instances[0].sop_instance_uid]).values()
-        series = lock_open_series(session, held.series_id, NOON)
+        [stored] = stored_instances(session, [instances[0].sop_instance_uid]).values()
+        series = lock_open_series(session, stored.series_id, NOON)
         if series is None:
             raise RuntimeError("the series is not open")
         queue_series(session, series, model, NOON)
@@ -313,11 +315,11 @@ def _seconds_of_one(database: Database, name: str) -> float:
         job = claim_job(session, "host:1", model, later(1), LEASE)
         if job is None:
             raise RuntimeError("there is no job")
-        ids = {one.sop_instance_uid: one.id for one in instances_of(session, job.series_id, job.last_instance_id)}
-    made = [NewObject(kind, "1.2", derive_uid(kind, name), "x", "0" * 64) for kind in ("report", "picture")]
+        ids = {row.sop_instance_uid: row.id for row in instances_of(session, job.series_id, job.last_instance_id)}
+    objects = [NewObject(kind, "1.2", derive_uid(kind, name), "x", "0" * 64) for kind in ("report", "picture")]
     with database.write() as session:
         end_job(session, job.id, "host:1", JobState.DONE, NOON)
-        add_result(session, job, classified(instances), ids, made, ["pacs"], NOON)
+        add_result(session, job, classified(instances), ids, objects, ["pacs"], NOON)
     with database.write() as session:
         due = claim_deliveries(session, "pacs", "host:2", later(1), LEASE)
     for delivery, _ in due:
@@ -336,14 +338,14 @@ def main() -> int:
         claim(chosen.claim, chosen.seconds)
         return 0
     configure_logs("ERROR")
-    found: list[Row] = []
+    measured: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
-        found += rows(Path(name), 1000 if chosen.quick else 100_000, 5 if chosen.quick else 100)
+        measured += rows(Path(name), 1000 if chosen.quick else 100_000, 5 if chosen.quick else 100)
     claimed = claims(2000 if chosen.quick else 20_000, 1.0 if chosen.quick else 8.0)
-    found += [claimed] if claimed else []
+    measured += [claimed] if claimed else []
     with tempfile.TemporaryDirectory() as name:
-        found += inference(Path(name), 1 if chosen.quick else 5, 2 if chosen.quick else 6)
-    finish("Scale", found, chosen.json)
+        measured += inference(Path(name), 1 if chosen.quick else 5, 2 if chosen.quick else 6)
+    finish("Scale", measured, chosen.json)
     return 0
 
 

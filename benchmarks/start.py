@@ -1,13 +1,13 @@
-"""How soon the worker is there, and how much memory it takes.
+"""Start-up time and memory of the worker.
 
     PYTHONPATH=. python benchmarks/start.py
 
-ready to receive    from `worker serve` (all roles, a database that exists) to its DICOM port taking connections
-ready to classify   to the line in its log: bundle verified, network compiled, golden cases passed
-results list        `worker results list`, the whole command
-memory              resident memory of the receiver and of an inference process after a series of 24 slices was answered
+ready to receive    from `worker serve` (all roles, existing database) until its DICOM port accepts connections
+ready to classify   until the line in its log: bundle verified, network compiled, golden cases passed
+results list        the whole command `worker results list`
+memory              resident memory of the receiver and of an inference process after a series of 24 slices
 
-The import profiles say which packages a role's start goes to (seconds in their own modules, -X importtime).
+The import profiles list the packages that a start spends most time on (seconds in their own modules, -X importtime).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LIMIT_MB = {"receive": 120.0, "infer": 450.0}
 
 
 def start_once(folder: Path, settings: dict[str, Any]) -> tuple[float, float]:
-    """Seconds to ready to receive, and to ready to classify."""
+    """Start the worker; seconds until it is ready to receive, and ready to classify."""
     worker = WorkerProcess(folder, settings=settings)
     worker.write_config()
     worker.log.unlink(missing_ok=True)
@@ -64,7 +64,7 @@ def _seconds_until(begin: float, condition: Callable[[], bool], worker: WorkerPr
 
 
 def memory_mb(folder: Path, settings: dict[str, Any]) -> dict[str, float]:
-    """Resident megabytes (10^6 bytes) by role after one series."""
+    """Resident memory by role after a series, in megabytes (10^6 bytes)."""
     files = head_series(folder / "head", grid=Grid(slices=24))
     worker = WorkerProcess(folder / "worker", settings=settings).start()
     try:
@@ -79,16 +79,16 @@ def memory_mb(folder: Path, settings: dict[str, Any]) -> dict[str, float]:
 
 
 def _resident_mb(role: str, config: Path) -> float:
-    """Of the process whose command line names the role and this configuration."""
+    """Resident memory of the process of this role with this configuration."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
             if role.encode() in words and str(config).encode() in words:
-                [line] = [one for one in (entry / "status").read_text().splitlines() if one.startswith("VmRSS:")]
+                [line] = [line for line in (entry / "status").read_text().splitlines() if line.startswith("VmRSS:")]
                 return int(line.split()[1]) * 1024 / 1e6
-        except (FileNotFoundError, ProcessLookupError):  # ended while we looked
+        except (FileNotFoundError, ProcessLookupError):  # the process has ended meanwhile
             continue
-    raise RuntimeError(f"no process of the role {role} is left")
+    raise RuntimeError(f"no process of the role {role} is running")
 
 
 def profile(name: str, imports: dict[str, float]) -> Row:
@@ -112,8 +112,10 @@ def main() -> int:
             json.loads(worker.run("results", "list", "--format", "json").stdout)
             listed.append(time.perf_counter() - begin)
         rows = [
-            at_most("start: ready to receive", [one for one, _ in starts], LIMIT_SECONDS["receive"], "s"),
-            at_most("start: ready to classify", [one for _, one in starts], LIMIT_SECONDS["infer"], "s"),
+            at_most("start: ready to receive", [receiving for receiving, _ in starts], LIMIT_SECONDS["receive"], "s"),
+            at_most(
+                "start: ready to classify", [classifying for _, classifying in starts], LIMIT_SECONDS["infer"], "s"
+            ),
             at_most("worker results list", listed, LIMIT_SECONDS["list"], "s"),
         ]
         resident = memory_mb(folder, settings)

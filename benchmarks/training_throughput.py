@@ -1,15 +1,15 @@
-"""Training throughput of ours against MONAI's own tutorial pipeline, on the same network, in one run.
+"""Training throughput against MONAI's tutorial pipeline, on the same network, in the same run.
 
     PYTHONPATH=. python benchmarks/training_throughput.py          # the default network at 160 pixels, 2 threads
     PYTHONPATH=. python benchmarks/training_throughput.py --network resnet18 --device cuda --rounds 9
 
-Ours is `train_epoch` as `monai-train train` runs it: pictures as bytes in memory, made and augmented a batch at a time,
-bfloat16, channels last. MONAI's is that of its classification and fast-training tutorials: CacheDataset over PNG files,
-one random transform of ours in kind after the other on each picture, ThreadDataLoader, float32. Both train the same
-definition with AdamW. They take turns, a round each, in a process each, since ours sets how its process keeps memory;
-the first round of both is not counted. Prints the medians with their spread, the ratio of each round, and the share of
-time outside the network (a batch waited for). Exits 1 when the median ratio is under 3. Synthetic pictures; a loaded
-machine makes all of it meaningless.
+Ours is `train_epoch` as `monai-train train` runs it: images as bytes in memory, assembled and augmented a batch at a
+time, bfloat16, channels last. MONAI's is that of its classification and fast-training tutorials: CacheDataset over PNG
+files, random transforms of the same kinds as ours on each image, ThreadDataLoader, float32. Both train the same network
+definition with AdamW. They run in turn, each in its own process, because ours changes the allocator of its process; the
+first round of both is not counted. Prints the medians with their range, the ratio of the rounds, and the share of time
+outside the network (waiting for a batch). Exits 1 when the median ratio is below 3. The images are synthetic; on a
+loaded machine the figures mean nothing.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from monai.data import CacheDataset, ThreadDataLoader
 from PIL import Image
 from torch import nn
 
-from benchmarks import rows as told
-from benchmarks.rows import add_common, against, finish, plain
+from benchmarks.rows import Row, add_common, against, finish, plain
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import Pictures
 from monai_train.data.labels import CLASS_NAMES, NO_TUMOUR
@@ -48,14 +47,14 @@ GOAL = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Images a second of one round, and the share of its time in which a batch was waited for."""
+    """Images per second of a round, and the share of its time spent waiting for a batch."""
 
     rate: float
     outside: float
 
 
 def head(index: int, size: int) -> np.ndarray:
-    """A picture uint8 [size, size] of an ellipse with folds; of a class with a tumour it has a bright disc."""
+    """uint8 [size, size]: an ellipse with folds, and a bright disc for a class with a tumour."""
     generator = np.random.default_rng(index)
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     inside = np.hypot(x / 0.75, y / 0.9) < 1
@@ -66,7 +65,7 @@ def head(index: int, size: int) -> np.ndarray:
 
 
 def pictures_of(images: Sequence[np.ndarray]) -> Pictures:
-    """As `load_pictures` gives them, a patient each, with the tumour's box."""
+    """As `load_pictures` returns them: a patient per image, with the box of the tumour."""
     labels = [index % len(CLASS_NAMES) for index in range(len(images))]
     side = images[0].shape[0]
     box = (0.675, 0.55, 0.16, 0.16)
@@ -79,20 +78,20 @@ def pictures_of(images: Sequence[np.ndarray]) -> Pictures:
 
 
 class Watched:
-    """A sampler that adds up the time which its batches take."""
+    """A sampler that measures the time of its batches."""
 
     def __init__(self, sampler: BatchSampler) -> None:
         self._sampler, self.pictures, self.seconds = sampler, sampler.pictures, 0.0
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         start = time.perf_counter()
-        made = self._sampler.batch(size, generator)
+        batch = self._sampler.batch(size, generator)
         self.seconds += time.perf_counter() - start
-        return made
+        return batch
 
 
 def ours(pictures: Pictures, config: TrainConfig) -> Callable[[], Round]:
-    """A round of the program's own epoch."""
+    """A function that runs a round of our epoch."""
     keep_freed_memory()
     sampler = Watched(make_sampler(pictures, range(len(pictures.rows)), config, CLASS_NAMES))
     state = new_state(config)
@@ -106,7 +105,7 @@ def ours(pictures: Pictures, config: TrainConfig) -> Callable[[], Round]:
 
 
 def monai_transforms() -> transforms.Compose:
-    """The tutorials' reading, then a random transform for each kind of ours, with our probabilities and ranges."""
+    """The tutorials' reading, then a random transform for each of ours, with our probabilities and ranges."""
     return transforms.Compose(
         [
             transforms.LoadImage(image_only=True, ensure_channel_first=True),
@@ -127,7 +126,7 @@ def monai_transforms() -> transforms.Compose:
 
 
 class Labelled(torch.utils.data.Dataset):
-    """The cached pictures with their labels."""
+    """The cached images with their labels."""
 
     def __init__(self, images: CacheDataset, labels: Sequence[int]) -> None:
         self._images, self._labels = images, labels
@@ -139,11 +138,11 @@ class Labelled(torch.utils.data.Dataset):
         return self._images[index], self._labels[index]
 
 
-def monais(files: Sequence[Path], labels: Sequence[int], config: TrainConfig, workers: int) -> Callable[[], Round]:
-    """A round of the tutorial pipeline: as many pictures as ours."""
+def tutorial(files: Sequence[Path], labels: Sequence[int], config: TrainConfig, workers: int) -> Callable[[], Round]:
+    """A function that runs a round of the tutorial pipeline, with as many images as ours."""
     cached = CacheDataset([str(file) for file in files], monai_transforms(), progress=False)
-    wanted = config.samples_per_epoch // config.batch * config.batch
-    drawn = torch.utils.data.RandomSampler(cached, replacement=True, num_samples=wanted)
+    count = config.samples_per_epoch // config.batch * config.batch
+    drawn = torch.utils.data.RandomSampler(cached, replacement=True, num_samples=count)
     loader = ThreadDataLoader(Labelled(cached, labels), batch_size=config.batch, sampler=drawn, num_workers=workers)
     net = make_classifier(config.network, len(CLASS_NAMES)).net.to(config.device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -153,12 +152,12 @@ def monais(files: Sequence[Path], labels: Sequence[int], config: TrainConfig, wo
         start, waited, seen = time.perf_counter(), 0.0, 0
         batches = iter(loader)
         while True:
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             batch = next(batches, None)
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - requested
             if batch is None:
-                if seen != wanted:  # the loader's thread ends in silence where a transform fails
-                    raise RuntimeError(f"MONAI's loader gave {seen} of {wanted} pictures")
+                if seen != count:  # the loader's thread ends silently when a transform fails
+                    raise RuntimeError(f"MONAI's loader gave {seen} of {count} images")
                 return _round(config, time.perf_counter() - start, waited)
             optimizer.zero_grad()
             loss = criterion(net(batch[0].as_tensor().to(config.device)), batch[1].to(config.device))
@@ -170,12 +169,12 @@ def monais(files: Sequence[Path], labels: Sequence[int], config: TrainConfig, wo
     return run
 
 
-_theirs: list[Callable[[], Round]] = []  # in the process of MONAI's pipeline: its round
+_theirs: list[Callable[[], Round]] = []  # in the process of the tutorial pipeline: its round
 
 
 def _make_theirs(files: Sequence[Path], labels: Sequence[int], config: TrainConfig, workers: int) -> None:
     torch.set_num_threads(config.threads)
-    _theirs.append(monais(files, labels, config, workers))
+    _theirs.append(tutorial(files, labels, config, workers))
 
 
 def _run_theirs() -> Round:
@@ -187,17 +186,18 @@ def _round(config: TrainConfig, seconds: float, waited: float) -> Round:
     return Round(count / seconds, waited / seconds)
 
 
-def alone(pictures: Pictures, config: TrainConfig, network: str) -> told.Row:
-    """Another network's rate, in short rounds: it is not compared with anybody's."""
+def alone(pictures: Pictures, config: TrainConfig, network: str) -> Row:
+    """The rate of another network in short rounds, without a comparison."""
     batch = min(config.batch, 16)
     run = ours(pictures, config.model_copy(update={"network": network, "batch": batch, "samples_per_epoch": 2 * batch}))
     rounds = [run() for _ in range(4)][1:]
-    waited = f"{100 * median(one.outside for one in rounds):.0f} % of the time outside the network"
-    return plain(f"training {network}", [one.rate for one in rounds], "images/s", waited)
+    waited = f"{100 * median(measured.outside for measured in rounds):.0f} % of the time outside the network"
+    return plain(f"training {network}", [measured.rate for measured in rounds], "images/s", waited)
 
 
-def spread(name: str, rounds: Sequence[Round]) -> str:
-    rates, shares = [one.rate for one in rounds], [one.outside for one in rounds]
+def summary(name: str, rounds: Sequence[Round]) -> str:
+    """A line for the terminal."""
+    rates, shares = [measured.rate for measured in rounds], [measured.outside for measured in rounds]
     return (
         f"{name:6} {median(rates):8.1f} images/s ({min(rates):.1f}-{max(rates):.1f}), "
         f"{100 * median(shares):.0f} % of the time outside the network"
@@ -207,15 +207,17 @@ def spread(name: str, rounds: Sequence[Round]) -> str:
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--network", default="resnet18-slim")
-    arguments.add_argument("--others", default="resnet18,resnet50,densenet121,efficientnet-b0", help="by us alone")
+    arguments.add_argument(
+        "--others", default="resnet18,resnet50,densenet121,efficientnet-b0", help="networks that only ours trains"
+    )
     arguments.add_argument("--size", type=int, default=160)
     arguments.add_argument("--batch", type=int, default=64)
-    arguments.add_argument("--batches", type=int, default=20, help="a round")
-    arguments.add_argument("--rounds", type=int, default=5, help="of each, after one that is not counted")
+    arguments.add_argument("--batches", type=int, default=20, help="per round")
+    arguments.add_argument("--rounds", type=int, default=5, help="rounds of each, after one that is not counted")
     arguments.add_argument("--pictures", type=int, default=512)
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--device", default="cpu")
-    arguments.add_argument("--workers", type=int, default=0, help="processes of MONAI's loader; 0 as in its tutorials")
+    arguments.add_argument("--workers", type=int, default=0, help="processes of MONAI's loader; 0 as in the tutorials")
     add_common(arguments)
     chosen = arguments.parse_args()
     if chosen.quick:
@@ -231,25 +233,25 @@ def main() -> int:
         for file, image in zip(files, images, strict=True):
             Image.fromarray(image).save(file)
         pictures = pictures_of(images)
-        theirs_made_of = (files, pictures.labels.tolist(), config, chosen.workers)
-        with ProcessPoolExecutor(1, get_context("spawn"), _make_theirs, theirs_made_of) as apart:
+        tutorial_arguments = (files, pictures.labels.tolist(), config, chosen.workers)
+        with ProcessPoolExecutor(1, get_context("spawn"), _make_theirs, tutorial_arguments) as apart:
             turns = ours(pictures, config), lambda: apart.submit(_run_theirs).result()
             rounds = [tuple(turn() for turn in turns) for _ in range(chosen.rounds + 1)][1:]
     ratios = [mine.rate / theirs.rate for mine, theirs in rounds]
     print(f"{chosen.network}, {chosen.size} pixels, batch {chosen.batch}, {chosen.threads} threads, {chosen.device}")
-    print(spread("ours", [mine for mine, _ in rounds]))
-    print(spread("MONAI", [theirs for _, theirs in rounds]))
+    print(summary("ours", [mine for mine, _ in rounds]))
+    print(summary("MONAI", [theirs for _, theirs in rounds]))
     if chosen.json:
-        mine, theirs = ([one.rate for one in column] for column in zip(*rounds, strict=True))
+        mine, theirs = ([measured.rate for measured in column] for column in zip(*rounds, strict=True))
         name = f"training {chosen.network}, {chosen.size} pixels, {chosen.device}"
         rows = [against(name, mine, theirs, "MONAI's tutorial pipeline", "images/s", GOAL)]
-        shares = [100 * one.outside for one, _ in rounds]
-        rows.append(plain(f"{name}: time outside the network", shares, "%", "a batch waited for"))
-        rows += [alone(pictures, config, one) for one in chosen.others.split(",") if one]
+        shares = [100 * measured.outside for measured, _ in rounds]
+        rows.append(plain(f"{name}: time outside the network", shares, "%", "waiting for a batch"))
+        rows += [alone(pictures, config, network) for network in chosen.others.split(",") if network]
         finish("Training", rows, chosen.json)
     reached = median(ratios) >= GOAL
-    shown = f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-    print(f"ratio  {shown}, goal {GOAL:g}: {'reached' if reached else 'missed'}")
+    figure = f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+    print(f"ratio  {figure}, goal {GOAL:g}: {'reached' if reached else 'missed'}")
     return 0 if reached else 1
 
 
