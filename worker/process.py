@@ -36,3 +36,8 @@ def is_running(pid: int) -> bool:
     except (OSError, IndexError):
         return False
     return state not in ("Z", "X")
+
+
+def hide_files_from_others() -> None:
+    """Write files, all of which may hold patients' data, for the worker's user and group only, whatever the umask."""
+    os.umask(os.umask(0o077) | 0o007)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from worker.process import is_running
 
@@ -26,3 +27,12 @@ def test_no_library_reports_home() -> None:
     from openvino.tools.ovc import telemetry_stub, telemetry_utils
 
     assert telemetry_utils.tm is telemetry_stub
+
+
+def test_the_database_is_not_readable_by_everybody(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('[worker]\ndata_dir = "var"\n[database]\nurl = "sqlite:///var/worker.db"\n')
+    command = f"umask 022; exec '{sys.executable}' -m worker migrate --config '{tmp_path / 'config.toml'}'"
+    subprocess.run(command, shell=True, check=True, capture_output=True)
+    for file in (tmp_path / "var", *(tmp_path / "var").iterdir()):
+        assert file.stat().st_mode & 0o007 == 0, file
+        assert file.stat().st_mode & 0o600 == 0o600

@@ -14,6 +14,7 @@ from worker import __version__
 from worker.cli import audit, backup, jobs, models, offline, readings, results, routes, service, tokens
 from worker.cli.context import EXIT_FAULT, EXIT_START
 from worker.errors import StartError, WorkerError
+from worker.process import hide_files_from_others
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,6 +42,7 @@ def main() -> None:
     from worker.logs import guard_standard_error, unexpected
 
     guard_standard_error()
+    hide_files_from_others()
     try:
         app()
     except StartError as error:
