@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
@@ -21,17 +20,14 @@ from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import encoded, mr_instance, write_series
 from tests.testbed.raw_store import raw_store
 from tests.testbed.waiting import wait_until
-from worker.audit.events import unrecorded
 from worker.config.settings import ReceiveSection, Settings, WorkerSection
 from worker.db.engine import Database
 from worker.db.migrate import migrate
-from worker.db.processes import beat
 from worker.db.tables import AssociationRow, InstanceRow
 from worker.dicom import standard
 from worker.errors import StartError
-from worker.process import ProcessRole, process_name
-from worker.receive import storage_scp
-from worker.receive.storage_scp import Receiver, close_dead_associations
+from worker.receive.storage_scp import Receiver
+from worker.storage import associations
 
 
 @dataclass
@@ -141,8 +137,8 @@ def test_an_end_that_could_not_be_recorded_is_recorded_later(site: Site, monkeyp
             raise OSError("disk full")
         close(session, row, now)  # type: ignore[arg-type]
 
-    close = storage_scp.close_association
-    monkeypatch.setattr(storage_scp, "close_association", fail_once)
+    close = associations.close_association
+    monkeypatch.setattr(associations, "close_association", fail_once)
     assert _send(site.port, encoded(mr_instance())) == [standard.SUCCESS]
     wait_until(lambda: site.associations()[0].closed_at is not None, "the association's end", 10, every=0.05)
     assert site.associations()[0].closed_at is not None
@@ -185,36 +181,3 @@ def test_a_port_in_use_is_one_line(site: Site, tmp_path: Path) -> None:
     with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{site.port}"):
         other.start()
     other.stop(0)
-
-
-@pytest.mark.parametrize(
-    ("receiver", "opened_ago", "seen_ago", "closed"),
-    [
-        (f"{socket.gethostname()}:999999999", 0, None, True),
-        (process_name(), 60, 0, False),  # it is the one that asks
-        ("elsewhere:1", 60, 29, False),
-        ("elsewhere:1", 60, 30, True),
-        ("elsewhere:1", 60, None, True),
-        ("elsewhere:1", 29, None, False),  # it may be about to tell of itself
-    ],
-    ids=["gone", "itself", "elsewhere-seen", "elsewhere-silent", "elsewhere-never-seen", "elsewhere-new"],
-)
-def test_associations_of_a_receiver_that_died_are_closed(
-    site: Site, receiver: str, opened_ago: float, seen_ago: float | None, closed: bool
-) -> None:
-    now = datetime.now(UTC)
-    with site.database.write() as session:
-        opened = now - timedelta(seconds=opened_ago)
-        session.add(AssociationRow(calling_ae_title="PACS", peer="127.0.0.1", receiver=receiver, opened_at=opened))
-        if seen_ago is not None:
-            beat(session, receiver, ProcessRole.RECEIVE, opened, now - timedelta(seconds=seen_ago))
-    settings = Settings(worker=WorkerSection(lease_seconds=30))
-    assert close_dead_associations(settings, site.database, now, unrecorded, process_name()) == closed
-
-
-def test_an_association_of_an_earlier_process_of_our_name_is_closed_at_start(site: Site) -> None:
-    now = datetime.now(UTC)
-    with site.database.write() as session:
-        row = AssociationRow(calling_ae_title="PACS", peer="127.0.0.1", receiver=process_name(), opened_at=now)
-        session.add(row)
-    assert close_dead_associations(Settings(), site.database, now, unrecorded) == 1

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from pynetdicom import AE, evt
@@ -18,26 +17,21 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.sop_class import Verification
 
 from worker.audit import events
-from worker.audit.subjects import received_over
 from worker.config.settings import ReceiveSection, Settings
 from worker.db.deliveries import record_commitment_report
-from worker.db.engine import Database, Session
-from worker.db.instances import close_association, open_association, open_associations
-from worker.db.processes import is_lost
-from worker.db.tables import AssociationRow
+from worker.db.engine import Database
 from worker.dicom import commitment, standard
 from worker.errors import Retry, StartError
 from worker.logs import fault_fields, get_log
-from worker.process import process_name
 from worker.receive import commitment_scp
 from worker.receive.limits import LimitedServer, TooLarge
 from worker.storage.acceptance import StoreRequest, require_storable
+from worker.storage.associations import Associations
 from worker.storage.keeper import InstanceKeeper
 from worker.storage.refusals import Refusals
 from worker.tls import server_context
 
 _BIND_SECONDS = 3.0
-_END_AGAIN_SECONDS = 1.0
 
 
 class Receiver:
@@ -57,7 +51,7 @@ class Receiver:
         self._database = database
         self._clock = clock
         self._record = record
-        self._name = process_name()
+        self._associations = Associations(database, settings.worker.ae_title, clock, record)
         self._keeper = InstanceKeeper(
             database, settings.worker.data_dir, clock, settings.receive.minimum_free_bytes, settings.route
         )
@@ -206,41 +200,20 @@ class Receiver:
             return standard.PROCESSING_FAILURE, None
 
     def _association_row(self, assoc: Association) -> int:
-        """The association's row, made by its first instance: an echo leaves no trace in the database."""
+        """The association's row, opened by its first instance: an echo leaves no trace in the database."""
         with self._lock:
-            found = self._open.get(assoc)
-        if found is not None:
-            return found
-        with self._database.write() as session:
-            row = open_association(
-                session,
-                str(assoc.requestor.ae_title)[:16],
-                str(assoc.requestor.address)[:64],
-                self._name,
-                self._clock(),
-            )
-        with self._lock:
-            self._open[assoc] = row
+            row = self._open.get(assoc)
+        if row is None:
+            row = self._associations.open(str(assoc.requestor.ae_title), str(assoc.requestor.address))
+            with self._lock:
+                self._open[assoc] = row
         return row
 
     def _on_end(self, event: Event) -> None:
         with self._lock:
             row = self._open.pop(event.assoc, None)
         if row is not None:
-            self._record_end(row)
-
-    def _record_end(self, row: int) -> None:
-        try:
-            with self._database.write() as session:
-                close_association(session, row, self._clock())
-                calling, address, came = received_over(session, row)
-            for one in came:
-                self._record(events.received(calling, address, self._settings.worker.ae_title, one))
-        except Exception as error:  # a handler's boundary; a series waits for this end, so it is tried until it works
-            get_log().error("association end not recorded", association_row=row, **fault_fields(error))
-            again = threading.Timer(_END_AGAIN_SECONDS, self._record_end, [row])
-            again.daemon = True
-            again.start()
+            self._associations.close(row)
 
 
 def _tls(receive: ReceiveSection) -> ssl.SSLContext | None:
@@ -264,34 +237,3 @@ def _application_entity(settings: Settings) -> AE:
     for sop_class_uid in standard.STORAGE_SOP_CLASSES:
         ae.add_supported_context(sop_class_uid, list(standard.TRANSFER_SYNTAXES))
     return ae
-
-
-def close_dead_associations(
-    settings: Settings, database: Database, now: datetime, record: events.RecordEvent, living: str | None = None
-) -> int:
-    """End the associations of receivers that live no more, and record what they brought; the number of them.
-
-    `living` is the receiver that asks, once it listens; before, one of its name is an earlier process. A receiver on
-    another host is dead when it has been silent for a lease: its series need not wait for it.
-    """
-    lease = timedelta(seconds=settings.worker.lease_seconds)
-    with database.read() as session:
-        dead = [
-            row.id
-            for row in open_associations(session)
-            if row.receiver != living and _has_lost_its_receiver(session, row, now, lease)
-        ]
-    for row_id in dead:
-        with database.write() as session:
-            close_association(session, row_id, now)
-            calling, address, came = received_over(session, row_id)
-        for one in came:
-            record(events.received(calling, address, settings.worker.ae_title, one))
-    return len(dead)
-
-
-def _has_lost_its_receiver(session: Session, row: AssociationRow, now: datetime, lease: timedelta) -> bool:
-    if row.receiver == process_name():
-        return True
-    ours = row.receiver.partition(":")[0] == socket.gethostname()
-    return (ours or row.opened_at <= now - lease) and is_lost(session, row.receiver, now, lease)

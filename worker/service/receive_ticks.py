@@ -14,8 +14,8 @@ from worker.db.engine import Database
 from worker.process import process_name
 from worker.receive.peer_count import count_series
 from worker.receive.settle import settle_series
-from worker.receive.storage_scp import close_dead_associations
 from worker.service.schedule import Tick, start_ticks
+from worker.storage.associations import close_dead_associations
 from worker.storage.refusals import Refusals
 from worker.storage.retention import remove_old_pixels
 

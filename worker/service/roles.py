@@ -108,7 +108,8 @@ def _end_with_supervisor() -> None:
 def _receive(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
     with without(*PYDICOM_COMPANIONS):  # this process never decodes pixels (ARCHITECTURE.md, invariant 5)
         from worker.query_retrieve.scp import Archive
-        from worker.receive.storage_scp import Receiver, close_dead_associations
+        from worker.receive.storage_scp import Receiver
+        from worker.storage.associations import close_dead_associations
     from worker.service.receive_ticks import start_receive_ticks
     from worker.service.schedule import tick_now
     from worker.storage.keeper import remove_leftovers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,16 +11,14 @@ from io import BytesIO
 from pydicom.filereader import read_dataset
 
 from worker.audit import events
-from worker.audit.subjects import received_over
 from worker.config.settings import Settings
 from worker.db.engine import Database
-from worker.db.instances import close_association, open_association
 from worker.dicom import standard
 from worker.dicom.header import read_header
 from worker.errors import RefusedInstance
 from worker.logs import fault_fields, get_log
-from worker.process import process_name
 from worker.storage.acceptance import StoreRequest
+from worker.storage.associations import Associations
 from worker.storage.keeper import InstanceKeeper, StoreOutcome
 
 CALLING = "STOW-RS"  # in place of an AE title, in the association's row
@@ -54,10 +51,7 @@ class StowStore:
         self.keeper = InstanceKeeper(
             database, settings.worker.data_dir, clock, receive.minimum_free_bytes, settings.route
         )
-        self.database = database
-        self.clock = clock
-        self.record = record
-        self.ae_title = settings.worker.ae_title
+        self.associations = Associations(database, settings.worker.ae_title, clock, record)
 
     def begin(self, name: str, address: str) -> StowRequest:
         """Start one request."""
@@ -97,22 +91,9 @@ class StowRequest:
         return _kept(uids, _OTHER_CONTENT if outcome is StoreOutcome.CONFLICTING else standard.SUCCESS)
 
     def end(self) -> None:
-        """Nothing more comes: series may settle."""
-        if self._row is None:
-            return
-        store = self._store
-        try:
-            with store.database.write() as session:
-                close_association(session, self._row, store.clock())
-                _, _, came = received_over(session, self._row)
-        except Exception as error:  # a handler's boundary; a series waits for this end, so it is tried until it works
-            get_log().error("association end not recorded", association_row=self._row, **fault_fields(error))
-            again = threading.Timer(1.0, self.end)
-            again.daemon = True
-            again.start()
-            return
-        for one in came:
-            store.record(events.received(self._name, self._address, store.ae_title, one))
+        """Record that nothing more will arrive: series may settle."""
+        if self._row is not None:
+            self._store.associations.close(self._row, sender=self._name)
 
     def _read(self, encoded: bytes, uids: dict[str, str]) -> StoreRequest:
         """The same that a C-STORE request brings; `uids` are filled in. Raises RefusedInstance."""
@@ -144,9 +125,7 @@ class StowRequest:
 
     def _association_row(self) -> int:
         if self._row is None:
-            with self._store.database.write() as session:
-                address, now = self._address[:64], self._store.clock()
-                self._row = open_association(session, CALLING, address, process_name(), now)
+            self._row = self._store.associations.open(CALLING, self._address)
         return self._row
 
 
