@@ -1,4 +1,4 @@
-"""The frozen values that pass between stages; they know nothing of files, sessions or sockets."""
+"""The frozen values that pass between stages, independent of files, database sessions and sockets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class ResultStatus(StrEnum):
-    """What a model said of a series; a series without one is pending, refused or failed."""
+    """The status of a result; a series without a result is pending, refused or failed."""
 
     CLASSIFIED = "classified"
     NOT_ASSESSED = "not-assessed"
@@ -25,9 +25,9 @@ class CodedConcept:
 
 @dataclass(frozen=True, slots=True)
 class ModelClass:
-    """One class of a model, with the codes its report carries; they live in the bundle (`worker.json`).
+    """A class of a model, with the codes of its report; both are defined in the bundle (`worker.json`).
 
-    `finding` is None for the class that says no neoplasm was found.
+    `finding` is None for the class that means no neoplasm.
     """
 
     name: str
@@ -39,7 +39,7 @@ class ModelClass:
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """Which model spoke: enough to write Contributing Equipment and TID 4019 Algorithm Identification."""
+    """What a bundle says it is: all that Contributing Equipment and TID 4019 Algorithm Identification need."""
 
     name: str
     version: str
@@ -47,14 +47,14 @@ class ModelIdentity:
     family: str
     sha256: str  # of the bundle: 64 hex digits
     classes: tuple[ModelClass, ...]
-    parameters: str  # one line for 111002 DCM Algorithm Parameters: thresholds and aggregation
-    limits: str  # one sentence of known limits, for the comment in every report
+    parameters: str  # single line for 111002 DCM Algorithm Parameters: thresholds and aggregation
+    limits: str  # a sentence of known limits, for the comment of every report
 
     def class_named(self, name: str) -> ModelClass:
         """The class of that name; KeyError when the model has none."""
-        for one in self.classes:
-            if one.name == name:
-                return one
+        for model_class in self.classes:
+            if model_class.name == name:
+                return model_class
         raise KeyError(name)
 
 
@@ -62,8 +62,8 @@ class ModelIdentity:
 class Activation:
     """Where in a slice the model saw its class: a coarse map, and the square of the slice that it covers.
 
-    `rows` [h][w] in 0-255, parts of the slice's own peak. `top` and `height` are parts of the displayed slice's
-    height, `left` and `width` of its width; the square may reach beyond the slice.
+    `rows` [h][w] in 0-255, relative to the slice's own peak. `top` and `height` are fractions of the displayed slice's
+    height, `left` and `width` of its width; the square may extend beyond the slice.
     """
 
     rows: tuple[tuple[int, ...], ...]
@@ -75,12 +75,12 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class SliceResult:
-    """The model's answer for one slice.
+    """The model's answer for a slice.
 
     `frame_number` counts from 1 and is None for a single-frame instance. `position_mm` is the distance along the
-    stack normal, None where the source has no geometry. `in_distribution` is False where the slice looks unlike
-    the training data; such a slice has no say in the series result. `distance` says how unlike, as a multiple of the
-    model's limit; None where it is no number, or was not kept.
+    stack normal, None where the source has no geometry. `in_distribution` is False where the slice does not
+    resemble the training data; such a slice does not count in the series result. `distance` from the training data is
+    a multiple of the model's limit; None where it is not finite, or was not recorded.
     """
 
     sop_class_uid: str
@@ -90,17 +90,19 @@ class SliceResult:
     probabilities: tuple[float, ...]  # in the order of ModelIdentity.classes, calibrated, sum 1
     in_distribution: bool
     deciding: bool
-    activation: Activation | None = None  # of the series' class; only a deciding slice of a classified series has one
+    activation: Activation | None = (
+        None  # of the series' class; None but for the deciding slices of a classified series
+    )
     distance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesResult:
-    """What one model says of one series: a class with its calibrated probability, or why there is none.
+    """The result of a model for a series: a class with its calibrated probability, or the reason for "not assessed".
 
     `label`, `probability` and `probabilities` are None / empty when `status` is NOT_ASSESSED and the slices gave no
     usable answer; `reason` is a stable word and `detail` a sentence, both None when CLASSIFIED. `missing` is a phrase:
-    what is known to be missing of the images that were looked at.
+    what is known to be missing from the images that were classified.
     """
 
     status: ResultStatus

@@ -28,16 +28,16 @@ def slice_probabilities(logits: FloatArray, temperature: float) -> FloatArray:
 
 def tumour_probability(probabilities: FloatArray, classes: Sequence[ModelClass]) -> FloatArray:
     """Probability of any neoplasm: [slices, classes] → [slices]."""
-    return np.asarray(probabilities[:, [one.neoplasm for one in classes]].sum(axis=1))
+    return np.asarray(probabilities[:, [model_class.neoplasm for model_class in classes]].sum(axis=1))
 
 
 def distance_and_residual(features: FloatArray, statistics: FeatureStatistics) -> tuple[FloatArray, FloatArray]:
-    """How far each slice lies from training: [slices, F] → two arrays [slices], both from 0.
+    """Distance of each slice from the training data: [slices, F] → two arrays [slices], both from 0.
 
-    The whitened distance within the space that training's features span, and the length of what lies outside it.
+    The whitened distance within the subspace that the training features span, and the length of the rest outside it.
     """
     centred = features - statistics.mean
-    # einsum, not @: BLAS threads would fight those of the engine (see resample).
+    # einsum, not @: BLAS threads would compete with those of the engine (see resample).
     coordinates = np.einsum("sf,kf->sk", centred, statistics.components)
     distance = np.linalg.norm(coordinates / statistics.scale, axis=1)
     inside = np.einsum("sk,kf->sf", coordinates, statistics.components)
@@ -46,14 +46,14 @@ def distance_and_residual(features: FloatArray, statistics: FeatureStatistics) -
 
 
 def in_distribution(features: FloatArray, bundle: Bundle) -> BoolArray:
-    """Which slices resemble the training data, [slices]; one whose features are not finite does not."""
+    """Which slices resemble the training data, [slices]; a slice with features that are not finite does not."""
     limits = bundle.out_of_distribution
     distance, residual = distance_and_residual(features, bundle.statistics)
     return np.asarray((distance <= limits.maximum_distance) & (residual <= limits.maximum_residual))
 
 
 def relative_distance(features: FloatArray, bundle: Bundle) -> FloatArray:
-    """How unlike the training data each slice is, as a multiple of what is accepted: [slices], 1 at the limit."""
+    """Distance of each slice from the training data as a multiple of what is accepted: [slices], 1 at the limit."""
     limits = bundle.out_of_distribution
     distance, residual = distance_and_residual(features, bundle.statistics)
     return np.asarray(np.maximum(distance / limits.maximum_distance, residual / limits.maximum_residual), np.float32)
@@ -62,7 +62,7 @@ def relative_distance(features: FloatArray, bundle: Bundle) -> FloatArray:
 def deciding_slices(tumour: FloatArray, allowed: BoolArray, bundle: Bundle) -> npt.NDArray[np.intp]:
     """The allowed slices with the highest tumour probability, the highest first: [k] indices, [] when none is allowed.
 
-    Equal ones in stack order, so that the answer does not depend on the sorting.
+    Slices of equal probability come in stack order, so that the result does not depend on the sorting algorithm.
     """
     candidates = np.flatnonzero(allowed)
     k = max(bundle.aggregation.top_k, math.ceil(bundle.aggregation.top_fraction * len(candidates)))
@@ -70,24 +70,24 @@ def deciding_slices(tumour: FloatArray, allowed: BoolArray, bundle: Bundle) -> n
 
 
 def aggregate(volume: Volume, outputs: EngineOutputs, bundle: Bundle) -> IllustratedResult:
-    """What the model says of the series; `outputs` are those of `volume.tensor`."""
+    """Combine the slices' outputs into the result of the series; `outputs` are those of `volume.tensor`."""
     classes = bundle.identity.classes
     probabilities = slice_probabilities(outputs.logits, bundle.temperature)
     allowed = in_distribution(outputs.features, bundle)
     deciding = deciding_slices(tumour_probability(probabilities, classes), allowed, bundle)
     distances = relative_distance(outputs.features, bundle)
     slices = _slice_results(volume, probabilities, allowed, deciding, distances)
-    accepted, wanted = int(allowed.sum()), bundle.thresholds.minimum_in_distribution * len(allowed)
-    if len(deciding) == 0 or accepted < wanted:
+    accepted, required = int(allowed.sum()), bundle.thresholds.minimum_in_distribution * len(allowed)
+    if len(deciding) == 0 or accepted < required:
         detail = f"{accepted} of {len(allowed)} slices resemble the brain MRI that the model was trained on."
         return _not_assessed("out-of-distribution", detail, {}, slices, volume, len(slices) // 2)
     means = probabilities[deciding].mean(axis=0)
     best = int(means.argmax())
-    by_class = {one.name: float(mean) for one, mean in zip(classes, means, strict=True)}
+    by_class = {model_class.name: float(mean) for model_class, mean in zip(classes, means, strict=True)}
     shown = int(deciding[probabilities[deciding, best].argmax()])
     probability, needed = float(means[best]), bundle.thresholds.needed(classes[best].neoplasm)
     if not probability >= needed:
-        detail = f"The likeliest class has the probability {probability:.2f}; {needed:.2f} is needed to say it."
+        detail = f"The likeliest class has the probability {probability:.2f}, below the required {needed:.2f}."
         return _not_assessed("too-uncertain", detail, by_class, slices, volume, shown)
     activation = volume.map_on_display(shown, normalised(outputs.maps[shown, best]))
     return IllustratedResult(
@@ -98,17 +98,17 @@ def aggregate(volume: Volume, outputs: EngineOutputs, bundle: Bundle) -> Illustr
         reason=None,
         detail=None,
         slices=tuple(
-            replace(one, activation=_activation(volume, index, outputs.maps[index, best])) if one.deciding else one
-            for index, one in enumerate(slices)
+            replace(item, activation=_activation(volume, index, outputs.maps[index, best])) if item.deciding else item
+            for index, item in enumerate(slices)
         ),
         key_image=KeyImage(shown, volume.displayed(shown), activation),
     )
 
 
 def normalised(activation_map: FloatArray) -> FloatArray:
-    """A class activation map [h, w] as parts of its peak, [0, 1]; 0 where a place speaks less than the average.
+    """A class activation map [h, w] as fractions of its peak, [0, 1]; 0 where it is below its average.
 
-    The average of the map is the class's logit, so what is left is where the evidence lies, whatever its amount.
+    The average of the map is the class's logit, so what remains is where the evidence lies, regardless of its amount.
     """
     above = np.maximum(activation_map - activation_map.mean(), 0.0)
     peak = float(above.max())
@@ -116,7 +116,7 @@ def normalised(activation_map: FloatArray) -> FloatArray:
 
 
 def _activation(volume: Volume, index: int, activation_map: FloatArray) -> Activation:
-    """The map of a slice as it is kept beside its probabilities."""
+    """The map of a slice as it is stored with its probabilities."""
     rows = np.rint(normalised(activation_map) * 255).astype(np.uint8)
     return Activation(tuple(tuple(row) for row in rows.tolist()), *volume.square_on_display(index))
 
@@ -152,7 +152,7 @@ def _not_assessed(
     volume: Volume,
     shown: int,
 ) -> IllustratedResult:
-    """No class; the picture shows what was looked at, without a map that would suggest a finding."""
+    """A result without a class; its key image has no activation map, which would suggest a finding."""
     return IllustratedResult(
         status=ResultStatus.NOT_ASSESSED,
         label=None,

@@ -1,7 +1,8 @@
 """Load and verify a model bundle: docs/bundle.md is the contract.
 
 Nothing of a bundle runs before it is verified: every file is listed and hashed, configurations hold neither `$`
-expressions nor a `_target_` outside the allow-list, weights are safetensors. A fault is a StartError with one line.
+expressions nor a `_target_` outside the allow-list, weights are safetensors. A fault is a StartError with
+a one-line message.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from worker.errors import StartError
 from worker.pixels.arrays import FloatArray
 from worker.results import CodedConcept, ModelClass, ModelIdentity
 
-if TYPE_CHECKING:  # who asks only for the identity starts without numpy and pydicom
+if TYPE_CHECKING:  # reading the identity alone needs neither numpy nor pydicom
     from worker.inference.preprocess import Preprocessing
 
 NETWORK_TARGETS = frozenset(
@@ -62,16 +63,16 @@ class _Strict(BaseModel):
 
 
 class Aggregation(_Strict):
-    """How many slices decide: max(top_k, ceil(top_fraction x slices))."""
+    """The number of deciding slices: max(top_k, ceil(top_fraction x slices))."""
 
     top_k: int = Field(ge=1)
     top_fraction: Fraction
 
 
 class Thresholds(_Strict):
-    """Below these a series is not assessed: its best class, the fraction of slices in distribution.
+    """Minima below which a series is not assessed: probability of its best class, fraction of slices in distribution.
 
-    `minimum_no_neoplasm` may ask more of a class that is no neoplasm: a missed tumour is worse than no answer.
+    `minimum_no_neoplasm` may be higher, for a class that is no neoplasm: a missed tumour is worse than no answer.
     """
 
     minimum_probability: Fraction
@@ -79,19 +80,19 @@ class Thresholds(_Strict):
     minimum_no_neoplasm: Fraction = 0.0
 
     def needed(self, neoplasm: bool) -> float:
-        """The least probability with which a class is said."""
+        """The minimum probability for a class to be the answer."""
         return self.minimum_probability if neoplasm else max(self.minimum_probability, self.minimum_no_neoplasm)
 
 
 class OutOfDistribution(_Strict):
-    """A slice beyond either of these has no say; see `aggregate.distance_and_residual`."""
+    """Limits beyond which a slice does not count; see `aggregate.distance_and_residual`."""
 
     maximum_distance: Positive
     maximum_residual: Positive
 
 
 class AcceptedInput(_Strict):
-    """What the model may be asked; `minimum_rows` holds for the shorter side, `maximum_pixels` for rows x columns."""
+    """What series the model accepts; `minimum_rows` is for the shorter side, `maximum_pixels` for rows x columns."""
 
     modalities: tuple[Text, ...] = Field(min_length=1, strict=False)
     minimum_slices: int = Field(ge=1)
@@ -140,14 +141,14 @@ class _WorkerJson(_Strict):
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> _WorkerJson:
-        if len({one.name for one in self.classes}) < len(self.classes):
-            raise ValueError("two classes have one name")
+        if len({model_class.name for model_class in self.classes}) < len(self.classes):
+            raise ValueError("two classes have the same name")
         return self
 
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """Of training's features: `mean` [F], `components` [K, F] orthonormal, `scale` [K] their standard deviations."""
+    """Statistics of training features: `mean` [F], `components` [K, F] orthonormal, `scale` [K] their deviations."""
 
     mean: FloatArray
     components: FloatArray
@@ -159,7 +160,7 @@ class Bundle:
     """A verified bundle.
 
     `network` is inference.json's network_def, the constructor arguments of a MONAI network. `mirror`: every slice is
-    run as it is and mirrored left to right, and the mean counts.
+    run as it is and mirrored left to right, and the two outputs are averaged.
     """
 
     folder: Path
@@ -185,14 +186,14 @@ class Bundle:
 def default_bundle() -> Path:
     """The bundle that is installed with the worker. Raises StartError unless there is exactly one."""
     bundles = Path(str(resources.files("worker"))) / "bundles"
-    found = sorted(path.parent for path in bundles.glob("*/worker.json"))
-    if len(found) != 1:
-        raise StartError("bundle-missing", f"{len(found)} model bundles are installed with the worker instead of one")
-    return found[0]
+    folders = sorted(path.parent for path in bundles.glob("*/worker.json"))
+    if len(folders) != 1:
+        raise StartError("bundle-missing", f"{len(folders)} model bundles are installed with the worker instead of one")
+    return folders[0]
 
 
 def verified_identity(folder: Path) -> ModelIdentity:
-    """The identity alone, every file verified all the same. Raises StartError as `load_bundle`."""
+    """Verify every file of a bundle and return its identity; nothing is loaded. Raises as `load_bundle`."""
     described, sha256 = _described(folder)
     _verify_files(folder, described.files)
     _read_configurations(folder, described.files)
@@ -200,7 +201,10 @@ def verified_identity(folder: Path) -> ModelIdentity:
 
 
 def load_bundle(folder: Path) -> Bundle:
-    """The bundle of a folder, every file verified. Raises StartError: bundle-missing, bundle-corrupt, bundle-unsafe."""
+    """Verify every file of a bundle and load it.
+
+    Raises StartError: bundle-missing, bundle-corrupt, bundle-unsafe.
+    """
     from worker.inference.preprocess import Preprocessing
 
     described, sha256 = _described(folder)
@@ -235,32 +239,35 @@ def _described(folder: Path) -> tuple[_WorkerJson, str]:
         return _WorkerJson.model_validate(json.loads(raw)), hashlib.sha256(raw).hexdigest()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(key) for key in first["loc"])
         raise StartError("bundle-corrupt", f"worker.json of the model bundle: {where}: {first['msg']}") from None
     except ValueError:
         raise StartError("bundle-corrupt", "worker.json of the model bundle is not JSON") from None
 
 
 def _verify_files(folder: Path, listed: Mapping[str, str]) -> None:
-    """The folder holds exactly the files listed, unchanged, and none of a kind that could run."""
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {"worker.json"}
-    for name in sorted(found ^ listed.keys()):
-        fault = "is not listed in worker.json" if name in found else "is missing"
+    """Check that the folder holds exactly the listed files, unchanged, and none of a kind that could be executed."""
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {"worker.json"}
+    for name in sorted(present ^ listed.keys()):
+        fault = "is not listed in worker.json" if name in present else "is missing"
         raise StartError("bundle-corrupt", f"model bundle: {name} {fault}")
     for name in REQUIRED_FILES:
-        if name not in found:
+        if name not in present:
             raise StartError("bundle-corrupt", f"model bundle: {name} is missing")
-    for name in sorted(found):
+    for name in sorted(present):
         path = folder / name
         if path.suffix not in ALLOWED_SUFFIXES or path.is_symlink():
-            raise StartError("bundle-unsafe", f"model bundle: {name} is of a kind that is not allowed")
+            raise StartError("bundle-unsafe", f"model bundle: {name} has a file type that is not allowed")
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != listed[name]:
-                raise StartError("bundle-corrupt", f"model bundle: {name} is not the file that was exported")
+                raise StartError(
+                    "bundle-corrupt",
+                    f"model bundle: {name} is not the exported file: its SHA-256 differs from worker.json",
+                )
 
 
 def _read_configurations(folder: Path, listed: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Every JSON file of the bundle but worker.json, refused when MONAI would run anything from it but our networks."""
+    """Every JSON file of the bundle but worker.json; refused where MONAI would run more from it than our networks."""
     configurations: dict[str, dict[str, Any]] = {}
     for name in sorted(name for name in listed if name.endswith(".json")):
         try:
@@ -270,12 +277,12 @@ def _read_configurations(folder: Path, listed: Mapping[str, str]) -> dict[str, d
         if not isinstance(configuration, dict):
             raise StartError("bundle-corrupt", f"model bundle: {name} is not a JSON object")
         for key, value in _entries(configuration):
-            if any(isinstance(one, str) and one.lstrip().startswith(("$", "%")) for one in (key, value)):
-                raise StartError("bundle-unsafe", f"model bundle: {name} holds an expression")
+            if any(isinstance(text, str) and text.lstrip().startswith(("$", "%")) for text in (key, value)):
+                raise StartError("bundle-unsafe", f"model bundle: {name} contains an expression")
             if key == "_target_" and not (isinstance(value, str) and value in ALLOWED_TARGETS):
                 raise StartError("bundle-unsafe", f"model bundle: {name} has a _target_ that is not allowed")
             if key == "pretrained" and value is not False:
-                raise StartError("bundle-unsafe", f"model bundle: {name} asks for weights from elsewhere")
+                raise StartError("bundle-unsafe", f"model bundle: {name} would download pretrained weights")
         configurations[name] = configuration
     return configurations
 
@@ -306,8 +313,10 @@ def _identity(described: _WorkerJson, sha256: str) -> ModelIdentity:
         family=described.family,
         sha256=sha256,
         classes=tuple(
-            ModelClass(one.name, one.title, one.neoplasm, _code(one.finding) if one.finding else None, _code(one.site))
-            for one in described.classes
+            ModelClass(
+                item.name, item.title, item.neoplasm, _code(item.finding) if item.finding else None, _code(item.site)
+            )
+            for item in described.classes
         ),
         parameters=parameters,
         limits=described.limits,
@@ -330,5 +339,7 @@ def _statistics(path: Path) -> FeatureStatistics:
         raise StartError("bundle-corrupt", "models/features.safetensors lacks mean, components or scale") from None
     fits = components.ndim == 2 and mean.shape == components.shape[1:] and scale.shape == components.shape[:1]
     if not fits or not math.isfinite(float(mean.sum() + components.sum() + scale.sum())) or not (scale > 0).all():
-        raise StartError("bundle-corrupt", "models/features.safetensors holds arrays that do not fit together")
+        raise StartError(
+            "bundle-corrupt", "models/features.safetensors holds arrays whose shapes or values do not match"
+        )
     return FeatureStatistics(mean, components, scale)

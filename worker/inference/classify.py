@@ -1,4 +1,4 @@
-"""The pure way of one series: files → volume → outputs → result."""
+"""Classify a series: files → volume → outputs → result, without side effects."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from worker.inference.preprocess import Volume, preprocess
 
 
 def classify(paths: Sequence[Path], bundle: Bundle, engine: Engine) -> IllustratedResult:
-    """What the bundle's model says of the files of one series, in any order.
+    """Classify the files of a series, in any order, with the bundle's model.
 
-    Raises NotAssessable for what cannot be read or may not be asked; OSError when a file cannot be opened.
+    Raises NotAssessable for what cannot be read or is not accepted; OSError when a file cannot be opened.
     """
     volume = preprocess(paths, bundle.preprocessing)
     check_accepted(volume, bundle)
@@ -24,8 +24,9 @@ def classify(paths: Sequence[Path], bundle: Bundle, engine: Engine) -> Illustrat
 
 
 def check_accepted(volume: Volume, bundle: Bundle) -> None:
-    """Raises NotAssessable where the series is not what the bundle accepts:
-    wrong-modality, too-few-slices, image-too-small, image-too-large.
+    """Check that the bundle accepts the series.
+
+    Raises NotAssessable: wrong-modality, too-few-slices, image-too-small, image-too-large.
     """
     accepted = bundle.accepted_input
     if not volume.modalities <= set(accepted.modalities):
@@ -35,4 +36,4 @@ def check_accepted(volume: Volume, bundle: Bundle) -> None:
     if min(volume.rows, volume.columns) < accepted.minimum_rows:
         raise NotAssessable("image-too-small", f"The model needs at least {accepted.minimum_rows} rows and columns.")
     if volume.rows * volume.columns > accepted.maximum_pixels:
-        raise NotAssessable("image-too-large", f"The model accepts at most {accepted.maximum_pixels} pixels a slice.")
+        raise NotAssessable("image-too-large", f"The model accepts at most {accepted.maximum_pixels} pixels per slice.")

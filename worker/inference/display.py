@@ -1,4 +1,8 @@
-"""Single slices as a person looks at them, from the files as received, without a model."""
+"""Slices as the series page shows them, from the files as received, without a model.
+
+All slices of a series share a grey window, so that they can be compared; the windows of the headers differ from slice
+to slice. `pixels.windowing` shows single images as their headers say.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +26,11 @@ Window = tuple[float, float]
 
 
 def grey_window(files: Sequence[Path]) -> Window:
-    """The real values to show as black and white, from a few files spread over the series.
+    """The real values of black and white, from a few files spread over the series.
 
-    Raises NotAssessable for files without a picture; OSError when one cannot be opened.
+    Raises NotAssessable for files that are no images; OSError when a file cannot be opened.
     """
-    chosen = [files[round(place)] for place in np.linspace(0, len(files) - 1, min(_SAMPLED_FILES, len(files)))]
+    chosen = [files[round(index)] for index in np.linspace(0, len(files) - 1, min(_SAMPLED_FILES, len(files)))]
     frames = [frame for file in chosen for frame in _spread(_frames_of(file))]
     values = np.concatenate(
         [frame.pixels[::_SAMPLED_STEP, ::_SAMPLED_STEP].ravel() * frame.slope + frame.intercept for frame in frames]
@@ -36,7 +40,7 @@ def grey_window(files: Sequence[Path]) -> Window:
 
 
 def slice_png(file: Path, frame_number: int | None, window: Window) -> bytes:
-    """One frame, oriented for display, with square pixels, at most 512 each way: an 8-bit grey PNG.
+    """A frame, oriented for display, with square pixels, at most 512 x 512: an 8-bit grey PNG.
 
     `frame_number` counts from 1, None for the only frame. Raises NotAssessable; OSError when the file cannot be opened.
     """
@@ -52,13 +56,13 @@ def slice_png(file: Path, frame_number: int | None, window: Window) -> bytes:
 
 
 def _spread(frames: Sequence[DecodedFrame]) -> list[DecodedFrame]:
-    return [frames[round(place)] for place in np.linspace(0, len(frames) - 1, min(_SAMPLED_FILES, len(frames)))]
+    return [frames[round(index)] for index in np.linspace(0, len(frames) - 1, min(_SAMPLED_FILES, len(frames)))]
 
 
 def _frames_of(file: Path) -> list[DecodedFrame]:
-    return _kept_frames(file, file.stat().st_mtime_ns)
+    return _cached_frames(file, file.stat().st_mtime_ns)
 
 
-@lru_cache(maxsize=4)  # a person scrolls through the frames of one file
-def _kept_frames(file: Path, _changed: int) -> list[DecodedFrame]:
+@lru_cache(maxsize=4)  # a reader scrolls through the frames of a file
+def _cached_frames(file: Path, _changed: int) -> list[DecodedFrame]:
     return decode(file)

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, which MONAI does not have, from MONAI's parts; docs/bundle.md lists it among the networks.
+"""EfficientNet-Lite0, which MONAI lacks, built on MONAI's EfficientNet; docs/bundle.md lists it among the networks.
 
 Source: github.com/tensorflow/tpu, models/official/efficientnet/lite.
 """
@@ -14,27 +14,27 @@ BLOCKS = (
     "r3_k5_s11_e6_i80_o112", "r4_k5_s22_e6_i112_o192", "r1_k3_s11_e6_i192_o320",
 )  # fmt: skip
 
-# `described` of these stages' output tells a picture from those of training: what is pooled before the last layer says
-# which class, and hardly more than that.
+# The features are `channel_statistics` of these stages' output, which tell whether a slice resembles the training data;
+# what is pooled before the last layer tells the class and little else.
 FEATURE_STAGES = 5
 
 
 class EfficientNetLite0(EfficientNet):  # type: ignore[misc]  # MONAI has no types
-    """B0 without squeeze-and-excitation and with ReLU6 for swish, made for integer arithmetic."""
+    """B0 without squeeze-and-excitation and with ReLU6 for swish, designed for integer arithmetic."""
 
     def __init__(self, spatial_dims: int, in_channels: int, num_classes: int) -> None:
         super().__init__(list(BLOCKS), spatial_dims=spatial_dims, in_channels=in_channels, num_classes=num_classes)
         self.set_swish()
 
     def set_swish(self, memory_efficient: bool = True) -> None:
-        """ReLU6 everywhere, whichever swish is asked for."""
+        """Use ReLU6 everywhere, whichever swish is requested."""
         for module in self.modules():
             if hasattr(module, "_swish"):
                 module._swish = nn.ReLU6()
 
 
 def channel_statistics(maps: torch.Tensor) -> torch.Tensor:
-    """The mean and the standard deviation of each channel over the picture: [n, C, h, w] → [n, 2 C]."""
+    """The mean and the standard deviation of each channel over the image: [n, C, h, w] → [n, 2 C]."""
     mean = maps.mean(dim=(2, 3))
     deviation = (maps - mean[:, :, None, None]).square().mean(dim=(2, 3)).sqrt()
     return torch.cat([mean, deviation], dim=1)

@@ -1,4 +1,4 @@
-"""Tensor → logits, features and activation maps. OpenVINO serves; torch is the reference it is checked against."""
+"""Tensor → logits, features and activation maps. OpenVINO serves; torch is the reference for its tests."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class EngineOutputs:
 
 
 class Engine(Protocol):
-    """Runs one bundle's network."""
+    """Runs the network of a bundle."""
 
     @property
     def precision(self) -> Precision: ...
 
     def run(self, tensor: FloatArray) -> EngineOutputs:
-        """tensor float32 [slices, 1, size, size], at least one slice."""
+        """Run the network on a tensor float32 [slices, 1, size, size], at least one slice."""
         ...
 
 
@@ -52,8 +52,8 @@ class OpenVinoEngine:
         options = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
-            "ENABLE_CPU_PINNING": False,  # several inference processes would all pin to the first cores
-            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the CPU has it: another answer on another host
+            "ENABLE_CPU_PINNING": False,  # several inference processes would all be pinned to the first cores
+            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the CPU has it: other results on another host
         }
         try:
             compiled = core.compile_model(core.read_model(bundle.openvino_model(precision)), "CPU", options)
@@ -64,7 +64,7 @@ class OpenVinoEngine:
         self._mirror = bundle.mirror
 
     def run(self, tensor: FloatArray) -> EngineOutputs:
-        """tensor float32 [slices, 1, size, size], at least one slice."""
+        """Run the network on a tensor float32 [slices, 1, size, size], at least one slice."""
         return _mirrored(self._run, tensor) if self._mirror else self._run(tensor)
 
     def _run(self, tensor: FloatArray) -> EngineOutputs:
@@ -76,9 +76,9 @@ class OpenVinoEngine:
 
 
 class TorchEngine:
-    """The bundle's network in torch with its safetensors weights, float32: the reference for parity.
+    """The bundle's network in torch with its safetensors weights, float32: the reference of the parity test.
 
-    Raises StartError when weights and network do not fit.
+    Raises StartError when the weights do not fit the network.
     """
 
     precision: Precision = "fp32"
@@ -102,30 +102,30 @@ class TorchEngine:
         self._pool = [module for module in modules if isinstance(module, torch.nn.AdaptiveAvgPool2d)][-1]
 
     def run(self, tensor: FloatArray) -> EngineOutputs:
-        """tensor float32 [slices, 1, size, size], at least one slice."""
+        """Run the network on a tensor float32 [slices, 1, size, size], at least one slice."""
         return _mirrored(self._run, tensor) if self._mirror else self._run(tensor)
 
     def _run(self, tensor: FloatArray) -> EngineOutputs:
         from worker.inference.efficientnet_lite import FEATURE_STAGES, EfficientNetLite0, channel_statistics
 
-        seen: dict[str, Any] = {}
+        captured: dict[str, Any] = {}
         hooks = [
-            self._pool.register_forward_pre_hook(lambda module, args: seen.update(spatial=args[0])),
-            self._linear.register_forward_pre_hook(lambda module, args: seen.update(features=args[0])),
+            self._pool.register_forward_pre_hook(lambda module, args: captured.update(spatial=args[0])),
+            self._linear.register_forward_pre_hook(lambda module, args: captured.update(features=args[0])),
         ]
         lite = isinstance(self._net, EfficientNetLite0)
         if lite:
             stage = self._net._blocks[FEATURE_STAGES - 1]
-            hooks.append(stage.register_forward_hook(lambda module, args, output: seen.update(stage=output)))
+            hooks.append(stage.register_forward_hook(lambda module, args, output: captured.update(stage=output)))
         batches = []
         try:
             with self._torch.inference_mode():
                 for start in range(0, len(tensor), BATCH):
                     logits = self._net(self._torch.from_numpy(tensor[start : start + BATCH]))
                     weight, bias = self._linear.weight[:, :, None, None], self._linear.bias
-                    maps = self._torch.nn.functional.conv2d(seen["spatial"], weight, bias)
-                    features = channel_statistics(seen["stage"]) if lite else seen["features"]
-                    batches.append([one.numpy() for one in (logits, features, maps)])
+                    maps = self._torch.nn.functional.conv2d(captured["spatial"], weight, bias)
+                    features = channel_statistics(captured["stage"]) if lite else captured["features"]
+                    batches.append([output.numpy() for output in (logits, features, maps)])
         finally:
             for hook in hooks:
                 hook.remove()
@@ -133,13 +133,13 @@ class TorchEngine:
 
 
 def _mirrored(run: Callable[[FloatArray], EngineOutputs], tensor: FloatArray) -> EngineOutputs:
-    """The mean of the slices as they are and mirrored left to right; a mirrored map is turned back."""
-    plain, turned = run(tensor), run(np.ascontiguousarray(tensor[..., ::-1]))
+    """The mean of the outputs for the slices as they are and mirrored left to right, whose maps are mirrored back."""
+    plain, mirrored = run(tensor), run(np.ascontiguousarray(tensor[..., ::-1]))
     half = np.float32(0.5)
     return EngineOutputs(
-        half * (plain.logits + turned.logits),
-        half * (plain.features + turned.features),
-        half * (plain.maps + turned.maps[..., ::-1]),
+        half * (plain.logits + mirrored.logits),
+        half * (plain.features + mirrored.features),
+        half * (plain.maps + mirrored.maps[..., ::-1]),
     )
 
 

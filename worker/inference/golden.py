@@ -1,4 +1,4 @@
-"""Golden cases: what the exporter measured, measured again on this machine before the worker listens."""
+"""Golden cases: the exporter's measurements, repeated on this host before a model serves."""
 
 from __future__ import annotations
 
@@ -33,18 +33,21 @@ class _Expected(BaseModel):
 
 
 def golden_case(bundle: Bundle, engine: Engine, name: str, files: Sequence[str]) -> dict[str, Any]:
-    """A case of golden/expected.json; `files` are relative to the bundle's folder. Raises NotAssessable."""
+    """Measure a case for golden/expected.json; `files` are relative to the bundle's folder. Raises NotAssessable."""
     sha256, probabilities = _measured(bundle, engine, files)
     return {"name": name, "files": list(files), "tensor_sha256": sha256, "probabilities": probabilities.tolist()}
 
 
 def check_golden(bundle: Bundle, engine: Engine) -> float:
-    """The largest deviation of a probability over all cases. Raises StartError bundle-golden when that is too much."""
+    """Run every golden case and return the largest deviation of a probability.
+
+    Raises StartError bundle-golden when it exceeds the tolerance.
+    """
     try:
         expected = _Expected.model_validate(json.loads((bundle.folder / "golden/expected.json").read_bytes()))
         tolerance = expected.tolerance[engine.precision]
     except (ValidationError, KeyError):
-        raise StartError("bundle-corrupt", "golden/expected.json of the model bundle is not as it should be") from None
+        raise StartError("bundle-corrupt", "golden/expected.json of the model bundle is not valid") from None
     worst = 0.0
     for case in expected.cases:
         worst = max(worst, _deviation(bundle, engine, case, tolerance))
@@ -59,13 +62,13 @@ def _deviation(bundle: Bundle, engine: Engine, case: _Case, tolerance: float) ->
     except NotAssessable as refusal:
         raise StartError("bundle-golden", f"golden case {case.name!r} cannot be read: {refusal.reason}") from None
     if sha256 != case.tensor_sha256:
-        raise StartError("bundle-golden", f"golden case {case.name!r}: preprocessing gives another tensor")
-    wanted = np.array(case.probabilities, np.float32)
-    if wanted.shape != probabilities.shape:
-        raise StartError("bundle-golden", f"golden case {case.name!r}: the network gives other classes or slices")
-    deviation = float(np.abs(probabilities - wanted).max())
+        raise StartError("bundle-golden", f"golden case {case.name!r}: preprocessing gives a different tensor")
+    expected = np.array(case.probabilities, np.float32)
+    if expected.shape != probabilities.shape:
+        raise StartError("bundle-golden", f"golden case {case.name!r}: the network gives different classes or slices")
+    deviation = float(np.abs(probabilities - expected).max())
     if not deviation <= tolerance:
-        detail = f"probabilities are off by {deviation:.4f}, allowed are {tolerance:g} ({engine.precision})"
+        detail = f"a probability deviates by {deviation:.4f}, allowed is {tolerance:g} ({engine.precision})"
         raise StartError("bundle-golden", f"golden case {case.name!r}: {detail}")
     return deviation
 

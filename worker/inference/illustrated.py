@@ -1,4 +1,4 @@
-"""A series result with the image that illustrates it, for the picture that goes back to the PACS."""
+"""A series result with its key image, from which the Secondary Capture is drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worker.results import ResultStatus, SeriesResult
 
 @dataclass(frozen=True, slots=True)
 class KeyImage:
-    """The slice to show a person: as displayed (oriented, square pixels, windowed) and where the model looked.
+    """The slice that illustrates a result: as displayed (oriented, square pixels, windowed), with its activation map.
 
     `image` [rows, columns] grey 0-255; `activation` [rows, columns] in [0, 1] on the same grid, None where nothing
     was classified; `slice_index` into SeriesResult.slices.
@@ -24,13 +24,13 @@ class KeyImage:
 
 @dataclass(frozen=True, slots=True)
 class IllustratedResult(SeriesResult):
-    """A result and its key image, None where no image could be read. The database keeps only the result."""
+    """A result and its key image, None where no image could be read. The database stores the result only."""
 
     key_image: KeyImage | None = None
 
 
 def not_assessed(refusal: NotAssessable) -> IllustratedResult:
-    """The result of a series that could not even be read as the model needs it."""
+    """The result of a series that the model refuses or that cannot be read."""
     return IllustratedResult(
         status=ResultStatus.NOT_ASSESSED,
         label=None,

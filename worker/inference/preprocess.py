@@ -1,19 +1,19 @@
-"""DICOM files → the tensor a model sees, as its bundle defines it: on the whole series at once.
+"""DICOM files → the input tensor of a model, as its bundle defines it, for a whole series at once.
 
     decode → orient for display, sort along the normal → find the head → grey window of the series
            → crop a square around the head of each slice → size x size, 0 to 1 in 256 levels in steps of 1/255
 
 Training reads single slices (often Secondary Captures without geometry), the worker reads series. Both call
-`preprocess`: a single slice is a series of one. So that the two agree,
+`preprocess`: a single slice is a series of length 1. So that the two agree,
 
-- the crop is taken **per slice**, as on training's single slices, but is never smaller than `minimum_extent` of the
-  largest head in the series: at the vertex a few bright pixels must not be blown up to a head;
-- the grey window is taken **over the series**, so that slices keep their relation; for a single slice that is its
-  own window;
-- head and window are found on a thumbnail of fixed size, so a 150-pixel and a 1,920-pixel picture of one slice give
-  nearly one tensor, and noise averages out.
+- the crop is computed **per slice**, as on training's single slices, but is never smaller than `minimum_extent` of the
+  largest head in the series: at the vertex a few bright pixels must not be magnified to the size of a head;
+- the grey window is computed **over the series**, so that the relative brightness of slices is preserved; for a single
+  slice it is the slice's own window;
+- head and window are found on a thumbnail of fixed size, so a 150-pixel and a 1,920-pixel image of the same slice give
+  nearly the same tensor, and noise averages out.
 
-All of it is linear up to the clip and the rounding to 256 levels at the end; a rescale that the slices share drops out.
+All steps are linear up to the clip and the rounding to 256 levels at the end; a rescale that all slices share cancels.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from worker.pixels.decode import MAXIMUM_FILE_SAMPLES, DecodedFrame, decode
 from worker.pixels.geometry import OrientedFrame, Plane, stack
 
 LEVELS = np.float32(255)
-DISPLAY_SIZE = 512  # the longest side of a displayed picture
+DISPLAY_SIZE = 512  # the longest side of a displayed slice
 _TARGET = "worker.inference.preprocess.Preprocessing"
-_NOISE_PROFILE = 0.08  # a row or column belongs to the head when it holds this part of the fullest one's pixels
+_NOISE_PROFILE = 0.08  # a row or column belongs to the head from this fraction of the fullest row's or column's pixels
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Preprocessing:
     margin             added on each side of the head's box, as a fraction of its longer side
     minimum_extent     smallest crop, as a fraction of the largest in the series
     head_threshold     head is brighter than this fraction of the way from the darkest value to Otsu's threshold
-    thumbnail          longest side of the picture on which head and window are found
+    thumbnail          longest side of the image on which head and window are found
     """
 
     size: int = 160
@@ -73,7 +73,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """From the bundle's JSON object; every key must be there and no other. Raises StartError."""
+        """From the bundle's JSON object, which has every key and no other. Raises StartError."""
         given = {key: value for key, value in values.items() if key != "_target_"}
         if values.get("_target_", _TARGET) != _TARGET:
             raise StartError("preprocessing-invalid", "The preprocessing definition names another implementation.")
@@ -88,13 +88,13 @@ class Preprocessing:
         return cls(**converted)
 
     def to_json(self) -> dict[str, Any]:
-        """The object for configs/inference.json."""
+        """The JSON object for configs/inference.json."""
         return {"_target_": _TARGET, **asdict(self)}
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One slice of the stack, by what identifies it; `frame_number` counts from 1, None for a single-frame file."""
+    """What identifies a slice of the stack; `frame_number` counts from 1, None for a single-frame file."""
 
     path: Path
     sop_class_uid: str
@@ -106,7 +106,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Square:
-    """The square of a slice that its tensor covers, in display pixels; it may reach beyond the picture."""
+    """The square of a slice that its tensor covers, in display pixels; it may extend beyond the slice."""
 
     top: float
     left: float
@@ -117,7 +117,7 @@ class Square:
 class Volume:
     """A series ready for a model: `tensor` float32 [slices, 1, size, size] in [0, 1], in stack order.
 
-    `frames` and `squares` go with the slices of the tensor; `rows` and `columns` are those of the files.
+    `frames` and `squares` belong to the slices of the tensor; `rows` and `columns` are those of the files.
     """
 
     tensor: FloatArray
@@ -130,18 +130,18 @@ class Volume:
     _window: tuple[float, float]
 
     def displayed(self, index: int) -> ByteArray:
-        """Slice `index` as a person sees it: oriented, square pixels, windowed; uint8 [rows, columns], at most 512."""
+        """Slice `index` as displayed: oriented, square pixels, windowed; uint8 [rows, columns], at most 512 x 512."""
         frame = self._slices[index]
         shape, step = display_grid(frame)
         return np.rint(crop(frame, self._window, 0.0, 0.0, step, shape) * 255).astype(np.uint8)
 
     def square_on_display(self, index: int) -> tuple[float, float, float, float]:
-        """The slice's square in parts of the displayed picture: top, left, height, width (see values.Activation)."""
+        """The slice's square as fractions of the displayed slice: top, left, height, width (see results.Activation)."""
         square, (height, width) = self.squares[index], self._slices[index].extent
         return square.top / height, square.left / width, square.side / height, square.side / width
 
     def map_on_display(self, index: int, activation: FloatArray) -> FloatArray:
-        """A map [h, w] over the slice's tensor, brought to the grid of `displayed(index)`; 0 outside the crop."""
+        """A map [h, w] over the slice's tensor, resampled to the grid of `displayed(index)`; 0 outside the crop."""
         square = self.squares[index]
         shape, step = display_grid(self._slices[index])
         rows = axis_weights(activation.shape[0], square.side / activation.shape[0], -square.top, step, shape[0])
@@ -150,7 +150,7 @@ class Volume:
 
 
 def preprocess(paths: Sequence[Path], definition: Preprocessing) -> Volume:
-    """The files of one series, in any order, as the definition says.
+    """Preprocess the files of a series, in any order, as the definition says.
 
     Raises NotAssessable: the reasons of `decode` and `geometry.stack`, and no-images, image-too-large, blank-image.
     """
@@ -168,7 +168,7 @@ def preprocess(paths: Sequence[Path], definition: Preprocessing) -> Volume:
     tensor, squares, window = _tensor(slices, definition)
     return Volume(
         tensor=tensor,
-        frames=tuple(_identity(one) for one in slices),
+        frames=tuple(_identity(item) for item in slices),
         modalities=frozenset(frame.modality for frame in decoded),
         rows=slices[0].source.pixels.shape[0],
         columns=slices[0].source.pixels.shape[1],
@@ -179,9 +179,9 @@ def preprocess(paths: Sequence[Path], definition: Preprocessing) -> Volume:
 
 
 def preprocess_image(pixels: npt.NDArray[Any], definition: Preprocessing) -> FloatArray:
-    """One picture [rows, columns] of integers, square pixels, already upright → [1, size, size].
+    """Preprocess an image [rows, columns] of integers with square pixels, already upright → [1, size, size].
 
-    Exactly what `preprocess` gives for that picture stored as a Secondary Capture without geometry.
+    Exactly what `preprocess` gives for that image stored as a Secondary Capture without geometry.
     Raises NotAssessable: blank-image.
     """
     source = DecodedFrame(Path(), "", "", "", 0, None, pixels, 1.0, 0.0, (1.0, 1.0), None, None)
@@ -190,24 +190,31 @@ def preprocess_image(pixels: npt.NDArray[Any], definition: Preprocessing) -> Flo
 
 
 def _relative(slices: Sequence[OrientedFrame]) -> list[OrientedFrame]:
-    """The slices with their values in the units of the first one's stored pixels.
+    """The slices with their values in the units of the first slice's stored pixels.
 
-    So a scale that all have in common drops out exactly, and cannot tip a pixel over the head's threshold by rounding.
+    So a scale that all share cancels exactly, and rounding cannot move a pixel across the head's threshold.
     """
     unit, zero = abs(slices[0].source.slope), slices[0].source.intercept
     return [
         replace(
-            one,
-            source=replace(one.source, slope=one.source.slope / unit, intercept=(one.source.intercept - zero) / unit),
+            item,
+            source=replace(
+                item.source, slope=item.source.slope / unit, intercept=(item.source.intercept - zero) / unit
+            ),
         )
-        for one in slices
+        for item in slices
     ]
 
 
-def _identity(one: OrientedFrame) -> Frame:
-    source = one.source
+def _identity(oriented: OrientedFrame) -> Frame:
+    source = oriented.source
     return Frame(
-        source.path, source.sop_class_uid, source.sop_instance_uid, source.frame_number, one.position_mm, one.plane
+        source.path,
+        source.sop_class_uid,
+        source.sop_instance_uid,
+        source.frame_number,
+        oriented.position_mm,
+        oriented.plane,
     )
 
 
@@ -223,7 +230,7 @@ def _tensor(
     tensor = np.empty((len(slices), 1, *shape), np.float32)
     for index, (frame, square) in enumerate(zip(slices, squares, strict=True)):
         grey = crop(frame, window, square.top, square.left, square.side / definition.size, shape)
-        # 256 levels, so that the bytes in which training keeps its pictures are exactly this tensor.
+        # 256 levels, so that the bytes in which training stores its images are exactly this tensor.
         tensor[index, 0] = np.rint(grey * LEVELS) / LEVELS
     return tensor, squares, window
 
@@ -231,24 +238,24 @@ def _tensor(
 def crop(
     frame: OrientedFrame, window: tuple[float, float], top: float, left: float, step: float, shape: tuple[int, int]
 ) -> FloatArray:
-    """Part of a frame in the window, [0, 1], 0 beyond the frame: `shape` pixels of `step` display pixels."""
+    """Crop and window a frame: `shape` pixels of `step` display pixels each, in [0, 1], 0 beyond the frame."""
     rows = axis_weights(frame.pixels.shape[0], frame.pitch[0], top, step, shape[0])
     columns = axis_weights(frame.pixels.shape[1], frame.pitch[1], left, step, shape[1])
     lower, upper = window
     factor, offset = frame.source.slope / (upper - lower), (frame.source.intercept - lower) / (upper - lower)
-    part = resample(frame.pixels, rows, columns) * np.float32(factor) + np.float32(offset)
-    return np.clip(part, 0.0, 1.0, out=part) * coverage(rows, columns)
+    grey = resample(frame.pixels, rows, columns) * np.float32(factor) + np.float32(offset)
+    return np.clip(grey, 0.0, 1.0, out=grey) * coverage(rows, columns)
 
 
 def display_grid(frame: OrientedFrame) -> tuple[tuple[int, int], float]:
-    """(rows, columns) of the displayed picture and the width of its pixels in display pixels."""
+    """(rows, columns) of the displayed slice and the width of its pixels in display pixels."""
     height, width = frame.extent
     step = max(1.0, max(height, width) / DISPLAY_SIZE)
     return (max(1, round(height / step)), max(1, round(width / step))), step
 
 
 def _thumbnails(slices: Sequence[OrientedFrame], longest: int) -> tuple[FloatArray, float]:
-    """Real values of every slice at low resolution, [slices, rows, columns], and display pixels a thumbnail pixel."""
+    """Real values of every slice at low resolution, [slices, rows, columns], and display pixels per thumbnail pixel."""
     first = slices[0]
     height, width = first.extent
     scale = max(height, width) / longest
@@ -277,7 +284,7 @@ def _head_boxes(thumbnails: FloatArray, head_threshold: float) -> list[Box | Non
 
 
 def _otsu(values: FloatArray, low: float, high: float) -> float:
-    """The threshold that parts the values into the two classes of least inner variance (Otsu 1979)."""
+    """The threshold that separates the values into the two classes of least inner variance (Otsu 1979)."""
     counts, edges = np.histogram(values, bins=256, range=(low, high))
     centres = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)[:-1]
@@ -289,7 +296,7 @@ def _otsu(values: FloatArray, low: float, high: float) -> float:
 
 
 def _box(mask: npt.NDArray[np.bool_]) -> Box:
-    """The rows and columns of the largest object; letters burnt into a corner and noise do not count."""
+    """The rows and columns of the largest object; text burnt into a corner and noise do not count."""
     top, bottom = _fullest_run(mask.sum(axis=1))
     left, right = _fullest_run(mask[top:bottom].sum(axis=0))
     top, bottom = _fullest_run(mask[:, left:right].sum(axis=1))
@@ -297,7 +304,7 @@ def _box(mask: npt.NDArray[np.bool_]) -> Box:
 
 
 def _fullest_run(profile: npt.NDArray[np.integer[Any]]) -> tuple[int, int]:
-    """(start, end) of the run of occupied rows or columns that holds most pixels."""
+    """(start, end) of the run of occupied rows or columns that has most pixels."""
     occupied = np.concatenate(([False], profile > _NOISE_PROFILE * profile.max(), [False]))
     starts, ends = np.flatnonzero(np.diff(occupied.astype(np.int8))).reshape(-1, 2).T
     totals = np.concatenate(([0], np.cumsum(profile)))
@@ -322,14 +329,14 @@ def _window(thumbnails: FloatArray, boxes: Sequence[Box | None], definition: Pre
 def _squares(
     boxes: Sequence[Box | None], scale: float, extent: tuple[float, float], definition: Preprocessing
 ) -> list[Square]:
-    """The square to crop from each slice; a slice without a head gets the largest, in the middle of the picture."""
+    """The square to crop from each slice; a slice without a head gets the largest square, at its centre."""
     sides = [max(box[1] - box[0], box[3] - box[2]) * scale if box is not None else 0.0 for box in boxes]
     largest = max(sides)
     squares = []
     for box, side in zip(boxes, sides, strict=True):
-        wanted = max(side, definition.minimum_extent * largest) if box is not None else largest
-        wanted *= 1 + 2 * definition.margin
+        extended = max(side, definition.minimum_extent * largest) if box is not None else largest
+        extended *= 1 + 2 * definition.margin
         row = (box[0] + box[1]) / 2 * scale if box is not None else extent[0] / 2
         column = (box[2] + box[3]) / 2 * scale if box is not None else extent[1] / 2
-        squares.append(Square(row - wanted / 2, column - wanted / 2, wanted))
+        squares.append(Square(row - extended / 2, column - extended / 2, extended))
     return squares

@@ -1,7 +1,7 @@
-"""Antialiased separable resampling, nothing but elementwise numpy in float32.
+"""Antialiased separable resampling by elementwise numpy in float32.
 
-Not as matrix products: those wake the BLAS threads (fifteen times slower beside another busy process) and round
-differently on every CPU, while these sums give the same bits everywhere.
+Matrix products would use the BLAS threads (fifteen times slower beside another busy process) and round differently on
+every CPU, while these sums give the same bits everywhere.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from worker.pixels.arrays import FloatArray
 
 @dataclass(frozen=True)
 class AxisWeights:
-    """How one axis is resampled: output i = sum over t of weights[t, i] * input[indices[t, i]].
+    """The resampling of an axis: output i = sum over t of weights[t, i] * input[indices[t, i]].
 
-    `indices` and `weights` are [taps, outputs]; the weights of an output sum to 1 (beyond the edge the edge pixel
-    continues). `coverage` [outputs] in [0, 1] is the part of each output pixel that lies on the input at all.
+    `indices` and `weights` are [taps, outputs]; the weights of an output sum to 1 (beyond the edge, the edge pixel
+    is repeated). `coverage` [outputs] in [0, 1] is the fraction of each output pixel that lies on the input.
     """
 
     indices: npt.NDArray[np.intp]
@@ -49,25 +49,25 @@ def axis_weights(count: int, pitch: float, start: float, step: float, outputs: i
     )
 
 
-def resample(picture: npt.NDArray[Any], rows: AxisWeights, columns: AxisWeights) -> FloatArray:
+def resample(image: npt.NDArray[Any], rows: AxisWeights, columns: AxisWeights) -> FloatArray:
     """[rows, columns] resampled along both axes, float32."""
     left, right = int(columns.indices.min()), int(columns.indices.max()) + 1
-    tall = _along_rows(picture[:, left:right], rows, 0)
+    tall = _along_rows(image[:, left:right], rows, 0)
     return np.ascontiguousarray(_along_rows(np.ascontiguousarray(tall.T), columns, left).T)
 
 
-def _along_rows(picture: npt.NDArray[Any], axis: AxisWeights, offset: int) -> FloatArray:
+def _along_rows(image: npt.NDArray[Any], axis: AxisWeights, offset: int) -> FloatArray:
     top, bottom = int(axis.indices.min()), int(axis.indices.max()) + 1
-    part = picture[top - offset : bottom - offset].astype(np.float32)
-    result = np.zeros((axis.indices.shape[1], part.shape[1]), np.float32)
+    occupied = image[top - offset : bottom - offset].astype(np.float32)
+    result = np.zeros((axis.indices.shape[1], occupied.shape[1]), np.float32)
     term = np.empty_like(result)
     for indices, weights in zip(axis.indices - top, axis.weights, strict=True):
-        np.take(part, indices, axis=0, out=term, mode="clip")
+        np.take(occupied, indices, axis=0, out=term, mode="clip")
         term *= weights[:, None]
         result += term
     return result
 
 
 def coverage(rows: AxisWeights, columns: AxisWeights) -> FloatArray:
-    """The part of each output pixel that lies on the picture: [rows, columns] in [0, 1]."""
+    """The fraction of each output pixel that lies on the image: [rows, columns] in [0, 1]."""
     return np.outer(rows.coverage, columns.coverage)

@@ -1,7 +1,7 @@
-"""`python -m monai.bundle run`: a bundle classifies a folder of DICOM files by itself, as the worker would.
+"""`python -m monai.bundle run`: classify a folder of DICOM files with a bundle, as the worker would.
 
 MONAI's configurations run Python by `$` expressions, which `load_bundle` refuses. The entry is therefore one component:
-MONAI calls `run_bundle` with the two values that its command line may replace.
+MONAI calls `run_bundle` with the two values that its command line may override.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from worker.inference.classify import classify
 from worker.inference.engines import OpenVinoEngine
 from worker.inference.golden import check_golden
 
-# What an exporter adds to configs/inference.json.
+# Exporters add this to configs/inference.json.
 MONAI_ENTRY: dict[str, Any] = {
     "bundle_root": ".",
     "dicom": "dicom",
@@ -28,9 +28,9 @@ MONAI_ENTRY: dict[str, Any] = {
 
 
 def run_bundle(bundle_root: str, dicom: str) -> None:
-    """Print the answer for every series below the folder (or file) `dicom` as a JSON list.
+    """Print the result of every series below the folder (or file) `dicom` as a JSON list.
 
-    Ends the process with one line for a bundle that is not whole and a folder without a DICOM series.
+    Exits with a one-line message for a damaged bundle and for a folder without a DICOM series.
     """
     try:
         answers = classify_folder(Path(bundle_root), Path(dicom))
@@ -40,7 +40,7 @@ def run_bundle(bundle_root: str, dicom: str) -> None:
 
 
 def classify_folder(bundle_root: Path, dicom: Path) -> list[dict[str, Any]]:
-    """What the bundle's int8 engine says of every series, once its golden cases hold. Raises StartError."""
+    """Run the golden cases, then classify every series with the bundle's int8 engine. Raises StartError."""
     bundle = load_bundle(bundle_root)
     engine = OpenVinoEngine(bundle)
     check_golden(bundle, engine)
@@ -52,18 +52,18 @@ def classify_folder(bundle_root: Path, dicom: Path) -> list[dict[str, Any]]:
         except NotAssessable as refusal:
             answers.append({**answer, "status": "not-assessed", "reason": refusal.reason, "detail": refusal.detail})
             continue
-        told = {key: getattr(result, key) for key in ("status", "label", "probability", "reason", "detail")}
-        answers.append({**answer, **told, "probabilities": dict(result.probabilities)})
+        fields = {key: getattr(result, key) for key in ("status", "label", "probability", "reason", "detail")}
+        answers.append({**answer, **fields, "probabilities": dict(result.probabilities)})
     return answers
 
 
 def series_below(path: Path) -> dict[str, list[Path]]:
-    """The DICOM files of a folder (searched through) or a file, by Series Instance UID; others are left out.
+    """The DICOM files below a folder, or the file itself, by Series Instance UID; other files are skipped.
 
     Raises StartError when there is none.
     """
     series: dict[str, list[Path]] = {}
-    for file in [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file()):
+    for file in [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file()):
         try:
             header = dcmread(file, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True)
         except (InvalidDicomError, OSError):

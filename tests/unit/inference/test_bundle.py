@@ -111,7 +111,11 @@ FAULTS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
         "classes",
         _edit_json("worker.json", classes=_classes(finding=None)),
     ),
-    "two classes of one name": ("bundle-corrupt", "one name", _edit_json("worker.json", classes=_classes(name="a"))),
+    "two classes of the same name": (
+        "bundle-corrupt",
+        "same name",
+        _edit_json("worker.json", classes=_classes(name="a")),
+    ),
     "pickled weights": ("bundle-unsafe", "model.pt", _add("models/model.pt")),
     "a script": ("bundle-unsafe", "run.py", _add("run.py")),
     "a link": ("bundle-unsafe", "README.md", _link),
@@ -126,7 +130,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     "a target in a list": ("bundle-unsafe", "_target_", _edit_json("configs/metadata.json", _target_=["os.system"])),
     "weights from elsewhere": (
         "bundle-unsafe",
-        "elsewhere",
+        "pretrained",
         _edit_json("configs/inference.json", network_def=NETWORK | {"pretrained": True}),
     ),
     "no network": ("bundle-corrupt", "network_def", _edit_json("configs/inference.json", network_def=None)),
@@ -142,12 +146,12 @@ FAULTS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     ),
     "statistics that do not fit": (
         "bundle-corrupt",
-        "fit",
+        "shapes or values",
         _statistics(mean=ONES, components=np.ones((2, 3), np.float32), scale=ONES[:2]),
     ),
     "statistics with a zero": (
         "bundle-corrupt",
-        "fit",
+        "shapes or values",
         _statistics(mean=ONES, components=np.ones((2, 4), np.float32), scale=0 * ONES[:2]),
     ),
     "statistics of nothing": ("bundle-corrupt", "lacks", _statistics(mean=ONES)),
@@ -157,13 +161,13 @@ FAULTS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_bad_bundle_is_one_clear_line(bundle_folder: Path, tmp_path: Path, fault: str) -> None:
-    reason, said, damage = FAULTS[fault]
+    reason, message, damage = FAULTS[fault]
     damaged = copy_bundle(bundle_folder, tmp_path / "b")
     damage(damaged)
     with pytest.raises(StartError) as raised:
         load_bundle(damaged)
     assert raised.value.reason == reason
-    assert said in raised.value.detail
+    assert message in raised.value.detail
     assert "\n" not in raised.value.detail
 
 

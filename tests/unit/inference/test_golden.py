@@ -31,22 +31,22 @@ def _case(folder: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"tensor_sha256": "0" * 64}, "another tensor"),
-        ({"probabilities": [[0.9, 0.1, 0, 0]] * 3}, "off by"),
-        ({"probabilities": [[0.5, 0.5]]}, "other classes or slices"),
+        ({"tensor_sha256": "0" * 64}, "different tensor"),
+        ({"probabilities": [[0.9, 0.1, 0, 0]] * 3}, "deviates by"),
+        ({"probabilities": [[0.5, 0.5]]}, "different classes or slices"),
         ({"files": ["golden/head/9.dcm"]}, "missing"),
         ({"files": ["docs/README.md"]}, "not-dicom"),
-        ({"extra": 1}, "not as it should be"),
+        ({"extra": 1}, "is not valid"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_golden_case_that_fails_stops_the_start(
-    bundle_folder: Path, tmp_path: Path, change: dict[str, Any], said: str
+    bundle_folder: Path, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     changed = copy_bundle(bundle_folder, tmp_path / "b")
     _case(changed, **change)
     bundle = load_bundle(changed)
-    with pytest.raises(StartError, match=said):
+    with pytest.raises(StartError, match=message):
         check_golden(bundle, OpenVinoEngine(bundle, "fp32"))

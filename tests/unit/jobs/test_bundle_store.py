@@ -97,4 +97,4 @@ def test_doctor_looks_at_the_models_and_backup_takes_them_along(
     assert found["model tiny-test-model 0.0.2"].well
     (copy / "docs/README.md").write_text("changed")
     found = {one.subject: one for one in examine(settings, None, now)}
-    assert "is not the file" in found["model tiny-test-model 0.0.2"].detail
+    assert "is not the exported file" in found["model tiny-test-model 0.0.2"].detail
