@@ -1,6 +1,6 @@
-"""One DICOM file → its frames as one-channel arrays, with what is needed to place them in space.
+"""Decode a DICOM file: its frames as one-channel arrays, with the geometry that places them in space.
 
-Nothing here trusts the file: sizes are checked against limits and against the bytes that are there before anything is
+The file is not trusted: sizes are checked against limits and against the bytes that are present before anything is
 allocated, and every fault becomes NotAssessable with a stable reason and a sentence without identifiers:
 
 not-dicom, not-an-image, no-pixel-data, image-too-large, pixel-data-truncated, pixel-data-unreadable,
@@ -48,8 +48,8 @@ PixelArray = npt.NDArray[np.integer[Any]]
 MAXIMUM_FRAME_PIXELS = 1 << 24  # rows x columns: 4096 x 4096, four times the largest MR matrix in use
 MAXIMUM_FILE_SAMPLES = 1 << 28  # rows x columns x frames x samples: 1,024 frames of 512 x 512
 MAXIMUM_DATASET_BYTES = 1 << 30  # of a deflated data set, inflated
-MAXIMUM_ANISOTROPY = 8.0  # a pixel longer than this is a mistake in the header, not a pixel
-_USABLE_SLOPE = (1e-6, 1e6)  # a rescale slope outside is a mistake too, and float32 would lose the picture
+MAXIMUM_ANISOTROPY = 8.0  # beyond it the header is wrong
+_USABLE_SLOPE = (1e-6, 1e6)  # outside, the header is wrong, and float32 would lose the image
 
 # GDCM aborts the process where header and codestream disagree: it decodes only what nothing else here can.
 _WITHOUT_GDCM = (RLELossless, JPEGBaseline8Bit, JPEGLSLossless, JPEGLSNearLossless, JPEG2000Lossless, JPEG2000)
@@ -72,7 +72,7 @@ _TAGS = [Tag(keyword) for keyword in (
 
 @dataclass(frozen=True)
 class DecodedFrame:
-    """One frame as stored, [rows, columns], and its geometry; None where the file does not say.
+    """A frame as stored, [rows, columns], and its geometry; None where the file has none.
 
     A real value is `pixels * slope + intercept`, larger is brighter (MONOCHROME1 has a negative slope here).
     `spacing` is (row, column) in mm, or in arbitrary units where only an aspect ratio is known.
@@ -94,22 +94,22 @@ class DecodedFrame:
 
 
 def decode(path: Path) -> list[DecodedFrame]:
-    """Every frame of one DICOM Part 10 file, in file order. Raises NotAssessable; OSError when the disk fails."""
-    with _strangers():
+    """Decode every frame of a DICOM Part 10 file, in file order. Raises NotAssessable; OSError when the disk fails."""
+    with _untrusted():
         return _decode(path)
 
 
 def open_image(path: Path) -> pydicom.Dataset:
-    """What the pixels of one file need, its claims checked, the pixel data still encoded. Raises as `decode`."""
-    with _strangers():
+    """Read the attributes that decoding needs and check them, the pixel data still encoded. Raises as `decode`."""
+    with _untrusted():
         ds = _read(path)
         _check_claims(ds)
         return ds
 
 
 @contextmanager
-def _strangers() -> Iterator[None]:
-    """Around a parser that is fed by strangers: what it raises becomes NotAssessable."""
+def _untrusted() -> Iterator[None]:
+    """Around a parser of untrusted bytes: whatever it raises becomes NotAssessable."""
     try:
         with warnings.catch_warnings():
             # pydicom warns about malformed values and quotes them: they may identify the patient.
@@ -121,8 +121,8 @@ def _strangers() -> Iterator[None]:
         raise NotAssessable("not-dicom", "A file of the series is not a DICOM file.") from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's fault, not the file's; pydicom raises OSError without a number for bad sequences
-        # Whatever it raises means the same, and may quote the file.
+            raise  # a fault of the disk, not of the file; for bad sequences pydicom raises OSError without a number
+        # Whatever pydicom raises means the same, and may quote the file.
         raise NotAssessable("not-dicom", "A file of the series is damaged and cannot be parsed.") from None
 
 
@@ -141,22 +141,22 @@ def _decode(path: Path) -> list[DecodedFrame]:
 
 
 def _read(path: Path) -> pydicom.Dataset:
-    """The tags we need of one file, its pixel data still encoded."""
+    """The attributes of _TAGS, the pixel data still encoded."""
     meta = read_file_meta_info(path)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         ds = _read_deflated(path, meta)
     else:
         ds = pydicom.dcmread(path, specific_tags=_TAGS)
     if "SOPClassUID" not in ds:
-        # The file ends inside an element of undefined length, and pydicom gives up the whole data set.
+        # The file ends inside an element of undefined length, where pydicom drops the whole data set.
         raise NotAssessable("pixel-data-truncated", "A file of the series is damaged or ends too early.")
     return ds
 
 
 def _read_deflated(path: Path, meta: pydicom.Dataset) -> pydicom.Dataset:
-    """As `dcmread`, but a few kilobytes cannot inflate until the memory is full (PS3.5 A.5)."""
+    """Like `dcmread`, but limited: a few kilobytes may inflate until the memory is full (PS3.5 A.5)."""
     raw = path.read_bytes()
-    # Preamble, prefix and the first element of group 0002 (12 bytes), which says how long the rest of the group is.
+    # Preamble, prefix and the first element of group 0002 (12 bytes), the length of the rest of the group.
     start = 128 + 4 + 12 + int(struct.unpack("<I", raw[140:144])[0])
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     dataset = inflate.decompress(raw[start:], MAXIMUM_DATASET_BYTES)
@@ -169,7 +169,7 @@ def _read_deflated(path: Path, meta: pydicom.Dataset) -> pydicom.Dataset:
 
 
 def _check_claims(ds: pydicom.Dataset) -> None:
-    """Refuse what cannot be decoded, from the header alone. Raises NotAssessable."""
+    """Refuse by its header what cannot be decoded. Raises NotAssessable."""
     if str(ds.get("SOPClassUID", "")) not in STORAGE_SOP_CLASSES:
         raise NotAssessable("not-an-image", "The series holds an object that is not an MR or captured image.")
     if str(ds.file_meta.get("TransferSyntaxUID", "")) not in TRANSFER_SYNTAXES:
@@ -187,7 +187,7 @@ def _check_claims(ds: pydicom.Dataset) -> None:
 
 
 def _check_bytes(ds: pydicom.Dataset, shape: tuple[int, int, int], expected: int) -> None:
-    """Compare the claim with the bytes that are there, before a decoder allocates for it."""
+    """Compare the claimed size with the bytes that are present, before a decoder allocates memory for it."""
     element = ds.get_item("PixelData")
     value = element.value if element is not None else None
     if not value:
@@ -204,7 +204,7 @@ def _check_bytes(ds: pydicom.Dataset, shape: tuple[int, int, int], expected: int
     if not shapes:
         raise NotAssessable("pixel-data-truncated", "The compressed pixel data of an image are cut short.")
     if not shapes <= {None, shape}:
-        raise NotAssessable("pixel-data-unreadable", "The compressed picture has another size than the header says.")
+        raise NotAssessable("pixel-data-unreadable", "The size of the compressed image differs from its header.")
 
 
 def _after_offset_table(value: bytes) -> bytes:
@@ -235,7 +235,7 @@ def _codestream_shape(stream: bytes) -> tuple[int, int, int] | None:
 
 
 def _stored_frames(ds: pydicom.Dataset) -> Iterator[PixelArray]:
-    """Each frame decompressed, one channel, native integers. Raises NotAssessable."""
+    """Each frame decompressed, single-channel, native integers. Raises NotAssessable."""
     for array in decoded_samples(ds):
         yield sign_extended(ds, _one_channel(array))
 
@@ -245,7 +245,7 @@ def decoded_samples(
 ) -> Iterator[npt.NDArray[Any]]:
     """Frames decompressed, [rows, columns] or [rows, columns, 3]: all, or those at `indices`. Raises NotAssessable.
 
-    `palette`: a palette's colours in place of its numbers.
+    `palette`: replace palette indices by their colours.
     """
     try:
         syntax = ds.file_meta.TransferSyntaxUID
@@ -266,17 +266,17 @@ def decoded_samples(
     except MemoryError:
         raise
     except Exception:
-        # Boundary to the codecs: they raise anything on damaged data, OSError of Pillow's included.
+        # Boundary to the codecs, which raise anything on damaged data, even OSError (Pillow).
         raise NotAssessable("pixel-data-unreadable", "The pixel data of an image cannot be decoded.") from None
     except BaseException as panic:
         if type(panic).__name__ != "PanicException":
             raise
-        # A codec in Rust (pylibjpeg-rle) that indexed beyond its input: pyo3's exception is deliberately no Exception.
+        # A codec in Rust (pylibjpeg-rle) that indexed beyond its input: pyo3's exception is not an Exception by design.
         raise NotAssessable("pixel-data-unreadable", "The pixel data of an image cannot be decoded.") from None
 
 
 def _one_channel(array: npt.NDArray[Any]) -> PixelArray:
-    """Grey as the eye weighs it (ITU-R BT.601), exact: a grey picture stored as RGB gives its grey back."""
+    """Luma (ITU-R BT.601), exact: a grey image stored as RGB keeps its values."""
     if array.ndim == 2:
         return np.asarray(array)
     red, green, blue = (array[..., channel].astype(np.uint32) for channel in range(3))
@@ -285,7 +285,7 @@ def _one_channel(array: npt.NDArray[Any]) -> PixelArray:
 
 
 def sign_extended(ds: pydicom.Dataset, pixels: PixelArray) -> PixelArray:
-    """Extend the sign of values stored in fewer bits than allocated, unless Bits Stored is plainly wrong."""
+    """Extend the sign of values stored in fewer bits than allocated, unless Bits Stored is evidently wrong."""
     stored, allocated = integer(ds, "BitsStored", 0), pixels.dtype.itemsize * 8
     if pixels.dtype.kind != "i" or not 0 < stored < allocated:
         return pixels
@@ -321,7 +321,7 @@ def _frame(path: Path, ds: pydicom.Dataset, pixels: PixelArray, sources: Sources
 
 
 def _without_padding(pixels: PixelArray, padding: int, photometric: str) -> PixelArray:
-    """Padding set to the darkest real value: left as it is, -32768 would be the whole grey scale."""
+    """Set padding to the darkest real value: a padding of -32768 would take up the whole grey scale."""
     outside = pixels == np.array(padding).astype(pixels.dtype)  # 63536 is also written for -2000
     if not outside.any() or outside.all():
         return pixels
@@ -330,7 +330,7 @@ def _without_padding(pixels: PixelArray, padding: int, photometric: str) -> Pixe
 
 
 def _spacing(sources: Sources) -> tuple[float, float]:
-    """(row, column) spacing; (1, 1) where it is missing or nonsense, because a picture is better than none."""
+    """(row, column) spacing; (1, 1) where it is missing or implausible: a distorted image is better than none."""
     for numbers in (
         first_numbers(sources, "PixelMeasuresSequence", "PixelSpacing", 2),
         first_numbers(sources, "PixelMeasuresSequence", "PixelAspectRatio", 2),
@@ -352,6 +352,6 @@ def _orientation(numbers: tuple[float, ...] | None) -> tuple[float, ...] | None:
 
 
 def _first_number(sources: Sources, keyword: str, default: float) -> float:
-    """Of the Pixel Value Transformation."""
-    found = first_numbers(sources, "PixelValueTransformationSequence", keyword, 1)
-    return found[0] if found else default
+    """A number of the Pixel Value Transformation."""
+    numbers = first_numbers(sources, "PixelValueTransformationSequence", keyword, 1)
+    return numbers[0] if numbers else default

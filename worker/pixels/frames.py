@@ -1,4 +1,4 @@
-"""Frames for a viewer: as they were sent, decompressed but otherwise unchanged, or as a picture."""
+"""Frames for a viewer: encapsulated as they were sent, native (decompressed), or rendered."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from worker.pixels.windowing import Window, grey_levels
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One file with pixels. Its methods raise NotAssessable for pixels that cannot be decoded."""
+    """A file with pixels. Its methods raise NotAssessable for pixels that cannot be decoded."""
 
     ds: Dataset
     frames: int
@@ -33,12 +33,12 @@ class ImageFile:
         return bool(self.ds.file_meta.TransferSyntaxUID.is_encapsulated)
 
     def native_frames(self, numbers: Sequence[int]) -> Iterator[bytes]:
-        """Frames, counted from 1, little endian as allocated; compressed colours come as RGB, colour by pixel."""
+        """Frames, counted from 1, little endian as allocated; compressed colours as RGB, colour by pixel."""
         for array in decoded_samples(self.ds, [number - 1 for number in numbers], palette=False):
             yield _bytes(self.ds, array)
 
     def encapsulated_frames(self, numbers: Sequence[int]) -> Iterator[bytes]:
-        """The compressed stream of each frame."""
+        """The compressed stream of each frame, as stored."""
         chosen = set(numbers)
         value = self.ds.PixelData
         table = (self.ds.get("ExtendedOffsetTable"), self.ds.get("ExtendedOffsetTableLengths"))
@@ -74,7 +74,7 @@ class ImageFile:
 
 
 def open_file(path: Path) -> ImageFile:
-    """Raises NotAssessable for what is no image or cannot be decoded; OSError when the disk fails."""
+    """Open an image. Raises NotAssessable for what is no image or cannot be decoded; OSError when the disk fails."""
     ds = open_image(path)
     return ImageFile(ds, int(ds.get("NumberOfFrames") or 1))
 
@@ -83,7 +83,7 @@ def explicit_little_endian(path: Path) -> bytes:
     """The whole file in Explicit VR Little Endian, its pixels decompressed. Raises NotAssessable; OSError."""
     image = open_file(path)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd values stay as they are
+        warnings.simplefilter("ignore")  # malformed values are copied unchanged
         ds = dcmread(path)
         ds.PixelData = b"".join(image.native_frames(range(1, image.frames + 1)))
         ds["PixelData"].VR = "OB" if ds.BitsAllocated <= 8 else "OW"
@@ -96,8 +96,8 @@ def explicit_little_endian(path: Path) -> bytes:
         buffer = io.BytesIO()
         try:
             dcmwrite(buffer, ds, implicit_vr=False, little_endian=True)
-        except Exception:  # a boundary: an element that cannot be written anew may raise anything, and may be quoted
-            raise NotAssessable("not-dicom", "A file cannot be written in another transfer syntax.") from None
+        except Exception:  # a boundary: an element that cannot be encoded again may raise anything, and may be quoted
+            raise NotAssessable("not-dicom", "A file cannot be converted to another transfer syntax.") from None
     return buffer.getvalue()
 
 

@@ -1,8 +1,8 @@
-"""Frames → one ordered stack, each frame turned the way a radiologist expects to see it.
+"""Frames → an ordered stack, each frame in the orientation of a radiological display.
 
 Canonical display: axial with anterior up and the patient's left on the image's right; coronal with superior up and
-left on the right; sagittal with anterior on the left and superior up. An oblique frame goes to the nearest of the
-three. Patient coordinates are DICOM's: x to the left, y to posterior, z to the head (PS3.3 C.7.6.2.1.1).
+left on the right; sagittal with anterior on the left and superior up. An oblique frame is shown in the nearest of the
+three planes. Patient coordinates are DICOM's: x to the left, y to posterior, z to the head (PS3.3 C.7.6.2.1.1).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Plane(StrEnum):
     AXIAL = "axial"
 
 
-# Of each plane: which patient axis the image's columns and rows grow along. Its normal is the axis of its index.
+# For each plane, the patient axes along which columns and rows increase; its normal is the axis of its index.
 _DISPLAY = {
     Plane.SAGITTAL: (np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, -1.0])),
     Plane.CORONAL: (np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, -1.0])),
@@ -38,9 +38,9 @@ _DISPLAY = {
 
 @dataclass(frozen=True)
 class OrientedFrame:
-    """A frame as displayed: `pixels` [rows, columns] is a view of the stored ones, `spacing` goes with it.
+    """A frame as displayed: `pixels` [rows, columns] is a view of the stored pixels, with its `spacing`.
 
-    `position_mm` is along the stack normal, towards left, posterior or head; `plane` and it are None where unknown.
+    `position_mm` is along the stack normal, towards left, posterior or head; it and `plane` are None where unknown.
     """
 
     source: DecodedFrame
@@ -62,7 +62,7 @@ class OrientedFrame:
 
 
 def stack(frames: Sequence[DecodedFrame]) -> list[OrientedFrame]:
-    """Oriented frames, sorted along the normal where every frame has a place, else by instance and frame number.
+    """Oriented frames, sorted along the normal where every frame has a position, else by instance and frame number.
 
     Raises NotAssessable: mixed-sizes, mixed-planes, duplicate-positions.
     """
@@ -78,14 +78,14 @@ def stack(frames: Sequence[DecodedFrame]) -> list[OrientedFrame]:
         if len(positions) > 1 and np.diff(positions).min() < POSITION_TOLERANCE_MM:
             raise NotAssessable(
                 "duplicate-positions",
-                "Several images show the same place, as in a dynamic, diffusion or multi-echo series.",
+                "Several images show the same position, as in a dynamic, diffusion or multi-echo series.",
             )
         return ordered
     return sorted(ordered, key=lambda frame: (frame.source.instance_number, frame.source.frame_number or 0))
 
 
 def orient(frame: DecodedFrame) -> OrientedFrame:
-    """One frame by itself, as displayed."""
+    """A single frame as displayed."""
     if frame.orientation is None:
         return OrientedFrame(frame, frame.pixels, frame.spacing, None, None)
     return _oriented(frame, _normal(frame))
@@ -108,7 +108,7 @@ def _common_normal(frames: Sequence[DecodedFrame]) -> npt.NDArray[np.float64]:
     normal = _normal(frames[0])
     for frame in frames:
         if float(_normal(frame) @ normal) < PARALLEL:
-            raise NotAssessable("mixed-planes", "The images of the series do not lie parallel, as in a localizer.")
+            raise NotAssessable("mixed-planes", "The images of the series are not parallel, as in a localizer.")
     return normal
 
 

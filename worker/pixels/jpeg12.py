@@ -1,4 +1,4 @@
-"""JPEG Extended with 12-bit samples: pydicom has no decoder for it that is not GPL, though GDCM can."""
+"""JPEG Extended with 12-bit samples, decoded by GDCM: pydicom's own decoders for it are all GPL."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def jpeg12_frames(ds: Dataset) -> Iterator[npt.NDArray[np.uint16]]:
         fragments.AddFragment(fragment)
         element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
         element.SetValue(fragments.__ref__())
-        picture = gdcm.Image()
-        picture.SetNumberOfDimensions(2)
-        picture.SetDimensions((ds.Columns, ds.Rows, 1))
-        picture.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
-        picture.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
-        picture.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
-        picture.SetDataElement(element)
-        # GDCM hands over bytes as text.
-        values = np.frombuffer(picture.GetBuffer().encode("utf-8", "surrogateescape"), "<u2")
+        image = gdcm.Image()
+        image.SetNumberOfDimensions(2)
+        image.SetDimensions((ds.Columns, ds.Rows, 1))
+        image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
+        image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
+        image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
+        image.SetDataElement(element)
+        # GDCM returns bytes as text.
+        values = np.frombuffer(image.GetBuffer().encode("utf-8", "surrogateescape"), "<u2")
         yield values.reshape(ds.Rows, ds.Columns)

@@ -1,4 +1,4 @@
-"""A multi-frame image as files of one frame each, their pixel data as it was received: nothing is decoded."""
+"""Split a multi-frame image into single-frame files; their pixel data stays as received, nothing is decoded."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _OFFSETS = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 
 
 class NotDivisible(Exception):
-    """The frames do not lie apart from one another in the file, or not where its header says."""
+    """The frames share bytes of the file, or are not where its header says."""
 
 
 def split_frames(content: bytes, numbers: Mapping[int, int]) -> Iterator[tuple[int, bytes]]:
-    """Of a DICOM file these frames, each as a DICOM file of the same class; frame (from 1) → its Instance Number.
+    """Split frames off a DICOM file, each as a DICOM file of the same class.
 
-    Its functional groups are those of the frame; its SOP Instance UID is derived from that of the whole and the number.
-    Raises NotDivisible.
+    `numbers`: frame (from 1) → the Instance Number of its file. The functional groups of a file are those of its frame;
+    its SOP Instance UID is derived from the original UID and the frame number. Raises NotDivisible.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd values stay as they are
+            warnings.simplefilter("ignore")  # malformed values are copied unchanged
             ds = dcmread(BytesIO(content))
             whole, groups = str(ds.SOPInstanceUID), list(ds.get("PerFrameFunctionalGroupsSequence") or ())
             frames = {number: _pixel_data(ds, number) for number in numbers}

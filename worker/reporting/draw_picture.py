@@ -1,7 +1,7 @@
-"""The picture a person looks at: the deciding slice, and beside it the same slice with where the model looked.
+"""Draw the image of the Secondary Capture: the key image, and beside it the same slice with its activation map.
 
-Burnt into the pixels is all that a viewer may leave out: the answer, the model, and that it is unverified research.
-No window, no left or right marks: the worker does not know how a viewer turns what it shows.
+What a viewer may omit is burnt into the pixels: the result, the model, and that it is unverified and for research.
+There are no left and right marks: the worker does not know how a viewer rotates or flips the image.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from worker.reporting.source_attributes import RESEARCH_USE
 from worker.results import ModelIdentity, ResultStatus
 
 WIDTH, HEIGHT = 1024, 600
-ACTIVATION_THRESHOLD = 0.3  # below it the map is transparent: weak activation is everywhere and says nothing
+ACTIVATION_THRESHOLD = 0.3  # below it the map is transparent: weak activation is everywhere and has no meaning
 
 _PANEL_TOP, _PANEL_WIDTH, _PANEL_HEIGHT = 112, 440, 412
 _PANEL_LEFT = (20, 484)
 _BAR = (944, _PANEL_TOP + 40, 964, _PANEL_TOP + _PANEL_HEIGHT - 40)
 _BACKGROUND, _INK, _FAINT, _WARNING = (16, 18, 22), (240, 240, 240), (170, 176, 186), (255, 196, 64)
 
-# "plasma" of matplotlib (CC0) at nine even steps: lightness rises evenly, and no step of it is grey.
+# "plasma" of matplotlib (CC0) at nine even steps: its lightness increases evenly, and no step is grey.
 _COLOUR_STEPS: npt.NDArray[np.float32] = np.array(
     [(13, 8, 135), (76, 2, 161), (126, 3, 168), (170, 35, 149), (204, 71, 120), (230, 108, 92), (248, 149, 64),
      (253, 197, 39), (240, 249, 33)], dtype=np.float32,
@@ -36,7 +36,7 @@ _Colour = tuple[int, int, int]
 
 
 def draw_picture(result: IllustratedResult, model: ModelIdentity) -> ByteArray:
-    """The picture of a result: uint8 RGB [600, 1024, 3]; for "not assessed" the slice and the reason."""
+    """Draw a result: uint8 RGB [600, 1024, 3]; for "not assessed" the slice and the reason."""
     canvas = Image.new("RGB", (WIDTH, HEIGHT), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((0, 0, WIDTH, 36), fill=_WARNING)
@@ -60,9 +60,9 @@ def colours(values: FloatArray) -> FloatArray:
 
 
 def overlay(image: ByteArray, activation: FloatArray) -> ByteArray:
-    """The slice under its activation map: [rows, columns] each → uint8 RGB [rows, columns, 3].
+    """Overlay the activation map on the slice: [rows, columns] each → uint8 RGB [rows, columns, 3].
 
-    Untouched below ACTIVATION_THRESHOLD; above it the map grows from faint to 60 % opaque.
+    The slice is unchanged below ACTIVATION_THRESHOLD; above it the opacity of the map increases to 60 %.
     """
     strength = np.clip(np.nan_to_num(activation), 0, 1).astype(np.float32)
     above = np.clip((strength - ACTIVATION_THRESHOLD) / (1 - ACTIVATION_THRESHOLD), 0, 1)
@@ -80,30 +80,30 @@ def _draw_classified(
     room = 560 - round(draw.textlength(certainty, _font(36)))
     end = _line(draw, (20, 74), title, 36, _INK, room)
     draw.text((end + 20, 74), certainty, _INK, _font(36), anchor="lm")
-    others = sorted(model.classes, key=lambda one: -result.probabilities[one.name])
-    scores = ",  ".join(f"{one.title} {_percent(result.probabilities[one.name])}" for one in others)
+    ranked = sorted(model.classes, key=lambda item: -result.probabilities[item.name])
+    scores = ",  ".join(f"{item.title} {_percent(result.probabilities[item.name])}" for item in ranked)
     _line(draw, (20, 578), scores, 18, _FAINT, WIDTH - 40)
-    picture = result.key_image
-    if picture is None:
+    key_image = result.key_image
+    if key_image is None:
         return
-    _panel(canvas, draw, 0, picture.image, f"Slice {picture.slice_index + 1} of {len(result.slices)}")
-    if picture.activation is not None:
-        seen = overlay(picture.image, picture.activation)
-        _panel(canvas, draw, 1, seen, f"Where the model looked: class activation, {title}")
+    _panel(canvas, draw, 0, key_image.image, f"Slice {key_image.slice_index + 1} of {len(result.slices)}")
+    if key_image.activation is not None:
+        overlaid = overlay(key_image.image, key_image.activation)
+        _panel(canvas, draw, 1, overlaid, f"Where the model looked: class activation, {title}")
         _colour_bar(canvas, draw)
 
 
 def _draw_not_assessed(canvas: Image.Image, draw: ImageDraw.ImageDraw, result: IllustratedResult) -> None:
     _line(draw, (20, 74), "Not assessed", 36, _INK, 580)
-    picture = result.key_image
-    if picture is not None:
-        _panel(canvas, draw, 0, picture.image, f"Slice {picture.slice_index + 1} of {len(result.slices)}")
+    key_image = result.key_image
+    if key_image is not None:
+        _panel(canvas, draw, 0, key_image.image, f"Slice {key_image.slice_index + 1} of {len(result.slices)}")
     reason = f"Not assessed: {result.detail or result.reason or 'no reason given'}"
     _paragraph(draw, (_PANEL_LEFT[1], _PANEL_TOP), reason, 24, WIDTH - 20 - _PANEL_LEFT[1])
 
 
 def _panel(canvas: Image.Image, draw: ImageDraw.ImageDraw, column: int, pixels: ByteArray, caption: str) -> None:
-    """One picture, as large as its frame allows with its proportions kept, and its caption."""
+    """An image with its caption, as large as its panel allows at its own aspect ratio."""
     rows, columns = pixels.shape[:2]
     scale = min(_PANEL_WIDTH / columns, _PANEL_HEIGHT / rows)
     size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
@@ -133,7 +133,7 @@ def _line(
     width: int,
     anchor: str = "lm",
 ) -> int:
-    """One line within `width` pixels: smaller type first, then cut off with an ellipsis. Returns where it ends."""
+    """Draw a line of text within `width` pixels: first smaller, then truncated with an ellipsis; its right end."""
     while size > 13 and draw.textlength(text, _font(size)) > width:
         size -= 1
     if draw.textlength(text, _font(size)) > width:
@@ -170,7 +170,7 @@ def _font(size: int) -> _Font:
 
 
 def _percent(probability: float) -> str:
-    """Never a certainty: no model has one."""
+    """Never 0 or 100 %: no model is certain."""
     if probability > 0.999:
         return "> 99.9 %"
     return "< 0.1 %" if probability < 0.001 else f"{100 * probability:.1f} %"

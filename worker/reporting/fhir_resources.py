@@ -1,13 +1,13 @@
-"""A report as HL7 FHIR R4: DiagnosticReport, Observations and the model as Device, with the codes of the report itself.
+"""Convert a report to HL7 FHIR R4: DiagnosticReport, Observations and the model as Device, with the report's codes.
 
-Read off the Structured Report that goes to the PACS, so that the two cannot differ. What the report says of a series
-(TID 1501) becomes one Observation, "Neoplasm: present, absent" or, where nothing was assessed, no value and the reason
-why; each probability (TID 300) becomes another, contained in it: it means nothing alone. Images are named by their
-study's identifier, the patient by the one in the report: where these resources are on a server, it knows.
+The source is the Structured Report that goes to the PACS, so that the two cannot differ. The series finding (TID 1501)
+becomes an Observation, "Neoplasm: present, absent" or, where the series is not assessed, no value and the reason; each
+probability (TID 300) becomes a contained Observation, as it has no meaning alone. Images are referenced by the
+identifier of their study, the patient by the identifier in the report: the server resolves both.
 
-A revised report has the identifiers of the one before it, those of the report's DICOM series, and replaces it with all
-it said. Its status stays "partial" (R4: "may be incomplete or unverified"): "preliminary" is of verified results,
-"amended" and "corrected" of a report that had been final, which none of ours is.
+A revised report has the identifiers of its predecessor, those of the report's DICOM series, and replaces it entirely.
+Its status stays "partial" (R4: "may be incomplete or unverified"): "preliminary" is for verified results, "amended" and
+"corrected" for a report that had been final, which none of ours is.
 Source: HL7 FHIR 4.0.1 (R4B has the same three resources), its mappings to DICOM, PS3.16 TID 1500.
 """
 
@@ -39,20 +39,20 @@ _UNKNOWN = "unknown"  # of data-absent-reason: "the value is expected to exist b
 
 
 def report_as_bundle(report: Dataset, *, transaction: bool = False) -> str:
-    """The resources of one of our reports as a Bundle in JSON.
+    """The resources of a report as a FHIR Bundle in JSON.
 
-    With `transaction` one that a FHIR server takes: each resource replaces the one of the same identifier, if there is
-    one, so that a repeat changes nothing. Raises ValueError for a dataset that is no report of ours.
+    `transaction`: a Bundle to send to a server, in which each resource replaces the resource of the same identifier, so
+    that a repetition changes nothing. Raises ValueError for a dataset that is no report of this worker.
     """
     try:
-        resources = _Reader(report).resources()
+        resources = _Converter(report).resources()
         bundle = Bundle.model_validate(
             {
                 "resourceType": "Bundle",
                 "identifier": resources[0]["identifier"][-1],
                 "type": "transaction" if transaction else "collection",
                 "timestamp": resources[0]["issued"],
-                "entry": [_entry(one, transaction) for one in resources],
+                "entry": [_entry(resource, transaction) for resource in resources],
             }
         )
     except (AttributeError, KeyError, IndexError, TypeError, ValueError):  # their texts may quote the patient
@@ -61,12 +61,12 @@ def report_as_bundle(report: Dataset, *, transaction: bool = False) -> str:
 
 
 def same_report(report: Dataset) -> str:
-    """The FHIR search for this report's DiagnosticReport in whichever revision (R4 3.1.1.4.10, token search)."""
+    """The FHIR search for this report's DiagnosticReport in any revision (R4 3.1.1.4.10, token search)."""
     return f"DiagnosticReport?{_search(_uid(str(report.SeriesInstanceUID)))}"
 
 
 def issued(report: Dataset) -> datetime:
-    """When a report was made, an aware time to the millisecond: DiagnosticReport.issued, an instant."""
+    """The creation time of a report, aware, to the millisecond: DiagnosticReport.issued, an instant."""
     text = f"{report.ContentDate}{report.ContentTime}{report.TimezoneOffsetFromUTC}"
     return datetime.fromisoformat(datetime.strptime(text, "%Y%m%d%H%M%S.%f%z").isoformat(timespec="milliseconds"))
 
@@ -83,21 +83,21 @@ def _search(identifier: Resource) -> str:
     return f"identifier={identifier['system']}|{identifier['value']}"
 
 
-class _Reader:
-    """One report."""
+class _Converter:
+    """Converts a report."""
 
     def __init__(self, report: Dataset) -> None:
         if report.SOPClassUID not in (Comprehensive3DSRStorage, ComprehensiveSRStorage):
             raise ValueError("not a report")
         self._report = report
         self._measurements = _child(report, "126010")
-        # The first group is of the whole series, the others of single slices.
+        # The first group is that of the series, the others are those of slices.
         self._series = _child(self._measurements, "125007")
         self._series_uid = str(report.SeriesInstanceUID)
         self._issued = issued(report).isoformat(timespec="milliseconds")
 
     def resources(self) -> list[Resource]:
-        """The DiagnosticReport first, then what it refers to."""
+        """The DiagnosticReport, then the resources that it refers to."""
         device = self._device()
         observation = self._observation(device)
         return [self._diagnostic_report(observation), observation, device]
@@ -118,12 +118,12 @@ class _Reader:
         if accession := str(self._report.get("AccessionNumber") or ""):
             number = {"type": {"coding": [{"system": f"{_TERMINOLOGY}/v2-0203", "code": "ACSN"}]}, "value": accession}
             resource["basedOn"] = [{"type": "ServiceRequest", "identifier": number}]
-        if findings := self._found():
-            resource["conclusionCode"] = [_concept(one.ConceptCodeSequence[0]) for one in findings]
+        if findings := self._findings():
+            resource["conclusionCode"] = [_concept(finding.ConceptCodeSequence[0]) for finding in findings]
         return resource
 
     def _observation(self, device: Resource) -> Resource:
-        """What the model says of the series."""
+        """The model's finding for the series."""
         presence = _child(self._series, standard.NEOPLASM[0])
         category = {"system": f"{_TERMINOLOGY}/observation-category", "code": "imaging", "display": "Imaging"}
         tracking_uid = str(_child(self._series, "112040").UID)
@@ -143,23 +143,23 @@ class _Reader:
             resource["dataAbsentReason"] = {"coding": [reason], "text": self._why_not_assessed()}
         else:
             resource["valueCodeableConcept"] = _concept(code)
-        if findings := self._found():
+        if findings := self._findings():
             resource["component"] = [
-                {"code": _concept(_name(one)), "valueCodeableConcept": _concept(one.ConceptCodeSequence[0])}
-                for one in findings
+                {"code": _concept(_name(finding)), "valueCodeableConcept": _concept(finding.ConceptCodeSequence[0])}
+                for finding in findings
             ]
         for site in _children(self._series, "363698007"):
             resource["bodySite"] = _concept(site.ConceptCodeSequence[0])
         if measured := _children(self._series, standard.PROBABILITY[0]):
-            resource["contained"] = [_probability(number, place) for place, number in enumerate(measured, 1)]
+            resource["contained"] = [_probability(item, number) for number, item in enumerate(measured, 1)]
             resource["hasMember"] = [
-                {"reference": f"#{one['id']}", "type": "Observation"} for one in resource["contained"]
+                {"reference": f"#{contained['id']}", "type": "Observation"} for contained in resource["contained"]
             ]
         resource["note"] = [{"text": self._comment()}]
         return resource
 
     def _device(self) -> Resource:
-        """The model, by the Contributing Equipment item that the report has for it."""
+        """The model, from its Contributing Equipment item in the report."""
         model = self._report.ContributingEquipmentSequence[0]
         return {
             "resourceType": "Device",
@@ -173,43 +173,45 @@ class _Reader:
         }
 
     def _common(self) -> Resource:
-        """Whose it is, of when the images are, and when it was said."""
-        found: Resource = {"issued": self._issued}
+        """The patient, the date of the images and the time of issue."""
+        common: Resource = {"issued": self._issued}
         if patient_id := str(self._report.get("PatientID") or ""):
             medical_record = {"coding": [{"system": f"{_TERMINOLOGY}/v2-0203", "code": "MR"}]}
             identifier: Resource = {"type": medical_record, "value": patient_id}
             if issuer := str(self._report.get("IssuerOfPatientID") or ""):
                 identifier["assigner"] = {"display": issuer}
-            found["subject"] = {"type": "Patient", "identifier": identifier}
+            common["subject"] = {"type": "Patient", "identifier": identifier}
         if date := str(self._report.get("StudyDate") or ""):
-            found["effectiveDateTime"] = f"{date[:4]}-{date[4:6]}-{date[6:8]}"
-        return found
+            common["effectiveDateTime"] = f"{date[:4]}-{date[4:6]}-{date[6:8]}"
+        return common
 
     def _study(self) -> Resource:
         return {"type": "ImagingStudy", "identifier": _uid(str(self._report.StudyInstanceUID))}
 
-    def _found(self) -> list[Dataset]:
+    def _findings(self) -> list[Dataset]:
         return _children(self._series, standard.FINDING[0])
 
     def _comment(self) -> str:
         return str(_child(self._series, standard.COMMENT[0]).TextValue)
 
     def _why_not_assessed(self) -> str:
-        said = re.search(r"^Not assessed: .*$", self._comment(), re.MULTILINE)
-        return said[0] if said else "Not assessed"
+        match = re.search(r"^Not assessed: .*$", self._comment(), re.MULTILINE)
+        return match[0] if match else "Not assessed"
 
 
-def _probability(number: Dataset, place: int) -> Resource:
-    """How probable one class is; the class is the measurement's modifier."""
-    [of] = number.ContentSequence
-    value = number.MeasuredValueSequence[0]
+def _probability(measurement: Dataset, number: int) -> Resource:
+    """The probability of a class, which is the modifier of the measurement."""
+    [modifier] = measurement.ContentSequence
+    value = measurement.MeasuredValueSequence[0]
     return {
         "resourceType": "Observation",
-        "id": f"probability-{place}",
+        "id": f"probability-{number}",
         "status": "preliminary",
-        "code": _concept(_name(number)),
+        "code": _concept(_name(measurement)),
         "valueQuantity": {"value": float(value.NumericValue), "system": _SYSTEMS["UCUM"], "code": "1"},
-        "component": [{"code": _concept(_name(of)), "valueCodeableConcept": _concept(of.ConceptCodeSequence[0])}],
+        "component": [
+            {"code": _concept(_name(modifier)), "valueCodeableConcept": _concept(modifier.ConceptCodeSequence[0])}
+        ],
     }
 
 
@@ -218,14 +220,14 @@ def _children(item: Dataset, code: str) -> list[Dataset]:
 
 
 def _child(item: Dataset, code: str) -> Dataset:
-    """The first of that name. Raises ValueError where there is none."""
-    for one in _named(item, code):
-        return one
+    """The first content item of that name. Raises ValueError where there is none."""
+    for child in _named(item, code):
+        return child
     raise ValueError("an item is missing")
 
 
 def _named(item: Dataset, code: str) -> Iterator[Dataset]:
-    return (one for one in item.ContentSequence if _name(one).get("CodeValue") == code)
+    return (child for child in item.ContentSequence if _name(child).get("CodeValue") == code)
 
 
 def _name(item: Dataset) -> Dataset:
@@ -234,7 +236,7 @@ def _name(item: Dataset) -> Dataset:
 
 
 def _concept(code: Dataset) -> Resource:
-    """A coded concept; a scheme that has no address in FHIR is left out, and its meaning stays."""
+    """A coded concept; a scheme without a URI in FHIR is omitted, its meaning is not."""
     system = _SYSTEMS.get(str(code.CodingSchemeDesignator))
     coding = {"system": system, "code": str(code.CodeValue), "display": str(code.CodeMeaning)}
     return {"coding": [{key: value for key, value in coding.items() if value}], "text": str(code.CodeMeaning)}
@@ -250,5 +252,5 @@ def _reference(resource: Resource) -> Resource:
 
 
 def _address(identifier: Resource) -> str:
-    """Where an entry of a Bundle is: the same for the same identifier."""
+    """The fullUrl of an entry of a Bundle: the same for the same identifier."""
     return f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, identifier['value'])}"

@@ -1,4 +1,4 @@
-"""A result → the objects that go back to the PACS, on disk and ready to be rows.
+"""Build the objects of a result that go back to the PACS, and write them to disk.
 
 The caller commits the result, the objects and their deliveries in one transaction (architecture, invariant 4). A file
 written before a crash is written again, under the same derived UID, by the next attempt.
@@ -30,9 +30,10 @@ from worker.results import ModelIdentity, ResultStatus
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
-    """Writes the report and the picture of a result below `data_dir`/objects, and key objects where anyone wants them.
+    """Writes the objects of results below `data_dir`/objects: report, Secondary Capture and, where wanted, key objects.
 
-    `key_objects_to`: the names of the destinations that do; `pictures_to`: of those that take pictures, None: each.
+    `key_objects_to`, `pictures_to`: the names of the destinations for Key Object Selections and Secondary Captures;
+    `pictures_to` None: all of them.
     """
 
     data_dir: Path
@@ -48,7 +49,10 @@ class Outbox:
         predecessor: str | None,
         created_at: datetime,
     ) -> list[NewObject]:
-        """`sources`: the files of the job; `predecessor`: the stored path of the report that this one replaces."""
+        """Build and write the objects.
+
+        `sources`: the files of the job; `predecessor`: the stored path of the report that the new report replaces.
+        """
         headers = _in_stack_order(result, [read_header(path) for path in sources])
         series_uid = str(headers[0].SeriesInstanceUID)
         identity = (series_uid, input_sha256, model.sha256)
@@ -72,11 +76,11 @@ class Outbox:
             created_at=local,
             worker_version=__version__,
         )
-        made = [
+        objects = [
             self._write(ObjectKind.REPORT, report),
             self._write(ObjectKind.PICTURE, picture, only_to=self.pictures_to),
         ]
-        if self.key_objects_to and _was_decided(result):
+        if self.key_objects_to and _has_key_objects(result):
             selection = build_key_object_selection(
                 result,
                 model,
@@ -86,16 +90,16 @@ class Outbox:
                 created_at=local,
                 worker_version=__version__,
             )
-            made.append(self._write(ObjectKind.KEY_OBJECTS, selection, only_to=self.key_objects_to))
-        return made
+            objects.append(self._write(ObjectKind.KEY_OBJECTS, selection, only_to=self.key_objects_to))
+        return objects
 
     def _write(self, kind: ObjectKind, ds: Dataset, only_to: tuple[str, ...] | None = None) -> NewObject:
         buffer = BytesIO()
         dcmwrite(buffer, ds, enforce_file_format=True)
         content = buffer.getvalue()
         name, sha256 = hashlib.sha256(str(ds.SOPInstanceUID).encode()).hexdigest()[:32], hashlib.sha256(content)
-        # Named by its content too: a process that stood still and lost its lease must not change, by a bit of rounding
-        # on another processor, the file that a row of the process that took over names.
+        # Named by its content too: a process that was suspended and lost its lease must not change, by a rounding
+        # difference between processors, the file that a row of the process that took over refers to.
         path = f"objects/{name[:2]}/{name}-{sha256.hexdigest()[:16]}.dcm"
         file = self.data_dir / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -114,16 +118,16 @@ class Outbox:
 def read_header(path: Path) -> Dataset:
     """The dataset of a stored file without its pixels."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd values are the source's; build_report sanitises what it copies
+        warnings.simplefilter("ignore")  # malformed values of the source; what is copied is sanitised
         with path.open("rb") as file:
             return header.read_header(file)
 
 
-def _was_decided(result: IllustratedResult) -> bool:
-    """Slices that were looked at and led to no class are no key objects."""
-    return result.status == ResultStatus.CLASSIFIED and any(one.deciding for one in result.slices)
+def _has_key_objects(result: IllustratedResult) -> bool:
+    """Whether the result has key objects: slices that led to no class are none."""
+    return result.status == ResultStatus.CLASSIFIED and any(item.deciding for item in result.slices)
 
 
 def _in_stack_order(result: IllustratedResult, headers: list[Dataset]) -> list[Dataset]:
-    order = {one.sop_instance_uid: place for place, one in reversed(list(enumerate(result.slices)))}
+    order = {item.sop_instance_uid: index for index, item in reversed(list(enumerate(result.slices)))}
     return sorted(headers, key=lambda header: order.get(str(header.SOPInstanceUID), len(order)))

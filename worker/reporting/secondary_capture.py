@@ -1,6 +1,6 @@
-"""A series result as pictures: the heat-map Secondary Capture, and the key-object selection of the deciding slices.
+"""Build the Secondary Capture of a series result (the heat map), and the Key Object Selection of the deciding slices.
 
-Pure: the same values give the same bytes. Many viewers show no Structured Report; every viewer shows these.
+Deterministic: the same values give the same bytes. Many viewers show no Structured Report; every viewer shows these.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from worker.dicom import standard
 from worker.inference.illustrated import IllustratedResult
-from worker.reporting import source_attributes as source_series
+from worker.reporting import source_attributes
 from worker.reporting.draw_picture import draw_picture
 from worker.reporting.source_attributes import RESEARCH_USE
 from worker.results import ModelIdentity
@@ -26,7 +26,7 @@ PICTURE_SERIES_NUMBER = 9902
 KEY_OBJECTS_SERIES_NUMBER = 9903
 
 
-@source_series.no_warnings()
+@source_attributes.no_warnings()
 def build_secondary_capture(
     result: IllustratedResult,
     model: ModelIdentity,
@@ -37,10 +37,10 @@ def build_secondary_capture(
     created_at: datetime,
     worker_version: str,
 ) -> Dataset:
-    """The Secondary Capture (PS3.3 A.8.1) of a result: RGB, 600 x 1024, Explicit VR Little Endian.
+    """Build the Secondary Capture (PS3.3 A.8.1) of a result: RGB, 600 x 1024, Explicit VR Little Endian.
 
     `sources` and `created_at` as for `build_report`. Modality is OT, so that a PACS which sends every MR series
-    to the worker does not send this one back to be classified. Raises ValueError for no sources or a naive time.
+    to the worker does not send this series back to be classified. Raises ValueError for no sources or a naive time.
     """
     if not sources:
         raise ValueError("no source images")
@@ -60,7 +60,7 @@ def build_secondary_capture(
     ds.BurnedInAnnotation = "YES"
     ds.ImageComments = f"{RESEARCH_USE}. {model.limits}"[:10240]
     ds.DerivationDescription = f"Slice with class activation map, {RESEARCH_USE}"
-    ds.DerivationCodeSequence = [source_series.code_item(standard.CLASS_ACTIVATION)]
+    ds.DerivationCodeSequence = [source_attributes.code_item(standard.CLASS_ACTIVATION)]
     ds.SourceImageSequence = [_source_image(result, sources)]
     ds.SamplesPerPixel = 3
     ds.PhotometricInterpretation = "RGB"
@@ -71,18 +71,18 @@ def build_secondary_capture(
     ds.PixelRepresentation = 0
     ds.PixelData = pixels.tobytes()
     title = "AI brain MRI heat map, unverified, research use"
-    source_series.stamp(ds, sources[0], model, created_at, worker_version, title)
+    source_attributes.stamp(ds, sources[0], model, created_at, worker_version, title)
     return ds
 
 
 def secondary_capture_png(result: IllustratedResult, model: ModelIdentity) -> bytes:
-    """The same picture as a PNG file."""
+    """The image of the Secondary Capture as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(draw_picture(result, model)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-@source_series.no_warnings()
+@source_attributes.no_warnings()
 def build_key_object_selection(
     result: IllustratedResult,
     model: ModelIdentity,
@@ -93,28 +93,28 @@ def build_key_object_selection(
     created_at: datetime,
     worker_version: str,
 ) -> Dataset:
-    """The Key Object Selection (PS3.16 TID 2010) that names the deciding slices.
+    """Build the Key Object Selection (PS3.16 TID 2010) of the deciding slices.
 
     Raises ValueError where no slice decided.
     """
-    deciding = [one for one in result.slices if one.deciding]
+    deciding = [item for item in result.slices if item.deciding]
     if not deciding:
         raise ValueError("no slice decided")
-    frames: dict[str, list[int]] = {}  # SOP Instance UID → frames that decided, none for a single-frame image
-    for one in deciding:
-        frames.setdefault(one.sop_instance_uid, []).extend([one.frame_number] if one.frame_number else [])
-    named = [source for source in sources if source.SOPInstanceUID in frames]
+    frames: dict[str, list[int]] = {}  # SOP Instance UID → deciding frames, none for a single-frame image
+    for item in deciding:
+        frames.setdefault(item.sop_instance_uid, []).extend([item.frame_number] if item.frame_number else [])
+    referenced = [source for source in sources if source.SOPInstanceUID in frames]
     content = ko.KeyObjectSelection(
-        document_title=source_series.coded(standard.OF_INTEREST),
-        referenced_objects=named,
-        observer_device_context=source_series.device_observer(model),
+        document_title=source_attributes.coded(standard.OF_INTEREST),
+        referenced_objects=referenced,
+        observer_device_context=source_attributes.device_observer(model),
         description=f"Slices that decided the classification. {RESEARCH_USE}.",
     )
     for item in content[0].ContentSequence:
         if item.ValueType == "IMAGE" and (numbers := frames[item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID]):
             item.ReferencedSOPSequence[0].ReferencedFrameNumber = numbers
     document = ko.KeyObjectSelectionDocument(
-        evidence=source_series.evidence(named),
+        evidence=source_attributes.evidence(referenced),
         content=content,
         series_instance_uid=series_instance_uid,
         series_number=KEY_OBJECTS_SERIES_NUMBER,
@@ -125,20 +125,20 @@ def build_key_object_selection(
     selection.file_meta = document.file_meta
     for item in selection.ContentSequence:
         if item.ValueType == "IMAGE":
-            del item.ConceptNameCodeSequence  # highdicom's; TID 2010: a purpose of reference shall not be present
+            del item.ConceptNameCodeSequence  # of highdicom; TID 2010: a purpose of reference shall not be present
     title = "AI brain MRI key images, unverified, research use"
-    source_series.stamp(selection, sources[0], model, created_at, worker_version, title)
+    source_attributes.stamp(selection, sources[0], model, created_at, worker_version, title)
     return selection
 
 
 def _source_image(result: IllustratedResult, sources: Sequence[Dataset]) -> Dataset:
-    """The image that the picture shows, with its frame; the first image where there is nothing to show."""
-    item = source_series.reference_item(sources[0])
+    """The image that the Secondary Capture shows, with its frame; the first image where there is no key image."""
+    item = source_attributes.reference_item(sources[0])
     if result.key_image is not None and result.slices:
-        shown = result.slices[result.key_image.slice_index]
-        item.ReferencedSOPClassUID = shown.sop_class_uid
-        item.ReferencedSOPInstanceUID = shown.sop_instance_uid
-        if shown.frame_number is not None:
-            item.ReferencedFrameNumber = shown.frame_number
-    item.PurposeOfReferenceCodeSequence = [source_series.code_item(standard.SOURCE_IMAGE)]
+        key_slice = result.slices[result.key_image.slice_index]
+        item.ReferencedSOPClassUID = key_slice.sop_class_uid
+        item.ReferencedSOPInstanceUID = key_slice.sop_instance_uid
+        if key_slice.frame_number is not None:
+            item.ReferencedFrameNumber = key_slice.frame_number
+    item.PurposeOfReferenceCodeSequence = [source_attributes.code_item(standard.SOURCE_IMAGE)]
     return item

@@ -1,7 +1,7 @@
-"""What our objects take over from the source series, made valid: malformed values are mended or left empty.
+"""The attributes that our objects copy from the source series: malformed values are corrected or left empty.
 
-Archives hold ages without a unit, dates with dashes and identifiers that are too long. None of that may make our
-object invalid or stop it; a value that is valid is kept as it is.
+Archives contain ages without a unit, dates with dashes and identifiers that are too long. None of these may make our
+object invalid or prevent it; a valid value is copied unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RESEARCH_USE = "AI, unverified, research use only"
 
 CodeTriple = tuple[str, str, str]  # value, scheme, meaning
 
-# What pydicom raises for a value that is not what its VR says, which is seen when it is first asked for.
+# What pydicom raises for a value that does not match its VR, when the value is first read.
 _UNREADABLE = (
     ValueError,
     TypeError,
@@ -35,14 +35,14 @@ _UNREADABLE = (
     AttributeError,
     NotImplementedError,
     OverflowError,
-    OSError,  # a sequence that is none; nothing is read from a disk here
+    OSError,  # for a malformed sequence; nothing is read from a disk here
     BytesLengthException,
 )
 
 
 @contextmanager
 def no_warnings() -> Iterator[None]:
-    """pydicom's warnings quote the value (architecture, invariant 6), and what is wrong with it is mended here."""
+    """Suppress pydicom's warnings, which quote the malformed value (architecture, invariant 6)."""
     with warnings.catch_warnings(action="ignore"):
         yield
 
@@ -69,25 +69,25 @@ def reference_item(source: Dataset) -> Dataset:
 
 
 def patient_and_study(source: Dataset) -> Dataset:
-    """The Patient and Study attributes of the source, each one valid, text as UTF-8 (ISO_IR 192).
+    """The Patient and Study attributes of the source, all valid, text as UTF-8 (ISO_IR 192).
 
-    Type 2 attributes are always there, empty where the source has nothing valid.
+    Type 2 attributes are always present, empty where the source has no valid value.
     """
     clean = Dataset()
     clean.SpecificCharacterSet = "ISO_IR 192"
     clean.StudyInstanceUID = str(source.StudyInstanceUID)
-    for keyword, mend in _REQUIRED.items():
-        setattr(clean, keyword, mend(_text(source, keyword)))
-    for keyword, mend in _OPTIONAL.items():
-        if value := mend(_text(source, keyword)):
+    for keyword, correct in _REQUIRED.items():
+        setattr(clean, keyword, correct(_text(source, keyword)))
+    for keyword, correct in _OPTIONAL.items():
+        if value := correct(_text(source, keyword)):
             setattr(clean, keyword, value)
     return clean
 
 
 def evidence(sources: Sequence[Dataset]) -> list[Dataset]:
-    """What highdicom needs of each image to list it; the patient attributes of the first are empty on purpose.
+    """The attributes of each image that highdicom needs to list it; the patient attributes of the first are empty.
 
-    highdicom would copy them unmended and warn with the patient's name in the text; `stamp` writes them.
+    highdicom would copy them uncorrected and warn with the patient's name in the text; `stamp` writes them.
     """
     stubs = []
     for source in sources:
@@ -104,9 +104,9 @@ def evidence(sources: Sequence[Dataset]) -> list[Dataset]:
 def stamp(
     ds: Dataset, source: Dataset, model: ModelIdentity, created_at: datetime, worker_version: str, title: str
 ) -> None:
-    """Write into one of our objects whose patient it is, what made it and when (General Equipment, SOP Common).
+    """Write the patient and study, the equipment and the time into an object of ours (General Equipment, SOP Common).
 
-    TimezoneOffsetFromUTC is the source's, since it also governs the source's Study Time; without one it is that of
+    TimezoneOffsetFromUTC is the source's, since it also applies to the source's Study Time; without it that of
     `created_at`, which should therefore be in the hospital's zone. Raises ValueError when `created_at` is naive.
     """
     if created_at.utcoffset() is None:
@@ -125,12 +125,12 @@ def stamp(
     ds.DeviceSerialNumber = model.sha256
     equipment = [_model_equipment(model), *ds.get("ContributingEquipmentSequence", [])]
     for item in equipment:
-        item.ContributionDateTime = date + time  # highdicom's own item holds the clock's
+        item.ContributionDateTime = date + time  # highdicom's own item has the time of the clock
     ds.ContributingEquipmentSequence = equipment
 
 
 def frame_of_reference(sources: Sequence[Dataset]) -> str | None:
-    """The Frame of Reference UID, where all images share a valid one."""
+    """The Frame of Reference UID, where all images share a valid UID."""
     uids = {_text(source, "FrameOfReferenceUID") for source in sources}
     uid = uids.pop() if len(uids) == 1 else ""
     return uid if is_uid(uid) else None
@@ -142,7 +142,7 @@ def modality(source: Dataset) -> str:
 
 
 def device_observer(model: ModelIdentity) -> sr.ObserverContext:
-    """TID 1004: the model observes, nobody else."""
+    """TID 1004: the model is the only observer."""
     return sr.ObserverContext(
         observer_type=coded(("121007", "DCM", "Device")),
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
@@ -156,12 +156,12 @@ def device_observer(model: ModelIdentity) -> sr.ObserverContext:
 
 
 def long_string(text: str) -> str:
-    """Text as an LO takes it: one line, no backslash, at most 64 characters (PS3.5 6.2)."""
+    """Text as a valid LO: a single line, no backslash, at most 64 characters (PS3.5 6.2)."""
     return _line(text)[:64].strip()
 
 
 def _model_equipment(model: ModelIdentity) -> Dataset:
-    """The model as a piece of equipment (IHE AI Results); maker and family stand here and not in TID 4019."""
+    """The model as a piece of equipment (IHE AI Results); TID 4019 has no manufacturer and no family."""
     item = Dataset()
     item.Manufacturer = long_string(model.manufacturer) or "unknown"
     item.ManufacturerModelName = long_string(model.name)
@@ -206,7 +206,7 @@ def _person_name(text: str) -> str:
 
 
 def _date(text: str) -> str:
-    """YYYYMMDD; dots and dashes between year, month and day are forgiven."""
+    """YYYYMMDD; dots and dashes between year, month and day are removed."""
     digits = re.sub(r"(?<=\d)[.-](?=\d)", "", text.strip())
     try:
         return datetime.strptime(digits, "%Y%m%d").strftime("%Y%m%d") if len(digits) == 8 else ""
@@ -215,7 +215,7 @@ def _date(text: str) -> str:
 
 
 def _time(text: str) -> str:
-    """HHMMSS.FFFFFF or the first parts of it; colons are forgiven."""
+    """HHMMSS.FFFFFF or its first components; colons are removed."""
     digits = text.strip().replace(":", "")
     return digits if re.fullmatch(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?", digits) else ""
 
@@ -225,7 +225,7 @@ def _sex(text: str) -> str:
 
 
 def _age(text: str) -> str:
-    """nnnD, nnnW, nnnM or nnnY; a number without its unit is left out, for it could be any of them."""
+    """nnnD, nnnW, nnnM or nnnY; a number without a unit is omitted, as it could be any of them."""
     match = re.fullmatch(r"(\d{1,3})([DWMY])", text.strip().upper())
     return f"{int(match[1]):03d}{match[2]}" if match else ""
 
