@@ -87,8 +87,8 @@ def _open(web: Web, size: str, scheme: str) -> Iterator[tuple[Any, list[str]]]:
     page = context.new_page()
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda one: faults.append(one.text) if "Content Security" in one.text else None)
-    page.on("request", lambda one: None if one.url.startswith((web.address, "data:")) else faults.append(one.url))
+    page.on("console", lambda line: faults.append(line.text) if "Content Security" in line.text else None)
+    page.on("request", lambda sent: None if sent.url.startswith((web.address, "data:")) else faults.append(sent.url))
     try:
         yield page, faults
     finally:
@@ -102,8 +102,12 @@ def test_every_page_is_accessible_fits_and_says_research_use(web: Web, page: Any
         assert page.goto(path).status == 200
         assert "Research use only" in page.inner_text("body > .warning")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} scrolls sideways"
-        found = Axe().run(page).response["violations"]
-        serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+        violations = Axe().run(page).response["violations"]
+        serious = [
+            (violation["id"], violation["nodes"][0]["html"])
+            for violation in violations
+            if violation["impact"] in ("serious", "critical")
+        ]
         assert serious == [], path
 
 
@@ -127,19 +131,19 @@ def test_search_filters_and_pages(web: Web) -> None:
 def test_slices_scroll_by_keyboard_and_the_map_lies_on_the_key_slices(web: Web) -> None:
     with _open(web, "desktop", "dark") as (page, _):
         page.goto(f"/series/{web.filled.mass}")
-        viewer, place = page.locator("#viewer"), page.locator("#position")
+        viewer, position = page.locator("#viewer"), page.locator("#position")
         count = int(viewer.get_attribute("data-count"))
         shown = page.locator("#viewer .slice")
         assert count == 24
         assert page.locator("#viewer .map").is_visible()
         viewer.focus()
         page.keyboard.press("Home")
-        assert place.inner_text() == f"1 / {count}"
+        assert position.inner_text() == f"1 / {count}"
         page.locator("#viewer .slice[src$='/0.png']").wait_for()
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowUp")
-        assert place.inner_text() == f"2 / {count}"
+        assert position.inner_text() == f"2 / {count}"
         page.locator("#viewer .slice[src$='/1.png']").wait_for()
         page.get_by_role("button", name="Next key slice").click()
         assert page.locator("#key-slice").is_visible()
@@ -150,8 +154,8 @@ def test_slices_scroll_by_keyboard_and_the_map_lies_on_the_key_slices(web: Web) 
 
 def test_a_label_is_corrected_and_a_second_reader_is_told(web: Web) -> None:
     with _open(web, "desktop", "light") as (page, faults), _open(web, "phone", "dark") as (late, _):
-        for one in (page, late):
-            one.goto(f"/series/{web.filled.mass}")
+        for reader in (page, late):
+            reader.goto(f"/series/{web.filled.mass}")
         page.get_by_label("Your finding").select_option("other")
         page.get_by_label("Slices that show it").fill("9-11")
         page.get_by_role("textbox", name="Comment").fill("dural tail")
@@ -187,12 +191,12 @@ def test_echo_says_that_a_peer_does_not_answer(web: Web) -> None:
 
 
 def main(folder: Path) -> None:
-    """Every page at both sizes; a light and a dark one of the two that matter most."""
+    """Every page at both sizes in light; worklist and series in dark, too."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, serving(Path(temporary), others=75) as web:
-        wanted = [(size, "light", name) for size in SIZES for name in web.pages()]
-        wanted += [(size, "dark", name) for size in SIZES for name in ("worklist", "series")]
-        for size, scheme, name in wanted:
+        views = [(size, "light", name) for size in SIZES for name in web.pages()]
+        views += [(size, "dark", name) for size in SIZES for name in ("worklist", "series")]
+        for size, scheme, name in views:
             with _open(web, size, scheme) as (page, _):
                 page.goto(web.pages()[name], wait_until="networkidle")
                 file = folder / f"{name}-{size}-{scheme}.png"

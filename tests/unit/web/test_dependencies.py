@@ -22,9 +22,9 @@ def test_the_bundles_of_a_host_come_once_each_the_configured_one_first(
     other = make_shown_bundle(tmp_path / "other", replace(MODEL, version="2.0"), card="# Another\n")
     store.add(other)
     assert [bundle.sha256 for bundle in site.bundles()] == [model.sha256, verified_identity(other).sha256]
-    found = site.bundle(verified_identity(other).sha256)
-    assert found is not None
-    assert (found.card, found.figures, found.manufacturer) == ("# Another\n", None, "test")
+    described = site.bundle(verified_identity(other).sha256)
+    assert described is not None
+    assert (described.card, described.figures, described.manufacturer) == ("# Another\n", None, "test")
     assert site.bundle("12" * 32) is None
     assert site.bundle(None) is None
 

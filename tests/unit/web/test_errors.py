@@ -25,5 +25,5 @@ def test_a_fault_of_ours_is_a_problem_that_tells_nothing(capsys: pytest.CaptureF
     answer = asyncio.run(get())
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
     assert answer.headers["cache-control"] == "no-store"
-    told = capsys.readouterr()
-    assert "CANARY" not in answer.text + told.out + told.err
+    log = capsys.readouterr()
+    assert "CANARY" not in answer.text + log.out + log.err

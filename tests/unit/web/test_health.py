@@ -1,4 +1,4 @@
-"""What monitoring is told: by whom a C-STORE is kept, and whether every role lives on some host."""
+"""What monitoring reads: whether an instance would be stored, and whether every role runs on some host."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_health_asks_the_port_only_where_the_receiver_is_on_this_host(database: 
     unheard = settings.model_copy(update={"receive": settings.receive.model_copy(update={"port": 1})})
     report = check_health(unheard, database, later(1))
     assert report["status"] == "ok"
-    assert [(one["host"], one["role"], one["lost"]) for one in report["processes"]] == [("elsewhere", "receive", False)]
+    assert [(row["host"], row["role"], row["lost"]) for row in report["processes"]] == [("elsewhere", "receive", False)]
     with database.write() as session:
         beat(session, process_name(), ProcessRole.RECEIVE, later(0), later(0))
         session.execute(delete(ProcessRow).where(ProcessRow.host == "elsewhere"))
@@ -102,15 +102,15 @@ def test_a_full_disk_and_a_lost_database_are_503(
 ) -> None:
     receive = settings.receive.model_copy(update={"minimum_free_bytes": minimum})
     settings = settings.model_copy(update={"receive": receive, "database": DatabaseSection()})
-    asked = Database(f"sqlite:///{tmp_path}/other.db") if lost_database else database
+    checked = Database(f"sqlite:///{tmp_path}/other.db") if lost_database else database
     app = FastAPI()
-    guard.install(app, settings, asked, unrecorded, lambda: later(0))
-    app.include_router(health_routes(settings, asked, lambda: later(0)))
+    guard.install(app, settings, checked, unrecorded, lambda: later(0))
+    app.include_router(health_routes(settings, checked, lambda: later(0)))
     answers = {path: _get(app, path) for path in ("/health", "/health/ready", "/health/live")}
-    assert [one.status_code for one in answers.values()] == [503, 503, 200]
+    assert [answer.status_code for answer in answers.values()] == [503, 503, 200]
     assert answers["/health"].json()["checks"][failing] != "ok"
     assert answers["/health/ready"].json()["checks"][failing] != "ok"
-    asked.close()
+    checked.close()
 
 
 def _get(app: FastAPI, path: str) -> httpx.Response:

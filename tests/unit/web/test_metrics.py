@@ -28,20 +28,20 @@ PREFIX = "mri_worker_"
 def scraped(answer: httpx.Response) -> dict[str, float]:
     """Every sample, as `name{label="value"}`, labels in order, without the common prefix."""
     assert answer.status_code == 200
-    found = {}
+    values = {}
     for family in text_string_to_metric_families(answer.text):
         assert family.documentation
         assert family.type in ("gauge", "counter")
         for sample in family.samples:
             labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
-            found[sample.name.removeprefix(PREFIX) + (f"{{{labels}}}" if labels else "")] = sample.value
-    return found
+            values[sample.name.removeprefix(PREFIX) + (f"{{{labels}}}" if labels else "")] = sample.value
+    return values
 
 
 def test_a_scrape_tells_how_things_stand(client: httpx.Client, model: ModelIdentity) -> None:
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
-    found = scraped(answer)
+    values = scraped(answer)
     expected = {
         "database_up": 1, "audit_faults": 0, "instances_received_total": 4, "series_received_total": 4,
         'series{status="pending"}': 1, 'series{status="failed"}': 1, 'series{status="refused"}': 1,
@@ -53,45 +53,45 @@ def test_a_scrape_tells_how_things_stand(client: httpx.Client, model: ModelIdent
         'delivery_oldest_seconds{destination="pacs"}': 600 - 5, 'processes{role="receive"}': 0,
         f'model_info{{name="test-model",sha256="{model.sha256}",version="1.0"}}': 1,
     }  # fmt: skip
-    assert {name: found[name] for name in expected} == expected
-    assert 0 < found["disk_free_bytes"] <= found["disk_size_bytes"]
+    assert {name: values[name] for name in expected} == expected
+    assert 0 < values["disk_free_bytes"] <= values["disk_size_bytes"]
 
 
 def expressions() -> list[str]:
     """What the dashboard and the alerts ask for."""
     dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
-    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     for group in yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"]:
-        asked += [rule["expr"] for rule in group["rules"]]
-    return asked
+        queries += [rule["expr"] for rule in group["rules"]]
+    return queries
 
 
-@pytest.mark.parametrize("asked", expressions())
-def test_dashboard_and_alerts_ask_for_what_a_scrape_tells(client: httpx.Client, asked: str) -> None:
-    told = client.get("/metrics").text
-    metrics = set(re.findall(r"^# HELP (\w+)", told, re.MULTILINE))
-    named = re.findall(rf"\b({PREFIX}\w+)(?:{{(.*?)}})?", asked)
+@pytest.mark.parametrize("query", expressions())
+def test_dashboard_and_alerts_ask_for_what_a_scrape_tells(client: httpx.Client, query: str) -> None:
+    text = client.get("/metrics").text
+    metrics = set(re.findall(r"^# HELP (\w+)", text, re.MULTILINE))
+    named = re.findall(rf"\b({PREFIX}\w+)(?:{{(.*?)}})?", query)
     assert named
     for metric, selectors in named:
         assert metric in metrics
         for label, value in re.findall(r'(\w+)!?=~?"([^"]*)"', selectors):
-            values = set(re.findall(rf'^{metric}{{.*\b{label}="([^"]*)"', told, re.MULTILINE))
+            values = set(re.findall(rf'^{metric}{{.*\b{label}="([^"]*)"', text, re.MULTILINE))
             assert label == "job" or set(value.split("|")) <= values  # Prometheus itself adds the job
 
 
 def test_the_guide_lists_every_metric_with_its_labels(client: httpx.Client) -> None:
     guide = (DEPLOY.parent / "docs" / "deploying.md").read_text()
     listed = re.findall(r"`([a-z_]+)(?:\{([a-z0-9,]*)\})?`", guide.split("|---|---|\n")[1].split("\n\n")[0])
-    told = client.get("/metrics").text
-    assert {PREFIX + name for name, _ in listed} == set(re.findall(r"^# HELP (\w+)", told, re.MULTILINE))
+    text = client.get("/metrics").text
+    assert {PREFIX + name for name, _ in listed} == set(re.findall(r"^# HELP (\w+)", text, re.MULTILINE))
     for name, labels in listed:
-        for sample in re.findall(rf"^{PREFIX}{name}\{{(.*)\}} ", told, re.MULTILINE):
+        for sample in re.findall(rf"^{PREFIX}{name}\{{(.*)\}} ", text, re.MULTILINE):
             assert set(re.findall(r"(\w+)=", sample)) == set(labels.split(","))
 
 
 def test_no_identifier_is_in_a_scrape(client: httpx.Client, model: ModelIdentity) -> None:
-    told = client.get("/metrics").text.replace(model.sha256, "")
-    assert not re.search(r"ID-|Family|ACC-|\d+(\.\d+){3,}", told)
+    text = client.get("/metrics").text.replace(model.sha256, "")
+    assert not re.search(r"ID-|Family|ACC-|\d+(\.\d+){3,}", text)
 
 
 def test_a_scrape_needs_a_token_that_reads(guarded: tuple[httpx.Client, Database]) -> None:
@@ -112,11 +112,11 @@ def test_a_database_that_is_away_is_told_and_the_disk_still_is(tmp_path: Path) -
     settings = Settings.model_validate({"worker": {"data_dir": tmp_path}, "web": {"require_token": False}})
     database = Database(f"sqlite:///{tmp_path / 'empty.db'}")  # without tables
     with served(create_app(settings, database)) as address:
-        found = scraped(httpx.get(f"{address}/metrics", timeout=patience(60)))
+        values = scraped(httpx.get(f"{address}/metrics", timeout=patience(60)))
     database.close()
-    assert found["database_up"] == 0
-    assert found["disk_free_bytes"] > 0
-    assert "series_received_total" not in found
+    assert values["database_up"] == 0
+    assert values["disk_free_bytes"] > 0
+    assert "series_received_total" not in values
 
 
 def test_values_of_a_label_are_bounded() -> None:

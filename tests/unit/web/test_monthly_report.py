@@ -40,13 +40,13 @@ def _answered(database: Database, name: str, moment: datetime, distance: float, 
     images = [new_instance(number, name, patient_id=name.partition("-")[0]) for number in range(4)]
     slices = tuple(
         SliceResult(
-            one.sop_class_uid, one.sop_instance_uid, None, None, (0.9, 0.1), place >= outside, True, None, distance
+            image.sop_class_uid, image.sop_instance_uid, None, None, (0.9, 0.1), number >= outside, True, None, distance
         )
-        for place, one in enumerate(images)
+        for number, image in enumerate(images)
     )
     with database.write() as session:
         model = model_row(session, MODEL, moment).id
-        rows = [add_instance(session, one, moment) for one in images]
+        rows = [add_instance(session, image, moment) for image in images]
         series = lock_open_series(session, rows[0].series_id, moment)
         assert series is not None
         queue_series(session, series, model, moment)
@@ -73,27 +73,27 @@ def test_agreement_drift_and_calibration_are_those_of_the_month(database: Databa
     _read(database, new[1], "notumor", MARCH)
     _read(database, new[1], "glioma", MARCH, after=1)  # only the latest counts
     _read(database, new[2], "notumor", MARCH)
-    _read(database, new[2], "glioma", APRIL, after=1)  # not yet said in March
+    _read(database, new[2], "glioma", APRIL, after=1)  # not yet read so in March
     _read(database, new[3], "not-assessable", MARCH)
     with database.read() as session:
         report = month_report(session, "2026-03", APRIL)
-    [one] = report.models
-    assert (one.model, one.results, one.results_before, report.received) == ("test-model 1.0", 4, 40, 4)
-    same = one.agreement.same
-    assert (same.count, same.n, same.patients, one.agreement.read) == (2, 3, 2, 4)
-    assert one.agreement.confusion == {
+    [model] = report.models
+    assert (model.model, model.results, model.results_before, report.received) == ("test-model 1.0", 4, 40, 4)
+    same = model.agreement.same
+    assert (same.count, same.n, same.patients, model.agreement.read) == (2, 3, 2, 4)
+    assert model.agreement.confusion == {
         "glioma": {"glioma": 2},
         "not-assessable": {"glioma": 1},
         "notumor": {"glioma": 1},
     }
-    assert one.calibration.n == 3
-    assert one.calibration.error == pytest.approx(0.9 - 2 / 3)
-    outside = one.inputs[0]
+    assert model.calibration.n == 3
+    assert model.calibration.error == pytest.approx(0.9 - 2 / 3)
+    outside = model.inputs[0]
     assert (outside.now.count, outside.now.n, outside.now.patients, outside.before.count) == (8, 16, 4, 0)
     assert outside.apart
-    assert one.distance.now.median == pytest.approx(0.902)
-    assert one.distance.gap == 1.0
-    assert one.distance.limit == pytest.approx(1.358 * (44 / 160) ** 0.5)
+    assert model.distance.now.median == pytest.approx(0.902)
+    assert model.distance.gap == 1.0
+    assert model.distance.limit == pytest.approx(1.358 * (44 / 160) ** 0.5)
     assert any(f"fewer than {FEW} are unreliable" in note for note in report.notes)
     assert any("changed more than chance explains" in note and "distance" in note for note in report.notes)
 
@@ -109,8 +109,8 @@ def test_wilson_interval_counts_patients_and_never_is_certain() -> None:
 
 def test_a_perfectly_calibrated_bin_has_no_error() -> None:
     judged = [JudgedAnswer(1, str(n), "glioma" if n < 8 else "notumor", "glioma", 0.8) for n in range(10)]
-    found = calibration(judged)
-    assert (found.n, found.error, found.right) == (10, pytest.approx(0), 0.8)
+    result = calibration(judged)
+    assert (result.n, result.error, result.right) == (10, pytest.approx(0), 0.8)
 
 
 @pytest.mark.parametrize("text", ["2026-13", "26-01", "2026-1", "x", "0000-01", "2026-01-01"])

@@ -35,10 +35,14 @@ def test_the_report_of_a_series_comes_as_fhir(guarded: tuple[httpx.Client, Datab
 
 
 def test_a_series_without_a_report_has_none(client: httpx.Client) -> None:
-    for series, said in (("b", "no model has answered"), ("d", "no model has answered"), ("nobody", "no such series")):
+    for series, detail in (
+        ("b", "no model has answered"),
+        ("d", "no model has answered"),
+        ("nobody", "no such series"),
+    ):
         answer = client.get(url(series))
         assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
-        assert said in answer.json()["detail"]
+        assert detail in answer.json()["detail"]
 
 
 def test_a_report_whose_file_is_gone_is_told(client: httpx.Client) -> None:
