@@ -45,6 +45,15 @@ def test_a_copy_is_found_by_its_hash_and_runs(settings: Settings, other: Path) -
     assert store.find(sha256) is None
 
 
+def test_bundle_that_this_host_has_not_is_a_start_error(settings: Settings) -> None:
+    with pytest.raises(StartError, match="no bundle 0123456789ab in its data folder"):
+        BundleStore(settings).require("0123456789abcdef" * 4)
+
+
+def test_the_configured_bundle_is_loaded_with_its_identity(settings: Settings, bundle_folder: Path) -> None:
+    assert BundleStore(settings).load_configured().identity == verified_identity(bundle_folder)
+
+
 def test_the_configured_bundle_is_found_where_it_lies(settings: Settings, bundle_folder: Path) -> None:
     assert BundleStore(settings).find(verified_identity(bundle_folder).sha256) == bundle_folder
 
