@@ -1,4 +1,4 @@
-"""The tables, and the states that their rows pass through. Whole in a single module, because they refer to each other.
+"""The tables, and the states that their rows pass through. In one file, because the tables refer to each other.
 
 series     open ──settled──▶ queued ──────────────▶ (then see its jobs)
              ▲  └─not eligible─▶ refused

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from tests.testbed.instances import MODEL, Clock, classified, later, new_instance
+from tests.testbed.instances import Clock, later
 from worker.audit import events, verify
 from worker.audit.recorder import Recorder, accept_head, anchored_head, audit_faults, recording, trail_of
-from worker.audit.subjects import delivered, received_of, received_over
 from worker.audit.trail import TrailHead
 from worker.config.settings import AuditSection, Settings, WorkerSection
-from worker.db.deliveries import claim_deliveries, end_delivery
 from worker.db.engine import Database
-from worker.db.instances import add_instance, open_association
-from worker.db.jobs import claim_job, end_job
-from worker.db.models import model_row
-from worker.db.results import NewObject, add_result
-from worker.db.series import lock_open_series, queue_series
-from worker.db.tables import DeliveryState, JobState, ObjectKind
-from worker.dicom.standard import derive_uid
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -159,58 +149,6 @@ def test_a_lost_database_stops_no_record(settings: Settings, tmp_path: Path) -> 
         record(events.started("receive", "host:1"))
     assert trail_of(settings).verify(None).number == 1
     empty.close()
-
-
-@one_database
-def test_the_trail_of_another_host_beside_ours_is_verified_too(database: Database, settings: Settings) -> None:
-    _record(settings, database, 2)
-    other = settings.model_copy(update={"audit": AuditSection(source="other host")})
-    _record(other, database, 1)
-    assert [(one.host, one.records, one.fault) for one in verify.verify_trails(settings, database)] == [
-        ("here", 2, None),
-        ("other_host", 1, None),
-    ]
-
-
-@pytest.fixture
-def answered(database: Database) -> tuple[Database, int, int]:
-    """A series of two instances that came over one association, and its report, due."""
-    with database.write() as session:
-        association = open_association(session, "PACS", "10.0.0.1", "host:1", later(0))
-        model = model_row(session, MODEL, later(0)).id
-        new = [new_instance(number, association_id=association) for number in (1, 2)]
-        rows = [add_instance(session, one, later(0)) for one in new]
-        series = lock_open_series(session, rows[0].series_id, later(0))
-        assert series is not None
-        queue_series(session, series, model, later(0))
-        job = claim_job(session, "me", model, later(0), timedelta(seconds=30))
-        assert job is not None
-        objects = [NewObject(ObjectKind.REPORT, SR, derive_uid("x"), "objects/x", "00" * 32)]
-        end_job(session, job.id, "me", JobState.DONE, later(0))
-        ids = {one.sop_instance_uid: row.id for one, row in zip(new, rows, strict=True)}
-        add_result(session, job, classified(new), ids, objects, ["pacs"], later(0))
-        series_id = series.id
-    return database, association, series_id
-
-
-def test_transfers_are_told_by_study_with_the_number_of_each_sop_class(answered: tuple[Database, int, int]) -> None:
-    database, association, series_id = answered
-    with database.write() as session:
-        calling, address, came = received_over(session, association)
-        assert (calling, address) == ("PACS", "10.0.0.1")
-        assert (
-            [dict(one.sop_classes) for one in came]
-            == [{MR: 2}]
-            == [dict(one.sop_classes) for one in received_of(session, series_id)]
-        )
-        due = claim_deliveries(session, "pacs", "me", later(1), timedelta(seconds=30))
-        ids = [delivery.id for delivery, _ in due]
-        assert delivered(session, ids) == []
-        for one in ids:
-            end_delivery(session, one, "me", {"state": DeliveryState.DELIVERED})
-        [sent] = delivered(session, ids)
-        assert sent.study_instance_uid == came[0].study_instance_uid
-        assert dict(sent.sop_classes) == {SR: 1}
 
 
 def test_a_database_row_that_is_gone_is_made_again(database: Database, settings: Settings) -> None:
