@@ -1,4 +1,4 @@
-"""Alembic's environment: the caller hands over its connection, so that URL and settings live in one place."""
+"""Alembic's environment: the caller passes its connection, so that Alembic needs neither URL nor settings."""
 
 from __future__ import annotations
 

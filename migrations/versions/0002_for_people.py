@@ -1,4 +1,4 @@
-"""What the page, the loop back to training and the choice of models need."""
+"""Readings, the states of models, and the series of produced objects."""
 
 from __future__ import annotations
 
@@ -147,18 +147,18 @@ def _add_series_of_objects() -> None:
 
 
 def _derived(*parts: str) -> str:
-    """As worker.dicom.standard.derive_uid: a revision changes with nothing."""
+    """Like worker.dicom.standard.derive_uid, copied because a revision must never change."""
     return f"2.25.{uuid.uuid5(uuid.UUID('6f1c0d5e-6d3b-5b7a-9d0e-0c2f4c1a8f77'), chr(31).join(parts)).int}"
 
 
 def _replace_check(table: str, name: str, condition: str, *others: tuple[str, str]) -> None:
-    """Give a table another CHECK. `others` (name, condition) stay: a table that SQLite makes anew loses all of them."""
+    """Give a table another CHECK. `others` (name, condition) stay: a table that SQLite recreates loses its checks."""
     on_sqlite = op.get_bind().dialect.name == "sqlite"
     with op.batch_alter_table(table) as batch:
         if not on_sqlite:
             batch.drop_constraint(op.f(f"ck_{table}_{name}"), type_="check")
-        for one, meaning in [(name, condition), *(others if on_sqlite else ())]:
-            batch.create_check_constraint(op.f(f"ck_{table}_{one}"), meaning)
+        for check, meaning in [(name, condition), *(others if on_sqlite else ())]:
+            batch.create_check_constraint(op.f(f"ck_{table}_{check}"), meaning)
 
 
 def _add_indexes_of_metrics() -> None:

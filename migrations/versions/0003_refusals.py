@@ -1,4 +1,4 @@
-"""How often the receiver turned something away."""
+"""Counts of what the receivers refused."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def _fill(database: Database) -> None:
 def test_each_revision_up_and_down_and_up_again_with_rows(database: Database) -> None:
     with revising(database) as connection:
         config = alembic_config(connection)
-        revisions = [one.revision for one in ScriptDirectory.from_config(config).walk_revisions()]  # the newest first
+        revisions = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]  # newest first
         for revision in reversed(revisions):
             command.upgrade(config, revision)
     _fill(database)
@@ -112,14 +112,14 @@ def test_models_and_revisions_agree(database: Database) -> None:
 
 
 def test_models_and_revisions_agree_on_what_a_column_may_hold(database: Database) -> None:
-    """Alembic compares no CHECK, and SQLite loses those of a table that is made anew."""
+    """Alembic compares no CHECK, and SQLite loses the checks of a table that is recreated."""
 
     def checks() -> set[tuple[str, str | None, str]]:
         seen = inspect(database.engine)
         return {
-            (table, one["name"], one["sqltext"])
+            (table, check["name"], check["sqltext"])
             for table in Base.metadata.tables
-            for one in seen.get_check_constraints(table)
+            for check in seen.get_check_constraints(table)
         }
 
     migrate(database)

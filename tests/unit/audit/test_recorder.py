@@ -18,8 +18,8 @@ from worker.db.engine import Database
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
-# The queries are the same everywhere; one database is enough for what is not about them.
-one_database = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+# The queries are the same everywhere; SQLite is enough for what is not about them.
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -38,19 +38,19 @@ def _faults(database: Database) -> list[str]:
         return audit_faults(session)
 
 
-@one_database
+@on_sqlite
 def test_what_is_recorded_is_verified_and_anchored(database: Database, settings: Settings) -> None:
     _record(settings, database, 3)
     _record(settings, database, 2)
     [verdict] = verify.verify_trails(settings, database)
     assert (verdict.host, verdict.records, verdict.anchored, verdict.fault) == ("here", 5, 5, None)
     assert verdict.first is not None
-    assert [one.number for one in verify.newest_entries(settings, 2)] == [5, 4]
+    assert [entry.number for entry in verify.newest_entries(settings, 2)] == [5, 4]
     entry = verify.newest_entries(settings, 1)[0]
     assert (entry.event, entry.outcome) == ("Application Activity: Application Start", "ok")
 
 
-@one_database
+@on_sqlite
 def test_several_threads_may_record(database: Database, settings: Settings) -> None:
     recorder = Recorder(settings, database, Clock())
     recorder.start()
@@ -66,7 +66,7 @@ def test_several_threads_may_record(database: Database, settings: Settings) -> N
     assert verify.verify_trails(settings, database)[0].records == 80
 
 
-@one_database
+@on_sqlite
 def test_an_event_in_the_middle_of_being_written_is_no_fault(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +93,7 @@ def test_an_event_in_the_middle_of_being_written_is_no_fault(
     assert _faults(database) == []
 
 
-@one_database
+@on_sqlite
 @pytest.mark.parametrize("allowed", [False, True])
 def test_a_patient_id_is_recorded_only_where_that_is_asked_for(
     database: Database, settings: Settings, allowed: bool
@@ -125,7 +125,7 @@ def test_a_truncated_trail_is_found_while_it_is_written_and_stays_found(database
     assert verify.verify_trails(settings, database)[0].anchored == 8
 
 
-@one_database
+@on_sqlite
 def test_a_folder_that_cannot_be_written_is_a_fault_and_loses_nothing_while_we_live(
     database: Database, settings: Settings
 ) -> None:

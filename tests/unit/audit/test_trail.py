@@ -178,7 +178,7 @@ def test_half_a_record_of_a_process_that_died_is_written_over(tmp_path: Path) ->
 
 def test_contains_looks_from_the_end_through_all_files(written: tuple[Path, TrailHead]) -> None:
     trail = _trail(written[0])
-    heads = [TrailHead(one.number, one.sha256) for one in trail.records()]
+    heads = [TrailHead(record.number, record.sha256) for record in trail.records()]
     assert all(trail.contains(head) for head in heads)
     assert not trail.contains(TrailHead(5, heads[5].sha256))
     assert not trail.contains(TrailHead(LINES + 1, heads[5].sha256))

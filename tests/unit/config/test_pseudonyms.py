@@ -27,7 +27,7 @@ def _pseudonyms(key: str = KEY) -> PrivacySection:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
-    """One instance of a patient, received by a worker that keeps pseudonyms."""
+    """An instance of a patient, received by a worker that stores pseudonyms."""
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}", pseudonym_of(_pseudonyms()))
     migrate(database)
     keeper = InstanceKeeper(database, tmp_path, lambda: NOON, minimum_free_bytes=0)

@@ -19,7 +19,7 @@ from worker.db.tables import DeliveryRow, JobRow, JobState, ObjectKind, SeriesRo
 
 
 def _job_and_delivery(database: Database, at: datetime) -> None:
-    """One series with a done job and its delivery, another with a pending job, a third that is open."""
+    """A series with a done job and its delivery, another with a pending job, a third that is open."""
     with database.write() as session:
         model = model_row(session, MODEL, at).id
         for name in "abc":
@@ -36,7 +36,7 @@ def _job_and_delivery(database: Database, at: datetime) -> None:
                 add_result(session, job, result, {}, [made], ["pacs"], at)
 
 
-def test_what_a_clock_that_was_set_back_left_ahead_is_due_now(database: Database) -> None:
+def test_future_times_are_reset_to_now(database: Database) -> None:
     _job_and_delivery(database, later(3600))
     with database.write() as session:
         reset_future_times(session, later(0))
@@ -46,7 +46,7 @@ def test_what_a_clock_that_was_set_back_left_ahead_is_due_now(database: Database
         assert session.get_one(SeriesRow, 3).last_received_at == later(0)
 
 
-def test_waits_as_long_as_the_worker_makes_them_are_kept(database: Database) -> None:
+def test_waits_that_the_worker_makes_are_retained(database: Database) -> None:
     _job_and_delivery(database, later(0))
     with database.write() as session:
         held = claim_job(session, "host:1", 1, later(1), timedelta(minutes=10))

@@ -57,16 +57,16 @@ def test_each_step_of_the_guide(
         with pytest.raises(SystemExit) as ended:
             app.main()
         structlog.reset_defaults()
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), told.out + told.err
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out + output.err
 
     database = Database(settings.database.url)
     migrate(database)
     keep_three(database, settings.worker.data_dir)
     go_back(database)
 
-    code, told = run("migrate")
-    assert (code, BEFORE in told, REVISION in told) == (0, True, True)
+    code, output = run("migrate")
+    assert (code, BEFORE in output, REVISION in output) == (0, True, True)
     assert series_in(database) == {"open": 1}
     assert run("backup", str(tmp_path / "backup"))[0] == 0
 
@@ -74,14 +74,14 @@ def test_each_step_of_the_guide(
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
         session.execute(text("DELETE FROM instance"))
     database.close()
-    code, told = run("results", "list")
-    assert (code, "install a newer worker" in told) == (2, True)
+    code, output = run("results", "list")
+    assert (code, "install a newer worker" in output) == (2, True)
 
     shutil.move(settings.worker.data_dir, tmp_path / "aside")
     assert run("restore", str(tmp_path / "backup"))[0] == 0
-    code, told = run("results", "list", "--format", "json")
-    assert (code, told.count("series_instance_uid"), '"instances": 3' in told) == (0, 1, True)
-    assert run("backup", str(tmp_path / "again"))[0] == 0  # every file is there, and the one that it was
+    code, output = run("results", "list", "--format", "json")
+    assert (code, output.count("series_instance_uid"), '"instances": 3' in output) == (0, 1, True)
+    assert run("backup", str(tmp_path / "again"))[0] == 0  # every file is there, unchanged
 
 
 def test_a_migration_that_fails_changes_nothing(

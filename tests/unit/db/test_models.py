@@ -22,15 +22,15 @@ from worker.receive.settle import settle_series
 from worker.results import SeriesResult
 from worker.service.roles import configure_model
 
-ONE = MODEL
-TWO = replace(MODEL, version="2.0", sha256="cd" * 32)
+FIRST = MODEL
+SECOND = replace(MODEL, version="2.0", sha256="cd" * 32)
 OTHER = replace(MODEL, name="other", sha256="ef" * 32)
 NOBODY: list[str] = []
 
 
 def _states(database: Database) -> dict[str, str]:
     with database.read() as session:
-        return {f"{one.name} {one.version}": one.state for one in reversed(models.all_models(session))}
+        return {f"{row.name} {row.version}": row.state for row in reversed(models.all_models(session))}
 
 
 def _id(database: Database, name: str, version: str) -> int:
@@ -42,9 +42,9 @@ def _id(database: Database, name: str, version: str) -> int:
 def three(database: Database) -> Database:
     """test-model 1.0 is active by configuration; 2.0 and other 1.0 are added."""
     with database.write() as session:
-        models.set_configured_model(session, ONE, later(0))
-        for number, one in enumerate((TWO, OTHER), 1):
-            assert models.add_model(session, one, "ada", later(number))[1]
+        models.set_configured_model(session, FIRST, later(0))
+        for number, identity in enumerate((SECOND, OTHER), 1):
+            assert models.add_model(session, identity, "ada", later(number))[1]
     return database
 
 
@@ -54,11 +54,11 @@ def _do(database: Database, change: Callable[..., Any], *arguments: Any, **optio
 
 
 def test_the_configured_bundle_is_active_until_somebody_chooses(database: Database) -> None:
-    _do(database, models.set_configured_model, ONE, later(0))
-    _do(database, models.set_configured_model, TWO, later(1))  # another [worker] bundle, or a newer worker
+    _do(database, models.set_configured_model, FIRST, later(0))
+    _do(database, models.set_configured_model, SECOND, later(1))  # another [worker] bundle, or a newer worker
     assert _states(database) == {"test-model 1.0": "retired", "test-model 2.0": "active"}
     _do(database, models.activate_model, _id(database, "test-model", "1.0"), "ada", later(2))
-    _do(database, models.set_configured_model, TWO, later(3))
+    _do(database, models.set_configured_model, SECOND, later(3))
     _do(database, models.set_configured_model, OTHER, later(4))
     assert _states(database) == {"test-model 1.0": "active", "test-model 2.0": "retired", "other 1.0": "added"}
 
@@ -137,33 +137,33 @@ def _killed(database: Database, at: int, work: Callable[[], None]) -> bool:
     return False
 
 
-def test_what_is_in_use_or_waited_for_is_not_removed(three: Database) -> None:
-    one, two = _id(three, "test-model", "1.0"), _id(three, "test-model", "2.0")
+def test_a_model_in_use_or_with_jobs_is_not_removed(three: Database) -> None:
+    first, second = _id(three, "test-model", "1.0"), _id(three, "test-model", "2.0")
     with pytest.raises(NotPossible, match="active"):
-        _do(three, models.remove_model, one, "ada", later(5))
+        _do(three, models.remove_model, first, "ada", later(5))
     with pytest.raises(NotPossible, match="only active"):
-        _do(three, models.retire_model, one, "ada", later(5))
+        _do(three, models.retire_model, first, "ada", later(5))
     _receive(three, "a")
     settle_series(three, Settings(), later(100))
-    _do(three, models.activate_model, two, "ada", later(101))
+    _do(three, models.activate_model, second, "ada", later(101))
     with pytest.raises(NotPossible, match="jobs"):
-        _do(three, models.remove_model, one, "ada", later(102))
+        _do(three, models.remove_model, first, "ada", later(102))
     _classify(three, 1, classified())
-    _do(three, models.remove_model, one, "ada", later(103))
+    _do(three, models.remove_model, first, "ada", later(103))
     assert _states(three)["test-model 1.0"] == "removed"
     with pytest.raises(NotPossible, match="before but is removed"):
         _do(three, models.undo_activation, "ada", later(104))
     with pytest.raises(NotPossible, match="was removed"):
-        _do(three, models.activate_model, one, "ada", later(105))
-    _do(three, models.add_model, ONE, "ada", later(106))
+        _do(three, models.activate_model, first, "ada", later(105))
+    _do(three, models.add_model, FIRST, "ada", later(106))
     assert _states(three)["test-model 1.0"] == "added"
 
 
 def test_a_name_and_version_mean_one_bundle(three: Database) -> None:
     with pytest.raises(NotPossible, match="give this bundle another version"):
-        _do(three, models.add_model, replace(ONE, sha256="99" * 32), "ada", later(5))
+        _do(three, models.add_model, replace(FIRST, sha256="99" * 32), "ada", later(5))
     with three.write() as session:
-        assert not models.add_model(session, TWO, "ada", later(5))[1]
+        assert not models.add_model(session, SECOND, "ada", later(5))[1]
         assert models.find_model(session, "test-model", "cd" * 5).version == "2.0"
         assert models.find_model_named(session, "other").sha256 == OTHER.sha256
         for wrong in ("test-model", "nothing", "test-model:3"):
@@ -210,7 +210,7 @@ def test_without_an_active_model_a_series_waits(database: Database) -> None:
     settle_series(database, Settings(), later(100))
     with database.read() as session:
         assert session.scalars(select(SeriesRow)).one().state == "open"
-    _do(database, models.set_configured_model, ONE, later(101))
+    _do(database, models.set_configured_model, FIRST, later(101))
     settle_series(database, Settings(), later(102))
     with database.read() as session:
         assert session.scalars(select(SeriesRow)).one().state == "queued"
@@ -223,7 +223,7 @@ def test_two_people_who_choose_at_once_leave_one_model_active(three: Database) -
         for _ in range(5):
             _do(three, models.activate_model, model_id, "ada", later(5))
 
-    threads = [threading.Thread(target=choose, args=(one,)) for one in ids]
+    threads = [threading.Thread(target=choose, args=(model_id,)) for model_id in ids]
     for thread in threads:
         thread.start()
     for thread in threads:

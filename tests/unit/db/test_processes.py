@@ -19,7 +19,9 @@ OURS = f"{socket.gethostname()}:{os.getpid()}"
 
 def _seen(database: Database, seconds: float) -> list[tuple[str, str, bool]]:
     with database.read() as session:
-        return [(one.role, one.name, one.lost) for one in list_processes(session, later(seconds), LEASE)]
+        return [
+            (process.role, process.name, process.lost) for process in list_processes(session, later(seconds), LEASE)
+        ]
 
 
 def _beat(database: Database, name: str, role: ProcessRole, at: float, started: float = 0) -> None:
@@ -60,7 +62,7 @@ def test_the_first_beat_removes_what_ended_before_it(database: Database) -> None
     _beat(database, OURS, ProcessRole.RECEIVE, at=2 + FORGOTTEN_AFTER.total_seconds(), started=1)
     with database.read() as session:
         everything = list_processes(session, later(0), LEASE)
-    assert [one.name for one in everything] == ["elsewhere:7", OURS]
+    assert [process.name for process in everything] == ["elsewhere:7", OURS]
 
 
 def test_who_is_lost(database: Database) -> None:
@@ -70,4 +72,4 @@ def test_who_is_lost(database: Database) -> None:
         soon = {name for name in names if is_lost(session, name, later(20), LEASE)}
         late = {name for name in names if is_lost(session, name, later(41), LEASE)}
     assert soon == names - {"elsewhere:7", OURS}
-    assert late == names - {OURS}  # this process runs, whatever it has told
+    assert late == names - {OURS}  # this process runs, whatever it has recorded

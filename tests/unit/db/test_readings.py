@@ -1,4 +1,4 @@
-"""Readings on both databases: one next reading only, and series found by what readers made of the answer."""
+"""Readings on both databases: a single next reading, and series found by whether readers agree."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def test_series_are_found_by_their_latest_reading(database: Database) -> None:
     expected = {ReadState.UNREAD: ["ID-a"], ReadState.CONFIRMED: ["ID-b", "ID-d"], ReadState.CORRECTED: ["ID-c"]}
     for state, patients in expected.items():
         with database.read() as session:
-            found = find_series(session, Search(reading=state))
-        assert sorted(one.patient_id for one in found) == patients
-        assert {one.reading for one in found} == {state}
+            answers = find_series(session, Search(reading=state))
+        assert sorted(answer.patient_id for answer in answers) == patients
+        assert {answer.reading for answer in answers} == {state}
 
 
 @pytest.mark.parametrize("after", [0, 2])
@@ -58,11 +58,11 @@ def test_a_reading_after_another_than_the_latest_is_refused(database: Database, 
     with pytest.raises(ReadMeanwhile):
         _read(database, series, "notumor", after)
     with database.read() as session:
-        assert [one.label for one in readings_of(session, series)] == ["glioma"]
+        assert [reading.label for reading in readings_of(session, series)] == ["glioma"]
 
 
 @pytest.mark.parametrize(
-    ("said", "answered", "state"),
+    ("reader_label", "label", "state"),
     [
         (None, "glioma", ReadState.UNREAD),
         ("glioma", "glioma", ReadState.CONFIRMED),
@@ -72,5 +72,5 @@ def test_a_reading_after_another_than_the_latest_is_refused(database: Database, 
         ("not-assessable", "glioma", ReadState.CORRECTED),
     ],
 )
-def test_what_a_reading_makes_of_an_answer(said: str | None, answered: str | None, state: ReadState) -> None:
-    assert read_state(said, answered) is state
+def test_the_state_of_an_answer_with_a_reading(reader_label: str | None, label: str | None, state: ReadState) -> None:
+    assert read_state(reader_label, label) is state

@@ -1,4 +1,4 @@
-"""Tokens and sessions: who holds one, what it allows, and when it does so no more."""
+"""Tokens and sessions: their holders, what they allow, and when they end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.db.engine import Database
 from worker.db.tables import TokenRole, TokenRow, WebSessionRow
 from worker.db.tokens import CredentialFault, NotAllowed
 
-# The queries are the same everywhere; one database is enough for what is not about them.
+# The queries are the same everywhere; SQLite is enough for what is not about them.
 one_database = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 NOW, MUCH_LATER = later(0), later(0) + timedelta(days=400)
 
@@ -58,7 +58,7 @@ def test_a_token_ends_by_time_or_by_revocation(database: Database) -> None:
         assert tokens.revoke_token(session, "ward", NOW) == "ward"
     assert _reason(database, token) == CredentialFault.REVOKED
     with database.read() as session:
-        assert [one.revoked_at for one in tokens.list_tokens(session)] == [NOW]
+        assert [token.revoked_at for token in tokens.list_tokens(session)] == [NOW]
 
 
 @one_database

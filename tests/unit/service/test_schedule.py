@@ -19,7 +19,7 @@ def test_a_slow_tick_delays_no_other_and_does_not_overlap_itself() -> None:
         runs["fast"] += 1
 
     ticks = start_ticks([Tick("slow", 0.01, slow), Tick("fast", 0.01, fast)])
-    wait_until(lambda: runs["slow"] and runs["fast"] > 5, "the fast tick to run beside the slow one")
+    wait_until(lambda: runs["slow"] and runs["fast"] > 5, "the fast tick to run beside the slow tick")
     assert runs["slow"] == 1
     release.set()
     ticks.shutdown(wait=True)

@@ -57,7 +57,7 @@ def test_poison_is_parked_with_its_cause_and_the_others_are_classified(queued: D
     finally:
         stop.set()
         thread.join()
-    assert [(one.state, one.reason) for one in jobs] == [
+    assert [(job.state, job.reason) for job in jobs] == [
         ("done", None),
         ("parked", "process-died"),
         ("parked", "time-limit"),
@@ -65,14 +65,14 @@ def test_poison_is_parked_with_its_cause_and_the_others_are_classified(queued: D
         ("done", None),
     ]
     assert jobs[1].detail == "the inference process was ended by SIGSEGV"
-    # The claim that finds the attempts spent counts as one more.
-    assert [one.attempts for one in jobs] == [1, poison.ATTEMPTS + 1, poison.ATTEMPTS + 1, poison.ATTEMPTS, 1]
+    # The claim that finds the attempts spent counts as another attempt.
+    assert [job.attempts for job in jobs] == [1, poison.ATTEMPTS + 1, poison.ATTEMPTS + 1, poison.ATTEMPTS, 1]
 
 
 def _ended(database: Database) -> list[JobRow] | None:
     with database.read() as session:
         jobs = list(session.scalars(select(JobRow).order_by(JobRow.id)))
-    return jobs if all(one.state in (JobState.DONE, JobState.PARKED) for one in jobs) else None
+    return jobs if all(job.state in (JobState.DONE, JobState.PARKED) for job in jobs) else None
 
 
 def test_a_process_that_cannot_start_ends_the_service(tmp_path: Path) -> None:

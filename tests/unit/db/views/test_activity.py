@@ -38,12 +38,12 @@ def test_each_status_is_counted_up_to_a_number(filled: Database, monkeypatch: py
 
 def test_answers_are_in_the_span_of_their_time(filled: Database) -> None:
     with filled.read() as session:
-        found = activity.find_activity(session, later(HOUR + 1), timedelta(hours=1), 2)
+        recent = activity.find_activity(session, later(HOUR + 1), timedelta(hours=1), 2)
         earlier = activity.find_activity(session, later(-1), timedelta(hours=1), 2)
-    assert [span.start for span in found.spans] == [later(0), later(HOUR)]
-    assert [dict(span.answers) for span in found.spans] == [{"glioma": 1}, {"glioma": 1}]
-    assert [span.median_seconds for span in found.spans] == [0, 0]
-    assert found.whole
+    assert [span.start for span in recent.spans] == [later(0), later(HOUR)]
+    assert [dict(span.answers) for span in recent.spans] == [{"glioma": 1}, {"glioma": 1}]
+    assert [span.median_seconds for span in recent.spans] == [0, 0]
+    assert recent.whole
     assert [dict(span.answers) for span in earlier.spans] == [{}, {}]
     assert [span.slowest_seconds for span in earlier.spans] == [None, None]
 

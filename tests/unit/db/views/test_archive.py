@@ -26,7 +26,7 @@ SR = "1.2.840.10008.5.1.4.1.1.88.34"
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """Study a with two series, of which one has a report; study b with one."""
+    """Study a with two series, the first with a report; study b with a single series."""
     if request.param == "sqlite":
         database = Database(f"sqlite:///{tmp_path_factory.mktemp('archive') / 'worker.db'}")
         migrate(database)
@@ -70,8 +70,9 @@ REPORTS = produced_series_uid("report", derive_uid("series", "a"), MODEL.sha256)
 
 def _studies(database: Database, **keys: object) -> list[str]:
     with database.read() as session:
-        found = match_studies(session, replace(Keys(), **keys))  # type: ignore[arg-type]
-    return [{derive_uid("study", one): one for one in "ab"}[study.study_instance_uid] for study in found]
+        studies = match_studies(session, replace(Keys(), **keys))  # type: ignore[arg-type]
+    names = {derive_uid("study", name): name for name in "ab"}
+    return [names[study.study_instance_uid] for study in studies]
 
 
 def test_a_study_is_listed_once_newest_first_with_what_it_holds(database: Database) -> None:
@@ -115,33 +116,35 @@ def test_studies_match_as_the_standard_says(database: Database, keys: dict[str, 
 def test_series_are_those_received_and_those_produced(database: Database) -> None:
     study = (derive_uid("study", "a"),)
     with database.read() as session:
-        found = match_series(session, Keys(study_instance_uids=study))
+        in_study = match_series(session, Keys(study_instance_uids=study))
         reports = match_series(session, Keys(modalities=("SR",)))
         by_uid = match_series(session, Keys(series_instance_uids=(REPORTS,)))
-    assert sorted((one.modality, one.instances, one.kind) for one in found) == [
+    assert sorted((series.modality, series.instances, series.kind) for series in in_study) == [
         ("CT", 1, None),
         ("MR", 2, None),
         ("SR", 1, ObjectKind.REPORT),
     ]
     assert reports == by_uid
-    assert [(one.series_instance_uid, one.path) for one in reports] == [(REPORTS, "objects/r")]
+    assert [(series.series_instance_uid, series.path) for series in reports] == [(REPORTS, "objects/r")]
 
 
 def test_instances_by_class_and_series(database: Database) -> None:
     with database.read() as session:
         reports = match_instances(session, Keys(sop_class_uids=(SR,)))
         images = match_instances(session, Keys(series_instance_uids=(derive_uid("series", "a"),)))
-    assert [(one.sop_instance_uid, one.series_instance_uid, one.modality) for one in reports] == [
+    assert [(report.sop_instance_uid, report.series_instance_uid, report.modality) for report in reports] == [
         (derive_uid("r"), REPORTS, "SR")
     ]
-    assert [one.sop_instance_uid for one in images] == [derive_uid("instance", "a", str(number)) for number in (1, 2)]
+    assert [image.sop_instance_uid for image in images] == [
+        derive_uid("instance", "a", str(number)) for number in (1, 2)
+    ]
 
 
 def test_pages_put_together_are_the_whole_list(database: Database) -> None:
     with database.read() as session:
         for find in (match_studies, match_series, match_instances):
             whole = find(session, Keys())
-            assert [find(session, Keys(), 1, place)[0] for place in range(len(whole))] == whole  # type: ignore[comparison-overlap]
+            assert [find(session, Keys(), 1, offset)[0] for offset in range(len(whole))] == whole  # type: ignore[comparison-overlap]
             assert find(session, Keys(), 2, len(whole)) == []
             assert find(session, Keys(), 3, 1) == whole[1:4]
 

@@ -80,26 +80,26 @@ def test_models_are_compared_on_the_input_sets_of_both(two: Database) -> None:
         add_reading(session, 3, NewReading("glioma", "reader", "", (), None, 1), later(301))
     with two.read() as session:
         rows = {row.id: row for row in models.all_models(session)}
-        found = compare_models(session, rows[1], rows[2])
+        comparison = compare_models(session, rows[1], rows[2])
         assert session.scalars(select(ShadowResultRow)).all()
-    assert (found.n, found.classified_by_both, found.agree, found.agreement) == (4, 3, 2, 2 / 3)
-    assert (found.first_not_assessed, found.second_not_assessed) == (0, 1)
-    assert found.confusion == (
+    assert (comparison.n, comparison.classified_by_both, comparison.agree, comparison.agreement) == (4, 3, 2, 2 / 3)
+    assert (comparison.first_not_assessed, comparison.second_not_assessed) == (0, 1)
+    assert comparison.confusion == (
         ConfusionCell("glioma", "glioma", 1),
         ConfusionCell("glioma", "not-assessed", 1),
         ConfusionCell("glioma", "notumor", 1),
         ConfusionCell("notumor", "notumor", 1),
     )
-    assert found.read == 3
-    assert found.first_against_readers == AgainstReaders(3, 0, 0)
-    assert found.second_against_readers == AgainstReaders(1, 1, 1)
+    assert comparison.read == 3
+    assert comparison.first_against_readers == AgainstReaders(3, 0, 0)
+    assert comparison.second_against_readers == AgainstReaders(1, 1, 1)
 
 
 def test_models_that_saw_nothing_in_common_have_no_agreement(two: Database) -> None:
     with two.read() as session:
         rows = models.all_models(session)
-        found = compare_models(session, rows[0], rows[1])
-    assert (found.n, found.agreement, found.confusion, found.read) == (0, None, (), 0)
+        comparison = compare_models(session, rows[0], rows[1])
+    assert (comparison.n, comparison.agreement, comparison.confusion, comparison.read) == (0, None, (), 0)
 
 
 def test_a_status_names_the_hosts_that_cannot_load_the_model(two: Database) -> None:

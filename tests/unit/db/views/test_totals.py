@@ -33,11 +33,11 @@ def test_finished_rows_are_the_difference(database: Database) -> None:
         arrived: dict[str, Any] = {"state": DeliveryState.DELIVERED, "commitment": Commitment.DUE}
         end_delivery(session, delivery.id, "me", arrived)
     with database.read() as session:
-        found = RunningTotals().read(session)
-    assert found.deliveries["pacs"].states == {"pending": 0, "sending": 0, "failed": 0, "delivered": 1}
-    assert found.deliveries["pacs"].commitments == {"due": 1, "requested": 0}
-    assert found.deliveries["pacs"].oldest is None
-    assert found.jobs == {"pending": 0, "running": 0, "parked": 1, "superseded": 0, "done": 1}
+        numbers = RunningTotals().read(session)
+    assert numbers.deliveries["pacs"].states == {"pending": 0, "sending": 0, "failed": 0, "delivered": 1}
+    assert numbers.deliveries["pacs"].commitments == {"due": 1, "requested": 0}
+    assert numbers.deliveries["pacs"].oldest is None
+    assert numbers.jobs == {"pending": 0, "running": 0, "parked": 1, "superseded": 0, "done": 1}
 
 
 def test_rows_are_counted_once_however_often_it_reads(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,12 +85,12 @@ def test_no_table_is_scanned(traced: tuple[Database, list[tuple[str, Any]]]) -> 
 def test_series_and_results_by_their_outcome(database: Database) -> None:
     _fill(database)
     with database.read() as session:
-        found = RunningTotals().read(session)
-    assert (found.instances_received, found.series_received) == (4, 4)
-    assert found.series == {"pending": 1, "failed": 1, "refused": 1, "answered": 1}
-    assert found.refused == {"modality": 1}
-    assert found.oldest_series == later(180)
-    assert found.oldest_job is None
-    assert found.results == {("test-model 1.0", "glioma"): 1}
-    assert found.not_assessed == {}
-    assert found.deliveries["pacs"].oldest == later(0)
+        numbers = RunningTotals().read(session)
+    assert (numbers.instances_received, numbers.series_received) == (4, 4)
+    assert numbers.series == {"pending": 1, "failed": 1, "refused": 1, "answered": 1}
+    assert numbers.refused == {"modality": 1}
+    assert numbers.oldest_series == later(180)
+    assert numbers.oldest_job is None
+    assert numbers.results == {("test-model 1.0", "glioma"): 1}
+    assert numbers.not_assessed == {}
+    assert numbers.deliveries["pacs"].oldest == later(0)
