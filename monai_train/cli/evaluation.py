@@ -48,8 +48,9 @@ def evaluate_command(
     """
     from monai_train.data.manifest import read_manifest
     from monai_train.data.patients import SplitRole
+    from monai_train.evaluation.cohorts import evaluated_bundle, evaluated_runs
     from monai_train.evaluation.evaluate import read_split, select_pictures
-    from monai_train.evaluation.report import evaluated_bundle, evaluated_runs, write_report
+    from monai_train.evaluation.report_files import write_report
     from monai_train.evaluation.tables import report_table
 
     if (bundle is None) == (not run):

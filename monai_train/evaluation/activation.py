@@ -1,4 +1,4 @@
-"""Where a model looked: do its activation maps hit the tumour's box, and the pictures of its worst mistakes."""
+"""Where a model looks: whether its activation maps hit the tumour's box, and pictures of its worst mistakes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from worker.pixels.arrays import ByteArray, FloatArray
 ENLARGED = 1.1
 _HEAT = np.array([213, 94, 0], np.float32)  # Okabe and Ito's vermilion
 _BOX = (86, 180, 233)
-_A_PATIENT = 2
+_PER_PATIENT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class MapHits:
-    """The share of tumour slices with a box whose map's centre of mass lies in it.
+    """The share of tumour slices with a box whose map has its centre of mass in the box.
 
-    `centre` is the share that a map would reach which always points at the middle of the picture.
+    `centre` is the share that a map would reach that always points at the middle of the picture.
     """
 
     hits: Estimate
@@ -35,26 +35,26 @@ class MapHits:
 
 
 def map_hits(predictions: Predictions, evidence: Evidence) -> MapHits | None:
-    """Hits of the map that the worker would show, that of the answer; "no tumour" and no answer are misses.
+    """Hits of the map of the answer, which the worker would show; "no tumour" and no answer are misses.
 
-    None when no slice has a box.
+    None if no slice has a box.
     """
     boxed = np.flatnonzero(np.isfinite(evidence.boxes).all(axis=1) & (predictions.truth != NO_TUMOUR))
     if not len(boxed):
         return None
     answers = predictions.predicted[boxed]
     boxes = evidence.boxes[boxed]
-    said_tumour = (answers != NO_TUMOUR) & (answers != UNREADABLE)
+    called_tumour = (answers != NO_TUMOUR) & (answers != UNREADABLE)
     centres = np.full((len(boxed), 2), -1.0)
-    for place in np.flatnonzero(said_tumour):
-        centres[place] = centre_of_mass(normalised(evidence.maps[boxed[place], answers[place]]))
+    for k in np.flatnonzero(called_tumour):
+        centres[k] = centre_of_mass(normalised(evidence.maps[boxed[k], answers[k]]))
     groups = predictions.groups[boxed]
     middle = np.full((len(boxed), 2), 0.5)
-    return MapHits(share_estimate(inside(centres, boxes), groups), share_estimate(inside(middle, boxes), groups))
+    return MapHits(share_estimate(in_boxes(centres, boxes), groups), share_estimate(in_boxes(middle, boxes), groups))
 
 
 def centre_of_mass(activation: FloatArray) -> tuple[float, float]:
-    """x and y of a map [h, w] of weights from 0, as fractions of the picture; its middle for a map of zeros."""
+    """x and y of a map [h, w] of weights >= 0, as fractions of the picture; its middle for a map of zeros."""
     total = float(activation.sum())
     if total <= 0:
         return 0.5, 0.5
@@ -64,35 +64,35 @@ def centre_of_mass(activation: FloatArray) -> tuple[float, float]:
     return x, y
 
 
-def inside(points: FigureArray, boxes: npt.NDArray[np.floating]) -> BoolArray:
+def in_boxes(points: FigureArray, boxes: npt.NDArray[np.floating]) -> BoolArray:
     """Which points [n, 2] lie in their box [n, 4] (x centre, y centre, width, height) enlarged by a tenth."""
     return np.asarray((np.abs(points - boxes[:, :2]) <= ENLARGED * boxes[:, 2:] / 2).all(axis=1))
 
 
 def worst_mistakes(predictions: Predictions, most: int) -> list[int]:
-    """The surest wrong answers first, at most two a patient; pictures that gave no answer are left out."""
+    """The wrong answers with the highest probability first, at most two per patient; unreadable pictures excluded."""
     readable = np.flatnonzero(predictions.predicted != UNREADABLE)
     confidence, right = confidences(predictions)
     chosen: list[int] = []
-    taken: Counter[str] = Counter()
-    for place in np.argsort(-confidence, kind="stable"):
-        index = int(readable[place])
+    of_patient: Counter[str] = Counter()
+    for k in np.argsort(-confidence, kind="stable"):
+        index = int(readable[k])
         group = str(predictions.groups[index])
-        if not right[place] and taken[group] < _A_PATIENT and len(chosen) < most:
-            taken[group] += 1
+        if not right[k] and of_patient[group] < _PER_PATIENT and len(chosen) < most:
+            of_patient[group] += 1
             chosen.append(index)
     return chosen
 
 
 def overlay(pixels: ByteArray, activation_map: FloatArray, box: FloatArray) -> bytes:
-    """PNG of a picture [s, s] beside the same with the map [h, w] in orange and the tumour's box in blue."""
+    """PNG of a picture [s, s], and beside it the same with the map [h, w] in orange and the tumour's box in blue."""
     size = pixels.shape[0]
     heat = Image.fromarray(normalised(activation_map)).resize((size, size), Image.Resampling.BICUBIC)
     weight = 0.65 * np.clip(np.asarray(heat), 0, 1)[..., None]
     grey = np.repeat(pixels[..., None], 3, axis=2).astype(np.float32)
     shown = Image.fromarray((grey * (1 - weight) + _HEAT * weight).astype(np.uint8))
     if np.isfinite(box).all():
-        x, y, width, height = (float(part) * size for part in box)
+        x, y, width, height = (float(fraction) * size for fraction in box)
         corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
         ImageDraw.Draw(shown).rectangle([round(corner) for corner in corners], outline=_BOX)
     both = Image.new("RGB", (2 * size, size))

@@ -11,7 +11,7 @@ _EQUAL = 1e-12
 
 
 def exact_interval(shares: Sequence[float], patients: Sequence[int]) -> tuple[float, float] | None:
-    """95 % interval of the mean of shares, each of so many patients; None where one of them is neither 0 nor 1.
+    """95 % interval of the mean of shares, each of so many patients; None unless all are 0 or 1.
 
     For a single share this is Clopper and Pearson's (1934).
     """

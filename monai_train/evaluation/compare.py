@@ -12,9 +12,9 @@ from rich.table import Table
 from monai_train.data.manifest import ManifestRow, read_manifest
 from monai_train.data.patients import SplitRole, split_sha256
 from monai_train.evaluation import plots
+from monai_train.evaluation.cohorts import EvaluatedModel, evaluated_bundle, evaluated_runs
 from monai_train.evaluation.evaluate import Measurement, select_pictures
 from monai_train.evaluation.intervals import Estimate, estimates, paired_differences
-from monai_train.evaluation.report import EvaluatedModel, evaluated_bundle, evaluated_runs
 from monai_train.evaluation.tables import markdown_table
 from worker.errors import StartError
 from worker.inference.engines import Precision
@@ -24,7 +24,7 @@ FIGURES = ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "auc.t
 
 @dataclass(frozen=True, slots=True)
 class ComparedModel:
-    """One model's figures, and each one's paired difference from the first model's (None for the first)."""
+    """A model's figures, and their paired differences from the first model's (None for the first)."""
 
     name: str
     figures: dict[str, Estimate]
@@ -38,16 +38,16 @@ def compare(
     precision: Precision = "int8",
     flip: bool = False,
 ) -> dict[str, list[ComparedModel]]:
-    """Every model on one part of the split, one image a picture; by `slice` and by `patient`.
+    """Measure every model on the same deduplicated part of the split; by `slice` and by `patient`.
 
-    Raises StartError unless all models kept the same patients apart.
+    Raises StartError unless all models have the same patients in that part.
     """
     if len(models) < 2:
         raise StartError("usage", "compare needs two models or more")
     rows = read_manifest(data)
-    subjects = [_subject(path, precision, flip) for path in models]
-    chosen = _same_part(rows, subjects, role)
-    measured = [subject.examine(data, rows, chosen)[0] for subject in subjects]
+    evaluated = [_evaluated(path, precision, flip) for path in models]
+    chosen = _common_part(rows, evaluated, role)
+    measured = [model.examine(data, rows, chosen)[0] for model in evaluated]
     names = [path.name if [p.name for p in models].count(path.name) == 1 else str(path) for path in models]
     return {
         "slice": compare_measurements(names, measured, "slices"),
@@ -55,29 +55,30 @@ def compare(
     }
 
 
-def _subject(path: Path, precision: Precision, flip: bool) -> EvaluatedModel:
+def _evaluated(path: Path, precision: Precision, flip: bool) -> EvaluatedModel:
     return evaluated_bundle(path, precision, flip) if (path / "worker.json").is_file() else evaluated_runs([path], flip)
 
 
-def _same_part(rows: Sequence[ManifestRow], subjects: Sequence[EvaluatedModel], role: SplitRole) -> list[int]:
-    found = []
-    for subject in subjects:
-        if subject.split is None:
-            raise StartError("no-split", f"{subject.name} does not say how its training data were split")
-        roles = subject.split.roles(rows)
-        if split_sha256(rows, roles) != subject.split.split_sha256:
-            raise StartError("other-data", f"{subject.name} was trained on other data: who was kept apart is not known")
-        found.append(select_pictures(rows, roles, role, deduplicated=True))
-    if any(one != found[0] for one in found):
-        raise StartError("other-split", "these models did not keep the same patients apart")
-    return found[0]
+def _common_part(rows: Sequence[ManifestRow], models: Sequence[EvaluatedModel], role: SplitRole) -> list[int]:
+    parts = []
+    for model in models:
+        if model.split is None:
+            raise StartError("no-split", f"{model.name} does not say how its training data were split")
+        roles = model.split.roles(rows)
+        if split_sha256(rows, roles) != model.split.split_sha256:
+            raise StartError("other-data", f"{model.name} was trained on other data: its split of these is unknown")
+        parts.append(select_pictures(rows, roles, role, deduplicated=True))
+    if any(part != parts[0] for part in parts):
+        raise StartError("other-split", "these models do not have the same patients in this part of their splits")
+    return parts[0]
 
 
 def compare_measurements(names: Sequence[str], measured: Sequence[Measurement], level: str) -> list[ComparedModel]:
-    answers = [getattr(one, level) for one in measured]
+    """The figures of each model's `slices` or `patients`, and their paired differences from the first model's."""
+    answers = [getattr(measurement, level) for measurement in measured]
     return [
-        ComparedModel(name, estimates(one), None if index == 0 else paired_differences(one, answers[0]))
-        for index, (name, one) in enumerate(zip(names, answers, strict=True))
+        ComparedModel(name, estimates(own), None if index == 0 else paired_differences(own, answers[0]))
+        for index, (name, own) in enumerate(zip(names, answers, strict=True))
     ]
 
 
@@ -114,32 +115,34 @@ def comparison_markdown(title: str, models: Sequence[ComparedModel]) -> str:
     return f"### {title}\n\n{markdown_table(_header(models), _rows(models))}"
 
 
-def _difference(one: Estimate) -> str:
-    """The difference, `*` where its interval leaves out zero."""
-    if one.value is None or one.low is None or one.high is None:
+def _difference(difference: Estimate) -> str:
+    """The difference with its interval, and `*` if that excludes 0."""
+    if difference.value is None or difference.low is None or difference.high is None:
         return "-"
-    star = "" if one.low <= 0 <= one.high else " *"
-    return f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f}){star}"
+    star = "" if difference.low <= 0 <= difference.high else " *"
+    return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f}){star}"
 
 
-def comparison_json(found: dict[str, list[ComparedModel]]) -> dict[str, Any]:
+def comparison_json(by_level: dict[str, list[ComparedModel]]) -> dict[str, Any]:
     """The content of `compare --json`."""
     return {
         level: [
             {
-                "name": one.name,
-                "figures": {key: value.to_json() for key, value in one.figures.items()},
-                "difference_from_first": one.differences and {k: v.to_json() for k, v in one.differences.items()},
+                "name": model.name,
+                "figures": {key: value.to_json() for key, value in model.figures.items()},
+                "difference_from_first": model.differences and {k: v.to_json() for k, v in model.differences.items()},
             }
-            for one in models
+            for model in models
         ]
-        for level, models in found.items()
+        for level, models in by_level.items()
     }
 
 
 def balanced_accuracy_chart(models: Sequence[ComparedModel]) -> bytes:
-    """Balanced accuracy of each model and its difference from the first, PNG."""
-    nothing = Estimate(None, None, None, 0)
+    """Balanced accuracy of each model and its difference from the first model's, PNG."""
+    none = Estimate(None, None, None, 0)
     key = "balanced_accuracy"
-    differences = [nothing if one.differences is None else one.differences[key] for one in models]
-    return plots.comparison_chart([one.name for one in models], [one.figures[key] for one in models], differences)
+    differences = [none if model.differences is None else model.differences[key] for model in models]
+    return plots.comparison_chart(
+        [model.name for model in models], [model.figures[key] for model in models], differences
+    )

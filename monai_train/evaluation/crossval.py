@@ -1,10 +1,12 @@
 """`monai-train crossval`: nested patient-grouped stratified k-fold with out-of-fold temperature, resumable per fold.
 
-RUN/fold-0 ... are runs like any other; RUN/folds.json says what they were made for; RUN/predictions.csv and
-RUN/report.json hold every picture's answer by the one model that never saw its patient, RUN/report.html shows them.
+RUN/fold-0 ... are runs like any other; RUN/folds.json holds the settings they belong to; RUN/predictions.csv and
+RUN/report.json hold the answer to every picture by the model that was not trained on its patient; RUN/report.html
+shows them.
 
-The outer folds are for judging. Within each, a further fold of the patients left is for choosing the epoch. The
-temperature of a fold is fitted on the other folds' out-of-fold logits: no figure uses what was fitted on its patients.
+The outer folds are the test parts. Within each, a further fold of the remaining patients is the validation part, by
+which the epoch is selected. The temperature of a fold is fitted on the other folds' out-of-fold logits: no figure uses
+anything that was fitted on its own patients.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from monai_train.data.patients import SplitRole, split_roles
 from monai_train.evaluation.crossval_page import write_crossval_page
 from monai_train.evaluation.evaluate import Measurement, fit_temperature, run_outputs
 from monai_train.evaluation.intervals import Estimate, estimates
-from monai_train.evaluation.metrics import IntArray, Predictions, figures, patient_predictions
-from monai_train.evaluation.report import write_predictions
+from monai_train.evaluation.metrics import IntArray, Predictions, level_figures, patient_predictions
+from monai_train.evaluation.report_files import write_predictions
 from monai_train.training.checkpoint import current_commit
 from monai_train.training.train import train
 from worker.errors import StartError
@@ -37,36 +39,36 @@ from worker.pixels.arrays import FloatArray
 
 
 def assign_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: int = 0) -> IntArray:
-    """The fold of every picture, [n]: a group is in one fold only, and the folds' numbers of groups with a class (the
-    commonest label of a group) differ by at most one.
+    """The fold of every picture, [n]; a group is in a single fold.
 
-    Raises StartError where there are fewer groups than folds.
+    Stratified: the folds' numbers of groups of a class (a group's commonest label) differ by at most 1.
+    Raises StartError if there are fewer groups than folds.
     """
     names, index = np.unique(np.array(groups), return_inverse=True)
     if len(names) < folds:
-        raise StartError("too-few-patients", f"{len(names)} patients cannot be parted into {folds} folds")
+        raise StartError("too-few-patients", f"{len(names)} patients cannot be split into {folds} folds")
     counts = np.zeros((len(names), max(labels) + 1), np.int64)
     np.add.at(counts, (index, np.array(labels)), 1)
     shuffled = np.random.default_rng(seed).permutation(len(names))
     by_class = shuffled[np.argsort(counts.argmax(axis=1)[shuffled], kind="stable")]
-    dealt = np.empty(len(names), np.int64)
-    dealt[by_class] = np.arange(len(names)) % folds
-    return np.asarray(dealt[index])
+    fold_of = np.empty(len(names), np.int64)
+    fold_of[by_class] = np.arange(len(names)) % folds
+    return np.asarray(fold_of[index])
 
 
 def fold_roles(
     rows: Sequence[ManifestRow], external: Sequence[str], folds: int, fold: int, seed: int
 ) -> tuple[SplitRole, ...]:
-    """The role of every row when `fold` is judged; the external sets and their patients are never trained on."""
+    """The role of every row if `fold` is the test part; the external sets and their patients are never trained on."""
     roles = list(split_roles(rows, external, 0.0, 0.0))
     inside = [i for i, role in enumerate(roles) if role is SplitRole.TRAIN]
     outer = assign_folds([rows[i].label for i in inside], [rows[i].patient_group for i in inside], folds, seed)
-    left = [i for i, own in zip(inside, outer, strict=True) if own != fold]
-    # As many inner folds as outer ones; the first is enough to choose the epoch by.
-    inner = assign_folds([rows[i].label for i in left], [rows[i].patient_group for i in left], folds, seed + 1 + fold)
+    rest = [i for i, own in zip(inside, outer, strict=True) if own != fold]
+    # As many inner folds as outer ones; only the first is used, for selecting the epoch.
+    inner = assign_folds([rows[i].label for i in rest], [rows[i].patient_group for i in rest], folds, seed + 1 + fold)
     for i, own in zip(inside, outer, strict=True):
         roles[i] = SplitRole.TEST if own == fold else SplitRole.TRAIN
-    for i, own in zip(left, inner, strict=True):
+    for i, own in zip(rest, inner, strict=True):
         roles[i] = SplitRole.VALIDATION if own == 0 else SplitRole.TRAIN
     return tuple(roles)
 
@@ -81,12 +83,12 @@ def cross_validate(
     console: Console | None = None,
     flip: bool = False,
 ) -> dict[str, Any]:
-    """Train and judge every fold, going on where RUN stopped; writes and returns the content of RUN/report.json.
+    """Train and evaluate every fold, resuming RUN where it stopped; writes and returns the content of RUN/report.json.
 
-    Where `dataset` is given, all data train but only its pictures are judged. With `flip` an answer is the mean over
-    the picture and its mirror image, as the worker's is.
+    With `dataset`, all data are used for training but only its pictures are evaluated. With `flip`, an answer is the
+    mean over the picture and its mirror image, as in the worker.
 
-    Raises StartError for data or a RUN that do not fit, and DivergedError from training.
+    Raises StartError for unsuitable data and a RUN with other settings, and DivergedError from training.
     """
     console = console or Console(stderr=True)
     rows = read_manifest(data)
@@ -95,35 +97,35 @@ def cross_validate(
     logits: list[FloatArray] = []
     for fold in range(folds):
         roles = fold_roles(rows, config.external, folds, fold, config.seed)
-        held = [i for i in deduplicate(rows, _with(roles, SplitRole.TEST)) if dataset in (None, rows[i].dataset)]
-        if not held:
-            raise StartError("nothing-to-measure", f"fold {fold} has no picture to judge")
-        console.print(f"fold {fold + 1} of {folds}: {len(held)} pictures to judge")
-        chosen.append(held)
-        logits.append(_out_of_fold(data, rows, roles, run / f"fold-{fold}", config, weights, console, flip)[held])
+        test = [i for i in deduplicate(rows, _with(roles, SplitRole.TEST)) if dataset in (None, rows[i].dataset)]
+        if not test:
+            raise StartError("nothing-to-measure", f"fold {fold} has no picture to evaluate")
+        console.print(f"fold {fold + 1} of {folds}: {len(test)} pictures to evaluate")
+        chosen.append(test)
+        logits.append(_out_of_fold(data, rows, roles, run / f"fold-{fold}", config, weights, console, flip)[test])
     facts = (
         ("network", config.network),
-        ("folds", f"{folds}, patients apart; inside each, as many to choose the epoch by"),
-        ("judged", dataset or "all data but the external"),
+        ("folds", f"{folds}, split by patient; within each, as many for selecting the epoch"),
+        ("evaluated", dataset or "all data except the external"),
         ("never trained on", ", ".join(config.external) or "nothing"),
         ("epochs, seed", f"{config.epochs}, {config.seed}"),
-        ("mirrored", "averaged with the mirror image" if flip else "no"),
+        ("test-time flip", "yes" if flip else "no"),
         ("data", data_sha256(rows)),
         ("commit", current_commit()),
     )
-    return _judge(run, rows, chosen, logits, facts)
+    return _evaluate(run, rows, chosen, logits, facts)
 
 
-def _claim(run: Path, config: TrainConfig, made_for: dict[str, Any]) -> None:
-    """RUN is for these folds, configuration and data only. StartError when it was made for others."""
+def _claim(run: Path, config: TrainConfig, settings: dict[str, Any]) -> None:
+    """Reserve RUN for these folds, configuration and data. Raises StartError if it belongs to others."""
     path = run / "folds.json"
     run.mkdir(parents=True, exist_ok=True)
     if path.exists():
         stored = json.loads(path.read_text())
-        # Keys that came later have their defaults, so that a run of an earlier version goes on.
-        if TrainConfig.model_validate(stored.pop("config")) != config or stored != made_for:
+        # Keys that are newer than the run have their defaults, so that a run of an earlier version resumes.
+        if TrainConfig.model_validate(stored.pop("config")) != config or stored != settings:
             raise StartError("other-config", f"{run} holds a cross-validation with other settings: use a new --run")
-    path.write_text(json.dumps({**made_for, "config": config.model_dump(mode="json")}, indent=2) + "\n")
+    path.write_text(json.dumps({**settings, "config": config.model_dump(mode="json")}, indent=2) + "\n")
 
 
 def _out_of_fold(
@@ -136,7 +138,7 @@ def _out_of_fold(
     console: Console,
     flip: bool,
 ) -> FloatArray:
-    """Logits [rows, classes] of the fold's own pictures, NaN for all others; trains where they are not kept yet."""
+    """Logits [rows, classes] of the fold's own pictures, NaN for all others; trains if they are not stored yet."""
     stored = run / "out-of-fold.npy"
     if not stored.exists():
         train(data, run, config, weights, console=console, roles=roles)
@@ -146,35 +148,36 @@ def _out_of_fold(
         logits[own] = run_outputs(run, [pixels], flip)[0].logits
         with open_atomically(stored) as stream:
             np.save(stream, logits)
-    kept: FloatArray = np.load(stored)
-    return kept
+    stored_logits: FloatArray = np.load(stored)
+    return stored_logits
 
 
-def _judge(
+def _evaluate(
     run: Path,
     rows: Sequence[ManifestRow],
     chosen: Sequence[list[int]],
     logits: Sequence[FloatArray],
     facts: Sequence[tuple[str, str]],
 ) -> dict[str, Any]:
-    """Calibrate each fold by the others, pool, measure, write."""
-    order = [i for held in chosen for i in held]
-    temperatures = out_of_fold_temperatures(logits, [[rows[i].label for i in held] for held in chosen])
-    parts = [slice_probabilities(one, t) for one, t in zip(logits, temperatures, strict=True)]
-    slices = _predictions([rows[i] for i in order], np.concatenate(parts))
+    """Calibrate each fold by the others, pool the answers, measure and write them."""
+    tests = [[rows[i] for i in test] for test in chosen]
+    temperatures = out_of_fold_temperatures(logits, [[row.label for row in test] for test in tests])
+    probabilities = [slice_probabilities(fold, t) for fold, t in zip(logits, temperatures, strict=True)]
+    all_rows = [row for test in tests for row in test]
+    slices = _predictions(all_rows, np.concatenate(probabilities))
     pooled = Measurement(slices, _of_patients(slices))
     report = pooled.to_json()
     report["estimates"] = {
-        level: {name: one.to_json() for name, one in estimates(answers).items()}
+        level: {name: estimate.to_json() for name, estimate in estimates(answers).items()}
         for level, answers in (("slice", pooled.slices), ("patient", pooled.patients))
     }
     report["folds"] = [
-        _fold_json(_predictions([rows[i] for i in held], part), temperature)
-        for held, part, temperature in zip(chosen, parts, temperatures, strict=True)
+        _fold_json(_predictions(test, of_fold), temperature)
+        for test, of_fold, temperature in zip(tests, probabilities, temperatures, strict=True)
     ]
-    write_predictions(run / "predictions.csv", [rows[i] for i in order], slices)
+    write_predictions(run / "predictions.csv", all_rows, slices)
     (run / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    write_crossval_page(run, facts, [rows[i] for i in order], pooled, report["folds"])
+    write_crossval_page(run, facts, all_rows, pooled, report["folds"])
     return report
 
 
@@ -183,9 +186,8 @@ def out_of_fold_temperatures(logits: Sequence[FloatArray], labels: Sequence[Sequ
     fitted = []
     for fold in range(len(logits)):
         others = [k for k in range(len(logits)) if k != fold]
-        fitted.append(
-            fit_temperature(np.concatenate([logits[k] for k in others]), [i for k in others for i in labels[k]])
-        )
+        truths = [label for k in others for label in labels[k]]
+        fitted.append(fit_temperature(np.concatenate([logits[k] for k in others]), truths))
     return fitted
 
 
@@ -201,28 +203,28 @@ def _of_patients(slices: Predictions) -> Predictions:
 
 def _fold_json(slices: Predictions, temperature: float) -> dict[str, Any]:
     levels = {"slice": slices, "patient": _of_patients(slices)}
-    return {"temperature": temperature, **{level: figures(answers) for level, answers in levels.items()}}
+    return {"temperature": temperature, **{level: level_figures(answers) for level, answers in levels.items()}}
 
 
 def _with(roles: Sequence[SplitRole], role: SplitRole) -> list[int]:
-    return [i for i, one in enumerate(roles) if one is role]
+    return [i for i, own in enumerate(roles) if own is role]
 
 
 def fold_table(report: dict[str, Any]) -> Table:
-    """Each fold's balanced accuracy, mean and standard deviation over the folds, and all answers pooled."""
+    """The balanced accuracy of each fold, mean and standard deviation over the folds, and of all answers pooled."""
     table = Table(title="balanced accuracy of each fold", title_justify="left")
     for name in ("fold", "slices", "patients", "temperature"):
         table.add_column(name)
     folds = report["folds"]
-    for index, one in enumerate(folds):
-        cells = [f"{100 * one[k]['balanced_accuracy']:.1f} % (n={one[k]['n']})" for k in ("slice", "patient")]
-        table.add_row(str(index + 1), *cells, f"{one['temperature']:.2f}")
+    for number, fold in enumerate(folds, 1):
+        cells = [f"{100 * fold[k]['balanced_accuracy']:.1f} % (n={fold[k]['n']})" for k in ("slice", "patient")]
+        table.add_row(str(number), *cells, f"{fold['temperature']:.2f}")
     spreads = []
     for level in ("slice", "patient"):
-        values = [100 * one[level]["balanced_accuracy"] for one in folds]
+        values = [100 * fold[level]["balanced_accuracy"] for fold in folds]
         spreads.append(f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} %")
     table.add_row("mean ± sd", *spreads, "")
     pooled = [Estimate(**report["estimates"][level]["balanced_accuracy"]) for level in ("slice", "patient")]
-    shown = [f"{estimate.text(in_percent=True)} (n={estimate.n})" for estimate in pooled]
-    table.add_row("pooled (95 %)", *shown, "")
+    cells = [f"{estimate.text(in_percent=True)} (n={estimate.n})" for estimate in pooled]
+    table.add_row("pooled (95 %)", *cells, "")
     return table

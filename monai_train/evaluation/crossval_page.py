@@ -1,4 +1,4 @@
-"""A cross-validation as one HTML page: every fold, all answers pooled, plots, the folds' learning curves."""
+"""A cross-validation as an HTML page: every fold, all answers pooled, charts, the folds' learning curves."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy as np
 from monai_train.data.labels import CLASS_NAMES
 from monai_train.data.manifest import ManifestRow
 from monai_train.evaluation import plots
+from monai_train.evaluation.cohorts import Cohort, CohortResult, cohort_plots
 from monai_train.evaluation.evaluate import Evidence, Measurement
 from monai_train.evaluation.intervals import estimates
 from monai_train.evaluation.plots import class_title
-from monai_train.evaluation.report import Cohort, CohortResult, cohort_plots
 from monai_train.evaluation.report_page import (
     METHOD,
     RESEARCH_USE,
@@ -29,8 +29,9 @@ from monai_train.evaluation.report_page import (
 from monai_train.training.epoch_log import LOG
 
 _NOTE = (
-    "Every picture answered once, by the model that never saw its patient; one image a picture, conflicting labels "
-    "left out. The temperature of a fold is fitted on the other folds' answers, its epoch chosen on other patients yet."
+    "Every picture is classified once, by the model that was not trained on its patient; a single image per picture, "
+    "conflicting labels excluded. The temperature of a fold is fitted on the other folds' answers; its epoch is "
+    "selected on further patients."
 )
 
 
@@ -41,25 +42,23 @@ def write_crossval_page(
     pooled: Measurement,
     folds: Sequence[Mapping[str, Any]],
 ) -> Path:
-    """Write RUN/report.html; `folds` are those of report.json, `rows` the pooled answers' pictures."""
-    nothing = np.empty((0, 0, 0))  # a page of answers alone: no maps, no mistakes
-    evidence = Evidence(
-        tuple(rows), nothing.astype(np.uint8), nothing.astype(np.float32), *[nothing.astype(np.float32)] * 2
-    )
+    """Write RUN/report.html; `folds` are those of report.json, `rows` the pictures of the pooled answers."""
+    none = np.empty((0, 0, 0), np.float32)  # no maps and no gallery on this page
+    evidence = Evidence(tuple(rows), none.astype(np.uint8), none, none, none)
     cohort = Cohort("pooled", "All folds pooled", _NOTE, False, list(range(len(rows))))
-    part = CohortResult(cohort, pooled, evidence, estimates(pooled.slices), estimates(pooled.patients))
-    images = {f"plots/pooled-{name}": content for name, content in cohort_plots(part).items()}
+    result = CohortResult(cohort, pooled, evidence, estimates(pooled.slices), estimates(pooled.patients))
+    images = {f"plots/pooled-{name}": chart for name, chart in cohort_plots(result).items()}
     curves = [embedded_image(chart, f"Fold {number}") for number, chart in _learning(run, len(folds))]
     title = f"Cross-validation {escape(run.name)}"
     body = [
         f"<h1>{title}</h1>",
         RESEARCH_USE,
-        f'<div class="facts">{html_table(("", ""), [[escape(cell) for cell in one] for one in facts])}</div>',
-        "<h2>In short</h2>",
-        summary_table([part]),
+        f'<div class="facts">{html_table(("", ""), [[escape(cell) for cell in fact] for fact in facts])}</div>',
+        "<h2>Summary</h2>",
+        summary_table([result]),
         "<h2>Each fold</h2>",
         _folds(folds),
-        cohort_section(part, images),
+        cohort_section(result, images),
         f'<h2>Training</h2><div class="grid plot">{"".join(curves)}</div>',
         METHOD,
     ]
@@ -89,12 +88,11 @@ def _folds(folds: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for number, fold in enumerate(folds, 1):
         for level in ("slice", "patient"):
-            one = fold[level]
-            recalls = [_percent(one["per_class"][name]["recall"]) for name in CLASS_NAMES]
-            counts = [f"<small>n={one['per_class'][name]['support']}</small>" for name in CLASS_NAMES]
-            cells = [recall + count for recall, count in zip(recalls, counts, strict=True)]
+            figures = fold[level]
+            classes = [figures["per_class"][name] for name in CLASS_NAMES]
+            cells = [f"{_percent(values['recall'])}<small>n={values['support']}</small>" for values in classes]
             first, last = (str(number), f"{fold['temperature']:.2f}") if level == "slice" else ("", "")
-            lines.append([first, f"{level}s", str(one["n"]), _percent(one["balanced_accuracy"]), *cells, last])
+            lines.append([first, f"{level}s", str(figures["n"]), _percent(figures["balanced_accuracy"]), *cells, last])
     for level in ("slice", "patient"):
         values = [100 * fold[level]["balanced_accuracy"] for fold in folds]
         spread = f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} %"

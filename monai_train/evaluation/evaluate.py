@@ -1,4 +1,4 @@
-"""Measure a finished bundle, by its shipped engine, or a run's checkpoint on a converted folder."""
+"""Classify the pictures of a converted folder with a bundle's engine or a run's checkpoint, and measure the answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from monai_train.data.dataset import box_on, load_pictures, read_preprocessing
 from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
 from monai_train.data.manifest import ManifestRow, deduplicate, manifest_path, read_manifest
 from monai_train.data.patients import SplitRole, split_roles
-from monai_train.evaluation.metrics import BoolArray, IntArray, Predictions, binary, figures, patient_predictions
+from monai_train.evaluation.metrics import (
+    BoolArray,
+    IntArray,
+    Predictions,
+    binary_figures,
+    level_figures,
+    patient_predictions,
+)
 from monai_train.networks.classifier import Classifier
 from monai_train.training.checkpoint import BEST, read_checkpoint
 from worker.errors import NotAssessable, StartError
@@ -34,7 +41,7 @@ _BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class TrainingSplit:
-    """How a bundle's training data were parted; kept in its configs/metadata.json."""
+    """How a bundle's training data were split; stored in its configs/metadata.json."""
 
     external: tuple[str, ...]
     test_share: float
@@ -42,13 +49,13 @@ class TrainingSplit:
     split_sha256: str
 
     def roles(self, rows: Sequence[ManifestRow]) -> tuple[SplitRole, ...]:
-        """The role each row had, or would have had, in the training of this model."""
+        """The role that each row had, or would have had, in the training of this model."""
         return split_roles(rows, self.external, self.test_share, self.validation_share)
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What was measured: slices, patients, how many got no answer and why (`unreadable`, by stable reason)."""
+    """The answers to slices and to patients, and how many slices were unreadable, by stable reason."""
 
     slices: Predictions
     patients: Predictions
@@ -64,18 +71,18 @@ class Measurement:
             "n": len(self.slices.truth),
             "not_assessed": int((~self.slices.assessed).sum()),
             "unreadable": dict(self.unreadable),
-            "slice": figures(self.slices),
-            "patient": figures(self.patients),
-            "binary": binary(self.slices),
-            "patient_binary": binary(self.patients),
+            "slice": level_figures(self.slices),
+            "patient": level_figures(self.patients),
+            "binary": binary_figures(self.slices),
+            "patient_binary": binary_figures(self.patients),
         }
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Evidence:
-    """What the answers on `rows` were made from, for reports.
+    """What the answers to `rows` rest on, for reports.
 
-    `pixels` uint8 [n, s, s] as the network saw them, `boxes` [n, 4] as `Pictures.boxes`, `features` [n, F],
+    `pixels` uint8 [n, s, s] as input to the network, `boxes` [n, 4] as `Pictures.boxes`, `features` [n, F],
     `maps` [n, classes, h, w].
     """
 
@@ -87,7 +94,7 @@ class Evidence:
 
 
 def read_split(bundle: Path) -> TrainingSplit:
-    """The split of a bundle's training. StartError for a bundle that another program made."""
+    """Read the split of a bundle's training. Raises StartError for a bundle of another program."""
     stored = json.loads((bundle / "configs/metadata.json").read_text()).get("split")
     if not isinstance(stored, dict):
         raise StartError("no-split", f"{bundle} does not say how its training data were split")
@@ -97,7 +104,7 @@ def read_split(bundle: Path) -> TrainingSplit:
 
 
 def run_split(run: Path) -> TrainingSplit:
-    """The split of a run, from its best checkpoint."""
+    """Read the split of a run from its best checkpoint."""
     best = read_checkpoint(run / BEST)
     config = best.config
     return TrainingSplit(config.external, config.test_share, config.validation_share, best.provenance["split_sha256"])
@@ -106,7 +113,7 @@ def run_split(run: Path) -> TrainingSplit:
 def select_pictures(
     rows: Sequence[ManifestRow], roles: Sequence[SplitRole] | None, role: SplitRole | None, deduplicated: bool
 ) -> list[int]:
-    """The positions to measure: of one role where it is given, one a picture where `deduplicated`.
+    """The positions of the rows with a role (None: all); with `deduplicated`, a single copy of each picture.
 
     Raises StartError when nothing is left.
     """
@@ -126,7 +133,7 @@ def measure_bundle(
     threads: int = 2,
     flip: bool = False,
 ) -> Measurement:
-    """Every row through the bundle as the worker would run it: preprocessing, engine, calibration, abstention."""
+    """Classify every row as the worker would: preprocessing, engine, calibration, abstention."""
     return examine_bundle(folder, data, rows, precision, threads, flip)[0]
 
 
@@ -138,12 +145,12 @@ def examine_bundle(
     threads: int = 2,
     flip: bool = False,
 ) -> tuple[Measurement, Evidence]:
-    """`measure_bundle` and what the answers were made from.
+    """Like `measure_bundle`, with the evidence.
 
-    With `flip` the logits are the mean of those of the picture and of its mirror image, also where the bundle does not.
+    With `flip`, logits are averaged with those of the mirror image, even if the bundle does not ask for it.
     """
     bundle = load_bundle(folder)
-    names = tuple(one.name for one in bundle.identity.classes)
+    names = tuple(served.name for served in bundle.identity.classes)
     if names != CLASS_NAMES:
         raise StartError("other-classes", f"the bundle's classes are {', '.join(names)}, not {', '.join(CLASS_NAMES)}")
     engine = OpenVinoEngine(bundle, precision, threads)
@@ -165,11 +172,11 @@ def examine_bundle(
     outputs = run_in_batches(engine, tensors, flip)
     pixels = (tensors[:, 0] * 255).round().astype(np.uint8)
     evidence = Evidence(tuple(rows), pixels, boxes, outputs.features, outputs.maps)
-    return measured(bundle, outputs, rows, readable, unreadable), evidence
+    return measure_outputs(bundle, outputs, rows, readable, unreadable), evidence
 
 
 def measure_split(folder: Path, data: Path) -> dict[str, Measurement]:
-    """The figures of the model card: the test part by both precisions, the external sets as served."""
+    """Measure for the model card: the test part with both precisions, the external sets as served."""
     rows = read_manifest(data)
     roles = read_split(folder).roles(rows)
     test = [rows[i] for i in select_pictures(rows, roles, SplitRole.TEST, deduplicated=True)]
@@ -184,17 +191,17 @@ def measure_split(folder: Path, data: Path) -> dict[str, Measurement]:
 
 
 def run_in_batches(engine: OpenVinoEngine, tensors: FloatArray, flip: bool = False) -> EngineOutputs:
-    """The engine on [n, 1, s, s], with a progress bar; with `flip`, the mean with the mirrored pictures' answers."""
+    """Run the engine on [n, 1, s, s] with a progress bar; with `flip`, average with the mirror images' outputs."""
     starts = range(0, len(tensors), _BATCH)
     console = Console(stderr=True)
-    parts = [
+    batches = [
         _run(engine, tensors[start : start + _BATCH], flip)
         for start in track(starts, description="classifying", console=console, transient=True)
     ]
     return EngineOutputs(
-        np.concatenate([part.logits for part in parts]),
-        np.concatenate([part.features for part in parts]),
-        np.concatenate([part.maps for part in parts]),
+        np.concatenate([batch.logits for batch in batches]),
+        np.concatenate([batch.features for batch in batches]),
+        np.concatenate([batch.maps for batch in batches]),
     )
 
 
@@ -203,7 +210,7 @@ def _run(engine: OpenVinoEngine, tensor: FloatArray, flip: bool) -> EngineOutput
     if not flip:
         return upright
     mirrored = engine.run(np.ascontiguousarray(tensor[..., ::-1]))
-    # Features stay the upright picture's: the limits of the distribution were set on such.
+    # Features stay the upright picture's, on which the out-of-distribution limits were fitted.
     return EngineOutputs(
         _half_of(upright.logits + mirrored.logits), upright.features, _half_of(upright.maps + mirrored.maps[..., ::-1])
     )
@@ -213,27 +220,27 @@ def _half_of(total: FloatArray) -> FloatArray:
     return np.asarray(total / 2, np.float32)
 
 
-def measured(
+def measure_outputs(
     bundle: Bundle, outputs: EngineOutputs, rows: Sequence[ManifestRow], readable: BoolArray, unreadable: Counter[str]
 ) -> Measurement:
-    """Outputs of single slices → what the worker would say of each slice and of each patient's slices together."""
+    """The worker's answers to each slice, and to the slices of each patient together, from the engine's outputs."""
     probabilities = slice_probabilities(outputs.logits, bundle.temperature)
     probabilities[~readable] = np.nan
     allowed = in_distribution(outputs.features, bundle) & readable
-    needed = np.array([bundle.thresholds.needed(one.neoplasm) for one in bundle.identity.classes])
+    needed = np.array([bundle.thresholds.needed(served.neoplasm) for served in bundle.identity.classes])
     filled = np.nan_to_num(probabilities)
-    sure = filled.max(axis=1) >= needed[filled.argmax(axis=1)]
+    confident = filled.max(axis=1) >= needed[filled.argmax(axis=1)]
     truth = np.array([row.label for row in rows], np.int64)
     groups = np.array([row.patient_group for row in rows], np.str_)
-    judged = Predictions(truth, probabilities, groups, allowed)
-    patients = patient_predictions(judged, lambda p, used: series_answer(p, used, bundle))
-    return Measurement(Predictions(truth, probabilities, groups, allowed & sure), patients, unreadable)
+    in_limits = Predictions(truth, probabilities, groups, allowed)
+    patients = patient_predictions(in_limits, lambda p, allowed: series_answer(p, allowed, bundle))
+    return Measurement(Predictions(truth, probabilities, groups, allowed & confident), patients, unreadable)
 
 
 def series_answer(probabilities: FloatArray, allowed: BoolArray, bundle: Bundle) -> tuple[FloatArray, bool]:
-    """The worker's series rule (`aggregate`): class probabilities and whether it would say them.
+    """The worker's series rule (`aggregate`): class probabilities and whether the series is assessed.
 
-    Where it would not for want of slices in distribution, the answer comes from all that are readable.
+    If it is not because too few slices are in distribution, the probabilities are those of all readable slices.
     """
     readable = np.isfinite(probabilities).all(axis=1)
     if not readable.any():
@@ -249,35 +256,36 @@ def series_answer(probabilities: FloatArray, allowed: BoolArray, bundle: Bundle)
 def examine_runs(
     runs: Sequence[Path], data: Path, rows: Sequence[ManifestRow], chosen: Sequence[int], flip: bool = False
 ) -> tuple[Measurement, Evidence]:
-    """The best checkpoint of a run by torch, or of several as an ensemble (the mean of their logits), and the evidence.
+    """Classify with a run's best checkpoint by torch, or with several as an ensemble (the mean of their logits).
 
-    No abstention; a patient's answer is the mean over slices; the temperature is fitted on the validation part.
-    Features are those of the first run. Raises StartError when the runs kept different patients apart.
+    No abstention; a patient's answer is the mean over slices; the temperature is fitted on the validation part. The
+    evidence has the features of the first run. Raises StartError for runs with different splits.
     """
     splits = [run_split(run) for run in runs]
     roles = splits[0].roles(rows)
-    if any(one.roles(rows) != roles for one in splits):
-        raise StartError("other-split", "an ensemble's runs must have kept the same patients apart")
+    if any(split.roles(rows) != roles for split in splits):
+        raise StartError("other-split", "an ensemble's runs must have the same patients in their test part")
     pictures = load_pictures(data, rows, read_preprocessing())
     validation = pictures.select(select_pictures(rows, roles, SplitRole.VALIDATION, deduplicated=True))
-    picked = pictures.select(chosen)
-    parts = [run_outputs(run, [validation.pixels, picked.pixels], flip) for run in runs]
-    held_out, asked = ([part[k] for part in parts] for k in range(2))
-    fitted = fit_temperature(_mean_logits(held_out), validation.labels.tolist())
-    probabilities = slice_probabilities(_mean_logits(asked), fitted)
-    groups = np.array([row.patient_group for row in picked.rows], np.str_)
-    slices = Predictions(picked.labels.numpy(), probabilities, groups, np.ones(len(groups), bool))
-    maps = np.mean([one.maps for one in asked], axis=0)
-    evidence = Evidence(picked.rows, picked.pixels[:, 0].numpy(), picked.boxes.numpy(), asked[0].features, maps)
+    selected = pictures.select(chosen)
+    by_run = [run_outputs(run, [validation.pixels, selected.pixels], flip) for run in runs]
+    on_validation, on_selected = ([outputs[k] for outputs in by_run] for k in range(2))
+    temperature = fit_temperature(_mean_logits(on_validation), validation.labels.tolist())
+    probabilities = slice_probabilities(_mean_logits(on_selected), temperature)
+    groups = np.array([row.patient_group for row in selected.rows], np.str_)
+    slices = Predictions(selected.labels.numpy(), probabilities, groups, np.ones(len(groups), bool))
+    maps = np.mean([outputs.maps for outputs in on_selected], axis=0)
+    pixels, boxes = selected.pixels[:, 0].numpy(), selected.boxes.numpy()
+    evidence = Evidence(selected.rows, pixels, boxes, on_selected[0].features, maps)
     return Measurement(slices, patient_predictions(slices, lambda p, _: (p.mean(axis=0), True))), evidence
 
 
 def _mean_logits(outputs: Sequence[EngineOutputs]) -> FloatArray:
-    return np.asarray(np.mean([one.logits for one in outputs], axis=0), np.float32)
+    return np.asarray(np.mean([run.logits for run in outputs], axis=0), np.float32)
 
 
 def run_outputs(run: Path, pixels: Sequence[torch.Tensor], flip: bool) -> list[EngineOutputs]:
-    """What the best checkpoint of a run says of each block of pictures, uint8 [n, 1, s, s]."""
+    """The outputs of a run's best checkpoint for each block of pictures, uint8 [n, 1, s, s]."""
     best = read_checkpoint(run / BEST)
     torch.set_num_threads(best.config.threads)
     model = best.classifier()
@@ -288,22 +296,21 @@ def run_outputs(run: Path, pixels: Sequence[torch.Tensor], flip: bool) -> list[E
 def model_outputs(model: Classifier, pixels: torch.Tensor, flip: bool = False) -> EngineOutputs:
     """The outputs of a trained network for uint8 pictures [n, 1, s, s], float32 arithmetic on the CPU."""
     model.cpu().eval()
-    parts = []
-    for part in torch.split(pixels, _BATCH):
-        image = part.float().div(255)
+    batches = []
+    for batch in torch.split(pixels, _BATCH):
+        image = batch.float().div(255)
         logits, features, maps = model(image)
         if flip:
             mirrored = model(image.flip(-1))
             logits, maps = (logits + mirrored.logits) / 2, (maps + mirrored.maps.flip(-1)) / 2
-        parts.append((logits.numpy(), features.numpy(), maps.numpy()))
-    logits_of_all, features_of_all, maps_of_all = (np.concatenate(kind) for kind in zip(*parts, strict=True))
-    return EngineOutputs(logits_of_all, features_of_all, maps_of_all)
+        batches.append((logits.numpy(), features.numpy(), maps.numpy()))
+    return EngineOutputs(*(np.concatenate(kind) for kind in zip(*batches, strict=True)))
 
 
 def fit_temperature(logits: FloatArray, labels: Sequence[int]) -> float:
-    """The temperature of least negative log likelihood on held-out logits [n, classes] (Guo et al. 2017).
+    """The temperature with the lowest negative log likelihood on held-out logits [n, classes] (Guo et al. 2017).
 
-    The likelihood of a tumour of unknown kind is that of any tumour.
+    The likelihood of a tumour of unknown kind is the probability of any tumour.
     """
     candidates = np.geomspace(0.25, 8.0, 141)
     losses = [
@@ -314,6 +321,6 @@ def fit_temperature(logits: FloatArray, labels: Sequence[int]) -> float:
 
 
 def _of_truth(probabilities: FloatArray, truth: IntArray) -> FloatArray:
-    """The probability [n] that each picture's truth was given."""
+    """The probability [n] given to each picture's truth."""
     of_class = probabilities[np.arange(len(truth)), np.minimum(truth, len(CLASS_NAMES) - 1)]
     return np.where(truth == ANY_TUMOUR, 1 - probabilities[:, NO_TUMOUR], of_class)

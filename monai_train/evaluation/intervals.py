@@ -1,7 +1,7 @@
 """Every figure of a report with its 95 % interval over 2,000 resamples of patients, and with its own n.
 
 A resample gives every patient a weight (how often it was drawn), so each figure is a function of weights
-[draws, n] → [draws]: weights of one give the figure itself, and the same draws for two models give a paired difference.
+[draws, n] → [draws]: weights of 1 give the figure itself, and the same draws for two models give a paired difference.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _CHUNK = 100
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure, its 95 % interval and the number of answers it is a share of.
+    """A figure, its 95 % interval and the number of answers it is computed from.
 
-    `value` is None where that number is too small; `low` and `high` also where resampling leaves no width and the
-    figure is no share, or a share between 0 and 1.
+    `value` is None if these are too few. `low` and `high` are None as well if all resamples are equal and no exact
+    interval is known.
     """
 
     value: float | None
@@ -47,7 +47,7 @@ class Estimate:
     n: int
 
     def texts(self, in_percent: bool) -> tuple[str, str]:
-        """Value and interval, for instance `90.1 %` and `85.8-93.7`; `-` without a value, "" without an interval."""
+        """Value and interval, such as `90.1 %` and `85.8-93.7`; `-` without a value, "" without an interval."""
         scale, digits, unit = (100, 1, " %") if in_percent else (1, 3, "")
         if self.value is None:
             return "-", ""
@@ -57,7 +57,7 @@ class Estimate:
         return value, f"{scale * self.low:.{digits}f}-{scale * self.high:.{digits}f}"
 
     def text(self, in_percent: bool = False) -> str:
-        """The same in one, for instance `90.1 % (85.8-93.7)`."""
+        """Both together, such as `90.1 % (85.8-93.7)`."""
         value, interval = self.texts(in_percent)
         return f"{value} ({interval})" if interval else value
 
@@ -75,10 +75,10 @@ def patient_draws(groups: npt.NDArray[np.str_], seed: int = 0) -> npt.NDArray[np
 
 
 def weighted_figures(predictions: Predictions, weights: npt.NDArray[Any]) -> dict[str, FigureArray]:
-    """Every figure for every row of `weights` [draws, n] → [draws] each, NaN where it is not defined.
+    """Every figure for every row of `weights` [draws, n] → [draws] each, NaN where it is undefined.
 
-    Named `accuracy`, `auc.tumour`, `recall.glioma`, ...: figures of all, of tumour against none, of one class.
-    Abstention is not looked at.
+    Named `accuracy`, `auc.tumour`, `recall.glioma`, ...: figures of all, of tumour against none, of a class.
+    Abstention is disregarded.
     """
     weights = weights.astype(np.float64)
     size = len(CLASS_NAMES) + 1
@@ -86,7 +86,7 @@ def weighted_figures(predictions: Predictions, weights: npt.NDArray[Any]) -> dic
     confusion = (weights @ cell).reshape(-1, size, size)
     total = confusion.sum(axis=(1, 2))
     shares = recalls(confusion)
-    found: dict[str, FigureArray] = {
+    figures: dict[str, FigureArray] = {
         "accuracy": ratio((np.nan_to_num(shares) * confusion.sum(axis=2)).sum(axis=1), total),
         "balanced_accuracy": balanced_accuracy(confusion),
         "mcc": _matthews(confusion[:, : len(CLASS_NAMES)]),
@@ -96,21 +96,21 @@ def weighted_figures(predictions: Predictions, weights: npt.NDArray[Any]) -> dic
         "specificity": specificity(confusion),
     }
     for name, chosen, positive, score in binary_questions(predictions):
-        found[f"auc.{name}"] = weighted_auc(score[chosen], positive[chosen], weights[:, chosen])
-        found[f"average_precision.{name}"] = weighted_precision(score[chosen], positive[chosen], weights[:, chosen])
+        figures[f"auc.{name}"] = weighted_auc(score[chosen], positive[chosen], weights[:, chosen])
+        figures[f"average_precision.{name}"] = weighted_precision(score[chosen], positive[chosen], weights[:, chosen])
     kinds = confusion[:, : len(CLASS_NAMES)]
     for index, name in enumerate(CLASS_NAMES):
         right, called, support = kinds[:, index, index], kinds[:, :, index].sum(axis=1), kinds[:, index].sum(axis=1)
         others = kinds.sum(axis=(1, 2)) - support
-        found[f"precision.{name}"] = ratio(right, called)
-        found[f"recall.{name}"] = ratio(right, support)
-        found[f"specificity.{name}"] = ratio(others - called + right, others)
-        found[f"f1.{name}"] = ratio(2 * right, called + support)
-    return found
+        figures[f"precision.{name}"] = ratio(right, called)
+        figures[f"recall.{name}"] = ratio(right, support)
+        figures[f"specificity.{name}"] = ratio(others - called + right, others)
+        figures[f"f1.{name}"] = ratio(2 * right, called + support)
+    return figures
 
 
 def counted_answers(predictions: Predictions) -> dict[str, BoolArray]:
-    """Which answers [n] each figure that `weighted_figures` names looks at."""
+    """Which answers [n] each figure of `weighted_figures` is computed from."""
     truth, predicted = predictions.truth, predictions.predicted
     known = truth != ANY_TUMOUR
     answered = predicted != UNREADABLE
@@ -134,33 +134,33 @@ def counted_answers(predictions: Predictions) -> dict[str, BoolArray]:
     return masks
 
 
-def counts(predictions: Predictions) -> dict[str, int]:
-    """The n of every figure that `weighted_figures` names."""
+def figure_counts(predictions: Predictions) -> dict[str, int]:
+    """The n of every figure of `weighted_figures`."""
     return {name: int(mask.sum()) for name, mask in counted_answers(predictions).items()}
 
 
 def estimates(predictions: Predictions) -> dict[str, Estimate]:
-    """Every figure with its patient bootstrap interval; exact where all resamples are equal, or else without."""
+    """Every figure with its patient bootstrap interval, or the exact interval if all resamples are equal."""
     if not len(predictions.truth):
         return {}
     value = weighted_figures(predictions, np.ones((1, len(predictions.truth))))
     spread = resampled(predictions, patient_draws(predictions.groups))
     masks = counted_answers(predictions)
-    found = {name: _estimate(value[name][0], spread[name], int(masks[name].sum())) for name in value}
+    resamples = {name: _estimate(value[name][0], spread[name], int(masks[name].sum())) for name in value}
     return {
         name: _replaced(estimate, _exact(name, estimate.value, predictions, masks[name]))
-        for name, estimate in found.items()
+        for name, estimate in resamples.items()
     }
 
 
 def _exact(name: str, value: float | None, predictions: Predictions, mask: BoolArray) -> tuple[float, float] | None:
-    """The interval of a figure that all resamples agree in; None where it is no function of shares that are 0 or 1."""
+    """The exact interval of a figure; None if it is not a function of shares that are 0 or 1."""
     kind, _, of = name.partition(".")
     if value is None or kind in ("mcc", "ece", "brier", "average_precision"):
         return None
     groups, truth = predictions.groups, predictions.truth
     if kind == "auc":
-        # As many pairs of a positive and a negative patient as the fewer of both allow, each ordered rightly or not.
+        # Disjoint pairs of a positive and a negative patient, as many as the fewer; each is rightly ordered or not.
         positive = next(positive for question, _, positive, _ in binary_questions(predictions) if question == of)
         return exact_interval([value], [min(_patients(groups[mask & side]) for side in (positive, ~positive))])
     if kind == "balanced_accuracy":
@@ -168,7 +168,9 @@ def _exact(name: str, value: float | None, predictions: Predictions, mask: BoolA
         present = np.flatnonzero(np.isfinite(shares))
         return exact_interval(shares[present].tolist(), [_patients(groups[truth == label]) for label in present])
     interval = exact_interval([value], [_patients(groups[mask])])
-    if kind == "f1" and interval is not None:  # of the share right among those that are of the class or called it
+    if (
+        kind == "f1" and interval is not None
+    ):  # F1 = 2 J / (1 + J), J the share right among those of or called the class
         return 2 * interval[0] / (1 + interval[0]), 2 * interval[1] / (1 + interval[1])
     return interval
 
@@ -178,7 +180,7 @@ def _patients(groups: npt.NDArray[np.str_]) -> int:
 
 
 def _replaced(estimate: Estimate, exact: tuple[float, float] | None) -> Estimate:
-    """The estimate with the exact interval, or with none, where its own has no width."""
+    """The estimate; if its interval has no width, with the exact interval or with none."""
     if estimate.low is None or estimate.low != estimate.high:
         return estimate
     low, high = exact or (None, None)
@@ -186,22 +188,22 @@ def _replaced(estimate: Estimate, exact: tuple[float, float] | None) -> Estimate
 
 
 def resampled(predictions: Predictions, draws: npt.NDArray[np.int64]) -> dict[str, FigureArray]:
-    """`weighted_figures` of many draws [draws, n], a part of them at a time."""
-    parts = [weighted_figures(predictions, draws[start : start + _CHUNK]) for start in range(0, len(draws), _CHUNK)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    """`weighted_figures` of many draws [draws, n], in chunks."""
+    chunks = [weighted_figures(predictions, draws[start : start + _CHUNK]) for start in range(0, len(draws), _CHUNK)]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def paired_differences(ours: Predictions, theirs: Predictions) -> dict[str, Estimate]:
     """Ours minus theirs for every figure, both on the same resampled patients.
 
-    Raises ValueError when the two do not answer the same questions in the same order.
+    Raises ValueError unless both are answers to the same pictures in the same order.
     """
     if not (np.array_equal(ours.truth, theirs.truth) and np.array_equal(ours.groups, theirs.groups)):
         raise ValueError("a paired difference needs the same pictures in the same order")
-    draws, one = patient_draws(ours.groups), np.ones((1, len(ours.truth)))
-    values = weighted_figures(ours, one), weighted_figures(theirs, one)
+    draws, ones = patient_draws(ours.groups), np.ones((1, len(ours.truth)))
+    values = weighted_figures(ours, ones), weighted_figures(theirs, ones)
     spreads = resampled(ours, draws), resampled(theirs, draws)
-    n = counts(ours)
+    n = figure_counts(ours)
     return {
         name: _estimate(values[0][name][0] - values[1][name][0], spreads[0][name] - spreads[1][name], n[name])
         for name in values[0]
@@ -209,7 +211,7 @@ def paired_differences(ours: Predictions, theirs: Predictions) -> dict[str, Esti
 
 
 def share_estimate(hits: BoolArray, groups: npt.NDArray[np.str_]) -> Estimate:
-    """The share of `hits` [n] with its patient bootstrap interval, exact where it has no width."""
+    """The share of `hits` [n] with its patient bootstrap interval, or the exact interval if all resamples are equal."""
     draws = patient_draws(groups).astype(np.float64)
     value = np.float64(hits.mean() if len(hits) else np.nan)
     estimate = _estimate(value, ratio(draws @ hits, draws.sum(axis=1)), len(hits))
@@ -226,7 +228,7 @@ def _estimate(value: np.floating[Any], spread: FigureArray, n: int) -> Estimate:
 
 
 def _matthews(confusion: npt.NDArray[Any]) -> FigureArray:
-    """Matthews' coefficient of known kinds [draws, classes, classes + unreadable] (Gorodkin 2004)."""
+    """Matthews' coefficient of tumours of known kind [draws, classes, classes + unreadable] (Gorodkin 2004)."""
     total, right = confusion.sum(axis=(1, 2)), np.trace(confusion, axis1=1, axis2=2)
     truths, calls = confusion.sum(axis=2), confusion.sum(axis=1)
     both = (truths * calls[:, : len(CLASS_NAMES)]).sum(axis=1)
@@ -245,26 +247,26 @@ def _calibration(predictions: Predictions, weights: npt.NDArray[Any]) -> FigureA
 
 def _brier(predictions: Predictions, weights: npt.NDArray[Any]) -> FigureArray:
     known = (predictions.truth != ANY_TUMOUR) & (predictions.predicted != UNREADABLE)
-    wanted = np.eye(len(CLASS_NAMES))[predictions.truth[known]]
-    loss = ((predictions.probabilities[known] - wanted) ** 2).sum(axis=1)
+    expected = np.eye(len(CLASS_NAMES))[predictions.truth[known]]
+    loss = ((predictions.probabilities[known] - expected) ** 2).sum(axis=1)
     return ratio(weights[:, known] @ loss, weights[:, known].sum(axis=1))
 
 
 def binary_questions(predictions: Predictions) -> list[tuple[str, BoolArray, BoolArray, FigureArray]]:
-    """Name, which answers count, which truths are positive, score: tumour against none, then each class."""
+    """Tumour against none, then each class against the rest: name, answers that count, positive truths, score."""
     truth, answered = predictions.truth, predictions.predicted != UNREADABLE
     probabilities = np.nan_to_num(predictions.probabilities.astype(np.float64))
-    asked = [("tumour", answered, truth != NO_TUMOUR, 1 - probabilities[:, NO_TUMOUR])]
+    questions = [("tumour", answered, truth != NO_TUMOUR, 1 - probabilities[:, NO_TUMOUR])]
     known = answered & (truth != ANY_TUMOUR)
     for index, name in enumerate(CLASS_NAMES):
-        asked.append((name, known, truth == index, probabilities[:, index]))
-    return asked
+        questions.append((name, known, truth == index, probabilities[:, index]))
+    return questions
 
 
 def _by_score(
     score: FigureArray, positive: BoolArray, weights: npt.NDArray[Any]
 ) -> tuple[FigureArray, FigureArray] | None:
-    """Weight of positives and of negatives at each different score, from the lowest: two [draws, scores]."""
+    """The weight of positives and of negatives at each distinct score, from the lowest: two [draws, scores]."""
     if not len(score):
         return None
     order = np.argsort(score, kind="stable")
@@ -274,21 +276,21 @@ def _by_score(
 
 
 def weighted_auc(score: FigureArray, positive: BoolArray, weights: npt.NDArray[Any]) -> FigureArray:
-    """Area under the ROC curve for every row of weights; ties count half, NaN unless both kinds occur."""
-    parts = _by_score(score, positive, weights)
-    if parts is None:
+    """Area under the ROC curve for every row of weights; ties count half, NaN unless both truths occur."""
+    by_score = _by_score(score, positive, weights)
+    if by_score is None:
         return np.full(len(weights), np.nan)
-    hits, false = parts
+    hits, false = by_score
     below = np.cumsum(false, axis=1) - false / 2
     return ratio((hits * below).sum(axis=1), hits.sum(axis=1) * false.sum(axis=1))
 
 
 def weighted_precision(score: FigureArray, positive: BoolArray, weights: npt.NDArray[Any]) -> FigureArray:
-    """Average precision (area under precision-recall, by steps) of each row of weights; NaN unless both kinds occur."""
-    parts = _by_score(score, positive, weights)
-    if parts is None:
+    """Average precision (area under precision-recall, by steps) of every row of weights; NaN unless both occur."""
+    by_score = _by_score(score, positive, weights)
+    if by_score is None:
         return np.full(len(weights), np.nan)
-    hits, false = (part[:, ::-1] for part in parts)
-    found = np.cumsum(hits, axis=1)
-    precision = np.nan_to_num(ratio(found, found + np.cumsum(false, axis=1)))
+    hits, false = (weight[:, ::-1] for weight in by_score)
+    retrieved = np.cumsum(hits, axis=1)
+    precision = np.nan_to_num(ratio(retrieved, retrieved + np.cumsum(false, axis=1)))
     return ratio((hits * precision).sum(axis=1), hits.sum(axis=1) * (false.sum(axis=1) > 0))

@@ -1,7 +1,7 @@
 """Figures of a classification with truths that may only say `tumor`, each with n and a patient bootstrap interval.
 
-Pure functions on arrays. Truths are class indices, ANY_TUMOUR for a tumour of unknown kind: any tumour class is right
-for it. Predictions are class indices, UNREADABLE where there is no answer at all, which is always wrong.
+Pure functions of arrays. Truths are class indices, or ANY_TUMOUR for a tumour of unknown kind, for which any tumour
+class is right. Predictions are class indices, or UNREADABLE for no answer at all, which is always wrong.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Predictions:
 
     @property
     def predicted(self) -> IntArray:
-        """The most probable class [n], UNREADABLE where there is none; abstention is not looked at."""
+        """The most probable class [n], or UNREADABLE; regardless of abstention."""
         readable = np.isfinite(self.probabilities).all(axis=1)
         best = np.argmax(np.nan_to_num(self.probabilities), axis=1)
         return np.where(readable, best, UNREADABLE).astype(np.int64)
@@ -55,7 +55,7 @@ def ratio(part: npt.NDArray[Any], total: npt.NDArray[Any]) -> FigureArray:
 
 
 def recalls(confusion: npt.NDArray[Any]) -> FigureArray:
-    """The share answered rightly of every truth, [..., classes + tumor]; NaN where a truth does not occur."""
+    """The share of right answers to every truth, [..., classes + tumor]; NaN for a truth that does not occur."""
     right = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
     right[..., ANY_TUMOUR] = confusion[..., ANY_TUMOUR, :NO_TUMOUR].sum(axis=-1)
     total = confusion.sum(axis=-1)
@@ -70,13 +70,13 @@ def balanced_accuracy(confusion: npt.NDArray[Any]) -> FigureArray:
 
 
 def sensitivity(confusion: npt.NDArray[Any]) -> FigureArray:
-    """The share of tumours of any kind that are called a tumour of any kind, [...]; NaN without one."""
+    """The share of tumours of any kind that are called a tumour of any kind, [...]; NaN without tumours."""
     tumours = np.delete(confusion, NO_TUMOUR, axis=-2).sum(axis=-2)
     return ratio(tumours[..., :NO_TUMOUR].sum(axis=-1), tumours.sum(axis=-1))
 
 
 def specificity(confusion: npt.NDArray[Any]) -> FigureArray:
-    """The share of pictures without a tumour that are called so, [...]; NaN without one."""
+    """The share of pictures without a tumour that are called "no tumour", [...]; NaN without such pictures."""
     row = confusion[..., NO_TUMOUR, :]
     return ratio(row[..., NO_TUMOUR], row.sum(axis=-1))
 
@@ -90,7 +90,7 @@ def bootstrap_interval(
 ) -> list[float] | None:
     """95 % interval of a share of the confusion matrix over 2,000 resamples of patients.
 
-    Where resampling leaves no width: exact if all or none are right, else None, as without patients.
+    If all resamples are equal: exact if all or none are right, else None. None without patients.
     """
     if not len(truth):
         return None
@@ -113,7 +113,7 @@ def bootstrap_interval(
 def _shares(
     by_patient: npt.NDArray[Any], figure: Callable[[npt.NDArray[Any]], FigureArray]
 ) -> tuple[list[float], list[int]]:
-    """The shares that a figure of confusion matrices is the mean of, and how many patients each of them is of."""
+    """The shares whose mean a figure of confusion matrices is, and the number of patients of each."""
     total = by_patient.sum(axis=0)
     if figure is not balanced_accuracy:
         return [float(figure(total))], [int(np.isfinite(figure(by_patient)).sum())]
@@ -123,27 +123,30 @@ def _shares(
 
 
 def confidences(predictions: Predictions) -> tuple[FigureArray, BoolArray]:
-    """Probability of the answer and whether it is right, of readable pictures; of its side where truth is `tumor`."""
+    """The probability of the answer and whether it is right, of readable pictures.
+
+    Where the truth is `tumor`, of the answer's side: any tumour, or none.
+    """
     readable = predictions.predicted != UNREADABLE
     p, truth = predictions.probabilities[readable].astype(float), predictions.truth[readable]
     predicted = p.argmax(axis=1)
-    says_tumour = predicted != NO_TUMOUR
-    side = np.where(says_tumour, 1 - p[:, NO_TUMOUR], p[:, NO_TUMOUR])
+    called_tumour = predicted != NO_TUMOUR
+    side = np.where(called_tumour, 1 - p[:, NO_TUMOUR], p[:, NO_TUMOUR])
     only_side = truth == ANY_TUMOUR
-    return np.where(only_side, side, p.max(axis=1)), np.where(only_side, says_tumour, predicted == truth)
+    return np.where(only_side, side, p.max(axis=1)), np.where(only_side, called_tumour, predicted == truth)
 
 
 def reliability(predictions: Predictions) -> tuple[FigureArray, FigureArray, IntArray]:
-    """Of each of 15 bins of the answer's probability: its mean, the share that is right, the answers; NaN for none."""
+    """For 15 bins of the answer's probability: its mean, the share right, the number of answers; NaN in empty bins."""
     confidence, right = confidences(predictions)
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     n = np.bincount(bins, minlength=BINS)
-    stated, share = (np.bincount(bins, one, BINS) for one in (confidence, right.astype(float)))
+    stated, share = (np.bincount(bins, values, BINS) for values in (confidence, right.astype(float)))
     return ratio(stated, n), ratio(share, n), n
 
 
 def occurring_labels(confusion: IntArray) -> tuple[list[int], list[int]]:
-    """The truths of a confusion matrix that occur, and the answers: every class, and "unreadable" where it occurs."""
+    """The truths of a confusion matrix that occur; the answers: every class, and "unreadable" if it occurs."""
     truths = [index for index, row in enumerate(confusion) if row.any()]
     return truths, [
         index for index in range(confusion.shape[1]) if index < len(CLASS_NAMES) or confusion[:, index].any()
@@ -172,7 +175,7 @@ def tumour_auc(predictions: Predictions) -> float | None:
 
 
 def _per_class(confusion: IntArray) -> dict[str, dict[str, float | int | None]]:
-    """Precision leaves out pictures whose kind of tumour is not known; None where a figure has no denominator."""
+    """Precision excludes tumours of unknown kind; None for a figure whose denominator is 0."""
     shares = recalls(confusion)
     kinds_known = confusion[: len(CLASS_NAMES)]
     table: dict[str, dict[str, float | int | None]] = {}
@@ -195,14 +198,14 @@ def _plain(value: float | np.floating[Any]) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def figures(predictions: Predictions) -> dict[str, Any]:
-    """All figures of one level, slices or patients, abstention not looked at; None for what n = 0 leaves undefined."""
+def level_figures(predictions: Predictions) -> dict[str, Any]:
+    """All figures of a level, slices or patients, regardless of abstention; None for what is undefined."""
     predicted = predictions.predicted
     confusion = confusion_matrix(predictions.truth, predicted)
     n, shares = len(predicted), recalls(confusion)
     right = np.nansum(shares * confusion.sum(axis=1))
     known = (predictions.truth != ANY_TUMOUR) & (predicted != UNREADABLE)
-    wanted = np.eye(len(CLASS_NAMES))[predictions.truth[known]]
+    expected = np.eye(len(CLASS_NAMES))[predictions.truth[known]]
     return {
         "n": n,
         "patients": len(set(predictions.groups.tolist())),
@@ -212,28 +215,31 @@ def figures(predictions: Predictions) -> dict[str, Any]:
         "per_class": _per_class(confusion),
         "confusion_matrix": confusion[: len(CLASS_NAMES) + bool(confusion[ANY_TUMOUR].any()), :].tolist(),
         "ece": calibration_error(predictions),
-        "brier": float(((predictions.probabilities[known] - wanted) ** 2).sum(axis=1).mean()) if known.any() else None,
+        "brier": float(((predictions.probabilities[known] - expected) ** 2).sum(axis=1).mean())
+        if known.any()
+        else None,
         "tumour_auc": tumour_auc(predictions),
     }
 
 
-def binary(predictions: Predictions) -> dict[str, Any]:
-    """Tumour against none: forced answers, and what is left when the model may say "not assessed".
+def binary_figures(predictions: Predictions) -> dict[str, Any]:
+    """Tumour against none: of all answers, and of those that are left when the model may abstain ("not assessed").
 
-    `missed` is the share of tumours that are called "no tumour" outright; `false_alarms` of the others, "tumour".
+    `missed` is the share of tumours to which the answer is "no tumour"; `false_alarms` the share of the others to which
+    it is a tumour.
     """
     truth, predicted, groups = predictions.truth, predictions.predicted, predictions.groups
-    tumour, said = truth != NO_TUMOUR, predictions.assessed
+    tumour, assessed = truth != NO_TUMOUR, predictions.assessed
     result: dict[str, Any] = {"n": len(truth), "n_tumour": int(tumour.sum()), "n_no_tumour": int((~tumour).sum())}
     figures_of = {"sensitivity": sensitivity, "specificity": specificity}
-    for suffix, used in (("", np.ones(len(truth), bool)), ("_assessed", said)):
+    for suffix, used in (("", np.ones(len(truth), bool)), ("_assessed", assessed)):
         confusion = confusion_matrix(truth[used], predicted[used])
         for name, figure in figures_of.items():
             result[name + suffix] = _plain(float(figure(confusion)))
             result[f"{name}{suffix}_ci"] = bootstrap_interval(truth[used], predicted[used], groups[used], figure)
-    result["missed"] = _mean(said[tumour] & (predicted[tumour] == NO_TUMOUR))
-    result["false_alarms"] = _mean(said[~tumour] & (predicted[~tumour] != NO_TUMOUR))
-    result["n_assessed"] = int(said.sum())
+    result["missed"] = _mean(assessed[tumour] & (predicted[tumour] == NO_TUMOUR))
+    result["false_alarms"] = _mean(assessed[~tumour] & (predicted[~tumour] != NO_TUMOUR))
+    result["n_assessed"] = int(assessed.sum())
     return result
 
 
@@ -244,7 +250,7 @@ def _mean(values: BoolArray) -> float | None:
 def patient_predictions(
     predictions: Predictions, decide: Callable[[FloatArray, BoolArray], tuple[FloatArray, bool]]
 ) -> Predictions:
-    """One answer a patient and truth. `decide` gets a patient's slices and which are in distribution."""
+    """An answer for each patient and truth. `decide` gets a patient's slices and which of them are in distribution."""
     keys: Sequence[tuple[str, int]] = list(zip(predictions.groups.tolist(), predictions.truth.tolist(), strict=True))
     members: dict[tuple[str, int], list[int]] = {}
     for index, key in enumerate(keys):

@@ -1,4 +1,4 @@
-"""Does a bundle decline pictures that are no brain MRI? Made in code, and real ones where a folder is given."""
+"""Whether a bundle declines pictures that are not brain MRI: synthetic pictures, and real ones from a folder."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from worker.pixels.arrays import ByteArray, FloatArray
 from worker.results import ResultStatus
 
 _SIZE = 256
-_EACH = 20
+_OF_EACH_KIND = 20
 _WORDS = ("PATIENT REPORT", "Impression: normal.", "2026-11-21 09:30", "R", "kV 120 mAs 80", "Lorem ipsum dolor")
 PictureMaker = Callable[[np.random.Generator], ByteArray]
 PixelField = npt.NDArray[np.float64]
 
 
 class PictureSource(StrEnum):
-    """Where pictures that are no brain come from, and what is asked: each picture alone, or a folder as one series."""
+    """Where out-of-distribution pictures come from; REAL is each picture alone, SERIES a whole folder as a series."""
 
-    MADE = "made"
+    SYNTHETIC = "synthetic"
     REAL = "real"
     SERIES = "real series"
 
 
 @dataclass(frozen=True, slots=True)
 class OutOfDistributionKind:
-    """Pictures of one kind that are no brain MRI.
+    """The answers to pictures of a kind that is not brain MRI.
 
     `declined` were unreadable for the worker or beyond the limits of the distribution; `not_assessed` were declined or
     too uncertain. The others would have been given a class.
@@ -54,12 +54,12 @@ class OutOfDistributionKind:
     n: int
     declined: int
     not_assessed: int
-    sort: PictureSource
+    source: PictureSource
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class OutOfDistributionCheck:
-    """`accepted` of `n` in-distribution slices; distance and residual [m, 2] of both sorts; the limits; the kinds."""
+    """`accepted` of `n` slices in distribution; distance and residual [m, 2] in and out of it; limits; kinds."""
 
     n: int
     accepted: int
@@ -72,27 +72,27 @@ class OutOfDistributionCheck:
 def check_out_of_distribution(
     folder: Path, precision: Precision, features: FloatArray, slices: Predictions, real: Path | None
 ) -> OutOfDistributionCheck:
-    """The bundle's limits on slices it should accept, with their features [n, F], and on pictures that are no brain.
+    """Check the limits of the bundle FOLDER on slices that it should accept, with features [n, F], and on others.
 
-    `real` is a folder of DICOM files that are none; the name of the folder that holds a file is its kind.
+    `real` is a folder of DICOM files that are not brain MRI; a file's kind is the name of its folder.
     """
     bundle = load_bundle(folder)
-    points, accepted = _limits(bundle, features, slices)
+    points, accepted = _within_limits(bundle, features, slices)
     with tempfile.TemporaryDirectory() as temporary:
-        made = write_synthetic_images(Path(temporary))
-        checked = [_declined(folder, bundle, precision, Path(temporary), made, PictureSource.MADE)]
-    whole: list[OutOfDistributionKind] = []
+        rows = write_synthetic_images(Path(temporary))
+        checked = [_check_each(folder, bundle, precision, Path(temporary), rows, PictureSource.SYNTHETIC)]
+    series: list[OutOfDistributionKind] = []
     if real is not None:
-        checked.append(_declined(folder, bundle, precision, real, _rows_of(real), PictureSource.REAL))
-        whole = _whole_series(bundle, OpenVinoEngine(bundle, precision), real)
+        checked.append(_check_each(folder, bundle, precision, real, _rows_of(real), PictureSource.REAL))
+        series = _check_series(bundle, OpenVinoEngine(bundle, precision), real)
     limits = bundle.out_of_distribution
     return OutOfDistributionCheck(
         len(accepted),
         int(accepted.sum()),
         (limits.maximum_distance, limits.maximum_residual),
         points,
-        np.concatenate([one for one, _ in checked]),
-        (*(kind for _, kinds in checked for kind in kinds), *whole),
+        np.concatenate([points_outside for points_outside, _ in checked]),
+        (*(kind for _, kinds in checked for kind in kinds), *series),
     )
 
 
@@ -103,59 +103,50 @@ def _rows_of(folder: Path) -> list[ManifestRow]:
     return [row_without_truth(path.relative_to(folder).as_posix(), path.parent.name) for path in files]
 
 
-def _whole_series(bundle: Bundle, engine: OpenVinoEngine, folder: Path) -> list[OutOfDistributionKind]:
-    """Each folder of FOLDER as one series, as the worker would get it."""
-    found = []
+def _check_series(bundle: Bundle, engine: OpenVinoEngine, folder: Path) -> list[OutOfDistributionKind]:
+    """Classify each subfolder of FOLDER as a series, as the worker would receive it."""
+    kinds = []
     for parent in sorted({folder / Path(row.path).parent for row in _rows_of(folder)}):
         paths = sorted(path for path in parent.iterdir() if path.suffix.lower() in (".dcm", ".ima"))
         try:
             result = classify(paths, bundle, engine)
-            declined, withheld = result.reason == "out-of-distribution", result.status is ResultStatus.NOT_ASSESSED
+            declined = result.reason == "out-of-distribution"
+            not_assessed = result.status is ResultStatus.NOT_ASSESSED
         except NotAssessable:
-            declined = withheld = True
-        found.append(
-            OutOfDistributionKind(
-                f"{parent.name}, {len(paths)} files as one series",
-                1,
-                int(declined),
-                int(withheld),
-                PictureSource.SERIES,
-            )
-        )
-    return found
+            declined = not_assessed = True
+        name = f"{parent.name}, {len(paths)} files as a series"
+        kinds.append(OutOfDistributionKind(name, 1, int(declined), int(not_assessed), PictureSource.SERIES))
+    return kinds
 
 
-def _declined(
-    folder: Path, bundle: Bundle, precision: Precision, root: Path, rows: Sequence[ManifestRow], sort: PictureSource
+def _check_each(
+    folder: Path, bundle: Bundle, precision: Precision, root: Path, rows: Sequence[ManifestRow], source: PictureSource
 ) -> tuple[FloatArray, list[OutOfDistributionKind]]:
-    measured, evidence = examine_bundle(folder, root, rows, precision)
-    points, accepted = _limits(bundle, evidence.features, measured.slices)
-    of_kind = np.array([row.dataset for row in rows])
-    found = [
-        OutOfDistributionKind(
-            kind,
-            n,
-            int((~accepted[of_kind == kind]).sum()),
-            int((~measured.slices.assessed[of_kind == kind]).sum()),
-            sort,
-        )
-        for kind, n in Counter(of_kind.tolist()).items()
-    ]
-    return points[measured.slices.predicted != UNREADABLE], found
+    """Classify each picture alone. Returns distance and residual of the readable ones, and the counts of each kind."""
+    measurement, evidence = examine_bundle(folder, root, rows, precision)
+    slices = measurement.slices
+    points, accepted = _within_limits(bundle, evidence.features, slices)
+    kinds = np.array([row.dataset for row in rows])
+    counts = []
+    for kind, n in Counter(kinds.tolist()).items():
+        own = kinds == kind
+        declined, not_assessed = int((~accepted[own]).sum()), int((~slices.assessed[own]).sum())
+        counts.append(OutOfDistributionKind(kind, n, declined, not_assessed, source))
+    return points[slices.predicted != UNREADABLE], counts
 
 
-def _limits(bundle: Bundle, features: FloatArray, slices: Predictions) -> tuple[FloatArray, BoolArray]:
+def _within_limits(bundle: Bundle, features: FloatArray, slices: Predictions) -> tuple[FloatArray, BoolArray]:
     """Distance and residual [n, 2], and which slices are readable and within the limits."""
     points = np.stack(distance_and_residual(features, bundle.statistics), axis=1)
     return points, in_distribution(features, bundle) & (slices.predicted != UNREADABLE)
 
 
 def write_synthetic_images(folder: Path, seed: int = 0) -> list[ManifestRow]:
-    """Twenty DICOM pictures of each kind in FOLDER, and a row for each, its kind as `dataset`."""
+    """Write twenty DICOM pictures of each kind into FOLDER; returns a row for each, with its kind as `dataset`."""
     rows = []
     for kind, make in KINDS.items():
         generator = np.random.default_rng([seed, *kind.encode()])
-        for index in range(_EACH):
+        for index in range(_OF_EACH_KIND):
             pixels = make(generator)
             name = f"{kind.replace(' ', '-')}-{index}.dcm"
             content = encode_secondary_capture(Picture(pixels, "L", "PNG"), name, name, pixels.nbytes)
@@ -165,7 +156,7 @@ def write_synthetic_images(folder: Path, seed: int = 0) -> list[ManifestRow]:
 
 
 def row_without_truth(path: str, kind: str) -> ManifestRow:
-    """A row for a picture that has no right answer."""
+    """A manifest row for a picture without a right answer."""
     return ManifestRow(path, NO_TUMOUR, path, path, kind, "", _SIZE, _SIZE, None, False)
 
 
@@ -193,22 +184,22 @@ def _ellipse(x: float, y: float, width: float, height: float, turn: float = 0.0)
     return np.asarray(np.clip(12 * (1 - np.hypot(u / width, v / height)), 0, 1))
 
 
-def _painted(generator: np.random.Generator, parts: list[tuple[PixelField, float]]) -> ByteArray:
-    """Masks painted over one another with their grey, with texture and noise."""
+def _painted(generator: np.random.Generator, layers: list[tuple[PixelField, float]]) -> ByteArray:
+    """Paint masks over one another, each with its grey; add texture and noise."""
     image = np.zeros((_SIZE, _SIZE))
-    for mask, grey in parts:
+    for mask, grey in layers:
         image = image * (1 - mask) + grey * generator.uniform(0.85, 1.15) * mask
     texture = 0.8 + 0.4 * _smooth(generator, 3)
     return _bytes(image * texture + generator.normal(0, 4, image.shape))
 
 
 def white_noise(generator: np.random.Generator) -> ByteArray:
-    """Every pixel of its own."""
+    """Independent pixels."""
     return _bytes(generator.normal(generator.uniform(60, 160), generator.uniform(20, 70), (_SIZE, _SIZE)))
 
 
 def smooth_noise(generator: np.random.Generator) -> ByteArray:
-    """Clouds."""
+    """Noise smoothed into clouds."""
     return _bytes(255 * _smooth(generator, generator.uniform(3, 25)))
 
 
@@ -222,33 +213,33 @@ def gradient(generator: np.random.Generator) -> ByteArray:
 
 
 def text(generator: np.random.Generator) -> ByteArray:
-    """Lines of writing, white on black or black on white."""
+    """Lines of text, white on black or black on white."""
     light = generator.random() < 0.5
     image = Image.new("L", (_SIZE, _SIZE), 255 if light else 0)
     draw = ImageDraw.Draw(image)
     for line in range(int(generator.integers(3, 12))):
         words = str(generator.choice(_WORDS))
-        place = (int(generator.integers(4, 60)), 10 + 20 * line)
-        draw.text(place, words, fill=0 if light else 255, font_size=int(generator.integers(12, 26)))
+        position = (int(generator.integers(4, 60)), 10 + 20 * line)
+        draw.text(position, words, fill=0 if light else 255, font_size=int(generator.integers(12, 26)))
     return np.asarray(image)
 
 
 def checkerboard(generator: np.random.Generator) -> ByteArray:
-    """Squares of one size."""
+    """Squares of a random size."""
     side = int(generator.integers(6, 50))
     y, x = np.mgrid[:_SIZE, :_SIZE]
     return _bytes(np.where((x // side + y // side) % 2, generator.uniform(140, 255), generator.uniform(0, 90)))
 
 
 def bottle(generator: np.random.Generator) -> ByteArray:
-    """A uniform round phantom with a bubble, as used for daily quality checks."""
+    """A uniform round phantom with a bubble, as for daily quality assurance."""
     radius = generator.uniform(0.5, 0.9)
     bubble = _ellipse(generator.uniform(-0.2, 0.2), -0.8 * radius, 0.12, 0.06)
     return _painted(generator, [(_ellipse(0, 0, radius, radius), 180), (bubble, 10)])
 
 
 def grid_phantom(generator: np.random.Generator) -> ByteArray:
-    """A disc with a lattice of holes or bars, as used for distortion and resolution."""
+    """A disc with a lattice of holes or bars, as for measuring distortion and resolution."""
     x, y = _grid()
     step = generator.uniform(0.1, 0.25)
     if generator.random() < 0.5:
@@ -292,27 +283,27 @@ def thorax(generator: np.random.Generator) -> ByteArray:
 
 def limbs(generator: np.random.Generator) -> ByteArray:
     """Two legs or knees side by side: fat, muscle, bone."""
-    parts: list[tuple[PixelField, float]] = []
+    layers: list[tuple[PixelField, float]] = []
     radius = generator.uniform(0.3, 0.42)
     for side in (-0.48, 0.48):
-        parts += [(_ellipse(side, 0, radius, radius), 220), (_ellipse(side, 0, 0.82 * radius, 0.82 * radius), 100)]
-        parts += [
+        layers += [(_ellipse(side, 0, radius, radius), 220), (_ellipse(side, 0, 0.82 * radius, 0.82 * radius), 100)]
+        layers += [
             (_ellipse(side, 0.05, 0.3 * radius, 0.3 * radius), 15),
             (_ellipse(side, 0.05, 0.2 * radius, 0.2 * radius), 200),
         ]
-    return _painted(generator, parts)
+    return _painted(generator, layers)
 
 
 def spine(generator: np.random.Generator) -> ByteArray:
     """A sagittal column of vertebrae and discs with the cord behind it."""
-    parts: list[tuple[PixelField, float]] = [(_ellipse(0.1, 0, 0.7, 1.6), 70), (_ellipse(0.28, 0, 0.07, 1.4), 210)]
+    layers: list[tuple[PixelField, float]] = [(_ellipse(0.1, 0, 0.7, 1.6), 70), (_ellipse(0.28, 0, 0.07, 1.4), 210)]
     count = int(generator.integers(5, 9))
-    for place in np.linspace(-0.9, 0.9, count):
-        parts += [
-            (_ellipse(0.02, place, 0.2, 0.75 / count), 150),
-            (_ellipse(0.02, place + 0.9 / count, 0.18, 0.18 / count), 230),
+    for y in np.linspace(-0.9, 0.9, count):
+        layers += [
+            (_ellipse(0.02, y, 0.2, 0.75 / count), 150),
+            (_ellipse(0.02, y + 0.9 / count, 0.18, 0.18 / count), 230),
         ]
-    return _painted(generator, parts)
+    return _painted(generator, layers)
 
 
 KINDS: dict[str, PictureMaker] = {

@@ -1,4 +1,4 @@
-"""The plots of a report, each as the bytes of a PNG. Pure functions of arrays; n stands in every plot."""
+"""The charts of a report, each as the bytes of a PNG. Pure functions of arrays; every chart shows its n."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _DASHES = ("-", "--", "-.", ":", (0, (1, 1)))
 
 
 def class_title(name: str) -> str:
-    """A class name as a person reads it."""
+    """The title of a class for a reader."""
     return TITLES.get(name, name)
 
 
 def confusion_chart(predictions: Predictions) -> bytes:
-    """Counts, coloured by their share of the truth's row."""
+    """The confusion matrix: counts, coloured by their share of the row."""
     confusion = confusion_matrix(predictions.truth, predictions.predicted)
     truths, answers = occurring_labels(confusion)
     shown = confusion[np.ix_(truths, answers)]
@@ -60,13 +60,13 @@ def confusion_chart(predictions: Predictions) -> bytes:
     return _png(figure)
 
 
-def roc_chart(predictions: Predictions, found: Mapping[str, Estimate]) -> bytes:
-    """A ROC curve for tumour against none and for each class against the rest, where `curves` has any."""
+def roc_chart(predictions: Predictions, figures: Mapping[str, Estimate]) -> bytes:
+    """The ROC curves of tumour against none and of each class against the rest that `binary_curves` has."""
     figure, axes = _figure(5.2, 5.2)
     axes.plot([0, 1], [0, 1], color="#999999", lw=1, ls=":")
-    for name, truth, score, style in curves(predictions):
+    for name, truth, score, style in binary_curves(predictions):
         hits, false = cumulative_counts(truth, score)
-        axes.plot(false / false[-1], hits / hits[-1], label=_legend(name, found[f"auc.{name}"]), **style)
+        axes.plot(false / false[-1], hits / hits[-1], label=_legend(name, figures[f"auc.{name}"]), **style)
     axes.set_xlabel("false positive rate (1 - specificity)")
     axes.set_ylabel("true positive rate (sensitivity)")
     _square(axes)
@@ -74,13 +74,13 @@ def roc_chart(predictions: Predictions, found: Mapping[str, Estimate]) -> bytes:
     return _png(figure)
 
 
-def precision_recall_chart(predictions: Predictions, found: Mapping[str, Estimate]) -> bytes:
-    """A precision-recall curve for tumour against none and for each class, where `curves` has any."""
+def precision_recall_chart(predictions: Predictions, figures: Mapping[str, Estimate]) -> bytes:
+    """The precision-recall curves of tumour against none and of each class that `binary_curves` has."""
     figure, axes = _figure(5.2, 5.2)
-    for name, truth, score, style in curves(predictions):
+    for name, truth, score, style in binary_curves(predictions):
         hits, false = cumulative_counts(truth, score)
         precision = hits[1:] / (hits[1:] + false[1:])
-        label = _legend(name, found[f"average_precision.{name}"])
+        label = _legend(name, figures[f"average_precision.{name}"])
         axes.step(np.r_[0, hits[1:] / hits[-1]], np.r_[precision[0], precision], where="pre", label=label, **style)
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
@@ -92,19 +92,19 @@ def precision_recall_chart(predictions: Predictions, found: Mapping[str, Estimat
 
 
 def reliability_chart(predictions: Predictions, error: Estimate) -> bytes:
-    """How often answers of a stated probability are right; below, how many answers state it."""
+    """The share of right answers by their probability; below, the number of answers."""
     stated, share, n = reliability(predictions)
     figure, (axes, below) = _figure_pair(5.2, 5.2)
     axes.plot([0, 1], [0, 1], color="#999999", lw=1, ls=":", label="perfect")
     axes.vlines(stated, np.minimum(stated, share), np.maximum(stated, share), color=COLOURS[1], lw=2, label="gap")
     axes.plot(stated, share, "o", color=COLOURS[0], ms=5, label="share right")
-    axes.set_ylabel("share of answers that are right")
+    axes.set_ylabel("share of right answers")
     axes.set_ylim(-0.03, 1.03)
     axes.set_title(f"calibration error {error.text()}, n={error.n}", fontsize=9)
     axes.legend(frameon=False, fontsize=8)
     below.bar((np.arange(BINS) + 0.5) / BINS, n, width=0.9 / BINS, color=COLOURS[0])
     below.set_ylabel("answers")
-    below.set_xlabel("stated probability of the answer")
+    below.set_xlabel("probability of the answer")
     below.set_xlim(-0.03, 1.03)
     return _png(figure)
 
@@ -112,7 +112,7 @@ def reliability_chart(predictions: Predictions, error: Estimate) -> bytes:
 def risk_coverage(predictions: Predictions) -> tuple[FigureArray, FigureArray]:
     """Coverage [m] and the share of wrong answers among the m most confident, [m], of readable pictures.
 
-    Answers of equal confidence are taken together: the order within a tie says nothing.
+    Answers of equal confidence count together: the order within a tie has no meaning.
     """
     confidence, right = confidences(predictions)
     order = np.argsort(-confidence, kind="stable")
@@ -122,16 +122,15 @@ def risk_coverage(predictions: Predictions) -> tuple[FigureArray, FigureArray]:
 
 
 def risk_coverage_chart(predictions: Predictions) -> bytes:
-    """The error among what is answered, when the least sure answers are withheld; the abstention rule as a point."""
+    """The error among the remaining answers when the least sure are withheld; the abstention rule as a point."""
     coverage, risk = risk_coverage(predictions)
     figure, axes = _figure(5.2, 4.2)
     axes.plot(100 * coverage, 100 * risk, color=COLOURS[0], lw=2, label="withheld by probability")
-    said = predictions.assessed
-    if not said.all() and said.any():
-        _, right = confidences(_where(predictions, said))
-        axes.plot(
-            100 * said.mean(), 100 * (1 - right.mean()), "o", color=COLOURS[5], label="the model's own “not assessed”"
-        )
+    assessed = predictions.assessed
+    if not assessed.all() and assessed.any():
+        _, right = confidences(_where(predictions, assessed))
+        point = 100 * assessed.mean(), 100 * (1 - right.mean())
+        axes.plot(*point, "o", color=COLOURS[5], label="the model's own “not assessed”")
     axes.set_xlabel(f"% answered (n={len(predictions.truth)})")
     axes.set_ylabel("% wrong of those answered")
     axes.set_xlim(0, 102)
@@ -141,7 +140,7 @@ def risk_coverage_chart(predictions: Predictions) -> bytes:
 
 
 def learning_curves(log: Sequence[Mapping[str, str]]) -> bytes:
-    """Training and validation loss, and the validation figure, over the epochs of a run's log.csv."""
+    """Training loss, validation loss and validation balanced accuracy over the epochs of a run's log.csv."""
     figure, (axes, below) = _figure_pair(5.2, 5.2, (1, 1))
     epochs = [int(line["epoch"]) for line in log]
     axes.plot(epochs, [float(line["loss"]) for line in log], color=COLOURS[0], lw=2, label="training (augmented)")
@@ -163,7 +162,7 @@ def learning_curves(log: Sequence[Mapping[str, str]]) -> bytes:
 def distribution_chart(
     inside: npt.NDArray[Any], outside: npt.NDArray[Any], limits: tuple[float, float], names: tuple[str, str]
 ) -> bytes:
-    """Distance and residual, each [n, 2], of test pictures and of pictures that are no brain; the limits as lines."""
+    """Distance and residual, each [n, 2], of test pictures and of pictures to be declined; the limits as lines."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure, axes = _figure(5.2, 4.6)
@@ -185,29 +184,30 @@ def distribution_chart(
     return _png(figure)
 
 
-def comparison_chart(names: Sequence[str], found: Sequence[Estimate], differences: Sequence[Estimate]) -> bytes:
-    """A figure of each model with its interval; beside it, each one's paired difference from the first."""
+def comparison_chart(names: Sequence[str], values: Sequence[Estimate], differences: Sequence[Estimate]) -> bytes:
+    """A figure of each model with its interval; beside it, its paired difference from the first model."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.3 + 0.45 * len(names)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for axes, values in ((left, found), (right, differences)):
-        for place, one in enumerate(values):
-            if one.value is not None and one.low is not None and one.high is not None:
-                axes.hlines(place, 100 * one.low, 100 * one.high, color=COLOURS[0], lw=2)
-                axes.plot(100 * one.value, place, "o", color=COLOURS[0])
+    for axes, estimates in ((left, values), (right, differences)):
+        for row, estimate in enumerate(estimates):
+            if estimate.low is not None and estimate.high is not None:
+                axes.hlines(row, 100 * estimate.low, 100 * estimate.high, color=COLOURS[0], lw=2)
+            if estimate.value is not None:
+                axes.plot(100 * estimate.value, row, "o", color=COLOURS[0])
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#dddddd", lw=0.6)
     left.set_yticks(range(len(names)), names)
     left.set_ylim(len(names) - 0.5, -0.5)
-    left.set_xlabel(f"balanced accuracy, % (n={found[0].n})")
+    left.set_xlabel(f"balanced accuracy, % (n={values[0].n})")
     right.axvline(0, color="#777777", lw=1, ls="--")
     right.set_xlabel("paired difference from the first, points")
     return _png(figure)
 
 
-def curves(predictions: Predictions) -> list[tuple[str, npt.NDArray[np.bool_], FigureArray, dict[str, Any]]]:
-    """The questions that both truths occur for, with a line style each."""
+def binary_curves(predictions: Predictions) -> list[tuple[str, npt.NDArray[np.bool_], FigureArray, dict[str, Any]]]:
+    """The questions of `binary_questions` for which both truths occur, each with a line style."""
     curves = []
     for index, (name, chosen, positive, score) in enumerate(binary_questions(predictions)):
         truth = positive[chosen]
@@ -218,7 +218,7 @@ def curves(predictions: Predictions) -> list[tuple[str, npt.NDArray[np.bool_], F
 
 
 def cumulative_counts(truth: npt.NDArray[np.bool_], score: FigureArray) -> tuple[IntArray, IntArray]:
-    """Positives and negatives at or above each different score, from the highest; the first point is none."""
+    """Positives and negatives at or above each distinct score, from the highest; the first point is 0, 0."""
     order = np.argsort(-score, kind="stable")
     ends = np.flatnonzero(np.diff(score[order], append=-np.inf))
     hits = np.cumsum(truth[order])[ends]
@@ -234,8 +234,8 @@ def _where(predictions: Predictions, chosen: npt.NDArray[np.bool_]) -> Predictio
     )
 
 
-def _legend(name: str, one: Estimate) -> str:
-    return f"{class_title(name)}: {one.text()}, n={one.n}"
+def _legend(name: str, estimate: Estimate) -> str:
+    return f"{class_title(name)}: {estimate.text()}, n={estimate.n}"
 
 
 def _square(axes: Axes) -> None:

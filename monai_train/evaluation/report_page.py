@@ -1,4 +1,4 @@
-"""The report of an evaluation as one HTML page that needs no other file; light or dark as the reader's system is."""
+"""The report of an evaluation as a self-contained HTML page, light or dark as the reader's system."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from html import escape
 from typing import Any
 
 from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
+from monai_train.evaluation.cohorts import CohortResult
 from monai_train.evaluation.intervals import Estimate
-from monai_train.evaluation.metrics import binary
-from monai_train.evaluation.out_of_distribution import OutOfDistributionCheck, PictureSource
+from monai_train.evaluation.metrics import Predictions, binary_figures
+from monai_train.evaluation.out_of_distribution import PictureSource
 from monai_train.evaluation.plots import class_title
-from monai_train.evaluation.report import CohortResult, EvaluationReport
+from monai_train.evaluation.report import EvaluationReport
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c1e21;--soft:#5b6168;--line:#d9dce0;--paper:#fff;--warn:#fff3d1;--bad:#a33a00}
@@ -30,14 +31,16 @@ th{font-weight:600}td small,th small{display:block;white-space:nowrap}small,figc
 .facts td{overflow-wrap:anywhere}.facts td:first-child{white-space:nowrap}
 td:first-child,th:first-child{position:sticky;left:0;background:var(--paper)}figure{margin:0}img{width:100%;height:auto;display:block}figcaption{font-size:.9rem;margin-top:.2rem}
 """
-RESEARCH_USE = '<p class="warn">Research use only. Not a medical device; nothing here may decide about a patient.</p>'
+RESEARCH_USE = (
+    '<p class="warn">Research use only. Not a medical device; no decision about a patient may rest on it.</p>'
+)
 _PLOTS = (
     ("confusion-slices", "Confusion matrix of slices"),
     ("confusion-patients", "Confusion matrix of patients"),
     ("roc", "ROC of slices: each class against the rest"),
     ("precision-recall", "Precision and recall of slices"),
-    ("reliability", "Reliability: is a stated 90 % right nine times in ten?"),
-    ("risk-coverage", "Risk and coverage: the error that is left when unsure answers are withheld"),
+    ("reliability", "Reliability: are answers with a probability of 90 % right nine times in ten?"),
+    ("risk-coverage", "Risk and coverage: the error that remains if unsure answers are withheld"),
 )
 _SUMMARY = (
     ("balanced_accuracy", "Balanced accuracy"),
@@ -56,19 +59,19 @@ _PERCENT = {"balanced_accuracy", "accuracy", "sensitivity", "specificity", "prec
 
 def report_html(report: EvaluationReport) -> str:
     """The whole report as HTML."""
-    title = f"Evaluation of {escape(report.subject.name)}"
+    title = f"Evaluation of {escape(report.model.name)}"
     body = [
         f"<h1>{title}</h1>",
         RESEARCH_USE,
-        f'<div class="facts">{_text_table(("model", ""), report.subject.facts)}</div>',
-        "<h2>In short</h2>",
+        f'<div class="facts">{_text_table(("model", ""), report.model.facts)}</div>',
+        "<h2>Summary</h2>",
         summary_table(report.results),
         "<h2>Goals</h2>",
         _goals(report),
-        *(cohort_section(part, report.images) for part in report.results),
-        _maps(report),
-        _outside(report.outside, report),
-        _learning(report),
+        *(cohort_section(result, report.images) for result in report.results),
+        _activation_maps(report),
+        _out_of_distribution(report),
+        _training(report),
         _mistakes(report),
         METHOD,
     ]
@@ -76,7 +79,7 @@ def report_html(report: EvaluationReport) -> str:
 
 
 def html_document(title: str, body: Sequence[str]) -> str:
-    """The page of that title (HTML); `body` is HTML too."""
+    """The page of that title; both arguments are HTML."""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -84,52 +87,53 @@ def html_document(title: str, body: Sequence[str]) -> str:
     )
 
 
-def summary_table(parts: Sequence[CohortResult]) -> str:
-    """The main figures of every part, side by side."""
-    header = ["", *(_heading(part) for part in parts)]
+def summary_table(results: Sequence[CohortResult]) -> str:
+    """The main figures of every cohort, side by side."""
+    header = ["", *(_heading(result) for result in results)]
     rows = []
-    for level, name in (("slices", "slices"), ("patients", "patients")):
-        rows.append([f"<b>Of {name}</b>", *(_how_many(part, level) for part in parts)])
+    for level in ("slices", "patients"):
+        rows.append([f"<b>Of {level}</b>", *(_number(result, level) for result in results)])
         for key, title in _SUMMARY:
-            rows.append([title, *(_known(key, part, level) for part in parts)])
-        rows.append(["Not assessed", *(_withheld(getattr(part.measurement, level).assessed) for part in parts)])
-        binaries = [binary(getattr(part.measurement, level)) for part in parts]
+            rows.append([title, *(_summary_cell(key, result, level) for result in results)])
+        answers = [getattr(result.measurement, level) for result in results]
+        rows.append(["Not assessed", *(_not_assessed(predictions) for predictions in answers)])
+        binaries = [binary_figures(predictions) for predictions in answers]
         for key, title in (("sensitivity", "Sensitivity"), ("specificity", "Specificity")):
-            cells = [_assessed_only(key, part, level, one) for part, one in zip(parts, binaries, strict=True)]
+            cells = [_assessed_cell(key, *pair) for pair in zip(answers, binaries, strict=True)]
             rows.append([f"{title} among the assessed", *cells])
-        rows.append(["Tumours called “no tumour” outright", *(_missed(one) for one in binaries)])
+        rows.append(["Tumours with the answer “no tumour”", *(_missed(figures) for figures in binaries)])
     return html_table(header, rows)
 
 
-def _known(key: str, part: CohortResult, level: str) -> str:
-    if key in _OF_KINDS and not _kinds_known(part):
+def _summary_cell(key: str, result: CohortResult, level: str) -> str:
+    if key in _OF_KINDS and not _kinds_known(result):
         return "-<small>kinds of tumour unknown</small>"
-    return _cell(key, getattr(part, level)[key])
+    return _cell(key, getattr(result, level)[key])
 
 
-def _kinds_known(part: CohortResult) -> bool:
-    return not (part.measurement.slices.truth == ANY_TUMOUR).any()
+def _kinds_known(result: CohortResult) -> bool:
+    return not (result.measurement.slices.truth == ANY_TUMOUR).any()
 
 
-def _heading(part: CohortResult) -> str:
-    return f'<span class="leaky">{escape(part.cohort.title)}</span>' if part.cohort.leaky else escape(part.cohort.title)
+def _heading(result: CohortResult) -> str:
+    title = escape(result.cohort.title)
+    return f'<span class="leaky">{title}</span>' if result.cohort.leaky else title
 
 
-def _how_many(part: CohortResult, level: str) -> str:
-    chosen = getattr(part.measurement, level)
-    patients = len(set(chosen.groups.tolist()))
-    return f"<b>n={len(chosen.truth)}</b><small>{patients} patients</small>"
+def _number(result: CohortResult, level: str) -> str:
+    answers = getattr(result.measurement, level)
+    patients = len(set(answers.groups.tolist()))
+    return f"<b>n={len(answers.truth)}</b><small>{patients} patients</small>"
 
 
-def _withheld(assessed: Any) -> str:
-    return f"{100 * (1 - assessed.mean()):.1f} %<small>n={len(assessed)}</small>"
+def _not_assessed(answers: Predictions) -> str:
+    return f"{100 * (1 - answers.assessed.mean()):.1f} %<small>n={len(answers.assessed)}</small>"
 
 
-def _assessed_only(key: str, part: CohortResult, level: str, figures: dict[str, Any]) -> str:
-    answers = getattr(part.measurement, level)
-    asked = (answers.truth != NO_TUMOUR) == (key == "sensitivity")
+def _assessed_cell(key: str, answers: Predictions, figures: dict[str, Any]) -> str:
+    counted = (answers.truth != NO_TUMOUR) == (key == "sensitivity")
     low, high = figures[f"{key}_assessed_ci"] or (None, None)
-    return _cell(key, Estimate(figures[f"{key}_assessed"], low, high, int((asked & answers.assessed).sum())))
+    return _cell(key, Estimate(figures[f"{key}_assessed"], low, high, int((counted & answers.assessed).sum())))
 
 
 def _missed(figures: dict[str, Any]) -> str:
@@ -143,125 +147,129 @@ def _cell(key: str, estimate: Estimate) -> str:
 
 
 def _goals(report: EvaluationReport) -> str:
-    """What the project set itself, and how far it is."""
-    parts = {part.cohort.key: part for part in report.results}
-    checks: list[tuple[str, float, bool, float | None, int]] = []  # title, goal, at least, measured, n
+    """The project's goals and how far this model is from each."""
+    by_key = {result.cohort.key: result for result in report.results}
+    goals: list[tuple[str, float, bool, float | None, int]] = []  # title, goal, at least, measured, n
 
-    def add(title: str, key: str, part: str, goal: float, at_least: bool = True) -> None:
-        if part in parts:
-            one = parts[part].slices[key]
-            checks.append((title, goal, at_least, one.value, one.n))
+    def add(title: str, figure: str, cohort: str, goal: float, at_least: bool = True) -> None:
+        if cohort in by_key:
+            estimate = by_key[cohort].slices[figure]
+            goals.append((title, goal, at_least, estimate.value, estimate.n))
 
-    add("Patients apart, slices: balanced accuracy", "balanced_accuracy", "test", 0.965)
+    add("Split by patient, slices: balanced accuracy", "balanced_accuracy", "test", 0.965)
     add("External set: sensitivity for any tumour", "sensitivity", "external", 0.92)
     add("External set: specificity", "specificity", "external", 0.92)
-    add("Patients apart: calibration error", "ece", "test", 0.03, at_least=False)
+    add("Split by patient: calibration error", "ece", "test", 0.03, at_least=False)
     add("External set: calibration error", "ece", "external", 0.10, at_least=False)
-    if "external" in parts:
-        said = parts["external"].measurement.slices.assessed
-        checks.append(("External set: not assessed", 0.15, False, float(1 - said.mean()), len(said)))
+    if "external" in by_key:
+        assessed = by_key["external"].measurement.slices.assessed
+        goals.append(("External set: not assessed", 0.15, False, float(1 - assessed.mean()), len(assessed)))
     hits = report.hits.get("test")
     if hits is not None:
-        checks.append(("Activation maps in the tumour's box", 0.75, True, hits.hits.value, hits.hits.n))
-    check = report.outside
+        goals.append(("Activation maps in the tumour's box", 0.75, True, hits.hits.value, hits.hits.n))
+    check = report.out_of_distribution
     if check is not None:
-        for sort, title, goal in (
-            (PictureSource.MADE, "Made pictures declined", 0.98),
-            (PictureSource.REAL, "Real pictures that are no structural brain MRI declined, each alone", 0.95),
+        for source, title, goal in (
+            (PictureSource.SYNTHETIC, "Synthetic pictures declined", 0.98),
+            (PictureSource.REAL, "Real pictures that are not structural brain MRI declined, each alone", 0.95),
             (PictureSource.SERIES, "The same not assessed, as whole series", 0.95),
         ):
-            kinds = [kind for kind in check.kinds if kind.sort is sort]
-            refused = sum(kind.not_assessed if sort is PictureSource.SERIES else kind.declined for kind in kinds)
+            kinds = [kind for kind in check.kinds if kind.source is source]
+            refused = sum(kind.not_assessed if source is PictureSource.SERIES else kind.declined for kind in kinds)
             if kinds:
                 n = sum(kind.n for kind in kinds)
-                checks.append((title, goal, True, refused / n, n))
-        checks.append(("Slices in distribution accepted", 0.95, True, check.accepted / check.n, check.n))
-    rows = [[escape(title), *_against(goal, at_least, value, n)] for title, goal, at_least, value, n in checks]
-    return html_table(("goal", "wanted", "measured", ""), rows)
+                goals.append((title, goal, True, refused / n, n))
+        goals.append(("Slices in distribution accepted", 0.95, True, check.accepted / check.n, check.n))
+    rows = [[escape(title), *_goal_cells(goal, at_least, value, n)] for title, goal, at_least, value, n in goals]
+    return html_table(("", "goal", "measured", ""), rows)
 
 
-def _against(goal: float, at_least: bool, value: float | None, n: int) -> list[str]:
-    wanted = f"{'≥' if at_least else '≤'} {100 * goal:.1f} %"
+def _goal_cells(goal: float, at_least: bool, value: float | None, n: int) -> list[str]:
+    bound = f"{'≥' if at_least else '≤'} {100 * goal:.1f} %"
     if value is None:
-        return [wanted, f"-<small>n={n}</small>", "not measured"]
+        return [bound, f"-<small>n={n}</small>", "not measured"]
     missing = goal - value if at_least else value - goal
-    verdict = "reached" if missing <= 0 else f'<span class="leaky">missed by {100 * missing:.1f} points</span>'
-    return [wanted, f"{100 * value:.1f} %<small>n={n}</small>", verdict]
+    outcome = "reached" if missing <= 0 else f'<span class="leaky">missed by {100 * missing:.1f} points</span>'
+    return [bound, f"{100 * value:.1f} %<small>n={n}</small>", outcome]
 
 
-def cohort_section(part: CohortResult, images: Mapping[str, bytes]) -> str:
-    """One part: its classes and its plots."""
-    note = (
-        f'<p class="warn">{escape(part.cohort.note)}</p>' if part.cohort.leaky else f"<p>{escape(part.cohort.note)}</p>"
-    )
-    unreadable = part.measurement.unreadable
-    lost = f"<p>Not readable: {', '.join(f'{escape(k)} {n}' for k, n in unreadable.items())}.</p>" if unreadable else ""
-    shown = [
-        embedded_image(images[f"plots/{part.cohort.key}-{name}"], caption)
+def cohort_section(result: CohortResult, images: Mapping[str, bytes]) -> str:
+    """A cohort: its classes and its charts."""
+    cohort = result.cohort
+    style = ' class="warn"' if cohort.leaky else ""
+    note = f"<p{style}>{escape(cohort.note)}</p>"
+    reasons = ", ".join(f"{escape(reason)} {n}" for reason, n in result.measurement.unreadable.items())
+    unreadable = f"<p>Not readable: {reasons}.</p>" if reasons else ""
+    charts = [
+        embedded_image(images[f"plots/{cohort.key}-{name}"], caption)
         for name, caption in _PLOTS
-        if f"plots/{part.cohort.key}-{name}" in images
+        if f"plots/{cohort.key}-{name}" in images
     ]
     classes = ""
-    if _kinds_known(part):
-        of_slices, of_patients = _classes(part.slices), _classes(part.patients)
+    if _kinds_known(result):
+        of_slices, of_patients = _class_table(result.slices), _class_table(result.patients)
         classes = f"<h3>Each class, slices</h3>{of_slices}<h3>Each class, patients</h3>{of_patients}"
-    return f'<h2>{_heading(part)}</h2>{note}{lost}{classes}<h3>Plots</h3><div class="grid plot">{"".join(shown)}</div>'
+    return (
+        f"<h2>{_heading(result)}</h2>{note}{unreadable}{classes}"
+        f'<h3>Charts</h3><div class="grid plot">{"".join(charts)}</div>'
+    )
 
 
-def _classes(found: dict[str, Estimate]) -> str:
+def _class_table(figures: Mapping[str, Estimate]) -> str:
     columns = ("recall", "precision", "specificity", "f1", "auc", "average_precision")
     titles = ("", "recall", "precision", "specificity", "F1", "ROC area", "average precision")
-    names = [name for name in CLASS_NAMES if found[f"recall.{name}"].n]
-    rows = [[class_title(name), *(_cell(key, found[f"{key}.{name}"]) for key in columns)] for name in names]
+    names = [name for name in CLASS_NAMES if figures[f"recall.{name}"].n]
+    rows = [[class_title(name), *(_cell(key, figures[f"{key}.{name}"]) for key in columns)] for name in names]
     return html_table(titles, rows)
 
 
-def _maps(report: EvaluationReport) -> str:
+def _activation_maps(report: EvaluationReport) -> str:
     if not report.hits:
         return ""
     rows = [
-        [_heading(part), _share(report.hits[part.cohort.key].hits), _share(report.hits[part.cohort.key].centre)]
-        for part in report.results
-        if part.cohort.key in report.hits
+        [_heading(result), *(_cell("recall", share) for share in (hits.hits, hits.centre))]
+        for result in report.results
+        if (hits := report.hits.get(result.cohort.key)) is not None
     ]
     note = (
         "Of the slices whose tumour has a known box: the share whose map has its centre of mass in the box, enlarged "
-        "by a tenth. The map is that of the answer; a tumour that is called “no tumour” counts as a miss."
+        "by a tenth. The map is that of the answer; a tumour with the answer “no tumour” counts as a miss."
     )
     header = ("", "in the box", "a map that always points at the middle")
     return f"<h2>Activation maps</h2><p>{note}</p>{html_table(header, rows)}"
 
 
-def _share(one: Estimate) -> str:
-    return _cell("recall", one)
-
-
-def _outside(check: OutOfDistributionCheck | None, report: EvaluationReport) -> str:
+def _out_of_distribution(report: EvaluationReport) -> str:
+    check = report.out_of_distribution
     if check is None:
-        return "<h2>Pictures that are no brain</h2><p>Only a bundle has limits for these; a run has none.</p>"
+        return "<h2>Out of distribution</h2><p>Only a bundle has out-of-distribution limits; a run has none.</p>"
     rows = [
-        [escape(one.kind) + ("" if one.sort is PictureSource.MADE else " (real)"), str(one.n), _of(one.declined, one.n),
-         _of(one.not_assessed, one.n)]
-        for one in check.kinds
-    ]  # fmt: skip
-    accepted = f"{_of(check.accepted, check.n)} of the {check.n} slices of the first part above are accepted."
+        [
+            escape(kind.kind) + ("" if kind.source is PictureSource.SYNTHETIC else " (real)"),
+            str(kind.n),
+            _share(kind.declined, kind.n),
+            _share(kind.not_assessed, kind.n),
+        ]
+        for kind in check.kinds
+    ]
+    accepted = f"{_share(check.accepted, check.n)} of the {check.n} slices of the first cohort above are accepted."
     note = (
-        "Declined: not readable as one picture, or beyond the limits on distance and residual. Not assessed: declined, "
-        "or too uncertain. All others would be given a class."
+        "Pictures that are not brain MRI. Declined: not readable as a picture, or beyond the limits on distance and "
+        "residual. Not assessed: declined, or too uncertain. All others would be given a class."
     )
     chart = embedded_image(report.images["plots/out-of-distribution"], "Features of both, with the limits")
     return (
-        f"<h2>Pictures that are no brain</h2><p>{note}</p>"
+        f"<h2>Out of distribution</h2><p>{note}</p>"
         + html_table(("kind", "n", "declined", "not assessed"), rows)
         + f'<p>{accepted}</p><div class="grid plot">{chart}</div>'
     )
 
 
-def _of(part: int, whole: int) -> str:
+def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %"
 
 
-def _learning(report: EvaluationReport) -> str:
+def _training(report: EvaluationReport) -> str:
     if "plots/learning-curves" not in report.images:
         return ""
     chart = embedded_image(report.images["plots/learning-curves"], "Loss and validation figure of each epoch")
@@ -270,18 +278,21 @@ def _learning(report: EvaluationReport) -> str:
 
 def _mistakes(report: EvaluationReport) -> str:
     if not report.mistakes:
-        return "<h2>Worst mistakes</h2><p>There is none in the parts that are not leaky.</p>"
-    shown = [embedded_image(report.images[name], caption) for name, caption in report.mistakes]
-    note = "The surest wrong answers, at most two a patient; orange is the map of the answer, blue the tumour's box."
-    return f'<h2>Worst mistakes</h2><p>{note}</p><div class="grid small">{"".join(shown)}</div>'
+        return "<h2>Worst mistakes</h2><p>There are none in the cohorts that are not leaky.</p>"
+    pictures = [embedded_image(report.images[name], caption) for name, caption in report.mistakes]
+    note = (
+        "The wrong answers with the highest probability, at most two per patient; orange is the map of the answer, "
+        "blue the tumour's box."
+    )
+    return f'<h2>Worst mistakes</h2><p>{note}</p><div class="grid small">{"".join(pictures)}</div>'
 
 
 METHOD = """<h2>How to read this</h2>
-<p>Intervals are 95 %, from 2,000 resamples of patients: slices of one patient stand or fall together. Where all or none
-are right, the interval is exact (Clopper and Pearson) for that number of patients. Figures look at forced
-answers; what the model would rather not say is counted as “not assessed”. A truth that only says “tumour” counts any
-tumour class as right; kinds are then not scored. Calibration error uses 15 bins of equal width; chance can only raise
-it, so its interval lies high. Where no patient is known, each different picture counts as one.</p>"""
+<p>Intervals are 95 %, from 2,000 resamples of patients: slices of a patient are drawn together. If all or none are
+right, the interval is exact (Clopper and Pearson) for that number of patients. Figures are of all answers, including
+those that the model would withhold; these are counted as “not assessed”. If the truth is only “tumour”, any tumour
+class is right, and kinds are not scored. Calibration error uses 15 bins of equal width; chance can only raise it, so
+its interval lies high. If no patient is known, each different picture counts as a patient.</p>"""
 
 
 def embedded_image(png: bytes, caption: str) -> str:

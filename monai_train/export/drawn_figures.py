@@ -9,8 +9,8 @@ import numpy as np
 
 from monai_train.data.labels import CLASS_NAMES
 from monai_train.evaluation.evaluate import Measurement
-from monai_train.evaluation.metrics import FigureArray, Predictions, figures, occurring_labels, reliability
-from monai_train.evaluation.plots import cumulative_counts, curves, risk_coverage
+from monai_train.evaluation.metrics import FigureArray, Predictions, level_figures, occurring_labels, reliability
+from monai_train.evaluation.plots import binary_curves, cumulative_counts, risk_coverage
 
 _POINTS = 60  # of a curve; more are not visible
 _SHOWN = ("n", "patients", "accuracy", "balanced_accuracy", "balanced_accuracy_ci", "ece", "tumour_auc")
@@ -27,7 +27,7 @@ def drawn_figures(measured: Mapping[str, Measurement], titles: Mapping[str, str]
 
 
 def _level(predictions: Predictions) -> dict[str, Any]:
-    found = figures(predictions)
+    found = level_figures(predictions)
     confusion = np.array(found["confusion_matrix"])
     truths, answers = occurring_labels(confusion)
     return {
@@ -50,7 +50,7 @@ def _reliability(predictions: Predictions) -> list[list[float]]:
 
 def _roc(predictions: Predictions) -> list[list[float]]:
     """[1 - specificity, sensitivity] of tumour against none; [] unless both occur."""
-    for name, truth, score, _ in curves(predictions):
+    for name, truth, score, _ in binary_curves(predictions):
         if name == "tumour":
             hits, false = cumulative_counts(truth, score)
             return _thinned(false / false[-1], hits / hits[-1])

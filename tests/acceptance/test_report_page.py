@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from monai_train.config import TrainConfig
-from monai_train.evaluation.report import evaluated_runs, write_report
+from monai_train.evaluation.cohorts import evaluated_runs
+from monai_train.evaluation.report_files import write_report
 from monai_train.training.train import train
 from tests.testbed.browser import CHROMIUM, FLAGS
 from tests.testbed.converted import make_converted

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_train.evaluation.activation import centre_of_mass, inside, map_hits, overlay, worst_mistakes
+from monai_train.evaluation.activation import centre_of_mass, in_boxes, map_hits, overlay, worst_mistakes
 from monai_train.evaluation.evaluate import Evidence
 from monai_train.evaluation.metrics import Predictions
 
@@ -48,7 +48,7 @@ def test_centre_of_mass_is_in_fractions_of_the_picture() -> None:
 def test_box_is_enlarged_by_a_tenth() -> None:
     box = np.array([[0.5, 0.5, 0.2, 0.4]] * 4)
     points = np.array([[0.609, 0.5], [0.611, 0.5], [0.5, 0.719], [0.5, 0.721]])
-    assert inside(points, box).tolist() == [True, False, True, False]
+    assert in_boxes(points, box).tolist() == [True, False, True, False]
 
 
 def test_hits_are_of_tumour_slices_with_a_box_and_a_missed_tumour_is_a_miss() -> None:

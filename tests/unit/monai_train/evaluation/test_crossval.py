@@ -53,9 +53,9 @@ def test_no_group_is_on_two_sides(pictures: list[tuple[int, int]], folds: int, s
     of_group: dict[str, set[int]] = {}
     for group, fold in zip(groups, found.tolist(), strict=True):
         of_group.setdefault(group, set()).add(fold)
-    assert all(len(one) == 1 for one in of_group.values())
+    assert all(len(assigned) == 1 for assigned in of_group.values())
     assert set(found.tolist()) == set(range(folds))
-    sizes = Counter(next(iter(one)) for one in of_group.values())
+    sizes = Counter(next(iter(assigned)) for assigned in of_group.values())
     assert max(sizes.values()) - min(sizes.values()) <= 1
 
 
@@ -85,14 +85,14 @@ def test_roles_of_all_folds_keep_patients_apart(pictures: list[tuple[int, int, b
             if role is not SplitRole.OVERLAP:
                 sides.setdefault(row.patient_group, set()).add(role)
             judged[i] += role is SplitRole.TEST
-        assert all(len(one) == 1 for one in sides.values())
+        assert all(len(roles) == 1 for roles in sides.values())
     assert all(judged[i] == (row.dataset == "main") for i, row in enumerate(rows))
 
 
 def test_temperature_of_a_fold_is_fitted_on_the_others() -> None:
     generator = np.random.default_rng(0)
     logits = [(generator.normal(size=(50, 4)) * scale).astype(np.float32) for scale in (1, 3, 6)]
-    labels = [one.argmax(axis=1).tolist() for one in logits]
+    labels = [fold.argmax(axis=1).tolist() for fold in logits]
     for fold_labels in labels:
         for i in range(0, 50, 4):
             fold_labels[i] = (fold_labels[i] + 1) % 4
@@ -115,7 +115,7 @@ def test_every_picture_is_judged_once_by_a_model_that_did_not_know_it(finished: 
         lines = list(csv.DictReader(stream))
     inside = [row for row in read_manifest(tiny_data) if row.dataset == "main"]
     assert sorted(line["path"] for line in lines) == sorted(row.path for row in inside)
-    assert report["n"] == len(inside) == sum(one["slice"]["n"] for one in report["folds"])
+    assert report["n"] == len(inside) == sum(fold["slice"]["n"] for fold in report["folds"])
     assert report["estimates"]["patient"]["balanced_accuracy"]["n"] == len({row.patient_group for row in inside})
     console = Console(width=100, record=True)
     console.print(fold_table(report))
@@ -166,5 +166,5 @@ def test_a_folder_made_for_other_settings_is_refused(finished: Path, tiny_data: 
 
 
 def test_an_unknown_data_set_is_an_error(tiny_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="no picture to judge"):
+    with pytest.raises(StartError, match="no picture to evaluate"):
         cross_validate(tiny_data, tmp_path / "run", SHORT, folds=3, dataset="nowhere")

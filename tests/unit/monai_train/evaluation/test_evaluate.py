@@ -1,4 +1,4 @@
-"""Every figure against scikit-learn, the treatment of `tumor`, abstention and patients, and a bundle's measurement."""
+"""What is measured of a bundle is what the worker answers; runs and ensembles of runs."""
 
 from __future__ import annotations
 
@@ -7,119 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn import metrics as reference
 from typer.testing import CliRunner
 
 from monai_train.cli.app import app
 from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES
 from monai_train.data.manifest import read_manifest
-from monai_train.evaluation.evaluate import fit_temperature, measure_bundle
-from monai_train.evaluation.metrics import (
-    UNREADABLE,
-    Predictions,
-    balanced_accuracy,
-    binary,
-    bootstrap_interval,
-    calibration_error,
-    figures,
-    tumour_auc,
-)
+from monai_train.data.patients import SplitRole
+from monai_train.evaluation.evaluate import examine_runs, fit_temperature, measure_bundle, run_split, select_pictures
+from monai_train.training.train import train
 from tests.testbed.converted import make_converted
 from tests.testbed.tiny_bundle import make_tiny_bundle
+from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
 from worker.inference.aggregate import slice_probabilities
 from worker.inference.bundle import load_bundle
 from worker.inference.classify import classify
 from worker.inference.engines import OpenVinoEngine
 from worker.results import ResultStatus
-
-
-def made(n: int = 300, seed: int = 0) -> Predictions:
-    generator = np.random.default_rng(seed)
-    truth = generator.integers(0, 4, n)
-    scores = generator.normal(size=(n, 4)) + 1.5 * np.eye(4)[truth]
-    probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    groups = np.array([f"G{i}" for i in generator.integers(0, 60, n)])
-    return Predictions(truth, probabilities.astype(np.float32), groups, generator.random(n) < 0.8)
-
-
-def test_figures_equal_scikit_learn() -> None:
-    one = made()
-    ours, predicted = figures(one), one.predicted
-    assert ours["accuracy"] == pytest.approx(reference.accuracy_score(one.truth, predicted))
-    assert ours["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(one.truth, predicted))
-    expected = reference.confusion_matrix(one.truth, predicted)
-    assert np.array_equal(np.array(ours["confusion_matrix"])[:, :4], expected)
-    scores = reference.precision_recall_fscore_support(one.truth, predicted)
-    for index, name in enumerate(CLASS_NAMES):
-        row = ours["per_class"][name]
-        values = [row["precision"], row["recall"], row["f1"], row["support"]]
-        assert values == pytest.approx([column[index] for column in scores])
-        others = one.truth != index
-        assert row["specificity"] == pytest.approx(np.mean(predicted[others] != index))
-    wanted = np.eye(4)[one.truth]
-    assert ours["brier"] == pytest.approx(((one.probabilities - wanted) ** 2).sum(axis=1).mean(), abs=1e-6)
-
-
-def test_auc_equals_scikit_learn_with_ties() -> None:
-    one = made()
-    rounded = Predictions(one.truth, one.probabilities.round(1), one.groups, one.assessed)
-    for case in (one, rounded):
-        expected = reference.roc_auc_score(case.truth != 3, 1 - case.probabilities[:, 3])
-        assert tumour_auc(case) == pytest.approx(expected, abs=1e-6)
-
-
-def test_any_tumour_counts_every_tumour_class_as_right() -> None:
-    probabilities = np.array([[0.9, 0.1, 0, 0], [0, 0, 0.8, 0.2], [0, 0.1, 0, 0.9], [0, 0, 0, 1.0]], np.float32)
-    truth = np.array([ANY_TUMOUR, ANY_TUMOUR, ANY_TUMOUR, 3])
-    one = Predictions(truth, probabilities, np.array(list("abcd")), np.ones(4, bool))
-    assert figures(one)["accuracy"] == pytest.approx(0.75)
-    assert figures(one)["per_class"]["tumor"] == {"recall": pytest.approx(2 / 3), "support": 3}
-    assert binary(one)["sensitivity"] == pytest.approx(2 / 3)
-    assert binary(one)["specificity"] == 1
-
-
-def test_unreadable_is_always_wrong() -> None:
-    probabilities = np.array([[np.nan] * 4, [0, 0, 0, 1.0]], np.float32)
-    one = Predictions(np.array([0, 3]), probabilities, np.array(["a", "b"]), np.array([False, True]))
-    assert one.predicted.tolist() == [UNREADABLE, 3]
-    assert figures(one)["accuracy"] == 0.5
-    assert binary(one)["missed"] == 0  # not assessed is not "no tumour"
-    assert binary(one)["sensitivity"] == 0
-
-
-def test_abstention_is_apart_from_forced_answers() -> None:
-    one = made()
-    result = binary(one)
-    said, tumour = one.assessed, one.truth != 3
-    called = one.predicted != 3
-    assert result["sensitivity"] == pytest.approx(called[tumour].mean())
-    assert result["sensitivity_assessed"] == pytest.approx(called[tumour & said].mean())
-    assert result["specificity_assessed"] == pytest.approx((~called)[~tumour & said].mean())
-    assert result["missed"] == pytest.approx((~called & said)[tumour].mean())
-
-
-def test_bootstrap_resamples_patients() -> None:
-    """Copies of a patient's slices narrow nothing; and the interval is that of a plain loop."""
-    one = made(120)
-    interval = bootstrap_interval(one.truth, one.predicted, one.groups, balanced_accuracy)
-    doubled = [np.concatenate([part, part]) for part in (one.truth, one.predicted, one.groups)]
-    assert bootstrap_interval(*doubled, balanced_accuracy) == pytest.approx(interval)
-    generator = np.random.default_rng(5)
-    members = [np.flatnonzero(one.groups == group) for group in np.unique(one.groups)]
-    samples = []
-    for _ in range(2000):
-        index = np.concatenate([members[i] for i in generator.integers(0, len(members), len(members))])
-        recalls = [np.mean(one.predicted[index][one.truth[index] == c] == c) for c in np.unique(one.truth[index])]
-        samples.append(np.mean(recalls))
-    assert interval == pytest.approx(np.percentile(samples, (2.5, 97.5)).tolist(), abs=0.02)
-
-
-def test_calibration_error_of_a_known_case() -> None:
-    probabilities = np.tile(np.array([[0.8, 0.1, 0.1, 0.0]], np.float32), (10, 1))
-    truth = np.array([0] * 6 + [1] * 4)
-    one = Predictions(truth, probabilities, np.array(["a"] * 10), np.ones(10, bool))
-    assert calibration_error(one) == pytest.approx(0.2, abs=1e-6)
 
 
 def test_temperature_undoes_a_known_scale() -> None:
@@ -197,3 +101,43 @@ def test_usage_faults_are_one_line(tiny: Path, data: Path) -> None:
             ["evaluate", "--data", str(data), "--bundle", str(tiny), "--role", "test"],
             catch_exceptions=False,
         )
+
+
+def test_several_runs_are_an_ensemble(official_data: Path, tiny_run: Path, tmp_path: Path) -> None:
+    rows = read_manifest(official_data)
+    chosen = select_pictures(rows, run_split(tiny_run).roles(rows), SplitRole.TEST, deduplicated=True)
+    alone = examine_runs([tiny_run], official_data, rows, chosen)[0]
+    twice = examine_runs([tiny_run, tiny_run], official_data, rows, chosen)[0]
+    assert twice.slices.probabilities == pytest.approx(alone.slices.probabilities, abs=1e-5)
+    weak = tmp_path / "weak"
+    train(official_data, weak, TINY.model_copy(update={"epochs": 1, "samples_per_epoch": 16, "seed": 3}))
+    mixed = examine_runs([tiny_run, weak], official_data, rows, chosen)[0]
+    # In logarithms: both may be sure of the same class.
+    logarithms = [np.log(one.slices.probabilities + 1e-12) for one in (mixed, alone)]
+    assert abs(logarithms[0] - logarithms[1]).max() > 0.01
+
+
+def test_an_ensemble_needs_one_split(official_data: Path, tiny_run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    train(official_data, other, TINY.model_copy(update={"epochs": 1, "samples_per_epoch": 16, "test_share": 0.4}))
+    with pytest.raises(StartError, match="same patients"):
+        examine_runs([tiny_run, other], official_data, read_manifest(official_data), [0])
+
+
+def test_flip_gives_a_mirrored_picture_the_same_answer(official_data: Path, tiny_run: Path) -> None:
+    import torch
+
+    from monai_train.data.dataset import load_pictures, read_preprocessing
+    from monai_train.data.labels import CLASS_NAMES
+    from monai_train.evaluation.evaluate import model_outputs
+    from monai_train.networks.registry import make_classifier
+    from monai_train.training.checkpoint import BEST, read_checkpoint
+
+    model = make_classifier(TINY.network, len(CLASS_NAMES))
+    model.load_state_dict(read_checkpoint(tiny_run / BEST).average)
+    pixels = load_pictures(official_data, read_manifest(official_data), read_preprocessing()).pixels[:6]
+    upright = model_outputs(model, pixels, flip=True)
+    mirrored = model_outputs(model, torch.flip(pixels, [-1]), flip=True)
+    assert mirrored.logits == pytest.approx(upright.logits, abs=1e-4)
+    assert mirrored.maps[..., ::-1] == pytest.approx(upright.maps, abs=1e-4)
+    assert abs(model_outputs(model, pixels).logits - upright.logits).max() > 1e-3

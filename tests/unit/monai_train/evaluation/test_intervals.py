@@ -9,14 +9,14 @@ from sklearn import metrics as reference
 
 from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES
 from monai_train.evaluation.intervals import (
-    counts,
     estimates,
+    figure_counts,
     paired_differences,
     patient_draws,
     share_estimate,
     weighted_figures,
 )
-from monai_train.evaluation.metrics import Predictions, binary, figures
+from monai_train.evaluation.metrics import Predictions, binary_figures, level_figures
 
 
 def made(n: int = 240, seed: int = 0, skill: float = 1.5, decimals: int = 2) -> Predictions:
@@ -69,14 +69,14 @@ def test_weights_mean_that_a_patient_occurs_so_often() -> None:
 
 def test_estimates_agree_with_the_fixed_figures_of_evaluate() -> None:
     one = made()
-    plain, with_intervals = figures(one), estimates(one)
+    plain, with_intervals = level_figures(one), estimates(one)
     for name, key in (("accuracy",) * 2, ("balanced_accuracy",) * 2, ("ece",) * 2, ("brier",) * 2):
         assert with_intervals[name].value == pytest.approx(plain[key])
     low, high = plain["balanced_accuracy_ci"]
     assert with_intervals["balanced_accuracy"].low == pytest.approx(low)
     assert with_intervals["balanced_accuracy"].high == pytest.approx(high)
     assert with_intervals["auc.tumour"].value == pytest.approx(plain["tumour_auc"])
-    assert with_intervals["sensitivity"].value == pytest.approx(binary(one)["sensitivity"])
+    assert with_intervals["sensitivity"].value == pytest.approx(binary_figures(one)["sensitivity"])
     assert with_intervals["recall.glioma"].n == plain["per_class"]["glioma"]["support"]
     assert all(one.low <= one.value <= one.high for one in with_intervals.values())
 
@@ -142,7 +142,7 @@ def test_a_network_that_always_gives_one_class_has_an_interval() -> None:
     found = estimates(always)["balanced_accuracy"]
     assert found.value == 0.25
     assert found.low == pytest.approx(0.025 ** (1 / 9) / 4)
-    assert [found.low, found.high] == pytest.approx(figures(always)["balanced_accuracy_ci"])
+    assert [found.low, found.high] == pytest.approx(level_figures(always)["balanced_accuracy_ci"])
 
 
 def test_a_figure_that_is_no_share_has_no_interval_where_resamples_agree() -> None:
@@ -157,7 +157,7 @@ def test_patients_that_are_all_half_right_give_no_interval() -> None:
     probabilities = np.eye(4, dtype=np.float32)[np.array([0, 1] * 6)]
     halves = Predictions(truth, probabilities, np.repeat(list("abcdef"), 2), np.ones(12, bool))
     assert estimates(halves)["accuracy"].text(in_percent=True) == "50.0 %"
-    assert figures(halves)["balanced_accuracy_ci"] is None
+    assert level_figures(halves)["balanced_accuracy_ci"] is None
     assert share_estimate(truth == halves.predicted, halves.groups).low is None
 
 
@@ -166,9 +166,9 @@ def test_shares_and_fixed_figures_are_exact_too() -> None:
     low = 0.025 ** (1 / 9)
     share = share_estimate(np.ones(9, bool), np.array(list("abcdefghi")))
     assert (share.low, share.high) == (pytest.approx(low), 1)
-    assert binary(one)["specificity_ci"] == [pytest.approx(low), 1]
-    assert binary(one)["sensitivity_assessed_ci"] == [pytest.approx(0.025 ** (1 / 27)), 1]
-    assert figures(one)["balanced_accuracy_ci"] == [pytest.approx(estimates(one)["balanced_accuracy"].low), 1]
+    assert binary_figures(one)["specificity_ci"] == [pytest.approx(low), 1]
+    assert binary_figures(one)["sensitivity_assessed_ci"] == [pytest.approx(0.025 ** (1 / 27)), 1]
+    assert level_figures(one)["balanced_accuracy_ci"] == [pytest.approx(estimates(one)["balanced_accuracy"].low), 1]
 
 
 def test_no_answers_no_estimates() -> None:
@@ -197,4 +197,4 @@ def test_paired_difference_refuses_other_questions() -> None:
 
 def test_counts_name_every_figure() -> None:
     one = made(30)
-    assert counts(one).keys() == weighted_figures(one, np.ones((1, 30))).keys()
+    assert figure_counts(one).keys() == weighted_figures(one, np.ones((1, 30))).keys()

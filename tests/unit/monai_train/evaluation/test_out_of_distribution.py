@@ -63,11 +63,11 @@ def test_check_counts_what_the_bundle_declines(made: Made, tmp_path: Path) -> No
     check = check_out_of_distribution(made.bundle, "int8", made.evidence.features, made.measured.slices, tmp_path)
     accepted = in_distribution(made.evidence.features, load_bundle(made.bundle))
     assert (check.n, check.accepted) == (len(made.rows), int(accepted.sum()))
-    ours = [kind for kind in check.kinds if kind.sort is PictureSource.MADE]
+    ours = [kind for kind in check.kinds if kind.source is PictureSource.SYNTHETIC]
     assert sum(kind.n for kind in ours) == len(made.rows)
     assert sum(kind.n - kind.declined for kind in ours) == int(accepted.sum())
-    broken = [one for one in check.kinds if one.sort is not PictureSource.MADE]
-    assert [(one.sort, one.n, one.declined, one.not_assessed) for one in broken] == [
+    broken = [kind for kind in check.kinds if kind.source is not PictureSource.SYNTHETIC]
+    assert [(kind.source, kind.n, kind.declined, kind.not_assessed) for kind in broken] == [
         (PictureSource.REAL, 1, 1, 1),
         (PictureSource.SERIES, 1, 1, 1),
     ]

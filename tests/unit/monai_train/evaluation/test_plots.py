@@ -41,7 +41,7 @@ def test_answers_that_are_equally_sure_are_withheld_together() -> None:
 
 def test_curves_are_scikit_learns() -> None:
     one = made()
-    for name, truth, score, _ in plots.curves(one):
+    for name, truth, score, _ in plots.binary_curves(one):
         hits, false = plots.cumulative_counts(truth, score)
         expected_false, expected_hits, _ = reference.roc_curve(truth, score, drop_intermediate=False)
         assert hits / hits[-1] == pytest.approx(expected_hits), name
@@ -63,8 +63,8 @@ def test_every_plot_is_drawn(truths: str) -> None:
         plots.reliability_chart(one, found["ece"]),
         plots.risk_coverage_chart(one),
     ]
-    assert bool(plots.curves(one)) == (truths != "one class")
-    if plots.curves(one):
+    assert bool(plots.binary_curves(one)) == (truths != "one class")
+    if plots.binary_curves(one):
         drawn += [plots.roc_chart(one, found), plots.precision_recall_chart(one, found)]
     for png in drawn:
         width, height = size_of(png)
