@@ -13,7 +13,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line as an SVG `points` attribute; `mark` is its point where it has only that one, else None."""
+    """A line as an SVG `points` attribute; `mark` is its point where it has a single point, else None."""
 
     name: str
     style: str
@@ -23,7 +23,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One segment of a stacked bar."""
+    """A segment of a stacked bar."""
 
     style: str
     x: float

@@ -83,7 +83,7 @@ class Site:
         return self.settings.worker.data_dir
 
     def bundles(self) -> list[BundleDescription]:
-        """Every intact bundle on this host, the configured one first."""
+        """Every intact bundle on this host, the configured bundle first."""
         descriptions: dict[str, BundleDescription] = {}
         store = BundleStore(self.settings)
         for folder in [store.configured(), *store.copies()]:

@@ -1,4 +1,4 @@
-"""The configured destinations as pages and API show them, and whether one answers."""
+"""The configured destinations as pages and API show them, and whether a destination answers."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def install(app: FastAPI) -> None:
 
 
 def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
-    """Correct the media type of error responses: FastAPI documents that of the successful one."""
+    """Correct the media type of error responses: FastAPI documents that of the successful response."""
     for operation in [operation for path in document["paths"].values() for operation in path.values()]:
         for status, response in operation["responses"].items():
             content = response.get("content", {})
@@ -53,7 +53,7 @@ def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answer(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
-    """A problem; a page for a browser that requests one."""
+    """A problem, or a page where a browser asks for HTML."""
     if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/"):
         heading = HTTPStatus(status).phrase
         return HTMLResponse(

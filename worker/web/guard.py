@@ -103,7 +103,7 @@ async def posted(request: Request) -> dict[str, str]:
 
 
 class Guard:
-    """Authenticates callers, and counts and records refused ones."""
+    """Authenticates callers, and counts and records refusals."""
 
     def __init__(
         self, settings: Settings, database: Database, record: events.RecordEvent, clock: Callable[[], datetime]

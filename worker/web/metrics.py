@@ -56,7 +56,7 @@ def metrics_routes(settings: Settings, database: Database, clock: Callable[[], d
 
 @dataclass(frozen=True, slots=True)
 class _Collector:
-    """The metrics of one scrape. While the database is unreachable: that, and those of the disk."""
+    """The metrics of a scrape. While the database is unreachable: that, and those of the disk."""
 
     settings: Settings
     database: Database
@@ -116,7 +116,7 @@ def _refusals(session: Session) -> Iterator[Metric]:
 
 
 def _work(totals: Totals, now: datetime) -> Iterator[Metric]:
-    yield _by("jobs", "Jobs by state; parked ones need a person.", "state", totals.jobs)
+    yield _by("jobs", "Jobs by state; parked jobs need a person.", "state", totals.jobs)
     yield _gauge("jobs_oldest_pending_seconds", "Age of the oldest pending job.", _age(totals.oldest_job, now))
     results = CounterMetricFamily(_PREFIX + "results", "Results by model and class.", labels=("model", "class"))
     for (model, label), number in _bounded(totals.results, ("other", "other")).items():
@@ -174,7 +174,7 @@ def _disk(settings: Settings) -> Iterator[Metric]:
     try:
         usage = shutil.disk_usage(settings.worker.data_dir)
     except OSError:
-        return  # better no number than a wrong one; absent() detects it
+        return  # no number rather than a wrong number; absent() detects it
     yield _gauge("disk_free_bytes", "Free bytes of the file system that holds the data folder.", usage.free)
     yield _gauge("disk_size_bytes", "Size of the file system that holds the data folder.", usage.total)
     yield _gauge(

@@ -87,7 +87,7 @@ class Spread:
 class MonthlyChange:
     """A spread now and before. `gap` is the largest distance of their cumulative distributions (Kolmogorov-Smirnov).
 
-    Chance alone exceeds `limit` in one month of twenty. Both are None where either spread is empty.
+    Chance alone exceeds `limit` in 1 month of 20. Both are None where either spread is empty.
     """
 
     now: Spread
@@ -116,7 +116,7 @@ class Shift:
 
 @dataclass(frozen=True, slots=True)
 class ModelMonth:
-    """The figures of one model in a month."""
+    """The figures of a model in a month."""
 
     model: str
     sha256: str

@@ -53,7 +53,7 @@ class ReadingEntry(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ReadingAnswer:
-    """One reading. `state`: confirmed or corrected, of the `answer` of the `model` that the reader looked at."""
+    """A reading. `state`: confirmed or corrected, of the `answer` of the `model` that the reader looked at."""
 
     number: int
     label: str

@@ -1,4 +1,4 @@
-"""/api/v1/deliveries: deliveries that have not arrived, and retrying failed ones."""
+"""/api/v1/deliveries: deliveries that have not arrived, and retrying failed deliveries."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def deliveries_api(site: Site) -> APIRouter:
 
     @routes.post("/deliveries/{number}/retry", responses=NOT_FOUND | CONFLICT)
     def retry_delivery(request: Request, number: RowNumber, caller: Operator) -> Retried:
-        """Retry a failed delivery, or send a pending one without waiting."""
+        """Retry a failed delivery, or send a pending delivery without waiting."""
         with site.database.write() as session:
             retried = retry_failed_deliveries(session, site.clock(), [number])
             delivery = session.get(DeliveryRow, number)

@@ -1,4 +1,4 @@
-"""/api/v1/jobs: unfinished jobs, and retrying parked ones."""
+"""/api/v1/jobs: unfinished jobs, and retrying parked jobs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def jobs_api(site: Site) -> APIRouter:
     def list_jobs(
         caller: Reader, state: _UnfinishedState | None = None, after: After = 0, limit: Limit = 50
     ) -> JobPage:
-        """Unfinished jobs: pending, running, or parked with the reason. A series shows its finished ones."""
+        """Unfinished jobs: pending, running, or parked with the reason. A series shows its finished jobs."""
         with site.database.read() as session:
             return JobPage(tuple(unfinished_jobs(session, state, after, limit)))
 

@@ -35,7 +35,7 @@ def models_api(site: Site) -> APIRouter:
     def change_model(
         sha256: BundleHash, change: ModelChange, caller: Operator, beside: bool = False
     ) -> tuple[ModelStatus, ...]:
-        """Run a model in shadow, activate it in place of the active ones (`beside`: of its name only), or retire it."""
+        """Run a model in shadow, activate it in place of the active (`beside`: of its name only), or retire it."""
         model_changes.change_model(site, change, sha256, beside, caller)
         return model_changes.list_models(site)
 

@@ -15,7 +15,7 @@ from worker.web.readings import ReadingAnswer, ReadingEntry, possible_labels, re
 
 @dataclass(frozen=True, slots=True)
 class ReadingList:
-    """The readings of a series, the latest first. A new one is sent with `after` and `result` as they are here."""
+    """The readings of a series, the latest first. Send a new reading with `after` and `result` as they are here."""
 
     readings: tuple[ReadingAnswer, ...]
     after: int

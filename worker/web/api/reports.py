@@ -22,7 +22,7 @@ def reports_api(site: Site) -> APIRouter:
 
     @routes.get("/reports/{month}", responses=NOT_FOUND)
     def show_report(month: Month, caller: Reader) -> dict[str, Any]:
-        """Agreement of readers and models, drift and calibration of one month; see docs/retraining.md."""
+        """Agreement of readers and models, drift and calibration of a month; see docs/retraining.md."""
         report = read_report(site.data_dir, month)
         if report is None:
             raise HTTPException(404, NO_SUCH_REPORT)

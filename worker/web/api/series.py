@@ -28,7 +28,7 @@ class SeriesPage:
 
 @dataclass(frozen=True, slots=True)
 class SeriesWithSlices:
-    """One series, and the slices of its latest result in stack order."""
+    """A series, and the slices of its latest result in stack order."""
 
     series: SeriesAnswer
     slices: tuple[SliceAnswer, ...]
@@ -55,12 +55,12 @@ def series_api(site: Site) -> APIRouter:
 
     @routes.get("/series")
     def list_series(request: Request, filters: Annotated[PagedFilters, Query()], caller: Reader) -> SeriesPage:
-        """Every series that was received, including refused, failed and pending ones, with the reason."""
+        """Every series that was received, including refused, failed and pending series, with the reason."""
         return find(request, filters, caller, answered=False)
 
     @routes.get("/results/{series_instance_uid}", responses=NOT_FOUND)
     def show_result(series_instance_uid: SeriesUid, caller: Reader) -> SeriesWithSlices:
-        """One series with its slices."""
+        """A series with its slices."""
         with site.database.read() as session:
             matches = find_series(session, Search(series_instance_uid=series_instance_uid))
             slices = latest_slices(session, series_instance_uid)

@@ -15,7 +15,7 @@ from worker.web.templating import render
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of an operation, in words; `location` is path or query."""
+    """A parameter of an operation, in words; `location` is path or query."""
 
     name: str
     location: str
@@ -25,7 +25,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one path."""
+    """A method of a path."""
 
     method: str
     path: str

@@ -75,7 +75,7 @@ class FigureLevel(_Checked):
 
 
 class FigureSection(_Checked):
-    """The figures of one evaluation."""
+    """The figures of an evaluation."""
 
     title: Annotated[str, Field(max_length=200)]
     slices: FigureLevel
@@ -90,7 +90,7 @@ class ModelFigures(_Checked):
 
 
 def read_figures(content: str | None) -> ModelFigures | None:
-    """None for a bundle without figures, or with invalid ones, which are logged."""
+    """None for a bundle without figures, or with invalid figures, which are logged."""
     if content is None:
         return None
     try:

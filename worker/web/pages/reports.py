@@ -11,7 +11,7 @@ from worker.web.templating import render
 
 
 def reports_page(site: Site) -> APIRouter:
-    """The list of months, and the report of one."""
+    """The list of months, and the report of a month."""
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/reports")

@@ -1,4 +1,4 @@
-"""GET /series/{uid}: one series with its images, result, readings, slices and deliveries."""
+"""GET /series/{uid}: a series with its images, result, readings, slices and deliveries."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@
   const SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7";
   const [COMMENT, IMAGE_LIBRARY, TRACKING_IDENTIFIER] = ["121106", "111028", "112039"]; // DCM
 
-  // OHIF may represent a sequence of one item by that item.
+  // OHIF may represent a sequence with a single item by that item.
   const list = (value) => (value === undefined || value === null ? [] : Array.isArray(value) ? value : [value]);
   const only = (value) => list(value)[0] ?? {};
   const name = (item) => only(item.ConceptNameCodeSequence);
