@@ -26,6 +26,10 @@ def delivery_waits(session: Session, destination: str, now: datetime) -> bool:
     return session.scalar(waiting.limit(1)) is not None
 
 
+def delivery_exists(session: Session, delivery_id: int) -> bool:
+    return session.get(DeliveryRow, delivery_id) is not None
+
+
 def _claimable_deliveries(now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """Like `_claimable_jobs`."""
     return (

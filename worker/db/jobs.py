@@ -64,6 +64,10 @@ def claim_job(
     )
 
 
+def job_exists(session: Session, job_id: int) -> bool:
+    return session.get(JobRow, job_id) is not None
+
+
 def adopt_jobs(session: Session, lost: Collection[int], model_id: int, now: datetime) -> int:
     """Reassign the waiting jobs of models whose bundles are gone to a model that is served; their number.
 

@@ -12,6 +12,7 @@ from worker.db.deliveries import (
     apply_commitment,
     claim_commitments,
     claim_deliveries,
+    delivery_exists,
     delivery_waits,
     end_delivery,
     record_commitment_report,
@@ -117,6 +118,11 @@ def test_a_malformed_report_is_a_processing_failure(delivered: Database) -> None
     from pydicom import Dataset
 
     assert record_commitment_report(delivered, Dataset(), later(0)) == standard.PROCESSING_FAILURE
+
+
+def test_whether_a_delivery_exists(due: Database) -> None:
+    with due.read() as session:
+        assert [delivery_exists(session, number) for number in (0, 1, 3, 4)] == [False, True, True, False]
 
 
 def test_failed_deliveries_are_retried_by_number_or_all(due: Database) -> None:

@@ -16,6 +16,7 @@ from worker.db.jobs import (
     claim_job,
     end_job,
     extend_job_lease,
+    job_exists,
     job_waits,
     lease_owners,
     record_death,
@@ -127,6 +128,11 @@ def test_parked_jobs_are_retried_by_number_or_all(database: Database) -> None:
     )
     with database.read() as session:
         assert session.get_one(SeriesRow, 2).status == SeriesStatus.PENDING
+
+
+def test_whether_a_job_exists(queued: Database) -> None:
+    with queued.read() as session:
+        assert [job_exists(session, number) for number in (0, 1, 2, 3)] == [False, True, True, False]
 
 
 def test_jobs_of_a_model_that_is_gone_go_to_another(database: Database) -> None:

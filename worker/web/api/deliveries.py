@@ -8,8 +8,8 @@ from typing import Literal
 from fastapi import APIRouter, HTTPException, Request
 
 from worker.audit import events
-from worker.db.deliveries import retry_failed_deliveries
-from worker.db.tables import DeliveryRow, DeliveryState
+from worker.db.deliveries import delivery_exists, retry_failed_deliveries
+from worker.db.tables import DeliveryState
 from worker.db.views.queue import UnfinishedDelivery, unfinished_deliveries
 from worker.web.dependencies import After, Limit, Operator, Reader, Retried, RowNumber, Site, api_router
 from worker.web.errors import CONFLICT, NOT_FOUND
@@ -49,8 +49,8 @@ def deliveries_api(site: Site) -> APIRouter:
         """Retry a failed delivery, or send a pending delivery without waiting."""
         with site.database.write() as session:
             retried = retry_failed_deliveries(session, site.clock(), [number])
-            delivery = session.get(DeliveryRow, number)
-        if delivery is None:
+            is_known = delivery_exists(session, number)
+        if not is_known:
             raise HTTPException(404, "there is no such delivery")
         if not retried:
             raise HTTPException(409, "the delivery is in progress or has arrived")

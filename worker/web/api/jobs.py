@@ -8,8 +8,8 @@ from typing import Literal
 from fastapi import APIRouter, HTTPException, Request
 
 from worker.audit import events
-from worker.db.jobs import retry_parked_jobs
-from worker.db.tables import JobRow, JobState
+from worker.db.jobs import job_exists, retry_parked_jobs
+from worker.db.tables import JobState
 from worker.db.views.queue import UnfinishedJob, unfinished_jobs
 from worker.web.dependencies import After, Limit, Operator, Reader, Retried, RowNumber, Site, api_router
 from worker.web.errors import CONFLICT, NOT_FOUND
@@ -49,8 +49,8 @@ def jobs_api(site: Site) -> APIRouter:
         """Retry a parked job."""
         with site.database.write() as session:
             retried = retry_parked_jobs(session, [number], site.clock())
-            job = session.get(JobRow, number)
-        if job is None:
+            is_known = job_exists(session, number)
+        if not is_known:
             raise HTTPException(404, "there is no such job")
         if not retried:
             raise HTTPException(409, "the job is not parked")
