@@ -20,7 +20,7 @@ from worker.dicom import standard
 from worker.errors import NotAssessable, RefusedInstance, StartError
 from worker.inference.illustrated import IllustratedResult, not_assessed
 from worker.jobs.bundle_store import ServedModel
-from worker.receive.completeness import missing_part
+from worker.receive.completeness import describe_missing
 from worker.receive.settle import Refusal, refusal
 from worker.reporting.outbox import Outbox, read_header
 from worker.reporting.secondary_capture import secondary_capture_png
@@ -113,7 +113,7 @@ def classify_series(
     """Refuse or classify one series; its report, picture and PNG are written below `out`."""
     paths = [path for path, _ in members]
     attributes = [instance.attributes for _, instance in members]
-    missing = missing_part(attributes, None)
+    missing = describe_missing(attributes, None)
     refused = refusal(attributes, settings.eligibility)
     if refused is None and missing is not None and settings.eligibility.refuse_incomplete:
         refused = Refusal("incomplete", missing)

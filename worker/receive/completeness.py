@@ -1,4 +1,4 @@
-"""What a series lacks, as far as its headers and its sender's count tell. Pure."""
+"""What a series lacks, as far as its headers and its sender's image count show. Pure."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from itertools import pairwise
 from statistics import median_low
 from typing import Any
 
-_SAME_PLACE_MM = 0.01
+_SAME_POSITION_MM = 0.01
 _PARALLEL = 0.999  # cosine between the normals of one stack
 _SMALLEST_GAP = 1.5  # spacings: half a slice more than a slice
-_FEWEST_PLACES = 4  # of which an even distance is no accident
-_ALIKE = 0.05  # of a length: what scanners and rounding make of the same one
+_FEWEST_POSITIONS = 4  # with fewer, an even distance may be an accident
+_TOLERANCE = 0.05  # of a length: what scanners and rounding make of equal lengths
 
 
-def missing_part(attributes: Sequence[Mapping[str, Any]], expected: int | None) -> str | None:
-    """One phrase of what is missing, None where nothing is known to be.
+def describe_missing(attributes: Sequence[Mapping[str, Any]], expected: int | None) -> str | None:
+    """What is missing, as a phrase; None where nothing is known to be missing.
 
-    `attributes` as `inbound.describe.describe` makes them, one an instance; `expected` is how many instances the
-    sender has of the series, None where it was not asked or did not say.
+    `attributes` are those of the instances, as `storage.acceptance.describe` makes them; `expected` is the number of
+    instances that the sender has of the series, None where it was not queried or did not answer.
     """
-    found = []
+    phrases = []
     if expected is not None and expected > len(attributes):
-        found.append(f"{len(attributes)} of the {expected} images that the sender has")
+        phrases.append(f"{len(attributes)} of the {expected} images that the sender has")
     gaps, slices = missing_slices(attributes)
     if gaps:
         shown = "a gap" if gaps == 1 else f"{gaps} gaps"
-        found.append(f"{shown} in slice position, about {slices} slice{'s' if slices > 1 else ''}")
-    thinned = thinned_out(attributes)
-    if thinned is not None:
-        found.append(thinned)
-    return "; ".join(found) or None
+        phrases.append(f"{shown} in slice position, about {slices} slice{'s' if slices > 1 else ''}")
+    omitted = evenly_omitted(attributes)
+    if omitted is not None:
+        phrases.append(omitted)
+    return "; ".join(phrases) or None
 
 
 def missing_slices(attributes: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """(gaps, slices that they would hold) between slices by ImagePositionPatient along the normal (PS3.3 C.7.6.2.1.1).
+    """(gaps, slices that fit into them) between slices by ImagePositionPatient along the normal (PS3.3 C.7.6.2.1.1).
 
-    A gap is more than half a slice wider than the usual spacing; several images at one place are none. (0, 0) where
-    not every instance says its place, where they are not parallel, and for fewer than three places.
+    A gap is more than half a slice wider than the usual spacing; several images at the same position are no gap.
+    (0, 0) where an instance has no position, where planes are not parallel, and for fewer than three positions.
     """
     stack = _stack(attributes)
     steps = [b.position - a.position for a, b in pairwise(stack)]
@@ -47,112 +47,115 @@ def missing_slices(attributes: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
         return 0, 0
     usual = median_low(steps)
     lacking = [round(step / usual) - 1 for step in steps if step > _SMALLEST_GAP * usual]
-    return len(lacking), sum(max(1, one) for one in lacking)
+    return len(lacking), sum(max(1, slices) for slices in lacking)
 
 
-def thinned_out(attributes: Sequence[Mapping[str, Any]]) -> str | None:
-    """A phrase for a series of which, as it seems, one slice in k came, evenly: no distance in it stands out.
+def evenly_omitted(attributes: Sequence[Mapping[str, Any]]) -> str | None:
+    """A phrase for a series of which apparently one slice in k arrived, evenly, so that no distance in it stands out.
 
-    Wide distances and uneven numbers have honest causes too, so all that is known must say the same k. Known may be
-    - Spacing Between Slices (0018,0088), which goes k times into the distance. A reformatted series may keep that of
+    Wide distances and uneven numbers have harmless causes too, so everything that is known must give the same k.
+    Evidence is
+    - Spacing Between Slices (0018,0088), which fits k times into the distance. A reformatted series may retain that of
       its source, and some senders mean the gap, not the distance of the centres: then gap and thickness are one step.
     - Instance Numbers in steps of k. Echoes that were split into series have them too; without a spacing the
       thickness must therefore leave room for the slices between.
     """
     stack = _stack(attributes)
-    if len(stack) < _FEWEST_PLACES:
+    if len(stack) < _FEWEST_POSITIONS:
         return None
     steps = [b.position - a.position for a, b in pairwise(stack)]
     usual = median_low(steps)
-    if not all(_alike(one, usual) for one in steps if one <= _SMALLEST_GAP * usual):
+    if not all(_is_close(step, usual) for step in steps if step <= _SMALLEST_GAP * usual):
         return None
-    spacing, thickness, stride = _common(attributes, "spacing"), _common(attributes, "thickness"), _stride(stack, usual)
+    spacing, thickness = _common_length(attributes, "spacing"), _common_length(attributes, "thickness")
+    stride = _stride(stack, usual)
     if spacing is not None:
         fold = round(usual / spacing)
-        is_a_gap = stride is None and thickness is not None and _alike(usual, thickness + spacing)
-        if fold < 2 or not _alike(usual, fold * spacing) or is_a_gap or stride not in (None, fold):
+        is_a_gap = stride is None and thickness is not None and _is_close(usual, thickness + spacing)
+        if fold < 2 or not _is_close(usual, fold * spacing) or is_a_gap or stride not in (None, fold):
             return None
-        said = f"slices lie {usual:.3g} mm apart, {spacing:.3g} mm by their header"
-    elif stride is not None and stride > 1 and thickness is not None and usual > stride * thickness * (1 - _ALIKE):
+        evidence = f"slices lie {usual:.3g} mm apart, {spacing:.3g} mm by their header"
+    elif stride is not None and stride > 1 and thickness is not None and usual > stride * thickness * (1 - _TOLERANCE):
         fold = stride
-        said = f"slices of {thickness:.3g} mm lie {usual:.3g} mm apart"
+        evidence = f"slices of {thickness:.3g} mm lie {usual:.3g} mm apart"
     else:
         return None
     if stride is not None:
-        said += f", and instance numbers go in steps of {stride}"
-    return f"as it seems {'every second slice' if fold == 2 else f'{fold - 1} of every {fold} slices'}: {said}"
+        evidence += f", and instance numbers go in steps of {stride}"
+    omitted = "every second slice" if fold == 2 else f"{fold - 1} of every {fold} slices"
+    return f"apparently {omitted}: {evidence}"
 
 
 # --- the stack -------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
-class _Place:
-    """Where images lie along the normal, in mm, and their numbers; `unnumbered` where one has none."""
+class _SlicePosition:
+    """A position along the normal, in mm, and the instance numbers of its images; `unnumbered` where one has none."""
 
     position: float
     numbers: set[float]
     unnumbered: bool = False
 
 
-def _stack(attributes: Sequence[Mapping[str, Any]]) -> list[_Place]:
-    """The places in their order; none where an instance does not say its own, and where planes are not parallel."""
-    places = [one.get("place") for one in attributes]
-    if not places or not all(places):
+def _stack(attributes: Sequence[Mapping[str, Any]]) -> list[_SlicePosition]:
+    """The slice positions in order; none where an instance has no position, and where planes are not parallel."""
+    planes = [instance.get("place") for instance in attributes]
+    if not planes or not all(planes):
         return []
-    normals = [_normal(place) for place in places]
-    if any(_dot(one, normals[0]) < _PARALLEL for one in normals):
+    normals = [_normal(plane) for plane in planes]
+    if any(_dot(normal, normals[0]) < _PARALLEL for normal in normals):
         return []
-    along = [(_dot(one["place"][6:], normals[0]), one.get("number")) for one in attributes]
-    found: list[_Place] = []
+    images = [(_dot(instance["place"][6:], normals[0]), instance.get("number")) for instance in attributes]
+    stack: list[_SlicePosition] = []
     last = -math.inf
-    for position, number in sorted(along, key=lambda one: one[0]):
-        if position - last > _SAME_PLACE_MM:
-            found.append(_Place(position, set()))
+    for position, number in sorted(images, key=lambda image: image[0]):
+        if position - last > _SAME_POSITION_MM:
+            stack.append(_SlicePosition(position, set()))
         if number is None:
-            found[-1].unnumbered = True
+            stack[-1].unnumbered = True
         else:
-            found[-1].numbers.add(number)
+            stack[-1].numbers.add(number)
         last = position
-    return found
+    return stack
 
 
-def _stride(stack: Sequence[_Place], usual: float) -> int | None:
-    """How many numbers on the next slice is: 1 where none is left out or they follow no rule, None where they tell
-    nothing."""
-    numbers = set[float]().union(*(one.numbers for one in stack))
-    if any(one.unnumbered for one in stack) or len(numbers) == 1:
+def _stride(stack: Sequence[_SlicePosition], usual: float) -> int | None:
+    """By how much the instance number of the next slice is higher: 1 where no number is left out or they follow no
+    rule, None where they show nothing."""
+    numbers = set[float]().union(*(slice_.numbers for slice_ in stack))
+    if any(slice_.unnumbered for slice_ in stack) or len(numbers) == 1:
         return None
     if max(numbers) - min(numbers) < len(numbers):
-        return 1  # all of them came, in whatever order they were acquired
-    neighbours = [(a, b) for a, b in pairwise(stack) if _alike(b.position - a.position, usual)]
+        return 1  # all of them arrived, in whatever order they were acquired
+    neighbours = [(a, b) for a, b in pairwise(stack) if _is_close(b.position - a.position, usual)]
     steps = {abs(min(b.numbers) - min(a.numbers)) for a, b in neighbours}
-    images = {len(one.numbers) for one in stack}
+    images = {len(slice_.numbers) for slice_ in stack}
     if len(steps) != 1 or len(images) != 1:
         return 1
-    [step], [together] = steps, images
+    [step], [images_per_slice] = steps, images
     # The echoes of a slice have neighbouring numbers, or each echo has its own run of them.
-    in_a_row = all(max(one.numbers) - min(one.numbers) == together - 1 for one in stack)
-    return int(step // together) if in_a_row else int(step)
+    in_a_row = all(max(slice_.numbers) - min(slice_.numbers) == images_per_slice - 1 for slice_ in stack)
+    return int(step // images_per_slice) if in_a_row else int(step)
 
 
-def _common(attributes: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """A length that all instances give alike, None where they do not."""
-    values = [one.get(name) or 0.0 for one in attributes]
-    return values[0] if values[0] > 0 and all(_alike(one, values[0]) for one in values) else None
+def _common_length(attributes: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """A length on which all instances agree, None where they do not."""
+    lengths = [instance.get(name) or 0.0 for instance in attributes]
+    return lengths[0] if lengths[0] > 0 and all(_is_close(length, lengths[0]) for length in lengths) else None
 
 
-def _alike(one: float, other: float) -> bool:
-    return abs(one - other) <= _ALIKE * other
+def _is_close(length: float, reference: float) -> bool:
+    return abs(length - reference) <= _TOLERANCE * reference
 
 
-def _normal(place: Any) -> tuple[float, float, float]:
-    """The unit normal of an ImageOrientationPatient; (0, 0, 0) for one whose directions are no plane."""
-    a, b, c, d, e, f = place[:6]
+def _normal(plane: Any) -> tuple[float, float, float]:
+    """The unit normal of an ImageOrientationPatient; (0, 0, 0) where its directions span no plane."""
+    a, b, c, d, e, f = plane[:6]
     normal = (b * f - c * e, c * d - a * f, a * e - b * d)
     length = math.hypot(*normal)
     return (normal[0] / length, normal[1] / length, normal[2] / length) if length else (0.0, 0.0, 0.0)
 
 
-def _dot(one: Sequence[float], other: Sequence[float]) -> float:
-    return math.fsum(a * b for a, b in zip(one, other, strict=True))
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return math.fsum(x * y for x, y in zip(a, b, strict=True))

@@ -1,7 +1,7 @@
-"""Settled? Eligible? → a job row, or a recorded refusal.
+"""Settle complete series: queue a job for each model in use, or record why the series is refused.
 
 C-STORE announces no end of series (PS3.4 B), so silence is our signal, together with the end of the associations and,
-for a sender that may be asked, its own count (`inbound.count`).
+for a sender that may be queried, its own image count (`worker.receive.peer_count`).
 """
 
 from __future__ import annotations
@@ -20,46 +20,55 @@ from worker.db.models import models_in_use
 from worker.db.series import lock_open_series, queue_series, refuse_series
 from worker.db.tables import DETAIL_LENGTH, ModelRow
 from worker.logs import get_log
-from worker.receive.completeness import missing_part
+from worker.receive.completeness import describe_missing
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why no model is asked about a series: a stable word and a sentence."""
+class SeriesRefusal:
+    """Why no model classifies a series: a stable word and a sentence."""
 
     reason: str
     detail: str
 
 
-def refusal(attributes: Sequence[Mapping[str, Any]], rules: EligibilitySection) -> Refusal | None:
-    """None for an eligible series; `attributes` as `inbound.describe.describe` makes them, one an instance."""
-    modalities = {str(one["modality"]) for one in attributes}
-    if wrong := modalities - set(rules.modalities):
-        shown = ", ".join(sorted(one or "none" for one in wrong))
-        return Refusal("modality", f"modality {shown}; accepted: {', '.join(rules.modalities)}")
-    refused_types = {one.upper() for one in rules.refuse_image_types}
-    if wrong := {word for one in attributes for word in one["image_type"]} & refused_types:
-        return Refusal("image-type", f"image type {', '.join(sorted(wrong))} is not a structural series")
-    refused_sequences = {one.upper() for one in rules.refuse_scanning_sequences}
-    if wrong := {word for one in attributes for word in one["scanning_sequence"]} & refused_sequences:
-        return Refusal("scanning-sequence", f"scanning sequence {', '.join(sorted(wrong))} is not one the model knows")
-    parts = {str(one["body_part"]) for one in attributes} - {""}
-    if rules.body_parts and (wrong := parts - {one.upper() for one in rules.body_parts}):
-        return Refusal("body-part", f"body part {', '.join(sorted(wrong))}; accepted: {', '.join(rules.body_parts)}")
-    slices = sum(int(one["frames"]) for one in attributes)
+def check_eligibility(attributes: Sequence[Mapping[str, Any]], rules: EligibilitySection) -> SeriesRefusal | None:
+    """Why a series is not eligible, None where it is.
+
+    `attributes` are those of the instances, as `storage.acceptance.describe` makes them.
+    """
+    modalities = {str(instance["modality"]) for instance in attributes}
+    if refused := modalities - set(rules.modalities):
+        shown = ", ".join(sorted(modality or "none" for modality in refused))
+        return SeriesRefusal("modality", f"modality {shown}; accepted: {', '.join(rules.modalities)}")
+    image_types = {value for instance in attributes for value in instance["image_type"]}
+    if refused := image_types & _upper(rules.refuse_image_types):
+        return SeriesRefusal("image-type", f"image type {', '.join(sorted(refused))} is not a structural series")
+    sequences = {value for instance in attributes for value in instance["scanning_sequence"]}
+    if refused := sequences & _upper(rules.refuse_scanning_sequences):
+        shown = ", ".join(sorted(refused))
+        return SeriesRefusal("scanning-sequence", f"scanning sequence {shown} is not supported by the model")
+    body_parts = {str(instance["body_part"]) for instance in attributes} - {""}
+    if rules.body_parts and (refused := body_parts - _upper(rules.body_parts)):
+        shown = ", ".join(sorted(refused))
+        return SeriesRefusal("body-part", f"body part {shown}; accepted: {', '.join(rules.body_parts)}")
+    slices = sum(int(instance["frames"]) for instance in attributes)
     if slices < rules.minimum_slices:
-        return Refusal("too-few-slices", f"{slices} of at least {rules.minimum_slices} slices")
+        return SeriesRefusal("too-few-slices", f"{slices} of at least {rules.minimum_slices} slices")
     if slices > rules.maximum_slices:
-        return Refusal("too-many-slices", f"{slices} slices; at most {rules.maximum_slices} are accepted")
+        return SeriesRefusal("too-many-slices", f"{slices} slices; at most {rules.maximum_slices} are accepted")
     return None
 
 
+def _upper(words: Sequence[str]) -> set[str]:
+    return {word.upper() for word in words}
+
+
 def settle_series(database: Database, settings: Settings, now: datetime) -> int:
-    """Queue for the models that are in use, or refuse, every series that is complete; the number of them."""
+    """Queue every complete series for the models in use, or refuse it; the number of series."""
     quiet = timedelta(seconds=settings.receive.quiet_seconds)
     idle = timedelta(seconds=settings.receive.idle_seconds)
     count_policy = settling.CountPolicy(
-        peers=tuple(one.ae_title for one in settings.peer if one.query),
+        peers=tuple(peer.ae_title for peer in settings.peer if peer.query),
         settle_on_count=settings.receive.settle_on_count,
         extra_quiet=timedelta(seconds=settings.receive.incomplete_seconds),
     )
@@ -79,25 +88,27 @@ def _settle(
     not_after: datetime,
 ) -> None:
     with database.write() as session:
-        # A slice that lands between the look above and this lock has moved last_received_at: then we leave it.
+        # A slice that arrives between the query above and this lock has moved last_received_at: not complete then.
         series = lock_open_series(session, series_id, not_after)
         if series is None:
             return
         instances = instances_of(session, series_id)
-        attributes = [one.attributes for one in instances]
-        refused = refusal(attributes, settings.eligibility)
-        if refused is None and any(one.removed_at is not None for one in instances):
-            refused = Refusal("pixels-removed", "earlier slices were deleted by retention; send the whole series again")
-        missing = missing_part(attributes, settling.expected_now(series))
-        if refused is None and missing is not None and settings.eligibility.refuse_incomplete:
-            refused = Refusal("incomplete", missing)
+        attributes = [instance.attributes for instance in instances]
+        refusal = check_eligibility(attributes, settings.eligibility)
+        if refusal is None and any(instance.removed_at is not None for instance in instances):
+            refusal = SeriesRefusal(
+                "pixels-removed", "earlier slices were deleted by retention; send the whole series again"
+            )
+        missing = describe_missing(attributes, settling.expected_now(series))
+        if refusal is None and missing is not None and settings.eligibility.refuse_incomplete:
+            refusal = SeriesRefusal("incomplete", missing)
         route = routing.decide(settings.route, attributes)
-        if refused is None and route is not None and route.refuse is not None:
-            refused = Refusal("route", f"rule '{route.name}': {route.refuse}")
+        if refusal is None and route is not None and route.refuse is not None:
+            refusal = SeriesRefusal("route", f"rule '{route.name}': {route.refuse}")
         active, in_shadow = models_in_use(session)
         models, awaited = routing.chosen(route, _targets(active))
-        if refused is not None:
-            refuse_series(series, refused.reason, refused.detail, now)
+        if refusal is not None:
+            refuse_series(series, refusal.reason, refusal.detail, now)
         elif awaited is not None:
             series.reason, series.detail = routing.MODEL_NOT_ACTIVE, awaited[:DETAIL_LENGTH]
         else:
@@ -109,12 +120,12 @@ def _settle(
         "series settled",
         series_row=series_id,
         instances=len(instances),
-        outcome="refused" if refused else "waits" if awaited else "queued",
-        reason=refused.reason if refused else routing.MODEL_NOT_ACTIVE if awaited else None,
+        outcome="refused" if refusal else "waits" if awaited else "queued",
+        reason=refusal.reason if refusal else routing.MODEL_NOT_ACTIVE if awaited else None,
         route=route.name if route else None,
         missing=missing,
     )
 
 
 def _targets(active: Sequence[ModelRow]) -> list[routing.Target]:
-    return [routing.Target(one.id, one.name, one.version) for one in active]
+    return [routing.Target(model.id, model.name, model.version) for model in active]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.testbed.instances import mr_instance, received
-from worker.receive.completeness import missing_part, missing_slices, thinned_out
+from worker.receive.completeness import describe_missing, evenly_omitted, missing_slices
 from worker.storage.acceptance import describe, instance_path
 
 AXIAL = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
@@ -51,14 +51,14 @@ def test_images_without_a_place_or_in_several_planes_have_no_gaps() -> None:
 
 
 def test_what_is_missing_is_one_phrase() -> None:
-    assert missing_part(_at(0, 5, 10), None) is None
-    assert missing_part(_at(0, 5, 10), 3) is None
-    assert missing_part(_at(0, 5, 10), 2) is None  # the sender may have lost some
-    assert missing_part(_at(0, 5, 10), 4) == "3 of the 4 images that the sender has"
-    assert missing_part(_at(0, 5, 15, 20), 5) == (
+    assert describe_missing(_at(0, 5, 10), None) is None
+    assert describe_missing(_at(0, 5, 10), 3) is None
+    assert describe_missing(_at(0, 5, 10), 2) is None  # the sender may have lost some
+    assert describe_missing(_at(0, 5, 10), 4) == "3 of the 4 images that the sender has"
+    assert describe_missing(_at(0, 5, 15, 20), 5) == (
         "4 of the 5 images that the sender has; a gap in slice position, about 1 slice"
     )
-    assert missing_part(_at(0, 5, 20, 25, 35, 40), None) == "2 gaps in slice position, about 3 slices"
+    assert describe_missing(_at(0, 5, 20, 25, 35, 40), None) == "2 gaps in slice position, about 3 slices"
 
 
 def _stack(step: float, numbers: list[int | None], **lengths: float) -> list[dict[str, Any]]:
@@ -89,9 +89,9 @@ EVEN = [2, 4, 6, 8, 10]
 )
 def test_a_series_without_every_second_slice_is_noticed(series: list[dict[str, Any]], said: str) -> None:
     for one in (series, series[::-1]):
-        assert said in str(thinned_out(one))
+        assert said in str(evenly_omitted(one))
         assert missing_slices(one) == (0, 0)
-        assert str(missing_part(one, None)).startswith("as it seems ")
+        assert str(describe_missing(one, None)).startswith("apparently ")
 
 
 @pytest.mark.parametrize(
@@ -120,16 +120,16 @@ def test_a_series_without_every_second_slice_is_noticed(series: list[dict[str, A
 def test_wide_or_unevenly_numbered_series_with_an_honest_cause_are_not_called_incomplete(
     series: list[dict[str, Any]],
 ) -> None:
-    assert thinned_out(series) is None
+    assert evenly_omitted(series) is None
 
 
 def test_a_gap_in_a_series_without_every_second_slice_is_told_too() -> None:
     series = [one for one in _stack(12, [1, 3, 5, 7, 9, 11], **SPACED) if one["number"] != 5]
-    assert str(missing_part(series, 12)).split("; ")[:2] == [
+    assert str(describe_missing(series, 12)).split("; ")[:2] == [
         "5 of the 12 images that the sender has",
         "a gap in slice position, about 1 slice",
     ]
-    assert "every second slice" in str(missing_part(series, 12))
+    assert "every second slice" in str(describe_missing(series, 12))
 
 
 @pytest.mark.parametrize(

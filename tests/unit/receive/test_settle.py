@@ -17,8 +17,8 @@ from worker.db.models import model_row
 from worker.db.tables import JobRow, JobState, SeriesRow, SeriesState
 from worker.dicom.standard import derive_uid
 from worker.receive import settle as series_module
-from worker.receive.peer_count import AGAIN, LULL
-from worker.receive.settle import refusal, settle_series
+from worker.receive.peer_count import LULL, RECOUNT
+from worker.receive.settle import check_eligibility, settle_series
 
 ATTRIBUTES: dict[str, Any] = {
     "modality": "MR",
@@ -44,15 +44,15 @@ SETTINGS = Settings(worker=WorkerSection(data_dir=Path("unused")), receive=Recei
     ],
 )
 def test_one_instance_that_breaks_a_rule_refuses_the_series(change: dict[str, Any], reason: str | None) -> None:
-    refused = refusal([ATTRIBUTES, ATTRIBUTES, ATTRIBUTES | change], EligibilitySection())
+    refused = check_eligibility([ATTRIBUTES, ATTRIBUTES, ATTRIBUTES | change], EligibilitySection())
     assert (refused.reason if refused else None) == reason
 
 
 def test_slices_are_counted_over_frames() -> None:
     rules = EligibilitySection(minimum_slices=3, maximum_slices=20)
-    assert refusal([ATTRIBUTES] * 2, rules).reason == "too-few-slices"  # type: ignore[union-attr]
-    assert refusal([ATTRIBUTES | {"frames": 20}], rules) is None
-    assert refusal([ATTRIBUTES | {"frames": 21}], rules).reason == "too-many-slices"  # type: ignore[union-attr]
+    assert check_eligibility([ATTRIBUTES] * 2, rules).reason == "too-few-slices"  # type: ignore[union-attr]
+    assert check_eligibility([ATTRIBUTES | {"frames": 20}], rules) is None
+    assert check_eligibility([ATTRIBUTES | {"frames": 21}], rules).reason == "too-many-slices"  # type: ignore[union-attr]
 
 
 def _add(database: Database, *numbers: int, seconds: float = 0, **changes: Any) -> None:
@@ -196,7 +196,7 @@ def _count(database: Database, images: int | None, seconds: float) -> None:
 
 def _asked_for(database: Database, seconds: float, ae_title: str = "PACS") -> int:
     with database.read() as session:
-        return len(settling.series_to_count(session, ae_title, later(seconds), LULL, AGAIN))
+        return len(settling.series_to_count(session, ae_title, later(seconds), LULL, RECOUNT))
 
 
 def test_a_count_that_is_reached_settles_at_once_where_that_is_wanted(database: Database) -> None:
