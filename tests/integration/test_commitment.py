@@ -139,7 +139,7 @@ def test_a_peer_that_is_no_destination_gets_the_report_on_its_own_association(
     ae.add_requested_context(commitment.SOP_CLASS)
     handlers = [(evt.EVT_N_EVENT_REPORT, on_report)]
     assoc = ae.associate("127.0.0.1", port, ae_title="AI_WORKER", evt_handlers=handlers)
-    wanted = commitment.request("1.2.3", [(SOP_CLASSES[0], "1.2.3.4")])
+    wanted = commitment.build_request("1.2.3", [(SOP_CLASSES[0], "1.2.3.4")])
     answer, _ = assoc.send_n_action(wanted, 1, commitment.SOP_CLASS, commitment.SOP_INSTANCE)
     assert answer.Status == 0x0000
     wait_until(lambda: told, "the report", 20, every=0.05)

@@ -24,7 +24,7 @@ def try_routes(
     """Print which rule applies to each series, and why the others do not; needs neither service nor database."""
     from worker.config import routing
     from worker.ops.classify_folder import read_folder
-    from worker.receive.settle import refusal
+    from worker.receive.settle import check_eligibility
 
     settings, _ = settings_from(config)
     if not settings.route:
@@ -34,7 +34,7 @@ def try_routes(
         typer.echo(f"not read: {fault.path.name}: {fault.detail}", err=True)
     for members in series.values():
         attributes = [instance.attributes for _, instance in members]
-        refused = refusal(attributes, settings.eligibility)
+        refused = check_eligibility(attributes, settings.eligibility)
         decides = routing.decide(settings.route, attributes)
         typer.echo(f"{members[0][0]} (images: {len(members)}): {_outcome(decides)}")
         if refused is not None:

@@ -104,7 +104,7 @@ def record_commitment_report(database: Database, information: Dataset, now: date
 
     try:
         report = commitment.read_report(information)
-    except commitment.MalformedReport:
+    except commitment.MalformedCommitment:
         return standard.PROCESSING_FAILURE
     with database.write() as session:
         confirmed, again = apply_commitment(session, report, now)
@@ -112,7 +112,7 @@ def record_commitment_report(database: Database, information: Dataset, now: date
     return standard.SUCCESS
 
 
-def apply_commitment(session: Session, report: commitment.Report, now: datetime) -> tuple[int, int]:
+def apply_commitment(session: Session, report: commitment.CommitmentReport, now: datetime) -> tuple[int, int]:
     """Record a peer's report: (confirmed, to be sent again). Objects that the transaction did not name are ignored."""
     rows = session.scalars(
         select(DeliveryRow)

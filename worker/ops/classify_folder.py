@@ -21,7 +21,7 @@ from worker.errors import NotAssessable, RefusedInstance, StartError
 from worker.inference.illustrated import IllustratedResult, not_assessed
 from worker.jobs.bundle_store import ServedModel
 from worker.receive.completeness import describe_missing
-from worker.receive.settle import Refusal, refusal
+from worker.receive.settle import SeriesRefusal, check_eligibility
 from worker.reporting.outbox import Outbox, read_header
 from worker.reporting.secondary_capture import secondary_capture_png
 from worker.results import ModelIdentity
@@ -114,9 +114,9 @@ def classify_series(
     paths = [path for path, _ in members]
     attributes = [instance.attributes for _, instance in members]
     missing = describe_missing(attributes, None)
-    refused = refusal(attributes, settings.eligibility)
+    refused = check_eligibility(attributes, settings.eligibility)
     if refused is None and missing is not None and settings.eligibility.refuse_incomplete:
-        refused = Refusal("incomplete", missing)
+        refused = SeriesRefusal("incomplete", missing)
     if refused is not None:
         answer = _answer(members, model.identity, moment, SeriesStatus.REFUSED, None, refused.reason, refused.detail)
         return OfflineAnswer(answer, None)

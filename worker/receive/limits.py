@@ -1,7 +1,8 @@
-"""What one peer may take of the receiver: connections, time, and memory before an instance is whole.
+"""Limits of what a peer may use of the receiver: connections, time, and memory before an instance is complete.
 
-pynetdicom bounds associations and silence. It reads a PDU of whatever length its header claims, collects a dataset of
-whatever size, and waits for ever in the middle of a PDU or of a TLS handshake; here these end.
+pynetdicom limits the number of associations and their silence. It reads a PDU of whatever length its header claims,
+collects a dataset of whatever size, and waits forever in the middle of a PDU or of a TLS handshake; here all of these
+are limited.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from worker.network import pynetdicom_patches as patches
 from worker.receive.fast_store import FastStore
 from worker.storage.acceptance import StoreRequest
 
-_LONGEST_COMMAND = 1 << 16
-_LONGEST_OTHER_PDU = 1 << 18  # an A-ASSOCIATE-RQ with 128 contexts of 16 transfer syntaxes is half of it
-_WAITING_MESSAGES = 4  # without an asynchronous operations window (PS3.7 D.3.3.3) there is one
+_MAXIMUM_COMMAND_BYTES = 1 << 16
+_MAXIMUM_OTHER_PDU_BYTES = 1 << 18  # an A-ASSOCIATE-RQ with 128 contexts of 16 transfer syntaxes is half of it
+_WAITING_MESSAGES = 4  # a conforming peer has 1, for no asynchronous operations window is negotiated (PS3.7 D.3.3.3)
 _HANDSHAKE_SECONDS = 30.0
 _SPARE_CONNECTIONS = 16
 _READ_BYTES = 1 << 16
@@ -43,11 +44,11 @@ _ABORT_SECONDS = 5.0
 
 
 class TooLarge(BytesIO):
-    """In place of a dataset above `maximum_dataset_bytes`: empty."""
+    """Stands for a dataset above `maximum_dataset_bytes`; empty."""
 
 
 class LimitedMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom has no types for us
-    """Collects messages, and keeps no more of a dataset than `maximum_bytes`: what is above is read and dropped."""
+    """Collects messages, and holds no more of a dataset than `maximum_bytes`: what exceeds it is read and dropped."""
 
     def __init__(self, assoc: Association, maximum_bytes: int) -> None:
         super().__init__(assoc)
@@ -55,18 +56,18 @@ class LimitedMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom
         self._command_bytes = self._dataset_bytes = 0
 
     def receive_primitive(self, primitive: P_DATA) -> None:
-        """A part of a message; runs in the thread that reads the connection."""
+        """Collect a part of a message; runs in the thread that reads the connection."""
         try:
             if self._admit(primitive):
                 super().receive_primitive(primitive)
                 return
         except Exception as error:  # a thread's boundary: hostile bytes may raise anything in the decoder
-            get_log().warning("message not understood", **fault_fields(error))
+            get_log().warning("message not decoded", **fault_fields(error))
         self.message = None
         self.dul.event_queue.put(patches.INVALID_PDU)
 
     def _admit(self, primitive: P_DATA) -> bool:
-        """False when the association must end; takes from the primitive what exceeds the limit of a dataset."""
+        """False when the association must end; removes from the primitive what exceeds the limit of a dataset."""
         if self.msg_queue.qsize() >= _WAITING_MESSAGES:
             return False
         message = self.message
@@ -74,7 +75,7 @@ class LimitedMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom
             message = self.message = DIMSEMessage()
             self._command_bytes = self._dataset_bytes = 0
         values = primitive.presentation_data_value_list
-        # PS3.8 E.2: the first byte says whether it is of the command (bit 0).
+        # PS3.8 E.2: bit 0 of the first byte is set for a fragment of the command.
         self._command_bytes += sum(len(data) - 1 for _, data in values if data[0] & 1)
         self._dataset_bytes += sum(len(data) - 1 for _, data in values if not data[0] & 1)
         if self._dataset_bytes > self._maximum_bytes:
@@ -82,7 +83,7 @@ class LimitedMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom
                 message.data_set = TooLarge()
             kept = [[context, data if data[0] & 1 else data[:1]] for context, data in values]
             primitive.presentation_data_value_list = kept
-        return self._command_bytes <= _LONGEST_COMMAND
+        return self._command_bytes <= _MAXIMUM_COMMAND_BYTES
 
 
 class _Handler(patches.ConnectionHandler):
@@ -91,35 +92,35 @@ class _Handler(patches.ConnectionHandler):
     server: LimitedServer
 
     def handle(self) -> None:
-        """Shake hands, here and not in the accept loop, which would wait for a silent peer; then the association."""
+        """Do the TLS handshake here, because a silent peer would block the accept loop; then start the association."""
         if isinstance(self.request, ssl.SSLSocket):
             try:
                 self.request.settimeout(min(_HANDSHAKE_SECONDS, self.server.limits.idle_seconds))
                 self.request.do_handshake()
                 self.request.settimeout(self.server.limits.idle_seconds)
             except OSError:
-                self.server.refuse(str(self.client_address[0]), "tls")
+                self.server.on_refused(str(self.client_address[0]), "tls")
                 self.server.shutdown_request(self.request)
                 return
         super().handle()
 
     def prepare(self, assoc: Association) -> None:
-        """Put the limits and the fast way of C-STORE into a new association."""
+        """Install the limits and the fast path of C-STORE in a new association."""
         limits = self.server.limits
         patches.replace_message_provider(assoc, LimitedMessages(assoc, limits.maximum_dataset_bytes))
-        longest = max(limits.maximum_pdu_bytes, _LONGEST_OTHER_PDU)
+        longest = max(limits.maximum_pdu_bytes, _MAXIMUM_OTHER_PDU_BYTES)
         patches.replace_recv(assoc, partial(_read, assoc, longest))
         self.server.opened[assoc] = time.monotonic()
         FastStore(assoc, longest, limits.maximum_dataset_bytes, partial(self.server.store, assoc)).take_over()
-        assoc.bind(evt.EVT_FSM_TRANSITION, _stop_waiting)
+        assoc.bind(evt.EVT_FSM_TRANSITION, _end_negotiation)
         assoc.bind(evt.EVT_ESTABLISHED, lambda event: self.server.established.add(event.assoc))
         patches.replace_run(assoc, partial(_run_to_the_end, assoc))
 
 
-def _stop_waiting(event: evt.Event) -> None:
-    """The connection ended, or sent no PDU at all, before it requested an association: no request will arrive.
+def _end_negotiation(event: evt.Event) -> None:
+    """Stop waiting for an A-ASSOCIATE-RQ where the connection ended or sent something else first.
 
-    pynetdicom waits for it all the same, for half a minute in which the connection takes another peer's place.
+    pynetdicom would wait for half a minute, in which the connection counts against the limit.
     """
     closing = (patches.IDLE, patches.AWAITING_CLOSE)
     if event.current_state == patches.AWAITING_REQUEST and event.next_state in closing:
@@ -153,30 +154,31 @@ def _read(assoc: Association, longest: int, count: int) -> bytearray:
 
 
 class LimitedServer(ThreadedAssociationServer):  # type: ignore[misc]
-    """Closes a connection that is not allowed, or one too many, before a byte of it is read.
+    """Closes a connection that is not allowed, or that exceeds the limit, before a byte of it is read.
 
-    `refuse` is told the address and a stable word; `store` keeps an instance and gives the status to answer.
+    `on_refused` is called with the address and a stable word; `store` stores an instance and returns the status to
+    answer.
     """
 
-    daemon_threads = True  # a handshake that never ends holds up no stop
+    daemon_threads = True  # a handshake that never ends does not delay the stop
 
     def __init__(
         self,
         *arguments: Any,
         limits: ReceiveSection,
-        refuse: Callable[[str, str], None],
+        on_refused: Callable[[str, str], None],
         store: Callable[[Association, StoreRequest], int],
         **keywords: Any,
     ) -> None:
         self.limits = limits
-        self.refuse = refuse
+        self.on_refused = on_refused
         self.store = store
         self.opened: WeakKeyDictionary[Association, float] = WeakKeyDictionary()
         self.established: WeakSet[Association] = WeakSet()
         super().__init__(*arguments, request_handler=_Handler, **keywords)
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """The next connection; silence in the middle of a PDU ends it."""
+        """Accept the next connection; silence in the middle of a PDU will end it."""
         connection, address = self.socket.accept()
         connection.settimeout(self.limits.idle_seconds)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -185,29 +187,30 @@ class LimitedServer(ThreadedAssociationServer):  # type: ignore[misc]
         return connection, address
 
     def verify_request(self, _request: Any, client_address: Any) -> bool:
-        """True for an address in one of the networks, or where there is no list, while there is room."""
+        """True for an allowed address, while the number of connections is below the limit."""
         networks = self.limits.allowed_networks
         address = ip_address(client_address[0])
         mapped = getattr(address, "ipv4_mapped", None)  # an IPv4 peer on an IPv6 socket
         if networks and not any((mapped or address) in network for network in networks):
-            self.refuse(str(client_address[0]), "network")
+            self.on_refused(str(client_address[0]), "network")
             return False
-        # Associations are counted when they are negotiated, which tells the peer why; before it, silence costs threads.
+        # Associations are limited in the negotiation, which tells the peer why. This is about connections before it,
+        # each of which costs a thread while it is silent.
         if len(self.active_associations) >= 2 * self.limits.maximum_associations + _SPARE_CONNECTIONS:
-            self.refuse(str(client_address[0]), "too-many-connections")
+            self.on_refused(str(client_address[0]), "too-many-connections")
             return False
         return True
 
     def stop_accepting(self) -> None:
-        """Leave the accept loop; associations that are open go on."""
+        """Leave the accept loop; open associations continue."""
         socketserver.BaseServer.shutdown(self)
 
     def end_overdue(self) -> int:
-        """Abort what has lasted too long; the number of them. To be called now and then."""
+        """Abort the associations that have lasted too long; the number of them. To be called regularly."""
         overdue = 0
         for assoc, opened in list(self.opened.items()):
             age = time.monotonic() - opened
-            # One that ends just now, its release not answered yet, is not established any more: it has been.
+            # An association that is ending, its release not answered yet, is no longer established, but was negotiated.
             negotiated = assoc in self.established
             limit = self.limits.maximum_association_seconds if negotiated else _NEGOTIATION_SECONDS
             if not assoc.is_alive() or age < limit:
@@ -221,19 +224,19 @@ class LimitedServer(ThreadedAssociationServer):  # type: ignore[misc]
         return overdue
 
     def watch(self, stop: threading.Event, seconds: float = 1.0) -> None:
-        """End what is overdue until `stop`."""
+        """End overdue associations until `stop`."""
         while not stop.wait(seconds):
             try:
                 self.end_overdue()
-            except Exception as error:  # a thread's boundary; the next look tries again
-                get_log().error("associations not looked after", **fault_fields(error))
+            except Exception as error:  # a thread's boundary; tried again after `seconds`
+                get_log().error("association limits not checked", **fault_fields(error))
 
 
 def _cut(assoc: Association) -> None:
-    """Shut the connection; a thread that waits for the rest of a PDU sees its end."""
+    """Shut the connection down; a thread that waits for the rest of a PDU sees the end."""
     connection = patches.connection(assoc)
     if connection is not None:
         try:
             connection.shutdown(socket.SHUT_RDWR)
         except OSError:
-            return  # it is shut
+            return  # already shut down

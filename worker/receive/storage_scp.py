@@ -1,4 +1,4 @@
-"""The Storage SCP: who may connect, and the C-ECHO and C-STORE handlers."""
+"""The Storage SCP: the server of the DICOM port, its C-ECHO and C-STORE handlers, and the audit of who connected."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from pynetdicom.sop_class import Verification
 
 from worker.audit import events
 from worker.config.settings import ReceiveSection, Settings
-from worker.db.deliveries import record_commitment_report
 from worker.db.engine import Database
 from worker.dicom import commitment, standard
-from worker.errors import Retry, StartError
+from worker.errors import StartError
 from worker.logs import fault_fields, get_log
-from worker.receive import commitment_scp
+from worker.receive.commitment_scp import CommitmentScp
 from worker.receive.limits import LimitedServer, TooLarge
 from worker.storage.acceptance import StoreRequest, require_storable
 from worker.storage.associations import Associations
@@ -45,7 +44,7 @@ class Receiver:
         record: events.RecordEvent = events.unrecorded,
         services: Sequence[tuple[Any, Callable[..., Any]]] = (),
     ) -> None:
-        """`services`: handlers of what else is answered on the port, by pynetdicom's events."""
+        """`services`: handlers of the other services on the port, by pynetdicom's events."""
         self._settings = settings
         self._services = services
         self._database = database
@@ -63,21 +62,20 @@ class Receiver:
         self._stop = threading.Event()
 
     def start(self) -> None:
-        """Raises StartError when the port cannot be had."""
+        """Start to listen. Raises StartError when the port is not available."""
         receive = self._settings.receive
         handlers = [
             (evt.EVT_ACSE_SENT, self._on_answer),
             (evt.EVT_C_ECHO, lambda _event: standard.SUCCESS),
             (evt.EVT_C_STORE, self._on_store),
-            (evt.EVT_N_ACTION, self._on_commitment_request),
-            (evt.EVT_N_EVENT_REPORT, self._on_commitment_report),
             (evt.EVT_RELEASED, self._on_end),
             (evt.EVT_ABORTED, self._on_end),
             (evt.EVT_CONN_CLOSE, self._on_end),
+            *CommitmentScp(self._settings, self._database, self._clock).handlers(),
             *self._services,
         ]
         deadline = time.monotonic() + _BIND_SECONDS
-        while True:  # a worker that was killed a moment ago may still hold the port
+        while True:  # a worker that was just killed may still hold the port
             try:
                 self._server = self._ae.make_server(
                     (receive.host, receive.port),
@@ -85,14 +83,16 @@ class Receiver:
                     ssl_context=_tls(receive),
                     server_class=LimitedServer,
                     limits=receive,
-                    refuse=self._refused,
+                    on_refused=self._on_refused_connection,
                     store=self._store,
                 )
             except OSError as error:
                 if time.monotonic() > deadline:
                     why = os.strerror(error.errno) if error.errno else str(error)
                     raise StartError(
-                        "port-unavailable", f"[receive] cannot listen on {receive.host}:{receive.port}: {why}"
+                        "port-unavailable",
+                        f"cannot listen on {receive.host}:{receive.port}: {why}. "
+                        "Stop the program that uses it, or change [receive] host or port.",
                     ) from None
                 time.sleep(0.1)
             else:
@@ -101,7 +101,7 @@ class Receiver:
         threading.Thread(target=self._server.watch, args=(self._stop,), name="limits", daemon=True).start()
 
     def stop(self, grace_seconds: float) -> None:
-        """No new association; open ones may end within `grace_seconds`, then they are aborted."""
+        """Accept no new association; open ones may end within `grace_seconds`, then they are aborted."""
         if self._server is not None:
             deadline = time.monotonic() + grace_seconds
             self._stop.set()
@@ -114,16 +114,16 @@ class Receiver:
         self._keeper.close()
         try:
             self.refusals.write()
-        except Exception as error:  # a process's boundary: it ends all the same
+        except Exception as error:  # a process's boundary: it ends anyway
             get_log().warning("refusals not counted", **fault_fields(error))
 
-    def _refused(self, address: str, reason: str) -> None:
+    def _on_refused_connection(self, address: str, reason: str) -> None:
         get_log().warning("connection refused", reason=reason, peer=address)
         self.refusals.connection(reason)
         self._record(events.connection_refused("unknown", address, self._settings.worker.ae_title, reason))
 
     def _on_answer(self, event: Event) -> None:
-        """Audits how an association request was answered."""
+        """Audit how an association request was answered."""
         answer = event.primitive
         if not isinstance(answer, A_ASSOCIATE) or answer.result is None:
             return
@@ -159,46 +159,6 @@ class Receiver:
             return self.refusals.refuse(fault)
         return standard.SUCCESS
 
-    def _on_commitment_request(self, event: Event) -> tuple[int, None]:
-        """A peer asks whether we keep what it sent; the report follows from a thread of its own."""
-        try:
-            transaction_uid, wanted = commitment.read_request(event.action_information)
-        except commitment.MalformedReport:
-            return standard.PROCESSING_FAILURE, None
-        caller = str(event.assoc.requestor.ae_title)
-        threading.Thread(
-            target=self._report_commitment, args=(event.assoc, caller, transaction_uid, wanted), daemon=True
-        ).start()
-        return standard.SUCCESS, None
-
-    def _report_commitment(
-        self, assoc: Association, caller: str, transaction_uid: str, wanted: list[tuple[str, str]]
-    ) -> None:
-        try:
-            information = commitment_scp.examine(
-                self._database, self._settings.worker.data_dir, transaction_uid, wanted
-            )
-            known = [entity for entity in self._settings.application_entities if entity.ae_title == caller]
-            if known:  # we know where it listens: a new association, as most peers expect
-                assoc = commitment_scp.associate_as_scp(known[0], self._settings.worker.ae_title)
-            try:
-                commitment_scp.tell(assoc, information)
-            finally:
-                if known and assoc.is_established:
-                    assoc.release()
-        except Retry as fault:  # the peer asks again (PS3.4 J.3.2.1.2 leaves that to it)
-            get_log().warning("storage commitment report not delivered", reason=fault.reason)
-        except Exception as error:  # a thread's boundary
-            get_log().error("storage commitment failed", **fault_fields(error))
-
-    def _on_commitment_report(self, event: Event) -> tuple[int, None]:
-        """A destination tells what it keeps of our objects, on an association of its own."""
-        try:
-            return record_commitment_report(self._database, event.event_information, self._clock()), None
-        except Exception as error:  # a handler's boundary: record and answer
-            get_log().error("storage commitment report not recorded", **fault_fields(error))
-            return standard.PROCESSING_FAILURE, None
-
     def _association_row(self, assoc: Association) -> int:
         """The association's row, opened by its first instance: an echo leaves no trace in the database."""
         with self._lock:
@@ -232,7 +192,7 @@ def _application_entity(settings: Settings) -> AE:
     ae.require_calling_aet = list(receive.allowed_peers)
     ae.require_called_aet = receive.require_called_ae_title
     ae.add_supported_context(Verification)
-    # Both ways: a peer asks us (as SCU), or reports to us (as SCP) what it committed to.
+    # In both roles: a peer requests commitment of us (as SCU), or reports to us what it committed to (as SCP).
     ae.add_supported_context(commitment.SOP_CLASS, scu_role=True, scp_role=True)
     for sop_class_uid in standard.STORAGE_SOP_CLASSES:
         ae.add_supported_context(sop_class_uid, list(standard.TRANSFER_SYNTAXES))

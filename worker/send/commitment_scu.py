@@ -37,7 +37,7 @@ def request_commitment(
     assoc = associate_for_results(destination, ae_title, [(evt.EVT_N_EVENT_REPORT, on_event)])
     try:
         answer, _ = assoc.send_n_action(
-            commitment.request(transaction_uid, instances),
+            commitment.build_request(transaction_uid, instances),
             commitment.REQUEST_ACTION,
             commitment.SOP_CLASS,
             commitment.SOP_INSTANCE,

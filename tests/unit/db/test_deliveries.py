@@ -100,7 +100,7 @@ def test_an_object_under_another_uid_is_a_comprehensive_sr(delivered: Database) 
 def test_a_report_confirms_objects_or_has_them_sent_again(delivered: Database) -> None:
     _request(delivered, 30)
     a, b, _ = (derive_uid("report", name) for name in "abc")
-    report = commitment.Report(TRANSACTION, committed=frozenset({a, "1.2.3"}), failed={b: 0x0112})
+    report = commitment.CommitmentReport(TRANSACTION, committed=frozenset({a, "1.2.3"}), failed={b: 0x0112})
     with delivered.write() as session:
         assert apply_commitment(session, replace(report, transaction_uid="2.25.9"), later(31)) == (0, 0)
         assert apply_commitment(session, report, later(31)) == (1, 1)
