@@ -1,4 +1,4 @@
-"""TrainConfig: everything a training run depends on, validated at start and kept in every checkpoint."""
+"""TrainConfig: everything a training run depends on, validated at start and stored in every checkpoint."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ class _Strict(BaseModel):
 
 
 class BatchShares(_Strict):
-    """What a batch is made of; the shares are normalised to 1.
+    """Composition of a batch; the shares are normalised to 1.
 
-    Contrast is confounded with class in the public data: tumours are T1c, heads without are T2 and FLAIR. The made
-    pictures break that tie, and each has a control of the other class so that the seam itself says nothing.
+    Contrast is confounded with class in the public data: tumours are T1c, heads without a tumour are T2 and FLAIR.
+    Synthetic images break this confounding, and each kind has a control of the other class, so that the seam of a
+    pasted region carries no information.
     """
 
-    tumour: float = Field(0.42, ge=0)  # as it is
-    mirrored_tumour: float = Field(0.05, ge=0)  # the tumour copied to the other side too: symmetry says nothing
-    pasted_lesion: float = Field(0.10, ge=0)  # a training patient's tumour in a head without one
+    tumour: float = Field(0.42, ge=0)  # unchanged
+    mirrored_tumour: float = Field(
+        0.05, ge=0
+    )  # the tumour copied to the other side, too: asymmetry alone is no evidence
+    pasted_lesion: float = Field(0.10, ge=0)  # a training patient's tumour in a head without a tumour
     simulated_lesion: float = Field(0.08, ge=0)  # a bright, dark or ring-like mass in a head of any contrast
-    no_tumour: float = Field(0.23, ge=0)  # as it is
+    no_tumour: float = Field(0.23, ge=0)  # unchanged
     tumour_removed: float = Field(0.08, ge=0)  # the other hemisphere mirrored over the tumour
     pasted_tissue: float = Field(0.04, ge=0)  # the control of pasted_lesion: ordinary tissue with the same seam
 
 
 class Augmentation(_Strict):
-    """Probabilities and ranges of the random transforms (training only)."""
+    """Probabilities and ranges of the random transforms, used in training only."""
 
     flip: float = Field(0.5, ge=0, le=1)
     rotate_degrees: float = Field(18, ge=0, le=180)
@@ -49,7 +52,7 @@ class Augmentation(_Strict):
 
 
 class TrainConfig(_Strict):
-    """One training run. `external` names data sets that are never trained on."""
+    """Configuration of a training run. `external` names data sets that are never trained on."""
 
     network: str = "resnet18-slim"
     epochs: int = Field(40, ge=1)
@@ -59,21 +62,21 @@ class TrainConfig(_Strict):
     weight_decay: float = Field(0.05, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     label_smoothing: float = Field(0.05, ge=0, lt=1)
-    map_loss: float = Field(0.0, ge=0)  # weight of the loss that asks the class's map to lie on the marked tumour
+    map_loss: float = Field(0.0, ge=0)  # weight of the loss that draws the class's activation map to the marked tumour
     sampling: Literal["patients", "classes", "pictures"] = (
-        "patients"  # who is as likely as whom: monai_train/training/sampling.py
+        "patients"  # what is sampled uniformly: monai_train/training/sampling.py
     )
-    weighted_loss: bool = False  # a class counts by the inverse of its training pictures: for sampling "pictures"
-    distillation: float = Field(1.0, ge=0)  # weight of the loss that follows the teachers, where `train` is given any
+    weighted_loss: bool = False  # weight each class by the inverse of its training pictures: for sampling "pictures"
+    distillation: float = Field(1.0, ge=0)  # weight of the distillation loss, if `train` is given teachers
     ema_decay: float = Field(0.995, ge=0, lt=1)
-    warm_up: float = Field(0.15, gt=0, lt=1)  # share of the steps in which the one-cycle rate rises
+    warm_up: float = Field(0.15, gt=0, lt=1)  # share of the steps in which the one-cycle learning rate rises
     patience: int | None = Field(None, ge=1)  # epochs without a better validation figure before stopping
     mixed_precision: bool = True
     seed: int = 7
     threads: int = Field(2, ge=1)
     device: str = "cpu"
     external: tuple[str, ...] = ("navoneel",)
-    healthy_share: float = Field(0.25, ge=0, le=1)  # of heads without a tumour, where a healthy volume is given
+    healthy_share: float = Field(0.25, ge=0, le=1)  # of heads without a tumour, if a healthy volume is given
     test_share: float = Field(0.2, gt=0, lt=1)
     validation_share: float = Field(0.12, gt=0, lt=1)
     shares: BatchShares = BatchShares()
@@ -88,9 +91,9 @@ class TrialSampler(StrEnum):
 
 
 def read_config(path: Path | None, **overrides: object) -> TrainConfig:
-    """The configuration of a JSON file (defaults where absent) with overrides that are not None.
+    """Read the configuration of a JSON file (without a file, the defaults) with the overrides that are not None.
 
-    Raises StartError with the offending key for anything that does not fit.
+    Raises StartError with the key of an invalid value.
     """
     try:
         stored = json.loads(path.read_text()) if path else {}

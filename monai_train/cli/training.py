@@ -43,7 +43,7 @@ def train_command(
 
     Example: monai-train train --data converted --run runs/first --network resnet18-slim --epochs 12
     """
-    from monai_train.training.distributed import leads
+    from monai_train.training.distributed import is_main_process
     from monai_train.training.train import (
         DivergedError,
         train,
@@ -60,7 +60,7 @@ def train_command(
         raise StartError(
             "cannot-write", f"{error.strerror}: the last complete checkpoint in {run} is retained"
         ) from error
-    if leads():
+    if is_main_process():
         typer.echo(f"best checkpoint: {best}")
 
 

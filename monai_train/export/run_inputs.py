@@ -18,7 +18,7 @@ from monai_train.evaluation.evaluate import TrainingSplit, run_split
 from monai_train.networks.classifier import Classifier
 from monai_train.networks.registry import find_served
 from monai_train.training.checkpoint import BEST, HEALTHY, read_checkpoint
-from monai_train.training.weight_averaging import averaged
+from monai_train.training.weight_averaging import average_weights
 from worker.errors import StartError
 
 
@@ -63,7 +63,7 @@ def average_runs(inputs: RunInputs, run: Path, others: Sequence[Path], console: 
         if checkpoint.config.network != inputs.config.network or split != inputs.split.split_sha256:
             raise StartError("other-run", f"{other} holds another network or split than {run}: they cannot be averaged")
     weights = [checkpoint.average for checkpoint in checkpoints]
-    *of_runs, of_mean = averaged(inputs.model, weights, inputs.training, inputs.validation)
+    *of_runs, of_mean = average_weights(inputs.model, weights, inputs.training, inputs.validation)
     shown = ", ".join(f"{figure:.4f}" for figure in of_runs)
     console.print(f"validation balanced accuracy of the runs {shown}, of their mean {of_mean:.4f}")
     return replace(inputs, provenance={**inputs.provenance, "averaged_runs": str(len(checkpoints))})

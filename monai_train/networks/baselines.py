@@ -1,7 +1,7 @@
-"""Networks that can be trained and compared by name but not served: the reference systems' own and VGG16.
+"""Networks for comparison, which are not served: those of the earlier systems, and VGG16.
 
-The systems' sources are not part of this project: where a description left a width or a depth open, ours is a plain
-reading of it (docs/reference-systems.md says so). Each takes images float32 [n, 1, s, s] of any size from 32.
+The systems' sources are not part of this project: a width or depth that a description leaves open is the plainest
+reading of it (see docs/reference-systems.md). Each takes images float32 [n, 1, s, s] of any size from 32.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Pooled(nn.Module):
 
 
 class Flat(nn.Module):
-    """Reads positions of the picture apart: `body` gives [n, F], `head` the logits; it has no activation maps."""
+    """Reads every position with weights of its own: `body` gives [n, F], `head` the logits; no activation maps."""
 
     def __init__(self, body: nn.Sequential, features: int, classes: int) -> None:
         super().__init__()
@@ -31,8 +31,8 @@ class Flat(nn.Module):
 
 def _stage(inputs: int, outputs: int, kernel: int = 3, norm: bool = False) -> list[nn.Module]:
     """Convolution, ReLU, maximum over 2 x 2."""
-    bias = [nn.BatchNorm2d(outputs)] if norm else []
-    return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), *bias, nn.ReLU(), nn.MaxPool2d(2)]
+    norms = [nn.BatchNorm2d(outputs)] if norm else []
+    return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), *norms, nn.ReLU(), nn.MaxPool2d(2)]
 
 
 def _dense(features: int, hidden: int, dropout: float) -> list[nn.Module]:
@@ -46,7 +46,7 @@ def sequential_cnn(classes: int) -> Flat:
 
 
 class FunctionalCNN(Pooled):
-    """System A, functional: two branches with kernels of 3 and 5, joined."""
+    """System A, functional: two branches with kernels of 3 and 5, concatenated."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -61,13 +61,13 @@ class FunctionalCNN(Pooled):
 
 
 def wide_kernel_cnn(classes: int) -> Flat:
-    """System B: 32 kernels of 7 x 7, batch norm, two maxima over 4 x 4, one linear layer on all positions."""
+    """System B: 32 kernels of 7 x 7, batch norm, two maxima over 4 x 4, a linear layer over all positions."""
     convolution = [nn.Conv2d(1, 32, 7, padding=2), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(4), nn.MaxPool2d(4)]
     return Flat(nn.Sequential(*convolution, nn.AdaptiveAvgPool2d(14), nn.Flatten()), 32 * 14 * 14, classes)
 
 
 def linear_model(classes: int) -> Flat:
-    """System C: one linear layer on 64 x 64 pixels."""
+    """System C: a linear layer on 64 x 64 pixels."""
     return Flat(nn.Sequential(nn.AdaptiveAvgPool2d(64), nn.Flatten()), 64 * 64, classes)
 
 
@@ -108,11 +108,13 @@ class VGG16(Pooled):
                 inputs = width
             layers.append(nn.MaxPool2d(2))
         for layer in layers:
-            if isinstance(layer, nn.Conv2d):  # without it thirteen layers without norm pass no signal at the start
+            if isinstance(
+                layer, nn.Conv2d
+            ):  # the default initialisation lets the signal vanish in thirteen layers without norm
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(512, classes)
 
     def spatial(self, image: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.features(image)
-        return found
+        features: torch.Tensor = self.features(image)
+        return features

@@ -1,4 +1,4 @@
-"""What a network is to this program, and the classifier made of it: logits, features and exact activation maps."""
+"""The interface of a network, and the classifier built on it: logits, features and exact activation maps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMAGENET: Scale = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision'
 
 
 class NetworkOutputs(NamedTuple):
-    """logits [n, classes] before temperature; features [n, F]; maps [n, classes, h, w], 0 x 0 where it has none."""
+    """logits [n, classes] before temperature; features [n, F]; maps [n, classes, h, w], 0 x 0 if it has none."""
 
     logits: torch.Tensor
     features: torch.Tensor
@@ -22,10 +22,10 @@ class NetworkOutputs(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """What lies before the last layer of a network.
+    """The input of a network's last layer.
 
-    `spatial` [n, C, h, w]: the feature map whose mean the last layer reads; None where it reads `features` instead.
-    `features` [n, F]: what tells a picture from those of training; None where that is the mean of `spatial`.
+    `spatial` [n, C, h, w]: the feature map whose mean the last layer reads; None if it reads `features` instead.
+    `features` [n, F]: for detecting pictures that are out of distribution; None if that is the mean of `spatial`.
     """
 
     spatial: torch.Tensor | None
@@ -33,16 +33,16 @@ class Layers(NamedTuple):
 
 
 class Network(ABC):
-    """Everything this program knows of one network; a new one is a subclass, or an instance of one, in the registry.
+    """Everything this program knows about a network; a new network is a subclass or an instance in the registry.
 
-    This class is enough for a network that is trained and compared; `ServedNetwork` can be exported, too.
+    A subclass of this class can be trained and compared; a `ServedNetwork` can be exported, too.
     """
 
     name: str
-    head: ClassVar[str]  # path of the last linear layer: its weights start at zero where the classes are others
+    head: ClassVar[str]  # path of the last linear layer, which starts at zero for other classes than the file's
     has_maps: ClassVar[bool] = True
 
-    # Files of weights by others: patterns from our names to theirs, their last layers, how their pictures were scaled.
+    # Public weights: patterns from our names to theirs, prefixes of their last layers, mean and deviation of the input.
     public_names: ClassVar[tuple[tuple[str, str], ...]] = ()
     public_heads: ClassVar[tuple[str, ...]] = ()
     public_scale: ClassVar[Scale] = IMAGENET
@@ -101,6 +101,6 @@ class Classifier(nn.Module):
             logits = self.head(features)
             return NetworkOutputs(logits, features, logits.new_empty((*logits.shape, 0, 0)))
         pooled = spatial.mean(dim=(2, 3))
-        # The last layer at every position is the exact class activation map, since pooling is a mean.
+        # The last layer applied at every position gives the exact class activation map, since pooling is a mean.
         maps = nn.functional.conv2d(spatial, self.head.weight[:, :, None, None], self.head.bias)
         return NetworkOutputs(self.head(pooled), pooled if features is None else features, maps)

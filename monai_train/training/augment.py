@@ -1,8 +1,8 @@
 """Random transforms of training batches, in torch, on the whole batch at once; nothing here runs at evaluation.
 
 Images are float32 [n, 1, s, s] in [0, 1] with a black background; boxes are [n, 4] = x centre, y centre, width,
-height as fractions of the image. What is drawn comes from the generator that is passed in; noise is a place in a row
-that is always the same.
+height as fractions of the image. All random numbers come from the given generator; noise is cut at random from a fixed
+sequence.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> tor
     return torch.rand(n, generator=generator) * (high - low) + low
 
 
-def _chosen(n: int, probability: float, generator: torch.Generator) -> torch.Tensor:
+def _selected(n: int, probability: float, generator: torch.Generator) -> torch.Tensor:
     return torch.rand(n, generator=generator) < probability
 
 
@@ -33,46 +33,46 @@ def _as_column(values: torch.Tensor) -> torch.Tensor:
 
 
 def smooth_field(n: int, size: int, cells: int, generator: torch.Generator) -> torch.Tensor:
-    """Smooth random fields [n, 1, size, size] of about unit range, `cells` bumps across: bicubic between them."""
+    """Smooth random fields [n, 1, size, size] of about unit range, bicubic between `cells` x `cells` values."""
     coarse = torch.randn(n, cells, cells, generator=generator)
     spread = _bicubic(cells, size)
     return (spread.T @ (coarse.view(-1, cells) @ spread).view(n, cells, size))[:, None]
 
 
-def noise_of(n: int, size: int, generator: torch.Generator) -> Images:
-    """Normal noise [n, 1, size, size]: each picture's from a random place of the same long row of it.
+def random_noise(n: int, size: int, generator: torch.Generator) -> Images:
+    """Normal noise [n, 1, size, size]: for each picture, a random section of the same long sequence.
 
-    Drawing it anew is a fifth of what augmenting a batch costs.
+    Drawing it anew would take a fifth of the time to augment a batch.
     """
-    row = _noise_row(64 * size * size)
-    starts = torch.randint(len(row) - size * size, (n,), generator=generator).tolist()
-    return torch.stack([row[start : start + size * size] for start in starts]).view(n, 1, size, size)
+    sequence = _noise_sequence(64 * size * size)
+    starts = torch.randint(len(sequence) - size * size, (n,), generator=generator).tolist()
+    return torch.stack([sequence[start : start + size * size] for start in starts]).view(n, 1, size, size)
 
 
 @cache
-def _noise_row(length: int) -> torch.Tensor:
+def _noise_sequence(length: int) -> torch.Tensor:
     return torch.randn(length, generator=torch.Generator().manual_seed(0))
 
 
 @cache
 def _bicubic(cells: int, size: int) -> torch.Tensor:
-    """The share of every cell in every pixel of a line, [cells, size].
+    """The weight of every cell in every pixel of a line, [cells, size].
 
-    Two products with it are torch's bicubic interpolation, in a sixth of its time or less on a processor.
+    Two matrix products with it are torch's bicubic interpolation, in a sixth of its time or less on a CPU.
     """
     lines = torch.eye(cells)[None, :, :, None]
     return functional.interpolate(lines, size=(size, 1), mode="bicubic", align_corners=True)[0, :, :, 0]
 
 
 def box_mean(images: Images, side: int) -> Images:
-    """The mean over `side` x `side` pixels (odd) around each one, black beyond the edge."""
+    """The mean over `side` x `side` pixels (odd) around each pixel, black beyond the edge."""
     band = _band(images.shape[-1], side)
     return band @ images @ band
 
 
 @cache
 def _band(size: int, side: int) -> torch.Tensor:
-    """The share of every pixel of a line in the mean around every pixel, [size, size], symmetric."""
+    """The weight of every pixel of a line in the mean around every pixel, [size, size], symmetric."""
     lines = functional.avg_pool1d(torch.eye(size)[None], side, stride=1, padding=side // 2)
     return lines[0]
 
@@ -90,33 +90,33 @@ def _pixel_grid(size: int) -> torch.Tensor:
     return torch.stack([x, y], dim=-1)
 
 
-def places_in_brain(images: Images, generator: torch.Generator, tries: int = 12) -> torch.Tensor:
-    """A point inside each head, [n, 2] as fractions: within the central ellipse and on tissue."""
+def points_in_brain(images: Images, generator: torch.Generator, tries: int = 12) -> torch.Tensor:
+    """A random point in each head, [n, 2] as fractions: within the central ellipse and on tissue."""
     n = len(images)
     radius = torch.rand(n, tries, generator=generator).sqrt()
     angle = torch.rand(n, tries, generator=generator) * 2 * math.pi
     points = torch.stack([0.5 + 0.30 * radius * angle.cos(), 0.47 + 0.32 * radius * angle.sin()], dim=-1)
     smooth = box_mean(images, 5)
     values = functional.grid_sample(smooth, (points * 2 - 1)[:, None], align_corners=False)[:, 0, 0]
-    first = (values > 2 * BACKGROUND).float().argmax(dim=1)  # the first try on tissue, or the first of all
+    first = (values > 2 * BACKGROUND).float().argmax(dim=1)  # the first try on tissue, otherwise the first try
     return points[torch.arange(n), first]
 
 
 def paste(
-    heads: Images, donors: Images, boxes: torch.Tensor, places: torch.Tensor, generator: torch.Generator
+    heads: Images, donors: Images, boxes: torch.Tensor, points: torch.Tensor, generator: torch.Generator
 ) -> tuple[Images, torch.Tensor]:
-    """The content of each donor's box, turned, scaled, flipped and re-levelled, at `places` of the heads.
+    """Paste the content of each donor's box, rotated, scaled, flipped and matched in level, at `points` of the heads.
 
-    Returns the images and where the content lies, [n, 1, s, s] from 0 to 1.
+    Returns the images and the masks of the pasted content, [n, 1, s, s] from 0 to 1.
 
-    The seam is a feathered, irregular ellipse; the donor's surroundings are matched in level to the head's, and one
-    lesion in four has its contrast turned round, since a tumour may be brighter or darker than the tissue around it.
+    The seam is a feathered, irregular ellipse. The surroundings of the donor's box are matched in level to the head's,
+    and every fourth lesion has its contrast inverted, since a tumour may be brighter or darker than its surroundings.
     """
     n, size = len(heads), heads.shape[-1]
     angle = _uniform(n, -math.pi, math.pi, generator)
     zoom = _uniform(n, 0.75, 1.4, generator)
-    flip = 1 - 2 * _chosen(n, 0.5, generator).float()
-    offset = _pixel_grid(size)[None] - places[:, None, None, :]
+    flip = 1 - 2 * _selected(n, 0.5, generator).float()
+    offset = _pixel_grid(size)[None] - points[:, None, None, :]
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
     x, y = offset[..., 0], offset[..., 1]
     turned = torch.stack([flip[:, None, None] * (cos * x + sin * y), cos * y - sin * x], dim=-1)
@@ -130,23 +130,23 @@ def paste(
     mask = torch.sigmoid((1 - radius) / 0.07)
     ring = ((radius > 1) & (radius < 1.6)).float()
     weight = ring.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
-    level_there = (moved * ring).sum(dim=(1, 2, 3), keepdim=True) / weight
-    level_here = (heads * ring).sum(dim=(1, 2, 3), keepdim=True) / weight
-    gain = _as_column(_uniform(n, 0.7, 1.5, generator)) * level_here.clamp(0.2, 0.6) / level_there.clamp(0.15, 0.8)
-    sign = _as_column(1 - 2 * _chosen(n, 0.25, generator).float())
-    content: Images = level_here + sign * gain * (moved - level_there)
+    donor_level = (moved * ring).sum(dim=(1, 2, 3), keepdim=True) / weight
+    head_level = (heads * ring).sum(dim=(1, 2, 3), keepdim=True) / weight
+    gain = _as_column(_uniform(n, 0.7, 1.5, generator)) * head_level.clamp(0.2, 0.6) / donor_level.clamp(0.15, 0.8)
+    sign = _as_column(1 - 2 * _selected(n, 0.25, generator).float())
+    content: Images = head_level + sign * gain * (moved - donor_level)
     pasted: Images = heads * (1 - mask) + content.clamp(0, 1) * mask
     return pasted.clamp(0, 1), mask
 
 
-def simulate_lesions(heads: Images, places: torch.Tensor, generator: torch.Generator) -> tuple[Images, torch.Tensor]:
-    """A mass in every head: bright, dark or ring-like, irregular, in half of them with oedema around it.
+def simulate_lesions(heads: Images, points: torch.Tensor, generator: torch.Generator) -> tuple[Images, torch.Tensor]:
+    """Draw a mass into every head: bright, dark or ring-like, irregular, half of them with oedema around.
 
-    Returns the images and where the mass lies, [n, 1, s, s] from 0 to 1.
+    Returns the images and the masks of the mass, [n, 1, s, s] from 0 to 1.
     """
     n, size = len(heads), heads.shape[-1]
     angle = _uniform(n, 0, math.pi, generator)[:, None, None]
-    offset = _pixel_grid(size)[None] - places[:, None, None, :]
+    offset = _pixel_grid(size)[None] - points[:, None, None, :]
     x, y = offset[..., 0], offset[..., 1]
     along, across = angle.cos() * x + angle.sin() * y, angle.cos() * y - angle.sin() * x
     length = _uniform(n, 0.04, 0.16, generator)[:, None, None]
@@ -157,31 +157,32 @@ def simulate_lesions(heads: Images, places: torch.Tensor, generator: torch.Gener
     body = torch.sigmoid((1 - radius) / edge)
     thickness = _as_column(_uniform(n, 0.15, 0.4, generator))
     core = torch.sigmoid((1 - thickness - radius) / edge)
-    ring_like = _as_column(_chosen(n, 0.5, generator).float())
-    sign = _as_column(1 - 2 * _chosen(n, 0.25, generator).float())
+    ring_like = _as_column(_selected(n, 0.5, generator).float())
+    sign = _as_column(1 - 2 * _selected(n, 0.25, generator).float())
     strength = _as_column(_uniform(n, 0.22, 0.6, generator))
     inner = _as_column(_uniform(n, -1.3, 0.4, generator))  # the core of a ring, as a share of the rim
     swell = torch.sigmoid((_as_column(_uniform(n, 1.5, 2.3, generator)) - radius) / 0.25)
-    oedema = _as_column(_chosen(n, 0.5, generator).float() * _uniform(n, -0.25, 0.25, generator))
+    oedema = _as_column(_selected(n, 0.5, generator).float() * _uniform(n, -0.25, 0.25, generator))
     texture = 1 + 0.25 * smooth_field(n, size, 24, generator)
     tissue = (heads > BACKGROUND).float()
     added = sign * strength * texture * (body - ring_like * (1 - inner) * core) + oedema * (swell - body).clamp(0)
-    # Inside the mass the anatomy gives way to an even level.
-    # The head is dimmed first, as the window does where something brighter is in the picture.
+    # Inside the mass, the anatomy is replaced by an even level.
+    # The head is dimmed first, as windowing does if the picture contains something brighter.
     dimmed = heads * _as_column(_uniform(n, 0.5, 0.9, generator))
     level = box_mean(dimmed, 15)
-    given_way = dimmed * (1 - 0.7 * body) + level * 0.7 * body
-    return (given_way + added * tissue).clamp(0, 1), body
+    replaced = dimmed * (1 - 0.7 * body) + level * 0.7 * body
+    return (replaced + added * tissue).clamp(0, 1), body
 
 
-def place_and_scale(images: Images, settings: Augmentation, generator: torch.Generator) -> Images:
+def random_affine(images: Images, settings: Augmentation, generator: torch.Generator) -> Images:
+    """Flip, rotate, scale, stretch and shift every image at random."""
     n = len(images)
     angle = _uniform(n, -1, 1, generator) * math.radians(settings.rotate_degrees)
     grow = (_uniform(n, -1, 1, generator) * math.log1p(settings.scale)).exp()
     aspect = (_uniform(n, -1, 1, generator) * 0.08).exp()
-    flip = 1 - 2 * _chosen(n, settings.flip, generator).float()
+    flip = 1 - 2 * _selected(n, settings.flip, generator).float()
     shift = (torch.rand(n, 2, generator=generator) * 2 - 1) * 2 * settings.shift
-    # As torch's affine_grid, in a fraction of its time: what depends on x alone and on y alone, then one sum.
+    # Equals torch's affine_grid, in a fraction of its time: the terms in x alone and in y alone, then their sum.
     size = images.shape[-1]
     line = 2 * _pixel_line(size) - 1
     matrix = (
@@ -196,7 +197,7 @@ def place_and_scale(images: Images, settings: Augmentation, generator: torch.Gen
 
 
 def _remap(images: Images, generator: torch.Generator, knots: int = 7) -> Images:
-    """A random curve of intensity through `knots` levels, black kept black: the look of another contrast."""
+    """Map intensities by a random curve through `knots` levels, black stays black, to imitate another contrast."""
     n = len(images)
     curve = torch.rand(n, knots, generator=generator)
     curve = 0.35 * torch.linspace(0, 1, knots) + 0.65 * curve
@@ -209,7 +210,7 @@ def _remap(images: Images, generator: torch.Generator, knots: int = 7) -> Images
 
 
 def _invert(images: Images) -> Images:
-    """The head's intensities turned round, the air kept black."""
+    """Invert the head's intensities; air stays black."""
     tissue = torch.sigmoid((images - BACKGROUND) / 0.015)
     return (1 - images) * tissue
 
@@ -222,20 +223,20 @@ def _halved(images: Images) -> Images:
 def _change_some(
     images: Images, probability: float, generator: torch.Generator, change: Callable[[Images], Images]
 ) -> None:
-    """`change` a random part of the images, in place; the others cost nothing."""
-    chosen = _chosen(len(images), probability, generator)
-    if chosen.any():
-        images[chosen] = change(images[chosen])
+    """Apply `change` to a random selection of the images, in place; the others take no time."""
+    selected = _selected(len(images), probability, generator)
+    if selected.any():
+        images[selected] = change(images[selected])
 
 
 def augment(images: Images, settings: Augmentation, generator: torch.Generator) -> Images:
-    """Geometry, contrast, bias field, resolution and noise: [n, channels, s, s] in [0, 1] → the same.
+    """Change geometry, contrast, bias field, resolution and noise: [n, channels, s, s] in [0, 1] → the same.
 
-    The first channel is the picture; the others, masks of it, follow its geometry alone.
+    The first channel is the picture; the others are masks, which follow its geometry only.
     """
     n, size = len(images), images.shape[-1]
-    placed = place_and_scale(images, settings, generator)
-    images, masks = placed[:, :1], placed[:, 1:]
+    moved = random_affine(images, settings, generator)
+    images, masks = moved[:, :1], moved[:, 1:]
     _change_some(images, settings.remap, generator, lambda some: _remap(some, generator))
     _change_some(images, settings.invert, generator, _invert)
     gamma = (_uniform(n, -1, 1, generator) * settings.gamma).exp()
@@ -246,5 +247,5 @@ def augment(images: Images, settings: Augmentation, generator: torch.Generator) 
     _change_some(images, settings.blur, generator, lambda some: box_mean(some, 3))
     _change_some(images, settings.low_resolution, generator, _halved)
     deviation = _as_column(_uniform(n, 0, 1, generator) ** 2 * settings.noise)
-    noisy = (images + noise_of(n, size, generator) * deviation).clamp(0, 1)
+    noisy = (images + random_noise(n, size, generator) * deviation).clamp(0, 1)
     return torch.cat([noisy, masks], dim=1)

@@ -1,7 +1,7 @@
-"""A run's checkpoints: written whole, read as tensors and plain values only, resumed only on the same data.
+"""A run's checkpoints: written atomically, read as tensors and plain values only, resumed only on the same data.
 
-checkpoint.pt is the last epoch, best.pt the one with the best validation figure. Both are one dictionary; its keys are
-the fields of `Checkpoint`, the configuration as JSON.
+checkpoint.pt is of the last epoch, best.pt of the epoch with the best validation figure. Each is a dictionary whose
+keys are the fields of `Checkpoint`, the configuration as JSON.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Weights = dict[str, torch.Tensor]
 
 @dataclass(slots=True)
 class TrainingState:
-    """What changes while training."""
+    """The state of a run that changes during training."""
 
     model: Classifier
-    average: Classifier  # the exponential moving average of the weights: this one is judged and exported
+    average: Classifier  # the exponential moving average of the weights, which is validated and exported
     optimizer: torch.optim.Optimizer
     epoch: int = 0
     best: float = -1.0
@@ -44,7 +44,7 @@ class TrainingState:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Checkpoint:
-    """The state after an epoch, and what it came from.
+    """The state after an epoch, with its provenance.
 
     `provenance` holds the SHA-256 of data, split, healthy volume, teachers and initial weights, and the commit.
     """
@@ -66,7 +66,7 @@ class Checkpoint:
 
 
 def save(path: Path, state: TrainingState, config: TrainConfig, provenance: dict[str, str]) -> None:
-    """Write the state's checkpoint, see `write_checkpoint`."""
+    """Write a checkpoint of the state; see `write_checkpoint`."""
     content = Checkpoint(
         state.model.state_dict(),
         state.average.state_dict(),
@@ -81,7 +81,7 @@ def save(path: Path, state: TrainingState, config: TrainConfig, provenance: dict
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint whole or not at all: a full disk or a kill leaves the previous one. Raises OSError."""
+    """Write a checkpoint atomically: after a full disk or a kill, the previous file remains. Raises OSError."""
     content = {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}
     buffer = io.BytesIO()  # written by us, so that a full disk is an OSError and not an error of torch
     torch.save({**content, "config": checkpoint.config.model_dump_json()}, buffer)
@@ -90,7 +90,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint, on the CPU. StartError when it is missing, damaged or of another program."""
+    """Read a checkpoint onto the CPU. Raises StartError if it is missing, damaged or of another version."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         stored = {field.name: content[field.name] for field in fields(Checkpoint)}
@@ -101,13 +101,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise StartError("other-version", f"{path} was written by another version: unknown or invalid {key}") from error
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise StartError("damaged-checkpoint", f"{path} is not a whole checkpoint of this program") from error
+        raise StartError("damaged-checkpoint", f"{path} is not a complete checkpoint of this program") from error
 
 
 def resume(path: Path, state: TrainingState, config: TrainConfig, provenance: dict[str, str]) -> dict[str, str]:
     """Load the checkpoint into `state` and return its provenance.
 
-    Raises StartError where the run has another configuration or was trained on other data.
+    Raises StartError if the run has another configuration or was trained on other data.
     """
     stored = read_checkpoint(path)
     if stored.config != config:

@@ -1,6 +1,6 @@
-"""Several finished runs as one teacher: a student follows the mean of their probabilities on its own augmented batches.
+"""Distil finished runs into a single network that the worker can serve (Hinton et al. 2015).
 
-So an ensemble becomes one network that the worker can serve (Hinton et al. 2015).
+The student learns from the mean of its teachers' probabilities on its own augmented batches.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Teachers:
         return torch.stack([model(images).logits.float().softmax(dim=1) for model in self._models]).mean(dim=0)
 
 
-def teachers_of(checkpoints: Sequence[Checkpoint], split_sha256: str, device: str) -> Teachers:
-    """From the best checkpoints of the runs.
+def load_teachers(checkpoints: Sequence[Checkpoint], split_sha256: str, device: str) -> Teachers:
+    """Load the teachers from the best checkpoints of their runs.
 
-    Raises StartError for one that was trained on another split: it may know the student's test patients.
+    Raises StartError for a teacher of another split, which may have seen the student's test patients.
     """
     models = []
     for checkpoint in checkpoints:
@@ -41,12 +41,12 @@ def teachers_of(checkpoints: Sequence[Checkpoint], split_sha256: str, device: st
     return Teachers(models)
 
 
-def distillation_loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def distillation_loss(logits: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
     """Kullback-Leibler divergence of the student [n, classes] from the teachers' probabilities, mean → scalar."""
-    return torch.nn.functional.kl_div(logits.float().log_softmax(dim=1), wanted, reduction="batchmean")
+    return torch.nn.functional.kl_div(logits.float().log_softmax(dim=1), probabilities, reduction="batchmean")
 
 
 def files_sha256(files: Sequence[Path]) -> str:
-    """Identifies the contents of the files, in order; "" for none."""
+    """SHA-256 that identifies the contents of the files, in order; "" without files."""
     digests = [hashlib.sha256(file.read_bytes()).digest() for file in files]
     return hashlib.sha256(b"".join(digests)).hexdigest() if digests else ""

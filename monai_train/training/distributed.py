@@ -1,8 +1,8 @@
-"""Training on several devices: `torchrun --nproc-per-node 2 -m monai_train train ...`, one process a device.
+"""Training on several devices: `torchrun --nproc-per-node 2 -m monai_train train ...`, a process per device.
 
-Every rank draws batches of its own and gradients are averaged, so N ranks do with batches of B what one does with
-batches of N x B, but for batch norm: each rank normalises its own batch, and the running statistics are rank 0's.
-Rank 0 alone judges and writes.
+Every rank draws its own batches and gradients are averaged, so N ranks with batches of B train like a single process
+with batches of N x B, except for batch norm: each rank normalises its own batch, and the running statistics are those
+of rank 0. Only rank 0 validates and writes.
 """
 
 from __future__ import annotations
@@ -22,47 +22,47 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process and how many there are; a process that torchrun did not start is the only one."""
+    """This process among those that torchrun started; without torchrun, the only process."""
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the process that judges and writes."""
+    def is_main(self) -> bool:
+        """Whether this process validates and writes."""
         return self.rank == 0
 
-    def share(self, model: nn.Module) -> nn.Module:
-        """The same model; its gradients become the mean over the ranks in every backward pass."""
+    def synchronised(self, model: nn.Module) -> nn.Module:
+        """The model, with its gradients averaged over the ranks in every backward pass."""
         return model if self.size == 1 else DistributedDataParallel(model)
 
-    def tell(self, value: float) -> float:
+    def broadcast(self, value: float) -> float:
         """Rank 0's value, on every rank."""
         if self.size == 1:
             return value
-        told = torch.tensor(value, dtype=torch.float64, device=self.device)
-        distributed.broadcast(told, src=0)
-        return float(told)
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        distributed.broadcast(tensor, src=0)
+        return float(tensor)
 
-    def first(self, work: Callable[[], T]) -> T:
-        """Do the work on rank 0 and then on the others, which find the files that it left."""
-        if not self.leads:
-            self.tell(0.0)
+    def main_first(self, work: Callable[[], T]) -> T:
+        """Do the work on rank 0, then on the others, which find the files that rank 0 wrote."""
+        if not self.is_main:
+            self.broadcast(0.0)
         done = work()
-        if self.leads:
-            self.tell(0.0)
+        if self.is_main:
+            self.broadcast(0.0)
         return done
 
 
-def leads() -> bool:
-    """Whether this process is the only one, or the first of those that torchrun started."""
+def is_main_process() -> bool:
+    """Whether this process is rank 0, or the only process."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Ranks]:
-    """Meet the other processes that torchrun started: by NCCL for `cuda`, a GPU each, else by Gloo."""
+def process_group(device: str) -> Iterator[Ranks]:
+    """Join the other processes that torchrun started: by NCCL for `cuda`, with a GPU per process, otherwise by Gloo."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield Ranks()
         return

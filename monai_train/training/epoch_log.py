@@ -1,4 +1,4 @@
-"""The figures of every epoch, as log.csv for other programs and as TensorBoard's files for a person who watches."""
+"""Log the figures of every epoch to log.csv and to TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLUMNS = ["epoch", "loss", "validation_balanced_accuracy", "validation_loss"]
 
 
 class EpochLog:
-    """Goes on after epoch `after`; what a killed run wrote of later ones is replaced."""
+    """The log of a run, continued after epoch `after`; entries of later epochs by a killed run are replaced."""
 
     def __init__(self, run: Path, after: int) -> None:
         self._path = run / LOG
@@ -34,7 +34,7 @@ class EpochLog:
     def add(
         self, epoch: int, loss: float, figure: float, validation_loss: float, learning_rate: float, rate: float
     ) -> None:
-        """The epoch's training loss, validation figure and loss, last learning rate and images a second."""
+        """Add an epoch: training loss, validation figure and loss, last learning rate and images per second."""
         lines = _read(self._path, epoch)
         lines.append([str(epoch), f"{loss:.5f}", f"{figure:.5f}", f"{validation_loss:.5f}"])
         table = io.StringIO(newline="")

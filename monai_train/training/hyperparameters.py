@@ -1,13 +1,13 @@
 """`monai-train search`: Optuna over learning rate, weight decay, clipping, strength of augmentation and network.
 
-A trial is one `train` on the training patients; its figure is the balanced accuracy on the validation patients, so the
-test stays unseen. The study lives in a database: SQLite beside the runs, or a PostgreSQL database of its own for
-several machines that search together. A search that was stopped goes on; the trial that was cut off goes on from its
-last epoch.
+A trial is a `train` run on the training patients; its figure is the balanced accuracy on the validation patients, so
+that the test patients stay unseen. The study is stored in a database: SQLite beside the runs, or a PostgreSQL database
+of its own for several machines that search together. An interrupted search resumes, and the interrupted trial resumes
+from its last epoch.
 
 OUT/study.db                 the study (unless --storage names another database)
 OUT/trials/<hash>/           the run of each trial
-OUT/trials.csv, study.png    every trial, and the pictures of the study
+OUT/trials.csv, study.png    every trial, and the charts of the study
 OUT/best.json                the best configuration, for `train --config`
 """
 
@@ -44,7 +44,7 @@ _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class SearchRange(BaseModel):
-    """Numbers from `low` to `high`; the grid takes `points` of them, evenly, or evenly in the logarithm."""
+    """Numbers from `low` to `high`; the grid has `points` of them, evenly spaced, on a logarithmic scale if `log`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     low: float = Field(ge=0)
@@ -59,7 +59,7 @@ class SearchRange(BaseModel):
         return self
 
     def grid(self) -> list[float]:
-        """The grid's values."""
+        """The values on the grid."""
         if self.points == 1 or self.low == self.high:
             return [self.low]
         inner = [i / (self.points - 1) for i in range(1, self.points - 1)]
@@ -69,7 +69,7 @@ class SearchRange(BaseModel):
 
 
 class SearchSpace(BaseModel):
-    """What is searched. `augmentation` multiplies every probability and range of the base configuration's."""
+    """The search space. `augmentation` multiplies every probability and range of the base configuration."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     learning_rate: SearchRange = SearchRange(low=3e-4, high=6e-3, log=True, points=3)
@@ -79,12 +79,12 @@ class SearchSpace(BaseModel):
     network: tuple[str, ...] = Field(("resnet18-slim", "resnet18"), min_length=1)
 
     def ranges(self) -> dict[str, SearchRange]:
-        """The numbers that are searched, by name."""
+        """The numeric parameters by name."""
         return {name: value for name, value in self if isinstance(value, SearchRange)}
 
 
 def read_space(path: Path | None) -> SearchSpace:
-    """The space of a JSON file, the default where there is none. StartError naming the key that does not fit."""
+    """Read the space from a JSON file, or the default. Raises StartError with the key of an invalid value."""
     if path is None:
         return SearchSpace()
     try:
@@ -100,15 +100,15 @@ def read_space(path: Path | None) -> SearchSpace:
 
 
 def scaled(augmentation: Augmentation, strength: float) -> Augmentation:
-    """Every probability and range times `strength`, probabilities and shares at most what they may be."""
-    highest = {"rotate_degrees": 180.0, "scale": 0.9, "shift": 0.9, "gamma": 4.0, "bias_field": 4.0, "noise": 4.0}
-    values = {name: min(highest.get(name, 1.0), value * strength) for name, value in augmentation}
+    """Multiply every probability and range by `strength`, up to the maximum of each."""
+    maximum = {"rotate_degrees": 180.0, "scale": 0.9, "shift": 0.9, "gamma": 4.0, "bias_field": 4.0, "noise": 4.0}
+    values = {name: min(maximum.get(name, 1.0), value * strength) for name, value in augmentation}
     return Augmentation.model_validate(values)
 
 
 def suggest(trial: Trial, space: SearchSpace, base: TrainConfig) -> TrainConfig:
     """The configuration of a trial."""
-    drawn = {name: trial.suggest_float(name, one.low, one.high, log=one.log) for name, one in space.ranges().items()}
+    drawn = {name: trial.suggest_float(name, r.low, r.high, log=r.log) for name, r in space.ranges().items()}
     strength = drawn.pop("augmentation")
     network = trial.suggest_categorical("network", space.network)
     changes = {**drawn, "network": network, "augmentation": scaled(base.augmentation, strength)}
@@ -118,20 +118,22 @@ def suggest(trial: Trial, space: SearchSpace, base: TrainConfig) -> TrainConfig:
 def open_study(
     storage: str, name: str, sampler: TrialSampler, space: SearchSpace, inputs: str, epochs: int
 ) -> optuna.Study:
-    """The study of that name, made where it does not exist; what another process left unfinished is tried again.
+    """Open the study of that name, or create it; unfinished trials of processes that died are retried.
 
-    Raises StartError for a database that cannot be used and a study of other data, space or configuration.
+    Raises StartError for a database that cannot be used and for a study of other data, space or configuration.
     """
-    grid: dict[str, Any] = {key: one.grid() for key, one in space.ranges().items()} | {"network": list(space.network)}
+    grid: dict[str, Any] = {key: values.grid() for key, values in space.ranges().items()} | {
+        "network": list(space.network)
+    }
     chosen: BaseSampler = GridSampler(grid, seed=7) if sampler is TrialSampler.GRID else TPESampler(seed=7)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=max(1, epochs // 4))
     try:
         with warnings.catch_warnings():
-            # How Optuna learns that a machine died; experimental since 2021.
+            # The heartbeat by which Optuna detects a machine that died; experimental since 2021.
             warnings.simplefilter("ignore", ExperimentalWarning)
             database = RDBStorage(
                 storage,
-                engine_kwargs={"poolclass": NullPool},  # no connection outlives a query
+                engine_kwargs={"poolclass": NullPool},  # close connections after each query
                 heartbeat_interval=_HEARTBEAT_SECONDS,
                 grace_period=3 * _HEARTBEAT_SECONDS,
                 heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
@@ -140,19 +142,21 @@ def open_study(
             storage=database, sampler=chosen, pruner=pruner, study_name=name, direction="maximize", load_if_exists=True
         )
         if study.user_attrs.setdefault("inputs", inputs) != inputs:
-            raise StartError("other-search", f"the study {name!r} searched other data or another space: use a new name")
+            raise StartError(
+                "other-search", f"the study {name!r} searched other data or another space: use a new --name"
+            )
         study.set_user_attr("inputs", inputs)
     except (SQLAlchemyError, ArgumentError, StorageInternalError, ImportError) as error:
-        raise StartError("no-database", "the database of the search cannot be opened: check --storage") from error
+        raise StartError("no-database", "cannot open the database of the search: check --storage") from error
     return study
 
 
 def objective(
     data: Path, out: Path, base: TrainConfig, space: SearchSpace, console: Console, stop: Event
 ) -> Callable[[Trial], float]:
-    """Trains one trial; its run's folder is named by its configuration, so the same trial goes on where it was.
+    """Make the objective, which trains a trial; its folder is named by its configuration, so that a trial can resume.
 
-    Raises KeyboardInterrupt after the epoch in which `stop` is set: a database is not left in the middle of a write.
+    It raises KeyboardInterrupt after the epoch in which `stop` is set, so that no database write is interrupted.
     """
 
     def run(trial: Trial) -> float:
@@ -161,7 +165,7 @@ def objective(
         trial.set_user_attr("run", folder.name)
         console.print(f"trial {trial.number}: {format_parameters(trial.params)}")
 
-        def told(epoch: int, figure: float) -> None:
+        def report(epoch: int, figure: float) -> None:
             trial.report(figure, epoch)
             if stop.is_set():
                 raise KeyboardInterrupt
@@ -169,7 +173,7 @@ def objective(
                 raise optuna.TrialPruned
 
         try:
-            best = train(data, folder, config, console=Console(quiet=True), on_epoch=told)
+            best = train(data, folder, config, console=Console(quiet=True), on_epoch=report)
         except DivergedError as error:
             trial.set_user_attr("fault", str(error))
             raise optuna.TrialPruned from error
@@ -191,14 +195,14 @@ def search(
     console: Console | None = None,
     stop: Event | None = None,
 ) -> optuna.Study:
-    """Go on until `trials` are done, by whichever machine; writes tables and pictures after each.
+    """Run trials until `trials` are finished, on all machines together; writes tables and charts after each.
 
     Raises StartError for data, a database or a study that does not fit.
     """
     console = console or Console(stderr=True)
     out.mkdir(parents=True, exist_ok=True)
-    rows = data_sha256(read_manifest(data))
-    content = json.dumps([rows, space.model_dump_json(), base.model_dump_json(), sampler])
+    data_hash = data_sha256(read_manifest(data))
+    content = json.dumps([data_hash, space.model_dump_json(), base.model_dump_json(), sampler])
     inputs = hashlib.sha256(content.encode()).hexdigest()
     study = open_study(storage or f"sqlite:///{out / 'study.db'}", name, sampler, space, inputs, base.epochs)
     if sampler is TrialSampler.GRID:
@@ -214,21 +218,21 @@ def search(
             best = best_trial(study)
             console.print(f"{done + 1} of {trials} trials, best {'-' if best is None else f'{best.value:.4f}'}")
     except KeyboardInterrupt:
-        for one in study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[failed_before:]:
-            study.enqueue_trial(one.params)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[failed_before:]:
+            study.enqueue_trial(trial.params)
         raise
     return study
 
 
 def _grid_size(space: SearchSpace) -> int:
     size = len(space.network)
-    for one in space.ranges().values():
-        size *= len(one.grid())
+    for values in space.ranges().values():
+        size *= len(values.grid())
     return size
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The finished trial with the highest validation figure, None while there is none."""
+    """The finished trial with the highest validation figure, None if no trial has finished."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return max(done, key=lambda trial: trial.value or 0.0, default=None)
 
@@ -241,24 +245,24 @@ def format_parameters(params: dict[str, Any]) -> str:
 
 
 def write_tables(study: optuna.Study, out: Path, base: TrainConfig, space: SearchSpace) -> None:
-    """trials.csv, study.png and best.json; the weights of all finished trials but the best are removed."""
+    """Write trials.csv, study.png and best.json; remove the weights of all finished trials except the best."""
     names = [*space.ranges(), "network"]
-    finished = [one for one in study.get_trials(deepcopy=False) if one.state.is_finished()]
+    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     with (out / "trials.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["trial", "state", "validation_balanced_accuracy", *names, "epochs", "seconds", "run", "fault"])
-        for one in finished:
-            seconds = one.duration.total_seconds() if one.duration else 0.0
-            value = "" if one.value is None else f"{one.value:.5f}"
-            given = [one.params.get(key, "") for key in names]
-            attributes = [one.user_attrs.get(key, "") for key in ("run", "fault")]
-            cost = (len(one.intermediate_values), f"{seconds:.0f}")
-            writer.writerow([one.number, one.state.name.lower(), value, *given, *cost, *attributes])
+        for trial in finished:
+            seconds = trial.duration.total_seconds() if trial.duration else 0.0
+            value = "" if trial.value is None else f"{trial.value:.5f}"
+            parameters = [trial.params.get(key, "") for key in names]
+            attributes = [trial.user_attrs.get(key, "") for key in ("run", "fault")]
+            cost = (len(trial.intermediate_values), f"{seconds:.0f}")
+            writer.writerow([trial.number, trial.state.name.lower(), value, *parameters, *cost, *attributes])
     best = best_trial(study)
-    for one in finished:
-        if one.state in _DONE and "run" in one.user_attrs and (best is None or one.number != best.number):
+    for trial in finished:
+        if trial.state in _DONE and "run" in trial.user_attrs and (best is None or trial.number != best.number):
             for weights in (BEST, CHECKPOINT):
-                (out / "trials" / one.user_attrs["run"] / weights).unlink(missing_ok=True)
+                (out / "trials" / trial.user_attrs["run"] / weights).unlink(missing_ok=True)
     if best is not None:
         config = suggest(optuna.trial.FixedTrial(best.params), space, base)  # type: ignore[arg-type]
         (out / "best.json").write_text(config.model_dump_json(indent=2) + "\n")
@@ -266,23 +270,23 @@ def write_tables(study: optuna.Study, out: Path, base: TrainConfig, space: Searc
 
 
 def draw(trials: list[FrozenTrial], names: list[str], path: Path) -> None:
-    """The best figure over the trials, every trial's curve, and the figure against each parameter."""
+    """Plot the best figure over the trials, every trial's curve, and the figure against each parameter."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * 3.4, 2 * 3.2), layout="constrained")
     panels = figure.subplots(2, 4).flatten()
-    done = [one for one in trials if one.state is TrialState.COMPLETE and one.value is not None]
-    values = [float(one.value or 0.0) for one in done]
-    numbers = [one.number for one in done]
+    done = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
+    values = [float(trial.value or 0.0) for trial in done]
+    numbers = [trial.number for trial in done]
     panels[0].plot(numbers, values, "o", color="#0072b2")
     panels[0].step(numbers, [max(values[: i + 1]) for i in range(len(values))], where="post", color="#d55e00")
     panels[0].set(xlabel="trial", ylabel="validation balanced accuracy", title="best so far")
-    for one in trials:
-        style = {"color": "#0072b2"} if one in done else {"color": "#999999", "ls": "--"}
-        panels[1].plot(list(one.intermediate_values), list(one.intermediate_values.values()), lw=1, **style)
+    for trial in trials:
+        style = {"color": "#0072b2"} if trial in done else {"color": "#999999", "ls": "--"}
+        panels[1].plot(list(trial.intermediate_values), list(trial.intermediate_values.values()), lw=1, **style)
     panels[1].set(xlabel="epoch", title="every trial (dashed: pruned)")
     for axes, name in zip(panels[2:], names, strict=False):
-        axes.plot([one.params[name] for one in done], values, "o", color="#0072b2")
+        axes.plot([trial.params[name] for trial in done], values, "o", color="#0072b2")
         axes.set(xlabel=name)
         if name in ("learning_rate", "weight_decay", "clip_norm"):
             axes.set_xscale("log")

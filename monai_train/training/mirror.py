@@ -1,7 +1,7 @@
-"""Tumour-free T1c slices from slices with a tumour: the other hemisphere mirrored over the tumour's box.
+"""Synthetic T1c slices without a tumour: the other hemisphere mirrored over the tumour's box.
 
-The public data hold no contrast-enhanced head without a tumour, so a network may take the contrast for the tumour.
-Only slices that are symmetrical enough (axial and coronal, upright, tumour to one side) can be used.
+The public data hold no contrast-enhanced head without a tumour, so a network may mistake the contrast for the tumour.
+Only slices that are symmetrical enough (axial and coronal, upright, tumour on one side) can be used.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch.nn import functional
 from monai_train.training.augment import BACKGROUND
 
 _LOWEST_SYMMETRY = 0.5  # normalised cross-correlation with the mirror image, outside both boxes
-_WIDEST_SHIFT = 0.06  # of the midline from the middle of the picture, as a fraction
-_MARGIN = 1.15  # of the box: it is drawn tightly, and enhancement fades out
+_WIDEST_SHIFT = 0.06  # of the midline from the centre of the picture, as a fraction
+_MARGIN = 1.15  # by which boxes are enlarged: they are drawn tightly, and enhancement fades out
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -37,7 +37,7 @@ def box_mask(boxes: torch.Tensor, size: int, margin: float) -> torch.Tensor:
 
 
 def _symmetry(images: torch.Tensor, boxes: torch.Tensor, shift: int) -> torch.Tensor:
-    """Correlation [n] of each image with its mirror image moved by `shift` pixels, tumours left out."""
+    """Correlation [n] of each image with its mirror image shifted by `shift` pixels, tumours excluded."""
     boxed = box_mask(boxes, images.shape[-1], _MARGIN)
     other = images.flip(3).roll(shift, 3)
     used = ~(boxed | boxed.flip(3).roll(shift, 3)) & ((images > BACKGROUND) | (other > BACKGROUND))
@@ -58,8 +58,8 @@ def _feathered(boxes: torch.Tensor, size: int) -> torch.Tensor:
     return torch.sigmoid((1.15 - (y[:, :, None] + x[:, None, :]).sqrt()) / 0.06)[:, None]
 
 
-def mirrored(pixels: torch.Tensor, boxes: torch.Tensor) -> Mirrors:
-    """The usable mirrors of pictures uint8 [n, 1, s, s] with boxes [n, 4] (NaN where there is none)."""
+def make_mirrors(pixels: torch.Tensor, boxes: torch.Tensor) -> Mirrors:
+    """The mirrors of those pictures uint8 [n, 1, s, s] with boxes [n, 4] (NaN without a box) that can be used."""
     candidates = torch.nonzero(boxes.isfinite().all(dim=1)).flatten()
     kept: list[torch.Tensor] = []
     removed: list[torch.Tensor] = []
@@ -74,15 +74,15 @@ def mirrored(pixels: torch.Tensor, boxes: torch.Tensor) -> Mirrors:
         shift = 2 * (best - reach)
         midline = 0.5 + shift / (2 * size)
         one_sided = (box[:, 0] - midline).abs() >= box[:, 2] * _MARGIN / 2
-        for one in torch.nonzero((score >= _LOWEST_SYMMETRY) & one_sided).flatten().tolist():
-            image, here = images[one : one + 1], box[one : one + 1]
-            other = image.flip(3).roll(int(shift[one]), 3)
-            there = here.clone()
-            there[:, 0] = 2 * midline[one] - here[:, 0]
-            seam, seam_there = _feathered(here, size), _feathered(there, size)
-            removed.append(image * (1 - seam) + other * seam)
-            doubled.append(image * (1 - seam_there) + other * seam_there)
-            kept.append(index[one])
+        for i in torch.nonzero((score >= _LOWEST_SYMMETRY) & one_sided).flatten().tolist():
+            image, tumour = images[i : i + 1], box[i : i + 1]
+            mirror = image.flip(3).roll(int(shift[i]), 3)
+            opposite = tumour.clone()
+            opposite[:, 0] = 2 * midline[i] - tumour[:, 0]
+            seam, opposite_seam = _feathered(tumour, size), _feathered(opposite, size)
+            removed.append(image * (1 - seam) + mirror * seam)
+            doubled.append(image * (1 - opposite_seam) + mirror * opposite_seam)
+            kept.append(index[i])
     if not kept:
         empty = torch.empty((0, *pixels.shape[1:]), dtype=torch.uint8)
         return Mirrors(torch.empty(0, dtype=torch.long), empty, empty)

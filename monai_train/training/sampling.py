@@ -1,4 +1,4 @@
-"""Which picture of which recipe goes into a batch, and how a made picture is made."""
+"""Sampling of training batches: which pictures are drawn, and which synthetic images are made of them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from monai_train.config import TrainConfig
 from monai_train.data.dataset import Pictures
 from monai_train.data.labels import ANY_TUMOUR, NO_TUMOUR
 from monai_train.data.manifest import ManifestRow
-from monai_train.training.augment import augment, paste, places_in_brain, simulate_lesions
-from monai_train.training.mirror import Mirrors, box_mask, mirrored
+from monai_train.training.augment import augment, paste, points_in_brain, simulate_lesions
+from monai_train.training.mirror import Mirrors, box_mask, make_mirrors
 from worker.errors import StartError
 
-_FEWEST = 2  # pictures a class
+_MINIMUM = 2  # pictures per class
 
 
 class Batch(NamedTuple):
     """images float32 [n, 1, s, s] in [0, 1]; labels int64 [n], some of them ANY_TUMOUR.
 
-    `tumours` float32 [n, 1, s, s] is 1 where the tumour lies; all 0 where there is none or nobody marked it, and
-    in every picture where the configuration has no `map_loss`.
+    `tumours` float32 [n, 1, s, s] is 1 on the tumour; all 0 for a picture without a marked tumour, and for every
+    picture if the configuration has no `map_loss`.
     """
 
     images: torch.Tensor
@@ -38,22 +38,22 @@ class BatchSampler:
 
     pictures: Pictures
     mirrors: Mirrors
-    weights: torch.Tensor  # [n], balanced over patients, copies of a picture and tumour classes
+    weights: torch.Tensor  # [n], relative probability of being drawn
     config: TrainConfig
     healthy: torch.Tensor  # uint8 [m, 1, s, s], m may be 0
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
-        """A batch of `size` pictures, drawn and changed at random."""
+        """Draw and augment a batch of `size` pictures."""
         recipes = list(self.config.shares.model_dump().items())
-        wanted = torch.tensor([self._possible(name) * share for name, share in recipes])
-        drawn = torch.multinomial(wanted, size, replacement=True, generator=generator).bincount(minlength=len(recipes))
+        shares = torch.tensor([self._possible(name) * share for name, share in recipes])
+        drawn = torch.multinomial(shares, size, replacement=True, generator=generator).bincount(minlength=len(recipes))
         parts = [
             self._make(name, int(count), generator) for (name, _), count in zip(recipes, drawn, strict=True) if count
         ]
-        # Without `map_loss` nobody looks at where the tumour lies, and it need not be turned and scaled along.
+        # The masks of the tumours are needed, and transformed along, for `map_loss` only.
         marked = self.config.map_loss > 0
-        shown = [torch.cat([part.images, part.tumours], dim=1) if marked else part.images for part in parts]
-        changed = augment(torch.cat(shown), self.config.augmentation, generator)
+        channels = [torch.cat([part.images, part.tumours], dim=1) if marked else part.images for part in parts]
+        changed = augment(torch.cat(channels), self.config.augmentation, generator)
         images, tumours = changed[:, :1], changed[:, 1:]
         labels = torch.cat([part.labels for part in parts])
         return Batch(images, labels, tumours if marked else torch.zeros_like(images))
@@ -72,7 +72,7 @@ class BatchSampler:
         return self.pictures.pixels[index].float() / 255
 
     def _heads(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Heads without a tumour, of every contrast: a third of them T1c with the tumour removed."""
+        """Heads without a tumour, of every contrast; a third of them are T1c with the tumour removed."""
         heads = self._without_tumour(count, generator)
         if len(self.mirrors.index):
             removed = torch.randint(len(self.mirrors.index), (count,), generator=generator)
@@ -81,7 +81,7 @@ class BatchSampler:
         return heads
 
     def _without_tumour(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Real heads: pictures of the class and, where there is one, slices of the healthy volume."""
+        """Real heads without a tumour: pictures of that class and, if given, slices of the healthy volume."""
         heads = self._images(self._draw(self.pictures.labels == NO_TUMOUR, count, generator))
         if len(self.healthy):
             chosen = torch.randint(len(self.healthy), (count,), generator=generator)
@@ -103,18 +103,18 @@ class BatchSampler:
                 return _unmarked(self.mirrors.removed[chosen].float() / 255, torch.full((count,), NO_TUMOUR))
             return _unmarked(self.mirrors.doubled[chosen].float() / 255, labels[self.mirrors.index[chosen]])
         heads = self._heads(count, generator)
-        places = places_in_brain(heads, generator)
+        points = points_in_brain(heads, generator)
         if recipe == "simulated_lesion":
-            images, tumours = simulate_lesions(heads, places, generator)
+            images, tumours = simulate_lesions(heads, points, generator)
             return Batch(images, torch.full((count,), ANY_TUMOUR), tumours)
         if recipe == "pasted_lesion":
             index = self._draw(self.pictures.boxes.isfinite().all(dim=1), count, generator)
-            images, tumours = paste(heads, self._images(index), self.pictures.boxes[index], places, generator)
+            images, tumours = paste(heads, self._images(index), self.pictures.boxes[index], points, generator)
             return Batch(images, torch.full((count,), ANY_TUMOUR), tumours)
         donors = self._heads(count, generator)
         extent = 0.08 + 0.14 * torch.rand(count, 2, generator=generator)
-        boxes = torch.cat([places_in_brain(donors, generator), extent], dim=1)
-        return _unmarked(paste(heads, donors, boxes, places, generator)[0], torch.full((count,), NO_TUMOUR))
+        boxes = torch.cat([points_in_brain(donors, generator), extent], dim=1)
+        return _unmarked(paste(heads, donors, boxes, points, generator)[0], torch.full((count,), NO_TUMOUR))
 
 
 def _unmarked(images: torch.Tensor, labels: torch.Tensor) -> Batch:
@@ -128,7 +128,7 @@ def make_sampler(
     names: Sequence[str],
     healthy: torch.Tensor | None = None,
 ) -> BatchSampler:
-    """The sampler over the chosen pictures and the slices of a healthy volume.
+    """Make the sampler over the chosen pictures and the slices of a healthy volume.
 
     Raises StartError for a class with fewer than two pictures.
     """
@@ -136,20 +136,21 @@ def make_sampler(
     training = pictures.select(usable)
     held = Counter(training.labels.tolist())
     for index, name in enumerate(names):
-        if held[index] < _FEWEST:
-            raise StartError("empty-class", f"class {name} has {held[index]} training pictures; {_FEWEST} are needed")
+        if held[index] < _MINIMUM:
+            raise StartError("empty-class", f"class {name} has {held[index]} training pictures; {_MINIMUM} are needed")
     if healthy is None:
         healthy = torch.empty((0, *training.pixels.shape[1:]), dtype=torch.uint8)
     return BatchSampler(
-        training, mirrored(training.pixels, training.boxes), _weights(training, config.sampling), config, healthy
+        training, make_mirrors(training.pixels, training.boxes), _weights(training, config.sampling), config, healthy
     )
 
 
 def _weights(pictures: Pictures, sampling: str) -> torch.Tensor:
-    """How likely each picture is drawn among those that a recipe allows.
+    """Relative probability of each picture among those that a recipe allows.
 
-    `patients`: every tumour class as likely; within a class a patient by the root of their pictures, copies sharing
-    one's. `classes`: every tumour class as likely, each of its files alike. `pictures`: every file alike.
+    `patients`: classes are equally likely; within a class, a patient is weighted by the square root of their number of
+    pictures, and copies share the weight of their picture. `classes`: classes are equally likely, and so are the files
+    of a class. `pictures`: all files are equally likely.
     """
     rows = pictures.rows
     if sampling == "pictures":

@@ -1,8 +1,8 @@
-"""The training loop, on one page; everything it depends on is in its TrainConfig and in the checkpoint.
+"""The training loop; everything it depends on is in its TrainConfig and in the checkpoint.
 
 A run's folder: config.json, checkpoint.pt (last epoch, replaced whole), best.pt (best validation figure), log.csv,
-tensorboard/. Under torchrun, rank 0 alone writes (`distributed`).
-Every epoch draws from a generator seeded by (seed, epoch), so a run that was killed goes on exactly as it would have.
+tensorboard/. Under torchrun, only rank 0 writes (`distributed`).
+Every epoch draws from a generator seeded by (seed, epoch), so that a killed run resumes exactly.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from monai_train.training.checkpoint import (
     resume,
     save,
 )
-from monai_train.training.distillation import Teachers, distillation_loss, files_sha256, teachers_of
-from monai_train.training.distributed import Ranks, joined
+from monai_train.training.distillation import Teachers, distillation_loss, files_sha256, load_teachers
+from monai_train.training.distributed import Ranks, process_group
 from monai_train.training.epoch_log import EpochLog
 from monai_train.training.sampling import BatchSampler, make_sampler
 from worker.errors import StartError
@@ -50,15 +50,15 @@ _TUMOURS = [i for i in range(len(CLASS_NAMES)) if i != NO_TUMOUR]
 
 
 class DivergedError(Exception):
-    """The loss is not a number; the last good checkpoint is kept."""
+    """The loss is not a number; the last good checkpoint is retained."""
 
 
-def loss_of(
+def classification_loss(
     logits: torch.Tensor, labels: torch.Tensor, smoothing: float, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Cross entropy; for ANY_TUMOUR, of the sum of the tumour classes. logits [n, 4], labels [n] → scalar.
 
-    `weights` [5] say how much a picture of each class, and of ANY_TUMOUR, counts; the mean is over the weights.
+    `weights` [5] of each class and of ANY_TUMOUR make it a weighted mean.
     """
     log_probabilities = logits.float().log_softmax(dim=1)
     kind_known = labels != ANY_TUMOUR
@@ -73,18 +73,18 @@ def loss_of(
 
 
 def class_weights(labels: torch.Tensor) -> torch.Tensor:
-    """How much a picture counts where the loss is weighted, [5]: 1 / pictures of its class, mean 1; ANY_TUMOUR 1."""
+    """Weights of the labels for a weighted loss, [5]: 1 / pictures of the class, mean 1; ANY_TUMOUR 1."""
     counts = labels[labels != ANY_TUMOUR].bincount(minlength=len(CLASS_NAMES)).clamp(min=1).float()
     inverse = counts.mean() / counts
     return torch.cat([inverse / inverse.mean(), torch.ones(1)])
 
 
-def map_loss_of(maps: torch.Tensor, labels: torch.Tensor, tumours: torch.Tensor) -> torch.Tensor:
-    """How far the evidence for the label lies from the marked tumour: maps [n, 4, h, w], labels [n] → scalar.
+def activation_map_loss(maps: torch.Tensor, labels: torch.Tensor, tumours: torch.Tensor) -> torch.Tensor:
+    """Distance of the evidence for the label from the marked tumour: maps [n, 4, h, w], labels [n] → scalar.
 
     Cross entropy between the share of the tumour (`tumours` [n, 1, s, s]) in every cell and the class's map as
-    a distribution over the cells. Pictures without a marked tumour do not count. A classifier may find the class by
-    the scanner or the contrast; this asks it to find the tumour.
+    a distribution over the cells; pictures without a marked tumour are ignored. A classifier may infer the class from
+    the scanner or the contrast; this loss makes it locate the tumour.
     """
     cover = nn.functional.adaptive_avg_pool2d(tumours, (maps.shape[2], maps.shape[3])).flatten(1)
     total = cover.sum(dim=1)
@@ -96,7 +96,7 @@ def map_loss_of(maps: torch.Tensor, labels: torch.Tensor, tumours: torch.Tensor)
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """One cycle: up from a 25th in a cosine, then down to nearly nothing (Smith 2018)."""
+    """One-cycle learning rate: a cosine up from 1/25 of the maximum, then down to 1/10,000 (Smith 2018)."""
     rising = max(1, int(config.warm_up * steps))
     if step < rising:
         low, high, share = config.learning_rate / 25, config.learning_rate, step / rising
@@ -113,14 +113,14 @@ def train_epoch(
     teachers: Teachers | None = None,
     ranks: Ranks | None = None,
 ) -> float:
-    """One epoch over freshly drawn batches; returns the mean loss (of this rank). Raises DivergedError."""
+    """Train an epoch over freshly drawn batches; returns the mean loss (of this rank). Raises DivergedError."""
     ranks = ranks or Ranks()
     seed = config.seed * 100_003 + state.epoch + 50_021 * ranks.rank
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     batches = max(1, config.samples_per_epoch // (config.batch * ranks.size))
     weights = class_weights(sampler.pictures.labels) if config.weighted_loss else None
-    model = ranks.share(state.model)
+    model = ranks.synchronised(state.model)
     task = progress.add_task(f"epoch {state.epoch + 1}", total=batches) if progress else None
     total = 0.0
     state.model.train()
@@ -132,13 +132,13 @@ def train_epoch(
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(config.device, dtype=torch.bfloat16, enabled=config.mixed_precision):
-            found = model(images)
-            wanted = teachers.probabilities(images) if teachers is not None else None
-        loss = loss_of(found.logits, labels, config.label_smoothing, weights)
-        if wanted is not None:
-            loss = loss + config.distillation * distillation_loss(found.logits, wanted)
+            outputs = model(images)
+            taught = teachers.probabilities(images) if teachers is not None else None
+        loss = classification_loss(outputs.logits, labels, config.label_smoothing, weights)
+        if taught is not None:
+            loss = loss + config.distillation * distillation_loss(outputs.logits, taught)
         if config.map_loss:
-            loss = loss + config.map_loss * map_loss_of(found.maps, labels, tumours.to(config.device))
+            loss = loss + config.map_loss * activation_map_loss(outputs.maps, labels, tumours.to(config.device))
         if not torch.isfinite(loss):
             raise DivergedError(f"the loss is not a number in epoch {state.epoch + 1}: try a lower learning rate")
         state.optimizer.zero_grad(set_to_none=True)
@@ -156,20 +156,20 @@ def train_epoch(
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the averaged weights and buffers a step towards the model's."""
-    for held, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if held.is_floating_point():
-            held.lerp_(new, 1 - decay)
+    """Update the moving average of weights and buffers with the model's."""
+    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
         else:
-            held.copy_(new)
+            mean.copy_(value)
 
 
 @torch.no_grad()
-def logits_of(model: Classifier, pixels: torch.Tensor, config: TrainConfig, batch: int = 128) -> torch.Tensor:
-    """Logits [n, classes] of uint8 pictures [n, 1, s, s], float32 arithmetic."""
+def predict_logits(model: Classifier, pixels: torch.Tensor, config: TrainConfig, batch: int = 128) -> torch.Tensor:
+    """Logits [n, classes] of uint8 pictures [n, 1, s, s], in float32 arithmetic."""
     model.eval()
-    images = (part.float().div(255).to(config.device) for part in torch.split(pixels, batch))
-    return torch.cat([model(part).logits.float().cpu() for part in images])
+    batches = (chunk.float().div(255).to(config.device) for chunk in torch.split(pixels, batch))
+    return torch.cat([model(images).logits.float().cpu() for images in batches])
 
 
 def balanced_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -179,7 +179,7 @@ def balanced_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def new_state(config: TrainConfig) -> TrainingState:
-    """A fresh network and optimizer; weights depend on the seed alone."""
+    """A fresh network and optimizer; the initial weights depend on the seed only."""
     torch.manual_seed(config.seed)
     model = make_classifier(config.network, len(CLASS_NAMES))
     model.to(device=config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -188,7 +188,7 @@ def new_state(config: TrainConfig) -> TrainingState:
 
 
 def adamw(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW over the parameters that learn; biases and the scales of norms do not decay."""
+    """AdamW over the trainable parameters; no weight decay for biases and the scales of norms."""
     learning = [p for p in parameters if p.requires_grad]
     decayed = {"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay}
     plain = {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0}
@@ -206,60 +206,60 @@ def train(
     roles: Sequence[SplitRole] | None = None,
     teachers: Sequence[Path] = (),
 ) -> Path:
-    """Train on a converted folder until done, going on where RUN stopped; returns the best checkpoint.
+    """Train on a converted folder, resuming RUN if it was interrupted; returns the best checkpoint.
 
-    A fresh run starts from `weights` where they are given; `healthy` is the folder of a healthy axial DICOM volume,
-    whose slices are kept in the run for export.
+    A fresh run starts from `weights`, if given; `healthy` is the folder of a healthy axial DICOM volume, whose slices
+    are stored in the run for export.
 
-    `on_epoch` is told every epoch and its validation figure, after they are saved. `roles` gives every row of the
-    manifest its role instead of the split that the configuration describes. `teachers` are finished runs on the same
-    split, whose mean answer the network learns beside the labels.
+    `on_epoch` is called with every epoch and its validation figure, after they are saved. `roles` gives every row of
+    the manifest its role instead of the split that the configuration describes. `teachers` are finished runs on the
+    same split to distil from.
 
-    Raises StartError for data or checkpoints that do not fit and DivergedError for a loss that is not a number.
+    Raises StartError for unsuitable data or checkpoints and DivergedError for a loss that is not a number.
     """
-    with joined(config.device) as ranks:
-        console = (console or Console(stderr=True)) if ranks.leads else Console(quiet=True)
+    with process_group(config.device) as ranks:
+        console = (console or Console(stderr=True)) if ranks.is_main else Console(quiet=True)
         torch.set_num_threads(config.threads)
         keep_freed_memory()
         rows = read_manifest(data)
         if roles is None:
             roles = split_roles(rows, config.external, config.test_share, config.validation_share)
-        pictures = ranks.first(lambda: load_pictures(data, rows, read_preprocessing()))
+        pictures = ranks.main_first(lambda: load_pictures(data, rows, read_preprocessing()))
         run.mkdir(parents=True, exist_ok=True)
         heads, healthy_sha256 = healthy_slices(healthy, read_preprocessing()) if healthy is not None else (None, "")
-        if heads is not None and ranks.leads:
+        if heads is not None and ranks.is_main:
             np.save(run / HEALTHY, heads.numpy())
-        sampler = make_sampler(pictures, _with(roles, SplitRole.TRAIN), config, CLASS_NAMES, heads)
-        validation = pictures.select(deduplicate(rows, _with(roles, SplitRole.VALIDATION)))
+        sampler = make_sampler(pictures, rows_with_role(roles, SplitRole.TRAIN), config, CLASS_NAMES, heads)
+        validation = pictures.select(deduplicate(rows, rows_with_role(roles, SplitRole.VALIDATION)))
         for index, name in enumerate(CLASS_NAMES):
             if index not in validation.labels:
                 raise StartError("empty-class", f"class {name} has no picture in the validation split")
-        checkpoints = [one / BEST for one in teachers]
-        taught = [read_checkpoint(one) for one in checkpoints]
+        teacher_files = [teacher / BEST for teacher in teachers]
+        checkpoints = [read_checkpoint(file) for file in teacher_files]
         provenance = {
             "data_sha256": data_sha256(rows),
             "split_sha256": split_sha256(rows, roles),
             "commit": current_commit(),
             "healthy_sha256": healthy_sha256,
-            "teachers_sha256": files_sha256(checkpoints),
+            "teachers_sha256": files_sha256(teacher_files),
         }
-        leading = teachers_of(taught, provenance["split_sha256"], config.device) if taught else None
+        teacher = load_teachers(checkpoints, provenance["split_sha256"], config.device) if checkpoints else None
         state, provenance = _start(run, config, provenance, weights)
-        ranks.tell(0.0)  # nothing is written before every rank has read what was there
-        if ranks.leads:
+        ranks.broadcast(0.0)  # nothing is written before every rank has read the run
+        if ranks.is_main:
             (run / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
-        with EpochLog(run, state.epoch) if ranks.leads else nullcontext() as log:
-            _loop(run, state, sampler, validation, config, provenance, console, on_epoch, leading, ranks, log)
+        with EpochLog(run, state.epoch) if ranks.is_main else nullcontext() as log:
+            _loop(run, state, sampler, validation, config, provenance, console, on_epoch, teacher, ranks, log)
     return run / BEST
 
 
 def _start(
     run: Path, config: TrainConfig, provenance: dict[str, str], weights: Path | None
 ) -> tuple[TrainingState, dict[str, str]]:
-    """A fresh state, from `weights` where they are given, or that of the run's checkpoint, with its provenance."""
+    """The run's checkpoint, or a fresh state, from `weights` if given; with its provenance."""
     state = new_state(config)
     if config.map_loss and not state.model.network.has_maps:
-        raise StartError("no-maps", f"{config.network} has no activation maps: its map_loss must be 0")
+        raise StartError("no-maps", f"{config.network} has no activation maps: set map_loss to 0")
     if (run / CHECKPOINT).exists():
         provenance = resume(run / CHECKPOINT, state, config, provenance)
     elif weights is not None:
@@ -291,9 +291,9 @@ def _loop(
             loss = train_epoch(state, sampler, config, progress, teachers, ranks)
         seconds = time.monotonic() - start
         state.epoch += 1
-        figure, validation_loss = _judge(state, validation, config) if ranks.leads else (0.0, 0.0)
-        figure = ranks.tell(figure)  # so that every rank stops early after the same epoch
-        # On equal figures the later, more annealed weights are taken.
+        figure, validation_loss = _validate(state, validation, config) if ranks.is_main else (0.0, 0.0)
+        figure = ranks.broadcast(figure)  # so that every rank stops early after the same epoch
+        # Of equal figures, the later, more annealed weights are preferred.
         better = figure >= state.best
         if better:
             state.best, state.best_epoch = figure, state.epoch
@@ -312,11 +312,12 @@ def _loop(
             on_epoch(state.epoch, figure)
 
 
-def _judge(state: TrainingState, validation: Pictures, config: TrainConfig) -> tuple[float, float]:
+def _validate(state: TrainingState, validation: Pictures, config: TrainConfig) -> tuple[float, float]:
     """Balanced accuracy and loss of the averaged weights on the validation part."""
-    logits = logits_of(state.average, validation.pixels, config)
-    return balanced_accuracy(logits, validation.labels), float(loss_of(logits, validation.labels, 0.0))
+    logits = predict_logits(state.average, validation.pixels, config)
+    return balanced_accuracy(logits, validation.labels), float(classification_loss(logits, validation.labels, 0.0))
 
 
-def _with(roles: Sequence[SplitRole], role: SplitRole) -> list[int]:
-    return [i for i, one in enumerate(roles) if one is role]
+def rows_with_role(roles: Sequence[SplitRole], role: SplitRole) -> list[int]:
+    """The positions of the rows that have this role."""
+    return [i for i, own in enumerate(roles) if own is role]

@@ -99,7 +99,7 @@ def test_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "absent.pth")
     for name in ("damaged.pth", "damaged.safetensors"):
         (tmp_path / name).write_bytes(b"PK\x03\x04 nothing")
-        with pytest.raises(StartError, match="not a whole file"):
+        with pytest.raises(StartError, match="not a complete file"):
             read_weights(tmp_path / name)
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(StartError, match="no weights by name"):

@@ -71,7 +71,7 @@ def test_new_network_is_trained_evaluated_and_exported(tiny_network: str, tiny_d
 
     rows = read_manifest(tiny_data)
     test = select_pictures(rows, run_split(run).roles(rows), SplitRole.TEST, deduplicated=True)
-    by_torch = examine_runs([run], tiny_data, rows, test)[0].report()["slice"]
+    by_torch = examine_runs([run], tiny_data, rows, test)[0].to_json()["slice"]
     assert by_torch["balanced_accuracy"] >= 0.9
 
     export(run, tiny_data, out, "tiny-model", "1.0.0")
@@ -82,7 +82,7 @@ def test_new_network_is_trained_evaluated_and_exported(tiny_network: str, tiny_d
     assert limits["maximum_distance"] > 0
     frozen = select_pictures(rows, read_split(out).roles(rows), SplitRole.TEST, deduplicated=True)
     assert frozen == test
-    served = measure_bundle(out, tiny_data, [rows[i] for i in test]).report()["slice"]
+    served = measure_bundle(out, tiny_data, [rows[i] for i in test]).to_json()["slice"]
     assert served["balanced_accuracy"] >= 0.9
 
 

@@ -11,14 +11,14 @@ from monai_train.config import Augmentation
 from monai_train.training.augment import (
     augment,
     box_mean,
-    noise_of,
     paste,
-    place_and_scale,
-    places_in_brain,
+    points_in_brain,
+    random_affine,
+    random_noise,
     simulate_lesions,
     smooth_field,
 )
-from monai_train.training.mirror import mirrored
+from monai_train.training.mirror import make_mirrors
 from tests.testbed.converted import head
 
 
@@ -62,7 +62,7 @@ def test_inversion_keeps_the_air_black() -> None:
 
 def test_places_are_on_tissue() -> None:
     images = heads(count=32)
-    places = places_in_brain(images, seeded())
+    places = points_in_brain(images, seeded())
     at = (places * images.shape[-1]).long()
     assert (images[torch.arange(32), 0, at[:, 1], at[:, 0]] > 0.1).all()
 
@@ -87,7 +87,7 @@ def test_simulated_lesions_change_every_head() -> None:
 def test_mirror_removes_and_doubles_the_tumour() -> None:
     pixels = (heads("glioma", 2) * 255).to(torch.uint8)
     boxes = torch.tensor([[0.675, 0.55, 0.17, 0.17], [float("nan")] * 4])
-    made = mirrored(pixels, boxes)
+    made = make_mirrors(pixels, boxes)
     assert made.index.tolist() == [0]
     y, x, other = 52, 64, 31
     assert pixels[0, 0, y, x] > 200
@@ -98,7 +98,7 @@ def test_mirror_removes_and_doubles_the_tumour() -> None:
 
 def test_a_tumour_on_the_midline_has_no_mirror() -> None:
     pixels = (heads("pituitary", 1) * 255).to(torch.uint8)
-    made = mirrored(pixels, torch.tensor([[0.5, 0.725, 0.1, 0.1]]))
+    made = make_mirrors(pixels, torch.tensor([[0.5, 0.725, 0.1, 0.1]]))
     assert len(made.index) == 0
 
 
@@ -116,19 +116,19 @@ def test_means_of_boxes_are_those_of_pooling(side: int) -> None:
 
 
 def test_noise_is_normal_and_each_pictures_own() -> None:
-    noise = noise_of(16, 96, seeded())
+    noise = random_noise(16, 96, seeded())
     assert noise.shape == (16, 1, 96, 96)
     assert noise.mean().abs() < 0.01
     assert (noise.std() - 1).abs() < 0.01
     between = torch.corrcoef(noise.flatten(1)) - torch.eye(16)
     assert between.abs().max() < 0.06
-    assert not torch.equal(noise, noise_of(16, 96, seeded(2)))
+    assert not torch.equal(noise, random_noise(16, 96, seeded(2)))
 
 
 @pytest.mark.parametrize(("flip", "direction"), [(0, 1), (1, -1)])
 def test_without_a_turn_the_axes_stay_apart(flip: float, direction: int) -> None:
     ramp = torch.linspace(0.2, 1, 64).expand(4, 1, 64, 64)
-    placed = place_and_scale(ramp, Augmentation(rotate_degrees=0, flip=flip), seeded())[:, :, 20:44, 20:44]
+    placed = random_affine(ramp, Augmentation(rotate_degrees=0, flip=flip), seeded())[:, :, 20:44, 20:44]
     torch.testing.assert_close(placed, placed[:, :, :1].expand_as(placed))
     assert (direction * placed.diff(dim=3) > 0).all()
 
@@ -137,7 +137,7 @@ def test_a_turn_keeps_areas() -> None:
     line = torch.linspace(0.2, 1, 64)
     ramps = torch.stack([line.expand(64, 64), line[:, None].expand(64, 64)])[None].expand(8, 2, 64, 64)
     settings = Augmentation(rotate_degrees=45, flip=0, scale=0, shift=0)
-    middle = place_and_scale(ramps, settings, seeded())[:, :, 24:40, 24:40] / (line[1] - line[0])
+    middle = random_affine(ramps, settings, seeded())[:, :, 24:40, 24:40] / (line[1] - line[0])
     by_x, by_y = middle.diff(dim=3).mean(dim=(2, 3)), middle.diff(dim=2).mean(dim=(2, 3))
     assert by_y[:, 0].abs().max() > 0.3  # turned
     torch.testing.assert_close(by_y[:, 0], -by_x[:, 1])

@@ -28,7 +28,7 @@ def test_run_folder_of_another_config_is_refused(tiny_data: Path, tiny_run: Path
 
 def test_damaged_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).write_bytes(b"PK\x03\x04 not a checkpoint")
-    with pytest.raises(StartError, match="not a whole checkpoint"):
+    with pytest.raises(StartError, match="not a complete checkpoint"):
         read_checkpoint(tmp_path / CHECKPOINT)
     with pytest.raises(StartError, match="cannot read"):
         read_checkpoint(tmp_path / "absent.pt")
@@ -87,5 +87,5 @@ def test_configuration_of_another_version_names_its_key(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"another version: unknown or invalid future"):
         read_checkpoint(path)
     torch.save({key: value for key, value in content.items() if key != "provenance"}, path)
-    with pytest.raises(StartError, match="not a whole checkpoint"):
+    with pytest.raises(StartError, match="not a complete checkpoint"):
         read_checkpoint(path)

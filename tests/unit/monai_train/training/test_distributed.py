@@ -19,7 +19,7 @@ from monai_train.data.manifest import read_manifest
 from monai_train.data.patients import SplitRole, split_roles
 from monai_train.training.checkpoint import CHECKPOINT, read_checkpoint
 from monai_train.training.sampling import make_sampler
-from monai_train.training.train import learning_rate, loss_of, new_state
+from monai_train.training.train import classification_loss, learning_rate, new_state
 from tests.testbed.waiting import patience
 from tests.unit.monai_train.conftest import TINY
 
@@ -38,7 +38,7 @@ def expected_weights(data: Path, config: TrainConfig) -> dict[str, torch.Tensor]
         batch = sampler.batch(config.batch, torch.Generator().manual_seed(config.seed * 100_003 + 50_021 * rank))
         state.model.train()
         images = batch.images.to(memory_format=torch.channels_last)
-        loss_of(state.model(images).logits, batch.labels, config.label_smoothing).backward()
+        classification_loss(state.model(images).logits, batch.labels, config.label_smoothing).backward()
     first = states[0]
     for mine, other in zip(first.model.parameters(), states[1].model.parameters(), strict=True):
         mine.grad = (mine.grad + other.grad) / 2

@@ -133,7 +133,7 @@ def test_several_machines_share_one_study(tiny_data: Path, tmp_path: Path, own_d
 def test_study_of_another_space_is_refused(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
     open_study(url, "s", TrialSampler.TPE, SPACE, "one", epochs=4)
-    with pytest.raises(StartError, match="use a new name"):
+    with pytest.raises(StartError, match="use a new --name"):
         open_study(url, "s", TrialSampler.TPE, SPACE, "other", epochs=4)
 
 

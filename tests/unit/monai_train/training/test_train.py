@@ -28,10 +28,10 @@ from monai_train.training.epoch_log import LOG, TENSORBOARD
 from monai_train.training.sampling import make_sampler
 from monai_train.training.train import (
     DivergedError,
+    activation_map_loss,
     class_weights,
+    classification_loss,
     learning_rate,
-    loss_of,
-    map_loss_of,
     new_state,
     train,
     train_epoch,
@@ -55,9 +55,9 @@ def test_map_loss_asks_for_evidence_on_the_marked_tumour() -> None:
     there, elsewhere = torch.zeros(3, 4, 4, 4), torch.zeros(3, 4, 4, 4)
     there[:, :2, 1, 2] = 8
     elsewhere[:, :2, 3, 0] = 8
-    assert map_loss_of(there, labels, tumours) < 0.1
-    assert map_loss_of(elsewhere, labels, tumours) > 5
-    assert map_loss_of(elsewhere[2:], labels[2:], tumours[2:]) == 0  # nothing is marked
+    assert activation_map_loss(there, labels, tumours) < 0.1
+    assert activation_map_loss(elsewhere, labels, tumours) > 5
+    assert activation_map_loss(elsewhere[2:], labels[2:], tumours[2:]) == 0  # nothing is marked
 
 
 def test_network_without_maps_refuses_the_map_loss(tiny_data: Path, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_weighted_loss_lets_a_rare_class_count_as_much() -> None:
     logits = torch.randn(133, 4, generator=torch.Generator().manual_seed(0))
     known = labels != ANY_TUMOUR
     torch.testing.assert_close(
-        loss_of(logits[known], labels[known], 0.0, weights),
+        classification_loss(logits[known], labels[known], 0.0, weights),
         functional.cross_entropy(logits[known], labels[known], weight=weights[:4]),
     )
 
@@ -224,11 +224,11 @@ def test_loss_equals_cross_entropy_and_sums_tumours() -> None:
     logits = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
     torch.testing.assert_close(
-        loss_of(logits, labels, 0.1), functional.cross_entropy(logits, labels, label_smoothing=0.1)
+        classification_loss(logits, labels, 0.1), functional.cross_entropy(logits, labels, label_smoothing=0.1)
     )
     unknown = torch.full((8,), ANY_TUMOUR)
     expected = -logits.softmax(dim=1)[:, :3].sum(dim=1).log().mean()
-    torch.testing.assert_close(loss_of(logits, unknown, 0.1), expected)
+    torch.testing.assert_close(classification_loss(logits, unknown, 0.1), expected)
 
 
 def test_one_cycle_rises_and_falls() -> None:
