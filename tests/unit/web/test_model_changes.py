@@ -81,7 +81,7 @@ def test_a_damaged_bundle_is_not_activated(site: Site, second: ModelIdentity) ->
     folder = BundleStore(site.settings).find(second.sha256)
     assert folder is not None
     (folder / "docs/README.md").write_text("changed")
-    with pytest.raises(HTTPException, match="is not the file that was exported"):
+    with pytest.raises(HTTPException, match="is not the exported file"):
         change_model(site, ModelChange.ACTIVATE, second.sha256, False, OPERATOR)
     assert _states(site)["2.0"] == "added"
 
