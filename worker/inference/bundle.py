@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from worker.errors import StartError
 from worker.pixels.arrays import FloatArray
@@ -52,7 +53,18 @@ REQUIRED_FILES = (
     "docs/README.md",
 )
 
-Text = Annotated[str, Field(min_length=1, max_length=1024)]
+_MOST_FILES = 10_000
+_LARGEST_JSON = 64 << 20  # bytes
+
+
+def _printable(text: str) -> str:
+    """Refuse what a terminal or a log would act on: escape sequences, line breaks, changes of the writing direction."""
+    if not text.isprintable():
+        raise ValueError("contains a character that is not printable")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_printable)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -234,36 +246,57 @@ def _described(folder: Path) -> tuple[_WorkerJson, str]:
     """worker.json and its SHA-256, which names the bundle."""
     if not (folder / "worker.json").is_file():
         raise StartError("bundle-missing", f"there is no model bundle at {folder} (no worker.json)")
-    raw = (folder / "worker.json").read_bytes()
+    raw = _json_bytes(folder, "worker.json")
     try:
         return _WorkerJson.model_validate(json.loads(raw)), hashlib.sha256(raw).hexdigest()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(key) for key in first["loc"])
-        raise StartError("bundle-corrupt", f"worker.json of the model bundle: {where}: {first['msg']}") from None
-    except ValueError:
+        raise StartError("bundle-corrupt", f"worker.json of the model bundle: {shown(where)}: {first['msg']}") from None
+    except (ValueError, RecursionError):
         raise StartError("bundle-corrupt", "worker.json of the model bundle is not JSON") from None
+
+
+def _json_bytes(folder: Path, name: str) -> bytes:
+    path = folder / name
+    if path.is_symlink() or not path.is_file():
+        raise StartError("bundle-unsafe", f"model bundle: {name} is a link or no file")
+    if path.stat().st_size > _LARGEST_JSON:
+        raise StartError("bundle-corrupt", f"model bundle: {name} exceeds {_LARGEST_JSON >> 20} MiB")
+    return path.read_bytes()
 
 
 def _verify_files(folder: Path, listed: Mapping[str, str]) -> None:
     """Check that the folder holds exactly the listed files, unchanged, and none of a kind that could be executed."""
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {"worker.json"}
+    present: set[str] = set()
+    for path in folder.rglob("*"):
+        mode = path.lstat().st_mode
+        if len(present) > _MOST_FILES or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            fault = f"has more than {_MOST_FILES:,} files" if len(present) > _MOST_FILES else "holds a link or no file"
+            raise StartError("bundle-unsafe", f"the model bundle {fault}: {shown(path.relative_to(folder).as_posix())}")
+        if stat.S_ISREG(mode) and path != folder / "worker.json":
+            present.add(path.relative_to(folder).as_posix())
     for name in sorted(present ^ listed.keys()):
         fault = "is not listed in worker.json" if name in present else "is missing"
-        raise StartError("bundle-corrupt", f"model bundle: {name} {fault}")
+        raise StartError("bundle-corrupt", f"model bundle: {shown(name)} {fault}")
     for name in REQUIRED_FILES:
         if name not in present:
             raise StartError("bundle-corrupt", f"model bundle: {name} is missing")
     for name in sorted(present):
         path = folder / name
-        if path.suffix not in ALLOWED_SUFFIXES or path.is_symlink():
-            raise StartError("bundle-unsafe", f"model bundle: {name} has a file type that is not allowed")
+        if path.suffix not in ALLOWED_SUFFIXES:
+            raise StartError("bundle-unsafe", f"model bundle: {shown(name)} has a file type that is not allowed")
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != listed[name]:
                 raise StartError(
                     "bundle-corrupt",
-                    f"model bundle: {name} is not the exported file: its SHA-256 differs from worker.json",
+                    f"model bundle: {shown(name)} is not the exported file: its SHA-256 differs from worker.json",
                 )
+
+
+def shown(name: str) -> str:
+    """A file's name for a message: what a terminal would act on is escaped, and it is cut at 200 characters."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:200])
 
 
 def _read_configurations(folder: Path, listed: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -271,18 +304,19 @@ def _read_configurations(folder: Path, listed: Mapping[str, str]) -> dict[str, d
     configurations: dict[str, dict[str, Any]] = {}
     for name in sorted(name for name in listed if name.endswith(".json")):
         try:
-            configuration = json.loads((folder / name).read_bytes())
-        except ValueError:
-            raise StartError("bundle-corrupt", f"model bundle: {name} is not JSON") from None
+            configuration = json.loads(_json_bytes(folder, name))
+            entries = list(_entries(configuration))
+        except (ValueError, RecursionError):
+            raise StartError("bundle-corrupt", f"model bundle: {shown(name)} is not JSON") from None
         if not isinstance(configuration, dict):
-            raise StartError("bundle-corrupt", f"model bundle: {name} is not a JSON object")
-        for key, value in _entries(configuration):
+            raise StartError("bundle-corrupt", f"model bundle: {shown(name)} is not a JSON object")
+        for key, value in entries:
             if any(isinstance(text, str) and text.lstrip().startswith(("$", "%")) for text in (key, value)):
-                raise StartError("bundle-unsafe", f"model bundle: {name} contains an expression")
+                raise StartError("bundle-unsafe", f"model bundle: {shown(name)} contains an expression")
             if key == "_target_" and not (isinstance(value, str) and value in ALLOWED_TARGETS):
-                raise StartError("bundle-unsafe", f"model bundle: {name} has a _target_ that is not allowed")
+                raise StartError("bundle-unsafe", f"model bundle: {shown(name)} has a _target_ that is not allowed")
             if key == "pretrained" and value is not False:
-                raise StartError("bundle-unsafe", f"model bundle: {name} would download pretrained weights")
+                raise StartError("bundle-unsafe", f"model bundle: {shown(name)} would download pretrained weights")
         configurations[name] = configuration
     return configurations
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,13 @@ FAULTS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     ),
     "pickled weights": ("bundle-unsafe", "model.pt", _add("models/model.pt")),
     "a script": ("bundle-unsafe", "run.py", _add("run.py")),
+    "a pipe": ("bundle-unsafe", "x.json", lambda folder: os.mkfifo(folder / "x.json")),
+    "a linked folder": ("bundle-unsafe", "docs/more", lambda folder: (folder / "docs/more").symlink_to("/etc")),
+    "an escape in its version": ("bundle-corrupt", "version: ", _edit_json("worker.json", version="1\x1b[2J")),
+    "an escape in a key": ("bundle-corrupt", r"a\x1b[2Jb", _edit_json("worker.json", **{"a\x1b[2Jb": 1})),
+    "an escape in a file's name": ("bundle-corrupt", r"a\x1b[2Jb.json", _add("a\x1b[2Jb.json", "[]")),
+    "deep JSON": ("bundle-corrupt", "not JSON", lambda folder: (folder / "worker.json").write_text("[" * 5000)),
+    "a deep configuration": ("bundle-corrupt", "not JSON", _add("configs/metadata.json", "[" * 5000 + "]" * 5000)),
     "a link": ("bundle-unsafe", "README.md", _link),
     "an expression": ("bundle-unsafe", "expression", _edit_json("configs/metadata.json", run=["$print(1)"])),
     "an expression as key": ("bundle-unsafe", "expression", _edit_json("configs/metadata.json", **{" $x": 1})),
@@ -168,7 +176,7 @@ def test_bad_bundle_is_one_clear_line(bundle_folder: Path, tmp_path: Path, fault
         load_bundle(damaged)
     assert raised.value.reason == reason
     assert message in raised.value.detail
-    assert "\n" not in raised.value.detail
+    assert raised.value.detail.isprintable()
 
 
 def test_default_bundle_is_the_only_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
