@@ -8,7 +8,7 @@ from pathlib import Path
 from pydicom.uid import UID
 
 from worker.config.settings import Settings
-from worker.dicom import commitment, standard
+from worker.dicom import commitment, matching, standard
 from worker.query_retrieve import identifiers, scp
 from worker.send import commitment_scu, sender, storage_scu
 from worker.web.dicomweb import qido
@@ -126,10 +126,10 @@ to {scp.WAIT_FOR_A_PLACE_SECONDS:g} s.
 
 {keys}
 
-- C-FIND: single value, list of UID, wildcard (case counts except in names), range of dates and times, sequence
-  matching. Every key of the level and of those above matches and is returned, but the numbers of related series and
-  instances, which are returned only. Also returned: Retrieve AE Title, Instance Availability (UNAVAILABLE where the
-  files were deleted), Specific Character Set ISO_IR 192 where text is not ASCII.
+- C-FIND: single value, list of UID, universal, wildcard, range of dates and times, sequence matching; see Matching.
+  Every key of the level and of those above matches and is returned, but the numbers of related series and instances,
+  which are returned only. Also returned: Retrieve AE Title, Instance Availability (UNAVAILABLE where the files were
+  deleted), Specific Character Set ISO_IR 192 where text is not ASCII.
 - C-MOVE to the AE title of a `[[peer]]` or `[[destination]]`, C-GET over the same association (the peer proposes the
   SCP role). Files go out in the transfer syntax in which they are stored; uncompressed little-endian ones in Explicit
   or Implicit VR Little Endian where the peer takes nothing else. Pixels are never transcoded: where no presentation
@@ -138,6 +138,17 @@ to {scp.WAIT_FOR_A_PLACE_SECONDS:g} s.
 - Statuses:
 
 {answers}
+
+### Matching (PS3.4 C.2.2.2), of C-FIND and of QIDO-RS
+- Person names match literally, case ignored and accents not: the whole value, or any of its component groups
+  (alphabetic, ideographic, phonetic). A key with groups of its own is compared group by group, an empty group matches
+  everything. Trailing null components carry no meaning. Other text matches with its case.
+- Wildcards in AE, CS, LO, LT, PN, SH, ST, UC, UR and UT. Numbers match by value: 7.0 finds 7.
+- Dates, times and date-times match by meaning; the incomplete end of a range includes all that it can stand for. A
+  date-time without offset from UTC is in the zone of the other. QIDO-RS combines the ranges of a date and its time
+  (C.2.2.2.5.4); C-FIND does not, because that would have to be negotiated.
+- A sequence matches where a single item matches all its keys. A key of several values is matched by any of them; of
+  what is no UID there may be {matching.MOST_VALUES}.
 
 ## Storage SCU (results)
 Sent to every `[[destination]]`, each over its own association, proposed in Explicit and Implicit VR Little Endian:
@@ -169,9 +180,9 @@ instances, and the produced reports, pictures and key objects. Errors are `appli
 
 {resources}
 
-- Search: single value, wildcard, UID list, range of dates and times, sequence matching, as IHE RAD AIR RAD-137 asks
-  (`ConceptNameCodeSequence.CodeValue`); case counts except in names. Study level keys and answers: those of Table
-  10.6.3-3, series level: Table 10.6.3-4, instance level: any attribute of the file. `includefield`, `limit`, `offset`;
+- Search: the matching of C-FIND above, keys of items as IHE RAD AIR RAD-137 asks (`ConceptNameCodeSequence.CodeValue`).
+  Study level keys and answers: those of Table 10.6.3-3, series level: Table 10.6.3-4, instance level: any attribute of
+  the file; a key that is given more than once is answered 400. `includefield`, `limit`, `offset`;
   `fuzzymatching` is not supported and answered with a warning, and so is a page with more behind it. At once at most
   {most}. Answers, metadata and what STOW-RS answers are DICOM JSON, which is the default, or XML (PS3.19 A.1), in parts
   where there may be several datasets.

@@ -70,8 +70,17 @@ def serving(folder: Path, **sections: Any) -> Iterator[Site]:
     )
     keeper = InstanceKeeper(database, folder, lambda: later(0), 0)
     frames = np.arange(3 * 16 * 16, dtype=np.uint16).tobytes()
+    requests = [_request("A", "1"), _request("B", "2")]
     for ds in (
-        mr_instance(1, "b", StudyDate="20250101", PatientName="Bo^B", NumberOfFrames=3, PixelData=frames),
+        mr_instance(
+            1,
+            "b",
+            StudyDate="20250101",
+            PatientName="Bo^B",
+            NumberOfFrames=3,
+            PixelData=frames,
+            RequestAttributesSequence=requests,
+        ),
         _large(),
     ):
         keeper.keep(_compressed(ds) if ds.Rows == 64 else received(ds))
@@ -85,6 +94,12 @@ def serving(folder: Path, **sections: Any) -> Iterator[Site]:
         client = DICOMwebClient(f"{address}/dicom-web", headers={"Authorization": f"Bearer {token}"})
         yield Site(database, folder, client, reader, events)
     database.close()
+
+
+def _request(procedure: str, step: str) -> Dataset:
+    item = Dataset()
+    item.RequestedProcedureID, item.ScheduledProcedureStepID = procedure, step
+    return item
 
 
 def _large() -> Dataset:
@@ -142,11 +157,27 @@ def test_studies_are_listed_with_what_they_hold(site: Site) -> None:
         ({"StudyInstanceUID": f"1.2.3,{STUDY}"}, "a"),
         ({"PatientID": "*"}, "cba"),
         ({"PatientID": "ID-x"}, ""),
+        ({"PatientName": "MÜLLER^ADA"}, "a"),
+        ({"StudyDate": "20250101-20260301", "StudyTime": "1300-1100"}, ""),
+        ({"StudyDate": "20250101-20260301", "StudyTime": "1300-1200"}, "ca"),
+        ({"StudyDate": "20250101-20260302", "StudyTime": "1100-1100"}, "cba"),
+        ({"StudyDate": "20250101-", "StudyTime": "1100-1300"}, "cba"),
     ],
 )
 def test_studies_are_matched(site: Site, filters: dict[str, str], expected: str) -> None:
     found = site.client.search_for_studies(search_filters=filters)
     assert _values(found, "StudyInstanceUID") == [derive_uid("study", one) for one in expected]
+
+
+@pytest.mark.parametrize(
+    ("procedure", "step", "count"), [("A", "1", 1), ("B", "2", 1), ("A", "2", 0), ("", "2", 1), ("A*", "*", 1)]
+)
+def test_a_single_item_of_a_sequence_matches_every_key(site: Site, procedure: str, step: str, count: int) -> None:
+    """PS3.4 C.2.2.2.6."""
+    sequence = "RequestAttributesSequence"
+    filters = {f"{sequence}.RequestedProcedureID": procedure, f"{sequence}.ScheduledProcedureStepID": step}
+    found = site.reader.get(f"/dicom-web/studies/{derive_uid('study', 'b')}/series", params=filters)
+    assert len(found.json() if found.status_code == 200 else []) == count
 
 
 def test_pages_and_fields_are_as_asked_for(site: Site) -> None:
@@ -205,6 +236,9 @@ def test_series_of_what_was_produced_tell_what_their_files_say(site: Site) -> No
         ("/studies?includefield=all", 200),
         ("/studies?PatientID=%5B%25_%5C", 204),
         ("/studies?PatientName=%00", 204),
+        ("/studies?PatientID=ID-a&PatientID=ID-b", 400),
+        (f"/instances?{'.'.join(['00400275'] * 1500)}.00200010=1", 400),
+        ("/instances?ConceptNameCodeSequence=126000", 204),
     ],
 )
 def test_a_search_is_answered_with_the_status_of_the_standard(site: Site, path: str, status: int) -> None:

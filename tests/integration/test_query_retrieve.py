@@ -44,7 +44,7 @@ from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.db.results import NewObject
 from worker.query_retrieve import scp
-from worker.query_retrieve.identifiers import Query, add_value
+from worker.query_retrieve.identifiers import Identifier, add_value
 from worker.query_retrieve.scp import Archive
 from worker.receive.storage_scp import Receiver
 from worker.send.destinations.c_store import CStoreDestination
@@ -77,7 +77,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     migrate(database)
     objects = answer(database, folder, "a", 3, key_objects_to=("pacs",))
     answer(database, folder, "b", 3, PatientName="Müller^Änne", PatientID="B-1", StudyDate="20250101")
-    rle = compressed(mr_instance(1, "rle", StudyTime="090000", PatientName="Zoe", PatientID="Z"))
+    names = {
+        "PatientName": "Zoe",
+        "ReferringPhysicianName": "Adams^John=亞當斯^約翰",
+        "SpecificCharacterSet": "ISO_IR 192",
+    }
+    rle = compressed(mr_instance(1, "rle", StudyTime="090000", PatientID="Z", SeriesNumber=7, **names))
     keeper = InstanceKeeper(database, folder, lambda: datetime.now(UTC), 0)
     keeper.keep(rle)
     keeper.close()
@@ -212,6 +217,7 @@ def test_findscu_asks_over_tls(site: Site, tmp_path: Path) -> None:
         ({"PatientID": "ID-?"}, 1),
         ({"PatientID": "id-a"}, 0),
         ({"PatientName": "müller*"}, 1),
+        ({"PatientName": "müller^änne"}, 1),
         ({"StudyDate": "20260101-"}, 2),
         ({"StudyDate": "-20251231"}, 1),
         ({"StudyDate": "20240101-20270101"}, 3),
@@ -222,6 +228,9 @@ def test_findscu_asks_over_tls(site: Site, tmp_path: Path) -> None:
         ({"StudyTime": "13-"}, 0),
         ({"StudyID": "2"}, 0),
         ({"PatientSex": "F", "AccessionNumber": "ACC-a"}, 1),
+        ({"ReferringPhysicianName": "adams^john"}, 1),
+        ({"ReferringPhysicianName": "亞當斯^約翰"}, 1),
+        ({"ReferringPhysicianName": "亞*=*"}, 0),
     ],
 )
 def test_studies_match_as_the_standard_says(site: Site, keys: dict[str, Any], count: int) -> None:
@@ -229,6 +238,13 @@ def test_studies_match_as_the_standard_says(site: Site, keys: dict[str, Any], co
     ds.SpecificCharacterSet = "ISO_IR 192"
     statuses, found = find(site, ds)
     assert statuses == [0xFF00] * count + [0x0000]
+    assert len(found) == count
+
+
+@pytest.mark.parametrize(("number", "count"), [("7", 1), ("7.0", 1), ("07", 1), ("70", 0)])
+def test_a_number_matches_however_it_is_written(site: Site, number: str, count: int) -> None:
+    study = str(mr_instance(1, "rle").StudyInstanceUID)
+    _, found = find(site, identifier("SERIES", StudyInstanceUID=study, SeriesInstanceUID="", SeriesNumber=number))
     assert len(found) == count
 
 
@@ -290,7 +306,7 @@ def test_a_query_that_is_given_up_ends(site: Site, monkeypatch: pytest.MonkeyPat
     assert site.services is not None
     pages = Archive._pages
 
-    def endless(self: Archive, query: Query) -> Iterator[Any]:
+    def endless(self: Archive, query: Identifier) -> Iterator[Any]:
         while True:
             yield from pages(self, query)
 

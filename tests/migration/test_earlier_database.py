@@ -34,6 +34,7 @@ from worker.db.series import queue_series
 from worker.db.settling import CountPolicy, series_to_settle
 from worker.db.tables import REVISION, Base, SeriesRow, TokenRole
 from worker.db.views import activity, archive, model_comparison, queue, totals
+from worker.db.views.archive_matching import Keys
 from worker.db.views.search import Search, SeriesAnswer, find_series
 from worker.db.views.series_detail import find_report, find_series_detail, latest_slices
 from worker.dicom.standard import derive_uid
@@ -258,8 +259,8 @@ def test_the_models_and_undoing_an_activation(database: Database) -> None:
 
 def test_the_archive_the_queue_and_the_totals(database: Database) -> None:
     with database.read() as session:
-        studies = archive.match_studies(session, archive.Keys(patient_name="family^a"))
-        objects = archive.match_instances(session, archive.Keys(modalities=("SR", "OT", "KO")))
+        studies = archive.match_studies(session, Keys(patient_names=("family^a",)))
+        objects = archive.match_instances(session, Keys(modalities=("SR", "OT", "KO")))
         unfinished = queue.find_unfinished(session)
         numbers = totals.RunningTotals().read(session)
         instances, associations = refused_instances(session), refused_associations(session)

@@ -117,6 +117,15 @@ def fetched(calling: str, address: str, ours: str, to: str, to_address: str, tra
     return _transfer(Action.READ, tuple(participants), transferred)
 
 
+# The keys of a search whose values are recorded: none of them names a patient.
+KEYS_SHOWN = frozenset(
+    {
+        "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "StudyDate", "Modality",
+        "ModalitiesInStudy",
+    }
+)  # fmt: skip
+
+
 def searched(calling: str, address: str, ours: str, sop_class_uid: str, query: Mapping[str, str]) -> AuditEvent:
     """A C-FIND: its keys and values; the values of a patient's identifiers are masked."""
     subject = EventSubject(sop_class_uid, _SOP_CLASS_UID, 2, 3, query=_masked(query))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
 from typing import BinaryIO
@@ -17,6 +19,13 @@ from worker.dicom.standard import TRANSFER_SYNTAXES
 
 HEADER_BYTES = 16 << 20  # of a deflated dataset; what lies before the pixels is far less
 _FIRST_PIXEL_TAG = 0x7FE00001  # Extended Offset Table
+
+
+@contextmanager
+def ignore_value_warnings() -> Iterator[None]:
+    """pydicom's warnings quote values (architecture, invariant 6), and odd ones are the peer's or the scanner's."""
+    with warnings.catch_warnings(action="ignore"):
+        yield
 
 
 def read_header(file: BinaryIO, keywords: Sequence[str] | None = None) -> Dataset:

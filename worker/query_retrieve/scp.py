@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.datadict import keyword_for_tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import build_context, evt
 from pynetdicom.association import Association
@@ -24,13 +25,14 @@ from pynetdicom.presentation import PresentationContext
 from worker.audit import events
 from worker.config.settings import ApplicationEntity, Settings
 from worker.db.engine import Database, Session
-from worker.db.views.archive import Instance, Keys, Series, Study, match_instances, match_series, match_studies
+from worker.db.views.archive import Instance, Series, Study, match_instances, match_series, match_studies
+from worker.db.views.archive_matching import Keys
 from worker.dicom import header as headers
-from worker.dicom import standard
+from worker.dicom import matching, standard
 from worker.logs import fault_fields, get_log
 from worker.network import pynetdicom_patches as patches
 from worker.query_retrieve import identifiers, sub_operations
-from worker.query_retrieve.identifiers import Mismatch, Query
+from worker.query_retrieve.identifiers import Identifier, Mismatch
 
 OPERATIONS_AT_ONCE = 2  # searches, and as many retrievals
 WAIT_FOR_A_PLACE_SECONDS = 20.0
@@ -92,11 +94,11 @@ class Archive:
         try:
             with _one_of(self._searches):
                 model = str(event.request.AffectedSOPClassUID)
-                query = identifiers.read_query(event.identifier, standard.QUERY_RETRIEVE[model])
-                self._audit_query(assoc, model, query)
-                pending = standard.PENDING if query.is_understood else standard.PENDING_WITH_WARNING
+                identifier = identifiers.read_find_identifier(event.identifier, standard.QUERY_RETRIEVE[model])
+                self._audit_query(assoc, model, identifier)
+                pending = standard.PENDING if identifier.is_understood else standard.PENDING_WITH_WARNING
                 answers = 0
-                for found in self._find(query):
+                for found in self._find(identifier):
                     if event.is_cancelled:
                         yield standard.CANCEL, None
                         return
@@ -117,40 +119,40 @@ class Archive:
         finally:
             patches.restart_idle_timer(assoc)  # the peer was silent because it waited for us
 
-    def _find(self, query: Query) -> Iterator[Dataset | None]:
+    def _find(self, identifier: Identifier) -> Iterator[Dataset | None]:
         """An answer for what matches, None for what was looked at and does not."""
         seen: set[str] = set()
-        for found in self._pages(query):
-            name = _unique(query.level, found)
+        for found in self._pages(identifier):
+            name = _unique(identifier.level, found)
             if name in seen:  # a page later: something came in between; or a patient's second study
                 yield None
                 continue
             seen.add(name)
-            known = self._known_of(query, found)
-            if identifiers.matches(query.others, known):
+            known = self._known_of(identifier, found)
+            if matching.matches(identifier.header_keys, known):
                 availability = "ONLINE" if found.path else "UNAVAILABLE"
-                yield identifiers.answer(query, known, self._ae_title, availability)
+                yield identifiers.answer(identifier, known, self._ae_title, availability)
             else:
                 yield None
 
-    def _pages(self, query: Query) -> Iterator[Study | Series | Instance]:
+    def _pages(self, identifier: Identifier) -> Iterator[Study | Series | Instance]:
         """What the database matches; no transaction stays open while a slow peer reads."""
         find: Callable[[Session, Keys, int, int], Any] = {
             "PATIENT": match_studies, "STUDY": match_studies, "SERIES": match_series, "IMAGE": match_instances,
-        }[query.level]  # fmt: skip
+        }[identifier.level]  # fmt: skip
         offset = 0
         while True:
             with self._database.read() as session:
-                page = find(session, query.keys, _PAGE, offset)
+                page = find(session, identifier.keys, _PAGE, offset)
             yield from page
             if len(page) < _PAGE:
                 return
             offset += len(page)
 
-    def _known_of(self, query: Query, found: Study | Series | Instance) -> Dataset:
+    def _known_of(self, identifier: Identifier, found: Study | Series | Instance) -> Dataset:
         """Every key that has a value: from the database, and from the header of a file where that does not tell all."""
         known = _from_database(found)
-        wanted = {*query.wanted, *query.others.dir()}
+        wanted = {*identifier.attributes, *(keyword_for_tag(key.tag) for key in identifier.header_keys)}
         if found.path is None or (wanted <= set(known.dir()) and self._database.pseudonym is None):
             return known
         keywords = [one for level in identifiers.LEVELS.values() for one in level]
@@ -166,10 +168,11 @@ class Archive:
         header.update(known)
         return header
 
-    def _audit_query(self, assoc: Association, model: str, query: Query) -> None:
-        asked = {"QueryRetrieveLevel": query.level}
-        asked |= {name: str(value) for name in query.keys.__slots__ if (value := getattr(query.keys, name))}
-        asked |= {keyword: "***" for keyword in query.others.dir()}
+    def _audit_query(self, assoc: Association, model: str, identifier: Identifier) -> None:
+        asked = {"QueryRetrieveLevel": identifier.level}
+        for key in identifier.all_keys:
+            keyword = keyword_for_tag(key.tag)
+            asked[keyword] = "\\".join(key.values) if keyword in events.KEYS_SHOWN else "***"
         calling, address = str(assoc.requestor.ae_title), str(assoc.requestor.address)
         self._record(events.searched(calling, address, self._ae_title, model, asked))
 
@@ -200,7 +203,7 @@ class Archive:
             patches.restart_idle_timer(assoc)  # the peer was silent because it waited for us
 
     def _retrieve(self, request: sub_operations.Request) -> None:
-        keys = identifiers.read_retrieval(request.identifier(), standard.QUERY_RETRIEVE[request.model])
+        keys = identifiers.read_retrieve_identifier(request.identifier(), standard.QUERY_RETRIEVE[request.model])
         to = None if request.is_get else self._known.get(request.destination)
         if to is None and not request.is_get:
             request.end(standard.MOVE_DESTINATION_UNKNOWN)

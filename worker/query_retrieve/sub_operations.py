@@ -27,11 +27,12 @@ from worker.audit.events import Transferred
 from worker.config.settings import ApplicationEntity
 from worker.db.views.archive import Instance
 from worker.dicom import standard
+from worker.dicom.header import ignore_value_warnings
 from worker.errors import Retry
 from worker.logs import fault_fields, get_log
 from worker.network import pynetdicom_patches as patches
 from worker.network.associate import associate
-from worker.query_retrieve.identifiers import Mismatch, quietly
+from worker.query_retrieve.identifiers import Mismatch
 
 SUB_OPERATIONS_AT_MOST = 65535  # PS3.7 9.1.3: the counts are of VR US
 _NAMING_FAILED = (standard.CANCEL, standard.SUB_OPERATIONS_WITH_FAILURES, standard.UNABLE_TO_PERFORM_SUB_OPERATIONS)
@@ -78,7 +79,7 @@ class Request:
         acse = self.assoc.acse
         return not self.assoc.is_established or bool(acse.is_aborted() or acse.is_release_requested())
 
-    @quietly()
+    @ignore_value_warnings()
     def identifier(self) -> Dataset:
         """Raises Mismatch for one that cannot be read."""
         syntax = self.context.transfer_syntax[0]

@@ -13,7 +13,7 @@ from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.dicom.standard import derive_uid
-from worker.query_retrieve.identifiers import add_value, read_query
+from worker.query_retrieve.identifiers import add_value, read_find_identifier
 from worker.query_retrieve.scp import Archive, comes_from
 
 
@@ -28,7 +28,7 @@ def test_a_true_patient_id_finds_and_is_answered_where_the_database_has_pseudony
     ds = Dataset()
     for keyword, value in {"QueryRetrieveLevel": "STUDY", "PatientID": "ID-a", "PatientName": ""}.items():
         add_value(ds, keyword, value)
-    [found] = [one for one in Archive(settings, database)._find(read_query(ds, "STUDY")) if one is not None]
+    [found] = [one for one in Archive(settings, database)._find(read_find_identifier(ds, "STUDY")) if one is not None]
     assert (found.PatientID, found.PatientName) == ("ID-a", "Family^a")
     database.close()
 
@@ -47,7 +47,7 @@ def test_a_value_that_cannot_be_read_is_as_good_as_absent(tmp_path: Path) -> Non
     keys = {"QueryRetrieveLevel": "IMAGE", "StudyInstanceUID": study, "SeriesInstanceUID": series}
     for keyword, value in {**keys, "Rows": "", "Columns": ""}.items():
         add_value(ds, keyword, value)
-    [found] = [one for one in Archive(settings, database)._find(read_query(ds, "STUDY")) if one is not None]
+    [found] = [one for one in Archive(settings, database)._find(read_find_identifier(ds, "STUDY")) if one is not None]
     assert (found.Rows, found.Columns) == (None, 16)
     database.close()
 

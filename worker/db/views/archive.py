@@ -1,44 +1,21 @@
 """The archive as its users see it: received and produced objects, by study, series and instance.
 
-For C-FIND (PS3.4 C) and QIDO-RS (PS3.18 10.6), which match alike. Only keys that the database has are matched here.
-Newest first; an answer names a file, whose header has the other attributes.
+For C-FIND (PS3.4 C) and QIDO-RS (PS3.18 10.6). Newest first; an answer names a file, whose header has the attributes
+that the database does not have.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from pydicom.uid import ExplicitVRLittleEndian
-from sqlalchemy import ColumnElement, and_, exists, false, func, literal, not_, null, or_, select
+from sqlalchemy import exists, false, func, literal, not_, null, select
 from sqlalchemy.orm import Session, aliased
 
 from worker.db.tables import InstanceRow, ObjectKind, ObjectRow, ResultRow, SeriesRow
-
-# The modality of each kind of produced object: PS3.3 C.7.3.1.1.1.
-MODALITIES = {ObjectKind.REPORT: "SR", ObjectKind.PICTURE: "OT", ObjectKind.KEY_OBJECTS: "KO"}
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """Matching keys; an empty key matches everything. Of a list of UIDs or modalities any value may match.
-
-    Texts match as in PS3.4 C.2.2.2: `*` and `?` are wildcards; `study_date` may be a range. `patient_id` and
-    `accession_number` are those of the files: where the database stores pseudonyms, these are looked up.
-    """
-
-    study_instance_uids: tuple[str, ...] = ()
-    series_instance_uids: tuple[str, ...] = ()
-    sop_instance_uids: tuple[str, ...] = ()
-    sop_class_uids: tuple[str, ...] = ()
-    modalities: tuple[str, ...] = ()  # of the series; of any series where studies are searched
-    modalities_in_study: tuple[str, ...] = ()  # of any series of the study
-    patient_id: str = ""
-    patient_name: str = ""
-    accession_number: str = ""
-    study_date: str = ""
+from worker.db.views.archive_matching import MODALITIES, Keys, has_modality, is_among, is_like, of_modality, of_study
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +72,7 @@ def match_studies(session: Session, keys: Keys, limit: int | None = None, offset
     )
     rows = session.scalars(
         select(SeriesRow)
-        .where(is_first, *_study_conditions(session, keys), *_holds_a(keys.modalities))
+        .where(is_first, *of_study(session, keys), *has_modality(session, keys.modalities))
         .order_by(SeriesRow.id.desc())
         .limit(limit)
         .offset(offset)
@@ -106,11 +83,11 @@ def match_studies(session: Session, keys: Keys, limit: int | None = None, offset
 
 def match_series(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Series]:
     """Series by their study's keys and their own: the received series, and the series produced from them."""
-    study = _study_conditions(session, keys)
+    study = of_study(session, keys)
     received = (
         select(SeriesRow.id.label("source"), null().label("kind"), SeriesRow.series_instance_uid.label("uid"))
-        .where(*study, *_is_among(SeriesRow.series_instance_uid, keys.series_instance_uids))
-        .where(*_is_among(SeriesRow.modality, keys.modalities))
+        .where(*study, *is_among(SeriesRow.series_instance_uid, keys.series_instance_uids))
+        .where(*is_like(session, SeriesRow.modality, keys.modalities))
         .order_by(SeriesRow.id.desc())
     )
     earlier = aliased(ObjectRow)
@@ -121,8 +98,8 @@ def match_series(session: Session, keys: Keys, limit: int | None = None, offset:
         select(SeriesRow.id.label("source"), ObjectRow.kind.label("kind"), ObjectRow.series_instance_uid.label("uid"))
         .join_from(ObjectRow, ResultRow, ResultRow.id == ObjectRow.result_id)
         .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
-        .where(is_first, *study, *_is_among(ObjectRow.series_instance_uid, keys.series_instance_uids))
-        .where(*_of_modality(keys.modalities))
+        .where(is_first, *study, *is_among(ObjectRow.series_instance_uid, keys.series_instance_uids))
+        .where(*of_modality(keys.modalities))
         .order_by(SeriesRow.id.desc())
     )
     page = _page_of_both(session, [received, produced], limit, offset)
@@ -154,7 +131,7 @@ def match_instances(session: Session, keys: Keys, limit: int | None = None, offs
         SeriesRow.study_instance_uid, SeriesRow.patient_id, SeriesRow.patient_name, SeriesRow.accession_number,
         SeriesRow.study_date,
     )  # fmt: skip
-    study = _study_conditions(session, keys)
+    study = of_study(session, keys)
     received = (
         select(
             InstanceRow.id, null().label("kind"), SeriesRow.series_instance_uid, SeriesRow.modality,
@@ -162,10 +139,10 @@ def match_instances(session: Session, keys: Keys, limit: int | None = None, offs
             InstanceRow.path, InstanceRow.removed_at.is_not(None).label("removed"), *columns,
         )
         .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
-        .where(*study, *_is_among(SeriesRow.series_instance_uid, keys.series_instance_uids))
-        .where(*_is_among(SeriesRow.modality, keys.modalities))
-        .where(*_is_among(InstanceRow.sop_instance_uid, keys.sop_instance_uids))
-        .where(*_is_among(InstanceRow.sop_class_uid, keys.sop_class_uids))
+        .where(*study, *is_among(SeriesRow.series_instance_uid, keys.series_instance_uids))
+        .where(*is_like(session, SeriesRow.modality, keys.modalities))
+        .where(*is_among(InstanceRow.sop_instance_uid, keys.sop_instance_uids))
+        .where(*is_among(InstanceRow.sop_class_uid, keys.sop_class_uids))
         .order_by(InstanceRow.id)
     )  # fmt: skip
     produced = (
@@ -177,10 +154,10 @@ def match_instances(session: Session, keys: Keys, limit: int | None = None, offs
         )
         .join(ResultRow, ResultRow.id == ObjectRow.result_id)
         .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
-        .where(*study, *_is_among(ObjectRow.series_instance_uid, keys.series_instance_uids))
-        .where(*_of_modality(keys.modalities))
-        .where(*_is_among(ObjectRow.sop_instance_uid, keys.sop_instance_uids))
-        .where(*_is_among(ObjectRow.sop_class_uid, keys.sop_class_uids))
+        .where(*study, *is_among(ObjectRow.series_instance_uid, keys.series_instance_uids))
+        .where(*of_modality(keys.modalities))
+        .where(*is_among(ObjectRow.sop_instance_uid, keys.sop_instance_uids))
+        .where(*is_among(ObjectRow.sop_class_uid, keys.sop_class_uids))
         .order_by(ObjectRow.id)
     )  # fmt: skip
     page = _page_of_both(session, [received, produced], limit, offset)
@@ -292,69 +269,3 @@ def _study(row: SeriesRow, content: _Content) -> Study:
         instances=sum(content.instances.values()),
         path=content.path,
     )
-
-
-# --- matching: PS3.4 C.2.2.2 -----------------------------------------------------------------------------------
-
-
-def _study_conditions(session: Session, keys: Keys) -> list[ColumnElement[bool]]:
-    conditions = _is_among(SeriesRow.study_instance_uid, keys.study_instance_uids)
-    conditions += _holds_a(keys.modalities_in_study)
-    pseudonym: Callable[[str], str] | None = session.info.get("pseudonym")
-    for column, text in ((SeriesRow.patient_id, keys.patient_id), (SeriesRow.accession_number, keys.accession_number)):
-        if not _matches_all(text):
-            # An answer contains the pseudonym, so a key may be a pseudonym too.
-            spellings = [text] if pseudonym is None else [text, pseudonym(text)]
-            conditions.append(or_(*[_is_like(session, column, spelling) for spelling in spellings]))
-    if not _matches_all(keys.patient_name):
-        # PS3.5 6.2.1: up to three component groups, any of which may match. Case is ignored.
-        name = keys.patient_name.lower()
-        groups = (name, f"{name}=*", f"*={name}", f"*={name}=*")
-        conditions.append(or_(*[_is_like(session, func.lower(SeriesRow.patient_name), group) for group in groups]))
-    if not _matches_all(keys.study_date):
-        conditions.append(_is_in_range(SeriesRow.study_date, keys.study_date))
-    return conditions
-
-
-def _matches_all(text: str) -> bool:
-    return text.strip("*") == ""
-
-
-def _is_like(session: Session, column: Any, text: str) -> ColumnElement[bool]:
-    """Wildcard matching that is case-sensitive on every database."""
-    if "*" not in text and "?" not in text:
-        return cast("ColumnElement[bool]", column == text)
-    if session.get_bind().dialect.name == "sqlite":
-        return cast("ColumnElement[bool]", column.op("GLOB", is_comparison=True)(text.replace("[", "[[]")))
-    pattern = re.sub(r"([\\%_])", r"\\\1", text).replace("*", "%").replace("?", "_")
-    return cast("ColumnElement[bool]", column.like(pattern, escape="\\"))
-
-
-def _is_in_range(column: Any, text: str) -> ColumnElement[bool]:
-    """Match a date, or a range of two dates with a hyphen, either of which may be missing: PS3.4 C.2.2.2.5."""
-    if "-" not in text:
-        return cast("ColumnElement[bool]", column == text)
-    first, _, last = text.partition("-")
-    return and_(column != "", column >= first, column <= (last or "9"))
-
-
-def _is_among(column: Any, values: tuple[str, ...]) -> list[ColumnElement[bool]]:
-    return [column.in_(values)] if values else []
-
-
-def _of_modality(modalities: tuple[str, ...]) -> list[ColumnElement[bool]]:
-    kinds = [kind for kind, modality in MODALITIES.items() if modality in modalities]
-    return [ObjectRow.kind.in_(kinds)] if modalities else []
-
-
-def _holds_a(modalities: tuple[str, ...]) -> list[ColumnElement[bool]]:
-    """The condition that the study of a series has a series of such a modality."""
-    if not modalities:
-        return []
-    other = aliased(SeriesRow)
-    same_study = other.study_instance_uid == SeriesRow.study_instance_uid
-    received = exists().where(same_study, other.modality.in_(modalities))
-    produced = exists().where(
-        same_study, ResultRow.series_id == other.id, ObjectRow.result_id == ResultRow.id, *_of_modality(modalities)
-    )
-    return [or_(received, produced)]

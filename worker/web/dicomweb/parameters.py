@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 
-from worker.db.views.archive import Keys
+from worker.audit.events import KEYS_SHOWN
+from worker.db.views.archive_matching import Keys, split_keys
+from worker.dicom import matching
 from worker.dicom.standard import is_uid
 
 _LARGEST = 1 << 31
@@ -56,24 +57,10 @@ _MORE = {
     ),
 }  # fmt: skip
 
-# What the database answers; the keyword of a list of values is marked by True.
-_COLUMNS: dict[str, tuple[str, bool, Level]] = {
-    "StudyInstanceUID": ("study_instance_uids", True, Level.STUDY),
-    "PatientID": ("patient_id", False, Level.STUDY),
-    "PatientName": ("patient_name", False, Level.STUDY),
-    "AccessionNumber": ("accession_number", False, Level.STUDY),
-    "StudyDate": ("study_date", False, Level.STUDY),
-    "ModalitiesInStudy": ("modalities_in_study", True, Level.STUDY),
-    "SeriesInstanceUID": ("series_instance_uids", True, Level.SERIES),
-    "Modality": ("modalities", True, Level.SERIES),
-    "SOPInstanceUID": ("sop_instance_uids", True, Level.INSTANCE),
-    "SOPClassUID": ("sop_class_uids", True, Level.INSTANCE),
-}
+_OPTIONS = {"limit": "", "offset": "0", "fuzzymatching": "false"}  # with their defaults
 # Their values may be named in the audit trail.
-_HARMLESS = {
-    "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "StudyDate", "Modality",
-    "ModalitiesInStudy", "limit", "offset", "includefield", "fuzzymatching",
-}  # fmt: skip
+_SHOWN = KEYS_SHOWN | set(_OPTIONS) | {"includefield"}
+_DEEPEST = 8  # sequences within one another
 
 
 class InvalidQuery(Exception):
@@ -81,72 +68,91 @@ class InvalidQuery(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
-    """`others`: (tags from the outside in, value) to look for in the files; `fields`: tags to answer, beyond the
-    default; None asks for all. `asked` is the query for the audit trail.
+class SearchQuery:
+    """A search. `header_keys` are compared with the headers of files.
+
+    `fields`: tags to answer, beyond the default; None asks for all. `audited`: the query for the audit trail.
     """
 
     level: Level
     keys: Keys
-    others: tuple[tuple[tuple[int, ...], str], ...]
+    header_keys: tuple[matching.Key, ...]
     fields: frozenset[int] | None
     limit: int | None
     offset: int
     fuzzy: bool
-    asked: dict[str, str]
+    audited: dict[str, str]
 
 
 def defaults(level: Level, within: Level | None) -> set[int]:
     """Tags of an answer: those of its level, and of the levels above that the address does not fix."""
     first = Level.STUDY if within is None else Level(within + 1)
-    levels = [one for one in Level if first <= one <= level]
+    levels = [answered for answered in Level if first <= answered <= level]
     uids = ["StudyInstanceUID", "SeriesInstanceUID"][: level - 1]
-    return {_tag(keyword) for one in levels for keyword in DEFAULT[one]} | {_tag(keyword) for keyword in uids}
+    return {_tag(keyword) for answered in levels for keyword in DEFAULT[answered]} | {_tag(keyword) for keyword in uids}
 
 
-def parse(parameters: Iterable[tuple[str, str]], level: Level, fixed: dict[str, str]) -> Query:
+def parse(parameters: Iterable[tuple[str, str]], level: Level, fixed: dict[str, str]) -> SearchQuery:
     """`fixed`: UIDs by keyword that the address names. Raises InvalidQuery."""
-    columns: dict[str, Any] = {}
-    others: list[tuple[tuple[int, ...], str]] = []
+    matched: dict[tuple[int, ...], str] = {}
     fields: set[int] = set()
-    everything, options, asked = False, {"limit": "", "offset": "0", "fuzzymatching": "false"}, {}
-    for name, value in [*parameters, *fixed.items()]:
+    everything, options, audited = False, dict(_OPTIONS), {}
+    for name, value in parameters:
         known = name if name in options or name == "includefield" else _keyword(_path(name)[-1])
-        asked[known or name] = value if known in _HARMLESS else "***"
+        audited[known or name] = value if known in _SHOWN else "***"
         if name in options:
             options[name] = value
         elif name == "includefield":
             everything = everything or value == "all"
-            fields |= {_path(one)[0] for one in value.split(",") if one not in ("all", "")}
+            fields |= {_path(attribute)[0] for attribute in value.split(",") if attribute not in ("all", "")}
         else:
             path = _path(name)
-            fields.add(path[0])
+            if path in matched:  # PS3.18 8.3.4.1
+                raise InvalidQuery(f"{known or name} is given more than once")
             _require_level(path[0], level)
-            column = _COLUMNS.get(_keyword(path[0])) if len(path) == 1 else None
-            if column is not None and value.strip("*"):
-                columns[column[0]] = _listed(value, _keyword(path[0])) if column[1] else value
-            elif column is None and value.strip("*"):
-                others.append((path, value))
+            fields.add(path[0])
+            matched[path] = value
+    matched |= {_path(keyword): uid for keyword, uid in fixed.items()}
+    keys, header_keys = _split(matched)
     known_here = of_level(level)
     if known_here is not None:
         fields &= known_here  # PS3.18 8.3.4.3: what is not supported is left out
-    return Query(
+    return SearchQuery(
         level=level,
-        keys=Keys(**columns),
-        others=tuple(others),
+        keys=keys,
+        header_keys=header_keys,
         fields=None if everything else frozenset(fields),
         limit=_number(options["limit"], "limit") if options["limit"] else None,
         offset=_number(options["offset"], "offset"),
         fuzzy=_flag(options["fuzzymatching"]),
-        asked=asked,
+        audited=audited | fixed,
     )
+
+
+def _split(matched: dict[tuple[int, ...], str]) -> tuple[Keys, tuple[matching.Key, ...]]:
+    """The keys for the database, and those for headers; a date and its time may be a single range, so both are there.
+
+    The database narrows by the date alone, which selects all that the two together do (PS3.4 C.2.2.2.5.4).
+    """
+    try:
+        all_keys = matching.keys_of_parameters(matched.items())
+    except matching.TooManyValues:
+        raise InvalidQuery(f"a key has more than {matching.MOST_VALUES} values") from None
+    for key in all_keys:
+        if key.vr == "UI" and not all(is_uid(value) for value in key.values):
+            raise InvalidQuery(f"{_keyword(key.tag)} is a UID, or several with a comma between them")
+    keys, header_keys = split_keys(all_keys)
+    tags = {_keyword(key.tag): key for key in all_keys}
+    if "StudyDate" in tags and "StudyTime" in tags:
+        header_keys = (tags["StudyDate"], *header_keys)
+    return keys, header_keys
 
 
 def of_level(level: Level) -> set[int] | None:
     """Every tag that an answer of a level may have; None where there is no limit."""
     if level == Level.INSTANCE:
         return None
-    return {_tag(keyword) for one in Level if one <= level for keyword in (*DEFAULT[one], *_MORE[one])}
+    return {_tag(keyword) for above in Level if above <= level for keyword in (*DEFAULT[above], *_MORE[above])}
 
 
 def _require_level(tag: int, level: Level) -> None:
@@ -157,7 +163,10 @@ def _require_level(tag: int, level: Level) -> None:
 
 def _path(name: str) -> tuple[int, ...]:
     """Tags by keyword or as eight hexadecimal digits, with a full stop between a sequence and its item."""
-    return tuple(_tag(one) for one in name.split("."))
+    names = name.split(".")
+    if len(names) > _DEEPEST:
+        raise InvalidQuery(f"an attribute lies within more than {_DEEPEST - 1} sequences")
+    return tuple(_tag(attribute) for attribute in names)
 
 
 def _tag(name: str) -> int:
@@ -175,15 +184,6 @@ def _tag(name: str) -> int:
 
 def _keyword(tag: int) -> str:
     return str(keyword_for_tag(tag))
-
-
-def _listed(value: str, keyword: str) -> tuple[str, ...]:
-    values = tuple(one.strip() for one in value.replace("\\", ",").split(",") if one.strip())
-    if keyword.endswith("UID") and not all(is_uid(one) for one in values):
-        raise InvalidQuery(f"{keyword} is a UID, or several with a comma between them")
-    if any("*" in one or "?" in one for one in values):
-        raise InvalidQuery(f"{keyword} takes no wildcard")
-    return values
 
 
 def _number(text: str, name: str) -> int:

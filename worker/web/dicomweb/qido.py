@@ -15,13 +15,13 @@ from worker.audit import events
 from worker.audit.events import RecordEvent
 from worker.db.engine import Database
 from worker.db.views import archive
+from worker.dicom.matching import matches
 from worker.dicom.standard import is_uid
 from worker.web.dependencies import Reader
 from worker.web.dicomweb import multipart, negotiation
 from worker.web.dicomweb.encoding import Describer, as_json
-from worker.web.dicomweb.match import matches
 from worker.web.dicomweb.native_xml import as_xml
-from worker.web.dicomweb.parameters import InvalidQuery, Level, Query, defaults, of_level, parse
+from worker.web.dicomweb.parameters import InvalidQuery, Level, SearchQuery, defaults, of_level, parse
 
 MOST = {Level.STUDY: 200, Level.SERIES: 1000, Level.INSTANCE: 2000}  # answers at once
 MOST_READ = 2000  # files whose headers one search may read
@@ -66,7 +66,7 @@ def _searching(
             query = parse(request.query_params.multi_items(), level, fixed)
         except InvalidQuery as fault:
             raise HTTPException(400, str(fault)) from None
-        record(events.queried(caller.name, caller.address, request.url.path, query.asked))
+        record(events.queried(caller.name, caller.address, request.url.path, query.audited))
         within = Level(len(fixed)) if fixed else None
         tags = None if query.fields is None and level == Level.INSTANCE else _tags(query, within)
         with database.read() as session:
@@ -131,41 +131,43 @@ def uids_of(request: Request) -> dict[str, str]:
     return found
 
 
-def _tags(query: Query, within: Level | None) -> set[int]:
+def _tags(query: SearchQuery, within: Level | None) -> set[int]:
     known = of_level(query.level)
     if query.fields is None and known is not None:
         return known
     return defaults(query.level, within) | set(query.fields or ())
 
 
-def find(session: Any, query: Query, describer: Describer, tags: set[int] | None, address: str) -> Found:
+def find(session: Any, query: SearchQuery, describer: Describer, tags: set[int] | None, address: str) -> Found:
     """A page of answers. Raises TooBroad."""
     most = MOST[query.level]
     limit = min(most, most if query.limit is None else query.limit)
-    if not query.others:
+    if not query.header_keys:
         entries = _entries(session, query, limit + 1, query.offset)
         answers = [_described(one, describer, tags, address) for one in entries[:limit]]
         return Found(answers, len(entries) > limit)
-    read = None if tags is None else tags | {path[0] for path, _ in query.others}
+    read = None if tags is None else tags | {key.tag for key in query.header_keys}
     hits = _hits(session, query, describer, read, address)
     page = [ds for _, ds in zip(range(query.offset + limit + 1), hits, strict=False)][query.offset :]
     return Found(page[:limit], len(page) > limit)
 
 
-def _hits(session: Any, query: Query, describer: Describer, tags: set[int] | None, address: str) -> Iterator[Dataset]:
+def _hits(
+    session: Any, query: SearchQuery, describer: Describer, tags: set[int] | None, address: str
+) -> Iterator[Dataset]:
     entries = _entries(session, query, MOST_READ + 1, 0)
     if len(entries) > MOST_READ:
         raise TooBroad
     for one in entries:
         ds = _described(one, describer, tags, address)
-        if all(matches(ds, path, wanted) for path, wanted in query.others):
+        if matches(query.header_keys, ds, combined_date_time=True):
             yield ds
 
 
 _Entry = archive.Study | archive.Series | archive.Instance
 
 
-def _entries(session: Any, query: Query, limit: int, offset: int) -> list[_Entry]:
+def _entries(session: Any, query: SearchQuery, limit: int, offset: int) -> list[_Entry]:
     find_entries: Any = {
         Level.STUDY: archive.match_studies,
         Level.SERIES: archive.match_series,
@@ -182,7 +184,7 @@ def _described(one: _Entry, describer: Describer, tags: set[int] | None, address
     return describer.instance(one, tags, address)
 
 
-def _warnings(query: Query, found: Found) -> Iterator[str]:
+def _warnings(query: SearchQuery, found: Found) -> Iterator[str]:
     if query.fuzzy:
         text = "The fuzzymatching parameter is not supported. Only literal matching has been performed."
         yield f'299 {_SERVICE} "{text}"'

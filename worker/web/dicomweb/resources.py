@@ -12,7 +12,8 @@ from fastapi import HTTPException, Request
 
 from worker.audit import events
 from worker.audit.events import Transferred
-from worker.db.views.archive import Instance, Keys, match_instances
+from worker.db.views.archive import Instance, match_instances
+from worker.db.views.archive_matching import Keys
 from worker.web.dependencies import Site
 from worker.web.dicomweb.qido import uids_of
 from worker.web.guard import Caller

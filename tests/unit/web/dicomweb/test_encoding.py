@@ -1,18 +1,15 @@
-"""Which keys a dataset matches, and what a hostile one tells."""
+"""The DICOM JSON Model of a dataset, a hostile one too."""
 
 from __future__ import annotations
 
 import json
 import warnings
 
-import pytest
 from pydicom import DataElement, Dataset
 from pydicom.config import IGNORE
 from pydicom.datadict import tag_for_keyword
 
 from worker.web.dicomweb.encoding import as_json, bulk_value
-from worker.web.dicomweb.match import matches
-from worker.web.dicomweb.parameters import InvalidQuery, Level, parse
 
 
 def _dataset() -> Dataset:
@@ -23,49 +20,6 @@ def _dataset() -> Dataset:
     item.CodeValue = "126000"
     ds.ConceptNameCodeSequence = [item]
     return ds
-
-
-@pytest.mark.parametrize(
-    ("name", "wanted", "expected"),
-    [
-        ("PatientName", "doe^j*", True),
-        ("PatientName", "山?", True),
-        ("PatientName", "jane", False),
-        ("StudyDescription", "MR [head]", True),
-        ("StudyDescription", "mr*", False),
-        ("StudyDescription", "MR ?head?", True),
-        ("StudyDescription", ".*", False),
-        ("StudyTime", "120500", True),
-        ("StudyTime", "1200-1210", True),
-        ("StudyTime", "-1204", False),
-        ("StudyTime", "-1205", True),
-        ("StudyDate", "20260302-", False),
-        ("InstanceNumber", "07", True),
-        ("InstanceNumber", "x", False),
-        ("ImageType", "PRIMARY", True),
-        ("ImageType", "SECONDARY", False),
-        ("SOPClassUID", "1.2.4,1.2.3", True),
-        ("AccessionNumber", "A", False),
-        ("AccessionNumber", "**", True),
-    ],
-)
-def test_a_key_matches_as_the_standard_says(name: str, wanted: str, expected: bool) -> None:
-    tag = tag_for_keyword(name)
-    assert tag is not None
-    assert matches(_dataset(), [tag], wanted) is expected
-
-
-def test_an_item_of_a_sequence_matches() -> None:
-    path = [tag_for_keyword("ConceptNameCodeSequence") or 0, tag_for_keyword("CodeValue") or 0]
-    assert matches(_dataset(), path, "126*")
-    assert not matches(_dataset(), path, "1260")
-    assert not matches(_dataset(), [tag_for_keyword("PatientName") or 0, path[1]], "126000")
-
-
-@pytest.mark.parametrize("name", ["PatientNom", "00091001", "GGGG0010", "", "PatientName.", "0010"])
-def test_an_unknown_key_is_said_to_be_one(name: str) -> None:
-    with pytest.raises(InvalidQuery):
-        parse([(name, "x")], Level.STUDY, {})
 
 
 def test_values_that_are_none_are_left_out_of_the_json() -> None:
