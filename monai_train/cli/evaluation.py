@@ -60,23 +60,23 @@ def evaluate_command(
     if role is not None and role not in list(SplitRole):
         raise StartError("usage", f"--role is one of {', '.join(SplitRole)}")
     if bundle is not None:
-        subject = evaluated_bundle(bundle, "fp32" if precision == "fp32" else "int8", flip)
+        model = evaluated_bundle(bundle, "fp32" if precision == "fp32" else "int8", flip)
     else:
-        subject = evaluated_runs(run, flip)
+        model = evaluated_runs(run, flip)
     if report is not None:
-        written = write_report(subject, data, report, log, outside)
+        written = write_report(model, data, report, log, outside)
         Console().print(f"report: {written}", highlight=False, soft_wrap=True)
         if json_file is None:
             return
     rows = read_manifest(data)
     roles = None
     if role is not None:
-        roles = (subject.split or read_split(bundle or Path())).roles(rows)
+        roles = (model.split or read_split(bundle or Path())).roles(rows)
     chosen = select_pictures(rows, roles, SplitRole(role) if role else None, deduplicate)
-    figures = subject.examine(data, rows, chosen)[0].to_json()
+    figures = model.examine(data, rows, chosen)[0].to_json()
     if json_file is not None:
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
-    Console().print(report_table(f"{subject.name}, {role or 'all pictures'}", figures))
+    Console().print(report_table(f"{model.name}, {role or 'all pictures'}", figures))
 
 
 def compare_command(

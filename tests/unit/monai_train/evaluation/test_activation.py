@@ -15,11 +15,11 @@ from monai_train.evaluation.metrics import Predictions
 TOP_LEFT, TOP_RIGHT = (0, 0), (0, 3)
 
 
-def peaks(places: list[tuple[int, int]]) -> np.ndarray:
+def peaks(positions: list[tuple[int, int]]) -> np.ndarray:
     """Maps [n, 4, 4, 4], the same for every class, with one peak each."""
-    maps = np.zeros((len(places), 4, 4, 4), np.float32)
-    for one, (row, column) in zip(maps, places, strict=True):
-        one[:, row, column] = 1
+    maps = np.zeros((len(positions), 4, 4, 4), np.float32)
+    for own, (row, column) in zip(maps, positions, strict=True):
+        own[:, row, column] = 1
     return maps
 
 
@@ -67,13 +67,17 @@ def test_no_box_no_figure() -> None:
 
 
 def test_surest_mistakes_come_first_and_no_patient_fills_the_gallery() -> None:
-    one = answers([0, 1, 2, 3, 0], [0, 0, 0, 0, 1])
-    one.probabilities[:, :] = [[0.9, 0, 0, 0], [0.5, 0, 0, 0], [0.8, 0, 0, 0], [0.7, 0, 0, 0], [0, 0.6, 0, 0]]
-    assert worst_mistakes(one, 10) == [2, 3, 4, 1]
-    assert worst_mistakes(one, 2) == [2, 3]
-    of_one_patient = Predictions(one.truth, one.probabilities, np.array(["a"] * 5), one.assessed)
+    predictions = answers([0, 1, 2, 3, 0], [0, 0, 0, 0, 1])
+    predictions.probabilities[:, :] = [[0.9, 0, 0, 0], [0.5, 0, 0, 0], [0.8, 0, 0, 0], [0.7, 0, 0, 0], [0, 0.6, 0, 0]]
+    assert worst_mistakes(predictions, 10) == [2, 3, 4, 1]
+    assert worst_mistakes(predictions, 2) == [2, 3]
+    of_one_patient = Predictions(
+        predictions.truth, predictions.probabilities, np.array(["a"] * 5), predictions.assessed
+    )
     assert worst_mistakes(of_one_patient, 10) == [2, 3]
-    unreadable = Predictions(one.truth, np.full((5, 4), np.nan, np.float32), one.groups, one.assessed)
+    unreadable = Predictions(
+        predictions.truth, np.full((5, 4), np.nan, np.float32), predictions.groups, predictions.assessed
+    )
     assert worst_mistakes(unreadable, 10) == []
 
 

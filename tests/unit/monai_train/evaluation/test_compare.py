@@ -58,7 +58,7 @@ def test_command_writes_table_json_and_plot(tiny_data: Path, tiny_run: Path, wea
     assert "balanced accuracy" in answer.output
     assert "minus tiny" in answer.output
     stored = json.loads((tmp_path / "a.json").read_text())
-    assert [one["name"] for one in stored["patient"]] == ["tiny", "weak"]
+    assert [model["name"] for model in stored["patient"]] == ["tiny", "weak"]
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 

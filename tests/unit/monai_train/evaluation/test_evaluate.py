@@ -113,7 +113,7 @@ def test_several_runs_are_an_ensemble(official_data: Path, tiny_run: Path, tmp_p
     train(official_data, weak, TINY.model_copy(update={"epochs": 1, "samples_per_epoch": 16, "seed": 3}))
     mixed = examine_runs([tiny_run, weak], official_data, rows, chosen)[0]
     # In logarithms: both may be sure of the same class.
-    logarithms = [np.log(one.slices.probabilities + 1e-12) for one in (mixed, alone)]
+    logarithms = [np.log(measurement.slices.probabilities + 1e-12) for measurement in (mixed, alone)]
     assert abs(logarithms[0] - logarithms[1]).max() > 0.01
 
 

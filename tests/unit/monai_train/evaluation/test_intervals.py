@@ -31,10 +31,10 @@ def made(n: int = 240, seed: int = 0, skill: float = 1.5, decimals: int = 2) -> 
 
 @pytest.mark.parametrize("weights", ["ones", "drawn"])
 def test_every_figure_equals_scikit_learn(weights: str) -> None:
-    one = made()
-    drawn = np.ones((1, 240), int) if weights == "ones" else patient_draws(one.groups)[:1]
-    ours = {name: value[0] for name, value in weighted_figures(one, drawn).items()}
-    weight, predicted, truth = drawn[0], one.predicted, one.truth
+    answers = made()
+    drawn = np.ones((1, 240), int) if weights == "ones" else patient_draws(answers.groups)[:1]
+    ours = {name: value[0] for name, value in weighted_figures(answers, drawn).items()}
+    weight, predicted, truth = drawn[0], answers.predicted, answers.truth
     given = {"sample_weight": weight}
     assert ours["accuracy"] == pytest.approx(reference.accuracy_score(truth, predicted, **given))
     assert ours["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(truth, predicted, **given))
@@ -43,42 +43,47 @@ def test_every_figure_equals_scikit_learn(weights: str) -> None:
     for index, name in enumerate(CLASS_NAMES):
         for figure, column in zip(("precision", "recall", "f1"), table, strict=False):
             assert ours[f"{figure}.{name}"] == pytest.approx(column[index])
-        of_class, score = truth == index, one.probabilities[:, index]
+        of_class, score = truth == index, answers.probabilities[:, index]
         assert ours[f"auc.{name}"] == pytest.approx(reference.roc_auc_score(of_class, score, **given))
         expected = reference.average_precision_score(of_class, score, **given)
         assert ours[f"average_precision.{name}"] == pytest.approx(expected)
         expected = reference.recall_score(~of_class, predicted != index, **given)
         assert ours[f"specificity.{name}"] == pytest.approx(expected)
-    score = 1 - one.probabilities[:, 3].astype(float)
+    score = 1 - answers.probabilities[:, 3].astype(float)
     assert ours["auc.tumour"] == pytest.approx(reference.roc_auc_score(truth != 3, score, **given))
     assert ours["sensitivity"] == pytest.approx(reference.recall_score(truth != 3, predicted != 3, **given))
-    loss = ((one.probabilities - np.eye(4)[truth]) ** 2).sum(axis=1)
+    loss = ((answers.probabilities - np.eye(4)[truth]) ** 2).sum(axis=1)
     assert ours["brier"] == pytest.approx(np.average(loss, weights=weight), abs=1e-6)
 
 
 def test_weights_mean_that_a_patient_occurs_so_often() -> None:
     """Weighted figures are those of the answers repeated, calibration included."""
-    one = made(80)
-    weight = patient_draws(one.groups)[3]
+    answers = made(80)
+    weight = patient_draws(answers.groups)[3]
     index = np.repeat(np.arange(80), weight)
-    repeated = Predictions(one.truth[index], one.probabilities[index], one.groups[index], one.assessed[index])
-    ours = weighted_figures(one, weight[None])
+    repeated = Predictions(
+        answers.truth[index],
+        answers.probabilities[index],
+        answers.groups[index],
+        answers.assessed[index],
+    )
+    ours = weighted_figures(answers, weight[None])
     for name, value in weighted_figures(repeated, np.ones((1, len(index)))).items():
         assert ours[name] == pytest.approx(value, nan_ok=True), name
 
 
 def test_estimates_agree_with_the_fixed_figures_of_evaluate() -> None:
-    one = made()
-    plain, with_intervals = level_figures(one), estimates(one)
+    answers = made()
+    plain, with_intervals = level_figures(answers), estimates(answers)
     for name, key in (("accuracy",) * 2, ("balanced_accuracy",) * 2, ("ece",) * 2, ("brier",) * 2):
         assert with_intervals[name].value == pytest.approx(plain[key])
     low, high = plain["balanced_accuracy_ci"]
     assert with_intervals["balanced_accuracy"].low == pytest.approx(low)
     assert with_intervals["balanced_accuracy"].high == pytest.approx(high)
     assert with_intervals["auc.tumour"].value == pytest.approx(plain["tumour_auc"])
-    assert with_intervals["sensitivity"].value == pytest.approx(binary_figures(one)["sensitivity"])
+    assert with_intervals["sensitivity"].value == pytest.approx(binary_figures(answers)["sensitivity"])
     assert with_intervals["recall.glioma"].n == plain["per_class"]["glioma"]["support"]
-    assert all(one.low <= one.value <= one.high for one in with_intervals.values())
+    assert all(estimate.low <= estimate.value <= estimate.high for estimate in with_intervals.values())
 
 
 def test_truths_that_only_say_tumour_and_unreadable_pictures_leave_what_they_can_tell() -> None:
@@ -95,9 +100,9 @@ def test_truths_that_only_say_tumour_and_unreadable_pictures_leave_what_they_can
 
 
 def test_of_tumours_alone_no_curve_is_summed_up() -> None:
-    one = made()
-    tumours = one.truth != 3
-    parts = one.truth, one.probabilities, one.groups, one.assessed
+    answers = made()
+    tumours = answers.truth != 3
+    parts = answers.truth, answers.probabilities, answers.groups, answers.assessed
     found = estimates(Predictions(*(part[tumours] for part in parts)))
     assert found["auc.tumour"].value is None
     assert found["average_precision.tumour"].value is None
@@ -127,17 +132,22 @@ def test_where_all_are_right_the_interval_is_that_of_as_many_patients() -> None:
 
 
 def test_where_none_is_right_the_interval_reaches_up() -> None:
-    one = perfect((9, 9, 9, 9))
-    found = estimates(Predictions(one.truth, one.probabilities[:, [1, 2, 3, 0]], one.groups, one.assessed))
+    answers = perfect((9, 9, 9, 9))
+    found = estimates(
+        Predictions(answers.truth, answers.probabilities[:, [1, 2, 3, 0]], answers.groups, answers.assessed)
+    )
     assert found["recall.glioma"].text(in_percent=True) == "0.0 % (0.0-33.6)"
     assert found["balanced_accuracy"].low == 0
     assert found["balanced_accuracy"].high == pytest.approx(1 - 0.025 ** (1 / 36))
 
 
 def test_a_network_that_always_gives_one_class_has_an_interval() -> None:
-    one = perfect((9, 9, 9, 9))
+    answers = perfect((9, 9, 9, 9))
     always = Predictions(
-        one.truth, np.eye(4, dtype=np.float32)[np.zeros(len(one.truth), int)], one.groups, one.assessed
+        answers.truth,
+        np.eye(4, dtype=np.float32)[np.zeros(len(answers.truth), int)],
+        answers.groups,
+        answers.assessed,
     )
     found = estimates(always)["balanced_accuracy"]
     assert found.value == 0.25
@@ -162,13 +172,16 @@ def test_patients_that_are_all_half_right_give_no_interval() -> None:
 
 
 def test_shares_and_fixed_figures_are_exact_too() -> None:
-    one = perfect((9, 9, 9, 9))
+    answers = perfect((9, 9, 9, 9))
     low = 0.025 ** (1 / 9)
     share = share_estimate(np.ones(9, bool), np.array(list("abcdefghi")))
     assert (share.low, share.high) == (pytest.approx(low), 1)
-    assert binary_figures(one)["specificity_ci"] == [pytest.approx(low), 1]
-    assert binary_figures(one)["sensitivity_assessed_ci"] == [pytest.approx(0.025 ** (1 / 27)), 1]
-    assert level_figures(one)["balanced_accuracy_ci"] == [pytest.approx(estimates(one)["balanced_accuracy"].low), 1]
+    assert binary_figures(answers)["specificity_ci"] == [pytest.approx(low), 1]
+    assert binary_figures(answers)["sensitivity_assessed_ci"] == [pytest.approx(0.025 ** (1 / 27)), 1]
+    assert level_figures(answers)["balanced_accuracy_ci"] == [
+        pytest.approx(estimates(answers)["balanced_accuracy"].low),
+        1,
+    ]
 
 
 def test_no_answers_no_estimates() -> None:
@@ -179,22 +192,22 @@ def test_no_answers_no_estimates() -> None:
 def test_paired_difference_is_narrower_than_two_intervals_and_zero_against_itself() -> None:
     weak, strong = made(skill=1.0), made(skill=2.5)
     difference = paired_differences(strong, weak)["balanced_accuracy"]
-    apart = [estimates(one)["balanced_accuracy"] for one in (strong, weak)]
+    apart = [estimates(answers)["balanced_accuracy"] for answers in (strong, weak)]
     assert difference.value == pytest.approx(apart[0].value - apart[1].value)
     assert difference.low > 0
-    unpaired = np.hypot(*(one.high - one.low for one in apart))
+    unpaired = np.hypot(*(estimate.high - estimate.low for estimate in apart))
     assert difference.high - difference.low < unpaired
     same = paired_differences(weak, weak)["mcc"]
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
 def test_paired_difference_refuses_other_questions() -> None:
-    one = made(60)
-    other = Predictions(one.truth[::-1].copy(), one.probabilities, one.groups, one.assessed)
+    answers = made(60)
+    other = Predictions(answers.truth[::-1].copy(), answers.probabilities, answers.groups, answers.assessed)
     with pytest.raises(ValueError, match="same pictures"):
-        paired_differences(one, other)
+        paired_differences(answers, other)
 
 
 def test_counts_name_every_figure() -> None:
-    one = made(30)
-    assert figure_counts(one).keys() == weighted_figures(one, np.ones((1, 30))).keys()
+    answers = made(30)
+    assert figure_counts(answers).keys() == weighted_figures(answers, np.ones((1, 30))).keys()

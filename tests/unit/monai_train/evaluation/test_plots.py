@@ -23,9 +23,9 @@ def size_of(png: bytes) -> tuple[int, int]:
 
 
 def test_risk_coverage_is_the_error_of_the_most_sure() -> None:
-    one = made(decimals=6)
-    coverage, risk = plots.risk_coverage(one)
-    confidence, right = one.probabilities.max(axis=1), one.predicted == one.truth
+    answers = made(decimals=6)
+    coverage, risk = plots.risk_coverage(answers)
+    confidence, right = answers.probabilities.max(axis=1), answers.predicted == answers.truth
     order = np.argsort(-confidence)
     assert coverage[-1] == 1
     assert risk[-1] == pytest.approx(1 - right.mean())
@@ -34,14 +34,14 @@ def test_risk_coverage_is_the_error_of_the_most_sure() -> None:
 
 def test_answers_that_are_equally_sure_are_withheld_together() -> None:
     probabilities = np.array([[0.7, 0.3, 0, 0]] * 4, np.float32)
-    one = Predictions(np.array([0, 1, 0, 1]), probabilities, np.array(list("abcd")), np.ones(4, bool))
-    coverage, risk = plots.risk_coverage(one)
+    answers = Predictions(np.array([0, 1, 0, 1]), probabilities, np.array(list("abcd")), np.ones(4, bool))
+    coverage, risk = plots.risk_coverage(answers)
     assert (coverage.tolist(), risk.tolist()) == ([1.0], [0.5])
 
 
 def test_curves_are_scikit_learns() -> None:
-    one = made()
-    for name, truth, score, _ in plots.binary_curves(one):
+    answers = made()
+    for name, truth, score, _ in plots.binary_curves(answers):
         hits, false = plots.cumulative_counts(truth, score)
         expected_false, expected_hits, _ = reference.roc_curve(truth, score, drop_intermediate=False)
         assert hits / hits[-1] == pytest.approx(expected_hits), name
@@ -50,22 +50,22 @@ def test_curves_are_scikit_learns() -> None:
 
 @pytest.mark.parametrize("truths", ["four classes", "tumour or none", "one class"])
 def test_every_plot_is_drawn(truths: str) -> None:
-    one = made()
+    answers = made()
     if truths == "tumour or none":
-        one.truth[one.truth < 3] = ANY_TUMOUR
+        answers.truth[answers.truth < 3] = ANY_TUMOUR
     if truths == "one class":
-        one.truth[:] = 2
-    one.assessed[::5] = False
-    one.probabilities[::31] = np.nan
-    found = estimates(one)
+        answers.truth[:] = 2
+    answers.assessed[::5] = False
+    answers.probabilities[::31] = np.nan
+    found = estimates(answers)
     drawn = [
-        plots.confusion_chart(one),
-        plots.reliability_chart(one, found["ece"]),
-        plots.risk_coverage_chart(one),
+        plots.confusion_chart(answers),
+        plots.reliability_chart(answers, found["ece"]),
+        plots.risk_coverage_chart(answers),
     ]
-    assert bool(plots.binary_curves(one)) == (truths != "one class")
-    if plots.binary_curves(one):
-        drawn += [plots.roc_chart(one, found), plots.precision_recall_chart(one, found)]
+    assert bool(plots.binary_curves(answers)) == (truths != "one class")
+    if plots.binary_curves(answers):
+        drawn += [plots.roc_chart(answers, found), plots.precision_recall_chart(answers, found)]
     for png in drawn:
         width, height = size_of(png)
         assert 500 < width < 700

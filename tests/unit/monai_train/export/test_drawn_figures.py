@@ -16,22 +16,22 @@ from worker.web.pages.model_figures import read_figures
 
 
 def predictions(n: int, seed: int = 0) -> Predictions:
-    """Answers that are right more often than not; some truths say only `tumor`, one picture cannot be read."""
+    """Answers that are right more often than not; some truths say only `tumor`, the first picture is unreadable."""
     generator = np.random.default_rng(seed)
     truth = generator.integers(0, ANY_TUMOUR + 1, n)
     logits = generator.normal(size=(n, len(CLASS_NAMES)))
     logits[np.arange(n), np.minimum(truth, len(CLASS_NAMES) - 1)] += 1.5
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     probabilities[:1] = np.nan
-    groups = np.array([f"p{one % 40}" for one in range(n)], np.str_)
+    groups = np.array([f"p{number % 40}" for number in range(n)], np.str_)
     return Predictions(truth.astype(np.int64), probabilities, groups, np.ones(n, bool))
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 300])
 def test_what_is_measured_can_be_drawn(n: int) -> None:
     slices = predictions(n)
-    one = Measurement(slices, slices)
-    found = read_figures(json.dumps(drawn_figures({"test": one, "test-fp32": one}, {"test": "Test part"})))
+    measured = Measurement(slices, slices)
+    found = read_figures(json.dumps(drawn_figures({"test": measured, "test-fp32": measured}, {"test": "Test part"})))
     assert found is not None
     [part] = found.parts
     level = part.slices

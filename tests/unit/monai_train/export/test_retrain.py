@@ -69,9 +69,9 @@ def test_a_slice_gets_a_label_only_where_it_follows(tmp_path: Path) -> None:
     assert truths == {"marked": [(3, "marked"), (4, "marked")], "agreed": decided, "any": decided}
     assert len(healthy) == SLICES_WITHOUT
     assert (healthy[0], healthy[-1]) == ((1, "series"), (SLICES - 1, "series"))  # slice 0 is unlike training
-    series = {one.name: one for one in read_confirmed_series(out)}
+    series = {confirmed.name: confirmed for confirmed in read_confirmed_series(out)}
     assert set(series) == {"marked", "agreed", "missed", "unanswered", "healthy", "any"}
-    assert all(len(one.files) == SLICES for one in series.values())
+    assert all(len(confirmed.files) == SLICES for confirmed in series.values())
     assert (out / SERIES).is_file()
 
 
