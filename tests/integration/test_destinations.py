@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import pytest
 from pydicom import dcmread
 from sqlalchemy import select
 
+from tests.testbed.command import Run, command
 from tests.testbed.filled import served
 from tests.testbed.instances import Clock
-from worker.cli import app
 from worker.config.settings import Settings, load_settings
 from worker.db.engine import Database
 from worker.db.tables import DeliveryRow, DeliveryState
@@ -36,6 +35,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from worker.config.paths import ConfigPath
 from worker.errors import Retry
 from worker.send.destinations.base import Connection, Description, Destination
 
@@ -54,7 +54,7 @@ class OpenFolder:
 class FolderDestination(Destination):
     """One [[destination]] with a `folder`."""
 
-    folder: Path
+    folder: ConfigPath
 
     @classmethod
     def claims(cls, table: Mapping[str, Any]) -> bool:
@@ -75,8 +75,6 @@ class FolderDestination(Destination):
     def describe(self) -> Description:
         return Description("files", str(self.folder), "localhost", f"{self.folder} is there", "make the folder")
 '''
-
-Worker = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -101,17 +99,8 @@ def settings(config: Path) -> Settings:
 
 
 @pytest.fixture
-def worker(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Worker:
-    """`worker ARGUMENTS` in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["worker", *arguments, "--config", str(config)])
-        with pytest.raises(SystemExit) as ended:
-            app.main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
+def worker(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return command(config, monkeypatch, capsys)
 
 
 def test_its_keys_are_read_and_checked_like_those_of_every_kind(config: Path, settings: Settings) -> None:
@@ -142,7 +131,7 @@ def test_the_sender_delivers_to_it_when_it_is_there(
     assert arrived == sent
 
 
-def test_echo_and_doctor_probe_it(worker: Worker, settings: Settings, tmp_path: Path) -> None:
+def test_echo_and_doctor_probe_it(worker: Run, settings: Settings, tmp_path: Path) -> None:
     [destination] = destinations_of(settings)
     assert worker("echo", "pacs") == (1, "", f"worker: pacs: there is no folder {tmp_path / 'out'}\n")
     assert _destination(settings, destination).advice == "make the folder"
@@ -165,7 +154,7 @@ def test_the_page_and_the_interface_describe_and_probe_it(
         assert client.post("/api/v1/destinations/pacs/echo").json()["answers"] is True
 
 
-def test_only_a_destination_by_c_store_can_be_pushed_to(worker: Worker, tmp_path: Path) -> None:
+def test_only_a_destination_by_c_store_can_be_pushed_to(worker: Run, tmp_path: Path) -> None:
     code, _, error = worker("push", str(tmp_path), "--to", "pacs")
     assert code == 2
     assert "C-STORE" in error

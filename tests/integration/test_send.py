@@ -30,7 +30,7 @@ from worker.db.engine import Database
 from worker.db.tables import DeliveryRow, DeliveryState
 from worker.errors import Retry
 from worker.send.destinations.c_store import CStoreDestination
-from worker.send.sender import REJECTIONS_BEFORE_FAILED, Sender, backoff
+from worker.send.sender import REJECTIONS_BEFORE_FAILED, Sender
 
 
 def _sender(database: Database, tmp_path: Path, port: int, clock: Clock, **changes: float) -> Sender:
@@ -236,11 +236,6 @@ def test_a_slow_destination_holds_up_no_other(database: Database, tmp_path: Path
             thread.join()
     assert len(pacs.stored) == 2
     assert on_time
-
-
-def test_backoff_doubles_up_to_ten_minutes() -> None:
-    assert [1.5 * 2**n <= backoff(n + 1).total_seconds() <= 2.0 * 2**n for n in range(8)] == [True] * 8
-    assert backoff(1000).total_seconds() <= 600
 
 
 def test_echo_tells_why_it_failed(pacs: Pacs) -> None:

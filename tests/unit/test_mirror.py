@@ -11,6 +11,9 @@ ROOT = Path(__file__).parents[2]
 # Module → where it is tested instead, or why there is nothing to test.
 WITHOUT: dict[str, str] = {
     "worker/__init__.py": "tests/acceptance/test_wheel.py",
+    "worker/send/commitment_scu.py": "tests/integration/test_commitment.py, with Orthanc",
+    "worker/send/fhir_client.py": "tests/integration/test_fhir.py, with a FHIR server",
+    "worker/send/stow_client.py": "tests/integration/test_stow.py, with Orthanc and a server that misbehaves",
     "worker/__main__.py": "every test that starts a worker runs `python -m worker`",
     "worker/pixels/arrays.py": "names of types, which mypy checks",
 }

@@ -43,16 +43,22 @@ def progress_console() -> Console:
 
 def with_progress(title: str, total: int, work: Callable[[Callable[[], None]], T]) -> T:
     """Run `work`, which calls its argument once for each of `total` steps."""
-    with Progress(console=progress_console(), transient=True) as progress:
+    with _progress() as progress:
         task = progress.add_task(title, total=total)
         return work(lambda: progress.advance(task))
 
 
 def with_steps(title: str, work: Callable[[Callable[[int, int], None]], T]) -> T:
     """Run `work`, which calls its argument with (steps done, steps in all)."""
-    with Progress(console=progress_console(), transient=True) as progress:
+    with _progress() as progress:
         task = progress.add_task(title, total=None)
         return work(lambda done, total: progress.update(task, completed=done, total=total))
+
+
+def _progress() -> Progress:
+    """A bar on a terminal, otherwise nothing."""
+    out = progress_console()
+    return Progress(console=out, transient=True, disable=not out.is_terminal)
 
 
 def answers_as_text(answers: Sequence[SeriesAnswer], format: str) -> str:
@@ -316,7 +322,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
     """Print a line for each finding, and below a fault what to do about it."""
     out = console()
     for finding in findings:
-        mark = ("well ", "green") if finding.well else ("fault", "red")
+        mark = ("ok   ", "green") if finding.well else ("fault", "red")
         out.print(Text.assemble(mark, f" {finding.subject}: {finding.detail}"))
         if finding.advice:
             out.print(f"      → {finding.advice}")

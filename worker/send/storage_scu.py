@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
@@ -108,8 +109,10 @@ def refused_context(assoc: Association, sop_class_uid: str, syntaxes: Sequence[s
 
 def as_comprehensive(report: Dataset) -> Dataset:
     """The same report for a peer without Comprehensive 3D SR: nothing in it has 3D coordinates."""
-    ds = Dataset(report)
-    ds.file_meta = report.file_meta
+    ds = Dataset()
+    ds.update(report)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.update(report.file_meta)
     ds.preamble = report.preamble
     ds.SOPClassUID = ComprehensiveSRStorage
     ds.SOPInstanceUID = derive_uid("comprehensive", str(report.SOPInstanceUID))

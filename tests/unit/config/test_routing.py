@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset
-from typer.testing import CliRunner
 
-from tests.testbed.instances import MODEL, later, mr_instance, received, write_series
-from worker.cli.app import app
+from tests.testbed.instances import MODEL, later, mr_instance, received
 from worker.config import routing
 from worker.config.routing import Condition, RouteSection, Target, awaited, chosen, decide, holds, keep
 from worker.config.settings import Settings, load_settings
@@ -293,44 +291,3 @@ def test_series_are_routed_when_they_settle(database: Database) -> None:
     with database.read() as session:
         [last] = session.query(JobRow).filter(JobRow.series_id == 3)
         assert last.model_id == row.id
-
-
-def test_routes_test_says_which_rule_decides_and_why_not_the_others(tmp_path: Path) -> None:
-    write_series(tmp_path / "images", 3)
-    (tmp_path / "config.toml").write_text(
-        '[[route]]\nname = "ge"\nmatch = [{attribute = "Modality", in = ["CT", "PT"]}]\nmodels = ["m"]\n'
-        '[[route]]\nname = "family"\nmatch = [{attribute = "PatientName", regex = "nobody"}]\nrefuse = "no"\n'
-        '[[route]]\nname = "mr"\nmatch = [{attribute = "Modality", equals = "mr"}]\nmodels = ["m"]\n'
-        '[[route]]\nname = "rest"\nrefuse = "not ours"\n'
-    )
-    done = CliRunner().invoke(
-        app, ["routes", "test", str(tmp_path / "images"), "--config", str(tmp_path / "config.toml")]
-    )
-    assert done.exit_code == 0
-    assert done.stdout.splitlines()[1:] == [
-        "  1 'ge': Modality in ['CT', 'PT'] does not hold for 3 of 3 images (here: MR)",
-        "  2 'family': PatientName matches /nobody/ does not hold for 3 of 3 images",
-        "  3 'mr': matches and applies",
-        "  4 'rest': also matches, but 'mr' comes first",
-    ]
-
-
-def test_routes_test_counts_the_kinds_of_frames_of_one_file(tmp_path: Path) -> None:
-    (tmp_path / "two.dcm").write_bytes(_enhanced(None, TWO_ECHOES).encoded)
-    (tmp_path / "config.toml").write_text(
-        '[[route]]\nname = "short"\nmatch = [{attribute = "EffectiveEchoTime", range = [5, 20]}]\nmodels = ["m"]\n'
-    )
-    done = CliRunner().invoke(
-        app, ["routes", "test", str(tmp_path / "two.dcm"), "--config", str(tmp_path / "config.toml")]
-    )
-    assert done.stdout.splitlines()[1:] == [
-        "  1 'short': EffectiveEchoTime in 5 … 20 does not hold for 1 of 2 kinds of frames (here: 10.0, 80.0)"
-    ]
-
-
-def test_classify_says_that_it_applies_no_rules(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "config.toml").write_text('[[route]]\nname = "r"\nrefuse = "no"\n')
-    done = CliRunner().invoke(app, ["classify", str(tmp_path / "images"), "--config", str(tmp_path / "config.toml")])
-    assert "[[route]] is not applied" in done.stderr
-    assert isinstance(done.exception, StartError)  # no series

@@ -1,0 +1,120 @@
+"""The frame of the command: help that is quick and complete, and faults that become an exit code and a line."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from sqlalchemy.exc import OperationalError
+from typer.testing import CliRunner
+
+from worker import __version__
+from worker.cli import app as command
+from worker.cli.app import app, main
+from worker.errors import NotAssessable, StartError
+
+HEAVY = ("sqlalchemy", "pydicom", "pynetdicom", "numpy", "requests", "fastapi", "openvino", "torch", "rich.progress")
+
+
+def _commands() -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command with the words that call it."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), typer.main.get_command(app))]
+    while waiting:
+        words, node = waiting.pop()
+        if hasattr(node, "commands"):
+            waiting += [((*words, name), child) for name, child in node.commands.items()]
+        else:
+            yield words, node
+
+
+COMMANDS = dict(_commands())
+
+
+def test_help_imports_no_library_that_takes_time() -> None:
+    program = f"""
+import sys
+sys.argv = ["worker", "--help"]
+from worker.cli.app import main
+try:
+    main()
+except SystemExit:
+    print([name for name in {HEAVY} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_command_has_a_help_text_and_an_example_that_parses() -> None:
+    assert len(COMMANDS) > 20
+    for words, node in COMMANDS.items():
+        assert node.help, words
+        assert node.epilog is not None, words
+        for example in re.split(r"\s{2,}or\s{2,}", node.epilog.removeprefix("Example: ")):
+            program, *arguments = shlex.split(example)
+            assert (program, *arguments[: len(words)]) == ("worker", *words)
+            node.make_context(words[-1], arguments[len(words) :])  # raises for an option that is not known
+
+
+def test_a_section_of_the_configuration_is_not_taken_for_markup() -> None:
+    for words in COMMANDS:
+        assert "[]" not in CliRunner().invoke(app, [*words, "--help"]).output, words
+    for words, section in (((), "[[route]]"), (("models", "activate"), "[[route]]"), (("push",), "[[destination]]")):
+        assert section in CliRunner().invoke(app, [*words, "--help"]).output
+
+
+def test_the_version_is_printed_alone() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"{__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "line"),
+    [
+        (StartError("config-missing", "there is no file"), 2, "worker: there is no file\n"),
+        (NotAssessable("mixed-sizes", "sizes differ"), 1, "worker: sizes differ\n"),
+        (
+            OperationalError("SELECT secret", {}, ValueError("disk full\nSELECT secret")),
+            1,
+            "worker: the database failed: disk full\n",
+        ),
+        (BrokenPipeError(), 0, ""),
+    ],
+)
+def test_a_fault_is_a_line_and_an_exit_code(
+    fault: Exception, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise fault
+
+    monkeypatch.setattr(command, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, capsys.readouterr().err) == (code, line)
+
+
+def test_the_text_of_an_unexpected_fault_is_not_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise KeyError("CANARY^NAME")
+
+    monkeypatch.setattr(command, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert printed.startswith("worker: unexpected KeyError")
+    assert "CANARY" not in printed
+
+
+def test_the_readme_names_the_exit_codes_of_the_help() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).output
+    assert "0 success, 1 problems found, 2 startup error" in shown
+    operating = (Path(__file__).parents[3] / "docs" / "operating.md").read_text()
+    assert "exit code 2" in operating

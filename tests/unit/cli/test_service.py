@@ -1,0 +1,44 @@
+"""The commands that prepare and check the service. `worker serve` itself: tests/acceptance/test_start_and_stop.py."""
+
+from __future__ import annotations
+
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.testbed.command import Run
+from worker.config.settings import Settings
+from worker.db.engine import Database
+from worker.db.processes import beat
+from worker.db.tables import REVISION
+from worker.process import ProcessRole, process_name
+
+
+def test_migrate_says_from_which_schema_to_which(run: Run, settings: Settings, config: Path) -> None:
+    assert run("migrate") == (0, f"database: {REVISION}, up to date\n", "")
+    other = config.with_name("other.db")
+    config.write_text(f'[database]\nurl = "sqlite:///{other}"')
+    assert run("migrate") == (0, f"database: empty → {REVISION}\n", "")
+
+
+def test_doctor_ends_with_1_while_something_is_wrong(run: Run, settings: Settings) -> None:
+    code, printed, _ = run("doctor", "--role", "infer")
+    assert (code, printed.split(":")[0]) == (1, "fault infer")
+    assert "worker serve --role infer" in printed
+    database = Database(settings.database.url)
+    now = datetime.now(UTC)
+    with database.write() as session:
+        beat(session, process_name(), ProcessRole.INFER, now, now)
+    database.close()
+    assert run("doctor", "--role", "infer") == (0, "ok    infer: 1 running on this host\n", "")
+
+
+def test_serve_does_not_start_on_a_port_in_use(run: Run, config: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        config.write_text(
+            f'[receive]\nhost = "127.0.0.1"\nport = {port}\n[database]\nurl = "sqlite:///var/worker.db"\n'
+        )
+        code, _, error = run("serve")
+    assert code == 2
+    assert f"127.0.0.1:{port}" in error

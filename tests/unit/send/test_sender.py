@@ -1,0 +1,178 @@
+"""What a delivery becomes after each answer of a destination. With real peers: tests/integration/test_send.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from pydicom import Dataset
+from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
+from sqlalchemy import select
+
+from tests.testbed.answered import answer
+from tests.testbed.instances import Clock
+from worker.db.engine import Database
+from worker.db.tables import Commitment, DeliveryRow, DeliveryState
+from worker.dicom import commitment, standard
+from worker.errors import Park, Retry
+from worker.send.destinations.base import Connection, Description, Destination, Rejected
+from worker.send.sender import REJECTIONS_BEFORE_FAILED, Sender, backoff
+
+REPORT, PICTURE = Comprehensive3DSRStorage, SecondaryCaptureImageStorage
+
+
+class Script(Destination):
+    """A destination that answers as the test says."""
+
+    answers: ClassVar[dict[str, Exception | tuple[int, str]]] = {}  # by SOP class; otherwise success
+    opening: ClassVar[Exception | None] = None
+    commits: ClassVar[bool] = False
+    requested: ClassVar[list[Sequence[tuple[str, str]]]] = []
+
+    @property
+    def store_seconds(self) -> float:
+        return 10.0
+
+    @property
+    def commitment_timeout(self) -> timedelta | None:
+        return timedelta(minutes=5) if self.commits else None
+
+    def open(self, ae_title: str) -> Connection:
+        if self.opening is not None:
+            raise self.opening
+        return Scripted()
+
+    def probe(self, ae_title: str) -> None: ...
+
+    def describe(self) -> Description:
+        return Description("script", "here", "here", "", "")
+
+    def request_commitment(
+        self,
+        ae_title: str,
+        transaction_uid: str,
+        instances: Sequence[tuple[str, str]],
+        on_report: Callable[[Dataset], int],
+    ) -> None:
+        self.requested.append(instances)
+        if len(self.requested) == 1:
+            raise Retry("commitment-not-requested", "no")
+        assert on_report(commitment.report(transaction_uid, instances, [])) == standard.SUCCESS
+
+
+class Scripted:
+    def store(self, ds: Dataset) -> tuple[int, str]:
+        result = Script.answers.get(ds.SOPClassUID, (0, str(ds.SOPInstanceUID)))
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sender(database: Database, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Sender:
+    """A report and a picture are due."""
+    answer(database, tmp_path)
+    for name, value in (("answers", {}), ("opening", None), ("commits", False), ("requested", [])):
+        monkeypatch.setattr(Script, name, value)
+    return Sender(Script(name="pacs"), "AI_WORKER", database, tmp_path, clock)
+
+
+def _deliveries(sender: Sender) -> list[DeliveryRow]:
+    with sender.database.read() as session:
+        return list(session.scalars(select(DeliveryRow).order_by(DeliveryRow.id)))
+
+
+def _states(sender: Sender) -> list[tuple[str, str | None]]:
+    return [(row.state, row.reason) for row in _deliveries(sender)]
+
+
+def test_backoff_doubles_up_to_ten_minutes() -> None:
+    assert [1.5 * 2**n <= backoff(n + 1).total_seconds() <= 2.0 * 2**n for n in range(8)] == [True] * 8
+    assert backoff(1000).total_seconds() <= 600
+
+
+def test_the_answer_of_each_object_is_its_own(sender: Sender) -> None:
+    Script.answers = {REPORT: (0xB000, "1.2.3"), PICTURE: Retry("no-answer", "silence")}
+    assert sender.send_due() == 2
+    assert _states(sender) == [(DeliveryState.DELIVERED, None), (DeliveryState.PENDING, "no-answer")]
+    assert (_deliveries(sender)[0].status, _deliveries(sender)[0].sent_as) == (0xB000, "1.2.3")
+
+
+def test_an_object_that_the_destination_never_accepts_is_failed_at_once(sender: Sender) -> None:
+    Script.answers = {PICTURE: Park("not-a-report", "only reports")}
+    sender.send_due()
+    assert _states(sender) == [(DeliveryState.DELIVERED, None), (DeliveryState.FAILED, "not-a-report")]
+
+
+def test_rejections_are_counted_and_other_faults_are_not(sender: Sender, clock: Clock) -> None:
+    for number in range(REJECTIONS_BEFORE_FAILED - 1):
+        Script.answers = {REPORT: Rejected(0xC000, "rejected", ""), PICTURE: Retry("no-answer", "")}
+        assert sender.send_due() == 2, number
+        clock.ahead += timedelta(minutes=11)
+    assert [state for state, _ in _states(sender)] == [DeliveryState.PENDING] * 2
+    Script.answers = dict.fromkeys((REPORT, PICTURE), Rejected(0xC000, "rejected", ""))
+    sender.send_due()
+    assert [state for state, _ in _states(sender)] == [DeliveryState.FAILED, DeliveryState.PENDING]
+    assert [row.rejections for row in _deliveries(sender)] == [REJECTIONS_BEFORE_FAILED, 1]
+
+
+def test_a_destination_that_cannot_be_reached_delays_the_whole_batch(sender: Sender, clock: Clock) -> None:
+    Script.opening = Retry("peer-unavailable", "no answer")
+    assert sender.send_due() == 2
+    assert _states(sender) == [(DeliveryState.PENDING, "peer-unavailable")] * 2
+    assert sender.send_due() == 0  # the backoff
+    Script.opening = None
+    clock.ahead += timedelta(minutes=11)
+    assert sender.send_due() == 2
+    assert _states(sender) == [(DeliveryState.DELIVERED, None)] * 2
+
+
+def test_the_lease_covers_a_batch(sender: Sender, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    leases: list[datetime | None] = []
+
+    class Looking(Scripted):
+        def store(self, ds: Dataset) -> tuple[int, str]:
+            leases.append(_deliveries(sender)[1].lease_until)
+            return super().store(ds)
+
+    monkeypatch.setattr(Script, "open", lambda _self, _ae_title: Looking())
+    begin = clock()
+    sender.send_due()
+    assert leases[0] is not None
+    assert leases[0] - begin >= timedelta(seconds=4 * 10)
+
+
+def test_an_object_whose_file_is_gone_is_failed_with_the_reason(sender: Sender, tmp_path: Path) -> None:
+    for file in (tmp_path / "objects").rglob("*.dcm"):
+        file.unlink()
+    sender.send_due()
+    assert _states(sender) == [(DeliveryState.FAILED, "object-missing")] * 2
+
+
+def test_commitment_is_requested_of_a_kind_that_has_it_until_it_is_reported(sender: Sender, clock: Clock) -> None:
+    sender.send_due()
+    assert sender.request_commitment() == 0
+    assert {row.commitment for row in _deliveries(sender)} == {None}
+
+    Script.commits = True
+    with sender.database.write() as session:
+        for row in session.scalars(select(DeliveryRow)):
+            row.state = DeliveryState.PENDING
+    sender.send_due()
+    assert {row.commitment for row in _deliveries(sender)} == {Commitment.DUE}
+    assert sender.request_commitment() == 2  # not accepted: once more when the time for the report is over
+    assert sender.request_commitment() == 0
+    clock.ahead += timedelta(minutes=6)
+    assert sender.request_commitment() == 2
+    assert {row.commitment for row in _deliveries(sender)} == {Commitment.CONFIRMED}
+    assert len(Script.requested[0]) == 2
