@@ -95,20 +95,20 @@ class DecodedFrame:
 
 def decode(path: Path) -> list[DecodedFrame]:
     """Decode every frame of a DICOM Part 10 file, in file order. Raises NotAssessable; OSError when the disk fails."""
-    with _untrusted():
+    with untrusted():
         return _decode(path)
 
 
 def open_image(path: Path) -> pydicom.Dataset:
     """Read the attributes that decoding needs and check them, the pixel data still encoded. Raises as `decode`."""
-    with _untrusted():
+    with untrusted():
         ds = _read(path)
         _check_claims(ds)
         return ds
 
 
 @contextmanager
-def _untrusted() -> Iterator[None]:
+def untrusted() -> Iterator[None]:
     """Around a parser of untrusted bytes: whatever it raises becomes NotAssessable."""
     try:
         with warnings.catch_warnings():

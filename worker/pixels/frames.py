@@ -17,7 +17,7 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import ExplicitVRLittleEndian
 
 from worker.errors import NotAssessable
-from worker.pixels.decode import decoded_samples, open_image
+from worker.pixels.decode import decoded_samples, open_image, untrusted
 from worker.pixels.windowing import Window, grey_levels
 
 
@@ -64,7 +64,8 @@ class ImageFile:
         if array.ndim == 3:
             eight_bits = (array >> 8 * (array.dtype.itemsize - 1)).astype(np.uint8)
         else:
-            eight_bits = grey_levels(self.ds, number - 1, array, window)
+            with untrusted():
+                eight_bits = grey_levels(self.ds, number - 1, array, window)
         image = Image.fromarray(eight_bits)
         if longest is not None:
             image.thumbnail((longest, longest))

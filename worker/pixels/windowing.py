@@ -145,13 +145,14 @@ def _lut(ds: Dataset, source: Dataset, keyword: str) -> _Lut | None:
     count, first, bits = int(descriptor[0]) % (1 << 16) or 1 << 16, int(descriptor[1]), int(descriptor[2])
     data = item.LUTData
     if not isinstance(data, bytes):
-        entries = np.array(data, np.int64, ndmin=1)
+        entries = np.array(finite_numbers(item, "LUTData")).astype(np.int64)
     elif bits == 8 and len(data) < 2 * count:
         entries = np.frombuffer(data, np.uint8)
     else:
         order = "<" if ds.file_meta.TransferSyntaxUID.is_little_endian else ">"
         entries = np.frombuffer(data, f"{order}u2", len(data) // 2)
-    return _Lut(first, entries[:count], (1 << bits) - 1) if len(entries) >= count else None
+    usable = 1 < count <= len(entries) and entries.min() >= 0 and entries.max() < 1 << 16
+    return _Lut(first, entries[:count], (1 << bits) - 1) if usable else None
 
 
 def _sources(ds: Dataset, frame: int, group: str) -> Iterator[Dataset]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -86,6 +86,16 @@ def test_a_picture_is_windowed_inverted_and_made_small(tmp_path: Path) -> None:
     dark = np.asarray(Image.open(io.BytesIO(inverted.render(1, "PNG", Window(2000, 4000)))), float)
     assert dark[FRAMES[0] > 3900].max() < 10
     assert max(Image.open(io.BytesIO(plain.render(1, "JPEG", longest=32, quality=50))).size) == 32
+
+
+def test_header_that_cannot_be_parsed_is_refused_without_its_value(tmp_path: Path) -> None:
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [3, 0, 16], b"CANARY"
+    path = save(image(FRAMES[0], VOILUTSequence=[table]), tmp_path / "a.dcm")
+    path.write_bytes(path.read_bytes().replace(b"\x28\x00\x06\x30OW", b"\x28\x00\x06\x30O?"))
+    with pytest.raises(NotAssessable) as raised:
+        open_file(path).render(1, "PNG")
+    assert "CANARY" not in str(raised.value)
 
 
 def test_what_is_no_image_or_damaged_is_said_so(tmp_path: Path) -> None:

@@ -43,11 +43,11 @@ def sigmoid(x: float, center: float, width: float) -> float:
     return 255 / (1 + math.exp(min(-4 * (x - center) / width, 700)))  # beyond, a float has no such number
 
 
-def lut(entries: list[int], first: int, bits: int) -> Dataset:
+def lut(entries: list[Any], first: int, bits: int, vr: str = "US") -> Dataset:
     """A LUT (PS3.3 C.11.2.1.1)."""
     item = Dataset()
     item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [len(entries) % (1 << 16), first, bits])
-    item.add_new("LUTData", "US", entries)
+    item.add_new("LUTData", vr, entries)
     return item
 
 
@@ -226,6 +226,10 @@ def test_image_without_a_voi_transformation_is_shown_by_nearly_all_its_values(tm
         {"VOILUTSequence": []},
         {"VOILUTSequence": [Dataset()]},
         {"VOILUTSequence": [lut([1, 2, 3], 0, 4)]},
+        {"VOILUTSequence": [lut([1, 70000, 3], 0, 16, vr="UL")]},
+        {"VOILUTSequence": [lut(["x"], 0, 16, vr="LO")]},
+        {"VOILUTSequence": [lut([], 0, 16)]},
+        {"VOILUTSequence": [lut([500], 0, 16)]},
     ],
 )
 def test_transformation_that_cannot_be_applied_counts_as_absent(tmp_path: Path, header: dict[str, Any]) -> None:
