@@ -29,7 +29,7 @@ from tests.testbed.worker_process import WorkerProcess
 from worker.errors import NotAssessable, RefusedInstance
 from worker.inference.preprocess import Preprocessing, preprocess
 from worker.reporting.outbox import read_header
-from worker.storage.acceptance import StoreRequest, describe, instance_path
+from worker.storage.acceptance import StoreRequest, instance_path, read_instance
 
 HANG_SECONDS = 120  # on a machine that has other work
 MEMORY_BYTES = 1536 << 20  # what the receiver may grow to while it is attacked
@@ -306,7 +306,7 @@ def preprocess_one(mutant: mutate.Mutant, path: Path) -> str:
     content = mutate.as_file(mutant)
     uids = mutant.sop_class_uid, mutant.sop_instance_uid
     try:
-        describe(StoreRequest(*uids, mutant.transfer_syntax_uid, content, None), instance_path)
+        read_instance(StoreRequest(*uids, mutant.transfer_syntax_uid, content, None), instance_path)
     except RefusedInstance as refused:
         return f"refused {refused.reason}"
     path.write_bytes(content)

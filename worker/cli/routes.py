@@ -58,9 +58,9 @@ def _standing(route: RouteSection, decides: RouteSection | None, attributes: Seq
         return "matches and applies"
     if decides is not None and routing.matches(route, attributes):
         return f"also matches, but '{decides.name}' comes first"
-    reasons, images = [], routing.images(attributes)
+    reasons, images = [], routing.recorded_images(attributes)
     unit = "images" if len(images) == len(attributes) else "kinds of frames"
-    for condition, number in routing.failing(route, attributes):
+    for condition, number in routing.failing_conditions(route, attributes):
         reason = f"{condition} does not hold for {number} of {len(images)} {unit}"
         if not routing.may_name_a_patient(condition.attribute):
             values = {value for image in images for value in image["values"].get(condition.attribute, ())}

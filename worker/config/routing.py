@@ -1,9 +1,9 @@
-"""Which models a series is for: the `[[route]]` rules of config.toml, looked at in their order. Pure.
+"""Choose the models of a series by the `[[route]]` rules of config.toml. Pure.
 
-A rule that chooses models matches a series when every image fulfils all its conditions; one that refuses, when any
-image does: each errs on the side of not classifying. The first rule that matches decides. A condition sees attributes
-of the dataset's top level, and where that has none those of its functional groups, as text, at most 16 values of 256
-characters. Frames of one file that differ in what rules ask for are images of their own here.
+Rules are evaluated in order; the first that matches decides. A rule that chooses models matches a series when every
+image meets all its conditions; a rule that refuses, when any image does: each errs on the side of not classifying.
+A condition sees an attribute of the dataset's top level, or else of its functional groups, as text, at most 16 values
+of 256 characters. Frames of a file that differ in an attribute that rules need count as separate images here.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MODEL_NOT_ACTIVE = "model-not-active"
-KEPT_AS = "route"  # the key of an instance's attributes under which `keep` has its place
+ATTRIBUTES_KEY = "route"  # the key of an instance's attributes that holds what `record_variants` returns
 _TEXT = {"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"}
 _NUMBERS = {"DS", "IS", "FD", "FL", "US", "SS", "UL", "SL"}
 _PATIENT_GROUP = 0x0010
@@ -25,10 +26,10 @@ _SAFE = {"Manufacturer", "ManufacturerModelName", "SOPClassUID"}
 
 
 class Condition(BaseModel):
-    """One of `equals`, `in`, `regex` and `range` holds for at least one value of an attribute.
+    """A test of an attribute by `equals`, `in`, `regex` or `range`; it holds when any value meets it.
 
-    Text is compared without regard to case, numbers as numbers; `equals = ""` asks for an attribute that is absent or
-    empty. `regex` is searched for anywhere, in Python's syntax. `range` has both its ends in it.
+    Text is compared ignoring case, numbers as numbers; `equals = ""` means that the attribute is absent or empty.
+    `regex` is searched anywhere in the text, in Python's syntax. `range` is inclusive.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,7 +44,7 @@ class Condition(BaseModel):
     @classmethod
     def _numbers_as_text(cls, value: Any) -> Any:
         if isinstance(value, list | tuple):
-            return tuple(_as_text(one) for one in value)
+            return tuple(_as_text(item) for item in value)
         return _as_text(value)
 
     @field_validator("attribute")
@@ -51,7 +52,7 @@ class Condition(BaseModel):
     def _is_known(cls, value: str) -> str:
         tag, vr = _entry(value)
         if vr not in _TEXT | _NUMBERS or tag >> 16 in (0x0000, 0x0002):
-            raise ValueError(f"'{value}' is no attribute of a dataset with text or numbers (PS3.6), by its keyword")
+            raise ValueError(f"'{value}' is not the keyword of an attribute with text or numbers (PS3.6)")
         return value
 
     @field_validator("regex")
@@ -60,12 +61,12 @@ class Condition(BaseModel):
         try:
             re.compile(value or "")
         except re.error as error:
-            raise ValueError(f"the regular expression is wrong: {error}") from None
+            raise ValueError(f"the regular expression is invalid: {error}") from None
         return value
 
     @model_validator(mode="after")
-    def _asks_one_thing(self) -> Self:
-        if sum(one is not None for one in (self.equals, self.one_of, self.regex, self.range)) != 1:
+    def _has_one_test(self) -> Self:
+        if sum(test is not None for test in (self.equals, self.one_of, self.regex, self.range)) != 1:
             raise ValueError("a condition has exactly one of equals, in, regex and range")
         if self.range is not None and not self.range[0] <= self.range[1]:
             raise ValueError("a range is [lowest, highest]")
@@ -82,9 +83,9 @@ class Condition(BaseModel):
 
 
 class RouteSection(BaseModel):
-    """One [[route]]: conditions, and the models to ask or the reason why none is.
+    """A [[route]]: conditions, and the models that classify the series, or the reason why none does.
 
-    A model is its name, or name:version. Without conditions a rule matches every series.
+    A model is given by its name, or as name:version. Without conditions a rule matches every series.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -102,15 +103,13 @@ class RouteSection(BaseModel):
 
 
 def check_routes(routes: Sequence[RouteSection]) -> None:
-    """Raises ValueError for two rules of one name, and for one that can never have its turn."""
-    names = [one.name for one in routes]
+    """Raise ValueError for two rules of the same name, and for a rule that can never apply."""
+    names = [route.name for route in routes]
     if len(set(names)) != len(names):
         raise ValueError("two [[route]] entries have the same name")
-    for place, route in enumerate(routes[:-1]):
+    for route, following in pairwise(routes):
         if not route.match:
-            raise ValueError(
-                f"[[route]] '{routes[place + 1].name}' comes after '{route.name}', which matches everything"
-            )
+            raise ValueError(f"[[route]] '{following.name}' comes after '{route.name}', which matches everything")
 
 
 def _as_text(value: Any) -> Any:
@@ -118,58 +117,61 @@ def _as_text(value: Any) -> Any:
 
 
 def _entry(keyword: str) -> tuple[int, str]:
-    """(tag, VR) of PS3.6; (0, "") for what is no keyword."""
-    from pydicom.datadict import dictionary_VR, tag_for_keyword  # costs time, and only rules need it
+    """(tag, VR) by PS3.6; (0, "") for an unknown keyword."""
+    from pydicom.datadict import dictionary_VR, tag_for_keyword  # takes time to import, and only rules need it
 
     tag = tag_for_keyword(keyword)
     return (tag, dictionary_VR(tag)) if tag is not None else (0, "")
 
 
 def may_name_a_patient(keyword: str) -> bool:
-    """True for the patient's own attributes, and for text, dates and UIDs, which may hold anything."""
+    """True for the patient's own attributes, and for text, dates and UIDs, which may hold anything at all."""
     tag, vr = _entry(keyword)
     return tag >> 16 == _PATIENT_GROUP or not (vr in _NUMBERS | {"CS"} or keyword in _SAFE)
 
 
-# --- what is kept of an instance -------------------------------------------------------------------------------
+# --- what is recorded of an instance ---------------------------------------------------------------------------
 
 
 def keywords(routes: Sequence[RouteSection]) -> tuple[str, ...]:
-    """The attributes that rules ask for, each once."""
-    return tuple(dict.fromkeys(one.attribute for route in routes for one in route.match))
+    """The attributes that rules test, without duplicates."""
+    return tuple(dict.fromkeys(condition.attribute for route in routes for condition in route.match))
 
 
-def keep(values: Mapping[str, Sequence[str] | None], routes: Sequence[RouteSection], hide: bool) -> dict[str, Any]:
-    """What the rules need of an image later on. With `hide`, of what may name a patient only whether it matched.
+def record_values(
+    values: Mapping[str, Sequence[str] | None], routes: Sequence[RouteSection], hide: bool
+) -> dict[str, Any]:
+    """What the rules will need of an image when its series settles.
 
-    No condition holds for an attribute whose value is not known: None.
+    With `hide`, an attribute that may identify a patient is not recorded, only whether its conditions hold. No
+    condition holds for an attribute whose value is unknown (None).
     """
-    kept: dict[str, list[str]] = {}
+    recorded: dict[str, list[str]] = {}
     held: dict[str, bool] = {}
-    for condition in (one for route in routes for one in route.match):
+    for condition in (condition for route in routes for condition in route.match):
         known = values.get(condition.attribute, ())
         if known is None:
             continue
-        here = list(known)
+        texts = list(known)
         if hide and may_name_a_patient(condition.attribute):
-            held[_key(condition)] = holds(condition, here)
+            held[_key(condition)] = holds(condition, texts)
         else:
-            kept[condition.attribute] = here
-    return {"values": kept, "held": held}
+            recorded[condition.attribute] = texts
+    return {"values": recorded, "held": held}
 
 
-def keep_kinds(
-    kinds: Sequence[Mapping[str, Sequence[str] | None]], routes: Sequence[RouteSection], hide: bool
+def record_variants(
+    variants: Sequence[Mapping[str, Sequence[str] | None]], routes: Sequence[RouteSection], hide: bool
 ) -> dict[str, Any]:
-    """The same of an instance, of which frames may differ: `kinds` of them, at least one."""
-    kept = [keep(one, routes, hide) for one in kinds]
-    return kept[0] if len(kept) == 1 else {"kinds": kept}
+    """Like `record_values`, of an instance whose frames may differ: the variants of its frames, at least one."""
+    recorded = [record_values(values, routes, hide) for values in variants]
+    return recorded[0] if len(recorded) == 1 else {"kinds": recorded}
 
 
-def images(attributes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """What was kept of the instances of a series, as one of each image; {} for one that came before any rule."""
-    kept = [one.get(KEPT_AS) or {} for one in attributes]
-    return [image for one in kept for image in one.get("kinds", [one])]
+def recorded_images(attributes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What was recorded of each image of a series; {} for an image that arrived before there was any rule."""
+    instances = [instance.get(ATTRIBUTES_KEY) or {} for instance in attributes]
+    return [image for instance in instances for image in instance.get("kinds", [instance])]
 
 
 def _key(condition: Condition) -> str:
@@ -180,47 +182,48 @@ def _key(condition: Condition) -> str:
 
 
 def decide(routes: Sequence[RouteSection], attributes: Sequence[Mapping[str, Any]]) -> RouteSection | None:
-    """The first rule that matches a series, None when none does; `attributes` of its instances, as `keep` left them."""
-    return next((one for one in routes if matches(one, attributes)), None)
+    """The first rule that matches a series, None when none does; `attributes` are those of its instances."""
+    return next((route for route in routes if matches(route, attributes)), None)
 
 
 def matches(route: RouteSection, attributes: Sequence[Mapping[str, Any]]) -> bool:
-    fulfil = (all(_holds_for(one, image) for one in route.match) for image in images(attributes))
-    return any(fulfil) if route.refuse is not None else all(fulfil)
+    """Whether every image meets all the conditions; for a rule that refuses, whether any image does."""
+    met = (all(_holds_for(condition, image) for condition in route.match) for image in recorded_images(attributes))
+    return any(met) if route.refuse is not None else all(met)
 
 
-def failing(route: RouteSection, attributes: Sequence[Mapping[str, Any]]) -> list[tuple[Condition, int]]:
-    """The conditions that do not hold for every image, and for how many they do not."""
-    seen = images(attributes)
-    counts = [(one, sum(not _holds_for(one, image) for image in seen)) for one in route.match]
-    return [(one, number) for one, number in counts if number]
+def failing_conditions(route: RouteSection, attributes: Sequence[Mapping[str, Any]]) -> list[tuple[Condition, int]]:
+    """The conditions that do not hold for every image, each with the number of images that fail it."""
+    images = recorded_images(attributes)
+    counts = [(condition, sum(not _holds_for(condition, image) for image in images)) for condition in route.match]
+    return [(condition, number) for condition, number in counts if number]
 
 
-def _holds_for(condition: Condition, kept: Mapping[str, Any]) -> bool:
-    """False for an image that was received before the rule was written: its attribute was not kept."""
-    held = kept.get("held", {}).get(_key(condition))
+def _holds_for(condition: Condition, image: Mapping[str, Any]) -> bool:
+    """False for an image that was received before the rule was written, because its attribute was not recorded."""
+    held = image.get("held", {}).get(_key(condition))
     if held is not None:
         return bool(held)
-    values = kept.get("values", {}).get(condition.attribute)
+    values = image.get("values", {}).get(condition.attribute)
     return values is not None and holds(condition, values)
 
 
 def holds(condition: Condition, values: Sequence[str]) -> bool:
-    """Whether a condition holds for the values of one attribute of one image; an absent one has none."""
+    """Whether a condition holds for the values of its attribute in an image; an absent attribute has no values."""
     if condition.equals == "":
         return not any(values)
     if condition.regex is not None:
-        return any(re.search(condition.regex, one) for one in values)
+        return any(re.search(condition.regex, value) for value in values)
     if condition.range is not None:
         low, high = condition.range
         return any(low <= number <= high for number in map(_number, values) if number is not None)
-    wanted = condition.one_of if condition.one_of is not None else (condition.equals or "",)
-    return any(_same(one, value) for one in wanted for value in values)
+    accepted = condition.one_of if condition.one_of is not None else (condition.equals or "",)
+    return any(_is_same(text, value) for text in accepted for value in values)
 
 
-def _same(one: str, other: str) -> bool:
-    number = _number(one)
-    return one.casefold() == other.casefold() or (number is not None and number == _number(other))
+def _is_same(text: str, value: str) -> bool:
+    number = _number(text)
+    return text.casefold() == value.casefold() or (number is not None and number == _number(value))
 
 
 def _number(text: str) -> float | None:
@@ -231,7 +234,7 @@ def _number(text: str) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ActiveModel:
     """An active model, as rules name it."""
 
     id: int
@@ -239,22 +242,22 @@ class Target:
     version: str
 
 
-def chosen(route: RouteSection | None, active: Sequence[Target]) -> tuple[list[int], str | None]:
-    """(the rows of the models to ask, what is to be waited for): without a rule all that are active."""
+def choose_models(route: RouteSection | None, active: Sequence[ActiveModel]) -> tuple[list[int], str | None]:
+    """(rows of the models that classify, the reason to wait for a model): without a rule, all active models."""
     if not active:
         return [], "no model is active"
     if route is None:
-        return [one.id for one in active], None
-    found: list[int] = []
+        return [model.id for model in active], None
+    chosen: list[int] = []
     for name in route.models:
-        ids = [one.id for one in active if name in (one.name, f"{one.name}:{one.version}")]
+        ids = [model.id for model in active if name in (model.name, f"{model.name}:{model.version}")]
         if not ids:
             return [], f"rule '{route.name}' chooses {name}, which is not active"
-        found += ids
-    return list(dict.fromkeys(found)), None
+        chosen += ids
+    return list(dict.fromkeys(chosen)), None
 
 
-def awaited(routes: Sequence[RouteSection], active: Sequence[Target]) -> list[str]:
-    """Everything that series may have to wait for as things stand: see `chosen`."""
-    found = [chosen(one, active)[1] for one in (None, *(route for route in routes if route.models))]
-    return list(dict.fromkeys(one for one in found if one is not None))
+def reasons_to_wait(routes: Sequence[RouteSection], active: Sequence[ActiveModel]) -> list[str]:
+    """Every reason for which a series may have to wait while these models are active: see `choose_models`."""
+    reasons = [choose_models(route, active)[1] for route in (None, *(route for route in routes if route.models))]
+    return list(dict.fromkeys(reason for reason in reasons if reason is not None))

@@ -1,4 +1,4 @@
-"""A DICOM file up to its pixel data, read with bounded memory."""
+"""Read a DICOM file up to its pixel data, with bounded memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from worker.dicom.standard import TRANSFER_SYNTAXES
 
-HEADER_BYTES = 16 << 20  # of a deflated dataset; what lies before the pixels is far less
+HEADER_BYTES = 16 << 20  # of a deflated dataset; the elements before the pixels take far less
 _FIRST_PIXEL_TAG = 0x7FE00001  # Extended Offset Table
 
 
@@ -29,17 +29,17 @@ def ignore_value_warnings() -> Iterator[None]:
 
 
 def read_header(file: BinaryIO, keywords: Sequence[str] | None = None) -> Dataset:
-    """The elements before the pixel data, of those named by `keywords` where they are given.
+    """The elements before the pixel data; only those named by `keywords`, if given.
 
-    A few kilobytes of a deflated dataset may inflate to gigabytes (PS3.5 A.5): no more than HEADER_BYTES of it are
-    made. Raises whatever pydicom and zlib raise on damage, and OSError.
+    A few kilobytes of a deflated dataset may inflate to gigabytes (PS3.5 A.5), so no more than HEADER_BYTES are
+    inflated. Raises whatever pydicom and zlib raise on damage, and OSError.
     """
     if file.read(132)[128:] == b"DICM":
         meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
         syntax = meta.get("TransferSyntaxUID")
         if syntax == DeflatedExplicitVRLittleEndian:
             return _read_deflated(file.read(), keywords)
-        if keywords and syntax in TRANSFER_SYNTAXES:  # dcmread would read the meta information once more, and slowly
+        if keywords and syntax in TRANSFER_SYNTAXES:  # dcmread would read the meta information again, slowly
             return _read_elements(file, keywords, syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian)
     file.seek(0)
     return dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(keywords) if keywords else None)
@@ -62,4 +62,4 @@ def _read_elements(
 
 @lru_cache
 def _tags(keywords: tuple[str, ...]) -> list[BaseTag]:
-    return [Tag(one) for one in keywords]
+    return [Tag(keyword) for keyword in keywords]

@@ -1,6 +1,6 @@
-"""What the DICOM standard fixes: SOP classes, transfer syntaxes, status codes, UIDs. Each table cites its source.
+"""Constants of the DICOM standard: SOP classes, transfer syntaxes, status codes, UIDs. Each table cites its source.
 
-UIDs are written out: pydicom takes a third of a second to import, and most commands need nothing else of it.
+UIDs are written out, because pydicom takes a third of a second to import, and most commands need nothing else of it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TRANSFER_SYNTAXES: dict[str, str] = {
 
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 
-# What we produce and keep.
+# The objects that we produce.
 PRODUCED_SOP_CLASSES: dict[str, str] = {
     "1.2.840.10008.5.1.4.1.1.88.34": "Comprehensive 3D SR Storage",
     "1.2.840.10008.5.1.4.1.1.7": "Secondary Capture Image Storage",
@@ -81,7 +81,7 @@ SUB_OPERATIONS_WITH_FAILURES = 0xB000
 # PS3.3 C.14.1.1 and PS3.4 Table B.2-1; the ranges by their first byte or first digit.
 _FAILURES = {
     PROCESSING_FAILURE: "processing failure",
-    DUPLICATE_SOP_INSTANCE: "it has this object already",
+    DUPLICATE_SOP_INSTANCE: "duplicate SOP instance",
     0x0112: "no such object instance",
     0x0117: "invalid object instance",
     0x0119: "class-instance conflict",
@@ -95,8 +95,8 @@ _FAILURES = {
 
 
 def failure_meaning(status: int) -> str:
-    """What a C-STORE status or a Failure Reason (0008,1197) means, in words."""
-    return next((_FAILURES[one] for one in (status, status >> 8, status >> 12) if one in _FAILURES), "failure")
+    """The meaning of a C-STORE status or a Failure Reason (0008,1197)."""
+    return next((_FAILURES[key] for key in (status, status >> 8, status >> 12) if key in _FAILURES), "failure")
 
 
 MAXIMUM_UID_LENGTH = 64  # PS3.5 9.1
@@ -104,7 +104,7 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 def is_uid(text: str) -> bool:
-    """True for a UID that PS3.5 9.1 allows, leading zeros forgiven because scanners send them."""
+    """True for a UID that PS3.5 9.1 allows; leading zeros are tolerated, because scanners send them."""
     return 0 < len(text) <= MAXIMUM_UID_LENGTH and _UID.fullmatch(text) is not None
 
 
@@ -113,15 +113,15 @@ _NAMESPACE = uuid.UUID("6f1c0d5e-6d3b-5b7a-9d0e-0c2f4c1a8f77")
 
 
 def derive_uid(*parts: str) -> str:
-    """The same parts give the same UID, on any machine, for ever (PS3.5 B.2, UUIDv5 under `2.25.`).
+    """The UID of these parts, the same on any machine, forever (PS3.5 B.2, UUIDv5 under `2.25.`).
 
-    So an object that is built or sent twice is one object to the PACS (architecture, invariant 3).
+    So an object that is built or sent twice is the same object to the PACS (architecture, invariant 3).
     """
     return f"2.25.{uuid.uuid5(_NAMESPACE, chr(31).join(parts)).int}"
 
 
 def produced_series_uid(kind: str, series_instance_uid: str, bundle_sha256: str) -> str:
-    """The series of what we produce of one kind ("report") from a series with a model, however often it is done."""
+    """The series of the objects of a kind ("report") produced from a series with a model, the same at each revision."""
     return derive_uid(f"{kind}-series", series_instance_uid, bundle_sha256)
 
 

@@ -25,7 +25,7 @@ from worker.receive.settle import SeriesRefusal, check_eligibility
 from worker.reporting.outbox import Outbox, read_header
 from worker.reporting.secondary_capture import secondary_capture_png
 from worker.results import ModelIdentity
-from worker.storage.acceptance import StoreRequest, describe
+from worker.storage.acceptance import StoreRequest, read_instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _describe_file(path: Path, routes: Sequence[RouteSection]) -> NewInstance:
         )
     except ValueError:
         raise RefusedInstance(standard.CANNOT_UNDERSTAND, "unreadable-dataset", "a UID cannot be read") from None
-    instance = describe(received, lambda _series, _content: str(path), routes)
+    instance = read_instance(received, lambda _series, _content: str(path), routes)
     if instance.sop_class_uid not in standard.STORAGE_SOP_CLASSES:
         name = UID(instance.sop_class_uid).name
         raise RefusedInstance(standard.DATASET_MISMATCH, "sop-class", f"{name} is not accepted")

@@ -19,8 +19,8 @@ _TOLERANCE = 0.05  # of a length: what scanners and rounding make of equal lengt
 def describe_missing(attributes: Sequence[Mapping[str, Any]], expected: int | None) -> str | None:
     """What is missing, as a phrase; None where nothing is known to be missing.
 
-    `attributes` are those of the instances, as `storage.acceptance.describe` makes them; `expected` is the number of
-    instances that the sender has of the series, None where it was not queried or did not answer.
+    `attributes` are those of the instances, as `storage.acceptance.read_instance` makes them; `expected` is how many
+    instances of the series the sender has, None where it was not queried or did not answer.
     """
     phrases = []
     if expected is not None and expected > len(attributes):

@@ -34,7 +34,7 @@ class SeriesRefusal:
 def check_eligibility(attributes: Sequence[Mapping[str, Any]], rules: EligibilitySection) -> SeriesRefusal | None:
     """Why a series is not eligible, None where it is.
 
-    `attributes` are those of the instances, as `storage.acceptance.describe` makes them.
+    `attributes` are those of the instances, as `storage.acceptance.read_instance` makes them.
     """
     modalities = {str(instance["modality"]) for instance in attributes}
     if refused := modalities - set(rules.modalities):
@@ -73,8 +73,8 @@ def settle_series(database: Database, settings: Settings, now: datetime) -> int:
         extra_quiet=timedelta(seconds=settings.receive.incomplete_seconds),
     )
     with database.read() as session:
-        awaited = routing.awaited(settings.route, _targets(models_in_use(session)[0]))
-        waiting = settling.series_to_settle(session, now, quiet, idle, count_policy, awaited)
+        waits_for = routing.reasons_to_wait(settings.route, _active(models_in_use(session)[0]))
+        waiting = settling.series_to_settle(session, now, quiet, idle, count_policy, waits_for)
     for series_id, last_received_at in waiting:
         _settle(database, settings, series_id, now, last_received_at)
     return len(waiting)
@@ -106,11 +106,11 @@ def _settle(
         if refusal is None and route is not None and route.refuse is not None:
             refusal = SeriesRefusal("route", f"rule '{route.name}': {route.refuse}")
         active, in_shadow = models_in_use(session)
-        models, awaited = routing.chosen(route, _targets(active))
+        models, waits_for = routing.choose_models(route, _active(active))
         if refusal is not None:
             refuse_series(series, refusal.reason, refusal.detail, now)
-        elif awaited is not None:
-            series.reason, series.detail = routing.MODEL_NOT_ACTIVE, awaited[:DETAIL_LENGTH]
+        elif waits_for is not None:
+            series.reason, series.detail = routing.MODEL_NOT_ACTIVE, waits_for[:DETAIL_LENGTH]
         else:
             for model_id in models:
                 queue_series(session, series, model_id, now, missing)
@@ -120,12 +120,12 @@ def _settle(
         "series settled",
         series_row=series_id,
         instances=len(instances),
-        outcome="refused" if refusal else "waits" if awaited else "queued",
-        reason=refusal.reason if refusal else routing.MODEL_NOT_ACTIVE if awaited else None,
+        outcome="refused" if refusal else "waits" if waits_for else "queued",
+        reason=refusal.reason if refusal else routing.MODEL_NOT_ACTIVE if waits_for else None,
         route=route.name if route else None,
         missing=missing,
     )
 
 
-def _targets(active: Sequence[ModelRow]) -> list[routing.Target]:
-    return [routing.Target(model.id, model.name, model.version) for model in active]
+def _active(models: Sequence[ModelRow]) -> list[routing.ActiveModel]:
+    return [routing.ActiveModel(model.id, model.name, model.version) for model in models]

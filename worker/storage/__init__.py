@@ -1,1 +1,1 @@
-"""From one received instance to a file on disk and its row, and back: acceptance, storing, retention."""
+"""Store an instance durably: its file on disk and its row, and, by the retention policy, their end."""

@@ -1,4 +1,4 @@
-"""What a C-STORE request says of its instance: the row that it will have. Pixels are never decoded."""
+"""Read an arriving instance: the values of its row, or the status with which it is refused; pixels are not decoded."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ _HEADER_TAGS = (
     "SpacingBetweenSlices",
     "SliceThickness",
 )
-_DISTANCES = {"number": "InstanceNumber", "spacing": "SpacingBetweenSlices", "thickness": "SliceThickness"}
+_LENGTHS = {"number": "InstanceNumber", "spacing": "SpacingBetweenSlices", "thickness": "SliceThickness"}
 _ROUTE_VALUES, _ROUTE_LENGTH = 16, 256
-_TAGS = {one: Tag(one) for one in _HEADER_TAGS}
+_TAGS = {keyword: Tag(keyword) for keyword in _HEADER_TAGS}
 _PLAIN_VRS = ("UI", "LO", "SH", "CS", "DA", "DS", "IS")
-_PLACE_TAGS = ("ImageOrientationPatient", "ImagePositionPatient")
+_PLANE_TAGS = ("ImageOrientationPatient", "ImagePositionPatient")
 
 
 @dataclass(slots=True)
@@ -76,38 +76,37 @@ def require_storable(request: StoreRequest) -> None:
         )
 
 
-def describe(
+def read_instance(
     request: StoreRequest,
     path_of: Callable[[str, str], str],
     routes: Sequence[routing.RouteSection] = (),
     *,
     hide: bool = False,
 ) -> NewInstance:
-    """The row of a request. Raises RefusedInstance when the dataset does not parse or contradicts the command.
+    """The row of a request's instance.
 
-    What `routes` ask for is kept with it; with `hide` nothing in clear that may name a patient.
+    `path_of` gives the path of its file for a Series Instance UID and the SHA-256 of the content. The row records what
+    `routes` need of the header; with `hide`, no value that may identify a patient. Raises RefusedInstance when the
+    dataset is unreadable or contradicts the command.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns of odd values, which we keep as they are
-        return _describe(request, path_of, routes, hide)
+        warnings.simplefilter("ignore")  # pydicom warns of odd values, which are stored as they are
+        return _read_instance(request, path_of, routes, hide)
 
 
-def _describe(
+def _read_instance(
     request: StoreRequest, path_of: Callable[[str, str], str], routes: Sequence[routing.RouteSection], hide: bool
 ) -> NewInstance:
     ds = _parse_header(request.encoded, routing.keywords(routes))
     uids = {}
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        # As it is, but for its padding: a later reader of the file finds what the row names.
+        # As it is, without its padding: what the row names is what a later reader of the file finds.
         uid = str(_value(ds, keyword) or "").rstrip(" \0")
         if not standard.is_uid(uid):
             raise RefusedInstance(standard.DATASET_MISMATCH, "invalid-uid", f"{keyword} is missing or not a UID")
         uids[keyword] = uid
-    same = (uids["SOPClassUID"], uids["SOPInstanceUID"]) == (
-        request.affected_sop_class_uid,
-        request.affected_sop_instance_uid,
-    )
-    if not same:
+    affected = (request.affected_sop_class_uid, request.affected_sop_instance_uid)
+    if affected != (uids["SOPClassUID"], uids["SOPInstanceUID"]):
         raise RefusedInstance(standard.DATASET_MISMATCH, "uid-mismatch", "command and dataset name different instances")
     sha256 = hashlib.sha256(request.encoded).hexdigest()
     return NewInstance(
@@ -122,7 +121,7 @@ def _describe(
         study_date=_text(ds, "StudyDate", 8),
         modality=_text(ds, "Modality", 16),
         series_description=_text(ds, "SeriesDescription", 64),
-        attributes=_attributes(ds) | _for_routes(ds, routes, hide),
+        attributes=_attributes(ds) | _route_attributes(ds, routes, hide),
         path=path_of(uids["SeriesInstanceUID"], sha256),
         size=len(request.encoded),
         sha256=sha256,
@@ -131,7 +130,7 @@ def _describe(
 
 
 def pseudonymised(new: NewInstance, pseudonym: Callable[[str], str]) -> NewInstance:
-    """Without what names the patient: free text is left out, for it may hold anything."""
+    """The row without identifiers of the patient; free text is left out, because it may hold anything."""
     return replace(
         new,
         patient_id=pseudonym(new.patient_id),
@@ -142,21 +141,24 @@ def pseudonymised(new: NewInstance, pseudonym: Callable[[str], str]) -> NewInsta
 
 
 def instance_path(series_instance_uid: str, sha256: str) -> str:
-    """Where a file of that content lies below the data folder: named by hashes, so a peer's UID never names a file."""
+    """The path of a file of that content, relative to the data directory.
+
+    It is made of hashes, so that no file is named by what a peer sends.
+    """
     series = hashlib.sha256(series_instance_uid.encode()).hexdigest()[:24]
     return f"instances/{series[:2]}/{series}/{sha256[:32]}.dcm"
 
 
 def conflict_path(new: NewInstance) -> str:
-    """Where other content under a known UID is kept, below the data folder."""
+    """The path of other content that arrived under a known UID, relative to the data directory."""
     instance = hashlib.sha256(new.sop_instance_uid.encode()).hexdigest()[:32]
     return f"conflicts/{instance}/{new.sha256}.dcm"
 
 
-def _parse_header(encoded: bytes | bytearray, more: Sequence[str]) -> Dataset:
+def _parse_header(encoded: bytes | bytearray, route_keywords: Sequence[str]) -> Dataset:
     try:
-        groups_too = (functional_groups.SHARED, functional_groups.PER_FRAME) if more else ()
-        return read_header(BytesIO(encoded), (*_HEADER_TAGS, *more, *groups_too))
+        groups = (functional_groups.SHARED, functional_groups.PER_FRAME) if route_keywords else ()
+        return read_header(BytesIO(encoded), (*_HEADER_TAGS, *route_keywords, *groups))
     except Exception as error:  # hostile bytes may raise anything in a parser; the answer is the same
         raise RefusedInstance(standard.CANNOT_UNDERSTAND, "unreadable-dataset", type(error).__name__) from None
 
@@ -164,18 +166,25 @@ def _parse_header(encoded: bytes | bytearray, more: Sequence[str]) -> Dataset:
 def _value(ds: Dataset, keyword: str) -> Any:
     try:
         raw = ds.get_item(_TAGS.get(keyword) or keyword)
-        # What is plain ASCII needs none of pydicom's objects, which would take half of the time of a header.
+        # Plain ASCII needs none of pydicom's objects, which would take half of the time of reading a header.
         # Escape sequences are ASCII, and change what follows (PS3.5 6.1.2.5).
         if isinstance(raw, RawDataElement) and raw.VR in _PLAIN_VRS and _is_plain(raw.value):
-            parts = [one.strip(" \0") for one in raw.value.decode().split("\\")]
-            return parts if len(parts) > 1 else parts[0]
+            values = [value.strip(" \0") for value in raw.value.decode().split("\\")]
+            return values if len(values) > 1 else values[0]
         return ds.get(keyword)
-    except Exception:  # a value that its VR forbids: as good as absent, the file keeps it
+    except Exception:  # a value that its VR forbids counts as absent; the file retains it
         return None
 
 
 def _is_plain(value: Any) -> bool:
     return bool(value) and value.isascii() and b"\x1b" not in value
+
+
+def _values(ds: Dataset, keyword: str) -> list[Any]:
+    value = _value(ds, keyword)
+    if value is None:
+        return []
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
 
 
 def _text(ds: Dataset, keyword: str, length: int) -> str:
@@ -185,76 +194,68 @@ def _text(ds: Dataset, keyword: str, length: int) -> str:
 
 def _printable(value: Any) -> str:
     text = str(value)
-    return (text if text.isprintable() else "".join(one for one in text if one.isprintable())).strip()
+    return (text if text.isprintable() else "".join(filter(str.isprintable, text))).strip()
 
 
-def _words(ds: Dataset, keyword: str) -> list[str]:
-    value = _value(ds, keyword)
-    if value is None or value == "":
-        return []
-    many = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    return [_printable(one).upper()[:64] for one in many[:16]]
+def _code_strings(ds: Dataset, keyword: str) -> list[str]:
+    values = _values(ds, keyword)
+    return [_printable(value).upper()[:64] for value in values[:16]] if values != [""] else []
 
 
 def _attributes(ds: Dataset) -> dict[str, Any]:
-    """What `inbound.series` asks of an instance."""
+    """What `receive.settle` and `receive.completeness` need of an instance."""
     try:
         frames = max(1, int(str(_value(ds, "NumberOfFrames") or 1)))
     except ValueError:
         frames = 1
     return {
         "modality": _text(ds, "Modality", 16).upper(),
-        "image_type": _words(ds, "ImageType"),
-        "scanning_sequence": _words(ds, "ScanningSequence"),
+        "image_type": _code_strings(ds, "ImageType"),
+        "scanning_sequence": _code_strings(ds, "ScanningSequence"),
         "body_part": _text(ds, "BodyPartExamined", 16).upper(),
         "frames": min(frames, 1_000_000),
-        "place": _place(ds),
-        **_distances(ds),
+        "place": _plane(ds),
+        **_lengths(ds),
     }
 
 
-def _for_routes(ds: Dataset, routes: Sequence[routing.RouteSection], hide: bool) -> dict[str, Any]:
-    """Nothing where there are no rules."""
+def _route_attributes(ds: Dataset, routes: Sequence[routing.RouteSection], hide: bool) -> dict[str, Any]:
+    """What the [[route]] rules need of an instance; nothing where there are no rules."""
     if not routes:
         return {}
     values: dict[str, list[str] | None] = {keyword: _texts(ds, keyword) for keyword in routing.keywords(routes)}
     lacking = [keyword for keyword, texts in values.items() if not any(texts or ())]
-    kinds: Sequence[dict[str, list[str] | None]] = [{}]
+    variants: Sequence[dict[str, list[str] | None]] = [{}]
     if lacking and functional_groups.has_groups(ds):
         try:
-            kinds = functional_groups.group_values(ds, lacking, _texts)
-        except Exception:  # hostile bytes may raise anything in a parser: what they say is not known
-            kinds = [dict.fromkeys(lacking)]
-    return {routing.KEPT_AS: routing.keep_kinds([values | one for one in kinds], routes, hide)}
+            variants = functional_groups.frame_variants(ds, lacking, _texts)
+        except Exception:  # hostile bytes may raise anything in a parser: the values are unknown
+            variants = [dict.fromkeys(lacking)]
+    return {routing.ATTRIBUTES_KEY: routing.record_variants([values | variant for variant in variants], routes, hide)}
 
 
 def _texts(ds: Dataset, keyword: str) -> list[str]:
-    value = _value(ds, keyword)
-    if value is None:
-        return []
-    many = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    cut = many[:_ROUTE_VALUES]
-    return [_printable(one)[:_ROUTE_LENGTH] for one in cut]
+    return [_printable(value)[:_ROUTE_LENGTH] for value in _values(ds, keyword)[:_ROUTE_VALUES]]
 
 
-def _place(ds: Dataset) -> list[float] | None:
-    """ImageOrientationPatient and ImagePositionPatient, nine numbers; None where they are not what they should be."""
+def _plane(ds: Dataset) -> list[float] | None:
+    """ImageOrientationPatient and ImagePositionPatient, nine numbers; None where they are not valid."""
     try:
-        numbers = [float(one) for keyword in _PLACE_TAGS for one in _value(ds, keyword) or ()]
+        numbers = [float(number) for keyword in _PLANE_TAGS for number in _value(ds, keyword) or ()]
     except (TypeError, ValueError):
         return None
-    # No database takes NaN as JSON, and no patient is a kilometre long.
-    return numbers if len(numbers) == 9 and all(abs(one) < 1e6 for one in numbers) else None
+    # No database stores NaN as JSON, and no patient is a kilometre long.
+    return numbers if len(numbers) == 9 and all(abs(number) < 1e6 for number in numbers) else None
 
 
-def _distances(ds: Dataset) -> dict[str, float]:
-    """What a header says of its slice's neighbours, in mm, and its number; without what it does not say."""
-    found = {}
-    for name, keyword in _DISTANCES.items():
+def _lengths(ds: Dataset) -> dict[str, float]:
+    """Instance number, spacing and thickness of the slice, in mm; without those that the header lacks."""
+    lengths = {}
+    for name, keyword in _LENGTHS.items():
         try:
             number = float(str(_value(ds, keyword)))
         except ValueError:
             continue
-        if math.isfinite(number) and abs(number) < 1e9:  # no database takes NaN as JSON
-            found[name] = number
-    return found
+        if math.isfinite(number) and abs(number) < 1e9:  # no database stores NaN as JSON
+            lengths[name] = number
+    return lengths

@@ -1,4 +1,4 @@
-"""Folders synced while their caller syncs a file."""
+"""fsync folders in threads of their own, while the caller syncs a file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _KNOWN = 10_000
 
 
 class FolderSync:
-    """Threads of its own: os.fsync waits, and takes no processor.
+    """Threads that fsync folders; they wait for the disk and use no processor.
 
-    They take work from a queue that hands it over in a microsecond; an executor's futures take thirty, in the thread
+    They take work from a queue, which hands it over in a microsecond; an executor's futures take thirty, in the thread
     that receives.
     """
 
@@ -24,47 +24,47 @@ class FolderSync:
         self._work: SimpleQueue[_Sync | None] = SimpleQueue()
         self._lock, self._closed = threading.Lock(), False
         self._threads = [threading.Thread(target=self._run, name="folders", daemon=True) for _ in range(threads)]
-        for one in self._threads:
-            one.start()
+        for thread in self._threads:
+            thread.start()
         self._known: set[str] = set()  # folders whose own names are durable
 
     def begin(self, folder: str) -> Sequence[_Sync]:
-        """Begin to sync a folder, and for the first time those that its own name needs, its parent and that one's.
+        """Begin to sync a folder; the first time also its parent and grandparent, which make its own name durable.
 
         Raises OSError after `close`.
         """
         above = os.path.dirname(folder)
         folders = [folder] if folder in self._known else [folder, above, os.path.dirname(above)]
-        begun = [_Sync(one) for one in folders]
+        begun = [_Sync(path) for path in folders]
         with self._lock:
             if self._closed:
-                raise OSError(errno.ESHUTDOWN, "nothing is kept any more")
-            for one in begun:
-                self._work.put(one)
+                raise OSError(errno.ESHUTDOWN, "no more instances are stored")
+            for sync in begun:
+                self._work.put(sync)
         return begun
 
     def end(self, begun: Sequence[_Sync]) -> None:
-        """Return when all are on disk. Raises OSError."""
-        for one in begun:
-            one.done.acquire()
-            if one.fault is not None:
-                raise one.fault
+        """Wait until all are on disk. Raises OSError."""
+        for sync in begun:
+            sync.done.acquire()
+            if sync.fault is not None:
+                raise sync.fault
         if len(self._known) > _KNOWN:
             self._known.clear()
         self._known.add(begun[0].folder)
 
     def forget(self, folder: str) -> None:
-        """It was not there: its name is to be made durable anew."""
+        """The folder did not exist: its name must be made durable again."""
         self._known.discard(folder)
 
     def close(self) -> None:
-        """Finish what was begun; what comes later is refused."""
+        """Finish what was begun, and refuse further work."""
         with self._lock:
             self._closed = True
             for _ in self._threads:
                 self._work.put(None)
-        for one in self._threads:
-            one.join()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         while (sync := self._work.get()) is not None:
@@ -76,7 +76,7 @@ class FolderSync:
 
 
 class _Sync:
-    """One folder on its way; `done` can be acquired when it is over."""
+    """A folder that is being synced; `done` can be acquired when that has ended."""
 
     __slots__ = ("done", "fault", "folder")
 

@@ -1,4 +1,4 @@
-"""Delete received pixels whose series was answered long enough ago; rows, results and reports stay."""
+"""Delete the received files of series whose results are old enough; rows, results and reports are retained."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from worker.process import process_name
 def remove_old_pixels(
     database: Database, settings: Settings, now: datetime, record: events.RecordEvent = events.unrecorded
 ) -> int:
-    """The number of files deleted; none with `pixel_days = 0`.
+    """Delete files by [retention] pixel_days, none where it is 0; the number of files.
 
-    A file goes before its row says so: a crash in between is found and finished the next time.
+    A file is deleted before its row is marked: a crash in between is completed the next time.
     """
     days = settings.retention.pixel_days
     if not days:
@@ -32,14 +32,14 @@ def remove_old_pixels(
         with database.write() as session:
             if not lock_settled_series(session, series_id, before):
                 continue
-            gone = received_of(session, series_id)
+            deleted = received_of(session, series_id)
             for row in instances_of(session, series_id):
                 if row.removed_at is None:
                     (settings.worker.data_dir / row.path).unlink(missing_ok=True)
                     row.removed_at = now
                     removed += 1
-        for one in gone:
-            record(events.pixels_deleted(process_name(), one))
+        for instances in deleted:
+            record(events.pixels_deleted(process_name(), instances))
     if removed:
         get_log().info("pixels removed by retention", series=len(waiting), files=removed)
     return removed

@@ -12,7 +12,16 @@ from pydicom import Dataset
 
 from tests.testbed.instances import MODEL, later, mr_instance, received
 from worker.config import routing
-from worker.config.routing import Condition, RouteSection, Target, awaited, chosen, decide, holds, keep
+from worker.config.routing import (
+    ActiveModel,
+    Condition,
+    RouteSection,
+    choose_models,
+    decide,
+    holds,
+    reasons_to_wait,
+    record_values,
+)
 from worker.config.settings import Settings, load_settings
 from worker.db import models
 from worker.db.engine import Database
@@ -21,7 +30,7 @@ from worker.db.tables import JobRow, SeriesRow
 from worker.errors import StartError
 from worker.receive.settle import settle_series
 from worker.send.destinations import kinds
-from worker.storage.acceptance import StoreRequest, describe, instance_path
+from worker.storage.acceptance import StoreRequest, instance_path, read_instance
 
 MODELS = {"models": ["m"]}
 
@@ -31,7 +40,7 @@ def _route(name: str = "r", *match: dict[str, Any], **outcome: Any) -> RouteSect
 
 
 def _images(routes: list[RouteSection], *values: dict[str, list[str]], hide: bool = False) -> list[dict[str, Any]]:
-    return [{routing.KEPT_AS: keep(one, routes, hide)} for one in values]
+    return [{routing.ATTRIBUTES_KEY: record_values(image, routes, hide)} for image in values]
 
 
 @pytest.mark.parametrize(
@@ -120,13 +129,13 @@ def test_an_image_received_before_a_rule_was_written_does_not_match_it() -> None
 
 
 def test_a_model_that_is_not_active_is_waited_for() -> None:
-    active = [Target(1, "a", "1"), Target(2, "b", "7")]
-    assert chosen(None, active) == ([1, 2], None)
-    assert chosen(_route(models=["b", "b:7"]), active) == ([2], None)
-    assert chosen(_route(models=["b", "c"]), active) == ([], "rule 'r' chooses c, which is not active")
-    assert chosen(_route(models=["b:8"]), active)[1] is not None
-    assert chosen(None, []) == ([], "no model is active")
-    assert awaited([_route(models=["c"]), _route("x", refuse="no")], active) == [
+    active = [ActiveModel(1, "a", "1"), ActiveModel(2, "b", "7")]
+    assert choose_models(None, active) == ([1, 2], None)
+    assert choose_models(_route(models=["b", "b:7"]), active) == ([2], None)
+    assert choose_models(_route(models=["b", "c"]), active) == ([], "rule 'r' chooses c, which is not active")
+    assert choose_models(_route(models=["b:8"]), active)[1] is not None
+    assert choose_models(None, []) == ([], "no model is active")
+    assert reasons_to_wait([_route(models=["c"]), _route("x", refuse="no")], active) == [
         "rule 'r' chooses c, which is not active"
     ]
 
@@ -154,7 +163,7 @@ def test_hiding_what_names_a_patient_changes_no_decision(
     clear, hidden = _images(routes, *images), _images(routes, *images, hide=True)
     assert decide(routes, clear) == decide(routes, hidden)
     for one in hidden:
-        assert not {"PatientName", "SeriesDescription", "StudyDate"} & one[routing.KEPT_AS]["values"].keys()
+        assert not {"PatientName", "SeriesDescription", "StudyDate"} & one[routing.ATTRIBUTES_KEY]["values"].keys()
 
 
 @given(_IMAGES, _ATTRIBUTES, _CONDITIONS)
@@ -170,10 +179,10 @@ def test_the_order_of_the_images_does_not_matter(
 def test_only_what_rules_name_is_kept_of_an_instance() -> None:
     routes = [_route("r", {"attribute": "PatientName", "regex": "Family"}, {"attribute": "ImageType", "equals": "M"})]
     sent = received(mr_instance())
-    assert routing.KEPT_AS not in describe(sent, instance_path).attributes
-    kept = describe(sent, instance_path, routes).attributes[routing.KEPT_AS]
+    assert routing.ATTRIBUTES_KEY not in read_instance(sent, instance_path).attributes
+    kept = read_instance(sent, instance_path, routes).attributes[routing.ATTRIBUTES_KEY]
     assert kept == {"values": {"PatientName": ["Family^a"], "ImageType": ["ORIGINAL", "PRIMARY", "M"]}, "held": {}}
-    hidden = describe(sent, instance_path, routes, hide=True).attributes
+    hidden = read_instance(sent, instance_path, routes, hide=True).attributes
     assert "Family" not in str(hidden)
     assert decide(routes, [hidden]) is routes[0]
 
@@ -238,7 +247,7 @@ def test_a_condition_sees_what_a_multi_frame_image_has_in_its_groups(
 ) -> None:
     for outcome, expected in (({"refuse": "no"}, some), (MODELS, every)):
         routes = [_route("r", condition, **outcome)]
-        attributes = describe(sent, instance_path, routes, hide=hide).attributes
+        attributes = read_instance(sent, instance_path, routes, hide=hide).attributes
         assert (decide(routes, [attributes]) is not None) is expected
         assert not hide or "slice of" not in str(attributes)
 
@@ -248,7 +257,7 @@ def test_groups_that_are_no_groups_say_nothing_and_are_kept() -> None:
     damaged = sent.encoded.replace(b"\x18\x00\x14\x91SQ", b"\x18\x00\x14\x91UL")  # MREchoSequence
     assert damaged != sent.encoded
     routes = [_route("r", {"attribute": "EffectiveEchoTime", "range": [0, 99]})]
-    assert decide(routes, [describe(replace(sent, encoded=damaged), instance_path, routes).attributes]) is None
+    assert decide(routes, [read_instance(replace(sent, encoded=damaged), instance_path, routes).attributes]) is None
 
 
 def test_series_are_routed_when_they_settle(database: Database) -> None:
@@ -267,7 +276,7 @@ def test_series_are_routed_when_they_settle(database: Database) -> None:
         with database.write() as session:
             for number in (1, 2, 3):
                 sent = received(mr_instance(number, name, **changes))
-                add_instance(session, describe(sent, instance_path, settings.route), later(0))
+                add_instance(session, read_instance(sent, instance_path, settings.route), later(0))
     with database.write() as session:
         models.set_configured_model(session, MODEL, later(0))
     settle_series(database, settings, later(100))

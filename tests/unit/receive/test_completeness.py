@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.testbed.instances import mr_instance, received
 from worker.receive.completeness import describe_missing, evenly_omitted, missing_slices
-from worker.storage.acceptance import describe, instance_path
 
 AXIAL = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
 # A sagittal plane turned by 30 degrees about the head's axis: x to the left, y to posterior, z to the head.
@@ -130,48 +127,3 @@ def test_a_gap_in_a_series_without_every_second_slice_is_told_too() -> None:
         "a gap in slice position, about 1 slice",
     ]
     assert "every second slice" in str(describe_missing(series, 12))
-
-
-@pytest.mark.parametrize(
-    ("changes", "kept"),
-    [
-        ({}, {"number": 3.0, "thickness": 5.0}),
-        ({"SpacingBetweenSlices": "5.5"}, {"number": 3.0, "thickness": 5.0, "spacing": 5.5}),
-        ({"InstanceNumber": None, "SliceThickness": ""}, {}),
-    ],
-)
-def test_the_receiver_keeps_what_a_slice_says_of_its_neighbours(
-    changes: dict[str, Any], kept: dict[str, float]
-) -> None:
-    attributes = describe(received(mr_instance(3, **changes)), instance_path).attributes
-    assert {name: attributes[name] for name in ("number", "spacing", "thickness") if name in attributes} == kept
-
-
-@pytest.mark.parametrize(
-    ("changes", "place"),
-    [
-        ({}, [1, 0, 0, 0, 1, 0, 0, 0, 10]),
-        ({"ImagePositionPatient": None}, None),
-        ({"ImagePositionPatient": [0, 0]}, None),
-        ({"ImageOrientationPatient": [1, 0, 0, 0, 1, 1e9]}, None),
-    ],
-)
-def test_the_receiver_keeps_where_a_slice_lies(changes: dict[str, Any], place: list[float] | None) -> None:
-    assert describe(received(mr_instance(2, **changes)), instance_path).attributes["place"] == place
-
-
-@pytest.mark.parametrize("text", [b"nan", b"inf", b"1e999", b"abc"])
-def test_a_place_that_is_no_number_is_none(text: bytes) -> None:
-    """NaN above all: PostgreSQL would not take the row."""
-    request = received(mr_instance(1, ImagePositionPatient=[0, 0, 123456]))
-    damaged = request.encoded.replace(b"123456.0", text.ljust(8))
-    assert damaged != request.encoded
-    assert describe(replace(request, encoded=damaged), instance_path).attributes["place"] is None
-
-
-@pytest.mark.parametrize("text", [b"nan", b"inf", b"1e999", b"abc"])
-def test_a_spacing_that_is_no_number_is_none(text: bytes) -> None:
-    request = received(mr_instance(1, SpacingBetweenSlices="123.456"))
-    damaged = request.encoded.replace(b"123.456", text.ljust(7))
-    assert damaged != request.encoded
-    assert "spacing" not in describe(replace(request, encoded=damaged), instance_path).attributes

@@ -15,7 +15,7 @@ from tests.testbed.instances import NOON, mr_instance, received
 from worker.db.engine import Database
 from worker.receive import fast_store
 from worker.storage import keeper as instances
-from worker.storage.acceptance import describe, instance_path
+from worker.storage.acceptance import instance_path, read_instance
 from worker.storage.keeper import InstanceKeeper
 
 
@@ -59,7 +59,7 @@ def test_an_instance_takes_two_fsyncs_and_two_statements(
 def test_a_batch_takes_no_more_statements_than_one(
     keeper: InstanceKeeper, statements: list[str], tmp_path: Path
 ) -> None:
-    new = [describe(received(mr_instance(number)), instance_path) for number in range(2, 66)]
+    new = [read_instance(received(mr_instance(number)), instance_path) for number in range(2, 66)]
     keeper._commit_batch([instances._PendingCommit(one, "in its place", "in its place") for one in new])
     assert statements == ["UPDATE", "INSERT"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Subquery, and_, func, select, union_all
 from sqlalchemy.orm import Session
 
-from worker.config.routing import RouteSection, Target, awaited
+from worker.config.routing import ActiveModel, RouteSection, reasons_to_wait
 from worker.db import models
 from worker.db.readings import OTHER_LABELS
 from worker.db.tables import JobRow, LoadState, ModelRow, ModelState, ReadingRow, ResultRow, ShadowResultRow
@@ -73,7 +73,7 @@ def unserved_models(session: Session) -> list[str]:
 def awaited_models(session: Session, routes: Sequence[RouteSection]) -> list[str]:
     """The models that series wait for because no active model matches their route."""
     active, _ = models.models_in_use(session)
-    return awaited(routes, [Target(row.id, row.name, row.version) for row in active])
+    return reasons_to_wait(routes, [ActiveModel(row.id, row.name, row.version) for row in active])
 
 
 @dataclass(frozen=True, slots=True)

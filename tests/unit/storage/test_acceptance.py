@@ -1,0 +1,196 @@
+"""From the bytes of an instance to the values of its row, or to the status with which it is refused."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+from pydicom.uid import CTImageStorage
+
+from tests.testbed.instances import mr_instance, new_instance, received
+from worker.dicom import standard
+from worker.errors import RefusedInstance
+from worker.storage import acceptance
+from worker.storage.acceptance import (
+    StoreRequest,
+    conflict_path,
+    instance_path,
+    pseudonymised,
+    read_instance,
+    require_storable,
+)
+
+
+def test_an_instance_is_storable_by_its_sop_class_and_size() -> None:
+    request = received(mr_instance())
+    require_storable(request)
+    for refused, expected in (
+        (replace(request, affected_sop_class_uid=CTImageStorage), (standard.SOP_CLASS_NOT_SUPPORTED, "sop-class")),
+        (replace(request, encoded=b"", is_too_large=True), (standard.OUT_OF_RESOURCES, "dataset-too-large")),
+    ):
+        with pytest.raises(RefusedInstance) as fault:
+            require_storable(refused)
+        assert (fault.value.status, fault.value.reason) == expected
+
+
+def test_a_row_has_what_the_header_says() -> None:
+    request = replace(received(mr_instance(7)), association_id=3)
+    row = read_instance(request, instance_path)
+    assert (row.patient_id, row.patient_name, row.accession_number) == ("ID-a", "Family^a", "ACC-a")
+    assert (row.modality, row.series_description, row.study_date) == ("MR", "t1", "20260301")
+    assert (row.size, row.association_id) == (len(request.encoded), 3)
+    assert row.path == instance_path(row.series_instance_uid, row.sha256)
+    assert row.attributes["image_type"] == ["ORIGINAL", "PRIMARY", "M"]
+    assert row.attributes["frames"] == 1
+
+
+def test_a_pseudonymised_row_has_no_identifier_and_no_free_text() -> None:
+    row = read_instance(received(mr_instance()), instance_path)
+    hidden = pseudonymised(row, lambda identifier: f"P{len(identifier)}")
+    assert (hidden.patient_id, hidden.accession_number) == ("P4", "P5")
+    assert (hidden.patient_name, hidden.series_description) == ("", "")
+    assert replace(
+        hidden, patient_id=row.patient_id, accession_number=row.accession_number, patient_name=row.patient_name,
+        series_description=row.series_description,
+    ) == row  # fmt: skip
+
+
+def test_each_content_of_an_instance_has_a_conflict_path_of_its_own() -> None:
+    paths = {conflict_path(new_instance(1, sha256=content * 32)) for content in ("ab", "cd")}
+    assert len(paths) == 2
+    assert len({path.rpartition("/")[0] for path in paths}) == 1
+    assert all(path.startswith("conflicts/") for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"StudyInstanceUID": None}, "invalid-uid"),
+        ({"SeriesInstanceUID": ""}, "invalid-uid"),
+        ({"SeriesInstanceUID": "../../etc/passwd"}, "invalid-uid"),
+        ({"SOPInstanceUID": "1." * 40 + "1"}, "invalid-uid"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4\x01"}, "invalid-uid"),
+        ({"SeriesInstanceUID": "1.2.3\x80"}, "invalid-uid"),
+        ({"StudyInstanceUID": "1.2\\1.3"}, "invalid-uid"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI", "ignore:The value length")
+def test_a_dataset_without_usable_uids_is_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RefusedInstance) as refused:
+        read_instance(received(mr_instance(**changes)), instance_path)
+    assert (refused.value.status, refused.value.reason) == (standard.DATASET_MISMATCH, reason)
+
+
+def test_command_and_dataset_must_name_the_same_instance() -> None:
+    request = received(mr_instance(1))
+    other = StoreRequest(request.affected_sop_class_uid, "1.2.3.4", request.transfer_syntax_uid, request.encoded, None)
+    with pytest.raises(RefusedInstance) as refused:
+        read_instance(other, instance_path)
+    assert (refused.value.status, refused.value.reason) == (standard.DATASET_MISMATCH, "uid-mismatch")
+
+
+@given(noise=st.binary(max_size=400))
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_any_bytes_end_in_a_status(noise: bytes) -> None:
+    request = received(mr_instance())
+    hostile = StoreRequest(
+        request.affected_sop_class_uid,
+        request.affected_sop_instance_uid,
+        request.transfer_syntax_uid,
+        request.encoded[:200] + noise,
+        None,
+    )
+    with pytest.raises(RefusedInstance):
+        read_instance(hostile, instance_path)
+
+
+@given(
+    values=st.fixed_dictionaries(
+        {
+            keyword: st.binary(max_size=20).map(lambda value: value + b" " * (len(value) % 2))
+            | st.from_regex(rb"[ -~]{0,20}", fullmatch=True).map(lambda value: value + b" " * (len(value) % 2))
+            for keyword in ("PatientID", "AccessionNumber", "Modality", "StudyDate", "SeriesDescription", "ImageType")
+        }
+        | {"ImagePositionPatient": st.sampled_from([b"1\\2.5\\-3 ", b"1\\x\\3 ", b" 1e2\\ 2\\3", b"1\\2 ", b""])}
+    )
+)
+@settings(
+    max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], deadline=None
+)
+def test_plain_values_are_read_as_pydicom_reads_them(monkeypatch: pytest.MonkeyPatch, values: dict[str, bytes]) -> None:
+    place = b"1\\0\\0\\0\\1\\0 "
+    raw = {Tag(keyword): value for keyword, value in (values | {"ImageOrientationPatient": place}).items()}
+    read = []
+    for plain in (acceptance._PLAIN_VRS, ()):
+        monkeypatch.setattr(acceptance, "_PLAIN_VRS", plain)
+        elements = {
+            tag: RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+            for tag, value in raw.items()
+        }
+        ds = Dataset(elements)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            texts = [acceptance._text(ds, keyword, 64) for keyword in values if keyword != "ImagePositionPatient"]
+            read.append((texts, acceptance._code_strings(ds, "ImageType"), acceptance._plane(ds)))
+    assert read[0] == read[1]
+
+
+@given(st.text())
+def test_a_path_stays_inside_whatever_the_uid(series: str) -> None:
+    path = instance_path(series.encode("utf-8", "replace").decode(), "ab" * 32)
+    assert ".." not in path
+    assert path.startswith("instances/")
+    assert path.count("/") == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, {"number": 3.0, "thickness": 5.0}),
+        ({"SpacingBetweenSlices": "5.5"}, {"number": 3.0, "thickness": 5.0, "spacing": 5.5}),
+        ({"InstanceNumber": None, "SliceThickness": ""}, {}),
+    ],
+)
+def test_the_receiver_keeps_what_a_slice_says_of_its_neighbours(
+    changes: dict[str, Any], kept: dict[str, float]
+) -> None:
+    attributes = read_instance(received(mr_instance(3, **changes)), instance_path).attributes
+    assert {name: attributes[name] for name in ("number", "spacing", "thickness") if name in attributes} == kept
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({}, [1, 0, 0, 0, 1, 0, 0, 0, 10]),
+        ({"ImagePositionPatient": None}, None),
+        ({"ImagePositionPatient": [0, 0]}, None),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 1, 1e9]}, None),
+    ],
+)
+def test_the_receiver_keeps_where_a_slice_lies(changes: dict[str, Any], place: list[float] | None) -> None:
+    assert read_instance(received(mr_instance(2, **changes)), instance_path).attributes["place"] == place
+
+
+@pytest.mark.parametrize("text", [b"nan", b"inf", b"1e999", b"abc"])
+def test_a_place_that_is_no_number_is_none(text: bytes) -> None:
+    """NaN above all: PostgreSQL would not take the row."""
+    request = received(mr_instance(1, ImagePositionPatient=[0, 0, 123456]))
+    damaged = request.encoded.replace(b"123456.0", text.ljust(8))
+    assert damaged != request.encoded
+    assert read_instance(replace(request, encoded=damaged), instance_path).attributes["place"] is None
+
+
+@pytest.mark.parametrize("text", [b"nan", b"inf", b"1e999", b"abc"])
+def test_a_spacing_that_is_no_number_is_none(text: bytes) -> None:
+    request = received(mr_instance(1, SpacingBetweenSlices="123.456"))
+    damaged = request.encoded.replace(b"123.456", text.ljust(7))
+    assert damaged != request.encoded
+    assert "spacing" not in read_instance(replace(request, encoded=damaged), instance_path).attributes
