@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import httpx
 import pytest
 from dicomweb_client import DICOMwebClient
+from prometheus_client.parser import text_string_to_metric_families
 from pydicom import Dataset
 from sqlalchemy import select
 
@@ -31,8 +32,10 @@ from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.db.tables import AssociationRow, ConflictRow, InstanceRow, TokenRole
 from worker.dicom.standard import derive_uid
+from worker.storage.refusals import refused_instances
 from worker.web.app import create_app
-from worker.web.dicomweb.stow_store import CALLING, Kept, StowStore
+from worker.web.dicomweb.stow_request import CALLING, StowStorage
+from worker.web.dicomweb.stow_response import StowResult
 
 BOUNDARY = "frontier"
 MULTIPART = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
@@ -119,13 +122,13 @@ def test_what_is_stored_is_durable_listed_and_settles_when_the_request_has_ended
 
 
 def test_a_series_waits_for_the_end_of_the_request(site: Site) -> None:
-    store = StowStore(
+    storage = StowStorage(
         Settings.model_validate({"worker": {"data_dir": site.data_dir}, "receive": {"minimum_free_bytes": 0}}),
         site.database, lambda: later(100), site.events.append,
     )  # fmt: skip
-    request = store.begin("writer", "127.0.0.1")
-    kept = request.keep(encoded(mr_instance(1, "w")), None)
-    assert kept == Kept(
+    request = storage.begin("writer", "127.0.0.1")
+    result = request.store(encoded(mr_instance(1, "w")))
+    assert result == StowResult(
         mr_instance().SOPClassUID,
         derive_uid("instance", "w", "1"),
         derive_uid("study", "w"),
@@ -141,7 +144,7 @@ def test_a_series_waits_for_the_end_of_the_request(site: Site) -> None:
     before = settled()
     request.end()
     assert settled() == before + 1
-    store.close()
+    storage.close()
 
 
 def test_the_same_again_is_success_and_other_content_a_warning(site: Site) -> None:
@@ -186,6 +189,49 @@ def test_what_cannot_be_kept_fails_with_its_reason_and_the_rest_is_kept(site: Si
     both = _post(site, _message(make(), good))
     assert (both.status_code, _failures(both)) == (202, [reason])
     assert site.instances() - before == {derive_uid("instance", f"good{place}", "1")}
+
+
+def _refused(site: Site) -> dict[str, float]:
+    """By status and reason, of GET /metrics."""
+    text = site.writer.get("/metrics").text
+    return {
+        f"{sample.labels['status']} {sample.labels['reason']}": sample.value
+        for family in text_string_to_metric_families(text)
+        if family.name == "mri_worker_instances_refused"
+        for sample in family.samples
+    }
+
+
+def test_what_is_refused_is_counted_as_what_c_store_refuses(site: Site) -> None:
+    before = _refused(site)
+    makes = [make for make, _ in BAD.values()]
+    assert _post(site, _message(*(make() for make in makes))).status_code == 409
+    assert _post(site, _message(b"\x89PNG", kind="image/png")).status_code == 409
+    _post(site, _message(encoded(mr_instance(1, "e"))), f"{STUDIES}/1.2.3")
+    _post(site, _message(b"no file")[:-5])  # the request ends in the middle
+    after = _refused(site)
+    assert {key: after[key] - before[key] for key in after if after[key] > before[key]} == {
+        "0xC000 not-dicom": 3,  # a PNG, nothing, a part of another type
+        "0x0122 sop-class": 2,
+        "0xA900 invalid-uid": 1,
+        "0xC122 transfer-syntax": 1,
+        "0xA700 dataset-too-large": 1,
+        "0xA900 other-study": 1,
+    }
+
+
+def test_a_count_that_cannot_be_written_now_is_written_later(site: Site, tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")  # which has no tables yet
+    settings = Settings.model_validate({"worker": {"data_dir": tmp_path}})
+    storage = StowStorage(settings, database, lambda: later(0), site.events.append)
+    request = storage.begin("writer", "127.0.0.1")
+    assert request.store(b"no file").status == 0xC000
+    request.end()
+    migrate(database)
+    storage.close()
+    with database.read() as session:
+        assert refused_instances(session)["0xC000", "not-dicom"] == 1
+    database.close()
 
 
 def test_an_address_with_a_study_takes_no_other(site: Site) -> None:

@@ -32,6 +32,7 @@ INSTANCE_REFUSALS = (
     (standard.DATASET_MISMATCH, "uid-mismatch"),
     (standard.DATASET_MISMATCH, "other-study"),
     (standard.CANNOT_UNDERSTAND, "unreadable-dataset"),
+    (standard.CANNOT_UNDERSTAND, "not-dicom"),
 )
 # By source and diagnostic of an A-ASSOCIATE-RJ (PS3.8 Table 9-21).
 _REJECTIONS = {
@@ -48,11 +49,11 @@ ASSOCIATION_REFUSALS = (*_REJECTIONS.values(), *_CONNECTIONS, _OTHER)
 
 
 class Refusals:
-    """Counts refusals in memory until `write`, which one thread at a time may call."""
+    """Counts refusals in memory until `write`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._lock = threading.Lock()
+        self._lock, self._write_lock = threading.Lock(), threading.Lock()
         self._counts: Counter[tuple[RefusalKind, str, str]] = Counter()
 
     def refuse(self, fault: Exception) -> int:
@@ -83,14 +84,15 @@ class Refusals:
 
     def write(self) -> None:
         """Add the counts to the database's; they stay here if that fails."""
-        with self._lock:
-            counts = dict(self._counts)
-        if not counts:
-            return
-        with self._database.write() as session:
-            add_refusals(session, counts)
-        with self._lock:
-            self._counts -= Counter(counts)
+        with self._write_lock:  # else two threads would write the same counts
+            with self._lock:
+                counts = dict(self._counts)
+            if not counts:
+                return
+            with self._database.write() as session:
+                add_refusals(session, counts)
+            with self._lock:
+                self._counts -= Counter(counts)
 
 
 def refused_instances(session: Session) -> dict[tuple[str, str], int]:

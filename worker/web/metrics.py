@@ -103,7 +103,9 @@ def _series(totals: Totals, now: datetime) -> Iterator[Metric]:
 
 def _refusals(session: Session) -> Iterator[Metric]:
     instances = CounterMetricFamily(
-        _PREFIX + "instances_refused", "C-STORE requests answered with a failure.", labels=("status", "reason")
+        _PREFIX + "instances_refused",
+        "Instances of C-STORE and STOW-RS answered with a failure.",
+        labels=("status", "reason"),
     )
     for (status, reason), number in refused_instances(session).items():
         instances.add_metric((status, reason), number)
