@@ -8,37 +8,24 @@ from __future__ import annotations
 
 import csv
 import json
-import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
 from monai_train.cli.app import app
-from monai_train.data.dataset import load_pictures, read_preprocessing
 from monai_train.data.manifest import read_manifest
 from monai_train.data.patients import SplitRole, split_roles
 from monai_train.evaluation.evaluate import Measurement, measure_bundle, select_pictures
 from monai_train.evaluation.metrics import Predictions
 from monai_train.evaluation.tables import report_table
-from monai_train.training.sampling import make_sampler
 from monai_train.training.train import train
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
 from worker.inference.bundle import default_bundle
-
-
-def test_one_image_of_a_class_is_too_few(tiny_data: Path) -> None:
-    rows = read_manifest(tiny_data)
-    pictures = load_pictures(tiny_data, rows, read_preprocessing())
-    gliomas = [i for i, row in enumerate(rows) if row.label == 0]
-    chosen = [gliomas[0], *(i for i, row in enumerate(rows) if row.label in (1, 2, 3))]
-    with pytest.raises(StartError, match="class glioma has 1 training pictures; 2 are needed"):
-        make_sampler(pictures, chosen, TINY, ["glioma", "meningioma", "pituitary", "notumor"])
 
 
 def test_class_missing_in_the_validation_split_is_named(tiny_data: Path, tmp_path: Path) -> None:
@@ -107,14 +94,3 @@ def test_bundle_of_other_classes_is_refused(tiny_data: Path, monkeypatch: pytest
     )
     with pytest.raises(StartError, match=r"classes are .* notumor, not .* metastasis"):
         measure_bundle(default_bundle(), tiny_data, read_manifest(tiny_data))
-
-
-def test_examples_of_every_help_are_accepted() -> None:
-    """Options and their values as the parser takes them; what the commands do is tested with each of them."""
-    commands = typer.main.get_command(app).commands
-    for name, command in commands.items():
-        lines = [line.strip() for line in command.help.splitlines() if "Example: monai-train" in line]
-        assert lines, name
-        called, *arguments = shlex.split(lines[0].removeprefix("Example: monai-train "))
-        assert called == name
-        command.make_context(name, list(arguments))

@@ -18,7 +18,6 @@ from monai_train.training.augment import (
     simulate_lesions,
     smooth_field,
 )
-from monai_train.training.mirror import make_mirrors
 from tests.testbed.converted import head
 
 
@@ -82,24 +81,6 @@ def test_simulated_lesions_change_every_head() -> None:
     changed, _ = simulate_lesions(images, torch.full((16, 2), 0.5), seeded())
     assert ((changed - images).abs().amax(dim=(1, 2, 3)) > 0.1).all()
     assert changed[:, :, :3, :3].max() < 0.05
-
-
-def test_mirror_removes_and_doubles_the_tumour() -> None:
-    pixels = (heads("glioma", 2) * 255).to(torch.uint8)
-    boxes = torch.tensor([[0.675, 0.55, 0.17, 0.17], [float("nan")] * 4])
-    made = make_mirrors(pixels, boxes)
-    assert made.index.tolist() == [0]
-    y, x, other = 52, 64, 31
-    assert pixels[0, 0, y, x] > 200
-    assert made.removed[0, 0, y, x] < 160
-    assert made.doubled[0, 0, y, x] > 200
-    assert made.doubled[0, 0, y, other] > 200
-
-
-def test_a_tumour_on_the_midline_has_no_mirror() -> None:
-    pixels = (heads("pituitary", 1) * 255).to(torch.uint8)
-    made = make_mirrors(pixels, torch.tensor([[0.5, 0.725, 0.1, 0.1]]))
-    assert len(made.index) == 0
 
 
 @pytest.mark.parametrize(("cells", "size"), [(3, 160), (24, 97)])

@@ -12,19 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional
-from typer.testing import CliRunner
 
-from monai_train.cli.app import app
-from monai_train.config import BatchShares, TrainConfig, read_config
+from monai_train.config import TrainConfig
 from monai_train.data.dataset import load_pictures, read_preprocessing
-from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
+from monai_train.data.labels import ANY_TUMOUR
 from monai_train.data.manifest import read_manifest
 from monai_train.data.patients import SplitRole, split_roles
 from monai_train.networks.pretrained import load_weights
 from monai_train.training.checkpoint import BEST, CHECKPOINT, read_checkpoint
-from monai_train.training.epoch_log import LOG, TENSORBOARD
+from monai_train.training.epoch_log import LOG
 from monai_train.training.sampling import make_sampler
 from monai_train.training.train import (
     DivergedError,
@@ -36,7 +33,6 @@ from monai_train.training.train import (
     train,
     train_epoch,
 )
-from tests.testbed.full_disk import files_limited_to
 from tests.testbed.waiting import wait_until
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
@@ -64,18 +60,6 @@ def test_network_without_maps_refuses_the_map_loss(tiny_data: Path, tmp_path: Pa
     config = TINY.model_copy(update={"network": "c-linear", "map_loss": 0.5})
     with pytest.raises(StartError, match="no activation maps"):
         train(tiny_data, tmp_path / "run", config)
-
-
-def test_marks_follow_the_picture(tiny_data: Path) -> None:
-    rows = read_manifest(tiny_data)
-    pictures = load_pictures(tiny_data, rows, read_preprocessing())
-    even = BatchShares.model_validate(dict.fromkeys(BatchShares.model_fields, 1))
-    config = TINY.model_copy(update={"shares": even, "map_loss": 0.1})
-    batch = make_sampler(pictures, range(len(rows)), config, CLASS_NAMES).batch(64, torch.Generator().manual_seed(0))
-    assert batch.tumours.shape == batch.images.shape
-    marked = batch.tumours.sum(dim=(1, 2, 3)) > 0
-    assert not marked[batch.labels == NO_TUMOUR].any()
-    assert marked[batch.labels == ANY_TUMOUR].float().mean() > 0.8  # a few are moved out of the picture
 
 
 def test_resume_after_sigkill_is_exact(tiny_data: Path, tmp_path: Path) -> None:
@@ -122,44 +106,6 @@ def test_loss_that_is_not_a_number_stops(tiny_data: Path) -> None:
         train_epoch(state, sampler, TINY)
 
 
-def test_empty_class_is_refused(tiny_data: Path) -> None:
-    rows = read_manifest(tiny_data)
-    pictures = load_pictures(tiny_data, rows, read_preprocessing())
-    only = [i for i, row in enumerate(rows) if row.label == 0]
-    with pytest.raises(StartError, match="class meningioma has 0"):
-        make_sampler(pictures, only, TINY, ["glioma", "meningioma", "pituitary", "notumor"])
-
-
-def test_every_recipe_makes_pictures_of_its_class(tiny_data: Path) -> None:
-    rows = read_manifest(tiny_data)
-    pictures = load_pictures(tiny_data, rows, read_preprocessing())
-    chosen = [i for i, row in enumerate(rows) if row.dataset == "main"]
-    config = TrainConfig(external=("outside",))
-    sampler = make_sampler(pictures, chosen, config, ["a", "b", "c", "d"])
-    assert len(sampler.mirrors.index) > 0
-    images, labels, _ = sampler.batch(64, torch.Generator().manual_seed(0))
-    assert images.shape == (64, 1, 160, 160)
-    assert set(labels.tolist()) == {0, 1, 2, 3, ANY_TUMOUR}
-    assert images.min() >= 0
-    assert images.max() <= 1
-
-
-def test_full_disk_is_one_line_of_the_command(tiny_data: Path, tmp_path: Path) -> None:
-    config = TINY.model_copy(update={"epochs": 1, "samples_per_epoch": 32})
-    (tmp_path / "config.json").write_text(config.model_dump_json())
-    run = tmp_path / "run"
-    train(tiny_data, run, config)
-    before = (run / CHECKPOINT).read_bytes()
-    (run / CHECKPOINT).rename(tmp_path / "kept.pt")  # so that the epoch is trained again
-    command = ["train", "--data", str(tiny_data), "--run", str(run), "--config", str(tmp_path / "config.json")]
-    with files_limited_to(len(before) // 2):
-        answer = CliRunner().invoke(app, command)
-    assert isinstance(answer.exception, StartError)
-    assert "File too large" in answer.exception.detail
-    assert (tmp_path / "kept.pt").read_bytes() == before
-    assert read_checkpoint(run / BEST).epoch == 1  # the last good one
-
-
 def test_patience_ends_a_run_that_gets_no_better(tiny_data: Path, tmp_path: Path) -> None:
     config = TINY.model_copy(update={"epochs": 9, "samples_per_epoch": 16, "patience": 1, "learning_rate": 1e-9})
     said = Console(record=True, width=100)
@@ -168,42 +114,6 @@ def test_patience_ends_a_run_that_gets_no_better(tiny_data: Path, tmp_path: Path
     best = max(range(len(figures)), key=lambda i: (figures[i], i)) + 1  # of equal ones the later
     assert len(figures) == min(9, best + 2)
     assert ("no better validation figure" in said.export_text()) == (len(figures) < 9)
-
-
-def test_tensorboard_holds_what_the_log_holds(tiny_run: Path) -> None:
-    reader = EventAccumulator(str(tiny_run / TENSORBOARD))
-    reader.Reload()
-    lines = list(csv.DictReader((tiny_run / LOG).read_text().splitlines()))
-    for name, column in (("loss/training", "loss"), ("validation/balanced_accuracy", "validation_balanced_accuracy")):
-        shown = [(one.step, pytest.approx(one.value, abs=1e-4)) for one in reader.Scalars(name)]
-        assert [(int(line["epoch"]), float(line[column])) for line in lines] == shown
-
-
-def test_sampling_is_balanced_as_it_is_told(tiny_data: Path) -> None:
-    rows = read_manifest(tiny_data)
-    pictures = load_pictures(tiny_data, rows, read_preprocessing())
-    gliomas = [i for i, row in enumerate(rows) if row.label == 0 and row.dataset == "main"]
-    others = [i for i, row in enumerate(rows) if row.label != 0 and row.dataset == "main"]
-    chosen = gliomas[:4] + others  # two patients with a glioma, 14 of each other class; two pictures a patient
-    shares = {}
-    for sampling in ("patients", "classes", "pictures"):
-        config = TINY.model_copy(update={"sampling": sampling})
-        sampler = make_sampler(pictures, chosen, config, ["a", "b", "c", "d"])
-        of_class = torch.stack([sampler.weights[sampler.pictures.labels == label].sum() for label in range(4)])
-        shares[sampling] = (of_class / of_class.sum()).tolist()
-    assert shares["patients"] == shares["classes"] == pytest.approx([0.25] * 4)
-    assert shares["pictures"] == pytest.approx([4 / 88, 28 / 88, 28 / 88, 28 / 88])
-
-
-def test_patients_with_many_pictures_count_less_a_picture(tiny_data: Path) -> None:
-    rows = read_manifest(tiny_data)
-    pictures = load_pictures(tiny_data, rows, read_preprocessing())
-    inside = [i for i, row in enumerate(rows) if row.dataset == "main"]
-    chosen = [inside[0], *inside[2:]]  # the first patient has one picture, all others two
-    weights = make_sampler(pictures, chosen, TINY, ["a", "b", "c", "d"]).weights
-    assert float(weights[0] / weights[1]) == pytest.approx(2**0.5)
-    even = make_sampler(pictures, chosen, TINY.model_copy(update={"sampling": "classes"}), ["a", "b", "c", "d"]).weights
-    assert float(even[0]) == pytest.approx(float(even[1]))
 
 
 def test_weighted_loss_lets_a_rare_class_count_as_much() -> None:
@@ -249,15 +159,3 @@ def test_weights_of_another_network_are_refused(tiny_run: Path) -> None:
     other = new_state(TINY.model_copy(update={"network": "densenet121"}))
     with pytest.raises(StartError, match=r"missing|unknown"):
         load_weights(other.model, tiny_run / BEST)
-
-
-def test_configuration_faults_name_the_key(tmp_path: Path) -> None:
-    file = tmp_path / "config.json"
-    file.write_text('{"epochs": 3, "augmentation": {"flipp": 1}}')
-    with pytest.raises(StartError, match=r"augmentation\.flipp"):
-        read_config(file)
-    file.write_text("{")
-    with pytest.raises(StartError, match="not JSON"):
-        read_config(file)
-    file.write_text('{"epochs": 3}')
-    assert read_config(file, epochs=5, seed=None).epochs == 5

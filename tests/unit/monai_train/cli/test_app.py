@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
+
+import typer
+
+from monai_train.cli.app import app
 
 COMMANDS = ("convert", "explore", "audit", "train", "search", "evaluate", "compare", "crossval", "evaluate-default",
             "export", "retrain", "seeds")  # fmt: skip
@@ -23,3 +28,14 @@ print("loaded", sorted(set({HEAVY!r}) & set(sys.modules)))
     for command in COMMANDS:
         assert f"  {command} " in answer.stdout
     assert "loaded []" in answer.stdout
+
+
+def test_examples_of_every_help_are_accepted() -> None:
+    """Options and their values as the parser takes them; what the commands do is tested with each of them."""
+    commands = typer.main.get_command(app).commands
+    for name, command in commands.items():
+        lines = [line.strip() for line in command.help.splitlines() if "Example: monai-train" in line]
+        assert lines, name
+        called, *arguments = shlex.split(lines[0].removeprefix("Example: monai-train "))
+        assert called == name
+        command.make_context(name, list(arguments))
