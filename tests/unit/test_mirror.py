@@ -16,6 +16,9 @@ WITHOUT: dict[str, str] = {
     "worker/send/stow_client.py": "tests/integration/test_stow.py, with Orthanc and a server that misbehaves",
     "worker/__main__.py": "every test that starts a worker runs `python -m worker`",
     "worker/pixels/arrays.py": "names of types, which mypy checks",
+    "monai_train/__init__.py": "turns telemetry off on import, as worker/__init__.py does",
+    "monai_train/__main__.py": "every test that starts a process of its own runs `python -m monai_train`",
+    "monai_train/cli/options.py": "tests/unit/monai_train/cli/test_app.py parses every option of every example",
 }
 
 
