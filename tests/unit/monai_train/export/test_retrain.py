@@ -77,7 +77,7 @@ def test_a_slice_gets_a_label_only_where_it_follows(tmp_path: Path) -> None:
 
 def test_where_no_slice_is_known_nothing_is_written_that_could_be_trained_on(tmp_path: Path) -> None:
     export = _export(tmp_path / "export", {"missed": ("glioma", "notumor", ())})
-    with pytest.raises(StartError, match="mark some"):
+    with pytest.raises(StartError, match="mark slices of a tumour"):
         convert_export(export, tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.csv").exists()
 
