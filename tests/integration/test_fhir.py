@@ -70,8 +70,8 @@ def test_a_report_is_there_once_however_often_it_is_sent(
     assert server.resources == first
     [report], [device] = server.of_type("DiagnosticReport"), server.of_type("Device")
     assert report["result"][0]["reference"] in first
-    assert {one["device"]["reference"] for one in server.of_type("Observation")} == {
-        place for place, one in first.items() if one == device
+    assert {resource["device"]["reference"] for resource in server.of_type("Observation")} == {
+        reference for reference, resource in first.items() if resource == device
     }
 
 
@@ -129,13 +129,13 @@ def test_a_revised_report_takes_the_place_of_the_first_also_when_that_comes_late
         assert server.resources == after
 
 
-def test_a_server_that_is_away_is_tried_again(database: Database, tmp_path: Path, clock: Clock) -> None:
+def test_a_server_that_is_unreachable_is_retried(database: Database, tmp_path: Path, clock: Clock) -> None:
     away = _destination(f"http://127.0.0.1:{free_port()}/fhir")
     Sender(away, "AI_WORKER", database, tmp_path, clock).send_due()
     assert _outcomes(database)[ObjectKind.REPORT] == (DeliveryState.PENDING, "peer-unavailable")
 
 
-def test_echo_tells_a_fhir_server_of_r4_from_others(server: FhirServer) -> None:
+def test_echo_distinguishes_a_fhir_server_of_r4_from_others(server: FhirServer) -> None:
     there = _destination(server.url)
     there.probe("AI_WORKER")
     assert there.describe().answer == f"{server.url} answers as a FHIR R4 server"

@@ -44,7 +44,7 @@ def _deliveries(database: Database) -> list[DeliveryRow]:
 
 
 def _states(database: Database) -> set[str]:
-    return {one.state for one in _deliveries(database)}
+    return {delivery.state for delivery in _deliveries(database)}
 
 
 def test_report_and_picture_arrive_as_they_are_on_disk(
@@ -66,31 +66,33 @@ def test_nothing_is_due_twice(database: Database, tmp_path: Path, pacs: Pacs, cl
     assert set(pacs.receipts.values()) == {1}
 
 
-def test_a_peer_that_is_down_is_tried_until_it_is_up(
+def test_a_peer_that_is_down_is_retried_until_it_is_up(
     database: Database, tmp_path: Path, pacs: Pacs, clock: Clock
 ) -> None:
     pacs.stop()
     sender = _sender(database, tmp_path, pacs.port, clock)
     for _ in range(20):  # more often than a rejection would be
         assert sender.send_due() == 2
-        assert {one.reason for one in _deliveries(database)} == {"peer-unavailable"}
+        assert {delivery.reason for delivery in _deliveries(database)} == {"peer-unavailable"}
         clock.ahead += timedelta(minutes=11)
     pacs.start()
     sender.send_due()
     assert _states(database) == {DeliveryState.DELIVERED}
-    assert {one.reason for one in _deliveries(database)} == {None}
+    assert {delivery.reason for delivery in _deliveries(database)} == {None}
 
 
 @pytest.mark.parametrize(
     ("status", "reason"), [(0xA700, "peer-out-of-resources"), (0xC000, "rejected"), (0xA900, "rejected")]
 )
-def test_a_status_that_is_no_success_is_kept_and_tried_again(
+def test_a_failure_status_is_stored_and_retried(
     database: Database, tmp_path: Path, pacs: Pacs, clock: Clock, status: int, reason: str
 ) -> None:
     pacs.behaviour, pacs.status = Behaviour.REFUSE, status
     sender = _sender(database, tmp_path, pacs.port, clock)
     sender.send_due()
-    assert {(one.state, one.reason) for one in _deliveries(database)} == {(DeliveryState.PENDING, reason)}
+    assert {(delivery.state, delivery.reason) for delivery in _deliveries(database)} == {
+        (DeliveryState.PENDING, reason)
+    }
     pacs.behaviour = Behaviour.ACCEPT
     clock.ahead += timedelta(minutes=11)
     sender.send_due()
@@ -105,7 +107,7 @@ def test_a_rejection_that_lasts_is_failed_and_visible_then_retried_by_hand(
     for _ in range(REJECTIONS_BEFORE_FAILED):
         sender.send_due()
         clock.ahead += timedelta(minutes=11)
-    assert {(one.state, one.status) for one in _deliveries(database)} == {(DeliveryState.FAILED, 0xC123)}
+    assert {(delivery.state, delivery.status) for delivery in _deliveries(database)} == {(DeliveryState.FAILED, 0xC123)}
     assert sender.send_due() == 0
     pacs.behaviour = Behaviour.ACCEPT
     with database.write() as session:
@@ -114,19 +116,19 @@ def test_a_rejection_that_lasts_is_failed_and_visible_then_retried_by_hand(
     assert _states(database) == {DeliveryState.DELIVERED}
 
 
-def test_an_abort_in_the_middle_is_tried_again(database: Database, tmp_path: Path, pacs: Pacs, clock: Clock) -> None:
+def test_an_abort_in_the_middle_is_retried(database: Database, tmp_path: Path, pacs: Pacs, clock: Clock) -> None:
     pacs.behaviour = Behaviour.ABORT
     sender = _sender(database, tmp_path, pacs.port, clock)
     sender.send_due()
     assert _states(database) == {DeliveryState.PENDING}
-    assert {one.reason for one in _deliveries(database)} <= {"no-answer", "association-lost"}
+    assert {delivery.reason for delivery in _deliveries(database)} <= {"no-answer", "association-lost"}
     pacs.behaviour = Behaviour.ACCEPT
     clock.ahead += timedelta(minutes=11)
     sender.send_due()
     assert _states(database) == {DeliveryState.DELIVERED}
 
 
-def test_a_peer_that_does_not_answer_in_time_is_tried_again(
+def test_a_peer_that_does_not_answer_in_time_is_retried(
     database: Database, tmp_path: Path, pacs: Pacs, clock: Clock
 ) -> None:
     pacs.behaviour, pacs.delay_seconds = Behaviour.SLOW, 3.0
@@ -148,7 +150,7 @@ def test_a_peer_without_comprehensive_3d_sr_gets_a_comprehensive_sr(
     assert arrived.file_meta.MediaStorageSOPInstanceUID == arrived.SOPInstanceUID
 
 
-def test_a_peer_that_takes_no_report_still_gets_the_picture(database: Database, tmp_path: Path, clock: Clock) -> None:
+def test_a_peer_that_accepts_no_report_still_gets_the_picture(database: Database, tmp_path: Path, clock: Clock) -> None:
     pacs = Pacs()
     pacs.accept_sop_classes = {SecondaryCaptureImageStorage}
     with pacs:
@@ -187,7 +189,7 @@ def test_an_object_that_the_peer_has_already_is_delivered(
 
 @pytest.mark.skipif(not dcmtk.installed("storescp"), reason="DCMTK is not installed")
 @pytest.mark.parametrize("option", ["+xe", "+xi"])
-def test_dcmtk_takes_both_uncompressed_transfer_syntaxes(
+def test_dcmtk_accepts_both_uncompressed_transfer_syntaxes(
     database: Database, tmp_path: Path, clock: Clock, option: str
 ) -> None:
     with dcmtk.storescp(tmp_path / "pacs", option) as port:
@@ -209,18 +211,20 @@ def test_key_objects_go_to_the_destination_that_wants_them(database: Database, t
     arrived = {ds.SOPInstanceUID: ds for ds in map(dcmread, (tmp_path / "reading").iterdir())}
     chosen = arrived[selection.sop_instance_uid]
     assert chosen.SOPClassUID == KeyObjectSelectionDocumentStorage
-    named = [one for one in chosen.ContentSequence if one.ValueType == "IMAGE"]
-    assert {one.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for one in named} == {
+    named = [item for item in chosen.ContentSequence if item.ValueType == "IMAGE"]
+    assert {item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in named} == {
         mr_instance(number, "b").SOPInstanceUID for number in (1, 2, 3)
     }
 
 
-def test_a_slow_destination_holds_up_no_other(database: Database, tmp_path: Path, pacs: Pacs, clock: Clock) -> None:
+def test_a_slow_destination_delays_no_other(database: Database, tmp_path: Path, pacs: Pacs, clock: Clock) -> None:
     with Pacs(ae_title="SLOW") as slow:
         slow.behaviour, slow.delay_seconds = Behaviour.SLOW, 1.5
         with database.write() as session:
-            for one in session.scalars(select(DeliveryRow)).all():
-                session.add(DeliveryRow(object_id=one.object_id, destination="slow", not_before=one.not_before))
+            for delivery in session.scalars(select(DeliveryRow)).all():
+                session.add(
+                    DeliveryRow(object_id=delivery.object_id, destination="slow", not_before=delivery.not_before)
+                )
         target = CStoreDestination(name="slow", ae_title="SLOW", host="127.0.0.1", port=slow.port)
         stop = threading.Event()
         threads = [
@@ -238,7 +242,7 @@ def test_a_slow_destination_holds_up_no_other(database: Database, tmp_path: Path
     assert on_time
 
 
-def test_echo_tells_why_it_failed(pacs: Pacs) -> None:
+def test_echo_reports_why_it_failed(pacs: Pacs) -> None:
     destination = CStoreDestination(name="pacs", ae_title="PACS", host="127.0.0.1", port=pacs.port)
     destination.probe("AI_WORKER")
     pacs.stop()

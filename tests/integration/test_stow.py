@@ -64,7 +64,7 @@ def _deliveries(database: Database) -> list[DeliveryRow]:
 
 
 def _outcomes(database: Database) -> set[tuple[str, str | None]]:
-    return {(one.state, one.reason) for one in _deliveries(database)}
+    return {(delivery.state, delivery.reason) for delivery in _deliveries(database)}
 
 
 DELIVERED = {(DeliveryState.DELIVERED, None)}
@@ -79,7 +79,7 @@ def test_orthanc_stores_report_and_picture_and_a_repeated_send_adds_nothing(
     assert _outcomes(database) == DELIVERED
     sent = [dcmread(path) for path in (tmp_path / "objects").rglob("*.dcm")]
     arrived = archive.files(SEEN_BY_ORTHANC, sent[0].StudyInstanceUID)
-    assert set(arrived) == {one.SOPInstanceUID for one in sent}
+    assert set(arrived) == {ds.SOPInstanceUID for ds in sent}
     for ds in sent:
         path = tmp_path / "arrived.dcm"
         path.write_bytes(arrived[ds.SOPInstanceUID])
@@ -93,7 +93,7 @@ def test_orthanc_stores_report_and_picture_and_a_repeated_send_adds_nothing(
 
 
 @needs_dicomweb
-def test_doctor_tells_a_dicomweb_server_from_another_url(archive: Orthanc) -> None:
+def test_doctor_distinguishes_a_dicomweb_server_from_another_url(archive: Orthanc) -> None:
     well = _destination(Settings(), StowDestination(name="pacs", url=archive.dicomweb_url))
     assert (well.well, well.detail) == (True, f"{archive.dicomweb_url} answers as a DICOMweb server")
     wrong = _destination(Settings(), StowDestination(name="pacs", url=f"{archive.dicomweb_url}/elsewhere"))
@@ -127,12 +127,12 @@ def test_an_answer_that_is_no_success_is_kept_with_its_reason_and_tried_again(
     database: Database, tmp_path: Path, clock: Clock, server: DicomwebServer
 ) -> None:
     sender = _sender(database, tmp_path, clock, server.url)
-    for answer, reason, said in NO_SUCCESS:
+    for answer, reason, expected in NO_SUCCESS:
         before = {name: getattr(server, name) for name in answer}
         _answer_with(server, answer)
         assert sender.send_due() == 2
         assert _outcomes(database) == {(DeliveryState.PENDING, reason)}, answer
-        assert said in (_deliveries(database)[0].detail or ""), answer
+        assert expected in (_deliveries(database)[0].detail or ""), answer
         assert sender.send_due() == 0  # not before its backoff
         _answer_with(server, before)
         clock.ahead += timedelta(minutes=11)
@@ -150,8 +150,8 @@ def test_what_is_rejected_again_and_again_is_failed_with_the_failure_reason(
     for _ in range(REJECTIONS_BEFORE_FAILED):
         sender.send_due()
         clock.ahead += timedelta(minutes=11)
-    assert {(one.state, one.status) for one in _deliveries(database)} == {(DeliveryState.FAILED, 0xC001)}
-    assert {one.detail for one in _deliveries(database)} == {"the peer answered 0xC001 (cannot understand)"}
+    assert {(delivery.state, delivery.status) for delivery in _deliveries(database)} == {(DeliveryState.FAILED, 0xC001)}
+    assert {delivery.detail for delivery in _deliveries(database)} == {"the peer answered 0xC001 (cannot understand)"}
 
 
 @pytest.mark.parametrize("reason", [0x0111, 45070])
@@ -170,7 +170,9 @@ def test_a_warning_is_stored_and_its_reason_kept(
     server.warning_reason = 0xB000
     server.media_type = "application/dicom+json; charset=utf-8"
     _sender(database, tmp_path, clock, server.url).send_due()
-    assert {(one.state, one.status) for one in _deliveries(database)} == {(DeliveryState.DELIVERED, 0xB000)}
+    assert {(delivery.state, delivery.status) for delivery in _deliveries(database)} == {
+        (DeliveryState.DELIVERED, 0xB000)
+    }
     assert set(server.hosts) == {f"127.0.0.1:{server.port}"}
 
 
@@ -180,9 +182,9 @@ def test_a_server_without_comprehensive_3d_sr_gets_a_comprehensive_sr(
     server.refused_class = Comprehensive3DSRStorage
     _sender(database, tmp_path, clock, server.url).send_due()
     assert _outcomes(database) == DELIVERED
-    arrived = {one.SOPClassUID: uid for uid, one in server.stored.items()}
+    arrived = {ds.SOPClassUID: uid for uid, ds in server.stored.items()}
     assert set(arrived) == {ComprehensiveSRStorage, SecondaryCaptureImageStorage}
-    assert {one.sent_as for one in _deliveries(database)} == set(arrived.values())
+    assert {delivery.sent_as for delivery in _deliveries(database)} == set(arrived.values())
 
 
 def test_a_class_that_is_refused_is_reported_by_name(
@@ -247,7 +249,7 @@ def test_tls_with_our_authority_and_certificate(
     with DicomwebServer(server_context(*certificates.files("peer"), certificates.authority)) as server:
         for files in (ours, authority, stranger | authority, ours | {"tls_authority": stranger["tls_certificate"]}):
             _sender(database, tmp_path, clock, server.url, **files).send_due()
-            assert {one.state for one in _deliveries(database)} == {DeliveryState.PENDING}
+            assert {delivery.state for delivery in _deliveries(database)} == {DeliveryState.PENDING}
             clock.ahead += timedelta(minutes=11)
         assert server.receipts == {}
         localhost = f"https://localhost:{server.port}/dicom-web"  # a name that the certificate does not hold
@@ -262,4 +264,4 @@ def test_no_identifier_is_in_what_is_kept_of_a_failure(
 ) -> None:
     server.status, server.payload = 400, json.dumps({"message": "CANARY^NAME 1.2.3.4.5.6"}).encode()
     _sender(database, tmp_path, clock, server.url).send_due()
-    assert {one.detail for one in _deliveries(database)} == {"the peer answered HTTP 400 Bad Request"}
+    assert {delivery.detail for delivery in _deliveries(database)} == {"the peer answered HTTP 400 Bad Request"}

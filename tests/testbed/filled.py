@@ -126,7 +126,8 @@ class _Site:
             "PatientID": f"P-{self.random.randrange(10**6):06d}",
             "AccessionNumber": f"A{self.random.randrange(10**7):07d}",
         }
-        paths = phantom.head_series(self.settings.instances_dir / "head", mass=True, attributes=attributes)
+        folder = self.settings.worker.data_dir / "instances" / "head"
+        paths = phantom.head_series(folder, mass=True, attributes=attributes)
         moment = self.now - timedelta(seconds=52)
         with self.database.write() as session:
             row = None

@@ -112,7 +112,7 @@ def test_a_claim_never_sorts_the_queue(tmp_path: Path) -> None:
         job = claim_job(session, "host:1", model, later(60), scale.LEASE)
         assert job is not None
         assert claim_deliveries(session, "pacs", "host:1", later(60), scale.LEASE) == []
-    asked = [one for one in executed if "ORDER BY" in one[0]]
+    asked = [call for call in executed if "ORDER BY" in call[0]]
     assert asked
     with database.engine.connect() as connection:
         for statement, values in asked:

@@ -32,7 +32,7 @@ def tool(name: str) -> str:
 
 
 def check(*command: str | Path) -> None:
-    done = subprocess.run([str(one) for one in command], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
 
@@ -76,17 +76,17 @@ def test_the_dockerfile_passes_hadolint() -> None:
 def test_what_compose_mounts_and_opens_is_what_the_image_has() -> None:
     service = COMPOSE["services"]["worker"]
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).samefile(DEPLOY / "Dockerfile")
-    [data, config] = [one.split(":")[1] for one in service["volumes"]]
+    [data, config] = [entry.split(":")[1] for entry in service["volumes"]]
     assert f"VOLUME {data}\n" in DOCKERFILE
     assert config in DOCKERFILE
-    ports = [one.rpartition(":")[2] for one in service["ports"]]
+    ports = [entry.rpartition(":")[2] for entry in service["ports"]]
     assert f"EXPOSE {' '.join(ports)}\n" in DOCKERFILE
-    assert {one.split(":")[0] for one in (data, *COMPOSE["volumes"])} == {data, "database", "data"}
+    assert {entry.split(":")[0] for entry in (data, *COMPOSE["volumes"])} == {data, "database", "data"}
 
 
 def test_the_image_asks_after_the_worker_that_it_runs() -> None:
     """With its configuration: else the health check looks for another port."""
-    asked, run = [json.loads(one) for one in re.findall(r"^(?:  )?CMD (\[.*\])", DOCKERFILE, re.MULTILINE)]
+    asked, run = [json.loads(match) for match in re.findall(r"^(?:  )?CMD (\[.*\])", DOCKERFILE, re.MULTILINE)]
     assert (asked[1], run[0]) == ("doctor", "serve")
     assert asked[-2:] == run[-2:]
 
@@ -104,7 +104,9 @@ def test_every_alert_says_what_happened_and_how_bad_it_is() -> None:
         assert rule["annotations"]["summary"]
         assert rule["labels"]["severity"] in ("critical", "warning")
     tested = yaml.safe_load((DEPLOY / "alerts-test.yml").read_text())["tests"]
-    assert {rule["alert"] for rule in rules} == {one["alertname"] for test in tested for one in test["alert_rule_test"]}
+    assert {rule["alert"] for rule in rules} == {
+        rule_test["alertname"] for test in tested for rule_test in test["alert_rule_test"]
+    }
 
 
 def test_panels_of_the_dashboard_lie_beside_one_another() -> None:

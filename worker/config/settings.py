@@ -109,14 +109,6 @@ class Settings(BaseSettings):
         return [entity for section in self.destination if (entity := section.application_entity) is not None]
 
     @property
-    def instances_dir(self) -> Path:
-        return self.worker.data_dir / "instances"
-
-    @property
-    def objects_dir(self) -> Path:
-        return self.worker.data_dir / "objects"
-
-    @property
     def audit_dir(self) -> Path:
         return self.audit.folder or self.worker.data_dir / "audit"
 

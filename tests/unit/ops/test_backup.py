@@ -66,7 +66,7 @@ def test_a_restored_worker_is_the_one_that_was_backed_up(live: Settings, tmp_pat
         assert len(instances_of(session, 1)) == 3
 
 
-def test_a_damaged_file_is_told_and_not_copied(live: Settings, tmp_path: Path) -> None:
+def test_a_damaged_file_is_counted_and_not_copied(live: Settings, tmp_path: Path) -> None:
     next(iter((live.worker.data_dir / "instances").rglob("*.dcm"))).write_bytes(b"damaged")
     assert back_up(live, tmp_path / "copy", _step) == (2, 1)
     with pytest.raises(StartError, match="1 files of the backup are missing or damaged"):
@@ -81,7 +81,7 @@ def test_neither_overwrites_anything(live: Settings, tmp_path: Path) -> None:
         restore_backup(live, tmp_path / "copy", _step)
 
 
-def test_a_folder_that_is_no_backup_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_backup_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="is not a backup"):
         restore_backup(_settings(tmp_path), tmp_path, _step)
 

@@ -1,4 +1,4 @@
-"""What `worker doctor` says of the processes, here and on other hosts."""
+"""The findings of `worker doctor` about the processes on this host and others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _beat(database: Database, name: str, role: ProcessRole, ago: float = 0) -> N
         beat(session, name, role, NOW, NOW - timedelta(seconds=ago))
 
 
-def test_a_role_is_well_when_it_lives_on_this_host(settings: Settings, database: Database) -> None:
+def test_a_role_is_well_while_it_runs_on_this_host(settings: Settings, database: Database) -> None:
     _beat(database, "elsewhere:1", ProcessRole.INFER)
     assert not examine_role(settings, ProcessRole.INFER, NOW).well
     _beat(database, process_name(), ProcessRole.INFER)
@@ -67,5 +67,5 @@ def test_a_lost_host_is_named_with_what_to_do(settings: Settings, database: Data
     assert finding.advice
 
 
-def test_without_tables_no_role_lives(settings: Settings) -> None:
+def test_without_tables_no_role_runs(settings: Settings) -> None:
     assert "worker migrate" in examine_role(settings, ProcessRole.SEND, NOW).detail

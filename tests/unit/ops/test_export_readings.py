@@ -83,14 +83,14 @@ def test_files_are_whole_and_every_slice_says_what_is_known_of_it(database: Data
     done = export_readings(database, tmp_path, out)
     assert (done.series, done.slices, done.left_out) == (1, 3, ())
     lines = _lines(out, LABELS)
-    assert [(one["marked"], one["deciding"], one["in_distribution"]) for one in lines] == [
+    assert [(line["marked"], line["deciding"], line["in_distribution"]) for line in lines] == [
         ("", "", "yes"),
         ("yes", "yes", "yes"),
         ("yes", "", ""),
     ]
-    assert {(one["label"], one["answer"], one["dataset"]) for one in lines} == {("glioma", "glioma", "site")}
+    assert {(line["label"], line["answer"], line["dataset"]) for line in lines} == {("glioma", "glioma", "site")}
     received_files = sorted(path.read_bytes() for path in (tmp_path / "instances").rglob("*.dcm"))
-    assert all((out / one["path"]).read_bytes() in received_files for one in lines)
+    assert all((out / line["path"]).read_bytes() in received_files for line in lines)
     assert derive_uid("series", "a") not in (out / LABELS).read_text()
 
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_trained_on_is_left_out_with_the_reason(database: Databas
         "no-result",
         "other",
     ]
-    assert [one["reason"] for one in _lines(out, "left-out.csv")] == [reason for _, reason in done.left_out]
+    assert [line["reason"] for line in _lines(out, "left-out.csv")] == [reason for _, reason in done.left_out]
     assert list((out / "images").iterdir()) == []
 
 
@@ -136,7 +136,7 @@ def test_frames_of_one_file_are_exported_each_and_become_a_dataset(database: Dat
         assert (alone.pixel_array == ds.pixel_array[3 - int(line["ordinal"])]).all()
         assert alone.InstanceNumber == int(line["ordinal"]) + 1
     converted = convert_export(export, dataset)
-    assert [(one["ordinal"], one["truth"]) for one in converted.manifest] == [("1", "marked"), ("2", "marked")]
+    assert [(line["ordinal"], line["truth"]) for line in converted.manifest] == [("1", "marked"), ("2", "marked")]
     assert len(_lines(dataset, "series.csv")) == 4
 
 

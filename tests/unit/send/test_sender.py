@@ -60,7 +60,7 @@ class Script(Destination):
         self.requested.append(instances)
         if len(self.requested) == 1:
             raise Retry("commitment-not-requested", "no")
-        assert on_report(commitment.report(transaction_uid, instances, [])) == standard.SUCCESS
+        assert on_report(commitment.build_report(transaction_uid, instances, [])) == standard.SUCCESS
 
 
 class Scripted:

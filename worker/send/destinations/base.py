@@ -51,13 +51,13 @@ class Description:
     protocol: str
     address: str  # with its port
     host: str  # the network access point of an audit message
-    answer: str  # said after a probe that succeeded
-    advice: str  # said after a probe that failed
+    answer: str  # what a successful probe shows
+    advice: str  # what to check after a failed probe
     ae_title: str | None = None
 
 
 class Destination(DestinationSection):
-    """One [[destination]] of the configuration. A kind is a subclass in a module of this package, and nothing else."""
+    """A [[destination]] of the configuration. A kind is a subclass in a module of this package, and nothing else."""
 
     is_dicom: ClassVar[bool] = True  # accepts every object of ours; otherwise reports only
 
@@ -103,9 +103,10 @@ class Destination(DestinationSection):
 
 
 class HttpDestination(Destination, TlsPaths):
-    """One [[destination]] with a `url`.
+    """A [[destination]] with a `url`.
 
-    `tls_authority` alone is enough where the server asks for no certificate; without it the system's authorities count.
+    A server that requests no client certificate needs `tls_authority` alone; without it the system's authorities are
+    trusted.
     """
 
     url: str

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class CStoreDestination(Destination, TlsFiles):
-    """One [[destination]]: where reports and pictures are sent by C-STORE."""
+    """A [[destination]] to which reports and pictures are sent by C-STORE: the default kind."""
 
     ae_title: AeTitle
     host: str = Field(min_length=1)

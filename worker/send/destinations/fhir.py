@@ -10,7 +10,7 @@ from worker.send.destinations.base import Connection, Description, HttpDestinati
 
 
 class FhirDestination(HttpDestination):
-    """One [[destination]] with `fhir = true`: where reports are sent as FHIR R4 resources; pictures are not."""
+    """A [[destination]] with `fhir = true`, to which reports are sent as FHIR R4 resources; it gets no pictures."""
 
     is_dicom: ClassVar[bool] = False
 

@@ -10,7 +10,7 @@ from worker.send.destinations.base import Connection, Description, HttpDestinati
 
 
 class StowDestination(HttpDestination):
-    """One [[destination]] with a `url`: where reports and pictures are sent by STOW-RS."""
+    """A [[destination]] with a `url`, to which reports and pictures are sent by STOW-RS."""
 
     key_objects: bool = False
 

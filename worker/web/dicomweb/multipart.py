@@ -13,10 +13,6 @@ class Malformed(Exception):
     """The message is not what its Content-Type says."""
 
 
-class PartTooLarge(Exception):
-    """A part is above the limit."""
-
-
 def new_boundary() -> str:
     return uuid.uuid4().hex
 
