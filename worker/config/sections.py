@@ -1,4 +1,4 @@
-"""The sections of config.toml, each with its keys, their limits and their defaults: see `config`."""
+"""The sections of config.toml, each with its keys, their limits and their defaults."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Section(BaseModel):
 
 
 class WorkerSection(Section):
-    """[worker]: who we are and where our files live."""
+    """[worker]: the worker's AE title, data directory, model and jobs."""
 
     ae_title: AeTitle = "AI_WORKER"
     data_dir: ConfigPath = Path("var")
@@ -47,7 +47,7 @@ class WorkerSection(Section):
 
 
 class TlsPaths(Section):
-    """Certificate and key of our side and the authority that signs the peer's, as PEM files."""
+    """Our certificate and key, and the authority that signs the peer's certificate, as PEM files."""
 
     tls_certificate: ConfigPath | None = None
     tls_key: ConfigPath | None = None
@@ -85,7 +85,7 @@ class ReceiveSection(TlsFiles):
 
 
 class EligibilitySection(Section):
-    """[eligibility]: which settled series are handed to a model; the others are refused with the reason."""
+    """[eligibility]: which settled series are classified; the others are refused with the reason."""
 
     modalities: tuple[str, ...] = ("MR",)
     minimum_slices: int = Field(default=3, ge=1)
@@ -97,13 +97,13 @@ class EligibilitySection(Section):
 
 
 class RetentionSection(Section):
-    """[retention]: when received pixels are deleted; results, reports and pictures are kept."""
+    """[retention]: when received files are deleted; results, reports and pictures are retained."""
 
     pixel_days: float = Field(default=0.0, ge=0)
 
 
 class PrivacySection(Section):
-    """[privacy]: what the database keeps of a patient; the key comes from the environment."""
+    """[privacy]: what the database stores about a patient; the key comes from the environment."""
 
     pseudonymise: bool = False
     pseudonym_key: SecretStr = SecretStr("")
@@ -117,13 +117,13 @@ class PrivacySection(Section):
 
 
 class DatabaseSection(Section):
-    """[database]: SQLite by default, PostgreSQL when one machine is outgrown."""
+    """[database]: SQLite by default, PostgreSQL where several machines work together."""
 
     url: DatabaseUrl = "sqlite:///var/worker.db"
 
 
 class ApplicationEntity(Protocol):
-    """A DICOM application entity that we call: a [[peer]], or a [[destination]] by C-STORE."""
+    """A DICOM application entity with which we request associations: a [[peer]], or a [[destination]] by C-STORE."""
 
     @property
     def ae_title(self) -> str: ...
@@ -148,23 +148,23 @@ class ApplicationEntity(Protocol):
 
 
 class DestinationSection(Section):
-    """What every [[destination]] has. Its kinds are subclasses in `worker.send.destinations`, with their own keys."""
+    """The common part of every [[destination]]. Its kinds are subclasses in `worker.send.destinations`."""
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
 
     @classmethod
     def claims(cls, table: Mapping[str, Any]) -> bool:
-        """Whether a [[destination]] with these keys is of this kind; the default kind claims none."""
+        """Whether a [[destination]] with these keys is of this kind; the default kind claims nothing."""
         return False
 
     @property
     def application_entity(self) -> ApplicationEntity | None:
-        """The DICOM application entity to which objects are sent; None for a destination that is none."""
+        """The DICOM application entity to which objects are sent; None for another kind of destination."""
         return None
 
 
 class PeerSection(TlsFiles):
-    """One [[peer]]: a sender that may be asked how many images a series has, or that may ask for what we hold."""
+    """A [[peer]]: a sender whose image counts are queried, or a node that may query and retrieve what we hold."""
 
     ae_title: AeTitle
     host: str = Field(min_length=1)
@@ -175,7 +175,7 @@ class PeerSection(TlsFiles):
 
 
 class WebSection(Section):
-    """[web]: health, the page and the API. Loopback until told otherwise; tokens wherever it listens."""
+    """[web]: health, pages and API; by default on loopback, with tokens."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
@@ -191,12 +191,12 @@ class WebSection(Section):
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("TLS needs tls_certificate and tls_key together")
         if not self.require_token and self.host not in ("127.0.0.1", "::1", "localhost"):
-            raise ValueError("require_token = false is for host = '127.0.0.1' only")
+            raise ValueError("require_token = false is allowed with host = '127.0.0.1' only")
         return self
 
 
 class AuditSection(TlsFiles):
-    """[audit]: the trail of who did what; its files, and a syslog server that gets a copy over TLS."""
+    """[audit]: the files of the audit trail, and a syslog server that receives a copy over TLS."""
 
     folder: ConfigPath | None = None
     source: str = Field(default="", max_length=100)

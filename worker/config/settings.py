@@ -1,4 +1,4 @@
-"""config.toml + environment → one frozen Settings. Unknown keys are refused and the nearest known key is named."""
+"""config.toml + environment → a frozen Settings. An unknown key is rejected, and the nearest known key named."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _LISTS: dict[str, type[BaseModel]] = {"peer": PeerSection, "route": RouteSection
 
 
 class Settings(BaseSettings):
-    """Every setting of the worker; built once by `load_settings` and passed down."""
+    """All settings of the worker; built once by `load_settings` and passed down."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__"
@@ -89,15 +89,15 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment comes before the file (which arrives as init arguments)."""
+        """Let the environment take precedence over the file (which arrives as init arguments)."""
         return env_settings, init_settings
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> Settings:
-        names = [one.name for one in self.destination]
+        names = [section.name for section in self.destination]
         if len(set(names)) != len(names):
             raise ValueError("two [[destination]] entries have the same name")
-        titles = [one.ae_title for one in self.peer]
+        titles = [section.ae_title for section in self.peer]
         if len(set(titles)) != len(titles):
             raise ValueError("two [[peer]] entries have the same ae_title")
         check_routes(self.route)
@@ -116,9 +116,9 @@ class Settings(BaseSettings):
 def load_settings(path: Path | None, kinds: Sequence[type[DestinationSection]]) -> Settings:
     """The settings of a TOML file (or the defaults, with None), overridden by `WORKER__SECTION__KEY`.
 
-    `kinds`: those of [[destination]]; the first is the kind of an entry that none of the others claims. Relative paths
-    and a relative SQLite URL are resolved against the folder of the file, so that the working directory of a service
-    does not matter. Raises StartError with one line that names the key at fault.
+    `kinds` are the kinds of [[destination]]; an entry that no other kind claims is of the first. Relative paths and a
+    relative SQLite URL are resolved against the folder of the file, so that the working directory of a service does
+    not matter. Raises StartError with a single line that names the key at fault.
     """
     content: dict[str, Any] = {}
     if path is not None:
@@ -140,7 +140,7 @@ def load_settings(path: Path | None, kinds: Sequence[type[DestinationSection]]) 
 
 @cache
 def with_kinds(kinds: tuple[type[DestinationSection], ...]) -> type[Settings]:
-    """Settings whose [[destination]] tables are validated as one of these kinds: see `load_settings`."""
+    """Settings whose [[destination]] tables are validated by their kinds: see `load_settings`."""
 
     def kind_of(value: Any) -> str:
         if isinstance(value, DestinationSection):
@@ -159,31 +159,32 @@ def _known_keys(model: type[BaseModel]) -> list[str]:
 
 def _section_of(location: tuple[int | str, ...], kinds: Mapping[str, type[BaseModel]]) -> type[BaseModel]:
     model: type[BaseModel] = Settings
-    for part in location:
-        if part in kinds:
-            model = kinds[str(part)]
-        if isinstance(part, int) or part not in model.model_fields:
+    for key in location:
+        if key in kinds:
+            model = kinds[str(key)]
+        if isinstance(key, int) or key not in model.model_fields:
             continue
-        annotation = model.model_fields[part].annotation
-        if part == "destination":
+        annotation = model.model_fields[key].annotation
+        if key == "destination":
             model = DestinationSection
-        elif part in _LISTS:
-            model = _LISTS[str(part)]
+        elif key in _LISTS:
+            model = _LISTS[str(key)]
         elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
             model = annotation
     return model
 
 
 def _explain(error: ValidationError, kinds: Sequence[type[DestinationSection]]) -> str:
-    by_name = {kind.__name__: kind for kind in kinds}  # as they stand in pydantic's locations
-    lines = []
-    for one in error.errors(include_url=False, include_input=False):
-        key = ".".join(str(part) for part in one["loc"] if part not in by_name)
-        if one["type"] == "extra_forbidden":
-            lines.append(f"unknown key '{key}'{_nearest(str(one['loc'][-1]), _section_of(one['loc'][:-1], by_name))}")
+    by_name = {kind.__name__: kind for kind in kinds}  # as pydantic names them in a location
+    faults = []
+    for fault in error.errors(include_url=False, include_input=False):
+        location, message = fault["loc"], fault["msg"].removeprefix("Value error, ")
+        key = ".".join(str(name) for name in location if name not in by_name)
+        if fault["type"] == "extra_forbidden":
+            faults.append(f"unknown key '{key}'{_nearest(str(location[-1]), _section_of(location[:-1], by_name))}")
         else:
-            lines.append(f"'{key}': {one['msg'].removeprefix('Value error, ')}" if key else one["msg"])
-    return "; ".join(lines)
+            faults.append(f"'{key}': {message}" if key else fault["msg"])
+    return "; ".join(faults)
 
 
 def _nearest(key: str, model: type[BaseModel]) -> str:
@@ -192,16 +193,15 @@ def _nearest(key: str, model: type[BaseModel]) -> str:
 
 
 def _refuse_unknown_environment() -> None:
-    """pydantic-settings passes over a misspelt variable in silence; we do not."""
+    """Raise StartError for a misspelt variable, which pydantic-settings ignores silently."""
     for name in os.environ:
         if not name.upper().startswith(ENVIRONMENT_PREFIX):
             continue
-        parts = [part.lower() for part in name[len(ENVIRONMENT_PREFIX) :].split("__")]
+        keys = [key.lower() for key in name[len(ENVIRONMENT_PREFIX) :].split("__")]
         model: type[BaseModel] = Settings
-        for depth, part in enumerate(parts):
-            if part not in model.model_fields:
-                shown = f"unknown environment variable {name}{_nearest(part, model)}"
-                raise StartError("config-invalid", shown)
-            model = _section_of(tuple(parts[: depth + 1]), {})
-            if parts[0] in ("destination", "peer", "route"):
+        for depth, key in enumerate(keys):
+            if key not in model.model_fields:
+                raise StartError("config-invalid", f"unknown environment variable {name}{_nearest(key, model)}")
+            model = _section_of(tuple(keys[: depth + 1]), {})
+            if keys[0] in ("destination", "peer", "route"):
                 break

@@ -29,10 +29,9 @@ def associate(
 ) -> Association:
     """An established association in which `ae_title` is ours.
 
-    `service` and `name` (the AE title without one) say in messages what was requested and of whom; `roles` are
-    SCP/SCU role selections (PS3.7 D.3.3.4). Without `timeout_seconds` the time-outs are the entity's own. Raises Retry
-    when the peer is unreachable, rejects the association or accepts none of the presentation contexts; StartError for
-    unusable TLS files.
+    Messages name the `service` that was requested, and the peer by `name` (default: its AE title). `roles` are SCP/SCU
+    role selections (PS3.7 D.3.3.4); `timeout_seconds` replaces the entity's own time-out. Raises Retry when the peer is
+    unreachable, rejects the association or accepts no presentation context; StartError for unusable TLS files.
     """
     name = name or entity.ae_title
     seconds = timeout_seconds if timeout_seconds is not None else entity.timeout_seconds

@@ -1,9 +1,8 @@
 """Every internal of pynetdicom that we replace or use, in one place.
 
 An association of pynetdicom is two threads: its upper layer (`assoc.dul`) reads the connection and runs the state
-machine of PS3.8 9.2, its reactor (`assoc.run`) answers messages. What the receive role replaces in them, and why, is
-told in `worker.receive.fast_store` and `worker.receive.limits`; the Query/Retrieve SCP sends files over an association
-that it is answering.
+machine of PS3.8 9.2, its reactor (`assoc.run`) answers messages. `worker.receive.fast_store` and `.limits` explain what
+the receive role replaces in them; the Query/Retrieve SCP sends files over an association that it is answering.
 
 pyproject.toml pins pynetdicom's minor version. Assigning to an attribute that an upgrade has renamed would do nothing,
 silently, so tests/unit/network/test_pynetdicom_patches.py resolves each attribute chain `assoc.…` of this file on a

@@ -91,7 +91,7 @@ def evenly_omitted(attributes: Sequence[Mapping[str, Any]]) -> str | None:
 
 @dataclass(slots=True)
 class _SlicePosition:
-    """A position along the normal, in mm, and the instance numbers of its images; `unnumbered` where one has none."""
+    """A position along the normal, in mm, and its images' instance numbers; `unnumbered` where a number is missing."""
 
     position: float
     numbers: set[float]

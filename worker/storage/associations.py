@@ -94,5 +94,5 @@ def _is_dead(session: Session, association: AssociationRow, now: datetime, lease
     if association.receiver == process_name():
         return True
     is_here = association.receiver.partition(":")[0] == socket.gethostname()
-    # One that was just opened elsewhere may be of a receiver whose first sign of life is still to come.
+    # The receiver of an association that was just opened elsewhere may still have to record its first heartbeat.
     return (is_here or association.opened_at <= now - lease) and is_lost(session, association.receiver, now, lease)
