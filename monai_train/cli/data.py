@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from monai_train.cli.options import GroupsOption
+from monai_train.data.patients import DEFAULT_SALT
 from worker.errors import StartError
 
 
@@ -25,7 +26,7 @@ def convert_command(
         False, "--from-worker", help="SRC is what `worker readings export` wrote: series confirmed by readers."
     ),
     salt: str = typer.Option(
-        "monai-train",
+        DEFAULT_SALT,
         envvar="MONAI_TRAIN_SALT",
         help="Secret for the hash of PatientID; set your own before a manifest leaves the institution.",
     ),

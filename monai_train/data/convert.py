@@ -23,10 +23,10 @@ from rich.table import Table
 
 from monai_train.data.duplicates import Fingerprint, find_duplicates, fingerprint_files
 from monai_train.data.images import UnreadableImage, hash_pixels, read_dicom_frame, read_picture
-from monai_train.data.inventory import DEFAULT_SALT, RejectedFile, SourceImage, count_reasons, take_inventory
+from monai_train.data.inventory import RejectedFile, SourceImage, count_reasons, take_inventory
 from monai_train.data.labels import are_in_conflict, read_label_file
 from monai_train.data.manifest import GROUP_COLUMNS, MANIFEST_COLUMNS, write_csv
-from monai_train.data.patients import name_groups
+from monai_train.data.patients import DEFAULT_SALT, name_groups
 from monai_train.data.pool import map_files
 from monai_train.data.secondary_capture import encode_secondary_capture
 from worker.errors import StartError

@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from monai_train.data.convert import Conversion, convert
-from monai_train.data.inventory import DEFAULT_SALT
 from monai_train.data.labels import CLASS_NAMES, NO_TUMOUR, label_index
 from monai_train.data.manifest import write_csv
+from monai_train.data.patients import DEFAULT_SALT
 from worker.errors import StartError
 
 LABELS = "labels.csv"

@@ -14,9 +14,8 @@ from pydicom.errors import InvalidDicomError
 from monai_train.data.images import MAXIMUM_PIXELS, UnreadableImage, find_files, is_dicom_file, is_picture_name
 from monai_train.data.labels import LabelFile, LabelRow, folder_label
 from monai_train.data.manifest import GROUP_COLUMNS, read_lines
+from monai_train.data.patients import DEFAULT_SALT
 from worker.errors import StartError
-
-DEFAULT_SALT = "monai-train"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from enum import StrEnum
 
 from monai_train.data.manifest import ManifestRow
 
+DEFAULT_SALT = "monai-train"  # of the hash by which DICOM patients are named
+
 
 class Groups:
     """Equivalence classes of the numbers 0 … n-1 (union-find)."""
