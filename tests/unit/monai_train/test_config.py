@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from monai_train.config import read_config
 from worker.errors import StartError
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_configuration_faults_name_the_key(tmp_path: Path) -> None:
@@ -31,3 +34,14 @@ def test_defaults_hold_without_a_file() -> None:
     config = read_config(None, threads=3)
     assert (config.network, config.threads, config.external) == ("resnet18-slim", 3, ("navoneel",))
     assert sum(share for _, share in config.shares) == pytest.approx(1)
+
+
+def test_configurations_that_the_default_model_was_trained_by_are_still_read(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "default-model.md").read_text(encoding="utf-8")
+    blocks = [part.split("```")[0] for part in text.split("```json\n")[1:]]
+    assert len(blocks) == 3
+    for number, block in enumerate(blocks):
+        file = tmp_path / f"{number}.json"
+        file.write_text(block)
+        config = read_config(file)
+        assert config.model_dump(exclude_unset=True)["shares"] == json.loads(block)["shares"]
