@@ -22,7 +22,7 @@ def export_command(
         False, "--average", help="Export the mean of several runs' weights; they began from the same --weights."
     ),
     as_default: bool = typer.Option(
-        False, "--as-default", help="Make it the worker's default, unless it is worse than the present one."
+        False, "--as-default", help="Make it the worker's default, unless it is worse than the present default."
     ),
 ) -> None:
     """Make the bundle that the worker serves, and measure it for its model card.
@@ -50,14 +50,14 @@ def retrain_command(
     out: Path = typer.Option(..., "--out", help="Folder of the new bundle; must not exist."),
     version: str = typer.Option(..., "--version", help="Version of the new bundle."),
     config: ConfigOption = None,
-    healthy: Path | None = typer.Option(None, "--healthy", help="The healthy volume, if `train` was given one."),
+    healthy: Path | None = typer.Option(None, "--healthy", help="The healthy volume that `train` was given, if any."),
     epochs: EpochsOption = None,
     learning_rate: RateOption = None,
     seed: SeedOption = None,
     threads: ThreadsOption = None,
     json_file: Path | None = typer.Option(None, "--json", help="Write both models' figures to this file."),
 ) -> None:
-    """Fine-tune the present model on confirmed series, and offer the new one only if it is not worse.
+    """Fine-tune the present model on confirmed series, and offer the new model only if it is not worse.
 
     Exit code 0: offered, 1: not offered (the bundle is written all the same), 2: startup error.
     Example: monai-train retrain --bundle old --data data --from-worker seen --run runs/site --version 2 --out new
@@ -84,6 +84,6 @@ def retrain_command(
     if result.faults:
         typer.echo("not offered:\n" + "\n".join(f"- {fault}" for fault in result.faults))
         raise typer.Exit(EXIT_NOT_OFFERED)
-    typer.echo("not worse than the present model. Nothing has changed; run it beside the present one:")
+    typer.echo("not worse than the present model. Nothing has changed; run the new model in shadow:")
     name = load_bundle(out).identity.name
     typer.echo(f"  worker models add {out}\n  worker models shadow {name} {version}")

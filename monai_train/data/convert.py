@@ -37,7 +37,7 @@ _CONFLICT_COLUMNS = ("kind", "picture_group", "source", "label", "other_labels")
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """One converted image: its DICOM file relative to the output folder, and the hashes of file and pixels."""
+    """A converted image: its DICOM file relative to the output folder, and the hashes of file and pixels."""
 
     image: SourceImage
     path: str
@@ -113,7 +113,7 @@ def _without_label(image: SourceImage) -> RejectedFile:
 
 
 def convert_image(image: SourceImage, source: Path, out: Path) -> Converted | RejectedFile:
-    """Convert one image. Raises OSError if the output cannot be written."""
+    """Convert an image. Raises OSError if the output cannot be written."""
     path = source / image.source
     try:
         content = path.read_bytes()

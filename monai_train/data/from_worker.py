@@ -40,7 +40,7 @@ Line = dict[str, str]
 
 
 def convert_export(export: Path, out: Path, salt: str = DEFAULT_SALT) -> Conversion:
-    """Convert an exported folder; patients are identified by `salt` and the DICOM patient, so use one salt throughout.
+    """Convert an exported folder; patients are identified by `salt` and the DICOM patient, so never change the salt.
 
     Raises StartError as `convert` does, and if the worker did not write the folder or no slice gets a label.
     """

@@ -20,7 +20,7 @@ from worker.errors import StartError
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
-    """One image and its label. `row` is the merged rows of the user's files that name it, None without any."""
+    """An image and its label. `row` is the merged rows of the user's files that name it, None without any."""
 
     source: str  # relative to the source folder
     is_dicom: bool

@@ -26,7 +26,7 @@ _NEVER_EMPTY = ("path", *GROUP_COLUMNS)  # an empty group would join every pictu
 
 @dataclass(frozen=True, slots=True)
 class ManifestRow:
-    """One picture of the manifest; `box` is the tumour's x centre, y centre, width, height as fractions, or None.
+    """A picture of the manifest; `box` is the tumour's x centre, y centre, width, height as fractions, or None.
 
     `split` is the part by the authors of the data set ("" if they published none); no split of ours uses it.
     """

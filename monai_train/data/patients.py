@@ -1,4 +1,4 @@
-"""Patient groups: which pictures belong to one patient, and a split that never divides a patient.
+"""Patient groups: which pictures belong to the same patient, and a split that never divides a patient.
 
 Groups are found by union-find over whatever says "the same picture" or "the same patient".
 """
@@ -41,10 +41,10 @@ class Groups:
 
 
 def name_groups(tokens: Sequence[Sequence[str]]) -> list[str]:
-    """Name the group of each item: items that share a token, directly or over others, are of one group.
+    """Name the group of each item: items that share a token, directly or over others, are of the same group.
 
     An item's tokens are ordered from the most trusted (a name by the user) to the least (a hash of pixels); a group is
-    named by the smallest of its members' most trusted tokens. "" is no token; every item needs at least one.
+    named by the smallest of its members' most trusted tokens. "" is no token; every item needs at least 1 token.
     """
     groups = Groups(len(tokens))
     first_with: dict[str, int] = {}

@@ -124,7 +124,7 @@ def resume(path: Path, state: TrainingState, config: TrainConfig, provenance: di
 
 
 def current_commit() -> str:
-    """The commit of the checkout this code runs from, or `unknown` outside one."""
+    """The commit of the checkout this code runs from, or `unknown` outside a checkout."""
     answer = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
