@@ -15,8 +15,8 @@ def encode_secondary_capture(picture: Picture, source_sha256: str, source_path: 
     """The bytes of a DICOM file, modality MR, MONOCHROME2, 8 or 16 bit.
 
     Every picture gets a patient, a study and a series of its own, as a folder does not say which pictures are of the
-    same scan. Label and groups are in the manifest only, so that a corrected label changes no DICOM file. Dates are unknown
-    and left empty.
+    same scan. Label and groups are in the manifest only, so that a corrected label changes no DICOM file. Dates are
+    unknown and left empty.
     """
     pixels = picture.pixels
     bits = pixels.dtype.itemsize * 8
