@@ -12,7 +12,6 @@ from tests.testbed.instances import write_series
 from tests.testbed.receiver import receiving
 from tests.testbed.waiting import wait_until
 from worker.audit.messages import AuditEvent, EventOutcome
-from worker.config.settings import ReceiveSection
 from worker.db.engine import Database
 from worker.db.series_status import unfinished_counts
 from worker.errors import Retry, StartError
@@ -135,8 +134,3 @@ def test_a_missing_or_useless_file_is_said_at_start(tmp_path: Path, certificates
     (tmp_path / "bad.pem").write_text("bad")
     with pytest.raises(StartError, match="cannot be used"):
         server_context(tmp_path / "bad.pem", key, certificates.authority)
-
-
-def test_half_of_the_tls_files_is_a_configuration_error() -> None:
-    with pytest.raises(ValueError, match="together"):
-        ReceiveSection(tls_certificate=Path("a.pem"))

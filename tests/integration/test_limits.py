@@ -11,7 +11,6 @@ import pytest
 from pydicom.uid import MRImageStorage
 from pynetdicom import AE
 from pynetdicom.acse import ACSE
-from pynetdicom.pdu_primitives import P_DATA
 
 from tests.testbed import dcmtk
 from tests.testbed.certificates import make_certificates
@@ -23,7 +22,6 @@ from worker.db.engine import Database
 from worker.db.series_status import unfinished_counts
 from worker.dicom import standard
 from worker.receive import limits
-from worker.receive.limits import LimitedMessages, TooLarge
 
 SMALLEST = 1 << 16
 
@@ -58,60 +56,6 @@ def test_a_dataset_above_the_limit_is_0xa700_and_leaves_nothing(tmp_path: Path) 
     stored = list((tmp_path / "data").rglob("*.dcm"))
     assert [path.stat().st_size < SMALLEST for path in stored] == [True] * len(stored)
     assert list((tmp_path / "data" / "instances" / "incoming").iterdir()) == []
-
-
-class _NoPeer:
-    """What LimitedMessages needs of an association to collect a message."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-        self.dul = self
-        self.event_queue = self
-
-    def put(self, event: str) -> None:
-        self.events.append(event)
-
-
-def _part(*values: bytes) -> P_DATA:
-    primitive = P_DATA()
-    primitive.presentation_data_value_list = [[1, one] for one in values]
-    return primitive
-
-
-def test_no_more_of_a_dataset_is_held_than_the_limit() -> None:
-    peer = _NoPeer()
-    messages = LimitedMessages(peer, 10 << 20)
-    held = []
-    for _ in range(40):
-        messages.receive_primitive(_part(b"\x00" + bytes(1 << 20)))
-        held.append(messages.message.data_set.getbuffer().nbytes)
-    assert max(held) == 10 << 20
-    assert held[-1] == 0
-    assert isinstance(messages.message.data_set, TooLarge)
-    assert peer.events == []
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        [b"\x01" + bytes(40_000), b"\x01" + bytes(40_000)],  # a command without end
-        [b""],  # not even the control header
-        [b"\x03" + b"\xff" * 20],  # a command that is none
-    ],
-)
-def test_what_is_no_message_ends_the_association(values: list[bytes]) -> None:
-    peer = _NoPeer()
-    LimitedMessages(peer, 1 << 20).receive_primitive(_part(*values))
-    assert peer.events == ["Evt19"]
-
-
-def test_requests_that_wait_for_no_answer_end_the_association() -> None:
-    peer = _NoPeer()
-    messages = LimitedMessages(peer, 1 << 20)
-    for number in range(4):
-        messages.msg_queue.put((1, number))
-    messages.receive_primitive(_part(b"\x00data"))
-    assert peer.events == ["Evt19"]
 
 
 def test_a_pdu_that_claims_four_gigabytes_is_not_read(tmp_path: Path) -> None:

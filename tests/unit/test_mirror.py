@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 # Module → where it is tested instead, or why there is nothing to test.
 WITHOUT: dict[str, str] = {
     "worker/__init__.py": "tests/acceptance/test_wheel.py",
+    "worker/receive/storage_scp.py": "tests/integration/test_storage_scp.py, with DCMTK and pynetdicom as peers",
     "worker/send/commitment_scu.py": "tests/integration/test_commitment.py, with Orthanc",
     "worker/send/fhir_client.py": "tests/integration/test_fhir.py, with a FHIR server",
     "worker/send/stow_client.py": "tests/integration/test_stow.py, with Orthanc and a server that misbehaves",

@@ -5,13 +5,11 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import dcmread
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from pynetdicom.sop_class import Verification
 from sqlalchemy import select
 
@@ -147,12 +145,3 @@ def test_a_peer_is_not_taken_for_silent_while_it_waits_for_its_answer(
         peer.associate(CONTEXTS)
         uid, _, dataset = _parts(mr_instance(1))
         assert peer.store(STORE, MRImageStorage, uid, dataset) == standard.SUCCESS
-
-
-def test_file_meta_information_is_what_pydicom_reads() -> None:
-    meta = dcmread(BytesIO(file_beginning(MRImageStorage, "1.2.3", JPEG2000Lossless))).file_meta
-    assert meta.FileMetaInformationVersion == b"\0\1"
-    assert meta.MediaStorageSOPClassUID == MRImageStorage
-    assert meta.MediaStorageSOPInstanceUID == "1.2.3"
-    assert meta.TransferSyntaxUID == JPEG2000Lossless
-    assert meta.FileMetaInformationGroupLength == len(file_beginning(MRImageStorage, "1.2.3", JPEG2000Lossless)) - 144

@@ -1,0 +1,102 @@
+"""How much of a message is held, and which addresses are served. With real peers: tests/integration/test_limits.py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pynetdicom.pdu_primitives import P_DATA
+
+from worker.config.sections import ReceiveSection
+from worker.network.pynetdicom_patches import INVALID_PDU
+from worker.receive.limits import LimitedMessages, LimitedServer, TooLarge
+
+
+class FakeAssociation:
+    """The part of an association that LimitedMessages needs to collect a message."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.dul = self
+        self.event_queue = self
+
+    def put(self, event: str) -> None:
+        self.events.append(event)
+
+
+def fragments(*values: bytes) -> P_DATA:
+    primitive = P_DATA()
+    primitive.presentation_data_value_list = [[1, value] for value in values]
+    return primitive
+
+
+def test_no_more_of_a_dataset_is_held_than_the_limit() -> None:
+    assoc = FakeAssociation()
+    messages = LimitedMessages(assoc, 10 << 20)
+    held = []
+    for _ in range(40):
+        messages.receive_primitive(fragments(b"\x00" + bytes(1 << 20)))
+        held.append(messages.message.data_set.getbuffer().nbytes)
+    assert max(held) == 10 << 20
+    assert held[-1] == 0
+    assert isinstance(messages.message.data_set, TooLarge)
+    assert assoc.events == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [b"\x01" + bytes(40_000), b"\x01" + bytes(40_000)],  # a command without end
+        [b""],  # not even the control header
+        [b"\x03" + b"\xff" * 20],  # a command that is none
+    ],
+)
+def test_what_is_no_message_ends_the_association(values: list[bytes]) -> None:
+    assoc = FakeAssociation()
+    LimitedMessages(assoc, 1 << 20).receive_primitive(fragments(*values))
+    assert assoc.events == [INVALID_PDU]
+
+
+def test_requests_that_wait_for_no_answer_end_the_association() -> None:
+    assoc = FakeAssociation()
+    messages = LimitedMessages(assoc, 1 << 20)
+    for number in range(4):
+        messages.msg_queue.put((1, number))
+    messages.receive_primitive(fragments(b"\x00data"))
+    assert assoc.events == [INVALID_PDU]
+
+
+@pytest.mark.parametrize(
+    ("address", "is_served"),
+    [
+        ("10.1.2.3", True),
+        ("10.2.0.1", False),
+        ("::ffff:10.1.2.3", True),  # an IPv4 peer on an IPv6 socket
+        ("::ffff:10.2.0.1", False),
+        ("fd00::7", True),
+        ("fe80::1", False),
+    ],
+)
+def test_addresses_outside_the_networks_are_refused(address: str, is_served: bool) -> None:
+    refused: list[tuple[str, str]] = []
+    server: Any = SimpleNamespace(
+        limits=ReceiveSection(allowed_networks=("10.1.0.0/16", "fd00::/8")),
+        on_refused=lambda *refusal: refused.append(refusal),
+        active_associations=[],
+    )
+    assert LimitedServer.verify_request(server, None, (address, 104)) is is_served
+    assert refused == ([] if is_served else [(address, "network")])
+
+
+def test_connections_are_limited_to_twice_the_associations_and_a_spare() -> None:
+    refused: list[tuple[str, str]] = []
+    server: Any = SimpleNamespace(
+        limits=ReceiveSection(maximum_associations=2),
+        on_refused=lambda *refusal: refused.append(refusal),
+        active_associations=[None] * 19,
+    )
+    assert LimitedServer.verify_request(server, None, ("10.1.2.3", 104))
+    server.active_associations.append(None)
+    assert not LimitedServer.verify_request(server, None, ("10.1.2.3", 104))
+    assert refused == [("10.1.2.3", "too-many-connections")]
