@@ -17,7 +17,8 @@ from tests.faults.bed import Outcome
 from tests.faults.wire import Closed, Wire
 from tests.testbed.dcmtk import free_port
 from tests.testbed.waiting import wait_until
-from worker.config.settings import ReceiveSection, Settings, WorkerSection
+from worker.config.sections import ReceiveSection, WorkerSection
+from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import open_associations
 from worker.db.migrate import migrate

@@ -21,7 +21,8 @@ from tests.testbed.waiting import patience, wait_until
 from worker.audit import events
 from worker.audit.recorder import Recorder, trail_of
 from worker.audit.trail import Trail
-from worker.config.settings import AuditSection, Settings, WebSection, WorkerSection
+from worker.config.sections import AuditSection, WebSection, WorkerSection
+from worker.config.settings import Settings
 from worker.db import tokens
 from worker.db.engine import Database
 from worker.db.migrate import migrate

@@ -17,7 +17,8 @@ from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import Clock, write_series
 from tests.testbed.orthanc import Orthanc
 from tests.testbed.waiting import wait_until
-from worker.config.settings import ReceiveSection, Settings, WorkerSection
+from worker.config.sections import ReceiveSection, WorkerSection
+from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.tables import Commitment, DeliveryRow, DeliveryState, InstanceRow
 from worker.dicom import commitment

@@ -17,7 +17,8 @@ from tests.testbed.instances import MODEL, Clock, new_instance, write_series
 from tests.testbed.orthanc import Orthanc
 from tests.testbed.pacs import Pacs
 from tests.testbed.waiting import wait_until
-from worker.config.settings import PeerSection, ReceiveSection, Settings, WorkerSection
+from worker.config.sections import PeerSection, ReceiveSection, WorkerSection
+from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import add_instance, close_association, open_association
 from worker.db.migrate import migrate

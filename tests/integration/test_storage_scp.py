@@ -20,7 +20,8 @@ from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import encoded, mr_instance, write_series
 from tests.testbed.raw_store import raw_store
 from tests.testbed.waiting import wait_until
-from worker.config.settings import ReceiveSection, Settings, WorkerSection
+from worker.config.sections import ReceiveSection, WorkerSection
+from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.db.tables import AssociationRow, InstanceRow

@@ -22,7 +22,8 @@ from tests.testbed import postgres
 from tests.testbed.instances import later, new_instance
 from worker.audit.recorder import audit_faults
 from worker.audit.verify import newest_entries, verify_trails
-from worker.config.settings import AuditSection, Settings, WorkerSection
+from worker.config.sections import AuditSection, WorkerSection
+from worker.config.settings import Settings
 from worker.db import models, readings, tokens
 from worker.db.deliveries import claim_deliveries
 from worker.db.engine import Database

@@ -13,7 +13,8 @@ from fastapi import Depends, FastAPI, Request
 
 from tests.testbed.instances import later
 from worker.audit.messages import AuditEvent
-from worker.config.settings import Settings, WebSection
+from worker.config.sections import WebSection
+from worker.config.settings import Settings
 from worker.db import tokens
 from worker.db.engine import Database
 from worker.db.tables import TokenRole

@@ -10,7 +10,8 @@ from typing import Any
 
 from tests.testbed.dcmtk import free_port
 from worker.audit import events
-from worker.config.settings import ReceiveSection, Settings, WorkerSection
+from worker.config.sections import ReceiveSection, WorkerSection
+from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.receive.storage_scp import Receiver

@@ -19,7 +19,7 @@ from contextlib import suppress
 from itertools import islice
 
 from worker.audit.trail import Trail, TrailRecord
-from worker.config.settings import AuditSection
+from worker.config.sections import AuditSection
 from worker.errors import StartError
 from worker.files import write_atomically
 from worker.logs import get_log

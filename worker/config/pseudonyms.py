@@ -7,7 +7,7 @@ import hashlib
 import hmac
 from collections.abc import Callable
 
-from worker.config.settings import PrivacySection
+from worker.config.sections import PrivacySection
 
 _LENGTH = 16  # an accession number's column, PS3.5 6.2, VR SH; 80 bits
 

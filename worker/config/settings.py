@@ -40,24 +40,6 @@ from worker.config.sections import (
 )
 from worker.errors import StartError
 
-__all__ = [
-    "ENVIRONMENT_PREFIX",
-    "ApplicationEntity",
-    "AuditSection",
-    "DatabaseSection",
-    "DestinationSection",
-    "EligibilitySection",
-    "PeerSection",
-    "PrivacySection",
-    "ReceiveSection",
-    "RetentionSection",
-    "RouteSection",
-    "Settings",
-    "WebSection",
-    "WorkerSection",
-    "load_settings",
-]
-
 _LISTS: dict[str, type[BaseModel]] = {"peer": PeerSection, "route": RouteSection, "match": Condition}
 
 

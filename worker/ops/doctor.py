@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from worker.config.settings import PeerSection, Settings
+from worker.config.sections import PeerSection
+from worker.config.settings import Settings
 from worker.db.engine import Database, DatabaseError
 from worker.db.processes import ProcessStatus, list_processes
 from worker.db.series_status import unfinished_counts

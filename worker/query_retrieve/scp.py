@@ -23,7 +23,8 @@ from pynetdicom.dimse_primitives import C_GET, C_MOVE
 from pynetdicom.presentation import PresentationContext
 
 from worker.audit import events
-from worker.config.settings import ApplicationEntity, Settings
+from worker.config.sections import ApplicationEntity
+from worker.config.settings import Settings
 from worker.db.engine import Database, Session
 from worker.db.views.archive import Instance, Series, Study, match_instances, match_series, match_studies
 from worker.db.views.archive_matching import Keys

@@ -24,7 +24,7 @@ from pynetdicom.dsutils import decode, encode
 from pynetdicom.presentation import PresentationContext
 
 from worker.audit.events import Transferred
-from worker.config.settings import ApplicationEntity
+from worker.config.sections import ApplicationEntity
 from worker.db.views.archive import Instance
 from worker.dicom import standard
 from worker.dicom.header import ignore_value_warnings

@@ -27,7 +27,7 @@ from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import ThreadedAssociationServer
 
-from worker.config.settings import ReceiveSection
+from worker.config.sections import ReceiveSection
 from worker.logs import fault_fields, get_log
 from worker.network import pynetdicom_patches as patches
 from worker.receive.fast_store import FastStore

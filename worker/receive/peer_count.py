@@ -14,7 +14,8 @@ from pynetdicom import build_context
 from pynetdicom.association import Association
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
-from worker.config.settings import PeerSection, Settings
+from worker.config.sections import PeerSection
+from worker.config.settings import Settings
 from worker.db import settling
 from worker.db.engine import Database
 from worker.errors import Retry

@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from worker.config import routing
-from worker.config.settings import EligibilitySection, Settings
+from worker.config.sections import EligibilitySection
+from worker.config.settings import Settings
 from worker.db import settling
 from worker.db.engine import Database
 from worker.db.instances import instances_of

@@ -17,7 +17,8 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.sop_class import Verification
 
 from worker.audit import events
-from worker.config.settings import ReceiveSection, Settings
+from worker.config.sections import ReceiveSection
+from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.dicom import commitment, standard
 from worker.errors import StartError

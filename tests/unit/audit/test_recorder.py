@@ -13,7 +13,8 @@ from tests.testbed.instances import Clock, later
 from worker.audit import events, verify
 from worker.audit.recorder import Recorder, accept_head, anchored_head, audit_faults, recording, trail_of
 from worker.audit.trail import TrailHead
-from worker.config.settings import AuditSection, Settings, WorkerSection
+from worker.config.sections import AuditSection, WorkerSection
+from worker.config.settings import Settings
 from worker.db.engine import Database
 
 MR = "1.2.840.10008.5.1.4.1.1.4"

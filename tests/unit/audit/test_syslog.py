@@ -12,7 +12,7 @@ from worker.audit import events
 from worker.audit.messages import AuditEvent, encode
 from worker.audit.syslog import Forwarder, frame
 from worker.audit.trail import Trail, TrailRecord
-from worker.config.settings import AuditSection
+from worker.config.sections import AuditSection
 from worker.errors import StartError
 
 

@@ -8,7 +8,8 @@ from tests.testbed.instances import Clock
 from worker.audit import events
 from worker.audit.recorder import recording, trail_of
 from worker.audit.verify import TrailEntry, newest_entries, verify_trails
-from worker.config.settings import AuditSection, Settings, WorkerSection
+from worker.config.sections import AuditSection, WorkerSection
+from worker.config.settings import Settings
 from worker.db.engine import Database, DatabaseError
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)

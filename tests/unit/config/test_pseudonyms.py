@@ -9,7 +9,8 @@ from sqlalchemy import select
 
 from tests.testbed.instances import NOON, mr_instance, received
 from worker.config.pseudonyms import pseudonym_of
-from worker.config.settings import PrivacySection, load_settings
+from worker.config.sections import PrivacySection
+from worker.config.settings import load_settings
 from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.db.tables import SeriesRow

@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from tests.testbed.instances import mr_instance, received
-from worker.config.settings import DatabaseSection, Settings, WorkerSection
+from worker.config.sections import DatabaseSection, WorkerSection
+from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import instances_of, open_association
 from worker.db.migrate import migrate

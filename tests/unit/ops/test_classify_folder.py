@@ -10,7 +10,8 @@ from pydicom import dcmread
 from pydicom.uid import CTImageStorage, RTDoseStorage
 
 from tests.testbed.instances import MODEL, NOON, classified, write_series
-from worker.config.settings import EligibilitySection, Settings
+from worker.config.sections import EligibilitySection
+from worker.config.settings import Settings
 from worker.db.tables import SeriesStatus
 from worker.errors import NotAssessable, StartError
 from worker.inference.illustrated import IllustratedResult

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.config.settings import DatabaseSection, ReceiveSection, Settings, WorkerSection
+from worker.config.sections import DatabaseSection, ReceiveSection, WorkerSection
+from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.db.processes import beat

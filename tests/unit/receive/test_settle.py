@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import event, select
 
 from tests.testbed.instances import MODEL, NOON, later, new_instance
-from worker.config.settings import EligibilitySection, PeerSection, ReceiveSection, Settings, WorkerSection
+from worker.config.sections import EligibilitySection, PeerSection, ReceiveSection, WorkerSection
+from worker.config.settings import Settings
 from worker.db import settling
 from worker.db.engine import Database
 from worker.db.instances import add_instance, close_association, input_sha256, instances_of, open_association

@@ -12,7 +12,8 @@ from tests.testbed.instances import NOON, later, new_instance
 from tests.testbed.waiting import wait_until
 from worker.audit.events import unrecorded
 from worker.audit.messages import AuditEvent
-from worker.config.settings import Settings, WorkerSection
+from worker.config.sections import WorkerSection
+from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.processes import beat

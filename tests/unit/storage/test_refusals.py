@@ -16,7 +16,8 @@ from tests.testbed.instances import encoded, later, mr_instance
 from tests.testbed.raw_store import raw_store
 from tests.testbed.receiver import receiving
 from tests.testbed.waiting import wait_until
-from worker.config.settings import Settings, WorkerSection
+from worker.config.sections import WorkerSection
+from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.dicom import standard

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import select, update
 
 from tests.testbed.instances import MODEL, NOON, classified, later, mr_instance, new_instance, received
-from worker.config.settings import ReceiveSection, RetentionSection, Settings, WorkerSection
+from worker.config.sections import ReceiveSection, RetentionSection, WorkerSection
+from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.jobs import claim_job, end_job
 from worker.db.models import model_row

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.testbed.guarded_app import GuardedApp, bearer, through_session
-from worker.config.settings import WebSection
+from worker.config.sections import WebSection
 from worker.db import tokens
 from worker.db.engine import Database
 from worker.db.tables import TokenRole

@@ -13,7 +13,8 @@ from sqlalchemy import delete
 
 from tests.testbed.instances import MODEL, later, new_instance
 from worker.audit.events import unrecorded
-from worker.config.settings import DatabaseSection, ReceiveSection, Settings, WorkerSection
+from worker.config.sections import DatabaseSection, ReceiveSection, WorkerSection
+from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.models import model_row
