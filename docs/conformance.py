@@ -76,7 +76,7 @@ def statement() -> str:
             ("Retrieve rendered", "rendered instance and frame; thumbnail of study, series, instance and frame"),
         ],
     )
-    most = ", ".join(f"{number} {level.name.lower()} answers" for level, number in qido.MOST.items())
+    most = ", ".join(f"{number} {level.name.lower()} answers" for level, number in qido.RESULTS_AT_MOST.items())
     read = qido.MOST_READ
     return f"""# DICOM conformance statement
 
@@ -122,7 +122,7 @@ SOP classes are not supported. In Explicit and Implicit VR Little Endian:
 
 What is held: received instances, and the produced reports, pictures and key objects. Hierarchical queries only; no
 extended negotiation. At most {scp.OPERATIONS_AT_ONCE} searches and as many retrievals run at once, others wait up
-to {scp.WAIT_FOR_A_PLACE_SECONDS:g} s.
+to {scp.WAIT_FOR_A_SLOT_SECONDS:g} s.
 
 {keys}
 

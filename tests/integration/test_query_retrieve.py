@@ -43,9 +43,10 @@ from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.db.results import NewObject
+from worker.dicom.odd_values import add_value
 from worker.query_retrieve import scp
-from worker.query_retrieve.identifiers import Identifier, add_value
-from worker.query_retrieve.scp import Archive
+from worker.query_retrieve.identifiers import Identifier
+from worker.query_retrieve.scp import QueryRetrieveScp
 from worker.receive.storage_scp import Receiver
 from worker.send.destinations.c_store import CStoreDestination
 from worker.storage.acceptance import StoreRequest
@@ -67,7 +68,7 @@ class Site:
     objects: list[NewObject]
     rle: bytes  # the file of a single image of a third study
     audited: list[AuditEvent] = field(default_factory=list)
-    services: Archive | None = None
+    services: QueryRetrieveScp | None = None
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 ],
             }
         )
-        services = Archive(settings, database, audited.append)
+        services = QueryRetrieveScp(settings, database, audited.append)
         receiver = Receiver(settings, database, lambda: datetime.now(UTC), audited.append, services.handlers())
         receiver.start()
         yield Site(settings.receive.port, folder, pacs, objects, rle.encoded, audited, services)
@@ -194,7 +195,7 @@ def test_findscu_asks_over_tls(site: Site, tmp_path: Path) -> None:
             "peer": [{"ae_title": "VIEWER", "host": "127.0.0.1", "port": 9, "may_retrieve": True}],
         }
     )
-    handlers = Archive(settings, database, site.audited.append).handlers()
+    handlers = QueryRetrieveScp(settings, database, site.audited.append).handlers()
     receiver = Receiver(settings, database, lambda: datetime.now(UTC), site.audited.append, handlers)
     receiver.start()
     try:
@@ -304,13 +305,13 @@ def test_a_key_that_is_not_supported_is_warned_of(site: Site) -> None:
 @pytest.mark.parametrize("how", ["cancel", "cut"])
 def test_a_query_that_is_given_up_ends(site: Site, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     assert site.services is not None
-    pages = Archive._pages
+    pages = QueryRetrieveScp._pages
 
-    def endless(self: Archive, query: Identifier) -> Iterator[Any]:
+    def endless(self: QueryRetrieveScp, query: Identifier) -> Iterator[Any]:
         while True:
             yield from pages(self, query)
 
-    monkeypatch.setattr(Archive, "_pages", endless)
+    monkeypatch.setattr(QueryRetrieveScp, "_pages", endless)
     with associated(site, FIND) as assoc:
         statuses = []
         for status, _ in assoc.send_c_find(identifier("STUDY", StudyInstanceUID=""), FIND, msg_id=7):
@@ -330,7 +331,7 @@ def test_a_query_that_is_given_up_ends(site: Site, monkeypatch: pytest.MonkeyPat
 
 def test_too_many_operations_at_once_are_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     assert site.services is not None
-    monkeypatch.setattr(scp, "WAIT_FOR_A_PLACE_SECONDS", 0.01)
+    monkeypatch.setattr(scp, "WAIT_FOR_A_SLOT_SECONDS", 0.01)
     places = (site.services._searches, site.services._retrievals)
     taken = [(one, one.acquire()) for one in places for _ in range(scp.OPERATIONS_AT_ONCE)]
     try:

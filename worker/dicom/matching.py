@@ -26,7 +26,7 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.tag import Tag
 
-from worker.dicom.header import ignore_value_warnings
+from worker.dicom.odd_values import ignore_value_warnings
 
 _WILDCARD_VRS = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})  # C.2.2.2.4
 _NUMBER_VRS = frozenset({"IS", "DS", "US", "SS", "UL", "SL", "FL", "FD", "SV", "UV"})
@@ -121,8 +121,8 @@ def texts(element: DataElement) -> list[str]:
 def matches(keys: Iterable[Key], ds: Dataset, combined_date_time: bool = False) -> bool:
     """True where every key is matched; an absent or unreadable attribute matches none.
 
-    `combined_date_time`: a range of dates and a range of times that belong together are one range (C.2.2.2.5.4), as
-    PS3.18 8.3.4.1.1 requires of QIDO-RS and C-FIND has only where it is negotiated.
+    `combined_date_time`: a range of dates and a range of times that belong together are a single range (C.2.2.2.5.4).
+    PS3.18 8.3.4.1.1 requires that of QIDO-RS; C-FIND must negotiate it.
     """
     with ignore_value_warnings():
         return _match_all(tuple(keys), ds, combined_date_time)
@@ -271,7 +271,7 @@ def _fold_character(character: str) -> str:
 
 
 def name_patterns(key: str) -> tuple[str, ...]:
-    """Wildcard patterns for a database: any name that the key matches, in lower case, matches one of them.
+    """Wildcard patterns for a database: any name that the key matches, in lower case, matches at least one.
 
     Lower case of the ASCII letters alone, without trailing ` `, `^` and `=`. Names that the key does not match may
     match too: `matches_value` decides.

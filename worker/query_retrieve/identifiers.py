@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydicom import Dataset, config
-from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom import Dataset
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import DataElement
 
 from worker.db.views.archive_matching import KEYS_IN_DATABASE, Keys, split_keys
 from worker.dicom import matching
-from worker.dicom.header import ignore_value_warnings
 from worker.dicom.matching import has_wildcard, texts
+from worker.dicom.odd_values import add_value, ignore_value_warnings
 
-# Level → its keys, the unique one first (PS3.4 C.6.1.1, C.6.2.1). An answer may hold those of the levels above too.
+# Level → its keys, the unique key first (PS3.4 C.6.1.1, C.6.2.1). A response may have those of the levels above too.
 LEVELS: dict[str, tuple[str, ...]] = {
     "PATIENT": ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     "STUDY": (
@@ -44,22 +44,26 @@ class Mismatch(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Identifier:
-    """A C-FIND request. `attributes`: keywords to answer; `header_keys` are compared with the header of a file."""
+    """A C-FIND request. `attributes`: keywords to return; `header_keys` are compared with the header of a file."""
 
     level: str
     all_keys: tuple[matching.Key, ...]
     keys: Keys
     header_keys: tuple[matching.Key, ...]
     attributes: tuple[str, ...]
-    is_understood: bool = True  # every key is supported, else the answers say so: 0xFF01
+    is_understood: bool = True  # every key is supported; otherwise the status of a response is 0xFF01
+
+    def requested(self) -> set[str]:
+        """Keywords of all attributes that are returned or matched in the header."""
+        return {*self.attributes, *(keyword_for_tag(key.tag) for key in self.header_keys)}
 
 
 @ignore_value_warnings()
 def read_find_identifier(identifier: Dataset, top: str) -> Identifier:
     """The request of a C-FIND; `top` is the highest level of the information model: PATIENT or STUDY.
 
-    Raises Mismatch where the level is none of the model's, the unique keys above it are not single values, or a key has
-    too many values.
+    Raises Mismatch where the model has no such level, a unique key above it is not a single value, or a key has too
+    many values.
     """
     level, levels = _level(identifier, top)
     supported = {keyword for name in levels for keyword in LEVELS[name]} | set(LEVELS["PATIENT"])
@@ -88,7 +92,7 @@ def read_find_identifier(identifier: Dataset, top: str) -> Identifier:
 
 @ignore_value_warnings()
 def read_retrieve_identifier(identifier: Dataset, top: str) -> Keys:
-    """What a C-MOVE or C-GET asks for. Raises Mismatch: only unique keys, each with its value, and no wildcards."""
+    """The keys of a C-MOVE or C-GET: unique keys only. Raises Mismatch where a value is missing or has wildcards."""
     _, levels = _level(identifier, top)
     _require_unique(identifier, levels[:-1])
     unique = [LEVELS[name][0] for name in levels]
@@ -108,47 +112,35 @@ def _level(identifier: Dataset, top: str) -> tuple[str, list[str]]:
 
 
 def _require_unique(identifier: Dataset, levels: Sequence[str]) -> None:
-    """PS3.4 C.4.1.2.1: hierarchical; each level above is named by one value of its unique key."""
+    """PS3.4 C.4.1.2.1, hierarchical: each level above is identified by a single value of its unique key."""
     for name in levels:
         values = _values(identifier, LEVELS[name][0])
         if len(values) != 1 or not values[0] or has_wildcard(values[0]):
-            raise Mismatch("a unique key above the level is not one value")
+            raise Mismatch("a unique key above the level is not a single value")
 
 
 def _values(identifier: Dataset, keyword: str) -> list[str]:
     return texts(identifier[keyword]) if keyword in identifier else []
 
 
-@ignore_value_warnings()
-def readable(header: Dataset) -> Dataset:
-    """Without the elements whose values cannot be read: one bad number of a scanner makes no query fail."""
-    for tag in list(header.keys()):
-        try:
-            header[tag]
-        except Exception:  # hostile bytes may raise anything in a parser; such an element is as good as absent
-            del header[tag]
-    return header
-
-
-# --- answering -------------------------------------------------------------------------------------------------
+# --- responses -------------------------------------------------------------------------------------------------
 
 
 @ignore_value_warnings()
-def answer(identifier: Identifier, known: Dataset, ae_title: str, availability: str) -> Dataset:
+def response_identifier(request: Identifier, known: Dataset, ae_title: str) -> Dataset:
     """The identifier of a C-FIND response: the requested attributes of what is `known`, empty where it has none.
 
     Text as UTF-8 where it is not ASCII.
     """
     response = Dataset()
-    for keyword in identifier.attributes:
+    for keyword in (*request.attributes, "InstanceAvailability"):
         if keyword in known:
             element = known[keyword]
             add_value(response, keyword, element.value if element.VR == "SQ" else _plain(element))
         else:
             add_value(response, keyword, None)
-    add_value(response, "QueryRetrieveLevel", identifier.level)
+    add_value(response, "QueryRetrieveLevel", request.level)
     add_value(response, "RetrieveAETitle", ae_title)
-    add_value(response, "InstanceAvailability", availability)
     if not all(text.isascii() for element in response for text in texts(element)):
         add_value(response, "SpecificCharacterSet", "ISO_IR 192")
     return response
@@ -156,12 +148,3 @@ def answer(identifier: Identifier, known: Dataset, ae_title: str, availability: 
 
 def _plain(element: DataElement) -> Any:
     return element.value if element.VR in ("US", "UL", "SS", "SL") else "\\".join(texts(element))
-
-
-@ignore_value_warnings()
-def add_value(ds: Dataset, keyword: str, value: Any) -> None:
-    """Add an element as it is: what a scanner wrote is answered though its VR forbids it, if it can be encoded."""
-    try:
-        ds.add(DataElement(keyword, dictionary_VR(keyword), value, validation_mode=config.IGNORE))
-    except (ValueError, TypeError):
-        ds.add(DataElement(keyword, dictionary_VR(keyword), None))

@@ -1,4 +1,4 @@
-"""The sub-operations of a C-MOVE or C-GET (PS3.4 C.4.2, C.4.3): files go out as they lie on disk."""
+"""The sub-operations of a C-MOVE or C-GET (PS3.4 C.4.2, C.4.3): files are sent as they are stored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from worker.audit.events import Transferred
 from worker.config.sections import ApplicationEntity
 from worker.db.views.archive import Instance
 from worker.dicom import standard
-from worker.dicom.header import ignore_value_warnings
+from worker.dicom.odd_values import ignore_value_warnings
 from worker.errors import Retry
 from worker.logs import fault_fields, get_log
 from worker.network import pynetdicom_patches as patches
@@ -35,18 +35,22 @@ from worker.network.associate import associate
 from worker.query_retrieve.identifiers import Mismatch
 
 SUB_OPERATIONS_AT_MOST = 65535  # PS3.7 9.1.3: the counts are of VR US
-_NAMING_FAILED = (standard.CANCEL, standard.SUB_OPERATIONS_WITH_FAILURES, standard.UNABLE_TO_PERFORM_SUB_OPERATIONS)
-_NAMED_AT_MOST = 900  # PS3.5 7.1.2: 64 KiB of explicit VR
+_STATUSES_WITH_FAILED = (
+    standard.CANCEL,
+    standard.SUB_OPERATIONS_WITH_FAILURES,
+    standard.UNABLE_TO_PERFORM_SUB_OPERATIONS,
+)
+_FAILED_AT_MOST = 900  # PS3.5 7.1.2: 64 KiB of explicit VR
 _CONTEXTS_AT_MOST = 126  # PS3.8 9.3.2.2: odd numbers from 1 to 255
 _TIMEOUT_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 0.05
-# What any peer that takes the default transfer syntax can be sent: the same values with no pixel decoded (PS3.5 10.1).
+# Convertible to the default transfer syntax, which every peer supports (PS3.5 10.1), with no pixel decoded.
 _CONVERTIBLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
 
 
 @dataclass
-class Request:
-    """A C-MOVE or C-GET request and what is answered to it."""
+class RetrieveRequest:
+    """A C-MOVE or C-GET request and its responses."""
 
     assoc: Association
     message: Any
@@ -75,13 +79,13 @@ class Request:
 
     @property
     def is_abandoned(self) -> bool:
-        """The peer has aborted, or wants to release while it waits."""
+        """The peer has aborted the association, or requests its release while it waits."""
         acse = self.assoc.acse
         return not self.assoc.is_established or bool(acse.is_aborted() or acse.is_release_requested())
 
     @ignore_value_warnings()
     def identifier(self) -> Dataset:
-        """Raises Mismatch for one that cannot be read."""
+        """The identifier of the request. Raises Mismatch where it cannot be read."""
         syntax = self.context.transfer_syntax[0]
         try:
             ds: Dataset = decode(
@@ -92,19 +96,19 @@ class Request:
         return ds
 
     def transferred(self) -> list[Transferred]:
-        """What arrived, by study."""
+        """The instances that arrived, by study."""
         return [Transferred(study, patient, classes) for (study, patient), classes in self.arrived.items()]
 
     def pend(self) -> None:
-        """Tell how far it is."""
-        self._answer(standard.PENDING)
+        """Send a pending response with the counts."""
+        self._respond(standard.PENDING)
 
     def end(self, status: int) -> None:
-        """The last response."""
-        self._answer(status)
+        """Send the final response."""
+        self._respond(status)
 
     def finish(self) -> None:
-        """The status that the counts make (PS3.4 Tables C.4-2 and C.4-3)."""
+        """Send the final response with the status of the counts (PS3.4 Tables C.4-2 and C.4-3)."""
         if not self.failed and not self.warned:
             self.end(standard.SUCCESS)
         elif self.completed or self.warned:
@@ -112,85 +116,86 @@ class Request:
         else:
             self.end(standard.UNABLE_TO_PERFORM_SUB_OPERATIONS)
 
-    def _answer(self, status: int) -> None:
+    def _respond(self, status: int) -> None:
         if not self.assoc.is_established:
             return
-        answer = C_GET() if self.is_get else C_MOVE()
-        answer.MessageIDBeingRespondedTo = self.message.MessageID
-        answer.AffectedSOPClassUID = self.message.AffectedSOPClassUID
-        answer.Status = status
+        response = C_GET() if self.is_get else C_MOVE()
+        response.MessageIDBeingRespondedTo = self.message.MessageID
+        response.AffectedSOPClassUID = self.message.AffectedSOPClassUID
+        response.Status = status
         if status in (standard.PENDING, standard.CANCEL):
-            answer.NumberOfRemainingSuboperations = self.remaining
-        answer.NumberOfCompletedSuboperations = self.completed
-        answer.NumberOfWarningSuboperations = self.warned
-        answer.NumberOfFailedSuboperations = len(self.failed)
-        if status in _NAMING_FAILED:
-            names = Dataset()
-            names.FailedSOPInstanceUIDList = self.failed[:_NAMED_AT_MOST]
+            response.NumberOfRemainingSuboperations = self.remaining
+        response.NumberOfCompletedSuboperations = self.completed
+        response.NumberOfWarningSuboperations = self.warned
+        response.NumberOfFailedSuboperations = len(self.failed)
+        if status in _STATUSES_WITH_FAILED:
+            identifier = Dataset()
+            identifier.FailedSOPInstanceUIDList = self.failed[:_FAILED_AT_MOST]
             syntax = self.context.transfer_syntax[0]
-            answer.Identifier = BytesIO(
-                encode(names, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated) or b""
+            response.Identifier = BytesIO(
+                encode(identifier, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated) or b""
             )
-        self.assoc.dimse.send_msg(answer, self.context.context_id)
+        self.assoc.dimse.send_msg(response, self.context.context_id)
 
 
 def send_all(
-    request: Request,
-    found: Sequence[Instance],
+    request: RetrieveRequest,
+    instances: Sequence[Instance],
     data_dir: Path,
-    to: ApplicationEntity | None,
+    destination: ApplicationEntity | None,
     ae_title: str,
 ) -> None:
-    """Store every instance at the destination of a C-MOVE, or over the association of a C-GET, and answer.
+    """Store every instance at the destination of a C-MOVE, or over the association of a C-GET, and respond.
 
-    A cancellation or the end of the association stops it between two instances.
+    A cancellation or the end of the association stops this between two instances.
     """
-    request.remaining = len(found)
-    if not found:
+    request.remaining = len(instances)
+    if not instances:
         request.end(standard.SUCCESS)
         return
-    if to is None:
-        _send_over(request, request.assoc, found, data_dir)
+    if destination is None:
+        _send_over(request, request.assoc, instances, data_dir)
         return
     try:
-        assoc = _associate(to, found, ae_title)
+        assoc = _associate(destination, instances, ae_title)
     except Retry as fault:
         get_log().warning("instances not moved", reason=fault.reason)
-        request.failed, request.remaining = [one.sop_instance_uid for one in found], 0
+        request.failed, request.remaining = [instance.sop_instance_uid for instance in instances], 0
         request.end(standard.UNABLE_TO_PERFORM_SUB_OPERATIONS)
         return
     try:
-        _send_over(request, assoc, found, data_dir)
+        _send_over(request, assoc, instances, data_dir)
     finally:
         if assoc.is_established:
             assoc.release()
 
 
-def _send_over(request: Request, assoc: Association, found: Sequence[Instance], data_dir: Path) -> None:
-    for one in found:
+def _send_over(request: RetrieveRequest, assoc: Association, instances: Sequence[Instance], data_dir: Path) -> None:
+    for instance in instances:
         if request.is_abandoned:
             return
         if request.is_cancelled:
             request.end(standard.CANCEL)
             return
         started = time.monotonic()
-        status = _store(request, assoc, one, data_dir)
-        time.sleep(min(time.monotonic() - started, _LONGEST_PAUSE_SECONDS))  # receiving goes first
+        status = _store(request, assoc, instance, data_dir)
+        time.sleep(min(time.monotonic() - started, _LONGEST_PAUSE_SECONDS))  # receiving has priority
         request.remaining -= 1
         if status == standard.SUCCESS or (status is not None and status >> 12 == 0xB):
             request.completed += status == standard.SUCCESS
             request.warned += status != standard.SUCCESS
-            request.arrived.setdefault((one.study_instance_uid, one.patient_id), Counter())[one.sop_class_uid] += 1
+            study = (instance.study_instance_uid, instance.patient_id)
+            request.arrived.setdefault(study, Counter())[instance.sop_class_uid] += 1
         else:
-            request.failed.append(one.sop_instance_uid)
+            request.failed.append(instance.sop_instance_uid)
         if request.remaining:
             request.pend()
     request.finish()
 
 
-def _store(request: Request, assoc: Association, one: Instance, data_dir: Path) -> int | None:
-    """C-STORE of one file; the peer's status, None where it could not be sent."""
-    path = data_dir / one.path if one.path is not None else None
+def _store(request: RetrieveRequest, assoc: Association, instance: Instance, data_dir: Path) -> int | None:
+    """C-STORE of a file; the peer's status, None where it could not be sent."""
+    path = data_dir / instance.path if instance.path is not None else None
     if path is None or not path.is_file():
         return None
     originator = {} if request.is_get else {
@@ -200,26 +205,30 @@ def _store(request: Request, assoc: Association, one: Instance, data_dir: Path) 
     send = partial(assoc.send_c_store, msg_id=number, **originator)
     try:
         try:
-            answer = send(path)
-        except ValueError:  # no presentation context with the very transfer syntax
-            if one.transfer_syntax_uid not in _CONVERTIBLE:
+            response = send(path)
+        except ValueError:  # no presentation context with this transfer syntax
+            if instance.transfer_syntax_uid not in _CONVERTIBLE:
                 return None
-            answer = send(dcmread(path))
-    except Exception as error:  # a sub-operation's boundary: the others go on
+            response = send(dcmread(path))
+    except Exception as error:  # a sub-operation's boundary: the others continue
         patches.resume_reactor(assoc)
         get_log().warning("instance not sent", **fault_fields(error))
         return None
-    return int(answer.Status) if "Status" in answer else None
+    return int(response.Status) if "Status" in response else None
 
 
-def _associate(to: ApplicationEntity, found: Sequence[Instance], ae_title: str) -> Association:
-    """With the destination of a C-MOVE, for the classes and transfer syntaxes of these instances. Raises Retry."""
-    pairs = dict.fromkeys((one.sop_class_uid, one.transfer_syntax_uid) for one in found)
+def _associate(destination: ApplicationEntity, instances: Sequence[Instance], ae_title: str) -> Association:
+    """An association with the destination of a C-MOVE, for the classes and transfer syntaxes of the instances.
+
+    Raises Retry.
+    """
+    pairs = dict.fromkeys((instance.sop_class_uid, instance.transfer_syntax_uid) for instance in instances)
     for sop_class, syntax in list(pairs):
         if syntax in _CONVERTIBLE:
             pairs |= dict.fromkeys((sop_class, other) for other in (ExplicitVRLittleEndian, ImplicitVRLittleEndian))
     contexts = [build_context(*pair) for pair in list(pairs)[:_CONTEXTS_AT_MOST]]
-    return associate(to, ae_title, contexts, service="storage of these instances", timeout_seconds=_TIMEOUT_SECONDS)
+    service = "storage of these instances"
+    return associate(destination, ae_title, contexts, service=service, timeout_seconds=_TIMEOUT_SECONDS)
 
 
 patches.send_files_undecoded()

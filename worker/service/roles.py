@@ -107,7 +107,7 @@ def _end_with_supervisor() -> None:
 
 def _receive(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
     with without(*PYDICOM_COMPANIONS):  # this process never decodes pixels (ARCHITECTURE.md, invariant 5)
-        from worker.query_retrieve.scp import Archive
+        from worker.query_retrieve.scp import QueryRetrieveScp
         from worker.receive.storage_scp import Receiver
         from worker.storage.associations import close_dead_associations
     from worker.service.receive_ticks import start_receive_ticks
@@ -116,7 +116,7 @@ def _receive(settings: Settings, database: Database, clock: Clock, stop: threadi
 
     configure_model(settings, database, clock)
     close_dead_associations(settings, database, clock(), record)
-    services = Archive(settings, database, record).handlers()
+    services = QueryRetrieveScp(settings, database, record).handlers()
     receiver = Receiver(settings, database, clock, record, services)
     remove_leftovers(settings.worker.data_dir)
     receiver.start()

@@ -8,12 +8,12 @@ import pytest
 from pydicom import DataElement, Dataset
 
 from worker.dicom.matching import Key, matches
+from worker.dicom.odd_values import add_value
 from worker.query_retrieve.identifiers import (
     Mismatch,
-    add_value,
-    answer,
     read_find_identifier,
     read_retrieve_identifier,
+    response_identifier,
 )
 
 
@@ -78,7 +78,8 @@ def test_what_no_representation_allows_is_answered_or_left_empty() -> None:
     request = read_find_identifier(
         dataset(QueryRetrieveLevel="STUDY", StudyDate="", StudyID="", PatientSex=""), "STUDY"
     )
-    found = answer(request, dataset(StudyDate="1.3.2026", StudyID="much longer than sixteen"), "WORKER", "ONLINE")
+    known = dataset(StudyDate="1.3.2026", StudyID="much longer than sixteen", InstanceAvailability="ONLINE")
+    found = response_identifier(request, known, "WORKER")
     assert (found.StudyDate, found.StudyID) == ("1.3.2026", "much longer than sixteen")
     assert not found.PatientSex
     assert "SpecificCharacterSet" not in found

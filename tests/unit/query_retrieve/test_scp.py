@@ -12,9 +12,10 @@ from worker.config.pseudonyms import pseudonym_of
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.migrate import migrate
+from worker.dicom.odd_values import add_value
 from worker.dicom.standard import derive_uid
-from worker.query_retrieve.identifiers import add_value, read_find_identifier
-from worker.query_retrieve.scp import Archive, comes_from
+from worker.query_retrieve.identifiers import read_find_identifier
+from worker.query_retrieve.scp import QueryRetrieveScp, is_address_of
 
 
 def test_a_true_patient_id_finds_and_is_answered_where_the_database_has_pseudonyms(tmp_path: Path) -> None:
@@ -28,7 +29,9 @@ def test_a_true_patient_id_finds_and_is_answered_where_the_database_has_pseudony
     ds = Dataset()
     for keyword, value in {"QueryRetrieveLevel": "STUDY", "PatientID": "ID-a", "PatientName": ""}.items():
         add_value(ds, keyword, value)
-    [found] = [one for one in Archive(settings, database)._find(read_find_identifier(ds, "STUDY")) if one is not None]
+    [found] = [
+        one for one in QueryRetrieveScp(settings, database)._find(read_find_identifier(ds, "STUDY")) if one is not None
+    ]
     assert (found.PatientID, found.PatientName) == ("ID-a", "Family^a")
     database.close()
 
@@ -47,7 +50,9 @@ def test_a_value_that_cannot_be_read_is_as_good_as_absent(tmp_path: Path) -> Non
     keys = {"QueryRetrieveLevel": "IMAGE", "StudyInstanceUID": study, "SeriesInstanceUID": series}
     for keyword, value in {**keys, "Rows": "", "Columns": ""}.items():
         add_value(ds, keyword, value)
-    [found] = [one for one in Archive(settings, database)._find(read_find_identifier(ds, "STUDY")) if one is not None]
+    [found] = [
+        one for one in QueryRetrieveScp(settings, database)._find(read_find_identifier(ds, "STUDY")) if one is not None
+    ]
     assert (found.Rows, found.Columns) == (None, 16)
     database.close()
 
@@ -63,10 +68,10 @@ def test_a_value_that_cannot_be_read_is_as_good_as_absent(tmp_path: Path) -> Non
     ],
 )
 def test_a_peer_calls_from_its_host(address: str, host: str, same: bool) -> None:
-    assert comes_from(address, host) is same
+    assert is_address_of(address, host) is same
 
 
 def test_nobody_may_until_it_is_said_so(tmp_path: Path) -> None:
     peer = {"ae_title": "X", "host": "127.0.0.1", "port": 104}
     settings = Settings.model_validate({"peer": [peer]})
-    assert Archive(settings, Database(f"sqlite:///{tmp_path / 'worker.db'}")).handlers() == []
+    assert QueryRetrieveScp(settings, Database(f"sqlite:///{tmp_path / 'worker.db'}")).handlers() == []

@@ -1,4 +1,4 @@
-"""What a client accepts (PS3.18 8.7): media types, in parts or alone, and transfer syntaxes."""
+"""The media types and transfer syntaxes that a client accepts (PS3.18 8.7)."""
 
 from __future__ import annotations
 
@@ -39,41 +39,41 @@ _RANGE = re.compile(rf"\s*([\w*.+-]+/[\w*.+-]+|\*)((?:{_PARAMETER.pattern})*)\s*
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
-    """One media range; `in_parts` for multipart/related, whose `type` is that of the parts.
+class MediaRange:
+    """A media range of an Accept header; `is_multipart` for multipart/related, whose `type` is that of the parts.
 
     `transfer_syntax` is a UID, "*" for any, or None where the client leaves it to the default.
     """
 
     type: str
-    in_parts: bool
+    is_multipart: bool
     transfer_syntax: str | None
     quality: float
 
-    def takes(self, media_type: str) -> bool:
+    def includes(self, media_type: str) -> bool:
         major = media_type.partition("/")[0]
         return self.type in (media_type, "*/*", f"{major}/*")
 
 
-def ranges(header: str | None) -> list[Range]:
-    """The ranges of an Accept header, the preferred ones first; without a header anything is accepted."""
-    found = list(_read(header or "*/*"))
-    return sorted((one for one in found if one.quality > 0), key=lambda one: -one.quality)
+def accepted(header: str | None) -> list[MediaRange]:
+    """The ranges of an Accept header, the preferred first; without a header anything is accepted."""
+    ranges = [media_range for media_range in _parse(header or "*/*") if media_range.quality > 0]
+    return sorted(ranges, key=lambda media_range: -media_range.quality)
 
 
-def _read(header: str) -> Iterator[Range]:
-    place = 0
-    while match := _RANGE.match(header, place):
+def _parse(header: str) -> Iterator[MediaRange]:
+    position = 0
+    while match := _RANGE.match(header, position):
         parameters = {name.lower(): value.strip('"') for name, value in _PARAMETER.findall(match[2])}
-        kind = match[1].lower()
-        in_parts = kind in (MULTIPART, "multipart/*")
-        yield Range(
-            type="*/*" if kind == "*" else parameters.get("type", "*/*").lower() if in_parts else kind,
-            in_parts=in_parts,
+        media_type = match[1].lower()
+        is_multipart = media_type in (MULTIPART, "multipart/*")
+        yield MediaRange(
+            type="*/*" if media_type == "*" else parameters.get("type", "*/*").lower() if is_multipart else media_type,
+            is_multipart=is_multipart,
             transfer_syntax=parameters.get("transfer-syntax") or None,
             quality=_quality(parameters.get("q", "1")),
         )
-        place = match.end() + 1  # behind the comma
+        position = match.end() + 1  # after the comma
 
 
 def _quality(text: str) -> float:

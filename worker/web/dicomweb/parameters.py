@@ -1,4 +1,4 @@
-"""The parameters of a search (PS3.18 8.3.4) → what the database is asked, and what is looked for in the files."""
+"""The parameters of a search (PS3.18 8.3.4): its keys, the attributes to return, paging."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _TRUE, _FALSE = ("true", "1"), ("false", "0")
 
 
 class Level(IntEnum):
-    """What is listed."""
+    """The level of a search: studies, series or instances are returned."""
 
     STUDY = 1
     SERIES = 2
     INSTANCE = 3
 
 
-# PS3.18 Tables 10.6.3-3 to 10.6.3-5: what an answer of each level has without being asked.
+# PS3.18 Tables 10.6.3-3 to 10.6.3-5: the attributes that a result of each level has by default.
 DEFAULT = {
     Level.STUDY: (
         "StudyDate", "StudyTime", "AccessionNumber", "InstanceAvailability", "ModalitiesInStudy",
@@ -45,7 +45,7 @@ DEFAULT = {
     ),
 }  # fmt: skip
 
-# What else is the same in every file of a study, or of a series: it can be asked for and searched by.
+# Other attributes that are the same in every file of a study, or of a series: they can be requested and matched.
 _MORE = {
     Level.STUDY: (
         "StudyDescription", "PatientAge", "PatientSize", "PatientWeight", "IssuerOfPatientID",
@@ -58,20 +58,20 @@ _MORE = {
 }  # fmt: skip
 
 _OPTIONS = {"limit": "", "offset": "0", "fuzzymatching": "false"}  # with their defaults
-# Their values may be named in the audit trail.
+# The values that are recorded in the audit trail.
 _SHOWN = KEYS_SHOWN | set(_OPTIONS) | {"includefield"}
 _DEEPEST = 8  # sequences within one another
 
 
 class InvalidQuery(Exception):
-    """A sentence about what is wrong; it repeats no value."""
+    """A search that is not valid; the message repeats no value."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
     """A search. `header_keys` are compared with the headers of files.
 
-    `fields`: tags to answer, beyond the default; None asks for all. `audited`: the query for the audit trail.
+    `fields`: tags to return beyond the default; None for all. `audited`: the query for the audit trail.
     """
 
     level: Level
@@ -84,22 +84,22 @@ class SearchQuery:
     audited: dict[str, str]
 
 
-def defaults(level: Level, within: Level | None) -> set[int]:
-    """Tags of an answer: those of its level, and of the levels above that the address does not fix."""
+def default_tags(level: Level, within: Level | None) -> set[int]:
+    """The tags of a result: those of its level, and of the levels above that the address does not fix."""
     first = Level.STUDY if within is None else Level(within + 1)
-    levels = [answered for answered in Level if first <= answered <= level]
+    levels = [returned for returned in Level if first <= returned <= level]
     uids = ["StudyInstanceUID", "SeriesInstanceUID"][: level - 1]
-    return {_tag(keyword) for answered in levels for keyword in DEFAULT[answered]} | {_tag(keyword) for keyword in uids}
+    return {_tag(keyword) for returned in levels for keyword in DEFAULT[returned]} | {_tag(keyword) for keyword in uids}
 
 
 def parse(parameters: Iterable[tuple[str, str]], level: Level, fixed: dict[str, str]) -> SearchQuery:
-    """`fixed`: UIDs by keyword that the address names. Raises InvalidQuery."""
+    """Parse the parameters; `fixed`: UIDs by keyword that the address names. Raises InvalidQuery."""
     matched: dict[tuple[int, ...], str] = {}
     fields: set[int] = set()
     everything, options, audited = False, dict(_OPTIONS), {}
     for name, value in parameters:
-        known = name if name in options or name == "includefield" else _keyword(_path(name)[-1])
-        audited[known or name] = value if known in _SHOWN else "***"
+        keyword = name if name in options or name == "includefield" else _keyword(_path(name)[-1])
+        audited[keyword or name] = value if keyword in _SHOWN else "***"
         if name in options:
             options[name] = value
         elif name == "includefield":
@@ -108,15 +108,15 @@ def parse(parameters: Iterable[tuple[str, str]], level: Level, fixed: dict[str, 
         else:
             path = _path(name)
             if path in matched:  # PS3.18 8.3.4.1
-                raise InvalidQuery(f"{known or name} is given more than once")
+                raise InvalidQuery(f"{keyword or name} is given more than once")
             _require_level(path[0], level)
             fields.add(path[0])
             matched[path] = value
     matched |= {_path(keyword): uid for keyword, uid in fixed.items()}
     keys, header_keys = _split(matched)
-    known_here = of_level(level)
-    if known_here is not None:
-        fields &= known_here  # PS3.18 8.3.4.3: what is not supported is left out
+    supported = tags_of_level(level)
+    if supported is not None:
+        fields &= supported  # PS3.18 8.3.4.3: attributes that are not supported are left out
     return SearchQuery(
         level=level,
         keys=keys,
@@ -130,9 +130,9 @@ def parse(parameters: Iterable[tuple[str, str]], level: Level, fixed: dict[str, 
 
 
 def _split(matched: dict[tuple[int, ...], str]) -> tuple[Keys, tuple[matching.Key, ...]]:
-    """The keys for the database, and those for headers; a date and its time may be a single range, so both are there.
+    """The keys for the database, and those for headers: StudyDate for both where its time is a key.
 
-    The database narrows by the date alone, which selects all that the two together do (PS3.4 C.2.2.2.5.4).
+    The two may be a single range (PS3.4 C.2.2.2.5.4); the database selects by the date all that both select.
     """
     try:
         all_keys = matching.keys_of_parameters(matched.items())
@@ -140,7 +140,7 @@ def _split(matched: dict[tuple[int, ...], str]) -> tuple[Keys, tuple[matching.Ke
         raise InvalidQuery(f"a key has more than {matching.MOST_VALUES} values") from None
     for key in all_keys:
         if key.vr == "UI" and not all(is_uid(value) for value in key.values):
-            raise InvalidQuery(f"{_keyword(key.tag)} is a UID, or several with a comma between them")
+            raise InvalidQuery(f"{_keyword(key.tag)} must be a UID, or several separated by commas")
     keys, header_keys = split_keys(all_keys)
     tags = {_keyword(key.tag): key for key in all_keys}
     if "StudyDate" in tags and "StudyTime" in tags:
@@ -148,21 +148,21 @@ def _split(matched: dict[tuple[int, ...], str]) -> tuple[Keys, tuple[matching.Ke
     return keys, header_keys
 
 
-def of_level(level: Level) -> set[int] | None:
-    """Every tag that an answer of a level may have; None where there is no limit."""
+def tags_of_level(level: Level) -> set[int] | None:
+    """Every tag that a result of a level may have; None where there is no limit."""
     if level == Level.INSTANCE:
         return None
     return {_tag(keyword) for above in Level if above <= level for keyword in (*DEFAULT[above], *_MORE[above])}
 
 
 def _require_level(tag: int, level: Level) -> None:
-    known = of_level(level)
-    if known is not None and tag not in known:
-        raise InvalidQuery(f"{_keyword(tag)} is no attribute that a search for {level.name.lower()} resources knows")
+    supported = tags_of_level(level)
+    if supported is not None and tag not in supported:
+        raise InvalidQuery(f"{_keyword(tag)} is not a supported attribute of a {level.name.lower()} search")
 
 
 def _path(name: str) -> tuple[int, ...]:
-    """Tags by keyword or as eight hexadecimal digits, with a full stop between a sequence and its item."""
+    """Tags, from keywords or eight hexadecimal digits; a full stop leads from a sequence into its items."""
     names = name.split(".")
     if len(names) > _DEEPEST:
         raise InvalidQuery(f"an attribute lies within more than {_DEEPEST - 1} sequences")
@@ -178,7 +178,7 @@ def _tag(name: str) -> int:
         except (ValueError, KeyError):
             tag = None
     if tag is None:
-        raise InvalidQuery("an attribute is named that the data dictionary (PS3.6) does not have")
+        raise InvalidQuery("an attribute is not in the data dictionary (PS3.6)")
     return int(tag)
 
 
@@ -188,11 +188,11 @@ def _keyword(tag: int) -> str:
 
 def _number(text: str, name: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) >= _LARGEST:
-        raise InvalidQuery(f"{name} is a number from 0")
+        raise InvalidQuery(f"{name} must be a number from 0 to {_LARGEST - 1}")
     return int(text)
 
 
 def _flag(text: str) -> bool:
     if text.lower() not in (*_TRUE, *_FALSE):
-        raise InvalidQuery("fuzzymatching is true or false")
+        raise InvalidQuery("fuzzymatching must be true or false")
     return text.lower() in _TRUE

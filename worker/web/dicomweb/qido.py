@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
-from fastapi.responses import StreamingResponse
 from pydicom import Dataset
 
 from worker.audit import events
-from worker.audit.events import RecordEvent
-from worker.db.engine import Database
-from worker.db.views import archive
+from worker.db.engine import Session
+from worker.db.views.archive import match_instances, match_series, match_studies
+from worker.db.views.archive_dataset import Entry
 from worker.dicom.matching import matches
-from worker.dicom.standard import is_uid
-from worker.web.dependencies import Reader
-from worker.web.dicomweb import multipart, negotiation
-from worker.web.dicomweb.encoding import Describer, as_json
-from worker.web.dicomweb.native_xml import as_xml
-from worker.web.dicomweb.parameters import InvalidQuery, Level, SearchQuery, defaults, of_level, parse
+from worker.web.dependencies import DICOMWEB_PREFIX, Reader, Site
+from worker.web.dicomweb.attributes import AttributeReader
+from worker.web.dicomweb.dicom_json import as_json
+from worker.web.dicomweb.messages import dataset_media_type, dataset_response, service_address, uids_of
+from worker.web.dicomweb.parameters import InvalidQuery, Level, SearchQuery, default_tags, parse, tags_of_level
 
-MOST = {Level.STUDY: 200, Level.SERIES: 1000, Level.INSTANCE: 2000}  # answers at once
-MOST_READ = 2000  # files whose headers one search may read
+RESULTS_AT_MOST = {Level.STUDY: 200, Level.SERIES: 1000, Level.INSTANCE: 2000}  # of a response
+HEADERS_AT_MOST = 2000  # that a search may read
 _SERVICE = "brain-mri-worker"
-_PLACES = (
+_RESOURCES = (
     ("/studies", Level.STUDY),
     ("/series", Level.SERIES),
     ("/instances", Level.INSTANCE),
@@ -37,156 +34,91 @@ _PLACES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """`more`: there are answers beyond the page."""
+class SearchPage:
+    """A page of results; `has_more` where results follow."""
 
-    answers: list[Dataset]
-    more: bool
+    results: list[Dataset]
+    has_more: bool
 
 
 class TooBroad(Exception):
-    """A search would have to read more files than one may."""
+    """A search would have to read more headers than it may."""
 
 
-def search_routes(database: Database, describer: Describer, record: RecordEvent, prefix: str) -> APIRouter:
+def search_routes(site: Site, attributes: AttributeReader) -> APIRouter:
     """The search resources."""
-    routes = APIRouter(prefix=prefix, include_in_schema=False)
-    for path, level in _PLACES:
-        routes.add_api_route(path, _searching(level, database, describer, record, prefix), methods=["GET"])
+    routes = APIRouter(prefix=DICOMWEB_PREFIX, include_in_schema=False)
+    for path, level in _RESOURCES:
+        routes.add_api_route(path, _search(site, attributes, level), methods=["GET"])
     return routes
 
 
-def _searching(
-    level: Level, database: Database, describer: Describer, record: RecordEvent, prefix: str
-) -> Callable[..., Any]:
+def _search(site: Site, attributes: AttributeReader, level: Level) -> Callable[..., Any]:
     def search(request: Request, caller: Reader) -> Response:
-        told_as = require_told(request)
+        media_type = dataset_media_type(request)
         fixed = uids_of(request)
         try:
             query = parse(request.query_params.multi_items(), level, fixed)
         except InvalidQuery as fault:
             raise HTTPException(400, str(fault)) from None
-        record(events.queried(caller.name, caller.address, request.url.path, query.audited))
+        site.record(events.queried(caller.name, caller.address, request.url.path, query.audited))
         within = Level(len(fixed)) if fixed else None
         tags = None if query.fields is None and level == Level.INSTANCE else _tags(query, within)
-        with database.read() as session:
+        with site.database.read() as session:
             try:
-                found = find(session, query, describer, tags, address_of(request, prefix))
+                page = find(session, query, attributes, tags, service_address(request, DICOMWEB_PREFIX))
             except TooBroad:
-                raise HTTPException(413, "too many files would have to be read: narrow the search") from None
-        headers = {"Warning": ", ".join(_warnings(query, found))} if query.fuzzy or found.more else {}
-        if not found.answers:
+                raise HTTPException(413, "the search would read too many files; narrow it") from None
+        headers = {"Warning": ", ".join(_warnings(query, page))} if query.fuzzy or page.has_more else {}
+        if not page.results:
             return Response(status_code=204, headers=headers)
-        return told([as_json(ds, tags) for ds in found.answers], told_as, headers=headers)
+        return dataset_response([as_json(ds, tags) for ds in page.results], media_type, headers=headers)
 
     return search
 
 
-def require_told(request: Request, alone: bool = False) -> str:
-    """The media type in which the client takes datasets without bulk data: PS3.18 8.7.3.2. Answers 406 for neither.
-
-    XML is for one dataset, which comes `alone`, or else in parts.
-    """
-    for one in negotiation.ranges(request.headers.get("accept")):
-        if one.takes(negotiation.DICOM_JSON) or one.takes("application/json"):
-            return negotiation.DICOM_JSON
-        if one.in_parts != alone and one.takes(negotiation.DICOM_XML):
-            return negotiation.DICOM_XML
-    xml = negotiation.DICOM_XML if alone else f'multipart/related; type="{negotiation.DICOM_XML}"'
-    raise HTTPException(406, f"this is given as {negotiation.DICOM_JSON} or {xml}")
-
-
-def told(datasets: Iterable[dict[str, Any]], media_type: str, status: int = 200, **options: Any) -> Response:
-    """An answer of datasets, given in the DICOM JSON Model: an array of them, or a part of XML for each."""
-    if media_type == negotiation.DICOM_XML:
-        boundary = multipart.new_boundary()
-        parts = ((media_type, [as_xml(one)]) for one in datasets)
-        kind = multipart.content_type(media_type, boundary)
-        return StreamingResponse(multipart.written(parts, boundary), status, media_type=kind, **options)
-    return StreamingResponse(_array(datasets), status, media_type=media_type, **options)
-
-
-def _array(datasets: Iterable[dict[str, Any]]) -> Iterator[bytes]:
-    mark = "["
-    for one in datasets:
-        yield (mark + json.dumps(one, allow_nan=False, ensure_ascii=False)).encode()
-        mark = ","
-    yield b"]"
-
-
-def address_of(request: Request, prefix: str) -> str:
-    """Where this service is, as the client calls it."""
-    url, server = request.base_url, request.scope.get("server")
-    if server is not None and url.port is None and url.hostname == server[0]:
-        url = url.replace(port=server[1])  # dicomweb-client leaves the port out of Host
-    return str(url).rstrip("/") + prefix
-
-
-def uids_of(request: Request) -> dict[str, str]:
-    """The UIDs in an address by keyword. Answers 400 for one that is none."""
-    names = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "instance": "SOPInstanceUID"}
-    found = {keyword: request.path_params[name] for name, keyword in names.items() if name in request.path_params}
-    if not all(is_uid(uid) for uid in found.values()):
-        raise HTTPException(400, "the address names something that is not a UID")
-    return found
-
-
 def _tags(query: SearchQuery, within: Level | None) -> set[int]:
-    known = of_level(query.level)
-    if query.fields is None and known is not None:
-        return known
-    return defaults(query.level, within) | set(query.fields or ())
+    supported = tags_of_level(query.level)
+    if query.fields is None and supported is not None:
+        return supported
+    return default_tags(query.level, within) | set(query.fields or ())
 
 
-def find(session: Any, query: SearchQuery, describer: Describer, tags: set[int] | None, address: str) -> Found:
-    """A page of answers. Raises TooBroad."""
-    most = MOST[query.level]
+def find(
+    session: Session, query: SearchQuery, attributes: AttributeReader, tags: set[int] | None, address: str
+) -> SearchPage:
+    """A page of results. Raises TooBroad."""
+    most = RESULTS_AT_MOST[query.level]
     limit = min(most, most if query.limit is None else query.limit)
     if not query.header_keys:
         entries = _entries(session, query, limit + 1, query.offset)
-        answers = [_described(one, describer, tags, address) for one in entries[:limit]]
-        return Found(answers, len(entries) > limit)
+        return SearchPage([attributes.read(entry, tags, address) for entry in entries[:limit]], len(entries) > limit)
     read = None if tags is None else tags | {key.tag for key in query.header_keys}
-    hits = _hits(session, query, describer, read, address)
-    page = [ds for _, ds in zip(range(query.offset + limit + 1), hits, strict=False)][query.offset :]
-    return Found(page[:limit], len(page) > limit)
+    matched = _matched(session, query, attributes, read, address)
+    page = [ds for _, ds in zip(range(query.offset + limit + 1), matched, strict=False)][query.offset :]
+    return SearchPage(page[:limit], len(page) > limit)
 
 
-def _hits(
-    session: Any, query: SearchQuery, describer: Describer, tags: set[int] | None, address: str
+def _matched(
+    session: Session, query: SearchQuery, attributes: AttributeReader, tags: set[int] | None, address: str
 ) -> Iterator[Dataset]:
-    entries = _entries(session, query, MOST_READ + 1, 0)
-    if len(entries) > MOST_READ:
+    entries = _entries(session, query, HEADERS_AT_MOST + 1, 0)
+    if len(entries) > HEADERS_AT_MOST:
         raise TooBroad
-    for one in entries:
-        ds = _described(one, describer, tags, address)
+    for entry in entries:
+        ds = attributes.read(entry, tags, address)
         if matches(query.header_keys, ds, combined_date_time=True):
             yield ds
 
 
-_Entry = archive.Study | archive.Series | archive.Instance
+def _entries(session: Session, query: SearchQuery, limit: int, offset: int) -> list[Entry]:
+    match: Any = {Level.STUDY: match_studies, Level.SERIES: match_series, Level.INSTANCE: match_instances}[query.level]
+    return list(match(session, query.keys, limit, offset))
 
 
-def _entries(session: Any, query: SearchQuery, limit: int, offset: int) -> list[_Entry]:
-    find_entries: Any = {
-        Level.STUDY: archive.match_studies,
-        Level.SERIES: archive.match_series,
-        Level.INSTANCE: archive.match_instances,
-    }[query.level]
-    return list(find_entries(session, query.keys, limit, offset))
-
-
-def _described(one: _Entry, describer: Describer, tags: set[int] | None, address: str) -> Dataset:
-    if isinstance(one, archive.Study):
-        return describer.study(one, tags, address)
-    if isinstance(one, archive.Series):
-        return describer.series(one, tags, address)
-    return describer.instance(one, tags, address)
-
-
-def _warnings(query: SearchQuery, found: Found) -> Iterator[str]:
-    if query.fuzzy:
+def _warnings(query: SearchQuery, page: SearchPage) -> Iterator[str]:
+    if query.fuzzy:  # in the words of PS3.18 8.3.4.2
         text = "The fuzzymatching parameter is not supported. Only literal matching has been performed."
         yield f'299 {_SERVICE} "{text}"'
-    if found.more:
+    if page.has_more:
         yield f'299 {_SERVICE} "There are additional results that can be requested"'

@@ -1,10 +1,10 @@
-"""What an address of WADO-RS names, and whether it can be had."""
+"""The instances that an address of WADO-RS selects, and the audit of who retrieves and views them."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,38 +15,38 @@ from worker.audit.events import Transferred
 from worker.db.views.archive import Instance, match_instances
 from worker.db.views.archive_matching import Keys
 from worker.web.dependencies import Site
-from worker.web.dicomweb.qido import uids_of
+from worker.web.dicomweb.messages import uids_of
 from worker.web.guard import Caller
 
-_SEEN_SECONDS = 600.0  # a viewer asks for hundreds of frames of a study: that is one look at it
-_SEEN_REMEMBERED = 1000
+_VIEW_SECONDS = 600.0  # a viewer requests hundreds of frames of a study: they count as a single view
+_VIEWS_REMEMBERED = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """The instances whose files are there; `some_are_gone` where others were deleted."""
+class Selection:
+    """The instances whose files exist; `is_partial` where others were deleted."""
 
     instances: tuple[Instance, ...]
-    some_are_gone: bool
+    is_partial: bool
 
     @property
     def status(self) -> int:
-        """PS3.18 Table 10.4.3-1: 206 says that this is not all of it."""
-        return 206 if self.some_are_gone else 200
+        """PS3.18 Table 10.4.3-1: 206 for a part of the resource."""
+        return 206 if self.is_partial else 200
 
 
-class Archive:
-    """Finds instances and records who looked."""
+class DicomwebResources:
+    """Selects instances and records who retrieves and views them."""
 
     def __init__(self, site: Site) -> None:
         self.database = site.database
         self.data_dir: Path = site.data_dir
         self._record = site.record
-        self._seen: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+        self._views: OrderedDict[tuple[str, str, str], float] = OrderedDict()
         self._lock = threading.Lock()
 
-    def named(self, request: Request) -> Named:
-        """Answers 404 for what was never here, 410 for what retention deleted."""
+    def select(self, request: Request) -> Selection:
+        """The instances of an address. Answers 404 for what was never received, 410 for what retention deleted."""
         uids = uids_of(request)
         series, instance = uids.get("SeriesInstanceUID"), uids.get("SOPInstanceUID")
         keys = Keys(
@@ -55,41 +55,39 @@ class Archive:
             sop_instance_uids=(instance,) if instance else (),
         )
         with self.database.read() as session:
-            found = match_instances(session, keys)
-        if not found:
+            instances = match_instances(session, keys)
+        if not instances:
             raise HTTPException(404, "there is no such study, series or instance here")
-        kept = tuple(one for one in found if one.path is not None)
+        kept = tuple(instance for instance in instances if instance.path is not None)
         if not kept:
-            raise HTTPException(410, "the images were deleted when their time had come ([retention] pixel_days)")
-        there = tuple(one for one in kept if (self.data_dir / str(one.path)).is_file())
-        if not there:
-            raise HTTPException(404, "the file is not in the data folder")
-        return Named(there, len(there) < len(found))
+            raise HTTPException(410, "the images were deleted by the retention policy ([retention] pixel_days)")
+        existing = tuple(instance for instance in kept if self.file(instance).is_file())
+        if not existing:
+            raise HTTPException(404, "the file is missing from the data folder")
+        return Selection(existing, len(existing) < len(instances))
 
-    def one(self, request: Request) -> Instance:
-        """The instance of an address that names one."""
-        return self.named(request).instances[0]
+    def instance(self, request: Request) -> Instance:
+        """The instance of an address that names a single instance."""
+        return self.select(request).instances[0]
 
-    def file(self, one: Instance) -> Path:
-        return self.data_dir / str(one.path)
+    def file(self, instance: Instance) -> Path:
+        return self.data_dir / str(instance.path)
 
-    def viewed(self, caller: Caller, one: Instance) -> None:
-        """Record that somebody looked at a study, once for a while."""
-        key, now = (caller.name, caller.address, one.study_instance_uid), time.monotonic()
+    def record_viewed(self, caller: Caller, instance: Instance) -> None:
+        """Record that a caller views a study, once per _VIEW_SECONDS."""
+        key, now = (caller.name, caller.address, instance.study_instance_uid), time.monotonic()
         with self._lock:
-            if now - self._seen.get(key, -_SEEN_SECONDS) < _SEEN_SECONDS:
+            if now - self._views.get(key, -_VIEW_SECONDS) < _VIEW_SECONDS:
                 return
-            self._seen[key] = now
-            self._seen.move_to_end(key)
-            if len(self._seen) > _SEEN_REMEMBERED:
-                self._seen.popitem(last=False)
-        self._record(events.viewed(caller.name, caller.address, one.study_instance_uid))
+            self._views[key] = now
+            self._views.move_to_end(key)
+            if len(self._views) > _VIEWS_REMEMBERED:
+                self._views.popitem(last=False)
+        self._record(events.viewed(caller.name, caller.address, instance.study_instance_uid))
 
-    def retrieved(self, caller: Caller, instances: tuple[Instance, ...]) -> None:
-        """Record that whole instances were handed out."""
-        classes: dict[str, int] = {}
-        for one in instances:
-            classes[one.sop_class_uid] = classes.get(one.sop_class_uid, 0) + 1
+    def record_retrieved(self, caller: Caller, instances: tuple[Instance, ...]) -> None:
+        """Record that a caller retrieves whole instances of a study."""
+        classes = Counter(instance.sop_class_uid for instance in instances)
         first = instances[0]
         transferred = Transferred(first.study_instance_uid, first.patient_id, classes)
         self._record(events.retrieved(caller.name, caller.address, transferred))

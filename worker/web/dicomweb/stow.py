@@ -1,4 +1,4 @@
-"""STOW-RS: PS3.18 10.5, Store Transaction. Off until [web] stow allows it; for a token that operates."""
+"""STOW-RS: PS3.18 10.5, Store Transaction. Disabled unless [web] stow is set; for a token that operates."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from worker.config.settings import Settings
-from worker.web.dependencies import Operator, Site
-from worker.web.dicomweb.encoding import as_json
-from worker.web.dicomweb.multipart import Malformed, Reader, boundary_of
+from worker.web.dependencies import DICOMWEB_PREFIX, Operator, Site
+from worker.web.dicomweb.dicom_json import as_json
+from worker.web.dicomweb.messages import dataset_media_type, service_address, uids_of
+from worker.web.dicomweb.multipart import Malformed, MultipartReader, boundary_of
 from worker.web.dicomweb.native_xml import as_xml
 from worker.web.dicomweb.negotiation import DICOM, DICOM_XML
-from worker.web.dicomweb.qido import address_of, require_told, uids_of
 from worker.web.dicomweb.stow_request import StowRequest, StowStorage
 from worker.web.dicomweb.stow_response import StowResult, http_status, response_dataset
 
-_AT_ONCE = 4  # requests, each of which holds an instance in memory
+_REQUESTS_AT_ONCE = 4  # each holds an instance in memory
 
 
-def store_routes(site: Site, prefix: str) -> APIRouter:
+def store_routes(site: Site) -> APIRouter:
     """POST /studies and /studies/{study}."""
     settings = site.settings
     storage = StowStorage(settings, site.database, site.clock, site.record) if settings.web.stow else None
@@ -35,27 +35,25 @@ def store_routes(site: Site, prefix: str) -> APIRouter:
         if storage is not None:
             storage.close()
 
-    routes = APIRouter(prefix=prefix, include_in_schema=False, lifespan=closing_storage)
-    slots = asyncio.Semaphore(_AT_ONCE)
+    routes = APIRouter(prefix=DICOMWEB_PREFIX, include_in_schema=False, lifespan=closing_storage)
+    slots = asyncio.Semaphore(_REQUESTS_AT_ONCE)
     for path in ("/studies", "/studies/{study}"):
-        routes.add_api_route(path, _storing(settings, storage, slots, prefix), methods=["POST"])
+        routes.add_api_route(path, _store(settings, storage, slots), methods=["POST"])
     return routes
 
 
-def _storing(
-    settings: Settings, storage: StowStorage | None, slots: asyncio.Semaphore, prefix: str
-) -> Callable[..., Any]:
+def _store(settings: Settings, storage: StowStorage | None, slots: asyncio.Semaphore) -> Callable[..., Any]:
     async def store(request: Request, caller: Operator) -> Response:
         if storage is None:
-            raise HTTPException(403, "storing over the web is not allowed here: [web] stow")
-        media_type = require_told(request, alone=True)
+            raise HTTPException(403, "storing over the web is disabled; set [web] stow = true")
+        media_type = dataset_media_type(request, alone=True)
         study = uids_of(request).get("StudyInstanceUID")
         boundary = _boundary(request, settings.web.stow_maximum_bytes)
         if slots.locked():
             raise HTTPException(503, "other requests are being stored; try again later", {"Retry-After": "5"})
         async with slots:
             stow_request = storage.begin(caller.name, caller.address)
-            reader = Reader(request.stream(), boundary, settings.receive.maximum_dataset_bytes)
+            reader = MultipartReader(request.stream(), boundary, settings.receive.maximum_dataset_bytes)
             try:
                 results = await _store_all(reader, stow_request, study)
             except Malformed as fault:
@@ -64,7 +62,7 @@ def _storing(
                 await run_in_threadpool(stow_request.end)
         if not results:
             raise HTTPException(400, "the request holds no instance")
-        response = as_json(response_dataset(results, address_of(request, prefix)))
+        response = as_json(response_dataset(results, service_address(request, DICOMWEB_PREFIX)))
         content = as_xml(response) if media_type == DICOM_XML else json.dumps(response)
         return Response(content, http_status(results), media_type=media_type)
 
@@ -72,7 +70,7 @@ def _storing(
 
 
 def _boundary(request: Request, most: int) -> str:
-    """Answers 413, 415 or 400 before anything is read."""
+    """The boundary of the parts. Answers 413, 415 or 400 before anything is read."""
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length) > most:
         raise HTTPException(413, f"the request exceeds {most} bytes ([web] stow_maximum_bytes)")
@@ -86,7 +84,7 @@ def _boundary(request: Request, most: int) -> str:
         raise HTTPException(400, str(fault)) from None
 
 
-async def _store_all(reader: Reader, stow_request: StowRequest, study: str | None) -> list[StowResult]:
+async def _store_all(reader: MultipartReader, stow_request: StowRequest, study: str | None) -> list[StowResult]:
     results = []
     async for headers, content in reader.parts():
         media_type = headers.get("content-type", DICOM).partition(";")[0].strip().lower()

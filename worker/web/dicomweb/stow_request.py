@@ -12,7 +12,8 @@ from worker.audit import events
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.dicom import standard
-from worker.dicom.header import ignore_value_warnings, read_header
+from worker.dicom.header import read_header
+from worker.dicom.odd_values import ignore_value_warnings
 from worker.errors import RefusedInstance
 from worker.logs import fault_fields, get_log
 from worker.storage.acceptance import StoreRequest
@@ -72,7 +73,7 @@ class StowRequest:
         """Store the content of a part, a DICOM file; it is durable when the status is no failure.
 
         `content` is None where it exceeds [receive] maximum_dataset_bytes. `study_instance_uid`: the only study that is
-        allowed, where the address names one.
+        allowed, where the address names a study.
         """
         uids = dict.fromkeys(_UIDS, "")
         try:

@@ -16,72 +16,83 @@ from worker.db.views.archive import Instance
 from worker.errors import NotAssessable
 from worker.logs import get_log
 from worker.pixels import frames
-from worker.web.dependencies import Reader
-from worker.web.dicomweb import multipart, negotiation
-from worker.web.dicomweb.encoding import Describer, as_json, bulk_value, instance_address
-from worker.web.dicomweb.negotiation import DICOM, OCTETS, Range
-from worker.web.dicomweb.qido import address_of, require_told, told
-from worker.web.dicomweb.resources import Archive
+from worker.web.dependencies import DICOMWEB_PREFIX, Reader
+from worker.web.dicomweb import negotiation
+from worker.web.dicomweb.attributes import AttributeReader
+from worker.web.dicomweb.dicom_json import as_json, bulk_value
+from worker.web.dicomweb.messages import (
+    dataset_media_type,
+    dataset_response,
+    entry_address,
+    multipart_response,
+    service_address,
+)
+from worker.web.dicomweb.negotiation import DICOM, OCTETS, MediaRange
+from worker.web.dicomweb.resources import DicomwebResources
 
-_PIECE = 1 << 18
-_PIXELS = "7FE00010"
+_PIECE_BYTES = 1 << 18
+_PIXEL_DATA = "7FE00010"
 _STUDY, _SERIES = "/studies/{study}", "/studies/{study}/series/{series}"
 _INSTANCE = _SERIES + "/instances/{instance}"
 
 
-def retrieve_routes(archive: Archive, describer: Describer, prefix: str) -> APIRouter:
+def retrieve_routes(resources: DicomwebResources, attributes: AttributeReader) -> APIRouter:
     """Instances, /metadata and /bulkdata."""
-    routes = APIRouter(prefix=prefix, include_in_schema=False)
-    for place in (_STUDY, _SERIES, _INSTANCE):
-        routes.add_api_route(place, _retrieving(archive, alone=place == _INSTANCE), methods=["GET"])
-        routes.add_api_route(f"{place}/metadata", _telling(archive, describer, prefix), methods=["GET"])
-    routes.add_api_route(_INSTANCE + "/bulkdata/{path:path}", _bulk(archive, describer), methods=["GET"])
+    routes = APIRouter(prefix=DICOMWEB_PREFIX, include_in_schema=False)
+    for path in (_STUDY, _SERIES, _INSTANCE):
+        routes.add_api_route(path, _retrieve(resources, alone=path == _INSTANCE), methods=["GET"])
+        routes.add_api_route(f"{path}/metadata", _retrieve_metadata(resources, attributes), methods=["GET"])
+    routes.add_api_route(_INSTANCE + "/bulkdata/{path:path}", _retrieve_bulk(resources, attributes), methods=["GET"])
     return routes
 
 
-def _retrieving(archive: Archive, alone: bool) -> Callable[..., Any]:
+def _retrieve(resources: DicomwebResources, alone: bool) -> Callable[..., Any]:
     def retrieve(request: Request, caller: Reader) -> Response:
-        wanted = [one for one in negotiation.ranges(request.headers.get("accept")) if one.takes(DICOM)]
-        named = archive.named(request)
-        if archive.database.pseudonym is not None:
-            # The files name the patient, whom this database must not.
-            raise HTTPException(403, "with [privacy] pseudonymise whole instances are not given out, only their images")
-        given = [(one, syntax) for one in named.instances if (syntax := _syntax(one, wanted)) is not None]
-        if not given:
-            raise HTTPException(406, "instances are given as application/dicom, as they were sent or decompressed")
-        contents = [_content(archive, one, syntax) for one, syntax in given]
+        ranges = [accepted for accepted in negotiation.accepted(_accept(request)) if accepted.includes(DICOM)]
+        selection = resources.select(request)
+        if resources.database.pseudonym is not None:
+            # The files identify the patient, which this database must not.
+            raise HTTPException(403, "with [privacy] pseudonymise only images and metadata are available, no instances")
+        chosen = [
+            (instance, syntax)
+            for instance in selection.instances
+            if (syntax := _transfer_syntax(instance, ranges)) is not None
+        ]
+        if not chosen:
+            raise HTTPException(406, "instances are available as application/dicom, as stored or decompressed")
+        contents = [_content(resources, instance, syntax) for instance, syntax in chosen]
         if alone:
-            contents = [begun(contents[0])]
-        archive.retrieved(caller, tuple(one for one, _ in given))
-        if alone and not any(one.in_parts or one.type == "*/*" for one in wanted):
-            return StreamingResponse(contents[0], media_type=f"{DICOM}; transfer-syntax={given[0][1]}")
-        boundary = multipart.new_boundary()
-        types = [f"{DICOM}; transfer-syntax={syntax}" for _, syntax in given]
-        parts = zip(types, contents, strict=True)
-        status = 206 if len(given) < len(named.instances) else named.status
-        return StreamingResponse(
-            multipart.written(parts, boundary), status, media_type=multipart.content_type(DICOM, boundary)
-        )
+            contents = [start_content(contents[0])]
+        resources.record_retrieved(caller, tuple(instance for instance, _ in chosen))
+        types = [f"{DICOM}; transfer-syntax={syntax}" for _, syntax in chosen]
+        if alone and not any(accepted.is_multipart or accepted.type == "*/*" for accepted in ranges):
+            return StreamingResponse(contents[0], media_type=types[0])
+        status = 206 if len(chosen) < len(selection.instances) else selection.status
+        return multipart_response(zip(types, contents, strict=True), DICOM, status)
 
     return retrieve
 
 
-def _syntax(one: Instance, wanted: list[Range]) -> str | None:
-    """The transfer syntax to give an instance in, None where the client takes no one that we can give.
+def _accept(request: Request) -> str | None:
+    return request.headers.get("accept")
 
-    Without a word about it that is Explicit VR Little Endian: PS3.18 8.7.3.5.2.
+
+def _transfer_syntax(instance: Instance, ranges: list[MediaRange]) -> str | None:
+    """The transfer syntax in which an instance is sent, None where the client accepts none that is available.
+
+    Explicit VR Little Endian is the default: PS3.18 8.7.3.5.2.
     """
-    for each in wanted:
-        asked = each.transfer_syntax or ExplicitVRLittleEndian
-        if asked in ("*", one.transfer_syntax_uid):
-            return one.transfer_syntax_uid
-        if asked == ExplicitVRLittleEndian:
+    for media_range in ranges:
+        syntax = media_range.transfer_syntax or ExplicitVRLittleEndian
+        if syntax in ("*", instance.transfer_syntax_uid):
+            return instance.transfer_syntax_uid
+        if syntax == ExplicitVRLittleEndian:
             return str(ExplicitVRLittleEndian)
     return None
 
 
-def begun(content: Iterator[bytes]) -> Iterator[bytes]:
-    """The same, of which the first piece is there: what cannot be decompressed is told by the status."""
+def start_content(content: Iterator[bytes]) -> Iterator[bytes]:
+    """The same content, its first piece made already: answers 406 for pixels that cannot be decompressed."""
     try:
         first = next(content)
     except NotAssessable as fault:
@@ -89,71 +100,71 @@ def begun(content: Iterator[bytes]) -> Iterator[bytes]:
     return chain([first], content)
 
 
-def _content(archive: Archive, one: Instance, syntax: str) -> Iterator[bytes]:
-    if syntax == one.transfer_syntax_uid:
-        return _pieces(archive.file(one))
-    return _decompressed(archive, one)
+def _content(resources: DicomwebResources, instance: Instance, syntax: str) -> Iterator[bytes]:
+    if syntax == instance.transfer_syntax_uid:
+        return _pieces(resources.file(instance))
+    return _decompressed(resources, instance)
 
 
 def _pieces(file: Path) -> Iterator[bytes]:
     with file.open("rb") as stream:
-        while piece := stream.read(_PIECE):
+        while piece := stream.read(_PIECE_BYTES):
             yield piece
 
 
-def _decompressed(archive: Archive, one: Instance) -> Iterator[bytes]:
-    """Made when its turn comes; where it cannot be, the answer breaks off rather than to hold half an instance."""
+def _decompressed(resources: DicomwebResources, instance: Instance) -> Iterator[bytes]:
+    """Decompress when its turn comes; on a failure the response breaks off rather than hold half an instance."""
     try:
-        yield frames.explicit_little_endian(archive.file(one))
+        yield frames.explicit_little_endian(resources.file(instance))
     except NotAssessable as fault:
         get_log().warning("instance not decompressed", reason=fault.reason)
         raise
 
 
-def _telling(archive: Archive, describer: Describer, prefix: str) -> Callable[..., Any]:
+def _retrieve_metadata(resources: DicomwebResources, attributes: AttributeReader) -> Callable[..., Any]:
     def metadata(request: Request, caller: Reader) -> Response:
-        told_as = require_told(request)
-        named = archive.named(request)
-        archive.viewed(caller, named.instances[0])
-        address = address_of(request, prefix)
-        return told(_metadata(named.instances, describer, address), told_as, named.status)
+        media_type = dataset_media_type(request)
+        selection = resources.select(request)
+        resources.record_viewed(caller, selection.instances[0])
+        address = service_address(request, DICOMWEB_PREFIX)
+        return dataset_response(_metadata(selection.instances, attributes, address), media_type, selection.status)
 
     return metadata
 
 
-def _metadata(instances: Iterable[Instance], describer: Describer, address: str) -> Iterator[dict[str, Any]]:
-    for one in instances:
-        bulk = f"{instance_address(one, address)}/bulkdata"
-        tags = as_json(describer.instance(one, None, address), None, bulk)
-        if "00280010" in tags:
-            tags[_PIXELS] = {"vr": "OW", "BulkDataURI": f"{bulk}/{_PIXELS}"}
-        yield tags
+def _metadata(instances: Iterable[Instance], attributes: AttributeReader, address: str) -> Iterator[dict[str, Any]]:
+    for instance in instances:
+        bulk = f"{entry_address(instance, address)}/bulkdata"
+        dataset = as_json(attributes.read(instance, None, address), None, bulk)
+        if "00280010" in dataset:  # Rows: it is an image
+            dataset[_PIXEL_DATA] = {"vr": "OW", "BulkDataURI": f"{bulk}/{_PIXEL_DATA}"}
+        yield dataset
 
 
-def _bulk(archive: Archive, describer: Describer) -> Callable[..., Any]:
+def _retrieve_bulk(resources: DicomwebResources, attributes: AttributeReader) -> Callable[..., Any]:
     def bulkdata(request: Request, path: str, caller: Reader) -> Response:
-        wanted = [one for one in negotiation.ranges(request.headers.get("accept")) if one.takes(OCTETS)]
-        one = archive.one(request)
-        if not wanted:
-            raise HTTPException(406, "bulk data are given as application/octet-stream")
-        pieces = _pixels(archive, one) if path == _PIXELS else _value(describer.instance(one, None, ""), path)
-        archive.viewed(caller, one)
-        if not any(each.in_parts or each.type == "*/*" for each in wanted):
+        ranges = [accepted for accepted in negotiation.accepted(_accept(request)) if accepted.includes(OCTETS)]
+        instance = resources.instance(request)
+        if not ranges:
+            raise HTTPException(406, "bulk data are available as application/octet-stream")
+        if path == _PIXEL_DATA:
+            pieces = _pixels(resources, instance)
+        else:
+            pieces = _value(attributes.read(instance, None, ""), path)
+        resources.record_viewed(caller, instance)
+        if not any(accepted.is_multipart or accepted.type == "*/*" for accepted in ranges):
             return StreamingResponse(pieces, media_type=OCTETS)
-        boundary = multipart.new_boundary()
-        return StreamingResponse(
-            multipart.written([(OCTETS, pieces)], boundary), media_type=multipart.content_type(OCTETS, boundary)
-        )
+        return multipart_response([(OCTETS, pieces)], OCTETS)
 
     return bulkdata
 
 
-def _pixels(archive: Archive, one: Instance) -> Iterable[bytes]:
+def _pixels(resources: DicomwebResources, instance: Instance) -> Iterable[bytes]:
     try:
-        image = frames.open_file(archive.file(one))
+        image = frames.open_file(resources.file(instance))
     except NotAssessable as fault:
         raise HTTPException(404, fault.detail) from None
-    return begun(image.native_frames(range(1, image.frames + 1)))
+    return start_content(image.native_frames(range(1, image.frames + 1)))
 
 
 def _value(ds: Dataset, path: str) -> list[bytes]:

@@ -11,7 +11,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from tests.testbed.waiting import patience
-from worker.web.dicomweb.encoding import as_json
+from worker.web.dicomweb.dicom_json import as_json
 from worker.web.dicomweb.native_xml import as_xml
 
 DCM2XML = shutil.which("dcm2xml")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.web.dicomweb.negotiation import Range, ranges
+from worker.web.dicomweb.negotiation import MediaRange, accepted
 
 
 @pytest.mark.parametrize(
@@ -32,10 +32,10 @@ from worker.web.dicomweb.negotiation import Range, ranges
     ],
 )
 def test_ranges(header: str | None, expected: list[tuple[str, bool, str | None]]) -> None:
-    assert [(one.type, one.in_parts, one.transfer_syntax) for one in ranges(header)] == expected
+    assert [(one.type, one.is_multipart, one.transfer_syntax) for one in accepted(header)] == expected
 
 
 def test_a_range_takes_its_type_and_its_kind() -> None:
-    assert Range("image/*", False, None, 1.0).takes("image/png")
-    assert not Range("image/*", False, None, 1.0).takes("application/dicom")
-    assert Range("*/*", True, None, 1.0).takes("application/dicom")
+    assert MediaRange("image/*", False, None, 1.0).includes("image/png")
+    assert not MediaRange("image/*", False, None, 1.0).includes("application/dicom")
+    assert MediaRange("*/*", True, None, 1.0).includes("application/dicom")

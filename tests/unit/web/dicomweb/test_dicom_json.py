@@ -9,7 +9,7 @@ from pydicom import DataElement, Dataset
 from pydicom.config import IGNORE
 from pydicom.datadict import tag_for_keyword
 
-from worker.web.dicomweb.encoding import as_json, bulk_value
+from worker.web.dicomweb.dicom_json import as_json, bulk_value
 
 
 def _dataset() -> Dataset:
