@@ -11,6 +11,10 @@ ROOT = Path(__file__).parents[2]
 # Module → where it is tested instead, or why there is nothing to test.
 WITHOUT: dict[str, str] = {
     "worker/__init__.py": "tests/acceptance/test_wheel.py",
+    "worker/query_retrieve/sub_operations.py": "tests/integration/test_query_retrieve.py, with DCMTK and Orthanc",
+    "worker/web/dicomweb/routes.py": "tests/integration/test_dicomweb.py, every resource over HTTP",
+    "worker/web/dicomweb/stow.py": "tests/integration/test_dicomweb_store.py, requests over HTTP",
+    "worker/web/dicomweb/wado.py": "tests/integration/test_dicomweb.py, with dicomweb-client",
     "worker/receive/storage_scp.py": "tests/integration/test_storage_scp.py, with DCMTK and pynetdicom as peers",
     "worker/send/commitment_scu.py": "tests/integration/test_commitment.py, with Orthanc",
     "worker/send/fhir_client.py": "tests/integration/test_fhir.py, with a FHIR server",

@@ -82,4 +82,4 @@ def _array(datasets: Iterable[dict[str, Any]]) -> Iterator[bytes]:
     for dataset in datasets:
         yield (separator + json.dumps(dataset, allow_nan=False, ensure_ascii=False)).encode()
         separator = ","
-    yield b"]"
+    yield b"]" if separator == "," else b"[]"

@@ -1,0 +1,100 @@
+"""In which form frames are sent, and the options of rendering."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from fastapi import HTTPException, Request
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+
+from tests.testbed.instances import encoded, mr_instance
+from worker.db.views.archive import Instance
+from worker.pixels.frames import open_file
+from worker.pixels.windowing import VoiFunction, Window
+from worker.web.dicomweb.frames import _form, _frame_numbers, _options
+from worker.web.dicomweb.negotiation import accepted
+
+OCTETS, RLE = "application/octet-stream", "image/dicom-rle"
+
+
+@pytest.fixture(params=[ExplicitVRLittleEndian, RLELossless])
+def stored(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Instance, Path]:
+    ds = mr_instance()
+    content = encoded(ds)
+    path = tmp_path / "a.dcm"
+    if request.param == RLELossless:
+        ds.compress(RLELossless, generate_instance_uid=False)
+        ds.save_as(path, enforce_file_format=True)
+    else:
+        path.write_bytes(content)
+    return Instance("1.2", "1.3", "1.4", "1.5", str(request.param), "MR", "", "", "", "", None, "a.dcm"), path
+
+
+@pytest.mark.parametrize(
+    ("accept", "uncompressed", "compressed"),
+    [
+        (None, (OCTETS, False), (OCTETS, False)),
+        (f"multipart/related; type={OCTETS}", (OCTETS, False), (OCTETS, False)),
+        (f"multipart/related; type={OCTETS}; transfer-syntax=*", (OCTETS, False), (OCTETS, True)),
+        (f"multipart/related; type={RLE}", None, (RLE, True)),
+        (f"multipart/related; type={RLE}; transfer-syntax={RLELossless}", None, (RLE, True)),
+        ("multipart/related; type=image/jls", None, None),
+        ("multipart/related; type=image/jls, */*", (OCTETS, False), (OCTETS, False)),
+        (f"multipart/related; type={OCTETS}; transfer-syntax=1.2.840.10008.1.2.4.80", None, None),
+        ("text/html", None, None),
+    ],
+)
+def test_frames_are_sent_in_the_form_that_the_client_prefers(
+    stored: tuple[Instance, Path],
+    accept: str | None,
+    uncompressed: tuple[str, bool] | None,
+    compressed: tuple[str, bool] | None,
+) -> None:
+    instance, path = stored
+    expected = compressed if instance.transfer_syntax_uid == RLELossless else uncompressed
+    assert _form(instance, open_file(path), accepted(accept)) == expected
+
+
+def request(**query: str) -> Request:
+    return Request({"type": "http", "query_string": urlencode(query).encode(), "headers": []})
+
+
+def test_the_options_of_rendering_are_window_viewport_and_quality() -> None:
+    assert _options(request()) == (None, None, 90)
+    options = _options(request(window="40,80", viewport="512,256", quality="50"))
+    assert options == (Window(40, 80, VoiFunction.LINEAR), 256, 50)
+    window, _, _ = _options(request(window="40,80,linear-exact"))
+    assert window == Window(40, 80, VoiFunction.LINEAR_EXACT)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"window": "40"},
+        {"window": "40,0"},
+        {"window": "nan,80"},
+        {"window": "40,inf"},
+        {"window": "40,80,cubic"},
+        {"viewport": "512"},
+        {"viewport": "0,512"},
+        {"viewport": "5000,5000"},
+        {"quality": "0"},
+        {"quality": "101"},
+        {"quality": "٣"},
+    ],
+)
+def test_an_option_that_is_not_valid_is_answered_400(query: dict[str, str]) -> None:
+    with pytest.raises(HTTPException) as refused:
+        _options(request(**query))
+    assert refused.value.status_code == 400
+
+
+def test_frames_are_numbered_from_one(stored: tuple[Instance, Path]) -> None:
+    image = open_file(stored[1])
+    assert _frame_numbers("1,1", image) == [1, 1]
+    for text, status in {"2": 404, "0": 400, "1,": 400, "x": 400, "9" * 8: 400}.items():
+        with pytest.raises(HTTPException) as refused:
+            _frame_numbers(text, image)
+        assert refused.value.status_code == status
