@@ -16,13 +16,24 @@ from tests.testbed import postgres
 from tests.testbed.instances import MODEL, classified, later, new_instance
 from worker.db import models, processes, tokens
 from worker.db.engine import Database
-from worker.db.instances import add_conflict, add_instance, open_association
+from worker.db.instances import add_conflict, add_file_fault, add_instance, file_of, move_scrub, open_association
 from worker.db.jobs import claim_job, end_job
 from worker.db.migrate import alembic_config, migrate, revising
 from worker.db.models import model_row
 from worker.db.results import NewObject, add_result, add_shadow_result
 from worker.db.series import lock_open_series, queue_series
-from worker.db.tables import REVISION, AuditChainRow, Base, JobState, LoadState, ObjectKind, ReadingRow, TokenRole
+from worker.db.tables import (
+    REVISION,
+    AuditChainRow,
+    Base,
+    FileFault,
+    FileKind,
+    JobState,
+    LoadState,
+    ObjectKind,
+    ReadingRow,
+    TokenRole,
+)
 from worker.dicom.standard import derive_uid
 from worker.errors import StartError
 from worker.process import ProcessRole
@@ -73,6 +84,8 @@ def _fill(database: Database) -> None:
         add_shadow_result(session, queued, classified(), later(1))
         models.activate_model(session, candidate.id, "somebody", later(2))
         models.record_load(session, candidate.id, "host:1", LoadState.LOADED, None, later(2))
+        assert add_file_fault(session, file_of(row), FileFault.DAMAGED, later(1))
+        move_scrub(session, FileKind.INSTANCE, row.id, later(1))
         session.add(AuditChainRow(host="host", records=1, sha256="00" * 32, anchored_at=later(1)))
     refusals = Refusals(database)
     refusals.connection("network")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +19,7 @@ from worker.inference.illustrated import IllustratedResult
 from worker.results import CodedConcept, ModelClass, ModelIdentity, ResultStatus, SliceResult
 from worker.storage.acceptance import StoreRequest
 
+CONTENT = b"x"
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BRAIN = CodedConcept("12738006", "SCT", "Brain")
 MODEL = ModelIdentity(
@@ -89,7 +91,7 @@ def received(ds: Dataset) -> StoreRequest:
 
 
 def new_instance(number: int = 1, series: str = "a", **changes: Any) -> NewInstance:
-    """A row's values, for a file that nobody reads."""
+    """A row's values; its file is to hold CONTENT where it is compared with the row."""
     values: dict[str, Any] = {
         "sop_instance_uid": derive_uid("instance", series, str(number)),
         "sop_class_uid": MRImageStorage,
@@ -104,8 +106,8 @@ def new_instance(number: int = 1, series: str = "a", **changes: Any) -> NewInsta
         "series_description": "t1",
         "attributes": {"modality": "MR", "image_type": [], "scanning_sequence": [], "body_part": "", "frames": 1},
         "path": f"instances/{series}/{number}.dcm",
-        "size": 1,
-        "sha256": "00" * 32,
+        "size": len(CONTENT),
+        "sha256": hashlib.sha256(CONTENT).hexdigest(),
         "association_id": None,
     }
     return NewInstance(**values | changes)

@@ -152,6 +152,29 @@ def pixels_deleted(process: str, transferred: Transferred) -> AuditEvent:
     )
 
 
+def file_fault(process: str, path: str, fault: str) -> AuditEvent:
+    """A stored file was found damaged or missing; its path is made of hashes."""
+    return AuditEvent(
+        _INSTANCES_ACCESSED,
+        Action.READ,
+        (Participant("storage", role=_APPLICATION, alternative_user_id=process),),
+        outcome=EventOutcome.SERIOUS_FAILURE,
+        description=f"a stored file is {fault}",
+        subjects=(_uri(path),),
+    )
+
+
+def file_replaced(process: str, path: str, fault: str, study_instance_uid: str) -> AuditEvent:
+    """A damaged or missing file was replaced by the same content, which was sent again."""
+    return AuditEvent(
+        _INSTANCES_ACCESSED,
+        Action.UPDATE,
+        (Participant("storage", role=_APPLICATION, alternative_user_id=process),),
+        description=f"a stored file that was {fault} was replaced by the same instance, sent again",
+        subjects=(_study(study_instance_uid), _uri(path)),
+    )
+
+
 def _entity(
     ae_title: str, address: str | None = None, role: EventCode | None = None, *, is_requestor: bool = False
 ) -> Participant:

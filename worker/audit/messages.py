@@ -35,6 +35,7 @@ class EventOutcome(IntEnum):
 
     SUCCESS = 0
     MINOR_FAILURE = 4
+    SERIOUS_FAILURE = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from worker.db.tables import REVISION
 from worker.errors import StartError
 
 # What the packages above need of SQLAlchemy, which they do not import: every query is in `db`, or in `audit`.
-__all__ = ["Database", "DatabaseError", "IntegrityError", "Session", "client_address"]
+__all__ = ["Database", "DatabaseError", "IntegrityError", "Session", "client_address", "is_out_of_space"]
 
 DatabaseError = SQLAlchemyError
 
@@ -117,6 +117,12 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def is_out_of_space(error: SQLAlchemyError) -> bool:
+    """Whether the disk of the database is full: SQLITE_FULL, or SQLSTATE 53100 of PostgreSQL."""
+    cause = getattr(error, "orig", None)
+    return getattr(cause, "sqlite_errorname", None) == "SQLITE_FULL" or getattr(cause, "sqlstate", None) == "53100"
 
 
 def client_address(url: str) -> tuple[str, str | None]:

@@ -1,31 +1,40 @@
-"""Rows of associations, received instances and counts of refusals: what C-STORE and STOW-RS write."""
+"""Rows of associations, received instances and counts of refusals: what C-STORE and STOW-RS write; of files' faults."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Update,
     bindparam,
+    delete,
+    func,
     insert,
+    null,
     select,
     update,
 )
 from sqlalchemy.orm import Session
 
+from worker.db.jobs import resume_jobs
 from worker.db.series_status import answer_series
 from worker.db.tables import (
     AssociationRow,
     ConflictRow,
+    FileFault,
+    FileFaultRow,
+    FileKind,
     InstanceRow,
     ObjectRow,
     RefusalKind,
     RefusalRow,
+    ScrubRow,
     SeriesRow,
     SeriesState,
 )
@@ -210,3 +219,103 @@ def refusal_counts(session: Session, kind: RefusalKind) -> dict[tuple[str, str],
     """Refusals by (status, reason) since the database was created; an association's status is empty."""
     rows = session.scalars(select(RefusalRow).where(RefusalRow.kind == kind))
     return {(row.status, row.reason): row.number for row in rows}
+
+
+# --- stored files that are damaged or missing ------------------------------------------------------------------
+
+FILE_REASONS = {FileFault.DAMAGED: "file-damaged", FileFault.MISSING: "file-missing"}  # of a parked job
+_ROWS: dict[FileKind, type[InstanceRow | ObjectRow | ConflictRow]] = {
+    FileKind.INSTANCE: InstanceRow,
+    FileKind.OBJECT: ObjectRow,
+    FileKind.CONFLICT: ConflictRow,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file that a row names; `size` is None where the row has none."""
+
+    kind: FileKind
+    id: int
+    path: str  # below [worker] data_dir
+    sha256: str
+    size: int | None = None
+
+
+def file_of(row: InstanceRow) -> StoredFile:
+    """The file of a received instance."""
+    return StoredFile(FileKind.INSTANCE, row.id, row.path, row.sha256, row.size)
+
+
+def add_file_fault(session: Session, file: StoredFile, fault: FileFault, now: datetime) -> bool:
+    """Record a fault; False where it is known, and for a file that retention has deleted meanwhile."""
+    if file.kind is FileKind.INSTANCE:
+        row = session.get(InstanceRow, file.id, with_for_update={"read": True}, populate_existing=True)
+        if row is None or row.removed_at is not None:
+            return False
+    known = session.get(FileFaultRow, file.path)
+    if known is not None:
+        known.fault = fault
+        return False
+    session.add(FileFaultRow(path=file.path, fault=fault, found_at=now))
+    session.flush()
+    return True
+
+
+def clear_file_faults(session: Session, paths: Collection[str]) -> int:
+    """Forget the faults of files that are whole again, or deleted; the number of faults."""
+    cleared = session.scalars(
+        delete(FileFaultRow).where(FileFaultRow.path.in_(paths)).returning(FileFaultRow.path)
+    ).all()
+    return len(cleared)
+
+
+def resume_series(session: Session, series_id: int, now: datetime) -> int:
+    """Return the jobs of a series that a damaged or missing file had parked to pending; the number of jobs."""
+    return resume_jobs(session, series_id, list(FILE_REASONS.values()), now)
+
+
+def faulty_paths(session: Session, paths: Collection[str]) -> set[str]:
+    """Those of some paths whose files are known to be damaged or missing."""
+    return set(session.scalars(select(FileFaultRow.path).where(FileFaultRow.path.in_(paths))))
+
+
+def file_fault_counts(session: Session) -> dict[FileFault, int]:
+    """The number of files by fault."""
+    rows = session.execute(select(FileFaultRow.fault, func.count()).group_by(FileFaultRow.fault))
+    return dict.fromkeys(FileFault, 0) | {FileFault(fault): number for fault, number in rows}
+
+
+def series_of(session: Session, file: StoredFile) -> int | None:
+    """The series of a received instance's file."""
+    if file.kind is not FileKind.INSTANCE:
+        return None
+    return session.scalar(select(InstanceRow.series_id).where(InstanceRow.id == file.id))
+
+
+# --- the scrub -------------------------------------------------------------------------------------------------
+
+
+def scrub_position(session: Session, kind: FileKind) -> tuple[int, datetime | None]:
+    """(id of the row whose file was checked last, when the next pass may begin)."""
+    row = session.get(ScrubRow, kind)
+    return (row.last_id, row.not_before) if row is not None else (0, None)
+
+
+def move_scrub(session: Session, kind: FileKind, last_id: int, not_before: datetime) -> None:
+    row = session.get(ScrubRow, kind)
+    if row is None:
+        session.add(ScrubRow(kind=kind, last_id=last_id, not_before=not_before))
+    else:
+        row.last_id, row.not_before = last_id, not_before
+    session.flush()
+
+
+def files_after(session: Session, kind: FileKind, last_id: int, limit: int) -> list[StoredFile]:
+    """The next files of a kind by the ids of their rows, without those that retention deleted."""
+    row = _ROWS[kind]
+    size: ColumnElement[Any] = null() if row is ObjectRow else row.metadata.tables[row.__tablename__].c.size
+    query = select(row.id, row.path, row.sha256, size).where(row.id > last_id).order_by(row.id).limit(limit)
+    if row is InstanceRow:
+        query = query.where(InstanceRow.removed_at.is_(None))
+    return [StoredFile(kind, id_, path, sha256, bytes_) for id_, path, sha256, bytes_ in session.execute(query)]

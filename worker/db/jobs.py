@@ -163,9 +163,16 @@ def record_death(session: Session, owner: str, reason: str, detail: str) -> int:
 
 def retry_parked_jobs(session: Session, job_ids: Sequence[int], now: datetime) -> list[int]:
     """Return parked jobs to pending and reset their attempts; all parked jobs when no id is given. Their ids."""
-    query = update(JobRow).where(JobRow.state == JobState.PARKED)
-    if job_ids:
-        query = query.where(JobRow.id.in_(job_ids))
+    return _retry(session, [JobRow.id.in_(job_ids)] if job_ids else [], now)
+
+
+def resume_jobs(session: Session, series_id: int, reasons: Collection[str], now: datetime) -> int:
+    """Return the jobs of a series that are parked for such a reason to pending; their number."""
+    return len(_retry(session, [JobRow.series_id == series_id, JobRow.reason.in_(reasons)], now))
+
+
+def _retry(session: Session, conditions: Sequence[ColumnElement[bool]], now: datetime) -> list[int]:
+    query = update(JobRow).where(JobRow.state == JobState.PARKED, *conditions)
     fresh: dict[str, Any] = {"state": JobState.PENDING, "attempts": 0, "not_before": now, "reason": None}
     fresh |= {"detail": None, "finished_at": None}
     jobs = session.execute(query.values(**fresh).returning(JobRow.id, JobRow.series_id)).all()

@@ -46,7 +46,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import DateTime, TypeDecorator
 
 # The newest revision in migrations/versions (a test compares them), so that a start needs no Alembic import.
-REVISION = "0003"
+REVISION = "0004"
 DETAIL_LENGTH = 1024
 
 
@@ -112,6 +112,21 @@ class LoadState(StrEnum):
 class RefusalKind(StrEnum):
     INSTANCE = "instance"
     ASSOCIATION = "association"
+
+
+class FileFault(StrEnum):
+    """What is wrong with a stored file."""
+
+    DAMAGED = "damaged"
+    MISSING = "missing"
+
+
+class FileKind(StrEnum):
+    """The table whose row names a stored file."""
+
+    INSTANCE = "instance"
+    OBJECT = "object"
+    CONFLICT = "conflict"
 
 
 class TokenRole(StrEnum):
@@ -523,6 +538,30 @@ class RefusalRow(Base):
     number: Mapped[int]
 
     __table_args__ = (_is_among("kind", RefusalKind),)
+
+
+class FileFaultRow(Base):
+    """A stored file that was found damaged or missing; deleted when the file is whole again: see storage.integrity."""
+
+    __tablename__ = "file_fault"
+
+    path: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fault: Mapped[str] = mapped_column(String(16))
+    found_at: Mapped[datetime]
+
+    __table_args__ = (_is_among("fault", FileFault),)
+
+
+class ScrubRow(Base):
+    """How far the files of a kind are checked: see storage.scrub."""
+
+    __tablename__ = "scrub"
+
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    last_id: Mapped[int]  # of the row whose file was checked last; 0 before a pass
+    not_before: Mapped[datetime]  # the next pass begins then
+
+    __table_args__ = (_is_among("kind", FileKind),)
 
 
 class AuditChainRow(Base):

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 
+from worker.audit.events import RecordEvent, unrecorded
 from worker.db.engine import Database
-from worker.db.instances import instances_of
+from worker.db.instances import file_of, instances_of
 from worker.db.jobs import claim_job, end_job, extend_job_lease, job_waits
 from worker.db.results import NewObject, add_result, add_shadow_result, latest_report
 from worker.db.tables import InstanceRow, JobRow, JobState
@@ -25,6 +27,7 @@ from worker.jobs.model_pool import ModelPool
 from worker.jobs.process_limits import end_process_after
 from worker.logs import fault_fields, get_log
 from worker.reporting.outbox import Outbox
+from worker.storage.integrity import Integrity
 
 _FIRST_RETRY_SECONDS = 2.0
 
@@ -47,6 +50,11 @@ class JobRunner:
     lease: timedelta
     timeout: timedelta | None
     attempts: int
+    record: RecordEvent = unrecorded
+
+    @cached_property
+    def integrity(self) -> Integrity:
+        return Integrity(self.database, self.data_dir, self.clock, self.record)
 
     def run_next(self) -> bool:
         """Run one job to its end; False when there is none to claim. Shadow jobs wait for all others."""
@@ -114,12 +122,11 @@ class JobRunner:
             self._finish(job, result, instances, objects)
 
     def _files(self, instances: Sequence[InstanceRow]) -> list[Path]:
-        files = [self.data_dir / instance.path for instance in instances]
-        if not all(file.is_file() for file in files):
-            raise Park("file-missing", "a received file is gone from the data folder")
-        return files
+        return [self.data_dir / instance.path for instance in instances]
 
     def _classify(self, model: ServedModel, instances: Sequence[InstanceRow]) -> IllustratedResult:
+        # The files are in memory afterwards, so that the decoder does not read them from the disk again.
+        self.integrity.require([file_of(instance) for instance in instances])
         try:
             return model.classify(self._files(instances))
         except NotAssessable as refusal:

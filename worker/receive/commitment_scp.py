@@ -5,34 +5,39 @@ A request is answered from what is really on disk, with each file's hash verifie
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
 from pynetdicom import build_context, build_role, evt
 from pynetdicom.association import Association
 
+from worker.audit import events
 from worker.config.sections import ApplicationEntity
 from worker.config.settings import Settings
 from worker.db.deliveries import record_commitment_report
 from worker.db.engine import Database
-from worker.db.instances import stored_instances
+from worker.db.instances import file_of, stored_instances
 from worker.dicom import commitment, standard
 from worker.errors import Retry
 from worker.logs import fault_fields, get_log
 from worker.network.associate import associate
-
-_READ_BYTES = 1 << 20
+from worker.storage.integrity import Integrity
 
 
 class CommitmentScp:
     """Handles N-ACTION (a peer requests commitment) and N-EVENT-REPORT (a destination reports what it committed to)."""
 
-    def __init__(self, settings: Settings, database: Database, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        clock: Callable[[], datetime],
+        record: events.RecordEvent = events.unrecorded,
+    ) -> None:
+        self._integrity = Integrity(database, settings.worker.data_dir, clock, record)
         self._settings = settings
         self._database = database
         self._clock = clock
@@ -57,7 +62,7 @@ class CommitmentScp:
         self, assoc: Association, calling: str, transaction_uid: str, instances: Sequence[tuple[str, str]]
     ) -> None:
         try:
-            information = examine(self._database, self._settings.worker.data_dir, transaction_uid, instances)
+            information = examine(self._database, self._integrity, transaction_uid, instances)
             known = [entity for entity in self._settings.application_entities if entity.ae_title == calling]
             if known:  # its address is configured: a new association, as most peers expect
                 assoc = associate_as_scp(known[0], self._settings.worker.ae_title)
@@ -80,10 +85,14 @@ class CommitmentScp:
             return standard.PROCESSING_FAILURE, None
 
 
-def examine(database: Database, data_dir: Path, transaction_uid: str, instances: Sequence[tuple[str, str]]) -> Dataset:
+def examine(
+    database: Database, integrity: Integrity, transaction_uid: str, instances: Sequence[tuple[str, str]]
+) -> Dataset:
     """The Event Information for a request: the instances that are stored intact, and the others with the reason."""
     with database.read() as session:
         rows = stored_instances(session, [uid for _, uid in instances])
+    named = {uid: rows[uid] for _, uid in instances if uid in rows}
+    faults = integrity.check([file_of(row) for row in named.values() if row.removed_at is None])
     committed: list[tuple[str, str]] = []
     failed: list[tuple[str, str, int]] = []
     for sop_class_uid, uid in instances:
@@ -92,22 +101,11 @@ def examine(database: Database, data_dir: Path, transaction_uid: str, instances:
             failed.append((sop_class_uid, uid, commitment.NO_SUCH_OBJECT))
         elif row.sop_class_uid != sop_class_uid:
             failed.append((sop_class_uid, uid, commitment.CLASS_INSTANCE_CONFLICT))
-        elif not _is_intact(data_dir / row.path, row.sha256):
+        elif row.removed_at is not None or row.path in faults:
             failed.append((sop_class_uid, uid, standard.PROCESSING_FAILURE))
         else:
             committed.append((sop_class_uid, uid))
     return commitment.build_report(transaction_uid, committed, failed)
-
-
-def _is_intact(path: Path, sha256: str) -> bool:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_READ_BYTES):
-                digest.update(chunk)
-    except OSError:
-        return False
-    return digest.hexdigest() == sha256
 
 
 def send_report(assoc: Association, information: Dataset) -> None:

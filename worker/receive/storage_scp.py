@@ -53,7 +53,7 @@ class Receiver:
         self._record = record
         self._associations = Associations(database, settings.worker.ae_title, clock, record)
         self._keeper = InstanceKeeper(
-            database, settings.worker.data_dir, clock, settings.receive.minimum_free_bytes, settings.route
+            database, settings.worker.data_dir, clock, settings.receive.minimum_free_bytes, settings.route, record
         )
         self.refusals = Refusals(database)
         self._open: dict[Association, int] = {}
@@ -72,7 +72,7 @@ class Receiver:
             (evt.EVT_RELEASED, self._on_end),
             (evt.EVT_ABORTED, self._on_end),
             (evt.EVT_CONN_CLOSE, self._on_end),
-            *CommitmentScp(self._settings, self._database, self._clock).handlers(),
+            *CommitmentScp(self._settings, self._database, self._clock, self._record).handlers(),
             *self._services,
         ]
         deadline = time.monotonic() + _BIND_SECONDS

@@ -129,7 +129,7 @@ def _receive(settings: Settings, database: Database, clock: Clock, stop: threadi
     receiver.stop(_RECEIVER_GRACE_SECONDS)
 
 
-def _infer(settings: Settings, database: Database, clock: Clock, stop: threading.Event, _record: RecordEvent) -> None:
+def _infer(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
     from worker.jobs.bundle_store import BundleStore
     from worker.jobs.model_pool import ModelPool
     from worker.jobs.runner import JobRunner
@@ -155,6 +155,7 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
         lease=timedelta(seconds=settings.worker.lease_seconds),
         timeout=timedelta(seconds=settings.worker.job_timeout_seconds),
         attempts=settings.worker.job_attempts,
+        record=record,
     )
     get_log().info("ready to classify")
     with _ready(ProcessRole.INFER, settings, database, clock):

@@ -70,9 +70,10 @@ class FolderSync:
         while (sync := self._work.get()) is not None:
             try:
                 fsync(sync.folder)
-            except OSError as error:
+            except BaseException as error:  # a thread's boundary: the thread that waits gets it
                 sync.fault = error
-            sync.done.release()
+            finally:
+                sync.done.release()
 
 
 class _Sync:
@@ -82,6 +83,6 @@ class _Sync:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.fault: OSError | None = None
+        self.fault: BaseException | None = None
         self.done = threading.Lock()
         self.done.acquire()

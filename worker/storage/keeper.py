@@ -21,23 +21,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 
+from worker.audit import events
+from worker.audit.messages import AuditEvent
 from worker.config import routing
-from worker.db.engine import Database, IntegrityError, Session
-from worker.db.instances import NewInstance, add_conflict, add_instances, restore_instance, stored_instances
-from worker.db.tables import InstanceRow
+from worker.db.engine import Database, DatabaseError, IntegrityError, Session, is_out_of_space
+from worker.db.instances import (
+    NewInstance,
+    add_conflict,
+    add_instances,
+    clear_file_faults,
+    restore_instance,
+    resume_series,
+    stored_instances,
+)
+from worker.db.tables import FileFault, InstanceRow
 from worker.dicom import standard
 from worker.errors import RefusedInstance
 from worker.files import fsync
 from worker.logs import fault_fields, get_log
-from worker.process import is_running
+from worker.process import is_running, process_name
 from worker.storage.acceptance import StoreRequest, conflict_path, instance_path, pseudonymised, read_instance
 from worker.storage.folders import FolderSync
+from worker.storage.integrity import fault_of
 
 _BATCH = 128
 _GATHER_SECONDS = 0.002
 _FOLDERS_AT_ONCE = 8
+_FULL_BYTES = 1 << 20
 _OTHERS_LEFTOVER_SECONDS = 86400.0
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
@@ -56,19 +69,22 @@ def _held_lock() -> threading.Lock:
     return lock
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _PendingCommit:
     """An instance whose bytes are on disk but whose row is not; the thread that commits it sets `outcome` or `fault`.
 
-    `file` is where the bytes are: at `path`, or below instances/incoming where that path exists already. `turn` can be
-    acquired when the instance is committed, or when its own thread is to commit the next batch.
+    `file` is where the bytes are: at `path`, or below instances/incoming where that path exists already; `replaces` is
+    what is wrong with the file at `path` then. `turn` can be acquired when the instance is committed, or when its own
+    thread is to commit the next batch.
     """
 
     new: NewInstance
     file: str
     path: str
+    inode: int = 0
+    replaces: FileFault | None = None
     outcome: StoreOutcome | None = None
-    fault: Exception | None = None
+    fault: BaseException | None = None
     turn: threading.Lock = field(default_factory=_held_lock)
 
 
@@ -82,7 +98,9 @@ class InstanceKeeper:
         clock: Callable[[], datetime],
         minimum_free_bytes: int,
         routes: Sequence[routing.RouteSection] = (),
+        record: events.RecordEvent = events.unrecorded,
     ) -> None:
+        self._record = record
         self._database = database
         self._data_dir = data_dir
         self._clock = clock
@@ -112,6 +130,10 @@ class InstanceKeeper:
                     Path(temporary).unlink(missing_ok=True)
         except OSError as error:
             raise _refusal(error) from None
+        except DatabaseError as error:
+            if is_out_of_space(error) or self._is_full():
+                raise _no_space() from None
+            raise
 
     def close(self) -> None:
         """Stop storing instances."""
@@ -120,6 +142,13 @@ class InstanceKeeper:
     def _check_space(self, size: int) -> None:
         if shutil.disk_usage(self._incoming).free - size < self._minimum_free_bytes:
             raise OSError(errno.ENOSPC, "below [receive] minimum_free_bytes")
+
+    def _is_full(self) -> bool:
+        """Whether the disk has no room for another page: SQLite then reports faults of several names."""
+        try:
+            return shutil.disk_usage(self._data_dir).free < _FULL_BYTES
+        except OSError:
+            return False
 
     # --- the file ---
 
@@ -153,12 +182,15 @@ class InstanceKeeper:
                 os.fsync(descriptor)
                 if folders:
                     self._folders.end(folders)
-            except OSError:
+                inode = os.fstat(descriptor).st_ino
+            except BaseException:
                 self._unlink(file, descriptor)
                 raise
         finally:
             os.close(descriptor)
-        return _PendingCommit(new, file, path)
+        # Here, in the sender's own thread: nobody waits for it but who sends an instance again.
+        replaces = fault_of(path, new.sha256, new.size) if file != path else None
+        return _PendingCommit(new, file, path, inode, replaces)
 
     def _create(self, path: str) -> tuple[str, int]:
         """A new file at `path`, and its descriptor.
@@ -197,33 +229,52 @@ class InstanceKeeper:
         if not commits:
             pending.turn.acquire()
         if pending.outcome is None and pending.fault is None:  # it has waited longest, so it is in the next batch
-            self._commit_next()
+            self._commit_next(pending)
         if pending.outcome is None:
             raise pending.fault or RuntimeError("an instance was not committed")
         return pending.outcome
 
-    def _commit_next(self) -> None:
-        """Commit a batch, whose first instance is the caller's; the thread that has then waited longest goes next."""
-        with self._queue:  # include what is being written: a commit costs more than the rows in it
-            self._queue.wait_for(lambda: not self._writing, _GATHER_SECONDS)
-        with self._commit_lock:
-            batch = self._next_batch()
-            self._commit_batch(batch)
-        with self._queue:
-            following = self._pending[0] if self._pending else None
-            self._is_committing = following is not None
-        if following is not None:
-            following.turn.release()
-        for pending in batch[1:]:
-            pending.turn.release()
+    def _commit_next(self, own: _PendingCommit) -> None:
+        """Commit a batch, whose first instance is the caller's; the thread that has then waited longest goes next.
+
+        Whatever is raised, every waiting thread gets an answer or its turn.
+        """
+        batch: list[_PendingCommit] = []
+        try:
+            with self._queue:  # include what is being written: a commit costs more than the rows in it
+                self._queue.wait_for(lambda: not self._writing, _GATHER_SECONDS)
+            with self._commit_lock:
+                batch = self._next_batch()
+                self._commit_batch(batch)
+        except BaseException as fault:
+            for pending in batch or [own]:
+                if pending.outcome is None and pending.fault is None:
+                    pending.fault = fault if pending is own else RuntimeError("the commit of a batch ended early")
+            raise
+        finally:
+            with self._queue:
+                if own in self._pending:  # it was not taken into a batch
+                    self._pending.remove(own)
+                following = self._pending[0] if self._pending else None
+                self._is_committing = following is not None
+            if following is not None:
+                following.turn.release()
+            for pending in batch:
+                if pending is not own:
+                    pending.turn.release()
 
     def _next_batch(self) -> list[_PendingCommit]:
         """The instances that have waited longest; an instance that arrived twice goes into two batches."""
         batch: dict[str, _PendingCommit] = {}
-        while self._pending and len(batch) < _BATCH and self._pending[0].new.sop_instance_uid not in batch:
-            pending = self._pending.popleft()
-            batch[pending.new.sop_instance_uid] = pending
-        return list(batch.values())
+        with self._queue:
+            for pending in islice(self._pending, _BATCH):
+                if pending.new.sop_instance_uid in batch:
+                    break
+                batch[pending.new.sop_instance_uid] = pending
+            taken = list(batch.values())
+            for _ in taken:
+                self._pending.popleft()
+        return taken
 
     def _commit_batch(self, batch: Sequence[_PendingCommit]) -> None:
         """Commit all in one transaction; if that fails, each in its own, so that a fault affects only its instance."""
@@ -231,8 +282,8 @@ class InstanceKeeper:
             outcomes = self._commit_new(batch) or self._commit(batch)
         except Exception as error:  # every waiting handler must get an answer
             if len(batch) == 1:
-                get_log().error("instance not stored", **fault_fields(error))
                 batch[0].fault = error
+                get_log().error("instance not stored", **fault_fields(error))
                 return
             for pending in batch:
                 self._commit_batch([pending])
@@ -253,6 +304,7 @@ class InstanceKeeper:
 
     def _commit(self, batch: Sequence[_PendingCommit]) -> list[StoreOutcome]:
         folders: set[str] = set()
+        replaced: list[AuditEvent] = []
         with self._database.write() as session:
             stored = stored_instances(session, [pending.new.sop_instance_uid for pending in batch])
             outcomes = []
@@ -262,32 +314,60 @@ class InstanceKeeper:
                     self._move(pending, pending.path, folders)
                     outcomes.append(StoreOutcome.STORED)
                 else:
-                    outcomes.append(self._store_again(session, pending, row, folders))
+                    outcomes.append(self._store_again(session, pending, row, folders, replaced))
             new = [pending.new for pending in batch if pending.new.sop_instance_uid not in stored]
             if new:
                 add_instances(session, new, self._clock())
             for folder in folders:
                 fsync(folder)
+        for event in replaced:
+            self._record(event)
         return outcomes
 
     def _store_again(
-        self, session: Session, pending: _PendingCommit, stored: InstanceRow, folders: set[str]
+        self,
+        session: Session,
+        pending: _PendingCommit,
+        stored: InstanceRow,
+        folders: set[str],
+        replaced: list[AuditEvent],
     ) -> StoreOutcome:
         """Handle an instance whose UID has a row already."""
         if stored.sha256 != pending.new.sha256:
             conflict = conflict_path(pending.new)
             self._move(pending, f"{self._data_dir}/{conflict}", folders)
+            clear_file_faults(session, [conflict])
             add_conflict(session, stored, pending.new, conflict, self._clock())
             get_log().warning("instance arrived again with other content; stored as a conflict", instance_row=stored.id)
             return StoreOutcome.CONFLICTING
         path = f"{self._data_dir}/{stored.path}"
         if stored.removed_at is not None:
             self._move(pending, path, folders)
+            clear_file_faults(session, [stored.path])
             restore_instance(session, stored, self._clock())
             return StoreOutcome.STORED
-        if pending.file != path:
+        fault = self._fault_of_stored(pending, path)
+        if fault is not None:
+            self._move(pending, path, folders)
+            get_log().warning("a faulty file was replaced by its repetition", instance_row=stored.id, fault=fault)
+            replaced.append(events.file_replaced(process_name(), stored.path, fault, pending.new.study_instance_uid))
+        elif pending.file != path:
             Path(pending.file).unlink(missing_ok=True)
+        if clear_file_faults(session, [stored.path]) or fault is not None:
+            resume_series(session, stored.series_id, self._clock())
         return StoreOutcome.REPEATED
+
+    def _fault_of_stored(self, pending: _PendingCommit, path: str) -> FileFault | None:
+        """What was wrong with the stored file of an instance that came again, None where it is whole.
+
+        It is compared again under the commit's lock: another thread may have been writing it the first time.
+        """
+        if pending.file != pending.path or pending.path != path:
+            needs_look = pending.replaces is not None or pending.path != path
+            return fault_of(path, pending.new.sha256, pending.new.size) if needs_look else None
+        # Nothing was at its path when it was written. If its own file is still there, the stored one was gone;
+        # else another thread stored the same instance meanwhile.
+        return FileFault.MISSING if os.stat(path).st_ino == pending.inode else None
 
     def _move(self, pending: _PendingCommit, path: str, folders: set[str]) -> None:
         """Move a written file to `path`, unless it is there, and add the folders to fsync before the commit."""
@@ -325,9 +405,13 @@ def _is_leftover(path: Path) -> bool:
     return not pid.isdigit() or int(pid) == os.getpid() or not is_running(int(pid))
 
 
+def _no_space() -> RefusedInstance:
+    return RefusedInstance(standard.OUT_OF_RESOURCES, "no-space", "no space for the instance in the data directory")
+
+
 def _refusal(error: OSError) -> RefusedInstance:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return RefusedInstance(standard.OUT_OF_RESOURCES, "no-space", "no space for the instance in the data directory")
+        return _no_space()
     return RefusedInstance(
         standard.PROCESSING_FAILURE, "storage-fault", f"the file could not be stored ({error.errno})"
     )

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from tests.testbed.instances import MODEL, classified, later, new_instance
+from tests.testbed.instances import CONTENT, MODEL, classified, later, new_instance
 from tests.testbed.serving import LoadedModels, one_model
 from worker.db.engine import Database
-from worker.db.instances import add_instance
+from worker.db.instances import add_instance, file_fault_counts
 from worker.db.jobs import claim_job, retry_parked_jobs
 from worker.db.models import model_row
 from worker.db.results import NewObject
 from worker.db.series import lock_open_series, queue_series
 from worker.db.tables import (
     DeliveryRow,
+    FileFault,
     JobRow,
     JobState,
     ObjectKind,
@@ -95,7 +96,7 @@ def queued(database: Database, tmp_path: Path) -> Database:
     """A database with one pending job of three instances whose files exist."""
     for one in INSTANCES:
         (tmp_path / one.path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / one.path).write_bytes(b"")
+        (tmp_path / one.path).write_bytes(CONTENT)
     with database.write() as session:
         model = model_row(session, MODEL, later(0))
         for one in INSTANCES:
@@ -184,6 +185,18 @@ def test_a_lasting_fault_is_parked_at_once(queued: Database, tmp_path: Path, clo
     (tmp_path / INSTANCES[0].path).unlink()
     _runner(queued, tmp_path, clock).run_next()
     assert (_job(queued).state, _job(queued).reason) == (JobState.PARKED, "file-missing")
+
+
+@pytest.mark.parametrize("ruined", [b"y", b"", b"x and more"])
+def test_a_file_that_is_not_what_was_received_is_not_classified(
+    queued: Database, tmp_path: Path, clock: Clock, ruined: bytes
+) -> None:
+    (tmp_path / INSTANCES[1].path).write_bytes(ruined)
+    _runner(queued, tmp_path, clock).run_next()
+    assert (_job(queued).state, _job(queued).reason) == (JobState.PARKED, "file-damaged")
+    assert _count(queued, ResultRow) == 0
+    with queued.read() as session:
+        assert file_fault_counts(session)[FileFault.DAMAGED] == 1
 
 
 def test_a_parked_job_that_is_retried_is_done(queued: Database, tmp_path: Path, clock: Clock) -> None:

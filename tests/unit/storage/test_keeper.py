@@ -4,23 +4,32 @@ import errno
 import os
 import shutil
 import socket
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
-from tests.testbed.instances import NOON, encoded, mr_instance, received
+from tests.testbed.instances import MODEL, NOON, encoded, mr_instance, received
+from worker.audit.messages import AuditEvent
 from worker.db.engine import Database
-from worker.db.tables import ConflictRow, InstanceRow, SeriesRow
+from worker.db.instances import file_fault_counts, file_of
+from worker.db.jobs import claim_job, end_job
+from worker.db.models import model_row
+from worker.db.series import lock_open_series, queue_series
+from worker.db.tables import ConflictRow, InstanceRow, JobRow, JobState, SeriesRow
 from worker.dicom import standard
 from worker.errors import RefusedInstance
 from worker.storage import acceptance
 from worker.storage import keeper as instances
 from worker.storage.acceptance import instance_path, read_instance
+from worker.storage.integrity import Integrity
 from worker.storage.keeper import InstanceKeeper, StoreOutcome
 
 
@@ -248,3 +257,158 @@ def test_leftovers_of_a_killed_receiver_are_removed(tmp_path: Path) -> None:
     assert list(incoming.iterdir()) == [elsewhere]  # its receiver may be writing it just now
     os.utime(elsewhere, (0, 0))
     assert instances.remove_leftovers(tmp_path) == 1
+
+
+# --- an instance that is sent again, whose stored file is not what was received -----------------------------------
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-10] ^= 0xFF
+    path.write_bytes(content)
+
+
+RUIN = {
+    "a byte changed": _flip,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:600]),
+    "empty": lambda path: path.write_bytes(b""),
+    "gone": Path.unlink,
+    "gone with its folder": lambda path: shutil.rmtree(path.parent),
+}
+
+
+@pytest.mark.parametrize("ruin", RUIN.values(), ids=RUIN.keys())
+def test_a_repetition_replaces_what_the_disk_has_ruined(
+    database: Database, tmp_path: Path, ruin: Callable[[Path], Any]
+) -> None:
+    audited: list[AuditEvent] = []
+    keeper = InstanceKeeper(database, tmp_path / "data", lambda: NOON, 0, record=audited.append)
+    keeper.keep(received(mr_instance()))
+    [row] = _rows(database)
+    path = tmp_path / "data" / row.path
+    ruin(path)
+    assert keeper.keep(received(mr_instance())) is StoreOutcome.REPEATED
+    assert path.read_bytes() == encoded(mr_instance())
+    assert _files(tmp_path) == [path]
+    [event] = audited
+    assert "replaced" in (event.description or "")
+    assert keeper.keep(received(mr_instance())) is StoreOutcome.REPEATED
+    keeper.close()
+    assert len(audited) == 1
+
+
+def test_a_repetition_resumes_the_job_that_its_file_had_parked(database: Database, tmp_path: Path) -> None:
+    keeper = InstanceKeeper(database, tmp_path / "data", lambda: NOON, 0)
+    keeper.keep(received(mr_instance()))
+    [row] = _rows(database)
+    with database.write() as session:
+        series = lock_open_series(session, row.series_id, NOON)
+        assert series is not None
+        job = queue_series(session, series, model_row(session, MODEL, NOON).id, NOON)
+        assert job is not None
+        assert claim_job(session, "me", job.model_id, NOON, timedelta(seconds=30)) is not None
+        end_job(session, job.id, "me", JobState.PARKED, NOON, reason="file-damaged")
+    _flip(tmp_path / "data" / row.path)
+    Integrity(database, tmp_path / "data", lambda: NOON).check([file_of(row)])
+    keeper.keep(received(mr_instance()))
+    keeper.close()
+    with database.read() as session:
+        assert session.scalars(select(JobRow.state)).one() == JobState.PENDING
+        assert sum(file_fault_counts(session).values()) == 0
+
+
+def test_many_that_send_the_same_at_once_replace_nothing(database: Database, tmp_path: Path) -> None:
+    audited: list[AuditEvent] = []
+    keeper = InstanceKeeper(database, tmp_path / "data", lambda: NOON, 0, record=audited.append)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(keeper.keep, [received(mr_instance(number)) for number in range(1, 6)] * 16))
+    keeper.close()
+    assert audited == []
+    assert len(_files(tmp_path)) == 5
+
+
+def test_a_conflict_that_the_disk_has_ruined_is_replaced_by_its_repetition(
+    database: Database, keeper: InstanceKeeper, tmp_path: Path
+) -> None:
+    other = mr_instance(PatientID="another")
+    keeper.keep(received(mr_instance()))
+    keeper.keep(received(other))
+    [conflict] = (tmp_path / "data" / "conflicts").rglob("*.dcm")
+    _flip(conflict)
+    keeper.keep(received(other))
+    assert conflict.read_bytes() == encoded(other)
+
+
+# --- whatever is raised, every waiting thread gets an answer -------------------------------------------------------
+
+
+class _Panic(BaseException):
+    """What no `except Exception` catches."""
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("fault"), MemoryError(), _Panic(), SystemExit(1)])
+@pytest.mark.parametrize("step", ["_next_batch", "_commit_batch", "_commit_new", "_commit", "_clock", "log"])
+def test_every_thread_is_answered_whatever_a_commit_raises(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, fault: BaseException
+) -> None:
+    if database.is_shared:
+        pytest.skip("the same code, and a server takes its time")
+    keeper = InstanceKeeper(database, tmp_path / "data", lambda: NOON, minimum_free_bytes=0)
+    keeper.keep(received(mr_instance(99)))
+    failing = [True]
+
+    def fail_first(*_arguments: Any) -> Any:
+        if failing[0]:
+            raise fault
+        return real(*_arguments)
+
+    if step == "log":
+        real: Any = instances.get_log
+        monkeypatch.setattr(keeper, "_commit_new", lambda _batch: 1 / 0)
+        monkeypatch.setattr(instances, "get_log", fail_first)
+    else:
+        real = getattr(keeper, step)
+        monkeypatch.setattr(keeper, step, fail_first)
+        if step == "_commit":
+            monkeypatch.setattr(keeper, "_commit_new", lambda _batch: [])
+    answers: list[object] = []
+
+    def send(number: int) -> None:
+        try:
+            answers.append(keeper.keep(received(mr_instance(number))))
+        except BaseException as raised:
+            answers.append(raised)
+
+    threads = [threading.Thread(target=send, args=(number,), daemon=True) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(answers) == 12
+    assert not any(isinstance(answer, StoreOutcome) for answer in answers)
+    failing[0] = False
+    monkeypatch.undo()
+    assert keeper.keep(received(mr_instance(50))) is StoreOutcome.STORED
+    keeper.close()
+
+
+@pytest.mark.parametrize("message", ["database or disk is full", "disk I/O error", "unable to open database file"])
+def test_a_full_disk_under_the_database_is_0xa700(
+    database: Database, keeper: InstanceKeeper, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    cause = sqlite3.OperationalError(message)
+    if message == "database or disk is full":
+        cause.sqlite_errorname = "SQLITE_FULL"
+    else:  # SQLite's other names for the same, told by the disk
+        usage = shutil.disk_usage("/")
+        sizes = iter([usage.free])
+        monkeypatch.setattr(instances.shutil, "disk_usage", lambda _path: usage._replace(free=next(sizes, 4096)))
+
+    def full(*_arguments: Any) -> None:
+        raise OperationalError("INSERT", {}, cause)
+
+    monkeypatch.setattr(instances, "add_instances", full)
+    with pytest.raises(RefusedInstance) as refused:
+        keeper.keep(received(mr_instance()))
+    assert (refused.value.status, refused.value.reason) == (standard.OUT_OF_RESOURCES, "no-space")

@@ -36,7 +36,7 @@ class StowStorage:
     ) -> None:
         receive = settings.receive
         self.keeper = InstanceKeeper(
-            database, settings.worker.data_dir, clock, receive.minimum_free_bytes, settings.route
+            database, settings.worker.data_dir, clock, receive.minimum_free_bytes, settings.route, record
         )
         self.associations = Associations(database, settings.worker.ae_title, clock, record)
         self.refusals = Refusals(database)
