@@ -1,4 +1,4 @@
-"""The DICOMweb service, asked by dicomweb-client and httpx: a data folder with real reports and pictures."""
+"""The DICOMweb service with dicomweb-client and httpx as clients: a data folder with real reports and pictures."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Site:
 
 @contextmanager
 def serving(folder: Path, **sections: Any) -> Iterator[Site]:
-    """Study a with a report, a picture and key objects, study b without, and one compressed image in c."""
+    """Study a with a report, a picture and key objects, study b without, and a compressed image in c."""
     settings = Settings.model_validate(
         {"worker": {"data_dir": folder}, "database": {"url": f"sqlite:///{folder / 'worker.db'}"}, **sections}
     )
@@ -122,17 +122,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield running
 
 
-def _values(found: list[dict[str, Any]], keyword: str) -> list[Any]:
+def _values(results: list[dict[str, Any]], keyword: str) -> list[Any]:
     tag = f"{tag_for_keyword(keyword):08X}"
-    return [one.get(tag, {}).get("Value", [None])[0] for one in found]
+    return [result.get(tag, {}).get("Value", [None])[0] for result in results]
 
 
 # --- QIDO-RS ---------------------------------------------------------------------------------------------------
 
 
-def test_studies_are_listed_with_what_they_hold(site: Site) -> None:
+def test_studies_are_listed_with_their_contents(site: Site) -> None:
     c, b, a = site.client.search_for_studies()
-    assert _values([c, b, a], "StudyInstanceUID") == [derive_uid("study", one) for one in "cba"]
+    assert _values([c, b, a], "StudyInstanceUID") == [derive_uid("study", name) for name in "cba"]
     study = Dataset.from_json(a)
     assert str(study.PatientName) == "Müller^Ada"
     assert (study.PatientID, study.StudyID, study.PatientSex, study.StudyTime) == ("ID-a", "1", "F", "120000")
@@ -165,8 +165,8 @@ def test_studies_are_listed_with_what_they_hold(site: Site) -> None:
     ],
 )
 def test_studies_are_matched(site: Site, filters: dict[str, str], expected: str) -> None:
-    found = site.client.search_for_studies(search_filters=filters)
-    assert _values(found, "StudyInstanceUID") == [derive_uid("study", one) for one in expected]
+    results = site.client.search_for_studies(search_filters=filters)
+    assert _values(results, "StudyInstanceUID") == [derive_uid("study", name) for name in expected]
 
 
 @pytest.mark.parametrize(
@@ -176,20 +176,20 @@ def test_a_single_item_of_a_sequence_matches_every_key(site: Site, procedure: st
     """PS3.4 C.2.2.2.6."""
     sequence = "RequestAttributesSequence"
     filters = {f"{sequence}.RequestedProcedureID": procedure, f"{sequence}.ScheduledProcedureStepID": step}
-    found = site.reader.get(f"/dicom-web/studies/{derive_uid('study', 'b')}/series", params=filters)
-    assert len(found.json() if found.status_code == 200 else []) == count
+    answer = site.reader.get(f"/dicom-web/studies/{derive_uid('study', 'b')}/series", params=filters)
+    assert len(answer.json() if answer.status_code == 200 else []) == count
 
 
-def test_pages_and_fields_are_as_asked_for(site: Site) -> None:
+def test_pages_and_fields_are_those_requested(site: Site) -> None:
     assert _values(site.client.search_for_studies(limit=1, offset=1), "PatientID") == ["ID-b"]
     more = site.reader.get("/dicom-web/studies", params={"limit": 1, "fuzzymatching": "true", "PatientName": "m*"})
     assert "fuzzymatching" in more.headers["warning"]
     assert "additional results" in site.reader.get("/dicom-web/studies", params={"limit": 2}).headers["warning"]
     assert "warning" not in site.reader.get("/dicom-web/studies", params={"limit": 3}).headers
     (series,) = site.client.search_for_series(STUDY, search_filters={"Modality": "MR"}, fields=["BodyPartExamined"])
-    told = Dataset.from_json(series)
-    assert (told.BodyPartExamined, told.SeriesNumber, told.NumberOfSeriesRelatedInstances) == ("BRAIN", 1, 3)
-    assert told.SeriesDescription == "t1"
+    ds = Dataset.from_json(series)
+    assert (ds.BodyPartExamined, ds.SeriesNumber, ds.NumberOfSeriesRelatedInstances) == ("BRAIN", 1, 3)
+    assert ds.SeriesDescription == "t1"
 
 
 def test_a_report_is_found_by_its_class_and_its_title(site: Site) -> None:
@@ -199,21 +199,21 @@ def test_a_report_is_found_by_its_class_and_its_title(site: Site) -> None:
     by_template = {"0040A504.0040DB00": "1500"}
     for filters in (by_class, by_title, by_template):
         (report,) = site.client.search_for_instances(STUDY, search_filters=filters)
-        told = Dataset.from_json(report)
-        assert told.SOPClassUID == COMPREHENSIVE_3D
-        assert told.ConceptNameCodeSequence[0].CodeMeaning == "Imaging Measurement Report"
-        assert told.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+        ds = Dataset.from_json(report)
+        assert ds.SOPClassUID == COMPREHENSIVE_3D
+        assert ds.ConceptNameCodeSequence[0].CodeMeaning == "Imaging Measurement Report"
+        assert ds.ContentTemplateSequence[0].TemplateIdentifier == "1500"
     everywhere = site.client.search_for_instances(search_filters=by_class)
     assert _values(everywhere, "StudyInstanceUID") == [STUDY]
 
 
-def test_series_of_what_was_produced_tell_what_their_files_say(site: Site) -> None:
+def test_produced_series_have_the_attributes_of_their_files(site: Site) -> None:
     for modality in ("SR", "OT", "KO"):
-        (one,) = site.client.search_for_series(STUDY, search_filters={"Modality": modality})
-        told = Dataset.from_json(one)
-        (instance,) = site.client.retrieve_series(STUDY, told.SeriesInstanceUID)
+        (series,) = site.client.search_for_series(STUDY, search_filters={"Modality": modality})
+        ds = Dataset.from_json(series)
+        (instance,) = site.client.retrieve_series(STUDY, ds.SeriesInstanceUID)
         same = ("Modality", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber")
-        assert [told[name].value for name in same] == [instance[name].value for name in same]
+        assert [ds[name].value for name in same] == [instance[name].value for name in same]
 
 
 @pytest.mark.parametrize(
@@ -248,24 +248,24 @@ def test_a_search_is_answered_with_the_status_of_the_standard(site: Site, path: 
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_xml_says_what_json_says_one_part_for_each_dataset(site: Site) -> None:
+def test_xml_has_the_content_of_json_in_a_part_for_each_dataset(site: Site) -> None:
     for path in ("/studies", f"/studies/{STUDY}/metadata"):
         answer = site.reader.get(f"/dicom-web{path}", headers={"Accept": XML})
-        told = site.reader.get(f"/dicom-web{path}").json()
+        datasets = site.reader.get(f"/dicom-web{path}").json()
         kind = BytesParser().parsebytes(b"Content-Type: " + answer.headers["content-type"].encode() + b"\n\n")
         assert (kind.get_content_type(), kind.get_param("type")) == ("multipart/related", "application/dicom+xml")
         message = BytesParser().parsebytes(str(kind).encode() + answer.content)
-        parts = [ElementTree.fromstring(one.get_payload(decode=True)) for one in message.get_payload()]
-        assert len(parts) == len(told) > 1
-        for part, one in zip(parts, told, strict=True):
-            assert [attribute.get("tag") for attribute in part] == sorted(one)
+        parts = [ElementTree.fromstring(part.get_payload(decode=True)) for part in message.get_payload()]
+        assert len(parts) == len(datasets) > 1
+        for part, dataset in zip(parts, datasets, strict=True):
+            assert [attribute.get("tag") for attribute in part] == sorted(dataset)
             [uid] = part.findall("{*}DicomAttribute[@keyword='StudyInstanceUID']/{*}Value")
-            assert uid.text == one["0020000D"]["Value"][0]
+            assert uid.text == dataset["0020000D"]["Value"][0]
 
 
-def test_in_forms_of_the_standard_and_only_with_a_token(site: Site) -> None:
-    for wanted in ("application/dicom+xml", "text/html", 'multipart/related; type="application/dicom"'):
-        assert site.reader.get("/dicom-web/studies", headers={"Accept": wanted}).status_code == 406
+def test_media_types_are_those_of_the_standard_and_a_token_is_required(site: Site) -> None:
+    for accept in ("application/dicom+xml", "text/html", 'multipart/related; type="application/dicom"'):
+        assert site.reader.get("/dicom-web/studies", headers={"Accept": accept}).status_code == 406
     preferred = f"{XML}; q=0.1, application/dicom+json"
     answer = site.reader.get("/dicom-web/studies", headers={"Accept": preferred})
     assert answer.headers["content-type"] == "application/dicom+json"
@@ -282,64 +282,64 @@ def test_instances_come_back_byte_for_byte(site: Site) -> None:
     answer = site.reader.get(BASE, headers={"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'})
     assert answer.status_code == 200
     boundary = answer.headers["content-type"].partition("boundary=")[2].encode()
-    parts = [one.partition(b"\r\n\r\n")[2][:-2] for one in answer.content.split(b"--" + boundary)[1:-1]]
+    parts = [part.partition(b"\r\n\r\n")[2][:-2] for part in answer.content.split(b"--" + boundary)[1:-1]]
     assert sorted(parts) == kept
     assert len(parts) == 6
 
 
 def test_every_level_is_retrieved(site: Site) -> None:
     assert len(site.client.retrieve_study(STUDY)) == 6
-    assert [one.InstanceNumber for one in site.client.retrieve_series(STUDY, SERIES)] == [1, 2, 3]
+    assert [ds.InstanceNumber for ds in site.client.retrieve_series(STUDY, SERIES)] == [1, 2, 3]
     instance = site.client.retrieve_instance(STUDY, SERIES, FIRST)
     original = mr_instance(1, "a", PatientName="Müller^Ada", SpecificCharacterSet="ISO_IR 100")
-    assert {one.tag: one.value for one in instance} == {one.tag: one.value for one in original}
+    assert {element.tag: element.value for element in instance} == {element.tag: element.value for element in original}
     alone = site.reader.get(f"{BASE}/series/{SERIES}/instances/{FIRST}", headers={"Accept": "application/dicom"})
     assert dcmread(io.BytesIO(alone.content)) == instance
 
 
-def test_a_compressed_instance_is_decompressed_unless_it_is_wanted_as_it_is(site: Site) -> None:
-    place = [derive_uid(kind, "c") for kind in ("study", "series")] + [derive_uid("instance", "c", "1")]
-    url = f"/dicom-web/studies/{place[0]}/series/{place[1]}/instances/{place[2]}"
+def test_a_compressed_instance_is_decompressed_unless_its_own_syntax_is_accepted(site: Site) -> None:
+    uids = [derive_uid(kind, "c") for kind in ("study", "series")] + [derive_uid("instance", "c", "1")]
+    url = f"/dicom-web/studies/{uids[0]}/series/{uids[1]}/instances/{uids[2]}"
     default = dcmread(io.BytesIO(site.reader.get(url, headers={"Accept": "application/dicom"}).content))
     assert default.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
     assert default.PixelData == _large().PixelData
-    as_sent = site.client.retrieve_instance(*place, media_types=(("application/dicom", JPEG2000Lossless),))
-    assert as_sent.file_meta.TransferSyntaxUID == JPEG2000Lossless
-    (frame,) = site.client.retrieve_instance_frames(*place, [1], media_types=(("image/jp2", JPEG2000Lossless),))
+    as_stored = site.client.retrieve_instance(*uids, media_types=(("application/dicom", JPEG2000Lossless),))
+    assert as_stored.file_meta.TransferSyntaxUID == JPEG2000Lossless
+    (frame,) = site.client.retrieve_instance_frames(*uids, [1], media_types=(("image/jp2", JPEG2000Lossless),))
     assert frame.startswith(b"\xff\x4f\xff\x51")
-    (native,) = site.client.retrieve_instance_frames(*place, [1], media_types=("application/octet-stream",))
+    (native,) = site.client.retrieve_instance_frames(*uids, [1], media_types=("application/octet-stream",))
     assert native == _large().PixelData
-    for wanted in ("application/dicom; transfer-syntax=1.2.840.10008.1.2.4.80", "image/png", "application/dicom; q=0"):
-        assert site.reader.get(url, headers={"Accept": wanted}).status_code == 406
+    for accept in ("application/dicom; transfer-syntax=1.2.840.10008.1.2.4.80", "image/png", "application/dicom; q=0"):
+        assert site.reader.get(url, headers={"Accept": accept}).status_code == 406
     ohif = "multipart/related; type=application/octet-stream; transfer-syntax=*"
     given = site.reader.get(f"{url}/frames/1", headers={"Accept": ohif})
     assert f"application/octet-stream; transfer-syntax={JPEG2000Lossless}".encode() in given.content
 
 
-def test_metadata_tell_everything_but_the_pixels(site: Site) -> None:
+def test_metadata_have_everything_but_the_pixels(site: Site) -> None:
     first, *_ = site.client.retrieve_series_metadata(STUDY, SERIES)
-    told = Dataset.from_json({tag: one for tag, one in first.items() if tag != "7FE00010"})
+    ds = Dataset.from_json({tag: member for tag, member in first.items() if tag != "7FE00010"})
     original = mr_instance(1, "a", PatientName="Müller^Ada")
     del original.PixelData
-    assert {one.keyword for one in original} <= {one.keyword for one in told}
-    assert (told.PatientName, told.PixelSpacing) == (original.PatientName, original.PixelSpacing)
+    assert {element.keyword for element in original} <= {element.keyword for element in ds}
+    assert (ds.PatientName, ds.PixelSpacing) == (original.PatientName, original.PixelSpacing)
     pixels = site.client.retrieve_bulkdata(first["7FE00010"]["BulkDataURI"])
     assert pixels == [mr_instance(1, "a").PixelData]
     assert len(site.client.retrieve_study_metadata(STUDY)) == 6
     (report,) = site.client.search_for_instances(STUDY, search_filters={"Modality": "SR"})
-    place = _values([report], "SeriesInstanceUID") + _values([report], "SOPInstanceUID")
-    content = Dataset.from_json(site.client.retrieve_instance_metadata(STUDY, *place))
+    uids = _values([report], "SeriesInstanceUID") + _values([report], "SOPInstanceUID")
+    content = Dataset.from_json(site.client.retrieve_instance_metadata(STUDY, *uids))
     assert content.ContentSequence[-1].ConceptNameCodeSequence[0].CodeMeaning == "Imaging Measurements"
 
 
-def test_frames_are_counted_from_one_and_come_in_the_order_asked_for(site: Site) -> None:
-    place = [derive_uid(kind, "b") for kind in ("study", "series")] + [derive_uid("instance", "b", "1")]
-    third, first = site.client.retrieve_instance_frames(*place, [3, 1])
+def test_frames_are_numbered_from_one_and_sent_in_the_requested_order(site: Site) -> None:
+    uids = [derive_uid(kind, "b") for kind in ("study", "series")] + [derive_uid("instance", "b", "1")]
+    third, first = site.client.retrieve_instance_frames(*uids, [3, 1])
     pixels = np.arange(3 * 16 * 16, dtype=np.uint16).reshape(3, 256)
     assert (third, first) == (pixels[2].tobytes(), pixels[0].tobytes())
-    url = f"/dicom-web/studies/{place[0]}/series/{place[1]}/instances/{place[2]}/frames"
+    url = f"/dicom-web/studies/{uids[0]}/series/{uids[1]}/instances/{uids[2]}/frames"
     statuses = {"4": 404, "1,4": 404, "0": 400, "x": 400, "1,,2": 400, "9999999999": 400, "2": 200}
-    assert {one: site.reader.get(f"{url}/{one}").status_code for one in statuses} == statuses
+    assert {numbers: site.reader.get(f"{url}/{numbers}").status_code for numbers in statuses} == statuses
     assert site.reader.get(f"{url}/1", headers={"Accept": "video/mp4"}).status_code == 406
 
 
@@ -358,7 +358,7 @@ def test_frames_are_rendered_through_a_window(site: Site) -> None:
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(shown.content))), np.rint(grey).astype(np.uint8))
     assert site.reader.get(f"{url}/rendered", params={"window": "2000,2000,cubic"}).status_code == 400
     assert site.reader.get(f"{url}/frames/1/rendered").headers["content-type"] == "image/jpeg"
-    (small,) = (site.reader.get(f"{place}/thumbnail", headers=png) for place in [BASE])
+    small = site.reader.get(f"{BASE}/thumbnail", headers=png)
     assert max(Image.open(io.BytesIO(small.content)).size) <= 200
     wrong = {"window": "a,b", "quality": "0", "viewport": "0,0"}
     assert {site.reader.get(f"{url}/rendered", params={key: value}).status_code for key, value in wrong.items()} == {
@@ -369,18 +369,19 @@ def test_frames_are_rendered_through_a_window(site: Site) -> None:
 
 
 def test_the_picture_is_shown_in_its_colours_and_the_report_has_none(site: Site) -> None:
-    def place(modality: str) -> str:
-        (one,) = site.client.search_for_instances(STUDY, search_filters={"Modality": modality})
-        return f"{BASE}/series/{_values([one], 'SeriesInstanceUID')[0]}/instances/{_values([one], 'SOPInstanceUID')[0]}"
+    def url(modality: str) -> str:
+        results = site.client.search_for_instances(STUDY, search_filters={"Modality": modality})
+        [series], [instance] = _values(results, "SeriesInstanceUID"), _values(results, "SOPInstanceUID")
+        return f"{BASE}/series/{series}/instances/{instance}"
 
-    picture = site.reader.get(f"{place('OT')}/rendered", headers={"Accept": "image/png"})
+    picture = site.reader.get(f"{url('OT')}/rendered", headers={"Accept": "image/png"})
     assert Image.open(io.BytesIO(picture.content)).mode == "RGB"
-    assert site.reader.get(f"{place('SR')}/rendered").status_code == 404
-    assert site.reader.get(f"{place('SR')}/frames/1").status_code == 404
-    assert site.reader.get(f"{place('SR')}/bulkdata/00081115").status_code == 404
+    assert site.reader.get(f"{url('SR')}/rendered").status_code == 404
+    assert site.reader.get(f"{url('SR')}/frames/1").status_code == 404
+    assert site.reader.get(f"{url('SR')}/bulkdata/00081115").status_code == 404
 
 
-def test_what_was_never_here_is_404(site: Site) -> None:
+def test_what_was_never_received_is_404(site: Site) -> None:
     for path in (
         "1.2.3",
         "1.2.3/metadata",
@@ -390,7 +391,7 @@ def test_what_was_never_here_is_404(site: Site) -> None:
         assert site.reader.get(f"/dicom-web/studies/{path}").status_code == 404
 
 
-def test_what_retention_deleted_is_gone_and_says_so(tmp_path: Path) -> None:
+def test_what_retention_deleted_is_gone_with_the_reason(tmp_path: Path) -> None:
     with serving(tmp_path) as site:
         with site.database.write() as session:
             session.execute(
@@ -404,8 +405,8 @@ def test_what_retention_deleted_is_gone_and_says_so(tmp_path: Path) -> None:
         assert len(site.client.retrieve_series(STUDY, SERIES)) == 2
         assert site.reader.get(url).status_code == 206
         assert site.reader.get(f"{url}/metadata").status_code == 206
-        found = site.client.search_for_instances(STUDY, SERIES)
-        assert _values(found, "InstanceAvailability") == ["UNAVAILABLE", "ONLINE", "ONLINE"]
+        results = site.client.search_for_instances(STUDY, SERIES)
+        assert _values(results, "InstanceAvailability") == ["UNAVAILABLE", "ONLINE", "ONLINE"]
 
 
 def test_queries_and_retrievals_are_audited_without_identifiers(site: Site) -> None:
@@ -415,15 +416,15 @@ def test_queries_and_retrievals_are_audited_without_identifiers(site: Site) -> N
     site.client.retrieve_instance(STUDY, SERIES, FIRST)
     for _ in range(3):
         site.client.retrieve_instance_frames(STUDY, SERIES, FIRST, [1])
-    codes = [one.id.meaning for one in site.events]
+    codes = [event.id.meaning for event in site.events]
     assert codes[0] == "Query"
     assert codes.count("DICOM Instances Transferred") == 1
-    assert codes.count("DICOM Instances Accessed") <= 1  # once for a while, and an earlier test may have looked
+    assert codes.count("DICOM Instances Accessed") <= 1  # once in ten minutes, and an earlier test may have viewed it
     assert "CANARY" not in repr(site.events)
     assert "20260301" in repr(site.events)
 
 
-def test_pseudonyms_hide_what_the_files_say(tmp_path: Path) -> None:
+def test_pseudonyms_hide_what_the_files_hold(tmp_path: Path) -> None:
     privacy = {"pseudonymise": True, "pseudonym_key": "k" * 32}
     with serving(tmp_path, privacy=privacy) as site:
         secrets = ("Müller", "M\\u00fcller", "ID-a", "ACC-a", "19700101")
@@ -432,7 +433,7 @@ def test_pseudonyms_hide_what_the_files_say(tmp_path: Path) -> None:
         for url in urls:
             answer = site.reader.get(url)
             assert answer.status_code == 200
-            assert not [one for one in secrets if one in answer.text]
+            assert not [secret for secret in secrets if secret in answer.text]
         (study,) = site.client.search_for_studies(search_filters={"PatientID": "ID-a"})
         assert _values([study], "PatientID") == [site.database.pseudonym("ID-a") if site.database.pseudonym else None]
         guesses = {"PatientName": "M*", "PatientBirthDate": "19700101", "PatientSex": "F", "StudyID": "1"}
@@ -441,7 +442,8 @@ def test_pseudonyms_hide_what_the_files_say(tmp_path: Path) -> None:
         assert site.reader.get(BASE).status_code == 403
         (frame,) = site.client.retrieve_instance_frames(STUDY, SERIES, FIRST, [1])
         assert frame == mr_instance(1, "a").PixelData
-        (report,) = [one for one in site.client.retrieve_study_metadata(STUDY) if _values([one], "Modality") == ["SR"]]
+        metadata = site.client.retrieve_study_metadata(STUDY)
+        (report,) = [dataset for dataset in metadata if _values([dataset], "Modality") == ["SR"]]
         assert "Glioma" in json.dumps(report)
 
 

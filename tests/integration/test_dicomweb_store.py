@@ -1,4 +1,4 @@
-"""STOW-RS: dicomweb-client and hand-made requests store into the worker, over HTTP."""
+"""STOW-RS over HTTP: dicomweb-client, Orthanc and hand-made requests store into the worker."""
 
 from __future__ import annotations
 
@@ -95,30 +95,29 @@ def _post(site: Site, content: bytes, path: str = STUDIES, **headers: str) -> ht
 
 
 def _failures(answer: httpx.Response) -> list[int]:
-    told = Dataset.from_json(answer.json())
-    both = [*told.get("FailedSOPSequence", []), *told.get("OtherFailuresSequence", [])]
-    return [one.FailureReason for one in both]
+    response = Dataset.from_json(answer.json())
+    items = [*response.get("FailedSOPSequence", []), *response.get("OtherFailuresSequence", [])]
+    return [item.FailureReason for item in items]
 
 
-def test_what_is_stored_is_durable_listed_and_settles_when_the_request_has_ended(site: Site) -> None:
+def test_a_stored_instance_is_durable_listed_and_settles_when_the_request_has_ended(site: Site) -> None:
     site.events.clear()
     images = [mr_instance(number, "a") for number in (1, 2, 3)]
     for ds in images:
         encoded(ds)
         ds.preamble = bytes(128)  # else the client sends no DICOM file (PS3.10)
-    told = site.client.store_instances(images)
-    assert [one.ReferencedSOPInstanceUID for one in told.ReferencedSOPSequence] == [
-        one.SOPInstanceUID for one in images
-    ]
-    assert "FailedSOPSequence" not in told
+    response = site.client.store_instances(images)
+    stored = [item.ReferencedSOPInstanceUID for item in response.ReferencedSOPSequence]
+    assert stored == [ds.SOPInstanceUID for ds in images]
+    assert "FailedSOPSequence" not in response
     back = site.client.retrieve_series(images[0].StudyInstanceUID, images[0].SeriesInstanceUID)
-    assert [one.PixelData for one in back] == [one.PixelData for one in images]
+    assert [ds.PixelData for ds in back] == [ds.PixelData for ds in images]
     with site.database.read() as session:
         rows = session.scalars(select(AssociationRow)).all()
-        assert [(one.calling_ae_title, one.closed_at) for one in rows] == [(CALLING, later(0))]
+        assert [(row.calling_ae_title, row.closed_at) for row in rows] == [(CALLING, later(0))]
         moments = (later(11), timedelta(seconds=10), timedelta(seconds=60), settling.CountPolicy())
         assert len(settling.series_to_settle(session, *moments)) == 1
-    assert [one.id.meaning for one in site.events][:1] == ["DICOM Instances Transferred"]
+    assert [event.id.meaning for event in site.events][:1] == ["DICOM Instances Transferred"]
 
 
 def test_a_series_waits_for_the_end_of_the_request(site: Site) -> None:
@@ -179,16 +178,16 @@ BAD: dict[str, tuple[Callable[[], bytes], int]] = {
 
 
 @pytest.mark.parametrize("name", list(BAD))
-def test_what_cannot_be_kept_fails_with_its_reason_and_the_rest_is_kept(site: Site, name: str) -> None:
-    (make, reason), place = BAD[name], list(BAD).index(name)
+def test_an_instance_that_cannot_be_stored_fails_with_its_reason_and_the_rest_is_stored(site: Site, name: str) -> None:
+    (make, reason), series = BAD[name], f"good{list(BAD).index(name)}"
     before = site.instances()
     alone = _post(site, _message(make()))
     assert (alone.status_code, _failures(alone)) == (409, [reason])
     assert site.instances() == before
-    good = encoded(mr_instance(1, f"good{place}"))
+    good = encoded(mr_instance(1, series))
     both = _post(site, _message(make(), good))
     assert (both.status_code, _failures(both)) == (202, [reason])
-    assert site.instances() - before == {derive_uid("instance", f"good{place}", "1")}
+    assert site.instances() - before == {derive_uid("instance", series, "1")}
 
 
 def _refused(site: Site) -> dict[str, float]:
@@ -234,7 +233,7 @@ def test_a_count_that_cannot_be_written_now_is_written_later(site: Site, tmp_pat
     database.close()
 
 
-def test_an_address_with_a_study_takes_no_other(site: Site) -> None:
+def test_an_address_with_a_study_accepts_no_other(site: Site) -> None:
     content = _message(encoded(mr_instance(1, "e")))
     assert _failures(_post(site, content, f"{STUDIES}/1.2.3")) == [0xA900]
     assert _post(site, content, f"{STUDIES}/{derive_uid('study', 'e')}").status_code == 200
@@ -257,46 +256,49 @@ def test_an_address_with_a_study_takes_no_other(site: Site) -> None:
         (b"x", {"Accept": "text/html"}, 406),
     ],
 )
-def test_a_request_that_is_none_is_told_so(site: Site, content: bytes, headers: dict[str, str], status: int) -> None:
+def test_a_malformed_request_is_answered_with_its_fault(
+    site: Site, content: bytes, headers: dict[str, str], status: int
+) -> None:
     before = site.instances()
     assert _post(site, content, **headers).status_code == status
     assert site.instances() == before
 
 
-def test_what_was_stored_is_told_in_xml_to_who_asks_for_that(site: Site) -> None:
+def test_the_response_is_xml_where_the_client_accepts_xml(site: Site) -> None:
     ds = mr_instance(1, "in xml")
     answer = _post(site, _message(encoded(ds)), Accept="application/dicom+xml")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/dicom+xml")
     path = (
         "{*}DicomAttribute[@keyword='ReferencedSOPSequence']/{*}Item//*[@keyword='ReferencedSOPInstanceUID']/{*}Value"
     )
-    assert [one.text for one in ElementTree.fromstring(answer.content).findall(path)] == [ds.SOPInstanceUID]
+    uids = [value.text for value in ElementTree.fromstring(answer.content).findall(path)]
+    assert uids == [ds.SOPInstanceUID]
 
 
 def _raw(site: Site, head: str, body: bytes) -> bytes:
     """The status line, of a request that claims more than it sends."""
-    place = urlsplit(site.address)
-    with socket.create_connection((place.hostname, place.port), timeout=patience(60)) as connection:
+    address = urlsplit(site.address)
+    with socket.create_connection((address.hostname, address.port), timeout=patience(60)) as connection:
         token = site.writer.headers["authorization"]
         lines = (
-            f"POST {STUDIES} HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: {token}\r\nContent-Type: {MULTIPART}"
+            f"POST {STUDIES} HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: {token}\r\nContent-Type: {MULTIPART}"
         )
         connection.sendall(f"{lines}\r\n{head}\r\n\r\n".encode() + body)
         return connection.recv(1 << 16).split(b"\r\n")[0]
 
 
-def test_a_huge_request_is_refused_by_what_it_claims_and_by_what_it_sends(site: Site) -> None:
+def test_a_huge_request_is_refused_by_its_claimed_and_by_its_sent_length(site: Site) -> None:
     before = site.instances()
     assert b" 413 " in _raw(site, "Content-Length: 99999999999", b"")
     start = f"--{BOUNDARY}\r\n\r\n".encode()
     rest = bytes((2 << 20) - len(start))
     # Up to the limit, and with the last ten bytes beyond it: nothing is left unread.
-    chunks = b"".join(b"%x\r\n%s\r\n" % (len(one), one) for one in (start, rest)) + b"a\r\n" + bytes(10)
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in (start, rest)) + b"a\r\n" + bytes(10)
     assert b" 413 " in _raw(site, "Transfer-Encoding: chunked", chunks)
     assert site.instances() == before
 
 
-def test_parts_may_come_in_pieces_of_any_size(site: Site) -> None:
+def test_parts_may_arrive_in_pieces_of_any_size(site: Site) -> None:
     content = _message(encoded(mr_instance(1, "p")), encoded(mr_instance(2, "p")))
 
     def pieces(size: int) -> Iterator[bytes]:
@@ -334,7 +336,7 @@ def test_the_store_is_closed_with_the_application(tmp_path: Path) -> None:
     orthanc.program() is None or orthanc.dicomweb_plugin() is None, reason="Orthanc or its DICOMweb plugin is missing"
 )
 def test_orthanc_stores_queries_and_retrieves(site: Site, tmp_path: Path) -> None:
-    """As a client of ours, in the order in which an archive would."""
+    """As a client of the worker, in the order in which an archive works."""
     archive = Orthanc(tmp_path / "orthanc", free_port(), "AI_WORKER", "ORTHANC", dicomweb=True)
     archive.start()
     try:
@@ -344,15 +346,15 @@ def test_orthanc_stores_queries_and_retrieves(site: Site, tmp_path: Path) -> Non
             client.put("servers/worker", json=ours).raise_for_status()
             archive.upload(write_series(tmp_path / "sent", 3, "o"))
             study = {"StudyInstanceUID": derive_uid("study", "o")}
-            resources = [one["ID"] for one in archive.instances(**study)]
+            resources = [instance["ID"] for instance in archive.instances(**study)]
             client.post("servers/worker/stow", json={"Resources": resources, "Synchronous": True}).raise_for_status()
             assert {derive_uid("instance", "o", str(number)) for number in (1, 2, 3)} <= site.instances()
-            asked = {"Uri": "/studies", "Arguments": {"PatientName": "Family^o"}}
-            (found,) = client.post("servers/worker/qido", json=asked).raise_for_status().json()
-            assert study["StudyInstanceUID"] in [one.get("Value") for one in found.values()]
+            query = {"Uri": "/studies", "Arguments": {"PatientName": "Family^o"}}
+            (result,) = client.post("servers/worker/qido", json=query).raise_for_status().json()
+            assert study["StudyInstanceUID"] in [member.get("Value") for member in result.values()]
             assert _post(site, _message(encoded(mr_instance(4, "o")))).status_code == 200
-            wanted = {"Resources": [{"Study": study["StudyInstanceUID"]}], "Synchronous": True}
-            client.post("servers/worker/retrieve", json=wanted).raise_for_status()
+            retrieval = {"Resources": [{"Study": study["StudyInstanceUID"]}], "Synchronous": True}
+            client.post("servers/worker/retrieve", json=retrieval).raise_for_status()
             assert len(archive.instances(**study)) == 4
     finally:
         archive.stop()

@@ -1,4 +1,4 @@
-"""The Query/Retrieve SCP on the port of the Storage SCP, asked by DCMTK, pynetdicom and Orthanc."""
+"""The Query/Retrieve SCP on the port of the Storage SCP, with DCMTK, pynetdicom and Orthanc as peers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ FIND = StudyRootQueryRetrieveInformationModelFind
 
 @dataclass
 class Site:
-    """Two studies of three images with a report and a picture, one with key objects too; one compressed image."""
+    """Two studies of three images with a report and a picture, the first with key objects too; a compressed image."""
 
     port: int
     data: Path
@@ -159,7 +159,7 @@ def find(site: Site, ds: Dataset, model: str = FIND) -> tuple[list[int], list[Da
     """The statuses, and the identifiers that came with them."""
     with associated(site, model) as assoc:
         answers = list(assoc.send_c_find(ds, model))
-    return [int(status.Status) for status, _ in answers], [one for _, one in answers if one is not None]
+    return [int(status.Status) for status, _ in answers], [response for _, response in answers if response is not None]
 
 
 # --- C-FIND ----------------------------------------------------------------------------------------------------
@@ -167,18 +167,18 @@ def find(site: Site, ds: Dataset, model: str = FIND) -> tuple[list[int], list[Da
 
 @needs_dcmtk
 def test_findscu_finds_studies_series_and_instances(site: Site) -> None:
-    def asked(level: str, *keys: str) -> str:
+    def findscu(level: str, *keys: str) -> str:
         options = [option for key in (f"QueryRetrieveLevel={level}", *keys) for option in ("-k", key)]
         return dcmtk.run("findscu", "-S", "-aet", "VIEWER", "-aec", "AI_WORKER", *options, "127.0.0.1", str(site.port))
 
-    studies = asked("STUDY", "StudyInstanceUID", "PatientName=FAMILY*", "ModalitiesInStudy", "StudyTime")
+    studies = findscu("STUDY", "StudyInstanceUID", "PatientName=FAMILY*", "ModalitiesInStudy", "StudyTime")
     assert studies.count("Find Response:") == 1
     assert STUDY in studies
     assert r"KO\MR\OT\SR" in studies
     assert "120000" in studies  # of a file's header
-    series = asked("SERIES", f"StudyInstanceUID={STUDY}", "SeriesInstanceUID", "Modality", "SeriesNumber")
+    series = findscu("SERIES", f"StudyInstanceUID={STUDY}", "SeriesInstanceUID", "Modality", "SeriesNumber")
     assert set(re.findall(r"CS \[(MR|OT|SR|KO) *\]", series)) == {"MR", "OT", "SR", "KO"}
-    images = asked("IMAGE", f"StudyInstanceUID={STUDY}", f"SeriesInstanceUID={SERIES}", "SOPInstanceUID", "Rows")
+    images = findscu("IMAGE", f"StudyInstanceUID={STUDY}", f"SeriesInstanceUID={SERIES}", "SOPInstanceUID", "Rows")
     assert images.count("Find Response:") == 3
 
 
@@ -258,24 +258,29 @@ def test_a_name_is_answered_in_utf_8(site: Site) -> None:
 def test_report_and_key_objects_are_found_by_what_they_are(site: Site) -> None:
     keys = {"StudyInstanceUID": STUDY, "Modality": ["SR", "KO"], "SeriesInstanceUID": "", "SeriesDescription": ""}
     _, series = find(site, identifier("SERIES", **keys, NumberOfSeriesRelatedInstances=""))
-    assert {one.Modality for one in series} == {"SR", "KO"}
-    assert all(one.NumberOfSeriesRelatedInstances == 1 and "unverified" in one.SeriesDescription for one in series)
-    report = next(one for one in series if one.Modality == "SR")
+    assert {response.Modality for response in series} == {"SR", "KO"}
+    assert {response.NumberOfSeriesRelatedInstances for response in series} == {1}
+    assert all("unverified" in response.SeriesDescription for response in series)
+    report = next(response for response in series if response.Modality == "SR")
     concept = Dataset()
     concept.CodeValue, concept.CodingSchemeDesignator = "126000", "DCM"
-    wanted = {"StudyInstanceUID": STUDY, "SeriesInstanceUID": report.SeriesInstanceUID, "SOPInstanceUID": ""}
-    _, [found] = find(site, identifier("IMAGE", **wanted, ConceptNameCodeSequence=[concept], CompletionFlag=""))
+    unique = {"StudyInstanceUID": STUDY, "SeriesInstanceUID": report.SeriesInstanceUID, "SOPInstanceUID": ""}
+    _, [found] = find(site, identifier("IMAGE", **unique, ConceptNameCodeSequence=[concept], CompletionFlag=""))
     assert (found.SOPInstanceUID, found.CompletionFlag) == (site.objects[0].sop_instance_uid, "COMPLETE")
     assert found.ConceptNameCodeSequence[0].CodeMeaning == "Imaging Measurement Report"
     concept.CodeValue = "111036"
-    assert find(site, identifier("IMAGE", **wanted, ConceptNameCodeSequence=[concept]))[0] == [0x0000]
+    assert find(site, identifier("IMAGE", **unique, ConceptNameCodeSequence=[concept]))[0] == [0x0000]
 
 
 def test_patient_root_begins_at_the_patient(site: Site) -> None:
     _, found = find(
         site, identifier("PATIENT", PatientID="", PatientSex=""), PatientRootQueryRetrieveInformationModelFind
     )
-    assert {(one.PatientID, one.PatientSex) for one in found} == {("ID-a", "F"), ("B-1", "F"), ("Z", "F")}
+    assert {(response.PatientID, response.PatientSex) for response in found} == {
+        ("ID-a", "F"),
+        ("B-1", "F"),
+        ("Z", "F"),
+    }
     below = identifier("STUDY", PatientID="B-1", StudyInstanceUID="")
     assert len(find(site, below, PatientRootQueryRetrieveInformationModelFind)[1]) == 1
 
@@ -332,14 +337,14 @@ def test_a_query_that_is_given_up_ends(site: Site, monkeypatch: pytest.MonkeyPat
 def test_too_many_operations_at_once_are_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     assert site.services is not None
     monkeypatch.setattr(scp, "WAIT_FOR_A_SLOT_SECONDS", 0.01)
-    places = (site.services._searches, site.services._retrievals)
-    taken = [(one, one.acquire()) for one in places for _ in range(scp.OPERATIONS_AT_ONCE)]
+    semaphores = (site.services._searches, site.services._retrievals)
+    taken = [(slots, slots.acquire()) for slots in semaphores for _ in range(scp.OPERATIONS_AT_ONCE)]
     try:
         assert find(site, identifier("STUDY", StudyInstanceUID=STUDY))[0] == [0xA700]
         assert move(site, identifier("STUDY", StudyInstanceUID=STUDY))[-1].Status == 0xA701
     finally:
-        for one, _ in taken:
-            one.release()
+        for slots, _ in taken:
+            slots.release()
     assert find(site, identifier("STUDY", StudyInstanceUID=STUDY))[0] == [0xFF00, 0x0000]
 
 
@@ -349,16 +354,18 @@ def test_too_many_operations_at_once_are_refused(site: Site, monkeypatch: pytest
 @pytest.mark.parametrize("calling", ["SENDER", "STRANGER", "ELSEWHERE"])
 def test_who_may_not_retrieve_is_offered_nothing(site: Site, calling: str) -> None:
     with associated(site, FIND, MRImageStorage, calling=calling, roles=[Comprehensive3DSRStorage]) as assoc:
-        assert {one.abstract_syntax for one in assoc.accepted_contexts} == {MRImageStorage}
-    assert [one.description for one in site.audited if one.description] == ["may_retrieve"]
+        assert {context.abstract_syntax for context in assoc.accepted_contexts} == {MRImageStorage}
+    assert [event.description for event in site.audited if event.description] == ["may_retrieve"]
 
 
 def test_what_is_only_sent_cannot_be_stored(site: Site) -> None:
     report = dcmread(site.data / site.objects[0].path)
     with associated(site, FIND, Comprehensive3DSRStorage) as assoc:  # without the role there is no context
-        assert {one.abstract_syntax for one in assoc.accepted_contexts} == {FIND}
+        assert {context.abstract_syntax for context in assoc.accepted_contexts} == {FIND}
     with associated(site, FIND, roles=[Comprehensive3DSRStorage]) as assoc:
-        [context] = [one for one in assoc.accepted_contexts if one.abstract_syntax == Comprehensive3DSRStorage]
+        [context] = [
+            context for context in assoc.accepted_contexts if context.abstract_syntax == Comprehensive3DSRStorage
+        ]
         context._as_scu = True  # a peer that does not keep to what was agreed
         assert assoc.send_c_store(report).Status == 0x0122
 
@@ -378,8 +385,9 @@ def test_movescu_has_a_study_sent_as_it_is_stored(site: Site) -> None:
     names = ["-aet", "VIEWER", "-aec", "AI_WORKER", "-aem", "PACS"]
     dcmtk.run("movescu", "-S", *names, *keys, "127.0.0.1", str(site.port))
     assert len(site.pacs.stored) == 6  # three images, report, picture, key objects
-    for one in site.objects:
-        assert bytes_of(site.pacs.stored[one.sop_instance_uid]) == bytes_of((site.data / one.path).read_bytes())
+    for produced in site.objects:
+        file = site.data / produced.path
+        assert bytes_of(site.pacs.stored[produced.sop_instance_uid]) == bytes_of(file.read_bytes())
 
 
 def bytes_of(file: bytes) -> bytes:
@@ -390,12 +398,12 @@ def bytes_of(file: bytes) -> bytes:
 def test_the_counts_of_a_move_tell_how_far_it_is(site: Site) -> None:
     ds = identifier("SERIES", StudyInstanceUID=STUDY, SeriesInstanceUID=SERIES)
     seen = [
-        (one.Status, one.get("NumberOfRemainingSuboperations"), one.NumberOfCompletedSuboperations)
-        for one in move(site, ds)
+        (response.Status, response.get("NumberOfRemainingSuboperations"), response.NumberOfCompletedSuboperations)
+        for response in move(site, ds)
     ]
     assert seen == [(0xFF00, 2, 1), (0xFF00, 1, 2), (0x0000, None, 3)]
-    [sent] = [one for one in site.audited if one.id.value == "110104"]
-    assert [one.user_id for one in sent.participants] == ["AI_WORKER", "PACS", "VIEWER"]
+    [sent] = [event for event in site.audited if event.id.value == "110104"]
+    assert [participant.user_id for participant in sent.participants] == ["AI_WORKER", "PACS", "VIEWER"]
     assert sent.subjects[0].sop_classes == ((MRImageStorage, 3),)
 
 
@@ -412,7 +420,7 @@ def test_the_counts_of_a_move_tell_how_far_it_is(site: Site) -> None:
     ids=["unknown destination", "destination away", "nothing there", "no key", "a wildcard", "no study"],
 )
 def test_a_move_that_cannot_be_is_answered_with_its_status(site: Site, ds: Dataset, to: str, status: int) -> None:
-    assert [one.Status for one in move(site, ds, to)] == [status]
+    assert [response.Status for response in move(site, ds, to)] == [status]
     assert site.pacs.stored == {}
 
 
@@ -433,10 +441,10 @@ def test_getscu_gets_report_picture_and_images(site: Site, tmp_path: Path) -> No
     keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}"]
     names = ["-aet", "VIEWER", "-aec", "AI_WORKER"]
     dcmtk.run("getscu", "-S", *names, "-od", tmp_path, *keys, "127.0.0.1", str(site.port))
-    got = {ds.SOPInstanceUID: ds for ds in map(dcmread, tmp_path.iterdir())}
-    assert len(got) == 6
-    for one in site.objects:
-        assert got[one.sop_instance_uid] == dcmread(site.data / one.path)
+    received_files = {ds.SOPInstanceUID: ds for ds in map(dcmread, tmp_path.iterdir())}
+    assert len(received_files) == 6
+    for produced in site.objects:
+        assert received_files[produced.sop_instance_uid] == dcmread(site.data / produced.path)
 
 
 def get(site: Site, ds: Dataset, model: str, stored: list[str], **options: Any) -> tuple[Dataset, Dataset | None]:
@@ -458,7 +466,7 @@ def test_get_by_patient_and_what_has_no_context_fails(site: Site) -> None:
     status, names = get(site, ds, PatientRootQueryRetrieveInformationModelGet, stored)
     assert (status.Status, status.NumberOfCompletedSuboperations, len(stored)) == (0xB000, 4, 4)
     assert names is not None
-    assert set(names.FailedSOPInstanceUIDList) == {one.sop_instance_uid for one in site.objects[1:]}  # SC, KO
+    assert set(names.FailedSOPInstanceUIDList) == {produced.sop_instance_uid for produced in site.objects[1:]}  # SC, KO
 
 
 @pytest.mark.parametrize(
@@ -535,9 +543,9 @@ def test_an_association_that_ends_in_the_middle_leaves_the_place_free(site: Site
 
 def test_a_query_is_audited_without_the_patient(site: Site) -> None:
     find(site, identifier("STUDY", PatientName="FAMILY*", PatientID="ID-a", PatientSex="F", StudyDate="20260301"))
-    [asked] = [one for one in site.audited if one.id.value == "110112"]
-    assert asked.participants[0].user_id == "VIEWER"
-    shown = asked.subjects[0].query or ""
+    [query] = [event for event in site.audited if event.id.value == "110112"]
+    assert query.participants[0].user_id == "VIEWER"
+    shown = query.subjects[0].query or ""
     assert "20260301" in shown
     assert "ID-a" not in shown
     assert "FAMILY" not in shown

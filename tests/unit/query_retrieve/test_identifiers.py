@@ -51,7 +51,7 @@ def test_keys_go_to_the_database_or_to_the_header() -> None:
         {"PatientID": "A"},
     ],
 )
-def test_a_retrieval_names_what_it_wants(keys: dict[str, Any]) -> None:
+def test_a_retrieval_needs_the_unique_keys_of_its_levels(keys: dict[str, Any]) -> None:
     with pytest.raises(Mismatch):
         read_retrieve_identifier(dataset(**keys), "PATIENT")
 
@@ -69,12 +69,12 @@ def test_a_key_that_is_a_sequence_where_none_belongs_selects_nothing() -> None:
     assert not matches(request.header_keys, dataset(PatientName="1"))
 
 
-def test_a_list_of_uids_is_a_list() -> None:
+def test_a_list_of_uids_is_read_as_a_list() -> None:
     keys = read_retrieve_identifier(dataset(QueryRetrieveLevel="STUDY", StudyInstanceUID=["1.2", "1.3"]), "STUDY")
     assert keys.study_instance_uids == ("1.2", "1.3")
 
 
-def test_what_no_representation_allows_is_answered_or_left_empty() -> None:
+def test_an_odd_value_is_answered_and_a_missing_one_is_empty() -> None:
     request = read_find_identifier(
         dataset(QueryRetrieveLevel="STUDY", StudyDate="", StudyID="", PatientSex=""), "STUDY"
     )

@@ -18,7 +18,7 @@ from worker.query_retrieve.identifiers import read_find_identifier
 from worker.query_retrieve.scp import QueryRetrieveScp, is_address_of
 
 
-def test_a_true_patient_id_finds_and_is_answered_where_the_database_has_pseudonyms(tmp_path: Path) -> None:
+def test_a_true_patient_id_is_found_and_answered_where_the_database_has_pseudonyms(tmp_path: Path) -> None:
     settings = Settings.model_validate(
         {"worker": {"data_dir": tmp_path}, "privacy": {"pseudonymise": True, "pseudonym_key": "k" * 32}}
     )
@@ -29,9 +29,8 @@ def test_a_true_patient_id_finds_and_is_answered_where_the_database_has_pseudony
     ds = Dataset()
     for keyword, value in {"QueryRetrieveLevel": "STUDY", "PatientID": "ID-a", "PatientName": ""}.items():
         add_value(ds, keyword, value)
-    [found] = [
-        one for one in QueryRetrieveScp(settings, database)._find(read_find_identifier(ds, "STUDY")) if one is not None
-    ]
+    responses = QueryRetrieveScp(settings, database)._find(read_find_identifier(ds, "STUDY"))
+    [found] = [response for response in responses if response is not None]
     assert (found.PatientID, found.PatientName) == ("ID-a", "Family^a")
     database.close()
 
@@ -50,9 +49,8 @@ def test_a_value_that_cannot_be_read_is_as_good_as_absent(tmp_path: Path) -> Non
     keys = {"QueryRetrieveLevel": "IMAGE", "StudyInstanceUID": study, "SeriesInstanceUID": series}
     for keyword, value in {**keys, "Rows": "", "Columns": ""}.items():
         add_value(ds, keyword, value)
-    [found] = [
-        one for one in QueryRetrieveScp(settings, database)._find(read_find_identifier(ds, "STUDY")) if one is not None
-    ]
+    responses = QueryRetrieveScp(settings, database)._find(read_find_identifier(ds, "STUDY"))
+    [found] = [response for response in responses if response is not None]
     assert (found.Rows, found.Columns) == (None, 16)
     database.close()
 
@@ -67,11 +65,11 @@ def test_a_value_that_cannot_be_read_is_as_good_as_absent(tmp_path: Path) -> Non
         ("nonsense", "127.0.0.1", False),
     ],
 )
-def test_a_peer_calls_from_its_host(address: str, host: str, same: bool) -> None:
+def test_an_address_belongs_to_its_host(address: str, host: str, same: bool) -> None:
     assert is_address_of(address, host) is same
 
 
-def test_nobody_may_until_it_is_said_so(tmp_path: Path) -> None:
+def test_nobody_may_retrieve_by_default(tmp_path: Path) -> None:
     peer = {"ae_title": "X", "host": "127.0.0.1", "port": 104}
     settings = Settings.model_validate({"peer": [peer]})
     assert QueryRetrieveScp(settings, Database(f"sqlite:///{tmp_path / 'worker.db'}")).handlers() == []

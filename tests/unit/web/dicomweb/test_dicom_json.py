@@ -1,4 +1,4 @@
-"""The DICOM JSON Model of a dataset, a hostile one too."""
+"""The DICOM JSON Model of a dataset, also of a hostile dataset."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _dataset() -> Dataset:
     return ds
 
 
-def test_values_that_are_none_are_left_out_of_the_json() -> None:
+def test_invalid_values_are_left_out_of_the_json() -> None:
     ds = _dataset()
     odd = {
         "RescaleSlope": ("DS", "nan"),
@@ -39,16 +39,16 @@ def test_values_that_are_none_are_left_out_of_the_json() -> None:
             ds[tag or 0] = element
     ds[0x00091001] = DataElement(0x00091001, "UN", b"\0" * 4, validation_mode=IGNORE)
     ds[0x00091002] = DataElement(0x00091002, "OB", bytes(2000), validation_mode=IGNORE)
-    told = as_json(ds, bulk="http://x/bulkdata")
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
-    assert "00281053" not in told
-    assert told["00091001"]["InlineBinary"] == "AAAAAA=="
-    assert told["00091002"]["BulkDataURI"] == "http://x/bulkdata/00091002"
-    assert told["00100010"]["Value"] == [{"Alphabetic": "Doe^Jane", "Ideographic": "山田"}]
+    dataset = as_json(ds, bulk="http://x/bulkdata")
+    assert json.loads(json.dumps(dataset, allow_nan=False)) == dataset
+    assert "00281053" not in dataset
+    assert dataset["00091001"]["InlineBinary"] == "AAAAAA=="
+    assert dataset["00091002"]["BulkDataURI"] == "http://x/bulkdata/00091002"
+    assert dataset["00100010"]["Value"] == [{"Alphabetic": "Doe^Jane", "Ideographic": "山田"}]
     assert "00091002" not in as_json(ds)
 
 
-def test_a_nested_binary_value_is_found_again() -> None:
+def test_a_nested_binary_value_is_retrieved_by_its_address() -> None:
     inner, ds = Dataset(), Dataset()
     inner.PixelData = b"\1\2" * 1000
     inner["PixelData"].VR = "OW"

@@ -43,7 +43,7 @@ Node = tuple[str, dict[str, str], str, list["Node"]]
 
 def _node(element: ElementTree.Element) -> Node:
     """Without namespaces, and without the white space that is between elements."""
-    children = [_node(one) for one in element]
+    children = [_node(child) for child in element]
     return (
         element.tag.rpartition("}")[2],
         dict(element.attrib),
@@ -53,23 +53,26 @@ def _node(element: ElementTree.Element) -> Node:
 
 
 @pytest.mark.skipif(DCM2XML is None, reason="DCMTK is not installed")
-def test_it_is_what_dcmtk_makes_of_the_same_dataset(tmp_path: Path) -> None:
+def test_it_equals_what_dcmtk_makes_of_the_same_dataset(tmp_path: Path) -> None:
     ds = _dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dcmwrite(tmp_path / "one.dcm", ds, enforce_file_format=True)
-    command = [str(DCM2XML), "--native-format", "--use-xml-namespace", str(tmp_path / "one.dcm")]
+    dcmwrite(tmp_path / "a.dcm", ds, enforce_file_format=True)
+    command = [str(DCM2XML), "--native-format", "--use-xml-namespace", str(tmp_path / "a.dcm")]
     theirs = subprocess.run(command, capture_output=True, check=True, timeout=patience(60)).stdout
     assert _node(ElementTree.fromstring(as_xml(as_json(ds)))) == _node(ElementTree.fromstring(theirs))
 
 
-def test_binary_values_are_there_or_where_they_are() -> None:
-    told = {"00280010": {"vr": "OB", "InlineBinary": "AQI="}, "7FE00010": {"vr": "OW", "BulkDataURI": "http://a/?b&c"}}
-    inline, bulk = ElementTree.fromstring(as_xml(told)).findall("{*}DicomAttribute/*")
+def test_binary_values_are_inline_or_an_address() -> None:
+    dataset = {
+        "00280010": {"vr": "OB", "InlineBinary": "AQI="},
+        "7FE00010": {"vr": "OW", "BulkDataURI": "http://a/?b&c"},
+    }
+    inline, bulk = ElementTree.fromstring(as_xml(dataset)).findall("{*}DicomAttribute/*")
     assert inline.text == "AQI="
     assert bulk.get("uri") == "http://a/?b&c"
 
 
 def test_a_character_that_xml_cannot_hold_is_left_out() -> None:
-    told = {"00100020": {"vr": "LO", "Value": ["a\x00\x1b\ud800b"]}}
-    assert [one.text for one in ElementTree.fromstring(as_xml(told)).findall(".//{*}Value")] == ["ab"]
+    dataset = {"00100020": {"vr": "LO", "Value": ["a\x00\x1b\ud800b"]}}
+    assert [value.text for value in ElementTree.fromstring(as_xml(dataset)).findall(".//{*}Value")] == ["ab"]

@@ -32,10 +32,12 @@ from worker.web.dicomweb.negotiation import MediaRange, accepted
     ],
 )
 def test_ranges(header: str | None, expected: list[tuple[str, bool, str | None]]) -> None:
-    assert [(one.type, one.is_multipart, one.transfer_syntax) for one in accepted(header)] == expected
+    assert [
+        (media_range.type, media_range.is_multipart, media_range.transfer_syntax) for media_range in accepted(header)
+    ] == expected
 
 
-def test_a_range_takes_its_type_and_its_kind() -> None:
+def test_a_range_includes_its_type_and_its_kind() -> None:
     assert MediaRange("image/*", False, None, 1.0).includes("image/png")
     assert not MediaRange("image/*", False, None, 1.0).includes("application/dicom")
     assert MediaRange("*/*", True, None, 1.0).includes("application/dicom")
