@@ -21,11 +21,11 @@ from worker.errors import NotAssessable, RefusedInstance, StartError
 from worker.inference.illustrated import IllustratedResult, not_assessed
 from worker.jobs.bundle_store import ServedModel
 from worker.receive.completeness import describe_missing
-from worker.receive.settle import SeriesRefusal, check_eligibility
+from worker.receive.settle import SeriesRefusal, check_eligibility, check_identity
 from worker.reporting.outbox import Outbox, read_header
 from worker.reporting.secondary_capture import secondary_capture_png
 from worker.results import ModelIdentity
-from worker.storage.acceptance import StoreRequest, read_instance
+from worker.storage.acceptance import IDENTITY_KEY, StoreRequest, read_instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,8 @@ def classify_series(
     paths = [path for path, _ in members]
     attributes = [instance.attributes for _, instance in members]
     missing = describe_missing(attributes, None)
-    refused = check_eligibility(attributes, settings.eligibility)
+    refused = check_identity([instance[IDENTITY_KEY] for instance in attributes])
+    refused = refused or check_eligibility(attributes, settings.eligibility)
     if refused is None and missing is not None and settings.eligibility.refuse_incomplete:
         refused = SeriesRefusal("incomplete", missing)
     if refused is not None:

@@ -6,6 +6,7 @@ for a sender that may be queried, its own image count (`worker.receive.peer_coun
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,9 +20,12 @@ from worker.db.engine import Database
 from worker.db.instances import instances_of
 from worker.db.models import models_in_use
 from worker.db.series import lock_open_series, queue_series, refuse_series
-from worker.db.tables import DETAIL_LENGTH, ModelRow
+from worker.db.tables import DETAIL_LENGTH, InstanceRow, ModelRow, SeriesRow
 from worker.logs import get_log
 from worker.receive.completeness import describe_missing
+from worker.storage.acceptance import IDENTITY_KEY, comparable_name
+
+_PARTS_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,34 @@ def check_eligibility(attributes: Sequence[Mapping[str, Any]], rules: Eligibilit
     return None
 
 
+def check_identity(identities: Sequence[Mapping[str, str]]) -> SeriesRefusal | None:
+    """Why a series may not be reported as one: its images are of several patients or of several studies.
+
+    `identities` are those of the instances, as `storage.acceptance.read_instance` makes them. Patient IDs are the same
+    or not, in case too; an ID that is given is another than none. Without IDs the names are compared. An issuer that is
+    not given contradicts none.
+    """
+    patients = Counter((identity["patient"], identity.get("name", "")) for identity in identities)
+    issuers = Counter(identity["issuer"] for identity in identities if identity.get("issuer"))
+    if len(patients) > 1:
+        return SeriesRefusal("mixed-patients", f"{_parts(patients, 'patient')} have one Series Instance UID")
+    if len(issuers) > 1:
+        detail = f"{_parts(issuers, 'issuer')} of the same Patient ID have one Series Instance UID"
+        return SeriesRefusal("mixed-patients", detail)
+    studies = Counter(identity["study"] for identity in identities)
+    if len(studies) > 1:
+        return SeriesRefusal("mixed-studies", f"{_parts(studies, 'study')} have one Series Instance UID")
+    return None
+
+
+def _parts(counts: Counter[Any], what: str) -> str:
+    """How many, and how many images of each, without naming any."""
+    shown = [str(number) for number in counts.values()][:_PARTS_SHOWN]
+    numbers = ", ".join(shown) + (", …" if len(counts) > _PARTS_SHOWN else "")
+    plural = "studies" if what == "study" else f"{what}s"
+    return f"{len(counts)} {plural} (images in order of arrival: {numbers})"
+
+
 def _upper(words: Sequence[str]) -> set[str]:
     return {word.upper() for word in words}
 
@@ -95,7 +127,8 @@ def _settle(
             return
         instances = instances_of(session, series_id)
         attributes = [instance.attributes for instance in instances]
-        refusal = check_eligibility(attributes, settings.eligibility)
+        refusal = check_identity([_identity(instance, series) for instance in instances])
+        refusal = refusal or check_eligibility(attributes, settings.eligibility)
         if refusal is None and any(instance.removed_at is not None for instance in instances):
             refusal = SeriesRefusal(
                 "pixels-removed", "earlier slices were deleted by retention; send the whole series again"
@@ -126,6 +159,15 @@ def _settle(
         route=route.name if route else None,
         missing=missing,
     )
+
+
+def _identity(instance: InstanceRow, series: SeriesRow) -> Mapping[str, str]:
+    """The identity of an instance; one of before it was recorded is the series'."""
+    recorded: Mapping[str, str] | None = instance.attributes.get(IDENTITY_KEY)
+    if recorded is not None:
+        return recorded
+    names = {} if series.patient_id else {"name": comparable_name(series.patient_name)}
+    return {"patient": series.patient_id, "study": series.study_instance_uid, **names}
 
 
 def _active(models: Sequence[ModelRow]) -> list[routing.ActiveModel]:

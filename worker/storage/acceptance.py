@@ -27,6 +27,7 @@ _HEADER_TAGS = (
     "SeriesInstanceUID",
     "SpecificCharacterSet",
     "PatientID",
+    "IssuerOfPatientID",
     "PatientName",
     "AccessionNumber",
     "StudyDate",
@@ -43,6 +44,8 @@ _HEADER_TAGS = (
     "SliceThickness",
 )
 _LENGTHS = {"number": "InstanceNumber", "spacing": "SpacingBetweenSlices", "thickness": "SliceThickness"}
+IDENTITY_KEY = "identity"  # among an instance's attributes
+_LONGEST_COMPARED = 324  # of a name, PS3.5 6.2
 _ROUTE_VALUES, _ROUTE_LENGTH = 16, 256
 _TAGS = {keyword: Tag(keyword) for keyword in _HEADER_TAGS}
 _PLAIN_VRS = ("UI", "LO", "SH", "CS", "DA", "DS", "IS")
@@ -121,7 +124,9 @@ def _read_instance(
         study_date=_text(ds, "StudyDate", 8),
         modality=_text(ds, "Modality", 16),
         series_description=_text(ds, "SeriesDescription", 64),
-        attributes=_attributes(ds) | _route_attributes(ds, routes, hide),
+        attributes=_attributes(ds)
+        | {IDENTITY_KEY: _identity(ds, uids["StudyInstanceUID"])}
+        | _route_attributes(ds, routes, hide),
         path=path_of(uids["SeriesInstanceUID"], sha256),
         size=len(request.encoded),
         sha256=sha256,
@@ -131,12 +136,15 @@ def _read_instance(
 
 def pseudonymised(new: NewInstance, pseudonym: Callable[[str], str]) -> NewInstance:
     """The row without identifiers of the patient; free text is left out, because it may hold anything."""
+    identity = new.attributes.get(IDENTITY_KEY, {})
+    hidden = {key: pseudonym(value) for key, value in identity.items() if key != "study"}
     return replace(
         new,
         patient_id=pseudonym(new.patient_id),
         accession_number=pseudonym(new.accession_number),
         patient_name="",
         series_description="",
+        attributes=new.attributes | {IDENTITY_KEY: identity | hidden},
     )
 
 
@@ -217,6 +225,35 @@ def _attributes(ds: Dataset) -> dict[str, Any]:
         "place": _plane(ds),
         **_lengths(ds),
     }
+
+
+def _identity(ds: Dataset, study_instance_uid: str) -> dict[str, str]:
+    """Whose image it is: the row of the series has this of its first instance only.
+
+    The name only where there is no Patient ID; no empty value but that of the ID.
+    """
+    patient, issuer = _compared(ds, "PatientID"), _compared(ds, "IssuerOfPatientID")
+    identity = {"patient": patient, "study": study_instance_uid}
+    if not patient:
+        identity["name"] = comparable_name(_compared(ds, "PatientName"))
+    elif issuer:
+        identity["issuer"] = issuer
+    return identity
+
+
+def comparable_name(name: str) -> str:
+    """A person's name without what is no difference: case, padding, delimiters of empty components (PS3.5 6.2)."""
+    groups = ["^".join(part.strip() for part in group.split("^")).rstrip("^") for group in name.upper().split("=")]
+    return "=".join(groups).rstrip("=")
+
+
+def _compared(ds: Dataset, keyword: str) -> str:
+    """A value as it is compared with that of another instance: without its padding; a hash of an impossible one."""
+    value = _value(ds, keyword)
+    text = "" if value is None else str(value).strip(" \0\t\r\n")
+    if len(text) > _LONGEST_COMPARED or not text.isprintable():
+        return hashlib.sha256(text.encode(errors="replace")).hexdigest()
+    return text
 
 
 def _route_attributes(ds: Dataset, routes: Sequence[routing.RouteSection], hide: bool) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from worker.db.tables import InstanceRow
 from worker.dicom import commitment, standard
 from worker.errors import Retry
 from worker.receive.commitment_scp import examine, send_report
+from worker.storage.integrity import Integrity
 from worker.storage.keeper import InstanceKeeper
 
 
@@ -40,7 +41,7 @@ def test_only_what_is_on_disk_and_intact_is_committed_to(
     (tmp_path / lost.path).unlink()
     requested = [(MRImageStorage, row.sop_instance_uid) for row in (intact, damaged, lost)]
     requested += [(CTImageStorage, other_class.sop_instance_uid), (MRImageStorage, "1.2.3.4")]
-    report = commitment.read_report(examine(database, tmp_path, "2.25.1", requested))
+    report = commitment.read_report(examine(database, Integrity(database, tmp_path, lambda: NOON), "2.25.1", requested))
     assert report.transaction_uid == "2.25.1"
     assert report.committed == {intact.sop_instance_uid}
     assert report.failed == {

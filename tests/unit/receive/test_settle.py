@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from pydicom import Dataset
 from sqlalchemy import event, select
 
-from tests.testbed.instances import MODEL, NOON, later, new_instance
+from tests.testbed.instances import MODEL, NOON, later, mr_instance, new_instance, received
 from worker.config.sections import EligibilitySection, PeerSection, ReceiveSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db import settling
@@ -19,7 +21,8 @@ from worker.db.tables import JobRow, JobState, SeriesRow, SeriesState
 from worker.dicom.standard import derive_uid
 from worker.receive import settle as series_module
 from worker.receive.peer_count import LULL, RECOUNT
-from worker.receive.settle import check_eligibility, settle_series
+from worker.receive.settle import check_eligibility, check_identity, settle_series
+from worker.storage.keeper import InstanceKeeper
 
 ATTRIBUTES: dict[str, Any] = {
     "modality": "MR",
@@ -54,6 +57,126 @@ def test_slices_are_counted_over_frames() -> None:
     assert check_eligibility([ATTRIBUTES] * 2, rules).reason == "too-few-slices"  # type: ignore[union-attr]
     assert check_eligibility([ATTRIBUTES | {"frames": 20}], rules) is None
     assert check_eligibility([ATTRIBUTES | {"frames": 21}], rules).reason == "too-many-slices"  # type: ignore[union-attr]
+
+
+IDENTITY = {"patient": "BOB", "study": "1.2"}
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"patient": "BOB", "study": "1.2"}, None),
+        ({"patient": "BOB", "study": "1.2", "issuer": "A"}, None),
+        ({"patient": "ALICE", "study": "1.2"}, "mixed-patients"),
+        ({"patient": "bob", "study": "1.2"}, "mixed-patients"),
+        ({"patient": "", "name": "BOB", "study": "1.2"}, "mixed-patients"),
+        ({"patient": "BOB", "study": "1.3"}, "mixed-studies"),
+        ({"patient": "ALICE", "study": "1.3"}, "mixed-patients"),
+    ],
+)
+def test_a_series_of_two_patients_or_studies_is_refused(other: dict[str, str], reason: str | None) -> None:
+    for identities in ([IDENTITY, IDENTITY, other], [other, IDENTITY, IDENTITY]):
+        refused = check_identity(identities)
+        assert (refused.reason if refused else None) == reason
+
+
+def test_an_id_of_two_issuers_is_two_patients() -> None:
+    refused = check_identity([IDENTITY | {"issuer": "A"}, IDENTITY, IDENTITY | {"issuer": "B"}])
+    assert refused is not None
+    assert refused.reason == "mixed-patients"
+
+
+def test_a_refusal_counts_and_names_nobody() -> None:
+    many = [{"patient": f"P{number}", "study": "1.2"} for number in range(2000)]
+    refused = check_identity([IDENTITY, *many])
+    assert refused is not None
+    assert "2001 patients" in refused.detail
+    assert "BOB" not in refused.detail
+    assert len(refused.detail) < 200
+
+
+def _keep(database: Database, tmp_path: Path, *datasets: Dataset) -> None:
+    keeper = InstanceKeeper(database, tmp_path, lambda: NOON, minimum_free_bytes=0)
+    for ds in datasets:
+        keeper.keep(received(ds))
+    keeper.close()
+
+
+MIXTURES: dict[str, tuple[dict[str, Any], str | None]] = {
+    "the same": ({}, None),
+    "padding": ({"PatientID": "  ID-a  "}, None),
+    "an issuer": ({"IssuerOfPatientID": "HOSPITAL"}, None),
+    "another spelling of the name": ({"PatientName": "FAMILY^A"}, None),
+    "another patient": ({"PatientID": "ID-b", "PatientName": "Other^B"}, "mixed-patients"),
+    "another case": ({"PatientID": "id-a"}, "mixed-patients"),
+    "no ID": ({"PatientID": None}, "mixed-patients"),
+    "an empty ID": ({"PatientID": ""}, "mixed-patients"),
+    "a control character": ({"PatientID": "ID\x07-a"}, "mixed-patients"),
+    "a difference after 64 characters": ({"PatientID": "ID-a" + 80 * " " + "x"}, "mixed-patients"),
+    "another study": ({"StudyInstanceUID": "1.2.3"}, "mixed-studies"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("change", "reason"), MIXTURES.values(), ids=MIXTURES.keys())
+def test_a_received_series_of_two_patients_is_kept_and_not_reported(
+    database: Database, tmp_path: Path, change: dict[str, Any], reason: str | None
+) -> None:
+    _serve_a_model(database)
+    _keep(database, tmp_path, *(mr_instance(number) for number in (1, 2, 3)), mr_instance(4, **change))
+    settle_series(database, SETTINGS, later(60))
+    assert _series(database).reason == reason
+    assert len(_jobs(database)) == (0 if reason else 1)
+    assert len(list(tmp_path.rglob("*.dcm"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("Bob^B", None), ("BOB^B^^", None), ("Alice^A", "mixed-patients"), ("", "mixed-patients")]
+)
+def test_without_ids_the_names_decide(database: Database, tmp_path: Path, name: str, reason: str | None) -> None:
+    _serve_a_model(database)
+    first = [mr_instance(number, PatientID="", PatientName="Bob^B") for number in (1, 2, 3)]
+    _keep(database, tmp_path, *first, mr_instance(4, PatientID=None, PatientName=name))
+    settle_series(database, SETTINGS, later(60))
+    assert _series(database).reason == reason
+
+
+def test_a_second_patient_that_comes_after_the_answer_refuses_the_series(database: Database, tmp_path: Path) -> None:
+    _serve_a_model(database)
+    _keep(database, tmp_path, *(mr_instance(number) for number in (1, 2, 3)))
+    settle_series(database, SETTINGS, later(60))
+    _keep(database, tmp_path, *(mr_instance(number, PatientID="ID-b") for number in (4, 5, 6)))
+    settle_series(database, SETTINGS, later(120))
+    assert _series(database).reason == "mixed-patients"
+    [job] = _jobs(database)  # of the first patient's images alone
+    with database.read() as session:
+        assert len(instances_of(session, job.series_id, job.last_instance_id)) == 3
+
+
+def test_images_of_before_identities_were_recorded_are_the_series(database: Database, tmp_path: Path) -> None:
+    _serve_a_model(database)
+    _add(database, 1, 2, 3)
+    _keep(database, tmp_path, mr_instance(4))
+    settle_series(database, SETTINGS, later(60))
+    assert _series(database).reason is None
+    _keep(database, tmp_path, mr_instance(5, PatientID="ID-b"))
+    settle_series(database, SETTINGS, later(120))
+    assert _series(database).reason == "mixed-patients"
+
+
+def test_pseudonyms_tell_patients_apart_and_name_none(database: Database, tmp_path: Path) -> None:
+    database.pseudonym = lambda identifier: identifier and hashlib.sha256(identifier.encode()).hexdigest()[:16]
+    _serve_a_model(database)
+    secret = {"PatientID": "", "PatientName": "Bob^B"}
+    _keep(database, tmp_path, *(mr_instance(number) for number in (1, 2, 3)))
+    settle_series(database, SETTINGS, later(60))
+    assert _series(database).reason is None
+    _keep(database, tmp_path, mr_instance(4, **secret), mr_instance(5, IssuerOfPatientID="HOSPITAL"))
+    settle_series(database, SETTINGS, later(120))
+    assert _series(database).reason == "mixed-patients"
+    with database.read() as session:
+        recorded = str([instance.attributes for instance in instances_of(session, 1)])
+    assert not any(word in recorded for word in ("ID-a", "BOB", "HOSPITAL"))
 
 
 def _add(database: Database, *numbers: int, seconds: float = 0, **changes: Any) -> None:
