@@ -20,10 +20,10 @@ from tests.testbed.serving import one_model
 from worker.db.engine import Database
 from worker.db.results import NewObject
 from worker.inference.illustrated import IllustratedResult
-from worker.jobs.process_limits import limit_memory
 from worker.jobs.runner import JobRunner
 from worker.logs import configure_logs
 from worker.process import process_name
+from worker.process_limits import limit_memory
 from worker.reporting.outbox import Outbox
 
 ATTEMPTS = 2

@@ -183,6 +183,10 @@ class WebSection(Section):
     session_hours: float = Field(default=12.0, gt=0, le=24 * 31)
     stow: bool = False
     stow_maximum_bytes: int = Field(default=4 << 30, ge=1 << 20)
+    decoder_processes: int = Field(default=2, ge=1, le=16)
+    decoder_seconds: float = Field(default=30.0, gt=0, le=600)
+    decoder_memory_bytes: int = Field(default=512 << 20, ge=64 << 20)
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     tls_certificate: ConfigPath | None = None
     tls_key: ConfigPath | None = None
 

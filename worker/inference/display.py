@@ -7,35 +7,42 @@ to slice. `pixels.windowing` shows single images as their headers say.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
+from pydicom import Dataset
 
 from worker.errors import NotAssessable
 from worker.inference.preprocess import crop, display_grid
-from worker.pixels.decode import DecodedFrame, decode
+from worker.pixels.attributes import integer
+from worker.pixels.decode import decode_frames, open_image
 from worker.pixels.geometry import orient
 
-_SAMPLED_FILES, _SAMPLED_STEP = 7, 4
+_SAMPLED, _SAMPLED_STEP = 7, 4  # files of a series and frames of a file; rows and columns
 _PERCENTILES = (1.0, 99.7)
 
 Window = tuple[float, float]
+T = TypeVar("T")
 
 
-def grey_window(files: Sequence[Path]) -> Window:
+def grey_window(files: Sequence[Path], opening: Callable[[Path], object] = str) -> Window:
     """The real values of black and white, from a few files spread over the series.
 
-    Raises NotAssessable for files that are no images; OSError when a file cannot be opened.
+    `opening` is called with each file before it is decoded. Raises NotAssessable for files that are no images; OSError
+    when a file cannot be opened.
     """
-    chosen = [files[round(index)] for index in np.linspace(0, len(files) - 1, min(_SAMPLED_FILES, len(files)))]
-    frames = [frame for file in chosen for frame in _spread(_frames_of(file))]
-    values = np.concatenate(
-        [frame.pixels[::_SAMPLED_STEP, ::_SAMPLED_STEP].ravel() * frame.slope + frame.intercept for frame in frames]
-    )
-    low, high = (float(value) for value in np.percentile(values, _PERCENTILES))
+    values = []
+    for file in _spread(files):
+        opening(file)
+        ds = _opened(file, file.stat().st_mtime_ns)
+        for frame in decode_frames(file, ds, _spread(range(integer(ds, "NumberOfFrames", 1)))):
+            sampled = frame.pixels[::_SAMPLED_STEP, ::_SAMPLED_STEP].ravel()
+            values.append(sampled * frame.slope + frame.intercept)
+    low, high = (float(value) for value in np.percentile(np.concatenate(values), _PERCENTILES))
     return (low, high) if high > low else (low, low + 1.0)
 
 
@@ -44,10 +51,10 @@ def slice_png(file: Path, frame_number: int | None, window: Window) -> bytes:
 
     `frame_number` counts from 1, None for the only frame. Raises NotAssessable; OSError when the file cannot be opened.
     """
-    frames = _frames_of(file)
-    if not 1 <= (frame_number or 1) <= len(frames):
+    ds = _opened(file, file.stat().st_mtime_ns)
+    if not 1 <= (frame_number or 1) <= integer(ds, "NumberOfFrames", 1):
         raise NotAssessable("no-such-frame", "The image has fewer frames.")
-    frame = orient(frames[(frame_number or 1) - 1])
+    frame = orient(decode_frames(file, ds, [(frame_number or 1) - 1])[0])
     shape, step = display_grid(frame)
     grey = np.rint(crop(frame, window, 0.0, 0.0, step, shape) * 255).astype(np.uint8)
     buffer = io.BytesIO()
@@ -55,14 +62,15 @@ def slice_png(file: Path, frame_number: int | None, window: Window) -> bytes:
     return buffer.getvalue()
 
 
-def _spread(frames: Sequence[DecodedFrame]) -> list[DecodedFrame]:
-    return [frames[round(index)] for index in np.linspace(0, len(frames) - 1, min(_SAMPLED_FILES, len(frames)))]
+def _spread(members: Sequence[T]) -> list[T]:
+    return [members[round(index)] for index in np.linspace(0, len(members) - 1, min(_SAMPLED, len(members)))]
 
 
-def _frames_of(file: Path) -> list[DecodedFrame]:
-    return _cached_frames(file, file.stat().st_mtime_ns)
+@lru_cache(maxsize=1)  # a reader scrolls through the frames of a file
+def _opened(file: Path, _changed: int) -> Dataset:
+    return open_image(file)
 
 
-@lru_cache(maxsize=4)  # a reader scrolls through the frames of a file
-def _cached_frames(file: Path, _changed: int) -> list[DecodedFrame]:
-    return decode(file)
+def forget_opened() -> None:
+    """Release the file that was shown last."""
+    _opened.cache_clear()

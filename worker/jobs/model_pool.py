@@ -17,9 +17,9 @@ from worker.db.jobs import adopt_jobs
 from worker.db.tables import LoadState, ModelLoadRow, ModelRow, ModelState
 from worker.errors import StartError
 from worker.jobs.bundle_store import BundleStore, ServedModel
-from worker.jobs.process_limits import lift_memory_limit, limit_memory
 from worker.logs import get_log
 from worker.process import is_dead
+from worker.process_limits import lift_memory_limit, limit_memory
 
 POLL_SECONDS = 1.0
 TRY_AGAIN = timedelta(minutes=5)

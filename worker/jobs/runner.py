@@ -24,8 +24,8 @@ from worker.errors import NotAssessable, Park, Retry
 from worker.inference.illustrated import IllustratedResult, not_assessed
 from worker.jobs.bundle_store import ServedModel
 from worker.jobs.model_pool import ModelPool
-from worker.jobs.process_limits import end_process_after
 from worker.logs import fault_fields, get_log
+from worker.process_limits import end_process_after
 from worker.reporting.outbox import Outbox
 from worker.storage.integrity import Integrity
 

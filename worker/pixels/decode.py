@@ -96,7 +96,15 @@ class DecodedFrame:
 def decode(path: Path) -> list[DecodedFrame]:
     """Decode every frame of a DICOM Part 10 file, in file order. Raises NotAssessable; OSError when the disk fails."""
     with untrusted():
-        return _decode(path)
+        ds = _read(path)
+        _check_claims(ds)
+        return _frames(path, ds, range(integer(ds, "NumberOfFrames", 1)), _stored_frames(ds))
+
+
+def decode_frames(path: Path, ds: pydicom.Dataset, indices: Sequence[int]) -> list[DecodedFrame]:
+    """Decode frames, counted from 0, of an image that `open_image` opened. Raises as `decode`."""
+    with untrusted():
+        return _frames(path, ds, indices, _stored_frames(ds, indices))
 
 
 def open_image(path: Path) -> pydicom.Dataset:
@@ -126,17 +134,16 @@ def untrusted() -> Iterator[None]:
         raise NotAssessable("not-dicom", "A file of the series is damaged and cannot be parsed.") from None
 
 
-def _decode(path: Path) -> list[DecodedFrame]:
-    ds = _read(path)
-    _check_claims(ds)
-    count = integer(ds, "NumberOfFrames", 1)
-    stored = _stored_frames(ds)
+def _frames(
+    path: Path, ds: pydicom.Dataset, indices: Sequence[int], stored: Iterator[PixelArray]
+) -> list[DecodedFrame]:
+    several = integer(ds, "NumberOfFrames", 1) > 1
     frames = []
-    for index in range(count):
+    for index in indices:
         pixels = next(stored, None)
         if pixels is None:
             raise NotAssessable("pixel-data-truncated", "An image has fewer frames than it declares.")
-        frames.append(_frame(path, ds, pixels, frame_sources(ds, index), index + 1 if count > 1 else None))
+        frames.append(_frame(path, ds, pixels, frame_sources(ds, index), index + 1 if several else None))
     return frames
 
 
@@ -234,9 +241,9 @@ def _codestream_shape(stream: bytes) -> tuple[int, int, int] | None:
     return None
 
 
-def _stored_frames(ds: pydicom.Dataset) -> Iterator[PixelArray]:
+def _stored_frames(ds: pydicom.Dataset, indices: Sequence[int] | None = None) -> Iterator[PixelArray]:
     """Each frame decompressed, single-channel, native integers. Raises NotAssessable."""
-    for array in decoded_samples(ds):
+    for array in decoded_samples(ds, indices):
         yield sign_extended(ds, _one_channel(array))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from fastapi import FastAPI
@@ -49,8 +50,19 @@ def create_app(
 ) -> FastAPI:
     """Every route of the web role. `record` takes audit events."""
     site = Site(settings, database, record, clock)
+
+    @asynccontextmanager
+    async def ending_decoders(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        site.decoders.close()
+
     app = FastAPI(
-        title="brain-mri-worker", version=__version__, description=_DESCRIPTION, docs_url=None, redoc_url=None
+        title="brain-mri-worker",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=ending_decoders,
     )
     guard.install(app, settings, database, record, clock)
     errors.install(app)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path as FilePath
 from typing import Annotated
 
@@ -16,6 +16,7 @@ from worker.audit.events import RecordEvent
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.tables import TokenRole
+from worker.decoding.pool import DecoderPool
 from worker.errors import StartError
 from worker.inference.bundle import verified_identity
 from worker.jobs.bundle_store import BundleStore
@@ -81,6 +82,11 @@ class Site:
     @property
     def data_dir(self) -> FilePath:
         return self.settings.worker.data_dir
+
+    @cached_property
+    def decoders(self) -> DecoderPool:
+        """The decoder processes; `create_app` ends them."""
+        return DecoderPool(self.settings.web, self.data_dir)
 
     def bundles(self) -> list[BundleDescription]:
         """Every intact bundle on this host, the configured bundle first."""

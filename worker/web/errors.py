@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from worker.db.engine import DatabaseError
+from worker.decoding.answers import Busy
 from worker.logs import fault_fields, get_log
 from worker.web.guard import HEADERS, PROBLEM, problem
 from worker.web.templating import render
@@ -39,6 +40,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(DatabaseError, _answer_database)
+    app.add_exception_handler(Busy, _answer_busy)
     app.add_exception_handler(Exception, _answer_fault)
 
 
@@ -82,6 +84,10 @@ def _answer_invalid(request: Request, error: Exception) -> Response:
 def _answer_database(request: Request, error: Exception) -> Response:
     get_log().error("the web role's query failed", **fault_fields(error))
     return _answer(request, 503, "the database is unreachable", {"Retry-After": "5"})
+
+
+def _answer_busy(request: Request, error: Exception) -> Response:
+    return _answer(request, 503, "too many pictures are being made; try again later", {"Retry-After": "2"})
 
 
 def _answer_fault(request: Request, error: Exception) -> Response:

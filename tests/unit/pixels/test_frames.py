@@ -41,7 +41,7 @@ def test_frames_of_every_syntax_are_the_same_little_endian_bytes(tmp_path: Path,
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_a_whole_file_is_written_in_explicit_little_endian(tmp_path: Path, syntax: str) -> None:
     path = save(image(FRAMES, NumberOfFrames=3), tmp_path / "a.dcm", syntax)
-    written = dcmread(io.BytesIO(explicit_little_endian(path)))
+    written = dcmread(io.BytesIO(b"".join(explicit_little_endian(path))))
     assert written.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
     assert written.PixelData == FRAMES.tobytes()
     original = dcmread(path)

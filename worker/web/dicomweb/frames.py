@@ -8,19 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from worker.db.views.archive import Instance
-from worker.errors import NotAssessable
-from worker.pixels import frames as frame_files
-from worker.pixels.frames import ImageFile
+from worker.decoding import tasks
 from worker.pixels.windowing import VoiFunction, Window
 from worker.web.dependencies import DICOMWEB_PREFIX, Reader
 from worker.web.dicomweb import negotiation
 from worker.web.dicomweb.messages import multipart_response
 from worker.web.dicomweb.negotiation import FRAME_TYPES, OCTETS, MediaRange
 from worker.web.dicomweb.resources import DicomwebResources
-from worker.web.dicomweb.wado import start_content
 
 _STUDY, _SERIES = "/studies/{study}", "/studies/{study}/series/{series}"
 _INSTANCE = _SERIES + "/instances/{instance}"
@@ -49,35 +46,37 @@ def frame_routes(resources: DicomwebResources) -> APIRouter:
 def _retrieve_frames(resources: DicomwebResources) -> Callable[..., Any]:
     def frames(request: Request, numbers: str, caller: Reader) -> Response:
         instance = resources.instance(request)
-        image = _open(resources, instance)
-        chosen = _frame_numbers(numbers, image)
-        form = _form(instance, image, negotiation.accepted(request.headers.get("accept")))
+        chosen = _frame_numbers(numbers)
+        form = _form(instance, negotiation.accepted(request.headers.get("accept")))
         if form is None:
             raise HTTPException(
                 406, "frames are available decompressed, as application/octet-stream, or as they are stored"
             )
         media_type, as_stored = form
+        file = resources.file(instance)
+        task = tasks.encapsulated_frames(file, chosen) if as_stored else tasks.native_frames(file, chosen)
+        answer = resources.decoded(task, caller)
         resources.record_viewed(caller, instance)
-        content = image.encapsulated_frames(chosen) if as_stored else image.native_frames(chosen)
         syntax = instance.transfer_syntax_uid if as_stored else str(ExplicitVRLittleEndian)
-        parts = ((f"{media_type}; transfer-syntax={syntax}", [frame]) for frame in start_content(content))
+        parts = ((f"{media_type}; transfer-syntax={syntax}", frame) for frame in answer.parts())
         return multipart_response(parts, media_type)
 
     return frames
 
 
-def _form(instance: Instance, image: ImageFile, ranges: list[MediaRange]) -> tuple[str, bool] | None:
+def _form(instance: Instance, ranges: list[MediaRange]) -> tuple[str, bool] | None:
     """(media type, as stored) of the form that the client prefers; None where it accepts none that is available."""
-    own = FRAME_TYPES.get(instance.transfer_syntax_uid, OCTETS) if image.compressed else OCTETS
+    compressed = UID(instance.transfer_syntax_uid).is_encapsulated
+    own = FRAME_TYPES.get(instance.transfer_syntax_uid, OCTETS) if compressed else OCTETS
     for media_range in ranges:
         if media_range.includes(OCTETS) and media_range.transfer_syntax in (None, ExplicitVRLittleEndian):
             return OCTETS, False
         if media_range.transfer_syntax not in (None, "*", instance.transfer_syntax_uid):
             continue
         if media_range.includes(own):
-            return own, image.compressed
+            return own, compressed
         if media_range.includes(OCTETS):
-            return OCTETS, image.compressed
+            return OCTETS, compressed
     return None
 
 
@@ -90,16 +89,14 @@ def _retrieve_rendered(resources: DicomwebResources, largest_side: int | None) -
         if media_type is None:
             raise HTTPException(406, "rendered images are available as image/jpeg or image/png")
         instance = _representative(resources, request)
-        image = _open(resources, instance)
-        chosen = _frame_numbers(numbers, image)
+        chosen = _frame_numbers(numbers)
         if len(chosen) > 1:
             raise HTTPException(406, "only a single frame can be rendered")
         window, viewport, quality = _options(request)
+        file, kind = resources.file(instance), _RENDERED_TYPES[media_type]
+        task = tasks.rendered(file, chosen[0], kind, window, largest_side or viewport, quality)
+        content = resources.picture(task, caller)
         resources.record_viewed(caller, instance)
-        try:
-            content = image.render(chosen[0], _RENDERED_TYPES[media_type], window, largest_side or viewport, quality)
-        except NotAssessable as fault:
-            raise HTTPException(406, fault.detail) from None
         return Response(content, media_type=media_type)
 
     return rendered
@@ -145,19 +142,8 @@ def _largest_side(text: str | None) -> int | None:
     return min(int(match[1]), int(match[2]))
 
 
-def _open(resources: DicomwebResources, instance: Instance) -> ImageFile:
-    try:
-        return frame_files.open_file(resources.file(instance))
-    except NotAssessable as fault:
-        status = 404 if fault.reason in ("not-an-image", "no-pixel-data") else 406
-        raise HTTPException(status, fault.detail) from None
-
-
-def _frame_numbers(text: str, image: ImageFile) -> list[int]:
-    """The numbers in an address. Answers 400 for what is not a list of numbers, 404 for a frame that does not exist."""
+def _frame_numbers(text: str) -> list[int]:
+    """The numbers in an address. Answers 400 for what is not a list of numbers."""
     if not re.fullmatch(r"[1-9]\d{0,6}(,[1-9]\d{0,6})*", text, re.ASCII):
         raise HTTPException(400, "frames must be numbers from 1, separated by commas")
-    numbers = [int(number) for number in text.split(",")]
-    if max(numbers) > image.frames:
-        raise HTTPException(404, "the image has fewer frames")
-    return numbers
+    return [int(number) for number in text.split(",")]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +17,17 @@ from worker.audit import events
 from worker.audit.events import Transferred
 from worker.db.views.archive import Instance, match_instances
 from worker.db.views.archive_matching import Keys
+from worker.decoding.answers import Answer
+from worker.decoding.pool import FileKilledDecoder
+from worker.decoding.tasks import Task
+from worker.errors import NotAssessable
 from worker.web.dependencies import Site
 from worker.web.dicomweb.messages import uids_of
 from worker.web.guard import Caller
 
 _VIEW_SECONDS = 600.0  # a viewer requests hundreds of frames of a study: they count as a single view
 _VIEWS_REMEMBERED = 1000
+_STATUS = {"not-an-image": 404, "no-pixel-data": 404, "no-such-frame": 404, "image-too-large": 422}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,7 @@ class DicomwebResources:
     def __init__(self, site: Site) -> None:
         self.database = site.database
         self.data_dir: Path = site.data_dir
+        self.decoders = site.decoders
         self._record = site.record
         self._views: OrderedDict[tuple[str, str, str], float] = OrderedDict()
         self._lock = threading.Lock()
@@ -73,6 +82,16 @@ class DicomwebResources:
     def file(self, instance: Instance) -> Path:
         return self.data_dir / str(instance.path)
 
+    def decoded(self, task: Task, caller: Caller) -> Answer:
+        """The answer of a decoder process. Answers 404, 406 or 422 where the file cannot be decoded."""
+        with answering_faults():
+            return self.decoders.answer(task, caller.name)
+
+    def picture(self, task: Task, caller: Caller) -> bytes:
+        """A small answer, from the cache where it is there. Answers as `decoded`."""
+        with answering_faults():
+            return self.decoders.picture(task, caller.name)
+
     def record_viewed(self, caller: Caller, instance: Instance) -> None:
         """Record that a caller views a study, once per _VIEW_SECONDS."""
         key, now = (caller.name, caller.address, instance.study_instance_uid), time.monotonic()
@@ -91,3 +110,18 @@ class DicomwebResources:
         first = instances[0]
         transferred = Transferred(first.study_instance_uid, first.patient_id, classes)
         self._record(events.retrieved(caller.name, caller.address, transferred))
+
+
+@contextmanager
+def answering_faults() -> Iterator[None]:
+    """Around a decoder's answer: what is wrong with the file becomes the status."""
+    try:
+        yield
+    except FileKilledDecoder as fault:
+        raise HTTPException(422, fault.detail) from None
+    except NotAssessable as fault:
+        raise HTTPException(_STATUS.get(fault.reason, 406), fault.detail) from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise HTTPException(503, "the disk is full", {"Retry-After": "60"}) from None
+        raise HTTPException(404, "the file is missing from the data folder") from None

@@ -13,9 +13,8 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from worker.db.views.archive import Instance
-from worker.errors import NotAssessable
+from worker.decoding import tasks
 from worker.logs import get_log
-from worker.pixels import frames
 from worker.web.dependencies import DICOMWEB_PREFIX, Reader
 from worker.web.dicomweb import negotiation
 from worker.web.dicomweb.attributes import AttributeReader
@@ -29,6 +28,7 @@ from worker.web.dicomweb.messages import (
 )
 from worker.web.dicomweb.negotiation import DICOM, OCTETS, MediaRange
 from worker.web.dicomweb.resources import DicomwebResources
+from worker.web.guard import Caller
 
 _PIECE_BYTES = 1 << 18
 _PIXEL_DATA = "7FE00010"
@@ -60,9 +60,9 @@ def _retrieve(resources: DicomwebResources, alone: bool) -> Callable[..., Any]:
         ]
         if not chosen:
             raise HTTPException(406, "instances are available as application/dicom, as stored or decompressed")
-        contents = [_content(resources, instance, syntax) for instance, syntax in chosen]
+        contents = [_content(resources, instance, syntax, caller) for instance, syntax in chosen]
         if alone:
-            contents = [start_content(contents[0])]
+            contents = [_start(contents[0])]
         resources.record_retrieved(caller, tuple(instance for instance, _ in chosen))
         types = [f"{DICOM}; transfer-syntax={syntax}" for _, syntax in chosen]
         if alone and not any(accepted.is_multipart or accepted.type == "*/*" for accepted in ranges):
@@ -91,19 +91,16 @@ def _transfer_syntax(instance: Instance, ranges: list[MediaRange]) -> str | None
     return None
 
 
-def start_content(content: Iterator[bytes]) -> Iterator[bytes]:
-    """The same content, its first piece made already: answers 406 for pixels that cannot be decompressed."""
-    try:
-        first = next(content)
-    except NotAssessable as fault:
-        raise HTTPException(406, fault.detail) from None
+def _start(content: Iterator[bytes]) -> Iterator[bytes]:
+    """The same content, its first piece made already: a fault of decompression becomes the status."""
+    first = next(content, b"")
     return chain([first], content)
 
 
-def _content(resources: DicomwebResources, instance: Instance, syntax: str) -> Iterator[bytes]:
+def _content(resources: DicomwebResources, instance: Instance, syntax: str, caller: Caller) -> Iterator[bytes]:
     if syntax == instance.transfer_syntax_uid:
         return _pieces(resources.file(instance))
-    return _decompressed(resources, instance)
+    return _decompressed(resources, instance, caller)
 
 
 def _pieces(file: Path) -> Iterator[bytes]:
@@ -112,13 +109,14 @@ def _pieces(file: Path) -> Iterator[bytes]:
             yield piece
 
 
-def _decompressed(resources: DicomwebResources, instance: Instance) -> Iterator[bytes]:
+def _decompressed(resources: DicomwebResources, instance: Instance, caller: Caller) -> Iterator[bytes]:
     """Decompress when its turn comes; on a failure the response breaks off rather than hold half an instance."""
     try:
-        yield frames.explicit_little_endian(resources.file(instance))
-    except NotAssessable as fault:
-        get_log().warning("instance not decompressed", reason=fault.reason)
+        answer = resources.decoded(tasks.explicit_little_endian(resources.file(instance)), caller)
+    except HTTPException as fault:
+        get_log().warning("instance not decompressed", status=fault.status_code)
         raise
+    yield from answer.whole()
 
 
 def _retrieve_metadata(resources: DicomwebResources, attributes: AttributeReader) -> Callable[..., Any]:
@@ -148,7 +146,7 @@ def _retrieve_bulk(resources: DicomwebResources, attributes: AttributeReader) ->
         if not ranges:
             raise HTTPException(406, "bulk data are available as application/octet-stream")
         if path == _PIXEL_DATA:
-            pieces = _pixels(resources, instance)
+            pieces = _pixels(resources, instance, caller)
         else:
             pieces = _value(attributes.read(instance, None, ""), path)
         resources.record_viewed(caller, instance)
@@ -159,12 +157,8 @@ def _retrieve_bulk(resources: DicomwebResources, attributes: AttributeReader) ->
     return bulkdata
 
 
-def _pixels(resources: DicomwebResources, instance: Instance) -> Iterable[bytes]:
-    try:
-        image = frames.open_file(resources.file(instance))
-    except NotAssessable as fault:
-        raise HTTPException(404, fault.detail) from None
-    return start_content(image.native_frames(range(1, image.frames + 1)))
+def _pixels(resources: DicomwebResources, instance: Instance, caller: Caller) -> Iterable[bytes]:
+    return resources.decoded(tasks.native_frames(resources.file(instance)), caller).whole()
 
 
 def _value(ds: Dataset, path: str) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -12,11 +13,11 @@ import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi import Path as PathParameter
 from PIL import Image
-from pydicom import dcmread
 
 from worker.db.views.series_detail import LARGEST_SERIES, SeriesDetail, ShownSlice, find_series_detail
+from worker.decoding import tasks
+from worker.decoding.pool import DecoderPool
 from worker.errors import NotAssessable
-from worker.inference import display
 from worker.reporting.draw_picture import ACTIVATION_THRESHOLD, colours
 from worker.results import Activation
 from worker.web.dependencies import NO_SUCH_SERIES, Reader, SeriesUid, Site
@@ -32,7 +33,7 @@ def series_images(site: Site) -> APIRouter:
     """PNG below /series/{uid}."""
     routes = APIRouter(include_in_schema=False, prefix="/series/{series_instance_uid}")
     data_dir = site.data_dir
-    windows = _Windows()
+    windows = _Windows(site.decoders)
 
     def detail_of(series_instance_uid: str) -> SeriesDetail:
         with site.database.read() as session:
@@ -58,9 +59,10 @@ def series_images(site: Site) -> APIRouter:
             raise HTTPException(410, "the images were deleted by the retention policy ([retention] pixel_days)")
         try:
             files = [data_dir / slice_.file for slice_ in detail.slices if slice_.file]
-            black, white = windows.of(series_instance_uid, files)
+            black, white = windows.of(series_instance_uid, files, caller.name)
             window = (black + low * (white - black), black + high * (white - black))
-            return _png(display.slice_png(data_dir / shown.file, shown.frame_number, window))
+            task = tasks.slice_png(data_dir / shown.file, shown.frame_number, window)
+            return _png(site.decoders.picture(task, caller.name))
         except NotAssessable as fault:
             raise HTTPException(422, fault.detail) from None
         except OSError:
@@ -79,12 +81,11 @@ def series_images(site: Site) -> APIRouter:
         if path is None:
             raise HTTPException(404, "no Secondary Capture was produced for this series")
         try:
-            pixels = dcmread(data_dir / path).pixel_array  # our own Secondary Capture: 8-bit RGB, not compressed
+            return _png(site.decoders.picture(tasks.picture_png(data_dir / path), caller.name))
+        except NotAssessable as fault:
+            raise HTTPException(422, fault.detail) from None
         except OSError:
             raise HTTPException(404, "the Secondary Capture is missing from the data folder") from None
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="PNG")
-        return _png(buffer.getvalue())
 
     return routes
 
@@ -92,17 +93,21 @@ def series_images(site: Site) -> APIRouter:
 class _Windows:
     """Caches the grey window of recently viewed series; computing it reads several files."""
 
-    def __init__(self) -> None:
+    def __init__(self, decoders: DecoderPool) -> None:
+        self._decoders = decoders
         self._windows: OrderedDict[tuple[str, int], tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, series_instance_uid: str, files: list[Path]) -> tuple[float, float]:
+    def of(self, series_instance_uid: str, files: list[Path], caller: str) -> tuple[float, float]:
         key = (series_instance_uid, len(files))
         with self._lock:
             if key in self._windows:
                 self._windows.move_to_end(key)
                 return self._windows[key]
-        window = display.grey_window(list(dict.fromkeys(files)))
+        # A file that ends its decoder must not hide the other slices.
+        usable = [file for file in dict.fromkeys(files) if not self._decoders.is_killer(file)]
+        low, high = json.loads(self._decoders.answer(tasks.grey_window(usable or files), caller).content())
+        window = (float(low), float(high))
         with self._lock:
             self._windows[key] = window
             if len(self._windows) > _WINDOWS_CACHED:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 from fastapi import HTTPException, Request
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-from tests.testbed.instances import encoded, mr_instance
 from worker.db.views.archive import Instance
-from worker.pixels.frames import open_file
 from worker.pixels.windowing import VoiFunction, Window
 from worker.web.dicomweb.frames import _form, _frame_numbers, _options
 from worker.web.dicomweb.negotiation import accepted
@@ -20,16 +17,8 @@ OCTETS, RLE = "application/octet-stream", "image/dicom-rle"
 
 
 @pytest.fixture(params=[ExplicitVRLittleEndian, RLELossless])
-def stored(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Instance, Path]:
-    ds = mr_instance()
-    content = encoded(ds)
-    path = tmp_path / "a.dcm"
-    if request.param == RLELossless:
-        ds.compress(RLELossless, generate_instance_uid=False)
-        ds.save_as(path, enforce_file_format=True)
-    else:
-        path.write_bytes(content)
-    return Instance("1.2", "1.3", "1.4", "1.5", str(request.param), "MR", "", "", "", "", None, "a.dcm"), path
+def stored(request: pytest.FixtureRequest) -> Instance:
+    return Instance("1.2", "1.3", "1.4", "1.5", str(request.param), "MR", "", "", "", "", None, "a.dcm")
 
 
 @pytest.mark.parametrize(
@@ -47,14 +36,13 @@ def stored(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Instance, Pa
     ],
 )
 def test_frames_are_sent_in_the_form_that_the_client_prefers(
-    stored: tuple[Instance, Path],
+    stored: Instance,
     accept: str | None,
     uncompressed: tuple[str, bool] | None,
     compressed: tuple[str, bool] | None,
 ) -> None:
-    instance, path = stored
-    expected = compressed if instance.transfer_syntax_uid == RLELossless else uncompressed
-    assert _form(instance, open_file(path), accepted(accept)) == expected
+    expected = compressed if stored.transfer_syntax_uid == RLELossless else uncompressed
+    assert _form(stored, accepted(accept)) == expected
 
 
 def request(**query: str) -> Request:
@@ -91,10 +79,9 @@ def test_an_option_that_is_not_valid_is_answered_400(query: dict[str, str]) -> N
     assert refused.value.status_code == 400
 
 
-def test_frames_are_numbered_from_one(stored: tuple[Instance, Path]) -> None:
-    image = open_file(stored[1])
-    assert _frame_numbers("1,1", image) == [1, 1]
-    for text, status in {"2": 404, "0": 400, "1,": 400, "x": 400, "9" * 8: 400}.items():
+def test_frames_are_numbered_from_one() -> None:
+    assert _frame_numbers("1,1") == [1, 1]
+    for text in ("0", "1,", "x", "9" * 8):
         with pytest.raises(HTTPException) as refused:
-            _frame_numbers(text, image)
-        assert refused.value.status_code == status
+            _frame_numbers(text)
+        assert refused.value.status_code == 400

@@ -8,7 +8,7 @@ import pytest
 
 # The limits hold for a whole process, so each case runs in a process of its own.
 _MEMORY = """
-from worker.jobs.process_limits import lift_memory_limit, limit_memory
+from worker.process_limits import lift_memory_limit, limit_memory
 limit_memory({limit})
 try:
     bytearray(64 << 20)
@@ -35,7 +35,7 @@ def test_memory_beyond_the_limit_is_refused_until_it_is_lifted(limit: int, answe
 def test_process_ends_inside_a_c_library_when_its_time_is_up() -> None:
     program = """
 import ctypes
-from worker.jobs.process_limits import end_process_after
+from worker.process_limits import end_process_after
 end_process_after(0.2)
 ctypes.PyDLL(None).sleep(60)  # holds the interpreter's lock
 """
@@ -45,7 +45,7 @@ ctypes.PyDLL(None).sleep(60)  # holds the interpreter's lock
 def test_cancelled_time_limit_ends_nothing() -> None:
     program = """
 import time
-from worker.jobs.process_limits import end_process_after
+from worker.process_limits import end_process_after
 end_process_after(0.2)
 end_process_after(0)
 time.sleep(0.4)
