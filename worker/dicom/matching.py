@@ -270,21 +270,32 @@ def _fold_character(character: str) -> str:
     return folded if len(folded) == 1 and not folded.isascii() else character
 
 
-def name_patterns(key: str) -> tuple[str, ...]:
-    """Wildcard patterns for a database: any name that the key matches, in lower case, matches at least one.
+@dataclass(frozen=True, slots=True)
+class NamePatterns:
+    """Wildcard patterns with which a database narrows the names that a key may match; `matches_value` decides.
 
-    Lower case of the ASCII letters alone, without trailing ` `, `^` and `=`. Names that the key does not match may
-    match too: `matches_value` decides.
+    They are for names in lower case (of ASCII letters alone) without trailing ` `, `^` and `=`. A name without `=` may
+    match where it has the pattern `single`, and matches surely if `is_exact`; a name with `=` may match where it has a
+    pattern of `grouped`.
     """
-    wanted = "".join("?" if _has_case(character) else character for character in _fold(key))
-    if "=" not in wanted:
-        group = wanted.rstrip(_NULL_COMPONENTS)
-        if not group:
-            return ("*",)
-        ends = (group, f"{group}=*", f"{group}^*=*", f"{group} *=*")  # the whole; a group, its null components
-        return (*ends, *(f"*={end}" for end in ends))
-    groups = _groups_of_key(wanted)
-    return ("*=".join(groups) + "*",)
+
+    single: str | None
+    is_exact: bool
+    grouped: tuple[str, ...]
+
+
+def name_patterns(key: str) -> NamePatterns:
+    """The patterns of a key, in which characters with case beyond ASCII are `?`."""
+    folded = _fold(key)
+    wanted = "".join("?" if _has_case(character) else character for character in folded)
+    if "=" in wanted:
+        groups = _groups_of_key(wanted)
+        return NamePatterns("*=".join(groups) or "*" if len(groups) < 2 else None, False, ("*=".join(groups) + "*",))
+    group = wanted.rstrip(_NULL_COMPONENTS)
+    if not group:
+        return NamePatterns("*", True, ("*",))
+    ends = (group, f"{group}=*", f"{group}^*=*", f"{group} *=*")  # at the end of the name; before another group
+    return NamePatterns(group, wanted == folded, (*ends, *(f"*={end}" for end in ends)))
 
 
 def _has_case(character: str) -> bool:

@@ -264,10 +264,18 @@ def test_a_wildcard_takes_a_step_per_character_whatever_the_pattern() -> None:
 
 @given(st.text("aAäÄ山^= *?K\u212a", max_size=6), st.text("aAäÄ山^= K\u212aßİ", max_size=8))
 def test_the_patterns_for_a_database_never_narrow_too_far(key: str, name: str) -> None:
-    name = name.strip()
+    key, name = key.strip(), name.strip()
+    if not key.strip("*"):
+        return
     stored = "".join(character.lower() if character.isascii() else character for character in name).rstrip(" ^=")
-    if key.strip("*") and matches_value("PN", key.strip(), name):
-        assert any(matches_wildcards(pattern, stored) for pattern in name_patterns(key.strip()))
+    patterns, is_match = name_patterns(key), matches_value("PN", key, name)
+    if "=" in name:
+        is_narrowed = any(matches_wildcards(pattern, stored) for pattern in patterns.grouped)
+    else:
+        is_narrowed = patterns.single is not None and matches_wildcards(patterns.single, stored)
+    assert is_narrowed or not is_match
+    if patterns.is_exact and "=" not in name:
+        assert is_match or not is_narrowed
 
 
 def test_a_character_without_case_is_the_case_of_no_other() -> None:

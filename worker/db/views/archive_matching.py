@@ -10,7 +10,7 @@ from typing import Any
 from typing import cast as typing_cast
 
 from pydicom.datadict import keyword_for_tag
-from sqlalchemy import JSON, ColumnElement, and_, cast, exists, false, func, or_, select
+from sqlalchemy import JSON, ColumnElement, and_, cast, exists, false, func, not_, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from worker.db.tables import ObjectKind, ObjectRow, ResultRow, SeriesRow
@@ -89,17 +89,25 @@ def of_study(session: Session, keys: Keys) -> list[ColumnElement[bool]]:
 
 
 def _has_name(session: Session, values: Sequence[str]) -> ColumnElement[bool]:
-    """Narrow the stored names by SQL, then ask the matcher. `lower` folds ASCII only, in SQLite and in collation C."""
-    column = func.rtrim(func.lower(SeriesRow.patient_name), " ^=")
-    patterns = dict.fromkeys(pattern for value in values for pattern in matching.name_patterns(value))
-    narrowed = select(SeriesRow.patient_name).distinct().where(*is_like(session, column, tuple(patterns)))
+    """Narrow the stored names by SQL; where that is not exact, the matcher decides on each name that remains."""
+    certain: list[ColumnElement[bool]] = []
+    doubtful: list[ColumnElement[bool]] = []
+    folded = func.rtrim(func.lower(SeriesRow.patient_name), " ^=")  # ASCII only, in SQLite and in collation C
+    has_groups = SeriesRow.patient_name.contains("=")
+    for value in values:
+        patterns = matching.name_patterns(value)
+        if patterns.single is not None:
+            condition = and_(not_(has_groups), *is_like(session, folded, [patterns.single]))
+            (certain if patterns.is_exact else doubtful).append(condition)
+        doubtful.append(and_(has_groups, *is_like(session, folded, patterns.grouped)))
+    narrowed = select(SeriesRow.patient_name).distinct().where(or_(*doubtful))
     names = [
         name for name in session.scalars(narrowed) if any(matching.matches_value("PN", value, name) for value in values)
     ]
     # As JSON, because the number of bound values is limited.
     listed = cast(names, JSON) if _is_postgresql(session) else json.dumps(names)
     rows = (func.json_array_elements_text if _is_postgresql(session) else func.json_each)(listed)
-    return SeriesRow.patient_name.in_(select(rows.table_valued("value").c.value))
+    return or_(*certain, SeriesRow.patient_name.in_(select(rows.table_valued("value").c.value)))
 
 
 def is_like(session: Session, column: Any, values: Sequence[str]) -> list[ColumnElement[bool]]:

@@ -125,9 +125,7 @@ def _window(text: str | None) -> Window | None:
     try:
         center, width, function = float(values[0]), float(values[1]), _FUNCTIONS[",".join(values[2:]) or "linear"]
     except (ValueError, IndexError, KeyError):
-        raise HTTPException(
-            400, f"window must be center,width,function; function is one of {', '.join(_FUNCTIONS)}"
-        ) from None
+        raise HTTPException(400, f"window must be center,width,function; functions: {', '.join(_FUNCTIONS)}") from None
     if not (math.isfinite(center) and math.isfinite(width) and width > 0):
         raise HTTPException(400, "window must be center,width,function with a width above 0")
     return Window(center, width, function)

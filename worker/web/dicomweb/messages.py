@@ -47,7 +47,7 @@ def entry_address(entry: Entry, address: str) -> str:
 def dataset_media_type(request: Request, alone: bool = False) -> str:
     """The media type in which the client accepts datasets without bulk data: PS3.18 8.7.3.2. Answers 406 for neither.
 
-    XML is for a single dataset, which is sent `alone`, or for one in each part.
+    XML is for a single dataset, which is sent `alone`, or for parts with a dataset each.
     """
     for media_range in negotiation.accepted(request.headers.get("accept")):
         if media_range.includes(negotiation.DICOM_JSON) or media_range.includes("application/json"):

@@ -60,7 +60,7 @@ _MORE = {
 _OPTIONS = {"limit": "", "offset": "0", "fuzzymatching": "false"}  # with their defaults
 # The values that are recorded in the audit trail.
 _SHOWN = KEYS_SHOWN | set(_OPTIONS) | {"includefield"}
-_DEEPEST = 8  # sequences within one another
+_DEEPEST = 8  # levels of nested sequences
 
 
 class InvalidQuery(Exception):
