@@ -42,6 +42,8 @@ def statement() -> str:
             ),
             ("0xA900 Data set does not match", "UIDs missing, malformed, or other than in the command", "no"),
             ("0xC000 Cannot understand", "the data set does not parse", "no"),
+            ("0x0117 Invalid object instance", "the Affected SOP Instance UID of the command is not a UID", "no"),
+            ("0x0120 Missing attribute", "the command lacks an attribute that PS3.7 requires", "no"),
             ("0x0110 Processing failure", "an internal fault; the log holds it", "no"),
         ],
     )
@@ -96,10 +98,17 @@ Each in every one of these transfer syntaxes; stored as sent, never transcoded:
 
 {syntaxes}
 
-- Associations: up to {receive.maximum_associations} at once (`maximum_associations`), PDU up to
-  {receive.maximum_pdu_bytes} bytes (`maximum_pdu_bytes`), ended after {receive.idle_seconds:g} s of silence
+- Associations: up to {receive.maximum_associations} at once (`maximum_associations`), of them
+  {receive.maximum_associations_per_ae_title} of an AE title, {receive.maximum_associations_per_address} of an address
+  that is no known peer's, and the last {receive.reserved_associations} for known peers; others are rejected (transient,
+  local limit exceeded). When these run short, an association that has sent nothing but C-ECHO for
+  {receive.yield_seconds:g} s (`yield_seconds`) is aborted for a new one. A connection without an A-ASSOCIATE-RQ is
+  closed after {receive.request_seconds:g} s (`request_seconds`). Unknown items of an A-ASSOCIATE-RQ are ignored, and of
+  the protocol version bit 0 alone is tested; AE titles end at their first NUL, an empty one is read as UNKNOWN. PDU up
+  to {receive.maximum_pdu_bytes} bytes (`maximum_pdu_bytes`), ended after {receive.idle_seconds:g} s of silence
   (`idle_seconds`) and after {receive.maximum_association_seconds:g} s in all (`maximum_association_seconds`).
-  A longer PDU, a command set above 64 KiB, and requests that wait for no answer end the association. Calling AE
+  A longer or unknown PDU, a P-DATA-TF without a value or on a context that was not accepted, a command set above
+  64 KiB, and requests that wait for no answer end the association by an A-ABORT. Calling AE
   titles: any, or those in `allowed_peers`. One operation at a time per association.
 - C-STORE statuses:
 

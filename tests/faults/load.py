@@ -59,7 +59,14 @@ def many_associations(folder: Path, seconds: float, associations: int = 64, seed
     outcome = Outcome(f"{associations} associations at once for {seconds / 60:.3g} min, mixed sizes", seed=seed)
     settings = {
         "worker": {"bundle": str(tiny_bundle()), "lease_seconds": 5},
-        "receive": {"quiet_seconds": 2, "minimum_free_bytes": 0, "maximum_associations": associations + 8},
+        "receive": {
+            "quiet_seconds": 2,
+            "minimum_free_bytes": 0,
+            "maximum_associations": associations + 8,
+            # They all come from this machine, most by one AE title.
+            "maximum_associations_per_address": associations + 8,
+            "maximum_associations_per_ae_title": associations + 8,
+        },
         # The receiver is what is measured: every series is refused with its reason and no model is asked.
         "eligibility": {"minimum_slices": 1000},
     }

@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from tests.faults import breakages, decoders, fuzz, hosts, load
+from tests.faults import breakages, decoders, floods, fuzz, hosts, load
 from tests.faults.bed import Outcome
 from tests.testbed import dcmtk, orthanc, postgres
 
@@ -82,6 +82,7 @@ ROWS: Mapping[str, Row] = {
     "datasets": Row(lambda folder, part: fuzz.hostile_bytes(folder, _of(20_000, part), 0), 120),
     "files": Row(lambda folder, part: fuzz.mutated_files(folder, _of(20_000, part)), 60),
     "pdus": Row(lambda folder, part: fuzz.hostile_bytes(folder, 0, _of(20_000, part), seed=8), 60),
+    "floods": Row(lambda folder, part: floods.connection_floods(folder, 600 * part), 30),
     "associations": Row(lambda folder, part: load.many_associations(folder, 1800 * part), 60),
     "decoder-deaths": Row(lambda folder, part: decoders.decoder_deaths(folder, _of(6_000, part)), 120),
 }  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import breakages, load, soak
+from tests.faults import breakages, floods, load, soak
 from tests.faults.bed import SLICES, Outcome
 
 needs_mount = pytest.mark.skipif(not breakages.can_mount(), reason="mounting a small tmpfs takes root")
@@ -37,6 +37,13 @@ def test_many_associations_take_nothing_that_they_do_not_give_back(tmp_path: Pat
     outcome = load.many_associations(tmp_path, seconds=4)
     assert (outcome.lost, outcome.duplicated, outcome.notes) == (0, 0, [])
     assert outcome.instances > 0
+
+
+@pytest.mark.timeout(300)
+def test_connection_floods_keep_nobody_out(tmp_path: Path) -> None:
+    outcome = floods.connection_floods(tmp_path, seconds=8)
+    assert (outcome.lost, outcome.duplicated, outcome.notes) == (0, 0, [])
+    assert outcome.survived == outcome.tries > 4
 
 
 def test_the_table_has_a_line_for_each_row_that_was_run(tmp_path: Path) -> None:

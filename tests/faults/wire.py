@@ -54,11 +54,20 @@ def store_command(sop_class_uid: str, sop_instance_uid: str, message_id: int = 1
     command = Dataset()
     command.AffectedSOPClassUID, command.AffectedSOPInstanceUID = UID(sop_class_uid), UID(sop_instance_uid)
     command.CommandField, command.MessageID, command.Priority, command.CommandDataSetType = 0x0001, message_id, 2, 1
-    body = _implicit(command)
+    body = implicit(command)
     return struct.pack("<HHII", 0x0000, 0x0000, 4, len(body)) + body
 
 
-def _implicit(ds: Dataset) -> bytes:
+def echo_command(message_id: int = 1) -> bytes:
+    """The command set of a C-ECHO-RQ (PS3.7 9.3.5.1)."""
+    command = Dataset()
+    command.AffectedSOPClassUID = UID("1.2.840.10008.1.1")
+    command.CommandField, command.MessageID, command.CommandDataSetType = 0x0030, message_id, 0x0101
+    body = implicit(command)
+    return struct.pack("<HHII", 0x0000, 0x0000, 4, len(body)) + body
+
+
+def implicit(ds: Dataset) -> bytes:
     from pydicom.filebase import DicomBytesIO
 
     buffer = DicomBytesIO()
@@ -82,14 +91,19 @@ RELEASE_REQUEST = pdu(0x05, bytes(4))
 class Wire:
     """One connection. Every wait ends after `seconds` with TimeoutError: that is a hang of the other side."""
 
-    def __init__(self, port: int, seconds: float = 30.0, host: str = "127.0.0.1") -> None:
-        self._socket = socket.create_connection((host, port), timeout=seconds)
+    def __init__(self, port: int, seconds: float = 30.0, host: str = "127.0.0.1", source: str | None = None) -> None:
+        self._socket = socket.create_connection(
+            (host, port), timeout=seconds, source_address=(source, 0) if source is not None else None
+        )
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._socket.close()
 
     def send(self, content: bytes) -> None:

@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import socket
 import struct
-import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from pydicom.uid import MRImageStorage
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE
-from pynetdicom.acse import ACSE
+from pynetdicom.sop_class import Verification
 
+from tests.faults import mutate
+from tests.faults.wire import (
+    ABORTED,
+    ACCEPTED,
+    Closed,
+    Wire,
+    associate_request,
+    data_pdus,
+    echo_command,
+    status_of,
+    store_command,
+)
 from tests.testbed import dcmtk
 from tests.testbed.certificates import make_certificates
 from tests.testbed.instances import encoded, mr_instance, write_series
 from tests.testbed.raw_store import raw_store
 from tests.testbed.receiver import receiving
 from tests.testbed.waiting import wait_until
+from worker.config.sections import PeerSection
 from worker.db.engine import Database
 from worker.db.series_status import unfinished_counts
 from worker.dicom import standard
-from worker.receive import limits
+from worker.receive.fast_store import FastStore
+from worker.receive.limits import LimitedMessages
 
 SMALLEST = 1 << 16
 
@@ -70,9 +86,11 @@ def test_silence_in_the_middle_of_a_pdu_ends_the_connection(tmp_path: Path) -> N
         assert _is_closed(peer)
 
 
-def test_a_byte_now_and_then_is_no_negotiation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_NEGOTIATION_SECONDS", 0.5)
-    with receiving(tmp_path) as (port, _), socket.create_connection(("127.0.0.1", port)) as peer:
+def test_a_byte_now_and_then_is_no_negotiation(tmp_path: Path) -> None:
+    with (
+        receiving(tmp_path, request_seconds=0.5) as (port, _),
+        socket.create_connection(("127.0.0.1", port)) as peer,
+    ):
         peer.sendall(struct.pack(">BBL", 1, 0, 100_000))
         wait_until(lambda: not _goes_out(peer, b"\x00"), "the end of the connection", 30, every=0.05)
 
@@ -93,54 +111,110 @@ def test_an_association_ends_when_its_time_is_over(tmp_path: Path) -> None:
         wait_until(lambda: assoc.is_aborted, "an A-ABORT", 30, every=0.05)
 
 
-def test_an_association_that_ends_just_now_is_not_taken_for_one_that_was_never_agreed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks: list[int] = []
-
-    def release_beside_a_look(acse: ACSE, is_response: bool = False) -> None:
-        if is_response:  # pynetdicom has not answered yet
-            monkeypatch.setattr(acse.assoc, "is_established", False)
-            server = acse.assoc._server
-            server.opened[acse.assoc] -= 2 * limits._NEGOTIATION_SECONDS
-            looks.append(server.end_overdue())
-        send_release(acse, is_response)
-
-    send_release = ACSE.send_release
-    with receiving(tmp_path) as (port, _):
-        ae = AE(ae_title="PACS")
-        ae.add_requested_context(MRImageStorage)
-        assoc = ae.associate("127.0.0.1", port, ae_title="AI_WORKER")
-        monkeypatch.setattr(ACSE, "send_release", release_beside_a_look)
-        assoc.release()
-        wait_until(lambda: looks, "the release", 30, every=0.02)
-    assert (looks, assoc.is_released, assoc.is_aborted) == ([0], True, False)
+ECHO = [(str(Verification), str(ImplicitVRLittleEndian))]
 
 
-def test_connections_beyond_all_associations_are_closed_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_SPARE_CONNECTIONS", 0)
-    with receiving(tmp_path, maximum_associations=1) as (port, _):
-        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
-        wait_until(lambda: _connections(port) == 2, "both connections", 30, every=0.05)
-        with socket.create_connection(("127.0.0.1", port)) as one_too_many:
-            assert _is_closed(one_too_many)
-        for connection in silent:
-            connection.close()
+@contextmanager
+def _crowd(port: int, number: int, *, calling: bytes | None = None) -> Iterator[list[Wire]]:
+    """Connections; with `calling`, associations that do nothing."""
+    with ExitStack() as stack:
+        peers = [stack.enter_context(Wire(port)) for _ in range(number)]
+        for index, peer in enumerate(peers if calling is not None else []):
+            peer.send(associate_request(ECHO, calling=calling or b"HOG%d" % index))
+            assert peer.receive()[0] == ACCEPTED
+        yield peers
 
 
-def _connections(port: int) -> int:
-    servers = [getattr(one, "_server", None) for one in threading.enumerate()]
-    return sum(getattr(one, "server_address", None) == ("127.0.0.1", port) for one in servers)
+def _is_answered(port: int, calling: bytes = b"PACS") -> bool:
+    with Wire(port) as peer:
+        peer.send(associate_request(ECHO, calling=calling))
+        return peer.receive()[0] == ACCEPTED
+
+
+def _echo(peer: Wire, number: int = 1) -> int:
+    for part in data_pdus(1, echo_command(number), command=True):
+        peer.send(part)
+    return status_of(peer.receive()[1])
+
+
+def test_silent_connections_keep_nobody_out_and_are_cut(tmp_path: Path) -> None:
+    with receiving(tmp_path, maximum_associations=4, request_seconds=1) as (port, _), _crowd(port, 200) as silent:
+        assert all(_is_answered(port) for _ in range(4))
+        for peer in silent:
+            with pytest.raises(Closed):
+                peer.receive()
+        assert _is_answered(port)
+
+
+def test_idle_associations_of_a_title_keep_nobody_out(tmp_path: Path) -> None:
+    shares = {"maximum_associations": 6, "maximum_associations_per_ae_title": 4}
+    with receiving(tmp_path, **shares) as (port, _), _crowd(port, 4, calling=b"HOG"):
+        assert not _is_answered(port, b"HOG")
+        assert _is_answered(port)
+
+
+def test_idle_associations_under_many_titles_keep_no_known_peer_out(tmp_path: Path) -> None:
+    peer = PeerSection(ae_title="PACS", host="127.0.0.1", port=104)
+    shares = {"maximum_associations": 6, "reserved_associations": 2}
+    with receiving(tmp_path, peers=(peer,), **shares) as (port, _), _crowd(port, 4, calling=b""):
+        assert not _is_answered(port, b"OTHER")
+        assert _is_answered(port)
+
+
+def test_an_echo_now_and_then_holds_no_place_when_places_are_short(tmp_path: Path) -> None:
+    with (
+        receiving(tmp_path, maximum_associations=2, yield_seconds=0.5) as (port, _),
+        _crowd(port, 2, calling=b"HOG") as idle,
+    ):
+        for number in range(1, 5):
+            assert [_echo(peer, number) for peer in idle] == [0, 0]
+            time.sleep(0.15)
+        assert _is_answered(port)
+        assert idle[0].receive()[0] == ABORTED
+        assert _echo(idle[1], 9) == 0  # nobody needs its place
+
+
+def test_waiting_costs_no_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+    next_pdu, get_msg = FastStore._next_pdu, LimitedMessages.get_msg
+    monkeypatch.setattr(FastStore, "_next_pdu", lambda self: looks.append("reader") or next_pdu(self))
+    monkeypatch.setattr(
+        LimitedMessages, "get_msg", lambda self, block=False: looks.append("reactor") or get_msg(self, block)
+    )
+    with receiving(tmp_path) as (port, _), _crowd(port, 20), _crowd(port, 20, calling=b"IDLE"):
+        time.sleep(1)
+        looks.clear()
+        time.sleep(2)
+        assert looks.count("reader") <= 2.5 * 40
+        assert looks.count("reactor") <= 2.5 * 20
+
+
+def test_an_association_that_works_is_not_ended_for_another(tmp_path: Path) -> None:
+    with receiving(tmp_path, maximum_associations=1, yield_seconds=4) as (port, _), Wire(port) as sender:
+        [context] = sender.associate([(str(MRImageStorage), str(ExplicitVRLittleEndian))])
+        ds = mr_instance(1, "slow", Rows=64, Columns=64, PixelData=bytes(2 * 64 * 64))
+        content, uid = mutate.encode(ds, str(ExplicitVRLittleEndian)), str(ds.SOPInstanceUID)
+        for part in data_pdus(context, store_command(str(MRImageStorage), uid), command=True):
+            sender.send(part)
+        for part in data_pdus(context, content, command=False, size=1 + len(content) // 8):
+            time.sleep(0.6)
+            sender.send(part)
+            assert not _is_answered(port)
+        assert status_of(sender.receive()[1]) == standard.SUCCESS
 
 
 @pytest.mark.skipif(not (dcmtk.installed() and dcmtk.installed("openssl")), reason="DCMTK or openssl is not installed")
-def test_a_peer_that_does_not_shake_hands_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_does_not_shake_hands_holds_up_no_other(tmp_path: Path) -> None:
     certificates = make_certificates(tmp_path)
     certificate, key = certificates.files("peer")
-    tls = {"tls_certificate": certificate, "tls_key": key, "tls_authority": certificates.authority}
+    tls = {
+        "tls_certificate": certificate,
+        "tls_key": key,
+        "tls_authority": certificates.authority,
+        "request_seconds": 2,
+    }
     with receiving(tmp_path, **tls) as (port, _), socket.create_connection(("127.0.0.1", port)):
         arguments = ["+tls", str(key), str(certificate), "+cf", str(certificates.authority)]
         dcmtk.run("echoscu", *arguments, "-aec", "AI_WORKER", "127.0.0.1", str(port))
-        monkeypatch.setattr(limits, "_HANDSHAKE_SECONDS", 0.3)
         with socket.create_connection(("127.0.0.1", port)) as silent:
             assert _is_closed(silent)

@@ -75,6 +75,11 @@ class ReceiveSection(TlsFiles):
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     require_called_ae_title: bool = False
     maximum_associations: int = Field(default=64, ge=1)
+    maximum_associations_per_address: int = Field(default=48, ge=1)
+    maximum_associations_per_ae_title: int = Field(default=32, ge=1)
+    reserved_associations: int = Field(default=8, ge=0)
+    request_seconds: float = Field(default=5.0, gt=0)
+    yield_seconds: float = Field(default=10.0, gt=0)
     maximum_pdu_bytes: int = Field(default=1 << 20, ge=4096)
     idle_seconds: float = Field(default=60.0, gt=0)
     maximum_association_seconds: float = Field(default=14400.0, gt=0)

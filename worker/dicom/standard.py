@@ -63,6 +63,9 @@ QUERY_RETRIEVE: dict[str, str] = {
 # PS3.4 Table B.2-1 and PS3.7 Annex C.
 SUCCESS = 0x0000
 PROCESSING_FAILURE = 0x0110
+INVALID_INSTANCE = 0x0117  # PS3.7 C.5.7
+MISSING_ATTRIBUTE = 0x0120  # PS3.7 C.5.14
+RESOURCE_LIMITATION = 0x0213  # PS3.7 C.5.26
 DUPLICATE_SOP_INSTANCE = 0x0111
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 OUT_OF_RESOURCES = 0xA700
@@ -83,7 +86,7 @@ _FAILURES = {
     PROCESSING_FAILURE: "processing failure",
     DUPLICATE_SOP_INSTANCE: "duplicate SOP instance",
     0x0112: "no such object instance",
-    0x0117: "invalid object instance",
+    INVALID_INSTANCE: "invalid object instance",
     0x0119: "class-instance conflict",
     SOP_CLASS_NOT_SUPPORTED: "SOP class not supported",
     0x0124: "not authorised",

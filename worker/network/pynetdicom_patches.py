@@ -17,14 +17,16 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from pynetdicom import _config
+from pynetdicom import _config, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import RequestHandler
 
 # Events of the state machine (PS3.8 9.2.2).
+REQUEST_RECEIVED = "Evt6"
 CONNECTION_CLOSED = "Evt17"
 INVALID_PDU = "Evt19"  # unrecognised or invalid; the association is aborted
+PROVIDER_ABORT = bytes([7, 0, 0, 0, 0, 4, 0, 0, 2, 6])  # A-ABORT: the provider's, invalid PDU parameter (PS3.8 9.3.8)
 # Its states (PS3.8 Table 9-10).
 IDLE, AWAITING_REQUEST, ESTABLISHED, AWAITING_CLOSE = "Sta1", "Sta2", "Sta6", "Sta13"
 
@@ -54,6 +56,26 @@ def replace_reader(assoc: Association, read: Callable[[], bool]) -> Callable[[],
     assoc.dul._is_transport_event = read
     assoc.dul._run_loop_delay = 0.0
     return original
+
+
+def replace_upper_layer_run(assoc: Association, run: Callable[[Callable[[], None]], None]) -> None:
+    """Have the upper layer's thread call `run` with what it would have run."""
+    assoc.dul.run = partial(run, assoc.dul.run)
+
+
+def wake_upper_layer_by(assoc: Association, wake: Callable[[], None]) -> None:
+    """Have `wake` called after another thread gave the upper layer something to send, or told it to end."""
+    send, kill = assoc.dul.send_pdu, assoc.dul.kill_dul
+
+    def send_and_wake(primitive: Any) -> None:
+        send(primitive)
+        wake()
+
+    def kill_and_wake() -> None:
+        kill()
+        wake()
+
+    assoc.dul.send_pdu, assoc.dul.kill_dul = send_and_wake, kill_and_wake
 
 
 def replace_recv(assoc: Association, recv: Callable[[int], bytearray]) -> None:
@@ -136,9 +158,27 @@ def signal_pdu(assoc: Association, pdu: bytearray) -> None:
     assoc.dul._recv_pdu.put(decoded)
 
 
+def reject(assoc: Association, result: int, source: int, diagnostic: int) -> None:
+    """Answer an association request with an A-ASSOCIATE-RJ; for the handler of EVT_REQUESTED."""
+    assoc.acse.send_reject(result, source, diagnostic)
+    assoc.is_rejected = True
+    evt.trigger(assoc, evt.EVT_REJECTED, {})
+    assoc.kill()
+
+
 def signal_no_request(assoc: Association) -> None:
     """End the reactor's wait for an A-ASSOCIATE-RQ."""
     assoc.dul.to_user_queue.put(None)
+
+
+def end_at_once(assoc: Association) -> None:
+    """End both threads after one of them failed, past the state machine: an A-ABORT, and the end of the connection."""
+    assoc.is_aborted, assoc.is_established = True, False
+    assoc._kill = assoc.dul._kill_thread = True
+    socket = assoc.dul.socket
+    if socket is not None and socket.socket is not None:
+        socket.send(PROVIDER_ABORT)
+        socket.close()
 
 
 def is_stopping(assoc: Association) -> bool:
@@ -187,6 +227,13 @@ def answering_itself(assoc: Association) -> Iterator[None]:
         yield
     finally:
         assoc._is_paused = False
+
+
+def send_status(assoc: Association, request: Any, context_id: int, status: int) -> None:
+    """Answer a message by a status alone."""
+    response = type(request)()
+    response.MessageIDBeingRespondedTo, response.Status = request.MessageID, status
+    assoc.dimse.send_msg(response, context_id)
 
 
 def resume_reactor(assoc: Association) -> None:

@@ -6,12 +6,10 @@ for others. No pixel is decoded, and few operations run at once, so that receivi
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from ipaddress import ip_address
 from typing import Any
 
 from pydicom import Dataset
@@ -33,6 +31,7 @@ from worker.dicom import matching, standard
 from worker.dicom.header import read_stored_header
 from worker.logs import fault_fields, get_log
 from worker.network import pynetdicom_patches as patches
+from worker.network.known_peers import KnownPeers
 from worker.query_retrieve import identifiers, sub_operations
 from worker.query_retrieve.identifiers import Identifier, Mismatch
 from worker.query_retrieve.sub_operations import SUB_OPERATIONS_AT_MOST, RetrieveRequest
@@ -57,7 +56,7 @@ class QueryRetrieveScp:
         self._data_dir = settings.worker.data_dir
         self._database = database
         self._record = record
-        self._allowed = {peer.ae_title: peer for peer in settings.peer if peer.may_retrieve}
+        self._allowed = KnownPeers(peer for peer in settings.peer if peer.may_retrieve)
         # Where C-MOVE may send to, by AE title; a peer's own entry takes precedence over a destination's.
         entities: list[ApplicationEntity] = [*settings.application_entities, *settings.peer]
         self._known = {entity.ae_title: entity for entity in entities}
@@ -80,8 +79,7 @@ class QueryRetrieveScp:
         if not proposed & set(standard.QUERY_RETRIEVE):
             return
         calling, address = str(requestor.primitive.calling_ae_title).strip(), str(requestor.address)
-        peer = self._allowed.get(calling)
-        if peer is None or not is_address_of(address, peer.host):
+        if self._allowed.find(calling, address) is None:
             get_log().warning("query and retrieve refused", reason="may_retrieve", peer=address)
             self._record(events.connection_refused(calling, address, self._ae_title, "may_retrieve"))
             return
@@ -227,16 +225,6 @@ def _slot_of(slots: threading.BoundedSemaphore) -> Iterator[None]:
         yield
     finally:
         slots.release()
-
-
-def is_address_of(address: str, host: str) -> bool:
-    """True where an address belongs to a host."""
-    try:
-        addresses = {ip_address(info[4][0]) for info in socket.getaddrinfo(host, None)}
-        given = ip_address(address)
-    except (OSError, ValueError):
-        return False
-    return given in addresses or getattr(given, "ipv4_mapped", None) in addresses
 
 
 def _contexts(storage: list[PresentationContext], as_scp: set[str]) -> list[PresentationContext]:

@@ -5,6 +5,9 @@ millisecond, and every PDU is copied seven times and passes through a dozen obje
 the bytes themselves, collects a C-STORE-RQ with two copies, has it stored and answers. Everything that is not a
 well-formed C-STORE-RQ on an accepted context is handled by pynetdicom: association control, C-ECHO, queries, storage
 commitment, and whatever is malformed. The issue text for pynetdicom is docs/upstream/pynetdicom-polling.md.
+
+While nothing happens both threads sleep: the reading thread until bytes arrive or another thread gives it something to
+send, the answering thread until a message was read.
 """
 
 from __future__ import annotations
@@ -23,10 +26,14 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import P_DATA
 
 from worker.dicom import standard
+from worker.errors import RefusedInstance
+from worker.logs import fault_fields, get_log
+from worker.network import association_request
 from worker.network import pynetdicom_patches as patches
+from worker.receive.places import Place
 from worker.storage.acceptance import StoreRequest
 
-_P_DATA = 0x04
+_ASSOCIATE_RQ, _P_DATA = 0x01, 0x04
 _COMMAND, _LAST = 1, 2  # PS3.8 E.2
 _C_STORE_RQ, _C_STORE_RSP, _NO_DATASET = 0x0001, 0x8001, 0x0101  # PS3.7 9.3.1
 # PS3.7 E.1, of group 0000.
@@ -34,38 +41,65 @@ _SOP_CLASS, _FIELD, _MESSAGE_ID, _ANSWERED_ID, _PRIORITY = 0x0002, 0x0100, 0x011
 _DATASET_TYPE, _STATUS, _SOP_INSTANCE = 0x0800, 0x0900, 0x1000
 _LONGEST_ANSWER = 512
 _READ_AHEAD = 1 << 16
-_BUSY_MS, _IDLE_MS = 1, 20  # between looks at what other threads want to send
-_BUSY_SECONDS = 1.0
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 1.0  # pynetdicom's timers count in this unit while nothing else wakes the threads
+_CLOSING_SECONDS = 0.001
+_KNOWN_PDUS = range(1, 8)  # PS3.8 9.3.1
 
 
 class FastStore:
     """Reads the connection of one association, in pynetdicom's reading thread."""
 
     def __init__(
-        self, assoc: Association, longest_pdu: int, maximum_bytes: int, store: Callable[[StoreRequest], int]
+        self,
+        assoc: Association,
+        place: Place,
+        longest_pdu: int,
+        maximum_bytes: int,
+        store: Callable[[StoreRequest], int],
     ) -> None:
         """`maximum_bytes` of a dataset are kept; `store` returns the status to answer and raises nothing."""
         self._assoc = assoc
+        self._place = place
         self._buffer = _ReadBuffer(longest_pdu)
         self._maximum_bytes = maximum_bytes
         self._store = store
         # The request whose command has arrived, and so much of its dataset; None between requests.
         self._request: StoreRequest | None = None
         self._context_id = self._message_id = self._dataset_bytes = 0
+        self._look_seconds = min(_LOOK_SECONDS, (assoc.network_timeout or _LOOK_SECONDS) / 2)
+        self._wake = _Wake()
+        self._connection_number = patches.connection(assoc).fileno()
         self._poll = select.poll()
-        self._poll.register(patches.connection(assoc), select.POLLIN)
-        self._busy_until = 0.0
-        self._handed_over = True
+        self._poll.register(self._connection_number, select.POLLIN)
+        self._poll.register(self._wake.number, select.POLLIN)
+        self._is_new = self._handed_over = True
         self._work = threading.Event()
         self._sending = threading.Lock()
 
     def take_over(self) -> None:
         """Replace pynetdicom's reader and its polling, before the association's threads are started."""
         self._read_by_pynetdicom = patches.replace_reader(self._assoc, self._next_pdu)
-        patches.replace_reactor_sleep(self._assoc, self._work, _LOOK_SECONDS)
+        patches.replace_reactor_sleep(self._assoc, self._work, self._look_seconds)
+        patches.replace_upper_layer_run(self._assoc, self._run)
+        patches.wake_upper_layer_by(self._assoc, self._wake_both)
         # No answer of ours comes between the command and the dataset of another thread's message.
         patches.send_messages_under(self._assoc, self._sending)
+
+    def _wake_both(self) -> None:
+        self._wake.wake()
+        self._work.set()
+
+    def _run(self, run: Callable[[], None]) -> None:
+        """The reading thread: whatever a hostile peer brings about in it, the peer gets an A-ABORT and we an end."""
+        try:
+            run()
+        except Exception as error:  # a thread's boundary: hostile bytes may raise anything in the state machine
+            get_log().warning("association failed", **fault_fields(error))
+            patches.end_at_once(self._assoc)
+        finally:
+            patches.signal_no_request(self._assoc)
+            self._work.set()
+            self._wake.close()
 
     # --- reading ---
 
@@ -78,15 +112,22 @@ class FastStore:
             self._handed_over = False
             self._work.set()
         connection, state = patches.connection(self._assoc), patches.state(self._assoc)
+        if state == patches.IDLE:  # the connection is new, and the state machine is told so next; or at its end
+            if not self._is_new:
+                time.sleep(_CLOSING_SECONDS)
+            self._is_new = False
+            self._handed_over = True
+            return False
         if state == patches.AWAITING_CLOSE or connection is None or connection.fileno() < 0:
-            time.sleep(_BUSY_MS / 1000)
+            time.sleep(_CLOSING_SECONDS)
             return self._leave_to_pynetdicom()
         has_read = False
-        while self._has_input(connection, state):
-            if state != patches.ESTABLISHED and not self._buffer.holds:
-                return self._leave_to_pynetdicom()
+        while self._has_input(connection):
             try:
                 pdu = self._buffer.next_pdu(connection)
+            except _UnknownPdu:
+                self._refuse_pdu()
+                return True
             except OSError:  # its end, silence in the middle of a PDU, or a PDU above the maximum length
                 self._handed_over = True
                 patches.signal(self._assoc, patches.CONNECTION_CLOSED)
@@ -94,6 +135,8 @@ class FastStore:
             has_read = True
             if state == patches.ESTABLISHED:
                 self._take(pdu)
+            elif state == patches.AWAITING_REQUEST and pdu[0] == _ASSOCIATE_RQ:
+                self._take_association_request(pdu)
             else:
                 self._hand_over(pdu)
             if self._handed_over or patches.is_stopping(self._assoc) or patches.unsent(self._assoc):
@@ -101,12 +144,14 @@ class FastStore:
             patches.restart_idle_timer(self._assoc)
         return has_read
 
-    def _has_input(self, connection: Any, state: str) -> bool:
-        """Whether there is something to read, now or in a moment."""
+    def _has_input(self, connection: Any) -> bool:
+        """Whether there is something to read; waits for it while nothing else needs this thread."""
         if self._buffer.holds or (isinstance(connection, ssl.SSLSocket) and connection.pending()):
             return True
-        busy = state != patches.ESTABLISHED or time.monotonic() < self._busy_until
-        return bool(self._poll.poll(_BUSY_MS if busy else _IDLE_MS))
+        ready = [number for number, _ in self._poll.poll(self._look_seconds * 1000)]
+        if self._wake.number in ready:
+            self._wake.clear()
+        return self._connection_number in ready
 
     def _leave_to_pynetdicom(self) -> bool:
         self._handed_over = True
@@ -115,19 +160,37 @@ class FastStore:
     def _take(self, pdu: memoryview) -> None:
         """A PDU of an established association: a part of a C-STORE-RQ, or for pynetdicom."""
         values = _values(pdu) if pdu[0] == _P_DATA else []
+        if pdu[0] == _P_DATA and not self._are_negotiated(values):
+            self._refuse_pdu()
+            return
         if self._request is None or pdu[0] != _P_DATA:
             self._request = None
             if not values or not self._begin(*values.pop(0)):
                 self._hand_over(pdu)
                 return
-        if values is None or not all(self._collect(*value) for value in values):
-            self._request = None
-            self._handed_over = True
-            patches.signal(self._assoc, patches.INVALID_PDU)
+        if not all(self._collect(*value) for value in values or ()):
+            self._refuse_pdu()
+
+    def _are_negotiated(self, values: list[tuple[int, int, memoryview]] | None) -> bool:
+        """Whether there is a value, and each is of an accepted presentation context (PS3.8 9.3.5.1)."""
+        return bool(values) and all(patches.accepted_context(self._assoc, value[0]) for value in values or ())
+
+    def _take_association_request(self, pdu: memoryview) -> None:
+        try:
+            request = association_request.normalise(pdu)
+        except association_request.MalformedRequest:
+            self._refuse_pdu()
+        else:
+            self._hand_over(memoryview(request))
+
+    def _refuse_pdu(self) -> None:
+        """Have the association aborted (PS3.8 9.2, AA-1 and AA-8)."""
+        self._request = None
+        self._handed_over = True
+        patches.signal(self._assoc, patches.INVALID_PDU)
 
     def _hand_over(self, pdu: memoryview) -> None:
         self._handed_over = True
-        self._busy_until = time.monotonic() + _BUSY_SECONDS
         patches.signal_pdu(self._assoc, bytearray(pdu))
 
     def _begin(self, context_id: int, control: int, value: memoryview) -> bool:
@@ -148,11 +211,15 @@ class FastStore:
         message_id = _number(command, _MESSAGE_ID)
         if message_id is None or _PRIORITY not in command or sop_class not in standard.STORAGE_SOP_CLASSES:
             return False
-        if sop_class != context.abstract_syntax or not standard.is_uid(sop_instance):
+        if sop_class != context.abstract_syntax:
             return False
         syntax = str(context.transfer_syntax[0])
         file = bytearray(file_beginning(sop_class, sop_instance, syntax))
         self._request = StoreRequest(sop_class, sop_instance, syntax, file)
+        if not standard.is_uid(sop_instance):  # pynetdicom would not answer (PS3.7 C.5.7)
+            self._request.fault = RefusedInstance(
+                standard.INVALID_INSTANCE, "invalid-instance", "the command's Affected SOP Instance UID is not a UID"
+            )
         self._context_id, self._message_id, self._dataset_bytes = context_id, message_id, 0
         return True
 
@@ -161,8 +228,11 @@ class FastStore:
         request = self._request
         if request is None or context_id != self._context_id or control & _COMMAND:
             return False
+        self._place.last_work = time.monotonic()
         self._dataset_bytes += len(value)
-        if self._dataset_bytes <= self._maximum_bytes:
+        if request.fault is not None:
+            pass  # read and dropped
+        elif self._dataset_bytes <= self._maximum_bytes:
             request.encoded += value
         elif not request.is_too_large:
             request.encoded, request.is_too_large = bytearray(), True
@@ -175,7 +245,11 @@ class FastStore:
 
     def _answer(self, request: StoreRequest) -> None:
         patches.stop_idle_timer(self._assoc)  # the peer waits for us now; it is restarted once this has been read
-        status = self._store(request)
+        self._place.begin_work()
+        try:
+            status = self._store(request)
+        finally:
+            self._place.end_work()
         value = bytes([_COMMAND | _LAST]) + _answer_command(request, self._message_id, status)
         with self._sending:
             unsent = list(patches.unsent(self._assoc))
@@ -186,6 +260,33 @@ class FastStore:
                 primitive = P_DATA()
                 primitive.presentation_data_value_list = [[self._context_id, value]]
                 patches.send_primitive(self._assoc, primitive)
+
+
+class _Wake:
+    """Ends the wait of a thread that polls `number`; `clear` before the next wait."""
+
+    def __init__(self) -> None:
+        self.number = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = threading.Lock()
+        self._is_open = True
+
+    def wake(self) -> None:
+        with self._lock:
+            if self._is_open:
+                os.eventfd_write(self.number, 1)
+
+    def clear(self) -> None:
+        os.eventfd_read(self.number)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._is_open:
+                self._is_open = False
+                os.close(self.number)
+
+
+class _UnknownPdu(Exception):
+    """A PDU of a type that PS3.8 does not define: its length means nothing, and it is not waited for."""
 
 
 class _ReadBuffer:
@@ -203,9 +304,11 @@ class _ReadBuffer:
     def next_pdu(self, connection: Any) -> memoryview:
         """The next PDU, valid until the next call.
 
-        Raises OSError at the end of the connection, for silence, and for a PDU above the maximum length.
+        Raises OSError at the end of the connection, for silence, and for a PDU above the maximum length; _UnknownPdu.
         """
         self._fill(connection, 6)
+        if self._buffer[self._taken] not in _KNOWN_PDUS:
+            raise _UnknownPdu
         length = 6 + int.from_bytes(self._buffer[self._taken + 2 : self._taken + 6], "big")
         if length - 6 > self._longest_pdu:
             raise OSError("PDU exceeds the maximum length")

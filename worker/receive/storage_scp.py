@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from worker.db.engine import Database
 from worker.dicom import commitment, standard
 from worker.errors import StartError
 from worker.logs import fault_fields, get_log
+from worker.network.known_peers import KnownPeers
 from worker.receive.commitment_scp import CommitmentScp
 from worker.receive.limits import LimitedServer, TooLarge
 from worker.storage.acceptance import StoreRequest, require_storable
@@ -84,6 +86,9 @@ class Receiver:
                     ssl_context=_tls(receive),
                     server_class=LimitedServer,
                     limits=receive,
+                    known=KnownPeers(
+                        [*self._settings.peer, *self._settings.application_entities], receive.allowed_peers
+                    ),
                     on_refused=self._on_refused_connection,
                     store=self._store,
                 )
@@ -121,6 +126,8 @@ class Receiver:
     def _on_refused_connection(self, address: str, reason: str) -> None:
         get_log().warning("connection refused", reason=reason, peer=address)
         self.refusals.connection(reason)
+        if reason == "silent":  # it said nothing of which there could be a trail
+            return
         self._record(events.connection_refused("unknown", address, self._settings.worker.ae_title, reason))
 
     def _on_answer(self, event: Event) -> None:
@@ -186,7 +193,7 @@ def _tls(receive: ReceiveSection) -> ssl.SSLContext | None:
 def _application_entity(settings: Settings) -> AE:
     receive = settings.receive
     ae = AE(ae_title=settings.worker.ae_title)
-    ae.maximum_associations = receive.maximum_associations
+    ae.maximum_associations = sys.maxsize  # `worker.receive.places` counts them
     ae.maximum_pdu_size = receive.maximum_pdu_bytes
     ae.network_timeout = receive.idle_seconds
     ae.acse_timeout = ae.dimse_timeout = 30

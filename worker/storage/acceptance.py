@@ -57,7 +57,8 @@ class StoreRequest:
     """An instance that a C-STORE or STOW-RS request brings: the identifiers of the command, and the whole DICOM file.
 
     `encoded` is preamble, file meta information and the dataset as sent. While the request arrives it grows; above the
-    maximum size of a dataset it is empty and `is_too_large` is set. `association_id` is the row of its association.
+    maximum size of a dataset it is empty and `is_too_large` is set. `fault` is why it is refused whatever its dataset
+    holds, if known already. `association_id` is the row of its association.
     """
 
     affected_sop_class_uid: str
@@ -66,10 +67,13 @@ class StoreRequest:
     encoded: bytes | bytearray
     association_id: int | None = None
     is_too_large: bool = False
+    fault: RefusedInstance | None = None
 
 
 def require_storable(request: StoreRequest) -> None:
     """Raise RefusedInstance for an instance that is refused whatever its dataset holds."""
+    if request.fault is not None:
+        raise request.fault
     # A peer that retrieves may propose other SOP classes, for what it fetches by C-GET.
     if request.affected_sop_class_uid not in standard.STORAGE_SOP_CLASSES:
         raise RefusedInstance(standard.SOP_CLASS_NOT_SUPPORTED, "sop-class", "this SOP class is not received")

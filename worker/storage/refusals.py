@@ -24,6 +24,7 @@ _NOT_STORED = "not-stored"
 INSTANCE_REFUSALS = (
     (standard.PROCESSING_FAILURE, _NOT_STORED),
     (standard.PROCESSING_FAILURE, "storage-fault"),
+    (standard.INVALID_INSTANCE, "invalid-instance"),
     (standard.SOP_CLASS_NOT_SUPPORTED, "sop-class"),
     (standard.TRANSFER_SYNTAX_NOT_SUPPORTED, "transfer-syntax"),
     (standard.OUT_OF_RESOURCES, "no-space"),
@@ -43,7 +44,7 @@ _REJECTIONS = {
     (3, 1): "congestion",
     (3, 2): "too-many-associations",
 }
-_CONNECTIONS = ("network", "tls", "too-many-connections")  # closed before an association was requested
+_CONNECTIONS = ("network", "tls", "silent", "malformed-request")  # ended before an association was requested
 _OTHER = "other"
 ASSOCIATION_REFUSALS = (*_REJECTIONS.values(), *_CONNECTIONS, _OTHER)
 

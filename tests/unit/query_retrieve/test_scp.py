@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from pydicom import Dataset
 
 from tests.testbed.answered import answer
@@ -15,7 +14,7 @@ from worker.db.migrate import migrate
 from worker.dicom.odd_values import add_value
 from worker.dicom.standard import derive_uid
 from worker.query_retrieve.identifiers import read_find_identifier
-from worker.query_retrieve.scp import QueryRetrieveScp, is_address_of
+from worker.query_retrieve.scp import QueryRetrieveScp
 
 
 def test_a_true_patient_id_is_found_and_answered_where_the_database_has_pseudonyms(tmp_path: Path) -> None:
@@ -53,20 +52,6 @@ def test_a_value_that_cannot_be_read_is_as_good_as_absent(tmp_path: Path) -> Non
     [found] = [response for response in responses if response is not None]
     assert (found.Rows, found.Columns) == (None, 16)
     database.close()
-
-
-@pytest.mark.parametrize(
-    ("address", "host", "same"),
-    [
-        ("127.0.0.1", "127.0.0.1", True),
-        ("127.0.0.1", "localhost", True),
-        ("::ffff:127.0.0.1", "127.0.0.1", True),
-        ("127.0.0.2", "127.0.0.1", False),
-        ("nonsense", "127.0.0.1", False),
-    ],
-)
-def test_an_address_belongs_to_its_host(address: str, host: str, same: bool) -> None:
-    assert is_address_of(address, host) is same
 
 
 def test_nobody_may_retrieve_by_default(tmp_path: Path) -> None:

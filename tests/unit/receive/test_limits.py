@@ -11,6 +11,7 @@ from pynetdicom.pdu_primitives import P_DATA
 from worker.config.sections import ReceiveSection
 from worker.network.pynetdicom_patches import INVALID_PDU
 from worker.receive.limits import LimitedMessages, LimitedServer, TooLarge
+from worker.receive.places import Places
 
 
 class FakeAssociation:
@@ -80,23 +81,13 @@ def test_requests_that_wait_for_no_answer_end_the_association() -> None:
 )
 def test_addresses_outside_the_networks_are_refused(address: str, is_served: bool) -> None:
     refused: list[tuple[str, str]] = []
+    receive = ReceiveSection(allowed_networks=("10.1.0.0/16", "fd00::/8"))
     server: Any = SimpleNamespace(
-        limits=ReceiveSection(allowed_networks=("10.1.0.0/16", "fd00::/8")),
+        limits=receive,
         on_refused=lambda *refusal: refused.append(refusal),
-        active_associations=[],
+        _by_connection={},
+        _places=Places(receive, reserve=False),
     )
-    assert LimitedServer.verify_request(server, None, (address, 104)) is is_served
+    assert LimitedServer.verify_request(server, object(), (address, 104)) is is_served
     assert refused == ([] if is_served else [(address, "network")])
-
-
-def test_connections_are_limited_to_twice_the_associations_and_a_spare() -> None:
-    refused: list[tuple[str, str]] = []
-    server: Any = SimpleNamespace(
-        limits=ReceiveSection(maximum_associations=2),
-        on_refused=lambda *refusal: refused.append(refusal),
-        active_associations=[None] * 19,
-    )
-    assert LimitedServer.verify_request(server, None, ("10.1.2.3", 104))
-    server.active_associations.append(None)
-    assert not LimitedServer.verify_request(server, None, ("10.1.2.3", 104))
-    assert refused == [("10.1.2.3", "too-many-connections")]
+    assert len(server._places) == is_served
