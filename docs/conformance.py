@@ -41,7 +41,11 @@ def statement() -> str:
                 "no",
             ),
             ("0xA900 Data set does not match", "UIDs missing, malformed, or other than in the command", "no"),
-            ("0xC000 Cannot understand", "the data set does not parse", "no"),
+            (
+                "0xC000 Cannot understand",
+                "the data set does not parse, or has more elements and items than the reader's budgets",
+                "no",
+            ),
             ("0x0117 Invalid object instance", "the Affected SOP Instance UID of the command is not a UID", "no"),
             ("0x0120 Missing attribute", "the command lacks an attribute that PS3.7 requires", "no"),
             ("0x0110 Processing failure", "an internal fault; the log holds it", "no"),
@@ -219,7 +223,8 @@ Storage Commitment Push Model (`{commitment.SOP_CLASS}`).
   requester's own.
 
 ## Character sets
-Received text is read in its Specific Character Set and kept as sent; produced objects are ISO_IR 192 (UTF-8) where
+Received text is read in its Specific Character Set (the Defined Terms of PS3.3 C.12.1.1.2, else ASCII) and kept as
+sent; produced objects are ISO_IR 192 (UTF-8) where
 their text needs it.
 
 ## Security

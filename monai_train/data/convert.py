@@ -21,6 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+import worker.dicom.character_sets  # noqa: F401 - text of senders is decoded here
 from monai_train.data.duplicates import Fingerprint, find_duplicates, fingerprint_files
 from monai_train.data.images import UnreadableImage, hash_pixels, read_dicom_frame, read_picture
 from monai_train.data.inventory import RejectedFile, SourceImage, count_reasons, take_inventory

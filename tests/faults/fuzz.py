@@ -29,6 +29,7 @@ from tests.testbed.worker_process import WorkerProcess
 from worker.errors import NotAssessable, RefusedInstance
 from worker.inference.preprocess import Preprocessing, preprocess
 from worker.reporting.outbox import read_header
+from worker.reporting.source_attributes import SOURCE_KEYWORDS
 from worker.storage.acceptance import StoreRequest, instance_path, read_instance
 
 HANG_SECONDS = 120  # on a machine that has other work
@@ -319,7 +320,7 @@ def preprocess_one(mutant: mutate.Mutant, path: Path) -> str:
     else:
         result = "a tensor"
     try:
-        read_header(path)
+        read_header(path, SOURCE_KEYWORDS)
     except Exception as fault:
         return f"fault {type(fault).__name__} in the header"
     return result

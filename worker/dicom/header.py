@@ -1,25 +1,49 @@
-"""Read a DICOM file up to its pixel data, with bounded memory."""
+"""Read a DICOM file up to its pixel data, with bounded time and memory."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from pydicom import Dataset, dcmread
-from pydicom.filereader import read_dataset
+from pydicom import DataElement, Dataset
+from pydicom.charset import convert_encodings, default_encoding
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement, empty_value_for_VR
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_sequence
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.values import convert_string
 
+import worker.dicom.character_sets  # noqa: F401 - whatever reads a header decodes its text
 from worker.dicom.odd_values import ignore_value_warnings, remove_unreadable
-from worker.dicom.standard import TRANSFER_SYNTAXES
+from worker.dicom.sources import DeflatedSource, EndOfBytes, FileSource, Source, TooComplex
+from worker.dicom.walk import UNDEFINED, Budget, Element, elements, walk_items
 from worker.logs import fault_fields, get_log
 
-HEADER_BYTES = 16 << 20  # of a deflated dataset; the elements before the pixels take far less
-_FIRST_PIXEL_TAG = 0x7FE00001  # Extended Offset Table
+_CHARACTER_SET = 0x00080005
+# Cut before a value is split or decoded: more than any row or page takes of it, and 4 bytes a character.
+_LONGEST_VALUE = 4096
+_LONGEST_TEXT = 1 << 16
+_LONG_TEXT_VRS = {"LT", "ST", "UC", "UR", "UT", "OB", "OW", "OD", "OF", "OL", "OV", "UN"}
+# pydicom makes an object of a kilobyte of each item that is asked for, and of a third of that of each element.
+_BUILT_ELEMENTS, _BUILT_ELEMENTS_OF_SOME, _ITEM_WEIGHT = 1 << 18, 1 << 14, 8
+_REPEATS = 64  # of elements that are there already: PS3.5 7.1 allows none
+_META_BYTES, _META_ELEMENTS = 1 << 16, 256
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Elements of a dataset, and those of its sequences that were to stay encoded, by keyword."""
+
+    dataset: Dataset
+    sequences: Mapping[str, Element]
+    little: bool
+    encoding: str | list[str]
 
 
 def read_stored_header(path: Path, tags: Sequence[str | int] | None = None) -> Dataset:
@@ -36,38 +60,143 @@ def read_stored_header(path: Path, tags: Sequence[str | int] | None = None) -> D
     return ds
 
 
-def read_header(file: BinaryIO, tags: Sequence[str | int] | None = None) -> Dataset:
-    """The elements before the pixel data; only these tags or keywords, if given.
+def read_header(file: BinaryIO, keywords: Sequence[str | int] | None = None) -> Dataset:
+    """The elements before the pixel data, with the file meta information; only these keywords or
+    tags, if given.
 
-    A few kilobytes of a deflated dataset may inflate to gigabytes (PS3.5 A.5), so no more than HEADER_BYTES are
-    inflated. Raises whatever pydicom and zlib raise on damage, and OSError.
+    With `keywords`, a value is cut at some kilobytes. Raises TooComplex for a dataset beyond the budgets of
+    `worker.dicom.walk`, whatever pydicom and zlib raise on damage, and OSError.
     """
-    if file.read(132)[128:] == b"DICM":
-        meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
-        syntax = meta.get("TransferSyntaxUID")
-        if syntax == DeflatedExplicitVRLittleEndian:
-            return _read_deflated(file.read(), tags)
-        if tags and syntax in TRANSFER_SYNTAXES:  # dcmread would read the meta information again, slowly
-            return _read_elements(file, tags, syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian)
-    file.seek(0)
-    return dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(tags) if tags else None)
+    beginning = file.read(132)
+    start = 132 if beginning[128:] == b"DICM" else 0
+    file.seek(start)
+    meta, length = _read_meta(file.read(_META_BYTES))
+    file.seek(start + length)
+    syntax = str(meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))
+    source = DeflatedSource(file) if syntax == DeflatedExplicitVRLittleEndian else FileSource(file)
+    ds = _parse(source, syntax, keywords, ()).dataset
+    ds.file_meta = meta
+    return ds
 
 
-def _read_deflated(deflated: bytes, tags: Sequence[str | int] | None) -> Dataset:
-    header = zlib.decompressobj(-zlib.MAX_WBITS).decompress(deflated, HEADER_BYTES)
-    return _read_elements(BytesIO(header), tags)
+def parse_header(
+    encoded: bytes | bytearray, transfer_syntax_uid: str, keywords: Sequence[str], sequences: Sequence[str] = ()
+) -> Header:
+    """As `read_header`, of a file that is in memory, without a copy. `sequences`: keywords of those not to build."""
+    start = 132 + _read_meta(bytes(encoded[132 : 132 + _META_BYTES]))[1]
+    source = Source(encoded, start)
+    if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+        source = DeflatedSource(BytesIO(encoded[start:]))
+    return _parse(source, transfer_syntax_uid, keywords, sequences)
 
 
-def _read_elements(
-    file: BinaryIO, tags: Sequence[str | int] | None, implicit: bool = False, little_endian: bool = True
-) -> Dataset:
-    return read_dataset(
-        file, implicit, little_endian,
-        stop_when=lambda tag, _vr, _length: tag >= _FIRST_PIXEL_TAG,
-        specific_tags=_as_tags(tuple(tags)) if tags else None,
-    )  # fmt: skip
+def parse_message(content: BinaryIO, implicit: bool, little: bool, deflated: bool = False) -> Dataset:
+    """The dataset of a DIMSE message other than C-STORE, within the same budgets."""
+    content.seek(0)
+    source = DeflatedSource(content) if deflated else FileSource(content)
+    return _parse_elements(source, implicit, little, None, ()).dataset
+
+
+def read_item(header: Header, item: Element, keywords: Sequence[str]) -> Dataset:
+    """Those elements of an item of a sequence that stayed encoded."""
+    source = Source(item.data[item.start : item.end])
+    wanted = wanted_tags(tuple(keywords))
+    return _parse_elements(source, item.implicit, header.little, wanted, (), header.encoding).dataset
+
+
+def read_meta(encoded: bytes | bytearray) -> FileMetaDataset:
+    """The file meta information of a file that is in memory."""
+    return _read_meta(bytes(encoded[132 : 132 + _META_BYTES]))[0]
+
+
+def _read_meta(beginning: bytes) -> tuple[FileMetaDataset, int]:
+    """The file meta information (PS3.10 7.1), and the number of its bytes."""
+    found: dict[BaseTag, RawDataElement] = {}
+    end = 0
+    for element in elements(Source(beginning), False, True, Budget(_META_ELEMENTS, 0), None):
+        if element.tag >> 16 != 2:
+            break
+        if element.length == UNDEFINED:
+            raise ValueError("file meta information of undefined length")
+        end = element.start + element.length
+        if end > len(beginning):
+            raise TooComplex("file meta information")
+        found[BaseTag(element.tag)] = _raw(element, True)
+    return FileMetaDataset(found), end
+
+
+def _parse(source: Source, syntax: str, keywords: Sequence[str | int] | None, sequences: Sequence[str]) -> Header:
+    implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+    wanted = wanted_tags((*keywords, *sequences)) if keywords is not None else None
+    return _parse_elements(source, implicit, little, wanted, sequences)
+
+
+def _parse_elements(
+    source: Source,
+    implicit: bool,
+    little: bool,
+    wanted: Mapping[int, int] | None,
+    sequences: Sequence[str],
+    encoding: str | list[str] | None = None,
+) -> Header:
+    built = Budget(_BUILT_ELEMENTS if wanted is None else _BUILT_ELEMENTS_OF_SOME, 0, _ITEM_WEIGHT)
+    unbuilt = {int(Tag(keyword)): keyword for keyword in sequences}
+    nested = encoding is not None
+    parent_encoding = encoding = encoding or default_encoding
+    found: dict[BaseTag, RawDataElement | DataElement] = {}
+    kept: dict[str, Element] = {}
+    for count, element in enumerate(elements(source, implicit, little, Budget(), wanted, nested=nested)):
+        if count > len(found) + len(kept) + _REPEATS:
+            raise TooComplex("repeated elements")
+        tag = BaseTag(element.tag)
+        if element.is_sequence and tag in unbuilt:
+            kept[unbuilt[tag]] = element
+            continue
+        if element.is_sequence:
+            _require_buildable(element, little, built)
+        if element.is_sequence and element.length == UNDEFINED:
+            items = BytesIO(element.data[element.start : element.end])
+            value = read_sequence(items, element.implicit, little, UNDEFINED, encoding)
+            found[tag] = DataElement(tag, "SQ", value, element.start, is_undefined_length=True)
+            continue
+        found[tag] = raw = _raw(element, little)
+        implicit = raw.is_implicit_VR
+        if tag == _CHARACTER_SET:
+            encoding = convert_encodings(convert_string(raw.value or b"", little))
+    ds = Dataset(found, parent_encoding=parent_encoding)
+    ds.set_original_encoding(implicit, little, encoding)
+    return Header(ds, kept, little, encoding)
+
+
+def _require_buildable(element: Element, little: bool, built: Budget) -> None:
+    """Raises TooComplex for a sequence of which pydicom would make too much."""
+    if element.length != UNDEFINED and element.end > len(element.data):
+        raise EOFError("the dataset ends within a sequence")
+    end = element.end + (element.length == UNDEFINED)  # else its delimiter would come after the end
+    try:
+        walk_items(element.data, element.start, end, element.implicit, little, built, inside=True)
+    except EndOfBytes:
+        raise EOFError("the dataset ends within a sequence") from None
+
+
+def _raw(element: Element, little: bool) -> RawDataElement:
+    end = element.end - 8 if element.length == UNDEFINED else element.end  # without its delimiter
+    value = bytes(element.data[element.start : end]) if element.length else empty_value_for_VR(element.vr, raw=True)
+    return RawDataElement(
+        BaseTag(element.tag), element.vr, element.length, value, element.start, element.implicit, little
+    )
 
 
 @lru_cache
-def _as_tags(tags: tuple[str | int, ...]) -> list[BaseTag]:
-    return [Tag(tag) for tag in tags]
+def wanted_tags(keywords: tuple[str | int, ...]) -> dict[int, int]:
+    """How many bytes of a value are asked for, by tag."""
+    tags = [int(Tag(keyword)) for keyword in keywords]
+    longest = {tag: _LONGEST_TEXT if _vr(tag) in _LONG_TEXT_VRS else _LONGEST_VALUE for tag in tags}
+    return {_CHARACTER_SET: _LONGEST_VALUE} | longest
+
+
+def _vr(tag: int) -> str:
+    try:
+        return str(dictionary_VR(tag))
+    except KeyError:
+        return "UN"

@@ -17,10 +17,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from pynetdicom import _config, evt
+from pynetdicom import _config, association, events, evt, service_class
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import RequestHandler
+
+from worker.dicom.header import parse_message
 
 # Events of the state machine (PS3.8 9.2.2).
 REQUEST_RECEIVED = "Evt6"
@@ -29,6 +31,12 @@ INVALID_PDU = "Evt19"  # unrecognised or invalid; the association is aborted
 PROVIDER_ABORT = bytes([7, 0, 0, 0, 0, 4, 0, 0, 2, 6])  # A-ABORT: the provider's, invalid PDU parameter (PS3.8 9.3.8)
 # Its states (PS3.8 Table 9-10).
 IDLE, AWAITING_REQUEST, ESTABLISHED, AWAITING_CLOSE = "Sta1", "Sta2", "Sta6", "Sta13"
+
+
+# Identifiers and the information of N-ACTION and N-EVENT-REPORT come from peers, as instances do: pydicom would build
+# every item of a bomb. Whatever imports this module decodes within the budgets of worker.dicom.walk.
+for _module in (association, events, service_class):
+    _module.decode = parse_message
 
 
 class ConnectionHandler(RequestHandler):  # type: ignore[misc]  # pynetdicom has no types for us

@@ -17,15 +17,16 @@ from worker.db.instances import NewInstance, input_sha256
 from worker.db.tables import ObjectKind, SeriesStatus
 from worker.db.views.search import SeriesAnswer
 from worker.dicom import standard
+from worker.dicom.header import parse_header, read_meta
 from worker.errors import NotAssessable, RefusedInstance, StartError
 from worker.inference.illustrated import IllustratedResult, not_assessed
 from worker.jobs.bundle_store import ServedModel
 from worker.receive.completeness import describe_missing
 from worker.receive.settle import SeriesRefusal, check_eligibility, check_identity
-from worker.reporting.outbox import Outbox, read_header
+from worker.reporting.outbox import Outbox
 from worker.reporting.secondary_capture import secondary_capture_png
 from worker.results import ModelIdentity
-from worker.storage.acceptance import IDENTITY_KEY, StoreRequest, read_instance
+from worker.storage.acceptance import IDENTITY_KEY, StoreRequest, read_instance, refusing_unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +86,15 @@ def _describe_file(path: Path, routes: Sequence[RouteSection]) -> NewInstance:
     content = path.read_bytes()
     if content[128:132] != b"DICM":
         raise RefusedInstance(standard.CANNOT_UNDERSTAND, "not-dicom", "the file has no DICOM preamble")
-    header = read_header(path)
-    try:
+    with refusing_unreadable():
+        syntax = str(read_meta(content).get("TransferSyntaxUID", ""))
+        header = parse_header(content, syntax, ("SOPClassUID", "SOPInstanceUID")).dataset
         received = StoreRequest(
             affected_sop_class_uid=str(header.get("SOPClassUID", "")),
             affected_sop_instance_uid=str(header.get("SOPInstanceUID", "")),
-            transfer_syntax_uid=str(header.file_meta.get("TransferSyntaxUID", "")),
+            transfer_syntax_uid=syntax,
             encoded=content,
-            association_id=None,
         )
-    except ValueError:
-        raise RefusedInstance(standard.CANNOT_UNDERSTAND, "unreadable-dataset", "a UID cannot be read") from None
     instance = read_instance(received, lambda _series, _content: str(path), routes)
     if instance.sop_class_uid not in standard.STORAGE_SOP_CLASSES:
         name = UID(instance.sop_class_uid).name

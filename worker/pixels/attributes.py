@@ -7,6 +7,8 @@ from typing import Any
 
 from pydicom import Dataset
 
+import worker.dicom.character_sets  # noqa: F401 - text of senders is decoded here
+
 # The functional group items of a frame (None where there are none) and the image itself, the most specific first.
 Sources = tuple[Dataset | None, ...]
 

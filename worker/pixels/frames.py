@@ -20,6 +20,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
+import worker.dicom.character_sets  # noqa: F401 - text of senders is decoded here
 from worker.errors import NotAssessable
 from worker.pixels.decode import decoded_samples, open_image, untrusted
 from worker.pixels.windowing import Window, grey_levels

@@ -9,6 +9,7 @@ from io import BytesIO
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.encaps import encapsulate, get_frame
 
+import worker.dicom.character_sets  # noqa: F401 - text of senders is decoded here
 from worker.dicom.standard import derive_uid
 
 _OFFSETS = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")

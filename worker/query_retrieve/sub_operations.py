@@ -20,13 +20,14 @@ from pydicom.uid import (
 from pynetdicom import build_context
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_GET, C_MOVE
-from pynetdicom.dsutils import decode, encode
+from pynetdicom.dsutils import encode
 from pynetdicom.presentation import PresentationContext
 
 from worker.audit.events import Transferred
 from worker.config.sections import ApplicationEntity
 from worker.db.views.archive import Instance
 from worker.dicom import standard
+from worker.dicom.header import parse_message
 from worker.dicom.odd_values import ignore_value_warnings
 from worker.errors import Retry
 from worker.logs import fault_fields, get_log
@@ -88,12 +89,11 @@ class RetrieveRequest:
         """The identifier of the request. Raises Mismatch where it cannot be read."""
         syntax = self.context.transfer_syntax[0]
         try:
-            ds: Dataset = decode(
+            return parse_message(
                 self.message.Identifier, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated
             )
         except Exception as error:  # hostile bytes may raise anything in a parser
             raise Mismatch from error
-        return ds
 
     def transferred(self) -> list[Transferred]:
         """The instances that arrived, by study."""

@@ -24,6 +24,7 @@ from worker.dicom.standard import derive_uid, produced_series_uid
 from worker.files import fsync, write_atomically
 from worker.inference.illustrated import IllustratedResult
 from worker.reporting.secondary_capture import build_key_object_selection, build_secondary_capture
+from worker.reporting.source_attributes import SOURCE_KEYWORDS
 from worker.reporting.sr import build_report
 from worker.results import ModelIdentity, ResultStatus
 
@@ -53,7 +54,7 @@ class Outbox:
 
         `sources`: the files of the job; `predecessor`: the stored path of the report that the new report replaces.
         """
-        headers = _in_stack_order(result, [read_header(path) for path in sources])
+        headers = _in_stack_order(result, [read_header(path, SOURCE_KEYWORDS) for path in sources])
         series_uid = str(headers[0].SeriesInstanceUID)
         identity = (series_uid, input_sha256, model.sha256)
         local = created_at.astimezone()
@@ -115,12 +116,12 @@ class Outbox:
         )
 
 
-def read_header(path: Path) -> Dataset:
-    """The dataset of a stored file without its pixels."""
+def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
+    """The dataset of a stored file without its pixels; only the elements named by `keywords`, if given."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # malformed values of the source; what is copied is sanitised
         with path.open("rb") as file:
-            return header.read_header(file)
+            return header.read_header(file, keywords)
 
 
 def _has_key_objects(result: IllustratedResult) -> bool:

@@ -20,6 +20,7 @@ from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.sr.coding import Code
 
+import worker.dicom.character_sets  # noqa: F401 - text of senders is decoded here
 from worker.dicom.standard import PROCESSING_EQUIPMENT, derive_uid, is_uid
 from worker.results import CodedConcept, ModelIdentity
 
@@ -250,3 +251,9 @@ _OPTIONAL: dict[str, Callable[[str], str]] = {
     "PatientAge": _age,
     "StudyDescription": long_string,
 }
+
+# Every attribute of a source that this package reads.
+SOURCE_KEYWORDS = (
+    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality",
+    "FrameOfReferenceUID", "TimezoneOffsetFromUTC", *_REQUIRED, *_OPTIONAL,
+)  # fmt: skip

@@ -19,6 +19,7 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 
+import worker.dicom.character_sets  # noqa: F401 - text of senders is decoded here
 from worker.audit import events
 from worker.audit.subjects import delivered
 from worker.db.deliveries import (

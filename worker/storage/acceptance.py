@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from io import BytesIO
 from typing import Any
 
 from pydicom.dataelem import RawDataElement
@@ -17,7 +17,9 @@ from pydicom.tag import Tag
 from worker.config import routing
 from worker.db.instances import NewInstance
 from worker.dicom import functional_groups, standard
-from worker.dicom.header import read_header
+from worker.dicom.header import Header, parse_header
+from worker.dicom.odd_values import ignore_value_warnings
+from worker.dicom.sources import TooComplex
 from worker.errors import RefusedInstance
 
 _HEADER_TAGS = (
@@ -104,7 +106,8 @@ def read_instance(
 def _read_instance(
     request: StoreRequest, path_of: Callable[[str, str], str], routes: Sequence[routing.RouteSection], hide: bool
 ) -> NewInstance:
-    ds = _parse_header(request.encoded, routing.keywords(routes))
+    header = _parse_header(request, routing.keywords(routes))
+    ds = header.dataset
     uids = {}
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         # As it is, without its padding: what the row names is what a later reader of the file finds.
@@ -130,7 +133,7 @@ def _read_instance(
         series_description=_text(ds, "SeriesDescription", 64),
         attributes=_attributes(ds)
         | {IDENTITY_KEY: _identity(ds, uids["StudyInstanceUID"])}
-        | _route_attributes(ds, routes, hide),
+        | _route_attributes(header, routes, hide),
         path=path_of(uids["SeriesInstanceUID"], sha256),
         size=len(request.encoded),
         sha256=sha256,
@@ -167,10 +170,20 @@ def conflict_path(new: NewInstance) -> str:
     return f"conflicts/{instance}/{new.sha256}.dcm"
 
 
-def _parse_header(encoded: bytes | bytearray, route_keywords: Sequence[str]) -> Dataset:
+def _parse_header(request: StoreRequest, route_keywords: Sequence[str]) -> Header:
+    groups = (functional_groups.SHARED, functional_groups.PER_FRAME) if route_keywords else ()
+    with refusing_unreadable():
+        return parse_header(request.encoded, request.transfer_syntax_uid, (*_HEADER_TAGS, *route_keywords), groups)
+
+
+@contextmanager
+def refusing_unreadable() -> Iterator[None]:
+    """Around a parser of an arriving file: whatever it raises becomes RefusedInstance."""
     try:
-        groups = (functional_groups.SHARED, functional_groups.PER_FRAME) if route_keywords else ()
-        return read_header(BytesIO(encoded), (*_HEADER_TAGS, *route_keywords, *groups))
+        with ignore_value_warnings():
+            yield
+    except TooComplex as error:
+        raise RefusedInstance(standard.CANNOT_UNDERSTAND, "dataset-too-complex", f"too many {error}") from None
     except Exception as error:  # hostile bytes may raise anything in a parser; the answer is the same
         raise RefusedInstance(standard.CANNOT_UNDERSTAND, "unreadable-dataset", type(error).__name__) from None
 
@@ -260,16 +273,18 @@ def _compared(ds: Dataset, keyword: str) -> str:
     return text
 
 
-def _route_attributes(ds: Dataset, routes: Sequence[routing.RouteSection], hide: bool) -> dict[str, Any]:
+def _route_attributes(header: Header, routes: Sequence[routing.RouteSection], hide: bool) -> dict[str, Any]:
     """What the [[route]] rules need of an instance; nothing where there are no rules."""
     if not routes:
         return {}
-    values: dict[str, list[str] | None] = {keyword: _texts(ds, keyword) for keyword in routing.keywords(routes)}
+    values: dict[str, list[str] | None] = {
+        keyword: _texts(header.dataset, keyword) for keyword in routing.keywords(routes)
+    }
     lacking = [keyword for keyword, texts in values.items() if not any(texts or ())]
     variants: Sequence[dict[str, list[str] | None]] = [{}]
-    if lacking and functional_groups.has_groups(ds):
+    if lacking and functional_groups.has_groups(header):
         try:
-            variants = functional_groups.frame_variants(ds, lacking, _texts)
+            variants = functional_groups.frame_variants(header, lacking, _texts)
         except Exception:  # hostile bytes may raise anything in a parser: the values are unknown
             variants = [dict.fromkeys(lacking)]
     return {routing.ATTRIBUTES_KEY: routing.record_variants([values | variant for variant in variants], routes, hide)}

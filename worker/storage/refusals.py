@@ -33,6 +33,7 @@ INSTANCE_REFUSALS = (
     (standard.DATASET_MISMATCH, "uid-mismatch"),
     (standard.DATASET_MISMATCH, "other-study"),
     (standard.CANNOT_UNDERSTAND, "unreadable-dataset"),
+    (standard.CANNOT_UNDERSTAND, "dataset-too-complex"),
     (standard.CANNOT_UNDERSTAND, "not-dicom"),
 )
 # By source and diagnostic of an A-ASSOCIATE-RJ (PS3.8 Table 9-21).

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 
-from worker.dicom.functional_groups import MAXIMUM_VARIANTS, frame_variants, has_groups
+from tests.testbed.instances import encoded, mr_instance
+from worker.dicom.functional_groups import MAXIMUM_VARIANTS, PER_FRAME, SHARED, frame_variants, has_groups
+from worker.dicom.header import Header, parse_header
 
 
 def group(**macros: dict[str, Any]) -> Dataset:
@@ -20,13 +23,13 @@ def group(**macros: dict[str, Any]) -> Dataset:
     return ds
 
 
-def image(shared: Dataset | None = None, frames: list[Dataset] | None = None) -> Dataset:
-    ds = Dataset()
+def image(shared: Dataset | None = None, frames: list[Dataset] | None = None) -> Header:
+    ds = mr_instance()
     if shared is not None:
         ds.SharedFunctionalGroupsSequence = [shared]
     if frames is not None:
         ds.PerFrameFunctionalGroupsSequence = frames
-    return ds
+    return parse_header(encoded(ds), ExplicitVRLittleEndian, ["Rows"], [SHARED, PER_FRAME])
 
 
 def texts(ds: Dataset, keyword: str) -> list[str]:
@@ -38,10 +41,10 @@ def echo(time: float) -> Dataset:
 
 
 def test_an_image_without_groups_has_none() -> None:
-    assert not has_groups(Dataset())
+    assert not has_groups(image())
     assert has_groups(image(shared=Dataset()))
-    assert has_groups(image(frames=[]))
-    assert frame_variants(Dataset(), ["EffectiveEchoTime"], texts) == [{}]
+    assert not has_groups(image(frames=[]))
+    assert frame_variants(image(), ["EffectiveEchoTime"], texts) == [{}]
 
 
 def test_frames_that_agree_are_a_single_variant() -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pynetdicom import AE, _config, dimse
+from pynetdicom import AE, _config, association, dimse, events, service_class
 from pynetdicom.association import MODE_ACCEPTOR, Association
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import AssociationSocket, RequestHandler
 
+from worker.dicom.header import parse_message
 from worker.network import pynetdicom_patches as patches
 
 WORKER = Path(__file__).parents[3] / "worker"
@@ -154,3 +155,10 @@ def test_a_message_server_gets_the_original(assoc: Association, monkeypatch: pyt
     patches.replace_message_server(assoc, lambda original, message, number: original(message.upper(), number))
     assoc._serve_request("echo", 3)
     assert served == [("ECHO", 3)]
+
+
+def test_messages_of_peers_are_decoded_within_budgets() -> None:
+    for module in (association, events, service_class):
+        assert module.decode is parse_message
+        assert "decode(" in inspect.getsource(module)
+        assert "dsutils.decode" not in inspect.getsource(module)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from io import BytesIO
-
-from pydicom.filereader import read_dataset
 
 from worker.audit import events
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.dicom import standard
-from worker.dicom.header import read_header
-from worker.dicom.odd_values import ignore_value_warnings
+from worker.dicom.header import parse_header, read_meta
 from worker.errors import RefusedInstance
 from worker.logs import fault_fields, get_log
-from worker.storage.acceptance import StoreRequest
+from worker.storage.acceptance import StoreRequest, refusing_unreadable
 from worker.storage.associations import Associations
 from worker.storage.keeper import InstanceKeeper, StoreOutcome
 from worker.storage.refusals import Refusals
@@ -102,16 +98,11 @@ class StowRequest:
             )
         if content[128:132] != b"DICM":
             raise RefusedInstance(standard.CANNOT_UNDERSTAND, "not-dicom", "the part is not a DICOM file")
-        try:
-            with ignore_value_warnings():
-                meta = read_dataset(
-                    BytesIO(content[132:]), False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2
-                )
-                ds = read_header(BytesIO(content), _UIDS)
-                values = {keyword: str(ds.get(keyword, "")) for keyword in _UIDS}
-                transfer_syntax_uid = str(meta.get("TransferSyntaxUID", ""))
-        except Exception as error:  # hostile bytes may raise anything in a parser; the answer is the same
-            raise RefusedInstance(standard.CANNOT_UNDERSTAND, "unreadable-dataset", type(error).__name__) from None
+        with refusing_unreadable():
+            meta = read_meta(content)
+            transfer_syntax_uid = str(meta.get("TransferSyntaxUID", ""))
+            ds = parse_header(content, transfer_syntax_uid, _UIDS).dataset
+            values = {keyword: str(ds.get(keyword, "")) for keyword in _UIDS}
         uids |= {keyword: uid if standard.is_uid(uid) else "" for keyword, uid in values.items()}
         if uids["SOPClassUID"] not in standard.STORAGE_SOP_CLASSES:
             raise RefusedInstance(standard.SOP_CLASS_NOT_SUPPORTED, "sop-class", "this SOP class is not received")
