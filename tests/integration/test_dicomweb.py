@@ -22,7 +22,7 @@ from PIL import Image
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.datadict import tag_for_keyword
 from pydicom.uid import JPEG2000Lossless
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from tests.testbed.answered import answer
 from tests.testbed.filled import served
@@ -474,3 +474,24 @@ def test_ohif_is_served_from_its_folder_alone_and_to_whom_may_look(site: Site) -
     assert "window.config.extensions.push" in config
     for path in ("..%2Fworker.db", "../worker.db", "%2e%2e/worker.db", "/etc/passwd", "index.html", "none.js"):
         assert site.reader.get(f"/ohif/{path}").status_code == 404
+
+
+def test_a_file_that_the_disk_has_damaged_is_not_given_out(tmp_path: Path) -> None:
+    instance = f"{BASE}/series/{SERIES}/instances/{FIRST}"
+    with serving(tmp_path) as site:
+        with site.database.read() as session:
+            row = session.scalars(select(InstanceRow).where(InstanceRow.sop_instance_uid == FIRST)).one()
+        path = tmp_path / row.path
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        accept = {"Accept": "application/dicom; transfer-syntax=*"}
+        assert site.reader.get(instance, headers=accept).status_code == 410
+        for below in ("/frames/1", "/rendered", "/thumbnail", "/bulkdata/7FE00010"):
+            assert site.reader.get(instance + below, headers={"Accept": "*/*"}).status_code == 410, below
+        parts = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
+        series = site.reader.get(f"{BASE}/series/{SERIES}", headers=parts)
+        assert (series.status_code, series.content.count(b"DICM")) == (206, 2)
+        assert 'mri_worker_files_faulty{fault="damaged"} 1.0' in site.reader.get("/metrics").text
+        path.write_bytes(whole)
+        assert site.reader.get(instance, headers=accept).status_code == 200
+        assert site.reader.get(f"{BASE}/series/{SERIES}", headers=parts).status_code == 200

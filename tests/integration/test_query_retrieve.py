@@ -30,6 +30,7 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
 )
+from sqlalchemy import select
 
 from tests.testbed import dcmtk, orthanc
 from tests.testbed.answered import answer
@@ -43,7 +44,9 @@ from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.db.results import NewObject
+from worker.db.tables import InstanceRow, SeriesRow
 from worker.dicom.odd_values import add_value
+from worker.dicom.standard import derive_uid
 from worker.query_retrieve import scp
 from worker.query_retrieve.identifiers import Identifier
 from worker.query_retrieve.scp import QueryRetrieveScp
@@ -556,3 +559,22 @@ def test_orthanc_queries_and_retrieves(site: Site, tmp_path: Path) -> None:
     with orthanc.running(tmp_path, site.port, ae_title="VIEWER") as pacs:
         assert pacs.retrieve_study(STUDY, "PACS") == 1
     assert len(site.pacs.stored) == 6
+
+
+def test_a_file_that_the_disk_has_damaged_fails_its_sub_operation(site: Site) -> None:
+    with Database(f"sqlite:///{site.data / 'worker.db'}").read() as session:
+        rows = session.scalars(select(InstanceRow).join(SeriesRow).where(SeriesRow.patient_id == "B-1")).all()
+    files = {site.data / row.path: (site.data / row.path).read_bytes() for row in rows}
+    study = derive_uid("study", "b")
+    try:
+        for count, status in ((1, 0xB000), (len(files), 0xA702)):
+            for path, content in list(files.items())[:count]:
+                path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            got: list[str] = []
+            keys = identifier("SERIES", StudyInstanceUID=study, SeriesInstanceUID=derive_uid("series", "b"))
+            last, _ = get(site, keys, StudyRootQueryRetrieveInformationModelGet, got)
+            assert (last.Status, last.NumberOfFailedSuboperations) == (status, count)
+            assert len(got) == len(files) - count
+    finally:
+        for path, content in files.items():
+            path.write_bytes(content)

@@ -102,9 +102,10 @@ class EligibilitySection(Section):
 
 
 class RetentionSection(Section):
-    """[retention]: when received files are deleted; results, reports and pictures are retained."""
+    """[retention]: when received files are deleted, and how fast stored files are checked."""
 
     pixel_days: float = Field(default=0.0, ge=0)
+    scrub_bytes_per_second: int = Field(default=8 << 20, ge=0)
 
 
 class PrivacySection(Section):

@@ -13,9 +13,10 @@ from pathlib import Path
 from worker.config.sections import PeerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database, DatabaseError
+from worker.db.instances import file_fault_counts, files_after
 from worker.db.processes import ProcessStatus, list_processes
 from worker.db.series_status import unfinished_counts
-from worker.db.tables import REVISION, ModelState
+from worker.db.tables import REVISION, FileKind, ModelState
 from worker.db.views.model_comparison import awaited_models, model_statuses
 from worker.errors import WorkerError
 from worker.process import ProcessRole
@@ -47,6 +48,7 @@ def examine(settings: Settings, config: Path | None, now: datetime) -> Iterator[
     if database.well:
         yield _processes(settings, now)
         yield from _models(settings)
+        yield _stored_files(settings)
     yield _bundle(settings)
     for peer in settings.peer:
         if peer.query:
@@ -128,6 +130,29 @@ def _database(settings: Settings) -> Finding:
             "database", False, f"{detail}, {parked} parked jobs, {failed} failed deliveries", "worker jobs list"
         )
     return Finding("database", True, detail)
+
+
+def _stored_files(settings: Settings) -> Finding:
+    """What commitment, retrieval, inference and the scrub have found; reads no file itself."""
+    subject = "stored files"
+    database = Database(settings.database.url)
+    try:
+        database.require_revision()
+        with database.read() as session:
+            counts = file_fault_counts(session)
+            expected = bool(files_after(session, FileKind.INSTANCE, 0, 1))
+    except WorkerError:  # an empty database
+        return Finding(subject, True, "none yet")
+    finally:
+        database.close()
+    if expected and not (settings.worker.data_dir / "instances").is_dir():
+        detail = "the folder instances is missing below the data folder, and the database knows files in it"
+        return Finding(subject, False, detail, "mount or restore the folder, then restart the worker")
+    if any(counts.values()):
+        detail = ", ".join(f"{number} {fault}" for fault, number in counts.items() if number)
+        advice = "check the disk; have the senders send them again, or restore the files from a backup"
+        return Finding(subject, False, detail, advice)
+    return Finding(subject, True, "none is known to be damaged or missing")
 
 
 def _models(settings: Settings) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,7 @@ from worker.network.known_peers import KnownPeers
 from worker.query_retrieve import identifiers, sub_operations
 from worker.query_retrieve.identifiers import Identifier, Mismatch
 from worker.query_retrieve.sub_operations import SUB_OPERATIONS_AT_MOST, RetrieveRequest
+from worker.storage.integrity import Integrity
 
 OPERATIONS_AT_ONCE = 2  # searches, and as many retrievals
 WAIT_FOR_A_SLOT_SECONDS = 20.0
@@ -42,6 +44,8 @@ ANSWERS_AT_MOST = 20_000
 _PAGE = 200
 _SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 _KEYWORDS = [keyword for level in identifiers.LEVELS.values() for keyword in level]
+
+_now = partial(datetime.now, UTC)
 
 
 class Busy(Exception):
@@ -51,7 +55,14 @@ class Busy(Exception):
 class QueryRetrieveScp:
     """Answers C-FIND, C-MOVE and C-GET."""
 
-    def __init__(self, settings: Settings, database: Database, record: events.RecordEvent = events.unrecorded) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        record: events.RecordEvent = events.unrecorded,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
+        self._integrity = Integrity(database, settings.worker.data_dir, clock, record)
         self._ae_title = settings.worker.ae_title
         self._data_dir = settings.worker.data_dir
         self._database = database
@@ -208,7 +219,7 @@ class QueryRetrieveScp:
         if len(instances) > SUB_OPERATIONS_AT_MOST:
             raise Busy
         try:
-            sub_operations.send_all(request, instances, self._data_dir, destination, self._ae_title)
+            sub_operations.send_all(request, instances, self._integrity, destination, self._ae_title)
         finally:
             calling, address = str(request.assoc.requestor.ae_title), str(request.assoc.requestor.address)
             receiver = (destination.ae_title, destination.host) if destination else (calling, address)

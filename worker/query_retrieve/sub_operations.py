@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, dcmread
@@ -34,6 +33,7 @@ from worker.logs import fault_fields, get_log
 from worker.network import pynetdicom_patches as patches
 from worker.network.associate import associate
 from worker.query_retrieve.identifiers import Mismatch
+from worker.storage.integrity import FaultyFile, Integrity
 
 SUB_OPERATIONS_AT_MOST = 65535  # PS3.7 9.1.3: the counts are of VR US
 _STATUSES_WITH_FAILED = (
@@ -141,7 +141,7 @@ class RetrieveRequest:
 def send_all(
     request: RetrieveRequest,
     instances: Sequence[Instance],
-    data_dir: Path,
+    integrity: Integrity,
     destination: ApplicationEntity | None,
     ae_title: str,
 ) -> None:
@@ -154,7 +154,7 @@ def send_all(
         request.end(standard.SUCCESS)
         return
     if destination is None:
-        _send_over(request, request.assoc, instances, data_dir)
+        _send_over(request, request.assoc, instances, integrity)
         return
     try:
         assoc = _associate(destination, instances, ae_title)
@@ -164,13 +164,15 @@ def send_all(
         request.end(standard.UNABLE_TO_PERFORM_SUB_OPERATIONS)
         return
     try:
-        _send_over(request, assoc, instances, data_dir)
+        _send_over(request, assoc, instances, integrity)
     finally:
         if assoc.is_established:
             assoc.release()
 
 
-def _send_over(request: RetrieveRequest, assoc: Association, instances: Sequence[Instance], data_dir: Path) -> None:
+def _send_over(
+    request: RetrieveRequest, assoc: Association, instances: Sequence[Instance], integrity: Integrity
+) -> None:
     for instance in instances:
         if request.is_abandoned:
             return
@@ -178,7 +180,7 @@ def _send_over(request: RetrieveRequest, assoc: Association, instances: Sequence
             request.end(standard.CANCEL)
             return
         started = time.monotonic()
-        status = _store(request, assoc, instance, data_dir)
+        status = _store(request, assoc, instance, integrity)
         time.sleep(min(time.monotonic() - started, _LONGEST_PAUSE_SECONDS))  # receiving has priority
         request.remaining -= 1
         if status == standard.SUCCESS or (status is not None and status >> 12 == 0xB):
@@ -193,10 +195,13 @@ def _send_over(request: RetrieveRequest, assoc: Association, instances: Sequence
     request.finish()
 
 
-def _store(request: RetrieveRequest, assoc: Association, instance: Instance, data_dir: Path) -> int | None:
+def _store(request: RetrieveRequest, assoc: Association, instance: Instance, integrity: Integrity) -> int | None:
     """C-STORE of a file; the peer's status, None where it could not be sent."""
-    path = data_dir / instance.path if instance.path is not None else None
-    if path is None or not path.is_file():
+    if instance.file is None:
+        return None
+    try:
+        path = integrity.path(instance.file)
+    except FaultyFile:
         return None
     originator = {} if request.is_get else {
         "originator_aet": str(request.assoc.requestor.ae_title), "originator_id": request.message.MessageID,

@@ -5,6 +5,7 @@ Each destination has its own thread, so that a slow one does not delay the other
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import socket
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,13 @@ from worker.db.deliveries import (
     record_commitment_report,
 )
 from worker.db.engine import Database
-from worker.db.tables import Commitment, DeliveryRow, DeliveryState, ObjectRow
+from worker.db.instances import StoredFile
+from worker.db.tables import Commitment, DeliveryRow, DeliveryState, FileKind, ObjectRow
 from worker.dicom.standard import derive_uid
 from worker.errors import Park, Retry
 from worker.logs import fault_fields, get_log
 from worker.send.destinations.base import Connection, Destination, Rejected
+from worker.storage.integrity import Integrity
 
 # After this many rejections of the same object the failure is treated as permanent; a person may retry.
 REJECTIONS_BEFORE_FAILED = 10
@@ -136,8 +140,13 @@ class Sender:
             )
 
     def _read(self, produced: ObjectRow) -> Dataset:
+        file = StoredFile(FileKind.OBJECT, produced.id, produced.path, produced.sha256)
         try:
-            return dcmread(self.data_dir / produced.path)
+            content = (self.data_dir / produced.path).read_bytes()
+            if hashlib.sha256(content).hexdigest() != produced.sha256:
+                integrity = Integrity(self.database, self.data_dir, self.clock, self.record)
+                integrity.require([file])
+            return dcmread(BytesIO(content))
         except FileNotFoundError:
             raise Park("object-missing", "the file of this object is missing from the data folder") from None
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The ticks of the receive role: settling, counting, dead associations, retention, counts of refusals."""
+"""The ticks of the receive role: settling, counting, dead associations, retention, scrub, counts of refusals."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from worker.service.schedule import Tick, start_ticks
 from worker.storage.associations import close_dead_associations
 from worker.storage.refusals import Refusals
 from worker.storage.retention import remove_old_pixels
+from worker.storage.scrub import SCRUB_SECONDS, Scrub
 
 _SETTLE_SECONDS = 0.1  # the longest delay beyond `quiet_seconds`; a query takes a millisecond
 _RETENTION_SECONDS = 600.0
@@ -33,7 +34,8 @@ def start_receive_ticks(
     record: RecordEvent = unrecorded,
     refusals: Refusals | None = None,
 ) -> BackgroundScheduler:
-    """Settle series, ask peers for their counts, close dead associations, delete old pixels, store refusal counts.
+    """Settle series, ask peers for their counts, close dead associations, delete old pixels, compare stored files,
+    store refusal counts.
 
     The caller shuts the scheduler down.
     """
@@ -51,6 +53,7 @@ def start_receive_ticks(
         Tick("settle", _SETTLE_SECONDS, settle),
         Tick("associations", settings.worker.lease_seconds / 3, close_associations),
         Tick("retention", _RETENTION_SECONDS, delete_old_pixels),
+        Tick("scrub", SCRUB_SECONDS, Scrub(settings, database, clock, record).run),
     ]
     if refusals is not None:
         ticks.append(Tick("refusals", _REFUSALS_SECONDS, refusals.write))

@@ -112,11 +112,11 @@ def _receive(settings: Settings, database: Database, clock: Clock, stop: threadi
         from worker.storage.associations import close_dead_associations
     from worker.service.receive_ticks import start_receive_ticks
     from worker.service.schedule import tick_now
-    from worker.storage.keeper import remove_leftovers
+    from worker.storage.leftovers import remove_leftovers
 
     configure_model(settings, database, clock)
     close_dead_associations(settings, database, clock(), record)
-    services = QueryRetrieveScp(settings, database, record).handlers()
+    services = QueryRetrieveScp(settings, database, record, clock).handlers()
     receiver = Receiver(settings, database, clock, record, services)
     remove_leftovers(settings.worker.data_dir)
     receiver.start()

@@ -36,7 +36,7 @@ _TRUSTED_SECONDS = 600.0
 _TRUSTED_FILES = 10_000
 _DETAILS = {
     FileFault.DAMAGED: "a stored file is damaged: send the series again, or restore the file from a backup",
-    FileFault.MISSING: "a stored file is gone from the data folder: send the series again, or restore it from a backup",
+    FileFault.MISSING: "a stored file is missing from the data folder: send the series again, or restore it",
 }
 
 

@@ -14,7 +14,6 @@ import os
 import shutil
 import socket
 import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -42,7 +41,7 @@ from worker.dicom import standard
 from worker.errors import RefusedInstance
 from worker.files import fsync
 from worker.logs import fault_fields, get_log
-from worker.process import is_running, process_name
+from worker.process import process_name
 from worker.storage.acceptance import StoreRequest, conflict_path, instance_path, pseudonymised, read_instance
 from worker.storage.folders import FolderSync
 from worker.storage.integrity import fault_of
@@ -51,7 +50,6 @@ _BATCH = 128
 _GATHER_SECONDS = 0.002
 _FOLDERS_AT_ONCE = 8
 _FULL_BYTES = 1 << 20
-_OTHERS_LEFTOVER_SECONDS = 86400.0
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
@@ -381,28 +379,6 @@ class InstanceKeeper:
             # sends it again.
             os.replace(pending.file, path)
             pending.file = path
-
-
-def remove_leftovers(data_dir: Path) -> int:
-    """Delete files that a killed receiver did not finish, and never acknowledged. Call before listening.
-
-    Receivers on several hosts may share the folder, so another host's files are deleted only when they are a day old.
-    """
-    leftovers = [path for path in (data_dir / "instances" / "incoming").glob("*-*") if _is_leftover(path)]
-    for path in leftovers:
-        path.unlink(missing_ok=True)
-    return len(leftovers)
-
-
-def _is_leftover(path: Path) -> bool:
-    pid, _, rest = path.name.partition("-")
-    host = rest.partition("-")[2]
-    if host != socket.gethostname():
-        try:
-            return time.time() - path.stat().st_mtime > _OTHERS_LEFTOVER_SECONDS
-        except FileNotFoundError:
-            return False
-    return not pid.isdigit() or int(pid) == os.getpid() or not is_running(int(pid))
 
 
 def _no_space() -> RefusedInstance:

@@ -8,7 +8,7 @@ from worker.audit import events
 from worker.audit.subjects import received_of
 from worker.config.settings import Settings
 from worker.db.engine import Database
-from worker.db.instances import instances_of
+from worker.db.instances import clear_file_faults, instances_of
 from worker.db.series import lock_settled_series, series_to_empty
 from worker.logs import get_log
 from worker.process import process_name
@@ -37,6 +37,7 @@ def remove_old_pixels(
                 if row.removed_at is None:
                     (settings.worker.data_dir / row.path).unlink(missing_ok=True)
                     row.removed_at = now
+                    clear_file_faults(session, [row.path])
                     removed += 1
         for instances in deleted:
             record(events.pixels_deleted(process_name(), instances))

@@ -20,6 +20,7 @@ from worker.decoding.pool import DecoderPool
 from worker.errors import StartError
 from worker.inference.bundle import verified_identity
 from worker.jobs.bundle_store import BundleStore
+from worker.storage.integrity import Integrity
 from worker.web.errors import DOCUMENTED
 from worker.web.filters import LARGEST_NUMBER, LARGEST_PAGE, UID_PATTERN
 from worker.web.guard import Caller, require
@@ -82,6 +83,11 @@ class Site:
     @property
     def data_dir(self) -> FilePath:
         return self.settings.worker.data_dir
+
+    @cached_property
+    def integrity(self) -> Integrity:
+        """Compares stored files with their hashes before they are given out or shown."""
+        return Integrity(self.database, self.data_dir, self.clock, self.record)
 
     @cached_property
     def decoders(self) -> DecoderPool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from worker import __version__
 from worker.audit.recorder import audit_faults
 from worker.config.settings import Settings
 from worker.db.engine import Database, DatabaseError
+from worker.db.instances import file_fault_counts
 from worker.db.processes import ProcessStatus, list_processes
 from worker.db.series_status import unfinished_counts
 from worker.db.tables import ModelState
@@ -65,6 +66,7 @@ def check_health(settings: Settings, database: Database, now: datetime) -> dict[
         with database.read() as session:
             checks["audit"] = "; ".join(audit_faults(session)) or "ok"
             counts = unfinished_counts(session)
+            counts["files"] = {fault.value: number for fault, number in file_fault_counts(session).items()}
             models = [
                 model for model in model_statuses(session) if model.state in (ModelState.ACTIVE, ModelState.SHADOW)
             ]
@@ -73,13 +75,15 @@ def check_health(settings: Settings, database: Database, now: datetime) -> dict[
     except DatabaseError as error:
         checks["database"] = f"unreachable ({type(error).__name__})"
     receivers = [process for process in living if process.role == ProcessRole.RECEIVE and not process.lost]
+    if _is_here(receivers) and checks["disk"] == "ok":
+        checks["disk"] = _incoming(settings)
     if not receivers:
         checks["receiver"] = "no receiving process is running"
     elif all(process.host == socket.gethostname() for process in receivers) and not listens(settings):
         checks["receiver"] = "not listening"
     return {
         **_report(checks),
-        "free_bytes": shutil.disk_usage(settings.worker.data_dir).free,
+        "free_bytes": _free_bytes(settings),
         "counts": counts,
         "models": [asdict(model) for model in models],
         "awaited_models": awaited,
@@ -93,6 +97,8 @@ def check_ready(settings: Settings, database: Database, now: datetime) -> dict[s
     try:
         with database.read() as session:
             seen = list_processes(session, now, _lease(settings))
+            if _is_here([process for process in seen if process.role == ProcessRole.RECEIVE and not process.lost]):
+                checks["disk"] = checks["disk"] if checks["disk"] != "ok" else _incoming(settings)
             if unserved := unserved_models(session):
                 checks["models"] = "; ".join(unserved)
     except DatabaseError as error:
@@ -121,8 +127,28 @@ def _lease(settings: Settings) -> timedelta:
     return timedelta(seconds=settings.worker.lease_seconds)
 
 
+def _is_here(receivers: Sequence[ProcessStatus]) -> bool:
+    return any(process.host == socket.gethostname() for process in receivers)
+
+
+def _incoming(settings: Settings) -> str:
+    """The receiver on this host creates the folder when it starts, so that it tells whether the disk is there."""
+    if (settings.worker.data_dir / "instances" / "incoming").is_dir():
+        return "ok"
+    return "instances/incoming is missing below the data folder: nothing can be stored; mount or restore, then restart"
+
+
+def _free_bytes(settings: Settings) -> int:
+    try:
+        return shutil.disk_usage(settings.worker.data_dir).free
+    except OSError:
+        return 0
+
+
 def _disk(settings: Settings) -> str:
-    if shutil.disk_usage(settings.worker.data_dir).free < settings.receive.minimum_free_bytes:
+    if not settings.worker.data_dir.is_dir():
+        return "the data folder is missing"
+    if _free_bytes(settings) < settings.receive.minimum_free_bytes:
         return "below minimum_free_bytes: instances are refused with 0xA700"
     return "ok"
 

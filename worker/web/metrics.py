@@ -25,6 +25,7 @@ from worker import __version__
 from worker.audit.recorder import audit_faults
 from worker.config.settings import Settings
 from worker.db.engine import Database, DatabaseError, Session
+from worker.db.instances import file_fault_counts
 from worker.db.processes import ProcessStatus, list_processes
 from worker.db.views.activity import ModelUsage, used_models
 from worker.db.views.totals import RunningTotals, Totals
@@ -75,6 +76,7 @@ class _Collector:
                 living = list_processes(session, self.now, timedelta(seconds=self.settings.worker.lease_seconds))
                 broken, models = len(audit_faults(session)), used_models(session)
                 refused = [*_refusals(session)]
+                faults = file_fault_counts(session)
         except DatabaseError as error:
             get_log().error("the scrape's queries failed", **fault_fields(error))
             yield _gauge("database_up", "1 while the database is reachable.", 0)
@@ -83,6 +85,12 @@ class _Collector:
         yield _gauge("audit_faults", "Hosts whose audit trail is broken or cannot be written.", broken)
         yield from _series(totals, self.now)
         yield from refused
+        yield _by(
+            "files_faulty",
+            "Stored files found damaged or missing, by fault.",
+            "fault",
+            {fault.value: number for fault, number in faults.items()},
+        )
         yield from _work(totals, self.now)
         yield from _deliveries(totals, self.now)
         yield from _processes(living)

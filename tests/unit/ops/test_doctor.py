@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.testbed.instances import new_instance
 from worker.config.sections import DatabaseSection, ReceiveSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
+from worker.db.instances import add_file_fault, add_instance, file_of
 from worker.db.migrate import migrate
 from worker.db.processes import beat
-from worker.ops.doctor import _processes, examine_role
+from worker.db.tables import FileFault
+from worker.ops.doctor import _processes, _stored_files, examine_role
 from worker.process import ProcessRole, process_name
 
 NOW = datetime.now(UTC)
@@ -70,3 +73,20 @@ def test_a_lost_host_is_named_with_what_to_do(settings: Settings, database: Data
 
 def test_without_tables_no_role_runs(settings: Settings) -> None:
     assert "worker migrate" in examine_role(settings, ProcessRole.SEND, NOW).detail
+
+
+def test_damaged_files_and_a_folder_that_is_gone_are_named(
+    settings: Settings, database: Database, tmp_path: Path
+) -> None:
+    assert _stored_files(settings).well
+    (tmp_path / "instances").mkdir()
+    with database.write() as session:
+        file = file_of(add_instance(session, new_instance(), NOW))
+    assert _stored_files(settings).well
+    with database.write() as session:
+        add_file_fault(session, file, FileFault.DAMAGED, NOW)
+    assert _stored_files(settings).detail == "1 damaged"
+    (tmp_path / "instances").rmdir()
+    finding = _stored_files(settings)
+    assert not finding.well
+    assert "missing below the data folder" in finding.detail

@@ -15,7 +15,8 @@ from sqlalchemy import select
 from tests.testbed.answered import answer
 from tests.testbed.instances import Clock
 from worker.db.engine import Database
-from worker.db.tables import Commitment, DeliveryRow, DeliveryState
+from worker.db.instances import file_fault_counts
+from worker.db.tables import Commitment, DeliveryRow, DeliveryState, FileFault
 from worker.dicom import commitment, standard
 from worker.errors import Park, Retry
 from worker.send.destinations.base import Connection, Description, Destination, Rejected
@@ -176,3 +177,13 @@ def test_commitment_is_requested_of_a_kind_that_has_it_until_it_is_reported(send
     assert sender.request_commitment() == 2
     assert {row.commitment for row in _deliveries(sender)} == {Commitment.CONFIRMED}
     assert len(Script.requested[0]) == 2
+
+
+def test_an_object_that_the_disk_has_damaged_is_not_sent(sender: Sender, tmp_path: Path) -> None:
+    [report, _] = sorted(tmp_path.rglob("objects/*/*.dcm"), key=lambda path: path.stat().st_size)
+    content = report.read_bytes()
+    report.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert sender.send_due() == 2
+    assert sorted(_states(sender), key=str) == [(DeliveryState.DELIVERED, None), (DeliveryState.FAILED, "file-damaged")]
+    with sender.database.read() as session:
+        assert file_fault_counts(session)[FileFault.DAMAGED] == 1

@@ -63,4 +63,4 @@ def test_each_peer_that_answers_queries_has_a_tick_of_its_own(tmp_path: Path) ->
     names = {job.id for job in ticks.get_jobs()}
     ticks.shutdown(wait=True)
     database.close()
-    assert names == {"settle", "associations", "retention", "refusals", "count-A", "count-C"}
+    assert names == {"settle", "associations", "retention", "scrub", "refusals", "count-A", "count-C"}

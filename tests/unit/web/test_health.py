@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,11 @@ from worker.audit.events import unrecorded
 from worker.config.sections import DatabaseSection, ReceiveSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
-from worker.db.instances import add_instance
+from worker.db.instances import add_file_fault, add_instance, file_of
 from worker.db.models import model_row
 from worker.db.processes import beat
 from worker.db.series import queue_series
-from worker.db.tables import ProcessRow, SeriesRow
+from worker.db.tables import FileFault, ProcessRow, SeriesRow
 from worker.process import ProcessRole, process_name
 from worker.send.destinations.c_store import CStoreDestination
 from worker.web import guard
@@ -91,6 +92,7 @@ def test_health_counts_what_is_not_done(database: Database, settings: Settings) 
         "series": {"open": 1},
         "jobs": {"pending": 1, "running": 0, "parked": 0},
         "deliveries": {"pending": 0, "sending": 0, "failed": 0},
+        "files": {"damaged": 0, "missing": 0},
     }
 
 
@@ -122,3 +124,26 @@ def _get(app: FastAPI, path: str) -> httpx.Response:
             return await client.get(path)
 
     return asyncio.run(get())
+
+
+def test_a_data_folder_that_is_gone_is_noticed(database: Database, settings: Settings, tmp_path: Path) -> None:
+    _live(database, "elsewhere", *ProcessRole)
+    incoming = tmp_path / "instances" / "incoming"
+    assert check_health(settings, database, later(1))["checks"]["disk"] == "ok"  # its receiver has a folder of its own
+    with database.write() as session:
+        beat(session, process_name(), ProcessRole.RECEIVE, later(0), later(0))
+    for check in (check_health, check_ready):
+        assert "incoming is missing" in check(settings, database, later(1))["checks"]["disk"]
+        incoming.mkdir(parents=True)
+        assert check(settings, database, later(1))["checks"]["disk"] == "ok"
+        shutil.rmtree(tmp_path / "instances")
+    gone = settings.model_copy(update={"worker": WorkerSection(data_dir=tmp_path / "gone")})
+    for check in (check_health, check_ready):
+        assert check(gone, database, later(1))["checks"]["disk"] == "the data folder is missing"
+
+
+def test_health_counts_faulty_files(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        file = file_of(add_instance(session, new_instance(), later(0)))
+        add_file_fault(session, file, FileFault.MISSING, later(0))
+    assert check_health(settings, database, later(1))["counts"]["files"] == {"damaged": 0, "missing": 1}

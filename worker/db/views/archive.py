@@ -14,7 +14,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import exists, false, func, literal, not_, null, select
 from sqlalchemy.orm import Session, aliased
 
-from worker.db.tables import InstanceRow, ObjectKind, ObjectRow, ResultRow, SeriesRow
+from worker.db.instances import StoredFile
+from worker.db.tables import FileKind, InstanceRow, ObjectKind, ObjectRow, ResultRow, SeriesRow
 from worker.db.views.archive_matching import MODALITIES, Keys, has_modality, is_among, is_like, of_modality, of_study
 
 
@@ -62,6 +63,7 @@ class Instance:
     study_date: str
     kind: ObjectKind | None
     path: str | None
+    file: StoredFile | None = None  # as `path`
 
 
 def match_studies(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Study]:
@@ -136,7 +138,7 @@ def match_instances(session: Session, keys: Keys, limit: int | None = None, offs
         select(
             InstanceRow.id, null().label("kind"), SeriesRow.series_instance_uid, SeriesRow.modality,
             InstanceRow.sop_instance_uid, InstanceRow.sop_class_uid, InstanceRow.transfer_syntax_uid,
-            InstanceRow.path, InstanceRow.removed_at.is_not(None).label("removed"), *columns,
+            InstanceRow.path, InstanceRow.sha256, InstanceRow.removed_at.is_not(None).label("removed"), *columns,
         )
         .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
         .where(*study, *is_among(SeriesRow.series_instance_uid, keys.series_instance_uids))
@@ -150,7 +152,7 @@ def match_instances(session: Session, keys: Keys, limit: int | None = None, offs
             ObjectRow.id, ObjectRow.kind, ObjectRow.series_instance_uid, literal("").label("modality"),
             ObjectRow.sop_instance_uid, ObjectRow.sop_class_uid,
             literal(str(ExplicitVRLittleEndian)).label("transfer_syntax_uid"),
-            ObjectRow.path, false().label("removed"), *columns,
+            ObjectRow.path, ObjectRow.sha256, false().label("removed"), *columns,
         )
         .join(ResultRow, ResultRow.id == ObjectRow.result_id)
         .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
@@ -166,6 +168,7 @@ def match_instances(session: Session, keys: Keys, limit: int | None = None, offs
 
 def _instance(row: Any) -> Instance:
     kind = ObjectKind(row.kind) if row.kind else None
+    file_kind = FileKind.OBJECT if kind else FileKind.INSTANCE
     return Instance(
         study_instance_uid=row.study_instance_uid,
         series_instance_uid=row.series_instance_uid,
@@ -179,6 +182,7 @@ def _instance(row: Any) -> Instance:
         study_date=row.study_date,
         kind=kind,
         path=None if row.removed else row.path,
+        file=None if row.removed else StoredFile(file_kind, row.id, row.path, row.sha256),
     )
 
 

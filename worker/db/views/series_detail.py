@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from worker.db.instances import StoredFile, file_of
 from worker.db.tables import InstanceRow, JobRow, JobState, ObjectKind, ObjectRow, ResultRow, SeriesRow, SliceResultRow
 from worker.results import Activation
 
@@ -24,6 +25,7 @@ class ShownSlice:
     in_distribution: bool = True
     deciding: bool = False
     activation: Activation | None = None
+    stored: StoredFile | None = field(default=None, compare=False)  # as `file`
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,38 +122,37 @@ def find_report(session: Session, series_instance_uid: str) -> LatestReport | No
 def _classified(session: Session, result_id: int | None) -> list[ShownSlice]:
     """The slices of a result, in stack order."""
     rows = session.execute(
-        select(SliceResultRow, InstanceRow.path, InstanceRow.removed_at)
+        select(SliceResultRow, InstanceRow)
         .join(InstanceRow, InstanceRow.id == SliceResultRow.instance_id)
         .where(SliceResultRow.result_id == result_id)
         .order_by(SliceResultRow.ordinal)
     )
     return [
         ShownSlice(
-            file=path if removed_at is None else None,
+            file=instance.path if instance.removed_at is None else None,
             frame_number=row.frame_number,
             position_mm=row.position_mm,
             probabilities=tuple(row.probabilities),
             in_distribution=row.in_distribution,
             deciding=row.deciding,
             activation=_activation(row.activation),
+            stored=file_of(instance) if instance.removed_at is None else None,
         )
-        for row, path, removed_at in rows
+        for row, instance in rows
     ]
 
 
 def _received(session: Session, series_id: int) -> list[ShownSlice]:
     """The images of a series without a result, in the order in which they came."""
-    rows = session.execute(
-        select(InstanceRow.path, InstanceRow.removed_at, InstanceRow.attributes)
-        .where(InstanceRow.series_id == series_id)
-        .order_by(InstanceRow.id)
-        .limit(LARGEST_SERIES)
+    rows = session.scalars(
+        select(InstanceRow).where(InstanceRow.series_id == series_id).order_by(InstanceRow.id).limit(LARGEST_SERIES)
     )
     slices: list[ShownSlice] = []
-    for path, removed_at, attributes in rows:
-        frames = attributes.get("frames") or 1
+    for row in rows:
+        frames = row.attributes.get("frames") or 1
         numbers = range(1, frames + 1) if frames > 1 else [None]
-        slices += [ShownSlice(path if removed_at is None else None, number) for number in numbers]
+        stored = file_of(row) if row.removed_at is None else None
+        slices += [ShownSlice(stored.path if stored else None, number, stored=stored) for number in numbers]
     return slices[:LARGEST_SERIES]
 
 

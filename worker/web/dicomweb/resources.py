@@ -21,6 +21,7 @@ from worker.decoding.answers import Answer
 from worker.decoding.pool import FileKilledDecoder
 from worker.decoding.tasks import Task
 from worker.errors import NotAssessable
+from worker.storage.integrity import FaultyFile
 from worker.web.dependencies import Site
 from worker.web.dicomweb.messages import uids_of
 from worker.web.guard import Caller
@@ -51,6 +52,7 @@ class DicomwebResources:
         self.data_dir: Path = site.data_dir
         self.decoders = site.decoders
         self._record = site.record
+        self._integrity = site.integrity
         self._views: OrderedDict[tuple[str, str, str], float] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -70,7 +72,7 @@ class DicomwebResources:
         kept = tuple(instance for instance in instances if instance.path is not None)
         if not kept:
             raise HTTPException(410, "the images were deleted by the retention policy ([retention] pixel_days)")
-        existing = tuple(instance for instance in kept if self.file(instance).is_file())
+        existing = tuple(instance for instance in kept if (self.data_dir / str(instance.path)).is_file())
         if not existing:
             raise HTTPException(404, "the file is missing from the data folder")
         return Selection(existing, len(existing) < len(instances))
@@ -80,7 +82,21 @@ class DicomwebResources:
         return self.select(request).instances[0]
 
     def file(self, instance: Instance) -> Path:
-        return self.data_dir / str(instance.path)
+        """The file of an instance, as it was stored. Answers 410 for one that the disk has damaged."""
+        if instance.file is None:
+            raise HTTPException(404, "the file is missing from the data folder")
+        try:
+            return self._integrity.path(instance.file)
+        except FaultyFile as fault:
+            raise HTTPException(410, fault.detail) from None
+
+    def is_whole(self, instance: Instance) -> bool:
+        """Whether the file of an instance is as it was stored."""
+        try:
+            self.file(instance)
+        except HTTPException:
+            return False
+        return True
 
     def decoded(self, task: Task, caller: Caller) -> Answer:
         """The answer of a decoder process. Answers 404, 406 or 422 where the file cannot be decoded."""

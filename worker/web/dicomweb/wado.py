@@ -60,6 +60,10 @@ def _retrieve(resources: DicomwebResources, alone: bool) -> Callable[..., Any]:
         ]
         if not chosen:
             raise HTTPException(406, "instances are available as application/dicom, as stored or decompressed")
+        # Before the first byte: the status tells that something is left out.
+        chosen = [(instance, syntax) for instance, syntax in chosen if resources.is_whole(instance)]
+        if not chosen:
+            raise HTTPException(410, "the stored files are damaged")
         contents = [_content(resources, instance, syntax, caller) for instance, syntax in chosen]
         if alone:
             contents = [_start(contents[0])]

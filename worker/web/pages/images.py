@@ -14,12 +14,14 @@ from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi import Path as PathParameter
 from PIL import Image
 
+from worker.db.tables import FileFault
 from worker.db.views.series_detail import LARGEST_SERIES, SeriesDetail, ShownSlice, find_series_detail
 from worker.decoding import tasks
 from worker.decoding.pool import DecoderPool
 from worker.errors import NotAssessable
 from worker.reporting.draw_picture import ACTIVATION_THRESHOLD, colours
 from worker.results import Activation
+from worker.storage.integrity import FaultyFile
 from worker.web.dependencies import NO_SUCH_SERIES, Reader, SeriesUid, Site
 
 _WINDOWS_CACHED = 256
@@ -58,11 +60,15 @@ def series_images(site: Site) -> APIRouter:
         if shown.file is None:
             raise HTTPException(410, "the images were deleted by the retention policy ([retention] pixel_days)")
         try:
+            if shown.stored is not None:
+                site.integrity.path(shown.stored)
             files = [data_dir / slice_.file for slice_ in detail.slices if slice_.file]
             black, white = windows.of(series_instance_uid, files, caller.name)
             window = (black + low * (white - black), black + high * (white - black))
             task = tasks.slice_png(data_dir / shown.file, shown.frame_number, window)
             return _png(site.decoders.picture(task, caller.name))
+        except FaultyFile as fault:
+            raise HTTPException(410 if fault.fault is FileFault.DAMAGED else 404, fault.detail) from None
         except NotAssessable as fault:
             raise HTTPException(422, fault.detail) from None
         except OSError:

@@ -7,6 +7,7 @@ from fastapi.responses import RedirectResponse
 
 from worker.audit import events
 from worker.db.deliveries import retry_failed_deliveries
+from worker.db.instances import file_fault_counts
 from worker.db.jobs import retry_parked_jobs
 from worker.db.views.queue import unfinished_deliveries, unfinished_jobs
 from worker.web.dependencies import Operator, Reader, RowNumber, Site
@@ -25,12 +26,14 @@ def queue_page(site: Site) -> APIRouter:
         with site.database.read() as session:
             jobs = unfinished_jobs(session, limit=_QUEUE_LENGTH)
             deliveries = unfinished_deliveries(session, limit=_QUEUE_LENGTH)
+            faults = file_fault_counts(session)
         return render_page(
             site,
             "queue.html",
             caller,
             jobs=jobs,
             deliveries=deliveries,
+            faults={fault.value: number for fault, number in faults.items() if number},
             tried=tried,
             length=_QUEUE_LENGTH,
             now=site.clock(),
