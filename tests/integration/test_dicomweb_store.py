@@ -30,7 +30,7 @@ from worker.config.settings import Settings
 from worker.db import settling, tokens
 from worker.db.engine import Database
 from worker.db.migrate import migrate
-from worker.db.tables import AssociationRow, ConflictRow, InstanceRow, TokenRole
+from worker.db.tables import AssociationEnd, AssociationRow, ConflictRow, InstanceRow, TokenRole
 from worker.dicom.standard import derive_uid
 from worker.storage.refusals import refused_instances
 from worker.web.app import create_app
@@ -141,7 +141,7 @@ def test_a_series_waits_for_the_end_of_the_request(site: Site) -> None:
             return len(settling.series_to_settle(session, *moments))
 
     before = settled()
-    request.end()
+    request.end(AssociationEnd.RELEASED)
     assert settled() == before + 1
     storage.close()
 
@@ -225,7 +225,7 @@ def test_a_count_that_cannot_be_written_now_is_written_later(site: Site, tmp_pat
     storage = StowStorage(settings, database, lambda: later(0), site.events.append)
     request = storage.begin("writer", "127.0.0.1")
     assert request.store(b"no file").status == 0xC000
-    request.end()
+    request.end(AssociationEnd.RELEASED)
     migrate(database)
     storage.close()
     with database.read() as session:

@@ -24,7 +24,7 @@ from worker.config.sections import ReceiveSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.migrate import migrate
-from worker.db.tables import AssociationRow, InstanceRow
+from worker.db.tables import AssociationEnd, AssociationRow, InstanceRow
 from worker.dicom import standard
 from worker.errors import StartError
 from worker.receive.storage_scp import Receiver
@@ -132,11 +132,11 @@ def test_echo_leaves_no_association_row_and_a_store_leaves_a_closed_one(site: Si
 def test_an_end_that_could_not_be_recorded_is_recorded_later(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     failures = []
 
-    def fail_once(session: object, row: int, now: datetime) -> None:
+    def fail_once(session: object, row: int, now: datetime, end: AssociationEnd) -> None:
         if not failures:
             failures.append(row)
             raise OSError("disk full")
-        close(session, row, now)  # type: ignore[arg-type]
+        close(session, row, now, end)  # type: ignore[arg-type]
 
     close = associations.close_association
     monkeypatch.setattr(associations, "close_association", fail_once)

@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 from worker.db.jobs import resume_jobs
 from worker.db.series_status import answer_series
 from worker.db.tables import (
+    AssociationEnd,
     AssociationRow,
     ConflictRow,
     FileFault,
@@ -88,8 +89,10 @@ def open_association(session: Session, calling_ae_title: str, peer: str, receive
     return row.id
 
 
-def close_association(session: Session, association_id: int, now: datetime) -> None:
-    session.execute(update(AssociationRow).where(AssociationRow.id == association_id).values(closed_at=now))
+def close_association(
+    session: Session, association_id: int, now: datetime, end: AssociationEnd = AssociationEnd.RELEASED
+) -> None:
+    session.execute(update(AssociationRow).where(AssociationRow.id == association_id).values(closed_at=now, ended=end))
 
 
 def open_associations(session: Session) -> Sequence[AssociationRow]:
@@ -177,9 +180,9 @@ def input_sha256(instances: Sequence[InstanceRow | NewInstance]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def restore_instance(session: Session, row: InstanceRow, now: datetime) -> None:
-    """Record that the file of a removed instance came again, and reopen its series."""
-    row.removed_at, row.received_at = None, now
+def restore_instance(session: Session, row: InstanceRow, association_id: int | None, now: datetime) -> None:
+    """Record that the file of a removed instance came again over an association, and reopen its series."""
+    row.removed_at, row.received_at, row.association_id = None, now, association_id
     session.execute(
         update(SeriesRow)
         .where(SeriesRow.id == row.series_id)

@@ -1,16 +1,20 @@
-"""Rows of series: locked while they settle, refused or queued, emptied by retention."""
+"""Rows of series: locked while they settle, refused or queued, opened again, emptied by retention."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from worker.db.instances import input_sha256, instances_of
+from worker.db.instances import NewInstance, input_sha256, instances_of
+from worker.db.series_status import answer_series
 from worker.db.tables import (
     DETAIL_LENGTH,
+    AssociationEnd,
+    AssociationRow,
     Commitment,
     DeliveryRow,
     DeliveryState,
@@ -24,6 +28,8 @@ from worker.db.tables import (
     SeriesStatus,
 )
 
+INCOMPLETE = "incomplete"  # the reason of a series that is refused for what is missing
+
 
 def lock_open_series(session: Session, series_id: int, not_after: datetime) -> SeriesRow | None:
     """Lock a series if it is still open and silent since `not_after`; a late instance waits for our commit."""
@@ -35,7 +41,9 @@ def lock_open_series(session: Session, series_id: int, not_after: datetime) -> S
     )
 
 
-def refuse_series(series: SeriesRow, reason: str, detail: str, now: datetime) -> None:
+def refuse_series(series: SeriesRow, reason: str, detail: str, now: datetime, rules: str | None = None) -> None:
+    """Refuse a series; `rules` is the fingerprint of those that refuse it: see `record_repetitions`."""
+    series.rules = rules
     series.state, series.reason, series.detail = SeriesState.REFUSED, reason, detail[:DETAIL_LENGTH]
     series.settled_at = now
     series.status, series.label, series.probability = SeriesStatus.REFUSED, None, None
@@ -128,3 +136,81 @@ def lock_settled_series(session: Session, series_id: int, before: datetime) -> b
         .with_for_update()
     )
     return locked is not None
+
+
+# --- again -----------------------------------------------------------------------------------------------------
+
+
+def record_repetitions(
+    session: Session, repeated: Sequence[tuple[InstanceRow, NewInstance]], rules: str | None, now: datetime
+) -> None:
+    """Record that stored instances came again, each with what came.
+
+    They count as brought by the later association unless the earlier one was released, so that a transfer that broke
+    off is made good by another. A series that was refused by other rules than `rules`, or for what was missing, opens
+    again.
+    """
+    by_association: dict[int, list[int]] = defaultdict(list)
+    for row, new in repeated:
+        if new.association_id is not None and row.association_id not in (None, new.association_id):
+            by_association[new.association_id].append(row.id)
+    for association_id, instance_ids in sorted(by_association.items()):
+        was_released = (
+            select(AssociationRow.id)
+            .where(AssociationRow.id == InstanceRow.association_id, AssociationRow.ended == AssociationEnd.RELEASED)
+            .exists()
+        )
+        session.execute(
+            update(InstanceRow)
+            .where(InstanceRow.id.in_(instance_ids), ~was_released)
+            .values(association_id=association_id)
+            .execution_options(synchronize_session=False)
+        )
+    if rules is not None:
+        reopened = _reopen_refused_by_others(session, sorted({row.series_id for row, _ in repeated}), rules, now)
+        for row, new in repeated:
+            if row.series_id in reopened:
+                row.attributes = new.attributes  # later rules may read what was not recorded before
+
+
+def _reopen_refused_by_others(session: Session, series_ids: Sequence[int], rules: str, now: datetime) -> set[int]:
+    """Open the refused ones of these series whose refusal `rules` may not repeat; their row ids."""
+    locked = (
+        select(SeriesRow.id)
+        .where(SeriesRow.id.in_(series_ids), SeriesRow.state == SeriesState.REFUSED)
+        .where(or_(SeriesRow.rules.is_(None), SeriesRow.rules != rules, SeriesRow.reason == INCOMPLETE))
+        .order_by(SeriesRow.id)
+        .with_for_update()
+    )
+    reopened = session.scalars(
+        update(SeriesRow)
+        .where(SeriesRow.id.in_(locked))
+        .values(state=SeriesState.OPEN, reason=None, detail=None, last_received_at=now)
+        .returning(SeriesRow.id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    answer_series(session, reopened)
+    return set(reopened)
+
+
+def reconsider_series(session: Session, series_instance_uid: str) -> bool:
+    """Open a refused series again, so that it settles by the rules of now; False where it is not refused."""
+    return bool(_open_refused(session, SeriesRow.series_instance_uid == series_instance_uid, 1))
+
+
+def reconsider_refused(session: Session, after: int, limit: int = 500) -> list[int]:
+    """Open the next refused series after a row id, as above; their row ids in order, none at the end."""
+    return _open_refused(session, SeriesRow.id > after, limit)
+
+
+def _open_refused(session: Session, condition: ColumnElement[bool], limit: int) -> list[int]:
+    refused = select(SeriesRow.id).where(SeriesRow.state == SeriesState.REFUSED, condition).order_by(SeriesRow.id)
+    ids = list(session.scalars(refused.limit(limit).with_for_update()))
+    session.execute(
+        update(SeriesRow)
+        .where(SeriesRow.id.in_(ids))
+        .values(state=SeriesState.OPEN, reason=None, detail=None)
+        .execution_options(synchronize_session=False)
+    )
+    answer_series(session, ids)
+    return ids

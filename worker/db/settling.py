@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,7 +11,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from worker.db.tables import AssociationRow, InstanceRow, SeriesRow, SeriesState
+from worker.db.tables import AssociationEnd, AssociationRow, InstanceRow, SeriesRow, SeriesState
+
+_BROKEN_OFF = (AssociationEnd.ABORTED, AssociationEnd.LOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,8 @@ class CountPolicy:
     """How the number of images that a sender reports bears on settling.
 
     `peers`: calling AE titles of the senders that are queried; `settle_on_count`: a series is complete as soon as it
-    has that number; `extra_quiet`: added to the quiet time while the number is unknown or not reached.
+    has that number; `extra_quiet`: added to the quiet time while the number is unknown or not reached, and, of every
+    sender, after a transfer that broke off.
     """
 
     peers: tuple[str, ...] = ()
@@ -46,13 +50,20 @@ def series_to_settle(
     Complete: nothing came for `quiet`, and the series' associations ended at least `quiet` ago. So a sender that lost
     its association, even because this worker was killed, has `quiet` from then on to send the rest. The end of an
     association whose receiver died is never recorded; it counts as ended after twice the idle limit without an
-    instance, because a living receiver would have ended it. A sender's count delays completion or brings it forward:
-    see CountPolicy. `awaited`: details of models that are not active; series that wait for such a model are left out.
+    instance, because a living receiver would have ended it. After an association that was not released, or has no end,
+    a series waits `extra_quiet` more unless the sender's count says that it is complete: the sender may come back. A
+    count delays completion or brings it forward: see CountPolicy. `awaited`: details of models that are not active;
+    series that wait for such a model are left out.
     """
     open_association = _comes_over(or_(AssociationRow.closed_at.is_(None), AssociationRow.closed_at > now - quiet))
+    is_whole = and_(_counted_since_last_arrival(), _expected() > 0, _expected() <= _instances())
+    extra = count_policy.extra_quiet
+    broke_off = _comes_over(and_(AssociationRow.ended.in_(_BROKEN_OFF), AssociationRow.closed_at > now - quiet - extra))
+    without_end = SeriesRow.last_received_at <= now - 2 * idle
     complete = and_(
         SeriesRow.last_received_at <= now - quiet,
-        or_(~open_association, SeriesRow.last_received_at <= now - 2 * idle),
+        or_(~open_association, and_(without_end, or_(is_whole, SeriesRow.last_received_at <= now - 2 * idle - extra))),
+        or_(~broke_off, is_whole),
     )
     if count_policy.peers:
         waits = and_(
@@ -62,8 +73,7 @@ def series_to_settle(
         )
         complete = and_(complete, ~waits)
         if count_policy.settle_on_count:
-            reached = and_(_counted_since_last_arrival(), _expected() > 0, _expected() <= _instances())
-            complete = or_(complete, reached)
+            complete = or_(complete, is_whole)
     rows = session.execute(
         select(SeriesRow.id, SeriesRow.last_received_at)
         .where(SeriesRow.state == SeriesState.OPEN, complete)
@@ -107,6 +117,25 @@ def expected_now(series: SeriesRow) -> int | None:
     """The sender's number of images, if it was requested after the last arrival."""
     is_current = series.counted_at is not None and series.counted_at >= series.last_received_at
     return series.expected_instances if is_current else None
+
+
+def broken_transfers(session: Session, series_id: int) -> dict[str, int]:
+    """The number of a series' instances by the end of their associations, where those were not released.
+
+    An association that has no end although its series settles is lost: its receiver died.
+    """
+    rows = session.execute(
+        select(AssociationRow.ended, func.count())
+        .join(InstanceRow, InstanceRow.association_id == AssociationRow.id)
+        .where(InstanceRow.series_id == series_id)
+        .where(or_(AssociationRow.ended.in_(_BROKEN_OFF), AssociationRow.closed_at.is_(None)))
+        .group_by(AssociationRow.ended)
+        .order_by(AssociationRow.ended)
+    )
+    numbers: dict[str, int] = defaultdict(int)
+    for ended, number in rows:
+        numbers[ended or AssociationEnd.LOST.value] += number
+    return dict(numbers)
 
 
 def _counted_since_last_arrival() -> ColumnElement[bool]:

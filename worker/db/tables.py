@@ -46,7 +46,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import DateTime, TypeDecorator
 
 # The newest revision in migrations/versions (a test compares them), so that a start needs no Alembic import.
-REVISION = "0004"
+REVISION = "0005"
 DETAIL_LENGTH = 1024
 
 
@@ -129,6 +129,14 @@ class FileKind(StrEnum):
     CONFLICT = "conflict"
 
 
+class AssociationEnd(StrEnum):
+    """How an association ended: released by its requestor, aborted by either side, or lost without either."""
+
+    RELEASED = "released"
+    ABORTED = "aborted"
+    LOST = "lost"
+
+
 class TokenRole(StrEnum):
     READ = "read"
     ANNOTATE = "annotate"
@@ -201,8 +209,9 @@ class AssociationRow(Base):
     receiver: Mapped[str] = mapped_column(String(128))  # the receiving process, host:pid
     opened_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
+    ended: Mapped[str | None] = mapped_column(String(16))  # null while open, and where an earlier worker closed it
 
-    __table_args__ = (Index(None, "closed_at"),)
+    __table_args__ = (_is_among("ended", AssociationEnd), Index(None, "closed_at"))
 
 
 class SeriesRow(Base):
@@ -223,6 +232,7 @@ class SeriesRow(Base):
     created_at: Mapped[datetime]
     last_received_at: Mapped[datetime]
     settled_at: Mapped[datetime | None]
+    rules: Mapped[str | None] = mapped_column(String(64))  # of a refused series: by which rules, config.fingerprint
     # The number of images that the sender reports, and when it was queried: see receive.peer_count.
     expected_instances: Mapped[int | None]
     counted_at: Mapped[datetime | None]

@@ -16,13 +16,19 @@ _FEWEST_POSITIONS = 4  # with fewer, an even distance may be an accident
 _TOLERANCE = 0.05  # of a length: what scanners and rounding make of equal lengths
 
 
-def describe_missing(attributes: Sequence[Mapping[str, Any]], expected: int | None) -> str | None:
+def describe_missing(
+    attributes: Sequence[Mapping[str, Any]], expected: int | None, broken: Mapping[str, int] | None = None
+) -> str | None:
     """What is missing, as a phrase; None where nothing is known to be missing.
 
     `attributes` are those of the instances, as `storage.acceptance.read_instance` makes them; `expected` is how many
-    instances of the series the sender has, None where it was not queried or did not answer.
+    instances of the series the sender has, None where it was not queried or did not answer. `broken`: how many of its
+    images came over associations that broke off, by their end; the sender's count tells whether it matters.
     """
     phrases = []
+    if broken and (expected is None or expected > len(attributes)):
+        number, ends = sum(broken.values()), " and ".join(sorted(broken))
+        phrases.append(f"its transfer broke off after {number} image{'s' if number > 1 else ''} (association {ends})")
     if expected is not None and expected > len(attributes):
         phrases.append(f"{len(attributes)} of the {expected} images that the sender has")
     gaps, slices = missing_slices(attributes)

@@ -13,13 +13,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from worker.config import routing
+from worker.config.fingerprint import rules_fingerprint
 from worker.config.sections import EligibilitySection
 from worker.config.settings import Settings
 from worker.db import settling
 from worker.db.engine import Database
 from worker.db.instances import instances_of
 from worker.db.models import models_in_use
-from worker.db.series import lock_open_series, queue_series, refuse_series
+from worker.db.series import INCOMPLETE, lock_open_series, queue_series, refuse_series
 from worker.db.tables import DETAIL_LENGTH, InstanceRow, ModelRow, SeriesRow
 from worker.logs import get_log
 from worker.receive.completeness import describe_missing
@@ -133,16 +134,18 @@ def _settle(
             refusal = SeriesRefusal(
                 "pixels-removed", "earlier slices were deleted by retention; send the whole series again"
             )
-        missing = describe_missing(attributes, settling.expected_now(series))
+        missing = describe_missing(
+            attributes, settling.expected_now(series), settling.broken_transfers(session, series_id)
+        )
         if refusal is None and missing is not None and settings.eligibility.refuse_incomplete:
-            refusal = SeriesRefusal("incomplete", missing)
+            refusal = SeriesRefusal(INCOMPLETE, missing)
         route = routing.decide(settings.route, attributes)
         if refusal is None and route is not None and route.refuse is not None:
             refusal = SeriesRefusal("route", f"rule '{route.name}': {route.refuse}")
         active, in_shadow = models_in_use(session)
         models, waits_for = routing.choose_models(route, _active(active))
         if refusal is not None:
-            refuse_series(series, refusal.reason, refusal.detail, now)
+            refuse_series(series, refusal.reason, refusal.detail, now, rules_fingerprint(settings))
         elif waits_for is not None:
             series.reason, series.detail = routing.MODEL_NOT_ACTIVE, waits_for[:DETAIL_LENGTH]
         else:

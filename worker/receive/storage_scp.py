@@ -10,17 +10,21 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
-from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.pdu import A_ABORT_RQ, A_RELEASE_RQ
+from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE
 from pynetdicom.sop_class import Verification
 
 from worker.audit import events
+from worker.config.fingerprint import rules_fingerprint
 from worker.config.sections import ReceiveSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
+from worker.db.tables import AssociationEnd
 from worker.dicom import commitment, standard
 from worker.errors import StartError
 from worker.logs import fault_fields, get_log
@@ -34,6 +38,7 @@ from worker.storage.refusals import Refusals
 from worker.tls import server_context
 
 _BIND_SECONDS = 3.0
+_ENDING_PDUS = {A_RELEASE_RQ: AssociationEnd.RELEASED, A_ABORT_RQ: AssociationEnd.ABORTED}
 
 
 class Receiver:
@@ -55,10 +60,17 @@ class Receiver:
         self._record = record
         self._associations = Associations(database, settings.worker.ae_title, clock, record)
         self._keeper = InstanceKeeper(
-            database, settings.worker.data_dir, clock, settings.receive.minimum_free_bytes, settings.route, record
+            database,
+            settings.worker.data_dir,
+            clock,
+            settings.receive.minimum_free_bytes,
+            settings.route,
+            record,
+            rules_fingerprint(settings),
         )
         self.refusals = Refusals(database)
         self._open: dict[Association, int] = {}
+        self._ends: WeakKeyDictionary[Association, AssociationEnd] = WeakKeyDictionary()
         self._lock = threading.Lock()
         self._ae = _application_entity(settings)
         self._server: Any = None
@@ -69,8 +81,11 @@ class Receiver:
         receive = self._settings.receive
         handlers = [
             (evt.EVT_ACSE_SENT, self._on_answer),
+            (evt.EVT_ACSE_SENT, self._on_abort),
             (evt.EVT_C_ECHO, lambda _event: standard.SUCCESS),
             (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_PDU_RECV, self._on_ending_pdu),
+            (evt.EVT_PDU_SENT, self._on_ending_pdu),
             (evt.EVT_RELEASED, self._on_end),
             (evt.EVT_ABORTED, self._on_end),
             (evt.EVT_CONN_CLOSE, self._on_end),
@@ -177,11 +192,29 @@ class Receiver:
                 self._open[assoc] = row
         return row
 
+    def _on_ending_pdu(self, event: Event) -> None:
+        """Note how the association ends, before it does: the first PDU that ends it decides, of either side."""
+        end = _ENDING_PDUS.get(type(event.pdu))
+        if end is not None:
+            self._note_end(event.assoc, end)
+
+    def _on_abort(self, event: Event) -> None:
+        """Note an abort of ours: pynetdicom reports the end of the association before the PDU is sent."""
+        if isinstance(event.primitive, A_ABORT):
+            self._note_end(event.assoc, AssociationEnd.ABORTED)
+
+    def _note_end(self, assoc: Association, end: AssociationEnd) -> None:
+        with self._lock:
+            self._ends.setdefault(assoc, end)
+
     def _on_end(self, event: Event) -> None:
         with self._lock:
             row = self._open.pop(event.assoc, None)
+            end = self._ends.get(event.assoc, AssociationEnd.LOST)
         if row is not None:
-            self._associations.close(row)
+            if end is not AssociationEnd.RELEASED:
+                get_log().warning("transfer broke off", association_row=row, end=end)
+            self._associations.close(row, end)
 
 
 def _tls(receive: ReceiveSection) -> ssl.SSLContext | None:

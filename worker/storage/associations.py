@@ -17,7 +17,7 @@ from worker.config.settings import Settings
 from worker.db.engine import Database, Session
 from worker.db.instances import close_association, open_association, open_associations
 from worker.db.processes import is_lost
-from worker.db.tables import AssociationRow
+from worker.db.tables import AssociationEnd, AssociationRow
 from worker.logs import fault_fields, get_log
 from worker.process import process_name
 
@@ -41,16 +41,16 @@ class Associations:
         with self._database.write() as session:
             return open_association(session, calling[:16], address[:64], self._receiver, self._clock())
 
-    def close(self, row: int, sender: str | None = None) -> None:
+    def close(self, row: int, end: AssociationEnd, sender: str | None = None) -> None:
         """Record the end; `sender` names who sent it in the audit trail, the calling AE title without it.
 
         A series waits for this, so a failure is retried until it is recorded.
         """
         try:
-            _close(self._database, row, self._clock(), self._ae_title, self._record, sender)
+            _close(self._database, row, end, self._clock(), self._ae_title, self._record, sender)
         except Exception as error:  # a handler's boundary
             get_log().error("association end not recorded", association_row=row, **fault_fields(error))
-            retry = threading.Timer(_RETRY_SECONDS, self.close, [row, sender])
+            retry = threading.Timer(_RETRY_SECONDS, self.close, [row, end, sender])
             retry.daemon = True
             retry.start()
 
@@ -58,13 +58,14 @@ class Associations:
 def _close(
     database: Database,
     row: int,
+    end: AssociationEnd,
     now: datetime,
     ae_title: str,
     record: events.RecordEvent,
     sender: str | None = None,
 ) -> None:
     with database.write() as session:
-        close_association(session, row, now)
+        close_association(session, row, now, end)
         calling, address, transfers = received_over(session, row)
     for transferred in transfers:
         record(events.received(sender or calling, address, ae_title, transferred))
@@ -73,7 +74,7 @@ def _close(
 def close_dead_associations(
     settings: Settings, database: Database, now: datetime, record: events.RecordEvent, living: str | None = None
 ) -> int:
-    """Close the rows of receivers that have died, and audit what arrived over them; the number of rows.
+    """Close the rows of receivers that have died as lost, and audit what arrived over them; the number of rows.
 
     `living` is the receiver that calls this, once it listens; before that, a receiver of its name is an earlier
     process. A receiver on another host is dead when it has been silent for a lease, so that its series need not wait.
@@ -86,7 +87,7 @@ def close_dead_associations(
             if association.receiver != living and _is_dead(session, association, now, lease)
         ]
     for row in dead:
-        _close(database, row, now, settings.worker.ae_title, record)
+        _close(database, row, AssociationEnd.LOST, now, settings.worker.ae_title, record)
     return len(dead)
 
 

@@ -36,6 +36,7 @@ from worker.db.instances import (
     resume_series,
     stored_instances,
 )
+from worker.db.series import record_repetitions
 from worker.db.tables import FileFault, InstanceRow
 from worker.dicom import standard
 from worker.errors import RefusedInstance
@@ -97,8 +98,11 @@ class InstanceKeeper:
         minimum_free_bytes: int,
         routes: Sequence[routing.RouteSection] = (),
         record: events.RecordEvent = events.unrecorded,
+        rules: str | None = None,
     ) -> None:
+        """`rules`: their fingerprint; series that were refused by others open again when their instances come again."""
         self._record = record
+        self._rules = rules
         self._database = database
         self._data_dir = data_dir
         self._clock = clock
@@ -313,6 +317,13 @@ class InstanceKeeper:
                     outcomes.append(StoreOutcome.STORED)
                 else:
                     outcomes.append(self._store_again(session, pending, row, folders, replaced))
+            repeated = [
+                (stored[pending.new.sop_instance_uid], pending.new)
+                for pending, outcome in zip(batch, outcomes, strict=True)
+                if outcome is StoreOutcome.REPEATED
+            ]
+            if repeated:
+                record_repetitions(session, repeated, self._rules, self._clock())
             new = [pending.new for pending in batch if pending.new.sop_instance_uid not in stored]
             if new:
                 add_instances(session, new, self._clock())
@@ -342,7 +353,7 @@ class InstanceKeeper:
         if stored.removed_at is not None:
             self._move(pending, path, folders)
             clear_file_faults(session, [stored.path])
-            restore_instance(session, stored, self._clock())
+            restore_instance(session, stored, pending.new.association_id, self._clock())
             return StoreOutcome.STORED
         fault = self._fault_of_stored(pending, path)
         if fault is not None:

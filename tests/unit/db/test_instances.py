@@ -91,7 +91,7 @@ def test_a_deleted_file_that_comes_again_reopens_its_series(database: Database) 
         row.removed_at = later(10)
         session.flush()
         assert kept_files(session) == []
-        restore_instance(session, row, later(20))
+        restore_instance(session, row, None, later(20))
         assert [path for path, _ in kept_files(session)] == [row.path]
         assert row.received_at == later(20)
     series = _series(database)

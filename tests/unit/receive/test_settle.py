@@ -226,7 +226,10 @@ def test_an_association_whose_receiver_died_does_not_hold_a_series_for_ever(data
         association = open_association(session, "PACS", "127.0.0.1", "gone:1", NOON)
     _add(database, 1, 2, 3, association_id=association)
     _serve_a_model(database)
-    assert settle_series(database, SETTINGS, later(2 * SETTINGS.receive.idle_seconds)) == 1
+    assert settle_series(database, SETTINGS, later(2 * SETTINGS.receive.idle_seconds)) == 0
+    incomplete = 2 * SETTINGS.receive.idle_seconds + SETTINGS.receive.incomplete_seconds
+    assert settle_series(database, SETTINGS, later(incomplete)) == 1
+    assert (_jobs(database)[0].missing or "").startswith("its transfer broke off after 3 images (association lost)")
 
 
 def test_what_is_refused_is_recorded_with_its_reason(database: Database) -> None:

@@ -17,7 +17,7 @@ from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.processes import beat
-from worker.db.tables import AssociationRow
+from worker.db.tables import AssociationEnd, AssociationRow
 from worker.process import ProcessRole, process_name
 from worker.storage import associations
 from worker.storage.associations import Associations, close_dead_associations
@@ -36,7 +36,7 @@ def test_an_association_is_opened_closed_and_audited(database: Database) -> None
     with database.write() as session:
         for number in (1, 2):
             add_instance(session, new_instance(number, association_id=row), NOON)
-    ours.close(row)
+    ours.close(row, AssociationEnd.RELEASED)
     [association] = rows(database)
     assert (association.calling_ae_title, association.peer) == ("PACS", "10.0.0.7")
     assert (association.receiver, association.opened_at, association.closed_at) == (process_name(), NOON, later(60))
@@ -51,7 +51,7 @@ def test_the_audit_trail_names_the_sender_that_is_given(database: Database) -> N
     row = ours.open("STOW-RS", "10.0.0.7")
     with database.write() as session:
         add_instance(session, new_instance(1, association_id=row), NOON)
-    ours.close(row, sender="token of the archive")
+    ours.close(row, AssociationEnd.RELEASED, sender="token of the archive")
     assert "token of the archive" in str(trail[0])
 
 
@@ -65,17 +65,17 @@ def test_an_end_that_cannot_be_recorded_is_retried(database: Database, monkeypat
     attempts = []
     real = associations.close_association
 
-    def fail_once(session: object, row: int, now: datetime) -> None:
+    def fail_once(session: object, row: int, now: datetime, end: AssociationEnd) -> None:
         attempts.append(row)
         if len(attempts) == 1:
             raise OSError("disk full")
-        real(session, row, now)  # type: ignore[arg-type]
+        real(session, row, now, end)  # type: ignore[arg-type]
 
     monkeypatch.setattr(associations, "close_association", fail_once)
     monkeypatch.setattr(associations, "_RETRY_SECONDS", 0.01)
     ours = Associations(database, "AI_WORKER", lambda: NOON, unrecorded)
     row = ours.open("PACS", "10.0.0.7")
-    ours.close(row)
+    ours.close(row, AssociationEnd.RELEASED)
     wait_until(lambda: rows(database)[0].closed_at is not None, "the association's end", 10, every=0.02)
     assert attempts == [row, row]
 

@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from worker.config.settings import Settings
+from worker.db.tables import AssociationEnd
 from worker.web.dependencies import DICOMWEB_PREFIX, Operator, Site
 from worker.web.dicomweb.dicom_json import as_json
 from worker.web.dicomweb.messages import dataset_media_type, service_address, uids_of
@@ -54,12 +55,15 @@ def _store(settings: Settings, storage: StowStorage | None, slots: asyncio.Semap
         async with slots:
             stow_request = storage.begin(caller.name, caller.address)
             reader = MultipartReader(request.stream(), boundary, settings.receive.maximum_dataset_bytes)
+            end = AssociationEnd.LOST  # a client that disconnects, or is cancelled, raises here
             try:
                 results = await _store_all(reader, stow_request, study)
+                end = AssociationEnd.RELEASED
             except Malformed as fault:
+                end = AssociationEnd.ABORTED
                 raise HTTPException(400, f"{fault}; the instances before it are stored") from None
             finally:
-                await run_in_threadpool(stow_request.end)
+                await run_in_threadpool(stow_request.end, end)
         if not results:
             raise HTTPException(400, "the request holds no instance")
         response = as_json(response_dataset(results, service_address(request, DICOMWEB_PREFIX)))

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from datetime import datetime
 
 from worker.audit import events
+from worker.config.fingerprint import rules_fingerprint
 from worker.config.settings import Settings
 from worker.db.engine import Database
+from worker.db.tables import AssociationEnd
 from worker.dicom import standard
 from worker.dicom.header import parse_header, read_meta
 from worker.errors import RefusedInstance
@@ -32,7 +34,13 @@ class StowStorage:
     ) -> None:
         receive = settings.receive
         self.keeper = InstanceKeeper(
-            database, settings.worker.data_dir, clock, receive.minimum_free_bytes, settings.route, record
+            database,
+            settings.worker.data_dir,
+            clock,
+            receive.minimum_free_bytes,
+            settings.route,
+            record,
+            rules_fingerprint(settings),
         )
         self.associations = Associations(database, settings.worker.ae_title, clock, record)
         self.refusals = Refusals(database)
@@ -82,11 +90,11 @@ class StowRequest:
             return _result(uids, self._storage.refusals.refuse(fault))
         return _result(uids, _OTHER_CONTENT if outcome is StoreOutcome.CONFLICTING else standard.SUCCESS)
 
-    def end(self) -> None:
-        """Record that nothing more will arrive: series may settle."""
-        if self._row is not None:
-            self._storage.associations.close(self._row, sender=self._name)
+    def end(self, end: AssociationEnd) -> None:
+        """Record that nothing more will arrive: series may settle. A request that was read to its end is released."""
         self._storage.write_refusals()
+        if self._row is not None:
+            self._storage.associations.close(self._row, end, sender=self._name)
 
     def _read(self, content: bytes | None, media_type: str, uids: dict[str, str]) -> StoreRequest:
         """The same that a C-STORE request brings; `uids` are filled in. Raises RefusedInstance."""

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from tests.testbed.instances import encoded, later, mr_instance
 from worker.config.settings import Settings
 from worker.db.engine import Database
-from worker.db.tables import AssociationRow, InstanceRow
+from worker.db.tables import AssociationEnd, AssociationRow, InstanceRow
 from worker.storage.refusals import refused_instances
 from worker.web.dicomweb.stow_request import CALLING, StowStorage
 
@@ -36,7 +36,7 @@ def test_an_instance_is_stored_over_an_association_that_ends_with_the_request(
     with database.read() as session:
         row = session.scalars(select(AssociationRow)).one()
         assert (row.calling_ae_title, row.closed_at) == (CALLING, None)
-    request.end()
+    request.end(AssociationEnd.RELEASED)
     with database.read() as session:
         assert session.scalars(select(AssociationRow)).one().closed_at == later(0)
         assert session.scalars(select(InstanceRow.sop_instance_uid)).all() == [ds.SOPInstanceUID]
@@ -73,7 +73,7 @@ def test_a_refusal_is_answered_and_counted(
     request = storage.begin("writer", "127.0.0.1")
     result = request.store(content, study, media_type)
     assert (result.status, result.failed) == (status, True)
-    request.end()
+    request.end(AssociationEnd.RELEASED)
     with database.read() as session:
         assert {key: number for key, number in refused_instances(session).items() if number} == {
             (f"0x{status:04X}", reason): 1
@@ -84,6 +84,6 @@ def test_a_refusal_is_answered_and_counted(
 def test_a_request_that_stores_nothing_opens_no_association(storage: StowStorage, database: Database) -> None:
     request = storage.begin("writer", "127.0.0.1")
     request.store(b"no file")
-    request.end()
+    request.end(AssociationEnd.RELEASED)
     with database.read() as session:
         assert session.scalars(select(AssociationRow)).all() == []
