@@ -29,6 +29,13 @@ def limit_memory(more_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
 
 
+def allow_open_files(count: int) -> None:
+    """Let this process have that many files and sockets open, as far as the administrator's limit goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard) if hard >= 0 else count, hard))
+
+
 def lift_memory_limit() -> None:
     """Undo `limit_memory`, so that a model can be loaded."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +36,7 @@ from worker.db.tables import AssociationEnd, AssociationRow, ConflictRow, Instan
 from worker.dicom.standard import derive_uid
 from worker.storage.refusals import refused_instances
 from worker.web.app import create_app
+from worker.web.dicomweb import stow
 from worker.web.dicomweb.stow_request import CALLING, StowStorage
 from worker.web.dicomweb.stow_response import StowResult
 
@@ -296,6 +299,35 @@ def test_a_huge_request_is_refused_by_its_claimed_and_by_its_sent_length(site: S
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in (start, rest)) + b"a\r\n" + bytes(10)
     assert b" 413 " in _raw(site, "Transfer-Encoding: chunked", chunks)
     assert site.instances() == before
+
+
+def test_too_many_parts_are_413_and_take_bounded_memory(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stow, "MAXIMUM_PARTS", 50)
+    assert _post(site, _message(*[b""] * 50)).status_code == 409
+    answer = _post(site, _message(*[b""] * 10_000))
+    assert (answer.status_code, "50 parts" in answer.json()["detail"]) == (413, True)
+
+
+def test_a_token_that_stores_slowly_leaves_places_to_others(site: Site) -> None:
+    message = _message(b"")
+    head = (
+        f"POST {STUDIES} HTTP/1.1\r\nHost: x\r\nContent-Type: {MULTIPART}\r\nContent-Length: {len(message)}\r\n"
+        f"Authorization: {site.writer.headers['authorization']}\r\n\r\n"
+    )
+    place = urlsplit(site.address)
+    with ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection((place.hostname, place.port), 30)) for _ in range(3)]
+        for connection in slow[:2]:
+            connection.sendall(head.encode() + message[:40])
+        time.sleep(0.5)
+        slow[2].sendall(head.encode() + message[:40])
+        assert slow[2].recv(100).startswith(b"HTTP/1.1 503")
+        with site.database.write() as session:
+            _, other = tokens.add_token(session, None, TokenRole.OPERATE, later(0), None)
+        assert _post(site, message, Authorization=f"Bearer {other}").status_code == 409
+        for connection in slow[:2]:
+            connection.sendall(message[40:])
+            assert connection.recv(100).startswith(b"HTTP/1.1 409")
 
 
 def test_parts_may_arrive_in_pieces_of_any_size(site: Site) -> None:

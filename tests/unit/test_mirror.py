@@ -23,6 +23,7 @@ WITHOUT: dict[str, str] = {
     "worker/decoding/decoder.py": "tests/unit/decoding/test_pool.py, with processes that die, hang and break the wire",
     "worker/decoding/tasks.py": "tests/unit/decoding/test_operations.py runs each of them",
     "worker/decoding/wire.py": "tests/unit/decoding/test_process.py reads what it writes",
+    "worker/web/limits/problem.py": "tests/unit/web/test_errors.py, and tests/unit/web/test_guard.py for the headers",
     "worker/pixels/arrays.py": "names of types, which mypy checks",
     "monai_train/__init__.py": "turns telemetry off on import, as worker/__init__.py does",
     "monai_train/__main__.py": "every test that starts a process of its own runs `python -m monai_train`",

@@ -51,3 +51,15 @@ end_process_after(0)
 time.sleep(0.4)
 """
     assert _run(program).returncode == 0
+
+
+def test_open_files_are_allowed_up_to_the_hard_limit() -> None:
+    program = """
+import resource
+from worker.process_limits import allow_open_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 200))
+for count in (32, 128, 4096):
+    allow_open_files(count)
+    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+    assert _run(program).stdout.split() == ["64", "128", "200"]

@@ -9,6 +9,7 @@ from enum import IntEnum, StrEnum
 from xml.etree import ElementTree
 
 MAXIMUM_TEXT = 256
+MAXIMUM_QUERY = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,10 @@ def _subject(root: ElementTree.Element, subject: EventSubject) -> None:
     )
     _coded(element, "ParticipantObjectIDTypeCode", subject.id_type)
     if subject.query is not None:
-        encoded = base64.b64encode(subject.query.encode()).decode()
+        query = subject.query
+        if len(query) > MAXIMUM_QUERY:
+            query = f"{query[:MAXIMUM_QUERY]} and {len(query) - MAXIMUM_QUERY} more characters"
+        encoded = base64.b64encode(query.encode()).decode()
         ElementTree.SubElement(element, "ParticipantObjectQuery").text = encoded
     else:
         ElementTree.SubElement(element, "ParticipantObjectName").text = _text(subject.name or subject.id)

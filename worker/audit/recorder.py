@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from worker.audit.messages import AuditEvent, encode
+from worker.audit.repeats import Repeats
 from worker.audit.syslog import Forwarder
 from worker.audit.trail import Trail, TrailHead, file_name
 from worker.config.settings import Settings
@@ -53,6 +54,7 @@ class Recorder:
         self._database = database
         self._clock = clock
         self._waiting: deque[str] = deque()
+        self._repeats = Repeats()
         self._lost = 0
         self._unanchored = False
         self._unwritable = False
@@ -68,11 +70,9 @@ class Recorder:
             subjects = tuple(subject for subject in event.subjects if subject.type_code != _PERSON)
             event = dataclasses.replace(event, subjects=subjects)
         with self._lock:
-            if len(self._waiting) >= _KEPT_IN_MEMORY:
-                self._lost += 1
-                return
-            self._waiting.append(encode(event, self._clock(), self._host))
-            self._write()
+            if self._repeats.admits(event):
+                self._add(event)
+                self._write()
 
     def start(self) -> None:
         self._unanchored = True  # check at once that the trail still holds the head that the database knows
@@ -89,13 +89,15 @@ class Recorder:
         self._stop.set()
         for thread in self._threads:
             thread.join()
-        self.settle()
+        self.settle(at_once=True)
         if self._waiting or self._lost:
             get_log().error("audit events lost", events=len(self._waiting) + self._lost)
 
-    def settle(self) -> None:
-        """Write waiting events, fsync, anchor."""
+    def settle(self, at_once: bool = False) -> None:
+        """Write waiting events and counts of repeated ones, those too whose minute is not over where `at_once`."""
         with self._lock:
+            for event in self._repeats.due(at_once):
+                self._add(event)
             self._write()
             if not (self._unanchored or self._unwritable or self._broken):
                 return
@@ -117,6 +119,12 @@ class Recorder:
     def _run(self) -> None:
         while not self._stop.wait(_TICK_SECONDS):
             self.settle()
+
+    def _add(self, event: AuditEvent) -> None:
+        if len(self._waiting) >= _KEPT_IN_MEMORY:
+            self._lost += 1
+            return
+        self._waiting.append(encode(event, self._clock(), self._host))
 
     def _write(self) -> None:
         if not self._waiting:

@@ -22,6 +22,7 @@ from worker.errors import WorkerError
 from worker.process import ProcessRole
 from worker.send.destinations import destinations_of
 from worker.send.destinations.base import Destination
+from worker.web.guard import is_loopback
 from worker.web.health import listens
 
 
@@ -50,6 +51,7 @@ def examine(settings: Settings, config: Path | None, now: datetime) -> Iterator[
         yield from _models(settings)
         yield _stored_files(settings)
     yield _bundle(settings)
+    yield _web(settings)
     for peer in settings.peer:
         if peer.query:
             yield _peer(settings, peer)
@@ -97,6 +99,20 @@ def _processes(settings: Settings, now: datetime) -> Finding:
         advice = "restart that host; a host that was removed is dropped from the list after a day"
         return Finding("processes", False, f"{running or 'none is running'}; not seen: {lost}", advice)
     return Finding("processes", True, running or "none is running")
+
+
+def _web(settings: Settings) -> Finding:
+    """Whether tokens and patients' data cross the network unencrypted."""
+    web = settings.web
+    address = f"{web.host}:{web.port}"
+    if web.tls_certificate is not None:
+        return Finding("web interface", True, f"{address}, HTTPS")
+    if is_loopback(web.host):
+        return Finding("web interface", True, f"{address}, this machine only")
+    if web.trusted_proxies:
+        return Finding("web interface", True, f"{address}, behind a proxy that must be the only one to reach it")
+    advice = "set [web] tls_certificate and tls_key, or host = 127.0.0.1 behind a proxy with TLS"
+    return Finding("web interface", False, f"{address} without TLS: tokens and patients' data can be read", advice)
 
 
 def _data_folder(settings: Settings) -> Finding:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 _RECEIVER_GRACE_SECONDS = 3.0
 _PORT_SECONDS = 3.0
+_WEB_FILES = 4096  # connections in a TLS handshake are not counted among those of an address, but must end soon
 
 
 # --- a role ----------------------------------------------------------------------------------------------------
@@ -185,10 +186,12 @@ def _send(settings: Settings, database: Database, clock: Clock, stop: threading.
 def _web(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
     import uvicorn
 
+    from worker.process_limits import allow_open_files
     from worker.service.schedule import tick_now
     from worker.service.web_ticks import start_web_ticks
     from worker.web.app import create_app
 
+    allow_open_files(_WEB_FILES)
     listener = _web_listener(settings.web.host, settings.web.port)
     server = uvicorn.Server(_web_config(settings, create_app(settings, database, record, clock)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
@@ -221,10 +224,20 @@ def _web_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     import uvicorn
 
     from worker.tls import web_context
+    from worker.web.limits.connections import Connections, limited_protocol
 
     certificate, key = settings.web.tls_certificate, settings.web.tls_key
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, ssl_certfile=certificate, ssl_keyfile=key
+        app,
+        loop="worker.web.limits.connections:LimitedLoop",
+        http=limited_protocol(Connections(settings.web)),
+        proxy_headers=bool(settings.web.trusted_proxies),
+        forwarded_allow_ips=[str(network) for network in settings.web.trusted_proxies],
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
     )
     if certificate is not None and key is not None:
         context = web_context(certificate, key)

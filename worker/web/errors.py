@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from worker.db.engine import DatabaseError
 from worker.decoding.answers import Busy
 from worker.logs import fault_fields, get_log
-from worker.web.guard import HEADERS, PROBLEM, problem
+from worker.web.limits.problem import HEADERS, PROBLEM, problem
 from worker.web.templating import render
 
 

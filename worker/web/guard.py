@@ -16,9 +16,6 @@ requests a page is redirected to /sign-in.
 from __future__ import annotations
 
 import hmac
-import threading
-import time
-from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,10 +23,8 @@ from ipaddress import ip_address
 from urllib.parse import parse_qs, quote, urlsplit
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import RedirectResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worker.audit import events
 from worker.config.settings import Settings
@@ -37,25 +32,17 @@ from worker.db import tokens
 from worker.db.engine import Database, DatabaseError
 from worker.db.tables import TokenRole
 from worker.db.tokens import CredentialFault, NotAllowed, TokenHolder, allows
+from worker.web.limits.addresses import network_of
+from worker.web.limits.failures import Failures
+from worker.web.limits.problem import problem
+from worker.web.limits.requests import RequestLimits
 
 COOKIE = "worker_session"
-PROBLEM = "application/problem+json"  # RFC 9457
 SIGN_IN = "/sign-in"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_MAXIMUM_BODY_BYTES = 1 << 20
-_STOW = "/dicom-web/studies"  # STOW-RS, whose requests are larger
-_FAILURES_A_MINUTE = 20
-_ADDRESSES_REMEMBERED = 10_000
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "font-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",  # with no-referrer a browser would post our own forms with "Origin: null"
-    "X-Frame-Options": "DENY",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+_FAILURES_A_MINUTE = 20  # of a credential from an address
+_FAILURES_OF_AN_ADDRESS = 200  # with whichever credential
+_FORWARDED = ("x-forwarded-for", "forwarded", "x-real-ip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +99,8 @@ class Guard:
         self._database = database
         self._record = record
         self._clock = clock
-        self._wrong = _Failures()
-        self._missing = _Failures()
+        self._of_credential = Failures(_FAILURES_A_MINUTE)
+        self._of_address = Failures(_FAILURES_OF_AN_ADDRESS)
 
     async def admit(self, request: Request, role: TokenRole) -> Caller:
         """The caller. Raises Denied."""
@@ -126,8 +113,8 @@ class Guard:
         return caller
 
     def knows(self, request: Request) -> bool:
-        """Whether a caller of a public route may see details: on loopback, or with a valid credential."""
-        if is_loopback(self._web.host):
+        """Whether a caller of a public route may see details: from this machine itself, or with a valid credential."""
+        if is_loopback(self._web.host) and _is_direct(request):
             return True
         try:
             self._identify(request)
@@ -137,15 +124,15 @@ class Guard:
 
     def sign_in(self, request: Request, token: str) -> str:
         """The secret of a new session. Raises Denied."""
-        address = self._require_few_failures(request)
+        address, token = _address(request), token.strip()
         now = self._clock()
         try:
             with self._database.write() as session:
-                holder = tokens.check_token(session, token.strip(), now)
+                holder = tokens.check_token(session, token, now)
                 until = now + timedelta(hours=self._web.session_hours)
                 secret = tokens.open_web_session(session, holder, now, until)
         except NotAllowed as fault:
-            raise self._refusal(request, fault) from None
+            raise self._refusal(request, fault, token) from None
         self._record(events.signed_in(holder.name, address))
         return secret
 
@@ -156,14 +143,15 @@ class Guard:
 
     def _authenticate(self, request: Request) -> Caller:
         if not self._web.require_token:  # then we listen on loopback only
-            if not is_loopback(_host_name(request)):
-                raise Denied(403, "use the host name localhost")  # DNS rebinding: another site's name for this address
+            if not _is_direct(request):
+                # DNS rebinding (another site's name for this address), or a proxy that brings strangers here.
+                raise Denied(403, "use the host name localhost, without a proxy")
             return Caller("anybody on this machine", TokenRole.OPERATE, _address(request))
-        address = self._require_few_failures(request)
+        address = _address(request)
         try:
             holder = self._identify(request)
         except NotAllowed as fault:
-            raise self._refusal(request, fault) from None
+            raise self._refusal(request, fault, request.headers.get("authorization")) from None
         except DatabaseError:
             raise Denied(503, "the database is unreachable") from None
         secret = None if "authorization" in request.headers else request.cookies[COOKIE]
@@ -180,20 +168,18 @@ class Guard:
             scheme, _, token = authorization.partition(" ")
             return tokens.check_token(session, token.strip() if scheme.lower() == "bearer" else "", self._clock())
 
-    def _require_few_failures(self, request: Request) -> str:
-        address = _address(request)
-        if self._wrong.many(address):
-            raise Denied(429, "too many invalid credentials from this address", {"Retry-After": "60"})
-        return address
+    def _refusal(self, request: Request, fault: NotAllowed, credential: str | None) -> Denied:
+        """Count and record a refusal; its reason goes to the audit trail, not to the caller.
 
-    def _refusal(self, request: Request, fault: NotAllowed) -> Denied:
-        """Count and record a refusal; its reason goes to the audit trail, not to the caller."""
-        failures = self._missing if fault.reason == CredentialFault.MISSING else self._wrong
-        number = failures.add(_address(request))
-        if number < _FAILURES_A_MINUTE:
-            self._report("unknown", request, f"token {fault.reason}")
-        elif number == _FAILURES_A_MINUTE:
-            self._report("unknown", request, f"token {fault.reason}; more within this minute are not recorded")
+        Only what was refused is counted: a valid credential passes, whoever else is behind its address. A cookie that
+        has expired is no attack: a page of many pictures sends it many times.
+        """
+        self._report("unknown", request, f"token {fault.reason}")
+        if credential is not None:
+            address = network_of(_address(request))
+            repeated = self._of_credential.add((address, tokens.digest(credential))) > _FAILURES_A_MINUTE
+            if repeated or self._of_address.add(address) > _FAILURES_OF_AN_ADDRESS:
+                return Denied(429, "too many invalid credentials from this address", {"Retry-After": "60"})
         return Denied(401, "this needs a valid token", {"WWW-Authenticate": 'Bearer realm="brain-mri-worker"'})
 
     def _report(self, name: str, request: Request, reason: str) -> None:
@@ -210,36 +196,6 @@ class Guard:
             raise Denied(403, "this form has expired; reload the page")
 
 
-class _Failures:
-    """Counts failures per address within the last minute."""
-
-    def __init__(self) -> None:
-        self._times: OrderedDict[str, deque[float]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def add(self, address: str) -> int:
-        """Count a failure; the number so far, at most the limit plus 1."""
-        with self._lock:
-            times = self._recent(address)
-            if len(times) <= _FAILURES_A_MINUTE:
-                times.append(time.monotonic())
-            self._times[address] = times
-            self._times.move_to_end(address)
-            if len(self._times) > _ADDRESSES_REMEMBERED:
-                self._times.popitem(last=False)
-            return len(times)
-
-    def many(self, address: str) -> bool:
-        with self._lock:
-            return len(self._recent(address)) >= _FAILURES_A_MINUTE
-
-    def _recent(self, address: str) -> deque[float]:
-        times = self._times.get(address, deque())
-        while times and times[0] < time.monotonic() - 60:
-            times.popleft()
-        return times
-
-
 # --- for every request ----------------------------------------------------------------------------
 
 
@@ -249,7 +205,7 @@ def install(
     """Add the guard, security headers and the body limit to an application. Routes use `require`."""
     app.state.guard = Guard(settings, database, record, clock)
     app.add_exception_handler(Denied, _answer_denied)
-    app.add_middleware(_HeadersAndLimits, stow_bytes=settings.web.stow_maximum_bytes if settings.web.stow else 0)
+    app.add_middleware(RequestLimits, stow_bytes=settings.web.stow_maximum_bytes if settings.web.stow else 0)
 
 
 async def _answer_denied(request: Request, denied: Exception) -> Response:
@@ -270,44 +226,6 @@ async def _answer_denied(request: Request, denied: Exception) -> Response:
     return response
 
 
-def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error answer (RFC 9457)."""
-    return JSONResponse({"status": status, "detail": detail}, status, headers, PROBLEM)
-
-
-class _HeadersAndLimits:
-    """ASGI middleware: security headers on every answer, a limit on every body."""
-
-    def __init__(self, app: ASGIApp, stow_bytes: int = 0) -> None:
-        self._app = app
-        self._stow_bytes = stow_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        received = 0
-        storing = scope["method"] == "POST" and scope["path"].startswith(_STOW)
-        limit = max(_MAXIMUM_BODY_BYTES, self._stow_bytes) if storing else _MAXIMUM_BODY_BYTES
-
-        async def limited() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > limit:
-                raise Denied(413, f"request body exceeds {limit} bytes")
-            return message
-
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        await self._app(scope, limited, with_headers)
-
-
 def is_loopback(host: str) -> bool:
     try:
         return ip_address(host.strip("[]")).is_loopback
@@ -322,6 +240,12 @@ def same_origin(request: Request) -> bool:
         return site in ("same-origin", "none")
     origin = request.headers.get("origin")
     return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+
+
+def _is_direct(request: Request) -> bool:
+    """Whether a request comes from this machine itself, by one of its own names, and through no proxy."""
+    through_proxy = any(name in request.headers for name in _FORWARDED)
+    return not through_proxy and is_loopback(_address(request)) and is_loopback(_host_name(request))
 
 
 def _host_name(request: Request) -> str:

@@ -52,8 +52,12 @@ def ohif_routes(data_dir: Path) -> APIRouter:
 
     @routes.get("/{path:path}")
     def file(path: str) -> Response:
-        target = (folder / path).resolve()
-        if not target.is_relative_to(folder.resolve()) or not target.is_file() or target.suffix == ".html":
+        try:
+            target = (folder / path).resolve()
+            served = target.is_relative_to(folder.resolve()) and target.is_file() and target.suffix != ".html"
+        except (OSError, ValueError):  # a name that no file can have: too long, or with the character NUL
+            served = False
+        if not served:
             raise HTTPException(404, "the viewer has no such file")
         kind = _TYPES.get(target.suffix) or mimetypes.guess_type(target.name)[0] or "application/octet-stream"
         headers = {"Cache-Control": "private, max-age=86400", "Content-Security-Policy": _policy(b"")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from worker.db.instances import add_file_fault, add_instance, file_of
 from worker.db.migrate import migrate
 from worker.db.processes import beat
 from worker.db.tables import FileFault
-from worker.ops.doctor import _processes, _stored_files, examine_role
+from worker.ops.doctor import _processes, _stored_files, _web, examine_role
 from worker.process import ProcessRole, process_name
 
 NOW = datetime.now(UTC)
@@ -90,3 +91,19 @@ def test_damaged_files_and_a_folder_that_is_gone_are_named(
     finding = _stored_files(settings)
     assert not finding.well
     assert "missing below the data folder" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("web", "well"),
+    [
+        ({}, True),
+        ({"host": "0.0.0.0"}, False),
+        ({"host": "10.0.0.5"}, False),
+        ({"host": "0.0.0.0", "tls_certificate": "a.pem", "tls_key": "b.pem"}, True),
+        ({"host": "0.0.0.0", "trusted_proxies": ["10.0.0.1"]}, True),
+    ],
+)
+def test_a_web_port_that_the_network_reaches_without_tls_is_a_finding(web: dict[str, Any], well: bool) -> None:
+    finding = _web(Settings.model_validate({"web": web}))
+    assert finding.well is well
+    assert ("tls_certificate" in finding.advice) is not well

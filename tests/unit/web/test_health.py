@@ -120,7 +120,7 @@ def _get(app: FastAPI, path: str) -> httpx.Response:
     import asyncio
 
     async def get() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://worker") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             return await client.get(path)
 
     return asyncio.run(get())

@@ -64,3 +64,9 @@ def test_the_settings_name_our_own_source_alone(client: httpx.Client) -> None:
 def test_without_the_viewer_the_page_says_how_to_install_it(client: httpx.Client) -> None:
     answer = client.get("/ohif/")
     assert (answer.status_code, "make ohif" in answer.json()["detail"]) == (404, True)
+
+
+def test_a_name_that_no_file_can_have_is_404(folder: Path, shown_bundle: Path) -> None:
+    with serving(settings_of(folder, shown_bundle)) as (client, _):
+        for name in ("%00", "a%00.js", "x" * 300, "x/" * 2000 + "x"):
+            assert client.get(f"/ohif/{name}").status_code == 404, name

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
@@ -23,6 +23,8 @@ from worker.web.dicomweb.stow_request import StowRequest, StowStorage
 from worker.web.dicomweb.stow_response import StowResult, http_status, response_dataset
 
 _REQUESTS_AT_ONCE = 4  # each holds an instance in memory
+_REQUESTS_OF_A_CALLER = 2
+MAXIMUM_PARTS = 10_000  # of a request: what became of each is in the response
 
 
 def store_routes(site: Site) -> APIRouter:
@@ -37,22 +39,20 @@ def store_routes(site: Site) -> APIRouter:
             storage.close()
 
     routes = APIRouter(prefix=DICOMWEB_PREFIX, include_in_schema=False, lifespan=closing_storage)
-    slots = asyncio.Semaphore(_REQUESTS_AT_ONCE)
+    slots: Counter[str] = Counter()
     for path in ("/studies", "/studies/{study}"):
         routes.add_api_route(path, _store(settings, storage, slots), methods=["POST"])
     return routes
 
 
-def _store(settings: Settings, storage: StowStorage | None, slots: asyncio.Semaphore) -> Callable[..., Any]:
+def _store(settings: Settings, storage: StowStorage | None, slots: Counter[str]) -> Callable[..., Any]:
     async def store(request: Request, caller: Operator) -> Response:
         if storage is None:
             raise HTTPException(403, "storing over the web is disabled; set [web] stow = true")
         media_type = dataset_media_type(request, alone=True)
         study = uids_of(request).get("StudyInstanceUID")
         boundary = _boundary(request, settings.web.stow_maximum_bytes)
-        if slots.locked():
-            raise HTTPException(503, "other requests are being stored; try again later", {"Retry-After": "5"})
-        async with slots:
+        with _slot(slots, caller.name):
             stow_request = storage.begin(caller.name, caller.address)
             reader = MultipartReader(request.stream(), boundary, settings.receive.maximum_dataset_bytes)
             end = AssociationEnd.LOST  # a client that disconnects, or is cancelled, raises here
@@ -73,6 +73,20 @@ def _store(settings: Settings, storage: StowStorage | None, slots: asyncio.Semap
     return store
 
 
+@contextmanager
+def _slot(slots: Counter[str], name: str) -> Iterator[None]:
+    """A place among the requests that are stored; all run in the event loop, so nothing comes between these lines."""
+    if slots.total() >= _REQUESTS_AT_ONCE or slots[name] >= _REQUESTS_OF_A_CALLER:
+        raise HTTPException(503, "other requests are being stored; try again later", {"Retry-After": "5"})
+    slots[name] += 1
+    try:
+        yield
+    finally:
+        slots[name] -= 1
+        if not slots[name]:
+            del slots[name]
+
+
 def _boundary(request: Request, most: int) -> str:
     """The boundary of the parts. Answers 413, 415 or 400 before anything is read."""
     length = request.headers.get("content-length", "0")
@@ -89,8 +103,10 @@ def _boundary(request: Request, most: int) -> str:
 
 
 async def _store_all(reader: MultipartReader, stow_request: StowRequest, study: str | None) -> list[StowResult]:
-    results = []
+    results: list[StowResult] = []
     async for headers, content in reader.parts():
+        if len(results) >= MAXIMUM_PARTS:
+            raise HTTPException(413, f"the request has over {MAXIMUM_PARTS} parts; the instances before it are stored")
         media_type = headers.get("content-type", DICOM).partition(";")[0].strip().lower()
         results.append(await run_in_threadpool(stow_request.store, content, study, media_type))
     return results

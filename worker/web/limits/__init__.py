@@ -1,0 +1,1 @@
+"""What a request, a caller and an address may cost."""
