@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
+
+# How a part of a role tells that it goes on: with the seconds within which it will tell so again.
+Promise = Callable[[float], None]
+
+
+def unwatched(_seconds: float) -> None:
+    """The promise of a part that nobody watches."""
 
 
 class ProcessRole(StrEnum):

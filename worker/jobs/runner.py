@@ -6,6 +6,7 @@ attempts is parked with the reason, so that a single file that crashes the worke
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,11 +26,13 @@ from worker.inference.illustrated import IllustratedResult, not_assessed
 from worker.jobs.bundle_store import ServedModel
 from worker.jobs.model_pool import ModelPool
 from worker.logs import fault_fields, get_log
+from worker.process import Promise, unwatched
 from worker.process_limits import end_process_after
 from worker.reporting.outbox import Outbox
 from worker.storage.integrity import Integrity
 
 _FIRST_RETRY_SECONDS = 2.0
+_ROUND_SECONDS = 300.0  # a model may be loaded, and the database may be locked
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class JobRunner:
     timeout: timedelta | None
     attempts: int
     record: RecordEvent = unrecorded
+    promise: Promise = unwatched
 
     @cached_property
     def integrity(self) -> Integrity:
@@ -80,6 +84,7 @@ class JobRunner:
     def run(self, stop: threading.Event, poll_seconds: float = 0.1) -> None:
         """Run jobs until `stop`; the current job is finished."""
         while not stop.is_set():
+            self.promise(_ROUND_SECONDS)
             try:
                 busy = self.run_next()
             except Exception as error:  # the loop's boundary: the database is unreachable for a moment
@@ -186,9 +191,11 @@ class JobRunner:
     def _time_limited(self) -> Iterator[None]:
         """End the process when the block exceeds the time limit of a job."""
         if self.timeout is None:
+            self.promise(math.inf)
             yield
             return
         end_process_after(self.timeout.total_seconds())
+        self.promise(self.timeout.total_seconds() + _ROUND_SECONDS)  # the kernel ends it before
         try:
             yield
         finally:

@@ -31,6 +31,7 @@ from worker.dicom import standard
 from worker.logs import fault_fields, get_log
 from worker.network import pynetdicom_patches as patches
 from worker.network.known_peers import KnownPeers, plain_address
+from worker.process import Promise, unwatched
 from worker.receive.fast_store import FastStore
 from worker.receive.places import Place, Places, address_group
 from worker.storage.acceptance import StoreRequest
@@ -40,6 +41,7 @@ _MAXIMUM_OTHER_PDU_BYTES = 1 << 18  # an A-ASSOCIATE-RQ with 128 contexts of 16 
 _WAITING_MESSAGES = 4  # a conforming peer has 1, for no asynchronous operations window is negotiated (PS3.7 D.3.3.3)
 _READ_BYTES = 1 << 16
 _ABORT_SECONDS = 5.0
+_ROUND_SECONDS = 20.0  # of the acceptor, which does nothing that waits
 _LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)  # result, source, diagnostic of an A-ASSOCIATE-RJ (PS3.8 Table 9-21)
 
 
@@ -211,15 +213,22 @@ class LimitedServer(ThreadedAssociationServer):  # type: ignore[misc]
         known: KnownPeers,
         on_refused: Callable[[str, str], None],
         store: Callable[[Association, StoreRequest], int],
+        promise: Promise = unwatched,
         **keywords: Any,
     ) -> None:
         self.limits = limits
         self.on_refused = on_refused
         self.store = store
+        self._promise = promise
         self._known = known
         self._places = Places(limits, reserve=bool(known))
         self._by_connection: dict[int, Place] = {}
         super().__init__(*arguments, request_handler=_Handler, **keywords)
+
+    def service_actions(self) -> None:
+        """Tell that the acceptor goes round, which it does twice a second."""
+        super().service_actions()
+        self._promise(_ROUND_SECONDS)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept the next connection; silence in the middle of a PDU will end it."""

@@ -29,6 +29,7 @@ from worker.dicom import commitment, standard
 from worker.errors import StartError
 from worker.logs import fault_fields, get_log
 from worker.network.known_peers import KnownPeers
+from worker.process import Promise, unwatched
 from worker.receive.commitment_scp import CommitmentScp
 from worker.receive.limits import LimitedServer, TooLarge
 from worker.storage.acceptance import StoreRequest, require_storable
@@ -51,10 +52,12 @@ class Receiver:
         clock: Callable[[], datetime],
         record: events.RecordEvent = events.unrecorded,
         services: Sequence[tuple[Any, Callable[..., Any]]] = (),
+        promise: Promise = unwatched,
     ) -> None:
-        """`services`: handlers of the other services on the port, by pynetdicom's events."""
+        """`services`: handlers of the other services on the port, by event; `promise`: of the acceptor."""
         self._settings = settings
         self._services = services
+        self._promise = promise
         self._database = database
         self._clock = clock
         self._record = record
@@ -106,6 +109,7 @@ class Receiver:
                     ),
                     on_refused=self._on_refused_connection,
                     store=self._store,
+                    promise=self._promise,
                 )
             except OSError as error:
                 if time.monotonic() > deadline:

@@ -37,6 +37,7 @@ from worker.db.tables import Commitment, DeliveryRow, DeliveryState, FileKind, O
 from worker.dicom.standard import derive_uid
 from worker.errors import Park, Retry
 from worker.logs import fault_fields, get_log
+from worker.process import Promise, unwatched
 from worker.send.destinations.base import Connection, Destination, Rejected
 from worker.storage.integrity import Integrity
 
@@ -44,6 +45,7 @@ from worker.storage.integrity import Integrity
 REJECTIONS_BEFORE_FAILED = 10
 _BATCH = 4  # deliveries over one connection
 _FIRST_DELAY_SECONDS = 2.0
+_ROUND_SECONDS = 300.0  # beside sending: connecting, asking for commitment, a database that is locked
 _LONGEST_DELAY_SECONDS = 600.0
 
 
@@ -63,6 +65,7 @@ class Sender:
     data_dir: Path
     clock: Callable[[], datetime]
     record: events.RecordEvent = events.unrecorded
+    promise: Promise = unwatched
 
     @property
     def owner(self) -> str:
@@ -189,7 +192,9 @@ class Sender:
 
     def run(self, stop: threading.Event, poll_seconds: float = 0.1) -> None:
         """Send until `stop`; the current batch is completed."""
+        longest = self.destination.store_seconds * (_BATCH + 1) + _ROUND_SECONDS
         while not stop.is_set():
+            self.promise(longest)
             try:
                 busy = self.send_due() > 0
                 if not busy:

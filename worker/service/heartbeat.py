@@ -14,8 +14,17 @@ from worker.process import ProcessRole, process_name
 
 
 @contextmanager
-def beating(database: Database, role: ProcessRole, lease: timedelta, clock: Callable[[], datetime]) -> Iterator[None]:
-    """Record that this process is ready, and three times per lease that it lives; remove its row at the end."""
+def beating(
+    database: Database,
+    role: ProcessRole,
+    lease: timedelta,
+    clock: Callable[[], datetime],
+    is_steady: Callable[[], bool] = lambda: True,
+) -> Iterator[None]:
+    """Record that this process is ready, and three times per lease that it works; remove its row at the end.
+
+    Nothing is recorded while a part of it hangs, which `is_steady` tells.
+    """
     started, done = clock(), threading.Event()
 
     def beat_guarded() -> None:
@@ -27,7 +36,8 @@ def beating(database: Database, role: ProcessRole, lease: timedelta, clock: Call
 
     def beat_until_done() -> None:
         while not done.wait(lease.total_seconds() / 3):
-            beat_guarded()
+            if is_steady():
+                beat_guarded()
 
     beat_guarded()
     thread = threading.Thread(target=beat_until_done, name="heartbeat", daemon=True)

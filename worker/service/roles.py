@@ -5,8 +5,8 @@ infer     classification, in `inference_processes` processes, so that a codec th
 send      deliveries
 web       REST API, DICOMweb, pages, /health and /metrics, monthly report
 
-The supervisor restarts processes that die. Its children hold a pipe to it and end with it, so that a killed worker
-leaves no process behind that holds the port.
+The supervisor restarts processes that die or hang. Its children hold a pipe to it and end with it, so that a killed
+worker leaves no process behind that holds the port.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,8 @@ from worker.logs import get_log
 from worker.process import ProcessRole, process_name
 from worker.send.destinations import destinations_of
 from worker.service.clock import Clock
-from worker.service.supervisor import SUPERVISED, Child, Supervisor
+from worker.service.pulse import Pulse
+from worker.service.supervisor import SILENCE_SECONDS, SUPERVISED, Child, Supervisor
 
 if TYPE_CHECKING:
     import uvicorn
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 _RECEIVER_GRACE_SECONDS = 3.0
 _PORT_SECONDS = 3.0
 _WEB_FILES = 4096  # connections in a TLS handshake are not counted among those of an address, but must end soon
+_EVENT_LOOP_SECONDS = 20.0  # it turns ten times a second
 
 
 # --- a role ----------------------------------------------------------------------------------------------------
@@ -118,13 +120,14 @@ def _receive(settings: Settings, database: Database, clock: Clock, stop: threadi
     configure_model(settings, database, clock)
     close_dead_associations(settings, database, clock(), record)
     services = QueryRetrieveScp(settings, database, record, clock).handlers()
-    receiver = Receiver(settings, database, clock, record, services)
+    pulse = Pulse()
+    receiver = Receiver(settings, database, clock, record, services, pulse.part("acceptor"))
     remove_leftovers(settings.worker.data_dir)
     receiver.start()
     ticks = start_receive_ticks(settings, database, clock, record, receiver.refusals)
     clock.when_set_back(partial(tick_now, ticks))
     get_log().info("receiving", port=settings.receive.port)
-    with _ready(ProcessRole.RECEIVE, settings, database, clock):
+    with _ready(ProcessRole.RECEIVE, settings, database, clock, pulse):
         stop.wait()
     ticks.shutdown(wait=True)
     receiver.stop(_RECEIVER_GRACE_SECONDS)
@@ -141,7 +144,9 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
     models.refresh()
     models.require_any()
     destinations = destinations_of(settings)
+    pulse = Pulse()
     runner = JobRunner(
+        promise=pulse.part("jobs"),
         database=database,
         data_dir=settings.worker.data_dir,
         models=models,
@@ -159,7 +164,7 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
         record=record,
     )
     get_log().info("ready to classify")
-    with _ready(ProcessRole.INFER, settings, database, clock):
+    with _ready(ProcessRole.INFER, settings, database, clock, pulse):
         runner.run(stop)
 
 
@@ -167,17 +172,21 @@ def _send(settings: Settings, database: Database, clock: Clock, stop: threading.
     with without(*PYDICOM_COMPANIONS):
         from worker.send.sender import Sender
 
+    pulse = Pulse()
     threads = [
         threading.Thread(
-            target=Sender(destination, settings.worker.ae_title, database, settings.worker.data_dir, clock, record).run,
+            target=Sender(
+                destination, settings.worker.ae_title, database, settings.worker.data_dir, clock, record,
+                pulse.part(destination.name),
+            ).run,
             args=(stop,),
             name=f"send-{destination.name}",
         )
         for destination in destinations_of(settings)
-    ]
+    ]  # fmt: skip
     for thread in threads:
         thread.start()
-    with _ready(ProcessRole.SEND, settings, database, clock):
+    with _ready(ProcessRole.SEND, settings, database, clock, pulse):
         stop.wait()
         for thread in threads:
             thread.join()
@@ -193,12 +202,20 @@ def _web(settings: Settings, database: Database, clock: Clock, stop: threading.E
 
     allow_open_files(_WEB_FILES)
     listener = _web_listener(settings.web.host, settings.web.port)
-    server = uvicorn.Server(_web_config(settings, create_app(settings, database, record, clock)))
+    pulse = Pulse()
+    promise = pulse.part("event loop")
+
+    class Server(uvicorn.Server):
+        async def on_tick(self, counter: int) -> bool:
+            promise(_EVENT_LOOP_SECONDS)
+            return await super().on_tick(counter)
+
+    server = Server(_web_config(settings, create_app(settings, database, record, clock)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
     thread.start()
     ticks = start_web_ticks(settings, database, clock)
     clock.when_set_back(partial(tick_now, ticks))
-    with _ready(ProcessRole.WEB, settings, database, clock):
+    with _ready(ProcessRole.WEB, settings, database, clock, pulse):
         stop.wait()
     server.should_exit = True
     ticks.shutdown(wait=True)
@@ -246,12 +263,19 @@ def _web_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     return config
 
 
-def _ready(role: ProcessRole, settings: Settings, database: Database, clock: Clock) -> AbstractContextManager[None]:
+@contextmanager
+def _ready(role: ProcessRole, settings: Settings, database: Database, clock: Clock, pulse: Pulse) -> Iterator[None]:
     """The context in which a role works: this process counts as alive meanwhile, on every host with this database."""
     from worker.service.heartbeat import beating
 
     gc.freeze()  # collections skip what is loaded by now, which would take a fifth of a report's time
-    return beating(database, role, timedelta(seconds=settings.worker.lease_seconds), clock)
+    done = threading.Event()
+    pulse.start_telling(done)
+    try:
+        with beating(database, role, timedelta(seconds=settings.worker.lease_seconds), clock, pulse.is_steady):
+            yield
+    finally:
+        done.set()
 
 
 def configure_model(
@@ -313,7 +337,8 @@ def run_service(settings: Settings, config: Path | None) -> int:
         f"health at {web}/health. Research use only. Ctrl-C stops.",
         flush=True,
     )
-    status = Supervisor(_children(settings, config), database, clock).run(_stop_on_signals())
+    silence = max(SILENCE_SECONDS, settings.worker.lease_seconds)
+    status = Supervisor(_children(settings, config), database, clock, silence).run(_stop_on_signals())
     database.close()
     return status
 

@@ -1,4 +1,4 @@
-"""Start the roles' processes, restart those that die, record on the job why, and stop all at the end."""
+"""Start the roles' processes, restart those that die or hang, record on the job why, and stop all at the end."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from worker.db.engine import Database
 from worker.db.jobs import lease_owners, record_death, release_leases_of
 from worker.logs import fault_fields, get_log
 from worker.process import ProcessRole, is_dead
+from worker.service.pulse import PULSE
 
 START_ERROR_EXIT = 2
 SUPERVISED = "BRAIN_MRI_WORKER_SUPERVISED"  # set in a child's environment: it ends with its supervisor
@@ -23,6 +24,9 @@ _STOP_SECONDS = 7.0  # of the ten that a service manager grants
 # Of the receiver: senders wait for it, and the imports of the other roles would occupy all processors.
 _HEAD_START_SECONDS = 0.6
 _FIRST_RESTART_SECONDS = 0.5
+SILENCE_SECONDS = 30.0
+_START_SECONDS = 600.0  # until the first beat: models are loaded, on a slow disk
+_ASLEEP_SECONDS = 5.0  # without a look of ours, the machine or the whole service was stopped
 _SLOWEST_RESTART_SECONDS = 30.0
 
 
@@ -36,16 +40,42 @@ class Child:
     failures: int = 0
     started: float = 0.0
     restart_at: float = 0.0
+    pulse: int | None = None
+    beat_at: float | None = None
+    is_hung: bool = False
 
     def start(self) -> None:
-        environment = dict(os.environ) | {SUPERVISED: "1"}
-        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, env=environment)
-        self.started = time.monotonic()
+        self.pulse, end = os.pipe()
+        os.set_blocking(self.pulse, False)
+        environment = dict(os.environ) | {SUPERVISED: "1", PULSE: str(end)}
+        try:
+            self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, env=environment, pass_fds=(end,))
+        finally:
+            os.close(end)
+        self.started, self.beat_at, self.is_hung = time.monotonic(), None, False
+
+    def silent_for(self) -> float:
+        """The seconds since its last beat; before its first, less what a start may take."""
+        try:
+            if self.pulse is not None and os.read(self.pulse, 1 << 16):
+                self.beat_at = time.monotonic()
+        except BlockingIOError:
+            pass
+        since = self.beat_at if self.beat_at is not None else self.started + _START_SECONDS
+        return time.monotonic() - since
+
+    def forgive_silence(self) -> None:
+        """Count its silence from now on."""
+        if self.beat_at is not None:
+            self.beat_at = time.monotonic()
 
     def close_lifeline(self) -> None:
         """Close the pipe of a process that has ended; a living process would end with it."""
         if self.process is not None and self.process.stdin is not None:
             self.process.stdin.close()
+        if self.pulse is not None:
+            os.close(self.pulse)
+            self.pulse = None
 
     def schedule_restart(self, *, killed_by_job: bool) -> float:
         """Count the failure; the seconds until the next start. Delays grow unless a job killed the process."""
@@ -59,12 +89,20 @@ class Child:
 
 
 class Supervisor:
-    """Watches its children from `run` until its event is set."""
+    """Watches its children from `run` until its event is set; ends one that is silent for `silence_seconds`."""
 
-    def __init__(self, children: Sequence[Child], database: Database, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        children: Sequence[Child],
+        database: Database,
+        clock: Callable[[], datetime],
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> None:
         self._children = children
         self._database = database
         self._clock = clock
+        self._silence_seconds = silence_seconds
+        self._looked = time.monotonic()
 
     def run(self, stop: threading.Event) -> int:
         """Run until `stop`, or until a child cannot start; the exit status of the service."""
@@ -83,6 +121,7 @@ class Supervisor:
         return status
 
     def _check_children(self) -> int:
+        self._forgive_after_sleep()
         for child in self._children:
             if child.process is None:
                 if time.monotonic() >= child.restart_at:
@@ -90,20 +129,39 @@ class Supervisor:
                 continue
             code = child.process.poll()
             if code is None:
+                self._end_if_hung(child)
                 if child.failures and time.monotonic() - child.started > _SLOWEST_RESTART_SECONDS:
                     child.failures = 0
                 continue
             if code == START_ERROR_EXIT and child.failures == 0:
                 return START_ERROR_EXIT  # it has printed the reason
-            killed_by_job = self._record_death(child.process.pid, code)
+            killed_by_job = self._record_death(child, child.process.pid, code)
             wait = child.schedule_restart(killed_by_job=killed_by_job)
             get_log().error("process died; restarting", role=child.role, code=code, wait_seconds=wait)
             self._release_dead_leases()
         return 0
 
-    def _record_death(self, pid: int, code: int) -> bool:
+    def _forgive_after_sleep(self) -> None:
+        """Nobody was silent while this process did not run either."""
+        now = time.monotonic()
+        if now - self._looked > _ASLEEP_SECONDS:
+            for child in self._children:
+                child.forgive_silence()
+        self._looked = now
+
+    def _end_if_hung(self, child: Child) -> None:
+        """Kill a process that is silent; it is replaced as one that died."""
+        silent = child.silent_for()
+        if child.process is not None and not child.is_hung and silent > self._silence_seconds:
+            get_log().error("process hangs; ending it", role=child.role, silent_seconds=round(silent, 1))
+            child.is_hung = True
+            child.process.kill()  # SIGTERM would wait for what does not run
+
+    def _record_death(self, child: Child, pid: int, code: int) -> bool:
         """Record on its job how a process died; whether it had a job."""
         reason, detail = cause_of_death(code)
+        if child.is_hung:
+            reason, detail = "process-hung", "the inference process hung, and the supervisor ended it"
         try:
             with self._database.write() as session:
                 return record_death(session, f"{socket.gethostname()}:{pid}", reason, detail) > 0

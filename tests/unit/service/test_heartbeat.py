@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from itertools import count
 
@@ -37,3 +38,11 @@ def test_beats_are_told_by_another_thread(database: Database) -> None:
     with beating(database, ProcessRole.INFER, timedelta(seconds=0.03), lambda: later(next(times))):
         [process] = wait_until(after_three_beats, "three beats", every=0.01)
     assert process.started_at == later(0)
+
+
+def test_a_process_that_hangs_is_not_seen_again(database: Database) -> None:
+    times = count()
+    with beating(database, ProcessRole.INFER, timedelta(seconds=0.03), lambda: later(next(times)), lambda: False):
+        time.sleep(0.3)
+        [process] = _seen(database)
+    assert process.seen_at == later(1)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 import threading
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 from sqlalchemy import select
@@ -16,6 +19,7 @@ from tests.testbed.instances import MODEL, later, new_instance
 from tests.testbed.waiting import wait_until
 from worker.db.engine import Database
 from worker.db.instances import add_instance
+from worker.db.jobs import claim_job
 from worker.db.migrate import migrate
 from worker.db.models import model_row
 from worker.db.series import lock_open_series, queue_series
@@ -95,3 +99,45 @@ def test_the_cause_of_a_death_is_told() -> None:
     assert cause_of_death(-signal.SIGKILL) == ("process-died", "the inference process was ended by SIGKILL")
     assert cause_of_death(-signal.SIGALRM)[0] == "time-limit"
     assert cause_of_death(1) == ("process-died", "the inference process ended with status 1")
+
+
+@pytest.mark.parametrize("kind", ["stopped", "interpreter", "loop"])
+def test_a_process_that_hangs_is_replaced_its_port_freed_and_its_lease_released(
+    kind: str, queued: Database, tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    child = Child(ProcessRole.INFER, [sys.executable, "-m", "tests.testbed.frozen", kind, str(port)])
+    supervisor = Supervisor([child], queued, _now, silence_seconds=3)
+    stop = threading.Event()
+    thread = threading.Thread(target=supervisor.run, args=(stop,))
+    thread.start()
+    try:
+        wait_until(lambda: child.beat_at, "the first beat", seconds=100)
+        first = child.process
+        assert first is not None
+        with queued.write() as session:
+            [model] = session.scalars(select(JobRow.model_id).distinct())
+            owner = f"{socket.gethostname()}:{first.pid}"
+            job = claim_job(session, owner, [model], _now(), timedelta(seconds=600))
+            assert job is not None
+        if kind == "stopped":
+            first.send_signal(signal.SIGSTOP)
+        wait_until(lambda: first.returncode == -signal.SIGKILL, "the end of what hangs", seconds=100)
+        wait_until(lambda: child.process not in (None, first) and child.beat_at, "its successor", seconds=100)
+        with queued.read() as session:
+            row = session.get_one(JobRow, job.id)
+            assert row.reason == "process-hung"
+            assert row.lease_until is None or row.lease_until <= _now()
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_silence_while_nobody_ran_is_forgiven() -> None:
+    child = Child(ProcessRole.SEND, [], beat_at=time.monotonic() - 1000)
+    supervisor = Supervisor([child], cast(Database, None), _now)
+    supervisor._looked -= 1000
+    supervisor._forgive_after_sleep()
+    assert child.silent_for() < 1
