@@ -39,10 +39,10 @@ def _tls(certificates: Certificates) -> dict[str, Path]:
 
 
 def _refusal(told: list[AuditEvent]) -> tuple[str | None, str]:
-    """Reason and calling AE title of the one refusal that was audited."""
-    [event] = [one for one in told if one.outcome != EventOutcome.SUCCESS]
+    """Reason and calling AE title of the only refusal in the audit trail."""
+    [event] = [event for event in told if event.outcome != EventOutcome.SUCCESS]
     assert (event.id.meaning, event.type and event.type.meaning) == ("Security Alert", "Node Authentication")
-    [requestor] = [one for one in event.participants if one.is_requestor]
+    [requestor] = [participant for participant in event.participants if participant.is_requestor]
     assert requestor.address == "127.0.0.1"
     return event.description, requestor.user_id
 
@@ -83,8 +83,8 @@ def test_another_calling_ae_title_is_refused_where_there_is_a_list(tmp_path: Pat
             dcmtk.echoscu(port, calling="STRANGER")
         dcmtk.echoscu(port)
     assert _refusal(told) == ("Calling AE title not recognised", "STRANGER")
-    [connected] = [one for one in told if one.outcome == EventOutcome.SUCCESS]
-    assert [one.user_id for one in connected.participants] == ["AI_WORKER", "PACS"]
+    [connected] = [event for event in told if event.outcome == EventOutcome.SUCCESS]
+    assert [participant.user_id for participant in connected.participants] == ["AI_WORKER", "PACS"]
 
 
 def test_dcmtk_sends_over_tls_with_a_certificate_of_the_authority(tmp_path: Path, certificates: Certificates) -> None:

@@ -66,7 +66,7 @@ def _deliveries(database: Database) -> list[DeliveryRow]:
 
 
 def _commitments(database: Database) -> set[str | None]:
-    return {one.commitment for one in _deliveries(database)}
+    return {delivery.commitment for delivery in _deliveries(database)}
 
 
 @needs_orthanc
@@ -97,7 +97,7 @@ def test_what_orthanc_lost_is_sent_again(
         20,
         every=0.05,
     )
-    assert {one.reason for one in _deliveries(database)} == {"commitment-failed"}
+    assert {delivery.reason for delivery in _deliveries(database)} == {"commitment-failed"}
     assert sender.send_due() == 2
     sender.request_commitment()
     wait_until(lambda: _commitments(database) == {Commitment.CONFIRMED}, "the commitment report", 20, every=0.05)
@@ -115,11 +115,13 @@ def test_we_commit_to_what_is_on_disk_and_to_nothing_else(
         rows = {row.sop_instance_uid: row for row in session.scalars(select(InstanceRow))}
     (tmp_path / rows[headers[1].SOPInstanceUID].path).write_bytes(b"damaged")
     (tmp_path / rows[headers[2].SOPInstanceUID].path).unlink()
-    asked = [(str(one.SOPClassUID), str(one.SOPInstanceUID)) for one in headers] + [(headers[0].SOPClassUID, "1.2.3.4")]
+    asked = [(str(header.SOPClassUID), str(header.SOPInstanceUID)) for header in headers] + [
+        (headers[0].SOPClassUID, "1.2.3.4")
+    ]
     answer = archive.commit(asked)
     assert answer["Status"] == "Failure"
-    assert [one["SOPInstanceUID"] for one in answer["Success"]] == [headers[0].SOPInstanceUID]
-    reasons = {one["SOPInstanceUID"]: one["FailureReason"] for one in answer["Failures"]}
+    assert [instance["SOPInstanceUID"] for instance in answer["Success"]] == [headers[0].SOPInstanceUID]
+    reasons = {instance["SOPInstanceUID"]: instance["FailureReason"] for instance in answer["Failures"]}
     assert reasons == {
         headers[1].SOPInstanceUID: 0x0110,
         headers[2].SOPInstanceUID: 0x0110,
@@ -171,4 +173,4 @@ def test_a_report_that_never_comes_is_asked_for_again(database: Database, tmp_pa
     assert sender.request_commitment() == 0
     clock.ahead += timedelta(seconds=61)
     assert sender.request_commitment() == 2
-    assert {one.state for one in _deliveries(database)} == {DeliveryState.DELIVERED}
+    assert {delivery.state for delivery in _deliveries(database)} == {DeliveryState.DELIVERED}

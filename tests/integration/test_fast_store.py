@@ -69,8 +69,8 @@ def test_a_dataset_in_pieces_of_any_size_is_kept_as_sent(
     site: tuple[int, Database, Path], peer: Wire, size: int
 ) -> None:
     uid, command, dataset = _parts(mr_instance(1, f"by {size}"))
-    for one in (*data_pdus(STORE, command, command=True), *data_pdus(STORE, dataset, command=False, size=size)):
-        peer.send(one)
+    for fragment in (*data_pdus(STORE, command, command=True), *data_pdus(STORE, dataset, command=False, size=size)):
+        peer.send(fragment)
     assert _answer(peer) == standard.SUCCESS
     peer.release()
     kept = _kept(site, uid)

@@ -66,7 +66,7 @@ def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
 def _send(port: int, *files: bytes, calling: str = "PACS") -> list[int]:
     """Statuses of files sent over one association."""
     ae = AE(ae_title=calling)
-    datasets = [dcmread(BytesIO(one)) for one in files]
+    datasets = [dcmread(BytesIO(file)) for file in files]
     for ds in datasets:
         ae.add_requested_context(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID)
     assoc = ae.associate("127.0.0.1", port, ae_title="AI_WORKER")
@@ -93,7 +93,7 @@ def test_dcmtk_echoes_and_stores(site: Site, tmp_path: Path) -> None:
     paths = write_series(tmp_path / "series", 5)
     dcmtk.storescu(site.port, paths)
     assert len(site.instances()) == 5
-    kept = {dcmread(site.data / one.path).SOPInstanceUID: site.data / one.path for one in site.instances()}
+    kept = {dcmread(site.data / row.path).SOPInstanceUID: site.data / row.path for row in site.instances()}
     for path in paths:
         assert dcmread(kept[dcmread(path).SOPInstanceUID]) == dcmread(path)
 

@@ -43,7 +43,7 @@ _ENDING_PDUS = {A_RELEASE_RQ: AssociationEnd.RELEASED, A_ABORT_RQ: AssociationEn
 
 
 class Receiver:
-    """Listens from `start` to `stop`."""
+    """The Storage SCP of this process; it listens from `start` to `stop`."""
 
     def __init__(
         self,

@@ -95,8 +95,8 @@ def test_rules_in_a_file(tmp_path: Path) -> None:
         rule + '{attribute = "EchoTime", range = [0, inf]}]\nmodels = ["m:1"]\n[[route]]\nname = "b"\nrefuse = "no"\n'
     )
     routes = load_settings(file, kinds()).route
-    assert [one.name for one in routes] == ["a", "b"]
-    assert [str(one) for one in routes[0].match] == ["Modality = 'MR'", "EchoTime in 0 … inf"]
+    assert [route.name for route in routes] == ["a", "b"]
+    assert [str(condition) for condition in routes[0].match] == ["Modality = 'MR'", "EchoTime in 0 … inf"]
     for wrong, said in (("matsch", "did you mean 'match'"), ("name", "same name|comes after")):
         file.write_text(f'[[route]]\nname = "a"\nrefuse = "no"\n[[route]]\n{wrong} = "a"\nrefuse = "no"\n')
         with pytest.raises(StartError, match=said):
@@ -162,8 +162,8 @@ def test_hiding_what_names_a_patient_changes_no_decision(
     routes = [_route("r", *match, **({"refuse": "no"} if refuses else MODELS))]
     clear, hidden = _images(routes, *images), _images(routes, *images, hide=True)
     assert decide(routes, clear) == decide(routes, hidden)
-    for one in hidden:
-        assert not {"PatientName", "SeriesDescription", "StudyDate"} & one[routing.ATTRIBUTES_KEY]["values"].keys()
+    for image in hidden:
+        assert not {"PatientName", "SeriesDescription", "StudyDate"} & image[routing.ATTRIBUTES_KEY]["values"].keys()
 
 
 @given(_IMAGES, _ATTRIBUTES, _CONDITIONS)
@@ -283,14 +283,14 @@ def test_series_are_routed_when_they_settle(database: Database) -> None:
     assert settle_series(database, settings, later(101)) == 0  # what waits is not looked at again
     with database.read() as session:
         rows = session.query(SeriesRow).order_by(SeriesRow.id).all()
-        found = [(one.state, one.reason, one.detail) for one in rows]
+        found = [(row.state, row.reason, row.detail) for row in rows]
         assert found == [
             ("queued", None, None),
             ("refused", "route", "rule 'field': weak fields are not for it"),
             ("open", "model-not-active", "rule 'late' chooses coming:2.0, which is not active"),
             ("queued", None, None),
         ]
-        assert [one.series_id for one in session.query(JobRow)] == [1, 4]
+        assert [job.series_id for job in session.query(JobRow)] == [1, 4]
 
     with database.write() as session:
         coming = replace(MODEL, name="coming", version="2.0", sha256="cd" * 32)

@@ -29,17 +29,17 @@ def test_every_commented_key_of_the_shipped_file_is_known_and_has_its_default(tm
         line.removeprefix("# ") for line in shipped.splitlines() if " = " in line or "[" in line[:4] or line == "# ]"
     ]
     left_out = ("bundle =", "override", "tls_", "syslog_")  # syslog goes by TLS, whose files do not exist
-    settings = _load(tmp_path, "\n".join(one for one in lines if not any(word in one for word in left_out)))
+    settings = _load(tmp_path, "\n".join(line for line in lines if not any(word in line for word in left_out)))
     plain = Settings()
     assert settings.receive == plain.receive
     assert settings.eligibility == plain.eligibility
     assert settings.worker.model_copy(update={"data_dir": Path("var")}) == plain.worker
-    assert [(type(one).__name__, one.name) for one in settings.destination] == [
+    assert [(type(section).__name__, section.name) for section in settings.destination] == [
         ("CStoreDestination", "pacs"),
         ("StowDestination", "archive"),
         ("FhirDestination", "ehr"),
     ]
-    assert [(one.ae_title, one.query) for one in settings.peer] == [("ORTHANC", False)]
+    assert [(section.ae_title, section.query) for section in settings.peer] == [("ORTHANC", False)]
 
 
 def test_unknown_key_names_the_nearest_known_one(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ OBLIQUE = [-0.5, 0.866025, 0.0, 0.0, 0.0, -1.0]
 
 def _at(*positions: float, orientation: list[float] | None = None) -> list[dict[str, Any]]:
     normal = [0.0, 0.0, 1.0] if orientation is None else [-0.866025, -0.5, 0.0]
-    return [{"place": (orientation or AXIAL) + [one * part for part in normal]} for one in positions]
+    return [{"place": (orientation or AXIAL) + [position * axis for axis in normal]} for position in positions]
 
 
 @pytest.mark.parametrize("orientation", [None, OBLIQUE])
@@ -61,7 +61,9 @@ def test_what_is_missing_is_one_phrase() -> None:
 def _stack(step: float, numbers: list[int | None], **lengths: float) -> list[dict[str, Any]]:
     """Slices `step` mm apart with these numbers, in their order."""
     placed = _at(*(step * place for place in range(len(numbers))))
-    return [one | lengths | ({} if n is None else {"number": float(n)}) for one, n in zip(placed, numbers, strict=True)]
+    return [
+        image | lengths | ({} if n is None else {"number": float(n)}) for image, n in zip(placed, numbers, strict=True)
+    ]
 
 
 THICK = {"thickness": 5.0}
@@ -85,10 +87,10 @@ EVEN = [2, 4, 6, 8, 10]
     ],
 )
 def test_a_series_without_every_second_slice_is_noticed(series: list[dict[str, Any]], said: str) -> None:
-    for one in (series, series[::-1]):
-        assert said in str(evenly_omitted(one))
-        assert missing_slices(one) == (0, 0)
-        assert str(describe_missing(one, None)).startswith("apparently ")
+    for images in (series, series[::-1]):
+        assert said in str(evenly_omitted(images))
+        assert missing_slices(images) == (0, 0)
+        assert str(describe_missing(images, None)).startswith("apparently ")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_wide_or_unevenly_numbered_series_with_an_honest_cause_are_not_called_in
 
 
 def test_a_gap_in_a_series_without_every_second_slice_is_told_too() -> None:
-    series = [one for one in _stack(12, [1, 3, 5, 7, 9, 11], **SPACED) if one["number"] != 5]
+    series = [image for image in _stack(12, [1, 3, 5, 7, 9, 11], **SPACED) if image["number"] != 5]
     assert str(describe_missing(series, 12)).split("; ")[:2] == [
         "5 of the 12 images that the sender has",
         "a gap in slice position, about 1 slice",

@@ -290,9 +290,9 @@ def test_a_slice_that_lands_between_look_and_lock_is_not_lost(
 
 
 def test_the_input_hash_does_not_depend_on_the_order_of_arrival() -> None:
-    one, two = new_instance(1), new_instance(2, sha256="11" * 32)
-    assert input_sha256([one, two]) == input_sha256([two, one])
-    assert input_sha256([one]) != input_sha256([one, two])
+    first, second = new_instance(1), new_instance(2, sha256="11" * 32)
+    assert input_sha256([first, second]) == input_sha256([second, first])
+    assert input_sha256([first]) != input_sha256([first, second])
 
 
 # --- a sender's count ---------------------------------------------------------------------------------------------
@@ -426,13 +426,13 @@ class _Steps:
         ]
 
     def __enter__(self) -> Self:
-        for one in self._events:
-            event.listen(*one)
+        for listener in self._events:
+            event.listen(*listener)
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        for one in self._events:
-            event.remove(*one)
+        for listener in self._events:
+            event.remove(*listener)
 
     def _step(self) -> None:
         if threading.current_thread() is not self._settling:
@@ -473,7 +473,7 @@ def test_a_slice_that_lands_at_any_step_of_settling_is_not_lost(database: Databa
                 select(JobRow).where(JobRow.series_id == series.id, JobRow.state == JobState.PENDING)
             ).all()
             assert series.state == SeriesState.QUEUED, at
-            assert [len(instances_of(session, series.id, one.last_instance_id)) for one in jobs] == [4], at
+            assert [len(instances_of(session, series.id, job.last_instance_id)) for job in jobs] == [4], at
         at += 1
     assert steps >= 8  # look, begin, lock, read, job and commit were all among them
 

@@ -60,7 +60,7 @@ def test_a_batch_takes_no_more_statements_than_one(
     keeper: InstanceKeeper, statements: list[str], tmp_path: Path
 ) -> None:
     new = [read_instance(received(mr_instance(number)), instance_path) for number in range(2, 66)]
-    keeper._commit_batch([instances._PendingCommit(one, "in its place", "in its place") for one in new])
+    keeper._commit_batch([instances._PendingCommit(instance, "in its place", "in its place") for instance in new])
     assert statements == ["UPDATE", "INSERT"]
 
 

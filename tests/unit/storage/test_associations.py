@@ -84,7 +84,7 @@ def test_an_end_that_cannot_be_recorded_is_retried(database: Database, monkeypat
     ("receiver", "opened_ago", "seen_ago", "closed"),
     [
         (f"{socket.gethostname()}:999999999", 0, None, True),
-        (process_name(), 60, 0, False),  # it is the one that asks
+        (process_name(), 60, 0, False),  # the receiver that calls this
         ("elsewhere:1", 60, 29, False),
         ("elsewhere:1", 60, 30, True),
         ("elsewhere:1", 60, None, True),

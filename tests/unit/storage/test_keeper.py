@@ -198,7 +198,7 @@ def test_answer_comes_only_after_file_and_row_are_durable(
     def add(session: Any, new: Any, now: Any) -> None:
         # Before the row: the file, the folder that holds its name, and the folders that hold that folder's.
         place = tmp_path / "data" / new[0].path
-        assert {one.stat().st_ino for one in (place, *list(place.parents)[:3])} <= synced
+        assert {path.stat().st_ino for path in (place, *list(place.parents)[:3])} <= synced
         real_add(session, new, now)
 
     monkeypatch.setattr(instances.os, "fsync", fsync)
@@ -217,7 +217,7 @@ def test_one_fault_in_a_batch_harms_one_instance(
 
     def add(session: Any, new: Any, now: Any) -> None:
         real(session, new, now)
-        if poison.affected_sop_instance_uid in [one.sop_instance_uid for one in new]:
+        if poison.affected_sop_instance_uid in [instance.sop_instance_uid for instance in new]:
             raise RuntimeError("poison")
 
     monkeypatch.setattr(instances, "add_instances", add)
