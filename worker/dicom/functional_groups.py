@@ -36,11 +36,12 @@ def frame_variants(header: Header, keywords: Sequence[str], read: _Read) -> list
     for group in _groups(header, SHARED):
         shared |= _texts(header, _values_of(header, group, _macros(header, group, keywords)), read)
         break
-    return [shared | variant for variant in _per_frame(header, [one for one in keywords if one not in shared], read)]
+    others = [keyword for keyword in keywords if keyword not in shared]
+    return [shared | variant for variant in _per_frame(header, others, read)]
 
 
 def _per_frame(header: Header, keywords: Sequence[str], read: _Read) -> list[dict[str, Texts | None]]:
-    """At least one variant. Frames are compared encoded: no object is made of one that is the same as another."""
+    """At least one variant. Frames are compared as encoded: a frame that is the same as another is not decoded."""
     macros: dict[str, int] | None = None
     kinds: dict[tuple[bytes | None, ...], dict[str, Element | None]] = {}
     for number, group in enumerate(_groups(header, PER_FRAME) if keywords else ()):
@@ -53,7 +54,9 @@ def _per_frame(header: Header, keywords: Sequence[str], read: _Read) -> list[dic
         if len(kinds) > MAXIMUM_VARIANTS or number >= MAXIMUM_FRAMES:
             return [dict.fromkeys(macros)]
     variants = [_texts(header, holders, read) for holders in kinds.values()]
-    different = {tuple((keyword, tuple(texts or ())) for keyword, texts in one.items()): one for one in variants}
+    different = {
+        tuple((keyword, tuple(texts or ())) for keyword, texts in variant.items()): variant for variant in variants
+    }
     return list(different.values()) or [{}]
 
 
@@ -92,7 +95,7 @@ def _encoded(header: Header, holders: Mapping[str, Element | None]) -> tuple[byt
     for keyword, item in holders.items():
         wanted = wanted_tags((keyword,))
         found = (
-            [bytes(one.data[one.start : one.end]) for one in _elements(header, item, wanted)]
+            [bytes(element.data[element.start : element.end]) for element in _elements(header, item, wanted)]
             if item is not None
             else []
         )

@@ -1,4 +1,4 @@
-"""Where the bytes of an encoded dataset come from: memory, a file or a deflated one, no further than needed."""
+"""Where the bytes of an encoded dataset come from: memory, a file or a deflated file, no further than needed."""
 
 from __future__ import annotations
 

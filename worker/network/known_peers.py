@@ -39,7 +39,8 @@ class KnownPeers:
         here = plain_address(address)
         if here is None:
             return None
-        return next((one for one in self._entities.get(ae_title, ()) if here in self._addresses(one.host)), None)
+        entities = self._entities.get(ae_title, ())
+        return next((entity for entity in entities if here in self._addresses(entity.host)), None)
 
     def is_known(self, ae_title: str, address: str) -> bool:
         """Whether an association from `address` is a configured peer's."""
