@@ -35,9 +35,9 @@ from worker.db.tables import (
     TokenRole,
 )
 from worker.dicom.standard import derive_uid
-from worker.errors import StartError
+from worker.errors import RefusedInstance, StartError
 from worker.process import ProcessRole
-from worker.storage.refusals import Refusals
+from worker.storage.refusals import Refusals, RefusedRequest
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -89,6 +89,8 @@ def _fill(database: Database) -> None:
         session.add(AuditChainRow(host="host", records=1, sha256="00" * 32, anchored_at=later(1)))
     refusals = Refusals(database)
     refusals.connection("network")
+    fault = RefusedInstance(0xC000, "unreadable-dataset")
+    refusals.refuse(fault, RefusedRequest(b"", "1.2.3", 1, "10.0.0.1"))
     refusals.write()
 
 

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, update
+from sqlalchemy.orm import Session, aliased
 
-from worker.db.tables import AssociationEnd, AssociationRow, InstanceRow, SeriesRow, SeriesState
+from worker.db.tables import (
+    AssociationEnd,
+    AssociationRow,
+    InstanceRow,
+    RefusedInstanceRow,
+    SeriesRow,
+    SeriesState,
+)
 
 _BROKEN_OFF = (AssociationEnd.ABORTED, AssociationEnd.LOST)
+REFUSALS_OF_A_PEER, ALL_REFUSALS = 2_000, 20_000  # rows: strangers do not grow the database
+REFUSALS_KEPT = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +60,9 @@ def series_to_settle(
     its association, even because this worker was killed, has `quiet` from then on to send the rest. The end of an
     association whose receiver died is never recorded; it counts as ended after twice the idle limit without an
     instance, because a living receiver would have ended it. After an association that was not released, or has no end,
-    a series waits `extra_quiet` more unless the sender's count says that it is complete: the sender may come back. A
-    count delays completion or brings it forward: see CountPolicy. `awaited`: details of models that are not active;
-    series that wait for such a model are left out.
+    and after an instance of it was refused and did not come again, a series waits `extra_quiet` more unless the
+    sender's count says that it is complete: the sender may come back. A count delays completion or brings it forward:
+    see CountPolicy. `awaited`: details of models that are not active; series that wait for such a model are left out.
     """
     open_association = _comes_over(or_(AssociationRow.closed_at.is_(None), AssociationRow.closed_at > now - quiet))
     is_whole = and_(_counted_since_last_arrival(), _expected() > 0, _expected() <= _instances())
@@ -64,6 +73,7 @@ def series_to_settle(
         SeriesRow.last_received_at <= now - quiet,
         or_(~open_association, and_(without_end, or_(is_whole, SeriesRow.last_received_at <= now - 2 * idle - extra))),
         or_(~broke_off, is_whole),
+        or_(~_lacks_refused(RefusedInstanceRow.refused_at > now - quiet - extra), is_whole),
     )
     if count_policy.peers:
         waits = and_(
@@ -136,6 +146,95 @@ def broken_transfers(session: Session, series_id: int) -> dict[str, int]:
     for ended, number in rows:
         numbers[ended or AssociationEnd.LOST.value] += number
     return dict(numbers)
+
+
+# --- refused instances -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRefusal:
+    """An instance that was refused. UIDs are valid or empty; `sop_instance_uid` is the dataset's, or the command's.
+
+    `affected_sop_instance_uid` is the command's where it is another.
+    """
+
+    series_instance_uid: str
+    sop_instance_uid: str
+    affected_sop_instance_uid: str
+    association_id: int | None
+    peer: str
+    status: str
+    reason: str
+    refused_at: datetime
+
+
+def add_refused_instances(session: Session, refusals: Sequence[InstanceRefusal], now: datetime) -> None:
+    """Record refused instances, once each, within REFUSALS_OF_A_PEER, ALL_REFUSALS and REFUSALS_KEPT."""
+    refused = RefusedInstanceRow
+    session.execute(delete(refused).where(refused.refused_at < now - REFUSALS_KEPT))
+    room = ALL_REFUSALS - (session.scalar(select(func.count()).select_from(refused)) or 0)
+    rooms: dict[str, int] = {}
+    for refusal in refusals:
+        key = (refusal.series_instance_uid, refusal.sop_instance_uid, refusal.affected_sop_instance_uid)
+        columns = (refused.series_instance_uid, refused.sop_instance_uid, refused.affected_sop_instance_uid)
+        values = {name: getattr(refusal, name) for name in ("association_id", "status", "reason", "refused_at")}
+        same = [column == value for column, value in zip(columns, key, strict=True)]
+        if session.execute(update(refused).where(*same).values(values).returning(refused.id)).first() is not None:
+            continue
+        if refusal.peer not in rooms:
+            of_peer = select(func.count()).select_from(refused).where(refused.peer == refusal.peer)
+            rooms[refusal.peer] = REFUSALS_OF_A_PEER - (session.scalar(of_peer) or 0)
+        if room > 0 and rooms[refusal.peer] > 0:
+            room, rooms[refusal.peer] = room - 1, rooms[refusal.peer] - 1
+            session.add(refused(**asdict(refusal)))
+            session.flush()
+
+
+def refused_instances_of(session: Session, series_instance_uid: str) -> dict[tuple[str, str], int]:
+    """The number of instances that a series may lack because they were refused, by (status, reason)."""
+    rows = session.execute(
+        select(RefusedInstanceRow.status, RefusedInstanceRow.reason, func.count())
+        .select_from(RefusedInstanceRow)
+        .join(SeriesRow, SeriesRow.series_instance_uid == series_instance_uid)
+        .where(*_is_lacked())
+        .group_by(RefusedInstanceRow.status, RefusedInstanceRow.reason)
+        .order_by(RefusedInstanceRow.status, RefusedInstanceRow.reason)
+    )
+    return {(status, reason): number for status, reason, number in rows}
+
+
+def _lacks_refused(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """The condition that a refused instance which meets `condition` may be lacking in the series."""
+    return select(RefusedInstanceRow.id).where(condition, *_is_lacked()).correlate(SeriesRow).exists()
+
+
+def _is_lacked() -> list[ColumnElement[bool]]:
+    """Of a refused instance and a series: it is of that series, or of an unknown one and came with it; and not again.
+
+    Where command and dataset named different instances, either counts as come again, but not what came before.
+    """
+    refused, stored = RefusedInstanceRow, aliased(InstanceRow)
+    associations = select(InstanceRow.association_id).where(InstanceRow.series_id == SeriesRow.id)
+    is_of_series = or_(
+        refused.series_instance_uid == SeriesRow.series_instance_uid,
+        and_(refused.series_instance_uid == "", refused.association_id.in_(associations.correlate(SeriesRow))),
+    )
+    is_later = stored.received_at >= refused.refused_at
+    came_again = (
+        select(stored.id)
+        .where(
+            or_(
+                and_(
+                    stored.sop_instance_uid == refused.sop_instance_uid,
+                    or_(refused.affected_sop_instance_uid == "", is_later),
+                ),
+                and_(stored.sop_instance_uid == refused.affected_sop_instance_uid, is_later),
+            )
+        )
+        .correlate(refused)
+        .exists()
+    )
+    return [is_of_series, ~came_again]
 
 
 def _counted_since_last_arrival() -> ColumnElement[bool]:

@@ -46,7 +46,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import DateTime, TypeDecorator
 
 # The newest revision in migrations/versions (a test compares them), so that a start needs no Alembic import.
-REVISION = "0005"
+REVISION = "0006"
 DETAIL_LENGTH = 1024
 
 
@@ -548,6 +548,32 @@ class RefusalRow(Base):
     number: Mapped[int]
 
     __table_args__ = (_is_among("kind", RefusalKind),)
+
+
+class RefusedInstanceRow(Base):
+    """An instance that was refused, of a series that may lack it until it comes again: see db.settling.
+
+    Its numbers are limited by peer and in all, and its age: see `settling.add_refused_instances`. UIDs are valid or
+    empty; the series is empty where the dataset does not tell it.
+    """
+
+    __tablename__ = "refused_instance"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    sop_instance_uid: Mapped[str] = mapped_column(String(64))  # of the dataset, or else of the command
+    affected_sop_instance_uid: Mapped[str] = mapped_column(String(64))  # of the command where it differs, else empty
+    association_id: Mapped[int | None] = mapped_column(ForeignKey("association.id"))
+    peer: Mapped[str] = mapped_column(String(64), index=True)
+    status: Mapped[str] = mapped_column(String(8))  # of C-STORE, as 0xA700
+    reason: Mapped[str] = mapped_column(String(64))
+    refused_at: Mapped[datetime] = mapped_column(index=True)
+
+    __table_args__ = (
+        UniqueConstraint(
+            "series_instance_uid", "sop_instance_uid", "affected_sop_instance_uid", name="uq_refused_instance_uids"
+        ),
+    )
 
 
 class FileFaultRow(Base):

@@ -17,18 +17,28 @@ _TOLERANCE = 0.05  # of a length: what scanners and rounding make of equal lengt
 
 
 def describe_missing(
-    attributes: Sequence[Mapping[str, Any]], expected: int | None, broken: Mapping[str, int] | None = None
+    attributes: Sequence[Mapping[str, Any]],
+    expected: int | None,
+    broken: Mapping[str, int] | None = None,
+    refused: Mapping[tuple[str, str], int] | None = None,
 ) -> str | None:
     """What is missing, as a phrase; None where nothing is known to be missing.
 
     `attributes` are those of the instances, as `storage.acceptance.read_instance` makes them; `expected` is how many
     instances of the series the sender has, None where it was not queried or did not answer. `broken`: how many of its
-    images came over associations that broke off, by their end; the sender's count tells whether it matters.
+    images came over associations that broke off, by their end; `refused`: how many were refused, by status and reason.
+    Neither matters where the sender has no more images than these.
     """
     phrases = []
-    if broken and (expected is None or expected > len(attributes)):
+    if expected is not None and expected <= len(attributes):
+        broken = refused = None
+    if broken:
         number, ends = sum(broken.values()), " and ".join(sorted(broken))
         phrases.append(f"its transfer broke off after {number} image{'s' if number > 1 else ''} (association {ends})")
+    if refused:
+        number = sum(refused.values())
+        reasons = ", ".join(f"{status} {reason}" for status, reason in sorted(refused))
+        phrases.append(f"{number} image{'s were' if number > 1 else ' was'} refused ({reasons})")
     if expected is not None and expected > len(attributes):
         phrases.append(f"{len(attributes)} of the {expected} images that the sender has")
     gaps, slices = missing_slices(attributes)

@@ -31,7 +31,7 @@ from worker.logs import fault_fields, get_log
 from worker.network import association_request
 from worker.network import pynetdicom_patches as patches
 from worker.receive.places import Place
-from worker.storage.acceptance import StoreRequest
+from worker.storage.acceptance import IDENTIFYING_BYTES, StoreRequest
 
 _ASSOCIATE_RQ, _P_DATA = 0x01, 0x04
 _COMMAND, _LAST = 1, 2  # PS3.8 E.2
@@ -235,7 +235,7 @@ class FastStore:
         elif self._dataset_bytes <= self._maximum_bytes:
             request.encoded += value
         elif not request.is_too_large:
-            request.encoded, request.is_too_large = bytearray(), True
+            request.encoded, request.is_too_large = bytearray(request.encoded[:IDENTIFYING_BYTES]), True
         if control & _LAST:
             self._request = None
             self._answer(request)

@@ -135,7 +135,10 @@ def _settle(
                 "pixels-removed", "earlier slices were deleted by retention; send the whole series again"
             )
         missing = describe_missing(
-            attributes, settling.expected_now(series), settling.broken_transfers(session, series_id)
+            attributes,
+            settling.expected_now(series),
+            settling.broken_transfers(session, series_id),
+            settling.refused_instances_of(session, series.series_instance_uid),
         )
         if refusal is None and missing is not None and settings.eligibility.refuse_incomplete:
             refusal = SeriesRefusal(INCOMPLETE, missing)

@@ -35,7 +35,7 @@ from worker.receive.limits import LimitedServer, TooLarge
 from worker.storage.acceptance import StoreRequest, require_storable
 from worker.storage.associations import Associations
 from worker.storage.keeper import InstanceKeeper
-from worker.storage.refusals import Refusals
+from worker.storage.refusals import Refusals, RefusedRequest
 from worker.tls import server_context
 
 _BIND_SECONDS = 3.0
@@ -71,7 +71,7 @@ class Receiver:
             record,
             rules_fingerprint(settings),
         )
-        self.refusals = Refusals(database)
+        self.refusals = Refusals(database, clock)
         self._open: dict[Association, int] = {}
         self._ends: WeakKeyDictionary[Association, AssociationEnd] = WeakKeyDictionary()
         self._lock = threading.Lock()
@@ -183,7 +183,10 @@ class Receiver:
             request.association_id = self._association_row(assoc)
             self._keeper.keep(request)
         except Exception as fault:  # a handler's boundary: record and answer
-            return self.refusals.refuse(fault)
+            with self._lock:
+                row = self._open.get(assoc)
+            affected, address = request.affected_sop_instance_uid, str(assoc.requestor.address)
+            return self.refusals.refuse(fault, RefusedRequest(request.encoded, affected, row, address))
         return standard.SUCCESS
 
     def _association_row(self, assoc: Association) -> int:

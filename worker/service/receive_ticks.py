@@ -41,6 +41,8 @@ def start_receive_ticks(
     """
 
     def settle() -> None:
+        if refusals is not None:
+            refusals.write_instances()  # series wait for what was refused of them
         settle_series(database, settings, clock())
 
     def close_associations() -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BytesIO
 from typing import Any
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
 from pydicom.tag import Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from worker.config import routing
 from worker.db.instances import NewInstance
@@ -49,6 +53,7 @@ _LENGTHS = {"number": "InstanceNumber", "spacing": "SpacingBetweenSlices", "thic
 IDENTITY_KEY = "identity"  # among an instance's attributes
 _LONGEST_COMPARED = 324  # of a name, PS3.5 6.2
 _ROUTE_VALUES, _ROUTE_LENGTH = 16, 256
+IDENTIFYING_BYTES = 1 << 16  # the UIDs come before the pixels and what is private
 _TAGS = {keyword: Tag(keyword) for keyword in _HEADER_TAGS}
 _PLAIN_VRS = ("UI", "LO", "SH", "CS", "DA", "DS", "IS")
 _PLANE_TAGS = ("ImageOrientationPatient", "ImagePositionPatient")
@@ -59,8 +64,8 @@ class StoreRequest:
     """An instance that a C-STORE or STOW-RS request brings: the identifiers of the command, and the whole DICOM file.
 
     `encoded` is preamble, file meta information and the dataset as sent. While the request arrives it grows; above the
-    maximum size of a dataset it is empty and `is_too_large` is set. `fault` is why it is refused whatever its dataset
-    holds, if known already. `association_id` is the row of its association.
+    maximum size of a dataset only its beginning is kept, and `is_too_large` is set. `fault` is why it is refused
+    whatever its dataset holds, if known already. `association_id` is the row of its association.
     """
 
     affected_sop_class_uid: str
@@ -139,6 +144,32 @@ def _read_instance(
         sha256=sha256,
         association_id=request.association_id,
     )
+
+
+def identify(encoded: bytes | bytearray) -> tuple[str, str]:
+    """(Series, SOP Instance UID) of a refused file, as far as its beginning tells; "" where it does not.
+
+    Elements behind the UIDs are not read, so that damage in them does not matter.
+    """
+    try:
+        with ignore_value_warnings():
+            file = BytesIO(bytes(encoded[:IDENTIFYING_BYTES]))
+            file.seek(132)
+            meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
+            syntax = str(meta.get("TransferSyntaxUID", ""))
+            if syntax == DeflatedExplicitVRLittleEndian:
+                file = BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), IDENTIFYING_BYTES))
+            ds = read_dataset(
+                file,
+                syntax == ImplicitVRLittleEndian,
+                syntax != ExplicitVRBigEndian,
+                stop_when=lambda tag, _vr, _length: tag > _TAGS["SeriesInstanceUID"],
+                specific_tags=[_TAGS["SOPInstanceUID"], _TAGS["SeriesInstanceUID"]],
+            )
+            series, instance = (str(ds.get(keyword) or "") for keyword in ("SeriesInstanceUID", "SOPInstanceUID"))
+    except Exception:  # hostile bytes may raise anything in a parser: what they are of is unknown
+        return "", ""
+    return series if standard.is_uid(series) else "", instance if standard.is_uid(instance) else ""
 
 
 def pseudonymised(new: NewInstance, pseudonym: Callable[[str], str]) -> NewInstance:

@@ -317,11 +317,8 @@ class InstanceKeeper:
                     outcomes.append(StoreOutcome.STORED)
                 else:
                     outcomes.append(self._store_again(session, pending, row, folders, replaced))
-            repeated = [
-                (stored[pending.new.sop_instance_uid], pending.new)
-                for pending, outcome in zip(batch, outcomes, strict=True)
-                if outcome is StoreOutcome.REPEATED
-            ]
+            known = ((pending.new, stored.get(pending.new.sop_instance_uid)) for pending in batch)
+            repeated = [(row, new) for new, row in known if row is not None and row.sha256 == new.sha256]
             if repeated:
                 record_repetitions(session, repeated, self._rules, self._clock())
             new = [pending.new for pending in batch if pending.new.sop_instance_uid not in stored]

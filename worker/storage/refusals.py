@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from worker.db.engine import Database, Session
 from worker.db.instances import add_refusals, refusal_counts
+from worker.db.settling import InstanceRefusal, add_refused_instances
 from worker.db.tables import RefusalKind
 from worker.dicom import standard
 from worker.errors import RefusedInstance
 from worker.logs import fault_fields, get_log
+from worker.storage.acceptance import identify
 
 _NOT_STORED = "not-stored"
 # Every (status, reason) of a refused instance and every reason of a refused association. GET /metrics shows them as 0
@@ -47,21 +52,35 @@ _REJECTIONS = {
 }
 _CONNECTIONS = ("network", "tls", "silent", "malformed-request")  # ended before an association was requested
 _OTHER = "other"
+_NOTED = 2_000  # refused instances between two writes: a hostile peer fills no memory
 ASSOCIATION_REFUSALS = (*_REJECTIONS.values(), *_CONNECTIONS, _OTHER)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRequest:
+    """What a request that was refused brought: the beginning of its file suffices. `peer` is an address."""
+
+    encoded: bytes | bytearray
+    affected_sop_instance_uid: str
+    association_id: int | None
+    peer: str
 
 
 class Refusals:
     """Counts refusals in memory until `write`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._database = database
+        self._clock = clock
+        self._instances: dict[tuple[str, str, str], InstanceRefusal] = {}
         self._lock, self._write_lock = threading.Lock(), threading.Lock()
         self._counts: Counter[tuple[RefusalKind, str, str]] = Counter()
 
-    def refuse(self, fault: Exception) -> int:
+    def refuse(self, fault: Exception, request: RefusedRequest | None = None) -> int:
         """Log and count why an instance was not stored; the status to answer (PS3.4 B.2.3, PS3.18 Annex I).
 
-        A RefusedInstance names its status; any other exception is a failure of ours, 0x0110.
+        A RefusedInstance names its status; any other exception is a failure of ours, 0x0110. `request` tells the series
+        that may lack the instance.
         """
         if isinstance(fault, RefusedInstance):
             status, reason = fault.status, fault.reason
@@ -70,7 +89,42 @@ class Refusals:
             status, reason = standard.PROCESSING_FAILURE, _NOT_STORED
             get_log().error("instance not stored", **fault_fields(fault))
         self._add(RefusalKind.INSTANCE, f"0x{status:04X}", reason)
+        if request is not None:
+            self._note(request, f"0x{status:04X}", reason)
         return status
+
+    def _note(self, request: RefusedRequest, status: str, reason: str) -> None:
+        """Note what was refused for `write_instances`, so far as a series may lack it."""
+        series, instance = identify(request.encoded)
+        if not series and request.association_id is None:
+            return
+        affected = request.affected_sop_instance_uid if standard.is_uid(request.affected_sop_instance_uid) else ""
+        other = affected if instance and affected != instance else ""
+        refusal = InstanceRefusal(
+            series_instance_uid=series,
+            sop_instance_uid=instance or affected,
+            affected_sop_instance_uid=other,
+            association_id=request.association_id,
+            peer=request.peer[:64],
+            status=status,
+            reason=reason,
+            refused_at=self._clock(),
+        )
+        with self._lock:
+            if len(self._instances) < _NOTED:
+                self._instances[series, refusal.sop_instance_uid, other] = refusal
+
+    def write_instances(self) -> None:
+        """Record which instances were refused; they stay here if that fails. Settling calls it before it looks."""
+        with self._write_lock:
+            with self._lock:
+                noted = dict(self._instances)
+            if not noted:
+                return
+            with self._database.write() as session:
+                add_refused_instances(session, list(noted.values()), self._clock())
+            with self._lock:
+                self._instances = {key: value for key, value in self._instances.items() if noted.get(key) != value}
 
     def connection(self, reason: str) -> None:
         """Count a connection that was closed before an association was requested."""
@@ -86,6 +140,7 @@ class Refusals:
 
     def write(self) -> None:
         """Add the counts to the database's; they stay here if that fails."""
+        self.write_instances()
         with self._write_lock:  # else two threads would write the same counts
             with self._lock:
                 counts = dict(self._counts)

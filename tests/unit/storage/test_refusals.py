@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 
@@ -10,21 +11,31 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import MRImageStorage
 from pynetdicom import AE
+from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from tests.testbed.instances import encoded, later, mr_instance
+from tests.testbed.instances import NOON, encoded, later, mr_instance
 from tests.testbed.raw_store import raw_store
 from tests.testbed.receiver import receiving
 from tests.testbed.waiting import wait_until
 from worker.config.sections import WorkerSection
 from worker.config.settings import Settings
+from worker.db import settling
 from worker.db.engine import Database
 from worker.db.migrate import migrate
+from worker.db.tables import RefusedInstanceRow
 from worker.dicom import standard
 from worker.errors import RefusedInstance
 from worker.service.receive_ticks import start_receive_ticks
 from worker.service.schedule import tick_now
-from worker.storage.refusals import INSTANCE_REFUSALS, Refusals, refused_associations, refused_instances
+from worker.storage import refusals as module
+from worker.storage.refusals import (
+    INSTANCE_REFUSALS,
+    Refusals,
+    RefusedRequest,
+    refused_associations,
+    refused_instances,
+)
 
 PACKAGE = Path(__file__).parents[3] / "worker"
 
@@ -116,3 +127,38 @@ def test_a_receiver_counts_what_it_turns_away(tmp_path: Path) -> None:
     assert list(instances.values()) == [1]  # the bytes that are no DICOM
     assert associations == {"calling-ae-title": 1}
     database.close()
+
+
+def test_refused_instances_are_limited_by_peer_in_all_and_by_age(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "REFUSALS_OF_A_PEER", 3)
+    monkeypatch.setattr(settling, "ALL_REFUSALS", 4)
+    now = [NOON]
+    refusals = Refusals(database, lambda: now[0])
+    fault = RefusedInstance(standard.OUT_OF_RESOURCES, "no-space")
+
+    def refuse(numbers: range, peer: str) -> int:
+        for number in numbers:
+            ds = mr_instance(number)
+            refusals.refuse(fault, RefusedRequest(encoded(ds), str(ds.SOPInstanceUID), None, peer))
+        refusals.write_instances()
+        with database.read() as session:
+            return session.scalar(select(func.count()).select_from(RefusedInstanceRow)) or 0
+
+    assert [refuse(range(1, 10), "10.0.0.1"), refuse(range(1, 10), "10.0.0.1")] == [3, 3]
+    assert refuse(range(10, 20), "10.0.0.2") == 4
+    now[0] += settling.REFUSALS_KEPT + timedelta(seconds=1)
+    assert refuse(range(30, 31), "10.0.0.3") == 1
+
+
+def test_no_more_than_a_number_of_refused_instances_is_held_in_memory(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_NOTED", 2)
+    refusals = Refusals(database)
+    for number in range(5):
+        refusals.refuse(OSError(), RefusedRequest(encoded(mr_instance(number)), "", None, "10.0.0.1"))
+    assert len(refusals._instances) == 2
+    refusals.write_instances()
+    assert refusals._instances == {}

@@ -17,7 +17,7 @@ from worker.logs import fault_fields, get_log
 from worker.storage.acceptance import StoreRequest, refusing_unreadable
 from worker.storage.associations import Associations
 from worker.storage.keeper import InstanceKeeper, StoreOutcome
-from worker.storage.refusals import Refusals
+from worker.storage.refusals import Refusals, RefusedRequest
 from worker.web.dicomweb.negotiation import DICOM
 from worker.web.dicomweb.stow_response import StowResult
 
@@ -43,7 +43,7 @@ class StowStorage:
             rules_fingerprint(settings),
         )
         self.associations = Associations(database, settings.worker.ae_title, clock, record)
-        self.refusals = Refusals(database)
+        self.refusals = Refusals(database, clock)
 
     def begin(self, name: str, address: str) -> StowRequest:
         """Start a request of a caller."""
@@ -87,7 +87,8 @@ class StowRequest:
             request.association_id = self._association_row()
             outcome = self._storage.keeper.keep(request)
         except Exception as fault:  # a handler's boundary: record and answer
-            return _result(uids, self._storage.refusals.refuse(fault))
+            refused = RefusedRequest(content or b"", uids["SOPInstanceUID"], self._row, self._address)
+            return _result(uids, self._storage.refusals.refuse(fault, refused if media_type == DICOM else None))
         return _result(uids, _OTHER_CONTENT if outcome is StoreOutcome.CONFLICTING else standard.SUCCESS)
 
     def end(self, end: AssociationEnd) -> None:
