@@ -41,14 +41,26 @@ def _claimable_deliveries(now: datetime) -> tuple[ColumnElement[bool], ColumnEle
 def claim_deliveries(
     session: Session, destination: str, owner: str, now: datetime, lease: timedelta, limit: int = 32
 ) -> list[tuple[DeliveryRow, ObjectRow]]:
-    """Claim up to `limit` deliveries that are due at a destination, leased to `owner`, oldest first."""
+    """Claim up to `limit` deliveries that are due at a destination, leased to `owner`.
+
+    First those whose lease expired; of the others half are the newest and half the oldest, so that after an outage a
+    new report does not wait behind the backlog, and the backlog shrinks however many new ones arrive. The newest go
+    first.
+    """
+    expired, pending = _claimable_deliveries(now)
+    oldest = (DeliveryRow.not_before, DeliveryRow.id)
+    newest = (DeliveryRow.not_before.desc(), DeliveryRow.id)  # a result's report before its picture
     rows: list[DeliveryRow] = []
-    for claimable in _claimable_deliveries(now):
+    for claimable, order, share in (
+        (expired, oldest, limit),
+        (pending, newest, (limit + 1) // 2),
+        (pending, oldest, limit),
+    ):
         rows += session.scalars(
             select(DeliveryRow)
-            .where(DeliveryRow.destination == destination, claimable)
-            .order_by(DeliveryRow.not_before, DeliveryRow.id)
-            .limit(limit - len(rows))
+            .where(DeliveryRow.destination == destination, claimable, DeliveryRow.id.not_in([row.id for row in rows]))
+            .order_by(*order)
+            .limit(min(share, limit - len(rows)))
             .with_for_update(skip_locked=True)
         )
     for row in rows:
@@ -58,6 +70,16 @@ def claim_deliveries(
     of_rows = select(ObjectRow).where(ObjectRow.id.in_({row.object_id for row in rows}))
     objects = {produced.id: produced for produced in session.scalars(of_rows)}
     return [(row, objects[row.object_id]) for row in rows]
+
+
+def extend_delivery_leases(session: Session, delivery_ids: Sequence[int], owner: str, until: datetime) -> None:
+    """Extend the leases of deliveries that `owner` still holds."""
+    session.execute(
+        update(DeliveryRow)
+        .where(DeliveryRow.id.in_(delivery_ids), DeliveryRow.state == DeliveryState.SENDING)
+        .where(DeliveryRow.lease_owner == owner)
+        .values(lease_until=until)
+    )
 
 
 def end_delivery(session: Session, delivery_id: int, owner: str, values: dict[str, Any]) -> bool:

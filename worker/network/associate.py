@@ -11,6 +11,7 @@ from pynetdicom.presentation import PresentationContext
 
 from worker.config.sections import ApplicationEntity
 from worker.errors import Retry
+from worker.network.pynetdicom_patches import pause_reactor_without_race, send_at_once
 from worker.tls import association_arguments
 
 _LONGEST_CONNECT_SECONDS = 10.0
@@ -48,6 +49,8 @@ def associate(
         evt_handlers=list(handlers),
     )
     if assoc.is_established:
+        pause_reactor_without_race(assoc)
+        send_at_once(assoc)
         return assoc
     if assoc.is_rejected:
         raise Retry("association-rejected", f"{name} rejected the association: are the AE titles known?")

@@ -11,6 +11,7 @@ new association.
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,35 @@ class ConnectionHandler(RequestHandler):  # type: ignore[misc]  # pynetdicom has
         assoc = super()._create_association()
         self.prepare(assoc)
         return assoc
+
+
+class ReactorGate(threading.Event):
+    """In place of an association's `_reactor_checkpoint`: pauses its reactor without a race.
+
+    A send_*() method pauses the reactor (`clear`, then it polls `_is_paused`) and reads the answer itself. The reactor
+    sets `_is_paused` False only after `wait` has returned, so that a sender which pauses it in between takes it for
+    paused; the reactor then takes the answer, and the sender waits for its DIMSE time-out, mostly 30 s, and aborts.
+    Here `_is_paused` becomes False before `wait` returns, under the lock that `clear` takes too.
+    """
+
+    def __init__(self, assoc: Association) -> None:
+        super().__init__()
+        self._assoc = assoc
+        self._lock = threading.Lock()
+        self.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        while True:
+            if not super().wait(timeout):
+                return False
+            with self._lock:
+                if self.is_set():
+                    self._assoc._is_paused = False
+                    return True
+
+    def clear(self) -> None:
+        with self._lock:
+            super().clear()
 
 
 # --- replacements, made before the association's threads start -------------------------------------------------
@@ -247,3 +277,17 @@ def send_status(assoc: Association, request: Any, context_id: int, status: int) 
 def resume_reactor(assoc: Association) -> None:
     """Let the reactor go on after a request of ours that raised: pynetdicom leaves it waiting."""
     assoc._reactor_checkpoint.set()
+
+
+# --- replacements, made while no message is sent ----------------------------------------------------------------
+
+
+def pause_reactor_without_race(assoc: Association) -> None:
+    """Replace the checkpoint of an association that we requested and have sent nothing over: see `ReactorGate`."""
+    checkpoint, assoc._reactor_checkpoint = assoc._reactor_checkpoint, ReactorGate(assoc)
+    checkpoint.set()  # whoever waits at the old one goes on
+
+
+def send_at_once(assoc: Association) -> None:
+    """Send each PDU at once (TCP_NODELAY): a request's second PDU would wait up to 40 ms for the first's receipt."""
+    assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -11,7 +11,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from worker.errors import Retry
-from worker.send.destinations.base import HttpDestination
+from worker.send.destinations.base import ConnectionLost, HttpDestination
 from worker.tls import client_context
 
 # Temporary faults of the server or a proxy. A 500 may be due to the object itself; it is retried all the same.
@@ -91,13 +91,15 @@ def _token(destination: HttpDestination) -> str | None:
     return token
 
 
-def unanswered(destination: HttpDestination, error: requests.RequestException) -> Retry:
+def unanswered(destination: HttpDestination, error: requests.RequestException) -> ConnectionLost:
     """The fault behind a request without an answer; the text of the exception itself would repeat the URL."""
     if isinstance(error, requests.exceptions.SSLError):
-        return Retry("tls-failed", f"{destination.name}: the TLS handshake failed: are authority and host name right?")
+        return ConnectionLost(
+            "tls-failed", f"{destination.name}: the TLS handshake failed: are authority and host name right?"
+        )
     if isinstance(error, requests.ReadTimeout):
-        return Retry("no-answer", "the peer closed the connection or did not answer in time")
-    return Retry("peer-unavailable", f"{destination.name} does not answer at {destination.url}")
+        return ConnectionLost("no-answer", "the peer closed the connection or did not answer in time")
+    return ConnectionLost("peer-unavailable", f"{destination.name} does not answer at {destination.url}")
 
 
 def raise_for_access(response: requests.Response) -> None:

@@ -10,8 +10,9 @@ import os
 import random
 import socket
 import threading
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,6 +30,7 @@ from worker.db.deliveries import (
     claim_deliveries,
     delivery_waits,
     end_delivery,
+    extend_delivery_leases,
     record_commitment_report,
 )
 from worker.db.engine import Database
@@ -37,13 +39,20 @@ from worker.db.tables import Commitment, DeliveryRow, DeliveryState, FileKind, O
 from worker.dicom.standard import derive_uid
 from worker.errors import Park, Retry
 from worker.logs import fault_fields, get_log
+<<<<<<< HEAD
 from worker.process import Promise, unwatched
 from worker.send.destinations.base import Connection, Destination, Rejected
+=======
+from worker.send.destinations.base import Connection, ConnectionLost, Destination, Rejected
+>>>>>>> e595ffe (Send the newest reports first, a backlog over one association, and lose no answer to a race)
 from worker.storage.integrity import Integrity
 
 # After this many rejections of the same object the failure is treated as permanent; a person may retry.
 REJECTIONS_BEFORE_FAILED = 10
-_BATCH = 4  # deliveries over one connection
+_BATCH = 16  # deliveries claimed at once, whose ends are recorded in one transaction
+_LEASED_OBJECTS = 4  # a lease covers this many objects that take as long as they may; it is extended in between
+_OBJECTS_OVER_A_CONNECTION = 512
+_RECORD_SECONDS = 0.5  # the longest that a delivery which has ended waits to be recorded
 _FIRST_DELAY_SECONDS = 2.0
 _ROUND_SECONDS = 300.0  # beside sending: connecting, asking for commitment, a database that is locked
 _LONGEST_DELAY_SECONDS = 600.0
@@ -53,6 +62,20 @@ def backoff(attempts: int) -> timedelta:
     """The wait after this number of attempts: doubles up to ten minutes, less up to a quarter of jitter."""
     seconds = min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0 ** min(attempts - 1, 20))
     return timedelta(seconds=seconds * random.uniform(0.75, 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A delivery that was tried, with the values of its next state."""
+
+    delivery: DeliveryRow
+    values: dict[str, Any]
+
+
+def _waiting(not_before: datetime, fault: Retry) -> dict[str, Any]:
+    """The values of a delivery that is tried again."""
+    pending = DeliveryState.PENDING
+    return {"state": pending, "not_before": not_before, "reason": fault.reason, "detail": fault.detail}
 
 
 @dataclass(frozen=True)
@@ -71,28 +94,66 @@ class Sender:
     def owner(self) -> str:
         return f"{socket.gethostname()}:{os.getpid()}:{self.destination.name}"
 
-    def send_due(self) -> int:
-        """Send one batch over one connection. Returns the number of deliveries that were due."""
-        # Covers a whole batch, so that only the death of this process lets the lease expire.
-        lease = timedelta(seconds=self.destination.store_seconds * _BATCH)
-        with self.database.read() as session:
-            if not delivery_waits(session, self.destination.name, self.clock()):
-                return 0
-        with self.database.write() as session:
-            due = claim_deliveries(session, self.destination.name, self.owner, self.clock(), lease, limit=_BATCH)
+    def send_due(self, stop: threading.Event | None = None) -> int:
+        """Send what is due over one connection, batch by batch. Returns the number of deliveries that were due."""
+        due = self._claim()
         if not due:
             return 0
         try:
             connection = self.destination.open(self.ae_title)
         except Retry as fault:
-            for delivery, _ in due:
-                self._retry_later(delivery, fault)
+            self._record([self._later(delivery, fault) for delivery, _ in due])
             return len(due)
+        count = 0
         with closing(connection):
-            for delivery, produced in due:
-                self._deliver(connection, delivery, produced)
-        self._audit([delivery.id for delivery, _ in due])
-        return len(due)
+            while due:
+                count += len(due)
+                established = self._deliver_batch(connection, due)
+                self._audit([delivery.id for delivery, _ in due])
+                more = established and count < _OBJECTS_OVER_A_CONNECTION and not (stop and stop.is_set())
+                due = self._claim() if more else []
+        return count
+
+    @property
+    def _lease(self) -> timedelta:
+        """Longer than an object can take, so that only the death of this process lets a lease expire."""
+        return timedelta(seconds=self.destination.store_seconds * _LEASED_OBJECTS)
+
+    def _claim(self) -> list[tuple[DeliveryRow, ObjectRow]]:
+        name = self.destination.name
+        with self.database.read() as session:
+            if not delivery_waits(session, name, self.clock()):
+                return []
+        with self.database.write() as session:
+            return claim_deliveries(session, name, self.owner, self.clock(), self._lease, limit=_BATCH)
+
+    def _deliver_batch(self, connection: Connection, due: Sequence[tuple[DeliveryRow, ObjectRow]]) -> bool:
+        """Deliver a batch and record how each ended. False when the connection was lost; the rest waits for another."""
+        ended: list[_Ended] = []
+        leased_until, recorded = self.clock() + self._lease, time.monotonic()
+        try:
+            for index, (delivery, produced) in enumerate(due):
+                if self.clock() > leased_until - self._lease / 2:
+                    leased_until = self.clock() + self._lease
+                    with self.database.write() as session:
+                        waiting = [row.id for row, _ in due[index:]]
+                        extend_delivery_leases(session, waiting, self.owner, leased_until)
+                try:
+                    ended.append(self._deliver(connection, delivery, produced))
+                except ConnectionLost as fault:
+                    ended.append(self._later(delivery, fault))
+                    # The others were not tried. They keep their attempts and wait a first delay, not this object's: it
+                    # may be this object that ends connections.
+                    not_before = self.clock() + backoff(1)
+                    for row, _ in due[index + 1 :]:
+                        ended.append(_Ended(row, _waiting(not_before, fault) | {"attempts": row.attempts - 1}))
+                    return False
+                if time.monotonic() - recorded > _RECORD_SECONDS:
+                    self._record(ended)
+                    ended, recorded = [], time.monotonic()
+        finally:
+            self._record(ended)
+        return True
 
     def _audit(self, delivery_ids: list[int]) -> None:
         with self.database.read() as session:
@@ -121,26 +182,28 @@ class Sender:
     def _on_report(self, information: Dataset) -> int:
         return record_commitment_report(self.database, information, self.clock())
 
-    def _deliver(self, connection: Connection, delivery: DeliveryRow, produced: ObjectRow) -> None:
+    def _deliver(self, connection: Connection, delivery: DeliveryRow, produced: ObjectRow) -> _Ended:
+        """Store an object. Raises ConnectionLost."""
         try:
             status, sent_as = connection.store(self._read(produced))
         except Rejected as rejected:
-            self._rejected(delivery, rejected)
+            return self._rejected(delivery, rejected)
         except Park as fault:
-            self._end(delivery, state=DeliveryState.FAILED, reason=fault.reason, detail=fault.detail)
+            return _Ended(delivery, {"state": DeliveryState.FAILED, "reason": fault.reason, "detail": fault.detail})
+        except ConnectionLost:
+            raise
         except Retry as fault:
-            self._retry_later(delivery, fault)
-        else:
-            self._end(
-                delivery,
-                state=DeliveryState.DELIVERED,
-                status=status,
-                delivered_at=self.clock(),
-                sent_as=sent_as,
-                commitment=Commitment.DUE if self.destination.commitment_timeout is not None else None,
-                reason=None,
-                detail=None,
-            )
+            return self._later(delivery, fault)
+        values = {
+            "state": DeliveryState.DELIVERED,
+            "status": status,
+            "delivered_at": self.clock(),
+            "sent_as": sent_as,
+            "commitment": Commitment.DUE if self.destination.commitment_timeout is not None else None,
+            "reason": None,
+            "detail": None,
+        }
+        return _Ended(delivery, values)
 
     def _read(self, produced: ObjectRow) -> Dataset:
         file = StoredFile(FileKind.OBJECT, produced.id, produced.path, produced.sha256)
@@ -155,7 +218,7 @@ class Sender:
         except OSError as error:
             raise Retry("object-unreadable", f"the file of this object cannot be read ({error.errno})") from None
 
-    def _rejected(self, delivery: DeliveryRow, rejected: Rejected) -> None:
+    def _rejected(self, delivery: DeliveryRow, rejected: Rejected) -> _Ended:
         rejections = delivery.rejections + 1
         common: dict[str, Any] = {
             "rejections": rejections,
@@ -164,31 +227,29 @@ class Sender:
             "detail": rejected.detail,
         }
         if rejections >= REJECTIONS_BEFORE_FAILED:
-            self._end(delivery, state=DeliveryState.FAILED, **common)
-        else:
-            not_before = self.clock() + backoff(rejections)
-            self._end(delivery, state=DeliveryState.PENDING, not_before=not_before, **common)
+            return _Ended(delivery, common | {"state": DeliveryState.FAILED})
+        not_before = self.clock() + backoff(rejections)
+        return _Ended(delivery, common | {"state": DeliveryState.PENDING, "not_before": not_before})
 
-    def _retry_later(self, delivery: DeliveryRow, fault: Retry) -> None:
-        self._end(
-            delivery,
-            state=DeliveryState.PENDING,
-            not_before=self.clock() + backoff(delivery.attempts),
-            reason=fault.reason,
-            detail=fault.detail,
-        )
+    def _later(self, delivery: DeliveryRow, fault: Retry) -> _Ended:
+        return _Ended(delivery, _waiting(self.clock() + backoff(delivery.attempts), fault))
 
-    def _end(self, delivery: DeliveryRow, **values: Any) -> None:
+    def _record(self, ended: Sequence[_Ended]) -> None:
+        """Give deliveries their next states, in one transaction: half of what a small object takes is a commit."""
+        if not ended:
+            return
         with self.database.write() as session:
-            end_delivery(session, delivery.id, self.owner, values)
-        get_log().info(
-            "delivery",
-            delivery_row=delivery.id,
-            destination=self.destination.name,
-            state=values["state"],
-            attempts=delivery.attempts,
-            reason=values.get("reason"),
-        )
+            for end in ended:
+                end_delivery(session, end.delivery.id, self.owner, end.values)
+        for end in ended:
+            get_log().info(
+                "delivery",
+                delivery_row=end.delivery.id,
+                destination=self.destination.name,
+                state=end.values["state"],
+                attempts=end.values.get("attempts", end.delivery.attempts),
+                reason=end.values.get("reason"),
+            )
 
     def run(self, stop: threading.Event, poll_seconds: float = 0.1) -> None:
         """Send until `stop`; the current batch is completed."""
@@ -196,7 +257,7 @@ class Sender:
         while not stop.is_set():
             self.promise(longest)
             try:
-                busy = self.send_due() > 0
+                busy = self.send_due(stop) > 0
                 if not busy:
                     self.request_commitment()
             except Exception as error:  # a thread's boundary: the deliveries are due again when their lease expires

@@ -26,7 +26,7 @@ from worker.dicom import commitment, standard
 from worker.dicom.standard import derive_uid
 from worker.errors import Retry
 from worker.network.associate import associate
-from worker.send.destinations.base import Rejected
+from worker.send.destinations.base import ConnectionLost, Rejected
 from worker.send.destinations.c_store import CStoreDestination
 
 SOP_CLASSES = (
@@ -72,15 +72,15 @@ class StorageAssociation:
 
     def _require_established(self) -> None:
         if not self.assoc.is_established:
-            raise Retry("association-lost", "the association ended before this object was sent")
+            raise ConnectionLost("association-lost", "the association ended before this object was sent")
 
     def _send(self, instance: Dataset | Path) -> int:
         try:
             answer = self.assoc.send_c_store(instance)
         except RuntimeError:  # pynetdicom: the association ended after the check above
-            raise Retry("association-lost", "the association ended before this object was sent") from None
+            raise ConnectionLost("association-lost", "the association ended before this object was sent") from None
         if "Status" not in answer:
-            raise Retry("no-answer", "the peer closed the association or did not answer in time")
+            raise ConnectionLost("no-answer", "the peer closed the association or did not answer in time")
         return int(answer.Status)
 
 

@@ -15,7 +15,7 @@ from worker.dicom import standard
 from worker.dicom.standard import derive_uid
 from worker.errors import Retry
 from worker.send import http
-from worker.send.destinations.base import HttpDestination, Rejected
+from worker.send.destinations.base import ConnectionLost, HttpDestination, Rejected
 from worker.send.storage_scu import as_comprehensive, stored_status
 
 # Failure Reasons for an object that the server has already: PS3.7 C.5.10; 45070 of Azure Health Data Services.
@@ -103,7 +103,7 @@ def _evaluate(response: requests.Response | None, parsed: Dataset, ds: Dataset) 
     type with parameters. Raises Rejected or Retry.
     """
     if response is None:
-        raise Retry("no-answer", "the peer closed the connection or did not answer in time")
+        raise ConnectionLost("no-answer", "the peer closed the connection or did not answer in time")
     uid = str(ds.SOPInstanceUID)
     answer = _store_response(response) or parsed
     for item in answer.get("FailedSOPSequence", []):

@@ -15,6 +15,7 @@ from worker.db.deliveries import (
     delivery_exists,
     delivery_waits,
     end_delivery,
+    extend_delivery_leases,
     record_commitment_report,
     retry_failed_deliveries,
 )
@@ -48,8 +49,8 @@ def _claim(database: Database, seconds: float, owner: str = "me", limit: int = 3
         return [row.id for row, _ in claimed]
 
 
-def test_due_deliveries_are_claimed_oldest_first_up_to_a_limit(due: Database) -> None:
-    assert [_claim(due, -1), _claim(due, 10, limit=1), _claim(due, 10), _claim(due, 10)] == [[], [1], [2], []]
+def test_due_deliveries_are_claimed_newest_first_up_to_a_limit(due: Database) -> None:
+    assert [_claim(due, -1), _claim(due, 10, limit=1), _claim(due, 10), _claim(due, 10)] == [[], [2], [1], []]
     with due.write() as session:
         assert claim_deliveries(session, "other", "me", later(90), LEASE) == []
     delivery = _delivery(due, 1)
@@ -58,9 +59,25 @@ def test_due_deliveries_are_claimed_oldest_first_up_to_a_limit(due: Database) ->
     )  # fmt: skip
 
 
+def test_new_deliveries_go_first_and_the_backlog_still_shrinks(due: Database) -> None:
+    for number, name in enumerate("defghij", 3):
+        add_series(due, name, SeriesStatus.CLASSIFIED, number * 10)
+    assert _claim(due, 100, limit=4) == [10, 9, 1, 2]
+    add_series(due, "k", SeriesStatus.CLASSIFIED, 101)
+    assert _claim(due, 110, limit=4) == [11, 8, 3, 4]
+
+
+def test_a_lease_is_extended_for_its_owner_alone(due: Database) -> None:
+    assert sorted(_claim(due, 20)) == [1, 2, 3]
+    with due.write() as session:
+        extend_delivery_leases(session, [1, 2], "me", later(500))
+        extend_delivery_leases(session, [3], "another", later(500))
+    assert _claim(due, 60, "second") == [3]
+
+
 def test_an_expired_lease_is_claimed_again_and_its_first_owner_changes_nothing(due: Database) -> None:
     assert _claim(due, 0, "first") == [1]
-    assert _claim(due, 31, "second") == [1, 2, 3]
+    assert _claim(due, 31, "second") == [1, 3, 2]
     with due.write() as session:
         assert not end_delivery(session, 1, "first", {"state": DeliveryState.DELIVERED})
         assert end_delivery(session, 1, "second", {"state": DeliveryState.DELIVERED, "status": 0})

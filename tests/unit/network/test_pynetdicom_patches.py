@@ -162,3 +162,34 @@ def test_messages_of_peers_are_decoded_within_budgets() -> None:
         assert module.decode is parse_message
         assert "decode(" in inspect.getsource(module)
         assert "dsutils.decode" not in inspect.getsource(module)
+
+
+def test_a_reactor_that_leaves_its_checkpoint_is_not_taken_for_paused(assoc: Association) -> None:
+    patches.pause_reactor_without_race(assoc)
+    gate = assoc._reactor_checkpoint
+    assoc._is_paused = True  # as Association._run_reactor does before it waits
+    assert gate.wait()
+    assert not assoc._is_paused  # before a sender may look
+    gate.clear()
+    assoc._is_paused = True
+    assert not gate.wait(0.01)
+    assert assoc._is_paused
+
+
+def test_a_sender_reads_each_answer_itself(assoc: Association) -> None:
+    """Quick requests over one association: each gets its answer, none waits for the DIMSE time-out."""
+    ae = AE()
+    ae.add_supported_context(Verification)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(events.EVT_C_ECHO, lambda _event: 0)])
+    client = AE()
+    client.dimse_timeout = 60
+    client.add_requested_context(Verification)
+    peer = client.associate("127.0.0.1", server.socket.getsockname()[1])
+    patches.pause_reactor_without_race(peer)
+    patches.send_at_once(peer)
+    try:
+        answers = [peer.send_c_echo() for _ in range(200)]
+        assert all("Status" in answer for answer in answers)
+    finally:
+        peer.release()
+        server.shutdown()

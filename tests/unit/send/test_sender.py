@@ -10,16 +10,16 @@ from typing import ClassVar
 import pytest
 from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from tests.testbed.answered import answer
 from tests.testbed.instances import Clock
 from worker.db.engine import Database
 from worker.db.instances import file_fault_counts
-from worker.db.tables import Commitment, DeliveryRow, DeliveryState, FileFault
+from worker.db.tables import Commitment, DeliveryRow, DeliveryState, FileFault, ObjectRow
 from worker.dicom import commitment, standard
 from worker.errors import Park, Retry
-from worker.send.destinations.base import Connection, Description, Destination, Rejected
+from worker.send.destinations.base import Connection, ConnectionLost, Description, Destination, Rejected
 from worker.send.sender import REJECTIONS_BEFORE_FAILED, Sender, backoff
 
 REPORT, PICTURE = Comprehensive3DSRStorage, SecondaryCaptureImageStorage
@@ -151,6 +151,88 @@ def test_the_lease_covers_a_batch(sender: Sender, clock: Clock, monkeypatch: pyt
     sender.send_due()
     assert leases[0] is not None
     assert leases[0] - begin >= timedelta(seconds=4 * 10)
+
+
+@pytest.fixture
+def backlog(sender: Sender) -> Sender:
+    """Forty objects of twenty series are due."""
+    for number in range(19):
+        answer(sender.database, sender.data_dir, f"{number}")
+    return sender
+
+
+def test_a_backlog_goes_over_one_connection(backlog: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def open_(_destination: Script, ae_title: str) -> Connection:
+        opened.append(ae_title)
+        return Scripted()
+
+    monkeypatch.setattr(Script, "open", open_)
+    assert backlog.send_due() == 40
+    assert len(opened) == 1
+    assert set(_states(backlog)) == {(DeliveryState.DELIVERED, None)}
+
+
+def test_a_batch_is_recorded_in_one_transaction(backlog: Sender) -> None:
+    commits: list[object] = []
+    event.listen(backlog.database.engine, "commit", commits.append)
+    assert backlog.send_due() == 40
+    assert len(commits) <= 5 * 3  # a batch: what waits, its claim, its ends, its audit
+
+
+def test_a_lost_connection_costs_one_object_an_attempt(backlog: Sender, clock: Clock) -> None:
+    Script.answers = {REPORT: ConnectionLost("association-lost", "")}
+    assert backlog.send_due() == 16
+    tried = [row for row in _deliveries(backlog) if row.attempts]
+    assert [row.reason for row in tried] == ["association-lost"]
+    assert {row.lease_owner for row in _deliveries(backlog)} == {None}
+    Script.answers = {}
+    clock.ahead += timedelta(seconds=2)  # the others' first delay
+    backlog.send_due()
+    assert sum(state == DeliveryState.DELIVERED for state, _ in _states(backlog)) >= 39
+
+
+def test_an_object_that_ends_every_connection_holds_up_no_other(
+    backlog: Sender, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = _deliveries(backlog)[0].object_id
+    with backlog.database.read() as session:
+        uid = session.get_one(ObjectRow, poison).sop_instance_uid
+
+    class Poisoned(Scripted):
+        def store(self, ds: Dataset) -> tuple[int, str]:
+            if ds.SOPInstanceUID == uid:
+                raise ConnectionLost("no-answer", "")
+            return super().store(ds)
+
+    monkeypatch.setattr(Script, "open", lambda _self, _ae_title: Poisoned())
+    for _ in range(8):
+        backlog.send_due()
+        clock.ahead += timedelta(seconds=3)
+    states = _states(backlog)
+    assert states.count((DeliveryState.DELIVERED, None)) == 39
+    assert states[0] == (DeliveryState.PENDING, "no-answer")
+
+
+def test_a_slow_batch_keeps_its_lease_and_is_recorded_as_it_goes(
+    backlog: Sender, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.send.sender._RECORD_SECONDS", -1.0)  # every object takes longer
+    seen: list[tuple[datetime, datetime, int]] = []
+
+    class Slow(Scripted):
+        def store(self, ds: Dataset) -> tuple[int, str]:
+            rows = [row for row in _deliveries(backlog) if row.state == DeliveryState.SENDING]
+            until = min(row.lease_until for row in rows if row.lease_until)
+            seen.append((clock(), until, sum(row.state == DeliveryState.DELIVERED for row in _deliveries(backlog))))
+            clock.ahead += timedelta(seconds=9)
+            return super().store(ds)
+
+    monkeypatch.setattr(Script, "open", lambda _self, _ae_title: Slow())
+    assert backlog.send_due() == 40
+    assert all(until - now > timedelta(seconds=10) for now, until, _ in seen)
+    assert [done for _, _, done in seen] == list(range(40))
 
 
 def test_an_object_whose_file_is_gone_is_failed_with_the_reason(sender: Sender, tmp_path: Path) -> None:

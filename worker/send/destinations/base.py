@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 
 from worker.config.paths import ConfigPath
 from worker.config.sections import DestinationSection, TlsPaths
-from worker.errors import WorkerError
+from worker.errors import Retry, WorkerError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -32,13 +32,18 @@ class Rejected(WorkerError):
         self.status = status
 
 
+class ConnectionLost(Retry):
+    """The connection ended: nothing more can be stored over it."""
+
+
 class Connection(Protocol):
     """A connection to a destination."""
 
     def store(self, ds: Dataset) -> tuple[int, str]:
         """The peer's success or warning status and the SOP Instance UID under which it stored the object.
 
-        Raises Rejected; Retry for a temporary fault; Park for an object that this kind of destination never accepts.
+        Raises Rejected; Retry for a temporary fault, ConnectionLost where the connection ended; Park for an object that
+        this kind of destination never accepts.
         """
 
     def close(self) -> None: ...
