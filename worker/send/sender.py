@@ -39,12 +39,8 @@ from worker.db.tables import Commitment, DeliveryRow, DeliveryState, FileKind, O
 from worker.dicom.standard import derive_uid
 from worker.errors import Park, Retry
 from worker.logs import fault_fields, get_log
-<<<<<<< HEAD
 from worker.process import Promise, unwatched
-from worker.send.destinations.base import Connection, Destination, Rejected
-=======
 from worker.send.destinations.base import Connection, ConnectionLost, Destination, Rejected
->>>>>>> e595ffe (Send the newest reports first, a backlog over one association, and lose no answer to a race)
 from worker.storage.integrity import Integrity
 
 # After this many rejections of the same object the failure is treated as permanent; a person may retry.
@@ -119,6 +115,10 @@ class Sender:
         """Longer than an object can take, so that only the death of this process lets a lease expire."""
         return timedelta(seconds=self.destination.store_seconds * _LEASED_OBJECTS)
 
+    def _promise_progress(self) -> None:
+        """Promise the supervisor's watch to be here again before long: after an object, or without any."""
+        self.promise(2 * self.destination.store_seconds + _ROUND_SECONDS)
+
     def _claim(self) -> list[tuple[DeliveryRow, ObjectRow]]:
         name = self.destination.name
         with self.database.read() as session:
@@ -133,6 +133,7 @@ class Sender:
         leased_until, recorded = self.clock() + self._lease, time.monotonic()
         try:
             for index, (delivery, produced) in enumerate(due):
+                self._promise_progress()
                 if self.clock() > leased_until - self._lease / 2:
                     leased_until = self.clock() + self._lease
                     with self.database.write() as session:
@@ -253,9 +254,8 @@ class Sender:
 
     def run(self, stop: threading.Event, poll_seconds: float = 0.1) -> None:
         """Send until `stop`; the current batch is completed."""
-        longest = self.destination.store_seconds * (_BATCH + 1) + _ROUND_SECONDS
         while not stop.is_set():
-            self.promise(longest)
+            self._promise_progress()
             try:
                 busy = self.send_due(stop) > 0
                 if not busy:
