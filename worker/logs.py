@@ -18,7 +18,7 @@ with without("rich", "better_exceptions", "colorama"):  # for a console, which t
 
 _FORBIDDEN = ("patient", "accession", "uid", "name_of_patient", "birth")
 # A UID, or a person name with its component delimiter, anywhere in a value.
-_IDENTIFIER = re.compile(r"\b[0-9]+(?:\.[0-9]+){4,}\b|[^\s^]+\^[^\s^]*")
+_IDENTIFIER = re.compile(r"\b[0-9]+(?:\.[0-9]+){4,}\b|(?<![^\s^])[^\s^]+\^[^\s^]*")
 MASKED = "***"
 
 

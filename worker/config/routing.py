@@ -9,9 +9,9 @@ of 256 characters. Frames of a file that differ in an attribute that rules need 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Self
 
@@ -29,7 +29,7 @@ class Condition(BaseModel):
     """A test of an attribute by `equals`, `in`, `regex` or `range`; it holds when any value meets it.
 
     Text is compared ignoring case, numbers as numbers; `equals = ""` means that the attribute is absent or empty.
-    `regex` is searched anywhere in the text, in Python's syntax. `range` is inclusive.
+    `regex` is searched anywhere in the text, in RE2's syntax. `range` is inclusive.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,8 +59,8 @@ class Condition(BaseModel):
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
         try:
-            re.compile(value or "")
-        except re.error as error:
+            _compiled(value or "")
+        except ValueError as error:
             raise ValueError(f"the regular expression is invalid: {error}") from None
         return value
 
@@ -213,12 +213,27 @@ def holds(condition: Condition, values: Sequence[str]) -> bool:
     if condition.equals == "":
         return not any(values)
     if condition.regex is not None:
-        return any(re.search(condition.regex, value) for value in values)
+        return any(_compiled(condition.regex).search(value) for value in values)
     if condition.range is not None:
         low, high = condition.range
         return any(low <= number <= high for number in map(_number, values) if number is not None)
     accepted = condition.one_of if condition.one_of is not None else (condition.equals or "",)
     return any(_is_same(text, value) for text in accepted for value in values)
+
+
+@lru_cache
+def _compiled(pattern: str) -> Any:
+    """A regular expression that is matched in linear time, whatever the pattern and the text. Raises ValueError."""
+    import re2  # takes time to import, and only rules need it
+
+    options = re2.Options()
+    options.log_errors = False  # they go to stderr, past the log
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as error:
+        [detail] = error.args
+        why = detail.decode(errors="replace") if isinstance(detail, bytes) else str(detail)
+        raise ValueError(f"{why} (RE2's syntax: no look-around, no back-references)") from None
 
 
 def _is_same(text: str, value: str) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from pydicom import Dataset
 
 from tests.testbed.instances import MODEL, later, mr_instance, received
@@ -300,3 +302,12 @@ def test_series_are_routed_when_they_settle(database: Database) -> None:
     with database.read() as session:
         [last] = session.query(JobRow).filter(JobRow.series_id == 3)
         assert last.model_id == row.id
+
+
+def test_a_regular_expression_takes_linear_time_and_no_look_around() -> None:
+    condition = routing.Condition.model_validate({"attribute": "SeriesDescription", "regex": "(a+)+$"})
+    before = time.process_time()
+    assert not routing.holds(condition, ["a" * 256 + "b"] * 1000)
+    assert time.process_time() - before < 5  # Python's own would never end
+    with pytest.raises(ValidationError, match="RE2's syntax"):
+        routing.Condition.model_validate({"attribute": "SeriesDescription", "regex": "(?=a)"})

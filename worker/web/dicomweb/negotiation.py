@@ -34,8 +34,8 @@ FRAME_TYPES = {
     HTJ2KLossless: "image/jphc", HTJ2KLosslessRPCL: "image/jphc", HTJ2K: "image/jphc",
 }  # fmt: skip
 
-_PARAMETER = re.compile(r'\s*;\s*([\w-]+)\s*=\s*("[^"]*"|[^;,\s]*)')
-_RANGE = re.compile(rf"\s*([\w*.+-]+/[\w*.+-]+|\*)((?:{_PARAMETER.pattern})*)\s*")
+_PARAMETER = re.compile(r';\s*([\w-]+)\s*=\s*("[^"]*"|[^;,\s]*)')
+_RANGE = re.compile(rf"\s*([\w*.+-]+/[\w*.+-]+|\*)((?:\s*{_PARAMETER.pattern})*)\s*")
 
 
 @dataclass(frozen=True, slots=True)

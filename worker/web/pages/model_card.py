@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
-_INTERVAL = re.compile(r"(\d+(?:\.\d+)?) % \((\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)\)")
+_INTERVAL = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?) % \((\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)\)")
 _WIDTH = 120  # of a whisker, 0 to 100 %
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 

@@ -113,10 +113,18 @@ def _fault_in_words(error: ValueError) -> str:
     return "; ".join(f"{fault['loc'][0]}: {fault['msg'].removeprefix('Value error, ')}" for fault in faults())
 
 
+def _runs(text: str) -> list[str]:
+    """The runs of slices, without the spaces around their dashes; some type an en dash."""
+    ends = text.replace("–", "-").split("-")  # noqa: RUF001
+    return re.split(
+        r"[,;\s]+", "-".join(end.strip() if place else end.rstrip() for place, end in enumerate(ends)).strip()
+    )
+
+
 def slices_from_text(text: str) -> list[int]:
     """`12-14, 18`, counted from 1 → the ordinals [11, 12, 13, 17]. Raises ValueError."""
     ordinals: list[int] = []
-    for run in re.split(r"[,;\s]+", re.sub(r"\s*[-–]\s*", "-", text.strip())):  # noqa: RUF001 - some type an en dash
+    for run in _runs(text):
         if not run:
             continue
         ends = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", run, re.ASCII)
