@@ -252,8 +252,8 @@ _OPTIONAL: dict[str, Callable[[str], str]] = {
     "StudyDescription": long_string,
 }
 
-# Every attribute of a source that this package reads.
+# Every attribute of a source that this package reads, and those by which highdicom takes it for an image.
 SOURCE_KEYWORDS = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality",
-    "FrameOfReferenceUID", "TimezoneOffsetFromUTC", *_REQUIRED, *_OPTIONAL,
+    "FrameOfReferenceUID", "TimezoneOffsetFromUTC", "Rows", "Columns", "NumberOfFrames", *_REQUIRED, *_OPTIONAL,
 )  # fmt: skip
