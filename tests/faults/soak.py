@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from tests.faults import breakages, decoders, floods, fuzz, hosts, load
+from tests.faults import breakages, decoders, floods, fuzz, hosts, load, rot
 from tests.faults.bed import Outcome
 from tests.testbed import dcmtk, orthanc, postgres
 
@@ -60,6 +60,7 @@ ROWS: Mapping[str, Row] = {
         lambda folder, part: breakages.full_disk(folder, _of(200, part)),
         20, breakages.can_mount, "mounting a small tmpfs takes root",
     ),
+    "rot": Row(lambda folder, part: rot.rotten_files(folder, _of(200, part), _of(100, part)), 40),
     "postgresql": Row(
         lambda folder, part: breakages.restarted_database(folder, _of(200, part), _of(3, part), max(3, 30 * part)),
         40, postgres.programs, "PostgreSQL is not installed",

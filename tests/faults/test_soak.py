@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import breakages, floods, load, soak
+from tests.faults import breakages, floods, load, rot, soak
 from tests.faults.bed import SLICES, Outcome
 
 needs_mount = pytest.mark.skipif(not breakages.can_mount(), reason="mounting a small tmpfs takes root")
@@ -22,6 +22,7 @@ needs_mount = pytest.mark.skipif(not breakages.can_mount(), reason="mounting a s
     [
         pytest.param(lambda folder: breakages.misbehaving_pacs(folder, 4, 6), id="misbehaving-pacs"),
         pytest.param(lambda folder: breakages.locked_database(folder, 4, 4), id="locked-database"),
+        pytest.param(lambda folder: rot.rotten_files(folder, 4, 6), id="rot"),
         pytest.param(lambda folder: breakages.full_disk(folder, 4), id="full-disk", marks=needs_mount),
     ],
 )
