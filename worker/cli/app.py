@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from worker import __version__
-from worker.cli import audit, backup, jobs, models, offline, readings, results, routes, service, tokens
+from worker.cli import audit, backup, jobs, models, offline, readings, results, routes, series, service, tokens
 from worker.cli.context import EXIT_FAULT, EXIT_START
 from worker.errors import StartError, WorkerError
 from worker.process import hide_files_from_others
@@ -29,6 +29,7 @@ app.add_typer(backup.commands)
 app.add_typer(offline.commands)
 app.add_typer(readings.report_command)
 app.add_typer(results.commands, name="results")
+app.add_typer(series.commands, name="series")
 app.add_typer(jobs.commands, name="jobs")
 app.add_typer(models.commands, name="models")
 app.add_typer(routes.commands, name="routes")

@@ -18,7 +18,7 @@ from rich.text import Text
 from worker.db.views.json_values import json_value
 from worker.db.views.queue import Unfinished
 from worker.db.views.search import SeriesAnswer
-from worker.db.views.series_detail import SliceAnswer
+from worker.db.views.series_detail import RefusedImages, SliceAnswer
 
 if TYPE_CHECKING:
     from worker.db.views.model_comparison import Comparison, ModelStatus
@@ -129,10 +129,18 @@ def _delivered(answer: SeriesAnswer) -> Text:
     return Text(text, "red" if "failed" in states else "")
 
 
-def print_answer(answer: SeriesAnswer, slices: Sequence[SliceAnswer], format: str) -> None:
-    """Print a series with its slices."""
+def print_answer(
+    answer: SeriesAnswer, slices: Sequence[SliceAnswer], format: str, refused: Sequence[RefusedImages] = ()
+) -> None:
+    """Print a series with its slices, and what was refused of it and did not come again."""
     if format == "json":
-        print(json.dumps(json_value(answer) | {"slices": json_value(slices)}, indent=2, ensure_ascii=False))
+        print(
+            json.dumps(
+                json_value(answer) | {"slices": json_value(slices), "refused": json_value(refused)},
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
         return
     if format == "csv":
         print(answers_as_text([answer], "csv"), end="")
@@ -148,6 +156,8 @@ def print_answer(answer: SeriesAnswer, slices: Sequence[SliceAnswer], format: st
     facts.add_row("result", _result(answer) or "none")
     facts.add_row("probabilities", "  ".join(f"{name} {value:.3f}" for name, value in answer.probabilities.items()))
     facts.add_row("reason", answer.detail or answer.reason or "")
+    for images in refused:
+        facts.add_row("refused", f"{images.number} images: {images.status} {images.reason}")
     if answer.missing:
         facts.add_row("incomplete", answer.missing)
     facts.add_row("model", answer.model or "")

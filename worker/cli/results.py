@@ -76,7 +76,7 @@ def show_result(
     """Show everything about one series: probabilities, slices, deliveries."""
     from worker.cli.output import print_answer
     from worker.db.views.search import Search, find_series, find_series_by_suffix
-    from worker.db.views.series_detail import latest_slices
+    from worker.db.views.series_detail import latest_slices, refused_images
 
     with audited(config) as (_, database, record, user):
         with database.read() as session:
@@ -87,8 +87,9 @@ def show_result(
                 raise typer.Exit(EXIT_FAULT)
             [answer] = find_series(session, Search(series_instance_uid=uids[0]))
             slices = latest_slices(session, uids[0])
+            refused = refused_images(session, uids[0])
         record(events.viewed(user, None, answer.study_instance_uid))
-    print_answer(answer, slices, format)
+    print_answer(answer, slices, format, refused)
 
 
 @commands.command("export", epilog="Example: worker results export results.csv --since 2026-01-01")

@@ -100,7 +100,7 @@ class InstanceKeeper:
         record: events.RecordEvent = events.unrecorded,
         rules: str | None = None,
     ) -> None:
-        """`rules`: their fingerprint; series that were refused by others open again when their instances come again."""
+        """`rules`: their fingerprint; what other rules refused opens again when its instances come again."""
         self._record = record
         self._rules = rules
         self._database = database

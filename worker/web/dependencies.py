@@ -9,13 +9,16 @@ from functools import cache, cached_property
 from pathlib import Path as FilePath
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, HTTPException, Path, Query
 from fastapi.security import HTTPBearer
 
+from worker.audit import events
 from worker.audit.events import RecordEvent
 from worker.config.settings import Settings
 from worker.db.engine import Database
+from worker.db.series import reconsider_series
 from worker.db.tables import TokenRole
+from worker.db.views.series_detail import find_report
 from worker.decoding.pool import DecoderPool
 from worker.errors import StartError
 from worker.inference.bundle import verified_identity
@@ -130,3 +133,15 @@ def describe_bundle(folder: FilePath) -> BundleDescription:
         card=(folder / "docs" / "README.md").read_text(encoding="utf-8"),
         figures=figures.read_text(encoding="utf-8") if figures.is_file() else None,
     )
+
+
+def reconsider_refused_series(site: Site, series_instance_uid: str, caller: Caller, path: str) -> None:
+    """Open a refused series again, audited. Answers 404 for an unknown series and 409 for one that is not refused."""
+    with site.database.write() as session:
+        opened = reconsider_series(session, series_instance_uid)
+        is_known = opened or find_report(session, series_instance_uid) is not None
+    if not is_known:
+        raise HTTPException(404, NO_SUCH_SERIES)
+    if not opened:
+        raise HTTPException(409, "the series is not refused")
+    site.record(events.operated(caller.name, caller.address, path))

@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from worker.db.instances import StoredFile, file_of
+from worker.db.settling import refused_instances_of
 from worker.db.tables import InstanceRow, JobRow, JobState, ObjectKind, ObjectRow, ResultRow, SeriesRow, SliceResultRow
 from worker.results import Activation
 
@@ -29,12 +30,28 @@ class ShownSlice:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedImages:
+    """How many images of a series were refused with a status for a reason, and did not come again."""
+
+    status: str
+    reason: str
+    number: int
+
+
+def refused_images(session: Session, series_instance_uid: str) -> tuple[RefusedImages, ...]:
+    """What a series may lack because it was refused."""
+    refused = refused_instances_of(session, series_instance_uid)
+    return tuple(RefusedImages(status, reason, number) for (status, reason), number in refused.items())
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesDetail:
     """`open_job` is (number, state) of an unfinished job; `picture` is the path of the produced picture."""
 
     slices: tuple[ShownSlice, ...]
     picture: str | None
     open_job: tuple[int, str] | None
+    refused: tuple[RefusedImages, ...] = ()
 
 
 def find_series_detail(session: Session, series_instance_uid: str) -> SeriesDetail | None:
@@ -55,6 +72,7 @@ def find_series_detail(session: Session, series_instance_uid: str) -> SeriesDeta
         slices=tuple(_classified(session, result_id) or _received(session, series.id)),
         picture=session.scalar(picture) if result_id is not None else None,
         open_job=(job.id, job.state) if job else None,
+        refused=refused_images(session, series_instance_uid),
     )
 
 

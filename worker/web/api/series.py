@@ -10,9 +10,17 @@ from fastapi import APIRouter, HTTPException, Query, Request
 
 from worker.audit import events
 from worker.db.views.search import Search, SeriesAnswer, find_page, find_series
-from worker.db.views.series_detail import SliceAnswer, latest_slices
-from worker.web.dependencies import NO_SUCH_SERIES, Reader, SeriesUid, Site, api_router
-from worker.web.errors import NOT_FOUND
+from worker.db.views.series_detail import RefusedImages, SliceAnswer, latest_slices, refused_images
+from worker.web.dependencies import (
+    NO_SUCH_SERIES,
+    Operator,
+    Reader,
+    SeriesUid,
+    Site,
+    api_router,
+    reconsider_refused_series,
+)
+from worker.web.errors import CONFLICT, NOT_FOUND
 from worker.web.filters import PagedFilters
 from worker.web.guard import Caller
 
@@ -28,14 +36,22 @@ class SeriesPage:
 
 @dataclass(frozen=True, slots=True)
 class SeriesWithSlices:
-    """A series, and the slices of its latest result in stack order."""
+    """A series, the slices of its latest result in stack order, and what was refused of it and did not come again."""
 
     series: SeriesAnswer
     slices: tuple[SliceAnswer, ...]
+    refused: tuple[RefusedImages, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reconsidered:
+    """A series that was refused and will be settled again."""
+
+    series_instance_uid: str
 
 
 def series_api(site: Site) -> APIRouter:
-    """The routes, for a token that reads."""
+    """The routes, for a token that reads; settling again needs a token that operates."""
     routes = api_router("series")
 
     def find(request: Request, filters: PagedFilters, caller: Caller, answered: bool) -> SeriesPage:
@@ -64,11 +80,18 @@ def series_api(site: Site) -> APIRouter:
         with site.database.read() as session:
             matches = find_series(session, Search(series_instance_uid=series_instance_uid))
             slices = latest_slices(session, series_instance_uid)
+            refused = refused_images(session, series_instance_uid)
         if not matches:
             raise HTTPException(404, NO_SUCH_SERIES)
         [series] = matches
         site.record(events.viewed(caller.name, caller.address, series.study_instance_uid))
-        return SeriesWithSlices(series, tuple(slices))
+        return SeriesWithSlices(series, tuple(slices), refused)
+
+    @routes.post("/series/{series_instance_uid}/reconsider", responses=NOT_FOUND | CONFLICT)
+    def reconsider(request: Request, series_instance_uid: SeriesUid, caller: Operator) -> Reconsidered:
+        """Settle a refused series again, by the rules and models of now."""
+        reconsider_refused_series(site, series_instance_uid, caller, request.url.path)
+        return Reconsidered(series_instance_uid)
 
     routes.add_api_route("/series/{series_instance_uid}", show_result, responses=NOT_FOUND, operation_id="show_series")
     return routes

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import RedirectResponse
 
 from worker.audit import events
 from worker.db.views.search import Search, find_series
 from worker.db.views.series_detail import SeriesDetail, find_series_detail
 from worker.web import charts, ohif
-from worker.web.dependencies import NO_SUCH_SERIES, Reader, SeriesUid, Site
+from worker.web.dependencies import (
+    NO_SUCH_SERIES,
+    Operator,
+    Reader,
+    SeriesUid,
+    Site,
+    reconsider_refused_series,
+)
 from worker.web.pages.layout import render_page
 from worker.web.pages.reading_form import empty_form
 from worker.web.templating import styles
 
 
 def series_page(site: Site) -> APIRouter:
-    """The page, for a token that reads; `pages.images` serves its images and `pages.reading_form` its form."""
+    """The page, for a token that reads, and an operator's button.
+
+    `pages.images` serves its images and `pages.reading_form` its form.
+    """
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/series/{series_instance_uid}")
@@ -50,6 +61,11 @@ def series_page(site: Site) -> APIRouter:
             ohif=ohif.is_installed(site.data_dir),
             maps=[ordinal for ordinal, slice_ in enumerate(detail.slices) if slice_.activation is not None],
         )
+
+    @routes.post("/series/{series_instance_uid}/reconsider")
+    def reconsider(request: Request, series_instance_uid: SeriesUid, caller: Operator) -> Response:
+        reconsider_refused_series(site, series_instance_uid, caller, request.url.path)
+        return RedirectResponse(f"/series/{series_instance_uid}", 303)
 
     return routes
 

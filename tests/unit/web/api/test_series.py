@@ -80,3 +80,14 @@ def test_bad_input_is_a_problem_that_names_the_parameter(client: httpx.Client, p
     assert answer.status_code == answer.json()["status"]
     assert 400 <= answer.status_code < 500
     assert at_fault in answer.json()["detail"]
+
+
+def test_a_refused_series_is_settled_again_once(client: httpx.Client) -> None:
+    [refused] = client.get(f"{API}/series", params={"status": "refused"}).json()["series"]
+    uid = refused["series_instance_uid"]
+    shown = client.get(f"{API}/series/{uid}").json()
+    assert (shown["series"]["status"], shown["refused"]) == ("refused", [])
+    assert client.post(f"{API}/series/{uid}/reconsider").json() == {"series_instance_uid": uid}
+    assert client.get(f"{API}/series/{uid}").json()["series"]["status"] == "pending"
+    assert client.post(f"{API}/series/{uid}/reconsider").status_code == 409
+    assert client.post(f"{API}/series/1.2.3/reconsider").status_code == 404

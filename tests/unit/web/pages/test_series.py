@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import re
+
 import httpx
 import pytest
 
+from tests.testbed.instances import NOON
+from tests.testbed.web_site import signed_in
+from worker.db.engine import Database
+from worker.db.settling import InstanceRefusal, add_refused_instances
+from worker.db.tables import TokenRole
 from worker.db.views.series_detail import SeriesDetail, ShownSlice
 from worker.dicom.standard import derive_uid
 from worker.web.pages.series import _first_shown, _probability_lines
@@ -45,3 +52,23 @@ def test_there_is_a_line_per_class_unless_the_classes_are_not_known() -> None:
     ]
     assert _probability_lines(detail, ["a"]) == []
     assert _probability_lines(_detail(), ["a", "b"]) == []
+
+
+def test_an_operator_settles_a_refused_series_again(guarded: tuple[httpx.Client, Database]) -> None:
+    client, database = guarded
+    page = f"/series/{derive_uid('series', 'b')}"
+    with database.write() as session:
+        refusal = InstanceRefusal(derive_uid("series", "b"), "1.2.3", "", None, "peer", "0xA700", "no-space", NOON)
+        add_refused_instances(session, [refusal], NOON)
+    with signed_in(client, database, TokenRole.READ, "reader") as reader:
+        shown = reader.get(page).text
+        assert "Settle again" not in shown
+        assert "Refused on arrival and not sent again: 1 image (0xA700 no-space)" in shown
+        assert reader.post(f"{page}/reconsider").status_code == 403
+    with signed_in(client, database, TokenRole.OPERATE, "operator") as operator:
+        shown = operator.get(page).text
+        assert "Settle again" in shown
+        [csrf, *_] = re.findall(r'name="csrf_token" value="(\w+)"', shown)
+        answer = operator.post(f"{page}/reconsider", data={"csrf_token": csrf})
+        assert (answer.status_code, answer.headers["location"]) == (303, page)
+        assert "Settle again" not in operator.get(page).text
