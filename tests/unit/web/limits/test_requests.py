@@ -45,7 +45,6 @@ def test_a_large_json_body_is_413() -> None:
     ("path", "status"),
     [
         ("/a%00", 404),
-        ("/a?text=%00", 400),
         ("/" + "x" * MAXIMUM_ADDRESS_BYTES, 414),
         ("/a?text=" + "x" * MAXIMUM_ADDRESS_BYTES, 414),
         ("/" + "x" * 4000, 200),
