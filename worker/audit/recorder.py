@@ -26,7 +26,7 @@ from worker.audit.trail import Trail, TrailHead, file_name
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.tables import AuditChainRow
-from worker.logs import get_log
+from worker.logs import fault_fields, get_log
 
 TRAIL_BROKEN = "trail-broken"
 NOT_WRITABLE = "not-writable"
@@ -118,7 +118,11 @@ class Recorder:
 
     def _run(self) -> None:
         while not self._stop.wait(_TICK_SECONDS):
-            self.settle()
+            try:
+                self.settle()
+            except Exception as error:  # a thread's boundary: without it nothing would be anchored any more
+                self._unanchored = True
+                get_log().error("audit not settled", **fault_fields(error))
 
     def _add(self, event: AuditEvent) -> None:
         if len(self._waiting) >= _KEPT_IN_MEMORY:
