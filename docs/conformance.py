@@ -10,6 +10,7 @@ from pydicom.uid import UID
 from worker.config.settings import Settings
 from worker.dicom import commitment, matching, standard
 from worker.query_retrieve import identifiers, scp
+from worker.receive import commitment_scp
 from worker.send import commitment_scu, sender, storage_scu
 from worker.web.dicomweb import qido
 
@@ -111,7 +112,8 @@ Each in every one of these transfer syntaxes; stored as sent, never transcoded:
   the protocol version bit 0 alone is tested; AE titles end at their first NUL, an empty one is read as UNKNOWN. PDU up
   to {receive.maximum_pdu_bytes} bytes (`maximum_pdu_bytes`), ended after {receive.idle_seconds:g} s of silence
   (`idle_seconds`) and after {receive.maximum_association_seconds:g} s in all (`maximum_association_seconds`).
-  A longer or unknown PDU, a P-DATA-TF without a value or on a context that was not accepted, a command set above
+  Datasets that arrive hold {receive.memory_bytes} bytes of memory in all (`memory_bytes`), larger ones are on disk; the
+  dataset of any other message has 2 MiB at most, or is answered 0x0213. A longer or unknown PDU, a P-DATA-TF without a value or on a context that was not accepted, a command set above
   64 KiB, and requests that wait for no answer end the association by an A-ABORT. Calling AE
   titles: any, or those in `allowed_peers`. One operation at a time per association.
 - C-STORE statuses:
@@ -220,8 +222,10 @@ Storage Commitment Push Model (`{commitment.SOP_CLASS}`).
   as failed is sent again; without a report within `commitment_timeout_seconds` it is asked for again.
 - As SCP, for what peers sent us: every referenced instance is looked up and its file's SHA-256 checked. Failure
   reasons: 0x0112 no such object, 0x0119 class-instance conflict, 0x0110 file missing or damaged. The N-EVENT-REPORT
-  goes out on a new association when the requester's AE title is that of a `[[destination]]`, else on the
-  requester's own.
+  goes out on a new association to a `[[destination]]` or `[[peer]]` that requests by its AE title from its host, else
+  on the requester's own, while that lasts. A repeated reference is one. More than
+  {commitment_scp.MAXIMUM_REFERENCES} references, more than {commitment_scp.OPEN_OF_A_PEER} open requests of an address
+  or {commitment_scp.OPEN_REQUESTS} in all are answered 0x0213.
 
 ## Character sets
 Received text is read in its Specific Character Set (the Defined Terms of PS3.3 C.12.1.1.2, else ASCII) and kept as

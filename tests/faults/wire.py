@@ -16,6 +16,8 @@ from pydicom import Dataset
 from pydicom.filewriter import write_dataset
 from pydicom.uid import UID
 
+from worker.dicom.commitment import SOP_CLASS, SOP_INSTANCE
+
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 _IMPLEMENTATION = "1.2.826.0.1.3680043.2.1545.1"
 ACCEPTED, REJECTED, DATA, RELEASED, ABORTED = 0x02, 0x03, 0x04, 0x06, 0x07
@@ -63,6 +65,16 @@ def echo_command(message_id: int = 1) -> bytes:
     command = Dataset()
     command.AffectedSOPClassUID = UID("1.2.840.10008.1.1")
     command.CommandField, command.MessageID, command.CommandDataSetType = 0x0030, message_id, 0x0101
+    body = implicit(command)
+    return struct.pack("<HHII", 0x0000, 0x0000, 4, len(body)) + body
+
+
+def action_command(message_id: int = 1) -> bytes:
+    """The command set of an N-ACTION-RQ (PS3.7 10.3.4.1) that requests storage commitment."""
+    command = Dataset()
+    command.RequestedSOPClassUID, command.RequestedSOPInstanceUID = UID(SOP_CLASS), UID(SOP_INSTANCE)
+    command.CommandField, command.MessageID, command.CommandDataSetType = 0x0130, message_id, 1
+    command.ActionTypeID = 1
     body = implicit(command)
     return struct.pack("<HHII", 0x0000, 0x0000, 4, len(body)) + body
 

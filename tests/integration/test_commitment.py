@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,11 +19,12 @@ from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import Clock, write_series
 from tests.testbed.orthanc import Orthanc
 from tests.testbed.waiting import wait_until
-from worker.config.sections import ReceiveSection, WorkerSection
+from worker.config.sections import PeerSection, ReceiveSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.tables import Commitment, DeliveryRow, DeliveryState, InstanceRow
-from worker.dicom import commitment
+from worker.dicom import commitment, standard
+from worker.receive import commitment_scp
 from worker.receive.storage_scp import Receiver
 from worker.send.destinations.c_store import CStoreDestination
 from worker.send.sender import Sender
@@ -150,6 +153,87 @@ def test_a_peer_that_is_no_destination_gets_the_report_on_its_own_association(
     report = commitment.read_report(told[0])
     assert (report.transaction_uid, report.committed) == ("1.2.3", frozenset())
     assert report.failed == {"1.2.3.4": commitment.NO_SUCH_OBJECT}
+
+
+def _request(port: int, ae_title: str, references: int, transactions: int = 1) -> tuple[list[int], Any]:
+    """The statuses of N-ACTIONs, and the association over which they went."""
+    ae = AE(ae_title=ae_title)
+    ae.add_requested_context(commitment.SOP_CLASS)
+    assoc = ae.associate("127.0.0.1", port, ae_title="AI_WORKER")
+    instances = [(SOP_CLASSES[0], f"1.2.3.{number}") for number in range(references)]
+    statuses = []
+    for number in range(transactions):
+        wanted = commitment.build_request(f"1.2.{number}", instances)
+        answer, _ = assoc.send_n_action(wanted, 1, commitment.SOP_CLASS, commitment.SOP_INSTANCE)
+        statuses.append(answer.Status)
+    return statuses, assoc
+
+
+def test_too_many_references_are_refused_undecoded(
+    port: int, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commitment_scp, "MAXIMUM_REFERENCES", 10)
+    statuses, assoc = _request(port, "STRANGER", references=11)
+    assert statuses == [standard.RESOURCE_LIMITATION]
+    assoc.release()
+
+
+def test_a_peer_has_few_open_requests_and_they_take_few_threads(
+    port: int, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was accepted is answered or forgotten; the threads do not outnumber their bound."""
+    wait = threading.Event()
+    examined: list[str] = []
+
+    def examine(*arguments: Any) -> Dataset:
+        wait.wait(30)
+        examined.append(arguments[2])
+        return commitment.build_report(arguments[2], [], [])
+
+    monkeypatch.setattr(commitment_scp, "examine", examine)
+    statuses, assoc = _request(port, "STRANGER", references=1, transactions=12)
+    assert statuses == [standard.SUCCESS] * 8 + [standard.RESOURCE_LIMITATION] * 4
+    assert sum(thread.name == "commitment" for thread in threading.enumerate()) == 2
+    assoc.abort()
+    wait.set()
+    wait_until(lambda: _request(port, "STRANGER", 1)[0] == [standard.SUCCESS], "the requests to be forgotten", 20)
+    assert len(examined) <= 3  # a report that nobody can get is not made
+
+
+@pytest.mark.parametrize(("host", "is_called"), [("127.0.0.1", True), ("127.0.0.9", False)])
+def test_a_peer_that_released_is_called_where_it_is_configured_and_a_stranger_with_its_title_is_not(
+    database: Database, tmp_path: Path, port: int, host: str, is_called: bool
+) -> None:
+    reports: list[Dataset] = []
+
+    def on_report(event: evt.Event) -> tuple[int, None]:
+        reports.append(event.event_information)
+        return 0x0000, None
+
+    ae = AE(ae_title="MODALITY")
+    ae.add_supported_context(commitment.SOP_CLASS, scu_role=True, scp_role=True)
+    peer_port = free_port()
+    server = ae.start_server(("", peer_port), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, on_report)])
+    settings = Settings(
+        worker=WorkerSection(data_dir=tmp_path),
+        receive=ReceiveSection(host="127.0.0.1", port=port, minimum_free_bytes=0),
+        peer=(PeerSection(ae_title="MODALITY", host=host, port=peer_port),),
+    )
+    receiver = Receiver(settings, database, lambda: datetime.now(UTC))
+    receiver.start()
+    try:
+        statuses, assoc = _request(port, "MODALITY", references=2)
+        assoc.release()
+        assert statuses == [standard.SUCCESS]
+        if is_called:
+            wait_until(lambda: reports, "the report", 20, every=0.05)
+            assert len(commitment.read_report(reports[0]).failed) == 2
+        else:
+            time.sleep(1)
+            assert reports == []
+    finally:
+        receiver.stop(1)
+        server.shutdown()
 
 
 def test_a_request_without_its_identifiers_is_a_failure(port: int, receiver: Receiver) -> None:

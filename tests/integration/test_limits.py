@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import struct
 import time
@@ -13,6 +14,7 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
+from sqlalchemy import select
 
 from tests.faults import mutate
 from tests.faults.wire import (
@@ -20,6 +22,7 @@ from tests.faults.wire import (
     ACCEPTED,
     Closed,
     Wire,
+    action_command,
     associate_request,
     data_pdus,
     echo_command,
@@ -35,9 +38,11 @@ from tests.testbed.waiting import wait_until
 from worker.config.sections import PeerSection
 from worker.db.engine import Database
 from worker.db.series_status import unfinished_counts
-from worker.dicom import standard
+from worker.db.tables import InstanceRow
+from worker.dicom import commitment, standard
 from worker.receive.fast_store import FastStore
 from worker.receive.limits import LimitedMessages
+from worker.storage.spool import Spool
 
 SMALLEST = 1 << 16
 
@@ -187,6 +192,66 @@ def test_waiting_costs_no_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         time.sleep(2)
         assert looks.count("reader") <= 2.5 * 40
         assert looks.count("reactor") <= 2.5 * 20
+
+
+def _begin_store(peer: Wire, content: bytes) -> None:
+    [context] = peer.associate([(str(MRImageStorage), str(ExplicitVRLittleEndian))])
+    for part in data_pdus(context, store_command(str(MRImageStorage), "1.2.3"), command=True):
+        peer.send(part)
+    *beginning, _last = data_pdus(context, content, command=False)
+    for part in beginning:
+        peer.send(part)
+
+
+def test_unfinished_datasets_are_on_disk_and_gone_with_their_associations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten of 12 MiB: no more is in memory than `memory_bytes`, small ones included."""
+    spools: list[Spool] = []
+    create = Spool.__init__
+    monkeypatch.setattr(Spool, "__init__", lambda self, *values: spools.append(self) or create(self, *values))
+    incoming = tmp_path / "data" / "instances" / "incoming"
+    with receiving(tmp_path, memory_bytes=1 << 20) as (port, database):
+        with _crowd(port, 14) as peers:
+            for peer in peers[:10]:
+                _begin_store(peer, bytes(12 << 20))
+            for peer in peers[10:]:
+                _begin_store(peer, bytes(400 << 10))
+            wait_until(
+                lambda: sum(path.stat().st_size for path in incoming.iterdir()) >= 10 * (12 << 20) - (2 << 20),
+                "the datasets to be on disk", 30, every=0.05,
+            )  # fmt: skip
+            assert spools[0].held_bytes <= 1 << 20
+            assert raw_store(port, MRImageStorage, "1.2.3", bytes(300_000)) != standard.OUT_OF_RESOURCES
+        wait_until(lambda: not list(incoming.iterdir()), "the files to be gone", 30, every=0.05)
+        wait_until(lambda: spools[0].held_bytes == 0, "the memory to be given back", 30, every=0.05)
+        assert _series(database) == {"open": 0}
+
+
+@pytest.mark.parametrize("side", [64, 1600])
+def test_a_large_instance_is_stored_as_a_small_one(tmp_path: Path, side: int) -> None:
+    ds = mr_instance(1, "large", Rows=side, Columns=side, PixelData=bytes(range(256)) * (side * side // 128))
+    content = mutate.encode(ds, str(ExplicitVRLittleEndian))
+    with receiving(tmp_path) as (port, database):
+        for _ in range(2):  # the second is a repetition
+            assert raw_store(port, MRImageStorage, str(ds.SOPInstanceUID), content) == standard.SUCCESS
+        with database.read() as session:
+            [row] = session.scalars(select(InstanceRow))
+    stored = (tmp_path / "data" / row.path).read_bytes()
+    assert stored.endswith(content)
+    assert (row.size, row.sha256) == (len(stored), hashlib.sha256(stored).hexdigest())
+    assert list((tmp_path / "data" / "instances" / "incoming").iterdir()) == []
+
+
+def test_a_query_larger_than_any_is_refused(tmp_path: Path) -> None:
+    with receiving(tmp_path) as (port, _), Wire(port) as peer:
+        peer.associate([(commitment.SOP_CLASS, str(ExplicitVRLittleEndian))])
+        for part in [
+            *data_pdus(1, action_command(), command=True),
+            *data_pdus(1, bytes(3 << 20), command=False),
+        ]:
+            peer.send(part)
+        assert status_of(peer.receive()[1]) == standard.RESOURCE_LIMITATION
 
 
 def test_an_association_that_works_is_not_ended_for_another(tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ class ReceiveSection(TlsFiles):
     idle_seconds: float = Field(default=60.0, gt=0)
     maximum_association_seconds: float = Field(default=14400.0, gt=0)
     maximum_dataset_bytes: int = Field(default=512 << 20, ge=1 << 16)
+    memory_bytes: int = Field(default=256 << 20, ge=0)
     settle_on_count: bool = False
     incomplete_seconds: float = Field(default=60.0, ge=0)
     minimum_free_bytes: int = Field(default=256 << 20, ge=0)

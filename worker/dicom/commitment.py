@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BytesIO
 
 from pydicom import Dataset
 
@@ -16,6 +17,7 @@ ALL_STORED_EVENT = 1
 SOME_FAILED_EVENT = 2
 NO_SUCH_OBJECT = 0x0112
 CLASS_INSTANCE_CONFLICT = 0x0119
+_ITEM = b"\xfe\xff\x00\xe0"  # the tag of an item, PS3.5 7.5
 
 
 class MalformedCommitment(WorkerError):
@@ -39,13 +41,21 @@ def build_request(transaction_uid: str, instances: Iterable[tuple[str, str]]) ->
     return ds
 
 
+def count_items(encoded: BytesIO | None) -> int:
+    """At least as many as the items of all sequences of an encoded dataset, Little Endian; nothing is decoded."""
+    return encoded.getvalue().count(_ITEM) if encoded is not None else 0
+
+
 def read_request(information: Dataset) -> tuple[str, list[tuple[str, str]]]:
     """Transaction UID and (SOP class, SOP instance) pairs of an N-ACTION. Raises MalformedCommitment."""
     try:
-        instances = [
-            (str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID))
-            for item in information.ReferencedSOPSequence
-        ]
+        # A reference that is repeated is one.
+        instances = list(
+            dict.fromkeys(
+                (str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID))
+                for item in information.ReferencedSOPSequence
+            )
+        )
         return str(information.TransactionUID), instances
     except (AttributeError, TypeError, ValueError):
         raise MalformedCommitment("malformed-request", "the storage commitment request lacks its identifiers") from None

@@ -90,6 +90,18 @@ def parse_header(
     return _parse(source, transfer_syntax_uid, keywords, sequences)
 
 
+def parse_header_of_file(
+    file: BinaryIO, transfer_syntax_uid: str, keywords: Sequence[str], sequences: Sequence[str] = ()
+) -> Header:
+    """As `parse_header`, of a file that is not in memory."""
+    file.seek(132)
+    start = 132 + _read_meta(file.read(_META_BYTES))[1]
+    file.seek(start)
+    is_deflated = transfer_syntax_uid == DeflatedExplicitVRLittleEndian
+    source = DeflatedSource(file) if is_deflated else FileSource(file)
+    return _parse(source, transfer_syntax_uid, keywords, sequences)
+
+
 def parse_message(content: BinaryIO, implicit: bool, little: bool, deflated: bool = False) -> Dataset:
     """The dataset of a DIMSE message other than C-STORE, within the same budgets."""
     content.seek(0)

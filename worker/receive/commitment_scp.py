@@ -5,8 +5,11 @@ A request is answered from what is really on disk, with each file's hash verifie
 
 from __future__ import annotations
 
+import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -24,11 +27,33 @@ from worker.dicom import commitment, standard
 from worker.errors import Retry
 from worker.logs import fault_fields, get_log
 from worker.network.associate import associate
+from worker.network.known_peers import KnownPeers
 from worker.storage.integrity import Integrity
+
+MAXIMUM_REFERENCES = 10_000  # of a request: PS3.4 sets none, and no study has more
+OPEN_OF_A_PEER = 8  # requests of an address that are not answered yet
+OPEN_REQUESTS = 32
+_THREADS = 2
+_REPORTS_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """An accepted request whose report is still to be sent."""
+
+    assoc: Association
+    ae_title: str
+    address: str
+    transaction_uid: str
+    instances: Sequence[tuple[str, str]]
 
 
 class CommitmentScp:
-    """Handles N-ACTION (a peer requests commitment) and N-EVENT-REPORT (a destination reports what it committed to)."""
+    """Handles N-ACTION (a peer requests commitment) and N-EVENT-REPORT (a destination reports what it committed to).
+
+    A few threads verify what is asked for and send the reports, to a configured peer over a new association, to anybody
+    else over its own, while that lasts: an AE title that a stranger claims makes us call nobody.
+    """
 
     def __init__(
         self,
@@ -38,9 +63,15 @@ class CommitmentScp:
         record: events.RecordEvent = events.unrecorded,
     ) -> None:
         self._integrity = Integrity(database, settings.worker.data_dir, clock, record)
-        self._settings = settings
+        self._ae_title = settings.worker.ae_title
+        self._peers = KnownPeers([*settings.application_entities, *settings.peer])
         self._database = database
         self._clock = clock
+        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        self._open: Counter[str] = Counter()  # requests by address
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._reports = threading.BoundedSemaphore(_REPORTS_AT_ONCE)
 
     def handlers(self) -> list[tuple[Any, Callable[..., Any]]]:
         """The handlers, by pynetdicom's events."""
@@ -48,41 +79,79 @@ class CommitmentScp:
 
     def _on_request(self, event: evt.Event) -> tuple[int, None]:
         """Accept a request; the report follows from a thread of its own."""
+        if commitment.count_items(event.request.ActionInformation) > MAXIMUM_REFERENCES:
+            return self._refuse("too-many-references")
         try:
             transaction_uid, instances = commitment.read_request(event.action_information)
         except commitment.MalformedCommitment:
             return standard.PROCESSING_FAILURE, None
-        calling = str(event.assoc.requestor.ae_title)
-        threading.Thread(
-            target=self._report, args=(event.assoc, calling, transaction_uid, instances), daemon=True
-        ).start()
+        requestor = event.assoc.requestor
+        title, address = str(requestor.ae_title).strip(), str(requestor.address)
+        with self._lock:
+            if self._open[address] >= OPEN_OF_A_PEER or self._open.total() >= OPEN_REQUESTS:
+                return self._refuse("too-many-requests")
+            self._open[address] += 1
+            if len(self._threads) < min(_THREADS, self._open.total()):
+                self._threads.append(threading.Thread(target=self._work, name="commitment", daemon=True))
+                self._threads[-1].start()
+        self._requests.put(_Request(event.assoc, title, address, transaction_uid, instances))
         return standard.SUCCESS, None
 
-    def _report(
-        self, assoc: Association, calling: str, transaction_uid: str, instances: Sequence[tuple[str, str]]
-    ) -> None:
-        try:
-            information = examine(self._database, self._integrity, transaction_uid, instances)
-            known = [entity for entity in self._settings.application_entities if entity.ae_title == calling]
-            if known:  # its address is configured: a new association, as most peers expect
-                assoc = associate_as_scp(known[0], self._settings.worker.ae_title)
+    @staticmethod
+    def _refuse(reason: str) -> tuple[int, None]:
+        get_log().warning("storage commitment refused", reason=reason)
+        return standard.RESOURCE_LIMITATION, None
+
+    def _work(self) -> None:
+        """Answer requests, for as long as the process runs."""
+        while True:
+            request = self._requests.get()
             try:
-                send_report(assoc, information)
+                self._answer(request)
+            except Retry as fault:  # the peer requests it again (PS3.4 J.3.2.1.2 leaves that to it)
+                get_log().warning("storage commitment report not delivered", reason=fault.reason)
+            except Exception as error:  # a thread's boundary
+                get_log().error("storage commitment failed", **fault_fields(error))
             finally:
-                if known and assoc.is_established:
-                    assoc.release()
-        except Retry as fault:  # the peer requests it again (PS3.4 J.3.2.1.2 leaves that to it)
-            get_log().warning("storage commitment report not delivered", reason=fault.reason)
-        except Exception as error:  # a thread's boundary
-            get_log().error("storage commitment failed", **fault_fields(error))
+                with self._lock:
+                    self._open[request.address] -= 1
+                    self._open += Counter()  # without those that are 0
+                del request  # its association is not held while the next one is waited for
+
+    def _answer(self, request: _Request) -> None:
+        peer = self._peers.find(request.ae_title, request.address)
+        if peer is None and not request.assoc.is_established:
+            raise Retry("report-not-taken", "the peer ended the association and is not configured")
+        information = examine(self._database, self._integrity, request.transaction_uid, request.instances)
+        if peer is None:
+            send_report(request.assoc, information)
+            return
+        try:
+            assoc = associate_as_scp(peer, self._ae_title)
+        except Retry:
+            if not request.assoc.is_established:
+                raise
+            send_report(request.assoc, information)
+            return
+        try:
+            send_report(assoc, information)
+        finally:
+            if assoc.is_established:
+                assoc.release()
 
     def _on_report(self, event: evt.Event) -> tuple[int, None]:
         """Record what a destination commits to, on an association of its own."""
+        if commitment.count_items(event.request.EventInformation) > MAXIMUM_REFERENCES:
+            return self._refuse("too-many-references")
+        if not self._reports.acquire(blocking=False):  # pynetdicom has a thread for each
+            return self._refuse("too-many-reports")
         try:
             return record_commitment_report(self._database, event.event_information, self._clock()), None
         except Exception as error:  # a handler's boundary: record and answer
             get_log().error("storage commitment report not recorded", **fault_fields(error))
             return standard.PROCESSING_FAILURE, None
+        finally:
+            self._reports.release()
 
 
 def examine(

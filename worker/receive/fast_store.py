@@ -12,7 +12,6 @@ send, the answering thread until a message was read.
 
 from __future__ import annotations
 
-import os
 import select
 import ssl
 import struct
@@ -26,12 +25,14 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import P_DATA
 
 from worker.dicom import standard
-from worker.errors import RefusedInstance
 from worker.logs import fault_fields, get_log
 from worker.network import association_request
 from worker.network import pynetdicom_patches as patches
+from worker.receive.arriving import ArrivingInstance, invalid_instance
 from worker.receive.places import Place
-from worker.storage.acceptance import IDENTIFYING_BYTES, StoreRequest
+from worker.receive.read_buffer import ReadBuffer, UnknownPdu, Wake
+from worker.storage.acceptance import StoreRequest
+from worker.storage.spool import Spool
 
 _ASSOCIATE_RQ, _P_DATA = 0x01, 0x04
 _COMMAND, _LAST = 1, 2  # PS3.8 E.2
@@ -39,11 +40,9 @@ _C_STORE_RQ, _C_STORE_RSP, _NO_DATASET = 0x0001, 0x8001, 0x0101  # PS3.7 9.3.1
 # PS3.7 E.1, of group 0000.
 _SOP_CLASS, _FIELD, _MESSAGE_ID, _ANSWERED_ID, _PRIORITY = 0x0002, 0x0100, 0x0110, 0x0120, 0x0700
 _DATASET_TYPE, _STATUS, _SOP_INSTANCE = 0x0800, 0x0900, 0x1000
-_LONGEST_ANSWER = 512
-_READ_AHEAD = 1 << 16
+_MAXIMUM_COMMAND_BYTES = 1 << 16
 _LOOK_SECONDS = 1.0  # pynetdicom's timers count in this unit while nothing else wakes the threads
 _CLOSING_SECONDS = 0.001
-_KNOWN_PDUS = range(1, 8)  # PS3.8 9.3.1
 
 
 class FastStore:
@@ -54,20 +53,23 @@ class FastStore:
         assoc: Association,
         place: Place,
         longest_pdu: int,
+        spool: Spool,
         maximum_bytes: int,
         store: Callable[[StoreRequest], int],
     ) -> None:
-        """`maximum_bytes` of a dataset are kept; `store` returns the status to answer and raises nothing."""
+        """`maximum_bytes` of a dataset are kept in `spool`; `store` returns the status to answer and raises nothing."""
         self._assoc = assoc
         self._place = place
-        self._buffer = _ReadBuffer(longest_pdu)
+        self._buffer = ReadBuffer(longest_pdu)
+        self._spool = spool
         self._maximum_bytes = maximum_bytes
         self._store = store
         # The request whose command has arrived, and so much of its dataset; None between requests.
-        self._request: StoreRequest | None = None
-        self._context_id = self._message_id = self._dataset_bytes = 0
+        self._arriving: ArrivingInstance | None = None
+        self._context_id = self._message_id = 0
+        self._held: list[bytes] = []  # the PDUs of a command that comes in parts
         self._look_seconds = min(_LOOK_SECONDS, (assoc.network_timeout or _LOOK_SECONDS) / 2)
-        self._wake = _Wake()
+        self._wake = Wake()
         self._connection_number = patches.connection(assoc).fileno()
         self._poll = select.poll()
         self._poll.register(self._connection_number, select.POLLIN)
@@ -97,6 +99,7 @@ class FastStore:
             get_log().warning("association failed", **fault_fields(error))
             patches.end_at_once(self._assoc)
         finally:
+            self._drop()
             patches.signal_no_request(self._assoc)
             self._work.set()
             self._wake.close()
@@ -125,7 +128,7 @@ class FastStore:
         while self._has_input(connection):
             try:
                 pdu = self._buffer.next_pdu(connection)
-            except _UnknownPdu:
+            except UnknownPdu:
                 self._refuse_pdu()
                 return True
             except OSError:  # its end, silence in the middle of a PDU, or a PDU above the maximum length
@@ -163,13 +166,47 @@ class FastStore:
         if pdu[0] == _P_DATA and not self._are_negotiated(values):
             self._refuse_pdu()
             return
-        if self._request is None or pdu[0] != _P_DATA:
-            self._request = None
-            if not values or not self._begin(*values.pop(0)):
-                self._hand_over(pdu)
+        if pdu[0] != _P_DATA or values is None:
+            self._drop()
+            self._hand_over(pdu)
+            return
+        if self._arriving is None and (self._held or values[0][1] & 3 == _COMMAND):
+            pdu, values = self._hold(pdu)
+            if not values:
                 return
-        if not all(self._collect(*value) for value in values or ()):
+        if self._arriving is None and not self._begin(*values.pop(0)):
+            self._hand_over_held(pdu)
+            return
+        self._held.clear()
+        if not all(self._collect(*value) for value in values):
             self._refuse_pdu()
+
+    def _hold(self, pdu: memoryview) -> tuple[memoryview, list[tuple[int, int, memoryview]]]:
+        """Hold a PDU until the whole command is there: the last PDU, and the values with the command in one.
+
+        No values while more of the command is to come, or when it is left to pynetdicom.
+        """
+        self._held.append(bytes(pdu))
+        last = memoryview(self._held[-1])
+        values = [value for held in self._held for value in _values(memoryview(held)) or ()]
+        count = next((index for index, (_, control, _) in enumerate(values) if control & 3 != _COMMAND), len(values))
+        command = b"".join(value for _, _, value in values[: count + 1])
+        if sum(map(len, self._held[:-1])) > _MAXIMUM_COMMAND_BYTES:
+            self._refuse_pdu()
+        elif count < len(values):
+            context_id, control, _ = values[count]
+            if control & 3 == _COMMAND | _LAST and {value[0] for value in values[:count]} == {context_id}:
+                self._held.pop()
+                return last, [(context_id, control, memoryview(command)), *values[count + 1 :]]
+            self._held.pop()
+            self._hand_over_held(last)
+        return last, []
+
+    def _hand_over_held(self, pdu: memoryview) -> None:
+        held = [*(memoryview(each) for each in self._held), pdu]
+        self._held.clear()
+        for each in held:
+            self._hand_over(each)
 
     def _are_negotiated(self, values: list[tuple[int, int, memoryview]] | None) -> bool:
         """Whether there is a value, and each is of an accepted presentation context (PS3.8 9.3.5.1)."""
@@ -185,9 +222,16 @@ class FastStore:
 
     def _refuse_pdu(self) -> None:
         """Have the association aborted (PS3.8 9.2, AA-1 and AA-8)."""
-        self._request = None
+        self._drop()
+        self._held.clear()
         self._handed_over = True
         patches.signal(self._assoc, patches.INVALID_PDU)
+
+    def _drop(self) -> None:
+        """Forget the request that was arriving."""
+        arriving, self._arriving = self._arriving, None
+        if arriving is not None:
+            arriving.close()
 
     def _hand_over(self, pdu: memoryview) -> None:
         self._handed_over = True
@@ -199,10 +243,7 @@ class FastStore:
         False for anything else.
         """
         context = patches.accepted_context(self._assoc, context_id)
-        busy = self._assoc.dimse.message is not None or not self._assoc.is_established
-        if control & 3 != _COMMAND | _LAST or context is None or busy:
-            return False
-        if 0 < self._assoc.dimse.maximum_pdu_size < _LONGEST_ANSWER:
+        if control & 3 != _COMMAND | _LAST or context is None or self._assoc.dimse.message is not None:
             return False
         command = _command(value)
         if _number(command, _FIELD) != _C_STORE_RQ or _number(command, _DATASET_TYPE) == _NO_DATASET:
@@ -214,31 +255,26 @@ class FastStore:
         if sop_class != context.abstract_syntax:
             return False
         syntax = str(context.transfer_syntax[0])
-        file = bytearray(file_beginning(sop_class, sop_instance, syntax))
-        self._request = StoreRequest(sop_class, sop_instance, syntax, file)
-        if not standard.is_uid(sop_instance):  # pynetdicom would not answer (PS3.7 C.5.7)
-            self._request.fault = RefusedInstance(
-                standard.INVALID_INSTANCE, "invalid-instance", "the command's Affected SOP Instance UID is not a UID"
-            )
-        self._context_id, self._message_id, self._dataset_bytes = context_id, message_id, 0
+        request = StoreRequest(sop_class, sop_instance, syntax, b"")
+        if not standard.is_uid(sop_instance):  # pynetdicom would not answer
+            request.fault = invalid_instance()
+        beginning = file_beginning(sop_class, sop_instance, syntax)
+        self._arriving = ArrivingInstance(self._spool, self._maximum_bytes, request, beginning)
+        self._context_id, self._message_id = context_id, message_id
         return True
 
     def _collect(self, context_id: int, control: int, value: memoryview) -> bool:
         """Append a fragment of the dataset; False for what is none. The last one has the request answered."""
-        request = self._request
-        if request is None or context_id != self._context_id or control & _COMMAND:
+        arriving = self._arriving
+        if arriving is None or context_id != self._context_id or control & _COMMAND:
             return False
         self._place.last_work = time.monotonic()
-        self._dataset_bytes += len(value)
-        if request.fault is not None:
-            pass  # read and dropped
-        elif self._dataset_bytes <= self._maximum_bytes:
-            request.encoded += value
-        elif not request.is_too_large:
-            request.encoded, request.is_too_large = bytearray(request.encoded[:IDENTIFYING_BYTES]), True
+        arriving.append(value)
         if control & _LAST:
-            self._request = None
-            self._answer(request)
+            try:
+                self._answer(arriving.complete())
+            finally:
+                self._drop()
         return True
 
     # --- answering ---
@@ -250,111 +286,22 @@ class FastStore:
             status = self._store(request)
         finally:
             self._place.end_work()
-        value = bytes([_COMMAND | _LAST]) + _answer_command(request, self._message_id, status)
+        command = _answer_command(request, self._message_id, status)
+        limit = self._assoc.dimse.maximum_pdu_size  # of the PDU's variable field; 0 is none (PS3.8 D.1)
+        size = max(1, limit - 6) if limit else len(command)
         with self._sending:
             unsent = list(patches.unsent(self._assoc))
-            if not unsent:
+            if not unsent and len(command) <= size:
+                value = bytes([_COMMAND | _LAST]) + command
                 item = struct.pack(">IB", 1 + len(value), self._context_id) + value
                 patches.send_bytes(self._assoc, struct.pack(">BBI", _P_DATA, 0, len(item)) + item)
             elif all(isinstance(primitive, P_DATA) for primitive in unsent):  # else the association is just ending
-                primitive = P_DATA()
-                primitive.presentation_data_value_list = [[self._context_id, value]]
-                patches.send_primitive(self._assoc, primitive)
-
-
-class _Wake:
-    """Ends the wait of a thread that polls `number`; `clear` before the next wait."""
-
-    def __init__(self) -> None:
-        self.number = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._lock = threading.Lock()
-        self._is_open = True
-
-    def wake(self) -> None:
-        with self._lock:
-            if self._is_open:
-                os.eventfd_write(self.number, 1)
-
-    def clear(self) -> None:
-        os.eventfd_read(self.number)
-
-    def close(self) -> None:
-        with self._lock:
-            if self._is_open:
-                self._is_open = False
-                os.close(self.number)
-
-
-class _UnknownPdu(Exception):
-    """A PDU of a type that PS3.8 does not define: its length means nothing, and it is not waited for."""
-
-
-class _ReadBuffer:
-    """Bytes of a connection that are read ahead: one read brings a command and the beginning of its dataset."""
-
-    def __init__(self, longest_pdu: int) -> None:
-        self._longest_pdu = longest_pdu
-        self._buffer = memoryview(bytearray(_READ_AHEAD))
-        self._taken = self._filled = 0
-
-    @property
-    def holds(self) -> bool:
-        return self._taken < self._filled
-
-    def next_pdu(self, connection: Any) -> memoryview:
-        """The next PDU, valid until the next call.
-
-        Raises OSError at the end of the connection, for silence, and for a PDU above the maximum length; _UnknownPdu.
-        """
-        self._fill(connection, 6)
-        if self._buffer[self._taken] not in _KNOWN_PDUS:
-            raise _UnknownPdu
-        length = 6 + int.from_bytes(self._buffer[self._taken + 2 : self._taken + 6], "big")
-        if length - 6 > self._longest_pdu:
-            raise OSError("PDU exceeds the maximum length")
-        if length > _READ_AHEAD:
-            return self._long_pdu(connection, length)
-        self._fill(connection, length)
-        pdu = self._buffer[self._taken : self._taken + length]
-        self._taken += length
-        return pdu
-
-    def _fill(self, connection: Any, count: int) -> None:
-        """Read until there are at least so many bytes, and whatever else has arrived."""
-        if self._taken == self._filled:
-            self._taken = self._filled = 0
-        elif self._taken + count > _READ_AHEAD:
-            rest = bytes(self._buffer[self._taken : self._filled])
-            self._buffer[: len(rest)] = rest
-            self._taken, self._filled = 0, len(rest)
-        while self._filled - self._taken < count:
-            self._filled += _read(connection, self._buffer[self._filled :])
-
-    def _long_pdu(self, connection: Any, length: int) -> memoryview:
-        pdu = memoryview(bytearray(length))
-        held = min(length, self._filled - self._taken)
-        pdu[:held] = self._buffer[self._taken : self._taken + held]
-        self._taken += held
-        while held < length:
-            held += _read(connection, pdu[held:])
-        return pdu
-
-
-def _read(connection: Any, buffer: memoryview) -> int:
-    """Read into the buffer; the number of bytes, at least 1.
-
-    Raises OSError at the end of the connection and for silence.
-    """
-    if isinstance(connection, ssl.SSLSocket):
-        count = int(connection.recv_into(buffer))
-    else:
-        try:  # recv_into would first wait by a call of its own: most often the bytes are there
-            count = os.readv(connection.fileno(), [buffer])
-        except BlockingIOError:
-            count = int(connection.recv_into(buffer))
-    if not count:
-        raise OSError("the connection ended")
-    return count
+                for start in range(0, len(command), size):
+                    control = _COMMAND | (_LAST if start + size >= len(command) else 0)
+                    primitive = P_DATA()
+                    fragment = bytes([control]) + command[start : start + size]
+                    primitive.presentation_data_value_list = [[self._context_id, fragment]]
+                    patches.send_primitive(self._assoc, primitive)
 
 
 def _values(pdu: memoryview) -> list[tuple[int, int, memoryview]] | None:

@@ -22,7 +22,7 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import DIMSEMessage
-from pynetdicom.dimse_primitives import C_ECHO
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import ThreadedAssociationServer
 
@@ -35,13 +35,16 @@ from worker.process import Promise, unwatched
 from worker.receive.fast_store import FastStore
 from worker.receive.places import Place, Places, address_group
 from worker.storage.acceptance import StoreRequest
+from worker.storage.spool import Spool
 
 _MAXIMUM_COMMAND_BYTES = 1 << 16
 _MAXIMUM_OTHER_PDU_BYTES = 1 << 18  # an A-ASSOCIATE-RQ with 128 contexts of 16 transfer syntaxes is half of it
-_WAITING_MESSAGES = 4  # a conforming peer has 1, for no asynchronous operations window is negotiated (PS3.7 D.3.3.3)
+_MAXIMUM_OTHER_DATASET_BYTES = 2 << 20  # of queries and storage commitment; instances are collected by `fast_store`
+_WAITING_MESSAGES = 2  # a conforming peer has 1, for no asynchronous operations window is negotiated (PS3.7 D.3.3.3)
 _READ_BYTES = 1 << 16
 _ABORT_SECONDS = 5.0
 _ROUND_SECONDS = 20.0  # of the acceptor, which does nothing that waits
+_DATASETS = ("Identifier", "ActionInformation", "EventInformation", "AttributeList", "ModificationList")
 _LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)  # result, source, diagnostic of an A-ASSOCIATE-RJ (PS3.8 Table 9-21)
 
 
@@ -110,11 +113,12 @@ class _Handler(patches.ConnectionHandler):
         """Install the limits and the fast path of C-STORE in a new association."""
         limits, place = self.server.limits, self.server.place_of(self.request)
         place.end = partial(_abort, assoc)
-        patches.replace_message_provider(assoc, LimitedMessages(assoc, limits.maximum_dataset_bytes))
+        maximum_bytes = min(limits.maximum_dataset_bytes, _MAXIMUM_OTHER_DATASET_BYTES)
+        patches.replace_message_provider(assoc, LimitedMessages(assoc, maximum_bytes))
         longest = max(limits.maximum_pdu_bytes, _MAXIMUM_OTHER_PDU_BYTES)
         patches.replace_recv(assoc, partial(_read, assoc, longest))
         store = partial(self.server.store, assoc)
-        FastStore(assoc, place, longest, limits.maximum_dataset_bytes, store).take_over()
+        FastStore(assoc, place, longest, self.server.spool, limits.maximum_dataset_bytes, store).take_over()
         assoc.bind(evt.EVT_FSM_TRANSITION, self._on_transition)
         assoc.bind(evt.EVT_REQUESTED, self._on_request, [place])
         assoc.bind(evt.EVT_ESTABLISHED, self._on_established, [place])
@@ -160,6 +164,12 @@ def _serve(assoc: Association, place: Place, serve: Callable[[Any, int], None], 
     """Answer a message. An association that only sends C-ECHO counts as idle."""
     if not message.is_valid_request:
         _refuse(assoc, message, context_id)
+        return
+    if not isinstance(message, C_STORE) and any(
+        isinstance(getattr(message, name, None), TooLarge) for name in _DATASETS
+    ):
+        get_log().warning("request refused", reason="dataset-too-large")
+        patches.send_status(assoc, message, context_id, standard.RESOURCE_LIMITATION)
         return
     if isinstance(message, C_ECHO):
         serve(message, context_id)
@@ -211,6 +221,7 @@ class LimitedServer(ThreadedAssociationServer):  # type: ignore[misc]
         *arguments: Any,
         limits: ReceiveSection,
         known: KnownPeers,
+        spool: Spool,
         on_refused: Callable[[str, str], None],
         store: Callable[[Association, StoreRequest], int],
         promise: Promise = unwatched,
@@ -220,6 +231,7 @@ class LimitedServer(ThreadedAssociationServer):  # type: ignore[misc]
         self.on_refused = on_refused
         self.store = store
         self._promise = promise
+        self.spool = spool
         self._known = known
         self._places = Places(limits, reserve=bool(known))
         self._by_connection: dict[int, Place] = {}

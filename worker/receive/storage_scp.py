@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
@@ -32,10 +33,11 @@ from worker.network.known_peers import KnownPeers
 from worker.process import Promise, unwatched
 from worker.receive.commitment_scp import CommitmentScp
 from worker.receive.limits import LimitedServer, TooLarge
-from worker.storage.acceptance import StoreRequest, require_storable
+from worker.storage.acceptance import StoreRequest, beginning_of, require_storable
 from worker.storage.associations import Associations
 from worker.storage.keeper import InstanceKeeper
 from worker.storage.refusals import Refusals, RefusedRequest
+from worker.storage.spool import Spool
 from worker.tls import server_context
 
 _BIND_SECONDS = 3.0
@@ -71,6 +73,11 @@ class Receiver:
             record,
             rules_fingerprint(settings),
         )
+        self._spool = Spool(
+            settings.worker.data_dir / "instances" / "incoming",
+            settings.receive.memory_bytes,
+            settings.receive.minimum_free_bytes,
+        )
         self.refusals = Refusals(database, clock)
         self._open: dict[Association, int] = {}
         self._ends: WeakKeyDictionary[Association, AssociationEnd] = WeakKeyDictionary()
@@ -104,6 +111,7 @@ class Receiver:
                     ssl_context=_tls(receive),
                     server_class=LimitedServer,
                     limits=receive,
+                    spool=self._spool,
                     known=KnownPeers(
                         [*self._settings.peer, *self._settings.application_entities], receive.allowed_peers
                     ),
@@ -186,7 +194,7 @@ class Receiver:
             with self._lock:
                 row = self._open.get(assoc)
             affected, address = request.affected_sop_instance_uid, str(assoc.requestor.address)
-            return self.refusals.refuse(fault, RefusedRequest(request.encoded, affected, row, address))
+            return self.refusals.refuse(fault, RefusedRequest(beginning_of(request), affected, row, address))
         return standard.SUCCESS
 
     def _association_row(self, assoc: Association) -> int:
@@ -241,7 +249,9 @@ def _application_entity(settings: Settings) -> AE:
     ae.require_called_aet = receive.require_called_ae_title
     ae.add_supported_context(Verification)
     # In both roles: a peer requests commitment of us (as SCU), or reports to us what it committed to (as SCP).
-    ae.add_supported_context(commitment.SOP_CLASS, scu_role=True, scp_role=True)
+    # Not deflated, as pynetdicom would have it: a request of kilobytes would inflate to gigabytes.
+    syntaxes = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+    ae.add_supported_context(commitment.SOP_CLASS, syntaxes, scu_role=True, scp_role=True)
     for sop_class_uid in standard.STORAGE_SOP_CLASSES:
         ae.add_supported_context(sop_class_uid, list(standard.TRANSFER_SYNTAXES))
     return ae

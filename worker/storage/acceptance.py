@@ -21,10 +21,11 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 from worker.config import routing
 from worker.db.instances import NewInstance
 from worker.dicom import functional_groups, standard
-from worker.dicom.header import Header, parse_header
+from worker.dicom.header import Header, parse_header, parse_header_of_file
 from worker.dicom.odd_values import ignore_value_warnings
 from worker.dicom.sources import TooComplex
 from worker.errors import RefusedInstance
+from worker.storage.spool import Content, SpooledFile
 
 _HEADER_TAGS = (
     "SOPClassUID",
@@ -63,15 +64,15 @@ _PLANE_TAGS = ("ImageOrientationPatient", "ImagePositionPatient")
 class StoreRequest:
     """An instance that a C-STORE or STOW-RS request brings: the identifiers of the command, and the whole DICOM file.
 
-    `encoded` is preamble, file meta information and the dataset as sent. While the request arrives it grows; above the
-    maximum size of a dataset only its beginning is kept, and `is_too_large` is set. `fault` is why it is refused
+    `encoded` is preamble, file meta information and the dataset as sent, in memory or, of a large one, in a file; above
+    the maximum size of a dataset only its beginning is kept, and `is_too_large` is set. `fault` is why it is refused
     whatever its dataset holds, if known already. `association_id` is the row of its association.
     """
 
     affected_sop_class_uid: str
     affected_sop_instance_uid: str
     transfer_syntax_uid: str
-    encoded: bytes | bytearray
+    encoded: Content
     association_id: int | None = None
     is_too_large: bool = False
     fault: RefusedInstance | None = None
@@ -123,7 +124,8 @@ def _read_instance(
     affected = (request.affected_sop_class_uid, request.affected_sop_instance_uid)
     if affected != (uids["SOPClassUID"], uids["SOPInstanceUID"]):
         raise RefusedInstance(standard.DATASET_MISMATCH, "uid-mismatch", "command and dataset name different instances")
-    sha256 = hashlib.sha256(request.encoded).hexdigest()
+    content = request.encoded
+    sha256 = content.sha256() if isinstance(content, SpooledFile) else hashlib.sha256(content).hexdigest()
     return NewInstance(
         sop_instance_uid=uids["SOPInstanceUID"],
         sop_class_uid=uids["SOPClassUID"],
@@ -140,10 +142,21 @@ def _read_instance(
         | {IDENTITY_KEY: _identity(ds, uids["StudyInstanceUID"])}
         | _route_attributes(header, routes, hide),
         path=path_of(uids["SeriesInstanceUID"], sha256),
-        size=len(request.encoded),
+        size=len(content),
         sha256=sha256,
         association_id=request.association_id,
     )
+
+
+def beginning_of(request: StoreRequest) -> bytes | bytearray:
+    """What `identify` reads of a request's file."""
+    content = request.encoded
+    if not isinstance(content, SpooledFile):
+        return content
+    try:
+        return content.beginning(IDENTIFYING_BYTES)
+    except OSError:
+        return b""
 
 
 def identify(encoded: bytes | bytearray) -> tuple[str, str]:
@@ -203,8 +216,12 @@ def conflict_path(new: NewInstance) -> str:
 
 def _parse_header(request: StoreRequest, route_keywords: Sequence[str]) -> Header:
     groups = (functional_groups.SHARED, functional_groups.PER_FRAME) if route_keywords else ()
+    content, keywords = request.encoded, (*_HEADER_TAGS, *route_keywords)
     with refusing_unreadable():
-        return parse_header(request.encoded, request.transfer_syntax_uid, (*_HEADER_TAGS, *route_keywords), groups)
+        if isinstance(content, SpooledFile):
+            with content.open() as file:
+                return parse_header_of_file(file, request.transfer_syntax_uid, keywords, groups)
+        return parse_header(content, request.transfer_syntax_uid, keywords, groups)
 
 
 @contextmanager

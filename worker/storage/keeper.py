@@ -12,9 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import socket
 import threading
-import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +44,7 @@ from worker.process import process_name
 from worker.storage.acceptance import StoreRequest, conflict_path, instance_path, pseudonymised, read_instance
 from worker.storage.folders import FolderSync
 from worker.storage.integrity import fault_of
+from worker.storage.spool import Content, SpooledFile, incoming_path
 
 _BATCH = 128
 _GATHER_SECONDS = 0.002
@@ -122,7 +121,8 @@ class InstanceKeeper:
         if self._database.pseudonym is not None:
             new = pseudonymised(new, self._database.pseudonym)
         try:
-            self._check_space(len(request.encoded))
+            # What was spooled is on the disk, where it stays.
+            self._check_space(0 if isinstance(request.encoded, SpooledFile) else len(request.encoded))
             pending = self._write(new, request.encoded)
             temporary = pending.file if pending.file != pending.path else None
             try:
@@ -131,7 +131,7 @@ class InstanceKeeper:
                 if temporary is not None:
                     Path(temporary).unlink(missing_ok=True)
         except OSError as error:
-            raise _refusal(error) from None
+            raise refusal_of(error) from None
         except DatabaseError as error:
             if is_out_of_space(error) or self._is_full():
                 raise _no_space() from None
@@ -154,7 +154,7 @@ class InstanceKeeper:
 
     # --- the file ---
 
-    def _write(self, new: NewInstance, content: bytes | bytearray) -> _PendingCommit:
+    def _write(self, new: NewInstance, content: Content) -> _PendingCommit:
         with self._queue:
             self._writing += 1  # until it is pending
         try:
@@ -169,9 +169,16 @@ class InstanceKeeper:
         if not self._writing:
             self._queue.notify()
 
-    def _write_durably(self, new: NewInstance, content: bytes | bytearray) -> _PendingCommit:
-        """Write and fsync the file and its name, at its final path or, where that exists, below instances/incoming."""
+    def _write_durably(self, new: NewInstance, content: Content) -> _PendingCommit:
+        """Write and fsync the file and its name, at its final path or, where that exists, below instances/incoming.
+
+        A large instance has come into a file there already; it is moved before its row is committed.
+        """
         path = f"{self._data_dir}/{new.path}"
+        if isinstance(content, SpooledFile):
+            inode = content.sync()
+            there = fault_of(path, new.sha256, new.size) if os.path.exists(path) else None
+            return _PendingCommit(new, content.path, path, inode, there)
         file, descriptor = self._create(path)
         try:
             try:
@@ -203,7 +210,7 @@ class InstanceKeeper:
         try:
             return path, os.open(path, _NEW_FILE, 0o640)
         except FileExistsError:
-            temporary = f"{self._incoming}/{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"
+            temporary = incoming_path(self._incoming)
             return temporary, os.open(temporary, _NEW_FILE, 0o640)
         except FileNotFoundError:
             folder = os.path.dirname(path)
@@ -393,7 +400,8 @@ def _no_space() -> RefusedInstance:
     return RefusedInstance(standard.OUT_OF_RESOURCES, "no-space", "no space for the instance in the data directory")
 
 
-def _refusal(error: OSError) -> RefusedInstance:
+def refusal_of(error: OSError) -> RefusedInstance:
+    """What an instance is refused with whose file could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return _no_space()
     return RefusedInstance(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import pytest
 from pydicom import Dataset
 
@@ -58,3 +60,16 @@ def test_identifiers_that_are_missing_are_malformed() -> None:
         with pytest.raises(commitment.MalformedCommitment) as fault:
             commitment.read_report(information)
         assert fault.value.reason == "malformed-report"
+
+
+def test_a_repeated_reference_is_one() -> None:
+    repeated = [("1.2.840.10008.5.1.4.1.1.4", "1.2.3")] * 2000 + [("1.2.840.10008.5.1.4.1.1.4", "1.2.4")]
+    assert commitment.read_request(commitment.build_request("2.25.1", repeated)) == (
+        "2.25.1",
+        [repeated[0], repeated[-1]],
+    )
+
+
+def test_items_are_counted_undecoded() -> None:
+    assert commitment.count_items(BytesIO(b"\xfe\xff\x00\xe0\0\0\0\0" * 3)) == 3
+    assert commitment.count_items(None) == 0

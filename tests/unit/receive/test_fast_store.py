@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import struct
-import threading
-from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
@@ -24,53 +21,8 @@ from worker.receive.fast_store import file_beginning
 from worker.storage.acceptance import StoreRequest
 
 
-@pytest.fixture
-def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.settimeout(10)
-        yield ours, theirs
-
-
 def pdu(value: bytes) -> bytes:
     return b"\4\0" + len(value).to_bytes(4, "big") + value
-
-
-@pytest.mark.parametrize("length", [100_000, 1 << 16, 65_530, 0])
-def test_a_pdu_longer_than_the_buffer_is_read_whole_and_the_next_begins_after_it(
-    connection: tuple[socket.socket, socket.socket], length: int
-) -> None:
-    ours, theirs = connection
-    sent = [pdu(bytes([number]) * length) for number in (1, 2, 3)]
-    sender = threading.Thread(target=theirs.sendall, args=(b"".join(sent),))
-    sender.start()
-    buffer = fast_store._ReadBuffer(1 << 20)
-    assert [bytes(buffer.next_pdu(ours)) for _ in sent] == sent
-    sender.join()
-    assert not buffer.holds
-
-
-def test_a_pdu_above_the_maximum_is_not_read(connection: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = connection
-    theirs.sendall(pdu(bytes(101))[:20])
-    with pytest.raises(OSError, match="exceeds the maximum length"):
-        fast_store._ReadBuffer(100).next_pdu(ours)
-
-
-def test_the_end_of_the_connection_in_a_pdu_is_an_error(connection: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = connection
-    theirs.sendall(pdu(b"half of it")[:9])
-    theirs.close()
-    with pytest.raises(OSError, match="the connection ended"):
-        fast_store._ReadBuffer(100).next_pdu(ours)
-
-
-def test_silence_in_a_pdu_is_an_error(connection: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = connection
-    ours.settimeout(0.05)
-    theirs.sendall(pdu(b"half of it")[:9])
-    with pytest.raises(TimeoutError):
-        fast_store._ReadBuffer(100).next_pdu(ours)
 
 
 @given(st.lists(st.tuples(st.integers(0, 255), st.integers(0, 255), st.binary(max_size=20)), max_size=4))

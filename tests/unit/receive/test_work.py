@@ -13,7 +13,7 @@ from sqlalchemy import event
 
 from tests.testbed.instances import NOON, mr_instance, received
 from worker.db.engine import Database
-from worker.receive import fast_store
+from worker.receive.read_buffer import ReadBuffer
 from worker.storage import keeper as instances
 from worker.storage.acceptance import instance_path, read_instance
 from worker.storage.keeper import InstanceKeeper
@@ -94,6 +94,6 @@ def test_a_request_is_read_at_once_where_it_has_come(monkeypatch: pytest.MonkeyP
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(b"".join(sent))
-        inbox = fast_store._ReadBuffer(1 << 20)
+        inbox = ReadBuffer(1 << 20)
         assert [bytes(inbox.next_pdu(ours)) for _ in sent] == sent
     assert reads == [len(b"".join(sent))]
