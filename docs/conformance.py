@@ -112,10 +112,11 @@ Each in every one of these transfer syntaxes; stored as sent, never transcoded:
   the protocol version bit 0 alone is tested; AE titles end at their first NUL, an empty one is read as UNKNOWN. PDU up
   to {receive.maximum_pdu_bytes} bytes (`maximum_pdu_bytes`), ended after {receive.idle_seconds:g} s of silence
   (`idle_seconds`) and after {receive.maximum_association_seconds:g} s in all (`maximum_association_seconds`).
-  Datasets that arrive hold {receive.memory_bytes} bytes of memory in all (`memory_bytes`), larger ones are on disk; the
-  dataset of any other message has 2 MiB at most, or is answered 0x0213. A longer or unknown PDU, a P-DATA-TF without a value or on a context that was not accepted, a command set above
-  64 KiB, and requests that wait for no answer end the association by an A-ABORT. Calling AE
-  titles: any, or those in `allowed_peers`. One operation at a time per association.
+  Arriving datasets have {receive.memory_bytes} bytes of memory in all (`memory_bytes`), larger ones are on disk; the
+  dataset of any other message has 2 MiB at most, or is answered 0x0213. A longer or unknown PDU, a P-DATA-TF without
+  a value or on a context that was not accepted, a command set above 64 KiB, and requests that wait for no answer end
+  the association by an A-ABORT. Calling AE titles: any, or those in `allowed_peers`. One operation at a time per
+  association.
 - C-STORE statuses:
 
 {statuses}
