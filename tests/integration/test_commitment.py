@@ -169,6 +169,10 @@ def _request(port: int, ae_title: str, references: int, transactions: int = 1) -
     return statuses, assoc
 
 
+def _commitment_threads() -> int:
+    return sum(thread.name == "commitment" for thread in threading.enumerate())
+
+
 def test_too_many_references_are_refused_undecoded(
     port: int, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,9 +195,10 @@ def test_a_peer_has_few_open_requests_and_they_take_few_threads(
         return commitment.build_report(arguments[2], [], [])
 
     monkeypatch.setattr(commitment_scp, "examine", examine)
+    before = _commitment_threads()
     statuses, assoc = _request(port, "STRANGER", references=1, transactions=12)
     assert statuses == [standard.SUCCESS] * 8 + [standard.RESOURCE_LIMITATION] * 4
-    assert sum(thread.name == "commitment" for thread in threading.enumerate()) == 2
+    assert _commitment_threads() - before == 2
     assoc.abort()
     wait.set()
     polls: list[Any] = []

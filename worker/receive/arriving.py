@@ -5,8 +5,7 @@ from __future__ import annotations
 from worker.dicom import standard
 from worker.errors import RefusedInstance
 from worker.storage.acceptance import IDENTIFYING_BYTES, StoreRequest
-from worker.storage.keeper import refusal_of
-from worker.storage.spool import Spool, SpooledFile
+from worker.storage.spool import Spool, SpooledFile, refusal_of
 
 
 class ArrivingInstance:

@@ -36,15 +36,13 @@ from worker.db.instances import (
 )
 from worker.db.series import record_repetitions
 from worker.db.tables import FileFault, InstanceRow
-from worker.dicom import standard
-from worker.errors import RefusedInstance
 from worker.files import fsync
 from worker.logs import fault_fields, get_log
 from worker.process import process_name
 from worker.storage.acceptance import StoreRequest, conflict_path, instance_path, pseudonymised, read_instance
 from worker.storage.folders import FolderSync
 from worker.storage.integrity import fault_of
-from worker.storage.spool import Content, SpooledFile, incoming_path
+from worker.storage.spool import Content, SpooledFile, incoming_path, no_space, refusal_of
 
 _BATCH = 128
 _GATHER_SECONDS = 0.002
@@ -134,7 +132,7 @@ class InstanceKeeper:
             raise refusal_of(error) from None
         except DatabaseError as error:
             if is_out_of_space(error) or self._is_full():
-                raise _no_space() from None
+                raise no_space() from None
             raise
 
     def close(self) -> None:
@@ -394,16 +392,3 @@ class InstanceKeeper:
             # sends it again.
             os.replace(pending.file, path)
             pending.file = path
-
-
-def _no_space() -> RefusedInstance:
-    return RefusedInstance(standard.OUT_OF_RESOURCES, "no-space", "no space for the instance in the data directory")
-
-
-def refusal_of(error: OSError) -> RefusedInstance:
-    """What an instance is refused with whose file could not be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return _no_space()
-    return RefusedInstance(
-        standard.PROCESSING_FAILURE, "storage-fault", f"the file could not be stored ({error.errno})"
-    )

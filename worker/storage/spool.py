@@ -16,6 +16,9 @@ import uuid
 from pathlib import Path
 from typing import BinaryIO
 
+from worker.dicom import standard
+from worker.errors import RefusedInstance
+
 SPOOL_BYTES = 4 << 20
 _CHECK_BYTES = 16 << 20  # between two looks at the free space
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -125,3 +128,17 @@ class Spool:
     def _require_space(self) -> None:
         if shutil.disk_usage(self._folder).free < self._minimum_free_bytes:
             raise OSError(errno.ENOSPC, "below [receive] minimum_free_bytes")
+
+
+def no_space() -> RefusedInstance:
+    """What an instance is refused with that the disk has no room for."""
+    return RefusedInstance(standard.OUT_OF_RESOURCES, "no-space", "no space for the instance in the data directory")
+
+
+def refusal_of(error: OSError) -> RefusedInstance:
+    """What an instance is refused with whose file could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return no_space()
+    return RefusedInstance(
+        standard.PROCESSING_FAILURE, "storage-fault", f"the file could not be stored ({error.errno})"
+    )
