@@ -20,7 +20,7 @@ from sqlalchemy import select
 from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import MODEL, NOON, encoded, mr_instance
 from tests.testbed.waiting import wait_until
-from worker.config.sections import ReceiveSection, WorkerSection
+from worker.config.sections import EligibilitySection, ReceiveSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.migrate import migrate
@@ -173,3 +173,19 @@ def test_five_of_eight_slices_that_were_refused_are_missing_until_they_come_agai
     again.release()
     assert site.settles(QUIET) is None
     assert site.refused() == {}
+
+
+def test_the_same_images_open_a_series_again_that_other_rules_refused(site: Site) -> None:
+    def send() -> None:
+        assoc = site.associate()
+        _good(assoc, range(1, 4))
+        assoc.release()
+
+    site.settings = site.settings.model_copy(update={"eligibility": EligibilitySection(body_parts=("KNEE",))})
+    for _ in range(2):
+        send()
+        with pytest.raises(AttributeError):  # there is no job
+            site.settles(QUIET)
+    site.settings = site.settings.model_copy(update={"eligibility": EligibilitySection()})
+    send()
+    assert site.settles(QUIET) is None

@@ -15,6 +15,7 @@ from worker.db.tables import (
     InstanceRow,
     JobRow,
     JobState,
+    RefusedInstanceRow,
     SeriesRow,
     SeriesState,
 )
@@ -33,6 +34,7 @@ def reset_future_times(session: Session, now: datetime) -> None:
     ):
         session.execute(update(table).where(state, column > ahead).values({column: now}))
     session.execute(update(AssociationRow).where(AssociationRow.closed_at > ahead).values(closed_at=now))
+    session.execute(update(RefusedInstanceRow).where(RefusedInstanceRow.refused_at > ahead).values(refused_at=now))
     for table in (JobRow, DeliveryRow):
         session.execute(update(table).where(table.lease_until > long_ahead).values(lease_until=now))
     session.execute(update(DeliveryRow).where(DeliveryRow.ask_again_at > long_ahead).values(ask_again_at=now))

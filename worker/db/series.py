@@ -166,7 +166,7 @@ def record_repetitions(
             .values(association_id=association_id)
             .execution_options(synchronize_session=False)
         )
-    if rules is not None:
+    if rules is not None and repeated:
         reopened = _reopen_refused_by_others(session, sorted({row.series_id for row, _ in repeated}), rules, now)
         for row, new in repeated:
             if row.series_id in reopened:

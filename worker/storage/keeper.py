@@ -324,8 +324,7 @@ class InstanceKeeper:
                     outcomes.append(self._store_again(session, pending, row, folders, replaced))
             known = ((pending.new, stored.get(pending.new.sop_instance_uid)) for pending in batch)
             repeated = [(row, new) for new, row in known if row is not None and row.sha256 == new.sha256]
-            if repeated:
-                record_repetitions(session, repeated, self._rules, self._clock())
+            record_repetitions(session, repeated, self._rules, self._clock())
             new = [pending.new for pending in batch if pending.new.sop_instance_uid not in stored]
             if new:
                 add_instances(session, new, self._clock())

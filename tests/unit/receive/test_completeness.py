@@ -129,3 +129,15 @@ def test_a_gap_in_a_series_without_every_second_slice_is_told_too() -> None:
         "a gap in slice position, about 1 slice",
     ]
     assert "every second slice" in str(describe_missing(series, 12))
+
+
+def test_a_transfer_that_broke_off_and_refused_images_are_named_unless_the_sender_has_no_more() -> None:
+    broken, refused = {"lost": 2, "aborted": 1}, {("0xA900", "uid-mismatch"): 4, ("0xA700", "no-space"): 1}
+    expected = (
+        "its transfer broke off after 3 images (association aborted and lost); "
+        "5 images were refused (0xA700 no-space, 0xA900 uid-mismatch)"
+    )
+    assert describe_missing(_at(0, 5, 10), None, broken, refused) == expected
+    assert (describe_missing(_at(0, 5, 10), 4, broken, refused) or "").startswith(expected)
+    assert describe_missing(_at(0, 5, 10), 3, broken, refused) is None
+    assert describe_missing(_at(0), None, {"lost": 1}, {}) == "its transfer broke off after 1 image (association lost)"

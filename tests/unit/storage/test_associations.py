@@ -111,3 +111,4 @@ def test_an_association_of_an_earlier_process_of_our_name_is_closed_at_start(dat
         row = AssociationRow(calling_ae_title="PACS", peer="127.0.0.1", receiver=process_name(), opened_at=now)
         session.add(row)
     assert close_dead_associations(Settings(), database, now, unrecorded) == 1
+    assert rows(database)[0].ended == AssociationEnd.LOST

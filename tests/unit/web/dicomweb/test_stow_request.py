@@ -87,3 +87,11 @@ def test_a_request_that_stores_nothing_opens_no_association(storage: StowStorage
     request.end(AssociationEnd.RELEASED)
     with database.read() as session:
         assert session.scalars(select(AssociationRow)).all() == []
+
+
+def test_a_request_that_breaks_off_is_an_association_that_was_lost(storage: StowStorage, database: Database) -> None:
+    request = storage.begin("writer", "127.0.0.1")
+    request.store(encoded(mr_instance()))
+    request.end(AssociationEnd.LOST)
+    with database.read() as session:
+        assert session.scalars(select(AssociationRow.ended)).all() == ["lost"]
