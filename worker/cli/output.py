@@ -76,6 +76,7 @@ def answers_as_text(answers: Sequence[SeriesAnswer], format: str) -> str:
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     flat = {key: _not_a_formula(value) for key, value in row.items()}
+    flat["series_type"] = "; ".join((row["series_type"] or {}).get("evidence", ()))
     flat["probabilities"] = " ".join(f"{name}={value:.4f}" for name, value in row["probabilities"].items())
     flat["deliveries"] = " ".join(
         f"{delivery['destination']}:{delivery['object']}={delivery['state']}" for delivery in row["deliveries"]
@@ -97,7 +98,7 @@ def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
         out.print("No series matches.")
         return
     table = Table(title=f"{len(answers)} series", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("received", "patient", "series", "n", "status", "result", "reason", "sent"):
+    for name in ("received", "patient", "series", "n", "sequence", "status", "result", "reason", "sent"):
         table.add_column(name, overflow="fold", no_wrap=name in ("received", "series", "status", "result"))
     for answer in answers:
         table.add_row(
@@ -105,6 +106,7 @@ def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
             answer.patient_id,
             short_uid(answer.series_instance_uid),
             str(answer.instances),
+            (answer.sequence or "") + (" +C" if answer.contrast_agent == "with" else ""),
             Text(answer.status, _STYLES[answer.status]),
             _result(answer),
             answer.reason or ("incomplete" if answer.missing else ""),
@@ -121,6 +123,14 @@ def short_uid(uid: str) -> str:
 
 def _result(answer: SeriesAnswer) -> str:
     return f"{answer.label} {answer.probability:.1%}" if answer.label and answer.probability is not None else ""
+
+
+def _series_type(answer: SeriesAnswer) -> str:
+    """Sequence, contrast agent, plane, acquisition and body part, as far as they are known."""
+    known = answer.series_type or {}
+    agent = f"{answer.contrast_agent} contrast agent" if answer.contrast_agent in ("with", "without") else ""
+    parts = [answer.plane, *(known.get(name) for name in ("acquisition", "body_part", "derived"))]
+    return ", ".join([answer.sequence or "unknown", *(part for part in (agent, *parts) if part and part != "unknown")])
 
 
 def _delivered(answer: SeriesAnswer) -> Text:
@@ -152,6 +162,9 @@ def print_answer(
     for name in ("patient_id", "accession_number", "study_instance_uid", "series_instance_uid", "series_description"):
         facts.add_row(name.replace("_", " "), str(getattr(answer, name)))
     facts.add_row("instances", str(answer.instances))
+    if answer.series_type is not None:
+        facts.add_row("series type", _series_type(answer))
+        facts.add_row("evidence", "\n".join(answer.series_type.get("evidence", ())))
     facts.add_row("status", Text(answer.status, _STYLES[answer.status]))
     facts.add_row("result", _result(answer) or "none")
     facts.add_row("probabilities", "  ".join(f"{name} {value:.3f}" for name, value in answer.probabilities.items()))

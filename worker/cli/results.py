@@ -12,6 +12,7 @@ import typer
 
 from worker.audit import events
 from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited
+from worker.dicom.series_terms import Contrast, Sequence
 from worker.errors import StartError
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ LabelOption = Annotated[str | None, typer.Option(help="Class, e.g. glioma.")]
 StatusOption = Annotated[StatusName | None, typer.Option(help="Status of the series.")]
 SinceOption = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Received on this day or later.")]
 UntilOption = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Received on this day or earlier.")]
+SequenceOption = Annotated[Sequence | None, typer.Option(help="Sequence by the headers, e.g. FLAIR.")]
+ContrastOption = Annotated[Contrast | None, typer.Option(help="Contrast agent by the headers.")]
 MinProbabilityOption = Annotated[float | None, typer.Option(min=0, max=1, help="Lowest probability of the class.")]
 
 
@@ -51,6 +54,8 @@ def list_results(
     since: SinceOption = None,
     until: UntilOption = None,
     min_probability: MinProbabilityOption = None,
+    sequence: SequenceOption = None,
+    contrast: ContrastOption = None,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of series; the newest are listed.")] = 1000,
     format: FormatOption = Format.TABLE,
     config: ConfigOption = None,
@@ -59,7 +64,9 @@ def list_results(
     from worker.cli.output import print_answers
     from worker.db.views.search import find_series
 
-    search = _search(patient_id, study, series, accession, label, status, since, until, min_probability, limit)
+    search = _search(
+        patient_id, study, series, accession, label, status, since, until, min_probability, limit, sequence, contrast
+    )
     with audited(config) as (_, database, record, user):
         with database.read() as session:
             answers = find_series(session, search)
@@ -104,6 +111,8 @@ def export_results(
     since: SinceOption = None,
     until: UntilOption = None,
     min_probability: MinProbabilityOption = None,
+    sequence: SequenceOption = None,
+    contrast: ContrastOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Write every matching series to a file, without a limit."""
@@ -113,7 +122,9 @@ def export_results(
     suffix = file.suffix.lower().lstrip(".")
     if suffix not in ("csv", "json"):
         raise StartError("export-format", f"{file}: the file name must end in .csv or .json")
-    search = _search(patient_id, study, series, accession, label, status, since, until, min_probability, None)
+    search = _search(
+        patient_id, study, series, accession, label, status, since, until, min_probability, None, sequence, contrast
+    )
     with audited(config) as (_, database, record, user):
         with database.read() as session:
             answers = find_series(session, search)
@@ -136,6 +147,8 @@ def _search(
     until: datetime | None,
     minimum_probability: float | None,
     limit: int | None,
+    sequence: Sequence | None,
+    contrast: Contrast | None,
 ) -> Search:
     from worker.db.tables import SeriesStatus
     from worker.db.views.search import Search
@@ -151,6 +164,8 @@ def _search(
         until=_day(until),
         minimum_probability=minimum_probability,
         limit=limit,
+        sequence=sequence.value if sequence else None,
+        contrast_agent=contrast.value if contrast else None,
     )
 
 

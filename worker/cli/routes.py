@@ -12,6 +12,7 @@ from worker.cli.context import EXIT_FAULT, ConfigOption, settings_from
 
 if TYPE_CHECKING:
     from worker.config.routing import RouteSection
+    from worker.dicom.series_type import SeriesType
 
 commands = typer.Typer(no_args_is_help=True, help=r"The [\[route]] rules: which models classify a series.")
 
@@ -23,8 +24,9 @@ def try_routes(
 ) -> None:
     """Print which rule applies to each series, and why the others do not; needs neither service nor database."""
     from worker.config import routing
+    from worker.dicom.series_type import read_series_type
     from worker.ops.classify_folder import read_folder
-    from worker.receive.settle import check_eligibility
+    from worker.receive.eligibility import check_eligibility
 
     settings, _ = settings_from(config)
     if not settings.route:
@@ -34,13 +36,15 @@ def try_routes(
         typer.echo(f"not read: {fault.path.name}: {fault.detail}", err=True)
     for members in series.values():
         attributes = [instance.attributes for _, instance in members]
-        refused = check_eligibility(attributes, settings.eligibility)
-        decides = routing.decide(settings.route, attributes)
+        series_type = read_series_type(attributes)
+        refused = check_eligibility(attributes, settings.eligibility, series_type)
+        decides = routing.decide(settings.route, attributes, series_type)
         typer.echo(f"{members[0][0]} (images: {len(members)}): {_outcome(decides)}")
+        typer.echo(f"  series type: {series_type}")
         if refused is not None:
             typer.echo(f"  not eligible, so no rule applies: {refused.detail}")
         for number, route in enumerate(settings.route, 1):
-            typer.echo(f"  {number} '{route.name}': {_standing(route, decides, attributes)}")
+            typer.echo(f"  {number} '{route.name}': {_standing(route, decides, attributes, series_type)}")
     if unread or not series:
         raise typer.Exit(EXIT_FAULT)
 
@@ -51,19 +55,26 @@ def _outcome(route: RouteSection | None) -> str:
     return f"refused: {route.refuse}" if route.refuse is not None else ", ".join(route.models)
 
 
-def _standing(route: RouteSection, decides: RouteSection | None, attributes: Sequence[Mapping[str, Any]]) -> str:
+def _standing(
+    route: RouteSection,
+    decides: RouteSection | None,
+    attributes: Sequence[Mapping[str, Any]],
+    series_type: SeriesType,
+) -> str:
     from worker.config import routing
 
     if route is decides:
         return "matches and applies"
-    if decides is not None and routing.matches(route, attributes):
+    if decides is not None and routing.matches(route, attributes, series_type):
         return f"also matches, but '{decides.name}' comes first"
     reasons, images = [], routing.recorded_images(attributes)
     unit = "images" if len(images) == len(attributes) else "kinds of frames"
-    for condition, number in routing.failing_conditions(route, attributes):
+    for condition, number in routing.failing_conditions(route, attributes, series_type):
         reason = f"{condition} does not hold for {number} of {len(images)} {unit}"
         if not routing.may_name_a_patient(condition.attribute):
-            values = {value for image in images for value in image["values"].get(condition.attribute, ())}
+            values = {
+                value for image in images for value in routing.values_for(condition, image, series_type) or () if value
+            }
             reason += f" (here: {', '.join(sorted(values)) or 'absent'})"
         reasons.append(reason)
     return "; ".join(reasons) or "no image meets all of its conditions"

@@ -4,6 +4,7 @@ Rules are evaluated in order; the first that matches decides. A rule that choose
 image meets all its conditions; a rule that refuses, when any image does: each errs on the side of not classifying.
 A condition sees an attribute of the dataset's top level, or else of its functional groups, as text, at most 16 values
 of 256 characters. Frames of a file that differ in an attribute that rules need count as separate images here.
+`SeriesType.sequence` and the other fields of the series type are tested of the series as a whole.
 """
 
 from __future__ import annotations
@@ -13,15 +14,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from worker.dicom.series_terms import ROUTED_FIELDS
+
+if TYPE_CHECKING:
+    from worker.dicom.series_type import SeriesType
 
 MODEL_NOT_ACTIVE = "model-not-active"
 ATTRIBUTES_KEY = "route"  # the key of an instance's attributes that holds what `record_variants` returns
 _TEXT = {"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"}
 _NUMBERS = {"DS", "IS", "FD", "FL", "US", "SS", "UL", "SL"}
 _PATIENT_GROUP = 0x0010
+_SERIES_TYPE = "SeriesType."
 _SAFE = {"Manufacturer", "ManufacturerModelName", "SOPClassUID"}
 
 
@@ -50,6 +57,10 @@ class Condition(BaseModel):
     @field_validator("attribute")
     @classmethod
     def _is_known(cls, value: str) -> str:
+        if value.startswith(_SERIES_TYPE):
+            if value.removeprefix(_SERIES_TYPE) not in ROUTED_FIELDS:
+                raise ValueError(f"'{value}' is none of {', '.join(_SERIES_TYPE + name for name in ROUTED_FIELDS)}")
+            return value
         tag, vr = _entry(value)
         if vr not in _TEXT | _NUMBERS or tag >> 16 in (0x0000, 0x0002):
             raise ValueError(f"'{value}' is not the keyword of an attribute with text or numbers (PS3.6)")
@@ -126,6 +137,8 @@ def _entry(keyword: str) -> tuple[int, str]:
 
 def may_name_a_patient(keyword: str) -> bool:
     """True for the patient's own attributes, and for text, dates and UIDs, which may hold anything at all."""
+    if keyword.startswith(_SERIES_TYPE):
+        return False
     tag, vr = _entry(keyword)
     return tag >> 16 == _PATIENT_GROUP or not (vr in _NUMBERS | {"CS"} or keyword in _SAFE)
 
@@ -134,8 +147,9 @@ def may_name_a_patient(keyword: str) -> bool:
 
 
 def keywords(routes: Sequence[RouteSection]) -> tuple[str, ...]:
-    """The attributes that rules test, without duplicates."""
-    return tuple(dict.fromkeys(condition.attribute for route in routes for condition in route.match))
+    """The attributes of the header that rules test, without duplicates."""
+    tested = (condition.attribute for route in routes for condition in route.match)
+    return tuple(dict.fromkeys(keyword for keyword in tested if not keyword.startswith(_SERIES_TYPE)))
 
 
 def record_values(
@@ -149,6 +163,8 @@ def record_values(
     recorded: dict[str, list[str]] = {}
     held: dict[str, bool] = {}
     for condition in (condition for route in routes for condition in route.match):
+        if condition.attribute.startswith(_SERIES_TYPE):
+            continue
         known = values.get(condition.attribute, ())
         if known is None:
             continue
@@ -181,30 +197,47 @@ def _key(condition: Condition) -> str:
 # --- deciding --------------------------------------------------------------------------------------------------
 
 
-def decide(routes: Sequence[RouteSection], attributes: Sequence[Mapping[str, Any]]) -> RouteSection | None:
+def decide(
+    routes: Sequence[RouteSection], attributes: Sequence[Mapping[str, Any]], series_type: SeriesType
+) -> RouteSection | None:
     """The first rule that matches a series, None when none does; `attributes` are those of its instances."""
-    return next((route for route in routes if matches(route, attributes)), None)
+    return next((route for route in routes if matches(route, attributes, series_type)), None)
 
 
-def matches(route: RouteSection, attributes: Sequence[Mapping[str, Any]]) -> bool:
+def matches(route: RouteSection, attributes: Sequence[Mapping[str, Any]], series_type: SeriesType) -> bool:
     """Whether every image meets all the conditions; for a rule that refuses, whether any image does."""
-    met = (all(_holds_for(condition, image) for condition in route.match) for image in recorded_images(attributes))
+    met = (
+        all(_holds_for(condition, image, series_type) for condition in route.match)
+        for image in recorded_images(attributes)
+    )
     return any(met) if route.refuse is not None else all(met)
 
 
-def failing_conditions(route: RouteSection, attributes: Sequence[Mapping[str, Any]]) -> list[tuple[Condition, int]]:
+def failing_conditions(
+    route: RouteSection, attributes: Sequence[Mapping[str, Any]], series_type: SeriesType
+) -> list[tuple[Condition, int]]:
     """The conditions that do not hold for every image, each with the number of images that fail it."""
     images = recorded_images(attributes)
-    counts = [(condition, sum(not _holds_for(condition, image) for image in images)) for condition in route.match]
+    counts = [
+        (condition, sum(not _holds_for(condition, image, series_type) for image in images)) for condition in route.match
+    ]
     return [(condition, number) for condition, number in counts if number]
 
 
-def _holds_for(condition: Condition, image: Mapping[str, Any]) -> bool:
+def values_for(condition: Condition, image: Mapping[str, Any], series_type: SeriesType) -> Sequence[str] | None:
+    """What a condition is tested on; None for an image that was received before the rule was written."""
+    if condition.attribute.startswith(_SERIES_TYPE):
+        return [series_type.value_of(condition.attribute.removeprefix(_SERIES_TYPE))]
+    values: Sequence[str] | None = image.get("values", {}).get(condition.attribute)
+    return values
+
+
+def _holds_for(condition: Condition, image: Mapping[str, Any], series_type: SeriesType) -> bool:
     """False for an image that was received before the rule was written, because its attribute was not recorded."""
     held = image.get("held", {}).get(_key(condition))
     if held is not None:
         return bool(held)
-    values = image.get("values", {}).get(condition.attribute)
+    values = values_for(condition, image, series_type)
     return values is not None and holds(condition, values)
 
 

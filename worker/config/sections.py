@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Protocol, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from worker.config.paths import ConfigPath, DatabaseUrl
+from worker.dicom.body_parts import BRAIN_TERMS
 
 ENVIRONMENT_PREFIX = "WORKER__"
 _KEY_LENGTH = 32  # characters: 128 bits as hexadecimal digits
@@ -96,10 +97,22 @@ class EligibilitySection(Section):
     modalities: tuple[str, ...] = ("MR",)
     minimum_slices: int = Field(default=3, ge=1)
     maximum_slices: int = Field(default=2000, ge=1)
-    refuse_image_types: tuple[str, ...] = ("LOCALIZER", "MOSAIC", "PROJECTION IMAGE", "MIP", "PHASE")
+    refuse_image_types: tuple[str, ...] = (
+        "LOCALIZER", "MOSAIC", "PROJECTION IMAGE", "MIP", "MINIP", "MAX_IP", "MIN_IP", "P", "PHASE", "PHASE MAP",
+        "DIFFUSION", "ADC", "EADC", "FA", "TRACEW", "TENSOR", "TENSOR_B0", "PERFUSION", "ASL", "RCBF", "CBF", "RELCBF",
+        "CBV", "RCBV", "RELCBV", "MTT", "RELMTT", "TTP", "TMAX", "PBP", "GBP", "T1 MAP", "T2 MAP", "T2_STAR MAP",
+        "T2* MAP", "R2 MAP", "R2* MAP", "VELOCITY",
+    )  # fmt: skip
     refuse_scanning_sequences: tuple[str, ...] = ("EP",)
-    body_parts: tuple[str, ...] = ("BRAIN", "HEAD", "SKULL", "HEADNECK")
+    refuse_sequences: tuple[str, ...] = ("localizer", "DWI", "ADC", "perfusion", "angiography", "functional")
+    body_parts: tuple[str, ...] = BRAIN_TERMS
     refuse_incomplete: bool = False
+
+
+class ReportSection(Section):
+    """[report]: what is sent back of a series."""
+
+    not_assessed: bool = False
 
 
 class RetentionSection(Section):

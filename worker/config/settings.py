@@ -34,6 +34,7 @@ from worker.config.sections import (
     PeerSection,
     PrivacySection,
     ReceiveSection,
+    ReportSection,
     RetentionSection,
     WebSection,
     WorkerSection,
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     worker: WorkerSection = Field(default_factory=WorkerSection)
     receive: ReceiveSection = Field(default_factory=ReceiveSection)
     eligibility: EligibilitySection = Field(default_factory=EligibilitySection)
+    report: ReportSection = Field(default_factory=ReportSection)
     retention: RetentionSection = Field(default_factory=RetentionSection)
     privacy: PrivacySection = Field(default_factory=PrivacySection)
     database: DatabaseSection = Field(default_factory=DatabaseSection)

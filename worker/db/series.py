@@ -27,6 +27,7 @@ from worker.db.tables import (
     SeriesState,
     SeriesStatus,
 )
+from worker.dicom.series_type import SeriesType
 
 INCOMPLETE = "incomplete"  # the reason of a series that is refused for what is missing
 
@@ -39,6 +40,13 @@ def lock_open_series(session: Session, series_id: int, not_after: datetime) -> S
         .where(SeriesRow.last_received_at <= not_after)
         .with_for_update()
     )
+
+
+def record_series_type(series: SeriesRow, series_type: SeriesType) -> None:
+    """Record what the series is by its headers."""
+    series.series_type = series_type.as_json()
+    series.sequence, series.contrast_agent = str(series_type.sequence), str(series_type.contrast_agent)
+    series.plane = series_type.plane
 
 
 def refuse_series(series: SeriesRow, reason: str, detail: str, now: datetime, rules: str | None = None) -> None:

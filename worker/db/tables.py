@@ -241,6 +241,11 @@ class SeriesRow(Base):
     label: Mapped[str | None] = mapped_column(String(64))
     probability: Mapped[float | None]
     answered_job_id: Mapped[int | None]  # the last job that ended
+    # What it is by its headers, since it settled: dicom.series_type.SeriesType, and of it what searches filter by.
+    series_type: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    sequence: Mapped[str | None] = mapped_column(String(16))
+    contrast_agent: Mapped[str | None] = mapped_column(String(8))
+    plane: Mapped[str | None] = mapped_column(String(8))
 
     __table_args__ = (
         _is_among("state", SeriesState),
@@ -250,6 +255,7 @@ class SeriesRow(Base):
         Index(None, "created_at", "id", "probability"),
         Index(None, "status", "created_at", "id", "probability"),
         Index(None, "label", "created_at", "id", "probability"),
+        Index(None, "sequence", "created_at", "id", "probability"),
         # Counted by reason at every scrape of /metrics.
         Index(None, "status", "reason", sqlite_where=REFUSED, postgresql_where=REFUSED),
     )

@@ -80,7 +80,7 @@ def read_header(file: BinaryIO, keywords: Sequence[str | int] | None = None) -> 
 
 
 def parse_header(
-    encoded: bytes | bytearray, transfer_syntax_uid: str, keywords: Sequence[str], sequences: Sequence[str] = ()
+    encoded: bytes | bytearray, transfer_syntax_uid: str, keywords: Sequence[str | int], sequences: Sequence[str] = ()
 ) -> Header:
     """As `read_header`, of a file that is in memory, without a copy. `sequences`: keywords of those not to build."""
     start = 132 + _read_meta(bytes(encoded[132 : 132 + _META_BYTES]))[1]
@@ -91,7 +91,7 @@ def parse_header(
 
 
 def parse_header_of_file(
-    file: BinaryIO, transfer_syntax_uid: str, keywords: Sequence[str], sequences: Sequence[str] = ()
+    file: BinaryIO, transfer_syntax_uid: str, keywords: Sequence[str | int], sequences: Sequence[str] = ()
 ) -> Header:
     """As `parse_header`, of a file that is not in memory."""
     file.seek(132)

@@ -18,11 +18,13 @@ from worker.db.tables import ObjectKind, SeriesStatus
 from worker.db.views.search import SeriesAnswer
 from worker.dicom import standard
 from worker.dicom.header import parse_header, read_meta
+from worker.dicom.series_type import SeriesType, read_series_type
 from worker.errors import NotAssessable, RefusedInstance, StartError
 from worker.inference.illustrated import IllustratedResult, not_assessed
 from worker.jobs.bundle_store import ServedModel
 from worker.receive.completeness import describe_missing
-from worker.receive.settle import SeriesRefusal, check_eligibility, check_identity
+from worker.receive.eligibility import SeriesRefusal, check_eligibility
+from worker.receive.settle import check_identity
 from worker.reporting.outbox import Outbox
 from worker.reporting.secondary_capture import secondary_capture_png
 from worker.results import ModelIdentity
@@ -114,11 +116,14 @@ def classify_series(
     attributes = [instance.attributes for _, instance in members]
     missing = describe_missing(attributes, None)
     refused = check_identity([instance[IDENTITY_KEY] for instance in attributes])
-    refused = refused or check_eligibility(attributes, settings.eligibility)
+    series_type = read_series_type(attributes)
+    refused = refused or check_eligibility(attributes, settings.eligibility, series_type)
     if refused is None and missing is not None and settings.eligibility.refuse_incomplete:
         refused = SeriesRefusal("incomplete", missing)
     if refused is not None:
-        answer = _answer(members, model.identity, moment, SeriesStatus.REFUSED, None, refused.reason, refused.detail)
+        answer = _answer(
+            members, model.identity, moment, SeriesStatus.REFUSED, None, refused.reason, refused.detail, series_type
+        )
         return OfflineAnswer(answer, None)
     try:
         result = model.classify(paths)
@@ -131,7 +136,9 @@ def classify_series(
         os.replace(out / made.path, written.report if made.kind == ObjectKind.REPORT else written.picture)
     shutil.rmtree(out / "objects")
     written.png.write_bytes(secondary_capture_png(result, model.identity))
-    answer = _answer(members, model.identity, moment, SeriesStatus(result.status), result, result.reason, result.detail)
+    answer = _answer(
+        members, model.identity, moment, SeriesStatus(result.status), result, result.reason, result.detail, series_type
+    )
     return OfflineAnswer(answer, written)
 
 
@@ -143,6 +150,7 @@ def _answer(
     result: IllustratedResult | None,
     reason: str | None,
     detail: str | None,
+    series_type: SeriesType,
 ) -> SeriesAnswer:
     first = members[0][1]
     return SeriesAnswer(
@@ -167,4 +175,8 @@ def _answer(
         received_at=moment,
         deliveries=(),
         missing=result.missing if result else None,
+        sequence=str(series_type.sequence),
+        contrast_agent=str(series_type.contrast_agent),
+        plane=series_type.plane,
+        series_type=series_type.as_json(),
     )

@@ -8,61 +8,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from worker.config import routing
 from worker.config.fingerprint import rules_fingerprint
-from worker.config.sections import EligibilitySection
 from worker.config.settings import Settings
 from worker.db import settling
 from worker.db.engine import Database
 from worker.db.instances import instances_of
 from worker.db.models import models_in_use
-from worker.db.series import INCOMPLETE, lock_open_series, queue_series, refuse_series
+from worker.db.series import INCOMPLETE, lock_open_series, queue_series, record_series_type, refuse_series
 from worker.db.tables import DETAIL_LENGTH, InstanceRow, ModelRow, SeriesRow
+from worker.dicom.series_type import read_series_type
 from worker.logs import get_log
 from worker.receive.completeness import describe_missing
+from worker.receive.eligibility import SeriesRefusal, check_eligibility
 from worker.storage.acceptance import IDENTITY_KEY, comparable_name
 
 _PARTS_SHOWN = 8
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesRefusal:
-    """Why no model classifies a series: a stable word and a sentence."""
-
-    reason: str
-    detail: str
-
-
-def check_eligibility(attributes: Sequence[Mapping[str, Any]], rules: EligibilitySection) -> SeriesRefusal | None:
-    """Why a series is not eligible, None where it is.
-
-    `attributes` are those of the instances, as `storage.acceptance.read_instance` makes them.
-    """
-    modalities = {str(instance["modality"]) for instance in attributes}
-    if refused := modalities - set(rules.modalities):
-        shown = ", ".join(sorted(modality or "none" for modality in refused))
-        return SeriesRefusal("modality", f"modality {shown}; accepted: {', '.join(rules.modalities)}")
-    image_types = {value for instance in attributes for value in instance["image_type"]}
-    if refused := image_types & _upper(rules.refuse_image_types):
-        return SeriesRefusal("image-type", f"image type {', '.join(sorted(refused))} is not a structural series")
-    sequences = {value for instance in attributes for value in instance["scanning_sequence"]}
-    if refused := sequences & _upper(rules.refuse_scanning_sequences):
-        shown = ", ".join(sorted(refused))
-        return SeriesRefusal("scanning-sequence", f"scanning sequence {shown} is not supported by the model")
-    body_parts = {str(instance["body_part"]) for instance in attributes} - {""}
-    if rules.body_parts and (refused := body_parts - _upper(rules.body_parts)):
-        shown = ", ".join(sorted(refused))
-        return SeriesRefusal("body-part", f"body part {shown}; accepted: {', '.join(rules.body_parts)}")
-    slices = sum(int(instance["frames"]) for instance in attributes)
-    if slices < rules.minimum_slices:
-        return SeriesRefusal("too-few-slices", f"{slices} of at least {rules.minimum_slices} slices")
-    if slices > rules.maximum_slices:
-        return SeriesRefusal("too-many-slices", f"{slices} slices; at most {rules.maximum_slices} are accepted")
-    return None
 
 
 def check_identity(identities: Sequence[Mapping[str, str]]) -> SeriesRefusal | None:
@@ -91,10 +55,6 @@ def _parts(counts: Counter[Any], what: str) -> str:
     numbers = ", ".join(shown) + (", …" if len(counts) > _PARTS_SHOWN else "")
     plural = "studies" if what == "study" else f"{what}s"
     return f"{len(counts)} {plural} (images in order of arrival: {numbers})"
-
-
-def _upper(words: Sequence[str]) -> set[str]:
-    return {word.upper() for word in words}
 
 
 def settle_series(database: Database, settings: Settings, now: datetime) -> int:
@@ -129,7 +89,9 @@ def _settle(
         instances = instances_of(session, series_id)
         attributes = [instance.attributes for instance in instances]
         refusal = check_identity([_identity(instance, series) for instance in instances])
-        refusal = refusal or check_eligibility(attributes, settings.eligibility)
+        series_type = read_series_type(attributes)
+        record_series_type(series, series_type)
+        refusal = refusal or check_eligibility(attributes, settings.eligibility, series_type)
         if refusal is None and any(instance.removed_at is not None for instance in instances):
             refusal = SeriesRefusal(
                 "pixels-removed", "earlier slices were deleted by retention; send the whole series again"
@@ -142,7 +104,7 @@ def _settle(
         )
         if refusal is None and missing is not None and settings.eligibility.refuse_incomplete:
             refusal = SeriesRefusal(INCOMPLETE, missing)
-        route = routing.decide(settings.route, attributes)
+        route = routing.decide(settings.route, attributes, series_type)
         if refusal is None and route is not None and route.refuse is not None:
             refusal = SeriesRefusal("route", f"rule '{route.name}': {route.refuse}")
         active, in_shadow = models_in_use(session)

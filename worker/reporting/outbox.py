@@ -28,18 +28,27 @@ from worker.reporting.source_attributes import SOURCE_KEYWORDS
 from worker.reporting.sr import build_report
 from worker.results import ModelIdentity, ResultStatus
 
+# Why a series is not assessed whatever the model; a PACS needs no report of that.
+REASONS_OF_THE_SERIES = frozenset({
+    "mixed-planes", "mixed-sizes", "duplicate-positions", "not-an-image", "no-images", "blank-image", "too-few-slices",
+    "image-too-small", "image-too-large", "wrong-modality", "not-dicom", "no-pixel-data", "pixel-data-truncated",
+    "pixel-data-unreadable", "unsupported-transfer-syntax",
+})  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
     """Writes the objects of results below `data_dir`/objects: report, Secondary Capture and, where wanted, key objects.
 
     `key_objects_to`, `pictures_to`: the names of the destinations for Key Object Selections and Secondary Captures;
-    `pictures_to` None: all of them.
+    `pictures_to` None: all of them. Without `not_assessed` nothing is made of a series that is not assessed for a
+    reason of its own, unless a report of it is to be replaced.
     """
 
     data_dir: Path
     key_objects_to: tuple[str, ...] = ()
     pictures_to: tuple[str, ...] | None = None
+    not_assessed: bool = True
 
     def make_objects(
         self,
@@ -50,10 +59,12 @@ class Outbox:
         predecessor: str | None,
         created_at: datetime,
     ) -> list[NewObject]:
-        """Build and write the objects.
+        """Build and write the objects; none where `not_assessed` forbids it.
 
         `sources`: the files of the job; `predecessor`: the stored path of the report that the new report replaces.
         """
+        if not self.not_assessed and predecessor is None and result.reason in REASONS_OF_THE_SERIES:
+            return []
         headers = _in_stack_order(result, [read_header(path, SOURCE_KEYWORDS) for path in sources])
         series_uid = str(headers[0].SeriesInstanceUID)
         identity = (series_uid, input_sha256, model.sha256)

@@ -154,6 +154,7 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
             settings.worker.data_dir,
             key_objects_to=tuple(destination.name for destination in destinations if destination.wants_key_objects),
             pictures_to=tuple(destination.name for destination in destinations if destination.is_dicom),
+            not_assessed=settings.report.not_assessed,
         ),
         destinations=[destination.name for destination in destinations],
         owner=process_name(),

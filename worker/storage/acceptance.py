@@ -20,7 +20,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from worker.config import routing
 from worker.db.instances import NewInstance
-from worker.dicom import functional_groups, standard
+from worker.dicom import functional_groups, series_attributes, standard
 from worker.dicom.header import Header, parse_header, parse_header_of_file
 from worker.dicom.odd_values import ignore_value_warnings
 from worker.dicom.sources import TooComplex
@@ -50,6 +50,7 @@ _HEADER_TAGS = (
     "SpacingBetweenSlices",
     "SliceThickness",
 )
+_STORED_TAGS: tuple[str | int, ...] = (*_HEADER_TAGS, *series_attributes.KEYWORDS, *series_attributes.PRIVATE_TAGS)
 _LENGTHS = {"number": "InstanceNumber", "spacing": "SpacingBetweenSlices", "thickness": "SliceThickness"}
 IDENTITY_KEY = "identity"  # among an instance's attributes
 _LONGEST_COMPARED = 324  # of a name, PS3.5 6.2
@@ -140,6 +141,7 @@ def _read_instance(
         series_description=_text(ds, "SeriesDescription", 64),
         attributes=_attributes(ds)
         | {IDENTITY_KEY: _identity(ds, uids["StudyInstanceUID"])}
+        | _type_attributes(header)
         | _route_attributes(header, routes, hide),
         path=path_of(uids["SeriesInstanceUID"], sha256),
         size=len(content),
@@ -215,8 +217,8 @@ def conflict_path(new: NewInstance) -> str:
 
 
 def _parse_header(request: StoreRequest, route_keywords: Sequence[str]) -> Header:
-    groups = (functional_groups.SHARED, functional_groups.PER_FRAME) if route_keywords else ()
-    content, keywords = request.encoded, (*_HEADER_TAGS, *route_keywords)
+    groups = (functional_groups.SHARED, functional_groups.PER_FRAME)
+    content, keywords = request.encoded, (*_STORED_TAGS, *route_keywords)
     with refusing_unreadable():
         if isinstance(content, SpooledFile):
             with content.open() as file:
@@ -319,6 +321,21 @@ def _compared(ds: Dataset, keyword: str) -> str:
     if len(text) > _LONGEST_COMPARED or not text.isprintable():
         return hashlib.sha256(text.encode(errors="replace")).hexdigest()
     return text
+
+
+def _type_attributes(header: Header) -> dict[str, Any]:
+    """What tells the type of the series: of an enhanced image, for each kind of its frames."""
+    top = series_attributes.read_attributes(header.dataset)
+    kinds = [top]
+    if functional_groups.has_groups(header):
+        try:
+            variants = functional_groups.frame_variants(
+                header, series_attributes.GROUP_KEYWORDS, series_attributes.group_texts
+            )
+            kinds = [top | series_attributes.read_frame_attributes(variant) for variant in variants]
+        except Exception:  # hostile bytes may raise anything in a parser: the frames tell nothing
+            kinds = [top]
+    return {series_attributes.TYPE_KEY: kinds}
 
 
 def _route_attributes(header: Header, routes: Sequence[routing.RouteSection], hide: bool) -> dict[str, Any]:

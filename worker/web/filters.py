@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from worker.db.readings import ReadState
 from worker.db.tables import SeriesStatus
 from worker.db.views.search import POSITION_PATTERN, ListPosition, Search
+from worker.dicom.series_terms import Contrast, Sequence
 
 UID_PATTERN = r"^[0-9.]{1,64}$"  # PS3.5 9.1
 LARGEST_NUMBER = 2**53 - 1  # the largest integer that every JSON parser reads exactly (RFC 7493 2.2)
@@ -19,6 +20,9 @@ LARGEST_PAGE = 500
 # Any text without control characters; characters of a newer Unicode version are searched for like others.
 Text = Annotated[str, Field(max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 Uid = Annotated[str, Field(pattern=UID_PATTERN)]
+
+
+Plane = Literal["axial", "coronal", "sagittal", "mixed", "unknown"]
 
 
 class Filters(BaseModel):
@@ -39,6 +43,9 @@ class Filters(BaseModel):
     since: date | None = None
     until: date | None = None
     minimum_probability: float | None = Field(None, ge=0, le=1)
+    sequence: Sequence | None = Field(None, description="What the series shows by its headers, for example FLAIR.")
+    contrast_agent: Contrast | None = Field(None, description="Whether the headers name a contrast agent.")
+    plane: Plane | None = None
     reading: ReadState | None = Field(None, description="Whether a reader confirmed or corrected the result.")
 
 

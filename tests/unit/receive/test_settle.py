@@ -21,7 +21,7 @@ from worker.db.tables import JobRow, JobState, SeriesRow, SeriesState
 from worker.dicom.standard import derive_uid
 from worker.receive import settle as series_module
 from worker.receive.peer_count import LULL, RECOUNT
-from worker.receive.settle import check_eligibility, check_identity, settle_series
+from worker.receive.settle import check_identity, settle_series
 from worker.storage.keeper import InstanceKeeper
 
 ATTRIBUTES: dict[str, Any] = {
@@ -32,31 +32,6 @@ ATTRIBUTES: dict[str, Any] = {
     "frames": 1,
 }
 SETTINGS = Settings(worker=WorkerSection(data_dir=Path("unused")), receive=ReceiveSection(quiet_seconds=10))
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({}, None),
-        ({"body_part": ""}, None),
-        ({"modality": "CT"}, "modality"),
-        ({"modality": ""}, "modality"),
-        ({"image_type": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "image-type"),
-        ({"image_type": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "image-type"),
-        ({"scanning_sequence": ["EP", "GR"]}, "scanning-sequence"),
-        ({"body_part": "KNEE"}, "body-part"),
-    ],
-)
-def test_one_instance_that_breaks_a_rule_refuses_the_series(change: dict[str, Any], reason: str | None) -> None:
-    refused = check_eligibility([ATTRIBUTES, ATTRIBUTES, ATTRIBUTES | change], EligibilitySection())
-    assert (refused.reason if refused else None) == reason
-
-
-def test_slices_are_counted_over_frames() -> None:
-    rules = EligibilitySection(minimum_slices=3, maximum_slices=20)
-    assert check_eligibility([ATTRIBUTES] * 2, rules).reason == "too-few-slices"  # type: ignore[union-attr]
-    assert check_eligibility([ATTRIBUTES | {"frames": 20}], rules) is None
-    assert check_eligibility([ATTRIBUTES | {"frames": 21}], rules).reason == "too-many-slices"  # type: ignore[union-attr]
 
 
 IDENTITY = {"patient": "BOB", "study": "1.2"}

@@ -71,6 +71,9 @@ class Search:
     until: date | None = None
     minimum_probability: float | None = None
     reading: ReadState | None = None
+    sequence: str | None = None
+    contrast_agent: str | None = None
+    plane: str | None = None
     limit: int | None = 1000
     older_than: ListPosition | None = None
     newer_than: ListPosition | None = None
@@ -131,6 +134,10 @@ class SeriesAnswer:
     missing: str | None = None  # from the images that were classified
     reading: ReadState = ReadState.UNREAD  # whether readers agree with the answer
     read_as: str | None = None  # the label of the latest reading
+    sequence: str | None = None  # what the series is by its headers, since it settled
+    contrast_agent: str | None = None
+    plane: str | None = None
+    series_type: dict[str, Any] | None = None  # all fields of dicom.series_type.SeriesType, with the evidence
 
 
 def find_series(session: Session, search: Search) -> list[SeriesAnswer]:
@@ -195,7 +202,8 @@ _COLUMNS = (
     case((ResultRow.id.is_not(None), ResultRow.detail), (JobRow.id.is_not(None), JobRow.detail),
          else_=SeriesRow.detail).label("detail"),
     ModelRow.name.label("model_name"), ModelRow.version.label("model_version"), ModelRow.sha256.label("model_sha256"),
-    ReadingRow.label.label("read_as"),
+    ReadingRow.label.label("read_as"), SeriesRow.sequence, SeriesRow.contrast_agent, SeriesRow.plane,
+    SeriesRow.series_type,
 )  # fmt: skip
 
 
@@ -297,6 +305,14 @@ def _conditions(search: Search, column: Column) -> list[ColumnElement[bool]]:
         conditions.append(_unindexed(SeriesRow.status).in_([SeriesStatus.CLASSIFIED, SeriesStatus.NOT_ASSESSED]))
     if search.minimum_probability is not None:
         conditions.append(SeriesRow.probability >= search.minimum_probability)
+    if search.sequence is not None:
+        # As for the status: with a class the class's index is used.
+        by_index = column if search.label is None and search.status is None else _unindexed
+        conditions.append(by_index(SeriesRow.sequence) == search.sequence)
+    if search.contrast_agent is not None:
+        conditions.append(SeriesRow.contrast_agent == search.contrast_agent)
+    if search.plane is not None:
+        conditions.append(SeriesRow.plane == search.plane)
     if search.reading is not None:
         conditions.append(has_read_state(search.reading))
     if search.since is not None:
@@ -363,4 +379,8 @@ def _answer(row: Any, deliveries: dict[int, list[DeliveryAnswer]]) -> SeriesAnsw
         missing=row.missing,
         reading=read_state(row.read_as, row.label),
         read_as=row.read_as,
+        sequence=row.sequence,
+        contrast_agent=row.contrast_agent,
+        plane=row.plane,
+        series_type=row.series_type,
     )

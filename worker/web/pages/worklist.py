@@ -14,6 +14,7 @@ from worker.db.readings import OTHER_LABELS, ReadState
 from worker.db.tables import SeriesStatus
 from worker.db.views import activity
 from worker.db.views.search import find_page
+from worker.dicom.series_terms import Sequence
 from worker.web.dependencies import Reader, Site
 from worker.web.filters import PagedFilters
 from worker.web.pages.layout import render_page
@@ -65,6 +66,7 @@ def worklist_page(site: Site) -> APIRouter:
             chosen=chosen,
             statuses=list(SeriesStatus),
             read_states=list(ReadState),
+            sequences=list(Sequence),
             titles=site.class_titles(),
             read_titles=site.class_titles() | OTHER_LABELS,
             live=f"/?{urlencode(chosen | {'seen': state})}" if first else None,
