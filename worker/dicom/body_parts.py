@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from worker.dicom.series_terms import plain_words
 
@@ -92,6 +93,7 @@ def part_of_code(value: str, meaning: str) -> str:
     return _CODES.get(value.strip().upper()) or (named[0] if named else normal_term(meaning))[:64]
 
 
+@lru_cache(maxsize=4096)
 def parts_in_text(text: str) -> tuple[str, ...]:
     """The body parts that free text names."""
     words = _OF_A_JOINT.sub("hip", plain_words(text))

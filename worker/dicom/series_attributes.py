@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pydicom import Dataset
@@ -91,7 +92,11 @@ def read_attributes(ds: Dataset) -> dict[str, list[str]]:
     for tag, element in ds.items():
         keyword = _TAGS.get(tag)
         if keyword is not None:
-            _add(found, keyword, _texts(ds, tag, element))
+            raw = element.value if isinstance(element, RawDataElement) and element.VR in _TEXT_VRS else None
+            if raw is not None and len(raw) <= MAXIMUM_TEXT and raw.isascii() and b"\x1b" not in raw:
+                found.update(_kept_of(keyword, bytes(raw)))
+            else:
+                _add(found, keyword, _texts(ds, tag, element))
         elif tag in _PRIVATE_TAGS:
             name, creator, block = _PRIVATE_TAGS[tag]
             if _texts(ds, BaseTag(block), ds.get_item(block)) == [creator]:
@@ -111,6 +116,14 @@ def group_texts(ds: Dataset, keyword: str) -> list[str]:
     """The texts of an attribute of an item of a functional group."""
     tag = Tag(keyword)
     return _texts(ds, tag, ds.get_item(tag)) if tag in ds else []
+
+
+@lru_cache(maxsize=8192)
+def _kept_of(keyword: str, raw: bytes) -> dict[str, list[str]]:
+    """What is kept of a value of plain ASCII; the slices of a series have nearly all values in common."""
+    found: dict[str, list[str]] = {}
+    _add(found, keyword, [_printable(text) for text in raw.decode().split("\\")[:MAXIMUM_VALUES]] if raw else [])
+    return found
 
 
 def _add(found: dict[str, list[str]], keyword: str, texts: list[str]) -> None:

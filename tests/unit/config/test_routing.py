@@ -19,7 +19,6 @@ from worker.config.routing import (
     Condition,
     RouteSection,
     choose_models,
-    decide,
     holds,
     reasons_to_wait,
     record_values,
@@ -29,6 +28,8 @@ from worker.db import models
 from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.tables import JobRow, SeriesRow
+from worker.dicom.series_terms import Contrast, Sequence
+from worker.dicom.series_type import SeriesType
 from worker.errors import StartError
 from worker.receive.settle import settle_series
 from worker.send.destinations import kinds
@@ -39,6 +40,12 @@ MODELS = {"models": ["m"]}
 
 def _route(name: str = "r", *match: dict[str, Any], **outcome: Any) -> RouteSection:
     return RouteSection.model_validate({"name": name, "match": list(match), **(outcome or MODELS)})
+
+
+def decide(
+    routes: list[RouteSection], images: list[dict[str, Any]], series_type: SeriesType | None = None
+) -> RouteSection | None:
+    return routing.decide(routes, images, series_type or SeriesType())
 
 
 def _images(routes: list[RouteSection], *values: dict[str, list[str]], hide: bool = False) -> list[dict[str, Any]]:
@@ -311,3 +318,23 @@ def test_a_regular_expression_takes_linear_time_and_no_look_around() -> None:
     assert time.process_time() - before < 5  # Python's own would never end
     with pytest.raises(ValidationError, match="RE2's syntax"):
         routing.Condition.model_validate({"attribute": "SeriesDescription", "regex": "(?=a)"})
+
+
+def test_a_rule_tests_what_the_series_is() -> None:
+    routes = [
+        _route("post", {"attribute": "SeriesType.sequence", "equals": "t1"},
+               {"attribute": "SeriesType.contrast_agent", "equals": "with"}),
+        _route("other", {"attribute": "SeriesType.plane", "in": ["axial", "coronal"]}),
+    ]  # fmt: skip
+    images = _images(routes, {})
+    assert routing.keywords(routes) == ()  # nothing of the header is stored for them
+    post = SeriesType(sequence=Sequence.T1, contrast_agent=Contrast.WITH, plane="axial")
+    assert decide(routes, images, post) is routes[0]
+    assert decide(routes, images, SeriesType(sequence=Sequence.T2, plane="axial")) is routes[1]
+    assert decide(routes, images) is None
+    assert routing.failing_conditions(routes[0], images, SeriesType(sequence=Sequence.T1)) == [(routes[0].match[1], 1)]
+
+
+def test_a_field_that_the_series_type_does_not_have_is_a_startup_error() -> None:
+    with pytest.raises(ValueError, match=r"SeriesType\.sequence"):
+        Condition.model_validate({"attribute": "SeriesType.weighting", "equals": "T1"})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydicom import Dataset
 
+from benchmarks.series_type import judge_all
 from worker.dicom.image_types import UNKNOWN
 from worker.dicom.series_attributes import TYPE_KEY, read_attributes
 from worker.dicom.series_terms import Contrast, Sequence
@@ -303,3 +305,10 @@ def test_no_image_is_unknown_and_evidence_is_bounded() -> None:
         {TYPE_KEY: [{"ImageType": [f"VALUE{number}"], "BodyPartExamined": [f"P{number}"]}]} for number in range(2000)
     ]
     assert len(read_series_type(many).evidence) <= 24
+
+
+def test_real_series_are_what_is_expected_of_them(brain_mri_data: Path) -> None:
+    folder = brain_mri_data / "mr-series" / "real"
+    if not (folder / "series.csv").is_file():
+        pytest.skip("BRAIN_MRI_DATA has no mr-series/real/series.csv")
+    assert [series.what for series in judge_all(folder) if not series.is_as_expected] == []
