@@ -98,15 +98,14 @@ def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
         out.print("No series matches.")
         return
     table = Table(title=f"{len(answers)} series", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("received", "patient", "series", "n", "sequence", "status", "result", "reason", "sent"):
+    for name in ("received", "patient", "series", "n", "status", "result", "reason", "sent"):
         table.add_column(name, overflow="fold", no_wrap=name in ("received", "series", "status", "result"))
     for answer in answers:
         table.add_row(
             f"{answer.received_at:%m-%d %H:%M}",
             answer.patient_id,
-            short_uid(answer.series_instance_uid),
+            _short_series(answer),
             str(answer.instances),
-            (answer.sequence or "") + (" +C" if answer.contrast_agent == "with" else ""),
             Text(answer.status, _STYLES[answer.status]),
             _result(answer),
             answer.reason or ("incomplete" if answer.missing else ""),
@@ -123,6 +122,13 @@ def short_uid(uid: str) -> str:
 
 def _result(answer: SeriesAnswer) -> str:
     return f"{answer.label} {answer.probability:.1%}" if answer.label and answer.probability is not None else ""
+
+
+def _short_series(answer: SeriesAnswer) -> str:
+    """The end of the UID; below it the sequence, if the headers tell it."""
+    agent = " +C" if answer.contrast_agent == "with" else ""
+    known = answer.sequence not in (None, "unknown")
+    return short_uid(answer.series_instance_uid) + (f"\n{answer.sequence}{agent}" if known else "")
 
 
 def _series_type(answer: SeriesAnswer) -> str:

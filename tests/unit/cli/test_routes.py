@@ -23,6 +23,7 @@ def test_the_rule_that_applies_and_why_not_the_others(run: Run, config: Path, tm
     assert code == 0
     assert printed.splitlines() == [
         f"{files[0]} (images: 3): m",
+        "  series type: T1, axial, spin echo, BRAIN",
         "  1 'ge': Modality in ['CT', 'PT'] does not hold for 3 of 3 images (here: MR)",
         "  2 'family': PatientName matches /nobody/ does not hold for 3 of 3 images",
         "  3 'mr': matches and applies",
@@ -42,7 +43,7 @@ def test_the_kinds_of_frames_of_a_multi_frame_file_are_counted(run: Run, config:
     config.write_text(
         '[[route]]\nname = "short"\nmatch = [{attribute = "EffectiveEchoTime", range = [5, 20]}]\nmodels = ["m"]\n'
     )
-    assert run("routes", "test", str(tmp_path / "two.dcm"))[1].splitlines()[1:] == [
+    assert run("routes", "test", str(tmp_path / "two.dcm"))[1].splitlines()[2:] == [
         "  1 'short': EffectiveEchoTime in 5 … 20 does not hold for 1 of 2 kinds of frames (here: 10.0, 80.0)"
     ]
 
@@ -52,7 +53,7 @@ def test_a_series_that_no_rule_may_decide_says_so(run: Run, config: Path, tmp_pa
     (tmp_path / "images" / "notes.txt").write_text("no image")
     code, printed, error = run("routes", "test", str(tmp_path / "images"))
     assert code == 1  # a file could not be read
-    first, second, third = printed.splitlines()
+    first, second, _, third = printed.splitlines()
     assert first == "the configuration has no [[route]]: the active models classify every eligible series"
     assert second.endswith("(images: 2): no rule matches; the active models")
     assert third == "  not eligible, so no rule applies: 2 of at least 3 slices"
