@@ -18,6 +18,8 @@ from worker.db.engine import Database
 from worker.db.instances import add_instance, close_association, input_sha256, instances_of, open_association
 from worker.db.models import model_row
 from worker.db.tables import JobRow, JobState, SeriesRow, SeriesState
+from worker.db.views.search import Search, find_series
+from worker.dicom.series_attributes import TYPE_KEY
 from worker.dicom.standard import derive_uid
 from worker.receive import settle as series_module
 from worker.receive.peer_count import LULL, RECOUNT
@@ -456,3 +458,15 @@ def test_a_slice_that_lands_at_any_step_of_settling_is_not_lost(database: Databa
 def _land(database: Database, name: str) -> None:
     with database.write() as session:
         add_instance(session, new_instance(4, name), later(10))
+
+
+def test_the_series_type_is_stored_when_a_series_settles_and_is_searchable(database: Database) -> None:
+    kind = {"SeriesDescription": ["T1", "post"]}
+    attributes = new_instance(1).attributes | {TYPE_KEY: [kind], "place": [1, 0, 0, 0, 1, 0, 0, 0, 0]}
+    _add(database, 1, 2, 3, attributes=attributes)
+    settle_series(database, SETTINGS, later(10))
+    with database.read() as session:
+        [answer] = find_series(session, Search(sequence="T1", contrast_agent="with", plane="axial"))
+        assert find_series(session, Search(sequence="FLAIR")) == []
+    assert answer.series_type is not None
+    assert "SeriesDescription 'post': with contrast agent" in answer.series_type["evidence"]

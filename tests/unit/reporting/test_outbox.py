@@ -10,6 +10,8 @@ from pydicom.uid import KeyObjectSelectionDocumentStorage
 from tests.testbed.instances import MODEL, NOON, classified, new_instance, write_series
 from worker.db.results import NewObject
 from worker.db.tables import ObjectKind
+from worker.errors import NotAssessable
+from worker.inference.illustrated import not_assessed
 from worker.reporting.outbox import Outbox
 from worker.results import ResultStatus
 
@@ -87,3 +89,16 @@ def test_key_objects_are_made_where_somebody_wants_them_and_slices_decided(tmp_p
     assert outbox.make_objects(result, MODEL, sources, "d1", None, NOON)[2] == selection
     for other in (undecided, refused):
         assert len(outbox.make_objects(other, MODEL, sources, "d1", None, NOON)) == 2
+
+
+def test_a_series_that_is_not_assessed_for_a_reason_of_its_own_is_reported_only_where_asked_or_to_replace(
+    tmp_path: Path, sources: list[Path]
+) -> None:
+    quiet = Outbox(tmp_path, not_assessed=False)
+    of_the_series = not_assessed(NotAssessable("duplicate-positions", "Several images show the same position."))
+    of_the_model = not_assessed(NotAssessable("out-of-distribution", "Unlike the training data."))
+    assert quiet.make_objects(of_the_series, MODEL, sources, "d1", None, NOON) == []
+    assert Outbox(tmp_path).make_objects(of_the_series, MODEL, sources, "d1", None, NOON)
+    assert quiet.make_objects(of_the_model, MODEL, sources, "d1", None, NOON)
+    before = _make(tmp_path, sources)[0]
+    assert quiet.make_objects(of_the_series, MODEL, sources, "d2", before.path, NOON)
