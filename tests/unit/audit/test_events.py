@@ -27,6 +27,8 @@ EVENTS = {
     "searched": events.searched(
         "VIEWER", "10.0.0.2", "AI_WORKER", "1.2.840.10008.5.1.4.1.2.2.1", {"patient_id": "P-1"}
     ),
+    "file_fault": events.file_fault("host:1", "instances/ab/cd/ef.dcm", "damaged"),
+    "file_replaced": events.file_replaced("host:1", "instances/ab/cd/ef.dcm", "missing", "1.2.3"),
     "retrieved": events.retrieved("ward", "10.0.0.1", SOME),
     "pixels_deleted": events.pixels_deleted("host:1", SOME),
     "access_denied": events.access_denied("unknown", "10.0.0.1", "/api/v1/results", "token missing"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import socket
 import sys
@@ -40,10 +41,11 @@ def queued(tmp_path: Path) -> Database:
     with database.write() as session:
         model = model_row(session, MODEL, later(0)).id
         for number, kind in enumerate(("good", "segfault", "hang", "greedy", "good")):
-            new = new_instance(1, f"{number}")
+            content = kind.encode()
+            new = new_instance(1, f"{number}", size=len(content), sha256=hashlib.sha256(content).hexdigest())
             row = add_instance(session, new, later(0))
             (tmp_path / new.path).parent.mkdir(parents=True)
-            (tmp_path / new.path).write_text(kind)
+            (tmp_path / new.path).write_bytes(content)
             series = lock_open_series(session, row.series_id, later(0))
             assert series is not None
             queue_series(session, series, model, later(1))
