@@ -89,7 +89,7 @@ _SEQUENCES: dict[Sequence, dict[str, str]] = {
         "blood flow": r"(?:r|rel)?(?:cbf|cbv)|mtt|ttp|tmax|pbp|gbp",
     },
     Sequence.FUNCTIONAL: {
-        "BOLD": r"(?:\w{0,4}bold\w{0,4}|\w{0,2}fmri|fmri\w{0,6}|resting ?state|rest ?fmri|rs ?fmri)",
+        "BOLD": r"(?:(?<!ven )\w{0,4}bold\w{0,4}|\w{0,2}fmri|fmri\w{0,6}|resting ?state|rest ?fmri|rs ?fmri)",
     },
     Sequence.ANGIOGRAPHY: {
         "time of flight": r"(?:(?:[23]d)?i?tof(?:[23]d)?\w{0,6}|fi[23]d\w{0,6}|time of flight|flugzeit)",
@@ -112,7 +112,8 @@ _SEQUENCES: dict[Sequence, dict[str, str]] = {
         "screen": r"(?:screen ?save|screenshots?|summary|phoenix\w*|exam protocol|kospage|patient protocol)",
     },
     Sequence.T2_STAR: {
-        "T2*": r"(?:t2 ?[*]\w*|t2 ?star\w*|t2s|t2 ?ffe\w*|t2 ?gre\w*|t2 ?(?:w )?(?:ge|fl2d|fl3d|flash|hemo)\w*"
+        "T2*": r"(?:t2 ?[*]\w*|t2 ?star\w*|t2s|t2w? ?ffe\w*|ven bold|t2 ?gre\w*|t2 ?(?:w )?(?:ge|fl2d|fl3d"
+               r"|flash|hemo)\w*"
                r"|ha?emo\w{0,6}"
                r"|heme|medic\w*|merge\w*|gre t2)",
         "SWI": r"(?:\w{0,3}swi\w{0,4}|swan\w*|suscept\w*|suszeptib\w*|susceptib\w*|\w{0,2}venbold|venobold|mnip)",
@@ -140,9 +141,9 @@ _SEQUENCES: dict[Sequence, dict[str, str]] = {
 }  # fmt: skip
 _CONTRASTS: dict[Contrast, dict[str, str]] = {
     Contrast.WITHOUT: {
-        "without": r"(?:non?|w ?o|without|ohne|sans|sin|senza|sem|vor|avant|before|antes(?: de)?|prima(?: del?)?)"
+        "without": r"(?:non?|w ?o|without|ohne|sans|sin|senza|sem|pre|vor|avant|before|antes(?: de)?|prima(?: del?)?)"
                    r"(?: (?:any|de|del|di|iv|i v))? "
-                   r"(?:contrast\w*|kontrast\w*|km|gd|gado\w*|injection|inj|mdc|mezzo|con|iv|c)",
+                   r"(?:contrast\w*|kontrast\w*|km|gd|gad\w*|injection|inj|mdc|mezzo|con|iv|c)",
         "pre": r"pre|pregad\w*|precontrast\w*|prekm|pregd|pre ?contraste|noncontrast|unenhanced|nativ|native"
                r"|nativo|nativa"
                r"|basale|wo|w o|non inject\w*",
@@ -155,7 +156,7 @@ _CONTRASTS: dict[Contrast, dict[str, str]] = {
         "gadolinium": r"(?:t1w? ?)?(?:gd|gad|gado\w*|gadolin\w*)|[+]gd|[+]gad\w*|dotarem|gadovist|magnevist"
                       r"|multihance|prohance"
                       r"|omniscan|gadavist|clariscan|primovist|elucirem|vueway|gd ?dtpa|\w{1,6}gd",
-        "+C": r"[+] ?c|\w*[+]c|c ?[+]|[+]km|[+] ?km|\w*[+]gd|\w*[+]km|t1w?c\w?e?|t1 ?ce|t1w? ?c|ce|t1km|km",
+        "+C": r"[+] ?c|\w*[+]c|c ?[+]|[+]km|[+] ?km|\w*[+]gd|\w*[+]km|t1w?c\w?e?|t1 ?ce|ce|t1km|km",
         "contrast": r"(?:with|mit|w|avec|con|com)?(?: )?(?:contrast|contraste|contrasto|kontrast|kontrastmittel|mdc)"
                     r"|inject\w*|iniett\w*|enhanced|inyectad\w*",
     },
