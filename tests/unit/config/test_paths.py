@@ -36,7 +36,7 @@ def parts(hint: Any) -> Iterator[Any]:
             yield from parts(part)
 
 
-SECTIONS = list({*sections(with_kinds(kinds())), *kinds()})
+SECTIONS = sorted(list({*sections(with_kinds(kinds())), *kinds()}), key=lambda section: section.__name__)
 
 
 def test_every_section_is_looked_at() -> None:
