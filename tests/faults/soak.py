@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from tests.faults import breakages, decoders, floods, fuzz, hosts, load, rot
+from tests.faults import backlog, breakages, decoders, floods, frozen_roles, fuzz, header_bombs, hosts, load, rot
 from tests.faults.bed import Outcome
 from tests.testbed import dcmtk, orthanc, postgres
 
@@ -72,6 +72,7 @@ ROWS: Mapping[str, Row] = {
     "stopped": Row(
         lambda folder, part: hosts.stopped_processes(folder, _of(200, part), _of(5, part), max(6, 60 * part)), 40
     ),
+    "frozen-role": Row(lambda folder, part: frozen_roles.frozen_roles(folder, _of(200, part), _of(5, part)), 60),
     "clock": Row(
         lambda folder, part: hosts.jumping_clock(folder, _of(200, part), _of(20, part)),
         40, lambda: shutil.which("cc"), "a C compiler is needed",
@@ -83,8 +84,10 @@ ROWS: Mapping[str, Row] = {
     "datasets": Row(lambda folder, part: fuzz.hostile_bytes(folder, _of(20_000, part), 0), 120),
     "files": Row(lambda folder, part: fuzz.mutated_files(folder, _of(20_000, part)), 60),
     "pdus": Row(lambda folder, part: fuzz.hostile_bytes(folder, 0, _of(20_000, part), seed=8), 60),
+    "header-bombs": Row(lambda folder, part: header_bombs.header_bombs(folder, _of(20, part)), 60),
     "floods": Row(lambda folder, part: floods.connection_floods(folder, 600 * part), 30),
     "associations": Row(lambda folder, part: load.many_associations(folder, 1800 * part), 60),
+    "backlog": Row(lambda folder, part: backlog.pending_backlog(folder, _of(10_000, part), _of(20, part)), 60),
     "decoder-deaths": Row(lambda folder, part: decoders.decoder_deaths(folder, _of(6_000, part)), 120),
 }  # fmt: skip
 

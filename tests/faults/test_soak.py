@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import breakages, floods, load, rot, soak
+from tests.faults import backlog, breakages, floods, frozen_roles, header_bombs, load, rot, soak
 from tests.faults.bed import SLICES, Outcome
+from tests.testbed import bombs
 
 needs_mount = pytest.mark.skipif(not breakages.can_mount(), reason="mounting a small tmpfs takes root")
 
@@ -23,6 +24,10 @@ needs_mount = pytest.mark.skipif(not breakages.can_mount(), reason="mounting a s
         pytest.param(lambda folder: breakages.misbehaving_pacs(folder, 4, 6), id="misbehaving-pacs"),
         pytest.param(lambda folder: breakages.locked_database(folder, 4, 4), id="locked-database"),
         pytest.param(lambda folder: rot.rotten_files(folder, 4, 6), id="rot"),
+        pytest.param(
+            lambda folder: frozen_roles.frozen_roles(folder, 4, 1, ("infer", "send", "web"), together=True),
+            id="frozen-roles",
+        ),
         pytest.param(lambda folder: breakages.full_disk(folder, 4), id="full-disk", marks=needs_mount),
     ],
 )
@@ -45,6 +50,20 @@ def test_connection_floods_keep_nobody_out(tmp_path: Path) -> None:
     outcome = floods.connection_floods(tmp_path, seconds=8)
     assert (outcome.lost, outcome.duplicated, outcome.notes) == (0, 0, [])
     assert outcome.survived == outcome.tries > 4
+
+
+@pytest.mark.timeout(300)
+def test_header_bombs_take_little_memory_of_either_role(tmp_path: Path) -> None:
+    outcome = header_bombs.header_bombs(tmp_path, rounds=1, at_once=1)
+    assert (outcome.lost, outcome.duplicated, outcome.notes) == (0, 0, [])
+    assert outcome.survived == outcome.tries == 2 * len(bombs.BOMBS)
+
+
+@pytest.mark.timeout(300)
+def test_a_new_report_does_not_wait_behind_a_backlog(tmp_path: Path) -> None:
+    outcome = backlog.pending_backlog(tmp_path, 200)
+    assert (outcome.lost, outcome.duplicated, outcome.notes) == (0, 0, [])
+    assert outcome.tries == 200 + 2
 
 
 def test_the_table_has_a_line_for_each_row_that_was_run(tmp_path: Path) -> None:

@@ -43,33 +43,40 @@ def claim_deliveries(
 ) -> list[tuple[DeliveryRow, ObjectRow]]:
     """Claim up to `limit` deliveries that are due at a destination, leased to `owner`.
 
-    First those whose lease expired; of the others half are the newest and half the oldest, so that after an outage a
-    new report does not wait behind the backlog, and the backlog shrinks however many new ones arrive. The newest go
-    first.
+    First those whose lease expired; of the others half are the newest and half the longest due, so that after an
+    outage a new report does not wait behind the backlog, and the backlog shrinks however many new ones arrive. The
+    newest go first, a result's report before its picture. The newest are those made last, not those due last: after
+    an outage the delays of the backlog end at any moment.
     """
     expired, pending = _claimable_deliveries(now)
-    oldest = (DeliveryRow.not_before, DeliveryRow.id)
-    newest = (DeliveryRow.not_before.desc(), DeliveryRow.id)  # a result's report before its picture
-    rows: list[DeliveryRow] = []
-    for claimable, order, share in (
-        (expired, oldest, limit),
-        (pending, newest, (limit + 1) // 2),
-        (pending, oldest, limit),
-    ):
-        rows += session.scalars(
-            select(DeliveryRow)
-            .where(DeliveryRow.destination == destination, claimable, DeliveryRow.id.not_in([row.id for row in rows]))
-            .order_by(*order)
-            .limit(min(share, limit - len(rows)))
-            .with_for_update(skip_locked=True)
+    longest_due = (DeliveryRow.not_before, DeliveryRow.id)
+
+    def claimable(
+        condition: ColumnElement[bool], order: Sequence[Any], share: int, taken: Sequence[DeliveryRow]
+    ) -> list[DeliveryRow]:
+        others = DeliveryRow.id.not_in([row.id for row in taken])
+        return list(
+            session.scalars(
+                select(DeliveryRow)
+                .where(DeliveryRow.destination == destination, condition, others)
+                .order_by(*order)
+                .limit(min(share, limit - len(taken)))
+                .with_for_update(skip_locked=True)
+            )
         )
+
+    abandoned = claimable(expired, longest_due, limit, ())
+    newest = claimable(pending, [DeliveryRow.id.desc()], (limit + 1) // 2, abandoned)
+    waiting = claimable(pending, longest_due, limit, [*abandoned, *newest])
+    rows = [*abandoned, *newest, *waiting]
     for row in rows:
         row.state, row.lease_owner, row.lease_until = DeliveryState.SENDING, owner, now + lease
         row.attempts += 1
     session.flush()
     of_rows = select(ObjectRow).where(ObjectRow.id.in_({row.object_id for row in rows}))
     objects = {produced.id: produced for produced in session.scalars(of_rows)}
-    return [(row, objects[row.object_id]) for row in rows]
+    newest.sort(key=lambda row: (-objects[row.object_id].result_id, row.id))
+    return [(row, objects[row.object_id]) for row in [*abandoned, *newest, *waiting]]
 
 
 def extend_delivery_leases(session: Session, delivery_ids: Sequence[int], owner: str, until: datetime) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from tests.testbed.answered import answer
 from tests.testbed.instances import later
 from tests.testbed.rows import LEASE, REPORT_SOP_CLASS, add_series
 from worker.db.deliveries import (
@@ -65,6 +67,20 @@ def test_new_deliveries_go_first_and_the_backlog_still_shrinks(due: Database) ->
     assert _claim(due, 100, limit=4) == [10, 9, 1, 2]
     add_series(due, "k", SeriesStatus.CLASSIFIED, 101)
     assert _claim(due, 110, limit=4) == [11, 8, 3, 4]
+
+
+def test_a_new_report_goes_before_older_ones_whose_delay_has_just_ended(due: Database) -> None:
+    add_series(due, "new", SeriesStatus.CLASSIFIED, 30)
+    with due.write() as session:
+        for row in session.query(DeliveryRow).where(DeliveryRow.id < 4):
+            row.not_before = later(40 + row.id)
+    assert _claim(due, 100, limit=2) == [4, 1]
+
+
+def test_a_result_s_report_goes_before_its_picture(database: Database, tmp_path: Path) -> None:
+    for name in "ab":
+        answer(database, tmp_path, name)
+    assert _claim(database, 1e8 * 3) == [3, 4, 1, 2]
 
 
 def test_a_lease_is_extended_for_its_owner_alone(due: Database) -> None:
