@@ -132,7 +132,9 @@ def _read_meta(beginning: bytes) -> tuple[FileMetaDataset, int]:
             raise ValueError("file meta information of undefined length")
         end = element.start + element.length
         if end > len(beginning):
-            raise TooComplex("file meta information")
+            if len(beginning) >= _META_BYTES:
+                raise TooComplex("file meta information")
+            break  # a file that was cut short: what it still says is taken
         found[BaseTag(element.tag)] = _raw(element, True)
     return FileMetaDataset(found), end
 

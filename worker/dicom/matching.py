@@ -26,6 +26,7 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.tag import Tag
 
+import worker.dicom.character_sets  # noqa: F401 - values of senders are decoded here
 from worker.dicom.odd_values import ignore_value_warnings
 
 _WILDCARD_VRS = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})  # C.2.2.2.4
