@@ -5,6 +5,7 @@ The head goes the whole way through inference and the outbox; the others have ro
 
 from __future__ import annotations
 
+import hashlib
 import random
 import threading
 from collections.abc import Iterator
@@ -138,6 +139,7 @@ class _Site:
                     study_instance_uid=ds.StudyInstanceUID, patient_id=ds.PatientID, patient_name=str(ds.PatientName),
                     accession_number=ds.AccessionNumber, series_description=ds.SeriesDescription,
                     study_date=f"{self.now:%Y%m%d}", path=str(path.relative_to(self.settings.worker.data_dir)),
+                    size=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
                 )  # fmt: skip
                 row = add_instance(session, new, moment)
             if row is None:
