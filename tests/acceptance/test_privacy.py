@@ -41,7 +41,9 @@ MARKED = [
 # The patient and the study, as the PACS needs them to file what we send (worker.reporting.source_attributes).
 IN_OBJECTS = {"PatientName", "PatientID", "AccessionNumber", "StudyID", "ReferringPhysicianName", "StudyDescription"}
 IN_OBJECTS |= {"IssuerOfPatientID"}
+# An instance keeps its own Patient ID, or pseudonym, so that two patients in one series are seen.
 IN_DATABASE = {"series.patient_id", "series.patient_name", "series.accession_number", "series.series_description"}
+IN_DATABASE |= {"instance.attributes"}
 
 
 def _mark(paths: list[Path]) -> list[Path]:

@@ -36,7 +36,7 @@ def test_wheel_holds_bundle_and_migrations(wheel: Path) -> None:
     (bundle,) = bundles
     for part in ("configs/inference.json", "models/model.safetensors", "models/model.xml", "models/model.bin"):
         assert bundle + part in names
-    assert {"worker/web/templates/base.html", "worker/query/static/htmx.min.js"} <= names
+    assert {"worker/web/templates/base.html", "worker/web/static/htmx.min.js"} <= names
     assert "worker/web/static/ohif.js" in names
     assert not any(name.startswith("tests/") for name in names)
 

@@ -45,8 +45,8 @@ def claim_deliveries(
 
     First those whose lease expired; of the others half are the newest and half the longest due, so that after an
     outage a new report does not wait behind the backlog, and the backlog shrinks however many new ones arrive. The
-    newest go first, a result's report before its picture. The newest are those made last, not those due last: after
-    an outage the delays of the backlog end at any moment.
+    newest go first, a result's report before its picture. The newest are those made last and not tried yet, not
+    those due last: after an outage the delays of the backlog end at any moment.
     """
     expired, pending = _claimable_deliveries(now)
     longest_due = (DeliveryRow.not_before, DeliveryRow.id)
@@ -54,11 +54,11 @@ def claim_deliveries(
     def claimable(
         condition: ColumnElement[bool], order: Sequence[Any], share: int, taken: Sequence[DeliveryRow]
     ) -> list[DeliveryRow]:
-        others = DeliveryRow.id.not_in([row.id for row in taken])
+        others = [DeliveryRow.id.not_in([row.id for row in taken])] if taken else []
         return list(
             session.scalars(
                 select(DeliveryRow)
-                .where(DeliveryRow.destination == destination, condition, others)
+                .where(DeliveryRow.destination == destination, condition, *others)
                 .order_by(*order)
                 .limit(min(share, limit - len(taken)))
                 .with_for_update(skip_locked=True)
@@ -66,7 +66,9 @@ def claim_deliveries(
         )
 
     abandoned = claimable(expired, longest_due, limit, ())
-    newest = claimable(pending, [DeliveryRow.id.desc()], (limit + 1) // 2, abandoned)
+    untried = and_(pending, DeliveryRow.attempts == 0)  # due since they were made
+    latest = (DeliveryRow.not_before.desc(), DeliveryRow.id.desc())
+    newest = claimable(untried, latest, (limit + 1) // 2, abandoned)
     waiting = claimable(pending, longest_due, limit, [*abandoned, *newest])
     rows = [*abandoned, *newest, *waiting]
     for row in rows:

@@ -25,6 +25,12 @@ class SeriesRefusal:
     detail: str
 
 
+# What a scanner writes of an acquisition, into its maps too (PS3.3 C.8.3.1, C.8.13.1).
+_SCAN = frozenset(
+    ("ScanningSequence", "MRAcquisitionType", "EchoTime", "RepetitionTime", "PixelPresentation", "AcquisitionContrast")
+)
+
+
 def check_eligibility(
     attributes: Many[Mapping[str, Any]], rules: EligibilitySection, series_type: SeriesType
 ) -> SeriesRefusal | None:
@@ -48,7 +54,11 @@ def check_eligibility(
 def _check_images(
     attributes: Many[Mapping[str, Any]], rules: EligibilitySection, series_type: SeriesType
 ) -> SeriesRefusal | None:
-    if series_type.derived == "colour" and any(instance["modality"] == "MR" for instance in attributes):
+    # A converted picture (a Secondary Capture of a teaching file, say) is in colour by its format and names no scan.
+    converted = all("SECONDARY" in instance["image_type"] for instance in attributes) and not any(
+        _SCAN & kind.keys() for kind in _kinds(attributes)
+    )
+    if series_type.derived == "colour" and not converted:
         return SeriesRefusal("colour", "images in colour are maps, not a structural series")
     values = {value for instance in attributes for value in instance["image_type"]}
     for keyword in ("FrameType", "ComplexImageComponent", "VolumeBasedCalculationTechnique"):

@@ -73,7 +73,7 @@ def test_a_new_report_goes_before_older_ones_whose_delay_has_just_ended(due: Dat
     add_series(due, "new", SeriesStatus.CLASSIFIED, 30)
     with due.write() as session:
         for row in session.query(DeliveryRow).where(DeliveryRow.id < 4):
-            row.not_before = later(40 + row.id)
+            row.not_before, row.attempts = later(40 + row.id), 1  # a delay follows an attempt
     assert _claim(due, 100, limit=2) == [4, 1]
 
 
