@@ -33,7 +33,7 @@ _LONG_TEXT_VRS = {"LT", "ST", "UC", "UR", "UT", "OB", "OW", "OD", "OF", "OL", "O
 # pydicom makes an object of a kilobyte of each item that is asked for, and of a third of that of each element.
 _BUILT_ELEMENTS, _BUILT_ELEMENTS_OF_SOME, _ITEM_WEIGHT = 1 << 18, 1 << 14, 8
 _REPEATS = 64  # of elements that are there already: PS3.5 7.1 allows none
-_META_BYTES, _META_ELEMENTS = 1 << 16, 256
+_USUAL_META_BYTES, _META_BYTES, _META_ELEMENTS = 1 << 11, 1 << 16, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def parse_header(
     encoded: bytes | bytearray, transfer_syntax_uid: str, keywords: Sequence[str | int], sequences: Sequence[str] = ()
 ) -> Header:
     """As `read_header`, of a file that is in memory, without a copy. `sequences`: keywords of those not to build."""
-    start = 132 + _read_meta(bytes(encoded[132 : 132 + _META_BYTES]))[1]
+    start = 132 + _read_meta_of(encoded)[1]
     source = Source(encoded, start)
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         source = DeflatedSource(BytesIO(encoded[start:]))
@@ -118,7 +118,15 @@ def read_item(header: Header, item: Element, keywords: Sequence[str]) -> Dataset
 
 def read_meta(encoded: bytes | bytearray) -> FileMetaDataset:
     """The file meta information of a file that is in memory."""
-    return _read_meta(bytes(encoded[132 : 132 + _META_BYTES]))[0]
+    return _read_meta_of(encoded)[0]
+
+
+def _read_meta_of(encoded: bytes | bytearray) -> tuple[FileMetaDataset, int]:
+    """As `_read_meta`; the usual kilobyte is read without a copy of the longest that is allowed."""
+    meta, length = _read_meta(bytes(encoded[132 : 132 + _USUAL_META_BYTES]))
+    if length + 12 > _USUAL_META_BYTES:  # the next element's tag, VR and length may be cut
+        return _read_meta(bytes(encoded[132 : 132 + _META_BYTES]))
+    return meta, length
 
 
 def _read_meta(beginning: bytes) -> tuple[FileMetaDataset, int]:

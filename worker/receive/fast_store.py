@@ -162,6 +162,9 @@ class FastStore:
 
     def _take(self, pdu: memoryview) -> None:
         """A PDU of an established association: a part of a C-STORE-RQ, or for pynetdicom."""
+        if self._arriving is not None and self._is_fragment(pdu):
+            self._collect(pdu[10], pdu[11], pdu[12:])
+            return
         values = _values(pdu) if pdu[0] == _P_DATA else []
         if pdu[0] == _P_DATA and not self._are_negotiated(values):
             self._refuse_pdu()
@@ -180,6 +183,16 @@ class FastStore:
         self._held.clear()
         if not all(self._collect(*value) for value in values):
             self._refuse_pdu()
+
+    def _is_fragment(self, pdu: memoryview) -> bool:
+        """Whether the PDU is a fragment of the dataset that is arriving and nothing else, as most PDUs are."""
+        return (
+            pdu[0] == _P_DATA
+            and len(pdu) > 12
+            and pdu[10] == self._context_id
+            and not pdu[11] & _COMMAND
+            and int.from_bytes(pdu[6:10], "big") == len(pdu) - 10
+        )
 
     def _hold(self, pdu: memoryview) -> tuple[memoryview, list[tuple[int, int, memoryview]]]:
         """Hold a PDU until the whole command is there: the last PDU, and the values with the command in one.
