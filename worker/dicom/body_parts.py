@@ -11,27 +11,35 @@ from functools import lru_cache
 
 from worker.dicom.series_terms import plain_words
 
-# The terms of PS3.16 Table L-1 for the head and for what lies in it, with common spellings of the same.
+# Of PS3.16 Table L-1, as spelled there: the head and what lies within the skull, each with its SNOMED CT code and that
+# of SNOMED RT, which older devices write. The face, the jaw and their parts are not among them: the brain is not
+# examined there.
+_CODES_OF_TERMS = {
+    "3RDVENTRICLE": ("49841001", "T-A1740"), "4THVENTRICLE": ("35918002", "T-A1820"), "ACA": ("60176003", "T-45540"),
+    "ANTCOMMA": ("8012006", "T-45530"), "BASILARA": ("59011009", "T-45800"), "BRAIN": ("12738006", "T-A0100"),
+    "CEREBELLUM": ("113305005", "T-A6000"), "CEREBHEMISPHERE": ("372073000", "T-A010F"),
+    "CEREBRALA": ("88556005", "T-45510"), "CHOROIDPLEXUS": ("80621003", "T-A1900"),
+    "CIRCLEOFWILLIS": ("11279006", "T-45520"), "EAC": ("84301002", "T-AB200"), "EAR": ("117590005", "T-AB001"),
+    "EYE": ("81745001", "T-AA000"), "FONTANEL": ("79361005", "T-15200"), "HEAD": ("69536005", "T-D1100"),
+    "HEADNECK": ("774007", "T-D1000"), "IAC": ("361078006", "T-AB959"), "INTRACRANIAL": ("1101003", "T-D1400"),
+    "LATVENTRICLE": ("66720007", "T-A1650"), "MASTOID": ("59066005", "T-11133"), "MCA": ("17232002", "T-45600"),
+    "OPHTHALMICA": ("53549008", "T-45400"), "OPTICCANAL": ("55024004", "T-11102"),
+    "ORBIT": ("363654007", "T-D14AE", "T-D1480"), "PCA": ("70382005", "T-45900"), "POSCOMMA": ("43119007", "T-45320"),
+    "SCALP": ("41695006", "T-D1160"), "SELLA": ("42575006", "T-D1460"), "SKULL": ("89546000", "T-11100"),
+    "THALAMUS": ("42695009", "T-A4000"),
+}  # fmt: skip
+_CODES = {code: term for term, codes in _CODES_OF_TERMS.items() for code in codes}
+# What senders write of the same besides.
 BRAIN_TERMS = (
-    "BRAIN", "HEAD", "SKULL", "HEADNECK", "HEADANDNECK", "INTRACRANIAL", "NEURO", "CRANIUM",
-    "CEREBELLUM", "CEREBHEMISPHERE", "CEREBRUM", "BRAINSTEM", "MIDBRAIN", "PONS", "MEDULLA", "MEDULLAOBLONGATA",
+    *_CODES_OF_TERMS,
+    "HEADANDNECK", "NEURO", "CRANIUM", "CEREBRUM", "BRAINSTEM", "MIDBRAIN", "PONS", "MEDULLA", "MEDULLAOBLONGATA",
     "FRONTALLOBE", "PARIETALLOBE", "TEMPORALLOBE", "OCCIPITALLOBE", "HIPPOCAMPUS", "AMYGDALA", "INSULA",
-    "BASALGANGLIA", "THALAMUS", "HYPOTHALAMUS", "CORPUSCALLOSUM", "PINEAL", "LATVENTRICLE", "THIRDVENTRICLE",
-    "FOURTHVENTRICLE", "CHOROIDPLEXUS", "MENINGES", "DURAMATER", "CIRCLEOFWILLIS", "CEREBRALA",
-    "PITUITARY", "PITUITARYGLAND", "PITUITARYFOSSA", "SELLA", "SELLATURCICA", "IAC", "INNEREAR", "EAR", "TEMPORALBONE",
-    "POSTERIORFOSSA", "POSTFOSSA", "CEREBELLOPONTINEANGLE", "ORBIT", "EYE", "OPTICCANAL", "OPTICNERVE", "SCALP",
+    "BASALGANGLIA", "HYPOTHALAMUS", "CORPUSCALLOSUM", "PINEAL", "LATERALVENTRICLE", "THIRDVENTRICLE",
+    "FOURTHVENTRICLE", "MENINGES", "DURAMATER", "PITUITARY", "PITUITARYGLAND", "PITUITARYFOSSA", "SELLATURCICA",
+    "INNEREAR", "TEMPORALBONE", "POSTERIORFOSSA", "POSTFOSSA", "CEREBELLOPONTINEANGLE", "OPTICNERVE",
 )  # fmt: skip
 # Examined in one study with the head, so that a study of these may hold a series of the brain.
 NEIGHBOURS = frozenset({"NECK", "SPINE"})
-
-# Code values of regions (PS3.16 CID 4 and Annex L): SNOMED CT, and SNOMED RT of older devices.
-_CODES = {
-    "12738006": "BRAIN", "T-A0100": "BRAIN", "69536005": "HEAD", "T-D1100": "HEAD", "774007": "HEADNECK",
-    "T-D1000": "HEADNECK", "89546000": "SKULL", "T-11100": "SKULL", "1101003": "INTRACRANIAL",
-    "T-D1400": "INTRACRANIAL",     "113305005": "CEREBELLUM", "T-A6000": "CEREBELLUM", "363654007": "ORBIT",
-    "T-D1480": "ORBIT",
-    "42575006": "SELLA", "T-D1460": "SELLA", "361078006": "IAC", "T-AB959": "IAC",
-}  # fmt: skip
 
 # Words in English, German, French, Spanish, Portuguese and Italian, without accents, by the term that they stand for.
 _WORDS = {
@@ -72,7 +80,6 @@ _OF_A_JOINT = re.compile(
 )
 # What a coil is named after; a coil for the body or the spine is used for every part.
 _BY_COIL = frozenset({"HEAD", "BRAIN", "KNEE", "WRIST", "HAND", "ELBOW", "SHOULDER", "ANKLE", "FOOT", "BREAST"})
-
 
 _BRAIN = frozenset(BRAIN_TERMS)
 

@@ -16,6 +16,7 @@ MAXIMUM_VARIANTS = 64  # of frames that differ in what rules need; routing rules
 MAXIMUM_FRAMES = 1 << 14
 
 Texts = list[str]
+Macros = Mapping[int, tuple[str, ...]]  # the tag of a macro's sequence → the keywords of its attributes
 _Read = Callable[[Dataset, str], Texts]
 
 
@@ -34,7 +35,8 @@ def frame_variants(header: Header, keywords: Sequence[str], read: _Read) -> list
     """
     shared: dict[str, Texts | None] = {}
     for group in _groups(header, SHARED):
-        shared |= _texts(header, _values_of(header, group, _macros(header, group, keywords)), read)
+        macros = _macros(header, group, keywords)
+        shared |= _texts(header, _items_of(header, group, macros), macros, read)
         break
     others = [keyword for keyword in keywords if keyword not in shared]
     return [shared | variant for variant in _per_frame(header, others, read)]
@@ -42,18 +44,18 @@ def frame_variants(header: Header, keywords: Sequence[str], read: _Read) -> list
 
 def _per_frame(header: Header, keywords: Sequence[str], read: _Read) -> list[dict[str, Texts | None]]:
     """At least one variant. Frames are compared as encoded: a frame that is the same as another is not decoded."""
-    macros: dict[str, int] | None = None
-    kinds: dict[tuple[bytes | None, ...], dict[str, Element | None]] = {}
+    macros: Macros | None = None
+    kinds: dict[tuple[tuple[int, bytes], ...], dict[int, Element]] = {}
     for number, group in enumerate(_groups(header, PER_FRAME) if keywords else ()):
         if macros is None:
             macros = _macros(header, group, keywords)
         if not macros:
             break
-        holders = _values_of(header, group, macros)
-        kinds.setdefault(_encoded(header, holders), holders)
+        holders = _items_of(header, group, macros)
+        kinds.setdefault(_encoded(header, holders, macros), holders)
         if len(kinds) > MAXIMUM_VARIANTS or number >= MAXIMUM_FRAMES:
-            return [dict.fromkeys(macros)]
-    variants = [_texts(header, holders, read) for holders in kinds.values()]
+            return [dict.fromkeys(keyword for macro in macros.values() for keyword in macro)]
+    variants = [_texts(header, holders, macros or {}, read) for holders in kinds.values()]
     different = {
         tuple((keyword, tuple(texts or ())) for keyword, texts in variant.items()): variant for variant in variants
     }
@@ -70,41 +72,42 @@ def _elements(header: Header, item: Element, wanted: Mapping[int, int] | None) -
     return elements(source, item.implicit, header.little, Budget(), wanted, nested=True)
 
 
-def _macros(header: Header, group: Element, keywords: Sequence[str]) -> dict[str, int]:
-    """The tag of the macro that has each attribute."""
+def _macros(header: Header, group: Element, keywords: Sequence[str]) -> Macros:
+    """The attributes that each macro has; of an attribute that several have, the last one's counts."""
     wanted = wanted_tags(tuple(keywords))
     found: dict[str, int] = {}
     for macro in _elements(header, group, None):
         item = next(items(macro, header.little, Budget()), None) if macro.is_sequence else None
         tags = {element.tag for element in _elements(header, item, wanted)} if item is not None else set()
         found |= {keyword: macro.tag for keyword in keywords if int(Tag(keyword)) in tags}
+    macros: dict[int, tuple[str, ...]] = {}
+    for keyword, tag in found.items():
+        macros[tag] = (*macros.get(tag, ()), keyword)
+    return macros
+
+
+def _items_of(header: Header, group: Element, macros: Macros) -> dict[int, Element]:
+    """The item of each macro in a group, by the macro's tag."""
+    found = {}
+    for macro in _elements(header, group, dict.fromkeys(macros, 0)):
+        item = next(items(macro, header.little, Budget()), None) if macro.is_sequence else None
+        if item is not None:
+            found[macro.tag] = item
     return found
 
 
-def _values_of(header: Header, group: Element, macros: Mapping[str, int]) -> dict[str, Element | None]:
-    """The item of each attribute's macro in a group."""
-    holders: dict[int, Element | None] = {}
-    for macro in _elements(header, group, dict.fromkeys(macros.values(), 0)):
-        if macro.is_sequence:
-            holders[macro.tag] = next(items(macro, header.little, Budget()), None)
-    return {keyword: holders.get(tag) for keyword, tag in macros.items()}
+def _encoded(header: Header, holders: Mapping[int, Element], macros: Macros) -> tuple[tuple[int, bytes], ...]:
+    """What a frame has of the attributes, as encoded: its macros' items are walked once each, not once an attribute."""
+    return tuple(
+        (element.tag, bytes(element.data[element.start : element.end]))
+        for tag, item in holders.items()
+        for element in _elements(header, item, wanted_tags(macros[tag]))
+    )
 
 
-def _encoded(header: Header, holders: Mapping[str, Element | None]) -> tuple[bytes | None, ...]:
-    values: list[bytes | None] = []
-    for keyword, item in holders.items():
-        wanted = wanted_tags((keyword,))
-        found = (
-            [bytes(element.data[element.start : element.end]) for element in _elements(header, item, wanted)]
-            if item is not None
-            else []
-        )
-        values.append(b"\\".join(found) if found else None)
-    return tuple(values)
-
-
-def _texts(header: Header, holders: Mapping[str, Element | None], read: _Read) -> dict[str, Texts | None]:
-    return {
-        keyword: read(read_item(header, item, [keyword]), keyword) if item is not None else []
-        for keyword, item in holders.items()
-    }
+def _texts(header: Header, holders: Mapping[int, Element], macros: Macros, read: _Read) -> dict[str, Texts | None]:
+    texts: dict[str, Texts | None] = {}
+    for tag, keywords in macros.items():
+        ds = read_item(header, holders[tag], keywords) if tag in holders else Dataset()
+        texts |= {keyword: read(ds, keyword) for keyword in keywords}
+    return texts

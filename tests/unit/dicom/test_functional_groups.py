@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from tests.testbed.instances import encoded, mr_instance
+from worker.dicom import functional_groups
 from worker.dicom.functional_groups import MAXIMUM_VARIANTS, PER_FRAME, SHARED, frame_variants, has_groups
 from worker.dicom.header import Header, parse_header
 
@@ -86,3 +88,26 @@ def test_too_many_variants_are_unknown() -> None:
 
 def test_an_attribute_that_no_group_has_is_in_no_variant() -> None:
     assert frame_variants(image(frames=[echo(10.0)]), ["FlipAngle"], texts) == [{}]
+
+
+def test_a_frame_is_walked_as_often_for_many_attributes_as_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks = 0
+    walk = functional_groups.elements
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal walks
+        walks += 1
+        return walk(*arguments, **options)
+
+    monkeypatch.setattr(functional_groups, "elements", counted)
+    timing = {"RepetitionTime": 550.0, "FlipAngle": 90.0, "EchoTrainLength": 1, "RFEchoTrainLength": 1}
+
+    def walks_of(frames: int, keywords: list[str]) -> int:
+        nonlocal walks
+        groups = [group(MRTimingAndRelatedParametersSequence=timing) for _ in range(frames)]
+        header, walks = image(frames=groups), 0
+        assert len(frame_variants(header, keywords, texts)) == 1
+        return walks
+
+    of_one, of_all = (walks_of(60, keywords) - walks_of(20, keywords) for keywords in (["FlipAngle"], list(timing)))
+    assert of_all == of_one == 40 * 2, "the group and its macro's item, once each"
