@@ -64,7 +64,7 @@ demo: $(STAMP)
 	@$(BIN)/python -m tests.demo
 
 test: $(STAMP) test-programs
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@timeout --kill-after=60 4000 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff format --check
