@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -27,7 +27,8 @@ class CodedConcept:
 class ModelClass:
     """A class of a model, with the codes of its report; both are defined in the bundle (`worker.json`).
 
-    `finding` is None for the class that means no neoplasm.
+    `finding` is None for the class that means that nothing is there. A class with a finding is a lesion; one that is no
+    neoplasm, such as an infection, has a finding too.
     """
 
     name: str
@@ -35,6 +36,10 @@ class ModelClass:
     neoplasm: bool
     finding: CodedConcept | None
     site: CodedConcept
+
+    @property
+    def is_lesion(self) -> bool:
+        return self.finding is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +54,26 @@ class ModelIdentity:
     classes: tuple[ModelClass, ...]
     parameters: str  # single line for 111002 DCM Algorithm Parameters: thresholds and aggregation
     limits: str  # a sentence of known limits, for the comment of every report
+    # The label of a lesion whose kind is not reliable: no class, its probability is that of any lesion.
+    undetermined: ModelClass | None = None
+
+    @property
+    def labels(self) -> tuple[ModelClass, ...]:
+        """Every label that a result may have: the classes, and `undetermined` where the model has it."""
+        return (*self.classes, self.undetermined) if self.undetermined else self.classes
 
     def class_named(self, name: str) -> ModelClass:
-        """The class of that name; KeyError when the model has none."""
-        for model_class in self.classes:
+        """The label of that name; KeyError when the model has none."""
+        for model_class in self.labels:
             if model_class.name == name:
                 return model_class
         raise KeyError(name)
+
+    def probability_of(self, label: ModelClass, probabilities: Sequence[float]) -> float:
+        """The probability of a label: `probabilities` are a slice's, in the order of the classes."""
+        if label in self.classes:
+            return probabilities[self.classes.index(label)]
+        return sum(value for value, item in zip(probabilities, self.classes, strict=True) if item.is_lesion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +120,8 @@ class SeriesResult:
 
     `label`, `probability` and `probabilities` are None / empty when `status` is NOT_ASSESSED and the slices gave no
     usable answer; `reason` is a stable word and `detail` a sentence, both None when CLASSIFIED. `missing` is a phrase:
-    what is known to be missing from the images that were classified.
+    what is known to be missing from the images that were classified. `series_type`: what the series is by its headers,
+    for a person; "T1, with contrast agent, axial".
     """
 
     status: ResultStatus
@@ -113,3 +132,4 @@ class SeriesResult:
     detail: str | None
     slices: tuple[SliceResult, ...]
     missing: str | None = None
+    series_type: str | None = None

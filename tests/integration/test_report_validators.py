@@ -11,14 +11,17 @@ from tests.testbed import results, validators
 from tests.testbed.phantom import MALFORMED_PATIENT
 from worker.reporting.secondary_capture import build_key_object_selection, build_secondary_capture
 from worker.reporting.sr import build_report
-from worker.results import SeriesResult
+from worker.results import ModelIdentity, SeriesResult
 
 CLEAN = results.source_headers()
 MALFORMED = results.source_headers(**MALFORMED_PATIENT)
 ENHANCED = results.enhanced_header(**MALFORMED_PATIENT)
 JAPANESE = results.source_headers(SpecificCharacterSet="ISO_IR 192", PatientName="Yamada^Tarou=山田^太郎=やまだ^たろう")
 
+LESIONS = results.MODEL_OF_LESIONS
 CASES: dict[str, tuple[SeriesResult, list[Dataset], bool]] = {
+    "a tumour of unknown kind": (results.classified(CLEAN, "tumor", model=LESIONS), CLEAN, True),
+    "another lesion, as Comprehensive SR": (results.classified(CLEAN, "other", model=LESIONS), CLEAN, False),
     "a tumour": (results.classified(CLEAN), CLEAN, True),
     "no tumour, as Comprehensive SR": (results.classified(MALFORMED, "notumor"), MALFORMED, False),
     "not assessed": (results.not_assessed(MALFORMED), MALFORMED, True),
@@ -39,9 +42,13 @@ def saved(ds: Dataset, path: Path) -> Path:
     return path
 
 
+def model_of(result: SeriesResult) -> ModelIdentity:
+    return LESIONS if "other" in result.probabilities else results.MODEL
+
+
 def report_of(name: str) -> Dataset:
     result, sources, comprehensive_3d = CASES[name]
-    return build_report(result, results.MODEL, sources, comprehensive_3d=comprehensive_3d, **results.ARGUMENTS)
+    return build_report(result, model_of(result), sources, comprehensive_3d=comprehensive_3d, **results.ARGUMENTS)
 
 
 @case
@@ -55,7 +62,7 @@ def test_report_has_no_error(name: str, judge: validators.Judge, tmp_path: Path)
 def test_picture_has_no_error(name: str, tmp_path: Path) -> None:
     need(validators.dciodvfy)
     result, sources, _ = CASES[name]
-    picture = build_secondary_capture(result, results.MODEL, sources, **results.ARGUMENTS)
+    picture = build_secondary_capture(result, model_of(result), sources, **results.ARGUMENTS)
     assert validators.dciodvfy(saved(picture, tmp_path / "picture.dcm")) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from io import BytesIO
 from typing import Any
@@ -42,6 +43,18 @@ MODEL = ModelIdentity(
     parameters="temperature 1.4, top 3 slices, minimum probability 0.5",
     limits="Trained on contrast-enhanced T1 slices of adults; other contrasts are outside what it learned.",
 )
+# A model that also knows lesions that are no tumour, and names a kind only where that is reliable.
+MODEL_OF_LESIONS = replace(
+    MODEL,
+    classes=(
+        *MODEL.classes[:3],
+        ModelClass("other", "Other lesion", False, CodedConcept("301766008", "SCT", "Lesion of Brain"), BRAIN),
+        MODEL.classes[3],
+    ),
+    undetermined=ModelClass(
+        "tumor", "Tumour, kind not determined", True, CodedConcept("126952004", "SCT", "Neoplasm of brain"), BRAIN
+    ),
+)
 CREATED_AT = datetime(2026, 11, 21, 9, 30, 15, 123000, tzinfo=timezone(timedelta(hours=1)))
 # What the builders take beside the result, the model and the sources.
 ARGUMENTS: dict[str, Any] = {
@@ -62,11 +75,15 @@ def enhanced_header(frames: int = 8, **attributes: Any) -> list[Dataset]:
     return [_header(EnhancedMRImageStorage, 1, {"NumberOfFrames": frames, **attributes})]
 
 
-def classified(sources: list[Dataset], label: str = "glioma", probability: float = 0.97) -> IllustratedResult:
-    """A classified series whose middle three slices decide."""
-    names = [one.name for one in MODEL.classes]
-    rest = (1 - probability) / (len(names) - 1)
-    probabilities = {name: probability if name == label else rest for name in names}
+def classified(
+    sources: list[Dataset], label: str = "glioma", probability: float = 0.97, model: ModelIdentity = MODEL
+) -> IllustratedResult:
+    """A classified series whose middle three slices decide; `probability` is that of the label."""
+    share = {one.name: model.probability_of(model.class_named(label), _only(one, model)) for one in model.classes}
+    probabilities = {
+        name: probability / sum(share.values()) if part else (1 - probability) / list(share.values()).count(0)
+        for name, part in share.items()
+    }
     slices = _slices(sources, tuple(probabilities.values()))
     return IllustratedResult(
         ResultStatus.CLASSIFIED,
@@ -78,6 +95,10 @@ def classified(sources: list[Dataset], label: str = "glioma", probability: float
         slices,
         key_image=key_image(len(slices) // 2),
     )
+
+
+def _only(certain: ModelClass, model: ModelIdentity) -> list[float]:
+    return [float(one == certain) for one in model.classes]
 
 
 def not_assessed(sources: list[Dataset]) -> IllustratedResult:

@@ -130,6 +130,7 @@ def produced_series_uid(kind: str, series_instance_uid: str, bundle_sha256: str)
 
 # Coded concepts of the report (PS3.16): value, scheme, meaning. What a model finds is coded in its bundle instead.
 NEOPLASM = ("108369006", "SCT", "Neoplasm")
+LESION = ("52988006", "SCT", "Lesion")
 PRESENT = ("52101004", "SCT", "Present")  # CID 240
 ABSENT = ("272519000", "SCT", "Absent")
 UNDETERMINED = ("373068000", "SCT", "Undetermined")

@@ -21,6 +21,7 @@ from worker.db.instances import file_of, instances_of
 from worker.db.jobs import claim_job, end_job, extend_job_lease, job_waits
 from worker.db.results import NewObject, add_result, add_shadow_result, latest_report
 from worker.db.tables import InstanceRow, JobRow, JobState
+from worker.dicom.series_type import read_series_type
 from worker.errors import NotAssessable, Park, Retry
 from worker.inference.illustrated import IllustratedResult, not_assessed
 from worker.jobs.bundle_store import ServedModel
@@ -100,7 +101,8 @@ class JobRunner:
             self._park(job, job.reason or "process-died", job.detail or "the inference process died")
             return
         try:
-            result = replace(self._classify(model, instances), missing=job.missing)
+            series_type = read_series_type([instance.attributes for instance in instances])
+            result = replace(self._classify(model, instances), missing=job.missing, series_type=str(series_type))
             # The job's own time: a second attempt, or a process that lost its lease, writes the same bytes again.
             objects = (
                 []

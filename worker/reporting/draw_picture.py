@@ -76,7 +76,7 @@ def _draw_classified(
     canvas: Image.Image, draw: ImageDraw.ImageDraw, result: IllustratedResult, model: ModelIdentity, label: str
 ) -> None:
     title = model.class_named(label).title
-    certainty = _percent(result.probabilities[label])
+    certainty = _percent(result.probability or 0.0)
     room = 560 - round(draw.textlength(certainty, _font(36)))
     end = _line(draw, (20, 74), title, 36, _INK, room)
     draw.text((end + 20, 74), certainty, _INK, _font(36), anchor="lm")

@@ -91,10 +91,12 @@ def _answer_class(result: SeriesResult, model: ModelIdentity) -> ModelClass | No
 def _series_group(
     result: SeriesResult, model: ModelIdentity, answer: ModelClass | None, report_uid: str
 ) -> sr.MeasurementsAndQualitativeEvaluations:
-    """TID 1501 for the whole series: the class with every class's probability, or Undetermined and why."""
+    """TID 1501 for the whole series: the answer with every class's probability, or Undetermined and why."""
     measured, deciding = [], []
-    if answer is not None:
-        measured = [_probability(item, result.probabilities[item.name]) for item in model.classes]
+    if answer is not None and result.probability is not None:
+        measured = [_probability(item, model, result.probabilities[item.name]) for item in model.classes]
+        if answer not in model.classes:
+            measured.insert(0, _probability(answer, model, result.probability))
         deciding = [item for item in result.slices if item.deciding]
     group = _group("AI series classification", derive_uid("tracking", report_uid), model, answer, measured, deciding)
     group[0].ContentSequence.append(
@@ -110,11 +112,11 @@ def _series_group(
 def _slice_group(
     result: SeriesResult, deciding: SliceResult, model: ModelIdentity, answer: ModelClass, report_uid: str
 ) -> sr.MeasurementsAndQualitativeEvaluations:
-    """TID 1501 for a deciding slice: the probability of the series' class on this image alone."""
+    """TID 1501 for a deciding slice: the probability of the series' answer on this image alone."""
     number = result.slices.index(deciding) + 1
     identifier = f"AI deciding slice {number} of {len(result.slices)}"
     tracking_uid = derive_uid("tracking", report_uid, deciding.sop_instance_uid, str(deciding.frame_number or 0))
-    measured = [_probability(answer, deciding.probabilities[model.classes.index(answer)])]
+    measured = [_probability(answer, model, model.probability_of(answer, deciding.probabilities))]
     return _group(identifier, tracking_uid, model, answer, measured, [deciding])
 
 
@@ -150,12 +152,13 @@ def _group(
     )
 
 
-def _probability(model_class: ModelClass, value: float) -> sr.Measurement:
+def _probability(model_class: ModelClass, model: ModelIdentity, value: float) -> sr.Measurement:
     """TID 300: Probability with the class as its qualifier, and as a modifier, which viewers show."""
     if model_class.finding is not None:
         name, code = coded(standard.FINDING), coded(model_class.finding)
     else:
-        name, code = coded(standard.NEOPLASM), coded(standard.PRESENT if model_class.neoplasm else standard.ABSENT)
+        others = any(item.is_lesion and not item.neoplasm for item in model.classes)
+        name, code = coded(standard.LESION if others else standard.NEOPLASM), coded(standard.ABSENT)
     measurement = sr.Measurement(
         name=coded(standard.PROBABILITY),
         value=round(value, 6),
@@ -176,11 +179,12 @@ def _probability(model_class: ModelClass, value: float) -> sr.Measurement:
 
 def _comment(result: SeriesResult, model: ModelIdentity, answer: ModelClass | None) -> str:
     if answer is not None:
-        verdict = f"Class: {answer.title}, probability {result.probabilities[answer.name]:.3f}."
+        verdict = f"Class: {answer.title}, probability {result.probability:.3f}."
     else:
         verdict = f"Not assessed: {result.detail or result.reason or 'no reason given'}"
     incomplete = f"Incomplete: {result.missing}.\n" if result.missing else ""
-    return f"{RESEARCH_USE}. Not for diagnosis.\n{verdict}\n{incomplete}Limits: {model.limits}"
+    series = f"Series by its headers: {result.series_type}.\n" if result.series_type else ""
+    return f"{RESEARCH_USE}. Not for diagnosis.\n{verdict}\n{series}{incomplete}Limits: {model.limits}"
 
 
 def _image_library(sources: Sequence[Dataset]) -> Dataset:

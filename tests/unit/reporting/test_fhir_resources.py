@@ -11,13 +11,15 @@ from tests.testbed import results
 from worker.dicom.standard import derive_uid
 from worker.reporting.fhir_resources import report_as_bundle
 from worker.reporting.sr import build_report
-from worker.results import SeriesResult
+from worker.results import ModelIdentity, SeriesResult
 
 SOURCES = results.source_headers()
 
 
-def bundle_of(result: SeriesResult, sources: list[Dataset] = SOURCES, **options: Any) -> dict[str, Any]:
-    report = build_report(result, results.MODEL, sources, **results.ARGUMENTS)
+def bundle_of(
+    result: SeriesResult, sources: list[Dataset] = SOURCES, model: ModelIdentity = results.MODEL, **options: Any
+) -> dict[str, Any]:
+    report = build_report(result, model, sources, **results.ARGUMENTS)
     content = report_as_bundle(report, **options)
     Bundle.model_validate_json(content)
     found: dict[str, Any] = json.loads(content)
@@ -52,6 +54,23 @@ def test_no_neoplasm_is_an_absent_one_and_has_no_conclusion_code() -> None:
     bundle = bundle_of(results.classified(SOURCES, "notumor"))
     assert "conclusionCode" not in of_type(bundle, "DiagnosticReport")[0]
     assert of_type(bundle, "Observation")[0]["valueCodeableConcept"]["text"] == "Absent"
+
+
+@pytest.mark.parametrize(
+    ("label", "presence", "code"), [("tumor", "Present", "126952004"), ("other", "Absent", "301766008")]
+)
+def test_a_lesion_without_a_kind_and_one_that_is_no_tumour_are_conclusions(
+    label: str, presence: str, code: str
+) -> None:
+    model = results.MODEL_OF_LESIONS
+    bundle = bundle_of(results.classified(SOURCES, label, 0.9, model), model=model)
+    [report], [observation] = of_type(bundle, "DiagnosticReport"), of_type(bundle, "Observation")
+    assert [one["coding"][0]["code"] for one in report["conclusionCode"]] == [code]
+    assert (observation["valueCodeableConcept"]["text"], "dataAbsentReason" in observation) == (presence, False)
+    assert observation["component"][0]["valueCodeableConcept"]["coding"][0]["code"] == code
+    values = {one["component"][0]["valueCodeableConcept"]["text"]: one for one in observation["contained"]}
+    assert len(values) == (6 if label == "tumor" else 5)
+    assert values["Absent"]["component"][0]["code"]["text"] == "Lesion"
 
 
 def test_what_was_not_assessed_has_no_value_and_says_why() -> None:

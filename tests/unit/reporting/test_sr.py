@@ -16,14 +16,16 @@ from tests.testbed import results
 from worker.dicom import standard
 from worker.reporting.source_attributes import coded
 from worker.reporting.sr import build_report
-from worker.results import SeriesResult
+from worker.results import ModelIdentity, SeriesResult
 
 SOURCES = results.source_headers()
 NEOPLASM = coded(standard.NEOPLASM)
 
 
-def report_of(result: SeriesResult, sources: list[Dataset] = SOURCES, **changes: Any) -> Dataset:
-    return build_report(result, results.MODEL, sources, **{**results.ARGUMENTS, **changes})
+def report_of(
+    result: SeriesResult, sources: list[Dataset] = SOURCES, model: ModelIdentity = results.MODEL, **changes: Any
+) -> Dataset:
+    return build_report(result, model, sources, **{**results.ARGUMENTS, **changes})
 
 
 def file_of(ds: Dataset) -> bytes:
@@ -153,6 +155,39 @@ def test_enhanced_image_is_named_once_and_its_frames_by_number() -> None:
     groups = groups_of(report_of(results.classified(sources), sources))
     frames = [[image.referenced_frame_numbers for image in group.source_images] for group in groups]
     assert frames == [[[6], [7], [8]], [[6]], [[7]], [[8]]]
+
+
+def test_tumour_of_unknown_kind_is_a_neoplasm_of_the_brain_with_the_probability_of_any_lesion() -> None:
+    result = results.classified(SOURCES, "tumor", 0.9, results.MODEL_OF_LESIONS)
+    report = report_of(result, model=results.MODEL_OF_LESIONS)
+    series, *slices = groups_of(report)
+    assert (series.finding_type.value, series.finding_type.meaning) == ("126952004", "Neoplasm of brain")
+    assert evaluations(series) == {"Neoplasm": "Present"}
+    measured = [(one.qualifier.meaning, one.value) for one in series.get_measurements(coded(standard.PROBABILITY))]
+    assert measured[0] == ("Neoplasm of brain", 0.9)
+    assert sum(value for _, value in measured[1:]) == pytest.approx(1)
+    for group in slices:
+        [probability] = group.get_measurements(coded(standard.PROBABILITY))
+        assert (probability.qualifier.value, probability.value) == ("126952004", pytest.approx(0.9))
+    assert "Class: Tumour, kind not determined, probability 0.900." in comment(report)
+
+
+def test_a_lesion_that_is_no_tumour_is_found_and_no_neoplasm() -> None:
+    result = results.classified(SOURCES, "other", 0.8, results.MODEL_OF_LESIONS)
+    group = groups_of(report_of(result, model=results.MODEL_OF_LESIONS))[0]
+    assert group.finding_type.meaning == "Lesion of Brain"
+    assert evaluations(group) == {"Neoplasm": "Absent"}
+    modifiers = {
+        one[0].ContentSequence[0].ConceptNameCodeSequence[0].CodeMeaning: one.qualifier.meaning
+        for one in group.get_measurements(coded(standard.PROBABILITY))
+    }
+    assert modifiers["Lesion"] == "Absent"  # the class without a finding: "no neoplasm" would include other lesions
+    assert "Neoplasm" not in modifiers
+
+
+def test_comment_tells_what_the_series_is() -> None:
+    result = replace(results.classified(SOURCES), series_type="T1, with contrast agent, axial")
+    assert "Series by its headers: T1, with contrast agent, axial.\n" in comment(report_of(result))
 
 
 def test_laterality_is_never_said() -> None:
