@@ -179,10 +179,10 @@ Sent to every `[[destination]]`, each over its own association, proposed in Expl
 - The report follows TID 1500 (rooted at 126000 DCM "Imaging Measurement Report") and IHE AI Results: Completion Flag
   COMPLETE, Verification Flag UNVERIFIED, Preliminary Flag PRELIMINARY, observer of type device.
 - Its first Measurement Group (TID 1501) is the series: Finding (121071 DCM) with the code of the answer, Finding Site,
-  Neoplasm (108369006 SCT) Present, Absent, or Undetermined where the series is not assessed, a Probability (122157 DCM) for
-  every class, the comment. A tumour whose kind is not reliable is 126952004 SCT "Neoplasm of brain" with the probability of
-  any lesion; a lesion that is no tumour is a Finding with Neoplasm Absent. Laterality is never reported. One group for each
-  key slice follows. The comment names sequence, contrast agent and plane, as the headers tell them.
+  Neoplasm (108369006 SCT) Present, Absent, or Undetermined where the series is not assessed, a Probability (122157
+  DCM) for every class, the comment. A tumour whose kind is not reliable is 126952004 SCT "Neoplasm of brain" with the
+  probability of any lesion; a lesion that is no tumour is a Finding with Neoplasm Absent. Laterality is never
+  reported. One group for each key slice follows. The comment names sequence, contrast agent and plane by the headers.
 - Instance and series UIDs are derived (UUIDv5 under `2.25.`) from source series, input set and model: an object that is
   sent again is the same object.
 - A warning status (0xBxxx) counts as stored. 0xA7xx, an abort, a refused association, silence: tried again with growing
