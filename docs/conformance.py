@@ -236,9 +236,11 @@ Storage Commitment Push Model (`{commitment.SOP_CLASS}`).
   or {commitment_scp.OPEN_REQUESTS} in all are answered 0x0213.
 
 ## Character sets
-Received text is read in its Specific Character Set (the Defined Terms of PS3.3 C.12.1.1.2, else ASCII) and kept as
-sent; produced objects are ISO_IR 192 (UTF-8) where
-their text needs it.
+Received text is kept as sent, and read by the same rule for the database, queries, pages, reports and FHIR: in its
+Specific Character Set (the Defined Terms of PS3.3 C.12.1.1.2, with ISO 2022 code extensions: PS3.5 6.1.2.5 and annexes
+H to K). Without one, or under an unknown term, text beyond ASCII is read as UTF-8 where it is valid as such; else as
+Latin-1 without a term, and replaced under an unknown one. Where extensions are declared and their escape sequences are
+missing, the declared sets are tried before Latin-1. Produced objects are ISO_IR 192 (UTF-8).
 
 ## Security
 - Allow-lists of calling AE titles (`allowed_peers`) and IP networks (`allowed_networks`); the called AE title is

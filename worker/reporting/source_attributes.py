@@ -10,7 +10,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -181,15 +181,9 @@ def _text(source: Dataset, keyword: str) -> str:
             value: Any = source.get(keyword)
             if isinstance(value, MultiValue | list):
                 value = value[0] if value else ""
-            text = "" if value is None else str(value)
-            declared = bool(source.get("SpecificCharacterSet"))
+            return "" if value is None else str(value)
         except _UNREADABLE:
             return ""
-    if not declared and not text.isascii():
-        # Bytes above 127 without a declared character set were read as Latin-1; mostly they are UTF-8.
-        with suppress(UnicodeError):
-            text = text.encode("latin-1").decode("utf-8")
-    return text
 
 
 def _line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Only Defined Terms choose a codec; anything else is ASCII."""
+"""Only Defined Terms choose a codec, and text is the same wherever it is shown."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import subprocess
 import sys
 import warnings
 
-import pytest
-from pydicom.charset import convert_encodings, decode_bytes
+from io import BytesIO
 
-import worker.dicom.character_sets  # noqa: F401 - what is tested
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.charset import convert_encodings
+
 from tests.testbed.instances import mr_instance, received
+from tests.testbed.names import OTHER_NAMES, STANDARD_NAMES, STANDARD_TEXTS, set_raw
+from worker.dicom.character_sets import decode_text
+from worker.dicom.header import read_header
+from worker.reporting.source_attributes import patient_and_study
 from worker.storage.acceptance import instance_path, read_instance
 
 CODECS = ("punycode", "idna", "zip", "unicode_escape", "raw_unicode_escape", "utf-7", "hex", "rot13", "base64", "utf-8")
@@ -35,8 +41,57 @@ def test_a_term_and_its_known_misspellings_choose_its_codec(term: str, codec: st
 
 
 def test_what_is_no_ascii_is_replaced_under_an_unknown_term() -> None:
-    with pytest.warns(UserWarning, match="replacement characters"):
-        assert decode_bytes(b"M\xfcller", convert_encodings("punycode"), set()) == "M\ufffdller"
+    assert decode_text(b"M\xfcller", convert_encodings("punycode")) == "M\ufffdller"
+    assert decode_text("Müller".encode(), convert_encodings("punycode")) == "Müller"
+
+
+def of_name(character_set: str | None, raw: bytes) -> Dataset:
+    ds = mr_instance()
+    if character_set is not None:
+        set_raw(ds, "SpecificCharacterSet", character_set.encode(), "CS")
+    set_raw(ds, "PatientName", raw, "PN")
+    return ds
+
+
+@pytest.mark.parametrize(("character_set", "raw", "name"), [*STANDARD_NAMES, *OTHER_NAMES])
+def test_a_name_is_the_same_in_header_database_and_report(character_set: str | None, raw: bytes, name: str) -> None:
+    ds = of_name(character_set, raw)
+    request = received(ds)
+    assert read_instance(request, instance_path).patient_name.rstrip("=") == name
+    header = read_header(BytesIO(bytes(request.encoded)))
+    assert str(header.PatientName) == str(dcmread(BytesIO(bytes(request.encoded))).PatientName) == name
+    assert str(patient_and_study(header).PatientName) == name
+
+
+@pytest.mark.parametrize(("character_set", "raw", "text"), STANDARD_TEXTS)
+def test_the_sets_begin_anew_on_every_line(character_set: str, raw: bytes, text: str) -> None:
+    assert decode_text(raw, convert_encodings(character_set.split("\\"))) == text
+
+
+def test_each_value_of_several_begins_in_the_initial_sets() -> None:
+    ds = of_name("\\ISO 2022 IR 149", b"Hong^Gildong=\x1b$)C\xfb\xf3\\Doe^\x1b$)C\xb1\xe6")
+    set_raw(ds, "OtherPatientIDs", b"\x1b$)C\xfb\xf3\\B", "LO")
+    header = read_header(BytesIO(bytes(received(ds).encoded)))
+    assert [str(name) for name in header.PatientName] == ["Hong^Gildong=洪", "Doe^길"]
+    assert list(header.OtherPatientIDs) == ["洪", "B"]
+
+
+def test_a_name_that_was_read_is_written_as_it_was_sent() -> None:
+    raw = STANDARD_NAMES[-1][1]
+    ds = read_header(BytesIO(bytes(received(of_name("\\ISO 2022 IR 58", raw)).encoded)))
+    assert str(ds.PatientName)
+    assert ds.PatientName.encode(("iso8859", "iso_ir_58")) == raw.rstrip()
+
+
+def test_a_cut_within_a_character_does_not_change_the_others() -> None:
+    raw = "Müller".encode() * 600
+    assert decode_text(raw[:4096], ["iso8859"])[:12] == "MüllerMüller"
+    assert decode_text("Müller Café".encode("latin-1"), ["iso8859"]) == "Müller Café"
+
+
+@pytest.mark.parametrize("value", [b"\x1b", b"\x1b$B", b"\x1b$B;", b"a\x1b$)A\xd5", b"\x1b(", b"\x1b$B\xff;3\x1b-A"])
+def test_a_sequence_that_breaks_off_raises_nothing(value: bytes) -> None:
+    assert isinstance(decode_text(value, convert_encodings(["", "ISO 2022 IR 87"])), str)
 
 
 def test_a_long_name_in_punycode_is_read_at_once() -> None:

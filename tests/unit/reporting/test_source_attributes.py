@@ -10,12 +10,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydicom import Dataset
+from pydicom.charset import convert_encodings
 from pydicom.config import RAISE
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.valuerep import validate_value
 
 from tests.testbed import results
+from tests.testbed.names import OTHER_NAMES, STANDARD_NAMES, set_raw
 from worker.reporting.source_attributes import patient_and_study, stamp
 
 
@@ -57,30 +59,12 @@ def test_malformed_value_is_mended_or_left_empty(keyword: str, given: str | None
     assert (None if value is None else str(value)) == kept
 
 
-@pytest.mark.parametrize(
-    ("character_set", "raw", "name"),
-    [
-        ("ISO_IR 100", "Müller^Jürgen".encode("latin-1"), "Müller^Jürgen"),
-        ("ISO_IR 127", "قباني^لنزار".encode("iso8859_6"), "قباني^لنزار"),
-        ("ISO_IR 192", "Wang^XiaoDong=王^小东".encode(), "Wang^XiaoDong=王^小东"),
-        ("GB18030", "Wang^XiaoDong=王^小东".encode("gb18030"), "Wang^XiaoDong=王^小东"),
-        (
-            "\\ISO 2022 IR 87",
-            b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B=\x1b$B$d$^$@\x1b(B^\x1b$B$?$m$&\x1b(B",
-            "Yamada^Tarou=山田^太郎=やまだ^たろう",
-        ),
-        (
-            "\\ISO 2022 IR 149",
-            b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7=\x1b$)C\xc8\xab^\x1b$)C\xb1\xe6\xb5\xbf",
-            "Hong^Gildong=洪^吉洞=홍^길동",
-        ),
-        (None, "Müller^Jürgen".encode(), "Müller^Jürgen"),
-        (None, "Müller^Jürgen".encode("latin-1"), "Müller^Jürgen"),
-        ("PRIVATE 7", b"Doe^Jane", "Doe^Jane"),
-    ],
-)
+@pytest.mark.parametrize(("character_set", "raw", "name"), [*STANDARD_NAMES, *OTHER_NAMES])
 def test_name_survives_its_character_set(character_set: str | None, raw: bytes, name: str) -> None:
-    clean = cleaned(SpecificCharacterSet=character_set, PatientName=raw)
+    source = results.source_headers(1, SpecificCharacterSet=character_set)[0]
+    source.set_original_encoding(False, True, convert_encodings((character_set or "").split("\\")))
+    set_raw(source, "PatientName", raw, "PN")
+    clean = patient_and_study(source)
     assert clean.SpecificCharacterSet == "ISO_IR 192"
     assert str(clean.PatientName) == name
 
