@@ -6,9 +6,9 @@ Whatever decodes text imports this module, which gives the whole process a singl
   and some of Python's take quadratic time (punycode) or are none of text (zip).
 - Escape sequences change G0 and G1 each for itself, until a delimiter restores both (PS3.5 6.1.2.5). A sequence that
   designates no set of a Defined Term is left out.
-- Characters beyond ASCII where none is declared: UTF-8 where the bytes are valid as such, else the first of the declared
-  extensions that has them, else Latin-1. Under an unknown term: UTF-8, else replaced. Bytes that a declared set does not
-  have are replaced.
+- Characters beyond ASCII where none is declared: UTF-8 where the bytes are valid as such, else the first of the
+  declared extensions that has them, else Latin-1. Under an unknown term: UTF-8, else replaced. Bytes that a declared
+  set does not have are replaced.
 """
 
 from __future__ import annotations
