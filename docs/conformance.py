@@ -34,7 +34,11 @@ def statement() -> str:
     statuses = _table(
         ("Status", "When", "Kept"),
         [
-            ("0x0000 Success", "bytes and database row are durable on disk; also for an instance sent again", "yes"),
+            (
+                "0x0000 Success",
+                "bytes and database row are durable on disk; also for an instance or an object of ours sent again",
+                "yes",
+            ),
             (
                 "0xA700 Out of resources",
                 "less than `minimum_free_bytes` would remain, the disk is full, or the instance is larger than "
@@ -47,6 +51,7 @@ def statement() -> str:
                 "the data set does not parse, or has more elements and items than the reader's budgets",
                 "no",
             ),
+            ("0x0111 Duplicate SOP instance", "the UID of an object that this worker made, on another instance", "no"),
             ("0x0117 Invalid object instance", "the Affected SOP Instance UID of the command is not a UID", "no"),
             ("0x0120 Missing attribute", "the command lacks an attribute that PS3.7 requires", "no"),
             ("0x0110 Processing failure", "an internal fault; the log holds it", "no"),
@@ -97,9 +102,10 @@ Storage SCU that sends results. Implementation: pynetdicom.
 ## Storage SCP (receiving)
 Verification (`{UID("1.2.840.10008.1.1")}`) and Storage as SCP:
 
-{_classes(list(standard.STORAGE_SOP_CLASSES))}
+{_classes(list(standard.RECEIVED_SOP_CLASSES))}
 
-Each in every one of these transfer syntaxes; stored as sent, never transcoded:
+Each in every one of these transfer syntaxes, documents in the first {len(standard.DOCUMENT_TRANSFER_SYNTAXES)}; stored
+as sent, never transcoded:
 
 {syntaxes}
 
@@ -123,6 +129,9 @@ Each in every one of these transfer syntaxes; stored as sent, never transcoded:
 
 - Other content under a known SOP Instance UID is answered 0x0000, kept aside and recorded; the first content stays and
   alone is classified.
+- A report, picture or Key Object Selection that this worker made and a PACS sends back is recognised by its UIDs,
+  whatever the PACS has changed in it: it is answered 0x0000 and not stored a second time. What another worker of this
+  product made (Manufacturer's Model Name `{standard.PRODUCT}`) and documents of others are stored, never classified.
 - Level of conformance: 2 (full); all elements, private ones included, are kept.
 
 ## Query SCU (counting)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread, dcmwrite
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRBigEndian, ImplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE
 from sqlalchemy import select
 
 from tests.testbed import dcmtk
+from tests.testbed.answered import answer
 from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import encoded, mr_instance, write_series
 from tests.testbed.raw_store import raw_store
@@ -85,6 +86,19 @@ def test_every_storage_class_and_transfer_syntax_is_accepted(site: Site) -> None
         assoc = ae.associate("127.0.0.1", site.port, ae_title="AI_WORKER")
         assert len(assoc.accepted_contexts) == len(standard.TRANSFER_SYNTAXES)
         assoc.release()
+
+
+@pytest.mark.skipif(not dcmtk.installed(), reason="DCMTK is not installed")
+def test_dcmtk_sends_a_whole_study_with_what_we_made_of_it(site: Site, tmp_path: Path) -> None:
+    objects = answer(site.database, site.data, count=3, key_objects_to=("pacs",))
+    study = [site.data / row.path for row in site.instances()] + [site.data / new.path for new in objects]
+    foreign = dcmread(site.data / objects[0].path)
+    foreign.SOPInstanceUID = foreign.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    foreign.SeriesInstanceUID, foreign.ManufacturerModelName = "1.2.4", "another"
+    foreign.save_as(tmp_path / "foreign.dcm")
+    said = dcmtk.storescu(site.port, [*study, tmp_path / "foreign.dcm"], "-R")  # proposes what they need
+    assert said.count("Received Store Response (Success)") == 7
+    assert [str(row.sop_class_uid) for row in site.instances()][3:] == [Comprehensive3DSRStorage]
 
 
 @pytest.mark.skipif(not dcmtk.installed(), reason="DCMTK is not installed")

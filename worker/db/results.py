@@ -120,6 +120,17 @@ def add_shadow_result(session: Session, job: JobRow, result: SeriesResult, now: 
     session.flush()
 
 
+def objects_of(session: Session, sop_instance_uids: Sequence[str], series_instance_uid: str = "") -> list[ObjectRow]:
+    """The objects of these UIDs, and those of a produced series."""
+    objects: list[ObjectRow] = []
+    if series_instance_uid:
+        objects += session.scalars(select(ObjectRow).where(ObjectRow.series_instance_uid == series_instance_uid))
+    for start in range(0, len(sop_instance_uids), 500):  # SQLite limits the number of bound values
+        uids = sop_instance_uids[start : start + 500]
+        objects += session.scalars(select(ObjectRow).where(ObjectRow.sop_instance_uid.in_(uids)))
+    return objects
+
+
 def latest_report(session: Session, series_id: int, model_id: int) -> ObjectRow | None:
     """The newest report on a series by a model: the predecessor of its next report."""
     return session.scalar(

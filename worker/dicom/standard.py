@@ -40,6 +40,7 @@ TRANSFER_SYNTAXES: dict[str, str] = {
     "1.2.840.10008.1.2.4.202": "HTJ2K Lossless RPCL",
     "1.2.840.10008.1.2.4.203": "HTJ2K",
 }
+DOCUMENT_TRANSFER_SYNTAXES = tuple(TRANSFER_SYNTAXES)[:4]  # a document has no pixels to compress
 
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 
@@ -49,6 +50,12 @@ PRODUCED_SOP_CLASSES: dict[str, str] = {
     "1.2.840.10008.5.1.4.1.1.7": "Secondary Capture Image Storage",
     "1.2.840.10008.5.1.4.1.1.88.59": "Key Object Selection Document Storage",
 }
+PRODUCT = "Brain MRI AI worker"  # Manufacturer's Model Name (0008,1090) of what we produce
+
+# What is received: images, and what we produce, which a PACS sends back with the rest of its study.
+RECEIVED_SOP_CLASSES: dict[str, str] = (
+    STORAGE_SOP_CLASSES | PRODUCED_SOP_CLASSES | {COMPREHENSIVE_SR: "Comprehensive SR Storage"}
+)
 
 # PS3.4 C.6: the information models of Query/Retrieve, each with its highest level.
 QUERY_RETRIEVE: dict[str, str] = {
@@ -111,6 +118,7 @@ def is_uid(text: str) -> bool:
     return 0 < len(text) <= MAXIMUM_UID_LENGTH and _UID.fullmatch(text) is not None
 
 
+DERIVED_PREFIX = "2.25."  # of every UID of ours
 # The namespace of every UID this product derives. Never change it: the PACS would see new objects.
 _NAMESPACE = uuid.UUID("6f1c0d5e-6d3b-5b7a-9d0e-0c2f4c1a8f77")
 
@@ -120,7 +128,12 @@ def derive_uid(*parts: str) -> str:
 
     So an object that is built or sent twice is the same object to the PACS (architecture, invariant 3).
     """
-    return f"2.25.{uuid.uuid5(_NAMESPACE, chr(31).join(parts)).int}"
+    return f"{DERIVED_PREFIX}{uuid.uuid5(_NAMESPACE, chr(31).join(parts)).int}"
+
+
+def comprehensive_uid(sop_instance_uid: str) -> str:
+    """The UID of a report as Comprehensive SR, for a peer that does not take Comprehensive 3D SR."""
+    return derive_uid("comprehensive", sop_instance_uid)
 
 
 def produced_series_uid(kind: str, series_instance_uid: str, bundle_sha256: str) -> str:

@@ -242,14 +242,9 @@ def _contexts(storage: list[PresentationContext], as_scp: set[str]) -> list[Pres
     """The contexts for a peer that may retrieve: storage in both directions where the peer proposes that."""
     contexts = []
     for context in storage:
-        if context.abstract_syntax in as_scp and context.abstract_syntax in standard.STORAGE_SOP_CLASSES:
+        if context.abstract_syntax in as_scp and context.abstract_syntax in standard.RECEIVED_SOP_CLASSES:
             context.scu_role = context.scp_role = True
         contexts.append(context)
-    for uid in standard.PRODUCED_SOP_CLASSES:
-        if uid in as_scp and uid not in standard.STORAGE_SOP_CLASSES:
-            context = build_context(uid, _SYNTAXES)
-            context.scu_role, context.scp_role = False, True
-            contexts.append(context)
     return contexts + [build_context(uid, _SYNTAXES) for uid in standard.QUERY_RETRIEVE]
 
 

@@ -21,8 +21,10 @@ from worker.audit import events
 from worker.config.sections import ApplicationEntity
 from worker.config.settings import Settings
 from worker.db.deliveries import record_commitment_report
-from worker.db.engine import Database
-from worker.db.instances import file_of, stored_instances
+from worker.db.engine import Database, Session
+from worker.db.instances import StoredFile, file_of, stored_instances
+from worker.db.results import objects_of
+from worker.db.tables import FileKind
 from worker.dicom import commitment, standard
 from worker.errors import Retry
 from worker.logs import fault_fields, get_log
@@ -159,22 +161,32 @@ def examine(
 ) -> Dataset:
     """The Event Information for a request: the instances that are stored intact, and the others with the reason."""
     with database.read() as session:
-        rows = stored_instances(session, [uid for _, uid in instances])
-    named = {uid: rows[uid] for _, uid in instances if uid in rows}
-    faults = integrity.check([file_of(row) for row in named.values() if row.removed_at is None])
+        held = _held(session, list({uid: None for _, uid in instances}))
+    faults = integrity.check([file for _, file in held.values() if file is not None])
     committed: list[tuple[str, str]] = []
     failed: list[tuple[str, str, int]] = []
     for sop_class_uid, uid in instances:
-        row = rows.get(uid)
-        if row is None:
+        held_class, file = held.get(uid, (None, None))
+        if held_class is None:
             failed.append((sop_class_uid, uid, commitment.NO_SUCH_OBJECT))
-        elif row.sop_class_uid != sop_class_uid:
+        elif held_class != sop_class_uid:
             failed.append((sop_class_uid, uid, commitment.CLASS_INSTANCE_CONFLICT))
-        elif row.removed_at is not None or row.path in faults:
+        elif file is None or file.path in faults:
             failed.append((sop_class_uid, uid, standard.PROCESSING_FAILURE))
         else:
             committed.append((sop_class_uid, uid))
     return commitment.build_report(transaction_uid, committed, failed)
+
+
+def _held(session: Session, uids: Sequence[str]) -> dict[str, tuple[str, StoredFile | None]]:
+    """SOP class and file (None: deleted by retention) of each instance that was received, or made and sent back."""
+    held: dict[str, tuple[str, StoredFile | None]] = {
+        row.sop_instance_uid: (row.sop_class_uid, StoredFile(FileKind.OBJECT, row.id, row.path, row.sha256))
+        for row in objects_of(session, uids)
+    }
+    for uid, row in stored_instances(session, uids).items():
+        held[uid] = (row.sop_class_uid, file_of(row) if row.removed_at is None else None)
+    return held
 
 
 def send_report(assoc: Association, information: Dataset) -> None:

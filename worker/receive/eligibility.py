@@ -13,6 +13,7 @@ from worker.dicom.image_types import UNKNOWN
 from worker.dicom.series_attributes import TYPE_KEY
 from worker.dicom.series_terms import Sequence
 from worker.dicom.series_type import SeriesType
+from worker.storage.acceptance import PRODUCED_KEY
 
 _SHOWN = 6  # of a rule's words
 
@@ -39,6 +40,8 @@ def check_eligibility(
     `attributes` are those of the instances, as `storage.acceptance.read_instance` makes them, `series_type` what
     `dicom.series_type.read_series_type` makes of them.
     """
+    if any(instance.get(PRODUCED_KEY) for instance in attributes):
+        return SeriesRefusal("produced", "a worker of this product made the series; it is not classified")
     modalities = {str(instance["modality"]).upper() for instance in attributes}
     if refused := modalities - _upper(rules.modalities):
         shown = ", ".join(sorted(modality or "none" for modality in refused))

@@ -263,7 +263,7 @@ class FastStore:
             return False
         sop_class, sop_instance = _uid(command, _SOP_CLASS), _uid(command, _SOP_INSTANCE)
         message_id = _number(command, _MESSAGE_ID)
-        if message_id is None or _PRIORITY not in command or sop_class not in standard.STORAGE_SOP_CLASSES:
+        if message_id is None or _PRIORITY not in command or sop_class not in standard.RECEIVED_SOP_CLASSES:
             return False
         if sop_class != context.abstract_syntax:
             return False

@@ -250,8 +250,10 @@ def _application_entity(settings: Settings) -> AE:
     ae.add_supported_context(Verification)
     # In both roles: a peer requests commitment of us (as SCU), or reports to us what it committed to (as SCP).
     # Not deflated, as pynetdicom would have it: a request of kilobytes would inflate to gigabytes.
-    syntaxes = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-    ae.add_supported_context(commitment.SOP_CLASS, syntaxes, scu_role=True, scp_role=True)
-    for sop_class_uid in standard.STORAGE_SOP_CLASSES:
-        ae.add_supported_context(sop_class_uid, list(standard.TRANSFER_SYNTAXES))
+    undeflated = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+    ae.add_supported_context(commitment.SOP_CLASS, undeflated, scu_role=True, scp_role=True)
+    for sop_class_uid in standard.RECEIVED_SOP_CLASSES:
+        is_image = sop_class_uid in standard.STORAGE_SOP_CLASSES
+        syntaxes = standard.TRANSFER_SYNTAXES if is_image else standard.DOCUMENT_TRANSFER_SYNTAXES
+        ae.add_supported_context(sop_class_uid, list(syntaxes))
     return ae

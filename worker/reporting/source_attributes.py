@@ -21,7 +21,7 @@ from pydicom.multival import MultiValue
 from pydicom.sr.coding import Code
 
 import worker.dicom.character_sets  # noqa: F401 - text of senders is decoded here
-from worker.dicom.standard import PROCESSING_EQUIPMENT, derive_uid, is_uid
+from worker.dicom.standard import PROCESSING_EQUIPMENT, PRODUCT, derive_uid, is_uid
 from worker.results import CodedConcept, ModelIdentity
 
 RESEARCH_USE = "AI, unverified, research use only"
@@ -121,7 +121,7 @@ def stamp(
     ds.InstanceCreationTime = ds.ContentTime = time
     ds.SeriesDescription = title
     ds.Manufacturer = long_string(model.manufacturer) or "unknown"
-    ds.ManufacturerModelName = "Brain MRI AI worker"
+    ds.ManufacturerModelName = PRODUCT
     ds.SoftwareVersions = long_string(worker_version) or "unknown"
     ds.DeviceSerialNumber = model.sha256
     equipment = [_model_equipment(model), *ds.get("ContributingEquipmentSequence", [])]

@@ -23,7 +23,7 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
 from worker.dicom import commitment, standard
-from worker.dicom.standard import derive_uid
+from worker.dicom.standard import comprehensive_uid
 from worker.errors import Retry
 from worker.network.associate import associate
 from worker.send.destinations.base import ConnectionLost, Rejected
@@ -115,7 +115,7 @@ def as_comprehensive(report: Dataset) -> Dataset:
     ds.file_meta.update(report.file_meta)
     ds.preamble = report.preamble
     ds.SOPClassUID = ComprehensiveSRStorage
-    ds.SOPInstanceUID = derive_uid("comprehensive", str(report.SOPInstanceUID))
+    ds.SOPInstanceUID = comprehensive_uid(str(report.SOPInstanceUID))
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     return ds

@@ -49,10 +49,12 @@ _HEADER_TAGS = (
     "InstanceNumber",
     "SpacingBetweenSlices",
     "SliceThickness",
+    "ManufacturerModelName",
 )
 _STORED_TAGS: tuple[str | int, ...] = (*_HEADER_TAGS, *series_attributes.KEYWORDS, *series_attributes.PRIVATE_TAGS)
 _LENGTHS = {"number": "InstanceNumber", "spacing": "SpacingBetweenSlices", "thickness": "SliceThickness"}
 IDENTITY_KEY = "identity"  # among an instance's attributes
+PRODUCED_KEY = "produced"  # the same: a worker of this product made it
 _LONGEST_COMPARED = 324  # of a name, PS3.5 6.2
 _ROUTE_VALUES, _ROUTE_LENGTH = 16, 256
 IDENTIFYING_BYTES = 1 << 16  # the UIDs come before the pixels and what is private
@@ -84,7 +86,7 @@ def require_storable(request: StoreRequest) -> None:
     if request.fault is not None:
         raise request.fault
     # A peer that retrieves may propose other SOP classes, for what it fetches by C-GET.
-    if request.affected_sop_class_uid not in standard.STORAGE_SOP_CLASSES:
+    if request.affected_sop_class_uid not in standard.RECEIVED_SOP_CLASSES:
         raise RefusedInstance(standard.SOP_CLASS_NOT_SUPPORTED, "sop-class", "this SOP class is not received")
     if request.is_too_large:
         raise RefusedInstance(
@@ -140,6 +142,7 @@ def _read_instance(
         modality=_text(ds, "Modality", 16),
         series_description=_text(ds, "SeriesDescription", 64),
         attributes=_attributes(ds)
+        | ({PRODUCED_KEY: True} if _text(ds, "ManufacturerModelName", 64) == standard.PRODUCT else {})
         | {IDENTITY_KEY: _identity(ds, uids["StudyInstanceUID"])}
         | _type_attributes(header)
         | _route_attributes(header, routes, hide),

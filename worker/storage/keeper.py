@@ -42,6 +42,7 @@ from worker.process import process_name
 from worker.storage.acceptance import StoreRequest, conflict_path, instance_path, pseudonymised, read_instance
 from worker.storage.folders import FolderSync
 from worker.storage.integrity import fault_of
+from worker.storage.produced import is_held
 from worker.storage.spool import Content, SpooledFile, incoming_path, no_space, refusal_of
 
 _BATCH = 128
@@ -116,6 +117,8 @@ class InstanceKeeper:
     def keep(self, request: StoreRequest) -> StoreOutcome:
         """Store an instance. Raises RefusedInstance with the status to answer; then nothing is stored."""
         new = read_instance(request, instance_path, self._routes, hide=self._database.pseudonym is not None)
+        if is_held(self._database, new):
+            return StoreOutcome.REPEATED
         if self._database.pseudonym is not None:
             new = pseudonymised(new, self._database.pseudonym)
         try:

@@ -29,6 +29,7 @@ _NOT_STORED = "not-stored"
 INSTANCE_REFUSALS = (
     (standard.PROCESSING_FAILURE, _NOT_STORED),
     (standard.PROCESSING_FAILURE, "storage-fault"),
+    (standard.DUPLICATE_SOP_INSTANCE, "uid-of-produced"),
     (standard.INVALID_INSTANCE, "invalid-instance"),
     (standard.SOP_CLASS_NOT_SUPPORTED, "sop-class"),
     (standard.TRANSFER_SYNTAX_NOT_SUPPORTED, "transfer-syntax"),

@@ -10,6 +10,7 @@ from worker.dicom.series_attributes import TYPE_KEY
 from worker.dicom.series_type import read_series_type
 from worker.receive.eligibility import SeriesRefusal
 from worker.receive.eligibility import check_eligibility as check_with_type
+from worker.storage.acceptance import PRODUCED_KEY
 
 ATTRIBUTES: dict[str, Any] = {
     "modality": "MR",
@@ -32,6 +33,7 @@ def check_eligibility(attributes: Sequence[dict[str, Any]], rules: EligibilitySe
         ({"modality": "CT"}, "modality"),
         ({"modality": ""}, "modality"),
         ({"modality": "mr"}, None),
+        ({PRODUCED_KEY: True}, "produced"),
         ({"image_type": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "image-type"),
         ({"image_type": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "image-type"),
         ({"scanning_sequence": ["EP", "GR"]}, "scanning-sequence"),

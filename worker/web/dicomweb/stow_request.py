@@ -113,7 +113,7 @@ class StowRequest:
             ds = parse_header(content, transfer_syntax_uid, _UIDS).dataset
             values = {keyword: str(ds.get(keyword, "")) for keyword in _UIDS}
         uids |= {keyword: uid if standard.is_uid(uid) else "" for keyword, uid in values.items()}
-        if uids["SOPClassUID"] not in standard.STORAGE_SOP_CLASSES:
+        if uids["SOPClassUID"] not in standard.RECEIVED_SOP_CLASSES:
             raise RefusedInstance(standard.SOP_CLASS_NOT_SUPPORTED, "sop-class", "this SOP class is not received")
         if transfer_syntax_uid not in standard.TRANSFER_SYNTAXES:
             raise RefusedInstance(
