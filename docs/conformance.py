@@ -184,6 +184,10 @@ Sent to every `[[destination]]`, each over its own association, proposed in Expl
 
 - A Key Object Selection Document (TID 2010, title 113000 DCM "Of Interest") names the deciding slices of a classified
   series; it goes to destinations with `key_objects = true` only.
+- The Secondary Capture shows the key slice as its header says (PS3.3 C.11.2), the letters of Patient Orientation at
+  its edges where the orientation is known, the slice's position along the normal in mm, and beside it the class
+  activation map, cut at the head's outline, where a lesion was found. Nothing written in it names a patient or a date:
+  Burned In Annotation (0028,0301) is that of the images it was made from, NO for MR images that do not tell.
 - A report goes as Comprehensive 3D SR; to a peer that does not take it as Comprehensive SR, under a UID of its own.
 - The report follows TID 1500 (rooted at 126000 DCM "Imaging Measurement Report") and IHE AI Results: Completion Flag
   COMPLETE, Verification Flag UNVERIFIED, Preliminary Flag PRELIMINARY, observer of type device.

@@ -17,6 +17,7 @@ from worker.inference import display
 from worker.pixels import frames
 from worker.pixels.decode import decoded_samples
 from worker.pixels.windowing import VoiFunction, Window
+from worker.results import Activation
 
 Opening = Callable[[Path], object]
 
@@ -61,10 +62,27 @@ def _grey_window(files: tuple[Path, ...], opening: Opening) -> Iterator[bytes]:
 
 
 def _slice_png(
-    files: tuple[Path, ...], opening: Opening, frame_number: int | None, window: tuple[float, float]
+    files: tuple[Path, ...],
+    opening: Opening,
+    frame_number: int | None,
+    window: tuple[float, float],
+    black: float,
+    white: float,
 ) -> Iterator[bytes]:
     opening(files[0])
-    yield display.slice_png(files[0], frame_number, (window[0], window[1]))
+    yield display.slice_png(files[0], frame_number, (window[0], window[1]), black, white)
+
+
+def _activation_png(
+    files: tuple[Path, ...], opening: Opening, frame_number: int | None, activation: dict[str, Any]
+) -> Iterator[bytes]:
+    opening(files[0])
+    yield display.activation_png(files[0], frame_number, Activation(**activation))
+
+
+def _slice_facts(files: tuple[Path, ...], opening: Opening, frame_number: int | None) -> Iterator[bytes]:
+    opening(files[0])
+    yield json.dumps(display.slice_facts(files[0], frame_number)).encode()
 
 
 def _picture_png(files: tuple[Path, ...], opening: Opening) -> Iterator[bytes]:
@@ -85,6 +103,8 @@ OPERATIONS: dict[str, Callable[..., Iterator[bytes]]] = {
     "rendered": _rendered,
     "grey_window": _grey_window,
     "slice_png": _slice_png,
+    "activation_png": _activation_png,
+    "slice_facts": _slice_facts,
     "picture_png": _picture_png,
 }
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from worker.pixels.windowing import Window
+from worker.results import Activation
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,22 @@ def grey_window(files: Sequence[Path]) -> Task:
     return Task("grey_window", tuple(files))
 
 
-def slice_png(file: Path, frame_number: int | None, window: tuple[float, float]) -> Task:
+def slice_png(
+    file: Path, frame_number: int | None, window: tuple[float, float], black: float = 0.0, white: float = 1.0
+) -> Task:
     """A slice as the series page shows it: see `inference.display`."""
-    return Task("slice_png", (file,), {"frame_number": frame_number, "window": list(window)})
+    arguments = {"frame_number": frame_number, "window": list(window), "black": black, "white": white}
+    return Task("slice_png", (file,), arguments)
+
+
+def activation_png(file: Path, frame_number: int | None, activation: Activation) -> Task:
+    """A map over a slice, as PNG: see `inference.display`."""
+    return Task("activation_png", (file,), {"frame_number": frame_number, "activation": asdict(activation)})
+
+
+def slice_facts(file: Path, frame_number: int | None) -> Task:
+    """What is written at a slice, as JSON: see `inference.display`."""
+    return Task("slice_facts", (file,), {"frame_number": frame_number})
 
 
 def picture_png(file: Path) -> Task:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.inference.bundle import Bundle, FeatureStatistics
+from worker.inference.display import key_image
 from worker.inference.engines import EngineOutputs
-from worker.inference.illustrated import IllustratedResult, KeyImage
+from worker.inference.illustrated import IllustratedResult
 from worker.inference.preprocess import Volume
 from worker.pixels.arrays import FloatArray
 from worker.results import Activation, ModelClass, ResultStatus, SliceResult
@@ -89,7 +90,7 @@ def aggregate(volume: Volume, outputs: EngineOutputs, bundle: Bundle) -> Illustr
     if not probability >= needed:
         detail = f"The likeliest class has the probability {probability:.2f}, below the required {needed:.2f}."
         return _not_assessed("too-uncertain", detail, by_class, slices, volume, shown)
-    activation = volume.map_on_display(shown, normalised(outputs.maps[shown, best]))
+    is_lesion = classes[best].is_lesion
     return IllustratedResult(
         status=ResultStatus.CLASSIFIED,
         label=classes[best].name,
@@ -98,10 +99,12 @@ def aggregate(volume: Volume, outputs: EngineOutputs, bundle: Bundle) -> Illustr
         reason=None,
         detail=None,
         slices=tuple(
-            replace(item, activation=_activation(volume, index, outputs.maps[index, best])) if item.deciding else item
+            replace(item, activation=_activation(volume, index, outputs.maps[index, best]))
+            if item.deciding and is_lesion
+            else item
             for index, item in enumerate(slices)
         ),
-        key_image=KeyImage(shown, volume.displayed(shown), activation),
+        key_image=key_image(volume, shown, normalised(outputs.maps[shown, best]) if is_lesion else None),
     )
 
 
@@ -161,5 +164,5 @@ def _not_assessed(
         reason=reason,
         detail=detail,
         slices=slices,
-        key_image=KeyImage(shown, volume.displayed(shown), None),
+        key_image=key_image(volume, shown, None),
     )

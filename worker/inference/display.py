@@ -1,36 +1,44 @@
 """Slices as the series page shows them, from the files as received, without a model.
 
-All slices of a series share a grey window, so that they can be compared; the windows of the headers differ from slice
-to slice. `pixels.windowing` shows single images as their headers say.
+A slice is shown as its header says: modality transformation, then VOI LUT or window (PS3.3 C.11.2). The slices of a
+series whose headers say nothing share a grey window, so that they can be compared.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 from pydicom import Dataset
 
 from worker.errors import NotAssessable
-from worker.inference.preprocess import crop, display_grid
+from worker.inference.illustrated import KeyImage
+from worker.inference.preprocess import Volume, crop, display_grid
+from worker.inference.resample import axis_weights, coverage, resample
+from worker.pixels.arrays import ByteArray, FloatArray
 from worker.pixels.attributes import integer
-from worker.pixels.decode import decode_frames, open_image
-from worker.pixels.geometry import orient
+from worker.pixels.colour_map import painted
+from worker.pixels.decode import decode_frames, open_image, untrusted
+from worker.pixels.geometry import OrientedFrame, orient
+from worker.pixels.outline import head_outline
+from worker.pixels.windowing import UNCHANGED, Adjustment, grey_levels, has_voi, modality_values, window_between
+from worker.results import Activation
 
 _SAMPLED, _SAMPLED_STEP = 7, 4  # files of a series and frames of a file; rows and columns
 _PERCENTILES = (1.0, 99.7)
 
-Window = tuple[float, float]
+Range = tuple[float, float]
 T = TypeVar("T")
 
 
-def grey_window(files: Sequence[Path], opening: Callable[[Path], object] = str) -> Window:
-    """The real values of black and white, from a few files spread over the series.
+def grey_window(files: Sequence[Path], opening: Callable[[Path], object] = str) -> Range:
+    """The real values of black and white of a series without windows, from a few files spread over it.
 
     `opening` is called with each file before it is decoded. Raises NotAssessable for files that are no images; OSError
     when a file cannot be opened.
@@ -39,26 +47,99 @@ def grey_window(files: Sequence[Path], opening: Callable[[Path], object] = str) 
     for file in _spread(files):
         opening(file)
         ds = _opened(file, file.stat().st_mtime_ns)
-        for frame in decode_frames(file, ds, _spread(range(integer(ds, "NumberOfFrames", 1)))):
-            sampled = frame.pixels[::_SAMPLED_STEP, ::_SAMPLED_STEP].ravel()
-            values.append(sampled * frame.slope + frame.intercept)
+        numbers = _spread(range(integer(ds, "NumberOfFrames", 1)))
+        for number, frame in zip(numbers, decode_frames(file, ds, numbers), strict=True):
+            values.append(modality_values(ds, number, frame.pixels[::_SAMPLED_STEP, ::_SAMPLED_STEP].ravel()))
     low, high = (float(value) for value in np.percentile(np.concatenate(values), _PERCENTILES))
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def slice_png(file: Path, frame_number: int | None, window: Window) -> bytes:
+def slice_png(
+    file: Path, frame_number: int | None, window: Range | None = None, black: float = 0.0, white: float = 1.0
+) -> bytes:
     """A frame, oriented for display, with square pixels, at most 512 x 512: an 8-bit grey PNG.
 
-    `frame_number` counts from 1, None for the only frame. Raises NotAssessable; OSError when the file cannot be opened.
+    `frame_number` counts from 1, None for the only frame. `window` is for an image whose header has none; `black` and
+    `white` are fractions of the range that is shown. Raises NotAssessable; OSError when the file cannot be opened.
     """
+    ds, frame = _oriented(file, frame_number)
+    adjustment = Adjustment(black, white, window_between(*window) if window is not None else None)
+    return _png(_shown(ds, frame, adjustment))
+
+
+def activation_png(file: Path, frame_number: int | None, activation: Activation) -> bytes:
+    """The map over a frame as `slice_png` shows it: RGBA, clear below the threshold and outside the head.
+
+    Raises as `slice_png`.
+    """
+    image = _shown(*_oriented(file, frame_number))
+    return _png(painted(_on_slice(activation, image.shape) * head_outline(image)))
+
+
+def slice_facts(file: Path, frame_number: int | None) -> dict[str, Any]:
+    """What is written at a slice: `edges`, as geometry.Edges, and `position_mm`; null where it is unknown.
+
+    Raises as `slice_png`.
+    """
+    _, frame = _oriented(file, frame_number)
+    return {"edges": asdict(frame.edges) if frame.edges else None, "position_mm": frame.position_mm}
+
+
+def key_image(volume: Volume, index: int, activation: FloatArray | None) -> KeyImage:
+    """A slice of a volume as its header says that it is displayed, with its map [h, w], which ends at the head.
+
+    A series without windows is shown by that of the network. Raises NotAssessable; OSError as `slice_png`.
+    """
+    frame = volume.oriented(index)
+    ds = open_image(frame.source.path)
+    has_window = _is_monochrome(ds) and has_voi(ds, _index(frame))
+    image = _shown(ds, frame) if has_window else volume.displayed(index)
+    if activation is not None:
+        activation = volume.map_on_display(index, activation) * head_outline(image)
+    return KeyImage(index, image, activation, frame.edges)
+
+
+def _oriented(file: Path, frame_number: int | None) -> tuple[Dataset, OrientedFrame]:
     ds = _opened(file, file.stat().st_mtime_ns)
     if not 1 <= (frame_number or 1) <= integer(ds, "NumberOfFrames", 1):
         raise NotAssessable("no-such-frame", "The image has fewer frames.")
-    frame = orient(decode_frames(file, ds, [(frame_number or 1) - 1])[0])
-    shape, step = display_grid(frame)
-    grey = np.rint(crop(frame, window, 0.0, 0.0, step, shape) * 255).astype(np.uint8)
+    return ds, orient(decode_frames(file, ds, [(frame_number or 1) - 1])[0])
+
+
+def _shown(ds: Dataset, frame: OrientedFrame, adjustment: Adjustment = UNCHANGED) -> ByteArray:
+    """A frame as displayed: uint8 [rows, columns] with square pixels; of a colour image its luma, without a window."""
+    with untrusted():
+        if _is_monochrome(ds):
+            levels = grey_levels(ds, _index(frame), frame.pixels, adjustment=adjustment)
+        else:
+            levels = grey_levels(Dataset(), 0, frame.pixels, adjustment=adjustment)
+    grey = replace(frame, pixels=levels, source=replace(frame.source, slope=1.0, intercept=0.0))
+    shape, step = display_grid(grey)
+    return np.rint(crop(grey, (0.0, 255.0), 0.0, 0.0, step, shape) * 255).astype(np.uint8)
+
+
+def _index(frame: OrientedFrame) -> int:
+    return (frame.source.frame_number or 1) - 1
+
+
+def _is_monochrome(ds: Dataset) -> bool:
+    return str(ds.get("PhotometricInterpretation", "")).startswith("MONOCHROME")
+
+
+def _on_slice(activation: Activation, shape: tuple[int, ...]) -> FloatArray:
+    """A stored map on the grid of a displayed slice, in [0, 1]; 0 outside its square."""
+    rows = np.array(activation.rows, np.float32) / 255
+    axes = []
+    for count, start, length, pixels in zip(
+        rows.shape, (activation.top, activation.left), (activation.height, activation.width), shape, strict=True
+    ):
+        axes.append(axis_weights(count, length * pixels / count, -start * pixels, 1.0, pixels))
+    return np.asarray(np.clip(resample(rows, *axes) * coverage(*axes), 0.0, 1.0))
+
+
+def _png(pixels: ByteArray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(grey).save(buffer, format="PNG", compress_level=1)
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from worker.errors import NotAssessable
 from worker.pixels.arrays import ByteArray, FloatArray
+from worker.pixels.geometry import Edges
 from worker.results import ResultStatus, SeriesResult
 
 
@@ -13,13 +14,14 @@ from worker.results import ResultStatus, SeriesResult
 class KeyImage:
     """The slice that illustrates a result: as displayed (oriented, square pixels, windowed), with its activation map.
 
-    `image` [rows, columns] grey 0-255; `activation` [rows, columns] in [0, 1] on the same grid, None where nothing
-    was classified; `slice_index` into SeriesResult.slices.
+    `image` [rows, columns] grey 0-255; `activation` [rows, columns] in [0, 1] on the same grid, 0 outside the head,
+    None where no lesion was found; `slice_index` into SeriesResult.slices; `edges` None for an unknown orientation.
     """
 
     slice_index: int
     image: ByteArray
     activation: FloatArray | None
+    edges: Edges | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,8 +129,12 @@ class Volume:
     _slices: tuple[OrientedFrame, ...]
     _window: tuple[float, float]
 
+    def oriented(self, index: int) -> OrientedFrame:
+        """Slice `index` with its pixels as stored."""
+        return self._slices[index]
+
     def displayed(self, index: int) -> ByteArray:
-        """Slice `index` as displayed: oriented, square pixels, windowed; uint8 [rows, columns], at most 512 x 512."""
+        """Slice `index` in the network's window: oriented, square pixels; uint8 [rows, columns], at most 512 x 512."""
         frame = self._slices[index]
         shape, step = display_grid(frame)
         return np.rint(crop(frame, self._window, 0.0, 0.0, step, shape) * 255).astype(np.uint8)

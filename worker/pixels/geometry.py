@@ -36,11 +36,31 @@ _DISPLAY = {
 }
 
 
+_LETTERS = (("R", "L"), ("A", "P"), ("F", "H"))  # of each axis, where it begins and where it ends
+_OBLIQUE = 0.2  # a direction cosine from which an axis is named: 12 degrees
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """What lies beyond each edge of a displayed slice: R, L, A, P, H or F, of an oblique slice several of them.
+
+    The letters and their order are those of Patient Orientation (PS3.3 C.7.6.1.1.1).
+    """
+
+    left: str
+    right: str
+    top: str
+    bottom: str
+
+
 @dataclass(frozen=True)
 class OrientedFrame:
     """A frame as displayed: `pixels` [rows, columns] is a view of the stored pixels, with its `spacing`.
 
-    `position_mm` is along the stack normal, towards left, posterior or head; it and `plane` are None where unknown.
+    `position_mm` is along the stack normal, towards left, posterior or head; `directions` are the patient's directions
+    to the right and down on the display. They and `plane` are None where unknown.
     """
 
     source: DecodedFrame
@@ -48,6 +68,7 @@ class OrientedFrame:
     spacing: tuple[float, float]
     plane: Plane | None
     position_mm: float | None
+    directions: tuple[Vector, Vector] | None = None
 
     @property
     def pitch(self) -> tuple[float, float]:
@@ -56,9 +77,25 @@ class OrientedFrame:
         return self.spacing[0] / finest, self.spacing[1] / finest
 
     @property
+    def edges(self) -> Edges | None:
+        """None where the orientation is unknown: no side is ever guessed."""
+        if self.directions is None:
+            return None
+        right, down = self.directions
+        return Edges(
+            patient_direction(-right), patient_direction(right), patient_direction(-down), patient_direction(down)
+        )
+
+    @property
     def extent(self) -> tuple[float, float]:
         """Height and width of the whole frame in display pixels."""
         return self.pixels.shape[0] * self.pitch[0], self.pixels.shape[1] * self.pitch[1]
+
+
+def patient_direction(vector: Vector) -> str:
+    """The letters of a direction in the patient, the nearest axis first."""
+    axes = [axis for axis in np.argsort(-np.abs(vector), kind="stable") if abs(vector[axis]) >= _OBLIQUE]
+    return "".join(_LETTERS[axis][int(vector[axis] > 0)] for axis in axes)
 
 
 def stack(frames: Sequence[DecodedFrame]) -> list[OrientedFrame]:
@@ -123,11 +160,11 @@ def _oriented(frame: DecodedFrame, normal: npt.NDArray[np.float64]) -> OrientedF
         pixels, spacing = pixels.T, (spacing[1], spacing[0])
         along_row, along_column = along_column, along_row
     if along_row @ right < 0:
-        pixels = pixels[:, ::-1]
+        pixels, along_row = pixels[:, ::-1], -along_row
     if along_column @ down < 0:
-        pixels = pixels[::-1]
+        pixels, along_column = pixels[::-1], -along_column
     position = float(np.array(frame.position) @ normal) if frame.position else None
-    return OrientedFrame(frame, pixels, spacing, plane, position)
+    return OrientedFrame(frame, pixels, spacing, plane, position, (along_row, along_column))
 
 
 def _check_sizes(frames: Sequence[OrientedFrame]) -> None:

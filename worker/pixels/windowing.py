@@ -56,30 +56,60 @@ class Window:
         return np.asarray(apply_voi_lut(values, ds))
 
 
-def grey_levels(ds: Dataset, frame: int, stored: Values, window: Window | None = None) -> ByteArray:
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """What a reader makes of the VOI transformation: the fractions of its range that become black and white.
+
+    `instead` is the window of an image that has no transformation, in place of one that holds nearly all its values.
+    """
+
+    black: float = 0.0
+    white: float = 1.0
+    instead: Window | None = None
+
+    def stretch(self, values: Values, first: float, length: float) -> Values:
+        """Values so moved that the transformation of `first` to `first + length` shows them adjusted."""
+        if (self.black, self.white) == (0.0, 1.0):
+            return values
+        return np.asarray(first + (values - first - self.black * length) / (self.white - self.black))
+
+
+UNCHANGED = Adjustment()
+
+
+def grey_levels(
+    ds: Dataset, frame: int, stored: Values, window: Window | None = None, adjustment: Adjustment = UNCHANGED
+) -> ByteArray:
     """A monochrome frame as displayed, black 0 to white 255: `stored` [rows, columns] → uint8 of the same shape.
 
-    `frame` counts from 0. `window` replaces the VOI transformation of the image; an image that has none is shown by
-    a window that holds nearly all its values. MONOCHROME1 is inverted.
+    `frame` counts from 0. `window` replaces the VOI transformation of the image, `adjustment` changes it; an image that
+    has none is shown by a window that holds nearly all its values. MONOCHROME1 is inverted.
     """
     stored = sign_extended(ds, stored)
     lowest, highest = int(stored.min()), int(stored.max())
-    if highest - lowest < stored.size:  # each value that can occur is transformed once
+    if stored.dtype.kind in "iu" and highest - lowest < stored.size:  # each value that can occur is transformed once
         values: Values = np.arange(lowest, highest + 1)
         index: Values | None = stored.astype(np.intp) - lowest
     else:
         values, index = stored, None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values of the header, and an overflow of SIGMOID far outside its window
-        values = _modality(ds, frame, values)
-        grey = window.apply(values) if window is not None else _voi(ds, frame, values, index)
+        values = modality_values(ds, frame, values)
+        grey = window.apply(values) if window is not None else _voi(ds, frame, values, index, adjustment)
     if ds.get("PhotometricInterpretation") == "MONOCHROME1":
         grey = 255 - grey
     eight_bits: ByteArray = np.rint(np.clip(np.nan_to_num(grey), 0, 255)).astype(np.uint8)
     return eight_bits if index is None else eight_bits[index]
 
 
-def _modality(ds: Dataset, frame: int, values: Values) -> Values:
+def has_voi(ds: Dataset, frame: int) -> bool:
+    """Whether the header of a monochrome image tells how a frame is displayed."""
+    sources = list(_sources(ds, frame, "FrameVOILUTSequence"))
+    return any(_lut(ds, source, "VOILUTSequence") is not None or _window(source) is not None for source in sources)
+
+
+def modality_values(ds: Dataset, frame: int, values: Values) -> Values:
+    """Stored values after the modality transformation, of the same shape."""
     for source in _sources(ds, frame, "PixelValueTransformationSequence"):
         if (table := _lut(ds, source, "ModalityLUTSequence")) is not None:
             return np.asarray(apply_modality_lut(table.clip(values), _only(ModalityLUTSequence=[table.item])))
@@ -90,17 +120,27 @@ def _modality(ds: Dataset, frame: int, values: Values) -> Values:
     return values
 
 
-def _voi(ds: Dataset, frame: int, values: Values, index: Values | None) -> Values:
+def _voi(ds: Dataset, frame: int, values: Values, index: Values | None, adjustment: Adjustment) -> Values:
     """Grey levels 0-255 by the image's own transformation; `index` says where in the image each of `values` is."""
     for source in _sources(ds, frame, "FrameVOILUTSequence"):
         if (table := _lut(ds, source, "VOILUTSequence")) is not None:
-            entries = apply_voi_lut(table.clip(values), _only(VOILUTSequence=[table.item]))
+            moved = table.clip(adjustment.stretch(values, table.first, len(table.entries) - 1))
+            entries = apply_voi_lut(moved, _only(VOILUTSequence=[table.item]))
             return np.asarray(entries * (255.0 / table.highest))
         if (window := _window(source)) is not None:
-            return window.apply(values)
-    low, high = (float(value) for value in np.percentile(values if index is None else values[index], _PERCENTILES))
-    high = max(high, low + 1e-6)
-    return Window((low + high) / 2, high - low, VoiFunction.LINEAR_EXACT).apply(values)
+            break
+    else:
+        window = adjustment.instead or window_between(
+            *np.percentile(values if index is None else values[index], _PERCENTILES)
+        )
+    return window.apply(adjustment.stretch(values, window.center - window.width / 2, window.width))
+
+
+def window_between(black: float, white: float) -> Window:
+    """The window that shows a value as black and a higher one as white."""
+    black, white = float(black), float(white)
+    width = max(white - black, 1e-6)
+    return Window(black + width / 2, width, VoiFunction.LINEAR_EXACT)
 
 
 def _window(source: Dataset) -> Window | None:

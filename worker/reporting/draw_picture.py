@@ -1,7 +1,8 @@
 """Draw the image of the Secondary Capture: the key image, and beside it the same slice with its activation map.
 
-What a viewer may omit is burnt into the pixels: the result, the model, and that it is unverified and for research.
-There are no left and right marks: the worker does not know how a viewer rotates or flips the image.
+What a viewer may omit is burnt into the pixels: the result, the model, the patient's directions at the edges of the
+slice where its orientation is known, and that it is unverified and for research. No patient is named. A map is drawn
+only for a lesion; letters and captions are beside the slice, never on it.
 """
 
 from __future__ import annotations
@@ -9,27 +10,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from worker.inference.illustrated import IllustratedResult
-from worker.pixels.arrays import ByteArray, FloatArray
+from worker.inference.illustrated import IllustratedResult, KeyImage
+from worker.pixels.arrays import ByteArray
+from worker.pixels.colour_map import ACTIVATION_THRESHOLD, colours, overlay
+from worker.pixels.geometry import Edges
 from worker.reporting.source_attributes import RESEARCH_USE
 from worker.results import ModelIdentity, ResultStatus
 
 WIDTH, HEIGHT = 1024, 600
-ACTIVATION_THRESHOLD = 0.3  # below it the map is transparent: weak activation is everywhere and has no meaning
 
 _PANEL_TOP, _PANEL_WIDTH, _PANEL_HEIGHT = 112, 440, 412
 _PANEL_LEFT = (20, 484)
 _BAR = (944, _PANEL_TOP + 40, 964, _PANEL_TOP + _PANEL_HEIGHT - 40)
+_LETTERS = 26  # of each side of a panel, for the patient's directions
+_NO_LESION = "No map is shown, because the model found no lesion. This does not exclude a tumour."
 _BACKGROUND, _INK, _FAINT, _WARNING = (16, 18, 22), (240, 240, 240), (170, 176, 186), (255, 196, 64)
-
-# "plasma" of matplotlib (CC0) at nine even steps: its lightness increases evenly, and no step is grey.
-_COLOUR_STEPS: npt.NDArray[np.float32] = np.array(
-    [(13, 8, 135), (76, 2, 161), (126, 3, 168), (170, 35, 149), (204, 71, 120), (230, 108, 92), (248, 149, 64),
-     (253, 197, 39), (240, 249, 33)], dtype=np.float32,
-)  # fmt: skip
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Colour = tuple[int, int, int]
@@ -43,8 +40,11 @@ def draw_picture(result: IllustratedResult, model: ModelIdentity) -> ByteArray:
     draw.text((20, 18), f"{RESEARCH_USE}. Not for diagnosis.", (0, 0, 0), _font(20), anchor="lm")
     _line(draw, (WIDTH - 20, 62), model.name, 18, _FAINT, 380, anchor="rm")
     _line(draw, (WIDTH - 20, 88), f"version {model.version}", 18, _FAINT, 380, anchor="rm")
+    left = 20
+    if result.series_type:
+        left = _line(draw, (left, 101), result.series_type, 15, _FAINT, 460) + 20
     if result.missing:
-        _line(draw, (20, 101), f"Incomplete: {result.missing}", 15, _WARNING, WIDTH - 40)
+        _line(draw, (left, 101), f"Incomplete: {result.missing}", 15, _WARNING, WIDTH - 20 - left)
     if result.status is ResultStatus.CLASSIFIED and result.label is not None:
         _draw_classified(canvas, draw, result, model, result.label)
     else:
@@ -52,30 +52,17 @@ def draw_picture(result: IllustratedResult, model: ModelIdentity) -> ByteArray:
     return np.asarray(canvas, dtype=np.uint8)
 
 
-def colours(values: FloatArray) -> FloatArray:
-    """Colours of the map: values in [0, 1], any shape → [..., 3] in 0-255."""
-    steps = np.linspace(0, 1, len(_COLOUR_STEPS))
-    channels = [np.interp(values, steps, _COLOUR_STEPS[:, channel]) for channel in range(3)]
-    return np.stack(channels, axis=-1).astype(np.float32)
-
-
-def overlay(image: ByteArray, activation: FloatArray) -> ByteArray:
-    """Overlay the activation map on the slice: [rows, columns] each → uint8 RGB [rows, columns, 3].
-
-    The slice is unchanged below ACTIVATION_THRESHOLD; above it the opacity of the map increases to 60 %.
-    """
-    strength = np.clip(np.nan_to_num(activation), 0, 1).astype(np.float32)
-    above = np.clip((strength - ACTIVATION_THRESHOLD) / (1 - ACTIVATION_THRESHOLD), 0, 1)
-    opacity = np.where(strength >= ACTIVATION_THRESHOLD, 0.25 + 0.35 * above, 0)[..., None]
-    grey = np.repeat(image[..., None].astype(np.float32), 3, axis=-1)
-    blended: ByteArray = np.rint(grey * (1 - opacity) + colours(above) * opacity).astype(np.uint8)
-    return blended
+def shows_map(result: IllustratedResult, model: ModelIdentity) -> bool:
+    """Whether the picture of a result has an activation map: only a lesion that was found has one."""
+    is_lesion = result.label is not None and model.class_named(result.label).is_lesion
+    return is_lesion and result.key_image is not None and result.key_image.activation is not None
 
 
 def _draw_classified(
     canvas: Image.Image, draw: ImageDraw.ImageDraw, result: IllustratedResult, model: ModelIdentity, label: str
 ) -> None:
-    title = model.class_named(label).title
+    answer = model.class_named(label)
+    title = answer.title
     certainty = _percent(result.probability or 0.0)
     room = 560 - round(draw.textlength(certainty, _font(36)))
     end = _line(draw, (20, 74), title, 36, _INK, room)
@@ -86,10 +73,12 @@ def _draw_classified(
     key_image = result.key_image
     if key_image is None:
         return
-    _panel(canvas, draw, 0, key_image.image, f"Slice {key_image.slice_index + 1} of {len(result.slices)}")
-    if key_image.activation is not None:
+    _panel(canvas, draw, 0, key_image.image, _caption(result, key_image), key_image.edges)
+    if not answer.is_lesion:
+        _paragraph(draw, (_PANEL_LEFT[1], _PANEL_TOP), _NO_LESION, 24, WIDTH - 20 - _PANEL_LEFT[1])
+    elif key_image.activation is not None:  # as `shows_map`
         overlaid = overlay(key_image.image, key_image.activation)
-        _panel(canvas, draw, 1, overlaid, f"Where the model looked: class activation, {title}")
+        _panel(canvas, draw, 1, overlaid, f"Where the model looked: class activation, {title}", key_image.edges)
         _colour_bar(canvas, draw)
 
 
@@ -97,19 +86,44 @@ def _draw_not_assessed(canvas: Image.Image, draw: ImageDraw.ImageDraw, result: I
     _line(draw, (20, 74), "Not assessed", 36, _INK, 580)
     key_image = result.key_image
     if key_image is not None:
-        _panel(canvas, draw, 0, key_image.image, f"Slice {key_image.slice_index + 1} of {len(result.slices)}")
+        _panel(canvas, draw, 0, key_image.image, _caption(result, key_image), key_image.edges)
     reason = f"Not assessed: {result.detail or result.reason or 'no reason given'}"
     _paragraph(draw, (_PANEL_LEFT[1], _PANEL_TOP), reason, 24, WIDTH - 20 - _PANEL_LEFT[1])
 
 
-def _panel(canvas: Image.Image, draw: ImageDraw.ImageDraw, column: int, pixels: ByteArray, caption: str) -> None:
-    """An image with its caption, as large as its panel allows at its own aspect ratio."""
+def _caption(result: IllustratedResult, key_image: KeyImage) -> str:
+    position = result.slices[key_image.slice_index].position_mm if result.slices else None
+    place = f", {position:.1f} mm" if position is not None else ""
+    return f"Slice {key_image.slice_index + 1} of {len(result.slices)}{place}"
+
+
+def _panel(
+    canvas: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    column: int,
+    pixels: ByteArray,
+    caption: str,
+    edges: Edges | None,
+) -> None:
+    """An image with its caption, as large as its panel allows at its own aspect ratio, and the letters around it."""
     rows, columns = pixels.shape[:2]
-    scale = min(_PANEL_WIDTH / columns, _PANEL_HEIGHT / rows)
+    margin = _LETTERS if edges is not None else 0
+    scale = min((_PANEL_WIDTH - 2 * margin) / columns, (_PANEL_HEIGHT - 2 * margin) / rows)
     size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
     shown = Image.fromarray(pixels).convert("RGB").resize(size, Image.Resampling.BICUBIC)
     left = _PANEL_LEFT[column]
-    canvas.paste(shown, (left + (_PANEL_WIDTH - size[0]) // 2, _PANEL_TOP + (_PANEL_HEIGHT - size[1]) // 2))
+    corner = left + (_PANEL_WIDTH - size[0]) // 2, _PANEL_TOP + (_PANEL_HEIGHT - size[1]) // 2
+    canvas.paste(shown, corner)
+    if edges is not None:
+        middle = left + _PANEL_WIDTH // 2, _PANEL_TOP + _PANEL_HEIGHT // 2
+        beyond = _LETTERS // 2
+        for letters, place in (
+            (edges.left, (corner[0] - beyond, middle[1])),
+            (edges.right, (corner[0] + size[0] + beyond, middle[1])),
+            (edges.top, (middle[0], corner[1] - beyond)),
+            (edges.bottom, (middle[0], corner[1] + size[1] + beyond)),
+        ):
+            draw.text(place, letters, _INK, _font(18 if len(letters) == 1 else 13), anchor="mm")
     draw.rectangle((left - 1, _PANEL_TOP - 1, left + _PANEL_WIDTH, _PANEL_TOP + _PANEL_HEIGHT), outline=(70, 74, 82))
     _line(draw, (left, _PANEL_TOP + _PANEL_HEIGHT + 18), caption, 18, _INK, _PANEL_WIDTH)
 

@@ -1,4 +1,4 @@
-"""Build the Secondary Capture of a series result (the heat map), and the Key Object Selection of the deciding slices.
+"""Build the Secondary Capture of a series result (slice and heat map), and the Key Object Selection of its key slices.
 
 Deterministic: the same values give the same bytes. Many viewers show no Structured Report; every viewer shows these.
 """
@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from worker.dicom import standard
 from worker.inference.illustrated import IllustratedResult
 from worker.reporting import source_attributes
-from worker.reporting.draw_picture import draw_picture
+from worker.reporting.draw_picture import draw_picture, shows_map
 from worker.reporting.source_attributes import RESEARCH_USE
 from worker.results import ModelIdentity
 
@@ -57,10 +57,12 @@ def build_secondary_capture(
     ds.ConversionType = "WSD"  # workstation
     ds.ImageType = ["DERIVED", "SECONDARY"]
     ds.PatientOrientation = ds.Laterality = ""  # unknown, and never guessed
-    ds.BurnedInAnnotation = "YES"
+    if annotated := _burned_in(sources):
+        ds.BurnedInAnnotation = annotated
     ds.ImageComments = f"{RESEARCH_USE}. {model.limits}"[:10240]
-    ds.DerivationDescription = f"Slice with class activation map, {RESEARCH_USE}"
-    ds.DerivationCodeSequence = [source_attributes.code_item(standard.CLASS_ACTIVATION)]
+    if has_map := shows_map(result, model):
+        ds.DerivationCodeSequence = [source_attributes.code_item(standard.CLASS_ACTIVATION)]
+    ds.DerivationDescription = f"Slice{' with class activation map' if has_map else ''}, {RESEARCH_USE}"
     ds.SourceImageSequence = [_source_image(result, sources)]
     ds.SamplesPerPixel = 3
     ds.PhotometricInterpretation = "RGB"
@@ -70,7 +72,7 @@ def build_secondary_capture(
     ds.HighBit = 7
     ds.PixelRepresentation = 0
     ds.PixelData = pixels.tobytes()
-    title = "AI brain MRI heat map, unverified, research use"
+    title = f"AI brain MRI {'heat map' if has_map else 'key slice'}, unverified, research use"
     source_attributes.stamp(ds, sources[0], model, created_at, worker_version, title)
     return ds
 
@@ -129,6 +131,15 @@ def build_key_object_selection(
     title = "AI brain MRI key images, unverified, research use"
     source_attributes.stamp(selection, sources[0], model, created_at, worker_version, title)
     return selection
+
+
+def _burned_in(sources: Sequence[Dataset]) -> str:
+    """Burned In Annotation: whether the pixels identify the patient and the date (PS3.3 C.7.6.1). We write neither.
+
+    So it is that of the sources; empty for captured images that do not tell.
+    """
+    told = {source_attributes.burned_in_annotation(source) for source in sources}
+    return "YES" if "YES" in told else "" if "" in told else "NO"
 
 
 def _source_image(result: IllustratedResult, sources: Sequence[Dataset]) -> Dataset:

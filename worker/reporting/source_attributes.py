@@ -21,10 +21,12 @@ from pydicom.multival import MultiValue
 from pydicom.sr.coding import Code
 
 import worker.dicom.character_sets  # noqa: F401 - text of senders is decoded here
-from worker.dicom.standard import PROCESSING_EQUIPMENT, PRODUCT, derive_uid, is_uid
+from worker.dicom.standard import PROCESSING_EQUIPMENT, PRODUCT, STORAGE_SOP_CLASSES, derive_uid, is_uid
 from worker.results import CodedConcept, ModelIdentity
 
 RESEARCH_USE = "AI, unverified, research use only"
+
+_CAPTURED = tuple(uid for uid, name in STORAGE_SOP_CLASSES.items() if "Secondary Capture" in name)
 
 CodeTriple = tuple[str, str, str]  # value, scheme, meaning
 
@@ -142,6 +144,12 @@ def modality(source: Dataset) -> str:
     return _text(source, "Modality").upper()
 
 
+def burned_in_annotation(source: Dataset) -> str:
+    """YES or NO; of an MR image that does not tell NO, empty for a captured image, which may show anything."""
+    told = _text(source, "BurnedInAnnotation").strip().upper()
+    return told if told in ("YES", "NO") else "" if source.SOPClassUID in _CAPTURED else "NO"
+
+
 def device_observer(model: ModelIdentity) -> sr.ObserverContext:
     """TID 1004: the model is the only observer."""
     return sr.ObserverContext(
@@ -249,5 +257,6 @@ _OPTIONAL: dict[str, Callable[[str], str]] = {
 # Every attribute of a source that this package reads, and those by which highdicom takes it for an image.
 SOURCE_KEYWORDS = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality",
-    "FrameOfReferenceUID", "TimezoneOffsetFromUTC", "Rows", "Columns", "NumberOfFrames", *_REQUIRED, *_OPTIONAL,
+    "FrameOfReferenceUID", "BurnedInAnnotation", "TimezoneOffsetFromUTC", "Rows", "Columns", "NumberOfFrames",
+    *_REQUIRED, *_OPTIONAL,
 )  # fmt: skip

@@ -23,6 +23,7 @@ from worker.decoding.pool import DecoderPool
 from worker.errors import StartError
 from worker.inference.bundle import verified_identity
 from worker.jobs.bundle_store import BundleStore
+from worker.results import ModelIdentity
 from worker.storage.integrity import Integrity
 from worker.web.errors import DOCUMENTED
 from worker.web.filters import LARGEST_NUMBER, LARGEST_PAGE, UID_PATTERN
@@ -62,16 +63,20 @@ def api_router(tag: str) -> APIRouter:
 
 @dataclass(frozen=True, slots=True)
 class BundleDescription:
-    """A bundle on this host as a page shows it: class titles by name, the model card (Markdown), docs/figures.json."""
+    """A bundle on this host as a page shows it: what it says it is, the model card (Markdown), docs/figures.json."""
 
-    sha256: str
-    manufacturer: str
-    family: str
-    limits: str
-    parameters: str
-    titles: dict[str, str]
+    identity: ModelIdentity
     card: str
     figures: str | None
+
+    @property
+    def sha256(self) -> str:
+        return self.identity.sha256
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """The titles of the classes, in the order of the probabilities of a slice."""
+        return {model_class.name: model_class.title for model_class in self.identity.classes}
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,13 @@ class Site:
         return next((bundle for bundle in self.bundles() if bundle.sha256 == sha256), None)
 
     def class_titles(self) -> dict[str, str]:
-        """The title of every class that a model of this host may answer."""
-        return {name: title for bundle in self.bundles() for name, title in bundle.titles.items()}
+        """The title of every label that a model of this host may answer: classes, and lesions of unknown kind."""
+        return {label.name: label.title for bundle in self.bundles() for label in bundle.identity.labels}
+
+    def is_lesion(self, label: str | None, sha256: str | None) -> bool:
+        """Whether a model's label is a lesion; False where its bundle is not on this host."""
+        bundle = self.bundle(sha256) if label is not None else None
+        return bundle is not None and any(item.name == label and item.is_lesion for item in bundle.identity.labels)
 
 
 @cache
@@ -124,12 +134,7 @@ def describe_bundle(folder: FilePath) -> BundleDescription:
     identity = verified_identity(folder)
     figures = folder / "docs" / "figures.json"
     return BundleDescription(
-        sha256=identity.sha256,
-        manufacturer=identity.manufacturer,
-        family=identity.family,
-        limits=identity.limits,
-        parameters=identity.parameters,
-        titles={model_class.name: model_class.title for model_class in identity.classes},
+        identity=identity,
         card=(folder / "docs" / "README.md").read_text(encoding="utf-8"),
         figures=figures.read_text(encoding="utf-8") if figures.is_file() else None,
     )

@@ -22,6 +22,7 @@ from worker.errors import NotAssessable
 from worker.inference import display
 from worker.pixels.frames import open_file
 from worker.pixels.windowing import VoiFunction, Window
+from worker.results import Activation
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,11 @@ def test_pictures(pool: DecoderPool, file: Path) -> None:
     low, high = json.loads(pool.answer(tasks.grey_window([file]), "x").content())
     assert (low, high) == display.grey_window([file])
     assert pool.picture(tasks.slice_png(file, 3, (low, high)), "x") == display.slice_png(file, 3, (low, high))
+    darker = pool.picture(tasks.slice_png(file, 3, (low, high), 0.5, 1.5), "x")
+    assert darker == display.slice_png(file, 3, (low, high), 0.5, 1.5)
+    activation = Activation(((0, 255), (0, 0)), 0.0, 0.0, 1.0, 1.0)
+    assert pool.picture(tasks.activation_png(file, 3, activation), "x") == display.activation_png(file, 3, activation)
+    assert json.loads(pool.picture(tasks.slice_facts(file, 3), "x")) == {"edges": None, "position_mm": None}
 
 
 def test_secondary_capture(pool: DecoderPool, tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ from PIL import Image
 
 from tests.testbed.images import image, save
 from worker.errors import NotAssessable
-from worker.inference.display import grey_window, slice_png
+from worker.inference.display import activation_png, grey_window, key_image, slice_facts, slice_png
+from worker.inference.preprocess import Preprocessing, preprocess
+from worker.pixels.geometry import Edges
+from worker.results import Activation
 
 RAMP = np.tile(np.arange(64, dtype=np.uint16) * 10, (64, 1))  # 0 to 630, brighter to the right
 AXIAL = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "ImagePositionPatient": [0, 0, 0]}
@@ -79,3 +82,64 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
         grey_window([tmp_path / "x"])
     with pytest.raises(FileNotFoundError):
         slice_png(tmp_path / "absent", None, (0, 1))
+
+
+HEAD = np.where(np.hypot(*np.mgrid[-1:1:64j, -1:1:64j]) < 0.6, 500, 0).astype(np.uint16)
+WHOLE = Activation(rows=((255, 255), (255, 255)), top=0.0, left=0.0, height=1.0, width=1.0)
+
+
+def test_slice_is_shown_by_the_window_of_its_header(tmp_path: Path) -> None:
+    file = save(image(RAMP, WindowCenter=300, WindowWidth=201, **AXIAL), tmp_path / "a.dcm")
+    grey = shown(file, (0, 630))
+    assert np.abs(grey - np.clip((RAMP - 199.5) / 200, 0, 1) * 255).max() <= 1
+    with Image.open(io.BytesIO(slice_png(file, None, (0, 630), 0.5, 1.5))) as png:
+        assert np.abs(np.asarray(png) - np.clip((RAMP - 300.0) / 200, 0, 1) * 255).max() <= 2
+
+
+def test_colour_is_shown_without_the_window_of_its_header(tmp_path: Path) -> None:
+    grey = np.clip(RAMP // 3, 0, 255).astype(np.uint8)
+    file = save(image(np.stack([grey] * 3, axis=-1), WindowCenter=5, WindowWidth=3), tmp_path / "a.dcm")
+    assert np.abs(shown(file, (0, 255)).astype(int) - grey).max() <= 1
+
+
+def test_facts_are_edges_and_position(tmp_path: Path) -> None:
+    placed = AXIAL | {"ImagePositionPatient": [-3, 4, 12.5]}
+    facts = slice_facts(save(image(RAMP, **placed), tmp_path / "a.dcm"), None)
+    assert facts == {"edges": {"left": "R", "right": "L", "top": "A", "bottom": "P"}, "position_mm": 12.5}
+    assert slice_facts(save(image(RAMP), tmp_path / "b.dcm"), None) == {"edges": None, "position_mm": None}
+
+
+def painted(file: Path, activation: Activation) -> npt.NDArray[Any]:
+    with Image.open(io.BytesIO(activation_png(file, None, activation))) as png:
+        assert png.mode == "RGBA"
+        return np.asarray(png)
+
+
+def test_map_ends_at_the_head(tmp_path: Path) -> None:
+    layer = painted(save(image(HEAD, **AXIAL), tmp_path / "a.dcm"), WHOLE)
+    assert layer.shape == (64, 64, 4)
+    assert (layer[..., 3] > 200)[HEAD > 0].mean() > 0.97
+    assert (layer[..., 3] > 0)[HEAD == 0].mean() < 0.05
+
+
+def test_map_lies_where_it_was_computed(tmp_path: Path) -> None:
+    file = save(image(RAMP + 1, **AXIAL), tmp_path / "a.dcm")
+    right = Activation(rows=((255, 255), (255, 255)), top=0.25, left=0.5, height=0.5, width=0.5)
+    layer = painted(file, right)[..., 3]
+    assert layer[18:46, 34:62].min() > 200
+    assert layer[:15].max() == layer[50:].max() == layer[:, :30].max() == 0
+
+
+def test_key_image_is_the_slice_of_the_page_with_its_edges_and_its_map_within_the_head(tmp_path: Path) -> None:
+    with_window = {"WindowCenter": 250, "WindowWidth": 400, "SeriesInstanceUID": "1.2"} | AXIAL
+    file = save(image(HEAD + RAMP // 10, **with_window), tmp_path / "a.dcm")
+    volume = preprocess([file], Preprocessing(size=64))
+    key = key_image(volume, 0, np.ones((5, 5), np.float32))
+    assert np.array_equal(key.image, shown(file, (0, 1)))
+    assert key.edges == Edges("R", "L", "A", "P")
+    assert key.activation is not None
+    assert (key.activation > 0.9)[HEAD > 0].mean() > 0.97
+    assert (key.activation > 0)[HEAD == 0].mean() < 0.05
+    bare = preprocess([save(image(HEAD), tmp_path / "b.dcm")], Preprocessing(size=64))
+    assert np.array_equal(key_image(bare, 0, None).image, bare.displayed(0))
+    assert (key_image(bare, 0, None).edges, key_image(bare, 0, None).activation) == (None, None)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from worker.errors import NotAssessable
 from worker.pixels.decode import DecodedFrame
-from worker.pixels.geometry import Plane, stack
+from worker.pixels.geometry import Edges, Plane, orient, stack
 
 # A volume in patient space, indexed [x to the left, y to posterior, z to the head], without any symmetry.
 VOLUME = np.arange(5 * 6 * 7, dtype=np.uint16).reshape(5, 6, 7)
@@ -122,3 +123,31 @@ def test_what_is_no_stack_is_refused(reason: str, second: dict[str, Any]) -> Non
 
 def test_spacing_that_differs_by_rounding_is_one_spacing() -> None:
     assert len(stack([frame(spacing=(1.0, 1.0)), frame(spacing=(1.0, 1.001))])) == 2
+
+
+def oriented(*cosines: float) -> Edges | None:
+    return orient(frame(orientation=tuple(map(float, cosines)), position=(0.0, 0.0, 0.0))).edges
+
+
+@pytest.mark.parametrize("signs", list(itertools.product((1, -1), repeat=2)), ids=str)
+@pytest.mark.parametrize(
+    ("row", "column", "edges"),
+    [(0, 1, Edges("R", "L", "A", "P")), (0, 2, Edges("R", "L", "H", "F")), (1, 2, Edges("A", "P", "H", "F"))],
+)
+def test_edges_are_those_of_the_plane_however_it_was_stored(
+    row: int, column: int, edges: Edges, signs: tuple[int, int]
+) -> None:
+    for first, second in ((row, column), (column, row)):
+        assert oriented(*(signs[0] * AXES[first]), *(signs[1] * AXES[second])) == edges
+
+
+def test_edges_of_an_oblique_slice_name_the_nearest_axis_first() -> None:
+    tilted = math.radians(30)
+    assert oriented(1, 0, 0, 0, math.cos(tilted), -math.sin(tilted)) == Edges("R", "L", "AH", "PF")
+    slightly = math.radians(8)
+    assert oriented(1, 0, 0, 0, math.cos(slightly), -math.sin(slightly)) == Edges("R", "L", "A", "P")
+
+
+def test_no_edge_is_named_without_an_orientation() -> None:
+    assert orient(frame()).edges is None
+    assert [item.edges for item in stack([frame(), frame(orientation=(1.0, 0, 0, 0, 1, 0))])] == [None, None]

@@ -14,7 +14,7 @@ from pydicom.uid import EnhancedMRImageStorage, ExplicitVRBigEndian, ExplicitVRL
 
 from tests.testbed.images import image, save
 from worker.pixels.decode import decoded_samples, open_image
-from worker.pixels.windowing import VoiFunction, Window, grey_levels
+from worker.pixels.windowing import UNCHANGED, Adjustment, VoiFunction, Window, grey_levels, has_voi, window_between
 
 VALUES = np.arange(-300, 4100, 7, dtype=np.int16).reshape(17, 37)
 Shown = npt.NDArray[Any]
@@ -279,3 +279,56 @@ def test_sparse_values_of_32_bits(tmp_path: Path) -> None:
     values = np.array([[0, 10**9, 2 * 10**9, 4 * 10**9]], np.uint32)
     ds = image(values, WindowCenter=2e9, WindowWidth=4e9)
     assert shown(tmp_path, ds).tolist() == [[0, 64, 128, 255]]
+
+
+def adjusted(tmp_path: Path, ds: Dataset, adjustment: Adjustment) -> Shown:
+    opened = open_image(save(ds, tmp_path / "a.dcm"))
+    return grey_levels(opened, 0, next(decoded_samples(opened, [0])), adjustment=adjustment)
+
+
+def test_adjusted_window_is_the_window_of_the_image_moved_and_widened(tmp_path: Path) -> None:
+    ds = image(VALUES, WindowCenter=1000, WindowWidth=800, VOILUTFunction="LINEAR_EXACT")
+    moved = adjusted(tmp_path, ds, Adjustment(0.25, 1.25))
+    assert np.array_equal(moved, expected(VALUES, lambda x: linear_exact(x, 1200, 800)))
+    narrow = adjusted(tmp_path, ds, Adjustment(0.25, 0.75))
+    assert np.array_equal(narrow, expected(VALUES, lambda x: linear_exact(x, 1000, 400)))
+    soft = image(VALUES, WindowCenter=1000, WindowWidth=800, VOILUTFunction="SIGMOID")
+    assert np.array_equal(
+        adjusted(tmp_path, soft, Adjustment(-0.5, 1.5)), expected(VALUES, lambda x: sigmoid(x, 1000, 1600))
+    )
+
+
+def test_adjusted_lut_keeps_its_curve(tmp_path: Path) -> None:
+    entries = [round(65535 * (index / 1000) ** 2) for index in range(1001)]
+    ds = image(np.arange(0, 1200, 3, dtype=np.uint16).reshape(20, 20), VOILUTSequence=[lut(entries, 100, 16)])
+    plain, moved = adjusted(tmp_path, ds, UNCHANGED), adjusted(tmp_path, ds, Adjustment(0.3, 1.3))
+    assert np.array_equal(moved.ravel()[100:], plain.ravel()[:-100])
+
+
+def test_window_instead_is_for_an_image_without_one(tmp_path: Path) -> None:
+    instead = Adjustment(instead=window_between(0, 1000))
+    assert np.array_equal(
+        adjusted(tmp_path, image(VALUES), instead), expected(VALUES, lambda x: linear_exact(x, 500, 1000))
+    )
+    ds = image(VALUES, WindowCenter=100, WindowWidth=50)
+    assert np.array_equal(adjusted(tmp_path, ds, instead), adjusted(tmp_path, ds, UNCHANGED))
+
+
+def test_header_tells_whether_it_has_a_transformation(tmp_path: Path) -> None:
+    def told(**attributes: Any) -> bool:
+        return has_voi(open_image(save(image(VALUES, **attributes), tmp_path / "a.dcm")), 0)
+
+    group = Dataset()
+    group.FrameVOILUTSequence = [Dataset()]
+    group.FrameVOILUTSequence[0].WindowCenter, group.FrameVOILUTSequence[0].WindowWidth = 5, 9
+    assert told(WindowCenter=3, WindowWidth=8)
+    assert told(VOILUTSequence=[lut([0, 255], 3, 8)])
+    assert told(SharedFunctionalGroupsSequence=[group])
+    assert not told()
+    assert not told(WindowCenter=3, WindowWidth=0)
+
+
+def test_means_of_several_frames_are_shown_as_whole_values_are(tmp_path: Path) -> None:
+    opened = open_image(save(image(VALUES, WindowCenter=1000, WindowWidth=800), tmp_path / "a.dcm"))
+    whole, mean = grey_levels(opened, 0, VALUES), grey_levels(opened, 0, VALUES.astype(np.float32))
+    assert np.array_equal(whole, mean)

@@ -9,10 +9,13 @@ import pytest
 
 from tests.testbed import results
 from worker.pixels.arrays import ByteArray
+from worker.pixels.geometry import Edges
 from worker.reporting import draw_picture as drawing
-from worker.reporting.draw_picture import ACTIVATION_THRESHOLD, colours, draw_picture, overlay
+from worker.reporting.draw_picture import draw_picture
 
 SOURCES = results.source_headers()
+MODEL = results.MODEL_OF_LESIONS
+EDGES = Edges("R", "L", "A", "P")
 CLASSIFIED = results.classified(SOURCES)
 NOT_ASSESSED = results.not_assessed(SOURCES)
 
@@ -32,16 +35,44 @@ def test_research_use_is_burnt_in(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not changed[36:].any()
 
 
-@pytest.mark.parametrize("what", ["label", "model", "probability", "slice", "missing"])
+@pytest.mark.parametrize("what", ["label", "model", "probability", "slice", "missing", "series type", "position"])
 def test_each_fact_is_in_the_pixels(what: str) -> None:
     others = {
         "label": (results.classified(SOURCES, "meningioma"), results.MODEL),
         "model": (CLASSIFIED, replace(results.MODEL, version="0.2.0")),
         "probability": (results.classified(SOURCES, probability=0.61), results.MODEL),
         "slice": (replace(CLASSIFIED, key_image=results.key_image(2)), results.MODEL),
+        "series type": (replace(CLASSIFIED, series_type="FLAIR, axial"), results.MODEL),
+        "position": (
+            replace(CLASSIFIED, slices=tuple(replace(s, position_mm=3.5) for s in CLASSIFIED.slices)),
+            results.MODEL,
+        ),
         "missing": (replace(CLASSIFIED, missing="8 of the 10 images that the sender has"), results.MODEL),
     }
     assert not np.array_equal(draw_picture(*others[what]), draw_picture(CLASSIFIED, results.MODEL))
+
+
+def test_no_lesion_has_no_map_even_if_there_is_one() -> None:
+    assert coloured(draw_picture(results.classified(SOURCES, "notumor"), results.MODEL)) == 0
+    for label in ("tumor", "other"):
+        assert coloured(draw_picture(results.classified(SOURCES, label, 0.9, MODEL), MODEL)) > 1000
+
+
+def test_letters_stand_beside_the_slice_and_the_slice_is_whole() -> None:
+    white = np.full((200, 200), 255, dtype=np.uint8)
+    key = replace(results.key_image(0), image=white, activation=None)
+    plain = draw_picture(replace(CLASSIFIED, key_image=key), results.MODEL)[112:524, 20:460]
+    lettered = draw_picture(replace(CLASSIFIED, key_image=replace(key, edges=EDGES)), results.MODEL)[112:524, 20:460]
+    assert (plain == 255).all(axis=-1).sum() == 412 * 412
+    assert (lettered[26:386, 40:400] == 255).all()
+    beside = lettered.copy()
+    beside[26:386, 40:400] = 0
+    sides = [beside[:26, 200:240], beside[386:, 200:240], beside[190:220, :40], beside[190:220, 400:]]
+    assert all(int((side.min(axis=-1) > 150).sum()) > 15 for side in sides)
+    other = replace(key, edges=replace(EDGES, left="L", right="R"))
+    assert not np.array_equal(
+        draw_picture(replace(CLASSIFIED, key_image=other), results.MODEL)[112:524, 20:460], lettered
+    )
 
 
 def test_not_assessed_shows_slice_and_reason_but_no_map() -> None:
@@ -75,23 +106,6 @@ def test_long_names_stay_inside_their_column() -> None:
     title = shown[40:110] > 60
     assert not title[:, 605:620].any()  # the gap between title and model name
     assert not title[:, 1006:].any()
-
-
-def test_map_is_clear_below_the_threshold() -> None:
-    image = np.full((4, 5), 100, dtype=np.uint8)
-    activation = np.full((4, 5), ACTIVATION_THRESHOLD - 0.01, dtype=np.float32)
-    activation[0, 0], activation[0, 1] = 1.0, np.nan
-    seen = overlay(image, activation)
-    assert (seen[1:] == 100).all()
-    assert (seen[0, 1] == 100).all()
-    assert np.ptp(seen[0, 0].astype(int)) > 60
-
-
-def test_colours_are_those_of_plasma() -> None:
-    matplotlib = pytest.importorskip("matplotlib")
-    values = np.linspace(0, 1, 101, dtype=np.float32)
-    expected = matplotlib.colormaps["plasma"](values)[:, :3] * 255
-    assert np.abs(colours(values) - expected).max() < 8
 
 
 @pytest.mark.parametrize(

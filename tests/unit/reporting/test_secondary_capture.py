@@ -10,6 +10,7 @@ import pytest
 from highdicom import ko
 from PIL import Image
 from pydicom import dcmread, dcmwrite
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from tests.testbed import results
 from worker.reporting.draw_picture import draw_picture
@@ -31,11 +32,37 @@ def test_capture_holds_the_drawn_pixels_and_says_what_it_is() -> None:
     buffer.seek(0)
     ds = dcmread(buffer)
     assert np.array_equal(ds.pixel_array, draw_picture(CLASSIFIED, results.MODEL))
-    assert (ds.Modality, ds.BurnedInAnnotation, ds.PatientName) == ("OT", "YES", "Phantom^Template")
+    assert (ds.Modality, ds.BurnedInAnnotation, ds.PatientName) == ("OT", "NO", "Phantom^Template")
     assert ds.DerivationCodeSequence[0].CodeMeaning == "Class activation"
     [source] = ds.SourceImageSequence
     assert source.ReferencedSOPInstanceUID == SOURCES[4].SOPInstanceUID
     assert source.PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "told"),
+    [
+        ({}, "NO"),  # an MR image; what we write names no patient
+        ({"BurnedInAnnotation": "NO", "SOPClassUID": SecondaryCaptureImageStorage}, "NO"),
+        ({"BurnedInAnnotation": "YES"}, "YES"),
+        ({"SOPClassUID": SecondaryCaptureImageStorage}, None),  # may show anything
+        ({"BurnedInAnnotation": "perhaps"}, "NO"),
+    ],
+)
+def test_capture_tells_whether_its_source_names_the_patient(attributes: dict[str, str], told: str | None) -> None:
+    sources = results.source_headers(**attributes)
+    ds = build_secondary_capture(results.classified(sources), results.MODEL, sources, **results.ARGUMENTS)
+    assert ds.get("BurnedInAnnotation") == told
+
+
+def test_capture_without_a_lesion_is_no_heat_map() -> None:
+    nothing = results.classified(SOURCES, "notumor")
+    for result in (nothing, NOT_ASSESSED):
+        ds = build_secondary_capture(result, results.MODEL, SOURCES, **results.ARGUMENTS)
+        assert "DerivationCodeSequence" not in ds
+        assert "map" not in ds.SeriesDescription + ds.DerivationDescription
+    found = build_secondary_capture(CLASSIFIED, results.MODEL, SOURCES, **results.ARGUMENTS)
+    assert "heat map" in found.SeriesDescription
 
 
 def test_capture_of_enhanced_image_names_the_frame() -> None:

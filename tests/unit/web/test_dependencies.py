@@ -24,7 +24,7 @@ def test_the_bundles_of_a_host_come_once_each_the_configured_one_first(
     assert [bundle.sha256 for bundle in site.bundles()] == [model.sha256, verified_identity(other).sha256]
     described = site.bundle(verified_identity(other).sha256)
     assert described is not None
-    assert (described.card, described.figures, described.manufacturer) == ("# Another\n", None, "test")
+    assert (described.card, described.figures, described.identity.manufacturer) == ("# Another\n", None, "test")
     assert site.bundle("12" * 32) is None
     assert site.bundle(None) is None
 

@@ -9,7 +9,17 @@ from sqlalchemy.orm import Session
 
 from worker.db.instances import StoredFile, file_of
 from worker.db.settling import refused_instances_of
-from worker.db.tables import InstanceRow, JobRow, JobState, ObjectKind, ObjectRow, ResultRow, SeriesRow, SliceResultRow
+from worker.db.tables import (
+    InstanceRow,
+    JobRow,
+    JobState,
+    ModelRow,
+    ObjectKind,
+    ObjectRow,
+    ResultRow,
+    SeriesRow,
+    SliceResultRow,
+)
 from worker.results import Activation
 
 LARGEST_SERIES = 4000
@@ -46,12 +56,17 @@ def refused_images(session: Session, series_instance_uid: str) -> tuple[RefusedI
 
 @dataclass(frozen=True, slots=True)
 class SeriesDetail:
-    """`open_job` is (number, state) of an unfinished job; `picture` is the path of the produced picture."""
+    """`open_job` is (number, state) of an unfinished job; `picture` is the path of the produced picture.
+
+    `label` is that of the result, None without a class, and `model_sha256` the bundle hash of its model.
+    """
 
     slices: tuple[ShownSlice, ...]
     picture: str | None
     open_job: tuple[int, str] | None
     refused: tuple[RefusedImages, ...] = ()
+    label: str | None = None
+    model_sha256: str | None = None
 
 
 def find_series_detail(session: Session, series_instance_uid: str) -> SeriesDetail | None:
@@ -59,7 +74,12 @@ def find_series_detail(session: Session, series_instance_uid: str) -> SeriesDeta
     series = session.scalar(select(SeriesRow).where(SeriesRow.series_instance_uid == series_instance_uid))
     if series is None:
         return None
-    result_id = session.scalar(select(ResultRow.id).where(ResultRow.job_id == series.answered_job_id))
+    result = session.execute(
+        select(ResultRow.id, ResultRow.label, ModelRow.sha256)
+        .join(ModelRow, ModelRow.id == ResultRow.model_id)
+        .where(ResultRow.job_id == series.answered_job_id)
+    ).first()
+    result_id, label, sha256 = result or (None, None, None)
     picture = select(ObjectRow.path).where(ObjectRow.result_id == result_id, ObjectRow.kind == ObjectKind.PICTURE)
     job = session.execute(
         select(JobRow.id, JobRow.state)
@@ -73,6 +93,8 @@ def find_series_detail(session: Session, series_instance_uid: str) -> SeriesDeta
         picture=session.scalar(picture) if result_id is not None else None,
         open_job=(job.id, job.state) if job else None,
         refused=refused_images(session, series_instance_uid),
+        label=label,
+        model_sha256=sha256,
     )
 
 

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi import Path as PathParameter
-from PIL import Image
+from fastapi.responses import JSONResponse
 
 from worker.db.tables import FileFault
 from worker.db.views.series_detail import LARGEST_SERIES, SeriesDetail, ShownSlice, find_series_detail
 from worker.decoding import tasks
 from worker.decoding.pool import DecoderPool
 from worker.errors import NotAssessable
-from worker.reporting.draw_picture import ACTIVATION_THRESHOLD, colours
-from worker.results import Activation
 from worker.storage.integrity import FaultyFile
 from worker.web.dependencies import NO_SUCH_SERIES, Reader, SeriesUid, Site
 
 _WINDOWS_CACHED = 256
-_MAP_SIZE = 256
 Ordinal = Annotated[int, PathParameter(ge=0, lt=LARGEST_SERIES)]
-# Fractions of the series' own grey window: 0 to 1 is the whole window.
+# Fractions of the window of a slice's header, else of the series' own: 0 to 1 is the whole window.
 Grey = Annotated[float, Query(ge=-4, le=5, allow_inf_nan=False)]
 
 
@@ -50,6 +47,13 @@ def series_images(site: Site) -> APIRouter:
             raise HTTPException(404, "the series has fewer slices")
         return detail, detail.slices[ordinal]
 
+    def file_of(shown: ShownSlice) -> Path:
+        if shown.file is None:
+            raise HTTPException(410, "the images were deleted by the retention policy ([retention] pixel_days)")
+        if shown.stored is not None:
+            site.integrity.path(shown.stored)
+        return data_dir / shown.file
+
     @routes.get("/slices/{ordinal}.png")
     def slice_png(
         series_instance_uid: SeriesUid, ordinal: Ordinal, caller: Reader, low: Grey = 0.0, high: Grey = 1.0
@@ -57,29 +61,31 @@ def series_images(site: Site) -> APIRouter:
         if high - low < 0.01:
             raise HTTPException(422, "high must be above low")
         detail, shown = slice_of(series_instance_uid, ordinal)
-        if shown.file is None:
-            raise HTTPException(410, "the images were deleted by the retention policy ([retention] pixel_days)")
-        try:
-            if shown.stored is not None:
-                site.integrity.path(shown.stored)
+        with _faults_of_a_file():
+            file = file_of(shown)
             files = [data_dir / slice_.file for slice_ in detail.slices if slice_.file]
-            black, white = windows.of(series_instance_uid, files, caller.name)
-            window = (black + low * (white - black), black + high * (white - black))
-            task = tasks.slice_png(data_dir / shown.file, shown.frame_number, window)
+            window = windows.of(series_instance_uid, files, caller.name)
+            task = tasks.slice_png(file, shown.frame_number, window, low, high)
             return _png(site.decoders.picture(task, caller.name))
-        except FaultyFile as fault:
-            raise HTTPException(410 if fault.fault is FileFault.DAMAGED else 404, fault.detail) from None
-        except NotAssessable as fault:
-            raise HTTPException(422, fault.detail) from None
-        except OSError:
-            raise HTTPException(404, "the file of this slice is missing from the data folder") from None
+
+    @routes.get("/slices/{ordinal}.json")
+    def slice_facts(series_instance_uid: SeriesUid, ordinal: Ordinal, caller: Reader) -> Response:
+        _, shown = slice_of(series_instance_uid, ordinal)
+        with _faults_of_a_file():
+            task = tasks.slice_facts(file_of(shown), shown.frame_number)
+            facts = json.loads(site.decoders.picture(task, caller.name))
+        if shown.position_mm is not None:  # along the normal of the stack, not of this slice
+            facts["position_mm"] = shown.position_mm
+        return JSONResponse(facts)
 
     @routes.get("/slices/{ordinal}/activation.png")
     def activation_png(series_instance_uid: SeriesUid, ordinal: Ordinal, caller: Reader) -> Response:
-        _, shown = slice_of(series_instance_uid, ordinal)
-        if shown.activation is None:
-            raise HTTPException(404, "only key slices have an activation map")
-        return _png(_activation_png(shown.activation))
+        detail, shown = slice_of(series_instance_uid, ordinal)
+        if shown.activation is None or not site.is_lesion(detail.label, detail.model_sha256):
+            raise HTTPException(404, "only the key slices of a lesion have an activation map")
+        with _faults_of_a_file():
+            task = tasks.activation_png(file_of(shown), shown.frame_number, shown.activation)
+            return _png(site.decoders.picture(task, caller.name))
 
     @routes.get("/picture.png")
     def picture_png(series_instance_uid: SeriesUid, caller: Reader) -> Response:
@@ -97,7 +103,7 @@ def series_images(site: Site) -> APIRouter:
 
 
 class _Windows:
-    """Caches the grey window of recently viewed series; computing it reads several files."""
+    """Caches the grey window of recently viewed series, for slices without one; computing it reads several files."""
 
     def __init__(self, decoders: DecoderPool) -> None:
         self._decoders = decoders
@@ -121,20 +127,17 @@ class _Windows:
         return window
 
 
-def _activation_png(activation: Activation) -> bytes:
-    """The map over the whole slice, stretched to a square; transparent below the threshold, as in what was sent."""
-    map_ = Image.fromarray(np.array(activation.rows, np.float32))
-    side = (max(1, round(activation.width * _MAP_SIZE)), max(1, round(activation.height * _MAP_SIZE)))
-    canvas = Image.new("F", (_MAP_SIZE, _MAP_SIZE), 0.0)
-    resized = map_.resize(side, Image.Resampling.BICUBIC)
-    canvas.paste(resized, (round(activation.left * _MAP_SIZE), round(activation.top * _MAP_SIZE)))
-    strength = np.clip(np.asarray(canvas, np.float32) / 255, 0, 1)
-    above = np.clip((strength - ACTIVATION_THRESHOLD) / (1 - ACTIVATION_THRESHOLD), 0, 1).astype(np.float32)
-    alpha = np.where(strength >= ACTIVATION_THRESHOLD, 0.42 + 0.58 * above, 0.0)
-    painted = np.concatenate([colours(above), alpha[..., None] * 255], axis=-1)
-    buffer = io.BytesIO()
-    Image.fromarray(np.rint(painted).astype(np.uint8), "RGBA").save(buffer, format="PNG")
-    return buffer.getvalue()
+@contextmanager
+def _faults_of_a_file() -> Iterator[None]:
+    """Answers 410, 404 or 422 for a file that is damaged, missing or no image."""
+    try:
+        yield
+    except FaultyFile as fault:
+        raise HTTPException(410 if fault.fault is FileFault.DAMAGED else 404, fault.detail) from None
+    except NotAssessable as fault:
+        raise HTTPException(422, fault.detail) from None
+    except OSError:
+        raise HTTPException(404, "the file of this slice is missing from the data folder") from None
 
 
 def _png(content: bytes) -> Response:

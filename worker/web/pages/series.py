@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse
 from worker.audit import events
 from worker.db.views.search import Search, find_series
 from worker.db.views.series_detail import SeriesDetail, find_series_detail
+from worker.results import ModelIdentity
 from worker.web import charts, ohif
 from worker.web.dependencies import (
     NO_SUCH_SERIES,
@@ -43,6 +44,7 @@ def series_page(site: Site) -> APIRouter:
         site.record(events.viewed(caller.name, caller.address, answer.study_instance_uid))
         bundle = site.bundle(answer.model_sha256)
         names = list(bundle.titles) if bundle else list(answer.probabilities)
+        has_maps = site.is_lesion(answer.label, answer.model_sha256)
         key_slices = _key_slices(detail)
         return render_page(
             site,
@@ -56,10 +58,12 @@ def series_page(site: Site) -> APIRouter:
             styles=styles(names),
             lines=_probability_lines(detail, names),
             key_slices=key_slices,
-            shown=_first_shown(detail, key_slices, names, answer.label),
+            shown=_first_shown(detail, key_slices, bundle.identity if bundle else None, answer.label),
             stored=any(slice_.file for slice_ in detail.slices),
             ohif=ohif.is_installed(site.data_dir),
-            maps=[ordinal for ordinal, slice_ in enumerate(detail.slices) if slice_.activation is not None],
+            maps=[
+                ordinal for ordinal, slice_ in enumerate(detail.slices) if has_maps and slice_.activation is not None
+            ],
         )
 
     @routes.post("/series/{series_instance_uid}/reconsider")
@@ -74,11 +78,14 @@ def _key_slices(detail: SeriesDetail) -> list[int]:
     return [ordinal for ordinal, slice_ in enumerate(detail.slices) if slice_.deciding]
 
 
-def _first_shown(detail: SeriesDetail, key_slices: Sequence[int], names: Sequence[str], label: str | None) -> int:
-    """The slice of the picture that was sent: the key slice most probable for the class; else the middle slice."""
-    if label not in names or not key_slices:
+def _first_shown(
+    detail: SeriesDetail, key_slices: Sequence[int], model: ModelIdentity | None, label: str | None
+) -> int:
+    """The slice of the picture that was sent: the key slice most probable for the label; else the middle slice."""
+    if model is None or not key_slices or label not in [item.name for item in model.labels]:
         return len(detail.slices) // 2
-    return max(key_slices, key=lambda ordinal: detail.slices[ordinal].probabilities[names.index(label)])
+    shown = model.class_named(label)
+    return max(key_slices, key=lambda ordinal: model.probability_of(shown, detail.slices[ordinal].probabilities))
 
 
 def _probability_lines(detail: SeriesDetail, names: Sequence[str]) -> list[charts.Line]:

@@ -16,8 +16,6 @@ from tests.testbed.web_site import serving, settings_of
 from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.dicom.standard import derive_uid
-from worker.results import Activation
-from worker.web.pages.images import _activation_png
 
 SERIES = f"/series/{derive_uid('series', 'a')}"
 
@@ -79,12 +77,3 @@ def test_a_file_that_is_missing_is_404(received: tuple[httpx.Client, Path]) -> N
 def test_an_image_that_does_not_exist_is_a_problem(client: httpx.Client, path: str, status: int) -> None:
     answer = client.get(f"{SERIES}/{path}")
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
-
-
-def test_an_activation_map_lies_where_it_was_computed_and_is_clear_elsewhere() -> None:
-    activation = Activation(rows=((255, 255), (255, 255)), top=0.0, left=0.5, height=0.5, width=0.5)
-    picture = np.asarray(Image.open(io.BytesIO(_activation_png(activation))))
-    assert picture.shape == (256, 256, 4)
-    assert picture[10:118, 138:246, 3].min() > 200
-    assert picture[140:, :, 3].max() == 0
-    assert picture[:, :118, 3].max() == 0

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import httpx
 import pytest
 
-from tests.testbed.instances import NOON
+from tests.testbed.instances import MODEL, NOON
 from tests.testbed.web_site import signed_in
 from worker.db.engine import Database
 from worker.db.settling import InstanceRefusal, add_refused_instances
@@ -37,11 +38,15 @@ def _detail(*slices: tuple[float, float, bool]) -> SeriesDetail:
 
 
 def test_the_viewer_opens_at_the_most_probable_key_slice_else_at_the_middle() -> None:
-    detail, names = _detail((0.9, 0.1, False), (0.6, 0.4, True), (0.8, 0.2, True), (0.1, 0.9, False)), ["a", "b"]
-    assert _first_shown(detail, [1, 2], names, "a") == 2
-    assert _first_shown(detail, [1, 2], names, "b") == 1
-    assert _first_shown(detail, [], names, "a") == 2
-    assert _first_shown(detail, [1, 2], names, None) == 2
+    detail = _detail((0.9, 0.1, False), (0.6, 0.4, True), (0.8, 0.2, True), (0.1, 0.9, False))
+    glioma, nothing = MODEL.class_named("glioma"), MODEL.class_named("notumor")
+    model = replace(MODEL, classes=(glioma, nothing), undetermined=replace(glioma, name="tumor"))
+    assert _first_shown(detail, [1, 2], model, "glioma") == 2
+    assert _first_shown(detail, [1, 2], model, "notumor") == 1
+    assert _first_shown(detail, [1, 2], model, "tumor") == 2
+    assert _first_shown(detail, [], model, "glioma") == 2
+    assert _first_shown(detail, [1, 2], model, None) == 2
+    assert _first_shown(detail, [1], None, "glioma") == 2
 
 
 def test_there_is_a_line_per_class_unless_the_classes_are_not_known() -> None:
