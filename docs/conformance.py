@@ -41,7 +41,8 @@ def statement() -> str:
             ),
             (
                 "0xA700 Out of resources",
-                "less than `minimum_free_bytes` would remain, the disk is full, or the instance is larger than "
+                "less than `minimum_free_bytes` would remain, the disk is full, read-only or broken, the data folder was "
+                "removed, or the instance is larger than "
                 f"`maximum_dataset_bytes` ({receive.maximum_dataset_bytes})",
                 "no",
             ),
@@ -227,7 +228,7 @@ instances, and the produced reports, pictures and key objects. Errors are `appli
   with `window` (linear, linear-exact, sigmoid), `viewport` (the longest side) and `quality`; one frame at a time.
 - Store: the SOP classes and transfer syntaxes of the Storage SCP as `multipart/related; type="application/dicom"`,
   else 415. 200 all stored, 202 some failed or gave warnings, 409 all failed, 413 above `stow_maximum_bytes` or
-  10,000 parts. Failure reasons: 0xA700 no space, or larger than
+  10,000 parts. Failure reasons: 0xA700 no space, no data folder, or larger than
   `maximum_dataset_bytes`; 0xA900 UIDs missing, contradictory or of another
   study than the address; 0xC000 no DICOM file; 0x0122 and 0xC122 SOP class or transfer syntax not supported; 0x0110 an
   internal fault. Warning 0xB000: other content under a known UID was kept aside, the first stays. Instances without

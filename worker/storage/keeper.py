@@ -136,6 +136,8 @@ class InstanceKeeper:
         except DatabaseError as error:
             if is_out_of_space(error) or self._is_full():
                 raise no_space() from None
+            if not self._incoming.is_dir():  # the database was in the folder that was removed
+                raise refusal_of(OSError(errno.ENOENT, "the data folder is missing")) from None
             raise
 
     def close(self) -> None:

@@ -28,12 +28,12 @@ _NOT_STORED = "not-stored"
 # before they happen: Prometheus computes no increase from a counter's first value.
 INSTANCE_REFUSALS = (
     (standard.PROCESSING_FAILURE, _NOT_STORED),
-    (standard.PROCESSING_FAILURE, "storage-fault"),
     (standard.DUPLICATE_SOP_INSTANCE, "uid-of-produced"),
     (standard.INVALID_INSTANCE, "invalid-instance"),
     (standard.SOP_CLASS_NOT_SUPPORTED, "sop-class"),
     (standard.TRANSFER_SYNTAX_NOT_SUPPORTED, "transfer-syntax"),
     (standard.OUT_OF_RESOURCES, "no-space"),
+    (standard.OUT_OF_RESOURCES, "storage-fault"),
     (standard.OUT_OF_RESOURCES, "dataset-too-large"),
     (standard.DATASET_MISMATCH, "invalid-uid"),
     (standard.DATASET_MISMATCH, "uid-mismatch"),

@@ -136,9 +136,11 @@ def no_space() -> RefusedInstance:
 
 
 def refusal_of(error: OSError) -> RefusedInstance:
-    """What an instance is refused with whose file could not be written."""
+    """What an instance is refused with whose file could not be written: in each case the peer may try again later.
+
+    A data folder that was removed or unmounted, a read-only or broken disk is a resource that is out, as a full one is.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return no_space()
-    return RefusedInstance(
-        standard.PROCESSING_FAILURE, "storage-fault", f"the file could not be stored ({error.errno})"
-    )
+    detail = f"the file could not be stored ({error.errno})"
+    return RefusedInstance(standard.OUT_OF_RESOURCES, "storage-fault", detail)

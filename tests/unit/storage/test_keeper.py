@@ -135,6 +135,33 @@ def test_space_that_returns_is_used_by_the_same_receiver(
     assert len(_files(tmp_path)) == len(_rows(database)) == 1
 
 
+@pytest.mark.parametrize("removed", ["data", "data/instances"])
+def test_data_folder_that_was_removed_is_a_resource_that_is_out_and_is_not_made_anew(
+    keeper: InstanceKeeper, database: Database, tmp_path: Path, removed: str
+) -> None:
+    assert keeper.keep(received(mr_instance(1))) == StoreOutcome.STORED
+    shutil.rmtree(tmp_path / removed)
+    with pytest.raises(RefusedInstance) as refused:
+        keeper.keep(received(mr_instance(2)))
+    assert (refused.value.status, refused.value.reason) == (standard.OUT_OF_RESOURCES, "storage-fault")
+    assert not (tmp_path / removed).exists()
+    assert len(_rows(database)) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENOSPC])
+def test_whatever_the_disk_says_the_peer_may_try_again(
+    keeper: InstanceKeeper, database: Database, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(_descriptor: int) -> None:
+        raise OSError(number, "a disk in trouble")
+
+    monkeypatch.setattr(instances.os, "fsync", fail)
+    with pytest.raises(RefusedInstance) as refused:
+        keeper.keep(received(mr_instance()))
+    assert refused.value.status == standard.OUT_OF_RESOURCES
+    assert _rows(database) == []
+
+
 @pytest.fixture
 def half(tmp_path: Path) -> Path:
     """What a receiver that was killed while it wrote left in the place of the instance."""
