@@ -41,8 +41,8 @@ def statement() -> str:
             ),
             (
                 "0xA700 Out of resources",
-                "less than `minimum_free_bytes` would remain, the disk is full, read-only or broken, the data folder was "
-                "removed, or the instance is larger than "
+                "less than `minimum_free_bytes` would remain, the disk is full, read-only or broken, the data folder "
+                "was removed, or the instance is larger than "
                 f"`maximum_dataset_bytes` ({receive.maximum_dataset_bytes})",
                 "no",
             ),
