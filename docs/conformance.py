@@ -219,12 +219,15 @@ instances, and the produced reports, pictures and key objects. Errors are `appli
 
 - Search: the matching of C-FIND above, keys of items as IHE RAD AIR RAD-137 asks (`ConceptNameCodeSequence.CodeValue`).
   Study level keys and answers: those of Table 10.6.3-3, series level: Table 10.6.3-4, instance level: any attribute of
-  the file; a key that is given more than once is answered 400. `includefield`, `limit`, `offset`;
-  `fuzzymatching` is not supported and answered with a warning, and so is a page with more behind it. At once at most
-  {most}. Answers, metadata and what STOW-RS answers are DICOM JSON, which is the default, or XML (PS3.19 A.1), in parts
+  the file; a key or option that is given more than once is answered 400. `includefield`, `limit`, `offset`;
+  `fuzzymatching` is not supported and answered with a warning, and so is a page with more behind it. Parameters that are
+  not supported, attributes of another level and unknown names included, are ignored, with a warning (PS3.18 8.3);
+  `charset` is: answers are UTF-8. At once at most {most}. Answers, metadata and what STOW-RS answers are DICOM JSON, which is the default, or XML (PS3.19 A.1), in parts
   where there may be several datasets.
+- Form of an answer: by the `accept` parameter (8.3.3.1), without it by the Accept header.
 - Retrieve: `application/dicom` as stored, or in Explicit VR Little Endian, which is the default. Frames: decompressed
-  (`application/octet-stream`) or, with `transfer-syntax=*` or its own, as stored. Rendered: `image/jpeg`, `image/png`,
+  (`application/octet-stream`) or, with `transfer-syntax=*` or its own, as stored; a single frame by itself where the
+  accepted type is no multipart/related, several as multipart/related only. Rendered: `image/jpeg`, `image/png`,
   with `window` (linear, linear-exact, sigmoid), `viewport` (the longest side) and `quality`; one frame at a time.
 - Store: the SOP classes and transfer syntaxes of the Storage SCP as `multipart/related; type="application/dicom"`,
   else 415. 200 all stored, 202 some failed or gave warnings, 409 all failed, 413 above `stow_maximum_bytes` or

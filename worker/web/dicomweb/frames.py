@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import StreamingResponse
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from worker.db.views.archive import Instance
@@ -24,7 +25,7 @@ _INSTANCE = _SERIES + "/instances/{instance}"
 _FRAMES = _INSTANCE + "/frames/{numbers}"
 _RENDERED_TYPES = {"image/jpeg": "JPEG", "image/png": "PNG"}
 _THUMBNAIL, _LARGEST = 200, 4096  # pixels
-_QUALITY = 90
+_OPTIONS: dict[str, str | None] = {"window": None, "viewport": None, "quality": "90"}  # with their defaults
 _FUNCTIONS = {  # PS3.18 8.3.5.1.4
     "linear": VoiFunction.LINEAR,
     "linear-exact": VoiFunction.LINEAR_EXACT,
@@ -47,42 +48,52 @@ def _retrieve_frames(resources: DicomwebResources) -> Callable[..., Any]:
     def frames(request: Request, numbers: str, caller: Reader) -> Response:
         instance = resources.instance(request)
         chosen = _frame_numbers(numbers)
-        form = _form(instance, negotiation.accepted(request.headers.get("accept")))
+        ranges = negotiation.accepted_by(request)
+        form = _form(instance, ranges if len(chosen) == 1 else [each for each in ranges if not _is_single(each)])
         if form is None:
             raise HTTPException(
-                406, "frames are available decompressed, as application/octet-stream, or as they are stored"
+                406,
+                "frames are available decompressed, as application/octet-stream, or as they are stored; "
+                "several as multipart/related only",
             )
-        media_type, as_stored = form
+        media_type, as_stored, single = form
         file = resources.file(instance)
         task = tasks.encapsulated_frames(file, chosen) if as_stored else tasks.native_frames(file, chosen)
         answer = resources.decoded(task, caller)
         resources.record_viewed(caller, instance)
         syntax = instance.transfer_syntax_uid if as_stored else str(ExplicitVRLittleEndian)
-        parts = ((f"{media_type}; transfer-syntax={syntax}", frame) for frame in answer.parts())
-        return multipart_response(parts, media_type)
+        content_type = f"{media_type}; transfer-syntax={syntax}"
+        if single:
+            return StreamingResponse(answer.whole(), media_type=content_type if as_stored else media_type)
+        return multipart_response(((content_type, frame) for frame in answer.parts()), media_type)
 
     return frames
 
 
-def _form(instance: Instance, ranges: list[MediaRange]) -> tuple[str, bool] | None:
-    """(media type, as stored) of the form that the client prefers; None where it accepts none that is available."""
+def _is_single(media_range: MediaRange) -> bool:
+    """Whether the client asks for the frame itself, not for a part of a message."""
+    return not media_range.is_multipart and media_range.type != "*/*"
+
+
+def _form(instance: Instance, ranges: list[MediaRange]) -> tuple[str, bool, bool] | None:
+    """(media type, as stored, by itself) of the form that the client prefers; None where it accepts none of ours."""
     compressed = UID(instance.transfer_syntax_uid).is_encapsulated
     own = FRAME_TYPES.get(instance.transfer_syntax_uid, OCTETS) if compressed else OCTETS
     for media_range in ranges:
         if media_range.includes(OCTETS) and media_range.transfer_syntax in (None, ExplicitVRLittleEndian):
-            return OCTETS, False
+            return OCTETS, False, _is_single(media_range)
         if media_range.transfer_syntax not in (None, "*", instance.transfer_syntax_uid):
             continue
         if media_range.includes(own):
-            return own, compressed
+            return own, compressed, _is_single(media_range)
         if media_range.includes(OCTETS):
-            return OCTETS, compressed
+            return OCTETS, compressed, _is_single(media_range)
     return None
 
 
 def _retrieve_rendered(resources: DicomwebResources, largest_side: int | None) -> Callable[..., Any]:
     def rendered(request: Request, caller: Reader, numbers: str = "1") -> Response:
-        ranges = negotiation.accepted(request.headers.get("accept"))
+        ranges = negotiation.accepted_by(request)
         media_type = next(
             (available for accepted in ranges for available in _RENDERED_TYPES if accepted.includes(available)), None
         )
@@ -111,9 +122,11 @@ def _representative(resources: DicomwebResources, request: Request) -> Instance:
 
 def _options(request: Request) -> tuple[Window | None, int | None, int]:
     """Window, largest side and quality: PS3.18 8.3.5. Answers 400 for a value that is not valid."""
-    window, viewport = request.query_params.get("window"), request.query_params.get("viewport")
-    quality = request.query_params.get("quality", str(_QUALITY))
-    if not re.fullmatch(r"\d{1,3}", quality, re.ASCII) or not 1 <= int(quality) <= 100:
+    for name in _OPTIONS:
+        if len(request.query_params.getlist(name)) > 1:
+            raise HTTPException(400, f"{name} is given more than once")
+    window, viewport, quality = (request.query_params.get(name, default) for name, default in _OPTIONS.items())
+    if quality is None or not re.fullmatch(r"\d{1,3}", quality, re.ASCII) or not 1 <= int(quality) <= 100:
         raise HTTPException(400, "quality must be a number from 1 to 100")
     return _window(window), _largest_side(viewport), int(quality)
 

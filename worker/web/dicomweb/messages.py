@@ -49,7 +49,7 @@ def dataset_media_type(request: Request, alone: bool = False) -> str:
 
     XML is for a single dataset, which is sent `alone`, or for parts with a dataset each.
     """
-    for media_range in negotiation.accepted(request.headers.get("accept")):
+    for media_range in negotiation.accepted_by(request):
         if media_range.includes(negotiation.DICOM_JSON) or media_range.includes("application/json"):
             return negotiation.DICOM_JSON
         if media_range.is_multipart != alone and media_range.includes(negotiation.DICOM_XML):

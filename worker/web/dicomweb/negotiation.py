@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fastapi import Request
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -34,6 +35,7 @@ FRAME_TYPES = {
     HTJ2KLossless: "image/jphc", HTJ2KLosslessRPCL: "image/jphc", HTJ2K: "image/jphc",
 }  # fmt: skip
 
+_UNENCODED_PLUS = re.compile(r"(?<=dicom) (?=json|xml)")  # of application/dicom+json, which a query reads as a space
 _PARAMETER = re.compile(r';\s*([\w-]+)\s*=\s*("[^"]*"|[^;,\s]*)')
 _RANGE = re.compile(rf"\s*([\w*.+-]+/[\w*.+-]+|\*)((?:\s*{_PARAMETER.pattern})*)\s*")
 
@@ -59,6 +61,13 @@ def accepted(header: str | None) -> list[MediaRange]:
     """The ranges of an Accept header, the preferred first; without a header anything is accepted."""
     ranges = [media_range for media_range in _parse(header or "*/*") if media_range.quality > 0]
     return sorted(ranges, key=lambda media_range: -media_range.quality)
+
+
+def accepted_by(request: Request) -> list[MediaRange]:
+    """The ranges of a request: of its accept parameter, which a link has in place of a header (PS3.18 8.3.3.1)."""
+    parameter = ",".join(request.query_params.getlist("accept"))
+    ranges = accepted(_UNENCODED_PLUS.sub("+", parameter)) if parameter else []
+    return ranges or accepted(request.headers.get("accept"))
 
 
 def _parse(header: str) -> Iterator[MediaRange]:

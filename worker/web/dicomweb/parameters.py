@@ -57,6 +57,7 @@ _MORE = {
     ),
 }  # fmt: skip
 
+_OF_ANSWERS = {"accept", "charset"}  # PS3.18 8.3.3; answers are UTF-8
 _OPTIONS = {"limit": "", "offset": "0", "fuzzymatching": "false"}  # with their defaults
 # The values that are recorded in the audit trail.
 _SHOWN = KEYS_SHOWN | set(_OPTIONS) | {"includefield"}
@@ -72,6 +73,7 @@ class SearchQuery:
     """A search. `header_keys` are compared with the headers of files.
 
     `fields`: tags to return beyond the default; None for all. `audited`: the query for the audit trail.
+    `has_unsupported`: it had parameters that are not supported, which are as if absent (PS3.18 8.3).
     """
 
     level: Level
@@ -82,6 +84,7 @@ class SearchQuery:
     offset: int
     fuzzy: bool
     audited: dict[str, str]
+    has_unsupported: bool
 
 
 def default_tags(level: Level, within: Level | None) -> set[int]:
@@ -96,25 +99,30 @@ def parse(parameters: Iterable[tuple[str, str]], level: Level, fixed: dict[str, 
     """Parse the parameters; `fixed`: UIDs by keyword that the address names. Raises InvalidQuery."""
     matched: dict[tuple[int, ...], str] = {}
     fields: set[int] = set()
-    everything, options, audited = False, dict(_OPTIONS), {}
+    supported = tags_of_level(level)
+    everything, has_unsupported, options, audited = False, False, dict(_OPTIONS), {}
     for name, value in parameters:
-        keyword = name if name in options or name == "includefield" else _keyword(_path(name)[-1])
-        audited[keyword or name] = value if keyword in _SHOWN else "***"
-        if name in options:
-            options[name] = value
+        path = _path(name)
+        if name in _OPTIONS:
+            if name in audited:
+                raise InvalidQuery(f"{name} is given more than once")
+            options[name] = audited[name] = value
         elif name == "includefield":
-            everything = everything or value == "all"
-            fields |= {_path(attribute)[0] for attribute in value.split(",") if attribute not in ("all", "")}
-        else:
-            path = _path(name)
+            audited[name] = ",".join(filter(None, (audited.get(name), value)))
+            names = [attribute for attribute in value.split(",") if attribute]
+            everything = everything or "all" in names
+            fields |= {wanted[0] for attribute in names if (wanted := _path(attribute)) is not None}
+        elif path is not None and (supported is None or path[0] in supported):
+            keyword = _keyword(path[-1])
             if path in matched:  # PS3.18 8.3.4.1
                 raise InvalidQuery(f"{keyword or name} is given more than once")
-            _require_level(path[0], level)
+            audited[keyword or name] = value if keyword in _SHOWN else "***"
             fields.add(path[0])
             matched[path] = value
-    matched |= {_path(keyword): uid for keyword, uid in fixed.items()}
+        else:
+            has_unsupported = has_unsupported or name not in _OF_ANSWERS
+    matched |= {(_tag(keyword),): uid for keyword, uid in fixed.items()}
     keys, header_keys = _split(matched)
-    supported = tags_of_level(level)
     if supported is not None:
         fields &= supported  # PS3.18 8.3.4.3: attributes that are not supported are left out
     return SearchQuery(
@@ -126,6 +134,7 @@ def parse(parameters: Iterable[tuple[str, str]], level: Level, fixed: dict[str, 
         offset=_number(options["offset"], "offset"),
         fuzzy=_flag(options["fuzzymatching"]),
         audited=audited | fixed,
+        has_unsupported=has_unsupported,
     )
 
 
@@ -155,21 +164,25 @@ def tags_of_level(level: Level) -> set[int] | None:
     return {_tag(keyword) for above in Level if above <= level for keyword in (*DEFAULT[above], *_MORE[above])}
 
 
-def _require_level(tag: int, level: Level) -> None:
-    supported = tags_of_level(level)
-    if supported is not None and tag not in supported:
-        raise InvalidQuery(f"{_keyword(tag)} is not a supported attribute of a {level.name.lower()} search")
+def _path(name: str) -> tuple[int, ...] | None:
+    """Tags, from keywords or eight hexadecimal digits; a full stop leads from a sequence into its items.
 
-
-def _path(name: str) -> tuple[int, ...]:
-    """Tags, from keywords or eight hexadecimal digits; a full stop leads from a sequence into its items."""
+    None for what is no attribute of the data dictionary (PS3.6), and within too many sequences.
+    """
     names = name.split(".")
-    if len(names) > _DEEPEST:
-        raise InvalidQuery(f"an attribute lies within more than {_DEEPEST - 1} sequences")
-    return tuple(_tag(attribute) for attribute in names)
+    tags = [_find_tag(attribute) for attribute in names] if len(names) <= _DEEPEST else []
+    path = tuple(tag for tag in tags if tag is not None)
+    return path if len(path) == len(names) else None
 
 
-def _tag(name: str) -> int:
+def _tag(keyword: str) -> int:
+    tag = _find_tag(keyword)
+    if tag is None:
+        raise KeyError(keyword)
+    return tag
+
+
+def _find_tag(name: str) -> int | None:
     tag = tag_for_keyword(name) if name else None  # some retired attributes have no keyword
     if tag is None and len(name) == 8:
         try:
@@ -177,9 +190,7 @@ def _tag(name: str) -> int:
             dictionary_VR(tag)
         except (ValueError, KeyError):
             tag = None
-    if tag is None:
-        raise InvalidQuery("an attribute is not in the data dictionary (PS3.6)")
-    return int(tag)
+    return None if tag is None else int(tag)
 
 
 def _keyword(tag: int) -> str:

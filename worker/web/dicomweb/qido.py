@@ -69,7 +69,8 @@ def _search(site: Site, attributes: AttributeReader, level: Level) -> Callable[.
                 page = find(session, query, attributes, tags, service_address(request, DICOMWEB_PREFIX))
             except TooBroad:
                 raise HTTPException(413, "the search would read too many files; narrow it") from None
-        headers = {"Warning": ", ".join(_warnings(query, page))} if query.fuzzy or page.has_more else {}
+        warnings = ", ".join(_warnings(query, page))
+        headers = {"Warning": warnings} if warnings else {}
         if not page.results:
             return Response(status_code=204, headers=headers)
         return dataset_response([as_json(ds, tags) for ds in page.results], media_type, headers=headers)
@@ -120,5 +121,7 @@ def _warnings(query: SearchQuery, page: SearchPage) -> Iterator[str]:
     if query.fuzzy:  # in the words of PS3.18 8.3.4.2
         text = "The fuzzymatching parameter is not supported. Only literal matching has been performed."
         yield f'299 {_SERVICE} "{text}"'
+    if query.has_unsupported:
+        yield f'299 {_SERVICE} "Query parameters that are not supported have been ignored"'
     if page.has_more:
         yield f'299 {_SERVICE} "There are additional results that can be requested"'

@@ -48,7 +48,7 @@ def retrieve_routes(resources: DicomwebResources, attributes: AttributeReader) -
 
 def _retrieve(resources: DicomwebResources, alone: bool) -> Callable[..., Any]:
     def retrieve(request: Request, caller: Reader) -> Response:
-        ranges = [accepted for accepted in negotiation.accepted(_accept(request)) if accepted.includes(DICOM)]
+        ranges = [accepted for accepted in negotiation.accepted_by(request) if accepted.includes(DICOM)]
         selection = resources.select(request)
         if resources.database.pseudonym is not None:
             # The files identify the patient, which this database must not.
@@ -75,10 +75,6 @@ def _retrieve(resources: DicomwebResources, alone: bool) -> Callable[..., Any]:
         return multipart_response(zip(types, contents, strict=True), DICOM, status)
 
     return retrieve
-
-
-def _accept(request: Request) -> str | None:
-    return request.headers.get("accept")
 
 
 def _transfer_syntax(instance: Instance, ranges: list[MediaRange]) -> str | None:
@@ -145,7 +141,7 @@ def _metadata(instances: Iterable[Instance], attributes: AttributeReader, addres
 
 def _retrieve_bulk(resources: DicomwebResources, attributes: AttributeReader) -> Callable[..., Any]:
     def bulkdata(request: Request, path: str, caller: Reader) -> Response:
-        ranges = [accepted for accepted in negotiation.accepted(_accept(request)) if accepted.includes(OCTETS)]
+        ranges = [accepted for accepted in negotiation.accepted_by(request) if accepted.includes(OCTETS)]
         instance = resources.instance(request)
         if not ranges:
             raise HTTPException(406, "bulk data are available as application/octet-stream")

@@ -24,22 +24,25 @@ def stored(request: pytest.FixtureRequest) -> Instance:
 @pytest.mark.parametrize(
     ("accept", "uncompressed", "compressed"),
     [
-        (None, (OCTETS, False), (OCTETS, False)),
-        (f"multipart/related; type={OCTETS}", (OCTETS, False), (OCTETS, False)),
-        (f"multipart/related; type={OCTETS}; transfer-syntax=*", (OCTETS, False), (OCTETS, True)),
-        (f"multipart/related; type={RLE}", None, (RLE, True)),
-        (f"multipart/related; type={RLE}; transfer-syntax={RLELossless}", None, (RLE, True)),
+        (None, (OCTETS, False, False), (OCTETS, False, False)),
+        (f"multipart/related; type={OCTETS}", (OCTETS, False, False), (OCTETS, False, False)),
+        (f"multipart/related; type={OCTETS}; transfer-syntax=*", (OCTETS, False, False), (OCTETS, True, False)),
+        (f"multipart/related; type={RLE}", None, (RLE, True, False)),
+        (f"multipart/related; type={RLE}; transfer-syntax={RLELossless}", None, (RLE, True, False)),
         ("multipart/related; type=image/jls", None, None),
-        ("multipart/related; type=image/jls, */*", (OCTETS, False), (OCTETS, False)),
+        ("multipart/related; type=image/jls, */*", (OCTETS, False, False), (OCTETS, False, False)),
         (f"multipart/related; type={OCTETS}; transfer-syntax=1.2.840.10008.1.2.4.80", None, None),
+        (OCTETS, (OCTETS, False, True), (OCTETS, False, True)),
+        (f"{OCTETS}; transfer-syntax=*", (OCTETS, False, True), (OCTETS, True, True)),
+        (RLE, None, (RLE, True, True)),
         ("text/html", None, None),
     ],
 )
 def test_frames_are_sent_in_the_form_that_the_client_prefers(
     stored: Instance,
     accept: str | None,
-    uncompressed: tuple[str, bool] | None,
-    compressed: tuple[str, bool] | None,
+    uncompressed: tuple[str, bool, bool] | None,
+    compressed: tuple[str, bool, bool] | None,
 ) -> None:
     expected = compressed if stored.transfer_syntax_uid == RLELossless else uncompressed
     assert _form(stored, accepted(accept)) == expected

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from worker.dicom.matching import Key
 from worker.web.dicomweb.parameters import InvalidQuery, Level, parse
 
+DEEP = ".".join(["00400275"] * 9)
 UIDS = {"StudyInstanceUID": "1.2"}
 
 
-@pytest.mark.parametrize("name", ["PatientNom", "00091001", "GGGG0010", "", "PatientName.", "0010"])
-def test_an_unknown_key_is_said_to_be_one(name: str) -> None:
-    with pytest.raises(InvalidQuery):
-        parse([(name, "x")], Level.STUDY, {})
+@pytest.mark.parametrize(
+    "name",
+    ["PatientNom", "00091001", "GGGG0010", "", "PatientName.", "0010", "Rows", "orderby", "_", DEEP],
+)
+def test_an_unsupported_parameter_is_as_if_absent(name: str) -> None:
+    query = parse([(name, "x"), (name, "y"), ("PatientID", "a")], Level.STUDY, {})
+    assert query == replace(parse([("PatientID", "a")], Level.STUDY, {}), has_unsupported=True)
+
+
+def test_the_form_of_the_answer_is_no_key() -> None:
+    parameters = [("accept", "application/dicom+json"), ("charset", "utf-8"), ("includefield", "00091001,Rows,all")]
+    query = parse(parameters, Level.STUDY, {})
+    assert (query.header_keys, query.fields, query.has_unsupported) == ((), None, False)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +35,7 @@ def test_an_unknown_key_is_said_to_be_one(name: str) -> None:
         [("StudyInstanceUID", "1.2.*")],
         [("StudyInstanceUID", "1.2,x")],
         [("PatientID", "\\".join("a" * 51))],
-        [(".".join(["ContentSequence"] * 9), "a")],
+        [("limit", "1"), ("limit", "2")],
         [("limit", "-1")],
         [("offset", "1e3")],
         [("fuzzymatching", "maybe")],
