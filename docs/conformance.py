@@ -213,17 +213,20 @@ Sent to every `[[destination]]`, each over its own association, proposed in Expl
 
 ## DICOMweb (PS3.18), origin server
 Below `/dicom-web` of the web role; HTTP or HTTPS, bearer token or session, role `read`. What is held: received
-instances, and the produced reports, pictures and key objects. Errors are `application/problem+json`.
+instances, and the produced reports, pictures and key objects. Errors are `application/problem+json`. HEAD is answered
+as GET without content. Pages of the sites in `[web] cors_origins`, by default none, may call it from a browser, with a
+bearer token; Access-Control-Allow-Credentials is never sent.
 
 {resources}
 
 - Search: the matching of C-FIND above, keys of items as IHE RAD AIR RAD-137 asks (`ConceptNameCodeSequence.CodeValue`).
   Study level keys and answers: those of Table 10.6.3-3, series level: Table 10.6.3-4, instance level: any attribute of
   the file; a key or option that is given more than once is answered 400. `includefield`, `limit`, `offset`;
-  `fuzzymatching` is not supported and answered with a warning, and so is a page with more behind it. Parameters that are
-  not supported, attributes of another level and unknown names included, are ignored, with a warning (PS3.18 8.3);
-  `charset` is: answers are UTF-8. At once at most {most}. Answers, metadata and what STOW-RS answers are DICOM JSON, which is the default, or XML (PS3.19 A.1), in parts
-  where there may be several datasets.
+  `fuzzymatching` is not supported and answered with a warning, and so is a page with more behind it. Parameters that
+  are not supported, attributes of another level and unknown names included, are ignored, with a warning (PS3.18 8.3);
+  `charset` without any: answers are UTF-8. At once at most {most}. Answers,
+  metadata and what STOW-RS answers are DICOM JSON, which is the default, or XML (PS3.19 A.1), in parts where there may
+  be several datasets.
 - Form of an answer: by the `accept` parameter (8.3.3.1), without it by the Accept header.
 - Retrieve: `application/dicom` as stored, or in Explicit VR Little Endian, which is the default. Frames: decompressed
   (`application/octet-stream`) or, with `transfer-syntax=*` or its own, as stored; a single frame by itself where the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -24,6 +25,19 @@ def _check_ae_title(value: str) -> str:
 
 
 AeTitle = Annotated[str, AfterValidator(_check_ae_title)]
+
+
+def _check_origin(value: str) -> str:
+    """An origin as browsers send it (RFC 6454 6.2): scheme, host and, unless it is the scheme's own, port."""
+    match = re.fullmatch(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?", value.strip().lower())
+    if match is None:
+        raise ValueError("an origin is a scheme and a host, as https://viewer.example or http://10.0.0.5:3000")
+    scheme, host, port = match.groups()
+    is_usual = port is None or int(port) == {"http": 80, "https": 443}[scheme]
+    return f"{scheme}://{host}" + ("" if is_usual else f":{int(port)}")
+
+
+Origin = Annotated[str, AfterValidator(_check_origin)]
 
 
 class Section(BaseModel):
@@ -207,6 +221,7 @@ class WebSection(Section):
     decoder_seconds: float = Field(default=30.0, gt=0, le=600)
     decoder_memory_bytes: int = Field(default=512 << 20, ge=64 << 20)
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    cors_origins: tuple[Origin, ...] = ()
     tls_certificate: ConfigPath | None = None
     tls_key: ConfigPath | None = None
 
@@ -216,6 +231,8 @@ class WebSection(Section):
             raise ValueError("TLS needs tls_certificate and tls_key together")
         if not self.require_token and self.host not in ("127.0.0.1", "::1", "localhost"):
             raise ValueError("require_token = false is allowed with host = '127.0.0.1' only")
+        if self.cors_origins and not self.require_token:
+            raise ValueError("cors_origins needs require_token = true: else any user's page could do everything")
         return self
 
 

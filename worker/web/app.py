@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from worker import __version__
 from worker.audit.events import RecordEvent, unrecorded
@@ -21,9 +21,11 @@ from worker.web.api.models import models_api
 from worker.web.api.readings import readings_api
 from worker.web.api.reports import reports_api
 from worker.web.api.series import series_api
-from worker.web.dependencies import Site
+from worker.web.dependencies import API_PREFIX, DICOMWEB_PREFIX, Site, refuse_repeated_parameters
 from worker.web.dicomweb.routes import dicomweb_routes
 from worker.web.health import health_routes
+from worker.web.limits.head import HeadAsGet
+from worker.web.limits.origins import AllowedOrigins
 from worker.web.metrics import metrics_routes
 from worker.web.ohif import ohif_routes
 from worker.web.pages.activity import activity_page
@@ -64,12 +66,17 @@ def create_app(
         redoc_url=None,
         lifespan=ending_decoders,
     )
+    app.add_middleware(HeadAsGet)
+    if settings.web.cors_origins:
+        prefixes = (API_PREFIX, DICOMWEB_PREFIX)
+        app.add_middleware(AllowedOrigins, origins=settings.web.cors_origins, prefixes=prefixes)
     guard.install(app, settings, database, record, clock)
     errors.install(app)
     app.include_router(sign_in_routes(settings.web.session_hours))
     app.include_router(health_routes(settings, database, clock))
     app.include_router(metrics_routes(settings, database, clock))
     app.include_router(static_routes())
+    once = [Depends(refuse_repeated_parameters)]
     for resource in (
         series_api,
         readings_api,
@@ -80,7 +87,7 @@ def create_app(
         destinations_api,
         reports_api,
     ):
-        app.include_router(resource(site))
+        app.include_router(resource(site), dependencies=once)
     for page in (
         worklist_page,
         series_page,
@@ -92,7 +99,7 @@ def create_app(
         activity_page,
         reports_page,
     ):
-        app.include_router(page(site))
+        app.include_router(page(site), dependencies=once)
     app.include_router(dicomweb_routes(site))
     app.include_router(ohif_routes(settings.worker.data_dir))
     app.include_router(api_reference_page())

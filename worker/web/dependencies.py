@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path as FilePath
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Query
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
 from fastapi.security import HTTPBearer
 
 from worker.audit import events
@@ -54,6 +54,13 @@ class Retried:
     """The numbers of the jobs or deliveries that are retried."""
 
     retried: tuple[int, ...]
+
+
+def refuse_repeated_parameters(request: Request) -> None:
+    """Answer 422 for a parameter that is given more than once: only its last value would count."""
+    parameters = request.query_params
+    if len(parameters.multi_items()) > len(parameters):
+        raise HTTPException(422, "a parameter is given more than once")
 
 
 def api_router(tag: str) -> APIRouter:

@@ -49,6 +49,11 @@ def test_dicom_tls_needs_all_three_files(section: Any) -> None:
         (WebSection, {"tls_certificate": Path("web.pem")}, "together"),
         (WebSection, {"tls_key": Path("key.pem")}, "together"),
         (WebSection, {"require_token": False, "host": "0.0.0.0"}, "require_token"),
+        (WebSection, {"require_token": False, "cors_origins": ["https://viewer.example"]}, "require_token"),
+        (WebSection, {"cors_origins": ["*"]}, "origin"),
+        (WebSection, {"cors_origins": ["null"]}, "origin"),
+        (WebSection, {"cors_origins": ["https://viewer.example/path"]}, "origin"),
+        (WebSection, {"cors_origins": ["viewer.example"]}, "origin"),
         (PrivacySection, {"pseudonymise": True}, "WORKER__PRIVACY__PSEUDONYM_KEY"),
         (PrivacySection, {"pseudonymise": True, "pseudonym_key": "x" * 31}, "32 characters"),
         (AuditSection, {"syslog_host": "log.example"}, "syslog_host"),
@@ -80,3 +85,10 @@ def test_a_section_cannot_be_changed_and_hides_its_key() -> None:
 def test_a_destination_of_no_kind_claims_nothing_and_is_no_application_entity() -> None:
     assert not DestinationSection.claims({"url": "https://h"})
     assert DestinationSection(name="a").application_entity is None
+
+
+def test_an_origin_is_written_as_browsers_send_it() -> None:
+    given = ["https://Viewer.Example:443/", "http://10.0.0.5:3000", "http://[::1]:80"]
+    assert WebSection(cors_origins=given).cors_origins == (  # type: ignore[arg-type]
+        "https://viewer.example", "http://10.0.0.5:3000", "http://[::1]",
+    )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -49,6 +50,28 @@ def test_every_operation_wants_a_token(guarded: tuple[httpx.Client, Any]) -> Non
             if not path.startswith("/health"):
                 answer = client.request(method, path.format_map(_Any()))
                 assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json"), path
+
+
+def test_head_is_answered_wherever_get_is(client: httpx.Client) -> None:
+    for path in (
+        "/",
+        "/health",
+        "/health/live",
+        "/metrics",
+        "/api/v1/series",
+        "/dicom-web/studies",
+        "/static/worker.css",
+    ):
+        head, get = client.head(path), client.get(path)
+        assert head.status_code == get.status_code, path
+        assert head.headers["content-type"] == get.headers["content-type"], path
+        assert head.content == b""
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/series"])
+def test_a_parameter_that_is_given_twice_is_refused(client: httpx.Client, path: str) -> None:
+    assert client.get(f"{path}?label=glioma").status_code == 200
+    assert client.get(f"{path}?label=glioma&label=notumor").status_code == 422
 
 
 class _Any(dict[str, str]):

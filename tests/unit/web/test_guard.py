@@ -119,6 +119,21 @@ def test_a_form_must_be_ours(app: GuardedApp) -> None:
     assert app.reasons().count("a cross-site or expired form") == 4
 
 
+def test_a_page_of_an_allowed_site_may_post_with_a_token_only(token_database: Database) -> None:
+    app = GuardedApp(token_database, WebSection(cors_origins=("https://viewer.example",)))
+    foreign = {"origin": "https://viewer.example", "sec-fetch-site": "cross-site"}
+    token = bearer(app.token(TokenRole.OPERATE, "viewer"))["headers"]
+    allowed, other = app.request(
+        ("POST", "/operate", {"headers": token | foreign}),
+        ("POST", "/operate", {"headers": token | foreign | {"origin": "https://evil.example"}}),
+    )
+    assert (allowed.status_code, other.status_code) == (200, 403)
+    _, by_cookie = through_session(
+        app, lambda csrf: ("POST", "/operate", {"headers": foreign | {"X-CSRF-Token": csrf}})
+    )
+    assert by_cookie.status_code == 403
+
+
 def test_a_session_ends_after_its_hours_and_its_cookie_is_taken_back(app: GuardedApp) -> None:
     def much_later(_csrf: str) -> tuple[str, str, dict[str, Any]]:
         app.now += timedelta(hours=12)
