@@ -136,6 +136,11 @@ def test_slices_scroll_by_keyboard_and_the_map_lies_on_the_key_slices(web: Web) 
         shown = page.locator("#viewer .slice")
         assert count == 24
         assert page.locator("#viewer .map").is_visible()
+        page.locator("#place").get_by_text("mm").wait_for()
+        letters = {
+            name: page.locator(f"[data-edge={name}]").inner_text() for name in ("left", "right", "top", "bottom")
+        }
+        assert letters == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
         viewer.focus()
         page.keyboard.press("Home")
         assert position.inner_text() == f"1 / {count}"

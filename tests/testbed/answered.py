@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from worker.db.results import NewObject, add_result
 from worker.db.series import lock_open_series, queue_series
 from worker.db.tables import JobState, SeriesRow
 from worker.reporting.outbox import Outbox
+from worker.results import Activation, ModelIdentity
 from worker.storage.keeper import InstanceKeeper
 
 
@@ -28,11 +30,14 @@ def answer(
     count: int = 1,
     destinations: Sequence[str] = ("pacs",),
     key_objects_to: tuple[str, ...] = (),
+    model: ModelIdentity = MODEL,
+    label: str = "glioma",
+    activation: Activation | None = None,
     **changes: Any,
 ) -> list[NewObject]:
     """Keep `count` images, and write the result with its objects and their deliveries, due at once.
 
-    `changes` are those of `mr_instance`.
+    Every slice decides and has the map `activation`. `changes` are those of `mr_instance`.
     """
     moment = datetime.now(UTC)
     keeper = InstanceKeeper(database, data_dir, lambda: moment, 0)
@@ -41,21 +46,22 @@ def answer(
     keeper.close()
     uid = str(mr_instance(1, series, **changes).SeriesInstanceUID)
     with database.write() as session:
-        model = model_row(session, MODEL, moment).id
+        model_id = model_row(session, model, moment).id
         row = session.scalar(select(SeriesRow).where(SeriesRow.series_instance_uid == uid))
         series_row = lock_open_series(session, row.id, moment) if row is not None else None
         if series_row is None:
             raise ValueError("the series is not open")
-        queue_series(session, series_row, model, moment)
-        job = claim_job(session, "me", model, moment, timedelta(seconds=30))
+        queue_series(session, series_row, model_id, moment)
+        job = claim_job(session, "me", model_id, moment, timedelta(seconds=30))
         if job is None:
             raise ValueError("no job to claim")
         instances = instances_of(session, series_row.id)
         images = [new_instance(sop_instance_uid=one.sop_instance_uid) for one in instances]
-        result = classified(images)
+        result = replace(classified(images), label=label)
+        result = replace(result, slices=tuple(replace(item, activation=activation) for item in result.slices))
         files = [data_dir / one.path for one in instances]
         outbox = Outbox(data_dir, key_objects_to)
-        objects = outbox.make_objects(result, MODEL, files, job.input_sha256, None, moment)
+        objects = outbox.make_objects(result, model, files, job.input_sha256, None, moment)
         end_job(session, job.id, "me", JobState.DONE, moment)
         ids = {one.sop_instance_uid: one.id for one in instances}
         add_result(session, job, result, ids, objects, destinations, moment)

@@ -49,6 +49,12 @@ class SeriesType:
         known = [part for part in parts if part not in ("", UNKNOWN)]
         return ", ".join([f"{self.sequence}", *filter(None, [agent.get(self.contrast_agent)]), *known])
 
+    @property
+    def in_words(self) -> str | None:
+        """As `str`, for report and picture; None where nothing is known."""
+        known = str(self).removeprefix(f"{Sequence.UNKNOWN}").removeprefix(", ")
+        return f"sequence unknown, {known}" if known and self.sequence is Sequence.UNKNOWN else known or None
+
     def as_json(self) -> dict[str, Any]:
         """As it is stored with the series."""
         return {name: list(value) if isinstance(value, tuple) else str(value) for name, value in asdict(self).items()}

@@ -102,7 +102,7 @@ class JobRunner:
             return
         try:
             series_type = read_series_type([instance.attributes for instance in instances])
-            result = replace(self._classify(model, instances), missing=job.missing, series_type=str(series_type))
+            result = replace(self._classify(model, instances), missing=job.missing, series_type=series_type.in_words)
             # The job's own time: a second attempt, or a process that lost its lease, writes the same bytes again.
             objects = (
                 []

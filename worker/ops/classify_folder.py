@@ -129,7 +129,7 @@ def classify_series(
         result = model.classify(paths)
     except NotAssessable as fault:
         result = not_assessed(fault)
-    result = replace(result, missing=missing, series_type=str(series_type))
+    result = replace(result, missing=missing, series_type=series_type.in_words)
     digest = input_sha256([instance for _, instance in members])
     written = Written(out / "report.dcm", out / "picture.dcm", out / "picture.png")
     for made in Outbox(out).make_objects(result, model.identity, paths, digest, None, moment):

@@ -317,3 +317,15 @@ def test_real_series_are_what_is_expected_of_them(brain_mri_data: Path) -> None:
     if not (folder / "series.csv").is_file():
         pytest.skip("BRAIN_MRI_DATA has no mr-series/real/series.csv")
     assert [series.what for series in judge_all(folder) if not series.is_as_expected] == []
+
+
+@pytest.mark.parametrize(
+    ("series_type", "words"),
+    [
+        (SeriesType(), None),
+        (SeriesType(plane="axial"), "sequence unknown, axial"),
+        (SeriesType(Sequence.T1, Contrast.WITH, "axial"), "T1, with contrast agent, axial"),
+    ],
+)
+def test_words_for_the_report(series_type: SeriesType, words: str | None) -> None:
+    assert series_type.in_words == words

@@ -44,7 +44,7 @@ def series_page(site: Site) -> APIRouter:
         site.record(events.viewed(caller.name, caller.address, answer.study_instance_uid))
         bundle = site.bundle(answer.model_sha256)
         names = list(bundle.titles) if bundle else list(answer.probabilities)
-        has_maps = site.is_lesion(answer.label, answer.model_sha256)
+        is_lesion = site.is_lesion(answer.label, answer.model_sha256)
         key_slices = _key_slices(detail)
         return render_page(
             site,
@@ -58,11 +58,12 @@ def series_page(site: Site) -> APIRouter:
             styles=styles(names),
             lines=_probability_lines(detail, names),
             key_slices=key_slices,
+            no_lesion=bundle is not None and answer.label is not None and not is_lesion,
             shown=_first_shown(detail, key_slices, bundle.identity if bundle else None, answer.label),
             stored=any(slice_.file for slice_ in detail.slices),
             ohif=ohif.is_installed(site.data_dir),
             maps=[
-                ordinal for ordinal, slice_ in enumerate(detail.slices) if has_maps and slice_.activation is not None
+                ordinal for ordinal, slice_ in enumerate(detail.slices) if is_lesion and slice_.activation is not None
             ],
         )
 

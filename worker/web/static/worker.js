@@ -5,11 +5,13 @@ function startViewer(viewer) {
   const find = (id) => document.getElementById(id);
   const [image, map] = [viewer.querySelector(".slice"), viewer.querySelector(".map")];
   const [position, keySlice, fault] = [find("position"), find("key-slice"), viewer.querySelector(".fault")];
+  const [place, edges] = [find("place"), [...viewer.querySelectorAll(".edge")]];
   const numbers = (text) => new Set(text.split(" ").filter(Boolean).map(Number));
   const [maps, keySlices] = [numbers(viewer.dataset.maps), numbers(viewer.dataset.keySlices)];
   const count = Number(viewer.dataset.count);
   const controls = { slice: find("slice"), level: find("level"), window: find("window"), opacity: find("opacity") };
   const loaded = new Map(); // address → image, so that a slice is fetched once
+  const facts = new Map(); // ordinal → edges and position
   let shown = Number(viewer.dataset.shown);
   let mapOn = true;
 
@@ -28,6 +30,24 @@ function startViewer(viewer) {
       if (loaded.size > 400) loaded.delete(loaded.keys().next().value);
     }
     return loaded.get(url);
+  }
+
+  // The patient's directions and the position of a slice; nothing where its header does not tell.
+  async function label(ordinal) {
+    for (const element of [...edges, place]) element.hidden = true;
+    if (!facts.has(ordinal)) {
+      const answer = await fetch(`${viewer.dataset.base}${ordinal}.json`).catch(() => null);
+      if (!answer?.ok) return;
+      facts.set(ordinal, await answer.json());
+    }
+    if (ordinal !== shown) return;
+    const { edges: letters, position_mm: millimetres } = facts.get(ordinal);
+    for (const element of edges) {
+      element.textContent = letters ? letters[element.dataset.edge] : "";
+      element.hidden = !element.textContent;
+    }
+    place.textContent = millimetres === null ? "" : `${millimetres.toFixed(1)} mm`;
+    place.hidden = millimetres === null;
   }
 
   // Fit the map to the slice's pixels; the viewer is black beside them.
@@ -57,6 +77,7 @@ function startViewer(viewer) {
         if (ordinal === shown) fail();
       },
     );
+    label(ordinal);
     image.alt = `Slice ${ordinal + 1} of ${count}`;
     position.textContent = `${ordinal + 1} / ${count}`;
     keySlice.hidden = !keySlices.has(ordinal);

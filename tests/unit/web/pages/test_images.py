@@ -16,7 +16,10 @@ from tests.testbed.web_site import serving, settings_of
 from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.dicom.standard import derive_uid
+from worker.inference.bundle import verified_identity
+from worker.results import Activation
 
+WHOLE = Activation(rows=((255, 255), (255, 255)), top=0.0, left=0.0, height=1.0, width=1.0)
 SERIES = f"/series/{derive_uid('series', 'a')}"
 
 
@@ -27,7 +30,12 @@ def received(tmp_path_factory: pytest.TempPathFactory, shown_bundle: Path) -> It
     settings = settings_of(folder, shown_bundle)
     database = Database(settings.database.url)
     migrate(database)
+    model = verified_identity(shown_bundle)
     answer(database, folder, "a", 2)
+    answer(database, folder, "lesion", 1, model=model, activation=WHOLE)
+    answer(database, folder, "nothing", 1, model=model, label="notumor", activation=WHOLE)  # as earlier versions did
+    answer(database, folder, "model gone", 1, activation=WHOLE)
+    answer(database, folder, "no side", 1, model=model, ImageOrientationPatient=None)
     database.close()
     with serving(settings) as (client, _):
         yield client, folder
@@ -47,9 +55,32 @@ def test_a_slice_is_shown_through_a_window_that_can_be_changed(received: tuple[h
     assert darker.mean() < shown.mean() / 2
 
 
+def test_a_slice_tells_its_edges_and_its_position(received: tuple[httpx.Client, Path]) -> None:
+    client, _ = received
+    edges = {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+    assert client.get(f"{SERIES}/slices/1.json").json() == {"edges": edges, "position_mm": 10.0}
+    unknown = client.get(f"/series/{derive_uid('series', 'no side')}/slices/0.json").json()
+    assert unknown == {"edges": None, "position_mm": None}
+    assert client.get(f"{SERIES}/slices/9.json").status_code == 404
+
+
+def test_only_a_lesion_has_a_map(received: tuple[httpx.Client, Path]) -> None:
+    client, _ = received
+    series = {name: f"/series/{derive_uid('series', name)}" for name in ("lesion", "nothing", "model gone")}
+    answers = {name: client.get(f"{path}/slices/0/activation.png") for name, path in series.items()}
+    assert _pixels(answers["lesion"]).shape == (*_pixels(client.get(f"{series['lesion']}/slices/0.png")).shape, 4)
+    assert [answers[name].status_code for name in ("nothing", "model gone")] == [404, 404]
+    pages = {name: client.get(path).text for name, path in series.items()}
+    assert 'data-maps="0"' in pages["lesion"]
+    assert 'data-maps=""' in pages["nothing"]
+    assert "does not exclude a tumour" in pages["nothing"]
+    assert "does not exclude a tumour" not in pages["lesion"] + pages["model gone"]
+
+
 def test_the_secondary_capture_is_shown_as_it_was_sent(received: tuple[httpx.Client, Path]) -> None:
     client, folder = received
-    objects = {dcmread(file).Modality: file for file in (folder / "objects").rglob("*.dcm")}
+    read = [(dcmread(file), file) for file in (folder / "objects").rglob("*.dcm")]
+    objects = {ds.Modality: file for ds, file in read if ds.PatientID == "ID-a"}
     assert np.array_equal(_pixels(client.get(f"{SERIES}/picture.png")), dcmread(objects["OT"]).pixel_array)
     objects["OT"].unlink()
     response = client.get(f"{SERIES}/picture.png")
