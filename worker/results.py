@@ -115,13 +115,32 @@ class SliceResult:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerBasis:
+    """On what the answer for a series rests; of a model whose bundle has format 1 there is none.
+
+    `sequence` is the sequence by which the series was judged (T1C: T1 with a contrast agent) and `sequence_source` what
+    named it, "header" or "pixels"; None where it was not told. `plane` is that of the slices that were judged, None
+    without geometry; a series that was `reformatted` was acquired otherwise. `slices_with_say` of `slices` show a brain
+    like those of the training data. `lesion_probability` is None where it was not computed.
+    """
+
+    sequence: str | None
+    sequence_source: str | None
+    plane: str | None
+    reformatted: bool
+    slices: int
+    slices_with_say: int
+    lesion_probability: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesResult:
     """The result of a model for a series: a class with its calibrated probability, or the reason for "not assessed".
 
     `label`, `probability` and `probabilities` are None / empty when `status` is NOT_ASSESSED and the slices gave no
     usable answer; `reason` is a stable word and `detail` a sentence, both None when CLASSIFIED. `missing` is a phrase:
     what is known to be missing from the images that were classified. `series_type`: what the series is by its headers,
-    for a person; "T1, with contrast agent, axial".
+    for a person; "T1, with contrast agent, axial". `probabilities` has no entry for `ModelIdentity.undetermined`.
     """
 
     status: ResultStatus
@@ -133,3 +152,4 @@ class SeriesResult:
     slices: tuple[SliceResult, ...]
     missing: str | None = None
     series_type: str | None = None
+    basis: AnswerBasis | None = None

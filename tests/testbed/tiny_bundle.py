@@ -1,7 +1,8 @@
 """A real, tiny model bundle: valid in every file, made in seconds, and knowing nothing of brains.
 
 Its network is a small MONAI ResNet with random weights of a fixed seed, so the same series gets the same class on every
-run, and thresholds so low that every readable MR series is classified.
+run, and thresholds so low that every readable MR series is classified. In format 2 it takes every picture for a brain,
+and leaves the sequence to the header.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ NETWORK = {
     "conv1_t_stride": 2,
     "num_classes": 4,
 }
-_INFERENCE = {"preprocessing": PREPROCESSING.to_json(), "network_def": NETWORK, **MONAI_ENTRY}
 _BRAIN = {"value": "12738006", "scheme": "SCT", "meaning": "Brain"}
 _PITUITARY = {"value": "56329008", "scheme": "SCT", "meaning": "Pituitary"}
 CLASSES = [
@@ -53,6 +53,22 @@ CLASSES = [
     ("pituitary", "Pituitary", {"value": "254956000", "scheme": "SCT", "meaning": "Pituitary adenoma"}, _PITUITARY),
     ("notumor", "No tumour", None, _BRAIN),
 ]
+_LESION = {"value": "301766008", "scheme": "SCT", "meaning": "Lesion of brain"}
+_NEOPLASM = {"value": "126952004", "scheme": "SCT", "meaning": "Neoplasm of brain"}
+SEQUENCES, REGIONS = ["T1", "T1C", "T2", "FLAIR", "other"], ["brain", "head", "other"]
+OUTPUTS_OF_TWO = len(CLASSES) + 1 + len(SEQUENCES) + len(REGIONS)
+RULE = {
+    "supported": True,
+    "planes": ["axial", "coronal", "sagittal"],
+    "slope": 1.0,
+    "offset": 0.0,
+    "per_slices": 0.0,
+    "lesion_from": 0.5,
+    "no_lesion_to": 0.5,
+    "kind_temperature": 1.0,
+    "minimum_kind": 0.0,
+    "reliable_kinds": ["glioma", "meningioma", "pituitary", "other"],
+}
 
 
 class _ThreeOutputs(nn.Module):
@@ -61,6 +77,12 @@ class _ThreeOutputs(nn.Module):
     def __init__(self, net: Any) -> None:
         super().__init__()
         self.net = net
+
+    def take_for_brains(self, share: slice) -> None:
+        """Let nothing but the bias of the last layer decide the sequence (all alike) and the region (brain)."""
+        self.net.fc.weight[share] = 0
+        self.net.fc.bias[share] = 0
+        self.net.fc.bias[share.stop - len(REGIONS)] = 9
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         net = self.net
@@ -73,15 +95,18 @@ class _ThreeOutputs(nn.Module):
 
 
 def make_tiny_bundle(folder: Path, **changes: Any) -> Path:
-    """Write the bundle into `folder` and return it; `changes` replace keys of worker.json."""
+    """Write the bundle into `folder` and return it; `changes` replace keys of worker.json, such as format=2."""
+    outputs = OUTPUTS_OF_TWO if changes.get("format") == 2 else len(CLASSES)
     for name in ("configs", "models", "golden/head", "docs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     golden = [write_head(folder / f"golden/head/{index}.dcm", index) for index in range(3)]
     tensor = preprocess(golden, PREPROCESSING).tensor
-    features = _write_networks(folder / "models", tensor)
+    features = _write_networks(folder / "models", tensor, outputs)
     _write_statistics(folder / "models/features.safetensors", features)
     _write_json(folder / "configs/metadata.json", {"version": "0.0.1", "monai_version": "1.6", "task": "test"})
-    _write_json(folder / "configs/inference.json", _INFERENCE)
+    network = {**NETWORK, "num_classes": outputs}
+    inference = {"preprocessing": PREPROCESSING.to_json(), "network_def": network, **MONAI_ENTRY}
+    _write_json(folder / "configs/inference.json", inference)
     (folder / "docs/README.md").write_text("# Tiny test bundle\n\nRandom weights. It says nothing about any patient.\n")
     _write_json(folder / "golden/expected.json", {"tolerance": {"fp32": 0.001, "int8": 0.2}, "cases": []})
     write_worker_json(folder, **changes)
@@ -98,7 +123,7 @@ def write_worker_json(folder: Path, **changes: Any) -> None:
     worker_json = folder / "worker.json"
     worker_json.unlink(missing_ok=True)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    described = {
+    described: dict[str, Any] = {
         "format": 1,
         "name": "tiny-test-model",
         "version": "0.0.1",
@@ -112,9 +137,6 @@ def write_worker_json(folder: Path, **changes: Any) -> None:
             {"name": name, "title": title, "neoplasm": finding is not None, "finding": finding, "site": site}
             for name, title, finding, site in CLASSES
         ],
-        "temperature": 1.0,
-        "aggregation": {"top_k": 3, "top_fraction": 0.125},
-        "thresholds": {"minimum_probability": 0.0, "minimum_in_distribution": 0.0},
         "out_of_distribution": {"maximum_distance": 1e9, "maximum_residual": 1e9},
         "accepted_input": {
             "modalities": ["MR"],
@@ -124,7 +146,35 @@ def write_worker_json(folder: Path, **changes: Any) -> None:
         },
         "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
     }
+    described |= _rule_of_two(described["classes"]) if changes.get("format") == 2 else _RULE_OF_ONE
     _write_json(worker_json, described | changes)
+
+
+_RULE_OF_ONE: dict[str, Any] = {
+    "temperature": 1.0,
+    "aggregation": {"top_k": 3, "top_fraction": 0.125},
+    "thresholds": {"minimum_probability": 0.0, "minimum_in_distribution": 0.0},
+}
+
+
+def _rule_of_two(classes: list[dict[str, Any]]) -> dict[str, Any]:
+    """What format 2 has instead."""
+    other = {"name": "other", "title": "Other lesion", "neoplasm": False, "finding": _LESION, "site": _BRAIN}
+    tumour = {"name": "tumor", "title": "Tumour, kind not determined", "neoplasm": True, "finding": _NEOPLASM}
+    return {
+        "classes": [*classes[:-1], other, classes[-1]],
+        "outputs": {"sequences": SEQUENCES, "regions": REGIONS},
+        "undetermined": tumour | {"site": _BRAIN},
+        "decision": {name: RULE | {"supported": name != "other"} for name in SEQUENCES},
+        "series": {
+            "neighbourhood_mm": 10.0,
+            "minimum_brain": 0.5,
+            "minimum_brain_slices": 0.2,
+            "minimum_in_distribution": 0.3,
+            "minimum_sequence": 0.6,
+            "contradiction": 0.9,
+        },
+    }
 
 
 def copy_bundle(source: Path, target: Path) -> Path:
@@ -156,16 +206,19 @@ def write_head(path: Path, index: int) -> Path:
     return path
 
 
-def _write_networks(models: Path, tensor: FloatArray) -> FloatArray:
+def _write_networks(models: Path, tensor: FloatArray, outputs: int) -> FloatArray:
     """Weights and both OpenVINO networks; returns the features of `tensor`."""
     torch.manual_seed(7)
-    arguments = {key: value for key, value in NETWORK.items() if key != "_target_"}
+    arguments: dict[str, Any] = {key: value for key, value in NETWORK.items() if key != "_target_"}
+    arguments["num_classes"] = outputs
     net = _ThreeOutputs(nets.ResNet(**arguments)).train()
     image = torch.from_numpy(tensor)
     with torch.no_grad():
         for _ in range(20):
             net(image)  # running statistics of the batch norms: else the activations vanish
         net.net.fc.weight.mul_(5.0)  # answers far from uniform
+        if outputs == OUTPUTS_OF_TWO:
+            net.take_for_brains(slice(len(CLASSES) + 1, outputs))
         net.eval()
         features = net(image)[1].numpy()
     save_weights(net.net.state_dict(), models / "model.safetensors")

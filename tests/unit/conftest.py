@@ -56,6 +56,21 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def bundle_two_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle of format 2; copy it before you change it."""
+    from tests.testbed.tiny_bundle import make_tiny_bundle
+
+    return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "two", format=2)
+
+
+@pytest.fixture
+def bundle_two(bundle_two_folder: Path) -> Bundle:
+    from worker.inference.bundle import load_bundle
+
+    return load_bundle(bundle_two_folder)
+
+
 @pytest.fixture
 def bundle(bundle_folder: Path) -> Bundle:
     from worker.inference.bundle import load_bundle

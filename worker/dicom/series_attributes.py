@@ -16,6 +16,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag, Tag
 
 from worker.dicom.body_parts import part_of_code, parts_in_text, parts_of_coil
+from worker.dicom.functional_groups import frame_variants, has_groups
+from worker.dicom.header import Header
 from worker.dicom.series_terms import find_terms
 
 Attributes = Mapping[str, Sequence[str]]
@@ -102,6 +104,17 @@ def read_attributes(ds: Dataset) -> dict[str, list[str]]:
             if _texts(ds, BaseTag(block), ds.get_item(block)) == [creator]:
                 _add(found, name, _texts(ds, tag, element))
     return found
+
+
+def read_kinds(header: Header) -> list[dict[str, list[str]]]:
+    """The attributes of an instance that tell the type of its series; of an enhanced image, for each kind of frames."""
+    top = read_attributes(header.dataset)
+    if not has_groups(header):
+        return [top]
+    try:
+        return [top | read_frame_attributes(kind) for kind in frame_variants(header, GROUP_KEYWORDS, group_texts)]
+    except Exception:  # hostile bytes may raise anything in a parser: the frames tell nothing
+        return [top]
 
 
 def read_frame_attributes(read: Mapping[str, Sequence[str] | None]) -> dict[str, list[str]]:

@@ -1,4 +1,5 @@
-"""Slices → one calibrated series result, or "not assessed" with the reason (docs/bundle.md, "The series result")."""
+"""Slices → one calibrated series result, or "not assessed" with the reason: the rule of bundle format 1, and what both
+formats need (docs/bundle.md, "The series result")."""
 
 from __future__ import annotations
 
@@ -77,11 +78,11 @@ def aggregate(volume: Volume, outputs: EngineOutputs, bundle: Bundle) -> Illustr
     allowed = in_distribution(outputs.features, bundle)
     deciding = deciding_slices(tumour_probability(probabilities, classes), allowed, bundle)
     distances = relative_distance(outputs.features, bundle)
-    slices = _slice_results(volume, probabilities, allowed, deciding, distances)
+    slices = slice_results(volume, probabilities, allowed, deciding, distances)
     accepted, required = int(allowed.sum()), bundle.thresholds.minimum_in_distribution * len(allowed)
     if len(deciding) == 0 or accepted < required:
         detail = f"{accepted} of {len(allowed)} slices resemble the brain MRI that the model was trained on."
-        return _not_assessed("out-of-distribution", detail, {}, slices, volume, len(slices) // 2)
+        return unassessed("out-of-distribution", detail, {}, slices, volume, len(slices) // 2)
     means = probabilities[deciding].mean(axis=0)
     best = int(means.argmax())
     by_class = {model_class.name: float(mean) for model_class, mean in zip(classes, means, strict=True)}
@@ -89,7 +90,7 @@ def aggregate(volume: Volume, outputs: EngineOutputs, bundle: Bundle) -> Illustr
     probability, needed = float(means[best]), bundle.thresholds.needed(classes[best].neoplasm)
     if not probability >= needed:
         detail = f"The likeliest class has the probability {probability:.2f}, below the required {needed:.2f}."
-        return _not_assessed("too-uncertain", detail, by_class, slices, volume, shown)
+        return unassessed("too-uncertain", detail, by_class, slices, volume, shown)
     is_lesion = classes[best].is_lesion
     return IllustratedResult(
         status=ResultStatus.CLASSIFIED,
@@ -99,7 +100,7 @@ def aggregate(volume: Volume, outputs: EngineOutputs, bundle: Bundle) -> Illustr
         reason=None,
         detail=None,
         slices=tuple(
-            replace(item, activation=_activation(volume, index, outputs.maps[index, best]))
+            replace(item, activation=activation_on_display(volume, index, outputs.maps[index, best]))
             if item.deciding and is_lesion
             else item
             for index, item in enumerate(slices)
@@ -118,19 +119,20 @@ def normalised(activation_map: FloatArray) -> FloatArray:
     return np.asarray(above / peak if peak > 0 else above, np.float32)
 
 
-def _activation(volume: Volume, index: int, activation_map: FloatArray) -> Activation:
+def activation_on_display(volume: Volume, index: int, activation_map: FloatArray) -> Activation:
     """The map of a slice as it is stored with its probabilities."""
     rows = np.rint(normalised(activation_map) * 255).astype(np.uint8)
     return Activation(tuple(tuple(row) for row in rows.tolist()), *volume.square_on_display(index))
 
 
-def _slice_results(
+def slice_results(
     volume: Volume,
     probabilities: FloatArray,
     allowed: BoolArray,
     deciding: npt.NDArray[np.intp],
     distances: FloatArray,
 ) -> tuple[SliceResult, ...]:
+    """What is reported of each slice; `deciding` are indices."""
     decided = set(deciding.tolist())
     return tuple(
         SliceResult(
@@ -147,7 +149,7 @@ def _slice_results(
     )
 
 
-def _not_assessed(
+def unassessed(
     reason: str,
     detail: str,
     probabilities: dict[str, float],

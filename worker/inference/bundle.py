@@ -15,16 +15,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing import TYPE_CHECKING, Any, Literal
 
 from worker.errors import StartError
+from worker.inference.bundle_schema import (
+    AcceptedInput,
+    Aggregation,
+    Code,
+    Described,
+    DescribedClass,
+    FormatOne,
+    FormatTwo,
+    OutOfDistribution,
+    Thresholds,
+    describe,
+)
 from worker.pixels.arrays import FloatArray
 from worker.results import CodedConcept, ModelClass, ModelIdentity
 
 if TYPE_CHECKING:  # reading the identity alone needs neither numpy nor pydicom
     from worker.inference.preprocess import Preprocessing
+    from worker.inference.series_rule import Layout, SequenceRule, SeriesLimits
 
 NETWORK_TARGETS = frozenset(
     {
@@ -57,107 +68,6 @@ _MOST_FILES = 10_000
 _LARGEST_JSON = 64 << 20  # bytes
 
 
-def _printable(text: str) -> str:
-    """Refuse what a terminal or a log would act on: escape sequences, line breaks, changes of the writing direction."""
-    if not text.isprintable():
-        raise ValueError("contains a character that is not printable")
-    return text
-
-
-Text = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_printable)]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Aggregation(_Strict):
-    """The number of deciding slices: max(top_k, ceil(top_fraction x slices))."""
-
-    top_k: int = Field(ge=1)
-    top_fraction: Fraction
-
-
-class Thresholds(_Strict):
-    """Minima below which a series is not assessed: probability of its best class, fraction of slices in distribution.
-
-    `minimum_no_neoplasm` may be higher, for a class that is no neoplasm: a missed tumour is worse than no answer.
-    """
-
-    minimum_probability: Fraction
-    minimum_in_distribution: Fraction
-    minimum_no_neoplasm: Fraction = 0.0
-
-    def needed(self, neoplasm: bool) -> float:
-        """The minimum probability for a class to be the answer."""
-        return self.minimum_probability if neoplasm else max(self.minimum_probability, self.minimum_no_neoplasm)
-
-
-class OutOfDistribution(_Strict):
-    """Limits beyond which a slice does not count; see `aggregate.distance_and_residual`."""
-
-    maximum_distance: Positive
-    maximum_residual: Positive
-
-
-class AcceptedInput(_Strict):
-    """What series the model accepts; `minimum_rows` is for the shorter side, `maximum_pixels` for rows x columns."""
-
-    modalities: tuple[Text, ...] = Field(min_length=1, strict=False)
-    minimum_slices: int = Field(ge=1)
-    minimum_rows: int = Field(ge=1)
-    maximum_pixels: int = Field(ge=1)
-
-
-class _Code(_Strict):
-    value: Text
-    scheme: Text
-    meaning: Text
-
-
-class _Class(_Strict):
-    name: Text
-    title: Text
-    neoplasm: bool
-    finding: _Code | None
-    site: _Code
-
-    @model_validator(mode="after")
-    def _finding_says_neoplasm(self) -> _Class:
-        if self.neoplasm == (self.finding is None):
-            raise ValueError("a class has a finding exactly when it is a neoplasm")
-        return self
-
-
-class _WorkerJson(_Strict):
-    format: Literal[1]
-    name: Text
-    version: Text
-    family: Text
-    manufacturer: Text
-    created: AwareDatetime = Field(strict=False)
-    commit: Text
-    training_data_sha256: Sha256
-    limits: Text
-    classes: tuple[_Class, ...] = Field(min_length=2, strict=False)
-    mirror: bool = False
-    temperature: Positive
-    aggregation: Aggregation
-    thresholds: Thresholds
-    out_of_distribution: OutOfDistribution
-    accepted_input: AcceptedInput
-    files: dict[str, Sha256]
-
-    @model_validator(mode="after")
-    def _names_are_distinct(self) -> _WorkerJson:
-        if len({model_class.name for model_class in self.classes}) < len(self.classes):
-            raise ValueError("two classes have the same name")
-        return self
-
-
 @dataclass(frozen=True)
 class FeatureStatistics:
     """Statistics of training features: `mean` [F], `components` [K, F] orthonormal, `scale` [K] their deviations."""
@@ -165,6 +75,26 @@ class FeatureStatistics:
     mean: FloatArray
     components: FloatArray
     scale: FloatArray
+
+
+@dataclass(frozen=True)
+class TopSlices:
+    """The series rule of format 1: the mean of the most tumour-like slices."""
+
+    temperature: float
+    aggregation: Aggregation
+    thresholds: Thresholds
+
+
+@dataclass(frozen=True)
+class SeriesDecision:
+    """The series rule of format 2: `layout` of the outputs, limits, a rule for each sequence, and the label of a lesion
+    whose kind is not reliable."""
+
+    layout: Layout
+    limits: SeriesLimits
+    rules: Mapping[str, SequenceRule]
+    undetermined: str
 
 
 @dataclass(frozen=True)
@@ -180,12 +110,41 @@ class Bundle:
     preprocessing: Preprocessing
     network: Mapping[str, Any]
     mirror: bool
-    temperature: float
-    aggregation: Aggregation
-    thresholds: Thresholds
+    rule: TopSlices | SeriesDecision
     out_of_distribution: OutOfDistribution
     statistics: FeatureStatistics
     accepted_input: AcceptedInput
+
+    @property
+    def outputs(self) -> int:
+        """The number of logits of a slice."""
+        return self.rule.layout.outputs if isinstance(self.rule, SeriesDecision) else len(self.identity.classes)
+
+    @property
+    def top_slices(self) -> TopSlices:
+        """The rule of format 1. Raises StartError for a bundle of format 2."""
+        if not isinstance(self.rule, TopSlices):
+            raise StartError("bundle-format", "this needs a model bundle of format 1")
+        return self.rule
+
+    @property
+    def decision(self) -> SeriesDecision:
+        """The rule of format 2. Raises StartError for a bundle of format 1."""
+        if not isinstance(self.rule, SeriesDecision):
+            raise StartError("bundle-format", "this needs a model bundle of format 2")
+        return self.rule
+
+    @property
+    def temperature(self) -> float:
+        return self.top_slices.temperature
+
+    @property
+    def aggregation(self) -> Aggregation:
+        return self.top_slices.aggregation
+
+    @property
+    def thresholds(self) -> Thresholds:
+        return self.top_slices.thresholds
 
     @property
     def weights(self) -> Path:
@@ -208,7 +167,7 @@ def verified_identity(folder: Path) -> ModelIdentity:
     """Verify every file of a bundle and return its identity; nothing is loaded. Raises as `load_bundle`."""
     described, sha256 = _described(folder)
     _verify_files(folder, described.files)
-    _read_configurations(folder, described.files)
+    _check_outputs(_read_configurations(folder, described.files)["configs/inference.json"], described)
     return _identity(described, sha256)
 
 
@@ -227,34 +186,59 @@ def load_bundle(folder: Path) -> Bundle:
         raise StartError("bundle-corrupt", "configs/inference.json lacks preprocessing or network_def")
     if network.get("_target_") not in NETWORK_TARGETS:
         raise StartError("bundle-corrupt", "the network_def of configs/inference.json names no known network")
+    _check_outputs(inference, described)
     return Bundle(
         folder=folder,
         identity=_identity(described, sha256),
         preprocessing=Preprocessing.from_json(preprocessing),
         network=network,
         mirror=described.mirror,
-        temperature=described.temperature,
-        aggregation=described.aggregation,
-        thresholds=described.thresholds,
+        rule=_rule(described),
         out_of_distribution=described.out_of_distribution,
         statistics=_statistics(folder / "models/features.safetensors"),
         accepted_input=described.accepted_input,
     )
 
 
-def _described(folder: Path) -> tuple[_WorkerJson, str]:
+def _check_outputs(inference: Mapping[str, Any], described: Described) -> None:
+    network = inference.get("network_def")
+    for key in ("num_classes", "out_channels"):
+        count = network.get(key) if isinstance(network, dict) else None
+        if count is not None and count != described.outputs_of_a_slice:
+            fault = f"{key} is {shown(str(count))}, but worker.json describes {described.outputs_of_a_slice} outputs"
+            raise StartError("bundle-corrupt", f"the network_def of configs/inference.json: {fault}")
+
+
+def _rule(described: Described) -> TopSlices | SeriesDecision:
+    if isinstance(described, FormatOne):
+        return TopSlices(described.temperature, described.aggregation, described.thresholds)
+    from worker.inference.series_rule import Layout, SequenceRule, SeriesLimits
+
+    classes = described.classes
+    layout = Layout(
+        classes=tuple(item.name for item in classes),
+        no_lesion=next(item.name for item in classes if item.finding is None),
+        sequences=described.outputs.sequences,
+        regions=described.outputs.regions,
+    )
+    rules = {name: SequenceRule(**rule.model_dump()) for name, rule in described.decision.items()}
+    limits = SeriesLimits(**described.series.model_dump())
+    return SeriesDecision(layout, limits, rules, described.undetermined.name)
+
+
+def _described(folder: Path) -> tuple[Described, str]:
     """worker.json and its SHA-256, which names the bundle."""
     if not (folder / "worker.json").is_file():
         raise StartError("bundle-missing", f"there is no model bundle at {folder} (no worker.json)")
     raw = _json_bytes(folder, "worker.json")
     try:
-        return _WorkerJson.model_validate(json.loads(raw)), hashlib.sha256(raw).hexdigest()
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(key) for key in first["loc"])
-        raise StartError("bundle-corrupt", f"worker.json of the model bundle: {shown(where)}: {first['msg']}") from None
+        values = json.loads(raw)
     except (ValueError, RecursionError):
         raise StartError("bundle-corrupt", "worker.json of the model bundle is not JSON") from None
+    try:
+        return describe(values), hashlib.sha256(raw).hexdigest()
+    except ValueError as error:
+        raise StartError("bundle-corrupt", f"worker.json of the model bundle: {shown(str(error))}") from None
 
 
 def _json_bytes(folder: Path, name: str) -> bytes:
@@ -332,32 +316,52 @@ def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from _entries(inner, key)
 
 
-def _identity(described: _WorkerJson, sha256: str) -> ModelIdentity:
-    parameters = (
-        f"weights SHA-256 {described.files['models/model.safetensors']}; temperature {described.temperature:g}; "
-        f"mean of the max({described.aggregation.top_k}, {described.aggregation.top_fraction:g} x slices) "
-        f"most tumour-like slices; minimum probability {described.thresholds.needed(True):g}, "
-        f"of no neoplasm {described.thresholds.needed(False):g}; "
-        f"minimum slices in distribution {described.thresholds.minimum_in_distribution:g}"
-    )
+def _identity(described: Described, sha256: str) -> ModelIdentity:
+    rule = _top_slices_line(described) if isinstance(described, FormatOne) else _decision_line(described)
     return ModelIdentity(
         name=described.name,
         version=described.version,
         manufacturer=described.manufacturer,
         family=described.family,
         sha256=sha256,
-        classes=tuple(
-            ModelClass(
-                item.name, item.title, item.neoplasm, _code(item.finding) if item.finding else None, _code(item.site)
-            )
-            for item in described.classes
-        ),
-        parameters=parameters,
+        classes=tuple(map(_model_class, described.classes)),
+        parameters=f"weights SHA-256 {described.files['models/model.safetensors']}; {rule}",
         limits=described.limits,
+        undetermined=_model_class(described.undetermined) if isinstance(described, FormatTwo) else None,
     )
 
 
-def _code(code: _Code) -> CodedConcept:
+def _model_class(item: DescribedClass) -> ModelClass:
+    finding = _code(item.finding) if item.finding else None
+    return ModelClass(item.name, item.title, item.neoplasm, finding, _code(item.site))
+
+
+def _top_slices_line(described: FormatOne) -> str:
+    return (
+        f"temperature {described.temperature:g}; "
+        f"mean of the max({described.aggregation.top_k}, {described.aggregation.top_fraction:g} x slices) "
+        f"most tumour-like slices; minimum probability {described.thresholds.needed(True):g}, "
+        f"of no neoplasm {described.thresholds.needed(False):g}; "
+        f"minimum slices in distribution {described.thresholds.minimum_in_distribution:g}"
+    )
+
+
+def _decision_line(described: FormatTwo) -> str:
+    series = described.series
+    rules = [
+        f"{name} ({', '.join(rule.planes)}): lesion from {rule.lesion_from:g}, none to {rule.no_lesion_to:g}, "
+        f"kind {' or '.join(rule.reliable_kinds) or 'none'} from {rule.minimum_kind:g}"
+        for name, rule in described.decision.items()
+        if rule.supported
+    ]
+    return (
+        f"largest mean of the slices within {series.neighbourhood_mm:g} mm; {'; '.join(rules) or 'no sequence'}; "
+        f"brain from {series.minimum_brain:g} on {series.minimum_brain_slices:g} of the slices; "
+        f"minimum slices in distribution {series.minimum_in_distribution:g}"
+    )
+
+
+def _code(code: Code) -> CodedConcept:
     return CodedConcept(code.value, code.scheme, code.meaning)
 
 

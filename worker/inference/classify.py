@@ -7,7 +7,8 @@ from pathlib import Path
 
 from worker.errors import NotAssessable
 from worker.inference.aggregate import aggregate
-from worker.inference.bundle import Bundle
+from worker.inference.answer import answer, read_declared
+from worker.inference.bundle import Bundle, TopSlices
 from worker.inference.engines import Engine
 from worker.inference.illustrated import IllustratedResult
 from worker.inference.preprocess import Volume, preprocess
@@ -20,7 +21,10 @@ def classify(paths: Sequence[Path], bundle: Bundle, engine: Engine) -> Illustrat
     """
     volume = preprocess(paths, bundle.preprocessing)
     check_accepted(volume, bundle)
-    return aggregate(volume, engine.run(volume.tensor), bundle)
+    outputs = engine.run(volume.tensor)
+    if isinstance(bundle.rule, TopSlices):
+        return aggregate(volume, outputs, bundle)
+    return answer(volume, outputs, bundle, read_declared(paths))
 
 
 def check_accepted(volume: Volume, bundle: Bundle) -> None:

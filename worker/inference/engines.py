@@ -20,7 +20,10 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class EngineOutputs:
-    """`logits` [slices, classes] before temperature, `features` [slices, F], `maps` [slices, classes, h, w]."""
+    """`logits` [slices, outputs] before temperature, `features` [slices, F], `maps` [slices, outputs, h, w].
+
+    The outputs are the classes, and of a bundle of format 2 the sequences and regions after them.
+    """
 
     logits: FloatArray
     features: FloatArray
@@ -60,6 +63,8 @@ class OpenVinoEngine:
             self._outputs = [compiled.output(name) for name in ("logits", "features", "maps")]
         except RuntimeError:
             raise StartError("bundle-corrupt", f"OpenVINO cannot load the {precision} network of the bundle") from None
+        for output, name, rank in zip(self._outputs, ("logits", "features", "maps"), (2, 2, 4), strict=True):
+            _check_shape(output.partial_shape, name, rank, bundle, precision)
         self._request = compiled.create_infer_request()
         self._mirror = bundle.mirror
 
@@ -99,6 +104,9 @@ class TorchEngine:
         self._mirror = bundle.mirror
         modules = list(self._net.modules())
         self._linear = [module for module in modules if isinstance(module, torch.nn.Linear)][-1]
+        if self._linear.out_features != bundle.outputs:
+            detail = f"the network has {self._linear.out_features} outputs; worker.json describes {bundle.outputs}"
+            raise StartError("bundle-corrupt", detail)
         self._pool = [module for module in modules if isinstance(module, torch.nn.AdaptiveAvgPool2d)][-1]
 
     def run(self, tensor: FloatArray) -> EngineOutputs:
@@ -130,6 +138,15 @@ class TorchEngine:
             for hook in hooks:
                 hook.remove()
         return _joined(batches)
+
+
+def _check_shape(shape: Any, name: str, rank: int, bundle: Bundle, precision: Precision) -> None:
+    """Raise StartError for an output of the network that is not [slices, as many as worker.json describes, …]."""
+    expected = len(bundle.statistics.mean) if name == "features" else bundle.outputs
+    fits = shape.rank.is_static and len(shape) == rank and (shape[1].is_dynamic or shape[1].get_length() == expected)
+    if not fits:
+        detail = f"output {name} of the {precision} network is {shape}; expected are {expected} values a slice"
+        raise StartError("bundle-corrupt", detail)
 
 
 def _mirrored(run: Callable[[FloatArray], EngineOutputs], tensor: FloatArray) -> EngineOutputs:

@@ -133,6 +133,11 @@ class Volume:
         """Slice `index` with its pixels as stored."""
         return self._slices[index]
 
+    @property
+    def plane(self) -> Plane | None:
+        """The plane of the slices; None without geometry."""
+        return self.frames[0].plane
+
     def displayed(self, index: int) -> ByteArray:
         """Slice `index` in the network's window: oriented, square pixels; uint8 [rows, columns], at most 512 x 512."""
         frame = self._slices[index]

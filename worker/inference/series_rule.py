@@ -107,6 +107,20 @@ class SeriesEvidence:
 
 
 @dataclass(frozen=True)
+class Declared:
+    """What the headers say of a series: None or "" where they do not tell.
+
+    `sequence` is a value of `dicom.series_terms.Sequence`. `with_agent`: a contrast agent was given, or none was;
+    `agent_is_mixed`: some images name a contrast agent and others do not.
+    """
+
+    sequence: str | None = None
+    with_agent: bool | None = None
+    agent_is_mixed: bool = False
+    body_part: str = ""
+
+
+@dataclass(frozen=True)
 class ChosenSequence:
     """The sequence by which a series is judged, and whether the "header" or the "pixels" named it."""
 
@@ -125,6 +139,17 @@ class Decision:
     probabilities: Array
     label: str | None
     probability: float
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How far a series was judged; what is None was not reached. Without `refusal`, the decision has a label."""
+
+    evidence: SeriesEvidence
+    chosen: ChosenSequence | None
+    rule: SequenceRule | None
+    decision: Decision | None
+    refusal: NotAssessable | None
 
 
 def softmax(values: npt.NDArray[Any]) -> Array:
@@ -211,15 +236,16 @@ def _windows(
     return np.where(has_say, means, -np.inf), starts, ends
 
 
-def check_region(evidence: SeriesEvidence, limits: SeriesLimits) -> None:
+def check_region(evidence: SeriesEvidence, limits: SeriesLimits, body_part: str = "") -> None:
     """Raise NotAssessable for a series that shows too little brain, or brain unlike that of training.
 
-    Reasons: not-a-brain, out-of-distribution.
+    Reasons: not-a-brain, out-of-distribution. `body_part` is what the header names.
     """
     slices = len(evidence.has_say)
     brains = round(evidence.brain_share * slices)
     if brains == 0 or evidence.brain_share < limits.minimum_brain_slices:
-        raise NotAssessable("not-a-brain", f"{brains} of {slices} slices show a brain.")
+        named = f"; the header names the body part {body_part}" if body_part else ""
+        raise NotAssessable("not-a-brain", f"{brains} of {slices} slices show a brain{named}.")
     if not evidence.has_say.any() or evidence.in_distribution_share < limits.minimum_in_distribution:
         similar = round(evidence.in_distribution_share * brains)
         raise NotAssessable(
@@ -228,10 +254,8 @@ def check_region(evidence: SeriesEvidence, limits: SeriesLimits) -> None:
         )
 
 
-def choose_sequence(
-    declared: str | None, with_agent: bool | None, seen: Array, sequences: Sequence[str], limits: SeriesLimits
-) -> ChosenSequence:
-    """The sequence of a series: what the header declares (None: unknown), checked against what the pixels show.
+def choose_sequence(declared: Declared, seen: Array, sequences: Sequence[str], limits: SeriesLimits) -> ChosenSequence:
+    """The sequence of a series: what the headers declare, checked against what the pixels show.
 
     `seen` [S] are the mean probabilities by the pixels. Of T1 and T1C the contrast agent of the header decides; where
     it is not known, the pixels. Raises NotAssessable: sequence-not-supported, sequence-contradiction.
@@ -242,22 +266,29 @@ def choose_sequence(
     if of_t1:
         weights[T1] = sum(shown[name] for name in of_t1)
     best = max(weights, key=weights.__getitem__)
-    if declared is None and not weights[best] >= limits.minimum_sequence:
+    if declared.sequence is None and not weights[best] >= limits.minimum_sequence:
         raise NotAssessable("sequence-not-supported", "Neither the header nor the images tell which sequence it is.")
-    weighting = declared or best
-    name = weighting
-    if weighting == T1 and with_agent is not None:
-        name = T1C if with_agent else T1
-    elif weighting == T1:
-        name = max(of_t1, key=shown.__getitem__, default=T1)
+    weighting = declared.sequence or best
+    name = _t1_or_t1c(declared, {name: shown[name] for name in of_t1}) if weighting == T1 else weighting
     if name not in shown:
         raise NotAssessable("sequence-not-supported", f"The model does not know the sequence {name}.")
-    if declared is not None and best != weighting and weights[best] >= limits.contradiction:
+    if declared.sequence is not None and best != weighting and weights[best] >= limits.contradiction:
         raise NotAssessable(
             "sequence-contradiction",
             f"The header says {name}, the images look like {_named(best)} (probability {weights[best]:.2f}).",
         )
-    return ChosenSequence(name, "header" if declared is not None else "pixels")
+    return ChosenSequence(name, "header" if declared.sequence is not None else "pixels")
+
+
+def _t1_or_t1c(declared: Declared, shown: Mapping[str, float]) -> str:
+    """By the contrast agent of the headers; by the pixels, where `shown` has both, if it is not known."""
+    if declared.agent_is_mixed:
+        raise NotAssessable(
+            "sequence-contradiction", "Some images of the T1 series name a contrast agent, others name none."
+        )
+    if declared.with_agent is not None:
+        return T1C if declared.with_agent else T1
+    return max(shown, key=shown.__getitem__, default=T1)
 
 
 def _named(sequence: str) -> str:
@@ -327,3 +358,33 @@ def decide(
         label = layout.no_lesion
     probability = lesion if label not in layout.classes else float(probabilities[layout.classes.index(label)])
     return Decision(lesion, probabilities, label, probability)
+
+
+def judge(
+    logits: npt.NDArray[Any],
+    in_distribution: BoolArray,
+    positions_mm: npt.NDArray[Any] | None,
+    plane: str | None,
+    declared: Declared,
+    layout: Layout,
+    limits: SeriesLimits,
+    rules: Mapping[str, SequenceRule],
+    undetermined: str,
+) -> Judgement:
+    """The answer for a series of the outputs of its slices, as `read_slices` takes them, and of its headers."""
+    evidence = read_slices(logits, in_distribution, positions_mm, layout, limits)
+    chosen = rule = decision = refusal = None
+    try:
+        check_region(evidence, limits, declared.body_part)
+        chosen = choose_sequence(declared, evidence.sequences, layout.sequences, limits)
+        rule = check_supported(chosen, plane, rules)
+        decision = decide(evidence, logits, layout, rule, undetermined)
+        if decision.label is None:
+            raise NotAssessable(
+                "too-uncertain",
+                f"The probability of a lesion is {decision.lesion_probability:.2f}; on {chosen.name} the model answers "
+                f"up to {rule.no_lesion_to:.2f} and from {rule.lesion_from:.2f} on.",
+            )
+    except NotAssessable as fault:
+        refusal = fault
+    return Judgement(evidence, chosen, rule, decision, refusal)

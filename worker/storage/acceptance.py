@@ -144,7 +144,7 @@ def _read_instance(
         attributes=_attributes(ds)
         | ({PRODUCED_KEY: True} if _text(ds, "ManufacturerModelName", 64) == standard.PRODUCT else {})
         | {IDENTITY_KEY: _identity(ds, uids["StudyInstanceUID"])}
-        | _type_attributes(header)
+        | {series_attributes.TYPE_KEY: series_attributes.read_kinds(header)}
         | _route_attributes(header, routes, hide),
         path=path_of(uids["SeriesInstanceUID"], sha256),
         size=len(content),
@@ -324,21 +324,6 @@ def _compared(ds: Dataset, keyword: str) -> str:
     if len(text) > _LONGEST_COMPARED or not text.isprintable():
         return hashlib.sha256(text.encode(errors="replace")).hexdigest()
     return text
-
-
-def _type_attributes(header: Header) -> dict[str, Any]:
-    """What tells the type of the series: of an enhanced image, for each kind of its frames."""
-    top = series_attributes.read_attributes(header.dataset)
-    kinds = [top]
-    if functional_groups.has_groups(header):
-        try:
-            variants = functional_groups.frame_variants(
-                header, series_attributes.GROUP_KEYWORDS, series_attributes.group_texts
-            )
-            kinds = [top | series_attributes.read_frame_attributes(variant) for variant in variants]
-        except Exception:  # hostile bytes may raise anything in a parser: the frames tell nothing
-            kinds = [top]
-    return {series_attributes.TYPE_KEY: kinds}
 
 
 def _route_attributes(header: Header, routes: Sequence[routing.RouteSection], hide: bool) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from worker.inference.aggregate import (
     slice_probabilities,
     tumour_probability,
 )
-from worker.inference.bundle import Aggregation, Bundle, FeatureStatistics, Thresholds
+from worker.inference.bundle import Bundle, FeatureStatistics, TopSlices
+from worker.inference.bundle_schema import Aggregation, Thresholds
 from worker.inference.engines import EngineOutputs
 from worker.inference.illustrated import IllustratedResult
 from worker.inference.preprocess import Volume, preprocess
@@ -113,7 +114,7 @@ def _aggregate(volume: Volume, bundle: Bundle, *answers: Any, far: tuple[int, ..
 
 def _bundle(bundle: Bundle, *, top_k: int = 1, probability: float = 0.5, in_distribution: float = 0.5) -> Bundle:
     thresholds = Thresholds(minimum_probability=probability, minimum_in_distribution=in_distribution)
-    return replace(bundle, aggregation=Aggregation(top_k=top_k, top_fraction=0), thresholds=thresholds)
+    return replace(bundle, rule=TopSlices(1.0, Aggregation(top_k=top_k, top_fraction=0), thresholds))
 
 
 def test_one_slice_of_tumour_decides(bundle: Bundle, volume: Volume) -> None:
@@ -142,12 +143,12 @@ def test_no_tumour_anywhere_is_no_tumour(bundle: Bundle, volume: Volume) -> None
 
 def test_no_tumour_may_need_more_than_a_tumour(bundle: Bundle, volume: Volume) -> None:
     thresholds = Thresholds(minimum_probability=0.5, minimum_in_distribution=0, minimum_no_neoplasm=0.9)
-    careful = replace(_bundle(bundle), thresholds=thresholds)
+    careful = replace(bundle, rule=TopSlices(1.0, Aggregation(top_k=1, top_fraction=0), thresholds))
     hardly = math.log(3 * 0.7 / 0.3)  # a probability of 0.7 before temperature
-    result = _aggregate(volume, replace(careful, temperature=1.0), *[hardly * NOTUMOR] * 3)
+    result = _aggregate(volume, careful, *[hardly * NOTUMOR] * 3)
     assert (result.status, result.reason) == (ResultStatus.NOT_ASSESSED, "too-uncertain")
     assert result.probabilities["notumor"] == pytest.approx(0.7)
-    assert _aggregate(volume, replace(careful, temperature=1.0), *[hardly * GLIOMA] * 3).label == "glioma"
+    assert _aggregate(volume, careful, *[hardly * GLIOMA] * 3).label == "glioma"
 
 
 def test_slices_out_of_distribution_have_no_say(bundle: Bundle, volume: Volume) -> None:

@@ -28,6 +28,25 @@ def test_bundle_says_what_its_files_say(bundle: Bundle, bundle_folder: Path) -> 
     assert bundle.weights.is_file()
 
 
+def test_a_bundle_of_format_two_says_how_it_decides(bundle_two: Bundle, bundle: Bundle) -> None:
+    decision = bundle_two.decision
+    assert decision.layout.classes == ("glioma", "meningioma", "pituitary", "other", "notumor")
+    assert (decision.layout.no_lesion, decision.undetermined) == ("notumor", "tumor")
+    assert decision.layout.outputs == bundle_two.outputs == 13
+    assert decision.rules["T2"].planes == ("axial", "coronal", "sagittal")
+    assert not decision.rules["other"].supported
+    assert decision.limits.neighbourhood_mm == 10
+    assert "T1C (axial, coronal, sagittal): lesion from 0.5" in bundle_two.identity.parameters
+    assert "other (axial" not in bundle_two.identity.parameters
+    assert bundle_two.identity.parameters.isprintable()
+    assert bundle_two.identity.undetermined is not None
+    assert bundle.identity.undetermined is None
+    with pytest.raises(StartError, match="format 1"):
+        bundle_two.temperature  # noqa: B018
+    with pytest.raises(StartError, match="format 2"):
+        bundle.decision  # noqa: B018
+
+
 def test_any_change_of_worker_json_is_another_bundle(bundle: Bundle, bundle_folder: Path, tmp_path: Path) -> None:
     changed = copy_bundle(bundle_folder, tmp_path / "b")
     write_worker_json(changed, temperature=2.0)
@@ -100,7 +119,13 @@ FAULTS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     "not an object": ("bundle-corrupt", "worker.json", lambda folder: (folder / "worker.json").write_text("[]")),
     "configuration not JSON": ("bundle-corrupt", "not JSON", _add("configs/metadata.json", "{")),
     "unknown key": ("bundle-corrupt", "extra", _edit_json("worker.json", extra=1)),
-    "newer format": ("bundle-corrupt", "format", _edit_json("worker.json", format=2)),
+    "newer format": ("bundle-corrupt", "format: must be 1 or 2", _edit_json("worker.json", format=3)),
+    "the other format": ("bundle-corrupt", "Field required", _edit_json("worker.json", format=2)),
+    "more outputs than classes": (
+        "bundle-corrupt",
+        "num_classes is 13, but worker.json describes 4 outputs",
+        _edit_json("configs/inference.json", network_def=NETWORK | {"num_classes": 13}),
+    ),
     "no temperature": ("bundle-corrupt", "temperature", _edit_json("worker.json", temperature=0)),
     "probability over one": (
         "bundle-corrupt",

@@ -69,6 +69,20 @@ def test_weights_of_another_network_are_refused(bundle_folder: Path, tmp_path: P
         TorchEngine(load_bundle(changed))
 
 
+def test_a_network_with_other_outputs_than_described_is_refused(
+    bundle_folder: Path, bundle_two_folder: Path, tmp_path: Path
+) -> None:
+    changed = copy_bundle(bundle_folder, tmp_path / "b")
+    inference = (bundle_two_folder / "configs/inference.json").read_bytes()
+    (changed / "configs/inference.json").write_bytes(inference)
+    write_worker_json(changed, format=2)
+    bundle = load_bundle(changed)
+    with pytest.raises(StartError, match=r"output logits of the int8 network is \[\?,4\]; expected are 13"):
+        OpenVinoEngine(bundle, "int8")
+    with pytest.raises(StartError, match="do not fit"):
+        TorchEngine(bundle)
+
+
 @pytest.mark.parametrize("name", ["models/model_fp32.xml", "models/model_fp32.bin"])
 def test_broken_openvino_network_is_refused(bundle_folder: Path, tmp_path: Path, name: str) -> None:
     changed = copy_bundle(bundle_folder, tmp_path / "b")

@@ -12,6 +12,9 @@ from hypothesis.extra import numpy as arrays
 
 from worker.errors import NotAssessable
 from worker.inference.series_rule import (
+    ChosenSequence,
+    Declared,
+    Judgement,
     Layout,
     SequenceRule,
     SeriesEvidence,
@@ -21,6 +24,7 @@ from worker.inference.series_rule import (
     choose_sequence,
     class_probabilities,
     decide,
+    judge,
     kind_probabilities,
     lesion_evidence,
     lesion_probability,
@@ -178,7 +182,7 @@ def seen(**shares: float) -> Any:
     ],
 )
 def test_the_sequence_of_a_series(declared: Any, agent: Any, shares: Any, chosen: tuple[str, str]) -> None:
-    found = choose_sequence(declared, agent, seen(**shares), LAYOUT.sequences, LIMITS)
+    found = choose_sequence(Declared(declared, agent), seen(**shares), LAYOUT.sequences, LIMITS)
     assert (found.name, found.source) == chosen
 
 
@@ -198,25 +202,35 @@ def test_a_sequence_that_cannot_be_used_has_a_reason(
     declared: Any, agent: Any, shares: Any, reason: str, words: str
 ) -> None:
     with pytest.raises(NotAssessable) as raised:
-        choose_sequence(declared, agent, seen(**shares), LAYOUT.sequences, LIMITS)
+        choose_sequence(Declared(declared, agent), seen(**shares), LAYOUT.sequences, LIMITS)
     assert raised.value.reason == reason
     assert words in raised.value.detail
 
 
+def test_half_a_contrast_agent_is_a_contradiction() -> None:
+    for declared in (Declared("T1", True, agent_is_mixed=True), Declared(None, True, agent_is_mixed=True)):
+        with pytest.raises(NotAssessable) as raised:
+            choose_sequence(declared, seen(T1=1.0), LAYOUT.sequences, LIMITS)
+        assert raised.value.reason == "sequence-contradiction"
+        assert "others name none" in raised.value.detail
+    mixed = Declared("FLAIR", True, agent_is_mixed=True)  # where it does not matter
+    assert choose_sequence(mixed, seen(FLAIR=1.0), LAYOUT.sequences, LIMITS).name == "FLAIR"
+
+
 def test_a_model_without_t1c_does_not_take_it_for_t1() -> None:
     sequences = ("T1", "T2", "other")
-    assert choose_sequence("T1", None, np.array([0.9, 0.1, 0]), sequences, LIMITS).name == "T1"
+    assert choose_sequence(Declared("T1"), np.array([0.9, 0.1, 0]), sequences, LIMITS).name == "T1"
     with pytest.raises(NotAssessable, match="T1C"):
-        choose_sequence("T1", True, np.array([0.9, 0.1, 0]), sequences, LIMITS)
+        choose_sequence(Declared("T1", True), np.array([0.9, 0.1, 0]), sequences, LIMITS)
 
 
 def test_a_sequence_or_plane_without_answers_is_named() -> None:
     rules = {"T2": RULE, "other": replace(RULE, supported=False)}
-    t2 = choose_sequence("T2", None, seen(T2=1.0), LAYOUT.sequences, LIMITS)
+    t2 = choose_sequence(Declared("T2"), seen(T2=1.0), LAYOUT.sequences, LIMITS)
     assert check_supported(t2, "axial", rules) == check_supported(t2, None, rules) == RULE
     with pytest.raises(NotAssessable, match="T2 in axial slices; these are sagittal"):
         check_supported(t2, "sagittal", rules)
-    other = choose_sequence(None, None, seen(other=1.0), LAYOUT.sequences, LIMITS)
+    other = choose_sequence(Declared(), seen(other=1.0), LAYOUT.sequences, LIMITS)
     with pytest.raises(NotAssessable, match=r"other \(by the look of the images\)"):
         check_supported(other, "axial", rules)
 
@@ -266,3 +280,40 @@ def test_a_kind_that_is_not_sure_is_not_named() -> None:
     decision = decide(read(made), made, LAYOUT, RULE, "tumor")
     assert decision.label == "tumor"
     assert decision.probabilities[0] > decision.probabilities[1] > 0.4
+
+
+RULES = {"T1": RULE, "T1C": RULE, "T2": RULE, "FLAIR": RULE, "other": replace(RULE, supported=False)}
+
+
+def _judge(made: Any, declared: Declared, plane: str | None = "axial") -> Judgement:
+    in_distribution = np.ones(len(made), bool)
+    return judge(made, in_distribution, None, plane, declared, LAYOUT, LIMITS, RULES, "tumor")
+
+
+def test_a_series_is_judged_step_by_step() -> None:
+    judged = _judge(logits([-9, 4, 4, 4, -9]), Declared("T2"))
+    assert judged.refusal is None
+    assert judged.decision is not None
+    assert judged.decision.label == "glioma"
+    assert judged.chosen == ChosenSequence("T2", "header")
+
+
+@pytest.mark.parametrize(
+    ("made", "declared", "plane", "reason", "words"),
+    [
+        (logits([9] * 4, brain=-9), Declared("T2", body_part="BRAIN"), "axial", "not-a-brain", "body part BRAIN"),
+        (logits([9] * 4, brain=-9), Declared("T2"), "axial", "not-a-brain", "0 of 4 slices show a brain."),
+        (logits([9] * 4), Declared("FLAIR"), "axial", "sequence-contradiction", "says FLAIR"),
+        (logits([9] * 4), Declared("DWI"), "axial", "sequence-not-supported", "DWI"),
+        (logits([9] * 4, sequence=4), Declared(), "axial", "sequence-not-supported", "other"),
+        (logits([9] * 4), Declared("T2"), "coronal", "sequence-not-supported", "these are coronal"),
+        (logits([0] * 4), Declared("T2"), "axial", "too-uncertain", "is 0.50; on T2 the model answers up to 0.30"),
+    ],
+)
+def test_a_series_that_is_not_assessed_keeps_the_reason(
+    made: Any, declared: Declared, plane: str, reason: str, words: str
+) -> None:
+    refusal = _judge(made, declared, plane).refusal
+    assert refusal is not None
+    assert refusal.reason == reason
+    assert words in refusal.detail

@@ -1,0 +1,167 @@
+"""A bundle of format 2 answers: outputs made by hand, headers from files, and the tiny network through `classify`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from tests.testbed.images import image, save
+from tests.testbed.multiframe import enhanced_head
+from worker.inference.answer import answer, read_declared
+from worker.inference.bundle import Bundle
+from worker.inference.classify import classify
+from worker.inference.engines import EngineOutputs, OpenVinoEngine
+from worker.inference.illustrated import IllustratedResult
+from worker.inference.preprocess import Volume, preprocess
+from worker.inference.series_rule import Declared
+from worker.results import AnswerBasis, ResultStatus
+
+GLIOMA, MENINGIOMA, PITUITARY, OTHER, NOTUMOR = np.eye(5)
+T2 = Declared("T2")
+
+
+@pytest.fixture
+def volume(bundle_two: Bundle, bundle_two_folder: Path) -> Volume:
+    """Three slices, 6 mm apart."""
+    return preprocess(sorted((bundle_two_folder / "golden/head").glob("*.dcm")), bundle_two.preprocessing)
+
+
+def _answer(
+    volume: Volume, bundle: Bundle, *classes: Any, declared: Declared = T2, brain: float = 9, far: bool = False
+) -> IllustratedResult:
+    """`classes` are the slices' class logits; the pixels look like T2."""
+    logits = np.zeros((3, 13), np.float32)
+    logits[:, :5], logits[:, 7], logits[:, 10] = np.stack(classes), 20, brain
+    features = np.repeat(bundle.statistics.mean[None], 3, axis=0) + (np.inf if far else 0)
+    maps = np.zeros((3, 13, 4, 4), np.float32)
+    maps[:, 0, 1, 2] = maps[:, 1, 3, 0] = 1
+    return answer(volume, EngineOutputs(logits, features, maps), bundle, declared)
+
+
+def _rules(bundle: Bundle, **changes: Any) -> Bundle:
+    rules = {name: replace(rule, **changes) for name, rule in bundle.decision.rules.items()}
+    return replace(bundle, rule=replace(bundle.decision, rules=rules))
+
+
+def test_a_lesion_of_a_reliable_kind_is_named(volume: Volume, bundle_two: Bundle) -> None:
+    result = _answer(volume, bundle_two, 9 * NOTUMOR, 9 * GLIOMA, 9 * GLIOMA)
+    assert (result.status, result.label, result.reason) == (ResultStatus.CLASSIFIED, "glioma", None)
+    assert result.probability == result.probabilities["glioma"]
+    assert list(result.probabilities) == ["glioma", "meningioma", "pituitary", "other", "notumor"]
+    assert sum(result.probabilities.values()) == pytest.approx(1)
+    assert [item.deciding for item in result.slices] == [False, True, True]
+    assert [item.activation is not None for item in result.slices] == [False, True, True]
+    assert all(sum(item.probabilities) == pytest.approx(1) for item in result.slices)
+    assert result.slices[0].probabilities[4] > 0.9 > 0.1 > result.slices[1].probabilities[4]
+    assert result.key_image is not None
+    assert result.key_image.slice_index == 1
+    assert result.key_image.activation is not None
+    assert result.basis == AnswerBasis("T2", "header", "axial", False, 3, 3, result.basis.lesion_probability)  # type: ignore[union-attr]
+
+
+def test_a_lesion_of_another_kind_is_undetermined_and_shows_all_lesions(volume: Volume, bundle_two: Bundle) -> None:
+    careful = _rules(bundle_two, reliable_kinds=())
+    result = _answer(volume, careful, *[9 * (GLIOMA + MENINGIOMA)] * 3)
+    assert result.label == "tumor"
+    assert bundle_two.identity.class_named("tumor").neoplasm
+    assert "tumor" not in result.probabilities
+    assert result.probability == pytest.approx(1 - result.probabilities["notumor"])
+    activation = result.slices[1].activation
+    assert activation is not None
+    assert activation.rows[1][2] == activation.rows[3][0] == 255
+
+
+def test_no_lesion_shows_no_map(volume: Volume, bundle_two: Bundle) -> None:
+    result = _answer(volume, bundle_two, *[9 * NOTUMOR] * 3)
+    assert (result.label, result.reason) == ("notumor", None)
+    assert result.probability == result.probabilities["notumor"]
+    assert any(item.deciding for item in result.slices)
+    assert not any(item.activation for item in result.slices)
+    assert result.key_image is not None
+    assert result.key_image.activation is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason", "words"),
+    [
+        ({"brain": -9, "declared": Declared("T2", body_part="BRAIN")}, "not-a-brain", "body part BRAIN"),
+        ({"far": True}, "out-of-distribution", "0 of 3"),
+        ({"declared": Declared("FLAIR")}, "sequence-contradiction", "says FLAIR"),
+        ({"declared": Declared("DWI")}, "sequence-not-supported", "DWI"),
+    ],
+)
+def test_what_is_not_assessed_has_a_reason_and_no_class(
+    volume: Volume, bundle_two: Bundle, arguments: Any, reason: str, words: str
+) -> None:
+    result = _answer(volume, bundle_two, *[9 * GLIOMA] * 3, **arguments)
+    assert (result.status, result.reason) == (ResultStatus.NOT_ASSESSED, reason)
+    assert (result.label, result.probability, result.probabilities) == (None, None, {})
+    assert words in (result.detail or "")
+    assert len(result.slices) == 3
+    assert not any(item.deciding or item.activation for item in result.slices)
+    assert result.key_image is not None
+    assert result.key_image.activation is None
+    assert result.basis is not None
+    assert result.basis.lesion_probability is None
+
+
+def test_between_the_thresholds_is_too_uncertain(volume: Volume, bundle_two: Bundle) -> None:
+    careful = _rules(bundle_two, lesion_from=0.99, no_lesion_to=0.01)
+    result = _answer(volume, careful, *[GLIOMA + NOTUMOR] * 3)
+    assert (result.status, result.label, result.probability) == (ResultStatus.NOT_ASSESSED, None, None)
+    assert result.reason == "too-uncertain"
+    assert result.probabilities["notumor"] == pytest.approx(1 - result.basis.lesion_probability)  # type: ignore[union-attr,operator]
+
+
+def test_logits_that_are_no_numbers_are_not_assessed(volume: Volume, bundle_two: Bundle) -> None:
+    assert _answer(volume, bundle_two, *[np.nan * GLIOMA] * 3).reason == "out-of-distribution"
+
+
+def _files(folder: Path, *headers: dict[str, Any]) -> list[Path]:
+    folder.mkdir()
+    pixels = np.ones((16, 16), np.uint16)
+    return [save(image(pixels, **header), folder / f"{index}.dcm") for index, header in enumerate(headers)]
+
+
+def test_the_headers_declare_sequence_agent_and_body_part(tmp_path: Path) -> None:
+    t1 = {"SeriesDescription": "T1 SE axial", "BodyPartExamined": "BRAIN"}
+    given = t1 | {"ContrastBolusAgent": "Gadovist"}
+    assert read_declared(_files(tmp_path / "a", t1, t1)) == Declared("T1", None, False, "BRAIN")
+    assert read_declared(_files(tmp_path / "b", given, given)) == Declared("T1", True, False, "BRAIN")
+    assert read_declared(_files(tmp_path / "c", given, t1)).agent_is_mixed
+    assert read_declared(_files(tmp_path / "d", {})) == Declared()
+    assert read_declared([enhanced_head(tmp_path)]).sequence == "T1"
+
+
+def test_a_header_that_cannot_be_read_declares_nothing(tmp_path: Path) -> None:
+    damaged = tmp_path / "a.dcm"
+    damaged.write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 500)
+    assert read_declared([damaged]) == Declared()
+    with pytest.raises(FileNotFoundError):
+        read_declared([tmp_path / "gone.dcm"])
+
+
+def _series(source: Path, folder: Path, **attributes: Any) -> list[Path]:
+    """A copy of the golden head with other headers."""
+    folder.mkdir()
+    for path in sorted(source.glob("golden/head/*.dcm")):
+        ds = dcmread(path)
+        for keyword, value in attributes.items():
+            setattr(ds, keyword, value)
+        ds.save_as(folder / path.name)
+    return sorted(folder.iterdir())
+
+
+def test_the_tiny_network_answers_by_the_header(bundle_two: Bundle, bundle_two_folder: Path, tmp_path: Path) -> None:
+    engine = OpenVinoEngine(bundle_two)
+    known = classify(_series(bundle_two_folder, tmp_path / "a", SeriesDescription="T2 TSE"), bundle_two, engine)
+    assert known.status is ResultStatus.CLASSIFIED
+    assert known.basis is not None
+    assert (known.basis.sequence, known.basis.sequence_source) == ("T2", "header")
+    unknown = classify(_series(bundle_two_folder, tmp_path / "b"), bundle_two, engine)
+    assert unknown.reason == "sequence-not-supported"  # its pixels look like every sequence alike
