@@ -12,7 +12,7 @@ from worker.db.results import NewObject
 from worker.db.tables import ObjectKind
 from worker.errors import NotAssessable
 from worker.inference.illustrated import not_assessed
-from worker.reporting.outbox import Outbox
+from worker.reporting.outbox import REASONS_OF_THE_SERIES, Outbox
 from worker.results import ResultStatus
 
 
@@ -89,6 +89,22 @@ def test_key_objects_are_made_where_somebody_wants_them_and_slices_decided(tmp_p
     assert outbox.make_objects(result, MODEL, sources, "d1", None, NOON)[2] == selection
     for other in (undecided, refused):
         assert len(outbox.make_objects(other, MODEL, sources, "d1", None, NOON)) == 2
+
+
+@pytest.mark.parametrize("reason", ["not-a-brain", "sequence-not-supported", "sequence-contradiction"])
+def test_what_another_model_would_not_answer_either_is_a_reason_of_the_series(
+    tmp_path: Path, sources: list[Path], reason: str
+) -> None:
+    result = not_assessed(NotAssessable(reason, "A sentence."))
+    assert Outbox(tmp_path, not_assessed=False).make_objects(result, MODEL, sources, "d1", None, NOON) == []
+    assert len(Outbox(tmp_path).make_objects(result, MODEL, sources, "d1", None, NOON)) == 2
+
+
+def test_every_reason_of_a_series_is_explained() -> None:
+    explained = (
+        (Path(__file__).parents[3] / "docs/operating.md").read_text().split("## Why a series is not assessed")[1]
+    )
+    assert [reason for reason in REASONS_OF_THE_SERIES if f"`{reason}`" not in explained.split("\n## ")[0]] == []
 
 
 def test_a_series_that_is_not_assessed_for_a_reason_of_its_own_is_reported_only_where_asked_or_to_replace(

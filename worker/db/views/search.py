@@ -109,7 +109,11 @@ class DeliveryAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SeriesAnswer:
-    """A series and its latest state."""
+    """A series and its latest state.
+
+    `label` is a class of the model or the model's label for a tumour whose kind is not determined; `probabilities` are
+    of the classes. `reason` is a stable word (docs/operating.md, "Why a series is not assessed"), `detail` a sentence.
+    """
 
     series_instance_uid: str
     study_instance_uid: str

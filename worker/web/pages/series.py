@@ -82,10 +82,10 @@ def _key_slices(detail: SeriesDetail) -> list[int]:
 def _first_shown(
     detail: SeriesDetail, key_slices: Sequence[int], model: ModelIdentity | None, label: str | None
 ) -> int:
-    """The slice of the picture that was sent: the key slice most probable for the label; else the middle slice."""
+    """The slice of the picture that was sent: the key slice that told most; else the middle slice."""
     if model is None or not key_slices or label not in [item.name for item in model.labels]:
         return len(detail.slices) // 2
-    shown = model.class_named(label)
+    shown = model.undetermined or model.class_named(label)  # such a model draws the slice most like a lesion
     return max(key_slices, key=lambda ordinal: model.probability_of(shown, detail.slices[ordinal].probabilities))
 
 
