@@ -40,6 +40,7 @@ from worker.db.migrate import migrate
 from worker.db.tables import SeriesStatus, TokenRole
 from worker.db.views import activity
 from worker.db.views.search import ListPosition, Search, find_page
+from worker.db.views.tallies import count_by_status
 
 SEARCH_LIMIT_MS, PAGE_LIMIT_MS = 50.0, 300.0
 LOADS = 20  # of each page
@@ -68,13 +69,24 @@ FILL = {
     f"(1, 'bench', '1', '{'0' * 64}', '2025-01-01 00:00:00.000000', 'active', '2025-01-01 00:00:00.000000', 'bench')",
     "series": _NUMBERS + "INSERT INTO series (id, series_instance_uid, study_instance_uid, patient_id, patient_name, "
     "accession_number, study_date, modality, series_description, state, created_at, last_received_at, settled_at, "
-    "status, label, probability, answered_job_id, reason) SELECT n, '2.25.1' || n, '2.25.2' || (n / 3), "
+    "status, label, probability, answered_job_id, reason, name_key, search_entry_id) "
+    "SELECT n, '2.25.1' || n, '2.25.2' || (n / 3), "
     "'P' || substr(CAST(10000000 + (n * 7919) % (:rows / 4 + 1) AS TEXT), 2), "
     "'FAMILY' || ((n * 104729) % 20011) || '^GIVEN', 'A' || substr(CAST(1000000000 + n AS TEXT), 2), '20250101', "
     f"'MR', 'T1', CASE WHEN n % 20 = 3 AND n % 1000 <> 7 THEN 'refused' ELSE 'queued' END, {_TIME}, {_TIME}, "
     f"{_TIME}, {_STATUS}, {_LABEL}, CASE WHEN {_LABEL} IS NULL THEN NULL ELSE 0.5 + ((n * 31) % 1000) / 2000.0 END, "
-    f"CASE WHEN {_STATUS} = 'refused' THEN NULL ELSE n END, CASE WHEN {_STATUS} = 'refused' THEN 'modality' END "
-    "FROM numbers",
+    f"CASE WHEN {_STATUS} = 'refused' THEN NULL ELSE n END, CASE WHEN {_STATUS} = 'refused' THEN 'modality' END, "
+    "'family' || ((n * 104729) % 20011) || '^given', n FROM numbers",
+    # The words of dicom.text.folding: each series has its own accession number, so none shares its entry.
+    "search_entry": "INSERT INTO search_entry (id, sha256) SELECT id, CAST(id AS TEXT) FROM series",
+    "search_word": "INSERT INTO search_word (word, entry_id) SELECT DISTINCT word, id FROM ("
+    + " UNION ALL ".join(
+        f"SELECT substr(lower({column}), {start}) AS word, id FROM series"
+        for column, ends in (("patient_id", 6), ("accession_number", 8))
+        for start in range(1, ends + 1)
+    )
+    + " UNION ALL SELECT 'given', id FROM series UNION ALL SELECT replace(name_key, '^given', ''), id FROM series) "
+    "AS words ORDER BY word, id",
     "instance": "INSERT INTO instance (series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, attributes, "
     "path, size, sha256, received_at) "
     "SELECT id, '2.25.3' || id, '1.2', '1.2', '{}', 'x', 1, '', created_at FROM series",
@@ -147,7 +159,11 @@ def searches(rows: int, random_: random.Random) -> dict[str, Callable[[], Search
         "text: begins many": lambda: Search(text="P0"),
         "text: begins all": lambda: Search(text="p"),
         "text: a name": lambda: Search(text=f"family{random_.randrange(20011)}"),
+        "text: names in any order": lambda: Search(text=f"given, family{random_.randrange(20011)}"),
+        "text: part of a number": lambda: Search(text=f"{number():06d}"[-6:]),
+        "text: a common word": lambda: Search(text="given"),
         "text: nothing": lambda: Search(text="%_*"),
+        "text: unknown": lambda: Search(text="nobody"),
         "text and class": lambda: Search(text=patient()[:5], label=random_.choice(labels)),
     }
 
@@ -206,10 +222,16 @@ def run(url: str, folder: Path, rows: int, times: int) -> Iterator[Row]:
             activity.find_activity(session, end, timedelta(hours=6), 28)
 
         def tallies() -> None:
-            activity.count_by_status(session)
+            count_by_status(session, Search())
 
         report("activity of a week", measure(week, 3), 1e9)
         report("tallies", measure(tallies, 5), 1e9)
+        for name, make in searches(rows, random.Random(2)).items():
+
+            def tally(make: Callable[[], Search] = make) -> None:
+                count_by_status(session, make())
+
+            report(f"tallies, {name}", measure(tally, 5), 1e9)
     with database.write() as session:
         now = datetime.now(UTC)
         _, token = tokens.add_token(session, None, TokenRole.READ, now, now + timedelta(days=1))

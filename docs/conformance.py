@@ -168,9 +168,12 @@ to {scp.WAIT_FOR_A_SLOT_SECONDS:g} s.
 {answers}
 
 ### Matching (PS3.4 C.2.2.2), of C-FIND and of QIDO-RS
-- Person names match literally, case ignored and accents not: the whole value, or any of its component groups
-  (alphabetic, ideographic, phonetic). A key with groups of its own is compared group by group, an empty group matches
-  everything. Trailing null components carry no meaning. Other text matches with its case.
+- Person names match literally, without case and differences of encoding (Unicode case folding and NFKC: MÜLLER, Müller
+  and its decomposed spelling are the same, ß is ss, half-width kana are kana, I, i and the Turkish dotless and dotted
+  letters are the same), accents kept: the whole value, or any of its component groups (alphabetic, ideographic,
+  phonetic). `?` is also a single character as the name is written. A key with groups of its own is compared group by
+  group, an empty group matches everything. Padding and trailing null components carry no meaning, so that `Doe^*` finds
+  Doe. Other text matches with its case.
 - Wildcards in AE, CS, LO, LT, PN, SH, ST, UC, UR and UT. Numbers match by value: 7.0 finds 7.
 - Dates, times and date-times match by meaning; the incomplete end of a range includes all that it can stand for. A
   date-time without offset from UTC is in the zone of the other. QIDO-RS combines the ranges of a date and its time

@@ -34,10 +34,11 @@ from worker.db.processes import list_processes
 from worker.db.series import queue_series
 from worker.db.settling import CountPolicy, series_to_settle
 from worker.db.tables import REVISION, Base, SeriesRow, TokenRole
-from worker.db.views import activity, archive, model_comparison, queue, totals
+from worker.db.views import archive, model_comparison, queue, totals
 from worker.db.views.archive_matching import Keys
 from worker.db.views.search import Search, SeriesAnswer, find_series
 from worker.db.views.series_detail import find_report, find_series_detail, latest_slices
+from worker.db.views.tallies import count_by_status
 from worker.dicom.standard import derive_uid
 from worker.storage.refusals import refused_associations, refused_instances
 
@@ -134,7 +135,7 @@ def test_the_database_is_accepted_and_complete(database: Database) -> None:
 def test_the_list_of_results(database: Database) -> None:
     with database.read() as session:
         answers = find_series(session, Search())
-        by_status = {status: tally.number for status, tally in activity.count_by_status(session).items()}
+        by_status = {status: tally.number for status, tally in count_by_status(session, Search()).items()}
         assert find_series(session, Search(text="ID-a")) == answers[-1:]
     assert [(answer.status, answer.label, answer.reason) for answer in answers] == [
         ("pending", None, None),

@@ -34,10 +34,13 @@ from worker.db.tables import (
     ReadingRow,
     TokenRole,
 )
+from worker.db.views.search import Search, find_series
 from worker.dicom.standard import derive_uid
 from worker.errors import RefusedInstance, StartError
 from worker.process import ProcessRole
 from worker.storage.refusals import Refusals, RefusedRequest
+
+FOLDED = "0008"  # the revision of the keys of names
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -162,3 +165,28 @@ def test_a_newer_database_is_refused_in_one_line(database: Database) -> None:
 def test_an_empty_database_says_what_to_do(database: Database) -> None:
     with pytest.raises(StartError, match="run `worker migrate`"):
         database.require_revision()
+
+
+def test_the_rows_that_exist_get_their_keys_and_words(database: Database) -> None:
+    """More than a batch of them, of which some share their patient."""
+    number = 1203
+    with revising(database) as connection:
+        config = alembic_config(connection)
+        below = ScriptDirectory.from_config(config).get_revision(FOLDED).down_revision
+        command.upgrade(config, str(below))
+        columns = "series_instance_uid, study_instance_uid, patient_id, patient_name, accession_number, study_date, "
+        columns += "modality, series_description, state, status, created_at, last_received_at"
+        connection.execute(
+            text(
+                f"INSERT INTO series ({columns}) VALUES (:uid, '1', :patient, :name, '', '', 'MR', '', 'open', "
+                "'pending', '2026-03-01 12:00:00.000000', '2026-03-01 12:00:00.000000')"
+            ),
+            [{"uid": f"1.{n}", "patient": f"P{n // 3}", "name": f"MÜLLER{n // 3}^JÖRG"} for n in range(number)],
+        )
+    migrate(database)
+    with database.read() as session:
+        rows = session.execute(text("SELECT series_instance_uid, name_key FROM series")).all()
+        assert {uid: key for uid, key in rows} == {f"1.{n}": f"müller{n // 3}^jörg" for n in range(number)}
+        assert session.scalar(text("SELECT count(*) FROM search_entry")) == number // 3
+        found = find_series(session, Search(text="jorg, muller400"))
+    assert {answer.series_instance_uid for answer in found} == {"1.1200", "1.1201", "1.1202"}

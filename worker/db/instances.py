@@ -14,12 +14,15 @@ from sqlalchemy import (
     Update,
     bindparam,
     delete,
+    event,
     func,
     insert,
+    inspect,
     null,
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from worker.db.jobs import resume_jobs
@@ -36,9 +39,12 @@ from worker.db.tables import (
     RefusalKind,
     RefusalRow,
     ScrubRow,
+    SearchEntryRow,
+    SearchWordRow,
     SeriesRow,
     SeriesState,
 )
+from worker.dicom.text.folding import search_words, stored_name_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,9 @@ _ARRIVE_REFUSED = (
 _ARRIVE = _ARRIVE_REFUSED.where(_SERIES.c.state != SeriesState.REFUSED)
 _ADD_SERIES = insert(_SERIES).returning(_SERIES.c.id)
 _ADD_INSTANCE = insert(_INSTANCE)
+_ENTRY, _WORD = (row.metadata.tables[row.__tablename__] for row in (SearchEntryRow, SearchWordRow))
+_ENTRY_BY_HASH = select(_ENTRY.c.id).where(_ENTRY.c.sha256 == bindparam("sha256"))
+_ADD_WORD = insert(_WORD)
 
 
 def open_association(session: Session, calling_ae_title: str, peer: str, receiver: str, now: datetime) -> int:
@@ -118,11 +127,15 @@ def add_instances(session: Session | Connection, new: Sequence[NewInstance], now
         refused = _arrive(connection, _ARRIVE_REFUSED, missing, now)
         answer_series(connection, list(refused.values()))
         ids |= refused
-    for uid, instance in by_series.items():
-        if uid not in ids:
-            values = {name: getattr(instance, name) for name in _OF_SERIES}
-            added = connection.execute(_ADD_SERIES, values | {"created_at": now, "last_received_at": now})
-            ids[uid] = added.scalar_one()
+    added = {uid: instance for uid, instance in by_series.items() if uid not in ids}
+    # In a fixed order, as two receivers may add the entries of two studies at once.
+    found_by = {
+        uid: _search_values(connection, added[uid]) for uid in sorted(added, key=lambda uid: _sha256(added[uid]))
+    }
+    for uid, instance in added.items():
+        values = {name: getattr(instance, name) for name in _OF_SERIES} | found_by[uid]
+        row = connection.execute(_ADD_SERIES, values | {"created_at": now, "last_received_at": now})
+        ids[uid] = row.scalar_one()
     connection.execute(
         _ADD_INSTANCE,
         [
@@ -137,6 +150,39 @@ def _arrive(connection: Connection, statement: Update, uids: Sequence[str], now:
     """Open the known ones of these series; their row ids by Series Instance UID."""
     rows = connection.execute(statement, {"uids": uids, "now": now})
     return {row.series_instance_uid: row.id for row in rows}
+
+
+def _search_values(connection: Connection, named: NewInstance | SeriesRow) -> dict[str, Any]:
+    """What a series is found by besides its own values: the key of its name, and the entry of its words."""
+    sha256 = _sha256(named)
+    entry = connection.scalar(_ENTRY_BY_HASH, {"sha256": sha256})
+    if entry is None:
+        upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        add = upsert(_ENTRY).values(sha256=sha256).on_conflict_do_nothing().returning(_ENTRY.c.id)
+        entry = connection.scalar(add)
+        if entry is None:  # another receiver has added it since
+            entry = connection.scalar(_ENTRY_BY_HASH, {"sha256": sha256})
+        elif words := search_words(*_found_by(named)):
+            connection.execute(_ADD_WORD, [{"word": word, "entry_id": entry} for word in words])
+    return {"name_key": stored_name_key(named.patient_name), "search_entry_id": entry}
+
+
+def _found_by(named: NewInstance | SeriesRow) -> tuple[str, str, str]:
+    return named.patient_id, named.patient_name, named.accession_number
+
+
+def _sha256(named: NewInstance | SeriesRow) -> str:
+    return hashlib.sha256("\0".join(_found_by(named)).encode()).hexdigest()
+
+
+@event.listens_for(SeriesRow, "before_insert")
+@event.listens_for(SeriesRow, "before_update")
+def _keep_in_step(_mapper: object, connection: Connection, row: SeriesRow) -> None:
+    """Whoever changes a series' patient as an object changes what it is found by."""
+    state: Any = inspect(row)
+    if any(state.attrs[name].history.has_changes() for name in ("patient_id", "patient_name", "accession_number")):
+        for name, value in _search_values(connection, row).items():
+            setattr(row, name, value)
 
 
 def stored_instances(session: Session, sop_instance_uids: Sequence[str]) -> dict[str, InstanceRow]:

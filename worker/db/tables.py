@@ -46,8 +46,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import DateTime, TypeDecorator
 
 # The newest revision in migrations/versions (a test compares them), so that a start needs no Alembic import.
-REVISION = "0007"
+REVISION = "0008"
 DETAIL_LENGTH = 1024
+LONGEST_TEXT = 512  # characters of a received text; PostgreSQL's index takes 2,700 bytes
 
 
 class SeriesState(StrEnum):
@@ -188,9 +189,17 @@ class Base(DeclarativeBase):
     }
 
 
-def _searched(length: int) -> String:
-    """Text that is searched by its prefix: in byte order on PostgreSQL too, so that an index serves the search."""
-    return String(length).with_variant(String(length, collation="C"), "postgresql")
+def _searched(length: int = LONGEST_TEXT, longest: int = LONGEST_TEXT) -> String:
+    """Text that is searched by its prefix: in byte order on PostgreSQL too, so that an index serves the search.
+
+    SQLite limits no length; it keeps the one that the column was created with.
+    """
+    return String(length).with_variant(String(longest, collation="C"), "postgresql")
+
+
+def _received(length: int) -> String:
+    """Received text, which may be longer than its VR allows."""
+    return String(length).with_variant(String(LONGEST_TEXT), "postgresql")
 
 
 def _is_among(column: str, values: type[StrEnum]) -> CheckConstraint:
@@ -223,9 +232,11 @@ class SeriesRow(Base):
     patient_id: Mapped[str] = mapped_column(_searched(64), index=True)
     patient_name: Mapped[str] = mapped_column(_searched(324), index=True)
     accession_number: Mapped[str] = mapped_column(_searched(16), index=True)
-    study_date: Mapped[str] = mapped_column(String(8))
-    modality: Mapped[str] = mapped_column(String(16))
-    series_description: Mapped[str] = mapped_column(String(64))
+    name_key: Mapped[str] = mapped_column(_searched(), index=True, server_default="")  # folding.stored_name_key
+    search_entry_id: Mapped[int | None] = mapped_column(index=True)  # null where the series is found by no word
+    study_date: Mapped[str] = mapped_column(_received(8))
+    modality: Mapped[str] = mapped_column(_received(16))
+    series_description: Mapped[str] = mapped_column(_received(64))
     state: Mapped[str] = mapped_column(String(16), default=SeriesState.OPEN)
     reason: Mapped[str | None] = mapped_column(String(64))
     detail: Mapped[str | None] = mapped_column(String(1024))
@@ -259,6 +270,26 @@ class SeriesRow(Base):
         # Counted by reason at every scrape of /metrics.
         Index(None, "status", "reason", sqlite_where=REFUSED, postgresql_where=REFUSED),
     )
+
+
+class SearchEntryRow(Base):
+    """What people find series by: a Patient ID, a name and an accession number, which the series of a study share."""
+
+    __tablename__ = "search_entry"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)  # of the three
+
+
+class SearchWordRow(Base):
+    """A word of a search entry: see dicom.text.folding."""
+
+    __tablename__ = "search_word"
+
+    word: Mapped[str] = mapped_column(_searched(64, 64), primary_key=True)
+    entry_id: Mapped[int] = mapped_column(ForeignKey("search_entry.id"), primary_key=True)
+
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012 - SQLAlchemy reads it from the class
 
 
 class InstanceRow(Base):

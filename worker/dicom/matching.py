@@ -2,9 +2,8 @@
 
 What the standard leaves to the implementation is decided here and stated in docs/conformance.md:
 
-- A person name matches literally, case ignored (C.2.2.2.1.1, C.2.2.2.4): as a whole, or by any of its component groups
-  (PS3.5 6.2.1). A key that has groups itself is compared group by group; an empty group of it matches everything.
-  Trailing null components and their delimiters carry no meaning (PS3.5 6.2.1.1), neither in a key nor in a value.
+- A person name matches literally, case ignored (C.2.2.2.1.1, C.2.2.2.4), as a whole or by any of its component groups
+  (PS3.5 6.2.1): see text.names.
 - Dates, times and date-times match by their meaning (C.2.2.2.1.3). The incomplete end of a range includes all that it
   can stand for: `10-12` includes 125959.
 - A key of several values, which the standard defines for UIDs only (C.2.2.2.2), is matched by any of them; there may be
@@ -19,7 +18,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from functools import lru_cache
 
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, keyword_for_tag
@@ -28,6 +26,8 @@ from pydicom.tag import Tag
 
 import worker.dicom.character_sets  # noqa: F401 - values of senders are decoded here
 from worker.dicom.odd_values import ignore_value_warnings
+from worker.dicom.text.names import matches_name
+from worker.dicom.text.wildcards import matches_wildcards
 
 _WILDCARD_VRS = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})  # C.2.2.2.4
 _NUMBER_VRS = frozenset({"IS", "DS", "US", "SS", "UL", "SL", "FL", "FD", "SV", "UV"})
@@ -105,11 +105,6 @@ def _split(vr: str, value: str) -> list[str]:
     return value.replace(",", "\\").split("\\") if vr in ("UI", "CS") else value.split("\\")
 
 
-def has_wildcard(value: str) -> bool:
-    """True for text with `*` or `?`."""
-    return "*" in value or "?" in value
-
-
 def texts(element: DataElement) -> list[str]:
     """The values of an element as text; none of a sequence and of binary data. Raises what pydicom raises."""
     value = element.value
@@ -165,7 +160,7 @@ def _texts(element: DataElement) -> list[str]:
 def matches_value(vr: str, key: str, value: str) -> bool:
     """True where a value of this representation, as text, matches the text of a key that is not universal."""
     if vr == "PN":
-        return _matches_name(key, value)
+        return matches_name(key, value)
     if vr in _WILDCARD_VRS:
         return matches_wildcards(key, value)
     if vr in _NUMBER_VRS:
@@ -190,117 +185,6 @@ def _is_same_number(key: str, value: str) -> bool:
         return Decimal(key) == Decimal(value)
     except InvalidOperation:
         return False
-
-
-# --- wildcards: C.2.2.2.4 --------------------------------------------------------------------------------------
-
-
-def matches_wildcards(pattern: str, text: str) -> bool:
-    """True where `*` (any characters, also none) and `?` (a single character) make the whole text of the pattern.
-
-    A step per character of the text, whatever the pattern: bit i of `states` is set where the first i characters of
-    the pattern other than `*` match the text so far.
-    """
-    if not has_wildcard(pattern):
-        return pattern == text
-    length, after_star, bits, any_character = _automaton(pattern)
-    states = 1
-    for character in text:
-        states = (states & after_star) | (states & (bits.get(character, 0) | any_character)) << 1
-        if not states:
-            return False
-    return bool(states >> length & 1)
-
-
-@lru_cache(maxsize=256)
-def _automaton(pattern: str) -> tuple[int, int, dict[str, int], int]:
-    """The number of characters without `*`, then sets of their positions as bits: after a `*`, by character, any."""
-    length = after_star = any_character = 0
-    bits: dict[str, int] = {}
-    for character in pattern:
-        if character == "*":
-            after_star |= 1 << length
-            continue
-        if character == "?":
-            any_character |= 1 << length
-        else:
-            bits[character] = bits.get(character, 0) | 1 << length
-        length += 1
-    return length, after_star, bits, any_character
-
-
-# --- person names: C.2.2.2.1.1, PS3.5 6.2.1 --------------------------------------------------------------------
-
-_NULL_COMPONENTS = " ^"
-
-
-def _matches_name(key: str, value: str) -> bool:
-    wanted, name = _fold(key), _fold(value)
-    groups = [group.rstrip(_NULL_COMPONENTS) for group in name.split("=")]
-    if "=" not in wanted:
-        wanted = wanted.rstrip(_NULL_COMPONENTS)
-        return not wanted or any(
-            matches_wildcards(wanted, text) for text in (name.rstrip(_NULL_COMPONENTS + "="), *groups)
-        )
-    wanted_groups = _groups_of_key(wanted)
-    groups += [""] * (len(wanted_groups) - len(groups))
-    pairs = zip(wanted_groups, groups, strict=False)
-    return all(not pattern.strip("*") or matches_wildcards(pattern, group) for pattern, group in pairs)
-
-
-def _groups_of_key(key: str) -> list[str]:
-    """Without the last groups where these match everything: a name need not have them."""
-    groups = [group.rstrip(_NULL_COMPONENTS) for group in key.split("=")]
-    while groups and not groups[-1].strip("*"):
-        groups.pop()
-    return groups
-
-
-def _fold(text: str) -> str:
-    """Text without its case, character by character, so that a wildcard means the same before and after."""
-    if text.isascii():
-        return text.lower()
-    return "".join(map(_fold_character, text))
-
-
-def _fold_character(character: str) -> str:
-    """ASCII stays ASCII and nothing else becomes ASCII (the Kelvin sign no k): databases fold ASCII alone."""
-    if character.isascii():
-        return character.lower()
-    folded = character.casefold()
-    return folded if len(folded) == 1 and not folded.isascii() else character
-
-
-@dataclass(frozen=True, slots=True)
-class NamePatterns:
-    """Wildcard patterns with which a database narrows the names that a key may match; `matches_value` decides.
-
-    They are for names in lower case (of ASCII letters alone) without trailing ` `, `^` and `=`. A name without `=` may
-    match where it has the pattern `single`, and matches surely if `is_exact`; a name with `=` may match where it has a
-    pattern of `grouped`.
-    """
-
-    single: str | None
-    is_exact: bool
-    grouped: tuple[str, ...]
-
-
-def name_patterns(key: str) -> NamePatterns:
-    """The patterns of a key, in which characters with case beyond ASCII are `?`."""
-    folded = _fold(key)
-    wanted = "".join("?" if _has_case(character) else character for character in folded)
-    if "=" in wanted:
-        groups = _groups_of_key(wanted)
-        return NamePatterns("*=".join(groups) or "*" if len(groups) < 2 else None, False, ("*=".join(groups) + "*",))
-    group = wanted.rstrip(_NULL_COMPONENTS)
-    if not group:
-        return NamePatterns("*", True, ("*",))
-    ends = (group, f"{group}=*", f"{group}^*=*", f"{group} *=*")  # at the end of the name; before another group
-    return NamePatterns(group, wanted == folded, (*ends, *(f"*={end}" for end in ends)))
-
-
-def _has_case(character: str) -> bool:
-    return not character.isascii() and character.lower() != character.upper()
 
 
 # --- dates and times: C.2.2.2.1.3, C.2.2.2.5 -------------------------------------------------------------------

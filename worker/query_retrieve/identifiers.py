@@ -12,8 +12,9 @@ from pydicom.dataelem import DataElement
 
 from worker.db.views.archive_matching import KEYS_IN_DATABASE, Keys, split_keys
 from worker.dicom import matching
-from worker.dicom.matching import has_wildcard, texts
+from worker.dicom.matching import texts
 from worker.dicom.odd_values import add_value, ignore_value_warnings
+from worker.dicom.text.wildcards import has_wildcard
 
 # Level → its keys, the unique key first (PS3.4 C.6.1.1, C.6.2.1). A response may have those of the levels above too.
 LEVELS: dict[str, tuple[str, ...]] = {

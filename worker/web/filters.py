@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from worker.db.readings import ReadState
-from worker.db.tables import SeriesStatus
+from worker.db.tables import LONGEST_TEXT, SeriesStatus
 from worker.db.views.search import POSITION_PATTERN, ListPosition, Search
 from worker.dicom.series_terms import Contrast, Sequence
 
@@ -18,7 +18,7 @@ LARGEST_PAGE = 500
 
 
 # Any text without control characters; characters of a newer Unicode version are searched for like others.
-Text = Annotated[str, Field(max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+Text = Annotated[str, Field(max_length=LONGEST_TEXT, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 Uid = Annotated[str, Field(pattern=UID_PATTERN)]
 
 
@@ -32,10 +32,11 @@ class Filters(BaseModel):
 
     text: Text | None = Field(
         None,
-        description="Beginning of a patient's ID or name or of an accession number, or a whole UID. No wildcards.",
+        description="Words of a patient's name in any order, parts of a Patient ID or accession number, or a UID. "
+        "Beginnings of names suffice; case and accents do not matter. No wildcards.",
     )
     patient_id: Text | None = None
-    accession_number: Annotated[Text, Field(max_length=16)] | None = None
+    accession_number: Text | None = None
     study_instance_uid: Uid | None = None
     series_instance_uid: Uid | None = None
     label: Text | None = Field(None, description="A class of the model, for example glioma.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from tests.testbed.instances import later, new_instance
 from tests.testbed.rows import add_series
@@ -24,7 +26,8 @@ from worker.db.instances import (
     restore_instance,
     stored_instances,
 )
-from worker.db.tables import ConflictRow, RefusalKind, SeriesRow, SeriesState, SeriesStatus
+from worker.db.tables import ConflictRow, RefusalKind, SearchEntryRow, SeriesRow, SeriesState, SeriesStatus
+from worker.db.views.search import Search, find_series
 from worker.dicom.standard import derive_uid
 
 
@@ -114,3 +117,39 @@ def test_an_instance_is_stored_once(database: Database) -> None:
     with database.write() as session:
         row = add_instance(session, replace(new, association_id=None), later(0))
         assert (row.path, row.size, row.attributes) == (new.path, new.size, new.attributes)
+
+
+def _found(database: Database, text: str) -> list[str]:
+    with database.read() as session:
+        return [answer.series_instance_uid for answer in find_series(session, Search(text=text))]
+
+
+def test_a_series_whose_patient_is_corrected_is_found_by_what_it_says_now(database: Database) -> None:
+    with database.write() as session:
+        row = add_instance(session, new_instance(1, "a", patient_name="Müller^Jörg"), later(0))
+        add_instance(session, new_instance(1, "b", patient_name="Müller^Jörg", patient_id="ID-a"), later(0))
+    assert len(_found(database, "jorg")) == 2
+    with database.write() as session:
+        series = session.get_one(SeriesRow, row.series_id)
+        series.patient_name, series.accession_number = "Дюрер^Альбрехт", "NEW-17"
+        session.flush()
+        assert series.name_key == "дюрер^альбрехт"
+    assert _found(database, "альбрехт") == _found(database, "new17") == [derive_uid("series", "a")]
+    assert _found(database, "jorg") == [derive_uid("series", "b")]
+
+
+def test_series_of_a_patient_that_arrive_at_once_share_their_words(database: Database) -> None:
+    barrier = Barrier(4)
+
+    def arrive(name: str) -> None:
+        barrier.wait()
+        with database.write() as session:
+            add_instance(
+                session, new_instance(1, name, patient_id="P", patient_name="Doe^J", accession_number="1"), later(0)
+            )
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(arrive, "abcd"))
+    with database.read() as session:
+        assert session.scalar(select(func.count()).select_from(SearchEntryRow)) == 1
+    assert len(_found(database, "doe")) == 4

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import sys
-import time
-from fnmatch import translate
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydicom import DataElement, Dataset
 from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -22,13 +16,10 @@ from worker.dicom.matching import (
     MOST_VALUES,
     Key,
     TooManyValues,
-    _fold,
     keys_of,
     keys_of_parameters,
     matches,
     matches_value,
-    matches_wildcards,
-    name_patterns,
 )
 
 
@@ -124,40 +115,6 @@ def test_moments_match_by_what_they_mean(key: str, value: str, is_match: bool) -
     assert matches_value("DT", key, value) is is_match
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "is_match"),
-    [
-        ("house^*", "House^Gregory", True),
-        ("house", "House^Gregory", False),
-        ("doe^j*", "Doe^Jane=山田", True),
-        ("山?", "Doe^Jane=山田", True),
-        ("jane", "Doe^Jane=山田", False),
-        ("adams^john", "Adams^John=亞當斯^約翰", True),
-        ("亞當斯^約翰", "Adams^John=亞當斯^約翰", True),
-        ("亞當斯*", "Adams^John=亞當斯^約翰=phonetic", True),
-        ("Adams^John=亞當斯^約翰", "Adams^John=亞當斯^約翰=phonetic", True),
-        ("Adams^John=亞當斯^約翰", "Adams^John", False),
-        ("=亞當斯*", "Adams^John=亞當斯^約翰", True),
-        ("亞當斯*=", "Adams^John=亞當斯^約翰", False),
-        ("a*=*", "Adams", True),
-        ("*wang*小東*", "Wang^XiaoDong=王^小東", True),  # the whole value: C.2.2.2.1.1, note
-        ("DOE^JOHN", "Doe^John^^^", True),
-        ("Doe^John^^", "Doe^John", True),
-        ("doe^john", "Doe^John^^=山田", True),
-        ("doe^j", "Doe^John", False),
-        ("müller", "MÜLLER", True),
-        ("м*", "Мария", True),
-        ("ΟΔΟΣ", "οδος", True),
-        ("k", "\u212a", False),  # the Kelvin sign
-        ("ss", "ß", False),
-        ("[ab]*", "abc", False),
-        ("^", "anything", True),
-    ],
-)
-def test_a_name_is_found_by_each_of_its_groups(key: str, value: str, is_match: bool) -> None:
-    assert matches_value("PN", key, value) is is_match
-
-
 def test_a_key_of_nothing_but_stars_matches_what_is_absent() -> None:
     for value in ("", "*", "**", "\\*", "A\\*"):
         assert keys_of_parameters([(tags("AccessionNumber"), value)]) == ()
@@ -235,54 +192,3 @@ def test_a_date_and_its_time_may_be_a_single_range(days: str, times: str, combin
     assert matches(keys, ds, combined_date_time=True) is combined
     assert matches(keys, ds) is separate
     assert not matches(keys, dataset(StudyTime="020000"), combined_date_time=True)
-
-
-PATTERNS = st.text("ab*?^=", max_size=8)
-
-
-@given(PATTERNS, st.text("ab^=", max_size=8))
-def test_wildcards_mean_what_the_same_file_pattern_means(pattern: str, text: str) -> None:
-    assert matches_wildcards(pattern, text) is (re.fullmatch(translate(pattern), text) is not None)
-
-
-def test_a_wildcard_takes_a_step_per_character_whatever_the_pattern() -> None:
-    steps = []
-
-    class Counted(str):
-        def __iter__(self) -> Any:
-            for character in str.__iter__(self):
-                steps.append(character)
-                yield character
-
-    assert not matches_wildcards("*a" * 13 + "b", Counted("a" * 64))
-    assert len(steps) <= 64
-    started = time.monotonic()
-    assert not matches_wildcards("*a" * 10_000 + "b", "a" * 10_000)
-    assert not matches_value("PN", "*a" * 10_000 + "b", "a" * 10_000)
-    assert time.monotonic() - started < 20
-
-
-@given(st.text("aAäÄ山^= *?K\u212a", max_size=6), st.text("aAäÄ山^= K\u212aßİ", max_size=8))
-def test_the_patterns_for_a_database_never_narrow_too_far(key: str, name: str) -> None:
-    key, name = key.strip(), name.strip()
-    if not key.strip("*"):
-        return
-    stored = "".join(character.lower() if character.isascii() else character for character in name).rstrip(" ^=")
-    patterns, is_match = name_patterns(key), matches_value("PN", key, name)
-    if "=" in name:
-        is_narrowed = any(matches_wildcards(pattern, stored) for pattern in patterns.grouped)
-    else:
-        is_narrowed = patterns.single is not None and matches_wildcards(patterns.single, stored)
-    assert is_narrowed or not is_match
-    if patterns.is_exact and "=" not in name:
-        assert is_match or not is_narrowed
-
-
-def test_a_character_without_case_is_the_case_of_no_other() -> None:
-    for number in range(sys.maxunicode + 1):
-        character = chr(number)
-        folded = _fold(character)
-        assert len(folded) == 1
-        assert folded.isascii() is character.isascii()
-        if folded != character:
-            assert folded.lower() != folded.upper()

@@ -30,8 +30,8 @@ def test_filters_become_a_search_from_a_position() -> None:
     [
         {"unknown": "x"},
         {"text": "a\x00b"},
-        {"text": "x" * 65},
-        {"accession_number": "x" * 17},
+        {"text": "x" * 513},
+        {"accession_number": "x" * 513},
         {"study_instance_uid": "1.2.x"},
         {"minimum_probability": 1.01},
         {"limit": 501},

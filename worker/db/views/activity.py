@@ -20,12 +20,9 @@ from worker.db.tables import (
     ModelRow,
     ObjectRow,
     ResultRow,
-    SeriesRow,
-    SeriesStatus,
 )
 
 NEWEST_RESULTS = 20_000  # more would not change a chart
-MANY = 10_000  # for a person "more than" suffices; /metrics has exact numbers
 _NEWEST_ASSOCIATIONS = 500
 
 
@@ -75,27 +72,6 @@ def find_activity(session: Session, now: datetime, span: timedelta, count: int) 
             spans[index].answers[label or status] += 1
             spans[index].seconds.append((answered_at - queued_at).total_seconds())
     return Activity(tuple(spans), len(rows) < NEWEST_RESULTS)
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """A number of series; `more` if there are more than were counted."""
-
-    number: int
-    more: bool
-
-
-def count_by_status(session: Session) -> dict[str, Tally]:
-    """Numbers of series by status, counted up to MANY: counting a million takes longer than the page itself."""
-    counts = []
-    for status in SeriesStatus:
-        of_status = select(SeriesRow.id).where(SeriesRow.status == status.value).limit(MANY + 1)
-        counts.append(select(func.count()).select_from(of_status.subquery()).scalar_subquery())
-    numbers = session.execute(select(*counts)).one()
-    return {
-        status.value: Tally(min(number, MANY), number > MANY)
-        for status, number in zip(SeriesStatus, numbers, strict=True)
-    }
 
 
 def parked_counts(session: Session) -> tuple[int, int]:

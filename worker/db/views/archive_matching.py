@@ -13,12 +13,14 @@ from pydicom.datadict import keyword_for_tag
 from sqlalchemy import JSON, ColumnElement, and_, cast, exists, false, func, not_, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from worker.db.tables import ObjectKind, ObjectRow, ResultRow, SeriesRow
+from worker.db.tables import LONGEST_TEXT, ObjectKind, ObjectRow, ResultRow, SeriesRow
 from worker.dicom import matching
+from worker.dicom.text.names import matches_name, name_patterns
+from worker.dicom.text.printable import is_storable
+from worker.dicom.text.wildcards import has_wildcard
 
 # The modality of each kind of produced object: PS3.3 C.7.3.1.1.1.
 MODALITIES = {ObjectKind.REPORT: "SR", ObjectKind.PICTURE: "OT", ObjectKind.KEY_OBJECTS: "KO"}
-_LONGEST_TEXT = 324  # characters of a name, the longest text that is matched
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +93,16 @@ def of_study(session: Session, keys: Keys) -> list[ColumnElement[bool]]:
 def _has_name(session: Session, values: Sequence[str]) -> ColumnElement[bool]:
     """Narrow the stored names by SQL; where that is not exact, the matcher decides on each name that remains."""
     certain: list[ColumnElement[bool]] = []
-    doubtful: list[ColumnElement[bool]] = []
-    folded = func.rtrim(func.lower(SeriesRow.patient_name), " ^=")  # ASCII only, in SQLite and in collation C
-    has_groups = SeriesRow.patient_name.contains("=")
+    key = SeriesRow.name_key
+    doubtful: list[ColumnElement[bool]] = [and_(key == "", SeriesRow.patient_name != "")]  # too long, or without text
+    has_groups = key.contains("=")
     for value in values:
-        patterns = matching.name_patterns(value)
-        if patterns.single is not None:
-            condition = and_(not_(has_groups), *is_like(session, folded, [patterns.single]))
-            (certain if patterns.is_exact else doubtful).append(condition)
-        doubtful.append(and_(has_groups, *is_like(session, folded, patterns.grouped)))
+        patterns = name_patterns(value)
+        single = [and_(not_(has_groups), condition) for condition in is_like(session, key, patterns.single)]
+        (certain if patterns.is_exact else doubtful).extend(single)
+        doubtful.append(and_(has_groups, *is_like(session, key, patterns.grouped)))
     narrowed = select(SeriesRow.patient_name).distinct().where(or_(*doubtful))
-    names = [
-        name for name in session.scalars(narrowed) if any(matching.matches_value("PN", value, name) for value in values)
-    ]
+    names = [name for name in session.scalars(narrowed) if any(matches_name(value, name) for value in values)]
     # As JSON, because the number of bound values is limited.
     listed = cast(names, JSON) if _is_postgresql(session) else json.dumps(names)
     rows = (func.json_array_elements_text if _is_postgresql(session) else func.json_each)(listed)
@@ -116,12 +115,12 @@ def is_like(session: Session, column: Any, values: Sequence[str]) -> list[Column
 
 
 def _is_like_value(session: Session, column: Any, value: str) -> ColumnElement[bool]:
-    if not value.isprintable():
-        return false()  # what is stored is printable, and PostgreSQL takes no NUL
-    if not matching.has_wildcard(value):
+    if not is_storable(value):
+        return false()  # PostgreSQL takes no NUL
+    if not has_wildcard(value):
         return typing_cast("ColumnElement[bool]", column == value)
     value = re.sub(r"\*+", "*", value)
-    if len(value.replace("*", "")) > _LONGEST_TEXT:
+    if len(value.replace("*", "")) > LONGEST_TEXT:
         return false()  # SQLite takes no pattern of 50 kB
     if not _is_postgresql(session):
         return typing_cast("ColumnElement[bool]", column.op("GLOB", is_comparison=True)(value.replace("[", "[[]")))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, select, true, tuple_
+from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from worker.db.readings import ReadState, has_read_state, is_latest_reading, read_state
@@ -20,11 +20,13 @@ from worker.db.tables import (
     ObjectRow,
     ReadingRow,
     ResultRow,
+    SearchWordRow,
     SeriesRow,
     SeriesStatus,
     UtcDateTime,
 )
 from worker.dicom.standard import is_uid
+from worker.dicom.text.folding import query_words
 
 POSITION_PATTERN = r"^[0-9]{1,17}-[0-9]{1,18}$"  # never more than a time and a row id that the database can hold
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -55,7 +57,8 @@ class ListPosition:
 class Search:
     """The criteria of a search; None matches everything. Dates are those of receiving, both inclusive, in UTC.
 
-    `text` is the beginning of a patient's ID or name or of an accession number, or a whole UID; it has no wildcards.
+    `text` is a whole UID, or words of which each begins a word of the patient's name or is a part of the Patient ID or
+    the accession number: in any order, without wildcards, case and accents.
     `answered` selects series with a model's result. `older_than` and `newer_than` are the ends of a page.
     """
 
@@ -177,7 +180,7 @@ def find_series_by_suffix(session: Session, ending: str) -> Sequence[str]:
     return session.scalars(select(uid).where(uid.endswith(ending, autoescape=True)).limit(2)).all()
 
 
-def _as_stored(session: Session, search: Search) -> Search:
+def as_stored(session: Session, search: Search) -> Search:
     """Replace identifiers by pseudonyms, if the database stores pseudonyms."""
     names_uid = search.text is not None and is_uid(search.text) and search.text.count(".") >= _DOTS_OF_A_UID
     return replace(
@@ -212,7 +215,7 @@ _COLUMNS = (
 
 
 def _query(session: Session, search: Search) -> Select[Any]:
-    search = _as_stored(session, search)
+    search = as_stored(session, search)
     instances = (
         select(func.count())
         .select_from(InstanceRow)
@@ -235,29 +238,29 @@ def _query(session: Session, search: Search) -> Select[Any]:
 
 
 def _page_of_ids(session: Session, search: Search) -> Select[datetime, int]:
-    """The times and ids of a page, from indexes alone; the other columns are fetched for the page's rows only.
-
-    A planner without statistics assumes that every equality is selective, so it gets help here: criteria that match
-    few series are looked up first; for criteria that match many, no index keeps the list from being walked in order.
-    """
-    narrow = _narrow(search)
-    ids: set[int] | None = None
-    if narrow:
-        ids = set()
-        for condition in narrow:
-            ids.update(session.scalars(select(SeriesRow.id).where(condition).limit(_FEW + 1)))
-            if len(ids) > _FEW:
-                ids = None
-                break
-    chosen: ColumnElement[bool] = true()
-    if ids is not None:
-        chosen = SeriesRow.id.in_(ids)
-    elif narrow:
-        chosen = or_(*_narrow(search, _unindexed))
-    conditions = _conditions(search, _indexed if ids is None else _unindexed)
+    """The times and ids of a page, from indexes alone; the other columns are fetched for the page's rows only."""
     position = (SeriesRow.created_at, SeriesRow.id)
     order = position if search.newer_than is not None else tuple(column.desc() for column in position)
-    return select(*position).where(chosen, *conditions, *_beyond(search)).order_by(*order).limit(search.limit)
+    conditions = [*conditions_of(session, search), *_beyond(search)]
+    return select(*position).where(*conditions).order_by(*order).limit(search.limit)
+
+
+def conditions_of(session: Session, search: Search, in_order: bool = True) -> list[ColumnElement[bool]]:
+    """The conditions of a search of which identifiers are as stored. `in_order`: the list is to be walked in order.
+
+    A planner without statistics assumes that every equality is selective, so it gets help here: criteria that match
+    few series are looked up first; for criteria that match many, no index keeps the list from being walked.
+    """
+    narrow = _narrow(search)
+    ids: set[int] = set()
+    for condition in narrow:
+        ids.update(session.scalars(select(SeriesRow.id).where(condition).limit(_FEW + 1)))
+        if len(ids) > _FEW:
+            column = _unindexed if in_order else _indexed
+            return [or_(*_narrow(search, column)), *_conditions(search, _indexed if in_order else _unindexed)]
+    if narrow:
+        return [SeriesRow.id.in_(ids), *_conditions(search, _unindexed)]
+    return _conditions(search, _indexed)
 
 
 Column = Callable[[Any], Any]
@@ -287,14 +290,17 @@ def _narrow(search: Search, column: Column = _indexed) -> list[ColumnElement[boo
 
 
 def _text(text: str, column: Column) -> list[ColumnElement[bool]]:
-    columns = [column(key) for key in (SeriesRow.patient_id, SeriesRow.patient_name, SeriesRow.accession_number)]
-    begins: list[ColumnElement[bool]] = [
-        and_(prefixed >= spelling, prefixed < spelling + "\U0010ffff")
-        for prefixed in columns
-        for spelling in sorted({text, text.upper(), text.title()})
-    ]
+    """A whole UID, or all words of the text: see dicom.text.folding."""
     whole = [column(uid) == text for uid in (SeriesRow.series_instance_uid, SeriesRow.study_instance_uid)]
-    return [*begins, *whole]
+    words = [column(SeriesRow.search_entry_id).in_(_entries(spellings)) for spellings in query_words(text)]
+    return [*whole, and_(*words)] if words else whole
+
+
+def _entries(spellings: Iterable[str]) -> Select[int]:
+    """The search entries with a word that begins with any of these."""
+    word = SearchWordRow.word
+    begins = [and_(word >= spelled, word < spelled + "\U0010ffff") for spelled in sorted(spellings)]
+    return select(SearchWordRow.entry_id).where(or_(*begins))
 
 
 def _conditions(search: Search, column: Column) -> list[ColumnElement[bool]]:

@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 from worker.audit import events
 from worker.db.readings import OTHER_LABELS, ReadState
 from worker.db.tables import SeriesStatus
-from worker.db.views import activity
 from worker.db.views.search import find_page
+from worker.db.views.tallies import count_by_status
 from worker.dicom.series_terms import Sequence
 from worker.web.dependencies import Reader, Site
 from worker.web.filters import PagedFilters
@@ -48,7 +48,7 @@ def worklist_page(site: Site) -> APIRouter:
         search = PagedFilters(**filters.model_dump(exclude={"seen"})).search()
         with site.database.read() as session:
             page = find_page(session, search, filters.limit)
-            counts = activity.count_by_status(session)
+            counts = count_by_status(session, search)
         chosen = filters.chosen()
         if not filters.seen:
             audited = {key: str(value) for key, value in chosen.items()}

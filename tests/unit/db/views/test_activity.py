@@ -13,7 +13,7 @@ from worker.db.engine import Database
 from worker.db.instances import open_association
 from worker.db.tables import DeliveryState, SeriesStatus
 from worker.db.views import activity
-from worker.db.views.activity import ModelUsage, SendingPeer, Tally
+from worker.db.views.activity import ModelUsage, SendingPeer
 
 HOUR = 3600
 
@@ -25,15 +25,6 @@ def filled(database: Database) -> Database:
     add_series(database, "c", SeriesStatus.REFUSED)
     add_series(database, "d", SeriesStatus.FAILED)
     return database
-
-
-def test_each_status_is_counted_up_to_a_number(filled: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activity, "MANY", 1)
-    with filled.read() as session:
-        counted = activity.count_by_status(session)
-    assert counted[SeriesStatus.CLASSIFIED] == Tally(1, more=True)
-    assert counted[SeriesStatus.REFUSED] == Tally(1, more=False)
-    assert counted[SeriesStatus.NOT_ASSESSED] == Tally(0, more=False)
 
 
 def test_answers_are_in_the_span_of_their_time(filled: Database) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unicodedata import normalize
 
 import pytest
 from hypothesis import example, given, settings
@@ -11,14 +12,15 @@ from pydicom import DataElement, Dataset
 from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR
 from pydicom.tag import Tag
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from worker.db.engine import Database
-from worker.db.tables import SeriesRow
-from worker.db.views.archive import match_instances, match_series, match_studies
+from worker.db.tables import LONGEST_TEXT, SeriesRow
+from worker.db.views.archive import Study, match_instances, match_series, match_studies
 from worker.db.views.archive_matching import Keys, split_keys
 from worker.dicom.matching import Key, keys_of_parameters, matches
 from worker.dicom.standard import derive_uid
+from worker.dicom.text.folding import stored_name_key
 
 _B = derive_uid("study", "b")
 
@@ -34,6 +36,10 @@ def _studies(archive: Database, **keys: object) -> list[str]:
     ("keys", "expected"),
     [
         ({"patient_names": ("müller_X^*",)}, "a"),
+        ({"patient_names": ("MU\u0308LLER_X^ADA",)}, "a"),
+        ({"patient_names": ("Müller_X^Ada^^^",)}, "a"),
+        ({"patient_names": ("muller*",)}, ""),
+        ({"patient_names": ("bo[B]^*",)}, "b"),
         ({"patient_names": ("MÜLLER_x^ada",)}, "a"),
         ({"patient_names": ("山田",)}, "a"),
         ({"patient_names": ("müller_x^ada=山?",)}, "a"),
@@ -73,7 +79,7 @@ def test_studies_match_as_the_standard_says(archive: Database, keys: dict[str, o
     assert "".join(_studies(archive, **keys)) == expected
 
 
-_CHARACTERS = "aAbÄä山^= *?[]%_-01"
+_CHARACTERS = "aAbÄäßİﬁ\u0308山^= *?[]%_-01"
 _FIELDS = {"PatientName": "patient_names", "PatientID": "patient_ids", "StudyDate": "study_dates"}
 
 
@@ -98,9 +104,54 @@ def test_the_database_matches_as_the_matcher_does(
         for field, text in values.items():
             column = getattr(SeriesRow, field.removesuffix("s"))
             session.execute(update(SeriesRow).where(SeriesRow.study_instance_uid == _B).values({column: text}))
+        key = stored_name_key(values["patient_names"])
+        session.execute(update(SeriesRow).where(SeriesRow.study_instance_uid == _B).values(name_key=key))
         found = match_studies(session, in_database)
         session.rollback()
     assert (_B in [study.study_instance_uid for study in found]) is matches(keys, ds)
+
+
+NAMES = [
+    "MÜLLER^JÖRG", "Mu\u0308ller^Jo\u0308rg", "ИВАНОВ^ПЁТР", "Straße^Jürgen", "IŞIK^İbrahim", "y\u0131lmaz^ay\u015fe",
+    "Yamada^Tarou=山田^太郎=やまだ^たろう", "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎", "Hong^Gildong=洪^吉洞=홍^길동", "Doe^John^^^",
+    "=王^小东=",
+    "قباني^لنزار",
+    "ΠΑΠΑΔΟΠΟΥΛΟΣ^ΓΙΏΡΓΟΣ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_found_however_it_is_written(archive: Database, name: str) -> None:
+    groups = [group for group in name.rstrip("^=").split("=") if group]
+    written = {name, name.upper(), name.lower(), name.title(), name + "^^", *groups}
+    written |= {normalize(form, name) for form in ("NFC", "NFD", "NFKC")}
+    written |= {group[: len(group) // 2] + "*" for group in groups} | {"*" + group[1:] for group in groups}
+    composed = [normalize("NFC", group) for group in groups]
+    written |= {"?" + group[1:] for group in composed} | {group[:-1] + "?" for group in composed}
+    with archive.write() as session:
+        for row in session.scalars(select(SeriesRow).where(SeriesRow.study_instance_uid == _B)):
+            row.patient_name = name
+        session.flush()
+        missed = [key for key in written if _B not in _uids(match_studies(session, Keys(patient_names=(key,))))]
+        others = match_studies(session, Keys(patient_names=("x" + name, name + "x", name[1:])))
+        session.rollback()
+    assert missed == []
+    assert _B not in _uids(others)
+
+
+def test_a_name_too_long_for_its_key_is_found(archive: Database) -> None:
+    name = "\ufdfa" * LONGEST_TEXT  # its key is 18 times as long
+    with archive.write() as session:
+        for row in session.scalars(select(SeriesRow).where(SeriesRow.study_instance_uid == _B)):
+            row.patient_name = name
+        session.flush()
+        found = [_uids(match_studies(session, Keys(patient_names=(key,)))) for key in (name, "\ufdfa*", "x*")]
+        session.rollback()
+    assert found == [[_B], [_B], []]
+
+
+def _uids(studies: list[Study]) -> list[str]:
+    return [study.study_instance_uid for study in studies]
 
 
 def test_a_patient_is_found_by_identifier_and_by_pseudonym_where_pseudonyms_are_kept(archive: Database) -> None:

@@ -14,6 +14,7 @@ from worker.cli.output import answers_as_text
 from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.tables import SeriesStatus
+from worker.db.views import search as views_search
 from worker.db.views.search import ListPosition, Search, find_page, find_series, find_series_by_suffix
 from worker.dicom.standard import derive_uid
 
@@ -52,6 +53,59 @@ def test_every_filter_finds_what_it_names_newest_first(filled: Database, search:
     with filled.read() as session:
         answers = find_series(session, search)
     assert "".join(answer.patient_id.removeprefix("ID-") for answer in answers) == expected
+
+
+@pytest.fixture
+def named(database: Database) -> Database:
+    patients = {
+        "a": ("FONTAINE^HUGO", "4711", "ACC-2026/0815"),
+        "b": ("Müller^Jörg", "ID 12345", "ACC-2026/0816"),
+        "c": ("ИВАНОВ^ПЁТР", "PAT_%", "X9"),
+        "d": ("Yamada^Tarou=山田^太郎=やまだ^たろう", "", "ACC-2025/9999"),
+    }
+    with database.write() as session:
+        for seconds, (series, (name, patient_id, accession)) in enumerate(patients.items()):
+            values = {"patient_name": name, "patient_id": patient_id, "accession_number": accession}
+            add_instance(session, new_instance(1, series, **values), later(seconds))
+    return database
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Fontaine, Hugo", "a"),
+        ("Hugo", "a"),
+        ("hugo fontaine", "a"),
+        ("hugo müller", ""),
+        ("MUELLER", "b"),
+        ("jörg mull", "b"),
+        ("петр", "c"),
+        ("山田太郎", "d"),
+        ("0815", "a"),
+        ("2026/08", "ba"),
+        ("acc", "dba"),
+        ("345 jorg", "b"),
+        ("pat_%", "c"),
+        ("%", ""),
+        ("*", ""),
+        ("2.25.1.2", ""),
+    ],
+)
+def test_a_text_is_words_of_a_name_or_parts_of_a_number(named: Database, text: str, expected: str) -> None:
+    names = {derive_uid("series", name): name for name in "abcd"}
+    with named.read() as session:
+        found = find_series(session, Search(text=text))
+    assert "".join(names[series.series_instance_uid] for series in found) == expected
+
+
+def test_a_common_word_is_looked_for_in_the_order_of_the_list(named: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views_search, "_FEW", 1)
+    with named.read() as session:
+        first = find_page(session, Search(text="acc 202"), 2)
+        second = find_page(session, Search(text="acc 202", older_than=first.older_than), 2)
+    assert [answer.accession_number for answer in (*first.answers, *second.answers)] == [
+        "ACC-2025/9999", "ACC-2026/0816", "ACC-2026/0815",
+    ]  # fmt: skip
 
 
 def test_every_outcome_has_its_reason(filled: Database) -> None:

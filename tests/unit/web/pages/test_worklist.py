@@ -7,7 +7,7 @@ import re
 import httpx
 import pytest
 
-from worker.db.views import activity
+from worker.db.views import tallies
 
 
 def test_an_incomplete_series_is_marked(client: httpx.Client) -> None:
@@ -18,7 +18,7 @@ def test_an_incomplete_series_is_marked(client: httpx.Client) -> None:
 def test_a_count_that_stops_early_ends_with_a_plus(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = r"<b>([\d,]+\+?)</b>"
     assert re.findall(counts, client.get("/").text) == ["4", "1", "0", "1", "1", "1"]
-    monkeypatch.setattr(activity, "MANY", 0)
+    monkeypatch.setattr(tallies, "MANY", 0)
     assert re.findall(counts, client.get("/").text) == ["0+", "0+", "0", "0+", "0+", "0+"]
 
 
@@ -41,3 +41,14 @@ def test_a_filter_is_kept_in_the_form_and_in_the_links(client: httpx.Client) -> 
     assert '<option value="classified" selected>' in page
     assert 'href="/?text=ID-a"' in page  # every status
     assert 'href="/?text=ID-a&amp;status=refused"' in page
+
+
+def test_the_numbers_are_those_of_the_search(client: httpx.Client) -> None:
+    def numbers(address: str) -> list[str]:
+        return re.findall(r"<b>([\d,+]+)</b>", client.get(address).text)
+
+    everything, found = numbers("/"), numbers("/?text=FAMILY+a")
+    assert everything[0] == "4"
+    assert found[0] == "4", "each has an accession number that begins with an a"
+    assert numbers("/?text=Family%2C+id-a")[0] == "1"
+    assert numbers("/?text=nobody") == ["0"] * len(everything)
