@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -97,6 +98,8 @@ def test_every_way_to_its_pixels_is_422_and_other_images_are_answered(
         assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
         assert client.get(good + resource).status_code == 200
     assert client.get("/health/live").status_code == 200
+    deaths = re.findall(r'decoder_deaths_total{cause="signal \d+"} (\d+)', client.get("/metrics").text)
+    assert sum(map(int, deaths)) == 1  # it is not tried again
 
 
 def test_other_routes_answer_while_all_decoders_and_their_queue_are_taken(

@@ -34,6 +34,7 @@ from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.db.tables import AssociationEnd, AssociationRow, ConflictRow, InstanceRow, TokenRole
 from worker.dicom.standard import derive_uid
+from worker.storage.acceptance import StoreRequest
 from worker.storage.refusals import refused_instances
 from worker.web.app import create_app
 from worker.web.dicomweb import stow
@@ -129,7 +130,7 @@ def test_a_series_waits_for_the_end_of_the_request(site: Site) -> None:
         site.database, lambda: later(100), site.events.append,
     )  # fmt: skip
     request = storage.begin("writer", "127.0.0.1")
-    result = request.store(encoded(mr_instance(1, "w")))
+    result = request.store(StoreRequest("", "", "", encoded(mr_instance(1, "w"))))
     assert result == StowResult(
         mr_instance().SOPClassUID,
         derive_uid("instance", "w", "1"),
@@ -227,7 +228,7 @@ def test_a_count_that_cannot_be_written_now_is_written_later(site: Site, tmp_pat
     settings = Settings.model_validate({"worker": {"data_dir": tmp_path}})
     storage = StowStorage(settings, database, lambda: later(0), site.events.append)
     request = storage.begin("writer", "127.0.0.1")
-    assert request.store(b"no file").status == 0xC000
+    assert request.store(StoreRequest("", "", "", b"no file")).status == 0xC000
     request.end(AssociationEnd.RELEASED)
     migrate(database)
     storage.close()
@@ -308,7 +309,8 @@ def test_too_many_parts_are_413_and_take_bounded_memory(site: Site, monkeypatch:
     assert (answer.status_code, "50 parts" in answer.json()["detail"]) == (413, True)
 
 
-def test_a_token_that_stores_slowly_leaves_places_to_others(site: Site) -> None:
+def test_a_token_that_stores_slowly_leaves_places_to_others(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stow, "_REQUESTS_OF_A_CALLER", 2)
     message = _message(b"")
     head = (
         f"POST {STUDIES} HTTP/1.1\r\nHost: x\r\nContent-Type: {MULTIPART}\r\nContent-Length: {len(message)}\r\n"
@@ -328,6 +330,22 @@ def test_a_token_that_stores_slowly_leaves_places_to_others(site: Site) -> None:
         for connection in slow[:2]:
             connection.sendall(message[40:])
             assert connection.recv(100).startswith(b"HTTP/1.1 409")
+
+
+def test_uploads_that_drip_keep_nobody_out(site: Site) -> None:
+    message = _message(encoded(mr_instance(1, "drip")))
+    head = (
+        f"POST {STUDIES} HTTP/1.1\r\nHost: x\r\nContent-Type: {MULTIPART}\r\nContent-Length: {len(message)}\r\n"
+        f"Authorization: {site.writer.headers['authorization']}\r\n\r\n"
+    )
+    place = urlsplit(site.address)
+    with ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection((place.hostname, place.port), 30)) for _ in range(12)]
+        for connection in slow:
+            connection.sendall(head.encode() + message[:200])
+        time.sleep(0.5)
+        assert _post(site, _message(encoded(mr_instance(2, "drip")))).status_code == 200
+    assert mr_instance(1, "drip").SOPInstanceUID not in site.instances()
 
 
 def test_parts_may_arrive_in_pieces_of_any_size(site: Site) -> None:

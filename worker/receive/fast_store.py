@@ -28,10 +28,10 @@ from worker.dicom import standard
 from worker.logs import fault_fields, get_log
 from worker.network import association_request
 from worker.network import pynetdicom_patches as patches
-from worker.receive.arriving import ArrivingInstance, invalid_instance
 from worker.receive.places import Place
 from worker.receive.read_buffer import ReadBuffer, UnknownPdu, Wake
 from worker.storage.acceptance import StoreRequest
+from worker.storage.arriving import ArrivingInstance, invalid_instance
 from worker.storage.spool import Spool
 
 _ASSOCIATE_RQ, _P_DATA = 0x01, 0x04

@@ -89,9 +89,13 @@ def require_storable(request: StoreRequest) -> None:
     if request.affected_sop_class_uid not in standard.RECEIVED_SOP_CLASSES:
         raise RefusedInstance(standard.SOP_CLASS_NOT_SUPPORTED, "sop-class", "this SOP class is not received")
     if request.is_too_large:
-        raise RefusedInstance(
-            standard.OUT_OF_RESOURCES, "dataset-too-large", "the dataset exceeds [receive] maximum_dataset_bytes"
-        )
+        raise too_large()
+
+
+def too_large() -> RefusedInstance:
+    """What an instance is refused with that is larger than is kept."""
+    detail = "the dataset exceeds [receive] maximum_dataset_bytes"
+    return RefusedInstance(standard.OUT_OF_RESOURCES, "dataset-too-large", detail)
 
 
 def read_instance(
@@ -115,7 +119,8 @@ def read_instance(
 def _read_instance(
     request: StoreRequest, path_of: Callable[[str, str], str], routes: Sequence[routing.RouteSection], hide: bool
 ) -> NewInstance:
-    header = _parse_header(request, routing.keywords(routes))
+    groups = (functional_groups.SHARED, functional_groups.PER_FRAME)
+    header = parse_header_of_request(request, (*_STORED_TAGS, *routing.keywords(routes)), groups)
     ds = header.dataset
     uids = {}
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
@@ -219,9 +224,9 @@ def conflict_path(new: NewInstance) -> str:
     return f"conflicts/{instance}/{new.sha256}.dcm"
 
 
-def _parse_header(request: StoreRequest, route_keywords: Sequence[str]) -> Header:
-    groups = (functional_groups.SHARED, functional_groups.PER_FRAME)
-    content, keywords = request.encoded, (*_STORED_TAGS, *route_keywords)
+def parse_header_of_request(request: StoreRequest, keywords: Sequence[str | int], groups: Sequence[str] = ()) -> Header:
+    """`parse_header`, wherever the content of the request is. Raises RefusedInstance."""
+    content = request.encoded
     with refusing_unreadable():
         if isinstance(content, SpooledFile):
             with content.open() as file:

@@ -74,7 +74,7 @@ def create_app(
     errors.install(app)
     app.include_router(sign_in_routes(settings.web.session_hours))
     app.include_router(health_routes(settings, database, clock))
-    app.include_router(metrics_routes(settings, database, clock))
+    app.include_router(metrics_routes(settings, database, clock, site.decoders.deaths))
     app.include_router(static_routes())
     once = [Depends(refuse_repeated_parameters)]
     for resource in (

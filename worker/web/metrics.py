@@ -1,8 +1,8 @@
 """GET /metrics: totals and gauges in Prometheus' text format.
 
 The roles are processes on any number of hosts, so each scrape reads the database and the disk; nothing is counted in
-the memory of this process, which a restart would lose. Labels are words of the code and of the configuration, never an
-identifier of a patient, a study or an instance (architecture, invariant 6).
+the memory of this process, which a restart would lose, but the deaths of its own decoder processes. Labels are words of
+the code and of the configuration, never an identifier of a patient, a study or an instance (architecture, invariant 6).
 """
 
 from __future__ import annotations
@@ -37,10 +37,13 @@ from worker.web.errors import DOCUMENTED
 
 _PREFIX = "mri_worker_"
 _MOST_LABELS = 100  # per family; the rest counts under "other"
+_CAUSES = ("signal 6", "signal 11", "signal 14", "time")  # of death; 0 before it happens, as for refusals
 
 
-def metrics_routes(settings: Settings, database: Database, clock: Callable[[], datetime]) -> APIRouter:
-    """The route; it needs a token that reads."""
+def metrics_routes(
+    settings: Settings, database: Database, clock: Callable[[], datetime], deaths: Mapping[str, int]
+) -> APIRouter:
+    """The route; it needs a token that reads. `deaths`: of this process's decoders, by cause."""
     routes = APIRouter(dependencies=BEARER)
     totals = RunningTotals()
 
@@ -48,14 +51,14 @@ def metrics_routes(settings: Settings, database: Database, clock: Callable[[], d
     def metrics(request: Request, caller: Reader) -> Response:
         """Counts, ages and faults for Prometheus."""
         registry = CollectorRegistry()
-        registry.register(_Collector(settings, database, clock(), totals))
+        registry.register(_Collector(settings, database, clock(), totals, deaths))
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=content_type)
 
     return routes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Collector:
     """The metrics of a scrape. While the database is unreachable: that, and those of the disk."""
 
@@ -63,6 +66,7 @@ class _Collector:
     database: Database
     now: datetime
     totals: RunningTotals
+    deaths: Mapping[str, int]
 
     def describe(self) -> Iterable[Metric]:
         return []  # registering then runs no query
@@ -70,6 +74,7 @@ class _Collector:
     def collect(self) -> Iterator[Metric]:
         yield _info("build", "The version of the web role.", ("version",), [(__version__,)])
         yield from _disk(self.settings)
+        yield _deaths(self.deaths)
         try:
             with self.database.read() as session:
                 totals = self.totals.read(session)
@@ -95,6 +100,15 @@ class _Collector:
         yield from _deliveries(totals, self.now)
         yield from _processes(living)
         yield from _models(models)
+
+
+def _deaths(deaths: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(
+        _PREFIX + "decoder_deaths", "Decoder processes that a stored file ended, since the start.", labels=("cause",)
+    )
+    for cause, number in (dict.fromkeys(_CAUSES, 0) | dict(deaths)).items():
+        family.add_metric((cause,), number)
+    return family
 
 
 def _series(totals: Totals, now: datetime) -> Iterator[Metric]:

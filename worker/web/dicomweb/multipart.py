@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
 _LARGEST_HEADERS = 1 << 13
+Append = Callable[[bytes], Awaitable[None]]  # takes a piece of a part
 
 
 class Malformed(Exception):
@@ -39,26 +40,34 @@ def boundary_of(header: str) -> str:
 
 
 class MultipartReader:
-    """Reads a message from its stream, part by part."""
+    """Reads a message from its stream: `next_part` and then `read`, until there is no part."""
 
-    def __init__(self, stream: AsyncIterator[bytes], boundary: str, largest_part: int) -> None:
+    def __init__(self, stream: AsyncIterator[bytes], boundary: str) -> None:
         self._stream = stream
         self._delimiter = b"\r\n--" + boundary.encode()
-        self._largest_part = largest_part
         self._buffer = bytearray(b"\r\n")  # so that the first delimiter is like the others
+        self._has_begun = False
 
-    async def parts(self) -> AsyncIterator[tuple[dict[str, str], bytes | None]]:
-        """Headers (names in lower case) and content of each part; None in place of a content above the limit.
+    async def next_part(self) -> dict[str, str] | None:
+        """The headers of the next part, names in lower case; None after the last. Raises Malformed."""
+        if not self._has_begun:
+            self._has_begun = True
+            await self._skip_to(self._delimiter, _drop)
+        if not await self._has_part():
+            return None
+        head = bytearray()
 
-        Raises Malformed.
-        """
-        await self._skip_to(self._delimiter, 0)
-        while await self._has_part():
-            head = await self._skip_to(b"\r\n\r\n", _LARGEST_HEADERS)
-            if head is None:
+        async def collect(piece: bytes) -> None:
+            head.extend(piece)
+            if len(head) > _LARGEST_HEADERS:
                 raise Malformed("the headers of a part are too long")
-            content = await self._skip_to(self._delimiter, self._largest_part)
-            yield _headers(head), content
+
+        await self._skip_to(b"\r\n\r\n", collect)
+        return _headers(bytes(head))
+
+    async def read(self, append: Append) -> None:
+        """Give the content of the part to `append`, piece by piece. Raises Malformed."""
+        await self._skip_to(self._delimiter, append)
 
     async def _has_part(self) -> bool:
         """False after the last delimiter, which ends with two hyphens (RFC 2046 5.1.1)."""
@@ -70,19 +79,16 @@ class MultipartReader:
             raise Malformed("a delimiter is followed by something else")
         return True  # the end of the line stays: a part without headers has \r\n\r\n here
 
-    async def _skip_to(self, mark: bytes, largest: int) -> bytes | None:
-        """The bytes before the mark, None where they exceed `largest`; the mark is skipped."""
-        content: bytearray | None = bytearray()
+    async def _skip_to(self, mark: bytes, append: Append) -> None:
+        """Give what is before the mark to `append`; the mark is skipped."""
         while True:
             found = self._buffer.find(mark)
             end = found if found >= 0 else max(0, len(self._buffer) - len(mark) + 1)
-            if content is not None:
-                content += self._buffer[:end]
-                if len(content) > largest:
-                    content = None
+            if end:
+                await append(bytes(self._buffer[:end]))
             del self._buffer[: end + (len(mark) if found >= 0 else 0)]
             if found >= 0:
-                return bytes(content) if content is not None else None
+                return
             await self._more()
 
     async def _more(self) -> None:
@@ -90,6 +96,10 @@ class MultipartReader:
             self._buffer += await anext(self._stream)
         except StopAsyncIteration:
             raise Malformed("the message is incomplete") from None
+
+
+async def _drop(_piece: bytes) -> None:
+    pass
 
 
 def _headers(head: bytes) -> dict[str, str]:

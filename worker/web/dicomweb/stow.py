@@ -22,8 +22,8 @@ from worker.web.dicomweb.negotiation import DICOM, DICOM_XML
 from worker.web.dicomweb.stow_request import StowRequest, StowStorage
 from worker.web.dicomweb.stow_response import StowResult, http_status, response_dataset
 
-_REQUESTS_AT_ONCE = 4  # each holds an instance in memory
-_REQUESTS_OF_A_CALLER = 2
+_REQUESTS_AT_ONCE = 64  # each is little while it arrives: see StowStorage.spool
+_REQUESTS_OF_A_CALLER = 16
 MAXIMUM_PARTS = 10_000  # of a request: what became of each is in the response
 
 
@@ -54,7 +54,7 @@ def _store(settings: Settings, storage: StowStorage | None, slots: Counter[str])
         boundary = _boundary(request, settings.web.stow_maximum_bytes)
         with _slot(slots, caller.name):
             stow_request = storage.begin(caller.name, caller.address)
-            reader = MultipartReader(request.stream(), boundary, settings.receive.maximum_dataset_bytes)
+            reader = MultipartReader(request.stream(), boundary)
             end = AssociationEnd.LOST  # a client that disconnects, or is cancelled, raises here
             try:
                 results = await _store_all(reader, stow_request, study)
@@ -104,9 +104,14 @@ def _boundary(request: Request, most: int) -> str:
 
 async def _store_all(reader: MultipartReader, stow_request: StowRequest, study: str | None) -> list[StowResult]:
     results: list[StowResult] = []
-    async for headers, content in reader.parts():
+    while (headers := await reader.next_part()) is not None:
         if len(results) >= MAXIMUM_PARTS:
             raise HTTPException(413, f"the request has over {MAXIMUM_PARTS} parts; the instances before it are stored")
-        media_type = headers.get("content-type", DICOM).partition(";")[0].strip().lower()
-        results.append(await run_in_threadpool(stow_request.store, content, study, media_type))
+        part = stow_request.new_part()
+        try:
+            await reader.read(part.append)
+            media_type = headers.get("content-type", DICOM).partition(";")[0].strip().lower()
+            results.append(await part.store(study, media_type))
+        finally:
+            part.close()
     return results

@@ -1,9 +1,16 @@
-"""The instances of a STOW-RS request, stored as those of C-STORE are: durably, before the response names them."""
+"""The instances of a STOW-RS request, stored as those of C-STORE are: durably, before the response names them.
+
+While it arrives an instance takes little memory: what exceeds a few MiB, or the memory of all, goes to its file. So
+many requests may arrive at once, however slowly; few threads store, so that pages are answered meanwhile.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
+
+from starlette.concurrency import run_in_threadpool
 
 from worker.audit import events
 from worker.config.fingerprint import rules_fingerprint
@@ -11,19 +18,30 @@ from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.tables import AssociationEnd
 from worker.dicom import standard
-from worker.dicom.header import parse_header, read_meta
+from worker.dicom.header import read_meta
 from worker.errors import RefusedInstance
 from worker.logs import fault_fields, get_log
-from worker.storage.acceptance import StoreRequest, refusing_unreadable
+from worker.storage.acceptance import (
+    StoreRequest,
+    beginning_of,
+    parse_header_of_request,
+    refusing_unreadable,
+    require_storable,
+    too_large,
+)
+from worker.storage.arriving import ArrivingInstance
 from worker.storage.associations import Associations
 from worker.storage.keeper import InstanceKeeper, StoreOutcome
 from worker.storage.refusals import Refusals, RefusedRequest
+from worker.storage.spool import Spool
 from worker.web.dicomweb.negotiation import DICOM
 from worker.web.dicomweb.stow_response import StowResult
 
 CALLING = "STOW-RS"  # in place of an AE title, in the association's row
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _OTHER_CONTENT = 0xB000  # PS3.4 Table B.2-1: a warning
+_MEMORY_BYTES = 64 << 20  # of all instances that are arriving
+_THREADS = 4
 
 
 class StowStorage:
@@ -44,6 +62,10 @@ class StowStorage:
         )
         self.associations = Associations(database, settings.worker.ae_title, clock, record)
         self.refusals = Refusals(database, clock)
+        incoming = settings.worker.data_dir / "instances" / "incoming"
+        self.spool = Spool(incoming, min(_MEMORY_BYTES, receive.memory_bytes), receive.minimum_free_bytes)
+        self.turns = asyncio.Semaphore(_THREADS)
+        self.maximum_bytes = receive.maximum_dataset_bytes
 
     def begin(self, name: str, address: str) -> StowRequest:
         """Start a request of a caller."""
@@ -63,7 +85,7 @@ class StowStorage:
 
 
 class StowRequest:
-    """A request: `store` for each instance, then `end`."""
+    """A request: `new_part` for each instance, then `end`."""
 
     def __init__(self, storage: StowStorage, name: str, address: str) -> None:
         self._storage = storage
@@ -71,23 +93,27 @@ class StowRequest:
         self._address = address
         self._row: int | None = None
 
+    def new_part(self) -> StowPart:
+        """The next instance."""
+        return StowPart(self, self._storage)
+
     def store(
-        self, content: bytes | None, study_instance_uid: str | None = None, media_type: str = DICOM
+        self, request: StoreRequest, study_instance_uid: str | None = None, media_type: str = DICOM
     ) -> StowResult:
         """Store the content of a part, a DICOM file; it is durable when the status is no failure.
 
-        `content` is None where it exceeds [receive] maximum_dataset_bytes. `study_instance_uid`: the only study that is
-        allowed, where the address names a study.
+        The identifiers of the `request` are filled in. `study_instance_uid`: the only study that is allowed, where the
+        address names a study.
         """
         uids = dict.fromkeys(_UIDS, "")
         try:
-            request = self._read(content, media_type, uids)
+            _read(request, media_type, uids)
             if study_instance_uid not in (None, uids["StudyInstanceUID"]):
                 raise RefusedInstance(standard.DATASET_MISMATCH, "other-study", "the address names another study")
             request.association_id = self._association_row()
             outcome = self._storage.keeper.keep(request)
         except Exception as fault:  # a handler's boundary: record and answer
-            refused = RefusedRequest(content or b"", uids["SOPInstanceUID"], self._row, self._address)
+            refused = RefusedRequest(beginning_of(request), uids["SOPInstanceUID"], self._row, self._address)
             return _result(uids, self._storage.refusals.refuse(fault, refused if media_type == DICOM else None))
         return _result(uids, _OTHER_CONTENT if outcome is StoreOutcome.CONFLICTING else standard.SUCCESS)
 
@@ -97,39 +123,62 @@ class StowRequest:
         if self._row is not None:
             self._storage.associations.close(self._row, end, sender=self._name)
 
-    def _read(self, content: bytes | None, media_type: str, uids: dict[str, str]) -> StoreRequest:
-        """The same that a C-STORE request brings; `uids` are filled in. Raises RefusedInstance."""
-        if media_type != DICOM:
-            raise RefusedInstance(standard.CANNOT_UNDERSTAND, "not-dicom", "the part is not application/dicom")
-        if content is None:
-            raise RefusedInstance(
-                standard.OUT_OF_RESOURCES, "dataset-too-large", "the dataset exceeds [receive] maximum_dataset_bytes"
-            )
-        if content[128:132] != b"DICM":
-            raise RefusedInstance(standard.CANNOT_UNDERSTAND, "not-dicom", "the part is not a DICOM file")
-        with refusing_unreadable():
-            meta = read_meta(content)
-            transfer_syntax_uid = str(meta.get("TransferSyntaxUID", ""))
-            ds = parse_header(content, transfer_syntax_uid, _UIDS).dataset
-            values = {keyword: str(ds.get(keyword, "")) for keyword in _UIDS}
-        uids |= {keyword: uid if standard.is_uid(uid) else "" for keyword, uid in values.items()}
-        if uids["SOPClassUID"] not in standard.RECEIVED_SOP_CLASSES:
-            raise RefusedInstance(standard.SOP_CLASS_NOT_SUPPORTED, "sop-class", "this SOP class is not received")
-        if transfer_syntax_uid not in standard.TRANSFER_SYNTAXES:
-            raise RefusedInstance(
-                standard.TRANSFER_SYNTAX_NOT_SUPPORTED, "transfer-syntax", "this transfer syntax is not received"
-            )
-        return StoreRequest(
-            affected_sop_class_uid=str(meta.get("MediaStorageSOPClassUID", uids["SOPClassUID"])),
-            affected_sop_instance_uid=str(meta.get("MediaStorageSOPInstanceUID", uids["SOPInstanceUID"])),
-            transfer_syntax_uid=transfer_syntax_uid,
-            encoded=content,
-        )
-
     def _association_row(self) -> int:
         if self._row is None:
             self._row = self._storage.associations.open(CALLING, self._address)
         return self._row
+
+
+class StowPart:
+    """An instance of a request: `append` what arrives of it, then `store`; `close` in any case."""
+
+    def __init__(self, request: StowRequest, storage: StowStorage) -> None:
+        self._request, self._turns = request, storage.turns
+        self._arriving = ArrivingInstance(storage.spool, storage.maximum_bytes, StoreRequest("", "", "", b""), b"")
+
+    async def append(self, piece: bytes) -> None:
+        """Take a piece of its file; what cannot be kept is known to `store`."""
+        async with self._turns:
+            await run_in_threadpool(self._arriving.append, piece)
+
+    async def store(self, study_instance_uid: str | None, media_type: str) -> StowResult:
+        """As `StowRequest.store`."""
+        async with self._turns:
+            return await run_in_threadpool(
+                self._request.store, self._arriving.complete(), study_instance_uid, media_type
+            )
+
+    def close(self) -> None:
+        """Give back its memory, and its file unless it is stored."""
+        self._arriving.close()
+
+
+def _read(request: StoreRequest, media_type: str, uids: dict[str, str]) -> None:
+    """Fill in what the command of a C-STORE brings, and `uids`. Raises RefusedInstance."""
+    if media_type != DICOM:
+        raise RefusedInstance(standard.CANNOT_UNDERSTAND, "not-dicom", "the part is not application/dicom")
+    if request.fault is not None:
+        raise request.fault
+    if request.is_too_large:
+        raise too_large()
+    beginning = beginning_of(request)
+    if beginning[128:132] != b"DICM":
+        raise RefusedInstance(standard.CANNOT_UNDERSTAND, "not-dicom", "the part is not a DICOM file")
+    with refusing_unreadable():
+        meta = read_meta(beginning)
+        request.transfer_syntax_uid = str(meta.get("TransferSyntaxUID", ""))
+    ds = parse_header_of_request(request, _UIDS).dataset
+    with refusing_unreadable():
+        values = {keyword: str(ds.get(keyword, "")) for keyword in _UIDS}
+    uids |= {keyword: uid if standard.is_uid(uid) else "" for keyword, uid in values.items()}
+    request.affected_sop_class_uid = uids["SOPClassUID"]
+    require_storable(request)
+    if request.transfer_syntax_uid not in standard.TRANSFER_SYNTAXES:
+        raise RefusedInstance(
+            standard.TRANSFER_SYNTAX_NOT_SUPPORTED, "transfer-syntax", "this transfer syntax is not received"
+        )
+    request.affected_sop_class_uid = str(meta.get("MediaStorageSOPClassUID", uids["SOPClassUID"]))
+    request.affected_sop_instance_uid = str(meta.get("MediaStorageSOPInstanceUID", uids["SOPInstanceUID"]))
 
 
 def _result(uids: dict[str, str], status: int) -> StowResult:

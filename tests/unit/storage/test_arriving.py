@@ -8,9 +8,9 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from worker.dicom import standard
-from worker.receive.arriving import ArrivingInstance, invalid_instance
 from worker.storage import spool as spools
 from worker.storage.acceptance import StoreRequest
+from worker.storage.arriving import ArrivingInstance, invalid_instance
 from worker.storage.spool import Spool, SpooledFile
 
 

@@ -1,4 +1,4 @@
-"""A C-STORE request while its dataset arrives: what is kept of it, and what it takes until it has been answered."""
+"""An instance that arrives by C-STORE or STOW-RS: what is kept of it, and what it takes until it has been answered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ArrivingInstance:
         self._dataset_bytes = self._in_memory = 0
         self._content: bytearray | SpooledFile = bytearray(beginning)
 
-    def append(self, value: memoryview) -> None:
+    def append(self, value: bytes | memoryview) -> None:
         """Take a fragment of the dataset."""
         self._dataset_bytes += len(value)
         if self.request.fault is not None or self.request.is_too_large:
