@@ -48,11 +48,19 @@ def all_models(session: Session) -> Sequence[ModelRow]:
 def model_row(session: Session, identity: ModelIdentity, now: datetime) -> ModelRow:
     """The row of a bundle, added as active if it is new; a person or `set_configured_model` may change that."""
     row = session.scalar(select(ModelRow).where(ModelRow.sha256 == identity.sha256))
+    labels = {
+        item.name: {"neoplasm": item.neoplasm, "lesion": item.is_lesion, "kind": item in identity.classes}
+        for item in identity.labels
+    }
     if row is None:
         names = {"name": identity.name[:64], "version": identity.version[:32], "sha256": identity.sha256}
-        row = ModelRow(**names, added_at=now, state=ModelState.ACTIVE, state_at=now, state_by=CONFIGURATION)
+        row = ModelRow(
+            **names, added_at=now, state=ModelState.ACTIVE, state_at=now, state_by=CONFIGURATION, labels=labels
+        )
         session.add(row)
         session.flush()
+    elif row.labels is None:  # of an earlier version
+        row.labels = labels
     return row
 
 

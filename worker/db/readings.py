@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import TypedDict
 
 from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
@@ -14,10 +15,12 @@ from worker.db.tables import InstanceRow, ModelRow, ReadingRow, ResultRow, Serie
 from worker.errors import WorkerError
 
 NOT_ASSESSABLE = "not-assessable"
-# A reader's labels besides the classes of the models. `tumor` is monai_train's word for a tumour of unknown kind.
+UNKNOWN_KIND = "tumor"  # monai_train's word for a tumour of unknown kind, and the models' too
+SOMETHING_ELSE = "other"  # where no model has a class of that name
+# A reader's labels besides the labels of the models, which may have the first two as well, with titles of their own.
 OTHER_LABELS = {
-    "tumor": "Tumour, kind not known",
-    "other": "Something else (say what in the comment)",
+    UNKNOWN_KIND: "Tumour, kind not known",
+    SOMETHING_ELSE: "Something else (say what in the comment)",
     NOT_ASSESSABLE: "Not assessable",
 }
 LARGEST_COMMENT = 1000
@@ -41,6 +44,41 @@ def read_state(reader_label: str | None, label: str | None) -> ReadState:
         return ReadState.UNREAD
     same = reader_label == label or (label is None and reader_label == NOT_ASSESSABLE)
     return ReadState.CONFIRMED if same else ReadState.CORRECTED
+
+
+class LabelMeaning(TypedDict):
+    """What a label of a model means; `kind` is False where it does not determine one."""
+
+    neoplasm: bool
+    lesion: bool
+    kind: bool
+
+
+Labels = Mapping[str, LabelMeaning]
+
+
+def is_finding(reader_label: str, labels: Labels | None) -> bool:
+    """Whether a reader's label tells what a series shows, to a model with these labels (None: they are not known)."""
+    return reader_label in (labels or {}) or reader_label not in (SOMETHING_ELSE, NOT_ASSESSABLE)
+
+
+def is_right(reader_label: str, label: str | None, labels: Labels | None) -> bool | None:
+    """Whether a model's label is right by a reader's; None where that cannot be told.
+
+    "A tumour, kind not determined" is right where the reader sees a tumour of any kind. Where it is the reader who
+    knows no kind, the kind that the model names is neither right nor wrong.
+    """
+    if label is None or not is_finding(reader_label, labels):
+        return None
+    if reader_label == label:
+        return True
+    known = labels or {}
+    neoplasm = {name: meaning["neoplasm"] for name, meaning in known.items()} | {UNKNOWN_KIND: True}
+    if reader_label == UNKNOWN_KIND:
+        return None if neoplasm.get(label, True) else False
+    if label == UNKNOWN_KIND or (label in known and not known[label]["kind"]):
+        return neoplasm.get(reader_label)
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,25 +239,30 @@ class ReadSlice:
 
 @dataclass(frozen=True, slots=True)
 class ReadSeries:
-    """A series with its latest reading, and the slices of the result that the reader saw, in stack order."""
+    """A series with its latest reading, and the slices of the result that the reader saw, in stack order.
+
+    `labels` are those of the model of that result.
+    """
 
     series_instance_uid: str
     label: str
     answer: str | None
     marked: tuple[int, ...]
     slices: tuple[ReadSlice, ...]
+    labels: Labels | None = None
 
 
 def read_series(session: Session) -> Iterator[ReadSeries]:
     """Every series with a reading, oldest first."""
     rows = session.execute(
-        select(ReadingRow, SeriesRow.series_instance_uid, ResultRow.label)
+        select(ReadingRow, SeriesRow.series_instance_uid, ResultRow.label, ModelRow.labels)
         .join(SeriesRow, SeriesRow.id == ReadingRow.series_id)
         .outerjoin(ResultRow, ResultRow.id == ReadingRow.result_id)
+        .outerjoin(ModelRow, ModelRow.id == ResultRow.model_id)
         .where(is_latest_reading())
         .order_by(ReadingRow.series_id)
     ).all()
-    for reading, uid, answer in rows:
+    for reading, uid, answer, labels in rows:
         slices = session.execute(
             select(SliceResultRow, InstanceRow.path, InstanceRow.sha256, InstanceRow.removed_at)
             .join(InstanceRow, InstanceRow.id == SliceResultRow.instance_id)
@@ -243,6 +286,7 @@ def read_series(session: Session) -> Iterator[ReadSeries]:
                 )
                 for row, path, sha256, removed_at in slices
             ),
+            labels=labels,
         )
 
 
@@ -251,13 +295,22 @@ def read_series(session: Session) -> Iterator[ReadSeries]:
 
 @dataclass(frozen=True, slots=True)
 class JudgedAnswer:
-    """A model's answer on a series and the reader's label. `patient` serves only to distinguish patients."""
+    """A model's answer on a series and the reader's label. `patient` serves only to distinguish patients.
+
+    `labels` are those that the model may answer.
+    """
 
     model_id: int
     patient: str
     reader_label: str
     label: str | None
     probability: float | None
+    labels: Labels | None = None
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the answer is right by the reader's; None where that cannot be told."""
+        return is_right(self.reader_label, self.label, self.labels)
 
 
 def judged_answers(session: Session, since: datetime, until: datetime) -> list[JudgedAnswer]:
@@ -271,16 +324,17 @@ def judged_answers(session: Session, since: datetime, until: datetime) -> list[J
     )
     rows = session.execute(
         select(ResultRow.model_id, SeriesRow.patient_id, SeriesRow.study_instance_uid, ReadingRow.label,
-               ResultRow.label, ResultRow.probability)
+               ResultRow.label, ResultRow.probability, ModelRow.labels)
         .join(SeriesRow, SeriesRow.id == ReadingRow.series_id)
         .join(ResultRow, ResultRow.series_id == SeriesRow.id)
+        .join(ModelRow, ModelRow.id == ResultRow.model_id)
         .where(ReadingRow.created_at >= since, ReadingRow.created_at < until, is_latest_reading(until))
         .where(ResultRow.created_at < until, last)
         .order_by(ReadingRow.id)
     )  # fmt: skip
     return [
-        JudgedAnswer(model, patient or study, reader_label, label, probability)
-        for model, patient, study, reader_label, label, probability in rows
+        JudgedAnswer(model, patient or study, reader_label, label, probability, labels)
+        for model, patient, study, reader_label, label, probability, labels in rows
     ]
 
 

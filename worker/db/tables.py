@@ -340,6 +340,8 @@ class ModelRow(Base):
     state: Mapped[str] = mapped_column(String(16), default=ModelState.ADDED)
     state_at: Mapped[datetime]
     state_by: Mapped[str] = mapped_column(String(64))  # who gave it that state; see db.models.CONFIGURATION
+    # What each label means (readings.LabelMeaning); null for a model that no earlier version told about.
+    labels: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
     __table_args__ = (_is_among("state", ModelState),)
 

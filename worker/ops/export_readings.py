@@ -19,7 +19,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from worker.db.engine import Database
-from worker.db.readings import NOT_ASSESSABLE, ReadSeries, ReadSlice, read_series
+from worker.db.readings import ReadSeries, ReadSlice, is_finding, read_series
 from worker.errors import StartError
 from worker.files import write_atomically
 from worker.pixels.split_frames import NotDivisible, split_frames
@@ -27,7 +27,6 @@ from worker.pixels.split_frames import NotDivisible, split_frames
 LABELS = "labels.csv"
 COLUMNS = ("path", "label", "series", "ordinal", "marked", "deciding", "in_distribution", "answer", "dataset")
 SITE = "site"  # the data set of every exported series
-_NO_CLASS = ("other", NOT_ASSESSABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def _name(read: ReadSeries) -> str:
 
 
 def _reason_to_leave_out(read: ReadSeries) -> str | None:
-    if read.label in _NO_CLASS:
+    if not is_finding(read.label, read.labels):
         return read.label
     if not read.slices:
         return "no-result"  # the slices of a series are known from its result only

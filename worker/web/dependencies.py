@@ -129,6 +129,10 @@ class Site:
         """The title of every label that a model of this host may answer: classes, and lesions of unknown kind."""
         return {label.name: label.title for bundle in self.bundles() for label in bundle.identity.labels}
 
+    def no_lesion_labels(self) -> set[str]:
+        """The labels of this host's models that mean that nothing is there."""
+        return {item.name for bundle in self.bundles() for item in bundle.identity.classes if not item.is_lesion}
+
     def is_lesion(self, label: str | None, sha256: str | None) -> bool:
         """Whether a model's label is a lesion; False where its bundle is not on this host."""
         bundle = self.bundle(sha256) if label is not None else None

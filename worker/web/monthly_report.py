@@ -19,7 +19,6 @@ from typing import Any
 
 from worker.db.engine import Database, Session
 from worker.db.readings import (
-    OTHER_LABELS,
     GivenAnswer,
     JudgedAnswer,
     given_answers,
@@ -53,9 +52,11 @@ class Proportion:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Of the series to which both a reader and the model gave a class, the share with the same class.
+    """Of the series to which both a reader and the model gave a finding, the share in which the model is right.
 
-    `confusion`: reader's finding → model's result → number of series, for every series that was read.
+    A tumour whose kind the model did not determine is right where the reader sees one of any kind; a series of which
+    the reader knows no kind, and the model names one, does not count. `confusion`: reader's finding → model's result →
+    number of series, for every series that was read.
     """
 
     same: Proportion
@@ -224,22 +225,20 @@ def _agreement(judged: Sequence[JudgedAnswer]) -> Agreement:
     for answer in judged:
         confusion[answer.reader_label][answer.label or NOT_ASSESSED] += 1
     compared = _compared(judged)
-    same = sum(answer.reader_label == answer.label for answer in compared)
+    same = sum(answer.right is True for answer in compared)
     patients = len({answer.patient for answer in compared})
     table = {finding: dict(sorted(results.items())) for finding, results in sorted(confusion.items())}
     return Agreement(proportion(same, len(compared), patients), len(judged), table)
 
 
 def _compared(judged: Sequence[JudgedAnswer]) -> list[JudgedAnswer]:
-    """The answers where both the reader and the model gave a class."""
-    return [answer for answer in judged if answer.reader_label not in OTHER_LABELS and answer.label is not None]
+    """The answers that are right or wrong by the reader's."""
+    return [answer for answer in judged if answer.right is not None]
 
 
 def _calibration(judged: Sequence[JudgedAnswer]) -> Calibration:
     pairs = [
-        (answer.probability, answer.reader_label == answer.label)
-        for answer in _compared(judged)
-        if answer.probability is not None
+        (answer.probability, answer.right is True) for answer in _compared(judged) if answer.probability is not None
     ]
     if not pairs:
         return Calibration(0, None, None, None)

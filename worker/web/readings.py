@@ -99,8 +99,13 @@ def _check(session: Session, series: SeriesToRead, entry: ReadingEntry, titles: 
 
 
 def possible_labels(series: SeriesToRead, titles: Mapping[str, str]) -> dict[str, str]:
-    """Labels and titles to choose from: classes of this host's models and of the answer, and the fixed other labels."""
-    return {name: titles.get(name, name) for name in [*titles, *series.classes]} | OTHER_LABELS
+    """Labels and titles to choose from: those of this host's models and of the answer, and the fixed other labels.
+
+    The fixed labels come last; a model that has such a label gives it its title.
+    """
+    names = dict.fromkeys([*titles, *series.classes])
+    ordered = [*(name for name in names if name not in OTHER_LABELS), *OTHER_LABELS]
+    return {name: titles.get(name, OTHER_LABELS.get(name, name)) for name in ordered}
 
 
 def reading_answer(reading: Reading) -> ReadingAnswer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import datetime
 from functools import cache
 from importlib import resources
@@ -24,6 +24,7 @@ _FILES = {
     "icon.svg": "image/svg+xml",
 }
 _PALETTE = 8  # number of class colours in worker.css
+_GREY = 3  # of them, for a class that means that nothing is there
 
 
 def render(template: str, caller: Caller | None, **values: Any) -> str:
@@ -93,6 +94,9 @@ def person(name: str) -> str:
     return ", ".join(component for component in (family, given) if component)
 
 
-def styles(names: Iterable[str]) -> dict[str, str]:
-    """The CSS class that colours each class of a model, by its position."""
-    return {name: f"c{position % _PALETTE}" for position, name in enumerate(names)}
+def styles(names: Iterable[str], grey: Container[str] = ()) -> dict[str, str]:
+    """The CSS class that colours each class of a model, by its position; those in `grey` have the grey one."""
+    names = list(names)
+    coloured = [place for place in range(_PALETTE) if place != _GREY or not any(name in grey for name in names)]
+    places = iter(coloured * (len(names) // len(coloured) + 1))
+    return {name: f"c{_GREY if name in grey else next(places)}" for name in names}

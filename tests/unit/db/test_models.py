@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select
 
+from tests.testbed import results
 from tests.testbed.instances import MODEL, classified, later, new_instance
 from worker.config.settings import Settings
 from worker.db import models
@@ -51,6 +52,18 @@ def three(database: Database) -> Database:
 def _do(database: Database, change: Callable[..., Any], *arguments: Any, **options: Any) -> None:
     with database.write() as session:
         change(session, *arguments, **options)
+
+
+def test_a_model_of_an_earlier_version_learns_what_its_labels_mean(database: Database) -> None:
+    with database.write() as session:
+        models.model_row(session, FIRST, later(0)).labels = None
+    with database.write() as session:
+        row = models.model_row(session, FIRST, later(1))
+        assert row.labels == {
+            "glioma": {"neoplasm": True, "lesion": True, "kind": True},
+            "notumor": {"neoplasm": False, "lesion": False, "kind": True},
+        }
+        assert models.model_row(session, results.MODEL_OF_LESIONS, later(2)).labels["tumor"]["kind"] is False
 
 
 def test_the_configured_bundle_is_active_until_somebody_chooses(database: Database) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.jobs import claim_job, end_job
 from worker.db.models import model_row
-from worker.db.readings import NewReading, ReadMeanwhile, ReadState, add_reading, read_state, readings_of
+from worker.db.readings import NewReading, ReadMeanwhile, ReadState, add_reading, is_right, read_state, readings_of
 from worker.db.results import add_result
 from worker.db.series import lock_open_series, queue_series
 from worker.db.tables import JobState
@@ -74,3 +75,43 @@ def test_a_reading_after_another_than_the_latest_is_refused(database: Database, 
 )
 def test_the_state_of_an_answer_with_a_reading(reader_label: str | None, label: str | None, state: ReadState) -> None:
     assert read_state(reader_label, label) is state
+
+
+TUMOUR = {"neoplasm": True, "lesion": True, "kind": True}
+LABELS: dict[str, Any] = {
+    "glioma": TUMOUR,
+    "meningioma": TUMOUR,
+    "other": {"neoplasm": False, "lesion": True, "kind": True},
+    "notumor": {"neoplasm": False, "lesion": False, "kind": True},
+    "tumor": {"neoplasm": True, "lesion": True, "kind": False},
+}
+FOUR = {name: LABELS[name] for name in ("glioma", "meningioma", "notumor")}
+
+
+@pytest.mark.parametrize(
+    ("reader_label", "label", "labels", "right"),
+    [
+        ("glioma", "glioma", LABELS, True),
+        ("glioma", "meningioma", LABELS, False),
+        ("glioma", "tumor", LABELS, True),  # a tumour it is
+        ("other", "tumor", LABELS, False),
+        ("notumor", "tumor", LABELS, False),
+        ("tumor", "tumor", LABELS, True),
+        ("tumor", "glioma", LABELS, None),  # the reader knows no kind
+        ("tumor", "notumor", LABELS, False),
+        ("tumor", "other", LABELS, False),
+        ("other", "other", LABELS, True),
+        ("other", "glioma", LABELS, False),
+        ("other", "glioma", FOUR, None),  # something else, which that model does not know
+        ("tumor", "notumor", FOUR, False),
+        ("ependymoma", "glioma", FOUR, False),
+        ("ependymoma", "tumor", LABELS, None),  # whether that is a tumour is not known
+        ("not-assessable", "glioma", LABELS, None),
+        ("glioma", None, LABELS, None),
+        ("notumor", "glioma", None, False),
+        ("tumor", "notumor", None, None),
+        ("other", "notumor", None, None),
+    ],
+)
+def test_whether_a_label_is_right(reader_label: str, label: str | None, labels: Any, right: bool | None) -> None:
+    assert is_right(reader_label, label, labels) is right

@@ -23,7 +23,7 @@ from worker.db.models import model_row
 from worker.db.readings import NewReading, add_reading
 from worker.db.results import add_result
 from worker.db.series import queue_series
-from worker.db.tables import InstanceRow, JobState, SeriesRow
+from worker.db.tables import InstanceRow, JobState, ModelRow, SeriesRow
 from worker.dicom.standard import derive_uid
 from worker.errors import StartError
 from worker.ops.export_readings import LABELS, export_readings
@@ -74,6 +74,21 @@ def _answered(database: Database, series_instance_uid: str, label: str | None, f
 def _lines(out: Path, name: str) -> list[dict[str, str]]:
     with (out / name).open(newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def test_a_lesion_that_the_model_knows_and_a_tumour_of_unknown_kind_are_exported(
+    database: Database, tmp_path: Path
+) -> None:
+    """`other` is a class only to a model that has it; to another it is something else, which has no name."""
+    _series(database, tmp_path, "tumour", "tumor")
+    _series(database, tmp_path, "lesion", "other")
+    assert export_readings(database, tmp_path, tmp_path / "before").left_out[0][1] == "other"
+    with database.write() as session:
+        for row in session.query(ModelRow):
+            row.labels = {**(row.labels or {}), "other": {"neoplasm": False, "lesion": True, "kind": True}}
+    done = export_readings(database, tmp_path, tmp_path / "out")
+    assert (done.series, done.left_out) == (2, ())
+    assert {line["label"] for line in _lines(tmp_path / "out", LABELS)} == {"tumor", "other"}
 
 
 def test_files_are_whole_and_every_slice_says_what_is_known_of_it(database: Database, tmp_path: Path) -> None:

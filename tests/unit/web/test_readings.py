@@ -59,3 +59,7 @@ def test_the_labels_are_the_classes_of_models_and_answer_and_the_fixed_others(si
     assert labels["glioma"] == "Glioma"
     assert labels["notumor"] == "notumor"  # of the answer; no model of this host has a title for it
     assert list(labels)[-3:] == ["tumor", "other", "not-assessable"]
+    assert labels["other"].startswith("Something else")
+    of_lesions = possible_labels(series, {"other": "Other lesion", "glioma": "Glioma", "tumor": "Tumour, kind open"})
+    assert list(of_lesions)[-3:] == ["tumor", "other", "not-assessable"]
+    assert (of_lesions["other"], of_lesions["tumor"]) == ("Other lesion", "Tumour, kind open")

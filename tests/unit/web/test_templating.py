@@ -33,3 +33,10 @@ def test_values_are_escaped() -> None:
 def test_classes_have_colours_by_position_which_repeat_after_eight() -> None:
     colours = styles([f"class {number}" for number in range(9)])
     assert (colours["class 0"], colours["class 7"], colours["class 8"]) == ("c0", "c7", "c0")
+
+
+def test_a_class_that_means_nothing_is_there_is_grey_wherever_it_stands() -> None:
+    four = styles(["glioma", "meningioma", "pituitary", "notumor"], {"notumor"})
+    assert four == {"glioma": "c0", "meningioma": "c1", "pituitary": "c2", "notumor": "c3"}
+    with_other = styles(["glioma", "meningioma", "pituitary", "other", "notumor", "tumor"], {"notumor"})
+    assert with_other == {**four, "other": "c4", "tumor": "c5"}

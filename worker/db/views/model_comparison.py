@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from worker.config.routing import ActiveModel, RouteSection, reasons_to_wait
 from worker.db import models
-from worker.db.readings import OTHER_LABELS
+from worker.db.readings import Labels, is_finding, is_right
 from worker.db.tables import JobRow, LoadState, ModelRow, ModelState, ReadingRow, ResultRow, ShadowResultRow
 
 NOT_ASSESSED = "not-assessed"
@@ -87,7 +87,10 @@ class ConfusionCell:
 
 @dataclass(frozen=True, slots=True)
 class AgainstReaders:
-    """A model's answers on the input sets whose series a reader has labelled with a class."""
+    """A model's answers on the input sets whose series have a reader's finding, as `readings.is_right` judges them.
+
+    A kind that a model names where the reader knows none is neither right nor wrong.
+    """
 
     right: int
     wrong: int
@@ -99,7 +102,7 @@ class Comparison:
     """Two models on the input sets that both have processed, in shadow or not.
 
     `agreement`: of the sets to which both gave a class, the fraction with the same class; None if there are none.
-    `read`: the number of sets whose series has a reader's class.
+    `read`: the number of sets whose series has a reader's finding.
     """
 
     first: str
@@ -137,9 +140,9 @@ def compare_models(session: Session, first: ModelRow, second: ModelRow) -> Compa
         .join(of_second, same)
         .join(ReadingRow, ReadingRow.series_id == of_first.c.series_id)
         .join(newest, of_newest)
-        .where(ReadingRow.label.not_in(list(OTHER_LABELS)))
         .group_by(of_first.c.answer, of_second.c.answer, ReadingRow.label)
     ).all()
+    read = [row for row in read if is_finding(row[2], first.labels) or is_finding(row[2], second.labels)]
     return Comparison(
         first=f"{first.name} {first.version}",
         second=f"{second.name} {second.version}",
@@ -151,8 +154,8 @@ def compare_models(session: Session, first: ModelRow, second: ModelRow) -> Compa
         second_not_assessed=sum(cell.n for cell in confusion if cell.second == NOT_ASSESSED),
         confusion=confusion,
         read=sum(row[3] for row in read),
-        first_against_readers=_against_readers([(row[0], row[2], row[3]) for row in read]),
-        second_against_readers=_against_readers([(row[1], row[2], row[3]) for row in read]),
+        first_against_readers=_against_readers([(row[0], row[2], row[3]) for row in read], first.labels),
+        second_against_readers=_against_readers([(row[1], row[2], row[3]) for row in read], second.labels),
     )
 
 
@@ -167,8 +170,9 @@ def _answers(model_id: int, name: str) -> Subquery:
     return union_all(*queries).subquery(name)
 
 
-def _against_readers(rows: list[tuple[Any, str, int]]) -> AgainstReaders:
-    counts: Counter[str] = Counter()
+def _against_readers(rows: list[tuple[Any, str, int]], labels: Labels | None) -> AgainstReaders:
+    counts: Counter[bool | None] = Counter()
+    not_assessed = sum(n for answer, _, n in rows if answer == NOT_ASSESSED)
     for answer, label, n in rows:
-        counts["not assessed" if answer == NOT_ASSESSED else "right" if answer == label else "wrong"] += n
-    return AgainstReaders(counts["right"], counts["wrong"], counts["not assessed"])
+        counts[is_right(label, None if answer == NOT_ASSESSED else answer, labels)] += n
+    return AgainstReaders(counts[True], counts[False], not_assessed)

@@ -34,7 +34,8 @@ def activity_page(site: Site) -> APIRouter:
         titles = site.class_titles()
         answered = {name for counted in spans for name in counted.answers}
         names = [*[name for name in titles if name in answered], *sorted(answered - set(titles))]
-        colours = {name: styles(titles).get(name, "c-none") for name in names}
+        styled = styles(titles, site.no_lesion_labels())
+        colours = {name: styled.get(name, "c-none") for name in names}
         top = charts.round_top(max(counted.answers.total() for counted in spans))
         slowest = charts.round_top(max((counted.slowest_seconds or 0.0) for counted in spans))
         return render_page(

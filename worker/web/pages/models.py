@@ -40,6 +40,7 @@ def models_page(site: Site) -> APIRouter:
             "compare.html",
             caller,
             comparison=comparison,
+            titles=site.class_titles(),
             counts={(cell.first, cell.second): cell.n for cell in comparison.confusion},
             rows=sorted({cell.first for cell in comparison.confusion}),
             columns=sorted({cell.second for cell in comparison.confusion}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
@@ -44,6 +44,7 @@ def series_page(site: Site) -> APIRouter:
         site.record(events.viewed(caller.name, caller.address, answer.study_instance_uid))
         bundle = site.bundle(answer.model_sha256)
         names = list(bundle.titles) if bundle else list(answer.probabilities)
+        colours = styles(names, site.no_lesion_labels())
         is_lesion = site.is_lesion(answer.label, answer.model_sha256)
         key_slices = _key_slices(detail)
         return render_page(
@@ -55,8 +56,8 @@ def series_page(site: Site) -> APIRouter:
             reading=reading,
             names=names,
             titles=site.class_titles(),
-            styles=styles(names),
-            lines=_probability_lines(detail, names),
+            styles=colours,
+            lines=_probability_lines(detail, colours),
             key_slices=key_slices,
             no_lesion=bundle is not None and answer.label is not None and not is_lesion,
             shown=_first_shown(detail, key_slices, bundle.identity if bundle else None, answer.label),
@@ -89,9 +90,9 @@ def _first_shown(
     return max(key_slices, key=lambda ordinal: model.probability_of(shown, detail.slices[ordinal].probabilities))
 
 
-def _probability_lines(detail: SeriesDetail, names: Sequence[str]) -> list[charts.Line]:
-    """A line per class over the slices; none where no model read them."""
-    if not detail.slices or len(detail.slices[0].probabilities) != len(names):
+def _probability_lines(detail: SeriesDetail, colours: Mapping[str, str]) -> list[charts.Line]:
+    """A line per class, by its colour, over the slices; none where no model read them."""
+    if not detail.slices or len(detail.slices[0].probabilities) != len(colours):
         return []
-    values = [[slice_.probabilities[index] for slice_ in detail.slices] for index in range(len(names))]
-    return charts.lines(names, list(styles(names).values()), values, 1.0)
+    values = [[slice_.probabilities[index] for slice_ in detail.slices] for index in range(len(colours))]
+    return charts.lines(list(colours), list(colours.values()), values, 1.0)

@@ -68,7 +68,7 @@ def worklist_page(site: Site) -> APIRouter:
             read_states=list(ReadState),
             sequences=list(Sequence),
             titles=site.class_titles(),
-            read_titles=site.class_titles() | OTHER_LABELS,
+            read_titles=OTHER_LABELS | site.class_titles(),
             live=f"/?{urlencode(chosen | {'seen': state})}" if first else None,
             first=None if first else f"/?{urlencode(chosen)}",
             older=f"/?{urlencode(chosen | {'older_than': str(page.older_than)})}" if page.older_than else None,

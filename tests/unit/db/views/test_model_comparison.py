@@ -95,6 +95,28 @@ def test_models_are_compared_on_the_input_sets_of_both(two: Database) -> None:
     assert comparison.second_against_readers == AgainstReaders(1, 1, 1)
 
 
+def test_a_tumour_of_unknown_kind_is_right_by_a_reader_who_knows_the_kind(two: Database) -> None:
+    with two.write() as session:
+        tumour = {"neoplasm": True, "lesion": True, "kind": False}
+        for row in models.all_models(session):
+            row.labels = {**(row.labels or {}), "tumor": tumour}
+        models.shadow_model(session, 2, "ada", later(60))
+    _receive(two, "a", "b", "c")
+    settle_series(two, Settings(), later(100))
+    unknown, none = replace(classified(), label="tumor"), replace(classified(), label="notumor")
+    _classify(two, 1, unknown, unknown, classified())
+    _classify(two, 2, none, none, none, shadow=True)
+    with two.write() as session:
+        for series_id, label in ((1, "glioma"), (2, "notumor"), (3, "tumor")):
+            add_reading(session, series_id, NewReading(label, "reader", "", (), None, 0), later(300))
+    with two.read() as session:
+        rows = {row.id: row for row in models.all_models(session)}
+        comparison = compare_models(session, rows[1], rows[2])
+    assert comparison.read == 3
+    assert comparison.first_against_readers == AgainstReaders(1, 1, 0)
+    assert comparison.second_against_readers == AgainstReaders(1, 2, 0)
+
+
 def test_models_that_saw_nothing_in_common_have_no_agreement(two: Database) -> None:
     with two.read() as session:
         rows = models.all_models(session)

@@ -52,12 +52,12 @@ def test_the_viewer_opens_at_the_most_probable_key_slice_else_at_the_middle() ->
 
 def test_there_is_a_line_per_class_unless_the_classes_are_not_known() -> None:
     detail = _detail((0.0, 1.0, True), (0.5, 0.5, True))
-    assert [line.points for line in _probability_lines(detail, ["a", "b"])] == [
+    assert [line.points for line in _probability_lines(detail, {"a": "c0", "b": "c1"})] == [
         "0.5,100.0 1.5,50.0",
         "0.5,0.0 1.5,50.0",
     ]
-    assert _probability_lines(detail, ["a"]) == []
-    assert _probability_lines(_detail(), ["a", "b"]) == []
+    assert _probability_lines(detail, {"a": "c0"}) == []
+    assert _probability_lines(_detail(), {"a": "c0", "b": "c1"}) == []
 
 
 def test_an_operator_settles_a_refused_series_again(guarded: tuple[httpx.Client, Database]) -> None:
