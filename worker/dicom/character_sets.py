@@ -20,6 +20,8 @@ from pydicom import charset, values
 from pydicom.multival import MultiValue
 from pydicom.valuerep import TEXT_VR_DELIMS, VR, PersonName
 
+import worker.dicom.odd_values  # noqa: F401 - whatever reads text reads odd elements
+
 UNKNOWN = "ascii"  # the codec of an unknown term
 _MISSPELT = (
     (re.compile(r"ISO[^_]IR(.{0,8})"), "ISO_IR{}"),

@@ -16,6 +16,7 @@ from struct import error as struct_error
 from pydicom.datadict import dictionary_VR
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 
+from worker.dicom.odd_values import ODD_VRS, is_odd_vr
 from worker.dicom.sources import EndOfBytes, Source, TooComplex
 
 FIRST_PIXEL_TAG = 0x7FE00001  # Extended Offset Table
@@ -92,21 +93,22 @@ def elements(
         if position + 8 > len(data):
             return
         if is_first:
-            implicit, is_first = (nested and implicit) or is_implicit(data, position), False
+            implicit = (nested and implicit) or is_implicit(data, position, implicit)
+            is_first = False
         budget.origin = source.origin
         count += 1
         if count > TOP_ELEMENTS:
             raise TooComplex("elements")
         group, number, raw, length = unpack_explicit(data, position)
         start, vr = position + 8, None
-        if implicit or not b"AA" <= raw <= b"ZZ":
+        if implicit or (not b"AA" <= raw <= b"ZZ" and raw not in ODD_VRS):
             length = unpack_length(data, position + 4)[0]
         elif raw in _LONG:
             if position + 12 > len(data):
                 return
             length, start, vr = unpack_length(data, position + 8)[0], position + 12, raw.decode()
         else:
-            vr = raw.decode("latin-1")
+            vr = raw.decode("latin-1") if raw not in ODD_VRS else "UN"
         tag = group << 16 | number
         if tag >= FIRST_PIXEL_TAG:
             return
@@ -140,9 +142,11 @@ def elements(
         position = end
 
 
-def is_implicit(data: bytes | bytearray, position: int) -> bool:
+def is_implicit(data: bytes | bytearray, position: int, assumed: bool = False) -> bool:
     """Whether the element there shows no VR: some senders do not encode a dataset as its transfer syntax says."""
     vr = data[position + 4 : position + 6]
+    if not assumed and is_odd_vr(data[position : position + 8]):
+        return False
     return not (len(vr) == 2 and 0x40 < vr[0] < 0x5B and 0x40 < vr[1] < 0x5B)
 
 
@@ -297,7 +301,7 @@ def walk_items(
                     break
                 in_item, end, implicit = outer.pop()
                 continue
-            if implicit or not b"AA" <= vr <= b"ZZ":
+            if implicit or (not b"AA" <= vr <= b"ZZ" and vr not in ODD_VRS):
                 length, vr = unpack_length(data, position + 4)[0], b""
             elif vr in _LONG:
                 if position + 12 > size:

@@ -271,8 +271,12 @@ def _values(ds: Dataset, keyword: str) -> list[Any]:
 
 
 def _text(ds: Dataset, keyword: str, length: int) -> str:
-    value = _value(ds, keyword)
-    return "" if value is None else _printable(value)[:length]
+    return _printable(_joined(_values(ds, keyword)))[:length]
+
+
+def _joined(values: Sequence[Any]) -> str:
+    """Values as they were sent: a backslash lies between them (PS3.5 6.4)."""
+    return "\\".join(map(str, values))
 
 
 def _printable(value: Any) -> str:
@@ -324,8 +328,7 @@ def comparable_name(name: str) -> str:
 
 def _compared(ds: Dataset, keyword: str) -> str:
     """A value as it is compared with that of another instance: without its padding; a hash of an impossible one."""
-    value = _value(ds, keyword)
-    text = "" if value is None else str(value).strip(" \0\t\r\n")
+    text = _joined(_values(ds, keyword)).strip(" \0\t\r\n")
     if len(text) > _LONGEST_COMPARED or not text.isprintable():
         return hashlib.sha256(text.encode(errors="replace")).hexdigest()
     return text

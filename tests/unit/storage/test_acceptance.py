@@ -16,6 +16,7 @@ from pydicom.tag import Tag
 from pydicom.uid import CTImageStorage
 
 from tests.testbed.instances import mr_instance, new_instance, received
+from tests.unit.dicom.test_odd_values import with_vr
 from worker.dicom import standard
 from worker.errors import RefusedInstance
 from worker.storage import acceptance
@@ -50,6 +51,23 @@ def test_a_row_has_what_the_header_says() -> None:
     assert row.path == instance_path(row.series_instance_uid, row.sha256)
     assert row.attributes["image_type"] == ["ORIGINAL", "PRIMARY", "M"]
     assert row.attributes["frames"] == 1
+
+
+@pytest.mark.parametrize("vr", [b"  ", b"\0\0", b"??"])
+def test_an_element_without_a_usable_vr_hides_no_uid(vr: bytes) -> None:
+    expected = received(mr_instance())
+    for keyword in ("ImageType", "SOPInstanceUID", "Modality"):
+        request = replace(expected, encoded=with_vr(expected.encoded, keyword, vr))
+        assert replace(read_instance(request, instance_path), sha256="", path="") == replace(
+            read_instance(expected, instance_path), sha256="", path=""
+        )
+
+
+def test_several_values_are_shown_as_they_were_sent() -> None:
+    ds = mr_instance(PatientID="A\\B", AccessionNumber=["1", "2"], PatientName="Family^A\\Other^B")
+    row = read_instance(received(ds), instance_path)
+    assert (row.patient_id, row.accession_number, row.patient_name) == ("A\\B", "1\\2", "Family^A\\Other^B")
+    assert row.attributes["identity"]["patient"] == "A\\B"
 
 
 def test_a_pseudonymised_row_has_no_identifier_and_no_free_text() -> None:
