@@ -60,7 +60,7 @@ for _syntax in _WITHOUT_GDCM:
 _TAGS = [Tag(keyword) for keyword in (
     "SOPClassUID", "SOPInstanceUID", "Modality", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit",
-    "PixelRepresentation", "PixelPaddingValue", "PixelSpacing", "PixelAspectRatio", "ImageOrientationPatient",
+    "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelSpacing", "PixelAspectRatio", "ImageOrientationPatient",
     "ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter", "WindowWidth",
     "VOILUTFunction", "VOILUTSequence",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "RedPaletteColorLookupTableDescriptor",
@@ -244,7 +244,7 @@ def _codestream_shape(stream: bytes) -> tuple[int, int, int] | None:
 def _stored_frames(ds: pydicom.Dataset, indices: Sequence[int] | None = None) -> Iterator[PixelArray]:
     """Each frame decompressed, single-channel, native integers. Raises NotAssessable."""
     for array in decoded_samples(ds, indices):
-        yield sign_extended(ds, _one_channel(array))
+        yield stored_values(ds, _one_channel(array))
 
 
 def decoded_samples(
@@ -264,7 +264,7 @@ def decoded_samples(
             yield from frames if indices is None else map(list(frames).__getitem__, indices)
             return
         decoder = get_decoder(syntax)
-        # Bits Stored is often wrong; masking by it would wrap bright values to dark ones. See sign_extended.
+        # Bits Stored is often wrong; masking by it would wrap bright values to dark ones. See stored_values.
         options: dict[str, Any] = {"allow_excess_frames": False, "correct_unused_bits": False}
         for array, meta in decoder.iter_array(ds, indices=indices, raw=False, **options):
             if palette and str(meta.get("photometric_interpretation")) == "PALETTE COLOR":
@@ -291,20 +291,51 @@ def _one_channel(array: npt.NDArray[Any]) -> PixelArray:
     return np.asarray(grey, dtype=array.dtype)
 
 
-def sign_extended(ds: pydicom.Dataset, pixels: PixelArray) -> PixelArray:
-    """Extend the sign of values stored in fewer bits than allocated, unless Bits Stored is evidently wrong."""
+def stored_values(ds: pydicom.Dataset, pixels: PixelArray) -> PixelArray:
+    """The values of a monochrome frame in its Bits Stored, unless these are evidently wrong.
+
+    The sign is extended, and an overlay in the bits above (PS3.5 8.1.1, retired) removed.
+    """
     stored, allocated = integer(ds, "BitsStored", 0), pixels.dtype.itemsize * 8
-    if pixels.dtype.kind != "i" or not 0 < stored < allocated:
+    if pixels.dtype.kind not in "iu" or not 0 < stored < allocated:
         return pixels
-    if pixels.min() < 0 or pixels.max() < 1 << (stored - 1) or pixels.max() >= 1 << stored:
+    if not str(ds.get("PhotometricInterpretation", "")).startswith("MONOCHROME"):
         return pixels
-    return np.asarray((pixels << (allocated - stored)) >> (allocated - stored))
+    shift = allocated - stored
+    values = np.asarray((pixels << shift) >> shift)
+    if (values == pixels).all():
+        return pixels
+    lacks_sign = pixels.dtype.kind == "i" and pixels.min() >= 0 and pixels.max() < 1 << stored
+    return values if lacks_sign or _shows_overlay(pixels, values, stored) else pixels
+
+
+def _shows_overlay(pixels: PixelArray, values: PixelArray, stored: int) -> bool:
+    """Whether the bits above `values` are drawn over the image, and no part of its values.
+
+    Where such bits begin or end, the image itself goes on as smoothly as elsewhere; without them a bright value of a
+    wrong Bits Stored would jump to a dark one.
+    """
+    whole, low = pixels.astype(np.int64), values.astype(np.int64)
+    edges, ordinary, jumps = [], [], []
+    for axis in (0, 1):
+        edge = np.diff(whole - low, axis=axis) != 0
+        steps = np.abs(np.diff(low, axis=axis))
+        edges.append(steps[edge])
+        ordinary.append(steps[~edge])
+        jumps.append(np.abs(np.diff(whole, axis=axis))[edge])
+    at_edges, elsewhere, across = (np.concatenate(each) for each in (edges, ordinary, jumps))
+    if not at_edges.size or not elsewhere.size:
+        return False
+    step, range_ = float(np.median(at_edges)), 1 << stored
+    is_smooth = step <= max(4 * float(np.median(elsewhere)), 0.05 * range_)
+    return bool(is_smooth and step / range_ < float(np.median(across)) / np.ptp(whole) / 2)
 
 
 def _frame(path: Path, ds: pydicom.Dataset, pixels: PixelArray, sources: Sources, number: int | None) -> DecodedFrame:
-    photometric, padding = str(ds.get("PhotometricInterpretation", "")), integer(ds, "PixelPaddingValue", None)
-    if padding is not None and photometric.startswith("MONOCHROME"):
-        pixels = _without_padding(pixels, padding, photometric)
+    photometric = str(ds.get("PhotometricInterpretation", ""))
+    padded = padding_of(ds, pixels)
+    if padded is not None:
+        pixels = _without_padding(pixels, padded, photometric)
     slope = _first_number(sources, "RescaleSlope", 1.0)
     intercept = _first_number(sources, "RescaleIntercept", 0.0)
     if not _USABLE_SLOPE[0] <= abs(slope) <= _USABLE_SLOPE[1] or abs(intercept) > _USABLE_SLOPE[1] * abs(slope):
@@ -315,7 +346,7 @@ def _frame(path: Path, ds: pydicom.Dataset, pixels: PixelArray, sources: Sources
         path=path,
         sop_class_uid=str(ds.get("SOPClassUID", "")),
         sop_instance_uid=str(ds.get("SOPInstanceUID", "")),
-        modality=str(ds.get("Modality", "") or ""),
+        modality=str(ds.get("Modality", "") or "").strip(" \0").upper(),
         instance_number=integer(ds, "InstanceNumber", 0),
         frame_number=number,
         pixels=pixels,
@@ -327,13 +358,24 @@ def _frame(path: Path, ds: pydicom.Dataset, pixels: PixelArray, sources: Sources
     )
 
 
-def _without_padding(pixels: PixelArray, padding: int, photometric: str) -> PixelArray:
+def padding_of(ds: pydicom.Dataset, pixels: PixelArray) -> npt.NDArray[np.bool_] | None:
+    """Where a monochrome frame has no image (PS3.3 C.7.5.1.1.2): from Pixel Padding Value to Pixel Padding Range Limit.
+
+    None where all of it or nothing is padding.
+    """
+    value = integer(ds, "PixelPaddingValue", None)
+    if value is None or not str(ds.get("PhotometricInterpretation", "")).startswith("MONOCHROME"):
+        return None
+    limit = integer(ds, "PixelPaddingRangeLimit", value)
+    ends = np.array([value, limit]).astype(pixels.dtype)  # 63536 is also written for -2000
+    padded = (pixels >= ends.min()) & (pixels <= ends.max())
+    return padded if padded.any() and not padded.all() else None
+
+
+def _without_padding(pixels: PixelArray, padded: npt.NDArray[np.bool_], photometric: str) -> PixelArray:
     """Set padding to the darkest real value: a padding of -32768 would take up the whole grey scale."""
-    outside = pixels == np.array(padding).astype(pixels.dtype)  # 63536 is also written for -2000
-    if not outside.any() or outside.all():
-        return pixels
-    real = pixels[~outside]
-    return np.where(outside, real.max() if photometric == "MONOCHROME1" else real.min(), pixels)
+    real = pixels[~padded]
+    return np.where(padded, real.max() if photometric == "MONOCHROME1" else real.min(), pixels)
 
 
 def _spacing(sources: Sources) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from worker.pixels.arrays import ByteArray
 from worker.pixels.attributes import finite_numbers, frame_sources, sequence_item
-from worker.pixels.decode import sign_extended
+from worker.pixels.decode import padding_of, stored_values
 
 Values = npt.NDArray[Any]
 
@@ -83,23 +83,28 @@ def grey_levels(
     """A monochrome frame as displayed, black 0 to white 255: `stored` [rows, columns] → uint8 of the same shape.
 
     `frame` counts from 0. `window` replaces the VOI transformation of the image, `adjustment` changes it; an image that
-    has none is shown by a window that holds nearly all its values. MONOCHROME1 is inverted.
+    has none is shown by a window that holds nearly all its values. MONOCHROME1 is inverted. Padding is black.
     """
-    stored = sign_extended(ds, stored)
+    stored = stored_values(ds, stored)
+    padded = padding_of(ds, stored)
+    if padded is not None:
+        stored = np.where(padded, stored[~padded].min(), stored)
     lowest, highest = int(stored.min()), int(stored.max())
     if stored.dtype.kind in "iu" and highest - lowest < stored.size:  # each value that can occur is transformed once
         values: Values = np.arange(lowest, highest + 1)
         index: Values | None = stored.astype(np.intp) - lowest
     else:
         values, index = stored, None
+    shown = index if padded is None else ~padded if index is None else index[~padded]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values of the header, and an overflow of SIGMOID far outside its window
         values = modality_values(ds, frame, values)
-        grey = window.apply(values) if window is not None else _voi(ds, frame, values, index, adjustment)
+        grey = window.apply(values) if window is not None else _voi(ds, frame, values, shown, adjustment)
     if ds.get("PhotometricInterpretation") == "MONOCHROME1":
         grey = 255 - grey
     eight_bits: ByteArray = np.rint(np.clip(np.nan_to_num(grey), 0, 255)).astype(np.uint8)
-    return eight_bits if index is None else eight_bits[index]
+    picture = eight_bits if index is None else eight_bits[index]
+    return picture if padded is None else np.where(padded, np.uint8(0), picture)
 
 
 def has_voi(ds: Dataset, frame: int) -> bool:
@@ -120,8 +125,8 @@ def modality_values(ds: Dataset, frame: int, values: Values) -> Values:
     return values
 
 
-def _voi(ds: Dataset, frame: int, values: Values, index: Values | None, adjustment: Adjustment) -> Values:
-    """Grey levels 0-255 by the image's own transformation; `index` says where in the image each of `values` is."""
+def _voi(ds: Dataset, frame: int, values: Values, shown: Values | None, adjustment: Adjustment) -> Values:
+    """Grey levels 0-255 by the image's own transformation; `shown` selects of `values` those of the image."""
     for source in _sources(ds, frame, "FrameVOILUTSequence"):
         if (table := _lut(ds, source, "VOILUTSequence")) is not None:
             moved = table.clip(adjustment.stretch(values, table.first, len(table.entries) - 1))
@@ -131,7 +136,7 @@ def _voi(ds: Dataset, frame: int, values: Values, index: Values | None, adjustme
             break
     else:
         window = adjustment.instead or window_between(
-            *np.percentile(values if index is None else values[index], _PERCENTILES)
+            *np.percentile(values if shown is None else values[shown], _PERCENTILES)
         )
     return window.apply(adjustment.stretch(values, window.center - window.width / 2, window.width))
 

@@ -332,3 +332,25 @@ def test_means_of_several_frames_are_shown_as_whole_values_are(tmp_path: Path) -
     opened = open_image(save(image(VALUES, WindowCenter=1000, WindowWidth=800), tmp_path / "a.dcm"))
     whole, mean = grey_levels(opened, 0, VALUES), grey_levels(opened, 0, VALUES.astype(np.float32))
     assert np.array_equal(whole, mean)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_padding_is_black_and_takes_no_part_in_the_window(tmp_path: Path, photometric: str) -> None:
+    grey = np.arange(0, 1000, dtype=np.uint16).reshape(25, 40)
+    padded = np.vstack([grey, np.full((25, 40), 4000, np.uint16), np.full((25, 40), 4090, np.uint16)])
+    header = {"PhotometricInterpretation": photometric}
+    plain = shown(tmp_path, image(grey, **header))
+    for extra in ({}, {"WindowCenter": 500, "WindowWidth": 1000}):
+        ds = image(padded, PixelPaddingValue=4000, PixelPaddingRangeLimit=4095, **header, **extra)
+        assert (shown(tmp_path, ds)[25:] == 0).all()
+    ds = image(padded, PixelPaddingValue=4000, PixelPaddingRangeLimit=4095, **header)
+    assert np.array_equal(shown(tmp_path, ds)[:25], plain)
+    assert len(np.unique(plain)) > 200
+
+
+def test_an_overlay_in_high_bits_darkens_nothing(tmp_path: Path) -> None:
+    grey = np.repeat(np.arange(0, 4000, 40, dtype=np.uint16)[None], 60, axis=0)
+    drawn = grey.copy()
+    drawn[20:30, 20:60] |= 0x8000
+    header = {"BitsStored": 12, "HighBit": 11}
+    assert np.array_equal(shown(tmp_path, image(drawn, **header)), shown(tmp_path, image(grey, **header)))
