@@ -133,6 +133,9 @@ as sent, never transcoded:
 - A report, picture or Key Object Selection that this worker made and a PACS sends back is recognised by its UIDs,
   whatever the PACS has changed in it: it is answered 0x0000 and not stored a second time. What another worker of this
   product made (Manufacturer's Model Name `{standard.PRODUCT}`) and documents of others are stored, never classified.
+- Elements in explicit encoding whose VR is blank, NUL, `??` or in small letters are read with a length of two bytes and
+  the VR of the data dictionary. An overlay in bits above Bits Stored and pixels from Pixel Padding Value to Pixel
+  Padding Range Limit are no part of the image.
 - Level of conformance: 2 (full); all elements, private ones included, are kept.
 
 ## Query SCU (counting)
@@ -193,6 +196,7 @@ Sent to every `[[destination]]`, each over its own association, proposed in Expl
   activation map, cut at the head's outline, where a lesion was found. Nothing written in it names a patient or a date:
   Burned In Annotation (0028,0301) is that of the images it was made from, NO for MR images that do not tell.
 - A report goes as Comprehensive 3D SR; to a peer that does not take it as Comprehensive SR, under a UID of its own.
+- Timezone Offset From UTC is the source's; where it has none, what held in the host's zone when the study was made.
 - The report follows TID 1500 (rooted at 126000 DCM "Imaging Measurement Report") and IHE AI Results: Completion Flag
   COMPLETE, Verification Flag UNVERIFIED, Preliminary Flag PRELIMINARY, observer of type device.
 - Its first Measurement Group (TID 1501) is the series: Finding (121071 DCM) with the code of the answer, Finding Site,

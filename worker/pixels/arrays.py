@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -10,5 +10,6 @@ if TYPE_CHECKING:
 
     FloatArray = npt.NDArray[np.float32]
     ByteArray = npt.NDArray[np.uint8]
+    PixelArray = npt.NDArray[np.integer[Any]]
 else:  # a command that only reads a bundle's identity starts without numpy
-    FloatArray = ByteArray = object
+    FloatArray = ByteArray = PixelArray = object

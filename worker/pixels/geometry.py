@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.errors import NotAssessable
-from worker.pixels.decode import DecodedFrame, PixelArray
+from worker.pixels.arrays import PixelArray
+from worker.pixels.decode import DecodedFrame
 
 SPACING_TOLERANCE = 0.01  # relative
 POSITION_TOLERANCE_MM = 0.01

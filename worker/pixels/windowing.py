@@ -23,7 +23,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from worker.pixels.arrays import ByteArray
 from worker.pixels.attributes import finite_numbers, frame_sources, sequence_item
-from worker.pixels.decode import padding_of, stored_values
+from worker.pixels.stored_values import padding_of, stored_values
 
 Values = npt.NDArray[Any]
 

@@ -24,7 +24,7 @@ from worker.dicom.standard import derive_uid, produced_series_uid
 from worker.files import fsync, write_atomically
 from worker.inference.illustrated import IllustratedResult
 from worker.reporting.secondary_capture import build_key_object_selection, build_secondary_capture
-from worker.reporting.source_attributes import SOURCE_KEYWORDS
+from worker.reporting.source_attributes import SOURCE_KEYWORDS, HostZone
 from worker.reporting.sr import build_report
 from worker.results import ModelIdentity, ResultStatus
 
@@ -69,7 +69,7 @@ class Outbox:
         headers = _in_stack_order(result, [read_header(path, SOURCE_KEYWORDS) for path in sources])
         series_uid = str(headers[0].SeriesInstanceUID)
         identity = (series_uid, input_sha256, model.sha256)
-        local = created_at.astimezone()
+        local = created_at.astimezone(HostZone())
         report = build_report(
             result,
             model,

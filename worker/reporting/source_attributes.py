@@ -11,7 +11,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
 from highdicom import sr
@@ -109,13 +109,13 @@ def stamp(
 ) -> None:
     """Write the patient and study, the equipment and the time into an object of ours (General Equipment, SOP Common).
 
-    TimezoneOffsetFromUTC is the source's, since it also applies to the source's Study Time; without it that of
-    `created_at`, which should therefore be in the hospital's zone. Raises ValueError when `created_at` is naive.
+    TimezoneOffsetFromUTC is the source's, since it also applies to the source's Study Time (PS3.3 C.12.1.1.8); without
+    it, what held in the zone of `created_at`, the hospital's, when the study was made: in summer, say. Raises
+    ValueError when `created_at` is naive.
     """
     if created_at.utcoffset() is None:
         raise ValueError("created_at must be an aware datetime")
-    if offset := _timezone(_text(source, "TimezoneOffsetFromUTC")):
-        created_at = created_at.astimezone(datetime.strptime(offset, "%z").tzinfo)
+    created_at = created_at.astimezone(_offset_of(source, created_at))
     ds.update(patient_and_study(source))
     date, time = created_at.strftime("%Y%m%d"), created_at.strftime("%H%M%S.%f")
     ds.TimezoneOffsetFromUTC = created_at.strftime("%z")[:5]
@@ -169,6 +169,37 @@ def long_string(text: str) -> str:
     return _line(text)[:64].strip()
 
 
+class HostZone(tzinfo):
+    """The time zone of this host, with its changes between winter and summer time."""
+
+    def utcoffset(self, moment: datetime | None) -> timedelta | None:
+        return moment.replace(tzinfo=None).astimezone().utcoffset() if moment is not None else None
+
+    def dst(self, _moment: datetime | None) -> None:
+        return None
+
+    def tzname(self, _moment: datetime | None) -> str:
+        return "local time"
+
+    def fromutc(self, moment: datetime) -> datetime:
+        local = moment.replace(tzinfo=UTC).astimezone()
+        first = local.replace(tzinfo=self)
+        return first if first.utcoffset() == local.utcoffset() else first.replace(fold=1)
+
+
+def _offset_of(source: Dataset, created_at: datetime) -> timezone:
+    """The offset from UTC of the dates and times that an object has of its source."""
+    stated = _timezone(_text(source, "TimezoneOffsetFromUTC"))
+    if stated:
+        sign = -1 if stated[0] == "-" else 1
+        return timezone(sign * timedelta(hours=int(stated[1:3]), minutes=int(stated[3:5])))
+    date, time = _date(_text(source, "StudyDate")), _time(_text(source, "StudyTime"))
+    moment = created_at
+    if "1970" <= date < "2100":
+        moment = datetime.strptime(date + time[:4].ljust(4, "0"), "%Y%m%d%H%M").replace(tzinfo=created_at.tzinfo)
+    return timezone(moment.utcoffset() or timedelta())
+
+
 def _model_equipment(model: ModelIdentity) -> Dataset:
     """The model as a piece of equipment (IHE AI Results); TID 4019 has no manufacturer and no family."""
     item = Dataset()
@@ -212,9 +243,10 @@ def _date(text: str) -> str:
     """YYYYMMDD; dots and dashes between year, month and day are removed."""
     digits = re.sub(r"(?<=\d)[.-](?=\d)", "", text.strip())
     try:
-        return datetime.strptime(digits, "%Y%m%d").strftime("%Y%m%d") if len(digits) == 8 else ""
+        datetime.strptime(digits, "%Y%m%d")
     except ValueError:
         return ""
+    return digits if len(digits) == 8 else ""
 
 
 def _time(text: str) -> str:

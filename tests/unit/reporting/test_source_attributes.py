@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import warnings
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +20,7 @@ from pydicom.valuerep import validate_value
 
 from tests.testbed import results
 from tests.testbed.names import OTHER_NAMES, STANDARD_NAMES, set_raw
-from worker.reporting.source_attributes import patient_and_study, stamp
+from worker.reporting.source_attributes import HostZone, patient_and_study, stamp
 
 
 def cleaned(**attributes: Any) -> Dataset:
@@ -108,6 +110,51 @@ def test_source_time_zone_governs() -> None:
     ds = Dataset()
     stamp(ds, source, results.MODEL, datetime(2026, 11, 21, 3, 0, tzinfo=UTC), "0.1.0", "title")
     assert (ds.TimezoneOffsetFromUTC, ds.ContentDate, ds.ContentTime) == ("-0500", "20261120", "220000.000000")
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("study_date", "study_time", "offset", "content"),
+    [
+        ("20260715", "101500", "+0200", "130000.000000"),  # a summer study, sent in winter
+        ("20260115", "101500", "+0100", "120000.000000"),
+        ("20260329", "015959", "+0100", "120000.000000"),
+        ("20260329", "030000", "+0200", "130000.000000"),
+        ("20260715", "", "+0200", "130000.000000"),
+        ("", "", "+0100", "120000.000000"),
+        ("20260715", "235960", "+0200", "130000.000000"),
+        ("nonsense", "nonsense", "+0100", "120000.000000"),
+        ("00010101", "", "+0100", "120000.000000"),
+    ],
+)
+@pytest.mark.usefixtures("berlin")
+def test_the_offset_is_that_of_the_time_of_the_study(
+    study_date: str, study_time: str, offset: str, content: str
+) -> None:
+    """It applies to every date and time of the object, of which Study Date and Time are the source's."""
+    source = results.source_headers(1, StudyDate=study_date, StudyTime=study_time)[0]
+    noon = datetime(2026, 1, 20, 11, 0, tzinfo=UTC).astimezone(HostZone())
+    ds = Dataset()
+    stamp(ds, source, results.MODEL, noon, "0.1.0", "title")
+    assert (ds.TimezoneOffsetFromUTC, ds.ContentTime) == (offset, content)
+    written = datetime.strptime(ds.ContentDate + ds.ContentTime + offset, "%Y%m%d%H%M%S.%f%z")
+    assert written == noon
+
+
+@pytest.mark.usefixtures("berlin")
+def test_the_zone_of_the_host_knows_summer_and_the_hour_that_comes_twice() -> None:
+    for utc in (datetime(2026, 7, 1, tzinfo=UTC), *(datetime(2026, 10, 25, hour, 30, tzinfo=UTC) for hour in range(3))):
+        local = utc.astimezone(HostZone())
+        assert local.utcoffset() == utc.astimezone().utcoffset()
+        assert local.astimezone(UTC) == utc
 
 
 def test_naive_time_is_refused() -> None:
