@@ -35,7 +35,7 @@ from torch import nn
 from benchmarks.rows import Row, add_common, against, finish, plain
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import Pictures
-from monai_train.data.labels import CLASS_NAMES, NO_TUMOUR
+from monai_train.data.labels import NO_TUMOUR, Classes
 from monai_train.data.manifest import ManifestRow
 from monai_train.networks.registry import make_classifier
 from monai_train.training.allocator import keep_freed_memory
@@ -43,6 +43,7 @@ from monai_train.training.sampling import Batch, BatchSampler, make_sampler
 from monai_train.training.train import new_state, train_epoch
 
 GOAL = 3.0
+CLASSES = Classes.named(("glioma", "meningioma", "pituitary", NO_TUMOUR))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +60,22 @@ def head(index: int, size: int) -> np.ndarray:
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     inside = np.hypot(x / 0.75, y / 0.9) < 1
     image = inside * (90 + 30 * np.cos(8 * np.abs(x)) * np.cos(7 * y) + generator.normal(0, 6, inside.shape))
-    if index % len(CLASS_NAMES) != NO_TUMOUR:
+    if CLASSES.names[index % len(CLASSES)] != NO_TUMOUR:
         image[np.hypot(x - 0.35, y - 0.1) < 0.16] = 220
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def pictures_of(images: Sequence[np.ndarray]) -> Pictures:
     """As `load_pictures` returns them: a patient per image, with the box of the tumour."""
-    labels = [index % len(CLASS_NAMES) for index in range(len(images))]
+    labels = [index % len(CLASSES) for index in range(len(images))]
     side = images[0].shape[0]
     box = (0.675, 0.55, 0.16, 0.16)
     rows = tuple(
-        ManifestRow(f"{i}.dcm", label, f"G{i}", f"P{i}", "made", f"{i:064x}", side, side, box, False)
+        ManifestRow(f"{i}.dcm", CLASSES.names[label], f"G{i}", f"P{i}", "made", f"{i:064x}", side, side, box, False)
         for i, label in enumerate(labels)
     )
-    boxes = torch.tensor([box if label != NO_TUMOUR else (float("nan"),) * 4 for label in labels])
-    return Pictures(rows, torch.from_numpy(np.stack(images))[:, None], torch.tensor(labels), boxes)
+    boxes = torch.tensor([box if label != CLASSES.no_tumour else (float("nan"),) * 4 for label in labels])
+    return Pictures(rows, torch.from_numpy(np.stack(images))[:, None], torch.tensor(labels), boxes, CLASSES)
 
 
 class Watched:
@@ -93,8 +94,8 @@ class Watched:
 def ours(pictures: Pictures, config: TrainConfig) -> Callable[[], Round]:
     """A function that runs a round of our epoch."""
     keep_freed_memory()
-    sampler = Watched(make_sampler(pictures, range(len(pictures.rows)), config, CLASS_NAMES))
-    state = new_state(config)
+    sampler = Watched(make_sampler(pictures, range(len(pictures.rows)), config))
+    state = new_state(config, CLASSES)
 
     def run() -> Round:
         sampler.seconds, start = 0.0, time.perf_counter()
@@ -144,7 +145,7 @@ def tutorial(files: Sequence[Path], labels: Sequence[int], config: TrainConfig, 
     count = config.samples_per_epoch // config.batch * config.batch
     drawn = torch.utils.data.RandomSampler(cached, replacement=True, num_samples=count)
     loader = ThreadDataLoader(Labelled(cached, labels), batch_size=config.batch, sampler=drawn, num_workers=workers)
-    net = make_classifier(config.network, len(CLASS_NAMES)).net.to(config.device).train()
+    net = make_classifier(config.network, len(CLASSES)).net.to(config.device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     criterion = nn.CrossEntropyLoss()
 

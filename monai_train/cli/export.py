@@ -21,6 +21,9 @@ def export_command(
     average: bool = typer.Option(
         False, "--average", help="Export the mean of several runs' weights; they began from the same --weights."
     ),
+    concepts: Path | None = typer.Option(
+        None, "--concepts", help="TOML file with the coded concepts of classes that are not known (docs/models.md)."
+    ),
     as_default: bool = typer.Option(
         False, "--as-default", help="Make it the worker's default, unless it is worse than the present default."
     ),
@@ -34,7 +37,7 @@ def export_command(
 
     if (len(run) > 1) != average:
         raise StartError("usage", "--average needs several --run options, and several --run options need --average")
-    bundle = export(run[0], data, out, name, version, average_with=run[1:])
+    bundle = export(run[0], data, out, name, version, average_with=run[1:], concepts=concepts)
     typer.echo(f"bundle: {bundle}")
     if as_default:
         typer.echo(f"default: {install_default(bundle, data)}")

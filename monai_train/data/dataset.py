@@ -14,6 +14,7 @@ import torch
 from rich.progress import track
 
 import worker
+from monai_train.data.labels import Classes
 from monai_train.data.manifest import ManifestRow, manifest_path
 from worker.errors import NotAssessable, StartError
 from worker.files import open_atomically
@@ -24,18 +25,22 @@ PREPROCESSING_FILE = Path(__file__).with_name("preprocessing.json")
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Pictures:
-    """`pixels` uint8 [n, 1, s, s] after preprocessing; `labels` int64 [n]; `boxes` float32 [n, 4], NaN if unknown."""
+    """`pixels` uint8 [n, 1, s, s] after preprocessing; `labels` int64 [n]; `boxes` float32 [n, 4], NaN if unknown.
+
+    A label is an index of `classes`: see `Classes.index`.
+    """
 
     rows: tuple[ManifestRow, ...]
     pixels: torch.Tensor
     labels: torch.Tensor
     boxes: torch.Tensor
+    classes: Classes
 
     def select(self, chosen: Sequence[int]) -> Pictures:
         """The pictures at these positions, in this order."""
         index = torch.tensor(chosen, dtype=torch.long)
         rows = tuple(self.rows[i] for i in chosen)
-        return Pictures(rows, self.pixels[index], self.labels[index], self.boxes[index])
+        return Pictures(rows, self.pixels[index], self.labels[index], self.boxes[index], self.classes)
 
 
 def read_preprocessing(path: Path = PREPROCESSING_FILE) -> Preprocessing:
@@ -71,14 +76,19 @@ def _code_sha256() -> str:
 
 
 def load_pictures(
-    folder: Path, rows: Sequence[ManifestRow], definition: Preprocessing, cache: Path | None = None
+    folder: Path,
+    rows: Sequence[ManifestRow],
+    definition: Preprocessing,
+    cache: Path | None = None,
+    classes: Classes | None = None,
 ) -> Pictures:
     """Preprocess every picture as the worker does; the result is cached in one file.
 
-    The file is in the folder `cache`, by default beside the manifest.
+    The file is in the folder `cache`, by default beside the manifest. The classes are by default those of the rows.
 
     Raises StartError with the path of a picture that cannot be used.
     """
+    classes = classes or Classes.of(row.label for row in rows)
     root = manifest_path(folder).parent
     inputs = [definition.to_json(), _code_sha256(), [(row.path, row.source_sha256, row.box) for row in rows]]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
@@ -96,5 +106,5 @@ def load_pictures(
             np.savez(stream, pixels=pixels, boxes=boxes)
     with np.load(stored) as arrays:
         pixels, boxes = arrays["pixels"], arrays["boxes"]
-    labels = torch.tensor([row.label for row in rows])
-    return Pictures(tuple(rows), torch.from_numpy(pixels), labels, torch.from_numpy(boxes))
+    labels = torch.tensor([classes.index(row.label) for row in rows], dtype=torch.long)
+    return Pictures(tuple(rows), torch.from_numpy(pixels), labels, torch.from_numpy(boxes), classes)

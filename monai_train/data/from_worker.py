@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_train.data.convert import Conversion, convert
-from monai_train.data.labels import CLASS_NAMES, NO_TUMOUR, label_index
+from monai_train.data.labels import NO_TUMOUR, class_name
 from monai_train.data.manifest import write_csv
 from monai_train.data.patients import DEFAULT_SALT
 from worker.errors import StartError
@@ -69,7 +69,7 @@ def _choose(lines: Sequence[Line], out: Path) -> list[Line]:
 def _known(series: Sequence[Line]) -> list[tuple[Line, str]]:
     """The slices of a series that get its label, with their `truth`; see the module."""
     marked = [line for line in series if line["marked"]]
-    if label_index(series[0]["label"]) == NO_TUMOUR:
+    if class_name(series[0]["label"]) == NO_TUMOUR:
         usable = [line for line in series if line["in_distribution"]]
         indices = np.linspace(0, len(usable) - 1, min(SLICES_WITHOUT, len(usable))).round().astype(int)
         return [(usable[index], "series") for index in indices.tolist()]
@@ -81,7 +81,7 @@ def _known(series: Sequence[Line]) -> list[tuple[Line, str]]:
 
 
 def _is_tumour(answer: str) -> bool:
-    return answer in CLASS_NAMES and answer != CLASS_NAMES[NO_TUMOUR]
+    return bool(answer) and class_name(answer) != NO_TUMOUR
 
 
 def summary(done: Conversion, out: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The labels: one vocabulary of classes, class and split folders, and the user's CSV or TSV of labels and groups."""
+"""The labels: the classes of a run, class and split folders, and the user's CSV or TSV of labels and groups."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from worker.errors import StartError
 
-CLASS_NAMES = ("glioma", "meningioma", "pituitary", "notumor")
-LABEL_NAMES = (*CLASS_NAMES, "tumor")  # what a picture can show: a class, or a tumour of unknown kind
-NO_TUMOUR = LABEL_NAMES.index("notumor")
-ANY_TUMOUR = LABEL_NAMES.index("tumor")
+KNOWN_CLASSES = ("glioma", "meningioma", "pituitary", "other", "notumor")  # in this order; others follow
+NO_TUMOUR = "notumor"
+ANY_TUMOUR = "tumor"  # a lesion of unknown kind
+UNLABELLED = -1  # the index of a picture without a label
 
 _ALIASES = {
     **dict.fromkeys(("no", "none", "normal", "healthy", "notumor", "notumour", "nontumor", "nontumour"), "notumor"),
@@ -41,12 +41,62 @@ def class_name(text: str) -> str:
     return _ALIASES.get(re.sub(r"[\s_-]+", "", text.lower()), text.strip().lower())
 
 
-def label_index(text: str) -> int:
-    """Index in LABEL_NAMES of a label in any spelling that `class_name` knows. Raises StartError for other classes."""
-    name = class_name(text)
-    if name not in LABEL_NAMES:
-        raise StartError("unknown-label", f"label {text!r} is none of {', '.join(LABEL_NAMES)}")
-    return LABEL_NAMES.index(name)
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """The classes of a run or a bundle, in the order of the network's logits; `no_tumour` is the index of "no lesion".
+
+    Every other class is a lesion. What a picture shows is the index of a class, `any_tumour` for a lesion of unknown
+    kind, or UNLABELLED.
+    """
+
+    names: tuple[str, ...]
+    no_tumour: int
+
+    @classmethod
+    def named(cls, names: Sequence[str]) -> Classes:
+        """The classes of these names, in this order. Raises StartError: a name twice, no "notumor", no lesion."""
+        if len(set(names)) < len(names) or NO_TUMOUR not in names or len(names) < 2:
+            raise StartError("classes-invalid", f"the classes {', '.join(names)} are not {NO_TUMOUR} and others, once")
+        return cls(tuple(names), names.index(NO_TUMOUR))
+
+    @classmethod
+    def of(cls, labels: Iterable[str]) -> Classes:
+        """The classes of these labels and "notumor": the known ones in their order, then the others by name.
+
+        A lesion of unknown kind is a class where no kind is named. Raises StartError without any lesion.
+        """
+        found = {label for label in labels if label} | {NO_TUMOUR}
+        kinds = found - {ANY_TUMOUR}
+        if len(kinds) > 1:
+            found = kinds
+        others = sorted(found - set(KNOWN_CLASSES))
+        return cls.named([*(name for name in KNOWN_CLASSES if name in found), *others])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def any_tumour(self) -> int:
+        """The index of a lesion of unknown kind."""
+        return len(self.names)
+
+    @property
+    def lesions(self) -> list[int]:
+        """The indices of the classes that are lesions."""
+        return [index for index in range(len(self.names)) if index != self.no_tumour]
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of all that a picture can show, by index."""
+        return (*self.names, ANY_TUMOUR)
+
+    def index(self, label: str) -> int:
+        """The index of what a picture shows. A lesion that is none of the classes is one of unknown kind."""
+        if not label:
+            return UNLABELLED
+        if label == NO_TUMOUR:
+            return self.no_tumour
+        return self.names.index(label) if label in self.names else self.any_tumour
 
 
 def split_name(text: str) -> str:
@@ -56,8 +106,7 @@ def split_name(text: str) -> str:
 
 def are_in_conflict(labels: set[str]) -> bool:
     """Whether these labels contradict each other; `tumor` is compatible with every kind of tumour."""
-    any_tumour = LABEL_NAMES[ANY_TUMOUR]
-    return len(labels - {any_tumour}) > 1 or {any_tumour, LABEL_NAMES[NO_TUMOUR]} <= labels
+    return len(labels - {ANY_TUMOUR}) > 1 or labels >= {ANY_TUMOUR, NO_TUMOUR}
 
 
 def folder_label(path: str, source: Path) -> tuple[str, str]:

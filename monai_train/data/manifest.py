@@ -1,8 +1,8 @@
 """manifest.csv of a converted folder: its pictures with their labels and groups.
 
-`convert` writes it; it may also be written by hand. Required are the columns of REQUIRED_COLUMNS. `dataset` defaults to
-the first folder of `source`, and that to the converted folder's name; `split`, `tumour_box_xywh` and `label_conflict`
-may be missing or empty.
+`convert` writes it; it may also be written by hand. Required are the columns of REQUIRED_COLUMNS; all others may be
+missing or empty. `dataset` defaults to the first folder of `source`, and that to the converted folder's name. A picture
+may have no label: a slice at the edge of a tumour, or of another part of the body. It is in no figure of classes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from monai_train.data.labels import label_index
+from monai_train.data.labels import class_name
 from worker.errors import StartError
 from worker.files import write_atomically
 
 GROUP_COLUMNS = ("patient_group", "picture_group")
 MANIFEST_COLUMNS = ("path", "label", "split", *GROUP_COLUMNS, "source", "source_sha256", "rows", "columns")
+SERIES_COLUMNS = (
+    "sequence", "slice_number", "slice_count", "tumour_pixels", "head_pixels", "mask", "diagnosis", "series", "region",
+    "plane", "licence",
+)  # fmt: skip
+SEQUENCES = ("T1", "T1C", "T2", "FLAIR", "other")
+REGIONS = ("brain", "head", "other")
+PLANES = ("axial", "coronal", "sagittal")
 REQUIRED_COLUMNS = ("path", "label", *GROUP_COLUMNS, "source_sha256", "rows", "columns")
 _NEVER_EMPTY = ("path", *GROUP_COLUMNS)  # an empty group would join every picture that has none
 
@@ -28,11 +35,14 @@ _NEVER_EMPTY = ("path", *GROUP_COLUMNS)  # an empty group would join every pictu
 class ManifestRow:
     """A picture of the manifest; `box` is the tumour's x centre, y centre, width, height as fractions, or None.
 
-    `split` is the part by the authors of the data set ("" if they published none); no split of ours uses it.
+    `label` is the name of a class, "tumor" for a lesion of unknown kind, "" for none: see `labels.Classes`. `split` is
+    the part by the authors of the data set ("" if they published none); no split of ours uses it. `sequence`, `region`
+    and `plane` are of SEQUENCES, REGIONS and PLANES or "". Slices of a `series` are numbered from 1, from its first
+    slice to the last of `slice_count`; None is unknown. `mask` is the path of the tumour's mask beside the manifest.
     """
 
     path: str
-    label: int
+    label: str
     patient_group: str
     picture_group: str
     dataset: str
@@ -42,6 +52,17 @@ class ManifestRow:
     box: tuple[float, float, float, float] | None
     in_conflict: bool
     split: str = ""
+    sequence: str = ""
+    slice_number: int | None = None
+    slice_count: int | None = None
+    tumour_pixels: int | None = None
+    head_pixels: int | None = None
+    mask: str = ""
+    diagnosis: str = ""
+    series: str = ""
+    region: str = ""
+    plane: str = ""
+    licence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +79,26 @@ class ManifestLine:
             raise StartError("invalid-manifest", f"{self.where}: {column} is {text!r}, not a whole number above 0")
         return int(text)
 
-    def label(self) -> int:
-        """The label's index. Raises StartError for an unknown class."""
-        try:
-            return label_index(self.values["label"])
-        except StartError as error:
-            raise StartError(error.reason, f"{self.where}: {error.detail}") from None
+    def count(self, column: str) -> int | None:
+        """A whole number from 0 on, None where the column is missing or empty. Raises StartError."""
+        text = self.values.get(column, "")
+        if text and not text.isdecimal():
+            raise StartError("invalid-manifest", f"{self.where}: {column} is {text!r}, not a whole number")
+        return int(text) if text else None
+
+    def slices(self) -> tuple[int | None, int | None]:
+        """The number of the slice and how many the series has. Raises StartError for a number beyond that."""
+        number, total = self.count("slice_number"), self.count("slice_count")
+        if number is not None and total is not None and not 1 <= number <= total:
+            raise StartError("invalid-manifest", f"{self.where}: slice_number {number} is not within 1 and {total}")
+        return number, total
+
+    def chosen(self, column: str, values: Sequence[str]) -> str:
+        """One of the values, or "". Raises StartError for any other."""
+        text = self.values.get(column, "")
+        if text and text not in values:
+            raise StartError("invalid-manifest", f"{self.where}: {column} is {text!r}, none of {', '.join(values)}")
+        return text
 
     def box(self) -> tuple[float, float, float, float] | None:
         """The tumour's box, None unless there are four numbers. Raises StartError for a value that is not a number."""
@@ -120,24 +155,37 @@ def read_lines(folder: Path, required: Sequence[str] = REQUIRED_COLUMNS) -> list
 def read_manifest(folder: Path) -> tuple[ManifestRow, ...]:
     """Read the rows of FOLDER/manifest.csv (or of the manifest itself), in order.
 
-    Raises StartError as `read_lines` does, and for an unknown label or a value that is not a number, with its line.
+    Raises StartError as `read_lines` does, and for a value that is not a number or not of its column, with its line.
     """
     default = manifest_path(folder).resolve().parent.name
-    return tuple(
-        ManifestRow(
-            path=line.values["path"],
-            label=line.label(),
-            patient_group=line.values["patient_group"],
-            picture_group=line.values["picture_group"],
-            dataset=line.dataset(default),
-            source_sha256=line.values["source_sha256"],
-            rows=line.integer("rows"),
-            columns=line.integer("columns"),
-            box=line.box(),
-            in_conflict=bool(line.values.get("label_conflict")),
-            split=line.values.get("split", ""),
-        )
-        for line in read_lines(folder)
+    return tuple(_row(line, default) for line in read_lines(folder))
+
+
+def _row(line: ManifestLine, default_dataset: str) -> ManifestRow:
+    number, total = line.slices()
+    return ManifestRow(
+        path=line.values["path"],
+        label=class_name(line.values["label"]),
+        patient_group=line.values["patient_group"],
+        picture_group=line.values["picture_group"],
+        dataset=line.dataset(default_dataset),
+        source_sha256=line.values["source_sha256"],
+        rows=line.integer("rows"),
+        columns=line.integer("columns"),
+        box=line.box(),
+        in_conflict=bool(line.values.get("label_conflict")),
+        split=line.values.get("split", ""),
+        sequence=line.chosen("sequence", SEQUENCES),
+        slice_number=number,
+        slice_count=total,
+        tumour_pixels=line.count("tumour_pixels"),
+        head_pixels=line.count("head_pixels"),
+        mask=line.values.get("mask", ""),
+        diagnosis=line.values.get("diagnosis", ""),
+        series=line.values.get("series", ""),
+        region=line.chosen("region", REGIONS),
+        plane=line.chosen("plane", PLANES),
+        licence=line.values.get("licence", ""),
     )
 
 
@@ -148,11 +196,11 @@ def data_sha256(rows: Iterable[ManifestRow]) -> str:
 
 
 def deduplicate(rows: Sequence[ManifestRow], chosen: Iterable[int]) -> list[int]:
-    """The largest copy of every chosen picture, without pictures whose labels conflict: what figures are based on."""
+    """The largest copy of every chosen picture with a label that nothing contradicts: what figures are based on."""
     best: dict[str, int] = {}
     for i in chosen:
         row = rows[i]
-        if row.in_conflict:
+        if row.in_conflict or not row.label:
             continue
         rank = (-row.rows * row.columns, row.path)
         other = best.get(row.picture_group)

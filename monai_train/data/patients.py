@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
+from monai_train.data.labels import Classes
 from monai_train.data.manifest import ManifestRow
 
 DEFAULT_SALT = "monai-train"  # of the hash by which DICOM patients are named
@@ -98,6 +99,12 @@ def split_roles(
         SplitRole.OVERLAP if role is SplitRole.EXTERNAL and row.patient_group in known else role
         for role, row in zip(roles, rows, strict=True)
     )
+
+
+def split_classes(rows: Sequence[ManifestRow], roles: Sequence[SplitRole]) -> Classes:
+    """The classes that a model of this split has: those of all rows but the external ones. Raises StartError."""
+    outside = (SplitRole.EXTERNAL, SplitRole.OVERLAP)
+    return Classes.of(row.label for row, role in zip(rows, roles, strict=True) if role not in outside)
 
 
 def split_sha256(rows: Sequence[ManifestRow], roles: Sequence[SplitRole]) -> str:

@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from monai_train.data.labels import NO_TUMOUR
 from monai_train.evaluation.evaluate import Evidence
 from monai_train.evaluation.intervals import Estimate, share_estimate
-from monai_train.evaluation.metrics import UNREADABLE, BoolArray, FigureArray, Predictions, confidences
+from monai_train.evaluation.metrics import BoolArray, FigureArray, Predictions, confidences
 from worker.inference.aggregate import normalised
 from worker.pixels.arrays import ByteArray, FloatArray
 
@@ -39,12 +38,13 @@ def map_hits(predictions: Predictions, evidence: Evidence) -> MapHits | None:
 
     None if no slice has a box.
     """
-    boxed = np.flatnonzero(np.isfinite(evidence.boxes).all(axis=1) & (predictions.truth != NO_TUMOUR))
+    no_tumour = predictions.classes.no_tumour
+    boxed = np.flatnonzero(np.isfinite(evidence.boxes).all(axis=1) & (predictions.truth != no_tumour))
     if not len(boxed):
         return None
     answers = predictions.predicted[boxed]
     boxes = evidence.boxes[boxed]
-    called_tumour = (answers != NO_TUMOUR) & (answers != UNREADABLE)
+    called_tumour = (answers != no_tumour) & (answers != predictions.unreadable)
     centres = np.full((len(boxed), 2), -1.0)
     for k in np.flatnonzero(called_tumour):
         centres[k] = centre_of_mass(normalised(evidence.maps[boxed[k], answers[k]]))
@@ -71,7 +71,7 @@ def in_boxes(points: FigureArray, boxes: npt.NDArray[np.floating]) -> BoolArray:
 
 def worst_mistakes(predictions: Predictions, most: int) -> list[int]:
     """The wrong answers with the highest probability first, at most two per patient; unreadable pictures excluded."""
-    readable = np.flatnonzero(predictions.predicted != UNREADABLE)
+    readable = np.flatnonzero(predictions.predicted != predictions.unreadable)
     confidence, right = confidences(predictions)
     chosen: list[int] = []
     of_patient: Counter[str] = Counter()

@@ -22,11 +22,11 @@ from rich.table import Table
 
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import load_pictures, read_preprocessing
-from monai_train.data.labels import CLASS_NAMES
+from monai_train.data.labels import Classes
 from monai_train.data.manifest import ManifestRow, data_sha256, deduplicate, read_manifest
-from monai_train.data.patients import SplitRole, split_roles
+from monai_train.data.patients import SplitRole, split_classes, split_roles
 from monai_train.evaluation.crossval_page import write_crossval_page
-from monai_train.evaluation.evaluate import Measurement, fit_temperature, run_outputs
+from monai_train.evaluation.evaluate import Measurement, fit_temperature, run_outputs, truths
 from monai_train.evaluation.intervals import Estimate, estimates
 from monai_train.evaluation.metrics import IntArray, Predictions, level_figures, patient_predictions
 from monai_train.evaluation.report_files import write_predictions
@@ -39,7 +39,7 @@ from worker.pixels.arrays import FloatArray
 
 
 def assign_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: int = 0) -> IntArray:
-    """The fold of every picture, [n]; a group is in a single fold.
+    """The fold of every picture, [n]; a group is in a single fold. A picture without a label has a label below 0.
 
     Stratified: the folds' numbers of groups of a class (a group's commonest label) differ by at most 1.
     Raises StartError if there are fewer groups than folds.
@@ -47,8 +47,9 @@ def assign_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed:
     names, index = np.unique(np.array(groups), return_inverse=True)
     if len(names) < folds:
         raise StartError("too-few-patients", f"{len(names)} patients cannot be split into {folds} folds")
-    counts = np.zeros((len(names), max(labels) + 1), np.int64)
-    np.add.at(counts, (index, np.array(labels)), 1)
+    counts = np.zeros((len(names), max(0, *labels) + 1), np.int64)
+    labelled = np.array(labels) >= 0
+    np.add.at(counts, (index[labelled], np.array(labels)[labelled]), 1)
     shuffled = np.random.default_rng(seed).permutation(len(names))
     by_class = shuffled[np.argsort(counts.argmax(axis=1)[shuffled], kind="stable")]
     fold_of = np.empty(len(names), np.int64)
@@ -61,11 +62,12 @@ def fold_roles(
 ) -> tuple[SplitRole, ...]:
     """The role of every row if `fold` is the test part; the external sets and their patients are never trained on."""
     roles = list(split_roles(rows, external, 0.0, 0.0))
+    labels = truths(rows, split_classes(rows, roles)).tolist()
     inside = [i for i, role in enumerate(roles) if role is SplitRole.TRAIN]
-    outer = assign_folds([rows[i].label for i in inside], [rows[i].patient_group for i in inside], folds, seed)
+    outer = assign_folds([labels[i] for i in inside], [rows[i].patient_group for i in inside], folds, seed)
     rest = [i for i, own in zip(inside, outer, strict=True) if own != fold]
     # As many inner folds as outer ones; only the first is used, for selecting the epoch.
-    inner = assign_folds([rows[i].label for i in rest], [rows[i].patient_group for i in rest], folds, seed + 1 + fold)
+    inner = assign_folds([labels[i] for i in rest], [rows[i].patient_group for i in rest], folds, seed + 1 + fold)
     for i, own in zip(inside, outer, strict=True):
         roles[i] = SplitRole.TEST if own == fold else SplitRole.TRAIN
     for i, own in zip(rest, inner, strict=True):
@@ -113,7 +115,7 @@ def cross_validate(
         ("data", data_sha256(rows)),
         ("commit", current_commit()),
     )
-    return _evaluate(run, rows, chosen, logits, facts)
+    return _evaluate(run, rows, chosen, logits, facts, split_classes(rows, roles))
 
 
 def _claim(run: Path, config: TrainConfig, settings: dict[str, Any]) -> None:
@@ -143,9 +145,10 @@ def _out_of_fold(
     if not stored.exists():
         train(data, run, config, weights, console=console, roles=roles)
         own = _with(roles, SplitRole.TEST)
-        logits = np.full((len(rows), len(CLASS_NAMES)), np.nan, np.float32)
         pixels = load_pictures(data, rows, read_preprocessing()).select(own).pixels
-        logits[own] = run_outputs(run, [pixels], flip)[0].logits
+        outputs = run_outputs(run, [pixels], flip)[0].logits
+        logits = np.full((len(rows), outputs.shape[1]), np.nan, np.float32)
+        logits[own] = outputs
         with open_atomically(stored) as stream:
             np.save(stream, logits)
     stored_logits: FloatArray = np.load(stored)
@@ -158,13 +161,14 @@ def _evaluate(
     chosen: Sequence[list[int]],
     logits: Sequence[FloatArray],
     facts: Sequence[tuple[str, str]],
+    classes: Classes,
 ) -> dict[str, Any]:
     """Calibrate each fold by the others, pool the answers, measure and write them."""
     tests = [[rows[i] for i in test] for test in chosen]
-    temperatures = out_of_fold_temperatures(logits, [[row.label for row in test] for test in tests])
+    temperatures = out_of_fold_temperatures(logits, [truths(test, classes).tolist() for test in tests], classes)
     probabilities = [slice_probabilities(fold, t) for fold, t in zip(logits, temperatures, strict=True)]
     all_rows = [row for test in tests for row in test]
-    slices = _predictions(all_rows, np.concatenate(probabilities))
+    slices = _predictions(all_rows, np.concatenate(probabilities), classes)
     pooled = Measurement(slices, _of_patients(slices))
     report = pooled.to_json()
     report["estimates"] = {
@@ -172,7 +176,7 @@ def _evaluate(
         for level, answers in (("slice", pooled.slices), ("patient", pooled.patients))
     }
     report["folds"] = [
-        _fold_json(_predictions(test, of_fold), temperature)
+        _fold_json(_predictions(test, of_fold, classes), temperature)
         for test, of_fold, temperature in zip(tests, probabilities, temperatures, strict=True)
     ]
     write_predictions(run / "predictions.csv", all_rows, slices)
@@ -181,20 +185,21 @@ def _evaluate(
     return report
 
 
-def out_of_fold_temperatures(logits: Sequence[FloatArray], labels: Sequence[Sequence[int]]) -> list[float]:
+def out_of_fold_temperatures(
+    logits: Sequence[FloatArray], labels: Sequence[Sequence[int]], classes: Classes
+) -> list[float]:
     """For each fold, the temperature fitted on the logits [n, classes] of all other folds."""
     fitted = []
     for fold in range(len(logits)):
         others = [k for k in range(len(logits)) if k != fold]
-        truths = [label for k in others for label in labels[k]]
-        fitted.append(fit_temperature(np.concatenate([logits[k] for k in others]), truths))
+        shown = [label for k in others for label in labels[k]]
+        fitted.append(fit_temperature(np.concatenate([logits[k] for k in others]), shown, classes))
     return fitted
 
 
-def _predictions(rows: Sequence[ManifestRow], probabilities: FloatArray) -> Predictions:
-    truth = np.array([row.label for row in rows], np.int64)
+def _predictions(rows: Sequence[ManifestRow], probabilities: FloatArray, classes: Classes) -> Predictions:
     groups = np.array([row.patient_group for row in rows], np.str_)
-    return Predictions(truth, probabilities, groups, np.ones(len(rows), bool))
+    return Predictions(classes, truths(rows, classes), probabilities, groups, np.ones(len(rows), bool))
 
 
 def _of_patients(slices: Predictions) -> Predictions:

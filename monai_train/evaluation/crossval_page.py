@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from monai_train.data.labels import CLASS_NAMES
 from monai_train.data.manifest import ManifestRow
 from monai_train.evaluation import plots
 from monai_train.evaluation.cohorts import Cohort, CohortResult, cohort_plots
@@ -57,7 +56,7 @@ def write_crossval_page(
         "<h2>Summary</h2>",
         summary_table([result]),
         "<h2>Each fold</h2>",
-        _folds(folds),
+        _folds(folds, pooled.slices.classes.names),
         cohort_section(result, images),
         f'<h2>Training</h2><div class="grid plot">{"".join(curves)}</div>',
         METHOD,
@@ -75,28 +74,28 @@ def _learning(run: Path, folds: int) -> list[tuple[int, bytes]]:
     return charts
 
 
-def _folds(folds: Sequence[Mapping[str, Any]]) -> str:
+def _folds(folds: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     """Balanced accuracy and the recall of each class, slices above patients, with the spread over the folds."""
     header = [
         "fold",
         "of",
         "n",
         "balanced accuracy",
-        *(f"recall {class_title(name)}" for name in CLASS_NAMES),
+        *(f"recall {class_title(name)}" for name in names),
         "temperature",
     ]
     lines = []
     for number, fold in enumerate(folds, 1):
         for level in ("slice", "patient"):
             figures = fold[level]
-            classes = [figures["per_class"][name] for name in CLASS_NAMES]
+            classes = [figures["per_class"][name] for name in names]
             cells = [f"{_percent(values['recall'])}<small>n={values['support']}</small>" for values in classes]
             first, last = (str(number), f"{fold['temperature']:.2f}") if level == "slice" else ("", "")
             lines.append([first, f"{level}s", str(figures["n"]), _percent(figures["balanced_accuracy"]), *cells, last])
     for level in ("slice", "patient"):
         values = [100 * fold[level]["balanced_accuracy"] for fold in folds]
         spread = f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} %"
-        lines.append(["mean ± sd", f"{level}s", "", spread, *[""] * (len(CLASS_NAMES) + 1)])
+        lines.append(["mean ± sd", f"{level}s", "", spread, *[""] * (len(names) + 1)])
     return html_table(header, lines)
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from monai_train.data.dataset import box_on, load_pictures, read_preprocessing
-from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
+from monai_train.data.labels import ANY_TUMOUR, NO_TUMOUR, Classes, class_name
 from monai_train.data.manifest import ManifestRow, deduplicate, manifest_path, read_manifest
 from monai_train.data.patients import SplitRole, split_roles
 from monai_train.evaluation.metrics import (
@@ -63,9 +63,9 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `evaluate --json`."""
-        labels = list(CLASS_NAMES)
-        if (self.slices.truth == len(CLASS_NAMES)).any():
-            labels.append("tumor")
+        labels = list(self.slices.classes.names)
+        if (self.slices.truth == self.slices.classes.any_tumour).any():
+            labels.append(ANY_TUMOUR)
         return {
             "labels": labels,
             "n": len(self.slices.truth),
@@ -110,14 +110,38 @@ def run_split(run: Path) -> TrainingSplit:
     return TrainingSplit(config.external, config.test_share, config.validation_share, best.provenance["split_sha256"])
 
 
+def bundle_classes(bundle: Bundle) -> Classes:
+    """The classes of a bundle, named as in a manifest. Raises StartError unless a single one is without a lesion."""
+    names = tuple(class_name(served.name) for served in bundle.identity.classes)
+    without = [index for index, served in enumerate(bundle.identity.classes) if served.finding is None]
+    if NO_TUMOUR in names:
+        return Classes(names, names.index(NO_TUMOUR))
+    if len(without) != 1:
+        raise StartError("other-classes", f"none of the bundle's classes, {', '.join(names)}, is that of no tumour")
+    return Classes(names, without[0])
+
+
+def run_classes(runs: Sequence[Path]) -> Classes:
+    """The classes of runs. Raises StartError for runs with different classes."""
+    found = [read_checkpoint(run / BEST).classes for run in runs]
+    if len(set(found)) > 1:
+        raise StartError("other-classes", "the runs have different classes")
+    return Classes.named(found[0])
+
+
+def truths(rows: Sequence[ManifestRow], classes: Classes) -> IntArray:
+    """What each row shows, [n], as an index of the classes."""
+    return np.array([classes.index(row.label) for row in rows], np.int64)
+
+
 def select_pictures(
     rows: Sequence[ManifestRow], roles: Sequence[SplitRole] | None, role: SplitRole | None, deduplicated: bool
 ) -> list[int]:
-    """The positions of the rows with a role (None: all); with `deduplicated`, a single copy of each picture.
+    """The positions of the labelled rows with a role (None: all); with `deduplicated`, a single copy of each picture.
 
     Raises StartError when nothing is left.
     """
-    chosen = [i for i in range(len(rows)) if role is None or (roles is not None and roles[i] is role)]
+    chosen = [i for i, row in enumerate(rows) if row.label and (role is None or (roles and roles[i] is role))]
     if deduplicated:
         chosen = deduplicate(rows, chosen)
     if not chosen:
@@ -150,9 +174,6 @@ def examine_bundle(
     With `flip`, logits are averaged with those of the mirror image, even if the bundle does not ask for it.
     """
     bundle = load_bundle(folder)
-    names = tuple(served.name for served in bundle.identity.classes)
-    if names != CLASS_NAMES:
-        raise StartError("other-classes", f"the bundle's classes are {', '.join(names)}, not {', '.join(CLASS_NAMES)}")
     engine = OpenVinoEngine(bundle, precision, threads)
     root = manifest_path(data).parent
     size = bundle.preprocessing.size
@@ -230,11 +251,12 @@ def measure_outputs(
     needed = np.array([bundle.thresholds.needed(served.neoplasm) for served in bundle.identity.classes])
     filled = np.nan_to_num(probabilities)
     confident = filled.max(axis=1) >= needed[filled.argmax(axis=1)]
-    truth = np.array([row.label for row in rows], np.int64)
+    classes = bundle_classes(bundle)
+    truth = truths(rows, classes)
     groups = np.array([row.patient_group for row in rows], np.str_)
-    in_limits = Predictions(truth, probabilities, groups, allowed)
+    in_limits = Predictions(classes, truth, probabilities, groups, allowed)
     patients = patient_predictions(in_limits, lambda p, allowed: series_answer(p, allowed, bundle))
-    return Measurement(Predictions(truth, probabilities, groups, allowed & confident), patients, unreadable)
+    return Measurement(Predictions(classes, truth, probabilities, groups, allowed & confident), patients, unreadable)
 
 
 def series_answer(probabilities: FloatArray, allowed: BoolArray, bundle: Bundle) -> tuple[FloatArray, bool]:
@@ -244,7 +266,7 @@ def series_answer(probabilities: FloatArray, allowed: BoolArray, bundle: Bundle)
     """
     readable = np.isfinite(probabilities).all(axis=1)
     if not readable.any():
-        return np.full(len(CLASS_NAMES), np.nan, np.float32), False
+        return np.full(probabilities.shape[1], np.nan, np.float32), False
     enough = bool(allowed.any() and allowed.mean() >= bundle.thresholds.minimum_in_distribution)
     tumour = tumour_probability(np.nan_to_num(probabilities), bundle.identity.classes)
     deciding = deciding_slices(tumour, np.asarray(allowed if enough else readable), bundle)
@@ -262,18 +284,19 @@ def examine_runs(
     evidence has the features of the first run. Raises StartError for runs with different splits.
     """
     splits = [run_split(run) for run in runs]
+    classes = run_classes(runs)
     roles = splits[0].roles(rows)
     if any(split.roles(rows) != roles for split in splits):
         raise StartError("other-split", "an ensemble's runs must have the same patients in their test part")
-    pictures = load_pictures(data, rows, read_preprocessing())
+    pictures = load_pictures(data, rows, read_preprocessing(), classes=classes)
     validation = pictures.select(select_pictures(rows, roles, SplitRole.VALIDATION, deduplicated=True))
     selected = pictures.select(chosen)
     by_run = [run_outputs(run, [validation.pixels, selected.pixels], flip) for run in runs]
     on_validation, on_selected = ([outputs[k] for outputs in by_run] for k in range(2))
-    temperature = fit_temperature(_mean_logits(on_validation), validation.labels.tolist())
+    temperature = fit_temperature(_mean_logits(on_validation), validation.labels.tolist(), classes)
     probabilities = slice_probabilities(_mean_logits(on_selected), temperature)
     groups = np.array([row.patient_group for row in selected.rows], np.str_)
-    slices = Predictions(selected.labels.numpy(), probabilities, groups, np.ones(len(groups), bool))
+    slices = Predictions(classes, selected.labels.numpy(), probabilities, groups, np.ones(len(groups), bool))
     maps = np.mean([outputs.maps for outputs in on_selected], axis=0)
     pixels, boxes = selected.pixels[:, 0].numpy(), selected.boxes.numpy()
     evidence = Evidence(selected.rows, pixels, boxes, on_selected[0].features, maps)
@@ -307,20 +330,20 @@ def model_outputs(model: Classifier, pixels: torch.Tensor, flip: bool = False) -
     return EngineOutputs(*(np.concatenate(kind) for kind in zip(*batches, strict=True)))
 
 
-def fit_temperature(logits: FloatArray, labels: Sequence[int]) -> float:
+def fit_temperature(logits: FloatArray, labels: Sequence[int], classes: Classes) -> float:
     """The temperature with the lowest negative log likelihood on held-out logits [n, classes] (Guo et al. 2017).
 
     The likelihood of a tumour of unknown kind is the probability of any tumour.
     """
     candidates = np.geomspace(0.25, 8.0, 141)
     losses = [
-        -np.log(np.maximum(_of_truth(slice_probabilities(logits, float(t)), np.array(labels)), 1e-12)).mean()
+        -np.log(np.maximum(_of_truth(slice_probabilities(logits, float(t)), np.array(labels), classes), 1e-12)).mean()
         for t in candidates
     ]
     return float(round(candidates[int(np.argmin(losses))], 4))
 
 
-def _of_truth(probabilities: FloatArray, truth: IntArray) -> FloatArray:
+def _of_truth(probabilities: FloatArray, truth: IntArray, classes: Classes) -> FloatArray:
     """The probability [n] given to each picture's truth."""
-    of_class = probabilities[np.arange(len(truth)), np.minimum(truth, len(CLASS_NAMES) - 1)]
-    return np.where(truth == ANY_TUMOUR, 1 - probabilities[:, NO_TUMOUR], of_class)
+    of_class = probabilities[np.arange(len(truth)), np.minimum(truth, len(classes) - 1)]
+    return np.where(truth == classes.any_tumour, 1 - probabilities[:, classes.no_tumour], of_class)

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
 from monai_train.evaluation.binomial import exact_interval
 from monai_train.evaluation.metrics import (
     BINS,
     BOOTSTRAP_SAMPLES,
-    UNREADABLE,
     BoolArray,
     FigureArray,
     Predictions,
@@ -80,26 +78,26 @@ def weighted_figures(predictions: Predictions, weights: npt.NDArray[Any]) -> dic
     Named `accuracy`, `auc.tumour`, `recall.glioma`, ...: figures of all, of tumour against none, of a class.
     Abstention is disregarded.
     """
-    weights = weights.astype(np.float64)
-    size = len(CLASS_NAMES) + 1
+    weights, classes = weights.astype(np.float64), predictions.classes
+    size = len(classes) + 1
     cell = np.eye(size * size)[predictions.truth * size + predictions.predicted]
     confusion = (weights @ cell).reshape(-1, size, size)
     total = confusion.sum(axis=(1, 2))
-    shares = recalls(confusion)
+    shares = recalls(confusion, classes)
     figures: dict[str, FigureArray] = {
         "accuracy": ratio((np.nan_to_num(shares) * confusion.sum(axis=2)).sum(axis=1), total),
-        "balanced_accuracy": balanced_accuracy(confusion),
-        "mcc": _matthews(confusion[:, : len(CLASS_NAMES)]),
+        "balanced_accuracy": balanced_accuracy(confusion, classes),
+        "mcc": _matthews(confusion[:, : len(classes)]),
         "ece": _calibration(predictions, weights),
         "brier": _brier(predictions, weights),
-        "sensitivity": sensitivity(confusion),
-        "specificity": specificity(confusion),
+        "sensitivity": sensitivity(confusion, classes),
+        "specificity": specificity(confusion, classes),
     }
     for name, chosen, positive, score in binary_questions(predictions):
         figures[f"auc.{name}"] = weighted_auc(score[chosen], positive[chosen], weights[:, chosen])
         figures[f"average_precision.{name}"] = weighted_precision(score[chosen], positive[chosen], weights[:, chosen])
-    kinds = confusion[:, : len(CLASS_NAMES)]
-    for index, name in enumerate(CLASS_NAMES):
+    kinds = confusion[:, : len(classes)]
+    for index, name in enumerate(predictions.classes.names):
         right, called, support = kinds[:, index, index], kinds[:, :, index].sum(axis=1), kinds[:, index].sum(axis=1)
         others = kinds.sum(axis=(1, 2)) - support
         figures[f"precision.{name}"] = ratio(right, called)
@@ -111,9 +109,9 @@ def weighted_figures(predictions: Predictions, weights: npt.NDArray[Any]) -> dic
 
 def counted_answers(predictions: Predictions) -> dict[str, BoolArray]:
     """Which answers [n] each figure of `weighted_figures` is computed from."""
-    truth, predicted = predictions.truth, predictions.predicted
-    known = truth != ANY_TUMOUR
-    answered = predicted != UNREADABLE
+    truth, predicted, classes = predictions.truth, predictions.predicted, predictions.classes
+    known = truth != classes.any_tumour
+    answered = predicted != predictions.unreadable
     everything = np.ones(len(truth), bool)
     masks = {
         "accuracy": everything,
@@ -121,12 +119,12 @@ def counted_answers(predictions: Predictions) -> dict[str, BoolArray]:
         "mcc": known,
         "ece": answered,
         "brier": known & answered,
-        "sensitivity": truth != NO_TUMOUR,
-        "specificity": truth == NO_TUMOUR,
+        "sensitivity": truth != classes.no_tumour,
+        "specificity": truth == classes.no_tumour,
     }
     for name, chosen, _, _ in binary_questions(predictions):
         masks[f"auc.{name}"] = masks[f"average_precision.{name}"] = chosen
-    for index, name in enumerate(CLASS_NAMES):
+    for index, name in enumerate(predictions.classes.names):
         masks[f"precision.{name}"] = known & (predicted == index)
         masks[f"recall.{name}"] = truth == index
         masks[f"specificity.{name}"] = known & (truth != index)
@@ -164,7 +162,7 @@ def _exact(name: str, value: float | None, predictions: Predictions, mask: BoolA
         positive = next(positive for question, _, positive, _ in binary_questions(predictions) if question == of)
         return exact_interval([value], [min(_patients(groups[mask & side]) for side in (positive, ~positive))])
     if kind == "balanced_accuracy":
-        shares = recalls(confusion_matrix(truth, predictions.predicted))
+        shares = recalls(confusion_matrix(truth, predictions.predicted, predictions.classes), predictions.classes)
         present = np.flatnonzero(np.isfinite(shares))
         return exact_interval(shares[present].tolist(), [_patients(groups[truth == label]) for label in present])
     interval = exact_interval([value], [_patients(groups[mask])])
@@ -231,13 +229,13 @@ def _matthews(confusion: npt.NDArray[Any]) -> FigureArray:
     """Matthews' coefficient of tumours of known kind [draws, classes, classes + unreadable] (Gorodkin 2004)."""
     total, right = confusion.sum(axis=(1, 2)), np.trace(confusion, axis1=1, axis2=2)
     truths, calls = confusion.sum(axis=2), confusion.sum(axis=1)
-    both = (truths * calls[:, : len(CLASS_NAMES)]).sum(axis=1)
+    both = (truths * calls[:, : truths.shape[1]]).sum(axis=1)
     spread = (total**2 - (truths**2).sum(axis=1)) * (total**2 - (calls**2).sum(axis=1))
     return ratio(right * total - both, np.sqrt(np.maximum(spread, 0)))
 
 
 def _calibration(predictions: Predictions, weights: npt.NDArray[Any]) -> FigureArray:
-    answered = predictions.predicted != UNREADABLE
+    answered = predictions.predicted != predictions.unreadable
     confidence, right = confidences(predictions)
     bins = np.eye(BINS)[np.minimum((confidence * BINS).astype(int), BINS - 1)]
     used = weights[:, answered]
@@ -246,19 +244,20 @@ def _calibration(predictions: Predictions, weights: npt.NDArray[Any]) -> FigureA
 
 
 def _brier(predictions: Predictions, weights: npt.NDArray[Any]) -> FigureArray:
-    known = (predictions.truth != ANY_TUMOUR) & (predictions.predicted != UNREADABLE)
-    expected = np.eye(len(CLASS_NAMES))[predictions.truth[known]]
+    known = (predictions.truth != predictions.classes.any_tumour) & (predictions.predicted != predictions.unreadable)
+    expected = np.eye(len(predictions.classes))[predictions.truth[known]]
     loss = ((predictions.probabilities[known] - expected) ** 2).sum(axis=1)
     return ratio(weights[:, known] @ loss, weights[:, known].sum(axis=1))
 
 
 def binary_questions(predictions: Predictions) -> list[tuple[str, BoolArray, BoolArray, FigureArray]]:
     """Tumour against none, then each class against the rest: name, answers that count, positive truths, score."""
-    truth, answered = predictions.truth, predictions.predicted != UNREADABLE
+    truth, answered = predictions.truth, predictions.predicted != predictions.unreadable
+    no_tumour = predictions.classes.no_tumour
     probabilities = np.nan_to_num(predictions.probabilities.astype(np.float64))
-    questions = [("tumour", answered, truth != NO_TUMOUR, 1 - probabilities[:, NO_TUMOUR])]
-    known = answered & (truth != ANY_TUMOUR)
-    for index, name in enumerate(CLASS_NAMES):
+    questions = [("tumour", answered, truth != no_tumour, 1 - probabilities[:, no_tumour])]
+    known = answered & (truth != predictions.classes.any_tumour)
+    for index, name in enumerate(predictions.classes.names):
         questions.append((name, known, truth == index, probabilities[:, index]))
     return questions
 

@@ -1,7 +1,8 @@
 """Figures of a classification with truths that may only say `tumor`, each with n and a patient bootstrap interval.
 
-Pure functions of arrays. Truths are class indices, or ANY_TUMOUR for a tumour of unknown kind, for which any tumour
-class is right. Predictions are class indices, or UNREADABLE for no answer at all, which is always wrong.
+Pure functions of arrays. Truths are indices of classes, or `any_tumour` for a tumour of unknown kind, for which any
+class but "no tumour" is right. Predictions are indices of classes, or their number for no answer at all, which is
+always wrong.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
+from monai_train.data.labels import ANY_TUMOUR, Classes
 from monai_train.evaluation.binomial import exact_interval
 from worker.pixels.arrays import FloatArray
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 FigureArray = npt.NDArray[np.float64]
-UNREADABLE = len(CLASS_NAMES)
 BOOTSTRAP_SAMPLES = 2000
 BINS = 15
 
@@ -29,22 +29,42 @@ BINS = 15
 class Predictions:
     """`truth` [n], `probabilities` [n, classes] (NaN where unreadable), `groups` [n] patients, `assessed` [n]."""
 
+    classes: Classes
+
     truth: IntArray
     probabilities: FloatArray
     groups: npt.NDArray[np.str_]
     assessed: BoolArray
 
     @property
+    def unreadable(self) -> int:
+        """What `predicted` is without an answer."""
+        return len(self.classes)
+
+    @property
     def predicted(self) -> IntArray:
-        """The most probable class [n], or UNREADABLE; regardless of abstention."""
+        """The most probable class [n], or `unreadable`; regardless of abstention."""
         readable = np.isfinite(self.probabilities).all(axis=1)
         best = np.argmax(np.nan_to_num(self.probabilities), axis=1)
-        return np.where(readable, best, UNREADABLE).astype(np.int64)
+        return np.where(readable, best, self.unreadable).astype(np.int64)
+
+    def select(self, chosen: BoolArray | IntArray) -> Predictions:
+        """The answers that a mask [n] or positions choose."""
+        return Predictions(
+            self.classes,
+            self.truth[chosen],
+            self.probabilities[chosen],
+            self.groups[chosen],
+            self.assessed[chosen],
+        )
 
 
-def confusion_matrix(truth: IntArray, predicted: IntArray) -> IntArray:
+Figure = Callable[[npt.NDArray[Any], Classes], FigureArray]  # of confusion matrices
+
+
+def confusion_matrix(truth: IntArray, predicted: IntArray, classes: Classes) -> IntArray:
     """[classes + tumor, classes + unreadable] counts."""
-    size = len(CLASS_NAMES) + 1
+    size = len(classes) + 1
     return np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size).astype(np.int64)
 
 
@@ -54,38 +74,39 @@ def ratio(part: npt.NDArray[Any], total: npt.NDArray[Any]) -> FigureArray:
     return np.asarray(np.divide(part, total, out=out, where=np.asarray(total) > 0))
 
 
-def recalls(confusion: npt.NDArray[Any]) -> FigureArray:
+def recalls(confusion: npt.NDArray[Any], classes: Classes) -> FigureArray:
     """The share of right answers to every truth, [..., classes + tumor]; NaN for a truth that does not occur."""
     right = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
-    right[..., ANY_TUMOUR] = confusion[..., ANY_TUMOUR, :NO_TUMOUR].sum(axis=-1)
+    right[..., classes.any_tumour] = confusion[..., classes.any_tumour, classes.lesions].sum(axis=-1)
     total = confusion.sum(axis=-1)
     return ratio(right, total)
 
 
-def balanced_accuracy(confusion: npt.NDArray[Any]) -> FigureArray:
+def balanced_accuracy(confusion: npt.NDArray[Any], classes: Classes) -> FigureArray:
     """The mean recall over the truths that occur, [...]."""
-    shares = recalls(confusion)
+    shares = recalls(confusion, classes)
     present = np.isfinite(shares)
     return np.asarray(np.nan_to_num(shares).sum(axis=-1) / np.maximum(present.sum(axis=-1), 1))
 
 
-def sensitivity(confusion: npt.NDArray[Any]) -> FigureArray:
+def sensitivity(confusion: npt.NDArray[Any], classes: Classes) -> FigureArray:
     """The share of tumours of any kind that are called a tumour of any kind, [...]; NaN without tumours."""
-    tumours = np.delete(confusion, NO_TUMOUR, axis=-2).sum(axis=-2)
-    return ratio(tumours[..., :NO_TUMOUR].sum(axis=-1), tumours.sum(axis=-1))
+    tumours = np.delete(confusion, classes.no_tumour, axis=-2).sum(axis=-2)
+    return ratio(tumours[..., classes.lesions].sum(axis=-1), tumours.sum(axis=-1))
 
 
-def specificity(confusion: npt.NDArray[Any]) -> FigureArray:
+def specificity(confusion: npt.NDArray[Any], classes: Classes) -> FigureArray:
     """The share of pictures without a tumour that are called "no tumour", [...]; NaN without such pictures."""
-    row = confusion[..., NO_TUMOUR, :]
-    return ratio(row[..., NO_TUMOUR], row.sum(axis=-1))
+    row = confusion[..., classes.no_tumour, :]
+    return ratio(row[..., classes.no_tumour], row.sum(axis=-1))
 
 
 def bootstrap_interval(
     truth: IntArray,
     predicted: IntArray,
     groups: npt.NDArray[np.str_],
-    figure: Callable[[npt.NDArray[Any]], FigureArray],
+    figure: Figure,
+    classes: Classes,
     seed: int = 0,
 ) -> list[float] | None:
     """95 % interval of a share of the confusion matrix over 2,000 resamples of patients.
@@ -95,31 +116,29 @@ def bootstrap_interval(
     if not len(truth):
         return None
     names, index = np.unique(groups, return_inverse=True)
-    size = len(CLASS_NAMES) + 1
+    size = len(classes) + 1
     by_patient = np.zeros((len(names), size, size))
     np.add.at(by_patient, (index, truth, predicted), 1)
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), BOOTSTRAP_SAMPLES)
-    figures = figure((drawn.astype(float) @ by_patient.reshape(len(names), -1)).reshape(-1, size, size))
+    figures = figure((drawn.astype(float) @ by_patient.reshape(len(names), -1)).reshape(-1, size, size), classes)
     figures = figures[np.isfinite(figures)]
     if not len(figures):
         return None
     low, high = np.percentile(figures, (2.5, 97.5))
     if low < high:
         return [float(low), float(high)]
-    exact = exact_interval(*_shares(by_patient, figure))
+    exact = exact_interval(*_shares(by_patient, figure, classes))
     return None if exact is None else list(exact)
 
 
-def _shares(
-    by_patient: npt.NDArray[Any], figure: Callable[[npt.NDArray[Any]], FigureArray]
-) -> tuple[list[float], list[int]]:
+def _shares(by_patient: npt.NDArray[Any], figure: Figure, classes: Classes) -> tuple[list[float], list[int]]:
     """The shares whose mean a figure of confusion matrices is, and the number of patients of each."""
     total = by_patient.sum(axis=0)
     if figure is not balanced_accuracy:
-        return [float(figure(total))], [int(np.isfinite(figure(by_patient)).sum())]
+        return [float(figure(total, classes))], [int(np.isfinite(figure(by_patient, classes)).sum())]
     patients = (by_patient.sum(axis=2) > 0).sum(axis=0)
     present = patients > 0
-    return recalls(total)[present].tolist(), patients[present].tolist()
+    return recalls(total, classes)[present].tolist(), patients[present].tolist()
 
 
 def confidences(predictions: Predictions) -> tuple[FigureArray, BoolArray]:
@@ -127,12 +146,13 @@ def confidences(predictions: Predictions) -> tuple[FigureArray, BoolArray]:
 
     Where the truth is `tumor`, of the answer's side: any tumour, or none.
     """
-    readable = predictions.predicted != UNREADABLE
+    readable = predictions.predicted != predictions.unreadable
+    no_tumour, any_tumour = predictions.classes.no_tumour, predictions.classes.any_tumour
     p, truth = predictions.probabilities[readable].astype(float), predictions.truth[readable]
     predicted = p.argmax(axis=1)
-    called_tumour = predicted != NO_TUMOUR
-    side = np.where(called_tumour, 1 - p[:, NO_TUMOUR], p[:, NO_TUMOUR])
-    only_side = truth == ANY_TUMOUR
+    called_tumour = predicted != no_tumour
+    side = np.where(called_tumour, 1 - p[:, no_tumour], p[:, no_tumour])
+    only_side = truth == any_tumour
     return np.where(only_side, side, p.max(axis=1)), np.where(only_side, called_tumour, predicted == truth)
 
 
@@ -149,7 +169,7 @@ def occurring_labels(confusion: IntArray) -> tuple[list[int], list[int]]:
     """The truths of a confusion matrix that occur; the answers: every class, and "unreadable" if it occurs."""
     truths = [index for index, row in enumerate(confusion) if row.any()]
     return truths, [
-        index for index in range(confusion.shape[1]) if index < len(CLASS_NAMES) or confusion[:, index].any()
+        index for index in range(confusion.shape[1]) if index < len(confusion) - 1 or confusion[:, index].any()
     ]
 
 
@@ -162,9 +182,9 @@ def calibration_error(predictions: Predictions) -> float | None:
 
 def tumour_auc(predictions: Predictions) -> float | None:
     """Area under the ROC curve of tumour against none; ties count half. None unless both occur."""
-    readable = predictions.predicted != UNREADABLE
-    score = 1 - predictions.probabilities[readable, NO_TUMOUR].astype(float)
-    tumour = predictions.truth[readable] != NO_TUMOUR
+    readable, no_tumour = predictions.predicted != predictions.unreadable, predictions.classes.no_tumour
+    score = 1 - predictions.probabilities[readable, no_tumour].astype(float)
+    tumour = predictions.truth[readable] != no_tumour
     if tumour.all() or not tumour.any():
         return None
     _, index, counts = np.unique(score, return_inverse=True, return_counts=True)
@@ -174,12 +194,12 @@ def tumour_auc(predictions: Predictions) -> float | None:
     return float(area / (positives * (len(score) - positives)))
 
 
-def _per_class(confusion: IntArray) -> dict[str, dict[str, float | int | None]]:
+def _per_class(confusion: IntArray, classes: Classes) -> dict[str, dict[str, float | int | None]]:
     """Precision excludes tumours of unknown kind; None for a figure whose denominator is 0."""
-    shares = recalls(confusion)
-    kinds_known = confusion[: len(CLASS_NAMES)]
+    shares = recalls(confusion, classes)
+    kinds_known = confusion[: len(classes)]
     table: dict[str, dict[str, float | int | None]] = {}
-    for index, name in enumerate(CLASS_NAMES):
+    for index, name in enumerate(classes.names):
         right, called = int(kinds_known[index, index]), int(kinds_known[:, index].sum())
         support, others = int(kinds_known[index].sum()), int(kinds_known.sum() - kinds_known[index].sum())
         table[name] = {
@@ -189,8 +209,9 @@ def _per_class(confusion: IntArray) -> dict[str, dict[str, float | int | None]]:
             "f1": 2 * right / (called + support) if called + support else None,
             "support": support,
         }
-    if confusion[ANY_TUMOUR].any():
-        table["tumor"] = {"recall": _plain(shares[ANY_TUMOUR]), "support": int(confusion[ANY_TUMOUR].sum())}
+    unknown = confusion[classes.any_tumour]
+    if unknown.any():
+        table[ANY_TUMOUR] = {"recall": _plain(shares[classes.any_tumour]), "support": int(unknown.sum())}
     return table
 
 
@@ -200,20 +221,22 @@ def _plain(value: float | np.floating[Any]) -> float | None:
 
 def level_figures(predictions: Predictions) -> dict[str, Any]:
     """All figures of a level, slices or patients, regardless of abstention; None for what is undefined."""
-    predicted = predictions.predicted
-    confusion = confusion_matrix(predictions.truth, predicted)
-    n, shares = len(predicted), recalls(confusion)
+    predicted, classes = predictions.predicted, predictions.classes
+    confusion = confusion_matrix(predictions.truth, predicted, classes)
+    n, shares = len(predicted), recalls(confusion, classes)
     right = np.nansum(shares * confusion.sum(axis=1))
-    known = (predictions.truth != ANY_TUMOUR) & (predicted != UNREADABLE)
-    expected = np.eye(len(CLASS_NAMES))[predictions.truth[known]]
+    known = (predictions.truth != classes.any_tumour) & (predicted != predictions.unreadable)
+    expected = np.eye(len(classes))[predictions.truth[known]]
     return {
         "n": n,
         "patients": len(set(predictions.groups.tolist())),
         "accuracy": float(right / n) if n else None,
-        "balanced_accuracy": float(balanced_accuracy(confusion)) if n else None,
-        "balanced_accuracy_ci": bootstrap_interval(predictions.truth, predicted, predictions.groups, balanced_accuracy),
-        "per_class": _per_class(confusion),
-        "confusion_matrix": confusion[: len(CLASS_NAMES) + bool(confusion[ANY_TUMOUR].any()), :].tolist(),
+        "balanced_accuracy": float(balanced_accuracy(confusion, classes)) if n else None,
+        "balanced_accuracy_ci": bootstrap_interval(
+            predictions.truth, predicted, predictions.groups, balanced_accuracy, classes
+        ),
+        "per_class": _per_class(confusion, classes),
+        "confusion_matrix": confusion[: len(classes) + bool(confusion[classes.any_tumour].any()), :].tolist(),
         "ece": calibration_error(predictions),
         "brier": float(((predictions.probabilities[known] - expected) ** 2).sum(axis=1).mean())
         if known.any()
@@ -229,16 +252,19 @@ def binary_figures(predictions: Predictions) -> dict[str, Any]:
     it is a tumour.
     """
     truth, predicted, groups = predictions.truth, predictions.predicted, predictions.groups
-    tumour, assessed = truth != NO_TUMOUR, predictions.assessed
+    classes, assessed = predictions.classes, predictions.assessed
+    tumour = truth != classes.no_tumour
     result: dict[str, Any] = {"n": len(truth), "n_tumour": int(tumour.sum()), "n_no_tumour": int((~tumour).sum())}
     figures_of = {"sensitivity": sensitivity, "specificity": specificity}
     for suffix, used in (("", np.ones(len(truth), bool)), ("_assessed", assessed)):
-        confusion = confusion_matrix(truth[used], predicted[used])
+        confusion = confusion_matrix(truth[used], predicted[used], classes)
         for name, figure in figures_of.items():
-            result[name + suffix] = _plain(float(figure(confusion)))
-            result[f"{name}{suffix}_ci"] = bootstrap_interval(truth[used], predicted[used], groups[used], figure)
-    result["missed"] = _mean(assessed[tumour] & (predicted[tumour] == NO_TUMOUR))
-    result["false_alarms"] = _mean(assessed[~tumour] & (predicted[~tumour] != NO_TUMOUR))
+            result[name + suffix] = _plain(float(figure(confusion, classes)))
+            result[f"{name}{suffix}_ci"] = bootstrap_interval(
+                truth[used], predicted[used], groups[used], figure, classes
+            )
+    result["missed"] = _mean(assessed[tumour] & (predicted[tumour] == classes.no_tumour))
+    result["false_alarms"] = _mean(assessed[~tumour] & (predicted[~tumour] != classes.no_tumour))
     result["n_assessed"] = int(assessed.sum())
     return result
 
@@ -257,8 +283,9 @@ def patient_predictions(
         members.setdefault(key, []).append(index)
     decided = [decide(predictions.probabilities[index], predictions.assessed[index]) for index in members.values()]
     return Predictions(
+        predictions.classes,
         np.array([truth for _, truth in members], np.int64),
-        np.array([probabilities for probabilities, _ in decided], np.float32).reshape(-1, len(CLASS_NAMES)),
+        np.array([probabilities for probabilities, _ in decided], np.float32).reshape(-1, len(predictions.classes)),
         np.array([group for group, _ in members], np.str_),
         np.array([assessed for _, assessed in decided], bool),
     )

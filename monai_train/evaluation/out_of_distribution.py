@@ -18,7 +18,7 @@ from monai_train.data.labels import NO_TUMOUR
 from monai_train.data.manifest import ManifestRow
 from monai_train.data.secondary_capture import encode_secondary_capture
 from monai_train.evaluation.evaluate import examine_bundle
-from monai_train.evaluation.metrics import UNREADABLE, BoolArray, Predictions
+from monai_train.evaluation.metrics import BoolArray, Predictions
 from worker.errors import NotAssessable, StartError
 from worker.inference.aggregate import distance_and_residual, in_distribution
 from worker.inference.bundle import Bundle, load_bundle
@@ -132,13 +132,13 @@ def _check_each(
         own = kinds == kind
         declined, not_assessed = int((~accepted[own]).sum()), int((~slices.assessed[own]).sum())
         counts.append(OutOfDistributionKind(kind, n, declined, not_assessed, source))
-    return points[slices.predicted != UNREADABLE], counts
+    return points[slices.predicted != slices.unreadable], counts
 
 
 def _within_limits(bundle: Bundle, features: FloatArray, slices: Predictions) -> tuple[FloatArray, BoolArray]:
     """Distance and residual [n, 2], and which slices are readable and within the limits."""
     points = np.stack(distance_and_residual(features, bundle.statistics), axis=1)
-    return points, in_distribution(features, bundle) & (slices.predicted != UNREADABLE)
+    return points, in_distribution(features, bundle) & (slices.predicted != slices.unreadable)
 
 
 def write_synthetic_images(folder: Path, seed: int = 0) -> list[ManifestRow]:

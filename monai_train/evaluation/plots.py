@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_train.data.explore_pictures import COLOURS
-from monai_train.data.labels import CLASS_NAMES
 from monai_train.evaluation.intervals import Estimate, binary_questions
 from monai_train.evaluation.metrics import (
     BINS,
@@ -38,7 +37,7 @@ def class_title(name: str) -> str:
 
 def confusion_chart(predictions: Predictions) -> bytes:
     """The confusion matrix: counts, coloured by their share of the row."""
-    confusion = confusion_matrix(predictions.truth, predictions.predicted)
+    confusion = confusion_matrix(predictions.truth, predictions.predicted, predictions.classes)
     truths, answers = occurring_labels(confusion)
     shown = confusion[np.ix_(truths, answers)]
     shares = shown / shown.sum(axis=1, keepdims=True)
@@ -48,9 +47,9 @@ def confusion_chart(predictions: Predictions) -> bytes:
         colour = "white" if shares[row, column] > 0.55 else "black"
         text = f"{count}\n{100 * shares[row, column]:.0f} %"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-    answer_names = (*CLASS_NAMES, "not readable")
+    answer_names = (*predictions.classes.names, "not readable")
     axes.set_xticks(range(len(answers)), [class_title(answer_names[i]) for i in answers], rotation=20, ha="right")
-    truth_names = (*CLASS_NAMES, "tumor")
+    truth_names = predictions.classes.label_names
     labels = [f"{class_title(truth_names[i])} (n={confusion[i].sum()})" for i in truths]
     axes.set_yticks(range(len(truths)), labels)
     axes.set_xlabel("answer")
@@ -128,7 +127,7 @@ def risk_coverage_chart(predictions: Predictions) -> bytes:
     axes.plot(100 * coverage, 100 * risk, color=COLOURS[0], lw=2, label="withheld by probability")
     assessed = predictions.assessed
     if not assessed.all() and assessed.any():
-        _, right = confidences(_where(predictions, assessed))
+        _, right = confidences(predictions.select(assessed))
         point = 100 * assessed.mean(), 100 * (1 - right.mean())
         axes.plot(*point, "o", color=COLOURS[5], label="the model's own “not assessed”")
     axes.set_xlabel(f"% answered (n={len(predictions.truth)})")
@@ -212,7 +211,8 @@ def binary_curves(predictions: Predictions) -> list[tuple[str, npt.NDArray[np.bo
     for index, (name, chosen, positive, score) in enumerate(binary_questions(predictions)):
         truth = positive[chosen]
         if truth.any() and not truth.all():
-            style = {"color": COLOURS[(7, 0, 1, 2, 3)[index]], "ls": _DASHES[index], "lw": 2.4 if index == 0 else 1.6}
+            colour = COLOURS[7 if index == 0 else (index - 1) % 7]
+            style = {"color": colour, "ls": _DASHES[index % len(_DASHES)], "lw": 2.4 if index == 0 else 1.6}
             curves.append((name, truth, score[chosen], style))
     return curves
 
@@ -223,15 +223,6 @@ def cumulative_counts(truth: npt.NDArray[np.bool_], score: FigureArray) -> tuple
     ends = np.flatnonzero(np.diff(score[order], append=-np.inf))
     hits = np.cumsum(truth[order])[ends]
     return np.r_[0, hits], np.r_[0, ends + 1 - hits]
-
-
-def _where(predictions: Predictions, chosen: npt.NDArray[np.bool_]) -> Predictions:
-    return Predictions(
-        predictions.truth[chosen],
-        predictions.probabilities[chosen],
-        predictions.groups[chosen],
-        predictions.assessed[chosen],
-    )
 
 
 def _legend(name: str, estimate: Estimate) -> str:

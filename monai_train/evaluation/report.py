@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_train.data.labels import CLASS_NAMES
 from monai_train.data.manifest import read_manifest
 from monai_train.evaluation import plots
 from monai_train.evaluation.activation import MapHits, map_hits, overlay, worst_mistakes
@@ -95,7 +94,7 @@ def _gallery(results: Sequence[CohortResult], images: dict[str, bytes]) -> list[
             name = f"mistakes/{result.cohort.key}-{rank:02d}"
             images[name] = overlay(evidence.pixels[index], evidence.maps[index, answer], evidence.boxes[index])
             probability = 100 * slices.probabilities[index, answer]
-            titles = [plots.class_title((*CLASS_NAMES, "tumor")[label]) for label in (answer, truth)]
+            titles = [plots.class_title(slices.classes.label_names[label]) for label in (answer, truth)]
             withheld = "" if slices.assessed[index] else " (withheld: not assessed)"
             caption = f"{result.cohort.title}: answer {titles[0]} {probability:.0f} %, truth {titles[1]}{withheld}"
             mistakes.append((name, caption))

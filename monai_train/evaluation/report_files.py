@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_train.data.labels import CLASS_NAMES
 from monai_train.data.manifest import ManifestRow
 from monai_train.evaluation.cohorts import EvaluatedModel
 from monai_train.evaluation.metrics import Predictions
@@ -54,10 +53,10 @@ def _not_writable(out: Path, error: OSError) -> StartError:
 
 def write_predictions(path: Path, rows: Sequence[ManifestRow], predictions: Predictions) -> None:
     """Write a line per picture: path, data set, patient, truth, probabilities, whether the model assesses it."""
-    names = (*CLASS_NAMES, "tumor")
+    names = predictions.classes.label_names
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["path", "dataset", "patient_group", "truth", *CLASS_NAMES, "assessed"])
+        writer.writerow(["path", "dataset", "patient_group", "truth", *predictions.classes.names, "assessed"])
         for row, truth, probabilities, assessed in zip(
             rows, predictions.truth, predictions.probabilities, predictions.assessed, strict=True
         ):

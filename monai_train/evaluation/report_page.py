@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
 from monai_train.evaluation.cohorts import CohortResult
 from monai_train.evaluation.intervals import Estimate
 from monai_train.evaluation.metrics import Predictions, binary_figures
@@ -112,7 +111,8 @@ def _summary_cell(key: str, result: CohortResult, level: str) -> str:
 
 
 def _kinds_known(result: CohortResult) -> bool:
-    return not (result.measurement.slices.truth == ANY_TUMOUR).any()
+    slices = result.measurement.slices
+    return not (slices.truth == slices.classes.any_tumour).any()
 
 
 def _heading(result: CohortResult) -> str:
@@ -131,7 +131,7 @@ def _not_assessed(answers: Predictions) -> str:
 
 
 def _assessed_cell(key: str, answers: Predictions, figures: dict[str, Any]) -> str:
-    counted = (answers.truth != NO_TUMOUR) == (key == "sensitivity")
+    counted = (answers.truth != answers.classes.no_tumour) == (key == "sensitivity")
     low, high = figures[f"{key}_assessed_ci"] or (None, None)
     return _cell(key, Estimate(figures[f"{key}_assessed"], low, high, int((counted & answers.assessed).sum())))
 
@@ -207,7 +207,10 @@ def cohort_section(result: CohortResult, images: Mapping[str, bytes]) -> str:
     ]
     classes = ""
     if _kinds_known(result):
-        of_slices, of_patients = _class_table(result.slices), _class_table(result.patients)
+        of_slices, of_patients = (
+            _class_table(figures, result.measurement.slices.classes.names)
+            for figures in (result.slices, result.patients)
+        )
         classes = f"<h3>Each class, slices</h3>{of_slices}<h3>Each class, patients</h3>{of_patients}"
     return (
         f"<h2>{_heading(result)}</h2>{note}{unreadable}{classes}"
@@ -215,10 +218,10 @@ def cohort_section(result: CohortResult, images: Mapping[str, bytes]) -> str:
     )
 
 
-def _class_table(figures: Mapping[str, Estimate]) -> str:
+def _class_table(figures: Mapping[str, Estimate], classes: Sequence[str]) -> str:
     columns = ("recall", "precision", "specificity", "f1", "auc", "average_precision")
     titles = ("", "recall", "precision", "specificity", "F1", "ROC area", "average precision")
-    names = [name for name in CLASS_NAMES if figures[f"recall.{name}"].n]
+    names = [name for name in classes if figures[f"recall.{name}"].n]
     rows = [[class_title(name), *(_cell(key, figures[f"{key}.{name}"]) for key in columns)] for name in names]
     return html_table(titles, rows)
 

@@ -13,8 +13,6 @@ import numpy as np
 import torch
 
 from monai_train.data.dataset import PREPROCESSING_FILE, read_preprocessing
-from monai_train.data.labels import CLASS_NAMES
-from monai_train.export.coded_classes import CLASSES
 from monai_train.export.run_inputs import RunInputs
 from monai_train.networks.registry import find_served
 from worker.inference.run_bundle import MONAI_ENTRY
@@ -27,7 +25,8 @@ LIMITS = (
 
 def write_configs(folder: Path, inputs: RunInputs, version: str) -> None:
     """Write inference.json and metadata.json into the bundle's folder `configs`."""
-    network = json.dumps(find_served(inputs.config.network).definition(len(CLASS_NAMES)), indent=2)
+    classes = inputs.validation.classes
+    network = json.dumps(find_served(inputs.config.network).definition(len(classes)), indent=2)
     # The preprocessing definition is copied byte for byte, so the text is assembled rather than dumped.
     preprocessing = PREPROCESSING_FILE.read_text().strip()
     entry = json.dumps(MONAI_ENTRY, indent=2).removeprefix("{\n").removesuffix("\n}")
@@ -49,8 +48,8 @@ def write_configs(folder: Path, inputs: RunInputs, version: str) -> None:
                 "logits": {
                     "type": "logits",
                     "format": "classes",
-                    "num_channels": len(CLASS_NAMES),
-                    "channel_def": {str(i): name for i, name in enumerate(CLASS_NAMES)},
+                    "num_channels": len(classes),
+                    "channel_def": {str(i): name for i, name in enumerate(classes.names)},
                 }
             },
         },
@@ -66,7 +65,9 @@ def write_configs(folder: Path, inputs: RunInputs, version: str) -> None:
     write_json(folder / "metadata.json", metadata)
 
 
-def uncalibrated_description(inputs: RunInputs, name: str, version: str) -> dict[str, Any]:
+def uncalibrated_description(
+    inputs: RunInputs, name: str, version: str, classes: list[dict[str, Any]]
+) -> dict[str, Any]:
     """worker.json before anything is fitted: thresholds and limits that decline nothing."""
     return {
         "format": 1,
@@ -78,7 +79,7 @@ def uncalibrated_description(inputs: RunInputs, name: str, version: str) -> dict
         "commit": inputs.provenance["commit"],
         "training_data_sha256": inputs.provenance["data_sha256"],
         "limits": LIMITS,
-        "classes": CLASSES,
+        "classes": classes,
         "mirror": True,
         "temperature": 1.0,
         "aggregation": {"top_k": 3, "top_fraction": 0.125},

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from monai_train.data.labels import NO_TUMOUR
+from monai_train.data.labels import Classes
 from monai_train.evaluation.evaluate import fit_temperature, run_in_batches
 from monai_train.export.bundle_files import write_worker_json
 from monai_train.export.engine_networks import image_tensor
@@ -59,9 +59,9 @@ def distribution_limits(distance: FloatArray, residual: FloatArray, accepted: fl
     return limits
 
 
-def minimum_no_tumour(probabilities: FloatArray, labels: Sequence[int]) -> float:
+def minimum_no_tumour(probabilities: FloatArray, labels: Sequence[int], classes: Classes) -> float:
     """The probability of "no tumour" that at most 1 % of the tumours [n, classes] exceed; at most 0.9."""
-    of_tumours = probabilities[np.array(labels) != NO_TUMOUR, NO_TUMOUR]
+    of_tumours = probabilities[np.array(labels) != classes.no_tumour, classes.no_tumour]
     return min(_SUREST_NO_TUMOUR, float(np.quantile(of_tumours, 1 - _MISSED)))
 
 
@@ -70,12 +70,12 @@ def calibrate(folder: Path, described: dict[str, Any], inputs: RunInputs) -> Non
     bundle = load_bundle(folder)
     engine = OpenVinoEngine(bundle, "int8", inputs.config.threads)
     outputs = run_in_batches(engine, image_tensor(inputs.validation.pixels))
-    labels = inputs.validation.labels.tolist()
-    described["temperature"] = fit_temperature(outputs.logits, labels)
+    labels, classes = inputs.validation.labels.tolist(), inputs.validation.classes
+    described["temperature"] = fit_temperature(outputs.logits, labels, classes)
     probabilities = slice_probabilities(outputs.logits, described["temperature"])
     minimum = max(_LEAST_PROBABILITY, float(np.quantile(probabilities.max(axis=1), 1 - _ANSWERED)))
     described["thresholds"]["minimum_probability"] = round(minimum, 3)
-    described["thresholds"]["minimum_no_neoplasm"] = round(minimum_no_tumour(probabilities, labels), 3)
+    described["thresholds"]["minimum_no_neoplasm"] = round(minimum_no_tumour(probabilities, labels, classes), 3)
     network = find_served(inputs.config.network)
     spread = distance_and_residual(outputs.features, bundle.statistics)
     distance, residual = distribution_limits(*spread, network.accepted_share)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from monai_train.data.labels import CLASS_NAMES
 from monai_train.evaluation.evaluate import Measurement
 from monai_train.evaluation.metrics import FigureArray, Predictions, level_figures, occurring_labels, reliability
 from monai_train.evaluation.plots import binary_curves, cumulative_counts, risk_coverage
@@ -32,8 +31,8 @@ def _level(predictions: Predictions) -> dict[str, Any]:
     truths, answers = occurring_labels(confusion)
     return {
         **{name: found[name] for name in _SHOWN},
-        "truths": [(*CLASS_NAMES, "tumor")[index] for index in truths],
-        "answers": [(*CLASS_NAMES, "unreadable")[index] for index in answers],
+        "truths": [predictions.classes.label_names[index] for index in truths],
+        "answers": [(*predictions.classes.names, "unreadable")[index] for index in answers],
         "confusion_matrix": confusion[np.ix_(truths, answers)].tolist(),
         "reliability": _reliability(predictions),
         "roc": _roc(predictions),

@@ -16,9 +16,10 @@ import numpy as np
 from rich.console import Console
 
 from monai_train.data.manifest import read_manifest
-from monai_train.evaluation.evaluate import Measurement, measure_split
+from monai_train.evaluation.evaluate import Measurement, measure_split, run_classes
 from monai_train.export.bundle_files import uncalibrated_description, write_configs, write_json, write_worker_json
 from monai_train.export.calibration import calibrate, write_statistics
+from monai_train.export.coded_classes import coded_classes
 from monai_train.export.drawn_figures import drawn_figures
 from monai_train.export.engine_networks import write_networks, write_weights
 from monai_train.export.golden import write_golden_series
@@ -44,15 +45,18 @@ def export(
     version: str,
     console: Console | None = None,
     average_with: Sequence[Path] = (),
+    concepts: Path | None = None,
 ) -> Path:
     """Write the bundle to OUT, which must not exist yet, and check it as the worker would; returns OUT.
 
     With `average_with`, other runs of the same network on the same split, the mean of all weights is exported.
-    Raises StartError: data other than the run's, engines that disagree, int8 that loses too much, over 30 MB.
+    `concepts` is the file of coded_classes. Raises StartError: data other than the run's, a class without a concept,
+    engines that disagree, int8 that loses too much, over 30 MB.
     """
     console = console or Console(stderr=True)
     if out.exists():
         raise StartError("out-exists", f"{out} exists already")
+    classes = coded_classes(run_classes([run]), concepts)
     inputs = read_run(run, data)
     if average_with:
         inputs = average_runs(inputs, run, average_with, console)
@@ -67,7 +71,7 @@ def export(
         write_configs(folder / "configs", inputs, version)
         write_json(folder / "golden/expected.json", {"tolerance": {}, "cases": []})
         (folder / "docs/README.md").write_text("# to be written\n")
-        described = uncalibrated_description(inputs, name, version)
+        described = uncalibrated_description(inputs, name, version, classes)
         write_statistics(folder, described, inputs)
         console.print("calibration on the validation part, by the int8 engine")
         calibrate(folder, described, inputs)

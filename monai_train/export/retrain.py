@@ -25,11 +25,18 @@ from rich.console import Console
 
 from monai_train.config import TrainConfig, read_config
 from monai_train.data.from_worker import SERIES
-from monai_train.data.labels import CLASS_NAMES, label_index
+from monai_train.data.labels import class_name
 from monai_train.data.manifest import MANIFEST_COLUMNS, ManifestRow, manifest_path, read_lines, read_manifest, write_csv
-from monai_train.data.patients import SplitRole, split_sha256
+from monai_train.data.patients import SplitRole, split_classes, split_sha256
 from monai_train.evaluation.compare import ComparedModel, compare_measurements, comparison_json, comparison_markdown
-from monai_train.evaluation.evaluate import Measurement, TrainingSplit, measure_bundle, read_split, select_pictures
+from monai_train.evaluation.evaluate import (
+    Measurement,
+    TrainingSplit,
+    bundle_classes,
+    measure_bundle,
+    read_split,
+    select_pictures,
+)
 from monai_train.evaluation.metrics import Predictions
 from monai_train.export.bundle_files import write_json, write_worker_json
 from monai_train.export.export import export
@@ -57,7 +64,7 @@ class SiteSeries:
 
     name: str
     files: tuple[Path, ...]
-    label: int
+    label: str
     patient_group: str
 
 
@@ -95,6 +102,9 @@ def retrain(
     series = read_confirmed_series(site)
     kept_out = [confirmed for confirmed in series if is_kept_out(confirmed, split)]
     _combine(base, site, run / "data")
+    together = read_manifest(run / "data")
+    if split_classes(together, split.roles(together)) != bundle_classes(load_bundle(present)):
+        raise StartError("other-classes", f"{base} and {site} have other classes than {present}")
     console.print(f"{len(series)} confirmed series, {len(kept_out)} of them kept out")
     train(run / "data", run, config, present / "models/model.safetensors", healthy, console)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +157,7 @@ def read_confirmed_series(site: Path) -> list[SiteSeries]:
         SiteSeries(
             name,
             tuple(site / line["path"] for line in sorted(slices, key=lambda line: int(line["ordinal"]))),
-            label_index(slices[0]["label"]),
+            class_name(slices[0]["label"]),
             slices[0]["patient_group"],
         )
         for name, slices in slices_of.items()
@@ -200,13 +210,15 @@ def _classify_series(folder: Path, series: Sequence[SiteSeries]) -> Measurement:
             results.append(classify(confirmed.files, bundle, engine))
         except NotAssessable:
             results.append(None)
-    unreadable = [float("nan")] * len(CLASS_NAMES)
+    names, classes = [served.name for served in bundle.identity.classes], bundle_classes(bundle)
+    unreadable = [float("nan")] * len(names)
     probabilities = [
-        [result.probabilities[name] for name in CLASS_NAMES] if result and result.probabilities else unreadable
+        [result.probabilities[name] for name in names] if result and result.probabilities else unreadable
         for result in results
     ]
     answers = Predictions(
-        np.array([confirmed.label for confirmed in series], np.int64),
+        classes,
+        np.array([classes.index(confirmed.label) for confirmed in series], np.int64),
         np.array(probabilities, np.float32),
         np.array([confirmed.patient_group for confirmed in series], np.str_),
         np.array([result is not None and result.label is not None for result in results], bool),

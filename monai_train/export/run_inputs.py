@@ -14,7 +14,7 @@ from monai_train.config import TrainConfig
 from monai_train.data.dataset import Pictures, load_pictures, read_preprocessing
 from monai_train.data.manifest import deduplicate, read_manifest
 from monai_train.data.patients import SplitRole, split_sha256
-from monai_train.evaluation.evaluate import TrainingSplit, run_split
+from monai_train.evaluation.evaluate import TrainingSplit, run_classes, run_split
 from monai_train.networks.classifier import Classifier
 from monai_train.networks.registry import find_served
 from monai_train.training.checkpoint import BEST, HEALTHY, read_checkpoint
@@ -44,7 +44,7 @@ def read_run(run: Path, data: Path) -> RunInputs:
     roles = split.roles(rows)
     if split_sha256(rows, roles) != split.split_sha256:
         raise StartError("other-data", f"{data} does not hold the data and groups that {run} was trained on")
-    pictures = load_pictures(data, rows, read_preprocessing())
+    pictures = load_pictures(data, rows, read_preprocessing(), classes=run_classes([run]))
     training, validation = (
         pictures.select(deduplicate(rows, [i for i, role in enumerate(roles) if role is part]))
         for part in (SplitRole.TRAIN, SplitRole.VALIDATION)

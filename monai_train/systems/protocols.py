@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from monai_train.config import TrainConfig
-from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
+from monai_train.data.labels import ANY_TUMOUR, NO_TUMOUR, Classes
 from monai_train.data.manifest import ManifestRow, deduplicate
 from monai_train.data.patients import SplitRole, split_roles
 from monai_train.systems.definitions import Protocol, Task
 from worker.errors import StartError
 
-LABELS = {Task.FOUR: CLASS_NAMES, Task.YES_NO: ("tumor", "notumor")}
+FOUR = Classes.named(("glioma", "meningioma", "pituitary", NO_TUMOUR))
+LABELS = {Task.FOUR: FOUR.names, Task.YES_NO: (ANY_TUMOUR, NO_TUMOUR)}
 # System B's numbers of altered copies: together with the originals about 2,065 of 253.
 COPIES = {0: 6, 1: 9}
 FEWEST_OF_A_FRACTION = 30  # pictures per class that a fraction retains, if the class has as many
@@ -36,10 +37,10 @@ class ProtocolSplit:
 
 
 def task_class(row: ManifestRow, task: Task) -> int | None:
-    """The row's class in LABELS[task]; None for a tumour of unknown kind in the task of four classes."""
-    if task is Task.YES_NO:
+    """The row's class in LABELS[task]; None for a label that the task does not have."""
+    if task is Task.YES_NO and row.label:
         return int(row.label == NO_TUMOUR)
-    return None if row.label == ANY_TUMOUR else row.label
+    return LABELS[task].index(row.label) if row.label in LABELS[task] else None
 
 
 def split_by_protocol(

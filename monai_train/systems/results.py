@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from monai_train.data.labels import ANY_TUMOUR, NO_TUMOUR
+from monai_train.data.labels import Classes
 from monai_train.data.manifest import ManifestRow
 from monai_train.evaluation.metrics import FigureArray, bootstrap_interval, recalls
 from monai_train.systems.definitions import Protocol, Task
 from monai_train.systems.fit import FitResult
-from monai_train.systems.protocols import LABELS, ProtocolSplit, count_known, task_class
+from monai_train.systems.protocols import FOUR, LABELS, ProtocolSplit, count_known, task_class
 from worker.files import write_atomically
 
 
@@ -64,10 +64,10 @@ def answer_figures(
     right, support, called = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     present = support > 0
     # Both tasks in the classes of `metrics`: a tumour of a yes/no set is a tumour of unknown kind.
-    as_truth = np.where(truth == 0, ANY_TUMOUR, NO_TUMOUR) if task is Task.YES_NO else truth
-    as_answer = np.where(predicted == 0, 0, NO_TUMOUR) if task is Task.YES_NO else predicted
+    as_truth = np.where(truth == 0, FOUR.any_tumour, FOUR.no_tumour) if task is Task.YES_NO else truth
+    as_answer = np.where(predicted == 0, 0, FOUR.no_tumour) if task is Task.YES_NO else predicted
     groups = np.array([str(patient) for patient in patients])
-    interval = bootstrap_interval(as_truth, as_answer, groups, _accuracy)
+    interval = bootstrap_interval(as_truth, as_answer, groups, _accuracy, FOUR)
     return {
         "accuracy": float(right.sum() / len(truth)),
         "accuracy_ci": tuple(interval) if interval else None,
@@ -77,9 +77,9 @@ def answer_figures(
     }
 
 
-def _accuracy(confusion: npt.NDArray[Any]) -> FigureArray:
+def _accuracy(confusion: npt.NDArray[Any], classes: Classes) -> FigureArray:
     counts = confusion.sum(axis=-1)
-    return np.asarray(np.nansum(recalls(confusion) * counts, axis=-1) / counts.sum(axis=-1))
+    return np.asarray(np.nansum(recalls(confusion, classes) * counts, axis=-1) / counts.sum(axis=-1))
 
 
 def result_fields(

@@ -17,7 +17,6 @@ import torch
 from pydantic import ValidationError
 
 from monai_train.config import TrainConfig
-from monai_train.data.labels import CLASS_NAMES
 from monai_train.networks.classifier import Classifier
 from monai_train.networks.registry import make_classifier
 from worker.errors import StartError
@@ -26,6 +25,8 @@ from worker.files import open_atomically
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
 HEALTHY = "healthy.npy"  # the healthy volume's slices, for export
+
+_EARLIER_CLASSES = ("glioma", "meningioma", "pituitary", "notumor")  # of runs before classes came from the manifest
 
 Weights = dict[str, torch.Tensor]
 
@@ -37,6 +38,7 @@ class TrainingState:
     model: Classifier
     average: Classifier  # the exponential moving average of the weights, which is validated and exported
     optimizer: torch.optim.Optimizer
+    classes: tuple[str, ...]
     epoch: int = 0
     best: float = -1.0
     best_epoch: int = -1
@@ -44,7 +46,7 @@ class TrainingState:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Checkpoint:
-    """The state after an epoch, with its provenance.
+    """The state after an epoch, with the names of its classes (data.labels.Classes) and its provenance.
 
     `provenance` holds the SHA-256 of data, split, healthy volume, teachers and initial weights, and the commit.
     """
@@ -57,10 +59,11 @@ class Checkpoint:
     best_epoch: int
     config: TrainConfig
     provenance: dict[str, str]
+    classes: tuple[str, ...]
 
     def classifier(self) -> Classifier:
         """The network with the averaged weights, on the CPU, in evaluation mode."""
-        model = make_classifier(self.config.network, len(CLASS_NAMES))
+        model = make_classifier(self.config.network, len(self.classes))
         model.load_state_dict(self.average)
         return model.eval()
 
@@ -76,6 +79,7 @@ def save(path: Path, state: TrainingState, config: TrainConfig, provenance: dict
         state.best_epoch,
         config,
         provenance,
+        state.classes,
     )
     write_checkpoint(path, content)
 
@@ -93,6 +97,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU. Raises StartError if it is missing, damaged or of another version."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        content.setdefault("classes", _EARLIER_CLASSES)
         stored = {field.name: content[field.name] for field in fields(Checkpoint)}
         return Checkpoint(**{**stored, "config": TrainConfig.model_validate_json(stored["config"])})
     except OSError as error:
@@ -113,6 +118,8 @@ def resume(path: Path, state: TrainingState, config: TrainConfig, provenance: di
     if stored.config != config:
         changed = next(key for key, value in stored.config if getattr(config, key) != value)
         raise StartError("other-config", f"{path.parent} holds a run with another {changed}: use a new --run folder")
+    if stored.classes != state.classes:
+        raise StartError("other-data", f"{path} was trained on other classes: use a new --run folder")
     for key in ("split_sha256", "data_sha256", "healthy_sha256", "teachers_sha256"):
         if stored.provenance.get(key, "") != provenance[key]:
             raise StartError("other-data", f"{path} was trained on other data ({key} differs): use a new --run folder")

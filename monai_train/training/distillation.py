@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from monai_train.data.labels import Classes
 from monai_train.networks.classifier import Classifier
 from monai_train.training.checkpoint import Checkpoint
 from worker.errors import StartError
@@ -28,7 +29,7 @@ class Teachers:
         return torch.stack([model(images).logits.float().softmax(dim=1) for model in self._models]).mean(dim=0)
 
 
-def load_teachers(checkpoints: Sequence[Checkpoint], split_sha256: str, device: str) -> Teachers:
+def load_teachers(checkpoints: Sequence[Checkpoint], split_sha256: str, classes: Classes, device: str) -> Teachers:
     """Load the teachers from the best checkpoints of their runs.
 
     Raises StartError for a teacher of another split, which may have seen the student's test patients.
@@ -37,6 +38,8 @@ def load_teachers(checkpoints: Sequence[Checkpoint], split_sha256: str, device: 
     for checkpoint in checkpoints:
         if checkpoint.provenance["split_sha256"] != split_sha256:
             raise StartError("other-split", "a teacher was trained on other data or another split than the student")
+        if checkpoint.classes != classes.names:
+            raise StartError("other-classes", "a teacher has other classes than the student")
         models.append(checkpoint.classifier().to(device).requires_grad_(False))
     return Teachers(models)
 

@@ -11,7 +11,6 @@ import torch
 
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import Pictures
-from monai_train.data.labels import ANY_TUMOUR, NO_TUMOUR
 from monai_train.data.manifest import ManifestRow
 from monai_train.training.augment import augment, paste, points_in_brain, simulate_lesions
 from monai_train.training.mirror import Mirrors, box_mask, make_mirrors
@@ -21,7 +20,7 @@ _MINIMUM = 2  # pictures per class
 
 
 class Batch(NamedTuple):
-    """images float32 [n, 1, s, s] in [0, 1]; labels int64 [n], some of them ANY_TUMOUR.
+    """images float32 [n, 1, s, s] in [0, 1]; labels int64 [n], some of them `any_tumour`.
 
     `tumours` float32 [n, 1, s, s] is 1 on the tumour; all 0 for a picture without a marked tumour, and for every
     picture if the configuration has no `map_loss`.
@@ -82,7 +81,7 @@ class BatchSampler:
 
     def _without_tumour(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Real heads without a tumour: pictures of that class and, if given, slices of the healthy volume."""
-        heads = self._images(self._draw(self.pictures.labels == NO_TUMOUR, count, generator))
+        heads = self._images(self._draw(self.pictures.labels == self.pictures.classes.no_tumour, count, generator))
         if len(self.healthy):
             chosen = torch.randint(len(self.healthy), (count,), generator=generator)
             swapped = torch.rand(count, generator=generator) < self.config.healthy_share
@@ -90,31 +89,32 @@ class BatchSampler:
         return heads
 
     def _make(self, recipe: str, count: int, generator: torch.Generator) -> Batch:
-        labels = self.pictures.labels
+        labels, classes = self.pictures.labels, self.pictures.classes
+        without, unknown = torch.full((count,), classes.no_tumour), torch.full((count,), classes.any_tumour)
         if recipe == "tumour":
-            index = self._draw(labels != NO_TUMOUR, count, generator)
+            index = self._draw(labels != classes.no_tumour, count, generator)
             images = self._images(index)
             return Batch(images, labels[index], box_mask(self.pictures.boxes[index], images.shape[-1], 1).float())
         if recipe == "no_tumour":
-            return _unmarked(self._without_tumour(count, generator), torch.full((count,), NO_TUMOUR))
+            return _unmarked(self._without_tumour(count, generator), without)
         if recipe in ("mirrored_tumour", "tumour_removed"):
             chosen = torch.multinomial(self.weights[self.mirrors.index], count, replacement=True, generator=generator)
             if recipe == "tumour_removed":
-                return _unmarked(self.mirrors.removed[chosen].float() / 255, torch.full((count,), NO_TUMOUR))
+                return _unmarked(self.mirrors.removed[chosen].float() / 255, without)
             return _unmarked(self.mirrors.doubled[chosen].float() / 255, labels[self.mirrors.index[chosen]])
         heads = self._heads(count, generator)
         points = points_in_brain(heads, generator)
         if recipe == "simulated_lesion":
             images, tumours = simulate_lesions(heads, points, generator)
-            return Batch(images, torch.full((count,), ANY_TUMOUR), tumours)
+            return Batch(images, unknown, tumours)
         if recipe == "pasted_lesion":
             index = self._draw(self.pictures.boxes.isfinite().all(dim=1), count, generator)
             images, tumours = paste(heads, self._images(index), self.pictures.boxes[index], points, generator)
-            return Batch(images, torch.full((count,), ANY_TUMOUR), tumours)
+            return Batch(images, unknown, tumours)
         donors = self._heads(count, generator)
         extent = 0.08 + 0.14 * torch.rand(count, 2, generator=generator)
         boxes = torch.cat([points_in_brain(donors, generator), extent], dim=1)
-        return _unmarked(paste(heads, donors, boxes, points, generator)[0], torch.full((count,), NO_TUMOUR))
+        return _unmarked(paste(heads, donors, boxes, points, generator)[0], without)
 
 
 def _unmarked(images: torch.Tensor, labels: torch.Tensor) -> Batch:
@@ -125,17 +125,16 @@ def make_sampler(
     pictures: Pictures,
     chosen: Sequence[int],
     config: TrainConfig,
-    names: Sequence[str],
     healthy: torch.Tensor | None = None,
 ) -> BatchSampler:
     """Make the sampler over the chosen pictures and the slices of a healthy volume.
 
     Raises StartError for a class with fewer than two pictures.
     """
-    usable = [i for i in chosen if not pictures.rows[i].in_conflict]
+    usable = [i for i in chosen if pictures.rows[i].label and not pictures.rows[i].in_conflict]
     training = pictures.select(usable)
     held = Counter(training.labels.tolist())
-    for index, name in enumerate(names):
+    for index, name in enumerate(pictures.classes.names):
         if held[index] < _MINIMUM:
             raise StartError("empty-class", f"class {name} has {held[index]} training pictures; {_MINIMUM} are needed")
     if healthy is None:

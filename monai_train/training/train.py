@@ -23,9 +23,9 @@ from torch import nn
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import Pictures, load_pictures, read_preprocessing
 from monai_train.data.healthy import healthy_slices
-from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES, NO_TUMOUR
+from monai_train.data.labels import Classes
 from monai_train.data.manifest import data_sha256, deduplicate, read_manifest
-from monai_train.data.patients import SplitRole, split_roles, split_sha256
+from monai_train.data.patients import SplitRole, split_classes, split_roles, split_sha256
 from monai_train.networks.classifier import Classifier
 from monai_train.networks.pretrained import lineage, load_weights
 from monai_train.networks.registry import make_classifier
@@ -46,24 +46,26 @@ from monai_train.training.epoch_log import EpochLog
 from monai_train.training.sampling import BatchSampler, make_sampler
 from worker.errors import StartError
 
-_TUMOURS = [i for i in range(len(CLASS_NAMES)) if i != NO_TUMOUR]
-
 
 class DivergedError(Exception):
     """The loss is not a number; the last good checkpoint is retained."""
 
 
 def classification_loss(
-    logits: torch.Tensor, labels: torch.Tensor, smoothing: float, weights: torch.Tensor | None = None
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    smoothing: float,
+    classes: Classes,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Cross entropy; for ANY_TUMOUR, of the sum of the tumour classes. logits [n, 4], labels [n] → scalar.
+    """Cross entropy; for `any_tumour`, of the sum of the tumour classes. logits [n, classes], labels [n] → scalar.
 
-    `weights` [5] of each class and of ANY_TUMOUR make it a weighted mean.
+    `weights` [classes + 1] of each class and of `any_tumour` make it a weighted mean.
     """
     log_probabilities = logits.float().log_softmax(dim=1)
-    kind_known = labels != ANY_TUMOUR
-    any_tumour = -log_probabilities[:, _TUMOURS].logsumexp(dim=1)
-    exact = -log_probabilities.gather(1, labels.clamp(max=len(CLASS_NAMES) - 1)[:, None])[:, 0]
+    kind_known = labels != classes.any_tumour
+    any_tumour = -log_probabilities[:, classes.lesions].logsumexp(dim=1)
+    exact = -log_probabilities.gather(1, labels.clamp(max=len(classes) - 1)[:, None])[:, 0]
     exact = (1 - smoothing) * exact - smoothing * log_probabilities.mean(dim=1)
     losses = torch.where(kind_known, exact, any_tumour)
     if weights is None:
@@ -72,15 +74,17 @@ def classification_loss(
     return (losses * counts).sum() / counts.sum()
 
 
-def class_weights(labels: torch.Tensor) -> torch.Tensor:
-    """Weights of the labels for a weighted loss, [5]: 1 / pictures of the class, mean 1; ANY_TUMOUR 1."""
-    counts = labels[labels != ANY_TUMOUR].bincount(minlength=len(CLASS_NAMES)).clamp(min=1).float()
+def class_weights(labels: torch.Tensor, classes: Classes) -> torch.Tensor:
+    """Weights of the labels for a weighted loss, [classes + 1]: 1 / pictures of the class, mean 1; `any_tumour` 1."""
+    counts = labels[labels != classes.any_tumour].bincount(minlength=len(classes)).clamp(min=1).float()
     inverse = counts.mean() / counts
     return torch.cat([inverse / inverse.mean(), torch.ones(1)])
 
 
-def activation_map_loss(maps: torch.Tensor, labels: torch.Tensor, tumours: torch.Tensor) -> torch.Tensor:
-    """Distance of the evidence for the label from the marked tumour: maps [n, 4, h, w], labels [n] → scalar.
+def activation_map_loss(
+    maps: torch.Tensor, labels: torch.Tensor, tumours: torch.Tensor, classes: Classes
+) -> torch.Tensor:
+    """Distance of the evidence for the label from the marked tumour: maps [n, classes, h, w], labels [n] → scalar.
 
     Cross entropy between the share of the tumour (`tumours` [n, 1, s, s]) in every cell and the class's map as
     a distribution over the cells; pictures without a marked tumour are ignored. A classifier may infer the class from
@@ -88,7 +92,7 @@ def activation_map_loss(maps: torch.Tensor, labels: torch.Tensor, tumours: torch
     """
     cover = nn.functional.adaptive_avg_pool2d(tumours, (maps.shape[2], maps.shape[3])).flatten(1)
     total = cover.sum(dim=1)
-    evidence = torch.cat([maps, maps[:, _TUMOURS].logsumexp(dim=1, keepdim=True)], dim=1).flatten(2).float()
+    evidence = torch.cat([maps, maps[:, classes.lesions].logsumexp(dim=1, keepdim=True)], dim=1).flatten(2).float()
     of_label = evidence[torch.arange(len(labels), device=labels.device), labels].log_softmax(dim=1)
     marked = (total > 0).float()
     losses = -(cover / total.clamp(min=1e-6)[:, None] * of_label).sum(dim=1)
@@ -119,7 +123,8 @@ def train_epoch(
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     batches = max(1, config.samples_per_epoch // (config.batch * ranks.size))
-    weights = class_weights(sampler.pictures.labels) if config.weighted_loss else None
+    classes = sampler.pictures.classes
+    weights = class_weights(sampler.pictures.labels, classes) if config.weighted_loss else None
     model = ranks.synchronised(state.model)
     task = progress.add_task(f"epoch {state.epoch + 1}", total=batches) if progress else None
     total = 0.0
@@ -134,11 +139,13 @@ def train_epoch(
         with torch.autocast(config.device, dtype=torch.bfloat16, enabled=config.mixed_precision):
             outputs = model(images)
             taught = teachers.probabilities(images) if teachers is not None else None
-        loss = classification_loss(outputs.logits, labels, config.label_smoothing, weights)
+        loss = classification_loss(outputs.logits, labels, config.label_smoothing, classes, weights)
         if taught is not None:
             loss = loss + config.distillation * distillation_loss(outputs.logits, taught)
         if config.map_loss:
-            loss = loss + config.map_loss * activation_map_loss(outputs.maps, labels, tumours.to(config.device))
+            loss = loss + config.map_loss * activation_map_loss(
+                outputs.maps, labels, tumours.to(config.device), classes
+            )
         if not torch.isfinite(loss):
             raise DivergedError(f"the loss is not a number in epoch {state.epoch + 1}: try a lower learning rate")
         state.optimizer.zero_grad(set_to_none=True)
@@ -178,13 +185,13 @@ def balanced_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return float(torch.stack([right[labels == c].float().mean() for c in set(labels.tolist())]).mean())
 
 
-def new_state(config: TrainConfig) -> TrainingState:
+def new_state(config: TrainConfig, classes: Classes) -> TrainingState:
     """A fresh network and optimizer; the initial weights depend on the seed only."""
     torch.manual_seed(config.seed)
-    model = make_classifier(config.network, len(CLASS_NAMES))
+    model = make_classifier(config.network, len(classes))
     model.to(device=config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = adamw(model.parameters(), config.learning_rate, config.weight_decay)
-    return TrainingState(model, copy.deepcopy(model), optimizer)
+    return TrainingState(model, copy.deepcopy(model), optimizer, classes.names)
 
 
 def adamw(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -224,14 +231,15 @@ def train(
         rows = read_manifest(data)
         if roles is None:
             roles = split_roles(rows, config.external, config.test_share, config.validation_share)
-        pictures = ranks.main_first(lambda: load_pictures(data, rows, read_preprocessing()))
+        classes = split_classes(rows, roles)
+        pictures = ranks.main_first(lambda: load_pictures(data, rows, read_preprocessing(), classes=classes))
         run.mkdir(parents=True, exist_ok=True)
         heads, healthy_sha256 = healthy_slices(healthy, read_preprocessing()) if healthy is not None else (None, "")
         if heads is not None and ranks.is_main:
             np.save(run / HEALTHY, heads.numpy())
-        sampler = make_sampler(pictures, rows_with_role(roles, SplitRole.TRAIN), config, CLASS_NAMES, heads)
+        sampler = make_sampler(pictures, rows_with_role(roles, SplitRole.TRAIN), config, heads)
         validation = pictures.select(deduplicate(rows, rows_with_role(roles, SplitRole.VALIDATION)))
-        for index, name in enumerate(CLASS_NAMES):
+        for index, name in enumerate(classes.names):
             if index not in validation.labels:
                 raise StartError("empty-class", f"class {name} has no picture in the validation split")
         teacher_files = [teacher / BEST for teacher in teachers]
@@ -243,8 +251,10 @@ def train(
             "healthy_sha256": healthy_sha256,
             "teachers_sha256": files_sha256(teacher_files),
         }
-        teacher = load_teachers(checkpoints, provenance["split_sha256"], config.device) if checkpoints else None
-        state, provenance = _start(run, config, provenance, weights)
+        teacher = (
+            load_teachers(checkpoints, provenance["split_sha256"], classes, config.device) if checkpoints else None
+        )
+        state, provenance = _start(run, config, provenance, weights, classes)
         ranks.broadcast(0.0)  # nothing is written before every rank has read the run
         if ranks.is_main:
             (run / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
@@ -254,10 +264,10 @@ def train(
 
 
 def _start(
-    run: Path, config: TrainConfig, provenance: dict[str, str], weights: Path | None
+    run: Path, config: TrainConfig, provenance: dict[str, str], weights: Path | None, classes: Classes
 ) -> tuple[TrainingState, dict[str, str]]:
     """The run's checkpoint, or a fresh state, from `weights` if given; with its provenance."""
-    state = new_state(config)
+    state = new_state(config, classes)
     if config.map_loss and not state.model.network.has_maps:
         raise StartError("no-maps", f"{config.network} has no activation maps: set map_loss to 0")
     if (run / CHECKPOINT).exists():
@@ -315,7 +325,9 @@ def _loop(
 def _validate(state: TrainingState, validation: Pictures, config: TrainConfig) -> tuple[float, float]:
     """Balanced accuracy and loss of the averaged weights on the validation part."""
     logits = predict_logits(state.average, validation.pixels, config)
-    return balanced_accuracy(logits, validation.labels), float(classification_loss(logits, validation.labels, 0.0))
+    return balanced_accuracy(logits, validation.labels), float(
+        classification_loss(logits, validation.labels, 0.0, validation.classes)
+    )
 
 
 def rows_with_role(roles: Sequence[SplitRole], role: SplitRole) -> list[int]:

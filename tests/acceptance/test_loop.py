@@ -22,12 +22,11 @@ import monai_train.cli.app
 import worker.cli.app
 from monai_train.config import Augmentation, BatchShares, TrainConfig
 from monai_train.data.from_worker import SLICES_WITHOUT
-from monai_train.data.labels import CLASS_NAMES, NO_TUMOUR
 from monai_train.evaluation.evaluate import read_split
 from monai_train.export.export import export
 from monai_train.export.retrain import is_kept_out, read_confirmed_series
 from monai_train.training.train import train
-from tests.testbed.converted import SIZE, head, make_converted
+from tests.testbed.converted import CLASSES, SIZE, head, make_converted
 from tests.testbed.filled import served
 from tests.testbed.instances import Clock, mr_instance, received
 from tests.testbed.waiting import patience
@@ -143,7 +142,7 @@ def test_a_corrected_label_travels_to_the_model_that_answers_next(
     site: Site, present: Path, base: Path, tmp_path: Path
 ) -> None:
     truths = {
-        site.receive(f"P-{number}", CLASS_NAMES[number % 4]): CLASS_NAMES[number % 4] for number in range(PATIENTS)
+        site.receive(f"P-{number}", CLASSES.names[number % 4]): CLASSES.names[number % 4] for number in range(PATIENTS)
     }
     site.work()
 
@@ -183,7 +182,7 @@ def test_a_corrected_label_travels_to_the_model_that_answers_next(
         assert told in done.output
     assert "## Retrained" in (out / "docs/README.md").read_text()
     kept_out = [series for series in read_confirmed_series(confirmed) if is_kept_out(series, read_split(present))]
-    assert {one.label == NO_TUMOUR for one in kept_out} == {True, False}
+    assert {one.label == "notumor" for one in kept_out} == {True, False}
 
     # bundle → shadow → compare → active, and back
     for command in (["models", "add", str(out)], ["models", "shadow", "heads", VERSION]):

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_train.data.images import Picture
-from monai_train.data.labels import CLASS_NAMES
+from monai_train.data.labels import Classes
 from monai_train.data.secondary_capture import encode_secondary_capture
 
+CLASSES = Classes.named(("glioma", "meningioma", "pituitary", "notumor"))
 COLUMNS = (
     "path",
     "label",
@@ -54,7 +55,7 @@ def make_converted(folder: Path, patients: int = 12, external: int = 4) -> Path:
     """`patients` a class with two pictures each, and `external` pictures of tumour and none of another data set."""
     generator = np.random.default_rng(3)
     lines = []
-    for label in CLASS_NAMES:
+    for label in CLASSES.names:
         for patient in range(patients):
             group = f"{label}-{patient}"
             lines += [_picture(folder, label, label, group, f"{group}-{k}", "main", generator) for k in range(2)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from monai_train.data.manifest import ManifestRow
 from monai_train.systems.definitions import Protocol, Recipe, System, Task
+from tests.testbed.converted import CLASSES
 
 TINY_RECIPE = Recipe(network="c-linear", size=32, epochs=3, batch=8, learning_rate=3e-3)
 
 
-def manifest_row(index: int, label: int, group: str, dataset: str = "main", split: str = "train") -> ManifestRow:
-    return ManifestRow(f"{index}.dcm", label, group, f"p{index}", dataset, f"{index:064x}", 9, 9, None, False, split)
+def manifest_row(index: int, label: int | str, group: str, dataset: str = "main", split: str = "train") -> ManifestRow:
+    name = CLASSES.label_names[label] if isinstance(label, int) else label
+    return ManifestRow(f"{index}.dcm", name, group, f"p{index}", dataset, f"{index:064x}", 9, 9, None, False, split)
 
 
 def rows_of_patients(patients: int, each: int = 3, labels: tuple[int, ...] = (0, 1, 2, 3)) -> list[ManifestRow]:

@@ -16,8 +16,8 @@ states = []
 new_state = program.new_state
 
 
-def remembered(settings: program.TrainConfig) -> program.TrainingState:
-    states.append(new_state(settings))
+def remembered(settings: program.TrainConfig, classes: program.Classes) -> program.TrainingState:
+    states.append(new_state(settings, classes))
     return states[-1]
 
 

@@ -11,9 +11,9 @@ from pydicom import dcmread
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import load_pictures, read_preprocessing
 from monai_train.data.healthy import healthy_slices
-from monai_train.data.labels import NO_TUMOUR
 from monai_train.data.manifest import read_manifest
 from monai_train.training.sampling import make_sampler
+from tests.testbed.converted import CLASSES
 from tests.testbed.tiny_bundle import write_head
 from worker.errors import StartError
 
@@ -59,8 +59,8 @@ def test_healthy_heads_are_drawn_as_heads_without_a_tumour(volume: Path, tiny_da
                 "tumour_removed": 0, "pasted_tissue": 0},
         augmentation={"remap": 0, "invert": 0, "noise": 0, "bias_field": 0, "gamma": 0},
     )  # fmt: skip
-    sampler = make_sampler(pictures, chosen, config, ["a", "b", "c", "d"], marked)
+    sampler = make_sampler(pictures, chosen, config, marked)
     images, labels, _ = sampler.batch(8, torch.Generator().manual_seed(0))
-    assert set(labels.tolist()) == {NO_TUMOUR}
+    assert set(labels.tolist()) == {CLASSES.no_tumour}
     middle = images[:, 0, 70:90, 70:90]
     assert (middle.amax(dim=(1, 2)) - middle.amin(dim=(1, 2)) < 0.01).all()  # the flat picture, at some brightness

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from monai_train.data.labels import (
-    ANY_TUMOUR,
-    CLASS_NAMES,
-    LABEL_NAMES,
-    are_in_conflict,
-    class_name,
-    label_index,
-)
+from monai_train.data.labels import UNLABELLED, Classes, are_in_conflict, class_name
 from worker.errors import StartError
 
 
@@ -30,13 +23,6 @@ from worker.errors import StartError
 )
 def test_names_of_classes_are_understood(folder: str, label: str) -> None:
     assert class_name(folder) == label
-
-
-@pytest.mark.parametrize(
-    ("word", "index"), [("no", 3), ("Normal", 3), ("no_tumour", 3), ("yes", ANY_TUMOUR), ("glioma", 0)]
-)
-def test_aliases(word: str, index: int) -> None:
-    assert label_index(word) == index
 
 
 SPELLINGS = (
@@ -58,18 +44,47 @@ SPELLINGS = (
 @pytest.mark.parametrize(("spelling", "name"), SPELLINGS)
 def test_label_and_folder_are_read_alike(spelling: str, name: str) -> None:
     assert class_name(spelling) == name
-    assert LABEL_NAMES[label_index(spelling)] == name
 
 
-def test_class_names_are_their_own_labels() -> None:
-    assert [label_index(name) for name in CLASS_NAMES] == [0, 1, 2, 3]
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (("notumor", "tumor", "pituitary", "glioma", "", "meningioma"), "glioma meningioma pituitary notumor"),
+        (("other", "notumor", "glioma"), "glioma other notumor"),
+        (("metastasis", "notumor", "abscess", "glioma"), "glioma notumor abscess metastasis"),
+        (("glioma", "meningioma"), "glioma meningioma notumor"),
+        (("tumor", "notumor"), "notumor tumor"),
+    ],
+)
+def test_classes_are_the_known_ones_in_their_order_and_then_the_others_by_name(
+    labels: tuple[str, ...], names: str
+) -> None:
+    classes = Classes.of(labels)
+    assert classes.names == tuple(names.split())
+    assert classes.names[classes.no_tumour] == "notumor"
+    assert classes.lesions == [index for index, name in enumerate(classes.names) if name != "notumor"]
 
 
-@pytest.mark.parametrize("word", ["", "abscess", "gliomatosis"])
-def test_unknown_class_is_kept_for_a_folder_and_refused_as_a_label(word: str) -> None:
-    assert class_name(word) == word
-    with pytest.raises(StartError, match="is none of glioma, meningioma, pituitary, notumor, tumor"):
-        label_index(word)
+def test_what_a_picture_shows_is_a_class_or_a_lesion_of_unknown_kind_or_unknown() -> None:
+    classes = Classes.of(["abscess", "glioma"])
+    assert classes.names == ("glioma", "notumor", "abscess")
+    assert [classes.index(name) for name in classes.label_names] == [0, 1, 2, 3]
+    assert classes.any_tumour == 3
+    assert classes.index("metastasis") == classes.any_tumour  # a lesion that this model has no class for
+    assert classes.index("") == UNLABELLED
+    assert Classes.of(["tumor"]).index("tumor") == 1  # no kind is named: it is the class itself
+
+
+@pytest.mark.parametrize("labels", [["notumor"], [""], []])
+def test_labels_without_a_lesion_make_no_classes(labels: list[str]) -> None:
+    with pytest.raises(StartError, match="the classes notumor are not"):
+        Classes.of(labels)
+
+
+@pytest.mark.parametrize("names", [("glioma", "glioma", "notumor"), ("glioma", "meningioma")])
+def test_classes_are_named_once_and_include_no_tumour(names: tuple[str, ...]) -> None:
+    with pytest.raises(StartError, match="are not notumor and others, once"):
+        Classes.named(names)
 
 
 def test_tumor_of_unknown_kind_contradicts_only_no_tumour() -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
 
 from monai_train.data.inventory import list_converted
-from monai_train.data.labels import ANY_TUMOUR
 from monai_train.data.manifest import ManifestRow, deduplicate, read_manifest
-from tests.testbed.converted import make_converted
+from tests.testbed.converted import CLASSES, make_converted
 from worker.errors import StartError
 
 HEADER = "path,label,patient_group,picture_group,source_sha256,rows,columns"
@@ -34,13 +32,13 @@ def refusal(folder: Path) -> str:
 
 
 def row(group: str, picture: str = "p", dataset: str = "main", size: int = 100, conflict: bool = False) -> ManifestRow:
-    return ManifestRow(f"{picture}-{size}.dcm", 0, group, picture, dataset, "0" * 64, size, size, None, conflict)
+    return ManifestRow(f"{picture}-{size}.dcm", "glioma", group, picture, dataset, "0" * 64, size, size, None, conflict)
 
 
 def test_manifest_is_read(data: Path) -> None:
     rows = read_manifest(data)
     assert len(rows) == 4 * 3 * 2 + 4
-    assert {r.label for r in rows} == {0, 1, 2, 3, ANY_TUMOUR}
+    assert {r.label for r in rows} == set(CLASSES.label_names)
     assert {r.dataset for r in rows} == {"main", "outside"}
     assert rows[0].box is not None
     assert read_manifest(data / "manifest.csv") == rows
@@ -57,19 +55,45 @@ def test_bad_manifests_are_refused(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
-def test_unknown_label_is_refused(data: Path, tmp_path: Path) -> None:
-    lines = list(csv.reader((data / "manifest.csv").read_text().splitlines()))
-    lines[1][1] = "banana"
-    with (tmp_path / "manifest.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows(lines)
-    with pytest.raises(StartError, match="banana"):
-        read_manifest(tmp_path)
+COLUMNS = "sequence,slice_number,slice_count,tumour_pixels,head_pixels,mask,diagnosis,series,region,plane,licence"
+
+
+def test_what_is_known_of_a_slice_is_read(tmp_path: Path) -> None:
+    known = "FLAIR,3,24,0,9000,masks/a.png,astrocytoma,1.2.3,brain,axial,CC BY 4.0"
+    first, second = read_manifest(write(tmp_path, f"{HEADER},{COLUMNS}", f"{LINE},{known}", f"{LINE},,,,,,,,,,"))
+    assert (first.sequence, first.slice_number, first.slice_count) == ("FLAIR", 3, 24)
+    assert (first.tumour_pixels, first.head_pixels, first.mask) == (0, 9000, "masks/a.png")
+    assert (first.diagnosis, first.series) == ("astrocytoma", "1.2.3")
+    assert (first.region, first.plane, first.licence) == ("brain", "axial", "CC BY 4.0")
+    assert second == read_manifest(write(tmp_path, HEADER, LINE))[0]  # an empty value is a missing column
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ("T1w,,,,,,,,,,", "sequence is 'T1w', none of T1, T1C, T2, FLAIR, other"),
+        (",first,,,,,,,,,", "slice_number is 'first', not a whole number"),
+        (",5,4,,,,,,,,", "slice_number 5 is not within 1 and 4"),
+        (",0,4,,,,,,,,", "slice_number 0 is not within 1 and 4"),
+        (",,,-1,,,,,,,", "tumour_pixels is '-1', not a whole number"),
+        (",,,,,,,,knee,,", "region is 'knee', none of brain, head, other"),
+        (",,,,,,,,,oblique,", "plane is 'oblique', none of axial, coronal, sagittal"),
+    ],
+)
+def test_unknown_value_of_a_slice_is_named_with_its_line(tmp_path: Path, values: str, fault: str) -> None:
+    assert f"line 2: {fault}" in refusal(write(tmp_path, f"{HEADER},{COLUMNS}", f"{LINE},{values}"))
+
+
+def test_row_without_a_label_is_kept_but_in_no_figure(tmp_path: Path) -> None:
+    rows = read_manifest(write(tmp_path, HEADER, LINE, "b.dcm,,P1,p2,01,20,30", "c.dcm,abscess,P2,p3,02,20,30"))
+    assert [row.label for row in rows] == ["glioma", "", "abscess"]
+    assert deduplicate(rows, range(3)) == [0, 2]
 
 
 def test_manifest_made_by_hand_needs_neither_dataset_nor_source(tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     rows = read_manifest(write(tmp_path / "site", HEADER, LINE))
-    assert rows == (ManifestRow("a.dcm", 0, "P1", "p1", "site", "00", 20, 30, None, False),)
+    assert rows == (ManifestRow("a.dcm", "glioma", "P1", "p1", "site", "00", 20, 30, None, False),)
 
 
 def test_dataset_is_its_column_else_the_first_folder_of_the_source(tmp_path: Path) -> None:
@@ -88,7 +112,6 @@ def test_missing_column_is_named(tmp_path: Path, column: str) -> None:
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ("a.dcm,abscess,P1,p1,00,20,30", "label 'abscess' is none of glioma"),
         ("a.dcm,glioma,P1,p1,00,many,30", "rows is 'many', not a whole number above 0"),
         ("a.dcm,glioma,P1,p1,00,20,0", "columns is '0', not a whole number above 0"),
         ("a.dcm,glioma,P1,p1", "rows is '', not a whole number above 0"),

@@ -10,7 +10,7 @@ from monai_train.data.patients import SplitRole, name_groups, split_roles, split
 
 
 def row(group: str, dataset: str = "main") -> ManifestRow:
-    return ManifestRow("p.dcm", 0, group, "p", dataset, "0" * 64, 100, 100, None, False)
+    return ManifestRow("p.dcm", "glioma", group, "p", dataset, "0" * 64, 100, 100, None, False)
 
 
 @given(st.lists(st.tuples(st.text("abc", min_size=1, max_size=3), st.sampled_from(["main", "outside"])), max_size=60))

@@ -11,6 +11,7 @@ from PIL import Image
 from monai_train.evaluation.activation import centre_of_mass, in_boxes, map_hits, overlay, worst_mistakes
 from monai_train.evaluation.evaluate import Evidence
 from monai_train.evaluation.metrics import Predictions
+from tests.testbed.converted import CLASSES
 
 TOP_LEFT, TOP_RIGHT = (0, 0), (0, 3)
 
@@ -34,7 +35,11 @@ def answers(truth: list[int], answer: list[int]) -> Predictions:
     probabilities = np.full((len(truth), 4), 0.1, np.float32)
     probabilities[np.arange(len(truth)), answer] = 0.7
     return Predictions(
-        np.array(truth), probabilities, np.array([f"G{i}" for i in range(len(truth))]), np.ones(len(truth), bool)
+        CLASSES,
+        np.array(truth),
+        probabilities,
+        np.array([f"G{i}" for i in range(len(truth))]),
+        np.ones(len(truth), bool),
     )
 
 
@@ -72,11 +77,11 @@ def test_surest_mistakes_come_first_and_no_patient_fills_the_gallery() -> None:
     assert worst_mistakes(predictions, 10) == [2, 3, 4, 1]
     assert worst_mistakes(predictions, 2) == [2, 3]
     of_one_patient = Predictions(
-        predictions.truth, predictions.probabilities, np.array(["a"] * 5), predictions.assessed
+        CLASSES, predictions.truth, predictions.probabilities, np.array(["a"] * 5), predictions.assessed
     )
     assert worst_mistakes(of_one_patient, 10) == [2, 3]
     unreadable = Predictions(
-        predictions.truth, np.full((5, 4), np.nan, np.float32), predictions.groups, predictions.assessed
+        CLASSES, predictions.truth, np.full((5, 4), np.nan, np.float32), predictions.groups, predictions.assessed
     )
     assert worst_mistakes(unreadable, 10) == []
 

@@ -25,6 +25,7 @@ from monai_train.evaluation.crossval import (
 )
 from monai_train.evaluation.evaluate import fit_temperature
 from monai_train.training.checkpoint import CHECKPOINT
+from tests.testbed.converted import CLASSES
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
 
@@ -35,9 +36,19 @@ SHORT = TINY.model_copy(update={"epochs": 1, "samples_per_epoch": 32})
 def made_rows(pictures: list[tuple[int, int, bool]]) -> list[ManifestRow]:
     return [
         ManifestRow(
-            f"{i}.dcm", label, f"G{group}", f"P{i}", "out" if outside else "main", f"{i:064x}", 9, 9, None, False
+            f"{i}.dcm",
+            CLASSES.label_names[label],
+            f"G{group}",
+            f"P{i}",
+            "out" if outside else "main",
+            f"{i:064x}",
+            9,
+            9,
+            None,
+            False,
         )
         for i, (label, group, outside) in enumerate(pictures)
+        for dataset in ["out" if outside else "main"]
     ]
 
 
@@ -96,10 +107,10 @@ def test_temperature_of_a_fold_is_fitted_on_the_others() -> None:
     for fold_labels in labels:
         for i in range(0, 50, 4):
             fold_labels[i] = (fold_labels[i] + 1) % 4
-    found = out_of_fold_temperatures(logits, labels)
-    assert found[0] == fit_temperature(np.concatenate(logits[1:]), labels[1] + labels[2])
+    found = out_of_fold_temperatures(logits, labels, CLASSES)
+    assert found[0] == fit_temperature(np.concatenate(logits[1:]), labels[1] + labels[2], CLASSES)
     changed = [np.zeros_like(logits[0]), *logits[1:]]
-    assert out_of_fold_temperatures(changed, labels)[0] == found[0]
+    assert out_of_fold_temperatures(changed, labels, CLASSES)[0] == found[0]
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_train.data.labels import CLASS_NAMES
 from monai_train.evaluation.crossval_page import write_crossval_page
 from monai_train.evaluation.evaluate import Measurement
 from monai_train.evaluation.metrics import Predictions, level_figures
 from monai_train.training.epoch_log import LOG
+from tests.testbed.converted import CLASSES
 from tests.testbed.reference_systems import manifest_row
 
 CURVES = "epoch,loss,validation_loss,validation_balanced_accuracy\n1,1.2,1.1,0.5\n2,0.8,0.9,0.75\n"
@@ -18,10 +18,12 @@ CURVES = "epoch,loss,validation_loss,validation_balanced_accuracy\n1,1.2,1.1,0.5
 
 def predictions(n: int, seed: int) -> Predictions:
     generator = np.random.default_rng(seed)
-    truth = np.arange(n) % len(CLASS_NAMES)
+    truth = np.arange(n) % len(CLASSES)
     scores = generator.normal(size=(n, 4)) + 2 * np.eye(4)[truth]
     probabilities = (np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)).astype(np.float32)
-    return Predictions(truth, probabilities, np.array([f"{seed}-{i // 2}" for i in range(n)]), np.ones(n, bool))
+    return Predictions(
+        CLASSES, truth, probabilities, np.array([f"{seed}-{i // 2}" for i in range(n)]), np.ones(n, bool)
+    )
 
 
 def test_folds_spread_facts_and_curves_stand_on_the_page(tmp_path: Path) -> None:
@@ -34,10 +36,11 @@ def test_folds_spread_facts_and_curves_stand_on_the_page(tmp_path: Path) -> None
         for number, fold in enumerate(folds)
     ]
     pooled = Predictions(
+        CLASSES,
         *(
             np.concatenate([getattr(fold, name) for fold in folds])
             for name in ("truth", "probabilities", "groups", "assessed")
-        )
+        ),
     )
     rows = [manifest_row(n, int(label), f"g{n}") for n, label in enumerate(pooled.truth)]
     facts = [("network", "<resnet18>")]

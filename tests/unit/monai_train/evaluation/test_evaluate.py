@@ -10,12 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from monai_train.cli.app import app
-from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES
 from monai_train.data.manifest import read_manifest
 from monai_train.data.patients import SplitRole
 from monai_train.evaluation.evaluate import examine_runs, fit_temperature, measure_bundle, run_split, select_pictures
 from monai_train.training.train import train
-from tests.testbed.converted import make_converted
+from tests.testbed.converted import CLASSES, make_converted
 from tests.testbed.tiny_bundle import make_tiny_bundle
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
@@ -31,15 +30,15 @@ def test_temperature_undoes_a_known_scale() -> None:
     logits = generator.normal(size=(4000, 4)) * 2
     probabilities = slice_probabilities(logits.astype(np.float32), 1.0)
     labels = [int(generator.choice(4, p=p / p.sum())) for p in probabilities.astype(float)]
-    assert fit_temperature((logits * 3).astype(np.float32), labels) == pytest.approx(3, rel=0.1)
+    assert fit_temperature((logits * 3).astype(np.float32), labels, CLASSES) == pytest.approx(3, rel=0.1)
 
 
 def test_temperature_of_tumours_of_unknown_kind_is_that_of_tumour_or_none() -> None:
     generator = np.random.default_rng(2)
     logits = generator.normal(size=(4000, 4)).astype(np.float32) * 2
     probabilities = slice_probabilities(logits, 1.0).astype(float)
-    labels = [3 if generator.random() < p[3] else ANY_TUMOUR for p in probabilities]
-    assert fit_temperature(logits * 3, labels) == pytest.approx(3, rel=0.15)
+    labels = [3 if generator.random() < p[3] else CLASSES.any_tumour for p in probabilities]
+    assert fit_temperature(logits * 3, labels, CLASSES) == pytest.approx(3, rel=0.15)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,7 @@ def test_measurement_says_what_the_worker_says(tiny: Path, data: Path) -> None:
     for index, row in enumerate(rows):
         result = classify([data / row.path], bundle, engine)
         assert measured.slices.assessed[index] == (result.status is ResultStatus.CLASSIFIED)
-        values = [result.probabilities[name] for name in CLASS_NAMES]
+        values = [result.probabilities[name] for name in CLASSES.names]
         assert measured.slices.probabilities[index] == pytest.approx(values, abs=1e-5)
     assert len(measured.patients.truth) == len({(row.patient_group, row.label) for row in rows})
 
@@ -74,7 +73,7 @@ def test_command_writes_the_fixed_interface(tiny: Path, data: Path, tmp_path: Pa
     )
     assert answer.exit_code == 0
     report = json.loads(file.read_text())
-    assert report["labels"] == [*CLASS_NAMES, "tumor"]
+    assert report["labels"] == [*CLASSES.names, "tumor"]
     assert report["n"] == 4 * 2 * 2 + 4
     for level in ("slice", "patient"):
         keys = {"n", "accuracy", "balanced_accuracy", "balanced_accuracy_ci", "per_class", "confusion_matrix", "ece"}
@@ -128,12 +127,11 @@ def test_flip_gives_a_mirrored_picture_the_same_answer(official_data: Path, tiny
     import torch
 
     from monai_train.data.dataset import load_pictures, read_preprocessing
-    from monai_train.data.labels import CLASS_NAMES
     from monai_train.evaluation.evaluate import model_outputs
     from monai_train.networks.registry import make_classifier
     from monai_train.training.checkpoint import BEST, read_checkpoint
 
-    model = make_classifier(TINY.network, len(CLASS_NAMES))
+    model = make_classifier(TINY.network, len(CLASSES))
     model.load_state_dict(read_checkpoint(tiny_run / BEST).average)
     pixels = load_pictures(official_data, read_manifest(official_data), read_preprocessing()).pixels[:6]
     upright = model_outputs(model, pixels, flip=True)

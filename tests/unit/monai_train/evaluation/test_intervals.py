@@ -7,7 +7,6 @@ import pytest
 from scipy.stats import binomtest
 from sklearn import metrics as reference
 
-from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES
 from monai_train.evaluation.intervals import (
     estimates,
     figure_counts,
@@ -17,6 +16,7 @@ from monai_train.evaluation.intervals import (
     weighted_figures,
 )
 from monai_train.evaluation.metrics import Predictions, binary_figures, level_figures
+from tests.testbed.converted import CLASSES
 
 
 def made(n: int = 240, seed: int = 0, skill: float = 1.5, decimals: int = 2) -> Predictions:
@@ -26,7 +26,7 @@ def made(n: int = 240, seed: int = 0, skill: float = 1.5, decimals: int = 2) -> 
     groups = np.array([f"G{i}" for i in binary_questions.integers(0, 50, n)])
     scores = np.random.default_rng(seed).normal(size=(n, 4)) + skill * np.eye(4)[truth]
     probabilities = (np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)).round(decimals)
-    return Predictions(truth, probabilities.astype(np.float32), groups, np.ones(n, bool))
+    return Predictions(CLASSES, truth, probabilities.astype(np.float32), groups, np.ones(n, bool))
 
 
 @pytest.mark.parametrize("weights", ["ones", "drawn"])
@@ -40,7 +40,7 @@ def test_every_figure_equals_scikit_learn(weights: str) -> None:
     assert ours["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(truth, predicted, **given))
     assert ours["mcc"] == pytest.approx(reference.matthews_corrcoef(truth, predicted, **given))
     table = reference.precision_recall_fscore_support(truth, predicted, **given)
-    for index, name in enumerate(CLASS_NAMES):
+    for index, name in enumerate(CLASSES.names):
         for figure, column in zip(("precision", "recall", "f1"), table, strict=False):
             assert ours[f"{figure}.{name}"] == pytest.approx(column[index])
         of_class, score = truth == index, answers.probabilities[:, index]
@@ -62,6 +62,7 @@ def test_weights_mean_that_a_patient_occurs_so_often() -> None:
     weight = patient_draws(answers.groups)[3]
     index = np.repeat(np.arange(80), weight)
     repeated = Predictions(
+        CLASSES,
         answers.truth[index],
         answers.probabilities[index],
         answers.groups[index],
@@ -88,8 +89,8 @@ def test_estimates_agree_with_the_fixed_figures_of_evaluate() -> None:
 
 def test_truths_that_only_say_tumour_and_unreadable_pictures_leave_what_they_can_tell() -> None:
     probabilities = np.array([[0.9, 0.1, 0, 0], [0, 0, 0.2, 0.8], [0, 0, 0, 1.0], [np.nan] * 4], np.float32)
-    truth = np.array([ANY_TUMOUR, ANY_TUMOUR, 3, 3])
-    found = estimates(Predictions(truth, probabilities, np.array(list("abcd")), np.ones(4, bool)))
+    truth = np.array([CLASSES.any_tumour, CLASSES.any_tumour, 3, 3])
+    found = estimates(Predictions(CLASSES, truth, probabilities, np.array(list("abcd")), np.ones(4, bool)))
     assert found["sensitivity"].value == 0.5
     assert found["specificity"].value == 0.5
     assert found["auc.tumour"].value == 1
@@ -103,7 +104,7 @@ def test_of_tumours_alone_no_curve_is_summed_up() -> None:
     answers = made()
     tumours = answers.truth != 3
     parts = answers.truth, answers.probabilities, answers.groups, answers.assessed
-    found = estimates(Predictions(*(part[tumours] for part in parts)))
+    found = estimates(Predictions(CLASSES, *(part[tumours] for part in parts)))
     assert found["auc.tumour"].value is None
     assert found["average_precision.tumour"].value is None
     assert found["average_precision.glioma"].value is not None
@@ -114,7 +115,7 @@ def perfect(patients: tuple[int, ...], slices: int = 3) -> Predictions:
     labels = [label for label, n in enumerate(patients) for _ in range(n)]
     truth = np.repeat(labels, slices)
     groups = np.repeat([f"G{i}" for i in range(len(labels))], slices)
-    return Predictions(truth, np.eye(4, dtype=np.float32)[truth], groups, np.ones(len(truth), bool))
+    return Predictions(CLASSES, truth, np.eye(4, dtype=np.float32)[truth], groups, np.ones(len(truth), bool))
 
 
 def test_where_all_are_right_the_interval_is_that_of_as_many_patients() -> None:
@@ -134,7 +135,7 @@ def test_where_all_are_right_the_interval_is_that_of_as_many_patients() -> None:
 def test_where_none_is_right_the_interval_reaches_up() -> None:
     answers = perfect((9, 9, 9, 9))
     found = estimates(
-        Predictions(answers.truth, answers.probabilities[:, [1, 2, 3, 0]], answers.groups, answers.assessed)
+        Predictions(CLASSES, answers.truth, answers.probabilities[:, [1, 2, 3, 0]], answers.groups, answers.assessed)
     )
     assert found["recall.glioma"].text(in_percent=True) == "0.0 % (0.0-33.6)"
     assert found["balanced_accuracy"].low == 0
@@ -144,6 +145,7 @@ def test_where_none_is_right_the_interval_reaches_up() -> None:
 def test_a_network_that_always_gives_one_class_has_an_interval() -> None:
     answers = perfect((9, 9, 9, 9))
     always = Predictions(
+        CLASSES,
         answers.truth,
         np.eye(4, dtype=np.float32)[np.zeros(len(answers.truth), int)],
         answers.groups,
@@ -165,7 +167,7 @@ def test_a_figure_that_is_no_share_has_no_interval_where_resamples_agree() -> No
 def test_patients_that_are_all_half_right_give_no_interval() -> None:
     truth = np.array([0, 0] * 6)
     probabilities = np.eye(4, dtype=np.float32)[np.array([0, 1] * 6)]
-    halves = Predictions(truth, probabilities, np.repeat(list("abcdef"), 2), np.ones(12, bool))
+    halves = Predictions(CLASSES, truth, probabilities, np.repeat(list("abcdef"), 2), np.ones(12, bool))
     assert estimates(halves)["accuracy"].text(in_percent=True) == "50.0 %"
     assert level_figures(halves)["balanced_accuracy_ci"] is None
     assert share_estimate(truth == halves.predicted, halves.groups).low is None
@@ -185,7 +187,9 @@ def test_shares_and_fixed_figures_are_exact_too() -> None:
 
 
 def test_no_answers_no_estimates() -> None:
-    nothing = Predictions(np.empty(0, np.int64), np.empty((0, 4), np.float32), np.empty(0, str), np.empty(0, bool))
+    nothing = Predictions(
+        CLASSES, np.empty(0, np.int64), np.empty((0, 4), np.float32), np.empty(0, str), np.empty(0, bool)
+    )
     assert estimates(nothing) == {}
 
 
@@ -203,7 +207,7 @@ def test_paired_difference_is_narrower_than_two_intervals_and_zero_against_itsel
 
 def test_paired_difference_refuses_other_questions() -> None:
     answers = made(60)
-    other = Predictions(answers.truth[::-1].copy(), answers.probabilities, answers.groups, answers.assessed)
+    other = Predictions(CLASSES, answers.truth[::-1].copy(), answers.probabilities, answers.groups, answers.assessed)
     with pytest.raises(ValueError, match="same pictures"):
         paired_differences(answers, other)
 

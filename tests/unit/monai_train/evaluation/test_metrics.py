@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES
 from monai_train.evaluation.metrics import (
-    UNREADABLE,
     Predictions,
     balanced_accuracy,
     binary_figures,
@@ -17,6 +15,7 @@ from monai_train.evaluation.metrics import (
     level_figures,
     tumour_auc,
 )
+from tests.testbed.converted import CLASSES
 
 
 def made(n: int = 300, seed: int = 0) -> Predictions:
@@ -25,7 +24,7 @@ def made(n: int = 300, seed: int = 0) -> Predictions:
     scores = generator.normal(size=(n, 4)) + 1.5 * np.eye(4)[truth]
     probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     groups = np.array([f"G{i}" for i in generator.integers(0, 60, n)])
-    return Predictions(truth, probabilities.astype(np.float32), groups, generator.random(n) < 0.8)
+    return Predictions(CLASSES, truth, probabilities.astype(np.float32), groups, generator.random(n) < 0.8)
 
 
 def test_figures_equal_scikit_learn() -> None:
@@ -36,7 +35,7 @@ def test_figures_equal_scikit_learn() -> None:
     expected = reference.confusion_matrix(answers.truth, predicted)
     assert np.array_equal(np.array(ours["confusion_matrix"])[:, :4], expected)
     scores = reference.precision_recall_fscore_support(answers.truth, predicted)
-    for index, name in enumerate(CLASS_NAMES):
+    for index, name in enumerate(CLASSES.names):
         row = ours["per_class"][name]
         values = [row["precision"], row["recall"], row["f1"], row["support"]]
         assert values == pytest.approx([column[index] for column in scores])
@@ -48,7 +47,7 @@ def test_figures_equal_scikit_learn() -> None:
 
 def test_auc_equals_scikit_learn_with_ties() -> None:
     answers = made()
-    rounded = Predictions(answers.truth, answers.probabilities.round(1), answers.groups, answers.assessed)
+    rounded = Predictions(CLASSES, answers.truth, answers.probabilities.round(1), answers.groups, answers.assessed)
     for case in (answers, rounded):
         expected = reference.roc_auc_score(case.truth != 3, 1 - case.probabilities[:, 3])
         assert tumour_auc(case) == pytest.approx(expected, abs=1e-6)
@@ -56,8 +55,8 @@ def test_auc_equals_scikit_learn_with_ties() -> None:
 
 def test_any_tumour_counts_every_tumour_class_as_right() -> None:
     probabilities = np.array([[0.9, 0.1, 0, 0], [0, 0, 0.8, 0.2], [0, 0.1, 0, 0.9], [0, 0, 0, 1.0]], np.float32)
-    truth = np.array([ANY_TUMOUR, ANY_TUMOUR, ANY_TUMOUR, 3])
-    answers = Predictions(truth, probabilities, np.array(list("abcd")), np.ones(4, bool))
+    truth = np.array([CLASSES.any_tumour, CLASSES.any_tumour, CLASSES.any_tumour, 3])
+    answers = Predictions(CLASSES, truth, probabilities, np.array(list("abcd")), np.ones(4, bool))
     assert level_figures(answers)["accuracy"] == pytest.approx(0.75)
     assert level_figures(answers)["per_class"]["tumor"] == {"recall": pytest.approx(2 / 3), "support": 3}
     assert binary_figures(answers)["sensitivity"] == pytest.approx(2 / 3)
@@ -66,8 +65,8 @@ def test_any_tumour_counts_every_tumour_class_as_right() -> None:
 
 def test_unreadable_is_always_wrong() -> None:
     probabilities = np.array([[np.nan] * 4, [0, 0, 0, 1.0]], np.float32)
-    answers = Predictions(np.array([0, 3]), probabilities, np.array(["a", "b"]), np.array([False, True]))
-    assert answers.predicted.tolist() == [UNREADABLE, 3]
+    answers = Predictions(CLASSES, np.array([0, 3]), probabilities, np.array(["a", "b"]), np.array([False, True]))
+    assert answers.predicted.tolist() == [len(CLASSES), 3]
     assert level_figures(answers)["accuracy"] == 0.5
     assert binary_figures(answers)["missed"] == 0  # not assessed is not "no tumour"
     assert binary_figures(answers)["sensitivity"] == 0
@@ -87,9 +86,9 @@ def test_abstention_is_apart_from_forced_answers() -> None:
 def test_bootstrap_resamples_patients() -> None:
     """Copies of a patient's slices narrow nothing; and the interval is that of a plain loop."""
     answers = made(120)
-    interval = bootstrap_interval(answers.truth, answers.predicted, answers.groups, balanced_accuracy)
+    interval = bootstrap_interval(answers.truth, answers.predicted, answers.groups, balanced_accuracy, CLASSES)
     doubled = [np.concatenate([part, part]) for part in (answers.truth, answers.predicted, answers.groups)]
-    assert bootstrap_interval(*doubled, balanced_accuracy) == pytest.approx(interval)
+    assert bootstrap_interval(*doubled, balanced_accuracy, CLASSES) == pytest.approx(interval)
     generator = np.random.default_rng(5)
     members = [np.flatnonzero(answers.groups == group) for group in np.unique(answers.groups)]
     samples = []
@@ -105,5 +104,5 @@ def test_bootstrap_resamples_patients() -> None:
 def test_calibration_error_of_a_known_case() -> None:
     probabilities = np.tile(np.array([[0.8, 0.1, 0.1, 0.0]], np.float32), (10, 1))
     truth = np.array([0] * 6 + [1] * 4)
-    answers = Predictions(truth, probabilities, np.array(["a"] * 10), np.ones(10, bool))
+    answers = Predictions(CLASSES, truth, probabilities, np.array(["a"] * 10), np.ones(10, bool))
     assert calibration_error(answers) == pytest.approx(0.2, abs=1e-6)

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from sklearn import metrics as reference
 
-from monai_train.data.labels import ANY_TUMOUR
 from monai_train.evaluation import plots
 from monai_train.evaluation.intervals import Estimate, estimates
 from monai_train.evaluation.metrics import Predictions
+from tests.testbed.converted import CLASSES
 from tests.unit.monai_train.evaluation.test_intervals import made
 
 
@@ -34,7 +34,7 @@ def test_risk_coverage_is_the_error_of_the_most_sure() -> None:
 
 def test_answers_that_are_equally_sure_are_withheld_together() -> None:
     probabilities = np.array([[0.7, 0.3, 0, 0]] * 4, np.float32)
-    answers = Predictions(np.array([0, 1, 0, 1]), probabilities, np.array(list("abcd")), np.ones(4, bool))
+    answers = Predictions(CLASSES, np.array([0, 1, 0, 1]), probabilities, np.array(list("abcd")), np.ones(4, bool))
     coverage, risk = plots.risk_coverage(answers)
     assert (coverage.tolist(), risk.tolist()) == ([1.0], [0.5])
 
@@ -52,7 +52,7 @@ def test_curves_are_scikit_learns() -> None:
 def test_every_plot_is_drawn(truths: str) -> None:
     answers = made()
     if truths == "tumour or none":
-        answers.truth[answers.truth < 3] = ANY_TUMOUR
+        answers.truth[answers.truth < 3] = CLASSES.any_tumour
     if truths == "one class":
         answers.truth[:] = 2
     answers.assessed[::5] = False

@@ -9,10 +9,10 @@ import numpy as np
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from monai_train.data.labels import ANY_TUMOUR
 from monai_train.evaluation.evaluate import Measurement
 from monai_train.evaluation.metrics import Predictions
 from monai_train.evaluation.tables import HEADER, markdown_table, report_markdown, report_rows, report_table
+from tests.testbed.converted import CLASSES
 
 
 def cells_of(markdown: str) -> list[list[str]]:
@@ -30,8 +30,8 @@ def cells_of(markdown: str) -> list[list[str]]:
 
 def measured() -> Measurement:
     probabilities = np.eye(4, dtype=np.float32)[[0, 1, 3, 3, 0]]
-    truth, groups = np.array([0, 1, 2, 3, ANY_TUMOUR]), np.array(list("abcdd"))
-    answers = Predictions(truth, probabilities, groups, np.array([True, True, False, True, True]))
+    truth, groups = np.array([0, 1, 2, 3, CLASSES.any_tumour]), np.array(list("abcdd"))
+    answers = Predictions(CLASSES, truth, probabilities, groups, np.array([True, True, False, True, True]))
     return Measurement(answers, answers)
 
 
@@ -74,7 +74,7 @@ def test_balanced_accuracy_is_left_out_where_only_tumours_or_none_occur() -> Non
     answers = measured().slices
     healthy = answers.truth == 3
     parts = (answers.truth, answers.probabilities, answers.groups, answers.assessed)
-    of_one_kind = Predictions(*(part[healthy] for part in parts))
+    of_one_kind = Predictions(CLASSES, *(part[healthy] for part in parts))
     names = [name for name, _, _ in report_rows(Measurement(of_one_kind, of_one_kind).to_json())]
     assert "balanced accuracy" not in names
     assert "accuracy" in names

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 from monai_train.data.dataset import PREPROCESSING_FILE
-from monai_train.data.labels import CLASS_NAMES
 from monai_train.evaluation.evaluate import read_split, run_split
 from monai_train.export.bundle_files import write_json, write_worker_json
+from tests.testbed.converted import CLASSES
 
 
 def test_preprocessing_is_copied_byte_for_byte(exported: Path) -> None:
@@ -18,7 +18,7 @@ def test_preprocessing_is_copied_byte_for_byte(exported: Path) -> None:
 
 def test_metadata_name_the_classes_and_the_runs_split(exported: Path, tiny_run: Path) -> None:
     metadata = json.loads((exported / "configs/metadata.json").read_text())
-    assert list(metadata["network_data_format"]["outputs"]["logits"]["channel_def"].values()) == list(CLASS_NAMES)
+    assert list(metadata["network_data_format"]["outputs"]["logits"]["channel_def"].values()) == list(CLASSES.names)
     assert read_split(exported) == run_split(tiny_run)
     assert metadata["intended_use"] == "research use only"
 

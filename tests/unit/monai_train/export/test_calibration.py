@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_train.data.labels import ANY_TUMOUR
 from monai_train.export.calibration import distribution_limits, feature_statistics, minimum_no_tumour
+from tests.testbed.converted import CLASSES
 from worker.inference.aggregate import distance_and_residual
 from worker.inference.bundle import load_bundle
 
@@ -52,8 +52,8 @@ def test_few_features_have_as_many_components_as_they_allow() -> None:
 def test_at_most_a_hundredth_of_the_tumours_exceed_the_minimum_of_no_tumour() -> None:
     generator = np.random.default_rng(2)
     probabilities = generator.dirichlet([1, 1, 1, 0.5], 1000).astype(np.float32)
-    labels = [0] * 500 + [ANY_TUMOUR] * 400 + [3] * 100
-    minimum = minimum_no_tumour(probabilities, labels)
+    labels = [0] * 500 + [CLASSES.any_tumour] * 400 + [3] * 100
+    minimum = minimum_no_tumour(probabilities, labels, CLASSES)
     assert np.mean(probabilities[:900, 3] > minimum) <= 0.01
     assert minimum <= 0.9
-    assert minimum_no_tumour(np.array([[0, 0, 0.01, 0.99]], np.float32), [2]) == 0.9
+    assert minimum_no_tumour(np.array([[0, 0, 0.01, 0.99]], np.float32), [2], CLASSES) == 0.9

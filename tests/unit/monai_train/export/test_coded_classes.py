@@ -1,32 +1,74 @@
-"""The coded classes are the network's, in its order, each with what a report needs."""
+"""Every class of a run gets what a report needs: a code of its own, or a clear error."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from monai_train.data.labels import CLASS_NAMES, NO_TUMOUR
-from monai_train.export.coded_classes import CLASSES
+import pytest
+
+from monai_train.data.labels import KNOWN_CLASSES, Classes
+from monai_train.export.coded_classes import coded_classes
+from tests.testbed.converted import CLASSES
+from worker.errors import StartError
 from worker.inference.bundle import load_bundle
 
+ABSCESS = """
+[abscess]
+title = "Brain abscess"
+neoplasm = false
+finding = {value = "441806004", scheme = "SCT", meaning = "Abscess of brain"}
+site = {value = "12738006", scheme = "SCT", meaning = "Brain"}
+"""
 
-def test_classes_are_those_of_the_network_in_its_order() -> None:
-    assert tuple(coded["name"] for coded in CLASSES) == CLASS_NAMES
-    assert [coded["neoplasm"] for coded in CLASSES] == [index != NO_TUMOUR for index in range(len(CLASSES))]
+
+def test_known_classes_need_no_file_and_have_codes_of_their_own() -> None:
+    coded = coded_classes(Classes.named(KNOWN_CLASSES))
+    assert [one["name"] for one in coded] == list(KNOWN_CLASSES)
+    assert [one["neoplasm"] for one in coded] == [True, True, True, False, False]
+    assert all(one["site"]["scheme"] == "SCT" for one in coded)
+    findings = [one["finding"]["value"] for one in coded if one["finding"]]
+    assert len(set(findings)) == len(findings) == 4
+    assert all(finding.isdigit() for finding in findings)
+    assert coded[-1]["finding"] is None
 
 
-def test_every_neoplasm_has_a_finding_and_every_class_a_site_in_snomed_ct() -> None:
-    for coded in CLASSES:
-        assert coded["site"]["scheme"] == "SCT"
-        assert (coded["finding"] is not None) == coded["neoplasm"]
-        if coded["finding"] is not None:
-            assert coded["finding"]["scheme"] == "SCT"
-            assert coded["finding"]["value"].isdigit()
-    findings = [coded["finding"]["value"] for coded in CLASSES if coded["finding"]]
-    assert len(set(findings)) == len(findings)
+def test_concepts_of_other_classes_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "concepts.toml"
+    file.write_text(ABSCESS)
+    coded = coded_classes(Classes.of(["abscess", "glioma"]), file)
+    assert [one["name"] for one in coded] == ["glioma", "notumor", "abscess"]
+    assert coded[2]["finding"] == {"value": "441806004", "scheme": "SCT", "meaning": "Abscess of brain"}
+
+
+def test_class_without_a_concept_is_named() -> None:
+    with pytest.raises(StartError, match="class abscess has no coded concept: give it in a file by --concepts"):
+        coded_classes(Classes.of(["abscess", "glioma"]))
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("[abscess", "is not TOML"),
+        (ABSCESS.replace('title = "Brain abscess"', ""), "title: Field required"),
+        (ABSCESS.replace("441806004", "44180600444180600"), "finding.value: String should have at most 16"),
+        (ABSCESS.replace("neoplasm", "kind"), "neoplasm: Field required"),
+        ("\n".join(line for line in ABSCESS.splitlines() if "finding" not in line), "class abscess needs a finding"),
+        (ABSCESS + ABSCESS.replace("[abscess]", "[notumor]"), "class notumor must not have a finding"),
+        ('abscess = "x"', "abscess"),
+    ],
+)
+def test_file_that_cannot_be_used_is_refused(tmp_path: Path, content: str, fault: str) -> None:
+    file = tmp_path / "concepts.toml"
+    file.write_text(content)
+    with pytest.raises(StartError) as caught:
+        coded_classes(Classes.of(["abscess", "glioma"]), file)
+    assert fault in caught.value.detail
+    with pytest.raises(StartError, match="cannot read"):
+        coded_classes(CLASSES, tmp_path / "missing.toml")
 
 
 def test_the_worker_reads_them_back(exported: Path) -> None:
     read = load_bundle(exported).identity.classes
     assert [(coded.name, coded.title, coded.neoplasm) for coded in read] == [
-        (coded["name"], coded["title"], coded["neoplasm"]) for coded in CLASSES
+        (coded["name"], coded["title"], coded["neoplasm"]) for coded in coded_classes(CLASSES)
     ]

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from monai_train.data.labels import ANY_TUMOUR, CLASS_NAMES
 from monai_train.evaluation.evaluate import Measurement
 from monai_train.evaluation.metrics import Predictions, balanced_accuracy, confusion_matrix
 from monai_train.export.drawn_figures import drawn_figures
+from tests.testbed.converted import CLASSES
 from worker.inference.bundle import default_bundle
 from worker.web.pages.model_figures import read_figures
 
@@ -18,13 +18,13 @@ from worker.web.pages.model_figures import read_figures
 def predictions(n: int, seed: int = 0) -> Predictions:
     """Answers that are right more often than not; some truths say only `tumor`, the first picture is unreadable."""
     generator = np.random.default_rng(seed)
-    truth = generator.integers(0, ANY_TUMOUR + 1, n)
-    logits = generator.normal(size=(n, len(CLASS_NAMES)))
-    logits[np.arange(n), np.minimum(truth, len(CLASS_NAMES) - 1)] += 1.5
+    truth = generator.integers(0, CLASSES.any_tumour + 1, n)
+    logits = generator.normal(size=(n, len(CLASSES)))
+    logits[np.arange(n), np.minimum(truth, len(CLASSES) - 1)] += 1.5
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     probabilities[:1] = np.nan
     groups = np.array([f"p{number % 40}" for number in range(n)], np.str_)
-    return Predictions(truth.astype(np.int64), probabilities, groups, np.ones(n, bool))
+    return Predictions(CLASSES, truth.astype(np.int64), probabilities, groups, np.ones(n, bool))
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 300])
@@ -40,10 +40,10 @@ def test_what_is_measured_can_be_drawn(n: int) -> None:
     assert sum(answers for _, _, answers in level.reliability) == max(0, n - 1)
     if n == 300:
         assert level.balanced_accuracy == pytest.approx(
-            float(balanced_accuracy(confusion_matrix(slices.truth, slices.predicted)))
+            float(balanced_accuracy(confusion_matrix(slices.truth, slices.predicted, CLASSES), CLASSES))
         )
-        assert level.truths == [*CLASS_NAMES, "tumor"]
-        assert level.answers == [*CLASS_NAMES, "unreadable"]
+        assert level.truths == [*CLASSES.names, "tumor"]
+        assert level.answers == [*CLASSES.names, "unreadable"]
         assert (level.roc[0], level.roc[-1]) == ((0, 0), (1, 1))
         assert level.roc == sorted(level.roc)
         assert level.risk_coverage[-1][0] == pytest.approx(299 / 300, abs=1e-4)

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 from monai_train.data.from_worker import SERIES, SLICES_WITHOUT, convert_export
-from monai_train.data.labels import CLASS_NAMES
 from monai_train.evaluation.compare import ComparedModel, compare_measurements
 from monai_train.evaluation.evaluate import Measurement, read_split
 from monai_train.evaluation.metrics import Predictions
 from monai_train.export.retrain import FINE_TUNING, faults_of, read_confirmed_series, retrain, retrain_settings
-from tests.testbed.converted import make_converted
+from tests.testbed.converted import CLASSES, make_converted
 from tests.testbed.instances import encoded, mr_instance
 from worker.errors import StartError
 from worker.inference.bundle import default_bundle, load_bundle
@@ -112,9 +111,9 @@ def _compared(present: list[int], new: list[int], truth: list[int]) -> list[Comp
     """Two models that are sure of these classes, each answer of a patient of its own."""
 
     def measured(answers: list[int]) -> Measurement:
-        probabilities = np.eye(len(CLASS_NAMES), dtype=np.float32)[answers]
+        probabilities = np.eye(len(CLASSES), dtype=np.float32)[answers]
         groups = np.array([str(number) for number in range(len(truth))])
-        found = Predictions(np.array(truth, np.int64), probabilities, groups, np.ones(len(truth), bool))
+        found = Predictions(CLASSES, np.array(truth, np.int64), probabilities, groups, np.ones(len(truth), bool))
         return Measurement(found, found)
 
     return compare_measurements(("present", "retrained"), [measured(present), measured(new)], "slices")

@@ -14,6 +14,7 @@ from monai_train.networks.classifier import ServedNetwork
 from monai_train.networks.registry import NETWORKS, find_network, find_served, make_classifier
 from monai_train.training.checkpoint import BEST, save
 from monai_train.training.train import new_state
+from tests.testbed.converted import CLASSES
 from worker.errors import StartError
 
 NAMES = [name for name, network in NETWORKS.items() if not isinstance(network, ServedNetwork)]
@@ -46,7 +47,7 @@ def test_a_second_one_takes_the_same_weights(name: str) -> None:
 
 def test_baseline_is_not_exported(tmp_path: Path) -> None:
     config = TrainConfig(network="c-linear")
-    save(tmp_path / BEST, new_state(config), config, {})
+    save(tmp_path / BEST, new_state(config, CLASSES), config, {})
     with pytest.raises(StartError, match="c-linear is for comparison only"):
         export(tmp_path, tmp_path, tmp_path / "bundle", "name", "0.1.0")
 

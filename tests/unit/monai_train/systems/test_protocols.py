@@ -8,18 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_train.data.labels import ANY_TUMOUR, NO_TUMOUR
 from monai_train.data.manifest import ManifestRow
 from monai_train.systems.definitions import Protocol, Task
 from monai_train.systems.protocols import count_known, split_by_protocol, start_from_default, take_fraction, task_class
+from tests.testbed.converted import CLASSES
 from tests.testbed.reference_systems import manifest_row, rows_of_patients
 from worker.errors import StartError
 
+_TWO = ["notumor", "tumor"]
+
 
 def test_what_the_shipped_model_learned_from_counts_as_known() -> None:
-    shared = [manifest_row(n, label, f"{label}-{n}") for n, label in enumerate([NO_TUMOUR, ANY_TUMOUR] * 40)]
+    shared = [manifest_row(n, label, f"{label}-{n}") for n, label in enumerate(_TWO * 40)]
     copies = [manifest_row(100 + n, entry.label, entry.patient_group, "navoneel") for n, entry in enumerate(shared)]
-    new = [manifest_row(200 + n, label, f"new-{n}", "navoneel") for n, label in enumerate([NO_TUMOUR, ANY_TUMOUR] * 40)]
+    new = [manifest_row(200 + n, label, f"new-{n}", "navoneel") for n, label in enumerate(_TWO * 40)]
     rows = [*shared, *copies, *new]
     for protocol in (Protocol.RANDOM_TEST, Protocol.GROUPED):
         split = split_by_protocol(rows, "navoneel", Task.YES_NO, protocol)
@@ -49,7 +51,7 @@ def test_no_patient_is_on_two_sides_of_the_grouped_protocol(patients: int, each:
 
 
 def test_altered_copies_before_the_split_leak_and_are_counted() -> None:
-    rows = [manifest_row(n, ANY_TUMOUR if n % 2 else NO_TUMOUR, f"g{n}") for n in range(100)]
+    rows = [manifest_row(n, CLASSES.any_tumour if n % 2 else CLASSES.no_tumour, f"g{n}") for n in range(100)]
     split = split_by_protocol(rows, "main", Task.YES_NO, Protocol.AUGMENT_FIRST)
     # Seven versions of a tumour, ten of none, 70/15/15 % of them.
     assert len(split.test) == math.floor(0.15 * (50 * 7 + 50 * 10))
@@ -78,7 +80,7 @@ def test_official_and_random_protocols_use_every_picture_once() -> None:
             Protocol.OFFICIAL, "0 test",
         ),
         (
-            [manifest_row(n, ANY_TUMOUR, "x") for n in range(9)],
+            [manifest_row(n, CLASSES.any_tumour, "x") for n in range(9)],
             Protocol.OFFICIAL, "no picture of 'main' with the labels",
         ),
     ],

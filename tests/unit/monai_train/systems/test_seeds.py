@@ -9,13 +9,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from monai_train.data.labels import ANY_TUMOUR, NO_TUMOUR
 from monai_train.networks.registry import make_classifier
 from monai_train.systems.definitions import Protocol, Task
 from monai_train.systems.fit import Fitting, LabelledPictures, fit
 from monai_train.systems.results import ensemble_result, read_result
 from monai_train.systems.seeds import SeedsSettings, labelled_pictures, measure_systems
 from monai_train.training.train import DivergedError
+from tests.testbed.converted import CLASSES
 from tests.testbed.reference_systems import TINY_RECIPE, manifest_row, tiny_system
 from worker.errors import StartError
 
@@ -24,7 +24,7 @@ OURS_TINY = dict.fromkeys(Task, TINY_RECIPE)
 
 
 def test_copies_are_altered_and_the_same_every_time() -> None:
-    rows = [manifest_row(0, NO_TUMOUR, "a"), manifest_row(1, ANY_TUMOUR, "b")]
+    rows = [manifest_row(0, CLASSES.no_tumour, "a"), manifest_row(1, CLASSES.any_tumour, "b")]
     pixels = {
         i: (torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(i)) * 255).to(torch.uint8) for i in (0, 1)
     }

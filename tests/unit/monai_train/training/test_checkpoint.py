@@ -10,6 +10,7 @@ import torch
 
 from monai_train.training.checkpoint import BEST, CHECKPOINT, read_checkpoint, save, write_checkpoint
 from monai_train.training.train import new_state, train
+from tests.testbed.converted import CLASSES
 from tests.testbed.full_disk import files_limited_to
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
@@ -35,7 +36,7 @@ def test_damaged_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    state = new_state(TINY)
+    state = new_state(TINY, CLASSES)
     path = tmp_path / CHECKPOINT
     save(path, state, TINY, {})
     before = path.read_bytes()
@@ -52,7 +53,7 @@ def test_changed_part_of_the_configuration_is_named(tiny_data: Path, tiny_run: P
 
 
 def test_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
-    state = new_state(TINY)
+    state = new_state(TINY, CLASSES)
     state.epoch, state.best, state.best_epoch = 3, 0.5, 2
     save(tmp_path / CHECKPOINT, state, TINY, {"commit": "abc"})
     stored = read_checkpoint(tmp_path / CHECKPOINT)
@@ -68,7 +69,7 @@ def test_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_stored_keys_stay_as_earlier_runs_wrote_them(tmp_path: Path) -> None:
-    save(tmp_path / CHECKPOINT, new_state(TINY), TINY, {})
+    save(tmp_path / CHECKPOINT, new_state(TINY, CLASSES), TINY, {})
     content = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     assert set(content) == {
         "model", "average", "optimizer", "epoch", "best", "best_epoch", "config", "provenance",
@@ -80,7 +81,7 @@ def test_stored_keys_stay_as_earlier_runs_wrote_them(tmp_path: Path) -> None:
 
 def test_configuration_of_another_version_names_its_key(tmp_path: Path) -> None:
     path = tmp_path / CHECKPOINT
-    save(path, new_state(TINY), TINY, {})
+    save(path, new_state(TINY, CLASSES), TINY, {})
     content = torch.load(path, weights_only=True)
     config = json.loads(content["config"])
     torch.save({**content, "config": json.dumps({**config, "future": 1})}, path)

@@ -13,6 +13,7 @@ from monai_train.data.manifest import read_manifest
 from monai_train.training.checkpoint import BEST, CHECKPOINT, read_checkpoint, write_checkpoint
 from monai_train.training.distillation import Teachers, distillation_loss, files_sha256, load_teachers
 from monai_train.training.train import train
+from tests.testbed.converted import CLASSES
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
 
@@ -23,8 +24,8 @@ def test_teachers_answer_with_their_mean(tiny_run: Path) -> None:
     other = replace(content, average={key: value.clone() for key, value in content.average.items()})
     other.average["net.fc.bias"] += torch.tensor([3.0, 0, 0, 0])
     images = torch.rand(3, 1, 64, 64)
-    alone = [load_teachers([one], split, "cpu").probabilities(images) for one in (content, other)]
-    together = load_teachers([content, other], split, "cpu").probabilities(images)
+    alone = [load_teachers([one], split, CLASSES, "cpu").probabilities(images) for one in (content, other)]
+    together = load_teachers([content, other], split, CLASSES, "cpu").probabilities(images)
     torch.testing.assert_close(together, (alone[0] + alone[1]) / 2)
     assert not torch.allclose(alone[0], alone[1])
 
@@ -49,7 +50,7 @@ def test_student_follows_a_teacher_who_always_says_meningioma(tiny_data: Path, t
     split = stored.provenance["split_sha256"]
     pixels = load_pictures(tiny_data, read_manifest(tiny_data), read_preprocessing()).pixels[::4].float() / 255
     before, after = (
-        load_teachers([one], split, "cpu").probabilities(pixels)[:, 1].mean()
+        load_teachers([one], split, CLASSES, "cpu").probabilities(pixels)[:, 1].mean()
         for one in (read_checkpoint(tiny_run / BEST), stored)
     )
     assert after > before + 0.2
@@ -59,6 +60,6 @@ def test_student_follows_a_teacher_who_always_says_meningioma(tiny_data: Path, t
 
 def test_teacher_of_another_split_is_refused(tiny_run: Path) -> None:
     with pytest.raises(StartError, match="another split"):
-        load_teachers([read_checkpoint(tiny_run / BEST)], "0" * 64, "cpu")
+        load_teachers([read_checkpoint(tiny_run / BEST)], "0" * 64, CLASSES, "cpu")
     assert files_sha256([]) == ""
-    assert isinstance(load_teachers([], "", "cpu"), Teachers)
+    assert isinstance(load_teachers([], "", CLASSES, "cpu"), Teachers)

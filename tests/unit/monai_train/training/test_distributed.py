@@ -14,12 +14,12 @@ from torch import nn
 from monai_train.cli import app as cli
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import load_pictures, read_preprocessing
-from monai_train.data.labels import CLASS_NAMES
 from monai_train.data.manifest import read_manifest
 from monai_train.data.patients import SplitRole, split_roles
 from monai_train.training.checkpoint import CHECKPOINT, read_checkpoint
 from monai_train.training.sampling import make_sampler
 from monai_train.training.train import classification_loss, learning_rate, new_state
+from tests.testbed.converted import CLASSES
 from tests.testbed.waiting import patience
 from tests.unit.monai_train.conftest import TINY
 
@@ -32,13 +32,13 @@ def expected_weights(data: Path, config: TrainConfig) -> dict[str, torch.Tensor]
     rows = read_manifest(data)
     roles = split_roles(rows, config.external, config.test_share, config.validation_share)
     training = [i for i, role in enumerate(roles) if role is SplitRole.TRAIN]
-    sampler = make_sampler(load_pictures(data, rows, read_preprocessing()), training, config, CLASS_NAMES)
-    states = [new_state(config) for _ in range(2)]
+    sampler = make_sampler(load_pictures(data, rows, read_preprocessing()), training, config)
+    states = [new_state(config, CLASSES) for _ in range(2)]
     for rank, state in enumerate(states):
         batch = sampler.batch(config.batch, torch.Generator().manual_seed(config.seed * 100_003 + 50_021 * rank))
         state.model.train()
         images = batch.images.to(memory_format=torch.channels_last)
-        classification_loss(state.model(images).logits, batch.labels, config.label_smoothing).backward()
+        classification_loss(state.model(images).logits, batch.labels, config.label_smoothing, CLASSES).backward()
     first = states[0]
     for mine, other in zip(first.model.parameters(), states[1].model.parameters(), strict=True):
         mine.grad = (mine.grad + other.grad) / 2

@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import load_pictures, read_preprocessing
-from monai_train.data.labels import ANY_TUMOUR
 from monai_train.data.manifest import read_manifest
 from monai_train.data.patients import SplitRole, split_roles
 from monai_train.networks.pretrained import load_weights
@@ -33,6 +32,7 @@ from monai_train.training.train import (
     train,
     train_epoch,
 )
+from tests.testbed.converted import CLASSES
 from tests.testbed.waiting import wait_until
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
@@ -47,13 +47,13 @@ def test_training_learns_the_classes(tiny_run: Path) -> None:
 def test_map_loss_asks_for_evidence_on_the_marked_tumour() -> None:
     tumours = torch.zeros(3, 1, 16, 16)
     tumours[:2, :, 4:8, 8:12] = 1  # the cell of row 1 and column 2 of 4
-    labels = torch.tensor([0, ANY_TUMOUR, 3])
+    labels = torch.tensor([0, CLASSES.any_tumour, 3])
     there, elsewhere = torch.zeros(3, 4, 4, 4), torch.zeros(3, 4, 4, 4)
     there[:, :2, 1, 2] = 8
     elsewhere[:, :2, 3, 0] = 8
-    assert activation_map_loss(there, labels, tumours) < 0.1
-    assert activation_map_loss(elsewhere, labels, tumours) > 5
-    assert activation_map_loss(elsewhere[2:], labels[2:], tumours[2:]) == 0  # nothing is marked
+    assert activation_map_loss(there, labels, tumours, CLASSES) < 0.1
+    assert activation_map_loss(elsewhere, labels, tumours, CLASSES) > 5
+    assert activation_map_loss(elsewhere[2:], labels[2:], tumours[2:], CLASSES) == 0  # nothing is marked
 
 
 def test_network_without_maps_refuses_the_map_loss(tiny_data: Path, tmp_path: Path) -> None:
@@ -98,8 +98,8 @@ def test_loss_that_is_not_a_number_stops(tiny_data: Path) -> None:
     roles = split_roles(rows, TINY.external, TINY.test_share, TINY.validation_share)
     pictures = load_pictures(tiny_data, rows, read_preprocessing())
     chosen = [i for i, role in enumerate(roles) if role is SplitRole.TRAIN]
-    sampler = make_sampler(pictures, chosen, TINY, ["a", "b", "c", "d"])
-    state = new_state(TINY)
+    sampler = make_sampler(pictures, chosen, TINY)
+    state = new_state(TINY, CLASSES)
     with torch.no_grad():
         next(state.model.parameters()).fill_(math.nan)
     with pytest.raises(DivergedError, match="not a number"):
@@ -117,15 +117,15 @@ def test_patience_ends_a_run_that_gets_no_better(tiny_data: Path, tmp_path: Path
 
 
 def test_weighted_loss_lets_a_rare_class_count_as_much() -> None:
-    labels = torch.tensor([0] * 10 + [1] * 40 + [2] * 40 + [3] * 40 + [ANY_TUMOUR] * 3)
-    weights = class_weights(labels)
+    labels = torch.tensor([0] * 10 + [1] * 40 + [2] * 40 + [3] * 40 + [CLASSES.any_tumour] * 3)
+    weights = class_weights(labels, CLASSES)
     assert weights[0] == pytest.approx(float(weights[1]) * 4)
     assert weights[:4].mean() == pytest.approx(1)
-    assert weights[ANY_TUMOUR] == 1
+    assert weights[CLASSES.any_tumour] == 1
     logits = torch.randn(133, 4, generator=torch.Generator().manual_seed(0))
-    known = labels != ANY_TUMOUR
+    known = labels != CLASSES.any_tumour
     torch.testing.assert_close(
-        classification_loss(logits[known], labels[known], 0.0, weights),
+        classification_loss(logits[known], labels[known], 0.0, CLASSES, weights),
         functional.cross_entropy(logits[known], labels[known], weight=weights[:4]),
     )
 
@@ -134,11 +134,11 @@ def test_loss_equals_cross_entropy_and_sums_tumours() -> None:
     logits = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
     torch.testing.assert_close(
-        classification_loss(logits, labels, 0.1), functional.cross_entropy(logits, labels, label_smoothing=0.1)
+        classification_loss(logits, labels, 0.1, CLASSES), functional.cross_entropy(logits, labels, label_smoothing=0.1)
     )
-    unknown = torch.full((8,), ANY_TUMOUR)
+    unknown = torch.full((8,), CLASSES.any_tumour)
     expected = -logits.softmax(dim=1)[:, :3].sum(dim=1).log().mean()
-    torch.testing.assert_close(classification_loss(logits, unknown, 0.1), expected)
+    torch.testing.assert_close(classification_loss(logits, unknown, 0.1, CLASSES), expected)
 
 
 def test_one_cycle_rises_and_falls() -> None:
@@ -151,11 +151,11 @@ def test_one_cycle_rises_and_falls() -> None:
 
 
 def test_weights_of_another_network_are_refused(tiny_run: Path) -> None:
-    state = new_state(TINY)
+    state = new_state(TINY, CLASSES)
     assert len(load_weights(state.model, tiny_run / BEST)) == 64
-    other = new_state(TINY.model_copy(update={"network": "resnet18"}))
+    other = new_state(TINY.model_copy(update={"network": "resnet18"}), CLASSES)
     with pytest.raises(StartError, match="has the shape"):
         load_weights(other.model, tiny_run / BEST)
-    other = new_state(TINY.model_copy(update={"network": "densenet121"}))
+    other = new_state(TINY.model_copy(update={"network": "densenet121"}), CLASSES)
     with pytest.raises(StartError, match=r"missing|unknown"):
         load_weights(other.model, tiny_run / BEST)
