@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.progress import track
 
 import worker
 from monai_train.data.labels import Classes
-from monai_train.data.manifest import ManifestRow, manifest_path
+from monai_train.data.manifest import ManifestRow, manifest_path, read_manifest
+from monai_train.data.sources.stacks import PREPROCESSING_FILE as PREPROCESSING_FILE
+from monai_train.data.sources.stacks import read_preprocessing as read_preprocessing
 from worker.errors import NotAssessable, StartError
 from worker.files import open_atomically
 from worker.inference.preprocess import Preprocessing, Volume, preprocess
-
-PREPROCESSING_FILE = Path(__file__).with_name("preprocessing.json")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -43,22 +42,50 @@ class Pictures:
         return Pictures(rows, self.pixels[index], self.labels[index], self.boxes[index], self.classes)
 
 
-def read_preprocessing(path: Path = PREPROCESSING_FILE) -> Preprocessing:
-    """The preprocessing definition that training and bundles use (docs/decisions/0002)."""
-    return Preprocessing.from_json(json.loads(path.read_text()))
+def series_of(rows: Sequence[ManifestRow]) -> list[list[int]]:
+    """The positions of the rows that are preprocessed together: those of a series, or a picture on its own."""
+    members: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        members.setdefault(f"series {row.series}" if row.series else f"picture {index}", []).append(index)
+    return list(members.values())
 
 
-def _preprocessed(file: Path, row: ManifestRow, definition: Preprocessing) -> tuple[npt.NDArray[np.uint8], list[float]]:
-    """uint8 [1, s, s] and the box on it; NotAssessable from the worker's preprocessing."""
-    volume = preprocess([file], definition)
-    return (volume.tensor[0] * 255).round().astype(np.uint8), box_on(volume, row)
+def series_files(folder: Path, rows: Sequence[ManifestRow]) -> dict[str, list[str]]:
+    """The paths of all slices of the series that these rows are slices of, whichever were chosen."""
+    needed = sorted({row.series for row in rows if row.series})
+    found: dict[str, list[str]] = {series: [] for series in needed}
+    for row in read_manifest(folder) if needed else ():
+        if row.series in found:
+            found[row.series].append(row.path)
+    return found
 
 
-def box_on(volume: Volume, row: ManifestRow) -> list[float]:
-    """The tumour's box on the tensor of a picture: x centre, y centre, width, height as fractions, NaN if unknown."""
+def preprocess_together(
+    root: Path, rows: Sequence[ManifestRow], paths: Mapping[str, Sequence[str]], definition: Preprocessing
+) -> tuple[Volume, list[int]]:
+    """The volume of a picture or of a series, and the slice of each row: of several frames of a file, the middle one.
+
+    `paths` are those of `series_files`. Raises NotAssessable from the worker's preprocessing; StartError for a file
+    that cannot be read.
+    """
+    own = [root / row.path for row in rows]
+    try:
+        volume = preprocess(
+            list(dict.fromkeys([*(root / path for path in paths.get(rows[0].series, ())), *own])), definition
+        )
+    except OSError as error:
+        raise StartError("unreadable-data", f"cannot read {error.filename}: {error.strerror}") from error
+    slices: dict[Path, list[int]] = {}
+    for index, frame in enumerate(volume.frames):
+        slices.setdefault(frame.path, []).append(index)
+    return volume, [slices[file][len(slices[file]) // 2] for file in own]
+
+
+def box_on(volume: Volume, index: int, row: ManifestRow) -> list[float]:
+    """The tumour's box on the tensor of a slice: x centre, y centre, width, height as fractions, NaN if unknown."""
     if row.box is None:
         return [float("nan")] * 4
-    square = volume.squares[0]
+    square = volume.squares[index]
     x, y, width, height = row.box
     return [
         (x * row.columns - square.left) / square.side,
@@ -82,7 +109,7 @@ def load_pictures(
     cache: Path | None = None,
     classes: Classes | None = None,
 ) -> Pictures:
-    """Preprocess every picture as the worker does; the result is cached in one file.
+    """Preprocess every picture as the worker does, the slices of a series together; the result is cached in one file.
 
     The file is in the folder `cache`, by default beside the manifest. The classes are by default those of the rows.
 
@@ -90,18 +117,23 @@ def load_pictures(
     """
     classes = classes or Classes.of(row.label for row in rows)
     root = manifest_path(folder).parent
-    inputs = [definition.to_json(), _code_sha256(), [(row.path, row.source_sha256, row.box) for row in rows]]
+    files = series_files(folder, rows)
+    identity = [(row.path, row.source_sha256, row.box, row.series) for row in rows]
+    inputs = [definition.to_json(), _code_sha256(), identity, files]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     stored = (cache or root) / f"cache-{key[:16]}.npz"
     if not stored.exists():
         size = definition.size
         pixels = np.empty((len(rows), 1, size, size), np.uint8)
         boxes = np.empty((len(rows), 4), np.float32)
-        for i, row in enumerate(track(rows, description="preprocessing")):
+        for members in track(series_of(rows), description="preprocessing"):
+            own = [rows[i] for i in members]
             try:
-                pixels[i], boxes[i] = _preprocessed(root / row.path, row, definition)
+                volume, slices = preprocess_together(root, own, files, definition)
             except NotAssessable as error:
-                raise StartError(error.reason, f"{row.path}: {error.detail}") from error
+                raise StartError(error.reason, f"{own[0].path}: {error.detail}") from error
+            pixels[members] = (volume.tensor[slices] * 255).round().astype(np.uint8)
+            boxes[members] = [box_on(volume, k, row) for k, row in zip(slices, own, strict=True)]
         with open_atomically(stored) as stream:
             np.savez(stream, pixels=pixels, boxes=boxes)
     with np.load(stored) as arrays:

@@ -1,6 +1,7 @@
 """`monai-train convert --from-worker`: the output of `worker readings export` → a data set of confirmed series.
 
-OUT/manifest.csv   the slices whose label is known, for `train`, `evaluate` and `explore`
+OUT/manifest.csv   for `train`, `evaluate` and `explore`: the series with a slice whose label is known, whole, as their
+                   slices are preprocessed together; the other slices have no label
 OUT/series.csv     every slice of every series with the label of the series, for `retrain` to evaluate whole series
 
 A reader states what a series shows, not what each slice shows. A slice is labelled only if its label follows from that:
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -51,19 +52,30 @@ def convert_export(export: Path, out: Path, salt: str = DEFAULT_SALT) -> Convers
 
 
 def _choose(lines: Sequence[Line], out: Path) -> list[Line]:
-    """Write the series; return the lines of the manifest, with `truth`."""
+    """Write the series; return the lines of the manifest, with `truth`, "" for a slice without a label."""
     if lines and not set(_NEEDED) <= set(lines[0]):
         raise StartError("no-export", f"{LABELS} was not written by `worker readings export`: columns are missing")
     by_series: dict[str, list[Line]] = {}
     for line in lines:
-        by_series.setdefault(line["series"], []).append(line)
-    write_csv(out / SERIES, SERIES_COLUMNS, ({c: line[c] for c in SERIES_COLUMNS} for line in lines))
+        by_series.setdefault(_name(line), []).append(line)
+    named = ({**{c: line[c] for c in SERIES_COLUMNS}, "series": _name(line)} for line in lines)
+    write_csv(out / SERIES, SERIES_COLUMNS, named)
     chosen = {id(line): truth for members in by_series.values() for line, truth in _known(members)}
     if not chosen:
         raise StartError(
             "no-truth", "no slice of the confirmed series has a known label: mark slices of a tumour in the worker"
         )
-    return [line | {"truth": chosen[id(line)]} for line in lines if id(line) in chosen]
+    return [
+        line | ({"truth": chosen[id(line)]} if id(line) in chosen else {"truth": "", "label": ""})
+        for members in by_series.values()
+        for line in members
+        if any(id(member) in chosen for member in members)
+    ]
+
+
+def _name(line: Line) -> str:
+    """The name of the series: that of its folder in the export."""
+    return PurePosixPath(line["source"]).parent.name
 
 
 def _known(series: Sequence[Line]) -> list[tuple[Line, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pydicom
@@ -15,20 +15,39 @@ from monai_train.data.images import MAXIMUM_PIXELS, UnreadableImage, find_files,
 from monai_train.data.labels import LabelFile, LabelRow, folder_label
 from monai_train.data.manifest import GROUP_COLUMNS, read_lines
 from monai_train.data.patients import DEFAULT_SALT
+from monai_train.data.sources.slice_series import SlicePlace
+from monai_train.data.sources.tables import SourceTables, read_tables
 from worker.errors import StartError
 
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
-    """An image and its label. `row` is the merged rows of the user's files that name it, None without any."""
+    """An image and its label. `row` is the merged rows of the files that name it, None without any.
 
-    source: str  # relative to the source folder
+    `place` is that of a picture in a whole series, `mask` the path of its tumour's mask relative to the source folder.
+    """
+
+    source: str  # relative to the source folder; of an archive's file, `archive/member`
     is_dicom: bool
     label: str
     split: str
     folder_label: str
     row: LabelRow | None
     patient: str  # salted hash of the DICOM patient, "" for a picture
+    file: Path
+    series: str = ""  # Series Instance UID of a DICOM image
+    place: SlicePlace | None = None
+    mask: str = ""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it has a label, or a table says that it has none."""
+        return bool(self.label) or (self.row is not None and self.row.final)
+
+    @property
+    def is_of_archive(self) -> bool:
+        """Whether it comes from an archive of a table, whose series were made without contrast agent."""
+        return self.is_dicom and self.row is not None and self.row.final
 
     @property
     def patient_group(self) -> str:
@@ -65,12 +84,17 @@ def count_reasons(rejected: Iterable[RejectedFile]) -> str:
 
 
 def take_inventory(
-    source: Path, files: Sequence[LabelFile] = (), salt: str = DEFAULT_SALT, exclude: Path | None = None
+    source: Path,
+    files: Sequence[LabelFile] = (),
+    salt: str = DEFAULT_SALT,
+    exclude: Path | None = None,
+    unpacked: Path | None = None,
 ) -> Inventory:
     """List every image under `source` with its label: from the first file that names it, otherwise its class folder.
 
-    DICOM takes no label from folders, which are named after series and patients. Raises StartError: no folder, no
-    files, or label files that name none of them.
+    Tables among the images (sources.tables) come after `files`; the archives that they name are unpacked into the
+    folder `unpacked`, if given. DICOM takes no label from folders, which are named after series and patients. Raises
+    StartError: no folder, no files, a table that cannot be used, or label files that name none of the images.
     """
     if not source.is_dir():
         raise StartError("no-source", f"{source} is not a folder")
@@ -78,25 +102,39 @@ def take_inventory(
     if not paths:
         raise StartError("empty-source", f"{source} holds no files")
     inventory = Inventory()
-    usable = {path: kind for path in paths if (kind := _kind(source, path, inventory))}
+    tables = read_tables(source, paths, unpacked)
+    located = {path: source / path for path in paths if path not in tables.files} | dict(tables.unpacked)
+    usable = {path: kind for path, file in located.items() if (kind := _kind(path, file, tables, inventory))}
     matches = [file.match(list(usable), source) for file in files]
+    matched = False
     for path, kind in usable.items():
         try:
-            uids, patient = _identity(source / path, salt) if kind == "dicom" else ((), "")
+            uids, patient = _identity(located[path], salt) if kind == "dicom" else ((), "")
         except UnreadableImage as error:
             inventory.rejected.append(RejectedFile(path, error.reason, error.detail))
             continue
+        listed = tables.listed.get(path)
         rows = [match[path] for match in matches if path in match]
         rows += [file.by_uid[uid] for file in files for uid in uids if uid in file.by_uid]
-        row = _merge(rows)
+        row = _merge([*rows, listed.row] if listed else rows)
         label, split = folder_label(path, source)
-        if kind == "dicom":
+        if kind == "dicom" or listed:
             label = ""
         given = row or LabelRow()
-        inventory.images.append(
-            SourceImage(path, kind == "dicom", given.label or label, given.split or split, label, row, patient)
+        image = SourceImage(
+            path,
+            kind == "dicom",
+            given.label or label,
+            given.split or split,
+            label,
+            row,
+            patient,
+            located[path],
+            uids[1] if uids else "",
         )
-    if files and inventory.images and not any(image.row for image in inventory.images):
+        inventory.images.append(replace(image, place=listed.place, mask=listed.mask) if listed else image)
+        matched = matched or bool(rows)
+    if files and inventory.images and not matched:
         raise StartError("no-row-matches", f"no row of the file of labels or groups names an image under {source}")
     return inventory
 
@@ -113,21 +151,25 @@ def list_converted(folder: Path) -> Inventory:
                 "",
                 LabelRow(patient_group=line.values["patient_group"], picture_group=line.values["picture_group"]),
                 "",
+                folder / line.values["path"],
             )
             for line in read_lines(folder, ("path", "label", *GROUP_COLUMNS))
         ]
     )
 
 
-def _kind(source: Path, path: str, inventory: Inventory) -> str:
+def _kind(path: str, file: Path, tables: SourceTables, inventory: Inventory) -> str:
     """`dicom` or `picture`, or "" for a file that is rejected."""
     if any("\ud800" <= character <= "\udfff" for character in path):
         inventory.rejected.append(RejectedFile(path, "bad-file-name", "the file's name is not Unicode"))
         return ""
-    if is_dicom_file(source / path):
+    if is_dicom_file(file):
         return "dicom"
-    if is_picture_name(path):
+    if is_picture_name(path) and (path in tables.listed or not tables.covers(path)):
         return "picture"
+    if is_picture_name(path):
+        inventory.rejected.append(RejectedFile(path, "no-row", "the table of its folder has no row for it"))
+        return ""
     inventory.rejected.append(RejectedFile(path, "not-an-image", "neither PNG, JPEG nor DICOM"))
     return ""
 
@@ -144,7 +186,7 @@ def _merge(rows: Sequence[LabelRow]) -> LabelRow | None:
         name: next((text for row in rows if (text := getattr(row, name))), "")
         for name in ("label", "split", "patient_group", "picture_group")
     }
-    return LabelRow(**merged, extras=extras)
+    return LabelRow(**merged, extras=extras, final=any(row.final for row in rows))
 
 
 def _identity(path: Path, salt: str) -> tuple[tuple[str, ...], str]:

@@ -118,13 +118,17 @@ def folder_label(path: str, source: Path) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class LabelRow:
-    """A row of the user's file on one image or series; "" where it has no value."""
+    """A row of the user's file on one image or series; "" where it has no value.
+
+    With `final`, a row without a label says that the image has none, whatever its folder is called.
+    """
 
     label: str = ""
     split: str = ""
     patient_group: str = ""
     picture_group: str = ""
     extras: Mapping[str, str] = field(default_factory=dict)
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)

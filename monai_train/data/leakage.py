@@ -67,7 +67,7 @@ def audit(source: Path, groups: Path | None = None) -> Audit:
     else:
         inventory = take_inventory(source, [read_label_file(groups)] if groups else [])
     try:
-        outcomes = fingerprint_files([source / image.source for image in inventory.images])
+        outcomes = fingerprint_files([image.file for image in inventory.images])
     except BrokenProcessPool:
         raise StartError("process-died", "a reading process was killed, perhaps because memory ran out") from None
     images, prints = [], []

@@ -19,7 +19,6 @@ from worker.errors import StartError
 from worker.files import write_atomically
 
 GROUP_COLUMNS = ("patient_group", "picture_group")
-MANIFEST_COLUMNS = ("path", "label", "split", *GROUP_COLUMNS, "source", "source_sha256", "rows", "columns")
 SERIES_COLUMNS = (
     "sequence", "slice_number", "slice_count", "tumour_pixels", "head_pixels", "mask", "diagnosis", "series", "region",
     "plane", "licence",
@@ -27,6 +26,9 @@ SERIES_COLUMNS = (
 SEQUENCES = ("T1", "T1C", "T2", "FLAIR", "other")
 REGIONS = ("brain", "head", "other")
 PLANES = ("axial", "coronal", "sagittal")
+MANIFEST_COLUMNS = (
+    "path", "label", "split", *GROUP_COLUMNS, "source", "source_sha256", "rows", "columns", *SERIES_COLUMNS,
+)  # fmt: skip
 REQUIRED_COLUMNS = ("path", "label", *GROUP_COLUMNS, "source_sha256", "rows", "columns")
 _NEVER_EMPTY = ("path", *GROUP_COLUMNS)  # an empty group would join every picture that has none
 

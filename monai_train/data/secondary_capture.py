@@ -7,20 +7,25 @@ import io
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from monai_train.data.images import Picture
+from monai_train.data.images import Picture, PictureArray
 from worker.dicom.standard import derive_uid
 
 
 def encode_secondary_capture(picture: Picture, source_sha256: str, source_path: str, source_bytes: int) -> bytes:
     """The bytes of a DICOM file, modality MR, MONOCHROME2, 8 or 16 bit.
 
-    Every picture gets a patient, a study and a series of its own, as a folder does not say which pictures are of the
+    The picture gets a patient, a study and a series of its own, as a folder does not say which pictures are of the
     same scan. Label and groups are in the manifest only, so that a corrected label changes no DICOM file. Dates are
     unknown and left empty.
     """
+    uid = derive_uid("picture", source_sha256, source_path)
+    return encode(picture_dataset(picture, source_bytes, uid, derive_uid("series", uid)), picture.pixels)
+
+
+def picture_dataset(picture: Picture, source_bytes: int, uid: str, series_uid: str) -> Dataset:
+    """All but the pixels of a picture with these SOP Instance and Series Instance UIDs."""
     pixels = picture.pixels
     bits = pixels.dtype.itemsize * 8
-    uid = derive_uid("picture", source_sha256, source_path)
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.ImageType = ["DERIVED", "SECONDARY"]
@@ -34,7 +39,7 @@ def encode_secondary_capture(picture: Picture, source_sha256: str, source_path: 
     ds.PatientName = f"Anonymous^{ds.PatientID}"
     ds.PatientBirthDate = ds.PatientSex = ""
     ds.StudyInstanceUID = derive_uid("study", uid)
-    ds.SeriesInstanceUID = derive_uid("series", uid)
+    ds.SeriesInstanceUID = series_uid
     ds.StudyID = "1"
     ds.SeriesNumber = ds.InstanceNumber = 1
     ds.Laterality = ds.PatientOrientation = ""
@@ -48,9 +53,14 @@ def encode_secondary_capture(picture: Picture, source_sha256: str, source_path: 
         ds.LossyImageCompression = "01"
         ds.LossyImageCompressionRatio = f"{max(1.0, pixels.nbytes / source_bytes):.2f}"
         ds.LossyImageCompressionMethod = "ISO_10918_1"
+    return ds
+
+
+def encode(ds: Dataset, pixels: PictureArray) -> bytes:
+    """The bytes of the file of a dataset and its pixels, Explicit VR Little Endian."""
     content = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
     ds.PixelData = content + b"\0" * (len(content) % 2)
-    ds["PixelData"].VR = "OW" if bits == 16 else "OB"
+    ds["PixelData"].VR = "OW" if ds.BitsAllocated == 16 else "OB"
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     # Set here, so that every release of pydicom writes the same bytes.

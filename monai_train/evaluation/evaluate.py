@@ -14,7 +14,14 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from monai_train.data.dataset import box_on, load_pictures, read_preprocessing
+from monai_train.data.dataset import (
+    box_on,
+    load_pictures,
+    preprocess_together,
+    read_preprocessing,
+    series_files,
+    series_of,
+)
 from monai_train.data.labels import ANY_TUMOUR, NO_TUMOUR, Classes, class_name
 from monai_train.data.manifest import ManifestRow, deduplicate, manifest_path, read_manifest
 from monai_train.data.patients import SplitRole, split_roles
@@ -33,7 +40,6 @@ from worker.inference.aggregate import deciding_slices, in_distribution, slice_p
 from worker.inference.bundle import Bundle, load_bundle
 from worker.inference.classify import check_accepted
 from worker.inference.engines import EngineOutputs, OpenVinoEngine, Precision
-from worker.inference.preprocess import preprocess
 from worker.pixels.arrays import ByteArray, FloatArray
 
 _BATCH = 64
@@ -181,15 +187,18 @@ def examine_bundle(
     boxes = np.full((len(rows), 4), np.nan, np.float32)
     readable = np.zeros(len(rows), bool)
     unreadable: Counter[str] = Counter()
-    for i, row in enumerate(track(rows, description="preprocessing", console=Console(stderr=True), transient=True)):
+    console = Console(stderr=True)
+    files = series_files(data, rows)
+    for members in track(series_of(rows), description="preprocessing", console=console, transient=True):
+        own = [rows[i] for i in members]
         try:
-            volume = preprocess([root / row.path], bundle.preprocessing)
+            volume, slices = preprocess_together(root, own, files, bundle.preprocessing)
             check_accepted(volume, bundle)
-            tensors[i], boxes[i], readable[i] = volume.tensor[0], box_on(volume, row), True
         except NotAssessable as refusal:
-            unreadable[refusal.reason] += 1
-        except OSError as error:
-            raise StartError("unreadable-data", f"cannot read {row.path}: {error.strerror}") from error
+            unreadable[refusal.reason] += len(own)
+            continue
+        tensors[members], readable[members] = volume.tensor[slices], True
+        boxes[members] = [box_on(volume, k, row) for k, row in zip(slices, own, strict=True)]
     outputs = run_in_batches(engine, tensors, flip)
     pixels = (tensors[:, 0] * 255).round().astype(np.uint8)
     evidence = Evidence(tuple(rows), pixels, boxes, outputs.features, outputs.maps)

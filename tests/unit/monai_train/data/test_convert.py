@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 import shutil
 import subprocess
@@ -18,7 +19,8 @@ from typer.testing import CliRunner
 
 from monai_train.cli.app import app, main
 from monai_train.data.convert import convert
-from monai_train.data.manifest import MANIFEST_COLUMNS
+from monai_train.data.manifest import MANIFEST_COLUMNS, read_manifest
+from tests.testbed.source_folder import SLICES, dicom_series, make_archives, make_pictures, make_slices
 from worker.dicom.standard import is_uid
 from worker.errors import StartError
 
@@ -372,12 +374,68 @@ def test_command_prints_a_table_and_what_it_left_out(src: Path, tmp_path: Path) 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian dicom3tools) is not installed")
 def test_dciodvfy_finds_no_error(src: Path, tmp_path: Path) -> None:
-    Image.fromarray(np.full((9, 7), 4000, np.uint16)).save(src / "Training" / "no_tumor" / "deep.png")
-    Image.fromarray(np.full((9, 7), 40, np.uint8)).save(src / "Training" / "no_tumor" / "lossy.jpg")
+    Image.fromarray(np.arange(9 * 7, dtype=np.uint16).reshape(9, 7) * 60).save(
+        src / "Training" / "no_tumor" / "deep.png"
+    )
+    Image.fromarray(np.arange(9 * 7, dtype=np.uint8).reshape(9, 7)).save(src / "Training" / "no_tumor" / "lossy.jpg")
+    make_slices(src / "whole", patients=1, contrasts=["t1c"])
     convert(src, tmp_path / "out")
-    paths = [str(tmp_path / "out" / row["path"]) for row in rows(tmp_path / "out" / "manifest.csv")]
-    assert len(paths) == 5
-    for path in paths:
+    lines = rows(tmp_path / "out" / "manifest.csv")
+    assert len(lines) == 5 + SLICES
+    for line in lines:
+        path = str(tmp_path / "out" / line["path"])
         verdict = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
-        assert "SCImage" in verdict.stderr
+        assert ("MRImage" if line["series"] else "SCImage") in verdict.stderr
         assert "Error" not in verdict.stderr + verdict.stdout
+
+
+def test_whole_series_stay_series_and_what_is_known_of_a_slice_is_kept(tmp_path: Path) -> None:
+    make_slices(tmp_path / "src" / "whole")
+    make_pictures(tmp_path / "src" / "cases")
+    make_archives(tmp_path / "src" / "scans")
+    picture(tmp_path / "src" / "cheng" / "glioma" / "1.png", 1)
+    Image.new("L", (40, 40)).save(tmp_path / "src" / "cheng" / "glioma" / "2.png")
+    Image.new("L", (40, 40)).save(tmp_path / "src" / "whole" / "P0" / "t1" / "009.png")
+    done = convert(tmp_path / "src", tmp_path / "out")
+    found = by_source(tmp_path / "out")
+    assert len(found) == 2 * 2 * 6 + 9 + 8 + 1
+    reasons = {row["source"]: row["reason"] for row in rows(tmp_path / "out" / "rejected.csv")}
+    assert reasons == {"cheng/glioma/2.png": "blank-image", "whole/P0/t1/009.png": "no-row"}
+    tumour = found["whole/P1/t1/004.png"]
+    assert (tumour["label"], tumour["sequence"], tumour["slice_number"], tumour["slice_count"]) == (
+        "glioma", "T1", "4", "6",
+    )  # fmt: skip
+    assert (tumour["tumour_pixels"], tumour["head_pixels"], tumour["region"]) == ("40", "5000", "brain")
+    assert (tumour["plane"], tumour["dataset"], tumour["patient_group"]) == ("axial", "whole", "P1")
+    mask = tmp_path / "src" / "whole" / "P1" / "mask" / "004.png"
+    assert (tmp_path / "out" / tumour["mask"]).read_bytes() == mask.read_bytes()
+    assert tumour["mask"] == found["whole/P1/flair/004.png"]["mask"]
+    assert tumour["tumour_box_xywh"] == "0.67 0.55 0.16 0.16"
+    series = {source: row["series"] for source, row in found.items() if source.startswith("whole/P1/t1/")}
+    assert set(series.values()) == {str(pydicom.dcmread(tmp_path / "out" / tumour["path"]).SeriesInstanceUID)}
+    assert found["whole/P1/t1/002.png"]["label"] == ""
+    lesion = found["cases/tuberculoma/t2/a.png"]
+    assert (lesion["label"], lesion["diagnosis"], lesion["sequence"]) == ("other", "tuberculoma", "T2")
+    assert found["cheng/glioma/1.png"]["sequence"] == "T1C"
+    head, knee = (found[f"scans/{name}.tar.xz/{name}/0002.dcm"] for name in ("1-head", "2-knee"))
+    assert (head["label"], head["sequence"], head["region"], head["licence"]) == ("notumor", "T1", "", "MIT")
+    assert (knee["label"], knee["sequence"], knee["region"], knee["slice_number"]) == ("", "T2", "other", "3")
+    read = read_manifest(tmp_path / "out")
+    assert {row.label for row in read} == {"glioma", "other", "notumor", ""}
+    assert done.alone == {}
+    assert tree_hash(tmp_path / "out") == (convert(tmp_path / "src", tmp_path / "out") and tree_hash(tmp_path / "out"))
+
+
+def test_series_that_is_no_stack_is_kept_image_by_image(tmp_path: Path) -> None:
+    contents = [*dicom_series("AX T2", 2, seed=1), dicom_series("AX T2", 1, seed=2)[0]]
+    for number, content in enumerate(contents):
+        ds = pydicom.dcmread(io.BytesIO(content))
+        ds.SeriesInstanceUID = "1.2.3"  # two of them at the same position
+        (tmp_path / "src").mkdir(exist_ok=True)
+        ds.save_as(tmp_path / "src" / f"{number}.dcm")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("series_instance_uid,label\n1.2.3,glioma\n")
+    answer = CliRunner().invoke(app, ["convert", str(tmp_path / "src"), str(tmp_path / "out"), "--labels", str(labels)])
+    assert answer.exit_code == 0
+    assert "1 series are no stack of slices (1 duplicate-positions): their images stand alone" in answer.output
+    assert {(row["series"], row["slice_number"]) for row in rows(tmp_path / "out" / "manifest.csv")} == {("", "")}

@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from monai_train.data.dataset import PREPROCESSING_FILE, load_pictures, read_preprocessing
+from monai_train.data.convert import convert
+from monai_train.data.dataset import load_pictures, read_preprocessing
+from monai_train.data.labels import UNLABELLED
 from monai_train.data.manifest import read_manifest
 from tests.testbed.converted import make_converted
+from tests.testbed.source_folder import make_slices
+from worker.errors import StartError
 from worker.inference.preprocess import preprocess
 
 
@@ -31,5 +35,22 @@ def test_pixels_are_the_workers_and_boxes_follow_the_crop(data: Path) -> None:
     assert pictures.boxes[-1].isnan().all()
 
 
-def test_shipped_definition_is_valid() -> None:
-    assert read_preprocessing(PREPROCESSING_FILE).size == 160
+def test_slices_of_a_series_are_preprocessed_together_whichever_are_chosen(tmp_path: Path) -> None:
+    convert(make_slices(tmp_path / "src", patients=1, contrasts=["flair"]), tmp_path / "out")
+    rows, definition = read_manifest(tmp_path / "out"), read_preprocessing()
+    pictures = load_pictures(tmp_path / "out", rows, definition)
+    volume = preprocess([tmp_path / "out" / row.path for row in rows], definition)
+    whole = torch.from_numpy((volume.tensor * 255).round().astype("uint8"))
+    numbers = [row.slice_number or 0 for row in rows]
+    assert torch.equal(pictures.pixels, whole[[number - 1 for number in numbers]])
+    chosen = [row for row in rows if row.label == "glioma"]
+    some = load_pictures(tmp_path / "out", chosen, definition, classes=pictures.classes)
+    assert torch.equal(some.pixels, pictures.pixels[[rows.index(row) for row in chosen]])
+    alone = preprocess([tmp_path / "out" / chosen[0].path], definition).tensor[0]
+    assert not torch.equal(some.pixels[0], torch.from_numpy((alone * 255).round().astype("uint8")))
+    assert pictures.labels[rows.index(next(row for row in rows if not row.label))] == UNLABELLED
+
+
+def test_file_that_is_gone_is_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"cannot read .*images"):
+        load_pictures(tmp_path, read_manifest(data), read_preprocessing())

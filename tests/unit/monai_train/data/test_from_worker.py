@@ -57,7 +57,9 @@ def export(tmp_path: Path) -> Export:
 
 def labelled(folder: Path, out: Path) -> list[tuple[str, int, str]]:
     """(series, ordinal, truth) of every line of the manifest."""
-    return [(line["series"], int(line["ordinal"]), line["truth"]) for line in convert_export(folder, out).manifest]
+    lines = convert_export(folder, out).manifest
+    assert all(bool(line["label"]) == bool(line["truth"]) for line in lines)
+    return [(line["series"], int(line["ordinal"]), line["truth"]) for line in lines if line["truth"]]
 
 
 def test_only_the_slices_whose_label_follows_are_labelled(export: Export, tmp_path: Path) -> None:
@@ -76,6 +78,8 @@ def test_only_the_slices_whose_label_follows_are_labelled(export: Export, tmp_pa
     with (tmp_path / "out" / "series.csv").open(newline="") as stream:
         lines = list(csv.DictReader(stream))
     assert len(lines) == 4 + 3 + 3 + 3
+    with (tmp_path / "out" / "manifest.csv").open(newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 4 + 3 + 3  # whole series, but not the one without a known slice
     assert {line["label"] for line in lines if line["series"] == "missed"} == {"meningioma"}
 
 

@@ -107,7 +107,7 @@ one_image = st.tuples(st.sampled_from(["train", "test", ""]), st.sampled_from("a
 @given(st.lists(one_image, min_size=1, max_size=15))
 def test_clean_images_share_no_group_with_the_other_side(drawn: list[tuple[str, str, str]]) -> None:
     empty = np.zeros(0)
-    images = [SourceImage(str(n), False, "", split, "", None, "") for n, (split, _, _) in enumerate(drawn)]
+    images = [SourceImage(str(n), False, "", split, "", None, "", Path()) for n, (split, _, _) in enumerate(drawn)]
     prints = [Fingerprint(pixel, "L", "PNG", 1, 1, empty, empty, empty) for _, pixel, _ in drawn]
     pictures = name_groups([(pixel,) for _, pixel, _ in drawn])
     patients = name_groups([(group, pixel) for _, pixel, group in drawn])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,20 +33,18 @@ from worker.errors import StartError
 PICTURES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 30)), min_size=1, max_size=150)
 SHORT = TINY.model_copy(update={"epochs": 1, "samples_per_epoch": 32})
 
+ROW = ManifestRow("", "", "", "", "", "0" * 64, 9, 9, None, False)
+
 
 def made_rows(pictures: list[tuple[int, int, bool]]) -> list[ManifestRow]:
     return [
-        ManifestRow(
-            f"{i}.dcm",
-            CLASSES.label_names[label],
-            f"G{group}",
-            f"P{i}",
-            "out" if outside else "main",
-            f"{i:064x}",
-            9,
-            9,
-            None,
-            False,
+        replace(
+            ROW,
+            path=f"{i}.dcm",
+            label=CLASSES.label_names[label],
+            patient_group=f"G{group}",
+            picture_group=f"P{i}",
+            dataset="out" if outside else "main",
         )
         for i, (label, group, outside) in enumerate(pictures)
         for dataset in ["out" if outside else "main"]

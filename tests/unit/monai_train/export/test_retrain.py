@@ -61,7 +61,7 @@ def test_a_slice_gets_a_label_only_where_it_follows(tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = convert_export(export, out)
     truths: dict[str, list[tuple[int, str]]] = {}
-    for line in done.manifest:
+    for line in (line for line in done.manifest if line["truth"]):
         truths.setdefault(line["series"], []).append((int(line["ordinal"]), line["truth"]))
     decided = [(number, "deciding") for number in (8, 9, 10)]
     healthy = truths.pop("healthy")

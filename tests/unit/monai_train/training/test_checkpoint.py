@@ -73,6 +73,7 @@ def test_stored_keys_stay_as_earlier_runs_wrote_them(tmp_path: Path) -> None:
     content = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     assert set(content) == {
         "model", "average", "optimizer", "epoch", "best", "best_epoch", "config", "provenance",
+        "classes",
     }  # fmt: skip
     assert {"network", "shares", "augmentation", "ema_decay", "healthy_share", "map_loss"} <= json.loads(
         content["config"]
