@@ -142,8 +142,10 @@ as sent, never transcoded:
 For senders listed as `[[peer]]` with `query = true`: Study Root Query/Retrieve Information Model - FIND
 (`{UID("1.2.840.10008.5.1.4.1.2.2.1")}`), level SERIES, keys Study and Series Instance UID; asked for: Number of Series
 Related Instances (0020,1209). Without an answer the series settles by silence.
-After an association that was aborted or lost, and after a refused instance that did not come again, a series waits
-{receive.incomplete_seconds:g} s more (`incomplete_seconds`), and the report states that it may be incomplete.
+Over an association that its sender keeps open and alive a series settles {receive.idle_seconds:g} s after its last
+image (`idle_seconds`). After an association that was aborted or lost, and after a refused instance that did not come
+again, a series waits {receive.incomplete_seconds:g} s more (`incomplete_seconds`), and the report states that it may be
+incomplete.
 
 ## Query/Retrieve SCP
 For each `[[peer]]` with `may_retrieve = true`, known by its calling AE title and calling from its `host`; to others the

@@ -17,6 +17,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
+from pynetdicom.sop_class import Verification
 from sqlalchemy import select
 
 from tests.testbed.instances import MODEL, NOON, encoded, mr_instance
@@ -203,3 +204,21 @@ def test_the_senders_count_says_that_nothing_is_missing(tmp_path: Path) -> None:
         with database.write() as session:
             record_count(session, 1, closed_at + timedelta(seconds=QUIET), 8)
         assert _settles(database, closed_at + timedelta(seconds=QUIET)) is None
+
+
+def test_a_permanent_association_that_echoes_is_answered_after_its_idle_time(tmp_path: Path) -> None:
+    """Settling with another clock: the association lives on, and its series needs no more than idle_seconds."""
+    with receiving(tmp_path, idle_seconds=60) as (port, database):
+        _serve_a_model(database)
+        ae = AE(ae_title="PACS")
+        for sop_class in (MRImageStorage, Verification):
+            ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
+        assoc = ae.associate("127.0.0.1", port, ae_title="AI_WORKER")
+        _send(assoc, range(1, 9))
+        assert assoc.send_c_echo().Status == 0
+        with database.read() as session:
+            last = session.scalars(select(SeriesRow.last_received_at)).one()
+        assert _settles(database, last + timedelta(seconds=59)) == "open"
+        assert _settles(database, last + timedelta(seconds=60)) is None  # nothing is missing
+        assert assoc.is_established
+        assoc.release()

@@ -53,25 +53,31 @@ def series_to_settle(
     idle: timedelta,
     count_policy: CountPolicy,
     awaited: Sequence[str] = (),
+    living: Sequence[str] = (),
 ) -> Sequence[tuple[int, datetime]]:
     """(id, last arrival) of the open series that are complete.
 
     Complete: nothing came for `quiet`, and the series' associations ended at least `quiet` ago. So a sender that lost
-    its association, even because this worker was killed, has `quiet` from then on to send the rest. The end of an
-    association whose receiver died is never recorded; it counts as ended after twice the idle limit without an
-    instance, because a living receiver would have ended it. After an association that was not released, or has no end,
+    its association, even because this worker was killed, has `quiet` from then on to send the rest. A sender that
+    keeps its association open has `idle`: it lives, and sends other series or C-ECHO over it, for else its silence
+    would have ended it. The end of an association whose receiver, not among the `living` processes, died is never
+    recorded; it counts as ended after twice the idle limit without an instance. After an association that was not released, or has no end,
     and after an instance of it was refused and did not come again, a series waits `extra_quiet` more unless the
     sender's count says that it is complete: the sender may come back. A count delays completion or brings it forward:
     see CountPolicy. `awaited`: details of models that are not active; series that wait for such a model are left out.
     """
-    open_association = _comes_over(or_(AssociationRow.closed_at.is_(None), AssociationRow.closed_at > now - quiet))
+    is_open, has_receiver = AssociationRow.closed_at.is_(None), AssociationRow.receiver.in_(living)
+    just_ended = _comes_over(AssociationRow.closed_at > now - quiet)
+    is_kept_open, has_no_end = _comes_over(and_(is_open, has_receiver)), _comes_over(and_(is_open, ~has_receiver))
     is_whole = and_(_counted_since_last_arrival(), _expected() > 0, _expected() <= _instances())
     extra = count_policy.extra_quiet
     broke_off = _comes_over(and_(AssociationRow.ended.in_(_BROKEN_OFF), AssociationRow.closed_at > now - quiet - extra))
-    without_end = SeriesRow.last_received_at <= now - 2 * idle
+    last = SeriesRow.last_received_at
     complete = and_(
-        SeriesRow.last_received_at <= now - quiet,
-        or_(~open_association, and_(without_end, or_(is_whole, SeriesRow.last_received_at <= now - 2 * idle - extra))),
+        last <= now - quiet,
+        ~just_ended,
+        or_(~is_kept_open, last <= now - idle),
+        or_(~has_no_end, and_(last <= now - 2 * idle, or_(is_whole, last <= now - 2 * idle - extra))),
         or_(~broke_off, is_whole),
         or_(~_lacks_refused(RefusedInstanceRow.refused_at > now - quiet - extra), is_whole),
     )
@@ -129,16 +135,17 @@ def expected_now(series: SeriesRow) -> int | None:
     return series.expected_instances if is_current else None
 
 
-def broken_transfers(session: Session, series_id: int) -> dict[str, int]:
+def broken_transfers(session: Session, series_id: int, living: Sequence[str] = ()) -> dict[str, int]:
     """The number of a series' instances by the end of their associations, where those were not released.
 
-    An association that has no end although its series settles is lost: its receiver died.
+    An association that is open although its receiver is not among the `living` processes is lost.
     """
+    is_lost = and_(AssociationRow.closed_at.is_(None), AssociationRow.receiver.not_in(living))
     rows = session.execute(
         select(AssociationRow.ended, func.count())
         .join(InstanceRow, InstanceRow.association_id == AssociationRow.id)
         .where(InstanceRow.series_id == series_id)
-        .where(or_(AssociationRow.ended.in_(_BROKEN_OFF), AssociationRow.closed_at.is_(None)))
+        .where(or_(AssociationRow.ended.in_(_BROKEN_OFF), is_lost))
         .group_by(AssociationRow.ended)
         .order_by(AssociationRow.ended)
     )

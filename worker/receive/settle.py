@@ -15,13 +15,15 @@ from worker.config import routing
 from worker.config.fingerprint import rules_fingerprint
 from worker.config.settings import Settings
 from worker.db import settling
-from worker.db.engine import Database
+from worker.db.engine import Database, Session
 from worker.db.instances import instances_of
 from worker.db.models import models_in_use
+from worker.db.processes import list_processes
 from worker.db.series import INCOMPLETE, lock_open_series, queue_series, record_series_type, refuse_series
 from worker.db.tables import DETAIL_LENGTH, InstanceRow, ModelRow, SeriesRow
 from worker.dicom.series_type import read_series_type
 from worker.logs import get_log
+from worker.process import process_name
 from worker.receive.completeness import describe_missing
 from worker.receive.eligibility import SeriesRefusal, check_eligibility
 from worker.storage.acceptance import IDENTITY_KEY, comparable_name
@@ -68,10 +70,17 @@ def settle_series(database: Database, settings: Settings, now: datetime) -> int:
     )
     with database.read() as session:
         waits_for = routing.reasons_to_wait(settings.route, _active(models_in_use(session)[0]))
-        waiting = settling.series_to_settle(session, now, quiet, idle, count_policy, waits_for)
+        living = _living(session, now, settings)
+        waiting = settling.series_to_settle(session, now, quiet, idle, count_policy, waits_for, living)
     for series_id, last_received_at in waiting:
-        _settle(database, settings, series_id, now, last_received_at)
+        _settle(database, settings, series_id, now, last_received_at, living)
     return len(waiting)
+
+
+def _living(session: Session, now: datetime, settings: Settings) -> list[str]:
+    """The processes that can still end their associations, this one among them."""
+    lease = timedelta(seconds=settings.worker.lease_seconds)
+    return [process_name(), *(process.name for process in list_processes(session, now, lease) if not process.lost)]
 
 
 def _settle(
@@ -80,6 +89,7 @@ def _settle(
     series_id: int,
     now: datetime,
     not_after: datetime,
+    living: Sequence[str],
 ) -> None:
     with database.write() as session:
         # A slice that arrives between the query above and this lock has moved last_received_at: not complete then.
@@ -99,7 +109,7 @@ def _settle(
         missing = describe_missing(
             attributes,
             settling.expected_now(series),
-            settling.broken_transfers(session, series_id),
+            settling.broken_transfers(session, series_id, living),
             settling.refused_instances_of(session, series.series_instance_uid),
         )
         if refusal is None and missing is not None and settings.eligibility.refuse_incomplete:

@@ -12,7 +12,14 @@ import pytest
 from tests.testbed.instances import later, new_instance
 from worker.db.engine import Database
 from worker.db.instances import add_instance, close_association, open_association
-from worker.db.settling import CountPolicy, expected_now, record_count, series_to_count, series_to_settle
+from worker.db.settling import (
+    CountPolicy,
+    broken_transfers,
+    expected_now,
+    record_count,
+    series_to_count,
+    series_to_settle,
+)
 from worker.db.tables import SeriesRow
 
 QUIET, IDLE, LULL, RECOUNT = (timedelta(seconds=seconds) for seconds in (10, 60, 1, 5))
@@ -65,6 +72,18 @@ def test_an_association_without_an_end_holds_its_series_twice_the_idle_time(data
         association = open_association(session, "PACS", "10.0.0.1", "dead:1", later(0))
         add_instance(session, new_instance(association_id=association), later(2))
     assert [_complete(database, seconds) for seconds in (121.9, 122)] == [[], [1]]
+
+
+def test_an_association_that_its_sender_keeps_open_holds_its_series_the_idle_time(database: Database) -> None:
+    with database.write() as session:
+        association = open_association(session, "PACS", "10.0.0.1", "here:1", later(0))
+        add_instance(session, new_instance(association_id=association), later(2))
+    with database.read() as session:
+        assert broken_transfers(session, 1, ["here:1"]) == {}
+        assert broken_transfers(session, 1) == {"lost": 1}
+        for seconds, complete in ((61.9, []), (62, [1])):
+            rows = series_to_settle(session, later(seconds), QUIET, IDLE, SILENCE, living=["other:1", "here:1"])
+            assert [series_id for series_id, _ in rows] == complete
 
 
 def test_a_count_brings_completion_forward_or_delays_it(sent: Database) -> None:

@@ -21,6 +21,7 @@ from worker.db.tables import JobRow, JobState, SeriesRow, SeriesState
 from worker.db.views.search import Search, find_series
 from worker.dicom.series_attributes import TYPE_KEY
 from worker.dicom.standard import derive_uid
+from worker.process import process_name
 from worker.receive import settle as series_module
 from worker.receive.peer_count import LULL, RECOUNT
 from worker.receive.settle import check_identity, settle_series
@@ -207,6 +208,17 @@ def test_an_association_whose_receiver_died_does_not_hold_a_series_for_ever(data
     incomplete = 2 * SETTINGS.receive.idle_seconds + SETTINGS.receive.incomplete_seconds
     assert settle_series(database, SETTINGS, later(incomplete)) == 1
     assert (_jobs(database)[0].missing or "").startswith("its transfer broke off after 3 images (association lost)")
+
+
+def test_a_permanent_association_holds_a_series_the_idle_time_and_is_no_fault(database: Database) -> None:
+    idle = SETTINGS.receive.idle_seconds
+    with database.write() as session:
+        permanent = open_association(session, "PACS", "127.0.0.1", process_name(), NOON)
+    _add(database, 1, 2, 3, association_id=permanent)
+    _serve_a_model(database)
+    assert settle_series(database, SETTINGS, later(idle - 1)) == 0
+    assert settle_series(database, SETTINGS, later(idle)) == 1
+    assert _jobs(database)[0].missing is None
 
 
 def test_what_is_refused_is_recorded_with_its_reason(database: Database) -> None:
