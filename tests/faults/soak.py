@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 
 from tests.faults import backlog, breakages, decoders, floods, frozen_roles, fuzz, header_bombs, hosts, load, rot
 from tests.faults.bed import Outcome
@@ -133,8 +133,8 @@ def keep(folder: Path, name: str, part: float, outcome: Outcome) -> None:
     (folder / f"{name}.json").write_text(json.dumps(about | {"outcome": asdict(outcome)}, indent=1) + "\n")
 
 
-def table(folder: Path) -> str:
-    """Every row that is known, as Markdown."""
+def table(folder: Path, earlier: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Every row that is known, as Markdown; `earlier`: the lines of rows that may not be in the folder, by name."""
     lines = [
         "| row | fault | tries | survived | acknowledged | series | lost | duplicated | seed | min | measured |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -142,6 +142,7 @@ def table(folder: Path) -> str:
     for name in ROWS:
         path = folder / f"{name}.json"
         if not path.exists():
+            lines += [earlier[name]] if name in earlier else []
             continue
         kept = json.loads(path.read_text())
         one = Outcome(**kept["outcome"])
@@ -169,10 +170,16 @@ def machine() -> str:
 
 
 def write_document(document: Path, folder: Path) -> None:
-    """Replace what stands between the marks."""
+    """Replace what stands between the marks, except rows that were measured earlier and are not in the folder."""
     content = document.read_text()
-    before, after = content[: content.index(BEGIN)], content[content.index(END) :]
-    document.write_text(f"{before}{BEGIN}\nMachine: {machine()}.\n\n{table(folder)}\n{after}")
+    begin, end = content.index(BEGIN), content.index(END)
+    written = content[begin:end].splitlines()
+    earlier = {line.split("|")[1].strip(): line for line in written if line.startswith("| ")}
+    machines = [f"Machine: {machine()}."]
+    if any(name in ROWS and not (folder / f"{name}.json").exists() for name in earlier):
+        machines += [line for line in written if line.startswith("Machine: ") and line not in machines]
+    text = "\n".join((BEGIN, *machines, "", table(folder, earlier)))
+    document.write_text(f"{content[:begin]}{text}\n{content[end:]}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

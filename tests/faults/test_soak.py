@@ -71,11 +71,18 @@ def test_the_table_has_a_line_for_each_row_that_was_run(tmp_path: Path) -> None:
     outcome.fault_found("it broke")
     soak.keep(tmp_path, "kills", 0.5, outcome)
     document = tmp_path / "document.md"
-    document.write_text(f"before\n{soak.BEGIN}\nold\n{soak.END}\nafter\n")
+    earlier = "| pacs | an earlier measurement | 1 |"
+    written = f"Machine: another.\n| kills | replaced |\n{earlier}\n| no-row | left |"
+    document.write_text(f"before\n{soak.BEGIN}\n{written}\n{soak.END}\nafter\n")
     soak.write_document(document, tmp_path)
     content = document.read_text()
+    soak.write_document(document, tmp_path)
+    assert document.read_text() == content
+    assert earlier in content
+    assert content.count("Machine: ") == 2
     assert "| kills | a fault (a run of 0.5 of the full length) | 2 | 1 |" in content
     assert "**it broke**" in content
     assert content.startswith("before\n")
     assert content.endswith("after\n")
-    assert "old" not in content
+    assert "replaced" not in content
+    assert "no-row" not in content
