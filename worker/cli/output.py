@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 RESEARCH_USE = "Research use only: not for diagnosis. Every result is unverified until a physician has looked."
 T = TypeVar("T")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # the first character of what a spreadsheet computes
 
 _STYLES = {"classified": "green", "not-assessed": "yellow", "refused": "yellow", "failed": "red", "pending": "cyan"}
 
@@ -65,17 +67,11 @@ def answers_as_text(answers: Sequence[SeriesAnswer], format: str) -> str:
     """JSON: a list of objects. CSV: a line for each series, deliveries as destination:object=state."""
     if format == "json":
         return json.dumps(json_value(answers), indent=2, ensure_ascii=False) + "\n"
-    buffer = io.StringIO()
-    rows = [_flat(json_value(answer)) for answer in answers]
-    columns = list(SeriesAnswer.__dataclass_fields__)
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    return _as_csv(list(SeriesAnswer.__dataclass_fields__), (_flat(json_value(answer)) for answer in answers))
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    flat = {key: _not_a_formula(value) for key, value in row.items()}
+    flat = dict(row)
     flat["series_type"] = "; ".join((row["series_type"] or {}).get("evidence", ()))
     flat["probabilities"] = " ".join(f"{name}={value:.4f}" for name, value in row["probabilities"].items())
     flat["deliveries"] = " ".join(
@@ -84,9 +80,19 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def _as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Each row's values of these columns."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _not_a_formula(value) for key, value in row.items()} for row in rows)
+    return buffer.getvalue()
+
+
 def _not_a_formula(value: Any) -> Any:
     """A peer's text must not run as a formula when the CSV is opened in a spreadsheet (OWASP, CSV injection)."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t") else value
+    is_formula = isinstance(value, str) and unicodedata.normalize("NFKC", value[:1]) in _FORMULA
+    return f"'{value}" if is_formula else value
 
 
 def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
@@ -244,11 +250,7 @@ def print_rows(title: str, rows: Sequence[Any], format: str) -> None:
         return
     columns = list(plain_rows[0]) if plain_rows else []
     if format == "csv":
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(plain_rows)
-        print(buffer.getvalue(), end="")
+        print(_as_csv(columns, plain_rows), end="")
         return
     table = Table(title=title, box=SIMPLE_HEAD)
     for name in columns:
@@ -320,11 +322,7 @@ def print_unfinished(unfinished: Unfinished, format: str) -> None:
         return
     if format == "csv":
         columns = ["number", "state", "attempts", "reason", "detail", "series_instance_uid", "shadow"]
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(json_value(job) for job in unfinished.jobs)
-        print(buffer.getvalue(), end="")
+        print(_as_csv(columns, (json_value(job) for job in unfinished.jobs)), end="")
         return
     out = console()
     jobs = Table(title=f"{len(unfinished.jobs)} unfinished jobs")

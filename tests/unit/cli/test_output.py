@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 
 import pytest
 
 from tests.testbed.instances import NOON
-from worker.cli.output import print_answer, print_answers, print_findings, print_unfinished
+from worker.cli.output import print_answer, print_answers, print_findings, print_rows, print_unfinished
 from worker.db.tables import SeriesStatus
 from worker.db.views.queue import Unfinished, UnfinishedJob
 from worker.db.views.search import SeriesAnswer
@@ -51,3 +53,14 @@ def test_a_job_in_shadow_is_marked(capsys: pytest.CaptureFixture[str], format: s
 def test_advice_names_the_section_of_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
     print_findings([Finding("configuration", False, "config.toml", "add a [[destination]]")])
     assert capsys.readouterr().out == "fault configuration: config.toml\n      → add a [[destination]]\n"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\r=1", "\n=1", "\uff1d1"])
+def test_no_csv_has_a_formula_of_a_peer(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    job = UnfinishedJob(1, "1.2.3", "parked", 3, "fault", text, NOON, NOON, shadow=False)
+    print_answers([replace(ANSWER, patient_id=text, detail=text)], "csv")
+    print_unfinished(Unfinished((job,), ()), "csv")
+    print_rows("", [Finding(text, True, "")], "csv")
+    rows = list(csv.reader(io.StringIO(capsys.readouterr().out, newline="")))
+    read = text.replace("\r", "\n")  # as a text stream reads it
+    assert [value for row in rows for value in row if value.endswith(read)] == [f"'{read}"] * 4
