@@ -32,12 +32,14 @@ def answer(
     key_objects_to: tuple[str, ...] = (),
     model: ModelIdentity = MODEL,
     label: str = "glioma",
+    probabilities: Sequence[float] = (0.9, 0.1),
     activation: Activation | None = None,
     **changes: Any,
 ) -> list[NewObject]:
     """Keep `count` images, and write the result with its objects and their deliveries, due at once.
 
-    Every slice decides and has the map `activation`. `changes` are those of `mr_instance`.
+    The result and every slice have these probabilities; every slice decides and has the map `activation`. `changes` are
+    those of `mr_instance`.
     """
     moment = datetime.now(UTC)
     keeper = InstanceKeeper(database, data_dir, lambda: moment, 0)
@@ -57,8 +59,16 @@ def answer(
             raise ValueError("no job to claim")
         instances = instances_of(session, series_row.id)
         images = [new_instance(sop_instance_uid=one.sop_instance_uid) for one in instances]
-        result = replace(classified(images), label=label)
-        result = replace(result, slices=tuple(replace(item, activation=activation) for item in result.slices))
+        slices = [
+            replace(item, activation=activation, probabilities=tuple(probabilities))
+            for item in classified(images).slices
+        ]
+        result = replace(
+            classified(images, model.probability_of(model.class_named(label), probabilities)),
+            label=label,
+            probabilities=dict(zip([item.name for item in model.classes], probabilities, strict=True)),
+            slices=tuple(slices),
+        )
         files = [data_dir / one.path for one in instances]
         outbox = Outbox(data_dir, key_objects_to)
         objects = outbox.make_objects(result, model, files, job.input_sha256, None, moment)

@@ -15,7 +15,7 @@ from worker.dicom import standard
 from worker.dicom.standard import derive_uid
 from worker.reporting import source_attributes
 from worker.reporting.source_attributes import RESEARCH_USE, CodeTriple, coded
-from worker.results import ModelClass, ModelIdentity, ResultStatus, SeriesResult, SliceResult
+from worker.results import AnswerBasis, ModelClass, ModelIdentity, ResultStatus, SeriesResult, SliceResult
 
 SERIES_NUMBER = 9901  # beyond the numbers of scanners
 SERIES_DESCRIPTION = "AI brain MRI, unverified, research use"
@@ -184,7 +184,16 @@ def _comment(result: SeriesResult, model: ModelIdentity, answer: ModelClass | No
         verdict = f"Not assessed: {result.detail or result.reason or 'no reason given'}"
     incomplete = f"Incomplete: {result.missing}.\n" if result.missing else ""
     series = f"Series by its headers: {result.series_type}.\n" if result.series_type else ""
-    return f"{RESEARCH_USE}. Not for diagnosis.\n{verdict}\n{series}{incomplete}Limits: {model.limits}"
+    judged = f"{_basis(result.basis)}\n" if result.basis is not None else ""
+    return f"{RESEARCH_USE}. Not for diagnosis.\n{verdict}\n{series}{judged}{incomplete}Limits: {model.limits}"
+
+
+def _basis(basis: AnswerBasis) -> str:
+    """On what the answer rests, in words."""
+    sequence = "T1 with contrast agent" if basis.sequence == "T1C" else basis.sequence
+    judged = f"Judged as {sequence}, by the {basis.sequence_source}; " if sequence else ""
+    reformatted = ", reformatted to slices like those of training" if basis.reformatted else ""
+    return f"{judged}{basis.slices_with_say} of {basis.slices} slices show brain like that of training{reformatted}."
 
 
 def _image_library(sources: Sequence[Dataset]) -> Dataset:

@@ -16,7 +16,7 @@ from tests.testbed import results
 from worker.dicom import standard
 from worker.reporting.source_attributes import coded
 from worker.reporting.sr import build_report
-from worker.results import ModelIdentity, SeriesResult
+from worker.results import AnswerBasis, ModelIdentity, SeriesResult
 
 SOURCES = results.source_headers()
 NEOPLASM = coded(standard.NEOPLASM)
@@ -188,6 +188,16 @@ def test_a_lesion_that_is_no_tumour_is_found_and_no_neoplasm() -> None:
 def test_comment_tells_what_the_series_is() -> None:
     result = replace(results.classified(SOURCES), series_type="T1, with contrast agent, axial")
     assert "Series by its headers: T1, with contrast agent, axial.\n" in comment(report_of(result))
+
+
+def test_comment_tells_on_what_the_answer_rests() -> None:
+    basis = AnswerBasis("T1C", "header", "axial", True, 24, 20, 0.9)
+    text = comment(report_of(replace(results.classified(SOURCES), basis=basis)))
+    assert (
+        "\nJudged as T1 with contrast agent, by the header; 20 of 24 slices show brain like that of training, " in text
+    )
+    untold = comment(report_of(replace(results.not_assessed(SOURCES), basis=replace(basis, sequence=None))))
+    assert "\n20 of 24 slices show brain" in untold
 
 
 def test_laterality_is_never_said() -> None:

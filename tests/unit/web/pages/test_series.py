@@ -2,17 +2,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.testbed.answered import answer
 from tests.testbed.instances import MODEL, NOON
-from tests.testbed.web_site import signed_in
+from tests.testbed.results import MODEL_OF_LESIONS
+from tests.testbed.shown_bundle import make_shown_bundle
+from tests.testbed.web_site import serving, settings_of, signed_in
 from worker.db.engine import Database
+from worker.db.migrate import migrate
 from worker.db.settling import InstanceRefusal, add_refused_instances
 from worker.db.tables import TokenRole
 from worker.db.views.series_detail import SeriesDetail, ShownSlice
 from worker.dicom.standard import derive_uid
+from worker.inference.bundle import verified_identity
+from worker.results import Activation
 from worker.web.pages.series import _first_shown, _probability_lines
 
 
@@ -78,3 +85,37 @@ def test_an_operator_settles_a_refused_series_again(guarded: tuple[httpx.Client,
         answer = operator.post(f"{page}/reconsider", data={"csrf_token": csrf})
         assert (answer.status_code, answer.headers["location"]) == (303, page)
         assert "Settle again" not in operator.get(page).text
+
+
+def test_a_tumour_of_unknown_kind_is_shown_found_confirmed_and_counted(tmp_path: Path) -> None:
+    bundle = make_shown_bundle(tmp_path / "lesions", MODEL_OF_LESIONS)
+    settings = settings_of(tmp_path, bundle)
+    database = Database(settings.database.url)
+    migrate(database)
+    whole = Activation(rows=((255, 255), (255, 255)), top=0.0, left=0.0, height=1.0, width=1.0)
+    model = verified_identity(bundle)
+    by_class = (0.3, 0.3, 0.2, 0.1, 0.1)
+    answer(database, tmp_path, "a", 2, model=model, label="tumor", probabilities=by_class, activation=whole)
+    answer(database, tmp_path, "b", 1, model=model, label="other", probabilities=by_class)
+    database.close()
+    path = f"/series/{derive_uid('series', 'a')}"
+    with serving(settings) as (client, _):
+        page = client.get(path).text
+        assert re.search(r'class="big">Tumour, kind not determined <span class="number">90.0 %', page)
+        assert 'data-maps="0 1"' in page
+        assert '<option value="tumor">Tumour, kind not determined</option>' in page
+        assert '<option value="other">Other lesion</option>' in page
+        assert '<option value="tumor">Tumour, kind not determined</option>' in client.get("/").text
+        found = client.get("/api/v1/results?label=tumor&minimum_probability=0.8").json()["series"]
+        assert [(series["label"], series["probabilities"]["other"]) for series in found] == [("tumor", 0.1)]
+        readings = f"/api/v1{path}/readings"
+        seen = client.get(readings).json()
+        entry = {"label": "tumor", "after": 0, "result": seen["result"]}
+        assert client.post(readings, json=entry).json()["state"] == "confirmed"
+        exact = client.post(readings, json={**entry, "label": "glioma", "after": 1}).json()
+        assert (exact["state"], exact["answer"]) == ("corrected", "tumor")
+        assert 'class="tumor"' in client.get("/metrics").text
+        fhir = client.get(f"/api/v1{path}/fhir").json()
+        assert "126952004" in str(fhir["entry"][0]["resource"]["conclusionCode"])
+        kinds = client.get(f"/dicom-web/studies/{derive_uid('study', 'a')}/series?Modality=SR").json()
+        assert len(kinds) == 1
