@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 RESEARCH_USE = "Research use only: not for diagnosis. Every result is unverified until a physician has looked."
 T = TypeVar("T")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # the first character of what a spreadsheet computes
+_FORMULA = ("=", "+", "-", "@", "\t", "\n")  # the first character of what a spreadsheet computes
 
 _STYLES = {"classified": "green", "not-assessed": "yellow", "refused": "yellow", "failed": "red", "pending": "cyan"}
 
@@ -91,8 +91,10 @@ def _as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _not_a_formula(value: Any) -> Any:
     """A peer's text must not run as a formula when the CSV is opened in a spreadsheet (OWASP, CSV injection)."""
-    is_formula = isinstance(value, str) and unicodedata.normalize("NFKC", value[:1]) in _FORMULA
-    return f"'{value}" if is_formula else value
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", "\n")  # which Python's writer does not quote, though readers end a line there
+    return f"'{text}" if unicodedata.normalize("NFKC", text[:1]) in _FORMULA else text
 
 
 def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:

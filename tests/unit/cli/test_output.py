@@ -62,5 +62,5 @@ def test_no_csv_has_a_formula_of_a_peer(capsys: pytest.CaptureFixture[str], text
     print_unfinished(Unfinished((job,), ()), "csv")
     print_rows("", [Finding(text, True, "")], "csv")
     rows = list(csv.reader(io.StringIO(capsys.readouterr().out, newline="")))
-    read = text.replace("\r", "\n")  # as a text stream reads it
+    read = text.replace("\r", "\n")
     assert [value for row in rows for value in row if value.endswith(read)] == [f"'{read}"] * 4
