@@ -58,11 +58,11 @@ def series_to_settle(
     """(id, last arrival) of the open series that are complete.
 
     Complete: nothing came for `quiet`, and the series' associations ended at least `quiet` ago. So a sender that lost
-    its association, even because this worker was killed, has `quiet` from then on to send the rest. A sender that
-    keeps its association open has `idle`: it lives, and sends other series or C-ECHO over it, for else its silence
-    would have ended it. The end of an association whose receiver, not among the `living` processes, died is never
-    recorded; it counts as ended after twice the idle limit without an instance. After an association that was not released, or has no end,
-    and after an instance of it was refused and did not come again, a series waits `extra_quiet` more unless the
+    its association, even because this worker was killed, has `quiet` from then on to send the rest. A sender that keeps
+    its association open has `idle`: it lives, and sends other series or C-ECHO over it, for else its silence would have
+    ended it. The end of an association whose receiver, not among the `living` processes, died is never recorded; it
+    counts as ended after twice the idle limit without an instance. After an association that was not released, or has
+    no end, and after an instance of it was refused and did not come again, a series waits `extra_quiet` more unless the
     sender's count says that it is complete: the sender may come back. A count delays completion or brings it forward:
     see CountPolicy. `awaited`: details of models that are not active; series that wait for such a model are left out.
     """
