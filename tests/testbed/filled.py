@@ -148,7 +148,8 @@ class _Site:
         return str(new.series_instance_uid)
 
     def add_others(self, count: int) -> None:
-        outcomes = ["glioma", "meningioma", "pituitary", "notumor", "notumor", "not-assessed", "refused"]
+        labels = [label.name for label in self.model.labels if label.is_lesion]
+        outcomes = [*labels, "notumor", "notumor", "not-assessed", "refused"]
         with self.database.write() as session:
             for number in range(count):
                 age = timedelta(days=7) * (1 - number / count) + timedelta(minutes=20)
@@ -232,17 +233,20 @@ class _Site:
         return model_row(session, self.model, self.now - timedelta(days=8)).id
 
     def _result(self, outcome: str, sop_instance_uids: list[str]) -> IllustratedResult:
-        names = [one.name for one in self.model.classes]
+        labels = {one.name: one for one in self.model.labels}
+        likely = labels.get(outcome, self.model.classes[0])
         probability = 0.62 + 0.37 * self.random.random()
-        rest = (1 - probability) / (len(names) - 1)
-        likely = outcome if outcome in names else names[0]
-        probabilities = {name: probability if name == likely else rest for name in names}
+        parts = [one == likely or (likely == self.model.undetermined and one.is_lesion) for one in self.model.classes]
+        share, rest = probability / sum(parts), (1 - probability) / parts.count(False)
+        probabilities = {one.name: share if part else rest for one, part in zip(self.model.classes, parts, strict=True)}
         slices = tuple(
             SliceResult("1.2.840.10008.5.1.4.1.1.4", uid, None, 6.0 * place, tuple(probabilities.values()), True, True)
             for place, uid in enumerate(sop_instance_uids)
         )
-        classified = IllustratedResult(ResultStatus.CLASSIFIED, likely, probability, probabilities, None, None, slices)
-        if outcome in names:
+        classified = IllustratedResult(
+            ResultStatus.CLASSIFIED, likely.name, probability, probabilities, None, None, slices
+        )
+        if outcome in labels:
             return classified
         return replace(
             classified, status=ResultStatus.NOT_ASSESSED, label=None, probability=None, reason="out-of-distribution",

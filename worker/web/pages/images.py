@@ -12,7 +12,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi import Path as PathParameter
-from fastapi.responses import JSONResponse
 
 from worker.db.tables import FileFault
 from worker.db.views.series_detail import LARGEST_SERIES, SeriesDetail, ShownSlice, find_series_detail
@@ -73,10 +72,7 @@ def series_images(site: Site) -> APIRouter:
         _, shown = slice_of(series_instance_uid, ordinal)
         with _faults_of_a_file():
             task = tasks.slice_facts(file_of(shown), shown.frame_number)
-            facts = json.loads(site.decoders.picture(task, caller.name))
-        if shown.position_mm is not None:  # along the normal of the stack, not of this slice
-            facts["position_mm"] = shown.position_mm
-        return JSONResponse(facts)
+            return Response(site.decoders.picture(task, caller.name), media_type="application/json")
 
     @routes.get("/slices/{ordinal}/activation.png")
     def activation_png(series_instance_uid: SeriesUid, ordinal: Ordinal, caller: Reader) -> Response:
