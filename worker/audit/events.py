@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -161,6 +161,18 @@ def file_fault(process: str, path: str, fault: str) -> AuditEvent:
         outcome=EventOutcome.SERIOUS_FAILURE,
         description=f"a stored file is {fault}",
         subjects=(_uri(path),),
+    )
+
+
+def attributes_left_out(process: str, study_instance_uid: str, keywords: Sequence[str]) -> AuditEvent:
+    """A series' report was made without attributes of its images, as they do not fit their value representations."""
+    return AuditEvent(
+        _INSTANCES_ACCESSED,
+        Action.CREATE,
+        (Participant("infer", role=_APPLICATION, alternative_user_id=process),),
+        outcome=EventOutcome.MINOR_FAILURE,
+        description=f"left out of the report, as it does not fit its VR: {', '.join(keywords)}",
+        subjects=(_study(study_instance_uid),),
     )
 
 

@@ -49,7 +49,7 @@ from worker.dicom.text.folding import search_words, stored_name_key
 
 @dataclass(frozen=True, slots=True)
 class NewInstance:
-    """A received instance whose file is on disk; its texts are already cut to the columns' lengths."""
+    """A received instance whose file is on disk; its texts are as `stored_text` leaves them."""
 
     sop_instance_uid: str
     sop_class_uid: str

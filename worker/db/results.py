@@ -41,6 +41,11 @@ class NewObject:
     only_to: tuple[str, ...] | None = None
 
 
+def has_result(session: Session, series_id: int) -> bool:
+    """Whether a series has a result, shadow results apart."""
+    return session.scalar(select(ResultRow.id).where(ResultRow.series_id == series_id).limit(1)) is not None
+
+
 def add_result(
     session: Session,
     job: JobRow,

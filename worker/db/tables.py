@@ -45,10 +45,11 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import DateTime, TypeDecorator
 
+from worker.dicom.text.printable import LONGEST_TEXT
+
 # The newest revision in migrations/versions (a test compares them), so that a start needs no Alembic import.
 REVISION = "0009"
 DETAIL_LENGTH = 1024
-LONGEST_TEXT = 512  # characters of a received text; PostgreSQL's index takes 2,700 bytes
 
 
 class SeriesState(StrEnum):

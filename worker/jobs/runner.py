@@ -15,12 +15,13 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
-from worker.audit.events import RecordEvent, unrecorded
+from worker.audit.events import RecordEvent, attributes_left_out, unrecorded
 from worker.db.engine import Database
 from worker.db.instances import file_of, instances_of
 from worker.db.jobs import claim_job, end_job, extend_job_lease, job_waits
-from worker.db.results import NewObject, add_result, add_shadow_result, latest_report
+from worker.db.results import NewObject, add_result, add_shadow_result, has_result, latest_report
 from worker.db.tables import InstanceRow, JobRow, JobState
+from worker.dicom.header import read_stored_header
 from worker.dicom.series_type import read_series_type
 from worker.errors import NotAssessable, Park, Retry
 from worker.inference.illustrated import IllustratedResult, not_assessed
@@ -30,6 +31,7 @@ from worker.logs import fault_fields, get_log
 from worker.process import Promise, unwatched
 from worker.process_limits import end_process_after
 from worker.reporting.outbox import Outbox
+from worker.reporting.source_attributes import SOURCE_KEYWORDS, left_out
 from worker.storage.integrity import Integrity
 
 _FIRST_RETRY_SECONDS = 2.0
@@ -149,6 +151,7 @@ class JobRunner:
         now = self.clock()
         with self.database.write() as session:
             ours = end_job(session, job.id, self.owner, JobState.DONE, now)
+            is_first_report = bool(ours and objects) and not has_result(session, job.series_id)
             if ours and job.shadow:
                 add_shadow_result(session, job, result, now)
             elif ours:
@@ -165,6 +168,19 @@ class JobRunner:
             reason=result.reason,
             attempts=job.attempts,
         )
+        if is_first_report:
+            self._note_left_out(job, instances[0])
+
+    def _note_left_out(self, job: JobRow, instance: InstanceRow) -> None:
+        """Warn of the attributes that the series' objects lack, as they do not fit their value representations."""
+        header = read_stored_header(self.data_dir / instance.path, SOURCE_KEYWORDS)
+        if keywords := left_out(header):
+            get_log().warning(
+                "attributes do not fit; left out of the report",
+                series_row=job.series_id,
+                attributes=", ".join(keywords),
+            )
+            self.record(attributes_left_out(self.owner, str(header.get("StudyInstanceUID", "")), keywords))
 
     def _retry(self, job: JobRow, reason: str, detail: str) -> None:
         """Let the job wait and be claimed again, or park it after its last attempt."""

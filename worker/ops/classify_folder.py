@@ -17,16 +17,18 @@ from worker.db.instances import NewInstance, input_sha256
 from worker.db.tables import ObjectKind, SeriesStatus
 from worker.db.views.search import SeriesAnswer
 from worker.dicom import standard
-from worker.dicom.header import parse_header, read_meta
+from worker.dicom.header import parse_header, read_meta, read_stored_header
 from worker.dicom.series_type import SeriesType, read_series_type
 from worker.errors import NotAssessable, RefusedInstance, StartError
 from worker.inference.illustrated import IllustratedResult, not_assessed
 from worker.jobs.bundle_store import ServedModel
+from worker.logs import get_log
 from worker.receive.completeness import describe_missing
 from worker.receive.eligibility import SeriesRefusal, check_eligibility
 from worker.receive.settle import check_identity
 from worker.reporting.outbox import Outbox
 from worker.reporting.secondary_capture import secondary_capture_png
+from worker.reporting.source_attributes import SOURCE_KEYWORDS, left_out
 from worker.results import ModelIdentity
 from worker.storage.acceptance import IDENTITY_KEY, StoreRequest, read_instance, refusing_unreadable
 
@@ -135,6 +137,8 @@ def classify_series(
     for made in Outbox(out).make_objects(result, model.identity, paths, digest, None, moment):
         os.replace(out / made.path, written.report if made.kind == ObjectKind.REPORT else written.picture)
     shutil.rmtree(out / "objects")
+    if keywords := left_out(read_stored_header(paths[0], SOURCE_KEYWORDS)):
+        get_log().warning("attributes do not fit; left out of the report", attributes=", ".join(keywords))
     written.png.write_bytes(secondary_capture_png(result, model.identity))
     answer = _answer(
         members, model.identity, moment, SeriesStatus(result.status), result, result.reason, result.detail, series_type

@@ -1,7 +1,8 @@
-"""The attributes that our objects copy from the source series: malformed values are corrected or left empty.
+"""The attributes that our objects copy from the source series: malformed values are corrected or left out.
 
 Archives contain ages without a unit, dates with dashes and identifiers that are too long. None of these may make our
-object invalid or prevent it; a valid value is copied unchanged.
+object invalid or prevent it; a valid value is copied unchanged. A value that does not fit its VR is left out and never
+cut: the first 16 characters of an accession number are another number.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from worker.results import CodedConcept, ModelIdentity
 RESEARCH_USE = "AI, unverified, research use only"
 
 _CAPTURED = tuple(uid for uid, name in STORAGE_SOP_CLASSES.items() if "Secondary Capture" in name)
+
+_PADDING = " \0"
 
 CodeTriple = tuple[str, str, str]  # value, scheme, meaning
 
@@ -85,6 +88,15 @@ def patient_and_study(source: Dataset) -> Dataset:
         if value := correct(_text(source, keyword)):
             setattr(clean, keyword, value)
     return clean
+
+
+def left_out(source: Dataset) -> tuple[str, ...]:
+    """The keywords of the attributes that the source has and our objects have not, as they do not fit their VR."""
+    return tuple(
+        keyword
+        for keyword, correct in (_REQUIRED | _OPTIONAL | _OTHERS).items()
+        if (text := _text(source, keyword).strip(_PADDING + "^=")) and not correct(text)
+    )
 
 
 def evidence(sources: Sequence[Dataset]) -> list[Dataset]:
@@ -165,7 +177,7 @@ def device_observer(model: ModelIdentity) -> sr.ObserverContext:
 
 
 def long_string(text: str) -> str:
-    """Text as a valid LO: a single line, no backslash, at most 64 characters (PS3.5 6.2)."""
+    """Text of ours as a valid LO: a single line, no backslash, cut at 64 characters (PS3.5 6.2)."""
     return _line(text)[:64].strip()
 
 
@@ -214,12 +226,12 @@ def _model_equipment(model: ModelIdentity) -> Dataset:
 
 
 def _text(source: Dataset, keyword: str) -> str:
-    """The first value of an attribute as text; empty where it is absent or cannot be read at all."""
+    """The value of an attribute as text; several with the backslash; empty where it is absent or cannot be read."""
     with no_warnings():
         try:
             value: Any = source.get(keyword)
             if isinstance(value, MultiValue | list):
-                value = value[0] if value else ""
+                return "\\".join(map(str, value))
             return "" if value is None else str(value)
         except _UNREADABLE:
             return ""
@@ -229,14 +241,22 @@ def _line(text: str) -> str:
     return "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cs") and c != "\\").strip()
 
 
-def _short_string(text: str) -> str:
-    return _line(text)[:16].strip()
+def _at_most(length: int) -> Callable[[str], str]:
+    """A single value of a single line, of so many characters; empty for another."""
+
+    def fitting(text: str) -> str:
+        line = _line(text)
+        return line if len(line) <= length and "\\" not in text.strip(_PADDING) else ""
+
+    return fitting
 
 
 def _person_name(text: str) -> str:
-    """At most three groups of at most five components, a group at most 64 characters (PS3.5 6.2.1)."""
-    groups = [group.split("^", 4) for group in _line(text).split("=")[:3]]
-    return "=".join("^".join([*group[:4], *(last.replace("^", " ") for last in group[4:])])[:64] for group in groups)
+    """A single name of at most three groups of five components, a group at most 64 characters (PS3.5 6.2.1)."""
+    groups = [group.split("^", 4) for group in _line(text).rstrip("=").split("=")]
+    written = ["^".join([*group[:4], *(last.replace("^", " ") for last in group[4:])]) for group in groups]
+    is_fitting = len(written) <= 3 and all(len(group) <= 64 for group in written) and "\\" not in text
+    return "=".join(written) if is_fitting else ""
 
 
 def _date(text: str) -> str:
@@ -265,26 +285,31 @@ def _age(text: str) -> str:
     return f"{int(match[1]):03d}{match[2]}" if match else ""
 
 
+def _uid(text: str) -> str:
+    return text.strip(_PADDING) if is_uid(text.strip(_PADDING)) else ""
+
+
 def _timezone(text: str) -> str:
     return text.strip() if re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", text.strip()) else ""
 
 
 _REQUIRED: dict[str, Callable[[str], str]] = {  # type 2 of the Patient and General Study modules
     "PatientName": _person_name,
-    "PatientID": long_string,
+    "PatientID": _at_most(64),
     "PatientBirthDate": _date,
     "PatientSex": _sex,
-    "AccessionNumber": _short_string,
-    "StudyID": _short_string,
+    "AccessionNumber": _at_most(16),
+    "StudyID": _at_most(16),
     "StudyDate": _date,
     "StudyTime": _time,
     "ReferringPhysicianName": _person_name,
 }
 _OPTIONAL: dict[str, Callable[[str], str]] = {
-    "IssuerOfPatientID": long_string,
+    "IssuerOfPatientID": _at_most(64),
     "PatientAge": _age,
-    "StudyDescription": long_string,
+    "StudyDescription": _at_most(64),
 }
+_OTHERS: dict[str, Callable[[str], str]] = {"TimezoneOffsetFromUTC": _timezone, "FrameOfReferenceUID": _uid}
 
 # Every attribute of a source that this package reads, and those by which highdicom takes it for an image.
 SOURCE_KEYWORDS = (

@@ -24,6 +24,7 @@ from worker.dicom import functional_groups, series_attributes, standard
 from worker.dicom.header import Header, parse_header, parse_header_of_file
 from worker.dicom.odd_values import ignore_value_warnings
 from worker.dicom.sources import TooComplex
+from worker.dicom.text.printable import printable, stored_text
 from worker.errors import RefusedInstance
 from worker.storage.spool import Content, SpooledFile
 
@@ -140,14 +141,14 @@ def _read_instance(
         transfer_syntax_uid=request.transfer_syntax_uid,
         series_instance_uid=uids["SeriesInstanceUID"],
         study_instance_uid=uids["StudyInstanceUID"],
-        patient_id=_text(ds, "PatientID", 64),
-        patient_name=_text(ds, "PatientName", 324),
-        accession_number=_text(ds, "AccessionNumber", 16),
-        study_date=_text(ds, "StudyDate", 8),
-        modality=_text(ds, "Modality", 16),
-        series_description=_text(ds, "SeriesDescription", 64),
+        patient_id=_text(ds, "PatientID"),
+        patient_name=_text(ds, "PatientName"),
+        accession_number=_text(ds, "AccessionNumber"),
+        study_date=_text(ds, "StudyDate"),
+        modality=_text(ds, "Modality"),
+        series_description=_text(ds, "SeriesDescription"),
         attributes=_attributes(ds)
-        | ({PRODUCED_KEY: True} if _text(ds, "ManufacturerModelName", 64) == standard.PRODUCT else {})
+        | ({PRODUCED_KEY: True} if _text(ds, "ManufacturerModelName") == standard.PRODUCT else {})
         | {IDENTITY_KEY: _identity(ds, uids["StudyInstanceUID"])}
         | {series_attributes.TYPE_KEY: series_attributes.read_kinds(header)}
         | _route_attributes(header, routes, hide),
@@ -270,8 +271,8 @@ def _values(ds: Dataset, keyword: str) -> list[Any]:
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
 
 
-def _text(ds: Dataset, keyword: str, length: int) -> str:
-    return _printable(_joined(_values(ds, keyword)))[:length]
+def _text(ds: Dataset, keyword: str) -> str:
+    return stored_text(_joined(_values(ds, keyword)))
 
 
 def _joined(values: Sequence[Any]) -> str:
@@ -279,14 +280,9 @@ def _joined(values: Sequence[Any]) -> str:
     return "\\".join(map(str, values))
 
 
-def _printable(value: Any) -> str:
-    text = str(value)
-    return (text if text.isprintable() else "".join(filter(str.isprintable, text))).strip()
-
-
 def _code_strings(ds: Dataset, keyword: str) -> list[str]:
     values = _values(ds, keyword)
-    return [_printable(value).upper()[:64] for value in values[:16]] if values != [""] else []
+    return [printable(str(value)).upper()[:64] for value in values[:16]] if values != [""] else []
 
 
 def _attributes(ds: Dataset) -> dict[str, Any]:
@@ -296,10 +292,10 @@ def _attributes(ds: Dataset) -> dict[str, Any]:
     except ValueError:
         frames = 1
     return {
-        "modality": _text(ds, "Modality", 16).upper(),
+        "modality": _text(ds, "Modality").upper(),
         "image_type": _code_strings(ds, "ImageType"),
         "scanning_sequence": _code_strings(ds, "ScanningSequence"),
-        "body_part": _text(ds, "BodyPartExamined", 16).upper(),
+        "body_part": _text(ds, "BodyPartExamined").upper(),
         "frames": min(frames, 1_000_000),
         "place": _plane(ds),
         **_lengths(ds),
@@ -352,7 +348,7 @@ def _route_attributes(header: Header, routes: Sequence[routing.RouteSection], hi
 
 
 def _texts(ds: Dataset, keyword: str) -> list[str]:
-    return [_printable(value)[:_ROUTE_LENGTH] for value in _values(ds, keyword)[:_ROUTE_VALUES]]
+    return [printable(str(value))[:_ROUTE_LENGTH] for value in _values(ds, keyword)[:_ROUTE_VALUES]]
 
 
 def _plane(ds: Dataset) -> list[float] | None:

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from worker.db.readings import ReadState
-from worker.db.tables import LONGEST_TEXT, SeriesStatus
+from worker.db.tables import SeriesStatus
 from worker.db.views.search import POSITION_PATTERN, ListPosition, Search
 from worker.dicom.series_terms import Contrast, Sequence
+from worker.dicom.text.printable import LONGEST_TEXT
 
 UID_PATTERN = r"^[0-9.]{1,64}$"  # PS3.5 9.1
 LARGEST_NUMBER = 2**53 - 1  # the largest integer that every JSON parser reads exactly (RFC 7493 2.2)

@@ -27,6 +27,7 @@ EVENTS = {
     "searched": events.searched(
         "VIEWER", "10.0.0.2", "AI_WORKER", "1.2.840.10008.5.1.4.1.2.2.1", {"patient_id": "P-1"}
     ),
+    "attributes_left_out": events.attributes_left_out("host:1", "1.2.3", ("PatientID", "AccessionNumber")),
     "file_fault": events.file_fault("host:1", "instances/ab/cd/ef.dcm", "damaged"),
     "file_replaced": events.file_replaced("host:1", "instances/ab/cd/ef.dcm", "missing", "1.2.3"),
     "retrieved": events.retrieved("ward", "10.0.0.1", SOME),

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from tests.testbed.instances import CONTENT, MODEL, classified, later, new_instance
+from tests.testbed.instances import CONTENT, MODEL, classified, later, mr_instance, new_instance, received
 from tests.testbed.serving import LoadedModels, one_model
+from worker.audit.messages import AuditEvent
 from worker.db.engine import Database
 from worker.db.instances import add_instance, file_fault_counts
 from worker.db.jobs import claim_job, retry_parked_jobs
@@ -37,6 +38,7 @@ from worker.inference.illustrated import IllustratedResult
 from worker.jobs.bundle_store import ServedModel
 from worker.jobs.runner import JobRunner
 from worker.reporting.outbox import Outbox
+from worker.storage.keeper import InstanceKeeper
 
 INSTANCES = [new_instance(number) for number in (1, 2, 3)]
 
@@ -336,3 +338,31 @@ def _in_threads(work: Callable[[str], None], number: int) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def test_what_does_not_fit_the_report_is_warned_of_once_for_a_series(
+    database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    keeper = InstanceKeeper(database, tmp_path, clock, 0)
+
+    def arrive(number: int) -> None:
+        with pytest.warns(UserWarning, match="exceeds the maximum length"):
+            keeper.keep(received(mr_instance(number, "long", AccessionNumber="1" * 17)))
+        with database.write() as session:
+            series = lock_open_series(session, 1, clock())
+            assert series is not None
+            queue_series(session, series, model_row(session, MODEL, clock()).id, clock())
+
+    def classify(paths: Sequence[Path]) -> IllustratedResult:
+        return classified([new_instance(number, "long") for number in range(1, len(paths) + 1)])
+
+    recorded: list[AuditEvent] = []
+    runner = _runner(database, tmp_path, clock, classify=classify, record=recorded.append)
+    for number in (1, 2):
+        arrive(number)
+        assert runner.run_next()
+        assert _count(database, ResultRow) == number
+    keeper.close()
+    assert [event.description for event in recorded] == [
+        "left out of the report, as it does not fit its VR: AccessionNumber"
+    ]

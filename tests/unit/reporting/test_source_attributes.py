@@ -20,7 +20,7 @@ from pydicom.valuerep import validate_value
 
 from tests.testbed import results
 from tests.testbed.names import OTHER_NAMES, STANDARD_NAMES, set_raw
-from worker.reporting.source_attributes import HostZone, patient_and_study, stamp
+from worker.reporting.source_attributes import HostZone, left_out, patient_and_study, stamp
 
 
 def cleaned(**attributes: Any) -> Dataset:
@@ -33,10 +33,16 @@ def cleaned(**attributes: Any) -> Dataset:
         ("PatientName", "Jane_Doe", "Jane_Doe"),
         ("PatientName", "Doe^Jane^^Dr^PhD", "Doe^Jane^^Dr^PhD"),
         ("PatientName", "a^b^c^d^e^f^g", "a^b^c^d^e f g"),
-        ("PatientName", "A" * 70, "A" * 64),
+        ("PatientName", "A" * 70, ""),
+        ("PatientName", "Doe^John=" + "山" * 65, ""),
+        ("PatientName", "a=b=c=d", ""),
+        ("PatientName", "Doe^John\\Doe^Jane", ""),
+        ("PatientName", "=山田^太郎=", "=山田^太郎"),
         ("PatientName", None, ""),
-        ("PatientID", " 02/" + "7" * 70, "02/" + "7" * 61),
-        ("PatientID", "two\\values", "two"),
+        ("PatientID", "7" * 64, "7" * 64),
+        ("PatientID", " 02/" + "7" * 70, ""),
+        ("PatientID", "two\\values", ""),
+        ("IssuerOfPatientID", "H" * 65, None),
         ("PatientBirthDate", "1966-01-01", "19660101"),
         ("PatientBirthDate", "1966.01.01", "19660101"),
         ("PatientBirthDate", "19660231", ""),
@@ -51,12 +57,18 @@ def cleaned(**attributes: Any) -> Dataset:
         ("StudyTime", "2415", ""),
         ("StudyDate", "", ""),
         ("StudyID", None, ""),
-        ("StudyID", "a study id of more than sixteen", "a study id of mo"),
+        ("StudyID", "a study id of more than sixteen", ""),
+        ("StudyID", "sixteen letters.", "sixteen letters."),
+        ("AccessionNumber", "ACC-2026-0001234567", ""),
+        ("ReferringPhysicianName", "D" * 65, ""),
+        ("StudyDescription", "d" * 65, None),
         ("AccessionNumber", "A\tB\x00C", "ABC"),
         ("StudyDescription", "line\nbreak", "linebreak"),
     ],
 )
-def test_malformed_value_is_mended_or_left_empty(keyword: str, given: str | None, kept: str | None) -> None:
+def test_a_malformed_value_is_corrected_or_left_out_and_never_cut(
+    keyword: str, given: str | None, kept: str | None
+) -> None:
     value = cleaned(**{keyword: given}).get(keyword)
     assert (None if value is None else str(value)) == kept
 
@@ -103,6 +115,14 @@ def check_valid(clean: Dataset) -> None:
         for value in element.value if element.VM > 1 else [element.value]:
             validate_value(element.VR, str(value), RAISE)
         assert element.VM <= 1 or element.keyword == "SpecificCharacterSet"
+
+
+def test_what_does_not_fit_is_named_and_what_is_absent_is_not() -> None:
+    [source] = results.source_headers(1, AccessionNumber="1" * 17, PatientID="7" * 65, StudyID=None, PatientAge="42")
+    assert left_out(source) == ("PatientID", "AccessionNumber", "PatientAge")
+    [source] = results.source_headers(1, PatientName="^^=^", StudyDescription=" ", FrameOfReferenceUID="1.2.x")
+    assert left_out(source) == ("FrameOfReferenceUID",)
+    assert left_out(results.source_headers(1)[0]) == left_out(Dataset()) == ()
 
 
 def test_source_time_zone_governs() -> None:

@@ -18,6 +18,7 @@ from pydicom.uid import CTImageStorage
 from tests.testbed.instances import mr_instance, new_instance, received
 from tests.unit.dicom.test_odd_values import with_vr
 from worker.dicom import standard
+from worker.dicom.text.printable import LONGEST_TEXT
 from worker.errors import RefusedInstance
 from worker.storage import acceptance
 from worker.storage.acceptance import (
@@ -157,7 +158,7 @@ def test_plain_values_are_read_as_pydicom_reads_them(monkeypatch: pytest.MonkeyP
         ds = Dataset(elements)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            texts = [acceptance._text(ds, keyword, 64) for keyword in values if keyword != "ImagePositionPatient"]
+            texts = [acceptance._text(ds, keyword) for keyword in values if keyword != "ImagePositionPatient"]
             read.append((texts, acceptance._code_strings(ds, "ImageType"), acceptance._plane(ds)))
     assert read[0] == read[1]
 
@@ -213,3 +214,29 @@ def test_a_spacing_that_is_no_number_is_none(text: bytes) -> None:
     damaged = request.encoded.replace(b"123.456", text.ljust(7))
     assert damaged != request.encoded
     assert "spacing" not in read_instance(replace(request, encoded=damaged), instance_path).attributes
+
+
+def test_text_is_kept_whole_also_where_it_is_longer_than_its_vr_allows() -> None:
+    with warnings.catch_warnings(action="ignore"):
+        ds = mr_instance(
+            AccessionNumber="A" * 17,
+            PatientID=["7" * 65, "8"],
+            PatientName="Doe^" + "J" * 400,
+            SeriesDescription="d" * 65,
+            StudyDate="2026.03.01",
+            Modality="MR",
+            SpecificCharacterSet="ISO_IR 192",
+        )
+        new = read_instance(received(ds), instance_path)
+    assert (new.accession_number, new.patient_id) == ("A" * 17, "7" * 65 + "\\8")
+    assert new.patient_name == "Doe^" + "J" * 400
+    assert (new.series_description, new.study_date) == ("d" * 65, "2026.03.01")
+
+
+def test_a_text_too_long_for_a_row_is_no_other_patients_number() -> None:
+    with warnings.catch_warnings(action="ignore"):
+        ids = [
+            read_instance(received(mr_instance(PatientID="7" * 600 + end)), instance_path).patient_id for end in "ab"
+        ]
+    assert len(set(ids)) == 2
+    assert all(len(patient_id) == LONGEST_TEXT and "\u2026" in patient_id for patient_id in ids)

@@ -13,10 +13,10 @@ from pydicom.datadict import keyword_for_tag
 from sqlalchemy import JSON, ColumnElement, and_, cast, exists, false, func, not_, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from worker.db.tables import LONGEST_TEXT, ObjectKind, ObjectRow, ResultRow, SeriesRow
+from worker.db.tables import ObjectKind, ObjectRow, ResultRow, SeriesRow
 from worker.dicom import matching
 from worker.dicom.text.names import matches_name, name_patterns
-from worker.dicom.text.printable import is_storable
+from worker.dicom.text.printable import LONGEST_TEXT, is_storable
 from worker.dicom.text.wildcards import has_wildcard
 
 # The modality of each kind of produced object: PS3.3 C.7.3.1.1.1.

@@ -15,12 +15,13 @@ from pydicom.tag import Tag
 from sqlalchemy import select, update
 
 from worker.db.engine import Database
-from worker.db.tables import LONGEST_TEXT, SeriesRow
+from worker.db.tables import SeriesRow
 from worker.db.views.archive import Study, match_instances, match_series, match_studies
 from worker.db.views.archive_matching import Keys, split_keys
 from worker.dicom.matching import Key, keys_of_parameters, matches
 from worker.dicom.standard import derive_uid
 from worker.dicom.text.folding import stored_name_key
+from worker.dicom.text.printable import LONGEST_TEXT
 
 _B = derive_uid("study", "b")
 

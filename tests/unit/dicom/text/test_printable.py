@@ -14,7 +14,7 @@ from worker.dicom.text.printable import is_storable, printable
         ("A\tB\x00C\x7f", "ABC"),
         ("line\r\nbreak\u2028", "linebreak"),
         ("山田\u3000太郎", "山田\u3000太郎"),
-        ("\ue000^\u200cنام", "\ue000^\u200cنام"),  # noqa: RUF001 - a private character of GB 18030, Persian
+        ("\ue000^می\u200cنم", "\ue000^می\u200cنم"),  # a private character of GB 18030, and a joiner of Persian
         ("gnp\u202e.exe", "gnp.exe"),
         ("a\ud800b", "ab"),
     ],
