@@ -197,9 +197,10 @@ Sent to every `[[destination]]`, each over its own association, proposed in Expl
   its edges where the orientation is known, the slice's position along the normal in mm, and beside it the class
   activation map, cut at the head's outline, where a lesion was found. Nothing written in it names a patient or a date:
   Burned In Annotation (0028,0301) is that of the images it was made from, NO for MR images that do not tell.
-- Patient and study are copied from the images. A value that does not fit its VR (an accession number above 16 characters,
-  a Patient ID above 64, a group of a name above 64, several values) is left out of the produced objects and of FHIR,
-  never cut, and named in log and audit trail once for a series; database, queries and metadata have it as received.
+- Patient and study are copied from the images. A value that does not fit its VR (an accession number above 16
+  characters, a Patient ID above 64, a group of a name above 64, several values) is left out of the produced objects and
+  of FHIR, never cut, and named in log and audit trail once for a series; database, queries and metadata have it as
+  received.
 - A report goes as Comprehensive 3D SR; to a peer that does not take it as Comprehensive SR, under a UID of its own.
 - Timezone Offset From UTC is the source's; where it has none, what held in the host's zone when the study was made.
 - The report follows TID 1500 (rooted at 126000 DCM "Imaging Measurement Report") and IHE AI Results: Completion Flag
