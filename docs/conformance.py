@@ -244,7 +244,8 @@ bearer token; Access-Control-Allow-Credentials is never sent.
 - Retrieve: `application/dicom` as stored, or in Explicit VR Little Endian, which is the default. Frames: decompressed
   (`application/octet-stream`) or, with `transfer-syntax=*` or its own, as stored; a single frame by itself where the
   accepted type is no multipart/related, several as multipart/related only. Rendered: `image/jpeg`, `image/png`,
-  with `window` (linear, linear-exact, sigmoid), `viewport` (the longest side) and `quality`; one frame at a time.
+  with `window` (linear, linear-exact, sigmoid), `viewport` (the longest side) and `quality`; one frame at a time, the
+  first unless the address names another. A thumbnail shows the middle image, and its middle frame.
 - Store: the SOP classes and transfer syntaxes of the Storage SCP as `multipart/related; type="application/dicom"`,
   else 415. 200 all stored, 202 some failed or gave warnings, 409 all failed, 413 above `stow_maximum_bytes` or
   10,000 parts. Failure reasons: 0xA700 no space, no data folder, or larger than

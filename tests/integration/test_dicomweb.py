@@ -366,6 +366,15 @@ def test_a_frame_comes_by_itself_where_the_client_asks_for_it(site: Site) -> Non
     assert site.reader.get(f"{url}/1,1", headers=octets).status_code == 406
 
 
+def test_a_thumbnail_shows_the_middle_frame(site: Site) -> None:
+    url = f"/dicom-web/studies/{derive_uid('study', 'b')}/series/{derive_uid('series', 'b')}"
+    url += f"/instances/{derive_uid('instance', 'b', '1')}"
+    window = {"window": "400,800"}  # in which the frames differ
+    first, middle = (site.reader.get(f"{url}/frames/{number}/thumbnail", params=window).content for number in (1, 2))
+    assert site.reader.get(f"{url}/thumbnail", params=window).content == middle != first
+    assert site.reader.get(f"{url}/rendered", params=window).content == first  # no larger than a thumbnail
+
+
 def test_a_link_names_the_form_in_its_address(site: Site) -> None:
     url = f"{BASE}/series/{SERIES}/instances/{FIRST}"
     for path in (f"{url}/rendered", f"{url}/thumbnail"):

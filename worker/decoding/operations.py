@@ -46,7 +46,7 @@ def _explicit_little_endian(files: tuple[Path, ...], opening: Opening) -> Iterat
 def _rendered(
     files: tuple[Path, ...],
     opening: Opening,
-    number: int,
+    number: int | None,
     kind: str,
     window: tuple[float, float, str] | None,
     longest: int | None,
@@ -54,7 +54,8 @@ def _rendered(
 ) -> Iterator[bytes]:
     opening(files[0])
     chosen = None if window is None else Window(window[0], window[1], VoiFunction(window[2]))
-    yield frames.open_file(files[0]).render(number, kind, chosen, longest, quality)
+    image = frames.open_file(files[0])
+    yield image.render(image.frames // 2 + 1 if number is None else number, kind, chosen, longest, quality)
 
 
 def _grey_window(files: tuple[Path, ...], opening: Opening) -> Iterator[bytes]:

@@ -145,7 +145,7 @@ def _read_instance(
         patient_name=_text(ds, "PatientName"),
         accession_number=_text(ds, "AccessionNumber"),
         study_date=_text(ds, "StudyDate"),
-        modality=_text(ds, "Modality"),
+        modality=_text(ds, "Modality").upper(),  # a CS has no small letters: PS3.5 6.2
         series_description=_text(ds, "SeriesDescription"),
         attributes=_attributes(ds)
         | ({PRODUCED_KEY: True} if _text(ds, "ManufacturerModelName") == standard.PRODUCT else {})

@@ -64,6 +64,14 @@ def test_an_element_without_a_usable_vr_hides_no_uid(vr: bytes) -> None:
         )
 
 
+def test_a_modality_in_small_letters_is_found_as_the_others() -> None:
+    request = received(mr_instance())
+    small = replace(request, encoded=request.encoded.replace(b"CS\2\0MR", b"CS\2\0mr"))
+    row = read_instance(small, instance_path)
+    assert row.sha256 != read_instance(request, instance_path).sha256
+    assert (row.modality, row.attributes["modality"]) == ("MR", "MR")
+
+
 def test_several_values_are_shown_as_they_were_sent() -> None:
     ds = mr_instance(PatientID="A\\B", AccessionNumber=["1", "2"], PatientName="Family^A\\Other^B")
     row = read_instance(received(ds), instance_path)

@@ -92,7 +92,7 @@ def _form(instance: Instance, ranges: list[MediaRange]) -> tuple[str, bool, bool
 
 
 def _retrieve_rendered(resources: DicomwebResources, largest_side: int | None) -> Callable[..., Any]:
-    def rendered(request: Request, caller: Reader, numbers: str = "1") -> Response:
+    def rendered(request: Request, caller: Reader, numbers: str | None = None) -> Response:
         ranges = negotiation.accepted_by(request)
         media_type = next(
             (available for accepted in ranges for available in _RENDERED_TYPES if accepted.includes(available)), None
@@ -100,12 +100,12 @@ def _retrieve_rendered(resources: DicomwebResources, largest_side: int | None) -
         if media_type is None:
             raise HTTPException(406, "rendered images are available as image/jpeg or image/png")
         instance = _representative(resources, request)
-        chosen = _frame_numbers(numbers)
+        chosen: list[int] = _frame_numbers(numbers) if numbers is not None else [] if largest_side else [1]
         if len(chosen) > 1:
             raise HTTPException(406, "only a single frame can be rendered")
         window, viewport, quality = _options(request)
         file, kind = resources.file(instance), _RENDERED_TYPES[media_type]
-        task = tasks.rendered(file, chosen[0], kind, window, largest_side or viewport, quality)
+        task = tasks.rendered(file, chosen[0] if chosen else None, kind, window, largest_side or viewport, quality)
         content = resources.picture(task, caller)
         resources.record_viewed(caller, instance)
         return Response(content, media_type=media_type)
