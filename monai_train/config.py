@@ -33,6 +33,9 @@ class BatchShares(_Strict):
     no_tumour: float = Field(0.23, ge=0)  # unchanged
     tumour_removed: float = Field(0.08, ge=0)  # the other hemisphere mirrored over the tumour
     pasted_tissue: float = Field(0.04, ge=0)  # the control of pasted_lesion: ordinary tissue with the same seam
+    masked_lesion: float = Field(0.0, ge=0)  # a tumour by its mask in a head of the same sequence without a tumour
+    masked_tissue: float = Field(0.0, ge=0)  # the control of masked_lesion: tissue of a head without a tumour
+    unlabelled: float = Field(0.0, ge=0)  # pictures without a class, for sequence and region: other body parts
 
 
 class Augmentation(_Strict):
@@ -63,10 +66,12 @@ class TrainConfig(_Strict):
     clip_norm: float = Field(1.0, gt=0)
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     map_loss: float = Field(0.0, ge=0)  # weight of the loss that draws the class's activation map to the marked tumour
-    sampling: Literal["patients", "classes", "pictures"] = (
+    sampling: Literal["patients", "classes", "pictures", "strata"] = (
         "patients"  # what is sampled uniformly: monai_train/training/sampling.py
     )
     weighted_loss: bool = False  # weight each class by the inverse of its training pictures: for sampling "pictures"
+    sequence_loss: float = Field(0.0, ge=0)  # above 0, the network learns the sequence, too (bundle format 2)
+    region_loss: float = Field(0.0, ge=0)  # above 0, the network learns the region, too
     distillation: float = Field(1.0, ge=0)  # weight of the distillation loss, if `train` is given teachers
     ema_decay: float = Field(0.995, ge=0, lt=1)
     warm_up: float = Field(0.15, gt=0, lt=1)  # share of the steps in which the one-cycle learning rate rises

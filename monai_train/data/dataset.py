@@ -95,7 +95,7 @@ def box_on(volume: Volume, index: int, row: ManifestRow) -> list[float]:
     ]
 
 
-def _code_sha256() -> str:
+def preprocessing_sha256() -> str:
     """SHA-256 of the preprocessing code, so that pixels cached by another version are not used."""
     folder = Path(worker.__file__).parent
     names = ("pixels/decode.py", "pixels/geometry.py", "inference/resample.py", "inference/preprocess.py")
@@ -119,7 +119,7 @@ def load_pictures(
     root = manifest_path(folder).parent
     files = series_files(folder, rows)
     identity = [(row.path, row.source_sha256, row.box, row.series) for row in rows]
-    inputs = [definition.to_json(), _code_sha256(), identity, files]
+    inputs = [definition.to_json(), preprocessing_sha256(), identity, files]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     stored = (cache or root) / f"cache-{key[:16]}.npz"
     if not stored.exists():

@@ -37,9 +37,10 @@ from monai_train.networks.classifier import Classifier
 from monai_train.training.checkpoint import BEST, read_checkpoint
 from worker.errors import NotAssessable, StartError
 from worker.inference.aggregate import deciding_slices, in_distribution, slice_probabilities, tumour_probability
-from worker.inference.bundle import Bundle, load_bundle
+from worker.inference.bundle import Bundle, TopSlices, load_bundle
 from worker.inference.classify import check_accepted
 from worker.inference.engines import EngineOutputs, OpenVinoEngine, Precision
+from worker.inference.series_rule import Declared, judge, softmax, split_logits
 from worker.pixels.arrays import ByteArray, FloatArray
 
 _BATCH = 64
@@ -254,6 +255,8 @@ def measure_outputs(
     bundle: Bundle, outputs: EngineOutputs, rows: Sequence[ManifestRow], readable: BoolArray, unreadable: Counter[str]
 ) -> Measurement:
     """The worker's answers to each slice, and to the slices of each patient together, from the engine's outputs."""
+    if not isinstance(bundle.rule, TopSlices):
+        return _measure_by_rule(bundle, outputs, rows, readable, unreadable)
     probabilities = slice_probabilities(outputs.logits, bundle.temperature)
     probabilities[~readable] = np.nan
     allowed = in_distribution(outputs.features, bundle) & readable
@@ -266,6 +269,60 @@ def measure_outputs(
     in_limits = Predictions(classes, truth, probabilities, groups, allowed)
     patients = patient_predictions(in_limits, lambda p, allowed: series_answer(p, allowed, bundle))
     return Measurement(Predictions(classes, truth, probabilities, groups, allowed & confident), patients, unreadable)
+
+
+def _measure_by_rule(
+    bundle: Bundle, outputs: EngineOutputs, rows: Sequence[ManifestRow], readable: BoolArray, unreadable: Counter[str]
+) -> Measurement:
+    """As `measure_outputs`, for a bundle of format 2; a patient's answer is the mean of those to the patient's series.
+
+    The sequence of a picture is that of the manifest, as if its header said so.
+    """
+    classes, truth = bundle_classes(bundle), truths(rows, bundle_classes(bundle))
+    allowed = np.asarray(in_distribution(outputs.features, bundle) & readable)
+    patients: dict[tuple[str, int], list[int]] = {}
+    for index, row in enumerate(rows):
+        patients.setdefault((row.patient_group, int(truth[index])), []).append(index)
+
+    def predictions(keys: Sequence[tuple[str, int]], members: Sequence[Sequence[int]]) -> Predictions:
+        answers = [judged_answer(bundle, outputs.logits, allowed, rows, own) for own in members]
+        probabilities = np.array([own for own, _ in answers], np.float32).reshape(-1, len(classes))
+        probabilities[[not readable[own].any() for own in members]] = np.nan
+        groups, truths_of = np.array([group for group, _ in keys], np.str_), np.array([index for _, index in keys])
+        return Predictions(
+            classes, truths_of, probabilities, groups, np.array([sure for _, sure in answers], bool), lesion_first=True
+        )
+
+    singles = [(row.patient_group, int(index)) for row, index in zip(rows, truth, strict=True)]
+    slices = predictions(singles, [[index] for index in range(len(rows))])
+    return Measurement(slices, predictions(list(patients), list(patients.values())), unreadable)
+
+
+def judged_answer(
+    bundle: Bundle, logits: FloatArray, allowed: BoolArray, rows: Sequence[ManifestRow], chosen: Sequence[int]
+) -> tuple[FloatArray, bool]:
+    """The worker's rule of format 2 for these slices: class probabilities and whether any series is assessed.
+
+    Slices of several series or sequences are judged apart, and the answers averaged; where no series has any, the
+    probabilities are the network's own.
+    """
+    decision = bundle.decision
+    series: dict[tuple[str, str], list[int]] = {}
+    for index in sorted(chosen, key=lambda i: rows[i].slice_number or 0):
+        series.setdefault((rows[index].series, rows[index].sequence), []).append(index)
+    answers, assessed = [], False
+    for (_, sequence), own in series.items():
+        weighting, with_agent = ("T1", sequence == "T1C") if sequence in ("T1", "T1C") else (sequence or None, None)
+        judged = judge(
+            logits[own], allowed[own], None, rows[own[0]].plane or None, Declared(weighting, with_agent, False, ""),
+            decision.layout, decision.limits, decision.rules, decision.undetermined,
+        )  # fmt: skip
+        if judged.decision is not None:
+            answers.append(judged.decision.probabilities)
+            assessed = assessed or judged.refusal is None
+    if not answers:
+        answers = [softmax(split_logits(logits[list(chosen)], decision.layout)[0]).mean(axis=0)]
+    return np.asarray(np.mean(answers, axis=0), np.float32), assessed
 
 
 def series_answer(probabilities: FloatArray, allowed: BoolArray, bundle: Bundle) -> tuple[FloatArray, bool]:
@@ -317,11 +374,15 @@ def _mean_logits(outputs: Sequence[EngineOutputs]) -> FloatArray:
 
 
 def run_outputs(run: Path, pixels: Sequence[torch.Tensor], flip: bool) -> list[EngineOutputs]:
-    """The outputs of a run's best checkpoint for each block of pictures, uint8 [n, 1, s, s]."""
+    """The classes' outputs of a run's best checkpoint for each block of pictures, uint8 [n, 1, s, s]."""
     best = read_checkpoint(run / BEST)
     torch.set_num_threads(best.config.threads)
     model = best.classifier()
-    return [model_outputs(model, block, flip) for block in pixels]
+    return [_of_classes(model_outputs(model, block, flip), len(best.classes)) for block in pixels]
+
+
+def _of_classes(outputs: EngineOutputs, classes: int) -> EngineOutputs:
+    return EngineOutputs(outputs.logits[:, :classes], outputs.features, outputs.maps[:, :classes])
 
 
 @torch.no_grad()

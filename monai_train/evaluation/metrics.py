@@ -27,7 +27,10 @@ BINS = 15
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Predictions:
-    """`truth` [n], `probabilities` [n, classes] (NaN where unreadable), `groups` [n] patients, `assessed` [n]."""
+    """`truth` [n], `probabilities` [n, classes] (NaN where unreadable), `groups` [n] patients, `assessed` [n].
+
+    `lesion_first`: whether the answer is a lesion or none comes before its kind, as in bundles of format 2.
+    """
 
     classes: Classes
 
@@ -35,6 +38,7 @@ class Predictions:
     probabilities: FloatArray
     groups: npt.NDArray[np.str_]
     assessed: BoolArray
+    lesion_first: bool = False
 
     @property
     def unreadable(self) -> int:
@@ -43,9 +47,16 @@ class Predictions:
 
     @property
     def predicted(self) -> IntArray:
-        """The most probable class [n], or `unreadable`; regardless of abstention."""
+        """The most probable class [n], or `unreadable`; regardless of abstention.
+
+        With `lesion_first`, the most probable kind where a lesion is as probable as none.
+        """
         readable = np.isfinite(self.probabilities).all(axis=1)
-        best = np.argmax(np.nan_to_num(self.probabilities), axis=1)
+        filled = np.nan_to_num(self.probabilities)
+        best = np.argmax(filled, axis=1)
+        if self.lesion_first:
+            kinds = np.array(self.classes.lesions)[np.argmax(filled[:, self.classes.lesions], axis=1)]
+            best = np.where(filled[:, self.classes.no_tumour] <= 0.5, kinds, self.classes.no_tumour)
         return np.where(readable, best, self.unreadable).astype(np.int64)
 
     def select(self, chosen: BoolArray | IntArray) -> Predictions:
@@ -56,6 +67,7 @@ class Predictions:
             self.probabilities[chosen],
             self.groups[chosen],
             self.assessed[chosen],
+            self.lesion_first,
         )
 
 

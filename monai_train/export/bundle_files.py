@@ -13,10 +13,32 @@ import numpy as np
 import torch
 
 from monai_train.data.dataset import PREPROCESSING_FILE, read_preprocessing
+from monai_train.data.manifest import REGIONS, SEQUENCES
+from monai_train.export.coded_classes import undetermined_class
 from monai_train.export.run_inputs import RunInputs
 from monai_train.networks.registry import find_served
 from worker.inference.run_bundle import MONAI_ENTRY
 
+SERIES_LIMITS = {
+    "neighbourhood_mm": 10.0,
+    "minimum_brain": 0.5,
+    "minimum_brain_slices": 0.2,
+    "minimum_in_distribution": 0.3,
+    "minimum_sequence": 0.6,
+    "contradiction": 0.9,
+}
+UNFITTED_RULE = {
+    "supported": True,
+    "planes": ["axial", "coronal", "sagittal"],
+    "slope": 1.0,
+    "offset": 0.0,
+    "per_slices": 0.0,
+    "lesion_from": 0.5,
+    "no_lesion_to": 0.5,
+    "kind_temperature": 1.0,
+    "minimum_kind": 0.0,
+    "reliable_kinds": [],
+}
 LIMITS = (
     "Research use only, not a medical device. Trained on single T1-weighted contrast-enhanced slices with a tumour and "
     "on mostly T2 and FLAIR slices without; tumours on other contrasts, after surgery or of other kinds may be missed."
@@ -25,8 +47,7 @@ LIMITS = (
 
 def write_configs(folder: Path, inputs: RunInputs, version: str) -> None:
     """Write inference.json and metadata.json into the bundle's folder `configs`."""
-    classes = inputs.validation.classes
-    network = json.dumps(find_served(inputs.config.network).definition(len(classes)), indent=2)
+    network = json.dumps(find_served(inputs.config.network).definition(inputs.layout.size), indent=2)
     # The preprocessing definition is copied byte for byte, so the text is assembled rather than dumped.
     preprocessing = PREPROCESSING_FILE.read_text().strip()
     entry = json.dumps(MONAI_ENTRY, indent=2).removeprefix("{\n").removesuffix("\n}")
@@ -48,8 +69,8 @@ def write_configs(folder: Path, inputs: RunInputs, version: str) -> None:
                 "logits": {
                     "type": "logits",
                     "format": "classes",
-                    "num_channels": len(classes),
-                    "channel_def": {str(i): name for i, name in enumerate(classes.names)},
+                    "num_channels": inputs.layout.size,
+                    "channel_def": {str(i): name for i, name in enumerate(_channels(inputs))},
                 }
             },
         },
@@ -65,12 +86,34 @@ def write_configs(folder: Path, inputs: RunInputs, version: str) -> None:
     write_json(folder / "metadata.json", metadata)
 
 
+def _channels(inputs: RunInputs) -> list[str]:
+    """The names of the network's outputs, in order."""
+    others = [*(f"sequence {name}" for name in SEQUENCES), *(f"region {name}" for name in REGIONS)]
+    return [*inputs.validation.classes.names, *(others if inputs.layout.sequences else [])]
+
+
 def uncalibrated_description(
     inputs: RunInputs, name: str, version: str, classes: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """worker.json before anything is fitted: thresholds and limits that decline nothing."""
-    return {
+    """worker.json before anything is fitted: thresholds and limits that decline nothing.
+
+    Of format 2 if the run learned the sequence and the region, otherwise of format 1.
+    """
+    by_sequence = {
+        "format": 2,
+        "outputs": {"sequences": list(SEQUENCES), "regions": list(REGIONS)},
+        "undetermined": undetermined_class(),
+        "decision": dict.fromkeys(SEQUENCES, UNFITTED_RULE),
+        "series": SERIES_LIMITS,
+    }
+    by_mean = {
         "format": 1,
+        "temperature": 1.0,
+        "aggregation": {"top_k": 3, "top_fraction": 0.125},
+        "thresholds": {"minimum_probability": 0.0, "minimum_in_distribution": 0.3},
+    }
+    return {
+        **(by_sequence if inputs.layout.sequences else by_mean),
         "name": name,
         "version": version,
         "family": inputs.config.network,
@@ -81,9 +124,6 @@ def uncalibrated_description(
         "limits": LIMITS,
         "classes": classes,
         "mirror": True,
-        "temperature": 1.0,
-        "aggregation": {"top_k": 3, "top_fraction": 0.125},
-        "thresholds": {"minimum_probability": 0.0, "minimum_in_distribution": 0.3},
         "out_of_distribution": {"maximum_distance": 1e9, "maximum_residual": 1e9},
         "accepted_input": {
             "modalities": ["MR"],

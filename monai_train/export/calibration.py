@@ -13,12 +13,14 @@ from safetensors.numpy import save_file
 from monai_train.data.labels import Classes
 from monai_train.evaluation.evaluate import fit_temperature, run_in_batches
 from monai_train.export.bundle_files import write_worker_json
+from monai_train.export.cases import SliceOutputs, kind_cases, lesion_cases
+from monai_train.export.decision import fit_rules
 from monai_train.export.engine_networks import image_tensor
 from monai_train.export.run_inputs import RunInputs
 from monai_train.networks.registry import find_served
-from worker.inference.aggregate import distance_and_residual, slice_probabilities
-from worker.inference.bundle import FeatureStatistics, load_bundle
-from worker.inference.engines import OpenVinoEngine
+from worker.inference.aggregate import distance_and_residual, in_distribution, slice_probabilities
+from worker.inference.bundle import Bundle, FeatureStatistics, load_bundle
+from worker.inference.engines import EngineOutputs, OpenVinoEngine
 from worker.pixels.arrays import FloatArray
 
 _COMPONENTS = 32
@@ -40,7 +42,8 @@ def feature_statistics(features: FloatArray, components: int = _COMPONENTS) -> F
 
 def write_statistics(folder: Path, described: dict[str, Any], inputs: RunInputs) -> None:
     """Write the feature statistics of the training pictures and healthy slices into the bundle's folder."""
-    pixels = torch.cat([inputs.training.pixels, inputs.healthy])
+    brain = torch.tensor([row.region in ("brain", "") for row in inputs.training.rows])
+    pixels = torch.cat([inputs.training.pixels[brain], inputs.healthy])
     with torch.inference_mode():
         batches = (batch.float() / 255 for batch in torch.split(pixels, 128))
         features = torch.cat([inputs.model(batch).features for batch in batches]).numpy()
@@ -70,17 +73,44 @@ def calibrate(folder: Path, described: dict[str, Any], inputs: RunInputs) -> Non
     bundle = load_bundle(folder)
     engine = OpenVinoEngine(bundle, "int8", inputs.config.threads)
     outputs = run_in_batches(engine, image_tensor(inputs.validation.pixels))
+    described["out_of_distribution"] = _limits(bundle, outputs, inputs)
+    if inputs.layout.sequences:
+        write_worker_json(folder, described)
+        _fit_rules(load_bundle(folder), described, outputs, inputs)
+    else:
+        _fit_thresholds(described, outputs, inputs)
+    write_worker_json(folder, described)
+
+
+def _fit_rules(bundle: Bundle, described: dict[str, Any], outputs: EngineOutputs, inputs: RunInputs) -> None:
+    """Fit the rules of format 2 by the cases of the validation part."""
+    answered = SliceOutputs(inputs.validation.rows, outputs.logits, in_distribution(outputs.features, bundle))
+    classes, decision = inputs.validation.classes, bundle.decision
+    described["decision"] = fit_rules(
+        lesion_cases(answered, classes, decision.layout, decision.limits),
+        kind_cases(answered, classes, decision.layout),
+        decision.layout.sequences,
+        [classes.names[index] for index in classes.lesions],
+    )
+
+
+def _fit_thresholds(described: dict[str, Any], outputs: EngineOutputs, inputs: RunInputs) -> None:
+    """Fit temperature and thresholds of format 1."""
     labels, classes = inputs.validation.labels.tolist(), inputs.validation.classes
     described["temperature"] = fit_temperature(outputs.logits, labels, classes)
     probabilities = slice_probabilities(outputs.logits, described["temperature"])
     minimum = max(_LEAST_PROBABILITY, float(np.quantile(probabilities.max(axis=1), 1 - _ANSWERED)))
     described["thresholds"]["minimum_probability"] = round(minimum, 3)
     described["thresholds"]["minimum_no_neoplasm"] = round(minimum_no_tumour(probabilities, labels, classes), 3)
+
+
+def _limits(bundle: Bundle, outputs: EngineOutputs, inputs: RunInputs) -> dict[str, float]:
+    """The limits of distance and residual, fitted on the slices that show brain, as far as that is known."""
     network = find_served(inputs.config.network)
-    spread = distance_and_residual(outputs.features, bundle.statistics)
+    brain = np.array([row.region in ("brain", "") for row in inputs.validation.rows])
+    spread = distance_and_residual(outputs.features[brain], bundle.statistics)
     distance, residual = distribution_limits(*spread, network.accepted_share)
-    described["out_of_distribution"] = {
+    return {
         "maximum_distance": round(network.limit_factor * distance, 3),
         "maximum_residual": round(network.limit_factor * residual, 3),
     }
-    write_worker_json(folder, described)

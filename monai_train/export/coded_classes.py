@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from monai_train.data.labels import NO_TUMOUR, Classes, class_name
+from monai_train.data.labels import ANY_TUMOUR, NO_TUMOUR, Classes, class_name
 from worker.errors import StartError
 
 
@@ -74,6 +74,11 @@ def coded_classes(classes: Classes, concepts: Path | None = None) -> list[dict[s
             raise StartError("concept-invalid", f"class {name} {wanted} a finding")
         coded.append({"name": name, **concept.model_dump()})
     return coded
+
+
+def undetermined_class() -> dict[str, Any]:
+    """The object for a lesion whose kind is not reliable ("undetermined" of format 2)."""
+    return {"name": ANY_TUMOUR, **_KNOWN[ANY_TUMOUR].model_dump()}
 
 
 def _read(path: Path) -> dict[str, _Concept]:

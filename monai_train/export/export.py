@@ -26,10 +26,10 @@ from monai_train.export.golden import write_golden_series
 from monai_train.export.model_card import TITLES, data_section, model_card
 from monai_train.export.run_inputs import average_runs, read_run
 from worker.errors import StartError
-from worker.inference.aggregate import slice_probabilities
 from worker.inference.bundle import load_bundle
 from worker.inference.engines import OpenVinoEngine, TorchEngine
 from worker.inference.golden import check_golden, golden_case
+from worker.inference.series_rule import softmax
 
 MAXIMUM_BYTES = 30_000_000
 ENGINE_TOLERANCE = 1e-3
@@ -118,9 +118,7 @@ def _check(folder: Path, measured: dict[str, Measurement]) -> None:
         check_golden(bundle, engine)
     generator = np.random.default_rng(0)
     tensor = generator.random((4, 1, bundle.preprocessing.size, bundle.preprocessing.size), np.float32)
-    by_torch, by_openvino = (
-        slice_probabilities(engine.run(tensor).logits, bundle.temperature) for engine in (TorchEngine(bundle), fp32)
-    )
+    by_torch, by_openvino = (softmax(engine.run(tensor).logits) for engine in (TorchEngine(bundle), fp32))
     if np.abs(by_torch - by_openvino).max() > ENGINE_TOLERANCE:
         raise StartError("engines-disagree", "torch and OpenVINO fp32 give different probabilities")
     full, quantised = (measured[key].to_json()["slice"]["balanced_accuracy"] for key in ("test-fp32", "test"))

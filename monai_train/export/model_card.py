@@ -73,7 +73,7 @@ def model_card(
         merged += f" The weights are the mean of the weights of {provenance['averaged_runs']} runs."
     if provenance.get("teachers_sha256"):
         merged += " The network was also trained on the answers of earlier runs on the same split (distillation)."
-    limits, thresholds = described["out_of_distribution"], described["thresholds"]
+    limits = described["out_of_distribution"]
     return f"""# {described["name"]} {described["version"]}: model card
 
 **Research use only. Not a medical device. No decision about a patient may rest on it.**
@@ -105,10 +105,9 @@ heads without a tumour, simulated masses, tumours removed by mirroring the other
 the control, random contrast curves and inversion.
 
 ## Calibration and abstention
-Fitted on the validation patients with the int8 engine: temperature {described["temperature"]:g}, minimum probability
-{thresholds["minimum_probability"]:g}, for "no tumour" {thresholds["minimum_no_neoplasm"]:g}; maximum feature distance
-{limits["maximum_distance"]:g}, maximum residual {limits["maximum_residual"]:g}. An answer below a minimum or beyond a
-maximum is "not assessed".
+Fitted on the validation patients with the int8 engine: maximum feature distance {limits["maximum_distance"]:g}, maximum
+residual {limits["maximum_residual"]:g}, beyond which a slice has no say.
+{_calibration(described)}
 
 ## Figures
 95 % intervals in brackets are from 2,000 resamples of patients; if all or none are right, they are exact (Clopper and
@@ -126,3 +125,30 @@ assess; "tumours called no tumour" counts the tumours to which it answers "no tu
 - "No tumour" never excludes a tumour. A side is never reported: the data's laterality is mixed.
 - The probability is calibrated on the data above and not on any clinic's patients.
 """
+
+
+def _calibration(described: Mapping[str, Any]) -> str:
+    """What is fitted of the answer, in either format of bundles."""
+    if described["format"] == 1:
+        thresholds = described["thresholds"]
+        return (
+            f"Temperature {described['temperature']:g}, minimum probability {thresholds['minimum_probability']:g}, for "
+            f'"no tumour" {thresholds["minimum_no_neoplasm"]:g}. An answer below a minimum is "not assessed".'
+        )
+    lines = [
+        'A lesion or none is decided first, for each sequence; between the two thresholds the answer is "not',
+        'assessed". The kind is named only where it is reliable on that sequence.',
+        "",
+        "| sequence | planes | P(lesion) of evidence e and n windows | no lesion up to | lesion from | kinds named |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, rule in described["decision"].items():
+        formula = f"sigmoid({rule['slope']:g} e {rule['offset']:+g} - {rule['per_slices']:g} ln n)"
+        kinds = ", ".join(rule["reliable_kinds"]) or "none"
+        lines.append(
+            f"| {name} | {', '.join(rule['planes'])} | {formula} | {rule['no_lesion_to']:g} | {rule['lesion_from']:g} "
+            f"| {kinds} |"
+            if rule["supported"]
+            else f"| {name} | none: not assessed | | | | |"
+        )
+    return "\n".join(lines)

@@ -16,6 +16,7 @@ from monai_train.data.manifest import deduplicate, read_manifest
 from monai_train.data.patients import SplitRole, split_sha256
 from monai_train.evaluation.evaluate import TrainingSplit, run_classes, run_split
 from monai_train.networks.classifier import Classifier
+from monai_train.networks.outputs import OutputLayout
 from monai_train.networks.registry import find_served
 from monai_train.training.checkpoint import BEST, HEALTHY, read_checkpoint
 from monai_train.training.weight_averaging import average_weights
@@ -33,6 +34,11 @@ class RunInputs:
     validation: Pictures
     model: Classifier
     healthy: torch.Tensor  # uint8 [m, 1, s, s]: the slices of the healthy volume that training used; m may be 0
+
+    @property
+    def layout(self) -> OutputLayout:
+        """What the network's outputs mean."""
+        return OutputLayout.of(self.config, len(self.validation.classes))
 
 
 def read_run(run: Path, data: Path) -> RunInputs:

@@ -104,7 +104,7 @@ class Fitting:
         recipe = self.recipe
         images = self.train.pixels[chosen].float().div(255)
         if recipe.augmentation is not None:
-            images = augment(images, recipe.augmentation, self.generator)
+            images, _ = augment(images, recipe.augmentation, self.generator)
         labels = self.train.labels[chosen].to(self.device)
         if recipe.one_cycle:
             for group in self.optimizer.param_groups:

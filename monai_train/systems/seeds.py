@@ -157,7 +157,9 @@ def labelled_pictures(
     generator = torch.Generator().manual_seed(SEED)
     for chosen in torch.split(altered, 64):
         if len(chosen):
-            images[chosen] = (augment(images[chosen].float() / 255, _COPIES, generator) * 255).round().to(torch.uint8)
+            images[chosen] = (
+                (augment(images[chosen].float() / 255, _COPIES, generator)[0] * 255).round().to(torch.uint8)
+            )
     return LabelledPictures(images, torch.tensor([task_class(rows[i], task) or 0 for i, _ in examples]))
 
 

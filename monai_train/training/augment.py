@@ -20,11 +20,13 @@ Images = torch.Tensor
 BACKGROUND = 0.06  # below this an intensity is air
 
 
-def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+def uniform(n: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+    """Random numbers [n] between `low` and `high`."""
     return torch.rand(n, generator=generator) * (high - low) + low
 
 
-def _selected(n: int, probability: float, generator: torch.Generator) -> torch.Tensor:
+def selected(n: int, probability: float, generator: torch.Generator) -> torch.Tensor:
+    """Booleans [n], each true with this probability."""
     return torch.rand(n, generator=generator) < probability
 
 
@@ -83,7 +85,7 @@ def _pixel_line(size: int) -> torch.Tensor:
 
 
 @cache
-def _pixel_grid(size: int) -> torch.Tensor:
+def pixel_grid(size: int) -> torch.Tensor:
     """The centre of every pixel as fractions of the image: [size, size, (x, y)]."""
     line = _pixel_line(size)
     y, x = torch.meshgrid(line, line, indexing="ij")
@@ -113,10 +115,10 @@ def paste(
     and every fourth lesion has its contrast inverted, since a tumour may be brighter or darker than its surroundings.
     """
     n, size = len(heads), heads.shape[-1]
-    angle = _uniform(n, -math.pi, math.pi, generator)
-    zoom = _uniform(n, 0.75, 1.4, generator)
-    flip = 1 - 2 * _selected(n, 0.5, generator).float()
-    offset = _pixel_grid(size)[None] - points[:, None, None, :]
+    angle = uniform(n, -math.pi, math.pi, generator)
+    zoom = uniform(n, 0.75, 1.4, generator)
+    flip = 1 - 2 * selected(n, 0.5, generator).float()
+    offset = pixel_grid(size)[None] - points[:, None, None, :]
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
     x, y = offset[..., 0], offset[..., 1]
     turned = torch.stack([flip[:, None, None] * (cos * x + sin * y), cos * y - sin * x], dim=-1)
@@ -132,8 +134,8 @@ def paste(
     weight = ring.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
     donor_level = (moved * ring).sum(dim=(1, 2, 3), keepdim=True) / weight
     head_level = (heads * ring).sum(dim=(1, 2, 3), keepdim=True) / weight
-    gain = _as_column(_uniform(n, 0.7, 1.5, generator)) * head_level.clamp(0.2, 0.6) / donor_level.clamp(0.15, 0.8)
-    sign = _as_column(1 - 2 * _selected(n, 0.25, generator).float())
+    gain = _as_column(uniform(n, 0.7, 1.5, generator)) * head_level.clamp(0.2, 0.6) / donor_level.clamp(0.15, 0.8)
+    sign = _as_column(1 - 2 * selected(n, 0.25, generator).float())
     content: Images = head_level + sign * gain * (moved - donor_level)
     pasted: Images = heads * (1 - mask) + content.clamp(0, 1) * mask
     return pasted.clamp(0, 1), mask
@@ -145,30 +147,30 @@ def simulate_lesions(heads: Images, points: torch.Tensor, generator: torch.Gener
     Returns the images and the masks of the mass, [n, 1, s, s] from 0 to 1.
     """
     n, size = len(heads), heads.shape[-1]
-    angle = _uniform(n, 0, math.pi, generator)[:, None, None]
-    offset = _pixel_grid(size)[None] - points[:, None, None, :]
+    angle = uniform(n, 0, math.pi, generator)[:, None, None]
+    offset = pixel_grid(size)[None] - points[:, None, None, :]
     x, y = offset[..., 0], offset[..., 1]
     along, across = angle.cos() * x + angle.sin() * y, angle.cos() * y - angle.sin() * x
-    length = _uniform(n, 0.04, 0.16, generator)[:, None, None]
-    ratio = _uniform(n, 0.6, 1.0, generator)[:, None, None]
+    length = uniform(n, 0.04, 0.16, generator)[:, None, None]
+    ratio = uniform(n, 0.6, 1.0, generator)[:, None, None]
     radius = torch.sqrt((along / length) ** 2 + (across / (length * ratio)) ** 2)[:, None]
     radius = radius + 0.16 * smooth_field(n, size, 9, generator)
-    edge = _as_column(_uniform(n, 0.03, 0.12, generator))
+    edge = _as_column(uniform(n, 0.03, 0.12, generator))
     body = torch.sigmoid((1 - radius) / edge)
-    thickness = _as_column(_uniform(n, 0.15, 0.4, generator))
+    thickness = _as_column(uniform(n, 0.15, 0.4, generator))
     core = torch.sigmoid((1 - thickness - radius) / edge)
-    ring_like = _as_column(_selected(n, 0.5, generator).float())
-    sign = _as_column(1 - 2 * _selected(n, 0.25, generator).float())
-    strength = _as_column(_uniform(n, 0.22, 0.6, generator))
-    inner = _as_column(_uniform(n, -1.3, 0.4, generator))  # the core of a ring, as a share of the rim
-    swell = torch.sigmoid((_as_column(_uniform(n, 1.5, 2.3, generator)) - radius) / 0.25)
-    oedema = _as_column(_selected(n, 0.5, generator).float() * _uniform(n, -0.25, 0.25, generator))
+    ring_like = _as_column(selected(n, 0.5, generator).float())
+    sign = _as_column(1 - 2 * selected(n, 0.25, generator).float())
+    strength = _as_column(uniform(n, 0.22, 0.6, generator))
+    inner = _as_column(uniform(n, -1.3, 0.4, generator))  # the core of a ring, as a share of the rim
+    swell = torch.sigmoid((_as_column(uniform(n, 1.5, 2.3, generator)) - radius) / 0.25)
+    oedema = _as_column(selected(n, 0.5, generator).float() * uniform(n, -0.25, 0.25, generator))
     texture = 1 + 0.25 * smooth_field(n, size, 24, generator)
     tissue = (heads > BACKGROUND).float()
     added = sign * strength * texture * (body - ring_like * (1 - inner) * core) + oedema * (swell - body).clamp(0)
     # Inside the mass, the anatomy is replaced by an even level.
     # The head is dimmed first, as windowing does if the picture contains something brighter.
-    dimmed = heads * _as_column(_uniform(n, 0.5, 0.9, generator))
+    dimmed = heads * _as_column(uniform(n, 0.5, 0.9, generator))
     level = box_mean(dimmed, 15)
     replaced = dimmed * (1 - 0.7 * body) + level * 0.7 * body
     return (replaced + added * tissue).clamp(0, 1), body
@@ -177,10 +179,10 @@ def simulate_lesions(heads: Images, points: torch.Tensor, generator: torch.Gener
 def random_affine(images: Images, settings: Augmentation, generator: torch.Generator) -> Images:
     """Flip, rotate, scale, stretch and shift every image at random."""
     n = len(images)
-    angle = _uniform(n, -1, 1, generator) * math.radians(settings.rotate_degrees)
-    grow = (_uniform(n, -1, 1, generator) * math.log1p(settings.scale)).exp()
-    aspect = (_uniform(n, -1, 1, generator) * 0.08).exp()
-    flip = 1 - 2 * _selected(n, settings.flip, generator).float()
+    angle = uniform(n, -1, 1, generator) * math.radians(settings.rotate_degrees)
+    grow = (uniform(n, -1, 1, generator) * math.log1p(settings.scale)).exp()
+    aspect = (uniform(n, -1, 1, generator) * 0.08).exp()
+    flip = 1 - 2 * selected(n, settings.flip, generator).float()
     shift = (torch.rand(n, 2, generator=generator) * 2 - 1) * 2 * settings.shift
     # Equals torch's affine_grid, in a fraction of its time: the terms in x alone and in y alone, then their sum.
     size = images.shape[-1]
@@ -222,30 +224,32 @@ def _halved(images: Images) -> Images:
 
 def _change_some(
     images: Images, probability: float, generator: torch.Generator, change: Callable[[Images], Images]
-) -> None:
-    """Apply `change` to a random selection of the images, in place; the others take no time."""
-    selected = _selected(len(images), probability, generator)
-    if selected.any():
-        images[selected] = change(images[selected])
+) -> torch.Tensor:
+    """Apply `change` to a random selection of the images, in place; the others take no time. Returns which, [n]."""
+    chosen = selected(len(images), probability, generator)
+    if chosen.any():
+        images[chosen] = change(images[chosen])
+    return chosen
 
 
-def augment(images: Images, settings: Augmentation, generator: torch.Generator) -> Images:
+def augment(images: Images, settings: Augmentation, generator: torch.Generator) -> tuple[Images, torch.Tensor]:
     """Change geometry, contrast, bias field, resolution and noise: [n, channels, s, s] in [0, 1] → the same.
 
-    The first channel is the picture; the others are masks, which follow its geometry only.
+    The first channel is the picture; the others are masks, which follow its geometry only. Also returns which pictures
+    have the contrast of no sequence any more, bool [n].
     """
     n, size = len(images), images.shape[-1]
     moved = random_affine(images, settings, generator)
     images, masks = moved[:, :1], moved[:, 1:]
-    _change_some(images, settings.remap, generator, lambda some: _remap(some, generator))
-    _change_some(images, settings.invert, generator, _invert)
-    gamma = (_uniform(n, -1, 1, generator) * settings.gamma).exp()
+    remapped = _change_some(images, settings.remap, generator, lambda some: _remap(some, generator))
+    inverted = _change_some(images, settings.invert, generator, _invert)
+    gamma = (uniform(n, -1, 1, generator) * settings.gamma).exp()
     images = images.clamp(0, 1) ** _as_column(gamma)
     field = smooth_field(n, size, 3, generator).clamp(-1, 1)
-    images = images * (field * _as_column(_uniform(n, 0, settings.bias_field, generator))).exp()
-    images = images * _as_column(_uniform(n, 0.5, 1.2, generator))
+    images = images * (field * _as_column(uniform(n, 0, settings.bias_field, generator))).exp()
+    images = images * _as_column(uniform(n, 0.5, 1.2, generator))
     _change_some(images, settings.blur, generator, lambda some: box_mean(some, 3))
     _change_some(images, settings.low_resolution, generator, _halved)
-    deviation = _as_column(_uniform(n, 0, 1, generator) ** 2 * settings.noise)
+    deviation = _as_column(uniform(n, 0, 1, generator) ** 2 * settings.noise)
     noisy = (images + random_noise(n, size, generator) * deviation).clamp(0, 1)
-    return torch.cat([noisy, masks], dim=1)
+    return torch.cat([noisy, masks], dim=1), remapped | inverted

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from monai_train.config import TrainConfig
 from monai_train.networks.classifier import Classifier
+from monai_train.networks.outputs import OutputLayout
 from monai_train.networks.registry import make_classifier
 from worker.errors import StartError
 from worker.files import open_atomically
@@ -63,7 +64,8 @@ class Checkpoint:
 
     def classifier(self) -> Classifier:
         """The network with the averaged weights, on the CPU, in evaluation mode."""
-        model = make_classifier(self.config.network, len(self.classes))
+        layout = OutputLayout.of(self.config, len(self.classes))
+        model = make_classifier(self.config.network, layout.size)
         model.load_state_dict(self.average)
         return model.eval()
 

@@ -20,13 +20,14 @@ from worker.errors import StartError
 class Teachers:
     """The averaged weights of finished runs, frozen."""
 
-    def __init__(self, models: Sequence[Classifier]) -> None:
-        self._models = models
+    def __init__(self, models: Sequence[Classifier], classes: int) -> None:
+        self._models, self._classes = models, classes
 
     @torch.no_grad()
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
         """The mean of the teachers' class probabilities: images float32 [n, 1, s, s] → [n, classes]."""
-        return torch.stack([model(images).logits.float().softmax(dim=1) for model in self._models]).mean(dim=0)
+        logits = (model(images).logits[:, : self._classes] for model in self._models)
+        return torch.stack([own.float().softmax(dim=1) for own in logits]).mean(dim=0)
 
 
 def load_teachers(checkpoints: Sequence[Checkpoint], split_sha256: str, classes: Classes, device: str) -> Teachers:
@@ -41,7 +42,7 @@ def load_teachers(checkpoints: Sequence[Checkpoint], split_sha256: str, classes:
         if checkpoint.classes != classes.names:
             raise StartError("other-classes", "a teacher has other classes than the student")
         models.append(checkpoint.classifier().to(device).requires_grad_(False))
-    return Teachers(models)
+    return Teachers(models, len(classes))
 
 
 def distillation_loss(logits: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:

@@ -11,24 +11,32 @@ import torch
 
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import Pictures
-from monai_train.data.manifest import ManifestRow
+from monai_train.data.labels import UNLABELLED
+from monai_train.data.manifest import REGIONS, SEQUENCES, ManifestRow
+from monai_train.data.masks import Masks
 from monai_train.training.augment import augment, paste, points_in_brain, simulate_lesions
 from monai_train.training.mirror import Mirrors, box_mask, make_mirrors
+from monai_train.training.paste_masks import paste_masked
 from worker.errors import StartError
 
 _MINIMUM = 2  # pictures per class
+_LEVELS = 6  # of a series from its first slice to its last, for sampling "strata"
+_BRAIN = REGIONS.index("brain")
 
 
 class Batch(NamedTuple):
-    """images float32 [n, 1, s, s] in [0, 1]; labels int64 [n], some of them `any_tumour`.
+    """images float32 [n, 1, s, s] in [0, 1]; labels int64 [n], some of them `any_tumour` or UNLABELLED.
 
-    `tumours` float32 [n, 1, s, s] is 1 on the tumour; all 0 for a picture without a marked tumour, and for every
-    picture if the configuration has no `map_loss`.
+    `sequences` and `regions` int64 [n] are indices of SEQUENCES and REGIONS, UNLABELLED where unknown or where the
+    contrast was changed. `tumours` float32 [n, 1, s, s] is 1 on the tumour; all 0 for a picture without a marked
+    tumour, and for every picture if the configuration has no `map_loss`.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     tumours: torch.Tensor
+    sequences: torch.Tensor
+    regions: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -37,9 +45,12 @@ class BatchSampler:
 
     pictures: Pictures
     mirrors: Mirrors
+    masks: Masks
     weights: torch.Tensor  # [n], relative probability of being drawn
     config: TrainConfig
     healthy: torch.Tensor  # uint8 [m, 1, s, s], m may be 0
+    sequences: torch.Tensor  # int64 [n], and
+    regions: torch.Tensor  # of the pictures, as in Batch
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         """Draw and augment a batch of `size` pictures."""
@@ -52,16 +63,21 @@ class BatchSampler:
         # The masks of the tumours are needed, and transformed along, for `map_loss` only.
         marked = self.config.map_loss > 0
         channels = [torch.cat([part.images, part.tumours], dim=1) if marked else part.images for part in parts]
-        changed = augment(torch.cat(channels), self.config.augmentation, generator)
+        changed, other_contrast = augment(torch.cat(channels), self.config.augmentation, generator)
         images, tumours = changed[:, :1], changed[:, 1:]
-        labels = torch.cat([part.labels for part in parts])
-        return Batch(images, labels, tumours if marked else torch.zeros_like(images))
+        labels, sequences, regions = (torch.cat([part[k] for part in parts]) for k in (1, 3, 4))
+        sequences = sequences.masked_fill(other_contrast, UNLABELLED)
+        return Batch(images, labels, tumours if marked else torch.zeros_like(images), sequences, regions)
 
     def _possible(self, recipe: str) -> float:
         if recipe in ("mirrored_tumour", "tumour_removed"):
             return float(len(self.mirrors.index) > 0)
         if recipe == "pasted_lesion":
             return float(bool(self.pictures.boxes.isfinite().any()))
+        if recipe in ("masked_lesion", "masked_tissue"):
+            return float(len(self.masks.index) > 0)
+        if recipe == "unlabelled":
+            return float(bool((self.pictures.labels == UNLABELLED).any()))
         return 1.0
 
     def _draw(self, allowed: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -70,55 +86,87 @@ class BatchSampler:
     def _images(self, index: torch.Tensor) -> torch.Tensor:
         return self.pictures.pixels[index].float() / 255
 
+    def _real(self, index: torch.Tensor) -> Batch:
+        """The pictures at these positions as they are, with what is known of them."""
+        images = self._images(index)
+        tumours = box_mask(self.pictures.boxes[index], images.shape[-1], 1).float()
+        return Batch(images, self.pictures.labels[index], tumours, self.sequences[index], self.regions[index])
+
     def _heads(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Heads without a tumour, of every contrast; a third of them are T1c with the tumour removed."""
-        heads = self._without_tumour(count, generator)
+        heads = self._without_tumour(count, generator).images
         if len(self.mirrors.index):
             removed = torch.randint(len(self.mirrors.index), (count,), generator=generator)
             swapped = torch.rand(count, generator=generator) < 1 / 3
             heads[swapped] = self.mirrors.removed[removed[swapped]].float() / 255
         return heads
 
-    def _without_tumour(self, count: int, generator: torch.Generator) -> torch.Tensor:
+    def _without_tumour(self, count: int, generator: torch.Generator) -> Batch:
         """Real heads without a tumour: pictures of that class and, if given, slices of the healthy volume."""
-        heads = self._images(self._draw(self.pictures.labels == self.pictures.classes.no_tumour, count, generator))
+        drawn = self._real(self._draw(self.pictures.labels == self.pictures.classes.no_tumour, count, generator))
         if len(self.healthy):
             chosen = torch.randint(len(self.healthy), (count,), generator=generator)
             swapped = torch.rand(count, generator=generator) < self.config.healthy_share
-            heads[swapped] = self.healthy[chosen[swapped]].float() / 255
-        return heads
+            drawn.images[swapped] = self.healthy[chosen[swapped]].float() / 255
+            for known in (drawn.sequences, drawn.regions):
+                known[swapped] = UNLABELLED
+        return drawn
 
     def _make(self, recipe: str, count: int, generator: torch.Generator) -> Batch:
         labels, classes = self.pictures.labels, self.pictures.classes
         without, unknown = torch.full((count,), classes.no_tumour), torch.full((count,), classes.any_tumour)
         if recipe == "tumour":
-            index = self._draw(labels != classes.no_tumour, count, generator)
-            images = self._images(index)
-            return Batch(images, labels[index], box_mask(self.pictures.boxes[index], images.shape[-1], 1).float())
+            return self._real(self._draw((labels != classes.no_tumour) & (labels != UNLABELLED), count, generator))
+        if recipe == "unlabelled":
+            return self._real(self._draw(labels == UNLABELLED, count, generator))
         if recipe == "no_tumour":
-            return _unmarked(self._without_tumour(count, generator), without)
+            return self._without_tumour(count, generator)
         if recipe in ("mirrored_tumour", "tumour_removed"):
             chosen = torch.multinomial(self.weights[self.mirrors.index], count, replacement=True, generator=generator)
+            index = self.mirrors.index[chosen]
             if recipe == "tumour_removed":
-                return _unmarked(self.mirrors.removed[chosen].float() / 255, without)
-            return _unmarked(self.mirrors.doubled[chosen].float() / 255, labels[self.mirrors.index[chosen]])
+                return _made(self.mirrors.removed[chosen].float() / 255, without, self.sequences[index])
+            return _made(self.mirrors.doubled[chosen].float() / 255, labels[index], self.sequences[index])
+        if recipe in ("masked_lesion", "masked_tissue"):
+            return self._masked(recipe == "masked_lesion", count, generator)
         heads = self._heads(count, generator)
         points = points_in_brain(heads, generator)
         if recipe == "simulated_lesion":
             images, tumours = simulate_lesions(heads, points, generator)
-            return Batch(images, unknown, tumours)
+            return _made(images, unknown)._replace(tumours=tumours)
         if recipe == "pasted_lesion":
             index = self._draw(self.pictures.boxes.isfinite().all(dim=1), count, generator)
             images, tumours = paste(heads, self._images(index), self.pictures.boxes[index], points, generator)
-            return Batch(images, unknown, tumours)
+            return _made(images, unknown)._replace(tumours=tumours)
         donors = self._heads(count, generator)
         extent = 0.08 + 0.14 * torch.rand(count, 2, generator=generator)
         boxes = torch.cat([points_in_brain(donors, generator), extent], dim=1)
-        return _unmarked(paste(heads, donors, boxes, points, generator)[0], without)
+        return _made(paste(heads, donors, boxes, points, generator)[0], without)
+
+    def _masked(self, lesion: bool, count: int, generator: torch.Generator) -> Batch:
+        """Tumours by their masks, or tissue under the same masks, in heads of the same sequence without a tumour."""
+        chosen = torch.multinomial(self.weights[self.masks.index], count, replacement=True, generator=generator)
+        donors, masks = self.masks.index[chosen], self.masks.pixels[chosen].float() / 255
+        free = self.pictures.labels == self.pictures.classes.no_tumour
+        heads, others = torch.empty_like(donors), torch.empty_like(donors)
+        for sequence in set(self.sequences[donors].tolist()):
+            of_sequence = self.sequences[donors] == sequence
+            allowed = free & (self.sequences == sequence)
+            allowed = allowed if allowed.any() else free
+            for target in (heads, others):
+                target[of_sequence] = self._draw(allowed, int(of_sequence.sum()), generator)
+        content = self._images(donors if lesion else others)
+        images, tumours = paste_masked(self._images(heads), content, masks, generator)
+        landed = tumours.flatten(1).any(dim=1) & lesion
+        labels = torch.where(landed, self.pictures.labels[donors], torch.tensor(self.pictures.classes.no_tumour))
+        return Batch(images, labels, tumours * lesion, self.sequences[heads], self.regions[heads])
 
 
-def _unmarked(images: torch.Tensor, labels: torch.Tensor) -> Batch:
-    return Batch(images, labels, torch.zeros_like(images))
+def _made(images: torch.Tensor, labels: torch.Tensor, sequences: torch.Tensor | None = None) -> Batch:
+    """Synthetic pictures of brain without a marked tumour, of unknown sequence unless given."""
+    unknown = torch.full_like(labels, UNLABELLED)
+    regions = torch.full_like(labels, _BRAIN)
+    return Batch(images, labels, torch.zeros_like(images), unknown if sequences is None else sequences, regions)
 
 
 def make_sampler(
@@ -126,12 +174,15 @@ def make_sampler(
     chosen: Sequence[int],
     config: TrainConfig,
     healthy: torch.Tensor | None = None,
+    masks: Masks | None = None,
 ) -> BatchSampler:
-    """Make the sampler over the chosen pictures and the slices of a healthy volume.
+    """Make the sampler over the chosen pictures, the masks of all pictures and the slices of a healthy volume.
 
-    Raises StartError for a class with fewer than two pictures.
+    Pictures without a label are used only if the configuration's shares ask for them. Raises StartError for a class
+    with fewer than two pictures.
     """
-    usable = [i for i in chosen if pictures.rows[i].label and not pictures.rows[i].in_conflict]
+    unlabelled = config.shares.unlabelled > 0
+    usable = [i for i in chosen if (unlabelled or pictures.rows[i].label) and not pictures.rows[i].in_conflict]
     training = pictures.select(usable)
     held = Counter(training.labels.tolist())
     for index, name in enumerate(pictures.classes.names):
@@ -140,25 +191,55 @@ def make_sampler(
     if healthy is None:
         healthy = torch.empty((0, *training.pixels.shape[1:]), dtype=torch.uint8)
     return BatchSampler(
-        training, make_mirrors(training.pixels, training.boxes), _weights(training, config.sampling), config, healthy
+        pictures=training,
+        mirrors=make_mirrors(training.pixels, training.boxes),
+        masks=masks.select(usable) if masks is not None else Masks.none(training.pixels.shape[-1]),
+        weights=_weights(training, config.sampling),
+        config=config,
+        healthy=healthy,
+        sequences=_known([row.sequence for row in training.rows], SEQUENCES),
+        regions=_known([row.region for row in training.rows], REGIONS),
     )
+
+
+def _known(values: Sequence[str], names: Sequence[str]) -> torch.Tensor:
+    return torch.tensor([names.index(value) if value in names else UNLABELLED for value in values])
 
 
 def _weights(pictures: Pictures, sampling: str) -> torch.Tensor:
     """Relative probability of each picture among those that a recipe allows.
 
     `patients`: classes are equally likely; within a class, a patient is weighted by the square root of their number of
-    pictures, and copies share the weight of their picture. `classes`: classes are equally likely, and so are the files
-    of a class. `pictures`: all files are equally likely.
+    pictures, and copies share the weight of their picture. `strata`: the same, and within a class every data set,
+    sequence and sixth of the series, from its first slice to its last, is equally likely, so that neither tells the
+    class. `classes`: classes are equally likely, and so are the files of a class. `pictures`: all files are equally
+    likely.
     """
     rows = pictures.rows
     if sampling == "pictures":
         return torch.ones(len(rows))
     weights = torch.ones(len(rows)) if sampling == "classes" else _patient_weights(rows)
-    for label in set(pictures.labels.tolist()):
-        of_label = pictures.labels == label
-        weights[of_label] /= weights[of_label].sum()
+    if sampling == "strata":
+        _make_equal(weights, [(row.label, row.dataset, row.sequence, _level(row)) for row in rows])
+    # What has no class is drawn to learn the region.
+    _make_equal(weights, [row.label or f"region {row.region}" for row in rows])
     return weights
+
+
+def _make_equal(weights: torch.Tensor, groups: Sequence[object]) -> None:
+    """Scale the weights, in place, so that those of every group have the sum 1."""
+    members: dict[object, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    for own in members.values():
+        weights[own] /= weights[own].sum()
+
+
+def _level(row: ManifestRow) -> int | None:
+    """The sixth of its series in which a slice lies, from 0; None where it is not known."""
+    if row.slice_number is None or not row.slice_count:
+        return None
+    return (row.slice_number - 1) * _LEVELS // row.slice_count
 
 
 def _patient_weights(rows: Sequence[ManifestRow]) -> torch.Tensor:

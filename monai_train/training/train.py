@@ -23,10 +23,12 @@ from torch import nn
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import Pictures, load_pictures, read_preprocessing
 from monai_train.data.healthy import healthy_slices
-from monai_train.data.labels import Classes
+from monai_train.data.labels import UNLABELLED, Classes
 from monai_train.data.manifest import data_sha256, deduplicate, read_manifest
+from monai_train.data.masks import load_masks
 from monai_train.data.patients import SplitRole, split_classes, split_roles, split_sha256
 from monai_train.networks.classifier import Classifier
+from monai_train.networks.outputs import OutputLayout
 from monai_train.networks.pretrained import lineage, load_weights
 from monai_train.networks.registry import make_classifier
 from monai_train.training.allocator import keep_freed_memory
@@ -60,23 +62,34 @@ def classification_loss(
 ) -> torch.Tensor:
     """Cross entropy; for `any_tumour`, of the sum of the tumour classes. logits [n, classes], labels [n] → scalar.
 
+    UNLABELLED pictures do not count.
     `weights` [classes + 1] of each class and of `any_tumour` make it a weighted mean.
     """
     log_probabilities = logits.float().log_softmax(dim=1)
-    kind_known = labels != classes.any_tumour
+    known, kind_known = labels != UNLABELLED, labels != classes.any_tumour
     any_tumour = -log_probabilities[:, classes.lesions].logsumexp(dim=1)
-    exact = -log_probabilities.gather(1, labels.clamp(max=len(classes) - 1)[:, None])[:, 0]
+    exact = -log_probabilities.gather(1, labels.clamp(0, len(classes) - 1)[:, None])[:, 0]
     exact = (1 - smoothing) * exact - smoothing * log_probabilities.mean(dim=1)
     losses = torch.where(kind_known, exact, any_tumour)
-    if weights is None:
-        return losses.mean()
-    counts = weights.to(labels.device)[labels]
-    return (losses * counts).sum() / counts.sum()
+    counts = known.float() if weights is None else known * weights.to(labels.device)[labels.clamp(min=0)]
+    return (losses * counts).sum() / counts.sum().clamp(min=1e-6)
+
+
+def known_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of the pictures whose sequence or region is known: [n, k], [n] → scalar, 0 if none is."""
+    if not len(logits.T) or bool((targets == UNLABELLED).all()):
+        return logits.sum() * 0
+    return nn.functional.cross_entropy(logits.float(), targets, ignore_index=UNLABELLED, label_smoothing=0.02)
 
 
 def class_weights(labels: torch.Tensor, classes: Classes) -> torch.Tensor:
     """Weights of the labels for a weighted loss, [classes + 1]: 1 / pictures of the class, mean 1; `any_tumour` 1."""
-    counts = labels[labels != classes.any_tumour].bincount(minlength=len(classes)).clamp(min=1).float()
+    counts = (
+        labels[(labels != classes.any_tumour) & (labels != UNLABELLED)]
+        .bincount(minlength=len(classes))
+        .clamp(min=1)
+        .float()
+    )
     inverse = counts.mean() / counts
     return torch.cat([inverse / inverse.mean(), torch.ones(1)])
 
@@ -124,27 +137,31 @@ def train_epoch(
     torch.manual_seed(seed)
     batches = max(1, config.samples_per_epoch // (config.batch * ranks.size))
     classes = sampler.pictures.classes
+    layout = OutputLayout.of(config, len(classes))
     weights = class_weights(sampler.pictures.labels, classes) if config.weighted_loss else None
     model = ranks.synchronised(state.model)
     task = progress.add_task(f"epoch {state.epoch + 1}", total=batches) if progress else None
     total = 0.0
     state.model.train()
     for index in range(batches):
-        images, labels, tumours = sampler.batch(config.batch, generator)
-        images = images.to(config.device, memory_format=torch.channels_last)
-        labels = labels.to(config.device)
+        batch = sampler.batch(config.batch, generator)
+        images = batch.images.to(config.device, memory_format=torch.channels_last)
+        labels, tumours = batch.labels.to(config.device), batch.tumours
         rate = learning_rate(config, state.epoch * batches + index, config.epochs * batches)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(config.device, dtype=torch.bfloat16, enabled=config.mixed_precision):
             outputs = model(images)
             taught = teachers.probabilities(images) if teachers is not None else None
-        loss = classification_loss(outputs.logits, labels, config.label_smoothing, classes, weights)
+        logits, sequences, regions = layout.split(outputs.logits)
+        loss = classification_loss(logits, labels, config.label_smoothing, classes, weights)
+        loss = loss + config.sequence_loss * known_loss(sequences, batch.sequences.to(config.device))
+        loss = loss + config.region_loss * known_loss(regions, batch.regions.to(config.device))
         if taught is not None:
-            loss = loss + config.distillation * distillation_loss(outputs.logits, taught)
+            loss = loss + config.distillation * distillation_loss(logits, taught)
         if config.map_loss:
             loss = loss + config.map_loss * activation_map_loss(
-                outputs.maps, labels, tumours.to(config.device), classes
+                layout.split(outputs.maps)[0], labels, tumours.to(config.device), classes
             )
         if not torch.isfinite(loss):
             raise DivergedError(f"the loss is not a number in epoch {state.epoch + 1}: try a lower learning rate")
@@ -173,7 +190,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 @torch.no_grad()
 def predict_logits(model: Classifier, pixels: torch.Tensor, config: TrainConfig, batch: int = 128) -> torch.Tensor:
-    """Logits [n, classes] of uint8 pictures [n, 1, s, s], in float32 arithmetic."""
+    """Logits [n, outputs] of uint8 pictures [n, 1, s, s], in float32 arithmetic."""
     model.eval()
     batches = (chunk.float().div(255).to(config.device) for chunk in torch.split(pixels, batch))
     return torch.cat([model(images).logits.float().cpu() for images in batches])
@@ -182,13 +199,13 @@ def predict_logits(model: Classifier, pixels: torch.Tensor, config: TrainConfig,
 def balanced_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """The mean recall over the classes that occur."""
     right = logits.argmax(dim=1) == labels
-    return float(torch.stack([right[labels == c].float().mean() for c in set(labels.tolist())]).mean())
+    return float(torch.stack([right[labels == c].float().mean() for c in set(labels.tolist()) - {UNLABELLED}]).mean())
 
 
 def new_state(config: TrainConfig, classes: Classes) -> TrainingState:
     """A fresh network and optimizer; the initial weights depend on the seed only."""
     torch.manual_seed(config.seed)
-    model = make_classifier(config.network, len(classes))
+    model = make_classifier(config.network, OutputLayout.of(config, len(classes)).size)
     model.to(device=config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = adamw(model.parameters(), config.learning_rate, config.weight_decay)
     return TrainingState(model, copy.deepcopy(model), optimizer, classes.names)
@@ -233,11 +250,15 @@ def train(
             roles = split_roles(rows, config.external, config.test_share, config.validation_share)
         classes = split_classes(rows, roles)
         pictures = ranks.main_first(lambda: load_pictures(data, rows, read_preprocessing(), classes=classes))
+        shares = config.shares
+        masks = None
+        if shares.masked_lesion or shares.masked_tissue:
+            masks = ranks.main_first(lambda: load_masks(data, rows, read_preprocessing()))
         run.mkdir(parents=True, exist_ok=True)
         heads, healthy_sha256 = healthy_slices(healthy, read_preprocessing()) if healthy is not None else (None, "")
         if heads is not None and ranks.is_main:
             np.save(run / HEALTHY, heads.numpy())
-        sampler = make_sampler(pictures, rows_with_role(roles, SplitRole.TRAIN), config, heads)
+        sampler = make_sampler(pictures, rows_with_role(roles, SplitRole.TRAIN), config, heads, masks)
         validation = pictures.select(deduplicate(rows, rows_with_role(roles, SplitRole.VALIDATION)))
         for index, name in enumerate(classes.names):
             if index not in validation.labels:
@@ -324,7 +345,7 @@ def _loop(
 
 def _validate(state: TrainingState, validation: Pictures, config: TrainConfig) -> tuple[float, float]:
     """Balanced accuracy and loss of the averaged weights on the validation part."""
-    logits = predict_logits(state.average, validation.pixels, config)
+    logits = predict_logits(state.average, validation.pixels, config)[:, : len(validation.classes)]
     return balanced_accuracy(logits, validation.labels), float(
         classification_loss(logits, validation.labels, 0.0, validation.classes)
     )

@@ -73,5 +73,6 @@ def _measure_statistics(model: Classifier, pixels: torch.Tensor) -> None:
 @torch.no_grad()
 def _figure(model: Classifier, pictures: Pictures) -> float:
     model.eval()
-    logits = torch.cat([model(part.float() / 255).logits for part in torch.split(pictures.pixels, _BATCH)])
+    count = len(pictures.classes)
+    logits = torch.cat([model(part.float() / 255).logits[:, :count] for part in torch.split(pictures.pixels, _BATCH)])
     return balanced_accuracy(logits, pictures.labels)

@@ -84,3 +84,20 @@ def _picture(
         box_of(label) if said == label else "",
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def with_sequences(data: Path, folder: Path) -> Path:
+    """The pictures of a folder that `make_converted` made, as axial T1C slices of brain, in series of a patient's."""
+    folder.mkdir()
+    (folder / "images").symlink_to(data / "images")
+    lines = list(csv.DictReader((data / "manifest.csv").read_text().splitlines()))
+    patients: dict[str, int] = {}
+    for line in lines:
+        patients[line["patient_group"]] = number = patients.get(line["patient_group"], 0) + 1
+        line |= {"sequence": "T1C", "region": "brain", "plane": "axial"}
+        line |= {"series": line["patient_group"], "slice_number": str(number), "slice_count": "2"}
+    with (folder / "manifest.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, lines[0])
+        writer.writeheader()
+        writer.writerows(lines)
+    return folder

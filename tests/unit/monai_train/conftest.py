@@ -8,7 +8,7 @@ import pytest
 
 from monai_train.config import Augmentation, BatchShares, TrainConfig
 from monai_train.training.train import train
-from tests.testbed.converted import make_converted
+from tests.testbed.converted import make_converted, with_sequences
 
 TINY = TrainConfig(
     epochs=4,
@@ -33,4 +33,17 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "tiny"
     train(tiny_data, run, TINY)
+    return run
+
+
+@pytest.fixture(scope="session")
+def sequences_data(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_sequences(tiny_data, tmp_path_factory.mktemp("sequences") / "data")
+
+
+@pytest.fixture(scope="session")
+def sequences_run(sequences_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that learned the sequence and the region, too."""
+    run = tmp_path_factory.mktemp("runs") / "sequences"
+    train(sequences_data, run, TINY.model_copy(update={"sequence_loss": 0.3, "region_loss": 0.3, "sampling": "strata"}))
     return run

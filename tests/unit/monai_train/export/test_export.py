@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from monai_train.cli.app import app
+from monai_train.data.manifest import read_manifest
+from monai_train.evaluation.evaluate import measure_bundle
 from monai_train.export.export import ENGINE_TOLERANCE, export
 from worker.errors import StartError
 from worker.inference.aggregate import slice_probabilities
@@ -48,3 +50,21 @@ def test_help_gives_examples() -> None:
     for command in ("train", "evaluate", "export", "evaluate-default"):
         answer = CliRunner().invoke(app, [command, "--help"])
         assert f"monai-train {command}" in answer.output
+
+
+def test_a_run_that_learned_the_sequence_becomes_a_bundle_of_format_2(
+    exported_by_sequence: Path, sequences_data: Path
+) -> None:
+    bundle = load_bundle(exported_by_sequence)
+    assert bundle.decision.layout.sequences == ("T1", "T1C", "T2", "FLAIR", "other")
+    rules = bundle.decision.rules
+    assert rules["T1C"].supported
+    assert not rules["FLAIR"].supported  # there is none in the data
+    check_golden(bundle, OpenVinoEngine(bundle, "int8"))
+    assert "| T1C | axial, coronal, sagittal | sigmoid(" in (exported_by_sequence / "docs/README.md").read_text()
+    rows = [row for row in read_manifest(sequences_data) if row.dataset == "main"]
+    measured = measure_bundle(exported_by_sequence, sequences_data, rows)
+    figures = measured.to_json()
+    assert figures["binary"]["sensitivity"] > 0.9
+    assert figures["binary"]["specificity"] > 0.9
+    assert figures["patient_binary"]["n_assessed"] > 0.8 * len(measured.patients.truth)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from monai_train.config import BatchShares, TrainConfig
-from monai_train.data.dataset import load_pictures, read_preprocessing
-from monai_train.data.manifest import read_manifest
+from monai_train.data.dataset import Pictures, load_pictures, read_preprocessing
+from monai_train.data.labels import UNLABELLED
+from monai_train.data.manifest import REGIONS, SEQUENCES, read_manifest
+from monai_train.data.masks import Masks
 from monai_train.training.sampling import make_sampler
 from tests.testbed.converted import CLASSES
 from tests.unit.monai_train.conftest import TINY
@@ -43,7 +46,7 @@ def test_every_recipe_makes_pictures_of_its_class(tiny_data: Path) -> None:
     config = TrainConfig(external=("outside",))
     sampler = make_sampler(pictures, chosen, config)
     assert len(sampler.mirrors.index) > 0
-    images, labels, _ = sampler.batch(64, torch.Generator().manual_seed(0))
+    images, labels, *_ = sampler.batch(64, torch.Generator().manual_seed(0))
     assert images.shape == (64, 1, 160, 160)
     assert set(labels.tolist()) == {0, 1, 2, 3, CLASSES.any_tumour}
     assert images.min() >= 0
@@ -94,3 +97,76 @@ def test_batches_repeat_with_their_generator(tiny_data: Path) -> None:
     assert torch.equal(first.labels, again.labels)
     assert not torch.equal(first.images, other.images)
     assert not first.tumours.any()  # without map_loss nothing is marked
+
+
+STRATA = TINY.model_copy(update={"sampling": "strata", "sequence_loss": 0.3, "region_loss": 0.3})
+
+
+def _known_pictures(folder: Path) -> Pictures:
+    """The tiny pictures, of which the first slices show FLAIR and the last T1, with wrists that have no class."""
+    rows = read_manifest(folder)
+    pictures = load_pictures(folder, rows, read_preprocessing())
+    known = [
+        replace(row, sequence="FLAIR" if i % 2 else "T1", region="brain", slice_number=1 + i % 2, slice_count=2)
+        for i, row in enumerate(pictures.rows)
+    ]
+    wrist = [replace(known[0], label="", region="other", sequence="", picture_group=f"w{k}") for k in range(4)]
+    chosen = [*range(len(known)), *(0 for _ in wrist)]
+    labels = torch.cat([pictures.labels, torch.full((len(wrist),), UNLABELLED)])
+    return replace(pictures.select(chosen), rows=(*known, *wrist), labels=labels)
+
+
+def test_pictures_without_a_class_are_drawn_only_where_asked(tiny_data: Path) -> None:
+    pictures = _known_pictures(tiny_data)
+    every = range(len(pictures.rows))
+    assert (make_sampler(pictures, every, STRATA).batch(64, torch.Generator()).labels != UNLABELLED).all()
+    asked = STRATA.model_copy(update={"shares": STRATA.shares.model_copy(update={"unlabelled": 1.0})})
+    batch = make_sampler(pictures, every, asked).batch(128, torch.Generator().manual_seed(1))
+    without = batch.labels == UNLABELLED
+    assert without.any()
+    assert set(batch.regions[without].tolist()) == {REGIONS.index("other")}
+    assert set(batch.regions[~without].tolist()) == {REGIONS.index("brain")}
+
+
+def test_a_sequence_is_unknown_once_the_contrast_is_changed(tiny_data: Path) -> None:
+    pictures = _known_pictures(tiny_data)
+    changed = STRATA.model_copy(update={"augmentation": STRATA.augmentation.model_copy(update={"invert": 1.0})})
+    same, inverted = (
+        make_sampler(pictures, range(len(pictures.rows)), config).batch(32, torch.Generator().manual_seed(1))
+        for config in (STRATA, changed)
+    )
+    assert set(same.sequences.tolist()) == {SEQUENCES.index("T1"), SEQUENCES.index("FLAIR")}
+    assert set(inverted.sequences.tolist()) == {UNLABELLED}
+
+
+def test_neither_sequence_nor_level_tells_the_class(tiny_data: Path) -> None:
+    pictures = _known_pictures(tiny_data)
+    kept = [i for i, row in enumerate(pictures.rows) if row.label != "glioma" or row.sequence == "T1" or i < 6]
+    sampler = make_sampler(pictures, kept, STRATA)
+    shares = {
+        sequence: sum(
+            float(weight)
+            for weight, row in zip(sampler.weights, sampler.pictures.rows, strict=True)
+            if row.label == "glioma" and row.sequence == sequence and row.dataset == "main"
+        )
+        for sequence in ("T1", "FLAIR")
+    }
+    assert shares["T1"] == pytest.approx(shares["FLAIR"])
+
+
+def test_a_masked_lesion_comes_with_its_kind_into_a_head_of_its_sequence(tiny_data: Path) -> None:
+    pictures = _known_pictures(tiny_data)
+    gliomas = [i for i, row in enumerate(pictures.rows) if row.label == "glioma" and row.sequence == "FLAIR"]
+    size = pictures.pixels.shape[-1]
+    pixels = torch.zeros((len(gliomas), 1, size, size), dtype=torch.uint8)
+    pixels[:, :, size // 2 : size * 5 // 8, size // 2 : size * 5 // 8] = 255
+    masks = Masks(torch.tensor(gliomas), pixels)
+    for share, labels in (("masked_lesion", {"glioma", "notumor"}), ("masked_tissue", {"notumor"})):
+        shares = BatchShares.model_validate(dict.fromkeys(BatchShares.model_fields, 0) | {share: 1})
+        config = STRATA.model_copy(update={"shares": shares})
+        batch = make_sampler(pictures, range(len(pictures.rows)), config, masks=masks).batch(
+            32, torch.Generator().manual_seed(1)
+        )
+        assert {pictures.classes.names[label] for label in batch.labels.tolist()} <= labels
+        assert set(batch.sequences.tolist()) == {SEQUENCES.index("FLAIR")}
+    assert len(masks.select([gliomas[0]]).index) == 1

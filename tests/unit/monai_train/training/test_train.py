@@ -16,8 +16,10 @@ from torch.nn import functional
 
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import load_pictures, read_preprocessing
-from monai_train.data.manifest import read_manifest
+from monai_train.data.labels import UNLABELLED
+from monai_train.data.manifest import REGIONS, SEQUENCES, read_manifest
 from monai_train.data.patients import SplitRole, split_roles
+from monai_train.networks.outputs import OutputLayout
 from monai_train.networks.pretrained import load_weights
 from monai_train.training.checkpoint import BEST, CHECKPOINT, read_checkpoint
 from monai_train.training.epoch_log import LOG
@@ -27,6 +29,7 @@ from monai_train.training.train import (
     activation_map_loss,
     class_weights,
     classification_loss,
+    known_loss,
     learning_rate,
     new_state,
     train,
@@ -159,3 +162,23 @@ def test_weights_of_another_network_are_refused(tiny_run: Path) -> None:
     other = new_state(TINY.model_copy(update={"network": "densenet121"}), CLASSES)
     with pytest.raises(StartError, match=r"missing|unknown"):
         load_weights(other.model, tiny_run / BEST)
+
+
+def test_a_run_learns_sequence_and_region_beside_the_class(sequences_run: Path, sequences_data: Path) -> None:
+    best = read_checkpoint(sequences_run / BEST)
+    layout = OutputLayout.of(best.config, len(CLASSES))
+    rows = read_manifest(sequences_data)
+    pictures = load_pictures(sequences_data, rows, read_preprocessing())
+    with torch.no_grad():
+        outputs = best.classifier()(pictures.pixels.float() / 255)
+    _, sequences, regions = layout.split(outputs.logits)
+    assert (sequences.argmax(dim=1) == SEQUENCES.index("T1C")).all()
+    assert (regions.argmax(dim=1) == REGIONS.index("brain")).all()
+    assert outputs.maps.shape[1] == layout.size == len(CLASSES) + len(SEQUENCES) + len(REGIONS)
+
+
+def test_nothing_known_of_a_picture_costs_nothing() -> None:
+    logits, unknown = torch.randn(3, 5, requires_grad=True), torch.full((3,), UNLABELLED)
+    assert known_loss(logits, unknown) == 0
+    assert classification_loss(logits[:, :4], unknown, 0.0, CLASSES) == 0
+    assert known_loss(logits, torch.tensor([UNLABELLED, 1, 1])) > 0

@@ -1,0 +1,186 @@
+"""Fit the rules of a bundle of format 2 (docs/bundle.md, "decision"): P(lesion), its thresholds, and reliable kinds.
+
+A case is a slice or a whole series of the validation part; both are weighted so that lesions and no lesions count
+alike, whatever their numbers, and so that a patient's slices count as much as the patient's series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.stats import binomtest
+
+from worker.pixels.arrays import FloatArray
+
+_PENALTY = 1e-3  # on slope and intercept, so that perfectly separated cases have a finite slope
+_LEAST_CASES = 8  # of lesions and of no lesions, for a sequence's own rule
+_WANTED = 0.95  # sensitivity and specificity of what is answered
+_UNDECIDED = 0.10  # at most this share of either group of cases lies between the thresholds
+_MINIMUM_KIND = 0.6
+_PRECISION = 0.85  # of a kind on a sequence, to be named there; its lower limit must exceed _LEAST_PRECISION
+_LEAST_PRECISION = 0.6
+_LEAST_PATIENTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LesionCase:
+    """A slice or series of known truth: `evidence` of its best window, in natural log odds, of `windows` windows."""
+
+    sequence: str
+    evidence: float
+    windows: int
+    lesion: bool
+    patient: str
+
+
+@dataclass(frozen=True, slots=True)
+class KindCase:
+    """A slice with a lesion of known kind: its logits of the lesion classes, and the index of its kind."""
+
+    sequence: str
+    logits: tuple[float, ...]
+    kind: int
+    patient: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """P(lesion) = sigmoid(slope x evidence + offset - per_slices x ln(windows))."""
+
+    slope: float
+    offset: float
+    per_slices: float
+
+    def probability(self, cases: Sequence[LesionCase]) -> FloatArray:
+        """P(lesion) of each case, [n]."""
+        return np.asarray(_sigmoid(_design(cases) @ np.array([self.slope, self.offset, -self.per_slices])))
+
+
+def fit_calibration(cases: Sequence[LesionCase]) -> Calibration:
+    """Logistic regression with slope and per_slices from 0. Raises ValueError unless both truths occur."""
+    truth = np.array([case.lesion for case in cases])
+    if truth.all() or not truth.any():
+        raise ValueError("a calibration needs cases with and without a lesion")
+    design, weights = _design(cases), _weights(cases)
+
+    def loss(values: npt.NDArray[np.float64]) -> float:
+        scores = design @ np.array([values[0], values[1], -values[2]])
+        surprise = np.where(truth, np.logaddexp(0, -scores), np.logaddexp(0, scores))
+        return float((weights * surprise).sum() + _PENALTY * (values[0] ** 2 + values[1] ** 2))
+
+    found = minimize(loss, np.array([1.0, 0.0, 0.1]), bounds=((0.05, 5), (-20, 20), (0, 3)), method="L-BFGS-B").x
+    return Calibration(*(round(float(value), 4) for value in found))
+
+
+def fit_thresholds(probability: FloatArray, lesion: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """(no_lesion_to, lesion_from) for P(lesion) of cases [n] with their truth.
+
+    They start where sensitivity and specificity are nearest to each other and move apart, the one that leaves more
+    errors first, until 95 % of the answers of both groups are right or a tenth of either group is left undecided.
+    """
+    levels = np.unique(np.concatenate([[0.02, 0.5, 0.98], probability.round(3)]))
+    equal = [min((probability[lesion] >= t).mean(), (probability[~lesion] < t).mean()) for t in levels]
+    low = high = float(levels[int(np.argmax(equal))])
+    while True:
+        missed, false = (probability[lesion] < low).mean(), (probability[~lesion] >= high).mean()
+        undecided = [((group >= low) & (group < high)).mean() for group in (probability[lesion], probability[~lesion])]
+        if (missed <= 1 - _WANTED and false <= 1 - _WANTED) or max(undecided) >= _UNDECIDED:
+            return round(low, 3), round(high, 3)
+        if missed >= false and (levels < low).any():
+            low = float(levels[levels < low].max())
+        elif (levels > high).any():
+            high = float(levels[levels > high].min())
+        else:
+            return round(low, 3), round(high, 3)
+
+
+def fit_kind_temperature(cases: Sequence[KindCase]) -> float:
+    """The temperature by which the kinds' logits are divided (Guo et al. 2017); 1 without cases."""
+    if not cases:
+        return 1.0
+    logits, kinds = np.array([case.logits for case in cases]), np.array([case.kind for case in cases])
+
+    def loss(temperature: float) -> float:
+        scaled = logits / temperature
+        return float((np.logaddexp.reduce(scaled, axis=1) - scaled[np.arange(len(kinds)), kinds]).mean())
+
+    candidates = np.geomspace(0.3, 5, 200)
+    return round(float(candidates[int(np.argmin([loss(value) for value in candidates]))]), 3)
+
+
+def reliable_kinds(cases: Sequence[KindCase], names: Sequence[str], temperature: float) -> list[str]:
+    """The kinds that, where they are named, are right in 85 % of a patient's slices on average over the patients."""
+    if not cases:
+        return []
+    logits = np.array([case.logits for case in cases]) / temperature
+    probability = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None])
+    best, kinds = probability.argmax(axis=1), np.array([case.kind for case in cases])
+    named = probability.max(axis=1) >= _MINIMUM_KIND
+    return [name for index, name in enumerate(names) if _is_reliable(cases, named & (best == index), kinds == index)]
+
+
+def _is_reliable(cases: Sequence[KindCase], named: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> bool:
+    patients: dict[str, list[bool]] = {}
+    for case, counts, is_right in zip(cases, named, right, strict=True):
+        if counts:
+            patients.setdefault(case.patient, []).append(bool(is_right))
+    shares = [float(np.mean(own)) for own in patients.values()]
+    if len(shares) < _LEAST_PATIENTS:
+        return False
+    lower = binomtest(round(sum(shares)), len(shares)).proportion_ci(method="wilson").low
+    return float(np.mean(shares)) >= _PRECISION and float(lower) >= _LEAST_PRECISION
+
+
+def fit_rules(
+    lesions: Sequence[LesionCase], kinds: Sequence[KindCase], sequences: Sequence[str], names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """The "decision" of worker.json: a rule for each sequence; what was not seen often enough is not supported.
+
+    `names` are those of the lesion classes, in the order of `KindCase.logits`.
+    """
+    temperature = fit_kind_temperature(kinds)
+    return {sequence: _rule(sequence, lesions, kinds, names, temperature) for sequence in sequences}
+
+
+def _rule(
+    sequence: str, lesions: Sequence[LesionCase], kinds: Sequence[KindCase], names: Sequence[str], temperature: float
+) -> dict[str, Any]:
+    own = [case for case in lesions if case.sequence == sequence]
+    truth = np.array([case.lesion for case in own], bool)
+    supported = min(truth.sum(), (~truth).sum()) >= _LEAST_CASES
+    calibration = fit_calibration(own) if supported else Calibration(1.0, 0.0, 0.0)
+    low, high = fit_thresholds(calibration.probability(own), truth) if supported else (0.5, 0.5)
+    of_sequence = [case for case in kinds if case.sequence == sequence]
+    return {
+        "supported": bool(supported),
+        "planes": ["axial"] if sequence != "T1C" else ["axial", "coronal", "sagittal"],
+        "slope": calibration.slope,
+        "offset": calibration.offset,
+        "per_slices": calibration.per_slices,
+        "lesion_from": high,
+        "no_lesion_to": low,
+        "kind_temperature": temperature,
+        "minimum_kind": _MINIMUM_KIND,
+        "reliable_kinds": reliable_kinds(of_sequence, names, temperature) if supported else [],
+    }
+
+
+def _design(cases: Sequence[LesionCase]) -> npt.NDArray[np.float64]:
+    return np.array([[case.evidence, 1.0, np.log(case.windows)] for case in cases], np.float64).reshape(-1, 3)
+
+
+def _weights(cases: Sequence[LesionCase]) -> npt.NDArray[np.float64]:
+    """Sum 1: both truths weigh 1/2, their patients alike, and within a patient slices together as much as series."""
+    groups = [(case.lesion, case.patient, case.windows > 1) for case in cases]
+    counts = {group: groups.count(group) for group in set(groups)}
+    of_truth = {truth: sum(1 for group in counts if group[0] == truth) for truth in (True, False)}
+    return np.array([0.5 / (counts[group] * max(1, of_truth[group[0]])) for group in groups])
+
+
+def _sigmoid(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-np.clip(values, -700, 700))))
