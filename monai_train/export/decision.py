@@ -21,7 +21,7 @@ _PENALTY = 1e-3  # on slope and intercept, so that perfectly separated cases hav
 _LEAST_CASES = 8  # of lesions and of no lesions, for a sequence's own rule
 _WANTED = 0.95  # sensitivity and specificity of what is answered
 _UNDECIDED = 0.10  # at most this share of either group of cases lies between the thresholds
-_MINIMUM_KIND = 0.6
+_MINIMUM_KINDS = (0.6, 0.7, 0.8, 0.9)  # of which the least is taken that lets most kinds be named
 _PRECISION = 0.85  # of a kind on a sequence, to be named there; its lower limit must exceed _LEAST_PRECISION
 _LEAST_PRECISION = 0.6
 _LEAST_PATIENTS = 3
@@ -113,14 +113,16 @@ def fit_kind_temperature(cases: Sequence[KindCase]) -> float:
     return round(float(candidates[int(np.argmin([loss(value) for value in candidates]))]), 3)
 
 
-def reliable_kinds(cases: Sequence[KindCase], names: Sequence[str], temperature: float) -> list[str]:
-    """The kinds that, where they are named, are right in 85 % of a patient's slices on average over the patients."""
+def reliable_kinds(
+    cases: Sequence[KindCase], names: Sequence[str], temperature: float, minimum: float = _MINIMUM_KINDS[0]
+) -> list[str]:
+    """The kinds that, where they have this probability, are right in 85 % of a patient's slices on average."""
     if not cases:
         return []
     logits = np.array([case.logits for case in cases]) / temperature
     probability = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None])
     best, kinds = probability.argmax(axis=1), np.array([case.kind for case in cases])
-    named = probability.max(axis=1) >= _MINIMUM_KIND
+    named = probability.max(axis=1) >= minimum
     return [name for index, name in enumerate(names) if _is_reliable(cases, named & (best == index), kinds == index)]
 
 
@@ -155,7 +157,9 @@ def _rule(
     supported = min(truth.sum(), (~truth).sum()) >= _LEAST_CASES
     calibration = fit_calibration(own) if supported else Calibration(1.0, 0.0, 0.0)
     low, high = fit_thresholds(calibration.probability(own), truth) if supported else (0.5, 0.5)
-    of_sequence = [case for case in kinds if case.sequence == sequence]
+    of_sequence = [case for case in kinds if case.sequence == sequence and supported]
+    named = {minimum: reliable_kinds(of_sequence, names, temperature, minimum) for minimum in _MINIMUM_KINDS}
+    minimum = max(_MINIMUM_KINDS, key=lambda value: (len(named[value]), -value))
     return {
         "supported": bool(supported),
         "planes": ["axial"] if sequence != "T1C" else ["axial", "coronal", "sagittal"],
@@ -165,8 +169,8 @@ def _rule(
         "lesion_from": high,
         "no_lesion_to": low,
         "kind_temperature": temperature,
-        "minimum_kind": _MINIMUM_KIND,
-        "reliable_kinds": reliable_kinds(of_sequence, names, temperature) if supported else [],
+        "minimum_kind": minimum,
+        "reliable_kinds": named[minimum],
     }
 
 

@@ -103,3 +103,11 @@ def test_the_probability_falls_with_the_number_of_windows() -> None:
     rule = Calibration(1.0, 0.0, 0.5)
     slice_, series = rule.probability([LesionCase("T1", 1.0, 1, True, "a"), LesionCase("T1", 1.0, 30, True, "a")])
     assert slice_ > series
+
+
+def test_a_kind_is_named_from_the_least_probability_that_is_reliable() -> None:
+    sure = [KindCase("T1", (2.0, 0.0, 0.0), 0, f"p{n}") for n in range(12)]
+    doubtful = [KindCase("T1", (1.2, 0.0, 0.0), 1, f"q{n}") for n in range(6)]
+    rule = fit_rules(_cases(400, 1.0, 0.0, 0.2), sure + doubtful, ("T1",), NAMES)["T1"]
+    assert rule["reliable_kinds"] == ["glioma"]
+    assert rule["minimum_kind"] > 0.6
