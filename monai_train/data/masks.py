@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from monai_train.data.dataset import preprocessing_sha256
+from monai_train.data.dataset import preprocess_together, preprocessing_sha256, series_files, series_of
 from monai_train.data.manifest import ManifestRow, manifest_path
 from worker.errors import NotAssessable, StartError
 from worker.files import open_atomically
-from worker.inference.preprocess import Preprocessing, Square, preprocess
+from worker.inference.preprocess import Preprocessing, Square
 from worker.inference.resample import axis_weights, coverage, resample
 from worker.pixels.arrays import ByteArray
 
@@ -55,7 +55,7 @@ def load_masks(folder: Path, rows: Sequence[ManifestRow], definition: Preprocess
     inputs = [definition.to_json(), preprocessing_sha256(), [(rows[i].source_sha256, rows[i].mask) for i in masked]]
     stored = root / f"masks-{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]}.npz"
     if not stored.exists():
-        squares = _squares(root, rows, masked, definition)
+        squares = _squares(folder, rows, masked, definition)
         pixels = np.stack([_on_tensor(root / rows[i].mask, rows[i], squares[i], definition.size) for i in masked])
         with open_atomically(stored) as stream:
             np.savez_compressed(stream, pixels=pixels)
@@ -64,22 +64,19 @@ def load_masks(folder: Path, rows: Sequence[ManifestRow], definition: Preprocess
 
 
 def _squares(
-    root: Path, rows: Sequence[ManifestRow], masked: Sequence[int], definition: Preprocessing
+    folder: Path, rows: Sequence[ManifestRow], masked: Sequence[int], definition: Preprocessing
 ) -> dict[int, Square]:
     """The square of each of these pictures, which depends on its whole series."""
-    wanted = {rows[i].series or rows[i].path for i in masked}
-    series: dict[str, list[int]] = {}
-    for index, row in enumerate(rows):
-        if (row.series or row.path) in wanted:
-            series.setdefault(row.series or row.path, []).append(index)
+    chosen = [rows[i] for i in masked]
+    files = series_files(folder, chosen)
     squares: dict[int, Square] = {}
-    for own in series.values():
-        position = {root / rows[i].path: i for i in own}
+    for own in series_of(chosen):
+        together = [chosen[k] for k in own]
         try:
-            volume = preprocess(list(position), definition)
+            volume, slices = preprocess_together(manifest_path(folder).parent, together, files, definition)
         except NotAssessable as error:
-            raise StartError(error.reason, f"{rows[own[0]].path}: {error.detail}") from error
-        squares |= {position[f.path]: square for f, square in zip(volume.frames, volume.squares, strict=True)}
+            raise StartError(error.reason, f"{together[0].path}: {error.detail}") from error
+        squares |= {masked[k]: volume.squares[index] for k, index in zip(own, slices, strict=True)}
     return squares
 
 
