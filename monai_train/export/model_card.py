@@ -129,7 +129,7 @@ assess; "tumours called no tumour" counts the tumours to which it answers "no tu
 
 def _calibration(described: Mapping[str, Any]) -> str:
     """What is fitted of the answer, in either format of bundles."""
-    if described["format"] == 1:
+    if "decision" not in described:
         thresholds = described["thresholds"]
         return (
             f"Temperature {described['temperature']:g}, minimum probability {thresholds['minimum_probability']:g}, for "

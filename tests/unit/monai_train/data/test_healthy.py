@@ -60,7 +60,7 @@ def test_healthy_heads_are_drawn_as_heads_without_a_tumour(volume: Path, tiny_da
         augmentation={"remap": 0, "invert": 0, "noise": 0, "bias_field": 0, "gamma": 0},
     )  # fmt: skip
     sampler = make_sampler(pictures, chosen, config, marked)
-    images, labels, _ = sampler.batch(8, torch.Generator().manual_seed(0))
+    images, labels, *_ = sampler.batch(8, torch.Generator().manual_seed(0))
     assert set(labels.tolist()) == {CLASSES.no_tumour}
     middle = images[:, 0, 70:90, 70:90]
     assert (middle.amax(dim=(1, 2)) - middle.amin(dim=(1, 2)) < 0.01).all()  # the flat picture, at some brightness
