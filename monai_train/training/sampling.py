@@ -13,8 +13,8 @@ from monai_train.config import TrainConfig
 from monai_train.data.dataset import Pictures
 from monai_train.data.labels import UNLABELLED
 from monai_train.data.manifest import REGIONS, SEQUENCES, ManifestRow
-from monai_train.data.masks import Masks
 from monai_train.training.augment import augment, paste, points_in_brain, simulate_lesions
+from monai_train.training.masks import Masks
 from monai_train.training.mirror import Mirrors, box_mask, make_mirrors
 from monai_train.training.paste_masks import paste_masked
 from worker.errors import StartError

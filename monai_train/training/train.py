@@ -25,7 +25,6 @@ from monai_train.data.dataset import Pictures, load_pictures, read_preprocessing
 from monai_train.data.healthy import healthy_slices
 from monai_train.data.labels import UNLABELLED, Classes
 from monai_train.data.manifest import data_sha256, deduplicate, read_manifest
-from monai_train.data.masks import load_masks
 from monai_train.data.patients import SplitRole, split_classes, split_roles, split_sha256
 from monai_train.networks.classifier import Classifier
 from monai_train.networks.outputs import OutputLayout
@@ -45,6 +44,7 @@ from monai_train.training.checkpoint import (
 from monai_train.training.distillation import Teachers, distillation_loss, files_sha256, load_teachers
 from monai_train.training.distributed import Ranks, process_group
 from monai_train.training.epoch_log import EpochLog
+from monai_train.training.masks import load_masks
 from monai_train.training.sampling import BatchSampler, make_sampler
 from worker.errors import StartError
 

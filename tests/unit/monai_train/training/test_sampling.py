@@ -12,7 +12,7 @@ from monai_train.config import BatchShares, TrainConfig
 from monai_train.data.dataset import Pictures, load_pictures, read_preprocessing
 from monai_train.data.labels import UNLABELLED
 from monai_train.data.manifest import REGIONS, SEQUENCES, read_manifest
-from monai_train.data.masks import Masks
+from monai_train.training.masks import Masks
 from monai_train.training.sampling import make_sampler
 from tests.testbed.converted import CLASSES
 from tests.unit.monai_train.conftest import TINY

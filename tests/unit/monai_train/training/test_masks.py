@@ -11,7 +11,7 @@ from PIL import Image
 
 from monai_train.data.dataset import load_pictures, read_preprocessing
 from monai_train.data.manifest import ManifestRow, read_manifest
-from monai_train.data.masks import Masks, load_masks
+from monai_train.training.masks import Masks, load_masks
 from tests.testbed.converted import SIZE, make_converted
 from worker.errors import StartError
 
