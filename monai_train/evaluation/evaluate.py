@@ -1,4 +1,7 @@
-"""Classify the pictures of a converted folder with a bundle's engine or a run's checkpoint, and measure the answers."""
+"""Classify the pictures of a converted folder with a bundle's engine or a run's checkpoint, and measure the answers.
+
+It is one file, so that bundles of both formats and runs are measured by the same steps.
+"""
 
 from __future__ import annotations
 
