@@ -36,8 +36,15 @@ def statement() -> str:
         [
             (
                 "0x0000 Success",
-                "bytes and database row are durable on disk; also for an instance or an object of ours sent again",
+                "bytes and database row are durable on disk; also for an instance or an object of ours sent again, and "
+                "for a correction",
                 "yes",
+            ),
+            (
+                "0xB000 Warning",
+                "other pixels, another transfer syntax or SOP class under a known SOP Instance UID: kept aside until "
+                "an operator decides, what was stored first stays",
+                "aside",
             ),
             (
                 "0xA700 Out of resources",
@@ -128,8 +135,10 @@ as sent, never transcoded:
 
 {statuses}
 
-- Other content under a known SOP Instance UID is answered 0x0000, kept aside and recorded; the first content stays and
-  alone is classified.
+- Under a known SOP Instance UID, a data set with the same pixels is a correction: in the same transfer syntax the bytes
+  of the pixel data, and what describes them (Image Pixel module), are equal. It replaces what is stored, Patient ID,
+  Study and Series Instance UID included; the earlier version is kept. The series concerned settle again, and a new
+  report names the earlier ones in its Predecessor Documents Sequence. Anything else is answered 0xB000.
 - A report, picture or Key Object Selection that this worker made and a PACS sends back is recognised by its UIDs,
   whatever the PACS has changed in it: it is answered 0x0000 and not stored a second time. What another worker of this
   product made (Manufacturer's Model Name `{standard.PRODUCT}`) and documents of others are stored, never classified.
@@ -251,7 +260,7 @@ bearer token; Access-Control-Allow-Credentials is never sent.
   10,000 parts. Failure reasons: 0xA700 no space, no data folder, or larger than
   `maximum_dataset_bytes`; 0xA900 UIDs missing, contradictory or of another
   study than the address; 0xC000 no DICOM file; 0x0122 and 0xC122 SOP class or transfer syntax not supported; 0x0110 an
-  internal fault. Warning 0xB000: other content under a known UID was kept aside, the first stays. Instances without
+  internal fault. Warning 0xB000: other pixels under a known UID were kept aside, as by C-STORE. Instances without
   known UIDs fail in Other Failures Sequence (0008,119A).
 - 204 nothing found; 206 some instances were deleted by retention, 410 all were; 404 no such instance or frame; 406 no
   acceptable form, or pixels that cannot be decoded; 413 a search would read more than {read} files.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -102,18 +102,18 @@ def test_what_is_not_confirmed_is_sent_again(
     assert _outcomes(database)[ObjectKind.REPORT] == (DeliveryState.DELIVERED, None)
 
 
-def _report(name: str, minutes: int, result: SeriesResult, predecessor: Dataset | None = None) -> Dataset:
+def _report(name: str, minutes: int, result: SeriesResult, predecessors: Sequence[Dataset] = ()) -> Dataset:
     arguments = results.ARGUMENTS | {
         "sop_instance_uid": derive_uid("test", name),
         "created_at": results.CREATED_AT + timedelta(minutes=minutes),
     }
-    return build_report(result, results.MODEL, results.source_headers(), **arguments, predecessor=predecessor)
+    return build_report(result, results.MODEL, results.source_headers(), **arguments, predecessors=predecessors)
 
 
 def test_a_revised_report_takes_the_place_of_the_first_also_when_that_comes_late(server: FhirServer) -> None:
     sources = results.source_headers()
     first = _report("first", 0, results.classified(sources))
-    second = _report("second", 5, results.not_assessed(sources), predecessor=first)
+    second = _report("second", 5, results.not_assessed(sources), predecessors=[first])
     with closing(connect(_destination(server.url))) as peer:
         peer.store(first)
         before = dict(server.resources)

@@ -16,7 +16,7 @@ from tests.testbed import postgres
 from tests.testbed.instances import MODEL, classified, later, new_instance
 from worker.db import models, processes, tokens
 from worker.db.engine import Database
-from worker.db.instances import add_conflict, add_file_fault, add_instance, file_of, move_scrub, open_association
+from worker.db.instances import add_file_fault, add_instance, file_of, move_scrub, open_association
 from worker.db.jobs import claim_job, end_job
 from worker.db.migrate import alembic_config, migrate, revising
 from worker.db.models import model_row
@@ -34,6 +34,8 @@ from worker.db.tables import (
     ReadingRow,
     TokenRole,
 )
+from worker.db.versions.conflicts import add_conflict
+from worker.db.versions.corrections import correct_instances
 from worker.db.views.search import Search, find_series
 from worker.dicom.standard import derive_uid
 from worker.errors import RefusedInstance, StartError
@@ -89,6 +91,7 @@ def _fill(database: Database) -> None:
         models.record_load(session, candidate.id, "host:1", LoadState.LOADED, None, later(2))
         assert add_file_fault(session, file_of(row), FileFault.DAMAGED, later(1))
         move_scrub(session, FileKind.INSTANCE, row.id, later(1))
+        correct_instances(session, [(row, new_instance(1, sha256="22" * 32))], later(2))
         session.add(AuditChainRow(host="host", records=1, sha256="00" * 32, anchored_at=later(1)))
     refusals = Refusals(database)
     refusals.connection("network")

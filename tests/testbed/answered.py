@@ -15,7 +15,7 @@ from worker.db.engine import Database
 from worker.db.instances import instances_of
 from worker.db.jobs import claim_job, end_job
 from worker.db.models import model_row
-from worker.db.results import NewObject, add_result
+from worker.db.results import Lineage, NewObject, add_result
 from worker.db.series import lock_open_series, queue_series
 from worker.db.tables import JobState, SeriesRow
 from worker.reporting.outbox import Outbox
@@ -71,7 +71,7 @@ def answer(
         )
         files = [data_dir / one.path for one in instances]
         outbox = Outbox(data_dir, key_objects_to)
-        objects = outbox.make_objects(result, model, files, job.input_sha256, None, moment)
+        objects = outbox.make_objects(result, model, files, job.input_sha256, Lineage(), moment)
         end_job(session, job.id, "me", JobState.DONE, moment)
         ids = {one.sop_instance_uid: one.id for one in instances}
         add_result(session, job, result, ids, objects, destinations, moment)

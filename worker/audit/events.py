@@ -187,6 +187,25 @@ def file_replaced(process: str, path: str, fault: str, study_instance_uid: str) 
     )
 
 
+def corrected(process: str, before: Transferred, after: Transferred, by: str | None = None) -> AuditEvent:
+    """Instances got other attributes: they were sent again with them, or `by` accepted them."""
+    subjects = [_study(before.study_instance_uid, before.sop_classes), *_patient(before.patient_id)]
+    if after.study_instance_uid != before.study_instance_uid:
+        subjects.append(_study(after.study_instance_uid, after.sop_classes))
+    if after.patient_id != before.patient_id:
+        subjects += _patient(after.patient_id)
+    participants = [Participant("storage", role=_APPLICATION, alternative_user_id=process)]
+    if by is not None:
+        participants.append(Participant(by, True))
+    return AuditEvent(
+        _INSTANCES_ACCESSED,
+        Action.UPDATE,
+        tuple(participants),
+        description="instances were corrected: their earlier versions are kept, their series are settled again",
+        subjects=tuple(subjects),
+    )
+
+
 def _entity(
     ae_title: str, address: str | None = None, role: EventCode | None = None, *, is_requestor: bool = False
 ) -> Participant:

@@ -11,7 +11,20 @@ from typing import Annotated
 import typer
 
 from worker import __version__
-from worker.cli import audit, backup, jobs, models, offline, readings, results, routes, series, service, tokens
+from worker.cli import (
+    audit,
+    backup,
+    conflicts,
+    jobs,
+    models,
+    offline,
+    readings,
+    results,
+    routes,
+    series,
+    service,
+    tokens,
+)
 from worker.cli.context import EXIT_FAULT, EXIT_START
 from worker.errors import StartError, WorkerError
 from worker.process import hide_files_from_others
@@ -31,6 +44,7 @@ app.add_typer(readings.report_command)
 app.add_typer(results.commands, name="results")
 app.add_typer(series.commands, name="series")
 app.add_typer(jobs.commands, name="jobs")
+app.add_typer(conflicts.commands, name="conflicts")
 app.add_typer(models.commands, name="models")
 app.add_typer(routes.commands, name="routes")
 app.add_typer(readings.commands, name="readings")

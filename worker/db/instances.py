@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     ColumnElement,
@@ -20,6 +20,7 @@ from sqlalchemy import (
     inspect,
     null,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -31,6 +32,7 @@ from worker.db.tables import (
     AssociationEnd,
     AssociationRow,
     ConflictRow,
+    EarlierVersionRow,
     FileFault,
     FileFaultRow,
     FileKind,
@@ -45,6 +47,8 @@ from worker.db.tables import (
     SeriesState,
 )
 from worker.dicom.text.folding import search_words, stored_name_key
+
+IDENTITY_KEY = "identity"  # among an instance's attributes: whose image it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,23 +200,6 @@ def stored_instances(session: Session, sop_instance_uids: Sequence[str]) -> dict
     return stored
 
 
-def add_conflict(session: Session, stored: InstanceRow, new: NewInstance, path: str, now: datetime) -> None:
-    """Record different content that came under a stored instance's UID, once per content."""
-    same = (ConflictRow.instance_id == stored.id, ConflictRow.sha256 == new.sha256)
-    if session.scalar(select(ConflictRow.id).where(*same)) is None:
-        session.add(
-            ConflictRow(
-                instance_id=stored.id,
-                association_id=new.association_id,
-                path=path,
-                size=new.size,
-                sha256=new.sha256,
-                received_at=now,
-            )
-        )
-        session.flush()
-
-
 def instances_of(session: Session, series_id: int, last_instance_id: int | None = None) -> Sequence[InstanceRow]:
     query = select(InstanceRow).where(InstanceRow.series_id == series_id).order_by(InstanceRow.id)
     if last_instance_id is not None:
@@ -220,9 +207,14 @@ def instances_of(session: Session, series_id: int, last_instance_id: int | None 
     return session.scalars(query).all()
 
 
-def input_sha256(instances: Sequence[InstanceRow | NewInstance]) -> str:
-    """The identity of an input set, regardless of the order in which its instances came."""
+def input_sha256(instances: Sequence[InstanceRow | NewInstance], corrections: int = 0) -> str:
+    """The identity of an input set, regardless of the order in which its instances came.
+
+    `corrections` of its series: a series that is corrected back to what it was is not what was reported then.
+    """
     lines = sorted(f"{instance.sop_instance_uid} {instance.sha256}" for instance in instances)
+    if corrections:
+        lines.append(f"corrections {corrections}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -239,14 +231,10 @@ def restore_instance(session: Session, row: InstanceRow, association_id: int | N
 
 def kept_files(session: Session) -> list[tuple[str, str]]:
     """(path below the data folder, SHA-256) of every file that a row names and that retention has not deleted."""
-    files: list[tuple[str, str]] = []
-    for query in (
-        select(InstanceRow.path, InstanceRow.sha256).where(InstanceRow.removed_at.is_(None)),
-        select(ObjectRow.path, ObjectRow.sha256),
-        select(ConflictRow.path, ConflictRow.sha256),
-    ):
-        files += [(path, sha256) for path, sha256 in session.execute(query)]
-    return files
+    files: dict[tuple[str, str], None] = {}  # an earlier version may be the same file as a later one
+    for query in (select(row.path, row.sha256).where(_has_file(row)) for row in _ROWS.values()):
+        files |= dict.fromkeys((path, sha256) for path, sha256 in session.execute(query))
+    return list(files)
 
 
 def add_refusals(session: Session, counts: Mapping[tuple[RefusalKind, str, str], int]) -> None:
@@ -273,11 +261,19 @@ def refusal_counts(session: Session, kind: RefusalKind) -> dict[tuple[str, str],
 # --- stored files that are damaged or missing ------------------------------------------------------------------
 
 FILE_REASONS = {FileFault.DAMAGED: "file-damaged", FileFault.MISSING: "file-missing"}  # of a parked job
-_ROWS: dict[FileKind, type[InstanceRow | ObjectRow | ConflictRow]] = {
+_ROWS: dict[FileKind, type[InstanceRow | ObjectRow | ConflictRow | EarlierVersionRow]] = {
     FileKind.INSTANCE: InstanceRow,
     FileKind.OBJECT: ObjectRow,
     FileKind.CONFLICT: ConflictRow,
+    FileKind.EARLIER: EarlierVersionRow,
 }
+
+
+def _has_file(row: Any) -> ColumnElement[bool]:
+    """The condition that the file which a row names was not deleted."""
+    if row is ObjectRow:
+        return true()
+    return cast("ColumnElement[bool]", (row.decision if row is ConflictRow else row.removed_at).is_(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,10 +293,11 @@ def file_of(row: InstanceRow) -> StoredFile:
 
 
 def add_file_fault(session: Session, file: StoredFile, fault: FileFault, now: datetime) -> bool:
-    """Record a fault; False where it is known, and for a file that retention has deleted meanwhile."""
-    if file.kind is FileKind.INSTANCE:
-        row = session.get(InstanceRow, file.id, with_for_update={"read": True}, populate_existing=True)
-        if row is None or row.removed_at is not None:
+    """Record a fault; False where it is known, and for a file that was deleted or replaced meanwhile."""
+    if file.kind is not FileKind.OBJECT:
+        table: Any = _ROWS[file.kind]
+        there = select(table.id).where(table.id == file.id, table.path == file.path, _has_file(table))
+        if session.scalar(there.with_for_update(read=True)) is None:
             return False
     known = session.get(FileFaultRow, file.path)
     if known is not None:
@@ -365,6 +362,5 @@ def files_after(session: Session, kind: FileKind, last_id: int, limit: int) -> l
     row = _ROWS[kind]
     size: ColumnElement[Any] = null() if row is ObjectRow else row.metadata.tables[row.__tablename__].c.size
     query = select(row.id, row.path, row.sha256, size).where(row.id > last_id).order_by(row.id).limit(limit)
-    if row is InstanceRow:
-        query = query.where(InstanceRow.removed_at.is_(None))
+    query = query.where(_has_file(row))
     return [StoredFile(kind, id_, path, sha256, bytes_) for id_, path, sha256, bytes_ in session.execute(query)]

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from worker.db.series_status import answer_series
-from worker.db.tables import DETAIL_LENGTH, DeliveryRow, JobRow, JobState
+from worker.db.tables import DETAIL_LENGTH, DeliveryRow, JobRow, JobState, SeriesRow
 
 
 def job_waits(session: Session, model_ids: Collection[int], now: datetime) -> bool:
@@ -132,12 +132,19 @@ def end_job(
         values["not_before"] = not_before or now
     else:
         values["finished_at"] = now
+        _lock_series(session, JobRow.id == job_id)
     ended = session.execute(
         update(JobRow).where(JobRow.id == job_id, _leased_to(owner)).values(**values).returning(JobRow.series_id)
     ).first()
     if ended is not None and state == JobState.PARKED:
         answer_series(session, [ended.series_id])
     return ended is not None
+
+
+def _lock_series(session: Session, *of_jobs: ColumnElement[bool]) -> None:
+    """Lock the series of jobs before the jobs, as whoever settles or corrects a series does."""
+    ids = select(JobRow.series_id).where(*of_jobs)
+    session.execute(select(SeriesRow.id).where(SeriesRow.id.in_(ids)).order_by(SeriesRow.id).with_for_update())
 
 
 def lease_owners(session: Session) -> set[str]:
@@ -172,6 +179,7 @@ def resume_jobs(session: Session, series_id: int, reasons: Collection[str], now:
 
 
 def _retry(session: Session, conditions: Sequence[ColumnElement[bool]], now: datetime) -> list[int]:
+    _lock_series(session, JobRow.state == JobState.PARKED, *conditions)
     query = update(JobRow).where(JobRow.state == JobState.PARKED, *conditions)
     fresh: dict[str, Any] = {"state": JobState.PENDING, "attempts": 0, "not_before": now, "reason": None}
     fresh |= {"detail": None, "finished_at": None}

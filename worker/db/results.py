@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import select, true
+from sqlalchemy.orm import Session, aliased
 
 from worker.db.series_status import answer_series
 from worker.db.tables import (
     DETAIL_LENGTH,
     DeliveryRow,
+    EarlierVersionRow,
+    InstanceRow,
     JobRow,
     ModelRow,
     ObjectKind,
@@ -95,7 +97,9 @@ def add_result(
             kind=new.kind,
             sop_class_uid=new.sop_class_uid,
             sop_instance_uid=new.sop_instance_uid,
-            series_instance_uid=standard.produced_series_uid(new.kind, source.series_instance_uid, model.sha256),
+            series_instance_uid=standard.produced_series_uid(
+                new.kind, source.series_instance_uid, model.sha256, _other_study(source)
+            ),
             path=new.path,
             sha256=new.sha256,
         )
@@ -136,8 +140,51 @@ def objects_of(session: Session, sop_instance_uids: Sequence[str], series_instan
     return objects
 
 
-def latest_report(session: Session, series_id: int, model_id: int) -> ObjectRow | None:
-    """The newest report on a series by a model: the predecessor of its next report."""
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What the objects of a job follow: the stored paths of the reports that its report replaces, and `other_study`.
+
+    That is the study of a series whose study was corrected, for `standard.produced_series_uid`.
+    """
+
+    predecessors: tuple[str, ...] = ()
+    other_study: str | None = None
+
+
+def lineage(session: Session, series_id: int, model_id: int) -> Lineage:
+    """That of the next objects of a series by a model."""
+    replaced = tuple(report.path for report in reports_to_replace(session, series_id, model_id))
+    return Lineage(replaced, _other_study(session.get_one(SeriesRow, series_id)))
+
+
+def _other_study(series: SeriesRow) -> str | None:
+    is_other = series.first_study_instance_uid not in (None, series.study_instance_uid)
+    return series.study_instance_uid if is_other else None
+
+
+def reports_to_replace(session: Session, series_id: int, model_id: int) -> list[ObjectRow]:
+    """The reports that the next report on a series by a model replaces.
+
+    Its newest one, and the newest on each series from which all images were corrected into this one since then.
+    """
+    latest = _newest_report(session, series_id, model_id)
+    since = select(JobRow.created_at).join(ResultRow, ResultRow.job_id == JobRow.id)
+    reported_at = session.scalar(since.where(ResultRow.id == latest.result_id)) if latest is not None else None
+    remaining = aliased(InstanceRow)
+    is_left = select(remaining.id).where(remaining.series_id == EarlierVersionRow.series_id).exists()
+    left = (
+        select(EarlierVersionRow.series_id)
+        .join(InstanceRow, InstanceRow.id == EarlierVersionRow.instance_id)
+        .where(InstanceRow.series_id == series_id, EarlierVersionRow.series_id != series_id, ~is_left)
+        .where(EarlierVersionRow.replaced_at > reported_at if reported_at is not None else true())
+        .distinct()
+        .order_by(EarlierVersionRow.series_id)
+    )
+    reports = [_newest_report(session, other, model_id) for other in session.scalars(left).all()]
+    return [report for report in (latest, *reports) if report is not None]
+
+
+def _newest_report(session: Session, series_id: int, model_id: int) -> ObjectRow | None:
     return session.scalar(
         select(ObjectRow)
         .join(ResultRow, ResultRow.id == ObjectRow.result_id)

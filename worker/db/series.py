@@ -73,7 +73,7 @@ def queue_series(
     """
     instances = instances_of(session, series.id)
     series.state, series.reason, series.detail, series.settled_at = SeriesState.QUEUED, None, None, now
-    digest = input_sha256(instances)
+    digest = input_sha256(instances, series.corrections)
     of_series = JobRow.series_id == series.id
     same = (of_series, JobRow.model_id == model_id, JobRow.input_sha256 == digest)
     if session.scalar(select(JobRow.id).where(*same)) is not None:

@@ -48,7 +48,7 @@ from sqlalchemy.types import DateTime, TypeDecorator
 from worker.dicom.text.printable import LONGEST_TEXT
 
 # The newest revision in migrations/versions (a test compares them), so that a start needs no Alembic import.
-REVISION = "0009"
+REVISION = "0010"
 DETAIL_LENGTH = 1024
 
 
@@ -129,6 +129,14 @@ class FileKind(StrEnum):
     INSTANCE = "instance"
     OBJECT = "object"
     CONFLICT = "conflict"
+    EARLIER = "earlier"
+
+
+class Decision(StrEnum):
+    """What became of content that had been set aside."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
 
 
 class AssociationEnd(StrEnum):
@@ -248,6 +256,10 @@ class SeriesRow(Base):
     # The number of images that the sender reports, and when it was queried: see receive.peer_count.
     expected_instances: Mapped[int | None]
     counted_at: Mapped[datetime | None]
+    # How often its images were corrected, or left it: part of the identity of its input sets.
+    corrections: Mapped[int] = mapped_column(default=0, server_default="0")
+    # Where its study was corrected, the study that it was received in: see standard.produced_series_uid.
+    first_study_instance_uid: Mapped[str | None] = mapped_column(String(64))
     # The answer as searches see it; only `answer_series` writes it, from the series, its jobs and its results.
     status: Mapped[str] = mapped_column(String(16), default=SeriesStatus.PENDING)
     label: Mapped[str | None] = mapped_column(String(64))
@@ -314,8 +326,28 @@ class InstanceRow(Base):
     __table_args__ = (Index(None, "series_id", "id"),)
 
 
+class EarlierVersionRow(Base):
+    """The content of an instance before a correction; its file stays as long as retention leaves it."""
+
+    __tablename__ = "earlier_version"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)  # which it was an image of
+    association_id: Mapped[int | None] = mapped_column(ForeignKey("association.id"))
+    transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
+    attributes: Mapped[dict[str, Any]]
+    path: Mapped[str] = mapped_column(String(255))
+    size: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    received_at: Mapped[datetime]
+    replaced_at: Mapped[datetime]
+    replaced_by: Mapped[str | None] = mapped_column(String(64))  # who accepted a conflict; null: it was sent again
+    removed_at: Mapped[datetime | None]  # the file was deleted by retention
+
+
 class ConflictRow(Base):
-    """Different content that came under a known SOP Instance UID: set aside, never classified, never overwrites."""
+    """Content with other pixels that came under a known SOP Instance UID: set aside until a person decides."""
 
     __tablename__ = "conflict"
 
@@ -325,9 +357,14 @@ class ConflictRow(Base):
     path: Mapped[str] = mapped_column(String(255))
     size: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str | None] = mapped_column(String(32))  # what differs; null where an earlier worker set it aside
     received_at: Mapped[datetime]
+    # Null while it waits; then its file is deleted, or the instance's.
+    decision: Mapped[str | None] = mapped_column(String(16))
+    decided_at: Mapped[datetime | None]
+    decided_by: Mapped[str | None] = mapped_column(String(64))  # null: it came again as a correction
 
-    __table_args__ = (UniqueConstraint("instance_id", "sha256"),)
+    __table_args__ = (UniqueConstraint("instance_id", "sha256"), _is_among("decision", Decision))
 
 
 class ModelRow(Base):

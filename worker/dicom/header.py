@@ -94,12 +94,16 @@ def parse_header_of_file(
     file: BinaryIO, transfer_syntax_uid: str, keywords: Sequence[str | int], sequences: Sequence[str] = ()
 ) -> Header:
     """As `parse_header`, of a file that is not in memory."""
-    file.seek(132)
-    start = 132 + _read_meta(file.read(_META_BYTES))[1]
-    file.seek(start)
+    file.seek(start_of_dataset(file))
     is_deflated = transfer_syntax_uid == DeflatedExplicitVRLittleEndian
     source = DeflatedSource(file) if is_deflated else FileSource(file)
     return _parse(source, transfer_syntax_uid, keywords, sequences)
+
+
+def start_of_dataset(file: BinaryIO) -> int:
+    """Where the dataset of a DICOM file begins, behind its file meta information."""
+    file.seek(132)
+    return 132 + _read_meta(file.read(_META_BYTES))[1]
 
 
 def parse_message(content: BinaryIO, implicit: bool, little: bool, deflated: bool = False) -> Dataset:

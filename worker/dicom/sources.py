@@ -25,6 +25,8 @@ class Source:
         self.position = position
         self.origin = -position
         self.is_whole = True
+        # Once the elements were walked: where in `data` the pixel data begin, and whether they show no VR.
+        self.pixels: tuple[int, bool] | None = None
 
     def refill(self, position: int) -> int:
         """Read on, and forget what lies before `position`; where that is now."""
@@ -46,7 +48,7 @@ class FileSource(Source):
             self._size = _FIRST_READ
         rest = self.data[position:]
         self._skip(max(0, position - len(self.data)))
-        more = self._read(self._size)
+        more = self.read(self._size)
         self.origin += position
         self._size = max(2 * self._size, len(rest))  # doubled, so that what is walked again costs no more than twice
         self.data = rest + more
@@ -57,23 +59,24 @@ class FileSource(Source):
         if count:
             self._file.seek(count, 1)
 
-    def _read(self, size: int) -> bytes:
+    def read(self, size: int) -> bytes:
+        """The bytes behind `data`, no more than `size`; none at the end."""
         return self._file.read(size)
 
 
 class DeflatedSource(FileSource):
     """A deflated dataset, inflated as far as needed: kilobytes may inflate to gigabytes (PS3.5 A.5)."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, longest: int = INFLATED_BYTES) -> None:
         super().__init__(file)
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._left = INFLATED_BYTES
+        self._left = longest
 
     def _skip(self, count: int) -> None:
-        while count and (inflated := self._read(min(count, _LONGEST_READ))):
+        while count and (inflated := self.read(min(count, _LONGEST_READ))):
             count -= len(inflated)
 
-    def _read(self, size: int) -> bytes:
+    def read(self, size: int) -> bytes:
         inflated = b""
         while not inflated and not self._inflate.eof:
             deflated = self._inflate.unconsumed_tail or self._file.read(_FIRST_READ)

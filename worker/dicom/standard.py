@@ -69,6 +69,7 @@ QUERY_RETRIEVE: dict[str, str] = {
 
 # PS3.4 Table B.2-1 and PS3.7 Annex C.
 SUCCESS = 0x0000
+COERCED = 0xB000  # a warning: coercion of data elements
 PROCESSING_FAILURE = 0x0110
 INVALID_INSTANCE = 0x0117  # PS3.7 C.5.7
 MISSING_ATTRIBUTE = 0x0120  # PS3.7 C.5.14
@@ -136,9 +137,12 @@ def comprehensive_uid(sop_instance_uid: str) -> str:
     return derive_uid("comprehensive", sop_instance_uid)
 
 
-def produced_series_uid(kind: str, series_instance_uid: str, bundle_sha256: str) -> str:
-    """The series of the objects of a kind ("report") produced from a series with a model, the same at each revision."""
-    return derive_uid(f"{kind}-series", series_instance_uid, bundle_sha256)
+def produced_series_uid(kind: str, series_instance_uid: str, bundle_sha256: str, other_study: str | None = None) -> str:
+    """The series of the objects of a kind ("report") produced from a series with a model, the same at each revision.
+
+    `other_study`: that of a series whose study was corrected. A series belongs to one study (PS3.3 7.3.1.3).
+    """
+    return derive_uid(f"{kind}-series", series_instance_uid, bundle_sha256, *([other_study] if other_study else []))
 
 
 # Coded concepts of the report (PS3.16): value, scheme, meaning. What a model finds is coded in its bundle instead.

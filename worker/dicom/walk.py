@@ -79,8 +79,8 @@ def elements(
     """The elements that are asked for, up to the pixel data. Use each before you take the next.
 
     `wanted`: how many bytes of the value are asked for, by tag; None: all of all. A sequence is never cut. `nested`:
-    these are the elements of an item. Raises TooComplex, and ValueError or EOFError for a sequence that is malformed or
-    has no end.
+    these are the elements of an item. `source.pixels` tells where the pixel data begin. Raises TooComplex, and
+    ValueError or EOFError for a sequence that is malformed or has no end.
     """  # fmt: skip
     position = source.position
     unpack_explicit, unpack_length = _EXPLICIT[little], _LENGTH[little]
@@ -111,6 +111,7 @@ def elements(
             vr = raw.decode("latin-1") if raw not in ODD_VRS else "UN"
         tag = group << 16 | number
         if tag >= FIRST_PIXEL_TAG:
+            source.pixels = (position, implicit)
             return
         asked = wanted is None or tag in wanted
         if length != UNDEFINED:

@@ -19,7 +19,7 @@ from worker.audit.events import RecordEvent, attributes_left_out, unrecorded
 from worker.db.engine import Database
 from worker.db.instances import file_of, instances_of
 from worker.db.jobs import claim_job, end_job, extend_job_lease, job_waits
-from worker.db.results import NewObject, add_result, add_shadow_result, has_result, latest_report
+from worker.db.results import Lineage, NewObject, add_result, add_shadow_result, has_result, lineage
 from worker.db.tables import InstanceRow, JobRow, JobState
 from worker.dicom.header import read_stored_header
 from worker.dicom.series_type import read_series_type
@@ -78,10 +78,9 @@ class JobRunner:
             if job is None:
                 return False
             instances = instances_of(session, job.series_id, job.last_instance_id)
-            before = latest_report(session, job.series_id, job.model_id)
-        predecessor = before.path if before is not None else None
+            follows = lineage(session, job.series_id, job.model_id)
         with self._lease_extended(job.id), self._time_limited():
-            self._run(job, models[job.model_id], instances, predecessor)
+            self._run(job, models[job.model_id], instances, follows)
         return True
 
     def run(self, stop: threading.Event, poll_seconds: float = 0.1) -> None:
@@ -97,7 +96,7 @@ class JobRunner:
             if not busy:
                 stop.wait(poll_seconds)
 
-    def _run(self, job: JobRow, model: ServedModel, instances: Sequence[InstanceRow], predecessor: str | None) -> None:
+    def _run(self, job: JobRow, model: ServedModel, instances: Sequence[InstanceRow], follows: Lineage) -> None:
         if job.attempts > self.attempts:
             # Each earlier attempt ended with its process; a supervisor that saw how has recorded it (note_death).
             self._park(job, job.reason or "process-died", job.detail or "the inference process died")
@@ -110,7 +109,7 @@ class JobRunner:
                 []
                 if job.shadow
                 else self.outbox.make_objects(
-                    result, model.identity, self._files(instances), job.input_sha256, predecessor, job.created_at
+                    result, model.identity, self._files(instances), job.input_sha256, follows, job.created_at
                 )
             )
         except Park as fault:

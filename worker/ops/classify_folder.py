@@ -13,7 +13,8 @@ from pydicom.uid import UID
 
 from worker.config.routing import RouteSection
 from worker.config.settings import Settings
-from worker.db.instances import NewInstance, input_sha256
+from worker.db.instances import IDENTITY_KEY, NewInstance, input_sha256
+from worker.db.results import Lineage
 from worker.db.tables import ObjectKind, SeriesStatus
 from worker.db.views.search import SeriesAnswer
 from worker.dicom import standard
@@ -30,7 +31,7 @@ from worker.reporting.outbox import Outbox
 from worker.reporting.secondary_capture import secondary_capture_png
 from worker.reporting.source_attributes import SOURCE_KEYWORDS, left_out
 from worker.results import ModelIdentity
-from worker.storage.acceptance import IDENTITY_KEY, StoreRequest, read_instance, refusing_unreadable
+from worker.storage.acceptance import StoreRequest, read_instance, refusing_unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ def classify_series(
     result = replace(result, missing=missing, series_type=series_type.in_words)
     digest = input_sha256([instance for _, instance in members])
     written = Written(out / "report.dcm", out / "picture.dcm", out / "picture.png")
-    for made in Outbox(out).make_objects(result, model.identity, paths, digest, None, moment):
+    for made in Outbox(out).make_objects(result, model.identity, paths, digest, Lineage(), moment):
         os.replace(out / made.path, written.report if made.kind == ObjectKind.REPORT else written.picture)
     shutil.rmtree(out / "objects")
     if keywords := left_out(read_stored_header(paths[0], SOURCE_KEYWORDS)):

@@ -16,7 +16,7 @@ from worker.config.fingerprint import rules_fingerprint
 from worker.config.settings import Settings
 from worker.db import settling
 from worker.db.engine import Database, Session
-from worker.db.instances import instances_of
+from worker.db.instances import IDENTITY_KEY, instances_of
 from worker.db.models import models_in_use
 from worker.db.processes import list_processes
 from worker.db.series import INCOMPLETE, lock_open_series, queue_series, record_series_type, refuse_series
@@ -26,7 +26,7 @@ from worker.logs import get_log
 from worker.process import process_name
 from worker.receive.completeness import describe_missing
 from worker.receive.eligibility import SeriesRefusal, check_eligibility
-from worker.storage.acceptance import IDENTITY_KEY, comparable_name
+from worker.storage.acceptance import comparable_name
 
 _PARTS_SHOWN = 8
 
@@ -97,6 +97,9 @@ def _settle(
         if series is None:
             return
         instances = instances_of(session, series_id)
+        if not instances:
+            refuse_series(series, "moved", "all of its images were corrected to other series", now)
+            return
         attributes = [instance.attributes for instance in instances]
         refusal = check_identity([_identity(instance, series) for instance in instances])
         series_type = read_series_type(attributes)

@@ -36,6 +36,7 @@ from worker.receive.limits import LimitedServer, TooLarge
 from worker.storage.acceptance import StoreRequest, beginning_of, require_storable
 from worker.storage.associations import Associations
 from worker.storage.keeper import InstanceKeeper
+from worker.storage.pending import status_of
 from worker.storage.refusals import Refusals, RefusedRequest
 from worker.storage.spool import Spool
 from worker.tls import server_context
@@ -189,13 +190,13 @@ class Receiver:
         try:
             require_storable(request)
             request.association_id = self._association_row(assoc)
-            self._keeper.keep(request)
+            outcome = self._keeper.keep(request)
         except Exception as fault:  # a handler's boundary: record and answer
             with self._lock:
                 row = self._open.get(assoc)
             affected, address = request.affected_sop_instance_uid, str(assoc.requestor.address)
             return self.refusals.refuse(fault, RefusedRequest(beginning_of(request), affected, row, address))
-        return standard.SUCCESS
+        return status_of(outcome)
 
     def _association_row(self, assoc: Association) -> int:
         """The association's row, opened by its first instance: an echo leaves no trace in the database."""

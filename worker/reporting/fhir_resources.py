@@ -5,7 +5,8 @@ becomes an Observation, "Neoplasm: present, absent" or, where the series is not 
 probability (TID 300) becomes a contained Observation, as it has no meaning alone. Images are referenced by the
 identifier of their study, the patient by the identifier in the report: the server resolves both.
 
-A revised report has the identifiers of its predecessor, those of the report's DICOM series, and replaces it entirely.
+A revised report has the identifiers of its predecessor, those of the report's DICOM series, and replaces it entirely. A
+predecessor in another series, because its images were moved to another series or study, is marked entered-in-error.
 Its status stays "partial" (R4: "may be incomplete or unverified"): "preliminary" is for verified results, "amended" and
 "corrected" for a report that had been final, which none of ours is.
 Source: HL7 FHIR 4.0.1 (R4B has the same three resources), its mappings to DICOM, PS3.16 TID 1500.
@@ -45,14 +46,16 @@ def report_as_bundle(report: Dataset, *, transaction: bool = False) -> str:
     that a repetition changes nothing. Raises ValueError for a dataset that is no report of this worker.
     """
     try:
-        resources = _Converter(report).resources()
+        converter = _Converter(report)
+        resources = converter.resources()
+        sent = [*resources, *converter.withdrawn()] if transaction else resources
         bundle = Bundle.model_validate(
             {
                 "resourceType": "Bundle",
                 "identifier": resources[0]["identifier"][-1],
                 "type": "transaction" if transaction else "collection",
                 "timestamp": resources[0]["issued"],
-                "entry": [_entry(resource, transaction) for resource in resources],
+                "entry": [_entry(resource, transaction) for resource in sent],
             }
         )
     except (AttributeError, KeyError, IndexError, TypeError, ValueError):  # their texts may quote the patient
@@ -101,6 +104,27 @@ class _Converter:
         device = self._device()
         observation = self._observation(device)
         return [self._diagnostic_report(observation), observation, device]
+
+    def withdrawn(self) -> list[Resource]:
+        """What replaces the resources of replaced reports that had other identifiers: those of another patient, say."""
+        documents = self._report.get("PredecessorDocumentsSequence") or ()
+        uids = {str(series.SeriesInstanceUID) for study in documents for series in study.ReferencedSeriesSequence}
+        code = _concept(_child(self._report, "121058").ConceptCodeSequence[0])
+        finding = _concept(_name(_child(self._series, standard.NEOPLASM[0])))
+        common = {"status": "entered-in-error", "issued": self._issued}
+        return [
+            resource
+            for uid in sorted(uids - {self._series_uid})
+            for resource in (
+                {"resourceType": "DiagnosticReport", "identifier": [_uid(uid)], "code": code, **common},
+                {
+                    "resourceType": "Observation",
+                    "identifier": [_uid(derive_uid("observation", uid))],
+                    "code": finding,
+                    **common,
+                },
+            )
+        ]
 
     def _diagnostic_report(self, observation: Resource) -> Resource:
         procedure = _child(self._report, "121058").ConceptCodeSequence[0]

@@ -11,13 +11,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 from pydicom import Dataset, dcmwrite
 
 from worker import __version__
-from worker.db.results import NewObject
+from worker.db.results import Lineage, NewObject
 from worker.db.tables import ObjectKind
 from worker.dicom import header
 from worker.dicom.standard import derive_uid, produced_series_uid
@@ -57,34 +58,40 @@ class Outbox:
         model: ModelIdentity,
         sources: Sequence[Path],
         input_sha256: str,
-        predecessor: str | None,
+        lineage: Lineage,
         created_at: datetime,
     ) -> list[NewObject]:
         """Build and write the objects; none where `not_assessed` forbids it.
 
-        `sources`: the files of the job; `predecessor`: the stored path of the report that the new report replaces.
+        `sources`: the files of the job.
         """
-        if not self.not_assessed and predecessor is None and result.reason in REASONS_OF_THE_SERIES:
+        if not self.not_assessed and not lineage.predecessors and result.reason in REASONS_OF_THE_SERIES:
             return []
         headers = _in_stack_order(result, [read_header(path, SOURCE_KEYWORDS) for path in sources])
         series_uid = str(headers[0].SeriesInstanceUID)
         identity = (series_uid, input_sha256, model.sha256)
         local = created_at.astimezone(HostZone())
+        series_of = partial(
+            produced_series_uid,
+            series_instance_uid=series_uid,
+            bundle_sha256=model.sha256,
+            other_study=lineage.other_study,
+        )
         report = build_report(
             result,
             model,
             headers,
-            series_instance_uid=produced_series_uid(ObjectKind.REPORT, series_uid, model.sha256),
+            series_instance_uid=series_of(ObjectKind.REPORT),
             sop_instance_uid=derive_uid("report", *identity),
             created_at=local,
             worker_version=__version__,
-            predecessor=read_header(self.data_dir / predecessor) if predecessor else None,
+            predecessors=[read_header(self.data_dir / path) for path in lineage.predecessors],
         )
         picture = build_secondary_capture(
             result,
             model,
             headers,
-            series_instance_uid=produced_series_uid(ObjectKind.PICTURE, series_uid, model.sha256),
+            series_instance_uid=series_of(ObjectKind.PICTURE),
             sop_instance_uid=derive_uid("picture", *identity),
             created_at=local,
             worker_version=__version__,
@@ -98,7 +105,7 @@ class Outbox:
                 result,
                 model,
                 headers,
-                series_instance_uid=produced_series_uid(ObjectKind.KEY_OBJECTS, series_uid, model.sha256),
+                series_instance_uid=series_of(ObjectKind.KEY_OBJECTS),
                 sop_instance_uid=derive_uid("key-objects", *identity),
                 created_at=local,
                 worker_version=__version__,

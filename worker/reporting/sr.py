@@ -31,13 +31,13 @@ def build_report(
     sop_instance_uid: str,
     created_at: datetime,
     worker_version: str,
-    predecessor: Dataset | None = None,
+    predecessors: Sequence[Dataset] = (),
     comprehensive_3d: bool = True,
 ) -> Dataset:
     """Build the report of a series, Explicit VR Little Endian, with file meta information.
 
     `sources`: the header of every image read, in stack order; at least one, with Study, Series and SOP UIDs.
-    `created_at`: aware, in the hospital's time zone. `predecessor`: the header of the report to replace.
+    `created_at`: aware, in the hospital's time zone. `predecessors`: the headers of the reports to replace.
     `comprehensive_3d`: False for a destination that refuses Comprehensive 3D SR; Comprehensive SR instead.
     Raises ValueError for no sources, a naive time or a result that names an image which is not among the sources.
     Source: IHE RAD AI Results; PS3.16 TID 1500, 1501, 300, 4019.
@@ -64,11 +64,11 @@ def build_report(
         series_instance_uid=series_instance_uid,
         series_number=SERIES_NUMBER,
         sop_instance_uid=sop_instance_uid,
-        instance_number=1 if predecessor is None else int(predecessor.InstanceNumber) + 1,
+        instance_number=1 + max((int(report.InstanceNumber) for report in predecessors), default=0),
         is_complete=True,
         is_final=False,
         is_verified=False,
-        previous_versions=[predecessor] if predecessor is not None else None,
+        previous_versions=list(predecessors) or None,
     )
     report = Dataset(document)
     report.file_meta = document.file_meta

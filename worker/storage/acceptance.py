@@ -19,14 +19,14 @@ from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from worker.config import routing
-from worker.db.instances import NewInstance
+from worker.db.instances import IDENTITY_KEY, NewInstance
 from worker.dicom import functional_groups, series_attributes, standard
 from worker.dicom.header import Header, parse_header, parse_header_of_file
 from worker.dicom.odd_values import ignore_value_warnings
 from worker.dicom.sources import TooComplex
 from worker.dicom.text.printable import printable, stored_text
 from worker.errors import RefusedInstance
-from worker.storage.spool import Content, SpooledFile
+from worker.storage.spool import Content, FileContent
 
 _HEADER_TAGS = (
     "SOPClassUID",
@@ -54,8 +54,7 @@ _HEADER_TAGS = (
 )
 _STORED_TAGS: tuple[str | int, ...] = (*_HEADER_TAGS, *series_attributes.KEYWORDS, *series_attributes.PRIVATE_TAGS)
 _LENGTHS = {"number": "InstanceNumber", "spacing": "SpacingBetweenSlices", "thickness": "SliceThickness"}
-IDENTITY_KEY = "identity"  # among an instance's attributes
-PRODUCED_KEY = "produced"  # the same: a worker of this product made it
+PRODUCED_KEY = "produced"  # among an instance's attributes: a worker of this product made it
 _LONGEST_COMPARED = 324  # of a name, PS3.5 6.2
 _ROUTE_VALUES, _ROUTE_LENGTH = 16, 256
 IDENTIFYING_BYTES = 1 << 16  # the UIDs come before the pixels and what is private
@@ -134,7 +133,7 @@ def _read_instance(
     if affected != (uids["SOPClassUID"], uids["SOPInstanceUID"]):
         raise RefusedInstance(standard.DATASET_MISMATCH, "uid-mismatch", "command and dataset name different instances")
     content = request.encoded
-    sha256 = content.sha256() if isinstance(content, SpooledFile) else hashlib.sha256(content).hexdigest()
+    sha256 = content.sha256() if isinstance(content, FileContent) else hashlib.sha256(content).hexdigest()
     return NewInstance(
         sop_instance_uid=uids["SOPInstanceUID"],
         sop_class_uid=uids["SOPClassUID"],
@@ -162,7 +161,7 @@ def _read_instance(
 def beginning_of(request: StoreRequest) -> bytes | bytearray:
     """What `identify` reads of a request's file."""
     content = request.encoded
-    if not isinstance(content, SpooledFile):
+    if not isinstance(content, FileContent):
         return content
     try:
         return content.beginning(IDENTIFYING_BYTES)
@@ -229,7 +228,7 @@ def parse_header_of_request(request: StoreRequest, keywords: Sequence[str | int]
     """`parse_header`, wherever the content of the request is. Raises RefusedInstance."""
     content = request.encoded
     with refusing_unreadable():
-        if isinstance(content, SpooledFile):
+        if isinstance(content, FileContent):
             with content.open() as file:
                 return parse_header_of_file(file, request.transfer_syntax_uid, keywords, groups)
         return parse_header(content, request.transfer_syntax_uid, keywords, groups)

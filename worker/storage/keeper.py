@@ -15,74 +15,31 @@ import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 
 from worker.audit import events
-from worker.audit.messages import AuditEvent
 from worker.config import routing
-from worker.db.engine import Database, DatabaseError, IntegrityError, Session, is_out_of_space
-from worker.db.instances import (
-    NewInstance,
-    add_conflict,
-    add_instances,
-    clear_file_faults,
-    restore_instance,
-    resume_series,
-    stored_instances,
-)
-from worker.db.series import record_repetitions
-from worker.db.tables import FileFault, InstanceRow
+from worker.db.engine import Database, DatabaseError, IntegrityError, is_out_of_space
+from worker.db.instances import NewInstance, add_instances, stored_instances
 from worker.files import fsync
 from worker.logs import fault_fields, get_log
-from worker.process import process_name
-from worker.storage.acceptance import StoreRequest, conflict_path, instance_path, pseudonymised, read_instance
+from worker.storage.acceptance import StoreRequest, instance_path, pseudonymised, read_instance
+from worker.storage.comparison import StoredContent, difference
 from worker.storage.folders import FolderSync
 from worker.storage.integrity import fault_of
+from worker.storage.pending import PendingCommit, StoreOutcome
 from worker.storage.produced import is_held
-from worker.storage.spool import Content, SpooledFile, incoming_path, no_space, refusal_of
+from worker.storage.repetition import Repetitions
+from worker.storage.spool import Content, FileContent, SpooledFile, incoming_path, no_space, refusal_of
 
 _BATCH = 128
 _GATHER_SECONDS = 0.002
 _FOLDERS_AT_ONCE = 8
 _FULL_BYTES = 1 << 20
+_COMPARISONS = 8  # each with content that another receiver stored meanwhile
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-
-
-class StoreOutcome(StrEnum):
-    """How an instance that is answered 0x0000 was stored."""
-
-    STORED = "stored"
-    REPEATED = "repeated"
-    CONFLICTING = "conflicting"  # the same UID with other content: the first stays, this one is stored as a conflict
-
-
-def _held_lock() -> threading.Lock:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
-
-
-@dataclass(slots=True, eq=False)
-class _PendingCommit:
-    """An instance whose bytes are on disk but whose row is not; the thread that commits it sets `outcome` or `fault`.
-
-    `file` is where the bytes are: at `path`, or below instances/incoming where that path exists already; `replaces` is
-    what is wrong with the file at `path` then. `turn` can be acquired when the instance is committed, or when its own
-    thread is to commit the next batch.
-    """
-
-    new: NewInstance
-    file: str
-    path: str
-    inode: int = 0
-    replaces: FileFault | None = None
-    outcome: StoreOutcome | None = None
-    fault: BaseException | None = None
-    turn: threading.Lock = field(default_factory=_held_lock)
 
 
 class InstanceKeeper:
@@ -108,7 +65,7 @@ class InstanceKeeper:
         self._routes = routes
         self._incoming = data_dir / "instances" / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
-        self._pending: deque[_PendingCommit] = deque()
+        self._pending: deque[PendingCommit] = deque()
         self._writing = 0
         self._is_committing = False  # a thread commits what is pending
         self._queue, self._commit_lock = threading.Condition(threading.Lock()), threading.Lock()
@@ -127,7 +84,7 @@ class InstanceKeeper:
             pending = self._write(new, request.encoded)
             temporary = pending.file if pending.file != pending.path else None
             try:
-                return self._commit_with_others(pending)
+                return self._commit_compared(pending)
             finally:
                 if temporary is not None:
                     Path(temporary).unlink(missing_ok=True)
@@ -139,6 +96,18 @@ class InstanceKeeper:
             if not self._incoming.is_dir():  # the database was in the folder that was removed
                 raise refusal_of(OSError(errno.ENOENT, "the data folder is missing")) from None
             raise
+
+    def _commit_compared(self, pending: PendingCommit) -> StoreOutcome:
+        """Commit an instance; other content than is stored under its UID after it was compared with that."""
+        for _ in range(_COMPARISONS):
+            outcome = self._commit_with_others(pending)
+            if isinstance(outcome, StoreOutcome):
+                return outcome
+            # Here, in the sender's own thread and without a lock: both files are read.
+            pending = pending.after_comparison(outcome, difference(outcome, self._data_dir, pending.new, pending.file))
+            with self._queue:
+                self._writing += 1
+        raise RuntimeError("the stored content of an instance changes all the time")
 
     def close(self) -> None:
         """Stop storing instances."""
@@ -157,7 +126,7 @@ class InstanceKeeper:
 
     # --- the file ---
 
-    def _write(self, new: NewInstance, content: Content) -> _PendingCommit:
+    def _write(self, new: NewInstance, content: Content) -> PendingCommit:
         with self._queue:
             self._writing += 1  # until it is pending
         try:
@@ -172,16 +141,16 @@ class InstanceKeeper:
         if not self._writing:
             self._queue.notify()
 
-    def _write_durably(self, new: NewInstance, content: Content) -> _PendingCommit:
+    def _write_durably(self, new: NewInstance, content: Content) -> PendingCommit:
         """Write and fsync the file and its name, at its final path or, where that exists, below instances/incoming.
 
         A large instance has come into a file there already; it is moved before its row is committed.
         """
         path = f"{self._data_dir}/{new.path}"
-        if isinstance(content, SpooledFile):
+        if isinstance(content, FileContent):
             inode = content.sync()
             there = fault_of(path, new.sha256, new.size) if os.path.exists(path) else None
-            return _PendingCommit(new, content.path, path, inode, there)
+            return PendingCommit(new, content.path, path, inode, there)
         file, descriptor = self._create(path)
         try:
             try:
@@ -202,7 +171,7 @@ class InstanceKeeper:
             os.close(descriptor)
         # Here, in the sender's own thread: nobody waits for it but who sends an instance again.
         replaces = fault_of(path, new.sha256, new.size) if file != path else None
-        return _PendingCommit(new, file, path, inode, replaces)
+        return PendingCommit(new, file, path, inode, replaces)
 
     def _create(self, path: str) -> tuple[str, int]:
         """A new file at `path`, and its descriptor.
@@ -232,7 +201,7 @@ class InstanceKeeper:
 
     # --- the row ---
 
-    def _commit_with_others(self, pending: _PendingCommit) -> StoreOutcome:
+    def _commit_with_others(self, pending: PendingCommit) -> StoreOutcome | StoredContent:
         """Commit what is pending, this instance included; if another thread is committing, wait for it instead."""
         with self._queue:
             self._pending.append(pending)
@@ -246,12 +215,12 @@ class InstanceKeeper:
             raise pending.fault or RuntimeError("an instance was not committed")
         return pending.outcome
 
-    def _commit_next(self, own: _PendingCommit) -> None:
+    def _commit_next(self, own: PendingCommit) -> None:
         """Commit a batch, whose first instance is the caller's; the thread that has then waited longest goes next.
 
         Whatever is raised, every waiting thread gets an answer or its turn.
         """
-        batch: list[_PendingCommit] = []
+        batch: list[PendingCommit] = []
         try:
             with self._queue:  # include what is being written: a commit costs more than the rows in it
                 self._queue.wait_for(lambda: not self._writing, _GATHER_SECONDS)
@@ -275,9 +244,9 @@ class InstanceKeeper:
                 if pending is not own:
                     pending.turn.release()
 
-    def _next_batch(self) -> list[_PendingCommit]:
+    def _next_batch(self) -> list[PendingCommit]:
         """The instances that have waited longest; an instance that arrived twice goes into two batches."""
-        batch: dict[str, _PendingCommit] = {}
+        batch: dict[str, PendingCommit] = {}
         with self._queue:
             for pending in islice(self._pending, _BATCH):
                 if pending.new.sop_instance_uid in batch:
@@ -288,7 +257,7 @@ class InstanceKeeper:
                 self._pending.popleft()
         return taken
 
-    def _commit_batch(self, batch: Sequence[_PendingCommit]) -> None:
+    def _commit_batch(self, batch: Sequence[PendingCommit]) -> None:
         """Commit all in one transaction; if that fails, each in its own, so that a fault affects only its instance."""
         try:
             outcomes = self._commit_new(batch) or self._commit(batch)
@@ -303,7 +272,7 @@ class InstanceKeeper:
         for pending, outcome in zip(batch, outcomes, strict=True):
             pending.outcome = outcome
 
-    def _commit_new(self, batch: Sequence[_PendingCommit]) -> list[StoreOutcome]:
+    def _commit_new(self, batch: Sequence[PendingCommit]) -> list[StoreOutcome | StoredContent]:
         """Fast path: assume that all instances are new; empty if any is not."""
         if any(pending.file != pending.path for pending in batch):
             return []
@@ -314,85 +283,22 @@ class InstanceKeeper:
             return []
         return [StoreOutcome.STORED] * len(batch)
 
-    def _commit(self, batch: Sequence[_PendingCommit]) -> list[StoreOutcome]:
-        folders: set[str] = set()
-        replaced: list[AuditEvent] = []
+    def _commit(self, batch: Sequence[PendingCommit]) -> list[StoreOutcome | StoredContent]:
         with self._database.write() as session:
+            now = self._clock()
             stored = stored_instances(session, [pending.new.sop_instance_uid for pending in batch])
-            outcomes = []
-            for pending in batch:
-                row = stored.get(pending.new.sop_instance_uid)
-                if row is None:
-                    self._move(pending, pending.path, folders)
-                    outcomes.append(StoreOutcome.STORED)
-                else:
-                    outcomes.append(self._store_again(session, pending, row, folders, replaced))
-            known = ((pending.new, stored.get(pending.new.sop_instance_uid)) for pending in batch)
-            repeated = [(row, new) for new, row in known if row is not None and row.sha256 == new.sha256]
-            record_repetitions(session, repeated, self._rules, self._clock())
-            new = [pending.new for pending in batch if pending.new.sop_instance_uid not in stored]
+            new = [pending for pending in batch if pending.new.sop_instance_uid not in stored]
+            known = [pending for pending in batch if pending.new.sop_instance_uid in stored]
+            again = Repetitions(session, self._data_dir, now, self._rules)
+            outcomes = again.store([(pending, stored[pending.new.sop_instance_uid]) for pending in known])
+            folders = again.folders.union(*(pending.move(pending.path) for pending in new))
             if new:
-                add_instances(session, new, self._clock())
+                add_instances(session, [pending.new for pending in new], now)
             for folder in folders:
                 fsync(folder)
-        for event in replaced:
+        for event in again.events:
             self._record(event)
-        return outcomes
-
-    def _store_again(
-        self,
-        session: Session,
-        pending: _PendingCommit,
-        stored: InstanceRow,
-        folders: set[str],
-        replaced: list[AuditEvent],
-    ) -> StoreOutcome:
-        """Handle an instance whose UID has a row already."""
-        if stored.sha256 != pending.new.sha256:
-            conflict = conflict_path(pending.new)
-            self._move(pending, f"{self._data_dir}/{conflict}", folders)
-            clear_file_faults(session, [conflict])
-            add_conflict(session, stored, pending.new, conflict, self._clock())
-            get_log().warning("instance arrived again with other content; stored as a conflict", instance_row=stored.id)
-            return StoreOutcome.CONFLICTING
-        path = f"{self._data_dir}/{stored.path}"
-        if stored.removed_at is not None:
-            self._move(pending, path, folders)
-            clear_file_faults(session, [stored.path])
-            restore_instance(session, stored, pending.new.association_id, self._clock())
-            return StoreOutcome.STORED
-        fault = self._fault_of_stored(pending, path)
-        if fault is not None:
-            self._move(pending, path, folders)
-            get_log().warning("a faulty file was replaced by its repetition", instance_row=stored.id, fault=fault)
-            replaced.append(events.file_replaced(process_name(), stored.path, fault, pending.new.study_instance_uid))
-        elif pending.file != path:
-            Path(pending.file).unlink(missing_ok=True)
-        if clear_file_faults(session, [stored.path]) or fault is not None:
-            resume_series(session, stored.series_id, self._clock())
-        return StoreOutcome.REPEATED
-
-    def _fault_of_stored(self, pending: _PendingCommit, path: str) -> FileFault | None:
-        """What was wrong with the stored file of an instance that came again, None where it is whole.
-
-        It is compared again under the commit's lock: another thread may have been writing it the first time.
-        """
-        if pending.file != pending.path or pending.path != path:
-            needs_look = pending.replaces is not None or pending.path != path
-            return fault_of(path, pending.new.sha256, pending.new.size) if needs_look else None
-        # Nothing was at its path when it was written. If its own file is still there, the stored one was gone;
-        # else another thread stored the same instance meanwhile.
-        return FileFault.MISSING if os.stat(path).st_ino == pending.inode else None
-
-    def _move(self, pending: _PendingCommit, path: str, folders: set[str]) -> None:
-        """Move a written file to `path`, unless it is there, and add the folders to fsync before the commit."""
-        folder = os.path.dirname(path)
-        folders.add(folder)
-        if pending.file != path:
-            if not os.path.isdir(folder):
-                os.makedirs(folder, exist_ok=True)
-                folders.update((os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))))
-            # Before the row exists: a crash in between leaves a file without a row, and the peer, which got no answer,
-            # sends it again.
-            os.replace(pending.file, path)
-            pending.file = path
+        for path in again.obsolete:
+            (self._data_dir / path).unlink(missing_ok=True)
+        found = dict(zip(known, outcomes, strict=True))
+        return [found.get(pending, StoreOutcome.STORED) for pending in batch]

@@ -1,4 +1,7 @@
-"""Delete the received files of series whose results are old enough; rows, results and reports are retained."""
+"""Delete the received files of series whose results are old enough, with the earlier versions of their instances.
+
+Rows, results and reports are retained.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import clear_file_faults, instances_of
 from worker.db.series import lock_settled_series, series_to_empty
+from worker.db.tables import EarlierVersionRow, InstanceRow
+from worker.db.versions.corrections import earlier_versions
 from worker.logs import get_log
 from worker.process import process_name
 
@@ -33,7 +38,8 @@ def remove_old_pixels(
             if not lock_settled_series(session, series_id, before):
                 continue
             deleted = received_of(session, series_id)
-            for row in instances_of(session, series_id):
+            rows: list[InstanceRow | EarlierVersionRow] = [*instances_of(session, series_id)]
+            for row in [*rows, *earlier_versions(session, series_id)]:
                 if row.removed_at is None:
                     (settings.worker.data_dir / row.path).unlink(missing_ok=True)
                     row.removed_at = now

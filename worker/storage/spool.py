@@ -29,27 +29,19 @@ def incoming_path(folder: Path) -> str:
     return f"{folder}/{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"
 
 
-class SpooledFile:
-    """The content of an instance in a file that grows. Its methods raise OSError."""
+class FileContent:
+    """The content of an instance in a file. Its methods raise OSError."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, size: int = 0, sha256: str = "") -> None:
         self.path = path
-        self._descriptor = os.open(path, _NEW_FILE, 0o640)
-        self._digest = hashlib.sha256()
-        self._size = 0
+        self._size = size
+        self._sha256 = sha256
 
     def __len__(self) -> int:
         return self._size
 
-    def append(self, content: bytes | bytearray | memoryview) -> None:
-        self._digest.update(content)
-        view = memoryview(content)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
-        self._size += len(content)
-
     def sha256(self) -> str:
-        return self._digest.hexdigest()
+        return self._sha256
 
     def open(self) -> BinaryIO:
         return open(self.path, "rb")
@@ -61,6 +53,30 @@ class SpooledFile:
 
     def sync(self) -> int:
         """Bring the content to the disk; the number of the inode."""
+        with self.open() as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_ino
+
+
+class SpooledFile(FileContent):
+    """The content of an instance in a file that grows."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._descriptor = os.open(path, _NEW_FILE, 0o640)
+        self._digest = hashlib.sha256()
+
+    def append(self, content: bytes | bytearray | memoryview) -> None:
+        self._digest.update(content)
+        view = memoryview(content)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+        self._size += len(content)
+
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def sync(self) -> int:
         os.fsync(self._descriptor)
         return os.fstat(self._descriptor).st_ino
 
@@ -72,7 +88,7 @@ class SpooledFile:
         Path(self.path).unlink(missing_ok=True)
 
 
-Content = bytes | bytearray | SpooledFile
+Content = bytes | bytearray | FileContent
 
 
 class Spool:

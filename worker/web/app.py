@@ -13,6 +13,7 @@ from worker.audit.events import RecordEvent, unrecorded
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.web import errors, guard
+from worker.web.api.conflicts import conflicts_api
 from worker.web.api.deliveries import deliveries_api
 from worker.web.api.destinations import destinations_api
 from worker.web.api.fhir import fhir_api
@@ -82,6 +83,7 @@ def create_app(
         readings_api,
         fhir_api,
         jobs_api,
+        conflicts_api,
         deliveries_api,
         models_api,
         destinations_api,

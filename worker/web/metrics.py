@@ -28,6 +28,7 @@ from worker.db.engine import Database, DatabaseError, Session
 from worker.db.instances import file_fault_counts
 from worker.db.processes import ProcessStatus, list_processes
 from worker.db.views.activity import ModelUsage, used_models
+from worker.db.views.conflicts import count_conflicts, count_corrections
 from worker.db.views.totals import RunningTotals, Totals
 from worker.logs import fault_fields, get_log
 from worker.process import ProcessRole
@@ -82,6 +83,7 @@ class _Collector:
                 broken, models = len(audit_faults(session)), used_models(session)
                 refused = [*_refusals(session)]
                 faults = file_fault_counts(session)
+                conflicts, corrections = count_conflicts(session), count_corrections(session)
         except DatabaseError as error:
             get_log().error("the scrape's queries failed", **fault_fields(error))
             yield _gauge("database_up", "1 while the database is reachable.", 0)
@@ -96,6 +98,8 @@ class _Collector:
             "fault",
             {fault.value: number for fault, number in faults.items()},
         )
+        yield _gauge("conflicts", "Contents with other pixels that wait for a decision.", conflicts)
+        yield _counter("instances_corrected", "Instances whose attributes were corrected.", corrections)
         yield from _work(totals, self.now)
         yield from _deliveries(totals, self.now)
         yield from _processes(living)

@@ -13,7 +13,6 @@ from tests.testbed.instances import later, new_instance
 from tests.testbed.rows import add_series
 from worker.db.engine import Database
 from worker.db.instances import (
-    add_conflict,
     add_instance,
     add_instances,
     add_refusals,
@@ -27,6 +26,7 @@ from worker.db.instances import (
     stored_instances,
 )
 from worker.db.tables import ConflictRow, RefusalKind, SearchEntryRow, SeriesRow, SeriesState, SeriesStatus
+from worker.db.versions.conflicts import add_conflict
 from worker.db.views.search import Search, find_series
 from worker.dicom.standard import derive_uid
 

@@ -9,7 +9,7 @@ from tests.testbed.rows import claimed_job, queued_job
 from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.jobs import end_job
-from worker.db.results import NewObject, add_result, add_shadow_result, latest_report
+from worker.db.results import NewObject, add_result, add_shadow_result, reports_to_replace
 from worker.db.tables import (
     DeliveryRow,
     JobState,
@@ -78,8 +78,7 @@ def test_the_latest_report_is_of_that_series_and_model(database: Database) -> No
             job = claimed_job(session, row.series_id, number)
             end_job(session, job.id, "me", JobState.DONE, later(number))
             add_result(session, job, classified(), {}, [_object(kind, (), str(number))], [], later(number))
-        latest = latest_report(session, row.series_id, job.model_id)
-        assert latest is not None
+        [latest] = reports_to_replace(session, row.series_id, job.model_id)
         assert latest.path == "objects/report1"
-        assert latest_report(session, row.series_id, job.model_id + 1) is None
-        assert latest_report(session, row.series_id + 1, job.model_id) is None
+        assert reports_to_replace(session, row.series_id, job.model_id + 1) == []
+        assert reports_to_replace(session, row.series_id + 1, job.model_id) == []

@@ -14,9 +14,9 @@ from sqlalchemy import event
 from tests.testbed.instances import NOON, mr_instance, received
 from worker.db.engine import Database
 from worker.receive.read_buffer import ReadBuffer
-from worker.storage import keeper as instances
 from worker.storage.acceptance import instance_path, read_instance
 from worker.storage.keeper import InstanceKeeper
+from worker.storage.pending import PendingCommit
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_batch_takes_no_more_statements_than_one(
     keeper: InstanceKeeper, statements: list[str], tmp_path: Path
 ) -> None:
     new = [read_instance(received(mr_instance(number)), instance_path) for number in range(2, 66)]
-    keeper._commit_batch([instances._PendingCommit(instance, "in its place", "in its place") for instance in new])
+    keeper._commit_batch([PendingCommit(instance, "in its place", "in its place") for instance in new])
     assert statements == ["UPDATE", "INSERT"]
 
 

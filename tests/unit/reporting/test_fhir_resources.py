@@ -120,7 +120,7 @@ def test_a_transaction_replaces_what_has_the_same_identifier() -> None:
 def test_a_revised_report_has_the_addresses_of_the_one_before_it_and_says_which_document_it_is() -> None:
     first = build_report(results.classified(SOURCES), results.MODEL, SOURCES, **results.ARGUMENTS)
     arguments = results.ARGUMENTS | {"sop_instance_uid": derive_uid("test", "second")}
-    second = build_report(results.not_assessed(SOURCES), results.MODEL, SOURCES, **arguments, predecessor=first)
+    second = build_report(results.not_assessed(SOURCES), results.MODEL, SOURCES, **arguments, predecessors=[first])
     before, after = (json.loads(report_as_bundle(one, transaction=True)) for one in (first, second))
     assert [one["request"] for one in before["entry"]] == [one["request"] for one in after["entry"]]
     assert before["identifier"] != after["identifier"]
@@ -147,3 +147,20 @@ def test_odd_identifiers_are_carried_as_they_are() -> None:
 def test_another_object_is_refused_without_a_word_of_it(broken: Dataset) -> None:
     with pytest.raises(ValueError, match=r"^the dataset is not a report of this worker$"):
         report_as_bundle(broken)
+
+
+def test_a_report_that_was_replaced_from_another_series_is_marked_as_an_error() -> None:
+    first = build_report(results.classified(SOURCES), results.MODEL, SOURCES, **results.ARGUMENTS)
+    moved = {"sop_instance_uid": derive_uid("test", "moved"), "series_instance_uid": derive_uid("test", "elsewhere")}
+    second = build_report(
+        results.classified(SOURCES), results.MODEL, SOURCES, **results.ARGUMENTS | moved, predecessors=[first]
+    )
+    bundle = json.loads(report_as_bundle(second, transaction=True))
+    reports = of_type(bundle, "DiagnosticReport")
+    assert [one["status"] for one in reports] == ["partial", "entered-in-error"]
+    assert reports[1]["identifier"][0]["value"] == f"urn:oid:{first.SeriesInstanceUID}"
+    assert "subject" not in reports[1]
+    before = of_type(json.loads(report_as_bundle(first)), "Observation")
+    after = of_type(bundle, "Observation")
+    assert (after[1]["status"], after[1]["identifier"]) == ("entered-in-error", before[0]["identifier"][:1])
+    assert len(of_type(json.loads(report_as_bundle(second)), "DiagnosticReport")) == 1

@@ -8,7 +8,7 @@ from pydicom import dcmread
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from tests.testbed.instances import MODEL, NOON, classified, new_instance, write_series
-from worker.db.results import NewObject
+from worker.db.results import Lineage, NewObject
 from worker.db.tables import ObjectKind
 from worker.errors import NotAssessable
 from worker.inference.illustrated import not_assessed
@@ -23,7 +23,9 @@ def sources(tmp_path: Path) -> list[Path]:
 
 def _make(folder: Path, sources: list[Path], digest: str = "d1", predecessor: str | None = None) -> list[NewObject]:
     result = classified([new_instance(number) for number in (3, 2, 1)])
-    return Outbox(folder).make_objects(result, MODEL, sources, digest, predecessor, NOON)
+    return Outbox(folder).make_objects(
+        result, MODEL, sources, digest, Lineage((predecessor,) if predecessor else ()), NOON
+    )
 
 
 def test_a_second_attempt_writes_the_same_bytes_under_the_same_uids(tmp_path: Path, sources: list[Path]) -> None:
@@ -36,14 +38,14 @@ def test_other_bytes_under_the_same_uids_change_no_file_that_is_there(tmp_path: 
     first = _make(tmp_path, sources)
     before = {one.path: (tmp_path / one.path).read_bytes() for one in first}
     result = classified([new_instance(number) for number in (3, 2, 1)], probability=0.91)  # another processor rounds so
-    second = Outbox(tmp_path).make_objects(result, MODEL, sources, "d1", None, NOON)
+    second = Outbox(tmp_path).make_objects(result, MODEL, sources, "d1", Lineage(), NOON)
     assert [one.sop_instance_uid for one in first] == [one.sop_instance_uid for one in second]
     assert before == {path: (tmp_path / path).read_bytes() for path in before}
 
 
 def test_pictures_go_where_they_are_taken_and_reports_everywhere(tmp_path: Path, sources: list[Path]) -> None:
     result = classified([new_instance(number) for number in (3, 2, 1)])
-    made = Outbox(tmp_path, pictures_to=("pacs",)).make_objects(result, MODEL, sources, "d1", None, NOON)
+    made = Outbox(tmp_path, pictures_to=("pacs",)).make_objects(result, MODEL, sources, "d1", Lineage(), NOON)
     assert {one.kind: one.only_to for one in made} == {ObjectKind.REPORT: None, ObjectKind.PICTURE: ("pacs",)}
 
 
@@ -82,13 +84,13 @@ def test_key_objects_are_made_where_somebody_wants_them_and_slices_decided(tmp_p
     undecided = replace(result, slices=tuple(replace(one, deciding=False) for one in result.slices))
     refused = replace(result, status=ResultStatus.NOT_ASSESSED, label=None, probability=None, reason="x", detail="x")
     outbox = Outbox(tmp_path, key_objects_to=("pacs",))
-    report, picture, selection = outbox.make_objects(result, MODEL, sources, "d1", None, NOON)
+    report, picture, selection = outbox.make_objects(result, MODEL, sources, "d1", Lineage(), NOON)
     assert (report.only_to, picture.only_to, selection.only_to) == (None, None, ("pacs",))
     ds = dcmread(tmp_path / selection.path)
     assert (ds.SOPClassUID, ds.SOPInstanceUID) == (KeyObjectSelectionDocumentStorage, selection.sop_instance_uid)
-    assert outbox.make_objects(result, MODEL, sources, "d1", None, NOON)[2] == selection
+    assert outbox.make_objects(result, MODEL, sources, "d1", Lineage(), NOON)[2] == selection
     for other in (undecided, refused):
-        assert len(outbox.make_objects(other, MODEL, sources, "d1", None, NOON)) == 2
+        assert len(outbox.make_objects(other, MODEL, sources, "d1", Lineage(), NOON)) == 2
 
 
 @pytest.mark.parametrize("reason", ["not-a-brain", "sequence-not-supported", "sequence-contradiction"])
@@ -96,8 +98,8 @@ def test_what_another_model_would_not_answer_either_is_a_reason_of_the_series(
     tmp_path: Path, sources: list[Path], reason: str
 ) -> None:
     result = not_assessed(NotAssessable(reason, "A sentence."))
-    assert Outbox(tmp_path, not_assessed=False).make_objects(result, MODEL, sources, "d1", None, NOON) == []
-    assert len(Outbox(tmp_path).make_objects(result, MODEL, sources, "d1", None, NOON)) == 2
+    assert Outbox(tmp_path, not_assessed=False).make_objects(result, MODEL, sources, "d1", Lineage(), NOON) == []
+    assert len(Outbox(tmp_path).make_objects(result, MODEL, sources, "d1", Lineage(), NOON)) == 2
 
 
 def test_every_reason_of_a_series_is_explained() -> None:
@@ -113,8 +115,8 @@ def test_a_series_that_is_not_assessed_for_a_reason_of_its_own_is_reported_only_
     quiet = Outbox(tmp_path, not_assessed=False)
     of_the_series = not_assessed(NotAssessable("duplicate-positions", "Several images show the same position."))
     of_the_model = not_assessed(NotAssessable("out-of-distribution", "Unlike the training data."))
-    assert quiet.make_objects(of_the_series, MODEL, sources, "d1", None, NOON) == []
-    assert Outbox(tmp_path).make_objects(of_the_series, MODEL, sources, "d1", None, NOON)
-    assert quiet.make_objects(of_the_model, MODEL, sources, "d1", None, NOON)
+    assert quiet.make_objects(of_the_series, MODEL, sources, "d1", Lineage(), NOON) == []
+    assert Outbox(tmp_path).make_objects(of_the_series, MODEL, sources, "d1", Lineage(), NOON)
+    assert quiet.make_objects(of_the_model, MODEL, sources, "d1", Lineage(), NOON)
     before = _make(tmp_path, sources)[0]
-    assert quiet.make_objects(of_the_series, MODEL, sources, "d2", before.path, NOON)
+    assert quiet.make_objects(of_the_series, MODEL, sources, "d2", Lineage((before.path,)), NOON)

@@ -212,7 +212,7 @@ def test_same_input_gives_the_same_bytes() -> None:
 
 def test_revision_names_its_predecessor() -> None:
     first = report_of(results.not_assessed(SOURCES))
-    second = report_of(results.classified(SOURCES), sop_instance_uid="2.25.7", predecessor=first)
+    second = report_of(results.classified(SOURCES), sop_instance_uid="2.25.7", predecessors=[first])
     [study] = second.PredecessorDocumentsSequence
     [item] = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
     assert item.ReferencedSOPInstanceUID == first.SOPInstanceUID

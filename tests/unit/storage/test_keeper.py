@@ -29,7 +29,8 @@ from worker.storage import acceptance
 from worker.storage import keeper as instances
 from worker.storage.acceptance import instance_path, read_instance
 from worker.storage.integrity import Integrity
-from worker.storage.keeper import InstanceKeeper, StoreOutcome
+from worker.storage.keeper import InstanceKeeper
+from worker.storage.pending import StoreOutcome
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_repeated_instance_changes_nothing(database: Database, keeper: InstanceK
 def test_the_first_of_two_contents_stays_and_the_other_is_kept_aside_once(
     database: Database, keeper: InstanceKeeper, tmp_path: Path
 ) -> None:
-    other = mr_instance(PatientID="another")
+    other = mr_instance(PixelData=bytes(512))
     keeper.keep(received(mr_instance()))
     assert [keeper.keep(received(other)) for _ in range(2)] == [StoreOutcome.CONFLICTING] * 2
     [row] = _rows(database)
@@ -344,7 +345,7 @@ def test_many_that_send_the_same_at_once_replace_nothing(database: Database, tmp
 def test_a_conflict_that_the_disk_has_ruined_is_replaced_by_its_repetition(
     database: Database, keeper: InstanceKeeper, tmp_path: Path
 ) -> None:
-    other = mr_instance(PatientID="another")
+    other = mr_instance(PixelData=bytes(512))
     keeper.keep(received(mr_instance()))
     keeper.keep(received(other))
     [conflict] = (tmp_path / "data" / "conflicts").rglob("*.dcm")

@@ -18,7 +18,8 @@ from worker.db.results import NewObject, add_result
 from worker.db.tables import DeliveryRow, InstanceRow, JobState, ObjectKind, SeriesRow, SeriesState
 from worker.dicom.standard import derive_uid
 from worker.receive.settle import settle_series
-from worker.storage.keeper import InstanceKeeper, StoreOutcome
+from worker.storage.keeper import InstanceKeeper
+from worker.storage.pending import StoreOutcome
 from worker.storage.retention import remove_old_pixels
 
 DAY = 86400

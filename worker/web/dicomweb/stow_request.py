@@ -31,7 +31,8 @@ from worker.storage.acceptance import (
 )
 from worker.storage.arriving import ArrivingInstance
 from worker.storage.associations import Associations
-from worker.storage.keeper import InstanceKeeper, StoreOutcome
+from worker.storage.keeper import InstanceKeeper
+from worker.storage.pending import status_of
 from worker.storage.refusals import Refusals, RefusedRequest
 from worker.storage.spool import Spool
 from worker.web.dicomweb.negotiation import DICOM
@@ -39,7 +40,6 @@ from worker.web.dicomweb.stow_response import StowResult
 
 CALLING = "STOW-RS"  # in place of an AE title, in the association's row
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-_OTHER_CONTENT = 0xB000  # PS3.4 Table B.2-1: a warning
 _MEMORY_BYTES = 64 << 20  # of all instances that are arriving
 _THREADS = 4
 
@@ -115,7 +115,7 @@ class StowRequest:
         except Exception as fault:  # a handler's boundary: record and answer
             refused = RefusedRequest(beginning_of(request), uids["SOPInstanceUID"], self._row, self._address)
             return _result(uids, self._storage.refusals.refuse(fault, refused if media_type == DICOM else None))
-        return _result(uids, _OTHER_CONTENT if outcome is StoreOutcome.CONFLICTING else standard.SUCCESS)
+        return _result(uids, status_of(outcome))
 
     def end(self, end: AssociationEnd) -> None:
         """Record that nothing more will arrive: series may settle. A request that was read to its end is released."""

@@ -1,15 +1,17 @@
-"""GET /queue: unfinished jobs and deliveries, and the buttons that retry them."""
+"""GET /queue: unfinished jobs, deliveries and conflicts, and the buttons that retry or decide them."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from worker.audit import events
 from worker.db.deliveries import retry_failed_deliveries
 from worker.db.instances import file_fault_counts
 from worker.db.jobs import retry_parked_jobs
+from worker.db.views.conflicts import list_conflicts
 from worker.db.views.queue import unfinished_deliveries, unfinished_jobs
+from worker.storage.conflicts import Conflicts, NoSuchConflict, UnusableConflict
 from worker.web.dependencies import Operator, Reader, RowNumber, Site
 from worker.web.guard import Caller
 from worker.web.pages.layout import render_page
@@ -22,19 +24,22 @@ def queue_page(site: Site) -> APIRouter:
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/queue")
-    def queue(caller: Reader, tried: int | None = None) -> Response:
+    def queue(caller: Reader, tried: int | None = None, decided: int | None = None) -> Response:
         with site.database.read() as session:
             jobs = unfinished_jobs(session, limit=_QUEUE_LENGTH)
             deliveries = unfinished_deliveries(session, limit=_QUEUE_LENGTH)
             faults = file_fault_counts(session)
+            conflicts = list_conflicts(session, limit=_QUEUE_LENGTH)
         return render_page(
             site,
             "queue.html",
             caller,
             jobs=jobs,
             deliveries=deliveries,
+            conflicts=conflicts,
             faults={fault.value: number for fault, number in faults.items() if number},
             tried=tried,
+            decided=decided,
             length=_QUEUE_LENGTH,
             now=site.clock(),
         )
@@ -62,5 +67,25 @@ def queue_page(site: Site) -> APIRouter:
     def retry_delivery(request: Request, number: RowNumber, caller: Operator) -> Response:
         with site.database.write() as session:
             return back_to_queue(request, caller, retry_failed_deliveries(session, site.clock(), [number]))
+
+    decisions = Conflicts(site.database, site.settings, site.record)
+
+    @routes.post("/queue/conflicts/{number}/accept")
+    def accept_conflict(number: RowNumber, caller: Operator) -> Response:
+        try:
+            decisions.accept(number, caller.name, caller.address, site.clock())
+        except NoSuchConflict:
+            return RedirectResponse("/queue?decided=0", 303)
+        except UnusableConflict as fault:
+            raise HTTPException(409, fault.detail) from None
+        return RedirectResponse("/queue?decided=1", 303)
+
+    @routes.post("/queue/conflicts/{number}/reject")
+    def reject_conflict(number: RowNumber, caller: Operator) -> Response:
+        try:
+            decisions.reject(number, caller.name, caller.address, site.clock())
+        except NoSuchConflict:
+            return RedirectResponse("/queue?decided=0", 303)
+        return RedirectResponse("/queue?decided=1", 303)
 
     return routes

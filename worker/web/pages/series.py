@@ -8,6 +8,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from worker.audit import events
+from worker.db.views.conflicts import versions_of_series
 from worker.db.views.search import Search, find_series
 from worker.db.views.series_detail import SeriesDetail, find_series_detail
 from worker.results import ModelIdentity
@@ -37,6 +38,7 @@ def series_page(site: Site) -> APIRouter:
         with site.database.read() as session:
             matches = find_series(session, Search(series_instance_uid=series_instance_uid))
             detail = find_series_detail(session, series_instance_uid)
+            versions = versions_of_series(session, series_instance_uid)
             reading = empty_form(session, series_instance_uid, site.class_titles())
         if not matches or detail is None:
             raise HTTPException(404, NO_SUCH_SERIES)
@@ -53,6 +55,7 @@ def series_page(site: Site) -> APIRouter:
             caller,
             series=answer,
             detail=detail,
+            versions=versions,
             reading=reading,
             names=names,
             titles=site.class_titles(),

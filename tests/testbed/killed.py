@@ -1,0 +1,168 @@
+"""SIGKILL at each line that takes in a correction, or a decision on a conflict, and what is there afterwards.
+
+`python -m tests.testbed.killed FOLDER correct|accept|reject` kills a child at the first line of ours that it reaches on
+that way, the next child at the second, and so on, and prints how many of them left everything as it was, and how many
+left it done. It exits with 1 where one left anything else, or where giving the same again does not complete it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from sqlalchemy import select
+
+from tests.testbed.instances import MODEL, NOON, later, mr_instance, received
+from worker.config.sections import WorkerSection
+from worker.config.settings import Settings
+from worker.db.engine import Database
+from worker.db.instances import kept_files
+from worker.db.migrate import migrate
+from worker.db.models import model_row
+from worker.db.series import lock_open_series, queue_series
+from worker.db.tables import ConflictRow, EarlierVersionRow, InstanceRow, JobRow, SeriesRow
+from worker.storage.conflicts import Conflicts, NoSuchConflict
+from worker.storage.integrity import fault_of
+from worker.storage.keeper import InstanceKeeper
+from worker.storage.leftovers import remove_leftovers
+
+KILLED_IN = ("storage/keeper.py", "storage/pending.py", "storage/repetition.py", "storage/conflicts.py",
+             "versions/conflicts.py", "versions/corrections.py")  # fmt: skip
+WRONG, RIGHT = mr_instance(), mr_instance(PatientID="R1", SeriesInstanceUID="1.2.3")
+OTHER = mr_instance(PatientID="R1", PixelData=bytes(512))
+
+
+class Place:
+    """A data folder with its database."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data = folder
+        self.database = Database(f"sqlite:///{folder / 'worker.db'}")
+
+    def keep(self, ds: Any) -> None:
+        keeper = InstanceKeeper(self.database, self.data, lambda: NOON, 0)
+        keeper.keep(received(ds))
+        keeper.close()
+
+    def decide(self, decision: str) -> None:
+        settings = Settings(worker=WorkerSection(data_dir=self.data))
+        conflicts = Conflicts(self.database, settings, lambda _event: None)
+        if decision == "accept":
+            conflicts.accept(1, "ada", None, NOON)
+        else:
+            conflicts.reject(1, "ada", None, NOON)
+
+    def state(self) -> tuple[Any, ...]:
+        """Everything that the change changes, by content. AssertionError where a file is not what its row says."""
+        with self.database.read() as session:
+            row = session.scalars(select(InstanceRow)).one()
+            series = {one.id: one for one in session.scalars(select(SeriesRow))}
+            earlier = list(session.scalars(select(EarlierVersionRow)))
+            for each in (row, *earlier):
+                assert fault_of(self.data / each.path, each.sha256, each.size) is None, each.path
+            return (
+                (self.data / row.path).read_bytes(),
+                series[row.series_id].series_instance_uid,
+                series[row.series_id].patient_id,
+                sorted((one.state, one.corrections) for one in series.values()),
+                [(self.data / one.path).read_bytes() for one in earlier],
+                [(job.state, job.reason) for job in session.scalars(select(JobRow))],
+                [conflict.decision for conflict in session.scalars(select(ConflictRow))],
+            )
+
+    def orphans(self) -> set[str]:
+        """Files that no row names."""
+        with self.database.read() as session:
+            named = {path for path, _ in kept_files(session)}
+        files = {path.relative_to(self.data).as_posix() for path in self.data.rglob("*.dcm")}
+        return (files | {str(path) for path in (self.data / "instances" / "incoming").iterdir()}) - named
+
+
+def prepare(folder: Path) -> None:
+    """An instance whose series has a pending job, and a conflict that waits."""
+    folder.mkdir(parents=True)
+    place = Place(folder)
+    migrate(place.database)
+    place.keep(WRONG)
+    with place.database.write() as session:
+        series = lock_open_series(session, 1, later(0))
+        assert series is not None
+        queue_series(session, series, model_row(session, MODEL, NOON).id, NOON)
+    place.keep(OTHER)
+    place.database.close()
+
+
+def change(place: Place, what: str) -> None:
+    if what == "correct":
+        place.keep(RIGHT)
+    else:
+        place.decide(what)
+
+
+def kill_at(number: int) -> None:
+    """Have this process killed at the `number`th line of ours that it has not run before."""
+    seen: set[tuple[str, int]] = set()
+
+    def local(frame: FrameType, event: str, _argument: Any) -> Any:
+        if event == "line":
+            seen.add((frame.f_code.co_filename, frame.f_lineno))
+            if len(seen) >= number:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return local
+
+    def enter(frame: FrameType, _event: str, _argument: Any) -> Any:
+        file = frame.f_code.co_filename
+        return local if "/worker/" in file and file.endswith(KILLED_IN) else None
+
+    sys.settrace(enter)
+
+
+def died(folder: Path, what: str, number: int) -> bool:
+    """Whether a child was killed before it had made the change."""
+    child = os.fork()
+    if not child:
+        place = Place(folder)
+        kill_at(number)
+        change(place, what)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status):
+        raise AssertionError(f"the child exited {os.WEXITSTATUS(status)} at line {number}")
+    return os.WIFSIGNALED(status)
+
+
+def main(folder: Path, what: str) -> tuple[int, int]:
+    """How many kills left everything as it was, and how many left the change made."""
+    prepare(folder / "before")
+    shutil.copytree(folder / "before", folder / "after")
+    before, after = Place(folder / "before"), Place(folder / "after")
+    change(after, what)
+    expected = [before.state(), after.state()]
+    counts = [0, 0]
+    number = 1
+    while True:
+        tried = folder / "tried"
+        shutil.copytree(folder / "before", tried)
+        killed = died(tried, what, number)
+        place = Place(tried)
+        counts[expected.index(place.state())] += 1
+        remove_leftovers(tried)
+        with suppress(NoSuchConflict):  # the decision had been carried out
+            change(place, what)
+        assert place.state() == expected[1], number
+        assert not place.orphans(), (number, place.orphans())
+        place.database.close()
+        shutil.rmtree(tried)
+        if not killed:
+            return counts[0], counts[1]
+        number += 1
+
+
+if __name__ == "__main__":
+    print(*main(Path(sys.argv[1]), sys.argv[2]))
