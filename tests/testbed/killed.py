@@ -27,12 +27,12 @@ from worker.db.migrate import migrate
 from worker.db.models import model_row
 from worker.db.series import lock_open_series, queue_series
 from worker.db.tables import ConflictRow, EarlierVersionRow, InstanceRow, JobRow, SeriesRow
-from worker.storage.conflicts import Conflicts, NoSuchConflict
 from worker.storage.integrity import fault_of
 from worker.storage.keeper import InstanceKeeper
 from worker.storage.leftovers import remove_leftovers
+from worker.storage.versions.conflicts import Conflicts, NoSuchConflict
 
-KILLED_IN = ("storage/keeper.py", "storage/pending.py", "storage/repetition.py", "storage/conflicts.py",
+KILLED_IN = ("storage/keeper.py", "storage/pending.py", "versions/repetition.py",
              "versions/conflicts.py", "versions/corrections.py")  # fmt: skip
 WRONG, RIGHT = mr_instance(), mr_instance(PatientID="R1", SeriesInstanceUID="1.2.3")
 OTHER = mr_instance(PatientID="R1", PixelData=bytes(512))

@@ -12,7 +12,7 @@ from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, a
 from worker.errors import StartError, WorkerError
 
 if TYPE_CHECKING:
-    from worker.storage.conflicts import Conflicts
+    from worker.storage.versions.conflicts import Conflicts
 
 commands = typer.Typer(
     no_args_is_help=True, help="Images that came again with other pixels: list, accept or reject them."
@@ -61,7 +61,7 @@ def _decide(
     decide: Callable[[Conflicts, int, str], None],
 ) -> None:
     from worker.db.views.conflicts import list_conflicts
-    from worker.storage.conflicts import Conflicts
+    from worker.storage.versions.conflicts import Conflicts
 
     if bool(numbers) is every:
         raise StartError("usage", "name the conflicts to decide on, or give --all")

@@ -26,13 +26,13 @@ from worker.db.instances import NewInstance, add_instances, stored_instances
 from worker.files import fsync
 from worker.logs import fault_fields, get_log
 from worker.storage.acceptance import StoreRequest, instance_path, pseudonymised, read_instance
-from worker.storage.comparison import StoredContent, difference
 from worker.storage.folders import FolderSync
 from worker.storage.integrity import fault_of
 from worker.storage.pending import PendingCommit, StoreOutcome
 from worker.storage.produced import is_held
-from worker.storage.repetition import Repetitions
 from worker.storage.spool import Content, FileContent, SpooledFile, incoming_path, no_space, refusal_of
+from worker.storage.versions.comparison import StoredContent, difference
+from worker.storage.versions.repetition import Repetitions
 
 _BATCH = 128
 _GATHER_SECONDS = 0.002

@@ -10,7 +10,7 @@ from enum import StrEnum
 from worker.db.instances import NewInstance
 from worker.db.tables import FileFault
 from worker.dicom import standard
-from worker.storage.comparison import Difference, StoredContent
+from worker.storage.versions.comparison import Difference, StoredContent
 
 
 class StoreOutcome(StrEnum):

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.testbed.instances import new_instance
-from worker.storage.comparison import Difference, StoredContent
 from worker.storage.pending import PendingCommit, StoreOutcome, status_of
+from worker.storage.versions.comparison import Difference, StoredContent
 
 STORED = StoredContent("1.2", "1.3", "instances/x", 1, "ab", is_removed=False)
 

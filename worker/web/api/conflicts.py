@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, HTTPException
 
 from worker.db.views.conflicts import Conflict, list_conflicts
-from worker.storage.conflicts import Conflicts, NoSuchConflict, UnusableConflict
+from worker.storage.versions.conflicts import Conflicts, NoSuchConflict, UnusableConflict
 from worker.web.dependencies import After, Limit, Operator, Reader, RowNumber, Site, api_router
 from worker.web.errors import CONFLICT, NOT_FOUND
 

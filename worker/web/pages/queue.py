@@ -11,7 +11,7 @@ from worker.db.instances import file_fault_counts
 from worker.db.jobs import retry_parked_jobs
 from worker.db.views.conflicts import list_conflicts
 from worker.db.views.queue import unfinished_deliveries, unfinished_jobs
-from worker.storage.conflicts import Conflicts, NoSuchConflict, UnusableConflict
+from worker.storage.versions.conflicts import Conflicts, NoSuchConflict, UnusableConflict
 from worker.web.dependencies import Operator, Reader, RowNumber, Site
 from worker.web.guard import Caller
 from worker.web.pages.layout import render_page

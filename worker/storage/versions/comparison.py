@@ -11,7 +11,7 @@ from worker.db.tables import InstanceRow
 from worker.dicom.odd_values import ignore_value_warnings
 from worker.logs import fault_fields, get_log
 from worker.storage.integrity import fault_of
-from worker.storage.pixel_digest import pixel_digest
+from worker.storage.versions.pixel_digest import pixel_digest
 
 
 class Difference(StrEnum):

@@ -14,9 +14,9 @@ from worker.db.engine import Database
 from worker.db.instances import kept_files
 from worker.db.tables import ConflictRow, EarlierVersionRow, InstanceRow, SeriesRow
 from worker.db.views.conflicts import count_conflicts
-from worker.storage.conflicts import Conflicts, NoSuchConflict, UnusableConflict
 from worker.storage.keeper import InstanceKeeper
 from worker.storage.pending import StoreOutcome
+from worker.storage.versions.conflicts import Conflicts, NoSuchConflict, UnusableConflict
 
 FIRST, OTHER = mr_instance(), mr_instance(PatientID="R1", SeriesInstanceUID="1.2.3", PixelData=bytes(512))
 

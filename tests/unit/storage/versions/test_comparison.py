@@ -8,7 +8,7 @@ import pytest
 from tests.testbed.instances import encoded, mr_instance, received
 from worker.db.instances import NewInstance
 from worker.storage.acceptance import instance_path, read_instance
-from worker.storage.comparison import Difference, StoredContent, difference
+from worker.storage.versions.comparison import Difference, StoredContent, difference
 
 
 def _written(folder: Path, **changes: object) -> NewInstance:

@@ -17,8 +17,8 @@ from worker.errors import RefusedInstance, WorkerError
 from worker.logs import get_log
 from worker.storage.acceptance import StoreRequest, pseudonymised, read_instance, refusing_unreadable
 from worker.storage.integrity import fault_of
-from worker.storage.repetition import correction_events
 from worker.storage.spool import FileContent
+from worker.storage.versions.repetition import correction_events
 
 
 class NoSuchConflict(WorkerError):

@@ -17,8 +17,8 @@ from pydicom.uid import (
 
 from tests.testbed.instances import encoded, mr_instance
 from worker.dicom.sources import TooComplex
-from worker.storage import pixel_digest as module
-from worker.storage.pixel_digest import pixel_digest
+from worker.storage.versions import pixel_digest as module
+from worker.storage.versions.pixel_digest import pixel_digest
 
 SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
 

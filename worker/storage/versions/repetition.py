@@ -23,9 +23,9 @@ from worker.db.versions.corrections import Correction, correct_instances, lock_i
 from worker.logs import get_log
 from worker.process import process_name
 from worker.storage.acceptance import conflict_path
-from worker.storage.comparison import StoredContent
 from worker.storage.integrity import fault_of
 from worker.storage.pending import PendingCommit, StoreOutcome
+from worker.storage.versions.comparison import StoredContent
 
 
 class Repetitions:
