@@ -19,7 +19,8 @@ _OUTSIDE, _INSIDE, _FOUND = 0, 255, 128
 def head_outline(image: ByteArray) -> Mask:
     """True within the head: grey [rows, columns] → [rows, columns]; everywhere where no head stands out.
 
-    The largest bright object without its holes: air, bone and ventricles within it belong to the head.
+    The largest bright object without its holes: air, bone and ventricles within it belong to the head, and so does the
+    air of the nose and throat, which reaches the outside.
     """
     rows, columns = image.shape
     scale = min(1.0, _LONGEST / max(rows, columns))
@@ -33,7 +34,7 @@ def head_outline(image: ByteArray) -> Mask:
     head = _largest(_without_holes(Image.fromarray(np.where(bright, _INSIDE, _OUTSIDE).astype(np.uint8))))
     if not head.any():
         return np.ones(image.shape, np.bool_)
-    full = Image.fromarray(np.where(head, _INSIDE, _OUTSIDE).astype(np.uint8))
+    full = Image.fromarray(np.where(_with_cavities(head), _INSIDE, _OUTSIDE).astype(np.uint8))
     return np.asarray(full.resize((columns, rows), Image.Resampling.BILINEAR)) > _INSIDE // 2
 
 
@@ -56,6 +57,13 @@ def _without_holes(mask: Image.Image) -> Image.Image:
     filled = closed.point(lambda level: _OUTSIDE if level == _FOUND else _INSIDE).filter(ImageFilter.MinFilter(3))
     opened = filled.filter(ImageFilter.MinFilter(_SPECK)).filter(ImageFilter.MaxFilter(_SPECK))
     return opened.crop((4, 4, 4 + mask.width, 4 + mask.height))
+
+
+def _with_cavities(head: Mask) -> Mask:
+    """What has head on at least three of its four sides is head."""
+    sides = [np.maximum.accumulate(head, axis=axis) for axis in (0, 1)]
+    sides += [np.flip(np.maximum.accumulate(np.flip(head, axis), axis=axis), axis) for axis in (0, 1)]
+    return head | (np.sum(sides, axis=0) >= 3)
 
 
 def _largest(mask: Image.Image) -> Mask:

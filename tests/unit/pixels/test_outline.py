@@ -38,6 +38,12 @@ def test_letters_and_a_second_object_are_outside() -> None:
     assert outline[HEAD].mean() > 0.98
 
 
+def test_a_cavity_that_reaches_the_outside_belongs_to_the_head() -> None:
+    grey = slice_of_a_head()
+    grey[110:130, :90] = 0  # a throat
+    assert head_outline(grey)[112:128, 60:90].all()
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (512, 3), (64, 64)])
 def test_everything_is_inside_where_no_head_stands_out(shape: tuple[int, int]) -> None:
     assert head_outline(np.full(shape, 9, np.uint8)).all()
