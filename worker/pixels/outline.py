@@ -11,7 +11,7 @@ from worker.pixels.arrays import ByteArray
 Mask = npt.NDArray[np.bool_]
 
 _LONGEST = 96  # of the image on which the outline is found: noise averages out
-_OF_OTSU = 0.6  # the head is brighter than this fraction of the way from the darkest value to Otsu's threshold
+_OF_OTSU = 0.7  # the head is brighter than this fraction of Otsu's threshold, both as square roots above the darkest
 _SPECK = 5  # what is narrower is noise, or a letter that a scanner burnt in
 _OUTSIDE, _INSIDE, _FOUND = 0, 255, 128
 
@@ -30,7 +30,10 @@ def head_outline(image: ByteArray) -> Mask:
     grey = np.asarray(small)
     if grey.min() == grey.max():
         return np.ones(image.shape, np.bool_)
-    bright = grey > grey.min() + _OF_OTSU * (_otsu(grey) - grey.min())
+    # Square roots: beside very bright fat, brain would be nearer to the air.
+    roots = np.sqrt((grey - grey.min()).astype(np.float64))
+    levels = np.rint(roots * (255 / roots.max())).astype(np.uint8)
+    bright = levels > _OF_OTSU * _otsu(levels)
     head = _largest(_without_holes(Image.fromarray(np.where(bright, _INSIDE, _OUTSIDE).astype(np.uint8))))
     if not head.any():
         return np.ones(image.shape, np.bool_)
