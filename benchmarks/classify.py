@@ -10,6 +10,7 @@ agreement    share of slices with the same most probable class in int8 and fp32:
              BRAIN_MRI_DATA if it is set, otherwise on varied slices of the MNI template, with and without a mass
 reading      decoding and preprocessing of whole series (uncompressed, and JPEG lossless by DCMTK) as a share of the
              int8 network's time for the same slices: processor time on one thread
+3-D series   reading and network of a thin series that is reformatted, against the same slice by slice
 threads      processor time per second while series are classified, with the engine as `worker serve` configures it
 """
 
@@ -37,7 +38,7 @@ from worker.errors import NotAssessable
 from worker.inference.bundle import Bundle, default_bundle, load_bundle
 from worker.inference.classify import classify
 from worker.inference.engines import BATCH, OpenVinoEngine, TorchEngine
-from worker.inference.preprocess import preprocess, preprocess_image
+from worker.inference.preprocess import Preprocessing, preprocess, preprocess_image
 from worker.pixels.arrays import FloatArray
 
 PICTURES = 2000
@@ -116,8 +117,10 @@ def roofline(bundle: Bundle, rates: Sequence[float], threads: int, repeats: int)
 
 
 def agreement(bundle: Bundle, tensor: FloatArray, threads: int, kind: str) -> Row:
+    classes = len(bundle.identity.classes)  # the first outputs
     labels = [
-        OpenVinoEngine(bundle, precision, threads).run(tensor).logits.argmax(axis=1) for precision in ("int8", "fp32")
+        OpenVinoEngine(bundle, precision, threads).run(tensor).logits[:, :classes].argmax(axis=1)
+        for precision in ("int8", "fp32")
     ]
     same = float((labels[0] == labels[1]).mean())
     counts = ", ".join(f"{number} {name}" for name, number in _counted(bundle, labels[1]).items())
@@ -130,21 +133,38 @@ def _counted(bundle: Bundle, labels: np.ndarray) -> dict[str, int]:
 
 def reading(folder: Path, bundle: Bundle, slices: int, rounds: int) -> list[Row]:
     """A row for each transfer syntax."""
-    rows, engine = [], OpenVinoEngine(bundle, "int8", threads=1)
+    rows, engine, definition = [], OpenVinoEngine(bundle, "int8", threads=1), _slice_by_slice(bundle)
     for name, syntax in (("uncompressed", ExplicitVRLittleEndian), ("JPEG lossless", JPEGLosslessSV1)):
         if syntax == JPEGLosslessSV1 and not dcmtk.installed("dcmcjpeg"):
             print("JPEG lossless: skipped, dcmcjpeg (DCMTK) is not installed")
             continue
         files = head_series(folder / f"{slices}-{name}", grid=_grid(slices), transfer_syntax=UID(syntax))
-        tensor = preprocess(files, bundle.preprocessing).tensor
-        read = [
-            processor_seconds(lambda files=files: preprocess(files, bundle.preprocessing))[1] for _ in range(rounds)
-        ]  # type: ignore[misc]
+        tensor = preprocess(files, definition).tensor
+        read = [processor_seconds(lambda files=files: preprocess(files, definition))[1] for _ in range(rounds)]  # type: ignore[misc]
         run = [processor_seconds(lambda tensor=tensor: engine.run(tensor))[1] for _ in range(rounds)]  # type: ignore[misc]
         shares = [100 * mine / network for mine, network in zip(read, run, strict=True)]
         note = f"{1000 * median(read) / slices:.2f} ms a slice, the network {1000 * median(run) / slices:.2f}"
         rows.append(at_most(f"reading, {slices} slices {name}", shares, 25.0, "% of the network's time", note))
     return rows
+
+
+def three_d(folder: Path, bundle: Bundle, slices: int, rounds: int) -> Row:
+    """Reading and network of a 3-D series, reformatted, against the same slice by slice."""
+    files, engine = head_series(folder / "3-D", grid=_grid(slices)), OpenVinoEngine(bundle, "int8", threads=1)
+    plain = _slice_by_slice(bundle)
+    reformatting = replace(plain, slice_spacing_mm=5.0, reformat_below_mm=2.5)
+
+    def cost(definition: Preprocessing) -> float:
+        return processor_seconds(lambda: engine.run(preprocess(files, definition).tensor))[1]
+
+    pairs = [(cost(reformatting), cost(plain)) for _ in range(rounds)]
+    note = f"{median(made for made, _ in pairs):.2f} s instead of {median(each for _, each in pairs):.2f}"
+    shares = [100 * made / each for made, each in pairs]
+    return at_most(f"3-D series of {slices} slices, reformatted", shares, 50.0, "% of the time slice by slice", note)
+
+
+def _slice_by_slice(bundle: Bundle) -> Preprocessing:
+    return replace(bundle.preprocessing, slice_spacing_mm=0.0, reformat_below_mm=0.0)
 
 
 def _grid(slices: int) -> Grid:
@@ -175,6 +195,7 @@ def main() -> int:
         engine = OpenVinoEngine(bundle, "int8", threads)
         for slices in SERIES[:1] if chosen.quick else SERIES:
             rows += reading(folder, bundle, slices, rounds)
+        rows.append(three_d(folder, bundle, 24 * 4 if chosen.quick else SERIES[1], rounds))
         rows.append(busy(folder, bundle, engine, threads, rounds))
     finish(f"Classify: {bundle.identity.name} {bundle.identity.version}", rows, chosen.json)
     return 0

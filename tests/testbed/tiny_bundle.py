@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from worker.inference.run_bundle import MONAI_ENTRY
 from worker.pixels.arrays import FloatArray
 
 PREPROCESSING = Preprocessing(size=64)
+REFORMATTING = replace(PREPROCESSING, slice_spacing_mm=5.0, reformat_below_mm=2.5)  # of format 2
 NETWORK = {
     "_target_": "monai.networks.nets.ResNet",
     "block": "basic",
@@ -96,16 +98,18 @@ class _ThreeOutputs(nn.Module):
 
 def make_tiny_bundle(folder: Path, **changes: Any) -> Path:
     """Write the bundle into `folder` and return it; `changes` replace keys of worker.json, such as format=2."""
-    outputs = OUTPUTS_OF_TWO if changes.get("format") == 2 else len(CLASSES)
+    outputs, definition = len(CLASSES), PREPROCESSING
+    if changes.get("format") == 2:
+        outputs, definition = OUTPUTS_OF_TWO, REFORMATTING
     for name in ("configs", "models", "golden/head", "docs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     golden = [write_head(folder / f"golden/head/{index}.dcm", index) for index in range(3)]
-    tensor = preprocess(golden, PREPROCESSING).tensor
+    tensor = preprocess(golden, definition).tensor
     features = _write_networks(folder / "models", tensor, outputs)
     _write_statistics(folder / "models/features.safetensors", features)
     _write_json(folder / "configs/metadata.json", {"version": "0.0.1", "monai_version": "1.6", "task": "test"})
     network = {**NETWORK, "num_classes": outputs}
-    inference = {"preprocessing": PREPROCESSING.to_json(), "network_def": network, **MONAI_ENTRY}
+    inference = {"preprocessing": definition.to_json(), "network_def": network, **MONAI_ENTRY}
     _write_json(folder / "configs/inference.json", inference)
     (folder / "docs/README.md").write_text("# Tiny test bundle\n\nRandom weights. It says nothing about any patient.\n")
     _write_json(folder / "golden/expected.json", {"tolerance": {"fp32": 0.001, "int8": 0.2}, "cases": []})

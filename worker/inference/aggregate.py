@@ -100,9 +100,7 @@ def aggregate(volume: Volume, outputs: EngineOutputs, bundle: Bundle) -> Illustr
         reason=None,
         detail=None,
         slices=tuple(
-            replace(item, activation=activation_on_display(volume, index, outputs.maps[index, best]))
-            if item.deciding and is_lesion
-            else item
+            with_map(volume, index, item, outputs.maps[index, best]) if item.deciding and is_lesion else item
             for index, item in enumerate(slices)
         ),
         key_image=key_image(volume, shown, normalised(outputs.maps[shown, best]) if is_lesion else None),
@@ -119,10 +117,19 @@ def normalised(activation_map: FloatArray) -> FloatArray:
     return np.asarray(above / peak if peak > 0 else above, np.float32)
 
 
-def activation_on_display(volume: Volume, index: int, activation_map: FloatArray) -> Activation:
-    """The map of a slice as it is stored with its probabilities."""
-    rows = np.rint(normalised(activation_map) * 255).astype(np.uint8)
-    return Activation(tuple(tuple(row) for row in rows.tolist()), *volume.square_on_display(index))
+def with_map(volume: Volume, index: int, item: SliceResult, activation_map: FloatArray) -> SliceResult:
+    """The result of a slice with its map [h, w]; of a reformatted slice, the received frame through the map's peak."""
+    shares = normalised(activation_map)
+    row, column = np.unravel_index(int(shares.argmax()), shares.shape)
+    frame, square = volume.frame_at(index, (row + 0.5) / shares.shape[0], (column + 0.5) / shares.shape[1])
+    rows = tuple(tuple(values) for values in np.rint(shares * 255).astype(np.uint8).tolist())
+    return replace(
+        item,
+        sop_class_uid=frame.sop_class_uid,
+        sop_instance_uid=frame.sop_instance_uid,
+        frame_number=frame.frame_number,
+        activation=Activation(rows, *square) if square is not None else None,
+    )
 
 
 def slice_results(

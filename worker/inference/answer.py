@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from worker.dicom.series_terms import Contrast
 from worker.dicom.series_terms import Sequence as Weighting
 from worker.dicom.series_type import read_series_type
 from worker.inference.aggregate import (
-    activation_on_display,
     in_distribution,
     normalised,
     relative_distance,
     slice_results,
+    with_map,
 )
 from worker.inference.bundle import Bundle
 from worker.inference.display import key_image
@@ -37,7 +36,7 @@ from worker.inference.series_rule import (
     split_logits,
 )
 from worker.pixels.arrays import FloatArray
-from worker.results import AnswerBasis, ResultStatus, SliceResult
+from worker.results import AnswerBasis, ResultStatus
 
 _META_BYTES = 1 << 16
 _GROUPS = (functional_groups.SHARED, functional_groups.PER_FRAME)
@@ -112,16 +111,12 @@ def answer(volume: Volume, outputs: EngineOutputs, bundle: Bundle, declared: Dec
         probabilities={model_class.name: float(probability) for model_class, probability in named},
         reason=refusal.reason if refusal else None,
         detail=refusal.detail if refusal else None,
-        slices=tuple(_with_map(volume, index, item, maps.get(index)) for index, item in enumerate(slices)),
+        slices=tuple(
+            with_map(volume, index, item, maps[index]) if index in maps else item for index, item in enumerate(slices)
+        ),
         basis=_basis(volume, judged),
         key_image=key_image(volume, shown, normalised(maps[shown]) if shown in maps else None),
     )
-
-
-def _with_map(volume: Volume, index: int, item: SliceResult, activation_map: FloatArray | None) -> SliceResult:
-    if activation_map is None:
-        return item
-    return replace(item, activation=activation_on_display(volume, index, activation_map))
 
 
 def _of_slices(judged: Judgement, outputs: EngineOutputs, bundle: Bundle) -> FloatArray:
@@ -154,7 +149,7 @@ def _basis(volume: Volume, judged: Judgement) -> AnswerBasis:
         sequence=judged.chosen.name if judged.chosen else None,
         sequence_source=judged.chosen.source if judged.chosen else None,
         plane=volume.plane,
-        reformatted=False,
+        reformatted=volume.is_reformatted,
         slices=len(volume.frames),
         slices_with_say=judged.evidence.slices_with_say,
         lesion_probability=judged.decision.lesion_probability if judged.decision else None,

@@ -88,12 +88,14 @@ def slice_facts(file: Path, frame_number: int | None) -> dict[str, Any]:
 def key_image(volume: Volume, index: int, activation: FloatArray | None) -> KeyImage:
     """A slice of a volume as its header says that it is displayed, with its map [h, w], which ends at the head.
 
-    A series without windows is shown by that of the network. Raises NotAssessable; OSError as `slice_png`.
+    A series without windows, or one that was reformatted, is shown by the network's window. Raises NotAssessable;
+    OSError as `slice_png`.
     """
     frame = volume.oriented(index)
-    ds = open_image(frame.source.path)
-    has_window = _is_monochrome(ds) and has_voi(ds, _index(frame))
-    image = _shown(ds, frame) if has_window else volume.displayed(index)
+    image = volume.displayed(index)
+    if not volume.is_reformatted:
+        ds = open_image(frame.source.path)
+        image = _shown(ds, frame) if _is_monochrome(ds) and has_voi(ds, _index(frame)) else image
     if activation is not None:
         activation = volume.map_on_display(index, activation) * head_outline(image)
     return KeyImage(index, image, activation, frame.edges)

@@ -1,7 +1,8 @@
 """DICOM files → the input tensor of a model, as its bundle defines it, for a whole series at once.
 
-    decode → orient for display, sort along the normal → find the head → grey window of the series
-           → crop a square around the head of each slice → size x size, 0 to 1 in 256 levels in steps of 1/255
+    decode → orient for display, sort along the normal → reformat a 3-D series to axial slices → find the head
+           → grey window of the series → crop a square around the head of each slice
+           → size x size, 0 to 1 in 256 levels in steps of 1/255
 
 Training reads single slices (often Secondary Captures without geometry), the worker reads series. Both call
 `preprocess`: a single slice is a series of length 1. So that the two agree,
@@ -27,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.errors import NotAssessable, StartError
+from worker.inference.reformat import Reformatted, reformat
 from worker.inference.resample import axis_weights, coverage, resample
 from worker.pixels.arrays import ByteArray, FloatArray
 from worker.pixels.decode import MAXIMUM_FILE_SAMPLES, DecodedFrame, decode
@@ -35,6 +37,7 @@ from worker.pixels.geometry import OrientedFrame, Plane, stack
 LEVELS = np.float32(255)
 DISPLAY_SIZE = 512  # the longest side of a displayed slice
 _TARGET = "worker.inference.preprocess.Preprocessing"
+_LATER = frozenset({"slice_spacing_mm", "reformat_below_mm"})  # keys that earlier bundles lack, both of them
 _NOISE_PROFILE = 0.08  # a row or column belongs to the head from this fraction of the fullest row's or column's pixels
 
 
@@ -49,6 +52,8 @@ class Preprocessing:
     minimum_extent     smallest crop, as a fraction of the largest in the series
     head_threshold     head is brighter than this fraction of the way from the darkest value to Otsu's threshold
     thumbnail          longest side of the image on which head and window are found
+    slice_spacing_mm   distance of the axial slices to which a 3-D series is reformatted (`reformat`); 0: never
+    reformat_below_mm  a series whose slices are less than this apart is a 3-D series; 0: none is
     """
 
     size: int = 160
@@ -58,6 +63,8 @@ class Preprocessing:
     minimum_extent: float = 0.6
     head_threshold: float = 0.6
     thumbnail: int = 96
+    slice_spacing_mm: float = 0.0
+    reformat_below_mm: float = 0.0
 
     def __post_init__(self) -> None:
         sound = (
@@ -67,14 +74,17 @@ class Preprocessing:
             and 0 < self.minimum_extent <= 1
             and 0 < self.head_threshold <= 1
             and 16 <= self.thumbnail <= 512
+            and (self.slice_spacing_mm == self.reformat_below_mm == 0 or 1 <= self.slice_spacing_mm <= 20)
+            and 0 <= self.reformat_below_mm <= self.slice_spacing_mm
         )
         if not sound:
             raise StartError("preprocessing-invalid", "The preprocessing definition has a value out of range.")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """From the bundle's JSON object, which has every key and no other. Raises StartError."""
-        given = {key: value for key, value in values.items() if key != "_target_"}
+        """From the bundle's JSON object, which has every key and no other, but may lack _LATER. Raises StartError."""
+        given = dict.fromkeys(_LATER, 0.0) if not _LATER & values.keys() else {}
+        given |= {key: value for key, value in values.items() if key != "_target_"}
         if values.get("_target_", _TARGET) != _TARGET:
             raise StartError("preprocessing-invalid", "The preprocessing definition names another implementation.")
         expected = {field.name: int if field.type == "int" else float for field in fields(cls)}
@@ -128,6 +138,8 @@ class Volume:
     squares: tuple[Square, ...]
     _slices: tuple[OrientedFrame, ...]
     _window: tuple[float, float]
+    _reformatted: Reformatted | None = None
+    _sources: tuple[Frame, ...] = ()
 
     def oriented(self, index: int) -> OrientedFrame:
         """Slice `index` with its pixels as stored."""
@@ -136,7 +148,26 @@ class Volume:
     @property
     def plane(self) -> Plane | None:
         """The plane of the slices; None without geometry."""
-        return self.frames[0].plane
+        return self._slices[0].plane
+
+    @property
+    def is_reformatted(self) -> bool:
+        """The slices were made of those of a 3-D series, of which `frames` names those that pass through the heads."""
+        return self._reformatted is not None
+
+    def frame_at(self, index: int, row: float, column: float) -> tuple[Frame, tuple[float, ...] | None]:
+        """The received frame that stands for slice `index` at a point (fractions of its square), and the square on it.
+
+        The square is in fractions of the displayed frame: top, left, height, width (results.Activation); None where
+        the frame does not show it, because a slice was reformatted across the frames.
+        """
+        if self._reformatted is None:
+            return self.frames[index], self.square_on_display(index)
+        square = self.squares[index]
+        point = square.top + row * square.side, square.left + column * square.side
+        source = self._reformatted.source(index, *point)
+        middle = square.top + square.side / 2, square.left + square.side / 2
+        return self._sources[source], self._reformatted.on_source(index, *middle, square.side, source)
 
     def displayed(self, index: int) -> ByteArray:
         """Slice `index` in the network's window: oriented, square pixels; uint8 [rows, columns], at most 512 x 512."""
@@ -173,18 +204,27 @@ def preprocess(paths: Sequence[Path], definition: Preprocessing) -> Volume:
         if samples > MAXIMUM_FILE_SAMPLES:
             raise NotAssessable("image-too-large", "The series holds more pixels than this worker accepts.")
         decoded.extend(frames)
-    slices = _relative(stack(decoded))
+    received = _relative(stack(decoded))
+    made = reformat(received, definition.slice_spacing_mm, definition.reformat_below_mm)
+    slices = received if made is None else made.slices
     tensor, squares, window = _tensor(slices, definition)
-    return Volume(
+    volume = Volume(
         tensor=tensor,
         frames=tuple(_identity(item) for item in slices),
         modalities=frozenset(frame.modality for frame in decoded),
-        rows=slices[0].source.pixels.shape[0],
-        columns=slices[0].source.pixels.shape[1],
+        rows=decoded[0].pixels.shape[0],
+        columns=decoded[0].pixels.shape[1],
         squares=tuple(squares),
         _slices=tuple(slices),
         _window=window,
+        _reformatted=made,
+        _sources=tuple(_identity(item) for item in received) if made is not None else (),
     )
+    if made is None:
+        return volume
+    middles = [volume.frame_at(index, 0.5, 0.5)[0] for index in range(len(slices))]
+    positions = [frame.position_mm for frame in volume.frames]
+    return replace(volume, frames=tuple(replace(f, position_mm=z) for f, z in zip(middles, positions, strict=True)))
 
 
 def preprocess_image(pixels: npt.NDArray[Any], definition: Preprocessing) -> FloatArray:

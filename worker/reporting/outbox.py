@@ -34,7 +34,7 @@ REASONS_OF_THE_SERIES = frozenset({
     "mixed-planes", "mixed-sizes", "duplicate-positions", "not-an-image", "no-images", "blank-image", "too-few-slices",
     "image-too-small", "image-too-large", "wrong-modality", "not-dicom", "no-pixel-data", "pixel-data-truncated",
     "pixel-data-unreadable", "unsupported-transfer-syntax", "not-a-brain", "sequence-not-supported",
-    "sequence-contradiction",
+    "sequence-contradiction", "incomplete",
 })  # fmt: skip
 
 

@@ -104,7 +104,9 @@ def build_key_object_selection(
         raise ValueError("no slice decided")
     frames: dict[str, list[int]] = {}  # SOP Instance UID → deciding frames, none for a single-frame image
     for item in deciding:
-        frames.setdefault(item.sop_instance_uid, []).extend([item.frame_number] if item.frame_number else [])
+        numbers = frames.setdefault(item.sop_instance_uid, [])
+        if item.frame_number and item.frame_number not in numbers:  # a frame may stand for several reformatted slices
+            numbers.append(item.frame_number)
     referenced = [source for source in sources if source.SOPInstanceUID in frames]
     content = ko.KeyObjectSelection(
         document_title=source_attributes.coded(standard.OF_INTEREST),

@@ -115,7 +115,8 @@ def _slice_group(
     """TID 1501 for a deciding slice: the probability of the series' answer on this image alone."""
     number = result.slices.index(deciding) + 1
     identifier = f"AI deciding slice {number} of {len(result.slices)}"
-    tracking_uid = derive_uid("tracking", report_uid, deciding.sop_instance_uid, str(deciding.frame_number or 0))
+    image = (deciding.sop_instance_uid, str(deciding.frame_number or 0))
+    tracking_uid = derive_uid("tracking", report_uid, *image, str(number))  # an image may stand for several slices
     measured = [_probability(answer, model, model.probability_of(answer, deciding.probabilities))]
     return _group(identifier, tracking_uid, model, answer, measured, [deciding])
 

@@ -12,6 +12,7 @@ from pydicom import dcmread
 
 from tests.testbed.images import image, save
 from tests.testbed.multiframe import enhanced_head
+from tests.testbed.phantom import MASS_CENTRE_MM, Grid, head_series
 from worker.inference.answer import answer, read_declared
 from worker.inference.bundle import Bundle
 from worker.inference.classify import classify
@@ -165,3 +166,45 @@ def test_the_tiny_network_answers_by_the_header(bundle_two: Bundle, bundle_two_f
     assert (known.basis.sequence, known.basis.sequence_source) == ("T2", "header")
     unknown = classify(_series(bundle_two_folder, tmp_path / "b"), bundle_two, engine)
     assert unknown.reason == "sequence-not-supported"  # its pixels look like every sequence alike
+
+
+def _three_d(folder: Path, plane: str) -> list[Path]:
+    grid = Grid(slices=90, rows=90, columns=90, pixel_mm=2.2, slice_mm=2.0, plane=plane)
+    folder.mkdir()
+    return head_series(folder, grid=grid, mass=True, attributes={"SeriesDescription": "T1 MPRAGE"})
+
+
+@pytest.mark.parametrize("plane", ["axial", "sagittal"])
+def test_a_three_d_series_is_judged_in_axial_slices(bundle_two: Bundle, tmp_path: Path, plane: str) -> None:
+    files = _three_d(tmp_path / plane, plane)
+    certain = _rules(bundle_two, lesion_from=0.0, no_lesion_to=0.0)
+    result = classify(files, certain, OpenVinoEngine(certain))
+    assert result.status is ResultStatus.CLASSIFIED
+    assert result.basis is not None
+    assert (result.basis.plane, result.basis.reformatted) == ("axial", True)
+    assert result.basis.slices == len(result.slices) == pytest.approx(180 / 5, abs=6)
+    received = {str(dcmread(file, stop_before_pixels=True).SOPInstanceUID) for file in files}
+    assert {item.sop_instance_uid for item in result.slices} <= received
+    positions = np.array([item.position_mm for item in result.slices])
+    np.testing.assert_allclose(np.diff(positions), 5)
+    # An axial frame shows the square of the map; a sagittal one cannot.
+    deciding = [item for item in result.slices if item.deciding]
+    assert deciding
+    assert all((item.activation is not None) == (plane == "axial") for item in deciding)
+    assert result.key_image is not None
+    assert result.key_image.activation is not None
+    assert result.key_image.edges is not None
+    assert (result.key_image.edges.left, result.key_image.edges.top) == ("R", "A")
+
+
+def test_a_reformatted_slice_is_represented_by_the_frame_through_its_peak(bundle_two: Bundle, tmp_path: Path) -> None:
+    files = _three_d(tmp_path / "sagittal", "sagittal")
+    volume = preprocess(files, bundle_two.preprocessing)
+    assert volume.is_reformatted
+    assert (volume.rows, volume.columns) == (90, 90)
+    index = int(np.abs([(frame.position_mm or 0) - MASS_CENTRE_MM[2] for frame in volume.frames]).argmin())
+    left, right = (volume.frame_at(index, 0.5, share)[0] for share in (0.05, 0.95))
+    x = [float(dcmread(frame.path, stop_before_pixels=True).ImagePositionPatient[0]) for frame in (left, right)]
+    assert x[0] < -40 < 40 < x[1]  # the patient's right is shown on the left
+    middle = float(dcmread(volume.frames[index].path, stop_before_pixels=True).ImagePositionPatient[0])
+    assert abs(middle) < 6

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydicom import dcmread
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from tests.testbed.images import image, save
@@ -64,6 +66,11 @@ def test_definition_survives_json() -> None:
         ({"size": True}, "size"),
         ({"size": 4}, "range"),
         ({"lower_percentile": 99.9}, "range"),
+        ({"slice_spacing_mm": 0.5}, "range"),
+        ({"slice_spacing_mm": 2.0, "reformat_below_mm": 2.5}, "range"),
+        ({"reformat_below_mm": 2.5}, "range"),
+        ({"slice_spacing_mm": 5.0, "reformat_below_mm": -1}, "range"),
+        ({"slice_spacing_mm": float("nan")}, "range"),
         ({"_target_": "os.system"}, "another implementation"),
     ],
     ids=lambda value: str(value),
@@ -71,6 +78,32 @@ def test_definition_survives_json() -> None:
 def test_definition_refuses_what_it_does_not_know(change: dict[str, Any], named: str) -> None:
     with pytest.raises(StartError, match=named):
         Preprocessing.from_json(DEFINITION.to_json() | change)
+
+
+def test_definition_of_an_earlier_bundle_reformats_nothing() -> None:
+    values = DEFINITION.to_json()
+    earlier = {key: value for key, value in values.items() if key not in ("slice_spacing_mm", "reformat_below_mm")}
+    assert len(earlier) == len(values) - 2
+    assert Preprocessing.from_json(earlier) == DEFINITION
+    with pytest.raises(StartError, match="'reformat_below_mm' is missing"):
+        Preprocessing.from_json(earlier | {"slice_spacing_mm": 5.0})
+
+
+def test_a_thin_series_is_reformatted_where_the_definition_says_so(tmp_path: Path) -> None:
+    pictures = [grey(head())] * 12
+    paths = []
+    for index, path in enumerate(series(tmp_path, pictures)):
+        ds = dcmread(path)
+        ds.ImagePositionPatient = [0, 0, 1.5 * index]
+        ds.save_as(path)
+        paths.append(path)
+    assert len(preprocess(paths, DEFINITION).frames) == 12
+    made = preprocess(paths, replace(DEFINITION, slice_spacing_mm=5.0, reformat_below_mm=2.0))
+    assert [frame.position_mm for frame in made.frames] == [2.5, 7.5, 12.5]  # of -0.75 to 17.25 mm
+    assert [frame.path.name for frame in made.frames] == ["2.dcm", "5.dcm", "8.dcm"]
+    assert made.is_reformatted
+    assert made.tensor.shape == (3, 1, 64, 64)
+    np.testing.assert_allclose(made.tensor[1], preprocess(paths[:1], DEFINITION).tensor[0], atol=0.1)
 
 
 def test_definition_must_be_complete() -> None:
