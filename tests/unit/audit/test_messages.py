@@ -46,4 +46,4 @@ def test_whatever_a_peer_calls_itself_is_a_line_of_valid_xml(hostile: str, other
 def test_a_text_is_cut_and_an_empty_one_is_unknown() -> None:
     root = validated(AuditEvent(TRANSFER.id, Action.READ, (Participant("x" * 1000), Participant(" \n"))))
     names = [participant.get("UserID") for participant in root.iter("ActiveParticipant")]
-    assert names == ["x" * MAXIMUM_TEXT, "unknown"]
+    assert names == ["x" * (MAXIMUM_TEXT - 1) + "\u2026", "unknown"]

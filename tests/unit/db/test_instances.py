@@ -29,6 +29,7 @@ from worker.db.tables import ConflictRow, RefusalKind, SearchEntryRow, SeriesRow
 from worker.db.versions.conflicts import add_conflict
 from worker.db.views.search import Search, find_series
 from worker.dicom.standard import derive_uid
+from worker.dicom.text.printable import LONGEST_TEXT
 
 
 def _series(database: Database, number: int = 1) -> SeriesRow:
@@ -153,3 +154,13 @@ def test_series_of_a_patient_that_arrive_at_once_share_their_words(database: Dat
     with database.read() as session:
         assert session.scalar(select(func.count()).select_from(SearchEntryRow)) == 1
     assert len(_found(database, "doe")) == 4
+
+
+def test_text_of_the_greatest_length_is_stored_and_found(database: Database) -> None:
+    longest = "\U0001f9e0" * LONGEST_TEXT  # four bytes a character: more would not fit PostgreSQL's index
+    values = {"patient_id": longest, "patient_name": longest, "accession_number": longest, "modality": longest}
+    with database.write() as session:
+        add_instance(session, new_instance(1, series_description=longest, study_date=longest, **values), later(0))
+    with database.read() as session:
+        [answer] = find_series(session, Search(patient_id=longest, accession_number=longest))
+    assert (answer.patient_name, answer.modality, answer.study_date) == (longest, longest, longest)
