@@ -93,7 +93,7 @@ class Site:
         runner = JobRunner(
             database=self.database, data_dir=self.settings.worker.data_dir, models=models,
             outbox=Outbox(self.settings.worker.data_dir), destinations=[], owner="test:1",
-            clock=self.clock, lease=timedelta(minutes=5), timeout=timedelta(minutes=5), attempts=3,
+            clock=self.clock, lease=timedelta(minutes=5), timeout=None, attempts=3,
         )  # fmt: skip
         while runner.run_next():
             pass

@@ -86,7 +86,7 @@ def fill(folder: Path, now: datetime, others: int = 75, key_objects: bool = Fals
         models=one_model(database, model.identity, model.classify, now - timedelta(days=8)),
         outbox=Outbox(settings.worker.data_dir, ("pacs",) if key_objects else ()),
         destinations=["pacs", "research"], owner=OWNER,
-        clock=lambda: now - timedelta(seconds=40), lease=LEASE, timeout=timedelta(minutes=10), attempts=3,
+        clock=lambda: now - timedelta(seconds=40), lease=LEASE, timeout=None, attempts=3,
     )  # fmt: skip
     while runner.run_next():
         pass
