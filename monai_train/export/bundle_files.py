@@ -39,6 +39,10 @@ UNFITTED_RULE = {
     "minimum_kind": 0.0,
     "reliable_kinds": [],
 }
+LIMITS_BY_SEQUENCE = (
+    "Research use only, not a medical device. Trained on public T1, T2, FLAIR and contrast-enhanced T1 slices of few "
+    "scanners. Small lesions, tumours of children or after surgery and other diseases may be missed or called a tumour."
+)
 LIMITS = (
     "Research use only, not a medical device. Trained on single T1-weighted contrast-enhanced slices with a tumour and "
     "on mostly T2 and FLAIR slices without; tumours on other contrasts, after surgery or of other kinds may be missed."
@@ -60,8 +64,8 @@ def write_configs(folder: Path, inputs: RunInputs, version: str) -> None:
         "monai_version": monai.__version__,
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": np.__version__,
-        "task": "classification of brain MRI slices: glioma, meningioma, pituitary tumour, no tumour",
-        "description": LIMITS,
+        "task": f"classification of brain MRI slices: {', '.join(inputs.validation.classes.names)}",
+        "description": _limits(inputs),
         "intended_use": "research use only",
         "network_data_format": {
             "inputs": {"image": image | {"dtype": "float32", "value_range": [0, 1], "is_patch_data": False}},
@@ -84,6 +88,10 @@ def write_configs(folder: Path, inputs: RunInputs, version: str) -> None:
         },
     }
     write_json(folder / "metadata.json", metadata)
+
+
+def _limits(inputs: RunInputs) -> str:
+    return LIMITS_BY_SEQUENCE if inputs.layout.sequences else LIMITS
 
 
 def _channels(inputs: RunInputs) -> list[str]:
@@ -121,7 +129,7 @@ def uncalibrated_description(
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": inputs.provenance["commit"],
         "training_data_sha256": inputs.provenance["data_sha256"],
-        "limits": LIMITS,
+        "limits": _limits(inputs),
         "classes": classes,
         "mirror": True,
         "out_of_distribution": {"maximum_distance": 1e9, "maximum_residual": 1e9},

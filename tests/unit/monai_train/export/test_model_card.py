@@ -21,7 +21,7 @@ def test_card_holds_what_is_measured_again(exported: Path, tiny_data: Path) -> N
 def card(provenance: dict[str, str]) -> str:
     described = {
         "name": "m", "version": "1", "family": "resnet18", "commit": "c0ffee", "training_data_sha256": "d" * 64,
-        "temperature": 1.25, "limits": "Some limits.",
+        "temperature": 1.25, "limits": "Some limits.", "classes": [{"title": "Glioma"}, {"title": "No tumour"}],
         "thresholds": {"minimum_probability": 0.6, "minimum_no_neoplasm": 0.7},
         "out_of_distribution": {"maximum_distance": 9, "maximum_residual": 8},
     }  # fmt: skip
@@ -35,7 +35,7 @@ def test_the_card_traces_the_weights_to_the_first_file() -> None:
     assert f"From the weights of a file (SHA-256 {'a' * 64})" in once
     assert "never pretrained" not in once
     assert "began with" not in once
-    [known] = KNOWN_WEIGHTS
+    known = next(iter(KNOWN_WEIGHTS))
     twice = card({"initial_weights_sha256": f"{known} {'b' * 64}"})
     assert f"From the weights of a file (SHA-256 {'b' * 64})" in twice
     assert f"began with the file of SHA-256 {known}" in twice
@@ -46,7 +46,7 @@ def test_the_card_names_averaging_distillation_and_thresholds() -> None:
     text = " ".join(card({"averaged_runs": "3", "teachers_sha256": "e" * 64}).split())
     assert "the mean of the weights of 3 runs" in text
     assert "distillation" in text
-    assert 'temperature 1.25, minimum probability 0.6, for "no tumour" 0.7' in text
+    assert 'Temperature 1.25, minimum probability 0.6, for "no tumour" 0.7' in text
     assert "maximum feature distance 9, maximum residual 8" in text
 
 
