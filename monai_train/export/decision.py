@@ -6,6 +6,7 @@ alike, whatever their numbers, and so that a patient's slices count as much as t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +117,7 @@ def fit_kind_temperature(cases: Sequence[KindCase]) -> float:
 def reliable_kinds(
     cases: Sequence[KindCase], names: Sequence[str], temperature: float, minimum: float = _MINIMUM_KINDS[0]
 ) -> list[str]:
-    """The kinds that, where they have this probability, are right in 85 % of a patient's slices on average."""
+    """The kinds that are right in 85 % of the slices that get their name, with this probability, patients alike."""
     if not cases:
         return []
     logits = np.array([case.logits for case in cases]) / temperature
@@ -127,15 +128,15 @@ def reliable_kinds(
 
 
 def _is_reliable(cases: Sequence[KindCase], named: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> bool:
-    patients: dict[str, list[bool]] = {}
-    for case, counts, is_right in zip(cases, named, right, strict=True):
-        if counts:
-            patients.setdefault(case.patient, []).append(bool(is_right))
-    shares = [float(np.mean(own)) for own in patients.values()]
-    if len(shares) < _LEAST_PATIENTS:
+    """Whether naming the kind is right often enough: a patient weighs as the share of its slices so named."""
+    counts = Counter(case.patient for case in cases)
+    weight = 1 / np.array([counts[case.patient] for case in cases])
+    patients = {case.patient for case, is_named in zip(cases, named, strict=True) if is_named}
+    if len(patients) < _LEAST_PATIENTS:
         return False
-    lower = binomtest(round(sum(shares)), len(shares)).proportion_ci(method="wilson").low
-    return float(np.mean(shares)) >= _PRECISION and float(lower) >= _LEAST_PRECISION
+    share = float((weight * (named & right)).sum() / (weight * named).sum())
+    lower = binomtest(round(share * len(patients)), len(patients)).proportion_ci(method="wilson").low
+    return share >= _PRECISION and float(lower) >= _LEAST_PRECISION
 
 
 def fit_rules(
