@@ -66,7 +66,7 @@ def _with_cavities(head: Mask) -> Mask:
     """What has head on at least three of its four sides is head."""
     sides = [np.maximum.accumulate(head, axis=axis) for axis in (0, 1)]
     sides += [np.flip(np.maximum.accumulate(np.flip(head, axis), axis=axis), axis) for axis in (0, 1)]
-    return head | (np.sum(sides, axis=0) >= 3)
+    return np.asarray(head | (np.sum(sides, axis=0) >= 3), np.bool_)
 
 
 def _largest(mask: Image.Image) -> Mask:
