@@ -43,7 +43,10 @@ def rendered(
     longest: int | None = None,
     quality: int = 90,
 ) -> Task:
-    """A frame, counted from 1 (None: the middle one; the ends of a head show little), as 8-bit "PNG" or "JPEG": see `ImageFile.render`."""
+    """A frame, counted from 1, as 8-bit "PNG" or "JPEG": see `ImageFile.render`.
+
+    None: the middle one; the ends of a head show little.
+    """
     values = None if window is None else [window.center, window.width, str(window.function)]
     arguments = {"number": number, "kind": kind, "window": values, "longest": longest, "quality": quality}
     return Task("rendered", (file,), arguments)
