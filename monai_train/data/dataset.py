@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,13 +65,15 @@ def preprocess_together(
 ) -> tuple[Volume, list[int]]:
     """The volume of a picture or of a series, and the slice of each row: of several frames of a file, the middle one.
 
-    `paths` are those of `series_files`. Raises NotAssessable from the worker's preprocessing; StartError for a file
+    `paths` are those of `series_files`. A 3-D series is not reformatted: labels are of the slices as they are stored.
+    Raises NotAssessable from the worker's preprocessing; StartError for a file
     that cannot be read.
     """
     own = [root / row.path for row in rows]
     try:
         volume = preprocess(
-            list(dict.fromkeys([*(root / path for path in paths.get(rows[0].series, ())), *own])), definition
+            list(dict.fromkeys([*(root / path for path in paths.get(rows[0].series, ())), *own])),
+            _as_stored(definition),
         )
     except OSError as error:
         raise StartError("unreadable-data", f"cannot read {error.filename}: {error.strerror}") from error
@@ -79,6 +81,10 @@ def preprocess_together(
     for index, frame in enumerate(volume.frames):
         slices.setdefault(frame.path, []).append(index)
     return volume, [slices[file][len(slices[file]) // 2] for file in own]
+
+
+def _as_stored(definition: Preprocessing) -> Preprocessing:
+    return replace(definition, slice_spacing_mm=0.0, reformat_below_mm=0.0)
 
 
 def box_on(volume: Volume, index: int, row: ManifestRow) -> list[float]:
@@ -119,7 +125,7 @@ def load_pictures(
     root = manifest_path(folder).parent
     files = series_files(folder, rows)
     identity = [(row.path, row.source_sha256, row.box, row.series) for row in rows]
-    inputs = [definition.to_json(), preprocessing_sha256(), identity, files]
+    inputs = [_as_stored(definition).to_json(), preprocessing_sha256(), identity, files]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     stored = (cache or root) / f"cache-{key[:16]}.npz"
     if not stored.exists():

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from monai_train.data.convert import convert
-from monai_train.data.dataset import load_pictures, read_preprocessing
+from monai_train.data.dataset import load_pictures, preprocess_together, read_preprocessing
 from monai_train.data.labels import UNLABELLED
 from monai_train.data.manifest import read_manifest
 from tests.testbed.converted import make_converted
+from tests.testbed.phantom import Grid, head_series
+from tests.testbed.reference_systems import manifest_row
 from tests.testbed.source_folder import make_slices
 from worker.errors import StartError
 from worker.inference.preprocess import preprocess
@@ -54,3 +57,14 @@ def test_slices_of_a_series_are_preprocessed_together_whichever_are_chosen(tmp_p
 def test_file_that_is_gone_is_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"cannot read .*images"):
         load_pictures(tmp_path, read_manifest(data), read_preprocessing())
+
+
+def test_slices_of_a_3d_series_are_taken_as_they_are_stored(tmp_path: Path) -> None:
+    files = head_series(tmp_path, grid=Grid(slices=8, rows=64, columns=64, pixel_mm=3.75, slice_mm=2.0))
+    names = [file.name for file in files]
+    rows = [replace(manifest_row(k, "notumor", "g"), path=name, series="s") for k, name in enumerate(names)]
+    definition = replace(read_preprocessing(), slice_spacing_mm=5.0, reformat_below_mm=2.6)
+    assert len(preprocess(files, definition).frames) < len(files)
+    volume, slices = preprocess_together(tmp_path, rows, {"s": names}, definition)
+    assert len(volume.frames) == len(files)
+    assert [volume.frames[index].path.name for index in slices] == names
