@@ -13,10 +13,9 @@ from monai_train.data.convert import convert
 from monai_train.data.dataset import load_pictures, read_preprocessing
 from monai_train.data.manifest import read_manifest
 from tests.testbed.phantom import Grid, slice_pixels
-from worker.inference.aggregate import slice_probabilities
 from worker.inference.bundle import Bundle, default_bundle, load_bundle
 from worker.inference.engines import OpenVinoEngine, TorchEngine
-from worker.inference.golden import check_golden
+from worker.inference.golden import check_golden, output_probabilities
 from worker.inference.preprocess import preprocess
 
 
@@ -63,12 +62,10 @@ def test_openvino_agrees_with_torch_on_the_golden_cases_within_1e_3(bundle: Bund
         one, other = reference.run(tensor), served.run(tensor)
         worst = max(worst, float(np.abs(one.logits - other.logits).max()))
         np.testing.assert_allclose(
-            slice_probabilities(one.logits, bundle.temperature),
-            slice_probabilities(other.logits, bundle.temperature),
-            atol=1e-3,
+            output_probabilities(bundle, one.logits), output_probabilities(bundle, other.logits), atol=1e-3
         )
         np.testing.assert_allclose(one.maps, other.maps, atol=1e-2 * float(np.abs(one.maps).max()))
-    assert worst < 1e-3 * max(1.0, bundle.temperature)
+    assert worst < 1e-3
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp32"])

@@ -104,15 +104,15 @@ def _deviation(bundle: Bundle, engine: Engine, case: _Probabilities | _Logits, t
         raise StartError("bundle-golden", f"golden case {case.name!r}: the network gives different classes or slices")
     if isinstance(case, _Logits):
         _check_answer(bundle, volume, case, expected)
-        expected = _probabilities(bundle, expected)
-    deviation = float(np.abs(_probabilities(bundle, outputs.logits) - expected).max())
+        expected = output_probabilities(bundle, expected)
+    deviation = float(np.abs(output_probabilities(bundle, outputs.logits) - expected).max())
     if not deviation <= tolerance:
         detail = f"a probability deviates by {deviation:.4f}, allowed is {tolerance:g} ({engine.precision})"
         raise StartError("bundle-golden", f"golden case {case.name!r}: {detail}")
     return deviation
 
 
-def _probabilities(bundle: Bundle, logits: FloatArray) -> FloatArray:
+def output_probabilities(bundle: Bundle, logits: FloatArray) -> FloatArray:
     """Calibrated probabilities of the classes; in format 2 those of classes, of sequences and of regions."""
     if isinstance(bundle.rule, TopSlices):
         return slice_probabilities(logits, bundle.temperature)

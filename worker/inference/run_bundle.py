@@ -7,6 +7,7 @@ MONAI calls `run_bundle` with the two values that its command line may override.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def classify_folder(bundle_root: Path, dicom: Path) -> list[dict[str, Any]]:
             answers.append({**answer, "status": "not-assessed", "reason": refusal.reason, "detail": refusal.detail})
             continue
         fields = {key: getattr(result, key) for key in ("status", "label", "probability", "reason", "detail")}
-        answers.append({**answer, **fields, "probabilities": dict(result.probabilities)})
+        basis = {"basis": asdict(result.basis)} if result.basis is not None else {}
+        answers.append({**answer, **fields, "probabilities": dict(result.probabilities), **basis})
     return answers
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from tests.testbed.waiting import patience
 from worker.inference.bundle import Bundle
@@ -49,6 +50,20 @@ def test_what_cannot_be_judged_keeps_its_reason(
     (answer,) = json.loads(capsys.readouterr().out)
     assert answer["status"] == "not-assessed"
     assert answer["reason"]
+
+
+def test_a_bundle_of_format_two_says_on_what_its_answer_rests(
+    bundle_two_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (bundle_two_folder / "golden/head").iterdir():
+        ds = dcmread(path)
+        ds.SeriesDescription = "T2 TSE"
+        ds.save_as(tmp_path / path.name)
+    run_bundle(str(bundle_two_folder), str(tmp_path))
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["status"] == "classified"
+    assert (answer["basis"]["sequence"], answer["basis"]["sequence_source"]) == ("T2", "header")
+    assert answer["basis"]["slices_with_say"] == 3
 
 
 def test_faults_end_in_one_line(bundle_folder: Path, tmp_path: Path) -> None:
