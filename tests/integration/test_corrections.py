@@ -1,4 +1,4 @@
-"""Corrections over DICOM: what C-STORE answers, and what is there after a kill at any line."""
+"""Corrections over DICOM: what C-STORE answers, and what is there after a kill at any step."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_corrections_succeed_and_conflicts_are_answered_with_a_warning(tmp_path:
 
 
 @pytest.mark.parametrize("what", ["correct", "accept", "reject"])
-def test_a_kill_at_any_line_leaves_what_was_or_what_is_to_be(what: str, tmp_path: Path) -> None:
+def test_a_kill_at_any_step_leaves_what_was_or_what_is_to_be(what: str, tmp_path: Path) -> None:
     memory = Path("/dev/shm")  # a killed process loses nothing that it wrote, wherever it lies
     with TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
         command = [sys.executable, "-m", "tests.testbed.killed", f"{folder}/place", what]

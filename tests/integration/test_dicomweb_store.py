@@ -150,11 +150,14 @@ def test_a_series_waits_for_the_end_of_the_request(site: Site) -> None:
     storage.close()
 
 
-def test_the_same_again_is_success_and_other_content_a_warning(site: Site) -> None:
+def test_the_same_again_and_a_correction_are_success_and_other_pixels_a_warning(site: Site) -> None:
     content = encoded(mr_instance(1, "c"))
     assert _post(site, _message(content)).status_code == 200
     assert _post(site, _message(content)).status_code == 200
-    other = _post(site, _message(encoded(mr_instance(1, "c", SeriesDescription="other"))))
+    assert _post(site, _message(encoded(mr_instance(1, "c", SeriesDescription="corrected")))).status_code == 200
+    with site.database.read() as session:
+        assert session.scalar(select(ConflictRow.id)) is None
+    other = _post(site, _message(encoded(mr_instance(1, "c", PixelData=bytes(512)))))
     assert other.status_code == 202
     assert Dataset.from_json(other.json()).ReferencedSOPSequence[0].WarningReason == 0xB000
     with site.database.read() as session:

@@ -1,8 +1,9 @@
-"""SIGKILL at each line that takes in a correction, or a decision on a conflict, and what is there afterwards.
+"""SIGKILL at each step that takes in a correction, or a decision on a conflict, and what is there afterwards.
 
-`python -m tests.testbed.killed FOLDER correct|accept|reject` kills a child at the first line of ours that it reaches on
-that way, the next child at the second, and so on, and prints how many of them left everything as it was, and how many
-left it done. It exits with 1 where one left anything else, or where giving the same again does not complete it.
+`python -m tests.testbed.killed FOLDER correct|accept|reject` kills a child at the first step that it reaches on that
+way, the next child at the second, and so on, and prints how many of them left everything as it was, and how many left
+it done. A step is a function of ours that is entered, and each line of those that change files or rows. It exits with
+1 where one left anything else, or where giving the same again does not complete it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from worker.storage.versions.conflicts import Conflicts, NoSuchConflict
 
 KILLED_IN = ("storage/keeper.py", "storage/pending.py", "versions/repetition.py",
              "versions/conflicts.py", "versions/corrections.py")  # fmt: skip
+BY_LINE = ("_commit", "store", "_store", "_repeat", "move", "accept", "reject", "correct_instances", "_settle_again",
+           "decide_conflict", "_commit_compared")  # fmt: skip
 WRONG, RIGHT = mr_instance(), mr_instance(PatientID="R1", SeriesInstanceUID="1.2.3")
 OTHER = mr_instance(PatientID="R1", PixelData=bytes(512))
 
@@ -106,19 +109,21 @@ def change(place: Place, what: str) -> None:
 
 
 def kill_at(number: int) -> None:
-    """Have this process killed at the `number`th line of ours that it has not run before."""
+    """Have this process killed at the `number`th step that it has not made before."""
     seen: set[tuple[str, int]] = set()
 
-    def local(frame: FrameType, event: str, _argument: Any) -> Any:
-        if event == "line":
-            seen.add((frame.f_code.co_filename, frame.f_lineno))
-            if len(seen) >= number:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return local
+    def step(frame: FrameType, _event: str, _argument: Any) -> Any:
+        seen.add((frame.f_code.co_filename, frame.f_lineno))
+        if len(seen) >= number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step
 
-    def enter(frame: FrameType, _event: str, _argument: Any) -> Any:
+    def enter(frame: FrameType, event: str, argument: Any) -> Any:
         file = frame.f_code.co_filename
-        return local if "/worker/" in file and file.endswith(KILLED_IN) else None
+        if "/worker/" not in file or not file.endswith(KILLED_IN):
+            return None
+        step(frame, event, argument)
+        return step if frame.f_code.co_name in BY_LINE else None
 
     sys.settrace(enter)
 
