@@ -131,6 +131,39 @@ def test_a_second_patient_that_comes_after_the_answer_refuses_the_series(databas
         assert len(instances_of(session, job.series_id, job.last_instance_id)) == 3
 
 
+def test_a_series_is_refused_while_half_of_it_is_corrected_and_queued_under_the_new_patient(
+    database: Database, tmp_path: Path
+) -> None:
+    _serve_a_model(database)
+    _keep(database, tmp_path, *(mr_instance(number) for number in (1, 2, 3, 4)))
+    settle_series(database, SETTINGS, later(60))
+    _keep(database, tmp_path, *(mr_instance(number, PatientID="R1") for number in (1, 2)))
+    settle_series(database, SETTINGS, later(120))
+    assert (_series(database).reason, _series(database).patient_id) == ("mixed-patients", "R1")
+    _keep(database, tmp_path, *(mr_instance(number, PatientID="R1") for number in (3, 4)))
+    settle_series(database, SETTINGS, later(180))
+    assert (_series(database).state, _series(database).patient_id) == (SeriesState.QUEUED, "R1")
+    assert [(job.state, job.reason) for job in _jobs(database)] == [
+        ("superseded", "images-corrected"),
+        ("pending", None),
+    ]
+
+
+def test_a_series_that_all_images_left_is_refused_and_opens_for_the_next(database: Database, tmp_path: Path) -> None:
+    _serve_a_model(database)
+    images = [mr_instance(number) for number in (1, 2, 3)]
+    _keep(database, tmp_path, *images, *(mr_instance(number, SeriesInstanceUID="1.2") for number in (1, 2, 3)))
+    settle_series(database, SETTINGS, later(60))
+    with database.read() as session:
+        states = [(row.state, row.reason) for row in session.scalars(select(SeriesRow).order_by(SeriesRow.id))]
+    assert states == [(SeriesState.REFUSED, "moved"), (SeriesState.QUEUED, None)]
+    _keep(database, tmp_path, *images)
+    settle_series(database, SETTINGS, later(120))
+    with database.read() as session:
+        states = [(row.state, row.reason) for row in session.scalars(select(SeriesRow).order_by(SeriesRow.id))]
+    assert states == [(SeriesState.QUEUED, None), (SeriesState.REFUSED, "moved")]
+
+
 def test_images_of_before_identities_were_recorded_are_the_series(database: Database, tmp_path: Path) -> None:
     _serve_a_model(database)
     _add(database, 1, 2, 3)

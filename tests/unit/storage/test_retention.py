@@ -12,10 +12,11 @@ from tests.testbed.instances import MODEL, NOON, classified, later, mr_instance,
 from worker.config.sections import ReceiveSection, RetentionSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
+from worker.db.instances import kept_files
 from worker.db.jobs import claim_job, end_job
 from worker.db.models import model_row
 from worker.db.results import NewObject, add_result
-from worker.db.tables import DeliveryRow, InstanceRow, JobState, ObjectKind, SeriesRow, SeriesState
+from worker.db.tables import DeliveryRow, EarlierVersionRow, InstanceRow, JobState, ObjectKind, SeriesRow, SeriesState
 from worker.dicom.standard import derive_uid
 from worker.receive.settle import settle_series
 from worker.storage.keeper import InstanceKeeper
@@ -73,6 +74,19 @@ def test_pixels_go_when_their_time_has_come_and_rows_stay(
     assert remove_old_pixels(database, settings, later(9 * DAY)) == 0
     with database.read() as session:
         assert {row.removed_at for row in session.scalars(select(InstanceRow))} == {later(8 * DAY)}
+
+
+def test_earlier_versions_go_with_the_images_that_replaced_them(
+    database: Database, settings: Settings, keeper: InstanceKeeper, tmp_path: Path
+) -> None:
+    keeper.keep(received(mr_instance(1, PatientID="W")))
+    _answered(database, settings, keeper, state="delivered")
+    assert _files(tmp_path) == 4
+    assert remove_old_pixels(database, settings, later(8 * DAY)) == 4
+    assert _files(tmp_path) == 0
+    with database.read() as session:
+        assert session.scalars(select(EarlierVersionRow)).one().removed_at == later(8 * DAY)
+        assert kept_files(session) == [("objects/r", "00" * 32)]
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def test_a_scrape_tells_how_things_stand(client: httpx.Client, model: ModelIdent
         "jobs_oldest_pending_seconds": 0, 'results_total{class="glioma",model="test-model 1.0"}': 1,
         'deliveries{destination="pacs",state="pending"}': 1, 'deliveries{destination="pacs",state="delivered"}': 0,
         'delivery_oldest_seconds{destination="pacs"}': 600 - 5, 'processes{role="receive"}': 0,
+        "conflicts": 0, "instances_corrected_total": 0,
         f'model_info{{name="test-model",sha256="{model.sha256}",version="1.0"}}': 1,
     }  # fmt: skip
     assert {name: values[name] for name in expected} == expected

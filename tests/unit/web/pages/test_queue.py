@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import httpx
 
+from tests.testbed.instances import NOON, mr_instance, received
 from tests.testbed.web_site import signed_in
 from worker.db.engine import Database
 from worker.db.tables import TokenRole
+from worker.dicom.standard import derive_uid
+from worker.storage.keeper import InstanceKeeper
 
 
 def test_unfinished_jobs_and_deliveries_are_listed_with_their_reason(client: httpx.Client) -> None:
@@ -34,3 +38,26 @@ def test_a_reader_sees_no_buttons_and_an_operator_retries_by_a_form(guarded: tup
         [csrf, *_] = re.findall(r'name="csrf_token" value="(\w+)"', page)
         answer = operator.post("/queue/jobs/retry", data={"csrf_token": csrf})
         assert (answer.status_code, answer.headers["location"]) == (303, "/queue?tried=1")
+
+
+def test_conflicts_are_shown_and_decided_by_a_form(guarded: tuple[httpx.Client, Database]) -> None:
+    _, database = guarded
+    keeper = InstanceKeeper(database, Path(str(database.engine.url.database)).parent, lambda: NOON, 0)
+    for number in (7, 8):
+        keeper.keep(received(mr_instance(number)))
+        keeper.keep(received(mr_instance(number, PixelData=bytes(512))))
+    keeper.close()
+    uid = derive_uid("series", "a")
+    with signed_in(*guarded, TokenRole.READ, "conflict-reader") as reader:
+        page = reader.get("/queue").text
+        assert derive_uid("instance", "a", "7") in page
+        assert "Accept" not in page
+        assert "2 conflicts wait" in reader.get(f"/series/{uid}").text
+        assert reader.post("/queue/conflicts/1/accept").status_code == 403
+    with signed_in(*guarded, TokenRole.OPERATE, "conflict-operator") as operator:
+        [csrf, *_] = re.findall(r'name="csrf_token" value="(\w+)"', operator.get("/queue").text)
+        for number, decision, decided in ((1, "accept", 1), (1, "reject", 0), (2, "reject", 1)):
+            answer = operator.post(f"/queue/conflicts/{number}/{decision}", data={"csrf_token": csrf})
+            assert (answer.status_code, answer.headers["location"]) == (303, f"/queue?decided={decided}")
+        assert "Conflicts" not in operator.get("/queue").text
+        assert "1 image corrected" in operator.get(f"/series/{uid}").text
