@@ -78,7 +78,7 @@ FILL = {
     f"CASE WHEN {_STATUS} = 'refused' THEN NULL ELSE n END, CASE WHEN {_STATUS} = 'refused' THEN 'modality' END, "
     "'family' || ((n * 104729) % 20011) || '^given', n FROM numbers",
     # The words of dicom.text.folding: each series has its own accession number, so none shares its entry.
-    "search_entry": "INSERT INTO search_entry (id, sha256) SELECT id, CAST(id AS TEXT) FROM series",
+    "search_entry": "INSERT INTO search_entry (id, sha256, words) SELECT id, CAST(id AS TEXT), '' FROM series",
     "search_word": "INSERT INTO search_word (word, entry_id) SELECT DISTINCT word, id FROM ("
     + " UNION ALL ".join(
         f"SELECT substr(lower({column}), {start}) AS word, id FROM series"
@@ -87,6 +87,8 @@ FILL = {
     )
     + " UNION ALL SELECT 'given', id FROM series UNION ALL SELECT replace(name_key, '^given', ''), id FROM series) "
     "AS words ORDER BY word, id",
+    "words": "UPDATE search_entry SET words = ' given ' || (SELECT replace(name_key, '^given', '') || ' ' || "
+    "lower(patient_id) || ' ' || lower(accession_number) FROM series WHERE series.id = search_entry.id)",
     "instance": "INSERT INTO instance (series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, attributes, "
     "path, size, sha256, received_at) "
     "SELECT id, '2.25.3' || id, '1.2', '1.2', '{}', 'x', 1, '', created_at FROM series",

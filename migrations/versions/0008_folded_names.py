@@ -7,7 +7,7 @@ import hashlib
 import sqlalchemy as sa
 from alembic import op
 
-from worker.dicom.text.folding import search_words, stored_name_key
+from worker.dicom.text.folding import joined_words, search_words, stored_name_key
 
 revision = "0008"
 down_revision = "0007"
@@ -21,7 +21,7 @@ _LENGTHS = {
     "study_date": 8, "modality": 16, "series_description": 64,
 }  # fmt: skip
 _SEARCHED = ("patient_id", "patient_name", "accession_number")
-_ENTRY = sa.table("search_entry", sa.column("id"), sa.column("sha256"))
+_ENTRY = sa.table("search_entry", sa.column("id"), sa.column("sha256"), sa.column("words"))
 _WORD = sa.table("search_word", sa.column("word"), sa.column("entry_id"))
 _ROWS = sa.text(
     "SELECT id, patient_id, patient_name, accession_number FROM series WHERE id > :last ORDER BY id LIMIT :batch"
@@ -36,6 +36,7 @@ def upgrade() -> None:
         "search_entry",
         sa.Column("id", number, nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("words", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_search_entry")),
         sa.UniqueConstraint("sha256", name=op.f("uq_search_entry_sha256")),
     )
@@ -87,9 +88,11 @@ def _fill() -> None:
         known = _entries(connection, set(hashes.values()))
         new = {hashes[row.id]: row for row in rows if hashes[row.id] not in known}
         if new:
-            connection.execute(sa.insert(_ENTRY), [{"sha256": sha256} for sha256 in new])
+            found_by = {sha256: sorted(search_words(*row[1:])) for sha256, row in new.items()}
+            added = [{"sha256": sha256, "words": joined_words(words)} for sha256, words in found_by.items()]
+            connection.execute(sa.insert(_ENTRY), added)
             known |= _entries(connection, set(new))
-            words = [(word, known[sha256]) for sha256, row in new.items() for word in search_words(*row[1:])]
+            words = [(word, known[sha256]) for sha256, of_entry in found_by.items() for word in of_entry]
             if words:
                 connection.execute(sa.insert(_WORD), [{"word": word, "entry_id": entry} for word, entry in words])
         connection.execute(

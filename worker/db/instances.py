@@ -46,7 +46,7 @@ from worker.db.tables import (
     SeriesRow,
     SeriesState,
 )
-from worker.dicom.text.folding import search_words, stored_name_key
+from worker.dicom.text.folding import joined_words, search_words, stored_name_key
 
 IDENTITY_KEY = "identity"  # among an instance's attributes: whose image it is
 
@@ -161,12 +161,18 @@ def _search_values(connection: Connection, named: NewInstance | SeriesRow) -> di
     sha256 = _sha256(named)
     entry = connection.scalar(_ENTRY_BY_HASH, {"sha256": sha256})
     if entry is None:
+        words = sorted(search_words(*_found_by(named)))
         upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        add = upsert(_ENTRY).values(sha256=sha256).on_conflict_do_nothing().returning(_ENTRY.c.id)
-        entry = connection.scalar(add)
+        add = (
+            upsert(_ENTRY)
+            .values(sha256=sha256, words=joined_words(words))
+            .on_conflict_do_nothing()
+            .returning(_ENTRY.c.id)
+        )
+        entry = connection.scalar(add.returning(_ENTRY.c.id))
         if entry is None:  # another receiver has added it since
             entry = connection.scalar(_ENTRY_BY_HASH, {"sha256": sha256})
-        elif words := search_words(*_found_by(named)):
+        elif words:
             connection.execute(_ADD_WORD, [{"word": word, "entry_id": entry} for word in words])
     return {"name_key": stored_name_key(named.patient_name), "search_entry_id": entry}
 

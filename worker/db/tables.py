@@ -38,6 +38,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     String,
+    Text,
     UniqueConstraint,
     text,
 )
@@ -292,6 +293,7 @@ class SearchEntryRow(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     sha256: Mapped[str] = mapped_column(String(64), unique=True)  # of the three
+    words: Mapped[str] = mapped_column(Text)  # a space before each
 
 
 class SearchWordRow(Base):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -20,13 +20,12 @@ from worker.db.tables import (
     ObjectRow,
     ReadingRow,
     ResultRow,
-    SearchWordRow,
     SeriesRow,
     SeriesStatus,
     UtcDateTime,
 )
+from worker.db.views.search_words import few_entries, first_entries, has_words
 from worker.dicom.standard import is_uid
-from worker.dicom.text.folding import query_words
 
 POSITION_PATTERN = r"^[0-9]{1,17}-[0-9]{1,18}$"  # never more than a time and a row id that the database can hold
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -245,22 +244,30 @@ def _page_of_ids(session: Session, search: Search) -> Select[datetime, int]:
     return select(*position).where(*conditions).order_by(*order).limit(search.limit)
 
 
-def conditions_of(session: Session, search: Search, in_order: bool = True) -> list[ColumnElement[bool]]:
-    """The conditions of a search of which identifiers are as stored. `in_order`: the list is to be walked in order.
+def conditions_of(session: Session, search: Search, at_most: int | None = None) -> list[ColumnElement[bool]]:
+    """The conditions of a search of which identifiers are as stored.
 
     A planner without statistics assumes that every equality is selective, so it gets help here: criteria that match
-    few series are looked up first; for criteria that match many, no index keeps the list from being walked.
+    few series are looked up first; for criteria that match many, no index keeps the list from being walked in order.
+    With `at_most` the list is not walked: about so many matches suffice, in any order.
     """
-    narrow = _narrow(search)
+    entries = few_entries(session, search.text, _FEW) if search.text else []
+    found: ColumnElement[bool] = SeriesRow.search_entry_id.in_(entries or [])
+    if search.text and entries is None:
+        found = has_words(search.text)
+        if at_most is not None:
+            found = and_(SeriesRow.search_entry_id.in_(first_entries(search.text, at_most)), found)
+    narrow = _narrow(search, found) if entries is not None else []
     ids: set[int] = set()
     for condition in narrow:
         ids.update(session.scalars(select(SeriesRow.id).where(condition).limit(_FEW + 1)))
         if len(ids) > _FEW:
-            column = _unindexed if in_order else _indexed
-            return [or_(*_narrow(search, column)), *_conditions(search, _indexed if in_order else _unindexed)]
-    if narrow:
+            break
+    if narrow and len(ids) <= _FEW:
         return [SeriesRow.id.in_(ids), *_conditions(search, _unindexed)]
-    return _conditions(search, _indexed)
+    is_walked = at_most is None
+    many = _narrow(search, found, _unindexed if is_walked else _indexed)
+    return [*([or_(*many)] if many else []), *_conditions(search, _indexed if is_walked or not many else _unindexed)]
 
 
 Column = Callable[[Any], Any]
@@ -275,8 +282,8 @@ def _unindexed(column: Any) -> Any:
     return func.coalesce(column, column)
 
 
-def _narrow(search: Search, column: Column = _indexed) -> list[ColumnElement[bool]]:
-    """The conditions that name a patient, a study or a series; any of them suffices."""
+def _narrow(search: Search, found: ColumnElement[bool], column: Column = _indexed) -> list[ColumnElement[bool]]:
+    """The conditions that name a patient, a study or a series; any of them suffices. `found` has the text's words."""
     keys = {
         SeriesRow.series_instance_uid: search.series_instance_uid,
         SeriesRow.study_instance_uid: search.study_instance_uid,
@@ -284,23 +291,11 @@ def _narrow(search: Search, column: Column = _indexed) -> list[ColumnElement[boo
         SeriesRow.patient_id: search.patient_id,
     }
     equal = [column(key) == value for key, value in keys.items() if value is not None]
+    uids = (SeriesRow.series_instance_uid, SeriesRow.study_instance_uid)
+    of_text = [found, *(column(uid) == search.text for uid in uids if is_uid(search.text or ""))] if search.text else []
     if equal:
-        return [and_(*equal, or_(*_text(search.text, column)))] if search.text else [and_(*equal)]
-    return _text(search.text, column) if search.text else []
-
-
-def _text(text: str, column: Column) -> list[ColumnElement[bool]]:
-    """A whole UID, or all words of the text: see dicom.text.folding."""
-    whole = [column(uid) == text for uid in (SeriesRow.series_instance_uid, SeriesRow.study_instance_uid)]
-    words = [column(SeriesRow.search_entry_id).in_(_entries(spellings)) for spellings in query_words(text)]
-    return [*whole, and_(*words)] if words else whole
-
-
-def _entries(spellings: Iterable[str]) -> Select[int]:
-    """The search entries with a word that begins with any of these."""
-    word = SearchWordRow.word
-    begins = [and_(word >= spelled, word < spelled + "\U0010ffff") for spelled in sorted(spellings)]
-    return select(SearchWordRow.entry_id).where(or_(*begins))
+        return [and_(*equal, or_(*of_text))] if of_text else [and_(*equal)]
+    return of_text
 
 
 def _conditions(search: Search, column: Column) -> list[ColumnElement[bool]]:

@@ -24,7 +24,7 @@ class Tally:
 def count_by_status(session: Session, search: Search) -> dict[str, Tally]:
     """Numbers of the series that match, by status, whatever status and page are searched for."""
     search = as_stored(session, replace(search, status=None, older_than=None, newer_than=None))
-    conditions = conditions_of(session, search, in_order=False)
+    conditions = conditions_of(session, search, at_most=MANY + 1)
     identifies = (search.text, search.patient_id, search.accession_number, search.study_instance_uid)
     if any((*identifies, search.series_instance_uid, search.label, search.sequence)):
         return _count_matches(session, conditions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 NULL_COMPONENTS = " ^"
 LONGEST_KEY = 512  # characters of a folded name that a database stores
@@ -60,6 +60,11 @@ def search_words(patient_id: str, patient_name: str, accession_number: str) -> s
         whole = _joined(_plain(identifier))
         words += [whole, *(whole[start:] for start in range(1, len(whole) - SHORTEST_PART + 1))]
     return {word[:LONGEST_WORD] for word in list(dict.fromkeys(filter(None, words)))[:MOST_WORDS]}
+
+
+def joined_words(words: Iterable[str]) -> str:
+    """Words as a text in which a space and the beginning of a word find it."""
+    return "".join(f" {word}" for word in words)
 
 
 def query_words(text: str) -> list[frozenset[str]]:
