@@ -32,7 +32,8 @@ def evaluate_command(
         None, "--report", help="Folder for an HTML report on every part: plots, maps, errors, out-of-distribution."
     ),
     role: str | None = typer.Option(
-        None, help="Only this part of the model's own split: test, validation, train or external."
+        None,
+        help="Part of the model's own split: test, validation, train, external, or all. Default: what it never saw.",
     ),
     deduplicate: bool = typer.Option(False, "--deduplicate", help="Count the copies of a picture once."),
     precision: PrecisionOption = "int8",
@@ -44,21 +45,21 @@ def evaluate_command(
 ) -> None:
     """Measure a bundle or a run on a converted folder; every figure with n and a patient bootstrap interval.
 
+    By default the test part is measured where the folder is the one that the model was trained on.
     Example: monai-train evaluate --bundle worker/bundles/brain-mri-tumour --data converted --json figures.json
     """
     from monai_train.data.manifest import read_manifest
     from monai_train.data.patients import SplitRole
-    from monai_train.evaluation.cohorts import evaluated_bundle, evaluated_runs
-    from monai_train.evaluation.evaluate import read_split, select_pictures
+    from monai_train.evaluation.cohorts import evaluated_bundle, evaluated_runs, evaluation_json, measured_part
     from monai_train.evaluation.report_files import write_report
-    from monai_train.evaluation.tables import report_table
+    from monai_train.evaluation.tables import group_table, report_table
 
     if (bundle is None) == (not run):
         raise StartError("usage", "give either --bundle or --run")
     if precision not in ("int8", "fp32"):
         raise StartError("usage", "--precision is int8 or fp32")
-    if role is not None and role not in list(SplitRole):
-        raise StartError("usage", f"--role is one of {', '.join(SplitRole)}")
+    if role is not None and role not in (*SplitRole, "all"):
+        raise StartError("usage", f"--role is one of {', '.join(SplitRole)}, all")
     if bundle is not None:
         model = evaluated_bundle(bundle, "fp32" if precision == "fp32" else "int8", flip)
     else:
@@ -69,14 +70,21 @@ def evaluate_command(
         if json_file is None:
             return
     rows = read_manifest(data)
-    roles = None
-    if role is not None:
-        roles = (model.split or read_split(bundle or Path())).roles(rows)
-    chosen = select_pictures(rows, roles, SplitRole(role) if role else None, deduplicate)
-    figures = model.examine(data, rows, chosen)[0].to_json()
+    part = measured_part(model, rows, role, deduplicate)
+    figures = evaluation_json(model.examine(data, rows, part.chosen)[0], [rows[i] for i in part.chosen])
+    figures["part"] = part.to_json(rows)
     if json_file is not None:
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
-    Console().print(report_table(f"{model.name}, {role or 'all pictures'}", figures))
+        try:
+            json_file.write_text(json.dumps(figures, indent=2) + "\n")
+        except OSError as error:
+            raise StartError("output-not-writable", f"cannot write {json_file}: {error.strerror}") from None
+    console = Console()
+    console.print(report_table(f"{model.name}, {part.name} (n={len(part.chosen)} of {len(rows)})", figures))
+    if figures["groups"]:
+        console.print(group_table(figures["groups"]))
+    console.print(f"measured: {part.note}", highlight=False, soft_wrap=True)
+    for warning in figures["warnings"]:
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
 
 
 def compare_command(

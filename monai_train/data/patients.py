@@ -12,6 +12,7 @@ from enum import StrEnum
 from monai_train.data.labels import Classes
 from monai_train.data.manifest import ManifestRow
 
+LEARNED, PREFIX = "configs/learned_pictures.txt", 12  # a bundle's list of what it learned from: beginnings of SHA-256
 DEFAULT_SALT = "monai-train"  # of the hash by which DICOM patients are named
 
 

@@ -6,9 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from monai_train.data.manifest import ManifestRow
-from monai_train.data.patients import SplitRole, split_sha256
+from monai_train.data.patients import LEARNED, PREFIX, SplitRole, split_sha256
 from monai_train.evaluation import plots
 from monai_train.evaluation.evaluate import (
     Evidence,
@@ -21,9 +25,13 @@ from monai_train.evaluation.evaluate import (
     select_pictures,
 )
 from monai_train.evaluation.intervals import Estimate, estimates
+from monai_train.evaluation.metrics import Predictions, binary_figures, level_figures
 from worker.errors import StartError
 from worker.inference.bundle import load_bundle
 from worker.inference.engines import Precision
+
+COINCIDE = 0.9  # from this balanced accuracy of a guess, a figure measures what the guess is made from
+LEVELS = ("lower third", "middle third", "upper third")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,7 @@ class EvaluatedModel:
     bundle: Path | None = None
     precision: Precision = "int8"
     flip: bool = False
+    learned: frozenset[str] = frozenset()  # see `learned_pictures`
 
     def examine(self, data: Path, rows: Sequence[ManifestRow], chosen: Sequence[int]) -> tuple[Measurement, Evidence]:
         """Its answers to these rows of the manifest, and the evidence."""
@@ -80,7 +89,7 @@ def evaluated_bundle(folder: Path, precision: Precision, flip: bool) -> Evaluate
     except StartError:
         split = None  # another program's bundle: what it was trained on is unknown
     name = f"{described['name']} {described['version']}"
-    return EvaluatedModel(name, tuple(facts), split, (), folder, precision, flip)
+    return EvaluatedModel(name, tuple(facts), split, (), folder, precision, flip, learned_pictures(folder))
 
 
 def evaluated_runs(runs: Sequence[Path], flip: bool) -> EvaluatedModel:
@@ -94,14 +103,141 @@ def evaluated_runs(runs: Sequence[Path], flip: bool) -> EvaluatedModel:
     return EvaluatedModel(name, facts, run_split(runs[0]), tuple(runs), None, "fp32", flip)
 
 
-def cohorts(rows: Sequence[ManifestRow], split: TrainingSplit | None) -> list[Cohort]:
+@dataclass(frozen=True, slots=True)
+class MeasuredPart:
+    """The part of a folder that is measured, as positions in the manifest, and why this part, as a sentence."""
+
+    name: str
+    note: str
+    chosen: list[int]
+
+    def to_json(self, rows: Sequence[ManifestRow]) -> dict[str, Any]:
+        """Plain values; `of` counts all pictures of the folder."""
+        return {"name": self.name, "note": self.note, "n": len(self.chosen), "of": len(rows)}
+
+
+def measured_part(
+    model: EvaluatedModel, rows: Sequence[ManifestRow], role: str | None = None, deduplicated: bool = False
+) -> MeasuredPart:
+    """The part with this role, `all`, or by default what the model never learned from.
+
+    That is the test part of the folder that it was trained on. Of another folder, it is what is not among the pictures
+    that the bundle lists, nor of their patients; all, if the bundle lists none of them.
+    Raises StartError when nothing is left, and for a role where the model's split is unknown.
+    """
+    if role is not None and role != "all":
+        if model.split is None:
+            raise StartError("no-split", f"{model.name} does not say how its training data were split")
+        chosen = select_pictures(rows, model.split.roles(rows), SplitRole(role), deduplicated)
+        return MeasuredPart(role, f"the pictures with the role {role} in the model's split", chosen)
+    everything = select_pictures(rows, None, None, deduplicated)
+    if role == "all":
+        return MeasuredPart("all", "all pictures, as requested, also those of the model's training", everything)
+    if model.split is not None and split_sha256(rows, model.split.roles(rows)) == model.split.split_sha256:
+        chosen = select_pictures(rows, model.split.roles(rows), SplitRole.TEST, deduplicated)
+        return MeasuredPart("test", "the test part: patients that training never saw", chosen)
+    learned = [row for row in rows if row.source_sha256[:PREFIX] in model.learned]
+    if not learned:
+        by_hash = "none of them is among those that the model learned from, by their hashes"
+        note = by_hash if model.learned else "whether training used some of them is unknown"
+        return MeasuredPart("all", f"all pictures: {note}", everything)
+    patients, pictures = {row.patient_group for row in learned}, {row.picture_group for row in learned}
+    unseen = [i for i in everything if rows[i].patient_group not in patients and rows[i].picture_group not in pictures]
+    if not unseen:
+        raise StartError(
+            "nothing-to-measure", "every picture, or its patient, was in training: --role all measures them"
+        )
+    note = f"{len(learned)} pictures were in training; they and their patients are left out"
+    return MeasuredPart("unseen", note, unseen)
+
+
+def learned_pictures(bundle: Path) -> frozenset[str]:
+    """The beginnings of the hashes of what a bundle learned from; empty for one that does not list them."""
+    path = bundle / LEARNED
+    return frozenset(path.read_text().split()) if path.is_file() else frozenset()
+
+
+def group_figures(predictions: Predictions, rows: Sequence[ManifestRow]) -> dict[str, dict[str, Any]]:
+    """Figures of slices by sequence, slice level and source; a kind of group is absent where nothing is known of it."""
+    kinds = {
+        "sequence": [row.sequence for row in rows],
+        "slice_level": [slice_level(row) for row in rows],
+        "source": [row.dataset for row in rows],
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for kind, names in kinds.items():
+        if not any(names):
+            continue
+        values = np.array(names)
+        found[kind] = {name or "unknown": _figures(predictions.select(values == name)) for name in sorted(set(names))}
+    return found
+
+
+def _figures(predictions: Predictions) -> dict[str, Any]:
+    levels = level_figures(predictions)
+    chosen = ("patients", "balanced_accuracy", "balanced_accuracy_ci", "per_class", "confusion_matrix", "ece")
+    return binary_figures(predictions) | {key: levels[key] for key in chosen}
+
+
+def slice_level(row: ManifestRow) -> str:
+    """The third of its series that an axial slice is in, "" where that is unknown."""
+    if row.slice_number is None or not row.slice_count or row.plane not in ("axial", ""):
+        return ""
+    return LEVELS[min(2, 3 * (row.slice_number - 1) // row.slice_count)]
+
+
+def confounded(predictions: Predictions, rows: Sequence[ManifestRow]) -> list[str]:
+    """Sentences on figures that measure the source or the sequence: where one of them nearly tells the truth."""
+    truth, classes = predictions.truth, predictions.classes
+    lesions = np.flatnonzero((truth != classes.no_tumour) & (truth != classes.any_tumour))
+    questions = (
+        ("tumour or none", np.arange(len(truth)), truth != classes.no_tumour),
+        ("the kind of a tumour", lesions, truth[lesions]),
+    )
+    warnings = []
+    for attribute, name in (("dataset", "source"), ("sequence", "sequence")):
+        values = np.array([getattr(row, attribute) for row in rows], np.str_)
+        for question, chosen, labels in questions:
+            share = guessed(values[chosen], labels)
+            if share >= COINCIDE:
+                warnings.append(
+                    f"{question} follows from the {name} alone in {100 * share:.0f} % (classes weighted equally): "
+                    f"the figure measures the {name}"
+                )
+    return warnings
+
+
+def guessed(values: npt.NDArray[np.str_], labels: npt.NDArray[Any]) -> float:
+    """The balanced accuracy of the best guess of the labels from the values; 0 with a single label or value."""
+    names, own = np.unique(values, return_inverse=True)
+    kinds, shown = np.unique(labels, return_inverse=True)
+    if len(kinds) < 2 or len(names) < 2:
+        return 0.0
+    counts = np.zeros((len(names), len(kinds)))
+    np.add.at(counts, (own, shown), 1)
+    return float((counts / counts.sum(axis=0)).max(axis=1).sum() / len(kinds))
+
+
+def evaluation_json(measurement: Measurement, rows: Sequence[ManifestRow]) -> dict[str, Any]:
+    """The content of `Measurement.to_json`, with figures by group and warnings; `rows` are those of the slices."""
+    return {
+        **measurement.to_json(),
+        "groups": group_figures(measurement.slices, rows),
+        "warnings": confounded(measurement.slices, rows),
+    }
+
+
+def cohorts(model: EvaluatedModel, rows: Sequence[ManifestRow]) -> list[Cohort]:
     """The cohorts that a report has a section for.
 
-    If the rows are not those of the model's split, which of them training used is unknown: all are a single cohort.
+    If the rows are not those of the model's split, there is a single cohort: see `measured_part`.
     """
+    split = model.split
     if split is None or split_sha256(rows, split.roles(rows)) != split.split_sha256:
-        note = "Not the folder that the model was trained on: check yourself that training did not use these pictures."
-        return [Cohort("all", "All pictures", note, False, select_pictures(rows, None, None, deduplicated=False))]
+        part = measured_part(model, rows)
+        title = "All pictures" if part.name == "all" else "Pictures that training never used"
+        note = f"Not the folder that the model was trained on; {part.note}."
+        return [Cohort(part.name, title, note, False, part.chosen)]
     roles = split.roles(rows)
     note = "Patients and pictures that training never used; a single image per picture, conflicting labels excluded."
     chosen = select_pictures(rows, roles, SplitRole.TEST, deduplicated=True)

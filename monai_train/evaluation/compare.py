@@ -117,8 +117,10 @@ def comparison_markdown(title: str, models: Sequence[ComparedModel]) -> str:
 
 def _difference(difference: Estimate) -> str:
     """The difference with its interval, and `*` if that excludes 0."""
-    if difference.value is None or difference.low is None or difference.high is None:
+    if difference.value is None:
         return "-"
+    if difference.low is None or difference.high is None:
+        return f"{difference.value:+.3f}"
     star = "" if difference.low <= 0 <= difference.high else " *"
     return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f}){star}"
 

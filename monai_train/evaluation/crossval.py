@@ -25,6 +25,7 @@ from monai_train.data.dataset import load_pictures, read_preprocessing
 from monai_train.data.labels import Classes
 from monai_train.data.manifest import ManifestRow, data_sha256, deduplicate, read_manifest
 from monai_train.data.patients import SplitRole, split_classes, split_roles
+from monai_train.evaluation.cohorts import evaluation_json
 from monai_train.evaluation.crossval_page import write_crossval_page
 from monai_train.evaluation.evaluate import Measurement, fit_temperature, run_outputs, truths
 from monai_train.evaluation.intervals import Estimate, estimates
@@ -170,7 +171,7 @@ def _evaluate(
     all_rows = [row for test in tests for row in test]
     slices = _predictions(all_rows, np.concatenate(probabilities), classes)
     pooled = Measurement(slices, _of_patients(slices))
-    report = pooled.to_json()
+    report = evaluation_json(pooled, all_rows)
     report["estimates"] = {
         level: {name: estimate.to_json() for name, estimate in estimates(answers).items()}
         for level, answers in (("slice", pooled.slices), ("patient", pooled.patients))
@@ -215,6 +216,11 @@ def _with(roles: Sequence[SplitRole], role: SplitRole) -> list[int]:
     return [i for i, own in enumerate(roles) if own is role]
 
 
+def _with_interval(figures: dict[str, Any]) -> str:
+    low, high = figures["balanced_accuracy_ci"] or (None, None)
+    return f"{Estimate(figures['balanced_accuracy'], low, high, 0).text(in_percent=True)} (n={figures['n']})"
+
+
 def fold_table(report: dict[str, Any]) -> Table:
     """The balanced accuracy of each fold, mean and standard deviation over the folds, and of all answers pooled."""
     table = Table(title="balanced accuracy of each fold", title_justify="left")
@@ -222,7 +228,7 @@ def fold_table(report: dict[str, Any]) -> Table:
         table.add_column(name)
     folds = report["folds"]
     for number, fold in enumerate(folds, 1):
-        cells = [f"{100 * fold[k]['balanced_accuracy']:.1f} % (n={fold[k]['n']})" for k in ("slice", "patient")]
+        cells = [_with_interval(fold[k]) for k in ("slice", "patient")]
         table.add_row(str(number), *cells, f"{fold['temperature']:.2f}")
     spreads = []
     for level in ("slice", "patient"):

@@ -14,7 +14,7 @@ from monai_train.data.manifest import ManifestRow
 from monai_train.evaluation import plots
 from monai_train.evaluation.cohorts import Cohort, CohortResult, cohort_plots
 from monai_train.evaluation.evaluate import Evidence, Measurement
-from monai_train.evaluation.intervals import estimates
+from monai_train.evaluation.intervals import Estimate, estimates
 from monai_train.evaluation.plots import class_title
 from monai_train.evaluation.report_page import (
     METHOD,
@@ -89,9 +89,9 @@ def _folds(folds: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
         for level in ("slice", "patient"):
             figures = fold[level]
             classes = [figures["per_class"][name] for name in names]
-            cells = [f"{_percent(values['recall'])}<small>n={values['support']}</small>" for values in classes]
+            cells = [_cell(values, "recall", f"n={values['support']}") for values in classes]
             first, last = (str(number), f"{fold['temperature']:.2f}") if level == "slice" else ("", "")
-            lines.append([first, f"{level}s", str(figures["n"]), _percent(figures["balanced_accuracy"]), *cells, last])
+            lines.append([first, f"{level}s", str(figures["n"]), _cell(figures, "balanced_accuracy"), *cells, last])
     for level in ("slice", "patient"):
         values = [100 * fold[level]["balanced_accuracy"] for fold in folds]
         spread = f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} %"
@@ -99,5 +99,8 @@ def _folds(folds: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     return html_table(header, lines)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+def _cell(figures: Mapping[str, Any], name: str, note: str = "") -> str:
+    """A figure with its interval and a note below."""
+    low, high = figures[f"{name}_ci"] or (None, None)
+    value, interval = Estimate(figures[name], low, high, 0).texts(in_percent=True)
+    return f"{value}<small>{', '.join(filter(None, [interval, note]))}</small>"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from monai_train.evaluation.binomial import exact_interval
+from monai_train.evaluation.binomial import exact_interval, is_degenerate, least_share
 from monai_train.evaluation.metrics import (
     BINS,
     BOOTSTRAP_SAMPLES,
@@ -29,6 +29,7 @@ from monai_train.evaluation.metrics import (
 )
 
 _CHUNK = 100
+_NO_SHARES = ("mcc", "ece", "brier", "average_precision")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def figure_counts(predictions: Predictions) -> dict[str, int]:
 
 
 def estimates(predictions: Predictions) -> dict[str, Estimate]:
-    """Every figure with its patient bootstrap interval, or the exact interval if all resamples are equal."""
+    """Every figure with its patient bootstrap interval, or the exact interval where that is degenerate."""
     if not len(predictions.truth):
         return {}
     value = weighted_figures(predictions, np.ones((1, len(predictions.truth))))
@@ -152,9 +153,9 @@ def estimates(predictions: Predictions) -> dict[str, Estimate]:
 
 
 def _exact(name: str, value: float | None, predictions: Predictions, mask: BoolArray) -> tuple[float, float] | None:
-    """The exact interval of a figure; None if it is not a function of shares that are 0 or 1."""
+    """The exact interval of a figure; None if it is not a function of shares whose interval is known."""
     kind, _, of = name.partition(".")
-    if value is None or kind in ("mcc", "ece", "brier", "average_precision"):
+    if value is None or kind in _NO_SHARES:
         return None
     groups, truth = predictions.groups, predictions.truth
     if kind == "auc":
@@ -165,10 +166,10 @@ def _exact(name: str, value: float | None, predictions: Predictions, mask: BoolA
         shares = recalls(confusion_matrix(truth, predictions.predicted, predictions.classes), predictions.classes)
         present = np.flatnonzero(np.isfinite(shares))
         return exact_interval(shares[present].tolist(), [_patients(groups[truth == label]) for label in present])
-    interval = exact_interval([value], [_patients(groups[mask])])
-    if (
-        kind == "f1" and interval is not None
-    ):  # F1 = 2 J / (1 + J), J the share right among those of or called the class
+    # F1 = 2 J / (1 + J), J the share right among those of or called the class
+    share = value / (2 - value) if kind == "f1" else value
+    interval = exact_interval([share], [_patients(groups[mask])])
+    if kind == "f1" and interval is not None:
         return 2 * interval[0] / (1 + interval[0]), 2 * interval[1] / (1 + interval[1])
     return interval
 
@@ -178,8 +179,10 @@ def _patients(groups: npt.NDArray[np.str_]) -> int:
 
 
 def _replaced(estimate: Estimate, exact: tuple[float, float] | None) -> Estimate:
-    """The estimate; if its interval has no width, with the exact interval or with none."""
-    if estimate.low is None or estimate.low != estimate.high:
+    """The estimate; if its interval is degenerate, with the exact interval, or with none if it has no width."""
+    if estimate.low is None or estimate.high is None or not is_degenerate(estimate.low, estimate.high):
+        return estimate
+    if exact is None and estimate.low < estimate.high:
         return estimate
     low, high = exact or (None, None)
     return replace(estimate, low=low, high=high)
@@ -201,15 +204,31 @@ def paired_differences(ours: Predictions, theirs: Predictions) -> dict[str, Esti
     draws, ones = patient_draws(ours.groups), np.ones((1, len(ours.truth)))
     values = weighted_figures(ours, ones), weighted_figures(theirs, ones)
     spreads = resampled(ours, draws), resampled(theirs, draws)
-    n = figure_counts(ours)
-    return {
-        name: _estimate(values[0][name][0] - values[1][name][0], spreads[0][name] - spreads[1][name], n[name])
-        for name in values[0]
-    }
+    masks = counted_answers(ours)
+    found = {}
+    for name, mask in masks.items():
+        spread = spreads[0][name] - spreads[1][name]
+        difference = _estimate(values[0][name][0] - values[1][name][0], spread, int(mask.sum()))
+        found[name] = _with_width(difference, name, _patients(ours.groups[mask]))
+    return found
+
+
+def _with_width(difference: Estimate, name: str, patients: int) -> Estimate:
+    """The difference; of a share, if all resamples are equal, with the width that as many patients leave open.
+
+    When no patient of n is answered differently, up to 1 - 0.025^(1/n) of all patients may be. Without a width for
+    another figure.
+    """
+    if difference.value is None or difference.low != difference.high:
+        return difference
+    if name.partition(".")[0] in _NO_SHARES or not patients:
+        return replace(difference, low=None, high=None)
+    width = 1 - least_share([patients])
+    return replace(difference, low=difference.value - width, high=difference.value + width)
 
 
 def share_estimate(hits: BoolArray, groups: npt.NDArray[np.str_]) -> Estimate:
-    """The share of `hits` [n] with its patient bootstrap interval, or the exact interval if all resamples are equal."""
+    """The share of `hits` [n] with its patient bootstrap interval, or the exact interval where that is degenerate."""
     draws = patient_draws(groups).astype(np.float64)
     value = np.float64(hits.mean() if len(hits) else np.nan)
     estimate = _estimate(value, ratio(draws @ hits, draws.sum(axis=1)), len(hits))

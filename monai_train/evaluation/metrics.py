@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_train.data.labels import ANY_TUMOUR, Classes
-from monai_train.evaluation.binomial import exact_interval
+from monai_train.evaluation.binomial import counted_interval, exact_interval, is_degenerate
 from worker.pixels.arrays import FloatArray
 
 IntArray = npt.NDArray[np.int64]
@@ -123,7 +123,7 @@ def bootstrap_interval(
 ) -> list[float] | None:
     """95 % interval of a share of the confusion matrix over 2,000 resamples of patients.
 
-    If all resamples are equal: exact if all or none are right, else None. None without patients.
+    Exact where that is degenerate and the exact interval is known. None without patients.
     """
     if not len(truth):
         return None
@@ -137,10 +137,32 @@ def bootstrap_interval(
     if not len(figures):
         return None
     low, high = np.percentile(figures, (2.5, 97.5))
-    if low < high:
-        return [float(low), float(high)]
-    exact = exact_interval(*_shares(by_patient, figure, classes))
-    return None if exact is None else list(exact)
+    exact = exact_interval(*_shares(by_patient, figure, classes)) if is_degenerate(low, high) else None
+    if exact is not None:
+        return list(exact)
+    return [float(low), float(high)] if low < high else None
+
+
+def share_interval(hits: BoolArray, groups: npt.NDArray[np.str_], seed: int = 0) -> list[float] | None:
+    """95 % interval of the share of `hits` [n] over 2,000 resamples of patients; None without patients."""
+    if not len(hits):
+        return None
+    names, index = np.unique(groups, return_inverse=True)
+    right, total = np.bincount(index, hits.astype(float)), np.bincount(index)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), BOOTSTRAP_SAMPLES)
+    low, high = np.percentile((drawn @ right) / (drawn @ total), (2.5, 97.5))
+    return (
+        list(counted_interval(float(hits.mean()), len(names)))
+        if is_degenerate(low, high)
+        else [float(low), float(high)]
+    )
+
+
+def accuracy(confusion: npt.NDArray[Any], classes: Classes) -> FigureArray:
+    """The share of right answers, [...]; of a tumour of unknown kind any tumour is right."""
+    counts = confusion.sum(axis=-1)
+    right = np.nansum(recalls(confusion, classes) * counts, axis=-1)
+    return ratio(right, counts.sum(axis=-1))
 
 
 def _shares(by_patient: npt.NDArray[Any], figure: Figure, classes: Classes) -> tuple[list[float], list[int]]:
@@ -206,25 +228,41 @@ def tumour_auc(predictions: Predictions) -> float | None:
     return float(area / (positives * (len(score) - positives)))
 
 
-def _per_class(confusion: IntArray, classes: Classes) -> dict[str, dict[str, float | int | None]]:
+def _per_class(predictions: Predictions, confusion: IntArray) -> dict[str, dict[str, Any]]:
     """Precision excludes tumours of unknown kind; None for a figure whose denominator is 0."""
+    classes = predictions.classes
     shares = recalls(confusion, classes)
     kinds_known = confusion[: len(classes)]
-    table: dict[str, dict[str, float | int | None]] = {}
+    table: dict[str, dict[str, Any]] = {}
     for index, name in enumerate(classes.names):
         right, called = int(kinds_known[index, index]), int(kinds_known[:, index].sum())
         support, others = int(kinds_known[index].sum()), int(kinds_known.sum() - kinds_known[index].sum())
         table[name] = {
             "precision": right / called if called else None,
             "recall": _plain(shares[index]),
+            "recall_ci": _recall_interval(predictions, index),
             "specificity": (others - called + right) / others if others else None,
             "f1": 2 * right / (called + support) if called + support else None,
             "support": support,
         }
     unknown = confusion[classes.any_tumour]
     if unknown.any():
-        table[ANY_TUMOUR] = {"recall": _plain(shares[classes.any_tumour]), "support": int(unknown.sum())}
+        interval = _recall_interval(predictions, classes.any_tumour)
+        recall = _plain(shares[classes.any_tumour])
+        table[ANY_TUMOUR] = {"recall": recall, "recall_ci": interval, "support": int(unknown.sum())}
     return table
+
+
+def _recall_interval(predictions: Predictions, label: int) -> list[float] | None:
+    own = predictions.truth == label
+    return share_interval(right_answers(predictions)[own], predictions.groups[own])
+
+
+def right_answers(predictions: Predictions) -> BoolArray:
+    """Which answers [n] are right; to a tumour of unknown kind, any tumour."""
+    truth, predicted, classes = predictions.truth, predictions.predicted, predictions.classes
+    any_tumour = (truth == classes.any_tumour) & np.isin(predicted, classes.lesions)
+    return np.asarray((truth < len(classes)) & (predicted == truth) | any_tumour)
 
 
 def _plain(value: float | np.floating[Any]) -> float | None:
@@ -235,19 +273,19 @@ def level_figures(predictions: Predictions) -> dict[str, Any]:
     """All figures of a level, slices or patients, regardless of abstention; None for what is undefined."""
     predicted, classes = predictions.predicted, predictions.classes
     confusion = confusion_matrix(predictions.truth, predicted, classes)
-    n, shares = len(predicted), recalls(confusion, classes)
-    right = np.nansum(shares * confusion.sum(axis=1))
+    n = len(predicted)
     known = (predictions.truth != classes.any_tumour) & (predicted != predictions.unreadable)
     expected = np.eye(len(classes))[predictions.truth[known]]
     return {
         "n": n,
         "patients": len(set(predictions.groups.tolist())),
-        "accuracy": float(right / n) if n else None,
+        "accuracy": float(accuracy(confusion, classes)) if n else None,
+        "accuracy_ci": share_interval(right_answers(predictions), predictions.groups),
         "balanced_accuracy": float(balanced_accuracy(confusion, classes)) if n else None,
         "balanced_accuracy_ci": bootstrap_interval(
             predictions.truth, predicted, predictions.groups, balanced_accuracy, classes
         ),
-        "per_class": _per_class(confusion, classes),
+        "per_class": _per_class(predictions, confusion),
         "confusion_matrix": confusion[: len(classes) + bool(confusion[classes.any_tumour].any()), :].tolist(),
         "ece": calibration_error(predictions),
         "brier": float(((predictions.probabilities[known] - expected) ** 2).sum(axis=1).mean())
@@ -275,8 +313,14 @@ def binary_figures(predictions: Predictions) -> dict[str, Any]:
             result[f"{name}{suffix}_ci"] = bootstrap_interval(
                 truth[used], predicted[used], groups[used], figure, classes
             )
-    result["missed"] = _mean(assessed[tumour] & (predicted[tumour] == classes.no_tumour))
-    result["false_alarms"] = _mean(assessed[~tumour] & (predicted[~tumour] != classes.no_tumour))
+    called_none = predicted == classes.no_tumour
+    for name, chosen, hits in (
+        ("missed", tumour, assessed & called_none),
+        ("false_alarms", ~tumour, assessed & ~called_none),
+        ("not_assessed", np.ones(len(truth), bool), ~assessed),
+    ):
+        result[name] = _mean(hits[chosen])
+        result[f"{name}_ci"] = share_interval(hits[chosen], groups[chosen])
     result["n_assessed"] = int(assessed.sum())
     return result
 

@@ -11,7 +11,14 @@ from typing import Any
 from monai_train.data.manifest import read_manifest
 from monai_train.evaluation import plots
 from monai_train.evaluation.activation import MapHits, map_hits, overlay, worst_mistakes
-from monai_train.evaluation.cohorts import CohortResult, EvaluatedModel, cohort_plots, cohorts, measure_cohort
+from monai_train.evaluation.cohorts import (
+    CohortResult,
+    EvaluatedModel,
+    cohort_plots,
+    cohorts,
+    evaluation_json,
+    measure_cohort,
+)
 from monai_train.evaluation.out_of_distribution import OutOfDistributionCheck, check_out_of_distribution
 from monai_train.training.epoch_log import LOG
 from worker.errors import StartError
@@ -52,7 +59,7 @@ def make_report(model: EvaluatedModel, data: Path, log: Path | None, outside: Pa
     """
     curves = _learning_curves(model, log)
     rows = read_manifest(data)
-    results = [measure_cohort(model, data, rows, cohort) for cohort in cohorts(rows, model.split)]
+    results = [measure_cohort(model, data, rows, cohort) for cohort in cohorts(model, rows)]
     images = {} if curves is None else {"plots/learning-curves": curves}
     for result in results:
         charts = cohort_plots(result)
@@ -105,7 +112,7 @@ def _result_json(result: CohortResult) -> dict[str, Any]:
     return {
         "title": result.cohort.title,
         "leaky": result.cohort.leaky,
-        **result.measurement.to_json(),
+        **evaluation_json(result.measurement, result.evidence.rows),
         "estimates": {
             level: {name: estimate.to_json() for name, estimate in figures.items()}
             for level, figures in (("slice", result.slices), ("patient", result.patients))

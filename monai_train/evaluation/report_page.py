@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from monai_train.evaluation.cohorts import CohortResult
+from monai_train.evaluation.cohorts import CohortResult, confounded, group_figures
 from monai_train.evaluation.intervals import Estimate
 from monai_train.evaluation.metrics import Predictions, binary_figures
 from monai_train.evaluation.out_of_distribution import PictureSource
 from monai_train.evaluation.plots import class_title
 from monai_train.evaluation.report import EvaluationReport
+from monai_train.evaluation.tables import GROUP_HEADER, group_rows
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c1e21;--soft:#5b6168;--line:#d9dce0;--paper:#fff;--warn:#fff3d1;--bad:#a33a00}
@@ -200,6 +201,9 @@ def cohort_section(result: CohortResult, images: Mapping[str, bytes]) -> str:
     note = f"<p{style}>{escape(cohort.note)}</p>"
     reasons = ", ".join(f"{escape(reason)} {n}" for reason, n in result.measurement.unreadable.items())
     unreadable = f"<p>Not readable: {reasons}.</p>" if reasons else ""
+    slices, rows = result.measurement.slices, result.evidence.rows
+    warnings = "".join(f'<p class="warn">{escape(sentence)}.</p>' for sentence in confounded(slices, rows))
+    groups = _text_table(GROUP_HEADER, group_rows(group_figures(slices, rows)))
     charts = [
         embedded_image(images[f"plots/{cohort.key}-{name}"], caption)
         for name, caption in _PLOTS
@@ -213,7 +217,8 @@ def cohort_section(result: CohortResult, images: Mapping[str, bytes]) -> str:
         )
         classes = f"<h3>Each class, slices</h3>{of_slices}<h3>Each class, patients</h3>{of_patients}"
     return (
-        f"<h2>{_heading(result)}</h2>{note}{unreadable}{classes}"
+        f"<h2>{_heading(result)}</h2>{note}{unreadable}{warnings}{classes}"
+        f"<h3>Slices by sequence, slice level and source</h3>{groups}"
         f'<h3>Charts</h3><div class="grid plot">{"".join(charts)}</div>'
     )
 
@@ -291,8 +296,9 @@ def _mistakes(report: EvaluationReport) -> str:
 
 
 METHOD = """<h2>How to read this</h2>
-<p>Intervals are 95 %, from 2,000 resamples of patients: slices of a patient are drawn together. If all or none are
-right, the interval is exact (Clopper and Pearson) for that number of patients. Figures are of all answers, including
+<p>Intervals are 95 %, from 2,000 resamples of patients: slices of a patient are drawn together. Where
+the resamples are all equal, or reach 0 or 100 %, the interval is exact (Clopper and Pearson) for that number of
+patients. Figures are of all answers, including
 those that the model would withhold; these are counted as “not assessed”. If the truth is only “tumour”, any tumour
 class is right, and kinds are not scored. Calibration error uses 15 bins of equal width; chance can only raise it, so
 its interval lies high. If no patient is known, each different picture counts as a patient.</p>"""

@@ -30,19 +30,24 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
     if report["binary"]["n_no_tumour"] not in (0, report["n"]):
         accuracies = (_percent(level["balanced_accuracy"], level["balanced_accuracy_ci"]) for level in levels)
         rows.append(("balanced accuracy", *accuracies))
-    rows.append(("accuracy", *(_percent(level["accuracy"]) for level in levels)))
+    rows.append(("accuracy", *(_percent(level["accuracy"], level["accuracy_ci"]) for level in levels)))
     for label in report["labels"]:
         classes = (level["per_class"][label] for level in levels)
-        rows.append((f"recall {label}", *(f"{_percent(c['recall'])} (n={c['support']})" for c in classes)))
+        rows.append(
+            (f"recall {label}", *(f"{_percent(c['recall'], c['recall_ci'])} (n={c['support']})" for c in classes))
+        )
     rows.append(("calibration error", *("-" if level["ece"] is None else f"{level['ece']:.3f}" for level in levels)))
     for name, n in (("sensitivity", "n_tumour"), ("specificity", "n_no_tumour")):
         rows.append((name, *(f"{_percent(b[name], b[name + '_ci'])} (n={b[n]})" for b in binaries)))
     for name in ("sensitivity", "specificity"):
         key = f"{name}_assessed"
         rows.append((f"{name}, assessed only", *(_percent(b[key], b[key + "_ci"]) for b in binaries)))
-    rows.append(("tumours called no tumour", *(_percent(b["missed"]) for b in binaries)))
-    rows.append(("no tumour called tumour", *(_percent(b["false_alarms"]) for b in binaries)))
-    rows.append(("not assessed", *(_percent(1 - b["n_assessed"] / b["n"]) for b in binaries)))
+    for name, key in (
+        ("tumours called no tumour", "missed"),
+        ("no tumour called tumour", "false_alarms"),
+        ("not assessed", "not_assessed"),
+    ):
+        rows.append((name, *(_percent(b[key], b[f"{key}_ci"]) for b in binaries)))
     return [(name, slices, patients) for name, slices, patients in rows]
 
 
@@ -59,6 +64,41 @@ def report_table(title: str, report: dict[str, Any]) -> Table:
     for row in report_rows(report):
         table.add_row(*row)
     return table
+
+
+GROUP_HEADER = ("group", "n (patients)", "sensitivity", "specificity", "tumours called none", "not assessed")
+
+
+def group_rows(groups: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The figures of `cohorts.group_figures`, a row for each value of sequence, slice level and source."""
+    rows = []
+    for kind, values in groups.items():
+        for value, found in values.items():
+            cells = (
+                f"{_percent(found[name], found[f'{name}_ci'])}{'' if n is None else f' (n={found[n]})'}"
+                for name, n in (
+                    ("sensitivity", "n_tumour"),
+                    ("specificity", "n_no_tumour"),
+                    ("missed", None),
+                    ("not_assessed", None),
+                )
+            )
+            rows.append((f"{kind.replace('_', ' ')}: {value}", f"{found['n']} ({found['patients']})", *cells))
+    return rows
+
+
+def group_table(groups: dict[str, Any]) -> Table:
+    """The rows of groups for the terminal."""
+    table = Table(*GROUP_HEADER, title="Slices by sequence, slice level and source", title_justify="left")
+    for row in group_rows(groups):
+        table.add_row(*row)
+    return table
+
+
+def group_markdown(groups: dict[str, Any]) -> str:
+    """The rows of groups as a GFM table, "" without any."""
+    rows = group_rows(groups)
+    return markdown_table(GROUP_HEADER, rows) if rows else ""
 
 
 def report_markdown(title: str, report: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from monai_train.data.dataset import PREPROCESSING_FILE, read_preprocessing
 from monai_train.data.manifest import REGIONS, SEQUENCES
+from monai_train.data.patients import LEARNED
 from monai_train.export.coded_classes import undetermined_class
 from monai_train.export.run_inputs import RunInputs
 from monai_train.networks.registry import find_served
@@ -50,7 +51,7 @@ LIMITS = (
 
 
 def write_configs(folder: Path, inputs: RunInputs, version: str) -> None:
-    """Write inference.json and metadata.json into the bundle's folder `configs`."""
+    """Write inference.json, metadata.json and the list of learned pictures into the bundle's folder `configs`."""
     network = json.dumps(find_served(inputs.config.network).definition(inputs.layout.size), indent=2)
     # The preprocessing definition is copied byte for byte, so the text is assembled rather than dumped.
     preprocessing = PREPROCESSING_FILE.read_text().strip()
@@ -88,6 +89,7 @@ def write_configs(folder: Path, inputs: RunInputs, version: str) -> None:
         },
     }
     write_json(folder / "metadata.json", metadata)
+    (folder.parent / LEARNED).write_text("".join(f"{beginning}\n" for beginning in inputs.learned))
 
 
 def _limits(inputs: RunInputs) -> str:

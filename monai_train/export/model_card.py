@@ -125,9 +125,9 @@ residual {limits["maximum_residual"]:g}, beyond which a slice has no say.
 {_calibration(described)}
 
 ## Figures
-95 % intervals in brackets are from 2,000 resamples of patients; if all or none are right, they are exact (Clopper and
-Pearson) for the number of patients. n stands beside every figure. "Assessed only" excludes what the model does not
-assess; "tumours called no tumour" counts the tumours to which it answers "no tumour".
+95 % intervals in brackets are from 2,000 resamples of patients; where these are all equal, or reach 0 or 100 %, they
+are exact (Clopper and Pearson) for the number of patients. n stands beside every figure. "Assessed only" excludes what
+the model does not assess; "tumours called no tumour" counts the tumours to which it answers "no tumour".
 
 {figures_markdown(measured)}
 

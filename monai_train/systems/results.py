@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from monai_train.data.labels import Classes
 from monai_train.data.manifest import ManifestRow
-from monai_train.evaluation.metrics import FigureArray, bootstrap_interval, recalls
+from monai_train.evaluation.metrics import accuracy, bootstrap_interval
 from monai_train.systems.definitions import Protocol, Task
 from monai_train.systems.fit import FitResult
 from monai_train.systems.protocols import FOUR, LABELS, ProtocolSplit, count_known, task_class
@@ -67,7 +66,7 @@ def answer_figures(
     as_truth = np.where(truth == 0, FOUR.any_tumour, FOUR.no_tumour) if task is Task.YES_NO else truth
     as_answer = np.where(predicted == 0, 0, FOUR.no_tumour) if task is Task.YES_NO else predicted
     groups = np.array([str(patient) for patient in patients])
-    interval = bootstrap_interval(as_truth, as_answer, groups, _accuracy, FOUR)
+    interval = bootstrap_interval(as_truth, as_answer, groups, accuracy, FOUR)
     return {
         "accuracy": float(right.sum() / len(truth)),
         "accuracy_ci": tuple(interval) if interval else None,
@@ -75,11 +74,6 @@ def answer_figures(
         "macro_f1": float((2 * right[present] / (support + called)[present]).mean()),
         "confusion_matrix": confusion.tolist(),
     }
-
-
-def _accuracy(confusion: npt.NDArray[Any], classes: Classes) -> FigureArray:
-    counts = confusion.sum(axis=-1)
-    return np.asarray(np.nansum(recalls(confusion, classes) * counts, axis=-1) / counts.sum(axis=-1))
 
 
 def result_fields(

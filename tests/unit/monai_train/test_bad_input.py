@@ -82,13 +82,16 @@ def test_tumours_of_unknown_kind_are_evaluated_and_calibrated(tiny_data: Path, t
         writer = csv.DictWriter(stream, lines[0])
         writer.writeheader()
         writer.writerows({**line, "label": "notumor" if line["label"] == "notumor" else "tumor"} for line in lines)
-    file = tmp_path / "figures.json"
-    arguments = ["evaluate", "--run", str(tiny_run), "--data", str(copy), "--json", str(file)]
+    file, report = tmp_path / "figures.json", tmp_path / "report"
+    arguments = ["evaluate", "--run", str(tiny_run), "--data", str(copy), "--json", str(file), "--role", "all"]
+    arguments += ["--report", str(report)]
     answer = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert answer.exit_code == 0
     found = json.loads(file.read_text())
     assert found["slice"]["per_class"]["tumor"]["support"] == sum(line["label"] != "notumor" for line in lines)
     assert found["slice"]["ece"] < 0.5
+    assert found["part"]["name"] == "all"
+    assert "kinds of tumour unknown" in (report / "report.html").read_text()
 
 
 def test_a_lesion_that_the_bundle_has_no_class_for_is_one_of_unknown_kind(tiny_data: Path) -> None:

@@ -20,7 +20,7 @@ _FENCE = re.compile(r"^```[^\n]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 def card_as_html(markdown: str) -> Markup:
     """The card; HTML in it is shown as text, never run."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    tokens = _with_figures(parser.parse(_FENCE.sub(_drawn_as_markdown, markdown)))
+    tokens = _with_figures(parser.parse(_INTERVAL.sub(_with_width, _FENCE.sub(_drawn_as_markdown, markdown))))
     rendered: str = parser.renderer.render(tokens, parser.options, {})
     return Markup(rendered)
 
@@ -52,6 +52,11 @@ def _with_figures(tokens: Sequence[Token]) -> list[Token]:
         if token.type == "table_close":
             shown.append(_html(Markup("</div>")))
     return shown
+
+
+def _with_width(interval: re.Match[str]) -> str:
+    """The interval; of one without any width, which earlier cards have at 0 and 100 %, only the figure."""
+    return interval[0] if interval[2] != interval[3] else f"{interval[1]} % (interval not known)"
 
 
 def _html(content: Markup) -> Token:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from monai_train.evaluation.binomial import exact_interval, least_share
+from monai_train.evaluation.binomial import counted_interval, exact_interval, is_degenerate, least_share
 
 
 @pytest.mark.parametrize("n", [1, 2, 9, 68, 2000])
@@ -49,3 +49,23 @@ def test_no_probabilities_of_a_lower_mean_explain_that_all_are_right(patients: l
     for probabilities in generator.random((200, len(patients))) ** generator.uniform(0.05, 2, (200, 1)):
         if np.prod(probabilities ** np.array(patients)) >= 0.025:
             assert probabilities.mean() >= bound - 1e-9
+
+
+@pytest.mark.parametrize(("right", "patients"), [(0, 9), (1, 9), (5, 9), (8, 9), (9, 9), (99, 100)])
+def test_a_single_share_has_clopper_and_pearsons_interval(right: int, patients: int) -> None:
+    expected = binomtest(right, patients).proportion_ci(0.95, method="exact")
+    assert counted_interval(right / patients, patients) == pytest.approx((expected.low, expected.high))
+    assert exact_interval([right / patients], [patients]) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_share_that_is_no_whole_number_of_patients_lies_between() -> None:
+    low, high = counted_interval(0.75, 6)
+    assert counted_interval(4 / 6, 6)[0] < low < counted_interval(5 / 6, 6)[0]
+    assert low < 0.75 < high
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "degenerate"), [(0.5, 0.5, True), (0.7, 1, True), (0, 0.2, True), (0.1, 0.9, False)]
+)
+def test_an_interval_without_width_or_up_to_an_end_is_degenerate(low: float, high: float, degenerate: bool) -> None:
+    assert is_degenerate(low, high) == degenerate

@@ -164,13 +164,32 @@ def test_a_figure_that_is_no_share_has_no_interval_where_resamples_agree() -> No
         assert found[name].text() == "1.000"
 
 
-def test_patients_that_are_all_half_right_give_no_interval() -> None:
+def test_patients_that_are_all_half_right_have_the_interval_of_as_many_patients() -> None:
     truth = np.array([0, 0] * 6)
     probabilities = np.eye(4, dtype=np.float32)[np.array([0, 1] * 6)]
     halves = Predictions(CLASSES, truth, probabilities, np.repeat(list("abcdef"), 2), np.ones(12, bool))
-    assert estimates(halves)["accuracy"].text(in_percent=True) == "50.0 %"
-    assert level_figures(halves)["balanced_accuracy_ci"] is None
-    assert share_estimate(truth == halves.predicted, halves.groups).low is None
+    expected = binomtest(3, 6).proportion_ci(0.95, method="exact")
+    found = estimates(halves)["accuracy"]
+    assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert level_figures(halves)["accuracy_ci"] == pytest.approx([expected.low, expected.high])
+    assert share_estimate(truth == halves.predicted, halves.groups).low == pytest.approx(expected.low)
+
+
+def test_an_interval_that_reaches_all_is_that_of_as_many_patients() -> None:
+    hits = np.array([True] * 8 + [False])
+    found = share_estimate(hits, np.array(list("abcdefghi")))
+    expected = binomtest(8, 9).proportion_ci(0.95, method="exact")
+    assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+
+
+def test_models_that_never_differ_may_still_differ_on_other_patients() -> None:
+    answers = perfect((9, 9, 9, 9))
+    found = paired_differences(answers, answers)
+    width = 1 - 0.025 ** (1 / 36)
+    assert (found["accuracy"].value, found["accuracy"].low, found["accuracy"].high) == (
+        0, pytest.approx(-width), pytest.approx(width),
+    )  # fmt: skip
+    assert found["specificity"].high == pytest.approx(1 - 0.025 ** (1 / 9))
 
 
 def test_shares_and_fixed_figures_are_exact_too() -> None:
@@ -202,7 +221,7 @@ def test_paired_difference_is_narrower_than_two_intervals_and_zero_against_itsel
     unpaired = np.hypot(*(estimate.high - estimate.low for estimate in apart))
     assert difference.high - difference.low < unpaired
     same = paired_differences(weak, weak)["mcc"]
-    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert (same.value, same.low, same.high) == (0, None, None)
 
 
 def test_paired_difference_refuses_other_questions() -> None:

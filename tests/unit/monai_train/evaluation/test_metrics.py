@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn import metrics as reference
 
+from monai_train.data.labels import Classes
 from monai_train.evaluation.metrics import (
     Predictions,
     balanced_accuracy,
@@ -13,6 +15,7 @@ from monai_train.evaluation.metrics import (
     bootstrap_interval,
     calibration_error,
     level_figures,
+    share_interval,
     tumour_auc,
 )
 from tests.testbed.converted import CLASSES
@@ -58,7 +61,11 @@ def test_any_tumour_counts_every_tumour_class_as_right() -> None:
     truth = np.array([CLASSES.any_tumour, CLASSES.any_tumour, CLASSES.any_tumour, 3])
     answers = Predictions(CLASSES, truth, probabilities, np.array(list("abcd")), np.ones(4, bool))
     assert level_figures(answers)["accuracy"] == pytest.approx(0.75)
-    assert level_figures(answers)["per_class"]["tumor"] == {"recall": pytest.approx(2 / 3), "support": 3}
+    assert level_figures(answers)["per_class"]["tumor"] == {
+        "recall": pytest.approx(2 / 3),
+        "recall_ci": pytest.approx(list(binomtest(2, 3).proportion_ci(0.95, method="exact"))),
+        "support": 3,
+    }
     assert binary_figures(answers)["sensitivity"] == pytest.approx(2 / 3)
     assert binary_figures(answers)["specificity"] == 1
 
@@ -106,3 +113,34 @@ def test_calibration_error_of_a_known_case() -> None:
     truth = np.array([0] * 6 + [1] * 4)
     answers = Predictions(CLASSES, truth, probabilities, np.array(["a"] * 10), np.ones(10, bool))
     assert calibration_error(answers) == pytest.approx(0.2, abs=1e-6)
+
+
+def test_every_share_has_an_interval_that_does_not_collapse() -> None:
+    truth, groups = np.repeat([0, 3], 9), np.array([f"G{n}" for n in range(18)])
+    answers = Predictions(CLASSES, truth, np.eye(4, dtype=np.float32)[truth], groups, np.ones(18, bool))
+    exact = [pytest.approx(0.025 ** (1 / 9)), 1.0]
+    binary, levels = binary_figures(answers), level_figures(answers)
+    assert binary["sensitivity_ci"] == binary["specificity_ci"] == exact
+    assert levels["per_class"]["glioma"]["recall_ci"] == exact
+    assert binary["missed_ci"] == binary["false_alarms_ci"] == [0.0, pytest.approx(1 - 0.025 ** (1 / 9))]
+    assert (binary["not_assessed"], binary["not_assessed_ci"][0]) == (0.0, 0.0)
+    assert 0 < binary["not_assessed_ci"][1] < 0.2
+    assert levels["accuracy_ci"] == [pytest.approx(0.025 ** (1 / 18)), 1.0]
+
+
+def test_of_no_answers_there_is_no_interval() -> None:
+    assert share_interval(np.empty(0, bool), np.empty(0, np.str_)) is None
+
+
+def test_classes_of_any_number_and_order_are_measured() -> None:
+    classes = Classes.of(["abscess", "glioma", "notumor", "other"])
+    assert classes.names == ("glioma", "other", "notumor", "abscess")
+    truth = np.array([0, 1, 2, 3, 4])
+    answers = Predictions(
+        classes, truth, np.eye(4, dtype=np.float32)[[0, 1, 2, 0, 3]], np.array(list("abcde")), np.ones(5, bool)
+    )
+    found = level_figures(answers)
+    assert list(found["per_class"]) == ["glioma", "other", "notumor", "abscess", "tumor"]
+    assert found["per_class"]["tumor"]["recall"] == 1  # any lesion is right
+    assert found["accuracy"] == pytest.approx(4 / 5)
+    assert (binary_figures(answers)["sensitivity"], binary_figures(answers)["specificity"]) == (1, 1)

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 from markdown_it import MarkdownIt
 from rich.console import Console
 
+from monai_train.evaluation.cohorts import group_figures
 from monai_train.evaluation.evaluate import Measurement
 from monai_train.evaluation.metrics import Predictions
-from monai_train.evaluation.tables import HEADER, markdown_table, report_markdown, report_rows, report_table
+from monai_train.evaluation.tables import (
+    HEADER,
+    group_markdown,
+    group_rows,
+    group_table,
+    markdown_table,
+    report_markdown,
+    report_rows,
+    report_table,
+)
 from tests.testbed.converted import CLASSES
+from tests.testbed.reference_systems import manifest_row
 
 
 def cells_of(markdown: str) -> list[list[str]]:
@@ -55,11 +67,11 @@ def test_report_has_a_heading_and_each_figure_with_its_n() -> None:
     assert [tuple(row) for row in rows] == report_rows(report)
     shown = {name: slices for name, slices, _ in rows}
     assert shown["n"] == "5 (4 patients)"
-    assert shown["accuracy"] == "80.0 %"
-    assert shown["recall tumor"] == "100.0 % (n=1)"
+    assert shown["accuracy"] == "80.0 % (22.8-99.8)"
+    assert shown["recall tumor"] == "100.0 % (2.5-100.0) (n=1)"
     assert shown["sensitivity"].startswith("75.0 % (")
     assert shown["sensitivity"].endswith("(n=4)")
-    assert shown["not assessed"] == "20.0 %"
+    assert shown["not assessed"] == "20.0 % (0.2-77.2)"
 
 
 def test_the_terminal_shows_the_same_rows() -> None:
@@ -78,3 +90,22 @@ def test_balanced_accuracy_is_left_out_where_only_tumours_or_none_occur() -> Non
     names = [name for name, _, _ in report_rows(Measurement(of_one_kind, of_one_kind).to_json())]
     assert "balanced accuracy" not in names
     assert "accuracy" in names
+
+
+def test_groups_are_a_row_each_on_the_terminal_and_in_markdown() -> None:
+    rows = [replace(manifest_row(n, n % 2 * 3, str(n), "x" if n < 4 else "y"), sequence="T1") for n in range(8)]
+    truth = np.array([0, 3] * 4)
+    groups = np.array([row.patient_group for row in rows])
+    answers = Predictions(CLASSES, truth, np.eye(4, dtype=np.float32)[truth], groups, np.ones(8, bool))
+    found = group_figures(answers, rows)
+    assert [row[:2] for row in group_rows(found)] == [
+        ("sequence: T1", "8 (8)"),
+        ("source: x", "4 (4)"),
+        ("source: y", "4 (4)"),
+    ]
+    assert group_rows(found)[1][2] == "100.0 % (15.8-100.0) (n=2)"
+    console = Console(width=160, record=True)
+    console.print(group_table(found))
+    assert "sequence: T1" in console.export_text()
+    assert group_markdown(found).count("\n") == 4
+    assert group_markdown({}) == ""

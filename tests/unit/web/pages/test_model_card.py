@@ -39,6 +39,12 @@ def test_a_table_names_its_rows_and_has_a_whisker_for_each_interval() -> None:
     assert "<h2>A card</h2>" in html
 
 
+def test_an_interval_without_any_width_is_not_shown_as_one() -> None:
+    html = card_as_html(_GFM.replace("88.7 % (84.7-92.0)", "100.0 % (100.0-100.0)"))
+    assert "<td>100.0 % (interval not known)</td>" in html
+    assert "<svg" not in html
+
+
 def test_html_in_a_card_is_text() -> None:
     html = card_as_html(
         "<script>alert(1)</script>\n\n```\n│ <b>x</b> │ y │\n└─\n```\n![p](http://elsewhere/p.png)\n\n"
