@@ -55,8 +55,10 @@ class Classes:
     @classmethod
     def named(cls, names: Sequence[str]) -> Classes:
         """The classes of these names, in this order. Raises StartError: a name twice, no "notumor", no lesion."""
-        if len(set(names)) < len(names) or NO_TUMOUR not in names or len(names) < 2:
+        if len(set(names)) < len(names) or NO_TUMOUR not in names:
             raise StartError("classes-invalid", f"the classes {', '.join(names)} are not {NO_TUMOUR} and others, once")
+        if len(names) < 2:
+            raise StartError("classes-invalid", f"the labels name no lesion: there is no class but {NO_TUMOUR}")
         return cls(tuple(names), names.index(NO_TUMOUR))
 
     @classmethod

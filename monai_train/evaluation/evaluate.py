@@ -155,7 +155,7 @@ def select_pictures(
     if deduplicated:
         chosen = deduplicate(rows, chosen)
     if not chosen:
-        raise StartError("nothing-to-measure", f"no picture has the role {role}" if role else "there is no picture")
+        raise StartError("nothing-to-measure", f"no picture has the role {role}" if role else "no picture has a label")
     return chosen
 
 

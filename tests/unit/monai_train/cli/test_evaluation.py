@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from monai_train.cli.app import app
+from monai_train.data.manifest import read_manifest
 from worker.errors import StartError
 
 
@@ -44,7 +46,10 @@ def test_seeds_refuses_weights_without_a_network(tmp_path: Path, tiny_data: Path
 
 
 def test_copies_are_counted_once_with_deduplicate(tiny_data: Path, tiny_run: Path, tmp_path: Path) -> None:
-    command = ["evaluate", "--run", str(tiny_run), "--data", str(tiny_data), "--role", "test", "--json"]
+    command = ["evaluate", "--run", str(tiny_run), "--data", str(tiny_data), "--json"]
     answer = CliRunner().invoke(app, [*command, str(tmp_path / "a.json"), "--deduplicate"], catch_exceptions=False)
     assert answer.exit_code == 0
     assert "balanced accuracy" in answer.output
+    assert "measured: the test part" in answer.output
+    part = json.loads((tmp_path / "a.json").read_text())["part"]
+    assert (part["name"], part["of"]) == ("test", len(read_manifest(tiny_data)))

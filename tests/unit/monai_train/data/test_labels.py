@@ -77,7 +77,7 @@ def test_what_a_picture_shows_is_a_class_or_a_lesion_of_unknown_kind_or_unknown(
 
 @pytest.mark.parametrize("labels", [["notumor"], [""], []])
 def test_labels_without_a_lesion_make_no_classes(labels: list[str]) -> None:
-    with pytest.raises(StartError, match="the classes notumor are not"):
+    with pytest.raises(StartError, match="the labels name no lesion"):
         Classes.of(labels)
 
 
