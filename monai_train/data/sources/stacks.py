@@ -42,11 +42,16 @@ def read_preprocessing(path: Path = PREPROCESSING_FILE) -> Preprocessing:
     return Preprocessing.from_json(json.loads(path.read_text()))
 
 
+def as_stored(definition: Preprocessing) -> Preprocessing:
+    """The definition without reformatting: labels and numbers are of the slices as they are stored."""
+    return replace(definition, slice_spacing_mm=0.0, reformat_below_mm=0.0)
+
+
 def check_stack(stack: Stack, out: Path) -> CheckedStack:
     """Preprocess the images as a training will. What is no stack is checked image by image."""
     files = [out / path for path in stack.paths]
     try:
-        frames = preprocess(files, read_preprocessing()).frames
+        frames = preprocess(files, as_stored(read_preprocessing())).frames
     except NotAssessable as error:
         if len(stack.paths) == 1:
             return CheckedStack(refused={stack.paths[0]: (error.reason, error.detail)})

@@ -8,7 +8,9 @@ import numpy as np
 
 from monai_train.data.images import Picture
 from monai_train.data.secondary_capture import encode_secondary_capture
+from monai_train.data.sources.slice_series import SlicePlace, encode_slice
 from monai_train.data.sources.stacks import PREPROCESSING_FILE, Stack, check_stack, read_preprocessing
+from tests.testbed.converted import head
 from tests.testbed.source_folder import dicom_series
 
 
@@ -49,3 +51,14 @@ def test_images_that_are_no_stack_stand_alone_without_a_series(tmp_path: Path) -
     assert set(checked.columns) == {"a.dcm", "b.dcm"}
     assert {columns["series"] for columns in checked.columns.values()} == {""}
     assert set(checked.refused) == {"c.dcm"}
+
+
+def test_slices_of_a_3d_series_are_numbered_as_they_are_stored(tmp_path: Path) -> None:
+    contents = {}
+    for number in range(1, 9):
+        place = SlicePlace("p", "p", "p", "T1", number, 1.0)  # nearer than the worker would leave them
+        picture = Picture(head("notumor", np.random.default_rng(number)), "L", "PNG")
+        contents[f"{number}.dcm"] = encode_slice(picture, place, str(number), 1)
+    checked = check_stack(Stack(write(tmp_path, contents), "1.2.3"), tmp_path)
+    assert [checked.columns[f"{n}.dcm"]["slice_number"] for n in range(1, 9)] == [str(n) for n in range(1, 9)]
+    assert {columns["slice_count"] for columns in checked.columns.values()} == {"8"}
