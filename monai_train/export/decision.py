@@ -24,7 +24,7 @@ _WANTED = 0.95  # sensitivity and specificity of what is answered
 _UNDECIDED = 0.10  # at most this share of either group of cases lies between the thresholds
 _MINIMUM_KINDS = (0.6, 0.7, 0.8, 0.9)  # of which the least is taken that lets most kinds be named
 _PRECISION = 0.85  # of a kind on a sequence, to be named there; its lower limit must exceed _LEAST_PRECISION
-_LEAST_PRECISION = 0.6
+_LEAST_PRECISION = 0.4
 _LEAST_PATIENTS = 3
 
 
@@ -117,14 +117,23 @@ def fit_kind_temperature(cases: Sequence[KindCase]) -> float:
 def reliable_kinds(
     cases: Sequence[KindCase], names: Sequence[str], temperature: float, minimum: float = _MINIMUM_KINDS[0]
 ) -> list[str]:
-    """The kinds that are right in 85 % of the slices that get their name, with this probability, patients alike."""
+    """The kinds that are right in 85 % of the slices that get their name, with this probability, patients alike.
+
+    A kind is reliable only where patients with other kinds were there to be mistaken for it.
+    """
     if not cases:
         return []
     logits = np.array([case.logits for case in cases]) / temperature
     probability = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None])
     best, kinds = probability.argmax(axis=1), np.array([case.kind for case in cases])
     named = probability.max(axis=1) >= minimum
-    return [name for index, name in enumerate(names) if _is_reliable(cases, named & (best == index), kinds == index)]
+    of_kind = [{case.patient for case in cases if case.kind == index} for index in range(len(names))]
+    confusable = [len(set().union(*of_kind[:k], *of_kind[k + 1 :])) >= _LEAST_PATIENTS for k in range(len(names))]
+    return [
+        name
+        for index, name in enumerate(names)
+        if confusable[index] and _is_reliable(cases, named & (best == index), kinds == index)
+    ]
 
 
 def _is_reliable(cases: Sequence[KindCase], named: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> bool:

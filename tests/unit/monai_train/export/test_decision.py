@@ -111,3 +111,7 @@ def test_a_kind_is_named_from_the_least_probability_that_is_reliable() -> None:
     rule = fit_rules(_cases(400, 1.0, 0.0, 0.2), sure + doubtful, ("T1",), NAMES)["T1"]
     assert rule["reliable_kinds"] == ["glioma"]
     assert rule["minimum_kind"] > 0.6
+
+
+def test_a_kind_that_nothing_could_be_mistaken_for_is_not_reliable() -> None:
+    assert reliable_kinds([KindCase("FLAIR", (5.0, 0.0, 0.0), 0, f"p{n}") for n in range(12)], NAMES, 1.0) == []
