@@ -23,7 +23,7 @@ from monai_train.export.coded_classes import coded_classes
 from monai_train.export.drawn_figures import drawn_figures
 from monai_train.export.engine_networks import write_networks, write_weights
 from monai_train.export.golden import write_golden_series
-from monai_train.export.model_card import TITLES, data_section, model_card
+from monai_train.export.model_card import TITLES, data_section, licence, model_card
 from monai_train.export.run_inputs import average_runs, read_run
 from worker.errors import StartError
 from worker.inference.bundle import load_bundle
@@ -83,6 +83,7 @@ def export(
         )
         card = model_card(described, inputs.config, inputs.provenance, datasets, measured)
         (folder / "docs/README.md").write_text(card)
+        (folder / "LICENSE.md").write_text(licence(datasets) + "\n")
         (folder / "docs/figures.json").write_text(json.dumps(drawn_figures(measured, TITLES)) + "\n")
         write_worker_json(folder, described)
         _check(folder, measured)

@@ -108,7 +108,7 @@ by patient, as far as patients are known; no group is on two sides of the split.
 conflicting labels were excluded.
 {_confounding(described)}
 
-{_licence(data)}
+{licence(data)}
 
 ## Training
 From {start}: {config.epochs} epochs of {config.samples_per_epoch} sampled pictures, batch size {config.batch}, AdamW,
@@ -184,7 +184,7 @@ def _confounding(described: Mapping[str, Any]) -> str:
     )
 
 
-def _licence(data: str) -> str:
+def licence(data: str) -> str:
     """The licence of the weights, which follows from the data."""
     if "NC-SA" in data:
         return (
