@@ -89,7 +89,9 @@ def group_rows(groups: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def group_table(groups: dict[str, Any]) -> Table:
     """The rows of groups for the terminal."""
-    table = Table(*GROUP_HEADER, title="Slices by sequence, slice level and source", title_justify="left")
+    table = Table(title="Slices by sequence, slice level and source", title_justify="left", padding=0)
+    for name in GROUP_HEADER:
+        table.add_column(name, overflow="fold")  # an interval that is cut says something else
     for row in group_rows(groups):
         table.add_row(*row)
     return table

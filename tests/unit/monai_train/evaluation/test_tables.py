@@ -107,5 +107,8 @@ def test_groups_are_a_row_each_on_the_terminal_and_in_markdown() -> None:
     console = Console(width=160, record=True)
     console.print(group_table(found))
     assert "sequence: T1" in console.export_text()
+    narrow = Console(width=80, record=True)
+    narrow.print(group_table(found))
+    assert "…" not in narrow.export_text()
     assert group_markdown(found).count("\n") == 4
     assert group_markdown({}) == ""
