@@ -50,7 +50,7 @@ ALLOWED_TARGETS = NETWORK_TARGETS | {
     "worker.inference.preprocess.Preprocessing",
     "worker.inference.run_bundle.run_bundle",
 }
-ALLOWED_SUFFIXES = frozenset({".json", ".safetensors", ".xml", ".bin", ".md", ".dcm"})
+ALLOWED_SUFFIXES = frozenset({".json", ".safetensors", ".xml", ".bin", ".md", ".txt", ".dcm"})
 REQUIRED_FILES = (
     "configs/metadata.json",
     "configs/inference.json",

@@ -35,7 +35,7 @@ def _answer(sent: StoreRequest) -> str:
         row = read_instance(sent, instance_path)
     except RefusedInstance as fault:
         return fault.reason
-    return "stored" if len(row.patient_id) <= 64 and len(row.patient_name) <= 324 else "not cut"
+    return "stored" if len(row.patient_id) <= 512 and len(row.patient_name) <= 512 else "not cut"
 
 
 def _noting(budgets: list[Budget]):  # type: ignore[no-untyped-def]

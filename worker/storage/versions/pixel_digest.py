@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
@@ -51,10 +51,16 @@ def pixel_digest(file: BinaryIO, transfer_syntax_uid: str) -> str:
     return digest.hexdigest()
 
 
+class _Digest(Protocol):
+    """What a hash of hashlib is."""
+
+    def update(self, data: bytes | memoryview, /) -> None: ...
+
+
 class _Pixels:
     """Reads the elements of group 7FE0, which end a dataset, and digests their values."""
 
-    def __init__(self, source: FileSource, position: int, implicit: bool, little: bool, digest: hashlib._Hash) -> None:
+    def __init__(self, source: FileSource, position: int, implicit: bool, little: bool, digest: _Digest) -> None:
         self._source = source
         self._rest = memoryview(bytes(source.data[position:]))
         self._implicit = implicit
