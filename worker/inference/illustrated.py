@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from worker.errors import NotAssessable
 from worker.pixels.arrays import ByteArray, FloatArray
-from worker.pixels.geometry import Edges
 from worker.results import ResultStatus, SeriesResult
+
+if TYPE_CHECKING:  # the receiver loads neither numpy nor what reads pixels
+    from worker.pixels.geometry import Edges
 
 
 @dataclass(frozen=True, slots=True)

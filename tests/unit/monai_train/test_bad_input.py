@@ -98,5 +98,5 @@ def test_a_lesion_that_the_bundle_has_no_class_for_is_one_of_unknown_kind(tiny_d
     rows = [row for row in read_manifest(tiny_data) if row.label in ("glioma", "notumor")][:40:4]
     rows = [replace(row, label="abscess" if row.label == "glioma" else row.label) for row in rows]
     found = measure_bundle(default_bundle(), tiny_data, rows).to_json()
-    assert found["labels"] == ["glioma", "meningioma", "pituitary", "notumor", "tumor"]
+    assert found["labels"] == ["glioma", "meningioma", "pituitary", "other", "notumor", "tumor"]
     assert found["slice"]["per_class"]["tumor"]["support"] == found["binary"]["n_tumour"] > 0

@@ -17,7 +17,7 @@ from worker.dicom.text.wildcards import matches_wildcards
 _COMPONENTS = 5  # of a group
 _ANY_AT_END = re.compile(r"\^\*$")
 # What surrounds a `?` may fold together with what it stands for.
-_AROUND_ANY = re.compile(r"[^\x00-\x7f]?[*?]*\?[*?]*[^\x00-\x7f]?")
+_AROUND_ANY = re.compile(r"[^\x00-\x7f]?[*?]+[^\x00-\x7f]?")
 
 
 def matches_name(key: str, value: str) -> bool:
@@ -93,7 +93,7 @@ def name_patterns(key: str) -> NamePatterns:
         return NamePatterns(("*",), True, ("*",))
     is_exact = "?" not in wanted
     if not is_exact:
-        wanted = _AROUND_ANY.sub("*", wanted)
+        wanted = _AROUND_ANY.sub(lambda found: "*" if "?" in found[0] else found[0], wanted)
     if "=" in wanted:
         groups = [f"{list(_spellings(group))[-1]}*" for group in _groups_of_key(wanted)] or ["*"]
         return NamePatterns(tuple(groups) if len(groups) == 1 else (), False, ("=".join(groups),))
