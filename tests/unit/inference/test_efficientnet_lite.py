@@ -32,7 +32,8 @@ def test_worker_serves_it_with_equal_engines(name: str, bundle_folder: Path, tmp
     converted = openvino_network(model, 64)
     for file in ("model_fp32.xml", "model.xml"):
         openvino.save_model(converted, folder / "models" / file, compress_to_fp16=False)
-    statistics = {"mean": np.zeros(224), "components": np.eye(1, 224), "scale": np.ones(1)}
+    size = 224 if name == "efficientnet-lite0" else 1280  # channel statistics of a stage, or the pooled features
+    statistics = {"mean": np.zeros(size), "components": np.eye(1, size), "scale": np.ones(1)}
     save_file({key: one.astype(np.float32) for key, one in statistics.items()}, folder / "models/features.safetensors")
     inference = json.loads((folder / "configs/inference.json").read_text())
     inference["network_def"] = find_served(name).definition(4)
