@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import importlib
 import itertools
+import multiprocessing
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from re import _constants, _parser  # type: ignore[attr-defined]
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,7 +22,10 @@ from tests.unit.test_mirror import ROOT, modules
 
 _METHODS = ("search", "match", "fullmatch", "sub", "subn", "split", "findall", "finditer")
 _LENGTH = 30_000  # what takes quadratic time takes seconds with it, and what takes exponential time never ends
-_SECONDS = 1.5  # a linear pattern takes milliseconds; a busy process collects garbage meanwhile
+_SECONDS = 0.5
+# Each pattern runs in a process of its own, forked from one that has nothing else in it.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload([__name__])
 # Where the pattern is no constant of the module, and why that is safe.
 NOT_CONSTANT = {
     "monai_train/networks/pretrained.py": "a table of the module, applied to names of published weights",
@@ -106,24 +111,6 @@ def _attacks(pattern: str | bytes) -> Iterator[str]:
             yield start + body + end
 
 
-class _TooLong(Exception):
-    pass
-
-
-@contextmanager
-def _within(seconds: float) -> Iterator[None]:
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise _TooLong
-
-    before = signal.signal(signal.SIGVTALRM, stop)  # of this process's own time: another's work counts for nothing
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
-
-
 def _run(method: str, pattern: str | bytes, text: str) -> None:
     subject = text.encode("latin-1", "replace") if isinstance(pattern, bytes) else text
     compiled: Any = re.compile(pattern)
@@ -135,15 +122,31 @@ def _run(method: str, pattern: str | bytes, text: str) -> None:
         getattr(compiled, method)(subject)
 
 
+def _attack(method: str, pattern: str | bytes, out: Connection) -> None:
+    """Run every text; the kernel ends the process at one that takes too long, whose beginning was the last to be sent.
+
+    An exception of a signal handler would do for most texts, but what it leaves behind in `re` ends the process later.
+    """
+    for text in _attacks(pattern):
+        out.send(text[:20])
+        signal.setitimer(signal.ITIMER_VIRTUAL, _SECONDS)  # of its own time: another's work counts for nothing
+        _run(method, pattern, text)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+
 def slow(method: str, pattern: str | bytes) -> str | None:
     """The beginning of a text on which a pattern takes too long."""
-    for text in _attacks(pattern):
-        try:
-            with _within(_SECONDS):
-                _run(method, pattern, text)
-        except _TooLong:
-            return text[:20]
-    return None
+    receiver, sender = _PROCESSES.Pipe(duplex=False)
+    process = _PROCESSES.Process(target=_attack, args=(method, pattern, sender))
+    process.start()
+    sender.close()
+    last = ""
+    with receiver, suppress(EOFError):
+        while True:
+            last = receiver.recv()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGVTALRM)
+    return last if process.exitcode else None
 
 
 def test_every_pattern_of_the_source_takes_linear_time() -> None:
