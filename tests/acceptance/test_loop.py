@@ -222,7 +222,8 @@ def _read(browser: httpx.Client, uid: str, truth: str) -> None:
 def _check_dataset(confirmed: Path, truths: dict[str, str]) -> None:
     with (confirmed / "manifest.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert {row["truth"] for row in rows} <= {"marked", "series"}
+    assert {row["truth"] for row in rows} == {"marked", "series", ""}
+    assert {row["label"] for row in rows if not row["truth"]} == {""}  # shown with their series, and not learned from
     marked = [row for row in rows if row["truth"] == "marked"]
     assert {int(row["ordinal"]) for row in marked} == set(WITH_MASS)
     assert len(marked) == PATIENTS * 3 // 4 * len(WITH_MASS)

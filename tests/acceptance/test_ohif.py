@@ -22,6 +22,7 @@ from tests.testbed import filled
 from tests.testbed.browser import CHROMIUM, FLAGS
 from worker.db import tokens
 from worker.db.tables import TokenRole
+from worker.inference.bundle import default_bundle, verified_identity
 from worker.web import ohif
 from worker.web.app import create_app
 from worker.web.guard import COOKIE
@@ -106,12 +107,15 @@ def test_a_study_opens_with_its_images_the_heat_map_and_the_report(tmp_path: Pat
         [number] = re.findall(r"I:\s*(\d+)", images.inner_text())  # that of the slice of the heat map
         assert "AI brain MRI heat map" in picture.inner_text()
         said = report.inner_text()
+        identity = verified_identity(default_bundle())
+        lesions = [answer.finding for answer in (*identity.classes, identity.undetermined) if answer is not None]
+        assert any(f"Finding: {finding.meaning}\n" in said for finding in lesions if finding is not None)
         for part in (
             "AI, unverified, research use only. Not for diagnosis.",
-            "Class: Meningioma, probability 0.",
-            "Finding: Intracranial meningioma",
+            "Judged as T1 with contrast agent, by the header",
+            "Neoplasm: Present",
             "Probability, Finding Glioma: 0.",
-            "Probability, Neoplasm Absent: 0.",
+            "Probability, Lesion Absent: 0.",
             f"AI deciding slice {number} of 24",
             "Images read: 24",
         ):

@@ -14,6 +14,7 @@ import typer
 
 import monai_train.cli.app
 import worker.cli.app
+from worker.inference.bundle import default_bundle, verified_identity
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,6 +50,11 @@ def test_documents_were_found() -> None:
 def test_a_link_to_a_file_leads_somewhere(document: Path) -> None:
     targets = re.findall(r"\]\((?!https?://)([^)#]+)\)", document.read_text())
     assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_the_readme_adds_a_copy_of_the_bundle_that_is_shipped() -> None:
+    named = set(re.findall(r'brain-mri-tumour[: ](\d[\d.]*\d)|"version": "(\d[\d.]*\d)"', DOCUMENTS[0].read_text()))
+    assert {"".join(version) for version in named} == {verified_identity(default_bundle()).version}
 
 
 def test_the_threat_model_names_tests_that_exist() -> None:
