@@ -146,45 +146,26 @@ def retrieved(name: str, address: str | None, transferred: Transferred) -> Audit
 def pixels_deleted(process: str, transferred: Transferred) -> AuditEvent:
     """Retention deleted received files of a study."""
     study = _study(transferred.study_instance_uid, transferred.sop_classes)
-    participants = (Participant("retention", role=_APPLICATION, alternative_user_id=process),)
-    return AuditEvent(
-        _INSTANCES_ACCESSED, Action.DELETE, participants, subjects=(study, *_patient(transferred.patient_id))
-    )
+    return _accessed(Action.DELETE, "retention", process, (study, *_patient(transferred.patient_id)))
 
 
 def file_fault(process: str, path: str, fault: str) -> AuditEvent:
     """A stored file was found damaged or missing; its path is made of hashes."""
-    return AuditEvent(
-        _INSTANCES_ACCESSED,
-        Action.READ,
-        (Participant("storage", role=_APPLICATION, alternative_user_id=process),),
-        outcome=EventOutcome.SERIOUS_FAILURE,
-        description=f"a stored file is {fault}",
-        subjects=(_uri(path),),
-    )
+    outcome = EventOutcome.SERIOUS_FAILURE
+    return _accessed(Action.READ, "storage", process, (_uri(path),), f"a stored file is {fault}", outcome)
 
 
 def attributes_left_out(process: str, study_instance_uid: str, keywords: Sequence[str]) -> AuditEvent:
     """A series' report was made without attributes of its images, as they do not fit their value representations."""
-    return AuditEvent(
-        _INSTANCES_ACCESSED,
-        Action.CREATE,
-        (Participant("infer", role=_APPLICATION, alternative_user_id=process),),
-        outcome=EventOutcome.MINOR_FAILURE,
-        description=f"left out of the report, as it does not fit its VR: {', '.join(keywords)}",
-        subjects=(_study(study_instance_uid),),
-    )
+    description = f"left out of the report, as it does not fit its VR: {', '.join(keywords)}"
+    subjects = (_study(study_instance_uid),)
+    return _accessed(Action.CREATE, "infer", process, subjects, description, EventOutcome.MINOR_FAILURE)
 
 
 def file_replaced(process: str, path: str, fault: str, study_instance_uid: str) -> AuditEvent:
     """A damaged or missing file was replaced by the same content, which was sent again."""
-    return AuditEvent(
-        _INSTANCES_ACCESSED,
-        Action.UPDATE,
-        (Participant("storage", role=_APPLICATION, alternative_user_id=process),),
-        description=f"a stored file that was {fault} was replaced by the same instance, sent again",
-        subjects=(_study(study_instance_uid), _uri(path)),
-    )
+    description = f"a stored file that was {fault} was replaced by the same instance, sent again"
+    return _accessed(Action.UPDATE, "storage", process, (_study(study_instance_uid), _uri(path)), description)
 
 
 def corrected(process: str, before: Transferred, after: Transferred, by: str | None = None) -> AuditEvent:
@@ -194,15 +175,30 @@ def corrected(process: str, before: Transferred, after: Transferred, by: str | N
         subjects.append(_study(after.study_instance_uid, after.sop_classes))
     if after.patient_id != before.patient_id:
         subjects += _patient(after.patient_id)
-    participants = [Participant("storage", role=_APPLICATION, alternative_user_id=process)]
-    if by is not None:
-        participants.append(Participant(by, True))
+    description = "instances were corrected: their earlier versions are kept, their series are settled again"
+    return _accessed(Action.UPDATE, "storage", process, tuple(subjects), description, user=by)
+
+
+def _accessed(
+    action: Action,
+    part: str,
+    process: str,
+    subjects: tuple[EventSubject, ...],
+    description: str | None = None,
+    outcome: EventOutcome = EventOutcome.SUCCESS,
+    user: str | None = None,
+) -> AuditEvent:
+    """A part of the worker accessed instances; `user` is who had it do so, where a person did."""
+    participants = [Participant(part, role=_APPLICATION, alternative_user_id=process)]
+    if user is not None:
+        participants.append(Participant(user, True))
     return AuditEvent(
         _INSTANCES_ACCESSED,
-        Action.UPDATE,
+        action,
         tuple(participants),
-        description="instances were corrected: their earlier versions are kept, their series are settled again",
-        subjects=tuple(subjects),
+        outcome=outcome,
+        description=description,
+        subjects=subjects,
     )
 
 
