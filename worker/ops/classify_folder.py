@@ -18,7 +18,7 @@ from worker.db.results import Lineage
 from worker.db.tables import ObjectKind, SeriesStatus
 from worker.db.views.search import SeriesAnswer
 from worker.dicom import standard
-from worker.dicom.header import parse_header, read_meta, read_stored_header
+from worker.dicom.header import read_stored_header
 from worker.dicom.series_type import SeriesType, read_series_type
 from worker.errors import NotAssessable, RefusedInstance, StartError
 from worker.inference.illustrated import IllustratedResult, not_assessed
@@ -31,7 +31,7 @@ from worker.reporting.outbox import Outbox
 from worker.reporting.secondary_capture import secondary_capture_png
 from worker.reporting.source_attributes import SOURCE_KEYWORDS, left_out
 from worker.results import ModelIdentity
-from worker.storage.acceptance import StoreRequest, read_instance, refusing_unreadable
+from worker.storage.acceptance import read_instance, request_of_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +91,7 @@ def _describe_file(path: Path, routes: Sequence[RouteSection]) -> NewInstance:
     content = path.read_bytes()
     if content[128:132] != b"DICM":
         raise RefusedInstance(standard.CANNOT_UNDERSTAND, "not-dicom", "the file has no DICOM preamble")
-    with refusing_unreadable():
-        syntax = str(read_meta(content).get("TransferSyntaxUID", ""))
-        header = parse_header(content, syntax, ("SOPClassUID", "SOPInstanceUID")).dataset
-        received = StoreRequest(
-            affected_sop_class_uid=str(header.get("SOPClassUID", "")),
-            affected_sop_instance_uid=str(header.get("SOPInstanceUID", "")),
-            transfer_syntax_uid=syntax,
-            encoded=content,
-        )
-    instance = read_instance(received, lambda _series, _content: str(path), routes)
+    instance = read_instance(request_of_file(content), lambda _series, _content: str(path), routes)
     if instance.sop_class_uid not in standard.STORAGE_SOP_CLASSES:
         name = UID(instance.sop_class_uid).name
         raise RefusedInstance(standard.DATASET_MISMATCH, "sop-class", f"{name} is not accepted")

@@ -21,7 +21,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 from worker.config import routing
 from worker.db.instances import IDENTITY_KEY, NewInstance
 from worker.dicom import functional_groups, series_attributes, standard
-from worker.dicom.header import Header, parse_header, parse_header_of_file
+from worker.dicom.header import Header, parse_header, parse_header_of_file, read_meta
 from worker.dicom.odd_values import ignore_value_warnings
 from worker.dicom.sources import TooComplex
 from worker.dicom.text.printable import printable, stored_text
@@ -102,18 +102,18 @@ def read_instance(
     request: StoreRequest,
     path_of: Callable[[str, str], str],
     routes: Sequence[routing.RouteSection] = (),
-    *,
-    hide: bool = False,
+    pseudonym: Callable[[str], str] | None = None,
 ) -> NewInstance:
     """The row of a request's instance.
 
     `path_of` gives the path of its file for a Series Instance UID and the SHA-256 of the content. The row records what
-    `routes` need of the header; with `hide`, no value that may identify a patient. Raises RefusedInstance when the
+    `routes` need of the header; with `pseudonym`, no value that may identify a patient. Raises RefusedInstance when the
     dataset is unreadable or contradicts the command.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of odd values, which are stored as they are
-        return _read_instance(request, path_of, routes, hide)
+        new = _read_instance(request, path_of, routes, hide=pseudonym is not None)
+    return new if pseudonym is None else pseudonymised(new, pseudonym)
 
 
 def _read_instance(
@@ -134,6 +134,7 @@ def _read_instance(
         raise RefusedInstance(standard.DATASET_MISMATCH, "uid-mismatch", "command and dataset name different instances")
     content = request.encoded
     sha256 = content.sha256() if isinstance(content, FileContent) else hashlib.sha256(content).hexdigest()
+    attributes = _attributes(ds)
     return NewInstance(
         sop_instance_uid=uids["SOPInstanceUID"],
         sop_class_uid=uids["SOPClassUID"],
@@ -144,9 +145,9 @@ def _read_instance(
         patient_name=_text(ds, "PatientName"),
         accession_number=_text(ds, "AccessionNumber"),
         study_date=_text(ds, "StudyDate"),
-        modality=_text(ds, "Modality").upper(),  # a CS has no small letters: PS3.5 6.2
+        modality=attributes["modality"],
         series_description=_text(ds, "SeriesDescription"),
-        attributes=_attributes(ds)
+        attributes=attributes
         | ({PRODUCED_KEY: True} if _text(ds, "ManufacturerModelName") == standard.PRODUCT else {})
         | {IDENTITY_KEY: _identity(ds, uids["StudyInstanceUID"])}
         | {series_attributes.TYPE_KEY: series_attributes.read_kinds(header)}
@@ -156,6 +157,18 @@ def _read_instance(
         sha256=sha256,
         association_id=request.association_id,
     )
+
+
+def request_of_file(content: Content, association_id: int | None = None) -> StoreRequest:
+    """The request that brings a DICOM file, as the file describes itself. Raises RefusedInstance."""
+    request = StoreRequest("", "", "", content, association_id)
+    with refusing_unreadable():
+        request.transfer_syntax_uid = str(read_meta(beginning_of(request)).get("TransferSyntaxUID", ""))
+    ds = parse_header_of_request(request, ("SOPClassUID", "SOPInstanceUID")).dataset
+    with refusing_unreadable():
+        request.affected_sop_class_uid = str(ds.get("SOPClassUID", ""))
+        request.affected_sop_instance_uid = str(ds.get("SOPInstanceUID", ""))
+    return request
 
 
 def beginning_of(request: StoreRequest) -> bytes | bytearray:
@@ -291,7 +304,7 @@ def _attributes(ds: Dataset) -> dict[str, Any]:
     except ValueError:
         frames = 1
     return {
-        "modality": _text(ds, "Modality").upper(),
+        "modality": _text(ds, "Modality").upper(),  # a CS has no small letters: PS3.5 6.2
         "image_type": _code_strings(ds, "ImageType"),
         "scanning_sequence": _code_strings(ds, "ScanningSequence"),
         "body_part": _text(ds, "BodyPartExamined").upper(),

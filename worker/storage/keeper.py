@@ -25,7 +25,7 @@ from worker.db.engine import Database, DatabaseError, IntegrityError, is_out_of_
 from worker.db.instances import NewInstance, add_instances, stored_instances
 from worker.files import fsync
 from worker.logs import fault_fields, get_log
-from worker.storage.acceptance import StoreRequest, instance_path, pseudonymised, read_instance
+from worker.storage.acceptance import StoreRequest, instance_path, read_instance
 from worker.storage.folders import FolderSync
 from worker.storage.integrity import fault_of
 from worker.storage.pending import PendingCommit, StoreOutcome
@@ -73,11 +73,9 @@ class InstanceKeeper:
 
     def keep(self, request: StoreRequest) -> StoreOutcome:
         """Store an instance. Raises RefusedInstance with the status to answer; then nothing is stored."""
-        new = read_instance(request, instance_path, self._routes, hide=self._database.pseudonym is not None)
+        new = read_instance(request, instance_path, self._routes, self._database.pseudonym)
         if is_held(self._database, new):
             return StoreOutcome.REPEATED
-        if self._database.pseudonym is not None:
-            new = pseudonymised(new, self._database.pseudonym)
         try:
             # What was spooled is on the disk, where it stays.
             self._check_space(0 if isinstance(request.encoded, SpooledFile) else len(request.encoded))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,8 +28,10 @@ from worker.storage.acceptance import (
     instance_path,
     pseudonymised,
     read_instance,
+    request_of_file,
     require_storable,
 )
+from worker.storage.spool import FileContent
 
 
 def test_an_instance_is_storable_by_its_sop_class_and_size() -> None:
@@ -52,6 +55,18 @@ def test_a_row_has_what_the_header_says() -> None:
     assert row.path == instance_path(row.series_instance_uid, row.sha256)
     assert row.attributes["image_type"] == ["ORIGINAL", "PRIMARY", "M"]
     assert row.attributes["frames"] == 1
+
+
+def test_a_file_describes_its_own_request_in_memory_and_on_disk(tmp_path: Path) -> None:
+    expected = replace(received(mr_instance(7)), association_id=3)
+    assert request_of_file(expected.encoded, 3) == expected
+    path = tmp_path / "instance.dcm"
+    path.write_bytes(expected.encoded)
+    content = FileContent(str(path), len(expected.encoded))
+    assert request_of_file(content, 3) == replace(expected, encoded=content)
+    for unreadable in (b"", b"no DICOM at all", FileContent(str(tmp_path / "missing.dcm"))):
+        with pytest.raises(RefusedInstance):
+            read_instance(request_of_file(unreadable), instance_path)
 
 
 @pytest.mark.parametrize("vr", [b"  ", b"\0\0", b"??"])

@@ -12,10 +12,9 @@ from worker.db.instances import NewInstance, clear_file_faults
 from worker.db.tables import ConflictRow, Decision
 from worker.db.versions.conflicts import decide_conflict, find_conflict
 from worker.db.versions.corrections import correct_instances, is_named, lock_instances
-from worker.dicom.header import read_header
 from worker.errors import RefusedInstance, WorkerError
 from worker.logs import get_log
-from worker.storage.acceptance import StoreRequest, pseudonymised, read_instance, refusing_unreadable
+from worker.storage.acceptance import read_instance, request_of_file
 from worker.storage.integrity import fault_of
 from worker.storage.spool import FileContent
 from worker.storage.versions.repetition import correction_events
@@ -86,29 +85,13 @@ class Conflicts:
             raise UnusableConflict(f"file-{fault}", f"the file of the conflict is {fault}: have it sent again")
         content = FileContent(str(path), conflict.size, conflict.sha256)
         try:
-            request = _request(content, conflict.association_id)
-            new = read_instance(
-                request,
-                lambda _series, _sha256: conflict.path,
-                self.settings.route,
-                hide=self.database.pseudonym is not None,
+            request = request_of_file(content, conflict.association_id)
+            return read_instance(
+                request, lambda _series, _sha256: conflict.path, self.settings.route, self.database.pseudonym
             )
         except RefusedInstance as refusal:
             raise UnusableConflict(refusal.reason, "the content of the conflict is not a valid instance") from None
-        return pseudonymised(new, self.database.pseudonym) if self.database.pseudonym is not None else new
 
     def _decided(self, number: int, decision: str, by: str, address: str | None) -> None:
         self.record(events.operated(by, address, f"conflict {number}: {decision}"))
         get_log().info("conflict decided", conflict_row=number, decision=decision)
-
-
-def _request(content: FileContent, association_id: int | None) -> StoreRequest:
-    with refusing_unreadable(), content.open() as file:
-        ds = read_header(file, ("SOPClassUID", "SOPInstanceUID"))
-    return StoreRequest(
-        affected_sop_class_uid=str(ds.get("SOPClassUID", "")),
-        affected_sop_instance_uid=str(ds.get("SOPInstanceUID", "")),
-        transfer_syntax_uid=str(ds.file_meta.TransferSyntaxUID),
-        encoded=content,
-        association_id=association_id,
-    )
