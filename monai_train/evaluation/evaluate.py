@@ -317,9 +317,8 @@ def judged_answer(
     for (_, sequence), own in series.items():
         weighting, with_agent = ("T1", sequence == "T1C") if sequence in ("T1", "T1C") else (sequence or None, None)
         judged = judge(
-            logits[own], allowed[own], None, rows[own[0]].plane or None, Declared(weighting, with_agent, False, ""),
-            decision.layout, decision.limits, decision.rules, decision.undetermined,
-        )  # fmt: skip
+            logits[own], allowed[own], None, rows[own[0]].plane or None, Declared(weighting, with_agent), decision
+        )
         if judged.decision is not None:
             answers.append(judged.decision.probabilities)
             assessed = assessed or judged.refusal is None

@@ -15,6 +15,7 @@ from worker.inference.display import key_image
 from worker.inference.engines import EngineOutputs
 from worker.inference.illustrated import IllustratedResult
 from worker.inference.preprocess import Volume
+from worker.inference.series_rule import softmax
 from worker.pixels.arrays import FloatArray
 from worker.results import Activation, ModelClass, ResultStatus, SliceResult
 
@@ -23,9 +24,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 def slice_probabilities(logits: FloatArray, temperature: float) -> FloatArray:
     """Calibrated probabilities: softmax(logits / temperature), [slices, classes]. Source: Guo et al. 2017."""
-    scaled = logits.astype(np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+    return np.asarray(softmax(logits.astype(np.float64) / temperature), np.float32)
 
 
 def tumour_probability(probabilities: FloatArray, classes: Sequence[ModelClass]) -> FloatArray:

@@ -75,7 +75,6 @@ def _read_kinds(path: Path) -> list[dict[str, list[str]]]:
 
 def judge_volume(volume: Volume, logits: FloatArray, allowed: Any, bundle: Bundle, declared: Declared) -> Judgement:
     """Judge a series of the logits [n, K + S + R] of `volume.tensor` and its slices' in-distribution flags [n]."""
-    decision = bundle.decision
     positions = [frame.position_mm for frame in volume.frames]
     return judge(
         logits,
@@ -83,10 +82,7 @@ def judge_volume(volume: Volume, logits: FloatArray, allowed: Any, bundle: Bundl
         None if None in positions else np.array(positions, np.float64),
         volume.plane,
         declared,
-        decision.layout,
-        decision.limits,
-        decision.rules,
-        decision.undetermined,
+        bundle.decision,
     )
 
 

@@ -35,7 +35,7 @@ from worker.results import CodedConcept, ModelClass, ModelIdentity
 
 if TYPE_CHECKING:  # reading the identity alone needs neither numpy nor pydicom
     from worker.inference.preprocess import Preprocessing
-    from worker.inference.series_rule import Layout, SequenceRule, SeriesLimits
+    from worker.inference.series_rule import SeriesDecision
 
 NETWORK_TARGETS = frozenset(
     {
@@ -87,17 +87,6 @@ class TopSlices:
 
 
 @dataclass(frozen=True)
-class SeriesDecision:
-    """The series rule of format 2: `layout` of the outputs, limits, a rule for each sequence, and the label of a lesion
-    whose kind is not reliable."""
-
-    layout: Layout
-    limits: SeriesLimits
-    rules: Mapping[str, SequenceRule]
-    undetermined: str
-
-
-@dataclass(frozen=True)
 class Bundle:
     """A verified bundle.
 
@@ -118,7 +107,7 @@ class Bundle:
     @property
     def outputs(self) -> int:
         """The number of logits of a slice."""
-        return self.rule.layout.outputs if isinstance(self.rule, SeriesDecision) else len(self.identity.classes)
+        return len(self.identity.classes) if isinstance(self.rule, TopSlices) else self.rule.layout.outputs
 
     @property
     def top_slices(self) -> TopSlices:
@@ -130,7 +119,7 @@ class Bundle:
     @property
     def decision(self) -> SeriesDecision:
         """The rule of format 2. Raises StartError for a bundle of format 1."""
-        if not isinstance(self.rule, SeriesDecision):
+        if isinstance(self.rule, TopSlices):
             raise StartError("bundle-format", "this needs a model bundle of format 2")
         return self.rule
 
@@ -212,7 +201,7 @@ def _check_outputs(inference: Mapping[str, Any], described: Described) -> None:
 def _rule(described: Described) -> TopSlices | SeriesDecision:
     if isinstance(described, FormatOne):
         return TopSlices(described.temperature, described.aggregation, described.thresholds)
-    from worker.inference.series_rule import Layout, SequenceRule, SeriesLimits
+    from worker.inference.series_rule import Layout, SequenceRule, SeriesDecision, SeriesLimits
 
     classes = described.classes
     layout = Layout(

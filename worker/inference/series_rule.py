@@ -77,6 +77,16 @@ class SequenceRule:
 
 
 @dataclass(frozen=True)
+class SeriesDecision:
+    """The rule of a bundle: a rule for each sequence, and the label of a lesion whose kind is not reliable."""
+
+    layout: Layout
+    limits: SeriesLimits
+    rules: Mapping[str, SequenceRule]
+    undetermined: str
+
+
+@dataclass(frozen=True)
 class SeriesEvidence:
     """What the slices of a series say, in stack order.
 
@@ -366,19 +376,16 @@ def judge(
     positions_mm: npt.NDArray[Any] | None,
     plane: str | None,
     declared: Declared,
-    layout: Layout,
-    limits: SeriesLimits,
-    rules: Mapping[str, SequenceRule],
-    undetermined: str,
+    by: SeriesDecision,
 ) -> Judgement:
     """The answer for a series of the outputs of its slices, as `read_slices` takes them, and of its headers."""
-    evidence = read_slices(logits, in_distribution, positions_mm, layout, limits)
+    evidence = read_slices(logits, in_distribution, positions_mm, by.layout, by.limits)
     chosen = rule = decision = refusal = None
     try:
-        check_region(evidence, limits, declared.body_part)
-        chosen = choose_sequence(declared, evidence.sequences, layout.sequences, limits)
-        rule = check_supported(chosen, plane, rules)
-        decision = decide(evidence, logits, layout, rule, undetermined)
+        check_region(evidence, by.limits, declared.body_part)
+        chosen = choose_sequence(declared, evidence.sequences, by.layout.sequences, by.limits)
+        rule = check_supported(chosen, plane, by.rules)
+        decision = decide(evidence, logits, by.layout, rule, by.undetermined)
         if decision.label is None:
             raise NotAssessable(
                 "too-uncertain",

@@ -17,6 +17,7 @@ from worker.inference.series_rule import (
     Judgement,
     Layout,
     SequenceRule,
+    SeriesDecision,
     SeriesEvidence,
     SeriesLimits,
     check_region,
@@ -287,7 +288,7 @@ RULES = {"T1": RULE, "T1C": RULE, "T2": RULE, "FLAIR": RULE, "other": replace(RU
 
 def _judge(made: Any, declared: Declared, plane: str | None = "axial") -> Judgement:
     in_distribution = np.ones(len(made), bool)
-    return judge(made, in_distribution, None, plane, declared, LAYOUT, LIMITS, RULES, "tumor")
+    return judge(made, in_distribution, None, plane, declared, SeriesDecision(LAYOUT, LIMITS, RULES, "tumor"))
 
 
 def test_a_series_is_judged_step_by_step() -> None:
