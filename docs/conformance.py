@@ -83,8 +83,14 @@ def statement() -> str:
             ("0xA701 Out of resources", "C-MOVE, C-GET: too many operations, or more than 65535 instances"),
             ("0xA702 Unable to perform sub-operations", "all failed, or the destination is not to be reached"),
             ("0xA801 Move destination unknown", "no `[[peer]]` or `[[destination]]` has this AE title"),
-            ("0xA900 Identifier does not match", "level not of the model, or a unique key without its one value"),
-            ("0xC000 Unable to process", "an internal fault; the log holds it"),
+            (
+                "0xA900 Identifier does not match",
+                "level not of the model, a unique key without its one value, or a key too large (below)",
+            ),
+            (
+                "0xC000 Unable to process",
+                "more elements, items or values than are read; an internal fault: the log holds it",
+            ),
         ],
     )
     resources = _table(
@@ -193,7 +199,8 @@ to {scp.WAIT_FOR_A_SLOT_SECONDS:g} s.
   date-time without offset from UTC is in the zone of the other. QIDO-RS combines the ranges of a date and its time
   (C.2.2.2.5.4); C-FIND does not, because that would have to be negotiated.
 - A sequence matches where a single item matches all its keys. A key of several values is matched by any of them; of
-  what is no UID there may be {matching.MOST_VALUES}.
+  what is no UID there may be {matching.MOST_VALUES}. A value has {matching.MOST_CHARACTERS} characters at most, a name
+  three groups.
 
 ## Storage SCU (results)
 Sent to every `[[destination]]`, each over its own association, proposed in Explicit and Implicit VR Little Endian:

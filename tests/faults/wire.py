@@ -79,6 +79,15 @@ def action_command(message_id: int = 1) -> bytes:
     return struct.pack("<HHII", 0x0000, 0x0000, 4, len(body)) + body
 
 
+def find_command(model: str, message_id: int = 1) -> bytes:
+    """The command set of a C-FIND-RQ (PS3.7 9.3.2.1)."""
+    command = Dataset()
+    command.AffectedSOPClassUID = UID(model)
+    command.CommandField, command.MessageID, command.Priority, command.CommandDataSetType = 0x0020, message_id, 2, 1
+    body = implicit(command)
+    return struct.pack("<HHII", 0x0000, 0x0000, 4, len(body)) + body
+
+
 def implicit(ds: Dataset) -> bytes:
     from pydicom.filebase import DicomBytesIO
 
@@ -152,9 +161,9 @@ class Wire:
             parts.write(part)
         return parts.getvalue()
 
-    def associate(self, contexts: Iterable[tuple[str, str]]) -> list[int]:
+    def associate(self, contexts: Iterable[tuple[str, str]], calling: bytes = b"BYTES") -> list[int]:
         """The numbers of the accepted contexts. Raises Closed when there is no association."""
-        self.send(associate_request(contexts))
+        self.send(associate_request(contexts, calling=calling))
         kind, body = self.receive()
         if kind != ACCEPTED:
             raise Closed(aborted=kind == ABORTED)

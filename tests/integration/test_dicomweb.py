@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.uid import JPEG2000Lossless
 from sqlalchemy import select, update
 
+from tests.testbed import bombs
 from tests.testbed.answered import answer
 from tests.testbed.filled import served
 from tests.testbed.instances import later, mr_instance, received
@@ -541,3 +543,21 @@ def test_a_file_that_the_disk_has_damaged_is_not_given_out(tmp_path: Path) -> No
         path.write_bytes(whole)
         assert site.reader.get(instance, headers=accept).status_code == 200
         assert site.reader.get(f"{BASE}/series/{SERIES}", headers=parts).status_code == 200
+
+
+def test_a_stored_header_that_is_a_bomb_hurts_no_query(site: Site) -> None:
+    keeper = InstanceKeeper(site.database, site.data_dir, lambda: later(0), 0)
+    keeper.keep(bombs.request("15 MiB of names"))
+    keeper.close()
+    series = "/dicom-web/studies/1.2.3.4.5/series/1.2.3.4.6"
+    headers = {"Accept": "application/dicom+json"}
+    tracemalloc.start()
+    try:
+        for path in (f"{series}/metadata", f"{series}/instances?includefield=all", f"{series}/instances?Rows=16"):
+            answer = site.reader.get(path, headers=headers)
+            assert answer.status_code in (200, 204), path
+            assert len(answer.content) < 1 << 16
+        _, highest = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert highest < 4 * 16 * bombs.MIB

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,7 +33,8 @@ from pynetdicom.sop_class import (
 )
 from sqlalchemy import select
 
-from tests.testbed import dcmtk, orthanc
+from tests.faults import wire
+from tests.testbed import bombs, dcmtk, orthanc
 from tests.testbed.answered import answer
 from tests.testbed.certificates import make_certificates
 from tests.testbed.dcmtk import free_port
@@ -310,6 +312,43 @@ def test_a_key_that_is_not_supported_is_warned_of(site: Site) -> None:
     assert "PatientComments" not in found
 
 
+_QUESTION = {0x00080052: b"STUDY ", 0x0020000D: b""}
+_LIMIT = 2_000_000  # bytes of an identifier, a little below what is read
+_BOMBS: dict[str, tuple[bytes, int]] = {
+    **{
+        name: (bombs.implicit_elements(_QUESTION | {tag: value * (_LIMIT // len(value))}), status)
+        for name, tag, value, status in (
+            ("backslashes", 0x00100020, b"\\", 0xC000),
+            ("names", 0x00100010, b"A^\\", 0xC000),
+            ("UIDs", 0x0020000D, b"1.2\\", 0xC000),
+            ("numbers", 0x00201206, b"1\\", 0xC000),
+            ("character sets", 0x00080005, b"A\\", 0xC000),
+            ("a name of many groups", 0x00100010, b"^=", 0xA900),
+            ("wildcards", 0x00100010, b"*a", 0xA900),
+        )
+    },
+    "sequences within one another": (bombs.nested(10_000), 0xC000),
+    "empty items": (bombs.undefined(0x0040A043, b"SQ", bombs.EMPTY_ITEM * (_LIMIT // 8)), 0xC000),
+    "elements": (b"".join(bombs.element(0x00090000 + n, b"LO", b"") for n in range(40_000)), 0xC000),
+}
+
+
+@pytest.mark.parametrize("name", _BOMBS)
+def test_an_identifier_that_is_a_bomb_is_answered_with_a_failure(site: Site, name: str) -> None:
+    """tests/unit/dicom/test_header.py counts what reading such identifiers takes."""
+    content, status = _BOMBS[name]
+    syntax = ImplicitVRLittleEndian if content[4:6] == b"\6\0" else ExplicitVRLittleEndian
+    with wire.Wire(site.port, patience(60)) as peer:
+        [context] = peer.associate([(FIND, syntax)], calling=b"VIEWER")
+        for is_command, part in ((True, wire.find_command(FIND)), (False, content)):
+            for each in wire.data_pdus(context, part, is_command):
+                peer.send(each)
+        kind, body = peer.receive()
+        assert (kind, wire.status_of(body)) == (wire.DATA, status)
+        peer.release()
+    assert find(site, identifier("STUDY", StudyInstanceUID=STUDY))[0] == [0xFF00, 0x0000]
+
+
 @pytest.mark.parametrize("how", ["cancel", "cut"])
 def test_a_query_that_is_given_up_ends(site: Site, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     assert site.services is not None
@@ -573,3 +612,23 @@ def test_a_file_that_the_disk_has_damaged_fails_its_sub_operation(site: Site) ->
     finally:
         for path, content in files.items():
             path.write_bytes(content)
+
+
+def test_a_stored_header_that_is_a_bomb_hurts_no_query(site: Site) -> None:
+    database = Database(f"sqlite:///{site.data / 'worker.db'}")
+    keeper = InstanceKeeper(database, site.data, lambda: datetime.now(UTC), 0)
+    keeper.keep(bombs.request("15 MiB of names"))
+    keeper.close()
+    keys = identifier("IMAGE", StudyInstanceUID="1.2.3.4.5", SeriesInstanceUID="1.2.3.4.6", SOPInstanceUID="")
+    for keyword in ("PatientName", "ImageType", "Rows", "ReferringPhysicianName"):
+        add_value(keys, keyword, "")
+    tracemalloc.start()
+    try:
+        statuses, [found] = find(site, keys)
+        _, highest = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        database.close()
+    assert statuses == [0xFF00, 0x0000]
+    assert found.SOPInstanceUID == bombs.SOP_INSTANCE
+    assert highest < 3 * 16 * bombs.MIB

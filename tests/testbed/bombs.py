@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pydicom.uid import (
     UID,
@@ -20,7 +20,7 @@ from worker.storage.acceptance import StoreRequest
 
 MIB = 1 << 20
 SOP_INSTANCE = derive_uid("bomb")
-_EMPTY_ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+EMPTY_ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
 _ITEM, _ITEM_END = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF), struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
 _SEQUENCE_END = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 
@@ -40,6 +40,10 @@ def element(tag: int, vr: bytes, value: bytes, length: int | None = None) -> byt
 
 def undefined(tag: int, vr: bytes, content: bytes) -> bytes:
     return element(tag, vr, b"", 0xFFFFFFFF) + content + _SEQUENCE_END
+
+
+def item(*elements: bytes) -> bytes:
+    return b"".join([_ITEM, *elements, _ITEM_END])
 
 
 def _base() -> dict[int, tuple[bytes, bytes]]:
@@ -63,8 +67,12 @@ def explicit(*hostile: bytes) -> bytes:
 def implicit(**values: bytes) -> bytes:
     """An image's header in Implicit VR, where any value may have any length; `values` by tag, as T00100020."""
     merged = {tag: value for tag, (_, value) in _base().items()}
-    merged |= {int(name[1:], 16): _value(value) for name, value in values.items()}
-    return b"".join(struct.pack("<HHI", tag >> 16, tag & 0xFFFF, len(v)) + v for tag, v in sorted(merged.items()))
+    return implicit_elements(merged | {int(name[1:], 16): value for name, value in values.items()})
+
+
+def implicit_elements(values: Mapping[int, bytes]) -> bytes:
+    encoded = [(tag, _value(value)) for tag, value in sorted(values.items())]
+    return b"".join(struct.pack("<HHI", tag >> 16, tag & 0xFFFF, len(value)) + value for tag, value in encoded)
 
 
 def deflated(content: bytes) -> bytes:
@@ -72,22 +80,22 @@ def deflated(content: bytes) -> bytes:
     return compress.compress(content) + compress.flush()
 
 
-def _nested(depth: int) -> bytes:
+def nested(depth: int) -> bytes:
     head = element(0x00081140, b"SQ", b"", 0xFFFFFFFF) + _ITEM
     return head * depth + (_ITEM_END + _SEQUENCE_END) * depth
 
 
-_FULL_ITEM = _ITEM + element(0x00180080, b"DS", b"550") * 52 + _ITEM_END  # 640 bytes
+_FULL_ITEM = item(element(0x00180080, b"DS", b"550") * 52)  # 640 bytes
 _EMPTY_SEQUENCE = undefined(0x00081140, b"SQ", b"")
 # What is sent → (transfer syntax, dataset, whether it is refused as too complex). All others are stored.
 BOMBS: dict[str, tuple[UID, Callable[[], bytes], bool]] = {
     "a deflated sequence of empty items": (
         DeflatedExplicitVRLittleEndian,
-        lambda: deflated(explicit(undefined(0x00081140, b"SQ", _EMPTY_ITEM * (15 * MIB // 8)))),
+        lambda: deflated(explicit(undefined(0x00081140, b"SQ", EMPTY_ITEM * (15 * MIB // 8)))),
         True,
     ),
     "8 MiB of empty items": (
-        ExplicitVRLittleEndian, lambda: explicit(undefined(0x00081140, b"SQ", _EMPTY_ITEM * MIB)), True,
+        ExplicitVRLittleEndian, lambda: explicit(undefined(0x00081140, b"SQ", EMPTY_ITEM * MIB)), True,
     ),
     "8 MiB of empty items of undefined length": (
         ExplicitVRLittleEndian,
@@ -95,14 +103,14 @@ BOMBS: dict[str, tuple[UID, Callable[[], bytes], bool]] = {
         True,
     ),
     "8 MiB of a private UN sequence": (
-        ExplicitVRLittleEndian, lambda: explicit(undefined(0x00091001, b"UN", _EMPTY_ITEM * MIB)), True,
+        ExplicitVRLittleEndian, lambda: explicit(undefined(0x00091001, b"UN", EMPTY_ITEM * MIB)), True,
     ),
     "8 MiB of items with a defined length around them": (
-        ExplicitVRLittleEndian, lambda: explicit(element(0x00081140, b"SQ", _EMPTY_ITEM * MIB)), False,
+        ExplicitVRLittleEndian, lambda: explicit(element(0x00081140, b"SQ", EMPTY_ITEM * MIB)), False,
     ),
     "16 MiB of sequences in an item": (
         ExplicitVRLittleEndian,
-        lambda: explicit(undefined(0x00081140, b"SQ", _ITEM + _EMPTY_SEQUENCE * (16 * MIB // 20) + _ITEM_END)),
+        lambda: explicit(undefined(0x00081140, b"SQ", item(_EMPTY_SEQUENCE * (16 * MIB // 20)))),
         True,
     ),
     "16 MiB of elements in items": (
@@ -117,7 +125,7 @@ BOMBS: dict[str, tuple[UID, Callable[[], bytes], bool]] = {
     "100,000 times PatientID": (
         ExplicitVRLittleEndian, lambda: explicit(*[element(0x00100020, b"LO", b"")] * 100_000), True,
     ),
-    "10,000 sequences within one another": (ExplicitVRLittleEndian, lambda: explicit(_nested(10_000)), True),
+    "10,000 sequences within one another": (ExplicitVRLittleEndian, lambda: explicit(nested(10_000)), True),
     "deflated zeros": (
         DeflatedExplicitVRLittleEndian,
         lambda: deflated(explicit(element(0x00091001, b"OB", b"", 0x7FFFFFFE)) + bytes(256 * MIB)),

@@ -33,6 +33,10 @@ _LONG_TEXT_VRS = {"LT", "ST", "UC", "UR", "UT", "OB", "OW", "OD", "OF", "OL", "O
 # pydicom makes an object of a kilobyte of each item that is asked for, and of a third of that of each element.
 _BUILT_ELEMENTS, _BUILT_ELEMENTS_OF_SOME, _ITEM_WEIGHT = 1 << 18, 1 << 14, 8
 _REPEATS = 64  # of elements that are there already: PS3.5 7.1 allows none
+# Of a header or a message that is read whole: pydicom makes a text, a number or a name of half a kilobyte of each.
+_VALUES = 1 << 16  # enhanced MR has ten a frame
+_NEVER_SPLIT = _LONG_TEXT_VRS - {"UC", "UN"} | {"FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"}
+_BYTES_A_BACKSLASH = 128  # of binary data, in which every 256th byte looks like one
 _USUAL_META_BYTES, _META_BYTES, _META_ELEMENTS = 1 << 11, 1 << 16, 256
 
 
@@ -65,7 +69,7 @@ def read_header(file: BinaryIO, keywords: Sequence[str | int] | None = None) -> 
     tags, if given.
 
     With `keywords`, a value is cut at some kilobytes. Raises TooComplex for a dataset beyond the budgets of
-    `worker.dicom.walk`, whatever pydicom and zlib raise on damage, and OSError.
+    `worker.dicom.walk`, or with too many values where all are read; whatever pydicom and zlib raise on damage; OSError.
     """
     beginning = file.read(132)
     start = 132 if beginning[128:] == b"DICM" else 0
@@ -107,7 +111,7 @@ def start_of_dataset(file: BinaryIO) -> int:
 
 
 def parse_message(content: BinaryIO, implicit: bool, little: bool, deflated: bool = False) -> Dataset:
-    """The dataset of a DIMSE message other than C-STORE, within the same budgets."""
+    """The dataset of a DIMSE message other than C-STORE, within the same budgets. Raises TooComplex."""
     content.seek(0)
     source = DeflatedSource(content) if deflated else FileSource(content)
     return _parse_elements(source, implicit, little, None, ()).dataset
@@ -171,9 +175,13 @@ def _parse_elements(
     parent_encoding = encoding = encoding or default_encoding
     found: dict[BaseTag, RawDataElement | DataElement] = {}
     kept: dict[str, Element] = {}
+    values = 0
     for count, element in enumerate(elements(source, implicit, little, Budget(), wanted, nested=nested)):
         if count > len(found) + len(kept) + _REPEATS:
             raise TooComplex("repeated elements")
+        values += _values_beside_the_first(element) if wanted is None else 0
+        if values > _VALUES:
+            raise TooComplex("values")
         tag = BaseTag(element.tag)
         if element.is_sequence and tag in unbuilt:
             kept[unbuilt[tag]] = element
@@ -192,6 +200,17 @@ def _parse_elements(
     ds = Dataset(found, parent_encoding=parent_encoding)
     ds.set_original_encoding(implicit, little, encoding)
     return Header(ds, kept, little, encoding)
+
+
+def _values_beside_the_first(element: Element) -> int:
+    """How many values reading the element makes, at most, beside its first."""
+    vr = element.vr or _vr(element.tag)
+    if vr in _NEVER_SPLIT:
+        return 0
+    size = element.end - element.start
+    if vr == "AT":
+        return size // 4
+    return max(0, element.data.count(b"\\", element.start, element.end) - size // _BYTES_A_BACKSLASH)
 
 
 def _require_buildable(element: Element, little: bool, built: Budget) -> None:

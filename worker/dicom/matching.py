@@ -7,7 +7,7 @@ What the standard leaves to the implementation is decided here and stated in doc
 - Dates, times and date-times match by their meaning (C.2.2.2.1.3). The incomplete end of a range includes all that it
   can stand for: `10-12` includes 125959.
 - A key of several values, which the standard defines for UIDs only (C.2.2.2.2), is matched by any of them; there may be
-  MOST_VALUES of what is no UID.
+  MOST_VALUES of what is no UID, of MOST_CHARACTERS each.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ _WILDCARD_VRS = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR",
 _NUMBER_VRS = frozenset({"IS", "DS", "US", "SS", "UL", "SL", "FL", "FD", "SV", "UV"})
 _SINGLE_VALUED_VRS = frozenset({"LT", "ST", "UR", "UT"})  # PS3.5 6.4: a backslash is a character of their value
 MOST_VALUES = 50
+MOST_CHARACTERS = 1024  # of a value: an ST has no more; a key is compared with every name of a database
+_NAME_GROUPS = 3  # PS3.5 6.2.1.2
 _MOMENT = re.compile(r"(\d{4,14})(?:\.(\d{1,6}))?([+-]\d{4})?", re.ASCII)  # PS3.5 6.2, VR DT
 _MOST_HYPHENS = 3  # of a range of date-times: its own, and those of two offsets
 
 
-class TooManyValues(ValueError):
-    """A key that is no list of UIDs has more than MOST_VALUES values."""
+class KeyTooLarge(ValueError):
+    """A key that is no list of UIDs has more than MOST_VALUES values or items, or a value is too long for any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,14 @@ class Key:
 
 
 def keys_of(identifier: Iterable[DataElement]) -> tuple[Key, ...]:
-    """The keys of the identifier of a C-FIND request. Raises TooManyValues."""
+    """The keys of the identifier of a C-FIND request. Raises KeyTooLarge."""
     return tuple(key for element in identifier for key in _keys_of_element(element))
 
 
 def _keys_of_element(element: DataElement) -> Iterator[Key]:
     if element.VR == "SQ":
+        if len(element.value or ()) > MOST_VALUES:
+            raise KeyTooLarge
         items = [keys_of(item) for item in element.value or ()]
         yield from (Key(int(element.tag), "SQ", item=item) for item in items if item)
     else:
@@ -69,8 +73,10 @@ def _keys_of_element(element: DataElement) -> Iterator[Key]:
 
 def _key(tag: int, vr: str, values: Iterable[str]) -> Iterator[Key]:
     given = tuple(filter(None, values))
-    if vr != "UI" and len(given) > MOST_VALUES:
-        raise TooManyValues
+    if (vr != "UI" and len(given) > MOST_VALUES) or any(len(value) > MOST_CHARACTERS for value in given):
+        raise KeyTooLarge
+    if vr == "PN" and any(value.count("=") >= _NAME_GROUPS for value in given):
+        raise KeyTooLarge
     if not is_universal(given):
         yield Key(tag, vr, given)
 
@@ -84,7 +90,7 @@ def is_universal(values: Iterable[str]) -> bool:
 def keys_of_parameters(parameters: Iterable[tuple[Sequence[int], str]]) -> tuple[Key, ...]:
     """The keys of a search's parameters (PS3.18 8.3.4.1): each the tags from the outside in, and a value.
 
-    Parameters within the same sequence are the keys of the same item. Raises TooManyValues.
+    Parameters within the same sequence are the keys of the same item. Raises KeyTooLarge.
     """
     within: dict[int, list[tuple[Sequence[int], str]]] = {}
     keys: list[Key] = []

@@ -38,6 +38,8 @@ IDLE, AWAITING_REQUEST, ESTABLISHED, AWAITING_CLOSE = "Sta1", "Sta2", "Sta6", "S
 # every item of a bomb. Whatever imports this module decodes within the budgets of worker.dicom.walk.
 for _module in (association, events, service_class):
     _module.decode = parse_message
+# Nor does it make text of each for a log that nobody writes.
+_config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
 
 
 class ConnectionHandler(RequestHandler):  # type: ignore[misc]  # pynetdicom has no types for us

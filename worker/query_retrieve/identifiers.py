@@ -35,6 +35,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
 _NOT_MATCHED = frozenset(
     {"NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances", "NumberOfSeriesRelatedInstances"}
 )
+_LONGEST_VALUE = 1 << 18  # bytes: 4,000 UIDs
 _NO_KEYS = frozenset({"QueryRetrieveLevel", "SpecificCharacterSet", "TimezoneOffsetFromUTC"})
 _ALWAYS = frozenset({"RetrieveAETitle", "InstanceAvailability"})
 
@@ -63,21 +64,22 @@ class Identifier:
 def read_find_identifier(identifier: Dataset, top: str) -> Identifier:
     """The request of a C-FIND; `top` is the highest level of the information model: PATIENT or STUDY.
 
-    Raises Mismatch where the model has no such level, a unique key above it is not a single value, or a key has too
-    many values.
+    Raises Mismatch where the model has no such level, a unique key above it is not a single value, or a key is too
+    large. Elements that are no keys are not decoded.
     """
     level, levels = _level(identifier, top)
     supported = {keyword for name in levels for keyword in LEVELS[name]} | set(LEVELS["PATIENT"])
     _require_unique(identifier, levels[:-1])
     attributes: list[str] = []
     matched, understood = Dataset(), True
-    for element in identifier:
-        keyword = keyword_for_tag(element.tag)
-        if keyword in _NO_KEYS | _ALWAYS or element.tag.element == 0:
+    for tag in sorted(identifier.keys()):
+        keyword = keyword_for_tag(tag)
+        if keyword in _NO_KEYS | _ALWAYS or tag.element == 0:
             continue
         if keyword not in supported:
             understood = False
             continue
+        element = _element(identifier, keyword)
         attributes.append(keyword)
         if keyword not in _NOT_MATCHED:
             matched.add(element)
@@ -85,8 +87,8 @@ def read_find_identifier(identifier: Dataset, top: str) -> Identifier:
             understood = False
     try:
         all_keys = matching.keys_of(matched)
-    except matching.TooManyValues as error:
-        raise Mismatch("a key has too many values") from error
+    except matching.KeyTooLarge as error:
+        raise Mismatch("a key is too large") from error
     keys, header_keys = split_keys(all_keys)
     return Identifier(level, all_keys, keys, header_keys, tuple(attributes), understood)
 
@@ -121,7 +123,15 @@ def _require_unique(identifier: Dataset, levels: Sequence[str]) -> None:
 
 
 def _values(identifier: Dataset, keyword: str) -> list[str]:
-    return texts(identifier[keyword]) if keyword in identifier else []
+    return texts(_element(identifier, keyword)) if keyword in identifier else []
+
+
+def _element(identifier: Dataset, keyword: str) -> DataElement:
+    """The element, decoded. Raises Mismatch for a value longer than any list of UIDs."""
+    value = identifier.get_item(keyword).value
+    if isinstance(value, bytes) and len(value) > _LONGEST_VALUE:
+        raise Mismatch("a value is too long")
+    return identifier[keyword]
 
 
 # --- responses -------------------------------------------------------------------------------------------------

@@ -25,8 +25,9 @@ from pydicom.uid import (
 )
 
 from tests.faults import mutate
+from tests.testbed import bombs
 from tests.testbed.instances import encoded, mr_instance
-from worker.dicom.header import parse_header, read_header, read_stored_header
+from worker.dicom.header import parse_header, parse_message, read_header, read_stored_header
 from worker.dicom.sources import INFLATED_BYTES, TooComplex
 
 
@@ -69,6 +70,30 @@ def test_a_stored_header_is_read_without_what_is_damaged(tmp_path: Path, capsys:
     assert "header not read" in "".join(capsys.readouterr())
     assert len(read_stored_header(tmp_path / "gone.dcm")) == 0
     assert capsys.readouterr() == ("", "")  # retention may have deleted it
+
+
+@pytest.mark.parametrize("name", [name for name in bombs.BOMBS if "MiB of" in name and not bombs.BOMBS[name][2]])
+def test_what_is_read_whole_is_refused_before_its_values_are_split(name: str) -> None:
+    encoded = bytes(bombs.request(name).encoded)
+    dataset = bombs.BOMBS[name][1]()
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooComplex):
+            read_header(BytesIO(encoded))
+        with pytest.raises(TooComplex):
+            parse_message(BytesIO(dataset), "items" not in name, True)
+    finally:
+        _, highest = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert highest < 3 * len(encoded)
+
+
+def test_values_within_sequences_count_and_bytes_that_look_like_their_ends_do_not() -> None:
+    names = bombs.item(*[bombs.element(0x00100010, b"PN", b"A^\\" * 20_000)] * 5)
+    with pytest.raises(TooComplex, match="values"):
+        parse_message(BytesIO(bombs.explicit(bombs.undefined(0x00081140, b"SQ", names))), False, True)
+    binary = [bombs.element(0x00091001 + n, b"UN", random.Random(n).randbytes(1 << 20)) for n in range(20)]
+    assert len(parse_message(BytesIO(bombs.explicit(*binary)), False, True)) == 20 + 7
 
 
 # --- as pydicom reads it -----------------------------------------------------------------------------------------

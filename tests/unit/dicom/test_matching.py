@@ -15,7 +15,7 @@ from pydicom.tag import Tag
 from worker.dicom.matching import (
     MOST_VALUES,
     Key,
-    TooManyValues,
+    KeyTooLarge,
     keys_of,
     keys_of_parameters,
     matches,
@@ -161,8 +161,23 @@ def test_a_list_of_uids_is_not_limited_and_other_values_are() -> None:
         lambda: keys_of(dataset(PatientID=many)),
         lambda: keys_of_parameters([(tags("PatientID"), many)]),
     ):
-        with pytest.raises(TooManyValues):
+        with pytest.raises(KeyTooLarge):
             read()
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"), [("PatientID", "1" * 1025), ("StudyInstanceUID", "1" * 1025), ("PatientName", "a=b=c=d")]
+)
+def test_a_value_that_no_attribute_can_have_is_refused(keyword: str, value: str) -> None:
+    with pytest.raises(KeyTooLarge):
+        keys_of(dataset(**{keyword: value}))
+    with pytest.raises(KeyTooLarge):
+        keys_of_parameters([(tags(keyword), value)])
+
+
+def test_a_sequence_of_many_items_is_refused() -> None:
+    with pytest.raises(KeyTooLarge):
+        keys_of(dataset(ConceptNameCodeSequence=[dataset(CodeValue="1")] * (MOST_VALUES + 1)))
 
 
 def test_a_value_that_cannot_be_read_matches_nothing() -> None:

@@ -68,6 +68,7 @@ def test_pynetdicom_has_the_methods_that_we_override() -> None:
     assert callable(RequestHandler._create_association)
     assert callable(dimse.DIMSEServiceProvider.receive_primitive)
     assert isinstance(_config.STORE_SEND_CHUNKED_DATASET, bool)
+    assert {"LOG_REQUEST_IDENTIFIERS", "LOG_RESPONSE_IDENTIFIERS"} <= set(_config.__annotations__)
 
 
 def test_no_other_module_touches_a_private_attribute_of_pynetdicom() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from pydicom import DataElement, Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import BaseTag
 
 from worker.dicom.matching import Key, matches
 from worker.dicom.odd_values import add_value
@@ -36,6 +38,18 @@ def test_keys_go_to_the_database_or_to_the_header() -> None:
     assert request.header_keys == (Key(0x00200011, "IS", ("3",)),)
     assert "Rows" not in request.attributes
     assert not request.is_understood  # Rows is of a level below, a number of instances is not matched
+
+
+def test_what_is_no_key_is_not_decoded_and_a_key_no_further_than_the_longest_list() -> None:
+    ds = Dataset()
+    for tag, value in ((0x00080052, b"STUDY "), (0x0020000D, b"1.2"), (0x00104000, b"a\\" * 200_000)):
+        ds[tag] = RawDataElement(BaseTag(tag), None, len(value), value, 0, True, True)
+    assert not read_find_identifier(ds, "STUDY").is_understood
+    assert isinstance(ds.get_item(0x00104000), RawDataElement)
+    ds[0x00100020] = RawDataElement(BaseTag(0x00100020), None, 400_000, b"a\\" * 200_000, 0, True, True)
+    with pytest.raises(Mismatch):
+        read_find_identifier(ds, "STUDY")
+    assert isinstance(ds.get_item(0x00100020), RawDataElement)
 
 
 @pytest.mark.parametrize(

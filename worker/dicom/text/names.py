@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from worker.dicom.text.folding import fold, name_key, trim_groups
 from worker.dicom.text.wildcards import matches_wildcards
@@ -25,10 +26,15 @@ def matches_name(key: str, value: str) -> bool:
 
     A key that has groups itself is compared group by group; an empty group of it matches everything.
     """
-    forms = [(trim_groups(fold(key)), name_key(value))]
+    forms = [(_folded_key(key), name_key(value))]
     if "?" in key:
         forms.append((_as_written(key), _as_written(value).rstrip("=")))
     return any(_matches(wanted, name) for wanted, name in forms)
+
+
+@lru_cache
+def _folded_key(key: str) -> str:
+    return trim_groups(fold(key))
 
 
 def _matches(wanted: str, name: str) -> bool:

@@ -145,8 +145,9 @@ def _split(matched: dict[tuple[int, ...], str]) -> tuple[Keys, tuple[matching.Ke
     """
     try:
         all_keys = matching.keys_of_parameters(matched.items())
-    except matching.TooManyValues:
-        raise InvalidQuery(f"a key has more than {matching.MOST_VALUES} values") from None
+    except matching.KeyTooLarge:
+        limits = f"{matching.MOST_VALUES} values, {matching.MOST_CHARACTERS} characters or three groups of a name"
+        raise InvalidQuery(f"a key has more than {limits}") from None
     for key in all_keys:
         if key.vr == "UI" and not all(is_uid(value) for value in key.values):
             raise InvalidQuery(f"{_keyword(key.tag)} must be a UID, or several separated by commas")
