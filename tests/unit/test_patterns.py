@@ -29,8 +29,7 @@ _PROCESSES.set_forkserver_preload([__name__])
 # Where the pattern is no constant of the module, and why that is safe.
 NOT_CONSTANT = {
     "monai_train/networks/pretrained.py": "a table of the module, applied to names of published weights",
-    "worker/dicom/series_terms.py": "words of a table of the module, compiled at its top, on text that is cut",
-    "worker/dicom/body_parts.py": "words of a table of the module, compiled at its top, on text that is cut",
+    "worker/dicom/series_terms.py": "words of its tables and of that of body_parts, on text that is cut",
     "worker/web/dicomweb/negotiation.py": "made of another constant; compiled at the top of the module, and run here",
 }
 

@@ -17,12 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.db.views.json_values import json_value
-from worker.db.views.queue import Unfinished
 from worker.db.views.search import SeriesAnswer
-from worker.db.views.series_detail import RefusedImages, SliceAnswer
 
 if TYPE_CHECKING:
     from worker.db.views.model_comparison import Comparison, ModelStatus
+    from worker.db.views.queue import Unfinished
+    from worker.db.views.series_detail import RefusedImages, SliceAnswer
     from worker.ops.classify_folder import OfflineAnswer, Written
     from worker.ops.doctor import Finding
 

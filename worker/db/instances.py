@@ -23,7 +23,6 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from worker.db.jobs import resume_jobs
@@ -162,9 +161,8 @@ def _search_values(connection: Connection, named: NewInstance | SeriesRow) -> di
     entry = connection.scalar(_ENTRY_BY_HASH, {"sha256": sha256})
     if entry is None:
         words = sorted(search_words(*_found_by(named)))
-        upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
         add = (
-            upsert(_ENTRY)
+            _upsert(connection)(_ENTRY)
             .values(sha256=sha256, words=joined_words(words))
             .on_conflict_do_nothing()
             .returning(_ENTRY.c.id)
@@ -175,6 +173,17 @@ def _search_values(connection: Connection, named: NewInstance | SeriesRow) -> di
         elif words:
             connection.execute(_ADD_WORD, [{"word": word, "entry_id": entry} for word in words])
     return {"name_key": stored_name_key(named.patient_name), "search_entry_id": entry}
+
+
+def _upsert(connection: Connection) -> Any:
+    """The INSERT of the connection's own dialect: the other is not imported."""
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert
+    from sqlalchemy.dialects import sqlite
+
+    return sqlite.insert
 
 
 def _found_by(named: NewInstance | SeriesRow) -> tuple[str, str, str]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from worker.dicom.series_terms import plain_words
+from worker.dicom.series_terms import plain_words, whole_words
 
 # Of PS3.16 Table L-1, as spelled there: the head and what lies within the skull, each with its SNOMED CT code and that
 # of SNOMED RT, which older devices write. The face, the jaw and their parts are not among them: the brain is not
@@ -74,7 +74,6 @@ _WORDS = {
     "PELVIS": r"pelvis|pelvic|becken|bassin|pelvien|pelvico|prostat\w*|uterus|rectum|rektum|bladder|scrotum",
     "PHANTOM": r"phantom|phantoms|phantome|fantom\w*|fantoma|fantasma",
 }  # fmt: skip
-_PATTERNS = {term: re.compile(f"(?<= )(?:{words})(?= )") for term, words in _WORDS.items()}
 _OF_A_JOINT = re.compile(
     r"(?<= )(?:humeral|femoral|radial|fibular|metatarsal|tete (?:femorale|humerale)) ?(?:heads?)?(?= )"
 )
@@ -104,7 +103,7 @@ def part_of_code(value: str, meaning: str) -> str:
 def parts_in_text(text: str) -> tuple[str, ...]:
     """The body parts that free text names."""
     words = _OF_A_JOINT.sub("hip", plain_words(text))
-    return tuple(term for term, pattern in _PATTERNS.items() if pattern.search(words))
+    return tuple(term for term, names in _WORDS.items() if whole_words(names).search(words))
 
 
 def parts_of_coil(name: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache, lru_cache
 
 _NOT_A_WORD = re.compile(r"[^a-z0-9+*]+")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])|(?<=[0-9])(?=[A-Z]{2})|(?=\+)")
@@ -177,8 +177,8 @@ _TECHNIQUES: dict[Technique, dict[str, str]] = {
     },
 }  # fmt: skip
 
-_TERMS: list[tuple[Term, re.Pattern[str]]] = [
-    (Term(name, meaning), re.compile(f"(?<= )(?:{words})(?= )"))
+_TERMS: list[tuple[Term, str]] = [
+    (Term(name, meaning), words)
     for group in (_SEQUENCES, _CONTRASTS, _TECHNIQUES)
     for meaning, names in group.items()
     for name, words in names.items()
@@ -199,17 +199,23 @@ def plain_words(text: str) -> str:
     return f" {words} " if split == words else f" {words}  |  {split} "
 
 
+@cache
+def whole_words(pattern: str) -> re.Pattern[str]:
+    """A pattern for words between spaces, compiled at first use: most commands read no names."""
+    return re.compile(f"(?<= )(?:{pattern})(?= )")
+
+
 @lru_cache(maxsize=4096)
 def find_terms(text: str) -> tuple[str, ...]:
     """The names of the terms in a text, in the order of the table."""
     words = plain_words(text)
     found: list[str] = []
     for term, pattern in _TERMS:
-        if pattern.search(words) is None:
+        if whole_words(pattern).search(words) is None:
             continue
         found.append(term.name)
         if term.name == _BEFORE:
-            words = pattern.sub("|", words)  # "without contrast" is not "contrast"
+            words = whole_words(pattern).sub("|", words)  # "without contrast" is not "contrast"
     return tuple(found)
 
 
