@@ -32,6 +32,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLosslessSV1
 from benchmarks.int8_limit import int8_limit
 from benchmarks.rows import Row, against, arguments, at_least, at_most, cores, finish, plain, processor_seconds
 from monai_train.data.images import UnreadableImage, find_files, is_picture_name, read_picture
+from monai_train.data.sources.stacks import as_stored
 from tests.testbed import dcmtk
 from tests.testbed.phantom import Grid, head_series
 from worker.errors import NotAssessable
@@ -133,7 +134,7 @@ def _counted(bundle: Bundle, labels: np.ndarray) -> dict[str, int]:
 
 def reading(folder: Path, bundle: Bundle, slices: int, rounds: int) -> list[Row]:
     """A row for each transfer syntax."""
-    rows, engine, definition = [], OpenVinoEngine(bundle, "int8", threads=1), _slice_by_slice(bundle)
+    rows, engine, definition = [], OpenVinoEngine(bundle, "int8", threads=1), as_stored(bundle.preprocessing)
     for name, syntax in (("uncompressed", ExplicitVRLittleEndian), ("JPEG lossless", JPEGLosslessSV1)):
         if syntax == JPEGLosslessSV1 and not dcmtk.installed("dcmcjpeg"):
             print("JPEG lossless: skipped, dcmcjpeg (DCMTK) is not installed")
@@ -151,7 +152,7 @@ def reading(folder: Path, bundle: Bundle, slices: int, rounds: int) -> list[Row]
 def three_d(folder: Path, bundle: Bundle, slices: int, rounds: int) -> Row:
     """Reading and network of a 3-D series, reformatted, against the same slice by slice."""
     files, engine = head_series(folder / "3-D", grid=_grid(slices)), OpenVinoEngine(bundle, "int8", threads=1)
-    plain = _slice_by_slice(bundle)
+    plain = as_stored(bundle.preprocessing)
     reformatting = replace(plain, slice_spacing_mm=5.0, reformat_below_mm=2.5)
 
     def cost(definition: Preprocessing) -> float:
@@ -161,10 +162,6 @@ def three_d(folder: Path, bundle: Bundle, slices: int, rounds: int) -> Row:
     note = f"{median(made for made, _ in pairs):.2f} s instead of {median(each for _, each in pairs):.2f}"
     shares = [100 * made / each for made, each in pairs]
     return at_most(f"3-D series of {slices} slices, reformatted", shares, 50.0, "% of the time slice by slice", note)
-
-
-def _slice_by_slice(bundle: Bundle) -> Preprocessing:
-    return replace(bundle.preprocessing, slice_spacing_mm=0.0, reformat_below_mm=0.0)
 
 
 def _grid(slices: int) -> Grid:

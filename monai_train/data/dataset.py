@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import worker
 from monai_train.data.labels import Classes
 from monai_train.data.manifest import ManifestRow, manifest_path, read_manifest
 from monai_train.data.sources.stacks import PREPROCESSING_FILE as PREPROCESSING_FILE
+from monai_train.data.sources.stacks import as_stored
 from monai_train.data.sources.stacks import read_preprocessing as read_preprocessing
 from worker.errors import NotAssessable, StartError
 from worker.files import open_atomically
@@ -66,14 +67,13 @@ def preprocess_together(
     """The volume of a picture or of a series, and the slice of each row: of several frames of a file, the middle one.
 
     `paths` are those of `series_files`. A 3-D series is not reformatted: labels are of the slices as they are stored.
-    Raises NotAssessable from the worker's preprocessing; StartError for a file
-    that cannot be read.
+    Raises NotAssessable from the worker's preprocessing; StartError for a file that cannot be read.
     """
     own = [root / row.path for row in rows]
     try:
         volume = preprocess(
             list(dict.fromkeys([*(root / path for path in paths.get(rows[0].series, ())), *own])),
-            _as_stored(definition),
+            as_stored(definition),
         )
     except OSError as error:
         raise StartError("unreadable-data", f"cannot read {error.filename}: {error.strerror}") from error
@@ -81,10 +81,6 @@ def preprocess_together(
     for index, frame in enumerate(volume.frames):
         slices.setdefault(frame.path, []).append(index)
     return volume, [slices[file][len(slices[file]) // 2] for file in own]
-
-
-def _as_stored(definition: Preprocessing) -> Preprocessing:
-    return replace(definition, slice_spacing_mm=0.0, reformat_below_mm=0.0)
 
 
 def box_on(volume: Volume, index: int, row: ManifestRow) -> list[float]:
@@ -125,7 +121,7 @@ def load_pictures(
     root = manifest_path(folder).parent
     files = series_files(folder, rows)
     identity = [(row.path, row.source_sha256, row.box, row.series) for row in rows]
-    inputs = [_as_stored(definition).to_json(), preprocessing_sha256(), identity, files]
+    inputs = [as_stored(definition).to_json(), preprocessing_sha256(), identity, files]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     stored = (cache or root) / f"cache-{key[:16]}.npz"
     if not stored.exists():

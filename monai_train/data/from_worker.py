@@ -68,8 +68,8 @@ def _choose(lines: Sequence[Line], out: Path) -> list[Line]:
     return [
         line | ({"truth": chosen[id(line)]} if id(line) in chosen else {"truth": "", "label": ""})
         for members in by_series.values()
+        if any(id(line) in chosen for line in members)
         for line in members
-        if any(id(member) in chosen for member in members)
     ]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from monai_train.data.dataset import series_of
 from monai_train.data.labels import Classes
 from monai_train.data.manifest import ManifestRow
 from monai_train.export.decision import KindCase, LesionCase
@@ -69,11 +70,7 @@ def _case(
 
 def _series(rows: Sequence[ManifestRow]) -> list[list[int]]:
     """The positions of the slices of each series of two or more, in their order."""
-    series: dict[str, list[int]] = {}
-    for index, row in enumerate(rows):
-        if row.series:
-            series.setdefault(row.series, []).append(index)
-    return [sorted(own, key=lambda i: rows[i].slice_number or 0) for own in series.values() if len(own) > 1]
+    return [sorted(own, key=lambda i: rows[i].slice_number or 0) for own in series_of(rows) if len(own) > 1]
 
 
 def _runs(rows: Sequence[ManifestRow], series: Sequence[int], classes: Classes) -> Iterator[list[int]]:

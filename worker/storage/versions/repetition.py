@@ -113,8 +113,8 @@ class Repetitions:
 def correction_events(corrections: Sequence[Correction], by: str | None = None) -> list[AuditEvent]:
     """The events of corrections, those of one study in one; `by`: who accepted them."""
     counts: dict[tuple[tuple[str, str], tuple[str, str]], Counter[str]] = {}
-    for one in corrections:
-        counts.setdefault((one.before, one.after), Counter())[one.sop_class_uid] += 1
+    for correction in corrections:
+        counts.setdefault((correction.before, correction.after), Counter())[correction.sop_class_uid] += 1
     return [
         events.corrected(process_name(), events.Transferred(*before, number), events.Transferred(*after, number), by)
         for (before, after), number in counts.items()
