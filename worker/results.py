@@ -153,3 +153,54 @@ class SeriesResult:
     missing: str | None = None
     series_type: str | None = None
     basis: AnswerBasis | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesAnswer:
+    """A series as its study's answer sees it: what it was judged as, and its label or why it is not assessed.
+
+    `series` is its Series Instance UID, `number` its Series Number, None where it has none. `sequence` and `plane` as
+    in AnswerBasis. `label` is None, and `reason` not, where the series is not assessed. `lesion_probability` is that of
+    any lesion, `probabilities` are those of the classes.
+    """
+
+    series: str
+    number: int | None
+    sequence: str | None
+    plane: str | None
+    label: str | None
+    reason: str | None
+    lesion_probability: float | None
+    probabilities: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """How a series counted in the answer for its study: `weight` is its share of all, 0 where it is not assessed.
+
+    `contradicts`: its answer is another than the study's, or, where the series disagree, than another series'.
+    """
+
+    answer: SeriesAnswer
+    weight: float
+    contradicts: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    """The answer for a study: a label as of SeriesResult, or the reason for "not assessed".
+
+    `deciding` is the Series Instance UID of the series that speaks most clearly for the answer, None where no series is
+    assessed. `contradiction` is a sentence that names the series which contradict each other, None where none do.
+    """
+
+    status: ResultStatus
+    label: str | None
+    probability: float | None
+    probabilities: Mapping[str, float]
+    lesion_probability: float | None
+    reason: str | None
+    detail: str | None
+    contradiction: str | None
+    contributions: tuple[Contribution, ...]  # in the order of the series' numbers
+    deciding: str | None

@@ -30,6 +30,7 @@ from worker.inference.bundle_schema import (
     Thresholds,
     describe,
 )
+from worker.inference.study.fusion import EQUAL_WEIGHTS, StudyRule
 from worker.pixels.arrays import FloatArray
 from worker.results import CodedConcept, ModelClass, ModelIdentity
 
@@ -103,6 +104,7 @@ class Bundle:
     out_of_distribution: OutOfDistribution
     statistics: FeatureStatistics
     accepted_input: AcceptedInput
+    study: StudyRule = EQUAL_WEIGHTS
 
     @property
     def outputs(self) -> int:
@@ -186,6 +188,7 @@ def load_bundle(folder: Path) -> Bundle:
         out_of_distribution=described.out_of_distribution,
         statistics=_statistics(folder / "models/features.safetensors"),
         accepted_input=described.accepted_input,
+        study=_study_rule(described),
     )
 
 
@@ -213,6 +216,11 @@ def _rule(described: Described) -> TopSlices | SeriesDecision:
     rules = {name: SequenceRule(**rule.model_dump()) for name, rule in described.decision.items()}
     limits = SeriesLimits(**described.series.model_dump())
     return SeriesDecision(layout, limits, rules, described.undetermined.name)
+
+
+def _study_rule(described: Described) -> StudyRule:
+    section = described.study if isinstance(described, FormatTwo) else None
+    return StudyRule(**section.model_dump()) if section else EQUAL_WEIGHTS
 
 
 def _described(folder: Path) -> tuple[Described, str]:

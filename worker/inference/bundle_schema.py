@@ -187,6 +187,22 @@ class SeriesSection(_Strict):
     contradiction: Fraction
 
 
+class StudySection(_Strict):
+    """How the answers for the series of a study count together; see `study.fusion.StudyRule`."""
+
+    weights: dict[Text, Annotated[float, Field(ge=0.01, le=100)]]
+    most_certain: Annotated[float, Field(gt=0.5, lt=1)]
+    lesion_from: Fraction
+    no_lesion_to: Fraction
+    minimum_kind: Fraction
+
+    @model_validator(mode="after")
+    def _thresholds_are_ordered(self) -> StudySection:
+        if self.no_lesion_to >= self.lesion_from:
+            raise ValueError("no_lesion_to is not below lesion_from")
+        return self
+
+
 class FormatTwo(_Described):
     """Classes, sequences and regions; lesion or none first, calibrated for each sequence, then the kind."""
 
@@ -195,6 +211,7 @@ class FormatTwo(_Described):
     undetermined: DescribedClass
     decision: dict[str, Rule]
     series: SeriesSection
+    study: StudySection | None = None
 
     @property
     def outputs_of_a_slice(self) -> int:
@@ -221,6 +238,8 @@ class FormatTwo(_Described):
                 raise ValueError(f"decision has a rule for {_printed(name)}, which is no sequence of the outputs")
             if unknown := [kind for kind in rule.reliable_kinds if kind not in lesions]:
                 raise ValueError(f"reliable_kinds of {name} names {unknown[0]!r}, which is no class with a finding")
+        if unknown := sorted(set(self.study.weights if self.study else ()) - set(self.outputs.sequences)):
+            raise ValueError(f"study has a weight for {_printed(unknown[0])}, which is no sequence of the outputs")
         return self
 
 

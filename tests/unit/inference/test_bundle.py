@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from tests.testbed.tiny_bundle import CLASSES, NETWORK, PREPROCESSING, copy_bundle, write_worker_json
 from worker.errors import StartError
 from worker.inference.bundle import Bundle, default_bundle, load_bundle
+from worker.inference.study.fusion import StudyRule
 
 
 def test_bundle_says_what_its_files_say(bundle: Bundle, bundle_folder: Path) -> None:
@@ -36,6 +37,7 @@ def test_a_bundle_of_format_two_says_how_it_decides(bundle_two: Bundle, bundle: 
     assert decision.rules["T2"].planes == ("axial", "coronal", "sagittal")
     assert not decision.rules["other"].supported
     assert decision.limits.neighbourhood_mm == 10
+    assert bundle_two.study == StudyRule(), "without the section, all sequences count alike"
     assert "T1C (axial, coronal, sagittal): lesion from 0.5" in bundle_two.identity.parameters
     assert "other (axial" not in bundle_two.identity.parameters
     assert bundle_two.identity.parameters.isprintable()

@@ -28,6 +28,13 @@ def _rule(**changes: Any) -> Any:
     return lambda values: values["decision"]["T2"].update(changes)
 
 
+STUDY = {"weights": {"T1C": 2.5}, "most_certain": 0.98, "lesion_from": 0.9, "no_lesion_to": 0.1, "minimum_kind": 0.6}
+
+
+def _study(**changes: Any) -> Any:
+    return lambda values: values.update(study=STUDY | changes)
+
+
 def _outputs(**changes: Any) -> Any:
     return lambda values: values["outputs"].update(changes)
 
@@ -49,6 +56,10 @@ FAULTS: dict[str, tuple[str, Any]] = {
     "thresholds": ("no_lesion_to exceeds lesion_from", _rule(lesion_from=0.4, no_lesion_to=0.5)),
     "half a rule": ("decision.T2.slope: Field required", lambda values: values["decision"]["T2"].pop("slope")),
     "limit": ("series.minimum_brain", lambda values: values["series"].update(minimum_brain=1.5)),
+    "study weight": ("study.weights.T1C", _study(weights={"T1C": 0.0})),
+    "study sequence": ("study has a weight for 'T3'", _study(weights={"T3": 1.0})),
+    "study thresholds": ("no_lesion_to is not below lesion_from", _study(lesion_from=0.5, no_lesion_to=0.5)),
+    "study certainty": ("study.most_certain", _study(most_certain=1.0)),
     "old key": ("temperature", lambda values: values.update(temperature=1.0)),
     "two without a finding": (
         "exactly one class has no finding",

@@ -1,0 +1,1 @@
+"""One answer for a study, of the answers for its series."""
