@@ -82,6 +82,8 @@ def evaluate_command(
     console.print(report_table(f"{model.name}, {part.name} (n={len(part.chosen)} of {len(rows)})", figures))
     if figures["groups"]:
         console.print(group_table(figures["groups"]))
+    if "studies" in figures:
+        console.print(f"studies: {figures['studies']['verdict']}", highlight=False, soft_wrap=True)
     console.print(f"measured: {part.note}", highlight=False, soft_wrap=True)
     for warning in figures["warnings"]:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)

@@ -36,6 +36,8 @@ from monai_train.evaluation.metrics import (
     level_figures,
     patient_predictions,
 )
+from monai_train.evaluation.studies.fusion_figures import StudyFigures, study_cases, study_figures
+from monai_train.evaluation.studies.series_answers import Outputs, judge_series
 from monai_train.networks.classifier import Classifier
 from monai_train.training.checkpoint import BEST, read_checkpoint
 from worker.errors import NotAssessable, StartError
@@ -43,7 +45,7 @@ from worker.inference.aggregate import deciding_slices, in_distribution, slice_p
 from worker.inference.bundle import Bundle, TopSlices, load_bundle
 from worker.inference.classify import check_accepted
 from worker.inference.engines import EngineOutputs, OpenVinoEngine, Precision
-from worker.inference.series_rule import Declared, judge, softmax, split_logits
+from worker.inference.series_rule import softmax, split_logits
 from worker.pixels.arrays import ByteArray, FloatArray
 
 _BATCH = 64
@@ -70,6 +72,7 @@ class Measurement:
     slices: Predictions
     patients: Predictions
     unreadable: Counter[str] = field(default_factory=Counter)
+    studies: StudyFigures | None = None  # of patients with several sequences, by a bundle of format 2
 
     def to_json(self) -> dict[str, Any]:
         """The content of `evaluate --json`."""
@@ -85,6 +88,7 @@ class Measurement:
             "patient": level_figures(self.patients),
             "binary": binary_figures(self.slices),
             "patient_binary": binary_figures(self.patients),
+            **({"studies": self.studies.to_json()} if self.studies else {}),
         }
 
 
@@ -282,13 +286,13 @@ def _measure_by_rule(
     The sequence of a picture is that of the manifest, as if its header said so.
     """
     classes, truth = bundle_classes(bundle), truths(rows, bundle_classes(bundle))
-    allowed = np.asarray(in_distribution(outputs.features, bundle) & readable)
+    judged = Outputs(rows, outputs.logits, np.asarray(in_distribution(outputs.features, bundle) & readable))
     patients: dict[tuple[str, int], list[int]] = {}
     for index, row in enumerate(rows):
         patients.setdefault((row.patient_group, int(truth[index])), []).append(index)
 
     def predictions(keys: Sequence[tuple[str, int]], members: Sequence[Sequence[int]]) -> Predictions:
-        answers = [judged_answer(bundle, outputs.logits, allowed, rows, own) for own in members]
+        answers = [judged_answer(bundle, judged, own) for own in members]
         probabilities = np.array([own for own, _ in answers], np.float32).reshape(-1, len(classes))
         probabilities[[not readable[own].any() for own in members]] = np.nan
         groups, truths_of = np.array([group for group, _ in keys], np.str_), np.array([index for _, index in keys])
@@ -298,32 +302,22 @@ def _measure_by_rule(
 
     singles = [(row.patient_group, int(index)) for row, index in zip(rows, truth, strict=True)]
     slices = predictions(singles, [[index] for index in range(len(rows))])
-    return Measurement(slices, predictions(list(patients), list(patients.values())), unreadable)
+    cases = study_cases(bundle, judged, truth.tolist(), classes.no_tumour)
+    studies = study_figures(cases, bundle.identity, bundle.study)
+    return Measurement(slices, predictions(list(patients), list(patients.values())), unreadable, studies)
 
 
-def judged_answer(
-    bundle: Bundle, logits: FloatArray, allowed: BoolArray, rows: Sequence[ManifestRow], chosen: Sequence[int]
-) -> tuple[FloatArray, bool]:
+def judged_answer(bundle: Bundle, outputs: Outputs, chosen: Sequence[int]) -> tuple[FloatArray, bool]:
     """The worker's rule of format 2 for these slices: class probabilities and whether any series is assessed.
 
-    Slices of several series or sequences are judged apart, and the answers averaged; where no series has any, the
-    probabilities are the network's own.
+    Series are judged apart, and their answers averaged; where no series has any, the probabilities are the network's
+    own.
     """
-    decision = bundle.decision
-    series: dict[tuple[str, str], list[int]] = {}
-    for index in sorted(chosen, key=lambda i: rows[i].slice_number or 0):
-        series.setdefault((rows[index].series, rows[index].sequence), []).append(index)
-    answers, assessed = [], False
-    for (_, sequence), own in series.items():
-        weighting, with_agent = ("T1", sequence == "T1C") if sequence in ("T1", "T1C") else (sequence or None, None)
-        judged = judge(
-            logits[own], allowed[own], None, rows[own[0]].plane or None, Declared(weighting, with_agent), decision
-        )
-        if judged.decision is not None:
-            answers.append(judged.decision.probabilities)
-            assessed = assessed or judged.refusal is None
+    judged = judge_series(bundle, outputs, chosen).values()
+    answers = [series.decision.probabilities for series in judged if series.decision is not None]
     if not answers:
-        answers = [softmax(split_logits(logits[list(chosen)], decision.layout)[0]).mean(axis=0)]
+        answers = [softmax(split_logits(outputs.logits[list(chosen)], bundle.decision.layout)[0]).mean(axis=0)]
+    assessed = any(series.decision is not None and series.refusal is None for series in judged)
     return np.asarray(np.mean(answers, axis=0), np.float32), assessed
 
 

@@ -12,11 +12,14 @@ from safetensors.numpy import save_file
 
 from monai_train.data.labels import Classes
 from monai_train.evaluation.evaluate import fit_temperature, run_in_batches
+from monai_train.evaluation.studies.fusion_figures import study_cases
+from monai_train.evaluation.studies.series_answers import Outputs
 from monai_train.export.bundle_files import write_worker_json
 from monai_train.export.cases import SliceOutputs, kind_cases, lesion_cases
 from monai_train.export.decision import fit_rules
 from monai_train.export.engine_networks import image_tensor
 from monai_train.export.run_inputs import RunInputs
+from monai_train.export.study_rule import fit_study_rule
 from monai_train.networks.registry import find_served
 from worker.inference.aggregate import distance_and_residual, in_distribution, slice_probabilities
 from worker.inference.bundle import Bundle, FeatureStatistics, load_bundle
@@ -79,6 +82,8 @@ def calibrate(folder: Path, described: dict[str, Any], inputs: RunInputs) -> Non
     if inputs.layout.sequences:
         write_worker_json(folder, described)
         _fit_rules(load_bundle(folder), described, outputs, inputs)
+        write_worker_json(folder, described)
+        _fit_study_rule(load_bundle(folder), described, outputs, inputs)
     else:
         _fit_thresholds(described, outputs, inputs)
     write_worker_json(folder, described)
@@ -94,6 +99,15 @@ def _fit_rules(bundle: Bundle, described: dict[str, Any], outputs: EngineOutputs
         decision.layout.sequences,
         [classes.names[index] for index in classes.lesions],
     )
+
+
+def _fit_study_rule(bundle: Bundle, described: dict[str, Any], outputs: EngineOutputs, inputs: RunInputs) -> None:
+    """Fit how sequences count together by the patients of the validation part, where enough have several."""
+    classes = inputs.validation.classes
+    answered = Outputs(inputs.validation.rows, outputs.logits, in_distribution(outputs.features, bundle))
+    cases = study_cases(bundle, answered, inputs.validation.labels.tolist(), classes.no_tumour)
+    if (section := fit_study_rule(cases, bundle.identity)) is not None:
+        described["study"] = section
 
 
 def _fit_thresholds(described: dict[str, Any], outputs: EngineOutputs, inputs: RunInputs) -> None:
