@@ -144,7 +144,9 @@ as sent, never transcoded:
 - Under a known SOP Instance UID, a data set with the same pixels is a correction: in the same transfer syntax the bytes
   of the pixel data, and what describes them (Image Pixel module), are equal. It replaces what is stored, Patient ID,
   Study and Series Instance UID included; the earlier version is kept. The series concerned settle again, and a new
-  report names the earlier ones in its Predecessor Documents Sequence. Anything else is answered 0xB000.
+  report names the earlier ones in its Predecessor Documents Sequence; what had not been sent of those is not sent any
+  more. A series of which only some images were corrected waits (`incomplete_seconds`) and is then not reported until
+  the others agree. Anything else is answered 0xB000.
 - A report, picture or Key Object Selection that this worker made and a PACS sends back is recognised by its UIDs,
   whatever the PACS has changed in it: it is answered 0x0000 and not stored a second time. What another worker of this
   product made (Manufacturer's Model Name `{standard.PRODUCT}`) and documents of others are stored, never classified.

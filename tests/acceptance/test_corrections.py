@@ -9,7 +9,7 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 
-from tests.testbed import pacs
+from tests.testbed import pacs, site
 from tests.testbed.site import Site
 from tests.testbed.waiting import wait_until
 
@@ -64,9 +64,8 @@ def test_a_series_of_the_wrong_patient_is_reported_under_the_right_one(
     [first] = _reports(hospital, source.StudyInstanceUID, 1)
     before = hospital.worker.wait_for_result(source.SeriesInstanceUID)
     right = _changed(head, tmp_path / "right", PatientName="Right^Patient", PatientID="RIGHT-1")
-    hospital.push(right[:10])
-    refused = ("refused", "mixed-patients", "RIGHT-1", "Right^Patient")
-    wait_until(lambda: _series(hospital, source.SeriesInstanceUID) == refused, "half a correction to be refused", 60)
+    hospital.push(right[:10])  # half a correction waits for the other half
+    assert _series(hospital, source.SeriesInstanceUID) == ("open", None, "RIGHT-1", "Right^Patient")
     hospital.push(right[10:])
     earlier, revised = _reports(hospital, source.StudyInstanceUID, 2)
     assert earlier.SOPInstanceUID == first.SOPInstanceUID
@@ -129,3 +128,30 @@ def test_other_pixels_wait_until_somebody_decides(hospital: Site, head: list[Pat
         f"SELECT path FROM instance WHERE sop_instance_uid = '{dcmread(head[0]).SOPInstanceUID}'"
     )[0][0]
     assert dcmread(hospital.worker.data / stored).PixelData == bytes(pixels)
+
+
+def test_a_report_that_waits_is_replaced_by_the_revised_one_although_the_worker_dies(
+    head: list[Path], tmp_path: Path
+) -> None:
+    with site.running(tmp_path / "worker") as hospital:
+        hospital.pacs.stop()
+        source = hospital.push(head)
+        hospital.worker.wait_for_result(source.SeriesInstanceUID)
+        hospital.push(_changed(head, tmp_path / "right", PatientName="Right^Patient", PatientID="RIGHT-1"))
+        hospital.worker.kill()
+        withdrawn = hospital.worker.rows("SELECT DISTINCT state, reason FROM delivery")
+        assert withdrawn == [("superseded", "images-corrected")]
+        hospital.pacs.start()
+        hospital.worker.start()
+
+        def arrived() -> bool:
+            waiting = "SELECT count(*) FROM delivery WHERE state NOT IN ('delivered', 'superseded')"
+            ended = "SELECT count(*) FROM job WHERE state = 'done'"
+            return hospital.worker.rows(ended) == [(2,)] and hospital.worker.rows(waiting) == [(0,)]
+
+        wait_until(arrived, "the revised report to arrive", 120)
+        objects = [dcmread(BytesIO(content)) for content in hospital.pacs.stored.values()]
+        assert [ds.PatientID for ds in objects] == ["RIGHT-1", "RIGHT-1"]  # report and picture
+        assert set(hospital.pacs.receipts.values()) == {1}
+        assert hospital.worker.run("jobs", "retry", "--all").returncode == 0
+        assert hospital.worker.rows("SELECT count(*) FROM delivery WHERE state = 'pending'") == [(0,)]

@@ -13,30 +13,44 @@ import shutil
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from sqlalchemy import select
 
-from tests.testbed.instances import MODEL, NOON, later, mr_instance, received
+from tests.testbed.instances import MODEL, NOON, classified, later, mr_instance, received
 from worker.config.sections import WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import kept_files
+from worker.db.jobs import claim_job, end_job
 from worker.db.migrate import migrate
 from worker.db.models import model_row
+from worker.db.results import NewObject, add_result
 from worker.db.series import lock_open_series, queue_series
-from worker.db.tables import ConflictRow, EarlierVersionRow, InstanceRow, JobRow, SeriesRow
+from worker.db.tables import (
+    ConflictRow,
+    DeliveryRow,
+    DeliveryState,
+    EarlierVersionRow,
+    InstanceRow,
+    JobRow,
+    JobState,
+    ObjectKind,
+    SeriesRow,
+)
 from worker.storage.integrity import fault_of
 from worker.storage.keeper import InstanceKeeper
 from worker.storage.leftovers import remove_leftovers
 from worker.storage.versions.conflicts import Conflicts, NoSuchConflict
 
 KILLED_IN = ("storage/keeper.py", "storage/pending.py", "versions/repetition.py",
-             "versions/conflicts.py", "versions/corrections.py")  # fmt: skip
+             "versions/conflicts.py", "versions/corrections.py", "db/deliveries.py")  # fmt: skip
 BY_LINE = ("_commit", "store", "_store", "_repeat", "move", "accept", "reject", "correct_instances", "_settle_again",
-           "decide_conflict", "_commit_compared")  # fmt: skip
+           "decide_conflict", "_commit_compared", "supersede_deliveries")  # fmt: skip
 WRONG, RIGHT = mr_instance(), mr_instance(PatientID="R1", SeriesInstanceUID="1.2.3")
 OTHER = mr_instance(PatientID="R1", PixelData=bytes(512))
 
@@ -76,6 +90,7 @@ class Place:
                 sorted((one.state, one.corrections) for one in series.values()),
                 [(self.data / one.path).read_bytes() for one in earlier],
                 [(job.state, job.reason) for job in session.scalars(select(JobRow))],
+                [(delivery.state, delivery.reason) for delivery in session.scalars(select(DeliveryRow))],
                 [conflict.decision for conflict in session.scalars(select(ConflictRow))],
             )
 
@@ -88,7 +103,7 @@ class Place:
 
 
 def prepare(folder: Path) -> None:
-    """An instance whose series has a pending job, and a conflict that waits."""
+    """An instance whose series has a pending job and an earlier report on its way, and a conflict that waits."""
     folder.mkdir(parents=True)
     place = Place(folder)
     migrate(place.database)
@@ -96,7 +111,14 @@ def prepare(folder: Path) -> None:
     with place.database.write() as session:
         series = lock_open_series(session, 1, later(0))
         assert series is not None
-        queue_series(session, series, model_row(session, MODEL, NOON).id, NOON)
+        for model in (MODEL, replace(MODEL, sha256="cd" * 32)):
+            queue_series(session, series, model_row(session, model, NOON).id, NOON)
+        job = claim_job(session, "me", 1, NOON, timedelta(seconds=30))
+        assert job is not None
+        end_job(session, job.id, "me", JobState.DONE, NOON)
+        report = NewObject(ObjectKind.REPORT, "1.2", "1.2.3.4", "objects/1", "00" * 32)
+        add_result(session, job, classified(), {}, [report], ["pacs", "archive"], NOON)
+        session.get_one(DeliveryRow, 2).state = DeliveryState.FAILED
     place.keep(OTHER)
     place.database.close()
 

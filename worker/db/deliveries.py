@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from worker.db.engine import Database
-from worker.db.tables import Commitment, DeliveryRow, DeliveryState, ObjectRow
+from worker.db.tables import Commitment, DeliveryRow, DeliveryState, ObjectRow, ResultRow
 from worker.dicom import standard
 from worker.logs import get_log
 
@@ -84,23 +84,53 @@ def claim_deliveries(
 def extend_delivery_leases(session: Session, delivery_ids: Sequence[int], owner: str, until: datetime) -> None:
     """Extend the leases of deliveries that `owner` still holds."""
     session.execute(
-        update(DeliveryRow)
-        .where(DeliveryRow.id.in_(delivery_ids), DeliveryRow.state == DeliveryState.SENDING)
-        .where(DeliveryRow.lease_owner == owner)
-        .values(lease_until=until)
+        update(DeliveryRow).where(DeliveryRow.id.in_(delivery_ids), _leased_to(owner)).values(lease_until=until)
     )
+
+
+def still_leased(session: Session, delivery_ids: Sequence[int], owner: str) -> set[int]:
+    """Those of claimed deliveries that are still `owner`'s to send: others were superseded meanwhile."""
+    return set(session.scalars(select(DeliveryRow.id).where(DeliveryRow.id.in_(delivery_ids), _leased_to(owner))))
+
+
+def _leased_to(owner: str) -> ColumnElement[bool]:
+    return and_(DeliveryRow.state == DeliveryState.SENDING, DeliveryRow.lease_owner == owner)
 
 
 def end_delivery(session: Session, delivery_id: int, owner: str, values: dict[str, Any]) -> bool:
-    """Give a leased delivery its next state; False when another owner has the lease."""
-    ended = session.execute(
-        update(DeliveryRow)
-        .where(DeliveryRow.id == delivery_id, DeliveryRow.state == DeliveryState.SENDING)
-        .where(DeliveryRow.lease_owner == owner)
-        .values(lease_owner=None, lease_until=None, **values)
-        .returning(DeliveryRow.id)
-    )
-    return ended.first() is not None
+    """Give a leased delivery its next state; False when another owner has the lease.
+
+    One that was superseded while it was under way is delivered if it arrived, and otherwise stays superseded.
+    """
+    row = update(DeliveryRow).where(DeliveryRow.id == delivery_id).returning(DeliveryRow.id)
+    ended = session.execute(row.where(_leased_to(owner)).values(lease_owner=None, lease_until=None, **values)).first()
+    if ended is None and values["state"] == DeliveryState.DELIVERED:
+        superseded = row.where(DeliveryRow.state == DeliveryState.SUPERSEDED)
+        ended = session.execute(superseded.values(**values | {"commitment": None})).first()
+    return ended is not None
+
+
+def supersede_deliveries(session: Session, series_ids: Sequence[int], reason: str, detail: str) -> None:
+    """Withdraw what has not arrived of the results of series: it is of images that are no more.
+
+    Of what has arrived no storage commitment is requested any more: what a peer no longer had would be sent again.
+    """
+    rows = session.scalars(
+        select(DeliveryRow)
+        .join(ObjectRow, ObjectRow.id == DeliveryRow.object_id)
+        .join(ResultRow, ResultRow.id == ObjectRow.result_id)
+        .where(ResultRow.series_id.in_(series_ids), DeliveryRow.state != DeliveryState.SUPERSEDED)
+        .order_by(DeliveryRow.id)
+        .with_for_update(of=DeliveryRow),
+        execution_options={"populate_existing": True},
+    ).all()
+    for row in rows:
+        if row.state != DeliveryState.DELIVERED:
+            row.state, row.lease_owner, row.lease_until = DeliveryState.SUPERSEDED, None, None
+            row.reason, row.detail = reason, detail
+        elif row.commitment != Commitment.CONFIRMED:
+            row.commitment, row.ask_again_at = None, None
+    session.flush()
 
 
 def claim_commitments(

@@ -115,7 +115,7 @@ def series_to_empty(session: Session, before: datetime, limit: int = 100) -> Seq
         .where(ResultRow.series_id == SeriesRow.id)
         .where(
             or_(
-                DeliveryRow.state != DeliveryState.DELIVERED,
+                DeliveryRow.state.not_in([DeliveryState.DELIVERED, DeliveryState.SUPERSEDED]),
                 DeliveryRow.commitment.in_([Commitment.DUE, Commitment.REQUESTED]),
             )
         )

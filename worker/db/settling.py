@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, aliased
 from worker.db.tables import (
     AssociationEnd,
     AssociationRow,
+    EarlierVersionRow,
     InstanceRow,
     RefusedInstanceRow,
     SeriesRow,
@@ -63,8 +64,10 @@ def series_to_settle(
     ended it. The end of an association whose receiver, not among the `living` processes, died is never recorded; it
     counts as ended after twice the idle limit without an instance. After an association that was not released, or has
     no end, and after an instance of it was refused and did not come again, a series waits `extra_quiet` more unless the
-    sender's count says that it is complete: the sender may come back. A count delays completion or brings it forward:
-    see CountPolicy. `awaited`: details of models that are not active; series that wait for such a model are left out.
+    sender's count says that it is complete: the sender may come back. So does, whatever the count says, a series of
+    which only some images were moved to another by a correction, and that other one. A count delays completion or
+    brings it forward: see CountPolicy. `awaited`: details of models that are not active; series that wait for such a
+    model are left out.
     """
     is_open, has_receiver = AssociationRow.closed_at.is_(None), AssociationRow.receiver.in_(living)
     just_ended = _comes_over(AssociationRow.closed_at > now - quiet)
@@ -81,6 +84,8 @@ def series_to_settle(
         or_(~broke_off, is_whole),
         or_(~_lacks_refused(RefusedInstanceRow.refused_at > now - quiet - extra), is_whole),
     )
+    is_moved = _is_partly_moved(now - quiet - extra)
+    complete = and_(complete, ~is_moved)
     if count_policy.peers:
         waits = and_(
             SeriesRow.last_received_at > now - quiet - count_policy.extra_quiet,
@@ -89,7 +94,7 @@ def series_to_settle(
         )
         complete = and_(complete, ~waits)
         if count_policy.settle_on_count:
-            complete = or_(complete, is_whole)
+            complete = or_(complete, and_(is_whole, ~is_moved))
     rows = session.execute(
         select(SeriesRow.id, SeriesRow.last_received_at)
         .where(SeriesRow.state == SeriesState.OPEN, complete)
@@ -242,6 +247,24 @@ def _is_lacked() -> list[ColumnElement[bool]]:
         .exists()
     )
     return [is_of_series, ~came_again]
+
+
+def _is_partly_moved(since: datetime) -> ColumnElement[bool]:
+    """The condition that a sender moved images to or from a series after `since`, and that others of theirs were left.
+
+    The rest may follow them.
+    """
+    earlier, moved, left = EarlierVersionRow, aliased(InstanceRow), aliased(InstanceRow)
+    has_rest = select(left.id).where(left.series_id == earlier.series_id).correlate(earlier).exists()
+    moves = (
+        select(earlier.id)
+        .join(moved, moved.id == earlier.instance_id)
+        .where(moved.series_id != earlier.series_id, earlier.replaced_at > since, earlier.replaced_by.is_(None))
+        .where(has_rest)
+        .correlate(SeriesRow)
+    )
+    away, here = moves.where(earlier.series_id == SeriesRow.id), moves.where(moved.series_id == SeriesRow.id)
+    return and_(SeriesRow.corrections > 0, or_(away.exists(), here.exists()))
 
 
 def _counted_since_last_arrival() -> ColumnElement[bool]:

@@ -53,7 +53,7 @@ from sqlalchemy.types import DateTime, TypeDecorator
 from worker.dicom.text.printable import LONGEST_TEXT
 
 # The newest revision in migrations/versions (a test compares them), so that a start needs no Alembic import.
-REVISION = "0010"
+REVISION = "0011"
 DETAIL_LENGTH = 1024
 
 
@@ -86,6 +86,7 @@ class DeliveryState(StrEnum):
     SENDING = "sending"
     DELIVERED = "delivered"
     FAILED = "failed"
+    SUPERSEDED = "superseded"  # withdrawn: the images that the object is of were corrected
 
 
 class Commitment(StrEnum):

@@ -21,6 +21,7 @@ from worker.db.models import models_in_use
 from worker.db.processes import list_processes
 from worker.db.series import INCOMPLETE, lock_open_series, queue_series, record_series_type, refuse_series
 from worker.db.tables import DETAIL_LENGTH, InstanceRow, ModelRow, SeriesRow
+from worker.db.versions.corrections import PARTLY_CORRECTED, corrected_at, identities_before
 from worker.dicom.series_type import read_series_type
 from worker.logs import get_log
 from worker.process import process_name
@@ -49,6 +50,39 @@ def check_identity(identities: Sequence[Mapping[str, str]]) -> SeriesRefusal | N
     if len(studies) > 1:
         return SeriesRefusal("mixed-studies", f"{_parts(studies, 'study')} have one Series Instance UID")
     return None
+
+
+def _patience(settings: Settings) -> timedelta:
+    """How long a series waits for the rest of a correction."""
+    return timedelta(seconds=settings.receive.quiet_seconds + settings.receive.incomplete_seconds)
+
+
+def check_corrected(
+    identities: Mapping[int, Mapping[str, str]], before: Mapping[int, Sequence[Mapping[str, str]]]
+) -> SeriesRefusal | None:
+    """Why a series may not be reported yet: a correction has changed the patient or the study of some images only.
+
+    `identities` are those of the instances now, `before` those of the corrected ones in their earlier versions, by row.
+    Images that never agreed are no half of a correction, and what an earlier worker did not record is not compared.
+    """
+    now: dict[str, Counter[str]] = {}  # of images that had the same once: how many have which now
+    for instance_id, identity in identities.items():
+        was = {_person(one) for one in (identity, *before.get(instance_id, ()))} - {""}
+        for person in was:
+            now.setdefault(person, Counter())[_person(identity)] += 1
+    parts = max((counts for counts in now.values() if len(counts) > 1), key=len, default=None)
+    if parts is None or not before:
+        return None
+    numbers = ", ".join(str(number) for _, number in parts.most_common(_PARTS_SHOWN))
+    detail = (
+        "a correction changed the patient's or the study's attributes of some images only "
+        f"(images that agree: {numbers}); send all of the series in the same version"
+    )
+    return SeriesRefusal(PARTLY_CORRECTED, detail)
+
+
+def _person(identity: Mapping[str, str]) -> str:
+    return identity.get("person", "")
 
 
 def _parts(counts: Counter[Any], what: str) -> str:
@@ -101,7 +135,13 @@ def _settle(
             refuse_series(series, "moved", "all of its images were corrected to other series", now)
             return
         attributes = [instance.attributes for instance in instances]
-        refusal = check_identity([_identity(instance, series) for instance in instances])
+        identities = {instance.id: _identity(instance, series) for instance in instances}
+        refusal = check_identity(list(identities.values()))
+        if series.corrections:
+            refusal = refusal or check_corrected(identities, identities_before(session, series_id))
+            corrected = corrected_at(session, series_id)
+            if refusal is not None and corrected is not None and corrected > now - _patience(settings):
+                return  # the rest of the correction may come
         series_type = read_series_type(attributes)
         record_series_type(series, series_type)
         refusal = refusal or check_eligibility(attributes, settings.eligibility, series_type)

@@ -32,6 +32,7 @@ from worker.db.deliveries import (
     end_delivery,
     extend_delivery_leases,
     record_commitment_report,
+    still_leased,
 )
 from worker.db.engine import Database
 from worker.db.instances import StoredFile
@@ -49,6 +50,7 @@ _BATCH = 16  # deliveries claimed at once, whose ends are recorded in one transa
 _LEASED_OBJECTS = 4  # a lease covers this many objects that take as long as they may; it is extended in between
 _OBJECTS_OVER_A_CONNECTION = 512
 _RECORD_SECONDS = 0.5  # the longest that a delivery which has ended waits to be recorded
+_LOOK_SECONDS = 0.5  # the longest that a delivery which was superseded after its claim may still go out
 _FIRST_DELAY_SECONDS = 2.0
 _ROUND_SECONDS = 300.0  # beside sending: connecting, asking for commitment, a database that is locked
 _LONGEST_DELAY_SECONDS = 600.0
@@ -131,6 +133,7 @@ class Sender:
         """Deliver a batch and record how each ended. False when the connection was lost; the rest waits for another."""
         ended: list[_Ended] = []
         leased_until, recorded = self.clock() + self._lease, time.monotonic()
+        leased, looked = {row.id for row, _ in due}, time.monotonic()
         try:
             for index, (delivery, produced) in enumerate(due):
                 self._promise_progress()
@@ -139,6 +142,12 @@ class Sender:
                     with self.database.write() as session:
                         waiting = [row.id for row, _ in due[index:]]
                         extend_delivery_leases(session, waiting, self.owner, leased_until)
+                if time.monotonic() - looked > _LOOK_SECONDS:
+                    with self.database.read() as session:
+                        leased = still_leased(session, [row.id for row, _ in due[index:]], self.owner)
+                    looked = time.monotonic()
+                if delivery.id not in leased:
+                    continue
                 try:
                     ended.append(self._deliver(connection, delivery, produced))
                 except ConnectionLost as fault:

@@ -37,6 +37,8 @@ _HEADER_TAGS = (
     "PatientID",
     "IssuerOfPatientID",
     "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
     "AccessionNumber",
     "StudyDate",
     "Modality",
@@ -55,6 +57,7 @@ _HEADER_TAGS = (
 _STORED_TAGS: tuple[str | int, ...] = (*_HEADER_TAGS, *series_attributes.KEYWORDS, *series_attributes.PRIVATE_TAGS)
 _LENGTHS = {"number": "InstanceNumber", "spacing": "SpacingBetweenSlices", "thickness": "SliceThickness"}
 PRODUCED_KEY = "produced"  # among an instance's attributes: a worker of this product made it
+_REPORTED = ("PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDate")
 _LONGEST_COMPARED = 324  # of a name, PS3.5 6.2
 _ROUTE_VALUES, _ROUTE_LENGTH = 16, 256
 IDENTIFYING_BYTES = 1 << 16  # the UIDs come before the pixels and what is private
@@ -317,10 +320,13 @@ def _attributes(ds: Dataset) -> dict[str, Any]:
 def _identity(ds: Dataset, study_instance_uid: str) -> dict[str, str]:
     """Whose image it is: the row of the series has this of its first instance only.
 
-    The name only where there is no Patient ID; no empty value but that of the ID.
+    The name only where there is no Patient ID; no empty value but that of the ID. `person` is a digest of what else a
+    report says of patient and study, to tell whether a correction has reached every image.
     """
     patient, issuer = _compared(ds, "PatientID"), _compared(ds, "IssuerOfPatientID")
-    identity = {"patient": patient, "study": study_instance_uid}
+    reported = [comparable_name(_compared(ds, "PatientName")), *(_compared(ds, keyword) for keyword in _REPORTED)]
+    person = hashlib.sha256("\n".join(reported).encode(errors="replace")).hexdigest()[:16]
+    identity = {"patient": patient, "study": study_instance_uid, "person": person}
     if not patient:
         identity["name"] = comparable_name(_compared(ds, "PatientName"))
     elif issuer:

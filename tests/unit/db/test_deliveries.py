@@ -20,6 +20,8 @@ from worker.db.deliveries import (
     extend_delivery_leases,
     record_commitment_report,
     retry_failed_deliveries,
+    still_leased,
+    supersede_deliveries,
 )
 from worker.db.engine import Database
 from worker.db.tables import Commitment, DeliveryRow, DeliveryState, SeriesStatus
@@ -169,3 +171,41 @@ def test_failed_deliveries_are_retried_by_number_or_all(due: Database) -> None:
     rows = [_delivery(due, number) for number in (1, 2, 3)]
     assert [(row.state, row.rejections) for row in rows] == [("pending", 0)] * 3
     assert [row.not_before for row in rows] == [later(40), later(30), later(30)]
+
+
+@pytest.mark.parametrize("state", [state for state in DeliveryState if state != DeliveryState.DELIVERED])
+def test_what_has_not_arrived_is_superseded_for_good(due: Database, state: DeliveryState) -> None:
+    with due.write() as session:
+        row = session.get_one(DeliveryRow, 1)
+        row.state = state
+        if state == DeliveryState.SENDING:
+            row.lease_owner, row.lease_until = "me", later(30)
+    with due.write() as session:
+        supersede_deliveries(session, [1], "images-corrected", "x")
+        assert still_leased(session, [1], "me") == set()
+        assert not end_delivery(session, 1, "me", {"state": DeliveryState.PENDING})
+        assert retry_failed_deliveries(session, later(40), [1]) == []
+    assert _claim(due, 1000) == [3, 2]  # the lease of a sender that died is over, too
+    row = _delivery(due, 1)
+    assert (row.state, row.lease_owner) == (DeliveryState.SUPERSEDED, None)
+
+
+def test_one_that_arrived_while_it_was_superseded_is_delivered_and_not_committed_to(due: Database) -> None:
+    assert _claim(due, 0) == [1]
+    delivered = {"state": DeliveryState.DELIVERED, "commitment": Commitment.DUE, "delivered_at": later(2)}
+    with due.write() as session:
+        supersede_deliveries(session, [1, 2], "images-corrected", "x")
+        assert end_delivery(session, 1, "me", delivered)
+        assert claim_commitments(session, "pacs", TRANSACTION, later(3), later(9)) == []
+    assert [_delivery(due, number).state for number in (1, 2, 3)] == ["delivered", "superseded", "pending"]
+
+
+def test_what_a_peer_lost_of_a_corrected_series_is_not_sent_again(due: Database) -> None:
+    assert _claim(due, 0) == [1]
+    with due.write() as session:
+        end_delivery(session, 1, "me", {"state": DeliveryState.DELIVERED, "commitment": Commitment.DUE, "sent_as": "1"})
+        [(_, uid)] = claim_commitments(session, "pacs", TRANSACTION, later(3), later(9))
+        supersede_deliveries(session, [1], "images-corrected", "x")
+        report = commitment.CommitmentReport(TRANSACTION, frozenset(), {uid: 0x0112})
+        assert apply_commitment(session, report, later(4)) == (0, 0)
+    assert _delivery(due, 1).state == DeliveryState.DELIVERED

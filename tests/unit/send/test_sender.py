@@ -14,6 +14,7 @@ from sqlalchemy import event, select
 
 from tests.testbed.answered import answer
 from tests.testbed.instances import Clock
+from worker.db.deliveries import supersede_deliveries
 from worker.db.engine import Database
 from worker.db.instances import file_fault_counts
 from worker.db.tables import Commitment, DeliveryRow, DeliveryState, FileFault, ObjectRow
@@ -233,6 +234,29 @@ def test_a_slow_batch_keeps_its_lease_and_is_recorded_as_it_goes(
     assert backlog.send_due() == 40
     assert all(until - now > timedelta(seconds=10) for now, until, _ in seen)
     assert [done for _, _, done in seen] == list(range(40))
+
+
+def test_only_what_is_under_way_at_a_correction_may_still_arrive(
+    backlog: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.send.sender._LOOK_SECONDS", -1.0)  # every object takes longer
+    monkeypatch.setattr(Script, "commits", True)
+    sent: list[str] = []
+
+    class Correcting(Scripted):
+        def store(self, ds: Dataset) -> tuple[int, str]:
+            sent.append(ds.SOPInstanceUID)
+            with backlog.database.write() as session:
+                supersede_deliveries(session, range(1, 21), "images-corrected", "x")
+            return super().store(ds)
+
+    monkeypatch.setattr(Script, "open", lambda _self, _ae_title: Correcting())
+    while backlog.send_due():
+        pass
+    assert len(sent) == 1
+    arrived = [row for row in _deliveries(backlog) if row.state == DeliveryState.DELIVERED]
+    assert [(row.sent_as, row.commitment) for row in arrived] == [(sent[0], None)]
+    assert _states(backlog).count((DeliveryState.SUPERSEDED, "images-corrected")) == 39
 
 
 def test_an_object_whose_file_is_gone_is_failed_with_the_reason(sender: Sender, tmp_path: Path) -> None:

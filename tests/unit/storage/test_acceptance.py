@@ -103,7 +103,9 @@ def test_a_pseudonymised_row_has_no_identifier_and_no_free_text() -> None:
         hidden, patient_id=row.patient_id, accession_number=row.accession_number, patient_name=row.patient_name,
         series_description=row.series_description, attributes=row.attributes,
     ) == row  # fmt: skip
-    assert hidden.attributes == row.attributes | {"identity": row.attributes["identity"] | {"patient": "P4"}}
+    assert hidden.attributes == row.attributes | {
+        "identity": row.attributes["identity"] | {"patient": "P4", "person": "P16"}
+    }
 
 
 def test_each_content_of_an_instance_has_a_conflict_path_of_its_own() -> None:

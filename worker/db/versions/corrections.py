@@ -6,13 +6,15 @@ earlier version stays where it is: files are named by their content.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
+from worker.db.deliveries import supersede_deliveries
 from worker.db.instances import IDENTITY_KEY, NewInstance
 from worker.db.series_status import answer_series
 from worker.db.tables import (
@@ -25,6 +27,8 @@ from worker.db.tables import (
 )
 
 SUPERSEDED_REASON = "images-corrected"
+PARTLY_CORRECTED = "partly-corrected"  # the reason of a series that is refused until all of it is corrected
+_SUPERSEDED_DETAIL = "the images were corrected; a revised report follows once their series has settled again"
 _OPEN_JOBS = (JobState.PENDING, JobState.RUNNING, JobState.PARKED)
 _KEPT = ("association_id", "transfer_syntax_uid", "attributes", "path", "size", "sha256", "received_at", "removed_at")
 _REPLACED = ("association_id", "sop_class_uid", "transfer_syntax_uid", "attributes", "path", "size", "sha256")
@@ -51,8 +55,8 @@ def correct_instances(
 ) -> list[Correction]:
     """Replace the content of instances, whose rows are locked. `by`: who decided it; None where it was sent again.
 
-    Series are opened, with those that an instance leaves; their unfinished jobs are superseded, because their input
-    sets are no more.
+    Series are opened, with those that an instance leaves; their unfinished jobs and deliveries are superseded, because
+    their input sets are no more.
     """
     series = _lock_series(session, corrected, now)
     by_id = {row.id: row for row in series.values()}
@@ -134,7 +138,32 @@ def _settle_again(session: Session, series: Collection[SeriesRow], now: datetime
         )
         .execution_options(synchronize_session=False)
     )
+    supersede_deliveries(session, ids, SUPERSEDED_REASON, _SUPERSEDED_DETAIL)
     answer_series(session, ids)
+
+
+def identities_before(session: Session, series_id: int) -> dict[int, list[Mapping[str, str]]]:
+    """Whose image each corrected instance of a series was in its earlier versions, where that was recorded."""
+    rows = session.execute(
+        select(EarlierVersionRow.instance_id, EarlierVersionRow.attributes)
+        .join(InstanceRow, InstanceRow.id == EarlierVersionRow.instance_id)
+        .where(InstanceRow.series_id == series_id)
+        .order_by(EarlierVersionRow.id)
+    )
+    before: dict[int, list[Mapping[str, str]]] = defaultdict(list)
+    for instance_id, attributes in rows:
+        if IDENTITY_KEY in attributes:
+            before[instance_id].append(attributes[IDENTITY_KEY])
+    return before
+
+
+def corrected_at(session: Session, series_id: int) -> datetime | None:
+    """When a sender last corrected an image of a series; an accepted conflict is a person's decision."""
+    of_series = (InstanceRow.series_id == series_id, EarlierVersionRow.replaced_by.is_(None))
+    latest = select(func.max(EarlierVersionRow.replaced_at)).join(
+        InstanceRow, InstanceRow.id == EarlierVersionRow.instance_id
+    )
+    return session.scalar(latest.where(*of_series))
 
 
 def is_named(session: Session, instance_id: int, path: str) -> bool:

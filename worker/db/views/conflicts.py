@@ -8,7 +8,8 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from worker.db.tables import AssociationRow, ConflictRow, EarlierVersionRow, InstanceRow, SeriesRow
+from worker.db.tables import AssociationRow, ConflictRow, EarlierVersionRow, InstanceRow, SeriesRow, SeriesStatus
+from worker.db.versions.corrections import PARTLY_CORRECTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,26 @@ def list_conflicts(session: Session, after: int = 0, limit: int | None = None) -
         Conflict(row.id, series, instance, row.reason, sender, row.size, row.received_at)
         for row, series, instance, sender in rows
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class PartlyCorrected:
+    """A series that is refused because a correction has reached only some of its images; `detail` counts them."""
+
+    series_instance_uid: str
+    detail: str | None
+    settled_at: datetime | None
+
+
+def list_partly_corrected(session: Session, limit: int | None = None) -> list[PartlyCorrected]:
+    """Those that wait for the rest of a correction, the latest first."""
+    rows = session.execute(
+        select(SeriesRow.series_instance_uid, SeriesRow.detail, SeriesRow.settled_at)
+        .where(SeriesRow.status == SeriesStatus.REFUSED, SeriesRow.reason == PARTLY_CORRECTED)
+        .order_by(SeriesRow.created_at.desc(), SeriesRow.id.desc())
+        .limit(limit)
+    )
+    return [PartlyCorrected(*row) for row in rows]
 
 
 def count_conflicts(session: Session) -> int:

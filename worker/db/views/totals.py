@@ -166,7 +166,7 @@ def _destination_totals(session: Session, destination: str, deliveries: int) -> 
     oldest: list[int] = []
     query = (
         select(DeliveryRow.state, func.count(), func.min(DeliveryRow.id))
-        .where(of_destination, DeliveryRow.state.in_((*_WAITING, DeliveryState.FAILED)))
+        .where(of_destination, DeliveryRow.state.in_(set(DeliveryState) - {DeliveryState.DELIVERED}))
         .group_by(DeliveryRow.state)
     )
     for state, number, first in session.execute(query):

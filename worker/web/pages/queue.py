@@ -9,7 +9,7 @@ from worker.audit import events
 from worker.db.deliveries import retry_failed_deliveries
 from worker.db.instances import file_fault_counts
 from worker.db.jobs import retry_parked_jobs
-from worker.db.views.conflicts import list_conflicts
+from worker.db.views.conflicts import list_conflicts, list_partly_corrected
 from worker.db.views.queue import unfinished_deliveries, unfinished_jobs
 from worker.storage.versions.conflicts import Conflicts, NoSuchConflict, UnusableConflict
 from worker.web.dependencies import Operator, Reader, RowNumber, Site
@@ -30,6 +30,7 @@ def queue_page(site: Site) -> APIRouter:
             deliveries = unfinished_deliveries(session, limit=_QUEUE_LENGTH)
             faults = file_fault_counts(session)
             conflicts = list_conflicts(session, limit=_QUEUE_LENGTH)
+            halves = list_partly_corrected(session, _QUEUE_LENGTH)
         return render_page(
             site,
             "queue.html",
@@ -37,6 +38,7 @@ def queue_page(site: Site) -> APIRouter:
             jobs=jobs,
             deliveries=deliveries,
             conflicts=conflicts,
+            halves=halves,
             faults={fault.value: number for fault, number in faults.items() if number},
             tried=tried,
             decided=decided,
