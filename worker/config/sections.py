@@ -115,7 +115,8 @@ class EligibilitySection(Section):
         "LOCALIZER", "MOSAIC", "PROJECTION IMAGE", "MIP", "MINIP", "MAX_IP", "MIN_IP", "P", "PHASE", "PHASE MAP",
         "DIFFUSION", "ADC", "EADC", "FA", "TRACEW", "TENSOR", "TENSOR_B0", "PERFUSION", "ASL", "RCBF", "CBF", "RELCBF",
         "CBV", "RCBV", "RELCBV", "MTT", "RELMTT", "TTP", "TMAX", "PBP", "GBP", "T1 MAP", "T2 MAP", "T2_STAR MAP",
-        "T2* MAP", "R2 MAP", "R2* MAP", "VELOCITY",
+        "T2* MAP", "R2 MAP", "R2* MAP", "PD MAP", "B0 MAP", "B1 MAP", "FIELD MAP", "FIELDMAP", "VELOCITY",
+        "VELOCITY MAP", "I", "IMAGINARY", "FMRI", "BOLD",
     )  # fmt: skip
     refuse_scanning_sequences: tuple[str, ...] = ("EP",)
     refuse_sequences: tuple[str, ...] = ("localizer", "DWI", "ADC", "perfusion", "angiography", "functional")

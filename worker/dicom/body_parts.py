@@ -53,9 +53,10 @@ _WORDS = {
     "POSTFOSSA": r"post(?:erior)? fossa|fosse posterieure|fosa posterior|fossa posteriore?|hintere schadelgrube",
     "KNEE": r"knee|knees|knie|genou|genoux|rodilla|rodillas|joelho|joelhos|ginocchio",
     "WRIST": r"wrist|wrists|handgelenk|poignet|muneca|punho|polso",
-    "HAND": r"hand|hands|hande|mano|mao|mains|main (?:droite|gauche)|finger|fingers|thumb|daumen|pouce",
+    "HAND": r"hand|hands|hande|mano|mao|mains|main (?:droite|gauche)|finger|fingers|doigts?|dedos?|thumb|daumen|pouce",
     "ELBOW": r"elbow|ellbogen|ellenbogen|coude|codo|cotovelo|gomito",
-    "SHOULDER": r"shoulder|schulter|epaule|hombro|ombro|spalla",
+    "WHOLEBODY": r"whole ?body|ganzkorper\w*|ganzkoerper\w*|corps entier|cuerpo (?:entero|completo)|corpo inteiro",
+    "SHOULDER": r"brachial plexus|plexus brachial\w*|shoulder|schulter|epaule|hombro|ombro|spalla",
     "HIP": r"hip|hips|hufte|huefte|hanche|hanches|cadera|quadril|anca|femoral head|femur|oberschenkel|thigh|cuisse",
     "ANKLE": r"ankle|ankles|sprunggelenk|osg|cheville|tobillo|tornozelo|caviglia",
     "FOOT": r"foot|feet|fuss|vorfuss|forefoot|pied|pieds|piede|heel|toe|toes",
@@ -85,7 +86,13 @@ _BRAIN = frozenset(BRAIN_TERMS)
 
 def shows_brain(parts: Iterable[str]) -> bool:
     """Whether any of these terms is of the head, or of what lies in it."""
-    return any(normal_term(part) in _BRAIN for part in parts)
+    return any(normal_term(part) in _BRAIN or names_head(part) for part in parts)
+
+
+def names_head(value: str) -> bool:
+    """Whether a value of Body Part Examined that is no term names the head in words, as KOPF or "BRAIN W/O" do."""
+    named = parts_in_text(value) if normal_term(value) not in _BRAIN else ()
+    return bool(named) and _BRAIN.issuperset(named)
 
 
 def normal_term(text: str) -> str:

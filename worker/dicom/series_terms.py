@@ -67,41 +67,43 @@ _SEQUENCES: dict[Sequence, dict[str, str]] = {
         "localizer": r"(?:\w{0,8}locali[sz]er\w*|locali[sz]ers?|loc|locs|lok|lokalisierer|lokali[sz]ation"
                      r"|localisateurs?"
                      r"|localizador(?:es)?|localizzator[ei]|centraggio|reperages?|ubersicht\w*|uebersicht\w*"
-                     r"|orientador)",
+                     r"|orientador|lokali[sz]ers?|auto ?align\w*)",
         "scout": r"(?:\w{0,8}scout|\w{0,8}scouts|scanogram|topogram\w*|pilots?|plan ?scan)",
         "survey": r"(?:\w{0,8}survey\w{0,8}|smart ?brain|smart ?exam)",
+        "calibration": r"(?:\w{0,2}calibration|kalibration|calib|cal|asset ?cal\w*|ref ?scan|ref head|sense ?ref\w*"
+                       r"|senserefscan|shim\w*|coil ?survey|prescan|field ?map\w*|gre ?field\w*|b[01] ?map\w*)",
         "three planes": r"(?:3|three|tri|drei)[ ]?(?:plane?s?|pl|ebenen|plans|planos|piani)",
     },
     Sequence.ADC: {
-        "ADC": r"(?:[de]?adc\w{0,3}|exp adc|apparent diffusion\w*|diffusion coefficient|coef\w* de difus\w*)",
+        "ADC": r"(?:[de]?adc\w{0,3}|exp adc|apparent diffusion\w*|diffusion coefficient|coef\w* de difus\w*"
+               r"|(?:average|avg) dc)",
     },
     Sequence.DWI: {
         "diffusion": r"(?:\w{0,6}diff|diffw|diffusion\w*|difusion|difusao|diffusione|diffusionsgewichtet)",
         "DWI": r"(?:\w{0,5}dwi\w{0,4}|dwibs|dw|resolve|trace[wd]?|isodwi|dwise|dwisse)",
-        "DTI": r"(?:\w{0,4}dti\w{0,3}|dtt|dki|dsi|hardi|noddi|tensor\w*|colfa|fa map|fractional anisotropy|col fa"
-               r"|\d{2,3}dir"
+        "DTI": r"(?:\w{0,4}dti\w{0,3}|dtt|dki|dsi|hardi|noddi|tensor\w*|colfa|fa map|fractional aniso\w*|col fa"
+               r"|ivim|mean diffusivity|\w{0,4}kurtosis|\d{2,3}dir"
                r"|\d{2,3} directions)",
-        "b value": r"b ?(?:[5-9]00|[1-9][05]00)",
+        "b value": r"b ?(?:[5-9]00|[1-9][05]00)t?",
     },
     Sequence.PERFUSION: {
         "perfusion": r"(?:perf\w{0,4}|perfusion\w*|perfusao|perfusione|pwi|dsc|dce)",
         "ASL": r"(?:\w?p?c?asl|\d?dasl|asl\w{0,4}|arterial spin\w*)",
-        "blood flow": r"(?:r|rel)?(?:cbf|cbv)|mtt|ttp|tmax|pbp|gbp",
+        "blood flow": r"(?:r|rel)?(?:cbf|cbv)|rb[fv]|k ?trans|mtt|ttp|tmax|pbp|gbp",
     },
     Sequence.FUNCTIONAL: {
-        "BOLD": r"(?:(?<!ven )\w{0,4}bold\w{0,4}|\w{0,2}fmri|fmri\w{0,6}|resting ?state|rest ?fmri|rs ?fmri)",
+        "BOLD": r"(?:(?<!ven )\w{0,4}bold\w{0,4}|\w{0,2}fmri|fmri\w{0,6}|resting ?state|rest ?fmri|rs ?fmri"
+                r"|t maps?)",
     },
     Sequence.ANGIOGRAPHY: {
-        "time of flight": r"(?:(?:[23]d)?i?tof(?:[23]d)?\w{0,6}|fi[23]d\w{0,6}|time of flight|flugzeit)",
+        "time of flight": r"(?:(?:[23]d)?i?tof(?:[23]d)?\w{0,6}|fi[23]d\w{0,6}|s3di|time of flight|flugzeit)",
         "angiography": r"(?:\w{0,4}mra|mra\w{0,3}|mrv|mr ?angio\w*|angio\w*|venogra\w*|flebo\w*|phlebo\w*|tricks|twist"
                        r"|inhance|\w{0,2}ifir|willis)",
         "phase contrast": r"(?:phase contrast|[23]d ?pc|pc ?[23]d|pca|contraste de (?:phase|fase))",
         "projection": r"(?:\w{0,3}mip|mips|max ip)",
     },
     Sequence.OTHER: {
-        "calibration": r"(?:\w{0,2}calibration|kalibration|calib|cal|asset ?\w*|ref ?scan|sense ?ref\w*"
-                       r"|senserefscan|shim\w*"
-                       r"|coil ?survey|prescan|field ?map\w*|gre ?field\w*|b[01] ?map\w*|tagging|noise)",
+        "tagging": r"(?:tagging|noise)",
         "parameter map": r"(?:t[12][*]? ?map\w*|t1 ?rho|r[12][*]? ?map\w*|qsm|magic|synthetic|symri|mrf|mapping"
                          r"|(?:fat|water) fraction)",
         "spectroscopy": r"(?:svs|csi|mrs|press|spectro\w*|spektro\w*|espectro\w*|steam)",

@@ -79,7 +79,7 @@ _AGREE: dict[frozenset[Sequence], Sequence] = {
         Sequence.FLAIR: [(Sequence.FLAIR, Sequence.T2)],
         Sequence.T2_STAR: [(Sequence.T2_STAR, weight) for weight in (Sequence.T2, Sequence.T1, Sequence.PD)],
         Sequence.ANGIOGRAPHY: [(Sequence.ANGIOGRAPHY, weight) for weight in (*_WEIGHTINGS, Sequence.T2_STAR)],
-        Sequence.FUNCTIONAL: [(Sequence.FUNCTIONAL, weight) for weight in (Sequence.T2, Sequence.T2_STAR)],
+        Sequence.FUNCTIONAL: [(Sequence.FUNCTIONAL, weight) for weight in (*_WEIGHTINGS, Sequence.T2_STAR)],
         Sequence.DWI: [(Sequence.DWI, weight) for weight in (Sequence.T2, Sequence.T2_STAR)],
         Sequence.PERFUSION: [(Sequence.PERFUSION, weight) for weight in (*_WEIGHTINGS, Sequence.T2_STAR)]
         + [(Sequence.PERFUSION, Sequence.FUNCTIONAL)],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.config.sections import EligibilitySection
-from worker.dicom.body_parts import normal_term, shows_brain
+from worker.dicom.body_parts import names_head, normal_term, shows_brain
 from worker.dicom.image_types import UNKNOWN
 from worker.dicom.series_attributes import TYPE_KEY
 from worker.dicom.series_terms import Sequence
@@ -66,7 +66,8 @@ def _check_images(
     values = {value for instance in attributes for value in instance["image_type"]}
     for keyword in ("FrameType", "ComplexImageComponent", "VolumeBasedCalculationTechnique"):
         values |= {value for kind in _kinds(attributes) for value in kind.get(keyword, ())}
-    if refused := values & _upper(rules.refuse_image_types):
+    words = _plain(rules.refuse_image_types)
+    if refused := {value for value in values if _plain([value]) & words}:
         return SeriesRefusal("image-type", f"image type {', '.join(sorted(refused))} is not a structural series")
     return None
 
@@ -99,10 +100,11 @@ def _check_body_part(
         return None
     accepted = {normal_term(part) for part in rules.body_parts}
     declared = {str(instance["body_part"]) for instance in attributes}
-    parts = {part for part in declared if normal_term(part) and normal_term(part) not in accepted}
-    inferred = {series_type.body_part, *series_type.contradicted_parts} - {UNKNOWN}
     # Words and codes for the head are coarser than the terms of a rule: any of them will do.
     brain = shows_brain(accepted)
+    parts = {part for part in declared if normal_term(part) and normal_term(part) not in accepted}
+    parts = {part for part in parts if not (brain and names_head(part))}
+    inferred = {series_type.body_part, *series_type.contradicted_parts} - {UNKNOWN}
     parts |= {part for part in inferred if normal_term(part) not in accepted and not (brain and shows_brain([part]))}
     if not parts:
         return None
@@ -134,3 +136,8 @@ def _kinds(attributes: Many[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _upper(words: Many[str]) -> set[str]:
     return {word.upper() for word in words}
+
+
+def _plain(words: Many[str]) -> set[str]:
+    """In capitals, with spaces: vendors write PHASE MAP and PHASE_MAP."""
+    return {word.upper().replace("_", " ") for word in words}

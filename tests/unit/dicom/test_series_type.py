@@ -68,7 +68,7 @@ def of(*headers: dict[str, Any]) -> SeriesType:
         ({"SeriesDescription": "ep2d_bold_moco", **EPI}, "functional"),
         ({"SequenceName": "epfid2d1_64", "ScanningSequence": "EP", "ImageType": ["ORIGINAL", "PRIMARY", "M",
           "MOSAIC"]}, "functional"),
-        ({"SeriesDescription": "gre_field_mapping", "ScanningSequence": "GR"}, "other"),
+        ({"SeriesDescription": "gre_field_mapping", "ScanningSequence": "GR"}, "localizer"),
         # GE
         ({"SeriesDescription": "Sag T1 BRAVO", **GR3D, **times(3, 8, 450, 12)}, "T1"),
         ({"SeriesDescription": "Ax FSPGR 3D", **GR3D}, "T1"),
@@ -80,7 +80,7 @@ def of(*headers: dict[str, Any]) -> SeriesType:
         ({"SeriesDescription": "3-Plane Loc SSFSE", **SE, **times(80, 1200)}, "localizer"),
         ({"SeriesDescription": "Apparent Diffusion Coefficient (mm2/s)"}, "ADC"),
         ({"SeriesDescription": "ASL (non-contrast) Raw"}, "perfusion"),
-        ({"SeriesDescription": "ASSET calibration"}, "other"),
+        ({"SeriesDescription": "ASSET calibration"}, "localizer"),
         # Philips
         ({"SeriesDescription": "sT1W_3D_TFE", **GR3D, **times(3.5, 7.6, flip=8)}, "T1"),
         ({"SeriesDescription": "FLAIR_longTR SENSE", **SE, **times(125, 11000, 2800)}, "FLAIR"),

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from tests.testbed.instances import mr_instance, received
 from worker.config.sections import EligibilitySection
 from worker.dicom.series_attributes import TYPE_KEY
 from worker.dicom.series_type import read_series_type
 from worker.receive.eligibility import SeriesRefusal
 from worker.receive.eligibility import check_eligibility as check_with_type
-from worker.storage.acceptance import PRODUCED_KEY
+from worker.storage.acceptance import PRODUCED_KEY, instance_path, read_instance
 
 ATTRIBUTES: dict[str, Any] = {
     "modality": "MR",
@@ -102,3 +103,46 @@ def test_planes_that_are_not_parallel_are_refused_before_a_job_is_queued() -> No
     scout = [ATTRIBUTES | {"place": place} for place in planes]
     assert check_eligibility(scout, EligibilitySection()).reason == "localizer"  # type: ignore[union-attr]
     assert check_eligibility(scout * 40, EligibilitySection()).reason == "mixed-planes"  # type: ignore[union-attr]
+
+
+def _refusal(**changes: Any) -> str | None:
+    """Why a series of three received images with these attributes is refused."""
+    images = [read_instance(received(mr_instance(n, **changes)), instance_path).attributes for n in (1, 2, 3)]
+    refusal = check_eligibility(images, EligibilitySection())
+    return refusal.reason if refusal else None
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        *(({"SeriesDescription": name}, "sequence") for name in (
+            "Fractional Aniso.", "Average DC", "B1000t", "IVIM", "mean diffusivity", "rBF", "Ktrans", "t-Map",
+            "Mean_&_t-Maps", "s3DI_MC_HR",
+        )),
+        *(({"SeriesDescription": name}, "localizer") for name in (
+            "Lokalizer", "AutoAlign Head", "Calibration Scan", "ASSET Cal", "Ref_Head_24", "SENSE ref", "B0 map",
+            "gre_field_mapping", "prescan",
+        )),
+        *(({"SeriesDescription": name}, None) for name in ("AX T1 ASSET", "Reference T1", "T1 tagged")),
+        *(({"ImageType": ["DERIVED", "PRIMARY", *value]}, "image-type") for value in (
+            ["PHASE_MAP", "FFE"], ["VELOCITY MAP", "M"], ["M", "T1_MAP"], ["FIELD_MAP"], ["FMRI"], ["I", "SE"],
+        )),
+        *(({"BodyPartExamined": value}, None) for value in (
+            "BRAIN W/O", "HEADBRAIN", "Head-Brain", "TETE", "KOPF", "SCHAEDEL", "CABEZA", "ENCEFALO", "MR BRAIN",
+        )),
+        *(({"BodyPartExamined": value}, "body-part") for value in ("BRAIN + C-SPINE", "KOPFGELENK", "KNIE", "LEG")),
+        *(({"BodyPartExamined": None, "StudyDescription": text}, "body-part") for text in (
+            "IRM doigt", "Whole body", "Ganzkörper-MRT", "Brachial plexus",
+        )),
+    ],
+)  # fmt: skip
+def test_spellings_of_vendors_and_languages(change: dict[str, Any], reason: str | None) -> None:
+    if not str(change).isascii():
+        change = change | {"SpecificCharacterSet": "ISO_IR 192"}
+    assert _refusal(**change) == reason
+
+
+def test_a_declared_functional_series_is_none_by_its_name() -> None:
+    images = [{TYPE_KEY: [{"ImageType": ["FMRI"], "SeriesDescription": ["T1"]}]}]
+    assert str(read_series_type(images).sequence) == "functional"
