@@ -28,6 +28,7 @@ from worker.db.engine import Database, DatabaseError, Session
 from worker.db.instances import file_fault_counts
 from worker.db.processes import ProcessStatus, list_processes
 from worker.db.views.activity import ModelUsage, used_models
+from worker.db.versions.corrections import PARTLY_CORRECTED
 from worker.db.views.conflicts import count_conflicts, count_corrections
 from worker.db.views.totals import RunningTotals, Totals
 from worker.logs import fault_fields, get_log
@@ -120,6 +121,8 @@ def _series(totals: Totals, now: datetime) -> Iterator[Metric]:
     yield _counter("series_received", "Series of which an instance was acknowledged.", totals.series_received)
     yield _by("series", "Series by status; answered: classified or not assessed.", "status", totals.series)
     yield _by("series_refused", "Series that are refused now, by reason.", "reason", totals.refused)
+    halves = totals.refused.get(PARTLY_CORRECTED, 0)
+    yield _gauge("series_partly_corrected", "Series of which a correction has reached only some images.", halves)
     yield _gauge(
         "series_oldest_pending_seconds",
         "Age of the oldest series without an answer.",

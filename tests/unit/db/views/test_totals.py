@@ -34,7 +34,13 @@ def test_finished_rows_are_the_difference(database: Database) -> None:
         end_delivery(session, delivery.id, "me", arrived)
     with database.read() as session:
         numbers = RunningTotals().read(session)
-    assert numbers.deliveries["pacs"].states == {"pending": 0, "sending": 0, "failed": 0, "delivered": 1}
+    assert numbers.deliveries["pacs"].states == {
+        "pending": 0,
+        "sending": 0,
+        "failed": 0,
+        "superseded": 0,
+        "delivered": 1,
+    }
     assert numbers.deliveries["pacs"].commitments == {"due": 1, "requested": 0}
     assert numbers.deliveries["pacs"].oldest is None
     assert numbers.jobs == {"pending": 0, "running": 0, "parked": 1, "superseded": 0, "done": 1}
