@@ -27,8 +27,8 @@ from worker.config.settings import Settings
 from worker.db.engine import Database, DatabaseError, Session
 from worker.db.instances import file_fault_counts
 from worker.db.processes import ProcessStatus, list_processes
-from worker.db.views.activity import ModelUsage, used_models
 from worker.db.versions.corrections import PARTLY_CORRECTED
+from worker.db.views.activity import ModelUsage, used_models
 from worker.db.views.conflicts import count_conflicts, count_corrections
 from worker.db.views.totals import RunningTotals, Totals
 from worker.logs import fault_fields, get_log
