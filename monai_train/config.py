@@ -55,7 +55,9 @@ class Augmentation(_Strict):
 
 
 class TrainConfig(_Strict):
-    """Configuration of a training run. `external` names data sets that are never trained on."""
+    """Configuration of a training run. `external` names data sets, or `data set:diagnosis`, that are never trained
+    on.
+    """
 
     network: str = "resnet18-slim"
     epochs: int = Field(40, ge=1)

@@ -162,25 +162,29 @@ def crossval_command(
 
 
 def evaluate_default_command(
-    source: Path = typer.Argument(..., metavar="DATA", help="Folder of pictures; audit.tsv in it gives the groups."),
+    source: Path = typer.Argument(
+        ..., metavar="DATA", help="Folder of pictures; audit.tsv in it gives the groups. Or what `convert` made of it."
+    ),
     bundle: Path | None = typer.Option(None, "--bundle", help="Another bundle than the worker's default."),
 ) -> None:
-    """Convert the pictures and print the default model's figures, split by patient, as in its model card.
+    """Convert the pictures and print the default model's goals and figures, patients apart, as in its model card.
 
     Example: monai-train evaluate-default data/brain-mri
     """
     from monai_train.data.convert import convert
-    from monai_train.evaluation.evaluate import measure_split
-    from monai_train.export.model_card import figures_markdown
+    from monai_train.data.manifest import manifest_path
+    from monai_train.export.model_card import measured_markdown
     from worker.inference.bundle import default_bundle
 
     folder = bundle or default_bundle()
+    if manifest_path(source).is_file():
+        typer.echo(measured_markdown(folder, source))
+        return
     groups = source / "audit.tsv"
     with tempfile.TemporaryDirectory() as temporary:
         converted = Path(temporary) / "converted"
         convert(source, converted, groups=groups if groups.is_file() else None)
-        measured = measure_split(folder, converted)
-    typer.echo(figures_markdown(measured))
+        typer.echo(measured_markdown(folder, converted))
 
 
 def seeds_command(

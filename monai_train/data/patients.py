@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from pathlib import Path
 
 from monai_train.data.labels import Classes
 from monai_train.data.manifest import ManifestRow
 
 LEARNED, PREFIX = "configs/learned_pictures.txt", 12  # a bundle's list of what it learned from: beginnings of SHA-256
+EARLIER = "earlier_pictures.txt"  # the same, of a run's initial weights
 DEFAULT_SALT = "monai-train"  # of the hash by which DICOM patients are named
 
 
@@ -84,12 +86,15 @@ def _share(group: str) -> float:
 def split_roles(
     rows: Sequence[ManifestRow], external: Sequence[str], test_share: float, validation_share: float
 ) -> tuple[SplitRole, ...]:
-    """The role of every row. Only a patient group's share decides, so it is never on two sides."""
+    """The role of every row. Only a patient group's share decides, so it is never on two sides.
+
+    A name in `external` is that of a data set, or `data set:diagnosis`.
+    """
     known: set[str] = set()
     roles: list[SplitRole] = []
     for row in rows:
         share = _share(row.patient_group)
-        if row.dataset in external:
+        if not {row.dataset, f"{row.dataset}:{row.diagnosis}"}.isdisjoint(external):
             roles.append(SplitRole.EXTERNAL)
         elif share < test_share:
             roles.append(SplitRole.TEST)
@@ -100,6 +105,30 @@ def split_roles(
         SplitRole.OVERLAP if role is SplitRole.EXTERNAL and row.patient_group in known else role
         for role, row in zip(roles, rows, strict=True)
     )
+
+
+def unseen(rows: Sequence[ManifestRow], chosen: Iterable[int], learned: frozenset[str]) -> list[int]:
+    """Those of `chosen` that neither show a learned picture nor a patient of one; `learned` as in LEARNED."""
+    known = [row for row in rows if row.source_sha256[:PREFIX] in learned]
+    patients, pictures = {row.patient_group for row in known}, {row.picture_group for row in known}
+    return [i for i in chosen if rows[i].patient_group not in patients and rows[i].picture_group not in pictures]
+
+
+def learned_pictures(bundle: Path) -> frozenset[str]:
+    """The beginnings of the hashes of what a bundle learned from; empty for a bundle that does not list them."""
+    path = bundle / LEARNED
+    return frozenset(path.read_text().split()) if path.is_file() else frozenset()
+
+
+def earlier_pictures(weights: Path) -> str:
+    """What is known of the pictures that initial weights learned from, as in LEARNED; "" if nothing is.
+
+    They lie beside the weights in a run, and in the `configs` of a bundle.
+    """
+    for path in (weights.parent / EARLIER, weights.parent.parent / LEARNED):
+        if path.is_file():
+            return path.read_text()
+    return ""
 
 
 def split_classes(rows: Sequence[ManifestRow], roles: Sequence[SplitRole]) -> Classes:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_train.data.manifest import ManifestRow
-from monai_train.data.patients import LEARNED, PREFIX, SplitRole, split_sha256
+from monai_train.data.patients import PREFIX, SplitRole, learned_pictures, split_sha256, unseen
 from monai_train.evaluation import plots
 from monai_train.evaluation.evaluate import (
     Evidence,
@@ -128,33 +128,27 @@ def measured_part(
     if role is not None and role != "all":
         if model.split is None:
             raise StartError("no-split", f"{model.name} does not say how its training data were split")
-        chosen = select_pictures(rows, model.split.roles(rows), SplitRole(role), deduplicated)
+        known = model.learned if role in (SplitRole.TEST, SplitRole.EXTERNAL) else frozenset()
+        chosen = select_pictures(rows, model.split.roles(rows), SplitRole(role), deduplicated, known)
         return MeasuredPart(role, f"the pictures with the role {role} in the model's split", chosen)
     everything = select_pictures(rows, None, None, deduplicated)
     if role == "all":
         return MeasuredPart("all", "all pictures, as requested, also those of the model's training", everything)
     if model.split is not None and split_sha256(rows, model.split.roles(rows)) == model.split.split_sha256:
-        chosen = select_pictures(rows, model.split.roles(rows), SplitRole.TEST, deduplicated)
+        chosen = select_pictures(rows, model.split.roles(rows), SplitRole.TEST, deduplicated, model.learned)
         return MeasuredPart("test", "the test part: patients that training never saw", chosen)
-    learned = [row for row in rows if row.source_sha256[:PREFIX] in model.learned]
+    learned = sum(row.source_sha256[:PREFIX] in model.learned for row in rows)
     if not learned:
         by_hash = "none of them is among those that the model learned from, by their hashes"
         note = by_hash if model.learned else "whether training used some of them is unknown"
         return MeasuredPart("all", f"all pictures: {note}", everything)
-    patients, pictures = {row.patient_group for row in learned}, {row.picture_group for row in learned}
-    unseen = [i for i in everything if rows[i].patient_group not in patients and rows[i].picture_group not in pictures]
-    if not unseen:
+    left = unseen(rows, everything, model.learned)
+    if not left:
         raise StartError(
             "nothing-to-measure", "every picture, or its patient, was in training: --role all measures them"
         )
-    note = f"{len(learned)} pictures were in training; they and their patients are left out"
-    return MeasuredPart("unseen", note, unseen)
-
-
-def learned_pictures(bundle: Path) -> frozenset[str]:
-    """The beginnings of the hashes of what a bundle learned from; empty for one that does not list them."""
-    path = bundle / LEARNED
-    return frozenset(path.read_text().split()) if path.is_file() else frozenset()
+    note = f"{learned} pictures were in training; they and their patients are left out"
+    return MeasuredPart("unseen", note, left)
 
 
 def group_figures(predictions: Predictions, rows: Sequence[ManifestRow]) -> dict[str, dict[str, Any]]:
@@ -240,11 +234,11 @@ def cohorts(model: EvaluatedModel, rows: Sequence[ManifestRow]) -> list[Cohort]:
         return [Cohort(part.name, title, note, False, part.chosen)]
     roles = split.roles(rows)
     note = "Patients and pictures that training never used; a single image per picture, conflicting labels excluded."
-    chosen = select_pictures(rows, roles, SplitRole.TEST, deduplicated=True)
+    chosen = select_pictures(rows, roles, SplitRole.TEST, True, model.learned)
     found = [Cohort("test", "Split by patient", note, False, chosen)]
     if SplitRole.EXTERNAL in roles:
         note = f"Data of {', '.join(split.external)}, never trained on; patients known from training are excluded."
-        chosen = select_pictures(rows, roles, SplitRole.EXTERNAL, deduplicated=True)
+        chosen = select_pictures(rows, roles, SplitRole.EXTERNAL, True, model.learned)
         found.append(Cohort("external", "External set", note, False, chosen))
     official = [i for i, row in enumerate(rows) if row.split == "test"]
     if official:

@@ -27,7 +27,7 @@ from monai_train.data.dataset import (
 )
 from monai_train.data.labels import ANY_TUMOUR, NO_TUMOUR, Classes, class_name
 from monai_train.data.manifest import ManifestRow, deduplicate, manifest_path, read_manifest
-from monai_train.data.patients import SplitRole, split_roles
+from monai_train.data.patients import SplitRole, learned_pictures, split_roles, unseen
 from monai_train.evaluation.metrics import (
     BoolArray,
     IntArray,
@@ -67,11 +67,12 @@ class TrainingSplit:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The answers to slices and to patients, and how many slices were unreadable, by stable reason."""
+    """The answers to slices, those of `rows`, and to patients; how many slices were unreadable, by stable reason."""
 
     slices: Predictions
     patients: Predictions
     unreadable: Counter[str] = field(default_factory=Counter)
+    rows: tuple[ManifestRow, ...] = ()
     studies: StudyFigures | None = None  # of patients with several sequences, by a bundle of format 2
 
     def to_json(self) -> dict[str, Any]:
@@ -149,13 +150,18 @@ def truths(rows: Sequence[ManifestRow], classes: Classes) -> IntArray:
 
 
 def select_pictures(
-    rows: Sequence[ManifestRow], roles: Sequence[SplitRole] | None, role: SplitRole | None, deduplicated: bool
+    rows: Sequence[ManifestRow],
+    roles: Sequence[SplitRole] | None,
+    role: SplitRole | None,
+    deduplicated: bool,
+    learned: frozenset[str] = frozenset(),
 ) -> list[int]:
     """The positions of the labelled rows with a role (None: all); with `deduplicated`, a single copy of each picture.
 
-    Raises StartError when nothing is left.
+    What is among the `learned` pictures, with its patients, is left out. Raises StartError when nothing is left.
     """
     chosen = [i for i, row in enumerate(rows) if row.label and (role is None or (roles and roles[i] is role))]
+    chosen = unseen(rows, chosen, learned)
     if deduplicated:
         chosen = deduplicate(rows, chosen)
     if not chosen:
@@ -216,14 +222,14 @@ def examine_bundle(
 def measure_split(folder: Path, data: Path) -> dict[str, Measurement]:
     """Measure for the model card: the test part with both precisions, the external sets as served."""
     rows = read_manifest(data)
-    roles = read_split(folder).roles(rows)
-    test = [rows[i] for i in select_pictures(rows, roles, SplitRole.TEST, deduplicated=True)]
+    roles, learned = read_split(folder).roles(rows), learned_pictures(folder)
+    test = [rows[i] for i in select_pictures(rows, roles, SplitRole.TEST, True, learned)]
     result = {
         "test": measure_bundle(folder, data, test),
         "test-fp32": measure_bundle(folder, data, test, precision="fp32"),
     }
     if SplitRole.EXTERNAL in roles:
-        external = [rows[i] for i in select_pictures(rows, roles, SplitRole.EXTERNAL, deduplicated=True)]
+        external = [rows[i] for i in select_pictures(rows, roles, SplitRole.EXTERNAL, True, learned)]
         result["external"] = measure_bundle(folder, data, external)
     return result
 
@@ -275,7 +281,8 @@ def measure_outputs(
     groups = np.array([row.patient_group for row in rows], np.str_)
     in_limits = Predictions(classes, truth, probabilities, groups, allowed)
     patients = patient_predictions(in_limits, lambda p, allowed: series_answer(p, allowed, bundle))
-    return Measurement(Predictions(classes, truth, probabilities, groups, allowed & confident), patients, unreadable)
+    slices = Predictions(classes, truth, probabilities, groups, allowed & confident)
+    return Measurement(slices, patients, unreadable, tuple(rows))
 
 
 def _measure_by_rule(
@@ -304,7 +311,8 @@ def _measure_by_rule(
     slices = predictions(singles, [[index] for index in range(len(rows))])
     cases = study_cases(bundle, judged, truth.tolist(), classes.no_tumour)
     studies = study_figures(cases, bundle.identity, bundle.study)
-    return Measurement(slices, predictions(list(patients), list(patients.values())), unreadable, studies)
+    of_patients = predictions(list(patients), list(patients.values()))
+    return Measurement(slices, of_patients, unreadable, tuple(rows), studies)
 
 
 def judged_answer(bundle: Bundle, outputs: Outputs, chosen: Sequence[int]) -> tuple[FloatArray, bool]:

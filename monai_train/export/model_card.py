@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from monai_train.config import TrainConfig
 from monai_train.data.manifest import ManifestRow
-from monai_train.evaluation.evaluate import Measurement
-from monai_train.evaluation.tables import report_markdown
+from monai_train.evaluation.cohorts import group_figures
+from monai_train.evaluation.evaluate import Measurement, measure_split
+from monai_train.evaluation.tables import group_markdown, report_markdown
+from monai_train.export.goals import goals_markdown, measure_goals
 
 TITLES = {
     "test": "Test part: patients and pictures that training never saw, one image a picture, int8 engine",
@@ -64,7 +67,17 @@ def data_section(rows: Sequence[ManifestRow], external: Sequence[str], healthy_s
 
 def figures_markdown(measured: Mapping[str, Measurement]) -> str:
     """The card's tables of figures, which `monai-train evaluate-default` prints too."""
-    return "\n\n".join(report_markdown(TITLES[key], answers.to_json()) for key, answers in measured.items())
+    tables = [report_markdown(TITLES[key], answers.to_json()) for key, answers in measured.items()]
+    for answers in (measured[key] for key in ("test",) if key in measured):
+        groups = group_markdown(group_figures(answers.slices, answers.rows))
+        tables.append(f"### Slices of the test part by sequence, slice level and source\n\n{groups}")
+    return "\n\n".join(tables)
+
+
+def measured_markdown(folder: Path, data: Path) -> str:
+    """The goals and the figures of a bundle, measured on a converted folder: what `evaluate-default` prints."""
+    measured = measure_split(folder, data)
+    return f"{goals_markdown(measure_goals(folder, data, measured))}\n\n{figures_markdown(measured)}"
 
 
 def model_card(

@@ -27,7 +27,7 @@ from monai_train.config import TrainConfig, read_config
 from monai_train.data.from_worker import SERIES
 from monai_train.data.labels import class_name
 from monai_train.data.manifest import MANIFEST_COLUMNS, ManifestRow, manifest_path, read_lines, read_manifest, write_csv
-from monai_train.data.patients import SplitRole, split_classes, split_sha256
+from monai_train.data.patients import SplitRole, learned_pictures, split_classes, split_sha256
 from monai_train.evaluation.compare import ComparedModel, compare_measurements, comparison_json, comparison_markdown
 from monai_train.evaluation.evaluate import (
     Measurement,
@@ -139,7 +139,7 @@ def _frozen_test(present: Path, rows: Sequence[ManifestRow], split: TrainingSpli
     roles = split.roles(rows)
     if split_sha256(rows, roles) not in (stored["split_sha256"], stored.get("base_split_sha256")):
         raise StartError("other-data", f"{present} was trained on other data than these: its test part is unknown")
-    return select_pictures(rows, roles, SplitRole.TEST, deduplicated=True)
+    return select_pictures(rows, roles, SplitRole.TEST, True, learned_pictures(present))
 
 
 def read_confirmed_series(site: Path) -> list[SiteSeries]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import Pictures, load_pictures, read_preprocessing
 from monai_train.data.manifest import deduplicate, read_manifest
-from monai_train.data.patients import PREFIX, SplitRole, split_sha256
+from monai_train.data.patients import PREFIX, SplitRole, earlier_pictures, split_sha256
 from monai_train.evaluation.evaluate import TrainingSplit, run_classes, run_split
 from monai_train.networks.classifier import Classifier
 from monai_train.networks.outputs import OutputLayout
@@ -33,7 +33,9 @@ class RunInputs:
     training: Pictures
     validation: Pictures
     model: Classifier
-    learned: tuple[str, ...]  # the beginnings of the hashes of all source files of both parts, copies included
+    learned: tuple[
+        str, ...
+    ]  # the beginnings of the hashes of what the weights learned from: both parts, copies included, and before
     healthy: torch.Tensor  # uint8 [m, 1, s, s]: the slices of the healthy volume that training used; m may be 0
 
     @property
@@ -57,13 +59,14 @@ def read_run(run: Path, data: Path) -> RunInputs:
         for part in (SplitRole.TRAIN, SplitRole.VALIDATION)
     )
     parts = (SplitRole.TRAIN, SplitRole.VALIDATION)
-    learned = tuple(
-        sorted({row.source_sha256[:PREFIX] for row, role in zip(rows, roles, strict=True) if role in parts})
-    )
+    learned = {row.source_sha256[:PREFIX] for row, role in zip(rows, roles, strict=True) if role in parts}
+    learned |= set(earlier_pictures(run / BEST).split())
     healthy = torch.empty((0, *pictures.pixels.shape[1:]), dtype=torch.uint8)
     if (run / HEALTHY).exists():
         healthy = torch.from_numpy(np.load(run / HEALTHY))
-    return RunInputs(best.config, split, best.provenance, training, validation, best.classifier(), learned, healthy)
+    return RunInputs(
+        best.config, split, best.provenance, training, validation, best.classifier(), tuple(sorted(learned)), healthy
+    )
 
 
 def average_runs(inputs: RunInputs, run: Path, others: Sequence[Path], console: Console) -> RunInputs:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -210,29 +210,34 @@ def _weights(pictures: Pictures, sampling: str) -> torch.Tensor:
     """Relative probability of each picture among those that a recipe allows.
 
     `patients`: classes are equally likely; within a class, a patient is weighted by the square root of their number of
-    pictures, and copies share the weight of their picture. `strata`: the same, and within a class every data set,
-    sequence and sixth of the series, from its first slice to its last, is equally likely, so that neither tells the
-    class. `classes`: classes are equally likely, and so are the files of a class. `pictures`: all files are equally
-    likely.
+    pictures, and copies share the weight of their picture. `strata`: class, data set and sequence are drawn together,
+    by the square root of their number of patients; then the sixth of the series, from its first slice to its last, with
+    equal probability, so that the level does not tell the class; then a picture as for `patients`. `classes`:
+    classes are equally likely, and so are the files of a class. `pictures`: all files are equally likely.
     """
     rows = pictures.rows
     if sampling == "pictures":
         return torch.ones(len(rows))
     weights = torch.ones(len(rows)) if sampling == "classes" else _patient_weights(rows)
-    if sampling == "strata":
-        _make_equal(weights, [(row.label, row.dataset, row.sequence, _level(row)) for row in rows])
     # What has no class is drawn to learn the region.
-    _make_equal(weights, [row.label or f"region {row.region}" for row in rows])
+    classes = [row.label or f"region {row.region}" for row in rows]
+    if sampling != "strata":
+        _scale(weights, classes)
+        return weights
+    strata = [(name, row.dataset, row.sequence) for name, row in zip(classes, rows, strict=True)]
+    _scale(weights, [(*stratum, _level(row)) for stratum, row in zip(strata, rows, strict=True)])
+    patients = Counter(stratum for stratum, _ in {(s, row.patient_group) for s, row in zip(strata, rows, strict=True)})
+    _scale(weights, strata, {stratum: count**0.5 for stratum, count in patients.items()})
     return weights
 
 
-def _make_equal(weights: torch.Tensor, groups: Sequence[object]) -> None:
-    """Scale the weights, in place, so that those of every group have the sum 1."""
-    members: dict[object, list[int]] = {}
+def _scale(weights: torch.Tensor, groups: Sequence[Hashable], totals: Mapping[Any, float] | None = None) -> None:
+    """Scale the weights, in place, so that those of a group have the sum that `totals` names, 1 without `totals`."""
+    members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
-    for own in members.values():
-        weights[own] /= weights[own].sum()
+    for group, own in members.items():
+        weights[own] /= weights[own].sum() / (totals[group] if totals else 1.0)
 
 
 def _level(row: ManifestRow) -> int | None:

@@ -25,7 +25,7 @@ from monai_train.data.dataset import Pictures, load_pictures, read_preprocessing
 from monai_train.data.healthy import healthy_slices
 from monai_train.data.labels import UNLABELLED, Classes
 from monai_train.data.manifest import data_sha256, deduplicate, read_manifest
-from monai_train.data.patients import SplitRole, split_classes, split_roles, split_sha256
+from monai_train.data.patients import EARLIER, SplitRole, earlier_pictures, split_classes, split_roles, split_sha256
 from monai_train.networks.classifier import Classifier
 from monai_train.networks.outputs import OutputLayout
 from monai_train.networks.pretrained import lineage, load_weights
@@ -258,6 +258,8 @@ def train(
         heads, healthy_sha256 = healthy_slices(healthy, read_preprocessing()) if healthy is not None else (None, "")
         if heads is not None and ranks.is_main:
             np.save(run / HEALTHY, heads.numpy())
+        if weights is not None and ranks.is_main and not (run / CHECKPOINT).exists():
+            (run / EARLIER).write_text(earlier_pictures(weights))
         sampler = make_sampler(pictures, rows_with_role(roles, SplitRole.TRAIN), config, heads, masks)
         validation = pictures.select(deduplicate(rows, rows_with_role(roles, SplitRole.VALIDATION)))
         for index, name in enumerate(classes.names):

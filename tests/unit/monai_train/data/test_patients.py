@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_train.data.manifest import ManifestRow
-from monai_train.data.patients import SplitRole, name_groups, split_roles, split_sha256
+from monai_train.data.patients import (
+    EARLIER,
+    LEARNED,
+    SplitRole,
+    earlier_pictures,
+    name_groups,
+    split_roles,
+    split_sha256,
+    unseen,
+)
 
 
 def row(group: str, dataset: str = "main") -> ManifestRow:
@@ -56,3 +68,30 @@ def test_groups_are_an_equivalence_and_their_names_do_not_depend_on_the_order(it
             reached = reached.union(*near)
             rest = [m for m in rest if m not in near]
         assert not rest
+
+
+def test_a_diagnosis_of_a_data_set_may_be_external() -> None:
+    rows = [replace(row(f"G{i}", "cases"), diagnosis=("germinoma", "abscess")[i % 2]) for i in range(40)]
+    rows.append(replace(row("other", "main"), diagnosis="germinoma"))
+    roles = split_roles(rows, ("cases:germinoma",), 0.2, 0.2)
+    external = [r.dataset == "cases" and r.diagnosis == "germinoma" for r in rows]
+    assert [role is SplitRole.EXTERNAL for role in roles] == external
+
+
+def test_what_was_learned_is_left_out_with_its_patients_and_copies() -> None:
+    rows = [
+        replace(row(group), picture_group=picture, source_sha256=sha256 * 64)
+        for group, picture, sha256 in (("a", "1", "1"), ("a", "2", "2"), ("b", "1", "3"), ("c", "4", "4"))
+    ]
+    assert unseen(rows, range(4), frozenset({"1" * 12})) == [3]
+    assert unseen(rows, [1, 3], frozenset()) == [1, 3]
+
+
+def test_what_weights_learned_from_is_found_beside_them(tmp_path: Path) -> None:
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    for file in (run / EARLIER, bundle / LEARNED):
+        file.parent.mkdir(parents=True)
+        file.write_text(f"{file.name}\n")
+    assert earlier_pictures(run / "best.pt") == f"{EARLIER}\n"
+    assert earlier_pictures(bundle / "models/model.safetensors") == "learned_pictures.txt\n"
+    assert earlier_pictures(tmp_path / "downloaded.pth") == ""

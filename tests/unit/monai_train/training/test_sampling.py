@@ -99,6 +99,7 @@ def test_batches_repeat_with_their_generator(tiny_data: Path) -> None:
     assert not first.tumours.any()  # without map_loss nothing is marked
 
 
+WITH_UNLABELLED = TINY.shares.model_copy(update={"unlabelled": 1.0})
 STRATA = TINY.model_copy(update={"sampling": "strata", "sequence_loss": 0.3, "region_loss": 0.3})
 
 
@@ -128,6 +129,24 @@ def test_pictures_without_a_class_are_drawn_only_where_asked(tiny_data: Path) ->
     assert set(batch.regions[~without].tolist()) == {REGIONS.index("brain")}
 
 
+def test_strata_are_drawn_by_the_root_of_their_patients_and_levels_equally(tiny_data: Path) -> None:
+    pictures = _known_pictures(tiny_data)
+    rows = [replace(row, sequence="T1" if row.label == "notumor" else row.sequence) for row in pictures.rows]
+    pictures = replace(pictures, rows=tuple(rows))
+    weights = make_sampler(pictures, range(len(rows)), STRATA.model_copy(update={"shares": WITH_UNLABELLED})).weights
+    strata: dict[tuple[str, ...], dict[int | None, float]] = {}
+    patients: dict[tuple[str, ...], set[str]] = {}
+    for row, weight in zip(rows, weights.tolist(), strict=True):
+        key = (row.label or "region other", row.dataset, row.sequence)
+        strata.setdefault(key, {}).setdefault(row.slice_number, 0.0)
+        strata[key][row.slice_number] += weight
+        patients.setdefault(key, set()).add(row.patient_group)
+    assert len(strata) > 4
+    for key, levels in strata.items():
+        assert sum(levels.values()) == pytest.approx(len(patients[key]) ** 0.5, rel=1e-4)
+        assert list(levels.values()) == pytest.approx([sum(levels.values()) / len(levels)] * len(levels), rel=1e-4)
+
+
 def test_a_sequence_is_unknown_once_the_contrast_is_changed(tiny_data: Path) -> None:
     pictures = _known_pictures(tiny_data)
     changed = STRATA.model_copy(update={"augmentation": STRATA.augmentation.model_copy(update={"invert": 1.0})})
@@ -137,21 +156,6 @@ def test_a_sequence_is_unknown_once_the_contrast_is_changed(tiny_data: Path) -> 
     )
     assert set(same.sequences.tolist()) == {SEQUENCES.index("T1"), SEQUENCES.index("FLAIR")}
     assert set(inverted.sequences.tolist()) == {UNLABELLED}
-
-
-def test_neither_sequence_nor_level_tells_the_class(tiny_data: Path) -> None:
-    pictures = _known_pictures(tiny_data)
-    kept = [i for i, row in enumerate(pictures.rows) if row.label != "glioma" or row.sequence == "T1" or i < 6]
-    sampler = make_sampler(pictures, kept, STRATA)
-    shares = {
-        sequence: sum(
-            float(weight)
-            for weight, row in zip(sampler.weights, sampler.pictures.rows, strict=True)
-            if row.label == "glioma" and row.sequence == sequence and row.dataset == "main"
-        )
-        for sequence in ("T1", "FLAIR")
-    }
-    assert shares["T1"] == pytest.approx(shares["FLAIR"])
 
 
 def test_a_masked_lesion_comes_with_its_kind_into_a_head_of_its_sequence(tiny_data: Path) -> None:
