@@ -30,7 +30,12 @@ from tests.testbed.pacs import Pacs
 from tests.testbed.waiting import wait_until
 from tests.testbed.worker_process import WorkerProcess
 
-HEADS = {"a healthy head": False, "a head with a simulated mass": True}
+HEADS = {  # title: with a mass, on FLAIR
+    "a healthy head": (False, False),
+    "a healthy head on FLAIR": (False, True),
+    "a head with a simulated mass on FLAIR": (True, True),
+    "a head with a simulated mass": (True, False),
+}
 KEPT = Path("var") / "demo"  # the heads and the pictures: what somebody sends next, and looks at
 ANSWER_SECONDS = 180
 Archive = Orthanc | Pacs
@@ -61,7 +66,7 @@ def main() -> int:
         console.print(f"The worker's log and files are kept in {folder}")
         return 1
     shutil.rmtree(folder)
-    console.print("Everything is stopped. [green]Both series were answered.[/green]")
+    console.print("Everything is stopped. [green]All series were answered.[/green]")
     return 0
 
 
@@ -83,10 +88,10 @@ def _show(folder: Path, archive: Archive, worker: WorkerProcess) -> None:
         worker.start()
     console.print(f"  it listens for DICOM on port {worker.port} and checked its model with the golden cases")
     sources = {}
-    for title, mass in HEADS.items():
+    for title, (mass, flair) in HEADS.items():
         with console.status(f"building {title}"):
-            own = {"PatientID": "DEMO-MASS" if mass else "DEMO-HEALTHY", "SeriesDescription": f"T1 of {title}"}
-            paths = phantom.head_series(_kept(title), mass=mass, attributes=own)
+            own = {"PatientID": "DEMO-MASS" if mass else "DEMO-HEALTHY"}
+            paths = phantom.head_series(_kept(title), mass=mass, flair=flair, attributes=own)
         sources[title] = _send(worker, paths)
         console.print(f"Sent {title}: {len(paths)} axial MR slices of 6 mm by C-STORE")
     found = {}

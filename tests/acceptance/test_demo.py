@@ -26,7 +26,7 @@ def test_demo_ends_well_and_leaves_pictures(tmp_path: Path) -> None:
         assert patient in done.stdout
     assert "Imaging Measurement Report" in done.stdout
     pictures = list(tmp_path.rglob("*.png"))
-    assert len(pictures) == 2
+    assert len(pictures) == 4
     for path in pictures:
         assert path.name in done.stdout.replace("\n", "")
         with Image.open(path) as picture:

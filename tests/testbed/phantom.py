@@ -95,10 +95,11 @@ class Grid:
 
 
 @cache
-def head_volume(mass: bool) -> Volume:
+def head_volume(mass: bool, flair: bool = False) -> Volume:
     """The head on the template's 1 mm grid [197, 233, 189], white matter about 1.
 
-    The template is a brain; 3 mm of CSF, 5 mm of bone and 5 mm of scalp are simulated around it.
+    The template is a brain, T1-weighted; 3 mm of CSF, 5 mm of bone and 5 mm of scalp are simulated around it. As
+    `flair`, its grey levels are those of that sequence: CSF dark, grey matter brighter than white; a mass is bright.
     """
     from nilearn.datasets import load_mni152_template  # seconds to import: only where a head is needed
 
@@ -106,12 +107,15 @@ def head_volume(mass: bool) -> Volume:
     inside = ndimage.binary_fill_holes(ndimage.binary_closing(brain > 0.1, iterations=3))
     outside_mm = ndimage.distance_transform_edt(~inside)
     shells = np.select([outside_mm <= 3, outside_mm <= 8, outside_mm <= 13], [0.22, 0.06, 0.85], 0.0)
+    if flair:
+        brain = np.interp(brain, (0.0, 0.3, 0.6, 0.85, 1.1), (0.05, 0.15, 1.0, 0.75, 0.7)).astype(np.float32)
+        shells = shells * np.where(outside_mm <= 3, 0.5, 1.0)
     head = np.where(inside, brain, shells).astype(np.float32)
-    return _with_mass(head, inside) if mass else head
+    return _with_mass(head, inside, flair) if mass else head
 
 
-def _with_mass(head: Volume, inside: npt.NDArray[np.bool_]) -> Volume:
-    """A ring-enhancing mass: dark core, bright irregular rim, oedema that fades into the brain."""
+def _with_mass(head: Volume, inside: npt.NDArray[np.bool_], flair: bool) -> Volume:
+    """A mass with an irregular rim in oedema that fades into the brain: ring-enhancing, or bright throughout."""
     # Patient coordinates (LPS) → voxels of the template, whose axes are R-A-S with the origin at (-98, -134, -72).
     centre = np.array([98.0, 134.0, 72.0]) + MASS_CENTRE_MM * (-1, -1, 1)
     axes = [np.arange(n, dtype=np.float32) - c for n, c in zip(head.shape, centre, strict=True)]
@@ -122,15 +126,20 @@ def _with_mass(head: Volume, inside: npt.NDArray[np.bool_]) -> Volume:
     )
     distance = distance + 3.0 * bumps.astype(np.float32)
     oedema = np.clip((MASS_RADIUS_MM + 14 - distance) / 8, 0, 1)
+    if flair:
+        bright = np.maximum(head, 1.45 * oedema + head * (1 - oedema))
+        return np.where(inside, np.where(distance <= MASS_RADIUS_MM - 6, 1.25, bright), head).astype(np.float32)
     marked = head * (1 - 0.35 * oedema)
     marked = np.where(distance <= MASS_RADIUS_MM, 1.25, marked)
     marked = np.where(distance <= MASS_RADIUS_MM - 4, 0.25, marked)
     return np.where(inside, marked, head).astype(np.float32)
 
 
-def slice_pixels(grid: Grid, *, mass: bool = False, seed: int = 1) -> Iterator[npt.NDArray[np.uint16]]:
+def slice_pixels(
+    grid: Grid, *, mass: bool = False, seed: int = 1, flair: bool = False
+) -> Iterator[npt.NDArray[np.uint16]]:
     """Each slice [rows, columns] as 12-bit magnitudes: partial volume, bias field and Rician noise included."""
-    head = head_volume(mass)
+    head = head_volume(mass, flair)
     row, column, normal = grid.directions()
     random = np.random.default_rng(seed)
     across, down = np.meshgrid(np.linspace(-1, 1, grid.columns), np.linspace(-1, 1, grid.rows))
@@ -158,12 +167,16 @@ def head_series(
     transfer_syntax: UID = ExplicitVRLittleEndian,
     attributes: Attributes | None = None,
     seed: int = 1,
+    flair: bool = False,
 ) -> list[Path]:
-    """Write one MR series, a file a slice; `attributes` override (None removes) what every file carries."""
+    """Write an MR series, a file a slice; `attributes` override (None removes) what every file carries.
+
+    It is T1 with a contrast agent, or `flair`.
+    """
     grid = grid or Grid()
-    common = common_attributes(MRImageStorage) | _MR
+    common = common_attributes(MRImageStorage) | _MR | (_FLAIR if flair else {})
     paths = []
-    for index, pixels in enumerate(slice_pixels(grid, mass=mass, seed=seed)):
+    for index, pixels in enumerate(slice_pixels(grid, mass=mass, seed=seed, flair=flair)):
         ds = dataset({**common, **_geometry(grid, index), **(attributes or {})})
         set_pixels(ds, pixels, bits_stored=12)
         paths.append(write(ds, folder / f"IM{index + 1:04d}.dcm"))
@@ -178,6 +191,52 @@ def localizer(folder: Path, *, attributes: Attributes | None = None) -> list[Pat
     for number, plane in enumerate(PLANES, start=1):
         grid = Grid(slices=1, plane=plane, slice_mm=10)
         paths += head_series(folder / plane, grid=grid, attributes=own | {"InstanceNumber": number})
+    return paths
+
+
+def knee_series(folder: Path, *, slices: int = 20) -> list[Path]:
+    """A knee, sagittal: femur and tibia bright with dark cortex and a joint between, muscle and fat around them."""
+    size, random = 256, np.random.default_rng(5)
+    grid = Grid(slices=slices, rows=size, columns=size, pixel_mm=0.6, slice_mm=4, plane="sagittal")
+    common = common_attributes(MRImageStorage) | _MR | {
+        "ContrastBolusAgent": None, "SeriesDescription": "SAG T1", "StudyDescription": "Knee", "BodyPartExamined": "",
+    }  # fmt: skip
+    down, across = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    paths = []
+    for index in range(slices):
+        wide = 0.35 + 0.12 * np.sin(np.pi * index / slices)
+        bent = across - 0.1 * down
+        image = np.select([np.abs(bent) < 0.66, np.abs(bent) < 0.8], [0.35, 0.9], 0.0)
+        for bone in (down < -0.1, down > 0.02):
+            near = np.clip(1 - 2.2 * np.minimum(np.abs(down + 0.1), np.abs(down - 0.02)), 0, 1)
+            edge = np.abs(bent) - wide * (0.75 + 0.5 * near)
+            image = np.where(bone & (edge < 0), 0.8, np.where(bone & (edge < 0.03), 0.05, image))
+        image = np.where((np.abs(down + 0.04) < 0.06) & (np.abs(bent) < 0.6), 0.5, image)
+        signal = 900 * ndimage.gaussian_filter(image, 1.2) * (1 + 0.05 * random.normal(size=image.shape))
+        ds = dataset({**common, **_geometry(grid, index)})
+        set_pixels(ds, np.clip(signal, 0, 4095).astype(np.uint16), bits_stored=12)
+        paths.append(write(ds, folder / f"IM{index + 1:04d}.dcm"))
+    return paths
+
+
+def quality_series(folder: Path, *, slices: int = 20) -> list[Path]:
+    """A phantom for quality assurance: a bright cylinder with rows of holes and a wedge."""
+    size, random = 256, np.random.default_rng(6)
+    grid = Grid(slices=slices, rows=size, columns=size, pixel_mm=0.9, slice_mm=5)
+    common = common_attributes(MRImageStorage) | _MR | {
+        "ContrastBolusAgent": None, "SeriesDescription": "T1 axial", "StudyDescription": "QA", "BodyPartExamined": "",
+    }  # fmt: skip
+    down, across = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    paths = []
+    for index in range(slices):
+        image = np.where(np.hypot(down, across) < 0.8, 0.8, 0.0)
+        holes = (np.hypot((across * 8) % 1 - 0.5, (down * 8) % 1 - 0.5) < 0.2) & (np.abs(down) < 0.35)
+        image = np.where(holes & (np.abs(across) < 0.5), 0.05, image)
+        wedge = (down > 0.45) & (down < 0.6) & (np.abs(across) < 0.05 + 0.4 * index / slices)
+        signal = 1000 * np.where(wedge, 0.1, image) + random.normal(scale=12, size=image.shape)
+        ds = dataset({**common, **_geometry(grid, index)})
+        set_pixels(ds, np.clip(signal, 0, 4095).astype(np.uint16), bits_stored=12)
+        paths.append(write(ds, folder / f"IM{index + 1:04d}.dcm"))
     return paths
 
 
@@ -272,6 +331,17 @@ _MR: dict[str, Any] = {
     "RescaleIntercept": "0",
     "RescaleSlope": "1",
     "RescaleType": "US",
+}
+
+_FLAIR: dict[str, Any] = {
+    "ScanningSequence": ["SE", "IR"],
+    "EchoTime": "120",
+    "RepetitionTime": "9000",
+    "InversionTime": "2500",
+    "EchoTrainLength": "16",
+    "ContrastBolusAgent": None,
+    "SeriesDescription": "T2 FLAIR axial",
+    "SeriesNumber": "4",
 }
 
 
