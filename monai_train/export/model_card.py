@@ -28,7 +28,6 @@ KNOWN_SETS = {
     "and FLAIR of the same patients. Licences as published: images CC BY 3.0, masks CC BY-NC-SA 4.0.",
     "feltrin": "Feltrin, pictures of Radiopaedia by diagnosis, T1, T1 with contrast agent and T2, labels per case, "
     "patients not known. Licence: not stated; Radiopaedia's is CC BY-NC-SA 3.0.",
-    "feltrin-held-out": "Of the same, the diagnoses ependymoma, germinoma and granuloma.",
     "ms": "Patients with multiple sclerosis (open_ms_data), whole axial series of T1, T2 and FLAIR: disease, no "
     "tumour. Licence as published: CC BY 4.0.",
     "mr-series": "Real series of several vendors: healthy heads, other parts of the body, phantoms, maps. Licences of "
@@ -63,6 +62,11 @@ def data_section(rows: Sequence[ManifestRow], external: Sequence[str], healthy_s
         f"{'; external, never trained on' if name in external else ''}."
         for name, count in sorted(counts.items())
     ]
+    for held_out in external:
+        name, _, diagnosis = held_out.partition(":")
+        count = sum(row.dataset == name and row.diagnosis == diagnosis for row in rows)
+        if diagnosis and count:
+            lines.append(f"- {count} of the pictures of {name}, those of {diagnosis}: external, never trained on.")
     if healthy_sha256:
         known = KNOWN_VOLUMES.get(healthy_sha256, _UNKNOWN)
         lines.append(f"- Slices of a healthy volume as heads without a tumour (SHA-256 {healthy_sha256}): {known}")

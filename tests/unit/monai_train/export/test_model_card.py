@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from monai_train.config import TrainConfig
@@ -48,6 +49,13 @@ def test_the_card_names_averaging_distillation_and_thresholds() -> None:
     assert "distillation" in text
     assert 'Temperature 1.25, minimum probability 0.6, for "no tumour" 0.7' in text
     assert "maximum feature distance 9, maximum residual 8" in text
+
+
+def test_a_diagnosis_that_was_held_out_has_its_line() -> None:
+    rows = [replace(manifest_row(n, 0, "g", "feltrin"), diagnosis=("granuloma", "abscess")[n % 2]) for n in range(5)]
+    lines = data_section(rows, ["feltrin:granuloma", "feltrin:absent"], "").splitlines()
+    assert lines[0].endswith("5 pictures used.")
+    assert lines[1:] == ["- 3 of the pictures of feltrin, those of granuloma: external, never trained on."]
 
 
 def test_data_of_unknown_origin_are_marked_as_such() -> None:
