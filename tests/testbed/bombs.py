@@ -102,6 +102,11 @@ BOMBS: dict[str, tuple[UID, Callable[[], bytes], bool]] = {
         lambda: explicit(undefined(0x00081140, b"SQ", (_ITEM + _ITEM_END) * (MIB // 2))),
         True,
     ),
+    "8 MiB of items of an element": (
+        ExplicitVRLittleEndian,
+        lambda: explicit(undefined(0x00081140, b"SQ", item(element(0x00180080, b"DS", b"")) * (MIB // 3))),
+        True,
+    ),
     "8 MiB of a private UN sequence": (
         ExplicitVRLittleEndian, lambda: explicit(undefined(0x00091001, b"UN", EMPTY_ITEM * MIB)), True,
     ),
@@ -137,6 +142,9 @@ BOMBS: dict[str, tuple[UID, Callable[[], bytes], bool]] = {
     "15 MiB of names": (ImplicitVRLittleEndian, lambda: implicit(T00100010=b"A^\\" * 5 * MIB), False),
     "16 MiB of image types": (ImplicitVRLittleEndian, lambda: implicit(T00080008=b"A\\" * 8 * MIB), False),
     "8 MiB of character sets": (ImplicitVRLittleEndian, lambda: implicit(T00080005=b"A\\" * 4 * MIB), False),
+    "128 KiB of a name in punycode": (
+        ImplicitVRLittleEndian, lambda: implicit(T00080005=b"punycode", T00100010=b"a" * (MIB // 8)), False,
+    ),
     "16 MiB of numbers": (ImplicitVRLittleEndian, lambda: implicit(T00200032=b"1\\" * 8 * MIB), False),
 }  # fmt: skip
 

@@ -66,12 +66,13 @@ def echoscu(port: int, *, called: str = "AI_WORKER", calling: str = "PACS") -> s
 
 
 @contextmanager
-def storescp(folder: Path, *options: str) -> Iterator[int]:
-    """A running storescp that writes what it gets under `folder`; yields its port."""
+def storescp(folder: Path, *options: str, at_once: bool = True) -> Iterator[int]:
+    """A running storescp that writes what it gets under `folder`; yields its port. `at_once`: with TCP_NODELAY."""
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [command("storescp"), "+B", "+xa", "-aet", "PACS", "-od", str(folder), *options, str(port)]
-    process = subprocess.Popen(arguments, env=_ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = _ENVIRONMENT if at_once else {**_ENVIRONMENT, "TCP_NODELAY": "0"}
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for_port(port, process)
         yield port

@@ -21,7 +21,7 @@ from worker.dicom.sources import EndOfBytes, Source, TooComplex
 
 FIRST_PIXEL_TAG = 0x7FE00001  # Extended Offset Table
 TOP_ELEMENTS = 1 << 15  # of the top level; scanners write hundreds, with their private ones a few thousand
-FREE_ELEMENTS = 1 << 18  # within sequences: the functional groups of 2,300 frames
+FREE_ELEMENTS = 3 << 16  # within sequences: the functional groups of 1,700 frames
 BYTES_AN_ELEMENT = 16  # beyond the free ones; functional groups take 9 to 14, so those of 5,000 frames are read
 DEPTH = 64  # sequences within sequences
 
@@ -257,6 +257,7 @@ def walk_items(
     """  # fmt: skip
     unpack_explicit, unpack_implicit, unpack_length = _EXPLICIT[little], _IMPLICIT[little], _LENGTH[little]
     size, spent, allowed, weight = len(data), budget.spent, budget.free, budget.item_weight
+    item_end = _MARKER[little](_ITEM_END >> 16, _ITEM_END & 0xFFFF) + bytes(4)
     outer: list[tuple[bool, int, bool]] = []
     while True:
         if in_item and not inside:
@@ -286,6 +287,10 @@ def walk_items(
             spent += weight
             if length != UNDEFINED and not inside:
                 position += length
+                continue
+            if length == UNDEFINED and data[position : position + 8] == item_end:  # an empty one
+                position += 8
+                spent += 1
                 continue
             outer.append((False, end, implicit))
             in_item, end = True, position + length if length != UNDEFINED else _NEVER

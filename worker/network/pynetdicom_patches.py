@@ -12,14 +12,17 @@ new association.
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 from pynetdicom import _config, association, events, evt, service_class
 from pynetdicom.association import Association
+from pynetdicom.pdu import P_DATA_TF
+from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import RequestHandler
 
@@ -291,5 +294,29 @@ def pause_reactor_without_race(assoc: Association) -> None:
 
 
 def send_at_once(assoc: Association) -> None:
-    """Send each PDU at once (TCP_NODELAY): a request's second PDU would wait up to 40 ms for the first's receipt."""
-    assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    """Have an established association that we requested wait for no timer, TCP's or the upper layer's.
+
+    Ours (TCP_NODELAY): a request's second PDU would wait up to 40 ms for the first's receipt. The peer's (TCP_QUICKACK,
+    which each answer uses up): DCMTK writes a PDU's head and its body one after the other, and the body waits for the
+    head's receipt, which Linux delays by 40 ms. And each fragment of a dataset would wait for a round of the upper
+    layer's thread: it is sent as that would send it (PS3.8 9.2.3, DT-1), but not by TLS, of whose connection two
+    threads may not read and write at once.
+    """
+    connected, send, queue = assoc.dul.socket.socket, assoc.dul.socket.send, assoc.dul.send_pdu
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send_and_acknowledge(content: bytes) -> None:
+        send(content)
+        with suppress(OSError):  # the connection has just ended
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    def send_now(primitive: Any) -> None:
+        if not isinstance(primitive, P_DATA) or state(assoc) != ESTABLISHED or unsent(assoc):
+            queue(primitive)
+            return
+        send_bytes(assoc, P_DATA_TF(primitive).encode())
+
+    if hasattr(socket, "TCP_QUICKACK"):  # Linux
+        assoc.dul.socket.send = send_and_acknowledge
+    if not isinstance(connected, ssl.SSLSocket):
+        assoc.dul.send_pdu = send_now

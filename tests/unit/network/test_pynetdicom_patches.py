@@ -194,3 +194,25 @@ def test_a_sender_reads_each_answer_itself(assoc: Association) -> None:
     finally:
         peer.release()
         server.shutdown()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="this system has no TCP_QUICKACK")
+def test_a_message_waits_for_no_timer_of_tcp_and_no_other_thread() -> None:
+    ae = AE()
+    ae.add_supported_context(Verification)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(events.EVT_C_ECHO, lambda _event: 0)])
+    client = AE()
+    client.add_requested_context(Verification)
+    peer = client.associate("127.0.0.1", server.socket.getsockname()[1])
+    connected, senders, send = patches.connection(peer), [], peer.dul.socket.send
+    peer.dul.socket.send = lambda content: (senders.append((threading.current_thread(), content[0])), send(content))
+    patches.send_at_once(peer)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+    try:
+        assert peer.send_c_echo().Status == 0
+        assert senders == [(threading.current_thread(), 0x04)]
+        assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 1
+    finally:
+        peer.release()
+        server.shutdown()
+    assert senders[-1] == (peer.dul, 0x05)
