@@ -29,7 +29,7 @@ from worker.dicom.standard import is_uid
 
 POSITION_PATTERN = r"^[0-9]{1,17}-[0-9]{1,18}$"  # never more than a time and a row id that the database can hold
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FEW = 2000  # up to this many matches are looked up first; with more, walking the list finds a page soon enough
+FEW = 2000  # up to this many matches are looked up first; with more, walking the list finds a page soon enough
 _DOTS_OF_A_UID = 2  # 2.25.(a number) is the shortest; a patient's identifier hardly has as many
 
 
@@ -251,7 +251,7 @@ def conditions_of(session: Session, search: Search, at_most: int | None = None) 
     few series are looked up first; for criteria that match many, no index keeps the list from being walked in order.
     With `at_most` the list is not walked: about so many matches suffice, in any order.
     """
-    entries = few_entries(session, search.text, _FEW) if search.text else []
+    entries = few_entries(session, search.text, FEW) if search.text else []
     found: ColumnElement[bool] = SeriesRow.search_entry_id.in_(entries or [])
     if search.text and entries is None:
         found = has_words(search.text)
@@ -260,10 +260,10 @@ def conditions_of(session: Session, search: Search, at_most: int | None = None) 
     narrow = _narrow(search, found) if entries is not None else []
     ids: set[int] = set()
     for condition in narrow:
-        ids.update(session.scalars(select(SeriesRow.id).where(condition).limit(_FEW + 1)))
-        if len(ids) > _FEW:
+        ids.update(session.scalars(select(SeriesRow.id).where(condition).limit(FEW + 1)))
+        if len(ids) > FEW:
             break
-    if narrow and len(ids) <= _FEW:
+    if narrow and len(ids) <= FEW:
         return [SeriesRow.id.in_(ids), *_conditions(search, _unindexed)]
     is_walked = at_most is None
     many = _narrow(search, found, _unindexed if is_walked else _indexed)

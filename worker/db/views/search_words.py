@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Select, and_, exists, or_, select
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, union_all
 from sqlalchemy.orm import Session
 
 from worker.db.tables import SearchEntryRow, SearchWordRow, SeriesRow
 from worker.dicom.text.folding import query_words
 
+_REPEATED = 4  # rows that are read for an entry: several of its words may begin alike
+
 
 def few_entries(session: Session, text: str, most: int) -> Sequence[int] | None:
-    """The entries that have all words of a text; None where each of its words is that of more than `most`."""
+    """The entries that have all words of a text; None where each of its words is that of more than about `most`."""
     words = query_words(text)
     if not words:
         return []
     for word in words:
-        entries = session.scalars(_entries(word).limit(most + 1)).all()
-        if len(entries) <= most:
+        entries = _all_entries(session, word, most)
+        if entries is not None:
             others = [_has(other) for other in words if other is not word]
             query = select(SearchEntryRow.id).where(SearchEntryRow.id.in_(entries), *others)
             return session.scalars(query).all() if others else entries
     return None
+
+
+def _all_entries(session: Session, word: frozenset[str], most: int) -> list[int] | None:
+    """The entries that have a word; None where there may be more than `most`. Linear in `most`, not in the entries."""
+    rows = session.scalars(_entries(word, _REPEATED * (most + 1))).all()
+    entries = list(dict.fromkeys(rows))
+    return entries if len(entries) <= most and len(rows) < _REPEATED * (most + 1) else None
 
 
 def has_words(text: str) -> ColumnElement[bool]:
@@ -31,14 +40,33 @@ def has_words(text: str) -> ColumnElement[bool]:
 
 
 def first_entries(text: str, most: int) -> Select[int]:
-    """Up to `most` entries that have a word of the text."""
-    return _entries(query_words(text)[0]).limit(most)
+    """Up to `most` entries that have a word of the text; where its rows are many, perhaps fewer: see `leaves_some`."""
+    entries = _entries(query_words(text)[0], _REPEATED * most).subquery()
+    return select(entries.c.entry_id).distinct().limit(most)
 
 
-def _entries(word: frozenset[str]) -> Select[int]:
-    column = SearchWordRow.word
-    begins = [and_(column >= spelled, column < spelled + "\U0010ffff") for spelled in sorted(word)]
-    return select(SearchWordRow.entry_id).where(or_(*begins)).distinct()
+def leaves_some(session: Session, text: str, most: int) -> bool:
+    """Whether `first_entries` leaves out entries."""
+    for spelled in query_words(text)[0]:
+        next_row = select(SearchWordRow.entry_id).where(_begins(spelled)).offset(_REPEATED * most).limit(1)
+        if session.scalar(next_row) is not None:
+            return True
+    entries = first_entries(text, most + 1).subquery()
+    return (session.scalar(select(func.count()).select_from(entries)) or 0) > most
+
+
+def _entries(word: frozenset[str], most: int) -> Select[int]:
+    """The entry of each of up to `most` rows of a spelling of the word.
+
+    Neither sorted nor distinct before the limit: else PostgreSQL reads every row of a common word.
+    """
+    spellings = [select(SearchWordRow.entry_id).where(_begins(spelled)).limit(most) for spelled in sorted(word)]
+    rows = union_all(*[select(spelling.subquery().c.entry_id) for spelling in spellings]).subquery()
+    return select(rows.c.entry_id)
+
+
+def _begins(spelled: str) -> ColumnElement[bool]:
+    return and_(SearchWordRow.word >= spelled, SearchWordRow.word < spelled + "\U0010ffff")
 
 
 def _has(word: frozenset[str]) -> ColumnElement[bool]:

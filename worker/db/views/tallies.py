@@ -8,7 +8,8 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from worker.db.tables import SeriesRow, SeriesStatus
-from worker.db.views.search import Search, as_stored, conditions_of
+from worker.db.views.search import FEW, Search, as_stored, conditions_of
+from worker.db.views.search_words import few_entries, leaves_some
 
 MANY = 10_000  # for a person "more than" suffices; /metrics has exact numbers
 
@@ -27,16 +28,21 @@ def count_by_status(session: Session, search: Search) -> dict[str, Tally]:
     conditions = conditions_of(session, search, at_most=MANY + 1)
     identifies = (search.text, search.patient_id, search.accession_number, search.study_instance_uid)
     if any((*identifies, search.series_instance_uid, search.label, search.sequence)):
-        return _count_matches(session, conditions)
+        return _count_matches(session, conditions, _is_cut(session, search.text))
     return _count_each_status(session, conditions)
 
 
-def _count_matches(session: Session, conditions: list[ColumnElement[bool]]) -> dict[str, Tally]:
-    """Where an index finds the matches: up to MANY of all together."""
+def _is_cut(session: Session, text: str | None) -> bool:
+    """Whether a text has so common words that some of its matches are not counted."""
+    return text is not None and few_entries(session, text, FEW) is None and leaves_some(session, text, MANY + 1)
+
+
+def _count_matches(session: Session, conditions: list[ColumnElement[bool]], is_cut: bool) -> dict[str, Tally]:
+    """Where an index finds the matches: up to MANY of all together; `is_cut`: there may be others."""
     matching = select(SeriesRow.status).where(*conditions).limit(MANY + 1).subquery()
     query = select(matching.c.status, func.count()).group_by(matching.c.status)
     numbers = {status: number for status, number in session.execute(query)}
-    more = sum(numbers.values()) > MANY
+    more = is_cut or sum(numbers.values()) > MANY
     return {status.value: Tally(min(numbers.get(status.value, 0), MANY), more) for status in SeriesStatus}
 
 

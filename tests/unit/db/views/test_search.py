@@ -99,7 +99,7 @@ def test_a_text_is_words_of_a_name_or_parts_of_a_number(named: Database, text: s
 
 
 def test_a_common_word_is_looked_for_in_the_order_of_the_list(named: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views_search, "_FEW", 1)
+    monkeypatch.setattr(views_search, "FEW", 1)
     with named.read() as session:
         first = find_page(session, Search(text="acc 202"), 2)
         second = find_page(session, Search(text="acc 202", older_than=first.older_than), 2)

@@ -9,7 +9,7 @@ from tests.testbed.instances import later, new_instance
 from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.tables import SeriesRow
-from worker.db.views.search_words import few_entries, first_entries, has_words
+from worker.db.views.search_words import few_entries, first_entries, has_words, leaves_some
 
 
 @pytest.fixture
@@ -38,3 +38,17 @@ def test_few_and_many_entries_are_the_same(named: Database, text: str, expected:
             assert series_of(session, has_words(text)) == expected
             assert set(few) <= set(session.scalars(first_entries(text, 10)))
             assert len(session.scalars(first_entries(text, 1)).all()) == 1
+
+
+@pytest.mark.parametrize(("most", "leaves"), [(1, True), (2, False), (10, False)])
+def test_what_is_left_out_is_known(named: Database, most: int, leaves: bool) -> None:
+    with named.write() as session:  # many words that begin alike are still a single entry
+        names = "Anna^Anne Annette Annabel Annika Annalena Annemarie"
+        add_instance(session, new_instance(1, "e", patient_name=names), later(0))
+    with named.read() as session:
+        assert leaves_some(session, "annabel anna", 1) is False  # of the longest word, which one entry has
+        assert leaves_some(session, "mueller", most) is leaves
+        assert (few_entries(session, "mueller", most) is None) is leaves
+        assert few_entries(session, "ann", 2) is None
+        assert len(few_entries(session, "ann", 10) or ()) == 3
+        assert len(session.scalars(first_entries("ann", 2)).all()) <= 2

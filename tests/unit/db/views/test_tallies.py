@@ -9,6 +9,7 @@ import pytest
 from tests.testbed.rows import add_series
 from worker.db.engine import Database
 from worker.db.tables import SeriesStatus
+from worker.db.views import search as views_search
 from worker.db.views import tallies
 from worker.db.views.search import ListPosition, Search
 from worker.db.views.tallies import Tally, count_by_status
@@ -59,3 +60,16 @@ def test_the_numbers_are_those_of_the_search(filled: Database, search: Search, e
     shown = (SeriesStatus.CLASSIFIED, SeriesStatus.REFUSED, SeriesStatus.FAILED)
     assert tuple(counted[status].number for status in shown) == expected
     assert not any(tally.more for tally in counted.values())
+
+
+def test_matches_of_common_words_beyond_the_limit_are_said_to_be_more(
+    filled: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of the entries of two common words are looked at is not known, so what is counted is the least."""
+    monkeypatch.setattr(tallies, "MANY", 1)
+    monkeypatch.setattr(tallies, "FEW", 0)
+    monkeypatch.setattr(views_search, "FEW", 0)
+    with filled.read() as session:
+        counted = count_by_status(session, Search(text="family id"))
+    assert sum(tally.number for tally in counted.values()) <= 2
+    assert all(tally.more for tally in counted.values())
