@@ -22,6 +22,7 @@ from worker.db.migrate import alembic_config, migrate, revising
 from worker.db.models import model_row
 from worker.db.results import NewObject, add_result, add_shadow_result
 from worker.db.series import lock_open_series, queue_series
+from worker.db.studies.answering import add_study_result, claim_study, study_inputs
 from worker.db.tables import (
     REVISION,
     AuditChainRow,
@@ -39,7 +40,9 @@ from worker.db.versions.corrections import correct_instances
 from worker.db.views.search import Search, find_series
 from worker.dicom.standard import derive_uid
 from worker.errors import RefusedInstance, StartError
+from worker.inference.study.fusion import EQUAL_WEIGHTS, fuse
 from worker.process import ProcessRole
+from worker.results import SeriesAnswer
 from worker.storage.refusals import Refusals, RefusedRequest
 
 FOLDED = "0008"  # the revision of the keys of names
@@ -91,6 +94,12 @@ def _fill(database: Database) -> None:
         models.record_load(session, candidate.id, "host:1", LoadState.LOADED, None, later(2))
         assert add_file_fault(session, file_of(row), FileFault.DAMAGED, later(1))
         move_scrub(session, FileKind.INSTANCE, row.id, later(1))
+        session.flush()
+        study = claim_study(session, "host:1", later(9), timedelta(), timedelta(seconds=30))
+        assert study is not None
+        inputs = study_inputs(session, study.study_instance_uid)
+        answer = fuse([SeriesAnswer("1.2", 1, None, None, None, "x", None, {})], MODEL, EQUAL_WEIGHTS)
+        assert add_study_result(session, study.id, inputs, model, answer, later(9)) is not None
         correct_instances(session, [(row, new_instance(1, sha256="22" * 32))], later(2))
         session.add(AuditChainRow(host="host", records=1, sha256="00" * 32, anchored_at=later(1)))
     refusals = Refusals(database)

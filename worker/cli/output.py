@@ -18,6 +18,7 @@ from rich.text import Text
 
 from worker.db.views.json_values import json_value
 from worker.db.views.search import SeriesAnswer
+from worker.db.views.studies import StudyAnswer
 
 if TYPE_CHECKING:
     from worker.db.views.model_comparison import Comparison, ModelStatus
@@ -121,6 +122,41 @@ def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
         )
     out.print(table)
     out.print(f"Each series is listed by the end of its UID, which `worker results show` accepts.\n{RESEARCH_USE}")
+
+
+def print_studies(studies: Sequence[StudyAnswer], format: str, in_detail: bool = False) -> None:
+    """Studies, of which each series has a line `in_detail`."""
+    if format == "json":
+        print(json.dumps(json_value(studies), indent=2, ensure_ascii=False))
+        return
+    if format == "csv":
+        columns = [name for name in StudyAnswer.__dataclass_fields__ if name not in ("probabilities", "series")]
+        print(_as_csv(columns, (json_value(study) for study in studies)), end="")
+        return
+    out = console()
+    if not studies:
+        out.print("No series of a study was answered.")
+        return
+    table = Table(title=f"{len(studies)} studies", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("date", "patient", "study", "series", "state", "result", "reason"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("date", "state", "result"))
+    for study in studies:
+        result = f"{study.label} {study.probability:.1%}" if study.label and study.probability is not None else ""
+        table.add_row(
+            study.study_date, study.patient_id, study.study_instance_uid, str(len(study.series)), study.state, result,
+            study.reason or "",
+        )  # fmt: skip
+        for series in study.series if in_detail else ():
+            out_of = "" if series.weight is None else f"{series.weight:.0%}"
+            name = f"{series.series_number or ''} {series.series_description} {series.sequence or ''}".strip()
+            table.add_row(
+                "", "", f"  {short_uid(series.series_instance_uid)} {name}", out_of, series.status,
+                series.label or "", series.reason or ("contradicts" if series.contradicts else ""),
+            )  # fmt: skip
+    out.print(table)
+    for study in studies if in_detail else ():
+        out.print(study.detail or study.contradiction or "No series contradicts another.")
+    out.print(RESEARCH_USE)
 
 
 def short_uid(uid: str) -> str:

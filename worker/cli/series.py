@@ -1,4 +1,4 @@
-"""`worker series`: have refused series settled again."""
+"""`worker series`: have refused series settled again; `worker studies`: one answer for each study."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from worker.audit import events
-from worker.cli.context import EXIT_FAULT, ConfigOption, audited
+from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited
 from worker.errors import StartError
 
 commands = typer.Typer(no_args_is_help=True, help="Received series: settle refused ones again.")
+
+study_commands = typer.Typer(no_args_is_help=True, help="Studies: the answer for each, of those for its series.")
 
 
 @commands.callback()
@@ -52,3 +54,55 @@ def reconsider(
                 opened, after = opened + len(ids), ids[-1]
         record(events.operated(user, None, f"worker series reconsider {what}: {opened} series"))
     typer.echo(f"{opened} series will be settled again")
+
+
+@study_commands.command("list", epilog="Example: worker studies list --format json")
+def list_studies(
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Maximum number of studies; the newest are listed.")] = 100,
+    format: FormatOption = Format.TABLE,
+    config: ConfigOption = None,
+) -> None:
+    """List studies: the answer, or why there is none, and what their series say."""
+    from worker.cli.output import print_studies
+    from worker.db.views.studies import find_studies
+
+    with audited(config) as (_, database, record, user):
+        with database.read() as session:
+            page = find_studies(session, limit=limit)
+        record(events.queried(user, None, "worker studies list", {}))
+    print_studies(page.studies, format)
+
+
+@study_commands.command("show", epilog="Example: worker studies show 1.2.840.113619.2.5.17")
+def show_study(
+    study: Annotated[str, typer.Argument(help="Study Instance UID.")],
+    format: FormatOption = Format.TABLE,
+    config: ConfigOption = None,
+) -> None:
+    """Show the answer for a study, and how each of its series counted."""
+    from worker.cli.output import print_studies
+    from worker.db.views.studies import find_study
+
+    with audited(config) as (_, database, record, user):
+        with database.read() as session:
+            answer = find_study(session, study)
+        if answer is None:
+            typer.echo("worker: no series of such a study was answered", err=True)
+            raise typer.Exit(EXIT_FAULT)
+        record(events.viewed(user, None, study))
+    print_studies([answer], format, in_detail=True)
+
+
+@study_commands.command("retry", epilog="Example: worker studies retry")
+def retry_studies(
+    study: Annotated[list[str] | None, typer.Argument(help="Study Instance UIDs; all parked ones if none.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Answer studies again whose attempts were spent."""
+    from worker.db.studies.answering import retry_parked_studies
+
+    with audited(config) as (_, database, record, user):
+        with database.write() as session:
+            retried = retry_parked_studies(session, study or [])
+        record(events.operated(user, None, f"worker studies retry: {len(retried)} studies"))
+    typer.echo(f"{len(retried)} studies will be answered again")

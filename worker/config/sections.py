@@ -124,6 +124,12 @@ class EligibilitySection(Section):
     refuse_incomplete: bool = False
 
 
+class StudySection(Section):
+    """[study]: when a study is answered, of the answers for its series."""
+
+    quiet_seconds: float = Field(default=5.0, ge=0)
+
+
 class ReportSection(Section):
     """[report]: what is sent back of a series."""
 

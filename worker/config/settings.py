@@ -36,6 +36,7 @@ from worker.config.sections import (
     ReceiveSection,
     ReportSection,
     RetentionSection,
+    StudySection,
     WebSection,
     WorkerSection,
 )
@@ -54,6 +55,7 @@ class Settings(BaseSettings):
     worker: WorkerSection = Field(default_factory=WorkerSection)
     receive: ReceiveSection = Field(default_factory=ReceiveSection)
     eligibility: EligibilitySection = Field(default_factory=EligibilitySection)
+    study: StudySection = Field(default_factory=StudySection)
     report: ReportSection = Field(default_factory=ReportSection)
     retention: RetentionSection = Field(default_factory=RetentionSection)
     privacy: PrivacySection = Field(default_factory=PrivacySection)

@@ -18,6 +18,7 @@ from worker.db.tables import (
     RefusedInstanceRow,
     SeriesRow,
     SeriesState,
+    StudyRow,
 )
 
 STEP = timedelta(seconds=60)  # a smaller step back is waited for
@@ -38,6 +39,7 @@ def reset_future_times(session: Session, now: datetime) -> None:
     for table in (JobRow, DeliveryRow):
         session.execute(update(table).where(table.lease_until > long_ahead).values(lease_until=now))
     session.execute(update(DeliveryRow).where(DeliveryRow.ask_again_at > long_ahead).values(ask_again_at=now))
+    session.execute(update(StudyRow).where(StudyRow.not_before > long_ahead).values(not_before=now))
 
 
 def shift_arrival_times(session: Session, step: timedelta) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from worker.db.series_status import answer_series
-from worker.db.tables import DETAIL_LENGTH, DeliveryRow, JobRow, JobState, SeriesRow
+from worker.db.tables import DETAIL_LENGTH, DeliveryRow, JobRow, JobState, SeriesRow, StudyRow, StudyState
 
 
 def job_waits(session: Session, model_ids: Collection[int], now: datetime) -> bool:
@@ -151,7 +151,10 @@ def lease_owners(session: Session) -> set[str]:
     """The owners of all leases on jobs and deliveries."""
     jobs = session.scalars(select(JobRow.lease_owner).where(JobRow.lease_owner.is_not(None)).distinct())
     sends = session.scalars(select(DeliveryRow.lease_owner).where(DeliveryRow.lease_owner.is_not(None)).distinct())
-    return {owner for owner in (*jobs, *sends) if owner}
+    studies = session.scalars(
+        select(StudyRow.lease_owner).where(StudyRow.state == StudyState.OPEN, StudyRow.lease_owner.is_not(None))
+    )
+    return {owner for owner in (*jobs, *sends, *studies) if owner}
 
 
 def release_leases_of(session: Session, owner: str, now: datetime) -> None:
@@ -159,6 +162,11 @@ def release_leases_of(session: Session, owner: str, now: datetime) -> None:
     session.execute(update(JobRow).where(JobRow.lease_owner == owner).values(lease_until=now - timedelta(seconds=1)))
     session.execute(
         update(DeliveryRow).where(DeliveryRow.lease_owner == owner).values(lease_until=now - timedelta(seconds=1))
+    )
+    session.execute(
+        update(StudyRow)
+        .where(StudyRow.state == StudyState.OPEN, StudyRow.lease_owner == owner)
+        .values(lease_owner=None, not_before=None)
     )
 
 

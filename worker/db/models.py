@@ -21,6 +21,9 @@ from worker.db.tables import (
     ModelLoadRow,
     ModelRow,
     ModelState,
+    SeriesRow,
+    StudyRow,
+    StudyState,
 )
 from worker.errors import WorkerError
 from worker.results import ModelIdentity
@@ -108,15 +111,22 @@ def models_in_use(session: Session) -> tuple[Sequence[ModelRow], Sequence[ModelR
 
 
 def models_to_serve(session: Session) -> Sequence[ModelRow]:
-    """The models that must be served: active, in shadow, or with unfinished jobs of an earlier time."""
+    """The models that must be served: active, in shadow, or with unfinished jobs or studies of an earlier time."""
     has_jobs = (
         select(JobRow.id)
         .where(JobRow.model_id == ModelRow.id, JobRow.state.in_([JobState.PENDING, JobState.RUNNING]))
         .exists()
     )
+    has_studies = (
+        select(JobRow.id)
+        .join(SeriesRow, SeriesRow.answered_job_id == JobRow.id)
+        .join(StudyRow, StudyRow.study_instance_uid == SeriesRow.study_instance_uid)
+        .where(StudyRow.state == StudyState.OPEN, JobRow.model_id == ModelRow.id)
+        .exists()
+    )
     used = ModelRow.state.in_([ModelState.ACTIVE, ModelState.SHADOW])
     # Active models first: they get a host's memory before the others.
-    rows = session.scalars(select(ModelRow).where(or_(used, has_jobs)).order_by(ModelRow.id)).all()
+    rows = session.scalars(select(ModelRow).where(or_(used, has_jobs, has_studies)).order_by(ModelRow.id)).all()
     order = [ModelState.ACTIVE, ModelState.RETIRED, ModelState.SHADOW, ModelState.ADDED, ModelState.REMOVED]
     return sorted(rows, key=lambda row: order.index(ModelState(row.state)))
 

@@ -71,6 +71,7 @@ def add_result(
         probabilities=dict(result.probabilities),
         reason=result.reason,
         detail=result.detail[:DETAIL_LENGTH] if result.detail else None,
+        basis=asdict(result.basis) if result.basis else None,
         created_at=now,
     )
     session.add(row)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, object_session
 
 from worker.db.instances import NewInstance, input_sha256, instances_of
 from worker.db.series_status import answer_series
+from worker.db.studies.opening import open_studies
 from worker.db.tables import (
     DETAIL_LENGTH,
     AssociationEnd,
@@ -50,12 +51,17 @@ def record_series_type(series: SeriesRow, series_type: SeriesType) -> None:
 
 
 def refuse_series(series: SeriesRow, reason: str, detail: str, now: datetime, rules: str | None = None) -> None:
-    """Refuse a series; `rules` is the fingerprint of those that refuse it: see `record_repetitions`."""
+    """Refuse a series, which opens its study; `rules` is the fingerprint of the rules: see
+    `record_repetitions`.
+    """
     series.rules = rules
     series.state, series.reason, series.detail = SeriesState.REFUSED, reason, detail[:DETAIL_LENGTH]
     series.settled_at = now
     series.status, series.label, series.probability = SeriesStatus.REFUSED, None, None
     series.answered_job_id = None
+    if (session := object_session(series)) is not None:
+        session.flush()
+        open_studies(session, [series.study_instance_uid])
 
 
 def queue_series(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.orm import Session
 
+from worker.db.studies.opening import open_studies_of
 from worker.db.tables import (
     DeliveryRow,
     DeliveryState,
@@ -16,6 +17,8 @@ from worker.db.tables import (
     SeriesRow,
     SeriesState,
     SeriesStatus,
+    StudyRow,
+    StudyState,
 )
 
 
@@ -23,7 +26,7 @@ def answer_series(session: Session | Connection, series_ids: Sequence[int]) -> N
     """Update status, label and probability of series, as searches see them, from the last job that ended.
 
     A refused series stays refused; a shadow job never answers. While its first job is under way a series is pending;
-    an earlier answer stays visible while a later job runs.
+    an earlier answer stays visible while a later job runs. Their studies are open until they are answered, too.
     """
     for series_id in series_ids:
         last = session.execute(
@@ -47,6 +50,7 @@ def answer_series(session: Session | Connection, series_ids: Sequence[int]) -> N
                 answered_job_id=last.id if last else None,
             )
         )
+    open_studies_of(session, series_ids)
 
 
 def unfinished_counts(session: Session) -> dict[str, dict[str, int]]:
@@ -55,6 +59,7 @@ def unfinished_counts(session: Session) -> dict[str, dict[str, int]]:
     for name, column, states in (
         ("series", SeriesRow.state, (SeriesState.OPEN,)),
         ("jobs", JobRow.state, (JobState.PENDING, JobState.RUNNING, JobState.PARKED)),
+        ("studies", StudyRow.state, (StudyState.OPEN, StudyState.PARKED)),
         ("deliveries", DeliveryRow.state, (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.FAILED)),
     ):
         rows = session.execute(select(column, func.count()).where(column.in_(states)).group_by(column))

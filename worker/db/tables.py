@@ -9,6 +9,11 @@ job        pending ──claimed──▶ running ──▶ done
              │                     └─ Park, or attempts spent ──▶ parked ──(worker jobs retry)──▶ pending
              └─ superseded: a later job of the same series holds a larger input set
 
+study      open ──its series are answered and quiet, claimed──▶ answered
+             ▲                     ├─ fault: open again with backoff
+             │                     └─ attempts spent ──▶ parked ──(worker studies retry)──▶ open
+             └── a series of it gets another answer
+
 delivery   pending ──claimed──▶ sending ──▶ delivered
              ▲                     ├─ peer unreachable or out of resources: pending again with backoff, forever
              │                     └─ rejected `REJECTIONS_BEFORE_FAILED` times ──▶ failed
@@ -79,6 +84,12 @@ class JobState(StrEnum):
     DONE = "done"
     PARKED = "parked"
     SUPERSEDED = "superseded"
+
+
+class StudyState(StrEnum):
+    OPEN = "open"
+    ANSWERED = "answered"
+    PARKED = "parked"
 
 
 class DeliveryState(StrEnum):
@@ -162,6 +173,7 @@ class TokenRole(StrEnum):
 # Conditions of the partial indexes. A query uses such an index only if it has the condition in the same words.
 REFUSED = text("status = 'refused'")
 UNCOMMITTED = text("commitment IN ('due', 'requested')")
+UNANSWERED = text("state IN ('open', 'parked')")
 
 
 class PartialIndex(Index):
@@ -481,6 +493,7 @@ class ResultRow(Base):
     probabilities: Mapped[dict[str, float]]
     reason: Mapped[str | None] = mapped_column(String(64))
     detail: Mapped[str | None] = mapped_column(String(1024))
+    basis: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # as results.AnswerBasis
     created_at: Mapped[datetime]
 
     __table_args__ = (
@@ -489,6 +502,61 @@ class ResultRow(Base):
         CheckConstraint("probability IS NULL OR probability BETWEEN 0 AND 1", name="probability"),
         Index(None, "series_id", "id"),
         Index(None, "created_at"),
+    )
+
+
+class StudyRow(Base):
+    """A study whose series were answered; `answered_by` is the row of its latest result.
+
+    A claim is a lease until `not_before`. See db.studies.
+    """
+
+    __tablename__ = "study"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    state: Mapped[str] = mapped_column(String(16), default=StudyState.OPEN)
+    attempts: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime | None]
+    lease_owner: Mapped[str | None] = mapped_column(String(128))
+    reason: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str | None] = mapped_column(String(1024))
+    answered_by: Mapped[int | None]
+
+    __table_args__ = (
+        _is_among("state", StudyState),
+        CheckConstraint("state = 'open' OR lease_owner IS NULL", name="lease"),
+        Index(None, "state", "id", sqlite_where=UNANSWERED, postgresql_where=UNANSWERED),
+    )
+
+
+class StudyResultRow(Base):
+    """An answer for a study, of the answers for its series that `input_sha256` names; never changed."""
+
+    __tablename__ = "study_result"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    number: Mapped[int]  # 1, 2, ... within the study
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    input_sha256: Mapped[str] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(16))
+    label: Mapped[str | None] = mapped_column(String(64))
+    probability: Mapped[float | None]
+    probabilities: Mapped[dict[str, float]]
+    lesion_probability: Mapped[float | None]
+    reason: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str | None] = mapped_column(String(1024))
+    contradiction: Mapped[str | None] = mapped_column(String(1024))
+    deciding: Mapped[str | None] = mapped_column(String(64))  # Series Instance UID
+    contributions: Mapped[list[dict[str, Any]]] = mapped_column(JSON)  # as results.Contribution
+    created_at: Mapped[datetime]
+
+    __table_args__ = (
+        UniqueConstraint("study_id", "number"),
+        CheckConstraint("status IN ('classified', 'not-assessed')", name="status"),
+        CheckConstraint("(status = 'classified') = (reason IS NULL)", name="reason"),
+        CheckConstraint("probability IS NULL OR probability BETWEEN 0 AND 1", name="probability"),
     )
 
 

@@ -20,6 +20,7 @@ from worker.errors import StartError
 from worker.files import fsync
 from worker.inference.bundle import Bundle, default_bundle, load_bundle, verified_identity
 from worker.inference.illustrated import IllustratedResult
+from worker.inference.study.fusion import EQUAL_WEIGHTS, StudyRule
 from worker.results import ModelIdentity
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class ServedModel:
 
     identity: ModelIdentity
     classify: Classify
+    study: StudyRule = EQUAL_WEIGHTS
 
 
 class BundleStore:
@@ -114,7 +116,7 @@ class BundleStore:
         bundle = load_bundle(folder)
         engine = self._engine(bundle)
         check_golden(bundle, engine)
-        return ServedModel(bundle.identity, lambda paths: classify(paths, bundle, engine))
+        return ServedModel(bundle.identity, lambda paths: classify(paths, bundle, engine), bundle.study)
 
     def load_configured(self) -> ServedModel:
         """Load the configured bundle; raises as `load`."""

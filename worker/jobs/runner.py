@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -27,6 +27,7 @@ from worker.errors import NotAssessable, Park, Retry
 from worker.inference.illustrated import IllustratedResult, not_assessed
 from worker.jobs.bundle_store import ServedModel
 from worker.jobs.model_pool import ModelPool
+from worker.jobs.studies import StudyRunner
 from worker.logs import fault_fields, get_log
 from worker.process import Promise, unwatched
 from worker.process_limits import end_process_after
@@ -58,16 +59,22 @@ class JobRunner:
     attempts: int
     record: RecordEvent = unrecorded
     promise: Promise = unwatched
+    studies: StudyRunner | None = None
 
     @cached_property
     def integrity(self) -> Integrity:
         return Integrity(self.database, self.data_dir, self.clock, self.record)
 
     def run_next(self) -> bool:
-        """Run one job to its end; False when there is none to claim. Shadow jobs wait for all others."""
+        """Answer a study, or run a job to its end; False when there is none. Shadow jobs wait for all others."""
         models = self.models.current()
         if not models:
             return False
+        if self.studies is not None and self.studies.run_next(models):
+            return True
+        return self._run_next_job(models)
+
+    def _run_next_job(self, models: Mapping[int, ServedModel]) -> bool:
         with self.database.read() as session:
             if not job_waits(session, models, self.clock()):
                 return False

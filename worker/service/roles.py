@@ -137,6 +137,7 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
     from worker.jobs.bundle_store import BundleStore
     from worker.jobs.model_pool import ModelPool
     from worker.jobs.runner import JobRunner
+    from worker.jobs.studies import StudyRunner
     from worker.reporting.outbox import Outbox
 
     configure_model(settings, database, clock, first_only=True)
@@ -145,6 +146,9 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
     models.require_any()
     destinations = destinations_of(settings)
     pulse = Pulse()
+    worker = settings.worker
+    lease = timedelta(seconds=worker.lease_seconds)
+    quiet = timedelta(seconds=settings.study.quiet_seconds)
     runner = JobRunner(
         promise=pulse.part("jobs"),
         database=database,
@@ -159,10 +163,13 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
         destinations=[destination.name for destination in destinations],
         owner=process_name(),
         clock=clock,
-        lease=timedelta(seconds=settings.worker.lease_seconds),
+        lease=lease,
         timeout=timedelta(seconds=settings.worker.job_timeout_seconds),
         attempts=settings.worker.job_attempts,
         record=record,
+        studies=StudyRunner(
+            database, worker.data_dir, process_name(), clock, lease=lease, quiet=quiet, attempts=worker.job_attempts
+        ),
     )
     get_log().info("ready to classify")
     with _ready(ProcessRole.INFER, settings, database, clock, pulse):

@@ -22,6 +22,7 @@ from worker.web.api.models import models_api
 from worker.web.api.readings import readings_api
 from worker.web.api.reports import reports_api
 from worker.web.api.series import series_api
+from worker.web.api.studies import studies_api
 from worker.web.dependencies import API_PREFIX, DICOMWEB_PREFIX, Site, refuse_repeated_parameters
 from worker.web.dicomweb.routes import dicomweb_routes
 from worker.web.health import health_routes
@@ -79,6 +80,7 @@ def create_app(
     app.include_router(static_routes())
     once = [Depends(refuse_repeated_parameters)]
     for resource in (
+        studies_api,
         series_api,
         readings_api,
         fhir_api,

@@ -41,6 +41,7 @@ NO_SUCH_SERIES = "no such series was received"
 NO_SUCH_REPORT = "there is no report of this month"
 
 RowNumber = Annotated[int, Path(ge=1, le=LARGEST_NUMBER)]
+StudyUid = Annotated[str, Path(pattern=UID_PATTERN)]
 SeriesUid = Annotated[str, Path(pattern=UID_PATTERN)]
 BundleHash = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
 BundleHashQuery = Annotated[str, Query(pattern="^[0-9a-f]{64}$")]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from sqlalchemy import update
 
 from tests.testbed.command import Run
 from tests.testbed.web_site import fill
 from worker.db.engine import Database
-from worker.db.tables import SeriesStatus
+from worker.db.tables import SeriesStatus, StudyRow, StudyState
 from worker.db.views.search import Search, find_series
+from worker.dicom.standard import derive_uid
 
 
 @pytest.fixture
@@ -39,3 +43,25 @@ def test_all_refused_series_are_settled_again(run: Run, refused: str, database: 
     assert _refused(database) == 0
     assert run("series", "reconsider", "--all-refused") == (0, "0 series will be settled again\n", "")
     assert "worker series reconsider --all-refused: 1 series" in run("audit", "list", "--format", "json")[1]
+
+
+def test_studies_are_listed_and_shown(run: Run, database: Database) -> None:
+    fill(database)
+    code, listed, _ = run("studies", "list")
+    assert code == 0
+    assert "3 studies" in listed
+    uid = derive_uid("study", "a")
+    [study] = json.loads(run("studies", "show", uid, "--format", "json")[1])
+    assert (study["study_instance_uid"], study["state"]) == (uid, "open")
+    assert "No series contradicts another." in run("studies", "show", uid)[1]
+    assert run("studies", "list", "--format", "csv")[1].startswith("study_instance_uid,patient_id,")
+    assert run("studies", "show", "1.2.3")[0] == 1
+
+
+def test_parked_studies_are_answered_again(run: Run, database: Database) -> None:
+    fill(database)
+    assert run("studies", "retry") == (0, "0 studies will be answered again\n", "")
+    with database.write() as session:
+        session.execute(update(StudyRow).values(state=StudyState.PARKED))
+    assert run("studies", "retry", derive_uid("study", "a")) == (0, "1 studies will be answered again\n", "")
+    assert "worker studies retry: 1 studies" in run("audit", "list", "--format", "json")[1]

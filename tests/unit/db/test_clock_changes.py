@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from tests.testbed.instances import MODEL, classified, later, new_instance
 from worker.db.clock_changes import reset_future_times
@@ -15,7 +15,7 @@ from worker.db.jobs import claim_job, end_job
 from worker.db.models import model_row
 from worker.db.results import NewObject, add_result
 from worker.db.series import queue_series
-from worker.db.tables import DeliveryRow, JobRow, JobState, ObjectKind, SeriesRow
+from worker.db.tables import DeliveryRow, JobRow, JobState, ObjectKind, SeriesRow, StudyRow
 
 
 def _job_and_delivery(database: Database, at: datetime) -> None:
@@ -39,8 +39,10 @@ def _job_and_delivery(database: Database, at: datetime) -> None:
 def test_future_times_are_reset_to_now(database: Database) -> None:
     _job_and_delivery(database, later(3600))
     with database.write() as session:
+        session.execute(update(StudyRow).values(not_before=later(3600)))
         reset_future_times(session, later(0))
     with database.read() as session:
+        assert session.scalars(select(StudyRow.not_before)).one() == later(0)
         assert session.scalars(select(JobRow.not_before).where(JobRow.state == JobState.PENDING)).one() == later(0)
         assert session.scalars(select(DeliveryRow.not_before)).one() == later(0)
         assert session.get_one(SeriesRow, 3).last_received_at == later(0)

@@ -15,6 +15,7 @@ from worker.db.tables import (
     JobState,
     ObjectKind,
     ObjectRow,
+    ResultRow,
     SeriesRow,
     ShadowResultRow,
     SliceResultRow,
@@ -51,6 +52,7 @@ def test_each_object_goes_to_every_destination_or_to_those_it_names(database: Da
         assert report.series_instance_uid == produced_series_uid("report", new.series_instance_uid, MODEL.sha256)
         slices = session.scalars(select(SliceResultRow).where(SliceResultRow.result_id == result.id)).all()
         assert [(slice_result.ordinal, slice_result.probabilities) for slice_result in slices] == [(0, [0.9, 1 - 0.9])]
+        assert session.get_one(ResultRow, result.id).basis is None, "of a bundle of format 1"
         series = session.get_one(SeriesRow, 1)
         assert (series.status, series.label, series.probability, series.answered_job_id) == (
             "classified", "glioma", 0.9, job.id,

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from worker.db.deliveries import supersede_deliveries
 from worker.db.instances import IDENTITY_KEY, NewInstance
 from worker.db.series_status import answer_series
+from worker.db.studies.opening import open_studies
 from worker.db.tables import (
     EarlierVersionRow,
     InstanceRow,
@@ -60,6 +61,7 @@ def correct_instances(
     """
     series = _lock_series(session, corrected, now)
     by_id = {row.id: row for row in series.values()}
+    studies = {row.study_instance_uid for row in by_id.values()}  # those that a series leaves, too
     filled = select(InstanceRow.series_id).where(InstanceRow.series_id.in_(list(by_id))).distinct()
     empty = set(by_id) - set(session.scalars(filled))
     corrections: list[Correction] = []
@@ -75,6 +77,7 @@ def correct_instances(
             _describe(target, new)
     session.flush()
     _settle_again(session, by_id.values(), now)
+    open_studies(session, studies)
     return corrections
 
 

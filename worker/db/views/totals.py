@@ -30,6 +30,8 @@ from worker.db.tables import (
     ResultRow,
     SeriesRow,
     SeriesStatus,
+    StudyRow,
+    StudyState,
 )
 
 # A row gets its id before its transaction commits: this many of the newest rows are recounted each time, so that a row
@@ -52,7 +54,7 @@ class DestinationTotals:
 class Totals:
     """Numbers since the database was created; `refused` and `not_assessed` by reason, `results` by (model, class).
 
-    A result without a class counts as "not-assessed". `series` and `jobs` by their present status or state;
+    A result without a class counts as "not-assessed". `series`, `jobs` and unanswered `studies` by their present status or state;
     `oldest_series` and `oldest_job` are the times of the oldest pending ones, None if none is pending.
     """
 
@@ -63,6 +65,7 @@ class Totals:
     oldest_series: datetime | None
     jobs: dict[str, int]
     oldest_job: datetime | None
+    studies: dict[str, int]
     results: dict[tuple[str, str], int]
     not_assessed: dict[str, int]
     deliveries: dict[str, DestinationTotals]
@@ -131,6 +134,7 @@ class RunningTotals:
                 ),
                 jobs=jobs | {JobState.DONE.value: self._jobs.count(session).total() - sum(jobs.values())},
                 oldest_job=_created_at_of_oldest_job(session),
+                studies=_by(session, StudyRow.state, (StudyState.OPEN, StudyState.PARKED)),
                 results=dict(by_class),
                 not_assessed=dict(not_assessed),
                 deliveries={
@@ -141,7 +145,7 @@ class RunningTotals:
 
 
 def _by(session: Session, column: Any, values: Any) -> dict[str, int]:
-    """Numbers of series or jobs by these values of a column, 0 included."""
+    """Numbers of rows by these values of a column, 0 included."""
     query = select(column, func.count()).where(column.in_(values)).group_by(column)
     return {value.value: 0 for value in values} | {value: number for value, number in session.execute(query)}
 

@@ -59,8 +59,7 @@ EQUAL_WEIGHTS = StudyRule()
 def series_answer(series: str, number: int | None, result: SeriesResult, model: ModelIdentity) -> SeriesAnswer:
     """A series result as its study's answer sees it."""
     basis, probabilities = result.basis, result.probabilities
-    lesions = [probabilities[item.name] for item in model.classes if item.is_lesion and item.name in probabilities]
-    lesion = basis.lesion_probability if basis else math.fsum(lesions) if lesions else None
+    lesion = basis.lesion_probability if basis else lesion_of(probabilities, model)
     classified = result.status is ResultStatus.CLASSIFIED
     return SeriesAnswer(
         series=series,
@@ -69,9 +68,15 @@ def series_answer(series: str, number: int | None, result: SeriesResult, model: 
         plane=basis.plane if basis else None,
         label=result.label if classified else None,
         reason=result.reason,
-        lesion_probability=min(1.0, lesion) if lesion is not None else None,
+        lesion_probability=lesion,
         probabilities=dict(probabilities),
     )
+
+
+def lesion_of(probabilities: Mapping[str, float], model: ModelIdentity) -> float | None:
+    """P(lesion) by the probabilities of the classes; None without any."""
+    lesions = [probabilities[item.name] for item in model.classes if item.is_lesion and item.name in probabilities]
+    return min(1.0, math.fsum(lesions)) if lesions else None
 
 
 def fuse(answers: Sequence[SeriesAnswer], model: ModelIdentity, rule: StudyRule) -> StudyResult:

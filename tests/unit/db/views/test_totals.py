@@ -44,6 +44,7 @@ def test_finished_rows_are_the_difference(database: Database) -> None:
     assert numbers.deliveries["pacs"].commitments == {"due": 1, "requested": 0}
     assert numbers.deliveries["pacs"].oldest is None
     assert numbers.jobs == {"pending": 0, "running": 0, "parked": 1, "superseded": 0, "done": 1}
+    assert numbers.studies.keys() == {"open", "parked"}
 
 
 def test_rows_are_counted_once_however_often_it_reads(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Rows of studies: opened by the answers for their series, claimed, answered."""

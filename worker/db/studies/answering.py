@@ -1,0 +1,267 @@
+"""Queries that answer a study: which are due, what their series say, and the result, once for each set of answers.
+
+A study is due when none of its series is open or waits for a job, and nothing of it changed for the quiet time. Whoever
+answers it computes without a lock; the result is added under a lock on the study's row, if its series still say the
+same. So two processes, or a process that died before, add no second result; and a series that gets another answer
+meanwhile waits for that lock, and opens the study again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from worker.db.tables import (
+    DETAIL_LENGTH,
+    InstanceRow,
+    JobRow,
+    JobState,
+    ResultRow,
+    SeriesRow,
+    SeriesState,
+    SeriesStatus,
+    StudyResultRow,
+    StudyRow,
+    StudyState,
+)
+
+if TYPE_CHECKING:  # a command that only queries starts without numpy
+    from worker.results import StudyResult
+
+_UNFINISHED = (JobState.PENDING, JobState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class StudySeries:
+    """A series of a study with its answer: `label`, or why it has none. `file` is a stored one of it, None without any.
+
+    `basis` as in ResultRow; `sequence` and `plane` are those of its headers. `key` names this answer.
+    """
+
+    series_instance_uid: str
+    key: str
+    patient: tuple[str, str]  # Patient ID, and the name where there is no ID
+    status: str
+    label: str | None
+    reason: str | None
+    probabilities: Mapping[str, float]
+    basis: Mapping[str, Any] | None
+    sequence: str | None
+    plane: str | None
+    model_id: int | None
+    file: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyInputs:
+    """What a study is answered from: its series in the order of their UIDs, and the model whose results count.
+
+    `model_id` is that of most results, of several the newest; None where no series has a result. `sha256` is the
+    identity of the answers.
+    """
+
+    study_instance_uid: str
+    series: tuple[StudySeries, ...]
+    model_id: int | None
+    sha256: str
+
+
+def study_is_due(session: Session, now: datetime, quiet: timedelta) -> bool:
+    """Whether a study can be claimed. Takes no lock, so frequent polls ask this first."""
+    return session.scalar(select(StudyRow.id).where(_is_due(now, quiet)).limit(1)) is not None
+
+
+def claim_study(session: Session, owner: str, now: datetime, quiet: timedelta, lease: timedelta) -> StudyRow | None:
+    """Claim the oldest study that is due; no other process claims it for the time of the lease."""
+    candidate = (
+        select(StudyRow.id)
+        .where(_is_due(now, quiet))
+        .order_by(StudyRow.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    return session.scalar(
+        update(StudyRow)
+        .where(StudyRow.id == candidate)
+        .values(attempts=StudyRow.attempts + 1, lease_owner=owner, not_before=now + lease)
+        .returning(StudyRow),
+        execution_options={"populate_existing": True, "synchronize_session": False},
+    )
+
+
+def _is_due(now: datetime, quiet: timedelta) -> Any:
+    series, job = aliased(SeriesRow), aliased(JobRow)
+    of_study = series.study_instance_uid == StudyRow.study_instance_uid
+    stirs = (
+        select(series.id)
+        .where(of_study)
+        .where(
+            or_(
+                series.state == SeriesState.OPEN,
+                _just(series.last_received_at, now, quiet),
+                _just(series.settled_at, now, quiet),
+            )
+        )
+        .exists()
+    )
+    works = (
+        select(job.id)
+        .join(series, series.id == job.series_id)
+        .where(of_study, ~job.shadow, or_(job.state.in_(_UNFINISHED), _just(job.finished_at, now, quiet)))
+        .exists()
+    )
+    waits = or_(StudyRow.not_before.is_(None), StudyRow.not_before <= now)
+    return and_(StudyRow.state == StudyState.OPEN, waits, ~stirs, ~works)
+
+
+def _just(column: Any, now: datetime, quiet: timedelta) -> Any:
+    """Within the quiet time; a time to come, of a clock that was set back since, is not."""
+    return and_(column > now - quiet, column <= now)
+
+
+def study_inputs(session: Session, study_instance_uid: str) -> StudyInputs:
+    """What the series of a study say now."""
+    file = (
+        select(InstanceRow.path)
+        .where(InstanceRow.series_id == SeriesRow.id, InstanceRow.removed_at.is_(None))
+        .order_by(InstanceRow.id)
+        .limit(1)
+        .correlate(SeriesRow)
+        .scalar_subquery()
+    )
+    rows = session.execute(
+        select(SeriesRow, ResultRow, JobRow.reason, file)
+        .outerjoin(JobRow, JobRow.id == SeriesRow.answered_job_id)
+        .outerjoin(ResultRow, ResultRow.job_id == SeriesRow.answered_job_id)
+        .where(SeriesRow.study_instance_uid == study_instance_uid)
+        .order_by(SeriesRow.series_instance_uid)
+        .execution_options(populate_existing=True)
+    )
+    series = tuple(_read(row, result, why, path) for row, result, why, path in rows)
+    counts = Counter(item.model_id for item in series if item.model_id is not None)
+    model_id = max(counts, key=lambda key: (counts[key], key), default=None)
+    lines = [f"model {model_id}", *(f"{item.series_instance_uid} {item.key}" for item in series)]
+    return StudyInputs(study_instance_uid, series, model_id, hashlib.sha256("\n".join(lines).encode()).hexdigest())
+
+
+def _read(series: SeriesRow, result: ResultRow | None, parked: str | None, file: str | None) -> StudySeries:
+    answered = result is not None and series.status in (SeriesStatus.CLASSIFIED, SeriesStatus.NOT_ASSESSED)
+    reason = series.reason if series.status == SeriesStatus.REFUSED else parked or series.status
+    patient = (series.patient_id, "" if series.patient_id else series.patient_name)
+    return StudySeries(
+        series_instance_uid=series.series_instance_uid,
+        key=f"{series.status} {series.answered_job_id} {series.reason or ''} {' '.join(patient)}",
+        patient=patient,
+        status=series.status,
+        label=result.label if answered and result is not None and result.reason is None else None,
+        reason=result.reason if answered and result is not None else reason,
+        probabilities=dict(result.probabilities) if answered and result is not None else {},
+        basis=result.basis if answered and result is not None else None,
+        sequence=series.sequence,
+        plane=series.plane,
+        model_id=result.model_id if answered and result is not None else None,
+        file=file,
+    )
+
+
+def latest_model(session: Session, study_id: int) -> int | None:
+    """The model of the last answer for a study."""
+    return session.scalar(
+        select(StudyResultRow.model_id)
+        .where(StudyResultRow.study_id == study_id)
+        .order_by(StudyResultRow.number.desc())
+        .limit(1)
+    )
+
+
+def add_study_result(
+    session: Session,
+    study_id: int,
+    inputs: StudyInputs,
+    model_id: int | None,
+    result: StudyResult | None,
+    now: datetime,
+) -> StudyResultRow | None:
+    """Add the answer for a study and end its claim; None where nothing was added.
+
+    Nothing is added where its series say something else by now (it stays open), where they were answered already, and
+    where `result` is None, because no model answered any of its series.
+    """
+    study = session.scalar(
+        select(StudyRow).where(StudyRow.id == study_id).with_for_update().execution_options(populate_existing=True)
+    )
+    if study is None or study.state != StudyState.OPEN:
+        return None
+    study.lease_owner = study.not_before = None
+    if study_inputs(session, inputs.study_instance_uid).sha256 != inputs.sha256:
+        session.flush()
+        return None
+    study.state, study.attempts = StudyState.ANSWERED, 0
+    latest = session.get(StudyResultRow, study.answered_by) if study.answered_by is not None else None
+    row: StudyResultRow | None = None
+    if result is not None and model_id is not None and (latest is None or latest.input_sha256 != inputs.sha256):
+        row = StudyResultRow(
+            study_id=study.id,
+            number=1 + (session.scalar(_newest_number(study.id)) or 0),
+            model_id=model_id,
+            input_sha256=inputs.sha256,
+            status=result.status,
+            label=result.label,
+            probability=result.probability,
+            probabilities=dict(result.probabilities),
+            lesion_probability=result.lesion_probability,
+            reason=result.reason,
+            detail=result.detail[:DETAIL_LENGTH] if result.detail else None,
+            contradiction=result.contradiction[:DETAIL_LENGTH] if result.contradiction else None,
+            deciding=result.deciding,
+            contributions=[asdict(item) for item in result.contributions],
+            created_at=now,
+        )
+        session.add(row)
+        session.flush()
+        study.answered_by = row.id
+    session.flush()
+    return row
+
+
+def _newest_number(study_id: int) -> Any:
+    return select(func.max(StudyResultRow.number)).where(StudyResultRow.study_id == study_id)
+
+
+def postpone_study(session: Session, study_id: int, owner: str, not_before: datetime, reason: str, detail: str) -> None:
+    """Let a claimed study wait before the next attempt."""
+    _give_up(session, study_id, owner, reason, detail, not_before=not_before)
+
+
+def park_study(session: Session, study_id: int, owner: str, reason: str, detail: str) -> None:
+    """Attempt a study no more until a series of it gets another answer, or a person retries it."""
+    _give_up(session, study_id, owner, reason, detail, state=StudyState.PARKED, not_before=None)
+
+
+def _give_up(session: Session, study_id: int, owner: str, reason: str, detail: str, **values: Any) -> None:
+    session.execute(
+        update(StudyRow)
+        .where(StudyRow.id == study_id, StudyRow.state == StudyState.OPEN, StudyRow.lease_owner == owner)
+        .values(lease_owner=None, reason=reason, detail=detail[:DETAIL_LENGTH], **values)
+    )
+
+
+def retry_parked_studies(session: Session, study_instance_uids: Collection[str] = ()) -> list[str]:
+    """Open parked studies again, all of them if none is named; their UIDs."""
+    named = [StudyRow.study_instance_uid.in_(list(study_instance_uids))] if study_instance_uids else []
+    return list(
+        session.scalars(
+            update(StudyRow)
+            .where(StudyRow.state == StudyState.PARKED, *named)
+            .values(state=StudyState.OPEN, attempts=0, reason=None, detail=None, not_before=None)
+            .returning(StudyRow.study_instance_uid)
+        )
+    )

@@ -1,0 +1,43 @@
+"""A study is open again as soon as a series of it has another answer; in the transaction that gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from worker.db.tables import SeriesRow, StudyRow, StudyState
+
+_OPEN = {
+    "state": StudyState.OPEN,
+    "attempts": 0,
+    "not_before": None,
+    "lease_owner": None,
+    "reason": None,
+    "detail": None,
+}
+
+
+def open_studies(session: Session | Connection, study_instance_uids: Iterable[str]) -> None:
+    """Open studies, or create them. In a fixed order, as two transactions may open the same two at once."""
+    uids = sorted(set(study_instance_uids))
+    if not uids:
+        return
+    connection = session.connection() if isinstance(session, Session) else session
+    upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = upsert(StudyRow.__table__)  # type: ignore[arg-type]
+    for uid in uids:
+        row = statement.values(study_instance_uid=uid, **_OPEN)
+        connection.execute(row.on_conflict_do_update(index_elements=["study_instance_uid"], set_=_OPEN))
+
+
+def open_studies_of(session: Session | Connection, series_ids: Iterable[int]) -> None:
+    """Open the studies of these series."""
+    ids = list(series_ids)
+    uids: set[str] = set()
+    for start in range(0, len(ids), 500):  # SQLite limits the number of bound values
+        of_series = select(SeriesRow.study_instance_uid).where(SeriesRow.id.in_(ids[start : start + 500]))
+        uids |= {row.study_instance_uid for row in session.execute(of_series)}
+    open_studies(session, uids)

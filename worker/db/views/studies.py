@@ -1,0 +1,151 @@
+"""Studies for people: the answer for each, and what every series of it said and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from worker.db.tables import ModelRow, SeriesRow, StudyResultRow, StudyRow
+
+LARGEST_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class StudySeriesAnswer:
+    """A series of a study. Of the study's answer: `weight` is its share, 0 where it does not count, None before.
+
+    `sequence` and `plane` are those that it was judged as, or else those of its headers.
+    """
+
+    series_instance_uid: str
+    series_number: int | None
+    series_description: str
+    sequence: str | None
+    plane: str | None
+    status: str
+    label: str | None
+    probability: float | None
+    reason: str | None
+    weight: float | None
+    contradicts: bool
+    deciding: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StudyAnswer:
+    """A study with its answer. `state`: open (its series, or the answer, are under way), answered, or parked.
+
+    An earlier answer stays visible while the study is open. `revision` counts its answers; None without any, as of a
+    study whose series were all refused. `contradiction` names series that contradict each other.
+    """
+
+    study_instance_uid: str
+    patient_id: str
+    patient_name: str
+    accession_number: str
+    study_date: str
+    state: str
+    status: str | None
+    label: str | None
+    probability: float | None
+    probabilities: Mapping[str, float]
+    reason: str | None
+    detail: str | None
+    contradiction: str | None
+    revision: int | None
+    answered_at: datetime | None
+    model: str | None
+    model_version: str | None
+    series: tuple[StudySeriesAnswer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPage:
+    """Newest first; `older_than` continues the list, None at its end."""
+
+    studies: tuple[StudyAnswer, ...]
+    older_than: int | None
+
+
+def find_studies(session: Session, older_than: int | None = None, limit: int = 100) -> StudyPage:
+    """The studies of which a series was answered or refused."""
+    query = select(StudyRow, StudyResultRow, ModelRow).order_by(StudyRow.id.desc()).limit(min(limit, LARGEST_PAGE) + 1)
+    if older_than is not None:
+        query = query.where(StudyRow.id < older_than)
+    rows = _with_results(session, query)
+    shown = rows[: min(limit, LARGEST_PAGE)]
+    return StudyPage(tuple(_answers(session, shown)), shown[-1][0].id if len(rows) > len(shown) else None)
+
+
+def find_study(session: Session, study_instance_uid: str) -> StudyAnswer | None:
+    """None for a study of which no series was answered or refused."""
+    query = select(StudyRow, StudyResultRow, ModelRow).where(StudyRow.study_instance_uid == study_instance_uid)
+    return next(iter(_answers(session, _with_results(session, query))), None)
+
+
+_Row = tuple[StudyRow, StudyResultRow | None, ModelRow | None]
+
+
+def _with_results(session: Session, query: Any) -> list[_Row]:
+    joined = query.outerjoin(StudyResultRow, StudyResultRow.id == StudyRow.answered_by).outerjoin(
+        ModelRow, ModelRow.id == StudyResultRow.model_id
+    )
+    return [(study, result, model) for study, result, model in session.execute(joined)]
+
+
+def _answers(session: Session, rows: Sequence[_Row]) -> list[StudyAnswer]:
+    uids = [study.study_instance_uid for study, _, _ in rows]
+    series: dict[str, list[SeriesRow]] = {uid: [] for uid in uids}
+    for row in session.scalars(select(SeriesRow).where(SeriesRow.study_instance_uid.in_(uids)).order_by(SeriesRow.id)):
+        series[row.study_instance_uid].append(row)
+    return [_answer(study, result, model, series[study.study_instance_uid]) for study, result, model in rows]
+
+
+def _answer(
+    study: StudyRow, result: StudyResultRow | None, model: ModelRow | None, series: Sequence[SeriesRow]
+) -> StudyAnswer:
+    first = series[0] if series else None
+    counted = {item["answer"]["series"]: item for item in result.contributions} if result else {}
+    return StudyAnswer(
+        study_instance_uid=study.study_instance_uid,
+        patient_id=first.patient_id if first else "",
+        patient_name=first.patient_name if first else "",
+        accession_number=first.accession_number if first else "",
+        study_date=first.study_date if first else "",
+        state=study.state,
+        status=result.status if result else None,
+        label=result.label if result else None,
+        probability=result.probability if result else None,
+        probabilities=dict(result.probabilities) if result else {},
+        reason=result.reason if result else study.reason,
+        detail=result.detail if result else study.detail,
+        contradiction=result.contradiction if result else None,
+        revision=result.number if result else None,
+        answered_at=result.created_at if result else None,
+        model=model.name if model else None,
+        model_version=model.version if model else None,
+        series=tuple(_series(row, counted.get(row.series_instance_uid), result) for row in series),
+    )
+
+
+def _series(row: SeriesRow, counted: Mapping[str, Any] | None, result: StudyResultRow | None) -> StudySeriesAnswer:
+    said = counted["answer"] if counted else {}
+    return StudySeriesAnswer(
+        series_instance_uid=row.series_instance_uid,
+        series_number=said.get("number"),
+        series_description=row.series_description,
+        sequence=said.get("sequence") or row.sequence,
+        plane=said.get("plane") or row.plane,
+        status=row.status,
+        label=row.label,
+        probability=row.probability,
+        reason=said.get("reason") or row.reason,
+        weight=counted["weight"] if counted else None,
+        contradicts=bool(counted and counted["contradicts"]),
+        deciding=result is not None and result.deciding == row.series_instance_uid,
+    )
