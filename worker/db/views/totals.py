@@ -54,8 +54,8 @@ class DestinationTotals:
 class Totals:
     """Numbers since the database was created; `refused` and `not_assessed` by reason, `results` by (model, class).
 
-    A result without a class counts as "not-assessed". `series`, `jobs` and unanswered `studies` by their present status or state;
-    `oldest_series` and `oldest_job` are the times of the oldest pending ones, None if none is pending.
+    A result without a class counts as "not-assessed". `series`, `jobs` and unanswered `studies` by their present status
+    or state; `oldest_series` and `oldest_job` are the times of the oldest pending ones, None if none is pending.
     """
 
     instances_received: int
