@@ -10,8 +10,6 @@ down_revision = "0010"
 branch_labels = None
 depends_on = None
 
-_UNANSWERED = sa.text("state IN ('open', 'parked')")
-
 
 def upgrade() -> None:
     number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -31,9 +29,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_study")),
         sa.UniqueConstraint("study_instance_uid", name=op.f("uq_study_study_instance_uid")),
     )
-    op.create_index(
-        op.f("ix_study_state_id"), "study", ["state", "id"], sqlite_where=_UNANSWERED, postgresql_where=_UNANSWERED
-    )
+    op.create_index(op.f("ix_study_state_id"), "study", ["state", "id"])
     op.create_table(
         "study_result",
         sa.Column("id", number, nullable=False),
@@ -43,9 +39,9 @@ def upgrade() -> None:
         sa.Column("input_sha256", sa.String(length=64), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("label", sa.String(length=64), nullable=True),
-        sa.Column("probability", sa.Float(), nullable=True),
+        sa.Column("probability", sa.Double(), nullable=True),
         sa.Column("probabilities", sa.JSON(), nullable=False),
-        sa.Column("lesion_probability", sa.Float(), nullable=True),
+        sa.Column("lesion_probability", sa.Double(), nullable=True),
         sa.Column("reason", sa.String(length=64), nullable=True),
         sa.Column("detail", sa.String(length=1024), nullable=True),
         sa.Column("contradiction", sa.String(length=1024), nullable=True),

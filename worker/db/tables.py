@@ -173,7 +173,6 @@ class TokenRole(StrEnum):
 # Conditions of the partial indexes. A query uses such an index only if it has the condition in the same words.
 REFUSED = text("status = 'refused'")
 UNCOMMITTED = text("commitment IN ('due', 'requested')")
-UNANSWERED = text("state IN ('open', 'parked')")
 
 
 class PartialIndex(Index):
@@ -526,7 +525,7 @@ class StudyRow(Base):
     __table_args__ = (
         _is_among("state", StudyState),
         CheckConstraint("state = 'open' OR lease_owner IS NULL", name="lease"),
-        Index(None, "state", "id", sqlite_where=UNANSWERED, postgresql_where=UNANSWERED),
+        Index(None, "state", "id"),
     )
 
 
