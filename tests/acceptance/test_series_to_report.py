@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread
-from pydicom.uid import UID, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless, generate_uid
 
 from tests.testbed import dcmtk, multiframe, orthanc, pacs, phantom, site, worker_process
 from tests.testbed.site import Answer, Site
@@ -52,6 +53,40 @@ def test_head_comes_back_with_a_report_and_a_picture(mass: bool, hospital: Site,
     else:
         assert result["reason"]
     assert_answers(hospital.answer(source), source)
+
+
+def test_a_study_is_answered_once_and_again_when_a_series_comes_late(hospital: Site, tmp_path: Path) -> None:
+    """A head, a knee in the wrong folder, and then a late head: two answers, the second of all three series."""
+    study = str(generate_uid())
+    small = phantom.Grid(slices=5)
+
+    def push(name: str, number: int, **attributes: str) -> str:
+        of_study = {"StudyInstanceUID": study, "SeriesNumber": number, **attributes}
+        source = hospital.push(phantom.head_series(tmp_path / name, grid=small, attributes=of_study))
+        hospital.worker.wait_for_result(source.SeriesInstanceUID)
+        return str(source.SeriesInstanceUID)
+
+    def answers(number: int) -> list[tuple[str, str | None, str | None, str]] | None:
+        rows = hospital.worker.rows(
+            "SELECT r.status, r.label, r.reason, r.contributions FROM study_result r JOIN study s ON s.id = r.study_id "
+            f"WHERE s.study_instance_uid = '{study}' AND s.state = 'answered' ORDER BY r.number"
+        )
+        return rows if len(rows) == number else None
+
+    head, knee = push("head", 4), push("knee", 5, BodyPartExamined="KNEE")
+    # The knee may settle after the study of the head alone was answered.
+    first = wait_until(lambda: answers(1) or answers(2), "the study to be answered", seconds=60)
+    late = push("late", 6)
+    rows = wait_until(lambda: answers(len(first) + 1), "the study to be answered again", seconds=60)
+    contributions = json.loads(rows[-1][3])
+    assert [item["answer"]["series"] for item in contributions] == [head, knee, late]
+    assert [item["answer"]["number"] for item in contributions] == [4, 5, 6]
+    assert contributions[1]["answer"]["reason"] == "body-part"
+    results = [hospital.worker.result(uid) for uid in (head, late)]
+    if {result["label"] for result in results if result} == {results[0] and results[0]["label"]} != {None}:
+        assert rows[-1][1] == (results[0] or {})["label"]
+    shown = json.loads(hospital.worker.run("studies", "show", study, "--format", "json").stdout)
+    assert [(item["state"], item["revision"], len(item["series"])) for item in shown] == [("answered", len(rows), 3)]
 
 
 def test_long_volume_is_answered_with_every_slice_in_evidence(hospital: Site, long_series: list[Path]) -> None:

@@ -64,6 +64,7 @@ class WorkerProcess:
                 "quiet_seconds": 1,
                 "minimum_free_bytes": 1 << 24,
             },
+            "study": {"quiet_seconds": 1},
             "database": {"url": "sqlite:///var/worker.db"},
             "web": {"host": self.host, "port": self.web_port},
         }
