@@ -1,4 +1,4 @@
-"""GET /series/{uid}: a series with its images, result, readings, slices and deliveries."""
+"""GET /series/{uid}: a series with the answer for its study, its images, result, readings, slices and deliveries."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from worker.audit import events
 from worker.db.views.conflicts import versions_of_series
 from worker.db.views.search import Search, find_series
 from worker.db.views.series_detail import SeriesDetail, find_series_detail
+from worker.db.views.studies import find_study
 from worker.results import ModelIdentity
 from worker.web import charts, ohif
 from worker.web.dependencies import (
@@ -40,6 +41,7 @@ def series_page(site: Site) -> APIRouter:
             detail = find_series_detail(session, series_instance_uid)
             versions = versions_of_series(session, series_instance_uid)
             reading = empty_form(session, series_instance_uid, site.class_titles())
+            study = find_study(session, matches[0].study_instance_uid) if matches else None
         if not matches or detail is None:
             raise HTTPException(404, NO_SUCH_SERIES)
         [answer] = matches
@@ -54,6 +56,7 @@ def series_page(site: Site) -> APIRouter:
             "series.html",
             caller,
             series=answer,
+            study=study if study is not None and len(study.series) > 1 else None,
             detail=detail,
             versions=versions,
             reading=reading,

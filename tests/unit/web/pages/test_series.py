@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.testbed import studies
 from tests.testbed.answered import answer
-from tests.testbed.instances import MODEL, NOON
+from tests.testbed.instances import MODEL, NOON, later
 from tests.testbed.results import MODEL_OF_LESIONS
+from tests.testbed.rows import LEASE
 from tests.testbed.shown_bundle import make_shown_bundle
 from tests.testbed.web_site import serving, settings_of, signed_in
 from worker.db.engine import Database
@@ -19,6 +22,8 @@ from worker.db.tables import TokenRole
 from worker.db.views.series_detail import SeriesDetail, ShownSlice
 from worker.dicom.standard import derive_uid
 from worker.inference.bundle import verified_identity
+from worker.jobs.bundle_store import ServedModel
+from worker.jobs.studies import StudyRunner
 from worker.results import Activation
 from worker.web.pages.series import _first_shown, _probability_lines
 
@@ -37,6 +42,32 @@ from worker.web.pages.series import _first_shown, _probability_lines
 )
 def test_a_series_shows_its_result_or_its_reason(client: httpx.Client, name: str, text: str) -> None:
     assert text in client.get(f"/series/{derive_uid('series', name)}").text
+
+
+def test_the_answer_for_the_study_stands_above_that_for_the_series(bundle_folder: Path, tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
+    migrate(database)
+    studies.classify(database, "a", 0.9)
+    studies.classify(database, "b", 0.3)
+    studies.refuse(database, "knee", "body-part")
+    address = f"/series/{derive_uid('series', 'a')}"
+    with serving(settings_of(tmp_path, bundle_folder)) as (client, _):
+        assert "No answer yet." in client.get(address).text
+        runner = StudyRunner(database, tmp_path, "host:1", lambda: later(99), LEASE, timedelta(), 3)
+        assert runner.run_next({1: ServedModel(MODEL, lambda _: None)})  # type: ignore[arg-type, return-value]
+        page = client.get(address).text
+    database.close()
+    study = page[page.index("Study of 3 series") : page.index('class="answer"')]
+    assert "The series disagree. a series without a number: Glioma; a series without a number: No tumour." in study
+    assert study.count("<small>contradicts</small>") == 2
+    assert study.count("50.0 %") == 2
+    assert "body-part" in study
+    assert f'href="/series/{derive_uid("series", "knee")}"' in study
+    assert f'{address}" aria-current="page"' in study
+
+
+def test_a_study_of_one_series_is_not_told_twice(client: httpx.Client) -> None:
+    assert "Study of" not in client.get(f"/series/{derive_uid('series', 'a')}").text
 
 
 def _detail(*slices: tuple[float, float, bool]) -> SeriesDetail:
