@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from worker.db.engine import upsert
 from worker.db.jobs import resume_jobs
 from worker.db.series_status import answer_series
 from worker.db.tables import (
@@ -162,7 +163,7 @@ def _search_values(connection: Connection, named: NewInstance | SeriesRow) -> di
     if entry is None:
         words = sorted(search_words(*_found_by(named)))
         add = (
-            _upsert(connection)(_ENTRY)
+            upsert(connection)(_ENTRY)
             .values(sha256=sha256, words=joined_words(words))
             .on_conflict_do_nothing()
             .returning(_ENTRY.c.id)
@@ -173,17 +174,6 @@ def _search_values(connection: Connection, named: NewInstance | SeriesRow) -> di
         elif words:
             connection.execute(_ADD_WORD, [{"word": word, "entry_id": entry} for word in words])
     return {"name_key": stored_name_key(named.patient_name), "search_entry_id": entry}
-
-
-def _upsert(connection: Connection) -> Any:
-    """The INSERT of the connection's own dialect: the other is not imported."""
-    if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects import postgresql
-
-        return postgresql.insert
-    from sqlalchemy.dialects import sqlite
-
-    return sqlite.insert
 
 
 def _found_by(named: NewInstance | SeriesRow) -> tuple[str, str, str]:

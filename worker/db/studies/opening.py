@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from worker.db.engine import upsert
 from worker.db.tables import SeriesRow, StudyRow, StudyState
 
 _OPEN = {
@@ -26,8 +26,7 @@ def open_studies(session: Session | Connection, study_instance_uids: Iterable[st
     if not uids:
         return
     connection = session.connection() if isinstance(session, Session) else session
-    upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = upsert(StudyRow.__table__)  # type: ignore[arg-type]
+    statement = upsert(connection)(StudyRow)
     for uid in uids:
         row = statement.values(study_instance_uid=uid, **_OPEN)
         connection.execute(row.on_conflict_do_update(index_elements=["study_instance_uid"], set_=_OPEN))
