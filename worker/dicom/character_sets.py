@@ -24,9 +24,14 @@ import worker.dicom.odd_values  # noqa: F401 - whatever reads text reads odd ele
 
 UNKNOWN = "ascii"  # the codec of an unknown term
 _MISSPELT = (
-    (re.compile(r"ISO[^_]IR(.{0,8})"), "ISO_IR{}"),
-    (re.compile(r"ISO.2022.IR.(.{0,8})"), "ISO 2022 IR {}"),
+    (re.compile(r"ISO.?IR.?(\d{1,3})"), "ISO_IR {}"),
+    (re.compile(r"ISO.?2022.?IR.?(\d{1,3})"), "ISO 2022 IR {}"),
 )
+_ISO_8859 = re.compile(r"(?:ISO.?)?8859.(\d{1,2})")
+_PARTS_OF_ISO_8859 = {  # by their registrations, PS3.3 Table C.12-2
+    "1": "100", "2": "101", "3": "109", "4": "110", "5": "144", "6": "127", "7": "126", "8": "138", "9": "148",
+    "11": "166", "15": "203",
+}  # fmt: skip
 _LATIN_9 = {"ISO_IR 203": "iso8859_15", "ISO 2022 IR 203": "iso8859_15"}  # which pydicom lacks
 _WITHOUT_EXTENSIONS = ("UTF8", "GB18030", "GBK")  # their terms allow no escape sequences
 _KANJI = ("iso2022_jp", "iso2022_jp_2")  # two bytes a character in G0; as value 1 they begin in ASCII
@@ -36,18 +41,26 @@ _TOKEN = re.compile(rb"(\x1b[ -/]+[0-~])|([\x80-\xff]+)|([!-~]+)|[\x00- \x7f]")
 
 
 class DefinedTerms(dict[str, str]):
-    """Python's codec for each term; for the misspellings that pydicom knows, too, and ASCII for anything else."""
+    """Python's codec for each term, in any case and with other separators, and for a part of ISO 8859 by its number.
+
+    ASCII for anything else.
+    """
 
     def __init__(self, codecs: Mapping[str, str]) -> None:
         super().__init__(codecs)
         self._codecs = frozenset(codecs.values())
 
     def __missing__(self, term: str) -> str:
-        for misspelt, correct in _MISSPELT:
-            if match := misspelt.fullmatch(term):
-                return self.get(correct.format(match[1]), UNKNOWN)
         # pydicom translates what it has translated once more: the codecs of the terms stand for themselves.
-        return term if term in self._codecs else UNKNOWN
+        if term in self._codecs:
+            return term
+        spelled = term.upper()
+        for misspelt, correct in _MISSPELT:
+            if match := misspelt.fullmatch(spelled):
+                return self.get(correct.format(match[1]), UNKNOWN)
+        if match := _ISO_8859.fullmatch(spelled):
+            return self.get(f"ISO_IR {_PARTS_OF_ISO_8859.get(match[1])}", UNKNOWN)
+        return self.get(spelled, UNKNOWN)
 
 
 def decode_text(value: bytes, encodings: Sequence[str], delimiters: Collection[int] = TEXT_VR_DELIMS) -> str:

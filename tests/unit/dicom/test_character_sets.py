@@ -30,7 +30,9 @@ def test_no_codec_is_chosen_by_name(term: str) -> None:
 @pytest.mark.parametrize(
     ("term", "codec"),
     [
-        ("ISO_IR 192", "UTF8"), ("ISO_IR 100", "latin_1"), ("ISO-IR 100", "latin_1"), ("ISO IR 144", "iso_ir_144"),
+        ("ISO_IR 192", "UTF8"), ("iso_ir 100", "latin_1"), ("ISO_IR_100", "latin_1"), ("ISO8859-1", "latin_1"),
+        ("iso-8859-5", "iso_ir_144"), ("8859-15", "iso8859_15"), ("iso 2022 ir 87", "iso2022_jp"),
+        ("ISO_IR 100", "latin_1"), ("ISO-IR 100", "latin_1"), ("ISO IR 144", "iso_ir_144"),
         ("ISO 2022 IR 87", "iso2022_jp"), ("ISO-2022-IR-149", "euc_kr"), ("GB18030", "GB18030"),
         ("ISO_IR 6", "iso8859"),
     ],
