@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import resource
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+_limits = {"decoder_seconds": 0.0}
 
 
 def end_process_after(seconds: float) -> None:
     """End this process by SIGALRM in that time, also inside a C library; 0 cancels the limit."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def limit_decoders(seconds: float) -> None:
+    """End this process by SIGVTALRM when a file takes more of its processor time to decode; 0 sets no limit."""
+    _limits["decoder_seconds"] = seconds
+
+
+@contextmanager
+def limited_decoder() -> Iterator[None]:
+    """What `limit_decoders` limits, file by file: a codec can be slow or hang, and a job may hold many files."""
+    signal.setitimer(signal.ITIMER_VIRTUAL, _limits["decoder_seconds"])
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def limit_memory(more_bytes: int) -> None:

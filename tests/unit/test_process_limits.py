@@ -63,3 +63,30 @@ for count in (32, 128, 4096):
     print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
     assert _run(program).stdout.split() == ["64", "128", "200"]
+
+
+def test_a_decoder_that_hangs_ends_its_process_and_one_that_waits_for_the_disk_does_not() -> None:
+    program = """
+import time
+from worker.process_limits import limit_decoders, limited_decoder
+limit_decoders(0.2)
+with limited_decoder():
+    time.sleep(0.4)
+print("waited", flush=True)
+with limited_decoder():
+    pow(7, 10**8)  # within C, with the interpreter's lock held
+"""
+    done = _run(program)
+    assert (done.stdout, done.returncode) == ("waited\n", -signal.SIGVTALRM)
+
+
+def test_without_a_limit_a_decoder_may_take_its_time() -> None:
+    program = """
+import time
+from worker.process_limits import limited_decoder
+with limited_decoder():
+    while time.process_time() < 0.3:
+        pass
+print("done")
+"""
+    assert _run(program).stdout == "done\n"

@@ -56,6 +56,7 @@ class WorkerSection(Section):
     inference_threads: int = Field(default=0, ge=0, le=256)
     engine: Literal["openvino-int8", "openvino-fp32", "torch"] = "openvino-int8"
     job_timeout_seconds: float = Field(default=600.0, gt=0)
+    decoder_seconds: float = Field(default=120.0, gt=0)
     job_memory_bytes: int = Field(default=4 << 30, ge=0)
     job_attempts: int = Field(default=3, ge=1, le=100)
     lease_seconds: float = Field(default=30.0, ge=3)

@@ -44,6 +44,7 @@ from worker.errors import NotAssessable
 from worker.pixels.arrays import PixelArray
 from worker.pixels.attributes import Sources, first_numbers, frame_sources, integer
 from worker.pixels.stored_values import padding_of, stored_values, without_padding
+from worker.process_limits import limited_decoder
 
 MAXIMUM_FRAME_PIXELS = 1 << 24  # rows x columns: 4096 x 4096, four times the largest MR matrix in use
 MAXIMUM_FILE_SAMPLES = 1 << 28  # rows x columns x frames x samples: 1,024 frames of 512 x 512
@@ -95,7 +96,7 @@ class DecodedFrame:
 
 def decode(path: Path) -> list[DecodedFrame]:
     """Decode every frame of a DICOM Part 10 file, in file order. Raises NotAssessable; OSError when the disk fails."""
-    with untrusted():
+    with untrusted(), limited_decoder():
         ds = _read(path)
         _check_claims(ds)
         return _frames(path, ds, range(integer(ds, "NumberOfFrames", 1)), _stored_frames(ds))

@@ -138,12 +138,14 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
     from worker.jobs.model_pool import ModelPool
     from worker.jobs.runner import JobRunner
     from worker.jobs.studies import StudyRunner
+    from worker.process_limits import limit_decoders
     from worker.reporting.outbox import Outbox
 
     configure_model(settings, database, clock, first_only=True)
     models = ModelPool(database, BundleStore(settings), process_name(), clock, settings.worker.job_memory_bytes)
     models.refresh()
     models.require_any()
+    limit_decoders(settings.worker.decoder_seconds)
     destinations = destinations_of(settings)
     pulse = Pulse()
     worker = settings.worker

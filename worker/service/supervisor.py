@@ -194,6 +194,8 @@ def cause_of_death(code: int) -> tuple[str, str]:
     """(reason, detail) for a job whose process ended with that status; negative: the number of a signal."""
     if code == -signal.SIGALRM:
         return "time-limit", "the job exceeded [worker] job_timeout_seconds"
+    if code == -signal.SIGVTALRM:
+        return "time-limit", "decoding a file of the series exceeded [worker] decoder_seconds"
     if code < 0:
         return "process-died", f"the inference process was ended by {signal.Signals(-code).name}"
     return "process-died", f"the inference process ended with status {code}"

@@ -100,6 +100,7 @@ def test_a_start_that_fails_is_tried_ever_more_slowly_and_a_poisonous_job_is_not
 def test_the_cause_of_a_death_is_told() -> None:
     assert cause_of_death(-signal.SIGKILL) == ("process-died", "the inference process was ended by SIGKILL")
     assert cause_of_death(-signal.SIGALRM)[0] == "time-limit"
+    assert cause_of_death(-signal.SIGVTALRM)[0] == "time-limit"
     assert cause_of_death(1) == ("process-died", "the inference process ended with status 1")
 
 
