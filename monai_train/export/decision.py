@@ -62,8 +62,11 @@ class Calibration:
         return np.asarray(_sigmoid(_design(cases) @ np.array([self.slope, self.offset, -self.per_slices])))
 
 
-def fit_calibration(cases: Sequence[LesionCase]) -> Calibration:
-    """Logistic regression with slope and per_slices from 0. Raises ValueError unless both truths occur."""
+def fit_calibration(cases: Sequence[LesionCase], per_slices: float | None = None) -> Calibration:
+    """Logistic regression with slope and per_slices from 0, or a given per_slices.
+
+    Raises ValueError unless both truths occur.
+    """
     truth = np.array([case.lesion for case in cases])
     if truth.all() or not truth.any():
         raise ValueError("a calibration needs cases with and without a lesion")
@@ -74,8 +77,30 @@ def fit_calibration(cases: Sequence[LesionCase]) -> Calibration:
         surprise = np.where(truth, np.logaddexp(0, -scores), np.logaddexp(0, scores))
         return float((weights * surprise).sum() + _PENALTY * (values[0] ** 2 + values[1] ** 2))
 
-    found = minimize(loss, np.array([1.0, 0.0, 0.1]), bounds=((0.05, 5), (-20, 20), (0, 3)), method="L-BFGS-B").x
+    allowed = (0, 3) if per_slices is None else (per_slices, per_slices)
+    start = np.array([1.0, 0.0, 0.1 if per_slices is None else per_slices])
+    found = minimize(loss, start, bounds=((0.05, 5), (-20, 20), allowed), method="L-BFGS-B").x
     return Calibration(*(round(float(value), 4) for value in found))
+
+
+def fit_per_slices(cases: Sequence[LesionCase]) -> dict[str, float | None]:
+    """`per_slices` by sequence: None where it is the sequence's own to fit, the common value elsewhere.
+
+    A sequence's own needs whole series with a lesion and without: where one of them is known from single slices only,
+    the number of slices would tell the truth. The common value is fitted on all sequences that have both; 1 if none
+    has: so many windows have so many chances.
+    """
+    series: dict[str, set[tuple[bool, str]]] = {case.sequence: set() for case in cases}
+    for case in cases:
+        if case.windows > 1:
+            series[case.sequence].add((case.lesion, case.patient))
+    has_both = {
+        name: min(sum(lesion is truth for lesion, _ in own) for truth in (True, False)) >= _LEAST_PATIENTS
+        for name, own in series.items()
+    }
+    pooled = [case for case in cases if has_both[case.sequence]]
+    common = fit_calibration(pooled).per_slices if pooled else 1.0
+    return {name: None if both else common for name, both in has_both.items()}
 
 
 def fit_thresholds(probability: FloatArray, lesion: npt.NDArray[np.bool_]) -> tuple[float, float]:
@@ -156,16 +181,25 @@ def fit_rules(
     `names` are those of the lesion classes, in the order of `KindCase.logits`.
     """
     temperature = fit_kind_temperature(kinds)
-    return {sequence: _rule(sequence, lesions, kinds, names, temperature) for sequence in sequences}
+    per_slices = fit_per_slices(lesions)
+    return {
+        sequence: _rule(sequence, lesions, kinds, names, temperature, per_slices.get(sequence))
+        for sequence in sequences
+    }
 
 
 def _rule(
-    sequence: str, lesions: Sequence[LesionCase], kinds: Sequence[KindCase], names: Sequence[str], temperature: float
+    sequence: str,
+    lesions: Sequence[LesionCase],
+    kinds: Sequence[KindCase],
+    names: Sequence[str],
+    temperature: float,
+    per_slices: float | None,
 ) -> dict[str, Any]:
     own = [case for case in lesions if case.sequence == sequence]
     truth = np.array([case.lesion for case in own], bool)
     supported = min(truth.sum(), (~truth).sum()) >= _LEAST_CASES
-    calibration = fit_calibration(own) if supported else Calibration(1.0, 0.0, 0.0)
+    calibration = fit_calibration(own, per_slices) if supported else Calibration(1.0, 0.0, 0.0)
     low, high = fit_thresholds(calibration.probability(own), truth) if supported else (0.5, 0.5)
     of_sequence = [case for case in kinds if case.sequence == sequence and supported]
     named = {minimum: reliable_kinds(of_sequence, names, temperature, minimum) for minimum in _MINIMUM_KINDS}

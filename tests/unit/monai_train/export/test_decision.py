@@ -11,6 +11,7 @@ from monai_train.export.decision import (
     LesionCase,
     fit_calibration,
     fit_kind_temperature,
+    fit_per_slices,
     fit_rules,
     fit_thresholds,
     reliable_kinds,
@@ -52,6 +53,24 @@ def test_separated_cases_have_a_finite_slope() -> None:
 def test_cases_of_a_single_truth_are_refused() -> None:
     with pytest.raises(ValueError, match="with and without"):
         fit_calibration([LesionCase("T1", 1.0, 1, True, "a")])
+
+
+def test_the_number_of_slices_does_not_tell_a_lesion_that_is_known_from_single_slices_only() -> None:
+    both = _cases(600, 1.0, 0.0, 0.6)
+    generator = np.random.default_rng(2)
+    alone = [LesionCase("T2", float(e), 1, True, f"a{n}") for n, e in enumerate(generator.normal(3, 1, 60))]
+    whole = [LesionCase("T2", float(e), 24, False, f"b{n}") for n, e in enumerate(generator.normal(-3, 1, 60))]
+    own = fit_calibration([*alone, *whole])
+    assert own.per_slices > 1  # alone, it would be what tells them apart
+    per_slices = fit_per_slices([*both, *alone, *whole])
+    assert per_slices["T1"] is None
+    assert per_slices["T2"] == fit_calibration(both).per_slices
+    rule = fit_rules([*both, *alone, *whole], [], ("T1", "T2"), NAMES)["T2"]
+    calibration = Calibration(rule["slope"], rule["offset"], rule["per_slices"])
+    [series] = calibration.probability([LesionCase("T2", 6.0, 24, True, "c")])
+    assert rule["per_slices"] == per_slices["T2"]
+    assert series > 0.5
+    assert set(fit_per_slices([*alone, *whole]).values()) == {1.0}
 
 
 def test_a_patient_of_many_slices_does_not_outweigh_the_others() -> None:
