@@ -11,6 +11,7 @@ import torch
 from safetensors.numpy import save_file
 
 from monai_train.data.labels import Classes
+from monai_train.data.manifest import REGIONS
 from monai_train.evaluation.evaluate import fit_temperature, run_in_batches
 from monai_train.evaluation.studies.fusion_figures import study_cases
 from monai_train.evaluation.studies.series_answers import Outputs
@@ -24,12 +25,16 @@ from monai_train.networks.registry import find_served
 from worker.inference.aggregate import distance_and_residual, in_distribution, slice_probabilities
 from worker.inference.bundle import Bundle, FeatureStatistics, load_bundle
 from worker.inference.engines import EngineOutputs, OpenVinoEngine
+from worker.inference.series_rule import softmax, split_logits
 from worker.pixels.arrays import FloatArray
 
 _COMPONENTS = 32
 _STATISTICS_PICTURES = 4096  # more change mean and components by nothing that matters
 _ANSWERED = 0.95  # of validation slices, by the minimum probability
 _LEAST_PROBABILITY = 0.5
+_WITHOUT_SAY = 0.025  # of validation slices with brain, by the minimum of P(brain)
+_LEAST_BRAIN, _MOST_BRAIN = 0.5, 0.97
+_BRAIN = REGIONS.index("brain")
 _MISSED = 0.01  # of validation tumours that may be called "no tumour" outright
 _SUREST_NO_TUMOUR = 0.9  # an upper limit, or no healthy head would be answered
 
@@ -73,6 +78,13 @@ def minimum_no_tumour(probabilities: FloatArray, labels: Sequence[int], classes:
     return min(_SUREST_NO_TUMOUR, float(np.quantile(of_tumours, 1 - _MISSED)))
 
 
+def minimum_brain(probabilities: FloatArray) -> float:
+    """The P(brain) that all but a fortieth of slices with brain [n] reach, from 0.5 to 0.97."""
+    if not len(probabilities):
+        return _LEAST_BRAIN
+    return round(float(np.clip(np.quantile(probabilities, _WITHOUT_SAY), _LEAST_BRAIN, _MOST_BRAIN)), 3)
+
+
 def calibrate(folder: Path, described: dict[str, Any], inputs: RunInputs) -> None:
     """Fit temperature, thresholds and limits on the validation part by the int8 engine, and write them."""
     bundle = load_bundle(folder)
@@ -80,6 +92,9 @@ def calibrate(folder: Path, described: dict[str, Any], inputs: RunInputs) -> Non
     outputs = run_in_batches(engine, image_tensor(inputs.validation.pixels))
     described["out_of_distribution"] = _limits(bundle, outputs, inputs)
     if inputs.layout.sequences:
+        brain = np.array([row.region == "brain" for row in inputs.validation.rows])
+        shown = split_logits(outputs.logits, bundle.decision.layout)[2][brain]
+        described["series"] = {**described["series"], "minimum_brain": minimum_brain(softmax(shown)[:, _BRAIN])}
         write_worker_json(folder, described)
         _fit_rules(load_bundle(folder), described, outputs, inputs)
         write_worker_json(folder, described)

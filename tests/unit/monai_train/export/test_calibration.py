@@ -7,7 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_train.export.calibration import distribution_limits, feature_statistics, minimum_no_tumour
+from monai_train.export.calibration import (
+    distribution_limits,
+    feature_statistics,
+    minimum_brain,
+    minimum_no_tumour,
+)
 from tests.testbed.converted import CLASSES
 from worker.inference.aggregate import distance_and_residual
 from worker.inference.bundle import load_bundle
@@ -47,6 +52,13 @@ def test_few_features_have_as_many_components_as_they_allow() -> None:
         2,
         40,
     )
+
+
+def test_all_but_a_fortieth_of_the_slices_with_brain_have_a_say() -> None:
+    probabilities = np.linspace(0.6, 1, 401)
+    assert minimum_brain(probabilities) == pytest.approx(0.61)
+    assert minimum_brain(np.full(40, 0.999)) == 0.97
+    assert minimum_brain(np.full(40, 0.2)) == minimum_brain(np.array([])) == 0.5
 
 
 def test_at_most_a_hundredth_of_the_tumours_exceed_the_minimum_of_no_tumour() -> None:
