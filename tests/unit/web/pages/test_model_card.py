@@ -68,6 +68,6 @@ def test_the_shipped_card_shows_its_figures() -> None:
     html = card_as_html((default_bundle() / "docs" / "README.md").read_text())
     assert "balanced accuracy" in html
     assert "│" not in html
-    # three parts, and the rules by sequence
-    assert html.count('<table class="figures">') == html.count("</table>\n</div>") == 4
+    # three parts, the test part by sequence, level and source, and the rules by sequence
+    assert html.count('<table class="figures">') == html.count("</table>\n</div>") == 5
     assert html.count("<svg") > 10
