@@ -94,7 +94,10 @@ def calibrate(folder: Path, described: dict[str, Any], inputs: RunInputs) -> Non
     if inputs.layout.sequences:
         brain = np.array([row.region == "brain" for row in inputs.validation.rows])
         shown = split_logits(outputs.logits, bundle.decision.layout)[2][brain]
-        described["series"] = {**described["series"], "minimum_brain": minimum_brain(softmax(shown)[:, _BRAIN])}
+        described["series"] = {
+            **described["series"],
+            "minimum_brain": minimum_brain(softmax(shown)[:, _BRAIN].astype(np.float32)),
+        }
         write_worker_json(folder, described)
         _fit_rules(load_bundle(folder), described, outputs, inputs)
         write_worker_json(folder, described)

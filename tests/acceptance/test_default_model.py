@@ -10,13 +10,13 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
 
 from tests.testbed import phantom, site
 from tests.testbed.phantom import Grid
-from tests.testbed.site import Site
 from worker.errors import NotAssessable
 from worker.inference.bundle import Bundle, default_bundle, load_bundle
 from worker.inference.classify import classify
@@ -35,14 +35,14 @@ T1_3D = {
 REAL = Path(os.environ.get("BRAIN_MRI_DATA") or "absent") / "mr-series" / "real"
 
 Make = Callable[[Path], list[Path]]
-HEADS: dict[str, tuple[Make, bool]] = {
+HEADS: dict[str, tuple[Make, Any]] = {  # with whether there is a mass
     "T1 with contrast agent": (phantom.head_series, False),
     "FLAIR": (lambda folder: phantom.head_series(folder, flair=True), False),
     "3-D sagittal T1": (lambda folder: phantom.head_series(folder, grid=THIN, attributes=T1_3D), False),
     "T1 with contrast agent, mass": (lambda folder: phantom.head_series(folder, mass=True), True),
     "FLAIR, mass": (lambda folder: phantom.head_series(folder, mass=True, flair=True), True),
 }
-NO_HEADS: dict[str, tuple[Make, str]] = {
+NO_HEADS: dict[str, tuple[Make, Any]] = {  # with the reason
     "knee": (phantom.knee_series, "body-part"),  # by its headers
     "knee that is called a brain": (lambda folder: _relabelled(phantom.knee_series(folder)), "not-a-brain"),
     "quality phantom": (phantom.quality_series, "not-a-brain"),
@@ -65,26 +65,27 @@ def _label(files: list[Path], bundle: Bundle, engine: OpenVinoEngine) -> str | N
 
 
 @pytest.fixture(scope="module")
-def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with site.running(tmp_path_factory.mktemp("clinic")) as running:
-        yield running
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Any]]]:
+    """The result of every series, by its name; they are all sent before the first is waited for."""
+    made = {name: make for name, (make, _) in (HEADS | NO_HEADS).items()}
+    with site.running(tmp_path_factory.mktemp("clinic")) as clinic:
+        sent = {name: clinic.push(make(tmp_path_factory.mktemp("series"))) for name, make in made.items()}
+        yield {name: clinic.worker.wait_for_result(source.SeriesInstanceUID) for name, source in sent.items()}
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_a_head_is_answered(clinic: Site, tmp_path: Path, name: str) -> None:
-    make, mass = HEADS[name]
-    result = clinic.worker.wait_for_result(clinic.push(make(tmp_path)).SeriesInstanceUID)
-    assert (result["label"] != "notumor") is mass, result
+def test_a_head_is_answered(results: dict[str, dict[str, Any]], name: str) -> None:
+    result, mass = results[name], HEADS[name][1]
     assert result["label"] is not None, result
+    assert (result["label"] != "notumor") is mass, result
     if name == "FLAIR, mass":  # no other kind of tumour was on the FLAIR images of training
         assert result["label"] in ("tumor", "glioma")
 
 
 @pytest.mark.parametrize("name", NO_HEADS)
-def test_what_is_no_head_gets_no_class_and_a_reason(clinic: Site, tmp_path: Path, name: str) -> None:
-    make, reason = NO_HEADS[name]
-    result = clinic.worker.wait_for_result(clinic.push(make(tmp_path)).SeriesInstanceUID)
-    assert (result["label"], result["reason"]) == (None, reason), result
+def test_what_is_no_head_gets_no_class_and_a_reason(results: dict[str, dict[str, Any]], name: str) -> None:
+    result = results[name]
+    assert (result["label"], result["reason"]) == (None, NO_HEADS[name][1]), result
 
 
 @pytest.mark.skipif(not (REAL / "series.csv").is_file(), reason="BRAIN_MRI_DATA names no folder with mr-series/real")

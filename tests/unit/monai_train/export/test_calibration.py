@@ -56,9 +56,9 @@ def test_few_features_have_as_many_components_as_they_allow() -> None:
 
 def test_all_but_a_fortieth_of_the_slices_with_brain_have_a_say() -> None:
     probabilities = np.linspace(0.6, 1, 401)
-    assert minimum_brain(probabilities) == pytest.approx(0.61)
-    assert minimum_brain(np.full(40, 0.999)) == 0.97
-    assert minimum_brain(np.full(40, 0.2)) == minimum_brain(np.array([])) == 0.5
+    assert minimum_brain(probabilities.astype(np.float32)) == pytest.approx(0.61)
+    assert minimum_brain(np.full(40, 0.999, np.float32)) == 0.97
+    assert minimum_brain(np.full(40, 0.2, np.float32)) == minimum_brain(np.array([], np.float32)) == 0.5
 
 
 def test_at_most_a_hundredth_of_the_tumours_exceed_the_minimum_of_no_tumour() -> None:
