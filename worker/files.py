@@ -33,8 +33,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that becomes `path` when the block ends without a fault. Raises OSError.
 
-    A reader, a full disk or a kill sees the whole previous file or the whole new one. After a fault `path` is as it
-    was, and nothing else is left. An existing file keeps its mode; a new one has the mode that `open` gives.
+    A reader, a full disk or a kill sees the whole previous file or the whole new file. After a fault `path` is as it
+    was, and nothing else is left. An existing file keeps its mode; a new file has the mode that `open` gives.
     """
     # A random name, as another thread, or a process of the same number on another host, may write the same file.
     part = path.with_name(f"{path.name[:40]}.{uuid.uuid4().hex}.part")

@@ -27,8 +27,8 @@ class CodedConcept:
 class ModelClass:
     """A class of a model, with the codes of its report; both are defined in the bundle (`worker.json`).
 
-    `finding` is None for the class that means that nothing is there. A class with a finding is a lesion; one that is no
-    neoplasm, such as an infection, has a finding too.
+    `finding` is None for the class that means that nothing is there. A class with a finding is a lesion; a lesion that
+    is no neoplasm, such as an infection, has a finding too.
     """
 
     name: str

@@ -64,7 +64,7 @@ def series_files(folder: Path, rows: Sequence[ManifestRow]) -> dict[str, list[st
 def preprocess_together(
     root: Path, rows: Sequence[ManifestRow], paths: Mapping[str, Sequence[str]], definition: Preprocessing
 ) -> tuple[Volume, list[int]]:
-    """The volume of a picture or of a series, and the slice of each row: of several frames of a file, the middle one.
+    """The volume of a picture or of a series, and the slice of each row: of several frames of a file, the middle frame.
 
     `paths` are those of `series_files`. A 3-D series is not reformatted: labels are of the slices as they are stored.
     Raises NotAssessable from the worker's preprocessing; StartError for a file that cannot be read.

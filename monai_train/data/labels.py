@@ -93,7 +93,7 @@ class Classes:
         return (*self.names, ANY_TUMOUR)
 
     def index(self, label: str) -> int:
-        """The index of what a picture shows. A lesion that is none of the classes is one of unknown kind."""
+        """The index of what a picture shows. A lesion that is none of the classes is a lesion of unknown kind."""
         if not label:
             return UNLABELLED
         if label == NO_TUMOUR:

@@ -108,7 +108,7 @@ def split_roles(
 
 
 def unseen(rows: Sequence[ManifestRow], chosen: Iterable[int], learned: frozenset[str]) -> list[int]:
-    """Those of `chosen` that neither show a learned picture nor a patient of one; `learned` as in LEARNED."""
+    """Those of `chosen` with neither a learned picture nor a patient of such a picture; `learned` as in LEARNED."""
     known = [row for row in rows if row.source_sha256[:PREFIX] in learned]
     patients, pictures = {row.patient_group for row in known}, {row.picture_group for row in known}
     return [i for i in chosen if rows[i].patient_group not in patients and rows[i].picture_group not in pictures]

@@ -126,7 +126,7 @@ def run_split(run: Path) -> TrainingSplit:
 
 
 def bundle_classes(bundle: Bundle) -> Classes:
-    """The classes of a bundle, named as in a manifest. Raises StartError unless a single one is without a lesion."""
+    """The classes of a bundle, named as in a manifest. Raises StartError unless exactly one class has no lesion."""
     names = tuple(class_name(served.name) for served in bundle.identity.classes)
     without = [index for index, served in enumerate(bundle.identity.classes) if served.finding is None]
     if NO_TUMOUR in names:

@@ -17,7 +17,7 @@ from monai_train.export.decision import KindCase, LesionCase
 from worker.inference.series_rule import BoolArray, Layout, SeriesLimits, read_slices, split_logits
 from worker.pixels.arrays import FloatArray
 
-_SHORTEST_RUN = 3  # slices without a lesion, in a series that has one elsewhere
+_SHORTEST_RUN = 3  # slices without a lesion, in a series that has a lesion elsewhere
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -1,6 +1,6 @@
 """The classes as in worker.json: SNOMED CT findings, and the anatomical site that a report names.
 
-Other classes than the known ones come from a TOML file, which may also replace a known one:
+Other classes than the known ones come from a TOML file, which may also replace a known class:
 
     [abscess]
     title = "Brain abscess"

@@ -106,8 +106,8 @@ def fit_per_slices(cases: Sequence[LesionCase]) -> dict[str, float | None]:
 def fit_thresholds(probability: FloatArray, lesion: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """(no_lesion_to, lesion_from) for P(lesion) of cases [n] with their truth.
 
-    They start where sensitivity and specificity are nearest to each other and move apart, the one that leaves more
-    errors first, until 95 % of the answers of both groups are right or a tenth of either group is left undecided.
+    They start where sensitivity and specificity are nearest to each other and move apart, the threshold that leaves
+    more errors first, until 95 % of the answers of both groups are right or a tenth of either group is left undecided.
     """
     levels = np.unique(np.concatenate([[0.02, 0.5, 0.98], probability.round(3)]))
     equal = [min((probability[lesion] >= t).mean(), (probability[~lesion] < t).mean()) for t in levels]

@@ -16,7 +16,7 @@ from worker.inference.bundle import load_bundle
 
 
 def install_default(bundle: Path, data: Path, bundles: Path | None = None) -> Path:
-    """Replace the worker's default bundle, unless the new one has a lower balanced accuracy.
+    """Replace the worker's default bundle, unless the new bundle has a lower balanced accuracy.
 
     Both are measured on the pictures in the test part of both, so neither on its own training patients.
     Raises StartError worse-than-default.

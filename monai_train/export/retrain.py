@@ -4,10 +4,10 @@ The run starts from the present model's weights and trains on its old training d
 are split by the rule and the shares of the present model, so those in its test part stay there: the frozen test. A
 fifth of the site's patients (by the same rule) is never trained on; their whole series are classified as by the worker.
 
-Both models classify the same pictures and series. The new one is offered only if, over resampled patients, the interval
-of no difference in FIGURES lies below 0, no figure is lower by more than MARGIN, and the site's own balanced accuracy
-is not lower at all. If one of them is undefined, for lack of a kept-out tumour for example, the new model is not
-offered. The worker's models do not change.
+Both models classify the same pictures and series. The new model is offered only if, over resampled patients, the
+interval of no difference in FIGURES lies below 0, no figure is lower by more than MARGIN, and the site's own balanced
+accuracy is not lower at all. If one of them is undefined, for lack of a kept-out tumour for example, the new model is
+not offered. The worker's models do not change.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class SiteSeries:
 
 @dataclass(frozen=True, slots=True)
 class RetrainResult:
-    """Both models' figures by what they were measured on, and why the new one is not offered; if empty, it is."""
+    """Both models' figures by what they were measured on, and why the new model is not offered; if empty, it is."""
 
     bundle: Path
     compared: dict[str, list[ComparedModel]]

@@ -115,7 +115,7 @@ def result_fields(
 
 
 def ensemble_result(key: str, results: Sequence[RowResult]) -> RowResult | None:
-    """The mean of several networks' answers to the same test; None if one is missing, failed or had another test."""
+    """The mean of several networks' answers to the same test; None if any is missing, failed or had another test."""
     if not results or any(result.fault or result.truths != results[0].truths for result in results):
         return None
     first = results[0]

@@ -84,7 +84,7 @@ def table_rows(systems: Sequence[System], ours: Mapping[Task, Recipe]) -> list[T
 
 
 def initial_weights(row: TableRow, settings: SeedsSettings) -> Path | None:
-    """The file that the row's network starts from, if there is one."""
+    """The file that the row's network starts from, if any."""
     if row.recipe.from_default:
         return default_bundle() / "models" / "model.safetensors"
     return settings.weights.get(row.network)

@@ -145,7 +145,7 @@ def _subject(root: ElementTree.Element, subject: EventSubject) -> None:
 
 
 def _text(value: str) -> str:
-    """The text that XML 1.0 can hold, on a single line; an ellipsis ends one that is cut at MAXIMUM_TEXT."""
+    """The text that XML 1.0 can hold, on a single line; an ellipsis ends a text that is cut at MAXIMUM_TEXT."""
     printable = "".join(character if character.isprintable() else " " for character in value).strip()
     if len(printable) > MAXIMUM_TEXT:
         printable = printable[: MAXIMUM_TEXT - 1] + "\u2026"

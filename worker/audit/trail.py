@@ -162,7 +162,7 @@ class Trail:
     def _which_was_edited(
         self, before: TrailRecord | None, record: TrailRecord, anchor: TrailHead | None, position: str
     ) -> str:
-        """Of two records with a broken link, name the edited one: a hash that is confirmed elsewhere is genuine."""
+        """Of two records with a broken link, name the edited record: a hash that is confirmed elsewhere is genuine."""
         confirmed = anchor == TrailHead(record.number, record.sha256)
         with contextlib.suppress(BrokenTrail):
             following = next((later for later, _ in self._read() if later.number == record.number + 1), None)
@@ -210,7 +210,7 @@ def hosts_in(folder: Path) -> list[str]:
 
 
 def _lock(fd: int) -> None:
-    """Raises BlockingIOError when another process, perhaps a stopped one, holds the lock."""
+    """Raises BlockingIOError when another process, perhaps a stopped process, holds the lock."""
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:

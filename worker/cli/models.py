@@ -82,7 +82,7 @@ def activate(
 
     with audited(config) as (settings, database, record, user):
         _verified(settings, database, name, version)
-        # A rollback needs the replaced bundle, even after another one was configured or installed.
+        # A rollback needs the replaced bundle, even after another bundle was configured or installed.
         store = BundleStore(settings)
         store.add(store.configured())
         with database.write() as session:

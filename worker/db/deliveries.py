@@ -100,7 +100,7 @@ def _leased_to(owner: str) -> ColumnElement[bool]:
 def end_delivery(session: Session, delivery_id: int, owner: str, values: dict[str, Any]) -> bool:
     """Give a leased delivery its next state; False when another owner has the lease.
 
-    One that was superseded while it was under way is delivered if it arrived, and otherwise stays superseded.
+    A delivery that was superseded while it was under way is delivered if it arrived, and otherwise stays superseded.
     """
     row = update(DeliveryRow).where(DeliveryRow.id == delivery_id).returning(DeliveryRow.id)
     ended = session.execute(row.where(_leased_to(owner)).values(lease_owner=None, lease_until=None, **values)).first()

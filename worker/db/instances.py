@@ -121,7 +121,7 @@ def add_instance(session: Session, new: NewInstance, now: datetime) -> InstanceR
 def add_instances(session: Session | Connection, new: Sequence[NewInstance], now: datetime) -> None:
     """Add instances that have no row yet; create their series, or reopen those that had settled already.
 
-    Core statements, and as many for a hundred instances as for a single one: receiving spent most of its processor
+    Core statements, and as many for a hundred instances as for a single instance: receiving spent most of its processor
     time here.
     """
     connection = session.connection() if isinstance(session, Session) else session
@@ -236,7 +236,7 @@ def restore_instance(session: Session, row: InstanceRow, association_id: int | N
 
 def kept_files(session: Session) -> list[tuple[str, str]]:
     """(path below the data folder, SHA-256) of every file that a row names and that retention has not deleted."""
-    files: dict[tuple[str, str], None] = {}  # an earlier version may be the same file as a later one
+    files: dict[tuple[str, str], None] = {}  # an earlier version may be the same file as a later version
     for query in (select(row.path, row.sha256).where(_has_file(row)) for row in _ROWS.values()):
         files |= dict.fromkeys((path, sha256) for path, sha256 in session.execute(query))
     return list(files)

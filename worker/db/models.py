@@ -83,7 +83,7 @@ def find_model(session: Session, name: str, version: str) -> ModelRow:
 
 
 def find_model_named(session: Session, text: str) -> ModelRow:
-    """The model of "name:version"; the version may be omitted if the name has only one. Raises NoSuchModel."""
+    """The model of "name:version"; the version may be omitted if the name has only one version. Raises NoSuchModel."""
     name, colon, version = text.rpartition(":")
     if colon:
         return find_model(session, name, version)

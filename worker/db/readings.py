@@ -47,7 +47,7 @@ def read_state(reader_label: str | None, label: str | None) -> ReadState:
 
 
 class LabelMeaning(TypedDict):
-    """What a label of a model means; `kind` is False where it does not determine one."""
+    """What a label of a model means; `kind` is False where it determines no kind."""
 
     neoplasm: bool
     lesion: bool

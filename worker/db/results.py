@@ -166,7 +166,7 @@ def _other_study(series: SeriesRow) -> str | None:
 def reports_to_replace(session: Session, series_id: int, model_id: int) -> list[ObjectRow]:
     """The reports that the next report on a series by a model replaces.
 
-    Its newest one, and the newest on each series from which all images were corrected into this one since then.
+    Its newest report, and the newest on each series from which all images were corrected into this series since.
     """
     latest = _newest_report(session, series_id, model_id)
     since = select(JobRow.created_at).join(ResultRow, ResultRow.job_id == JobRow.id)

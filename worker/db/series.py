@@ -160,9 +160,9 @@ def record_repetitions(
 ) -> None:
     """Record that stored instances came again, each with what came.
 
-    They count as brought by the later association unless the earlier one was released, so that a transfer that broke
-    off is made good by another. A series that was refused by other rules than `rules`, or for what was missing, opens
-    again.
+    They count as brought by the later association unless the earlier association was released, so that a transfer that
+    broke off is made good by another. A series that was refused by other rules than `rules`, or for what was missing,
+    opens again.
     """
     by_association: dict[int, list[int]] = defaultdict(list)
     for row, new in repeated:

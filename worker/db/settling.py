@@ -65,7 +65,7 @@ def series_to_settle(
     counts as ended after twice the idle limit without an instance. After an association that was not released, or has
     no end, and after an instance of it was refused and did not come again, a series waits `extra_quiet` more unless the
     sender's count says that it is complete: the sender may come back. So does, whatever the count says, a series of
-    which only some images were moved to another by a correction, and that other one. A count delays completion or
+    which only some images were moved to another by a correction, and that other series. A count delays completion or
     brings it forward: see CountPolicy. `awaited`: details of models that are not active; series that wait for such a
     model are left out.
     """
@@ -221,7 +221,7 @@ def _lacks_refused(condition: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 def _is_lacked() -> list[ColumnElement[bool]]:
-    """Of a refused instance and a series: it is of that series, or of an unknown one and came with it; and not again.
+    """Of a refused instance and a series: it is of the series, or of an unknown series and came with it; and not again.
 
     Where command and dataset named different instances, either counts as come again, but not what came before.
     """

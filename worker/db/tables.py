@@ -237,7 +237,7 @@ class Base(DeclarativeBase):
 def _searched(length: int = LONGEST_TEXT, longest: int = LONGEST_TEXT) -> String:
     """Text that is searched by its prefix: in byte order on PostgreSQL too, so that an index serves the search.
 
-    SQLite limits no length; it keeps the one that the column was created with.
+    SQLite limits no length; it keeps the length that the column was created with.
     """
     return String(length).with_variant(String(longest, collation="C"), "postgresql")
 

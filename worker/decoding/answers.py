@@ -68,7 +68,7 @@ class Answer:
         return self._taken[0]
 
     def parts(self) -> Iterator[Iterator[bytes]]:
-        """Each part, in pieces; a part must be read before the next one."""
+        """Each part, in pieces; a part must be read before the next part."""
         self._file.seek(0)
         for length in self._lengths:
             yield self._pieces(length)

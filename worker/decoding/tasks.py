@@ -45,7 +45,7 @@ def rendered(
 ) -> Task:
     """A frame, counted from 1, as 8-bit "PNG" or "JPEG": see `ImageFile.render`.
 
-    None: the middle one; the ends of a head show little.
+    None: the middle frame; the ends of a head show little.
     """
     values = None if window is None else [window.center, window.width, str(window.function)]
     arguments = {"number": number, "kind": kind, "window": values, "longest": longest, "quality": quality}

@@ -20,7 +20,7 @@ class Kind(IntEnum):
     END = 2  # the answer is complete
     REFUSED = 3  # JSON [reason, detail]: the file cannot be decoded
     DISK = 4  # JSON errno: the file cannot be read
-    OPENING = 5  # JSON: the place in the task's files of the one that is decoded next
+    OPENING = 5  # JSON: the place in the task's files of the file that is decoded next
 
 
 def write(stream: BinaryIO, kind: int, content: bytes | memoryview) -> None:

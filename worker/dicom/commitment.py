@@ -49,7 +49,7 @@ def count_items(encoded: BytesIO | None) -> int:
 def read_request(information: Dataset) -> tuple[str, list[tuple[str, str]]]:
     """Transaction UID and (SOP class, SOP instance) pairs of an N-ACTION. Raises MalformedCommitment."""
     try:
-        # A reference that is repeated is one.
+        # A reference that is repeated counts once.
         instances = list(
             dict.fromkeys(
                 (str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID))

@@ -73,7 +73,7 @@ def _elements(header: Header, item: Element, wanted: Mapping[int, int] | None) -
 
 
 def _macros(header: Header, group: Element, keywords: Sequence[str]) -> Macros:
-    """The attributes that each macro has; of an attribute that several have, the last one's counts."""
+    """The attributes that each macro has; of an attribute that several have, the last macro's counts."""
     wanted = wanted_tags(tuple(keywords))
     found: dict[str, int] = {}
     for macro in _elements(header, group, None):

@@ -36,7 +36,7 @@ _REPEATS = 64  # of elements that are there already: PS3.5 7.1 allows none
 # Of a header or a message that is read whole: pydicom makes a text, a number or a name of half a kilobyte of each.
 _VALUES = 1 << 16  # enhanced MR has ten a frame
 _NEVER_SPLIT = _LONG_TEXT_VRS - {"UC", "UN"} | {"FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"}
-_BYTES_A_BACKSLASH = 128  # of binary data, in which every 256th byte looks like one
+_BYTES_A_BACKSLASH = 128  # of binary data, in which every 256th byte looks like a backslash
 _USUAL_META_BYTES, _META_BYTES, _META_ELEMENTS = 1 << 11, 1 << 16, 256
 
 

@@ -91,5 +91,5 @@ def find_plane(images: Many[Mapping[str, Any]]) -> tuple[str, bool]:
     if not found:
         return UNKNOWN, False
     first = found[0]
-    mixed = any(abs(sum(one * two for one, two in zip(first, other, strict=True))) < PARALLEL for other in found)
+    mixed = any(abs(sum(a * b for a, b in zip(first, other, strict=True))) < PARALLEL for other in found)
     return _PLANES[max(range(3), key=lambda axis: abs(first[axis]))], mixed

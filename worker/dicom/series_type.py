@@ -161,7 +161,7 @@ def _common(sequences: Many[Sequence], evidence: _Evidence) -> Sequence:
     found = dict.fromkeys(sequences)
     if len(found) <= 1:
         return next(iter(found), Sequence.UNKNOWN)
-    # A series that holds any of these is one: the images without diffusion weighting of a diffusion series are T2.
+    # A series that holds any of these has that type: a diffusion series' images without diffusion weighting are T2.
     for decisive in (Sequence.LOCALIZER, Sequence.DWI, Sequence.ADC, Sequence.PERFUSION, Sequence.FUNCTIONAL):
         if decisive in found:
             return decisive
@@ -271,7 +271,7 @@ def _of_terms(found: set[Sequence], by_times: Sequence | None) -> Sequence | Non
 
 
 def _by_readout(kind: Attributes) -> Sequence:
-    """An echo-planar image without a name is one of a functional series, if it is a gradient echo."""
+    """An echo-planar image without a name belongs to a functional series, if it is a gradient echo."""
     if "MOSAIC" in image_types(kind):
         return Sequence.FUNCTIONAL
     if find_technique(kind) == Technique.ECHO_PLANAR:
@@ -353,7 +353,7 @@ def _body_part(kinds: Many[Attributes], evidence: _Evidence) -> tuple[str, tuple
         return UNKNOWN, tuple(sorted({*first, *others}))
     brain = [part for part in first if shows_brain([part])]
     foreign = [part for part in first if not shows_brain([part])]
-    # Of several codes every one counts; of the words in a text it is enough that one is the head.
+    # Of several codes every code counts; of the words in a text it is enough that one is the head.
     return (foreign[0] if coded and foreign else (brain or foreign)[0]), ()
 
 

@@ -181,7 +181,7 @@ def items(element: Element, little: bool, budget: Budget) -> Iterator[Element]:
 
 
 def holds_items(vr: str | None, data: bytes | bytearray, start: int, end: int, little: bool) -> bool:
-    """Whether an element of defined length is a sequence, or may be read as one."""
+    """Whether an element of defined length is a sequence, or may be read as a sequence."""
     if vr not in ("SQ", "UN", None):
         return False
     return end - start >= 8 and data[start : start + 4] == _MARKER[little](_ITEM >> 16, _ITEM & 0xFFFF)
@@ -288,7 +288,7 @@ def walk_items(
             if length != UNDEFINED and not inside:
                 position += length
                 continue
-            if length == UNDEFINED and data[position : position + 8] == item_end:  # an empty one
+            if length == UNDEFINED and data[position : position + 8] == item_end:  # an empty item
                 position += 8
                 spent += 1
                 continue

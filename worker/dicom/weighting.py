@@ -71,7 +71,7 @@ def _of_a_gradient_echo(echo: float, repetition: float, timing: Timing) -> Seque
         return Sequence.T2_STAR if flip_angle <= 45 else None
     if not timing.is_3d:
         return Sequence.T1 if flip_angle >= 50 and 60 <= repetition <= 700 and echo <= 12 else None
-    # A balanced gradient echo has a large angle at a short repetition time, a time of flight a moderate one at a long.
+    # A balanced gradient echo has a large angle at a short repetition time, time of flight a moderate angle at a long.
     spoiled = repetition <= 15 and 8 <= flip_angle < 30
     return Sequence.T1 if echo <= 7 and (spoiled or (15 < repetition <= 60 and flip_angle >= 28)) else None
 

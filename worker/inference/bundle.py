@@ -146,7 +146,7 @@ class Bundle:
 
 
 def default_bundle() -> Path:
-    """The bundle that is installed with the worker. Raises StartError unless there is exactly one."""
+    """The bundle that is installed with the worker. Raises StartError unless there is exactly one bundle."""
     bundles = Path(str(resources.files("worker"))) / "bundles"
     folders = sorted(path.parent for path in bundles.glob("*/worker.json"))
     if len(folders) != 1:

@@ -88,7 +88,7 @@ def slice_facts(file: Path, frame_number: int | None) -> dict[str, Any]:
 def key_image(volume: Volume, index: int, activation: FloatArray | None) -> KeyImage:
     """A slice of a volume as its header says that it is displayed, with its map [h, w], which ends at the head.
 
-    A series without windows, or one that was reformatted, is shown by the network's window. Raises NotAssessable;
+    A series that has no windows, or was reformatted, is shown by the network's window. Raises NotAssessable;
     OSError as `slice_png`.
     """
     frame = volume.oriented(index)

@@ -26,7 +26,7 @@ _POSITION_TOLERANCE_MM = 0.01  # as pixels.geometry compares positions
 
 @dataclass(frozen=True)
 class Layout:
-    """The network's outputs for a slice: `classes` (of which `no_lesion` is the one without a finding), then
+    """The network's outputs for a slice: `classes` (of which `no_lesion` is the class without a finding), then
     `sequences`, then `regions`."""
 
     classes: tuple[str, ...]

@@ -95,8 +95,8 @@ class ModelPool:
         with self._database.write() as session:
             deaths = self._deaths(models.model_load(session, row.id, self._host))
             models.record_load(session, row.id, self._owner, LoadState.LOADING, None, now, deaths)
-        # A bundle that crashed earlier processes would crash this one; but without the only active model no series is
-        # answered.
+        # A bundle that crashed earlier processes would crash this process; but without the only active model no series
+        # is answered.
         if dispensable and deaths >= _DEATHS:
             fault: str | None = f"{deaths} processes died while they loaded the model"
         else:

@@ -62,7 +62,7 @@ class StudyRunner:
             return True
         try:
             self._answer(study, inputs, model_id, models)
-        except Exception as fault:  # a study's boundary: whatever happens to one, the others go on
+        except Exception as fault:  # a study's boundary: whatever happens to one study, the others go on
             get_log().error("study not answered", study_row=study.id, **fault_fields(fault))
             self._try_again(study, "fusion-fault", f"{type(fault).__name__} while the study was answered")
         return True
@@ -87,7 +87,7 @@ class StudyRunner:
         )
 
     def _numbers(self, inputs: StudyInputs) -> dict[str, int]:
-        """The Series Number of each series that has one and a stored file."""
+        """The Series Number of each series that has such a number and a stored file."""
         found = {}
         for series in inputs.series:
             if series.file is not None and (number := read_series_number(self.data_dir / series.file)) is not None:

@@ -290,7 +290,7 @@ def resume_reactor(assoc: Association) -> None:
 def pause_reactor_without_race(assoc: Association) -> None:
     """Replace the checkpoint of an association that we requested and have sent nothing over: see `ReactorGate`."""
     checkpoint, assoc._reactor_checkpoint = assoc._reactor_checkpoint, ReactorGate(assoc)
-    checkpoint.set()  # whoever waits at the old one goes on
+    checkpoint.set()  # whoever waits at the old checkpoint goes on
 
 
 def send_at_once(assoc: Association) -> None:

@@ -225,7 +225,7 @@ def _copy_files(names: Named, source: Path, target: Path, step: Step, *, links: 
 
 
 def _copy_verified(source: Path, target: Path, name: str, sha256: str) -> bool:
-    """Copy a file of that hash; False, and no copy, for one that is missing, damaged or a link."""
+    """Copy a file of that hash; False, and no copy, for a file that is missing, damaged or a link."""
     path = target / name
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()

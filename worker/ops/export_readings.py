@@ -124,7 +124,7 @@ def _export_file(source: Path, slices: Sequence[ReadSlice], folder: Path) -> Non
     target = folder / _file(ordinals[None])
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one without hard links
+    except OSError:  # the file systems differ, or have no hard links
         target.write_bytes(content)
 
 

@@ -32,7 +32,7 @@ def _shows_overlay(pixels: PixelArray, values: PixelArray, stored: int) -> bool:
     """Whether the bits above `values` are drawn over the image, and no part of its values.
 
     Where such bits begin or end, the image itself goes on as smoothly as elsewhere; without them a bright value of a
-    wrong Bits Stored would jump to a dark one.
+    wrong Bits Stored would jump to a dark value.
     """
     whole, low = pixels.astype(np.int64), values.astype(np.int64)
     edges, ordinary, jumps = [], [], []

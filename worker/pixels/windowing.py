@@ -60,7 +60,7 @@ class Window:
 class Adjustment:
     """What a reader makes of the VOI transformation: the fractions of its range that become black and white.
 
-    `instead` is the window of an image that has no transformation, in place of one that holds nearly all its values.
+    `instead` is the window of an image without a transformation, in place of a window that holds nearly all its values.
     """
 
     black: float = 0.0
@@ -142,7 +142,7 @@ def _voi(ds: Dataset, frame: int, values: Values, shown: Values | None, adjustme
 
 
 def window_between(black: float, white: float) -> Window:
-    """The window that shows a value as black and a higher one as white."""
+    """The window that shows a value as black and a higher value as white."""
     black, white = float(black), float(white)
     width = max(white - black, 1e-6)
     return Window(black + width / 2, width, VoiFunction.LINEAR_EXACT)

@@ -118,7 +118,7 @@ class CommitmentScp:
                 with self._lock:
                     self._open[request.address] -= 1
                     self._open += Counter()  # without those that are 0
-                del request  # its association is not held while the next one is waited for
+                del request  # its association is not held while the next request is waited for
 
     def _answer(self, request: _Request) -> None:
         peer = self._peers.find(request.ae_title, request.address)

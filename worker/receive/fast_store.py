@@ -195,7 +195,7 @@ class FastStore:
         )
 
     def _hold(self, pdu: memoryview) -> tuple[memoryview, list[tuple[int, int, memoryview]]]:
-        """Hold a PDU until the whole command is there: the last PDU, and the values with the command in one.
+        """Hold a PDU until the whole command is there: the last PDU, and the values with the command in one value.
 
         No values while more of the command is to come, or when it is left to pynetdicom.
         """
@@ -277,7 +277,7 @@ class FastStore:
         return True
 
     def _collect(self, context_id: int, control: int, value: memoryview) -> bool:
-        """Append a fragment of the dataset; False for what is none. The last one has the request answered."""
+        """Append a fragment of the dataset; False for what is none. The last fragment has the request answered."""
         arriving = self._arriving
         if arriving is None or context_id != self._context_id or control & _COMMAND:
             return False
@@ -334,7 +334,7 @@ def _values(pdu: memoryview) -> list[tuple[int, int, memoryview]] | None:
 
 
 def _command(value: memoryview) -> dict[int, bytes]:
-    """The elements of a command set by number (PS3.7 6.3.1: Implicit VR Little Endian); empty for a malformed one."""
+    """The elements of a command set by number (PS3.7 6.3.1: Implicit VR Little Endian); empty if malformed."""
     elements, start = {}, 0
     while start < len(value):
         if start + 8 > len(value):

@@ -1,6 +1,6 @@
 """Limits of what a peer may use of the receiver: connections, time, and memory before an instance is complete.
 
-pynetdicom limits the number of associations and their silence, and counts connections that never request one. It reads
+pynetdicom limits the number of associations and their silence, and counts connections that never request any. It reads
 a PDU of whatever length its header claims, collects a dataset of whatever size, and waits forever in the middle of a
 PDU or of a TLS handshake; here all of these are limited. `worker.receive.places` decides who may stay.
 """

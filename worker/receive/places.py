@@ -32,7 +32,7 @@ def address_group(address: IpAddress | None) -> str:
 
 @dataclass(eq=False, slots=True)
 class Place:
-    """A connection. `cut` shuts it down at once; `end` aborts its association, and is absent before there is one."""
+    """A connection. `cut` shuts it down at once; `end` aborts its association, and is absent before that exists."""
 
     address: str
     group: str
@@ -76,7 +76,7 @@ class Places:
         return len(self._places)
 
     def connect(self, place: Place) -> Place | None:
-        """Add a silent connection; the silent one that has to be cut for it, if any."""
+        """Add a silent connection; the silent connection that has to be cut for it, if any."""
         with self._lock:
             silent = [other for other in self._places if not other.is_admitted]
             self._places.add(place)
@@ -116,7 +116,7 @@ class Places:
             return [place for place in self._places if place.is_admitted]
 
     def overdue(self, now: float) -> list[Place]:
-        """The connections that have been silent too long; where one was ended, its peer has had time to see it."""
+        """The connections that have been silent too long; the peer of an ended association has had time to see it."""
         seconds = self._limits.request_seconds
         with self._lock:
             silent = [other for other in self._places if not other.is_admitted]

@@ -33,7 +33,7 @@ _PARTS_SHOWN = 8
 
 
 def check_identity(identities: Sequence[Mapping[str, str]]) -> SeriesRefusal | None:
-    """Why a series may not be reported as one: its images are of several patients or of several studies.
+    """Why a series may not be reported as one series: its images are of several patients or of several studies.
 
     `identities` are those of the instances, as `storage.acceptance.read_instance` makes them. Patient IDs are the same
     or not, in case too; an ID that is given is another than none. Without IDs the names are compared. An issuer that is
@@ -67,7 +67,7 @@ def check_corrected(
     """
     now: dict[str, Counter[str]] = {}  # of images that had the same once: how many have which now
     for instance_id, identity in identities.items():
-        was = {_person(one) for one in (identity, *before.get(instance_id, ()))} - {""}
+        was = {_person(version) for version in (identity, *before.get(instance_id, ()))} - {""}
         for person in was:
             now.setdefault(person, Counter())[_person(identity)] += 1
     parts = max((counts for counts in now.values() if len(counts) > 1), key=len, default=None)
@@ -112,7 +112,7 @@ def settle_series(database: Database, settings: Settings, now: datetime) -> int:
 
 
 def _living(session: Session, now: datetime, settings: Settings) -> list[str]:
-    """The processes that can still end their associations, this one among them."""
+    """The processes that can still end their associations, this process among them."""
     lease = timedelta(seconds=settings.worker.lease_seconds)
     return [process_name(), *(process.name for process in list_processes(session, now, lease) if not process.lost)]
 
@@ -183,7 +183,7 @@ def _settle(
 
 
 def _identity(instance: InstanceRow, series: SeriesRow) -> Mapping[str, str]:
-    """The identity of an instance; one of before it was recorded is the series'."""
+    """The identity of an instance; that of its series where an earlier worker did not record it."""
     recorded: Mapping[str, str] | None = instance.attributes.get(IDENTITY_KEY)
     if recorded is not None:
         return recorded

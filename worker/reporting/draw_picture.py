@@ -53,7 +53,7 @@ def draw_picture(result: IllustratedResult, model: ModelIdentity) -> ByteArray:
 
 
 def shows_map(result: IllustratedResult, model: ModelIdentity) -> bool:
-    """Whether the picture of a result has an activation map: only a lesion that was found has one."""
+    """Whether the picture of a result has an activation map: only a lesion that was found has a map."""
     is_lesion = result.label is not None and model.class_named(result.label).is_lesion
     return is_lesion and result.key_image is not None and result.key_image.activation is not None
 

@@ -25,7 +25,7 @@ def request_commitment(
 ) -> None:
     """N-ACTION for (SOP class, SOP instance) pairs. Raises Retry when the peer does not take the request.
 
-    The report comes as N-EVENT-REPORT: on this association while it is held, or later on a new one to our SCP.
+    The report comes as N-EVENT-REPORT: on this association while it is held, or later on a new association to our SCP.
     """
     reported = threading.Event()
 

@@ -1,7 +1,7 @@
 """Reports to a FHIR R4 server: a transaction of conditional updates, and what the answers mean.
 
 A conditional update replaces the resource with the same identifier (FHIR R4 3.1.0.4.3, 3.1.0.11): a report that is sent
-twice is stored once, and a revised report replaces the earlier one. A report whose revision is stored is not sent.
+twice is stored once, and a revised report replaces the earlier report. A report whose revision is stored is not sent.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Session(requests.Session):
 
     def request(self, method: Any, url: Any, **arguments: Any) -> requests.Response:  # type: ignore[override]
         arguments["allow_redirects"] = False
-        # dicomweb-client's Host header lacks the port (RFC 9110 7.2); without it requests adds the correct one.
+        # dicomweb-client's Host header lacks the port (RFC 9110 7.2); without it requests adds the correct header.
         (arguments.get("headers") or {}).pop("Host", None)
         return super().request(method, url, **arguments)
 

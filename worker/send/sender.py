@@ -1,6 +1,6 @@
 """Deliveries: claim what is due at a destination, send it, and record it as delivered, to be retried, or failed.
 
-Each destination has its own thread, so that a slow one does not delay the others.
+Each destination has its own thread, so that a slow destination does not delay the others.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Sender:
             self.record(events.sent(self.ae_title, peer.ae_title or self.destination.name, peer.host, transferred))
 
     def request_commitment(self) -> int:
-        """Request storage commitment for delivered objects without one. Returns the number of objects."""
+        """Request storage commitment for delivered objects that lack it. Returns the number of objects."""
         destination = self.destination
         if destination.commitment_timeout is None:
             return 0

@@ -37,7 +37,7 @@ class Pulse:
         return all(due >= now for due in list(self._due.values()))
 
     def start_telling(self, done: threading.Event) -> None:
-        """Tell the supervisor, where there is one, until `done`."""
+        """Tell the supervisor, if there is any, until `done`."""
         descriptor = os.environ.pop(PULSE, None)
         if descriptor is not None:
             arguments = (int(descriptor), done)

@@ -89,7 +89,7 @@ class Child:
 
 
 class Supervisor:
-    """Watches its children from `run` until its event is set; ends one that is silent for `silence_seconds`."""
+    """Watches its children from `run` until its event is set; ends a child that is silent for `silence_seconds`."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class Supervisor:
         self._looked = now
 
     def _end_if_hung(self, child: Child) -> None:
-        """Kill a process that is silent; it is replaced as one that died."""
+        """Kill a process that is silent; it is replaced like a process that died."""
         silent = child.silent_for()
         if child.process is not None and not child.is_hung and silent > self._silence_seconds:
             get_log().error("process hangs; ending it", role=child.role, silent_seconds=round(silent, 1))

@@ -70,7 +70,7 @@ _PLANE_TAGS = ("ImageOrientationPatient", "ImagePositionPatient")
 class StoreRequest:
     """An instance that a C-STORE or STOW-RS request brings: the identifiers of the command, and the whole DICOM file.
 
-    `encoded` is preamble, file meta information and the dataset as sent, in memory or, of a large one, in a file; above
+    `encoded` is preamble, file meta information and the dataset as sent, in memory or, if it is large, in a file; above
     the maximum size of a dataset only its beginning is kept, and `is_too_large` is set. `fault` is why it is refused
     whatever its dataset holds, if known already. `association_id` is the row of its association.
     """
@@ -341,7 +341,7 @@ def comparable_name(name: str) -> str:
 
 
 def _compared(ds: Dataset, keyword: str) -> str:
-    """A value as it is compared with that of another instance: without its padding; a hash of an impossible one."""
+    """A value as it is compared with that of another instance: without its padding; a hash of an impossible value."""
     text = _joined(_values(ds, keyword)).strip(" \0\t\r\n")
     if len(text) > _LONGEST_COMPARED or not text.isprintable():
         return hashlib.sha256(text.encode(errors="replace")).hexdigest()

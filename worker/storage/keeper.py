@@ -174,7 +174,7 @@ class InstanceKeeper:
     def _create(self, path: str) -> tuple[str, int]:
         """A new file at `path`, and its descriptor.
 
-        Where `path` exists, as a file of the same content or what a crash left of one, it is not replaced yet: the new
+        Where `path` exists, as a file of the same content or what a crash left of it, it is not replaced yet: the new
         file is below instances/incoming.
         """
         try:

@@ -18,8 +18,8 @@ class StoreOutcome(StrEnum):
 
     STORED = "stored"
     REPEATED = "repeated"
-    CORRECTED = "corrected"  # the same UID and pixels with other attributes: it replaces the stored one
-    CONFLICTING = "conflicting"  # the same UID with other pixels: the stored one stays, this one waits for a decision
+    CORRECTED = "corrected"  # the same UID and pixels with other attributes: it replaces the stored instance
+    CONFLICTING = "conflicting"  # the same UID with other pixels: it waits for a decision, the stored instance stays
 
 
 def status_of(outcome: StoreOutcome) -> int:

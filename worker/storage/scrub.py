@@ -1,6 +1,6 @@
 """Compare the stored files with their hashes, in turn and slowly, so that rot is found before anybody needs a file.
 
-A pass goes over the received instances, the produced objects and the conflicts by the ids of their rows; the next one
+A pass goes over the received instances, the produced objects and the conflicts by the ids of their rows; the next pass
 begins a day after it at the earliest. The position is in the database: a restart continues there.
 """
 

@@ -154,7 +154,7 @@ def no_space() -> RefusedInstance:
 def refusal_of(error: OSError) -> RefusedInstance:
     """What an instance is refused with whose file could not be written: in each case the peer may try again later.
 
-    A data folder that was removed or unmounted, a read-only or broken disk is a resource that is out, as a full one is.
+    A data folder that was removed or unmounted, a read-only or broken disk is a resource that is out, like a full disk.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return no_space()

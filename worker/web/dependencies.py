@@ -153,7 +153,7 @@ def describe_bundle(folder: FilePath) -> BundleDescription:
 
 
 def reconsider_refused_series(site: Site, series_instance_uid: str, caller: Caller, path: str) -> None:
-    """Open a refused series again, audited. Answers 404 for an unknown series and 409 for one that is not refused."""
+    """Reopen a refused series, audited. Answers 404 for an unknown series and 409 for a series that is not refused."""
     with site.database.write() as session:
         opened = reconsider_series(session, series_instance_uid)
         is_known = opened or find_report(session, series_instance_uid) is not None

@@ -54,9 +54,9 @@ class Proportion:
 class Agreement:
     """Of the series to which both a reader and the model gave a finding, the share in which the model is right.
 
-    A tumour whose kind the model did not determine is right where the reader sees one of any kind; a series of which
-    the reader knows no kind, and the model names one, does not count. `confusion`: reader's finding → model's result →
-    number of series, for every series that was read.
+    A tumour whose kind the model did not determine is right where the reader sees a tumour of any kind; a series of
+    which the reader knows no kind, and the model names a kind, does not count. `confusion`: reader's finding →
+    model's result → number of series, for every series that was read.
     """
 
     same: Proportion

@@ -95,7 +95,7 @@ def person(name: str) -> str:
 
 
 def styles(names: Iterable[str], grey: Container[str] = ()) -> dict[str, str]:
-    """The CSS class that colours each class of a model, by its position; those in `grey` have the grey one."""
+    """The CSS class that colours each class of a model, by its position; those in `grey` have the grey class."""
     names = list(names)
     coloured = [place for place in range(_PALETTE) if place != _GREY or not any(name in grey for name in names)]
     places = iter(coloured * (len(names) // len(coloured) + 1))

@@ -75,7 +75,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Whether all sequences together are better than this one, by the interval of the difference."""
+        """Whether all sequences together are better than this sequence, by the interval of the difference."""
         value, low, high = self.difference.value, self.difference.low, self.difference.high
         alone, fused = (figures["balanced_accuracy"].text(True) for figures in (self.alone, self.fused))
         figures = f"balanced accuracy {fused} together, {alone} alone, n={self.n}"

@@ -40,7 +40,7 @@ _UNFINISHED = (JobState.PENDING, JobState.RUNNING)
 
 @dataclass(frozen=True, slots=True)
 class StudySeries:
-    """A series of a study with its answer: `label`, or why it has none. `file` is a stored one of it, None without any.
+    """A series of a study with its answer: `label`, or why it has none. `file` is a stored file of it, or None.
 
     `basis` as in ResultRow; `sequence` and `plane` are those of its headers. `key` names this answer.
     """

@@ -27,7 +27,7 @@ LARGEST_SERIES = 4000
 
 @dataclass(frozen=True, slots=True)
 class ShownSlice:
-    """A slice to display, with the model's answer on it if there is one. `file` is None once it is deleted."""
+    """A slice to display, with the model's answer on it if there is any. `file` is None once it is deleted."""
 
     file: str | None
     frame_number: int | None

@@ -28,7 +28,7 @@ def is_storable(text: str) -> bool:
 def stored_text(text: str) -> str:
     """A text as a row holds it: whole, also where it is longer than its VR allows.
 
-    The end of one longer than LONGEST_TEXT is an ellipsis and the text's hash: it is no other patient's number.
+    The end of a text longer than LONGEST_TEXT is an ellipsis and the text's hash: it is no other patient's number.
     """
     text = printable(text)
     if len(text) <= LONGEST_TEXT:

@@ -194,7 +194,7 @@ def _says_lesion(item: SeriesAnswer, model: ModelIdentity) -> bool:
 
 
 def _given(names: Sequence[str], answers: Sequence[SeriesAnswer], shares: Mapping[str, float]) -> dict[str, float]:
-    """Probabilities of classes given that it is one of `names`, sum 1: the mean of the series that name one, or all."""
+    """Probabilities of classes given that it is one of `names`, sum 1: the mean of the series that name any, or all."""
     voters = [item for item in answers if item.label in names] or answers
     parts: dict[str, list[float]] = {name: [] for name in names}
     for item in voters:

@@ -1,6 +1,6 @@
 """Instances whose UIDs have rows already, within the transaction that stores them: repeated, corrected or in conflict.
 
-A correction replaces what is stored, whose file stays beside the new one as an earlier version. So nothing is
+A correction replaces what is stored, whose file stays beside the new file as an earlier version. So nothing is
 overwritten, and all that changes, changes with the commit.
 """
 
@@ -111,7 +111,7 @@ class Repetitions:
 
 
 def correction_events(corrections: Sequence[Correction], by: str | None = None) -> list[AuditEvent]:
-    """The events of corrections, those of one study in one; `by`: who accepted them."""
+    """The events of corrections, those of one study in one event; `by`: who accepted them."""
     counts: dict[tuple[tuple[str, str], tuple[str, str]], Counter[str]] = {}
     for correction in corrections:
         counts.setdefault((correction.before, correction.after), Counter())[correction.sop_class_uid] += 1
@@ -129,6 +129,6 @@ def _fault_of_stored(pending: PendingCommit, path: str) -> FileFault | None:
     if pending.file != pending.path or pending.path != path:
         needs_look = pending.replaces is not None or pending.path != path
         return fault_of(path, pending.new.sha256, pending.new.size) if needs_look else None
-    # Nothing was at its path when it was written. If its own file is still there, the stored one was gone;
+    # Nothing was at its path when it was written. If its own file is still there, the stored file was gone;
     # else another thread stored the same instance meanwhile.
     return FileFault.MISSING if os.stat(path).st_ino == pending.inode else None

@@ -82,7 +82,7 @@ class DicomwebResources:
         return self.select(request).instances[0]
 
     def file(self, instance: Instance) -> Path:
-        """The file of an instance, as it was stored. Answers 410 for one that the disk has damaged."""
+        """The file of an instance, as it was stored. Answers 410 for a file that the disk has damaged."""
         if instance.file is None:
             raise HTTPException(404, "the file is missing from the data folder")
         try:

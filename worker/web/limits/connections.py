@@ -1,8 +1,8 @@
 """Connections of the web port: how many there are, how many of an address, how long each may wait for its request.
 
 A connection that has not sent a whole request head costs its sender nothing, so it never takes the place of another:
-where an address, or the port, has as many connections as it may, the one that waits longest for a request is closed for
-the new one. Only where all are busy with requests the new one is closed.
+where an address, or the port, has as many connections as it may, the connection that waits longest for a request is
+closed for the new connection. Only where all are busy with requests the new connection is closed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Connections:
         return len(self._open)
 
     def admit(self, protocol: LimitedProtocol, address: str) -> bool:
-        """Whether a new connection may stay; one that waits is closed for it where need be."""
+        """Whether a new connection may stay; a waiting connection is closed for it where need be."""
         sender = network_of(address)
         own = [other for other, name in self._open.items() if name == sender]
         if not self._is_proxy(address) and len(own) >= self._of_an_address and not _close_waiting(own):

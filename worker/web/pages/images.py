@@ -99,7 +99,7 @@ def series_images(site: Site) -> APIRouter:
 
 
 class _Windows:
-    """Caches the grey window of recently viewed series, for slices without one; computing it reads several files."""
+    """Caches the grey window of recently viewed series, for slices that have none; computing it reads several files."""
 
     def __init__(self, decoders: DecoderPool) -> None:
         self._decoders = decoders

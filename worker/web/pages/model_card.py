@@ -55,7 +55,7 @@ def _with_figures(tokens: Sequence[Token]) -> list[Token]:
 
 
 def _with_width(interval: re.Match[str]) -> str:
-    """The interval; of one without any width, which earlier cards have at 0 and 100 %, only the figure."""
+    """The interval; of an interval without any width, which earlier cards have at 0 and 100 %, only the figure."""
     return interval[0] if interval[2] != interval[3] else f"{interval[1]} % (interval not known)"
 
 
