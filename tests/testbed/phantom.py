@@ -7,7 +7,7 @@ around it. Every call makes a new study and series; the pixels depend on `seed` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -198,11 +198,9 @@ def knee_series(folder: Path, *, slices: int = 20) -> list[Path]:
     """A knee, sagittal: femur and tibia bright with dark cortex and a joint between, muscle and fat around them."""
     size, random = 256, np.random.default_rng(5)
     grid = Grid(slices=slices, rows=size, columns=size, pixel_mm=0.6, slice_mm=4, plane="sagittal")
-    common = common_attributes(MRImageStorage) | _MR | {
-        "ContrastBolusAgent": None, "SeriesDescription": "SAG T1", "StudyDescription": "Knee", "BodyPartExamined": "",
-    }  # fmt: skip
+    description = {"SeriesDescription": "SAG T1", "StudyDescription": "Knee"}
     down, across = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-    paths = []
+    signals = []
     for index in range(slices):
         wide = 0.35 + 0.12 * np.sin(np.pi * index / slices)
         bent = across - 0.1 * down
@@ -213,27 +211,33 @@ def knee_series(folder: Path, *, slices: int = 20) -> list[Path]:
             image = np.where(bone & (edge < 0), 0.8, np.where(bone & (edge < 0.03), 0.05, image))
         image = np.where((np.abs(down + 0.04) < 0.06) & (np.abs(bent) < 0.6), 0.5, image)
         signal = 900 * ndimage.gaussian_filter(image, 1.2) * (1 + 0.05 * random.normal(size=image.shape))
-        ds = dataset({**common, **_geometry(grid, index)})
-        set_pixels(ds, np.clip(signal, 0, 4095).astype(np.uint16), bits_stored=12)
-        paths.append(write(ds, folder / f"IM{index + 1:04d}.dcm"))
-    return paths
+        signals.append(signal)
+    return _write_series(folder, grid, description, signals)
 
 
 def quality_series(folder: Path, *, slices: int = 20) -> list[Path]:
     """A phantom for quality assurance: a bright cylinder with rows of holes and a wedge."""
     size, random = 256, np.random.default_rng(6)
     grid = Grid(slices=slices, rows=size, columns=size, pixel_mm=0.9, slice_mm=5)
-    common = common_attributes(MRImageStorage) | _MR | {
-        "ContrastBolusAgent": None, "SeriesDescription": "T1 axial", "StudyDescription": "QA", "BodyPartExamined": "",
-    }  # fmt: skip
+    description = {"SeriesDescription": "T1 axial", "StudyDescription": "QA"}
     down, across = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-    paths = []
+    signals = []
     for index in range(slices):
         image = np.where(np.hypot(down, across) < 0.8, 0.8, 0.0)
         holes = (np.hypot((across * 8) % 1 - 0.5, (down * 8) % 1 - 0.5) < 0.2) & (np.abs(down) < 0.35)
         image = np.where(holes & (np.abs(across) < 0.5), 0.05, image)
         wedge = (down > 0.45) & (down < 0.6) & (np.abs(across) < 0.05 + 0.4 * index / slices)
         signal = 1000 * np.where(wedge, 0.1, image) + random.normal(scale=12, size=image.shape)
+        signals.append(signal)
+    return _write_series(folder, grid, description, signals)
+
+
+def _write_series(folder: Path, grid: Grid, description: Attributes, signals: Sequence[npt.NDArray[Any]]) -> list[Path]:
+    """Write a series of T1-weighted slices without a contrast agent, of an unnamed body part."""
+    without = {"ContrastBolusAgent": None, "BodyPartExamined": ""}
+    common = common_attributes(MRImageStorage) | _MR | without | dict(description)
+    paths = []
+    for index, signal in enumerate(signals):
         ds = dataset({**common, **_geometry(grid, index)})
         set_pixels(ds, np.clip(signal, 0, 4095).astype(np.uint16), bits_stored=12)
         paths.append(write(ds, folder / f"IM{index + 1:04d}.dcm"))

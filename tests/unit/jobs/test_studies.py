@@ -150,18 +150,23 @@ def test_a_process_that_dies_at_any_step_loses_and_doubles_nothing(
     assert [row.number for row in rows(database)] == [1]
 
 
+def before_the_next_answer(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Any]) -> None:
+    """Have something happen between the claim of a study and its answer, once."""
+    real = studies.answer_study
+
+    def answer(*arguments: Any) -> Any:
+        monkeypatch.setattr(studies, "answer_study", real)
+        happens()
+        return real(*arguments)
+
+    monkeypatch.setattr(studies, "answer_study", answer)
+
+
 def test_a_series_that_arrives_and_is_answered_while_its_study_is(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classify(database, "a")
-    real = studies.answer_study
-
-    def meanwhile(*arguments: Any) -> Any:
-        monkeypatch.setattr(studies, "answer_study", real)
-        classify(database, "late", seconds=10)
-        return real(*arguments)
-
-    monkeypatch.setattr(studies, "answer_study", meanwhile)
+    before_the_next_answer(monkeypatch, lambda: classify(database, "late", seconds=10))
     assert runner(database, tmp_path).run_next(SERVED)
     assert rows(database) == []
     assert runner(database, tmp_path, 20).run_next(SERVED)
@@ -172,14 +177,11 @@ def test_two_hosts_that_answer_the_same_study_add_one_answer(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classify(database, "a")
-    real = studies.answer_study
 
-    def slowly(*arguments: Any) -> Any:
-        monkeypatch.setattr(studies, "answer_study", real)
+    def another() -> None:
         assert runner(database, tmp_path, 50, "another:1").run_next(SERVED), "the lease is over"
-        return real(*arguments)
 
-    monkeypatch.setattr(studies, "answer_study", slowly)
+    before_the_next_answer(monkeypatch, another)
     assert runner(database, tmp_path).run_next(SERVED)
     assert [row.number for row in rows(database)] == [1]
 
