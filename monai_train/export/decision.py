@@ -7,7 +7,7 @@ alike, whatever their numbers, and so that a patient's slices count as much as t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -224,10 +224,17 @@ def _design(cases: Sequence[LesionCase]) -> npt.NDArray[np.float64]:
 
 def _weights(cases: Sequence[LesionCase]) -> npt.NDArray[np.float64]:
     """Sum 1: both truths weigh 1/2, their patients alike, and within a patient slices together as much as series."""
-    groups = [(case.lesion, case.patient, case.windows > 1) for case in cases]
-    counts = {group: groups.count(group) for group in set(groups)}
-    of_truth = {truth: sum(1 for group in counts if group[0] == truth) for truth in (True, False)}
-    return np.array([0.5 / (counts[group] * max(1, of_truth[group[0]])) for group in groups])
+    return balanced_weights([(case.lesion, case.patient, case.windows > 1) for case in cases])
+
+
+def balanced_weights(groups: Sequence[tuple[Hashable, ...]]) -> npt.NDArray[np.float64]:
+    """The weight of each case by its group, [n]: cases of a group weigh as 1, and groups of either truth sum to 1/2.
+
+    A group begins with the truth.
+    """
+    counts = Counter(groups)
+    of_truth = Counter(group[0] for group in counts)
+    return np.array([0.5 / (counts[group] * of_truth[group[0]]) for group in groups])
 
 
 def _sigmoid(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

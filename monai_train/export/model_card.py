@@ -76,8 +76,8 @@ def data_section(rows: Sequence[ManifestRow], external: Sequence[str], healthy_s
 def figures_markdown(measured: Mapping[str, Measurement]) -> str:
     """The card's tables of figures, which `monai-train evaluate-default` prints too."""
     tables = [report_markdown(TITLES[key], answers.to_json()) for key, answers in measured.items()]
-    for answers in (measured[key] for key in ("test",) if key in measured):
-        groups = group_markdown(group_figures(answers.slices, answers.rows))
+    if "test" in measured:
+        groups = group_markdown(group_figures(measured["test"].slices, measured["test"].rows))
         tables.append(f"### Slices of the test part by sequence, slice level and source\n\n{groups}")
     return "\n\n".join(tables)
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 
 from monai_train.evaluation.studies.fusion_figures import StudyCase
+from monai_train.export.decision import balanced_weights
 from worker.inference.study.fusion import EQUAL_WEIGHTS, StudyRule, pooled_lesion_probability
 from worker.results import ModelIdentity, SeriesAnswer
 
@@ -31,7 +32,7 @@ def fit_study_rule(cases: Sequence[StudyCase], model: ModelIdentity) -> dict[str
     if min(_patients(several, lesion) for lesion in (True, False)) < _LEAST_PATIENTS:
         return None
     names = sorted({item.sequence or "" for _, own in several for item in own} - {""})
-    importance = _importance([case for case, _ in several])
+    importance = balanced_weights([(case.lesion, case.patient) for case, _ in several])
     truth = np.array([case.lesion for case, _ in several])
 
     def loss(logarithms: npt.NDArray[np.float64]) -> float:
@@ -65,14 +66,6 @@ def _rule(names: Sequence[str], logarithms: npt.NDArray[np.float64]) -> StudyRul
 def _pooled(several: _Several, rule: StudyRule) -> npt.NDArray[np.float64]:
     """P(lesion) of each study, [n]."""
     return np.array([pooled_lesion_probability(own, rule) for _, own in several])
-
-
-def _importance(cases: Sequence[StudyCase]) -> npt.NDArray[np.float64]:
-    """Sum 1: both truths weigh 1/2, and their patients alike."""
-    groups = [(case.lesion, case.patient) for case in cases]
-    counts = {group: groups.count(group) for group in set(groups)}
-    of_truth = {truth: sum(group[0] == truth for group in counts) for truth in (True, False)}
-    return np.array([0.5 / (counts[group] * of_truth[group[0]]) for group in groups])
 
 
 def _limits(

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from worker.db.series_status import answer_series
-from worker.db.tables import DETAIL_LENGTH, DeliveryRow, JobRow, JobState, SeriesRow, StudyRow, StudyState
+from worker.db.tables import DeliveryRow, JobRow, JobState, SeriesRow, StudyRow, StudyState, cut_detail
 
 
 def job_waits(session: Session, model_ids: Collection[int], now: datetime) -> bool:
@@ -124,7 +124,7 @@ def end_job(
     values: dict[str, Any] = {
         "state": state,
         "reason": reason,
-        "detail": detail[:DETAIL_LENGTH] if detail else None,
+        "detail": cut_detail(detail),
         "lease_owner": None,
         "lease_until": None,
     }

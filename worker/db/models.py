@@ -13,7 +13,6 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from worker.db.tables import (
-    DETAIL_LENGTH,
     JobRow,
     JobState,
     LoadState,
@@ -24,6 +23,7 @@ from worker.db.tables import (
     SeriesRow,
     StudyRow,
     StudyState,
+    cut_detail,
 )
 from worker.errors import WorkerError
 from worker.results import ModelIdentity
@@ -317,5 +317,5 @@ def record_load(
         row = ModelLoadRow(model_id=model_id, host=host)
         session.add(row)
     row.process, row.state, row.at, row.deaths = process, state, now, deaths
-    row.detail = detail[:DETAIL_LENGTH] if detail else None
+    row.detail = cut_detail(detail)
     session.flush()

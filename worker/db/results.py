@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session, aliased
 
 from worker.db.series_status import answer_series
 from worker.db.tables import (
-    DETAIL_LENGTH,
     DeliveryRow,
     EarlierVersionRow,
     InstanceRow,
@@ -24,6 +23,7 @@ from worker.db.tables import (
     SeriesRow,
     ShadowResultRow,
     SliceResultRow,
+    cut_detail,
 )
 from worker.dicom import standard
 
@@ -70,7 +70,7 @@ def add_result(
         probability=result.probability,
         probabilities=dict(result.probabilities),
         reason=result.reason,
-        detail=result.detail[:DETAIL_LENGTH] if result.detail else None,
+        detail=cut_detail(result.detail),
         basis=asdict(result.basis) if result.basis else None,
         created_at=now,
     )
@@ -123,7 +123,7 @@ def add_shadow_result(session: Session, job: JobRow, result: SeriesResult, now: 
             probability=result.probability,
             probabilities=dict(result.probabilities),
             reason=result.reason,
-            detail=result.detail[:DETAIL_LENGTH] if result.detail else None,
+            detail=cut_detail(result.detail),
             created_at=now,
         )
     )

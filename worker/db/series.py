@@ -27,6 +27,7 @@ from worker.db.tables import (
     SeriesRow,
     SeriesState,
     SeriesStatus,
+    cut_detail,
 )
 from worker.dicom.series_type import SeriesType
 
@@ -94,7 +95,7 @@ def queue_series(
         model_id=model_id,
         input_sha256=digest,
         last_instance_id=instances[-1].id,
-        missing=missing[:DETAIL_LENGTH] if missing else None,
+        missing=cut_detail(missing),
         shadow=shadow,
         not_before=now,
         created_at=now,

@@ -62,6 +62,11 @@ REVISION = "0012"
 DETAIL_LENGTH = 1024
 
 
+def cut_detail(text: str | None) -> str | None:
+    """A sentence as its column holds it; None if there is none."""
+    return text[:DETAIL_LENGTH] if text else None
+
+
 class SeriesState(StrEnum):
     OPEN = "open"
     QUEUED = "queued"

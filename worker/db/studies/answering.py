@@ -30,6 +30,7 @@ from worker.db.tables import (
     StudyResultRow,
     StudyRow,
     StudyState,
+    cut_detail,
 )
 
 if TYPE_CHECKING:  # a command that only queries starts without numpy
@@ -219,8 +220,8 @@ def add_study_result(
             probabilities=dict(result.probabilities),
             lesion_probability=result.lesion_probability,
             reason=result.reason,
-            detail=result.detail[:DETAIL_LENGTH] if result.detail else None,
-            contradiction=result.contradiction[:DETAIL_LENGTH] if result.contradiction else None,
+            detail=cut_detail(result.detail),
+            contradiction=cut_detail(result.contradiction),
             deciding=result.deciding,
             contributions=[asdict(item) for item in result.contributions],
             created_at=now,
