@@ -55,9 +55,7 @@ class Augmentation(_Strict):
 
 
 class TrainConfig(_Strict):
-    """Configuration of a training run. `external` names data sets, or `data set:diagnosis`, that are never trained
-    on.
-    """
+    """Configuration of a training run. It never trains on `external`: data sets, or `data set:diagnosis`."""
 
     network: str = "resnet18-slim"
     epochs: int = Field(40, ge=1)
