@@ -12,7 +12,9 @@ from worker.errors import StartError
 
 commands = typer.Typer(no_args_is_help=True, help="Received series: settle refused ones again.")
 
-study_commands = typer.Typer(no_args_is_help=True, help="Studies: the answer for each, of those for its series.")
+study_commands = typer.Typer(
+    no_args_is_help=True, help="Studies: one answer for each, from the answers for its series."
+)
 
 
 @commands.callback()

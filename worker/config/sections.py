@@ -126,7 +126,7 @@ class EligibilitySection(Section):
 
 
 class StudySection(Section):
-    """[study]: when a study is answered, of the answers for its series."""
+    """[study]: when a study is answered, from the answers for its series."""
 
     quiet_seconds: float = Field(default=5.0, ge=0)
 

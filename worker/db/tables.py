@@ -535,7 +535,7 @@ class StudyRow(Base):
 
 
 class StudyResultRow(Base):
-    """An answer for a study, of the answers for its series that `input_sha256` names; never changed."""
+    """An answer for a study; `input_sha256` names the answers for its series that it rests on. Never changed."""
 
     __tablename__ = "study_result"
 

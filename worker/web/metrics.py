@@ -150,7 +150,7 @@ def _work(totals: Totals, now: datetime) -> Iterator[Metric]:
     yield _by("jobs", "Jobs by state; parked jobs need a person.", "state", totals.jobs)
     yield _gauge("jobs_oldest_pending_seconds", "Age of the oldest pending job.", _age(totals.oldest_job, now))
     yield _by(
-        "studies", "Studies without the answer of now, by state; parked ones need a person.", "state", totals.studies
+        "studies", "Studies whose answer is not up to date, by state; parked: needs a person.", "state", totals.studies
     )
     results = CounterMetricFamily(_PREFIX + "results", "Results by model and class.", labels=("model", "class"))
     for (model, label), number in _bounded(totals.results, ("other", "other")).items():

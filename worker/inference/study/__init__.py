@@ -1,1 +1,1 @@
-"""One answer for a study, of the answers for its series."""
+"""One answer for a study, from the answers for its series."""

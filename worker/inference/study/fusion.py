@@ -1,4 +1,4 @@
-"""The answer for a study, of the answers for its series: a pure function, which the worker and `monai_train` share.
+"""The answer for a study from the answers for its series: a pure function that the worker and `monai_train` share.
 
 The log odds of a lesion are averaged over the sequences, each weighted as the bundle says (a logarithmic opinion pool:
 Genest and Zidek 1986, doi:10.1214/ss/1177013825); series of the same sequence share its weight, so that a series sent
