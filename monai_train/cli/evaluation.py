@@ -45,7 +45,7 @@ def evaluate_command(
 ) -> None:
     """Measure a bundle or a run on a converted folder; every figure with n and a patient bootstrap interval.
 
-    By default the test part is measured where the folder is the one that the model was trained on.
+    By default, the test part is measured if the model was trained on this folder, otherwise all of it.
     Example: monai-train evaluate --bundle worker/bundles/brain-mri-tumour --data converted --json figures.json
     """
     from monai_train.data.manifest import read_manifest

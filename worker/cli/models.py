@@ -76,7 +76,7 @@ def activate(
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Make a model the active one from now on; the service keeps running."""
+    """Activate a model: it reports from now on. The service keeps running."""
     from worker.db import models
     from worker.jobs.bundle_store import BundleStore
 
@@ -127,7 +127,7 @@ def compare_models(
 
 @commands.command("rollback", epilog="Example: worker models rollback")
 def roll_back(config: ConfigOption = None) -> None:
-    """Undo the last activation; repeated, the one before it."""
+    """Undo the last activation; repeated, the activation before it."""
     from worker.db import models
 
     with audited(config) as (_, database, record, user):

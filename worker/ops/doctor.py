@@ -110,7 +110,7 @@ def _web(settings: Settings) -> Finding:
     if is_loopback(web.host):
         return Finding("web interface", True, f"{address}, this machine only")
     if web.trusted_proxies:
-        return Finding("web interface", True, f"{address}, behind a proxy that must be the only one to reach it")
+        return Finding("web interface", True, f"{address}, behind a proxy; nothing else may reach it")
     advice = "set [web] tls_certificate and tls_key, or host = 127.0.0.1 behind a proxy with TLS"
     return Finding("web interface", False, f"{address} without TLS: tokens and patients' data can be read", advice)
 

@@ -82,7 +82,7 @@ class DicomwebServer:
         except ValueError:
             raise Retry("not-dicomweb", f"{self.destination.name} answers, but not as a DICOMweb server") from None
         if self.session.last is not None and self.session.last.is_redirect:
-            raise Retry("not-dicomweb", f"{self.destination.name} redirects to another URL: configure that one")
+            raise Retry("not-dicomweb", f"{self.destination.name} redirects to another URL: configure that URL")
 
     def _explain_probe(self, response: requests.Response) -> None:
         if response.status_code in (HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED):
