@@ -81,13 +81,20 @@ def page(web: Web, request: pytest.FixtureRequest) -> Iterator[Any]:
 def _open(web: Web, size: str, scheme: str) -> Iterator[tuple[Any, list[str]]]:
     width, height = SIZES[size]
     context = web.browser.new_context(
-        base_url=web.address, viewport={"width": width, "height": height}, color_scheme=scheme, timezone_id="UTC"
+        base_url=web.address,
+        viewport={"width": width, "height": height},
+        has_touch=size == "phone",
+        color_scheme=scheme,
+        timezone_id="UTC",
     )
     context.set_default_timeout(WAIT)
     page = context.new_page()
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda line: faults.append(line.text) if "Content Security" in line.text else None)
+    page.on(
+        "console",
+        lambda line: faults.append(line.text) if "Content Security" in line.text or "a drag" in line.text else None,
+    )
     page.on("request", lambda sent: None if sent.url.startswith((web.address, "data:")) else faults.append(sent.url))
     try:
         yield page, faults
@@ -155,6 +162,60 @@ def test_slices_scroll_by_keyboard_and_the_map_lies_on_the_key_slices(web: Web) 
         page.locator("#window").fill("50")
         page.locator("#viewer .slice[src*='low=']").wait_for()
         assert shown.evaluate("image => image.naturalWidth") >= 240
+
+
+def test_dragging_changes_window_and_level_until_the_pointer_is_released(web: Web) -> None:
+    with _open(web, "desktop", "light") as (page, faults):
+        page.goto(f"/series/{web.filled.mass}")
+        page.locator("#viewer .slice[src$='.png']").wait_for()
+        page.evaluate("addEventListener('dragstart', event => event.defaultPrevented || console.error('a drag'))")
+        x, y = _middle(page)
+        page.mouse.move(x, y)
+        page.mouse.down()
+        for step in range(1, 7):
+            page.mouse.move(x + 10 * step, y + 5 * step)
+        assert _window_and_level(page) == (100 + 60 / 3, 50 - 30 / 5)
+        page.mouse.move(x + 5000, y)  # outside of the viewer and of the browser's window
+        assert _window_and_level(page)[0] == 200
+        page.mouse.move(x - 30, y - 25)
+        page.mouse.up()
+        assert _window_and_level(page) == (90, 55)
+        for step in range(4):
+            page.mouse.move(x + 20 * step, y)
+        assert _window_and_level(page) == (90, 55), "hovering changes nothing"
+        page.locator("#viewer .slice[src*='low=']").wait_for()
+        assert faults == []
+
+
+def test_a_finger_that_moves_sideways_changes_the_window_and_one_that_moves_up_scrolls(web: Web) -> None:
+    with _open(web, "phone", "dark") as (page, _):
+        page.goto(f"/series/{web.filled.mass}")
+        page.locator("#viewer").scroll_into_view_if_needed()
+        x, y = _middle(page)
+        touch = page.context.new_cdp_session(page)
+
+        def swipe(dx: float, dy: float) -> None:
+            touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+            for step in range(1, 11):
+                point = {"x": x + dx * step / 10, "y": y + dy * step / 10}
+                touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
+            touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+        swipe(-90, 0)
+        assert _window_and_level(page) == (70, 50)
+        before = page.evaluate("scrollY")
+        swipe(0, -150)
+        page.wait_for_function("before => scrollY > before", arg=before)
+        assert _window_and_level(page) == (70, 50)
+
+
+def _middle(page: Any) -> tuple[float, float]:
+    box = page.locator("#viewer").bounding_box()
+    return box["x"] + box["width"] // 2, box["y"] + box["height"] // 2
+
+
+def _window_and_level(page: Any) -> tuple[float, float]:
+    return float(page.locator("#window").input_value()), float(page.locator("#level").input_value())
 
 
 def test_a_label_is_corrected_and_a_second_reader_is_told(web: Web) -> None:

@@ -126,17 +126,26 @@ function startViewer(viewer) {
     },
     { passive: false },
   );
+  // Capture ends with the drag in whatever way it ends, so what it listens to ends there, too.
+  viewer.addEventListener("dragstart", (event) => event.preventDefault());
   viewer.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0 || event.pointerType === "touch") return;
-    viewer.setPointerCapture(event.pointerId);
-    const from = [event.clientX, event.clientY, Number(controls.window.value), Number(controls.level.value)];
-    const drag = (move) => {
-      controls.window.value = from[2] + (move.clientX - from[0]) / 3;
-      controls.level.value = from[3] - (move.clientY - from[1]) / 5;
+    if (event.button !== 0 || !event.isPrimary) return;
+    const from = [Number(controls.window.value), Number(controls.level.value)];
+    const set = (window, level) => {
+      [controls.window.value, controls.level.value] = [window, level];
       draw();
     };
-    viewer.addEventListener("pointermove", drag);
-    viewer.addEventListener("pointerup", () => viewer.removeEventListener("pointermove", drag), { once: true });
+    const dragging = new AbortController();
+    const during = (name, act) =>
+      viewer.addEventListener(name, (later) => later.pointerId === event.pointerId && act(later), {
+        signal: dragging.signal,
+      });
+    during("pointermove", (move) =>
+      set(from[0] + (move.clientX - event.clientX) / 3, from[1] - (move.clientY - event.clientY) / 5),
+    );
+    during("pointercancel", () => set(...from)); // the browser scrolls the page instead
+    during("lostpointercapture", () => dragging.abort());
+    viewer.setPointerCapture(event.pointerId);
   });
   controls.slice.addEventListener("input", () => show(controls.slice.value - 1));
   for (const control of [controls.level, controls.window, controls.opacity]) control?.addEventListener("input", draw);
