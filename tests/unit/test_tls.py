@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 import ssl
+import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.testbed.certificates import Certificates, make_certificates
 from worker.errors import StartError
-from worker.tls import association_arguments, client_context, server_context, web_context
+from worker.tls import association_arguments, certificate_fault, client_context, server_context, web_context
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +81,39 @@ def test_an_older_protocol_or_a_weak_cipher_is_rejected(certificates: Certificat
 
 def test_files_that_cannot_be_used_are_named(certificates: Certificates, tmp_path: Path) -> None:
     certificate, key = certificates.files("peer")
+    junk = tmp_path / "junk.pem"
+    junk.write_text("junk")
     with pytest.raises(StartError, match=r"there is no .*absent\.pem"):
         web_context(certificate, tmp_path / "absent.pem")
-    with pytest.raises(StartError, match="cannot be used"):
-        web_context(certificate, certificates.files("stranger")[1])  # the key of another certificate
+    with pytest.raises(StartError, match=r"stranger-key\.pem is not the key of .*peer\.pem"):
+        web_context(certificate, certificates.files("stranger")[1])
     with pytest.raises(StartError, match="tls-file-missing"):
         server_context(certificate, key, tmp_path / "absent.pem")
+    with pytest.raises(StartError, match=r"junk\.pem cannot be used: not a PEM file of certificates"):
+        server_context(certificate, key, junk)
+    with pytest.raises(StartError, match="not a PEM certificate with its key"):
+        web_context(junk, key)
+    with pytest.raises(StartError, match="cannot be read: Is a directory"):
+        web_context(certificate, tmp_path)
+
+
+def test_a_key_with_a_passphrase_is_not_asked_for_at_the_terminal(certificates: Certificates, tmp_path: Path) -> None:
+    certificate, key = certificates.files("peer")
+    encrypted = tmp_path / "encrypted.pem"
+    command = ["openssl", "rsa", "-aes128", "-passout", "pass:word", "-in", key, "-out", encrypted]
+    subprocess.run(command, check=True, capture_output=True)
+    with pytest.raises(StartError, match="give a key without a passphrase"):
+        web_context(certificate, encrypted)
+
+
+@pytest.mark.parametrize("of_server", [True, False])
+def test_a_certificate_that_ends_within_a_month_is_told(certificates: Certificates, of_server: bool) -> None:
+    now = datetime.now(UTC)  # the certificates are made for two days
+    files = certificates.files("peer")
+    fault = certificate_fault(*files, now, of_server=of_server)
+    assert fault is not None
+    assert fault.startswith(f"{files[0]} expires on {now + timedelta(days=2):%Y-%m-%d}")
+    assert certificate_fault(*files, now - timedelta(days=29), of_server=of_server) is None
 
 
 def test_an_association_without_files_is_not_over_tls(certificates: Certificates) -> None:

@@ -56,7 +56,8 @@ class Forwarder:
                 self._close()
                 failures += 1
                 if failures == 1:
-                    get_log().warning("audit not forwarded", fault=type(error).__name__)
+                    why = error.detail if isinstance(error, StartError) else error.strerror
+                    get_log().warning("audit not forwarded", fault=type(error).__name__, detail=why)
                 sent = 0
             if sent < _BATCH:
                 stop.wait(min(_LONGEST_WAIT_SECONDS, _POLL_SECONDS * 2.0 ** min(failures, 10)))
@@ -89,26 +90,27 @@ class Forwarder:
         if self._connection is not None and select.select([self._connection], [], [], 0)[0]:
             self._close()  # a syslog server never sends data: it has closed the connection
         if self._connection is None:
-            self._connection = self._connect()
+            self._connection = connect(self._audit)
         self._connection.sendall(b"".join(frame(record, self._trail.host) for record in batch))
-
-    def _connect(self) -> ssl.SSLSocket:
-        audit = self._audit
-        if audit.syslog_host is None or not (audit.tls_certificate and audit.tls_key and audit.tls_authority):
-            raise StartError("config-invalid", "[audit] syslog_host needs TLS files")  # config refuses this
-        context = client_context(audit.tls_certificate, audit.tls_key, audit.tls_authority)
-        plain = socket.create_connection((audit.syslog_host, audit.syslog_port), timeout=_CONNECT_SECONDS)
-        try:
-            return context.wrap_socket(plain, server_hostname=audit.syslog_host)
-        except OSError:
-            plain.close()
-            raise
 
     def _close(self) -> None:
         if self._connection is not None:
             with suppress(OSError):
                 self._connection.close()
             self._connection = None
+
+
+def connect(audit: AuditSection) -> ssl.SSLSocket:
+    """A connection to the syslog server. Raises OSError, UnicodeError for its host name, StartError for TLS files."""
+    if audit.syslog_host is None or not (audit.tls_certificate and audit.tls_key and audit.tls_authority):
+        raise StartError("config-invalid", "[audit] syslog_host needs TLS files")  # config refuses this
+    context = client_context(audit.tls_certificate, audit.tls_key, audit.tls_authority)
+    plain = socket.create_connection((audit.syslog_host, audit.syslog_port), timeout=_CONNECT_SECONDS)
+    try:
+        return context.wrap_socket(plain, server_hostname=audit.syslog_host)
+    except OSError:
+        plain.close()
+        raise
 
 
 def frame(record: TrailRecord, host: str) -> bytes:

@@ -71,8 +71,9 @@ def main() -> None:
         if type(error).__module__.partition(".")[0] != "sqlalchemy":
             typer.echo(unexpected(error), err=True)
             sys.exit(EXIT_FAULT)
-        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        _end(f"the database failed: {cause}", EXIT_FAULT)
+        from worker.db.engine import database_fault
+
+        _end(f"the database failed: {database_fault(error)}", EXIT_FAULT)  # type: ignore[arg-type]
 
 
 def _end(message: str, status: int) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from worker.db.views.queue import Unfinished
     from worker.db.views.series_detail import RefusedImages, SliceAnswer
     from worker.ops.classify_folder import OfflineAnswer, Written
-    from worker.ops.doctor import Finding
+    from worker.ops.host_checks import Finding
 
 RESEARCH_USE = "Research use only: not for diagnosis. Every result is unverified until a physician has looked."
 T = TypeVar("T")
@@ -383,11 +383,14 @@ def print_unfinished(unfinished: Unfinished, format: str) -> None:
     out.print(jobs, deliveries)
 
 
-def print_findings(findings: Sequence[Finding]) -> None:
-    """Print a line for each finding, and below a fault what to do about it."""
+def print_findings(findings: Iterable[Finding]) -> bool:
+    """Print a line for each finding as it comes, and below a fault what to do about it; whether all is well."""
     out = console()
+    well = True
     for finding in findings:
+        well = well and finding.well
         mark = ("ok   ", "green") if finding.well else ("fault", "red")
-        out.print(Text.assemble(mark, f" {finding.subject}: {finding.detail}"))
+        out.print(Text.assemble(mark, f" {finding.subject}: {finding.detail}"), soft_wrap=True)
         if finding.advice:
-            out.print(f"      → {finding.advice}")
+            out.print(f"      → {finding.advice}", soft_wrap=True)
+    return well

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from worker.cli.context import EXIT_FAULT, ConfigOption, settings_from
+from worker.errors import StartError
 from worker.process import ProcessRole
 
 commands = typer.Typer()
@@ -24,7 +25,11 @@ def serve(
 
     settings, path = settings_from(config)
     configure_logs()
-    settings.worker.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.worker.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        detail = f"[worker] data_dir: {settings.worker.data_dir} cannot be made: {error.strerror}"
+        raise StartError("data-folder", detail) from None
     if role is not None:
         run_role(role, settings)
         return
@@ -55,7 +60,6 @@ def doctor(
 
     settings, path = settings_from(config)
     moment = datetime.now(UTC)
-    findings = [examine_role(settings, role, moment)] if role else list(examine(settings, path, moment))
-    print_findings(findings)
-    if not all(finding.well for finding in findings):
+    findings = [examine_role(settings, role, moment)] if role else examine(settings, path, moment)
+    if not print_findings(findings):
         raise typer.Exit(EXIT_FAULT)

@@ -25,6 +25,12 @@ STEP = timedelta(seconds=60)  # a smaller step back is waited for
 _LONGEST_LEASE = timedelta(minutes=15)
 
 
+def newest_time(session: Session) -> datetime | None:
+    """When the newest of the images that are stored was received, by the clock of then."""
+    newest = select(InstanceRow.received_at).order_by(InstanceRow.id.desc()).limit(1)
+    return session.scalar(newest)
+
+
 def reset_future_times(session: Session, now: datetime) -> None:
     """Reset to now the times that lie further ahead than anything waits: the clock was set back since."""
     ahead, long_ahead = now + STEP, now + _LONGEST_LEASE

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, create_engine, event, inspect, make_url, text
@@ -42,11 +44,11 @@ class Database:
         `pseudonym` replaces a patient's identifiers, in rows that are written and in keys that are searched for.
         """
         self.pseudonym = pseudonym
-        file = sqlite_path(url)
+        self._file = file = sqlite_path(url)
         try:
             if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
                 self.engine = create_engine(url, connect_args={"timeout": _LOCK_WAIT_SECONDS})
+                event.listen(self.engine, "do_connect", partial(_make_folder, file))
                 event.listen(self.engine, "connect", _prepare_sqlite)
                 event.listen(self.engine, "begin", _begin_sqlite)
             else:
@@ -92,7 +94,12 @@ class Database:
         return answer
 
     def revision(self) -> str | None:
-        """The schema revision, None for an empty database. Raises StartError when the database is unreachable."""
+        """The schema revision, None for an empty database. Raises StartError when the database is unreachable.
+
+        A file of SQLite that does not exist is an empty database, and is not created.
+        """
+        if self._file is not None and not self._file.exists():
+            return None
         try:
             with self._reader.connect() as connection:
                 if not inspect(connection).has_table("alembic_version"):
@@ -100,9 +107,9 @@ class Database:
                 revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
                 return revision
         except SQLAlchemyError as error:
-            cause = getattr(error, "orig", None) or error
-            first_line = str(cause).strip().splitlines()[0]
-            raise StartError("database-unreachable", f"the database cannot be opened: {first_line}") from None
+            raise StartError(
+                "database-unreachable", f"the database cannot be opened: {database_fault(error)}"
+            ) from None
 
     def require_revision(self) -> None:
         """Raises StartError unless the schema has exactly the revision of this worker."""
@@ -112,11 +119,22 @@ class Database:
                 "database-newer",
                 f"the database is at revision {revision}, this worker knows up to {REVISION}: install a newer worker",
             )
+        if revision is None:
+            where = f" {self._file}" if self._file is not None else ""
+            raise StartError(
+                "database-empty", f"there is no database{where} yet: run `worker serve` or `worker migrate`"
+            )
         if revision != REVISION:
-            raise StartError("database-older", f"the database is at {revision or 'no revision'}: run `worker migrate`")
+            raise StartError("database-older", f"the database is at revision {revision}: run `worker migrate`")
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def database_fault(error: SQLAlchemyError) -> str:
+    """The first line of what the database itself says."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def is_out_of_space(error: SQLAlchemyError) -> bool:
@@ -129,6 +147,14 @@ def client_address(url: str) -> tuple[str, str | None]:
     """(connection URI without its password, password) as PostgreSQL's own programs take them."""
     address = make_url(url).set(drivername="postgresql")
     return address._replace(password=None).render_as_string(), str(address.password) if address.password else None
+
+
+def _make_folder(file: Path, *_connection: Any) -> None:
+    """Make the folder of a SQLite file before it is opened. Raises StartError."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError("database-url", f"[database] url: {file.parent} cannot be made: {error.strerror}") from None
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from pynetdicom import _config, association, events, evt, service_class
+from pynetdicom import AE, _config, association, events, evt, service_class
 from pynetdicom.association import Association
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.transport import RequestHandler
+from pynetdicom.transport import AddressInformation, AssociationSocket, RequestHandler
 
 from worker.dicom.header import parse_message
 
@@ -56,6 +57,36 @@ class ConnectionHandler(RequestHandler):  # type: ignore[misc]  # pynetdicom has
         assoc = super()._create_association()
         self.prepare(assoc)
         return assoc
+
+
+class ConnectingSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom has no types for us
+    """The socket of an association that we request: `fault` is why it could not connect, which pynetdicom only logs."""
+
+    fault: OSError | None = None
+
+    def _shutdown_socket(self) -> None:
+        fault = sys.exception()  # `connect` handles it by this call
+        if isinstance(fault, OSError) and self.fault is None:
+            self.fault = fault.with_traceback(None)  # its frames hold this socket
+        super()._shutdown_socket()
+        if self.socket is not None:  # pynetdicom leaves a socket open that was never connected
+            self.socket.close()
+
+
+class Requestor(AE):  # type: ignore[misc]  # pynetdicom has no types for us
+    """An application entity that requests one association, and knows why it could not connect for it."""
+
+    _socket: ConnectingSocket | None = None
+
+    @property
+    def fault(self) -> OSError | None:
+        """Why the connection could not be made, its TLS handshake included; None where it was made."""
+        return self._socket.fault if self._socket is not None else None
+
+    def _create_socket(self, assoc: Association, address: AddressInformation, tls_args: Any) -> ConnectingSocket:
+        self._socket = ConnectingSocket(assoc, address=address)
+        self._socket.tls_args = tls_args
+        return self._socket
 
 
 class ReactorGate(threading.Event):

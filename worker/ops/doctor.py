@@ -2,61 +2,114 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from worker.config.sections import PeerSection
 from worker.config.settings import Settings
-from worker.db.engine import Database, DatabaseError
+from worker.db.clock_changes import newest_time
+from worker.db.engine import Database, DatabaseError, database_fault
 from worker.db.instances import file_fault_counts, files_after
 from worker.db.processes import ProcessStatus, list_processes
 from worker.db.series_status import unfinished_counts
 from worker.db.tables import REVISION, FileKind, ModelState
 from worker.db.views.model_comparison import awaited_models, model_statuses
 from worker.errors import WorkerError
+from worker.logs import fault_fields
+from worker.network.unreachable import TLS_FAILED, UNAVAILABLE, UNRESOLVED
+from worker.ops.host_checks import Finding, folders, host_names, listeners, syslog_server, tls_files
 from worker.process import ProcessRole
 from worker.send.destinations import destinations_of
 from worker.send.destinations.base import Destination
 from worker.web.guard import is_loopback
 from worker.web.health import listens
 
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of a check; `advice` is what to do about a fault, otherwise empty."""
-
-    subject: str
-    well: bool
-    detail: str
-    advice: str = ""
+_CLOCKS_APART_SECONDS = 60
+_SELF_EXPLAINED = (UNRESOLVED, UNAVAILABLE, TLS_FAILED, "association-rejected")
+_DATABASE_ADVICE = {
+    "database-unreachable": "check [database] url and start the server",
+    "database-older": "stop the worker and make a backup; `worker serve` without --role does it too",
+}
 
 
 def examine(settings: Settings, config: Path | None, now: datetime) -> Iterator[Finding]:
-    """Run every check; changes nothing."""
-    source = str(config) if config else "defaults (no file)"
-    if settings.destination:
-        yield Finding("configuration", True, source)
+    """Run every check, whatever another finds; changes nothing, not even a database that does not exist yet."""
+    yield _configuration(settings, config)
+    yield from _guarded("folders", lambda: folders(settings))
+    # A database that is away takes its time to say so, and is asked once.
+    usable = yield from _guarded("database", lambda: [_database(settings)])
+    running: list[ProcessStatus] = []
+    if usable:
+        running = yield from _examine_database(settings, now)
     else:
-        yield Finding("configuration", False, source, "add a [[destination]]: without it no report is sent")
-    yield _data_folder(settings)
-    database = _database(settings)
-    yield database
-    if database.well:
-        yield _processes(settings, now)
-        yield from _models(settings)
-        yield _stored_files(settings)
-    yield _bundle(settings)
+        detail = "processes, queue, clock, models and stored files: the database cannot be used"
+        yield Finding("not checked", False, detail, "run worker doctor again once it can")
+    here = [status.role for status in running if status.host == socket.gethostname() and not status.lost]
+    yield from _guarded("ports", lambda: listeners(settings, here))
+    yield from _guarded("TLS files", lambda: tls_files(settings, now))
+    yield from _guarded("configured bundle", lambda: [_bundle(settings)])
     yield _web(settings)
+    yield from _guarded("peers", lambda: host_names(settings))
+    yield from _guarded("syslog server", lambda: syslog_server(settings))
     for peer in settings.peer:
         if peer.query:
-            yield _peer(settings, peer)
+            yield from _guarded(f"peer {peer.ae_title}", partial(_alone, _peer, settings, peer))
     for destination in destinations_of(settings):
-        yield _destination(settings, destination)
+        yield from _guarded(f"destination {destination.name}", partial(_alone, _destination, settings, destination))
+
+
+def _alone(check: Callable[..., Finding], *arguments: Any) -> list[Finding]:
+    return [check(*arguments)]
+
+
+def _guarded(subject: str, check: Callable[[], Iterable[Finding]]) -> Generator[Finding, None, bool]:
+    """The findings of a check, or as a finding why it failed; whether all is well."""
+    well = True
+    try:
+        for finding in check():
+            well = well and finding.well
+            yield finding
+        return well
+    except WorkerError as error:
+        detail = error.detail
+    except DatabaseError as error:
+        detail = f"the database failed: {database_fault(error)}"
+    except OSError as error:
+        detail = (error.strerror or type(error).__name__) + (f": {error.filename}" if error.filename else "")
+    except Exception as error:  # the boundary of a check: the others run all the same
+        fields = fault_fields(error)
+        yield Finding(subject, False, f"the check failed: {fields['fault']} at {fields['at']}", "report this line")
+        return False
+    yield Finding(subject, False, detail, "see the message")
+    return False
+
+
+def _examine_database(settings: Settings, now: datetime) -> Generator[Finding, None, list[ProcessStatus]]:
+    """The checks that read the database, and the processes that it knows; none of an empty database."""
+    database = Database(settings.database.url)
+    try:
+        if database.revision() is None:
+            return []
+        running = _process_statuses(settings, now)
+        yield from _guarded("processes", lambda: [_processes(running)])
+        yield from _guarded("queue", lambda: [_queue(database)])
+        yield from _guarded("clock", lambda: [_clock(database, now)])
+        yield from _guarded("models", lambda: _models(settings))
+        yield from _guarded("stored files", lambda: [_stored_files(settings)])
+        return running
+    finally:
+        database.close()
+
+
+def _configuration(settings: Settings, config: Path | None) -> Finding:
+    source = str(config) if config else "defaults (no file)"
+    if settings.destination:
+        return Finding("configuration", True, source)
+    return Finding("configuration", False, source, "add a [[destination]]: without it no report is sent")
 
 
 def examine_role(settings: Settings, role: ProcessRole, now: datetime) -> Finding:
@@ -85,12 +138,8 @@ def _process_statuses(settings: Settings, now: datetime) -> list[ProcessStatus]:
         database.close()
 
 
-def _processes(settings: Settings, now: datetime) -> Finding:
+def _processes(statuses: Sequence[ProcessStatus]) -> Finding:
     """The processes on every host. That none is running is no fault: the first check comes before the first start."""
-    try:
-        statuses = _process_statuses(settings, now)
-    except WorkerError:  # an empty database
-        return Finding("processes", True, "none has run yet")
     running = ", ".join(f"{status.role} on {status.host}" for status in statuses if not status.lost)
     lost = ", ".join(
         f"{status.role} on {status.host} since {status.seen_at:%Y-%m-%d %H:%M}" for status in statuses if status.lost
@@ -99,6 +148,33 @@ def _processes(settings: Settings, now: datetime) -> Finding:
         advice = "restart that host; a host that was removed is dropped from the list after a day"
         return Finding("processes", False, f"{running or 'none is running'}; not seen: {lost}", advice)
     return Finding("processes", True, running or "none is running")
+
+
+def _queue(database: Database) -> Finding:
+    with database.read() as session:
+        counts = unfinished_counts(session)
+    parked, failed = counts["jobs"]["parked"], counts["deliveries"]["failed"]
+    if parked or failed:
+        advice = "worker jobs list, worker deliveries list"
+        return Finding("queue", False, f"{parked} parked jobs, {failed} failed deliveries", advice)
+    waiting = counts["deliveries"]["pending"] + counts["deliveries"]["sending"]
+    return Finding("queue", True, f"{counts['jobs']['pending']} jobs and {waiting} deliveries wait")
+
+
+def _clock(database: Database, now: datetime) -> Finding:
+    """Whether this host's clock agrees with the database server's, or with what was recorded last."""
+    if database.is_shared:
+        apart = (datetime.now(UTC) - database.server_time()).total_seconds()
+        detail = f"{abs(apart):.1f} s {'ahead of' if apart > 0 else 'behind'} the database server's"
+        if abs(apart) > _CLOCKS_APART_SECONDS:
+            return Finding("clock", False, detail, "have both hosts keep the time by NTP")
+        return Finding("clock", True, detail)
+    with database.read() as session:
+        newest = newest_time(session)
+    if newest is not None and (newest - now).total_seconds() > _CLOCKS_APART_SECONDS:
+        detail = f"now is {now:%Y-%m-%d %H:%M} UTC, but the newest image came at {newest:%Y-%m-%d %H:%M} UTC"
+        return Finding("clock", False, detail, "was the clock set back? set it by NTP")
+    return Finding("clock", True, f"{now:%Y-%m-%d %H:%M} UTC")
 
 
 def _web(settings: Settings) -> Finding:
@@ -115,18 +191,6 @@ def _web(settings: Settings) -> Finding:
     return Finding("web interface", False, f"{address} without TLS: tokens and patients' data can be read", advice)
 
 
-def _data_folder(settings: Settings) -> Finding:
-    folder = settings.worker.data_dir
-    existing = next((path for path in (folder, *folder.parents) if path.exists()), Path("/"))
-    if not os.access(existing, os.W_OK):
-        return Finding("data folder", False, f"{existing} is not writable", "give the worker's user write access")
-    free = shutil.disk_usage(existing).free
-    minimum = settings.receive.minimum_free_bytes
-    if free < minimum:
-        return Finding("data folder", False, f"{free >> 20} MiB free", f"free at least {minimum >> 20} MiB")
-    return Finding("data folder", True, f"{folder}, {free / 1e9:.1f} GB free")
-
-
 def _database(settings: Settings) -> Finding:
     try:
         database = Database(settings.database.url)
@@ -134,18 +198,9 @@ def _database(settings: Settings) -> Finding:
         if revision is None:
             return Finding("database", True, "empty; `worker serve` or `worker migrate` creates the tables")
         database.require_revision()
-        with database.read() as session:
-            counts = unfinished_counts(session)
     except WorkerError as error:
-        advice = "check [database] url and start the server" if error.reason == "database-unreachable" else ""
-        return Finding("database", False, error.detail, advice or "see the message")
-    parked, failed = counts["jobs"]["parked"], counts["deliveries"]["failed"]
-    detail = f"revision {REVISION}"
-    if parked or failed:
-        return Finding(
-            "database", False, f"{detail}, {parked} parked jobs, {failed} failed deliveries", "worker jobs list"
-        )
-    return Finding("database", True, detail)
+        return Finding("database", False, error.detail, _DATABASE_ADVICE.get(error.reason, "see the message"))
+    return Finding("database", True, f"revision {REVISION}")
 
 
 def _stored_files(settings: Settings) -> Finding:
@@ -229,5 +284,6 @@ def _destination(settings: Settings, destination: Destination) -> Finding:
     try:
         destination.probe(settings.worker.ae_title)
     except WorkerError as error:
-        return Finding(subject, False, error.detail, destination.describe().advice)
+        advice = "" if error.reason in _SELF_EXPLAINED else destination.describe().advice
+        return Finding(subject, False, error.detail, advice or f"worker echo {destination.name} tries it alone")
     return Finding(subject, True, destination.describe().answer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 import sys
 import threading
@@ -30,6 +29,7 @@ from worker.dicom import commitment, standard
 from worker.errors import StartError
 from worker.logs import fault_fields, get_log
 from worker.network.known_peers import KnownPeers
+from worker.network.listening import explain_binding
 from worker.process import Promise, unwatched
 from worker.receive.commitment_scp import CommitmentScp
 from worker.receive.limits import LimitedServer, TooLarge
@@ -120,14 +120,10 @@ class Receiver:
                     store=self._store,
                     promise=self._promise,
                 )
-            except OSError as error:
+            except (OSError, UnicodeError) as fault:
                 if time.monotonic() > deadline:
-                    why = os.strerror(error.errno) if error.errno else str(error)
-                    raise StartError(
-                        "port-unavailable",
-                        f"cannot listen on {receive.host}:{receive.port}: {why}. "
-                        "Stop the program that uses it, or change [receive] host or port.",
-                    ) from None
+                    why = explain_binding(fault, "receive", receive.host, receive.port)
+                    raise StartError("port-unavailable", why) from None
                 time.sleep(0.1)
             else:
                 break
@@ -168,7 +164,9 @@ class Receiver:
         if answer.result == 0:
             self._record(events.connected(calling, address, called))
         else:
-            get_log().warning("association refused", reason=answer.reason_str, peer=address)
+            get_log().warning(
+                "association refused", reason=answer.reason_str, ae_title=calling, called=called, peer=address
+            )
             self.refusals.association(answer.result_source, answer.diagnostic)
             self._record(events.connection_refused(calling, address, called, answer.reason_str))
 

@@ -100,9 +100,9 @@ def _require_ok(response: requests.Response) -> None:
     """Raise Retry for a temporary fault and Rejected for every other status but 200."""
     http.raise_for_access(response)
     if response.status_code in http.TEMPORARY:
-        raise Retry("peer-unavailable", f"the peer answered HTTP {http.status_line(response)}")
+        raise Retry("peer-unavailable", f"the peer answered HTTP {http.status_explained(response)}")
     if response.status_code != HTTPStatus.OK:
-        raise Rejected(None, "rejected", f"the peer answered HTTP {http.status_line(response)}")
+        raise Rejected(None, "rejected", f"the peer answered HTTP {http.status_explained(response)}")
 
 
 def _resource(response: requests.Response) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import os
 import ssl
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 
 from worker.errors import Retry
+from worker.network import unreachable
 from worker.send.destinations.base import ConnectionLost, HttpDestination
 from worker.tls import client_context
 
@@ -18,6 +20,16 @@ from worker.tls import client_context
 TEMPORARY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, *range(500, 600)} - {
     HTTPStatus.NOT_IMPLEMENTED,
     HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
+}
+_ADVICE: dict[int, str] = {
+    HTTPStatus.NOT_FOUND: "is the url right?",
+    HTTPStatus.METHOD_NOT_ALLOWED: "is the url right?",
+    413: "the server or its proxy takes smaller requests only",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "is it a service of this kind?",
+    HTTPStatus.TOO_MANY_REQUESTS: "the server limits our requests",
+    HTTPStatus.BAD_GATEWAY: "a proxy does not reach the server",
+    HTTPStatus.GATEWAY_TIMEOUT: "a proxy does not reach the server",
+    HTTPStatus.SERVICE_UNAVAILABLE: "the server is overloaded or down for maintenance",
 }
 
 
@@ -93,13 +105,16 @@ def _token(destination: HttpDestination) -> str | None:
 
 def unanswered(destination: HttpDestination, error: requests.RequestException) -> ConnectionLost:
     """The fault behind a request without an answer; the text of the exception itself would repeat the URL."""
-    if isinstance(error, requests.exceptions.SSLError):
-        return ConnectionLost(
-            "tls-failed", f"{destination.name}: the TLS handshake failed: are authority and host name right?"
-        )
+    seconds = f"{destination.timeout_seconds:g} s"
     if isinstance(error, requests.ReadTimeout):
-        return ConnectionLost("no-answer", "the peer closed the connection or did not answer in time")
-    return ConnectionLost("peer-unavailable", f"{destination.name} does not answer at {destination.url}")
+        return ConnectionLost("no-answer", f"{destination.name} sent no answer in {seconds}")
+    fault = TimeoutError() if isinstance(error, requests.ConnectTimeout) else unreachable.cause(error)
+    if isinstance(fault, ConnectionResetError):  # http.client's RemoteDisconnected too: it had the request
+        return ConnectionLost("no-answer", f"{destination.name} closed the connection without an answer")
+    if fault is None:
+        return ConnectionLost("peer-unavailable", f"{destination.name} does not answer at {destination.url}")
+    reason, sentence = unreachable.explain(fault, urlsplit(destination.url).hostname or "", destination.url)
+    return ConnectionLost(reason, f"{destination.name} {sentence}")
 
 
 def raise_for_access(response: requests.Response) -> None:
@@ -114,3 +129,9 @@ def status_line(response: requests.Response) -> str:
         return f"{response.status_code} {HTTPStatus(response.status_code).phrase}"
     except ValueError:
         return str(response.status_code)
+
+
+def status_explained(response: requests.Response) -> str:
+    """The status line, and after it what to check where that is known."""
+    advice = "configure the URL to which it redirects" if response.is_redirect else _ADVICE.get(response.status_code)
+    return f"{status_line(response)}; {advice}" if advice else status_line(response)

@@ -38,7 +38,7 @@ from worker.db.engine import Database
 from worker.db.instances import StoredFile
 from worker.db.tables import Commitment, DeliveryRow, DeliveryState, FileKind, ObjectRow
 from worker.dicom.standard import derive_uid
-from worker.errors import Park, Retry
+from worker.errors import Park, Retry, StartError
 from worker.logs import fault_fields, get_log
 from worker.process import Promise, unwatched
 from worker.send.destinations.base import Connection, ConnectionLost, Destination, Rejected
@@ -76,6 +76,10 @@ def _waiting(not_before: datetime, fault: Retry) -> dict[str, Any]:
     return {"state": pending, "not_before": not_before, "reason": fault.reason, "detail": fault.detail}
 
 
+def _unexpected(error: Exception) -> Retry:
+    return Retry("sending-failed", f"the worker failed while sending ({type(error).__name__}); its log says where")
+
+
 @dataclass(frozen=True)
 class Sender:
     """Sends the objects that are due at one destination."""
@@ -100,17 +104,31 @@ class Sender:
         try:
             connection = self.destination.open(self.ae_title)
         except Retry as fault:
-            self._record([self._later(delivery, fault) for delivery, _ in due])
+            self._give_back(due, fault)
             return len(due)
+        except StartError as fault:  # its TLS files; they may be put right while this process runs
+            self._give_back(due, Retry(fault.reason, fault.detail))
+            return len(due)
+        except Exception as error:
+            self._give_back(due, _unexpected(error))
+            raise
         count = 0
         with closing(connection):
             while due:
                 count += len(due)
-                established = self._deliver_batch(connection, due)
+                try:
+                    established = self._deliver_batch(connection, due)
+                except Exception as error:
+                    self._give_back(due, _unexpected(error))
+                    raise
                 self._audit([delivery.id for delivery, _ in due])
                 more = established and count < _OBJECTS_OVER_A_CONNECTION and not (stop and stop.is_set())
                 due = self._claim() if more else []
         return count
+
+    def _give_back(self, due: Sequence[tuple[DeliveryRow, ObjectRow]], fault: Retry) -> None:
+        """Have what is still claimed wait, with the reason: else it would stay "sending" until its lease ends."""
+        self._record([self._later(delivery, fault) for delivery, _ in due])
 
     @property
     def _lease(self) -> timedelta:
@@ -185,8 +203,13 @@ class Sender:
         if instances:
             try:
                 destination.request_commitment(self.ae_title, transaction_uid, instances, self._on_report)
-            except Retry as fault:
-                get_log().warning("storage commitment not requested", destination=destination.name, reason=fault.reason)
+            except (Retry, StartError) as fault:
+                get_log().warning(
+                    "storage commitment not requested",
+                    destination=destination.name,
+                    reason=fault.reason,
+                    detail=fault.detail,
+                )
         return len(instances)
 
     def _on_report(self, information: Dataset) -> int:
@@ -249,16 +272,18 @@ class Sender:
         if not ended:
             return
         with self.database.write() as session:
-            for end in ended:
-                end_delivery(session, end.delivery.id, self.owner, end.values)
-        for end in ended:
-            get_log().info(
-                "delivery",
+            recorded = [end for end in ended if end_delivery(session, end.delivery.id, self.owner, end.values)]
+        for end in recorded:
+            arrived = end.values["state"] == DeliveryState.DELIVERED
+            write = get_log().info if arrived else get_log().warning
+            write(
+                "delivered" if arrived else "not delivered",
                 delivery_row=end.delivery.id,
                 destination=self.destination.name,
                 state=end.values["state"],
                 attempts=end.values.get("attempts", end.delivery.attempts),
                 reason=end.values.get("reason"),
+                detail=end.values.get("detail"),
             )
 
     def run(self, stop: threading.Event, poll_seconds: float = 0.1) -> None:

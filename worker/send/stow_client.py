@@ -88,7 +88,7 @@ class DicomwebServer:
         if response.status_code in (HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED):
             return  # the server supports storing only
         http.raise_for_access(response)
-        raise Retry("not-dicomweb", f"{self.destination.name} answers HTTP {http.status_line(response)}")
+        raise Retry("not-dicomweb", f"{self.destination.name} answers HTTP {http.status_explained(response)}")
 
 
 def connect(destination: HttpDestination) -> DicomwebServer:
@@ -122,8 +122,8 @@ def _evaluate(response: requests.Response | None, parsed: Dataset, ds: Dataset) 
     if response.status_code == HTTPStatus.INSUFFICIENT_STORAGE:
         raise Retry("peer-out-of-resources", f"the peer is out of storage space (HTTP {http.status_line(response)})")
     if response.status_code in http.TEMPORARY:
-        raise Retry("peer-unavailable", f"the peer answered HTTP {http.status_line(response)}")
-    raise Rejected(None, "rejected", f"the peer answered HTTP {http.status_line(response)}")
+        raise Retry("peer-unavailable", f"the peer answered HTTP {http.status_explained(response)}")
+    raise Rejected(None, "rejected", f"the peer answered HTTP {http.status_explained(response)}")
 
 
 def _failed(reason: int, ds: Dataset) -> int:

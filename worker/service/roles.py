@@ -38,6 +38,7 @@ from worker.db.tables import REVISION
 from worker.errors import StartError
 from worker.imports import PYDICOM_COMPANIONS, without
 from worker.logs import get_log
+from worker.network.listening import binding_fault, explain_binding, listening_socket
 from worker.process import ProcessRole, process_name
 from worker.send.destinations import destinations_of
 from worker.service.clock import Clock
@@ -233,17 +234,11 @@ def _web(settings: Settings, database: Database, clock: Clock, stop: threading.E
 
 
 def _web_listener(host: str, port: int) -> socket.socket:
-    """The listening socket of the web role. Raises StartError when the address cannot be bound."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sets TCP_NODELAY only on sockets that name their protocol. Without it every answer on a persistent
-    # connection waits 40 ms for the acknowledgement of its own headers.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """The socket of the web role. Raises StartError when the address cannot be bound."""
     try:
-        listener.bind((host, port))
-    except OSError as error:
-        raise StartError("port-unavailable", f"[web] cannot listen on {host}:{port}: {error.strerror}") from None
-    return listener
+        return listening_socket(host, port)
+    except (OSError, UnicodeError) as fault:
+        raise StartError("port-unavailable", explain_binding(fault, "web", host, port)) from None
 
 
 def _web_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
@@ -359,14 +354,7 @@ def _require_free_port(section: str, host: str, port: int) -> None:
     Waits a moment, because a worker that was just killed may still hold the port.
     """
     deadline = time.monotonic() + _PORT_SECONDS
-    while True:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-                return
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-                    raise StartError("port-unavailable", f"[{section}] cannot listen on {host}:{port}: {why}") from None
+    while fault := binding_fault(section, host, port):
+        if time.monotonic() > deadline:
+            raise StartError("port-unavailable", fault)
         time.sleep(0.1)

@@ -46,7 +46,16 @@ def test_echo_says_who_answers_or_why_nobody_does(run: Run) -> None:
         assert run("echo", address, "--called", "PACS") == (0, f"127.0.0.1: PACS at {address} answers C-ECHO\n", "")
     port = free_port()
     code, _, error = run("echo", f"127.0.0.1:{port}")
-    assert (code, error) == (1, f"worker: 127.0.0.1 does not answer at 127.0.0.1:{port}\n")
+    assert code == 1
+    assert error.startswith(f"worker: 127.0.0.1 does not answer at 127.0.0.1:{port}: connection refused")
+
+
+def test_a_host_name_that_does_not_resolve_is_told_by_echo_and_push(run: Run, tmp_path: Path) -> None:
+    write_series(tmp_path / "images", 1)
+    for command in (("echo", "pacs.invalid:104"), ("push", str(tmp_path / "images"), "--to", "pacs.invalid:104")):
+        code, printed, error = run(*command)
+        assert (code, printed) == (1, "")
+        assert "pacs.invalid cannot be reached: the host name 'pacs.invalid' does not resolve" in error
 
 
 def test_classify_needs_a_series_and_applies_no_rules(run: Run, tmp_path: Path, config: Path) -> None:

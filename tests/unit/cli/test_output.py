@@ -13,7 +13,7 @@ from worker.cli.output import print_answer, print_answers, print_findings, print
 from worker.db.tables import SeriesStatus
 from worker.db.views.queue import Unfinished, UnfinishedJob
 from worker.db.views.search import SeriesAnswer
-from worker.ops.doctor import Finding
+from worker.ops.host_checks import Finding
 
 MARKUP = "[/] [red]x :x:"
 ANSWER = SeriesAnswer(

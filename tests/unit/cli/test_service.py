@@ -42,3 +42,58 @@ def test_serve_does_not_start_on_a_port_in_use(run: Run, config: Path) -> None:
         code, _, error = run("serve")
     assert code == 2
     assert f"127.0.0.1:{port}" in error
+
+
+def test_doctor_names_everything_that_stops_serve_at_once(run: Run, config: Path) -> None:
+    """A folder that cannot be made, a port in use, names that do not resolve, TLS files that are missing."""
+    (config.parent / "file").touch()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        config.write_text(
+            f"""
+[worker]
+data_dir = "file/data"
+[database]
+url = "sqlite:///other.db"
+[receive]
+host = "127.0.0.1"
+port = {port}
+[web]
+host = "web.invalid"
+tls_certificate = "absent.pem"
+tls_key = "absent-key.pem"
+[[peer]]
+ae_title = "SCANNER"
+host = "scanner.invalid"
+port = 104
+query = true
+[[destination]]
+name = "pacs"
+ae_title = "PACS"
+host = "pacs.invalid"
+port = 104
+[[destination]]
+name = "archive"
+url = "http://archive.invalid/dicom-web"
+"""
+        )
+        code, printed, error = run("doctor")
+    assert (code, error) == (1, "")
+    lines = printed.splitlines()
+    faults = {line.split(": ", 1)[0]: line for line in lines if line.startswith("fault")}
+    assert set(faults) == {
+        "fault data folder", "fault receive port", "fault web port", "fault [web] TLS", "fault peer SCANNER host",
+        "fault peer SCANNER", "fault destination pacs", "fault destination archive",
+    }  # fmt: skip
+    assert "file is not a folder" in faults["fault data folder"]
+    assert f"127.0.0.1:{port}: address already in use" in faults["fault receive port"]
+    for name in ("web port", "peer SCANNER host", "peer SCANNER", "destination pacs", "destination archive"):
+        assert "does not resolve" in faults[f"fault {name}"], name
+    assert "there is no" in faults["fault [web] TLS"]
+    assert "unexpected" not in printed
+    assert not (config.parent / "other.db").exists()
+    code, _, error = run("serve")
+    assert (code, error) == (
+        2,
+        f"worker: [worker] data_dir: {config.parent}/file/data cannot be made: Not a directory\n",
+    )

@@ -17,7 +17,8 @@ from worker.db.instances import add_file_fault, add_instance, file_of
 from worker.db.migrate import migrate
 from worker.db.processes import beat
 from worker.db.tables import FileFault
-from worker.ops.doctor import _processes, _stored_files, _web, examine_role
+from worker.ops import doctor
+from worker.ops.doctor import _clock, _process_statuses, _processes, _stored_files, _web, examine, examine_role
 from worker.process import ProcessRole, process_name
 
 NOW = datetime.now(UTC)
@@ -62,11 +63,11 @@ def test_a_receiver_must_listen_too(settings: Settings, database: Database) -> N
 
 
 def test_a_lost_host_is_named_with_what_to_do(settings: Settings, database: Database) -> None:
-    assert _processes(settings, NOW).detail == "none is running"
+    assert _processes(_process_statuses(settings, NOW)).detail == "none is running"
     _beat(database, process_name(), ProcessRole.WEB)
-    assert _processes(settings, NOW).well
+    assert _processes(_process_statuses(settings, NOW)).well
     _beat(database, "elsewhere:1", ProcessRole.SEND, ago=60)
-    finding = _processes(settings, NOW)
+    finding = _processes(_process_statuses(settings, NOW))
     assert not finding.well
     assert finding.detail.startswith(f"web on {socket.gethostname()}; not seen: send on elsewhere since 20")
     assert finding.advice
@@ -107,3 +108,48 @@ def test_a_web_port_that_the_network_reaches_without_tls_is_a_finding(web: dict[
     finding = _web(Settings.model_validate({"web": web}))
     assert finding.well is well
     assert ("tls_certificate" in finding.advice) is not well
+
+
+def test_every_check_runs_whatever_another_finds(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise KeyError("CANARY")
+
+    for check in ("folders", "listeners", "tls_files", "host_names", "syslog_server"):
+        monkeypatch.setattr(doctor, check, fail)
+    findings = list(examine(settings, None, NOW))
+    assert [finding.subject for finding in findings] == [
+        "configuration", "folders", "database", "ports", "TLS files", "configured bundle", "web interface", "peers",
+        "syslog server",
+    ]  # fmt: skip
+    assert findings[1].detail.startswith("the check failed: KeyError at ")
+    assert not any("CANARY" in finding.detail for finding in findings)
+    assert not (tmp_path / "worker.db").exists(), "a check creates no database"
+
+
+def test_a_database_of_an_earlier_revision_or_away_is_a_line_and_the_rest_is_checked(
+    settings: Settings, database: Database
+) -> None:
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+    by_subject = {finding.subject: finding for finding in examine(settings, None, NOW)}
+    assert by_subject["database"].detail == "the database is at revision 0001: run `worker migrate`"
+    assert "models" in by_subject["not checked"].detail
+    assert by_subject["configured bundle"].well
+    away = settings.model_copy(
+        update={"database": DatabaseSection(url="postgresql+psycopg://nowhere.invalid/worker?connect_timeout=2")}
+    )
+    by_subject = {finding.subject: finding for finding in examine(away, None, NOW)}
+    assert not by_subject["database"].well
+    assert by_subject["database"].advice == "check [database] url and start the server"
+    assert by_subject["web port"].subject in by_subject
+
+
+def test_a_clock_that_was_set_back_is_told(database: Database) -> None:
+    assert _clock(database, NOW).well
+    with database.write() as session:
+        add_instance(session, new_instance(), NOW + timedelta(days=2))
+    finding = _clock(database, NOW)
+    assert not finding.well
+    assert finding.detail.startswith(f"now is {NOW:%Y-%m-%d %H:%M} UTC, but the newest image came at ")

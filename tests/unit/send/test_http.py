@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -80,23 +81,58 @@ def test_a_status_is_shown_with_its_phrase_where_it_has_one(status: int, line: s
     assert http.status_line(response) == line
 
 
+def test_a_status_is_explained_where_it_is_known_what_to_check(address: str) -> None:
+    with http.connect(StowDestination(name="pacs", url=address), "text/plain") as session:
+        redirect = session.request("GET", address)
+    assert http.status_explained(redirect) == "302 Found; configure the URL to which it redirects"
+    response = requests.Response()
+    for status, line in ((404, "404 Not Found; is the url right?"), (400, "400 Bad Request")):
+        response.status_code = status
+        assert http.status_explained(response) == line
+
+
 def test_a_fault_of_the_server_is_temporary_and_one_of_the_request_is_not() -> None:
     assert {408, 429, 500, 502, 503, 504, 599} <= http.TEMPORARY
     assert not {200, 400, 401, 404, 409, 501, 505} & http.TEMPORARY
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "reason", "words"),
     [
-        (requests.exceptions.SSLError(), "tls-failed"),
-        (requests.ReadTimeout(), "no-answer"),
-        (requests.ConnectTimeout(), "peer-unavailable"),
-        (requests.ConnectionError("http://user:secret@h"), "peer-unavailable"),
+        (requests.exceptions.SSLError(ssl.SSLError(1, "secret")), "tls-failed", "the handshake failed"),
+        (requests.ReadTimeout("secret"), "no-answer", "pacs sent no answer in 30 s"),
+        (requests.ConnectTimeout("secret"), "peer-unavailable", "no answer in time"),
+        (requests.ConnectionError("http://user:secret@h"), "peer-unavailable", "pacs does not answer at https://h"),
+        (requests.ConnectionError(ConnectionResetError("secret")), "no-answer", "pacs closed the connection"),
     ],
 )
 def test_why_there_was_no_answer_has_nothing_of_the_exceptions_text(
-    error: requests.RequestException, reason: str
+    error: requests.RequestException, reason: str, words: str
 ) -> None:
     fault = http.unanswered(StowDestination(name="pacs", url="https://h"), error)
     assert fault.reason == reason
+    assert words in fault.detail
     assert "secret" not in fault.detail
+
+
+@pytest.mark.parametrize(
+    ("url", "reason", "words"),
+    [
+        ("http://nowhere.invalid/fhir", "host-unresolved", "the host name 'nowhere.invalid' does not resolve"),
+        (f"http://127.0.0.1:{free_port()}", "peer-unavailable", "connection refused; is it running"),
+    ],
+)
+def test_a_real_request_to_nobody_has_its_reason(url: str, reason: str, words: str) -> None:
+    destination = StowDestination(name="pacs", url=url)
+    with http.connect(destination, "text/plain") as session, pytest.raises(requests.RequestException) as error:
+        session.request("GET", url)
+    fault = http.unanswered(destination, error.value)
+    assert fault.reason == reason
+    assert words in fault.detail
+
+
+def test_https_to_a_port_without_tls_is_told(address: str) -> None:
+    destination = StowDestination(name="pacs", url=address.replace("http:", "https:"))
+    with http.connect(destination, "text/plain") as session, pytest.raises(requests.RequestException) as error:
+        session.request("GET", destination.url)
+    assert "the port does not speak TLS" in http.unanswered(destination, error.value).detail

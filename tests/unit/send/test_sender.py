@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import structlog
 from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 from sqlalchemy import event, select
@@ -19,7 +21,8 @@ from worker.db.engine import Database
 from worker.db.instances import file_fault_counts
 from worker.db.tables import Commitment, DeliveryRow, DeliveryState, FileFault, ObjectRow
 from worker.dicom import commitment, standard
-from worker.errors import Park, Retry
+from worker.errors import Park, Retry, StartError
+from worker.logs import configure_logs
 from worker.send.destinations.base import Connection, ConnectionLost, Description, Destination, Rejected
 from worker.send.sender import REJECTIONS_BEFORE_FAILED, Sender, backoff
 
@@ -137,6 +140,36 @@ def test_a_destination_that_cannot_be_reached_delays_the_whole_batch(sender: Sen
     clock.ahead += timedelta(minutes=11)
     assert sender.send_due() == 2
     assert _states(sender) == [(DeliveryState.DELIVERED, None)] * 2
+
+
+def test_tls_files_or_a_fault_of_ours_leave_no_delivery_in_sending(sender: Sender, clock: Clock) -> None:
+    Script.opening = StartError("tls-file-missing", "TLS: there is no key.pem")
+    assert sender.send_due() == 2
+    assert _states(sender) == [(DeliveryState.PENDING, "tls-file-missing")] * 2
+    assert {row.detail for row in _deliveries(sender)} == {"TLS: there is no key.pem"}
+    clock.ahead += timedelta(minutes=11)
+    for place in ("opening", "answers"):
+        Script.opening = KeyError("CANARY") if place == "opening" else None
+        Script.answers = {REPORT: KeyError("CANARY")}
+        with pytest.raises(KeyError):
+            sender.send_due()
+        assert _states(sender) == [(DeliveryState.PENDING, "sending-failed")] * 2
+        assert {row.lease_owner for row in _deliveries(sender)} == {None}
+        assert "CANARY" not in (_deliveries(sender)[0].detail or "")
+        clock.ahead += timedelta(minutes=11)
+
+
+def test_what_does_not_arrive_is_a_warning_that_names_the_destination(
+    sender: Sender, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logs()
+    Script.answers = {PICTURE: Rejected(0xC000, "rejected", "the peer answered 0xC000")}
+    sender.send_due()
+    structlog.reset_defaults()
+    arrived, refused = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (arrived["level"], arrived["event"]) == ("info", "delivered")
+    assert (refused["level"], refused["event"], refused["destination"]) == ("warning", "not delivered", "pacs")
+    assert (refused["reason"], refused["detail"]) == ("rejected", "the peer answered 0xC000")
 
 
 def test_the_lease_covers_a_batch(sender: Sender, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
