@@ -1,8 +1,12 @@
-"""structlog: a JSON object per line on standard error. Identifiers are masked (architecture, invariant 6)."""
+"""structlog on standard error: a JSON object per line, or on a terminal a line to read.
+
+Identifiers are masked (architecture, invariant 6).
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import threading
@@ -32,6 +36,36 @@ def mask_identifiers(_logger: Any, _method: str, event: MutableMapping[str, Any]
     return event
 
 
+_COLOURS = {"debug": "2", "info": "32", "warning": "33", "error": "1;31", "critical": "1;31"}  # SGR of ECMA-48
+
+
+class TerminalRenderer:
+    """A line to read: local time, level, message, then the facts as `name=value`; in colour unless NO_COLOR is set."""
+
+    def __init__(self, in_colour: bool) -> None:
+        self._in_colour = in_colour
+
+    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+        level, time = str(event.pop("level", "")), str(event.pop("timestamp", ""))
+        message = str(event.pop("event", ""))
+        facts = " ".join(
+            f"{self._in('2', f'{key}=')}{_on_a_terminal(value)}" for key, value in event.items() if value is not None
+        )
+        name = self._in(_COLOURS.get(level, "0"), f"{level:<7}")
+        return f"{self._in('2', time)} {name} {_on_a_terminal(message, quoted=False)}  {facts}".rstrip()
+
+    def _in(self, colour: str, text: str) -> str:
+        return f"\x1b[{colour}m{text}\x1b[0m" if self._in_colour else text
+
+
+def _on_a_terminal(value: Any, *, quoted: bool = True) -> str:
+    """A value as text: in quotes where it has spaces, and never with a control character, which a peer may send."""
+    text = str(value)
+    if not text.isprintable():
+        return repr(text)
+    return f'"{text}"' if quoted and (" " in text or not text) else text
+
+
 class LossyStream:
     """Standard error, which may be a full disk or a closed pipe: a line that cannot be written is lost.
 
@@ -49,13 +83,11 @@ class LossyStream:
 
 def configure_logs(level: str = "INFO") -> None:
     """Call once at the start of a process. Silences libraries, whose log lines may quote datasets."""
+    for_people = _is_terminal()
+    stamp = structlog.processors.TimeStamper(*(("%H:%M:%S", False) if for_people else ("iso", True)))
+    renderer = TerminalRenderer("NO_COLOR" not in os.environ) if for_people else structlog.processors.JSONRenderer()
     structlog.configure(
-        processors=[
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.add_log_level,
-            mask_identifiers,
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[stamp, structlog.processors.add_log_level, mask_identifiers, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         logger_factory=structlog.WriteLoggerFactory(file=LossyStream()),  # type: ignore[arg-type]  # write, flush
         cache_logger_on_first_use=True,
@@ -65,6 +97,13 @@ def configure_logs(level: str = "INFO") -> None:
         logger = logging.getLogger(name)
         logger.handlers = [logging.NullHandler()]
         logger.propagate = False
+
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    except (AttributeError, ValueError):  # there is no standard error, or it is closed
+        return False
 
 
 def guard_standard_error() -> None:

@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 
 from monai_train.cli import data, evaluation, export, training
-from worker.errors import StartError
+from worker import __version__
+from worker.errors import StartError, WorkerError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,12 +35,26 @@ app.command("retrain")(export.retrain_command)
 app.command("seeds")(evaluation.seeds_command)
 
 
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+    ),
+) -> None: ...
+
+
 def main() -> None:
-    """Run the program; a StartError is one line on standard error and exit code 2."""
+    """Run the program; a fault that a person can fix is one line on standard error and exit code 2."""
     try:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and sys.argv[1:2] != ["train"]:
             raise StartError("usage", "torchrun supports `train` only: every other command runs as a single process")
         app()
-    except StartError as error:
+    except WorkerError as error:
         Console(stderr=True).print(f"monai-train: {error.detail}", highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 
@@ -62,3 +64,35 @@ def test_a_fault_is_logged_without_its_text() -> None:
     assert fields["fault"] == "ValueError"
     assert "test_logs.py" in fields["at"]
     assert "CANARY" not in str(fields)
+
+
+def _on_a_terminal(program: str, **environment: str) -> str:
+    """What a program writes to standard error when that is a terminal."""
+    primary, secondary = os.openpty()
+    with os.fdopen(primary, "rb") as screen:
+        with os.fdopen(secondary, "wb") as terminal:
+            env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | environment
+            subprocess.run([sys.executable, "-c", program], stderr=terminal, env=env | {"TERM": "xterm"}, check=True)
+        return os.read(screen.fileno(), 1 << 16).decode()
+
+
+LINES = """
+from worker.logs import configure_logs, get_log
+configure_logs("INFO")
+get_log().debug("not shown")
+get_log().info("series settled", series_row=3, patient_id="CANARY", detail=None)
+get_log().warning("association refused", ae_title="\\x1b[2JEVIL", reason="two words")
+"""
+
+
+def test_on_a_terminal_a_line_is_to_be_read_and_elsewhere_json() -> None:
+    shown = _on_a_terminal(LINES)
+    assert "\x1b[33mwarning\x1b[0m" in shown
+    plain = _on_a_terminal(LINES, NO_COLOR="1").splitlines()
+    assert [line.split(" ", 1)[1] for line in plain] == [
+        "info    series settled  series_row=3 patient_id=***",
+        "warning association refused  ae_title='\\x1b[2JEVIL' reason=\"two words\"",
+    ]
+    assert "\x1b" not in "".join(plain), "a peer's text controls no terminal"
+    piped = subprocess.run([sys.executable, "-c", LINES], capture_output=True, text=True, check=True).stderr
+    assert [json.loads(line)["event"] for line in piped.splitlines()] == ["series settled", "association refused"]

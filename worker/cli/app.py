@@ -6,9 +6,10 @@ Every import that takes time waits until its command runs, so that `worker --hel
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperOption
 
 from worker import __version__
 from worker.cli import (
@@ -25,7 +26,7 @@ from worker.cli import (
     service,
     tokens,
 )
-from worker.cli.context import EXIT_FAULT, EXIT_START
+from worker.cli.context import ADMINISTRATION, EXIT_FAULT, EXIT_START, MODELS
 from worker.errors import StartError, WorkerError
 from worker.process import hide_files_from_others
 
@@ -38,19 +39,31 @@ app = typer.Typer(
     epilog="Exit codes: 0 success, 1 problems found, 2 startup error.",
 )
 app.add_typer(service.commands)
-app.add_typer(backup.commands)
 app.add_typer(offline.commands)
+for group, name in (
+    (results.commands, "results"),
+    (series.study_commands, "studies"),
+    (series.commands, "series"),
+    (jobs.commands, "jobs"),
+    (conflicts.commands, "conflicts"),
+):
+    app.add_typer(group, name=name, rich_help_panel="Series, answers and what waits")
+app.add_typer(models.commands, name="models", rich_help_panel=MODELS)
+app.add_typer(routes.commands, name="routes", rich_help_panel=MODELS)
+app.add_typer(readings.commands, name="readings", rich_help_panel=MODELS)
 app.add_typer(readings.report_command)
-app.add_typer(results.commands, name="results")
-app.add_typer(series.commands, name="series")
-app.add_typer(series.study_commands, name="studies")
-app.add_typer(jobs.commands, name="jobs")
-app.add_typer(conflicts.commands, name="conflicts")
-app.add_typer(models.commands, name="models")
-app.add_typer(routes.commands, name="routes")
-app.add_typer(readings.commands, name="readings")
-app.add_typer(tokens.commands, name="tokens")
-app.add_typer(audit.commands, name="audit")
+app.add_typer(tokens.commands, name="tokens", rich_help_panel=ADMINISTRATION)
+app.add_typer(audit.commands, name="audit", rich_help_panel=ADMINISTRATION)
+app.add_typer(backup.commands)
+
+
+def _display_type_of_values(option: TyperOption, ctx: Any) -> str | None:
+    """The type of an option's value in its help; a flag has none, for which typer shows `<bool>`."""
+    return None if option.is_flag else _display_type(option, ctx)
+
+
+_display_type = TyperOption.display_type_rich
+TyperOption.display_type_rich = _display_type_of_values  # type: ignore[method-assign]
 
 
 def main() -> None:
@@ -67,6 +80,9 @@ def main() -> None:
         _end(error.detail, EXIT_FAULT)
     except BrokenPipeError:  # the program that reads our output has ended
         sys.exit(0)
+    except OSError as error:  # of a file that the command was given, or of the disk
+        what = f": {error.filename}" if error.filename else ""
+        _end(f"{(error.strerror or type(error).__name__).lower()}{what}", EXIT_FAULT)
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "sqlalchemy":
             typer.echo(unexpected(error), err=True)

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from worker.audit import events
-from worker.cli.context import EXIT_FAULT, ConfigOption, audited, settings_from
+from worker.cli.context import ADMINISTRATION, EXIT_FAULT, ConfigOption, audited, settings_from
 
 commands = typer.Typer()
 
 
-@commands.command(epilog="Example: worker backup /backup/today --config config.toml")
+@commands.command(rich_help_panel=ADMINISTRATION, epilog="Example: worker backup /backup/today --config config.toml")
 def backup(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     config: ConfigOption = None,
@@ -32,7 +32,7 @@ def backup(
         raise typer.Exit(EXIT_FAULT)
 
 
-@commands.command(epilog="Example: worker restore /backup/today --config config.toml")
+@commands.command(rich_help_panel=ADMINISTRATION, epilog="Example: worker restore /backup/today --config config.toml")
 def restore(
     folder: Annotated[Path, typer.Argument(help="A folder that `worker backup` wrote.")],
     config: ConfigOption = None,

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from worker.audit.events import RecordEvent
     from worker.db.engine import Database
 
+# Panels of `worker --help`, in the order in which they are first named there.
+MODELS, ADMINISTRATION = "Models and what readers say", "Access, audit and backup"
+
 EXIT_FAULT = 1  # the command ran and found problems
 EXIT_START = 2  # the command could not start: configuration, database, bundle, port or usage
 

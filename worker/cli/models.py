@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from worker.config.settings import Settings
     from worker.db.engine import Database
     from worker.db.tables import ModelRow
+    from worker.db.views.model_comparison import Comparison
 
 commands = typer.Typer(no_args_is_help=True, help="Models: add, run in shadow, compare, activate, roll back.")
 NameArgument = Annotated[str, typer.Argument(help="The model's name.")]
@@ -114,7 +115,6 @@ def compare_models(
     config: ConfigOption = None,
 ) -> None:
     """Compare the results of two models on the same series with each other and with the readers' findings."""
-    from worker.cli.output import print_comparison
     from worker.db import models
     from worker.db.views.model_comparison import compare_models
 
@@ -122,7 +122,7 @@ def compare_models(
         comparison = compare_models(
             session, models.find_model_named(session, first), models.find_model_named(session, second)
         )
-    print_comparison(comparison, format)
+    _print_comparison(comparison, format)
 
 
 @commands.command("rollback", epilog="Example: worker models rollback")
@@ -168,3 +168,44 @@ def _verified(settings: Settings, database: Database, name: str, version: str) -
 
 def _title(row: ModelRow) -> str:
     return f"{row.name} {row.version}"
+
+
+def _print_comparison(comparison: Comparison, format: str) -> None:
+    """Print the agreement of two models, then of each with the readers; in CSV the confusion matrix."""
+    import json
+
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from worker.cli.output import console, print_rows
+    from worker.db.views.json_values import json_value
+
+    if format == "json":
+        print(json.dumps(json_value(comparison), indent=2, ensure_ascii=False))
+        return
+    if format == "csv":
+        print_rows("", comparison.confusion, format)
+        return
+    out = console()
+    out.print(f"A  {comparison.first}, not assessed: {comparison.first_not_assessed}")
+    out.print(f"B  {comparison.second}, not assessed: {comparison.second_not_assessed}")
+    out.print(
+        f"input sets that both models processed: {comparison.n}; both classified: {comparison.classified_by_both}"
+    )
+    if comparison.agreement is not None:
+        out.print(f"agreement: {comparison.agree} of {comparison.classified_by_both}, {comparison.agreement:.1%}")
+    table = Table(title="A in rows, B in columns", box=SIMPLE_HEAD, pad_edge=False)
+    counts = {(cell.first, cell.second): cell.n for cell in comparison.confusion}
+    columns = sorted({cell.second for cell in comparison.confusion})
+    for name in ("", *columns):
+        table.add_column(name, justify="left" if not name else "right")
+    for row in sorted({cell.first for cell in comparison.confusion}):
+        table.add_row(row, *(str(counts.get((row, column), 0)) for column in columns))
+    if comparison.confusion:
+        out.print(table)
+    if not comparison.read:
+        out.print("with a reader's finding: none yet")
+        return
+    out.print(f"with a reader's finding: {comparison.read}")
+    for name, score in (("A", comparison.first_against_readers), ("B", comparison.second_against_readers)):
+        out.print(f"{name}  right {score.right}, wrong {score.wrong}, not assessed {score.not_assessed}")

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from worker.send.destinations.base import Destination
 
 commands = typer.Typer()
+_PANEL = "Without the service"
 FolderArgument = Annotated[Path, typer.Argument(help="A folder of DICOM files, searched recursively, or one file.")]
 PeerHelp = r"The name of a [\[destination]], or HOST:PORT."
 CalledOption = Annotated[str, typer.Option(help="The called AE title, for HOST:PORT.")]
 
 
-@commands.command(epilog="Example: worker classify /data/series --out /tmp/answers --format json")
+@commands.command(
+    rich_help_panel=_PANEL, epilog="Example: worker classify /data/series --out /tmp/answers --format json"
+)
 def classify(
     folder: FolderArgument,
     out: Annotated[Path, typer.Option(help="Where reports and heat maps are written.")] = Path("worker-answers"),
@@ -60,7 +63,9 @@ def classify(
     output.print_offline(answers, format)
 
 
-@commands.command(epilog="Example: worker push /data/series --to 127.0.0.1:11112 --called AI_WORKER")
+@commands.command(
+    rich_help_panel=_PANEL, epilog="Example: worker push /data/series --to 127.0.0.1:11112 --called AI_WORKER"
+)
 def push(
     folder: FolderArgument,
     to: Annotated[str, typer.Option(help=PeerHelp)],
@@ -96,7 +101,7 @@ def push(
         raise typer.Exit(EXIT_FAULT)
 
 
-@commands.command(epilog="Example: worker echo pacs")
+@commands.command(rich_help_panel=_PANEL, epilog="Example: worker echo pacs")
 def echo(
     to: Annotated[str, typer.Argument(help=PeerHelp)],
     called: CalledOption = "ANY-SCP",

@@ -21,7 +21,7 @@ from worker.db.views.search import SeriesAnswer
 from worker.db.views.studies import StudyAnswer
 
 if TYPE_CHECKING:
-    from worker.db.views.model_comparison import Comparison, ModelStatus
+    from worker.db.views.model_comparison import ModelStatus
     from worker.db.views.queue import Unfinished
     from worker.db.views.series_detail import RefusedImages, SliceAnswer
     from worker.ops.classify_folder import OfflineAnswer, Written
@@ -107,8 +107,8 @@ def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
         out.print("No series matches.")
         return
     table = Table(title=f"{len(answers)} series", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("received", "patient", "series", "n", "status", "result", "reason", "sent"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("received", "series", "status", "result"))
+    for name in ("received", "patient", "series", "n", "status", "result or reason", "sent"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("received", "series", "status"))
     for answer in answers:
         table.add_row(
             f"{answer.received_at:%m-%d %H:%M}",
@@ -116,8 +116,7 @@ def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
             _short_series(answer),
             str(answer.instances),
             Text(answer.status, _STYLES[answer.status]),
-            _result(answer),
-            answer.reason or ("incomplete" if answer.missing else ""),
+            ", ".join(filter(None, (_result(answer), answer.reason or ("incomplete" if answer.missing else "")))),
             _delivered(answer),
         )
     out.print(table)
@@ -290,12 +289,35 @@ def print_rows(title: str, rows: Sequence[Any], format: str) -> None:
     if format == "csv":
         print(_as_csv(columns, plain_rows), end="")
         return
-    table = Table(title=title, box=SIMPLE_HEAD)
+    cells = [{key: _short(value) for key, value in asdict(row).items()} for row in rows]
+    columns = [name for name in columns if any(row[name] for row in cells)]
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in columns:
         table.add_column(name.replace("_", " "), overflow="fold")
-    for row in plain_rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    console().print(table)
+    for row in cells:
+        table.add_row(*(row[name] for name in columns))
+    out = console()
+    if not cells or out.width >= _natural_width(cells, columns):
+        out.print(table)
+        return
+    out.print(title)  # a table would be cut up: a block for each row
+    for row in cells:
+        out.print()
+        for name in columns:
+            if row[name]:
+                out.print(f"{name.replace('_', ' ')}: {row[name]}", soft_wrap=True)
+
+
+def _natural_width(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> int:
+    """The characters that a table needs for each value to have a line."""
+    return sum(max(len(name), *(len(row[name]) for row in rows)) + 1 for name in columns)
+
+
+def _short(value: Any) -> str:
+    """A value in a table; a time without seconds, in UTC."""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    return "" if value is None else str(value)
 
 
 def print_models(models: Sequence[ModelStatus], format: str) -> None:
@@ -316,39 +338,6 @@ def print_models(models: Sequence[ModelStatus], format: str) -> None:
             out.print(Text.assemble((f"{model.name} {model.version} is not loaded", "red"), f" on {model.not_loaded}"))
 
 
-def print_comparison(comparison: Comparison, format: str) -> None:
-    """Print the agreement of two models, then of each with the readers; in CSV the confusion matrix."""
-    if format == "json":
-        print(json.dumps(json_value(comparison), indent=2, ensure_ascii=False))
-        return
-    if format == "csv":
-        print_rows("", comparison.confusion, format)
-        return
-    out = console()
-    out.print(f"A  {comparison.first}, not assessed: {comparison.first_not_assessed}")
-    out.print(f"B  {comparison.second}, not assessed: {comparison.second_not_assessed}")
-    out.print(
-        f"input sets that both models processed: {comparison.n}; both classified: {comparison.classified_by_both}"
-    )
-    if comparison.agreement is not None:
-        out.print(f"agreement: {comparison.agree} of {comparison.classified_by_both}, {comparison.agreement:.1%}")
-    table = Table(title="A in rows, B in columns", box=SIMPLE_HEAD, pad_edge=False)
-    counts = {(cell.first, cell.second): cell.n for cell in comparison.confusion}
-    columns = sorted({cell.second for cell in comparison.confusion})
-    for name in ("", *columns):
-        table.add_column(name, justify="left" if not name else "right")
-    for row in sorted({cell.first for cell in comparison.confusion}):
-        table.add_row(row, *(str(counts.get((row, column), 0)) for column in columns))
-    if comparison.confusion:
-        out.print(table)
-    if not comparison.read:
-        out.print("with a reader's finding: none yet")
-        return
-    out.print(f"with a reader's finding: {comparison.read}")
-    for name, score in (("A", comparison.first_against_readers), ("B", comparison.second_against_readers)):
-        out.print(f"{name}  right {score.right}, wrong {score.wrong}, not assessed {score.not_assessed}")
-
-
 def _cell(value: Any) -> Any:
     return value.isoformat(timespec="seconds") if isinstance(value, datetime) else value
 
@@ -363,24 +352,16 @@ def print_unfinished(unfinished: Unfinished, format: str) -> None:
         print(_as_csv(columns, (json_value(job) for job in unfinished.jobs)), end="")
         return
     out = console()
-    jobs = Table(title=f"{len(unfinished.jobs)} unfinished jobs")
-    for name in ("job", "state", "attempts", "reason", "series"):
-        jobs.add_column(name, overflow="fold")
+    jobs = Table(title=f"{len(unfinished.jobs)} unfinished jobs", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("job", "state", "tries", "reason", "series"):
+        jobs.add_column(name, overflow="fold", no_wrap=name != "reason")
     for job in unfinished.jobs:
         state = f"{job.state}, shadow" if job.shadow else job.state
         reason = job.detail or job.reason or ""
         jobs.add_row(str(job.number), state, str(job.attempts), reason, short_uid(job.series_instance_uid))
-    deliveries = Table(title=f"{len(unfinished.deliveries)} unfinished deliveries")
-    for name in ("destination", "object", "state", "attempts", "status", "reason", "next try"):
-        deliveries.add_column(name, overflow="fold")
-    for delivery in unfinished.deliveries:
-        status = f"0x{delivery.status:04X}" if delivery.status is not None else ""
-        when = f"{delivery.not_before:%H:%M:%S}" if delivery.state == "pending" else ""
-        reason = delivery.detail or delivery.reason or ""
-        deliveries.add_row(
-            delivery.destination, delivery.object, delivery.state, str(delivery.attempts), status, reason, when
-        )
-    out.print(jobs, deliveries)
+    out.print(jobs)
+    if unfinished.deliveries:
+        out.print(f"{len(unfinished.deliveries)} objects have not arrived: worker deliveries list")
 
 
 def print_findings(findings: Iterable[Finding]) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from worker.audit import events
-from worker.cli.context import EXIT_FAULT, ConfigOption, audited
+from worker.cli.context import EXIT_FAULT, MODELS, ConfigOption, audited
 
 commands = typer.Typer(no_args_is_help=True, help="Readers' findings.")
 report_command = typer.Typer()
@@ -38,7 +38,7 @@ def export_command(
         raise typer.Exit(EXIT_FAULT)
 
 
-@report_command.command(epilog="Example: worker report --month 2026-11")
+@report_command.command(rich_help_panel=MODELS, epilog="Example: worker report --month 2026-11")
 def report(
     month: Annotated[str | None, typer.Option(help="As 2026-11; by default the last complete month.")] = None,
     config: ConfigOption = None,

@@ -14,7 +14,7 @@ from worker.process import ProcessRole
 commands = typer.Typer()
 
 
-@commands.command(epilog="Example: worker serve --config config.toml")
+@commands.command(rich_help_panel="The service", epilog="Example: worker serve --config config.toml")
 def serve(
     config: ConfigOption = None,
     role: Annotated[ProcessRole | None, typer.Option(help="Role to run; by default all of them.")] = None,
@@ -24,7 +24,7 @@ def serve(
     from worker.service.roles import run_role, run_service
 
     settings, path = settings_from(config)
-    configure_logs()
+    configure_logs(settings.worker.log_level)
     try:
         settings.worker.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -36,18 +36,7 @@ def serve(
     raise typer.Exit(run_service(settings, path))
 
 
-@commands.command(epilog="Example: worker migrate --config config.toml")
-def migrate(config: ConfigOption = None) -> None:
-    """Upgrade the database to the schema of this version."""
-    from worker.db.engine import Database
-    from worker.db.migrate import migrate as apply
-
-    settings, _ = settings_from(config)
-    before, after = apply(Database(settings.database.url))
-    typer.echo(f"database: {before or 'empty'} → {after}" if before != after else f"database: {after}, up to date")
-
-
-@commands.command(epilog="Example: worker doctor --config config.toml")
+@commands.command(rich_help_panel="The service", epilog="Example: worker doctor --config config.toml")
 def doctor(
     config: ConfigOption = None,
     role: Annotated[
@@ -63,3 +52,14 @@ def doctor(
     findings = [examine_role(settings, role, moment)] if role else examine(settings, path, moment)
     if not print_findings(findings):
         raise typer.Exit(EXIT_FAULT)
+
+
+@commands.command(rich_help_panel="The service", epilog="Example: worker migrate --config config.toml")
+def migrate(config: ConfigOption = None) -> None:
+    """Upgrade the database to the schema of this version."""
+    from worker.db.engine import Database
+    from worker.db.migrate import migrate as apply
+
+    settings, _ = settings_from(config)
+    before, after = apply(Database(settings.database.url))
+    typer.echo(f"database: {before or 'empty'} → {after}" if before != after else f"database: {after}, up to date")

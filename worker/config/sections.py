@@ -60,6 +60,7 @@ class WorkerSection(Section):
     job_memory_bytes: int = Field(default=4 << 30, ge=0)
     job_attempts: int = Field(default=3, ge=1, le=100)
     lease_seconds: float = Field(default=30.0, ge=3)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
 class TlsPaths(Section):

@@ -334,18 +334,28 @@ def run_service(settings: Settings, config: Path | None) -> int:
     receive = settings.receive
     _require_free_port("receive", receive.host, receive.port)
     _require_free_port("web", settings.web.host, settings.web.port)
-    web = f"http{'s' if settings.web.tls_certificate else ''}://{settings.web.host}:{settings.web.port}"
-    print(
-        f"brain-mri-worker {__version__}: {settings.worker.ae_title} on {receive.host}:{receive.port}, "
-        f"model {models}, "
-        f"reports to {', '.join(destination.name for destination in settings.destination) or 'nobody'}, "
-        f"health at {web}/health. Research use only. Ctrl-C stops.",
-        flush=True,
-    )
+    print(_banner(settings, models), flush=True)
     silence = max(SILENCE_SECONDS, settings.worker.lease_seconds)
     status = Supervisor(_children(settings, config), database, clock, silence).run(_stop_on_signals())
     database.close()
     return status
+
+
+def _banner(settings: Settings, models: str) -> str:
+    """What a person at the terminal needs to know; the page's address is one that a browser can open."""
+    web = settings.web
+    shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(web.host, web.host)
+    shown = f"[{shown}]" if ":" in shown else shown
+    page = f"http{'s' if web.tls_certificate else ''}://{shown}:{web.port}"
+    token = "; worker tokens add --role operate makes a token for it" if web.require_token else ""
+    return (
+        f"brain-mri-worker {__version__}. Research use only. Ctrl-C stops.\n"
+        f"  receives  as {settings.worker.ae_title} on {settings.receive.host}:{settings.receive.port}\n"
+        f"  model     {models}\n"
+        f"  reports   to {', '.join(destination.name for destination in settings.destination) or 'nobody'}\n"
+        f"  page      {page}/{token}\n"
+        f"  health    {page}/health"
+    )
 
 
 def _require_free_port(section: str, host: str, port: int) -> None:

@@ -69,6 +69,26 @@ def test_a_section_of_the_configuration_is_not_taken_for_markup() -> None:
         assert section in CliRunner().invoke(app, [*words, "--help"]).output
 
 
+def test_a_flag_has_no_type_and_commands_stand_in_panels_with_the_first_steps_first() -> None:
+    for words in ((), *COMMANDS):
+        assert "<bool>" not in CliRunner().invoke(app, [*words, "--help"]).output, words
+    shown = CliRunner().invoke(app, ["--help"]).output
+    order = [shown.index(f"│ {name} ") for name in ("serve", "doctor", "echo", "results", "models", "tokens", "backup")]
+    assert order == sorted(order)
+    assert "─ Commands ─" not in shown, "a command without a panel"
+
+
+def test_a_command_that_reads_creates_no_database_where_it_runs(tmp_path: Path) -> None:
+    """In a terminal: the wrong folder, where nothing is."""
+    program = [sys.executable, "-m", "worker", "results", "list"]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"worker: there is no database {tmp_path}/var/worker.db yet: run `worker serve` or `worker migrate`\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_version_is_printed_alone() -> None:
     assert CliRunner().invoke(app, ["--version"]).output == f"{__version__}\n"
 
@@ -84,6 +104,7 @@ def test_the_version_is_printed_alone() -> None:
             "worker: the database failed: disk full\n",
         ),
         (BrokenPipeError(), 0, ""),
+        (PermissionError(13, "Permission denied", "/data/out"), 1, "worker: permission denied: /data/out\n"),
     ],
 )
 def test_a_fault_is_a_line_and_an_exit_code(

@@ -50,6 +50,21 @@ def test_a_job_in_shadow_is_marked(capsys: pytest.CaptureFixture[str], format: s
     assert "shadow" in shown
 
 
+def test_at_80_columns_no_value_is_cut_up(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    print_answers([replace(ANSWER, patient_id="ID-00012345", label="meningioma", probability=0.9)], "table")
+    shown = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    for value in ("ID-00012345", "meningioma 90.0%", "process-died", "failed"):
+        assert value in shown
+    wide = [Finding("s" * 40, True, "d" * 60), Finding("short", True, "")]
+    print_rows("2 findings", wide, "table")  # too wide for a table: a block for each row
+    shown = capsys.readouterr().out
+    assert f"detail: {'d' * 60}\n" in shown
+    print_rows("1 finding", [Finding("subject", True, "detail")], "table")
+    assert "advice" not in capsys.readouterr().out, "a column without a value"
+
+
 def test_advice_names_the_section_of_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
     print_findings([Finding("configuration", False, "config.toml", "add a [[destination]]")])
     assert capsys.readouterr().out == "fault configuration: config.toml\n      → add a [[destination]]\n"

@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import typer
+from typer.testing import CliRunner
 
 from monai_train.cli.app import app
+from worker import __version__
 
 COMMANDS = ("convert", "explore", "audit", "train", "search", "evaluate", "compare", "crossval", "evaluate-default",
             "export", "retrain", "seeds")  # fmt: skip
@@ -28,6 +30,10 @@ print("loaded", sorted(set({HEAVY!r}) & set(sys.modules)))
     for command in COMMANDS:
         assert f"  {command} " in answer.stdout
     assert "loaded []" in answer.stdout
+
+
+def test_the_version_is_printed_alone() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"{__version__}\n"
 
 
 def test_examples_of_every_help_are_accepted() -> None:
