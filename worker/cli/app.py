@@ -57,12 +57,14 @@ app.add_typer(audit.commands, name="audit", rich_help_panel=ADMINISTRATION)
 app.add_typer(backup.commands)
 
 
-def _display_type_of_values(option: TyperOption, ctx: Any) -> str | None:
-    """The type of an option's value in its help; a flag has none, for which typer shows `<bool>`."""
-    return None if option.is_flag else _display_type(option, ctx)
-
-
 _display_type = TyperOption.display_type_rich
+
+
+def _display_type_of_values(self: TyperOption, ctx: Any) -> str | None:
+    """The type of an option's value in its help; a flag has none, for which typer shows `<bool>`."""
+    return None if self.is_flag else _display_type(self, ctx)
+
+
 TyperOption.display_type_rich = _display_type_of_values  # type: ignore[method-assign]
 
 
