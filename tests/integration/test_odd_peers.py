@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
+from pynetdicom.dul import DULServiceProvider
 from pynetdicom.sop_class import Verification
 
 from tests.faults.wire import (
@@ -32,6 +33,7 @@ from tests.testbed.waiting import wait_until
 from worker.audit import events
 from worker.db.engine import Database
 from worker.dicom import standard
+from worker.receive import fast_store
 from worker.storage.refusals import refused_associations
 
 pytestmark = [
@@ -155,6 +157,47 @@ def test_what_is_no_message_is_aborted_at_once(peer: Wire, content: bytes) -> No
     peer.associate(STORE)
     peer.send(content)
     assert peer.receive()[0] == ABORTED
+
+
+EMPTY_VALUES = pdu(DATA, struct.pack(">IBB", 2, 1, 0) * 150_000)
+ITEMS = item(0x20, b"") * 200_000
+COMMAND_IN_NOTHINGS = pdu(DATA, struct.pack(">IBB", 2, 1, 1)) * 5400
+
+
+@pytest.mark.parametrize(
+    ("begin", "content"),
+    [
+        pytest.param([], EMPTY_VALUES, id="values-first"),
+        pytest.param([], pdu(0x02, bytes(68) + ITEMS), id="answer-first"),
+        pytest.param([], pdu(0x01, REQUEST[6:74] + ITEMS), id="request"),
+        pytest.param(STORE, EMPTY_VALUES, id="values"),
+        pytest.param(STORE, pdu(0x01, REQUEST[6:74] + ITEMS), id="second-request"),
+        pytest.param(STORE, pdu(0x02, bytes(68) + ITEMS), id="answer"),
+        pytest.param(STORE, COMMAND_IN_NOTHINGS, id="command-in-nothings"),
+        pytest.param(STORE, pdu(0x08, b"what") + 8 * EMPTY_VALUES, id="values-after-the-end"),
+    ],
+)
+def test_what_is_made_of_ever_so_many_parts_is_not_decoded(
+    peer: Wire, begin: list[tuple[str, str]], content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pynetdicom makes 64 bytes of each byte of them, and a command in nothings took quadratic time."""
+    decoded: list[int] = []
+    looked: list[int] = []
+    decode, values_of = DULServiceProvider._decode_pdu, fast_store.data_values
+    monkeypatch.setattr(
+        DULServiceProvider, "_decode_pdu", lambda dul, pdu: decoded.append(len(pdu)) or decode(dul, pdu)
+    )
+    monkeypatch.setattr(fast_store, "data_values", lambda pdu: looked.append(len(pdu)) or values_of(pdu))
+    if begin:
+        peer.associate(begin)
+    with suppress(Closed):
+        peer.send(content)
+    with suppress(Closed):
+        while True:
+            peer.receive()
+    assert max(decoded, default=0) < 10_000
+    assert len(looked) <= 1100
+    assert looked.count(len(EMPTY_VALUES)) <= 2
 
 
 def command(**elements: object) -> bytes:

@@ -10,6 +10,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+_LONGEST = 1 << 18  # 128 contexts of 16 transfer syntaxes, the most that toolkits propose, are half of it
+_MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers from 1 to 255
+# pynetdicom makes objects of each.
+_MOST_TRANSFER_SYNTAXES = 64  # of a context: PS3.6 registers about as many
+_MOST_USER_ITEMS = 512  # a role selection and an extended negotiation for each context are half of it
 _HEADER, _FIXED = 6, 68  # the PDU's header; protocol version, AE titles and reserved bytes
 _APPLICATION_CONTEXT, _PRESENTATION_CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x50
 _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
@@ -23,13 +28,13 @@ _NO_TRANSFER_SYNTAX = b"1.2.840.10008.1.20"
 
 
 class MalformedRequest(ValueError):
-    """Lengths that contradict one another, or an item without which there is nothing to negotiate."""
+    """Lengths that contradict one another, no item of a kind that has to be there, or more items than there may be."""
 
 
 def normalise(pdu: bytes | memoryview) -> bytes:
     """The PDU without what a receiver ignores. Raises MalformedRequest."""
     content = bytes(pdu)
-    if len(content) < _HEADER + _FIXED:
+    if not _HEADER + _FIXED <= len(content) <= _LONGEST:
         raise MalformedRequest
     version, reserved = struct.unpack_from(">HH", content, _HEADER)
     titles = b"".join(_title(content[start : start + 16]) for start in (_HEADER + 4, _HEADER + 20))
@@ -46,10 +51,14 @@ def _title(field: bytes) -> bytes:
 
 
 def _items(content: bytes) -> Iterator[bytes]:
+    contexts = 0
     for kind, value in _split(content):
         if kind == _APPLICATION_CONTEXT:
             yield _item(kind, value)
         elif kind == _PRESENTATION_CONTEXT:
+            contexts += 1
+            if contexts > _MOST_CONTEXTS:
+                raise MalformedRequest
             yield _item(kind, _presentation_context(value))
         elif kind == _USER_INFORMATION:
             yield _item(kind, b"".join(_user_items(value)))
@@ -62,13 +71,19 @@ def _presentation_context(value: bytes) -> bytes:
     abstract = [syntax for kind, syntax in items if kind == _ABSTRACT_SYNTAX and syntax.strip(b" \0")]
     if len(abstract) != 1:
         raise MalformedRequest
-    transfer = [syntax for kind, syntax in items if kind == _TRANSFER_SYNTAX and syntax.strip(b" \0")]
+    transfer = list(
+        dict.fromkeys(syntax for kind, syntax in items if kind == _TRANSFER_SYNTAX and syntax.strip(b" \0"))
+    )
+    if len(transfer) > _MOST_TRANSFER_SYNTAXES:
+        raise MalformedRequest
     syntaxes = [_item(_TRANSFER_SYNTAX, syntax) for syntax in transfer or [_NO_TRANSFER_SYNTAX]]
     return value[:4] + _item(_ABSTRACT_SYNTAX, abstract[0]) + b"".join(syntaxes)
 
 
 def _user_items(value: bytes) -> Iterator[bytes]:
-    for kind, content in _split(value):
+    for count, (kind, content) in enumerate(_split(value)):
+        if count >= _MOST_USER_ITEMS:
+            raise MalformedRequest
         if kind == _VERSION_NAME:
             name = bytes(byte for byte in content if 0x20 <= byte < 0x7F)[:_VERSION_NAME_LENGTH]
             if name.strip():

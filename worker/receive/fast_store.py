@@ -28,6 +28,7 @@ from worker.dicom import standard
 from worker.logs import fault_fields, get_log
 from worker.network import association_request
 from worker.network import pynetdicom_patches as patches
+from worker.receive.data_values import DataValue, command_elements, data_pdu, data_values, number_of, uid_of
 from worker.receive.places import Place
 from worker.receive.read_buffer import ReadBuffer, UnknownPdu, Wake
 from worker.storage.acceptance import StoreRequest
@@ -35,14 +36,17 @@ from worker.storage.arriving import ArrivingInstance, invalid_instance
 from worker.storage.spool import Spool
 
 _ASSOCIATE_RQ, _P_DATA = 0x01, 0x04
+_NEGOTIATION = (_ASSOCIATE_RQ, 0x02, 0x03)  # and its answers
 _COMMAND, _LAST = 1, 2  # PS3.8 E.2
 _C_STORE_RQ, _C_STORE_RSP, _NO_DATASET = 0x0001, 0x8001, 0x0101  # PS3.7 9.3.1
 # PS3.7 E.1, of group 0000.
 _SOP_CLASS, _FIELD, _MESSAGE_ID, _ANSWERED_ID, _PRIORITY = 0x0002, 0x0100, 0x0110, 0x0120, 0x0700
 _DATASET_TYPE, _STATUS, _SOP_INSTANCE = 0x0800, 0x0900, 0x1000
 _MAXIMUM_COMMAND_BYTES = 1 << 16
+_MOST_COMMAND_PDUS = 1024  # of a command in parts
 _LOOK_SECONDS = 1.0  # pynetdicom's timers count in this unit while nothing else wakes the threads
 _CLOSING_SECONDS = 0.001
+_DROPPED_BYTES = 1 << 16
 
 
 class FastStore:
@@ -67,7 +71,8 @@ class FastStore:
         # The request whose command has arrived, and so much of its dataset; None between requests.
         self._arriving: ArrivingInstance | None = None
         self._context_id = self._message_id = 0
-        self._held: list[bytes] = []  # the PDUs of a command that comes in parts
+        self._held = bytearray()  # so much of a command that comes in parts
+        self._held_context_id = self._held_pdus = 0
         self._look_seconds = min(_LOOK_SECONDS, (assoc.network_timeout or _LOOK_SECONDS) / 2)
         self._wake = Wake()
         self._connection_number = patches.connection(assoc).fileno()
@@ -122,6 +127,8 @@ class FastStore:
             self._handed_over = True
             return False
         if state == patches.AWAITING_CLOSE or connection is None or connection.fileno() < 0:
+            if self._drop_input(connection):
+                return True
             time.sleep(_CLOSING_SECONDS)
             return self._leave_to_pynetdicom()
         has_read = False
@@ -156,6 +163,21 @@ class FastStore:
             self._wake.clear()
         return self._connection_number in ready
 
+    def _drop_input(self, connection: Any) -> bool:
+        """Read on at the end of an association, undecoded (PS3.8 9.2, AA-6); False when nothing has come."""
+        if connection is None or connection.fileno() < 0:
+            return False
+        if self._connection_number not in [number for number, _ in self._poll.poll(0)]:
+            return False
+        try:
+            is_open = bool(connection.recv(_DROPPED_BYTES))
+        except OSError:
+            is_open = False
+        if not is_open:
+            self._handed_over = True
+            patches.signal(self._assoc, patches.CONNECTION_CLOSED)
+        return True
+
     def _leave_to_pynetdicom(self) -> bool:
         self._handed_over = True
         return bool(self._read_by_pynetdicom())
@@ -165,22 +187,30 @@ class FastStore:
         if self._arriving is not None and self._is_fragment(pdu):
             self._collect(pdu[10], pdu[11], pdu[12:])
             return
-        values = _values(pdu) if pdu[0] == _P_DATA else []
-        if pdu[0] == _P_DATA and not self._are_negotiated(values):
-            self._refuse_pdu()
-            return
-        if pdu[0] != _P_DATA or values is None:
+        if pdu[0] != _P_DATA:
             self._drop()
             self._hand_over(pdu)
             return
-        if self._arriving is None and (self._held or values[0][1] & 3 == _COMMAND):
-            pdu, values = self._hold(pdu)
-            if not values:
-                return
-        if self._arriving is None and not self._begin(*values.pop(0)):
-            self._hand_over_held(pdu)
-            return
-        self._held.clear()
+        values = data_values(pdu)
+        if not self._are_negotiated(values):
+            self._refuse_pdu()
+        elif self._arriving is not None:
+            self._collect_all(values)
+        elif self._held_pdus or values[0][1] & 3 == _COMMAND:
+            values = self._hold(values)
+            if values:
+                self._begin_or_hand_over(values, data_pdu(values))
+        else:
+            self._begin_or_hand_over(values, pdu)
+
+    def _begin_or_hand_over(self, values: list[DataValue], pdu: memoryview) -> None:
+        """Take the values of a PDU, of which the first is a whole command or none."""
+        if self._begin(*values[0]):
+            self._collect_all(values[1:])
+        else:
+            self._hand_over(pdu)
+
+    def _collect_all(self, values: list[DataValue]) -> None:
         if not all(self._collect(*value) for value in values):
             self._refuse_pdu()
 
@@ -194,36 +224,35 @@ class FastStore:
             and int.from_bytes(pdu[6:10], "big") == len(pdu) - 10
         )
 
-    def _hold(self, pdu: memoryview) -> tuple[memoryview, list[tuple[int, int, memoryview]]]:
-        """Hold a PDU until the whole command is there: the last PDU, and the values with the command in one value.
+    def _hold(self, values: list[DataValue]) -> list[DataValue]:
+        """Hold a part of a command until it is whole; then the values, with the command in one of them.
 
-        No values while more of the command is to come, or when it is left to pynetdicom.
+        No values while more of it is to come, or where the parts do not belong together (PS3.8 E.2).
         """
-        self._held.append(bytes(pdu))
-        last = memoryview(self._held[-1])
-        values = [value for held in self._held for value in _values(memoryview(held)) or ()]
         count = next((index for index, (_, control, _) in enumerate(values) if control & 3 != _COMMAND), len(values))
-        command = b"".join(value for _, _, value in values[: count + 1])
-        if sum(map(len, self._held[:-1])) > _MAXIMUM_COMMAND_BYTES:
+        parts = values[: count + 1]
+        if not self._held_pdus:
+            self._held_context_id = parts[0][0]
+        self._held_pdus += 1
+        for _, _, part in parts:
+            self._held += part
+        is_command = all(control & _COMMAND and context_id == self._held_context_id for context_id, control, _ in parts)
+        if not is_command or self._held_pdus > _MOST_COMMAND_PDUS or len(self._held) > _MAXIMUM_COMMAND_BYTES:
             self._refuse_pdu()
-        elif count < len(values):
-            context_id, control, _ = values[count]
-            if control & 3 == _COMMAND | _LAST and {value[0] for value in values[:count]} == {context_id}:
-                self._held.pop()
-                return last, [(context_id, control, memoryview(command)), *values[count + 1 :]]
-            self._held.pop()
-            self._hand_over_held(last)
-        return last, []
+            return []
+        if count == len(values):
+            return []
+        command = memoryview(bytes(self._held))
+        self._forget_held()
+        return [(parts[-1][0], parts[-1][1], command), *values[count + 1 :]]
 
-    def _hand_over_held(self, pdu: memoryview) -> None:
-        held = [*(memoryview(each) for each in self._held), pdu]
+    def _forget_held(self) -> None:
         self._held.clear()
-        for each in held:
-            self._hand_over(each)
+        self._held_pdus = 0
 
-    def _are_negotiated(self, values: list[tuple[int, int, memoryview]] | None) -> bool:
+    def _are_negotiated(self, values: list[DataValue]) -> bool:
         """Whether there is a value, and each is of an accepted presentation context (PS3.8 9.3.5.1)."""
-        return bool(values) and all(patches.accepted_context(self._assoc, value[0]) for value in values or ())
+        return bool(values) and all(patches.accepted_context(self._assoc, value[0]) for value in values)
 
     def _take_association_request(self, pdu: memoryview) -> None:
         try:
@@ -231,12 +260,12 @@ class FastStore:
         except association_request.MalformedRequest:
             self._refuse_pdu()
         else:
-            self._hand_over(memoryview(request))
+            self._give_to_pynetdicom(request)
 
     def _refuse_pdu(self) -> None:
         """Have the association aborted (PS3.8 9.2, AA-1 and AA-8)."""
         self._drop()
-        self._held.clear()
+        self._forget_held()
         self._handed_over = True
         patches.signal(self._assoc, patches.INVALID_PDU)
 
@@ -247,6 +276,13 @@ class FastStore:
             arriving.close()
 
     def _hand_over(self, pdu: memoryview) -> None:
+        """Have pynetdicom decode and answer a PDU, unless it would make much of it for nothing but to abort."""
+        if pdu[0] in _NEGOTIATION or (pdu[0] == _P_DATA and not data_values(pdu)):
+            self._refuse_pdu()
+        else:
+            self._give_to_pynetdicom(pdu)
+
+    def _give_to_pynetdicom(self, pdu: bytes | memoryview) -> None:
         self._handed_over = True
         patches.signal_pdu(self._assoc, bytearray(pdu))
 
@@ -258,11 +294,11 @@ class FastStore:
         context = patches.accepted_context(self._assoc, context_id)
         if control & 3 != _COMMAND | _LAST or context is None or self._assoc.dimse.message is not None:
             return False
-        command = _command(value)
-        if _number(command, _FIELD) != _C_STORE_RQ or _number(command, _DATASET_TYPE) == _NO_DATASET:
+        command = command_elements(value)
+        if number_of(command, _FIELD) != _C_STORE_RQ or number_of(command, _DATASET_TYPE) == _NO_DATASET:
             return False
-        sop_class, sop_instance = _uid(command, _SOP_CLASS), _uid(command, _SOP_INSTANCE)
-        message_id = _number(command, _MESSAGE_ID)
+        sop_class, sop_instance = uid_of(command, _SOP_CLASS), uid_of(command, _SOP_INSTANCE)
+        message_id = number_of(command, _MESSAGE_ID)
         if message_id is None or _PRIORITY not in command or sop_class not in standard.RECEIVED_SOP_CLASSES:
             return False
         if sop_class != context.abstract_syntax:
@@ -315,45 +351,6 @@ class FastStore:
                     fragment = bytes([control]) + command[start : start + size]
                     primitive.presentation_data_value_list = [[self._context_id, fragment]]
                     patches.send_primitive(self._assoc, primitive)
-
-
-def _values(pdu: memoryview) -> list[tuple[int, int, memoryview]] | None:
-    """(context, control header, fragment) of each presentation data value of a P-DATA-TF (PS3.8 9.3.5).
-
-    None for a malformed PDU.
-    """
-    values, start = [], 6
-    while start < len(pdu):
-        length = int.from_bytes(pdu[start : start + 4], "big")
-        end = start + 4 + length
-        if length < 2 or end > len(pdu):
-            return None
-        values.append((pdu[start + 4], pdu[start + 5], pdu[start + 6 : end]))
-        start = end
-    return values
-
-
-def _command(value: memoryview) -> dict[int, bytes]:
-    """The elements of a command set by number (PS3.7 6.3.1: Implicit VR Little Endian); empty if malformed."""
-    elements, start = {}, 0
-    while start < len(value):
-        if start + 8 > len(value):
-            return {}
-        group, element, length = struct.unpack_from("<HHI", value, start)
-        start += 8 + length
-        if group or start > len(value):
-            return {}
-        elements[element] = bytes(value[start - length : start])
-    return elements
-
-
-def _number(command: dict[int, bytes], element: int) -> int | None:
-    value = command.get(element, b"")
-    return int.from_bytes(value, "little") if len(value) == 2 else None
-
-
-def _uid(command: dict[int, bytes], element: int) -> str:
-    return command.get(element, b"").rstrip(b"\0 ").decode("ascii", "replace")
 
 
 def _answer_command(request: StoreRequest, message_id: int, status: int) -> bytes:

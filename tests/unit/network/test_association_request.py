@@ -120,3 +120,33 @@ def test_no_bytes_raise_anything_else(noise: bytes, start: int) -> None:
         return
     assert struct.unpack(">I", pdu[2:6])[0] == len(pdu) - 6
     assert normalise(pdu) == pdu
+
+
+@pytest.mark.parametrize(
+    ("items", "user"),
+    [
+        pytest.param(CONTEXT * 129, USER, id="contexts"),
+        pytest.param(
+            item(0x20, b"\1\0\0\0" + item(0x30, VERIFICATION) + b"".join(item(0x40, b"1.%d" % n) for n in range(65))),
+            USER,
+            id="transfer-syntaxes",
+        ),
+        pytest.param(CONTEXT, USER + item(0x54, b"\0\0\1\1") * 600, id="user-items"),
+        pytest.param(CONTEXT + item(0x99, bytes(60_000)) * 5, USER, id="bytes"),
+    ],
+)
+def test_a_request_of_more_than_there_may_be_is_not_read(items: bytes, user: bytes) -> None:
+    with pytest.raises(MalformedRequest):
+        normalise(request(items, user))
+
+
+def test_a_transfer_syntax_that_is_repeated_counts_once() -> None:
+    repeated = item(0x20, b"\1\0\0\0" + item(0x30, VERIFICATION) + item(0x40, IMPLICIT) * 3000)
+    assert normalise(request(repeated)) == request()
+
+
+def test_the_most_that_toolkits_propose_is_read() -> None:
+    syntaxes = b"".join(item(0x40, b"1.2.840.10008.1.2.4.%d" % number) for number in range(16))
+    contexts = [item(0x20, bytes([2 * n + 1, 0, 0, 0]) + item(0x30, b"1" * 64) + syntaxes) for n in range(128)]
+    roles = b"".join(item(0x54, b"\0\3" + b"1.%d" % (n % 10) + b"\1\1") for n in range(128))
+    assert len(read(request(b"".join(contexts), USER + roles)).presentation_context) == 128

@@ -59,6 +59,18 @@ def test_what_is_no_message_ends_the_association(values: list[bytes]) -> None:
     assert assoc.events == [INVALID_PDU]
 
 
+@pytest.mark.parametrize("part", [b"\x00", b"\x00x", b"\x01"])
+def test_a_message_in_ever_so_small_parts_ends_the_association(part: bytes) -> None:
+    assoc = FakeAssociation()
+    messages = LimitedMessages(assoc, 1 << 20)
+    taken = 0
+    while not assoc.events:
+        messages.receive_primitive(fragments(part))
+        taken += 1
+    assert 200 < taken < 300
+    assert assoc.events == [INVALID_PDU]
+
+
 def test_requests_that_wait_for_no_answer_end_the_association() -> None:
     assoc = FakeAssociation()
     messages = LimitedMessages(assoc, 1 << 20)
