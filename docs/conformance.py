@@ -133,9 +133,11 @@ as sent, never transcoded:
   to {receive.maximum_pdu_bytes} bytes (`maximum_pdu_bytes`), ended after {receive.idle_seconds:g} s of silence
   (`idle_seconds`) and after {receive.maximum_association_seconds:g} s in all (`maximum_association_seconds`).
   Arriving datasets have {receive.memory_bytes} bytes of memory in all (`memory_bytes`), larger ones are on disk; the
-  dataset of any other message has 2 MiB at most, or is answered 0x0213. A longer or unknown PDU, a P-DATA-TF without
-  a value or on a context that was not accepted, a command set above 64 KiB, and requests that wait for no answer end
-  the association by an A-ABORT. Calling AE titles: any, or those in `allowed_peers`. One operation at a time per
+  dataset of any other message has 2 MiB at most, or is answered 0x0213. These end the association by an A-ABORT: a
+  longer or unknown PDU; a P-DATA-TF without a value, with more than 256, or on a context that was not accepted; a
+  command set above 64 KiB or in more than 1024 PDUs; another message in parts of less than 64 bytes on average; an
+  A-ASSOCIATE-RQ above 256 KiB, with more than 128 contexts, 64 transfer syntaxes of a context or 512 user items; and
+  requests that wait for no answer. Calling AE titles: any, or those in `allowed_peers`. One operation at a time per
   association.
 - C-STORE statuses:
 
