@@ -25,7 +25,7 @@ from worker.web.monthly_report import write_report, written_months
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
+SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 WAIT = 60_000  # ms: a machine may be busy
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
@@ -42,7 +42,8 @@ class Web:
     def pages(self) -> dict[str, str]:
         series = f"/series/{self.filled.mass}"
         refused = f"/series/{self.filled.refused}"
-        names = {"worklist": "/", "series": series, "refused": refused}
+        study = f"/studies/{self.filled.study}"
+        names = {"worklist": "/", "study": study, "series": series, "refused": refused}
         names |= {
             "reports": "/reports",
             "report": f"/reports/{written_months(self.filled.settings.worker.data_dir)[0]}",
@@ -121,7 +122,7 @@ def test_every_page_is_accessible_fits_and_says_research_use(web: Web, page: Any
 def test_search_filters_and_pages(web: Web) -> None:
     with _open(web, "desktop", "light") as (page, _):
         page.goto("/")
-        rows = page.locator("table.list tbody tr")
+        rows = page.locator("tbody.study")
         assert rows.count() == 50
         page.get_by_role("link", name="Older").click()
         page.get_by_role("link", name="Newer").wait_for()
@@ -132,7 +133,7 @@ def test_search_filters_and_pages(web: Web) -> None:
         assert "Fontaine, Hugo" in rows.first.inner_text()
         page.get_by_label("Search").fill("%")
         page.keyboard.press("Enter")
-        page.get_by_text("No series matches").wait_for()
+        page.get_by_text("No study matches").wait_for()
 
 
 def test_slices_scroll_by_keyboard_and_the_map_lies_on_the_key_slices(web: Web) -> None:
@@ -261,13 +262,13 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, serving(Path(temporary), others=75) as web:
         views = [(size, "light", name) for size in SIZES for name in web.pages()]
-        views += [(size, "dark", name) for size in SIZES for name in ("worklist", "series")]
+        views += [(size, "dark", name) for size in SIZES for name in ("worklist", "study", "series")]
         for size, scheme, name in views:
             with _open(web, size, scheme) as (page, _):
                 page.goto(web.pages()[name], wait_until="networkidle")
                 file = folder / f"{name}-{size}-{scheme}.png"
                 page.screenshot(path=file)
-                if name != "series":  # a slice needs its greys
+                if name not in ("study", "series"):  # a slice needs its greys
                     with Image.open(file) as picture:
                         picture.quantize(256, Image.Quantize.FASTOCTREE).save(file, optimize=True)
 

@@ -23,6 +23,7 @@ from worker.db.models import model_row
 from worker.db.results import NewObject, add_result, add_shadow_result
 from worker.db.series import lock_open_series, queue_series
 from worker.db.studies.answering import add_study_result, claim_study, study_inputs
+from worker.db.studies.readings import NewStudyReading, add_study_reading, study_to_read
 from worker.db.tables import (
     REVISION,
     AuditChainRow,
@@ -100,6 +101,9 @@ def _fill(database: Database) -> None:
         inputs = study_inputs(session, study.study_instance_uid)
         answer = fuse([SeriesAnswer("1.2", 1, None, None, None, "x", None, {})], MODEL, EQUAL_WEIGHTS)
         assert add_study_result(session, study.id, inputs, model, answer, later(9)) is not None
+        to_read = study_to_read(session, study.study_instance_uid)
+        assert to_read is not None
+        add_study_reading(session, to_read, NewStudyReading("x", "a", "", to_read.result_id, 0), later(10))
         correct_instances(session, [(row, new_instance(1, sha256="22" * 32))], later(2))
         session.add(AuditChainRow(host="host", records=1, sha256="00" * 32, anchored_at=later(1)))
     refusals = Refusals(database)

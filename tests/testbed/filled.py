@@ -10,7 +10,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,13 @@ from worker.db.migrate import migrate
 from worker.db.models import model_row
 from worker.db.results import NewObject, add_result
 from worker.db.series import lock_open_series, queue_series, refuse_series
+from worker.db.studies.answering import add_study_result, claim_study, study_inputs
 from worker.db.tables import DeliveryState, JobRow, JobState, ObjectKind
 from worker.dicom.standard import derive_uid
 from worker.inference.illustrated import IllustratedResult
-from worker.jobs.bundle_store import BundleStore
+from worker.jobs.bundle_store import BundleStore, ServedModel
 from worker.jobs.runner import JobRunner
+from worker.jobs.studies import answer_study
 from worker.reporting.outbox import Outbox
 from worker.results import ModelIdentity, ResultStatus, SliceResult
 from worker.send.destinations.c_store import CStoreDestination
@@ -47,6 +49,12 @@ FAMILY_NAMES = (
     "Abara", "Bergström", "Castillo", "Dimitrova", "Eriksen", "Fontaine", "Grabowski", "Haddad", "Ionescu", "Jansen",
     "Kowalski", "Lindqvist", "Moreau", "Nakamura", "Okafor", "Petrov", "Quispe", "Rossi", "Schneider", "Tanaka",
 )  # fmt: skip
+# Description, sequence, contrast agent and plane of the series that a study may have; a localizer is refused.
+PROTOCOL = (
+    ("T1 axial post contrast", "T1", "with", "axial"), ("FLAIR axial", "FLAIR", "without", "axial"),
+    ("T2 TSE axial", "T2", "without", "axial"), ("T1 MPRAGE", "T1", "without", "sagittal"),
+    ("DWI b1000", "DWI", "without", "axial"),
+)  # fmt: skip
 GIVEN_NAMES = ("Ada", "Boris", "Chiara", "Deniz", "Elin", "Farid", "Greta", "Hugo", "Ines", "Jonas")
 
 
@@ -56,6 +64,7 @@ class Filled:
 
     settings: Settings
     database: Database
+    study: str
     mass: str
     refused: str
     failed: str
@@ -63,7 +72,7 @@ class Filled:
 
 
 def fill(folder: Path, now: datetime, others: int = 75, key_objects: bool = False) -> Filled:
-    """Make the folder; `others` series without files are spread over the last week."""
+    """Make the folder; `others` studies without files are spread over the last week."""
     settings = Settings.model_validate(
         {
             "worker": {"data_dir": folder / "var"},
@@ -81,6 +90,9 @@ def fill(folder: Path, now: datetime, others: int = 75, key_objects: bool = Fals
     site = _Site(settings, database, model.identity, random.Random(7), now)
     site.add_others(others)
     mass = site.receive_head("Fontaine^Hugo")
+    if others:
+        site.receive_head("Fontaine^Hugo", flair=True)
+        site.add_localizer()
     runner = JobRunner(
         database=database, data_dir=settings.worker.data_dir,
         models=one_model(database, model.identity, model.classify, now - timedelta(days=8)),
@@ -91,7 +103,8 @@ def fill(folder: Path, now: datetime, others: int = 75, key_objects: bool = Fals
     while runner.run_next():
         pass
     site.deliver()
-    return Filled(settings, database, mass, **site.add_last())
+    site.answer_studies(model)
+    return Filled(settings, database, site.study, mass, **site.add_last())
 
 
 @contextmanager
@@ -119,16 +132,21 @@ class _Site:
     model: ModelIdentity
     random: random.Random
     now: datetime
+    study: str = ""
+    numbers: dict[str, int] = field(default_factory=dict)  # of series
 
-    def receive_head(self, person: str) -> str:
-        """A head with a mass as the receiver leaves it: files in the data folder, rows, a job."""
+    def receive_head(self, person: str, *, flair: bool = False) -> str:
+        """A head with a mass as the receiver leaves it: files, rows, a job. The FLAIR is of the study of the first."""
         attributes = {
             "PatientName": person,
-            "PatientID": f"P-{self.random.randrange(10**6):06d}",
-            "AccessionNumber": f"A{self.random.randrange(10**7):07d}",
+            "PatientID": "P-274215",
+            "AccessionNumber": "A3190587",
+            "SeriesNumber": 5 if flair else 7,
         }
-        folder = self.settings.worker.data_dir / "instances" / "head"
-        paths = phantom.head_series(folder, mass=True, attributes=attributes)
+        if flair:
+            attributes |= {"StudyInstanceUID": self.study, "SeriesInstanceUID": derive_uid("series", "flair")}
+        folder = self.settings.worker.data_dir / "instances" / ("flair" if flair else "head")
+        paths = phantom.head_series(folder, mass=True, attributes=attributes, flair=flair)
         moment = self.now - timedelta(seconds=52)
         with self.database.write() as session:
             row = None
@@ -144,8 +162,25 @@ class _Site:
                 row = add_instance(session, new, moment)
             if row is None:
                 raise ValueError("no slices")
-            self._queue(session, row.series_id, moment)
+            kind = PROTOCOL[1] if flair else PROTOCOL[0]
+            self._queue(session, row.series_id, moment, kind)
+        self.study = new.study_instance_uid
+        self.numbers[new.series_instance_uid] = int(attributes["SeriesNumber"])
         return str(new.series_instance_uid)
+
+    def add_localizer(self) -> None:
+        """The scout of that head, which is refused."""
+        moment = self.now - timedelta(seconds=55)
+        new = new_instance(
+            1, "scout", study_instance_uid=self.study, patient_id="P-274215", patient_name="Fontaine^Hugo",
+            accession_number="A3190587", series_description="Localizer", study_date=f"{self.now:%Y%m%d}",
+        )  # fmt: skip
+        self.numbers[new.series_instance_uid] = 1
+        with self.database.write() as session:
+            series_id = add_instance(session, new, moment).series_id
+            series = lock_open_series(session, series_id, moment)
+            if series is not None:
+                refuse_series(series, "localizer", "the image type says localizer", moment)
 
     def add_others(self, count: int) -> None:
         labels = [label.name for label in self.model.labels if label.is_lesion]
@@ -153,7 +188,14 @@ class _Site:
         with self.database.write() as session:
             for number in range(count):
                 age = timedelta(days=7) * (1 - number / count) + timedelta(minutes=20)
-                self._add_other(session, self.random.choice(outcomes), age, f"other {number}")
+                outcome, common = self.random.choice(outcomes), self._patient(self.now - age)
+                kinds = self.random.sample(PROTOCOL, 1 if outcome == "refused" else self.random.randrange(1, 5))
+                for place, kind in enumerate(kinds):
+                    said = outcome if self.random.random() < 0.85 or outcome == "refused" else "notumor"
+                    name = f"other {number} {place}"
+                    study = {"study_instance_uid": derive_uid("study", f"other {number}")}
+                    uid = self._add_other(session, said, age, name, common | study, kind)
+                    self.numbers[uid] = 3 + 2 * place
 
     def add_last(self) -> dict[str, str]:
         """One refused, one failed and one pending series, the newest."""
@@ -162,21 +204,30 @@ class _Site:
             open_association(session, "MR_SCANNER_1", "10.1.7.20:51120", "here:1", self.now - timedelta(minutes=1))
             open_association(session, "ARCHIVE", "10.1.7.5:40022", "here:1", self.now - timedelta(minutes=4))
             return {
-                name: self._add_other(session, name, timedelta(minutes=9 - place), name)
+                name: self._add_other(
+                    session, name, timedelta(minutes=9 - place), name, self._patient(self.now), PROTOCOL[0]
+                )
                 for place, name in enumerate(outcomes)
             }
 
-    def _add_other(self, session: Session, outcome: str, age: timedelta, name: str) -> str:
-        """A series of three images that nobody has; the time it took is made up, too."""
-        moment = self.now - age
-        person = f"{self.random.choice(FAMILY_NAMES)}^{self.random.choice(GIVEN_NAMES)}"
-        common: dict[str, Any] = {
+    def _patient(self, moment: datetime) -> dict[str, Any]:
+        """Whose a study is, and when it was made."""
+        return {
             "patient_id": f"P-{self.random.randrange(10**6):06d}",
-            "patient_name": person,
+            "patient_name": f"{self.random.choice(FAMILY_NAMES)}^{self.random.choice(GIVEN_NAMES)}",
             "accession_number": f"A{self.random.randrange(10**7):07d}",
             "study_date": f"{moment:%Y%m%d}",
-            "series_description": self.random.choice(["T1 axial post contrast", "T1 MPRAGE Gd", "T1 coronal Gd"]),
-            "modality": "CT" if outcome == "refused" else "MR",
+        }
+
+    def _add_other(
+        self, session: Session, outcome: str, age: timedelta, name: str, whose: dict[str, Any], kind: tuple[str, ...]
+    ) -> str:
+        """A series of three images that nobody has; the time it took is made up, too."""
+        moment = self.now - age
+        is_refused = outcome == "refused"
+        common = whose | {
+            "series_description": "CT head" if is_refused else kind[0],
+            "modality": "CT" if is_refused else "MR",
         }
         images = [new_instance(number, name, **common) for number in range(1, 4)]
         rows = [add_instance(session, one, moment) for one in images]
@@ -185,7 +236,7 @@ class _Site:
             if series is not None:
                 refuse_series(series, "modality", "modality CT is not one of MR", moment)
         elif outcome != "pending":
-            self._queue(session, rows[0].series_id, moment)
+            self._queue(session, rows[0].series_id, moment, kind)
             job = claim_job(session, OWNER, self._model_id(session), moment, LEASE)
             if job is None:
                 raise ValueError("no job to claim")
@@ -223,10 +274,20 @@ class _Site:
                 for delivery, _ in claim_deliveries(session, destination, OWNER, moment, LEASE, 1000):
                     end_delivery(session, delivery.id, OWNER, end)
 
-    def _queue(self, session: Session, series_id: int, moment: datetime) -> None:
+    def answer_studies(self, model: ServedModel) -> None:
+        """What the study runner does, at once."""
+        with self.database.write() as session:
+            while study := claim_study(session, OWNER, self.now, timedelta(), LEASE):
+                inputs = study_inputs(session, study.study_instance_uid)
+                model_id = inputs.model_id
+                result = answer_study(inputs, model_id, model, self.numbers) if model_id is not None else None
+                add_study_result(session, study.id, inputs, model_id, result, self.now - timedelta(seconds=20))
+
+    def _queue(self, session: Session, series_id: int, moment: datetime, kind: tuple[str, ...]) -> None:
         series = lock_open_series(session, series_id, moment)
         if series is None:
             raise ValueError("the series is not open")
+        _, series.sequence, series.contrast_agent, series.plane = kind
         queue_series(session, series, self._model_id(session), moment)
 
     def _model_id(self, session: Session) -> int:

@@ -95,7 +95,8 @@ def test_the_filled_databases_fit_the_schema(tmp_path: Path) -> None:
         migrate(database)
         fill(database)
         with database.engine.connect() as connection:
-            for table in ("series", "instance", "job", "result", "object", "delivery"):
+            studies = ("study", "study_result", "search_word") if name == "queries" else ()
+            for table in ("series", "instance", "job", "result", "object", "delivery", *studies):
                 assert connection.scalar(text(f"SELECT count(*) FROM {table}")) > 0
         database.close()
 

@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session
 from worker.db.engine import upsert
 from worker.db.jobs import resume_jobs
 from worker.db.series_status import answer_series
+from worker.db.studies.opening import add_studies
 from worker.db.tables import (
     AssociationEnd,
     AssociationRow,
@@ -148,6 +149,8 @@ def add_instances(session: Session | Connection, new: Sequence[NewInstance], now
             for instance in new
         ],
     )
+    if added:
+        add_studies(connection, {instance.study_instance_uid for instance in added.values()})
 
 
 def _arrive(connection: Connection, statement: Update, uids: Sequence[str], now: datetime) -> dict[str, int]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import TypedDict
 
 from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from worker.db.tables import InstanceRow, ModelRow, ReadingRow, ResultRow, SeriesRow, SliceResultRow
+from worker.db.tables import InstanceRow, ModelRow, ReadingRow, ReadState, ResultRow, SeriesRow, SliceResultRow
 from worker.errors import WorkerError
 
 NOT_ASSESSABLE = "not-assessable"
@@ -28,14 +27,6 @@ LARGEST_COMMENT = 1000
 
 class ReadMeanwhile(WorkerError):
     """Another reader has read the series meanwhile; nothing was written."""
-
-
-class ReadState(StrEnum):
-    """Whether readers agree with the present answer of a series."""
-
-    UNREAD = "unread"
-    CONFIRMED = "confirmed"
-    CORRECTED = "corrected"
 
 
 def read_state(reader_label: str | None, label: str | None) -> ReadState:

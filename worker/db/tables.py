@@ -58,7 +58,7 @@ from sqlalchemy.types import DateTime, TypeDecorator
 from worker.dicom.text.printable import LONGEST_TEXT
 
 # The newest revision in migrations/versions (a test compares them), so that a start needs no Alembic import.
-REVISION = "0012"
+REVISION = "0013"
 DETAIL_LENGTH = 1024
 
 
@@ -136,6 +136,14 @@ class LoadState(StrEnum):
 class RefusalKind(StrEnum):
     INSTANCE = "instance"
     ASSOCIATION = "association"
+
+
+class ReadState(StrEnum):
+    """Whether readers agree with the present answer for a series or a study."""
+
+    UNREAD = "unread"
+    CONFIRMED = "confirmed"
+    CORRECTED = "corrected"
 
 
 class FileFault(StrEnum):
@@ -510,7 +518,7 @@ class ResultRow(Base):
 
 
 class StudyRow(Base):
-    """A study whose series were answered; `answered_by` is the row of its latest result.
+    """A study of which a series was received; `answered_by` is the row of its latest result.
 
     A claim is a lease until `not_before`. See db.studies.
     """
@@ -526,11 +534,23 @@ class StudyRow(Base):
     reason: Mapped[str | None] = mapped_column(String(64))
     detail: Mapped[str | None] = mapped_column(String(1024))
     answered_by: Mapped[int | None]
+    # The study as the worklist sees it; only `summarise_studies` writes it, from its results, series and readings.
+    received_at: Mapped[datetime | None]  # when its first image came; null where no series of it is left
+    status: Mapped[str] = mapped_column(String(16), default=SeriesStatus.PENDING, server_default=SeriesStatus.PENDING)
+    label: Mapped[str | None] = mapped_column(String(64))
+    probability: Mapped[float | None]
+    read_state: Mapped[str] = mapped_column(String(16), default=ReadState.UNREAD, server_default=ReadState.UNREAD)
+    read_as: Mapped[str | None] = mapped_column(String(64))  # the label of its latest reading
 
     __table_args__ = (
         _is_among("state", StudyState),
         CheckConstraint("state = 'open' OR lease_owner IS NULL", name="lease"),
         Index(None, "state", "id"),
+        # As those of series: a page is selected from an index.
+        Index(None, "received_at", "id", "probability"),
+        Index(None, "status", "received_at", "id", "probability"),
+        Index(None, "label", "received_at", "id", "probability"),
+        Index(None, "read_state", "received_at", "id", "probability"),
     )
 
 
@@ -610,8 +630,26 @@ class ReadingRow(Base):
     comment: Mapped[str] = mapped_column(String(1024))
     reader: Mapped[str] = mapped_column(String(64))  # the name of the token
     created_at: Mapped[datetime]
+    study_reading_id: Mapped[int | None]  # of which it is part; null where the series was read by itself
 
     __table_args__ = (UniqueConstraint("series_id", "number"), Index(None, "created_at"))
+
+
+class StudyReadingRow(Base):
+    """A reader's finding on a study, as ReadingRow; the series that the model classified inherit it."""
+
+    __tablename__ = "study_reading"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    number: Mapped[int]  # 1, 2, ... within the study
+    study_result_id: Mapped[int | None] = mapped_column(ForeignKey("study_result.id"))  # the answer that the reader saw
+    label: Mapped[str] = mapped_column(String(64))
+    comment: Mapped[str] = mapped_column(String(1024))
+    reader: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("study_id", "number"), Index(None, "created_at"))
 
 
 class ObjectRow(Base):

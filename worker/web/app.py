@@ -39,6 +39,7 @@ from worker.web.pages.queue import queue_page
 from worker.web.pages.reading_form import reading_form
 from worker.web.pages.reports import reports_page
 from worker.web.pages.series import series_page
+from worker.web.pages.study import study_page
 from worker.web.pages.worklist import worklist_page
 from worker.web.sign_in import sign_in_routes
 from worker.web.templating import static_routes
@@ -94,6 +95,7 @@ def create_app(
         app.include_router(resource(site), dependencies=once)
     for page in (
         worklist_page,
+        study_page,
         series_page,
         series_images,
         reading_form,

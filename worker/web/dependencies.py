@@ -38,6 +38,7 @@ Operator = Annotated[Caller, Depends(require(TokenRole.OPERATE))]
 BEARER = [Depends(HTTPBearer(auto_error=False, description="worker tokens add"))]  # for the OpenAPI document
 
 NO_SUCH_SERIES = "no such series was received"
+NO_SUCH_STUDY = "no series of such a study was received"
 NO_SUCH_REPORT = "there is no report of this month"
 
 RowNumber = Annotated[int, Path(ge=1, le=LARGEST_NUMBER)]

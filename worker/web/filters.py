@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from worker.db.readings import ReadState
-from worker.db.tables import SeriesStatus
+from worker.db.tables import ReadState, SeriesStatus
 from worker.db.views.search import POSITION_PATTERN, ListPosition, Search
 from worker.dicom.series_terms import Contrast, Sequence
 from worker.dicom.text.printable import LONGEST_TEXT
@@ -27,7 +26,10 @@ Plane = Literal["axial", "coronal", "sagittal", "mixed", "unknown"]
 
 
 class Filters(BaseModel):
-    """Filters of which all must match; `since` and `until` are dates of receipt, in UTC, both included."""
+    """Filters of which all must match; `since` and `until` are dates of receipt, both included.
+
+    They are days in the server's time zone.
+    """
 
     model_config = ConfigDict(extra="forbid")
 

@@ -19,13 +19,23 @@ from worker.db.readings import (
     NewReading,
     Reading,
     ReadMeanwhile,
-    ReadState,
     SeriesToRead,
     readings_of,
     series_to_read,
     slices_of_result,
 )
-from worker.web.dependencies import NO_SUCH_SERIES, Site
+from worker.db.studies.readings import (
+    NewStudyReading,
+    StudyReading,
+    StudyToRead,
+    add_study_reading,
+    is_result_of,
+    join_study,
+    study_readings_of,
+    study_to_read,
+)
+from worker.db.tables import ReadState
+from worker.web.dependencies import NO_SUCH_SERIES, NO_SUCH_STUDY, Site
 from worker.web.filters import LARGEST_NUMBER, Text
 from worker.web.guard import Caller
 
@@ -81,9 +91,45 @@ def record_reading(site: Site, series_instance_uid: str, entry: ReadingEntry, ca
         slices = tuple(sorted({*entry.slices}))
         new = NewReading(entry.label, caller.name, entry.comment, slices, entry.result, entry.after)
         row = readings.add_reading(session, series.series_id, new, site.clock())
+        join_study(session, row)
         [added] = [reading for reading in readings_of(session, series.series_id) if reading.number == row.number]
     site.record(events.annotated(caller.name, caller.address, series.study_instance_uid))
     return reading_answer(added)
+
+
+class StudyReadingEntry(BaseModel):
+    """A reader's finding on a study. Take `after` and `result` from the list of readings that you looked at."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: Text = Field(description="One of the `labels` of the list.")
+    after: int = Field(ge=0, le=LARGEST_NUMBER, description="The latest reading that you saw; 0 for none.")
+    result: int | None = Field(
+        None, ge=1, le=LARGEST_NUMBER, description="The answer that you looked at; none where there was none."
+    )
+    comment: Comment = ""
+
+
+def record_study_reading(site: Site, study_instance_uid: str, entry: StudyReadingEntry, caller: Caller) -> StudyReading:
+    """Store a reading of a study and audit it. Raises HTTPException 404 and 422, and ReadMeanwhile."""
+    with site.database.write() as session:
+        study = study_to_read(session, study_instance_uid)
+        if study is None:
+            raise HTTPException(404, NO_SUCH_STUDY)
+        if entry.result is None and study.result_id is not None:
+            raise ReadMeanwhile(
+                "answered-meanwhile", "the study was answered since you looked at it; nothing was written"
+            )
+        labels = possible_labels(study, site.class_titles())
+        if entry.label not in labels:
+            raise HTTPException(422, f"label: must be one of {', '.join(labels)}")
+        if entry.result is not None and not is_result_of(session, study.study_id, entry.result):
+            raise HTTPException(422, "result: the study has no such answer")
+        new = NewStudyReading(entry.label, caller.name, entry.comment, entry.result, entry.after)
+        row = add_study_reading(session, study, new, site.clock())
+        [added] = [reading for reading in study_readings_of(session, study.study_id) if reading.number == row.number]
+    site.record(events.annotated(caller.name, caller.address, study_instance_uid))
+    return added
 
 
 def _check(session: Session, series: SeriesToRead, entry: ReadingEntry, titles: Mapping[str, str]) -> None:
@@ -98,7 +144,7 @@ def _check(session: Session, series: SeriesToRead, entry: ReadingEntry, titles: 
         raise HTTPException(422, f"slices: the result has {number}")
 
 
-def possible_labels(series: SeriesToRead, titles: Mapping[str, str]) -> dict[str, str]:
+def possible_labels(series: SeriesToRead | StudyToRead, titles: Mapping[str, str]) -> dict[str, str]:
     """Labels and titles to choose from: those of this host's models and of the answer, and the fixed other labels.
 
     The fixed labels come last; a model that has such a label gives it its title.

@@ -49,7 +49,7 @@ def test_studies_are_listed_and_shown(run: Run, database: Database) -> None:
     fill(database)
     code, listed, _ = run("studies", "list")
     assert code == 0
-    assert "3 studies" in listed
+    assert "4 studies" in listed
     uid = derive_uid("study", "a")
     [study] = json.loads(run("studies", "show", uid, "--format", "json")[1])
     assert (study["study_instance_uid"], study["state"]) == (uid, "open")

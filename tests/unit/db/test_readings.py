@@ -12,10 +12,10 @@ from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.jobs import claim_job, end_job
 from worker.db.models import model_row
-from worker.db.readings import NewReading, ReadMeanwhile, ReadState, add_reading, is_right, read_state, readings_of
+from worker.db.readings import NewReading, ReadMeanwhile, add_reading, is_right, read_state, readings_of
 from worker.db.results import add_result
 from worker.db.series import lock_open_series, queue_series
-from worker.db.tables import JobState
+from worker.db.tables import JobState, ReadState
 from worker.db.views.search import Search, find_series
 
 

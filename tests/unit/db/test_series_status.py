@@ -68,6 +68,6 @@ def test_unfinished_work_is_counted_by_state(database: Database) -> None:
         assert unfinished_counts(session) == {
             "series": {"open": 1},
             "jobs": {"pending": 0, "running": 0, "parked": 1},
-            "studies": {"open": 2, "parked": 0},
+            "studies": {"open": 3, "parked": 0},
             "deliveries": {"pending": 1, "sending": 0, "failed": 0},
         }

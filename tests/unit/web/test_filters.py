@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from worker.db.readings import ReadState
-from worker.db.tables import SeriesStatus
+from worker.db.tables import ReadState, SeriesStatus
 from worker.db.views.search import ListPosition
 from worker.web.filters import PagedFilters
 

@@ -48,7 +48,7 @@ def test_a_scrape_tells_how_things_stand(client: httpx.Client, model: ModelIdent
         'series{status="answered"}': 1, 'series_refused{reason="modality"}': 1,
         "series_oldest_pending_seconds": 600 - 3 * MINUTES,
         'jobs{state="pending"}': 0, 'jobs{state="parked"}': 1, 'jobs{state="done"}': 1,
-        'studies{state="open"}': 3, 'studies{state="parked"}': 0,
+        'studies{state="open"}': 4, 'studies{state="parked"}': 0,
         "jobs_oldest_pending_seconds": 0, 'results_total{class="glioma",model="test-model 1.0"}': 1,
         'deliveries{destination="pacs",state="pending"}': 1, 'deliveries{destination="pacs",state="delivered"}': 0,
         'delivery_oldest_seconds{destination="pacs"}': 600 - 5, 'processes{role="receive"}': 0,

@@ -8,8 +8,8 @@ import pytest
 from fastapi import HTTPException
 
 from worker.audit.messages import AuditEvent
-from worker.db.readings import ReadMeanwhile, ReadState, readings_of, series_to_read
-from worker.db.tables import TokenRole
+from worker.db.readings import ReadMeanwhile, readings_of, series_to_read
+from worker.db.tables import ReadState, TokenRole
 from worker.dicom.standard import derive_uid
 from worker.web.dependencies import Site
 from worker.web.guard import Caller

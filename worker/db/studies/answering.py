@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
+from worker.db.studies.summary import summarise_studies
 from worker.db.tables import (
     DETAIL_LENGTH,
     InstanceRow,
@@ -230,6 +231,7 @@ def add_study_result(
         session.flush()
         study.answered_by = row.id
     session.flush()
+    summarise_studies(session, [study.study_instance_uid])
     return row
 
 
@@ -248,17 +250,19 @@ def park_study(session: Session, study_id: int, owner: str, reason: str, detail:
 
 
 def _give_up(session: Session, study_id: int, owner: str, reason: str, detail: str, **values: Any) -> None:
-    session.execute(
+    given_up = session.scalars(
         update(StudyRow)
         .where(StudyRow.id == study_id, StudyRow.state == StudyState.OPEN, StudyRow.lease_owner == owner)
         .values(lease_owner=None, reason=reason, detail=detail[:DETAIL_LENGTH], **values)
-    )
+        .returning(StudyRow.study_instance_uid)
+    ).all()
+    summarise_studies(session, given_up)
 
 
 def retry_parked_studies(session: Session, study_instance_uids: Collection[str] = ()) -> list[str]:
     """Open parked studies again, all of them if none is named; their UIDs."""
     named = [StudyRow.study_instance_uid.in_(list(study_instance_uids))] if study_instance_uids else []
-    return list(
+    opened = list(
         session.scalars(
             update(StudyRow)
             .where(StudyRow.state == StudyState.PARKED, *named)
@@ -266,3 +270,5 @@ def retry_parked_studies(session: Session, study_instance_uids: Collection[str] 
             .returning(StudyRow.study_instance_uid)
         )
     )
+    summarise_studies(session, opened)
+    return opened

@@ -1,4 +1,7 @@
-"""A study is open again as soon as a series of it has another answer; in the transaction that gives it."""
+"""A study has a row as soon as an image of it is received, and is open again as soon as a series has another answer.
+
+Each in the transaction that does so.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
 from worker.db.engine import upsert
+from worker.db.studies.summary import summarise_studies
 from worker.db.tables import SeriesRow, StudyRow, StudyState
 
 _OPEN = {
@@ -20,6 +24,16 @@ _OPEN = {
 }
 
 
+def add_studies(connection: Connection, study_instance_uids: Iterable[str]) -> None:
+    """Create the studies of series that were received, where they are not known."""
+    uids = sorted(set(study_instance_uids))
+    statement = upsert(connection)(StudyRow)
+    for uid in uids:
+        row = statement.values(study_instance_uid=uid, **_OPEN)
+        connection.execute(row.on_conflict_do_nothing(index_elements=["study_instance_uid"]))
+    summarise_studies(connection, uids)
+
+
 def open_studies(session: Session | Connection, study_instance_uids: Iterable[str]) -> None:
     """Open studies, or create them. In a fixed order, as two transactions may open the same two at once."""
     uids = sorted(set(study_instance_uids))
@@ -30,6 +44,7 @@ def open_studies(session: Session | Connection, study_instance_uids: Iterable[st
     for uid in uids:
         row = statement.values(study_instance_uid=uid, **_OPEN)
         connection.execute(row.on_conflict_do_update(index_elements=["study_instance_uid"], set_=_OPEN))
+    summarise_studies(connection, uids)
 
 
 def open_studies_of(session: Session | Connection, series_ids: Iterable[int]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, select, tuple_
 from sqlalchemy.orm import Session
 
-from worker.db.readings import ReadState, has_read_state, is_latest_reading, read_state
+from worker.db.readings import has_read_state, is_latest_reading, read_state
 from worker.db.tables import (
     DeliveryRow,
     InstanceRow,
@@ -19,6 +19,7 @@ from worker.db.tables import (
     ModelRow,
     ObjectRow,
     ReadingRow,
+    ReadState,
     ResultRow,
     SeriesRow,
     SeriesStatus,
@@ -54,7 +55,7 @@ class ListPosition:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The criteria of a search; None matches everything. Dates are those of receiving, both inclusive, in UTC.
+    """The criteria of a search; None matches everything. Dates are those of receiving, both inclusive, of this host.
 
     `text` is a whole UID, or words of which each begins a word of the patient's name or is a part of the Patient ID or
     the accession number: in any order, without wildcards, case and accents.
@@ -264,10 +265,10 @@ def conditions_of(session: Session, search: Search, at_most: int | None = None) 
         if len(ids) > FEW:
             break
     if narrow and len(ids) <= FEW:
-        return [SeriesRow.id.in_(ids), *_conditions(search, _unindexed)]
+        return [SeriesRow.id.in_(ids), *_conditions(search, unindexed)]
     is_walked = at_most is None
-    many = _narrow(search, found, _unindexed if is_walked else _indexed)
-    return [*([or_(*many)] if many else []), *_conditions(search, _indexed if is_walked or not many else _unindexed)]
+    many = _narrow(search, found, unindexed if is_walked else _indexed)
+    return [*([or_(*many)] if many else []), *_conditions(search, _indexed if is_walked or not many else unindexed)]
 
 
 Column = Callable[[Any], Any]
@@ -277,7 +278,7 @@ def _indexed(column: Any) -> Any:
     return column
 
 
-def _unindexed(column: Any) -> Any:
+def unindexed(column: Any) -> Any:
     """The same value, for which no index is used."""
     return func.coalesce(column, column)
 
@@ -304,15 +305,15 @@ def _conditions(search: Search, column: Column) -> list[ColumnElement[bool]]:
         conditions.append(column(SeriesRow.label) == search.label)
     if search.status is not None:
         # A class is rarer than "classified", so where both are given the class's index is used.
-        by_index = column if search.label is None else _unindexed
+        by_index = column if search.label is None else unindexed
         conditions.append(by_index(SeriesRow.status) == search.status.value)
     if search.answered:
-        conditions.append(_unindexed(SeriesRow.status).in_([SeriesStatus.CLASSIFIED, SeriesStatus.NOT_ASSESSED]))
+        conditions.append(unindexed(SeriesRow.status).in_([SeriesStatus.CLASSIFIED, SeriesStatus.NOT_ASSESSED]))
     if search.minimum_probability is not None:
         conditions.append(SeriesRow.probability >= search.minimum_probability)
     if search.sequence is not None:
         # As for the status: with a class the class's index is used.
-        by_index = column if search.label is None and search.status is None else _unindexed
+        by_index = column if search.label is None and search.status is None else unindexed
         conditions.append(by_index(SeriesRow.sequence) == search.sequence)
     if search.contrast_agent is not None:
         conditions.append(SeriesRow.contrast_agent == search.contrast_agent)
@@ -321,9 +322,9 @@ def _conditions(search: Search, column: Column) -> list[ColumnElement[bool]]:
     if search.reading is not None:
         conditions.append(has_read_state(search.reading))
     if search.since is not None:
-        conditions.append(column(SeriesRow.created_at) >= _midnight(search.since))
+        conditions.append(column(SeriesRow.created_at) >= midnight(search.since))
     if search.until is not None and search.until < date.max:
-        conditions.append(column(SeriesRow.created_at) < _midnight(search.until + timedelta(days=1)))
+        conditions.append(column(SeriesRow.created_at) < midnight(search.until + timedelta(days=1)))
     return conditions
 
 
@@ -337,8 +338,13 @@ def _beyond(search: Search) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), tzinfo=UTC)
+def midnight(day: date) -> datetime:
+    """The beginning of a day in the time zone of this host, which is that of every time that is shown."""
+    begins = datetime.combine(day, time())
+    try:
+        return begins.astimezone(UTC)
+    except (OverflowError, ValueError):  # the first day that a datetime has, or the last
+        return begins.replace(tzinfo=UTC)
 
 
 def _deliveries(session: Session, result_ids: Sequence[int]) -> dict[int, list[DeliveryAnswer]]:

@@ -73,8 +73,9 @@ class StudyPage:
 
 
 def find_studies(session: Session, older_than: int | None = None, limit: int = 100) -> StudyPage:
-    """The studies of which a series was answered or refused."""
+    """The studies of which a series was received."""
     query = select(StudyRow, StudyResultRow, ModelRow).order_by(StudyRow.id.desc()).limit(min(limit, LARGEST_PAGE) + 1)
+    query = query.where(StudyRow.received_at.is_not(None))
     if older_than is not None:
         query = query.where(StudyRow.id < older_than)
     rows = _with_results(session, query)
@@ -83,7 +84,7 @@ def find_studies(session: Session, older_than: int | None = None, limit: int = 1
 
 
 def find_study(session: Session, study_instance_uid: str) -> StudyAnswer | None:
-    """None for a study of which no series was answered or refused."""
+    """None for a study of which no series was received."""
     query = select(StudyRow, StudyResultRow, ModelRow).where(StudyRow.study_instance_uid == study_instance_uid)
     return next(iter(_answers(session, _with_results(session, query))), None)
 

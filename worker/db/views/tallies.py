@@ -28,11 +28,11 @@ def count_by_status(session: Session, search: Search) -> dict[str, Tally]:
     conditions = conditions_of(session, search, at_most=MANY + 1)
     identifies = (search.text, search.patient_id, search.accession_number, search.study_instance_uid)
     if any((*identifies, search.series_instance_uid, search.label, search.sequence)):
-        return _count_matches(session, conditions, _is_cut(session, search.text))
+        return _count_matches(session, conditions, is_cut(session, search.text))
     return _count_each_status(session, conditions)
 
 
-def _is_cut(session: Session, text: str | None) -> bool:
+def is_cut(session: Session, text: str | None) -> bool:
     """Whether a text has so common words that some of its matches are not counted."""
     return text is not None and few_entries(session, text, FEW) is None and leaves_some(session, text, MANY + 1)
 

@@ -34,7 +34,7 @@ def studies_api(site: Site) -> APIRouter:
         older_than: Annotated[int | None, Query(ge=0, le=LARGEST_NUMBER)] = None,
         limit: Limit = 100,
     ) -> StudiesPage:
-        """Studies of which a series was answered or refused."""
+        """Studies of which a series was received."""
         site.record(events.queried(caller.name, caller.address, request.url.path, {}))
         with site.database.read() as session:
             page = find_studies(session, older_than, limit)
@@ -50,7 +50,7 @@ def studies_api(site: Site) -> APIRouter:
         with site.database.read() as session:
             study = find_study(session, study_instance_uid)
         if study is None:
-            raise HTTPException(404, "no series of such a study was answered")
+            raise HTTPException(404, "no series of such a study was received")
         site.record(events.viewed(caller.name, caller.address, study.study_instance_uid))
         return study
 

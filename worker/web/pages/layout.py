@@ -12,8 +12,8 @@ from worker.web.guard import Caller
 from worker.web.templating import render
 
 
-def render_page(site: Site, template: str, caller: Caller, **values: Any) -> HTMLResponse:
+def render_page(site: Site, template: str, caller: Caller, status: int = 200, **values: Any) -> HTMLResponse:
     """A template within the frame; `attention` counts parked jobs and failed deliveries."""
     with site.database.read() as session:
         parked, failed = activity.parked_counts(session)
-    return HTMLResponse(render(template, caller, attention=parked + failed, **values))
+    return HTMLResponse(render(template, caller, attention=parked + failed, **values), status)

@@ -77,7 +77,7 @@ def reading_form(site: Site) -> APIRouter:
         except (HTTPException, ValueError) as error:
             if isinstance(error, HTTPException) and error.status_code != 422:
                 raise
-            fault = f"Not saved. {error.detail if isinstance(error, HTTPException) else _fault_in_words(error)}"
+            fault = f"Not saved. {error.detail if isinstance(error, HTTPException) else fault_in_words(error)}"
             status = 422
         with site.database.read() as session:
             form = empty_form(session, series_instance_uid, site.class_titles())
@@ -106,7 +106,8 @@ def _entry(fields: Mapping[str, str]) -> ReadingEntry:
     )
 
 
-def _fault_in_words(error: ValueError) -> str:
+def fault_in_words(error: ValueError) -> str:
+    """What is wrong with a form (pydantic's ValidationError is a ValueError), for a reader."""
     faults = getattr(error, "errors", None)
     if faults is None:
         return str(error)

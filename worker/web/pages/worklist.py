@@ -1,4 +1,4 @@
-"""GET /: the worklist, newest series first; htmx keeps it up to date."""
+"""GET /: the worklist, newest study first; htmx keeps it up to date."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field, model_validator
 
 from worker.audit import events
-from worker.db.readings import OTHER_LABELS, ReadState
-from worker.db.tables import SeriesStatus
-from worker.db.views.search import find_page
-from worker.db.views.tallies import count_by_status
+from worker.db.readings import OTHER_LABELS
+from worker.db.tables import ReadState, SeriesStatus
+from worker.db.views.search import Search
+from worker.db.views.worklist.numbers import count_studies
+from worker.db.views.worklist.pages import find_study_page
 from worker.dicom.series_terms import Sequence
 from worker.web.dependencies import Reader, Site
 from worker.web.filters import PagedFilters
@@ -33,9 +34,12 @@ class WorklistFilters(PagedFilters):
     def _leave_out_empty(cls, given: Any) -> Any:
         return {key: value for key, value in given.items() if value != ""} if isinstance(given, dict) else given
 
+    def search(self) -> Search:
+        return PagedFilters(**self.model_dump(include=set(PagedFilters.model_fields))).search()
+
     def chosen(self) -> dict[str, Any]:
         """The filters that were set, as they stand in an address."""
-        others = {"limit", "older_than", "newer_than", "seen"}
+        others = {"limit", "older_than", "newer_than", "seen", "show"}
         return self.model_dump(mode="json", exclude=others, exclude_none=True)
 
 
@@ -45,10 +49,10 @@ def worklist_page(site: Site) -> APIRouter:
 
     @routes.get("/")
     def worklist(request: Request, filters: Annotated[WorklistFilters, Query()], caller: Reader) -> Response:
-        search = PagedFilters(**filters.model_dump(exclude={"seen"})).search()
+        search = filters.search()
         with site.database.read() as session:
-            page = find_page(session, search, filters.limit)
-            counts = count_by_status(session, search)
+            page = find_study_page(session, search, filters.limit)
+            counts = count_studies(session, search)
         chosen = filters.chosen()
         if not filters.seen:
             audited = {key: str(value) for key, value in chosen.items()}
@@ -61,7 +65,9 @@ def worklist_page(site: Site) -> APIRouter:
             site,
             "worklist.html",
             caller,
-            answers=page.answers,
+            studies=page.studies,
+            query=f"?{urlencode(chosen)}" if chosen else "",
+            lesions=set(site.class_titles()) - site.no_lesion_labels(),
             counts=counts,
             chosen=chosen,
             statuses=list(SeriesStatus),

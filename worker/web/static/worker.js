@@ -1,4 +1,4 @@
-// The slice viewer. Everything else on the page works without this file; htmx keeps lists up to date.
+// The slice viewer, and rows that stay unfolded. Everything else works without this file; htmx keeps lists up to date.
 "use strict";
 
 function startViewer(viewer) {
@@ -166,5 +166,14 @@ function startViewer(viewer) {
   image.addEventListener("error", fail);
   draw();
 }
+
+// A list that is brought up to date keeps its rows unfolded.
+let unfolded = [];
+document.addEventListener("htmx:beforeSwap", () => {
+  unfolded = [...document.querySelectorAll("#list details[open]")].map((details) => details.id);
+});
+document.addEventListener("htmx:afterSwap", () => {
+  for (const id of unfolded) document.getElementById(id)?.setAttribute("open", "");
+});
 
 for (const viewer of document.querySelectorAll("#viewer")) startViewer(viewer);

@@ -24,9 +24,12 @@ def settle(database: Database) -> None:
         session.execute(update(StudyRow).values(state=StudyState.PARKED, attempts=3, reason="x"))
 
 
-def test_a_received_series_says_nothing_yet(database: Database) -> None:
+def test_a_received_series_has_a_study_and_opens_none_that_was_answered(database: Database) -> None:
     receive(database, "a")
-    assert states(database) == {}
+    assert states(database) == {STUDY: "open"}
+    settle(database)
+    receive(database, "b")
+    assert states(database) == {STUDY: "parked"}
 
 
 def test_an_answer_and_a_refusal_open_their_study(database: Database) -> None:

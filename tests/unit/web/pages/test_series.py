@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,13 +18,11 @@ from worker.db.engine import Database
 from worker.db.migrate import migrate
 from worker.db.settling import InstanceRefusal, add_refused_instances
 from worker.db.tables import TokenRole
-from worker.db.views.series_detail import SeriesDetail, ShownSlice
 from worker.dicom.standard import derive_uid
 from worker.inference.bundle import verified_identity
 from worker.jobs.bundle_store import ServedModel
 from worker.jobs.studies import StudyRunner
 from worker.results import Activation
-from worker.web.pages.series import _first_shown, _probability_lines
 
 
 @pytest.mark.parametrize(
@@ -52,50 +49,18 @@ def test_the_answer_for_the_study_stands_above_that_for_the_series(bundle_folder
     studies.refuse(database, "knee", "body-part")
     address = f"/series/{derive_uid('series', 'a')}"
     with serving(settings_of(tmp_path, bundle_folder)) as (client, _):
-        assert "No answer yet." in client.get(address).text
+        assert "No answer yet" in client.get(address).text
         runner = StudyRunner(database, tmp_path, "host:1", lambda: later(99), LEASE, timedelta(), 3)
         assert runner.run_next({1: ServedModel(MODEL, lambda _: None)})  # type: ignore[arg-type, return-value]
         page = client.get(address).text
     database.close()
     study = page[page.index("Study of 3 series") : page.index('class="answer"')]
-    assert "The series disagree. a series without a number: Glioma; a series without a number: No tumour." in study
-    assert study.count("<small>contradicts</small>") == 2
-    assert study.count("50.0 %") == 2
-    assert "body-part" in study
-    assert f'href="/series/{derive_uid("series", "knee")}"' in study
-    assert f'{address}" aria-current="page"' in study
+    assert "Not assessed" in study
+    assert f'href="/studies/{studies.STUDY}?show={derive_uid("series", "a")}"' in study
 
 
 def test_a_study_of_one_series_is_not_told_twice(client: httpx.Client) -> None:
     assert "Study of" not in client.get(f"/series/{derive_uid('series', 'a')}").text
-
-
-def _detail(*slices: tuple[float, float, bool]) -> SeriesDetail:
-    shown = tuple(ShownSlice("x.dcm", None, None, (first, second), True, key) for first, second, key in slices)
-    return SeriesDetail(shown, None, None)
-
-
-def test_the_viewer_opens_at_the_most_probable_key_slice_else_at_the_middle() -> None:
-    detail = _detail((0.9, 0.1, False), (0.6, 0.4, True), (0.8, 0.2, True), (0.1, 0.9, False))
-    glioma, nothing = MODEL.class_named("glioma"), MODEL.class_named("notumor")
-    model = replace(MODEL, classes=(glioma, nothing))
-    of_lesions = replace(model, undetermined=replace(glioma, name="tumor"))
-    assert _first_shown(detail, [1, 2], model, "glioma") == 2
-    assert _first_shown(detail, [1, 2], model, "notumor") == 1
-    assert [_first_shown(detail, [1, 2], of_lesions, label) for label in ("glioma", "notumor", "tumor")] == [2, 2, 2]
-    assert _first_shown(detail, [], model, "glioma") == 2
-    assert _first_shown(detail, [1, 2], model, None) == 2
-    assert _first_shown(detail, [1], None, "glioma") == 2
-
-
-def test_there_is_a_line_per_class_unless_the_classes_are_not_known() -> None:
-    detail = _detail((0.0, 1.0, True), (0.5, 0.5, True))
-    assert [line.points for line in _probability_lines(detail, {"a": "c0", "b": "c1"})] == [
-        "0.5,100.0 1.5,50.0",
-        "0.5,0.0 1.5,50.0",
-    ]
-    assert _probability_lines(detail, {"a": "c0"}) == []
-    assert _probability_lines(_detail(), {"a": "c0", "b": "c1"}) == []
 
 
 def test_an_operator_settles_a_refused_series_again(guarded: tuple[httpx.Client, Database]) -> None:

@@ -1,0 +1,96 @@
+"""Readings of studies and what their series inherit, on both databases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from tests.testbed.instances import later
+from tests.testbed.studies import STUDY, classify, refuse
+from tests.unit.jobs.test_studies import SERVED, runner
+from worker.db.engine import Database
+from worker.db.readings import NewReading, ReadMeanwhile, add_reading, read_series
+from worker.db.studies.readings import (
+    NewStudyReading,
+    add_study_reading,
+    is_result_of,
+    join_study,
+    study_readings_of,
+    study_to_read,
+)
+from worker.db.tables import ReadingRow, StudyRow
+
+
+def read(database: Database, label: str, after: int, seconds: float = 60) -> None:
+    with database.write() as session:
+        study = study_to_read(session, STUDY)
+        assert study is not None
+        add_study_reading(session, study, NewStudyReading(label, "ada", "why", study.result_id, after), later(seconds))
+
+
+def readings(database: Database) -> list[tuple[int, int, str, bool]]:
+    with database.read() as session:
+        rows = session.scalars(select(ReadingRow).order_by(ReadingRow.id))
+        return [(row.series_id, row.number, row.label, row.study_reading_id is not None) for row in rows]
+
+
+def state(database: Database) -> tuple[str, str | None]:
+    with database.read() as session:
+        row = session.scalars(select(StudyRow)).one()
+        return row.read_state, row.read_as
+
+
+def test_the_classified_series_inherit_a_reading_of_their_study(database: Database, tmp_path: Path) -> None:
+    head, other = classify(database, "a", 0.9), classify(database, "b", 0.8)
+    refuse(database, "knee", "body-part")
+    runner(database, tmp_path).run_next(SERVED)
+    read(database, "glioma", 0)
+    assert readings(database) == [(head, 1, "glioma", True), (other, 1, "glioma", True)]
+    assert state(database) == ("confirmed", "glioma")
+    read(database, "notumor", 1)
+    assert readings(database)[2:] == [(head, 2, "notumor", True), (other, 2, "notumor", True)]
+    assert state(database) == ("corrected", "notumor")
+    with database.read() as session:
+        assert [(series.label, series.answer) for series in read_series(session)] == [("notumor", "glioma")] * 2
+        study = study_to_read(session, STUDY)
+        assert study is not None
+        assert (study.label, study.classes) == ("glioma", ("glioma", "notumor"))
+        assert [(item.number, item.state, item.answer) for item in study_readings_of(session, study.study_id)] == [
+            (2, "corrected", "glioma"),
+            (1, "confirmed", "glioma"),
+        ]
+        assert study.result_id is not None
+        assert is_result_of(session, study.study_id, study.result_id)
+        assert not is_result_of(session, study.study_id, study.result_id + 1)
+
+
+def test_a_series_that_was_read_by_itself_keeps_its_reading(database: Database, tmp_path: Path) -> None:
+    head, other = classify(database, "a", 0.9), classify(database, "b", 0.8)
+    runner(database, tmp_path).run_next(SERVED)
+    with database.write() as session:
+        row = add_reading(session, other, NewReading("not-assessable", "bo", "", (), None, 0), later(50))
+        join_study(session, row)
+    assert state(database) == ("unread", None)
+    read(database, "glioma", 0)
+    assert readings(database) == [(other, 1, "not-assessable", False), (head, 1, "glioma", True)]
+
+
+def test_a_study_and_its_only_series_are_read_together(database: Database, tmp_path: Path) -> None:
+    series = classify(database, "a", 0.9)
+    runner(database, tmp_path).run_next(SERVED)
+    with database.write() as session:
+        join_study(session, add_reading(session, series, NewReading("notumor", "bo", "", (), None, 0), later(50)))
+    assert state(database) == ("corrected", "notumor")
+    read(database, "glioma", 1)
+    assert readings(database) == [(series, 1, "notumor", True), (series, 2, "glioma", True)]
+    assert state(database) == ("confirmed", "glioma")
+
+
+def test_of_two_readers_the_second_is_told(database: Database) -> None:
+    classify(database, "a", 0.9)
+    read(database, "glioma", 0)
+    with pytest.raises(ReadMeanwhile, match="ada has read this study"):
+        read(database, "notumor", 0)
+    assert len(readings(database)) == 1

@@ -1,0 +1,202 @@
+"""Rows of readings of studies: a reader's finding on a study, which its classified series inherit.
+
+A series that a reader read by itself keeps that reading, unless it is the only series of its study: such a study and
+its series are read together, whichever of the two is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from worker.db.readings import ReadMeanwhile, read_state
+from worker.db.studies.summary import summarise_studies
+from worker.db.tables import (
+    ModelRow,
+    ReadingRow,
+    ReadState,
+    ResultRow,
+    SeriesRow,
+    SeriesStatus,
+    StudyReadingRow,
+    StudyResultRow,
+    StudyRow,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewStudyReading:
+    """A reader's finding. `after` is the number of the latest reading of the study that the reader saw, 0 for none.
+
+    `result_id` is the row of the answer that the reader saw, None where there was none.
+    """
+
+    label: str
+    reader: str
+    comment: str
+    result_id: int | None
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class StudyReading:
+    """A reading and the answer that the reader saw; `answer` is None where that was "not assessed" or absent."""
+
+    number: int
+    label: str
+    comment: str
+    reader: str
+    created_at: datetime
+    result_id: int | None
+    answer: str | None
+    model: str | None
+
+    @property
+    def state(self) -> ReadState:
+        """Whether the reader agreed with that answer."""
+        return read_state(self.label, self.answer)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyToRead:
+    """A study that a reader may read: the row of its answer, the answer and the model's classes."""
+
+    study_id: int
+    study_instance_uid: str
+    result_id: int | None
+    label: str | None
+    classes: tuple[str, ...]
+
+
+def study_to_read(session: Session, study_instance_uid: str) -> StudyToRead | None:
+    """None for a study of which nothing was received."""
+    row = session.execute(
+        select(StudyRow.id, StudyRow.label, StudyRow.answered_by, StudyResultRow.probabilities)
+        .outerjoin(StudyResultRow, StudyResultRow.id == StudyRow.answered_by)
+        .where(StudyRow.study_instance_uid == study_instance_uid)
+    ).first()
+    if row is None:
+        return None
+    return StudyToRead(row.id, study_instance_uid, row.answered_by, row.label, tuple(row.probabilities or ()))
+
+
+def is_result_of(session: Session, study_id: int, result_id: int) -> bool:
+    """Whether an answer is that of a study, now or before."""
+    return session.scalar(select(StudyResultRow.study_id).where(StudyResultRow.id == result_id)) == study_id
+
+
+def study_readings_of(session: Session, study_id: int) -> list[StudyReading]:
+    """Every reading of a study, latest first."""
+    rows = session.execute(
+        select(StudyReadingRow, StudyResultRow.label, ModelRow.name, ModelRow.version)
+        .outerjoin(StudyResultRow, StudyResultRow.id == StudyReadingRow.study_result_id)
+        .outerjoin(ModelRow, ModelRow.id == StudyResultRow.model_id)
+        .where(StudyReadingRow.study_id == study_id)
+        .order_by(StudyReadingRow.number.desc())
+    )
+    return [
+        StudyReading(
+            number=row.number,
+            label=row.label,
+            comment=row.comment,
+            reader=row.reader,
+            created_at=row.created_at,
+            result_id=row.study_result_id,
+            answer=answer,
+            model=f"{name} {version}" if name else None,
+        )
+        for row, answer, name, version in rows
+    ]
+
+
+def add_study_reading(session: Session, study: StudyToRead, new: NewStudyReading, now: datetime) -> StudyReadingRow:
+    """Add a study's next reading and those of its series. Raises ReadMeanwhile if `after` is not the latest.
+
+    Series are locked before their study, as where they are answered.
+    """
+    series = session.scalars(
+        select(SeriesRow)
+        .where(SeriesRow.study_instance_uid == study.study_instance_uid)
+        .order_by(SeriesRow.id)
+        .with_for_update()
+    ).all()
+    latest = _lock_latest(session, study.study_id)
+    if new.after != (latest.number if latest else 0):
+        fault = f"{latest.reader} has read this study" if latest else "there is no such reading"
+        raise ReadMeanwhile("read-meanwhile", f"{fault} since you looked at it; nothing was written")
+    row = StudyReadingRow(
+        study_id=study.study_id,
+        number=new.after + 1,
+        study_result_id=new.result_id,
+        label=new.label,
+        comment=new.comment,
+        reader=new.reader,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    for series_row in series:
+        _inherit(session, series_row, row, is_alone=len(series) == 1)
+    session.flush()
+    summarise_studies(session, [study.study_instance_uid])
+    return row
+
+
+def _lock_latest(session: Session, study_id: int) -> StudyReadingRow | None:
+    session.scalar(select(StudyRow.id).where(StudyRow.id == study_id).with_for_update())
+    return session.scalar(
+        select(StudyReadingRow)
+        .where(StudyReadingRow.study_id == study_id)
+        .order_by(StudyReadingRow.number.desc())
+        .limit(1)
+    )
+
+
+def _inherit(session: Session, series: SeriesRow, reading: StudyReadingRow, *, is_alone: bool) -> None:
+    latest = session.scalar(
+        select(ReadingRow).where(ReadingRow.series_id == series.id).order_by(ReadingRow.number.desc()).limit(1)
+    )
+    was_read_itself = latest is not None and latest.study_reading_id is None
+    if not is_alone and (series.status != SeriesStatus.CLASSIFIED or was_read_itself):
+        return
+    session.add(
+        ReadingRow(
+            series_id=series.id,
+            number=latest.number + 1 if latest else 1,
+            result_id=session.scalar(select(ResultRow.id).where(ResultRow.job_id == series.answered_job_id)),
+            label=reading.label,
+            slices=[],
+            comment=reading.comment,
+            reader=reading.reader,
+            created_at=reading.created_at,
+            study_reading_id=reading.id,
+        )
+    )
+
+
+def join_study(session: Session, reading: ReadingRow) -> None:
+    """Read a study with its only series; does nothing for a series of several."""
+    uid = session.scalar(select(SeriesRow.study_instance_uid).where(SeriesRow.id == reading.series_id))
+    of_study: Sequence[int] = session.scalars(select(SeriesRow.id).where(SeriesRow.study_instance_uid == uid)).all()
+    study = session.scalar(select(StudyRow).where(StudyRow.study_instance_uid == uid))
+    if study is None or uid is None or len(of_study) > 1:
+        return
+    latest = _lock_latest(session, study.id)
+    row = StudyReadingRow(
+        study_id=study.id,
+        number=latest.number + 1 if latest else 1,
+        study_result_id=study.answered_by,
+        label=reading.label,
+        comment=reading.comment,
+        reader=reading.reader,
+        created_at=reading.created_at,
+    )
+    session.add(row)
+    session.flush()
+    reading.study_reading_id = row.id
+    session.flush()
+    summarise_studies(session, [uid])

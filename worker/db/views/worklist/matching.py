@@ -1,0 +1,105 @@
+"""The studies that match a search, as conditions in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, exists, literal, or_, select, tuple_
+from sqlalchemy.orm import Session
+
+from worker.db.tables import ReadState, SeriesRow, SeriesStatus, StudyRow, UtcDateTime
+from worker.db.views.search import FEW, Search, midnight, unindexed
+from worker.db.views.search_words import few_entries, first_entries, has_words
+from worker.dicom.standard import is_uid
+
+Column = Callable[[Any], Any]
+_SERIES_OF_FEW = 4 * FEW  # rows that are read to find up to FEW studies
+_OF_STUDY = SeriesRow.study_instance_uid == StudyRow.study_instance_uid
+
+
+def conditions_of(session: Session, search: Search, at_most: int | None = None) -> list[ColumnElement[bool]]:
+    """The conditions of a search of which identifiers are as stored (`search.as_stored`), apart from its page.
+
+    A study matches where a series of it has what is searched for of a patient, a study or a series; status, class,
+    probability and reading are the study's. As `search.conditions_of` for series, this helps a planner without
+    statistics: what matches few studies is looked up first, what matches many is tried while the list is walked.
+    With `at_most` the list is not walked: about so many matches suffice, in any order.
+    """
+    has_images = StudyRow.received_at.is_not(None)
+    asked = _of_series(session, search, at_most)
+    if asked is None:
+        return [has_images, *_of_study(search, _indexed)]
+    conditions, is_rare = asked
+    if is_rare:
+        rows = session.scalars(select(SeriesRow.study_instance_uid).where(conditions).limit(_SERIES_OF_FEW)).all()
+        uids = set(rows)
+        if len(rows) < _SERIES_OF_FEW and len(uids) <= FEW:
+            return [has_images, StudyRow.study_instance_uid.in_(uids), *_of_study(search, unindexed)]
+    if at_most is not None and search.text:
+        named = StudyRow.study_instance_uid.in_(select(SeriesRow.study_instance_uid).where(conditions))
+        return [has_images, named, *_of_study(search, unindexed)]
+    return [has_images, exists().where(_OF_STUDY, conditions), *_of_study(search, _indexed)]
+
+
+def beyond(search: Search) -> list[ColumnElement[bool]]:
+    """The conditions of the page of a search."""
+    position = tuple_(StudyRow.received_at, StudyRow.id)
+    conditions = []
+    if (old := search.older_than) is not None:
+        conditions.append(position < tuple_(literal(old.received_at, UtcDateTime()), literal(old.number)))
+    if (new := search.newer_than) is not None:
+        conditions.append(position > tuple_(literal(new.received_at, UtcDateTime()), literal(new.number)))
+    return conditions
+
+
+def _indexed(column: Any) -> Any:
+    return column
+
+
+def _of_series(session: Session, search: Search, at_most: int | None) -> tuple[ColumnElement[bool], bool] | None:
+    """What a series of the study must have, and whether an index may find few; None where nothing is asked."""
+    keys = {
+        SeriesRow.series_instance_uid: search.series_instance_uid,
+        SeriesRow.study_instance_uid: search.study_instance_uid,
+        SeriesRow.accession_number: search.accession_number,
+        SeriesRow.patient_id: search.patient_id,
+        SeriesRow.sequence: search.sequence,
+    }
+    others = {SeriesRow.contrast_agent: search.contrast_agent, SeriesRow.plane: search.plane}
+    conditions = [column == value for column, value in keys.items() if value is not None]
+    is_rare = bool(conditions)
+    conditions += [column == value for column, value in others.items() if value is not None]
+    if search.text:
+        entries = few_entries(session, search.text, FEW)
+        is_rare = is_rare or entries is not None
+        found: ColumnElement[bool] = SeriesRow.search_entry_id.in_(entries or [])
+        if entries is None:
+            found = has_words(search.text)
+            if at_most is not None:
+                found = and_(SeriesRow.search_entry_id.in_(first_entries(search.text, at_most)), found)
+        uids = (SeriesRow.series_instance_uid, SeriesRow.study_instance_uid) if is_uid(search.text) else ()
+        conditions.append(or_(found, *(uid == search.text for uid in uids)))
+    return (and_(*conditions), is_rare) if conditions else None
+
+
+def _of_study(search: Search, column: Column) -> list[ColumnElement[bool]]:
+    """What the study itself must have; of several an index is used for the rarest."""
+    rare = [
+        (StudyRow.label, search.label),
+        (StudyRow.read_state, None if search.reading in (None, ReadState.UNREAD) else str(search.reading)),
+        (StudyRow.status, search.status.value if search.status is not None else None),
+        (StudyRow.read_state, str(search.reading) if search.reading is ReadState.UNREAD else None),
+    ]
+    given = [(key, value) for key, value in rare if value is not None]
+    conditions = [(column if place == 0 else unindexed)(key) == value for place, (key, value) in enumerate(given)]
+    if search.answered:
+        conditions.append(unindexed(StudyRow.status).in_([SeriesStatus.CLASSIFIED, SeriesStatus.NOT_ASSESSED]))
+    if search.minimum_probability is not None:
+        conditions.append(StudyRow.probability >= search.minimum_probability)
+    if search.since is not None:
+        conditions.append(column(StudyRow.received_at) >= midnight(search.since))
+    if search.until is not None and search.until < date.max:
+        conditions.append(column(StudyRow.received_at) < midnight(search.until + timedelta(days=1)))
+    return conditions

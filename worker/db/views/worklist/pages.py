@@ -1,0 +1,267 @@
+"""A page of the worklist: studies with their answers, their series as marks, and how far they are delivered."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import and_, case, func, select
+from sqlalchemy.orm import Session
+
+from worker.db.readings import is_latest_reading
+from worker.db.tables import (
+    DeliveryRow,
+    DeliveryState,
+    InstanceRow,
+    JobRow,
+    ObjectRow,
+    ReadingRow,
+    ReadState,
+    ResultRow,
+    SeriesRow,
+    SeriesStatus,
+    StudyResultRow,
+    StudyRow,
+)
+from worker.db.views.search import ListPosition, Search, as_stored
+from worker.db.views.worklist.matching import beyond, conditions_of
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSeries:
+    """A series of a listed study. `read_as` is the label of its latest reading, `number` its Series Number."""
+
+    series_instance_uid: str
+    number: int | None
+    description: str
+    modality: str
+    sequence: str | None
+    contrast_agent: str | None
+    plane: str | None
+    instances: int
+    status: str
+    label: str | None
+    probability: float | None
+    reason: str | None
+    detail: str | None
+    missing: str | None
+    read_as: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Of the deliveries of a study and its series, without those that were withdrawn: all, arrived, failed."""
+
+    total: int = 0
+    arrived: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ListedStudy:
+    """A study: whose it is by its first series, the answer for it, and its series in the order in which they came.
+
+    `label` is None without a class, `reason` is why; `is_open`: its series, or the answer for it, are under way.
+    """
+
+    number: int
+    study_instance_uid: str
+    patient_id: str
+    patient_name: str
+    accession_number: str
+    study_date: str
+    received_at: datetime
+    is_open: bool
+    status: SeriesStatus
+    label: str | None
+    probability: float | None
+    reason: str | None
+    detail: str | None
+    contradiction: str | None
+    reading: ReadState
+    read_as: str | None
+    delivered: Delivered
+    series: tuple[ListedSeries, ...]
+
+    @property
+    def position(self) -> ListPosition:
+        """Where it stands in the list."""
+        return ListPosition(self.received_at, self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyListPage:
+    """Studies, newest first, and the positions of the next pages; None at an end of the list."""
+
+    studies: tuple[ListedStudy, ...]
+    newer_than: ListPosition | None
+    older_than: ListPosition | None
+
+
+def find_study_page(session: Session, search: Search, limit: int) -> StudyListPage:
+    """A page of `limit` studies that match."""
+    rows = list(session.execute(_query(session, replace(search, limit=limit + 1))).all())
+    more, rows = len(rows) > limit, rows[:limit]
+    back = search.newer_than is not None
+    if back:
+        rows.reverse()
+    ends = [ListPosition(row.received_at, row.id) for row in rows[:1] + rows[-1:]]
+    return StudyListPage(
+        studies=tuple(_listed(session, rows)),
+        newer_than=ends[0] if ends and (more if back else search.older_than is not None) else None,
+        older_than=ends[-1] if ends and (back or more) else None,
+    )
+
+
+def study_position(session: Session, study_instance_uid: str) -> ListPosition | None:
+    """Where a study stands in the list; None for a study of which no series is there."""
+    row = session.execute(
+        select(StudyRow.received_at, StudyRow.id)
+        .where(StudyRow.study_instance_uid == study_instance_uid, StudyRow.received_at.is_not(None))
+    ).first()  # fmt: skip
+    return ListPosition(row.received_at, row.id) if row is not None else None
+
+
+def next_study(session: Session, search: Search) -> str | None:
+    """The first study of the page of a search: below `older_than`, or just above `newer_than`."""
+    found = session.execute(_page_of_ids(session, as_stored(session, replace(search, limit=1)))).first()
+    return session.scalar(select(StudyRow.study_instance_uid).where(StudyRow.id == found.id)) if found else None
+
+
+def _page_of_ids(session: Session, search: Search) -> Any:
+    """The times and ids of a page, from indexes alone; the other columns are fetched for the page's rows only."""
+    position = (StudyRow.received_at, StudyRow.id)
+    order = position if search.newer_than is not None else tuple(column.desc() for column in position)
+    conditions = [*conditions_of(session, search), *beyond(search)]
+    return select(*position).where(*conditions).order_by(*order).limit(search.limit)
+
+
+def _query(session: Session, search: Search) -> Any:
+    page = _page_of_ids(session, as_stored(session, search)).subquery()
+    position = (page.c.received_at, page.c.id)
+    return (
+        select(
+            StudyRow.id, StudyRow.study_instance_uid, StudyRow.received_at, StudyRow.state, StudyRow.status,
+            StudyRow.label, StudyRow.probability, StudyRow.read_state, StudyRow.read_as, StudyRow.answered_by,
+            func.coalesce(StudyResultRow.reason, StudyRow.reason).label("reason"),
+            func.coalesce(StudyResultRow.detail, StudyRow.detail).label("detail"),
+            StudyResultRow.contradiction, StudyResultRow.contributions,
+        )
+        .join(page, page.c.id == StudyRow.id)
+        .outerjoin(StudyResultRow, StudyResultRow.id == StudyRow.answered_by)
+        .order_by(*(position if search.newer_than is not None else [column.desc() for column in position]))
+    )  # fmt: skip
+
+
+def _listed(session: Session, rows: Sequence[Any]) -> list[ListedStudy]:
+    series: dict[str, list[Any]] = defaultdict(list)
+    for row in _series(session, [row.study_instance_uid for row in rows]):
+        series[row.study_instance_uid].append(row)
+    delivered = _delivered(session, rows, series)
+    return [
+        _study(row, series[row.study_instance_uid], delivered.get(row.id, Delivered()))
+        for row in rows
+        if series[row.study_instance_uid]
+    ]
+
+
+def _series(session: Session, study_instance_uids: Sequence[str]) -> list[Any]:
+    instances = (
+        select(func.count())
+        .select_from(InstanceRow)
+        .where(InstanceRow.series_id == SeriesRow.id)
+        .correlate(SeriesRow)
+        .scalar_subquery()
+    )
+    query = (
+        select(
+            SeriesRow.id, SeriesRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.patient_id,
+            SeriesRow.patient_name, SeriesRow.accession_number, SeriesRow.study_date, SeriesRow.series_description,
+            SeriesRow.modality, SeriesRow.sequence, SeriesRow.contrast_agent, SeriesRow.plane, SeriesRow.status,
+            SeriesRow.label, SeriesRow.probability, ResultRow.id.label("result_id"), JobRow.missing,
+            case((ResultRow.id.is_not(None), ResultRow.reason), (JobRow.id.is_not(None), JobRow.reason),
+                 else_=SeriesRow.reason).label("reason"),
+            case((ResultRow.id.is_not(None), ResultRow.detail), (JobRow.id.is_not(None), JobRow.detail),
+                 else_=SeriesRow.detail).label("detail"),
+            ReadingRow.label.label("read_as"), instances.label("instances"),
+        )
+        .outerjoin(JobRow, JobRow.id == SeriesRow.answered_job_id)
+        .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
+        .outerjoin(ReadingRow, and_(ReadingRow.series_id == SeriesRow.id, is_latest_reading()))
+        .where(SeriesRow.study_instance_uid.in_(study_instance_uids))
+        .order_by(SeriesRow.id)
+    )  # fmt: skip
+    return list(session.execute(query).all())
+
+
+def _delivered(session: Session, studies: Sequence[Any], series: Mapping[str, Sequence[Any]]) -> dict[int, Delivered]:
+    """Deliveries by the row id of the study."""
+    study_of = {row.study_instance_uid: row.id for row in studies}
+    of_result = {
+        row.result_id: study_of[uid] for uid, rows in series.items() for row in rows if row.result_id is not None
+    }
+    numbers: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+    ids = sorted(of_result)
+    for start in range(0, len(ids), 500):  # SQLite limits the number of bound values
+        query = (
+            select(ObjectRow.result_id, DeliveryRow.state, func.count())
+            .join(DeliveryRow, DeliveryRow.object_id == ObjectRow.id)
+            .where(ObjectRow.result_id.in_(ids[start : start + 500]), DeliveryRow.state != DeliveryState.SUPERSEDED)
+            .group_by(ObjectRow.result_id, DeliveryRow.state)
+        )
+        for result_id, state, number in session.execute(query):
+            counted = numbers[of_result[result_id]]
+            counted[0] += number
+            counted[1] += number if state == DeliveryState.DELIVERED else 0
+            counted[2] += number if state == DeliveryState.FAILED else 0
+    return {study: Delivered(*counted) for study, counted in numbers.items()}
+
+
+def _study(row: Any, series: Sequence[Any], delivered: Delivered) -> ListedStudy:
+    first = series[0]
+    numbers = {item["answer"]["series"]: item["answer"]["number"] for item in row.contributions or ()}
+    # Without an answer of its own, the reason of a study is that of its only series.
+    why = series[0] if row.answered_by is None and row.reason is None and len(series) == 1 else row
+    return ListedStudy(
+        number=row.id,
+        study_instance_uid=row.study_instance_uid,
+        patient_id=first.patient_id,
+        patient_name=first.patient_name,
+        accession_number=first.accession_number,
+        study_date=first.study_date,
+        received_at=row.received_at,
+        is_open=row.state == "open",
+        status=SeriesStatus(row.status),
+        label=row.label,
+        probability=row.probability,
+        reason=why.reason,
+        detail=why.detail,
+        contradiction=row.contradiction,
+        reading=ReadState(row.read_state),
+        read_as=row.read_as,
+        delivered=delivered,
+        series=tuple(_listed_series(item, numbers.get(item.series_instance_uid)) for item in series),
+    )
+
+
+def _listed_series(row: Any, number: int | None) -> ListedSeries:
+    return ListedSeries(
+        series_instance_uid=row.series_instance_uid,
+        number=number,
+        description=row.series_description,
+        modality=row.modality,
+        sequence=row.sequence if row.sequence != "unknown" else None,
+        contrast_agent=row.contrast_agent if row.contrast_agent != "unknown" else None,
+        plane=row.plane if row.plane != "unknown" else None,
+        instances=row.instances,
+        status=row.status,
+        label=row.label,
+        probability=row.probability,
+        reason=row.reason,
+        detail=row.detail,
+        missing=row.missing,
+        read_as=row.read_as,
+    )
