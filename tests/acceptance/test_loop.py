@@ -27,12 +27,12 @@ from monai_train.export.export import export
 from monai_train.export.retrain import is_kept_out, read_confirmed_series
 from monai_train.training.train import train
 from tests.testbed.converted import CLASSES, SIZE, head, make_converted
+from tests.testbed.databases import make_tables
 from tests.testbed.filled import served
 from tests.testbed.instances import Clock, mr_instance, received
 from tests.testbed.waiting import patience
 from worker.config.settings import Settings, load_settings
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.dicom.standard import derive_uid
 from worker.jobs.bundle_store import BundleStore
 from worker.jobs.model_pool import ModelPool
@@ -129,7 +129,7 @@ def site(present: Path, tmp_path: Path) -> Iterator[Site]:
     )
     settings = load_settings(config, kinds())
     database = Database(settings.database.url)
-    migrate(database)
+    make_tables(database)
     made = Site(config, settings, database)
     made.clock.ahead = timedelta(hours=-1)  # `work` sets it on; it must not come to a month that has not begun
     configure_model(settings, database, made.clock, first_only=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tests.faults.bed import START_SECONDS, Outcome, tiny_bundle
 from tests.testbed.answered import answer
+from tests.testbed.databases import make_tables
 from tests.testbed.pacs import Pacs
 from tests.testbed.waiting import patience, wait_until
 from tests.testbed.worker_process import WorkerProcess
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 
 _OUTAGE_SECONDS = 3.0
 _BEGUN = 16  # objects of the backlog that have arrived when the new report is made
@@ -30,7 +30,7 @@ def pending_backlog(folder: Path, deliveries: int, new_reports: int = 1) -> Outc
     )  # fmt: skip
     worker.data.mkdir(parents=True)
     database = Database(f"sqlite:///{worker.data / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     made = {new.sop_instance_uid for number in range(results) for new in answer(database, worker.data, f"old{number}")}
     waits: list[tuple[float, int]] = []
     try:

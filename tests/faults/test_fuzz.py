@@ -15,13 +15,13 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage
 from tests.faults import fuzz, mutate, wire
 from tests.faults.bed import Outcome
 from tests.faults.wire import Closed, Wire
+from tests.testbed.databases import make_tables
 from tests.testbed.dcmtk import free_port
 from tests.testbed.waiting import wait_until
 from worker.config.sections import ReceiveSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import open_associations
-from worker.db.migrate import migrate
 from worker.errors import NotAssessable
 from worker.pixels.decode import decode
 from worker.receive.storage_scp import Receiver
@@ -47,7 +47,7 @@ def port(tmp_path: Path) -> Iterator[int]:
     receive = ReceiveSection(host="127.0.0.1", port=free_port(), minimum_free_bytes=0, maximum_associations=2)
     settings = Settings(worker=WorkerSection(data_dir=tmp_path / "data"), receive=receive)
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     receiver = Receiver(settings, database, lambda: datetime.now(UTC))
     receiver.start()
     yield receive.port

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.testbed.answered import answer
+from tests.testbed.databases import make_tables
 from tests.testbed.instances import Clock
 from tests.testbed.pacs import Pacs
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def pacs() -> Iterator[Pacs]:
 def database(tmp_path: Path) -> Iterator[Database]:
     """One result with a report and a picture, due at the destination `pacs`."""
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     answer(database, tmp_path)
     yield database
     database.close()

@@ -17,6 +17,7 @@ import uvicorn
 
 from tests.testbed import dcmtk
 from tests.testbed.certificates import Certificates, make_certificates
+from tests.testbed.databases import make_tables
 from tests.testbed.waiting import patience, wait_until
 from worker.audit import events
 from worker.audit.recorder import Recorder, trail_of
@@ -25,7 +26,6 @@ from worker.config.sections import AuditSection, WebSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db import tokens
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.db.tables import TokenRole
 from worker.service.roles import _web_config
 from worker.tls import server_context
@@ -106,7 +106,7 @@ def test_each_record_reaches_the_syslog_server_also_after_it_was_away(
     audit = AuditSection(source="here", syslog_host="127.0.0.1", syslog_port=syslog.port, **_tls(certificates))
     settings = Settings(worker=WorkerSection(data_dir=tmp_path), audit=audit)
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     recorder = Recorder(settings, database, lambda: datetime.now(UTC))
     recorder.start()
     recorder.record(events.signed_in("ward", "::1"))
@@ -146,7 +146,7 @@ def test_the_web_port_speaks_tls_and_the_session_s_cookie_is_for_tls_only(
     certificate, key = certificates.files("peer")
     settings = Settings(web=WebSection(tls_certificate=certificate, tls_key=key))
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     with database.write() as session:
         _, token = tokens.add_token(session, "ward", TokenRole.READ, datetime.now(UTC), None)
     server = uvicorn.Server(_web_config(settings, create_app(settings, database)))

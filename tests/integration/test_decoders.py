@@ -15,13 +15,13 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.uid import JPEGExtended12Bit, JPEGLosslessSV1
 
 from tests.faults.decoders import compressed, mutants
+from tests.testbed.databases import make_tables
 from tests.testbed.filled import served
 from tests.testbed.instances import mr_instance, received
 from tests.testbed.waiting import patience, wait_until
 from worker.config.sections import WebSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.decoding import tasks
 from worker.decoding.answers import Busy
 from worker.decoding.decoder import Decoder
@@ -65,7 +65,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, killer: bytes) -> Iterator
         }
     )
     database = Database(settings.database.url)
-    migrate(database)
+    make_tables(database)
     keeper = InstanceKeeper(database, folder, lambda: datetime.now(UTC), 0)
     good = mr_instance()
     keeper.keep(received(good))

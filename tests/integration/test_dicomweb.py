@@ -27,6 +27,7 @@ from sqlalchemy import select, update
 
 from tests.testbed import bombs
 from tests.testbed.answered import answer
+from tests.testbed.databases import make_tables
 from tests.testbed.filled import served
 from tests.testbed.instances import later, mr_instance, received
 from tests.testbed.waiting import patience
@@ -35,7 +36,6 @@ from worker.config.pseudonyms import pseudonym_of
 from worker.config.settings import Settings
 from worker.db import tokens
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.db.tables import InstanceRow, TokenRole
 from worker.dicom.standard import derive_uid
 from worker.storage.acceptance import StoreRequest
@@ -66,7 +66,7 @@ def serving(folder: Path, **sections: Any) -> Iterator[Site]:
         {"worker": {"data_dir": folder}, "database": {"url": f"sqlite:///{folder / 'worker.db'}"}, **sections}
     )
     database = Database(settings.database.url, pseudonym_of(settings.privacy))
-    migrate(database)
+    make_tables(database)
     answer(
         database, folder, "a", 3, key_objects_to=("pacs",), PatientName="Müller^Ada", SpecificCharacterSet="ISO_IR 100"
     )

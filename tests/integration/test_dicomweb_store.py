@@ -22,6 +22,7 @@ from pydicom import Dataset
 from sqlalchemy import select
 
 from tests.testbed import orthanc
+from tests.testbed.databases import make_tables
 from tests.testbed.dcmtk import free_port
 from tests.testbed.filled import served
 from tests.testbed.instances import encoded, later, mr_instance, write_series
@@ -71,7 +72,7 @@ def _serving(folder: Path, stow: bool) -> Iterator[Site]:
         }
     )
     database = Database(settings.database.url)
-    migrate(database)
+    make_tables(database)
     events: list[AuditEvent] = []
     with database.write() as session:
         _, reading = tokens.add_token(session, "reader", TokenRole.READ, later(0), None)

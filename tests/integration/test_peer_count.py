@@ -12,6 +12,7 @@ from pydicom import dcmread
 from sqlalchemy import select
 
 from tests.testbed import orthanc
+from tests.testbed.databases import make_tables
 from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import MODEL, Clock, new_instance, write_series
 from tests.testbed.orthanc import Orthanc
@@ -21,7 +22,6 @@ from worker.config.sections import PeerSection, ReceiveSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import add_instance, close_association, open_association
-from worker.db.migrate import migrate
 from worker.db.models import model_row
 from worker.db.tables import JobRow, SeriesRow, SeriesState
 from worker.ops.doctor import _peer
@@ -34,7 +34,7 @@ from worker.service.receive_ticks import start_receive_ticks
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     yield database
     database.close()
 

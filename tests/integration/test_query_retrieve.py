@@ -37,6 +37,7 @@ from tests.faults import wire
 from tests.testbed import bombs, dcmtk, orthanc
 from tests.testbed.answered import answer
 from tests.testbed.certificates import make_certificates
+from tests.testbed.databases import make_tables
 from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import mr_instance, received
 from tests.testbed.pacs import Behaviour, Pacs
@@ -44,7 +45,6 @@ from tests.testbed.waiting import patience
 from worker.audit.messages import AuditEvent
 from worker.config.settings import Settings
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.db.results import NewObject
 from worker.db.tables import InstanceRow, SeriesRow
 from worker.dicom.odd_values import add_value
@@ -80,7 +80,7 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("archive")
     database = Database(f"sqlite:///{folder / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     objects = answer(database, folder, "a", 3, key_objects_to=("pacs",))
     answer(database, folder, "b", 3, PatientName="Müller^Änne", PatientID="B-1", StudyDate="20250101")
     names = {

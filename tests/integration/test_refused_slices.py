@@ -17,13 +17,13 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 from sqlalchemy import select
 
+from tests.testbed.databases import make_tables
 from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import MODEL, NOON, encoded, mr_instance
 from tests.testbed.waiting import wait_until
 from worker.config.sections import EligibilitySection, ReceiveSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.db.models import model_row
 from worker.db.settling import refused_instances_of
 from worker.db.tables import AssociationRow, JobRow, SeriesRow, SeriesState
@@ -82,7 +82,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         ),
     )
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     with database.write() as session:
         model_row(session, MODEL, NOON)
     receiver = Receiver(settings, database, lambda: datetime.now(UTC))

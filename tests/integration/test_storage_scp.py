@@ -17,6 +17,7 @@ from sqlalchemy import select
 
 from tests.testbed import dcmtk
 from tests.testbed.answered import answer
+from tests.testbed.databases import make_tables
 from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import encoded, mr_instance, write_series
 from tests.testbed.raw_store import raw_store
@@ -24,7 +25,6 @@ from tests.testbed.waiting import wait_until
 from worker.config.sections import ReceiveSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.db.tables import AssociationEnd, AssociationRow, InstanceRow
 from worker.dicom import standard
 from worker.errors import StartError
@@ -56,7 +56,7 @@ def _settings(tmp_path: Path, **receive: object) -> Settings:
 def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
     settings = _settings(tmp_path, **getattr(request, "param", {}))
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     receiver = Receiver(settings, database, lambda: datetime.now(UTC))
     receiver.start()
     yield Site(settings.receive.port, database, settings.worker.data_dir)

@@ -15,6 +15,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from tests.testbed.answered import answer
+from tests.testbed.databases import make_tables
 from tests.testbed.dcmtk import free_port
 from tests.testbed.filled import served
 from tests.testbed.instances import mr_instance, received
@@ -23,7 +24,6 @@ from tests.testbed.waiting import patience
 from worker.config.settings import Settings
 from worker.db import tokens
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.db.tables import TokenRole
 from worker.db.views.search import Search, find_series
 from worker.dicom.odd_values import add_value
@@ -65,7 +65,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         }
     )
     database = Database(settings.database.url)
-    migrate(database)
+    make_tables(database)
     keeper = InstanceKeeper(database, folder, lambda: datetime.now(UTC), 0)
     for number, (character_set, raw, _) in enumerate(NAMES):
         keeper.keep(received(named(number, character_set, raw)))

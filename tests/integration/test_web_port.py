@@ -16,12 +16,12 @@ import pytest
 import uvicorn
 
 from tests.testbed.certificates import Certificates, make_certificates
+from tests.testbed.databases import make_tables
 from tests.testbed.waiting import patience, wait_until
 from worker.audit.messages import AuditEvent
 from worker.config.settings import Settings
 from worker.db import tokens
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.db.tables import TokenRole
 from worker.service.roles import _web_config
 from worker.web.app import create_app
@@ -38,7 +38,7 @@ def serving(folder: Path, events: list[AuditEvent], **web: Any) -> Iterator[tupl
     """The port, and a token that reads."""
     settings = Settings.model_validate({"worker": {"data_dir": folder}, "web": web})
     database = Database(f"sqlite:///{folder / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     with database.write() as session:
         _, token = tokens.add_token(session, None, TokenRole.READ, datetime.now(UTC), None)
     server = uvicorn.Server(_web_config(settings, create_app(settings, database, events.append)))

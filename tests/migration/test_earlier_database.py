@@ -101,7 +101,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         return
     if postgres.programs() is None:
         pytest.skip("PostgreSQL is not installed")
-    with postgres.running() as url:
+    with postgres.running(durable=False) as url:
         database = Database(url)
         _copy_to_postgresql(file, database)
         assert migrate(database) == ("0003", REVISION)

@@ -56,7 +56,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         return
     if postgres.programs() is None:
         pytest.skip("PostgreSQL is not installed")
-    with postgres.running() as url:
+    with postgres.running(durable=False) as url:
         database = Database(url)
         yield database
         database.close()

@@ -21,6 +21,7 @@ from pydicom import dcmread
 from sqlalchemy.orm import Session
 
 from tests.testbed import phantom
+from tests.testbed.databases import make_tables
 from tests.testbed.instances import new_instance
 from tests.testbed.serving import one_model
 from worker.config.settings import Settings
@@ -28,7 +29,6 @@ from worker.db.deliveries import claim_deliveries, end_delivery
 from worker.db.engine import Database
 from worker.db.instances import add_instance, open_association
 from worker.db.jobs import claim_job, end_job
-from worker.db.migrate import migrate
 from worker.db.models import model_row
 from worker.db.results import NewObject, add_result
 from worker.db.series import lock_open_series, queue_series, refuse_series
@@ -85,7 +85,7 @@ def fill(folder: Path, now: datetime, others: int = 75, key_objects: bool = Fals
         }
     )
     database = Database(settings.database.url)
-    migrate(database)
+    make_tables(database)
     model = BundleStore(settings).load_configured()
     site = _Site(settings, database, model.identity, random.Random(7), now)
     site.add_others(others)

@@ -21,13 +21,13 @@ from typing import Any
 
 from sqlalchemy import select
 
+from tests.testbed.databases import make_tables
 from tests.testbed.instances import MODEL, NOON, classified, later, mr_instance, received
 from worker.config.sections import WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import kept_files
 from worker.db.jobs import claim_job, end_job
-from worker.db.migrate import migrate
 from worker.db.models import model_row
 from worker.db.results import NewObject, add_result
 from worker.db.series import lock_open_series, queue_series
@@ -106,7 +106,7 @@ def prepare(folder: Path) -> None:
     """An instance whose series has a pending job and an earlier report on its way, and a conflict that waits."""
     folder.mkdir(parents=True)
     place = Place(folder)
-    migrate(place.database)
+    make_tables(place.database)
     place.keep(WRONG)
     with place.database.write() as session:
         series = lock_open_series(session, 1, later(0))

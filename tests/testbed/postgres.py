@@ -35,8 +35,9 @@ def _as_server(*command: str | Path) -> list[str]:
 class Server:
     """A running server: `url` names its empty database for SQLAlchemy; `stop` and `start` keep what is in it."""
 
-    def __init__(self, programs: Path, home: Path, network: str | None) -> None:
+    def __init__(self, programs: Path, home: Path, network: str | None, durable: bool) -> None:
         self._programs, self._home, self._cluster = programs, home, home / "data"
+        self._durable = durable
         self._port = free_port()
         self._listen = "127.0.0.1" if network is None else "0.0.0.0"
         self.url = self.url_at("127.0.0.1")
@@ -51,6 +52,8 @@ class Server:
 
     def start(self) -> None:
         options = ["-c", f"listen_addresses={self._listen}", "-c", f"unix_socket_directories={self._home}"]
+        if not self._durable:
+            options += ["-c", "fsync=off"]
         self._process = subprocess.Popen(
             _as_server(self._programs / "postgres", "-D", self._cluster, "-p", str(self._port), *options),
             stdout=subprocess.DEVNULL,
@@ -67,8 +70,11 @@ class Server:
 
 
 @contextmanager
-def server(network: str | None = None) -> Iterator[Server]:
-    """A server that can be stopped and started; with `network` (CIDR) it serves hosts of that network too."""
+def server(network: str | None = None, durable: bool = True) -> Iterator[Server]:
+    """A server that can be stopped and started; with `network` (CIDR) it serves hosts of that network too.
+
+    Unless `durable`, it waits for no disk: what it holds survives the death of its processes, not of the machine.
+    """
     folder = programs()
     if folder is None:
         raise FileNotFoundError("PostgreSQL is not installed")
@@ -76,7 +82,7 @@ def server(network: str | None = None) -> Iterator[Server]:
         home = Path(name)
         if os.geteuid() == 0:
             shutil.chown(home, _USER)
-        found = Server(folder, home, network)
+        found = Server(folder, home, network, durable)
         found.start()
         try:
             yield found
@@ -85,9 +91,9 @@ def server(network: str | None = None) -> Iterator[Server]:
 
 
 @contextmanager
-def running() -> Iterator[str]:
+def running(durable: bool = True) -> Iterator[str]:
     """The SQLAlchemy URL of an empty database."""
-    with server() as found:
+    with server(durable=durable) as found:
         yield found.url
 
 

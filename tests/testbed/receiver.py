@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.testbed.databases import make_tables
 from tests.testbed.dcmtk import free_port
 from worker.audit import events
 from worker.config.sections import PeerSection, ReceiveSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.receive.storage_scp import Receiver
 
 
@@ -31,7 +31,7 @@ def receiving(
         worker=WorkerSection(data_dir=tmp_path / "data"), receive=ReceiveSection(**values), peer=tuple(peers)
     )
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     receiver = Receiver(settings, database, lambda: datetime.now(UTC), record)
     receiver.start()
     try:

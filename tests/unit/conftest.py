@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import text
 
 from tests.testbed import postgres
+from tests.testbed.databases import empty_tables, make_tables
 from worker.db.engine import Database
-from worker.db.migrate import migrate
-from worker.db.tables import Base
 
 if TYPE_CHECKING:  # most tests run without the libraries of inference
     from worker.inference.bundle import Bundle
@@ -23,21 +21,26 @@ if TYPE_CHECKING:  # most tests run without the libraries of inference
 def postgres_url() -> Iterator[str]:
     if postgres.programs() is None:
         pytest.skip("PostgreSQL is not installed")
-    with postgres.running() as url:
+    with postgres.running(durable=False) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def shared_postgres(postgres_url: str) -> Iterator[Database]:
+    """A connection for all tests, to empty the database that they share."""
+    database = Database(postgres_url)
+    yield database
+    database.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     if request.param == "sqlite":
         database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-        migrate(database)
+        make_tables(database)
     else:
+        empty_tables(request.getfixturevalue("shared_postgres"))
         database = Database(request.getfixturevalue("postgres_url"))
-        migrate(database)
-        with database.engine.begin() as connection:
-            names = ", ".join(f'"{table.name}"' for table in Base.metadata.sorted_tables)
-            connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY"))
     yield database
     database.close()
 

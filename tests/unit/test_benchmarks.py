@@ -10,12 +10,12 @@ from sqlalchemy import event, text
 
 from benchmarks import bench, query_million, scale
 from benchmarks.rows import Row, against, at_least, at_most, reached
+from tests.testbed.databases import make_tables
 from tests.testbed.instances import MODEL, NOON, later
 from worker.config.settings import Settings
 from worker.db.deliveries import claim_deliveries
 from worker.db.engine import Database
 from worker.db.jobs import claim_job
-from worker.db.migrate import migrate
 from worker.db.models import model_row
 
 PROGRAM = """
@@ -92,7 +92,7 @@ def test_the_filled_databases_fit_the_schema(tmp_path: Path) -> None:
         database = Database(
             Settings.model_validate({"database": {"url": f"sqlite:///{tmp_path / name}.db"}}).database.url
         )
-        migrate(database)
+        make_tables(database)
         fill(database)
         with database.engine.connect() as connection:
             studies = ("study", "study_result", "search_word") if name == "queries" else ()
@@ -104,7 +104,7 @@ def test_the_filled_databases_fit_the_schema(tmp_path: Path) -> None:
 def test_a_claim_never_sorts_the_queue(tmp_path: Path) -> None:
     """Nor looks through it: its cost is the same behind ten jobs and a hundred thousand."""
     database = Database(f"sqlite:///{tmp_path / 'queue.db'}")
-    migrate(database)
+    make_tables(database)
     scale.add_series(database, 50, done=False)
     executed: list[tuple[str, object]] = []
     event.listen(database.engine, "before_cursor_execute", lambda *call: executed.append((call[2], call[3])))
@@ -124,7 +124,7 @@ def test_a_claim_never_sorts_the_queue(tmp_path: Path) -> None:
 
 def test_who_lost_its_lease_is_served_before_who_waits(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'queue.db'}")
-    migrate(database)
+    make_tables(database)
     scale.add_series(database, 3, done=False)
     with database.write() as session:
         model = model_row(session, MODEL, NOON).id

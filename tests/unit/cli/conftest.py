@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.testbed.command import Run, command
+from tests.testbed.databases import make_tables
 from worker.config.settings import Settings, load_settings
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.send.destinations import kinds
 
 
@@ -29,7 +29,7 @@ def settings(config: Path) -> Settings:
 def database(settings: Settings) -> Database:
     """The database of the configuration, with the tables of this version."""
     database = Database(settings.database.url)
-    migrate(database)
+    make_tables(database)
     return database
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from tests.testbed.databases import make_tables
 from tests.testbed.instances import NOON, mr_instance, received
 from worker.config.pseudonyms import pseudonym_of
 from worker.config.sections import PrivacySection
 from worker.config.settings import load_settings
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.db.tables import SeriesRow
 from worker.db.views.search import Search, find_series
 from worker.errors import StartError
@@ -30,7 +30,7 @@ def _pseudonyms(key: str = KEY) -> PrivacySection:
 def database(tmp_path: Path) -> Database:
     """An instance of a patient, received by a worker that stores pseudonyms."""
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}", pseudonym_of(_pseudonyms()))
-    migrate(database)
+    make_tables(database)
     keeper = InstanceKeeper(database, tmp_path, lambda: NOON, minimum_free_bytes=0)
     keeper.keep(received(mr_instance(PatientID="4711", PatientName="CANARY^NAME", AccessionNumber="ACC")))
     keeper.close()

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.testbed.databases import make_tables
 from tests.testbed.tiny_bundle import copy_bundle, write_worker_json
 from worker.config.settings import Settings
 from worker.db import models
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.errors import StartError
 from worker.inference.bundle import verified_identity
 from worker.jobs import bundle_store
@@ -89,7 +89,7 @@ def test_doctor_looks_at_the_models_and_backup_takes_them_along(
     settings: Settings, other: Path, tmp_path: Path
 ) -> None:
     database = Database(settings.database.url)
-    migrate(database)
+    make_tables(database)
     now = datetime.now(UTC)
     copy = BundleStore(settings).add(other)
     with database.write() as session:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
+from tests.testbed.databases import make_tables
 from tests.testbed.instances import mr_instance, received
 from worker.config.sections import DatabaseSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import instances_of, open_association
-from worker.db.migrate import migrate
 from worker.db.series_status import unfinished_counts
 from worker.errors import StartError
 from worker.ops.backup import back_up, restore_backup
@@ -43,7 +43,7 @@ def live(tmp_path: Path) -> Settings:
 
 def _receive(settings: Settings) -> Database:
     database = Database(settings.database.url)
-    migrate(database)
+    make_tables(database)
     keeper = InstanceKeeper(database, settings.worker.data_dir, lambda: datetime.now(UTC), minimum_free_bytes=0)
     for number in (1, 2, 3):
         keeper.keep(received(mr_instance(number)))
@@ -205,7 +205,7 @@ def test_without_the_client_programs_it_says_so(
     postgresql: tuple[Settings, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = Database(postgresql[0].database.url)
-    migrate(database)
+    make_tables(database)
     database.close()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StartError, match="client programs"):

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.testbed.databases import make_tables
 from tests.testbed.instances import new_instance
 from worker.config.sections import DatabaseSection, ReceiveSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import add_file_fault, add_instance, file_of
-from worker.db.migrate import migrate
 from worker.db.processes import beat
 from worker.db.tables import FileFault
 from worker.ops import doctor
@@ -36,7 +36,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def database(settings: Settings) -> Database:
     database = Database(settings.database.url)
-    migrate(database)
+    make_tables(database)
     return database
 
 

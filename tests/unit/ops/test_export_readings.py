@@ -14,11 +14,11 @@ import pytest
 from pydicom import dcmread
 
 from monai_train.data.from_worker import convert_export
+from tests.testbed.databases import make_tables
 from tests.testbed.instances import MODEL, NOON, classified, mr_instance, new_instance, received
 from worker.db.engine import Database
 from worker.db.instances import add_instance, instances_of
 from worker.db.jobs import claim_job, end_job
-from worker.db.migrate import migrate
 from worker.db.models import model_row
 from worker.db.readings import NewReading, add_reading
 from worker.db.results import add_result
@@ -34,7 +34,7 @@ from worker.storage.keeper import InstanceKeeper
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     yield database
     database.close()
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from pydicom import Dataset
 
 from tests.testbed.answered import answer
+from tests.testbed.databases import make_tables
 from worker.config.pseudonyms import pseudonym_of
 from worker.config.settings import Settings
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.dicom.odd_values import add_value
 from worker.dicom.standard import derive_uid
 from worker.query_retrieve.identifiers import read_find_identifier
@@ -22,7 +22,7 @@ def test_a_true_patient_id_is_found_and_answered_where_the_database_has_pseudony
         {"worker": {"data_dir": tmp_path}, "privacy": {"pseudonymise": True, "pseudonym_key": "k" * 32}}
     )
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}", pseudonym_of(settings.privacy))
-    migrate(database)
+    make_tables(database)
     for series in "ab":
         answer(database, tmp_path, series, 1)
     ds = Dataset()
@@ -37,7 +37,7 @@ def test_a_true_patient_id_is_found_and_answered_where_the_database_has_pseudony
 def test_a_value_that_cannot_be_read_is_as_good_as_absent(tmp_path: Path) -> None:
     settings = Settings.model_validate({"worker": {"data_dir": tmp_path}})
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     answer(database, tmp_path, "a", 1)
     [file] = (tmp_path / "instances").rglob("*.dcm")
     rows = b"\x28\x00\x10\x00US"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.testbed.databases import make_tables
 from tests.testbed.instances import later, new_instance
 from worker.db.engine import Database
 from worker.db.instances import add_instance, close_association, open_association
@@ -29,14 +30,12 @@ def test_the_database_is_the_referee_where_hosts_share_it(postgres_url: str, mon
 def test_ticks_go_on_when_the_clock_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from apscheduler.schedulers.background import BackgroundScheduler
 
-    from worker.db.migrate import migrate
-
     scheduler = BackgroundScheduler(timezone="UTC")
     in_an_hour = datetime.now(UTC) + timedelta(hours=1)
     scheduler.add_job(print, "interval", hours=1, id="settle", next_run_time=in_an_hour)
     scheduler.start(paused=True)
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     clock = Clock(database)
     clock.when_set_back(lambda: tick_now(scheduler))
     true = clocks._own_ahead()

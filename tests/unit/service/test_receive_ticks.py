@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.testbed.databases import make_tables
 from tests.testbed.instances import later
 from tests.testbed.waiting import patience
 from worker.config.settings import Settings
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.service.receive_ticks import start_receive_ticks
 from worker.storage.refusals import Refusals
 
@@ -43,7 +43,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
 def test_no_tick_loads_the_web_interface_or_pixels(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'worker.db'}"
     database = Database(url)
-    migrate(database)
+    make_tables(database)
     database.close()
     command = [sys.executable, "-c", _RUN_EVERY_TICK, str(tmp_path), url, str(patience(60))]
     loaded = set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
@@ -58,7 +58,7 @@ def test_each_peer_that_answers_queries_has_a_tick_of_its_own(tmp_path: Path) ->
     ]
     settings = Settings.model_validate({"worker": {"data_dir": tmp_path}, "peer": peers})
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     ticks = start_receive_ticks(settings, database, lambda: later(0), refusals=Refusals(database))
     names = {job.id for job in ticks.get_jobs()}
     ticks.shutdown(wait=True)

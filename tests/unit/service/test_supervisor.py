@@ -16,12 +16,12 @@ import pytest
 from sqlalchemy import select
 
 from tests.testbed import poison
+from tests.testbed.databases import make_tables
 from tests.testbed.instances import MODEL, later, new_instance
 from tests.testbed.waiting import wait_until
 from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.jobs import claim_job
-from worker.db.migrate import migrate
 from worker.db.models import model_row
 from worker.db.series import lock_open_series, queue_series
 from worker.db.tables import JobRow, JobState
@@ -37,7 +37,7 @@ def _now() -> datetime:
 def queued(tmp_path: Path) -> Database:
     """A job for each kind of series, the harmless ones between the poisonous ones."""
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     with database.write() as session:
         model = model_row(session, MODEL, later(0)).id
         for number, kind in enumerate(("good", "segfault", "hang", "greedy", "good")):
@@ -83,7 +83,7 @@ def _ended(database: Database) -> list[JobRow] | None:
 
 def test_a_process_that_cannot_start_ends_the_service(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     lasting = Child(ProcessRole.SEND, [sys.executable, "-c", "import time; time.sleep(600)"])
     refused = Child(ProcessRole.WEB, [sys.executable, "-c", f"raise SystemExit({START_ERROR_EXIT})"])
     assert Supervisor([lasting, refused], database, _now).run(threading.Event()) == START_ERROR_EXIT

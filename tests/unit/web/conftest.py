@@ -9,13 +9,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.testbed.databases import make_tables
 from tests.testbed.guarded_app import GuardedApp
 from tests.testbed.instances import MODEL, later
 from tests.testbed.shown_bundle import make_shown_bundle
 from tests.testbed.web_site import fill, serving, settings_of
 from worker.audit.messages import AuditEvent
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.inference.bundle import verified_identity
 from worker.results import ModelIdentity
 from worker.web.dependencies import Site
@@ -37,7 +37,7 @@ def filled_file(tmp_path_factory: pytest.TempPathFactory, model: ModelIdentity) 
     """A database file to copy."""
     file = tmp_path_factory.mktemp("filled") / "worker.db"
     database = Database(f"sqlite:///{file}")
-    migrate(database)
+    make_tables(database)
     fill(database, model)
     database.close()
     return file
@@ -84,7 +84,7 @@ def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated database file to copy."""
     file = tmp_path_factory.mktemp("empty") / "worker.db"
     database = Database(f"sqlite:///{file}")
-    migrate(database)
+    make_tables(database)
     database.close()
     return file
 

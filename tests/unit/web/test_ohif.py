@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.testbed.databases import make_tables
 from tests.testbed.web_site import bearer, serving, settings_of
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.db.tables import TokenRole
 from worker.web import ohif
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     (viewer / "app.js").write_text("1")
     (viewer / "codec.wasm").write_bytes(b"\0asm")
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     database.close()
     return tmp_path
 

@@ -7,17 +7,16 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import text
 
+from tests.testbed.databases import empty_tables, make_tables
 from tests.testbed.instances import MODEL, classified, later, new_instance
 from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.jobs import claim_job, end_job
-from worker.db.migrate import migrate
 from worker.db.models import model_row
 from worker.db.results import NewObject, add_result
 from worker.db.series import lock_open_series, queue_series
-from worker.db.tables import Base, JobState, ObjectKind
+from worker.db.tables import JobState, ObjectKind
 from worker.dicom.standard import derive_uid
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -28,13 +27,10 @@ def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """Study a with two series, the first with a report; study b with a single series."""
     if request.param == "sqlite":
         database = Database(f"sqlite:///{tmp_path_factory.mktemp('archive') / 'worker.db'}")
-        migrate(database)
+        make_tables(database)
     else:
+        empty_tables(request.getfixturevalue("shared_postgres"))
         database = Database(request.getfixturevalue("postgres_url"))
-        migrate(database)
-        with database.engine.begin() as connection:
-            names = ", ".join(f'"{table.name}"' for table in Base.metadata.sorted_tables)
-            connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY"))
     _fill(database)
     yield database
     database.close()

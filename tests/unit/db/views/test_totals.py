@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from tests.testbed.databases import make_tables
 from tests.testbed.instances import later, new_instance
 from tests.testbed.rows import add_series
 from worker.db.deliveries import claim_deliveries, end_delivery
 from worker.db.engine import Database
 from worker.db.instances import add_instance
-from worker.db.migrate import migrate
 from worker.db.tables import Commitment, DeliveryState, SeriesStatus
 from worker.db.views import totals
 from worker.db.views.totals import RunningTotals
@@ -62,7 +62,7 @@ def test_rows_are_counted_once_however_often_it_reads(database: Database, monkey
 def traced(tmp_path: Path) -> Iterator[tuple[Database, list[tuple[str, Any]]]]:
     """A filled database, and every statement that it executes."""
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     _fill(database)
     statements: list[tuple[str, Any]] = []
 

@@ -11,10 +11,10 @@ from PIL import Image
 from pydicom import dcmread
 
 from tests.testbed.answered import answer
+from tests.testbed.databases import make_tables
 from tests.testbed.instances import mr_instance
 from tests.testbed.web_site import serving, settings_of
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.dicom.standard import derive_uid
 from worker.inference.bundle import verified_identity
 from worker.results import Activation
@@ -29,7 +29,7 @@ def received(tmp_path_factory: pytest.TempPathFactory, shown_bundle: Path) -> It
     folder = tmp_path_factory.mktemp("images")
     settings = settings_of(folder, shown_bundle)
     database = Database(settings.database.url)
-    migrate(database)
+    make_tables(database)
     model = verified_identity(shown_bundle)
     answer(database, folder, "a", 2)
     answer(database, folder, "lesion", 1, model=model, activation=WHOLE)

@@ -9,13 +9,13 @@ import pytest
 
 from tests.testbed import studies
 from tests.testbed.answered import answer
+from tests.testbed.databases import make_tables
 from tests.testbed.instances import MODEL, NOON, later
 from tests.testbed.results import MODEL_OF_LESIONS
 from tests.testbed.rows import LEASE
 from tests.testbed.shown_bundle import make_shown_bundle
 from tests.testbed.web_site import serving, settings_of, signed_in
 from worker.db.engine import Database
-from worker.db.migrate import migrate
 from worker.db.settling import InstanceRefusal, add_refused_instances
 from worker.db.tables import TokenRole
 from worker.dicom.standard import derive_uid
@@ -43,7 +43,7 @@ def test_a_series_shows_its_result_or_its_reason(client: httpx.Client, name: str
 
 def test_the_answer_for_the_study_stands_above_that_for_the_series(bundle_folder: Path, tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    migrate(database)
+    make_tables(database)
     studies.classify(database, "a", 0.9)
     studies.classify(database, "b", 0.3)
     studies.refuse(database, "knee", "body-part")
@@ -87,7 +87,7 @@ def test_a_tumour_of_unknown_kind_is_shown_found_confirmed_and_counted(tmp_path:
     bundle = make_shown_bundle(tmp_path / "lesions", MODEL_OF_LESIONS)
     settings = settings_of(tmp_path, bundle)
     database = Database(settings.database.url)
-    migrate(database)
+    make_tables(database)
     whole = Activation(rows=((255, 255), (255, 255)), top=0.0, left=0.0, height=1.0, width=1.0)
     model = verified_identity(bundle)
     by_class = (0.3, 0.3, 0.2, 0.1, 0.1)
