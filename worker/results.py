@@ -204,3 +204,44 @@ class StudyResult:
     contradiction: str | None
     contributions: tuple[Contribution, ...]  # in the order of the series' numbers
     deciding: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedSeries:
+    """A series as the report of its study has it: its contribution, what its headers say, and what was read of it.
+
+    `contrast_agent` as dicom.series_terms.Contrast, None where it was not read. `images`: (SOP Class UID, SOP Instance
+    UID) of each image that was read, none of a series without a result. `key_slices`: the deciding slices of a series
+    that is assessed, with their numbers of `slices`, from 1.
+    """
+
+    contribution: Contribution
+    description: str
+    contrast_agent: str | None
+    images: tuple[tuple[str, str], ...]
+    slices: int
+    key_slices: tuple[tuple[int, SliceResult], ...]
+
+    @property
+    def title(self) -> str:
+        """Its number and its description, as at the scanner: "5: AX T1 POST"."""
+        number = "without a number" if self.contribution.answer.number is None else str(self.contribution.answer.number)
+        return f"{number}: {self.description}" if self.description else number
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedStudy:
+    """What the report of a study is made of. `rule`: a line on how its series were weighed.
+
+    `series` in the order of the result's contributions.
+    """
+
+    study_instance_uid: str
+    result: StudyResult
+    series: tuple[ReportedSeries, ...]
+    rule: str
+
+    @property
+    def deciding(self) -> ReportedSeries | None:
+        """The series that speaks most clearly for the answer; None where no series is assessed."""
+        return next((item for item in self.series if item.contribution.answer.series == self.result.deciding), None)

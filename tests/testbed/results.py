@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from io import BytesIO
@@ -17,7 +18,20 @@ from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
 from worker.dicom.standard import derive_uid
 from worker.inference.illustrated import IllustratedResult, KeyImage
-from worker.results import CodedConcept, ModelClass, ModelIdentity, ResultStatus, SliceResult
+from worker.inference.study.fusion import EQUAL_WEIGHTS
+from worker.reporting.sr_document import Identity
+from worker.results import (
+    CodedConcept,
+    Contribution,
+    ModelClass,
+    ModelIdentity,
+    ReportedSeries,
+    ReportedStudy,
+    ResultStatus,
+    SeriesAnswer,
+    SliceResult,
+    StudyResult,
+)
 
 BRAIN = CodedConcept("12738006", "SCT", "Brain")
 MODEL = ModelIdentity(
@@ -183,3 +197,140 @@ def _header(sop_class_uid: str, number: int, attributes: dict[str, Any]) -> Data
         dcmwrite(file, ds, implicit_vr=False, little_endian=True)
         file.seek(0)
         return dcmread(file, force=True)  # values are decoded when they are asked for, as from a real file
+
+
+def series_said(
+    number: int | None,
+    label: str | None,
+    probability: float = 0.9,
+    *,
+    description: str = "AX T1 POST",
+    reason: str | None = None,
+    weight: float = 0.0,
+    contradicts: bool = False,
+    sequence: str | None = "T1C",
+    images: int = 8,
+    model: ModelIdentity = MODEL,
+) -> ReportedSeries:
+    """A series of a study with its answer; without a label it is not assessed, and without images it was refused."""
+    uid = derive_uid("test", "series", str(number), description)
+    shown = [
+        _header(MRImageStorage, index, {"SOPInstanceUID": derive_uid(uid, str(index)), "SeriesInstanceUID": uid})
+        for index in range(1, images + 1)
+    ]
+    by_class: dict[str, float] = {}
+    slices: tuple[SliceResult, ...] = ()
+    if label is not None:
+        by_class = dict(classified(shown, label, probability, model).probabilities)
+        slices = classified(shown, label, probability, model).slices
+    lesion = sum(by_class[item.name] for item in model.classes if item.is_lesion) if by_class else None
+    answer = SeriesAnswer(uid, number, sequence, "axial", label, reason, lesion, by_class)
+    return ReportedSeries(
+        contribution=Contribution(answer, weight, contradicts),
+        description=description,
+        contrast_agent="with" if sequence == "T1C" else "unknown",
+        images=tuple((str(image.SOPClassUID), str(image.SOPInstanceUID)) for image in shown),
+        slices=len(slices),
+        key_slices=tuple((index, item) for index, item in enumerate(slices, 1) if item.deciding),
+    )
+
+
+def reported_study(
+    series: Sequence[ReportedSeries],
+    label: str | None = "glioma",
+    deciding: int | None = 0,
+    *,
+    probability: float = 0.93,
+    reason: str | None = None,
+    detail: str | None = None,
+    contradiction: str | None = None,
+    model: ModelIdentity = MODEL,
+) -> ReportedStudy:
+    """A study of these series; `deciding` is the index of the series that decides."""
+    only = series[deciding].contribution.answer if deciding is not None else None
+    result = StudyResult(
+        status=ResultStatus.CLASSIFIED if label else ResultStatus.NOT_ASSESSED,
+        label=label,
+        probability=probability if label else None,
+        probabilities=only.probabilities if only else {},
+        lesion_probability=only.lesion_probability if only else None,
+        reason=reason,
+        detail=detail,
+        contradiction=contradiction,
+        contributions=tuple(item.contribution for item in series),
+        deciding=only.series if only else None,
+    )
+    return ReportedStudy(derive_uid("test", "study"), result, tuple(series), EQUAL_WEIGHTS.in_words)
+
+
+STUDY_IDENTITY = Identity(
+    series_instance_uid=ARGUMENTS["series_instance_uid"],
+    sop_instance_uid=ARGUMENTS["sop_instance_uid"],
+    series_number=1_000_000_001,
+    series_description="AI brain MRI summary",
+    created_at=CREATED_AT,
+    worker_version="0.1.0",
+)
+_PROTOCOL = ("AX T1", "AX T2", "AX FLAIR", "AX DWI b1000", "ADC", "SWI", "AX T1 POST", "SAG T1 POST", "COR T1 POST")
+STUDIES: dict[str, ReportedStudy] = {
+    "one series": reported_study([series_said(5, "glioma", weight=1.0)]),
+    "no tumour": reported_study(
+        [
+            series_said(2, "notumor", description="AX T1", sequence="T1", weight=0.5),
+            series_said(3, "notumor", description="AX FLAIR", sequence="FLAIR", weight=0.5),
+            series_said(9, None, description="KNIE SAG PD", reason="body-part", images=0, sequence="PD"),
+        ],
+        "notumor",
+    ),
+    "twelve series": reported_study(
+        [
+            *(
+                series_said(
+                    number,
+                    "meningioma",
+                    0.8 + number / 100,
+                    description=name,
+                    weight=1 / 8,
+                    sequence="T1",
+                    contradicts=number == 3,
+                )
+                for number, name in enumerate(_PROTOCOL[:8], 1)
+            ),
+            series_said(
+                101,
+                None,
+                description="t1_mprage_sag_p2_iso nach KM, Rekonstruktion axial 3 mm (Schädel-Hirn), Nachverarbeitung",
+                reason="out-of-distribution",
+            ),
+            series_said(1102, None, description="脳 造影 T1", reason="too-few-slices", images=2),
+            series_said(None, None, description="", reason="not-a-brain"),
+            series_said(9999, None, description="Localizer", reason="localizer", images=0, sequence=None),
+        ],
+        "meningioma",
+        6,
+        contradiction="series 1 (T1, axial), series 2 (T1, axial), 5 more: Meningioma; series 3 (T1, axial): Glioma.",
+    ),
+    "series disagree": reported_study(
+        [
+            series_said(4, "glioma", 0.8, weight=0.5, contradicts=True),
+            series_said(5, "notumor", 0.9, description="AX FLAIR", sequence="FLAIR", weight=0.5, contradicts=True),
+        ],
+        None,
+        reason="series-disagree",
+        detail="The series disagree. series 4 (T1C, axial): Glioma; series 5 (FLAIR, axial): No tumour.",
+        contradiction="series 4 (T1C, axial): Glioma; series 5 (FLAIR, axial): No tumour.",
+    ),
+    "not assessed": reported_study(
+        [series_said(1, None, reason="out-of-distribution"), series_said(2, None, reason="not-a-brain")],
+        None,
+        None,
+        reason="no-series-assessed",
+        detail="series 1 (T1C, axial): out-of-distribution, series 2 (T1C, axial): not-a-brain",
+    ),
+}
+
+
+def key_images_of(study: ReportedStudy, *, activation: bool = True) -> list[KeyImage]:
+    """Images of the deciding series' key slices."""
+    slices = study.deciding.key_slices if study.deciding is not None else ()
+    return [key_image(number - 1, activation=activation) for number, _ in slices]

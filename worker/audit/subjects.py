@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Select, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, exists, func, select
+from sqlalchemy.orm import Session, aliased
 
 from worker.audit.events import Transferred
-from worker.db.tables import AssociationRow, DeliveryRow, DeliveryState, InstanceRow, ObjectRow, ResultRow, SeriesRow
+from worker.db.tables import (
+    AssociationRow,
+    DeliveryRow,
+    DeliveryState,
+    InstanceRow,
+    ObjectRow,
+    ResultRow,
+    SeriesRow,
+    StudyResultRow,
+    StudyRow,
+)
 
 
 def received_over(session: Session, association_id: int) -> tuple[str, str, list[Transferred]]:
@@ -25,14 +35,26 @@ def received_over(session: Session, association_id: int) -> tuple[str, str, list
 
 def delivered(session: Session, delivery_ids: Sequence[int]) -> list[Transferred]:
     """The delivered objects of these deliveries, by study."""
-    query = (
+    earlier = aliased(SeriesRow)
+    is_first = ~exists().where(earlier.study_instance_uid == SeriesRow.study_instance_uid, earlier.id < SeriesRow.id)
+    of_series = (
         _by_study(ObjectRow.sop_class_uid)
         .join(ResultRow, ResultRow.series_id == SeriesRow.id)
         .join(ObjectRow, ObjectRow.result_id == ResultRow.id)
-        .join(DeliveryRow, DeliveryRow.object_id == ObjectRow.id)
-        .where(DeliveryRow.id.in_(delivery_ids), DeliveryRow.state == DeliveryState.DELIVERED)
     )
-    return _transferred(session.execute(query))
+    of_study = (
+        _by_study(ObjectRow.sop_class_uid)
+        .join(StudyRow, StudyRow.study_instance_uid == SeriesRow.study_instance_uid)
+        .join(StudyResultRow, StudyResultRow.study_id == StudyRow.id)
+        .join(ObjectRow, ObjectRow.study_result_id == StudyResultRow.id)
+        .where(is_first)
+    )
+    is_delivered = (DeliveryRow.id.in_(delivery_ids), DeliveryRow.state == DeliveryState.DELIVERED)
+    return _transferred(
+        row
+        for query in (of_series, of_study)
+        for row in session.execute(query.join(DeliveryRow, DeliveryRow.object_id == ObjectRow.id).where(*is_delivered))
+    )
 
 
 def received_of(session: Session, series_id: int) -> list[Transferred]:
@@ -53,5 +75,6 @@ def _by_study(sop_class_uid: Any) -> Select[Any]:
 def _transferred(rows: Iterable[Any]) -> list[Transferred]:
     by_study: dict[tuple[str, str], dict[str, int]] = {}
     for study, patient_id, sop_class, number in rows:
-        by_study.setdefault((study, patient_id), {})[sop_class] = number
+        sop_classes = by_study.setdefault((study, patient_id), {})
+        sop_classes[sop_class] = sop_classes.get(sop_class, 0) + number
     return [Transferred(study, patient_id, sop_classes) for (study, patient_id), sop_classes in by_study.items()]

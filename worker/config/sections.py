@@ -132,9 +132,13 @@ class StudySection(Section):
     quiet_seconds: float = Field(default=5.0, ge=0)
 
 
-class ReportSection(Section):
-    """[report]: what is sent back of a series."""
+Level = Literal["study", "series", "both"]
 
+
+class ReportSection(Section):
+    """[report]: what is sent back, of studies, series or both."""
+
+    level: Level = "study"
     not_assessed: bool = False
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,15 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from worker.db.engine import Database
-from worker.db.tables import Commitment, DeliveryRow, DeliveryState, ObjectRow, ResultRow
+from worker.db.tables import (
+    Commitment,
+    DeliveryRow,
+    DeliveryState,
+    ObjectRow,
+    ResultRow,
+    StudyResultRow,
+    StudyRow,
+)
 from worker.dicom import standard
 from worker.logs import get_log
 
@@ -77,7 +85,8 @@ def claim_deliveries(
     session.flush()
     of_rows = select(ObjectRow).where(ObjectRow.id.in_({row.object_id for row in rows}))
     objects = {produced.id: produced for produced in session.scalars(of_rows)}
-    newest.sort(key=lambda row: (-objects[row.object_id].result_id, row.id))
+    newest_of = {objects[row.object_id].result: row.object_id for row in sorted(newest, key=lambda row: row.object_id)}
+    newest.sort(key=lambda row: (-newest_of[objects[row.object_id].result], row.id))
     return [(row, objects[row.object_id]) for row in [*abandoned, *newest, *waiting]]
 
 
@@ -110,16 +119,24 @@ def end_delivery(session: Session, delivery_id: int, owner: str, values: dict[st
     return ended is not None
 
 
-def supersede_deliveries(session: Session, series_ids: Sequence[int], reason: str, detail: str) -> None:
-    """Withdraw what has not arrived of the results of series: it is of images that are no more.
+def supersede_deliveries(
+    session: Session, series_ids: Sequence[int], study_instance_uids: Collection[str], reason: str, detail: str
+) -> None:
+    """Withdraw what has not arrived of the results of series and of their studies: it is of images that are no more.
 
     Of what has arrived no storage commitment is requested any more: what a peer no longer had would be sent again.
     """
+    of_series = select(ResultRow.id).where(ResultRow.series_id.in_(series_ids))
+    of_studies = (
+        select(StudyResultRow.id)
+        .join(StudyRow, StudyRow.id == StudyResultRow.study_id)
+        .where(StudyRow.study_instance_uid.in_(study_instance_uids))
+    )
     rows = session.scalars(
         select(DeliveryRow)
         .join(ObjectRow, ObjectRow.id == DeliveryRow.object_id)
-        .join(ResultRow, ResultRow.id == ObjectRow.result_id)
-        .where(ResultRow.series_id.in_(series_ids), DeliveryRow.state != DeliveryState.SUPERSEDED)
+        .where(or_(ObjectRow.result_id.in_(of_series), ObjectRow.study_result_id.in_(of_studies)))
+        .where(DeliveryRow.state != DeliveryState.SUPERSEDED)
         .order_by(DeliveryRow.id)
         .with_for_update(of=DeliveryRow),
         execution_options={"populate_existing": True},

@@ -93,24 +93,37 @@ def add_result(
     )
     source, model = session.get_one(SeriesRow, job.series_id), session.get_one(ModelRow, job.model_id)
     for new in objects:
-        produced = ObjectRow(
-            result_id=row.id,
-            kind=new.kind,
-            sop_class_uid=new.sop_class_uid,
-            sop_instance_uid=new.sop_instance_uid,
-            series_instance_uid=standard.produced_series_uid(
-                new.kind, source.series_instance_uid, model.sha256, _other_study(source)
-            ),
-            path=new.path,
-            sha256=new.sha256,
+        series_uid = standard.produced_series_uid(
+            new.kind, source.series_instance_uid, model.sha256, _other_study(source)
         )
-        session.add(produced)
-        session.flush()
-        receiving = [name for name in destinations if new.only_to is None or name in new.only_to]
-        session.add_all(DeliveryRow(object_id=produced.id, destination=name, not_before=now) for name in receiving)
-    session.flush()
+        queue_object(session, new, series_uid, destinations, now, result_id=row.id)
     answer_series(session, [job.series_id])
     return row
+
+
+def queue_object(
+    session: Session,
+    new: NewObject,
+    series_instance_uid: str,
+    destinations: Sequence[str],
+    now: datetime,
+    **result: int,
+) -> None:
+    """Add a produced object of a series of that UID, and its deliveries. `result`: result_id or study_result_id."""
+    produced = ObjectRow(
+        kind=new.kind,
+        sop_class_uid=new.sop_class_uid,
+        sop_instance_uid=new.sop_instance_uid,
+        series_instance_uid=series_instance_uid,
+        path=new.path,
+        sha256=new.sha256,
+        **result,
+    )
+    session.add(produced)
+    session.flush()
+    receiving = [name for name in destinations if new.only_to is None or name in new.only_to]
+    session.add_all(DeliveryRow(object_id=produced.id, destination=name, not_before=now) for name in receiving)
+    session.flush()
 
 
 def add_shadow_result(session: Session, job: JobRow, result: SeriesResult, now: datetime) -> None:

@@ -58,7 +58,7 @@ from sqlalchemy.types import DateTime, TypeDecorator
 from worker.dicom.text.printable import LONGEST_TEXT
 
 # The newest revision in migrations/versions (a test compares them), so that a start needs no Alembic import.
-REVISION = "0013"
+REVISION = "0014"
 DETAIL_LENGTH = 1024
 
 
@@ -653,12 +653,13 @@ class StudyReadingRow(Base):
 
 
 class ObjectRow(Base):
-    """A DICOM object produced from a result; its file is on disk before its row is committed."""
+    """A DICOM object produced from the result of a series or of a study; its file is on disk before its row."""
 
     __tablename__ = "object"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"))
+    result_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"))  # null for an object of a study
+    study_result_id: Mapped[int | None] = mapped_column(ForeignKey("study_result.id"))
     kind: Mapped[str] = mapped_column(String(16))
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
@@ -666,7 +667,17 @@ class ObjectRow(Base):
     path: Mapped[str] = mapped_column(String(255))
     sha256: Mapped[str] = mapped_column(String(64))
 
-    __table_args__ = (_is_among("kind", ObjectKind), UniqueConstraint("result_id", "kind"))
+    __table_args__ = (
+        _is_among("kind", ObjectKind),
+        CheckConstraint("(result_id IS NULL) <> (study_result_id IS NULL)", name="result"),
+        UniqueConstraint("result_id", "kind"),
+        UniqueConstraint("study_result_id", "kind"),
+    )
+
+    @property
+    def result(self) -> tuple[int | None, int | None]:
+        """The result that it was produced from."""
+        return self.result_id, self.study_result_id
 
 
 class DeliveryRow(Base):

@@ -155,6 +155,9 @@ FINDING = ("121071", "DCM", "Finding")
 PROBABILITY = ("122157", "DCM", "Probability")
 COMMENT = ("121106", "DCM", "Comment")
 SOURCE = ("260753009", "SCT", "Source")
+ACQUISITION_PLANE = ("113764", "DCM", "Acquisition Plane")
+ACQUISITION_PROTOCOL = ("125203", "DCM", "Acquisition Protocol")
+CONTRAST_AGENT = ("7140000", "SCT", "Contrast agent")
 # CID 100 has no MRI of the brain, and a template validator refuses codes outside it.
 MRI_PROCEDURE = ("25056-3", "LN", "MRI unspecified body region")
 PROCESSING_EQUIPMENT = ("109102", "DCM", "Processing Equipment")  # CID 7005

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,6 +99,36 @@ def key_image(volume: Volume, index: int, activation: FloatArray | None) -> KeyI
     if activation is not None:
         activation = volume.map_on_display(index, activation) * head_outline(image)
     return KeyImage(index, image, activation, frame.edges)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSlice:
+    """A slice of a stored result: its index from 0, its file and frame, and its map where that is to be shown."""
+
+    index: int
+    file: Path
+    frame_number: int | None
+    activation: Activation | None
+
+
+def stored_key_images(slices: Sequence[StoredSlice], files: Sequence[Path]) -> list[KeyImage]:
+    """Slices as `slice_png` shows them, with their maps. `files` of the series, which share a window if it has none.
+
+    Raises as `slice_png`.
+    """
+    images = []
+    window: Range | None = None
+    for item in slices:
+        ds, frame = _oriented(item.file, item.frame_number)
+        if window is None and _is_monochrome(ds) and not has_voi(ds, _index(frame)):
+            window = grey_window(files)
+        image = _shown(ds, frame, Adjustment(0.0, 1.0, window_between(*window) if window is not None else None))
+        activation = None
+        if item.activation is not None:
+            shares = _on_slice(item.activation, image.shape) * head_outline(_shown(ds, frame))
+            activation = np.asarray(shares, np.float32)
+        images.append(KeyImage(item.index, image, activation, frame.edges))
+    return images
 
 
 def _oriented(file: Path, frame_number: int | None) -> tuple[Dataset, OrientedFrame]:

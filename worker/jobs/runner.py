@@ -70,7 +70,7 @@ class JobRunner:
         models = self.models.current()
         if not models:
             return False
-        if self.studies is not None and self.studies.run_next(models):
+        if self.studies is not None and self.studies.run_next(models, self._time_limited):
             return True
         return self._run_next_job(models)
 

@@ -1,19 +1,25 @@
-"""Answer the studies whose series are answered: claim, fuse, add the result; no pixel is read.
+"""Answer the studies whose series are answered: claim, fuse, build the objects, add all of it in one transaction.
 
 A process that dies at any line leaves the study open, with a lease that is released or expires; another attempt
-computes the same.
+computes the same and writes the same bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from pydicom import Dataset
+
+from worker.audit.events import RecordEvent, attributes_left_out, unrecorded
 from worker.db.engine import Database
+from worker.db.results import NewObject
 from worker.db.studies.answering import (
     StudyInputs,
+    StudyLineage,
     StudySeries,
     add_study_result,
     claim_study,
@@ -22,15 +28,21 @@ from worker.db.studies.answering import (
     postpone_study,
     study_inputs,
     study_is_due,
+    study_lineage,
 )
 from worker.db.tables import StudyRow
 from worker.dicom.header import read_stored_header
+from worker.dicom.text.printable import printable
+from worker.errors import Park, Retry
 from worker.inference.study.fusion import fuse, lesion_of
 from worker.jobs.bundle_store import ServedModel
+from worker.jobs.study_objects import StudyObjects
 from worker.logs import fault_fields, get_log
+from worker.reporting.outbox import MIXED_PATIENTS
+from worker.reporting.source_attributes import integer_of, left_out, text_of
 from worker.results import Contribution, ResultStatus, SeriesAnswer, StudyResult
 
-MIXED_PATIENTS, ANOTHER_MODEL = "mixed-patients", "another-model"
+ANOTHER_MODEL = "another-model"
 _FIRST_RETRY_SECONDS = 2.0
 
 
@@ -45,9 +57,13 @@ class StudyRunner:
     lease: timedelta
     quiet: timedelta
     attempts: int
+    objects: StudyObjects | None = None
+    record: RecordEvent = unrecorded
 
-    def run_next(self, models: Mapping[int, ServedModel]) -> bool:
-        """Answer a study by one of these models; False when none is due."""
+    def run_next(
+        self, models: Mapping[int, ServedModel], limited: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> bool:
+        """Answer a study by one of these models; False when none is due. `limited`: the limit of time of an attempt."""
         with self.database.read() as session:
             if not study_is_due(session, self.clock(), self.quiet):
                 return False
@@ -57,26 +73,49 @@ class StudyRunner:
                 return False
             inputs = study_inputs(session, study.study_instance_uid)
             model_id = inputs.model_id or latest_model(session, study.id)
+            lineage = study_lineage(session, study.id)
         if study.attempts > self.attempts:
             self._try_again(study, "process-died", "the processes that answered the study died")
             return True
         try:
-            self._answer(study, inputs, model_id, models)
+            with limited():
+                self._answer(study, inputs, model_id, models, lineage)
+        except Park as fault:
+            with self.database.write() as session:
+                park_study(session, study.id, self.owner, fault.reason, fault.detail)
+            get_log().warning("study parked", study_row=study.id, reason=fault.reason)
+        except (Retry, OSError, MemoryError) as fault:
+            self._try_again(study, type(fault).__name__, "a passing fault of the machine")
         except Exception as fault:  # a study's boundary: whatever happens to one study, the others go on
             get_log().error("study not answered", study_row=study.id, **fault_fields(fault))
-            self._try_again(study, "fusion-fault", f"{type(fault).__name__} while the study was answered")
+            self._try_again(study, "fusion-fault", f"{type(fault).__name__} while the study was answered or reported")
         return True
 
     def _answer(
-        self, study: StudyRow, inputs: StudyInputs, model_id: int | None, models: Mapping[int, ServedModel]
+        self,
+        study: StudyRow,
+        inputs: StudyInputs,
+        model_id: int | None,
+        models: Mapping[int, ServedModel],
+        lineage: StudyLineage,
     ) -> None:
         if model_id is not None and model_id not in models:
             # Another process may serve it; where none does, the study waits for its series to be answered again.
             self._try_again(study, "model-not-served", "no process that took the study serves the model of its series")
             return
-        result = None if model_id is None else answer_study(inputs, model_id, models[model_id], self._numbers(inputs))
+        result, objects, source = None, list[NewObject](), None
+        if model_id is not None:
+            named = self._named(inputs)
+            numbers = {uid: number for uid, (number, _) in named.items() if number is not None}
+            result = answer_study(inputs, model_id, models[model_id], numbers)
+            if self.objects is not None:
+                descriptions = {uid: description for uid, (_, description) in named.items()}
+                objects, source = self.objects.make(inputs, model_id, models[model_id], result, descriptions, lineage)
+        destinations = self.objects.destinations if self.objects is not None else ()
         with self.database.write() as session:
-            row = add_study_result(session, study.id, inputs, model_id, result, self.clock())
+            row = add_study_result(
+                session, study.id, inputs, model_id, result, self.clock(), objects, destinations, lineage.number
+            )
         get_log().info(
             "study answered" if row else "study has no new answer",
             study_row=study.id,
@@ -85,14 +124,24 @@ class StudyRunner:
             status=row.status if row else None,
             reason=row.reason if row else None,
         )
+        if row and source is not None and lineage.number == 1:
+            self._note_left_out(study, source)
 
-    def _numbers(self, inputs: StudyInputs) -> dict[str, int]:
-        """The Series Number of each series that has such a number and a stored file."""
-        found = {}
-        for series in inputs.series:
-            if series.file is not None and (number := read_series_number(self.data_dir / series.file)) is not None:
-                found[series.series_instance_uid] = number
-        return found
+    def _named(self, inputs: StudyInputs) -> dict[str, tuple[int | None, str]]:
+        """The Series Number and the Series Description of each series that has a stored file."""
+        return {
+            series.series_instance_uid: read_series_name(self.data_dir / series.file)
+            for series in inputs.series
+            if series.file is not None
+        }
+
+    def _note_left_out(self, study: StudyRow, source: Dataset) -> None:
+        """Warn of the attributes that the study's objects lack, as they do not fit their value representations."""
+        if keywords := left_out(source):
+            get_log().warning(
+                "attributes do not fit; left out of the report", study_row=study.id, attributes=", ".join(keywords)
+            )
+            self.record(attributes_left_out(self.owner, study.study_instance_uid, keywords))
 
     def _try_again(self, study: StudyRow, reason: str, detail: str) -> None:
         with self.database.write() as session:
@@ -103,12 +152,13 @@ class StudyRunner:
             postpone_study(session, study.id, self.owner, self.clock() + wait, reason, detail)
 
 
-def read_series_number(path: Path) -> int | None:
-    """The Series Number of a stored file; None where it has none, or cannot be read."""
+def read_series_name(path: Path) -> tuple[int | None, str]:
+    """The Series Number and Series Description of a stored file; None and empty where they cannot be read."""
     try:
-        return int(str(read_stored_header(path, ("SeriesNumber",)).get("SeriesNumber", "")).strip())
+        header = read_stored_header(path, ("SpecificCharacterSet", "SeriesNumber", "SeriesDescription"))
     except (ValueError, OSError):
-        return None
+        return None, ""
+    return integer_of(header, "SeriesNumber"), printable(text_of(header, "SeriesDescription"))
 
 
 def answer_study(inputs: StudyInputs, model_id: int, model: ServedModel, numbers: Mapping[str, int]) -> StudyResult:

@@ -18,16 +18,27 @@ from pathlib import Path
 from pydicom import Dataset, dcmwrite
 
 from worker import __version__
+from worker.config.sections import Level
 from worker.db.results import Lineage, NewObject
+from worker.db.studies.answering import StudyLineage
 from worker.db.tables import ObjectKind
 from worker.dicom import header
 from worker.dicom.standard import derive_uid, produced_series_uid
 from worker.files import fsync, write_atomically
-from worker.inference.illustrated import IllustratedResult
-from worker.reporting.secondary_capture import build_key_object_selection, build_secondary_capture
+from worker.inference.illustrated import IllustratedResult, KeyImage
+from worker.reporting.object_names import STUDY_TITLE, object_title, study_series_number
+from worker.reporting.secondary_capture import (
+    build_key_object_selection,
+    build_secondary_capture,
+    build_selection,
+    build_study_capture,
+    burned_in_of,
+)
 from worker.reporting.source_attributes import SOURCE_KEYWORDS, HostZone
 from worker.reporting.sr import build_report
-from worker.results import ModelIdentity, ResultStatus
+from worker.reporting.sr_document import Identity
+from worker.reporting.study_sr import build_study_report, image_stubs
+from worker.results import ModelIdentity, ReportedStudy, ResultStatus
 
 # Why a series is not assessed whatever the model; a PACS needs no report of that.
 REASONS_OF_THE_SERIES = frozenset({
@@ -37,11 +48,14 @@ REASONS_OF_THE_SERIES = frozenset({
     "sequence-contradiction", "incomplete",
 })  # fmt: skip
 
+MIXED_PATIENTS = "mixed-patients"  # of a study whose series are of several patients
+
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
     """Writes the objects of results below `data_dir`/objects: report, Secondary Capture and, where wanted, key objects.
 
+    `level`: of results for studies, for series, or for both.
     `key_objects_to`, `pictures_to`: the names of the destinations for Key Object Selections and Secondary Captures;
     `pictures_to` None: all of them. Without `not_assessed` nothing is made of a series that is not assessed for a
     reason of its own, unless a report of it is to be replaced.
@@ -51,6 +65,7 @@ class Outbox:
     key_objects_to: tuple[str, ...] = ()
     pictures_to: tuple[str, ...] | None = None
     not_assessed: bool = True
+    level: Level = "both"
 
     def make_objects(
         self,
@@ -61,10 +76,12 @@ class Outbox:
         lineage: Lineage,
         created_at: datetime,
     ) -> list[NewObject]:
-        """Build and write the objects; none where `not_assessed` forbids it.
+        """Build and write the objects of a series; none where `level` or `not_assessed` forbids it.
 
         `sources`: the files of the job.
         """
+        if self.level == "study":
+            return []
         if not self.not_assessed and not lineage.predecessors and result.reason in REASONS_OF_THE_SERIES:
             return []
         headers = _in_stack_order(result, [read_header(path, SOURCE_KEYWORDS) for path in sources])
@@ -112,6 +129,69 @@ class Outbox:
             )
             objects.append(self._write(ObjectKind.KEY_OBJECTS, selection, only_to=self.key_objects_to))
         return objects
+
+    def make_study_objects(
+        self,
+        study: ReportedStudy,
+        model: ModelIdentity,
+        source: Dataset,
+        key_images: Sequence[KeyImage],
+        shown: Sequence[Dataset],
+        input_sha256: str,
+        lineage: StudyLineage,
+        created_at: datetime,
+    ) -> list[NewObject]:
+        """Build and write the objects of a study. Call it where `reports_study` says so.
+
+        `source`: the header whose patient and study they have. `key_images`: slices of the deciding series, of which
+        `shown` are the headers.
+        """
+        uid = study.study_instance_uid
+        identity = (uid, input_sha256, model.sha256, str(lineage.number))
+
+        def identity_of(kind: ObjectKind) -> Identity:
+            return Identity(
+                series_instance_uid=produced_series_uid(kind, uid, model.sha256),
+                sop_instance_uid=derive_uid(f"study-{kind}", *identity),
+                series_number=study_series_number(kind),
+                series_description=object_title(STUDY_TITLE, kind),
+                created_at=created_at.astimezone(HostZone()),
+                worker_version=__version__,
+            )
+
+        predecessors = [read_header(self.data_dir / path) for path in lineage.predecessors]
+        report = build_study_report(study, model, source, identity_of(ObjectKind.REPORT), predecessors=predecessors)
+        burned_in = burned_in_of(shown) if shown else "NO"
+        picture = build_study_capture(study, model, source, key_images, identity_of(ObjectKind.PICTURE), burned_in)
+        objects = [
+            self._write(ObjectKind.REPORT, report),
+            self._write(ObjectKind.PICTURE, picture, only_to=self.pictures_to),
+        ]
+        deciding = study.deciding
+        if self.key_objects_to and deciding is not None and study.result.label is not None and deciding.key_slices:
+            selection = build_selection(
+                [item for _, item in deciding.key_slices],
+                model,
+                image_stubs(study, deciding),
+                source,
+                identity_of(ObjectKind.KEY_OBJECTS),
+            )
+            objects.append(self._write(ObjectKind.KEY_OBJECTS, selection, only_to=self.key_objects_to))
+        return objects
+
+    def reports_study(self, study: ReportedStudy, lineage: StudyLineage) -> bool:
+        """Whether objects are made of a study: not of several patients, nor where `level` or `not_assessed` forbids it.
+
+        Without `not_assessed` a study is reported that is assessed, whose series disagree, or of which a series is not
+        assessed for a reason of the model's.
+        """
+        result = study.result
+        if self.level == "series" or result.reason == MIXED_PATIENTS:
+            return False
+        if self.not_assessed or lineage.predecessors or result.deciding is not None:
+            return True
+        reasons = [series.contribution.answer.reason for series in study.series if series.images]
+        return any(reason not in REASONS_OF_THE_SERIES for reason in reasons)
 
     def _write(self, kind: ObjectKind, ds: Dataset, only_to: tuple[str, ...] | None = None) -> NewObject:
         buffer = BytesIO()

@@ -15,15 +15,17 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
+from worker.db.tables import ObjectKind
 from worker.dicom import standard
-from worker.inference.illustrated import IllustratedResult
+from worker.inference.illustrated import IllustratedResult, KeyImage
+from worker.pixels.arrays import ByteArray
 from worker.reporting import source_attributes
 from worker.reporting.draw_picture import draw_picture, shows_map
+from worker.reporting.draw_study import KEY_IMAGES, draw_study
+from worker.reporting.object_names import object_title, series_number, series_title
 from worker.reporting.source_attributes import RESEARCH_USE
-from worker.results import ModelIdentity
-
-PICTURE_SERIES_NUMBER = 9902
-KEY_OBJECTS_SERIES_NUMBER = 9903
+from worker.reporting.sr_document import Identity
+from worker.results import ModelIdentity, ReportedStudy, SliceResult
 
 
 @source_attributes.no_warnings()
@@ -44,26 +46,71 @@ def build_secondary_capture(
     """
     if not sources:
         raise ValueError("no source images")
-    pixels = draw_picture(result, model)
+    identity = Identity(
+        series_instance_uid,
+        sop_instance_uid,
+        series_number(sources[0], ObjectKind.PICTURE),
+        object_title(series_title(sources[0]), ObjectKind.PICTURE),
+        created_at,
+        worker_version,
+    )
+    pixels, shown = draw_picture(result, model), [_source_image(result, sources)]
+    return _capture(pixels, model, sources[0], shown, identity, burned_in_of(sources), shows_map(result, model))
+
+
+@source_attributes.no_warnings()
+def build_study_capture(
+    study: ReportedStudy,
+    model: ModelIdentity,
+    source: Dataset,
+    key_images: Sequence[KeyImage],
+    identity: Identity,
+    burned_in: str,
+) -> Dataset:
+    """Build the Secondary Capture of a study, like that of a series: RGB, 1280 pixels wide.
+
+    `source` as for `build_study_report`, `key_images` as for `draw_study`. `burned_in`: Burned In Annotation of the
+    images that it shows. Raises ValueError for a naive time.
+    """
+    key_slices = dict(study.deciding.key_slices) if study.deciding is not None else {}
+    shown = [reference_slice(key_slices[image.slice_index + 1]) for image in key_images[:KEY_IMAGES]]
+    has_map = any(image.activation is not None for image in key_images[:KEY_IMAGES])
+    pixels = draw_study(study, model, key_images)
+    return _capture(pixels, model, source, shown, identity, burned_in, has_map)
+
+
+def _capture(
+    pixels: ByteArray,
+    model: ModelIdentity,
+    source: Dataset,
+    shown: Sequence[Dataset],
+    identity: Identity,
+    burned_in: str,
+    has_map: bool,
+) -> Dataset:
+    """A Secondary Capture. `shown`: references to the images of which it is made."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.SOPClassUID = SecondaryCaptureImageStorage
-    ds.SOPInstanceUID = sop_instance_uid
-    ds.SeriesInstanceUID = series_instance_uid
-    ds.SeriesNumber = PICTURE_SERIES_NUMBER
+    ds.SOPInstanceUID = identity.sop_instance_uid
+    ds.SeriesInstanceUID = identity.series_instance_uid
+    ds.SeriesNumber = identity.series_number
     ds.InstanceNumber = 1
     ds.Modality = "OT"
     ds.ConversionType = "WSD"  # workstation
     ds.ImageType = ["DERIVED", "SECONDARY"]
     ds.PatientOrientation = ds.Laterality = ""  # unknown, and never guessed
-    if annotated := _burned_in(sources):
-        ds.BurnedInAnnotation = annotated
+    if burned_in:
+        ds.BurnedInAnnotation = burned_in
     ds.ImageComments = f"{RESEARCH_USE}. {model.limits}"[:10240]
-    if has_map := shows_map(result, model):
+    if has_map:
         ds.DerivationCodeSequence = [source_attributes.code_item(standard.CLASS_ACTIVATION)]
     ds.DerivationDescription = f"Slice{' with class activation map' if has_map else ''}, {RESEARCH_USE}"
-    ds.SourceImageSequence = [_source_image(result, sources)]
+    if shown:
+        for item in shown:
+            item.PurposeOfReferenceCodeSequence = [source_attributes.code_item(standard.SOURCE_IMAGE)]
+        ds.SourceImageSequence = list(shown)
     ds.SamplesPerPixel = 3
     ds.PhotometricInterpretation = "RGB"
     ds.PlanarConfiguration = 0
@@ -72,8 +119,9 @@ def build_secondary_capture(
     ds.HighBit = 7
     ds.PixelRepresentation = 0
     ds.PixelData = pixels.tobytes()
-    title = f"AI brain MRI {'heat map' if has_map else 'key slice'}, unverified, research use"
-    source_attributes.stamp(ds, sources[0], model, created_at, worker_version, title)
+    source_attributes.stamp(
+        ds, source, model, identity.created_at, identity.worker_version, identity.series_description
+    )
     return ds
 
 
@@ -99,15 +147,38 @@ def build_key_object_selection(
 
     Raises ValueError where no slice decided.
     """
+    identity = Identity(
+        series_instance_uid,
+        sop_instance_uid,
+        series_number(sources[0], ObjectKind.KEY_OBJECTS),
+        object_title(series_title(sources[0]), ObjectKind.KEY_OBJECTS),
+        created_at,
+        worker_version,
+    )
     deciding = [item for item in result.slices if item.deciding]
-    if not deciding:
+    return build_selection(deciding, model, sources, sources[0], identity)
+
+
+@source_attributes.no_warnings()
+def build_selection(
+    key_slices: Sequence[SliceResult],
+    model: ModelIdentity,
+    images: Sequence[Dataset],
+    source: Dataset,
+    identity: Identity,
+) -> Dataset:
+    """Build the Key Object Selection of slices. `images`: theirs and others, each with its SOP, Study and Series UIDs.
+
+    `source`: the header whose patient and study it has. Raises ValueError without slices.
+    """
+    if not key_slices:
         raise ValueError("no slice decided")
     frames: dict[str, list[int]] = {}  # SOP Instance UID → deciding frames, none for a single-frame image
-    for item in deciding:
+    for item in key_slices:
         numbers = frames.setdefault(item.sop_instance_uid, [])
         if item.frame_number and item.frame_number not in numbers:  # a frame may stand for several reformatted slices
             numbers.append(item.frame_number)
-    referenced = [source for source in sources if source.SOPInstanceUID in frames]
+    referenced = [image for image in images if image.SOPInstanceUID in frames]
     content = ko.KeyObjectSelection(
         document_title=source_attributes.coded(standard.OF_INTEREST),
         referenced_objects=referenced,
@@ -120,9 +191,9 @@ def build_key_object_selection(
     document = ko.KeyObjectSelectionDocument(
         evidence=source_attributes.evidence(referenced),
         content=content,
-        series_instance_uid=series_instance_uid,
-        series_number=KEY_OBJECTS_SERIES_NUMBER,
-        sop_instance_uid=sop_instance_uid,
+        series_instance_uid=identity.series_instance_uid,
+        series_number=identity.series_number,
+        sop_instance_uid=identity.sop_instance_uid,
         instance_number=1,
     )
     selection = Dataset(document)
@@ -130,12 +201,13 @@ def build_key_object_selection(
     for item in selection.ContentSequence:
         if item.ValueType == "IMAGE":
             del item.ConceptNameCodeSequence  # of highdicom; TID 2010: a purpose of reference shall not be present
-    title = "AI brain MRI key images, unverified, research use"
-    source_attributes.stamp(selection, sources[0], model, created_at, worker_version, title)
+    source_attributes.stamp(
+        selection, source, model, identity.created_at, identity.worker_version, identity.series_description
+    )
     return selection
 
 
-def _burned_in(sources: Sequence[Dataset]) -> str:
+def burned_in_of(sources: Sequence[Dataset]) -> str:
     """Burned In Annotation: whether the pixels identify the patient and the date (PS3.3 C.7.6.1). We write neither.
 
     So it is that of the sources; empty for captured images that do not tell.
@@ -146,12 +218,16 @@ def _burned_in(sources: Sequence[Dataset]) -> str:
 
 def _source_image(result: IllustratedResult, sources: Sequence[Dataset]) -> Dataset:
     """The image that the Secondary Capture shows, with its frame; the first image where there is no key image."""
-    item = source_attributes.reference_item(sources[0])
     if result.key_image is not None and result.slices:
-        key_slice = result.slices[result.key_image.slice_index]
-        item.ReferencedSOPClassUID = key_slice.sop_class_uid
-        item.ReferencedSOPInstanceUID = key_slice.sop_instance_uid
-        if key_slice.frame_number is not None:
-            item.ReferencedFrameNumber = key_slice.frame_number
-    item.PurposeOfReferenceCodeSequence = [source_attributes.code_item(standard.SOURCE_IMAGE)]
+        return reference_slice(result.slices[result.key_image.slice_index])
+    return source_attributes.reference_item(sources[0])
+
+
+def reference_slice(key_slice: SliceResult) -> Dataset:
+    """An item that names the image of a slice, and its frame."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = key_slice.sop_class_uid
+    item.ReferencedSOPInstanceUID = key_slice.sop_instance_uid
+    if key_slice.frame_number is not None:
+        item.ReferencedFrameNumber = key_slice.frame_number
     return item

@@ -83,9 +83,9 @@ def patient_and_study(source: Dataset) -> Dataset:
     clean.SpecificCharacterSet = "ISO_IR 192"
     clean.StudyInstanceUID = str(source.StudyInstanceUID)
     for keyword, correct in _REQUIRED.items():
-        setattr(clean, keyword, correct(_text(source, keyword)))
+        setattr(clean, keyword, correct(text_of(source, keyword)))
     for keyword, correct in _OPTIONAL.items():
-        if value := correct(_text(source, keyword)):
+        if value := correct(text_of(source, keyword)):
             setattr(clean, keyword, value)
     return clean
 
@@ -95,7 +95,7 @@ def left_out(source: Dataset) -> tuple[str, ...]:
     return tuple(
         keyword
         for keyword, correct in (_REQUIRED | _OPTIONAL | _OTHERS).items()
-        if (text := _text(source, keyword).strip(_PADDING + "^=")) and not correct(text)
+        if (text := text_of(source, keyword).strip(_PADDING + "^=")) and not correct(text)
     )
 
 
@@ -146,19 +146,19 @@ def stamp(
 
 def frame_of_reference(sources: Sequence[Dataset]) -> str | None:
     """The Frame of Reference UID, where all images share a valid UID."""
-    uids = {_text(source, "FrameOfReferenceUID") for source in sources}
+    uids = {text_of(source, "FrameOfReferenceUID") for source in sources}
     uid = uids.pop() if len(uids) == 1 else ""
     return uid if is_uid(uid) else None
 
 
 def modality(source: Dataset) -> str:
     """The Modality of the source, in capitals; empty where it has none."""
-    return _text(source, "Modality").upper()
+    return text_of(source, "Modality").upper()
 
 
 def burned_in_annotation(source: Dataset) -> str:
     """YES or NO; of an MR image that does not tell NO, empty for a captured image, which may show anything."""
-    told = _text(source, "BurnedInAnnotation").strip().upper()
+    told = text_of(source, "BurnedInAnnotation").strip().upper()
     return told if told in ("YES", "NO") else "" if source.SOPClassUID in _CAPTURED else "NO"
 
 
@@ -174,6 +174,26 @@ def device_observer(model: ModelIdentity) -> sr.ObserverContext:
             serial_number=model.sha256,
         ),
     )
+
+
+def text_of(source: Dataset, keyword: str) -> str:
+    """The value of an attribute as text; several with the backslash; empty where it is absent or cannot be read."""
+    with no_warnings():
+        try:
+            value: Any = source.get(keyword)
+            if isinstance(value, MultiValue | list):
+                return "\\".join(map(str, value))
+            return "" if value is None else str(value)
+        except _UNREADABLE:
+            return ""
+
+
+def integer_of(source: Dataset, keyword: str) -> int | None:
+    """The value of an attribute as a whole number; None where it is none."""
+    try:
+        return int(text_of(source, keyword).strip(_PADDING))
+    except ValueError:
+        return None
 
 
 def long_string(text: str) -> str:
@@ -201,11 +221,11 @@ class HostZone(tzinfo):
 
 def _offset_of(source: Dataset, created_at: datetime) -> timezone:
     """The offset from UTC of the dates and times that an object has of its source."""
-    stated = _timezone(_text(source, "TimezoneOffsetFromUTC"))
+    stated = _timezone(text_of(source, "TimezoneOffsetFromUTC"))
     if stated:
         sign = -1 if stated[0] == "-" else 1
         return timezone(sign * timedelta(hours=int(stated[1:3]), minutes=int(stated[3:5])))
-    date, time = _date(_text(source, "StudyDate")), _time(_text(source, "StudyTime"))
+    date, time = _date(text_of(source, "StudyDate")), _time(text_of(source, "StudyTime"))
     moment = created_at
     if "1970" <= date < "2100":
         moment = datetime.strptime(date + time[:4].ljust(4, "0"), "%Y%m%d%H%M").replace(tzinfo=created_at.tzinfo)
@@ -223,18 +243,6 @@ def _model_equipment(model: ModelIdentity) -> Dataset:
     item.ContributionDescription = f"Classification by {long_string(model.family)}. {RESEARCH_USE}."
     item.PurposeOfReferenceCodeSequence = [code_item(PROCESSING_EQUIPMENT)]
     return item
-
-
-def _text(source: Dataset, keyword: str) -> str:
-    """The value of an attribute as text; several with the backslash; empty where it is absent or cannot be read."""
-    with no_warnings():
-        try:
-            value: Any = source.get(keyword)
-            if isinstance(value, MultiValue | list):
-                return "\\".join(map(str, value))
-            return "" if value is None else str(value)
-        except _UNREADABLE:
-            return ""
 
 
 def _line(text: str) -> str:
@@ -314,6 +322,7 @@ _OTHERS: dict[str, Callable[[str], str]] = {"TimezoneOffsetFromUTC": _timezone, 
 # Every attribute of a source that this package reads, and those by which highdicom takes it for an image.
 SOURCE_KEYWORDS = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality",
-    "FrameOfReferenceUID", "BurnedInAnnotation", "TimezoneOffsetFromUTC", "Rows", "Columns", "NumberOfFrames",
+    "SeriesNumber", "SeriesDescription", "FrameOfReferenceUID", "BurnedInAnnotation", "TimezoneOffsetFromUTC", "Rows",
+    "Columns", "NumberOfFrames",
     *_REQUIRED, *_OPTIONAL,
 )  # fmt: skip

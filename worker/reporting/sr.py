@@ -11,14 +11,22 @@ from datetime import datetime
 from highdicom import sr
 from pydicom import Dataset
 
+from worker.db.tables import ObjectKind
 from worker.dicom import standard
 from worker.dicom.standard import derive_uid
 from worker.reporting import source_attributes
-from worker.reporting.source_attributes import RESEARCH_USE, CodeTriple, coded
+from worker.reporting.object_names import object_title, series_number, series_title
+from worker.reporting.source_attributes import RESEARCH_USE
+from worker.reporting.sr_document import (
+    Identity,
+    add_text,
+    build_document,
+    measurement_group,
+    probabilities,
+    probability,
+    sequence_in_words,
+)
 from worker.results import AnswerBasis, ModelClass, ModelIdentity, ResultStatus, SeriesResult, SliceResult
-
-SERIES_NUMBER = 9901  # beyond the numbers of scanners
-SERIES_DESCRIPTION = "AI brain MRI, unverified, research use"
 
 
 @source_attributes.no_warnings()
@@ -49,34 +57,23 @@ def build_report(
     if answer is not None:
         deciding = [item for item in result.slices if item.deciding]
         groups += [_slice_group(result, item, model, answer, sop_instance_uid) for item in deciding]
-    content = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(observer_device_context=source_attributes.device_observer(model)),
-        procedure_reported=coded(standard.MRI_PROCEDURE),
-        language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(
-            coded(("en-US", "RFC5646", "English (United States)"))
-        ),
-        imaging_measurements=groups,
+    identity = Identity(
+        series_instance_uid,
+        sop_instance_uid,
+        series_number(sources[0], ObjectKind.REPORT),
+        object_title(series_title(sources[0]), ObjectKind.REPORT),
+        created_at,
+        worker_version,
     )
-    sop_class = sr.Comprehensive3DSR if comprehensive_3d else sr.ComprehensiveSR
-    document = sop_class(
-        evidence=source_attributes.evidence(sources),
-        content=content,
-        series_instance_uid=series_instance_uid,
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=sop_instance_uid,
-        instance_number=1 + max((int(report.InstanceNumber) for report in predecessors), default=0),
-        is_complete=True,
-        is_final=False,
-        is_verified=False,
-        previous_versions=list(predecessors) or None,
+    return build_document(
+        groups,
+        model,
+        [sources],
+        sources[0],
+        identity,
+        predecessors=predecessors,
+        comprehensive_3d=comprehensive_3d,
     )
-    report = Dataset(document)
-    report.file_meta = document.file_meta
-    # Added after highdicom, which copies and checks its content tree several times: slow with hundreds of images.
-    *context, measurements = document.ContentSequence
-    report.ContentSequence = [*context, _image_library(sources), measurements]
-    source_attributes.stamp(report, sources[0], model, created_at, worker_version, SERIES_DESCRIPTION)
-    return report
 
 
 def _answer_class(result: SeriesResult, model: ModelIdentity) -> ModelClass | None:
@@ -94,18 +91,11 @@ def _series_group(
     """TID 1501 for the whole series: the answer with every class's probability, or Undetermined and why."""
     measured, deciding = [], []
     if answer is not None and result.probability is not None:
-        measured = [_probability(item, model, result.probabilities[item.name]) for item in model.classes]
-        if answer not in model.classes:
-            measured.insert(0, _probability(answer, model, result.probability))
+        measured = probabilities(model, answer, result.probabilities, result.probability)
         deciding = [item for item in result.slices if item.deciding]
-    group = _group("AI series classification", derive_uid("tracking", report_uid), model, answer, measured, deciding)
-    group[0].ContentSequence.append(
-        sr.TextContentItem(
-            name=coded(standard.COMMENT),
-            value=_comment(result, model, answer),
-            relationship_type=sr.RelationshipTypeValues.CONTAINS,
-        )
-    )
+    tracking_uid = derive_uid("tracking", report_uid)
+    group = measurement_group("AI series classification", tracking_uid, model, answer, measured, deciding)
+    add_text(group, standard.COMMENT, _comment(result, model, answer))
     return group
 
 
@@ -117,65 +107,8 @@ def _slice_group(
     identifier = f"AI deciding slice {number} of {len(result.slices)}"
     image = (deciding.sop_instance_uid, str(deciding.frame_number or 0))
     tracking_uid = derive_uid("tracking", report_uid, *image, str(number))  # an image may stand for several slices
-    measured = [_probability(answer, model, model.probability_of(answer, deciding.probabilities))]
-    return _group(identifier, tracking_uid, model, answer, measured, [deciding])
-
-
-def _group(
-    identifier: str,
-    tracking_uid: str,
-    model: ModelIdentity,
-    answer: ModelClass | None,
-    measured: list[sr.Measurement],
-    deciding: list[SliceResult],
-) -> sr.MeasurementsAndQualitativeEvaluations:
-    """TID 1501; `answer` is None where the series is not assessed. The model gives no laterality, so there is none."""
-    presence = standard.UNDETERMINED if answer is None else standard.PRESENT if answer.neoplasm else standard.ABSENT
-    return sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(uid=tracking_uid, identifier=identifier),
-        finding_type=coded(answer.finding) if answer is not None and answer.finding is not None else None,
-        finding_sites=[sr.FindingSite(coded(answer.site))] if answer is not None else None,
-        algorithm_id=sr.AlgorithmIdentification(
-            name=model.name,
-            version=model.version,
-            parameters=[f"bundle sha256 {model.sha256}; {model.parameters}"],  # viewers show the first only
-        ),
-        measurements=measured,
-        qualitative_evaluations=[sr.QualitativeEvaluation(name=coded(standard.NEOPLASM), value=coded(presence))],
-        source_images=[
-            sr.SourceImageForMeasurementGroup(
-                item.sop_class_uid,
-                item.sop_instance_uid,
-                [item.frame_number] if item.frame_number is not None else None,
-            )
-            for item in deciding
-        ],
-    )
-
-
-def _probability(model_class: ModelClass, model: ModelIdentity, value: float) -> sr.Measurement:
-    """TID 300: Probability with the class as its qualifier, and as a modifier, which viewers show."""
-    if model_class.finding is not None:
-        name, code = coded(standard.FINDING), coded(model_class.finding)
-    else:
-        others = any(item.is_lesion and not item.neoplasm for item in model.classes)
-        name, code = coded(standard.LESION if others else standard.NEOPLASM), coded(standard.ABSENT)
-    measurement = sr.Measurement(
-        name=coded(standard.PROBABILITY),
-        value=round(value, 6),
-        unit=coded(("1", "UCUM", "no units")),
-        qualifier=code,
-    )
-    measurement[0].ContentSequence = sr.ContentSequence(
-        [
-            sr.CodeContentItem(
-                name=name,
-                value=code,
-                relationship_type=sr.RelationshipTypeValues.HAS_CONCEPT_MOD,
-            )
-        ]
-    )
-    return measurement
+    measured = [probability(answer, model, model.probability_of(answer, deciding.probabilities))]
+    return measurement_group(identifier, tracking_uid, model, answer, measured, [deciding])
 
 
 def _comment(result: SeriesResult, model: ModelIdentity, answer: ModelClass | None) -> str:
@@ -191,43 +124,7 @@ def _comment(result: SeriesResult, model: ModelIdentity, answer: ModelClass | No
 
 def _basis(basis: AnswerBasis) -> str:
     """On what the answer rests, in words."""
-    sequence = "T1 with contrast agent" if basis.sequence == "T1C" else basis.sequence
-    judged = f"Judged as {sequence}, by the {basis.sequence_source}; " if sequence else ""
+    sequence, told_by = basis.sequence, basis.sequence_source
+    judged = f"Judged as {sequence_in_words(sequence)}, by the {told_by}; " if sequence else ""
     reformatted = ", reformatted to slices like those of training" if basis.reformatted else ""
     return f"{judged}{basis.slices_with_say} of {basis.slices} slices show brain like that of training{reformatted}."
-
-
-def _image_library(sources: Sequence[Dataset]) -> Dataset:
-    """TID 1600: every image read, in a group with the attributes that they share.
-
-    highdicom's implementation requires geometry of every image and writes seventeen items for each.
-    """
-    group = _container(("126200", "DCM", "Image Library Group"))
-    modality = standard.MODALITIES.get(source_attributes.modality(sources[0]), standard.MODALITIES["OT"])
-    context = sr.RelationshipTypeValues.HAS_ACQ_CONTEXT
-    group.ContentSequence.append(sr.CodeContentItem(coded(("121139", "DCM", "Modality")), coded(modality), context))
-    if (uid := source_attributes.frame_of_reference(sources)) is not None:
-        group.ContentSequence.append(
-            sr.UIDRefContentItem(coded(("112227", "DCM", "Frame of Reference UID")), uid, context)
-        )
-    name = [source_attributes.code_item(standard.SOURCE)]
-    for source in sources:
-        item = Dataset()
-        item.RelationshipType = "CONTAINS"
-        item.ValueType = "IMAGE"
-        item.ConceptNameCodeSequence = name
-        item.ReferencedSOPSequence = [source_attributes.reference_item(source)]
-        group.ContentSequence.append(item)
-    library = _container(("111028", "DCM", "Image Library"))
-    library.ContentSequence.append(group)
-    return library
-
-
-def _container(name: CodeTriple) -> Dataset:
-    item = Dataset()
-    item.RelationshipType = "CONTAINS"
-    item.ValueType = "CONTAINER"
-    item.ConceptNameCodeSequence = [source_attributes.code_item(name)]
-    item.ContinuityOfContent = "SEPARATE"
-    item.ContentSequence = []
-    return item

@@ -139,8 +139,10 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
     from worker.jobs.model_pool import ModelPool
     from worker.jobs.runner import JobRunner
     from worker.jobs.studies import StudyRunner
+    from worker.jobs.study_objects import StudyObjects
     from worker.process_limits import limit_decoders
     from worker.reporting.outbox import Outbox
+    from worker.storage.integrity import Integrity
 
     configure_model(settings, database, clock, first_only=True)
     models = ModelPool(database, BundleStore(settings), process_name(), clock, settings.worker.job_memory_bytes)
@@ -152,18 +154,22 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
     worker = settings.worker
     lease = timedelta(seconds=worker.lease_seconds)
     quiet = timedelta(seconds=settings.study.quiet_seconds)
+    outbox = Outbox(
+        worker.data_dir,
+        key_objects_to=tuple(destination.name for destination in destinations if destination.wants_key_objects),
+        pictures_to=tuple(destination.name for destination in destinations if destination.is_dicom),
+        not_assessed=settings.report.not_assessed,
+        level=settings.report.level,
+    )
+    names = [destination.name for destination in destinations]
+    integrity = Integrity(database, worker.data_dir, clock, record)
     runner = JobRunner(
         promise=pulse.part("jobs"),
         database=database,
         data_dir=settings.worker.data_dir,
         models=models,
-        outbox=Outbox(
-            settings.worker.data_dir,
-            key_objects_to=tuple(destination.name for destination in destinations if destination.wants_key_objects),
-            pictures_to=tuple(destination.name for destination in destinations if destination.is_dicom),
-            not_assessed=settings.report.not_assessed,
-        ),
-        destinations=[destination.name for destination in destinations],
+        outbox=outbox,
+        destinations=names,
         owner=process_name(),
         clock=clock,
         lease=lease,
@@ -171,7 +177,15 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
         attempts=settings.worker.job_attempts,
         record=record,
         studies=StudyRunner(
-            database, worker.data_dir, process_name(), clock, lease=lease, quiet=quiet, attempts=worker.job_attempts
+            database,
+            worker.data_dir,
+            process_name(),
+            clock,
+            lease=lease,
+            quiet=quiet,
+            attempts=worker.job_attempts,
+            objects=StudyObjects(database, worker.data_dir, outbox, integrity, names),
+            record=record,
         ),
     )
     get_log().info("ready to classify")

@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
 
 from tests.testbed.answered import answer
 from tests.testbed.instances import later
 from tests.testbed.rows import LEASE, REPORT_SOP_CLASS, add_series
+from tests.testbed.studies import STUDY, classify, report_study
 from worker.db.deliveries import (
     apply_commitment,
     claim_commitments,
@@ -24,7 +26,7 @@ from worker.db.deliveries import (
     supersede_deliveries,
 )
 from worker.db.engine import Database
-from worker.db.tables import Commitment, DeliveryRow, DeliveryState, SeriesStatus
+from worker.db.tables import Commitment, DeliveryRow, DeliveryState, SeriesStatus, StudyRow
 from worker.dicom import commitment, standard
 from worker.dicom.standard import derive_uid
 
@@ -181,7 +183,7 @@ def test_what_has_not_arrived_is_superseded_for_good(due: Database, state: Deliv
         if state == DeliveryState.SENDING:
             row.lease_owner, row.lease_until = "me", later(30)
     with due.write() as session:
-        supersede_deliveries(session, [1], "images-corrected", "x")
+        supersede_deliveries(session, [1], (), "images-corrected", "x")
         assert still_leased(session, [1], "me") == set()
         assert not end_delivery(session, 1, "me", {"state": DeliveryState.PENDING})
         assert retry_failed_deliveries(session, later(40), [1]) == []
@@ -194,7 +196,7 @@ def test_one_that_arrived_while_it_was_superseded_is_delivered_and_not_committed
     assert _claim(due, 0) == [1]
     delivered = {"state": DeliveryState.DELIVERED, "commitment": Commitment.DUE, "delivered_at": later(2)}
     with due.write() as session:
-        supersede_deliveries(session, [1, 2], "images-corrected", "x")
+        supersede_deliveries(session, [1, 2], (), "images-corrected", "x")
         assert end_delivery(session, 1, "me", delivered)
         assert claim_commitments(session, "pacs", TRANSACTION, later(3), later(9)) == []
     assert [_delivery(due, number).state for number in (1, 2, 3)] == ["delivered", "superseded", "pending"]
@@ -205,7 +207,28 @@ def test_what_a_peer_lost_of_a_corrected_series_is_not_sent_again(due: Database)
     with due.write() as session:
         end_delivery(session, 1, "me", {"state": DeliveryState.DELIVERED, "commitment": Commitment.DUE, "sent_as": "1"})
         [(_, uid)] = claim_commitments(session, "pacs", TRANSACTION, later(3), later(9))
-        supersede_deliveries(session, [1], "images-corrected", "x")
+        supersede_deliveries(session, [1], (), "images-corrected", "x")
         report = commitment.CommitmentReport(TRANSACTION, frozenset(), {uid: 0x0112})
         assert apply_commitment(session, report, later(4)) == (0, 0)
     assert _delivery(due, 1).state == DeliveryState.DELIVERED
+
+
+def test_the_deliveries_of_a_study_are_superseded_with_a_series_of_it(database: Database) -> None:
+    classify(database, "a")
+    report_study(database)
+    with database.write() as session:
+        supersede_deliveries(session, [1], (STUDY,), "images-corrected", "x")
+    with database.read() as session:
+        assert session.get_one(DeliveryRow, 1).state == DeliveryState.SUPERSEDED
+
+
+def test_of_the_newest_deliveries_those_of_a_study_are_ordered_among_those_of_series(database: Database) -> None:
+    add_series(database, "x", SeriesStatus.CLASSIFIED)
+    classify(database, "a")
+    with database.write() as session:  # the study of x is not this test's
+        session.execute(delete(StudyRow).where(StudyRow.study_instance_uid != STUDY))
+    report_study(database, seconds=10)
+    add_series(database, "y", SeriesStatus.CLASSIFIED, 20)
+    with database.write() as session:
+        claimed = claim_deliveries(session, "pacs", "me", later(30), LEASE)
+    assert [produced.path for _, produced in claimed[:2]] == ["objects/y", "objects/s"]

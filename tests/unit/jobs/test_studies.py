@@ -20,7 +20,7 @@ from worker.dicom.standard import derive_uid
 from worker.inference.study.fusion import SERIES_DISAGREE
 from worker.jobs import studies
 from worker.jobs.bundle_store import ServedModel
-from worker.jobs.studies import StudyRunner, read_series_number
+from worker.jobs.studies import StudyRunner, read_series_name
 
 
 def _classify(_paths: Any) -> Any:
@@ -232,12 +232,15 @@ def test_weights_are_those_of_the_model(database: Database, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("number", "expected"), [(7, 7), (None, None)])
-def test_the_number_of_a_series_is_read_from_a_file(tmp_path: Path, number: int | None, expected: int | None) -> None:
-    (tmp_path / "a.dcm").write_bytes(encoded(mr_instance(1, "a", SeriesNumber=number)))
-    assert read_series_number(tmp_path / "a.dcm") == expected
+def test_number_and_description_of_a_series_are_read_from_a_file(
+    tmp_path: Path, number: int | None, expected: int | None
+) -> None:
+    ds = mr_instance(1, "a", SeriesNumber=number, SeriesDescription="AX T1")
+    (tmp_path / "a.dcm").write_bytes(encoded(ds))
+    assert read_series_name(tmp_path / "a.dcm") == (expected, "AX T1")
     (tmp_path / "b.dcm").write_bytes(b"x")
-    assert read_series_number(tmp_path / "b.dcm") is None
-    assert read_series_number(tmp_path / "gone.dcm") is None
+    assert read_series_name(tmp_path / "b.dcm") == (None, "")
+    assert read_series_name(tmp_path / "gone.dcm") == (None, "")
 
 
 def test_the_study_is_that_of_its_series(database: Database, tmp_path: Path) -> None:

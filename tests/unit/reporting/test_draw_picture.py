@@ -11,6 +11,7 @@ from tests.testbed import results
 from worker.pixels.arrays import ByteArray
 from worker.pixels.geometry import Edges
 from worker.reporting import draw_picture as drawing
+from worker.reporting import drawing as primitives
 from worker.reporting.draw_picture import draw_picture
 
 SOURCES = results.source_headers()
@@ -28,7 +29,7 @@ def coloured(pixels: ByteArray) -> int:
 
 def test_research_use_is_burnt_in(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = draw_picture(CLASSIFIED, results.MODEL)
-    monkeypatch.setattr(drawing, "RESEARCH_USE", "")
+    monkeypatch.setattr(primitives, "RESEARCH_USE", "")
     without = draw_picture(CLASSIFIED, results.MODEL)
     changed = (shown != without).any(axis=-1)
     assert changed[:36].sum() > 500
@@ -106,13 +107,6 @@ def test_long_names_stay_inside_their_column() -> None:
     title = shown[40:110] > 60
     assert not title[:, 605:620].any()  # the gap between title and model name
     assert not title[:, 1006:].any()
-
-
-@pytest.mark.parametrize(
-    ("probability", "text"), [(0.9999, "> 99.9 %"), (1.0, "> 99.9 %"), (0.973, "97.3 %"), (0.0, "< 0.1 %")]
-)
-def test_no_probability_reads_as_certain(probability: float, text: str) -> None:
-    assert drawing._percent(probability) == text
 
 
 def test_result_without_key_image_is_drawn() -> None:

@@ -119,7 +119,7 @@ def test_report_is_complete_unverified_and_preliminary() -> None:
     assert (report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag) == (
         "COMPLETE", "UNVERIFIED", "PRELIMINARY",
     )  # fmt: skip
-    assert report.SeriesDescription == "AI brain MRI, unverified, research use"
+    assert report.SeriesDescription == "AI brain MRI: 3"
     assert report.TimezoneOffsetFromUTC == "+0100"
     assert report.ContentDate + report.ContentTime == "20261121093015.123000"
 

@@ -280,7 +280,7 @@ def test_only_what_is_under_way_at_a_correction_may_still_arrive(
         def store(self, ds: Dataset) -> tuple[int, str]:
             sent.append(ds.SOPInstanceUID)
             with backlog.database.write() as session:
-                supersede_deliveries(session, range(1, 21), "images-corrected", "x")
+                supersede_deliveries(session, range(1, 21), (), "images-corrected", "x")
             return super().store(ds)
 
     monkeypatch.setattr(Script, "open", lambda _self, _ae_title: Correcting())

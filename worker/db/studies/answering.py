@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,16 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
+from worker.db.results import NewObject, queue_object
 from worker.db.studies.summary import summarise_studies
 from worker.db.tables import (
     DETAIL_LENGTH,
     InstanceRow,
     JobRow,
     JobState,
+    ModelRow,
+    ObjectKind,
+    ObjectRow,
     ResultRow,
     SeriesRow,
     SeriesState,
@@ -33,6 +37,7 @@ from worker.db.tables import (
     StudyState,
     cut_detail,
 )
+from worker.dicom.standard import produced_series_uid
 
 if TYPE_CHECKING:  # a command that only queries starts without numpy
     from worker.results import StudyResult
@@ -66,13 +71,14 @@ class StudyInputs:
     """What a study is answered from: its series in the order of their UIDs, and the model whose results count.
 
     `model_id` is that of most results, of several the newest; None where no series has a result. `sha256` is the
-    identity of the answers.
+    identity of the answers, `answered_at` the time of the last of them, None where no series has a result.
     """
 
     study_instance_uid: str
     series: tuple[StudySeries, ...]
     model_id: int | None
     sha256: str
+    answered_at: datetime | None
 
 
 def study_is_due(session: Session, now: datetime, quiet: timedelta) -> bool:
@@ -147,20 +153,24 @@ def study_inputs(session: Session, study_instance_uid: str) -> StudyInputs:
         .order_by(SeriesRow.series_instance_uid)
         .execution_options(populate_existing=True)
     )
-    series = tuple(_read(row, result, why, path) for row, result, why, path in rows)
+    found = [tuple(row) for row in rows]
+    series = tuple(_read(row, result, why, path) for row, result, why, path in found)
+    times = [result.created_at for _, result, _, _ in found if result is not None]
     counts = Counter(item.model_id for item in series if item.model_id is not None)
     model_id = max(counts, key=lambda key: (counts[key], key), default=None)
     lines = [f"model {model_id}", *(f"{item.series_instance_uid} {item.key}" for item in series)]
-    return StudyInputs(study_instance_uid, series, model_id, hashlib.sha256("\n".join(lines).encode()).hexdigest())
+    sha256 = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return StudyInputs(study_instance_uid, series, model_id, sha256, max(times, default=None))
 
 
 def _read(series: SeriesRow, result: ResultRow | None, parked: str | None, file: str | None) -> StudySeries:
     answered = result is not None and series.status in (SeriesStatus.CLASSIFIED, SeriesStatus.NOT_ASSESSED)
     reason = series.reason if series.status == SeriesStatus.REFUSED else parked or series.status
     patient = (series.patient_id, "" if series.patient_id else series.patient_name)
+    corrected = f" {series.corrections}" if series.corrections else ""
     return StudySeries(
         series_instance_uid=series.series_instance_uid,
-        key=f"{series.status} {series.answered_job_id} {series.reason or ''} {' '.join(patient)}",
+        key=f"{series.status} {series.answered_job_id} {series.reason or ''} {' '.join(patient)}{corrected}",
         patient=patient,
         status=series.status,
         label=result.label if answered and result is not None and result.reason is None else None,
@@ -184,6 +194,26 @@ def latest_model(session: Session, study_id: int) -> int | None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class StudyLineage:
+    """What the next answer for a study follows: its `number`, and the stored paths of the reports that it replaces."""
+
+    number: int
+    predecessors: tuple[str, ...]
+
+
+def study_lineage(session: Session, study_id: int) -> StudyLineage:
+    """That of the next answer for a study: it replaces the newest report of the study, by whichever model."""
+    report = session.scalar(
+        select(ObjectRow.path)
+        .join(StudyResultRow, StudyResultRow.id == ObjectRow.study_result_id)
+        .where(StudyResultRow.study_id == study_id, ObjectRow.kind == ObjectKind.REPORT)
+        .order_by(StudyResultRow.number.desc())
+        .limit(1)
+    )
+    return StudyLineage(_next_number(session, study_id), (report,) if report is not None else ())
+
+
 def add_study_result(
     session: Session,
     study_id: int,
@@ -191,11 +221,15 @@ def add_study_result(
     model_id: int | None,
     result: StudyResult | None,
     now: datetime,
+    objects: Sequence[NewObject] = (),
+    destinations: Sequence[str] = (),
+    number: int | None = None,
 ) -> StudyResultRow | None:
-    """Add the answer for a study and end its claim; None where nothing was added.
+    """Add the answer for a study with its objects and deliveries, and end its claim; None where nothing was added.
 
     Nothing is added where its series say something else by now (it stays open), where they were answered already, and
-    where `result` is None, because no model answered any of its series.
+    where `result` is None, because no model answered any of its series. `number` is that of the answer that `objects`
+    are of: where another was added meanwhile, they follow another report, and the study stays open, too.
     """
     study = session.scalar(
         select(StudyRow).where(StudyRow.id == study_id).with_for_update().execution_options(populate_existing=True)
@@ -203,7 +237,8 @@ def add_study_result(
     if study is None or study.state != StudyState.OPEN:
         return None
     study.lease_owner = study.not_before = None
-    if study_inputs(session, inputs.study_instance_uid).sha256 != inputs.sha256:
+    is_stale = number is not None and number != _next_number(session, study.id)
+    if is_stale or study_inputs(session, inputs.study_instance_uid).sha256 != inputs.sha256:
         session.flush()
         return None
     study.state, study.attempts = StudyState.ANSWERED, 0
@@ -212,7 +247,7 @@ def add_study_result(
     if result is not None and model_id is not None and (latest is None or latest.input_sha256 != inputs.sha256):
         row = StudyResultRow(
             study_id=study.id,
-            number=1 + (session.scalar(_newest_number(study.id)) or 0),
+            number=_next_number(session, study.id),
             model_id=model_id,
             input_sha256=inputs.sha256,
             status=result.status,
@@ -230,13 +265,18 @@ def add_study_result(
         session.add(row)
         session.flush()
         study.answered_by = row.id
+        model_sha256 = session.get_one(ModelRow, model_id).sha256
+        for new in objects:
+            series_uid = produced_series_uid(new.kind, inputs.study_instance_uid, model_sha256)
+            queue_object(session, new, series_uid, destinations, now, study_result_id=row.id)
     session.flush()
     summarise_studies(session, [study.study_instance_uid])
     return row
 
 
-def _newest_number(study_id: int) -> Any:
-    return select(func.max(StudyResultRow.number)).where(StudyResultRow.study_id == study_id)
+def _next_number(session: Session, study_id: int) -> int:
+    newest = select(func.max(StudyResultRow.number)).where(StudyResultRow.study_id == study_id)
+    return 1 + (session.scalar(newest) or 0)
 
 
 def postpone_study(session: Session, study_id: int, owner: str, not_before: datetime, reason: str, detail: str) -> None:

@@ -76,7 +76,7 @@ def correct_instances(
         if target is source or target.id in empty:  # an image that joins others says nothing of theirs
             _describe(target, new)
     session.flush()
-    _settle_again(session, by_id.values(), now)
+    _settle_again(session, by_id.values(), studies, now)
     open_studies(session, studies)
     return corrections
 
@@ -123,7 +123,8 @@ def _describe(series: SeriesRow, new: NewInstance) -> None:
         setattr(series, name, getattr(new, name))
 
 
-def _settle_again(session: Session, series: Collection[SeriesRow], now: datetime) -> None:
+def _settle_again(session: Session, series: Collection[SeriesRow], left: Collection[str], now: datetime) -> None:
+    """Let series settle again. `left`: the studies that they were in before."""
     for row in series:
         row.state, row.reason, row.detail, row.last_received_at = SeriesState.OPEN, None, None, now
         row.corrections += 1
@@ -141,7 +142,8 @@ def _settle_again(session: Session, series: Collection[SeriesRow], now: datetime
         )
         .execution_options(synchronize_session=False)
     )
-    supersede_deliveries(session, ids, SUPERSEDED_REASON, _SUPERSEDED_DETAIL)
+    studies = {*left, *(row.study_instance_uid for row in series)}
+    supersede_deliveries(session, ids, studies, SUPERSEDED_REASON, _SUPERSEDED_DETAIL)
     answer_series(session, ids)
 
 

@@ -20,6 +20,7 @@ from worker.db.tables import (
     ModelRow,
     ObjectRow,
     ResultRow,
+    StudyResultRow,
 )
 
 NEWEST_RESULTS = 20_000  # more would not change a chart
@@ -103,10 +104,11 @@ def find_backlog(session: Session, destination: str) -> Backlog:
         select(func.count(DeliveryRow.id)).where(of_destination, DeliveryRow.state == DeliveryState.FAILED)
     )
     oldest = session.execute(
-        select(ResultRow.created_at, DeliveryRow.reason)
+        select(func.coalesce(ResultRow.created_at, StudyResultRow.created_at), DeliveryRow.reason)
         .select_from(DeliveryRow)
         .join(ObjectRow, ObjectRow.id == DeliveryRow.object_id)
-        .join(ResultRow, ResultRow.id == ObjectRow.result_id)
+        .outerjoin(ResultRow, ResultRow.id == ObjectRow.result_id)
+        .outerjoin(StudyResultRow, StudyResultRow.id == ObjectRow.study_result_id)
         .where(of_destination, DeliveryRow.state.in_(open_states))
         .order_by(DeliveryRow.id)
         .limit(1)
@@ -117,7 +119,7 @@ def find_backlog(session: Session, destination: str) -> Backlog:
         .order_by(DeliveryRow.not_before.desc())
         .limit(1)
     )
-    since, reason = (oldest.created_at, oldest.reason) if oldest else (None, None)
+    since, reason = (oldest[0], oldest[1]) if oldest else (None, None)
     return Backlog(waiting or 0, failed or 0, since, last, reason)
 
 

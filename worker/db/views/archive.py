@@ -11,11 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydicom.uid import ExplicitVRLittleEndian
-from sqlalchemy import exists, false, func, literal, not_, null, select
+from sqlalchemy import ColumnElement, Select, exists, false, func, literal, not_, null, select
 from sqlalchemy.orm import Session, aliased
 
 from worker.db.instances import StoredFile
-from worker.db.tables import FileKind, InstanceRow, ObjectKind, ObjectRow, ResultRow, SeriesRow
+from worker.db.tables import (
+    FileKind,
+    InstanceRow,
+    ObjectKind,
+    ObjectRow,
+    ResultRow,
+    SeriesRow,
+    StudyResultRow,
+    StudyRow,
+)
 from worker.db.views.archive_matching import MODALITIES, Keys, has_modality, is_among, is_like, of_modality, of_study
 
 
@@ -68,13 +77,9 @@ class Instance:
 
 def match_studies(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Study]:
     """Studies by their own keys. Their attributes are those of their first series."""
-    earlier = aliased(SeriesRow)
-    is_first = not_(
-        exists().where(earlier.study_instance_uid == SeriesRow.study_instance_uid, earlier.id < SeriesRow.id)
-    )
     rows = session.scalars(
         select(SeriesRow)
-        .where(is_first, *of_study(session, keys), *has_modality(session, keys.modalities))
+        .where(_is_first_of_study(), *of_study(session, keys), *has_modality(session, keys.modalities))
         .order_by(SeriesRow.id.desc())
         .limit(limit)
         .offset(offset)
@@ -84,7 +89,7 @@ def match_studies(session: Session, keys: Keys, limit: int | None = None, offset
 
 
 def match_series(session: Session, keys: Keys, limit: int | None = None, offset: int = 0) -> list[Series]:
-    """Series by their study's keys and their own: the received series, and the series produced from them."""
+    """Series by their study's keys and their own: the received series, those produced from them, and the study's."""
     study = of_study(session, keys)
     received = (
         select(SeriesRow.id.label("source"), null().label("kind"), SeriesRow.series_instance_uid.label("uid"))
@@ -96,15 +101,18 @@ def match_series(session: Session, keys: Keys, limit: int | None = None, offset:
     is_first = not_(
         exists().where(earlier.series_instance_uid == ObjectRow.series_instance_uid, earlier.id < ObjectRow.id)
     )
-    produced = (
-        select(SeriesRow.id.label("source"), ObjectRow.kind.label("kind"), ObjectRow.series_instance_uid.label("uid"))
-        .join_from(ObjectRow, ResultRow, ResultRow.id == ObjectRow.result_id)
-        .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
-        .where(is_first, *study, *is_among(ObjectRow.series_instance_uid, keys.series_instance_uids))
-        .where(*of_modality(keys.modalities))
-        .order_by(SeriesRow.id.desc())
+    columns = (
+        SeriesRow.id.label("source"),
+        ObjectRow.kind.label("kind"),
+        ObjectRow.series_instance_uid.label("uid"),
     )
-    page = _page_of_both(session, [received, produced], limit, offset)
+    produced = [
+        query.where(is_first, *study, *is_among(ObjectRow.series_instance_uid, keys.series_instance_uids))
+        .where(*of_modality(keys.modalities))
+        .order_by(SeriesRow.id.desc(), ObjectRow.id)
+        for query in _produced(*columns)
+    ]
+    page = _page_of_all(session, [received, *produced], limit, offset)
     rows = _in_batches(session, select(SeriesRow), SeriesRow.id, [row.source for row in page])
     sources = {row.id: row for (row,) in rows}
     contents = _contents(session, [row.study_instance_uid for row in sources.values()])
@@ -147,22 +155,21 @@ def match_instances(session: Session, keys: Keys, limit: int | None = None, offs
         .where(*is_among(InstanceRow.sop_class_uid, keys.sop_class_uids))
         .order_by(InstanceRow.id)
     )  # fmt: skip
-    produced = (
-        select(
-            ObjectRow.id, ObjectRow.kind, ObjectRow.series_instance_uid, literal("").label("modality"),
-            ObjectRow.sop_instance_uid, ObjectRow.sop_class_uid,
-            literal(str(ExplicitVRLittleEndian)).label("transfer_syntax_uid"),
-            ObjectRow.path, ObjectRow.sha256, false().label("removed"), *columns,
-        )
-        .join(ResultRow, ResultRow.id == ObjectRow.result_id)
-        .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
-        .where(*study, *is_among(ObjectRow.series_instance_uid, keys.series_instance_uids))
+    of_objects = (
+        ObjectRow.id, ObjectRow.kind, ObjectRow.series_instance_uid, literal("").label("modality"),
+        ObjectRow.sop_instance_uid, ObjectRow.sop_class_uid,
+        literal(str(ExplicitVRLittleEndian)).label("transfer_syntax_uid"),
+        ObjectRow.path, ObjectRow.sha256, false().label("removed"), *columns,
+    )  # fmt: skip
+    produced = [
+        query.where(*study, *is_among(ObjectRow.series_instance_uid, keys.series_instance_uids))
         .where(*of_modality(keys.modalities))
         .where(*is_among(ObjectRow.sop_instance_uid, keys.sop_instance_uids))
         .where(*is_among(ObjectRow.sop_class_uid, keys.sop_class_uids))
         .order_by(ObjectRow.id)
-    )  # fmt: skip
-    page = _page_of_both(session, [received, produced], limit, offset)
+        for query in _produced(*of_objects)
+    ]
+    page = _page_of_all(session, [received, *produced], limit, offset)
     return [_instance(row) for row in page]
 
 
@@ -186,8 +193,32 @@ def _instance(row: Any) -> Instance:
     )
 
 
-def _page_of_both(session: Session, queries: Sequence[Any], limit: int | None, offset: int) -> list[Any]:
-    """A page of the rows of the first query followed by those of the second."""
+def _produced(*columns: Any) -> tuple[Select[Any], Select[Any]]:
+    """These columns of the objects of series, each with its source series, and of studies, with the first series."""
+    of_series = (
+        select(*columns)
+        .select_from(ObjectRow)
+        .join(ResultRow, ResultRow.id == ObjectRow.result_id)
+        .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
+    )
+    of_study = (
+        select(*columns)
+        .select_from(ObjectRow)
+        .join(StudyResultRow, StudyResultRow.id == ObjectRow.study_result_id)
+        .join(StudyRow, StudyRow.id == StudyResultRow.study_id)
+        .join(SeriesRow, SeriesRow.study_instance_uid == StudyRow.study_instance_uid)
+        .where(_is_first_of_study())
+    )
+    return of_series, of_study
+
+
+def _is_first_of_study() -> ColumnElement[bool]:
+    earlier = aliased(SeriesRow)
+    return not_(exists().where(earlier.study_instance_uid == SeriesRow.study_instance_uid, earlier.id < SeriesRow.id))
+
+
+def _page_of_all(session: Session, queries: Sequence[Any], limit: int | None, offset: int) -> list[Any]:
+    """A page of the rows of the queries, one query after the other."""
     page: list[Any] = []
     for query in queries:
         left = None if limit is None else limit - len(page)
@@ -222,18 +253,15 @@ def _contents(session: Session, study_instance_uids: Iterable[str]) -> dict[str,
         .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
         .group_by(SeriesRow.id)
     )
-    produced = (
-        select(SeriesRow.study_instance_uid, ObjectRow.series_instance_uid, ObjectRow.kind, func.count())
-        .join_from(ObjectRow, ResultRow, ResultRow.id == ObjectRow.result_id)
-        .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
-        .group_by(SeriesRow.study_instance_uid, ObjectRow.series_instance_uid, ObjectRow.kind)
-    )
+    of_objects = (SeriesRow.study_instance_uid, ObjectRow.series_instance_uid, ObjectRow.kind)
+    produced = [query.group_by(*of_objects) for query in _produced(*of_objects, func.count())]
     for study, series, modality, number in _in_batches(session, received, SeriesRow.study_instance_uid, studies):
         contents[study].modalities.add(modality)
         contents[study].instances[series] = number
-    for study, series, kind, number in _in_batches(session, produced, SeriesRow.study_instance_uid, studies):
-        contents[study].modalities.add(MODALITIES[ObjectKind(kind)])
-        contents[study].instances[series] = number
+    for query in produced:
+        for study, series, kind, number in _in_batches(session, query, SeriesRow.study_instance_uid, studies):
+            contents[study].modalities.add(MODALITIES[ObjectKind(kind)])
+            contents[study].instances[series] = number
     files = _files(session, [series for content in contents.values() for series in content.instances])
     for content in contents.values():
         content.path = next((files[series] for series in content.instances if series in files), None)

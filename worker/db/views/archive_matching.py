@@ -13,7 +13,7 @@ from pydicom.datadict import keyword_for_tag
 from sqlalchemy import JSON, ColumnElement, and_, cast, exists, false, func, not_, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from worker.db.tables import ObjectKind, ObjectRow, ResultRow, SeriesRow
+from worker.db.tables import ObjectKind, ObjectRow, ResultRow, SeriesRow, StudyResultRow, StudyRow
 from worker.dicom import matching
 from worker.dicom.text.names import matches_name, name_patterns
 from worker.dicom.text.printable import LONGEST_TEXT, is_storable
@@ -168,4 +168,10 @@ def has_modality(session: Session, modalities: Sequence[str]) -> list[ColumnElem
     produced = exists().where(
         same_study, ResultRow.series_id == other.id, ObjectRow.result_id == ResultRow.id, *of_modality(modalities)
     )
-    return [or_(received, produced)]
+    of_study = exists().where(
+        StudyRow.study_instance_uid == SeriesRow.study_instance_uid,
+        StudyResultRow.study_id == StudyRow.id,
+        ObjectRow.study_result_id == StudyResultRow.id,
+        *of_modality(modalities),
+    )
+    return [or_(received, produced, of_study)]

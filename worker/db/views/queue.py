@@ -5,10 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from worker.db.tables import DeliveryRow, DeliveryState, JobRow, JobState, ObjectRow, ResultRow, SeriesRow
+from worker.db.tables import (
+    DeliveryRow,
+    DeliveryState,
+    JobRow,
+    JobState,
+    ObjectRow,
+    ResultRow,
+    SeriesRow,
+    StudyResultRow,
+    StudyRow,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +38,11 @@ class UnfinishedJob:
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedDelivery:
-    """A delivery that has not arrived."""
+    """A delivery that has not arrived, of a series or, where `series_instance_uid` is None, of its study."""
 
     number: int
-    series_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str | None
     object: str
     destination: str
     state: str
@@ -87,10 +98,17 @@ def unfinished_deliveries(
     """Deliveries that have not arrived, oldest first, with numbers above `after`."""
     states = [state] if state else [DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.FAILED]
     rows = session.execute(
-        select(DeliveryRow, ObjectRow.kind, SeriesRow.series_instance_uid)
+        select(
+            DeliveryRow,
+            ObjectRow.kind,
+            SeriesRow.series_instance_uid,
+            func.coalesce(SeriesRow.study_instance_uid, StudyRow.study_instance_uid),
+        )
         .join(ObjectRow, ObjectRow.id == DeliveryRow.object_id)
-        .join(ResultRow, ResultRow.id == ObjectRow.result_id)
-        .join(SeriesRow, SeriesRow.id == ResultRow.series_id)
+        .outerjoin(ResultRow, ResultRow.id == ObjectRow.result_id)
+        .outerjoin(SeriesRow, SeriesRow.id == ResultRow.series_id)
+        .outerjoin(StudyResultRow, StudyResultRow.id == ObjectRow.study_result_id)
+        .outerjoin(StudyRow, StudyRow.id == StudyResultRow.study_id)
         .where(DeliveryRow.state.in_(states), DeliveryRow.id > after)
         .order_by(DeliveryRow.id)
         .limit(limit)
@@ -98,6 +116,7 @@ def unfinished_deliveries(
     return [
         UnfinishedDelivery(
             number=row.id,
+            study_instance_uid=study,
             series_instance_uid=uid,
             object=kind,
             destination=row.destination,
@@ -108,5 +127,5 @@ def unfinished_deliveries(
             detail=row.detail,
             not_before=row.not_before,
         )
-        for row, kind, uid in rows
+        for row, kind, uid, study in rows
     ]

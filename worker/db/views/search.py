@@ -168,7 +168,8 @@ def find_page(session: Session, search: Search, limit: int) -> Page:
 
 
 def _answers(session: Session, rows: Sequence[Any]) -> list[SeriesAnswer]:
-    deliveries = _deliveries(session, [row.result_id for row in rows if row.result_id is not None])
+    results = [row.result_id for row in rows if row.result_id is not None]
+    deliveries = deliveries_by(session, ObjectRow.result_id, results)
     return [_answer(row, deliveries) for row in rows]
 
 
@@ -347,21 +348,22 @@ def midnight(day: date) -> datetime:
         return begins.replace(tzinfo=UTC)
 
 
-def _deliveries(session: Session, result_ids: Sequence[int]) -> dict[int, list[DeliveryAnswer]]:
+def deliveries_by(session: Session, result_id: Any, result_ids: Sequence[int]) -> dict[int, list[DeliveryAnswer]]:
+    """The deliveries of the objects of results; `result_id` is the column of ObjectRow that refers to these."""
     by_result: dict[int, list[DeliveryAnswer]] = {}
     for start in range(0, len(result_ids), 500):  # SQLite limits the number of bound values
         rows = session.execute(
             select(
-                ObjectRow.result_id, DeliveryRow.destination, ObjectRow.kind, ObjectRow.sop_instance_uid,
+                result_id, DeliveryRow.destination, ObjectRow.kind, ObjectRow.sop_instance_uid,
                 DeliveryRow.state, DeliveryRow.attempts, DeliveryRow.status, DeliveryRow.reason, DeliveryRow.detail,
                 DeliveryRow.delivered_at, DeliveryRow.commitment,
             )
             .join(ObjectRow, ObjectRow.id == DeliveryRow.object_id)
-            .where(ObjectRow.result_id.in_(result_ids[start : start + 500]))
+            .where(result_id.in_(result_ids[start : start + 500]))
             .order_by(DeliveryRow.id)
         )  # fmt: skip
-        for result_id, *values in rows:
-            by_result.setdefault(result_id, []).append(DeliveryAnswer(*values))
+        for number, *values in rows:
+            by_result.setdefault(number, []).append(DeliveryAnswer(*values))
     return by_result
 
 

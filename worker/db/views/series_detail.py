@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from worker.db.instances import StoredFile, file_of
 from worker.db.settling import refused_instances_of
+from worker.db.studies.contents import stored_activation
 from worker.db.tables import (
     InstanceRow,
     JobRow,
@@ -175,7 +176,7 @@ def _classified(session: Session, result_id: int | None) -> list[ShownSlice]:
             probabilities=tuple(row.probabilities),
             in_distribution=row.in_distribution,
             deciding=row.deciding,
-            activation=_activation(row.activation),
+            activation=stored_activation(row.activation),
             stored=file_of(instance) if instance.removed_at is None else None,
         )
         for row, instance in rows
@@ -194,7 +195,3 @@ def _received(session: Session, series_id: int) -> list[ShownSlice]:
         stored = file_of(row) if row.removed_at is None else None
         slices += [ShownSlice(stored.path if stored else None, number, stored=stored) for number in numbers]
     return slices[:LARGEST_SERIES]
-
-
-def _activation(stored: dict[str, object] | None) -> Activation | None:
-    return Activation(**stored) if stored else None  # type: ignore[arg-type]  # written from the same dataclass

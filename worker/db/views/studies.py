@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from worker.db.tables import ModelRow, SeriesRow, StudyResultRow, StudyRow
+from worker.db.tables import ModelRow, ObjectKind, ObjectRow, SeriesRow, StudyResultRow, StudyRow
+from worker.db.views.search import DeliveryAnswer, deliveries_by
 
 LARGEST_PAGE = 500
 
@@ -62,6 +63,7 @@ class StudyAnswer:
     model: str | None
     model_version: str | None
     series: tuple[StudySeriesAnswer, ...]
+    deliveries: tuple[DeliveryAnswer, ...] = ()  # of the objects of this answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,29 @@ def find_study(session: Session, study_instance_uid: str) -> StudyAnswer | None:
     return next(iter(_answers(session, _with_results(session, query))), None)
 
 
+@dataclass(frozen=True, slots=True)
+class StudyDocuments:
+    """Paths below the data folder of the report and the picture of a study's latest answer, None where not made."""
+
+    report: str | None
+    picture: str | None
+    deciding: str | None  # the series that speaks most clearly for the answer
+
+
+def find_study_documents(session: Session, study_instance_uid: str) -> StudyDocuments | None:
+    """None for a study of which no series was answered or refused."""
+    study = session.execute(
+        select(StudyRow.answered_by, StudyResultRow.deciding)
+        .outerjoin(StudyResultRow, StudyResultRow.id == StudyRow.answered_by)
+        .where(StudyRow.study_instance_uid == study_instance_uid)
+    ).first()
+    if study is None:
+        return None
+    of_answer = select(ObjectRow.kind, ObjectRow.path).where(ObjectRow.study_result_id == study.answered_by)
+    paths = {kind: path for kind, path in session.execute(of_answer)}
+    return StudyDocuments(paths.get(ObjectKind.REPORT), paths.get(ObjectKind.PICTURE), study.deciding)
+
+
 _Row = tuple[StudyRow, StudyResultRow | None, ModelRow | None]
 
 
@@ -104,11 +129,20 @@ def _answers(session: Session, rows: Sequence[_Row]) -> list[StudyAnswer]:
     series: dict[str, list[SeriesRow]] = {uid: [] for uid in uids}
     for row in session.scalars(select(SeriesRow).where(SeriesRow.study_instance_uid.in_(uids)).order_by(SeriesRow.id)):
         series[row.study_instance_uid].append(row)
-    return [_answer(study, result, model, series[study.study_instance_uid]) for study, result, model in rows]
+    results = [study.answered_by for study, _, _ in rows if study.answered_by is not None]
+    deliveries = deliveries_by(session, ObjectRow.study_result_id, results)
+    return [
+        _answer(study, result, model, series[study.study_instance_uid], deliveries.get(study.answered_by or 0, ()))
+        for study, result, model in rows
+    ]
 
 
 def _answer(
-    study: StudyRow, result: StudyResultRow | None, model: ModelRow | None, series: Sequence[SeriesRow]
+    study: StudyRow,
+    result: StudyResultRow | None,
+    model: ModelRow | None,
+    series: Sequence[SeriesRow],
+    deliveries: Sequence[DeliveryAnswer],
 ) -> StudyAnswer:
     first = series[0] if series else None
     counted = {item["answer"]["series"]: item for item in result.contributions} if result else {}
@@ -131,6 +165,7 @@ def _answer(
         model=model.name if model else None,
         model_version=model.version if model else None,
         series=tuple(_series(row, counted.get(row.series_instance_uid), result) for row in series),
+        deliveries=tuple(deliveries),
     )
 
 

@@ -30,6 +30,7 @@ from worker.db.tables import (
     ResultRow,
     SeriesRow,
     SeriesStatus,
+    StudyResultRow,
     StudyRow,
     StudyState,
 )
@@ -179,9 +180,11 @@ def _destination_totals(session: Session, destination: str, deliveries: int) -> 
             oldest.append(first)
     states[DeliveryState.DELIVERED.value] = deliveries - sum(states.values())
     oldest_result = (
-        select(ResultRow.created_at)
-        .join(ObjectRow, ObjectRow.result_id == ResultRow.id)
-        .join(DeliveryRow, DeliveryRow.object_id == ObjectRow.id)
+        select(func.coalesce(ResultRow.created_at, StudyResultRow.created_at))
+        .select_from(DeliveryRow)
+        .join(ObjectRow, ObjectRow.id == DeliveryRow.object_id)
+        .outerjoin(ResultRow, ResultRow.id == ObjectRow.result_id)
+        .outerjoin(StudyResultRow, StudyResultRow.id == ObjectRow.study_result_id)
         .where(DeliveryRow.id == min(oldest, default=None))
     )
     uncommitted = (

@@ -9,12 +9,13 @@ from sqlalchemy import select, update
 
 from tests.testbed.instances import MODEL, later
 from tests.testbed.rows import queued_job
-from tests.testbed.studies import STUDY, classify, receive, refuse
+from tests.testbed.studies import STUDY, classify, receive, refuse, report_study
 from worker.db.engine import Database
 from worker.db.jobs import lease_owners, release_leases_of
 from worker.db.models import models_to_serve
 from worker.db.studies.answering import (
     StudyInputs,
+    StudyLineage,
     add_study_result,
     claim_study,
     latest_model,
@@ -23,8 +24,21 @@ from worker.db.studies.answering import (
     retry_parked_studies,
     study_inputs,
     study_is_due,
+    study_lineage,
 )
-from worker.db.tables import JobRow, JobState, ModelRow, ModelState, StudyResultRow, StudyRow, StudyState
+from worker.db.tables import (
+    DeliveryRow,
+    JobRow,
+    JobState,
+    ModelRow,
+    ModelState,
+    ObjectRow,
+    SeriesRow,
+    StudyResultRow,
+    StudyRow,
+    StudyState,
+)
+from worker.dicom.standard import produced_series_uid
 from worker.inference.study.fusion import EQUAL_WEIGHTS, fuse
 from worker.results import SeriesAnswer, StudyResult
 
@@ -192,3 +206,36 @@ def test_the_identity_of_the_answers(database: Database, change: str) -> None:
     else:
         receive(database, "b", patient_id="ANOTHER")
     assert inputs(database).sha256 != before
+
+
+def test_the_objects_of_an_answer_are_queued_with_it(database: Database) -> None:
+    classify(database, "a")
+    row_id = report_study(database)
+    with database.read() as session:
+        [produced] = session.scalars(select(ObjectRow))
+        [delivery] = session.scalars(select(DeliveryRow))
+        assert (produced.result, produced.path) == ((None, row_id), "objects/s")
+        assert produced.series_instance_uid == produced_series_uid("report", STUDY, MODEL.sha256)
+        assert (delivery.object_id, delivery.destination, delivery.state) == (produced.id, "pacs", "pending")
+        assert study_lineage(session, 1) == StudyLineage(2, ("objects/s",))
+
+
+def test_an_answer_with_objects_that_follow_another_report_is_not_added(database: Database) -> None:
+    classify(database, "a")
+    report_study(database)
+    classify(database, "b", seconds=70, number=2)
+    taken = inputs(database)
+    with database.write() as session:
+        study = session.scalars(select(StudyRow)).one()
+        arguments = (study.id, taken, taken.model_id, result(), later(80), [], [])
+        assert add_study_result(session, *arguments, number=1) is None
+        assert study.state == StudyState.OPEN
+        assert add_study_result(session, *arguments, number=2) is not None
+
+
+def test_the_answer_of_a_series_before_a_correction_is_another(database: Database) -> None:
+    classify(database, "a")
+    before = inputs(database)
+    with database.write() as session:
+        session.execute(update(SeriesRow).values(corrections=1))
+    assert inputs(database).sha256 != before.sha256

@@ -6,11 +6,14 @@ from pathlib import Path
 
 from tests.testbed.instances import later
 from tests.testbed.rows import add_series
-from tests.testbed.studies import STUDY, classify, receive, refuse
+from tests.testbed.studies import STUDY, classify, receive, refuse, report_study
 from tests.unit.jobs.test_studies import SERVED, runner
 from worker.db.engine import Database
 from worker.db.tables import SeriesStatus
-from worker.db.views.studies import find_studies, find_study
+from worker.db.views.archive import match_instances, match_series, match_studies
+from worker.db.views.archive_matching import Keys
+from worker.db.views.queue import unfinished_deliveries
+from worker.db.views.studies import StudyDocuments, find_studies, find_study, find_study_documents
 from worker.dicom.standard import derive_uid
 
 
@@ -42,3 +45,23 @@ def test_studies_are_listed_newest_first_page_by_page(database: Database) -> Non
     assert [study.study_instance_uid for study in (*first.studies, *second.studies)] == uids
     assert second.older_than is None
     assert [(study.state, study.label) for study in first.studies] == [("open", None), ("open", None)]
+
+
+def test_a_study_has_documents_deliveries_and_a_place_in_the_archive(database: Database) -> None:
+    classify(database, "a")
+    classify(database, "b")
+    report_study(database)
+    with database.read() as session:
+        found = find_study(session, STUDY)
+        assert find_study_documents(session, STUDY) == StudyDocuments("objects/s", None, "1.2")
+        assert find_study_documents(session, "1.2.3") is None
+        [waiting] = unfinished_deliveries(session)
+        [study] = match_studies(session, Keys(modalities_in_study=("SR",)))
+        [report] = match_series(session, Keys(modalities=("SR",)))
+        instances = match_instances(session, Keys(study_instance_uids=(STUDY,)))
+    assert found is not None
+    assert [(item.object, item.destination, item.state) for item in found.deliveries] == [("report", "pacs", "pending")]
+    assert (waiting.study_instance_uid, waiting.series_instance_uid, waiting.object) == (STUDY, None, "report")
+    assert (study.modalities, study.series, study.instances) == (("MR", "SR"), 3, 3)
+    assert (report.study.study_instance_uid, report.path) == (STUDY, "objects/s")
+    assert [item.modality for item in instances] == ["MR", "MR", "SR"]
