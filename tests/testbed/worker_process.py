@@ -28,7 +28,7 @@ class WorkerProcess:
     """One worker with its folder: `start`, `stop`, `kill`, and what it says of its series.
 
     `destinations` maps a name to (AE title, port) on 127.0.0.1, or (AE title, port, host). `settings` adds keys or
-    sections to the file: `{"receive": {"allowed_peers": ["PACS"]}}`.
+    sections to the file: `{"receive": {"allowed_peers": ["PACS"]}}`. Series are reported, unless these say otherwise.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class WorkerProcess:
                 "minimum_free_bytes": 1 << 24,
             },
             "study": {"quiet_seconds": 1},
+            "report": {"level": "series"},
             "database": {"url": "sqlite:///var/worker.db"},
             "web": {"host": self.host, "port": self.web_port},
         }
