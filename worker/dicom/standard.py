@@ -155,6 +155,8 @@ FINDING = ("121071", "DCM", "Finding")
 PROBABILITY = ("122157", "DCM", "Probability")
 COMMENT = ("121106", "DCM", "Comment")
 SOURCE = ("260753009", "SCT", "Source")
+# Of our reports of studies: the tracking identifier of the study's group, and what those of its series begin with.
+STUDY_GROUP, SERIES_GROUPS = "AI study classification", "series "
 ACQUISITION_PLANE = ("113764", "DCM", "Acquisition Plane")
 ACQUISITION_PROTOCOL = ("125203", "DCM", "Acquisition Protocol")
 CONTRAST_AGENT = ("7140000", "SCT", "Contrast agent")

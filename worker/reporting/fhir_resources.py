@@ -1,8 +1,9 @@
 """Convert a report to HL7 FHIR R4: DiagnosticReport, Observations and the model as Device, with the report's codes.
 
-The source is the Structured Report that goes to the PACS, so that the two cannot differ. The series finding (TID 1501)
-becomes an Observation, "Neoplasm: present, absent" or, where the series is not assessed, no value and the reason; each
-probability (TID 300) becomes a contained Observation, as it has no meaning alone. Images are referenced by the
+The source is the Structured Report that goes to the PACS, so that the two cannot differ. The finding for the series, or
+for the study and for each of its series (TID 1501), becomes an Observation, "Neoplasm: present, absent" or, where it is
+not assessed, no value and the reason; each probability (TID 300) becomes a contained Observation, as it has no meaning
+alone. Images are referenced by the
 identifier of their study, the patient by the identifier in the report: the server resolves both.
 
 A revised report has the identifiers of its predecessor, those of the report's DICOM series, and replaces it entirely. A
@@ -94,23 +95,29 @@ class _Converter:
             raise ValueError("not a report")
         self._report = report
         self._measurements = _child(report, "126010")
-        # The first group is that of the series, the others are those of slices.
-        self._series = _child(self._measurements, "125007")
+        # The first group is that of the series, or of the study; then come those of its series, and of slices.
+        self._answer, *others = _children(self._measurements, "125007")
+        is_of_study = _tracking_identifier(self._answer) == standard.STUDY_GROUP
+        self._series = [group for group in others if is_of_study and _is_of_series(group)]
         self._series_uid = str(report.SeriesInstanceUID)
         self._issued = issued(report).isoformat(timespec="milliseconds")
 
     def resources(self) -> list[Resource]:
         """The DiagnosticReport, then the resources that it refers to."""
         device = self._device()
-        observation = self._observation(device)
-        return [self._diagnostic_report(observation), observation, device]
+        tracking_uid = _uid(_tracking_uid(self._answer))
+        first = [_uid(derive_uid("observation", self._series_uid)), tracking_uid]
+        observations = [self._observation(self._answer, first, device)]
+        # The tracking UID of a series' group is the same in every revision.
+        observations += [self._observation(group, [_uid(_tracking_uid(group))], device) for group in self._series]
+        return [self._diagnostic_report(observations), *observations, device]
 
     def withdrawn(self) -> list[Resource]:
         """What replaces the resources of replaced reports that had other identifiers: those of another patient, say."""
         documents = self._report.get("PredecessorDocumentsSequence") or ()
         uids = {str(series.SeriesInstanceUID) for study in documents for series in study.ReferencedSeriesSequence}
         code = _concept(_child(self._report, "121058").ConceptCodeSequence[0])
-        finding = _concept(_name(_child(self._series, standard.NEOPLASM[0])))
+        finding = _concept(_name(_child(self._answer, standard.NEOPLASM[0])))
         common = {"status": "entered-in-error", "issued": self._issued}
         return [
             resource
@@ -126,7 +133,7 @@ class _Converter:
             )
         ]
 
-    def _diagnostic_report(self, observation: Resource) -> Resource:
+    def _diagnostic_report(self, observations: list[Resource]) -> Resource:
         procedure = _child(self._report, "121058").ConceptCodeSequence[0]
         resource = {
             "resourceType": "DiagnosticReport",
@@ -134,26 +141,25 @@ class _Converter:
             "status": "partial",
             "category": [{"coding": [{"system": f"{_TERMINOLOGY}/v2-0074", "code": "RAD", "display": "Radiology"}]}],
             "code": _concept(procedure),
-            "result": [_reference(observation)],
+            "result": [_reference(observation) for observation in observations],
             "imagingStudy": [self._study()],
-            "conclusion": self._comment(),
+            "conclusion": _comment(self._answer),
             **self._common(),
         }
         if accession := str(self._report.get("AccessionNumber") or ""):
             number = {"type": {"coding": [{"system": f"{_TERMINOLOGY}/v2-0203", "code": "ACSN"}]}, "value": accession}
             resource["basedOn"] = [{"type": "ServiceRequest", "identifier": number}]
-        if findings := self._findings():
+        if findings := _findings(self._answer):
             resource["conclusionCode"] = [_concept(finding.ConceptCodeSequence[0]) for finding in findings]
         return resource
 
-    def _observation(self, device: Resource) -> Resource:
-        """The model's finding for the series."""
-        presence = _child(self._series, standard.NEOPLASM[0])
+    def _observation(self, group: Dataset, identifiers: list[Resource], device: Resource) -> Resource:
+        """The model's finding in a measurement group."""
+        presence = _child(group, standard.NEOPLASM[0])
         category = {"system": f"{_TERMINOLOGY}/observation-category", "code": "imaging", "display": "Imaging"}
-        tracking_uid = str(_child(self._series, "112040").UID)
         resource = {
             "resourceType": "Observation",
-            "identifier": [_uid(derive_uid("observation", self._series_uid)), _uid(tracking_uid)],
+            "identifier": identifiers,
             "status": "preliminary",
             "category": [{"coding": [category]}],
             "code": _concept(_name(presence)),
@@ -164,22 +170,23 @@ class _Converter:
         code = presence.ConceptCodeSequence[0]
         if code.CodeValue == standard.UNDETERMINED[0]:
             reason = {"system": f"{_TERMINOLOGY}/data-absent-reason", "code": _UNKNOWN}
-            resource["dataAbsentReason"] = {"coding": [reason], "text": self._why_not_assessed()}
+            resource["dataAbsentReason"] = {"coding": [reason], "text": _why_not_assessed(group)}
         else:
             resource["valueCodeableConcept"] = _concept(code)
-        if findings := self._findings():
+        if findings := _findings(group):
             resource["component"] = [
                 {"code": _concept(_name(finding)), "valueCodeableConcept": _concept(finding.ConceptCodeSequence[0])}
                 for finding in findings
             ]
-        for site in _children(self._series, "363698007"):
+        for site in _children(group, "363698007"):
             resource["bodySite"] = _concept(site.ConceptCodeSequence[0])
-        if measured := _children(self._series, standard.PROBABILITY[0]):
+        if measured := _children(group, standard.PROBABILITY[0]):
             resource["contained"] = [_probability(item, number) for number, item in enumerate(measured, 1)]
             resource["hasMember"] = [
                 {"reference": f"#{contained['id']}", "type": "Observation"} for contained in resource["contained"]
             ]
-        resource["note"] = [{"text": self._comment()}]
+        note = f"{_tracking_identifier(group)}. {_comment(group)}" if _is_of_series(group) else _comment(group)
+        resource["note"] = [{"text": note}]
         return resource
 
     def _device(self) -> Resource:
@@ -212,15 +219,30 @@ class _Converter:
     def _study(self) -> Resource:
         return {"type": "ImagingStudy", "identifier": _uid(str(self._report.StudyInstanceUID))}
 
-    def _findings(self) -> list[Dataset]:
-        return _children(self._series, standard.FINDING[0])
 
-    def _comment(self) -> str:
-        return str(_child(self._series, standard.COMMENT[0]).TextValue)
+def _findings(group: Dataset) -> list[Dataset]:
+    return _children(group, standard.FINDING[0])
 
-    def _why_not_assessed(self) -> str:
-        match = re.search(r"^Not assessed: .*$", self._comment(), re.MULTILINE)
-        return match[0] if match else "Not assessed"
+
+def _comment(group: Dataset) -> str:
+    return str(_child(group, standard.COMMENT[0]).TextValue)
+
+
+def _why_not_assessed(group: Dataset) -> str:
+    match = re.search(r"^Not assessed: .*$", _comment(group), re.MULTILINE)
+    return match[0] if match else "Not assessed"
+
+
+def _tracking_identifier(group: Dataset) -> str:
+    return str(_child(group, "112039").TextValue)
+
+
+def _tracking_uid(group: Dataset) -> str:
+    return str(_child(group, "112040").UID)
+
+
+def _is_of_series(group: Dataset) -> bool:
+    return _tracking_identifier(group).startswith(standard.SERIES_GROUPS)
 
 
 def _probability(measurement: Dataset, number: int) -> Resource:

@@ -50,6 +50,8 @@ def build_report(
     Raises ValueError for no sources, a naive time or a result that names an image which is not among the sources.
     Source: IHE RAD AI Results; PS3.16 TID 1500, 1501, 300, 4019.
     """
+    if not sources:
+        raise ValueError("no image was read: there is no evidence")
     if not {item.sop_instance_uid for item in result.slices} <= {source.SOPInstanceUID for source in sources}:
         raise ValueError("the result names an image that is not among the sources")  # highdicom would name it
     answer = _answer_class(result, model)

@@ -27,8 +27,6 @@ from worker.reporting.sr_document import (
 )
 from worker.results import ModelClass, ModelIdentity, ReportedSeries, ReportedStudy
 
-STUDY_GROUP = "AI study classification"
-SERIES_GROUPS = "series "  # begins the tracking identifiers of the groups of series
 _PLANES: dict[str, CodeTriple] = {  # PS3.16 CID 26
     "axial": ("24422004", "SCT", "Axial"),
     "sagittal": ("30730003", "SCT", "Sagittal"),
@@ -128,7 +126,7 @@ def _study_group(
         measured = probabilities(model, answer, result.probabilities, result.probability)
         images = [item for _, item in deciding.key_slices] if deciding is not None else []
     tracking_uid = derive_uid("tracking", series_uid)
-    group = measurement_group(STUDY_GROUP, tracking_uid, model, answer, measured, images, rule=study.rule)
+    group = measurement_group(standard.STUDY_GROUP, tracking_uid, model, answer, measured, images, rule=study.rule)
     add_text(group, standard.COMMENT, summary(study, model))
     return group
 
@@ -150,7 +148,7 @@ def _series_group(
     if said.plane in _PLANES:
         evaluations.insert(0, (standard.ACQUISITION_PLANE, _PLANES[said.plane]))
     group = measurement_group(
-        f"{SERIES_GROUPS}{printable_title(series)}",
+        f"{standard.SERIES_GROUPS}{printable_title(series)}",
         derive_uid("tracking", series_uid, said.series),
         model,
         answer,

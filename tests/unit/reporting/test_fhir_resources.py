@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tests.testbed import results
 from worker.dicom.standard import derive_uid
 from worker.reporting.fhir_resources import report_as_bundle
 from worker.reporting.sr import build_report
+from worker.reporting.study_sr import build_study_report
 from worker.results import ModelIdentity, SeriesResult
 
 SOURCES = results.source_headers()
@@ -164,3 +166,33 @@ def test_a_report_that_was_replaced_from_another_series_is_marked_as_an_error() 
     after = of_type(bundle, "Observation")
     assert (after[1]["status"], after[1]["identifier"]) == ("entered-in-error", before[0]["identifier"][:1])
     assert len(of_type(json.loads(report_as_bundle(second)), "DiagnosticReport")) == 1
+
+
+def _bundle_of_study(name: str, **changes: Any) -> dict[str, Any]:
+    identity = replace(results.STUDY_IDENTITY, **changes)
+    report = build_study_report(results.STUDIES[name], results.MODEL, SOURCES[0], identity)
+    content = report_as_bundle(report)
+    Bundle.model_validate_json(content)
+    found: dict[str, Any] = json.loads(content)
+    return found
+
+
+def test_a_study_is_a_report_with_an_observation_for_it_and_for_each_series() -> None:
+    bundle = _bundle_of_study("no tumour")
+    [report] = of_type(bundle, "DiagnosticReport")
+    study, first, _, knee = of_type(bundle, "Observation")
+    assert len(report["result"]) == 4
+    assert report["conclusion"].splitlines()[1] == "Class: No tumour, probability 0.930."
+    assert study["valueCodeableConcept"]["text"] == "Absent"
+    assert first["note"][0]["text"] == "series 2: AX T1. No tumour 0.900, counts 50 %. Deciding series"
+    assert len(first["contained"]) == 4
+    assert knee["dataAbsentReason"]["text"] == "Not assessed: body part"
+
+
+def test_a_revision_of_a_study_has_the_identifiers_of_its_observations() -> None:
+    first, second = (
+        [item["identifier"][0] for item in of_type(_bundle_of_study("series disagree", **changes), "Observation")]
+        for changes in ({}, {"sop_instance_uid": "1.2.3"})
+    )
+    assert first == second
+    assert len({item["value"] for item in first}) == 3

@@ -60,9 +60,10 @@ def test_capture_without_a_lesion_is_no_heat_map() -> None:
     for result in (nothing, NOT_ASSESSED):
         ds = build_secondary_capture(result, results.MODEL, SOURCES, **results.ARGUMENTS)
         assert "DerivationCodeSequence" not in ds
-        assert "map" not in ds.SeriesDescription + ds.DerivationDescription
+        assert "map" not in ds.DerivationDescription
     found = build_secondary_capture(CLASSIFIED, results.MODEL, SOURCES, **results.ARGUMENTS)
-    assert "heat map" in found.SeriesDescription
+    assert "class activation map" in found.DerivationDescription
+    assert found.SeriesDescription == "AI brain MRI: 3, picture"
 
 
 def test_capture_of_enhanced_image_names_the_frame() -> None:
