@@ -203,8 +203,9 @@ to {scp.WAIT_FOR_A_SLOT_SECONDS:g} s.
   date-time without offset from UTC is in the zone of the other. QIDO-RS combines the ranges of a date and its time
   (C.2.2.2.5.4); C-FIND does not, because that would have to be negotiated.
 - A sequence matches where a single item matches all its keys. A key of several values is matched by any of them; of
-  what is no UID there may be {matching.MOST_VALUES}. A value has {matching.MOST_CHARACTERS} characters at most, a name
-  three groups.
+  what is no UID there may be {matching.MOST_VALUES}, of all keys {matching.MOST_VALUES_OF_ALL}. A value has
+  {matching.MOST_CHARACTERS} characters at most, a name three groups. Of an attribute the first {matching.MOST_COMPARED}
+  values are compared.
 
 ## Storage SCU (results)
 Sent to every `[[destination]]`, each over its own association, proposed in Explicit and Implicit VR Little Endian:
@@ -257,7 +258,8 @@ bearer token; Access-Control-Allow-Credentials is never sent.
   the file; a key or option that is given more than once is answered 400. `includefield`, `limit`, `offset`;
   `fuzzymatching` is not supported and answered with a warning, and so is a page with more behind it. Parameters that
   are not supported, attributes of another level and unknown names included, are ignored, with a warning (PS3.18 8.3);
-  `charset` without any: answers are UTF-8. At once at most {most}. Answers,
+  `charset` without any: answers are UTF-8. At once at most {most};
+  with all attributes (`includefield=all`) the answers end once they have {qido.WHOLE_BYTES >> 20} MiB. Answers,
   metadata and what STOW-RS answers are DICOM JSON, which is the default, or XML (PS3.19 A.1), in parts where there may
   be several datasets.
 - Form of an answer: by the `accept` parameter (8.3.3.1), without it by the Accept header.

@@ -35,7 +35,10 @@ _BUILT_ELEMENTS, _BUILT_ELEMENTS_OF_SOME, _ITEM_WEIGHT = 1 << 18, 1 << 14, 8
 _REPEATS = 64  # of elements that are there already: PS3.5 7.1 allows none
 # Of a header or a message that is read whole: pydicom makes a text, a number or a name of half a kilobyte of each.
 _VALUES = 1 << 16  # enhanced MR has ten a frame
-_NEVER_SPLIT = _LONG_TEXT_VRS - {"UC", "UN"} | {"FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"}
+_BYTES = 32 << 20  # of values, all together
+_EXTENDED_BYTES = 1 << 20  # of values with escape sequences, which are decoded run by run
+_NUMBERS_AND_BYTES = {"FD", "FL", "OB", "OD", "OF", "OL", "OV", "OW", "SL", "SS", "SV", "UL", "US", "UV"}
+_NEVER_SPLIT = {"LT", "ST", "UR", "UT"}
 _BYTES_A_BACKSLASH = 128  # of binary data, in which every 256th byte looks like a backslash
 _USUAL_META_BYTES, _META_BYTES, _META_ELEMENTS = 1 << 11, 1 << 16, 256
 
@@ -69,7 +72,8 @@ def read_header(file: BinaryIO, keywords: Sequence[str | int] | None = None) -> 
     tags, if given.
 
     With `keywords`, a value is cut at some kilobytes. Raises TooComplex for a dataset beyond the budgets of
-    `worker.dicom.walk`, or with too many values where all are read; whatever pydicom and zlib raise on damage; OSError.
+    `worker.dicom.walk`, or with too many values or bytes where all are read; whatever pydicom and zlib raise on damage;
+    OSError.
     """
     beginning = file.read(132)
     start = 132 if beginning[128:] == b"DICM" else 0
@@ -175,13 +179,12 @@ def _parse_elements(
     parent_encoding = encoding = encoding or default_encoding
     found: dict[BaseTag, RawDataElement | DataElement] = {}
     kept: dict[str, Element] = {}
-    values = 0
+    whole = _Whole() if wanted is None else None
     for count, element in enumerate(elements(source, implicit, little, Budget(), wanted, nested=nested)):
         if count > len(found) + len(kept) + _REPEATS:
             raise TooComplex("repeated elements")
-        values += _values_beside_the_first(element) if wanted is None else 0
-        if values > _VALUES:
-            raise TooComplex("values")
+        if whole is not None:
+            whole.add(element)
         tag = BaseTag(element.tag)
         if element.is_sequence and tag in unbuilt:
             kept[unbuilt[tag]] = element
@@ -202,11 +205,36 @@ def _parse_elements(
     return Header(ds, kept, little, encoding)
 
 
-def _values_beside_the_first(element: Element) -> int:
+@dataclass(slots=True)
+class _Whole:
+    """Counts what a header takes that is read whole."""
+
+    values: int = 0
+    size: int = 0
+    extended: int = 0
+
+    def add(self, element: Element) -> None:
+        """Raises TooComplex."""
+        size = element.end - element.start
+        self.size += size
+        if self.size > _BYTES:
+            raise TooComplex("bytes")
+        vr = element.vr or _vr(element.tag)
+        if vr in _NUMBERS_AND_BYTES:
+            return
+        if vr not in _NEVER_SPLIT:
+            self.values += _values_beside_the_first(element, vr)
+        if self.values > _VALUES:
+            raise TooComplex("values")
+        is_binary = element.is_sequence or (vr == "UN" and element.tag >> 16 & 1)
+        if not is_binary and element.data.find(b"\x1b", element.start, element.end) >= 0:
+            self.extended += size
+        if self.extended > _EXTENDED_BYTES:
+            raise TooComplex("escape sequences")
+
+
+def _values_beside_the_first(element: Element, vr: str) -> int:
     """How many values reading the element makes, at most, beside its first."""
-    vr = element.vr or _vr(element.tag)
-    if vr in _NEVER_SPLIT:
-        return 0
     size = element.end - element.start
     if vr == "AT":
         return size // 4

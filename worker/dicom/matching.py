@@ -7,7 +7,7 @@ What the standard leaves to the implementation is decided here and stated in doc
 - Dates, times and date-times match by their meaning (C.2.2.2.1.3). The incomplete end of a range includes all that it
   can stand for: `10-12` includes 125959.
 - A key of several values, which the standard defines for UIDs only (C.2.2.2.2), is matched by any of them; there may be
-  MOST_VALUES of what is no UID, of MOST_CHARACTERS each.
+  MOST_VALUES of what is no UID, of MOST_CHARACTERS each. Of an attribute the first MOST_COMPARED values are compared.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _WILDCARD_VRS = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR",
 _NUMBER_VRS = frozenset({"IS", "DS", "US", "SS", "UL", "SL", "FL", "FD", "SV", "UV"})
 _SINGLE_VALUED_VRS = frozenset({"LT", "ST", "UR", "UT"})  # PS3.5 6.4: a backslash is a character of their value
 MOST_VALUES = 50
+MOST_VALUES_OF_ALL = 200  # keys together, UIDs apart: each is compared with each value of an attribute
+MOST_COMPARED = 64  # values of an attribute: the first; image types have a dozen
 MOST_CHARACTERS = 1024  # of a value: an ST has no more; a key is compared with every name of a database
 _NAME_GROUPS = 3  # PS3.5 6.2.1.2
 _MOMENT = re.compile(r"(\d{4,14})(?:\.(\d{1,6}))?([+-]\d{4})?", re.ASCII)  # PS3.5 6.2, VR DT
@@ -40,7 +42,8 @@ _MOST_HYPHENS = 3  # of a range of date-times: its own, and those of two offsets
 
 
 class KeyTooLarge(ValueError):
-    """A key that is no list of UIDs has more than MOST_VALUES values or items, or a value is too long for any."""
+    """A key that is no list of UIDs has more than MOST_VALUES values or items, or all keys have more than
+    MOST_VALUES_OF_ALL, or a value is too long for any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,17 @@ class Key:
 
 def keys_of(identifier: Iterable[DataElement]) -> tuple[Key, ...]:
     """The keys of the identifier of a C-FIND request. Raises KeyTooLarge."""
-    return tuple(key for element in identifier for key in _keys_of_element(element))
+    return _limited(tuple(key for element in identifier for key in _keys_of_element(element)))
+
+
+def _limited(keys: tuple[Key, ...]) -> tuple[Key, ...]:
+    if _count_values(keys) > MOST_VALUES_OF_ALL:
+        raise KeyTooLarge
+    return keys
+
+
+def _count_values(keys: Iterable[Key]) -> int:
+    return sum(_count_values(key.item) + (len(key.values) if key.vr != "UI" else 0) for key in keys)
 
 
 def _keys_of_element(element: DataElement) -> Iterator[Key]:
@@ -101,7 +114,7 @@ def keys_of_parameters(parameters: Iterable[tuple[Sequence[int], str]]) -> tuple
         vr = dictionary_VR(path[0])
         keys += _key(path[0], vr, (text.strip() for text in _split(vr, value)))
     items = [(tag, keys_of_parameters(inner)) for tag, inner in within.items()]
-    return (*keys, *(Key(tag, "SQ", item=item) for tag, item in items if item))
+    return _limited((*keys, *(Key(tag, "SQ", item=item) for tag, item in items if item)))
 
 
 def _split(vr: str, value: str) -> list[str]:
@@ -158,7 +171,7 @@ def _element(ds: Dataset, tag: int) -> DataElement | None:
 
 def _texts(element: DataElement) -> list[str]:
     try:
-        return texts(element)
+        return texts(element)[:MOST_COMPARED]
     except Exception:  # as above: a name is decoded only when it is read
         return []
 

@@ -6,6 +6,7 @@ import zlib
 from typing import BinaryIO
 
 INFLATED_BYTES = 16 << 20  # of a deflated dataset; the elements before the pixels take far less
+HELD_BYTES = 32 << 20  # of a file at once, for an element that has to be there as a whole: functional groups take 13
 _FIRST_READ, _LONGEST_READ = 1 << 16, 1 << 22
 
 
@@ -29,7 +30,7 @@ class Source:
         self.pixels: tuple[int, bool] | None = None
 
     def refill(self, position: int) -> int:
-        """Read on, and forget what lies before `position`; where that is now."""
+        """Read on, and forget what lies before `position`; where that is now. Raises TooComplex."""
         raise EndOfBytes
 
 
@@ -47,8 +48,10 @@ class FileSource(Source):
         if position:
             self._size = _FIRST_READ
         rest = self.data[position:]
+        if len(rest) >= HELD_BYTES:
+            raise TooComplex("bytes of an element")
         self._skip(max(0, position - len(self.data)))
-        more = self.read(self._size)
+        more = self.read(min(self._size, HELD_BYTES - len(rest)))
         self.origin += position
         self._size = max(2 * self._size, len(rest))  # doubled, so that what is walked again costs no more than twice
         self.data = rest + more

@@ -96,6 +96,39 @@ def test_values_within_sequences_count_and_bytes_that_look_like_their_ends_do_no
     assert len(parse_message(BytesIO(bombs.explicit(*binary)), False, True)) == 20 + 7
 
 
+_ISO_2022 = bombs.element(0x00080005, b"CS", b"\\ISO 2022 IR 87")
+
+
+@pytest.mark.parametrize(
+    ("hostile", "too_many"),
+    [
+        pytest.param(lambda: bombs.element(0x00091001, b"OB", bytes(33 << 20)), "bytes", id="binary"),
+        pytest.param(
+            lambda: b"".join(bombs.element(0x00091001 + n, b"OB", bytes(3 << 20)) for n in range(11)), "bytes", id="sum"
+        ),
+        pytest.param(lambda: bombs.element(0x00189999, b"UT", b"a" * (33 << 20)), "bytes", id="text"),
+        pytest.param(
+            lambda: _ISO_2022 + bombs.element(0x00189999, b"UT", b"\x1b(B" * (1 << 19)), "escape", id="escapes"
+        ),
+        pytest.param(
+            lambda: _ISO_2022 + bombs.element(0x00104000, b"UN", b"\x1b$B!!a " * (1 << 18)), "escape", id="un-of-a-text"
+        ),
+        pytest.param(
+            lambda: bombs.element(0x00190010, b"LO", b"GEMS_ACQU_01")
+            + bombs.element(0x0019109B, b"UN", b"1\\" * (1 << 20)),
+            "values", id="private-that-pydicom-knows",
+        ),
+    ],
+)  # fmt: skip
+def test_of_a_header_that_is_read_whole_bytes_and_escape_sequences_are_counted(
+    hostile: Callable[[], bytes], too_many: str
+) -> None:
+    content = bytes(bombs.request("10,000 sequences within one another", bombs.explicit(hostile())).encoded)
+    with pytest.raises(TooComplex, match=too_many):
+        read_header(BytesIO(content))
+    assert read_header(BytesIO(content), ["PatientID"]).PatientID == "P"
+
+
 # --- as pydicom reads it -----------------------------------------------------------------------------------------
 
 _SYNTAXES = (

@@ -12,7 +12,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.errors import BytesLengthException
 from pydicom.tag import Tag
 
+from worker.dicom import matching
 from worker.dicom.matching import (
+    MOST_COMPARED,
     MOST_VALUES,
     Key,
     KeyTooLarge,
@@ -173,6 +175,26 @@ def test_a_value_that_no_attribute_can_have_is_refused(keyword: str, value: str)
         keys_of(dataset(**{keyword: value}))
     with pytest.raises(KeyTooLarge):
         keys_of_parameters([(tags(keyword), value)])
+
+
+def test_keys_have_no_more_values_than_some_all_together() -> None:
+    keywords = ("PatientID", "StudyID", "AccessionNumber", "Modality", "SeriesDescription")
+    values = [(keyword, "\\".join(f"{number}*" for number in range(MOST_VALUES))) for keyword in keywords]
+    assert len(keys_of_parameters([(tags(keyword), value) for keyword, value in values[:4]])) == 4
+    for read in (
+        lambda: keys_of(dataset(**dict(values))),
+        lambda: keys_of_parameters([(tags(k), v) for k, v in values]),
+    ):
+        with pytest.raises(KeyTooLarge):
+            read()
+
+
+def test_a_key_is_compared_with_a_bounded_number_of_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+    monkeypatch.setattr(matching, "matches_value", lambda _vr, _key, value: compared.append(value))
+    keys = keys_of_parameters([(tags("ImageType"), "\\".join(f"{number}*" for number in range(MOST_VALUES)))])
+    assert not matches(keys, dataset(ImageType="\\".join("A" for _ in range(2000))))
+    assert len(compared) == MOST_COMPARED * MOST_VALUES
 
 
 def test_a_sequence_of_many_items_is_refused() -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import struct
+import tracemalloc
+from collections.abc import Callable
 from io import BytesIO
 
-from tests.testbed.bombs import MIB, deflated, element, explicit
-from worker.dicom.sources import INFLATED_BYTES, DeflatedSource, FileSource
+import pytest
+
+from tests.testbed.bombs import MIB, deflated, element, explicit, item, undefined
+from worker.dicom.sources import HELD_BYTES, INFLATED_BYTES, DeflatedSource, FileSource, TooComplex
 from worker.dicom.walk import Budget, elements
+
+ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, 96 * MIB)
 
 
 def test_a_file_is_read_only_as_far_as_its_header() -> None:
@@ -20,6 +27,31 @@ def test_a_file_is_read_only_as_far_as_its_header() -> None:
     read = file.count
     assert found == [b"P "]
     assert read < MIB
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        pytest.param(lambda: undefined(0x00081140, b"SQ", ITEM + bytes(96 * MIB)), id="item-in-a-sequence-to-skip"),
+        pytest.param(
+            lambda: undefined(0x00081140, b"SQ", item(element(0x00091001, b"OB", bytes(96 * MIB)))), id="deep"
+        ),
+        pytest.param(lambda: undefined(0x00091001, b"OB", bytes(96 * MIB)), id="fragments"),
+        pytest.param(lambda: element(0x00091001, b"OB", b"", 0xFFFFFFFF) + bytes(96 * MIB), id="without-end"),
+        pytest.param(lambda: element(0x00081111, b"SQ", ITEM + bytes(96 * MIB)), id="wanted-sequence"),
+    ],
+)
+def test_no_more_of_a_file_is_held_than_the_limit(hostile: Callable[[], bytes]) -> None:
+    """Of large datasets only the header is in memory, whatever comes before the pixels."""
+    file = BytesIO(explicit(hostile()))
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooComplex, match="bytes"):
+            list(elements(FileSource(file), False, True, Budget(), _PATIENT | {0x00081111: 64}))
+    finally:
+        _, highest = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert highest < 2.5 * HELD_BYTES
 
 
 _PATIENT = {0x00100020: 64}

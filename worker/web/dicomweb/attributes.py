@@ -6,8 +6,11 @@ patient are used: nothing that the database must not hold leaves here, nor can i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from pydicom import DataElement, Dataset
 
@@ -15,6 +18,7 @@ from worker.db.views.archive import Instance, Study
 from worker.db.views.archive_dataset import Entry, to_dataset
 from worker.dicom.header import read_stored_header
 from worker.dicom.odd_values import add_value
+from worker.web.dicomweb.dicom_json import as_json
 from worker.web.dicomweb.messages import entry_address
 
 # Of received files: the geometry and acquisition of the image, in values that are not free text.
@@ -31,15 +35,28 @@ _REPORT_TAGS = {
 }  # fmt: skip
 
 
+_WHOLE_HEADERS_AT_ONCE = 2  # each may take a few hundred MiB, and seconds
+
+
 class AttributeReader:
     """Reads the attributes of entries. `pseudonymised`: only those that cannot identify the patient."""
 
     def __init__(self, data_dir: Path, pseudonymised: bool) -> None:
         self._data_dir = data_dir
         self._pseudonymised = pseudonymised
+        self._whole = threading.BoundedSemaphore(_WHOLE_HEADERS_AT_ONCE)
 
     def read(self, entry: Entry, tags: Collection[int] | None, address: str) -> Dataset:
         """The attributes of an entry; of the header only these tags, if given. `address`: of this service."""
+        with self._whole if tags is None else nullcontext():
+            return self._read(entry, tags, address)
+
+    def read_json(self, entry: Entry, address: str, bulk: str | None = None) -> dict[str, Any]:
+        """All attributes of an entry in the DICOM JSON Model; `bulk` as `as_json` has it."""
+        with self._whole:
+            return as_json(self._read(entry, None, address), None, bulk)
+
+    def _read(self, entry: Entry, tags: Collection[int] | None, address: str) -> Dataset:
         ds = self._header(entry, tags)
         ds.update(to_dataset(entry))
         add_value(ds, "RetrieveURL", entry_address(entry, address))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -22,6 +24,7 @@ from worker.web.dicomweb.parameters import InvalidQuery, Level, SearchQuery, def
 
 RESULTS_AT_MOST = {Level.STUDY: 200, Level.SERIES: 1000, Level.INSTANCE: 2000}  # of a response
 HEADERS_AT_MOST = 2000  # that a search may read
+WHOLE_BYTES = 8 << 20  # of the JSON of a page whose results have all attributes; a result more than that is begun
 _SERVICE = "brain-mri-worker"
 _RESOURCES = (
     ("/studies", Level.STUDY),
@@ -35,9 +38,9 @@ _RESOURCES = (
 
 @dataclass(frozen=True, slots=True)
 class SearchPage:
-    """A page of results; `has_more` where results follow."""
+    """A page of results in the DICOM JSON Model; `has_more` where results follow."""
 
-    results: list[Dataset]
+    results: list[dict[str, Any]]
     has_more: bool
 
 
@@ -73,7 +76,7 @@ def _search(site: Site, attributes: AttributeReader, level: Level) -> Callable[.
         headers = {"Warning": warnings} if warnings else {}
         if not page.results:
             return Response(status_code=204, headers=headers)
-        return dataset_response([as_json(ds, tags) for ds in page.results], media_type, headers=headers)
+        return dataset_response(page.results, media_type, headers=headers)
 
     return search
 
@@ -93,23 +96,40 @@ def find(
     limit = min(most, most if query.limit is None else query.limit)
     if not query.header_keys:
         entries = _entries(session, query, limit + 1, query.offset)
-        return SearchPage([attributes.read(entry, tags, address) for entry in entries[:limit]], len(entries) > limit)
-    read = None if tags is None else tags | {key.tag for key in query.header_keys}
+        if tags is None:
+            return _whole_page(entries, limit, attributes, address)
+        results = [as_json(attributes.read(entry, tags, address), tags) for entry in entries[:limit]]
+        return SearchPage(results, len(entries) > limit)
+    read = (tags or set()) | {key.tag for key in query.header_keys}
     matched = _matched(session, query, attributes, read, address)
-    page = [ds for _, ds in zip(range(query.offset + limit + 1), matched, strict=False)][query.offset :]
-    return SearchPage(page[:limit], len(page) > limit)
+    page = list(islice(matched, query.offset, query.offset + limit + 1))
+    if tags is None:
+        return _whole_page([entry for entry, _ in page], limit, attributes, address)
+    return SearchPage([as_json(ds, tags) for _, ds in page[:limit]], len(page) > limit)
+
+
+def _whole_page(entries: Sequence[Entry], limit: int, attributes: AttributeReader, address: str) -> SearchPage:
+    """A page of results with all attributes; it ends early where these are large."""
+    results: list[dict[str, Any]] = []
+    size = 0
+    for entry in entries[:limit]:
+        if size > WHOLE_BYTES:
+            return SearchPage(results, True)
+        results.append(attributes.read_json(entry, address))
+        size += len(json.dumps(results[-1]))
+    return SearchPage(results, len(entries) > limit)
 
 
 def _matched(
-    session: Session, query: SearchQuery, attributes: AttributeReader, tags: set[int] | None, address: str
-) -> Iterator[Dataset]:
+    session: Session, query: SearchQuery, attributes: AttributeReader, tags: set[int], address: str
+) -> Iterator[tuple[Entry, Dataset]]:
     entries = _entries(session, query, HEADERS_AT_MOST + 1, 0)
     if len(entries) > HEADERS_AT_MOST:
         raise TooBroad
     for entry in entries:
         ds = attributes.read(entry, tags, address)
         if matches(query.header_keys, ds, combined_date_time=True):
-            yield ds
+            yield entry, ds
 
 
 def _entries(session: Session, query: SearchQuery, limit: int, offset: int) -> list[Entry]:

@@ -18,7 +18,7 @@ from worker.logs import get_log
 from worker.web.dependencies import DICOMWEB_PREFIX, Reader
 from worker.web.dicomweb import negotiation
 from worker.web.dicomweb.attributes import AttributeReader
-from worker.web.dicomweb.dicom_json import as_json, bulk_value
+from worker.web.dicomweb.dicom_json import bulk_value
 from worker.web.dicomweb.messages import (
     dataset_media_type,
     dataset_response,
@@ -133,7 +133,7 @@ def _retrieve_metadata(resources: DicomwebResources, attributes: AttributeReader
 def _metadata(instances: Iterable[Instance], attributes: AttributeReader, address: str) -> Iterator[dict[str, Any]]:
     for instance in instances:
         bulk = f"{entry_address(instance, address)}/bulkdata"
-        dataset = as_json(attributes.read(instance, None, address), None, bulk)
+        dataset = attributes.read_json(instance, address, bulk)
         if "00280010" in dataset:  # Rows: it is an image
             dataset[_PIXEL_DATA] = {"vr": "OW", "BulkDataURI": f"{bulk}/{_PIXEL_DATA}"}
         yield dataset

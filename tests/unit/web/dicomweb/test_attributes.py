@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from pydicom.tag import Tag
 from tests.testbed.instances import encoded, mr_instance
 from worker.db.tables import ObjectKind
 from worker.db.views.archive import Instance
+from worker.web.dicomweb import attributes
 from worker.web.dicomweb.attributes import AttributeReader
 
 ROWS, NAME, BIRTH = int(Tag("Rows")), int(Tag("PatientName")), int(Tag("PatientBirthDate"))
@@ -40,6 +44,27 @@ def test_of_the_header_only_the_tags_that_are_asked_for_are_read(tmp_path: Path)
     assert "PatientBirthDate" not in reader.read(instance(), {ROWS}, "")
     assert reader.read(instance(), {ROWS}, "").Rows == 16
     assert "Rows" not in reader.read(instance(), set(), "")
+
+
+def test_few_headers_are_read_whole_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path)
+    reader = AttributeReader(tmp_path, pseudonymised=False)
+    lock, running, most = threading.Lock(), 0, 0
+
+    def as_json(ds: Dataset, tags: object, bulk: str | None) -> dict[str, Any]:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+        return {}
+
+    monkeypatch.setattr(attributes, "as_json", as_json)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _number: reader.read_json(instance(), ""), range(16)))
+    assert most == 2
 
 
 @pytest.mark.parametrize("path", [None, "gone.dcm", "damaged.dcm"])

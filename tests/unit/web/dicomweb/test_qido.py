@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset
 
 from tests.testbed.instances import later, mr_instance, received
 from worker.db.engine import Database
@@ -31,7 +32,23 @@ def page(database: Database, attributes: AttributeReader, **parameters: str) -> 
     query = parse(parameters.items(), Level.INSTANCE, {"StudyInstanceUID": derive_uid("study", "a")})
     with database.read() as session:
         result = find(session, query, attributes, None, "")
-    return [int(ds.InstanceNumber) for ds in result.results], result.has_more
+    return [int(Dataset.from_json(found).InstanceNumber) for found in result.results], result.has_more
+
+
+def test_a_page_of_large_headers_ends_early(
+    database: Database, attributes: AttributeReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qido, "WHOLE_BYTES", 2000)
+    for parameters in ({}, {"ImageType": "PRIMARY"}):
+        numbers, offset = [], 0
+        while True:
+            found, has_more = page(database, attributes, offset=str(offset), includefield="all", **parameters)
+            assert 1 <= len(found) <= 2
+            numbers += found
+            offset += len(found)
+            if not has_more:
+                break
+        assert numbers == [1, 2, 3, 4, 5, 6]
 
 
 def test_pages_of_the_database_and_of_headers_are_alike(database: Database, attributes: AttributeReader) -> None:
