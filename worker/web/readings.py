@@ -77,6 +77,21 @@ class ReadingAnswer:
     model: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class StudyReadingAnswer:
+    """A reading of a study. `state`: confirmed or corrected, of the `answer` that the reader looked at."""
+
+    number: int
+    label: str
+    state: ReadState
+    comment: str
+    reader: str
+    read_at: datetime
+    result: int | None
+    answer: str | None
+    model: str | None
+
+
 def record_reading(site: Site, series_instance_uid: str, entry: ReadingEntry, caller: Caller) -> ReadingAnswer:
     """Store a reading and audit it. Raises HTTPException 404 and 422, and ReadMeanwhile."""
     with site.database.write() as session:
@@ -152,6 +167,21 @@ def possible_labels(series: SeriesToRead | StudyToRead, titles: Mapping[str, str
     names = dict.fromkeys([*titles, *series.classes])
     ordered = [*(name for name in names if name not in OTHER_LABELS), *OTHER_LABELS]
     return {name: titles.get(name, OTHER_LABELS.get(name, name)) for name in ordered}
+
+
+def study_reading_answer(reading: StudyReading) -> StudyReadingAnswer:
+    """A stored reading of a study as the API returns it."""
+    return StudyReadingAnswer(
+        number=reading.number,
+        label=reading.label,
+        state=reading.state,
+        comment=reading.comment,
+        reader=reading.reader,
+        read_at=reading.created_at,
+        result=reading.result_id,
+        answer=reading.answer,
+        model=reading.model,
+    )
 
 
 def reading_answer(reading: Reading) -> ReadingAnswer:

@@ -1,4 +1,4 @@
-"""GET and POST /api/v1/series/{uid}/readings: what readers found in a series."""
+"""GET and POST /api/v1/{series|studies}/{uid}/readings: what readers found in a series or a study."""
 
 from __future__ import annotations
 
@@ -8,9 +8,29 @@ from fastapi import APIRouter, HTTPException
 
 from worker.audit import events
 from worker.db.readings import ReadMeanwhile, readings_of, series_to_read
-from worker.web.dependencies import NO_SUCH_SERIES, Annotator, Reader, SeriesUid, Site, api_router
+from worker.db.studies.readings import study_readings_of, study_to_read
+from worker.web.dependencies import (
+    NO_SUCH_SERIES,
+    NO_SUCH_STUDY,
+    Annotator,
+    Reader,
+    SeriesUid,
+    Site,
+    StudyUid,
+    api_router,
+)
 from worker.web.errors import CONFLICT, NOT_FOUND
-from worker.web.readings import ReadingAnswer, ReadingEntry, possible_labels, reading_answer, record_reading
+from worker.web.readings import (
+    ReadingAnswer,
+    ReadingEntry,
+    StudyReadingAnswer,
+    StudyReadingEntry,
+    possible_labels,
+    reading_answer,
+    record_reading,
+    record_study_reading,
+    study_reading_answer,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +38,16 @@ class ReadingList:
     """The readings of a series, the latest first. Send a new reading with `after` and `result` as they are here."""
 
     readings: tuple[ReadingAnswer, ...]
+    after: int
+    result: int | None
+    labels: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyReadingList:
+    """The readings of a study, the latest first. Send a new reading with `after` and `result` as they are here."""
+
+    readings: tuple[StudyReadingAnswer, ...]
     after: int
     result: int | None
     labels: dict[str, str]
@@ -48,6 +78,32 @@ def readings_api(site: Site) -> APIRouter:
         """Confirm or correct the label of a series; 409 where it was read or answered since you looked."""
         try:
             return record_reading(site, series_instance_uid, entry, caller)
+        except ReadMeanwhile as fault:
+            raise HTTPException(409, fault.detail) from None
+
+    @routes.get("/studies/{study_instance_uid}/readings", responses=NOT_FOUND)
+    def list_study_readings(study_instance_uid: StudyUid, caller: Reader) -> StudyReadingList:
+        """Every reading of a study with its reader, and what a new reading needs."""
+        with site.database.read() as session:
+            study = study_to_read(session, study_instance_uid)
+            if study is None:
+                raise HTTPException(404, NO_SUCH_STUDY)
+            readings = study_readings_of(session, study.study_id)
+        site.record(events.viewed(caller.name, caller.address, study_instance_uid))
+        return StudyReadingList(
+            readings=tuple(study_reading_answer(reading) for reading in readings),
+            after=readings[0].number if readings else 0,
+            result=study.result_id,
+            labels=possible_labels(study, site.class_titles()),
+        )
+
+    @routes.post("/studies/{study_instance_uid}/readings", status_code=201, responses=NOT_FOUND | CONFLICT)
+    def add_study_reading(
+        study_instance_uid: StudyUid, entry: StudyReadingEntry, caller: Annotator
+    ) -> StudyReadingAnswer:
+        """Confirm or correct the answer for a study, which its series inherit; 409 where that has changed."""
+        try:
+            return study_reading_answer(record_study_reading(site, study_instance_uid, entry, caller))
         except ReadMeanwhile as fault:
             raise HTTPException(409, fault.detail) from None
 

@@ -35,7 +35,7 @@ def test_a_label_is_corrected_then_confirmed_and_both_are_kept(client: httpx.Cli
     assert CLASSIFIED not in _series_in_state(client, "unread")
     [shown] = client.get("/api/v1/series", params={"reading": "confirmed"}).json()["series"]
     assert (shown["reading"], shown["read_as"]) == ("confirmed", "glioma")
-    assert "confirmed</small>" in client.get("/?reading=confirmed").text
+    assert "read as Glioma" in client.get("/?reading=corrected").text, "its study is not answered yet"
 
 
 def _series_in_state(client: httpx.Client, state: str) -> list[str]:
@@ -91,3 +91,19 @@ def test_an_answer_that_came_meanwhile_is_looked_at_first(client: httpx.Client) 
 def test_a_series_that_was_not_received_is_not_read(client: httpx.Client) -> None:
     assert client.get(_path("1.2.3")).status_code == 404
     assert client.post(_path("1.2.3"), json={"label": "glioma", "after": 0}).status_code == 404
+
+
+def test_a_study_is_read_and_its_only_series_with_it(client: httpx.Client) -> None:
+    path = f"/api/v1/studies/{derive_uid('study', 'd')}/readings"
+    empty = client.get(path).json()
+    assert (empty["readings"], empty["after"], empty["result"]) == ([], 0, None)
+    first = client.post(path, json={"label": "glioma", "after": 0, "comment": "large"})
+    assert (first.status_code, first.json()["label"], first.json()["comment"]) == (201, "glioma", "large")
+    assert client.post(path, json={"label": "glioma", "after": 0}).status_code == 409
+    assert client.post(path, json={"label": "x", "after": 1}).status_code == 422
+    assert client.post(path, json={"label": "glioma", "after": 1, "result": 99}).status_code == 422
+    assert [reading["number"] for reading in client.get(path).json()["readings"]] == [1]
+    inherited = client.get(_path(derive_uid("series", "d"))).json()["readings"]
+    assert [(reading["label"], reading["comment"]) for reading in inherited] == [("glioma", "large")]
+    assert client.get("/api/v1/studies/1.2.3/readings").status_code == 404
+    assert client.post("/api/v1/studies/1.2.3/readings", json={"label": "glioma", "after": 0}).status_code == 404

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from sqlalchemy import event
+
 from tests.testbed.instances import later
 from tests.testbed.rows import add_series
 from tests.testbed.studies import STUDY, classify, receive, refuse
 from tests.unit.jobs.test_studies import SERVED, runner
 from worker.db.engine import Database
-from worker.db.tables import SeriesStatus
+from worker.db.tables import ReadState, SeriesStatus
 from worker.db.views.search import Search
+from worker.db.views.worklist import matching
 from worker.db.views.worklist.pages import Delivered, find_study_page, next_study, study_position
 from worker.dicom.standard import derive_uid
 
@@ -60,3 +64,32 @@ def test_pages_and_neighbours_follow_the_list(database: Database) -> None:
     assert [study.study_instance_uid for study in (*first.studies, *second.studies, *third.studies)] == uids
     assert back == replace(first, newer_than=None)
     assert (first.newer_than, third.older_than) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("search", "index"),
+    [
+        (Search(), "received_at"),
+        (Search(minimum_probability=0.5), "received_at"),
+        (Search(text="f"), "received_at"),
+        (Search(status=SeriesStatus.REFUSED), "status"),
+        (Search(label="glioma", status=SeriesStatus.CLASSIFIED, reading=ReadState.UNREAD), "label"),
+        (Search(reading=ReadState.UNREAD, answered=True), "read_state"),
+    ],
+)
+def test_a_page_is_taken_from_an_index_in_its_order(
+    database: Database, monkeypatch: pytest.MonkeyPatch, search: Search, index: str
+) -> None:
+    if database.engine.dialect.name != "sqlite":
+        pytest.skip("another planner, which has statistics")
+    monkeypatch.setattr(matching, "FEW", 0)
+    add_series(database, "a", SeriesStatus.REFUSED)
+    executed: list[tuple[str, object]] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *call: executed.append((call[2], call[3])))
+    with database.read() as session:
+        next_study(session, search)
+    [(statement, values)] = [call for call in executed if "ORDER BY" in call[0]]
+    with database.engine.connect() as connection:
+        plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]  # type: ignore[arg-type]
+    assert any(f"INDEX ix_study_{index}" in step for step in plan), plan
+    assert not [step for step in plan if "TEMP B-TREE" in step], plan
