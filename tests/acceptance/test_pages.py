@@ -103,6 +103,23 @@ def _open(web: Web, size: str, scheme: str) -> Iterator[tuple[Any, list[str]]]:
         context.close()
 
 
+# Words of tables and cards that stand on two lines; UIDs, hashes and names of files may.
+_BROKEN_WORDS = """[...document.querySelectorAll("td, th, .series-card")].flatMap((cell) => {
+  const broken = [];
+  const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    if (texts.currentNode.parentElement.closest("code, .breaks")) continue;
+    for (const word of texts.currentNode.data.matchAll(/[^\\s/-]+/g)) {
+      const range = document.createRange();
+      range.setStart(texts.currentNode, word.index);
+      range.setEnd(texts.currentNode, word.index + word[0].length);
+      if (new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size > 1) broken.push(word[0]);
+    }
+  }
+  return broken;
+})"""
+
+
 def test_every_page_is_accessible_fits_and_says_research_use(web: Web, page: Any) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
@@ -110,6 +127,7 @@ def test_every_page_is_accessible_fits_and_says_research_use(web: Web, page: Any
         assert page.goto(path).status == 200
         assert "Research use only" in page.inner_text("body > .warning")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} scrolls sideways"
+        assert page.evaluate(_BROKEN_WORDS) == [], path
         violations = Axe().run(page).response["violations"]
         serious = [
             (violation["id"], violation["nodes"][0]["html"])
@@ -134,6 +152,57 @@ def test_search_filters_and_pages(web: Web) -> None:
         page.get_by_label("Search").fill("%")
         page.keyboard.press("Enter")
         page.get_by_text("No study matches").wait_for()
+
+
+def test_a_row_unfolds_to_its_series_without_a_script_and_stays_so(web: Web) -> None:
+    context = web.browser.new_context(base_url=web.address, java_script_enabled=False)
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    page.goto("/?text=Fontaine+Hugo")
+    row = page.locator("tbody.study").first
+    assert "2 of" not in row.locator("tr").first.inner_text()
+    assert [mark.inner_text() for mark in row.locator(".mark").all()] == ["T1 +C", "FLAIR", "MR"]
+    series = row.get_by_role("link", name="Localizer")
+    assert not series.is_visible()
+    row.locator("summary").click()
+    assert series.is_visible()
+    assert "refused" in row.locator(".of-study").inner_text()
+    context.close()
+    with _open(web, "desktop", "light") as (page, faults):
+        page.goto("/")
+        page.locator("summary").nth(2).click()
+        opened = page.locator("details[open]").get_attribute("id")
+        page.evaluate("htmx.ajax('GET', '/', {target: '#list', select: '#list', swap: 'outerHTML'})")
+        page.wait_for_function("() => !document.querySelector('.htmx-request')")
+        assert page.locator("details[open]").get_attribute("id") == opened
+        assert faults == []
+
+
+def test_a_study_is_read_series_by_series_and_the_next_unread_comes(web: Web) -> None:
+    with _open(web, "desktop", "light") as (page, faults):
+        page.goto(f"/studies/{web.filled.study}?status=classified")
+        cards = page.locator(".series-card")
+        assert cards.count() == 3
+        assert page.locator(".series-card[aria-current]").count() == 1
+        page.get_by_role("link", name="FLAIR").click()
+        page.locator(".series-card[aria-current]").get_by_text("5 ·").wait_for()
+        page.locator("#viewer .slice[src*='/slices/']").wait_for()
+        assert page.locator("#viewer").get_attribute("data-count") == "24"
+        page.get_by_role("link", name="This series by itself").click()
+        page.get_by_role("link", name="Study with all its series").click()
+        page.get_by_role("button", name="Agree:").click()
+        page.locator(".finding .status.confirmed").wait_for()
+        first = page.url
+        page.get_by_label("Your finding").select_option("glioma")
+        page.get_by_role("textbox", name="Comment").fill("necrotic")
+        page.get_by_role("button", name="Save, next unread").click()
+        page.get_by_text("Unread", exact=True).wait_for()
+        assert page.url.split("?")[0] != first.split("?")[0]
+        page.goto(first)
+        assert "necrotic" in page.locator(".finding").first.inner_text()
+        page.get_by_role("link", name="Worklist", exact=True).last.click()
+        page.locator("table.studies").wait_for()
+        assert faults == []
 
 
 def test_slices_scroll_by_keyboard_and_the_map_lies_on_the_key_slices(web: Web) -> None:
