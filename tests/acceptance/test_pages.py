@@ -161,7 +161,7 @@ def test_a_row_unfolds_to_its_series_without_a_script_and_stays_so(web: Web) -> 
     page.goto("/?text=Fontaine+Hugo")
     row = page.locator("tbody.study").first
     assert "2 of" not in row.locator("tr").first.inner_text()
-    assert [mark.inner_text() for mark in row.locator(".mark").all()] == ["T1 +C", "FLAIR", "MR"]
+    assert [mark.inner_text() for mark in row.locator(".mark").all()] == ["MR", "FLAIR", "T1 +C"]
     series = row.get_by_role("link", name="Localizer")
     assert not series.is_visible()
     row.locator("summary").click()

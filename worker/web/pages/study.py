@@ -127,6 +127,7 @@ def _page(
     if fields is not None:
         form = replace(form, label=fields.get("label", ""), comment=fields.get("comment", ""), fault=fault)
     by_uid = {answer.series_instance_uid: answer for answer in answers}
+    ordered = sorted(found.series, key=lambda item: (item.series_number is None, item.series_number or 0))
     chosen = parameters.chosen()
     return render_page(
         site,
@@ -134,7 +135,7 @@ def _page(
         caller,
         status=status,
         study=found,
-        cards=[(item, by_uid[item.series_instance_uid]) for item in found.series if item.series_instance_uid in by_uid],
+        cards=[(item, by_uid[item.series_instance_uid]) for item in ordered if item.series_instance_uid in by_uid],
         reading=form,
         beside=beside,
         chosen=chosen,

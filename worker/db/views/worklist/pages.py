@@ -62,7 +62,7 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class ListedStudy:
-    """A study: whose it is by its first series, the answer for it, and its series in the order in which they came.
+    """A study: whose it is by its first series, the answer for it, and its series by their numbers, then as they came.
 
     `label` is None without a class, `reason` is why; `is_open`: its series, or the answer for it, are under way.
     """
@@ -223,6 +223,7 @@ def _delivered(session: Session, studies: Sequence[Any], series: Mapping[str, Se
 def _study(row: Any, series: Sequence[Any], delivered: Delivered) -> ListedStudy:
     first = series[0]
     numbers = {item["answer"]["series"]: item["answer"]["number"] for item in row.contributions or ()}
+    listed = [_listed_series(item, numbers.get(item.series_instance_uid)) for item in series]
     # Without an answer of its own, the reason of a study is that of its only series.
     why = series[0] if row.answered_by is None and row.reason is None and len(series) == 1 else row
     return ListedStudy(
@@ -243,7 +244,7 @@ def _study(row: Any, series: Sequence[Any], delivered: Delivered) -> ListedStudy
         reading=ReadState(row.read_state),
         read_as=row.read_as,
         delivered=delivered,
-        series=tuple(_listed_series(item, numbers.get(item.series_instance_uid)) for item in series),
+        series=tuple(sorted(listed, key=lambda item: (item.number is None, item.number or 0))),
     )
 
 
