@@ -38,10 +38,12 @@ from worker.dicom.standard import derive_uid
 from worker.inference.illustrated import IllustratedResult
 from worker.jobs.bundle_store import BundleStore, ServedModel
 from worker.jobs.runner import JobRunner
-from worker.jobs.studies import answer_study
+from worker.jobs.studies import StudyRunner, answer_study
+from worker.jobs.study_objects import StudyObjects
 from worker.reporting.outbox import Outbox
 from worker.results import ModelIdentity, ResultStatus, SliceResult
 from worker.send.destinations.c_store import CStoreDestination
+from worker.storage.integrity import Integrity
 
 LEASE = timedelta(seconds=30)
 OWNER = "test:1"
@@ -89,21 +91,26 @@ def fill(folder: Path, now: datetime, others: int = 75, key_objects: bool = Fals
     model = BundleStore(settings).load_configured()
     site = _Site(settings, database, model.identity, random.Random(7), now)
     site.add_others(others)
+    site.answer_studies(model)
     mass = site.receive_head("Fontaine^Hugo")
     if others:
         site.receive_head("Fontaine^Hugo", flair=True)
-        site.add_localizer()
+        site.receive_localizer("Fontaine^Hugo")
+    data_dir, models = settings.worker.data_dir, one_model(database, model.identity, model.classify, site.before)
+    outbox = Outbox(data_dir, ("pacs",) if key_objects else (), level="study" if others else "series")
     runner = JobRunner(
-        database=database, data_dir=settings.worker.data_dir,
-        models=one_model(database, model.identity, model.classify, now - timedelta(days=8)),
-        outbox=Outbox(settings.worker.data_dir, ("pacs",) if key_objects else ()),
-        destinations=["pacs", "research"], owner=OWNER,
-        clock=lambda: now - timedelta(seconds=40), lease=LEASE, timeout=None, attempts=3,
+        database=database, data_dir=data_dir, models=models, outbox=outbox, destinations=["pacs", "research"],
+        owner=OWNER, clock=lambda: now - timedelta(seconds=40), lease=LEASE, timeout=None, attempts=3,
     )  # fmt: skip
     while runner.run_next():
         pass
+    integrity = Integrity(database, data_dir, lambda: now)
+    of_study = StudyObjects(database, data_dir, outbox, integrity, ["pacs", "research"])
+    clock = lambda: now - timedelta(seconds=35)  # noqa: E731
+    StudyRunner(database, data_dir, OWNER, clock, LEASE, timedelta(), 3, of_study).run_next(
+        {key: replace(served, study=model.study) for key, served in models.current().items()}
+    )
     site.deliver()
-    site.answer_studies(model)
     return Filled(settings, database, site.study, mass, **site.add_last())
 
 
@@ -135,6 +142,11 @@ class _Site:
     study: str = ""
     numbers: dict[str, int] = field(default_factory=dict)  # of series
 
+    @property
+    def before(self) -> datetime:
+        """Before anything came."""
+        return self.now - timedelta(days=8)
+
     def receive_head(self, person: str, *, flair: bool = False) -> str:
         """A head with a mass as the receiver leaves it: files, rows, a job. The FLAIR is of the study of the first."""
         attributes = {
@@ -147,9 +159,30 @@ class _Site:
             attributes |= {"StudyInstanceUID": self.study, "SeriesInstanceUID": derive_uid("series", "flair")}
         folder = self.settings.worker.data_dir / "instances" / ("flair" if flair else "head")
         paths = phantom.head_series(folder, mass=True, attributes=attributes, flair=flair)
-        moment = self.now - timedelta(seconds=52)
+        series_id = self._receive(paths, self.now - timedelta(seconds=52))
         with self.database.write() as session:
-            row = None
+            self._queue(session, series_id, self.now - timedelta(seconds=52), PROTOCOL[1] if flair else PROTOCOL[0])
+        first = dcmread(paths[0], stop_before_pixels=True)
+        self.study = str(first.StudyInstanceUID)
+        return str(first.SeriesInstanceUID)
+
+    def receive_localizer(self, person: str) -> None:
+        """The scout of that head, which is refused."""
+        moment = self.now - timedelta(seconds=55)
+        attributes = {
+            "PatientName": person, "PatientID": "P-274215", "AccessionNumber": "A3190587", "SeriesNumber": 1,
+            "StudyInstanceUID": self.study,
+        }  # fmt: skip
+        folder = self.settings.worker.data_dir / "instances" / "scout"
+        series_id = self._receive(phantom.localizer(folder, attributes=attributes), moment)
+        with self.database.write() as session:
+            series = lock_open_series(session, series_id, moment)
+            if series is not None:
+                refuse_series(series, "localizer", "the image type says localizer", moment)
+
+    def _receive(self, paths: list[Path], moment: datetime) -> int:
+        """A series as the receiver leaves it: files in the data folder, and rows; the row id of the series."""
+        with self.database.write() as session:
             for path in paths:
                 ds = dcmread(path, stop_before_pixels=True)
                 new = new_instance(
@@ -159,28 +192,8 @@ class _Site:
                     study_date=f"{self.now:%Y%m%d}", path=str(path.relative_to(self.settings.worker.data_dir)),
                     size=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
                 )  # fmt: skip
-                row = add_instance(session, new, moment)
-            if row is None:
-                raise ValueError("no slices")
-            kind = PROTOCOL[1] if flair else PROTOCOL[0]
-            self._queue(session, row.series_id, moment, kind)
-        self.study = new.study_instance_uid
-        self.numbers[new.series_instance_uid] = int(attributes["SeriesNumber"])
-        return str(new.series_instance_uid)
-
-    def add_localizer(self) -> None:
-        """The scout of that head, which is refused."""
-        moment = self.now - timedelta(seconds=55)
-        new = new_instance(
-            1, "scout", study_instance_uid=self.study, patient_id="P-274215", patient_name="Fontaine^Hugo",
-            accession_number="A3190587", series_description="Localizer", study_date=f"{self.now:%Y%m%d}",
-        )  # fmt: skip
-        self.numbers[new.series_instance_uid] = 1
-        with self.database.write() as session:
-            series_id = add_instance(session, new, moment).series_id
-            series = lock_open_series(session, series_id, moment)
-            if series is not None:
-                refuse_series(series, "localizer", "the image type says localizer", moment)
+                series_id = add_instance(session, new, moment).series_id
+        return series_id
 
     def add_others(self, count: int) -> None:
         labels = [label.name for label in self.model.labels if label.is_lesion]
@@ -291,7 +304,7 @@ class _Site:
         queue_series(session, series, self._model_id(session), moment)
 
     def _model_id(self, session: Session) -> int:
-        return model_row(session, self.model, self.now - timedelta(days=8)).id
+        return model_row(session, self.model, self.before).id
 
     def _result(self, outcome: str, sop_instance_uids: list[str]) -> IllustratedResult:
         labels = {one.name: one for one in self.model.labels}

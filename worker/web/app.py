@@ -32,7 +32,7 @@ from worker.web.metrics import metrics_routes
 from worker.web.ohif import ohif_routes
 from worker.web.pages.activity import activity_page
 from worker.web.pages.api_reference import api_reference_page
-from worker.web.pages.images import series_images
+from worker.web.pages.images import series_images, study_images
 from worker.web.pages.models import models_page
 from worker.web.pages.peers import peers_page
 from worker.web.pages.queue import queue_page
@@ -98,6 +98,7 @@ def create_app(
         study_page,
         series_page,
         series_images,
+        study_images,
         reading_form,
         queue_page,
         peers_page,

@@ -1,4 +1,4 @@
-"""The images of the series page: slices as received, activation maps, and the Secondary Capture that was sent."""
+"""The images of the pages of series and studies: slices as received, activation maps, and what was sent."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from fastapi import Path as PathParameter
 
 from worker.db.tables import FileFault
 from worker.db.views.series_detail import LARGEST_SERIES, SeriesDetail, ShownSlice, find_series_detail
+from worker.db.views.studies import find_study_documents
 from worker.decoding import tasks
 from worker.decoding.pool import DecoderPool
 from worker.errors import NotAssessable
 from worker.storage.integrity import FaultyFile
-from worker.web.dependencies import NO_SUCH_SERIES, Reader, SeriesUid, Site
+from worker.web.dependencies import NO_SUCH_SERIES, Reader, SeriesUid, Site, StudyUid
 
 _WINDOWS_CACHED = 256
 Ordinal = Annotated[int, PathParameter(ge=0, lt=LARGEST_SERIES)]
@@ -85,17 +86,34 @@ def series_images(site: Site) -> APIRouter:
 
     @routes.get("/picture.png")
     def picture_png(series_instance_uid: SeriesUid, caller: Reader) -> Response:
-        path = detail_of(series_instance_uid).picture
-        if path is None:
-            raise HTTPException(404, "no Secondary Capture was produced for this series")
-        try:
-            return _png(site.decoders.picture(tasks.picture_png(data_dir / path), caller.name))
-        except NotAssessable as fault:
-            raise HTTPException(422, fault.detail) from None
-        except OSError:
-            raise HTTPException(404, "the Secondary Capture is missing from the data folder") from None
+        return _picture(site, detail_of(series_instance_uid).picture, caller.name, "series")
 
     return routes
+
+
+def study_images(site: Site) -> APIRouter:
+    """PNG below /studies/{uid}."""
+    routes = APIRouter(include_in_schema=False, prefix="/studies/{study_instance_uid}")
+
+    @routes.get("/picture.png")
+    def picture_png(study_instance_uid: StudyUid, caller: Reader) -> Response:
+        with site.database.read() as session:
+            documents = find_study_documents(session, study_instance_uid)
+        return _picture(site, documents.picture if documents else None, caller.name, "study")
+
+    return routes
+
+
+def _picture(site: Site, path: str | None, caller: str, of: str) -> Response:
+    """A Secondary Capture that was made of a series or a study."""
+    if path is None:
+        raise HTTPException(404, f"no Secondary Capture was produced for this {of}")
+    try:
+        return _png(site.decoders.picture(tasks.picture_png(site.data_dir / path), caller))
+    except NotAssessable as fault:
+        raise HTTPException(422, fault.detail) from None
+    except OSError:
+        raise HTTPException(404, "the Secondary Capture is missing from the data folder") from None
 
 
 class _Windows:

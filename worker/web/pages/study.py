@@ -18,7 +18,7 @@ from worker.db.studies.readings import StudyReading, study_readings_of, study_to
 from worker.db.tables import ReadState
 from worker.db.views.search import Search, SeriesAnswer, find_series
 from worker.db.views.series_detail import find_series_detail
-from worker.db.views.studies import StudyAnswer, StudySeriesAnswer, find_study
+from worker.db.views.studies import StudyAnswer, StudySeriesAnswer, find_study, find_study_documents
 from worker.db.views.worklist.pages import next_study, study_position
 from worker.web.dependencies import NO_SUCH_STUDY, Annotator, Reader, Site, StudyUid
 from worker.web.filters import Uid
@@ -121,6 +121,7 @@ def _page(
         shown = _shown_series(parameters.show, found, answers)
         detail = find_series_detail(session, shown.series_instance_uid)
         form = study_form(session, study_instance_uid, site.class_titles())
+        documents = find_study_documents(session, study_instance_uid)
         beside = neighbours(session, study_instance_uid, parameters.search())
     if detail is None or form is None:
         raise HTTPException(404, NO_SUCH_STUDY)
@@ -138,6 +139,7 @@ def _page(
         cards=[(item, by_uid[item.series_instance_uid]) for item in ordered if item.series_instance_uid in by_uid],
         reading=form,
         beside=beside,
+        documents=documents,
         chosen=chosen,
         query=f"?{urlencode(chosen)}" if chosen else "",
         here_query=f"?{query}" if (query := parameters.query()) else "",

@@ -198,25 +198,25 @@ def _series(session: Session, study_instance_uids: Sequence[str]) -> list[Any]:
 
 
 def _delivered(session: Session, studies: Sequence[Any], series: Mapping[str, Sequence[Any]]) -> dict[int, Delivered]:
-    """Deliveries by the row id of the study."""
+    """Deliveries of the objects of studies and of their series, by the row id of the study."""
     study_of = {row.study_instance_uid: row.id for row in studies}
-    of_result = {
-        row.result_id: study_of[uid] for uid, rows in series.items() for row in rows if row.result_id is not None
-    }
+    of_series = {row.result_id: study_of[uid] for uid, rows in series.items() for row in rows if row.result_id}
+    of_study = {row.answered_by: row.id for row in studies if row.answered_by is not None}
     numbers: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
-    ids = sorted(of_result)
-    for start in range(0, len(ids), 500):  # SQLite limits the number of bound values
-        query = (
-            select(ObjectRow.result_id, DeliveryRow.state, func.count())
-            .join(DeliveryRow, DeliveryRow.object_id == ObjectRow.id)
-            .where(ObjectRow.result_id.in_(ids[start : start + 500]), DeliveryRow.state != DeliveryState.SUPERSEDED)
-            .group_by(ObjectRow.result_id, DeliveryRow.state)
-        )
-        for result_id, state, number in session.execute(query):
-            counted = numbers[of_result[result_id]]
-            counted[0] += number
-            counted[1] += number if state == DeliveryState.DELIVERED else 0
-            counted[2] += number if state == DeliveryState.FAILED else 0
+    for column, study_by_result in ((ObjectRow.result_id, of_series), (ObjectRow.study_result_id, of_study)):
+        ids = sorted(study_by_result)
+        for start in range(0, len(ids), 500):  # SQLite limits the number of bound values
+            query = (
+                select(column, DeliveryRow.state, func.count())
+                .join(DeliveryRow, DeliveryRow.object_id == ObjectRow.id)
+                .where(column.in_(ids[start : start + 500]), DeliveryRow.state != DeliveryState.SUPERSEDED)
+                .group_by(column, DeliveryRow.state)
+            )
+            for result_id, state, number in session.execute(query):
+                counted = numbers[study_by_result[result_id]]
+                counted[0] += number
+                counted[1] += number if state == DeliveryState.DELIVERED else 0
+                counted[2] += number if state == DeliveryState.FAILED else 0
     return {study: Delivered(*counted) for study, counted in numbers.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,14 @@ from tests.testbed.rows import add_series
 from tests.testbed.studies import STUDY, classify, receive, refuse
 from tests.unit.jobs.test_studies import SERVED, runner
 from worker.db.engine import Database
-from worker.db.tables import ReadState, SeriesStatus
+from worker.db.results import NewObject
+from worker.db.studies.answering import add_study_result, claim_study, study_inputs
+from worker.db.tables import ObjectKind, ReadState, SeriesStatus
 from worker.db.views.search import Search
 from worker.db.views.worklist import matching
 from worker.db.views.worklist.pages import Delivered, find_study_page, next_study, study_position
 from worker.dicom.standard import derive_uid
+from worker.jobs.studies import answer_study
 
 
 def test_a_study_is_listed_with_its_answer_and_its_series(database: Database, tmp_path: Path) -> None:
@@ -40,9 +44,16 @@ def test_a_study_is_listed_with_its_answer_and_its_series(database: Database, tm
 def test_deliveries_are_counted_and_the_reason_is_that_of_the_only_series(database: Database) -> None:
     add_series(database, "a", SeriesStatus.CLASSIFIED)
     add_series(database, "b", SeriesStatus.REFUSED, 60)
+    with database.write() as session:
+        study = claim_study(session, "me", later(99), timedelta(), timedelta(seconds=30))
+        assert study is not None
+        inputs = study_inputs(session, study.study_instance_uid)
+        result = answer_study(inputs, 1, SERVED[1], {})
+        report = NewObject(ObjectKind.REPORT, "1.2", derive_uid("report of the study"), "objects/s", "00" * 32)
+        add_study_result(session, study.id, inputs, 1, result, later(99), [report], ["pacs", "research"])
     with database.read() as session:
         refused, classified = find_study_page(session, Search(), 50).studies
-    assert (classified.delivered, refused.delivered) == (Delivered(1, 0, 0), Delivered())
+    assert (classified.delivered, refused.delivered) == (Delivered(3, 0, 0), Delivered())
     assert (refused.reason, refused.detail) == ("modality", "modality CT")
 
 
