@@ -38,6 +38,7 @@ def make_tables(database: Database) -> None:
         return
     if file.exists():
         raise FileExistsError(f"{file} is no new database")
+    file.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(_migrated_file(), file)
 
 
