@@ -45,6 +45,7 @@ for group, name in (
     (series.study_commands, "studies"),
     (series.commands, "series"),
     (jobs.commands, "jobs"),
+    (jobs.delivery_commands, "deliveries"),
     (conflicts.commands, "conflicts"),
 ):
     app.add_typer(group, name=name, rich_help_panel="Series, answers and what waits")

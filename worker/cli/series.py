@@ -1,7 +1,8 @@
-"""`worker series`: have refused series settled again; `worker studies`: one answer for each study."""
+"""`worker series`: settle refused series again, classify by another model; `worker studies`: one answer for each."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -10,16 +11,13 @@ from worker.audit import events
 from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited
 from worker.errors import StartError
 
-commands = typer.Typer(no_args_is_help=True, help="Received series: settle refused ones again.")
+commands = typer.Typer(
+    no_args_is_help=True, help="Received series: settle refused ones again, classify with another model."
+)
 
 study_commands = typer.Typer(
     no_args_is_help=True, help="Studies: one answer for each, from the answers for its series."
 )
-
-
-@commands.callback()
-def _group() -> None:
-    """A group, although it has a single command."""
 
 
 @commands.command("reconsider", epilog="Example: worker series reconsider --all-refused")
@@ -56,6 +54,33 @@ def reconsider(
                 opened, after = opened + len(ids), ids[-1]
         record(events.operated(user, None, f"worker series reconsider {what}: {opened} series"))
     typer.echo(f"{opened} series will be settled again")
+
+
+@commands.command("classify", epilog="Example: worker series classify 42808680 --model brain-mri-tumour:0.3.0")
+def classify(
+    series: Annotated[str, typer.Argument(help="Series Instance UID, or the end of it.")],
+    model: Annotated[str, typer.Option(help="NAME:VERSION; it need not be the active model.")],
+    config: ConfigOption = None,
+) -> None:
+    """Classify an answered series again with another model; its answer replaces the series', and is reported."""
+    from worker.db.models import find_model_named
+    from worker.db.series import classify_again
+    from worker.db.views.search import find_series_by_suffix
+    from worker.jobs.bundle_store import BundleStore
+
+    with audited(config) as (settings, database, record, user):
+        with database.read() as session:
+            row = find_model_named(session, model)
+            uids = find_series_by_suffix(session, series.lstrip("…"))
+        if len(uids) != 1:
+            fault = "the UIDs of several series end in this" if uids else "no such series was received"
+            typer.echo(f"worker: {fault}", err=True)
+            raise typer.Exit(EXIT_FAULT)
+        BundleStore(settings).require(row.sha256)
+        with database.write() as session:
+            job = classify_again(session, uids[0], row, datetime.now(UTC))
+        record(events.operated(user, None, f"worker series classify {uids[0]} {row.name} {row.version}"))
+    typer.echo(f"job {job.id}: the series will be classified by {row.name} {row.version}")
 
 
 @study_commands.command("list", epilog="Example: worker studies list --format json")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, and_, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from worker.db.engine import Database
 from worker.db.tables import (
@@ -16,6 +17,7 @@ from worker.db.tables import (
     DeliveryState,
     ObjectRow,
     ResultRow,
+    SeriesRow,
     StudyResultRow,
     StudyRow,
 )
@@ -26,6 +28,8 @@ if TYPE_CHECKING:  # a command that only queries starts without pydicom and nump
     from pydicom import Dataset
 
     from worker.dicom import commitment
+
+_RESENT_AT_ONCE = 500  # objects in a transaction
 
 
 def delivery_waits(session: Session, destination: str, now: datetime) -> bool:
@@ -212,11 +216,132 @@ def apply_commitment(session: Session, report: commitment.CommitmentReport, now:
     return confirmed, again
 
 
-def retry_failed_deliveries(session: Session, now: datetime, delivery_ids: Sequence[int] = ()) -> list[int]:
-    """Return failed deliveries to pending, all when no id is given; a pending delivery that is named is tried now."""
-    chosen = DeliveryRow.state == DeliveryState.FAILED
+# --- again -----------------------------------------------------------------------------------------------------
+
+
+def retry_failed_deliveries(
+    session: Session,
+    now: datetime,
+    delivery_ids: Sequence[int] = (),
+    destination: str | None = None,
+    *,
+    waiting: bool = False,
+) -> list[int]:
+    """Return failed deliveries to pending, of a destination if one is given; the numbers of those that are tried now.
+
+    A pending delivery is tried now where it is named, or with `waiting`, as after a destination was mended.
+    """
+    states = [DeliveryState.FAILED, *([DeliveryState.PENDING] if delivery_ids or waiting else [])]
+    chosen: list[ColumnElement[bool]] = [DeliveryRow.state.in_(states)]
     if delivery_ids:
-        waits = DeliveryRow.state.in_([DeliveryState.FAILED, DeliveryState.PENDING])
-        chosen = and_(waits, DeliveryRow.id.in_(delivery_ids))
+        chosen.append(DeliveryRow.id.in_(delivery_ids))
+    if destination is not None:
+        chosen.append(DeliveryRow.destination == destination)
     fresh: dict[str, Any] = {"state": DeliveryState.PENDING, "rejections": 0, "not_before": now, "commitment": None}
-    return list(session.scalars(update(DeliveryRow).where(chosen).values(**fresh).returning(DeliveryRow.id)))
+    return list(session.scalars(update(DeliveryRow).where(*chosen).values(**fresh).returning(DeliveryRow.id)))
+
+
+@dataclass(frozen=True, slots=True)
+class SentAgain:
+    """Numbers of deliveries: sent `again` though they had arrived or failed, and `added` for a new destination."""
+
+    again: tuple[int, ...] = ()
+    added: tuple[int, ...] = ()
+
+
+def resend_objects(
+    session: Session, object_ids: Sequence[int], destination: str, kinds: Collection[str], now: datetime
+) -> SentAgain:
+    """Send objects of these kinds to a destination, whether or not they were sent there before.
+
+    A delivery that is under way is left alone, and one that was withdrawn stays withdrawn: its images are no more.
+    """
+    objects = list(
+        session.scalars(
+            select(ObjectRow)
+            .where(ObjectRow.id.in_(object_ids), ObjectRow.kind.in_(kinds))
+            .order_by(ObjectRow.id)
+            .with_for_update()
+        )
+    )
+    ids = [produced.id for produced in objects]
+    of_objects = (DeliveryRow.object_id.in_(ids), DeliveryRow.destination == destination)
+    known = set(session.scalars(select(DeliveryRow.object_id).where(*of_objects)))
+    ended = DeliveryRow.state.in_([DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.PENDING])
+    fresh: dict[str, Any] = {"state": DeliveryState.PENDING, "attempts": 0, "rejections": 0, "not_before": now}
+    fresh |= {"reason": None, "detail": None, "status": None, "delivered_at": None, "sent_as": None}
+    fresh |= {"commitment": None, "transaction_uid": None, "ask_again_at": None}
+    again = session.scalars(update(DeliveryRow).where(*of_objects, ended).values(**fresh).returning(DeliveryRow.id))
+    numbers = tuple(sorted(again))
+    added = [
+        DeliveryRow(object_id=number, destination=destination, not_before=now) for number in ids if number not in known
+    ]
+    session.add_all(added)
+    session.flush()
+    return SentAgain(numbers, tuple(row.id for row in added))
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What is sent again: the objects of these deliveries, or those of the newest results, which replaced the others:
+    of each study, and of each series by each model.
+
+    Of a study and its series, of a series, or of results since a time.
+    """
+
+    delivery_ids: tuple[int, ...] = ()
+    study_instance_uid: str | None = None
+    series_instance_uid: str | None = None
+    since: datetime | None = None
+
+
+def resend(database: Database, chosen: Chosen, destination: str, kinds: Collection[str], now: datetime) -> SentAgain:
+    """As `resend_objects`, in bounded transactions, of which none holds up a sender for long."""
+    again: tuple[int, ...] = ()
+    added: tuple[int, ...] = ()
+    after = 0
+    while True:
+        with database.write() as session:
+            ids = _objects_of(session, chosen, after)
+            sent = resend_objects(session, ids, destination, kinds, now)
+        again, added = again + sent.again, added + sent.added
+        if len(ids) < _RESENT_AT_ONCE:
+            return SentAgain(again, added)
+        after = ids[-1]
+
+
+def _objects_of(session: Session, chosen: Chosen, after: int) -> list[int]:
+    """The next ids, above `after`, of what is chosen."""
+    query = select(ObjectRow.id).where(ObjectRow.id > after).order_by(ObjectRow.id).limit(_RESENT_AT_ONCE)
+    if chosen.delivery_ids:
+        of_deliveries = select(DeliveryRow.object_id).where(DeliveryRow.id.in_(chosen.delivery_ids))
+        return list(session.scalars(query.where(ObjectRow.id.in_(of_deliveries))))
+    newer, newer_of_study = aliased(ResultRow), aliased(StudyResultRow)
+    is_replaced = or_(
+        select(newer.id)
+        .where(newer.series_id == ResultRow.series_id, newer.model_id == ResultRow.model_id, newer.id > ResultRow.id)
+        .exists(),
+        select(newer_of_study.id)
+        .where(newer_of_study.study_id == StudyResultRow.study_id, newer_of_study.number > StudyResultRow.number)
+        .exists(),
+    )
+    is_withdrawn = (
+        select(DeliveryRow.id)
+        .where(DeliveryRow.object_id == ObjectRow.id, DeliveryRow.state == DeliveryState.SUPERSEDED)
+        .exists()
+    )
+    query = (
+        query.outerjoin(ResultRow, ResultRow.id == ObjectRow.result_id)
+        .outerjoin(SeriesRow, SeriesRow.id == ResultRow.series_id)
+        .outerjoin(StudyResultRow, StudyResultRow.id == ObjectRow.study_result_id)
+        .outerjoin(StudyRow, StudyRow.id == StudyResultRow.study_id)
+        .where(~is_replaced, ~is_withdrawn)
+    )
+    if chosen.study_instance_uid is not None:
+        of_study = (SeriesRow.study_instance_uid, StudyRow.study_instance_uid)
+        query = query.where(or_(*(uid == chosen.study_instance_uid for uid in of_study)))
+    if chosen.series_instance_uid is not None:
+        query = query.where(SeriesRow.series_instance_uid == chosen.series_instance_uid)
+    if chosen.since is not None:
+        query = query.where(or_(ResultRow.created_at >= chosen.since, StudyResultRow.created_at >= chosen.since))
+    return list(session.scalars(query))

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session, object_session
 
 from worker.db.instances import NewInstance, input_sha256, instances_of
+from worker.db.models import NotPossible
 from worker.db.series_status import answer_series
 from worker.db.studies.opening import open_studies
 from worker.db.tables import (
@@ -22,6 +23,8 @@ from worker.db.tables import (
     InstanceRow,
     JobRow,
     JobState,
+    ModelRow,
+    ModelState,
     ObjectRow,
     ResultRow,
     SeriesRow,
@@ -229,3 +232,26 @@ def _open_refused(session: Session, condition: ColumnElement[bool], limit: int) 
     )
     answer_series(session, ids)
     return ids
+
+
+def classify_again(session: Session, series_instance_uid: str, model: ModelRow, now: datetime) -> JobRow:
+    """Queue a job of a model for the images of a series that was answered, beside what other models answered.
+
+    The model need not be active; its answer becomes that of the series. Raises NotPossible.
+    """
+    series = session.scalar(
+        select(SeriesRow).where(SeriesRow.series_instance_uid == series_instance_uid).with_for_update()
+    )
+    if series is None or series.state != SeriesState.QUEUED:
+        is_refused = series is not None and series.state == SeriesState.REFUSED
+        why = "is refused: have it settled again first" if is_refused else "is not settled yet"
+        raise NotPossible("series-not-settled", f"the series {why}")
+    if model.state == ModelState.REMOVED:
+        raise NotPossible("model-removed", "the model was removed; add it again with worker models add")
+    if any(instance.removed_at is not None for instance in instances_of(session, series.id)):
+        raise NotPossible("pixels-removed", "images of the series were deleted by retention; send it again")
+    job = queue_series(session, series, model.id, now)
+    if job is None:
+        raise NotPossible("model-has-job", f"{model.name} {model.version} has a job for these images already")
+    answer_series(session, [series.id])
+    return job

@@ -53,6 +53,7 @@ def test_doctor_names_everything_that_stops_serve_at_once(run: Run, config: Path
             f"""
 [worker]
 data_dir = "file/data"
+bundle = "absent-bundle"
 [database]
 url = "sqlite:///other.db"
 [receive]
@@ -83,7 +84,7 @@ url = "http://archive.invalid/dicom-web"
     faults = {line.split(": ", 1)[0]: line for line in lines if line.startswith("fault")}
     assert set(faults) == {
         "fault data folder", "fault receive port", "fault web port", "fault [web] TLS", "fault peer SCANNER host",
-        "fault peer SCANNER", "fault destination pacs", "fault destination archive",
+        "fault peer SCANNER", "fault destination pacs", "fault destination archive", "fault configured bundle",
     }  # fmt: skip
     assert "file is not a folder" in faults["fault data folder"]
     assert f"127.0.0.1:{port}: address already in use" in faults["fault receive port"]

@@ -6,13 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 from tests.testbed.answered import answer
 from tests.testbed.instances import later
 from tests.testbed.rows import LEASE, REPORT_SOP_CLASS, add_series
 from tests.testbed.studies import STUDY, classify, report_study
+from worker.db import deliveries
 from worker.db.deliveries import (
+    Chosen,
+    SentAgain,
     apply_commitment,
     claim_commitments,
     claim_deliveries,
@@ -21,12 +24,13 @@ from worker.db.deliveries import (
     end_delivery,
     extend_delivery_leases,
     record_commitment_report,
+    resend,
     retry_failed_deliveries,
     still_leased,
     supersede_deliveries,
 )
 from worker.db.engine import Database
-from worker.db.tables import Commitment, DeliveryRow, DeliveryState, SeriesStatus, StudyRow
+from worker.db.tables import Commitment, DeliveryRow, DeliveryState, ObjectRow, SeriesRow, SeriesStatus, StudyRow
 from worker.dicom import commitment, standard
 from worker.dicom.standard import derive_uid
 
@@ -232,3 +236,78 @@ def test_of_the_newest_deliveries_those_of_a_study_are_ordered_among_those_of_se
     with database.write() as session:
         claimed = claim_deliveries(session, "pacs", "me", later(30), LEASE)
     assert [produced.path for _, produced in claimed[:2]] == ["objects/y", "objects/s"]
+
+
+def _arrive(database: Database, number: int) -> None:
+    with database.write() as session:
+        session.get_one(DeliveryRow, number).state = DeliveryState.SENDING
+        row = session.get_one(DeliveryRow, number)
+        row.lease_owner, row.lease_until = "me", later(900)
+        session.flush()
+        values = {"state": DeliveryState.DELIVERED, "delivered_at": later(20), "sent_as": "2.25.9", "status": 0}
+        assert end_delivery(session, number, "me", values)
+
+
+def test_what_waits_at_a_mended_destination_is_sent_now(due: Database) -> None:
+    with due.write() as session:
+        for row in session.scalars(select(DeliveryRow)):
+            row.not_before, row.detail = later(5000), "refused"
+        session.get_one(DeliveryRow, 2).state = DeliveryState.FAILED
+        session.flush()
+        assert retry_failed_deliveries(session, later(30), (), "elsewhere", waiting=True) == []
+        assert retry_failed_deliveries(session, later(30), (), "pacs") == [2]
+        assert sorted(retry_failed_deliveries(session, later(31), (), "pacs", waiting=True)) == [1, 2, 3]
+    assert sorted(_claim(due, 31)) == [1, 2, 3]
+
+
+def test_what_arrived_is_sent_again_and_what_is_under_way_is_left_alone(due: Database) -> None:
+    _arrive(due, 1)
+    with due.write() as session:
+        row = session.get_one(DeliveryRow, 2)
+        row.state, row.lease_owner, row.lease_until = DeliveryState.SENDING, "me", later(900)
+        session.get_one(DeliveryRow, 3).state = DeliveryState.SUPERSEDED
+    sent = resend(due, Chosen(delivery_ids=(1, 2, 3, 99)), "pacs", ("report",), later(50))
+    assert sent == SentAgain((1,), ())
+    row = _delivery(due, 1)
+    assert (row.state, row.not_before, row.delivered_at, row.sent_as) == ("pending", later(50), None, None)
+    assert _claim(due, 60) == [1]
+    assert _delivery(due, 3).state == DeliveryState.SUPERSEDED
+
+
+def test_a_destination_that_is_new_gets_the_newest_results_of_the_kinds_that_it_takes(
+    due: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "_RESENT_AT_ONCE", 1)  # parts, each in its own transaction
+    with due.read() as session:
+        [series] = session.scalars(select(SeriesRow.series_instance_uid).where(SeriesRow.id == 2)).all()
+        study = session.scalar(select(SeriesRow.study_instance_uid).where(SeriesRow.id == 1))
+    assert resend(due, Chosen(series_instance_uid=series), "archive", ("picture",), later(0)) == SentAgain()
+    assert len(resend(due, Chosen(series_instance_uid=series), "archive", ("report",), later(0)).added) == 1
+    assert len(resend(due, Chosen(study_instance_uid=study), "archive", ("report",), later(0)).added) == 1
+    everything = resend(due, Chosen(since=later(-5)), "archive", ("report",), later(0))
+    assert (len(everything.again), len(everything.added)) == (2, 1)
+    assert resend(due, Chosen(since=later(900)), "archive", ("report",), later(0)) == SentAgain()
+    with due.write() as session:
+        assert len(claim_deliveries(session, "archive", "me", later(1), LEASE)) == 3
+
+
+def test_of_an_earlier_result_nothing_is_sent_to_a_new_destination(database: Database, tmp_path: Path) -> None:
+    answer(database, tmp_path, "a")
+    with database.write() as session:
+        session.scalar(select(SeriesRow)).state = "open"  # type: ignore[union-attr]
+    answer(database, tmp_path, "a", count=2)
+    with database.read() as session:
+        newest = set(session.scalars(select(ObjectRow.id).where(ObjectRow.result_id == 2)))
+    assert len(resend(database, Chosen(since=later(-5)), "archive", ("report", "picture"), later(0)).added) == 2
+    with database.read() as session:
+        sent = select(DeliveryRow.object_id).where(DeliveryRow.destination == "archive")
+        assert set(session.scalars(sent)) == newest
+
+
+def test_the_report_of_a_study_is_sent_to_a_new_destination_too(database: Database) -> None:
+    classify(database, "a")
+    report_study(database)
+    [number] = resend(database, Chosen(study_instance_uid=STUDY), "archive", ("report",), later(0)).added
+    with database.read() as session:
+        produced = session.get_one(ObjectRow, _delivery(database, number).object_id)
+    assert (produced.result_id, produced.study_result_id) == (None, 1)

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
-from tests.testbed.instances import later, new_instance
+from tests.testbed.instances import MODEL, later, new_instance
 from tests.testbed.rows import add_series, queued_job
 from worker.db.engine import Database
 from worker.db.instances import add_instance, instances_of
-from worker.db.series import lock_open_series, lock_settled_series, queue_series, refuse_series, series_to_empty
+from worker.db.models import NotPossible, model_row, models_to_serve
+from worker.db.series import (
+    classify_again,
+    lock_open_series,
+    lock_settled_series,
+    queue_series,
+    refuse_series,
+    series_to_empty,
+)
 from worker.db.tables import (
     DETAIL_LENGTH,
     Commitment,
     DeliveryRow,
     DeliveryState,
+    InstanceRow,
     JobRow,
     JobState,
+    ModelState,
     SeriesRow,
     SeriesState,
     SeriesStatus,
@@ -119,3 +130,22 @@ def test_a_series_with_unfinished_work_retains_its_files(
 def _update(database: Database, table: Any, **values: Any) -> None:
     with database.write() as session:
         session.execute(update(table).values(**values))
+
+
+def test_an_answered_series_is_classified_again_by_a_model_that_is_not_active(database: Database) -> None:
+    add_series(database, "a", SeriesStatus.CLASSIFIED)
+    add_series(database, "b", SeriesStatus.REFUSED)
+    with database.write() as session:
+        uids = list(session.scalars(select(SeriesRow.series_instance_uid).order_by(SeriesRow.id)))
+        other = model_row(session, replace(MODEL, version="2.0", sha256="cd" * 32), later(0))
+        other.state = ModelState.ADDED
+        job = classify_again(session, uids[0], other, later(50))
+        assert (job.state, job.model_id, job.shadow) == (JobState.PENDING, other.id, False)
+        assert other in models_to_serve(session)
+        for uid, why in ((uids[0], "has a job for these images already"), (uids[1], "is refused"), ("1.2", "settled")):
+            with pytest.raises(NotPossible, match=why):
+                classify_again(session, uid, other, later(60))
+        session.execute(update(InstanceRow).values(removed_at=later(70)))
+        session.expire_all()
+        with pytest.raises(NotPossible, match="deleted by retention"):
+            classify_again(session, uids[0], other, later(80))

@@ -27,7 +27,7 @@ NOW = datetime.now(UTC)
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(
-        worker=WorkerSection(data_dir=tmp_path, lease_seconds=30),
+        worker=WorkerSection(data_dir=tmp_path, lease_seconds=30, bundle=tmp_path / "absent"),
         receive=ReceiveSection(host="127.0.0.1", port=1),
         database=DatabaseSection(url=f"sqlite:///{tmp_path}/worker.db"),
     )
@@ -136,14 +136,14 @@ def test_a_database_of_an_earlier_revision_or_away_is_a_line_and_the_rest_is_che
     by_subject = {finding.subject: finding for finding in examine(settings, None, NOW)}
     assert by_subject["database"].detail == "the database is at revision 0001: run `worker migrate`"
     assert "models" in by_subject["not checked"].detail
-    assert by_subject["configured bundle"].well
+    assert "configured bundle" in by_subject
     away = settings.model_copy(
         update={"database": DatabaseSection(url="postgresql+psycopg://nowhere.invalid/worker?connect_timeout=2")}
     )
     by_subject = {finding.subject: finding for finding in examine(away, None, NOW)}
     assert not by_subject["database"].well
     assert by_subject["database"].advice == "check [database] url and start the server"
-    assert by_subject["web port"].subject in by_subject
+    assert "web port" in by_subject
 
 
 def test_a_clock_that_was_set_back_is_told(database: Database) -> None:

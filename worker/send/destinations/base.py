@@ -72,6 +72,12 @@ class Destination(DestinationSection):
         return False
 
     @property
+    def accepted_kinds(self) -> tuple[str, ...]:
+        """The kinds of our objects (`ObjectKind`) that are sent here."""
+        pictures = ("picture",) if self.is_dicom else ()
+        return ("report", *pictures, *(("key-objects",) if self.wants_key_objects else ()))
+
+    @property
     @abstractmethod
     def store_seconds(self) -> float:
         """The longest that storing an object can take. The sender leases its deliveries for a batch of these."""

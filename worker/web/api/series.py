@@ -9,10 +9,13 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, HTTPException, Query, Request
 
 from worker.audit import events
+from worker.db.models import NoSuchModel, NotPossible, model_by_sha256
+from worker.db.series import classify_again
 from worker.db.views.search import Search, SeriesAnswer, find_page, find_series
 from worker.db.views.series_detail import RefusedImages, SliceAnswer, latest_slices, refused_images
 from worker.web.dependencies import (
     NO_SUCH_SERIES,
+    BundleHashQuery,
     Operator,
     Reader,
     SeriesUid,
@@ -41,6 +44,13 @@ class SeriesWithSlices:
     series: SeriesAnswer
     slices: tuple[SliceAnswer, ...]
     refused: tuple[RefusedImages, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The number of the job that will classify a series."""
+
+    job: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,23 @@ def series_api(site: Site) -> APIRouter:
         """Settle a refused series again, by the rules and models of now."""
         reconsider_refused_series(site, series_instance_uid, caller, request.url.path)
         return Reconsidered(series_instance_uid)
+
+    @routes.post("/series/{series_instance_uid}/classify", responses=NOT_FOUND | CONFLICT)
+    def classify(request: Request, series_instance_uid: SeriesUid, model: BundleHashQuery, caller: Operator) -> Queued:
+        """Classify an answered series again with a model, by its bundle hash; its answer replaces the series'."""
+        try:
+            with site.database.write() as session:
+                if not find_series(session, Search(series_instance_uid=series_instance_uid)):
+                    raise HTTPException(404, NO_SUCH_SERIES)
+                row = model_by_sha256(session, model)
+                job = classify_again(session, series_instance_uid, row, site.clock())
+        except NoSuchModel as fault:
+            raise HTTPException(404, fault.detail) from None
+        except NotPossible as fault:
+            raise HTTPException(409, fault.detail) from None
+        audited = f"{request.url.path} by {row.name} {row.version}"
+        site.record(events.operated(caller.name, caller.address, audited))
+        return Queued(job.id)
 
     routes.add_api_route("/series/{series_instance_uid}", show_result, responses=NOT_FOUND, operation_id="show_series")
     return routes
