@@ -10,12 +10,16 @@ import typer
 from rich.console import Console
 
 from monai_train.cli.options import (
+    BatchOption,
     ConfigOption,
     DataOption,
+    DeviceOption,
     EpochsOption,
     FlipOption,
     NetworkOption,
     PrecisionOption,
+    SamplesOption,
+    SetOption,
 )
 from monai_train.config import read_config
 from worker.errors import StartError
@@ -131,6 +135,10 @@ def crossval_command(
     config: ConfigOption = None,
     network: NetworkOption = None,
     epochs: EpochsOption = None,
+    samples: SamplesOption = None,
+    batch: BatchOption = None,
+    device: DeviceOption = None,
+    assigned: SetOption = None,
     dataset: str | None = typer.Option(None, help="Evaluate only the pictures of this data set; all of them train."),
     weights: Path | None = typer.Option(
         None, "--weights", help="Initial weights of every fold; they must not have been trained on DATA."
@@ -148,7 +156,9 @@ def crossval_command(
         DivergedError,
     )
 
-    settings = read_config(config, network=network, epochs=epochs)
+    settings = read_config(
+        config, assigned, network=network, epochs=epochs, samples_per_epoch=samples, batch=batch, device=device
+    )
     try:
         report = cross_validate(data, run, settings, folds, dataset, weights, flip=flip)
     except DivergedError as error:
@@ -207,7 +217,9 @@ def seeds_command(
     from monai_train.systems.definitions import read_ours, read_systems
     from monai_train.systems.seeds import SeedsSettings, converted_folder, measure_systems, parse_weights
     from monai_train.training.allocator import keep_freed_memory
+    from monai_train.training.distributed import require_device
 
+    require_device(device)
     torch.set_num_threads(threads)
     keep_freed_memory()
     settings = SeedsSettings(converted_folder(data, out), out, quick or 1.0, device, parse_weights(weights))

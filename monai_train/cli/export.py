@@ -8,7 +8,17 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from monai_train.cli.options import ConfigOption, DataOption, EpochsOption, RateOption, SeedOption, ThreadsOption
+from monai_train.cli.options import (
+    BatchOption,
+    ConfigOption,
+    DataOption,
+    DeviceOption,
+    EpochsOption,
+    RateOption,
+    SamplesOption,
+    SeedOption,
+    ThreadsOption,
+)
 from worker.errors import StartError
 
 
@@ -55,8 +65,11 @@ def retrain_command(
     config: ConfigOption = None,
     healthy: Path | None = typer.Option(None, "--healthy", help="The healthy volume that `train` was given, if any."),
     epochs: EpochsOption = None,
+    samples: SamplesOption = None,
+    batch: BatchOption = None,
     learning_rate: RateOption = None,
     seed: SeedOption = None,
+    device: DeviceOption = None,
     threads: ThreadsOption = None,
     json_file: Path | None = typer.Option(None, "--json", help="Write both models' figures to this file."),
 ) -> None:
@@ -69,7 +82,13 @@ def retrain_command(
     from monai_train.export.retrain import EXIT_NOT_OFFERED, FEW_PATIENTS, retrain, retrain_settings
     from worker.inference.bundle import load_bundle
 
-    given = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed, "threads": threads}
+    given: dict[str, object] = {
+        "epochs": epochs,
+        "samples_per_epoch": samples,
+        "batch": batch,
+        "learning_rate": learning_rate,
+    }
+    given |= {"seed": seed, "device": device, "threads": threads}
     settings = retrain_settings(bundle, config, **given)
     result = retrain(bundle, data, from_worker, run, out, settings, version, healthy)
     for what, models in result.compared.items():

@@ -9,13 +9,27 @@ import typer
 
 DataOption = Annotated[Path, typer.Option("--data", help="Folder that `convert` wrote, or its manifest.csv.")]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="JSON file of TrainConfig keys; the options below take precedence.")
+    Path | None,
+    typer.Option("--config", help="JSON file of settings (monai-train settings); the options below take precedence."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting of `monai-train settings`, for example augmentation.flip=0; repeat the option for several.",
+    ),
 ]
 NetworkOption = Annotated[str | None, typer.Option(help="resnet18-slim, resnet18, densenet121, ...")]
-EpochsOption = Annotated[int | None, typer.Option(min=1)]
-RateOption = Annotated[float | None, typer.Option("--learning-rate")]
-SeedOption = Annotated[int | None, typer.Option()]
-ThreadsOption = Annotated[int | None, typer.Option(min=1)]
+EpochsOption = Annotated[int | None, typer.Option(min=1, help="Epochs, of --samples samples each.")]
+SamplesOption = Annotated[
+    int | None, typer.Option("--samples", min=1, help="Samples drawn in an epoch, whatever the number of pictures.")
+]
+BatchOption = Annotated[int | None, typer.Option("--batch", min=2, help="Samples in a batch.")]
+RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Highest learning rate of the schedule.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of weights, samples and transforms.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda or mps.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of the processor.")]
 PrecisionOption = Annotated[str, typer.Option(help="Engine of a bundle: int8 (as shipped) or fp32.")]
 FlipOption = Annotated[bool, typer.Option("--flip", help="Average with the mirrored picture, as the worker does.")]
 GroupsOption = Annotated[

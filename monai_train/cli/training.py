@@ -9,15 +9,19 @@ from threading import Event
 import typer
 
 from monai_train.cli.options import (
+    BatchOption,
     ConfigOption,
     DataOption,
+    DeviceOption,
     EpochsOption,
     NetworkOption,
     RateOption,
+    SamplesOption,
     SeedOption,
+    SetOption,
     ThreadsOption,
 )
-from monai_train.config import TrialSampler, read_config
+from monai_train.config import TrialSampler, read_config, settings
 from worker.errors import StartError
 
 
@@ -34,12 +38,16 @@ def train_command(
         [], "--teachers", help="Finished run on the same split to distil from; repeat the option for several."
     ),
     epochs: EpochsOption = None,
+    samples: SamplesOption = None,
+    batch: BatchOption = None,
     learning_rate: RateOption = None,
     seed: SeedOption = None,
+    device: DeviceOption = None,
     threads: ThreadsOption = None,
+    assigned: SetOption = None,
 ) -> None:
-    """Train a network; the same command resumes an interrupted run exactly. On several devices (--config with
-    "device": "cuda", or "cpu"): torchrun --nproc-per-node 2 -m monai_train train ...
+    """Train a network; the same command resumes an interrupted run exactly. On several devices:
+    torchrun --nproc-per-node 2 -m monai_train train --device cuda ...
 
     Example: monai-train train --data converted --run runs/first --network resnet18-slim --epochs 12
     """
@@ -49,11 +57,20 @@ def train_command(
         train,
     )
 
-    settings = read_config(
-        config, network=network, epochs=epochs, learning_rate=learning_rate, seed=seed, threads=threads
+    configuration = read_config(
+        config,
+        assigned,
+        network=network,
+        epochs=epochs,
+        samples_per_epoch=samples,
+        batch=batch,
+        learning_rate=learning_rate,
+        seed=seed,
+        device=device,
+        threads=threads,
     )
     try:
-        best = train(data, run, settings, weights, healthy, teachers=teachers)
+        best = train(data, run, configuration, weights, healthy, teachers=teachers)
     except DivergedError as error:
         raise StartError("diverged", str(error)) from error
     except OSError as error:
@@ -74,7 +91,10 @@ def search_command(
     epochs: EpochsOption = None,
     storage: str | None = typer.Option(None, help="Database URL; SQLite in OUT by default, PostgreSQL is supported."),
     name: str = typer.Option("search", help="Name of the study in the database."),
+    samples: SamplesOption = None,
+    device: DeviceOption = None,
     threads: ThreadsOption = None,
+    assigned: SetOption = None,
 ) -> None:
     """Search learning rate, weight decay, clipping, augmentation and network; the test patients stay unseen.
 
@@ -85,7 +105,7 @@ def search_command(
     from monai_train.training.hyperparameters import best_trial, format_parameters, read_space, search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    base = read_config(config, epochs=epochs, threads=threads)
+    base = read_config(config, assigned, epochs=epochs, samples_per_epoch=samples, device=device, threads=threads)
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -97,3 +117,20 @@ def search_command(
     best = best_trial(study)
     typer.echo("no trial was finished" if best is None else f"best {best.value:.4f}: {format_parameters(best.params)}")
     typer.echo(f"tables and charts: {out}")
+
+
+def settings_command(
+    markdown: bool = typer.Option(False, "--markdown", help="As the table of docs/training.md."),
+) -> None:
+    """List every setting of training with its default and meaning, for --config and --set.
+
+    Example: monai-train settings
+    """
+    if markdown:
+        typer.echo("| setting | default | meaning |\n|---|---|---|")
+    for setting in settings():
+        typer.echo(
+            f"| `{setting.key}` | `{setting.default}` | {setting.meaning} |"
+            if markdown
+            else f"{setting.key} = {setting.default}\n    {setting.meaning}"
+        )

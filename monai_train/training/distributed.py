@@ -17,6 +17,8 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from worker.errors import StartError
+
 T = TypeVar("T")
 
 
@@ -58,6 +60,23 @@ class Ranks:
 def is_main_process() -> bool:
     """Whether this process is rank 0, or the only process."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def require_device(device: str) -> None:
+    """Raises StartError for a device that PyTorch does not have on this machine, and says what it has."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if available.get(device):
+        return
+    has = ", ".join(name for name, is_here in available.items() if is_here)
+    if device != "cuda":
+        raise StartError("device-unavailable", f"there is no device '{device}' here: use one of {has}")
+    if torch.version.cuda is None:
+        why = f"PyTorch {torch.__version__} is built without CUDA; install a build with it"
+    else:
+        why = (
+            f"PyTorch {torch.__version__} is built for CUDA {torch.version.cuda}, but finds no GPU or no driver for it"
+        )
+    raise StartError("device-unavailable", f"CUDA was asked for, but {why}, or use --device {has.split(', ')[-1]}")
 
 
 @contextmanager

@@ -42,7 +42,7 @@ from monai_train.training.checkpoint import (
     save,
 )
 from monai_train.training.distillation import Teachers, distillation_loss, files_sha256, load_teachers
-from monai_train.training.distributed import Ranks, process_group
+from monai_train.training.distributed import Ranks, process_group, require_device
 from monai_train.training.epoch_log import EpochLog
 from monai_train.training.masks import load_masks
 from monai_train.training.sampling import BatchSampler, make_sampler
@@ -241,6 +241,7 @@ def train(
 
     Raises StartError for unsuitable data or checkpoints and DivergedError for a loss that is not a number.
     """
+    require_device(config.device)
     with process_group(config.device) as ranks:
         console = (console or Console(stderr=True)) if ranks.is_main else Console(quiet=True)
         torch.set_num_threads(config.threads)
@@ -260,7 +261,9 @@ def train(
             np.save(run / HEALTHY, heads.numpy())
         if weights is not None and ranks.is_main and not (run / CHECKPOINT).exists():
             (run / EARLIER).write_text(earlier_pictures(weights))
-        sampler = make_sampler(pictures, rows_with_role(roles, SplitRole.TRAIN), config, heads, masks)
+        training = rows_with_role(roles, SplitRole.TRAIN)
+        console.print(_what_an_epoch_is(len(training), config), highlight=False, soft_wrap=True)
+        sampler = make_sampler(pictures, training, config, heads, masks)
         validation = pictures.select(deduplicate(rows, rows_with_role(roles, SplitRole.VALIDATION)))
         for index, name in enumerate(classes.names):
             if index not in validation.labels:
@@ -284,6 +287,15 @@ def train(
         with EpochLog(run, state.epoch) if ranks.is_main else nullcontext() as log:
             _loop(run, state, sampler, validation, config, provenance, console, on_epoch, teacher, ranks, log)
     return run / BEST
+
+
+def _what_an_epoch_is(pictures: int, config: TrainConfig) -> str:
+    """An epoch is no passage through the pictures, which their number alone would suggest."""
+    each = config.samples_per_epoch / max(1, pictures)
+    return (
+        f"{pictures} pictures for training; an epoch draws {config.samples_per_epoch} samples of them, "
+        f"{each:.1f} of each on average (--samples)"
+    )
 
 
 def _start(

@@ -150,7 +150,7 @@ def test_tls_files_or_a_fault_of_ours_leave_no_delivery_in_sending(sender: Sende
     clock.ahead += timedelta(minutes=11)
     for place in ("opening", "answers"):
         Script.opening = KeyError("CANARY") if place == "opening" else None
-        Script.answers = {REPORT: KeyError("CANARY")}
+        Script.answers = dict.fromkeys((REPORT, PICTURE), KeyError("CANARY"))
         with pytest.raises(KeyError):
             sender.send_due()
         assert _states(sender) == [(DeliveryState.PENDING, "sending-failed")] * 2

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from monai_train.cli.app import app
 from worker import __version__
 
-COMMANDS = ("convert", "explore", "audit", "train", "search", "evaluate", "compare", "crossval", "evaluate-default",
+COMMANDS = ("convert", "explore", "audit", "train", "settings", "search", "evaluate", "compare", "crossval", "evaluate-default",
             "export", "retrain", "seeds")  # fmt: skip
 HEAVY = ("torch", "openvino", "optuna", "scipy", "matplotlib", "monai", "sklearn")
 
@@ -24,6 +24,8 @@ from typer.testing import CliRunner
 from monai_train.cli.app import app
 result = CliRunner().invoke(app, ["--help"])
 print(result.output)
+for command in {COMMANDS!r}:
+    assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
 print("loaded", sorted(set({HEAVY!r}) & set(sys.modules)))
 """
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -17,11 +17,13 @@ from monai_train.data.dataset import load_pictures, read_preprocessing
 from monai_train.data.manifest import read_manifest
 from monai_train.data.patients import SplitRole, split_roles
 from monai_train.training.checkpoint import CHECKPOINT, read_checkpoint
+from monai_train.training.distributed import require_device
 from monai_train.training.sampling import make_sampler
 from monai_train.training.train import classification_loss, learning_rate, new_state
 from tests.testbed.converted import CLASSES
 from tests.testbed.waiting import patience
 from tests.unit.monai_train.conftest import TINY
+from worker.errors import StartError
 
 ROOT = Path(__file__).parents[4]
 
@@ -78,3 +80,14 @@ def test_other_commands_do_not_run_on_several_ranks(
         cli.main()
     assert ended.value.code == 2
     assert "torchrun supports `train` only" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_here_is_told_before_anything_is_read() -> None:
+    require_device("cpu")
+    with pytest.raises(StartError, match=r"there is no device 'cdua' here: use one of cpu"):
+        require_device("cdua")
+    if torch.cuda.is_available():
+        require_device("cuda")
+        return
+    with pytest.raises(StartError, match="CUDA was asked for, but PyTorch .* or use --device cpu"):
+        require_device("cuda")
