@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from monai_train.cli.app import app
 from worker import __version__
 
-COMMANDS = ("convert", "explore", "audit", "train", "settings", "search", "evaluate", "compare", "crossval", "evaluate-default",
-            "export", "retrain", "seeds")  # fmt: skip
+COMMANDS = ("convert", "explore", "audit", "train", "settings", "search", "evaluate", "compare", "crossval",
+            "evaluate-default", "export", "retrain", "seeds")  # fmt: skip
 HEAVY = ("torch", "openvino", "optuna", "scipy", "matplotlib", "monai", "sklearn")
 
 

@@ -89,5 +89,5 @@ def test_a_device_that_is_not_here_is_told_before_anything_is_read() -> None:
     if torch.cuda.is_available():
         require_device("cuda")
         return
-    with pytest.raises(StartError, match="CUDA was asked for, but PyTorch .* or use --device cpu"):
+    with pytest.raises(StartError, match=r"CUDA was asked for, but PyTorch .* or use --device cpu"):
         require_device("cuda")
