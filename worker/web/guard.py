@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import ip_address
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
@@ -243,7 +243,7 @@ def same_origin(request: Request) -> bool:
     if site is not None:
         return site in ("same-origin", "none")
     origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    return origin is None or _split(origin).netloc == request.headers.get("host")
 
 
 def _is_direct(request: Request) -> bool:
@@ -253,7 +253,15 @@ def _is_direct(request: Request) -> bool:
 
 
 def _host_name(request: Request) -> str:
-    return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    return _split(f"//{request.headers.get('host', '')}").hostname or ""
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address, none of one that is malformed."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return SplitResult("", "", "", "", "")
 
 
 def _address(request: Request) -> str:

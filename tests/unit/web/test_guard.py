@@ -112,11 +112,12 @@ def test_a_form_must_be_ours(app: GuardedApp) -> None:
         form({"csrf_token": "0" * 64}),
         form({"csrf_token": "{}"}, origin="https://evil.example"),
         form({"csrf_token": "{}"}, **{"sec-fetch-site": "cross-site"}),
+        form({"csrf_token": "{}"}, origin="http://["),
         form({"csrf_token": "{}"}, origin="https://worker"),
     )
-    assert [answer.status_code for answer in answers] == [200, 200, 403, 403, 403, 403, 200]
+    assert [answer.status_code for answer in answers] == [200, 200, 403, 403, 403, 403, 403, 200]
     assert answers[0].json()["job"] == "7"
-    assert app.reasons().count("a cross-site or expired form") == 4
+    assert app.reasons().count("a cross-site or expired form") == 5
 
 
 def test_a_page_of_an_allowed_site_may_post_with_a_token_only(token_database: Database) -> None:
@@ -158,12 +159,14 @@ def test_without_tokens_only_this_machine_by_its_own_name_gets_in(token_database
     ):
         [answer] = app.request(("GET", "/read", {}), base=base)
         assert answer.status_code == status, base
-    own, foreign = app.request(
+    own, *foreign = app.request(
         ("POST", "/operate", {"headers": {"origin": "http://localhost"}}),
         ("POST", "/operate", {"headers": {"origin": "http://evil.example"}}),
+        ("POST", "/operate", {"headers": {"origin": "http://[::1"}}),
+        ("GET", "/read", {"headers": {"host": "["}}),
         base="http://localhost",
     )
-    assert (own.status_code, foreign.status_code) == (200, 403)
+    assert (own.status_code, [answer.status_code for answer in foreign]) == (200, [403, 403, 403])
 
 
 def test_tokens_cannot_be_switched_off_for_the_network() -> None:

@@ -82,7 +82,9 @@ def _parse(header: str) -> Iterator[MediaRange]:
             transfer_syntax=parameters.get("transfer-syntax") or None,
             quality=_quality(parameters.get("q", "1")),
         )
-        position = match.end() + 1  # after the comma
+        if header[match.end() : match.end() + 1] != ",":
+            return  # else what is no list could be read from each of its characters on, in quadratic time
+        position = match.end() + 1
 
 
 def _quality(text: str) -> float:

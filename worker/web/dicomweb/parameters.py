@@ -14,6 +14,7 @@ from worker.dicom import matching
 from worker.dicom.standard import is_uid
 
 _LARGEST = 1 << 31
+_MOST_DIGITS = 32  # Python makes no number of more than 4,300
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
 
 
@@ -199,7 +200,7 @@ def _keyword(tag: int) -> str:
 
 
 def _number(text: str, name: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) >= _LARGEST:
+    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS or int(text) >= _LARGEST:
         raise InvalidQuery(f"{name} must be a number from 0 to {_LARGEST - 1}")
     return int(text)
 

@@ -1,4 +1,4 @@
-"""ASGI middleware around every request: security headers, the length of its address, the size and pace of its body."""
+"""ASGI middleware around every request: security headers, the size of its address, headers and body, and its pace."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from worker.web.limits.problem import HEADERS, problem
 
 MAXIMUM_BODY_BYTES = 1 << 20
 MAXIMUM_ADDRESS_BYTES = 32 << 10  # a search may name hundreds of UIDs
+MOST_HEADERS = 200  # each is looked at by every layer
 _STOW = "/dicom-web/studies"  # STOW-RS, whose requests are larger
 _GRACE_SECONDS = 20.0  # that a body may keep us waiting, however slow it is
 _BYTES_A_SECOND = 16 << 10  # beyond it, on average: a modem's pace
@@ -40,6 +41,8 @@ class RequestLimits:
 
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAXIMUM_ADDRESS_BYTES:
             await problem(414, "the address is too long")(scope, receive, with_headers)
+        elif len(scope["headers"]) > MOST_HEADERS:
+            await problem(431, f"a request has {MOST_HEADERS} headers at most")(scope, receive, with_headers)
         elif "\0" in scope["path"]:
             await problem(404, "there is no such page")(scope, receive, with_headers)
         else:

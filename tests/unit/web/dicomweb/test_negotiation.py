@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from worker.web.dicomweb import negotiation
 from worker.web.dicomweb.negotiation import MediaRange, accepted
 
 
@@ -35,6 +38,22 @@ def test_ranges(header: str | None, expected: list[tuple[str, bool, str | None]]
     assert [
         (media_range.type, media_range.is_multipart, media_range.transfer_syntax) for media_range in accepted(header)
     ] == expected
+
+
+@pytest.mark.parametrize("header", ["*" * 30_000, "a" * 30_000, "*a" * 15_000, "* " * 15_000, "*.+-" * 8_000])
+def test_a_header_that_is_no_list_is_looked_at_once(header: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look takes a step per character, so one from every character on would take quadratic time."""
+    looks: list[int] = []
+    pattern = negotiation._RANGE
+
+    class Counted:
+        def match(self, text: str, position: int) -> re.Match[str] | None:
+            looks.append(position)
+            return pattern.match(text, position)
+
+    monkeypatch.setattr(negotiation, "_RANGE", Counted())
+    assert len(accepted(header)) <= 1
+    assert len(looks) == 1
 
 
 def test_a_range_includes_its_type_and_its_kind() -> None:

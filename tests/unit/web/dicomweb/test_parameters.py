@@ -38,6 +38,7 @@ def test_the_form_of_the_answer_is_no_key() -> None:
         [("limit", "1"), ("limit", "2")],
         [("limit", "-1")],
         [("offset", "1e3")],
+        [("limit", "9" * 5000)],
         [("fuzzymatching", "maybe")],
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from worker.web.limits.requests import MAXIMUM_ADDRESS_BYTES, MAXIMUM_BODY_BYTES, RequestLimits
+from worker.web.limits.requests import MAXIMUM_ADDRESS_BYTES, MAXIMUM_BODY_BYTES, MOST_HEADERS, RequestLimits
 
 
 class Body(BaseModel):
@@ -39,6 +39,11 @@ def test_a_large_json_body_is_413() -> None:
     assert answer("POST", "/json", json={"text": "x" * 1000}).status_code == 200
     assert answer("POST", "/json", json={"text": "x" * (2 * MAXIMUM_BODY_BYTES)}).status_code == 413
     assert answer("POST", "/json", content="{", headers={"content-type": "application/json"}).status_code == 422
+
+
+@pytest.mark.parametrize(("number", "status"), [(150, 200), (MOST_HEADERS + 1, 431), (12_000, 431)])
+def test_more_headers_than_any_client_sends_are_not_looked_at(number: int, status: int) -> None:
+    assert answer("GET", "/a", headers=[("a", "b")] * number).status_code == status
 
 
 @pytest.mark.parametrize(
