@@ -63,8 +63,9 @@ test-programs: system-packages
 demo: $(STAMP)
 	@$(BIN)/python -m tests.demo
 
+# Three processes on two processors: while a test waits for a server, the others run. tests/conftest.py has the order.
 test: $(STAMP) test-programs
-	@timeout --kill-after=60 4000 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@timeout --kill-after=60 4000 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff format --check

@@ -19,6 +19,27 @@ hypothesis.settings.register_profile("explore", deadline=None, suppress_health_c
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+UNIT = Path(__file__).parent / "unit"
+_UNIT_FILES_BETWEEN = 5
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files in the order in which processes of pytest-xdist take them (--no-loadscope-reorder).
+
+    Those outside `unit` start servers and wait for them, so they lie between files of unit tests, which keep the
+    processors busy meanwhile; and they begin first, because they are the longest. At the end are the shortest.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    units = sorted((file for file in files if file.is_relative_to(UNIT)), key=lambda file: -len(files[file]))
+    order: list[Path] = []
+    for file in (file for file in files if not file.is_relative_to(UNIT)):
+        order += [file, *units[:_UNIT_FILES_BETWEEN]]
+        del units[:_UNIT_FILES_BETWEEN]
+    items[:] = [item for file in [*order, *units] for item in files[file]]
+
+
 @pytest.fixture(autouse=True)
 def logs_of_its_own() -> Iterator[None]:
     """A command that is run in this process sets up logging, to a stream that is closed after its test."""

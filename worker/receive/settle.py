@@ -95,6 +95,9 @@ def _parts(counts: Counter[Any], what: str) -> str:
 
 def settle_series(database: Database, settings: Settings, now: datetime) -> int:
     """Queue every complete series for the models in use, or refuse it; the number of series."""
+    with database.read() as session:
+        if not settling.any_series_open(session):
+            return 0
     quiet = timedelta(seconds=settings.receive.quiet_seconds)
     idle = timedelta(seconds=settings.receive.idle_seconds)
     count_policy = settling.CountPolicy(

@@ -211,6 +211,18 @@ def _jobs(database: Database) -> list[JobRow]:
         return list(session.scalars(select(JobRow).order_by(JobRow.id)))
 
 
+def test_a_look_while_no_series_is_open_is_a_single_query(database: Database) -> None:
+    _add(database, 1)
+    _serve_a_model(database)
+    queries: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *call: queries.append(call[2]))
+    assert settle_series(database, SETTINGS, later(20)) == 1
+    assert len([query for query in queries if query.startswith("SELECT")]) > 1
+    queries.clear()
+    assert settle_series(database, SETTINGS, later(30)) == 0
+    assert len([query for query in queries if query.startswith("SELECT")]) == 1
+
+
 def test_silence_settles_and_not_a_moment_earlier(database: Database) -> None:
     _add(database, 1, 2, 3)
     _serve_a_model(database)

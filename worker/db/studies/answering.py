@@ -83,6 +83,8 @@ class StudyInputs:
 
 def study_is_due(session: Session, now: datetime, quiet: timedelta) -> bool:
     """Whether a study can be claimed. Takes no lock, so frequent polls ask this first."""
+    if session.scalar(select(StudyRow.id).where(StudyRow.state == StudyState.OPEN).limit(1)) is None:
+        return False  # of most polls; to build the query below takes ten times as long as to run it
     return session.scalar(select(StudyRow.id).where(_is_due(now, quiet)).limit(1)) is not None
 
 

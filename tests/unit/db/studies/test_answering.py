@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 
 from tests.testbed.instances import MODEL, later
 from tests.testbed.rows import queued_job
@@ -81,6 +81,17 @@ def answers(database: Database) -> list[tuple[int, str | None]]:
 def test_a_study_is_due_once_it_was_quiet(database: Database) -> None:
     classify(database, "a", seconds=0)
     assert [due(database, seconds) for seconds in (0, 4.9, 5.1)] == [False, False, True]
+
+
+def test_a_look_while_no_study_is_open_is_a_single_query(database: Database) -> None:
+    queries: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *call: queries.append(call[2]))
+    classify(database, "a")
+    assert add(database, inputs(database))
+    queries.clear()
+    assert not due(database, 60)
+    [asked] = [query for query in queries if query.startswith("SELECT")]
+    assert "series" not in asked
 
 
 def test_an_open_series_and_a_job_delay_it(database: Database) -> None:
