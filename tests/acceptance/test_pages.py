@@ -334,7 +334,7 @@ def main(folder: Path) -> None:
         views += [(size, "dark", name) for size in SIZES for name in ("worklist", "study", "series")]
         for size, scheme, name in views:
             with _open(web, size, scheme) as (page, _):
-                page.goto(web.pages()[name], wait_until="networkidle")
+                page.goto(web.pages()[name], wait_until="networkidle", timeout=5 * WAIT)
                 file = folder / f"{name}-{size}-{scheme}.png"
                 page.screenshot(path=file)
                 if name not in ("study", "series"):  # a slice needs its greys

@@ -314,9 +314,9 @@ def _natural_width(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) ->
 
 
 def _short(value: Any) -> str:
-    """A value in a table; a time without seconds, in UTC."""
+    """A value in a table; a time without seconds, in the time zone of this host, as on the page."""
     if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M}"
+        return f"{value.astimezone():%Y-%m-%d %H:%M}"
     return "" if value is None else str(value)
 
 
@@ -329,7 +329,7 @@ def print_models(models: Sequence[ModelStatus], format: str) -> None:
     for name in ("model", "version", "state", "since", "by", "bundle"):
         table.add_column(name, overflow="fold", no_wrap=name in ("state", "since", "bundle"))
     for model in models:
-        since = f"{model.state_at:%Y-%m-%d %H:%M}"
+        since = f"{model.state_at.astimezone():%Y-%m-%d %H:%M}"
         table.add_row(model.name, model.version, model.state, since, model.state_by, model.sha256[:12])
     out = console()
     out.print(table)
