@@ -19,8 +19,7 @@ def count_studies(session: Session, search: Search) -> dict[str, Tally]:
     many = tallies.MANY
     search = as_stored(session, replace(search, status=None, older_than=None, newer_than=None))
     conditions = conditions_of(session, search, at_most=many + 1)
-    if search == Search(since=search.since, until=search.until, minimum_probability=search.minimum_probability,
-                        limit=search.limit):  # fmt: skip
+    if replace(search, since=None, until=None, minimum_probability=None) == Search(limit=search.limit):
         # By the index of each status, which has the time and the probability too.
         counts = [
             select(func.count())

@@ -25,6 +25,7 @@ from worker.db.tables import (
     SeriesStatus,
     StudyResultRow,
     StudyRow,
+    StudyState,
 )
 from worker.db.views.search import ListPosition, Search, as_stored
 from worker.db.views.worklist.matching import beyond, conditions_of
@@ -234,7 +235,7 @@ def _study(row: Any, series: Sequence[Any], delivered: Delivered) -> ListedStudy
         accession_number=first.accession_number,
         study_date=first.study_date,
         received_at=row.received_at,
-        is_open=row.state == "open",
+        is_open=row.state == StudyState.OPEN,
         status=SeriesStatus(row.status),
         label=row.label,
         probability=row.probability,
