@@ -95,9 +95,6 @@ def _parts(counts: Counter[Any], what: str) -> str:
 
 def settle_series(database: Database, settings: Settings, now: datetime) -> int:
     """Queue every complete series for the models in use, or refuse it; the number of series."""
-    with database.read() as session:
-        if not settling.any_series_open(session):
-            return 0
     quiet = timedelta(seconds=settings.receive.quiet_seconds)
     idle = timedelta(seconds=settings.receive.idle_seconds)
     count_policy = settling.CountPolicy(
@@ -106,6 +103,8 @@ def settle_series(database: Database, settings: Settings, now: datetime) -> int:
         extra_quiet=timedelta(seconds=settings.receive.incomplete_seconds),
     )
     with database.read() as session:
+        if not settling.may_settle(session, now, quiet, count_policy):
+            return 0
         waits_for = routing.reasons_to_wait(settings.route, _active(models_in_use(session)[0]))
         living = _living(session, now, settings)
         waiting = settling.series_to_settle(session, now, quiet, idle, count_policy, waits_for, living)

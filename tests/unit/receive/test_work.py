@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 from sqlalchemy import event
 
 from tests.testbed.instances import NOON, mr_instance, received
+from worker.config.settings import Settings
+from worker.db import settling
 from worker.db.engine import Database
 from worker.receive.read_buffer import ReadBuffer
+from worker.receive.settle import settle_series
 from worker.storage.acceptance import instance_path, read_instance
 from worker.storage.keeper import InstanceKeeper
 from worker.storage.pending import PendingCommit
@@ -54,6 +58,22 @@ def test_an_instance_takes_two_fsyncs_and_two_statements(
     keeper.keep(received(mr_instance(2)))
     assert sorted(synced) == ["file", "folder"]  # SQLite's own, of the log, comes with the commit
     assert statements == ["UPDATE", "INSERT"]
+
+
+def test_a_look_for_quiet_series_takes_one_statement_while_all_are_arriving(
+    keeper: InstanceKeeper, database: Database, statements: list[str]
+) -> None:
+    assert settle_series(database, Settings(), NOON) == 0
+    assert statements == ["SELECT"]
+
+
+def test_the_statement_that_finds_quiet_series_is_made_once(database: Database) -> None:
+    made = settling._settling_query.cache_info().misses
+    for second in range(5):
+        with database.read() as session:
+            moment = NOON + timedelta(seconds=second)
+            settling.series_to_settle(session, moment, timedelta(1), timedelta(1), settling.CountPolicy())
+    assert settling._settling_query.cache_info().misses <= made + 1
 
 
 def test_a_batch_takes_no_more_statements_than_one(
