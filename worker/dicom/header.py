@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from pydicom import DataElement, Dataset
 from pydicom.charset import convert_encodings, default_encoding
@@ -40,6 +40,7 @@ _EXTENDED_BYTES = 1 << 20  # of values with escape sequences, which are decoded 
 _NUMBERS_AND_BYTES = {"FD", "FL", "OB", "OD", "OF", "OL", "OV", "OW", "SL", "SS", "SV", "UL", "US", "UV"}
 _NEVER_SPLIT = {"LT", "ST", "UR", "UT"}
 _BYTES_A_BACKSLASH = 128  # of binary data, in which every 256th byte looks like a backslash
+_FEW_ELEMENTS = 1 << 12  # within sequences, of a header that `encoded_elements` reads
 _USUAL_META_BYTES, _META_BYTES, _META_ELEMENTS = 1 << 11, 1 << 16, 256
 
 
@@ -87,15 +88,55 @@ def read_header(file: BinaryIO, keywords: Sequence[str | int] | None = None) -> 
     return ds
 
 
+class EncodedElement(NamedTuple):
+    """An element as it is encoded; its value is cut as `read_header` cuts it, and that of a sequence whole."""
+
+    tag: int
+    vr: str | None
+    length: int
+    value: bytes
+    implicit: bool
+
+    def raw(self, little: bool) -> RawDataElement:
+        """The element as `read_header` gives it, if its length is not undefined."""
+        end = len(self.value)
+        return _raw(Element(self.tag, self.vr, self.length, self.value, 0, end, False, self.implicit), little)
+
+
 def parse_header(
     encoded: bytes | bytearray, transfer_syntax_uid: str, keywords: Sequence[str | int], sequences: Sequence[str] = ()
 ) -> Header:
     """As `read_header`, of a file that is in memory, without a copy. `sequences`: keywords of those not to build."""
-    start = 132 + _read_meta_of(encoded)[1]
+    start = 132 + _meta_of(encoded)[1]
     source = Source(encoded, start)
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         source = DeflatedSource(BytesIO(encoded[start:]))
     return _parse(source, transfer_syntax_uid, keywords, sequences)
+
+
+def encoded_elements(
+    encoded: bytes | bytearray, transfer_syntax_uid: str, keywords: Sequence[str | int], longest: int
+) -> list[EncodedElement] | None:
+    """The elements that `parse_header` would read of a usual header, without reading their values.
+
+    None for a deflated or malformed header, one that repeats an element, and one whose elements are many or have more
+    than `longest` bytes in all.
+    """
+    if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+        return None
+    implicit, little = _encoding_of(transfer_syntax_uid)
+    found: dict[int, EncodedElement] = {}
+    try:
+        source = Source(encoded, 132 + _meta_of(encoded)[1])
+        for element in elements(source, implicit, little, Budget(_FEW_ELEMENTS, 0), wanted_tags(tuple(keywords))):
+            longest -= element.end - element.start
+            if longest < 0 or element.tag in found:
+                return None
+            value = bytes(element.data[element.start : element.end])
+            found[element.tag] = EncodedElement(element.tag, element.vr, element.length, value, element.implicit)
+    except (TooComplex, EndOfBytes, EOFError, ValueError):
+        return None
+    return list(found.values())
 
 
 def parse_header_of_file(
@@ -130,20 +171,30 @@ def read_item(header: Header, item: Element, keywords: Sequence[str]) -> Dataset
 
 def read_meta(encoded: bytes | bytearray) -> FileMetaDataset:
     """The file meta information of a file that is in memory."""
-    return _read_meta_of(encoded)[0]
+    return _meta_dataset(_meta_of(encoded)[0])
 
 
-def _read_meta_of(encoded: bytes | bytearray) -> tuple[FileMetaDataset, int]:
-    """As `_read_meta`; the usual kilobyte is read without a copy of the longest that is allowed."""
-    meta, length = _read_meta(bytes(encoded[132 : 132 + _USUAL_META_BYTES]))
+def _meta_of(encoded: bytes | bytearray) -> tuple[list[Element], int]:
+    """As `_meta_elements`; the usual kilobyte is read without a copy of the longest that is allowed."""
+    meta, length = _meta_elements(bytes(encoded[132 : 132 + _USUAL_META_BYTES]))
     if length + 12 > _USUAL_META_BYTES:  # the next element's tag, VR and length may be cut
-        return _read_meta(bytes(encoded[132 : 132 + _META_BYTES]))
+        return _meta_elements(bytes(encoded[132 : 132 + _META_BYTES]))
     return meta, length
 
 
 def _read_meta(beginning: bytes) -> tuple[FileMetaDataset, int]:
-    """The file meta information (PS3.10 7.1), and the number of its bytes."""
-    found: dict[BaseTag, RawDataElement] = {}
+    """The file meta information, and the number of its bytes."""
+    meta, length = _meta_elements(beginning)
+    return _meta_dataset(meta), length
+
+
+def _meta_dataset(meta: Sequence[Element]) -> FileMetaDataset:
+    return FileMetaDataset({BaseTag(element.tag): _raw(element, True) for element in meta})
+
+
+def _meta_elements(beginning: bytes) -> tuple[list[Element], int]:
+    """The elements of the file meta information (PS3.10 7.1), and the number of its bytes."""
+    found: list[Element] = []
     end = 0
     for element in elements(Source(beginning), False, True, Budget(_META_ELEMENTS, 0), None):
         if element.tag >> 16 != 2:
@@ -155,12 +206,17 @@ def _read_meta(beginning: bytes) -> tuple[FileMetaDataset, int]:
             if len(beginning) >= _META_BYTES:
                 raise TooComplex("file meta information")
             break  # a file that was cut short: what it still says is taken
-        found[BaseTag(element.tag)] = _raw(element, True)
-    return FileMetaDataset(found), end
+        found.append(element)
+    return found, end
+
+
+def _encoding_of(syntax: str) -> tuple[bool, bool]:
+    """Whether a transfer syntax is implicit, and whether it is little-endian."""
+    return syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
 
 
 def _parse(source: Source, syntax: str, keywords: Sequence[str | int] | None, sequences: Sequence[str]) -> Header:
-    implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+    implicit, little = _encoding_of(syntax)
     wanted = wanted_tags((*keywords, *sequences)) if keywords is not None else None
     return _parse_elements(source, implicit, little, wanted, sequences)
 

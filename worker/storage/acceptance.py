@@ -5,18 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from io import BytesIO
 from typing import Any
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from worker.config import routing
 from worker.db.instances import IDENTITY_KEY, NewInstance
@@ -54,8 +50,9 @@ _HEADER_TAGS = (
     "SliceThickness",
     "ManufacturerModelName",
 )
-_STORED_TAGS: tuple[str | int, ...] = (*_HEADER_TAGS, *series_attributes.KEYWORDS, *series_attributes.PRIVATE_TAGS)
+STORED_TAGS: tuple[str | int, ...] = (*_HEADER_TAGS, *series_attributes.KEYWORDS, *series_attributes.PRIVATE_TAGS)
 _LENGTHS = {"number": "InstanceNumber", "spacing": "SpacingBetweenSlices", "thickness": "SliceThickness"}
+SLICE_KEYS = frozenset({"place", *_LENGTHS})
 PRODUCED_KEY = "produced"  # among an instance's attributes: a worker of this product made it
 _REPORTED = ("PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDate")
 _LONGEST_COMPARED = 324  # of a name, PS3.5 6.2
@@ -123,20 +120,18 @@ def _read_instance(
     request: StoreRequest, path_of: Callable[[str, str], str], routes: Sequence[routing.RouteSection], hide: bool
 ) -> NewInstance:
     groups = (functional_groups.SHARED, functional_groups.PER_FRAME)
-    header = parse_header_of_request(request, (*_STORED_TAGS, *routing.keywords(routes)), groups)
+    header = parse_header_of_request(request, (*STORED_TAGS, *routing.keywords(routes)), groups)
     ds = header.dataset
     uids = {}
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        # As it is, without its padding: what the row names is what a later reader of the file finds.
-        uid = str(_value(ds, keyword) or "").rstrip(" \0")
+        uid = uid_of(ds, keyword)
         if not standard.is_uid(uid):
             raise RefusedInstance(standard.DATASET_MISMATCH, "invalid-uid", f"{keyword} is missing or not a UID")
         uids[keyword] = uid
     affected = (request.affected_sop_class_uid, request.affected_sop_instance_uid)
     if affected != (uids["SOPClassUID"], uids["SOPInstanceUID"]):
         raise RefusedInstance(standard.DATASET_MISMATCH, "uid-mismatch", "command and dataset name different instances")
-    content = request.encoded
-    sha256 = content.sha256() if isinstance(content, FileContent) else hashlib.sha256(content).hexdigest()
+    sha256 = sha256_of(request.encoded)
     attributes = _attributes(ds)
     return NewInstance(
         sop_instance_uid=uids["SOPInstanceUID"],
@@ -156,10 +151,19 @@ def _read_instance(
         | {series_attributes.TYPE_KEY: series_attributes.read_kinds(header)}
         | _route_attributes(header, routes, hide),
         path=path_of(uids["SeriesInstanceUID"], sha256),
-        size=len(content),
+        size=len(request.encoded),
         sha256=sha256,
         association_id=request.association_id,
     )
+
+
+def sha256_of(content: Content) -> str:
+    return content.sha256() if isinstance(content, FileContent) else hashlib.sha256(content).hexdigest()
+
+
+def uid_of(ds: Dataset, keyword: str) -> str:
+    """A UID as it is, without its padding: what the row names is what a later reader of the file finds."""
+    return str(_value(ds, keyword) or "").rstrip(" \0")
 
 
 def request_of_file(content: Content, association_id: int | None = None) -> StoreRequest:
@@ -175,7 +179,7 @@ def request_of_file(content: Content, association_id: int | None = None) -> Stor
 
 
 def beginning_of(request: StoreRequest) -> bytes | bytearray:
-    """What `identify` reads of a request's file."""
+    """What `refusals.identify` reads of a request's file."""
     content = request.encoded
     if not isinstance(content, FileContent):
         return content
@@ -183,32 +187,6 @@ def beginning_of(request: StoreRequest) -> bytes | bytearray:
         return content.beginning(IDENTIFYING_BYTES)
     except OSError:
         return b""
-
-
-def identify(encoded: bytes | bytearray) -> tuple[str, str]:
-    """(Series, SOP Instance UID) of a refused file, as far as its beginning tells; "" where it does not.
-
-    Elements behind the UIDs are not read, so that damage in them does not matter.
-    """
-    try:
-        with ignore_value_warnings():
-            file = BytesIO(bytes(encoded[:IDENTIFYING_BYTES]))
-            file.seek(132)
-            meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
-            syntax = str(meta.get("TransferSyntaxUID", ""))
-            if syntax == DeflatedExplicitVRLittleEndian:
-                file = BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), IDENTIFYING_BYTES))
-            ds = read_dataset(
-                file,
-                syntax == ImplicitVRLittleEndian,
-                syntax != ExplicitVRBigEndian,
-                stop_when=lambda tag, _vr, _length: tag > _TAGS["SeriesInstanceUID"],
-                specific_tags=[_TAGS["SOPInstanceUID"], _TAGS["SeriesInstanceUID"]],
-            )
-            series, instance = (str(ds.get(keyword) or "") for keyword in ("SeriesInstanceUID", "SOPInstanceUID"))
-    except Exception:  # hostile bytes may raise anything in a parser: what they are of is unknown
-        return "", ""
-    return series if standard.is_uid(series) else "", instance if standard.is_uid(instance) else ""
 
 
 def pseudonymised(new: NewInstance, pseudonym: Callable[[str], str]) -> NewInstance:
@@ -312,9 +290,13 @@ def _attributes(ds: Dataset) -> dict[str, Any]:
         "scanning_sequence": _code_strings(ds, "ScanningSequence"),
         "body_part": _text(ds, "BodyPartExamined").upper(),
         "frames": min(frames, 1_000_000),
-        "place": _plane(ds),
-        **_lengths(ds),
+        **slice_attributes(ds),
     }
+
+
+def slice_attributes(ds: Dataset) -> dict[str, Any]:
+    """Which slice of its series it is: plane, number, spacing and thickness, SLICE_KEYS."""
+    return {"place": _plane(ds), **_lengths(ds)}
 
 
 def _identity(ds: Dataset, study_instance_uid: str) -> dict[str, str]:

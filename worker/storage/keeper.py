@@ -25,11 +25,12 @@ from worker.db.engine import Database, DatabaseError, IntegrityError, is_out_of_
 from worker.db.instances import NewInstance, add_instances, stored_instances
 from worker.files import fsync
 from worker.logs import fault_fields, get_log
-from worker.storage.acceptance import StoreRequest, instance_path, read_instance
+from worker.storage.acceptance import StoreRequest
 from worker.storage.folders import FolderSync
 from worker.storage.integrity import fault_of
 from worker.storage.pending import PendingCommit, StoreOutcome
 from worker.storage.produced import is_held
+from worker.storage.similar_headers import HeaderReader
 from worker.storage.spool import Content, FileContent, SpooledFile, incoming_path, no_space, refusal_of
 from worker.storage.versions.comparison import StoredContent, difference
 from worker.storage.versions.repetition import Repetitions
@@ -62,7 +63,7 @@ class InstanceKeeper:
         self._data_dir = data_dir
         self._clock = clock
         self._minimum_free_bytes = minimum_free_bytes
-        self._routes = routes
+        self._headers = HeaderReader(routes, database.pseudonym)
         self._incoming = data_dir / "instances" / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
         self._pending: deque[PendingCommit] = deque()
@@ -73,7 +74,7 @@ class InstanceKeeper:
 
     def keep(self, request: StoreRequest) -> StoreOutcome:
         """Store an instance. Raises RefusedInstance with the status to answer; then nothing is stored."""
-        new = read_instance(request, instance_path, self._routes, self._database.pseudonym)
+        new = self._headers.read(request)
         if is_held(self._database, new):
             return StoreOutcome.REPEATED
         try:

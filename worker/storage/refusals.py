@@ -9,21 +9,29 @@ since its last `write`.
 from __future__ import annotations
 
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BytesIO
+
+from pydicom.filereader import read_dataset
+from pydicom.tag import Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from worker.db.engine import Database, Session
 from worker.db.instances import add_refusals, refusal_counts
 from worker.db.settling import InstanceRefusal, add_refused_instances
 from worker.db.tables import RefusalKind
 from worker.dicom import standard
+from worker.dicom.odd_values import ignore_value_warnings
 from worker.errors import RefusedInstance
 from worker.logs import fault_fields, get_log
-from worker.storage.acceptance import identify
+from worker.storage.acceptance import IDENTIFYING_BYTES
 
 _NOT_STORED = "not-stored"
+_INSTANCE, _SERIES = Tag("SOPInstanceUID"), Tag("SeriesInstanceUID")
 # Every (status, reason) of a refused instance and every reason of a refused association. GET /metrics shows them as 0
 # before they happen: Prometheus computes no increase from a counter's first value.
 INSTANCE_REFUSALS = (
@@ -163,3 +171,29 @@ def refused_associations(session: Session) -> dict[str, int]:
     """Counts by reason, as above."""
     counts = refusal_counts(session, RefusalKind.ASSOCIATION)
     return dict.fromkeys(ASSOCIATION_REFUSALS, 0) | {reason: number for (_, reason), number in counts.items()}
+
+
+def identify(encoded: bytes | bytearray) -> tuple[str, str]:
+    """(Series, SOP Instance UID) of a refused file, as far as its beginning tells; "" where it does not.
+
+    Elements behind the UIDs are not read, so that damage in them does not matter.
+    """
+    try:
+        with ignore_value_warnings():
+            file = BytesIO(bytes(encoded[:IDENTIFYING_BYTES]))
+            file.seek(132)
+            meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
+            syntax = str(meta.get("TransferSyntaxUID", ""))
+            if syntax == DeflatedExplicitVRLittleEndian:
+                file = BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), IDENTIFYING_BYTES))
+            ds = read_dataset(
+                file,
+                syntax == ImplicitVRLittleEndian,
+                syntax != ExplicitVRBigEndian,
+                stop_when=lambda tag, _vr, _length: tag > _SERIES,
+                specific_tags=[_INSTANCE, _SERIES],
+            )
+            series, instance = (str(ds.get(keyword) or "") for keyword in ("SeriesInstanceUID", "SOPInstanceUID"))
+    except Exception:  # hostile bytes may raise anything in a parser: what they are of is unknown
+        return "", ""
+    return series if standard.is_uid(series) else "", instance if standard.is_uid(instance) else ""
