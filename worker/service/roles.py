@@ -361,7 +361,7 @@ def _banner(settings: Settings, models: str) -> str:
     shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(web.host, web.host)
     shown = f"[{shown}]" if ":" in shown else shown
     page = f"http{'s' if web.tls_certificate else ''}://{shown}:{web.port}"
-    token = "; worker tokens add --role operate makes a token for it" if web.require_token else ""
+    token = "  (its token: worker tokens add --role operate)" if web.require_token else ""
     return (
         f"brain-mri-worker {__version__}. Research use only. Ctrl-C stops.\n"
         f"  receives  as {settings.worker.ae_title} on {settings.receive.host}:{settings.receive.port}\n"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import update
 
 from tests.testbed.command import Run
+from tests.testbed.instances import MODEL, later
 from tests.testbed.web_site import fill
+from worker.config.settings import Settings
+from worker.db import models
 from worker.db.engine import Database
 from worker.db.tables import SeriesStatus, StudyRow, StudyState
 from worker.db.views.search import Search, find_series
@@ -65,3 +69,27 @@ def test_parked_studies_are_answered_again(run: Run, database: Database) -> None
         session.execute(update(StudyRow).values(state=StudyState.PARKED))
     assert run("studies", "retry", derive_uid("study", "a")) == (0, "1 studies will be answered again\n", "")
     assert "worker studies retry: 1 studies" in run("audit", "list", "--format", "json")[1]
+
+
+def test_an_answered_series_is_classified_by_a_model_that_is_not_active(
+    run: Run, database: Database, settings: Settings
+) -> None:
+    fill(database)
+    other = replace(MODEL, version="2.0", sha256="cd" * 32)
+    with database.write() as session:
+        models.add_model(session, other, "ada", later(0))
+        [answered] = find_series(session, Search(status=SeriesStatus.CLASSIFIED))
+    uid = answered.series_instance_uid
+    command = ("series", "classify", uid[-8:], "--model", f"{MODEL.name}:2.0")
+    assert run(*command)[::2] == (2, f"worker: this host has no bundle {other.sha256[:12]} in its data folder\n")
+    bundle = settings.worker.data_dir / "models" / other.sha256
+    bundle.mkdir(parents=True)
+    (bundle / "worker.json").touch()
+    code, printed, _ = run(*command)
+    assert code == 0
+    assert printed.endswith(f"the series will be classified by {MODEL.name} 2.0\n")
+    assert run(*command)[2] == f"worker: {MODEL.name} 2.0 has a job for these images already\n"
+    pending = [
+        job for job in json.loads(run("jobs", "list", "--format", "json")[1])["jobs"] if job["state"] == "pending"
+    ]
+    assert [job["series_instance_uid"] for job in pending] == [uid]

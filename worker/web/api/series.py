@@ -13,6 +13,8 @@ from worker.db.models import NoSuchModel, NotPossible, model_by_sha256
 from worker.db.series import classify_again
 from worker.db.views.search import Search, SeriesAnswer, find_page, find_series
 from worker.db.views.series_detail import RefusedImages, SliceAnswer, latest_slices, refused_images
+from worker.errors import StartError
+from worker.jobs.bundle_store import BundleStore
 from worker.web.dependencies import (
     NO_SUCH_SERIES,
     BundleHashQuery,
@@ -111,10 +113,11 @@ def series_api(site: Site) -> APIRouter:
                 if not find_series(session, Search(series_instance_uid=series_instance_uid)):
                     raise HTTPException(404, NO_SUCH_SERIES)
                 row = model_by_sha256(session, model)
+                BundleStore(site.settings).require(model)
                 job = classify_again(session, series_instance_uid, row, site.clock())
         except NoSuchModel as fault:
             raise HTTPException(404, fault.detail) from None
-        except NotPossible as fault:
+        except (NotPossible, StartError) as fault:
             raise HTTPException(409, fault.detail) from None
         audited = f"{request.url.path} by {row.name} {row.version}"
         site.record(events.operated(caller.name, caller.address, audited))

@@ -91,3 +91,14 @@ def test_a_refused_series_is_settled_again_once(client: httpx.Client) -> None:
     assert client.get(f"{API}/series/{uid}").json()["series"]["status"] == "pending"
     assert client.post(f"{API}/series/{uid}/reconsider").status_code == 409
     assert client.post(f"{API}/series/1.2.3/reconsider").status_code == 404
+
+
+def test_an_answered_series_is_classified_by_another_model_that_this_host_has(client: httpx.Client) -> None:
+    uid = derive_uid("series", "a")
+    sha256 = client.get(f"{API}/series/{uid}").json()["series"]["model_sha256"]
+    classify = f"{API}/series/{uid}/classify"
+    same = client.post(classify, params={"model": sha256})
+    assert (same.status_code, "has a job for these images already" in same.text) == (409, True)
+    assert client.post(classify, params={"model": "ef" * 32}).status_code == 404
+    assert client.post(classify, params={"model": "1.0"}).status_code == 422
+    assert client.post(f"{API}/series/1.2.3/classify", params={"model": sha256}).status_code == 404
