@@ -1,10 +1,11 @@
-"""`make demo`: the main job, from a scanner's series to a report in the PACS, on this machine, with real parts.
+"""`make demo`: the main job, from a scanner's study to its report in the PACS, on this machine, with real parts.
 
-Exit 0 when a report and a picture of each series arrived in the PACS, 1 with a sentence otherwise.
+Exit 0 when a report and a picture of each study arrived in the PACS, 1 with a sentence otherwise.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset
+from pydicom.uid import generate_uid
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -30,12 +32,8 @@ from tests.testbed.pacs import Pacs
 from tests.testbed.waiting import wait_until
 from tests.testbed.worker_process import WorkerProcess
 
-HEADS = {  # title: with a mass, on FLAIR
-    "a healthy head": (False, False),
-    "a healthy head on FLAIR": (False, True),
-    "a head with a simulated mass on FLAIR": (True, True),
-    "a head with a simulated mass": (True, False),
-}
+STUDIES = {"a healthy head": False, "a head with a simulated mass": True}  # title: with a mass
+SERIES = {"AX FLAIR": True, "AX T1 POST": False}  # of each study: on FLAIR, or T1 with a contrast agent
 KEPT = Path("var") / "demo"  # the heads and the pictures: what somebody sends next, and looks at
 ANSWER_SECONDS = 180
 Archive = Orthanc | Pacs
@@ -54,6 +52,7 @@ def main() -> int:
             worker = WorkerProcess(
                 folder / "worker",
                 destinations={"pacs": (archive.ae_title, archive.port)},
+                settings={"report": {"level": "study"}, "study": {"quiet_seconds": 2}},
                 port=worker_port,
                 environment={"COLUMNS": str(max(console.width, 110))},
             )
@@ -66,7 +65,7 @@ def main() -> int:
         console.print(f"The worker's log and files are kept in {folder}")
         return 1
     shutil.rmtree(folder)
-    console.print("Everything is stopped. [green]All series were answered.[/green]")
+    console.print("Everything is stopped. [green]All studies were answered.[/green]")
     return 0
 
 
@@ -88,36 +87,49 @@ def _show(folder: Path, archive: Archive, worker: WorkerProcess) -> None:
         worker.start()
     console.print(f"  it listens for DICOM on port {worker.port} and checked its model with the golden cases")
     sources = {}
-    for title, (mass, flair) in HEADS.items():
+    for title, mass in STUDIES.items():
         with console.status(f"building {title}"):
-            own = {"PatientID": "DEMO-MASS" if mass else "DEMO-HEALTHY"}
-            paths = phantom.head_series(_kept(title), mass=mass, flair=flair, attributes=own)
-        sources[title] = _send(worker, paths)
-        console.print(f"Sent {title}: {len(paths)} axial MR slices of 6 mm by C-STORE")
+            folders = _build(title, mass)
+        sources[title] = _send(worker, folders)
+        console.print(f"Sent {title}: a study of {' and '.join(SERIES)}, 24 axial MR slices each, by C-STORE")
     found = {}
     for title, source in sources.items():
         with console.status(f"waiting for the report of {title}"):
             found[title] = _wait_for_answer(archive, source)
-        console.print(f"  the PACS received a report and a picture of {title}")
+        console.print(f"  the PACS received one report and one picture of {title}")
 
-    console.rule("worker results list")
-    console.out(worker.run("results", "list").stdout.rstrip())
+    console.rule("worker studies list")
+    console.out(worker.run("studies", "list").stdout.rstrip())
     _print_said(worker, sources)
-    title = list(HEADS)[-1]
-    console.rule(f"the Structured Report of {title}, as the PACS holds it")
+    title = list(STUDIES)[-1]
+    console.rule(f"the Structured Report of {title}, as the PACS has it")
     _print_report(found[title][0], folder)
-    console.rule("the pictures, and the heads as DICOM")
+    console.rule("the pictures, and the studies as DICOM")
     for title, (_, picture) in found.items():
         console.print(f"{title}: {_write_png(picture, title)}  {_kept(title)}{os.sep}", soft_wrap=True)
     if (code := worker.stop(10)) != 0:
         raise RuntimeError(f"worker serve ended with exit code {code}")
 
 
-def _send(worker: WorkerProcess, paths: list[Path]) -> FileDataset:
-    done = worker.run("push", str(paths[0].parent), "--to", f"127.0.0.1:{worker.port}", "--called", "AI_WORKER")
+def _build(title: str, mass: bool) -> list[Path]:
+    """The folders of the series of a study."""
+    shared = {"PatientID": "DEMO-MASS" if mass else "DEMO-HEALTHY", "StudyInstanceUID": generate_uid()}
+    folders = []
+    for number, (description, flair) in enumerate(SERIES.items(), 3):
+        own = {"SeriesNumber": number, "SeriesDescription": description, **shared}
+        folder = _kept(title) / description.replace(" ", "-")
+        phantom.head_series(folder, mass=mass, flair=flair, attributes=own)
+        folders.append(folder)
+    return folders
+
+
+def _send(worker: WorkerProcess, folders: list[Path]) -> FileDataset:
+    """Send the series of a study over one association; the header of an image of it."""
+    study = str(folders[0].parent)
+    done = worker.run("push", study, "--to", f"127.0.0.1:{worker.port}", "--called", "AI_WORKER")
     if done.returncode != 0:
-        raise RuntimeError(f"the series could not be sent: {done.stderr.strip()}")
-    return dcmread(paths[0], stop_before_pixels=True)
+        raise RuntimeError(f"the study could not be sent: {done.stderr.strip()}")
+    return dcmread(next(folders[0].glob("*.dcm")), stop_before_pixels=True)
 
 
 def _wait_for_answer(archive: Archive, source: Dataset) -> tuple[bytes, bytes]:
@@ -135,10 +147,11 @@ def _print_said(worker: WorkerProcess, sources: dict[str, FileDataset]) -> None:
     """What was sent beside what the model says of it: a phantom is no patient, and the model may well be wrong."""
     table = Table("sent", "the model says", "probability", "reason")
     for title, source in sources.items():
-        result = worker.wait_for_result(source.SeriesInstanceUID, ANSWER_SECONDS)
-        probability = result["probability"]
-        shown = "" if probability is None else f"{probability:.3f}"
-        table.add_row(title, result["label"] or result["status"], shown, result["reason"] or "")
+        shown = worker.run("studies", "show", source.StudyInstanceUID, "--format", "json")
+        [study] = json.loads(shown.stdout)
+        probability = study["probability"]
+        shown_probability = "" if probability is None else f"{probability:.3f}"
+        table.add_row(title, study["label"] or study["status"], shown_probability, study["reason"] or "")
     console.print(table)
 
 

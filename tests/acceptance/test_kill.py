@@ -21,7 +21,7 @@ ACKNOWLEDGED = "Received Store Response (Success)"
 
 # A sender that lost its connection gets this long after the restart to send the rest.
 QUIET_SECONDS = 8
-PATIENT = {"receive": {"quiet_seconds": QUIET_SECONDS}}
+PATIENT = {"receive": {"quiet_seconds": QUIET_SECONDS}, "report": {"level": "study"}}
 
 
 def assert_stored_once(worker: WorkerProcess, paths: list[Path]) -> None:
@@ -36,11 +36,12 @@ def assert_stored_once(worker: WorkerProcess, paths: list[Path]) -> None:
 
 
 def assert_answered_once(hospital: Site, source: Dataset, *, sent_again: bool = False) -> None:
-    """Exactly one report and one picture, now and after the time that a second one would take."""
+    """Exactly one answer, report and picture of the study, now and after the time that a second one would take."""
     answer = hospital.answer(source)
     time.sleep(QUIET_SECONDS + 1)
     assert hospital.answer(source) == answer
     assert len(answer.reports) == len(answer.pictures) == 1
+    assert hospital.worker.rows("SELECT count(*) FROM study_result") == [(1,)]
     assert hospital.pacs.stored.keys() == {*answer.reports, *answer.pictures}
     if not sent_again:
         assert set(hospital.pacs.receipts.values()) == {1}

@@ -30,6 +30,7 @@ from tests.testbed.pacs import PICTURES, REPORTS, Pacs
 from tests.testbed.tiny_bundle import make_tiny_bundle
 from tests.testbed.waiting import wait_until
 from tests.testbed.worker_process import WorkerProcess
+from worker.dicom.standard import derive_uid
 
 SLICES = 4
 ROWS = 64
@@ -66,14 +67,22 @@ class Outcome:
 
 
 def small_series(name: str) -> list[Dataset]:
-    """A series of a few small slices that the tiny model classifies."""
+    """A series of a few small slices that the tiny model classifies; "s1/2" is series 2 of the study s1."""
+    study, _, number_in_study = name.partition("/")
+    of_study = {
+        "StudyInstanceUID": derive_uid("study", study),
+        "PatientID": f"ID-{study}",
+        "PatientName": f"Family^{study}",
+        "AccessionNumber": f"ACC-{study}",
+        "SeriesNumber": int(number_in_study or 1),
+    }
     noise = np.random.default_rng(sum(name.encode()))
     y, x = np.mgrid[-1 : 1 : ROWS * 1j, -1 : 1 : ROWS * 1j]
     slices = []
     for number in range(1, SLICES + 1):
         head = (x**2 + (y / 1.2) ** 2 < 0.6) * 1500 + noise.integers(0, 100, (ROWS, ROWS))
         pixels = head.astype(np.uint16).tobytes()
-        ds = mr_instance(number, name, Rows=ROWS, Columns=ROWS, PixelData=pixels)
+        ds = mr_instance(number, name, Rows=ROWS, Columns=ROWS, PixelData=pixels, **of_study)
         encoded(ds)  # gives it its file meta information
         slices.append(ds)
     return slices
@@ -236,6 +245,7 @@ def bed(
     environment: dict[str, str] | None = None,
     settings: dict[str, dict[str, Any]] | None = None,
     pacs_host: str = "127.0.0.1",
+    series_of_study: int = 1,
 ) -> Iterator[Bed]:
     """Everything started, the senders at work; `hosts` makes the workers where one on this host is not enough.
 
@@ -268,6 +278,8 @@ def bed(
             worker.start(START_SECONDS)
         addresses = [(worker.host, worker.port) for worker in workers]
         names = [f"s{number}" for number in range(series)]
+        if series_of_study > 1:
+            names = [f"s{number // series_of_study}/{1 + number % series_of_study}" for number in range(series)]
         kinds = [DcmtkSender if real_peers and dcmtk.installed() else Sender, *[Sender] * (senders - 1)]
         parts = [
             kind(addresses[index % 2 :] + addresses[: index % 2], names[index::senders], pause, answer_seconds)
@@ -298,7 +310,7 @@ def check(outcome: Outcome, bed: Bed, series: int, seconds: float) -> Outcome:
     for worker in bed.workers:
         worker.require_alive()
     outcome.instances, outcome.series = len(bed.acknowledged), series
-    _count_instances(outcome, bed)
+    count_instances(outcome, bed)
     _count_reports(outcome, bed, series)
     return outcome
 
@@ -313,7 +325,7 @@ def files_of_rows(worker: WorkerProcess, database_url: str | None = None) -> dic
     return found
 
 
-def _count_instances(outcome: Outcome, bed: Bed) -> None:
+def count_instances(outcome: Outcome, bed: Bed) -> None:
     stored = files_of_rows(bed.worker, bed.database_url)
     [(count,)] = bed.rows("SELECT count(*) FROM instance")
     outcome.duplicated += count - len(stored)
@@ -330,7 +342,7 @@ def _count_reports(outcome: Outcome, bed: Bed, series: int) -> None:
     """Each study (one series) has exactly one report and one picture, in every PACS, as the row says."""
     made = {uid: sha256 for uid, path, sha256 in bed.rows("SELECT sop_instance_uid, path, sha256 FROM object")}
     for kind in (REPORTS, PICTURES):
-        _count_studies(outcome, _studies(bed.pacs.files(kind)), series)
+        _count_studies(outcome, studies_of(bed.pacs.files(kind)), series)
         if bed.orthanc is not None:
             found = [one for one in bed.orthanc.instances() if one["SOPClassUID"] in kind]
             _count_studies(outcome, [one["StudyInstanceUID"] for one in found], series)
@@ -348,7 +360,7 @@ def _count_reports(outcome: Outcome, bed: Bed, series: int) -> None:
         outcome.fault_found("SQLite's integrity check fails")
 
 
-def _studies(files: dict[str, bytes]) -> list[str]:
+def studies_of(files: dict[str, bytes]) -> list[str]:
     return [str(dcmread(BytesIO(content), stop_before_pixels=True).StudyInstanceUID) for content in files.values()]
 
 

@@ -26,19 +26,24 @@ def killed_processes(folder: Path, series: int, kills: int, seed: int = 1, real_
     dice = random.Random(seed)
     pause = max(0.05, kills * 0.35 / series)  # the senders are at work for most of the kills
     with bed(folder, series, 4, 60 + 20 * kills, pause=pause, real_peers=real_peers) as site:
-        struck = dict.fromkeys(("receive", "infer", "send", "all"), 0)
-        while outcome.tries < kills:
-            time.sleep(dice.uniform(0.3, 2.5))
-            role = dice.choice(list(struck))
-            if role == "all":
-                site.worker.kill()
-                site.worker.start(START_SECONDS)
-            elif not _kill_role(site.worker, role):
-                continue
-            struck[role] += 1
-            outcome.tries += 1
-        outcome.measured.append(", ".join(f"{role} {number}" for role, number in struck.items()))
+        kill_at_random(outcome, site.worker, kills, dice)
         return check(outcome, site, series, 120 + 10 * kills)
+
+
+def kill_at_random(outcome: Outcome, worker: WorkerProcess, kills: int, dice: random.Random) -> None:
+    """SIGKILL of a process, or of all, so many times."""
+    struck = dict.fromkeys(("receive", "infer", "send", "all"), 0)
+    while outcome.tries < kills:
+        time.sleep(dice.uniform(0.3, 2.5))
+        role = dice.choice(list(struck))
+        if role == "all":
+            worker.kill()
+            worker.start(START_SECONDS)
+        elif not _kill_role(worker, role):
+            continue
+        struck[role] += 1
+        outcome.tries += 1
+    outcome.measured.append(", ".join(f"{role} {number}" for role, number in struck.items()))
 
 
 def _kill_role(worker: WorkerProcess, role: str) -> bool:

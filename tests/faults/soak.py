@@ -26,7 +26,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType, MappingProxyType
 
-from tests.faults import backlog, breakages, decoders, floods, frozen_roles, fuzz, header_bombs, hosts, load, rot
+from tests.faults import (
+    backlog,
+    breakages,
+    decoders,
+    floods,
+    frozen_roles,
+    fuzz,
+    header_bombs,
+    hosts,
+    killed_studies,
+    load,
+    rot,
+)  # fmt: skip
 from tests.faults.bed import Outcome
 from tests.testbed import dcmtk, orthanc, postgres
 
@@ -51,6 +63,9 @@ def _of(full: int, part: float) -> int:
 ROWS: Mapping[str, Row] = {
     "kills": Row(
         lambda folder, part: breakages.killed_processes(folder, _of(200, part), _of(100, part), real_peers=True), 60
+    ),
+    "studies": Row(
+        lambda folder, part: killed_studies.killed_studies(folder, _of(60, part), _of(100, part)), 60
     ),
     "pacs": Row(
         lambda folder, part: breakages.misbehaving_pacs(folder, _of(200, part), _of(24, part), real_peers=True), 40

@@ -48,7 +48,7 @@ def test_corrections_succeed_and_conflicts_are_answered_with_a_warning(tmp_path:
     assert reasons == {"pixels", "transfer-syntax"}
 
 
-@pytest.mark.parametrize("what", ["correct", "accept", "reject"])
+@pytest.mark.parametrize("what", ["correct", "accept", "reject", "study"])
 def test_a_kill_at_any_step_leaves_what_was_or_what_is_to_be(what: str, tmp_path: Path) -> None:
     memory = Path("/dev/shm")  # a killed process loses nothing that it wrote, wherever it lies
     with TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:

@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 
-from tests.testbed import results, validators
+from tests.testbed import dcmtk, results, validators
 from tests.testbed.phantom import MALFORMED_PATIENT
-from worker.reporting.secondary_capture import build_key_object_selection, build_secondary_capture
+from worker.reporting.secondary_capture import (
+    build_key_object_selection,
+    build_secondary_capture,
+    build_study_capture,
+)
 from worker.reporting.sr import build_report
+from worker.reporting.study_sr import build_study_report
 from worker.results import ModelIdentity, SeriesResult
 
 CLEAN = results.source_headers()
@@ -47,11 +52,13 @@ def model_of(result: SeriesResult) -> ModelIdentity:
 
 
 def report_of(name: str) -> Dataset:
+    if name in results.STUDIES:
+        return build_study_report(results.STUDIES[name], results.MODEL, CLEAN[0], results.STUDY_IDENTITY)
     result, sources, comprehensive_3d = CASES[name]
     return build_report(result, model_of(result), sources, comprehensive_3d=comprehensive_3d, **results.ARGUMENTS)
 
 
-@case
+@pytest.mark.parametrize("name", [*CASES, *results.STUDIES])
 @pytest.mark.parametrize("judge", validators.REPORT_JUDGES, ids=lambda judge: judge.__name__)
 def test_report_has_no_error(name: str, judge: validators.Judge, tmp_path: Path) -> None:
     need(judge)
@@ -64,6 +71,22 @@ def test_picture_has_no_error(name: str, tmp_path: Path) -> None:
     result, sources, _ = CASES[name]
     picture = build_secondary_capture(result, model_of(result), sources, **results.ARGUMENTS)
     assert validators.dciodvfy(saved(picture, tmp_path / "picture.dcm")) == []
+
+
+@pytest.mark.parametrize("name", results.STUDIES)
+def test_picture_of_a_study_has_no_error(name: str, tmp_path: Path) -> None:
+    need(validators.dciodvfy)
+    study = results.STUDIES[name]
+    images = results.key_images_of(study)
+    picture = build_study_capture(study, results.MODEL, CLEAN[0], images, results.STUDY_IDENTITY, "NO")
+    assert validators.dciodvfy(saved(picture, tmp_path / "picture.dcm")) == []
+
+
+def test_a_browser_shows_the_finding_for_a_study_before_the_list_of_images(tmp_path: Path) -> None:
+    need(validators.dsr2html)
+    saved(report_of("no tumour"), tmp_path / "report.dcm")
+    page = dcmtk.run("dsr2html", tmp_path / "report.dcm")
+    assert page.index("Class: No tumour, probability 0.930.") < page.index("Image Library")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
-"""SIGKILL at each step that takes in a correction, or a decision on a conflict, and what is there afterwards.
+"""SIGKILL at each step that takes in a correction, a decision on a conflict, or answers a study, and what is left.
 
-`python -m tests.testbed.killed FOLDER correct|accept|reject` kills a child at the first step that it reaches on that
-way, the next child at the second, and so on, and prints how many of them left everything as it was, and how many left
-it done. A step is a function of ours that is entered, and each line of those that change files or rows. It exits with
-1 where one left anything else, or where giving the same again does not complete it.
+`python -m tests.testbed.killed FOLDER correct|accept|reject|study` kills a child at the first step that it reaches on
+that way, the next child at the second, and so on, and prints how many of them left everything as it was, and how many
+left it done. A step is a function of ours that is entered, and each line of those that change files or rows. It exits
+with 1 where one left anything else, or where giving the same again does not complete it.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ import signal
 import sys
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from sqlalchemy import select
 
+from tests.testbed import answered
 from tests.testbed.databases import make_tables
 from tests.testbed.instances import MODEL, NOON, classified, later, mr_instance, received
 from worker.config.sections import WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import kept_files
-from worker.db.jobs import claim_job, end_job
+from worker.db.jobs import claim_job, end_job, release_leases_of
 from worker.db.models import model_row
 from worker.db.results import NewObject, add_result
 from worker.db.series import lock_open_series, queue_series
@@ -40,17 +41,27 @@ from worker.db.tables import (
     JobRow,
     JobState,
     ObjectKind,
+    ObjectRow,
     SeriesRow,
+    StudyResultRow,
+    StudyRow,
 )
-from worker.storage.integrity import fault_of
+from worker.inference.illustrated import IllustratedResult
+from worker.jobs.bundle_store import ServedModel
+from worker.jobs.studies import StudyRunner
+from worker.jobs.study_objects import StudyObjects
+from worker.reporting.outbox import Outbox
+from worker.storage.integrity import Integrity, fault_of
 from worker.storage.keeper import InstanceKeeper
 from worker.storage.leftovers import remove_leftovers
 from worker.storage.versions.conflicts import Conflicts, NoSuchConflict
 
 KILLED_IN = ("storage/keeper.py", "storage/pending.py", "versions/repetition.py",
-             "versions/conflicts.py", "versions/corrections.py", "db/deliveries.py")  # fmt: skip
+             "versions/conflicts.py", "versions/corrections.py", "db/deliveries.py",
+             "jobs/studies.py", "jobs/study_objects.py", "studies/answering.py", "reporting/outbox.py")  # fmt: skip
 BY_LINE = ("_commit", "store", "_store", "_repeat", "move", "accept", "reject", "correct_instances", "_settle_again",
-           "decide_conflict", "_commit_compared", "supersede_deliveries")  # fmt: skip
+           "decide_conflict", "_commit_compared", "supersede_deliveries", "run_next", "_answer", "add_study_result",
+           "make_study_objects", "_write")  # fmt: skip
 WRONG, RIGHT = mr_instance(), mr_instance(PatientID="R1", SeriesInstanceUID="1.2.3")
 OTHER = mr_instance(PatientID="R1", PixelData=bytes(512))
 
@@ -75,6 +86,18 @@ class Place:
         else:
             conflicts.reject(1, "ada", None, NOON)
 
+    def answer_study(self) -> None:
+        """Answer the study after its lease, if it was claimed before."""
+        moment = datetime.now(UTC) + timedelta(hours=1)
+        with self.database.write() as session:
+            release_leases_of(session, "host:1", moment)
+        outbox, integrity = Outbox(self.data, level="study"), Integrity(self.database, self.data, lambda: moment)
+        objects = StudyObjects(self.database, self.data, outbox, integrity, ("pacs", "archive"))
+        quiet = timedelta(seconds=5)
+        StudyRunner(
+            self.database, self.data, "host:1", lambda: moment, lease=quiet, quiet=quiet, attempts=9, objects=objects
+        ).run_next({1: ServedModel(MODEL, classify=_no_pixels)})
+
     def state(self) -> tuple[Any, ...]:
         """Everything that the change changes, by content. AssertionError where a file is not what its row says."""
         with self.database.read() as session:
@@ -92,6 +115,9 @@ class Place:
                 [(job.state, job.reason) for job in session.scalars(select(JobRow))],
                 [(delivery.state, delivery.reason) for delivery in session.scalars(select(DeliveryRow))],
                 [conflict.decision for conflict in session.scalars(select(ConflictRow))],
+                [(study.state, study.answered_by) for study in session.scalars(select(StudyRow))],
+                [result.number for result in session.scalars(select(StudyResultRow))],
+                [(one.path, one.sha256) for one in session.scalars(select(ObjectRow))],
             )
 
     def orphans(self) -> set[str]:
@@ -100,6 +126,19 @@ class Place:
             named = {path for path, _ in kept_files(session)}
         files = {path.relative_to(self.data).as_posix() for path in self.data.rglob("*.dcm")}
         return (files | {str(path) for path in (self.data / "instances" / "incoming").iterdir()}) - named
+
+
+def _no_pixels(_paths: object) -> IllustratedResult:
+    raise AssertionError("the series is classified")
+
+
+def prepare_study(folder: Path) -> None:
+    """A study of a series that is classified and reported."""
+    folder.mkdir(parents=True)
+    place = Place(folder)
+    make_tables(place.database)
+    answered.answer(place.database, folder)
+    place.database.close()
 
 
 def prepare(folder: Path) -> None:
@@ -126,6 +165,8 @@ def prepare(folder: Path) -> None:
 def change(place: Place, what: str) -> None:
     if what == "correct":
         place.keep(RIGHT)
+    elif what == "study":
+        place.answer_study()
     else:
         place.decide(what)
 
@@ -166,7 +207,7 @@ def died(folder: Path, what: str, number: int) -> bool:
 
 def main(folder: Path, what: str) -> tuple[int, int]:
     """How many kills left everything as it was, and how many left the change made."""
-    prepare(folder / "before")
+    (prepare_study if what == "study" else prepare)(folder / "before")
     shutil.copytree(folder / "before", folder / "after")
     before, after = Place(folder / "before"), Place(folder / "after")
     change(after, what)

@@ -125,6 +125,11 @@ class Orthanc:
         found = self._find("Series", SeriesInstanceUID=series_instance_uid)
         self._client.post("/modalities/worker/store", json=found).raise_for_status()
 
+    def send_study(self, study_instance_uid: str) -> None:
+        """Have Orthanc push the study to the worker over one association; returns when it is through."""
+        found = self._find("Study", StudyInstanceUID=study_instance_uid)
+        self._client.post("/modalities/worker/store", json=found).raise_for_status()
+
     def echo_worker(self) -> bool:
         return self._client.post("/modalities/worker/echo", json={}).is_success
 

@@ -15,6 +15,14 @@ from tests.testbed.pacs import Pacs
 from tests.testbed.waiting import wait_until
 from tests.testbed.worker_process import WorkerProcess
 
+# The states of the deliveries of a study and of its series.
+_DELIVERIES = """
+    SELECT delivery.state FROM delivery JOIN object ON object.id = delivery.object_id
+    LEFT JOIN result ON result.id = object.result_id LEFT JOIN series ON series.id = result.series_id
+    LEFT JOIN study_result ON study_result.id = object.study_result_id
+    LEFT JOIN study ON study.id = study_result.study_id
+    WHERE '{}' IN (series.study_instance_uid, study.study_instance_uid)"""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -45,9 +53,8 @@ class Site:
             )
             if not (found.reports and found.pictures):
                 return None
-            result = self.worker.result(source.SeriesInstanceUID)
-            deliveries = result["deliveries"] if result else []
-            return found if deliveries and all(one["state"] == "delivered" for one in deliveries) else None
+            states = {state for (state,) in self.worker.rows(_DELIVERIES.format(source.StudyInstanceUID))}
+            return found if states == {"delivered"} else None
 
         return wait_until(delivered, "the report and the picture to arrive in the PACS", seconds)
 
