@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.db.views.json_values import json_value
-from worker.db.views.search import SeriesAnswer
+from worker.db.views.search import DeliveryAnswer, SeriesAnswer
 from worker.db.views.studies import StudyAnswer
 
 if TYPE_CHECKING:
@@ -75,10 +75,12 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     flat = dict(row)
     flat["series_type"] = "; ".join((row["series_type"] or {}).get("evidence", ()))
     flat["probabilities"] = " ".join(f"{name}={value:.4f}" for name, value in row["probabilities"].items())
-    flat["deliveries"] = " ".join(
-        f"{delivery['destination']}:{delivery['object']}={delivery['state']}" for delivery in row["deliveries"]
-    )
+    flat["deliveries"] = _flat_deliveries(row["deliveries"])
     return flat
+
+
+def _flat_deliveries(deliveries: Sequence[Mapping[str, Any]]) -> str:
+    return " ".join(f"{delivery['destination']}:{delivery['object']}={delivery['state']}" for delivery in deliveries)
 
 
 def _as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -130,7 +132,9 @@ def print_studies(studies: Sequence[StudyAnswer], format: str, in_detail: bool =
         return
     if format == "csv":
         columns = [name for name in StudyAnswer.__dataclass_fields__ if name not in ("probabilities", "series")]
-        print(_as_csv(columns, (json_value(study) for study in studies)), end="")
+        rows = (json_value(study) for study in studies)
+        flat = ({**row, "deliveries": _flat_deliveries(row["deliveries"])} for row in rows)
+        print(_as_csv(columns, flat), end="")
         return
     out = console()
     if not studies:
@@ -155,6 +159,8 @@ def print_studies(studies: Sequence[StudyAnswer], format: str, in_detail: bool =
     out.print(table)
     for study in studies if in_detail else ():
         out.print(study.detail or study.contradiction or "No series contradicts another.")
+        if study.deliveries:
+            out.print(_delivery_table(study.deliveries))
     out.print(RESEARCH_USE)
 
 
@@ -225,17 +231,21 @@ def print_answer(
     facts.add_row("model", answer.model or "")
     out.print(facts)
     if answer.deliveries:
-        table = Table(title="deliveries")
-        for name in ("destination", "object", "state", "attempts", "status", "reason"):
-            table.add_column(name)
-        for delivery in answer.deliveries:
-            status = f"0x{delivery.status:04X}" if delivery.status is not None else ""
-            reason = delivery.detail or delivery.reason or ""
-            table.add_row(delivery.destination, delivery.object, delivery.state, str(delivery.attempts), status, reason)
-        out.print(table)
+        out.print(_delivery_table(answer.deliveries))
     if slices:
         out.print(_slice_table(answer, slices))
     out.print(RESEARCH_USE)
+
+
+def _delivery_table(deliveries: Sequence[DeliveryAnswer]) -> Table:
+    table = Table(title="deliveries")
+    for name in ("destination", "object", "state", "attempts", "status", "reason"):
+        table.add_column(name)
+    for delivery in deliveries:
+        status = f"0x{delivery.status:04X}" if delivery.status is not None else ""
+        reason = delivery.detail or delivery.reason or ""
+        table.add_row(delivery.destination, delivery.object, delivery.state, str(delivery.attempts), status, reason)
+    return table
 
 
 def _slice_table(answer: SeriesAnswer, slices: Sequence[SliceAnswer]) -> Table:

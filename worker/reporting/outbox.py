@@ -182,11 +182,13 @@ class Outbox:
     def reports_study(self, study: ReportedStudy, lineage: StudyLineage) -> bool:
         """Whether objects are made of a study: not of several patients, nor where `level` or `not_assessed` forbids it.
 
+        Nor where no image of it was read, as all its series were refused or failed since.
         Without `not_assessed` a study is reported that is assessed, whose series disagree, or of which a series is not
         assessed for a reason of the model's.
         """
         result = study.result
-        if self.level == "series" or result.reason == MIXED_PATIENTS:
+        has_images = any(series.images for series in study.series)
+        if self.level == "series" or result.reason == MIXED_PATIENTS or not has_images:
             return False
         if self.not_assessed or lineage.predecessors or result.deciding is not None:
             return True

@@ -6,6 +6,7 @@ import pytest
 
 from tests.testbed.instances import later, new_instance
 from tests.testbed.rows import LEASE, REPORT_SOP_CLASS, answer, claimed_job
+from tests.testbed.studies import STUDY, classify, report_study
 from worker.audit.subjects import delivered, received_of, received_over
 from worker.db.deliveries import claim_deliveries, end_delivery
 from worker.db.engine import Database
@@ -58,3 +59,14 @@ def test_only_what_has_arrived_was_delivered(answered: Database) -> None:
         [study] = delivered(session, ids)
         assert study.study_instance_uid == derive_uid("study", "a")
         assert dict(study.sop_classes) == {REPORT_SOP_CLASS: 1}
+
+
+def test_the_report_of_a_study_was_delivered_for_it(database: Database) -> None:
+    classify(database, "a")
+    classify(database, "b")
+    report_study(database)
+    with database.write() as session:
+        [(delivery, _)] = claim_deliveries(session, "pacs", "me", later(90), LEASE)
+        end_delivery(session, delivery.id, "me", {"state": DeliveryState.DELIVERED})
+        [study] = delivered(session, [delivery.id])
+    assert (study.study_instance_uid, study.patient_id, dict(study.sop_classes)) == (STUDY, "ID", {REPORT_SOP_CLASS: 1})

@@ -11,8 +11,17 @@ from PIL import Image
 
 from tests.testbed.images import image, save
 from worker.errors import NotAssessable
-from worker.inference.display import activation_png, grey_window, key_image, slice_facts, slice_png
+from worker.inference.display import (
+    StoredSlice,
+    activation_png,
+    grey_window,
+    key_image,
+    slice_facts,
+    slice_png,
+    stored_key_images,
+)
 from worker.inference.preprocess import Preprocessing, preprocess
+from worker.pixels.colour_map import ACTIVATION_THRESHOLD
 from worker.pixels.geometry import Edges
 from worker.results import Activation
 
@@ -143,3 +152,19 @@ def test_key_image_is_the_slice_of_the_page_with_its_edges_and_its_map_within_th
     bare = preprocess([save(image(HEAD), tmp_path / "b.dcm")], Preprocessing(size=64))
     assert np.array_equal(key_image(bare, 0, None).image, bare.displayed(0))
     assert (key_image(bare, 0, None).edges, key_image(bare, 0, None).activation) == (None, None)
+
+
+def test_key_images_of_stored_slices_are_what_the_page_shows(tmp_path: Path) -> None:
+    files = [save(image(RAMP + 9 * number, **AXIAL), tmp_path / f"{number}.dcm") for number in range(2)]
+    whole = Activation(tuple((255,) * 8 for _ in range(8)), 0.0, 0.0, 1.0, 1.0)
+    with_map, plain = stored_key_images(
+        [StoredSlice(4, files[0], None, whole), StoredSlice(7, files[1], None, None)], files
+    )
+    assert (with_map.slice_index, plain.slice_index) == (4, 7)
+    for key, file in ((with_map, files[0]), (plain, files[1])):
+        assert np.array_equal(key.image, shown(file, grey_window(files)))
+    assert plain.activation is None
+    assert with_map.activation is not None
+    assert with_map.activation.shape == with_map.image.shape
+    with Image.open(io.BytesIO(activation_png(files[0], None, whole))) as png:
+        assert np.array_equal(np.asarray(png)[..., 3] > 0, with_map.activation >= ACTIVATION_THRESHOLD)

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydicom import dcmread
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
+from tests.testbed import results
 from tests.testbed.instances import MODEL, NOON, classified, new_instance, write_series
+from worker.config.sections import Level
 from worker.db.results import Lineage, NewObject
+from worker.db.studies.answering import StudyLineage
 from worker.db.tables import ObjectKind
 from worker.errors import NotAssessable
 from worker.inference.illustrated import not_assessed
@@ -120,3 +124,21 @@ def test_a_series_that_is_not_assessed_for_a_reason_of_its_own_is_reported_only_
     assert quiet.make_objects(of_the_model, MODEL, sources, "d1", Lineage(), NOON)
     before = _make(tmp_path, sources)[0]
     assert quiet.make_objects(of_the_series, MODEL, sources, "d2", Lineage((before.path,)), NOON)
+
+
+def test_nothing_is_made_of_a_series_where_studies_are_reported(tmp_path: Path, sources: list[Path]) -> None:
+    result = classified([new_instance(number) for number in (3, 2, 1)])
+    made = {
+        level: len(Outbox(tmp_path, level=level).make_objects(result, MODEL, sources, "d1", Lineage(), NOON))
+        for level in get_args(Level)
+    }
+    assert made == {"study": 0, "series": 2, "both": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "expected"),
+    [("one series", "study", True), ("one series", "series", False), ("series disagree", "both", True)],
+)
+def test_whether_a_study_is_reported(tmp_path: Path, name: str, level: Level, expected: bool) -> None:
+    outbox = Outbox(tmp_path, level=level, not_assessed=False)
+    assert outbox.reports_study(results.STUDIES[name], StudyLineage(1, ())) == expected

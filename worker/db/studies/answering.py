@@ -71,7 +71,7 @@ class StudyInputs:
     """What a study is answered from: its series in the order of their UIDs, and the model whose results count.
 
     `model_id` is that of most results, of several the newest; None where no series has a result. `sha256` is the
-    identity of the answers, `answered_at` the time of the last of them, None where no series has a result.
+    identity of the answers, `answered_at` the time of the last of them, None where no series settled.
     """
 
     study_instance_uid: str
@@ -158,6 +158,7 @@ def study_inputs(session: Session, study_instance_uid: str) -> StudyInputs:
     found = [tuple(row) for row in rows]
     series = tuple(_read(row, result, why, path) for row, result, why, path in found)
     times = [result.created_at for _, result, _, _ in found if result is not None]
+    times += [row.settled_at for row, *_ in found if row.settled_at is not None]
     counts = Counter(item.model_id for item in series if item.model_id is not None)
     model_id = max(counts, key=lambda key: (counts[key], key), default=None)
     lines = [f"model {model_id}", *(f"{item.series_instance_uid} {item.key}" for item in series)]

@@ -8,12 +8,14 @@ import pytest
 
 from tests.testbed.instances import MODEL, later
 from tests.testbed.rows import LEASE, add_series
+from tests.testbed.studies import classify, report_study
 from worker.db.deliveries import claim_deliveries, end_delivery
 from worker.db.engine import Database
 from worker.db.instances import open_association
 from worker.db.tables import DeliveryState, SeriesStatus
 from worker.db.views import activity
 from worker.db.views.activity import ModelUsage, SendingPeer
+from worker.db.views.totals import RunningTotals
 
 HOUR = 3600
 
@@ -72,3 +74,11 @@ def test_peers_are_listed_by_their_newest_association(database: Database) -> Non
 def test_models_that_have_been_in_use(filled: Database) -> None:
     with filled.read() as session:
         assert activity.used_models(session) == [ModelUsage(MODEL.name, MODEL.version, MODEL.sha256, later(0))]
+
+
+def test_the_oldest_of_a_backlog_may_be_of_a_study(database: Database) -> None:
+    classify(database, "a")
+    report_study(database, seconds=60)
+    with database.read() as session:
+        assert activity.find_backlog(session, "pacs") == activity.Backlog(1, 0, later(60), None, None)
+        assert RunningTotals().read(session).deliveries["pacs"].oldest == later(60)

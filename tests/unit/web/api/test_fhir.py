@@ -5,14 +5,17 @@ from pathlib import Path
 import httpx
 from fhir.resources.R4B.bundle import Bundle
 from pydicom import dcmwrite
+from sqlalchemy import delete
 
 from tests.testbed import results
 from tests.testbed.instances import later
+from tests.testbed.studies import STUDY, classify, report_study
 from worker.db import tokens
 from worker.db.engine import Database
-from worker.db.tables import TokenRole
+from worker.db.tables import StudyRow, TokenRole
 from worker.dicom.standard import derive_uid
 from worker.reporting.sr import build_report
+from worker.reporting.study_sr import build_study_report
 
 
 def url(series: str) -> str:
@@ -49,3 +52,22 @@ def test_a_report_whose_file_is_gone_is_told(client: httpx.Client) -> None:
     answer = client.get(url("a"))
     assert "data folder" in answer.text
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
+def test_the_report_of_a_study_comes_as_fhir(guarded: tuple[httpx.Client, Database]) -> None:
+    client, database = guarded
+    with database.write() as session:
+        _, token = tokens.add_token(session, "ehr", TokenRole.READ, later(0), None)
+        session.execute(delete(StudyRow))
+    headers = {"Authorization": f"Bearer {token}"}
+    classify(database, "of-study")
+    assert client.get(f"/api/v1/studies/{STUDY}/fhir", headers=headers).status_code == 404
+    report_study(database, "study-report")
+    file = Path(str(database.engine.url.database)).parent / "objects" / "study-report"
+    file.parent.mkdir(exist_ok=True)
+    source, study = results.source_headers()[0], results.STUDIES["no tumour"]
+    dcmwrite(file, build_study_report(study, results.MODEL, source, results.STUDY_IDENTITY), enforce_file_format=True)
+    answer = client.get(f"/api/v1/studies/{STUDY}/fhir", headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/fhir+json")
+    assert len(Bundle.model_validate_json(answer.text).entry) == 6
+    assert client.get("/api/v1/studies/1.2.3/fhir", headers=headers).status_code == 404
