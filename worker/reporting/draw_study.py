@@ -36,10 +36,12 @@ KEY_IMAGES = 3  # the most that are drawn
 ROWS = 24  # the most series that are listed
 
 _LEFT, _RIGHT = 20, WIDTH - 20
-_PANEL_WIDTH, _PANEL_HEIGHT, _PANEL_STEP, _CAPTION = 360, 300, 375, 40
+_GAP, _CAPTION = 15, 40
+_SMALL, _LARGE = (360, 300), (547, 420)  # width and height of a panel: of several slices, and of a single slice
+_BAR_LEFT = _LEFT + KEY_IMAGES * (_SMALL[0] + _GAP) + 5
 _ROW = 28
 # The columns of the table: left and width.
-_COLUMNS = {"No.": (20, 70), "Series": (100, 400), "Judged as": (510, 250), "Answer": (770, 300), "Counts": (1080, 180)}
+_COLUMNS = {"No.": (20, 70), "Series": (100, 380), "Judged as": (490, 245), "Answer": (745, 330), "Counts": (1085, 175)}
 _NO_LESION = "No map is shown, because the model found no lesion. This does not exclude a tumour."
 
 
@@ -49,26 +51,27 @@ def draw_study(study: ReportedStudy, model: ModelIdentity, key_images: Sequence[
     `key_images` are of the deciding series, at most `KEY_IMAGES` are drawn; `slice_index` counts from 0.
     """
     shown = key_images[:KEY_IMAGES]
-    with_maps = [image for image in shown if image.activation is not None]
+    has_maps = any(image.activation is not None for image in shown)
     rows, omitted = _rows(study)
     warning = _warning(study)
     top = 130 + (52 if warning else 0)
-    bottom = top + (_PANEL_HEIGHT + _CAPTION) * (bool(shown) + bool(with_maps)) + (0 if with_maps else 44)
-    height = bottom + 44 + _ROW * (len(rows) + bool(omitted)) + 20
-    canvas, draw = new_canvas(WIDTH, height)
+    width, height = _LARGE if len(shown) == 1 else _SMALL
+    # The map of a single slice is beside it, those of several are below them.
+    right, down = (width + _GAP, 0) if len(shown) == 1 else (0, height + _CAPTION)
+    bottom = top + (height + _CAPTION) * bool(shown) + down * has_maps + (0 if has_maps else 44)
+    canvas, draw = new_canvas(WIDTH, bottom + 44 + _ROW * (len(rows) + bool(omitted)) + 20)
     _draw_answer(draw, study, model)
     if warning:
         draw_paragraph(draw, (_LEFT, 122, _RIGHT - _LEFT, 56), warning, 18, WARNING)
     for column, image in enumerate(shown):
-        box = (_LEFT + column * _PANEL_STEP, top, _PANEL_WIDTH, _PANEL_HEIGHT)
-        draw_panel(canvas, draw, box, image.image, _caption(study, image), image.edges)
+        left = _LEFT + column * (width + _GAP)
+        draw_panel(canvas, draw, (left, top, width, height), image.image, _caption(study, image), image.edges)
         if image.activation is not None:
-            below = (box[0], top + _PANEL_HEIGHT + _CAPTION, _PANEL_WIDTH, _PANEL_HEIGHT)
+            box = (left + right, top + down, width, height)
             pixels = overlay(image.image, image.activation)
-            draw_panel(canvas, draw, below, pixels, f"Class activation, {_found(study, model)}", image.edges)
-    if with_maps:
-        bar = (_LEFT + KEY_IMAGES * _PANEL_STEP + 5, top + _PANEL_HEIGHT + _CAPTION + 40, 20, _PANEL_HEIGHT - 80)
-        draw_colour_bar(canvas, draw, bar)
+            draw_panel(canvas, draw, box, pixels, f"Class activation, {_found(study, model)}", image.edges)
+    if has_maps:
+        draw_colour_bar(canvas, draw, (_BAR_LEFT, top + down + 40, 20, height - 80))
     else:
         draw_line(draw, (_LEFT, bottom - 22), _note(study, model, bool(shown)), 18, FAINT, _RIGHT - _LEFT)
     _draw_table(draw, study, model, rows, omitted, bottom)

@@ -65,3 +65,12 @@ def test_of_many_series_the_deciding_and_the_assessed_are_listed() -> None:
 def test_a_study_whose_files_are_gone_is_drawn_without_slices() -> None:
     shown = draw_study(ONE, results.MODEL, [])
     assert shown.shape[0] < 400
+
+
+def test_the_map_of_a_single_slice_is_beside_it() -> None:
+    [image, *_] = results.key_images_of(ONE)
+    single, several = (draw_study(ONE, results.MODEL, images) for images in ([image], [image, image]))
+    assert single.shape[0] < several.shape[0]
+    left, right = single[135:545, 25:560].astype(int), single[135:545, 590:1120].astype(int)
+    spread = [int((part.max(axis=2) - part.min(axis=2) > 60).sum()) for part in (left, right)]
+    assert spread[1] > 1000 > spread[0]
