@@ -212,10 +212,19 @@ Sent to every `[[destination]]`, each over its own association, proposed in Expl
 
 {_classes(storage_scu.SOP_CLASSES)}
 
+- `[report] level` says what is sent: one report and one picture of each study (`"study"`, the default), of each series
+  (`"series"`), or `"both"`. Every destination gets the same.
+- Series Description and Series Number tell them apart: of a study "AI brain MRI summary" (1000000001), "…, picture"
+  (…2), "…, key images" (…3); of a series "AI brain MRI: 5 AX T1 POST" with its number and description, and numbers
+  from 1000000011 to 1999999993 in the order of the sources' numbers. No two objects of a study share a series.
 - A Key Object Selection Document (TID 2010, title 113000 DCM "Of Interest") names the deciding slices of a classified
-  series; it goes to destinations with `key_objects = true` only.
-- The Secondary Capture shows the key slice as its header says (PS3.3 C.11.2), the letters of Patient Orientation at
-  its edges where the orientation is known, the slice's position along the normal in mm, and beside it the class
+  study or series; it goes to destinations with `key_objects = true` only.
+- The Secondary Capture of a study is 1280 pixels wide and as high as it needs: up to three key slices of the deciding
+  series, below them the same with maps, then a row for each series with its number, description, sequence and plane,
+  answer and how it counted (of more than 24 series the assessed ones). Letters that its font lacks lose their accents
+  or become question marks; the report has the text.
+- The Secondary Capture shows key slices as their headers say (PS3.3 C.11.2), the letters of Patient Orientation at
+  the edges where the orientation is known, the slice's position along the normal in mm, and the class
   activation map, cut at the head's outline, where a lesion was found. Nothing written in it names a patient or a date:
   Burned In Annotation (0028,0301) is that of the images it was made from, NO for MR images that do not tell.
 - Patient and study are copied from the images. A value that does not fit its VR (an accession number above 16
@@ -226,13 +235,22 @@ Sent to every `[[destination]]`, each over its own association, proposed in Expl
 - Timezone Offset From UTC is the source's; where it has none, what held in the host's zone when the study was made.
 - The report follows TID 1500 (rooted at 126000 DCM "Imaging Measurement Report") and IHE AI Results: Completion Flag
   COMPLETE, Verification Flag UNVERIFIED, Preliminary Flag PRELIMINARY, observer of type device.
-- Its first Measurement Group (TID 1501) is the series: Finding (121071 DCM) with the code of the answer, Finding Site,
+- The report of a study has a Measurement Group (TID 1501) for the study, one for each series with the tracking
+  identifier "series 5: AX T1 POST", and one for each key slice of the deciding series. That of a series has 113764 DCM
+  "Acquisition Plane" (CID 26), 7140000 SCT "Contrast agent" Present, Absent or Undetermined, 125203 DCM "Acquisition
+  Protocol" (text: the sequence that it was judged as), its answer with probabilities, or the reason for none, and how
+  it counted (121106 DCM "Comment"). Its tracking UID is the same in every revision. A Comment below the root, before the
+  Image Library, has the answer and a line for each series; the library has a group for each series that was read. A
+  study whose series contradict each other is Undetermined where their average does not decide. A revised report, made
+  when a series came or was answered later, has the next Instance Number in the same series and names the former in its
+  Predecessor Documents Sequence. Of a study whose series are of several patients nothing is made.
+- The first Measurement Group is the study, or in the report of a series the series: Finding (121071 DCM) with the code of the answer, Finding Site,
   Neoplasm (108369006 SCT) Present, Absent, or Undetermined where the series is not assessed, a Probability (122157
-  DCM) for every class, the comment. A tumour whose kind is not reliable is 126952004 SCT "Neoplasm of brain" with the
+  DCM) for every class, the comment, as has the group of each series. A tumour whose kind is not reliable is 126952004 SCT "Neoplasm of brain" with the
   probability of any lesion; a lesion that is no tumour is a Finding with Neoplasm Absent. Laterality is never
   reported. One group for each key slice follows. The comment names sequence, contrast agent and plane by the headers.
-- Instance and series UIDs are derived (UUIDv5 under `2.25.`) from source series, input set and model: an object that is
-  sent again is the same object.
+- Instance and series UIDs are derived (UUIDv5 under `2.25.`) from source series, input set and model, or from study,
+  the answers for its series, model and number of the revision: an object that is sent again is the same object.
 - A warning status (0xBxxx) counts as stored. 0xA7xx, an abort, a refused association, silence: tried again with growing
   intervals up to 10 minutes, for ever. Other failure statuses: tried again {sender.REJECTIONS_BEFORE_FAILED} times,
   then kept as failed with the status (`worker jobs list`, `worker jobs retry --all`).

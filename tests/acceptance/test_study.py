@@ -125,7 +125,3 @@ def test_orthanc_gets_one_report_and_one_picture_of_a_study_and_a_revision_for_a
     assert len(archive.files(pacs.PICTURES, study)) == 2
     assert worker.rows("SELECT count(*) FROM study_result") == [(2,)]
     assert worker.rows("SELECT count(*) FROM object WHERE study_result_id IS NULL") == [(0,)]
-    # The reports come back to the worker with the study, and change nothing.
-    archive.send_study(study)
-    time.sleep(2 * QUIET_SECONDS + 1)
-    assert worker.rows("SELECT count(*) FROM study_result") == [(2,)]
