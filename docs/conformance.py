@@ -236,19 +236,21 @@ Sent to every `[[destination]]`, each over its own association, proposed in Expl
 - The report follows TID 1500 (rooted at 126000 DCM "Imaging Measurement Report") and IHE AI Results: Completion Flag
   COMPLETE, Verification Flag UNVERIFIED, Preliminary Flag PRELIMINARY, observer of type device.
 - The report of a study has a Measurement Group (TID 1501) for the study, one for each series with the tracking
-  identifier "series 5: AX T1 POST", and one for each key slice of the deciding series. That of a series has 113764 DCM
-  "Acquisition Plane" (CID 26), 7140000 SCT "Contrast agent" Present, Absent or Undetermined, 125203 DCM "Acquisition
-  Protocol" (text: the sequence that it was judged as), its answer with probabilities, or the reason for none, and how
-  it counted (121106 DCM "Comment"). Its tracking UID is the same in every revision. A Comment below the root, before the
-  Image Library, has the answer and a line for each series; the library has a group for each series that was read. A
-  study whose series contradict each other is Undetermined where their average does not decide. A revised report, made
-  when a series came or was answered later, has the next Instance Number in the same series and names the former in its
-  Predecessor Documents Sequence. Of a study whose series are of several patients nothing is made.
-- The first Measurement Group is the study, or in the report of a series the series: Finding (121071 DCM) with the code of the answer, Finding Site,
-  Neoplasm (108369006 SCT) Present, Absent, or Undetermined where the series is not assessed, a Probability (122157
-  DCM) for every class, the comment, as has the group of each series. A tumour whose kind is not reliable is 126952004 SCT "Neoplasm of brain" with the
-  probability of any lesion; a lesion that is no tumour is a Finding with Neoplasm Absent. Laterality is never
-  reported. One group for each key slice follows. The comment names sequence, contrast agent and plane by the headers.
+  identifier "series 5: AX T1 POST", and one for each key slice of the deciding series. That of a series has 113764
+  DCM "Acquisition Plane" (CID 26), 7140000 SCT "Contrast agent" Present, Absent or Undetermined, 125203 DCM
+  "Acquisition Protocol" (text: the sequence that it was judged as), its answer with probabilities, or the reason
+  for none, and how it counted (121106 DCM "Comment"). Its tracking UID is the same in every revision. A Comment
+  below the root, before the Image Library, has the answer and a line for each series; the library has a group for
+  each series that was read. A study whose series contradict each other is Undetermined where their average does not
+  decide. A revised report, made when a series came or was answered later, has the next Instance Number in the same
+  series and names the former in its Predecessor Documents Sequence. Of a study whose series are of several patients
+  nothing is made.
+- The first Measurement Group is the study, or in the report of a series the series: Finding (121071 DCM) with the
+  code of the answer, Finding Site, Neoplasm (108369006 SCT) Present, Absent, or Undetermined where the series is
+  not assessed, a Probability (122157 DCM) for every class, the comment, as has the group of each series. A tumour
+  whose kind is not reliable is 126952004 SCT "Neoplasm of brain" with the probability of any lesion; a lesion that
+  is no tumour is a Finding with Neoplasm Absent. Laterality is never reported. One group for each key slice
+  follows. The comment names sequence, contrast agent and plane by the headers.
 - Instance and series UIDs are derived (UUIDv5 under `2.25.`) from source series, input set and model, or from study,
   the answers for its series, model and number of the revision: an object that is sent again is the same object.
 - A warning status (0xBxxx) counts as stored. 0xA7xx, an abort, a refused association, silence: tried again with growing
