@@ -312,7 +312,13 @@ def resend(database: Database, chosen: Chosen, destination: str, kinds: Collecti
 
 def _objects_of(session: Session, chosen: Chosen, after: int) -> list[int]:
     """The next ids, above `after`, of what is chosen."""
-    query = select(ObjectRow.id).where(ObjectRow.id > after).order_by(ObjectRow.id).limit(_RESENT_AT_ONCE)
+    is_withdrawn = (
+        select(DeliveryRow.id)
+        .where(DeliveryRow.object_id == ObjectRow.id, DeliveryRow.state == DeliveryState.SUPERSEDED)
+        .exists()
+    )
+    query = select(ObjectRow.id).where(ObjectRow.id > after, ~is_withdrawn)
+    query = query.order_by(ObjectRow.id).limit(_RESENT_AT_ONCE)
     if chosen.delivery_ids:
         of_deliveries = select(DeliveryRow.object_id).where(DeliveryRow.id.in_(chosen.delivery_ids))
         return list(session.scalars(query.where(ObjectRow.id.in_(of_deliveries))))
@@ -325,17 +331,12 @@ def _objects_of(session: Session, chosen: Chosen, after: int) -> list[int]:
         .where(newer_of_study.study_id == StudyResultRow.study_id, newer_of_study.number > StudyResultRow.number)
         .exists(),
     )
-    is_withdrawn = (
-        select(DeliveryRow.id)
-        .where(DeliveryRow.object_id == ObjectRow.id, DeliveryRow.state == DeliveryState.SUPERSEDED)
-        .exists()
-    )
     query = (
         query.outerjoin(ResultRow, ResultRow.id == ObjectRow.result_id)
         .outerjoin(SeriesRow, SeriesRow.id == ResultRow.series_id)
         .outerjoin(StudyResultRow, StudyResultRow.id == ObjectRow.study_result_id)
         .outerjoin(StudyRow, StudyRow.id == StudyResultRow.study_id)
-        .where(~is_replaced, ~is_withdrawn)
+        .where(~is_replaced)
     )
     if chosen.study_instance_uid is not None:
         of_study = (SeriesRow.study_instance_uid, StudyRow.study_instance_uid)

@@ -268,6 +268,7 @@ def test_what_arrived_is_sent_again_and_what_is_under_way_is_left_alone(due: Dat
         session.get_one(DeliveryRow, 3).state = DeliveryState.SUPERSEDED
     sent = resend(due, Chosen(delivery_ids=(1, 2, 3, 99)), "pacs", ("report",), later(50))
     assert sent == SentAgain((1,), ())
+    assert resend(due, Chosen(delivery_ids=(3,)), "archive", ("report",), later(50)) == SentAgain(), "withdrawn"
     row = _delivery(due, 1)
     assert (row.state, row.not_before, row.delivered_at, row.sent_as) == ("pending", later(50), None, None)
     assert _claim(due, 60) == [1]
