@@ -1,4 +1,4 @@
-"""Latency: the time from the last image of a series to its report in the PACS.
+"""Latency: the time from the last image of a series to its report in the PACS, and of a study to its answer.
 
     PYTHONPATH=. python benchmarks/latency.py
 
@@ -9,6 +9,9 @@ end of the report's C-STORE at the SCP. What exceeds `quiet_seconds` is counted,
 settling     from the end of quiet_seconds to the row of the job
 classifying  to the commit of the result: claim, read, classify, build report and picture
 delivering   to the report in the PACS
+
+Of a study, whose series come over one association: from the moment at which its last series settled to the row of the
+study's answer, less `[study] quiet_seconds`, in which the last of its series are classified.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +60,22 @@ LOADS = (
 
 
 @dataclass(frozen=True, slots=True)
+class StudyLoad:
+    """A study to send, and the longest permitted time to its answer."""
+
+    series: int
+    slices: int
+    limit_seconds: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.series} series of {self.slices} slices"
+
+
+STUDY_LOADS = (StudyLoad(6, 24, 1.0), StudyLoad(4, 200, 6.0))
+
+
+@dataclass(frozen=True, slots=True)
 class Durations:
     """Seconds that a series took, by stage."""
 
@@ -80,10 +100,10 @@ class ClockedPacs(Pacs):
         return status
 
 
-def write_series(folder: Path, drawn: Sequence[Dataset], slices: int) -> list[Path]:
+def write_series(folder: Path, drawn: Sequence[Dataset], slices: int, study: str | None = None) -> list[Path]:
     """Write a new series of this many slices; the drawn ones are repeated where there are fewer."""
     folder.mkdir(parents=True, exist_ok=True)
-    study, series, files = generate_uid(), generate_uid(), []
+    study, series, files = study or generate_uid(), generate_uid(), []
     for index in range(slices):
         ds = drawn[index * len(drawn) // slices]
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = study, series, generate_uid()
@@ -114,24 +134,65 @@ def times(worker: WorkerProcess) -> tuple[float, float, float]:
         FROM result JOIN job ON job.id = result.job_id JOIN series ON series.id = result.series_id
         ORDER BY result.id DESC LIMIT 1"""
     [row] = worker.rows(query)
-    return tuple(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() for text in row)  # type: ignore[return-value]
+    received, settled, answered = map(seconds_of, row)
+    return received, settled, answered
+
+
+def seconds_of(text: str) -> float:
+    """A time of the database in seconds since 1970."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+def send_study(worker: WorkerProcess, folder: Path, drawn: Sequence[Dataset], load: StudyLoad) -> float:
+    """Send a study and wait for its answer; the seconds that it took beyond the quiet time."""
+    study = generate_uid()
+    series = [write_series(folder / f"series-{number}", drawn, load.slices, study) for number in range(load.series)]
+    dcmtk.storescu(worker.port, [file for files in series for file in files])
+    query = f"""SELECT max(series.settled_at), study_result.created_at
+        FROM study JOIN study_result ON study_result.id = study.answered_by
+        JOIN series ON series.study_instance_uid = study.study_instance_uid
+        WHERE study.study_instance_uid = '{study}' AND study.state = 'answered' GROUP BY study_result.created_at
+        HAVING count(*) = {load.series}"""
+
+    def answered() -> list[tuple[str, str]]:
+        worker.require_alive()
+        return worker.rows(query)
+
+    [(settled, created)] = wait_until(answered, "the study's answer", every=0.05)
+    return seconds_of(created) - seconds_of(settled) - QUIET_SECONDS
+
+
+def measure_studies(folder: Path, load: StudyLoad, rounds: int) -> list[float]:
+    drawn = [dcmread(file) for file in head_series(folder / "drawn", grid=Grid(slices=DIFFERENT))]
+    with ClockedPacs() as pacs, ready_worker(folder, pacs) as worker:
+        return [send_study(worker, folder / "sent", drawn, load) for _ in range(rounds + 1)][1:]  # the first warms up
 
 
 def measure(folder: Path, load: Load, rounds: int) -> list[Durations]:
     drawn = [dcmread(file) for file in head_series(folder / "drawn", grid=load.grid)]
-    with ClockedPacs() as pacs:
-        destinations = {"pacs": (pacs.ae_title, pacs.port)}
-        settings = {"receive": {"quiet_seconds": QUIET_SECONDS}, "worker": {"lease_seconds": 30}}
-        with running(folder / "worker", destinations=destinations, settings=settings) as worker:
-            ready = "ready to classify"
-            wait_until(lambda: ready in worker.log.read_text(errors="replace") or None, "the model", every=0.05)
-            durations = []
-            for number in range(rounds + 1):  # the first series warms up
-                files = write_series(folder / "sent", drawn, load.slices)
-                durations.append(send_series(worker, pacs, files))
-                if number == 0:
-                    durations.clear()
-            return durations
+    with ClockedPacs() as pacs, ready_worker(folder, pacs) as worker:
+        durations = []
+        for number in range(rounds + 1):  # the first series warms up
+            files = write_series(folder / "sent", drawn, load.slices)
+            durations.append(send_series(worker, pacs, files))
+            if number == 0:
+                durations.clear()
+        return durations
+
+
+@contextmanager
+def ready_worker(folder: Path, pacs: Pacs) -> Iterator[WorkerProcess]:
+    """A worker that has loaded its model, with that PACS as its destination."""
+    destinations = {"pacs": (pacs.ae_title, pacs.port)}
+    settings = {
+        "receive": {"quiet_seconds": QUIET_SECONDS},
+        "study": {"quiet_seconds": QUIET_SECONDS},
+        "worker": {"lease_seconds": 30},
+    }
+    with running(folder / "worker", destinations=destinations, settings=settings) as worker:
+        ready = "ready to classify"
+        wait_until(lambda: ready in worker.log.read_text(errors="replace") or None, "the model", every=0.05)
+        yield worker
 
 
 def row(load: Load, durations: Sequence[Durations]) -> Row:
@@ -152,6 +213,10 @@ def main() -> int:
     for load in LOADS[:1] if chosen.quick else LOADS:
         with tempfile.TemporaryDirectory() as name:
             rows.append(row(load, measure(Path(name), load, 2 if chosen.quick else 20)))
+    for study in STUDY_LOADS[:1] if chosen.quick else STUDY_LOADS:
+        with tempfile.TemporaryDirectory() as name:
+            seconds = measure_studies(Path(name), study, 2 if chosen.quick else 10)
+            rows.append(at_most(f"answer after [study] quiet_seconds, {study.name}", seconds, study.limit_seconds, "s"))
     finish("Latency", rows, chosen.json)
     return 0
 

@@ -23,11 +23,12 @@ from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import add_instance, close_association, open_association
 from worker.db.models import model_row
-from worker.db.tables import JobRow, SeriesRow, SeriesState
+from worker.db.tables import JobRow, SeriesRow, SeriesState, StudyCountRow
 from worker.ops.doctor import _peer
 from worker.receive.peer_count import count_series
 from worker.receive.settle import settle_series
 from worker.receive.storage_scp import Receiver
+from worker.send.study_counts import count_studies
 from worker.service.receive_ticks import start_receive_ticks
 
 
@@ -85,6 +86,36 @@ def test_orthanc_is_asked_and_a_count_that_is_reached_settles_at_once(database: 
     with database.read() as session:
         [job] = session.scalars(select(JobRow))
     assert job.missing is None
+
+
+@pytest.mark.skipif(orthanc.program() is None, reason="Orthanc is not installed")
+def test_orthanc_is_asked_for_the_series_of_a_study_and_its_reports_are_not_awaited(
+    database: Database, tmp_path: Path
+) -> None:
+    """First it has a series more; then all series are here, and a report besides, which the worker is not sent."""
+    port, study = free_port(), "1.2.840.99.1"
+    first, second = (write_series(tmp_path / name, 3, name, StudyInstanceUID=study) for name in "ab")
+    report = write_series(tmp_path / "report", 1, "sr", StudyInstanceUID=study, Modality="SR")
+    with orthanc.running(tmp_path / "orthanc", port) as archive:
+        settings = _settings(tmp_path, archive.port, port, quiet_seconds=1)
+        receiver = Receiver(settings, database, lambda: datetime.now(UTC))
+        receiver.start()
+        archive.upload([*first, *second])
+        with database.write() as session:
+            model_row(session, MODEL, datetime.now(UTC))
+        clock = Clock()
+        counts = []
+        for paths in (first, second):
+            archive.send_series(dcmread(paths[0]).SeriesInstanceUID)
+            clock.ahead += timedelta(seconds=5)
+            assert settle_series(database, settings, clock()) == 1
+            assert count_studies(database, settings, settings.peer[0], clock) == 1
+            with database.read() as session:
+                row = session.scalars(select(StudyCountRow)).one()
+                counts.append((row.series, row.lacking_series, row.lacking_instances))
+            archive.upload(report)
+        receiver.stop(5)
+    assert counts == [(2, 1, 3), (2, 0, 0)]
 
 
 def _lose(archive: Orthanc, series_instance_uid: str, paths: list[Path]) -> None:

@@ -22,7 +22,9 @@ from worker.db.migrate import alembic_config, migrate, revising
 from worker.db.models import model_row
 from worker.db.results import NewObject, add_result, add_shadow_result
 from worker.db.series import lock_open_series, queue_series
-from worker.db.studies.answering import add_study_result, claim_study, study_inputs
+from worker.db.studies.answering import StudySettling, add_study_result, claim_study, study_inputs
+from worker.db.studies.counting import StudyCount, record_study_count
+from worker.db.studies.identity import record_other_studies
 from worker.db.studies.readings import NewStudyReading, add_study_reading, study_to_read
 from worker.db.tables import (
     REVISION,
@@ -96,10 +98,12 @@ def _fill(database: Database) -> None:
         assert add_file_fault(session, file_of(row), FileFault.DAMAGED, later(1))
         move_scrub(session, FileKind.INSTANCE, row.id, later(1))
         session.flush()
-        study = claim_study(session, "host:1", later(9), timedelta(), timedelta(seconds=30))
+        study = claim_study(session, "host:1", later(9), StudySettling(timedelta()), timedelta(seconds=30))
         assert study is not None
         inputs = study_inputs(session, study.study_instance_uid)
         answer = fuse([SeriesAnswer("1.2", 1, None, None, None, "x", None, {})], MODEL, EQUAL_WEIGHTS)
+        record_other_studies(session, series, ["1.2.3"])
+        record_study_count(session, study.study_instance_uid, "PACS", later(9), StudyCount(1, 0, 0))
         assert add_study_result(session, study.id, inputs, model, answer, later(9)) is not None
         to_read = study_to_read(session, study.study_instance_uid)
         assert to_read is not None
@@ -173,7 +177,7 @@ def test_models_and_revisions_agree_on_checks_and_partial_indexes(database: Data
     Base.metadata.create_all(database.engine)
     assert revised == checks() != set()
     assert indexed == partial_indexes()
-    assert {table for table, *_ in indexed} == {"series", "delivery"}
+    assert {table for table, *_ in indexed} == {"series", "delivery", "job"}
 
 
 def test_the_revision_in_tables_is_the_head(database: Database) -> None:

@@ -32,7 +32,7 @@ from worker.db.jobs import claim_job, end_job
 from worker.db.models import model_row
 from worker.db.results import NewObject, add_result
 from worker.db.series import lock_open_series, queue_series, refuse_series
-from worker.db.studies.answering import add_study_result, claim_study, study_inputs
+from worker.db.studies.answering import StudySettling, add_study_result, claim_study, study_inputs
 from worker.db.tables import DeliveryState, JobRow, JobState, ObjectKind
 from worker.dicom.standard import derive_uid
 from worker.inference.illustrated import IllustratedResult
@@ -107,7 +107,7 @@ def fill(folder: Path, now: datetime, others: int = 75, key_objects: bool = Fals
     integrity = Integrity(database, data_dir, lambda: now)
     of_study = StudyObjects(database, data_dir, outbox, integrity, ["pacs", "research"])
     clock = lambda: now - timedelta(seconds=35)  # noqa: E731
-    StudyRunner(database, data_dir, OWNER, clock, LEASE, timedelta(), 3, of_study).run_next(
+    StudyRunner(database, data_dir, OWNER, clock, LEASE, StudySettling(timedelta()), 3, of_study).run_next(
         {key: replace(served, study=model.study) for key, served in models.current().items()}
     )
     site.deliver()
@@ -290,7 +290,7 @@ class _Site:
     def answer_studies(self, model: ServedModel) -> None:
         """What the study runner does, at once."""
         with self.database.write() as session:
-            while study := claim_study(session, OWNER, self.now, timedelta(), LEASE):
+            while study := claim_study(session, OWNER, self.now, StudySettling(timedelta()), LEASE):
                 inputs = study_inputs(session, study.study_instance_uid)
                 model_id = inputs.model_id
                 result = answer_study(inputs, model_id, model, self.numbers) if model_id is not None else None

@@ -41,11 +41,14 @@ def add_series(
     return series_id
 
 
-def queued_job(session: Session, series_id: int, seconds: float = 0, *, shadow: bool = False) -> JobRow:
+def queued_job(
+    session: Session, series_id: int, seconds: float = 0, *, shadow: bool = False, urgent: bool = False
+) -> JobRow:
     """A pending job of the test model on an open series."""
     series = lock_open_series(session, series_id, later(seconds))
     assert series is not None
-    job = queue_series(session, series, model_row(session, MODEL, later(0)).id, later(seconds), shadow=shadow)
+    model_id = model_row(session, MODEL, later(0)).id
+    job = queue_series(session, series, model_id, later(seconds), shadow=shadow, urgent=urgent)
     assert job is not None
     return job
 

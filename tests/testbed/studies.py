@@ -15,7 +15,7 @@ from worker.db.instances import add_instance
 from worker.db.jobs import end_job
 from worker.db.results import NewObject, add_result
 from worker.db.series import lock_open_series, refuse_series
-from worker.db.studies.answering import add_study_result, claim_study, study_inputs, study_lineage
+from worker.db.studies.answering import StudySettling, add_study_result, claim_study, study_inputs, study_lineage
 from worker.db.tables import JobState, ObjectKind, StudyRow
 from worker.dicom.standard import derive_uid
 from worker.inference.study.fusion import EQUAL_WEIGHTS, fuse
@@ -31,9 +31,11 @@ def receive(database: Database, name: str, number: int = 1, seconds: float = 0, 
         return add_instance(session, new_instance(number, name, **values | changes), later(seconds)).series_id
 
 
-def classify(database: Database, name: str, probability: float = 0.9, seconds: float = 0, number: int = 1) -> int:
+def classify(
+    database: Database, name: str, probability: float = 0.9, seconds: float = 0, number: int = 1, **changes: Any
+) -> int:
     """A series of the study that the test model answers with a glioma of that probability; no tumour below a half."""
-    series_id = receive(database, name, number, seconds)
+    series_id = receive(database, name, number, seconds, **changes)
     with database.write() as session:
         job = claimed_job(session, series_id, seconds)
         end_job(session, job.id, "me", JobState.DONE, later(seconds))
@@ -60,7 +62,7 @@ def report_study(database: Database, name: str = "s", seconds: float = 60, desti
     answer = SeriesAnswer("1.2", 1, "T1", "axial", "glioma", None, 0.9, {"glioma": 0.9, "notumor": 0.1})
     with database.write() as session:
         study = session.scalars(select(StudyRow)).one()
-        assert claim_study(session, "me", later(seconds), timedelta(), timedelta(seconds=30)) is not None
+        assert claim_study(session, "me", later(seconds), StudySettling(timedelta()), timedelta(seconds=30)) is not None
         taken, follows = study_inputs(session, STUDY), study_lineage(session, study.id)
         row = add_study_result(
             session, study.id, taken, taken.model_id, fuse([answer], MODEL, EQUAL_WEIGHTS), later(seconds),

@@ -42,6 +42,9 @@ _URI = EventCode("12", "URI", "RFC-3881")
 _PATIENT_NUMBER = EventCode("2", "Patient Number", "RFC-3881")
 
 
+_STUDIES_NAMED = 100  # in a message
+
+
 def unrecorded(_event: AuditEvent) -> None:
     """The RecordEvent of code that runs outside the service."""
 
@@ -179,6 +182,13 @@ def corrected(process: str, before: Transferred, after: Transferred, by: str | N
     return _accessed(Action.UPDATE, "storage", process, tuple(subjects), description, user=by)
 
 
+def attributes_changed(process: str, study_instance_uid: str, patient_id: str) -> AuditEvent:
+    """The newest images of a study name other attributes of patient or study than those before, of the same patient."""
+    description = "patient or study attributes differ from those of earlier images; the newest count from now on"
+    subjects = (_study(study_instance_uid), *_patient(patient_id))
+    return _accessed(Action.UPDATE, "receive", process, subjects, description)
+
+
 def _accessed(
     action: Action,
     part: str,
@@ -271,14 +281,14 @@ def annotated(name: str, address: str | None, study_instance_uid: str) -> AuditE
     )
 
 
-def operated(name: str, address: str | None, what: str) -> AuditEvent:
-    """An operator's action was carried out, for example a retry."""
+def operated(name: str, address: str | None, what: str, studies: Sequence[str] = ()) -> AuditEvent:
+    """An operator's action was carried out, for example a retry; on these studies, of which the first are named."""
     return AuditEvent(
         _SECURITY_ALERT,
         Action.EXECUTE,
         (Participant(name, True, address=address),),
         type=_RESTRICTED_FUNCTION,
-        subjects=(_uri(what),),
+        subjects=(_uri(what), *(_study(uid) for uid in studies[:_STUDIES_NAMED])),
     )
 
 

@@ -1,4 +1,4 @@
-"""Queries of the audit trail: the studies of an association, of deliveries or of a series."""
+"""Queries of the audit trail: the studies of an association, of deliveries or of several series."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def delivered(session: Session, delivery_ids: Sequence[int]) -> list[Transferred
     )
 
 
-def received_of(session: Session, series_id: int) -> list[Transferred]:
-    """The received instances of a series whose files are not deleted."""
+def received_of(session: Session, series_ids: Sequence[int]) -> list[Transferred]:
+    """The received instances of series whose files are not deleted."""
     query = (
         _by_study(InstanceRow.sop_class_uid)
         .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
-        .where(SeriesRow.id == series_id, InstanceRow.removed_at.is_(None))
+        .where(SeriesRow.id.in_(series_ids), InstanceRow.removed_at.is_(None))
     )
     return _transferred(session.execute(query))
 

@@ -22,8 +22,8 @@ from worker.cli import (
     readings,
     results,
     routes,
-    series,
     service,
+    studies,
     tokens,
 )
 from worker.cli.context import ADMINISTRATION, EXIT_FAULT, EXIT_START, MODELS
@@ -42,8 +42,8 @@ app.add_typer(service.commands)
 app.add_typer(offline.commands)
 for group, name in (
     (results.commands, "results"),
-    (series.study_commands, "studies"),
-    (series.commands, "series"),
+    (studies.commands, "studies"),
+    (studies.series_commands, "series"),
     (jobs.commands, "jobs"),
     (jobs.delivery_commands, "deliveries"),
     (conflicts.commands, "conflicts"),

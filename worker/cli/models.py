@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.audit import events
-from worker.cli.context import ConfigOption, Format, FormatOption, audited, open_database
+from worker.cli.context import ConfigOption, Format, FormatOption, audited, open_database, settings_from
 from worker.errors import StartError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from worker.db.engine import Database
     from worker.db.tables import ModelRow
     from worker.db.views.model_comparison import Comparison
+    from worker.ops.compare_studies import ComparedModel, StudyComparison
 
 commands = typer.Typer(no_args_is_help=True, help="Models: add, run in shadow, compare, activate, roll back.")
 NameArgument = Annotated[str, typer.Argument(help="The model's name.")]
@@ -114,15 +115,38 @@ def compare_models(
     format: FormatOption = Format.TABLE,
     config: ConfigOption = None,
 ) -> None:
-    """Compare the results of two models on the same series with each other and with the readers' findings."""
+    """Compare two models' results on the same series with each other and with the readers' findings, and on studies.
+
+    For studies both bundles have to be on this host, as each says how the answers for the series count together.
+    """
     from worker.db import models
     from worker.db.views.model_comparison import compare_models
+    from worker.ops.compare_studies import compare_studies
 
+    settings, _ = settings_from(config)
     with open_database(config).read() as session:
-        comparison = compare_models(
-            session, models.find_model_named(session, first), models.find_model_named(session, second)
-        )
-    _print_comparison(comparison, format)
+        rows = [models.find_model_named(session, name) for name in (first, second)]
+        comparison = compare_models(session, *rows)
+        compared = [_compared(settings, row) for row in rows]
+        if compared[0] is None or compared[1] is None:
+            typer.echo("note: studies are not compared, as a bundle of the two is not on this host", err=True)
+            studies = None
+        else:
+            studies = compare_studies(session, compared[0], compared[1])
+    _print_comparison(comparison, studies, format)
+
+
+def _compared(settings: Settings, row: ModelRow) -> ComparedModel | None:
+    """A model as its bundle describes it; None where this host has no such bundle."""
+    from worker.inference.bundle import load_bundle
+    from worker.jobs.bundle_store import BundleStore
+    from worker.ops.compare_studies import ComparedModel
+
+    try:
+        bundle = load_bundle(BundleStore(settings).require(row.sha256))
+    except StartError:
+        return None
+    return ComparedModel(row.id, bundle.identity, bundle.study)
 
 
 @commands.command("rollback", epilog="Example: worker models rollback")
@@ -170,8 +194,8 @@ def _title(row: ModelRow) -> str:
     return f"{row.name} {row.version}"
 
 
-def _print_comparison(comparison: Comparison, format: str) -> None:
-    """Print the agreement of two models, then of each with the readers; in CSV the confusion matrix."""
+def _print_comparison(comparison: Comparison, studies: StudyComparison | None, format: str) -> None:
+    """Print the agreement of two models, on studies too, then of each with the readers; in CSV the confusion matrix."""
     import json
 
     from rich.box import SIMPLE_HEAD
@@ -181,7 +205,7 @@ def _print_comparison(comparison: Comparison, format: str) -> None:
     from worker.db.views.json_values import json_value
 
     if format == "json":
-        print(json.dumps(json_value(comparison), indent=2, ensure_ascii=False))
+        print(json.dumps(json_value(comparison) | {"studies": json_value(studies)}, indent=2, ensure_ascii=False))
         return
     if format == "csv":
         print_rows("", comparison.confusion, format)
@@ -203,6 +227,13 @@ def _print_comparison(comparison: Comparison, format: str) -> None:
         table.add_row(row, *(str(counts.get((row, column), 0)) for column in columns))
     if comparison.confusion:
         out.print(table)
+    if studies is not None and studies.n:
+        shared = f", {studies.agreement:.1%}" if studies.agreement is not None else ""
+        out.print(
+            f"studies that both models processed: {studies.n}; agreement: {studies.agree} of "
+            f"{studies.classified_by_both}{shared}; not assessed: A {studies.first_not_assessed}, "
+            f"B {studies.second_not_assessed}"
+        )
     if not comparison.read:
         out.print("with a reader's finding: none yet")
         return

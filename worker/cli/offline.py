@@ -32,10 +32,10 @@ def classify(
     format: FormatOption = Format.TABLE,
     config: ConfigOption = None,
 ) -> None:
-    """Classify the series in a folder without network or database.
+    """Classify the series in a folder without network or database, and their studies.
 
     Prints the results and writes the Structured Report, the Secondary Capture and a PNG of each series. JSON is an
-    object for one series, a list for several.
+    object for one series, a list for several; each has the answer for its study.
     """
     from rich.progress import track
 
@@ -60,7 +60,7 @@ def classify(
             track(series.values(), description="classifying", console=output.progress_console(), transient=True), 1
         )
     ]
-    output.print_offline(answers, format)
+    output.print_offline(answers, classify_folder.fuse_studies(answers, model), format)
 
 
 @commands.command(

@@ -18,7 +18,6 @@ from rich.text import Text
 
 from worker.db.views.json_values import json_value
 from worker.db.views.search import DeliveryAnswer, SeriesAnswer
-from worker.db.views.studies import StudyAnswer
 
 if TYPE_CHECKING:
     from worker.db.views.model_comparison import ModelStatus
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from worker.db.views.series_detail import RefusedImages, SliceAnswer
     from worker.ops.classify_folder import OfflineAnswer, Written
     from worker.ops.host_checks import Finding
+    from worker.results import StudyResult
 
 RESEARCH_USE = "Research use only: not for diagnosis. Every result is unverified until a physician has looked."
 T = TypeVar("T")
@@ -68,31 +68,31 @@ def answers_as_text(answers: Sequence[SeriesAnswer], format: str) -> str:
     """JSON: a list of objects. CSV: a line for each series, deliveries as destination:object=state."""
     if format == "json":
         return json.dumps(json_value(answers), indent=2, ensure_ascii=False) + "\n"
-    return _as_csv(list(SeriesAnswer.__dataclass_fields__), (_flat(json_value(answer)) for answer in answers))
+    return as_csv(list(SeriesAnswer.__dataclass_fields__), (_flat(json_value(answer)) for answer in answers))
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     flat = dict(row)
     flat["series_type"] = "; ".join((row["series_type"] or {}).get("evidence", ()))
     flat["probabilities"] = " ".join(f"{name}={value:.4f}" for name, value in row["probabilities"].items())
-    flat["deliveries"] = _flat_deliveries(row["deliveries"])
+    flat["deliveries"] = flat_deliveries(row["deliveries"])
     return flat
 
 
-def _flat_deliveries(deliveries: Sequence[Mapping[str, Any]]) -> str:
+def flat_deliveries(deliveries: Sequence[Mapping[str, Any]]) -> str:
     return " ".join(f"{delivery['destination']}:{delivery['object']}={delivery['state']}" for delivery in deliveries)
 
 
-def _as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Each row's values of these columns."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _not_a_formula(value) for key, value in row.items()} for row in rows)
+    writer.writerows({key: not_a_formula(value) for key, value in row.items()} for row in rows)
     return buffer.getvalue()
 
 
-def _not_a_formula(value: Any) -> Any:
+def not_a_formula(value: Any) -> Any:
     """A peer's text must not run as a formula when the CSV is opened in a spreadsheet (OWASP, CSV injection)."""
     if not isinstance(value, str):
         return value
@@ -123,45 +123,6 @@ def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
         )
     out.print(table)
     out.print(f"Each series is listed by the end of its UID, which `worker results show` accepts.\n{RESEARCH_USE}")
-
-
-def print_studies(studies: Sequence[StudyAnswer], format: str, in_detail: bool = False) -> None:
-    """Studies, of which each series has a line `in_detail`."""
-    if format == "json":
-        print(json.dumps(json_value(studies), indent=2, ensure_ascii=False))
-        return
-    if format == "csv":
-        columns = [name for name in StudyAnswer.__dataclass_fields__ if name not in ("probabilities", "series")]
-        rows = (json_value(study) for study in studies)
-        flat = ({**row, "deliveries": _flat_deliveries(row["deliveries"])} for row in rows)
-        print(_as_csv(columns, flat), end="")
-        return
-    out = console()
-    if not studies:
-        out.print("No series of a study was answered.")
-        return
-    table = Table(title=f"{len(studies)} studies", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("date", "patient", "study", "series", "state", "result", "reason"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("date", "state", "result"))
-    for study in studies:
-        result = f"{study.label} {study.probability:.1%}" if study.label and study.probability is not None else ""
-        table.add_row(
-            study.study_date, study.patient_id, study.study_instance_uid, str(len(study.series)), study.state, result,
-            study.reason or "",
-        )  # fmt: skip
-        for series in study.series if in_detail else ():
-            out_of = "" if series.weight is None else f"{series.weight:.0%}"
-            name = f"{series.series_number or ''} {series.series_description} {series.sequence or ''}".strip()
-            table.add_row(
-                "", "", f"  {short_uid(series.series_instance_uid)} {name}", out_of, series.status,
-                series.label or "", series.reason or ("contradicts" if series.contradicts else ""),
-            )  # fmt: skip
-    out.print(table)
-    for study in studies if in_detail else ():
-        out.print(study.detail or study.contradiction or "No series contradicts another.")
-        if study.deliveries:
-            out.print(_delivery_table(study.deliveries))
-    out.print(RESEARCH_USE)
 
 
 def short_uid(uid: str) -> str:
@@ -231,13 +192,13 @@ def print_answer(
     facts.add_row("model", answer.model or "")
     out.print(facts)
     if answer.deliveries:
-        out.print(_delivery_table(answer.deliveries))
+        out.print(delivery_table(answer.deliveries))
     if slices:
         out.print(_slice_table(answer, slices))
     out.print(RESEARCH_USE)
 
 
-def _delivery_table(deliveries: Sequence[DeliveryAnswer]) -> Table:
+def delivery_table(deliveries: Sequence[DeliveryAnswer]) -> Table:
     table = Table(title="deliveries")
     for name in ("destination", "object", "state", "attempts", "status", "reason"):
         table.add_column(name)
@@ -263,14 +224,18 @@ def _slice_table(answer: SeriesAnswer, slices: Sequence[SliceAnswer]) -> Table:
     return table
 
 
-def print_offline(answers: Sequence[OfflineAnswer], format: str) -> None:
-    """Print what `worker classify` found, and where it wrote the objects."""
+def print_offline(answers: Sequence[OfflineAnswer], studies: Mapping[str, StudyResult], format: str) -> None:
+    """Print what `worker classify` found of series and, by their UIDs, studies, and where it wrote the objects."""
     rows = [offline.answer for offline in answers]
     if format == "csv":
         print(answers_as_text(rows, "csv"), end="")
         return
     if format == "json":
-        objects = [json_value(offline.answer) | {"written": _paths(offline.written)} for offline in answers]
+        objects = [
+            json_value(offline.answer)
+            | {"written": _paths(offline.written), "study": json_value(studies[offline.answer.study_instance_uid])}
+            for offline in answers
+        ]
         print(json.dumps(objects[0] if len(objects) == 1 else objects, indent=2, ensure_ascii=False))
         return
     print_answers(rows, "table")
@@ -281,6 +246,10 @@ def print_offline(answers: Sequence[OfflineAnswer], format: str) -> None:
         if offline.written:
             report, picture, png = offline.written.report, offline.written.picture, offline.written.png
             out.print(f"  report {report}\n  picture {picture}\n  PNG {png}")
+    for uid, study in studies.items():
+        answer = f"{study.label} {study.probability:.1%}" if study.label and study.probability is not None else ""
+        why = study.detail or study.contradiction or ""
+        out.print(f"study {uid}, {len(study.contributions)} series: {answer or study.reason}{'. ' if why else ''}{why}")
 
 
 def _paths(written: Written | None) -> dict[str, str] | None:
@@ -297,7 +266,7 @@ def print_rows(title: str, rows: Sequence[Any], format: str) -> None:
         return
     columns = list(plain_rows[0]) if plain_rows else []
     if format == "csv":
-        print(_as_csv(columns, plain_rows), end="")
+        print(as_csv(columns, plain_rows), end="")
         return
     cells = [{key: _short(value) for key, value in asdict(row).items()} for row in rows]
     columns = [name for name in columns if any(row[name] for row in cells)]
@@ -358,15 +327,15 @@ def print_unfinished(unfinished: Unfinished, format: str) -> None:
         print(json.dumps(json_value(unfinished), indent=2, ensure_ascii=False))
         return
     if format == "csv":
-        columns = ["number", "state", "attempts", "reason", "detail", "series_instance_uid", "shadow"]
-        print(_as_csv(columns, (json_value(job) for job in unfinished.jobs)), end="")
+        columns = ["number", "state", "attempts", "reason", "detail", "series_instance_uid", "shadow", "urgent"]
+        print(as_csv(columns, (json_value(job) for job in unfinished.jobs)), end="")
         return
     out = console()
     jobs = Table(title=f"{len(unfinished.jobs)} unfinished jobs", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("job", "state", "tries", "reason", "series"):
         jobs.add_column(name, overflow="fold", no_wrap=name != "reason")
     for job in unfinished.jobs:
-        state = f"{job.state}, shadow" if job.shadow else job.state
+        state = ", ".join([job.state, *(word for word in ("shadow", "urgent") if getattr(job, word))])
         reason = job.detail or job.reason or ""
         jobs.add_row(str(job.number), state, str(job.attempts), reason, short_uid(job.series_instance_uid))
     out.print(jobs)

@@ -20,6 +20,7 @@ commands = typer.Typer(no_args_is_help=True, help=r"The [\[route]] rules: which 
 @commands.command("test", epilog="Example: worker routes test /data/series --config config.toml")
 def try_routes(
     path: Annotated[Path, typer.Argument(help="A folder of DICOM files, searched recursively, or one file.")],
+    sender: Annotated[str, typer.Option(help="The calling AE title of its sender, for Sender.ae_title.")] = "",
     config: ConfigOption = None,
 ) -> None:
     """Print which rule applies to each series, and why the others do not; needs neither service nor database."""
@@ -38,13 +39,15 @@ def try_routes(
         attributes = [instance.attributes for _, instance in members]
         series_type = read_series_type(attributes)
         refused = check_eligibility(attributes, settings.eligibility, series_type)
-        decides = routing.decide(settings.route, attributes, series_type)
-        typer.echo(f"{members[0][0]} (images: {len(members)}): {_outcome(decides)}")
+        senders = [sender] if sender else []
+        decides = routing.decide(settings.route, attributes, series_type, senders)
+        urgent = ", urgent" if routing.is_urgent(settings.route, attributes, series_type, senders) else ""
+        typer.echo(f"{members[0][0]} (images: {len(members)}): {_outcome(decides)}{urgent}")
         typer.echo(f"  series type: {series_type}")
         if refused is not None:
             typer.echo(f"  not eligible, so no rule applies: {refused.detail}")
         for number, route in enumerate(settings.route, 1):
-            typer.echo(f"  {number} '{route.name}': {_standing(route, decides, attributes, series_type)}")
+            typer.echo(f"  {number} '{route.name}': {_standing(route, decides, attributes, series_type, senders)}")
     if unread or not series:
         raise typer.Exit(EXIT_FAULT)
 
@@ -60,20 +63,26 @@ def _standing(
     decides: RouteSection | None,
     attributes: Sequence[Mapping[str, Any]],
     series_type: SeriesType,
+    senders: Sequence[str],
 ) -> str:
     from worker.config import routing
 
     if route is decides:
         return "matches and applies"
-    if decides is not None and routing.matches(route, attributes, series_type):
+    if route.only_urgent and routing.matches(route, attributes, series_type, senders):
+        return "matches: urgent"
+    if decides is not None and routing.matches(route, attributes, series_type, senders):
         return f"also matches, but '{decides.name}' comes first"
     reasons, images = [], routing.recorded_images(attributes)
     unit = "images" if len(images) == len(attributes) else "kinds of frames"
-    for condition, number in routing.failing_conditions(route, attributes, series_type):
+    for condition, number in routing.failing_conditions(route, attributes, series_type, senders):
         reason = f"{condition} does not hold for {number} of {len(images)} {unit}"
         if not routing.may_name_a_patient(condition.attribute):
             values = {
-                value for image in images for value in routing.values_for(condition, image, series_type) or () if value
+                value
+                for image in images
+                for value in routing.values_for(condition, image, series_type, senders) or ()
+                if value
             }
             reason += f" (here: {', '.join(sorted(values)) or 'absent'})"
         reasons.append(reason)

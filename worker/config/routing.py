@@ -1,10 +1,13 @@
-"""Choose the models of a series by the `[[route]]` rules of config.toml. Pure.
+"""Choose the models of a series, and whether it is urgent, by the `[[route]]` rules of config.toml. Pure.
 
 Rules are evaluated in order; the first that matches decides. A rule that chooses models matches a series when every
 image meets all its conditions; a rule that refuses, when any image does: each errs on the side of not classifying.
+Rules with `urgent` have the jobs of a series, and of the rest of its study, done first; a rule that only does that
+matches when any image does, and those after it decide.
 A condition sees an attribute of the dataset's top level, or else of its functional groups, as text, at most 16 values
 of 256 characters. Frames of a file that differ in an attribute that rules need count as separate images here.
-`SeriesType.sequence` and the other fields of the series type are tested of the series as a whole.
+`SeriesType.sequence` and the other fields of the series type are tested of the series as a whole, as is
+`Sender.ae_title`: the calling AE titles of the associations that brought it.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ _TEXT = {"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC",
 _NUMBERS = {"DS", "IS", "FD", "FL", "US", "SS", "UL", "SL"}
 _PATIENT_GROUP = 0x0010
 _SERIES_TYPE = "SeriesType."
+_SENDER = "Sender.ae_title"
 _SAFE = {"Manufacturer", "ManufacturerModelName", "SOPClassUID"}
 
 
@@ -57,6 +61,8 @@ class Condition(BaseModel):
     @field_validator("attribute")
     @classmethod
     def _is_known(cls, value: str) -> str:
+        if value == _SENDER:
+            return value
         if value.startswith(_SERIES_TYPE):
             if value.removeprefix(_SERIES_TYPE) not in ROUTED_FIELDS:
                 raise ValueError(f"'{value}' is none of {', '.join(_SERIES_TYPE + name for name in ROUTED_FIELDS)}")
@@ -94,7 +100,7 @@ class Condition(BaseModel):
 
 
 class RouteSection(BaseModel):
-    """A [[route]]: conditions, and the models that classify the series, or the reason why none does.
+    """A [[route]]: conditions, and the models that classify the series, or the reason why none does; or only `urgent`.
 
     A model is given by its name, or as name:version. Without conditions a rule matches every series.
     """
@@ -105,12 +111,19 @@ class RouteSection(BaseModel):
     match: tuple[Condition, ...] = ()
     models: tuple[str, ...] = ()
     refuse: str | None = Field(default=None, min_length=1, max_length=256)
+    urgent: bool = False
 
     @model_validator(mode="after")
     def _decides(self) -> Self:
-        if bool(self.models) == (self.refuse is not None):
-            raise ValueError("a [[route]] has either models or refuse")
+        chosen = bool(self.models), self.refuse is not None
+        if all(chosen) or (self.urgent and chosen[1]) or not (any(chosen) or self.urgent):
+            raise ValueError("a [[route]] has either models or refuse; urgent = true stands with models, or alone")
         return self
+
+    @property
+    def only_urgent(self) -> bool:
+        """Whether the rule leaves it to others what classifies the series."""
+        return not self.models and self.refuse is None
 
 
 def check_routes(routes: Sequence[RouteSection]) -> None:
@@ -119,7 +132,7 @@ def check_routes(routes: Sequence[RouteSection]) -> None:
     if len(set(names)) != len(names):
         raise ValueError("two [[route]] entries have the same name")
     for route, following in pairwise(routes):
-        if not route.match:
+        if not route.match and not route.only_urgent:
             raise ValueError(f"[[route]] '{following.name}' comes after '{route.name}', which matches everything")
 
 
@@ -137,10 +150,15 @@ def _entry(keyword: str) -> tuple[int, str]:
 
 def may_name_a_patient(keyword: str) -> bool:
     """True for the patient's own attributes, and for text, dates and UIDs, which may hold anything at all."""
-    if keyword.startswith(_SERIES_TYPE):
+    if _is_of_series(keyword):
         return False
     tag, vr = _entry(keyword)
     return tag >> 16 == _PATIENT_GROUP or not (vr in _NUMBERS | {"CS"} or keyword in _SAFE)
+
+
+def _is_of_series(attribute: str) -> bool:
+    """Whether a condition is about the series as a whole, so that nothing is recorded of its images."""
+    return attribute.startswith(_SERIES_TYPE) or attribute == _SENDER
 
 
 # --- what is recorded of an instance ---------------------------------------------------------------------------
@@ -149,7 +167,7 @@ def may_name_a_patient(keyword: str) -> bool:
 def keywords(routes: Sequence[RouteSection]) -> tuple[str, ...]:
     """The attributes of the header that rules test, without duplicates."""
     tested = (condition.attribute for route in routes for condition in route.match)
-    return tuple(dict.fromkeys(keyword for keyword in tested if not keyword.startswith(_SERIES_TYPE)))
+    return tuple(dict.fromkeys(keyword for keyword in tested if not _is_of_series(keyword)))
 
 
 def record_values(
@@ -163,7 +181,7 @@ def record_values(
     recorded: dict[str, list[str]] = {}
     held: dict[str, bool] = {}
     for condition in (condition for route in routes for condition in route.match):
-        if condition.attribute.startswith(_SERIES_TYPE):
+        if _is_of_series(condition.attribute):
             continue
         known = values.get(condition.attribute, ())
         if known is None:
@@ -198,46 +216,76 @@ def _key(condition: Condition) -> str:
 
 
 def decide(
-    routes: Sequence[RouteSection], attributes: Sequence[Mapping[str, Any]], series_type: SeriesType
+    routes: Sequence[RouteSection],
+    attributes: Sequence[Mapping[str, Any]],
+    series_type: SeriesType,
+    senders: Sequence[str] = (),
 ) -> RouteSection | None:
-    """The first rule that matches a series, None when none does; `attributes` are those of its instances."""
-    return next((route for route in routes if matches(route, attributes, series_type)), None)
+    """The first rule that matches a series and decides, None when none does.
+
+    `attributes` are those of its instances, `senders` the calling AE titles that brought them.
+    """
+    deciding = (route for route in routes if not route.only_urgent)
+    return next((route for route in deciding if matches(route, attributes, series_type, senders)), None)
 
 
-def matches(route: RouteSection, attributes: Sequence[Mapping[str, Any]], series_type: SeriesType) -> bool:
-    """Whether every image meets all the conditions; for a rule that refuses, whether any image does."""
+def is_urgent(
+    routes: Sequence[RouteSection],
+    attributes: Sequence[Mapping[str, Any]],
+    series_type: SeriesType,
+    senders: Sequence[str] = (),
+) -> bool:
+    """Whether a rule with `urgent` matches a series."""
+    return any(route.urgent and matches(route, attributes, series_type, senders) for route in routes)
+
+
+def matches(
+    route: RouteSection,
+    attributes: Sequence[Mapping[str, Any]],
+    series_type: SeriesType,
+    senders: Sequence[str] = (),
+) -> bool:
+    """Whether every image meets all the conditions; for a rule that chooses no models, whether any image does."""
     met = (
-        all(_holds_for(condition, image, series_type) for condition in route.match)
+        all(_holds_for(condition, image, series_type, senders) for condition in route.match)
         for image in recorded_images(attributes)
     )
-    return any(met) if route.refuse is not None else all(met)
+    return all(met) if route.models else any(met)
 
 
 def failing_conditions(
-    route: RouteSection, attributes: Sequence[Mapping[str, Any]], series_type: SeriesType
+    route: RouteSection,
+    attributes: Sequence[Mapping[str, Any]],
+    series_type: SeriesType,
+    senders: Sequence[str] = (),
 ) -> list[tuple[Condition, int]]:
     """The conditions that do not hold for every image, each with the number of images that fail it."""
     images = recorded_images(attributes)
     counts = [
-        (condition, sum(not _holds_for(condition, image, series_type) for image in images)) for condition in route.match
+        (condition, sum(not _holds_for(condition, image, series_type, senders) for image in images))
+        for condition in route.match
     ]
     return [(condition, number) for condition, number in counts if number]
 
 
-def values_for(condition: Condition, image: Mapping[str, Any], series_type: SeriesType) -> Sequence[str] | None:
+def values_for(
+    condition: Condition, image: Mapping[str, Any], series_type: SeriesType, senders: Sequence[str] = ()
+) -> Sequence[str] | None:
     """What a condition is tested on; None for an image that was received before the rule was written."""
+    if condition.attribute == _SENDER:
+        return senders
     if condition.attribute.startswith(_SERIES_TYPE):
         return [series_type.value_of(condition.attribute.removeprefix(_SERIES_TYPE))]
     values: Sequence[str] | None = image.get("values", {}).get(condition.attribute)
     return values
 
 
-def _holds_for(condition: Condition, image: Mapping[str, Any], series_type: SeriesType) -> bool:
+def _holds_for(condition: Condition, image: Mapping[str, Any], series_type: SeriesType, senders: Sequence[str]) -> bool:
     """False for an image that was received before the rule was written, because its attribute was not recorded."""
     held = image.get("held", {}).get(_key(condition))
     if held is not None:
         return bool(held)
-    values = values_for(condition, image, series_type)
+    values = values_for(condition, image, series_type, senders)
     return values is not None and holds(condition, values)
 
 

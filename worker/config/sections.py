@@ -130,6 +130,7 @@ class StudySection(Section):
     """[study]: when a study is answered, from the answers for its series."""
 
     quiet_seconds: float = Field(default=5.0, ge=0)
+    incomplete_seconds: float = Field(default=60.0, ge=0)
 
 
 Level = Literal["study", "series", "both"]

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from worker.db.series_status import answer_series
-from worker.db.tables import DeliveryRow, JobRow, JobState, SeriesRow, StudyRow, StudyState, cut_detail
+from worker.db.tables import URGENT, DeliveryRow, JobRow, JobState, SeriesRow, StudyRow, StudyState, cut_detail
 
 
 def job_waits(session: Session, model_ids: Collection[int], now: datetime) -> bool:
@@ -19,12 +19,13 @@ def job_waits(session: Session, model_ids: Collection[int], now: datetime) -> bo
     return session.scalar(waiting) is not None
 
 
-def _claimable_jobs(job: type[JobRow], now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """The conditions of jobs whose lease expired, and of jobs that are due.
+def _claimable_jobs(job: type[JobRow], now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """The conditions of urgent jobs that are due, of jobs whose lease expired, and of jobs that are due.
 
     Queried separately they come from an index in order; together the whole queue would be sorted for each claim.
     """
     return (
+        and_(URGENT, job.not_before <= now),
         and_(job.state == JobState.RUNNING, job.lease_until < now),
         and_(job.state == JobState.PENDING, job.not_before <= now),
     )
@@ -41,7 +42,7 @@ def claim_job(
 ) -> JobRow | None:
     """Claim the oldest job of these models that may run now, leased to `owner`; `shadow` selects shadow jobs.
 
-    A job whose lease expired may be claimed.
+    Urgent jobs come first. A job whose lease expired may be claimed.
     """
     models = [model_id] if isinstance(model_id, int) else model_id
     candidate = aliased(JobRow)
@@ -62,6 +63,19 @@ def claim_job(
         .returning(JobRow),
         execution_options={"populate_existing": True, "synchronize_session": False},
     )
+
+
+def hurry_study(session: Session, study_instance_uid: str, urgent: bool) -> bool:
+    """Make the pending jobs of a study urgent where `urgent`, or where a job of it is; whether they are."""
+    of_study = SeriesRow.study_instance_uid == study_instance_uid
+    jobs = select(JobRow.id).join(SeriesRow, SeriesRow.id == JobRow.series_id).where(of_study, ~JobRow.shadow)
+    if not urgent and session.scalar(jobs.where(JobRow.urgent).limit(1)) is None:
+        return False
+    # Without those that another transaction has locked, for it supersedes or claims them: nobody waits for anybody.
+    waiting = jobs.where(JobRow.state == JobState.PENDING, ~JobRow.urgent).with_for_update(of=JobRow, skip_locked=True)
+    ids = list(session.scalars(waiting))
+    session.execute(update(JobRow).where(JobRow.id.in_(ids)).values(urgent=True))
+    return True
 
 
 def job_exists(session: Session, job_id: int) -> bool:

@@ -137,6 +137,7 @@ def add_shadow_result(session: Session, job: JobRow, result: SeriesResult, now: 
             probabilities=dict(result.probabilities),
             reason=result.reason,
             detail=cut_detail(result.detail),
+            basis=asdict(result.basis) if result.basis else None,
             created_at=now,
         )
     )

@@ -1,4 +1,4 @@
-"""Rows of series: locked while they settle, refused or queued, opened again, emptied by retention."""
+"""Rows of series: locked while they settle, refused or queued, opened again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session, object_session
 
 from worker.db.instances import NewInstance, input_sha256, instances_of
@@ -17,16 +17,11 @@ from worker.db.tables import (
     DETAIL_LENGTH,
     AssociationEnd,
     AssociationRow,
-    Commitment,
-    DeliveryRow,
-    DeliveryState,
     InstanceRow,
     JobRow,
     JobState,
     ModelRow,
     ModelState,
-    ObjectRow,
-    ResultRow,
     SeriesRow,
     SeriesState,
     SeriesStatus,
@@ -34,6 +29,7 @@ from worker.db.tables import (
 )
 from worker.dicom.series_type import SeriesType
 
+MOVED = "moved"  # the reason of a series that all its images have left
 INCOMPLETE = "incomplete"  # the reason of a series that is refused for what is missing
 
 
@@ -76,10 +72,12 @@ def queue_series(
     missing: str | None = None,
     *,
     shadow: bool = False,
+    urgent: bool = False,
 ) -> JobRow | None:
     """Add a pending job for the instances that the series has now; None when the model has a job for this input set.
 
-    Pending jobs for a smaller input set, of any model, are superseded. `missing`: what is known to be missing.
+    Pending jobs for a smaller input set, of any model, are superseded. `missing`: what is known to be missing. An
+    `urgent` job is claimed before all that are not.
     """
     instances = instances_of(session, series.id)
     series.state, series.reason, series.detail, series.settled_at = SeriesState.QUEUED, None, None, now
@@ -100,60 +98,13 @@ def queue_series(
         last_instance_id=instances[-1].id,
         missing=cut_detail(missing),
         shadow=shadow,
+        urgent=urgent,
         not_before=now,
         created_at=now,
     )
     session.add(job)
     session.flush()
     return job
-
-
-def series_to_empty(session: Session, before: datetime, limit: int = 100) -> Sequence[int]:
-    """Ids of series that were answered before a time and still have files: refused, or with every delivery arrived.
-
-    Where storage commitment is requested, arrived means confirmed. A series retains its files while it has an
-    unfinished job, parked jobs included; a shadow job counts only while it is pending or running.
-    """
-    under_way = JobRow.state.in_([JobState.PENDING, JobState.RUNNING])
-    parked = and_(JobRow.state == JobState.PARKED, ~JobRow.shadow)
-    open_job = select(JobRow.id).where(JobRow.series_id == SeriesRow.id, or_(under_way, parked)).exists()
-    has_result = select(ResultRow.id).where(ResultRow.series_id == SeriesRow.id).exists()
-    undelivered = (
-        select(DeliveryRow.id)
-        .join(ObjectRow, ObjectRow.id == DeliveryRow.object_id)
-        .join(ResultRow, ResultRow.id == ObjectRow.result_id)
-        .where(ResultRow.series_id == SeriesRow.id)
-        .where(
-            or_(
-                DeliveryRow.state.not_in([DeliveryState.DELIVERED, DeliveryState.SUPERSEDED]),
-                DeliveryRow.commitment.in_([Commitment.DUE, Commitment.REQUESTED]),
-            )
-        )
-        .exists()
-    )
-    answered = or_(
-        SeriesRow.state == SeriesState.REFUSED,
-        and_(SeriesRow.state == SeriesState.QUEUED, has_result, ~open_job, ~undelivered),
-    )
-    has_files = (
-        select(InstanceRow.id).where(InstanceRow.series_id == SeriesRow.id, InstanceRow.removed_at.is_(None)).exists()
-    )
-    return session.scalars(
-        select(SeriesRow.id)
-        .where(SeriesRow.settled_at < before, answered, has_files)
-        .order_by(SeriesRow.settled_at)
-        .limit(limit)
-    ).all()
-
-
-def lock_settled_series(session: Session, series_id: int, before: datetime) -> bool:
-    """Lock a series that settled before a time; False when it is open again. A late instance waits for our commit."""
-    locked = session.scalar(
-        select(SeriesRow.id)
-        .where(SeriesRow.id == series_id, SeriesRow.state != SeriesState.OPEN, SeriesRow.settled_at < before)
-        .with_for_update()
-    )
-    return locked is not None
 
 
 # --- again -----------------------------------------------------------------------------------------------------

@@ -206,6 +206,19 @@ def broken_transfers(session: Session, series_id: int, living: Sequence[str] = (
     return dict(numbers)
 
 
+def senders_of(session: Session, series_id: int) -> list[str]:
+    """The calling AE titles of the associations that brought a series."""
+    return list(
+        session.scalars(
+            select(AssociationRow.calling_ae_title)
+            .join(InstanceRow, InstanceRow.association_id == AssociationRow.id)
+            .where(InstanceRow.series_id == series_id)
+            .distinct()
+            .order_by(AssociationRow.calling_ae_title)
+        )
+    )
+
+
 # --- refused instances -----------------------------------------------------------------------------------------
 
 

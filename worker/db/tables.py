@@ -46,6 +46,7 @@ from sqlalchemy import (
     Text,
     TextClause,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.engine import Dialect
@@ -58,7 +59,7 @@ from sqlalchemy.types import DateTime, TypeDecorator
 from worker.dicom.text.printable import LONGEST_TEXT
 
 # The newest revision in migrations/versions (a test compares them), so that a start needs no Alembic import.
-REVISION = "0014"
+REVISION = "0015"
 DETAIL_LENGTH = 1024
 
 
@@ -186,6 +187,7 @@ class TokenRole(StrEnum):
 # Conditions of the partial indexes. A query uses such an index only if it has the condition in the same words.
 REFUSED = text("status = 'refused'")
 UNCOMMITTED = text("commitment IN ('due', 'requested')")
+URGENT = text("urgent AND state = 'pending'")
 
 
 class PartialIndex(Index):
@@ -309,6 +311,8 @@ class SeriesRow(Base):
     corrections: Mapped[int] = mapped_column(default=0, server_default="0")
     # Where its study was corrected, the study that it was received in: see standard.produced_series_uid.
     first_study_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    # When its images last named other attributes of patient or study than those before them.
+    attributes_changed_at: Mapped[datetime | None]
     # The answer as searches see it; only `answer_series` writes it, from the series, its jobs and its results.
     status: Mapped[str] = mapped_column(String(16), default=SeriesStatus.PENDING)
     label: Mapped[str | None] = mapped_column(String(64))
@@ -474,6 +478,7 @@ class JobRow(Base):
     last_instance_id: Mapped[int]
     missing: Mapped[str | None] = mapped_column(String(1024))  # what is known to be missing from the input set
     shadow: Mapped[bool] = mapped_column(default=False)  # its result goes to shadow_result, and nothing is sent
+    urgent: Mapped[bool] = mapped_column(default=False, server_default=false())  # by [[route]]: claimed first
     state: Mapped[str] = mapped_column(String(16), default=JobState.PENDING)
     attempts: Mapped[int] = mapped_column(default=0)
     not_before: Mapped[datetime]
@@ -489,6 +494,7 @@ class JobRow(Base):
         _is_among("state", JobState),
         CheckConstraint("(state = 'running') = (lease_owner IS NOT NULL)", name="lease"),
         Index(None, "state", "not_before", "id"),
+        PartialIndex("not_before", "id", where=URGENT),
     )
 
 
@@ -554,6 +560,28 @@ class StudyRow(Base):
     )
 
 
+class OtherStudyRow(Base):
+    """A study besides its own that images of a series name, which is refused for that."""
+
+    __tablename__ = "other_study"
+
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+
+
+class StudyCountRow(Base):
+    """What a sender has of a study, as it answered at `counted_at`; null without an answer: see studies.counting."""
+
+    __tablename__ = "study_count"
+
+    study_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    ae_title: Mapped[str] = mapped_column(String(16), primary_key=True)
+    counted_at: Mapped[datetime]
+    series: Mapped[int | None]
+    lacking_series: Mapped[int | None]
+    lacking_instances: Mapped[int | None]
+
+
 class StudyResultRow(Base):
     """An answer for a study; `input_sha256` names the answers for its series that it rests on. Never changed."""
 
@@ -596,6 +624,7 @@ class ShadowResultRow(Base):
     probabilities: Mapped[dict[str, float]]
     reason: Mapped[str | None] = mapped_column(String(64))
     detail: Mapped[str | None] = mapped_column(String(1024))
+    basis: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # as results.AnswerBasis
     created_at: Mapped[datetime]
 
     __table_args__ = (CheckConstraint("status IN ('classified', 'not-assessed')", name="status"),)

@@ -137,7 +137,9 @@ class JobRunner:
             self._finish(job, result, instances, objects)
 
     def _files(self, instances: Sequence[InstanceRow]) -> list[Path]:
-        return [self.data_dir / instance.path for instance in instances]
+        """The files in the order in which they came, corrected ones last."""
+        ordered = sorted(instances, key=lambda instance: (instance.received_at, instance.id))
+        return [self.data_dir / instance.path for instance in ordered]
 
     def _classify(self, model: ServedModel, instances: Sequence[InstanceRow]) -> IllustratedResult:
         # The files are in memory afterwards, so that the decoder does not read them from the disk again.

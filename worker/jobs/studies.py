@@ -6,7 +6,7 @@ computes the same and writes the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,6 +21,7 @@ from worker.db.studies.answering import (
     StudyInputs,
     StudyLineage,
     StudySeries,
+    StudySettling,
     add_study_result,
     claim_study,
     latest_model,
@@ -34,7 +35,7 @@ from worker.db.tables import StudyRow
 from worker.dicom.header import read_stored_header
 from worker.dicom.text.printable import printable
 from worker.errors import Park, Retry
-from worker.inference.study.fusion import fuse, lesion_of
+from worker.inference.study.fusion import fuse, lesion_of, not_assessed
 from worker.jobs.bundle_store import ServedModel
 from worker.jobs.study_objects import StudyObjects
 from worker.logs import fault_fields, get_log
@@ -42,20 +43,20 @@ from worker.reporting.outbox import MIXED_PATIENTS
 from worker.reporting.source_attributes import integer_of, left_out, text_of
 from worker.results import Contribution, ResultStatus, SeriesAnswer, StudyResult
 
-ANOTHER_MODEL = "another-model"
+ANOTHER_MODEL, MIXED_STUDIES = "another-model", "mixed-studies"
 _FIRST_RETRY_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class StudyRunner:
-    """Answers studies, each by the model that answered its series. `quiet`: after the last change of a series."""
+    """Answers studies, each by the model that answered its series."""
 
     database: Database
     data_dir: Path
     owner: str
     clock: Callable[[], datetime]
     lease: timedelta
-    quiet: timedelta
+    settling: StudySettling
     attempts: int
     objects: StudyObjects | None = None
     record: RecordEvent = unrecorded
@@ -65,10 +66,10 @@ class StudyRunner:
     ) -> bool:
         """Answer a study by one of these models; False when none is due. `limited`: the limit of time of an attempt."""
         with self.database.read() as session:
-            if not study_is_due(session, self.clock(), self.quiet):
+            if not study_is_due(session, self.clock(), self.settling):
                 return False
         with self.database.write() as session:
-            study = claim_study(session, self.owner, self.clock(), self.quiet, self.lease)
+            study = claim_study(session, self.owner, self.clock(), self.settling, self.lease)
             if study is None:
                 return False
             inputs = study_inputs(session, study.study_instance_uid)
@@ -103,14 +104,15 @@ class StudyRunner:
             # Another process may serve it; where none does, the study waits for its series to be answered again.
             self._try_again(study, "model-not-served", "no process that took the study serves the model of its series")
             return
-        result, objects, source = None, list[NewObject](), None
-        if model_id is not None:
-            named = self._named(inputs)
-            numbers = {uid: number for uid, (number, _) in named.items() if number is not None}
-            result = answer_study(inputs, model_id, models[model_id], numbers)
-            if self.objects is not None:
-                descriptions = {uid: description for uid, (_, description) in named.items()}
-                objects, source = self.objects.make(inputs, model_id, models[model_id], result, descriptions, lineage)
+        objects, source = list[NewObject](), None
+        model = None if model_id is None else models[model_id]
+        named = self._named(inputs)
+        numbers = {uid: number for uid, (number, _) in named.items() if number is not None}
+        result = answer_study(inputs, model_id, model, numbers)
+        is_one_study = result.reason not in (MIXED_PATIENTS, MIXED_STUDIES)  # of others nothing is sent
+        if model_id is not None and model is not None and self.objects is not None and is_one_study:
+            descriptions = {uid: description for uid, (_, description) in named.items()}
+            objects, source = self.objects.make(inputs, model_id, model, result, descriptions, lineage)
         destinations = self.objects.destinations if self.objects is not None else ()
         with self.database.write() as session:
             row = add_study_result(
@@ -161,20 +163,25 @@ def read_series_name(path: Path) -> tuple[int | None, str]:
     return integer_of(header, "SeriesNumber"), printable(text_of(header, "SeriesDescription"))
 
 
-def answer_study(inputs: StudyInputs, model_id: int, model: ServedModel, numbers: Mapping[str, int]) -> StudyResult:
-    """The answer for a study of what its series say; a study of several patients has none."""
+def answer_study(
+    inputs: StudyInputs, model_id: int | None, model: ServedModel | None, numbers: Mapping[str, int]
+) -> StudyResult:
+    """The answer for a study of what its series say; without a model, why it has none."""
     answers = [_series_answer(item, model_id, model, numbers) for item in inputs.series]
-    patients = {tuple(part.strip().casefold() for part in item.patient) for item in inputs.series}
-    if len(patients) > 1:
-        return _mixed(answers, len(patients))
-    return fuse(answers, model.identity, model.study)
+    patients = {item.patient for item in inputs.series if item.patient is not None}
+    issuers = {item.issuer for item in inputs.series if item.issuer}
+    return fuse_study(answers, max(len(patients), len(issuers)), model)
 
 
-def _series_answer(item: StudySeries, model_id: int, model: ServedModel, numbers: Mapping[str, int]) -> SeriesAnswer:
+def _series_answer(
+    item: StudySeries, model_id: int | None, model: ServedModel | None, numbers: Mapping[str, int]
+) -> SeriesAnswer:
     """A series as fusion sees it; the result of another model is none."""
     basis = item.basis or {}
     other = item.model_id is not None and item.model_id != model_id
     lesion = basis.get("lesion_probability")
+    if lesion is None and model is not None:
+        lesion = lesion_of(item.probabilities, model.identity)
     return SeriesAnswer(
         series=item.series_instance_uid,
         number=numbers.get(item.series_instance_uid),
@@ -182,24 +189,32 @@ def _series_answer(item: StudySeries, model_id: int, model: ServedModel, numbers
         plane=basis.get("plane") or item.plane,
         label=None if other else item.label,
         reason=ANOTHER_MODEL if other else item.reason,
-        lesion_probability=None
-        if other
-        else lesion
-        if lesion is not None
-        else lesion_of(item.probabilities, model.identity),
+        lesion_probability=None if other else lesion,
         probabilities={} if other else dict(item.probabilities),
     )
 
 
-def _mixed(answers: list[SeriesAnswer], patients: int) -> StudyResult:
+def fuse_study(answers: Sequence[SeriesAnswer], patients: int, model: ServedModel | None) -> StudyResult:
+    """The answer for a study of its series; none where it holds several patients, or images of another study."""
+    refused = {item.reason for item in answers}
+    if patients > 1:
+        return _refused(answers, MIXED_PATIENTS, f"The series of this study are of {patients} patients.")
+    if MIXED_PATIENTS in refused:
+        return _refused(answers, MIXED_PATIENTS, "A series of this study is of several patients.")
+    if MIXED_STUDIES in refused:
+        return _refused(answers, MIXED_STUDIES, "A series of this study has images of several studies.")
+    return not_assessed(answers) if model is None else fuse(answers, model.identity, model.study)
+
+
+def _refused(answers: Sequence[SeriesAnswer], reason: str, detail: str) -> StudyResult:
     return StudyResult(
         status=ResultStatus.NOT_ASSESSED,
         label=None,
         probability=None,
         probabilities={},
         lesion_probability=None,
-        reason=MIXED_PATIENTS,
-        detail=f"The series of this study are of {patients} patients.",
+        reason=reason,
+        detail=detail,
         contradiction=None,
         contributions=tuple(Contribution(item, 0.0, False) for item in answers),
         deciding=None,

@@ -16,6 +16,7 @@ from worker.db.instances import StoredFile
 from worker.db.results import NewObject
 from worker.db.studies.answering import StudyInputs, StudyLineage
 from worker.db.studies.contents import SeriesContents, study_contents
+from worker.db.studies.identity import newest_image
 from worker.errors import NotAssessable, Park
 from worker.inference.display import StoredSlice, stored_key_images
 from worker.inference.illustrated import KeyImage
@@ -23,7 +24,7 @@ from worker.jobs.bundle_store import ServedModel
 from worker.logs import get_log
 from worker.reporting.draw_study import KEY_IMAGES
 from worker.reporting.outbox import Outbox, read_header
-from worker.reporting.source_attributes import SOURCE_KEYWORDS
+from worker.reporting.source_attributes import SOURCE_KEYWORDS, take_patient_and_study
 from worker.results import Contribution, ModelIdentity, ReportedSeries, ReportedStudy, SliceResult, StudyResult
 from worker.storage.integrity import Integrity
 
@@ -54,6 +55,7 @@ class StudyObjects:
         """
         with self.database.read() as session:
             contents = study_contents(session, inputs.study_instance_uid, model_id)
+            newest = newest_image(session, inputs.study_instance_uid)
         series = tuple(
             _reported(item, contents[item.answer.series], descriptions.get(item.answer.series))
             for item in result.contributions
@@ -62,6 +64,9 @@ class StudyObjects:
         if inputs.answered_at is None or not self.outbox.reports_study(study, lineage):
             return [], None
         source = self._source(study, contents, lineage)
+        if newest is not None:
+            self.integrity.require([newest])
+            take_patient_and_study(source, read_header(self.data_dir / newest.path, SOURCE_KEYWORDS))
         slices = self._key_slices(study, contents)
         files = list(contents[result.deciding].files.values()) if result.deciding is not None else []
         key_images = self._key_images(slices, files, with_maps=_shows_maps(study, model.identity))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydicom.uid import UID
 
+from worker import results
 from worker.config.routing import RouteSection
 from worker.config.settings import Settings
 from worker.db.instances import IDENTITY_KEY, NewInstance, input_sha256
@@ -22,7 +23,9 @@ from worker.dicom.header import read_stored_header
 from worker.dicom.series_type import SeriesType, read_series_type
 from worker.errors import NotAssessable, RefusedInstance, StartError
 from worker.inference.illustrated import IllustratedResult, not_assessed
+from worker.inference.study.fusion import series_answer
 from worker.jobs.bundle_store import ServedModel
+from worker.jobs.studies import fuse_study, read_series_name
 from worker.logs import get_log
 from worker.receive.completeness import describe_missing
 from worker.receive.eligibility import SeriesRefusal, check_eligibility
@@ -30,7 +33,7 @@ from worker.receive.settle import check_identity
 from worker.reporting.outbox import Outbox
 from worker.reporting.secondary_capture import secondary_capture_png
 from worker.reporting.source_attributes import SOURCE_KEYWORDS, left_out
-from worker.results import ModelIdentity
+from worker.results import ModelIdentity, StudyResult
 from worker.storage.acceptance import read_instance, request_of_file
 
 
@@ -54,10 +57,16 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class OfflineAnswer:
-    """The answer for a series; `written` is None where it was refused."""
+    """The answer for a series; `written` is None where it was refused.
+
+    `said` is the answer as that for its study sees it; `patients` and `studies` are those that its images name.
+    """
 
     answer: SeriesAnswer
     written: Written | None
+    said: results.SeriesAnswer
+    patients: frozenset[tuple[str, str]]
+    studies: frozenset[str]
 
 
 def read_folder(
@@ -118,7 +127,7 @@ def classify_series(
         answer = _answer(
             members, model.identity, moment, SeriesStatus.REFUSED, None, refused.reason, refused.detail, series_type
         )
-        return OfflineAnswer(answer, None)
+        return _offline(members, answer, None, None, model)
     try:
         result = model.classify(paths)
     except NotAssessable as fault:
@@ -135,7 +144,38 @@ def classify_series(
     answer = _answer(
         members, model.identity, moment, SeriesStatus(result.status), result, result.reason, result.detail, series_type
     )
-    return OfflineAnswer(answer, written)
+    return _offline(members, answer, written, result, model)
+
+
+def _offline(
+    members: Sequence[tuple[Path, NewInstance]],
+    answer: SeriesAnswer,
+    written: Written | None,
+    result: IllustratedResult | None,
+    model: ServedModel,
+) -> OfflineAnswer:
+    uid, (number, _) = answer.series_instance_uid, read_series_name(members[0][0])
+    if result is None:
+        said = results.SeriesAnswer(uid, number, answer.sequence, answer.plane, None, answer.reason, None, {})
+    else:
+        said = series_answer(uid, number, result, model.identity)
+        said = replace(said, sequence=said.sequence or answer.sequence, plane=said.plane or answer.plane)
+    identities = [instance.attributes[IDENTITY_KEY] for _, instance in members]
+    patients = frozenset((identity["patient"], identity.get("name", "")) for identity in identities)
+    return OfflineAnswer(answer, written, said, patients, frozenset(identity["study"] for identity in identities))
+
+
+def fuse_studies(answers: Sequence[OfflineAnswer], model: ServedModel) -> dict[str, StudyResult]:
+    """The answer for each study, by its UID, of the answers for its series; none for a study of several patients."""
+    by_study: dict[str, list[OfflineAnswer]] = {}
+    for offline in answers:
+        for uid in sorted(offline.studies):
+            by_study.setdefault(uid, []).append(offline)
+    fused = {}
+    for uid, members in by_study.items():
+        patients = {patient for offline in members for patient in offline.patients}
+        fused[uid] = fuse_study([offline.said for offline in members], len(patients), model)
+    return fused
 
 
 def _answer(

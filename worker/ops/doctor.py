@@ -267,7 +267,7 @@ def _bundle(settings: Settings) -> Finding:
 
 
 def _peer(settings: Settings, peer: PeerSection) -> Finding:
-    from worker.receive.peer_count import associate_for_count
+    from worker.network.count_queries import associate_for_count
 
     subject = f"peer {peer.ae_title}"
     try:

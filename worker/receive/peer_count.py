@@ -10,9 +10,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from pydicom import Dataset
-from pynetdicom import build_context
 from pynetdicom.association import Association
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from worker.config.sections import PeerSection
 from worker.config.settings import Settings
@@ -20,12 +18,11 @@ from worker.db import settling
 from worker.db.engine import Database
 from worker.errors import Retry
 from worker.logs import get_log
-from worker.network.associate import associate
+from worker.network.count_queries import associate_for_count, counted, find_matches
 
 LULL = timedelta(seconds=1)  # a sender that pauses so long may have sent everything
 RECOUNT = timedelta(seconds=5)
 _MAXIMUM_MATCHES = 16  # of a query that a single series matches
-_PENDING = (0xFF00, 0xFF01)  # PS3.4 C.4.1.1.4
 
 
 def count_series(database: Database, settings: Settings, peer: PeerSection, clock: Callable[[], datetime]) -> int:
@@ -43,7 +40,7 @@ def count_series(database: Database, settings: Settings, peer: PeerSection, cloc
     try:
         for series in due:
             queried_at = clock()
-            images = _query(assoc, series) if assoc is not None else None
+            images = _query(assoc, series, peer.timeout_seconds) if assoc is not None else None
             with database.write() as session:
                 settling.record_count(session, series.id, queried_at, images)
             get_log().info("image count queried", series_row=series.id, peer=peer.ae_title, images=images)
@@ -53,34 +50,14 @@ def count_series(database: Database, settings: Settings, peer: PeerSection, cloc
     return len(due)
 
 
-def associate_for_count(peer: PeerSection, ae_title: str) -> Association:
-    """An association to query over. Raises Retry when the peer is unreachable or supports no queries."""
-    contexts = [build_context(StudyRootQueryRetrieveInformationModelFind)]
-    return associate(peer, ae_title, contexts, service="Study Root queries (C-FIND)")
-
-
-def _query(assoc: Association, series: settling.SeriesToCount) -> int | None:
+def _query(assoc: Association, series: settling.SeriesToCount, seconds: float) -> int | None:
     """Number of Series Related Instances (0020,1209); None when the peer does not provide it."""
     identifier = Dataset()
     identifier.QueryRetrieveLevel = "SERIES"
     identifier.StudyInstanceUID = series.study_instance_uid
     identifier.SeriesInstanceUID = series.series_instance_uid
     identifier.NumberOfSeriesRelatedInstances = None
-    if not assoc.is_established:
-        return None
-    try:
-        responses = assoc.send_c_find(identifier, StudyRootQueryRetrieveInformationModelFind)
-        for number, (status, match) in enumerate(responses):
-            if number >= _MAXIMUM_MATCHES:
-                assoc.abort()
-                return None
-            if status.get("Status") not in _PENDING or match is None:
-                continue
-            if str(match.get("SeriesInstanceUID", "")) == series.series_instance_uid:
-                images = int(match.get("NumberOfSeriesRelatedInstances"))
-                for _ in responses:  # the final response belongs to this query, so it is read
-                    pass
-                return images if images > 0 else None
-    except (RuntimeError, ValueError, TypeError):  # the association ended; or the peer leaves the number out
-        return None
+    for match in find_matches(assoc, identifier, _MAXIMUM_MATCHES, seconds) or ():
+        if str(match.get("SeriesInstanceUID", "")) == series.series_instance_uid:
+            return counted(match, "NumberOfSeriesRelatedInstances") or None
     return None

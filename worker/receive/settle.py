@@ -11,24 +11,29 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from worker.audit.events import RecordEvent, attributes_changed, unrecorded
 from worker.config import routing
 from worker.config.fingerprint import rules_fingerprint
 from worker.config.settings import Settings
 from worker.db import settling
 from worker.db.engine import Database, Session
 from worker.db.instances import IDENTITY_KEY, instances_of
+from worker.db.jobs import hurry_study
 from worker.db.models import models_in_use
 from worker.db.processes import list_processes
-from worker.db.series import INCOMPLETE, lock_open_series, queue_series, record_series_type, refuse_series
+from worker.db.series import INCOMPLETE, MOVED, lock_open_series, queue_series, record_series_type, refuse_series
+from worker.db.studies.identity import record_other_studies
 from worker.db.tables import DETAIL_LENGTH, InstanceRow, ModelRow, SeriesRow
 from worker.db.versions.corrections import PARTLY_CORRECTED, corrected_at, identities_before
 from worker.dicom.series_type import read_series_type
+from worker.dicom.text.names import comparable_name
 from worker.logs import get_log
 from worker.process import process_name
 from worker.receive.completeness import describe_missing
+from worker.receive.demographics import take_newest
 from worker.receive.eligibility import SeriesRefusal, check_eligibility
-from worker.storage.acceptance import comparable_name
 
+MIXED_PATIENTS, MIXED_STUDIES = "mixed-patients", "mixed-studies"
 _PARTS_SHOWN = 8
 
 
@@ -42,13 +47,13 @@ def check_identity(identities: Sequence[Mapping[str, str]]) -> SeriesRefusal | N
     patients = Counter((identity["patient"], identity.get("name", "")) for identity in identities)
     issuers = Counter(identity["issuer"] for identity in identities if identity.get("issuer"))
     if len(patients) > 1:
-        return SeriesRefusal("mixed-patients", f"{_parts(patients, 'patient')} have one Series Instance UID")
+        return SeriesRefusal(MIXED_PATIENTS, f"{_parts(patients, 'patient')} have one Series Instance UID")
     if len(issuers) > 1:
         detail = f"{_parts(issuers, 'issuer')} of the same Patient ID have one Series Instance UID"
-        return SeriesRefusal("mixed-patients", detail)
+        return SeriesRefusal(MIXED_PATIENTS, detail)
     studies = Counter(identity["study"] for identity in identities)
     if len(studies) > 1:
-        return SeriesRefusal("mixed-studies", f"{_parts(studies, 'study')} have one Series Instance UID")
+        return SeriesRefusal(MIXED_STUDIES, f"{_parts(studies, 'study')} have one Series Instance UID")
     return None
 
 
@@ -93,7 +98,7 @@ def _parts(counts: Counter[Any], what: str) -> str:
     return f"{len(counts)} {plural} (images in order of arrival: {numbers})"
 
 
-def settle_series(database: Database, settings: Settings, now: datetime) -> int:
+def settle_series(database: Database, settings: Settings, now: datetime, record: RecordEvent = unrecorded) -> int:
     """Queue every complete series for the models in use, or refuse it; the number of series."""
     quiet = timedelta(seconds=settings.receive.quiet_seconds)
     idle = timedelta(seconds=settings.receive.idle_seconds)
@@ -109,7 +114,9 @@ def settle_series(database: Database, settings: Settings, now: datetime) -> int:
         living = _living(session, now, settings)
         waiting = settling.series_to_settle(session, now, quiet, idle, count_policy, waits_for, living)
     for series_id, last_received_at in waiting:
-        _settle(database, settings, series_id, now, last_received_at, living)
+        changed = _settle(database, settings, series_id, now, last_received_at, living)
+        if changed is not None:
+            record(attributes_changed(process_name(), *changed))
     return len(waiting)
 
 
@@ -126,16 +133,19 @@ def _settle(
     now: datetime,
     not_after: datetime,
     living: Sequence[str],
-) -> None:
+) -> tuple[str, str] | None:
+    """(Study Instance UID, Patient ID) where the newest images name other attributes of these than those before."""
+    changed: tuple[str, str] | None = None
     with database.write() as session:
         # A slice that arrives between the query above and this lock has moved last_received_at: not complete then.
         series = lock_open_series(session, series_id, not_after)
         if series is None:
-            return
+            return None
         instances = instances_of(session, series_id)
         if not instances:
-            refuse_series(series, "moved", "all of its images were corrected to other series", now)
-            return
+            refuse_series(series, MOVED, "all of its images were corrected to other series", now)
+            record_other_studies(session, series, ())
+            return None
         attributes = [instance.attributes for instance in instances]
         identities = {instance.id: _identity(instance, series) for instance in instances}
         refusal = check_identity(list(identities.values()))
@@ -143,7 +153,13 @@ def _settle(
             refusal = refusal or check_corrected(identities, identities_before(session, series_id))
             corrected = corrected_at(session, series_id)
             if refusal is not None and corrected is not None and corrected > now - _patience(settings):
-                return  # the rest of the correction may come
+                return None  # the rest of the correction may come
+        if refusal is None and take_newest(
+            session, series, instances, settings.worker.data_dir, now, database.pseudonym
+        ):
+            changed = series.study_instance_uid, series.patient_id
+        studies = {identity["study"] for identity in identities.values()}
+        record_other_studies(session, series, studies if refusal and refusal.reason == MIXED_STUDIES else ())
         series_type = read_series_type(attributes)
         record_series_type(series, series_type)
         refusal = refusal or check_eligibility(attributes, settings.eligibility, series_type)
@@ -159,7 +175,8 @@ def _settle(
         )
         if refusal is None and missing is not None and settings.eligibility.refuse_incomplete:
             refusal = SeriesRefusal(INCOMPLETE, missing)
-        route = routing.decide(settings.route, attributes, series_type)
+        senders = settling.senders_of(session, series_id) if settings.route else []
+        route = routing.decide(settings.route, attributes, series_type, senders)
         if refusal is None and route is not None and route.refuse is not None:
             refusal = SeriesRefusal("route", f"rule '{route.name}': {route.refuse}")
         active, in_shadow = models_in_use(session)
@@ -169,8 +186,13 @@ def _settle(
         elif waits_for is not None:
             series.reason, series.detail = routing.MODEL_NOT_ACTIVE, waits_for[:DETAIL_LENGTH]
         else:
+            urgent = any(rule.urgent for rule in settings.route) and hurry_study(
+                session,
+                series.study_instance_uid,
+                routing.is_urgent(settings.route, attributes, series_type, senders),
+            )
             for model_id in models:
-                queue_series(session, series, model_id, now, missing)
+                queue_series(session, series, model_id, now, missing, urgent=urgent)
             for model in in_shadow:
                 queue_series(session, series, model.id, now, missing, shadow=True)
     get_log().info(
@@ -182,6 +204,7 @@ def _settle(
         route=route.name if route else None,
         missing=missing,
     )
+    return changed
 
 
 def _identity(instance: InstanceRow, series: SeriesRow) -> Mapping[str, str]:

@@ -34,7 +34,7 @@ from worker.reporting.secondary_capture import (
     build_study_capture,
     burned_in_of,
 )
-from worker.reporting.source_attributes import SOURCE_KEYWORDS, HostZone
+from worker.reporting.source_attributes import SOURCE_KEYWORDS, HostZone, take_patient_and_study
 from worker.reporting.sr import build_report
 from worker.reporting.sr_document import Identity
 from worker.reporting.study_sr import build_study_report, image_stubs
@@ -78,13 +78,15 @@ class Outbox:
     ) -> list[NewObject]:
         """Build and write the objects of a series; none where `level` or `not_assessed` forbids it.
 
-        `sources`: the files of the job.
+        `sources`: the files of the job, the newest last, whose attributes of patient and study are reported.
         """
         if self.level == "study":
             return []
         if not self.not_assessed and not lineage.predecessors and result.reason in REASONS_OF_THE_SERIES:
             return []
-        headers = _in_stack_order(result, [read_header(path, SOURCE_KEYWORDS) for path in sources])
+        received = [read_header(path, SOURCE_KEYWORDS) for path in sources]
+        headers = _in_stack_order(result, received)
+        take_patient_and_study(headers[0], received[-1])
         series_uid = str(headers[0].SeriesInstanceUID)
         identity = (series_uid, input_sha256, model.sha256)
         local = created_at.astimezone(HostZone())

@@ -90,6 +90,19 @@ def patient_and_study(source: Dataset) -> Dataset:
     return clean
 
 
+def take_patient_and_study(header: Dataset, newest: Dataset) -> None:
+    """Give a header the patient and study attributes of the newest image, of the same patient and study."""
+    for keyword in (*_REQUIRED, *_OPTIONAL):
+        text = text_of(newest, keyword)
+        if text == text_of(header, keyword):
+            continue
+        if keyword in header:
+            delattr(header, keyword)
+        if text:
+            with no_warnings():
+                setattr(header, keyword, text.split("\\"))
+
+
 def left_out(source: Dataset) -> tuple[str, ...]:
     """The keywords of the attributes that the source has and our objects have not, as they do not fit their VR."""
     return tuple(

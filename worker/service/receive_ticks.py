@@ -43,7 +43,7 @@ def start_receive_ticks(
     def settle() -> None:
         if refusals is not None:
             refusals.write_instances()  # series wait for what was refused of them
-        settle_series(database, settings, clock())
+        settle_series(database, settings, clock(), record)
 
     def close_associations() -> None:
         close_dead_associations(settings, database, clock(), record, process_name())

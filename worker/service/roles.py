@@ -2,7 +2,7 @@
 
 receive   the Storage SCP, Query/Retrieve and the settling of series
 infer     classification, in `inference_processes` processes, so that a codec that crashes ends only a single process
-send      deliveries
+send      deliveries; queries senders for what they have of a study
 web       REST API, DICOMweb, pages, /health and /metrics, monthly report
 
 The supervisor restarts processes that die or hang. Its children hold a pipe to it and end with it, so that a killed
@@ -135,6 +135,7 @@ def _receive(settings: Settings, database: Database, clock: Clock, stop: threadi
 
 
 def _infer(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
+    from worker.db.studies.answering import StudySettling
     from worker.jobs.bundle_store import BundleStore
     from worker.jobs.model_pool import ModelPool
     from worker.jobs.runner import JobRunner
@@ -153,7 +154,8 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
     pulse = Pulse()
     worker = settings.worker
     lease = timedelta(seconds=worker.lease_seconds)
-    quiet = timedelta(seconds=settings.study.quiet_seconds)
+    study = settings.study
+    settling = StudySettling(timedelta(seconds=study.quiet_seconds), timedelta(seconds=study.incomplete_seconds))
     outbox = Outbox(
         worker.data_dir,
         key_objects_to=tuple(destination.name for destination in destinations if destination.wants_key_objects),
@@ -182,7 +184,7 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
             process_name(),
             clock,
             lease=lease,
-            quiet=quiet,
+            settling=settling,
             attempts=worker.job_attempts,
             objects=StudyObjects(database, worker.data_dir, outbox, integrity, names),
             record=record,
@@ -196,6 +198,8 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
 def _send(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
     with without(*PYDICOM_COMPANIONS):
         from worker.send.sender import Sender
+    from worker.service.schedule import tick_now
+    from worker.service.send_ticks import start_send_ticks
 
     pulse = Pulse()
     threads = [
@@ -211,10 +215,15 @@ def _send(settings: Settings, database: Database, clock: Clock, stop: threading.
     ]  # fmt: skip
     for thread in threads:
         thread.start()
+    ticks = start_send_ticks(settings, database, clock)
+    if ticks is not None:
+        clock.when_set_back(partial(tick_now, ticks))
     with _ready(ProcessRole.SEND, settings, database, clock, pulse):
         stop.wait()
         for thread in threads:
             thread.join()
+    if ticks is not None:
+        ticks.shutdown(wait=False)  # a peer that does not answer holds up no stop
 
 
 def _web(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
@@ -325,7 +334,7 @@ def configure_model(
 
 def _children(settings: Settings, config: Path | None) -> list[Child]:
     roles = [ProcessRole.RECEIVE, *[ProcessRole.INFER] * settings.worker.inference_processes, ProcessRole.WEB]
-    if settings.destination:
+    if settings.destination or any(peer.query for peer in settings.peer):
         roles.append(ProcessRole.SEND)
     options = ["--config", str(config)] if config else []
     return [Child(role, [sys.executable, "-m", "worker", "serve", "--role", role, *options]) for role in roles]

@@ -20,6 +20,7 @@ from worker.dicom import functional_groups, series_attributes, standard
 from worker.dicom.header import Header, parse_header, parse_header_of_file, read_meta
 from worker.dicom.odd_values import ignore_value_warnings
 from worker.dicom.sources import TooComplex
+from worker.dicom.text.names import comparable_name
 from worker.dicom.text.printable import printable, stored_text
 from worker.errors import RefusedInstance
 from worker.storage.spool import Content, FileContent
@@ -314,12 +315,6 @@ def _identity(ds: Dataset, study_instance_uid: str) -> dict[str, str]:
     elif issuer:
         identity["issuer"] = issuer
     return identity
-
-
-def comparable_name(name: str) -> str:
-    """A person's name without what is no difference: case, padding, delimiters of empty components (PS3.5 6.2)."""
-    groups = ["^".join(part.strip() for part in group.split("^")).rstrip("^") for group in name.upper().split("=")]
-    return "=".join(groups).rstrip("=")
 
 
 def _compared(ds: Dataset, keyword: str) -> str:

@@ -1,6 +1,6 @@
-"""Delete the received files of series whose results are old enough, with the earlier versions of their instances.
+"""Delete the received files of studies whose results are old enough, with the earlier versions of their instances.
 
-Rows, results and reports are retained.
+A study is emptied whole or not at all. Rows, results and reports are retained.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from worker.audit.subjects import received_of
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import clear_file_faults, instances_of
-from worker.db.series import lock_settled_series, series_to_empty
+from worker.db.studies.emptying import lock_settled_study, studies_to_empty
 from worker.db.tables import EarlierVersionRow, InstanceRow
 from worker.db.versions.corrections import earlier_versions
 from worker.logs import get_log
@@ -32,14 +32,15 @@ def remove_old_pixels(
     before = now - timedelta(days=days)
     removed = 0
     with database.read() as session:
-        waiting = series_to_empty(session, before)
-    for series_id in waiting:
+        waiting = studies_to_empty(session, before)
+    for uid in waiting:
         with database.write() as session:
-            if not lock_settled_series(session, series_id, before):
-                continue
-            deleted = received_of(session, series_id)
-            rows: list[InstanceRow | EarlierVersionRow] = [*instances_of(session, series_id)]
-            for row in [*rows, *earlier_versions(session, series_id)]:
+            series = lock_settled_study(session, uid, before)
+            deleted = received_of(session, series)
+            rows: list[InstanceRow | EarlierVersionRow] = []
+            for series_id in series:
+                rows += [*instances_of(session, series_id), *earlier_versions(session, series_id)]
+            for row in rows:
                 if row.removed_at is None:
                     (settings.worker.data_dir / row.path).unlink(missing_ok=True)
                     row.removed_at = now
@@ -48,5 +49,5 @@ def remove_old_pixels(
         for instances in deleted:
             record(events.pixels_deleted(process_name(), instances))
     if removed:
-        get_log().info("pixels removed by retention", series=len(waiting), files=removed)
+        get_log().info("pixels removed by retention", studies=len(waiting), files=removed)
     return removed

@@ -149,9 +149,9 @@ def _refusals(session: Session) -> Iterator[Metric]:
 def _work(totals: Totals, now: datetime) -> Iterator[Metric]:
     yield _by("jobs", "Jobs by state; parked jobs need a person.", "state", totals.jobs)
     yield _gauge("jobs_oldest_pending_seconds", "Age of the oldest pending job.", _age(totals.oldest_job, now))
-    yield _by(
-        "studies", "Studies whose answer is not up to date, by state; parked: needs a person.", "state", totals.studies
-    )
+    urgent = _age(totals.oldest_urgent_job, now)
+    yield _gauge("jobs_urgent_oldest_pending_seconds", "Age of the oldest pending job that is urgent.", urgent)
+    yield from _studies(totals, now)
     results = CounterMetricFamily(_PREFIX + "results", "Results by model and class.", labels=("model", "class"))
     for (model, label), number in _bounded(totals.results, ("other", "other")).items():
         results.add_metric((model, label), number)
@@ -162,6 +162,34 @@ def _work(totals: Totals, now: datetime) -> Iterator[Metric]:
     for reason, number in _bounded(totals.not_assessed, "other").items():
         not_assessed.add_metric((reason,), number)
     yield not_assessed
+
+
+def _studies(totals: Totals, now: datetime) -> Iterator[Metric]:
+    yield _by("studies", "Studies by state; open: no answer for all of it yet, parked: needs a person.", "state",
+              totals.studies)  # fmt: skip
+    yield _gauge(
+        "studies_oldest_open_seconds",
+        "Time since the last image of the open study that waits longest.",
+        _age(totals.oldest_study, now),
+    )
+    answers = CounterMetricFamily(
+        _PREFIX + "study_results",
+        "Answers for studies, revised ones too, by model and class.",
+        labels=("model", "class"),
+    )
+    for (model, label), number in _bounded(totals.study_results, ("other", "other")).items():
+        answers.add_metric((model, label), number)
+    without = CounterMetricFamily(
+        _PREFIX + "studies_not_assessed", "Answers for studies without a class, by reason.", labels=("reason",)
+    )
+    for reason, number in _bounded(totals.studies_without, "other").items():
+        without.add_metric((reason,), number)
+    yield from (answers, without)
+    yield _counter(
+        "studies_contradicted",
+        "Answers for studies that name series which contradict each other.",
+        totals.contradictions,
+    )
 
 
 def _deliveries(totals: Totals, now: datetime) -> Iterator[Metric]:

@@ -26,6 +26,7 @@ from worker.db.readings import (
     models_by_id,
     received_series_count,
 )
+from worker.db.studies.comparing import StudiesMonth, studies_answered
 from worker.db.views.json_values import json_value
 from worker.errors import StartError
 from worker.files import write_atomically
@@ -133,11 +134,12 @@ class ModelMonth:
 
 @dataclass(frozen=True, slots=True)
 class MonthReport:
-    """The report of a month; `notes` are caveats to read first."""
+    """The report of a month; `notes` are caveats to read first. `studies`: the answers for them, of all models."""
 
     month: str
     written_at: datetime
     received: int
+    studies: StudiesMonth
     models: tuple[ModelMonth, ...]
     notes: tuple[str, ...]
 
@@ -161,7 +163,8 @@ def month_report(session: Session, month: str, now: datetime) -> MonthReport:
         for model_id in reversed(ids)
     )
     notes = [f"{month} has not ended yet."] if until > now else []
-    return MonthReport(month, now, received_series_count(session, since, until), models, (*notes, *_notes(models)))
+    received, studies = received_series_count(session, since, until), studies_answered(session, since, until)
+    return MonthReport(month, now, received, studies, models, (*notes, *_notes(models)))
 
 
 def bounds(month: str) -> tuple[datetime, datetime]:

@@ -44,10 +44,10 @@ def test_an_association_brought_instances_of_studies(answered: Database) -> None
 
 def test_a_series_has_the_instances_whose_files_are_left(answered: Database) -> None:
     with answered.write() as session:
-        assert [dict(study.sop_classes) for study in received_of(session, 1)] == [{MR: 2}]
+        assert [dict(study.sop_classes) for study in received_of(session, [1])] == [{MR: 2}]
         instances_of(session, 1)[0].removed_at = later(9)
         session.flush()
-        assert [dict(study.sop_classes) for study in received_of(session, 1)] == [{MR: 1}]
+        assert [dict(study.sop_classes) for study in received_of(session, [1])] == [{MR: 1}]
 
 
 def test_only_what_has_arrived_was_delivered(answered: Database) -> None:

@@ -72,7 +72,7 @@ def test_advice_names_the_section_of_the_settings(capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\r=1", "\n=1", "\uff1d1"])
 def test_no_csv_has_a_formula_of_a_peer(capsys: pytest.CaptureFixture[str], text: str) -> None:
-    job = UnfinishedJob(1, "1.2.3", "parked", 3, "fault", text, NOON, NOON, shadow=False)
+    job = UnfinishedJob(1, "1.2.3", "parked", 3, "fault", text, NOON, NOON, shadow=False, urgent=False)
     print_answers([replace(ANSWER, patient_id=text, detail=text)], "csv")
     print_unfinished(Unfinished((job,), ()), "csv")
     print_rows("", [Finding(text, True, "")], "csv")

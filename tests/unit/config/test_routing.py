@@ -90,6 +90,7 @@ def test_a_condition_holds_for_one_of_an_attributes_values(
         ({"match": [{"attribute": "EchoTime", "range": [2, 1]}]}, "lowest"),
         ({"models": []}, "either models or refuse"),
         ({"models": ["m"], "refuse": "no"}, "either models or refuse"),
+        ({"urgent": True, "refuse": "no"}, "either models or refuse"),
     ],
 )
 def test_a_wrong_rule_stops_the_start_in_one_line(route: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -338,3 +339,36 @@ def test_a_rule_tests_what_the_series_is() -> None:
 def test_a_field_that_the_series_type_does_not_have_is_a_startup_error() -> None:
     with pytest.raises(ValueError, match=r"SeriesType\.sequence"):
         Condition.model_validate({"attribute": "SeriesType.weighting", "equals": "T1"})
+
+
+STAT: dict[str, Any] = {"attribute": "StudyDescription", "equals": "STAT"}
+
+
+def test_a_rule_that_is_only_urgent_leaves_the_models_to_others() -> None:
+    routes = [_route("stat", STAT, urgent=True), _route("all")]
+    images = _images(routes, {"StudyDescription": ["stat"]}, {"StudyDescription": []})
+    chosen = decide(routes, images)
+    assert chosen is not None
+    assert chosen.name == "all"
+    assert routing.is_urgent(routes, images, SeriesType()), "one image suffices"
+    assert not routing.is_urgent(routes, images[1:], SeriesType())
+    routing.check_routes([_route("everything", urgent=True), _route("all")])
+
+
+def test_a_rule_that_chooses_models_may_be_urgent() -> None:
+    routes = [_route("stat", STAT, urgent=True, models=["m"])]
+    stat, other = _images(routes, {"StudyDescription": ["STAT"]}, {"StudyDescription": ["x"]})
+    assert routing.is_urgent(routes, [stat], SeriesType())
+    assert not routing.is_urgent(routes, [stat, other], SeriesType())
+
+
+@pytest.mark.parametrize(
+    ("senders", "expected"), [(["ER_MR1"], True), (["WARD"], False), ([], False), (["WARD", "ER_MR1"], True)]
+)
+@pytest.mark.parametrize("hide", [False, True])
+def test_the_calling_ae_titles_of_a_series(senders: list[str], expected: bool, hide: bool) -> None:
+    routes = [_route("er", {"attribute": "Sender.ae_title", "regex": "^ER_"}, urgent=True)]
+    images = _images(routes, {}, hide=hide)
+    assert routing.keywords(routes) == ()
+    assert routing.is_urgent(routes, images, SeriesType(), senders) is expected
+    assert bool(routing.failing_conditions(routes[0], images, SeriesType(), senders)) is not expected

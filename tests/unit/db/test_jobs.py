@@ -16,6 +16,7 @@ from worker.db.jobs import (
     claim_job,
     end_job,
     extend_job_lease,
+    hurry_study,
     job_exists,
     job_waits,
     lease_owners,
@@ -61,6 +62,23 @@ def test_an_expired_lease_is_claimed_before_new_work(queued: Database) -> None:
     assert _claim(queued, 31, "second") == 1
     job = _job(queued, 1)
     assert (job.lease_owner, job.attempts) == ("second", 2)
+
+
+def test_urgent_jobs_are_claimed_first(queued: Database) -> None:
+    with queued.write() as session:
+        late = add_instance(session, new_instance(1, "late"), later(0)).series_id
+        queued_job(session, late, 9, urgent=True)
+    assert _claim(queued, 0) == 1, "it is not due yet"
+    assert [_claim(queued, 40, "me") for _ in range(4)] == [3, 1, 2, None], "then an expired lease"
+
+
+def test_the_rest_of_an_urgent_study_is_urgent_too(queued: Database) -> None:
+    study = new_instance(1, "b").study_instance_uid
+    with queued.write() as session:
+        assert not hurry_study(session, study, urgent=False)
+        assert hurry_study(session, study, urgent=True)
+        assert hurry_study(session, study, urgent=False), "a series that comes later"
+    assert [_claim(queued, 5), _claim(queued, 5)] == [2, 1]
 
 
 def test_a_job_of_another_model_is_not_claimed(queued: Database) -> None:

@@ -1,9 +1,8 @@
-"""Rows of series: locked, refused, queued, emptied; on both databases."""
+"""Rows of series: locked, refused, queued; on both databases."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from sqlalchemy import select, update
@@ -16,16 +15,11 @@ from worker.db.models import NotPossible, model_row, models_to_serve
 from worker.db.series import (
     classify_again,
     lock_open_series,
-    lock_settled_series,
     queue_series,
     refuse_series,
-    series_to_empty,
 )
 from worker.db.tables import (
     DETAIL_LENGTH,
-    Commitment,
-    DeliveryRow,
-    DeliveryState,
     InstanceRow,
     JobRow,
     JobState,
@@ -35,8 +29,6 @@ from worker.db.tables import (
     SeriesStatus,
 )
 
-LATER = 1000.0
-
 
 def test_a_series_is_locked_while_it_is_open_and_silent(database: Database) -> None:
     with database.write() as session:
@@ -44,12 +36,9 @@ def test_a_series_is_locked_while_it_is_open_and_silent(database: Database) -> N
         assert lock_open_series(session, number, later(4)) is None
         assert lock_open_series(session, number, later(5)) is not None
         assert lock_open_series(session, number + 1, later(5)) is None
-        assert not lock_settled_series(session, number, later(9))
     add_series(database, "b", SeriesStatus.REFUSED, 5)
     with database.write() as session:
         assert lock_open_series(session, 2, later(9)) is None
-        assert lock_settled_series(session, 2, later(9))
-        assert not lock_settled_series(session, 2, later(5))
 
 
 def test_a_refusal_has_its_reason_and_no_answer(database: Database) -> None:
@@ -86,50 +75,6 @@ def test_a_larger_input_set_supersedes_waiting_jobs(database: Database) -> None:
         assert (first.state, first.reason, first.finished_at) == ("superseded", "more-instances-came", later(1))
         assert second.state == JobState.PENDING
         assert session.get_one(SeriesRow, 1).state == SeriesState.QUEUED
-
-
-def _to_empty(database: Database, before: float = LATER) -> list[int]:
-    with database.read() as session:
-        return list(series_to_empty(session, later(before)))
-
-
-def test_series_are_emptied_once_they_are_answered_and_delivered(database: Database) -> None:
-    add_series(database, "a", SeriesStatus.CLASSIFIED)
-    add_series(database, "b", SeriesStatus.REFUSED, 1)
-    add_series(database, "c", SeriesStatus.FAILED)
-    add_series(database, "d", SeriesStatus.PENDING)
-    assert _to_empty(database) == [2]
-    _update(database, DeliveryRow, state=DeliveryState.DELIVERED)
-    assert _to_empty(database) == [1, 2]
-    assert _to_empty(database, before=1) == [1]
-    for commitment, expected in ((Commitment.DUE, [2]), (Commitment.REQUESTED, [2]), (Commitment.CONFIRMED, [1, 2])):
-        _update(database, DeliveryRow, commitment=commitment)
-        assert _to_empty(database) == expected
-    with database.write() as session:
-        for row in instances_of(session, 2):
-            row.removed_at = later(5)
-    assert _to_empty(database) == [1]
-
-
-@pytest.mark.parametrize(("shadow", "state", "retained"), [
-    (False, JobState.PENDING, True), (False, JobState.PARKED, True), (False, JobState.DONE, False),
-    (True, JobState.PENDING, True), (True, JobState.PARKED, False),
-])  # fmt: skip
-def test_a_series_with_unfinished_work_retains_its_files(
-    database: Database, shadow: bool, state: JobState, retained: bool
-) -> None:
-    add_series(database, "a", SeriesStatus.CLASSIFIED)
-    _update(database, DeliveryRow, state=DeliveryState.DELIVERED)
-    with database.write() as session:
-        add_instance(session, new_instance(2, "a"), later(1))
-        job = queued_job(session, 1, 1, shadow=shadow)
-        job.state = state
-    assert _to_empty(database) == ([] if retained else [1])
-
-
-def _update(database: Database, table: Any, **values: Any) -> None:
-    with database.write() as session:
-        session.execute(update(table).values(**values))
 
 
 def test_an_answered_series_is_classified_again_by_a_model_that_is_not_active(database: Database) -> None:

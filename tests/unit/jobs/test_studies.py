@@ -11,11 +11,16 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from tests.testbed.instances import MODEL, encoded, later, mr_instance
+from tests.testbed.instances import MODEL, encoded, later, mr_instance, new_instance
 from tests.testbed.studies import STUDY, classify, receive, refuse
 from worker.db.engine import Database
+from worker.db.instances import IDENTITY_KEY, instances_of
 from worker.db.jobs import release_leases_of
-from worker.db.tables import ModelRow, ResultRow, StudyResultRow, StudyRow
+from worker.db.series import refuse_series
+from worker.db.studies.answering import StudySettling
+from worker.db.tables import ModelRow, ResultRow, SeriesRow, StudyResultRow, StudyRow
+from worker.db.versions.corrections import correct_instances
+from worker.db.views.studies import find_study
 from worker.dicom.standard import derive_uid
 from worker.inference.study.fusion import SERIES_DISAGREE
 from worker.jobs import studies
@@ -37,7 +42,7 @@ def runner(database: Database, tmp_path: Path, seconds: float = 10, owner: str =
         owner,
         lambda: later(seconds),
         lease=timedelta(seconds=30),
-        quiet=timedelta(seconds=5),
+        settling=StudySettling(timedelta(seconds=5)),
         attempts=3,
     )
 
@@ -100,11 +105,62 @@ def test_a_study_of_two_patients_has_no_answer(database: Database, tmp_path: Pat
     assert row.detail == "The series of this study are of 2 patients."
 
 
-def test_the_case_of_a_patient_id_is_no_other_patient(database: Database, tmp_path: Path) -> None:
-    classify(database, "a")
-    refuse(database, "b", "modality", patient_id="id")
+@pytest.mark.parametrize(
+    ("identity", "reason"),
+    [
+        ({"patient": "ID"}, None),
+        ({"patient": "id"}, "mixed-patients"),  # as within a series
+        ({"patient": "ID", "issuer": "B"}, "mixed-patients"),
+        ({"patient": ""}, "mixed-patients"),
+    ],
+)
+def test_patients_are_those_of_the_images(
+    database: Database, tmp_path: Path, identity: dict[str, str], reason: str | None
+) -> None:
+    first = {IDENTITY_KEY: {"patient": "ID", "study": STUDY, "issuer": "A"}}
+    classify(database, "a", attributes=first)
+    refuse(database, "b", "modality", attributes={IDENTITY_KEY: {"study": STUDY} | identity})
     runner(database, tmp_path).run_next(SERVED)
-    assert rows(database)[0].label == "glioma"
+    assert rows(database)[0].reason == reason
+
+
+@pytest.mark.parametrize("reason", ["mixed-patients", "mixed-studies"])
+def test_a_series_that_was_refused_for_its_identity_refuses_the_study(
+    database: Database, tmp_path: Path, reason: str
+) -> None:
+    classify(database, "a")
+    refuse(database, "b", reason)
+    runner(database, tmp_path).run_next(SERVED)
+    assert (rows(database)[0].status, rows(database)[0].reason) == ("not-assessed", reason)
+
+
+def test_a_study_that_no_model_saw_is_shown_with_its_reason(database: Database, tmp_path: Path) -> None:
+    refuse(database, "a", "mixed-patients")
+    runner(database, tmp_path).run_next(SERVED)
+    with database.read() as session:
+        shown = find_study(session, STUDY)
+    assert shown is not None
+    assert (shown.state, shown.status, shown.reason) == ("answered", None, "mixed-patients")
+    assert rows(database) == []
+
+
+def test_a_corrected_patient_is_no_second_one(database: Database, tmp_path: Path) -> None:
+    """All images of a series were sent again under another Patient ID, and another Series Instance UID."""
+    series_id = classify(database, "wrong")
+    with database.write() as session:
+        [row] = instances_of(session, series_id)
+        right = new_instance(
+            1, "right", sop_instance_uid=row.sop_instance_uid, study_instance_uid=STUDY, patient_id="RIGHT"
+        )
+        correct_instances(session, [(row, right)], later(20))
+        old, new = session.scalars(select(SeriesRow).order_by(SeriesRow.id))
+        refuse_series(old, "moved", "all of its images were corrected to other series", later(21))
+        refuse_series(new, "modality", "no MR", later(21))
+    assert runner(database, tmp_path, 60).run_next(SERVED)
+    with database.read() as session:
+        shown = find_study(session, STUDY)
+    assert shown is not None
+    assert (shown.patient_id, shown.reason) == ("RIGHT", "no-series-assessed")
 
 
 def test_what_another_model_said_is_listed_and_does_not_count(database: Database, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from worker.db.tables import SeriesStatus
 from worker.errors import NotAssessable, StartError
 from worker.inference.illustrated import IllustratedResult
 from worker.jobs.bundle_store import ServedModel
-from worker.ops.classify_folder import classify_series, read_folder
+from worker.ops.classify_folder import classify_series, fuse_studies, read_folder
 
 
 def test_files_are_grouped_by_series_and_the_others_are_named(tmp_path: Path) -> None:
@@ -96,3 +96,25 @@ def test_a_gap_is_in_the_answer_where_it_is_not_a_reason_to_refuse(tmp_path: Pat
     result = replace(classified([instance for _, instance in members]), missing=None)
     answer = classify_series(members, Settings(), _model(result), tmp_path / "out", NOON)
     assert answer.answer.missing
+
+
+def test_the_answer_for_a_study_of_several_series(tmp_path: Path) -> None:
+    for number, name in enumerate("abcd", 1):
+        study = "1.2.1" if name in "ab" else f"1.2.{number}"
+        write_series(tmp_path / "in", 3, name, StudyInstanceUID=study, PatientID="P", SeriesNumber=number)
+    write_series(tmp_path / "in", 3, "e", StudyInstanceUID="1.2.4", PatientID="ANOTHER", Modality="CT")
+    (tmp_path / "in" / "c-003.dcm").unlink()
+    write_series(tmp_path / "other", 3, "c", StudyInstanceUID="1.2.9", PatientID="P", SeriesNumber=3)
+    series = list(read_folder(tmp_path)[0].values())
+    results = [classified([instance for _, instance in series[index]], 0.8) for index in (0, 1, 3)]
+    results[1] = replace(results[1], label="notumor", probabilities={"glioma": 0.2, "notumor": 0.8})
+    model = _model(*results)
+    answers = [
+        classify_series(members, Settings(), model, tmp_path / f"out-{number}", NOON)
+        for number, members in enumerate(series)
+    ]
+    studies = fuse_studies(answers, model)
+    assert {uid: study.reason for uid, study in studies.items()} == {
+        "1.2.1": "series-disagree", "1.2.3": "mixed-studies", "1.2.9": "mixed-studies", "1.2.4": "mixed-patients",
+    }  # fmt: skip
+    assert studies["1.2.1"].contradiction == "series 1 (T1, axial): Glioma; series 2 (T1, axial): No tumour."

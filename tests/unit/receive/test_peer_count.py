@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from pydicom import Dataset
-from pynetdicom import AE, evt
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as StudyRootFind
 
-from tests.testbed.dcmtk import free_port
+from tests.testbed.find_scp import FAILURE, PENDING, sender
 from tests.testbed.instances import later, new_instance
 from worker.config.sections import PeerSection, ReceiveSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import add_instance, open_association
 from worker.db.tables import SeriesRow
-from worker.receive.peer_count import associate_for_count, count_series
+from worker.receive.peer_count import count_series
 
 SERIES = new_instance().series_instance_uid
-PENDING, SUCCESS, FAILURE = 0xFF00, 0x0000, 0xA700
-Responses = Callable[[], Iterator[tuple[int, Dataset | None]]]
-
-
-@contextmanager
-def sender(responses: Responses, seen: list[Dataset] | None = None) -> Iterator[PeerSection]:
-    """A sender whose C-FIND yields these responses; success follows by itself."""
-
-    def on_find(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
-        if seen is not None:
-            seen.append(event.identifier)
-        yield from responses()
-
-    ae = AE(ae_title="SENDER")
-    ae.add_supported_context(StudyRootFind)
-    port = free_port()
-    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_FIND, on_find)])
-    try:
-        yield PeerSection(ae_title="SENDER", host="127.0.0.1", port=port, query=True, timeout_seconds=10)
-    finally:
-        server.shutdown()
 
 
 def match(images: Any, series: str = SERIES) -> Dataset:
@@ -90,14 +65,14 @@ def count(database: Database, peer: PeerSection) -> int:
 def test_the_count_is_that_of_the_series_or_none(
     database: Database, open_series: int, responses: list[tuple[int, Dataset | None]], images: int | None
 ) -> None:
-    with sender(lambda: iter(responses)) as peer:
+    with sender(lambda _: iter(responses)) as peer:
         assert count(database, peer) == 1
     assert expected(database, open_series) == images
 
 
 def test_the_query_is_at_series_level_for_the_count_only(database: Database, open_series: int) -> None:
     seen: list[Dataset] = []
-    with sender(lambda: iter(()), seen) as peer:
+    with sender(lambda _: iter(()), seen) as peer:
         count(database, peer)
     [identifier] = seen
     assert identifier.QueryRetrieveLevel == "SERIES"
@@ -109,15 +84,8 @@ def test_the_query_is_at_series_level_for_the_count_only(database: Database, ope
 
 def test_a_sender_is_not_queried_again_before_its_time(database: Database, open_series: int) -> None:
     seen: list[Dataset] = []
-    with sender(lambda: iter([(PENDING, match(7))]), seen) as peer:
+    with sender(lambda _: iter([(PENDING, match(7))]), seen) as peer:
         settings = Settings(peer=(peer,), receive=ReceiveSection(quiet_seconds=60))
         times = [later(0.5), later(10), later(12), later(16)]
         assert [count_series(database, settings, peer, lambda: now) for now in times] == [0, 1, 0, 1]  # noqa: B023
     assert len(seen) == 2
-
-
-def test_an_association_for_counts_has_the_query_model_alone() -> None:
-    with sender(lambda: iter(())) as peer:
-        assoc = associate_for_count(peer, "AI_WORKER")
-        assert [context.abstract_syntax for context in assoc.accepted_contexts] == [StudyRootFind]
-        assoc.release()

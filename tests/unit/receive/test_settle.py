@@ -393,6 +393,14 @@ def test_what_the_sender_still_has_is_waited_for_and_then_named(database: Databa
     assert [job.missing for job in _jobs(database)] == ["3 of the 5 images that the sender has"]
 
 
+def test_a_rule_makes_the_series_of_a_sender_urgent(database: Database) -> None:
+    _serve_a_model(database)
+    _sent_by(database, "ER_MR1", 1, 2, 3)
+    rule = {"name": "er", "match": [{"attribute": "Sender.ae_title", "equals": "ER_MR1"}], "urgent": True}
+    settle_series(database, Settings.model_validate({"route": [rule]}), later(120))
+    assert [job.urgent for job in _jobs(database)] == [True]
+
+
 def test_what_came_after_all_makes_a_whole_series(database: Database) -> None:
     _sent_by(database, "PACS", 1, 2, 3)
     _serve_a_model(database)

@@ -53,6 +53,16 @@ def test_pictures_go_where_they_are_taken_and_reports_everywhere(tmp_path: Path,
     assert {one.kind: one.only_to for one in made} == {ObjectKind.REPORT: None, ObjectKind.PICTURE: ("pacs",)}
 
 
+def test_the_newest_image_names_the_patient(tmp_path: Path) -> None:
+    sources = write_series(tmp_path / "source", 2)
+    sources += write_series(
+        tmp_path / "new", 3, PatientName="Müller^Eva", PatientSex=None, SpecificCharacterSet="ISO_IR 100"
+    )[2:]
+    for made in _make(tmp_path, sources):
+        ds = dcmread(tmp_path / made.path)
+        assert (ds.PatientName, ds.PatientSex, ds.PatientID) == ("Müller^Eva", "", "ID-a")
+
+
 def test_another_input_set_makes_other_objects_in_the_same_series(tmp_path: Path, sources: list[Path]) -> None:
     one, two = _make(tmp_path, sources), _make(tmp_path, sources, "d2")
     assert {each.sop_instance_uid for each in one}.isdisjoint(each.sop_instance_uid for each in two)

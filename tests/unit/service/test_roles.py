@@ -3,7 +3,10 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from worker.service.roles import _web_listener
+from worker.config.sections import PeerSection
+from worker.config.settings import Settings
+from worker.process import ProcessRole
+from worker.service.roles import _children, _web_listener
 
 
 def test_the_web_role_holds_no_answer_back_for_an_acknowledgement() -> None:
@@ -27,3 +30,10 @@ def test_the_web_role_holds_no_answer_back_for_an_acknowledgement() -> None:
 
     asyncio.run(accept_one())
     assert set_on_accepted == [1]
+
+
+def test_a_worker_without_destinations_sends_nothing_but_queries_its_peers() -> None:
+    peer = PeerSection(ae_title="PACS", host="127.0.0.1", port=104, query=True)
+    for peers, expected in (((), False), ((peer,), True), ((peer.model_copy(update={"query": False}),), False)):
+        roles = [child.role for child in _children(Settings(peer=peers), None)]
+        assert (ProcessRole.SEND in roles) is expected

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import select, update
 
 from tests.testbed.instances import MODEL, NOON, classified, later, mr_instance, new_instance, received
+from worker.audit.messages import AuditEvent
 from worker.config.sections import ReceiveSection, RetentionSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
@@ -16,7 +17,17 @@ from worker.db.instances import kept_files
 from worker.db.jobs import claim_job, end_job
 from worker.db.models import model_row
 from worker.db.results import NewObject, add_result
-from worker.db.tables import DeliveryRow, EarlierVersionRow, InstanceRow, JobState, ObjectKind, SeriesRow, SeriesState
+from worker.db.tables import (
+    DeliveryRow,
+    EarlierVersionRow,
+    InstanceRow,
+    JobState,
+    ObjectKind,
+    SeriesRow,
+    SeriesState,
+    StudyRow,
+    StudyState,
+)
 from worker.dicom.standard import derive_uid
 from worker.receive.settle import settle_series
 from worker.storage.keeper import InstanceKeeper
@@ -57,6 +68,7 @@ def _answered(database: Database, settings: Settings, keeper: InstanceKeeper, **
         objects = [NewObject(ObjectKind.REPORT, "1.2", derive_uid("r"), "objects/r", "00" * 32)]
         add_result(session, job, classified([new]), {new.sop_instance_uid: 1}, objects, ["pacs"], later(12))
         session.execute(update(DeliveryRow).values(**delivery))
+        session.execute(update(StudyRow).values(state=StudyState.ANSWERED))
 
 
 def _files(tmp_path: Path) -> int:
@@ -74,6 +86,46 @@ def test_pixels_go_when_their_time_has_come_and_rows_stay(
     assert remove_old_pixels(database, settings, later(9 * DAY)) == 0
     with database.read() as session:
         assert {row.removed_at for row in session.scalars(select(InstanceRow))} == {later(8 * DAY)}
+
+
+def test_a_study_with_a_younger_series_keeps_all_its_pixels(
+    database: Database, settings: Settings, keeper: InstanceKeeper, tmp_path: Path
+) -> None:
+    _answered(database, settings, keeper, state="delivered")
+    study = mr_instance(1).StudyInstanceUID
+    keeper.keep(received(mr_instance(1, "late", StudyInstanceUID=study, PatientID="ID-a", Modality="CT")))
+    settle_series(database, settings, later(5 * DAY))
+    with database.write() as session:
+        session.execute(update(StudyRow).values(state=StudyState.ANSWERED))
+    events: list[AuditEvent] = []
+    assert remove_old_pixels(database, settings, later(8 * DAY), events.append) == 0
+    assert _files(tmp_path) == 4
+    assert remove_old_pixels(database, settings, later(13 * DAY), events.append) == 4
+    assert _files(tmp_path) == 0
+    assert [event.subjects[0].id for event in events] == [study], "one event for the study"
+
+
+def test_a_process_that_dies_while_it_deletes_is_followed_by_one_that_finishes(
+    database: Database, settings: Settings, keeper: InstanceKeeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _answered(database, settings, keeper, state="delivered")
+    unlink, deleted = Path.unlink, []
+
+    def dies_at_the_second(path: Path, missing_ok: bool = False) -> None:
+        if deleted:
+            raise KeyboardInterrupt  # nothing catches it
+        deleted.append(path)
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", dies_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            remove_old_pixels(database, settings, later(8 * DAY))
+    assert _files(tmp_path) == 2
+    with database.read() as session:
+        assert {row.removed_at for row in session.scalars(select(InstanceRow))} == {None}
+    assert remove_old_pixels(database, settings, later(9 * DAY)) == 3
+    assert _files(tmp_path) == 0
 
 
 def test_earlier_versions_go_with_the_images_that_replaced_them(

@@ -17,6 +17,7 @@ from worker.db.models import model_row
 from worker.db.readings import JudgedAnswer, NewReading, add_reading
 from worker.db.results import add_result
 from worker.db.series import lock_open_series, queue_series
+from worker.db.studies.comparing import StudiesMonth
 from worker.db.tables import JobState
 from worker.errors import StartError
 from worker.results import SliceResult
@@ -79,6 +80,7 @@ def test_agreement_drift_and_calibration_are_those_of_the_month(database: Databa
         report = month_report(session, "2026-03", APRIL)
     [model] = report.models
     assert (model.model, model.results, model.results_before, report.received) == ("test-model 1.0", 4, 40, 4)
+    assert report.studies == StudiesMonth(0, {}, {}, 0, 0), "no study was answered as one"
     same = model.agreement.same
     assert (same.count, same.n, same.patients, model.agreement.read) == (2, 3, 2, 4)
     assert model.agreement.confusion == {

@@ -1,6 +1,7 @@
 """Queries that answer a study: which are due, what their series say, and the result, once for each set of answers.
 
-A study is due when none of its series is open or waits for a job, and nothing of it changed for the quiet time. Whoever
+A study is due when none of its series is open or waits for a job, and nothing of it came for the quiet time: at once
+where a sender says that it is whole, and later, within limits, while a sender has more of it (`counting`). Whoever
 answers it computes without a lock; the result is added under a lock on the study's row, if its series still say the
 same. So two processes, or a process that died before, add no second result; and a series that gets another answer
 meanwhile waits for that lock, and opens the study again.
@@ -15,10 +16,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
+from worker.db.instances import IDENTITY_KEY
 from worker.db.results import NewObject, queue_object
+from worker.db.studies.counting import is_whole, lacks
+from worker.db.studies.identity import newest_attributes
 from worker.db.studies.summary import summarise_studies
 from worker.db.tables import (
     DETAIL_LENGTH,
@@ -28,6 +32,7 @@ from worker.db.tables import (
     ModelRow,
     ObjectKind,
     ObjectRow,
+    OtherStudyRow,
     ResultRow,
     SeriesRow,
     SeriesState,
@@ -38,6 +43,7 @@ from worker.db.tables import (
     cut_detail,
 )
 from worker.dicom.standard import produced_series_uid
+from worker.dicom.text.names import comparable_name
 
 if TYPE_CHECKING:  # a command that only queries starts without numpy
     from worker.results import StudyResult
@@ -49,12 +55,14 @@ _UNFINISHED = (JobState.PENDING, JobState.RUNNING)
 class StudySeries:
     """A series of a study with its answer: `label`, or why it has none. `file` is a stored file of it, or None.
 
-    `basis` as in ResultRow; `sequence` and `plane` are those of its headers. `key` names this answer.
+    `basis` as in ResultRow; `sequence` and `plane` are those of its headers. `key` names this answer. `patient` is that
+    of its newest image, None where all its images were moved to other series.
     """
 
     series_instance_uid: str
     key: str
-    patient: tuple[str, str]  # Patient ID, and the name where there is no ID
+    patient: tuple[str, str] | None  # Patient ID, and the name where there is no ID
+    issuer: str | None  # of the Patient ID
     status: str
     label: str | None
     reason: str | None
@@ -81,18 +89,28 @@ class StudyInputs:
     answered_at: datetime | None
 
 
-def study_is_due(session: Session, now: datetime, quiet: timedelta) -> bool:
+@dataclass(frozen=True, slots=True)
+class StudySettling:
+    """When a study is answered: after `quiet`, and `extra_quiet` later where a sender has more of it."""
+
+    quiet: timedelta
+    extra_quiet: timedelta = timedelta()
+
+
+def study_is_due(session: Session, now: datetime, settling: StudySettling) -> bool:
     """Whether a study can be claimed. Takes no lock, so frequent polls ask this first."""
     if session.scalar(select(StudyRow.id).where(StudyRow.state == StudyState.OPEN).limit(1)) is None:
         return False  # of most polls; to build the query below takes ten times as long as to run it
-    return session.scalar(select(StudyRow.id).where(_is_due(now, quiet)).limit(1)) is not None
+    return session.scalar(select(StudyRow.id).where(_is_due(now, settling)).limit(1)) is not None
 
 
-def claim_study(session: Session, owner: str, now: datetime, quiet: timedelta, lease: timedelta) -> StudyRow | None:
+def claim_study(
+    session: Session, owner: str, now: datetime, settling: StudySettling, lease: timedelta
+) -> StudyRow | None:
     """Claim the oldest study that is due; no other process claims it for the time of the lease."""
     candidate = (
         select(StudyRow.id)
-        .where(_is_due(now, quiet))
+        .where(_is_due(now, settling))
         .order_by(StudyRow.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -107,29 +125,27 @@ def claim_study(session: Session, owner: str, now: datetime, quiet: timedelta, l
     )
 
 
-def _is_due(now: datetime, quiet: timedelta) -> Any:
+def _is_due(now: datetime, settling: StudySettling) -> ColumnElement[bool]:
+    """The quiet time is that of its senders: it goes by while the last of its series is classified."""
     series, job = aliased(SeriesRow), aliased(JobRow)
-    of_study = series.study_instance_uid == StudyRow.study_instance_uid
-    stirs = (
-        select(series.id)
-        .where(of_study)
-        .where(
-            or_(
-                series.state == SeriesState.OPEN,
-                _just(series.last_received_at, now, quiet),
-                _just(series.settled_at, now, quiet),
-            )
-        )
-        .exists()
-    )
+    uid = StudyRow.study_instance_uid
+    of_study = series.study_instance_uid == uid
+    is_open = select(series.id).where(of_study, series.state == SeriesState.OPEN).exists()
     works = (
         select(job.id)
         .join(series, series.id == job.series_id)
-        .where(of_study, ~job.shadow, or_(job.state.in_(_UNFINISHED), _just(job.finished_at, now, quiet)))
+        .where(of_study, ~job.shadow, job.state.in_(_UNFINISHED))
         .exists()
     )
+
+    def changed_within(time: timedelta) -> ColumnElement[bool]:
+        came = or_(_just(series.last_received_at, now, time), _just(series.settled_at, now, time))
+        return select(series.id).where(of_study, came).exists()
+
+    settling_time = settling.quiet + settling.extra_quiet
+    is_quiet = and_(~changed_within(settling.quiet), or_(~lacks(uid, now), ~changed_within(settling_time)))
     waits = or_(StudyRow.not_before.is_(None), StudyRow.not_before <= now)
-    return and_(StudyRow.state == StudyState.OPEN, waits, ~stirs, ~works)
+    return and_(StudyRow.state == StudyState.OPEN, waits, ~is_open, ~works, or_(is_quiet, is_whole(uid, now)))
 
 
 def _just(column: Any, now: datetime, quiet: timedelta) -> Any:
@@ -147,18 +163,19 @@ def study_inputs(session: Session, study_instance_uid: str) -> StudyInputs:
         .correlate(SeriesRow)
         .scalar_subquery()
     )
+    besides = select(OtherStudyRow.series_id).where(OtherStudyRow.study_instance_uid == study_instance_uid)
     rows = session.execute(
-        select(SeriesRow, ResultRow, JobRow.reason, file)
+        select(SeriesRow, ResultRow, JobRow.reason, file, newest_attributes())
         .outerjoin(JobRow, JobRow.id == SeriesRow.answered_job_id)
         .outerjoin(ResultRow, ResultRow.job_id == SeriesRow.answered_job_id)
-        .where(SeriesRow.study_instance_uid == study_instance_uid)
+        .where(or_(SeriesRow.study_instance_uid == study_instance_uid, SeriesRow.id.in_(besides)))
         .order_by(SeriesRow.series_instance_uid)
         .execution_options(populate_existing=True)
     )
     found = [tuple(row) for row in rows]
-    series = tuple(_read(row, result, why, path) for row, result, why, path in found)
-    times = [result.created_at for _, result, _, _ in found if result is not None]
-    times += [row.settled_at for row, *_ in found if row.settled_at is not None]
+    series = tuple(_read(*row) for row in found)
+    times = [row[1].created_at for row in found if row[1] is not None]
+    times += [row[0].settled_at for row in found if row[0].settled_at is not None]
     counts = Counter(item.model_id for item in series if item.model_id is not None)
     model_id = max(counts, key=lambda key: (counts[key], key), default=None)
     lines = [f"model {model_id}", *(f"{item.series_instance_uid} {item.key}" for item in series)]
@@ -166,15 +183,27 @@ def study_inputs(session: Session, study_instance_uid: str) -> StudyInputs:
     return StudyInputs(study_instance_uid, series, model_id, sha256, max(times, default=None))
 
 
-def _read(series: SeriesRow, result: ResultRow | None, parked: str | None, file: str | None) -> StudySeries:
+def _read(
+    series: SeriesRow,
+    result: ResultRow | None,
+    parked: str | None,
+    file: str | None,
+    attributes: Mapping[str, Any] | None,
+) -> StudySeries:
     answered = result is not None and series.status in (SeriesStatus.CLASSIFIED, SeriesStatus.NOT_ASSESSED)
     reason = series.reason if series.status == SeriesStatus.REFUSED else parked or series.status
-    patient = (series.patient_id, "" if series.patient_id else series.patient_name)
+    patient: tuple[str, str] | None = None
+    identity: Mapping[str, str] = (attributes or {}).get(IDENTITY_KEY, {})
+    if identity:
+        patient = identity["patient"], identity.get("name", "")
+    elif attributes is not None:  # an earlier worker recorded that of the series only
+        patient = series.patient_id, "" if series.patient_id else comparable_name(series.patient_name)
     corrected = f" {series.corrections}" if series.corrections else ""
     return StudySeries(
         series_instance_uid=series.series_instance_uid,
-        key=f"{series.status} {series.answered_job_id} {series.reason or ''} {' '.join(patient)}{corrected}",
+        key=f"{series.status} {series.answered_job_id} {series.reason or ''} {' '.join(patient or ())}{corrected}",
         patient=patient,
+        issuer=identity.get("issuer"),
         status=series.status,
         label=result.label if answered and result is not None and result.reason is None else None,
         reason=result.reason if answered and result is not None else reason,
@@ -245,6 +274,8 @@ def add_study_result(
         session.flush()
         return None
     study.state, study.attempts = StudyState.ANSWERED, 0
+    if model_id is None and result is not None:
+        study.reason, study.detail = result.reason, cut_detail(result.detail)
     latest = session.get(StudyResultRow, study.answered_by) if study.answered_by is not None else None
     row: StudyResultRow | None = None
     if result is not None and model_id is not None and (latest is None or latest.input_sha256 != inputs.sha256):

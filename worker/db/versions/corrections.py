@@ -73,6 +73,8 @@ def correct_instances(
         for name in _REPLACED:
             setattr(row, name, getattr(new, name))
         row.series_id, row.received_at, row.removed_at = target.id, now, None
+        if _identity_of(kept["attributes"]) != _identity_of(new.attributes):
+            source.attributes_changed_at = target.attributes_changed_at = now
         if target is source or target.id in empty:  # an image that joins others says nothing of theirs
             _describe(target, new)
     session.flush()
@@ -106,6 +108,10 @@ def _lock_series(
         session.add(series[uid])
     session.flush()
     return series
+
+
+def _identity_of(attributes: Mapping[str, object]) -> object:
+    return attributes.get(IDENTITY_KEY)
 
 
 def _whose(row: InstanceRow, series: SeriesRow) -> tuple[str, str]:

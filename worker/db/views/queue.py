@@ -34,6 +34,7 @@ class UnfinishedJob:
     created_at: datetime
     not_before: datetime
     shadow: bool
+    urgent: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ def unfinished_jobs(
             created_at=job.created_at,
             not_before=job.not_before,
             shadow=job.shadow,
+            urgent=job.urgent,
         )
         for job, uid in rows
     ]

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from worker.db.series import MOVED
 from worker.db.tables import ModelRow, ObjectKind, ObjectRow, SeriesRow, StudyResultRow, StudyRow
 from worker.db.views.search import DeliveryAnswer, deliveries_by
 
@@ -42,7 +43,8 @@ class StudyAnswer:
     """A study with its answer. `state`: open (its series, or the answer, are under way), answered, or parked.
 
     An earlier answer stays visible while the study is open. `revision` counts its answers; None without any, as of a
-    study whose series were all refused. `contradiction` names series that contradict each other.
+    study whose series were all refused. `contradiction` names series that contradict each other. Patient and study are
+    as the newest images name them; `attributes_changed_at` is when they last named others than those before.
     """
 
     study_instance_uid: str
@@ -62,6 +64,7 @@ class StudyAnswer:
     answered_at: datetime | None
     model: str | None
     model_version: str | None
+    attributes_changed_at: datetime | None
     series: tuple[StudySeriesAnswer, ...]
     deliveries: tuple[DeliveryAnswer, ...] = ()  # of the objects of this answer
 
@@ -144,7 +147,8 @@ def _answer(
     series: Sequence[SeriesRow],
     deliveries: Sequence[DeliveryAnswer],
 ) -> StudyAnswer:
-    first = series[0] if series else None
+    first = max(series, key=lambda row: (row.reason != MOVED, row.last_received_at, row.id), default=None)
+    changes = [row.attributes_changed_at for row in series if row.attributes_changed_at is not None]
     counted = {item["answer"]["series"]: item for item in result.contributions} if result else {}
     return StudyAnswer(
         study_instance_uid=study.study_instance_uid,
@@ -164,6 +168,7 @@ def _answer(
         answered_at=result.created_at if result else None,
         model=model.name if model else None,
         model_version=model.version if model else None,
+        attributes_changed_at=max(changes, default=None),
         series=tuple(_series(row, counted.get(row.series_instance_uid), result) for row in series),
         deliveries=tuple(deliveries),
     )

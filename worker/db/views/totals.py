@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,6 +20,7 @@ from sqlalchemy.orm import Session
 from worker.db.tables import (
     REFUSED,
     UNCOMMITTED,
+    URGENT,
     Commitment,
     DeliveryRow,
     DeliveryState,
@@ -38,6 +40,7 @@ from worker.db.tables import (
 # A row gets its id before its transaction commits: this many of the newest rows are recounted each time, so that a row
 # whose transaction was still open is not missed.
 _NEWEST = 10_000
+_OPEN_STUDIES = 1000  # are looked at for the one that waits longest
 _WAITING = (DeliveryState.PENDING, DeliveryState.SENDING)
 _NOT_DONE = (JobState.PENDING, JobState.RUNNING, JobState.PARKED, JobState.SUPERSEDED)
 
@@ -55,8 +58,10 @@ class DestinationTotals:
 class Totals:
     """Numbers since the database was created; `refused` and `not_assessed` by reason, `results` by (model, class).
 
-    A result without a class counts as "not-assessed". `series`, `jobs` and unanswered `studies` by their present status
-    or state; `oldest_series` and `oldest_job` are the times of the oldest pending ones, None if none is pending.
+    A result without a class counts as "not-assessed". `series`, `jobs` and `studies` by their present status or state;
+    `oldest_series`, `oldest_job` and `oldest_urgent_job` are the times of the oldest pending ones, `oldest_study` when
+    something of the open study that waits longest changed last; None if none waits. `study_results`, `studies_without`
+    (by reason) and `contradictions` count answers for studies, revised ones too.
     """
 
     instances_received: int
@@ -66,7 +71,12 @@ class Totals:
     oldest_series: datetime | None
     jobs: dict[str, int]
     oldest_job: datetime | None
+    oldest_urgent_job: datetime | None
     studies: dict[str, int]
+    oldest_study: datetime | None
+    study_results: dict[tuple[str, str], int]
+    studies_without: dict[str, int]
+    contradictions: int
     results: dict[tuple[str, str], int]
     not_assessed: dict[str, int]
     deliveries: dict[str, DestinationTotals]
@@ -106,6 +116,11 @@ class RunningTotals:
         self._series = _AppendOnlyCount(SeriesRow)
         self._jobs = _AppendOnlyCount(JobRow)
         self._results = _AppendOnlyCount(ResultRow, ResultRow.model_id, ResultRow.label, ResultRow.reason)
+        self._studies = _AppendOnlyCount(StudyRow)
+        answer = StudyResultRow
+        self._study_results = _AppendOnlyCount(
+            answer, answer.model_id, answer.label, answer.reason, answer.contradiction.is_not(None)
+        )
         self._deliveries = _AppendOnlyCount(DeliveryRow, DeliveryRow.destination)
 
     def read(self, session: Session) -> Totals:
@@ -119,12 +134,11 @@ class RunningTotals:
             results = self._results.count(session)
             named = session.execute(select(ModelRow.id, ModelRow.name, ModelRow.version))
             models = {number: f"{name} {version}" for number, name, version in named}
-            by_class: Counter[tuple[str, str]] = Counter()
-            not_assessed: Counter[str] = Counter()
-            for (model_id, label, reason), number in results.items():
-                by_class[models[model_id], "not-assessed" if reason else label] += number
-                if reason:
-                    not_assessed[reason] += number
+            by_class, not_assessed = _by_class(results, models)
+            answers = self._study_results.count(session)
+            studies_by_class, studies_without = _by_class(answers, models)
+            studies = _by(session, StudyRow.state, (StudyState.OPEN, StudyState.PARKED))
+            answered = self._studies.count(session).total() - sum(studies.values())
             return Totals(
                 instances_received=self._instances.count(session).total(),
                 series_received=series,
@@ -134,8 +148,13 @@ class RunningTotals:
                     select(func.min(SeriesRow.created_at)).where(SeriesRow.status == SeriesStatus.PENDING)
                 ),
                 jobs=jobs | {JobState.DONE.value: self._jobs.count(session).total() - sum(jobs.values())},
-                oldest_job=_created_at_of_oldest_job(session),
-                studies=_by(session, StudyRow.state, (StudyState.OPEN, StudyState.PARKED)),
+                oldest_job=_created_at_of_oldest_job(session, JobRow.state == JobState.PENDING),
+                oldest_urgent_job=_created_at_of_oldest_job(session, URGENT),
+                studies=studies | {StudyState.ANSWERED.value: answered},
+                oldest_study=_oldest_open_study(session),
+                study_results=dict(studies_by_class),
+                studies_without=dict(studies_without),
+                contradictions=sum(number for key, number in answers.items() if key[3]),
                 results=dict(by_class),
                 not_assessed=dict(not_assessed),
                 deliveries={
@@ -159,9 +178,37 @@ def _refused(session: Session) -> dict[str, int]:
     return {str(reason): number for reason, number in session.execute(query)}
 
 
-def _created_at_of_oldest_job(session: Session) -> datetime | None:
-    oldest = select(func.min(JobRow.id)).where(JobRow.state == JobState.PENDING).scalar_subquery()
+def _by_class(
+    results: Counter[tuple[Any, ...]], models: Mapping[int, str]
+) -> tuple[Counter[tuple[str, str]], Counter[str]]:
+    """Of numbers by (model, label, reason, ...): by (model, class), and those without a class by reason."""
+    by_class: Counter[tuple[str, str]] = Counter()
+    not_assessed: Counter[str] = Counter()
+    for (model_id, label, reason, *_), number in results.items():
+        by_class[models[model_id], "not-assessed" if reason else label] += number
+        if reason:
+            not_assessed[reason] += number
+    return by_class, not_assessed
+
+
+def _created_at_of_oldest_job(session: Session, condition: Any) -> datetime | None:
+    oldest = select(func.min(JobRow.id)).where(condition).scalar_subquery()
     return session.scalar(select(JobRow.created_at).where(JobRow.id == oldest))
+
+
+def _oldest_open_study(session: Session) -> datetime | None:
+    """When the last image came of the open study that waits longest, among those that were opened first."""
+    first = select(StudyRow.study_instance_uid).where(StudyRow.state == StudyState.OPEN).order_by(StudyRow.id)
+    oldest = first.limit(_OPEN_STUDIES).subquery()
+    changed_at = func.max(SeriesRow.last_received_at)
+    longest: datetime | None = session.scalar(
+        select(changed_at)
+        .join(oldest, oldest.c.study_instance_uid == SeriesRow.study_instance_uid)
+        .group_by(SeriesRow.study_instance_uid)
+        .order_by(changed_at)
+        .limit(1)
+    )
+    return longest
 
 
 def _destination_totals(session: Session, destination: str, deliveries: int) -> DestinationTotals:

@@ -106,3 +106,9 @@ def name_patterns(key: str) -> NamePatterns:
     spelled = tuple(_spellings(wanted))
     ends = [end for group in spelled for end in (group, f"{group}=*")]
     return NamePatterns(spelled, is_exact, (*ends, *(f"*={end}" for end in ends)))
+
+
+def comparable_name(name: str) -> str:
+    """A person's name without what is no difference: case, padding, delimiters of empty components (PS3.5 6.2)."""
+    groups = ["^".join(part.strip() for part in group.split("^")).rstrip("^") for group in name.upper().split("=")]
+    return "=".join(groups).rstrip("=")

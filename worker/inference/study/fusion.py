@@ -92,7 +92,7 @@ def fuse(answers: Sequence[SeriesAnswer], model: ModelIdentity, rule: StudyRule)
     if any(item.lesion_probability is None for item in assessed):
         raise ValueError("a series has a label without a probability of a lesion")
     if not assessed:
-        return _not_assessed(ordered)
+        return not_assessed(ordered)
     shares = _shares(assessed, rule)
     if len(assessed) == 1:
         return _single(ordered, assessed[0], model)
@@ -120,7 +120,7 @@ def _log_odds(probability: float) -> float:
     return math.log(probability) - math.log1p(-probability)
 
 
-def _not_assessed(ordered: Sequence[SeriesAnswer]) -> StudyResult:
+def not_assessed(ordered: Sequence[SeriesAnswer]) -> StudyResult:
     """Of no series that is assessed: the reason that they share, or `no-series-assessed` with the reason of each."""
     reasons = {item.reason for item in ordered if item.reason}
     return StudyResult(

@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, select
 
 from tests.testbed.databases import make_tables
-from tests.testbed.instances import later, new_instance
-from tests.testbed.rows import add_series
+from tests.testbed.instances import MODEL, later, new_instance
+from tests.testbed.rows import add_series, queued_job
+from tests.testbed.studies import classify, receive
 from worker.db.deliveries import claim_deliveries, end_delivery
 from worker.db.engine import Database
 from worker.db.instances import add_instance
-from worker.db.tables import Commitment, DeliveryState, SeriesStatus
+from worker.db.studies.answering import add_study_result, study_inputs
+from worker.db.tables import Commitment, DeliveryState, SeriesStatus, StudyRow
 from worker.db.views import totals
 from worker.db.views.totals import RunningTotals
+from worker.inference.study.fusion import EQUAL_WEIGHTS, fuse
+from worker.results import SeriesAnswer
 
 
 def _fill(database: Database) -> None:
@@ -44,7 +48,7 @@ def test_finished_rows_are_the_difference(database: Database) -> None:
     assert numbers.deliveries["pacs"].commitments == {"due": 1, "requested": 0}
     assert numbers.deliveries["pacs"].oldest is None
     assert numbers.jobs == {"pending": 0, "running": 0, "parked": 1, "superseded": 0, "done": 1}
-    assert numbers.studies.keys() == {"open", "parked"}
+    assert numbers.studies == {"open": 4, "parked": 0, "answered": 0}
 
 
 def test_rows_are_counted_once_however_often_it_reads(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,3 +105,23 @@ def test_series_and_results_by_their_outcome(database: Database) -> None:
     assert numbers.results == {("test-model 1.0", "glioma"): 1}
     assert numbers.not_assessed == {}
     assert numbers.deliveries["pacs"].oldest == later(0)
+
+
+def test_answers_for_studies_and_the_study_that_waits_longest(database: Database) -> None:
+    classify(database, "a", seconds=5)
+    with database.write() as session:
+        study = session.scalars(select(StudyRow)).one()
+        said = SeriesAnswer("1.2", 1, "T1", "axial", "glioma", None, 0.9, {"glioma": 0.9, "notumor": 0.1})
+        answer = fuse([said], MODEL, EQUAL_WEIGHTS)
+        inputs = study_inputs(session, study.study_instance_uid)
+        assert add_study_result(session, study.id, inputs, 1, answer, later(9)) is not None
+    classify(database, "b", seconds=20, study_instance_uid="1.2.3")
+    waiting = receive(database, "c", seconds=30, study_instance_uid="1.2.4")
+    with database.write() as session:
+        queued_job(session, waiting, 40, urgent=True)
+    with database.read() as session:
+        numbers = RunningTotals().read(session)
+    assert numbers.studies == {"open": 2, "parked": 0, "answered": 1}
+    assert (numbers.oldest_study, numbers.oldest_urgent_job) == (later(20), later(40))
+    assert numbers.study_results == {("test-model 1.0", "glioma"): 1}
+    assert (numbers.studies_without, numbers.contradictions) == ({}, 0)

@@ -17,6 +17,7 @@ from tests.testbed.shown_bundle import make_shown_bundle
 from tests.testbed.web_site import serving, settings_of, signed_in
 from worker.db.engine import Database
 from worker.db.settling import InstanceRefusal, add_refused_instances
+from worker.db.studies.answering import StudySettling
 from worker.db.tables import TokenRole
 from worker.dicom.standard import derive_uid
 from worker.inference.bundle import verified_identity
@@ -50,7 +51,7 @@ def test_the_answer_for_the_study_stands_above_that_for_the_series(bundle_folder
     address = f"/series/{derive_uid('series', 'a')}"
     with serving(settings_of(tmp_path, bundle_folder)) as (client, _):
         assert "No answer yet" in client.get(address).text
-        runner = StudyRunner(database, tmp_path, "host:1", lambda: later(99), LEASE, timedelta(), 3)
+        runner = StudyRunner(database, tmp_path, "host:1", lambda: later(99), LEASE, StudySettling(timedelta()), 3)
         assert runner.run_next({1: ServedModel(MODEL, lambda _: None)})  # type: ignore[arg-type, return-value]
         page = client.get(address).text
     database.close()

@@ -16,6 +16,7 @@ from tests.testbed.rows import LEASE, add_series
 from tests.testbed.web_site import serving, settings_of
 from worker.db.engine import Database
 from worker.db.migrate import migrate
+from worker.db.studies.answering import StudySettling
 from worker.db.tables import SeriesStatus
 from worker.dicom.standard import derive_uid
 from worker.jobs.bundle_store import ServedModel
@@ -34,7 +35,7 @@ def site(shown_bundle: Path, tmp_path: Path) -> Iterator[httpx.Client]:
     studies.classify(database, "b", 0.8)
     studies.refuse(database, "knee", "body-part")
     add_series(database, "newer", SeriesStatus.CLASSIFIED, 60)
-    runner = StudyRunner(database, tmp_path, "host:1", lambda: later(99), LEASE, timedelta(), 3)
+    runner = StudyRunner(database, tmp_path, "host:1", lambda: later(99), LEASE, StudySettling(timedelta()), 3)
     while runner.run_next({1: ServedModel(MODEL, lambda _: None)}):  # type: ignore[arg-type, return-value]
         pass
     database.close()

@@ -15,7 +15,7 @@ from tests.testbed.studies import STUDY, classify, receive, refuse
 from tests.unit.jobs.test_studies import SERVED, runner
 from worker.db.engine import Database
 from worker.db.results import NewObject
-from worker.db.studies.answering import add_study_result, claim_study, study_inputs
+from worker.db.studies.answering import StudySettling, add_study_result, claim_study, study_inputs
 from worker.db.tables import ObjectKind, ReadState, SeriesStatus
 from worker.db.views.search import Search
 from worker.db.views.worklist import matching
@@ -45,7 +45,7 @@ def test_deliveries_are_counted_and_the_reason_is_that_of_the_only_series(databa
     add_series(database, "a", SeriesStatus.CLASSIFIED)
     add_series(database, "b", SeriesStatus.REFUSED, 60)
     with database.write() as session:
-        study = claim_study(session, "me", later(99), timedelta(), timedelta(seconds=30))
+        study = claim_study(session, "me", later(99), StudySettling(timedelta()), timedelta(seconds=30))
         assert study is not None
         inputs = study_inputs(session, study.study_instance_uid)
         result = answer_study(inputs, 1, SERVED[1], {})

@@ -1,0 +1,111 @@
+"""What two models said of the series of each study that both processed; and the studies of a month."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from sqlalchemy import Subquery, and_, func, select, union_all
+from sqlalchemy.orm import Session
+
+from worker.db.tables import JobRow, ResultRow, SeriesRow, ShadowResultRow, StudyResultRow
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """A stored result of a model for a series; `basis` as in ResultRow."""
+
+    label: str | None
+    reason: str | None
+    probabilities: Mapping[str, float]
+    basis: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedSeries:
+    """A series, what its headers tell of it, and what both models said of its newest images that both processed."""
+
+    series_instance_uid: str
+    sequence: str | None
+    plane: str | None
+    first: StoredAnswer
+    second: StoredAnswer
+
+
+def compared_studies(session: Session, first: int, second: int) -> Iterator[tuple[str, list[ComparedSeries]]]:
+    """Every study of which both models (row ids) processed a series, with those series; read row by row."""
+    one, other = _answers(first, "one"), _answers(second, "other")
+    same = and_(one.c.series_id == other.c.series_id, one.c.input_sha256 == other.c.input_sha256)
+    rows = session.execute(
+        select(SeriesRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.sequence, SeriesRow.plane,
+               one.c.label, one.c.reason, one.c.probabilities, one.c.basis,
+               other.c.label, other.c.reason, other.c.probabilities, other.c.basis)
+        .join(one, one.c.series_id == SeriesRow.id)
+        .join(other, same)
+        .order_by(SeriesRow.study_instance_uid, SeriesRow.series_instance_uid, one.c.job_id)
+        .execution_options(yield_per=1000)
+    )  # fmt: skip
+    for study, of_study in groupby(rows, key=itemgetter(0)):
+        newest = {row[1]: row for row in of_study}
+        yield (
+            study,
+            [
+                ComparedSeries(row[1], row[2], row[3], StoredAnswer(*row[4:8]), StoredAnswer(*row[8:12]))
+                for row in newest.values()
+            ],
+        )
+
+
+def _answers(model_id: int, name: str) -> Subquery:
+    queries = [
+        select(JobRow.id.label("job_id"), JobRow.series_id, JobRow.input_sha256, row.label, row.reason,
+               row.probabilities, row.basis)
+        .join(row, row.job_id == JobRow.id)
+        .where(JobRow.model_id == model_id)
+        for row in (ResultRow, ShadowResultRow)
+    ]  # fmt: skip
+    return union_all(*queries).subquery(name)
+
+
+@dataclass(frozen=True, slots=True)
+class StudiesMonth:
+    """The studies that were answered in a time, by their last answer of it: `labels` by class, `without` by reason.
+
+    `revised`: those with several answers so far; `contradicted`: those whose series contradict each other.
+    """
+
+    studies: int
+    labels: dict[str, int]
+    without: dict[str, int]
+    revised: int
+    contradicted: int
+
+
+def studies_answered(session: Session, since: datetime, until: datetime) -> StudiesMonth:
+    """Count the studies that were answered from `since` until before `until`."""
+    answer = StudyResultRow
+    last = (
+        select(answer.study_id, func.max(answer.number).label("number"))
+        .where(answer.created_at >= since, answer.created_at < until)
+        .group_by(answer.study_id)
+        .subquery()
+    )
+    rows = session.execute(
+        select(answer.label, answer.reason, answer.number > 1, answer.contradiction.is_not(None), func.count())
+        .join(last, and_(last.c.study_id == answer.study_id, last.c.number == answer.number))
+        .group_by(answer.label, answer.reason, answer.number > 1, answer.contradiction.is_not(None))
+    )
+    labels: Counter[str] = Counter()
+    without: Counter[str] = Counter()
+    total = revised = contradicted = 0
+    for label, reason, is_revised, is_contradicted, number in rows:
+        (labels if label else without)[label or reason or ""] += number
+        total += number
+        revised += number if is_revised else 0
+        contradicted += number if is_contradicted else 0
+    return StudiesMonth(total, dict(sorted(labels.items())), dict(sorted(without.items())), revised, contradicted)
