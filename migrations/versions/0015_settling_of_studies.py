@@ -33,7 +33,7 @@ def upgrade() -> None:
     op.add_column("shadow_result", sa.Column("basis", sa.JSON(), nullable=True))
     op.add_column("job", sa.Column("urgent", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.create_index(
-        op.f("ix_job_not_before"), "job", ["not_before", "id"], postgresql_where=_URGENT, sqlite_where=_URGENT
+        op.f("ix_job_not_before_id"), "job", ["not_before", "id"], postgresql_where=_URGENT, sqlite_where=_URGENT
     )
     op.create_table(
         "other_study",
@@ -49,7 +49,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_column("series", "attributes_changed_at")
     op.drop_table("other_study")
-    op.drop_index(op.f("ix_job_not_before"), table_name="job")
+    op.drop_index(op.f("ix_job_not_before_id"), table_name="job")
     op.drop_column("job", "urgent")
     op.drop_column("shadow_result", "basis")
     op.drop_table("study_count")
