@@ -161,6 +161,10 @@ as sent, never transcoded:
 For senders listed as `[[peer]]` with `query = true`: Study Root Query/Retrieve Information Model - FIND
 (`{UID("1.2.840.10008.5.1.4.1.2.2.1")}`), level SERIES, keys Study and Series Instance UID; asked for: Number of Series
 Related Instances (0020,1209). Without an answer the series settles by silence.
+Once every series of a study has settled: level STUDY, key Study Instance UID; asked for: Number of Study Related Series
+(0020,1206) and Instances (0020,1208). Where these are not the numbers that are here: level SERIES, key Study Instance
+UID; asked for: Series Instance UID, Modality, Number of Series Related Instances; at most 1,000 series. Another
+association, of another process.
 Over an association that its sender keeps open and alive a series settles {receive.idle_seconds:g} s after its last
 image (`idle_seconds`). After an association that was aborted or lost, and after a refused instance that did not come
 again, a series waits {receive.incomplete_seconds:g} s more (`incomplete_seconds`), and the report states that it may be
