@@ -99,6 +99,8 @@ class TrainConfig(_Strict):
     """Weight of the loss that draws the class's activation map to the marked tumour."""
     sampling: Literal["patients", "classes", "pictures", "strata"] = "patients"
     """What is sampled uniformly: monai_train/training/sampling.py."""
+    sampling_levels: int = Field(6, ge=1)
+    """Equal parts of a series that sampling "strata" draws equally often; 1: the slice level does not count."""
     weighted_loss: bool = False
     """Weight each class by the inverse of its training pictures: for sampling "pictures"."""
     sequence_loss: float = Field(0.0, ge=0)

@@ -20,7 +20,6 @@ from monai_train.training.paste_masks import paste_masked
 from worker.errors import StartError
 
 _MINIMUM = 2  # pictures per class
-_LEVELS = 6  # of a series from its first slice to its last, for sampling "strata"
 _BRAIN = REGIONS.index("brain")
 
 
@@ -194,7 +193,7 @@ def make_sampler(
         pictures=training,
         mirrors=make_mirrors(training.pixels, training.boxes),
         masks=masks.select(usable) if masks is not None else Masks.none(training.pixels.shape[-1]),
-        weights=_weights(training, config.sampling),
+        weights=_weights(training, config.sampling, config.sampling_levels),
         config=config,
         healthy=healthy,
         sequences=_known([row.sequence for row in training.rows], SEQUENCES),
@@ -206,13 +205,13 @@ def _known(values: Sequence[str], names: Sequence[str]) -> torch.Tensor:
     return torch.tensor([names.index(value) if value in names else UNLABELLED for value in values])
 
 
-def _weights(pictures: Pictures, sampling: str) -> torch.Tensor:
+def _weights(pictures: Pictures, sampling: str, levels: int) -> torch.Tensor:
     """Relative probability of each picture among those that a recipe allows.
 
     `patients`: classes are equally likely; within a class, a patient is weighted by the square root of their number of
     pictures, and copies share the weight of their picture. `strata`: class, data set and sequence are drawn together,
-    by the square root of their number of patients; then the sixth of the series, from its first slice to its last, with
-    equal probability, so that the level does not tell the class; then a picture as for `patients`. `classes`:
+    by the square root of their number of patients; then one of `levels` equal parts of the series, from its first slice
+    to its last, so that the level does not tell the class; then a picture as for `patients`. `classes`:
     classes are equally likely, and so are the files of a class. `pictures`: all files are equally likely.
     """
     rows = pictures.rows
@@ -225,7 +224,7 @@ def _weights(pictures: Pictures, sampling: str) -> torch.Tensor:
         _scale(weights, classes)
         return weights
     strata = [(name, row.dataset, row.sequence) for name, row in zip(classes, rows, strict=True)]
-    _scale(weights, [(*stratum, _level(row)) for stratum, row in zip(strata, rows, strict=True)])
+    _scale(weights, [(*stratum, _level(row, levels)) for stratum, row in zip(strata, rows, strict=True)])
     patients = Counter(stratum for stratum, _ in {(s, row.patient_group) for s, row in zip(strata, rows, strict=True)})
     _scale(weights, strata, {stratum: count**0.5 for stratum, count in patients.items()})
     return weights
@@ -240,11 +239,11 @@ def _scale(weights: torch.Tensor, groups: Sequence[Hashable], totals: Mapping[An
         weights[own] /= weights[own].sum() / (totals[group] if totals else 1.0)
 
 
-def _level(row: ManifestRow) -> int | None:
-    """The sixth of its series in which a slice lies, from 0; None where it is not known."""
+def _level(row: ManifestRow, levels: int) -> int | None:
+    """In which of `levels` equal parts of its series a slice lies, from 0; None where it is not known."""
     if row.slice_number is None or not row.slice_count:
         return None
-    return (row.slice_number - 1) * _LEVELS // row.slice_count
+    return (row.slice_number - 1) * levels // row.slice_count
 
 
 def _patient_weights(rows: Sequence[ManifestRow]) -> torch.Tensor:
