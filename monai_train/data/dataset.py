@@ -100,8 +100,8 @@ def box_on(volume: Volume, index: int, row: ManifestRow) -> list[float]:
 def preprocessing_sha256() -> str:
     """SHA-256 of the preprocessing code, so that pixels cached by another version are not used."""
     folder = Path(worker.__file__).parent
-    names = ("pixels/decode.py", "pixels/geometry.py", "inference/resample.py", "inference/preprocess.py")
-    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
+    names = ("pixels/decode", "pixels/geometry", "pixels/background", "inference/resample", "inference/preprocess")
+    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in names)).hexdigest()
 
 
 def load_pictures(

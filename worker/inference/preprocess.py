@@ -31,13 +31,14 @@ from worker.errors import NotAssessable, StartError
 from worker.inference.reformat import Reformatted, reformat
 from worker.inference.resample import axis_weights, coverage, resample
 from worker.pixels.arrays import ByteArray, FloatArray
+from worker.pixels.background import blacken_background
 from worker.pixels.decode import MAXIMUM_FILE_SAMPLES, DecodedFrame, decode
 from worker.pixels.geometry import OrientedFrame, Plane, stack
 
 LEVELS = np.float32(255)
 DISPLAY_SIZE = 512  # the longest side of a displayed slice
 _TARGET = "worker.inference.preprocess.Preprocessing"
-_LATER = frozenset({"slice_spacing_mm", "reformat_below_mm"})  # keys that earlier bundles lack, both of them
+_LATER = (frozenset({"slice_spacing_mm", "reformat_below_mm"}), frozenset({"grey_background"}))  # earlier bundles lack
 _NOISE_PROFILE = 0.08  # a row or column belongs to the head from this fraction of the fullest row's or column's pixels
 
 
@@ -54,6 +55,7 @@ class Preprocessing:
     thumbnail          longest side of the image on which head and window are found
     slice_spacing_mm   distance of the axial slices to which a 3-D series is reformatted (`reformat`); 0: never
     reformat_below_mm  a series whose slices are less than this apart is a 3-D series; 0: none is
+    grey_background    of the grey range above the darkest: a background from there on becomes 0; 0: none does
     """
 
     size: int = 160
@@ -65,6 +67,7 @@ class Preprocessing:
     thumbnail: int = 96
     slice_spacing_mm: float = 0.0
     reformat_below_mm: float = 0.0
+    grey_background: float = 0.0
 
     def __post_init__(self) -> None:
         sound = (
@@ -76,6 +79,7 @@ class Preprocessing:
             and 16 <= self.thumbnail <= 512
             and (self.slice_spacing_mm == self.reformat_below_mm == 0 or 1 <= self.slice_spacing_mm <= 20)
             and 0 <= self.reformat_below_mm <= self.slice_spacing_mm
+            and 0 <= self.grey_background <= 0.5
         )
         if not sound:
             raise StartError("preprocessing-invalid", "The preprocessing definition has a value out of range.")
@@ -83,7 +87,7 @@ class Preprocessing:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Preprocessing:
         """From the bundle's JSON object, which has every key and no other, but may lack _LATER. Raises StartError."""
-        given = dict.fromkeys(_LATER, 0.0) if not _LATER & values.keys() else {}
+        given = {key: 0.0 for later in _LATER if not later & values.keys() for key in later}
         given |= {key: value for key, value in values.items() if key != "_target_"}
         if values.get("_target_", _TARGET) != _TARGET:
             raise StartError("preprocessing-invalid", "The preprocessing definition names another implementation.")
@@ -272,6 +276,9 @@ def _tensor(
 ) -> tuple[FloatArray, list[Square], tuple[float, float]]:
     """The tensor, the square of each slice and the grey window of the series."""
     thumbnails, scale = _thumbnails(slices, definition.thumbnail)
+    least = definition.grey_background
+    if least and (blackened := blacken_background(slices, thumbnails, least)) is not None:
+        slices, thumbnails = blackened, _thumbnails(blackened, definition.thumbnail)[0]
     boxes = _head_boxes(thumbnails, definition.head_threshold)
     window = _window(thumbnails, boxes, definition)
     squares = _squares(boxes, scale, slices[0].extent, definition)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.errors import NotAssessable
-from worker.pixels.arrays import PixelArray
+from worker.pixels.arrays import FloatArray, PixelArray
 from worker.pixels.decode import DecodedFrame
 
 SPACING_TOLERANCE = 0.01  # relative
@@ -65,7 +65,7 @@ class OrientedFrame:
     """
 
     source: DecodedFrame
-    pixels: PixelArray
+    pixels: PixelArray | FloatArray  # floats: see pixels.background
     spacing: tuple[float, float]
     plane: Plane | None
     position_mm: float | None

@@ -71,6 +71,7 @@ def test_definition_survives_json() -> None:
         ({"reformat_below_mm": 2.5}, "range"),
         ({"slice_spacing_mm": 5.0, "reformat_below_mm": -1}, "range"),
         ({"slice_spacing_mm": float("nan")}, "range"),
+        ({"grey_background": 0.6}, "range"),
         ({"_target_": "os.system"}, "another implementation"),
     ],
     ids=lambda value: str(value),
@@ -82,9 +83,11 @@ def test_definition_refuses_what_it_does_not_know(change: dict[str, Any], named:
 
 def test_definition_of_an_earlier_bundle_reformats_nothing() -> None:
     values = DEFINITION.to_json()
-    earlier = {key: value for key, value in values.items() if key not in ("slice_spacing_mm", "reformat_below_mm")}
-    assert len(earlier) == len(values) - 2
+    later = ("slice_spacing_mm", "reformat_below_mm", "grey_background")
+    earlier = {key: value for key, value in values.items() if key not in later}
+    assert len(earlier) == len(values) - 3
     assert Preprocessing.from_json(earlier) == DEFINITION
+    assert Preprocessing.from_json(earlier | {"grey_background": 0.1}) == replace(DEFINITION, grey_background=0.1)
     with pytest.raises(StartError, match="'reformat_below_mm' is missing"):
         Preprocessing.from_json(earlier | {"slice_spacing_mm": 5.0})
 
@@ -104,6 +107,28 @@ def test_a_thin_series_is_reformatted_where_the_definition_says_so(tmp_path: Pat
     assert made.is_reformatted
     assert made.tensor.shape == (3, 1, 64, 64)
     np.testing.assert_allclose(made.tensor[1], preprocess(paths[:1], DEFINITION).tensor[0], atol=0.1)
+
+
+def test_air_that_is_grey_becomes_black(tmp_path: Path) -> None:
+    """As in phase-sensitive inversion recovery, where fluid is darker than air."""
+    air, fluid = head() == 0, np.hypot(*np.mgrid[-1 : 1 : 160 * 1j, -1 : 1 : 160 * 1j]) < 0.15
+    tensors, sides = [], []
+    for name, background in (("grey", 0.3), ("black", 0.0)):
+        (tmp_path / name).mkdir()
+        picture = np.where(air, background, np.where(fluid, 0.0, head()))
+        paths = series(tmp_path / name, [grey(picture)] * 3)
+        volume = preprocess(paths, replace(DEFINITION, grey_background=0.1))
+        tensors.append(volume.tensor)
+        sides.append(volume.squares[0].side)
+        untouched = preprocess(paths, DEFINITION)
+        if name == "grey":
+            assert untouched.tensor[:, :, 8, 8].min() > 0.2
+            assert untouched.squares[0].side > sides[0]  # the head does not stand out
+        else:
+            np.testing.assert_array_equal(volume.tensor, untouched.tensor)
+    assert sides[0] == pytest.approx(sides[1], rel=0.05)
+    assert np.abs(tensors[0] - tensors[1]).mean() < 0.05
+    assert (tensors[0][:, :, 8, 8] == 0).all()
 
 
 def test_definition_must_be_complete() -> None:
