@@ -58,10 +58,9 @@ from worker.storage.versions.conflicts import Conflicts, NoSuchConflict
 
 KILLED_IN = ("storage/keeper.py", "storage/pending.py", "versions/repetition.py",
              "versions/conflicts.py", "versions/corrections.py", "db/deliveries.py",
-             "jobs/studies.py", "jobs/study_objects.py", "studies/answering.py", "reporting/outbox.py")  # fmt: skip
+             "jobs/studies.py", "jobs/study_objects.py", "db/results.py", "reporting/outbox.py")  # fmt: skip
 BY_LINE = ("_commit", "store", "_store", "_repeat", "move", "accept", "reject", "correct_instances", "_settle_again",
-           "decide_conflict", "_commit_compared", "supersede_deliveries", "run_next", "_answer", "add_study_result",
-           "make_study_objects", "_write")  # fmt: skip
+           "decide_conflict", "_commit_compared", "supersede_deliveries", "_write")  # fmt: skip
 WRONG, RIGHT = mr_instance(), mr_instance(PatientID="R1", SeriesInstanceUID="1.2.3")
 OTHER = mr_instance(PatientID="R1", PixelData=bytes(512))
 
