@@ -91,7 +91,7 @@ def test_health_counts_what_is_not_done(database: Database, settings: Settings) 
     assert check_health(settings, database, later(1))["counts"] == {
         "series": {"open": 1},
         "jobs": {"pending": 1, "running": 0, "parked": 0},
-        "studies": {"open": 0, "parked": 0},
+        "studies": {"open": 2, "parked": 0},
         "deliveries": {"pending": 0, "sending": 0, "failed": 0},
         "files": {"damaged": 0, "missing": 0},
     }
