@@ -32,6 +32,7 @@ from worker.db.jobs import claim_job, end_job, release_leases_of
 from worker.db.models import model_row
 from worker.db.results import NewObject, add_result
 from worker.db.series import lock_open_series, queue_series
+from worker.db.studies.answering import StudySettling
 from worker.db.tables import (
     ConflictRow,
     DeliveryRow,
@@ -92,10 +93,11 @@ class Place:
             release_leases_of(session, "host:1", moment)
         outbox, integrity = Outbox(self.data, level="study"), Integrity(self.database, self.data, lambda: moment)
         objects = StudyObjects(self.database, self.data, outbox, integrity, ("pacs", "archive"))
-        quiet = timedelta(seconds=5)
+        lease, settling = timedelta(seconds=5), StudySettling(timedelta(seconds=5))
         StudyRunner(
-            self.database, self.data, "host:1", lambda: moment, lease=quiet, quiet=quiet, attempts=9, objects=objects
-        ).run_next({1: ServedModel(MODEL, classify=_no_pixels)})
+            self.database, self.data, "host:1", lambda: moment, lease=lease, settling=settling, attempts=9,
+            objects=objects,
+        ).run_next({1: ServedModel(MODEL, classify=_no_pixels)})  # fmt: skip
 
     def state(self) -> tuple[Any, ...]:
         """Everything that the change changes, by content. AssertionError where a file is not what its row says."""

@@ -17,6 +17,7 @@ from tests.unit.jobs.test_studies import SERVED, Died
 from worker.config.sections import Level
 from worker.db.engine import Database
 from worker.db.jobs import release_leases_of
+from worker.db.studies.answering import StudySettling
 from worker.db.tables import (
     DeliveryRow,
     InstanceRow,
@@ -65,7 +66,8 @@ def runner(
         ("pacs", "fhir"),
     )
     seconds = timedelta(seconds=5)
-    return StudyRunner(database, folder, owner, clock, lease=seconds, quiet=seconds, attempts=3, objects=objects)
+    settling = StudySettling(seconds)
+    return StudyRunner(database, folder, owner, clock, lease=seconds, settling=settling, attempts=3, objects=objects)
 
 
 def made(database: Database, kind: ObjectKind = ObjectKind.REPORT) -> list[ObjectRow]:
