@@ -1,6 +1,7 @@
 // An extension for the OHIF viewer with a hanging protocol, in the forms that OHIF 3.13 documents. OHIF draws a report
 // by the coordinates of its measurements, and a classification has none: it is shown in OHIF's text view instead. A
-// study with such a report opens with images, heat map and report side by side.
+// study with such a report opens with images, heat map and report side by side; the images are those of the series that
+// decided, unless the link names another.
 "use strict";
 
 (() => {
@@ -93,12 +94,18 @@
       const read = imagesRead(displaySets);
       return list(displaySet.instances).some((instance) => read.has(instance.SOPInstanceUID));
     },
+    // The series that the picture shows: of a study that which decided.
+    workerShown(displaySet, { displaySets }) {
+      const shown = new Set(displaySets.filter(isPicture).map((picture) => sourceOf(picture).ReferencedSOPInstanceUID));
+      return list(displaySet.instances).some((instance) => shown.has(instance.SOPInstanceUID));
+    },
     workerPicture(displaySet, { displaySets }) {
       return isPicture(displaySet) && imagesRead(displaySets).has(sourceOf(displaySet).ReferencedSOPInstanceUID);
     },
   };
 
   const holds = (attribute) => ({ attribute, required: true, constraint: { equals: { value: true } } });
+  const prefers = (attribute, weight) => ({ attribute, weight, constraint: { equals: { value: true } } });
   const view = (id, options) => ({
     viewportOptions: { toolGroupId: "default", allowUnmatchedView: true, ...options },
     displaySets: [{ id }],
@@ -111,7 +118,14 @@
     numberOfPriorsReferenced: 0,
     defaultViewport: view("images", { viewportType: "stack" }),
     displaySetSelectors: {
-      images: { seriesMatchingRules: [holds("workerImages")] },
+      // isDisplaySetFromUrl is OHIF's own: the series that a link names.
+      images: {
+        seriesMatchingRules: [
+          holds("workerImages"),
+          prefers("workerShown", 10),
+          prefers("isDisplaySetFromUrl", 20),
+        ],
+      },
       picture: { seriesMatchingRules: [holds("workerPicture")] },
       report: { seriesMatchingRules: [holds("workerReport")] },
     },
