@@ -94,10 +94,10 @@ def test_orthanc_is_asked_for_the_series_of_a_study_and_its_reports_are_not_awai
 ) -> None:
     """First it has a series more; then all series are here, and a report besides, which the worker is not sent."""
     port, study = free_port(), "1.2.840.99.1"
-    first, second = (write_series(tmp_path / name, 3, name, StudyInstanceUID=study) for name in "ab")
-    report = write_series(tmp_path / "report", 1, "sr", StudyInstanceUID=study, Modality="SR")
+    first, second = (write_series(tmp_path / name, 3, name, StudyInstanceUID=study, PatientID="P") for name in "ab")
+    report = write_series(tmp_path / "report", 1, "sr", StudyInstanceUID=study, PatientID="P", Modality="SR")
     with orthanc.running(tmp_path / "orthanc", port) as archive:
-        settings = _settings(tmp_path, archive.port, port, quiet_seconds=1)
+        settings = _settings(tmp_path, archive.port, port, quiet_seconds=1, incomplete_seconds=0, idle_seconds=2)
         receiver = Receiver(settings, database, lambda: datetime.now(UTC))
         receiver.start()
         archive.upload([*first, *second])

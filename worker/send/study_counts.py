@@ -66,9 +66,11 @@ def _query(assoc: Association, uid: str, held: Mapping[str, int], settings: Sett
     identifier.QueryRetrieveLevel = "STUDY"
     identifier.StudyInstanceUID = uid
     identifier.NumberOfStudyRelatedSeries = identifier.NumberOfStudyRelatedInstances = None
-    for match in find_matches(assoc, identifier, _MAXIMUM_STUDIES, seconds) or ():
-        numbers = counted(match, "NumberOfStudyRelatedSeries"), counted(match, "NumberOfStudyRelatedInstances")
-        if str(match.get("StudyInstanceUID", "")) == uid and numbers == (len(held), sum(held.values())):
+    matches = find_matches(assoc, identifier, _MAXIMUM_STUDIES, seconds) or ()
+    studies = [match for match in matches if str(match.get("StudyInstanceUID", "")) == uid]
+    if len(studies) == 1:  # Orthanc has several of a study with several patients
+        numbers = [counted(studies[0], f"NumberOfStudyRelated{what}") for what in ("Series", "Instances")]
+        if numbers == [len(held), sum(held.values())]:
             return StudyCount(len(held), 0, 0)
     identifier = Dataset()
     identifier.QueryRetrieveLevel = "SERIES"

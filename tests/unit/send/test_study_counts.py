@@ -109,6 +109,21 @@ def test_the_reports_of_a_study_are_not_awaited(database: Database) -> None:
         assert counted(database, peer) == StudyCount(1, 0, 0)
 
 
+def test_a_study_that_a_sender_has_twice_is_listed(database: Database) -> None:
+    """As Orthanc has a study of two patients: each part has as many series as are here."""
+    received(database)
+    [here] = _held(database)
+
+    def responses(identifier: Dataset) -> Iterator[tuple[int, Dataset | None]]:
+        if identifier.QueryRetrieveLevel == "STUDY":
+            yield from [(PENDING, study(1, 1)), (PENDING, study(1, 1))]
+        else:
+            yield from [(PENDING, series(here)), (PENDING, series("1.2", images=3))]
+
+    with sender(responses) as peer:
+        assert counted(database, peer) == StudyCount(2, 1, 3)
+
+
 def test_a_sender_without_a_usable_answer_is_queried_again(database: Database) -> None:
     received(database)
     away = PeerSection(ae_title="SENDER", host="127.0.0.1", port=free_port(), query=True, timeout_seconds=2)
