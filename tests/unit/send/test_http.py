@@ -119,7 +119,7 @@ def test_why_there_was_no_answer_has_nothing_of_the_exceptions_text(
     ("url", "reason", "words"),
     [
         ("http://nowhere.invalid/fhir", "host-unresolved", "the host name 'nowhere.invalid' does not resolve"),
-        (f"http://127.0.0.1:{free_port()}", "peer-unavailable", "connection refused; is it running"),
+        ("http://127.0.0.1:1", "peer-unavailable", "connection refused; is it running"),
     ],
 )
 def test_a_real_request_to_nobody_has_its_reason(url: str, reason: str, words: str) -> None:
