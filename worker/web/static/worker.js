@@ -37,7 +37,7 @@ function startViewer(viewer) {
     for (const element of [...edges, place]) element.hidden = true;
     if (!facts.has(ordinal)) {
       const answer = await fetch(`${viewer.dataset.base}${ordinal}.json`).catch(() => null);
-      if (!answer?.ok) return;
+      if (!answer?.ok) return void answer?.body?.cancel(); // a body that nobody reads holds the connection
       facts.set(ordinal, await answer.json());
     }
     if (ordinal !== shown) return;
