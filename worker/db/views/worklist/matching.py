@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, exists, func, literal, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from worker.db.tables import ReadState, SeriesRow, SeriesStatus, StudyRow, UtcDateTime
@@ -16,7 +16,6 @@ from worker.dicom.standard import is_uid
 
 Column = Callable[[Any], Any]
 _SERIES_OF_FEW = 4 * FEW  # rows that are read to find up to FEW studies
-_OF_STUDY = SeriesRow.study_instance_uid == StudyRow.study_instance_uid
 
 
 def conditions_of(session: Session, search: Search, at_most: int | None = None) -> list[ColumnElement[bool]]:
@@ -28,19 +27,23 @@ def conditions_of(session: Session, search: Search, at_most: int | None = None) 
     With `at_most` the list is not walked: about so many matches suffice, in any order.
     """
     has_images = StudyRow.received_at.is_not(None)
-    asked = _of_series(session, search, at_most)
-    if asked is None:
+    entries = few_entries(session, search.text, FEW) if search.text else []
+    if not _of_series(search, entries, _indexed):
         return [has_images, *_of_study(search, _indexed)]
-    conditions, is_rare = asked
-    if is_rare:
-        rows = session.scalars(select(SeriesRow.study_instance_uid).where(conditions).limit(_SERIES_OF_FEW)).all()
-        uids = set(rows)
-        if len(rows) < _SERIES_OF_FEW and len(uids) <= FEW:
+    if search.sequence is not None or _keys(search, _indexed) or (search.text and entries is not None):
+        by_index = select(SeriesRow.study_instance_uid).where(*_of_series(search, entries, _indexed))
+        # Counting takes a tenth of the time of fetching, which is for nothing where they are many.
+        number = session.scalar(select(func.count()).select_from(by_index.limit(_SERIES_OF_FEW).subquery())) or 0
+        uids = set(session.scalars(by_index)) if number < _SERIES_OF_FEW else set()
+        if number < _SERIES_OF_FEW and len(uids) <= FEW:
             return [has_images, StudyRow.study_instance_uid.in_(uids), *_of_study(search, unindexed)]
     if at_most is not None and search.text:
-        named = StudyRow.study_instance_uid.in_(select(SeriesRow.study_instance_uid).where(conditions))
-        return [has_images, named, *_of_study(search, unindexed)]
-    return [has_images, exists().where(_OF_STUDY, conditions), *_of_study(search, _indexed)]
+        matching = select(SeriesRow.study_instance_uid).where(*_of_series(search, entries, _indexed, at_most))
+        return [has_images, StudyRow.study_instance_uid.in_(matching), *_of_study(search, unindexed)]
+    # The series of a study are found by its UID, whatever else of theirs has an index.
+    exist = exists().where(SeriesRow.study_instance_uid == StudyRow.study_instance_uid,
+                           *_of_series(search, entries, unindexed))  # fmt: skip
+    return [has_images, exist, *_of_study(search, _indexed)]
 
 
 def beyond(search: Search) -> list[ColumnElement[bool]]:
@@ -58,30 +61,34 @@ def _indexed(column: Any) -> Any:
     return column
 
 
-def _of_series(session: Session, search: Search, at_most: int | None) -> tuple[ColumnElement[bool], bool] | None:
-    """What a series of the study must have, and whether an index may find few; None where nothing is asked."""
+def _keys(search: Search, column: Column) -> list[ColumnElement[bool]]:
+    """What names a patient, a study or a series."""
     keys = {
         SeriesRow.series_instance_uid: search.series_instance_uid,
         SeriesRow.study_instance_uid: search.study_instance_uid,
         SeriesRow.accession_number: search.accession_number,
         SeriesRow.patient_id: search.patient_id,
-        SeriesRow.sequence: search.sequence,
     }
-    others = {SeriesRow.contrast_agent: search.contrast_agent, SeriesRow.plane: search.plane}
-    conditions = [column == value for column, value in keys.items() if value is not None]
-    is_rare = bool(conditions)
-    conditions += [column == value for column, value in others.items() if value is not None]
+    return [column(key) == value for key, value in keys.items() if value is not None]
+
+
+def _of_series(
+    search: Search, entries: Sequence[int] | None, column: Column, at_most: int | None = None
+) -> list[ColumnElement[bool]]:
+    """What a series of the study must have; `entries` are those of the text, None where they are many."""
+    conditions = _keys(search, column)
     if search.text:
-        entries = few_entries(session, search.text, FEW)
-        is_rare = is_rare or entries is not None
-        found: ColumnElement[bool] = SeriesRow.search_entry_id.in_(entries or [])
+        found: ColumnElement[bool] = column(SeriesRow.search_entry_id).in_(entries or [])
         if entries is None:
             found = has_words(search.text)
             if at_most is not None:
                 found = and_(SeriesRow.search_entry_id.in_(first_entries(search.text, at_most)), found)
         uids = (SeriesRow.series_instance_uid, SeriesRow.study_instance_uid) if is_uid(search.text) else ()
-        conditions.append(or_(found, *(uid == search.text for uid in uids)))
-    return (and_(*conditions), is_rare) if conditions else None
+        conditions.append(or_(found, *(column(uid) == search.text for uid in uids)))
+    if search.sequence is not None:
+        conditions.append((unindexed if conditions else column)(SeriesRow.sequence) == search.sequence)
+    others = {SeriesRow.contrast_agent: search.contrast_agent, SeriesRow.plane: search.plane}
+    return [*conditions, *(column(key) == value for key, value in others.items() if value is not None)]
 
 
 def _of_study(search: Search, column: Column) -> list[ColumnElement[bool]]:
