@@ -10,7 +10,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Subquery, and_, func, select, union_all
+from sqlalchemy import Subquery, and_, case, func, select, union_all
 from sqlalchemy.orm import Session
 
 from worker.db.tables import JobRow, ResultRow, SeriesRow, ShadowResultRow, StudyResultRow
@@ -96,16 +96,22 @@ def studies_answered(session: Session, since: datetime, until: datetime) -> Stud
         .subquery()
     )
     rows = session.execute(
-        select(answer.label, answer.reason, answer.number > 1, answer.contradiction.is_not(None), func.count())
+        select(
+            answer.label,
+            answer.reason,
+            func.count(),
+            func.count(case((answer.number > 1, 1))),
+            func.count(answer.contradiction),
+        )
         .join(last, and_(last.c.study_id == answer.study_id, last.c.number == answer.number))
-        .group_by(answer.label, answer.reason, answer.number > 1, answer.contradiction.is_not(None))
+        .group_by(answer.label, answer.reason)
     )
     labels: Counter[str] = Counter()
     without: Counter[str] = Counter()
     total = revised = contradicted = 0
-    for label, reason, is_revised, is_contradicted, number in rows:
+    for label, reason, number, of_revised, of_contradicted in rows:
         (labels if label else without)[label or reason or ""] += number
         total += number
-        revised += number if is_revised else 0
-        contradicted += number if is_contradicted else 0
+        revised += of_revised
+        contradicted += of_contradicted
     return StudiesMonth(total, dict(sorted(labels.items())), dict(sorted(without.items())), revised, contradicted)
