@@ -120,7 +120,10 @@ def test_a_report_comes_back_and_is_read(newcomer: Newcomer) -> None:
     shell, [script] = blocks("Read results", "sh")[0].splitlines(), blocks("Read results", "python")
     [ending] = re.findall(r"…(\d+)", newcomer.sh(shell[0]))
     [show] = [line for line in shell if line.startswith("worker results show")]
-    assert "delivered" in newcomer.sh(re.sub(r"\d{5,}", ending, show))
+    assert "patient id" in newcomer.sh(re.sub(r"\d{5,}", ending, show))
+    [study] = [line for line in shell if line.startswith("worker studies show")]
+    [(uid,)] = newcomer.rows("SELECT study_instance_uid FROM study")
+    assert "delivered" in newcomer.sh(re.sub(r"[\d.]{9,}", uid, study))
     [token] = [line for line in shell if line.startswith("worker tokens add")]
     newcomer.sh(token)
     (newcomer.folder / "read.py").write_text(newcomer.here(script))
