@@ -31,11 +31,8 @@ def conditions_of(session: Session, search: Search, at_most: int | None = None) 
     if not _of_series(search, entries, _indexed):
         return [has_images, *_of_study(search, _indexed)]
     if search.sequence is not None or _keys(search, _indexed) or (search.text and entries is not None):
-        by_index = select(SeriesRow.study_instance_uid).where(*_of_series(search, entries, _indexed))
-        # Counting takes a tenth of the time of fetching, which is for nothing where they are many.
-        number = session.scalar(select(func.count()).select_from(by_index.limit(_SERIES_OF_FEW).subquery())) or 0
-        uids = set(session.scalars(by_index)) if number < _SERIES_OF_FEW else set()
-        if number < _SERIES_OF_FEW and len(uids) <= FEW:
+        uids = _few_studies(session, _of_series(search, entries, _indexed), is_bounded=bool(search.text and entries))
+        if uids is not None:
             return [has_images, StudyRow.study_instance_uid.in_(uids), *_of_study(search, unindexed)]
     if at_most is not None and search.text:
         matching = select(SeriesRow.study_instance_uid).where(*_of_series(search, entries, _indexed, at_most))
@@ -44,6 +41,20 @@ def conditions_of(session: Session, search: Search, at_most: int | None = None) 
     exist = exists().where(SeriesRow.study_instance_uid == StudyRow.study_instance_uid,
                            *_of_series(search, entries, unindexed))  # fmt: skip
     return [has_images, exist, *_of_study(search, _indexed)]
+
+
+def _few_studies(session: Session, of_series: list[ColumnElement[bool]], *, is_bounded: bool) -> set[str] | None:
+    """The studies of which a series matches; None where they are more than FEW, or their series are many.
+
+    `is_bounded`: only the series of a few entries match. Others are counted first, which takes a tenth of fetching.
+    """
+    by_index = select(SeriesRow.study_instance_uid).where(*of_series)
+    if not is_bounded:
+        number = select(func.count()).select_from(by_index.limit(_SERIES_OF_FEW).subquery())
+        if (session.scalar(number) or 0) >= _SERIES_OF_FEW:
+            return None
+    uids = set(session.scalars(by_index.distinct().limit(FEW + 1)))
+    return uids if len(uids) <= FEW else None
 
 
 def beyond(search: Search) -> list[ColumnElement[bool]]:
