@@ -40,7 +40,7 @@ MARKED = [
 ]  # fmt: skip
 # The patient and the study, as the PACS needs them to file what we send (worker.reporting.source_attributes).
 IN_OBJECTS = {"PatientName", "PatientID", "AccessionNumber", "StudyID", "ReferringPhysicianName", "StudyDescription"}
-IN_OBJECTS |= {"IssuerOfPatientID"}
+IN_OBJECTS |= {"IssuerOfPatientID", "SeriesDescription"}  # of each series that the answer for the study is made of
 # An instance keeps its own Patient ID, or pseudonym, so that two patients in one series are seen.
 IN_DATABASE = {"series.patient_id", "series.patient_name", "series.accession_number", "series.series_description"}
 IN_DATABASE |= {"instance.attributes"}

@@ -501,7 +501,7 @@ def test_pseudonyms_hide_what_the_files_hold(tmp_path: Path) -> None:
 def test_ohif_is_served_from_its_folder_alone_and_to_whom_may_look(site: Site) -> None:
     """The viewer itself is tried in tests/acceptance/test_ohif.py, where it is installed."""
     page = {"Accept": "text/html"}
-    link = f'href="/ohif/viewer?StudyInstanceUIDs={STUDY}"'
+    link = f'href="/ohif/viewer?StudyInstanceUIDs={STUDY}&amp;initialSeriesInstanceUID={SERIES}"'
     assert site.reader.get("/ohif/").status_code == 404
     assert link not in site.reader.get(f"/series/{SERIES}").text
     folder = site.data_dir / "ohif"

@@ -100,7 +100,7 @@ def series_to_settle(
             "idle_since": now - idle,
             "lost_since": now - 2 * idle,
             "long_lost_since": now - 2 * idle - extra,
-            "living": living,
+            "living": living or ("",),  # an empty list has one form for IN and NOT IN, whose parameter is the same
             "peers": count_policy.peers,
             "awaited": awaited,
         },

@@ -30,6 +30,7 @@ EVENTS = {
     "attributes_left_out": events.attributes_left_out("host:1", "1.2.3", ("PatientID", "AccessionNumber")),
     "file_fault": events.file_fault("host:1", "instances/ab/cd/ef.dcm", "damaged"),
     "file_replaced": events.file_replaced("host:1", "instances/ab/cd/ef.dcm", "missing", "1.2.3"),
+    "attributes_changed": events.attributes_changed("host:1", "1.2.3", "P-1"),
     "corrected": events.corrected("host:1", SOME, Transferred("1.2.3", "P-2", {MR: 24})),
     "retrieved": events.retrieved("ward", "10.0.0.1", SOME),
     "pixels_deleted": events.pixels_deleted("host:1", SOME),

@@ -41,7 +41,7 @@ def test_what_a_series_lacks_is_printed_with_its_answer(capsys: pytest.CaptureFi
 def test_a_job_in_shadow_is_marked(capsys: pytest.CaptureFixture[str], format: str) -> None:
     job = UnfinishedJob(
         number=7, series_instance_uid="1.2.3", state="parked", attempts=3, reason="time-limit", detail=None,
-        created_at=NOON, not_before=NOON, shadow=True,
+        created_at=NOON, not_before=NOON, shadow=True, urgent=False,
     )  # fmt: skip
     print_unfinished(Unfinished((job,), ()), format)
     shown = capsys.readouterr().out

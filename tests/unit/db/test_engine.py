@@ -12,6 +12,7 @@ from sqlalchemy import select, text
 from tests.testbed.instances import later, new_instance
 from worker.db.engine import Database, IntegrityError, client_address
 from worker.db.instances import add_instance
+from worker.db.migrate import migrate
 from worker.db.tables import REVISION, SeriesRow
 from worker.errors import StartError
 
@@ -88,8 +89,10 @@ def test_a_url_of_no_supported_database_cannot_start(url: str) -> None:
 
 def test_a_folder_that_cannot_be_made_cannot_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    database = Database(f"sqlite:///{tmp_path / 'file' / 'worker.db'}")
     with pytest.raises(StartError, match="database-url"):
-        Database(f"sqlite:///{tmp_path / 'file' / 'worker.db'}")
+        migrate(database)
+    database.close()
 
 
 @pytest.mark.parametrize("url", ["postgresql+psycopg://nobody@127.0.0.1:1/none", "sqlite:///{folder}"])
