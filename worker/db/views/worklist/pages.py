@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -203,22 +203,26 @@ def _delivered(session: Session, studies: Sequence[Any], series: Mapping[str, Se
     study_of = {row.study_instance_uid: row.id for row in studies}
     of_series = {row.result_id: study_of[uid] for uid, rows in series.items() for row in rows if row.result_id}
     of_study = {row.answered_by: row.id for row in studies if row.answered_by is not None}
-    numbers: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+    # Of one table at a time: of a join, PostgreSQL's plan for any values reads every delivery.
+    study_by_object: dict[int, int] = {}
     for column, study_by_result in ((ObjectRow.result_id, of_series), (ObjectRow.study_result_id, of_study)):
-        ids = sorted(study_by_result)
-        for start in range(0, len(ids), 500):  # SQLite limits the number of bound values
-            query = (
-                select(column, DeliveryRow.state, func.count())
-                .join(DeliveryRow, DeliveryRow.object_id == ObjectRow.id)
-                .where(column.in_(ids[start : start + 500]), DeliveryRow.state != DeliveryState.SUPERSEDED)
-                .group_by(column, DeliveryRow.state)
-            )
-            for result_id, state, number in session.execute(query):
-                counted = numbers[study_by_result[result_id]]
-                counted[0] += number
-                counted[1] += number if state == DeliveryState.DELIVERED else 0
-                counted[2] += number if state == DeliveryState.FAILED else 0
+        for result_id, object_id in _of_ids(session, column, ObjectRow.id, study_by_result):
+            study_by_object[object_id] = study_by_result[result_id]
+    numbers: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for object_id, state in _of_ids(session, DeliveryRow.object_id, DeliveryRow.state, study_by_object):
+        if state != DeliveryState.SUPERSEDED:
+            counted = numbers[study_by_object[object_id]]
+            counted[0] += 1
+            counted[1] += state == DeliveryState.DELIVERED
+            counted[2] += state == DeliveryState.FAILED
     return {study: Delivered(*counted) for study, counted in numbers.items()}
+
+
+def _of_ids(session: Session, column: Any, other: Any, ids: Iterable[int]) -> Iterator[Any]:
+    """Two columns of the rows that refer to these ids, by an index."""
+    ordered = sorted(ids)
+    for start in range(0, len(ordered), 500):  # SQLite limits the number of bound values
+        yield from session.execute(select(column, other).where(column.in_(ordered[start : start + 500])))
 
 
 def _study(row: Any, series: Sequence[Any], delivered: Delivered) -> ListedStudy:
