@@ -265,7 +265,7 @@ def test_report_and_key_objects_are_found_by_what_they_are(site: Site) -> None:
     _, series = find(site, identifier("SERIES", **keys, NumberOfSeriesRelatedInstances=""))
     assert {response.Modality for response in series} == {"SR", "KO"}
     assert {response.NumberOfSeriesRelatedInstances for response in series} == {1}
-    assert all("unverified" in response.SeriesDescription for response in series)
+    assert all(response.SeriesDescription.startswith("AI brain MRI") for response in series)
     report = next(response for response in series if response.Modality == "SR")
     concept = Dataset()
     concept.CodeValue, concept.CodingSchemeDesignator = "126000", "DCM"
