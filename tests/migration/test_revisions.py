@@ -195,7 +195,7 @@ def test_a_newer_database_is_refused_in_one_line(database: Database) -> None:
 
 
 def test_an_empty_database_says_what_to_do(database: Database) -> None:
-    with pytest.raises(StartError, match="run `worker migrate`"):
+    with pytest.raises(StartError, match="`worker migrate`"):
         database.require_revision()
 
 

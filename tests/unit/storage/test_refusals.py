@@ -14,7 +14,6 @@ from pynetdicom import AE
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from tests.testbed.databases import make_tables
 from tests.testbed.instances import NOON, encoded, later, mr_instance
 from tests.testbed.raw_store import raw_store
 from tests.testbed.receiver import receiving
@@ -23,6 +22,7 @@ from worker.config.sections import WorkerSection
 from worker.config.settings import Settings
 from worker.db import settling
 from worker.db.engine import Database
+from worker.db.migrate import migrate
 from worker.db.tables import RefusedInstanceRow
 from worker.dicom import standard
 from worker.errors import RefusedInstance
@@ -72,7 +72,7 @@ def test_what_cannot_be_written_now_is_written_later(tmp_path: Path) -> None:
     refusals.connection("tls")
     with pytest.raises(OperationalError):
         refusals.write()  # there are no tables yet
-    make_tables(database)
+    migrate(database)
     refusals.connection("tls")
     ticks = start_receive_ticks(
         Settings(worker=WorkerSection(data_dir=tmp_path)), database, lambda: later(0), refusals=refusals

@@ -79,7 +79,7 @@ def traced(tmp_path: Path) -> Iterator[tuple[Database, list[tuple[str, Any]]]]:
 
 
 def test_no_table_is_scanned(traced: tuple[Database, list[tuple[str, Any]]]) -> None:
-    """Except the few models; so it takes as long with a million series."""
+    """Except the few models, and a bounded number of open studies; so it takes as long with a million series."""
     database, statements = traced
     with database.read() as session:
         RunningTotals().read(session)
@@ -88,7 +88,7 @@ def test_no_table_is_scanned(traced: tuple[Database, list[tuple[str, Any]]]) -> 
             for statement, parameters in [executed for executed in statements if executed[0].startswith("SELECT")]
             for row in session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
         ]
-    assert [step for step in plans if "SCAN" in step and step != "SCAN model"] == []
+    assert {step for step in plans if "SCAN" in step} <= {"SCAN model", "SCAN anon_1"}
     assert any("ix_series_status_reason" in step for step in plans)
     assert any("ix_delivery_destination_commitment" in step for step in plans)
 
