@@ -253,7 +253,7 @@ def test_tls_with_our_authority_and_certificate(
             clock.ahead += timedelta(minutes=11)
         assert server.receipts == {}
         localhost = f"https://localhost:{server.port}/dicom-web"  # a name that the certificate does not hold
-        with pytest.raises(Retry, match="certificate is not accepted .*localhost"):
+        with pytest.raises(Retry, match=r"certificate is not accepted .*localhost"):
             StowDestination(name="pacs", url=localhost, **ours, **authority).probe("AI_WORKER")
         _sender(database, tmp_path, clock, server.url, **ours, **authority).send_due()
     assert _outcomes(database) == DELIVERED
