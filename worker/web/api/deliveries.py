@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -35,10 +35,23 @@ class DeliveryPage:
     destinations: tuple[DestinationCounts, ...]
 
 
+def _named(keyword: str, **schema: object) -> dict[str, object]:
+    return {"required": [keyword], "properties": {keyword: schema}}
+
+
+_WHAT_IS_SENT: dict[str, Any] = {
+    "oneOf": [
+        _named("deliveries", type="array", minItems=1),
+        _named("study_instance_uid", type="string"),
+        _named("series_instance_uid", type="string"),
+    ]
+}
+
+
 class ToResend(BaseModel):
     """What is sent to a destination of the configuration: deliveries, or what was made of a study or a series."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_WHAT_IS_SENT)
 
     destination: str = Field(max_length=64)
     deliveries: list[Annotated[int, Field(ge=1, le=LARGEST_NUMBER)]] = Field(default=[], max_length=500)
