@@ -42,7 +42,7 @@ def test_future_times_are_reset_to_now(database: Database) -> None:
         session.execute(update(StudyRow).values(not_before=later(3600)))
         reset_future_times(session, later(0))
     with database.read() as session:
-        assert session.scalars(select(StudyRow.not_before)).one() == later(0)
+        assert set(session.scalars(select(StudyRow.not_before))) == {later(0)}
         assert session.scalars(select(JobRow.not_before).where(JobRow.state == JobState.PENDING)).one() == later(0)
         assert session.scalars(select(DeliveryRow.not_before)).one() == later(0)
         assert session.get_one(SeriesRow, 3).last_received_at == later(0)
