@@ -43,7 +43,7 @@ def test_student_follows_a_teacher_who_always_says_meningioma(tiny_data: Path, t
     content.average["net.fc.bias"] += torch.tensor([0, 30.0, 0, 0])
     (tmp_path / "teacher").mkdir()
     write_checkpoint(tmp_path / "teacher" / BEST, content)
-    config = TINY.model_copy(update={"epochs": 2, "samples_per_epoch": 48, "distillation": 20.0})
+    config = TINY.model_copy(update={"epochs": 6, "samples_per_epoch": 48, "distillation": 20.0})
     train(tiny_data, tmp_path / "student", config, weights=tiny_run / BEST, teachers=[tmp_path / "teacher"])
     stored = read_checkpoint(tmp_path / "student" / CHECKPOINT)
     assert stored.provenance["teachers_sha256"] == files_sha256([tmp_path / "teacher" / BEST])
