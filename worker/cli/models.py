@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from worker.config.settings import Settings
     from worker.db.engine import Database
     from worker.db.tables import ModelRow
-    from worker.db.views.model_comparison import Comparison
-    from worker.ops.compare_studies import ComparedModel, StudyComparison
+    from worker.db.views.model_comparison import Agreement, Comparison
+    from worker.ops.compare_studies import ComparedModel
 
 commands = typer.Typer(no_args_is_help=True, help="Models: add, run in shadow, compare, activate, roll back.")
 NameArgument = Annotated[str, typer.Argument(help="The model's name.")]
@@ -194,7 +194,7 @@ def _title(row: ModelRow) -> str:
     return f"{row.name} {row.version}"
 
 
-def _print_comparison(comparison: Comparison, studies: StudyComparison | None, format: str) -> None:
+def _print_comparison(comparison: Comparison, studies: Agreement | None, format: str) -> None:
     """Print the agreement of two models, on studies too, then of each with the readers; in CSV the confusion matrix."""
     import json
 

@@ -10,7 +10,16 @@ from typing import TypedDict
 from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from worker.db.tables import InstanceRow, ModelRow, ReadingRow, ReadState, ResultRow, SeriesRow, SliceResultRow
+from worker.db.tables import (
+    InstanceRow,
+    ModelRow,
+    ReadingRow,
+    ReadState,
+    ResultRow,
+    SeriesRow,
+    SliceResultRow,
+    StudyReadingRow,
+)
 from worker.errors import WorkerError
 
 NOT_ASSESSABLE = "not-assessable"
@@ -90,12 +99,7 @@ class NewReading:
 def add_reading(session: Session, series_id: int, new: NewReading, now: datetime) -> ReadingRow:
     """Add a series' next reading, under a lock on the series. Raises ReadMeanwhile if `after` is not the latest."""
     session.scalar(select(SeriesRow.id).where(SeriesRow.id == series_id).with_for_update())
-    latest = session.scalar(
-        select(ReadingRow).where(ReadingRow.series_id == series_id).order_by(ReadingRow.number.desc()).limit(1)
-    )
-    if new.after != (latest.number if latest else 0):
-        fault = f"{latest.reader} has read this series" if latest else "there is no such reading"
-        raise ReadMeanwhile("read-meanwhile", f"{fault} since you looked at it; nothing was written")
+    require_latest(latest_reading(session, series_id), new.after, "series")
     row = ReadingRow(
         series_id=series_id,
         number=new.after + 1,
@@ -111,6 +115,20 @@ def add_reading(session: Session, series_id: int, new: NewReading, now: datetime
     return row
 
 
+def latest_reading(session: Session, series_id: int) -> ReadingRow | None:
+    """The latest reading of a series."""
+    return session.scalar(
+        select(ReadingRow).where(ReadingRow.series_id == series_id).order_by(ReadingRow.number.desc()).limit(1)
+    )
+
+
+def require_latest(latest: ReadingRow | StudyReadingRow | None, after: int, what: str) -> None:
+    """Raises ReadMeanwhile if the number `after` is not that of the latest reading of the series or study, `what`."""
+    if after != (latest.number if latest else 0):
+        fault = f"{latest.reader} has read this {what}" if latest else "there is no such reading"
+        raise ReadMeanwhile("read-meanwhile", f"{fault} since you looked at it; nothing was written")
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """A reading and the answer that the reader saw; `answer` is None where that was "not assessed" or absent."""
@@ -118,7 +136,7 @@ class Reading:
     number: int
     label: str
     comment: str
-    slices: tuple[int, ...]
+    slices: tuple[int, ...]  # that the reader marked; none in a reading of a study
     reader: str
     created_at: datetime
     result_id: int | None
@@ -134,26 +152,30 @@ class Reading:
 def readings_of(session: Session, series_id: int) -> list[Reading]:
     """Every reading of a series, latest first."""
     rows = session.execute(
-        select(ReadingRow, ResultRow.label, ModelRow.name, ModelRow.version)
+        select(ReadingRow, ResultRow.label, ModelRow.name + " " + ModelRow.version)
         .outerjoin(ResultRow, ResultRow.id == ReadingRow.result_id)
         .outerjoin(ModelRow, ModelRow.id == ResultRow.model_id)
         .where(ReadingRow.series_id == series_id)
         .order_by(ReadingRow.number.desc())
     )
-    return [
-        Reading(
-            number=row.number,
-            label=row.label,
-            comment=row.comment,
-            slices=tuple(row.slices),
-            reader=row.reader,
-            created_at=row.created_at,
-            result_id=row.result_id,
-            answer=answer,
-            model=f"{name} {version}" if name else None,
-        )
-        for row, answer, name, version in rows
-    ]
+    return [reading_of(row, row.slices, row.result_id, *answered) for row, *answered in rows]
+
+
+def reading_of(
+    row: ReadingRow | StudyReadingRow, slices: Sequence[int], result: int | None, answer: str | None, model: str | None
+) -> Reading:
+    """The reading in a row, of the answer in the row `result`, by a model."""
+    return Reading(
+        number=row.number,
+        label=row.label,
+        comment=row.comment,
+        slices=tuple(slices),
+        reader=row.reader,
+        created_at=row.created_at,
+        result_id=result,
+        answer=answer,
+        model=model,
+    )
 
 
 @dataclass(frozen=True, slots=True)

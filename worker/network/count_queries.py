@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pydicom import Dataset
 from pynetdicom import build_context
@@ -10,6 +12,8 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from worker.config.sections import PeerSection
+from worker.errors import Retry
+from worker.logs import get_log
 from worker.network.associate import associate
 
 _PENDING = (0xFF00, 0xFF01)  # PS3.4 C.4.1.1.4
@@ -21,6 +25,21 @@ def associate_for_count(peer: PeerSection, ae_title: str) -> Association:
     """An association to query over. Raises Retry when the peer is unreachable or supports no queries."""
     contexts = [build_context(StudyRootQueryRetrieveInformationModelFind)]
     return associate(peer, ae_title, contexts, service="Study Root queries (C-FIND)")
+
+
+@contextmanager
+def counting(peer: PeerSection, ae_title: str, event: str) -> Iterator[Association | None]:
+    """As `associate_for_count`, released at the end; None, and `event` in the log, where there is no association."""
+    assoc = None
+    try:
+        assoc = associate_for_count(peer, ae_title)
+    except Retry as fault:
+        get_log().warning(event, peer=peer.ae_title, reason=fault.reason)
+    try:
+        yield assoc
+    finally:
+        if assoc is not None and assoc.is_established:
+            assoc.release()
 
 
 def find_matches(assoc: Association, identifier: Dataset, maximum: int, seconds: float) -> list[Dataset] | None:

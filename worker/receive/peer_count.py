@@ -16,9 +16,8 @@ from worker.config.sections import PeerSection
 from worker.config.settings import Settings
 from worker.db import settling
 from worker.db.engine import Database
-from worker.errors import Retry
 from worker.logs import get_log
-from worker.network.count_queries import associate_for_count, counted, find_matches
+from worker.network.count_queries import counted, counting, find_matches
 
 LULL = timedelta(seconds=1)  # a sender that pauses so long may have sent everything
 RECOUNT = timedelta(seconds=5)
@@ -32,21 +31,13 @@ def count_series(database: Database, settings: Settings, peer: PeerSection, cloc
         due = settling.series_to_count(session, peer.ae_title, clock(), lull, RECOUNT)
     if not due:
         return 0
-    try:
-        assoc = associate_for_count(peer, settings.worker.ae_title)
-    except Retry as fault:
-        get_log().warning("image count not queried", peer=peer.ae_title, reason=fault.reason)
-        assoc = None
-    try:
+    with counting(peer, settings.worker.ae_title, "image count not queried") as assoc:
         for series in due:
             queried_at = clock()
             images = _query(assoc, series, peer.timeout_seconds) if assoc is not None else None
             with database.write() as session:
                 settling.record_count(session, series.id, queried_at, images)
             get_log().info("image count queried", series_row=series.id, peer=peer.ae_title, images=images)
-    finally:
-        if assoc is not None and assoc.is_established:
-            assoc.release()
     return len(due)
 
 

@@ -19,9 +19,8 @@ from worker.config.sections import PeerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.studies.counting import NO_ANSWER, StudyCount, held_series, record_study_count, studies_to_count
-from worker.errors import Retry
 from worker.logs import get_log
-from worker.network.count_queries import associate_for_count, counted, find_matches
+from worker.network.count_queries import counted, counting, find_matches
 
 RECOUNT = timedelta(seconds=5)
 _MAXIMUM_STUDIES = 4  # of a query that a single study matches
@@ -35,12 +34,7 @@ def count_studies(database: Database, settings: Settings, peer: PeerSection, clo
         due = studies_to_count(session, peer.ae_title, clock(), patience, RECOUNT)
     if not due:
         return 0
-    try:
-        assoc = associate_for_count(peer, settings.worker.ae_title)
-    except Retry as fault:
-        get_log().warning("study not counted", peer=peer.ae_title, reason=fault.reason)
-        assoc = None
-    try:
+    with counting(peer, settings.worker.ae_title, "study not counted") as assoc:
         for uid in due:
             counted_at = clock()
             with database.read() as session:
@@ -55,9 +49,6 @@ def count_studies(database: Database, settings: Settings, peer: PeerSection, clo
                 lacking_series=count.lacking_series,
                 lacking_images=count.lacking_instances,
             )
-    finally:
-        if assoc is not None and assoc.is_established:
-            assoc.release()
     return len(due)
 
 

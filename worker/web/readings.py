@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import HTTPException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -26,7 +26,6 @@ from worker.db.readings import (
 )
 from worker.db.studies.readings import (
     NewStudyReading,
-    StudyReading,
     StudyToRead,
     add_study_reading,
     is_result_of,
@@ -45,8 +44,8 @@ Comment = Annotated[str, Field(max_length=LARGEST_COMMENT, pattern=_COMMENT_PATT
 SliceOrdinal = Annotated[int, Field(ge=0, lt=_LARGEST_SERIES)]
 
 
-class ReadingEntry(BaseModel):
-    """A reader's finding as it is entered. Take `after` and `result` from the list of readings that you looked at."""
+class StudyReadingEntry(BaseModel):
+    """A reader's finding on a study. Take `after` and `result` from the list of readings that you looked at."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -55,26 +54,15 @@ class ReadingEntry(BaseModel):
     result: int | None = Field(
         None, ge=1, le=LARGEST_NUMBER, description="The result that you looked at; none where there was none."
     )
-    slices: list[SliceOrdinal] = Field(
-        [], max_length=_LARGEST_SERIES, description="Ordinals, from 0, of the slices that show the finding."
-    )
     comment: Comment = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadingAnswer:
-    """A reading. `state`: confirmed or corrected, of the `answer` of the `model` that the reader looked at."""
+class ReadingEntry(StudyReadingEntry):
+    """A reader's finding as it is entered. Take `after` and `result` from the list of readings that you looked at."""
 
-    number: int
-    label: str
-    state: ReadState
-    comment: str
-    slices: tuple[int, ...]
-    reader: str
-    read_at: datetime
-    result: int | None
-    answer: str | None
-    model: str | None
+    slices: list[SliceOrdinal] = Field(
+        [], max_length=_LARGEST_SERIES, description="Ordinals, from 0, of the slices that show the finding."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +80,21 @@ class StudyReadingAnswer:
     model: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class ReadingAnswer(StudyReadingAnswer):
+    """A reading. `state`: confirmed or corrected, of the `answer` of the `model` that the reader looked at."""
+
+    slices: tuple[int, ...]
+
+
 def record_reading(site: Site, series_instance_uid: str, entry: ReadingEntry, caller: Caller) -> ReadingAnswer:
     """Store a reading and audit it. Raises HTTPException 404 and 422, and ReadMeanwhile."""
     with site.database.write() as session:
         series = series_to_read(session, series_instance_uid)
         if series is None:
             raise HTTPException(404, NO_SUCH_SERIES)
-        if entry.result is None and series.result_id is not None:
-            raise ReadMeanwhile(
-                "answered-meanwhile", "the series was answered since you looked at it; nothing was written"
-            )
-        _check(session, series, entry, site.class_titles())
+        _check(series, entry, site.class_titles(), "series")
+        _check_slices(session, series, entry)
         slices = tuple(sorted({*entry.slices}))
         new = NewReading(entry.label, caller.name, entry.comment, slices, entry.result, entry.after)
         row = readings.add_reading(session, series.series_id, new, site.clock())
@@ -112,32 +104,13 @@ def record_reading(site: Site, series_instance_uid: str, entry: ReadingEntry, ca
     return reading_answer(added)
 
 
-class StudyReadingEntry(BaseModel):
-    """A reader's finding on a study. Take `after` and `result` from the list of readings that you looked at."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    label: Text = Field(description="One of the `labels` of the list.")
-    after: int = Field(ge=0, le=LARGEST_NUMBER, description="The latest reading that you saw; 0 for none.")
-    result: int | None = Field(
-        None, ge=1, le=LARGEST_NUMBER, description="The answer that you looked at; none where there was none."
-    )
-    comment: Comment = ""
-
-
-def record_study_reading(site: Site, study_instance_uid: str, entry: StudyReadingEntry, caller: Caller) -> StudyReading:
+def record_study_reading(site: Site, study_instance_uid: str, entry: StudyReadingEntry, caller: Caller) -> Reading:
     """Store a reading of a study and audit it. Raises HTTPException 404 and 422, and ReadMeanwhile."""
     with site.database.write() as session:
         study = study_to_read(session, study_instance_uid)
         if study is None:
             raise HTTPException(404, NO_SUCH_STUDY)
-        if entry.result is None and study.result_id is not None:
-            raise ReadMeanwhile(
-                "answered-meanwhile", "the study was answered since you looked at it; nothing was written"
-            )
-        labels = possible_labels(study, site.class_titles())
-        if entry.label not in labels:
-            raise HTTPException(422, f"label: must be one of {', '.join(labels)}")
+        _check(study, entry, site.class_titles(), "study")
         if entry.result is not None and not is_result_of(session, study.study_id, entry.result):
             raise HTTPException(422, "result: the study has no such answer")
         new = NewStudyReading(entry.label, caller.name, entry.comment, entry.result, entry.after)
@@ -147,11 +120,19 @@ def record_study_reading(site: Site, study_instance_uid: str, entry: StudyReadin
     return added
 
 
-def _check(session: Session, series: SeriesToRead, entry: ReadingEntry, titles: Mapping[str, str]) -> None:
-    """Raises HTTPException 422 for a finding that this series cannot have."""
-    labels = possible_labels(series, titles)
+def _check(read: SeriesToRead | StudyToRead, entry: StudyReadingEntry, titles: Mapping[str, str], what: str) -> None:
+    """Raises ReadMeanwhile for an answer that the reader did not see, HTTPException 422 for an impossible finding."""
+    if entry.result is None and read.result_id is not None:
+        raise ReadMeanwhile(
+            "answered-meanwhile", f"the {what} was answered since you looked at it; nothing was written"
+        )
+    labels = possible_labels(read, titles)
     if entry.label not in labels:
         raise HTTPException(422, f"label: must be one of {', '.join(labels)}")
+
+
+def _check_slices(session: Session, series: SeriesToRead, entry: ReadingEntry) -> None:
+    """Raises HTTPException 422 for a result or slices that this series does not have."""
     number = slices_of_result(session, series.series_id, entry.result) if entry.result is not None else 0
     if number is None:
         raise HTTPException(422, "result: the series has no such result")
@@ -169,32 +150,25 @@ def possible_labels(series: SeriesToRead | StudyToRead, titles: Mapping[str, str
     return {name: titles.get(name, OTHER_LABELS.get(name, name)) for name in ordered}
 
 
-def study_reading_answer(reading: StudyReading) -> StudyReadingAnswer:
+def study_reading_answer(reading: Reading) -> StudyReadingAnswer:
     """A stored reading of a study as the API returns it."""
-    return StudyReadingAnswer(
-        number=reading.number,
-        label=reading.label,
-        state=reading.state,
-        comment=reading.comment,
-        reader=reading.reader,
-        read_at=reading.created_at,
-        result=reading.result_id,
-        answer=reading.answer,
-        model=reading.model,
-    )
+    return StudyReadingAnswer(**_of_series_or_study(reading))
 
 
 def reading_answer(reading: Reading) -> ReadingAnswer:
     """A stored reading as the API returns it."""
-    return ReadingAnswer(
-        number=reading.number,
-        label=reading.label,
-        state=reading.state,
-        comment=reading.comment,
-        slices=reading.slices,
-        reader=reading.reader,
-        read_at=reading.created_at,
-        result=reading.result_id,
-        answer=reading.answer,
-        model=reading.model,
-    )
+    return ReadingAnswer(**_of_series_or_study(reading), slices=reading.slices)
+
+
+def _of_series_or_study(reading: Reading) -> dict[str, Any]:
+    return {
+        "number": reading.number,
+        "label": reading.label,
+        "state": reading.state,
+        "comment": reading.comment,
+        "reader": reading.reader,
+        "read_at": reading.created_at,
+        "result": reading.result_id,
+        "answer": reading.answer,
+        "model": reading.model,
+    }

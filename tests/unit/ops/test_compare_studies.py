@@ -11,9 +11,9 @@ from worker.db.models import model_row
 from worker.db.results import add_shadow_result
 from worker.db.series import queue_series
 from worker.db.tables import SeriesRow
-from worker.db.views.model_comparison import ConfusionCell
+from worker.db.views.model_comparison import Agreement, ConfusionCell
 from worker.inference.study.fusion import EQUAL_WEIGHTS
-from worker.ops.compare_studies import ComparedModel, StudyComparison, compare_studies
+from worker.ops.compare_studies import ComparedModel, compare_studies
 from worker.results import AnswerBasis
 
 SECOND = replace(MODEL, version="2", sha256="cd" * 32)
@@ -32,7 +32,7 @@ def add(database: Database, name: str, first: float, second: float, **changes: s
         add_shadow_result(session, job, replace(result, label=label, basis=basis), later(2))
 
 
-def compared(database: Database) -> StudyComparison:
+def compared(database: Database) -> Agreement:
     with database.read() as session:
         first, second = (ComparedModel(row, model, EQUAL_WEIGHTS) for row, model in ((1, MODEL), (2, SECOND)))
         return compare_studies(session, first, second)

@@ -13,12 +13,11 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from worker.db.readings import ReadMeanwhile, read_state
+from worker.db.readings import Reading, latest_reading, reading_of, require_latest
 from worker.db.studies.summary import summarise_studies
 from worker.db.tables import (
     ModelRow,
     ReadingRow,
-    ReadState,
     ResultRow,
     SeriesRow,
     SeriesStatus,
@@ -40,25 +39,6 @@ class NewStudyReading:
     comment: str
     result_id: int | None
     after: int
-
-
-@dataclass(frozen=True, slots=True)
-class StudyReading:
-    """A reading and the answer that the reader saw; `answer` is None where that was "not assessed" or absent."""
-
-    number: int
-    label: str
-    comment: str
-    reader: str
-    created_at: datetime
-    result_id: int | None
-    answer: str | None
-    model: str | None
-
-    @property
-    def state(self) -> ReadState:
-        """Whether the reader agreed with that answer."""
-        return read_state(self.label, self.answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,28 +69,16 @@ def is_result_of(session: Session, study_id: int, result_id: int) -> bool:
     return session.scalar(select(StudyResultRow.study_id).where(StudyResultRow.id == result_id)) == study_id
 
 
-def study_readings_of(session: Session, study_id: int) -> list[StudyReading]:
+def study_readings_of(session: Session, study_id: int) -> list[Reading]:
     """Every reading of a study, latest first."""
     rows = session.execute(
-        select(StudyReadingRow, StudyResultRow.label, ModelRow.name, ModelRow.version)
+        select(StudyReadingRow, StudyResultRow.label, ModelRow.name + " " + ModelRow.version)
         .outerjoin(StudyResultRow, StudyResultRow.id == StudyReadingRow.study_result_id)
         .outerjoin(ModelRow, ModelRow.id == StudyResultRow.model_id)
         .where(StudyReadingRow.study_id == study_id)
         .order_by(StudyReadingRow.number.desc())
     )
-    return [
-        StudyReading(
-            number=row.number,
-            label=row.label,
-            comment=row.comment,
-            reader=row.reader,
-            created_at=row.created_at,
-            result_id=row.study_result_id,
-            answer=answer,
-            model=f"{name} {version}" if name else None,
-        )
-        for row, answer, name, version in rows
-    ]
+    return [reading_of(row, (), row.study_result_id, *answered) for row, *answered in rows]
 
 
 def add_study_reading(session: Session, study: StudyToRead, new: NewStudyReading, now: datetime) -> StudyReadingRow:
@@ -124,10 +92,7 @@ def add_study_reading(session: Session, study: StudyToRead, new: NewStudyReading
         .order_by(SeriesRow.id)
         .with_for_update()
     ).all()
-    latest = _lock_latest(session, study.study_id)
-    if new.after != (latest.number if latest else 0):
-        fault = f"{latest.reader} has read this study" if latest else "there is no such reading"
-        raise ReadMeanwhile("read-meanwhile", f"{fault} since you looked at it; nothing was written")
+    require_latest(_lock_latest(session, study.study_id), new.after, "study")
     row = StudyReadingRow(
         study_id=study.study_id,
         number=new.after + 1,
@@ -157,9 +122,7 @@ def _lock_latest(session: Session, study_id: int) -> StudyReadingRow | None:
 
 
 def _inherit(session: Session, series: SeriesRow, reading: StudyReadingRow, *, is_alone: bool) -> None:
-    latest = session.scalar(
-        select(ReadingRow).where(ReadingRow.series_id == series.id).order_by(ReadingRow.number.desc()).limit(1)
-    )
+    latest = latest_reading(session, series.id)
     was_read_itself = latest is not None and latest.study_reading_id is None
     if not is_alone and (series.status != SeriesStatus.CLASSIFIED or was_read_itself):
         return

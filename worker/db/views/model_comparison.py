@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -86,6 +86,38 @@ class ConfusionCell:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreement:
+    """Two models on the `n` things that both have processed.
+
+    `agreement`: of those to which both gave an answer, the fraction with the same; None if there are none.
+    """
+
+    n: int
+    classified_by_both: int
+    agree: int
+    agreement: float | None
+    first_not_assessed: int
+    second_not_assessed: int
+    confusion: tuple[ConfusionCell, ...]
+
+
+def agreement_of(cells: Iterable[ConfusionCell]) -> Agreement:
+    """Count how often two models agree; `cells`: one for each pair of answers."""
+    confusion = tuple(sorted(cells, key=lambda cell: (cell.first, cell.second)))
+    both = [cell for cell in confusion if NOT_ASSESSED not in (cell.first, cell.second)]
+    classified, agree = sum(cell.n for cell in both), sum(cell.n for cell in both if cell.first == cell.second)
+    return Agreement(
+        n=sum(cell.n for cell in confusion),
+        classified_by_both=classified,
+        agree=agree,
+        agreement=agree / classified if classified else None,
+        first_not_assessed=sum(cell.n for cell in confusion if cell.first == NOT_ASSESSED),
+        second_not_assessed=sum(cell.n for cell in confusion if cell.second == NOT_ASSESSED),
+        confusion=confusion,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class AgainstReaders:
     """A model's answers on the input sets whose series have a reader's finding, as `readings.is_right` judges them.
 
@@ -126,9 +158,7 @@ def compare_models(session: Session, first: ModelRow, second: ModelRow) -> Compa
     number = func.count()
     by_answers = select(of_first.c.answer, of_second.c.answer, number).join(of_second, same)
     cells = session.execute(by_answers.group_by(of_first.c.answer, of_second.c.answer))
-    confusion = tuple(sorted((ConfusionCell(*row) for row in cells), key=lambda cell: (cell.first, cell.second)))
-    both = [cell for cell in confusion if NOT_ASSESSED not in (cell.first, cell.second)]
-    classified, agree = sum(cell.n for cell in both), sum(cell.n for cell in both if cell.first == cell.second)
+    found = agreement_of(ConfusionCell(*row) for row in cells)
     newest = (
         select(ReadingRow.series_id, func.max(ReadingRow.number).label("number"))
         .group_by(ReadingRow.series_id)
@@ -146,13 +176,13 @@ def compare_models(session: Session, first: ModelRow, second: ModelRow) -> Compa
     return Comparison(
         first=f"{first.name} {first.version}",
         second=f"{second.name} {second.version}",
-        n=sum(cell.n for cell in confusion),
-        classified_by_both=classified,
-        agree=agree,
-        agreement=agree / classified if classified else None,
-        first_not_assessed=sum(cell.n for cell in confusion if cell.first == NOT_ASSESSED),
-        second_not_assessed=sum(cell.n for cell in confusion if cell.second == NOT_ASSESSED),
-        confusion=confusion,
+        n=found.n,
+        classified_by_both=found.classified_by_both,
+        agree=found.agree,
+        agreement=found.agreement,
+        first_not_assessed=found.first_not_assessed,
+        second_not_assessed=found.second_not_assessed,
+        confusion=found.confusion,
         read=sum(row[3] for row in read),
         first_against_readers=_against_readers([(row[0], row[2], row[3]) for row in read], first.labels),
         second_against_readers=_against_readers([(row[1], row[2], row[3]) for row in read], second.labels),

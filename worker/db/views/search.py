@@ -224,7 +224,7 @@ def _query(session: Session, search: Search) -> Select[Any]:
         .correlate(SeriesRow)
         .scalar_subquery()
     )
-    page = _page_of_ids(session, search).subquery()
+    page = page_of_ids(search, conditions_of(session, search), SeriesRow.created_at, SeriesRow.id).subquery()
     # Of the page, not of the table: else SQLite walks the whole list in this order and looks each row up in the page.
     position = (page.c.created_at, page.c.id)
     return (
@@ -238,12 +238,15 @@ def _query(session: Session, search: Search) -> Select[Any]:
     )
 
 
-def _page_of_ids(session: Session, search: Search) -> Select[datetime, int]:
+def page_of_ids(search: Search, conditions: Sequence[ColumnElement[bool]], received_at: Any, number: Any) -> Any:
     """The times and ids of a page, from indexes alone; the other columns are fetched for the page's rows only."""
-    position = (SeriesRow.created_at, SeriesRow.id)
-    order = position if search.newer_than is not None else tuple(column.desc() for column in position)
-    conditions = [*conditions_of(session, search), *_beyond(search)]
-    return select(*position).where(*conditions).order_by(*order).limit(search.limit)
+    position, bounds = tuple_(received_at, number), []
+    if (old := search.older_than) is not None:
+        bounds.append(position < tuple_(literal(old.received_at, UtcDateTime()), literal(old.number)))
+    if (new := search.newer_than) is not None:
+        bounds.append(position > tuple_(literal(new.received_at, UtcDateTime()), literal(new.number)))
+    order = (received_at, number) if new is not None else (received_at.desc(), number.desc())
+    return select(received_at, number).where(*conditions, *bounds).order_by(*order).limit(search.limit)
 
 
 def conditions_of(session: Session, search: Search, at_most: int | None = None) -> list[ColumnElement[bool]]:
@@ -322,20 +325,16 @@ def _conditions(search: Search, column: Column) -> list[ColumnElement[bool]]:
         conditions.append(SeriesRow.plane == search.plane)
     if search.reading is not None:
         conditions.append(has_read_state(search.reading))
+    return [*conditions, *received_within(search, column(SeriesRow.created_at))]
+
+
+def received_within(search: Search, received_at: Any) -> list[ColumnElement[bool]]:
+    """The conditions that a column has a time of the days of a search."""
+    conditions: list[ColumnElement[bool]] = []
     if search.since is not None:
-        conditions.append(column(SeriesRow.created_at) >= midnight(search.since))
+        conditions.append(received_at >= midnight(search.since))
     if search.until is not None and search.until < date.max:
-        conditions.append(column(SeriesRow.created_at) < midnight(search.until + timedelta(days=1)))
-    return conditions
-
-
-def _beyond(search: Search) -> list[ColumnElement[bool]]:
-    position = tuple_(SeriesRow.created_at, SeriesRow.id)
-    conditions = []
-    if (old := search.older_than) is not None:
-        conditions.append(position < tuple_(literal(old.received_at, UtcDateTime()), literal(old.number)))
-    if (new := search.newer_than) is not None:
-        conditions.append(position > tuple_(literal(new.received_at, UtcDateTime()), literal(new.number)))
+        conditions.append(received_at < midnight(search.until + timedelta(days=1)))
     return conditions
 
 

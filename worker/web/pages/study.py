@@ -13,8 +13,8 @@ from pydantic import Field
 
 from worker.audit import events
 from worker.db.engine import Session
-from worker.db.readings import NOT_ASSESSABLE, ReadMeanwhile
-from worker.db.studies.readings import StudyReading, study_readings_of, study_to_read
+from worker.db.readings import NOT_ASSESSABLE, Reading, ReadMeanwhile
+from worker.db.studies.readings import study_readings_of, study_to_read
 from worker.db.tables import ReadState
 from worker.db.views.search import Search, SeriesAnswer, find_series
 from worker.db.views.series_detail import find_series_detail
@@ -56,7 +56,7 @@ class Neighbours:
 class StudyForm:
     """The readings of a study, and the form as it is filled in; `agree` is the label that agrees with the answer."""
 
-    readings: Sequence[StudyReading]
+    readings: Sequence[Reading]
     labels: Mapping[str, str]
     after: int
     result: int | None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import date, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from worker.db.tables import ReadState, SeriesRow, SeriesStatus, StudyRow, UtcDateTime
-from worker.db.views.search import FEW, Search, midnight, unindexed
+from worker.db.tables import ReadState, SeriesRow, SeriesStatus, StudyRow
+from worker.db.views.search import FEW, Search, received_within, unindexed
 from worker.db.views.search_words import few_entries, first_entries, has_words
 from worker.dicom.standard import is_uid
 
@@ -55,17 +54,6 @@ def _few_studies(session: Session, of_series: list[ColumnElement[bool]], *, is_b
             return None
     uids = set(session.scalars(by_index.distinct().limit(FEW + 1)))
     return uids if len(uids) <= FEW else None
-
-
-def beyond(search: Search) -> list[ColumnElement[bool]]:
-    """The conditions of the page of a search."""
-    position = tuple_(StudyRow.received_at, StudyRow.id)
-    conditions = []
-    if (old := search.older_than) is not None:
-        conditions.append(position < tuple_(literal(old.received_at, UtcDateTime()), literal(old.number)))
-    if (new := search.newer_than) is not None:
-        conditions.append(position > tuple_(literal(new.received_at, UtcDateTime()), literal(new.number)))
-    return conditions
 
 
 def _indexed(column: Any) -> Any:
@@ -116,8 +104,4 @@ def _of_study(search: Search, column: Column) -> list[ColumnElement[bool]]:
         conditions.append(unindexed(StudyRow.status).in_([SeriesStatus.CLASSIFIED, SeriesStatus.NOT_ASSESSED]))
     if search.minimum_probability is not None:
         conditions.append(StudyRow.probability >= search.minimum_probability)
-    if search.since is not None:
-        conditions.append(column(StudyRow.received_at) >= midnight(search.since))
-    if search.until is not None and search.until < date.max:
-        conditions.append(column(StudyRow.received_at) < midnight(search.until + timedelta(days=1)))
-    return conditions
+    return [*conditions, *received_within(search, column(StudyRow.received_at))]

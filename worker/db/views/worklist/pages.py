@@ -27,8 +27,8 @@ from worker.db.tables import (
     StudyRow,
     StudyState,
 )
-from worker.db.views.search import ListPosition, Search, as_stored
-from worker.db.views.worklist.matching import beyond, conditions_of
+from worker.db.views.search import ListPosition, Search, as_stored, page_of_ids
+from worker.db.views.worklist.matching import conditions_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,20 +128,17 @@ def study_position(session: Session, study_instance_uid: str) -> ListPosition | 
 
 def next_study(session: Session, search: Search) -> str | None:
     """The first study of the page of a search: below `older_than`, or just above `newer_than`."""
-    found = session.execute(_page_of_ids(session, as_stored(session, replace(search, limit=1)))).first()
+    found = session.execute(_page_of_ids(session, replace(search, limit=1))).first()
     return session.scalar(select(StudyRow.study_instance_uid).where(StudyRow.id == found.id)) if found else None
 
 
 def _page_of_ids(session: Session, search: Search) -> Any:
-    """The times and ids of a page, from indexes alone; the other columns are fetched for the page's rows only."""
-    position = (StudyRow.received_at, StudyRow.id)
-    order = position if search.newer_than is not None else tuple(column.desc() for column in position)
-    conditions = [*conditions_of(session, search), *beyond(search)]
-    return select(*position).where(*conditions).order_by(*order).limit(search.limit)
+    stored = as_stored(session, search)
+    return page_of_ids(stored, conditions_of(session, stored), StudyRow.received_at, StudyRow.id)
 
 
 def _query(session: Session, search: Search) -> Any:
-    page = _page_of_ids(session, as_stored(session, search)).subquery()
+    page = _page_of_ids(session, search).subquery()
     position = (page.c.received_at, page.c.id)
     return (
         select(
