@@ -113,7 +113,7 @@ def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
         table.add_column(name, overflow="fold", no_wrap=name in ("received", "series", "status"))
     for answer in answers:
         table.add_row(
-            f"{answer.received_at:%m-%d %H:%M}",
+            short_text(answer.received_at),
             answer.patient_id,
             _short_series(answer),
             str(answer.instances),
@@ -268,7 +268,7 @@ def print_rows(title: str, rows: Sequence[Any], format: str) -> None:
     if format == "csv":
         print(as_csv(columns, plain_rows), end="")
         return
-    cells = [{key: _short(value) for key, value in asdict(row).items()} for row in rows]
+    cells = [{key: short_text(value) for key, value in asdict(row).items()} for row in rows]
     columns = [name for name in columns if any(row[name] for row in cells)]
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in columns:
@@ -292,7 +292,7 @@ def _natural_width(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) ->
     return sum(max(len(name), *(len(row[name]) for row in rows)) + 1 for name in columns)
 
 
-def _short(value: Any) -> str:
+def short_text(value: Any) -> str:
     """A value in a table; a time without seconds, in the time zone of this host, as on the page."""
     if isinstance(value, datetime):
         return f"{value.astimezone():%Y-%m-%d %H:%M}"
@@ -308,7 +308,7 @@ def print_models(models: Sequence[ModelStatus], format: str) -> None:
     for name in ("model", "version", "state", "since", "by", "bundle"):
         table.add_column(name, overflow="fold", no_wrap=name in ("state", "since", "bundle"))
     for model in models:
-        since = f"{model.state_at.astimezone():%Y-%m-%d %H:%M}"
+        since = short_text(model.state_at)
         table.add_row(model.name, model.version, model.state, since, model.state_by, model.sha256[:12])
     out = console()
     out.print(table)

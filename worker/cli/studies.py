@@ -66,7 +66,7 @@ def _print(studies: Sequence[StudyAnswer], format: str, in_detail: bool = False)
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from worker.cli.output import RESEARCH_USE, as_csv, console, delivery_table, flat_deliveries, short_uid
+    from worker.cli.output import RESEARCH_USE, as_csv, console, delivery_table, flat_deliveries, short_text, short_uid
     from worker.db.views.json_values import json_value
     from worker.db.views.studies import StudyAnswer
 
@@ -102,8 +102,8 @@ def _print(studies: Sequence[StudyAnswer], format: str, in_detail: bool = False)
     out.print(table)
     for study in studies if in_detail else ():
         if study.attributes_changed_at is not None:
-            when = f"{study.attributes_changed_at:%Y-%m-%d %H:%M}"
-            out.print(f"Patient or study attributes changed on {when} UTC; the newest count.")
+            when = short_text(study.attributes_changed_at)
+            out.print(f"Patient or study attributes changed on {when}; the newest count.")
         out.print(study.detail or study.contradiction or "No series contradicts another.")
         if study.deliveries:
             out.print(delivery_table(study.deliveries))

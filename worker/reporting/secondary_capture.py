@@ -22,7 +22,6 @@ from worker.pixels.arrays import ByteArray
 from worker.reporting import source_attributes
 from worker.reporting.draw_picture import draw_picture, shows_map
 from worker.reporting.draw_study import KEY_IMAGES, draw_study
-from worker.reporting.object_names import object_title, series_number, series_title
 from worker.reporting.source_attributes import RESEARCH_USE
 from worker.reporting.sr_document import Identity
 from worker.results import ModelIdentity, ReportedStudy, SliceResult
@@ -46,13 +45,8 @@ def build_secondary_capture(
     """
     if not sources:
         raise ValueError("no source images")
-    identity = Identity(
-        series_instance_uid,
-        sop_instance_uid,
-        series_number(sources[0], ObjectKind.PICTURE),
-        object_title(series_title(sources[0]), ObjectKind.PICTURE),
-        created_at,
-        worker_version,
+    identity = Identity.of_series(
+        sources[0], ObjectKind.PICTURE, series_instance_uid, sop_instance_uid, created_at, worker_version
     )
     pixels, shown = draw_picture(result, model), [_source_image(result, sources)]
     return _capture(pixels, model, sources[0], shown, identity, burned_in_of(sources), shows_map(result, model))
@@ -147,13 +141,8 @@ def build_key_object_selection(
 
     Raises ValueError where no slice decided.
     """
-    identity = Identity(
-        series_instance_uid,
-        sop_instance_uid,
-        series_number(sources[0], ObjectKind.KEY_OBJECTS),
-        object_title(series_title(sources[0]), ObjectKind.KEY_OBJECTS),
-        created_at,
-        worker_version,
+    identity = Identity.of_series(
+        sources[0], ObjectKind.KEY_OBJECTS, series_instance_uid, sop_instance_uid, created_at, worker_version
     )
     deciding = [item for item in result.slices if item.deciding]
     return build_selection(deciding, model, sources, sources[0], identity)

@@ -15,7 +15,6 @@ from worker.db.tables import ObjectKind
 from worker.dicom import standard
 from worker.dicom.standard import derive_uid
 from worker.reporting import source_attributes
-from worker.reporting.object_names import object_title, series_number, series_title
 from worker.reporting.source_attributes import RESEARCH_USE
 from worker.reporting.sr_document import (
     Identity,
@@ -59,13 +58,8 @@ def build_report(
     if answer is not None:
         deciding = [item for item in result.slices if item.deciding]
         groups += [_slice_group(result, item, model, answer, sop_instance_uid) for item in deciding]
-    identity = Identity(
-        series_instance_uid,
-        sop_instance_uid,
-        series_number(sources[0], ObjectKind.REPORT),
-        object_title(series_title(sources[0]), ObjectKind.REPORT),
-        created_at,
-        worker_version,
+    identity = Identity.of_series(
+        sources[0], ObjectKind.REPORT, series_instance_uid, sop_instance_uid, created_at, worker_version
     )
     return build_document(
         groups,

@@ -12,8 +12,10 @@ from datetime import datetime
 from highdicom import sr
 from pydicom import Dataset
 
+from worker.db.tables import ObjectKind
 from worker.dicom import standard
 from worker.reporting import source_attributes
+from worker.reporting.object_names import object_title, series_number, series_title
 from worker.reporting.source_attributes import CodeTriple, coded
 from worker.results import ModelClass, ModelIdentity, SliceResult
 
@@ -28,6 +30,20 @@ class Identity:
     series_description: str
     created_at: datetime
     worker_version: str
+
+    @classmethod
+    def of_series(
+        cls,
+        source: Dataset,
+        kind: ObjectKind,
+        series_instance_uid: str,
+        sop_instance_uid: str,
+        created_at: datetime,
+        worker_version: str,
+    ) -> Identity:
+        """Of an object about a series, of which `source` is an image."""
+        number, description = series_number(source, kind), object_title(series_title(source), kind)
+        return cls(series_instance_uid, sop_instance_uid, number, description, created_at, worker_version)
 
 
 def build_document(
