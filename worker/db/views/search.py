@@ -329,7 +329,7 @@ def _conditions(search: Search, column: Column) -> list[ColumnElement[bool]]:
 
 
 def received_within(search: Search, received_at: Any) -> list[ColumnElement[bool]]:
-    """The conditions that a column has a time of the days of a search."""
+    """Conditions for the times in a column to lie within the days of a search."""
     conditions: list[ColumnElement[bool]] = []
     if search.since is not None:
         conditions.append(received_at >= midnight(search.since))
