@@ -207,6 +207,23 @@ def test_slices_scroll_by_keyboard_and_the_map_lies_on_the_key_slices(web: Web) 
         assert shown.evaluate("image => image.naturalWidth") >= 240
 
 
+def test_a_picture_that_arrives_late_does_not_replace_the_window_chosen_since(web: Web) -> None:
+    with _open(web, "desktop", "light") as (page, _):
+        page.goto(f"/series/{web.filled.mass}")
+        page.locator("#viewer").focus()
+        page.keyboard.press("Home")
+        page.locator("#viewer .slice[src$='/0.png']").wait_for()
+        held: list[Any] = []
+        page.route("**/23.png", lambda route: held.append(route))
+        page.keyboard.press("End")
+        page.locator("#window").fill("50")
+        page.locator("#viewer .slice[src*='/23.png?low=']").wait_for()
+        with page.expect_response("**/23.png"):
+            held.pop().continue_()
+        page.wait_for_timeout(500)  # in which it would be shown
+        assert "low=" in (page.locator("#viewer .slice").get_attribute("src") or "")
+
+
 def test_dragging_changes_window_and_level_until_the_pointer_is_released(web: Web) -> None:
     with _open(web, "desktop", "light") as (page, faults):
         page.goto(f"/series/{web.filled.mass}")

@@ -13,6 +13,7 @@ function startViewer(viewer) {
   const loaded = new Map(); // address → image, so that a slice is fetched once
   const facts = new Map(); // ordinal → edges and position
   let shown = Number(viewer.dataset.shown);
+  let wanted = null; // the picture that was asked for last; one that arrives after it is old
   let mapOn = true;
 
   function address(ordinal) {
@@ -64,9 +65,10 @@ function startViewer(viewer) {
   function draw() {
     const ordinal = shown;
     const next = load(address(ordinal));
+    wanted = next;
     next.decode().then(
       () => {
-        if (ordinal !== shown) return;
+        if (next !== wanted) return;
         fault.hidden = true;
         image.hidden = false;
         image.src = next.src;
@@ -74,7 +76,7 @@ function startViewer(viewer) {
         for (const near of [ordinal + 1, ordinal - 1, ordinal + 2]) if (near >= 0 && near < count) load(address(near));
       },
       () => {
-        if (ordinal === shown) fail();
+        if (next === wanted) fail();
       },
     );
     label(ordinal);
