@@ -22,7 +22,7 @@ from worker.db.tables import REVISION
 from worker.errors import StartError
 
 # What the packages above need of SQLAlchemy, which they do not import: every query is in `db`, or in `audit`.
-__all__ = ["Database", "DatabaseError", "IntegrityError", "Session", "client_address", "is_out_of_space"]
+__all__ = ["Connection", "Database", "DatabaseError", "IntegrityError", "Session", "client_address", "is_out_of_space"]
 
 DatabaseError = SQLAlchemyError
 

@@ -23,8 +23,9 @@ from typing import BinaryIO
 
 from worker.config.paths import sqlite_path
 from worker.config.settings import Settings
-from worker.db.engine import Database, client_address
+from worker.db.engine import Connection, Database, client_address
 from worker.db.instances import kept_files
+from worker.db.migrate import NotRestorable, drop_tables, find_table_with_name, open_sqlite_copy
 from worker.errors import StartError
 from worker.files import open_atomically
 from worker.jobs.bundle_store import BundleStore
@@ -61,7 +62,8 @@ def back_up(settings: Settings, folder: Path, step: Step) -> tuple[int, int]:
 def restore_backup(settings: Settings, folder: Path, step: Step) -> int:
     """Restore a backup. Returns the number of files.
 
-    Raises StartError for a backup that is incomplete or damaged, and for a database or data folder that is not empty.
+    Raises StartError for a backup that is incomplete, damaged or unsafe, and for a database or data folder that is not
+    empty.
     """
     url, data_dir = settings.database.url, settings.worker.data_dir
     file = sqlite_path(url)
@@ -75,6 +77,8 @@ def restore_backup(settings: Settings, folder: Path, step: Step) -> int:
     if file is None and _revision(url) is not None:
         raise StartError("restore-in-the-way", "the database has tables: restore needs an empty database")
     names = _read_manifest(folder / _MANIFEST)
+    if file is not None:
+        _require_safe_copy(database)
     try:
         copied, missing = _copy_files(names, folder, data_dir, step, links=False)
         if missing:
@@ -85,6 +89,7 @@ def restore_backup(settings: Settings, folder: Path, step: Step) -> int:
         if file is None:
             options = ["--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges"]
             _run_client("pg_restore", url, *options, str(database))
+            _require_safe_rows(url)
         else:
             file.parent.mkdir(parents=True, exist_ok=True)
             with _open_plain(database) as source, open_atomically(file) as target:
@@ -117,6 +122,37 @@ def _is_below_data_folder(name: str) -> bool:
     parts = PurePosixPath(name).parts
     plain = name == "/".join(parts) and name.isprintable() and "\\" not in name
     return plain and len(parts) > 1 and parts[0] in _FOLDERS and ".." not in parts
+
+
+def _require_safe_copy(file: Path) -> None:
+    """Raises StartError for a SQLite file that is damaged, has code, or names a file outside the data folder."""
+    try:
+        with open_sqlite_copy(file) as connection:
+            _require_names_below(connection)
+    except NotRestorable as fault:
+        raise StartError("backup-unsafe", f"{file.name} of the backup {fault}") from None
+
+
+def _require_safe_rows(url: str) -> None:
+    """Raises StartError, and removes the tables, where a restored row names a file outside the data folder."""
+    database = Database(url)
+    try:
+        with database.begin() as connection:
+            _require_names_below(connection)
+    except StartError:
+        drop_tables(database)
+        raise
+    finally:
+        database.close()
+
+
+def _require_names_below(connection: Connection) -> None:
+    table = find_table_with_name(connection, lambda name: not isinstance(name, str) or not _is_below_data_folder(name))
+    if table is not None:
+        raise StartError(
+            "backup-unsafe",
+            f"a row of {table!r} in the database of the backup names no file below {', '.join(_FOLDERS)}",
+        )
 
 
 def _is_plain_file(path: Path) -> bool:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from tests.testbed.databases import make_tables
 from tests.testbed.instances import mr_instance, received
 from worker.config.sections import DatabaseSection, WorkerSection
 from worker.config.settings import Settings
-from worker.db.engine import Database
+from worker.db.engine import Database, client_address
 from worker.db.instances import instances_of, open_association
 from worker.db.series_status import unfinished_counts
 from worker.errors import StartError
@@ -156,6 +158,61 @@ def test_a_database_that_is_a_link_is_no_backup(live: Settings, tmp_path: Path) 
         restore_backup(_settings(tmp_path / "new"), tmp_path / "copy", _step)
 
 
+OUTSIDE = ["../config.toml", "/etc/passwd", "instances/../../x", "objects", "instances//x", "instances/x\n", "", b"x"]
+
+
+def _changed(live: Settings, copy: Path, statement: str, value: str | bytes) -> None:
+    """A backup of which somebody changed the database."""
+    back_up(live, copy, _step)
+    with closing(sqlite3.connect(copy / "worker.db")) as database:
+        database.execute(statement, [value] * statement.count("?"))
+        database.commit()
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_a_row_names_nothing_outside_the_data_folder(live: Settings, tmp_path: Path, path: str | bytes) -> None:
+    _changed(live, tmp_path / "copy", "UPDATE instance SET path = ? WHERE id = 2", path)
+    restored = _settings(tmp_path / "new")
+    with pytest.raises(StartError, match="a row of 'instance' in the database of the backup names no file below"):
+        restore_backup(restored, tmp_path / "copy", _step)
+    assert not restored.worker.data_dir.exists()
+
+
+def test_a_bundle_is_not_named_outside_the_data_folder(live: Settings, tmp_path: Path) -> None:
+    add = "INSERT INTO model (name, version, sha256, added_at, state, state_at, state_by)"
+    add += " VALUES ('m', '1', ?, '2026-01-01', 'added', '2026-01-01', 'x')"
+    _changed(live, tmp_path / "copy", add, "../../home")
+    with pytest.raises(StartError, match="a row of 'model'"):
+        restore_backup(_settings(tmp_path / "new"), tmp_path / "copy", _step)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON association BEGIN UPDATE instance SET path = '../x'; END",
+        "CREATE VIEW seen AS SELECT '../x' AS path",
+        "create virtual table found using fts5(words)",
+    ],
+)
+def test_a_database_with_code_is_not_restored(live: Settings, tmp_path: Path, statement: str) -> None:
+    _changed(live, tmp_path / "copy", statement, "")
+    with pytest.raises(StartError, match="has triggers or views"):
+        restore_backup(_settings(tmp_path / "new"), tmp_path / "copy", _step)
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "changed"])
+def test_a_damaged_database_is_not_restored(live: Settings, tmp_path: Path, damage: str) -> None:
+    back_up(live, tmp_path / "copy", _step)
+    file = tmp_path / "copy" / "worker.db"
+    whole = file.read_bytes()
+    half = len(whole) // 2
+    file.write_bytes({"text": b"no database", "cut": whole[:half], "changed": whole[:half] + bytes(half)}[damage])
+    restored = _settings(tmp_path / "new")
+    with pytest.raises(StartError, match=r"worker\.db of the backup is damaged"):
+        restore_backup(restored, tmp_path / "copy", _step)
+    assert not restored.worker.data_dir.exists()
+
+
 @pytest.fixture
 def postgresql(postgres_url: str, tmp_path: Path) -> Iterator[tuple[Settings, Settings]]:
     """A worker's settings on a database of its own, and those of the worker to restore to."""
@@ -199,6 +256,22 @@ def test_postgresql_is_backed_up_and_restored_too(postgresql: tuple[Settings, Se
         restore_backup(restored, tmp_path / "copy", _step)
     with pytest.raises(StartError, match=r"is not a backup: it has no worker\.db"):
         restore_backup(_settings(tmp_path / "sqlite"), tmp_path / "copy", _step)
+
+
+def test_rows_of_postgresql_name_nothing_outside_either(postgresql: tuple[Settings, Settings], tmp_path: Path) -> None:
+    live, restored = postgresql
+    database = _receive(live)
+    back_up(live, tmp_path / "copy", _step)
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE instance SET path = '/etc/passwd' WHERE id = 2"))
+    database.close()
+    url, _ = client_address(live.database.url)
+    subprocess.run(["pg_dump", "-Fc", f"--file={tmp_path / 'copy' / 'worker.pgdump'}", f"--dbname={url}"], check=True)
+    with pytest.raises(StartError, match="a row of 'instance'"):
+        restore_backup(restored, tmp_path / "copy", _step)
+    database = Database(restored.database.url)
+    assert database.revision() is None  # so the worker does not start with such rows
+    database.close()
 
 
 def test_without_the_client_programs_it_says_so(
