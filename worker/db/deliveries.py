@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from worker.db.engine import Database
@@ -34,15 +35,23 @@ _RESENT_AT_ONCE = 500  # objects in a transaction
 
 def delivery_waits(session: Session, destination: str, now: datetime) -> bool:
     """Whether a delivery to the destination can be claimed, like `job_waits`."""
-    waiting = select(DeliveryRow.id).where(DeliveryRow.destination == destination, or_(*_claimable_deliveries(now)))
-    return session.scalar(waiting.limit(1)) is not None
+    return session.connection().scalar(_waiting(), {"destination": destination, "now": now}) is not None
+
+
+@lru_cache
+def _waiting() -> Select[int]:
+    """The statement of `delivery_waits`, made once like that of `job_waits`."""
+    is_claimable = or_(*_claimable_deliveries(bindparam("now")))
+    return select(DeliveryRow.id).where(DeliveryRow.destination == bindparam("destination"), is_claimable).limit(1)
 
 
 def delivery_exists(session: Session, delivery_id: int) -> bool:
     return session.get(DeliveryRow, delivery_id) is not None
 
 
-def _claimable_deliveries(now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+def _claimable_deliveries(
+    now: datetime | BindParameter[datetime],
+) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """Like `_claimable_jobs`."""
     return (
         and_(DeliveryRow.state == DeliveryState.SENDING, DeliveryRow.lease_until < now),

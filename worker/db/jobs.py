@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from worker.db.series_status import answer_series
@@ -15,11 +16,17 @@ from worker.db.tables import URGENT, DeliveryRow, JobRow, JobState, SeriesRow, S
 
 def job_waits(session: Session, model_ids: Collection[int], now: datetime) -> bool:
     """Whether a job can be claimed. Takes no lock, so frequent polls ask this first."""
-    waiting = select(JobRow.id).where(JobRow.model_id.in_(model_ids), or_(*_claimable_jobs(JobRow, now))).limit(1)
-    return session.scalar(waiting) is not None
+    return session.connection().scalar(_waiting(), {"model_ids": list(model_ids), "now": now}) is not None
 
 
-def _claimable_jobs(job: type[JobRow], now: datetime) -> tuple[ColumnElement[bool], ...]:
+@lru_cache
+def _waiting() -> Select[int]:
+    """The statement of `job_waits`, made once: that takes longer than to execute it."""
+    is_claimable = or_(*_claimable_jobs(JobRow, bindparam("now")))
+    return select(JobRow.id).where(JobRow.model_id.in_(bindparam("model_ids", expanding=True)), is_claimable).limit(1)
+
+
+def _claimable_jobs(job: type[JobRow], now: datetime | BindParameter[datetime]) -> tuple[ColumnElement[bool], ...]:
     """The conditions of urgent jobs that are due, of jobs whose lease expired, and of jobs that are due.
 
     Queried separately they come from an index in order; together the whole queue would be sorted for each claim.

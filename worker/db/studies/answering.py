@@ -14,9 +14,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from worker.db.instances import IDENTITY_KEY
@@ -49,6 +50,7 @@ if TYPE_CHECKING:  # a command that only queries starts without numpy
     from worker.results import StudyResult
 
 _UNFINISHED = (JobState.PENDING, JobState.RUNNING)
+_OPEN_STUDY = select(StudyRow.id).where(StudyRow.state == StudyState.OPEN).limit(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,34 +101,40 @@ class StudySettling:
 
 def study_is_due(session: Session, now: datetime, settling: StudySettling) -> bool:
     """Whether a study can be claimed. Takes no lock, so frequent polls ask this first."""
-    if session.scalar(select(StudyRow.id).where(StudyRow.state == StudyState.OPEN).limit(1)) is None:
-        return False  # of most polls; to build the query below takes ten times as long as to run it
-    return session.scalar(select(StudyRow.id).where(_is_due(now, settling)).limit(1)) is not None
+    connection = session.connection()
+    if connection.scalar(_OPEN_STUDY) is None:
+        return False  # of most polls
+    return connection.scalar(_due_study(), _moments(now, settling)) is not None
 
 
 def claim_study(
     session: Session, owner: str, now: datetime, settling: StudySettling, lease: timedelta
 ) -> StudyRow | None:
     """Claim the oldest study that is due; no other process claims it for the time of the lease."""
-    candidate = (
-        select(StudyRow.id)
-        .where(_is_due(now, settling))
-        .order_by(StudyRow.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
+    oldest = _due_study().with_for_update(skip_locked=True).scalar_subquery()
     return session.scalar(
         update(StudyRow)
-        .where(StudyRow.id == candidate)
+        .where(StudyRow.id == oldest)
         .values(attempts=StudyRow.attempts + 1, lease_owner=owner, not_before=now + lease)
         .returning(StudyRow),
+        _moments(now, settling),
         execution_options={"populate_existing": True, "synchronize_session": False},
     )
 
 
-def _is_due(now: datetime, settling: StudySettling) -> ColumnElement[bool]:
-    """The quiet time is that of its senders: it goes by while the last of its series is classified."""
+def _moments(now: datetime, settling: StudySettling) -> dict[str, datetime]:
+    """The parameters of `_due_study`."""
+    quiet_since = now - settling.quiet
+    return {"now": now, "quiet_since": quiet_since, "long_since": quiet_since - settling.extra_quiet}
+
+
+@lru_cache
+def _due_study() -> Select[int]:
+    """The oldest study that is due; made once, for that takes ten times as long as to execute it.
+
+    The quiet time is that of its senders: it goes by while the last of its series is classified.
+    """
+    now: BindParameter[datetime] = bindparam("now", type_=StudyRow.not_before.type)
     series, job = aliased(SeriesRow), aliased(JobRow)
     uid = StudyRow.study_instance_uid
     of_study = series.study_instance_uid == uid
@@ -138,19 +146,16 @@ def _is_due(now: datetime, settling: StudySettling) -> ColumnElement[bool]:
         .exists()
     )
 
-    def changed_within(time: timedelta) -> ColumnElement[bool]:
-        came = or_(_just(series.last_received_at, now, time), _just(series.settled_at, now, time))
+    def changed_since(moment: str) -> ColumnElement[bool]:
+        """A time to come, of a clock that was set back since, does not count."""
+        times = (series.last_received_at, series.settled_at)
+        came = or_(*[and_(column > bindparam(moment), column <= now) for column in times])
         return select(series.id).where(of_study, came).exists()
 
-    settling_time = settling.quiet + settling.extra_quiet
-    is_quiet = and_(~changed_within(settling.quiet), or_(~lacks(uid, now), ~changed_within(settling_time)))
+    is_quiet = and_(~changed_since("quiet_since"), or_(~lacks(uid, now), ~changed_since("long_since")))
     waits = or_(StudyRow.not_before.is_(None), StudyRow.not_before <= now)
-    return and_(StudyRow.state == StudyState.OPEN, waits, ~is_open, ~works, or_(is_quiet, is_whole(uid, now)))
-
-
-def _just(column: Any, now: datetime, quiet: timedelta) -> Any:
-    """Within the quiet time; a time to come, of a clock that was set back since, is not."""
-    return and_(column > now - quiet, column <= now)
+    is_due = and_(StudyRow.state == StudyState.OPEN, waits, ~is_open, ~works, or_(is_quiet, is_whole(uid, now)))
+    return select(StudyRow.id).where(is_due).order_by(StudyRow.id).limit(1)
 
 
 def study_inputs(session: Session, study_instance_uid: str) -> StudyInputs:

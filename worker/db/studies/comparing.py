@@ -39,7 +39,7 @@ class ComparedSeries:
 
 def compared_studies(session: Session, first: int, second: int) -> Iterator[tuple[str, list[ComparedSeries]]]:
     """Every study of which both models (row ids) processed a series, with those series; read row by row."""
-    one, other = _answers(first, "one"), _answers(second, "other")
+    one, other = answers_of(first, "one"), answers_of(second, "other")
     same = and_(one.c.series_id == other.c.series_id, one.c.input_sha256 == other.c.input_sha256)
     rows = session.execute(
         select(SeriesRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.sequence, SeriesRow.plane,
@@ -61,7 +61,8 @@ def compared_studies(session: Session, first: int, second: int) -> Iterator[tupl
         )
 
 
-def _answers(model_id: int, name: str) -> Subquery:
+def answers_of(model_id: int, name: str) -> Subquery:
+    """A row per input set that a model has answered, in shadow or not; `label` is NULL where it was not assessed."""
     queries = [
         select(JobRow.id.label("job_id"), JobRow.series_id, JobRow.input_sha256, row.label, row.reason,
                row.probabilities, row.basis)

@@ -122,18 +122,18 @@ def record_study_count(
     connection.execute(statement.on_conflict_do_update(index_elements=["study_instance_uid", "ae_title"], set_=values))
 
 
-def is_whole(study: Any, now: datetime) -> ColumnElement[bool]:
+def is_whole(study: Any, now: Any) -> ColumnElement[bool]:
     """The condition that a sender has as much of a study as is here, and none has more."""
     has_all = _answers(study, now, and_(StudyCountRow.lacking_series == 0, StudyCountRow.lacking_instances == 0))
     return and_(has_all, ~lacks(study, now))
 
 
-def lacks(study: Any, now: datetime) -> ColumnElement[bool]:
+def lacks(study: Any, now: Any) -> ColumnElement[bool]:
     """The condition that a sender has series or images of a study that are not here."""
     return _answers(study, now, or_(StudyCountRow.lacking_series > 0, StudyCountRow.lacking_instances > 0))
 
 
-def _answers(study: Any, now: datetime, condition: ColumnElement[bool]) -> ColumnElement[bool]:
+def _answers(study: Any, now: Any, condition: ColumnElement[bool]) -> ColumnElement[bool]:
     count = StudyCountRow
     return (
         select(count.ae_title)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Subquery, and_, func, select, union_all
+from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session
 
 from worker.config.routing import ActiveModel, RouteSection, reasons_to_wait
 from worker.db import models
 from worker.db.readings import Labels, is_finding, is_right
-from worker.db.tables import JobRow, LoadState, ModelRow, ModelState, ReadingRow, ResultRow, ShadowResultRow
+from worker.db.studies.comparing import answers_of
+from worker.db.tables import LoadState, ModelRow, ModelState, ReadingRow
 
 NOT_ASSESSED = "not-assessed"
 
@@ -153,12 +154,12 @@ class Comparison:
 
 def compare_models(session: Session, first: ModelRow, second: ModelRow) -> Comparison:
     """Compare two models' answers on the same input sets with each other and with the readers' labels."""
-    of_first, of_second = _answers(first.id, "of_first"), _answers(second.id, "of_second")
+    of_first, of_second = answers_of(first.id, "of_first"), answers_of(second.id, "of_second")
+    answers = (of_first.c.label, of_second.c.label)
     same = and_(of_first.c.series_id == of_second.c.series_id, of_first.c.input_sha256 == of_second.c.input_sha256)
     number = func.count()
-    by_answers = select(of_first.c.answer, of_second.c.answer, number).join(of_second, same)
-    cells = session.execute(by_answers.group_by(of_first.c.answer, of_second.c.answer))
-    found = agreement_of(ConfusionCell(*row) for row in cells)
+    cells = session.execute(select(*answers, number).join_from(of_first, of_second, same).group_by(*answers))
+    found = agreement_of(ConfusionCell(one or NOT_ASSESSED, two or NOT_ASSESSED, n) for one, two, n in cells)
     newest = (
         select(ReadingRow.series_id, func.max(ReadingRow.number).label("number"))
         .group_by(ReadingRow.series_id)
@@ -166,11 +167,11 @@ def compare_models(session: Session, first: ModelRow, second: ModelRow) -> Compa
     )
     of_newest = and_(ReadingRow.series_id == newest.c.series_id, ReadingRow.number == newest.c.number)
     read = session.execute(
-        select(of_first.c.answer, of_second.c.answer, ReadingRow.label, number)
-        .join(of_second, same)
+        select(*answers, ReadingRow.label, number)
+        .join_from(of_first, of_second, same)
         .join(ReadingRow, ReadingRow.series_id == of_first.c.series_id)
         .join(newest, of_newest)
-        .group_by(of_first.c.answer, of_second.c.answer, ReadingRow.label)
+        .group_by(*answers, ReadingRow.label)
     ).all()
     read = [row for row in read if is_finding(row[2], first.labels) or is_finding(row[2], second.labels)]
     return Comparison(
@@ -189,20 +190,9 @@ def compare_models(session: Session, first: ModelRow, second: ModelRow) -> Compa
     )
 
 
-def _answers(model_id: int, name: str) -> Subquery:
-    """A row per input set that a model has answered: a class, or not-assessed."""
-    queries = [
-        select(JobRow.series_id, JobRow.input_sha256, func.coalesce(row.label, NOT_ASSESSED).label("answer"))
-        .join(row, row.job_id == JobRow.id)
-        .where(JobRow.model_id == model_id)
-        for row in (ResultRow, ShadowResultRow)
-    ]
-    return union_all(*queries).subquery(name)
-
-
 def _against_readers(rows: list[tuple[Any, str, int]], labels: Labels | None) -> AgainstReaders:
     counts: Counter[bool | None] = Counter()
-    not_assessed = sum(n for answer, _, n in rows if answer == NOT_ASSESSED)
+    not_assessed = sum(n for answer, _, n in rows if answer is None)
     for answer, label, n in rows:
-        counts[is_right(label, None if answer == NOT_ASSESSED else answer, labels)] += n
+        counts[is_right(label, answer, labels)] += n
     return AgainstReaders(counts[True], counts[False], not_assessed)
