@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -18,10 +19,10 @@ BACKGROUND, INK, FAINT, WARNING, LINE = (16, 18, 22), (240, 240, 240), (170, 176
 BANNER = 36  # its height
 _LETTERS = 26  # of each side of a panel, for the patient's directions
 _SMALLEST = 13
+_FONT = Path(__file__).parent / "fonts" / "DejaVuSansCondensed.ttf"
 
 Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]  # left, top, width, height
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def new_canvas(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
@@ -81,9 +82,9 @@ def draw_line(
 ) -> int:
     """Draw a line of text within `width` pixels: first smaller, then truncated with an ellipsis; its right end.
 
-    A letter that the font lacks is drawn without its accent, or as a question mark.
+    A letter that the font lacks is drawn without its marks, or as a question mark.
     """
-    text = "".join(map(_drawable, text))
+    text = "".join(map(_drawable, unicodedata.normalize("NFC", text)))
     while size > _SMALLEST and draw.textlength(text, font(size)) > width:
         size -= 1
     if draw.textlength(text, font(size)) > width:
@@ -116,8 +117,10 @@ def _wrapped(draw: ImageDraw.ImageDraw, words: Sequence[str], size: int, width: 
     return lines
 
 
-def font(size: int) -> Font:
-    return ImageFont.load_default(size)  # Aileron, inside Pillow: the same on every machine
+@lru_cache(maxsize=64)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans Condensed, of which the package has the Latin, Greek and Cyrillic letters, digits and signs."""
+    return ImageFont.truetype(_FONT, size)
 
 
 @lru_cache(maxsize=1024)

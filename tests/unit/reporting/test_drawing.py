@@ -22,9 +22,16 @@ def test_no_probability_reads_as_certain(probability: float, text: str) -> None:
     assert percent(probability) == text
 
 
-def test_letters_that_the_font_lacks_are_drawn_without_accents_or_as_question_marks() -> None:
-    assert _drawn("Sch\u00e4del 3 \u5c71") == _drawn("Schadel 3 ?")
-    assert _drawn("1 \u00b1 2 \u2026") != _drawn("1 ? 2 ?"), "the font has these"
+@pytest.mark.parametrize("text", ["Schädel ßłøğ", "Εγκέφαλος", "Головной мозг", "1 ± 2 … ≥ 3 µm → ²"])
+def test_letters_of_european_languages_are_drawn_each_in_its_own_shape(text: str) -> None:
+    for letter in text.replace(" ", ""):
+        assert _drawn(letter) not in (_drawn("?"), _drawn("\ufffd"), _drawn("")), letter
+
+
+def test_letters_that_the_font_lacks_are_drawn_without_their_marks_or_as_question_marks() -> None:
+    assert _drawn("3 山") == _drawn("3 ?")
+    assert _drawn("\uff341 \u2461") == _drawn("T1 2"), "compatibility forms are drawn as what they stand for"
+    assert _drawn("Scha\u0308del") == _drawn("Sch\u00e4del"), "a mark of its own is drawn on its letter"
 
 
 def test_a_long_line_ends_within_its_width() -> None:
