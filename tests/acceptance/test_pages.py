@@ -104,7 +104,7 @@ def _open(web: Web, size: str, scheme: str) -> Iterator[tuple[Any, list[str]]]:
 
 
 # Words of tables and cards that stand on two lines; UIDs, hashes and names of files may.
-_BROKEN_WORDS = """[...document.querySelectorAll("td, th, .series-card")].flatMap((cell) => {
+BROKEN_WORDS = """[...document.querySelectorAll("td, th, .series-card")].flatMap((cell) => {
   const broken = [];
   const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
   while (texts.nextNode()) {
@@ -127,7 +127,7 @@ def test_every_page_is_accessible_fits_and_says_research_use(web: Web, page: Any
         assert page.goto(path).status == 200
         assert "Research use only" in page.inner_text("body > .warning")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} scrolls sideways"
-        assert page.evaluate(_BROKEN_WORDS) == [], path
+        assert page.evaluate(BROKEN_WORDS) == [], path
         violations = Axe().run(page).response["violations"]
         serious = [
             (violation["id"], violation["nodes"][0]["html"])

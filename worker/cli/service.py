@@ -1,13 +1,15 @@
-"""`worker serve`, `worker migrate` and `worker doctor`: run the service, and prepare and check what it needs."""
+"""`worker serve`, `migrate`, `doctor`, `suspend` and `resume`: run the service, prepare and check it, let it wait."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from worker.cli.context import EXIT_FAULT, ConfigOption, settings_from
+from worker.audit import events
+from worker.cli.context import EXIT_FAULT, ConfigOption, audited, settings_from
 from worker.errors import StartError
 from worker.process import ProcessRole
 
@@ -63,3 +65,43 @@ def migrate(config: ConfigOption = None) -> None:
     settings, _ = settings_from(config)
     before, after = apply(Database(settings.database.url))
     typer.echo(f"database: {before or 'empty'} → {after}" if before != after else f"database: {after}, up to date")
+
+
+class StageName(StrEnum):
+    """As `worker.db.tables.Stage`, whose import takes time."""
+
+    CLASSIFICATION = "classification"
+    DELIVERIES = "deliveries"
+
+
+_Stages = Annotated[list[StageName] | None, typer.Argument(help="By default both.")]
+
+
+@commands.command(rich_help_panel="The service", epilog="Example: worker suspend deliveries")
+def suspend(stage: _Stages = None, config: ConfigOption = None) -> None:
+    """Let classification or deliveries wait while receiving goes on, until `worker resume`."""
+    from worker.db.operating import suspensions
+    from worker.db.tables import Stage
+
+    stages = [Stage(name) for name in stage or StageName]
+    with audited(config) as (_, database, record, user):
+        with database.write() as session:
+            added = suspensions.suspend(session, stages, user, datetime.now(UTC))
+        record(events.operated(user, None, f"worker suspend {' '.join(stages)}"))
+    for name in stages:
+        typer.echo(f"{name}: {'suspended' if name in added else 'already suspended'}")
+
+
+@commands.command(rich_help_panel="The service", epilog="Example: worker resume")
+def resume(stage: _Stages = None, config: ConfigOption = None) -> None:
+    """Resume what was suspended."""
+    from worker.db.operating import suspensions
+    from worker.db.tables import Stage
+
+    stages = [Stage(name) for name in stage or StageName]
+    with audited(config) as (_, database, record, user):
+        with database.write() as session:
+            resumed = suspensions.resume(session, stages)
+        record(events.operated(user, None, f"worker resume {' '.join(stages)}"))
+    for name in stages:
+        typer.echo(f"{name}: {'resumed' if name in resumed else 'was not suspended'}")

@@ -59,7 +59,7 @@ from sqlalchemy.types import DateTime, TypeDecorator
 from worker.dicom.text.printable import LONGEST_TEXT
 
 # The newest revision in migrations/versions (a test compares them), so that a start needs no Alembic import.
-REVISION = "0015"
+REVISION = "0016"
 DETAIL_LENGTH = 1024
 
 
@@ -176,6 +176,13 @@ class AssociationEnd(StrEnum):
     RELEASED = "released"
     ABORTED = "aborted"
     LOST = "lost"
+
+
+class Stage(StrEnum):
+    """What an operator may suspend while receiving goes on."""
+
+    CLASSIFICATION = "classification"
+    DELIVERIES = "deliveries"
 
 
 class TokenRole(StrEnum):
@@ -851,6 +858,18 @@ class ScrubRow(Base):
     not_before: Mapped[datetime]  # the next pass begins then
 
     __table_args__ = (_is_among("kind", FileKind),)
+
+
+class SuspensionRow(Base):
+    """A stage that an operator suspended; deleted when it resumes: see db.operating.suspensions."""
+
+    __tablename__ = "suspension"
+
+    stage: Mapped[str] = mapped_column(String(16), primary_key=True)
+    suspended_at: Mapped[datetime]
+    suspended_by: Mapped[str] = mapped_column(String(64))
+
+    __table_args__ = (_is_among("stage", Stage),)
 
 
 class AuditChainRow(Base):

@@ -19,8 +19,9 @@ from worker.audit.events import RecordEvent, attributes_left_out, unrecorded
 from worker.db.engine import Database
 from worker.db.instances import file_of, instances_of
 from worker.db.jobs import claim_job, end_job, extend_job_lease, job_waits
+from worker.db.operating.suspensions import is_suspended
 from worker.db.results import Lineage, NewObject, add_result, add_shadow_result, has_result, lineage
-from worker.db.tables import InstanceRow, JobRow, JobState
+from worker.db.tables import InstanceRow, JobRow, JobState, Stage
 from worker.dicom.header import read_stored_header
 from worker.dicom.series_type import read_series_type
 from worker.errors import NotAssessable, Park, Retry
@@ -66,7 +67,13 @@ class JobRunner:
         return Integrity(self.database, self.data_dir, self.clock, self.record)
 
     def run_next(self) -> bool:
-        """Answer a study, or run a job to its end; False when there is none. Shadow jobs wait for all others."""
+        """Answer a study, or run a job to its end; False when there is none, or while classification is suspended.
+
+        Shadow jobs wait for all others.
+        """
+        with self.database.read() as session:
+            if is_suspended(session, Stage.CLASSIFICATION):
+                return False
         models = self.models.current()
         if not models:
             return False

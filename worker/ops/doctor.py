@@ -14,6 +14,7 @@ from worker.config.settings import Settings
 from worker.db.clock_changes import newest_time
 from worker.db.engine import Database, DatabaseError, database_fault
 from worker.db.instances import file_fault_counts, files_after
+from worker.db.operating.suspensions import list_suspensions
 from worker.db.processes import ProcessStatus, list_processes
 from worker.db.series_status import unfinished_counts
 from worker.db.tables import REVISION, FileKind, ModelState
@@ -97,6 +98,7 @@ def _examine_database(settings: Settings, now: datetime) -> Generator[Finding, N
         running = _process_statuses(settings, now)
         yield from _guarded("processes", lambda: [_processes(running)])
         yield from _guarded("queue", lambda: [_queue(database)])
+        yield from _guarded("suspended", lambda: _suspended(database))
         yield from _guarded("clock", lambda: [_clock(database, now)])
         yield from _guarded("models", lambda: _models(settings))
         yield from _guarded("stored files", lambda: [_stored_files(settings)])
@@ -159,6 +161,15 @@ def _queue(database: Database) -> Finding:
         return Finding("queue", False, f"{parked} parked jobs, {failed} failed deliveries", advice)
     waiting = counts["deliveries"]["pending"] + counts["deliveries"]["sending"]
     return Finding("queue", True, f"{counts['jobs']['pending']} jobs and {waiting} deliveries wait")
+
+
+def _suspended(database: Database) -> Iterator[Finding]:
+    """The stages that an operator suspended and may have forgotten."""
+    with database.read() as session:
+        suspensions = list_suspensions(session)
+    for suspension in suspensions:
+        detail = f"suspended since {suspension.suspended_at:%Y-%m-%d %H:%M} UTC by {suspension.suspended_by}"
+        yield Finding(suspension.stage, False, detail, f"worker resume {suspension.stage}")
 
 
 def _clock(database: Database, now: datetime) -> Finding:

@@ -36,7 +36,8 @@ from worker.db.deliveries import (
 )
 from worker.db.engine import Database
 from worker.db.instances import StoredFile
-from worker.db.tables import Commitment, DeliveryRow, DeliveryState, FileKind, ObjectRow
+from worker.db.operating.suspensions import is_suspended
+from worker.db.tables import Commitment, DeliveryRow, DeliveryState, FileKind, ObjectRow, Stage
 from worker.dicom.standard import derive_uid
 from worker.errors import Park, Retry, StartError
 from worker.logs import fault_fields, get_log
@@ -142,7 +143,7 @@ class Sender:
     def _claim(self) -> list[tuple[DeliveryRow, ObjectRow]]:
         name = self.destination.name
         with self.database.read() as session:
-            if not delivery_waits(session, name, self.clock()):
+            if is_suspended(session, Stage.DELIVERIES) or not delivery_waits(session, name, self.clock()):
                 return []
         with self.database.write() as session:
             return claim_deliveries(session, name, self.owner, self.clock(), self._lease, limit=_BATCH)
@@ -195,6 +196,9 @@ class Sender:
         destination = self.destination
         if destination.commitment_timeout is None:
             return 0
+        with self.database.read() as session:
+            if is_suspended(session, Stage.DELIVERIES):
+                return 0
         now = self.clock()
         transaction_uid = derive_uid("commitment", destination.name, uuid.uuid4().hex)
         until = now + destination.commitment_timeout

@@ -23,6 +23,7 @@ from worker.web.api.readings import readings_api
 from worker.web.api.reports import reports_api
 from worker.web.api.series import series_api
 from worker.web.api.studies import studies_api
+from worker.web.api.suspensions import suspensions_api
 from worker.web.dependencies import API_PREFIX, DICOMWEB_PREFIX, Site, refuse_repeated_parameters
 from worker.web.dicomweb.routes import dicomweb_routes
 from worker.web.health import health_routes
@@ -91,6 +92,7 @@ def create_app(
         models_api,
         destinations_api,
         reports_api,
+        suspensions_api,
     ):
         app.include_router(resource(site), dependencies=once)
     for page in (

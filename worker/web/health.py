@@ -16,6 +16,7 @@ from worker.audit.recorder import audit_faults
 from worker.config.settings import Settings
 from worker.db.engine import Database, DatabaseError
 from worker.db.instances import file_fault_counts
+from worker.db.operating.suspensions import Suspension, list_suspensions
 from worker.db.processes import ProcessStatus, list_processes
 from worker.db.series_status import unfinished_counts
 from worker.db.tables import ModelState
@@ -61,6 +62,7 @@ def check_health(settings: Settings, database: Database, now: datetime) -> dict[
     living: list[ProcessStatus] = []
     models: list[ModelStatus] = []
     awaited: list[str] = []
+    suspended: list[Suspension] = []
     checks = {"database": "ok", "receiver": "ok", "disk": _disk(settings), "audit": "ok"}
     try:
         with database.read() as session:
@@ -72,6 +74,7 @@ def check_health(settings: Settings, database: Database, now: datetime) -> dict[
             ]
             awaited = awaited_models(session, settings.route)
             living = list_processes(session, now, _lease(settings))
+            suspended = list_suspensions(session)
     except DatabaseError as error:
         checks["database"] = f"unreachable ({type(error).__name__})"
     receivers = [process for process in living if process.role == ProcessRole.RECEIVE and not process.lost]
@@ -87,6 +90,7 @@ def check_health(settings: Settings, database: Database, now: datetime) -> dict[
         "counts": counts,
         "models": [asdict(model) for model in models],
         "awaited_models": awaited,
+        "suspended": [asdict(suspension) for suspension in suspended],
         "processes": [asdict(process) for process in living],
     }
 

@@ -26,7 +26,9 @@ from worker.audit.recorder import audit_faults
 from worker.config.settings import Settings
 from worker.db.engine import Database, DatabaseError, Session
 from worker.db.instances import file_fault_counts
+from worker.db.operating.suspensions import list_suspensions
 from worker.db.processes import ProcessStatus, list_processes
+from worker.db.tables import Stage
 from worker.db.versions.corrections import PARTLY_CORRECTED
 from worker.db.views.activity import ModelUsage, used_models
 from worker.db.views.conflicts import count_conflicts, count_corrections
@@ -85,6 +87,7 @@ class _Collector:
                 refused = [*_refusals(session)]
                 faults = file_fault_counts(session)
                 conflicts, corrections = count_conflicts(session), count_corrections(session)
+                suspended = {suspension.stage for suspension in list_suspensions(session)}
         except DatabaseError as error:
             get_log().error("the scrape's queries failed", **fault_fields(error))
             yield _gauge("database_up", "1 while the database is reachable.", 0)
@@ -101,6 +104,8 @@ class _Collector:
         )
         yield _gauge("conflicts", "Contents with other pixels that wait for a decision.", conflicts)
         yield _counter("instances_corrected", "Instances whose attributes were corrected.", corrections)
+        stages = {stage.value: int(stage in suspended) for stage in Stage}
+        yield _by("suspended", "1 while an operator has suspended the stage.", "stage", stages)
         yield from _work(totals, self.now)
         yield from _deliveries(totals, self.now)
         yield from _processes(living)

@@ -98,3 +98,12 @@ url = "http://archive.invalid/dicom-web"
         2,
         f"worker: [worker] data_dir: {config.parent}/file/data cannot be made: Not a directory\n",
     )
+
+
+def test_what_is_suspended_stays_so_until_it_is_resumed(run: Run) -> None:
+    assert run("suspend", "deliveries") == (0, "deliveries: suspended\n", "")
+    assert run("suspend")[1] == "classification: suspended\ndeliveries: already suspended\n"
+    assert run("resume", "classification", "deliveries")[1] == "classification: resumed\ndeliveries: resumed\n"
+    assert run("resume", "deliveries")[1] == "deliveries: was not suspended\n"
+    assert "worker suspend classification deliveries" in run("audit", "list", "--format", "json")[1]
+    assert run("suspend", "receiving")[0] == 2

@@ -17,6 +17,7 @@ from worker.db.engine import Database
 from worker.db.instances import add_instance, file_fault_counts
 from worker.db.jobs import claim_job, retry_parked_jobs
 from worker.db.models import model_row
+from worker.db.operating.suspensions import resume, suspend
 from worker.db.results import NewObject
 from worker.db.series import lock_open_series, queue_series
 from worker.db.tables import (
@@ -30,6 +31,7 @@ from worker.db.tables import (
     SeriesRow,
     ShadowResultRow,
     SliceResultRow,
+    Stage,
 )
 from worker.db.views.search import Search, find_series
 from worker.dicom.standard import derive_uid
@@ -125,6 +127,17 @@ def test_result_slices_objects_and_deliveries_come_in_one_transaction(
     assert _runner(queued, tmp_path, clock).run_next()
     assert _job(queued).state == JobState.DONE
     assert [_count(queued, row) for row in (ResultRow, SliceResultRow, ObjectRow, DeliveryRow)] == [1, 3, 2, 4]
+
+
+def test_nothing_is_claimed_while_classification_is_suspended(queued: Database, tmp_path: Path, clock: Clock) -> None:
+    runner = _runner(queued, tmp_path, clock)
+    with queued.write() as session:
+        suspend(session, [Stage.CLASSIFICATION], "somebody", clock())
+    assert not runner.run_next()
+    assert (_job(queued).state, _job(queued).attempts) == (JobState.PENDING, 0)
+    with queued.write() as session:
+        resume(session, [Stage.CLASSIFICATION])
+    assert runner.run_next()
 
 
 def test_what_is_missing_of_the_input_is_in_the_result_and_in_its_objects(

@@ -15,10 +15,20 @@ from worker.config.sections import DatabaseSection, ReceiveSection, WorkerSectio
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import add_file_fault, add_instance, file_of
+from worker.db.operating.suspensions import suspend
 from worker.db.processes import beat
-from worker.db.tables import FileFault
+from worker.db.tables import FileFault, Stage
 from worker.ops import doctor
-from worker.ops.doctor import _clock, _process_statuses, _processes, _stored_files, _web, examine, examine_role
+from worker.ops.doctor import (
+    _clock,
+    _process_statuses,
+    _processes,
+    _stored_files,
+    _suspended,
+    _web,
+    examine,
+    examine_role,
+)
 from worker.process import ProcessRole, process_name
 
 NOW = datetime.now(UTC)
@@ -153,3 +163,11 @@ def test_a_clock_that_was_set_back_is_told(database: Database) -> None:
     finding = _clock(database, NOW)
     assert not finding.well
     assert finding.detail.startswith(f"now is {NOW:%Y-%m-%d %H:%M} UTC, but the newest image came at ")
+
+
+def test_a_suspended_stage_is_a_fault_that_says_how_to_resume(database: Database) -> None:
+    with database.write() as session:
+        suspend(session, [Stage.DELIVERIES], "night shift", datetime(2026, 3, 1, tzinfo=UTC))
+    [finding] = _suspended(database)
+    assert (finding.subject, finding.well, finding.advice) == ("deliveries", False, "worker resume deliveries")
+    assert finding.detail == "suspended since 2026-03-01 00:00 UTC by night shift"

@@ -19,7 +19,8 @@ from tests.testbed.instances import Clock
 from worker.db.deliveries import supersede_deliveries
 from worker.db.engine import Database
 from worker.db.instances import file_fault_counts
-from worker.db.tables import Commitment, DeliveryRow, DeliveryState, FileFault, ObjectRow
+from worker.db.operating.suspensions import resume, suspend
+from worker.db.tables import Commitment, DeliveryRow, DeliveryState, FileFault, ObjectRow, Stage
 from worker.dicom import commitment, standard
 from worker.errors import Park, Retry, StartError
 from worker.logs import configure_logs
@@ -111,6 +112,22 @@ def test_the_answer_of_each_object_is_its_own(sender: Sender) -> None:
     assert sender.send_due() == 2
     assert _states(sender) == [(DeliveryState.DELIVERED, None), (DeliveryState.PENDING, "no-answer")]
     assert (_deliveries(sender)[0].status, _deliveries(sender)[0].sent_as) == (0xB000, "1.2.3")
+
+
+def test_nothing_is_sent_or_requested_while_deliveries_are_suspended(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Script, "commits", True)
+    with sender.database.write() as session:
+        suspend(session, [Stage.DELIVERIES], "somebody", sender.clock())
+    assert sender.send_due() == 0
+    with sender.database.write() as session:
+        resume(session, [Stage.DELIVERIES])
+    assert sender.send_due() == 2
+    with sender.database.write() as session:
+        suspend(session, [Stage.DELIVERIES], "somebody", sender.clock())
+    assert (sender.request_commitment(), Script.requested) == (0, [])
+    assert [row.attempts for row in _deliveries(sender)] == [1, 1]
 
 
 def test_an_object_that_the_destination_never_accepts_is_failed_at_once(sender: Sender) -> None:

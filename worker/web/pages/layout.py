@@ -1,4 +1,4 @@
-"""The frame of every page: navigation, and the count of what needs attention."""
+"""The frame of every page: navigation, the count of what needs attention, and what is suspended."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi.responses import HTMLResponse
 
+from worker.db.operating.suspensions import list_suspensions
 from worker.db.views import activity
 from worker.web.dependencies import Site
 from worker.web.guard import Caller
@@ -16,4 +17,6 @@ def render_page(site: Site, template: str, caller: Caller, status: int = 200, **
     """A template within the frame; `attention` counts parked jobs and failed deliveries."""
     with site.database.read() as session:
         parked, failed = activity.parked_counts(session)
-    return HTMLResponse(render(template, caller, attention=parked + failed, **values), status)
+        suspended = list_suspensions(session)
+    frame = {"attention": parked + failed, "suspended": suspended}
+    return HTMLResponse(render(template, caller, **frame, **values), status)

@@ -1,4 +1,4 @@
-"""GET /queue: unfinished jobs, deliveries and conflicts, and the buttons that retry or decide them."""
+"""GET /queue: unfinished jobs, deliveries and conflicts; the buttons that retry or decide them, or suspend a stage."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from worker.audit import events
 from worker.db.deliveries import retry_failed_deliveries
 from worker.db.instances import file_fault_counts
 from worker.db.jobs import retry_parked_jobs
+from worker.db.operating.suspensions import resume, suspend
+from worker.db.tables import Stage
 from worker.db.views.conflicts import list_conflicts, list_partly_corrected
 from worker.db.views.queue import unfinished_deliveries, unfinished_jobs
 from worker.storage.versions.conflicts import Conflicts, NoSuchConflict, UnusableConflict
@@ -69,6 +71,20 @@ def queue_page(site: Site) -> APIRouter:
     def retry_delivery(request: Request, number: RowNumber, caller: Operator) -> Response:
         with site.database.write() as session:
             return back_to_queue(request, caller, retry_failed_deliveries(session, site.clock(), [number]))
+
+    @routes.post("/queue/suspend/{stage}")
+    def suspend_stage(request: Request, stage: Stage, caller: Operator) -> Response:
+        with site.database.write() as session:
+            suspend(session, [stage], caller.name, site.clock())
+        site.record(events.operated(caller.name, caller.address, request.url.path))
+        return RedirectResponse("/queue", 303)
+
+    @routes.post("/queue/resume/{stage}")
+    def resume_stage(request: Request, stage: Stage, caller: Operator) -> Response:
+        with site.database.write() as session:
+            resume(session, [stage])
+        site.record(events.operated(caller.name, caller.address, request.url.path))
+        return RedirectResponse("/queue", 303)
 
     decisions = Conflicts(site.database, site.settings, site.record)
 

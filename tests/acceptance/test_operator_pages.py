@@ -1,0 +1,148 @@
+"""What operators do on the pages, in a real browser: every page guarded by tokens, at both sizes.
+
+`python -m tests.acceptance.test_operator_pages FOLDER` writes a picture of each page at each size and scheme.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.test_pages import BROKEN_WORDS, SIZES, WAIT
+from tests.testbed.browser import CHROMIUM, FLAGS
+from tests.testbed.databases import make_tables
+from tests.testbed.instances import MODEL, later
+from tests.testbed.shown_bundle import make_shown_bundle
+from tests.testbed.web_site import fill, serving, settings_of
+from worker.db import tokens
+from worker.db.engine import Database
+from worker.db.tables import TokenRole
+from worker.inference.bundle import verified_identity
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+
+# What a page looks like after each of these was done to it, for the pictures.
+VIEWS: dict[str, Callable[[Any], None]] = {}
+
+
+@dataclass(frozen=True)
+class Web:
+    address: str
+    database: Database
+    browser: Any
+    tokens: dict[TokenRole, str]
+
+
+@contextmanager
+def operating(folder: Path) -> Iterator[Web]:
+    """The pages over one series of every outcome, a token of each role, and a browser."""
+    bundle = make_shown_bundle(folder / "bundle", MODEL)
+    settings = settings_of(folder, bundle, require_token=True)
+    database = Database(settings.database.url)
+    make_tables(database)
+    fill(database, verified_identity(bundle))
+    with database.write() as session:
+        texts = {role: tokens.add_token(session, f"the {role}", role, later(0), None)[1] for role in TokenRole}
+    database.close()
+    with serving(settings) as (client, database), playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=WAIT)
+        yield Web(str(client.base_url), database, browser, texts)
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    with operating(tmp_path_factory.mktemp("operating")) as running:
+        yield running
+
+
+@contextmanager
+def signed_in(
+    web: Web, role: TokenRole = TokenRole.OPERATE, size: str = "desktop", scheme: str = "light"
+) -> Iterator[Any]:
+    """A page of somebody with this role; a script error or a refused policy is a failure."""
+    width, height = SIZES[size]
+    context = web.browser.new_context(
+        base_url=web.address, viewport={"width": width, "height": height}, color_scheme=scheme
+    )
+    context.set_default_timeout(WAIT)
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda line: faults.append(line.text) if "Content Security" in line.text else None)
+    page.goto("/sign-in")
+    page.get_by_label("Token").fill(web.tokens[role])
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("button", name="Sign out").wait_for()
+    try:
+        yield page
+        assert faults == []
+    finally:
+        context.close()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_page_of_an_operator_is_accessible_and_fits(web: Web, size: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    with signed_in(web, size=size, scheme="dark") as page:
+        for path in PAGES:
+            assert page.goto(path).status == 200
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} scrolls sideways"
+            assert page.evaluate(BROKEN_WORDS) == [], path
+            violations = Axe().run(page).response["violations"]
+            serious = [(item["id"], item["nodes"][0]["html"]) for item in violations if item["impact"] in SERIOUS]
+            assert serious == [], path
+
+
+PAGES = ["/queue"]
+SERIOUS = ("serious", "critical")
+
+
+def test_a_stage_is_suspended_and_resumed_and_a_reader_sees_it(web: Web) -> None:
+    with signed_in(web) as page, signed_in(web, TokenRole.READ, "phone", "dark") as reader:
+        page.goto("/queue")
+        page.get_by_role("button", name="Suspend deliveries").click()
+        page.get_by_role("button", name="Resume deliveries").wait_for()
+        reader.goto("/")
+        notice = reader.locator(".suspended").inner_text()
+        assert "Deliveries are suspended since" in notice
+        assert "by the operate" in notice
+        reader.goto("/queue")
+        assert reader.get_by_role("button", name="Resume").count() == 0
+        page.get_by_role("button", name="Resume deliveries").click()
+        page.get_by_role("button", name="Suspend deliveries").wait_for()
+        reader.goto("/")
+        assert reader.locator(".suspended").count() == 0
+
+
+def _suspend(page: Any) -> None:
+    page.goto("/queue")
+    if page.get_by_role("button", name="Suspend deliveries").count():
+        page.get_by_role("button", name="Suspend deliveries").click()
+    page.get_by_role("button", name="Resume deliveries").wait_for()
+
+
+VIEWS["suspended"] = _suspend
+
+
+def main(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary, operating(Path(temporary)) as web:
+        for name in names or VIEWS:
+            for size, scheme in (("desktop", "light"), ("desktop", "dark"), ("phone", "light"), ("phone", "dark")):
+                with signed_in(web, size=size, scheme=scheme) as page:
+                    VIEWS[name](page)
+                    page.screenshot(path=folder / f"{name}-{size}-{scheme}.png", full_page=size == "phone")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
