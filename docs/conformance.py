@@ -313,7 +313,9 @@ Storage Commitment Push Model (`{commitment.SOP_CLASS}`).
   goes out on a new association to a `[[destination]]` or `[[peer]]` that requests by its AE title from its host, else
   on the requester's own, while that lasts. A repeated reference is one. More than
   {commitment_scp.MAXIMUM_REFERENCES} references, more than {commitment_scp.OPEN_OF_A_PEER} open requests of an address
-  or {commitment_scp.OPEN_REQUESTS} in all are answered 0x0213.
+  or {commitment_scp.OPEN_REQUESTS} in all are answered 0x0213. Another SOP instance than the well-known one is answered
+  0x0112, another Action Type 0x0123, another Event Type 0x0113.
+- Any operation, of any service, that is none of its SOP class or of its presentation context is answered 0x0211.
 
 ## Character sets
 Received text is kept as sent, and read by the same rule for the database, queries, pages, reports and FHIR: in its

@@ -261,6 +261,29 @@ def test_a_request_without_its_identifiers_is_a_failure(port: int, receiver: Rec
     assert answer.Status == 0x0110
 
 
+@pytest.mark.parametrize(
+    ("number", "sop_class", "sop_instance", "status"),
+    [
+        (99, commitment.SOP_CLASS, commitment.SOP_INSTANCE, None),
+        (1, commitment.SOP_CLASS, "1.2.3", standard.NO_SUCH_SOP_INSTANCE),
+        (1, SOP_CLASSES[0], commitment.SOP_INSTANCE, standard.UNRECOGNIZED_OPERATION),
+    ],
+)
+def test_only_the_actions_and_reports_of_the_well_known_instance_are_taken(
+    port: int, receiver: Receiver, number: int, sop_class: str, sop_instance: str, status: int | None
+) -> None:
+    ae = AE(ae_title="STRANGER")
+    ae.add_requested_context(commitment.SOP_CLASS)
+    assoc = ae.associate("127.0.0.1", port, ae_title="AI_WORKER")
+    information = commitment.build_request("1.2.3", [(SOP_CLASSES[0], "1.2.3.4")])
+    model = commitment.SOP_CLASS  # of the context
+    action, _ = assoc.send_n_action(information, number, sop_class, sop_instance, meta_uid=model)
+    report, _ = assoc.send_n_event_report(information, number, sop_class, sop_instance, meta_uid=model)
+    assoc.release()
+    assert action.Status == (status or standard.NO_SUCH_ACTION)
+    assert report.Status == (status or standard.NO_SUCH_EVENT_TYPE)
+
+
 def test_a_report_that_never_comes_is_asked_for_again(database: Database, tmp_path: Path, pacs: Any) -> None:
     """The stand-in PACS has no storage commitment at all: nothing is lost, and the asking goes on."""
     clock = Clock()

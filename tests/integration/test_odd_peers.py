@@ -32,7 +32,7 @@ from tests.testbed.receiver import receiving
 from tests.testbed.waiting import wait_until
 from worker.audit import events
 from worker.db.engine import Database
-from worker.dicom import standard
+from worker.dicom import commitment, standard
 from worker.receive import fast_store
 from worker.storage.refusals import refused_associations
 
@@ -248,6 +248,38 @@ def test_a_faulty_c_store_is_answered_at_once(peer: Wire, elements: dict[str, ob
         assert (kind, status_of(body)) == (DATA, status)
     else:
         assert kind == ABORTED or (kind == DATA and status_of(body) != standard.SUCCESS)
+
+
+@pytest.mark.parametrize(
+    ("field", "sop_class", "context"),
+    [
+        (0x0100, str(MRImageStorage), 0),  # pynetdicom calls what stores instances with it
+        (0x0030, str(MRImageStorage), 0),
+        (0x0020, str(MRImageStorage), 0),
+        (0x0020, "1.2.840.10008.5.1.4.1.2.2.1", 0),
+        (0x0130, commitment.SOP_CLASS, 1),
+        (0x0001, str(Verification), 0),
+    ],
+)
+def test_an_operation_of_another_class_or_context_is_refused(
+    peer: Wire, field: int, sop_class: str, context: int
+) -> None:
+    ds = Dataset()
+    ds.AffectedSOPClassUID, ds.CommandField, ds.MessageID, ds.CommandDataSetType = sop_class, field, 1, 1
+    ds.AffectedSOPInstanceUID, ds.EventTypeID, ds.Priority = "1.2.3", 1, 2
+    if field == 0x0130:
+        del ds.AffectedSOPClassUID, ds.AffectedSOPInstanceUID, ds.Priority
+        ds.RequestedSOPClassUID, ds.RequestedSOPInstanceUID, ds.ActionTypeID = sop_class, commitment.SOP_INSTANCE, 1
+    if field == 0x0030:
+        ds.CommandDataSetType = 0x0101
+    number = peer.associate(STORE)[context]
+    body = implicit(ds)
+    for part in data_pdus(number, struct.pack("<HHII", 0, 0, 4, len(body)) + body, command=True):
+        peer.send(part)
+    for part in data_pdus(number, b"\x08\0\x18\0UI\x06\x001.2.3\0", command=False) if field != 0x0030 else ():
+        peer.send(part)
+    assert status_of(peer.receive()[1]) in (standard.UNRECOGNIZED_OPERATION, standard.SOP_CLASS_NOT_SUPPORTED)
+    peer.release()
 
 
 def test_after_a_refused_instance_uid_the_association_goes_on(peer: Wire) -> None:

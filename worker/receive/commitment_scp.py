@@ -81,6 +81,10 @@ class CommitmentScp:
 
     def _on_request(self, event: evt.Event) -> tuple[int, None]:
         """Accept a request; the report follows from a thread of its own."""
+        if event.request.RequestedSOPInstanceUID != commitment.SOP_INSTANCE:
+            return standard.NO_SUCH_SOP_INSTANCE, None
+        if event.action_type != commitment.REQUEST_ACTION:
+            return standard.NO_SUCH_ACTION, None
         if commitment.count_items(event.request.ActionInformation) > MAXIMUM_REFERENCES:
             return self._refuse("too-many-references")
         try:
@@ -143,6 +147,10 @@ class CommitmentScp:
 
     def _on_report(self, event: evt.Event) -> tuple[int, None]:
         """Record what a destination commits to, on an association of its own."""
+        if event.request.AffectedSOPInstanceUID != commitment.SOP_INSTANCE:
+            return standard.NO_SUCH_SOP_INSTANCE, None
+        if event.event_type not in (commitment.ALL_STORED_EVENT, commitment.SOME_FAILED_EVENT):
+            return standard.NO_SUCH_EVENT_TYPE, None
         if commitment.count_items(event.request.EventInformation) > MAXIMUM_REFERENCES:
             return self._refuse("too-many-references")
         if not self._reports.acquire(blocking=False):  # pynetdicom has a thread for each

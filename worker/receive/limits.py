@@ -22,12 +22,13 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import DIMSEMessage
-from pynetdicom.dimse_primitives import C_ECHO, C_STORE
+from pynetdicom.dimse_primitives import C_ECHO, C_FIND, C_GET, C_MOVE, C_STORE, N_ACTION, N_EVENT_REPORT
 from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.sop_class import Verification
 from pynetdicom.transport import ThreadedAssociationServer
 
 from worker.config.sections import ReceiveSection
-from worker.dicom import standard
+from worker.dicom import commitment, standard
 from worker.logs import fault_fields, get_log
 from worker.network import pynetdicom_patches as patches
 from worker.network.known_peers import KnownPeers, plain_address
@@ -46,6 +47,11 @@ _READ_BYTES = 1 << 16
 _ABORT_SECONDS = 5.0
 _ROUND_SECONDS = 20.0  # of the acceptor, which does nothing that waits
 _DATASETS = ("Identifier", "ActionInformation", "EventInformation", "AttributeList", "ModificationList")
+_OPERATIONS: dict[str, tuple[type, ...]] = {  # of each SOP class; any other is a Storage SOP class
+    str(Verification): (C_ECHO,),
+    commitment.SOP_CLASS: (N_ACTION, N_EVENT_REPORT),
+    **dict.fromkeys(standard.QUERY_RETRIEVE, (C_FIND, C_GET, C_MOVE)),
+}
 _LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)  # result, source, diagnostic of an A-ASSOCIATE-RJ (PS3.8 Table 9-21)
 
 
@@ -169,6 +175,10 @@ def _serve(assoc: Association, place: Place, serve: Callable[[Any, int], None], 
     if not message.is_valid_request:
         _refuse(assoc, message, context_id)
         return
+    if not _is_operation_of_context(assoc, message, context_id):
+        get_log().warning("request refused", reason="unrecognized-operation")
+        patches.send_status(assoc, message, context_id, standard.UNRECOGNIZED_OPERATION)
+        return
     if not isinstance(message, C_STORE) and any(
         isinstance(getattr(message, name, None), TooLarge) for name in _DATASETS
     ):
@@ -183,6 +193,18 @@ def _serve(assoc: Association, place: Place, serve: Callable[[Any, int], None], 
         serve(message, context_id)
     finally:
         place.end_work()
+
+
+def _is_operation_of_context(assoc: Association, message: Any, context_id: int) -> bool:
+    """Whether a message's operation is one of its SOP class, and the SOP class that of its presentation context.
+
+    pynetdicom calls the service of whatever class a message names. Another Storage SOP class is refused when storing.
+    """
+    named = getattr(message, "AffectedSOPClassUID", None) or getattr(message, "RequestedSOPClassUID", None)
+    context = patches.accepted_context(assoc, context_id)
+    is_storage = isinstance(message, C_STORE) and named not in _OPERATIONS
+    is_same = context is None or is_storage or named == context.abstract_syntax
+    return is_same and isinstance(message, _OPERATIONS.get(str(named), (C_STORE,)))
 
 
 def _refuse(assoc: Association, message: Any, context_id: int) -> None:
