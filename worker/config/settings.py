@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache, reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 from pydantic import (
     BaseModel,
+    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -20,7 +22,7 @@ from pydantic import (
     create_model,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic.fields import FieldInfo
 
 from worker.config.paths import relative_to
 from worker.config.routing import Condition, RouteSection, check_routes
@@ -45,12 +47,10 @@ from worker.errors import StartError
 _LISTS: dict[str, type[BaseModel]] = {"peer": PeerSection, "route": RouteSection, "match": Condition}
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings of the worker; built once by `load_settings` and passed down."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__"
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     worker: WorkerSection = Field(default_factory=WorkerSection)
     receive: ReceiveSection = Field(default_factory=ReceiveSection)
@@ -65,18 +65,6 @@ class Settings(BaseSettings):
     route: tuple[RouteSection, ...] = ()
     web: WebSection = Field(default_factory=WebSection)
     audit: AuditSection = Field(default_factory=AuditSection)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment take precedence over the file (which arrives as init arguments)."""
-        return env_settings, init_settings
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> Settings:
@@ -116,7 +104,9 @@ def load_settings(path: Path | None, kinds: Sequence[type[DestinationSection]]) 
             raise StartError("config-unreadable", f"{path} cannot be read: {error}") from None
         except tomllib.TOMLDecodeError as error:
             raise StartError("config-not-toml", f"{path} is not valid TOML: {error}") from None
-    _refuse_unknown_environment()
+    for section, value in settings_of_environment(os.environ).items():
+        below = content.get(section)
+        content[section] = below | value if isinstance(below, dict) and isinstance(value, dict) else value
     try:
         with relative_to(path.resolve().parent if path is not None else Path.cwd()):
             return with_kinds(tuple(kinds))(**content)
@@ -178,16 +168,43 @@ def _nearest(key: str, model: type[BaseModel]) -> str:
     return f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(_known_keys(model))})"
 
 
-def _refuse_unknown_environment() -> None:
-    """Raise StartError for a misspelt variable, which pydantic-settings ignores silently."""
-    for name in os.environ:
+def settings_of_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that variables name, as they would stand in the file: `WORKER__SECTION__KEY=value`.
+
+    A list, or a section as a whole, is given as JSON. Raises StartError for a name that is no setting.
+    """
+    found: dict[str, Any] = {}
+    for name in sorted(environment, key=len):  # WORKER__RECEIVE before WORKER__RECEIVE__PORT
         if not name.upper().startswith(ENVIRONMENT_PREFIX):
             continue
-        keys = [key.lower() for key in name[len(ENVIRONMENT_PREFIX) :].split("__")]
-        model: type[BaseModel] = Settings
-        for depth, key in enumerate(keys):
-            if key not in model.model_fields:
-                raise StartError("config-invalid", f"unknown environment variable {name}{_nearest(key, model)}")
-            model = _section_of(tuple(keys[: depth + 1]), {})
-            if keys[0] in ("destination", "peer", "route"):
-                break
+        section, *keys = [key.lower() for key in name[len(ENVIRONMENT_PREFIX) :].split("__")]
+        annotation = _field(name, Settings, section).annotation
+        table = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+        if not keys:
+            found[section] = _parsed(name, environment[name], dict if table is not None else list)
+        elif table is not None and len(keys) == 1:
+            is_list = get_origin(_field(name, table, keys[0]).annotation) is tuple
+            value = _parsed(name, environment[name], list) if is_list else environment[name]
+            found.setdefault(section, {})[keys[0]] = value
+        else:
+            raise StartError("config-invalid", f"unknown environment variable {name}: give WORKER__{section.upper()}")
+    return found
+
+
+def _field(variable: str, model: type[BaseModel], key: str) -> FieldInfo:
+    """The field that a variable names. Raises StartError if there is none."""
+    if key not in model.model_fields:
+        raise StartError("config-invalid", f"unknown environment variable {variable}{_nearest(key, model)}")
+    return model.model_fields[key]
+
+
+def _parsed(variable: str, text: str, expected: type) -> Any:
+    """A value that is given as JSON. Raises StartError, without the text, which may be a secret."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, expected):
+        kind = "an object" if expected is dict else "a list"
+        raise StartError("config-invalid", f"environment variable {variable}: give {kind} as JSON")
+    return value

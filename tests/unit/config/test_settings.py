@@ -59,10 +59,38 @@ def test_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert _load(tmp_path, "[receive]\nport = 11113\nquiet_seconds = 3").receive.port == 104
 
 
-def test_misspelt_environment_variable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORKER__RECEIVE__PROT", "104")
-    with pytest.raises(StartError, match="did you mean 'port'"):
+def test_lists_and_sections_come_from_the_environment_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER__RECEIVE__ALLOWED_PEERS", '["A", "B"]')
+    monkeypatch.setenv("worker__receive__port", "105")
+    monkeypatch.setenv("WORKER__RECEIVE", '{"port": 104, "quiet_seconds": 4}')
+    monkeypatch.setenv("WORKER__DESTINATION", '[{"name": "a", "url": "https://h/dicom-web"}]')
+    settings = _load(tmp_path, '[receive]\nhost = "127.0.0.1"\nallowed_peers = ["C"]')
+    receive = settings.receive
+    assert (receive.host, receive.port, receive.quiet_seconds) == ("127.0.0.1", 105, 4)
+    assert receive.allowed_peers == ("A", "B")
+    assert [type(section) for section in settings.destination] == [StowDestination]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("WORKER__RECEIVE__PROT", "104", r"unknown environment variable WORKER__RECEIVE__PROT \(did you mean 'port'"),
+        ("WORKER__RECIEVE__PORT", "104", r"did you mean 'receive'"),
+        ("WORKER__RECEIVE__PORT__X", "104", r"unknown environment variable WORKER__RECEIVE__PORT__X"),
+        ("WORKER__PEER__HOST", "h", r"WORKER__PEER__HOST: give WORKER__PEER"),
+        ("WORKER__RECEIVE__ALLOWED_PEERS", "SECRET", r"WORKER__RECEIVE__ALLOWED_PEERS: give a list as JSON"),
+        ("WORKER__RECEIVE", "3", r"WORKER__RECEIVE: give an object as JSON"),
+        ("WORKER__PEER", "{}", r"WORKER__PEER: give a list as JSON"),
+        ("WORKER__RECEIVE__PORT", "SECRET", r"'receive.port'"),
+    ],
+)
+def test_a_wrong_environment_variable_is_refused_without_its_value(
+    name: str, value: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(StartError, match=fault) as refused:
         _load(tmp_path, "")
+    assert "SECRET" not in refused.value.detail
 
 
 def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
