@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 import worker  # noqa: F401 - before anything imports openvino, which it keeps from reporting home
+from worker import logs
 
 # The same examples on every machine, however slow it is; HYPOTHESIS_PROFILE=explore draws new ones.
 _SLOW = [hypothesis.HealthCheck.too_slow]
@@ -45,6 +46,7 @@ def logs_of_its_own() -> Iterator[None]:
     """A command that is run in this process sets up logging, to a stream that is closed after its test."""
     yield
     structlog.reset_defaults()
+    logs._level = None
 
 
 @pytest.fixture(scope="session")

@@ -13,12 +13,14 @@ import threading
 import warnings
 from collections.abc import MutableMapping
 from contextlib import suppress
-from typing import Any
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from worker.imports import without
 
-with without("rich", "better_exceptions", "colorama"):  # for a console, which the worker does not use
-    import structlog
+if TYPE_CHECKING:
+    from structlog.stdlib import BoundLogger
 
 _FORBIDDEN = ("patient", "accession", "uid", "name_of_patient", "birth")
 # A UID, or a person name with its component delimiter, anywhere in a value.
@@ -81,17 +83,16 @@ class LossyStream:
             sys.stderr.flush()
 
 
+_level: str | None = None  # what `configure_logs` asked for, until the first line
+
+
 def configure_logs(level: str = "INFO") -> None:
-    """Call once at the start of a process. Silences libraries, whose log lines may quote datasets."""
-    for_people = _is_terminal()
-    stamp = structlog.processors.TimeStamper(*(("%H:%M:%S", False) if for_people else ("iso", True)))
-    renderer = TerminalRenderer("NO_COLOR" not in os.environ) if for_people else structlog.processors.JSONRenderer()
-    structlog.configure(
-        processors=[stamp, structlog.processors.add_log_level, mask_identifiers, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=LossyStream()),  # type: ignore[arg-type]  # write, flush
-        cache_logger_on_first_use=True,
-    )
+    """Call once at the start of a process. Silences libraries, whose log lines may quote datasets.
+
+    structlog is imported, and configured, by the first line: most commands log none, and it is a tenth of their start.
+    """
+    global _level
+    _level = level
     libraries = ("pynetdicom", "pydicom", "highdicom", "dicomweb_client", "urllib3", "apscheduler", "sqlalchemy")
     for name in (*libraries, "alembic", "uvicorn"):
         logger = logging.getLogger(name)
@@ -126,10 +127,30 @@ def unexpected(error: BaseException | None) -> str:
     return f"worker: unexpected {fields['fault']} at {fields['at'] or 'an unknown location'}; please report this line"
 
 
-def get_log() -> structlog.stdlib.BoundLogger:
+def get_log() -> BoundLogger:
     """The logger: constant messages, facts in fields, row ids instead of identifiers."""
-    log: structlog.stdlib.BoundLogger = structlog.get_logger()
+    global _level
+    structlog, level = _structlog(), _level
+    if level is not None:
+        for_people = _is_terminal()
+        stamp = structlog.processors.TimeStamper(*(("%H:%M:%S", False) if for_people else ("iso", True)))
+        renderer = TerminalRenderer("NO_COLOR" not in os.environ) if for_people else structlog.processors.JSONRenderer()
+        structlog.configure(
+            processors=[stamp, structlog.processors.add_log_level, mask_identifiers, renderer],
+            wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+            logger_factory=structlog.WriteLoggerFactory(file=LossyStream()),
+            cache_logger_on_first_use=True,
+        )
+        _level = None
+    log: BoundLogger = structlog.get_logger()
     return log
+
+
+@cache
+def _structlog() -> ModuleType:
+    with without("rich", "better_exceptions", "colorama"):  # for a console, which the worker does not use
+        import structlog
+    return structlog
 
 
 def fault_fields(error: BaseException) -> dict[str, str]:

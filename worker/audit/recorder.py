@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,12 +22,14 @@ from sqlalchemy.orm import Session
 
 from worker.audit.messages import AuditEvent, encode
 from worker.audit.repeats import Repeats
-from worker.audit.syslog import Forwarder
 from worker.audit.trail import Trail, TrailHead, file_name
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.tables import AuditChainRow
 from worker.logs import fault_fields, get_log
+
+if TYPE_CHECKING:
+    from worker.audit.syslog import Forwarder
 
 TRAIL_BROKEN = "trail-broken"
 NOT_WRITABLE = "not-writable"
@@ -62,7 +65,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._forwarder = Forwarder(settings.audit, self._trail) if settings.audit.syslog_host else None
+        self._forwarder = _forwarder(settings, self._trail) if settings.audit.syslog_host else None
 
     def record(self, event: AuditEvent) -> None:
         """Record an event; a patient's identifier only where `[audit] patient_ids` allows it."""
@@ -160,6 +163,12 @@ class Recorder:
         fault = TRAIL_BROKEN if self._broken else NOT_WRITABLE if self._unwritable else None
         with self._database.write() as session:
             move_anchor(session, self._host, known, None if self._broken else head, fault, self._clock())
+
+
+def _forwarder(settings: Settings, trail: Trail) -> Forwarder:
+    from worker.audit.syslog import Forwarder  # imports ssl, which few commands need
+
+    return Forwarder(settings.audit, trail)
 
 
 @contextmanager

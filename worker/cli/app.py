@@ -1,36 +1,91 @@
 """The `worker` command: its groups of commands and its exit codes.
 
-Every import that takes time waits until its command runs, so that `worker --help` answers at once.
+Every import that takes time waits until its command runs, so that `worker --help` answers at once; and of the modules
+of commands only that of the command is imported.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from worker import __version__
-from worker.cli import (
-    audit,
-    backup,
-    conflicts,
-    jobs,
-    models,
-    offline,
-    readings,
-    results,
-    routes,
-    service,
-    studies,
-    tokens,
-)
-from worker.cli.context import ADMINISTRATION, EXIT_FAULT, EXIT_START, MODELS
+from worker.cli.context import ADMINISTRATION, ANSWERS, EXIT_FAULT, EXIT_START, MODELS
 from worker.errors import StartError, WorkerError
 from worker.process import hide_files_from_others
 
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a command is defined, or a group of commands, which stands in a panel of `worker --help`."""
+
+    module: str
+    commands: str = "commands"
+    panel: str | None = None
+
+
+_PLACES = {
+    "serve": _Place("service"),
+    "doctor": _Place("service"),
+    "migrate": _Place("service"),
+    "classify": _Place("offline"),
+    "push": _Place("offline"),
+    "echo": _Place("offline"),
+    "results": _Place("results", panel=ANSWERS),
+    "studies": _Place("studies", panel=ANSWERS),
+    "series": _Place("studies", "series_commands", ANSWERS),
+    "jobs": _Place("jobs", panel=ANSWERS),
+    "deliveries": _Place("jobs", "delivery_commands", ANSWERS),
+    "conflicts": _Place("conflicts", panel=ANSWERS),
+    "models": _Place("models", panel=MODELS),
+    "routes": _Place("routes", panel=MODELS),
+    "readings": _Place("readings", panel=MODELS),
+    "report": _Place("readings", "report_command"),
+    "tokens": _Place("tokens", panel=ADMINISTRATION),
+    "audit": _Place("audit", panel=ADMINISTRATION),
+    "backup": _Place("backup"),
+    "restore": _Place("backup"),
+}
+
+
+class _Commands(Mapping[str, TyperCommand | TyperGroup]):
+    """The commands and groups by name, each imported when it is looked up."""
+
+    def __getitem__(self, name: str) -> TyperCommand | TyperGroup:
+        place = _PLACES[name]
+        command: TyperCommand | TyperGroup = _load(place, name if place.panel is not None else None)[name]
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_PLACES)
+
+    def __len__(self) -> int:
+        return len(_PLACES)
+
+
+@cache
+def _load(place: _Place, group: str | None) -> Mapping[str, Any]:
+    """The commands of a module, or the group of this name that they make up, by name."""
+    commands = getattr(import_module(f"worker.cli.{place.module}"), place.commands)
+    parent = typer.Typer(rich_markup_mode="rich")
+    parent.add_typer(commands, name=group, rich_help_panel=place.panel)
+    return typer.main.get_group(parent).commands
+
+
+class _Group(TyperGroup):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _Commands()  # type: ignore[assignment]  # nothing is added to it
+
+
 app = typer.Typer(
+    cls=_Group,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -38,25 +93,6 @@ app = typer.Typer(
     "[bold]Research use only.[/bold]",
     epilog="Exit codes: 0 success, 1 problems found, 2 startup error.",
 )
-app.add_typer(service.commands)
-app.add_typer(offline.commands)
-for group, name in (
-    (results.commands, "results"),
-    (studies.commands, "studies"),
-    (studies.series_commands, "series"),
-    (jobs.commands, "jobs"),
-    (jobs.delivery_commands, "deliveries"),
-    (conflicts.commands, "conflicts"),
-):
-    app.add_typer(group, name=name, rich_help_panel="Series, answers and what waits")
-app.add_typer(models.commands, name="models", rich_help_panel=MODELS)
-app.add_typer(routes.commands, name="routes", rich_help_panel=MODELS)
-app.add_typer(readings.commands, name="readings", rich_help_panel=MODELS)
-app.add_typer(readings.report_command)
-app.add_typer(tokens.commands, name="tokens", rich_help_panel=ADMINISTRATION)
-app.add_typer(audit.commands, name="audit", rich_help_panel=ADMINISTRATION)
-app.add_typer(backup.commands)
-
 
 _display_type = TyperOption.display_type_rich
 
@@ -102,6 +138,8 @@ def _end(message: str, status: int) -> None:
 
 def _print_version(requested: bool) -> None:
     if requested:
+        from worker import __version__
+
         typer.echo(__version__)
         raise typer.Exit
 

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.config.settings import Settings, load_settings
-from worker.send.destinations import kinds
-
 if TYPE_CHECKING:
     from worker.audit.events import RecordEvent
+    from worker.config.settings import Settings
     from worker.db.engine import Database
 
 # Panels of `worker --help`, in the order in which they are first named there.
+ANSWERS = "Series, answers and what waits"
 MODELS, ADMINISTRATION = "Models and what readers say", "Access, audit and backup"
 
 EXIT_FAULT = 1  # the command ran and found problems
@@ -40,6 +39,9 @@ FormatOption = Annotated[Format, typer.Option("--format", "-f", help="Output for
 
 def settings_from(config: Path | None) -> tuple[Settings, Path | None]:
     """Load the settings; also the file that they were read from."""
+    from worker.config.settings import load_settings
+    from worker.send.destinations import kinds
+
     if config is None and Path("config.toml").is_file():
         config = Path("config.toml")
     return load_settings(config, kinds()), config

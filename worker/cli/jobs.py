@@ -13,7 +13,6 @@ import typer
 from worker.audit import events
 from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited, open_database
 from worker.errors import StartError
-from worker.send.destinations import destinations_of
 
 if TYPE_CHECKING:
     from worker.config.settings import Settings
@@ -178,6 +177,8 @@ def _resent(chosen: Chosen, to: str, number: int) -> str:
 
 def _require_destination(settings: Settings, name: str) -> Destination:
     """Raises StartError for a name that the configuration does not have: nobody would send it."""
+    from worker.send.destinations import destinations_of
+
     for destination in destinations_of(settings):
         if destination.name == name:
             return destination

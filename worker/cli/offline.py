@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, settings_from
-from worker.config.settings import Settings
 from worker.errors import StartError
-from worker.send.destinations import destinations_of
 
 if TYPE_CHECKING:
+    from worker.config.settings import Settings
     from worker.send.destinations.base import Destination
 
 commands = typer.Typer()
@@ -116,6 +115,7 @@ def echo(
 
 def _destination(settings: Settings, to: str, called: str) -> Destination:
     """The configured destination of this name, or a Storage SCP at HOST:PORT. Raises StartError for neither."""
+    from worker.send.destinations import destinations_of
     from worker.send.destinations.c_store import CStoreDestination
 
     for destination in destinations_of(settings):

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from worker.db.views.json_values import json_value
-from worker.db.views.search import DeliveryAnswer, SeriesAnswer
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from worker.db.views.model_comparison import ModelStatus
     from worker.db.views.queue import Unfinished
+    from worker.db.views.search import DeliveryAnswer, SeriesAnswer
     from worker.db.views.series_detail import RefusedImages, SliceAnswer
     from worker.ops.classify_folder import OfflineAnswer, Written
     from worker.ops.host_checks import Finding
@@ -60,6 +61,8 @@ def with_steps(title: str, work: Callable[[Callable[[int, int], None]], T]) -> T
 
 def _progress() -> Progress:
     """A bar on a terminal, otherwise nothing."""
+    from rich.progress import Progress
+
     out = progress_console()
     return Progress(console=out, transient=True, disable=not out.is_terminal)
 
@@ -68,6 +71,8 @@ def answers_as_text(answers: Sequence[SeriesAnswer], format: str) -> str:
     """JSON: a list of objects. CSV: a line for each series, deliveries as destination:object=state."""
     if format == "json":
         return json.dumps(json_value(answers), indent=2, ensure_ascii=False) + "\n"
+    from worker.db.views.search import SeriesAnswer
+
     return as_csv(list(SeriesAnswer.__dataclass_fields__), (_flat(json_value(answer)) for answer in answers))
 
 
