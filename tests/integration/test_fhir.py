@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from worker.db.tables import DeliveryRow, DeliveryState, ObjectKind, ObjectRow
 from worker.dicom.standard import derive_uid
 from worker.errors import Retry
 from worker.reporting.sr import build_report
-from worker.results import SeriesResult
+from worker.reporting.study_sr import build_study_report
+from worker.results import ReportedStudy, SeriesResult
 from worker.send.destinations.fhir import FhirDestination
 from worker.send.fhir_client import connect
 from worker.send.sender import Sender
@@ -127,6 +130,41 @@ def test_a_revised_report_takes_the_place_of_the_first_also_when_that_comes_late
         after = dict(server.resources)
         assert peer.store(first) == (0, first.SOPInstanceUID)
         assert server.resources == after
+
+
+def test_the_reports_of_a_study_are_valid_and_a_late_series_and_a_correction_replace_them() -> None:
+    schema = Path(os.environ.get("FHIR_VALIDATORS", Path(__file__).parents[2] / "var" / "fhir")) / "fhir.schema.json"
+    source, series = results.source_headers()[0], results.series_said
+    t1, late = series(2, "glioma", sequence="T1", weight=1.0), series(3, "glioma", sequence="FLAIR", weight=0.5)
+    first, second, third = (
+        _study_report(minutes, results.reported_study(said), source)
+        for minutes, said in enumerate(([t1], [t1, late], [late]))
+    )
+    with (
+        FhirServer(schema if schema.is_file() else None) as server,
+        closing(connect(_destination(server.url))) as peer,
+    ):
+        peer.store(first)
+        before = dict(server.resources)
+        [report] = server.of_type("DiagnosticReport")
+        assert [server.resources[item["reference"]]["resourceType"] for item in report["result"]] == ["Observation"] * 2
+        peer.store(second)
+        assert peer.store(first) == (0, first.SOPInstanceUID), "it came late: nothing changes"
+        [report] = server.of_type("DiagnosticReport")
+        assert report["identifier"][1]["value"].endswith(second.SOPInstanceUID)
+        assert len(report["result"]) == 3
+        assert len(server.resources) == len(before) + 1
+        peer.store(third)
+        [report] = server.of_type("DiagnosticReport")
+        _, only = [server.resources[item["reference"]]["note"][0]["text"] for item in report["result"]]
+        assert only.startswith("series 3")
+
+
+def _study_report(minutes: int, study: ReportedStudy, source: Dataset) -> Dataset:
+    made = results.CREATED_AT + timedelta(minutes=minutes)
+    uid = derive_uid("test", "study report", str(minutes))
+    identity = replace(results.STUDY_IDENTITY, sop_instance_uid=uid, created_at=made)
+    return build_study_report(study, results.MODEL, source, identity)
 
 
 def test_a_server_that_is_unreachable_is_retried(database: Database, tmp_path: Path, clock: Clock) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.testbed import results
 from tests.testbed.waiting import patience
 from worker.reporting.fhir_resources import report_as_bundle
 from worker.reporting.sr import build_report
+from worker.reporting.study_sr import build_study_report
 
 jsonschema_rs = pytest.importorskip("jsonschema_rs", reason="jsonschema-rs is not installed")
 
@@ -45,8 +47,12 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def bundles() -> list[dict[str, Any]]:
-    """What is shown and what is sent, of every outcome and of sources that say little or odd things."""
+    """What is shown and what is sent, of every outcome of series and studies and of sources that say odd things."""
     reports = [
+        build_study_report(study, results.MODEL, source, results.STUDY_IDENTITY)
+        for study, source in zip(results.STUDIES.values(), cycle([SOURCES[0], BARE[0], ODD[0]]), strict=False)
+    ]
+    reports += [
         build_report(result(sources), results.MODEL, sources, **results.ARGUMENTS)
         for sources in (SOURCES, BARE, ODD)
         for result in (results.classified, results.not_assessed)
@@ -67,7 +73,7 @@ def test_they_fit_the_schema_of_hl7(bundles: list[dict[str, Any]]) -> None:
     schema = json.loads((INSTALLED / "fhir.schema.json").read_text("utf-8"))
     assert schema["id"] == "http://hl7.org/fhir/json-schema/4.0"
     validator = jsonschema_rs.validator_for(schema)
-    assert [validator.is_valid(one) for one in bundles] == [True] * 12
+    assert [validator.is_valid(one) for one in bundles] == [True] * (12 + 2 * len(results.STUDIES))
     assert [validator.is_valid(one) for one in _spoilt(bundles[0])] == [False] * 3
 
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs
 
 from fhir.resources.R4B.bundle import Bundle
+from jsonschema_rs import validator_for
 
 Resource = dict[str, Any]
 
 
 class FhirServer:
-    """At http://127.0.0.1:`port`/fhir, kept in memory. `status` and `payload` answer instead, `token` must be shown."""
+    """At http://127.0.0.1:`port`/fhir, kept in memory. `status` and `payload` answer instead, `token` must be shown.
 
-    def __init__(self) -> None:
+    `schema`: HL7's JSON schema, which what comes has to fit.
+    """
+
+    def __init__(self, schema: Path | None = None) -> None:
+        self._validator = None if schema is None else validator_for(json.loads(schema.read_text("utf-8")))
         self.status: int | None = None
         self.payload = b""
         self.token: str | None = None
@@ -52,6 +58,8 @@ class FhirServer:
         """Store a transaction, all of it. Raises ValueError for one that is not valid, or refers to nothing."""
         Bundle.model_validate_json(body)
         bundle = json.loads(body)
+        if self._validator is not None:
+            self._validator.validate(bundle)
         if bundle["type"] != "transaction":
             raise ValueError("not a transaction")
         places: dict[str, str] = {}
