@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from worker.config.settings import Settings
     from worker.db.engine import Database
     from worker.db.tables import ModelRow
-    from worker.db.views.model_comparison import Agreement, Comparison
+    from worker.db.views.model_comparison import Comparison
     from worker.ops.compare_studies import ComparedModel
 
 commands = typer.Typer(no_args_is_help=True, help="Models: add, run in shadow, compare, activate, roll back.")
@@ -194,7 +194,7 @@ def _title(row: ModelRow) -> str:
     return f"{row.name} {row.version}"
 
 
-def _print_comparison(comparison: Comparison, studies: Agreement | None, format: str) -> None:
+def _print_comparison(comparison: Comparison, studies: Comparison | None, format: str) -> None:
     """Print the agreement of two models, on studies too, then of each with the readers; in CSV the confusion matrix."""
     import json
 
@@ -234,9 +234,8 @@ def _print_comparison(comparison: Comparison, studies: Agreement | None, format:
             f"{studies.classified_by_both}{shared}; not assessed: A {studies.first_not_assessed}, "
             f"B {studies.second_not_assessed}"
         )
-    if not comparison.read:
-        out.print("with a reader's finding: none yet")
-        return
-    out.print(f"with a reader's finding: {comparison.read}")
-    for name, score in (("A", comparison.first_against_readers), ("B", comparison.second_against_readers)):
-        out.print(f"{name}  right {score.right}, wrong {score.wrong}, not assessed {score.not_assessed}")
+    for what, compared in (("series", comparison), *([("studies", studies)] if studies is not None else [])):
+        out.print(f"{what} with a reader's finding: {compared.read or 'none yet'}")
+        scores = (("A", compared.first_against_readers), ("B", compared.second_against_readers))
+        for name, score in scores if compared.read else ():
+            out.print(f"{name}  right {score.right}, wrong {score.wrong}, not assessed {score.not_assessed}")

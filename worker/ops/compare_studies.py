@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from worker.db.engine import Session
 from worker.db.studies.comparing import ComparedSeries, StoredAnswer, compared_studies
-from worker.db.views.model_comparison import NOT_ASSESSED, Agreement, ConfusionCell, agreement_of
+from worker.db.tables import ModelRow
+from worker.db.views.model_comparison import Comparison, comparison_of
 from worker.inference.study.fusion import StudyRule, fuse, lesion_of
 from worker.results import ModelIdentity, SeriesAnswer
 
@@ -21,22 +22,28 @@ class ComparedModel:
     rule: StudyRule
 
 
-def compare_studies(session: Session, first: ComparedModel, second: ComparedModel) -> Agreement:
+def compare_studies(session: Session, first: ComparedModel, second: ComparedModel) -> Comparison:
     """Fuse and compare every study of which both models processed a series, by the series that both processed.
 
-    The memory is that of one study.
+    What readers found in these studies is compared with both. The memory is that of one study.
     """
-    cells: Counter[tuple[str, str]] = Counter()
-    for _, series in compared_studies(session, first.row, second.row):
-        one = _fused([(item, item.first) for item in series], first)
-        other = _fused([(item, item.second) for item in series], second)
-        cells[one, other] += 1
-    return agreement_of(ConfusionCell(*cell, number) for cell, number in cells.items())
+    answers: Counter[tuple[str | None, str | None]] = Counter()
+    read: Counter[tuple[str | None, str | None, str]] = Counter()
+    for study in compared_studies(session, first.row, second.row):
+        one = _fused([(item, item.first) for item in study.series], first)
+        other = _fused([(item, item.second) for item in study.series], second)
+        answers[one, other] += 1
+        if study.read_as is not None:
+            read[one, other, study.read_as] += 1
+    rows = [session.get_one(ModelRow, model.row) for model in (first, second)]
+    return comparison_of(
+        rows[0], rows[1], [(*key, n) for key, n in answers.items()], [(*key, n) for key, n in read.items()]
+    )
 
 
-def _fused(series: list[tuple[ComparedSeries, StoredAnswer]], model: ComparedModel) -> str:
-    result = fuse([_as_fused(item, answer, model.identity) for item, answer in series], model.identity, model.rule)
-    return result.label or NOT_ASSESSED
+def _fused(series: list[tuple[ComparedSeries, StoredAnswer]], model: ComparedModel) -> str | None:
+    """The class of a study; None where it is not assessed."""
+    return fuse([_as_fused(item, answer, model.identity) for item, answer in series], model.identity, model.rule).label
 
 
 def _as_fused(item: ComparedSeries, answer: StoredAnswer, model: ModelIdentity) -> SeriesAnswer:

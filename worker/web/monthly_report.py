@@ -27,6 +27,7 @@ from worker.db.readings import (
     received_series_count,
 )
 from worker.db.studies.comparing import StudiesMonth, studies_answered
+from worker.db.studies.readings import judged_study_answers
 from worker.db.views.json_values import json_value
 from worker.errors import StartError
 from worker.files import write_atomically
@@ -53,11 +54,11 @@ class Proportion:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Of the series to which both a reader and the model gave a finding, the share in which the model is right.
+    """Of the series, or studies, to which both a reader and the model gave a finding, the share in which it is right.
 
-    A tumour whose kind the model did not determine is right where the reader sees a tumour of any kind; a series of
+    A tumour whose kind the model did not determine is right where the reader sees a tumour of any kind; one of
     which the reader knows no kind, and the model names a kind, does not count. `confusion`: reader's finding →
-    model's result → number of series, for every series that was read.
+    model's result → number of series or studies, for every one that was read.
     """
 
     same: Proportion
@@ -118,13 +119,14 @@ class Shift:
 
 @dataclass(frozen=True, slots=True)
 class ModelMonth:
-    """The figures of a model in a month."""
+    """The figures of a model in a month. `agreement` is that on series, `study_agreement` that on studies."""
 
     model: str
     sha256: str
     results: int
     results_before: int
     agreement: Agreement
+    study_agreement: Agreement
     calibration: Calibration
     inputs: tuple[Shift, ...]
     distance: MonthlyChange
@@ -150,13 +152,15 @@ def month_report(session: Session, month: str, now: datetime) -> MonthReport:
     if since > now:
         raise StartError("no-such-month", f"{month} has not begun")
     judged, given = judged_answers(session, since, until), given_answers(session, since, until)
+    judged_studies = judged_study_answers(session, since, until)
     before = given_answers(session, _months_earlier(since, MONTHS_BEFORE), since)
-    ids = sorted({answer.model_id for answer in judged} | {answer.model_id for answer in given})
+    ids = sorted({answer.model_id for answer in (*judged, *judged_studies, *given)})
     names = models_by_id(session, ids)
     models = tuple(
         _model_month(
             names[model_id],
             [answer for answer in judged if answer.model_id == model_id],
+            [answer for answer in judged_studies if answer.model_id == model_id],
             [answer for answer in given if answer.model_id == model_id],
             [answer for answer in before if answer.model_id == model_id],
         )
@@ -186,7 +190,11 @@ def _months_earlier(moment: datetime, months: int) -> datetime:
 
 
 def _model_month(
-    name: tuple[str, str], judged: Sequence[JudgedAnswer], given: Sequence[GivenAnswer], before: Sequence[GivenAnswer]
+    name: tuple[str, str],
+    judged: Sequence[JudgedAnswer],
+    judged_studies: Sequence[JudgedAnswer],
+    given: Sequence[GivenAnswer],
+    before: Sequence[GivenAnswer],
 ) -> ModelMonth:
     periods = (given, before)
     labels = sorted({answer.label for answer in [*given, *before] if answer.label is not None})
@@ -206,6 +214,7 @@ def _model_month(
         results=len(given),
         results_before=len(before),
         agreement=_agreement(judged),
+        study_agreement=_agreement(judged_studies),
         calibration=_calibration(judged),
         inputs=(
             # The slices of a series are correlated, so the interval counts series.

@@ -1,4 +1,4 @@
-"""What two models said of the series of each study that both processed; and the studies of a month."""
+"""What two models, and a reader, said of each study that both models processed; and the studies of a month."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from typing import Any
 from sqlalchemy import Subquery, and_, case, func, select, union_all
 from sqlalchemy.orm import Session
 
-from worker.db.tables import JobRow, ResultRow, SeriesRow, ShadowResultRow, StudyResultRow
+from worker.db.studies.readings import is_latest_study_reading
+from worker.db.tables import (
+    JobRow,
+    ResultRow,
+    SeriesRow,
+    ShadowResultRow,
+    StudyReadingRow,
+    StudyResultRow,
+    StudyRow,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +46,36 @@ class ComparedSeries:
     second: StoredAnswer
 
 
-def compared_studies(session: Session, first: int, second: int) -> Iterator[tuple[str, list[ComparedSeries]]]:
+@dataclass(frozen=True, slots=True)
+class ComparedStudy:
+    """A study with its series; `read_as` is the label of its latest reading, None where nobody read it."""
+
+    read_as: str | None
+    series: tuple[ComparedSeries, ...]
+
+
+def compared_studies(session: Session, first: int, second: int) -> Iterator[ComparedStudy]:
     """Every study of which both models (row ids) processed a series, with those series; read row by row."""
     one, other = answers_of(first, "one"), answers_of(second, "other")
     same = and_(one.c.series_id == other.c.series_id, one.c.input_sha256 == other.c.input_sha256)
     rows = session.execute(
         select(SeriesRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.sequence, SeriesRow.plane,
                one.c.label, one.c.reason, one.c.probabilities, one.c.basis,
-               other.c.label, other.c.reason, other.c.probabilities, other.c.basis)
+               other.c.label, other.c.reason, other.c.probabilities, other.c.basis, StudyReadingRow.label)
         .join(one, one.c.series_id == SeriesRow.id)
         .join(other, same)
+        .outerjoin(StudyRow, StudyRow.study_instance_uid == SeriesRow.study_instance_uid)
+        .outerjoin(StudyReadingRow, and_(StudyReadingRow.study_id == StudyRow.id, is_latest_study_reading()))
         .order_by(SeriesRow.study_instance_uid, SeriesRow.series_instance_uid, one.c.job_id)
         .execution_options(yield_per=1000)
     )  # fmt: skip
-    for study, of_study in groupby(rows, key=itemgetter(0)):
+    for _, of_study in groupby(rows, key=itemgetter(0)):
         newest = {row[1]: row for row in of_study}
-        yield (
-            study,
-            [
-                ComparedSeries(row[1], row[2], row[3], StoredAnswer(*row[4:8]), StoredAnswer(*row[8:12]))
-                for row in newest.values()
-            ],
+        series = tuple(
+            ComparedSeries(row[1], row[2], row[3], StoredAnswer(*row[4:8]), StoredAnswer(*row[8:12]))
+            for row in newest.values()
         )
+        yield ComparedStudy(next(iter(newest.values()))[12], series)
 
 
 def answers_of(model_id: int, name: str) -> Subquery:

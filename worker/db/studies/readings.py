@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, exists, select
+from sqlalchemy.orm import Session, aliased
 
-from worker.db.readings import Reading, latest_reading, reading_of, require_latest
+from worker.db.readings import JudgedAnswer, Reading, latest_reading, reading_of, require_latest
 from worker.db.studies.summary import summarise_studies
 from worker.db.tables import (
     ModelRow,
@@ -109,6 +109,48 @@ def add_study_reading(session: Session, study: StudyToRead, new: NewStudyReading
     session.flush()
     summarise_studies(session, [study.study_instance_uid])
     return row
+
+
+def is_latest_study_reading(before: datetime | None = None) -> ColumnElement[bool]:
+    """The condition that a reading is the latest of its study, like `is_latest_reading`."""
+    newer = aliased(StudyReadingRow)
+    later = and_(newer.study_id == StudyReadingRow.study_id, newer.number > StudyReadingRow.number)
+    if before is not None:
+        later = and_(later, newer.created_at < before)
+    return ~exists().where(later)
+
+
+def judged_study_answers(session: Session, since: datetime, until: datetime) -> list[JudgedAnswer]:
+    """The last answer of every model for the studies whose latest reading lies between `since` and `until`."""
+    later_answer = aliased(StudyResultRow)
+    last = ~exists().where(
+        later_answer.study_id == StudyResultRow.study_id,
+        later_answer.model_id == StudyResultRow.model_id,
+        later_answer.number > StudyResultRow.number,
+        later_answer.created_at < until,
+    )
+    patient = (
+        select(SeriesRow.patient_id)
+        .where(SeriesRow.study_instance_uid == StudyRow.study_instance_uid)
+        .order_by(SeriesRow.id)
+        .limit(1)
+        .correlate(StudyRow)
+        .scalar_subquery()
+    )
+    rows = session.execute(
+        select(StudyResultRow.model_id, patient, StudyRow.study_instance_uid, StudyReadingRow.label,
+               StudyResultRow.label, StudyResultRow.probability, ModelRow.labels)
+        .join(StudyRow, StudyRow.id == StudyReadingRow.study_id)
+        .join(StudyResultRow, StudyResultRow.study_id == StudyRow.id)
+        .join(ModelRow, ModelRow.id == StudyResultRow.model_id)
+        .where(StudyReadingRow.created_at >= since, StudyReadingRow.created_at < until, is_latest_study_reading(until))
+        .where(StudyResultRow.created_at < until, last)
+        .order_by(StudyReadingRow.id)
+    )  # fmt: skip
+    return [
+        JudgedAnswer(model, patient_id or study, reader_label, label, probability, labels)
+        for model, patient_id, study, reader_label, label, probability, labels in rows
+    ]
 
 
 def _lock_latest(session: Session, study_id: int) -> StudyReadingRow | None:

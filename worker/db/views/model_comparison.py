@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session
@@ -120,7 +119,7 @@ def agreement_of(cells: Iterable[ConfusionCell]) -> Agreement:
 
 @dataclass(frozen=True, slots=True)
 class AgainstReaders:
-    """A model's answers on the input sets whose series have a reader's finding, as `readings.is_right` judges them.
+    """A model's answers on what has a reader's finding, as `readings.is_right` judges them.
 
     A kind that a model names where the reader knows none is neither right nor wrong.
     """
@@ -132,10 +131,10 @@ class AgainstReaders:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two models on the input sets that both have processed, in shadow or not.
+    """Two models on the input sets, or the studies, that both have processed, in shadow or not.
 
-    `agreement`: of the sets to which both gave a class, the fraction with the same class; None if there are none.
-    `read`: the number of sets whose series has a reader's finding.
+    `agreement`: of those to which both gave a class, the fraction with the same class; None if there are none.
+    `read`: the number of those that have a reader's finding, of an input set its series.
     """
 
     first: str
@@ -159,7 +158,6 @@ def compare_models(session: Session, first: ModelRow, second: ModelRow) -> Compa
     same = and_(of_first.c.series_id == of_second.c.series_id, of_first.c.input_sha256 == of_second.c.input_sha256)
     number = func.count()
     cells = session.execute(select(*answers, number).join_from(of_first, of_second, same).group_by(*answers))
-    found = agreement_of(ConfusionCell(one or NOT_ASSESSED, two or NOT_ASSESSED, n) for one, two, n in cells)
     newest = (
         select(ReadingRow.series_id, func.max(ReadingRow.number).label("number"))
         .group_by(ReadingRow.series_id)
@@ -172,7 +170,21 @@ def compare_models(session: Session, first: ModelRow, second: ModelRow) -> Compa
         .join(ReadingRow, ReadingRow.series_id == of_first.c.series_id)
         .join(newest, of_newest)
         .group_by(*answers, ReadingRow.label)
-    ).all()
+    )
+    return comparison_of(first, second, [tuple(row) for row in cells], [tuple(row) for row in read])
+
+
+def comparison_of(
+    first: ModelRow,
+    second: ModelRow,
+    answers: Iterable[tuple[str | None, str | None, int]],
+    read: Iterable[tuple[str | None, str | None, str, int]],
+) -> Comparison:
+    """Compare two models by the number of each pair of their answers, and of each pair with a reader's label.
+
+    An answer is None where a model gave no class.
+    """
+    found = agreement_of(ConfusionCell(one or NOT_ASSESSED, two or NOT_ASSESSED, n) for one, two, n in answers)
     read = [row for row in read if is_finding(row[2], first.labels) or is_finding(row[2], second.labels)]
     return Comparison(
         first=f"{first.name} {first.version}",
@@ -190,7 +202,7 @@ def compare_models(session: Session, first: ModelRow, second: ModelRow) -> Compa
     )
 
 
-def _against_readers(rows: list[tuple[Any, str, int]], labels: Labels | None) -> AgainstReaders:
+def _against_readers(rows: list[tuple[str | None, str, int]], labels: Labels | None) -> AgainstReaders:
     counts: Counter[bool | None] = Counter()
     not_assessed = sum(n for answer, _, n in rows if answer is None)
     for answer, label, n in rows:

@@ -17,6 +17,7 @@ from worker.db.studies.readings import (
     add_study_reading,
     is_result_of,
     join_study,
+    judged_study_answers,
     study_readings_of,
     study_to_read,
 )
@@ -94,3 +95,22 @@ def test_of_two_readers_the_second_is_told(database: Database) -> None:
     with pytest.raises(ReadMeanwhile, match="ada has read this study"):
         read(database, "notumor", 0)
     assert len(readings(database)) == 1
+
+
+def test_a_study_s_last_answer_is_judged_by_its_latest_reading_of_a_time(database: Database, tmp_path: Path) -> None:
+    classify(database, "a", 0.9)
+    classify(database, "b", 0.8)
+    runner(database, tmp_path).run_next(SERVED)
+    read(database, "notumor", 0, 60)
+    read(database, "glioma", 1, 70)
+    read(database, "notumor", 2, 500)
+
+    def judged(since: float, until: float) -> list[tuple[str, str | None, bool | None, str]]:
+        with database.read() as session:
+            answers = judged_study_answers(session, later(since), later(until))
+            return [(answer.reader_label, answer.label, answer.right, answer.patient) for answer in answers]
+
+    assert judged(0, 400) == [("glioma", "glioma", True, "ID")]
+    assert judged(400, 600) == [("notumor", "glioma", False, "ID")]
+    assert judged(0, 65) == [("notumor", "glioma", False, "ID")], "the later reading did not exist yet"
+    assert judged(0, 60) == []
