@@ -1,17 +1,23 @@
-"""Latency: the time from the last image of a series to its report in the PACS, and of a study to its answer.
+"""Latency: the time from the last image of a series to its report in the PACS, and from the last series of a study.
 
     PYTHONPATH=. python benchmarks/latency.py
 
-A worker with the default model, SQLite and the default settings but `quiet_seconds = 1`, and a Storage SCP. storescu
-sends a series over one association; the time is measured from the commit of the last image (the time in its row) to the
-end of the report's C-STORE at the SCP. What exceeds `quiet_seconds` is counted, in three parts:
+A worker with the default model, SQLite and the default settings but `quiet_seconds = 1`, and a Storage SCP. With
+`[report] level = "series"`, storescu sends a series over one association; the time is measured from the commit of the
+last image (the time in its row) to the end of the report's C-STORE at the SCP. What exceeds `quiet_seconds` is counted,
+in three parts:
 
 settling     from the end of quiet_seconds to the row of the job
 classifying  to the commit of the result: claim, read, classify, build report and picture
 delivering   to the report in the PACS
 
-Of a study, whose series come over one association: from the moment at which its last series settled to the row of the
-study's answer, less `[study] quiet_seconds`, in which the last of its series are classified.
+Of a study, with `level = "study"`, whose series come over one association: from the moment at which its last series
+settled to the end of the report's C-STORE, less `[study] quiet_seconds`. The last of its series are classified
+meanwhile. Its parts:
+
+classifying  the last answer for a series, where it comes after `[study] quiet_seconds`
+answering    from then on to the row of the study's answer: claim, fuse, build report and picture
+delivering   to the report in the PACS
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
@@ -61,7 +68,7 @@ LOADS = (
 
 @dataclass(frozen=True, slots=True)
 class StudyLoad:
-    """A study to send, and the longest permitted time to its answer."""
+    """A study to send, and the longest permitted time to its report."""
 
     series: int
     slices: int
@@ -75,28 +82,20 @@ class StudyLoad:
 STUDY_LOADS = (StudyLoad(6, 24, 1.0), StudyLoad(4, 200, 6.0))
 
 
-@dataclass(frozen=True, slots=True)
-class Durations:
-    """Seconds that a series took, by stage."""
-
-    settling: float
-    classifying: float
-    delivering: float
-
-    @property
-    def total(self) -> float:
-        return self.settling + self.classifying + self.delivering
+Durations = dict[str, float]  # the stages of a series or a study, and the seconds of each
 
 
 class ClockedPacs(Pacs):
-    """A PACS that records when it stored the last report."""
+    """A PACS that records when it stored each report."""
 
-    report_at: float | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.report_times: dict[str, float] = {}  # by SOP Instance UID
 
-    def _store(self, event: object) -> int:
+    def _store(self, event: Any) -> int:
         status = super()._store(event)
-        if str(event.request.AffectedSOPClassUID) in REPORTS:  # type: ignore[attr-defined]
-            self.report_at = time.time()
+        if str(event.request.AffectedSOPClassUID) in REPORTS:
+            self.report_times[str(event.request.AffectedSOPInstanceUID)] = time.time()
         return status
 
 
@@ -116,26 +115,33 @@ def write_series(folder: Path, drawn: Sequence[Dataset], slices: int, study: str
 
 def send_series(worker: WorkerProcess, pacs: ClockedPacs, files: Sequence[Path]) -> Durations:
     """Send a series and wait for its report."""
-    pacs.report_at = None
     dcmtk.storescu(worker.port, files)
-
-    def stored() -> float | None:
-        worker.require_alive()
-        return pacs.report_at
-
-    report_at = wait_until(stored, "the report", every=0.01)
-    received, settled, answered = times(worker)
-    return Durations(settled - received - QUIET_SECONDS, answered - settled, report_at - answered)
-
-
-def times(worker: WorkerProcess) -> tuple[float, float, float]:
-    """When the last image, the job and the result of the newest series were recorded, in seconds since 1970."""
-    query = """SELECT series.last_received_at, job.created_at, result.created_at
+    received, settled, answered, report_at = _reported(
+        worker,
+        pacs,
+        f"""SELECT object.sop_instance_uid, series.last_received_at, job.created_at, result.created_at
         FROM result JOIN job ON job.id = result.job_id JOIN series ON series.id = result.series_id
-        ORDER BY result.id DESC LIMIT 1"""
-    [row] = worker.rows(query)
-    received, settled, answered = map(seconds_of, row)
-    return received, settled, answered
+        JOIN object ON object.result_id = result.id AND object.kind = 'report'
+        WHERE series.series_instance_uid = '{dcmread(files[0], stop_before_pixels=True).SeriesInstanceUID}'""",
+    )
+    settling = settled - received - QUIET_SECONDS
+    return {"settling": settling, "classifying": answered - settled, "delivering": report_at - answered}
+
+
+def _reported(worker: WorkerProcess, pacs: ClockedPacs, query: str) -> list[float]:
+    """Wait until the PACS has a report; its times, and when it was there, in seconds since 1970.
+
+    `query` gives a row of the SOP Instance UID of the report and the times that led to it.
+    """
+
+    def stored() -> list[float] | None:
+        worker.require_alive()
+        for uid, *times in worker.rows(query):
+            if uid in pacs.report_times:
+                return [*map(seconds_of, times), pacs.report_times[uid]]
+        return None
+
+    return wait_until(stored, "the report", every=0.1)
 
 
 def seconds_of(text: str) -> float:
@@ -143,34 +149,38 @@ def seconds_of(text: str) -> float:
     return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
 
 
-def send_study(worker: WorkerProcess, folder: Path, drawn: Sequence[Dataset], load: StudyLoad) -> float:
-    """Send a study and wait for its answer; the seconds that it took beyond the quiet time."""
+def send_study(
+    worker: WorkerProcess, pacs: ClockedPacs, folder: Path, drawn: Sequence[Dataset], load: StudyLoad
+) -> Durations:
+    """Send a study and wait for its report."""
     study = generate_uid()
     series = [write_series(folder / f"series-{number}", drawn, load.slices, study) for number in range(load.series)]
     dcmtk.storescu(worker.port, [file for files in series for file in files])
-    query = f"""SELECT max(series.settled_at), study_result.created_at
+    settled, classified, answered, report_at = _reported(
+        worker,
+        pacs,
+        f"""SELECT object.sop_instance_uid, max(series.settled_at), max(result.created_at), study_result.created_at
         FROM study JOIN study_result ON study_result.id = study.answered_by
+        JOIN object ON object.study_result_id = study_result.id AND object.kind = 'report'
         JOIN series ON series.study_instance_uid = study.study_instance_uid
-        WHERE study.study_instance_uid = '{study}' AND study.state = 'answered' GROUP BY study_result.created_at
-        HAVING count(*) = {load.series}"""
-
-    def answered() -> list[tuple[str, str]]:
-        worker.require_alive()
-        return worker.rows(query)
-
-    [(settled, created)] = wait_until(answered, "the study's answer", every=0.05)
-    return seconds_of(created) - seconds_of(settled) - QUIET_SECONDS
+        JOIN result ON result.job_id = series.answered_job_id
+        WHERE study.study_instance_uid = '{study}' AND study.state = 'answered'
+        GROUP BY object.sop_instance_uid, study_result.created_at HAVING count(*) = {load.series}""",
+    )
+    quiet_until = settled + QUIET_SECONDS
+    due = max(quiet_until, classified)
+    return {"classifying": due - quiet_until, "answering": answered - due, "delivering": report_at - answered}
 
 
-def measure_studies(folder: Path, load: StudyLoad, rounds: int) -> list[float]:
+def measure_studies(folder: Path, load: StudyLoad, rounds: int) -> list[Durations]:
     drawn = [dcmread(file) for file in head_series(folder / "drawn", grid=Grid(slices=DIFFERENT))]
-    with ClockedPacs() as pacs, ready_worker(folder, pacs) as worker:
-        return [send_study(worker, folder / "sent", drawn, load) for _ in range(rounds + 1)][1:]  # the first warms up
+    with ClockedPacs() as pacs, ready_worker(folder, pacs, "study") as worker:
+        return [send_study(worker, pacs, folder / "sent", drawn, load) for _ in range(rounds + 1)][1:]  # one warms up
 
 
 def measure(folder: Path, load: Load, rounds: int) -> list[Durations]:
     drawn = [dcmread(file) for file in head_series(folder / "drawn", grid=load.grid)]
-    with ClockedPacs() as pacs, ready_worker(folder, pacs) as worker:
+    with ClockedPacs() as pacs, ready_worker(folder, pacs, "series") as worker:
         durations = []
         for number in range(rounds + 1):  # the first series warms up
             files = write_series(folder / "sent", drawn, load.slices)
@@ -181,12 +191,13 @@ def measure(folder: Path, load: Load, rounds: int) -> list[Durations]:
 
 
 @contextmanager
-def ready_worker(folder: Path, pacs: Pacs) -> Iterator[WorkerProcess]:
-    """A worker that has loaded its model, with that PACS as its destination."""
+def ready_worker(folder: Path, pacs: Pacs, level: str) -> Iterator[WorkerProcess]:
+    """A worker that has loaded its model, with that PACS as its destination; it reports each series, or the study."""
     destinations = {"pacs": (pacs.ae_title, pacs.port)}
     settings = {
         "receive": {"quiet_seconds": QUIET_SECONDS},
         "study": {"quiet_seconds": QUIET_SECONDS},
+        "report": {"level": level},
         "worker": {"lease_seconds": 30},
     }
     with running(folder / "worker", destinations=destinations, settings=settings) as worker:
@@ -195,16 +206,9 @@ def ready_worker(folder: Path, pacs: Pacs) -> Iterator[WorkerProcess]:
         yield worker
 
 
-def row(load: Load, durations: Sequence[Durations]) -> Row:
-    parts = ("settling", "classifying", "delivering")
-    note = ", ".join(f"{part} {median(getattr(series, part) for series in durations):.2f}" for part in parts)
-    return at_most(
-        f"report after quiet_seconds, {load.name}",
-        [series.total for series in durations],
-        load.limit_seconds,
-        "s",
-        note,
-    )
+def row(name: str, durations: Sequence[Durations], limit_seconds: float) -> Row:
+    note = ", ".join(f"{stage} {median(item[stage] for item in durations):.2f}" for stage in durations[0])
+    return at_most(name, [sum(item.values()) for item in durations], limit_seconds, "s", note)
 
 
 def main() -> int:
@@ -212,11 +216,12 @@ def main() -> int:
     rows = []
     for load in LOADS[:1] if chosen.quick else LOADS:
         with tempfile.TemporaryDirectory() as name:
-            rows.append(row(load, measure(Path(name), load, 2 if chosen.quick else 20)))
+            durations = measure(Path(name), load, 2 if chosen.quick else 20)
+            rows.append(row(f"report after quiet_seconds, {load.name}", durations, load.limit_seconds))
     for study in STUDY_LOADS[:1] if chosen.quick else STUDY_LOADS:
         with tempfile.TemporaryDirectory() as name:
-            seconds = measure_studies(Path(name), study, 2 if chosen.quick else 10)
-            rows.append(at_most(f"answer after [study] quiet_seconds, {study.name}", seconds, study.limit_seconds, "s"))
+            durations = measure_studies(Path(name), study, 2 if chosen.quick else 10)
+            rows.append(row(f"report after [study] quiet_seconds, {study.name}", durations, study.limit_seconds))
     finish("Latency", rows, chosen.json)
     return 0
 
