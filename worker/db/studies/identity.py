@@ -26,6 +26,24 @@ def record_other_studies(session: Session, series: SeriesRow, studies: Collectio
     open_studies(session, others ^ before)
 
 
+def listed_study(session: Session, study_instance_uid: str) -> str:
+    """The study under which a study is listed: another where all its images are in series of that one.
+
+    Of such a study no patient is recorded, so it is not listed itself: it would have the other patient's name.
+    """
+    own = select(SeriesRow.id).where(SeriesRow.study_instance_uid == study_instance_uid).limit(1)
+    if session.scalar(own) is not None:
+        return study_instance_uid
+    holder = (
+        select(SeriesRow.study_instance_uid)
+        .join(OtherStudyRow, OtherStudyRow.series_id == SeriesRow.id)
+        .where(OtherStudyRow.study_instance_uid == study_instance_uid)
+        .order_by(SeriesRow.id)
+        .limit(1)
+    )
+    return session.scalar(holder) or study_instance_uid
+
+
 def newest_attributes() -> Any:
     """Of a series in a query: the attributes of the image of it that came last, a scalar subquery."""
     return (

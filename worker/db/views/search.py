@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, se
 from sqlalchemy.orm import Session
 
 from worker.db.readings import has_read_state, is_latest_reading, read_state
+from worker.db.studies.identity import listed_study
 from worker.db.tables import (
     DeliveryRow,
     InstanceRow,
@@ -182,11 +183,13 @@ def find_series_by_suffix(session: Session, ending: str) -> Sequence[str]:
 
 
 def as_stored(session: Session, search: Search) -> Search:
-    """Replace identifiers by pseudonyms, if the database stores pseudonyms."""
+    """Replace identifiers by pseudonyms, if the database stores them, and a study by that under which it is listed."""
     names_uid = search.text is not None and is_uid(search.text) and search.text.count(".") >= _DOTS_OF_A_UID
+    text, study = search.text, search.study_instance_uid
     return replace(
         search,
-        text=search.text if names_uid else _stored(session, search.text),
+        text=listed_study(session, text) if text is not None and names_uid else _stored(session, text),
+        study_instance_uid=listed_study(session, study) if study is not None else None,
         patient_id=_stored(session, search.patient_id),
         accession_number=_stored(session, search.accession_number),
     )

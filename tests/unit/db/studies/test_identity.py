@@ -11,6 +11,8 @@ from worker.db.instances import IDENTITY_KEY, add_instance
 from worker.db.studies.answering import study_inputs
 from worker.db.studies.identity import person_before, record_other_studies
 from worker.db.tables import SeriesRow, StudyRow, StudyState
+from worker.db.views.search import Search
+from worker.db.views.worklist.pages import find_study_page
 
 
 def record(database: Database, series_id: int, *studies: str) -> dict[str, str]:
@@ -38,6 +40,20 @@ def test_each_study_knows_the_series_and_is_opened_when_it_joins_or_leaves(datab
     assert record(database, series_id, "1.2.3", "1.2.4") == dict.fromkeys((STUDY, "1.2.3", "1.2.4"), "answered")
     assert record(database, series_id)["1.2.3"] == "open"
     assert [len(series_of(database, uid)) for uid in (STUDY, "1.2.3", "1.2.4")] == [1, 1, 0]
+
+
+def test_a_study_within_a_series_of_another_is_found_as_that(database: Database) -> None:
+    series_id = refuse(database, "a", "mixed-studies")
+    classify(database, "b", study_instance_uid="1.2.3.4.5")
+    record(database, series_id, STUDY, "1.2.3.4.5", "1.2.3.4.6")
+    with database.read() as session:
+
+        def found(**search: str) -> list[str]:
+            return [study.study_instance_uid for study in find_study_page(session, Search(**search), 10).studies]
+
+        assert found(study_instance_uid="1.2.3.4.6") == found(text="1.2.3.4.6") == [STUDY]
+        assert found(study_instance_uid="1.2.3.4.5") == found(text="1.2.3.4.5") == ["1.2.3.4.5"], "it has series too"
+        assert found(study_instance_uid="1.2.3.4.7") == []
 
 
 def add(database: Database, name: str, person: str | None, seconds: float) -> int:
