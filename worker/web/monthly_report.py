@@ -154,7 +154,7 @@ def month_report(session: Session, month: str, now: datetime) -> MonthReport:
     judged, given = judged_answers(session, since, until), given_answers(session, since, until)
     judged_studies = judged_study_answers(session, since, until)
     before = given_answers(session, _months_earlier(since, MONTHS_BEFORE), since)
-    ids = sorted({answer.model_id for answer in (*judged, *judged_studies, *given)})
+    ids = sorted({answer.model_id for answer in [*judged, *judged_studies]} | {answer.model_id for answer in given})
     names = models_by_id(session, ids)
     models = tuple(
         _model_month(
