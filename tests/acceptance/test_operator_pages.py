@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from tests.testbed.databases import make_tables
 from tests.testbed.instances import MODEL, later
 from tests.testbed.shown_bundle import make_shown_bundle
 from tests.testbed.web_site import fill, serving, settings_of
+from worker.audit.recorder import recording
 from worker.db import tokens
 from worker.db.engine import Database
 from worker.db.tables import TokenRole
 from worker.inference.bundle import verified_identity
+from worker.send.destinations.c_store import CStoreDestination
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
@@ -46,16 +49,22 @@ def operating(folder: Path) -> Iterator[Web]:
     """The pages over one series of every outcome, a token of each role, and a browser."""
     bundle = make_shown_bundle(folder / "bundle", MODEL)
     settings = settings_of(folder, bundle, require_token=True)
+    archive = CStoreDestination(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=9)
+    settings = settings.model_copy(update={"destination": (*settings.destination, archive)})
     database = Database(settings.database.url)
     make_tables(database)
     fill(database, verified_identity(bundle))
     with database.write() as session:
         texts = {role: tokens.add_token(session, f"the {role}", role, later(0), None)[1] for role in TokenRole}
-    database.close()
-    with serving(settings) as (client, database), playwright.sync_playwright() as driver:
+    with (
+        recording(settings, database, lambda: later(600)) as record,
+        serving(settings, record) as (client, _),
+        playwright.sync_playwright() as driver,
+    ):
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=WAIT)
         yield Web(str(client.base_url), database, browser, texts)
         browser.close()
+    database.close()
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +112,7 @@ def test_every_page_of_an_operator_is_accessible_and_fits(web: Web, size: str) -
             assert serious == [], path
 
 
-PAGES = ["/queue"]
+PAGES = ["/queue", "/deliveries?state=all", "/tokens", "/audit"]
 SERIOUS = ("serious", "critical")
 
 
@@ -124,6 +133,62 @@ def test_a_stage_is_suspended_and_resumed_and_a_reader_sees_it(web: Web) -> None
         assert reader.locator(".suspended").count() == 0
 
 
+def test_a_token_is_made_shown_once_used_and_revoked_and_the_trail_tells_it(web: Web) -> None:
+    name = "ward <script>alert(1)</script>"
+    with signed_in(web) as page:
+        page.goto("/queue")
+        page.get_by_role("link", name="Tokens").click()
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("Valid for days").fill("30")
+        page.get_by_role("button", name="Make a token").click()
+        token = page.locator("#made").input_value()
+        assert token.startswith("bmw_")
+        page.get_by_label("Name").fill(name)
+        page.get_by_role("button", name="Make a token").click()
+        page.get_by_role("alert").get_by_text("has been used").wait_for()
+        assert token not in page.content()
+        row = page.get_by_role("row").filter(has_text=name)
+        assert row.locator(".status").inner_text() == "valid"
+        with signed_in(replace(web, tokens={TokenRole.READ: token}), TokenRole.READ, "phone") as reader:
+            reader.goto("/queue")
+            assert reader.get_by_role("link", name="Tokens").count() == 0
+            assert [reader.goto(path).status for path in ("/tokens", "/audit")] == [403, 403]
+            row.get_by_role("button", name="Revoke").click()
+            row.get_by_text("revoked").wait_for()
+            reader.goto("/queue")
+            reader.get_by_label("Token").wait_for()
+        page.get_by_role("link", name="Audit trail").click()
+        record = page.locator("table.trail tr").filter(has_text=f"{name}").filter(has_text="made, role read").first
+        assert "the operate" in record.inner_text()
+
+
+def test_a_delivery_is_sent_now_again_and_elsewhere(web: Web) -> None:
+    with signed_in(web) as page, signed_in(web, TokenRole.READ, "phone", "dark") as reader:
+        page.goto("/queue")
+        page.get_by_role("link", name="Deliveries", exact=True).click()
+        row = page.get_by_role("row").filter(has_text="ID-a")
+        assert "report" in row.inner_text()
+        row.get_by_role("button", name="now").click()
+        page.get_by_text("1 delivery will be tried now").wait_for()
+        page.get_by_role("checkbox", name="Choose delivery 1").check()
+        page.get_by_label("Chosen objects of pacs").select_option("archive")
+        page.get_by_role("button", name="Send the chosen").click()
+        page.get_by_text("1 delivery will be tried now").wait_for()
+        headings = page.locator("section h2").all_inner_texts()
+        assert headings == ["archive 0 failed, 1 waiting", "pacs 0 failed, 1 waiting"]
+        row.first.get_by_role("link").click()
+        page.get_by_role("link", name="Send again or elsewhere").click()
+        page.get_by_label("All that was made of it").select_option("pacs")
+        page.get_by_role("button", name="Send the study").click()
+        page.get_by_text("1 delivery will be tried now").wait_for()
+        page.get_by_label("State").select_option("delivered")
+        page.get_by_role("button", name="Show").click()
+        page.get_by_text("No delivery matches.").wait_for()
+        reader.goto("/deliveries")
+        assert "ID-a" in reader.locator("main").inner_text()
+        assert reader.locator("main").get_by_role("button").all_inner_texts() == ["Show"]
+
+
 def _suspend(page: Any) -> None:
     page.goto("/queue")
     if page.get_by_role("button", name="Suspend deliveries").count():
@@ -131,7 +196,19 @@ def _suspend(page: Any) -> None:
     page.get_by_role("button", name="Resume deliveries").wait_for()
 
 
-VIEWS["suspended"] = _suspend
+def _make_token(page: Any) -> None:
+    page.goto("/tokens")
+    page.get_by_label("Name").fill(f"ward {page.viewport_size['width']} {time.monotonic_ns()}")
+    page.get_by_role("button", name="Make a token").click()
+    page.locator("#made").wait_for()
+
+
+VIEWS |= {
+    "suspended": _suspend,
+    "deliveries": lambda page: page.goto("/deliveries"),
+    "tokens": _make_token,
+    "audit": lambda page: page.goto("/audit"),
+}
 
 
 def main(folder: Path, names: list[str]) -> None:

@@ -94,6 +94,16 @@ class Trail:
                 if record is not None and record.number > after:
                     yield record
 
+    def records_backwards(self, before: int | None = None) -> Iterator[TrailRecord]:
+        """The records before a number, the newest first; reads no more of the files than is asked for."""
+        for file in reversed(self.files()):
+            if before is not None and first_number(file) >= before:
+                continue
+            for line in _lines_backwards(file):
+                record = _parse(line)
+                if record is not None and (before is None or record.number < before):
+                    yield record
+
     def contains(self, head: TrailHead) -> bool:
         """Whether this record is in the trail, with this content. Searched from the end, where it is found soonest."""
         if head == self._start:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from xml.etree import ElementTree
 
 from worker.audit.recorder import anchored_head, host_name, trail_of
@@ -62,10 +63,10 @@ def _verify(settings: Settings, database: Database, host: str, first: int) -> Tr
     return TrailVerdict(host, number, begin, times[0] if times else None, anchor.number if anchor else 0, fault)
 
 
-def newest_entries(settings: Settings, limit: int) -> list[TrailEntry]:
-    """The last records of this host, newest first."""
-    records = deque(trail_of(settings).records(), maxlen=limit)
-    return [_entry(record.number, record.message) for record in reversed(records)]
+def newest_entries(settings: Settings, limit: int, before: int | None = None) -> list[TrailEntry]:
+    """The last records of this host, of those before a number if one is given; newest first."""
+    records = trail_of(settings).records_backwards(before)
+    return [_entry(record.number, record.message) for record in islice(records, limit)]
 
 
 def _entry(number: int, message: str) -> TrailEntry:

@@ -35,6 +35,9 @@ from worker.web.pages.activity import activity_page
 from worker.web.pages.api_reference import api_reference_page
 from worker.web.pages.images import series_images, study_images
 from worker.web.pages.models import models_page
+from worker.web.pages.operating.audit_trail import audit_trail_page
+from worker.web.pages.operating.deliveries import deliveries_page
+from worker.web.pages.operating.tokens import tokens_page
 from worker.web.pages.peers import peers_page
 from worker.web.pages.queue import queue_page
 from worker.web.pages.reading_form import reading_form
@@ -107,6 +110,9 @@ def create_app(
         models_page,
         activity_page,
         reports_page,
+        deliveries_page,
+        tokens_page,
+        audit_trail_page,
     ):
         app.include_router(page(site), dependencies=once)
     app.include_router(dicomweb_routes(site))

@@ -229,3 +229,12 @@ def test_a_process_that_keeps_the_lock_holds_up_nobody_for_ever(
         with pytest.raises(BlockingIOError):
             trail.append(["<AuditMessage>2"])
     assert trail.append(["<AuditMessage>2"]).number == 2
+
+
+def test_the_newest_records_are_read_from_the_end_of_the_files(written: tuple[Path, TrailHead]) -> None:
+    trail = _trail(written[0])
+    assert len(trail.files()) > 2
+    assert [record.number for record in trail.records_backwards()] == list(range(LINES, 0, -1))
+    assert [record.number for record in trail.records_backwards(before=8)] == list(range(7, 0, -1))
+    assert list(trail.records_backwards(before=1)) == []
+    assert list(Trail(written[0], "nobody", 500).records_backwards()) == []

@@ -69,6 +69,7 @@ def test_entries_say_who_did_what_newest_first(database: Database, settings: Set
     assert received.who == "PACS (10.0.0.1) → AI_WORKER"
     assert received.what == "1.2.3 [24 instances]"
     assert [entry.number for entry in newest_entries(settings, 1)] == [2]
+    assert [entry.number for entry in newest_entries(settings, 5, before=2)] == [1]
 
 
 def test_a_message_that_is_no_xml_is_shown_as_unreadable(database: Database, settings: Settings) -> None:

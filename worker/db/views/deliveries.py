@@ -18,7 +18,7 @@ UNFINISHED = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.FAILED
 class DeliverySearch:
     """Which deliveries: every condition that is not None must hold; an empty `states` is what has not arrived.
 
-    `after` is the number of the last delivery that the caller has.
+    `after` is the number of the last delivery that the caller has; `before` the same where the newest come first.
     """
 
     destination: str | None = None
@@ -27,6 +27,8 @@ class DeliverySearch:
     study_instance_uid: str | None = None
     series_instance_uid: str | None = None
     after: int = 0
+    before: int | None = None
+    newest_first: bool = False
     limit: int | None = None
 
 
@@ -67,7 +69,7 @@ class DestinationCounts:
 
 
 def find_deliveries(session: Session, search: DeliverySearch) -> list[DeliveryAnswer]:
-    """The deliveries by number, which is the order in which they were made."""
+    """The deliveries by number, which is the order in which they were made, or the reverse of it."""
     key = session.info.get("pseudonym") or str
     of_study = aliased(SeriesRow)  # whose patient is that of the study
     first_of_study = (
@@ -83,9 +85,11 @@ def find_deliveries(session: Session, search: DeliverySearch) -> list[DeliveryAn
         .outerjoin(StudyRow, StudyRow.id == StudyResultRow.study_id)
         .outerjoin(SeriesRow, SeriesRow.id == func.coalesce(ResultRow.series_id, first_of_study))
         .where(DeliveryRow.state.in_(search.states or UNFINISHED), DeliveryRow.id > search.after)
-        .order_by(DeliveryRow.id)
+        .order_by(DeliveryRow.id.desc() if search.newest_first else DeliveryRow.id)
         .limit(search.limit)
     )
+    if search.before is not None:
+        query = query.where(DeliveryRow.id < search.before)
     if search.destination is not None:
         query = query.where(DeliveryRow.destination == search.destination)
     if search.patient_id is not None:

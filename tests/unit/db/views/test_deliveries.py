@@ -38,6 +38,8 @@ def test_deliveries_name_their_patient_and_study_and_are_filtered(three: Databas
     for search, numbers in (
         (DeliverySearch(states=[DeliveryState.DELIVERED]), [3]),
         (DeliverySearch(patient_id="ID-a"), [1]),
+        (DeliverySearch(states=tuple(DeliveryState), newest_first=True), [3, 2, 1]),
+        (DeliverySearch(states=tuple(DeliveryState), newest_first=True, before=3, limit=1), [2]),
         (DeliverySearch(study_instance_uid=failed.study_instance_uid), [1]),
         (DeliverySearch(series_instance_uid=failed.series_instance_uid, states=list(DeliveryState)), [1]),
         (DeliverySearch(destination="elsewhere"), []),

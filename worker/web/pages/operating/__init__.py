@@ -1,0 +1,1 @@
+"""Pages of operators: deliveries, tokens, the audit trail."""
