@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,17 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from tests.acceptance.test_pages import BROKEN_WORDS, SIZES, WAIT
 from tests.testbed.browser import CHROMIUM, FLAGS
 from tests.testbed.databases import make_tables
-from tests.testbed.instances import MODEL, later
+from tests.testbed.instances import MODEL, encoded, later, mr_instance, write_series
 from tests.testbed.shown_bundle import make_shown_bundle
 from tests.testbed.web_site import fill, serving, settings_of
 from worker.audit.recorder import recording
 from worker.db import tokens
 from worker.db.engine import Database
-from worker.db.tables import TokenRole
+from worker.db.instances import instances_of
+from worker.db.tables import SeriesRow, TokenRole
+from worker.dicom.standard import derive_uid
 from worker.inference.bundle import verified_identity
 from worker.send.destinations.c_store import CStoreDestination
 
@@ -50,7 +54,8 @@ def operating(folder: Path) -> Iterator[Web]:
     bundle = make_shown_bundle(folder / "bundle", MODEL)
     settings = settings_of(folder, bundle, require_token=True)
     archive = CStoreDestination(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=9)
-    settings = settings.model_copy(update={"destination": (*settings.destination, archive)})
+    web = settings.web.model_copy(update={"stow": True})
+    settings = settings.model_copy(update={"destination": (*settings.destination, archive), "web": web})
     database = Database(settings.database.url)
     make_tables(database)
     fill(database, verified_identity(bundle))
@@ -112,7 +117,7 @@ def test_every_page_of_an_operator_is_accessible_and_fits(web: Web, size: str) -
             assert serious == [], path
 
 
-PAGES = ["/queue", "/deliveries?state=all", "/tokens", "/audit"]
+PAGES = ["/queue", "/fetch", "/upload", "/deliveries?state=all", "/tokens", "/audit"]
 SERIOUS = ("serious", "critical")
 
 
@@ -189,11 +194,71 @@ def test_a_delivery_is_sent_now_again_and_elsewhere(web: Web) -> None:
         assert reader.locator("main").get_by_role("button").all_inner_texts() == ["Show"]
 
 
+def test_a_folder_and_an_archive_are_uploaded_and_what_is_hostile_is_refused(web: Web, tmp_path: Path) -> None:
+    folder = tmp_path / "disc"
+    write_series(folder / "images", 40, "uploaded")
+    (folder / "README.txt").write_text("no image")
+    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    archive, hostile = tmp_path / "disc.zip", tmp_path / "hostile.ZIP"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for number in range(1, 4):
+            packed.writestr(f"../../../etc/{number}.dcm", encoded(mr_instance(number, "zipped")))
+        packed.writestr("<img src=x onerror=alert(1)>.dcm", encoded(mr_instance(4, "zipped")), zipfile.ZIP_STORED)
+        packed.writestr("broken.dcm", bytes(128) + b"DICM<script>")
+    content = bytearray(archive.read_bytes())
+    at = content.index(encoded(mr_instance(4, "zipped"))) + 400
+    content[at] ^= 1
+    damaged = tmp_path / "damaged.zip"
+    damaged.write_bytes(content)
+    with zipfile.ZipFile(hostile, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("bomb.dcm", bytes(64 << 20))
+    (tmp_path / "none.zip").write_bytes(b"PK")
+
+    def stored(name: str) -> int:
+        with web.database.read() as session:
+            series = session.scalar(
+                select(SeriesRow).where(SeriesRow.series_instance_uid == derive_uid("series", name))
+            )
+            return 0 if series is None else len(instances_of(session, series.id))
+
+    with signed_in(web) as page:
+        page.goto("/upload")
+        page.locator("#folder").set_input_files(folder)
+        page.get_by_text("Done: 40 stored, 2 skipped").wait_for()
+        page.locator("#upload-studies a").wait_for()
+        assert stored("uploaded") == 40
+        page.locator("#files").set_input_files([archive, damaged, hostile, tmp_path / "none.zip"])
+        page.get_by_text("Done:").get_by_text("refused").wait_for()
+        state, faults = page.locator("#upload-state").inner_text(), page.locator("#upload-faults").inner_text()
+        assert "7 stored, 5 refused" in state
+        assert stored("zipped") == 4
+        for words in (
+            "damaged.zip: <img src=x onerror=alert(1)>.dcm is damaged",
+            "hostile.ZIP holds a file that is compressed beyond any image",
+            "none.zip is not a ZIP archive", "A file was refused: not an image that is received (0x0122)",
+        ):  # fmt: skip
+            assert words in faults
+        page.locator("#upload-studies a").first.click()
+        page.get_by_text("Documents").first.wait_for()
+    with signed_in(web, TokenRole.ANNOTATE) as page:
+        assert page.goto("/upload").status == 403
+
+
 def _suspend(page: Any) -> None:
     page.goto("/queue")
     if page.get_by_role("button", name="Suspend deliveries").count():
         page.get_by_role("button", name="Suspend deliveries").click()
     page.get_by_role("button", name="Resume deliveries").wait_for()
+
+
+def _upload(page: Any) -> None:
+    page.goto("/upload")
+    content = encoded(mr_instance(1, "uploaded"))
+    files = [("1.dcm", content), ("2.dcm", bytes(128) + b"DICM"), ("notes.txt", b"none")]
+    page.locator("#files").set_input_files(
+        [{"name": name, "mimeType": "application/dicom", "buffer": data} for name, data in files]
+    )
+    page.get_by_text("Done:").wait_for()
 
 
 def _make_token(page: Any) -> None:
@@ -207,6 +272,7 @@ VIEWS |= {
     "suspended": _suspend,
     "deliveries": lambda page: page.goto("/deliveries"),
     "tokens": _make_token,
+    "upload": _upload,
     "audit": lambda page: page.goto("/audit"),
 }
 

@@ -16,6 +16,7 @@ WITHOUT: dict[str, str] = {
     "worker/web/dicomweb/stow.py": "tests/integration/test_dicomweb_store.py, requests over HTTP",
     "worker/web/dicomweb/wado.py": "tests/integration/test_dicomweb.py, with dicomweb-client",
     "worker/receive/storage_scp.py": "tests/integration/test_storage_scp.py, with DCMTK and pynetdicom as peers",
+    "worker/network/fetch.py": "tests/integration/test_fetch.py, with Orthanc",
     "worker/send/commitment_scu.py": "tests/integration/test_commitment.py, with Orthanc",
     "worker/send/fhir_client.py": "tests/integration/test_fhir.py, with a FHIR server",
     "worker/send/stow_client.py": "tests/integration/test_stow.py, with Orthanc and a server that misbehaves",

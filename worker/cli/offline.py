@@ -1,4 +1,4 @@
-"""`worker classify`, `worker push` and `worker echo`: what works without the service and its database."""
+"""`worker classify`, `push` and `echo`, which work without the service and its database; `worker fetch` asks a PACS."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, settings_from
+from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited, settings_from
 from worker.errors import StartError
 
 if TYPE_CHECKING:
@@ -111,6 +111,41 @@ def echo(
     destination = _destination(settings, to, called)
     destination.probe(settings.worker.ae_title)
     typer.echo(f"{destination.name}: {destination.describe().answer}")
+
+
+@commands.command(rich_help_panel="The service", epilog="Example: worker fetch --from PACS --study 1.2.840.113619.2.5")
+def fetch(
+    source: Annotated[str, typer.Option("--from", help=r"The AE title of a [\[peer]].")],
+    study: Annotated[str, typer.Option(help="Study Instance UID.")] = "",
+    accession: Annotated[str, typer.Option(help="Accession number: every study that has it.")] = "",
+    config: ConfigOption = None,
+) -> None:
+    """Have a PACS send studies to the running worker: C-FIND, then C-MOVE to its own AE title."""
+    from worker.audit import events
+    from worker.network.fetch import fetch_study, find_studies
+
+    if bool(study) == bool(accession):
+        raise StartError("usage", "give --study or --accession")
+    failed = 0
+    with audited(config) as (settings, _, record, user):
+        peer = next((peer for peer in settings.peer if peer.ae_title == source), None)
+        if peer is None:
+            known = ", ".join(peer.ae_title for peer in settings.peer) or "none"
+            raise StartError("no-such-peer", f"'{source}' is not a [[peer]] (known: {known})")
+        ours = settings.worker.ae_title
+        try:
+            uids = find_studies(peer, ours, study_instance_uid=study, accession_number=accession)
+        except ValueError as fault:
+            raise StartError("usage", str(fault)) from None
+        record(events.operated(user, None, f"worker fetch --from {source}", uids))
+        for uid in uids:
+            counts = fetch_study(peer, ours, uid)
+            failed += counts.failed
+            typer.echo(f"{uid}: {counts.completed} images sent to {ours}, {counts.failed} failed")
+    if not uids:
+        typer.echo(f"worker: {source} has no such study", err=True)
+    if failed or not uids:
+        raise typer.Exit(EXIT_FAULT)
 
 
 def _destination(settings: Settings, to: str, called: str) -> Destination:

@@ -37,7 +37,9 @@ from worker.web.pages.images import series_images, study_images
 from worker.web.pages.models import models_page
 from worker.web.pages.operating.audit_trail import audit_trail_page
 from worker.web.pages.operating.deliveries import deliveries_page
+from worker.web.pages.operating.fetch import fetch_page
 from worker.web.pages.operating.tokens import tokens_page
+from worker.web.pages.operating.upload import upload_page
 from worker.web.pages.peers import peers_page
 from worker.web.pages.queue import queue_page
 from worker.web.pages.reading_form import reading_form
@@ -111,6 +113,8 @@ def create_app(
         activity_page,
         reports_page,
         deliveries_page,
+        upload_page,
+        fetch_page,
         tokens_page,
         audit_trail_page,
     ):

@@ -1,1 +1,1 @@
-"""Pages of operators: deliveries, tokens, the audit trail."""
+"""Pages of operators: deliveries, upload, fetch, tokens, the audit trail."""
