@@ -171,10 +171,11 @@ again, a series waits {receive.incomplete_seconds:g} s more (`incomplete_seconds
 incomplete.
 
 ## Query/Retrieve SCU (fetching)
-At an operator's request (`worker fetch`, the page), from a `[[peer]]` only: Study Root FIND (`1.2.840.10008.5.1.4.1.2.2.1`), level
-STUDY, keys Study Instance UID or Accession Number (single value matching, 20 studies at most); then for each study Study Root MOVE
-(`1.2.840.10008.5.1.4.1.2.2.2`), level STUDY, key Study Instance UID, Move Destination: the worker's own AE title. C-GET is not
-requested. Without a response for 600 s, or after 4 h, the association is aborted.
+At an operator's request (`worker fetch`, the page), from a `[[peer]]` only: Study Root FIND
+(`1.2.840.10008.5.1.4.1.2.2.1`), level STUDY, keys Study Instance UID or Accession Number (single value matching, 20
+studies at most); then for each study Study Root MOVE (`1.2.840.10008.5.1.4.1.2.2.2`), level STUDY, key Study Instance
+UID, Move Destination: the worker's own AE title. C-GET is not requested. Without a response for 600 s, or after 4 h,
+the association is aborted.
 
 ## Query/Retrieve SCP
 For each `[[peer]]` with `may_retrieve = true`, known by its calling AE title and calling from its `host`; to others the
