@@ -244,6 +244,20 @@ def test_a_folder_and_an_archive_are_uploaded_and_what_is_hostile_is_refused(web
         assert page.goto("/upload").status == 403
 
 
+def test_a_study_is_deleted_after_a_box_was_ticked(web: Web) -> None:
+    with signed_in(web, size="phone", scheme="dark") as page:
+        page.goto("/?patient_id=ID-b")
+        page.locator("tbody.study a").first.click()
+        page.get_by_text("Delete this study").click()
+        page.get_by_role("button", name="Delete the study").click()
+        assert page.get_by_role("checkbox", name="Delete all of it").is_visible()  # the browser asks for the box
+        page.get_by_role("checkbox", name="Delete all of it").check()
+        page.get_by_role("button", name="Delete the study").click()
+        page.wait_for_url(f"{web.address}/")
+        page.goto("/?patient_id=ID-b")
+        page.get_by_text("No study matches").wait_for()
+
+
 def _suspend(page: Any) -> None:
     page.goto("/queue")
     if page.get_by_role("button", name="Suspend deliveries").count():
@@ -261,6 +275,13 @@ def _upload(page: Any) -> None:
     page.get_by_text("Done:").wait_for()
 
 
+def _open_deletion(page: Any) -> None:
+    page.goto("/?patient_id=ID-a")
+    page.locator("tbody.study a").first.click()
+    page.get_by_text("Delete this study").click()
+    page.get_by_role("button", name="Delete the study").scroll_into_view_if_needed()
+
+
 def _make_token(page: Any) -> None:
     page.goto("/tokens")
     page.get_by_label("Name").fill(f"ward {page.viewport_size['width']} {time.monotonic_ns()}")
@@ -273,6 +294,8 @@ VIEWS |= {
     "deliveries": lambda page: page.goto("/deliveries"),
     "tokens": _make_token,
     "upload": _upload,
+    "fetch": lambda page: page.goto("/fetch"),
+    "deletion": _open_deletion,
     "audit": lambda page: page.goto("/audit"),
 }
 

@@ -14,6 +14,7 @@ _APPLICATION_ACTIVITY = EventCode("110100", "Application Activity")
 _AUDIT_LOG_USED = EventCode("110101", "Audit Log Used")
 _INSTANCES_ACCESSED = EventCode("110103", "DICOM Instances Accessed")
 _INSTANCES_TRANSFERRED = EventCode("110104", "DICOM Instances Transferred")
+_STUDY_DELETED = EventCode("110105", "DICOM Study Deleted")
 _EXPORT = EventCode("110106", "Export")
 _IMPORT = EventCode("110107", "Import")
 _QUERY = EventCode("110112", "Query")
@@ -150,6 +151,13 @@ def pixels_deleted(process: str, transferred: Transferred) -> AuditEvent:
     """Retention deleted received files of a study."""
     study = _study(transferred.study_instance_uid, transferred.sop_classes)
     return _accessed(Action.DELETE, "retention", process, (study, *_patient(transferred.patient_id)))
+
+
+def study_deleted(name: str, address: str | None, transferred: Transferred) -> AuditEvent:
+    """An operator deleted a study with all that was made of it."""
+    study = _study(transferred.study_instance_uid, transferred.sop_classes)
+    subjects = (study, *_patient(transferred.patient_id))
+    return AuditEvent(_STUDY_DELETED, Action.DELETE, (Participant(name, True, address=address),), subjects=subjects)
 
 
 def file_fault(process: str, path: str, fault: str) -> AuditEvent:

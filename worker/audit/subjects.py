@@ -67,6 +67,12 @@ def received_of(session: Session, series_ids: Sequence[int]) -> list[Transferred
     return _transferred(session.execute(query))
 
 
+def received_of_study(session: Session, study_instance_uid: str) -> list[Transferred]:
+    """The received instances of a study, also those whose files are deleted."""
+    query = _by_study(InstanceRow.sop_class_uid).join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
+    return _transferred(session.execute(query.where(SeriesRow.study_instance_uid == study_instance_uid)))
+
+
 def _by_study(sop_class_uid: Any) -> Select[Any]:
     keys = (SeriesRow.study_instance_uid, SeriesRow.patient_id, sop_class_uid)
     return select(*keys, func.count()).select_from(SeriesRow).group_by(*keys).order_by(*keys)

@@ -61,6 +61,25 @@ def show_study(
     _print([answer], format, in_detail=True)
 
 
+@commands.command("delete", epilog="Example: worker studies delete 1.2.840.113619.2.5.17")
+def delete_study(
+    study: Annotated[str, typer.Argument(help="Study Instance UID.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Delete a study: images, answers, readings, reports. What was sent to other systems stays there."""
+    from worker.storage import deletion
+
+    if not yes:
+        typer.confirm(f"Delete study {study} with all that was made of it?", abort=True)
+    with audited(config) as (settings, database, record, user):
+        deleted = deletion.delete_study(database, settings, study, user, None, record)
+    if deleted is None:
+        typer.echo("worker: no series of such a study was received", err=True)
+        raise typer.Exit(EXIT_FAULT)
+    typer.echo(f"deleted: {deleted.instances} images, {deleted.files} files")
+
+
 def _print(studies: Sequence[StudyAnswer], format: str, in_detail: bool = False) -> None:
     """Studies, of which each series has a line `in_detail`."""
     from rich.box import SIMPLE_HEAD

@@ -36,6 +36,7 @@ from worker.web.pages.api_reference import api_reference_page
 from worker.web.pages.images import series_images, study_images
 from worker.web.pages.models import models_page
 from worker.web.pages.operating.audit_trail import audit_trail_page
+from worker.web.pages.operating.deletion import deletion_form
 from worker.web.pages.operating.deliveries import deliveries_page
 from worker.web.pages.operating.fetch import fetch_page
 from worker.web.pages.operating.tokens import tokens_page
@@ -113,6 +114,7 @@ def create_app(
         activity_page,
         reports_page,
         deliveries_page,
+        deletion_form,
         upload_page,
         fetch_page,
         tokens_page,

@@ -138,3 +138,12 @@ def test_an_answered_series_is_classified_by_a_model_that_is_not_active(
         job for job in json.loads(run("jobs", "list", "--format", "json")[1])["jobs"] if job["state"] == "pending"
     ]
     assert [job["series_instance_uid"] for job in pending] == [uid]
+
+
+def test_a_study_is_deleted_after_a_question(run: Run, database: Database) -> None:
+    fill(database)
+    uid = derive_uid("study", "a")
+    assert run("studies", "delete", uid)[0] == 1  # nobody answers
+    assert run("studies", "delete", uid, "--yes") == (0, "deleted: 1 images, 2 files\n", "")
+    assert run("studies", "delete", uid, "--yes") == (1, "", "worker: no series of such a study was received\n")
+    assert "DICOM Study Deleted" in run("audit", "list", "--format", "json")[1]
