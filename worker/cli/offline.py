@@ -49,7 +49,7 @@ def classify(
         typer.echo("note: the configured bundle classifies every eligible series; [[route]] is not applied", err=True)
     series, unread = classify_folder.read_folder(folder)
     for fault in unread:
-        typer.echo(f"not read: {fault.path.name}: {fault.detail}", err=True)
+        typer.echo(output.as_line(f"not read: {fault.path.name}: {fault.detail}"), err=True)
     if not series:
         raise StartError("no-series", f"no DICOM series could be read in {folder}")
     model = BundleStore(settings).load_configured()
@@ -84,7 +84,7 @@ def push(
         raise StartError("not-c-store", f"'{to}' cannot be pushed to: it is reached by {protocol}, not by C-STORE")
     series, unread = read_folder(folder)
     for fault in unread:
-        typer.echo(f"not sent: {fault.path.name}: {fault.detail}", err=True)
+        typer.echo(output.as_line(f"not sent: {fault.path.name}: {fault.detail}"), err=True)
     members = [member for group in series.values() for member in group]
     if not members:
         raise StartError("no-series", f"no DICOM file could be read in {folder}")
@@ -94,7 +94,7 @@ def push(
         lambda tick: push_files(destination.name, peer, settings.worker.ae_title, members, tick),
     )
     for path, reason in failures:
-        typer.echo(f"not sent: {path.name}: {reason}", err=True)
+        typer.echo(output.as_line(f"not sent: {path.name}: {reason}"), err=True)
     typer.echo(f"{sent} of {len(members)} instances sent to {destination.name}")
     if failures or unread:
         raise typer.Exit(EXIT_FAULT)

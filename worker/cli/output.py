@@ -45,6 +45,11 @@ def progress_console() -> Console:
     return Console(stderr=True)
 
 
+def as_line(text: str) -> str:
+    """A text on a single line: of the name or header of somebody's file, what is no character to print is escaped."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
 def with_progress(title: str, total: int, work: Callable[[Callable[[], None]], T]) -> T:
     """Run `work`, which calls its argument once for each of `total` steps."""
     with _progress() as progress:

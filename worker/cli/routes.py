@@ -24,6 +24,7 @@ def try_routes(
     config: ConfigOption = None,
 ) -> None:
     """Print which rule applies to each series, and why the others do not; needs neither service nor database."""
+    from worker.cli.output import as_line
     from worker.config import routing
     from worker.dicom.series_type import read_series_type
     from worker.ops.classify_folder import read_folder
@@ -34,7 +35,7 @@ def try_routes(
         typer.echo("the configuration has no [[route]]: the active models classify every eligible series")
     series, unread = read_folder(path, settings.route)
     for fault in unread:
-        typer.echo(f"not read: {fault.path.name}: {fault.detail}", err=True)
+        typer.echo(as_line(f"not read: {fault.path.name}: {fault.detail}"), err=True)
     for members in series.values():
         attributes = [instance.attributes for _, instance in members]
         series_type = read_series_type(attributes)
@@ -42,12 +43,13 @@ def try_routes(
         senders = [sender] if sender else []
         decides = routing.decide(settings.route, attributes, series_type, senders)
         urgent = ", urgent" if routing.is_urgent(settings.route, attributes, series_type, senders) else ""
-        typer.echo(f"{members[0][0]} (images: {len(members)}): {_outcome(decides)}{urgent}")
-        typer.echo(f"  series type: {series_type}")
+        typer.echo(as_line(f"{members[0][0]} (images: {len(members)}): {_outcome(decides)}{urgent}"))
+        typer.echo(as_line(f"  series type: {series_type}"))
         if refused is not None:
-            typer.echo(f"  not eligible, so no rule applies: {refused.detail}")
+            typer.echo(as_line(f"  not eligible, so no rule applies: {refused.detail}"))
         for number, route in enumerate(settings.route, 1):
-            typer.echo(f"  {number} '{route.name}': {_standing(route, decides, attributes, series_type, senders)}")
+            standing = _standing(route, decides, attributes, series_type, senders)
+            typer.echo(as_line(f"  {number} '{route.name}': {standing}"))
     if unread or not series:
         raise typer.Exit(EXIT_FAULT)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pydicom import Dataset
@@ -58,3 +59,16 @@ def test_a_series_that_no_rule_may_decide_says_so(run: Run, config: Path, tmp_pa
     assert second.endswith("(images: 2): no rule matches; the active models")
     assert third == "  not eligible, so no rule applies: 2 of at least 3 slices"
     assert error == "not read: notes.txt: the file has no DICOM preamble\n"
+
+
+def test_the_names_of_somebodys_files_move_no_cursor(run: Run, config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Path(os.fsdecode(bytes(folder) + b"/\x1b[31m\xff.dcm")).write_bytes(encoded(mr_instance()))
+    Path(os.fsdecode(bytes(folder) + b"/\x1b]52;c;x\x07\xfe.txt")).write_text("no image")
+    config.write_text('[[route]]\nname = "r"\nmatch = [{attribute = "Modality", in = ["CT"]}]\nmodels = ["m"]\n')
+    code, printed, error = run("routes", "test", str(folder))
+    assert code == 1
+    assert all(line.isprintable() for line in [*printed.splitlines(), *error.splitlines()])
+    assert r"not read: \x1b]52;c;x\x07\udcfe.txt" in error
+    assert r"\x1b[31m\udcff.dcm (images: 1)" in printed
