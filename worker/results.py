@@ -56,6 +56,13 @@ class ModelIdentity:
     limits: str  # a sentence of known limits, for the comment of every report
     # The label of a lesion whose kind is not reliable: no class, its probability is that of any lesion.
     undetermined: ModelClass | None = None
+    # What a report calls present or absent, where the bundle names it.
+    presence: CodedConcept | None = None
+
+    @property
+    def names_neoplasms(self) -> bool:
+        """A class is a neoplasm."""
+        return any(item.neoplasm for item in self.labels)
 
     @property
     def labels(self) -> tuple[ModelClass, ...]:

@@ -12,7 +12,7 @@ import sys
 import typer
 from rich.console import Console
 
-from monai_train.cli import data, evaluation, export, training
+from monai_train.cli import data, evaluation, export, imported, training
 from worker import __version__
 from worker.errors import StartError, WorkerError
 
@@ -33,6 +33,7 @@ app.command("crossval")(evaluation.crossval_command)
 app.command("evaluate-default")(evaluation.evaluate_default_command)
 app.command("export")(export.export_command)
 app.command("retrain")(export.retrain_command)
+app.command("import")(imported.import_command)
 app.command("seeds")(evaluation.seeds_command)
 
 

@@ -41,7 +41,7 @@ from monai_train.evaluation.studies.series_answers import Outputs, judge_series
 from monai_train.networks.classifier import Classifier
 from monai_train.training.checkpoint import BEST, read_checkpoint
 from worker.errors import NotAssessable, StartError
-from worker.inference.aggregate import deciding_slices, in_distribution, slice_probabilities, tumour_probability
+from worker.inference.aggregate import deciding_slices, in_distribution, lesion_probability, slice_probabilities
 from worker.inference.bundle import Bundle, TopSlices, load_bundle
 from worker.inference.classify import check_accepted
 from worker.inference.engines import EngineOutputs, OpenVinoEngine, Precision
@@ -273,7 +273,7 @@ def measure_outputs(
     probabilities = slice_probabilities(outputs.logits, bundle.temperature)
     probabilities[~readable] = np.nan
     allowed = in_distribution(outputs.features, bundle) & readable
-    needed = np.array([bundle.thresholds.needed(served.neoplasm) for served in bundle.identity.classes])
+    needed = np.array([bundle.thresholds.needed(served.is_lesion) for served in bundle.identity.classes])
     filled = np.nan_to_num(probabilities)
     confident = filled.max(axis=1) >= needed[filled.argmax(axis=1)]
     classes = bundle_classes(bundle)
@@ -338,11 +338,11 @@ def series_answer(probabilities: FloatArray, allowed: BoolArray, bundle: Bundle)
     if not readable.any():
         return np.full(probabilities.shape[1], np.nan, np.float32), False
     enough = bool(allowed.any() and allowed.mean() >= bundle.thresholds.minimum_in_distribution)
-    tumour = tumour_probability(np.nan_to_num(probabilities), bundle.identity.classes)
+    tumour = lesion_probability(np.nan_to_num(probabilities), bundle.identity.classes)
     deciding = deciding_slices(tumour, np.asarray(allowed if enough else readable), bundle)
     means = probabilities[deciding].mean(axis=0)
     best = bundle.identity.classes[int(means.argmax())]
-    return means, bool(enough and means.max() >= bundle.thresholds.needed(best.neoplasm))
+    return means, bool(enough and means.max() >= bundle.thresholds.needed(best.is_lesion))
 
 
 def examine_runs(

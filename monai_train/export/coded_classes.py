@@ -21,7 +21,9 @@ from monai_train.data.labels import ANY_TUMOUR, NO_TUMOUR, Classes, class_name
 from worker.errors import StartError
 
 
-class _Code(BaseModel):
+class Code(BaseModel):
+    """A coded concept of a class."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: str = Field(min_length=1, max_length=16)  # VR SH
@@ -29,22 +31,24 @@ class _Code(BaseModel):
     meaning: str = Field(min_length=1, max_length=64)  # VR LO
 
 
-class _Concept(BaseModel):
+class Concept(BaseModel):
+    """What a report says of a class."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str = Field(min_length=1, max_length=64)
     neoplasm: bool
-    finding: _Code | None = None
-    site: _Code
+    finding: Code | None = None
+    site: Code
 
 
-_CONCEPTS = TypeAdapter(dict[str, _Concept])
-_BRAIN = _Code(value="12738006", scheme="SCT", meaning="Brain")
-_PITUITARY = _Code(value="56329008", scheme="SCT", meaning="Pituitary")
+_CONCEPTS = TypeAdapter(dict[str, Concept])
+_BRAIN = Code(value="12738006", scheme="SCT", meaning="Brain")
+_PITUITARY = Code(value="56329008", scheme="SCT", meaning="Pituitary")
 
 
-def _known(title: str, code: str, meaning: str, neoplasm: bool = True, site: _Code = _BRAIN) -> _Concept:
-    return _Concept(title=title, neoplasm=neoplasm, finding=_Code(value=code, scheme="SCT", meaning=meaning), site=site)
+def _known(title: str, code: str, meaning: str, neoplasm: bool = True, site: Code = _BRAIN) -> Concept:
+    return Concept(title=title, neoplasm=neoplasm, finding=Code(value=code, scheme="SCT", meaning=meaning), site=site)
 
 
 _KNOWN = {
@@ -53,7 +57,7 @@ _KNOWN = {
     "pituitary": _known("Pituitary tumour", "254956000", "Pituitary adenoma", site=_PITUITARY),
     "other": _known("Other lesion", "301766008", "Lesion of brain", neoplasm=False),
     "tumor": _known("Tumour, kind not determined", "126952004", "Neoplasm of brain"),
-    NO_TUMOUR: _Concept(title="No tumour", neoplasm=False, finding=None, site=_BRAIN),
+    NO_TUMOUR: Concept(title="No tumour", neoplasm=False, finding=None, site=_BRAIN),
 }
 
 
@@ -81,7 +85,7 @@ def undetermined_class() -> dict[str, Any]:
     return {"name": ANY_TUMOUR, **_KNOWN[ANY_TUMOUR].model_dump()}
 
 
-def _read(path: Path) -> dict[str, _Concept]:
+def _read(path: Path) -> dict[str, Concept]:
     """The concepts of a file by class. Raises StartError."""
     try:
         with path.open("rb") as stream:

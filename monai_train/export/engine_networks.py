@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,16 @@ def image_tensor(pixels: torch.Tensor) -> FloatArray:
 
 def openvino_network(model: Classifier, size: int) -> Any:
     """Convert to OpenVINO at full precision: `image` → `logits`, `features`, `maps` (docs/bundle.md)."""
+    return traced_network(model, (1, size, size), ("logits", "features", "maps"))
+
+
+def traced_network(model: torch.nn.Module, shape: Sequence[int], names: Sequence[str]) -> Any:
+    """Convert a network that takes `image` [n, *shape] to OpenVINO at full precision, with the names of its outputs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # OpenVINO traces with torch.jit, which torch deprecates
-        converted = openvino.convert_model(
-            model, example_input=torch.zeros(1, 1, size, size), input=[-1, 1, size, size]
-        )
+        converted = openvino.convert_model(model, example_input=torch.zeros(1, *shape), input=[-1, *shape])
     converted.inputs[0].set_names({"image"})
-    for output, name in zip(converted.outputs, ("logits", "features", "maps"), strict=True):
+    for output, name in zip(converted.outputs, names, strict=True):
         output.set_names({name})
     return converted
 

@@ -1,5 +1,5 @@
-"""Slices → one calibrated series result, or "not assessed" with the reason: the rule of bundle format 1, and what both
-formats need (docs/bundle.md, "The series result")."""
+"""Slices → one calibrated series result, or "not assessed" with the reason: the rule of bundle formats 1 and 3, and
+what all formats need (docs/bundle.md, "The series result")."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def slice_probabilities(logits: FloatArray, temperature: float) -> FloatArray:
     return np.asarray(softmax(logits.astype(np.float64) / temperature), np.float32)
 
 
-def tumour_probability(probabilities: FloatArray, classes: Sequence[ModelClass]) -> FloatArray:
-    """Probability of any neoplasm: [slices, classes] → [slices]."""
-    return np.asarray(probabilities[:, [model_class.neoplasm for model_class in classes]].sum(axis=1))
+def lesion_probability(probabilities: FloatArray, classes: Sequence[ModelClass]) -> FloatArray:
+    """Probability of any class with a finding: [slices, classes] → [slices]."""
+    return np.asarray(probabilities[:, [model_class.is_lesion for model_class in classes]].sum(axis=1))
 
 
 def distance_and_residual(features: FloatArray, statistics: FeatureStatistics) -> tuple[FloatArray, FloatArray]:
@@ -60,14 +60,14 @@ def relative_distance(features: FloatArray, bundle: Bundle) -> FloatArray:
     return np.asarray(np.maximum(distance / limits.maximum_distance, residual / limits.maximum_residual), np.float32)
 
 
-def deciding_slices(tumour: FloatArray, allowed: BoolArray, bundle: Bundle) -> npt.NDArray[np.intp]:
-    """The allowed slices with the highest tumour probability, the highest first: [k] indices, [] when none is allowed.
+def deciding_slices(lesion: FloatArray, allowed: BoolArray, bundle: Bundle) -> npt.NDArray[np.intp]:
+    """The allowed slices with the highest probability of a finding, the highest first: [k] indices, [] without any.
 
     Slices of equal probability come in stack order, so that the result does not depend on the sorting algorithm.
     """
     candidates = np.flatnonzero(allowed)
     k = max(bundle.aggregation.top_k, math.ceil(bundle.aggregation.top_fraction * len(candidates)))
-    return candidates[np.argsort(-tumour[candidates], kind="stable")][:k]
+    return candidates[np.argsort(-lesion[candidates], kind="stable")][:k]
 
 
 def aggregate(volume: Volume, outputs: EngineOutputs, bundle: Bundle) -> IllustratedResult:
@@ -75,22 +75,58 @@ def aggregate(volume: Volume, outputs: EngineOutputs, bundle: Bundle) -> Illustr
     classes = bundle.identity.classes
     probabilities = slice_probabilities(outputs.logits, bundle.temperature)
     allowed = in_distribution(outputs.features, bundle)
-    deciding = deciding_slices(tumour_probability(probabilities, classes), allowed, bundle)
+    deciding = deciding_slices(lesion_probability(probabilities, classes), allowed, bundle)
     distances = relative_distance(outputs.features, bundle)
     slices = slice_results(volume, probabilities, allowed, deciding, distances)
     accepted, required = int(allowed.sum()), bundle.thresholds.minimum_in_distribution * len(allowed)
     if len(deciding) == 0 or accepted < required:
-        detail = f"{accepted} of {len(allowed)} slices resemble the brain MRI that the model was trained on."
+        detail = f"{accepted} of {len(allowed)} slices resemble the {_trained_on(bundle)}."
         return unassessed("out-of-distribution", detail, {}, slices, volume, len(slices) // 2)
     means = probabilities[deciding].mean(axis=0)
     best = int(means.argmax())
-    by_class = {model_class.name: float(mean) for model_class, mean in zip(classes, means, strict=True)}
     shown = int(deciding[probabilities[deciding, best].argmax()])
-    probability, needed = float(means[best]), bundle.thresholds.needed(classes[best].neoplasm)
+    maps = volume.upright(outputs.maps)[:, best] if outputs.maps.size and classes[best].is_lesion else None
+    return _answered(volume, means, slices, shown, bundle, maps)
+
+
+def aggregate_volume(volume: Volume, outputs: EngineOutputs, bundle: Bundle) -> IllustratedResult:
+    """The result of a series of which the model reads the volume at once; `outputs` have a single row.
+
+    Every slice has the probabilities of the volume; none decides, and none has a map.
+    """
+    count = len(volume.frames)
+    probabilities = slice_probabilities(outputs.logits, bundle.temperature)
+    allowed = in_distribution(outputs.features, bundle).repeat(count)
+    distances = relative_distance(outputs.features, bundle).repeat(count)
+    slices = slice_results(volume, probabilities.repeat(count, axis=0), allowed, np.array([], np.intp), distances)
+    if not allowed.all():
+        detail = f"The volume does not resemble the {_trained_on(bundle)}."
+        return unassessed("out-of-distribution", detail, {}, slices, volume, count // 2)
+    return _answered(volume, probabilities[0], slices, count // 2, bundle, None)
+
+
+def _trained_on(bundle: Bundle) -> str:
+    if bundle.input is None:
+        return "brain MRI that the model was trained on"
+    return "images with which the model was imported"
+
+
+def _answered(
+    volume: Volume,
+    means: FloatArray,
+    slices: tuple[SliceResult, ...],
+    shown: int,
+    bundle: Bundle,
+    maps: FloatArray | None,
+) -> IllustratedResult:
+    """The result of the classes' probabilities [classes]; `maps` [slices, h, w] of the likeliest, where it has any."""
+    classes = bundle.identity.classes
+    best = int(means.argmax())
+    by_class = {model_class.name: float(mean) for model_class, mean in zip(classes, means, strict=True)}
+    probability, needed = float(means[best]), bundle.thresholds.needed(classes[best].is_lesion)
     if not probability >= needed:
         detail = f"The likeliest class has the probability {probability:.2f}, below the required {needed:.2f}."
         return unassessed("too-uncertain", detail, by_class, slices, volume, shown)
-    is_lesion = classes[best].is_lesion
     return IllustratedResult(
         status=ResultStatus.CLASSIFIED,
         label=classes[best].name,
@@ -99,10 +135,10 @@ def aggregate(volume: Volume, outputs: EngineOutputs, bundle: Bundle) -> Illustr
         reason=None,
         detail=None,
         slices=tuple(
-            with_map(volume, index, item, outputs.maps[index, best]) if item.deciding and is_lesion else item
+            with_map(volume, index, item, maps[index]) if item.deciding and maps is not None else item
             for index, item in enumerate(slices)
         ),
-        key_image=key_image(volume, shown, normalised(outputs.maps[shown, best]) if is_lesion else None),
+        key_image=key_image(volume, shown, normalised(maps[shown]) if maps is not None else None),
     )
 
 

@@ -21,18 +21,19 @@ from worker.errors import StartError
 from worker.inference.bundle_schema import (
     AcceptedInput,
     Aggregation,
-    Code,
     Described,
-    DescribedClass,
-    FormatOne,
+    FormatThree,
     FormatTwo,
+    Input,
     OutOfDistribution,
     Thresholds,
     describe,
+    identity_of,
 )
 from worker.inference.study.fusion import EQUAL_WEIGHTS, StudyRule
+from worker.inference.transforms.allowed import TARGETS, MonaiTransforms
 from worker.pixels.arrays import FloatArray
-from worker.results import CodedConcept, ModelClass, ModelIdentity
+from worker.results import ModelIdentity
 
 if TYPE_CHECKING:  # reading the identity alone needs neither numpy nor pydicom
     from worker.inference.preprocess import Preprocessing
@@ -47,10 +48,14 @@ NETWORK_TARGETS = frozenset(
         "worker.inference.efficientnet_lite.EfficientNetLite0",
     }
 )
-ALLOWED_TARGETS = NETWORK_TARGETS | {
-    "worker.inference.preprocess.Preprocessing",
-    "worker.inference.run_bundle.run_bundle",
-}
+ALLOWED_TARGETS = (
+    NETWORK_TARGETS
+    | TARGETS
+    | {
+        "worker.inference.preprocess.Preprocessing",
+        "worker.inference.run_bundle.run_bundle",
+    }
+)
 ALLOWED_SUFFIXES = frozenset({".json", ".safetensors", ".xml", ".bin", ".md", ".txt", ".dcm"})
 REQUIRED_FILES = (
     "configs/metadata.json",
@@ -64,6 +69,9 @@ REQUIRED_FILES = (
     "golden/expected.json",
     "docs/README.md",
 )
+# Of a model that was trained elsewhere: whoever has an ONNX or TorchScript file has no weights for torch, and the int8
+# engine runs the network at full precision.
+OPTIONAL_IN_THREE = frozenset({"models/model.safetensors", "models/model.xml", "models/model.bin"})
 
 _MOST_FILES = 10_000
 _LARGEST_JSON = 64 << 20  # bytes
@@ -80,7 +88,7 @@ class FeatureStatistics:
 
 @dataclass(frozen=True)
 class TopSlices:
-    """The series rule of format 1: the mean of the most tumour-like slices."""
+    """The series rule of formats 1 and 3: the mean of the slices that are likeliest to show a finding."""
 
     temperature: float
     aggregation: Aggregation
@@ -91,20 +99,34 @@ class TopSlices:
 class Bundle:
     """A verified bundle.
 
-    `network` is inference.json's network_def, the constructor arguments of a MONAI network. `mirror`: every slice is
-    run as it is and mirrored left to right, and the two outputs are averaged.
+    `definition` of the preprocessing. `network` is inference.json's network_def, the constructor arguments of a MONAI
+    network; None where the bundle has none. `mirror`: every slice is run as it is and mirrored left to right, and the
+    two outputs are averaged. `input`: what the network of a bundle of format 3 reads.
     """
 
     folder: Path
     identity: ModelIdentity
-    preprocessing: Preprocessing
-    network: Mapping[str, Any]
+    definition: Preprocessing | MonaiTransforms
+    network: Mapping[str, Any] | None
     mirror: bool
     rule: TopSlices | SeriesDecision
     out_of_distribution: OutOfDistribution
     statistics: FeatureStatistics
     accepted_input: AcceptedInput
     study: StudyRule = EQUAL_WEIGHTS
+    input: Input | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The worker's own preprocessing. Raises StartError for a bundle of format 3."""
+        if isinstance(self.definition, MonaiTransforms):
+            raise StartError("bundle-format", "this needs a model bundle of format 1 or 2")
+        return self.definition
+
+    @property
+    def is_of_volumes(self) -> bool:
+        """The network reads a series at once and gives it a single answer."""
+        return self.input is not None and self.input.kind == "volume"
 
     @property
     def outputs(self) -> int:
@@ -113,14 +135,14 @@ class Bundle:
 
     @property
     def top_slices(self) -> TopSlices:
-        """The rule of format 1. Raises StartError for a bundle of format 2."""
+        """The rule of formats 1 and 3. Raises StartError for a bundle of format 2."""
         if not isinstance(self.rule, TopSlices):
-            raise StartError("bundle-format", "this needs a model bundle of format 1")
+            raise StartError("bundle-format", "this needs a model bundle of format 1 or 3")
         return self.rule
 
     @property
     def decision(self) -> SeriesDecision:
-        """The rule of format 2. Raises StartError for a bundle of format 1."""
+        """The rule of format 2. Raises StartError for a bundle of another format."""
         if isinstance(self.rule, TopSlices):
             raise StartError("bundle-format", "this needs a model bundle of format 2")
         return self.rule
@@ -142,7 +164,9 @@ class Bundle:
         return self.folder / "models/model.safetensors"
 
     def openvino_model(self, precision: Literal["int8", "fp32"]) -> Path:
-        return self.folder / ("models/model.xml" if precision == "int8" else "models/model_fp32.xml")
+        """The network; of a bundle without one for int8, that at full precision."""
+        int8, fp32 = self.folder / "models/model.xml", self.folder / "models/model_fp32.xml"
+        return int8 if precision == "int8" and int8.is_file() else fp32
 
 
 def default_bundle() -> Path:
@@ -157,9 +181,9 @@ def default_bundle() -> Path:
 def verified_identity(folder: Path) -> ModelIdentity:
     """Verify every file of a bundle and return its identity; nothing is loaded. Raises as `load_bundle`."""
     described, sha256 = _described(folder)
-    _verify_files(folder, described.files)
+    _verify_files(folder, described)
     _check_outputs(_read_configurations(folder, described.files)["configs/inference.json"], described)
-    return _identity(described, sha256)
+    return identity_of(described, sha256)
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -170,18 +194,19 @@ def load_bundle(folder: Path) -> Bundle:
     from worker.inference.preprocess import Preprocessing
 
     described, sha256 = _described(folder)
-    _verify_files(folder, described.files)
+    _verify_files(folder, described)
     inference = _read_configurations(folder, described.files)["configs/inference.json"]
     network, preprocessing = inference.get("network_def"), inference.get("preprocessing")
-    if not isinstance(network, dict) or not isinstance(preprocessing, dict):
+    is_imported = isinstance(described, FormatThree)
+    if (not isinstance(network, dict) and not (is_imported and network is None)) or not isinstance(preprocessing, dict):
         raise StartError("bundle-corrupt", "configs/inference.json lacks preprocessing or network_def")
-    if network.get("_target_") not in NETWORK_TARGETS:
+    if network is not None and network.get("_target_") not in NETWORK_TARGETS:
         raise StartError("bundle-corrupt", "the network_def of configs/inference.json names no known network")
     _check_outputs(inference, described)
     return Bundle(
         folder=folder,
-        identity=_identity(described, sha256),
-        preprocessing=Preprocessing.from_json(preprocessing),
+        identity=identity_of(described, sha256),
+        definition=(MonaiTransforms if is_imported else Preprocessing).from_json(preprocessing),
         network=network,
         mirror=described.mirror,
         rule=_rule(described),
@@ -189,6 +214,7 @@ def load_bundle(folder: Path) -> Bundle:
         statistics=_statistics(folder / "models/features.safetensors"),
         accepted_input=described.accepted_input,
         study=_study_rule(described),
+        input=described.input if isinstance(described, FormatThree) else None,
     )
 
 
@@ -202,7 +228,7 @@ def _check_outputs(inference: Mapping[str, Any], described: Described) -> None:
 
 
 def _rule(described: Described) -> TopSlices | SeriesDecision:
-    if isinstance(described, FormatOne):
+    if not isinstance(described, FormatTwo):
         return TopSlices(described.temperature, described.aggregation, described.thresholds)
     from worker.inference.series_rule import Layout, SequenceRule, SeriesDecision, SeriesLimits
 
@@ -247,8 +273,10 @@ def _json_bytes(folder: Path, name: str) -> bytes:
     return path.read_bytes()
 
 
-def _verify_files(folder: Path, listed: Mapping[str, str]) -> None:
+def _verify_files(folder: Path, described: Described) -> None:
     """Check that the folder holds exactly the listed files, unchanged, and none of a kind that could be executed."""
+    listed = described.files
+    required = set(REQUIRED_FILES) - (OPTIONAL_IN_THREE if isinstance(described, FormatThree) else set())
     present: set[str] = set()
     for path in folder.rglob("*"):
         mode = path.lstat().st_mode
@@ -260,7 +288,7 @@ def _verify_files(folder: Path, listed: Mapping[str, str]) -> None:
     for name in sorted(present ^ listed.keys()):
         fault = "is not listed in worker.json" if name in present else "is missing"
         raise StartError("bundle-corrupt", f"model bundle: {shown(name)} {fault}")
-    for name in REQUIRED_FILES:
+    for name in sorted(required):
         if name not in present:
             raise StartError("bundle-corrupt", f"model bundle: {name} is missing")
     for name in sorted(present):
@@ -311,55 +339,6 @@ def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list):
         for inner in value:
             yield from _entries(inner, key)
-
-
-def _identity(described: Described, sha256: str) -> ModelIdentity:
-    rule = _top_slices_line(described) if isinstance(described, FormatOne) else _decision_line(described)
-    return ModelIdentity(
-        name=described.name,
-        version=described.version,
-        manufacturer=described.manufacturer,
-        family=described.family,
-        sha256=sha256,
-        classes=tuple(map(_model_class, described.classes)),
-        parameters=f"weights SHA-256 {described.files['models/model.safetensors']}; {rule}",
-        limits=described.limits,
-        undetermined=_model_class(described.undetermined) if isinstance(described, FormatTwo) else None,
-    )
-
-
-def _model_class(item: DescribedClass) -> ModelClass:
-    finding = _code(item.finding) if item.finding else None
-    return ModelClass(item.name, item.title, item.neoplasm, finding, _code(item.site))
-
-
-def _top_slices_line(described: FormatOne) -> str:
-    return (
-        f"temperature {described.temperature:g}; "
-        f"mean of the max({described.aggregation.top_k}, {described.aggregation.top_fraction:g} x slices) "
-        f"most tumour-like slices; minimum probability {described.thresholds.needed(True):g}, "
-        f"of no neoplasm {described.thresholds.needed(False):g}; "
-        f"minimum slices in distribution {described.thresholds.minimum_in_distribution:g}"
-    )
-
-
-def _decision_line(described: FormatTwo) -> str:
-    series = described.series
-    rules = [
-        f"{name} ({', '.join(rule.planes)}): lesion from {rule.lesion_from:g}, none to {rule.no_lesion_to:g}, "
-        f"kind {' or '.join(rule.reliable_kinds) or 'none'} from {rule.minimum_kind:g}"
-        for name, rule in described.decision.items()
-        if rule.supported
-    ]
-    return (
-        f"largest mean of the slices within {series.neighbourhood_mm:g} mm; {'; '.join(rules) or 'no sequence'}; "
-        f"brain from {series.minimum_brain:g} on {series.minimum_brain_slices:g} of the slices; "
-        f"minimum slices in distribution {series.minimum_in_distribution:g}"
-    )
-
-
-def _code(code: Code) -> CodedConcept:
-    return CodedConcept(code.value, code.scheme, code.meaning)
 
 
 def _statistics(path: Path) -> FeatureStatistics:

@@ -1,4 +1,5 @@
-"""The schema of worker.json, formats 1 and 2 (docs/bundle.md): strict, with a line that names the fault."""
+"""The schema of worker.json, formats 1 to 3 (docs/bundle.md): strict, with a line that names the fault; and who a
+model is by it."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from worker.dicom.series_terms import Sequence
+from worker.results import CodedConcept, ModelClass, ModelIdentity
 
 BRAIN, OTHER, T1C = "brain", "other", "T1C"
 # What a header or the pixels may name; T1C is T1 with a contrast agent.
@@ -41,16 +43,16 @@ class Aggregation(_Strict):
 class Thresholds(_Strict):
     """Minima below which a series is not assessed: probability of its best class, fraction of slices in distribution.
 
-    `minimum_no_neoplasm` may be higher, for a class that is no neoplasm: a missed tumour is worse than no answer.
+    `minimum_no_neoplasm` may be higher, for a class without a finding: a missed tumour is worse than no answer.
     """
 
     minimum_probability: Fraction
     minimum_in_distribution: Fraction
     minimum_no_neoplasm: Fraction = 0.0
 
-    def needed(self, neoplasm: bool) -> float:
+    def needed(self, is_lesion: bool) -> float:
         """The minimum probability for a class to be the answer."""
-        return self.minimum_probability if neoplasm else max(self.minimum_probability, self.minimum_no_neoplasm)
+        return self.minimum_probability if is_lesion else max(self.minimum_probability, self.minimum_no_neoplasm)
 
 
 class OutOfDistribution(_Strict):
@@ -94,15 +96,13 @@ class DescribedClass(_Strict):
 
 
 class _Described(_Strict):
-    """What both formats have."""
+    """What all formats have."""
 
     name: Text
     version: Text
     family: Text
     manufacturer: Text
     created: AwareDatetime = Field(strict=False)
-    commit: Text
-    training_data_sha256: Sha256
     limits: Text
     classes: tuple[DescribedClass, ...] = Field(min_length=2, strict=False)
     mirror: bool = False
@@ -122,7 +122,14 @@ class _Described(_Strict):
         return len(self.classes)
 
 
-class FormatOne(_Described):
+class _Trained(_Described):
+    """What a bundle has that was trained here."""
+
+    commit: Text
+    training_data_sha256: Sha256
+
+
+class FormatOne(_Trained):
     """Classes, of which the mean of the most tumour-like slices decides."""
 
     format: Literal[1]
@@ -203,7 +210,7 @@ class StudySection(_Strict):
         return self
 
 
-class FormatTwo(_Described):
+class FormatTwo(_Trained):
     """Classes, sequences and regions; lesion or none first, calibrated for each sequence, then the kind."""
 
     format: Literal[2]
@@ -243,12 +250,56 @@ class FormatTwo(_Described):
         return self
 
 
+class Source(_Strict):
+    """The file that a model was imported from."""
+
+    file: Text
+    sha256: Sha256
+    kind: Literal["state_dict", "torchscript", "onnx"]
+
+
+class Input(_Strict):
+    """What the network reads at once: a slice or the whole volume, as a tensor of this shape, channels first."""
+
+    kind: Literal["slices", "volume"]
+    shape: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=3, max_length=4, strict=False)
+
+    @model_validator(mode="after")
+    def _dimensions_fit(self) -> Input:
+        if len(self.shape) != (3 if self.kind == "slices" else 4):
+            raise ValueError("the shape is [channels, x, y] of slices and [channels, x, y, z] of a volume")
+        return self
+
+
+class FormatThree(_Described):
+    """A classifier that was trained elsewhere: classes of any kind, prepared by MONAI's transforms.
+
+    `presence`: what a report calls present or absent; see `results.ModelIdentity`.
+    """
+
+    format: Literal[3]
+    source: Source
+    input: Input
+    presence: Code | None = None
+    temperature: Positive
+    aggregation: Aggregation
+    thresholds: Thresholds
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> FormatThree:
+        if all(item.finding is None for item in self.classes):
+            raise ValueError("no class has a finding")
+        if self.mirror:
+            raise ValueError("mirror is for the worker's own preprocessing")
+        return self
+
+
 def _printed(name: str) -> str:
     return ascii(name[:200])
 
 
-Described = FormatOne | FormatTwo
-_FORMATS: dict[Any, type[FormatOne] | type[FormatTwo]] = {1: FormatOne, 2: FormatTwo}
+Described = FormatOne | FormatTwo | FormatThree
+_FORMATS: dict[Any, type[Described]] = {1: FormatOne, 2: FormatTwo, 3: FormatThree}
 
 
 def describe(values: Any) -> Described:
@@ -256,9 +307,71 @@ def describe(values: Any) -> Described:
     number = values.get("format") if isinstance(values, dict) else None
     schema = _FORMATS.get(number) if type(number) is int else None
     if schema is None:
-        raise ValueError("format: must be 1 or 2")
+        raise ValueError("format: must be 1, 2 or 3")
     try:
         return schema.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise ValueError(f"{'.'.join(str(key) for key in first['loc'])}: {first['msg']}") from None
+
+
+def identity_of(described: Described, sha256: str) -> ModelIdentity:
+    """The identity of the bundle whose worker.json has this SHA-256."""
+    rule = _decision_line(described) if isinstance(described, FormatTwo) else _top_slices_line(described)
+    weights = next(
+        described.files[name]
+        for name in ("models/model.safetensors", "models/model_fp32.bin")
+        if name in described.files
+    )
+    return ModelIdentity(
+        name=described.name,
+        version=described.version,
+        manufacturer=described.manufacturer,
+        family=described.family,
+        sha256=sha256,
+        classes=tuple(map(_model_class, described.classes)),
+        parameters=f"weights SHA-256 {weights}; {rule}",
+        limits=described.limits,
+        undetermined=_model_class(described.undetermined) if isinstance(described, FormatTwo) else None,
+        presence=_code(described.presence) if isinstance(described, FormatThree) and described.presence else None,
+    )
+
+
+def _model_class(item: DescribedClass) -> ModelClass:
+    finding = _code(item.finding) if item.finding else None
+    return ModelClass(item.name, item.title, item.neoplasm, finding, _code(item.site))
+
+
+def _top_slices_line(described: FormatOne | FormatThree) -> str:
+    if isinstance(described, FormatThree) and described.input.kind == "volume":
+        combined = "the volume at once"
+    else:
+        which = "most tumour-like slices" if isinstance(described, FormatOne) else "slices likeliest to show a finding"
+        top = described.aggregation
+        combined = f"mean of the max({top.top_k}, {top.top_fraction:g} x slices) {which}"
+    absent = "neoplasm" if isinstance(described, FormatOne) else "finding"
+    return (
+        f"temperature {described.temperature:g}; {combined}; "
+        f"minimum probability {described.thresholds.needed(True):g}, "
+        f"of no {absent} {described.thresholds.needed(False):g}; "
+        f"minimum slices in distribution {described.thresholds.minimum_in_distribution:g}"
+    )
+
+
+def _decision_line(described: FormatTwo) -> str:
+    series = described.series
+    rules = [
+        f"{name} ({', '.join(rule.planes)}): lesion from {rule.lesion_from:g}, none to {rule.no_lesion_to:g}, "
+        f"kind {' or '.join(rule.reliable_kinds) or 'none'} from {rule.minimum_kind:g}"
+        for name, rule in described.decision.items()
+        if rule.supported
+    ]
+    return (
+        f"largest mean of the slices within {series.neighbourhood_mm:g} mm; {'; '.join(rules) or 'no sequence'}; "
+        f"brain from {series.minimum_brain:g} on {series.minimum_brain_slices:g} of the slices; "
+        f"minimum slices in distribution {series.minimum_in_distribution:g}"
+    )
+
+
+def _code(code: Code) -> CodedConcept:
+    return CodedConcept(code.value, code.scheme, code.meaning)

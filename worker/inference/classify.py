@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from worker.errors import NotAssessable
-from worker.inference.aggregate import aggregate
+from worker.inference.aggregate import aggregate, aggregate_volume
 from worker.inference.answer import answer, read_declared
 from worker.inference.bundle import Bundle, TopSlices
 from worker.inference.engines import Engine
 from worker.inference.illustrated import IllustratedResult
-from worker.inference.preprocess import Volume, preprocess
+from worker.inference.preprocess import Volume
+from worker.inference.transforms.prepare import prepare
 
 
 def classify(paths: Sequence[Path], bundle: Bundle, engine: Engine) -> IllustratedResult:
@@ -19,9 +20,11 @@ def classify(paths: Sequence[Path], bundle: Bundle, engine: Engine) -> Illustrat
 
     Raises NotAssessable for what cannot be read or is not accepted; OSError when a file cannot be opened.
     """
-    volume = preprocess(paths, bundle.preprocessing)
+    volume = prepare(paths, bundle)
     check_accepted(volume, bundle)
     outputs = engine.run(volume.tensor)
+    if bundle.is_of_volumes:
+        return aggregate_volume(volume, outputs, bundle)
     if isinstance(bundle.rule, TopSlices):
         return aggregate(volume, outputs, bundle)
     return answer(volume, outputs, bundle, read_declared(paths))

@@ -22,7 +22,8 @@ BATCH = 16
 class EngineOutputs:
     """`logits` [slices, outputs] before temperature, `features` [slices, F], `maps` [slices, outputs, h, w].
 
-    The outputs are the classes, and of a bundle of format 2 the sequences and regions after them.
+    The outputs are the classes, and of a bundle of format 2 the sequences and regions after them. `maps` are 0 x 0
+    where the network has none; of a network that reads volumes there is one row for the series.
     """
 
     logits: FloatArray
@@ -60,11 +61,14 @@ class OpenVinoEngine:
         }
         try:
             compiled = core.compile_model(core.read_model(bundle.openvino_model(precision)), "CPU", options)
-            self._outputs = [compiled.output(name) for name in ("logits", "features", "maps")]
+            names = ("logits", "features", "maps") if _has_maps(compiled, bundle) else ("logits", "features")
+            self._outputs = [compiled.output(name) for name in names]
         except RuntimeError:
             raise StartError("bundle-corrupt", f"OpenVINO cannot load the {precision} network of the bundle") from None
-        for output, name, rank in zip(self._outputs, ("logits", "features", "maps"), (2, 2, 4), strict=True):
+        for output, name, rank in zip(self._outputs, names, (2, 2, 4), strict=False):
             _check_shape(output.partial_shape, name, rank, bundle, precision)
+        batch = compiled.input("image").partial_shape[0]
+        self._batch = BATCH if batch.is_dynamic else batch.get_length()
         self._request = compiled.create_infer_request()
         self._mirror = bundle.mirror
 
@@ -74,8 +78,8 @@ class OpenVinoEngine:
 
     def _run(self, tensor: FloatArray) -> EngineOutputs:
         batches = []
-        for start in range(0, len(tensor), BATCH):
-            results = self._request.infer({"image": tensor[start : start + BATCH]})
+        for start in range(0, len(tensor), self._batch):
+            results = self._request.infer({"image": tensor[start : start + self._batch]})
             batches.append([results[output] for output in self._outputs])
         return _joined(batches)
 
@@ -83,7 +87,7 @@ class OpenVinoEngine:
 class TorchEngine:
     """The bundle's network in torch with its safetensors weights, float32: the reference of the parity test.
 
-    Raises StartError when the weights do not fit the network.
+    Raises StartError when the bundle has no weights, or they do not fit the network.
     """
 
     precision: Precision = "fp32"
@@ -93,6 +97,9 @@ class TorchEngine:
         from safetensors.torch import load_file
 
         self._torch = torch
+        if bundle.network is None:
+            detail = "the model was imported as a graph: set [worker] engine to an OpenVINO engine"
+            raise StartError("engine-unsupported", detail)
         arguments = {key: value for key, value in bundle.network.items() if key != "_target_"}
         module, _, name = bundle.network["_target_"].rpartition(".")  # one of NETWORK_TARGETS
         try:
@@ -107,7 +114,8 @@ class TorchEngine:
         if self._linear.out_features != bundle.outputs:
             detail = f"the network has {self._linear.out_features} outputs; worker.json describes {bundle.outputs}"
             raise StartError("bundle-corrupt", detail)
-        self._pool = [module for module in modules if isinstance(module, torch.nn.AdaptiveAvgPool2d)][-1]
+        pools = (torch.nn.AdaptiveAvgPool2d, torch.nn.AdaptiveAvgPool3d)
+        self._pool = [module for module in modules if isinstance(module, pools)][-1]
 
     def run(self, tensor: FloatArray) -> EngineOutputs:
         """Run the network on a tensor float32 [slices, 1, size, size], at least one slice."""
@@ -131,13 +139,21 @@ class TorchEngine:
                 for start in range(0, len(tensor), BATCH):
                     logits = self._net(self._torch.from_numpy(tensor[start : start + BATCH]))
                     weight, bias = self._linear.weight[:, :, None, None], self._linear.bias
-                    maps = self._torch.nn.functional.conv2d(captured["spatial"], weight, bias)
+                    if captured["spatial"].ndim == 4:
+                        maps = self._torch.nn.functional.conv2d(captured["spatial"], weight, bias)
+                    else:
+                        maps = logits.new_empty((*logits.shape, 0, 0))
                     features = channel_statistics(captured["stage"]) if lite else captured["features"]
                     batches.append([output.numpy() for output in (logits, features, maps)])
         finally:
             for hook in hooks:
                 hook.remove()
         return _joined(batches)
+
+
+def _has_maps(compiled: Any, bundle: Bundle) -> bool:
+    """Every network has maps but those of bundles of format 3, which may."""
+    return bundle.input is None or any("maps" in output.names for output in compiled.outputs)
 
 
 def _check_shape(shape: Any, name: str, rank: int, bundle: Bundle, precision: Precision) -> None:
@@ -161,5 +177,5 @@ def _mirrored(run: Callable[[FloatArray], EngineOutputs], tensor: FloatArray) ->
 
 
 def _joined(batches: list[list[Any]]) -> EngineOutputs:
-    logits, features, maps = (np.concatenate(parts).astype(np.float32) for parts in zip(*batches, strict=True))
-    return EngineOutputs(logits, features, maps)
+    logits, features, *maps = (np.concatenate(parts).astype(np.float32) for parts in zip(*batches, strict=True))
+    return EngineOutputs(logits, features, maps[0] if maps else np.empty((*logits.shape, 0, 0), np.float32))

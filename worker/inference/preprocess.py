@@ -32,7 +32,7 @@ from worker.inference.reformat import Reformatted, reformat
 from worker.inference.resample import axis_weights, coverage, resample
 from worker.pixels.arrays import ByteArray, FloatArray
 from worker.pixels.background import blacken_background
-from worker.pixels.decode import MAXIMUM_FILE_SAMPLES, DecodedFrame, decode
+from worker.pixels.decode import DecodedFrame, decode_series
 from worker.pixels.geometry import OrientedFrame, Plane, stack
 
 LEVELS = np.float32(255)
@@ -181,15 +181,24 @@ class Volume:
 
     def square_on_display(self, index: int) -> tuple[float, float, float, float]:
         """The slice's square as fractions of the displayed slice: top, left, height, width (see results.Activation)."""
-        square, (height, width) = self.squares[index], self._slices[index].extent
-        return square.top / height, square.left / width, square.side / height, square.side / width
+        (top, left, height, width), (rows, columns) = self.region(index), self._slices[index].extent
+        return top / rows, left / columns, height / rows, width / columns
+
+    def region(self, index: int) -> tuple[float, float, float, float]:
+        """What of the slice its tensor covers, in display pixels: top, left, height, width."""
+        square = self.squares[index]
+        return square.top, square.left, square.side, square.side
+
+    def upright(self, maps: FloatArray) -> FloatArray:
+        """Maps [n, outputs, h, w] over the tensors of slices, turned as the slices are displayed."""
+        return maps
 
     def map_on_display(self, index: int, activation: FloatArray) -> FloatArray:
         """A map [h, w] over the slice's tensor, resampled to the grid of `displayed(index)`; 0 outside the crop."""
-        square = self.squares[index]
+        top, left, height, width = self.region(index)
         shape, step = display_grid(self._slices[index])
-        rows = axis_weights(activation.shape[0], square.side / activation.shape[0], -square.top, step, shape[0])
-        columns = axis_weights(activation.shape[1], square.side / activation.shape[1], -square.left, step, shape[1])
+        rows = axis_weights(activation.shape[0], height / activation.shape[0], -top, step, shape[0])
+        columns = axis_weights(activation.shape[1], width / activation.shape[1], -left, step, shape[1])
         return resample(activation, rows, columns) * coverage(rows, columns)
 
 
@@ -198,23 +207,14 @@ def preprocess(paths: Sequence[Path], definition: Preprocessing) -> Volume:
 
     Raises NotAssessable: the reasons of `decode` and `geometry.stack`, and no-images, image-too-large, blank-image.
     """
-    if not paths:
-        raise NotAssessable("no-images", "The series has no images.")
-    decoded: list[DecodedFrame] = []
-    samples = 0
-    for path in paths:
-        frames = decode(path)
-        samples += sum(frame.pixels.size for frame in frames)
-        if samples > MAXIMUM_FILE_SAMPLES:
-            raise NotAssessable("image-too-large", "The series holds more pixels than this worker accepts.")
-        decoded.extend(frames)
+    decoded = decode_series(paths)
     received = _relative(stack(decoded))
     made = reformat(received, definition.slice_spacing_mm, definition.reformat_below_mm)
     slices = received if made is None else made.slices
     tensor, squares, window = _tensor(slices, definition)
     volume = Volume(
         tensor=tensor,
-        frames=tuple(_identity(item) for item in slices),
+        frames=tuple(frame_of(item) for item in slices),
         modalities=frozenset(frame.modality for frame in decoded),
         rows=decoded[0].pixels.shape[0],
         columns=decoded[0].pixels.shape[1],
@@ -222,7 +222,7 @@ def preprocess(paths: Sequence[Path], definition: Preprocessing) -> Volume:
         _slices=tuple(slices),
         _window=window,
         _reformatted=made,
-        _sources=tuple(_identity(item) for item in received) if made is not None else (),
+        _sources=tuple(frame_of(item) for item in received) if made is not None else (),
     )
     if made is None:
         return volume
@@ -259,7 +259,8 @@ def _relative(slices: Sequence[OrientedFrame]) -> list[OrientedFrame]:
     ]
 
 
-def _identity(oriented: OrientedFrame) -> Frame:
+def frame_of(oriented: OrientedFrame) -> Frame:
+    """What identifies a slice."""
     source = oriented.source
     return Frame(
         source.path,

@@ -102,6 +102,21 @@ def decode(path: Path) -> list[DecodedFrame]:
         return _frames(path, ds, range(integer(ds, "NumberOfFrames", 1)), _stored_frames(ds))
 
 
+def decode_series(paths: Sequence[Path]) -> list[DecodedFrame]:
+    """Every frame of the files of a series. Raises NotAssessable: as `decode`, no-images, image-too-large."""
+    if not paths:
+        raise NotAssessable("no-images", "The series has no images.")
+    decoded: list[DecodedFrame] = []
+    samples = 0
+    for path in paths:
+        frames = decode(path)
+        samples += sum(frame.pixels.size for frame in frames)
+        if samples > MAXIMUM_FILE_SAMPLES:
+            raise NotAssessable("image-too-large", "The series holds more pixels than this worker accepts.")
+        decoded.extend(frames)
+    return decoded
+
+
 def decode_frames(path: Path, ds: pydicom.Dataset, indices: Sequence[int]) -> list[DecodedFrame]:
     """Decode frames, counted from 0, of an image that `open_image` opened. Raises as `decode`."""
     with untrusted():

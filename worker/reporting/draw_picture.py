@@ -24,6 +24,7 @@ from worker.reporting.drawing import (
     draw_paragraph,
     font,
     new_canvas,
+    no_lesion_note,
     percent,
 )
 from worker.results import ModelIdentity, ResultStatus
@@ -33,7 +34,7 @@ WIDTH, HEIGHT = 1024, 600
 _PANELS: tuple[Box, Box] = (20, 112, 440, 412), (484, 112, 440, 412)
 _BAR: Box = 944, 152, 20, 332
 _PARAGRAPH: Box = 484, 112, WIDTH - 20 - 484, 412
-_NO_LESION = "No map is shown, because the model found no lesion. This does not exclude a tumour."
+_NO_MAP = "The model gives no map of where it looked."
 
 
 def draw_picture(result: IllustratedResult, model: ModelIdentity) -> ByteArray:
@@ -76,13 +77,15 @@ def _draw_classified(
         return
     draw_panel(canvas, draw, _PANELS[0], key_image.image, _caption(result, key_image), key_image.edges)
     if not answer.is_lesion:
-        draw_paragraph(draw, _PARAGRAPH, _NO_LESION, 24)
+        draw_paragraph(draw, _PARAGRAPH, no_lesion_note(model), 24)
     elif key_image.activation is not None:  # as `shows_map`
         overlaid = overlay(key_image.image, key_image.activation)
         draw_panel(
             canvas, draw, _PANELS[1], overlaid, f"Where the model looked: class activation, {title}", key_image.edges
         )
         draw_colour_bar(canvas, draw, _BAR)
+    else:
+        draw_paragraph(draw, _PARAGRAPH, _NO_MAP, 24)
 
 
 def _draw_not_assessed(canvas: Image.Image, draw: ImageDraw.ImageDraw, result: IllustratedResult) -> None:

@@ -25,6 +25,7 @@ from worker.reporting.drawing import (
     draw_paragraph,
     font,
     new_canvas,
+    no_lesion_note,
     percent,
 )
 from worker.reporting.sr_document import sequence_in_words
@@ -42,7 +43,6 @@ _BAR_LEFT = _LEFT + KEY_IMAGES * (_SMALL[0] + _GAP) + 5
 _ROW = 28
 # The columns of the table: left and width.
 _COLUMNS = {"No.": (20, 70), "Series": (100, 380), "Judged as": (490, 245), "Answer": (745, 330), "Counts": (1085, 175)}
-_NO_LESION = "No map is shown, because the model found no lesion. This does not exclude a tumour."
 
 
 def draw_study(study: ReportedStudy, model: ModelIdentity, key_images: Sequence[KeyImage]) -> ByteArray:
@@ -111,7 +111,9 @@ def _warning(study: ReportedStudy) -> str:
 def _note(study: ReportedStudy, model: ModelIdentity, has_slices: bool) -> str:
     label = study.result.label
     if label is not None and not model.class_named(label).is_lesion:
-        return _NO_LESION
+        return no_lesion_note(model)
+    if study.deciding is not None and not study.deciding.key_slices and label is not None:
+        return "No slice is shown: the model judges the series as a whole."
     return "" if has_slices else "No slice is shown: no series was assessed, or its images are no longer stored."
 
 

@@ -14,6 +14,7 @@ from worker.pixels.arrays import ByteArray
 from worker.pixels.colour_map import ACTIVATION_THRESHOLD, colours
 from worker.pixels.geometry import Edges
 from worker.reporting.source_attributes import RESEARCH_USE
+from worker.results import ModelIdentity
 
 BACKGROUND, INK, FAINT, WARNING, LINE = (16, 18, 22), (240, 240, 240), (170, 176, 186), (255, 196, 64), (70, 74, 82)
 BANNER = 36  # its height
@@ -136,6 +137,12 @@ def _drawable(letter: str) -> str:
 def _missing() -> bytes:
     """What the font draws for a letter that it lacks."""
     return bytes(font(18).getmask("\uffff"))
+
+
+def no_lesion_note(model: ModelIdentity) -> str:
+    """What stands in place of the map where the model found nothing."""
+    excluded = "a tumour" if model.names_neoplasms else "one"
+    return f"No map is shown, because the model found no lesion. This does not exclude {excluded}."
 
 
 def percent(probability: float) -> str:

@@ -117,7 +117,7 @@ class _Converter:
         documents = self._report.get("PredecessorDocumentsSequence") or ()
         uids = {str(series.SeriesInstanceUID) for study in documents for series in study.ReferencedSeriesSequence}
         code = _concept(_child(self._report, "121058").ConceptCodeSequence[0])
-        finding = _concept(_name(_child(self._answer, standard.NEOPLASM[0])))
+        finding = _concept(_name(_presence(self._answer)))
         common = {"status": "entered-in-error", "issued": self._issued}
         return [
             resource
@@ -155,7 +155,7 @@ class _Converter:
 
     def _observation(self, group: Dataset, identifiers: list[Resource], device: Resource) -> Resource:
         """The model's finding in a measurement group."""
-        presence = _child(group, standard.NEOPLASM[0])
+        presence = _presence(group)
         category = {"system": f"{_TERMINOLOGY}/observation-category", "code": "imaging", "display": "Imaging"}
         resource = {
             "resourceType": "Observation",
@@ -259,6 +259,15 @@ def _probability(measurement: Dataset, number: int) -> Resource:
             {"code": _concept(_name(modifier)), "valueCodeableConcept": _concept(modifier.ConceptCodeSequence[0])}
         ],
     }
+
+
+def _presence(group: Dataset) -> Dataset:
+    """The first evaluation of a group: what is present, absent or undetermined. Raises ValueError where none is."""
+    values = {code[0] for code in (standard.PRESENT, standard.ABSENT, standard.UNDETERMINED)}
+    for child in group.ContentSequence:
+        if "ConceptCodeSequence" in child and child.ConceptCodeSequence[0].CodeValue in values:
+            return child
+    raise ValueError("an item is missing")
 
 
 def _children(item: Dataset, code: str) -> list[Dataset]:

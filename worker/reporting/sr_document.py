@@ -112,8 +112,7 @@ def measurement_group(
 
     `evaluations`: further coded values. `rule`: a line for the algorithm's parameters.
     """
-    presence = standard.UNDETERMINED if answer is None else standard.PRESENT if answer.neoplasm else standard.ABSENT
-    named = [(standard.NEOPLASM, presence), *evaluations]
+    named = [(presence_name(model), _presence(answer, model)), *evaluations]
     parameters = f"bundle sha256 {model.sha256}; {model.parameters}" + (f"; {rule}" if rule else "")
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=tracking_uid, identifier=identifier),
@@ -143,13 +142,28 @@ def add_text(group: sr.MeasurementsAndQualitativeEvaluations, name: CodeTriple, 
     group[0].ContentSequence.append(sr.TextContentItem(name=coded(name), value=text, relationship_type=contains))
 
 
+def presence_name(model: ModelIdentity) -> CodeTriple:
+    """What the report calls present, absent or undetermined: a neoplasm, or a lesion where the model knows none."""
+    if model.presence is not None:
+        return model.presence.value, model.presence.scheme, model.presence.meaning
+    return standard.NEOPLASM if model.names_neoplasms else standard.LESION
+
+
+def _presence(answer: ModelClass | None, model: ModelIdentity) -> CodeTriple:
+    if answer is None:
+        return standard.UNDETERMINED
+    is_present = answer.neoplasm if presence_name(model) == standard.NEOPLASM else answer.is_lesion
+    return standard.PRESENT if is_present else standard.ABSENT
+
+
 def probability(model_class: ModelClass, model: ModelIdentity, value: float) -> sr.Measurement:
     """TID 300: Probability with the class as its qualifier, and as a modifier, which viewers show."""
     if model_class.finding is not None:
         name, code = coded(standard.FINDING), coded(model_class.finding)
     else:
         others = any(item.is_lesion and not item.neoplasm for item in model.classes)
-        name, code = coded(standard.LESION if others else standard.NEOPLASM), coded(standard.ABSENT)
+        absent = standard.LESION if others and model.presence is None else presence_name(model)
+        name, code = coded(absent), coded(standard.ABSENT)
     measurement = sr.Measurement(
         name=coded(standard.PROBABILITY),
         value=round(value, 6),

@@ -16,9 +16,9 @@ from worker.inference.aggregate import (
     deciding_slices,
     distance_and_residual,
     in_distribution,
+    lesion_probability,
     normalised,
     slice_probabilities,
-    tumour_probability,
 )
 from worker.inference.bundle import Bundle, FeatureStatistics, TopSlices
 from worker.inference.bundle_schema import Aggregation, Thresholds
@@ -47,9 +47,9 @@ def test_temperature_softens() -> None:
     assert slice_probabilities(logits, 4)[0, 0] == pytest.approx(np.e / (np.e + 3), rel=1e-5)
 
 
-def test_tumour_probability_is_that_of_the_neoplasms(bundle: Bundle) -> None:
+def test_lesion_probability_is_that_of_the_neoplasms(bundle: Bundle) -> None:
     probabilities = np.array([[0.1, 0.2, 0.3, 0.4]], np.float32)
-    assert tumour_probability(probabilities, bundle.identity.classes) == pytest.approx([0.6])
+    assert lesion_probability(probabilities, bundle.identity.classes) == pytest.approx([0.6])
 
 
 def test_distance_lies_within_the_space_of_training_and_residual_outside() -> None:

@@ -289,7 +289,7 @@ def test_bad_series_has_a_reason(tmp_path: Path, reason: str, make: Callable[[Pa
 def test_series_that_is_too_large_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.inference.preprocess.MAXIMUM_FILE_SAMPLES", 160 * 160 * 2)
+    monkeypatch.setattr("worker.pixels.decode.MAXIMUM_FILE_SAMPLES", 160 * 160 * 2)
     with pytest.raises(NotAssessable, match="image-too-large"):
         preprocess(series(tmp_path, [grey(head())] * 3), DEFINITION)
 

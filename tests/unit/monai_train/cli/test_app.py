@@ -13,7 +13,7 @@ from monai_train.cli.app import app
 from worker import __version__
 
 COMMANDS = ("convert", "explore", "audit", "train", "settings", "search", "evaluate", "compare", "crossval",
-            "evaluate-default", "export", "retrain", "seeds")  # fmt: skip
+            "evaluate-default", "export", "retrain", "import", "seeds")  # fmt: skip
 HEAVY = ("torch", "openvino", "optuna", "scipy", "matplotlib", "monai", "sklearn")
 
 
