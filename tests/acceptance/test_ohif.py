@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from tests.testbed import filled
 from tests.testbed.browser import CHROMIUM, FLAGS
+from tests.testbed.filled import Filled
 from worker.db import tokens
-from worker.db.tables import TokenRole
+from worker.db.tables import SeriesRow, StudyResultRow, TokenRole
 from worker.inference.bundle import default_bundle, verified_identity
 from worker.web import ohif
 from worker.web.app import create_app
@@ -36,6 +38,7 @@ WEBGL = [one for one in FLAGS if one != "--disable-gpu"]
 WEBGL += ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 LISTED = "[data-cy='study-browser-thumbnail-no-image']"  # series without pictures: report and key objects
 PANES = "[data-cy='viewport-pane']"
+IMAGES_READ = "Images read: 48"
 GREY, ORANGE = "r > 100 && r == g && g == b", "r > 230 && g > 150 && b < 110"
 
 pytestmark = [
@@ -45,8 +48,11 @@ pytestmark = [
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[Any, str, list[str]]]:
-    """A browser that has not signed in to a worker with a classified head; a token, and what was refused or strange."""
+def serving(folder: Path) -> Iterator[tuple[Any, str, list[str], Filled]]:
+    """A browser that has not signed in, a token, and what was refused or strange; and what the worker has.
+
+    That is a study with its report and picture: a head with a mass on T1 and FLAIR, and a localizer.
+    """
     content = filled.fill(folder, datetime.now(UTC), 0, key_objects=True)
     (content.settings.worker.data_dir / ohif.FOLDER).symlink_to(INSTALLED)
     web = content.settings.web.model_copy(update={"require_token": True})
@@ -65,7 +71,7 @@ def serving(folder: Path) -> Iterator[tuple[Any, str, list[str]]]:
         page.on("response", lambda one: faults.append(f"{one.status} {one.url}") if one.status >= 400 else None)
         ours = (address, "data:", "blob:")
         page.on("request", lambda one: None if one.url.startswith(ours) else faults.append(one.url))
-        yield page, token, faults
+        yield page, token, faults, content
         browser.close()
     content.database.close()
 
@@ -81,6 +87,11 @@ def open_head(page: Any, token: str) -> Any:
     sign_in(page, token)
     page.click("text=Confirm and hide")
     page.get_by_text("Fontaine, Hugo").dblclick()
+    return drawn(page)
+
+
+def drawn(page: Any) -> Any:
+    """The views of images, picture and report, once they have all been drawn."""
     page.wait_for_function(_on_a_canvas(GREY, 0))
     page.wait_for_function(_on_a_canvas(ORANGE, 1))  # the bar above the heat map: no grey image has it
     page.get_by_text("Imaging Measurement Report").wait_for()
@@ -100,27 +111,48 @@ def _on_a_canvas(colour: str, place: int) -> str:
     }}"""
 
 
-def test_a_study_opens_with_its_images_the_heat_map_and_the_report(tmp_path: Path) -> None:
-    with serving(tmp_path) as (page, token, faults):
+def deciding_series(content: Filled) -> tuple[str, str]:
+    """UID and description of the series that decided the answer for the study."""
+    with content.database.read() as session:
+        of_study = select(StudyResultRow.deciding)
+        row = session.scalars(select(SeriesRow).where(SeriesRow.series_instance_uid.in_(of_study))).one()
+        return row.series_instance_uid, row.series_description
+
+
+def test_a_study_opens_on_the_series_that_decided_with_picture_and_report(tmp_path: Path) -> None:
+    with serving(tmp_path) as (page, token, faults, content):
         images, picture, report = open_head(page, token).all()
-        assert "T1 axial post contrast" in images.inner_text()
-        [number] = re.findall(r"I:\s*(\d+)", images.inner_text())  # that of the slice of the heat map
-        assert ", picture" in picture.inner_text()
+        uid, description = deciding_series(content)
+        shown = images.inner_text()
+        assert description in shown
+        [number] = re.findall(r"I:\s*(\d+)", shown)  # that of a slice of the picture
+        assert "AI brain MRI summary, picture" in picture.inner_text()
         said = report.inner_text()
         identity = verified_identity(default_bundle())
         lesions = [answer.finding for answer in (*identity.classes, identity.undetermined) if answer is not None]
         assert any(f"Finding: {finding.meaning}\n" in said for finding in lesions if finding is not None)
         for part in (
             "AI, unverified, research use only. Not for diagnosis.",
-            "Judged as T1 with contrast agent, by the header",
+            "AI study classification",
+            "Series 1: Localizer: not assessed, localizer.",
+            "series 5: T2 FLAIR axial",
+            "series 7: T1 axial post contrast",
             "Neoplasm: Present",
             "Probability, Finding Glioma: 0.",
             "Probability, Lesion Absent: 0.",
-            f"AI deciding slice {number} of 24",
-            "Images read: 24",
+            f"AI key slice {number} of 24, series",
+            IMAGES_READ,
         ):
             assert part in said
         assert "not supported" not in page.inner_text("body")
+        assert faults == []
+
+        # The link of a series' page: that series, beside the same picture and report.
+        assert uid != content.mass
+        page.goto(f"/ohif/viewer?StudyInstanceUIDs={content.study}&initialSeriesInstanceUID={content.mass}")
+        page.wait_for_function(_on_a_canvas(GREY, 0))
+        images, _, report = drawn(page).all()
+        assert "T1 axial post contrast" in images.inner_text()
         assert faults == []
 
         # The report into another view, and its tags; the key objects, which OHIF does not open, are in nobody's way.
@@ -128,7 +160,7 @@ def test_a_study_opens_with_its_images_the_heat_map_and_the_report(tmp_path: Pat
         assert key_objects.count() == 1
         images.click(position={"x": 200, "y": 400})
         sr.dblclick()
-        page.wait_for_function("count => document.body.innerText.split('Images read: 24').length == count", arg=3)
+        page.wait_for_function("count => document.body.innerText.split('" + IMAGES_READ + "').length == count", arg=3)
         sr.hover()
         sr.locator("[aria-haspopup]").last.click()
         page.get_by_text("Tag Browser").click()
@@ -147,7 +179,7 @@ def test_a_study_opens_with_its_images_the_heat_map_and_the_report(tmp_path: Pat
 
 
 def main(folder: Path) -> None:
-    with tempfile.TemporaryDirectory() as data, serving(Path(data)) as (page, token, _):
+    with tempfile.TemporaryDirectory() as data, serving(Path(data)) as (page, token, _, _):
         images, _, _ = open_head(page, token).all()
         page.wait_for_timeout(5_000)
         page.screenshot(path=folder / "ohif.png")

@@ -93,11 +93,10 @@ def fill(folder: Path, now: datetime, others: int = 75, key_objects: bool = Fals
     site.add_others(others)
     site.answer_studies(model)
     mass = site.receive_head("Fontaine^Hugo")
-    if others:
-        site.receive_head("Fontaine^Hugo", flair=True)
-        site.receive_localizer("Fontaine^Hugo")
+    site.receive_head("Fontaine^Hugo", flair=True)
+    site.receive_localizer("Fontaine^Hugo")
     data_dir, models = settings.worker.data_dir, one_model(database, model.identity, model.classify, site.before)
-    outbox = Outbox(data_dir, ("pacs",) if key_objects else (), level="study" if others else "series")
+    outbox = Outbox(data_dir, ("pacs",) if key_objects else (), level="study")
     runner = JobRunner(
         database=database, data_dir=data_dir, models=models, outbox=outbox, destinations=["pacs", "research"],
         owner=OWNER, clock=lambda: now - timedelta(seconds=40), lease=LEASE, timeout=None, attempts=3,
