@@ -159,7 +159,11 @@ def _due_study() -> Select[int]:
 
 
 def study_inputs(session: Session, study_instance_uid: str) -> StudyInputs:
-    """What the series of a study say now."""
+    """What the series of a study say now.
+
+    Documents, and what other workers of this product made of the study, are none of its series, unless it has no other:
+    a reader's key images, say, that the PACS forwards lead to no other answer.
+    """
     file = (
         select(InstanceRow.path)
         .where(InstanceRow.series_id == SeriesRow.id, InstanceRow.removed_at.is_(None))
@@ -177,7 +181,8 @@ def study_inputs(session: Session, study_instance_uid: str) -> StudyInputs:
         .order_by(SeriesRow.series_instance_uid)
         .execution_options(populate_existing=True)
     )
-    found = [tuple(row) for row in rows]
+    every = [tuple(row) for row in rows]
+    found = [row for row in every if not _is_about_images(row[0])] or every
     series = tuple(_read(*row) for row in found)
     times = [row[1].created_at for row in found if row[1] is not None]
     times += [row[0].settled_at for row in found if row[0].settled_at is not None]
@@ -186,6 +191,11 @@ def study_inputs(session: Session, study_instance_uid: str) -> StudyInputs:
     lines = [f"model {model_id}", *(f"{item.series_instance_uid} {item.key}" for item in series)]
     sha256 = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return StudyInputs(study_instance_uid, series, model_id, sha256, max(times, default=None))
+
+
+def _is_about_images(series: SeriesRow) -> bool:
+    is_document = series.reason == "modality" and series.modality in ("SR", "KO")
+    return series.status == SeriesStatus.REFUSED and (is_document or series.reason == "produced")
 
 
 def _read(

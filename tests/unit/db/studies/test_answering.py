@@ -154,6 +154,24 @@ def test_a_late_series_leads_to_one_more_answer(database: Database) -> None:
     assert answers(database) == [(1, "glioma"), (2, "glioma")]
 
 
+@pytest.mark.parametrize(("reason", "modality"), [("modality", "KO"), ("modality", "SR"), ("produced", "OT")])
+def test_a_document_that_comes_later_leads_to_no_other_answer(database: Database, reason: str, modality: str) -> None:
+    classify(database, "a")
+    assert add(database, inputs(database))
+    refuse(database, "marks", reason, 20, modality=modality)
+    refused = inputs(database)
+    assert len(refused.series) == 1
+    assert not add(database, refused, 40)
+    assert answers(database) == [(1, "glioma")]
+    refuse(database, "ct", "modality", 50, modality="CT")
+    assert len(inputs(database).series) == 2, "images count, whatever they show"
+
+
+def test_a_study_of_documents_alone_has_them(database: Database) -> None:
+    refuse(database, "marks", "modality", modality="KO")
+    assert [series.reason for series in inputs(database).series] == ["modality"]
+
+
 def test_what_the_series_say(database: Database) -> None:
     classify(database, "a", 0.8)
     refuse(database, "knee", "body-part")
