@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
-from tests.testbed.instances import CONTENT, NOON, new_instance
+from tests.testbed.instances import CONTENT, MODEL, NOON, new_instance
 from worker.audit.messages import AuditEvent, EventOutcome
 from worker.db.engine import Database
 from worker.db.instances import StoredFile, add_instance, file_fault_counts, file_of
-from worker.db.tables import FileFault, FileFaultRow, InstanceRow
+from worker.db.jobs import claim_job, end_job
+from worker.db.models import model_row
+from worker.db.series import lock_open_series, queue_series
+from worker.db.tables import FileFault, FileFaultRow, InstanceRow, JobRow, JobState
+from worker.storage import integrity as integrity_module
 from worker.storage.integrity import FaultyFile, Integrity, fault_of, read_to_compare
 
 CONTENT_SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -109,3 +114,37 @@ def test_a_file_that_has_not_changed_is_compared_once_for_a_viewer(
     for _ in range(2):
         with pytest.raises(FaultyFile):
             integrity.path(file)
+
+
+def test_no_more_files_are_remembered_than_some(
+    database: Database, integrity: Integrity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(integrity_module, "_TRUSTED_FILES", 2)
+    with database.write() as session:
+        files = [file_of(add_instance(session, new_instance(number), NOON)) for number in range(1, 5)]
+    for file in files:
+        (tmp_path / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file.path).write_bytes(CONTENT)
+        integrity.path(file)
+    assert len(integrity._trusted) == 2
+
+
+def test_a_file_that_is_whole_again_resumes_the_job_that_it_had_parked(
+    database: Database, integrity: Integrity, file: StoredFile, tmp_path: Path
+) -> None:
+    """Whoever restored it, and without `worker jobs retry`."""
+    with database.write() as session:
+        series = lock_open_series(session, session.get_one(InstanceRow, file.id).series_id, NOON)
+        assert series is not None
+        job = queue_series(session, series, model_row(session, MODEL, NOON).id, NOON)
+        assert job is not None
+        assert claim_job(session, "me", job.model_id, NOON, timedelta(seconds=30)) is not None
+        end_job(session, job.id, "me", JobState.PARKED, NOON, reason="file-damaged")
+    (tmp_path / file.path).write_bytes(b"y")
+    integrity.check([file])
+    with database.read() as session:
+        assert session.scalars(select(JobRow.state)).one() == JobState.PARKED
+    (tmp_path / file.path).write_bytes(CONTENT)
+    integrity.check([file])
+    with database.read() as session:
+        assert session.scalars(select(JobRow.state)).one() == JobState.PENDING
