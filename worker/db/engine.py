@@ -6,14 +6,27 @@ lock; on PostgreSQL each row that two processes may claim is locked by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, inspect, make_url, text
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    cast,
+    create_engine,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -186,3 +199,15 @@ def upsert(connection: Connection) -> Any:
     from sqlalchemy.dialects import sqlite
 
     return sqlite.insert
+
+
+def is_any_of(session: Session, column: Any, values: Iterable[int] | Iterable[str]) -> ColumnElement[bool]:
+    """The condition that a column has one of many values, which are a single parameter, as JSON.
+
+    To render and bind thousands takes several times as long as to look them up, and their number is limited.
+    """
+    is_postgresql = session.get_bind().dialect.name == "postgresql"
+    listed = cast(list(values), JSON) if is_postgresql else json.dumps(list(values))
+    rows = (func.json_array_elements_text if is_postgresql else func.json_each)(listed).table_valued("value")
+    condition: ColumnElement[bool] = column.in_(select(cast(rows.c.value, column.type)))
+    return condition

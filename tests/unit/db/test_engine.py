@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, literal, select, text
 
 from tests.testbed.instances import later, new_instance
-from worker.db.engine import Database, IntegrityError, client_address
+from worker.db.engine import Database, IntegrityError, client_address, is_any_of
 from worker.db.instances import add_instance
 from worker.db.migrate import migrate
 from worker.db.tables import REVISION, SeriesRow
@@ -108,3 +109,20 @@ def test_the_password_is_apart_from_the_address() -> None:
     url = "postgresql+psycopg://ada:secret@db.example:5433/worker"
     assert client_address(url) == ("postgresql://ada@db.example:5433/worker", "secret")
     assert client_address("postgresql+psycopg://ada@db/worker") == ("postgresql://ada@db/worker", None)
+
+
+def test_a_column_is_compared_with_many_values_in_a_single_parameter(database: Database) -> None:
+    queries: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *call: queries.append(call[2]))
+    with database.read() as session:
+        names, numbers = [f'it\'s "{number}" \u00e4' for number in range(3000)], range(3000)
+
+        def found(column: Any, values: Any) -> int:
+            row = select(column).subquery()
+            return len(session.execute(select(row).where(is_any_of(session, row.c[0], values))).all())
+
+        assert found(literal(names[7]).label("name"), names) == 1
+        assert found(literal("7").label("name"), names) == 0
+        assert found(literal(7).label("number"), numbers) == 1
+        assert found(literal(7).label("number"), []) == 0
+    assert all(len(query) < 500 for query in queries)

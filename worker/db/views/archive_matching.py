@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from typing import Any
 from typing import cast as typing_cast
 
 from pydicom.datadict import keyword_for_tag
-from sqlalchemy import JSON, ColumnElement, and_, cast, exists, false, func, not_, or_, select
+from sqlalchemy import ColumnElement, and_, exists, false, not_, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from worker.db.engine import is_any_of
 from worker.db.tables import ObjectKind, ObjectRow, ResultRow, SeriesRow, StudyResultRow, StudyRow
 from worker.dicom import matching
 from worker.dicom.text.names import matches_name, name_patterns
@@ -103,10 +103,7 @@ def _has_name(session: Session, values: Sequence[str]) -> ColumnElement[bool]:
         doubtful.append(and_(has_groups, *is_like(session, key, patterns.grouped)))
     narrowed = select(SeriesRow.patient_name).distinct().where(or_(*doubtful))
     names = [name for name in session.scalars(narrowed) if any(matches_name(value, name) for value in values)]
-    # As JSON, because the number of bound values is limited.
-    listed = cast(names, JSON) if _is_postgresql(session) else json.dumps(names)
-    rows = (func.json_array_elements_text if _is_postgresql(session) else func.json_each)(listed)
-    return or_(*certain, SeriesRow.patient_name.in_(select(rows.table_valued("value").c.value)))
+    return or_(*certain, is_any_of(session, SeriesRow.patient_name, names))
 
 
 def is_like(session: Session, column: Any, values: Sequence[str]) -> list[ColumnElement[bool]]:

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, select, tuple_
 from sqlalchemy.orm import Session
 
+from worker.db.engine import is_any_of
 from worker.db.readings import has_read_state, is_latest_reading, read_state
 from worker.db.studies.identity import listed_study
 from worker.db.tables import (
@@ -259,7 +260,7 @@ def conditions_of(session: Session, search: Search, at_most: int | None = None) 
     With `at_most` the list is not walked: about so many matches suffice, in any order.
     """
     entries = few_entries(session, search.text, FEW) if search.text else []
-    found: ColumnElement[bool] = SeriesRow.search_entry_id.in_(entries or [])
+    found = is_any_of(session, SeriesRow.search_entry_id, entries or [])
     if search.text and entries is None:
         found = has_words(search.text)
         if at_most is not None:
@@ -271,10 +272,9 @@ def conditions_of(session: Session, search: Search, at_most: int | None = None) 
         if len(ids) > FEW:
             break
     if narrow and len(ids) <= FEW:
-        return [SeriesRow.id.in_(ids), *_conditions(search, unindexed)]
-    is_walked = at_most is None
-    many = _narrow(search, found, unindexed if is_walked else _indexed)
-    return [*([or_(*many)] if many else []), *_conditions(search, _indexed if is_walked or not many else unindexed)]
+        return [is_any_of(session, SeriesRow.id, ids), *_conditions(search, unindexed)]
+    many = _narrow(search, found, unindexed if at_most is None else _indexed)
+    return [*([or_(*many)] if many else []), *_conditions(search, unindexed if at_most and many else _indexed)]
 
 
 Column = Callable[[Any], Any]

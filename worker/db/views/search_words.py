@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, union_all
 from sqlalchemy.orm import Session
 
+from worker.db.engine import is_any_of
 from worker.db.tables import SearchEntryRow, SearchWordRow, SeriesRow
 from worker.dicom.text.folding import query_words
 
@@ -22,7 +23,7 @@ def few_entries(session: Session, text: str, most: int) -> Sequence[int] | None:
         entries = _all_entries(session, word, most)
         if entries is not None:
             others = [_has(other) for other in words if other is not word]
-            query = select(SearchEntryRow.id).where(SearchEntryRow.id.in_(entries), *others)
+            query = select(SearchEntryRow.id).where(is_any_of(session, SearchEntryRow.id, entries), *others)
             return session.scalars(query).all() if others else entries
     return None
 

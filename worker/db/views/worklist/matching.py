@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
+from worker.db.engine import is_any_of
 from worker.db.tables import ReadState, SeriesRow, SeriesStatus, StudyRow
 from worker.db.views.search import FEW, Search, received_within, unindexed
 from worker.db.views.search_words import few_entries, first_entries, has_words
@@ -27,18 +28,24 @@ def conditions_of(session: Session, search: Search, at_most: int | None = None) 
     """
     has_images = StudyRow.received_at.is_not(None)
     entries = few_entries(session, search.text, FEW) if search.text else []
-    if not _of_series(search, entries, _indexed):
+
+    def of_series(column: Column, at_most: int | None = None) -> list[ColumnElement[bool]]:
+        """What a series of the study must have."""
+        return _of_series(session, search, entries, column, at_most)
+
+    if not of_series(_indexed):
         return [has_images, *_of_study(search, _indexed)]
     if search.sequence is not None or _keys(search, _indexed) or (search.text and entries is not None):
-        uids = _few_studies(session, _of_series(search, entries, _indexed), is_bounded=bool(search.text and entries))
+        uids = _few_studies(session, of_series(_indexed), is_bounded=bool(search.text and entries))
         if uids is not None:
-            return [has_images, StudyRow.study_instance_uid.in_(uids), *_of_study(search, unindexed)]
+            are_few = is_any_of(session, StudyRow.study_instance_uid, uids)
+            return [has_images, are_few, *_of_study(search, unindexed)]
     if at_most is not None and search.text:
-        matching = select(SeriesRow.study_instance_uid).where(*_of_series(search, entries, _indexed, at_most))
+        matching = select(SeriesRow.study_instance_uid).where(*of_series(_indexed, at_most))
         return [has_images, StudyRow.study_instance_uid.in_(matching), *_of_study(search, unindexed)]
     # The series of a study are found by its UID, whatever else of theirs has an index.
     exist = exists().where(SeriesRow.study_instance_uid == StudyRow.study_instance_uid,
-                           *_of_series(search, entries, unindexed))  # fmt: skip
+                           *of_series(unindexed))  # fmt: skip
     return [has_images, exist, *_of_study(search, _indexed)]
 
 
@@ -72,13 +79,14 @@ def _keys(search: Search, column: Column) -> list[ColumnElement[bool]]:
 
 
 def _of_series(
-    search: Search, entries: Sequence[int] | None, column: Column, at_most: int | None = None
+    session: Session, search: Search, entries: Sequence[int] | None, column: Column, at_most: int | None
 ) -> list[ColumnElement[bool]]:
     """What a series of the study must have; `entries` are those of the text, None where they are many."""
     conditions = _keys(search, column)
     if search.text:
-        found: ColumnElement[bool] = column(SeriesRow.search_entry_id).in_(entries or [])
-        if entries is None:
+        if entries is not None:
+            found = is_any_of(session, column(SeriesRow.search_entry_id), entries)
+        else:
             found = has_words(search.text)
             if at_most is not None:
                 found = and_(SeriesRow.search_entry_id.in_(first_entries(search.text, at_most)), found)
