@@ -117,7 +117,8 @@ def test_every_page_of_an_operator_is_accessible_and_fits(web: Web, size: str) -
             assert serious == [], path
 
 
-PAGES = ["/queue", "/fetch", "/upload", "/deliveries?state=all", "/tokens", "/audit"]
+TAGS = f"/series/{derive_uid('series', 'a')}/tags"
+PAGES = ["/queue", "/fetch", "/upload", "/deliveries?state=all", "/tokens", "/audit", TAGS]
 SERIOUS = ("serious", "critical")
 
 

@@ -20,6 +20,7 @@ from worker.db.instances import add_file_fault, add_instance, file_of, move_scru
 from worker.db.jobs import claim_job, end_job
 from worker.db.migrate import alembic_config, migrate, revising
 from worker.db.models import model_row
+from worker.db.operating.notices import News, add_notices
 from worker.db.operating.suspensions import suspend
 from worker.db.results import NewObject, add_result, add_shadow_result
 from worker.db.series import lock_open_series, queue_series
@@ -112,6 +113,7 @@ def _fill(database: Database) -> None:
         add_study_reading(session, to_read, NewStudyReading("x", "a", "", to_read.result_id, 0), later(10))
         correct_instances(session, [(row, new_instance(1, sha256="22" * 32))], later(2))
         assert suspend(session, list(Stage), "somebody", later(2)) == sorted(Stage)
+        add_notices(session, "on-call", [News("parked", "job 1", "job 1 is parked")], later(2))
         session.add(AuditChainRow(host="host", records=1, sha256="00" * 32, anchored_at=later(1)))
     refusals = Refusals(database)
     refusals.connection("network")

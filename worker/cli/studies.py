@@ -228,6 +228,35 @@ def retry_studies(
     typer.echo(f"{len(retried)} studies will be answered again")
 
 
+@series_commands.command("tags", epilog="Example: worker series tags 1.2.840.113619.2.5.17 --image 3")
+def show_tags(
+    series: Annotated[str, typer.Argument(help="Series Instance UID.")],
+    image: Annotated[int, typer.Option(min=1, help="Which image of the series, in the order in which they came.")] = 1,
+    format: FormatOption = Format.TABLE,
+    config: ConfigOption = None,
+) -> None:
+    """Show the header of an image; private values are not shown, long ones are cut."""
+    from worker.cli.output import print_rows
+    from worker.db.operating.images import stored_image
+    from worker.dicom.header import read_stored_header
+    from worker.dicom.text.tag_lines import tag_lines
+
+    with audited(config) as (settings, database, record, user):
+        if settings.privacy.pseudonymise:
+            raise StartError(
+                "pseudonymised", "with [privacy] pseudonymise headers are not shown: they name the patient"
+            )
+        with database.read() as session:
+            stored = stored_image(session, series, image)
+        if stored is None or stored.path is None:
+            what = "there is no such image" if stored is None else "the image was deleted by the retention policy"
+            typer.echo(f"worker: {what}", err=True)
+            raise typer.Exit(EXIT_FAULT)
+        record(events.viewed(user, None, stored.study_instance_uid))
+        lines = tag_lines(read_stored_header(settings.worker.data_dir / stored.path))
+    print_rows(f"image {image} of {stored.count}, {stored.sop_instance_uid}", lines, format)
+
+
 @series_commands.command("reconsider", epilog="Example: worker series reconsider --all-refused")
 def reconsider(
     series: Annotated[str | None, typer.Argument(help="Series Instance UID, or the end of it.")] = None,

@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from worker.config.notify import NotifySection
 from worker.config.paths import relative_to
 from worker.config.routing import Condition, RouteSection, check_routes
 from worker.config.sections import (
@@ -44,7 +45,12 @@ from worker.config.sections import (
 )
 from worker.errors import StartError
 
-_LISTS: dict[str, type[BaseModel]] = {"peer": PeerSection, "route": RouteSection, "match": Condition}
+_LISTS: dict[str, type[BaseModel]] = {
+    "peer": PeerSection,
+    "route": RouteSection,
+    "match": Condition,
+    "notify": NotifySection,
+}
 
 
 class Settings(BaseModel):
@@ -63,6 +69,7 @@ class Settings(BaseModel):
     destination: tuple[DestinationSection, ...] = ()  # see `with_kinds`
     peer: tuple[PeerSection, ...] = ()
     route: tuple[RouteSection, ...] = ()
+    notify: tuple[NotifySection, ...] = ()
     web: WebSection = Field(default_factory=WebSection)
     audit: AuditSection = Field(default_factory=AuditSection)
 
@@ -74,6 +81,9 @@ class Settings(BaseModel):
         titles = [section.ae_title for section in self.peer]
         if len(set(titles)) != len(titles):
             raise ValueError("two [[peer]] entries have the same ae_title")
+        channels = [section.name for section in self.notify]
+        if len(set(channels)) != len(channels):
+            raise ValueError("two [[notify]] entries have the same name")
         check_routes(self.route)
         return self
 

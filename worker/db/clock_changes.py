@@ -15,6 +15,8 @@ from worker.db.tables import (
     InstanceRow,
     JobRow,
     JobState,
+    NoticeRow,
+    NoticeState,
     RefusedInstanceRow,
     SeriesRow,
     SeriesState,
@@ -37,12 +39,13 @@ def reset_future_times(session: Session, now: datetime) -> None:
     for table, column, state in (
         (JobRow, JobRow.not_before, JobRow.state == JobState.PENDING),
         (DeliveryRow, DeliveryRow.not_before, DeliveryRow.state == DeliveryState.PENDING),
+        (NoticeRow, NoticeRow.not_before, NoticeRow.state == NoticeState.PENDING),
         (SeriesRow, SeriesRow.last_received_at, SeriesRow.state == SeriesState.OPEN),
     ):
         session.execute(update(table).where(state, column > ahead).values({column: now}))
     session.execute(update(AssociationRow).where(AssociationRow.closed_at > ahead).values(closed_at=now))
     session.execute(update(RefusedInstanceRow).where(RefusedInstanceRow.refused_at > ahead).values(refused_at=now))
-    for table in (JobRow, DeliveryRow):
+    for table in (JobRow, DeliveryRow, NoticeRow):
         session.execute(update(table).where(table.lease_until > long_ahead).values(lease_until=now))
     session.execute(update(DeliveryRow).where(DeliveryRow.ask_again_at > long_ahead).values(ask_again_at=now))
     session.execute(update(StudyRow).where(StudyRow.not_before > long_ahead).values(not_before=now))

@@ -58,7 +58,7 @@ from sqlalchemy.types import DateTime, TypeDecorator
 from worker.dicom.text.printable import LONGEST_TEXT
 
 # The newest revision in migrations/versions (a test compares them), so that a start needs no Alembic import.
-REVISION = "0016"
+REVISION = "0017"
 DETAIL_LENGTH = 1024
 
 
@@ -182,6 +182,12 @@ class Stage(StrEnum):
 
     CLASSIFICATION = "classification"
     DELIVERIES = "deliveries"
+
+
+class NoticeState(StrEnum):
+    PENDING = "pending"
+    SENDING = "sending"
+    SENT = "sent"
 
 
 class TokenRole(StrEnum):
@@ -869,6 +875,35 @@ class SuspensionRow(Base):
     suspended_by: Mapped[str] = mapped_column(String(64))
 
     __table_args__ = (_is_among("stage", Stage),)
+
+
+class NoticeRow(Base):
+    """Something that a [[notify]] is told, once: see db.operating.notices."""
+
+    __tablename__ = "notice"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    channel: Mapped[str] = mapped_column(String(64))
+    event: Mapped[str] = mapped_column(String(16))
+    subject: Mapped[str] = mapped_column(String(160))  # the same as long as it is the same thing
+    text: Mapped[str] = mapped_column(String(1024))  # names no patient
+    series_id: Mapped[int | None]  # whose patient is told where the channel may; the series may be deleted
+    state: Mapped[str] = mapped_column(String(16), default=NoticeState.PENDING)
+    attempts: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime]
+    lease_owner: Mapped[str | None] = mapped_column(String(192))
+    lease_until: Mapped[datetime | None]
+    reason: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str | None] = mapped_column(String(1024))
+    created_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        UniqueConstraint("channel", "event", "subject"),
+        _is_among("state", NoticeState),
+        CheckConstraint("(state = 'sending') = (lease_owner IS NOT NULL)", name="lease"),
+        Index(None, "channel", "state", "not_before"),
+    )
 
 
 class AuditChainRow(Base):

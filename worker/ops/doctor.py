@@ -14,6 +14,7 @@ from worker.config.settings import Settings
 from worker.db.clock_changes import newest_time
 from worker.db.engine import Database, DatabaseError, database_fault
 from worker.db.instances import file_fault_counts, files_after
+from worker.db.operating.notices import unsent_notices
 from worker.db.operating.suspensions import list_suspensions
 from worker.db.processes import ProcessStatus, list_processes
 from worker.db.series_status import unfinished_counts
@@ -99,6 +100,7 @@ def _examine_database(settings: Settings, now: datetime) -> Generator[Finding, N
         yield from _guarded("processes", lambda: [_processes(running)])
         yield from _guarded("queue", lambda: [_queue(database)])
         yield from _guarded("suspended", lambda: _suspended(database))
+        yield from _guarded("notices", lambda: _notices(settings, database))
         yield from _guarded("clock", lambda: [_clock(database, now)])
         yield from _guarded("models", lambda: _models(settings))
         yield from _guarded("stored files", lambda: [_stored_files(settings)])
@@ -161,6 +163,19 @@ def _queue(database: Database) -> Finding:
         return Finding("queue", False, f"{parked} parked jobs, {failed} failed deliveries", advice)
     waiting = counts["deliveries"]["pending"] + counts["deliveries"]["sending"]
     return Finding("queue", True, f"{counts['jobs']['pending']} jobs and {waiting} deliveries wait")
+
+
+def _notices(settings: Settings, database: Database) -> Iterator[Finding]:
+    """Whether operators are told: what each [[notify]] was not."""
+    with database.read() as session:
+        unsent = unsent_notices(session)
+    for section in settings.notify:
+        subject = f"notify {section.name}"
+        number, why = unsent.get(section.name, (0, None))
+        if number:
+            yield Finding(subject, False, f"{number} notices were not sent: {why}", "correct the [[notify]]")
+        else:
+            yield Finding(subject, True, ", ".join(section.events))
 
 
 def _suspended(database: Database) -> Iterator[Finding]:

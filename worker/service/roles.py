@@ -197,6 +197,7 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
 
 def _send(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
     with without(*PYDICOM_COMPANIONS):
+        from worker.send.notifier import Notifier
         from worker.send.sender import Sender
     from worker.service.schedule import tick_now
     from worker.service.send_ticks import start_send_ticks
@@ -213,6 +214,9 @@ def _send(settings: Settings, database: Database, clock: Clock, stop: threading.
         )
         for destination in destinations_of(settings)
     ]  # fmt: skip
+    for section in settings.notify:
+        notifier = Notifier(section, database, clock, record, pulse.part(f"notify {section.name}"))
+        threads.append(threading.Thread(target=notifier.run, args=(stop,), name=f"notify-{section.name}"))
     for thread in threads:
         thread.start()
     ticks = start_send_ticks(settings, database, clock)
@@ -334,7 +338,7 @@ def configure_model(
 
 def _children(settings: Settings, config: Path | None) -> list[Child]:
     roles = [ProcessRole.RECEIVE, *[ProcessRole.INFER] * settings.worker.inference_processes, ProcessRole.WEB]
-    if settings.destination or any(peer.query for peer in settings.peer):
+    if settings.destination or settings.notify or any(peer.query for peer in settings.peer):
         roles.append(ProcessRole.SEND)
     options = ["--config", str(config)] if config else []
     return [Child(role, [sys.executable, "-m", "worker", "serve", "--role", role, *options]) for role in roles]

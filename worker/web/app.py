@@ -39,6 +39,7 @@ from worker.web.pages.operating.audit_trail import audit_trail_page
 from worker.web.pages.operating.deletion import deletion_form
 from worker.web.pages.operating.deliveries import deliveries_page
 from worker.web.pages.operating.fetch import fetch_page
+from worker.web.pages.operating.tags import tags_page
 from worker.web.pages.operating.tokens import tokens_page
 from worker.web.pages.operating.upload import upload_page
 from worker.web.pages.peers import peers_page
@@ -118,6 +119,7 @@ def create_app(
         upload_page,
         fetch_page,
         tokens_page,
+        tags_page,
         audit_trail_page,
     ):
         app.include_router(page(site), dependencies=once)

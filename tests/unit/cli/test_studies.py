@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from tests.testbed.command import Run
-from tests.testbed.instances import MODEL, later
+from tests.testbed.instances import MODEL, later, mr_instance, received
 from tests.testbed.web_site import fill
 from worker.cli import studies
 from worker.config.settings import Settings
@@ -19,6 +19,7 @@ from worker.db.tables import SeriesRow, SeriesStatus, StudyRow, StudyState
 from worker.db.views import studies as views
 from worker.db.views.search import Search, find_series
 from worker.dicom.standard import derive_uid
+from worker.storage.keeper import InstanceKeeper
 
 
 def test_studies_are_listed_and_shown(run: Run, database: Database) -> None:
@@ -147,3 +148,14 @@ def test_a_study_is_deleted_after_a_question(run: Run, database: Database) -> No
     assert run("studies", "delete", uid, "--yes") == (0, "deleted: 1 images, 2 files\n", "")
     assert run("studies", "delete", uid, "--yes") == (1, "", "worker: no series of such a study was received\n")
     assert "DICOM Study Deleted" in run("audit", "list", "--format", "json")[1]
+
+
+def test_the_tags_of_an_image_are_shown(run: Run, settings: Settings, database: Database) -> None:
+    keeper = InstanceKeeper(database, settings.worker.data_dir, lambda: later(0), 0)
+    keeper.keep(received(mr_instance(1, "tagged", PatientName="Family^Given")))
+    keeper.close()
+    uid = derive_uid("series", "tagged")
+    code, printed, _ = run("series", "tags", uid, "--format", "json")
+    lines = {line["tag"]: line["value"] for line in json.loads(printed)}
+    assert (code, lines["(0010,0010)"]) == (0, "Family^Given")
+    assert run("series", "tags", uid, "--image", "2") == (1, "", "worker: there is no such image\n")

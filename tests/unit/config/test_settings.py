@@ -42,6 +42,7 @@ def test_every_commented_key_of_the_shipped_file_is_known_and_has_its_default(tm
         ("FhirDestination", "ehr"),
     ]
     assert [(section.ae_title, section.query) for section in settings.peer] == [("ORTHANC", False)]
+    assert [section.name for section in settings.notify if not section.patient_data] == ["on-call", "mail"]
 
 
 def test_unknown_key_names_the_nearest_known_one(tmp_path: Path) -> None:

@@ -11,16 +11,19 @@ import pytest
 
 from tests.testbed.databases import make_tables
 from tests.testbed.instances import new_instance
+from worker.config.notify import NotifySection
 from worker.config.sections import DatabaseSection, ReceiveSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import add_file_fault, add_instance, file_of
+from worker.db.operating.notices import News, add_notices, claim_notices, end_notices
 from worker.db.operating.suspensions import suspend
 from worker.db.processes import beat
 from worker.db.tables import FileFault, Stage
 from worker.ops import doctor
 from worker.ops.doctor import (
     _clock,
+    _notices,
     _process_statuses,
     _processes,
     _stored_files,
@@ -171,3 +174,15 @@ def test_a_suspended_stage_is_a_fault_that_says_how_to_resume(database: Database
     [finding] = _suspended(database)
     assert (finding.subject, finding.well, finding.advice) == ("deliveries", False, "worker resume deliveries")
     assert finding.detail == "suspended since 2026-03-01 00:00 UTC by night shift"
+
+
+def test_a_channel_that_takes_no_notices_is_named(settings: Settings, database: Database) -> None:
+    channels = tuple(NotifySection(name=name, url="https://chat.example/") for name in ("chat", "mute"))
+    with database.write() as session:
+        add_notices(session, "mute", [News("parked", "job 1", "job 1 is parked")], NOW)
+        [row] = claim_notices(session, "mute", "me", NOW, timedelta(seconds=9), 9)
+        waiting = {"state": "pending", "reason": "not-accepted", "detail": "mute answered HTTP 500"}
+        end_notices(session, [row.id], "me", waiting)
+    well, bad = _notices(settings.model_copy(update={"notify": channels}), database)
+    assert (well.subject, well.well) == ("notify chat", True)
+    assert (bad.well, bad.detail) == (False, "1 notices were not sent: mute answered HTTP 500")

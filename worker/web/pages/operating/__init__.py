@@ -1,1 +1,1 @@
-"""Pages of operators: deliveries, deletion of a study, upload, fetch, tokens, the audit trail."""
+"""Pages of operators: deliveries, deletion of a study, upload, fetch, tags of an image, tokens, the audit trail."""
