@@ -158,6 +158,12 @@ def test_the_reports_of_a_study_are_valid_and_a_late_series_and_a_correction_rep
         [report] = server.of_type("DiagnosticReport")
         _, only = [server.resources[item["reference"]]["note"][0]["text"] for item in report["result"]]
         assert only.startswith("series 3")
+        statuses = {item["identifier"][0]["value"]: item["status"] for item in server.of_type("Observation")}
+        assert sorted(statuses.values()) == ["entered-in-error", "preliminary", "preliminary"], (
+            "series 2 left the study"
+        )
+        peer.store(third)
+        assert len(server.of_type("Observation")) == 3
 
 
 def _study_report(minutes: int, study: ReportedStudy, source: Dataset) -> Dataset:

@@ -111,6 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/fhir/DiagnosticReport" and condition:
             entries = [{"resource": one} for one in self.fhir.found("DiagnosticReport", condition).values()]
             answer = {"resourceType": "Bundle", "type": "searchset", "total": len(entries), "entry": entries}
+        elif (place := path.removeprefix("/fhir/")) in self.fhir.resources:
+            answer = self.fhir.resources[place]
         else:
             self._answer(404, b"")
             return

@@ -7,7 +7,8 @@ alone. Images are referenced by the
 identifier of their study, the patient by the identifier in the report: the server resolves both.
 
 A revised report has the identifiers of its predecessor, those of the report's DICOM series, and replaces it entirely. A
-predecessor in another series, because its images were moved to another series or study, is marked entered-in-error.
+predecessor in another series, because its images were moved to another series or study, is marked entered-in-error, and
+so is the Observation of a series that left the study.
 Its status stays "partial" (R4: "may be incomplete or unverified"): "preliminary" is for verified results, "amended" and
 "corrected" for a report that had been final, which none of ours is.
 Source: HL7 FHIR 4.0.1 (R4B has the same three resources), its mappings to DICOM, PS3.16 TID 1500.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -40,16 +41,17 @@ _TERMINOLOGY = "http://terminology.hl7.org/CodeSystem"
 _UNKNOWN = "unknown"  # of data-absent-reason: "the value is expected to exist but is not known"
 
 
-def report_as_bundle(report: Dataset, *, transaction: bool = False) -> str:
+def report_as_bundle(report: Dataset, *, transaction: bool = False, left: Sequence[Resource] = ()) -> str:
     """The resources of a report as a FHIR Bundle in JSON.
 
     `transaction`: a Bundle to send to a server, in which each resource replaces the resource of the same identifier, so
-    that a repetition changes nothing. Raises ValueError for a dataset that is no report of this worker.
+    that a repetition changes nothing. `left`: identifiers of Observations of its predecessor that it has no more, which
+    are withdrawn. Raises ValueError for a dataset that is no report of this worker.
     """
     try:
         converter = _Converter(report)
         resources = converter.resources()
-        sent = [*resources, *converter.withdrawn()] if transaction else resources
+        sent = [*resources, *converter.withdrawn(left)] if transaction else resources
         bundle = Bundle.model_validate(
             {
                 "resourceType": "Bundle",
@@ -112,25 +114,26 @@ class _Converter:
         observations += [self._observation(group, [_uid(_tracking_uid(group))], device) for group in self._series]
         return [self._diagnostic_report(observations), *observations, device]
 
-    def withdrawn(self) -> list[Resource]:
-        """What replaces the resources of replaced reports that had other identifiers: those of another patient, say."""
+    def withdrawn(self, left: Sequence[Resource]) -> list[Resource]:
+        """What replaces the resources of replaced reports that had other identifiers: those of another patient, say.
+
+        And Observations of series that left the study.
+        """
         documents = self._report.get("PredecessorDocumentsSequence") or ()
         uids = {str(series.SeriesInstanceUID) for study in documents for series in study.ReferencedSeriesSequence}
         code = _concept(_child(self._report, "121058").ConceptCodeSequence[0])
         finding = _concept(_name(_presence(self._answer)))
         common = {"status": "entered-in-error", "issued": self._issued}
+        others = sorted(uids - {self._series_uid})
         return [
-            resource
-            for uid in sorted(uids - {self._series_uid})
-            for resource in (
-                {"resourceType": "DiagnosticReport", "identifier": [_uid(uid)], "code": code, **common},
-                {
-                    "resourceType": "Observation",
-                    "identifier": [_uid(derive_uid("observation", uid))],
-                    "code": finding,
-                    **common,
-                },
-            )
+            *(
+                {"resourceType": "DiagnosticReport", "identifier": [_uid(uid)], "code": code, **common}
+                for uid in others
+            ),
+            *(
+                {"resourceType": "Observation", "identifier": [identifier], "code": finding, **common}
+                for identifier in (*(_uid(derive_uid("observation", uid)) for uid in others), *left)
+            ),
         ]
 
     def _diagnostic_report(self, observations: list[Resource]) -> Resource:

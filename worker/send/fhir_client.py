@@ -2,10 +2,14 @@
 
 A conditional update replaces the resource with the same identifier (FHIR R4 3.1.0.4.3, 3.1.0.11): a report that is sent
 twice is stored once, and a revised report replaces the earlier report. A report whose revision is stored is not sent.
+Observations of a study's earlier report that its revision lacks are marked entered-in-error in the same transaction.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -21,6 +25,10 @@ from worker.send import http
 from worker.send.destinations.base import HttpDestination, Rejected
 
 _MEDIA_TYPE = "application/fhir+json"
+_UNREADABLE = "the peer's report on this series cannot be read"
+_OBSERVATION = re.compile(
+    r"(?:^|/)Observation/([A-Za-z0-9\-.]{1,64})(?:/_history/|$)"
+)  # R4 2.3.0.1: a literal reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,10 @@ class FhirServer:
             bundle = report_as_bundle(ds, transaction=True)
         except ValueError:
             raise Park("not-a-report", "only reports are sent to a FHIR server") from None
-        if not self._has_later(ds):
+        stored = self._stored(ds)
+        if not _has_later(stored, ds):
+            if left := self._left(stored, json.loads(bundle)):
+                bundle = report_as_bundle(ds, transaction=True, left=left)
             headers = {"Content-Type": _MEDIA_TYPE, "Prefer": "return=minimal"}
             _require_stored(self._request("POST", self.destination.url, data=bundle.encode(), headers=headers))
         return standard.SUCCESS, str(ds.SOPInstanceUID)
@@ -59,19 +70,36 @@ class FhirServer:
     def close(self) -> None:
         self.session.close()
 
-    def _has_later(self, ds: Dataset) -> bool:
-        """Whether the server has a later report on this series. Raises Retry when its answer cannot be read."""
+    def _stored(self, ds: Dataset) -> list[dict[str, Any]]:
+        """The server's reports on this series or study. Raises Retry when its answer cannot be read."""
         response = self._request("GET", f"{self.destination.url}/{same_report(ds)}")
         _require_ok(response)
         bundle = _resource(response)
         if bundle.get("resourceType") != "Bundle":
             raise Retry("not-confirmed", "the peer answered HTTP 200, but not which report on this series it has")
         try:
-            reports = [entry["resource"] for entry in bundle.get("entry", [])]
-            times = [report["issued"] for report in reports if report["resourceType"] == "DiagnosticReport"]
-            return any(datetime.fromisoformat(time) > issued(ds) for time in times)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise Retry("not-confirmed", "the peer's report on this series cannot be read") from None
+            resources = [entry["resource"] for entry in bundle.get("entry", [])]
+            return [resource for resource in resources if resource["resourceType"] == "DiagnosticReport"]
+        except (AttributeError, KeyError, TypeError):
+            raise Retry("not-confirmed", _UNREADABLE) from None
+
+    def _left(self, stored: Sequence[dict[str, Any]], bundle: dict[str, Any]) -> list[dict[str, Any]]:
+        """The identifiers of stored Observations of an earlier report that the new one lacks: series left the study."""
+        kept = [identifier for entry in bundle["entry"] for identifier in entry["resource"]["identifier"]]
+        left = []
+        try:
+            references = [str(item["reference"]) for report in stored for item in report.get("result", [])]
+            for number in dict.fromkeys(found[1] for item in references if (found := _OBSERVATION.search(item))):
+                response = self._request("GET", f"{self.destination.url}/Observation/{number}")
+                if response.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+                    continue
+                _require_ok(response)
+                identifiers = _resource(response).get("identifier", [])
+                if identifiers and not any(identifier in kept for identifier in identifiers):
+                    left.append({name: str(identifiers[0][name]) for name in ("system", "value")})
+        except (AttributeError, KeyError, TypeError):
+            raise Retry("not-confirmed", _UNREADABLE) from None
+        return left
 
     def _request(self, method: str, url: str, **arguments: Any) -> requests.Response:
         try:
@@ -83,6 +111,14 @@ class FhirServer:
 def connect(destination: HttpDestination) -> FhirServer:
     """Prepare a connection; sends nothing. Raises Retry for an unreadable token, StartError for unusable TLS files."""
     return FhirServer(destination, http.connect(destination, _MEDIA_TYPE))
+
+
+def _has_later(stored: Sequence[dict[str, Any]], ds: Dataset) -> bool:
+    """Whether one of the server's reports is later than this one. Raises Retry for one that cannot be read."""
+    try:
+        return any(datetime.fromisoformat(report["issued"]) > issued(ds) for report in stored)
+    except (KeyError, TypeError, ValueError):
+        raise Retry("not-confirmed", _UNREADABLE) from None
 
 
 def _require_stored(response: requests.Response) -> None:
