@@ -121,7 +121,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     "not an object": ("bundle-corrupt", "worker.json", lambda folder: (folder / "worker.json").write_text("[]")),
     "configuration not JSON": ("bundle-corrupt", "not JSON", _add("configs/metadata.json", "{")),
     "unknown key": ("bundle-corrupt", "extra", _edit_json("worker.json", extra=1)),
-    "newer format": ("bundle-corrupt", "format: must be 1 or 2", _edit_json("worker.json", format=3)),
+    "newer format": ("bundle-corrupt", "format: must be 1, 2 or 3", _edit_json("worker.json", format=4)),
     "the other format": ("bundle-corrupt", "Field required", _edit_json("worker.json", format=2)),
     "more outputs than classes": (
         "bundle-corrupt",

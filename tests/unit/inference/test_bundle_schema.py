@@ -1,4 +1,4 @@
-"""worker.json of format 2: what is accepted, and a line that names each fault. Format 1: test_bundle.py."""
+"""worker.json of formats 2 and 3: what is accepted, and a line that names each fault. Format 1: test_bundle.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.testbed.tiny_bundle import OUTPUTS_OF_TWO, RULE
-from worker.inference.bundle_schema import FormatTwo, describe
+from worker.inference.bundle_schema import FormatThree, FormatTwo, describe, identity_of
 
 
 @pytest.fixture
@@ -78,9 +78,9 @@ FAULTS: dict[str, tuple[str, Any]] = {
         "the class for an undetermined kind has a finding",
         lambda values: values["undetermined"].update(finding=None, neoplasm=False),
     ),
-    "format 3": ("format: must be 1 or 2", lambda values: values.update(format=3)),
-    "format as text": ("format: must be 1 or 2", lambda values: values.update(format="2")),
-    "format as truth": ("format: must be 1 or 2", lambda values: values.update(format=True)),
+    "format 4": ("format: must be 1, 2 or 3", lambda values: values.update(format=4)),
+    "format as text": ("format: must be 1, 2 or 3", lambda values: values.update(format="2")),
+    "format as truth": ("format: must be 1, 2 or 3", lambda values: values.update(format=True)),
 }
 
 
@@ -96,5 +96,49 @@ def test_a_fault_is_named(values: Any, fault: str) -> None:
 
 @pytest.mark.parametrize("values", [[], None, 1, "x", {}, {"format": []}])
 def test_what_is_no_object_of_a_known_format_is_refused(values: Any) -> None:
-    with pytest.raises(ValueError, match="format: must be 1 or 2"):
+    with pytest.raises(ValueError, match="format: must be 1, 2 or 3"):
         describe(values)
+
+
+@pytest.fixture
+def imported(bundle_folder: Path) -> Any:
+    """Format 3 of the keys of format 1, without a class that is a neoplasm."""
+    values = json.loads((bundle_folder / "worker.json").read_text())
+    for key in ("commit", "training_data_sha256"):
+        del values[key]
+    for item in values["classes"]:
+        item["neoplasm"] = False
+    source = {"file": "m.onnx", "sha256": "0" * 64, "kind": "onnx"}
+    return {**values, "format": 3, "source": source, "input": {"kind": "slices", "shape": [1, 64, 64]}}
+
+
+def test_format_three_has_lesions_that_are_no_neoplasms(imported: Any) -> None:
+    described = describe(imported)
+    assert isinstance(described, FormatThree)
+    identity = identity_of(described, "a" * 64)
+    assert [item.is_lesion for item in identity.classes] == [True, True, True, False]
+    assert not identity.names_neoplasms
+    assert "slices likeliest to show a finding" in identity.parameters
+    code = {"value": "50960005", "scheme": "SCT", "meaning": "Hemorrhage"}
+    presence = identity_of(describe({**imported, "presence": code}), "a" * 64).presence
+    assert presence is not None
+    assert presence.meaning == "Hemorrhage"
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"input": {"kind": "volume", "shape": [1, 64, 64]}}, "of a volume"),
+        ({"input": {"kind": "slices", "shape": [1, 64, 100000]}}, "input.shape.2"),
+        ({"mirror": True}, "mirror is for the worker's own preprocessing"),
+        ({"commit": "0"}, "commit: Extra inputs"),
+        ({"source": {"file": "m.onnx", "sha256": "0" * 64, "kind": "pickle"}}, "source.kind"),
+    ],
+)
+def test_a_fault_of_format_three_is_named(imported: Any, changes: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        describe({**imported, **changes})
+    for item in imported["classes"]:
+        item["finding"] = None
+    with pytest.raises(ValueError, match="no class has a finding"):
+        describe(imported)

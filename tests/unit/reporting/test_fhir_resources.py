@@ -13,7 +13,7 @@ from worker.dicom.standard import derive_uid
 from worker.reporting.fhir_resources import report_as_bundle
 from worker.reporting.sr import build_report
 from worker.reporting.study_sr import build_study_report
-from worker.results import ModelIdentity, SeriesResult
+from worker.results import CodedConcept, ModelIdentity, SeriesResult
 
 SOURCES = results.source_headers()
 
@@ -196,3 +196,15 @@ def test_a_revision_of_a_study_has_the_identifiers_of_its_observations() -> None
     )
     assert first == second
     assert len({item["value"] for item in first}) == 3
+
+
+def test_a_model_that_knows_no_neoplasm_speaks_of_a_lesion_or_of_what_its_bundle_names() -> None:
+    classes = tuple(replace(item, neoplasm=False) for item in results.MODEL.classes)
+    for presence, expected in ((None, "Lesion"), (CodedConcept("50960005", "SCT", "Hemorrhage"), "Hemorrhage")):
+        model = replace(results.MODEL, classes=classes, presence=presence)
+        for name, value in (("glioma", "Present"), ("notumor", "Absent")):
+            bundle = bundle_of(results.classified(SOURCES, name, model=model), model=model)
+            [observation] = of_type(bundle, "Observation")
+            assert observation["code"]["text"] == expected
+            assert observation["valueCodeableConcept"]["text"] == value
+            assert "Neoplasm" not in json.dumps(observation)
