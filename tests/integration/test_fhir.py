@@ -164,6 +164,9 @@ def test_the_reports_of_a_study_are_valid_and_a_late_series_and_a_correction_rep
         )
         peer.store(third)
         assert len(server.of_type("Observation")) == 3
+        server.readable = False
+        fourth = _study_report(3, results.reported_study([t1]), source)
+        assert peer.store(fourth) == (0, fourth.SOPInstanceUID), "what we may not read withholds no report"
 
 
 def _study_report(minutes: int, study: ReportedStudy, source: Dataset) -> Dataset:

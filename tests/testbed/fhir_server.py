@@ -18,12 +18,13 @@ Resource = dict[str, Any]
 class FhirServer:
     """At http://127.0.0.1:`port`/fhir, kept in memory. `status` and `payload` answer instead, `token` must be shown.
 
-    `schema`: HL7's JSON schema, which what comes has to fit.
+    `schema`: HL7's JSON schema, which what comes has to fit. `readable`: whether resources may be read by their ids.
     """
 
     def __init__(self, schema: Path | None = None) -> None:
         self._validator = None if schema is None else validator_for(json.loads(schema.read_text("utf-8")))
         self.status: int | None = None
+        self.readable = True
         self.payload = b""
         self.token: str | None = None
         self.version = "4.0.1"
@@ -112,6 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
             entries = [{"resource": one} for one in self.fhir.found("DiagnosticReport", condition).values()]
             answer = {"resourceType": "Bundle", "type": "searchset", "total": len(entries), "entry": entries}
         elif (place := path.removeprefix("/fhir/")) in self.fhir.resources:
+            if not self.fhir.readable:
+                self._answer(403, b"")
+                return
             answer = self.fhir.resources[place]
         else:
             self._answer(404, b"")

@@ -91,9 +91,10 @@ class FhirServer:
             references = [str(item["reference"]) for report in stored for item in report.get("result", [])]
             for number in dict.fromkeys(found[1] for item in references if (found := _OBSERVATION.search(item))):
                 response = self._request("GET", f"{self.destination.url}/Observation/{number}")
-                if response.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
-                    continue
-                _require_ok(response)
+                if response.status_code in http.TEMPORARY:
+                    _require_ok(response)
+                if response.status_code != HTTPStatus.OK:
+                    continue  # deleted, or we may not read it: no reason to withhold the revised report
                 identifiers = _resource(response).get("identifier", [])
                 if identifiers and not any(identifier in kept for identifier in identifiers):
                     left.append({name: str(identifiers[0][name]) for name in ("system", "value")})
