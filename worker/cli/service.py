@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +24,14 @@ def serve(
     role: Annotated[ProcessRole | None, typer.Option(help="Role to run; by default all of them.")] = None,
 ) -> None:
     """Receive, classify and report until SIGTERM or Ctrl-C."""
+    gc.disable()  # until the service is ready: what it imports stays, and collections would walk all of it
+    try:
+        _serve(config, role)
+    finally:
+        gc.enable()
+
+
+def _serve(config: Path | None, role: ProcessRole | None) -> None:
     from worker.logs import configure_logs
     from worker.service.roles import run_role, run_service
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
+SUPERVISED = "BRAIN_MRI_WORKER_SUPERVISED"  # set in a child's environment: it ends with its supervisor
 PULSE = "BRAIN_MRI_WORKER_PULSE"  # set in a child's environment: the number of the pipe's descriptor
 _BEAT_SECONDS = 1.0
 

@@ -12,7 +12,6 @@ from worker.audit.events import RecordEvent, unrecorded
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.process import process_name
-from worker.receive.peer_count import count_series
 from worker.receive.settle import settle_series
 from worker.service.schedule import Tick, start_ticks
 from worker.storage.associations import close_dead_associations
@@ -62,6 +61,8 @@ def start_receive_ticks(
     seconds = min(_SLOWEST_COUNT_SECONDS, max(_FASTEST_COUNT_SECONDS, settings.receive.quiet_seconds / 10))
     for peer in settings.peer:
         if peer.query:
+            from worker.receive.peer_count import count_series
+
             count = partial(count_series, database, settings, peer, clock)
             ticks.append(Tick(f"count-{peer.ae_title}", seconds, count))
     return start_ticks(ticks)

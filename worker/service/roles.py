@@ -24,7 +24,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker import __version__
 from worker.audit import events
@@ -33,7 +33,6 @@ from worker.audit.recorder import Recorder
 from worker.config.pseudonyms import pseudonym_of
 from worker.config.settings import Settings
 from worker.db.engine import Database, IntegrityError
-from worker.db.models import models_in_use, set_configured_model
 from worker.db.tables import REVISION
 from worker.errors import StartError
 from worker.imports import PYDICOM_COMPANIONS, without
@@ -42,12 +41,13 @@ from worker.network.listening import binding_fault, explain_binding, listening_s
 from worker.process import ProcessRole, process_name
 from worker.send.destinations import destinations_of
 from worker.service.clock import Clock
-from worker.service.pulse import Pulse
-from worker.service.supervisor import SILENCE_SECONDS, SUPERVISED, Child, Supervisor
+from worker.service.pulse import SUPERVISED, Pulse
 
 if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
+
+    from worker.service.supervisor import Child
 
 
 _RECEIVER_GRACE_SECONDS = 3.0
@@ -111,27 +111,41 @@ def _end_with_supervisor() -> None:
 
 def _receive(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
     with without(*PYDICOM_COMPANIONS):  # this process never decodes pixels (ARCHITECTURE.md, invariant 5)
-        from worker.query_retrieve.scp import QueryRetrieveScp
         from worker.receive.storage_scp import Receiver
         from worker.storage.associations import close_dead_associations
-    from worker.service.receive_ticks import start_receive_ticks
-    from worker.service.schedule import tick_now
     from worker.storage.leftovers import remove_leftovers
 
-    configure_model(settings, database, clock)
     close_dead_associations(settings, database, clock(), record)
-    services = QueryRetrieveScp(settings, database, record, clock).handlers()
     pulse = Pulse()
+    services = _query_retrieve(settings, database, clock, record)
     receiver = Receiver(settings, database, clock, record, services, pulse.part("acceptor"))
     remove_leftovers(settings.worker.data_dir)
     receiver.start()
-    ticks = start_receive_ticks(settings, database, clock, record, receiver.refusals)
-    clock.when_set_back(partial(tick_now, ticks))
-    get_log().info("receiving", port=settings.receive.port)
-    with _ready(ProcessRole.RECEIVE, settings, database, clock, pulse):
-        stop.wait()
-    ticks.shutdown(wait=True)
-    receiver.stop(_RECEIVER_GRACE_SECONDS)
+    try:
+        # Senders wait for the port, series do not wait for the first look at them: what settles them is imported now.
+        from worker.service.receive_ticks import start_receive_ticks
+        from worker.service.schedule import tick_now
+
+        configure_model(settings, database, clock)
+        ticks = start_receive_ticks(settings, database, clock, record, receiver.refusals)
+        clock.when_set_back(partial(tick_now, ticks))
+        get_log().info("receiving", port=settings.receive.port)
+        with _ready(ProcessRole.RECEIVE, settings, database, clock, pulse):
+            stop.wait()
+        ticks.shutdown(wait=True)
+    finally:
+        receiver.stop(_RECEIVER_GRACE_SECONDS)
+
+
+def _query_retrieve(
+    settings: Settings, database: Database, clock: Clock, record: RecordEvent
+) -> list[tuple[Any, Callable[..., Any]]]:
+    """The handlers of Query/Retrieve, which is imported only where a peer may retrieve."""
+    if not any(peer.may_retrieve for peer in settings.peer):
+        return []
+    with without(*PYDICOM_COMPANIONS):
+        from worker.query_retrieve.scp import QueryRetrieveScp
+    return QueryRetrieveScp(settings, database, record, clock).handlers()
 
 
 def _infer(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
@@ -301,6 +315,7 @@ def _ready(role: ProcessRole, settings: Settings, database: Database, clock: Clo
     from worker.service.heartbeat import beating
 
     gc.freeze()  # collections skip what is loaded by now, which would take a fifth of a report's time
+    gc.enable()
     done = threading.Event()
     pulse.start_telling(done)
     try:
@@ -318,6 +333,7 @@ def configure_model(
     `first_only`: only while no model is active, so that roles of hosts with different bundles do not alternate.
     Raises StartError for a damaged bundle.
     """
+    from worker.db.models import models_in_use, set_configured_model
     from worker.inference.bundle import verified_identity
     from worker.jobs.bundle_store import BundleStore
 
@@ -337,6 +353,8 @@ def configure_model(
 
 
 def _children(settings: Settings, config: Path | None) -> list[Child]:
+    from worker.service.supervisor import Child
+
     roles = [ProcessRole.RECEIVE, *[ProcessRole.INFER] * settings.worker.inference_processes, ProcessRole.WEB]
     if settings.destination or settings.notify or any(peer.query for peer in settings.peer):
         roles.append(ProcessRole.SEND)
@@ -346,6 +364,9 @@ def _children(settings: Settings, config: Path | None) -> list[Child]:
 
 def run_service(settings: Settings, config: Path | None) -> int:
     """Run all roles until SIGTERM; the exit status. Raises StartError for faults that show before the start."""
+    from worker.db.models import models_in_use
+    from worker.service.supervisor import SILENCE_SECONDS, Supervisor
+
     database = Database(settings.database.url)
     if database.revision() != REVISION:
         from worker.db.migrate import migrate
@@ -362,6 +383,7 @@ def run_service(settings: Settings, config: Path | None) -> int:
     _require_free_port("receive", receive.host, receive.port)
     _require_free_port("web", settings.web.host, settings.web.port)
     print(_banner(settings, models), flush=True)
+    gc.enable()
     silence = max(SILENCE_SECONDS, settings.worker.lease_seconds)
     status = Supervisor(_children(settings, config), database, clock, silence).run(_stop_on_signals())
     database.close()

@@ -16,13 +16,13 @@ from worker.db.engine import Database
 from worker.db.jobs import lease_owners, record_death, release_leases_of
 from worker.logs import fault_fields, get_log
 from worker.process import ProcessRole, is_dead
-from worker.service.pulse import PULSE
+from worker.service.pulse import PULSE, SUPERVISED
 
 START_ERROR_EXIT = 2
-SUPERVISED = "BRAIN_MRI_WORKER_SUPERVISED"  # set in a child's environment: it ends with its supervisor
 _STOP_SECONDS = 7.0  # of the ten that a service manager grants
-# Of the receiver: senders wait for it, and the imports of the other roles would occupy all processors.
-_HEAD_START_SECONDS = 0.6
+# The other roles start when the receiver works, or after so long: senders wait for it, and what the others import would
+# occupy all processors.
+_LONGEST_HEAD_START_SECONDS = 3.0
 _FIRST_RESTART_SECONDS = 0.5
 SILENCE_SECONDS = 30.0
 _START_SECONDS = 600.0  # until the first beat: models are loaded, on a slow disk
@@ -111,7 +111,7 @@ class Supervisor:
             if child.role == ProcessRole.RECEIVE:
                 child.start()
             else:
-                child.restart_at = time.monotonic() + _HEAD_START_SECONDS
+                child.restart_at = time.monotonic() + _LONGEST_HEAD_START_SECONDS
         status = 0
         while not stop.wait(0.1):
             if self._check_children() == START_ERROR_EXIT:
@@ -124,7 +124,7 @@ class Supervisor:
         self._forgive_after_sleep()
         for child in self._children:
             if child.process is None:
-                if time.monotonic() >= child.restart_at:
+                if time.monotonic() >= child.restart_at or (not child.started and self._receives()):
                     child.start()
                 continue
             code = child.process.poll()
@@ -140,6 +140,10 @@ class Supervisor:
             get_log().error("process died; restarting", role=child.role, code=code, wait_seconds=wait)
             self._release_dead_leases()
         return 0
+
+    def _receives(self) -> bool:
+        """Whether the receiver, if there is one, has told that it works."""
+        return all(child.beat_at is not None for child in self._children if child.role == ProcessRole.RECEIVE)
 
     def _forgive_after_sleep(self) -> None:
         """Nobody was silent while this process did not run either."""

@@ -26,6 +26,7 @@ from worker.db.models import model_row
 from worker.db.series import lock_open_series, queue_series
 from worker.db.tables import JobRow, JobState
 from worker.process import ProcessRole
+from worker.service import supervisor as supervisor_module
 from worker.service.supervisor import START_ERROR_EXIT, Child, Supervisor, cause_of_death
 
 
@@ -89,6 +90,39 @@ def test_a_process_that_cannot_start_ends_the_service(tmp_path: Path) -> None:
     assert Supervisor([lasting, refused], database, _now).run(threading.Event()) == START_ERROR_EXIT
     assert lasting.process is not None
     assert lasting.process.returncode == -signal.SIGTERM
+
+
+_BEATS = "import os, sys, time; time.sleep(0.5); print(time.monotonic(), file=open(sys.argv[1], 'w'), flush=True); \
+os.write(int(os.environ['BRAIN_MRI_WORKER_PULSE']), b'.'); time.sleep(600)"
+_STARTS = "import sys, time; print(time.monotonic(), file=open(sys.argv[1], 'w'), flush=True); time.sleep(600)"
+
+
+@pytest.mark.parametrize(
+    ("receiver", "longest"), [(_BEATS, 600.0), (_STARTS, 0.1)], ids=["that works", "that does not"]
+)
+def test_the_others_start_when_the_receiver_works_or_after_the_longest_head_start(
+    receiver: str, longest: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "_LONGEST_HEAD_START_SECONDS", longest)
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
+    make_tables(database)
+    files = [tmp_path / name for name in ("receive", "web")]
+    children = [
+        Child(role, [sys.executable, "-c", program, str(file)])
+        for role, program, file in zip(
+            (ProcessRole.WEB, ProcessRole.RECEIVE), (_STARTS, receiver), files[::-1], strict=True
+        )
+    ]
+    stop = threading.Event()
+    thread = threading.Thread(target=Supervisor(children, database, _now).run, args=(stop,))
+    thread.start()
+    try:
+        wait_until(lambda: all(file.exists() and file.read_text().endswith("\n") for file in files), "both to start")
+    finally:
+        stop.set()
+        thread.join()
+    works, starts = (float(file.read_text()) for file in files)
+    assert receiver is _STARTS or works < starts
 
 
 def test_a_start_that_fails_is_tried_ever_more_slowly_and_a_poisonous_job_is_not() -> None:
