@@ -31,16 +31,23 @@ def loaded(imports: dict[str, float]) -> set[str]:
 
 
 def test_a_look_up_needs_neither_dicom_nor_arrays(config: Path) -> None:
-    found = loaded(imports_of_command(config, "results", "list"))
+    imports = imports_of_command(config, "results", "list")
+    assert len(imports) < 600  # 538
+    found = loaded(imports)
     assert "sqlalchemy" in found
     unwanted = TRAINING | MODEL | WEB | PIXELS | MIGRATION | {"pydicom", "pynetdicom", "apscheduler", "requests"}
-    assert found & unwanted == set()
+    assert found & (unwanted | {"structlog", "pydantic_settings"}) == set()
 
 
 def test_the_receiver_loads_no_model_and_no_codec(config: Path, tmp_path: Path) -> None:
-    found = loaded(imports_of_role(config, "receive", tmp_path / "log", '"receiving"'))
+    imports = imports_of_role(config, "receive", tmp_path / "log", '"receiving"')
+    found = loaded(imports)
     assert "pynetdicom" in found
-    assert found & (TRAINING | MODEL | WEB | PIXELS | MIGRATION | {"requests"}) == set()
+    assert found & (TRAINING | MODEL | WEB | PIXELS | MIGRATION | {"requests", "rich", "pydantic_settings"}) == set()
+    assert "worker.query_retrieve.scp" not in imports, "no peer may retrieve"
+    order = [name for name in imports if name in ("worker.receive.storage_scp", "apscheduler.schedulers.background")]
+    assert order == ["worker.receive.storage_scp", "apscheduler.schedulers.background"], "the port opens between them"
+    assert len(imports) < 800  # 735
 
 
 def test_serving_a_model_needs_no_torch(config: Path, tmp_path: Path) -> None:

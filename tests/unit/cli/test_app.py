@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,23 @@ def test_a_command_imports_no_other_command() -> None:
         "worker.cli.context",
         "worker.cli.results",
     }
+
+
+def test_every_command_of_a_module_has_a_place() -> None:
+    for file in Path(command.__file__).parent.glob("*.py"):
+        module = import_module(f"worker.cli.{file.stem}")
+        for attribute in (
+            name for name, value in vars(module).items() if isinstance(value, typer.Typer) and value is not app
+        ):
+            parent = typer.Typer()
+            parent.add_typer(getattr(module, attribute))
+            places = {
+                name
+                for name, place in command._PLACES.items()
+                if (place.module, place.commands) == (file.stem, attribute)
+            }
+            is_group = any(command._PLACES[name].panel is not None for name in places)
+            assert (len(places) == 1) if is_group else (places == set(typer.main.get_group(parent).commands)), attribute
 
 
 def test_every_command_has_a_help_text_and_an_example_that_parses() -> None:
