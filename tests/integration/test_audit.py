@@ -27,7 +27,7 @@ from worker.config.settings import Settings
 from worker.db import tokens
 from worker.db.engine import Database
 from worker.db.tables import TokenRole
-from worker.service.roles import _web_config
+from worker.service.web_server import web_config
 from worker.tls import server_context
 from worker.web.app import create_app
 
@@ -149,7 +149,7 @@ def test_the_web_port_speaks_tls_and_the_session_s_cookie_is_for_tls_only(
     make_tables(database)
     with database.write() as session:
         _, token = tokens.add_token(session, "ward", TokenRole.READ, datetime.now(UTC), None)
-    server = uvicorn.Server(_web_config(settings, create_app(settings, database)))
+    server = uvicorn.Server(web_config(settings, create_app(settings, database)))
     listener = socket.create_server(("127.0.0.1", 0))
     address = f"https://127.0.0.1:{listener.getsockname()[1]}"
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

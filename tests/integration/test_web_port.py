@@ -23,7 +23,7 @@ from worker.config.settings import Settings
 from worker.db import tokens
 from worker.db.engine import Database
 from worker.db.tables import TokenRole
-from worker.service.roles import _web_config
+from worker.service.web_server import web_config
 from worker.web.app import create_app
 from worker.web.limits import connections
 
@@ -41,7 +41,7 @@ def serving(folder: Path, events: list[AuditEvent], **web: Any) -> Iterator[tupl
     make_tables(database)
     with database.write() as session:
         _, token = tokens.add_token(session, None, TokenRole.READ, datetime.now(UTC), None)
-    server = uvicorn.Server(_web_config(settings, create_app(settings, database, events.append)))
+    server = uvicorn.Server(web_config(settings, create_app(settings, database, events.append)))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -37,16 +37,13 @@ from worker.db.tables import REVISION
 from worker.errors import StartError
 from worker.imports import PYDICOM_COMPANIONS, without
 from worker.logs import get_log
-from worker.network.listening import binding_fault, explain_binding, listening_socket
+from worker.network.listening import binding_fault
 from worker.process import ProcessRole, process_name
 from worker.send.destinations import destinations_of
 from worker.service.clock import Clock
 from worker.service.pulse import SUPERVISED, Pulse
 
 if TYPE_CHECKING:
-    import uvicorn
-    from fastapi import FastAPI
-
     from worker.service.supervisor import Child
 
 
@@ -249,11 +246,12 @@ def _web(settings: Settings, database: Database, clock: Clock, stop: threading.E
 
     from worker.process_limits import allow_open_files
     from worker.service.schedule import tick_now
+    from worker.service.web_server import web_config, web_listener
     from worker.service.web_ticks import start_web_ticks
     from worker.web.app import create_app
 
     allow_open_files(_WEB_FILES)
-    listener = _web_listener(settings.web.host, settings.web.port)
+    listener = web_listener(settings.web.host, settings.web.port)
     pulse = Pulse()
     promise = pulse.part("event loop")
 
@@ -262,7 +260,7 @@ def _web(settings: Settings, database: Database, clock: Clock, stop: threading.E
             promise(_EVENT_LOOP_SECONDS)
             return await super().on_tick(counter)
 
-    server = Server(_web_config(settings, create_app(settings, database, record, clock)))
+    server = Server(web_config(settings, create_app(settings, database, record, clock)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
     thread.start()
     ticks = start_web_ticks(settings, database, clock)
@@ -272,41 +270,6 @@ def _web(settings: Settings, database: Database, clock: Clock, stop: threading.E
     server.should_exit = True
     ticks.shutdown(wait=True)
     thread.join()
-
-
-def _web_listener(host: str, port: int) -> socket.socket:
-    """The socket of the web role. Raises StartError when the address cannot be bound."""
-    try:
-        return listening_socket(host, port)
-    except (OSError, UnicodeError) as fault:
-        raise StartError("port-unavailable", explain_binding(fault, "web", host, port)) from None
-
-
-def _web_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
-    """The configuration of the web server. Raises StartError for TLS files that cannot be used."""
-    import uvicorn
-
-    from worker.tls import web_context
-    from worker.web.limits.connections import Connections, limited_protocol
-
-    certificate, key = settings.web.tls_certificate, settings.web.tls_key
-    config = uvicorn.Config(
-        app,
-        loop="worker.web.limits.connections:LimitedLoop",
-        http=limited_protocol(Connections(settings.web)),
-        proxy_headers=bool(settings.web.trusted_proxies),
-        forwarded_allow_ips=[str(network) for network in settings.web.trusted_proxies],
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ssl_certfile=certificate,
-        ssl_keyfile=key,
-    )
-    if certificate is not None and key is not None:
-        context = web_context(certificate, key)
-        config.load()
-        config.ssl = context  # the BCP 195 profile, as on the DICOM port
-    return config
 
 
 @contextmanager
