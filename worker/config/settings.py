@@ -45,6 +45,8 @@ from worker.config.sections import (
 )
 from worker.errors import StartError
 
+_LARGEST_FILE = 1 << 20
+_FAULTS_AT_MOST = 10  # that a message names
 _LISTS: dict[str, type[BaseModel]] = {
     "peer": PeerSection,
     "route": RouteSection,
@@ -107,13 +109,19 @@ def load_settings(path: Path | None, kinds: Sequence[type[DestinationSection]]) 
     content: dict[str, Any] = {}
     if path is not None:
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            with path.open("rb") as file:
+                raw = file.read(_LARGEST_FILE + 1)
+            if len(raw) > _LARGEST_FILE:
+                raise StartError("config-unreadable", f"{path} exceeds {_LARGEST_FILE >> 10} KiB")
+            content = tomllib.loads(raw.decode("utf-8"))
         except FileNotFoundError:
             raise StartError("config-missing", f"there is no configuration file {path}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise StartError("config-unreadable", f"{path} cannot be read: {error}") from None
         except tomllib.TOMLDecodeError as error:
             raise StartError("config-not-toml", f"{path} is not valid TOML: {error}") from None
+        except (ValueError, RecursionError):  # a number of thousands of digits, thousands of brackets
+            raise StartError("config-not-toml", f"{path} holds a value that no setting can have") from None
     for section, value in settings_of_environment(os.environ).items():
         below = content.get(section)
         content[section] = below | value if isinstance(below, dict) and isinstance(value, dict) else value
@@ -163,14 +171,16 @@ def _section_of(location: tuple[int | str, ...], kinds: Mapping[str, type[BaseMo
 def _explain(error: ValidationError, kinds: Sequence[type[DestinationSection]]) -> str:
     by_name = {kind.__name__: kind for kind in kinds}  # as pydantic names them in a location
     faults = []
-    for fault in error.errors(include_url=False, include_input=False):
+    found = error.errors(include_url=False, include_input=False)
+    for fault in found[:_FAULTS_AT_MOST]:
         location, message = fault["loc"], fault["msg"].removeprefix("Value error, ")
         key = ".".join(str(name) for name in location if name not in by_name)
         if fault["type"] == "extra_forbidden":
             faults.append(f"unknown key '{key}'{_nearest(str(location[-1]), _section_of(location[:-1], by_name))}")
         else:
             faults.append(f"'{key}': {message}" if key else fault["msg"])
-    return "; ".join(faults)
+    more = len(found) - len(faults)
+    return "; ".join(faults) + (f"; and {more} more" if more else "")
 
 
 def _nearest(key: str, model: type[BaseModel]) -> str:

@@ -147,6 +147,23 @@ def test_a_wrong_value_is_one_line_that_names_the_key(tmp_path: Path, text: str,
     assert "\n" not in error.value.detail
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a = " + "[" * 100_000, "holds a value that no setting can have"),
+        ("[receive]\nport = " + "9" * 10_000, "holds a value that no setting can have"),
+        ("# " + "a" * (1 << 20), "exceeds 1024 KiB"),
+        ("[worker]\n" + "".join(f"k{number} = 1\n" for number in range(1000)), "; and 990 more"),
+        ("[worker]\nae_title = 'A\0'", "not valid TOML"),
+    ],
+)
+def test_a_file_that_nobody_means_is_refused_in_a_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(StartError) as error:
+        _load(tmp_path, text)
+    assert said in error.value.detail
+    assert len(error.value.detail) < 6000
+
+
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="no configuration file"):
         load_settings(tmp_path / "none.toml", kinds())
