@@ -161,14 +161,23 @@ def has_modality(session: Session, modalities: Sequence[str]) -> list[ColumnElem
         return []
     other = aliased(SeriesRow)
     same_study = other.study_instance_uid == SeriesRow.study_instance_uid
-    received = exists().where(same_study, *is_like(session, other.modality, modalities))
-    produced = exists().where(
-        same_study, ResultRow.series_id == other.id, ObjectRow.result_id == ResultRow.id, *of_modality(modalities)
+    # Each correlates with the series alone: the query around it may have objects and results of its own.
+    received = exists().where(same_study, *is_like(session, other.modality, modalities)).correlate(SeriesRow)
+    produced = (
+        exists()
+        .where(
+            same_study, ResultRow.series_id == other.id, ObjectRow.result_id == ResultRow.id, *of_modality(modalities)
+        )
+        .correlate(SeriesRow)
     )
-    of_study = exists().where(
-        StudyRow.study_instance_uid == SeriesRow.study_instance_uid,
-        StudyResultRow.study_id == StudyRow.id,
-        ObjectRow.study_result_id == StudyResultRow.id,
-        *of_modality(modalities),
+    of_study = (
+        exists()
+        .where(
+            StudyRow.study_instance_uid == SeriesRow.study_instance_uid,
+            StudyResultRow.study_id == StudyRow.id,
+            ObjectRow.study_result_id == StudyResultRow.id,
+            *of_modality(modalities),
+        )
+        .correlate(SeriesRow)
     )
     return [or_(received, produced, of_study)]

@@ -48,6 +48,14 @@ def test_instances_by_class_and_series(archive: Database) -> None:
     ]
 
 
+def test_a_modality_in_the_study_selects_all_of_it_on_every_level(archive: Database) -> None:
+    study = Keys(study_instance_uids=(derive_uid("study", "a"),))
+    with archive.read() as session:
+        for find in (match_studies, match_series, match_instances):
+            assert find(session, Keys(modalities_in_study=("SR",))) == find(session, study)
+            assert find(session, Keys(modalities_in_study=("XX", "*Y"))) == []
+
+
 def test_pages_put_together_are_the_whole_list(archive: Database) -> None:
     with archive.read() as session:
         for find in (match_studies, match_series, match_instances):
