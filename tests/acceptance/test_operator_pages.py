@@ -298,6 +298,7 @@ VIEWS |= {
     "fetch": lambda page: page.goto("/fetch"),
     "deletion": _open_deletion,
     "audit": lambda page: page.goto("/audit"),
+    "tags": lambda page: page.goto(TAGS),
 }
 
 
