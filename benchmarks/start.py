@@ -83,7 +83,8 @@ def _resident_mb(role: str, config: Path) -> float:
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if role.encode() in words and str(config).encode() in words:
+            is_of_role = role.encode() in words or (entry / "comm").read_text() == f"worker-{role}\n"
+            if is_of_role and str(config).encode() in words:
                 [line] = [line for line in (entry / "status").read_text().splitlines() if line.startswith("VmRSS:")]
                 return int(line.split()[1]) * 1024 / 1e6
         except (FileNotFoundError, ProcessLookupError):  # the process has ended meanwhile

@@ -209,10 +209,11 @@ def rows(worker: WorkerProcess, query: str, database_url: str | None = None) -> 
 
 def process_of_role(worker: WorkerProcess, role: str) -> int | None:
     """The process id of one process of that role; None when none runs just now."""
-    wanted = f"--role\0{role}\0--config\0{worker.config}".encode()
+    wanted = f"--config\0{worker.config}".encode()
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and wanted in (entry / "cmdline").read_bytes():
+            is_of_role = entry.name.isdigit() and (entry / "comm").read_text() == f"worker-{role}\n"
+            if is_of_role and wanted in (entry / "cmdline").read_bytes():
                 return int(entry.name)
         except (OSError, ProcessLookupError):
             continue

@@ -35,7 +35,7 @@ def _serve(config: Path | None, role: ProcessRole | None) -> None:
     from worker.logs import configure_logs
     from worker.service.roles import run_role, run_service
 
-    settings, path = settings_from(config)
+    settings, _ = settings_from(config)
     configure_logs(settings.worker.log_level)
     try:
         settings.worker.data_dir.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def _serve(config: Path | None, role: ProcessRole | None) -> None:
     if role is not None:
         run_role(role, settings)
         return
-    raise typer.Exit(run_service(settings, path))
+    raise typer.Exit(run_service(settings))
 
 
 @commands.command(rich_help_panel="The service", epilog="Example: worker doctor --config config.toml")

@@ -5,8 +5,8 @@ infer     classification, in `inference_processes` processes, so that a codec th
 send      deliveries; queries senders for what they have of a study
 web       REST API, DICOMweb, pages, /health and /metrics, monthly report
 
-The supervisor restarts processes that die or hang. Its children hold a pipe to it and end with it, so that a killed
-worker leaves no process behind that holds the port.
+The supervisor restarts processes that die or hang. They hold a pipe to it and end with it, so that a killed worker
+leaves no process behind that holds the port.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +40,7 @@ from worker.network.listening import binding_fault
 from worker.process import ProcessRole, process_name
 from worker.send.destinations import destinations_of
 from worker.service.clock import Clock
+from worker.service.fork_server import ForkServer, fork_server
 from worker.service.pulse import SUPERVISED, Pulse
 
 if TYPE_CHECKING:
@@ -315,18 +315,24 @@ def configure_model(
 # --- all roles -------------------------------------------------------------------------------------------------
 
 
-def _children(settings: Settings, config: Path | None) -> list[Child]:
+def _children(settings: Settings, server: ForkServer) -> list[Child]:
     from worker.service.supervisor import Child
 
     roles = [ProcessRole.RECEIVE, *[ProcessRole.INFER] * settings.worker.inference_processes, ProcessRole.WEB]
     if settings.destination or settings.notify or any(peer.query for peer in settings.peer):
         roles.append(ProcessRole.SEND)
-    options = ["--config", str(config)] if config else []
-    return [Child(role, [sys.executable, "-m", "worker", "serve", "--role", role, *options]) for role in roles]
+    return [Child(role, server) for role in roles]
 
 
-def run_service(settings: Settings, config: Path | None) -> int:
-    """Run all roles until SIGTERM; the exit status. Raises StartError for faults that show before the start."""
+def run_service(settings: Settings) -> int:
+    """Run all roles until SIGTERM; the exit status. Raises StartError for faults that show before the start.
+
+    It returns in each of the processes that it starts, too, when their role has ended.
+    """
+    server = fork_server()
+    if isinstance(server, ProcessRole):
+        run_role(server, settings)
+        return 0
     from worker.db.models import models_in_use
     from worker.service.supervisor import SILENCE_SECONDS, Supervisor
 
@@ -348,7 +354,8 @@ def run_service(settings: Settings, config: Path | None) -> int:
     print(_banner(settings, models), flush=True)
     gc.enable()
     silence = max(SILENCE_SECONDS, settings.worker.lease_seconds)
-    status = Supervisor(_children(settings, config), database, clock, silence).run(_stop_on_signals())
+    status = Supervisor(_children(settings, server), database, clock, silence).run(_stop_on_signals())
+    server.close()
     database.close()
     return status
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from worker.db.engine import Database
 from worker.db.jobs import lease_owners, record_death, release_leases_of
 from worker.logs import fault_fields, get_log
 from worker.process import ProcessRole, is_dead
-from worker.service.pulse import PULSE, SUPERVISED
+from worker.service.fork_server import ForkServerEnded
 
 START_ERROR_EXIT = 2
 _STOP_SECONDS = 7.0  # of the ten that a service manager grants
@@ -30,29 +31,51 @@ _ASLEEP_SECONDS = 5.0  # without a look of ours, the machine or the whole servic
 _SLOWEST_RESTART_SECONDS = 30.0
 
 
+class Starter(Protocol):
+    """What starts processes of roles and knows how they ended: the fork server."""
+
+    def start(self, role: ProcessRole, lifeline: int, pulse: int) -> int:
+        """Start a process, with these ends of pipes; its id. Raises ForkServerEnded."""
+
+    def exit_status(self, pid: int) -> int | None:
+        """How it ended, negative the number of a signal; None while it runs. Raises ForkServerEnded."""
+
+
 @dataclass
 class Child:
     """A process of a role, and its number of consecutive failures."""
 
     role: ProcessRole
-    command: list[str]
-    process: subprocess.Popen[bytes] | None = None
+    starter: Starter
+    pid: int | None = None
     failures: int = 0
     started: float = 0.0
     restart_at: float = 0.0
+    lifeline: int | None = None  # it ends when this is closed
     pulse: int | None = None
     beat_at: float | None = None
     is_hung: bool = False
 
     def start(self) -> None:
-        self.pulse, end = os.pipe()
+        its_lifeline, self.lifeline = os.pipe()
+        self.pulse, its_pulse = os.pipe()
         os.set_blocking(self.pulse, False)
-        environment = dict(os.environ) | {SUPERVISED: "1", PULSE: str(end)}
         try:
-            self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, env=environment, pass_fds=(end,))
+            self.pid = self.starter.start(self.role, its_lifeline, its_pulse)
         finally:
-            os.close(end)
+            os.close(its_lifeline)
+            os.close(its_pulse)
         self.started, self.beat_at, self.is_hung = time.monotonic(), None, False
+
+    def exit_status(self) -> int | None:
+        """How its process ended; None while it runs. Raises ForkServerEnded."""
+        return None if self.pid is None else self.starter.exit_status(self.pid)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to its process if it runs."""
+        if self.pid is not None and self.exit_status() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def silent_for(self) -> float:
         """The seconds since its last beat; before its first, less what a start may take."""
@@ -69,18 +92,17 @@ class Child:
         if self.beat_at is not None:
             self.beat_at = time.monotonic()
 
-    def close_lifeline(self) -> None:
-        """Close the pipe of a process that has ended; a living process would end with it."""
-        if self.process is not None and self.process.stdin is not None:
-            self.process.stdin.close()
-        if self.pulse is not None:
-            os.close(self.pulse)
-            self.pulse = None
+    def close_pipes(self) -> None:
+        """Close those of a process that has ended; a living process would end with it."""
+        for end in (self.lifeline, self.pulse):
+            if end is not None:
+                os.close(end)
+        self.lifeline = self.pulse = None
 
     def schedule_restart(self, *, killed_by_job: bool) -> float:
         """Count the failure; the seconds until the next start. Delays grow unless a job killed the process."""
-        self.close_lifeline()
-        self.process = None
+        self.close_pipes()
+        self.pid = None
         self.failures += 1
         doublings = 0 if killed_by_job else min(self.failures - 1, 10)
         wait = min(_SLOWEST_RESTART_SECONDS, _FIRST_RESTART_SECONDS * 2.0**doublings)
@@ -113,21 +135,27 @@ class Supervisor:
             else:
                 child.restart_at = time.monotonic() + _LONGEST_HEAD_START_SECONDS
         status = 0
-        while not stop.wait(0.1):
-            if self._check_children() == START_ERROR_EXIT:
-                status = START_ERROR_EXIT
-                break
-        self._stop_all()
+        try:
+            while not stop.wait(0.1):
+                if self._check_children() == START_ERROR_EXIT:
+                    status = START_ERROR_EXIT
+                    break
+            self._stop_all()
+        except ForkServerEnded:  # somebody killed it; a service manager starts the whole service anew
+            get_log().error("the fork server died; ending the service")
+            for child in self._children:
+                child.close_pipes()  # with which they end
+            return 1
         return status
 
     def _check_children(self) -> int:
         self._forgive_after_sleep()
         for child in self._children:
-            if child.process is None:
+            if child.pid is None:
                 if time.monotonic() >= child.restart_at or (not child.started and self._receives()):
                     child.start()
                 continue
-            code = child.process.poll()
+            code = child.exit_status()
             if code is None:
                 self._end_if_hung(child)
                 if child.failures and time.monotonic() - child.started > _SLOWEST_RESTART_SECONDS:
@@ -135,7 +163,7 @@ class Supervisor:
                 continue
             if code == START_ERROR_EXIT and child.failures == 0:
                 return START_ERROR_EXIT  # it has printed the reason
-            killed_by_job = self._record_death(child, child.process.pid, code)
+            killed_by_job = self._record_death(child, child.pid, code)
             wait = child.schedule_restart(killed_by_job=killed_by_job)
             get_log().error("process died; restarting", role=child.role, code=code, wait_seconds=wait)
             self._release_dead_leases()
@@ -156,10 +184,10 @@ class Supervisor:
     def _end_if_hung(self, child: Child) -> None:
         """Kill a process that is silent; it is replaced like a process that died."""
         silent = child.silent_for()
-        if child.process is not None and not child.is_hung and silent > self._silence_seconds:
+        if not child.is_hung and silent > self._silence_seconds:
             get_log().error("process hangs; ending it", role=child.role, silent_seconds=round(silent, 1))
             child.is_hung = True
-            child.process.kill()  # SIGTERM would wait for what does not run
+            child.send_signal(signal.SIGKILL)  # SIGTERM would wait for what does not run
 
     def _record_death(self, child: Child, pid: int, code: int) -> bool:
         """Record on its job how a process died; whether it had a job."""
@@ -180,18 +208,22 @@ class Supervisor:
             get_log().warning("leases not released", **fault_fields(error))
 
     def _stop_all(self) -> None:
-        running = [child.process for child in self._children if child.process is not None]
-        for process in running:
-            process.terminate()
-        deadline = time.monotonic() + _STOP_SECONDS
-        for process in running:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()  # its lease expires and another process takes the job
-                process.wait()
-        for child in self._children:
-            child.close_lifeline()
+        running = [child for child in self._children if child.pid is not None]
+        for child in running:
+            child.send_signal(signal.SIGTERM)
+        _wait_for(running, _STOP_SECONDS)
+        for child in running:
+            child.send_signal(signal.SIGKILL)  # its lease expires and another process takes the job
+        _wait_for(running, _STOP_SECONDS)
+        for child in running:
+            child.close_pipes()
+
+
+def _wait_for(children: Sequence[Child], seconds: float) -> None:
+    """Wait until their processes have ended, or for so long. Raises ForkServerEnded."""
+    deadline = time.monotonic() + seconds
+    while any(child.exit_status() is None for child in children) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def cause_of_death(code: int) -> tuple[str, str]:

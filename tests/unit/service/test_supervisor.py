@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -18,7 +20,7 @@ from sqlalchemy import select
 from tests.testbed import poison
 from tests.testbed.databases import make_tables
 from tests.testbed.instances import MODEL, later, new_instance
-from tests.testbed.waiting import wait_until
+from tests.testbed.waiting import patience, wait_until
 from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.jobs import claim_job
@@ -27,7 +29,33 @@ from worker.db.series import lock_open_series, queue_series
 from worker.db.tables import JobRow, JobState
 from worker.process import ProcessRole
 from worker.service import supervisor as supervisor_module
+from worker.service.fork_server import ForkServerEnded
+from worker.service.pulse import PULSE, SUPERVISED
 from worker.service.supervisor import START_ERROR_EXIT, Child, Supervisor, cause_of_death
+
+
+class Commands:
+    """Starts Python with these arguments in place of any role."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._command = [sys.executable, *arguments]
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, role: ProcessRole, lifeline: int, pulse: int) -> int:
+        environment = dict(os.environ) | {SUPERVISED: "1", PULSE: str(pulse)}
+        process = subprocess.Popen(self._command, stdin=lifeline, env=environment, pass_fds=(pulse,))
+        self.processes[process.pid] = process
+        return process.pid
+
+    def exit_status(self, pid: int) -> int | None:
+        return self.processes[pid].poll()
+
+
+class Killed(Commands):
+    """Its process is gone: nobody knows any more how what it started ended."""
+
+    def exit_status(self, pid: int) -> int | None:
+        raise ForkServerEnded
 
 
 def _now() -> datetime:
@@ -54,8 +82,8 @@ def queued(tmp_path: Path) -> Database:
 
 
 def test_poison_is_parked_with_its_cause_and_the_others_are_classified(queued: Database, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.testbed.poison", str(queued.engine.url), str(tmp_path)]
-    supervisor = Supervisor([Child(ProcessRole.INFER, command)], queued, _now)
+    poisoned = Commands("-m", "tests.testbed.poison", str(queued.engine.url), str(tmp_path))
+    supervisor = Supervisor([Child(ProcessRole.INFER, poisoned)], queued, _now)
     stop = threading.Event()
     thread = threading.Thread(target=supervisor.run, args=(stop,))
     thread.start()
@@ -85,11 +113,19 @@ def _ended(database: Database) -> list[JobRow] | None:
 def test_a_process_that_cannot_start_ends_the_service(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
     make_tables(database)
-    lasting = Child(ProcessRole.SEND, [sys.executable, "-c", "import time; time.sleep(600)"])
-    refused = Child(ProcessRole.WEB, [sys.executable, "-c", f"raise SystemExit({START_ERROR_EXIT})"])
-    assert Supervisor([lasting, refused], database, _now).run(threading.Event()) == START_ERROR_EXIT
-    assert lasting.process is not None
-    assert lasting.process.returncode == -signal.SIGTERM
+    lasting, refused = Commands("-c", "import time; time.sleep(600)"), Commands("-c", f"exit({START_ERROR_EXIT})")
+    children = [Child(ProcessRole.SEND, lasting), Child(ProcessRole.WEB, refused)]
+    assert Supervisor(children, database, _now).run(threading.Event()) == START_ERROR_EXIT
+    assert [process.returncode for process in lasting.processes.values()] == [-signal.SIGTERM]
+
+
+def test_without_the_fork_server_the_service_ends_and_takes_the_roles_along(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
+    make_tables(database)
+    lasting = Killed("-c", "import sys; sys.stdin.read()")
+    assert Supervisor([Child(ProcessRole.RECEIVE, lasting)], database, _now).run(threading.Event()) == 1
+    [process] = lasting.processes.values()
+    assert process.wait(patience(30)) == 0
 
 
 _BEATS = "import os, sys, time; time.sleep(0.5); print(time.monotonic(), file=open(sys.argv[1], 'w'), flush=True); \
@@ -108,7 +144,7 @@ def test_the_others_start_when_the_receiver_works_or_after_the_longest_head_star
     make_tables(database)
     files = [tmp_path / name for name in ("receive", "web")]
     children = [
-        Child(role, [sys.executable, "-c", program, str(file)])
+        Child(role, Commands("-c", program, str(file)))
         for role, program, file in zip(
             (ProcessRole.WEB, ProcessRole.RECEIVE), (_STARTS, receiver), files[::-1], strict=True
         )
@@ -126,7 +162,7 @@ def test_the_others_start_when_the_receiver_works_or_after_the_longest_head_star
 
 
 def test_a_start_that_fails_is_tried_ever_more_slowly_and_a_poisonous_job_is_not() -> None:
-    child = Child(ProcessRole.INFER, [])
+    child = Child(ProcessRole.INFER, Commands())
     assert [child.schedule_restart(killed_by_job=False) for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
     assert child.schedule_restart(killed_by_job=True) == 0.5
 
@@ -145,15 +181,15 @@ def test_a_process_that_hangs_is_replaced_its_port_freed_and_its_lease_released(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    child = Child(ProcessRole.INFER, [sys.executable, "-m", "tests.testbed.frozen", kind, str(port)])
+    frozen = Commands("-m", "tests.testbed.frozen", kind, str(port))
+    child = Child(ProcessRole.INFER, frozen)
     supervisor = Supervisor([child], queued, _now, silence_seconds=3)
     stop = threading.Event()
     thread = threading.Thread(target=supervisor.run, args=(stop,))
     thread.start()
     try:
         wait_until(lambda: child.beat_at, "the first beat", seconds=100)
-        first = child.process
-        assert first is not None
+        [first] = frozen.processes.values()
         with queued.write() as session:
             [model] = session.scalars(select(JobRow.model_id).distinct())
             owner = f"{socket.gethostname()}:{first.pid}"
@@ -162,7 +198,7 @@ def test_a_process_that_hangs_is_replaced_its_port_freed_and_its_lease_released(
         if kind == "stopped":
             first.send_signal(signal.SIGSTOP)
         wait_until(lambda: first.returncode == -signal.SIGKILL, "the end of what hangs", seconds=100)
-        wait_until(lambda: child.process not in (None, first) and child.beat_at, "its successor", seconds=100)
+        wait_until(lambda: child.pid not in (None, first.pid) and child.beat_at, "its successor", seconds=100)
         with queued.read() as session:
             row = session.get_one(JobRow, job.id)
             assert row.reason == "process-hung"
@@ -173,7 +209,7 @@ def test_a_process_that_hangs_is_replaced_its_port_freed_and_its_lease_released(
 
 
 def test_silence_while_nobody_ran_is_forgiven() -> None:
-    child = Child(ProcessRole.SEND, [], beat_at=time.monotonic() - 1000)
+    child = Child(ProcessRole.SEND, Commands(), beat_at=time.monotonic() - 1000)
     supervisor = Supervisor([child], cast(Database, None), _now)
     supervisor._looked -= 1000
     supervisor._forgive_after_sleep()
