@@ -208,7 +208,6 @@ def _infer(settings: Settings, database: Database, clock: Clock, stop: threading
 
 def _send(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
     with without(*PYDICOM_COMPANIONS):
-        from worker.send.notifier import Notifier
         from worker.send.sender import Sender
     from worker.service.schedule import tick_now
     from worker.service.send_ticks import start_send_ticks
@@ -225,6 +224,8 @@ def _send(settings: Settings, database: Database, clock: Clock, stop: threading.
         )
         for destination in destinations_of(settings)
     ]  # fmt: skip
+    if settings.notify:
+        from worker.send.notifier import Notifier
     for section in settings.notify:
         notifier = Notifier(section, database, clock, record, pulse.part(f"notify {section.name}"))
         threads.append(threading.Thread(target=notifier.run, args=(stop,), name=f"notify-{section.name}"))
