@@ -34,6 +34,7 @@ EVENTS = {
     "corrected": events.corrected("host:1", SOME, Transferred("1.2.3", "P-2", {MR: 24})),
     "retrieved": events.retrieved("ward", "10.0.0.1", SOME),
     "pixels_deleted": events.pixels_deleted("host:1", SOME),
+    "study_deleted": events.study_deleted("ward", "10.0.0.1", SOME),
     "access_denied": events.access_denied("unknown", "10.0.0.1", "/api/v1/results", "token missing"),
     "signed_in": events.signed_in("ward", "10.0.0.1"),
     "signed_out": events.signed_out("ward", "10.0.0.1"),
