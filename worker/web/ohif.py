@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 import mimetypes
-import re
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from worker.web.dependencies import DICOMWEB_PREFIX, Reader
 
 FOLDER = "ohif"  # below the data folder
 PREFIX = "/ohif"
-_INLINE = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 _TYPES = {".wasm": "application/wasm", ".webapp": "application/manifest+json", ".mjs": "text/javascript"}
 
 
@@ -70,9 +69,20 @@ def is_installed(data_dir: Path) -> bool:
     return (data_dir / FOLDER / "index.html").is_file()
 
 
+def _inline_scripts(page: bytes) -> Iterator[bytes]:
+    """What stands between <script> and the next </script>."""
+    end = 0
+    while (tag := page.find(b"<script>", end)) >= 0:
+        begin = tag + len(b"<script>")
+        end = page.find(b"</script>", begin)
+        if end < 0:
+            return
+        yield page[begin:end]
+
+
 def _policy(page: bytes) -> str:
     """The policy of our own pages, relaxed for a viewer that compiles WebAssembly, sets styles and starts workers."""
-    inline = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in _INLINE.findall(page)]
+    inline = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in _inline_scripts(page)]
     scripts = " ".join(["'self'", "'wasm-unsafe-eval'", "blob:", *(f"'sha256-{digest}'" for digest in inline)])
     return (
         f"default-src 'none'; script-src {scripts}; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
