@@ -13,6 +13,7 @@ from tests.testbed.filled import served
 from tests.testbed.instances import MODEL, classified, later, new_instance
 from tests.testbed.waiting import patience
 from worker.audit.events import RecordEvent, unrecorded
+from worker.config.pseudonyms import pseudonym_of
 from worker.config.settings import Settings
 from worker.db import tokens
 from worker.db.engine import Database
@@ -69,7 +70,7 @@ def settings_of(folder: Path, bundle: Path, require_token: bool = False) -> Sett
 @contextmanager
 def serving(settings: Settings, record: RecordEvent = unrecorded) -> Iterator[tuple[httpx.Client, Database]]:
     """The application, ten minutes after the first series came."""
-    database = Database(settings.database.url)
+    database = Database(settings.database.url, pseudonym_of(settings.privacy))
     app = create_app(settings, database, record, clock=lambda: later(600))
     with served(app) as address, httpx.Client(base_url=address, timeout=patience(60)) as client:
         yield client, database

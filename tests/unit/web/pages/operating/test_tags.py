@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import httpx
-import pytest
 from sqlalchemy import select, update
 
 from tests.testbed.instances import encoded, later, mr_instance
@@ -39,13 +38,12 @@ def test_a_reader_sees_the_header_as_text_and_the_trail_says_so(site: Site, audi
 
 
 def test_nobody_without_a_token_or_where_the_database_has_pseudonyms(
-    guarded: tuple[httpx.Client, Database], site: Site, monkeypatch: pytest.MonkeyPatch
+    guarded: tuple[httpx.Client, Database], site: Site
 ) -> None:
     assert guarded[0].get(PATH).status_code == 401
     with signed_in(*guarded, TokenRole.READ, "tag-reader") as reader:
         assert "Tags" in reader.get(PATH).text
     privacy = PrivacySection(pseudonymise=True, pseudonym_key="k" * 32)
     settings = site.settings.model_copy(update={"privacy": privacy})
-    monkeypatch.setattr(Database, "pseudonym", str.upper, raising=False)
     with serving(settings) as (client, _):
         assert client.get(PATH).status_code == 403
