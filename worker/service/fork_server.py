@@ -46,16 +46,16 @@ class ForkServer:
         except OSError:
             raise ForkServerEnded from None
         deadline = time.monotonic() + _ANSWER_SECONDS
-        while time.monotonic() < deadline:
-            for what, *numbers in self._received(deadline - time.monotonic()):
-                if what == "started":
-                    self._ended.pop(numbers[0], None)  # of an earlier process with this number
-                    return numbers[0]
+        while (message := self._receive(deadline - time.monotonic())) is not None:
+            what, pid = message
+            if what == "started":
+                self._ended.pop(pid, None)  # of an earlier process with this number
+                return pid
         raise ForkServerEnded
 
     def exit_status(self, pid: int) -> int | None:
         """How a process ended, negative the number of a signal; None while it runs. Raises ForkServerEnded."""
-        for _ in self._received(0.0):
+        while self._receive(0.0) is not None:
             pass
         return self._ended.get(pid)
 
@@ -65,18 +65,17 @@ class ForkServer:
         with suppress(ChildProcessError):
             os.waitpid(self._pid, 0)
 
-    def _received(self, seconds: float) -> list[tuple[str, *tuple[int, ...]]]:
-        """The messages that have come, those about ends noted. Raises ForkServerEnded."""
-        messages: list[tuple[str, *tuple[int, ...]]] = []
-        while select.select([self._connection], [], [], 0.0 if messages else max(0.0, seconds))[0]:
-            try:
-                what, *numbers = self._connection.recv(_MESSAGE_BYTES).decode().split()
-            except (OSError, ValueError):  # nothing: it has ended
-                raise ForkServerEnded from None
-            messages.append((what, *map(int, numbers)))
-            if what == "ended":
-                self._ended[int(numbers[0])] = int(numbers[1])
-        return messages
+    def _receive(self, seconds: float) -> tuple[str, int] | None:
+        """The next message and its process, an end noted; None if none comes in time. Raises ForkServerEnded."""
+        if not select.select([self._connection], [], [], max(0.0, seconds))[0]:
+            return None
+        try:
+            what, pid, *status = self._connection.recv(_MESSAGE_BYTES).decode().split()
+        except (OSError, ValueError):  # nothing: it has ended
+            raise ForkServerEnded from None
+        if what == "ended":
+            self._ended[int(pid)] = int(status[0])
+        return what, int(pid)
 
 
 def fork_server() -> ForkServer | ProcessRole:
