@@ -1,1 +1,1 @@
-"""What operators do with the service: stages that they suspend."""
+"""What operators do with the service: stages that they suspend, studies that they delete, notices that they get."""

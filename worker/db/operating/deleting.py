@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
+from worker.db.engine import is_any_of
 from worker.db.tables import (
     ConflictRow,
     DeliveryRow,
@@ -36,8 +37,6 @@ from worker.db.tables import (
     StudyRow,
 )
 from worker.errors import WorkerError
-
-_AT_ONCE = 500  # SQLite limits the number of bound values
 
 
 class StudyInUse(WorkerError):
@@ -115,9 +114,7 @@ def delete_study_rows(session: Session, study_instance_uid: str, paths: list[str
     ]
     for table, condition in of_rows:
         session.execute(delete(table).where(condition), execution_options={"synchronize_session": False})
-    for start in range(0, len(paths), _AT_ONCE):
-        some = paths[start : start + _AT_ONCE]
-        session.execute(delete(FileFaultRow).where(FileFaultRow.path.in_(some)))
+    session.execute(delete(FileFaultRow).where(is_any_of(session, FileFaultRow.path, paths)))
     # What people found the patient by, unless another study is found by it, too.
     used = set(session.scalars(select(SeriesRow.search_entry_id).where(SeriesRow.search_entry_id.in_(entries))))
     session.execute(delete(SearchWordRow).where(SearchWordRow.entry_id.in_(entries - used)))
@@ -157,9 +154,6 @@ def _files(session: Session, uid: str) -> list[str]:
     ):
         own |= dict.fromkeys(session.scalars(select(column).where(condition)))
     shared: set[str] = set()
-    paths = list(own)
-    for start in range(0, len(paths), _AT_ONCE):
-        some = paths[start : start + _AT_ONCE]
-        shared |= set(session.scalars(select(InstanceRow.path).where(InstanceRow.path.in_(some), ~instances)))
-        shared |= set(session.scalars(select(EarlierVersionRow.path).where(EarlierVersionRow.path.in_(some), ~earlier)))
-    return [path for path in paths if path not in shared]
+    for column, condition in ((InstanceRow.path, instances), (EarlierVersionRow.path, earlier)):
+        shared |= set(session.scalars(select(column).where(is_any_of(session, column, own), ~condition)))
+    return [path for path in own if path not in shared]

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from worker.db.engine import upsert
+from worker.db.engine import is_any_of, upsert
 from worker.db.tables import (
     DeliveryRow,
     DeliveryState,
@@ -124,12 +124,9 @@ def add_notices(session: Session, channel: str, news: Sequence[News], now: datet
 
 def untold(session: Session, channel: str, news: Sequence[News]) -> list[News]:
     """Of what was found, what this channel has no notice of."""
-    known: set[tuple[str, str]] = set()
-    for start in range(0, len(news), _MOST):
-        subjects = [item.subject for item in news[start : start + _MOST]]
-        rows = select(NoticeRow.event, NoticeRow.subject)
-        of_channel = (NoticeRow.channel == channel, NoticeRow.subject.in_(subjects))
-        known |= {(event, subject) for event, subject in session.execute(rows.where(*of_channel))}
+    is_found = is_any_of(session, NoticeRow.subject, [item.subject for item in news])
+    rows = select(NoticeRow.event, NoticeRow.subject).where(NoticeRow.channel == channel, is_found)
+    known = {(event, subject) for event, subject in session.execute(rows)}
     return [item for item in news if (item.event, item.subject) not in known]
 
 

@@ -6,13 +6,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import bindparam, delete, select
 from sqlalchemy.orm import Session
 
 from worker.db.engine import upsert
 from worker.db.tables import Stage, SuspensionRow
 
 _NAME_LENGTH = 64
+_SUSPENDED = select(SuspensionRow.stage).where(SuspensionRow.stage == bindparam("stage"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ def resume(session: Session, stages: Collection[Stage]) -> list[Stage]:
 
 
 def is_suspended(session: Session, stage: Stage) -> bool:
-    return session.scalar(select(SuspensionRow.stage).where(SuspensionRow.stage == stage)) is not None
+    """Whether a stage is suspended; asked at every poll."""
+    return session.connection().scalar(_SUSPENDED, {"stage": stage}) is not None
 
 
 def list_suspensions(session: Session) -> list[Suspension]:
