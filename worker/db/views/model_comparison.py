@@ -86,38 +86,6 @@ class ConfusionCell:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
-    """Two models on the `n` things that both have processed.
-
-    `agreement`: of those to which both gave an answer, the fraction with the same; None if there are none.
-    """
-
-    n: int
-    classified_by_both: int
-    agree: int
-    agreement: float | None
-    first_not_assessed: int
-    second_not_assessed: int
-    confusion: tuple[ConfusionCell, ...]
-
-
-def agreement_of(cells: Iterable[ConfusionCell]) -> Agreement:
-    """Count how often two models agree; `cells`: one for each pair of answers."""
-    confusion = tuple(sorted(cells, key=lambda cell: (cell.first, cell.second)))
-    both = [cell for cell in confusion if NOT_ASSESSED not in (cell.first, cell.second)]
-    classified, agree = sum(cell.n for cell in both), sum(cell.n for cell in both if cell.first == cell.second)
-    return Agreement(
-        n=sum(cell.n for cell in confusion),
-        classified_by_both=classified,
-        agree=agree,
-        agreement=agree / classified if classified else None,
-        first_not_assessed=sum(cell.n for cell in confusion if cell.first == NOT_ASSESSED),
-        second_not_assessed=sum(cell.n for cell in confusion if cell.second == NOT_ASSESSED),
-        confusion=confusion,
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class AgainstReaders:
     """A model's answers on what has a reader's finding, as `readings.is_right` judges them.
 
@@ -184,18 +152,21 @@ def comparison_of(
 
     An answer is None where a model gave no class.
     """
-    found = agreement_of(ConfusionCell(one or NOT_ASSESSED, two or NOT_ASSESSED, n) for one, two, n in answers)
+    cells = [ConfusionCell(one or NOT_ASSESSED, two or NOT_ASSESSED, n) for one, two, n in answers]
+    confusion = tuple(sorted(cells, key=lambda cell: (cell.first, cell.second)))
+    both = [cell for cell in confusion if NOT_ASSESSED not in (cell.first, cell.second)]
+    classified, agree = sum(cell.n for cell in both), sum(cell.n for cell in both if cell.first == cell.second)
     read = [row for row in read if is_finding(row[2], first.labels) or is_finding(row[2], second.labels)]
     return Comparison(
         first=f"{first.name} {first.version}",
         second=f"{second.name} {second.version}",
-        n=found.n,
-        classified_by_both=found.classified_by_both,
-        agree=found.agree,
-        agreement=found.agreement,
-        first_not_assessed=found.first_not_assessed,
-        second_not_assessed=found.second_not_assessed,
-        confusion=found.confusion,
+        n=sum(cell.n for cell in confusion),
+        classified_by_both=classified,
+        agree=agree,
+        agreement=agree / classified if classified else None,
+        first_not_assessed=sum(cell.n for cell in confusion if cell.first == NOT_ASSESSED),
+        second_not_assessed=sum(cell.n for cell in confusion if cell.second == NOT_ASSESSED),
+        confusion=confusion,
         read=sum(row[3] for row in read),
         first_against_readers=_against_readers([(row[0], row[2], row[3]) for row in read], first.labels),
         second_against_readers=_against_readers([(row[1], row[2], row[3]) for row in read], second.labels),
