@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from worker.db.engine import DatabaseError
+from worker.db.operating.deleting import StudyInUse
 from worker.decoding.answers import Busy
 from worker.logs import fault_fields, get_log
 from worker.web.limits.problem import HEADERS, PROBLEM, problem
@@ -41,6 +42,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(DatabaseError, _answer_database)
     app.add_exception_handler(Busy, _answer_busy)
+    app.add_exception_handler(StudyInUse, _answer_in_use)
     app.add_exception_handler(Exception, _answer_fault)
 
 
@@ -88,6 +90,12 @@ def _answer_database(request: Request, error: Exception) -> Response:
 
 def _answer_busy(request: Request, error: Exception) -> Response:
     return _answer(request, 503, "too many pictures are being made; try again later", {"Retry-After": "2"})
+
+
+def _answer_in_use(request: Request, error: Exception) -> Response:
+    if not isinstance(error, StudyInUse):
+        raise error
+    return _answer(request, 409, error.detail, {})
 
 
 def _answer_fault(request: Request, error: Exception) -> Response:

@@ -9,10 +9,9 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, HTTPException, Query, Request
 
 from worker.audit import events
-from worker.db.operating.deleting import StudyInUse
 from worker.db.views.studies import StudyAnswer, find_studies, find_study
 from worker.storage.deletion import DeletedStudy, delete_study
-from worker.web.dependencies import Limit, Operator, Reader, Site, StudyUid, api_router
+from worker.web.dependencies import NO_SUCH_STUDY, Limit, Operator, Reader, Site, StudyUid, api_router
 from worker.web.errors import CONFLICT, NOT_FOUND
 from worker.web.filters import LARGEST_NUMBER
 
@@ -52,21 +51,18 @@ def studies_api(site: Site) -> APIRouter:
         with site.database.read() as session:
             study = find_study(session, study_instance_uid)
         if study is None:
-            raise HTTPException(404, "no series of such a study was received")
+            raise HTTPException(404, NO_SUCH_STUDY)
         site.record(events.viewed(caller.name, caller.address, study.study_instance_uid))
         return study
 
     @routes.delete("/studies/{study_instance_uid}", responses=NOT_FOUND | CONFLICT)
     def remove_study(study_instance_uid: StudyUid, caller: Operator) -> DeletedStudy:
         """Delete a study with all that was made of it; what was sent stays where it is. 409 while it is worked on."""
-        try:
-            deleted = delete_study(
-                site.database, site.settings, study_instance_uid, caller.name, caller.address, site.record
-            )
-        except StudyInUse as fault:
-            raise HTTPException(409, fault.detail) from None
+        deleted = delete_study(
+            site.database, site.settings, study_instance_uid, caller.name, caller.address, site.record
+        )
         if deleted is None:
-            raise HTTPException(404, "no series of such a study was received")
+            raise HTTPException(404, NO_SUCH_STUDY)
         return deleted
 
     return routes

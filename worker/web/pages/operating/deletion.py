@@ -7,7 +7,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Response
 from fastapi.responses import RedirectResponse
 
-from worker.db.operating.deleting import StudyInUse
 from worker.storage.deletion import delete_study
 from worker.web.dependencies import NO_SUCH_STUDY, Operator, Site, StudyUid
 from worker.web.guard import posted
@@ -23,12 +22,9 @@ def deletion_form(site: Site) -> APIRouter:
     ) -> Response:
         if "sure" not in fields:
             raise HTTPException(422, "tick the box to delete the study")
-        try:
-            deleted = delete_study(
-                site.database, site.settings, study_instance_uid, caller.name, caller.address, site.record
-            )
-        except StudyInUse as fault:
-            raise HTTPException(409, fault.detail) from None
+        deleted = delete_study(
+            site.database, site.settings, study_instance_uid, caller.name, caller.address, site.record
+        )
         if deleted is None:
             raise HTTPException(404, NO_SUCH_STUDY)
         return RedirectResponse("/", 303)
