@@ -27,11 +27,19 @@ from worker.pixels.colour_map import painted
 from worker.pixels.decode import decode_frames, open_image, untrusted
 from worker.pixels.geometry import OrientedFrame, orient
 from worker.pixels.outline import head_outline
-from worker.pixels.windowing import UNCHANGED, Adjustment, grey_levels, has_voi, modality_values, window_between
+from worker.pixels.windowing import (
+    SAMPLED_STEP,
+    UNCHANGED,
+    Adjustment,
+    grey_levels,
+    has_voi,
+    modality_values,
+    usual_range,
+    window_between,
+)
 from worker.results import Activation
 
-_SAMPLED, _SAMPLED_STEP = 7, 4  # files of a series and frames of a file; rows and columns
-_PERCENTILES = (1.0, 99.7)
+_SAMPLED = 7  # files of a series and frames of a file
 
 Range = tuple[float, float]
 T = TypeVar("T")
@@ -49,9 +57,8 @@ def grey_window(files: Sequence[Path], opening: Callable[[Path], object] = str) 
         ds = _opened(file, file.stat().st_mtime_ns)
         numbers = _spread(range(integer(ds, "NumberOfFrames", 1)))
         for number, frame in zip(numbers, decode_frames(file, ds, numbers), strict=True):
-            values.append(modality_values(ds, number, frame.pixels[::_SAMPLED_STEP, ::_SAMPLED_STEP].ravel()))
-    low, high = (float(value) for value in np.percentile(np.concatenate(values), _PERCENTILES))
-    return (low, high) if high > low else (low, low + 1.0)
+            values.append(modality_values(ds, number, frame.pixels[::SAMPLED_STEP, ::SAMPLED_STEP].ravel()))
+    return usual_range(values)
 
 
 def slice_png(

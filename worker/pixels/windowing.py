@@ -11,7 +11,7 @@ This is for a person's eye; the network's grey window is computed from the serie
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -28,6 +28,7 @@ from worker.pixels.stored_values import padding_of, stored_values
 Values = npt.NDArray[Any]
 
 _PERCENTILES = (1.0, 99.7)  # of an image without a VOI transformation: a few pixels must not darken the others
+SAMPLED_STEP = 4  # rows and columns of the samples of `usual_range`
 
 
 class VoiFunction(StrEnum):
@@ -139,6 +140,12 @@ def _voi(ds: Dataset, frame: int, values: Values, shown: Values | None, adjustme
             *np.percentile(values if shown is None else values[shown], _PERCENTILES)
         )
     return window.apply(adjustment.stretch(values, window.center - window.width / 2, window.width))
+
+
+def usual_range(samples: Sequence[Values]) -> tuple[float, float]:
+    """The real values of black and white of a series without windows, from samples of its images."""
+    low, high = (float(value) for value in np.percentile(np.concatenate(samples), _PERCENTILES))
+    return (low, high) if high > low else (low, low + 1.0)
 
 
 def window_between(black: float, white: float) -> Window:

@@ -28,8 +28,8 @@ from worker.inference.transforms.allowed import LARGEST_TENSOR, NOT_RUN, MonaiTr
 from worker.pixels.arrays import FloatArray
 from worker.pixels.decode import decode_series
 from worker.pixels.geometry import OrientedFrame, stack
+from worker.pixels.windowing import SAMPLED_STEP, usual_range
 
-_PERCENTILES, _SAMPLED_STEP = (1.0, 99.7), 4  # the grey window of a series without one: see display.grey_window
 _LARGEST_GAP = 1.5  # of the usual distance between slices: beyond it one is missing
 _STRAIGHT = 1e-3  # what an affine may have beside its axes
 
@@ -114,7 +114,9 @@ class Pipeline:
             columns=decoded[0].pixels.shape[1],
             squares=(),
             _slices=tuple(slices),
-            _window=_window(slices),
+            _window=usual_range(
+                [_values(item, item.pixels[::SAMPLED_STEP, ::SAMPLED_STEP]).ravel() for item in slices]
+            ),
             affines=affines,
         )
 
@@ -191,12 +193,6 @@ def _affine(slices: Sequence[OrientedFrame]) -> Affine | None:
     affine[:3, :] = np.stack([along_row * columns, along_column * rows, step, points[0]], axis=1)
     affine[:2] *= -1  # LPS, DICOM's, to RAS
     return affine.astype(np.float32)
-
-
-def _window(slices: Sequence[OrientedFrame]) -> tuple[float, float]:
-    sampled = [_values(item, item.pixels[::_SAMPLED_STEP, ::_SAMPLED_STEP]).ravel() for item in slices]
-    low, high = (float(value) for value in np.percentile(np.concatenate(sampled), _PERCENTILES))
-    return (low, high) if high > low else (low, low + 1.0)
 
 
 @contextmanager
