@@ -204,7 +204,7 @@ def upsert(connection: Connection) -> Any:
 def is_any_of(session: Session, column: Any, values: Iterable[int] | Iterable[str]) -> ColumnElement[bool]:
     """The condition that a column has one of many values, which are a single parameter, as JSON.
 
-    To render and bind thousands takes several times as long as to look them up, and their number is limited.
+    To bind thousands takes several times as long as to look them up, and SQLite limits their number.
     """
     is_postgresql = session.get_bind().dialect.name == "postgresql"
     listed = cast(list(values), JSON) if is_postgresql else json.dumps(list(values))

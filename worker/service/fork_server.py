@@ -1,8 +1,8 @@
-"""A process of which the roles' processes are forks: what all of them import is imported once, its memory shared.
+"""The process from which the roles' processes are forked: what they all import is imported once, its memory shared.
 
-It is itself a fork of the supervisor, made before there are threads, connections or what a single role imports, and it
-never gets any: a fork copies locks in whatever state they are in. The supervisor asks it for a process by a socket, on
-which it tells the supervisor how a process ended. It ends with the supervisor.
+It is itself forked from the supervisor, before that has threads, connections or libraries that only some roles need,
+and never has any of these: a fork copies locks in whatever state they are in. The supervisor requests processes over a
+socket, over which the fork server reports how each of them ended. It ends with the supervisor.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MESSAGE_BYTES = 64
 
 
 class ForkServerEnded(Exception):
-    """The fork server ended before the supervisor: how the roles' processes end is unknown."""
+    """The fork server ended before the supervisor, so that nobody knows how the roles' processes end."""
 
 
 class ForkServer:

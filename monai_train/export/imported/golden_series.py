@@ -1,4 +1,4 @@
-"""The golden cases of an imported model: series of its owner, of whose headers nothing but the geometry remains.
+"""The golden cases of an imported model: series of its owner, whose headers are reduced to the geometry.
 
 The pixels stay as they are: whoever gives the bundle away gives these pictures away.
 """

@@ -1,6 +1,6 @@
 """The rows of a study that an operator deletes: of its series, its answers, its readings and its deliveries.
 
-Nothing is deleted while a process works on it: what that would write belongs to rows that are gone.
+A study that a process works on is not deleted: that process would write to rows that no longer exist.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Notices to operators: found in what the tables say, added once for each channel, leased and sent like deliveries.
 
-A notice names rows; who the patient is, is read when it is sent, and only where the channel may tell it.
+A notice holds row numbers. Its patient is looked up when it is sent, and only for a channel that may name patients.
 """
 
 from __future__ import annotations
