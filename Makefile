@@ -13,7 +13,8 @@
 #                 ONLY=kills,hosts runs these rows, PART=0.1 a tenth of their length, FRESH=1 forgets earlier rows
 #   make seeds    the five earlier systems and ours on the pictures in DATA=folder: hours, a stopped run goes on;
 #                 QUICK=1 takes 5 % of the pictures; writes docs/reference-systems.md
-#   make evaluate-default   the default model's figures, patients apart, on the pictures in DATA=folder
+#   make evaluate-default   the default model's figures, patients apart, on the pictures in DATA=folder; CROSSVAL=report.json and
+#                           SERIES_TYPE=file add what `monai-train crossval` and benchmarks/series_type.py --json wrote
 #   make bench              every benchmark into docs/performance.md: an hour or so, idle machine! ONLY=start,scale runs
 #                           these; BRAIN_MRI_DATA=folder compares int8 with fp32 on its pictures
 #   make bench-train        training throughput against MONAI's tutorial pipeline (BENCH="--rounds 9" ...): idle machine!
@@ -82,7 +83,8 @@ seeds: $(STAMP)
 .PHONY: evaluate-default bench-train
 evaluate-default: $(STAMP)
 	@test -n "$(DATA)" || { echo "Say where the pictures are: make evaluate-default DATA=folder"; exit 1; }
-	@$(BIN)/monai-train evaluate-default "$(DATA)"
+	@$(BIN)/monai-train evaluate-default "$(DATA)" $(if $(CROSSVAL),--crossval "$(CROSSVAL)") \
+	  $(if $(SERIES_TYPE),--series-type "$(SERIES_TYPE)")
 
 bench-train: $(STAMP)
 	@PYTHONPATH=. $(BIN)/python -W ignore benchmarks/training_throughput.py $(BENCH)

@@ -176,6 +176,10 @@ def evaluate_default_command(
         ..., metavar="DATA", help="Folder of pictures; audit.tsv in it gives the groups. Or what `convert` made of it."
     ),
     bundle: Path | None = typer.Option(None, "--bundle", help="Another bundle than the worker's default."),
+    crossval: Path | None = typer.Option(None, "--crossval", help="report.json of `crossval`, for its row."),
+    series_type: Path | None = typer.Option(
+        None, "--series-type", help="What `benchmarks/series_type.py --json` wrote, for its row."
+    ),
 ) -> None:
     """Convert the pictures and print the default model's goals and figures, patients apart, as in its model card.
 
@@ -183,18 +187,19 @@ def evaluate_default_command(
     """
     from monai_train.data.convert import convert
     from monai_train.data.manifest import manifest_path
+    from monai_train.export.goals import stored_goals
     from monai_train.export.model_card import measured_markdown
     from worker.inference.bundle import default_bundle
 
-    folder = bundle or default_bundle()
+    folder, stored = bundle or default_bundle(), stored_goals(crossval, series_type)
     if manifest_path(source).is_file():
-        typer.echo(measured_markdown(folder, source))
+        typer.echo(measured_markdown(folder, source, stored))
         return
     groups = source / "audit.tsv"
     with tempfile.TemporaryDirectory() as temporary:
         converted = Path(temporary) / "converted"
         convert(source, converted, groups=groups if groups.is_file() else None)
-        typer.echo(measured_markdown(folder, converted))
+        typer.echo(measured_markdown(folder, converted, stored))
 
 
 def seeds_command(

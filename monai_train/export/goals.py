@@ -7,8 +7,10 @@ there the row says how many were learned from.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from monai_train.evaluation.binomial import counted_interval
 from monai_train.evaluation.evaluate import Measurement
 from monai_train.evaluation.metrics import BoolArray, binary_figures, level_figures
 from monai_train.evaluation.tables import markdown_table
-from worker.errors import NotAssessable
+from worker.errors import NotAssessable, StartError
 from worker.inference.bundle import load_bundle
 from worker.inference.classify import classify
 from worker.inference.engines import OpenVinoEngine
@@ -35,10 +37,6 @@ REAL_SERIES = "mr-series"  # of several vendors, heads and others; too few to le
 _EQUAL_LEVELS = (0.25, 0.85)  # of a series, where slices with and without a tumour both occur
 _SKULL_BASE = 0.25  # of a series, from its first slice
 _TIMED = 24  # slices, in a batch
-_ELSEWHERE = (
-    ("Cheng, five folds: patients / slices", "0.95 / 0.94", "`monai-train crossval`"),
-    ("series type right, real series", "0.97", "`benchmarks/series_type.py`"),
-)
 
 Answer = tuple[str | None, bool]  # the label, None if there is none, and whether it is on the lesion
 
@@ -81,7 +79,7 @@ class GoalRow:
     def cells(self) -> tuple[str, str, str, str]:
         """Measure, goal, measured, verdict."""
         measured = " / ".join(figure.text() for figure in self.figures)
-        return self.measure, self.goal, f"{measured}{'; ' if self.note else ''}{self.note}", self._verdict()
+        return self.measure, self.goal, "; ".join(filter(None, (measured, self.note))), self._verdict()
 
     def _verdict(self) -> str:
         if all(figure.value is None for figure in self.figures):
@@ -91,10 +89,49 @@ class GoalRow:
 
 
 def goals_markdown(rows: Iterable[GoalRow]) -> str:
-    """The table under its heading, with the rows that other programs measure."""
-    elsewhere = [(measure, f">= {goal}", program, "") for measure, goal, program in _ELSEWHERE]
-    table = markdown_table(("measure", "goal", "measured", ""), [*(row.cells() for row in rows), *elsewhere])
+    """The table under its heading."""
+    table = markdown_table(("measure", "goal", "measured", ""), [row.cells() for row in rows])
     return f"### Goals, patients apart, int8\n\n{table}"
+
+
+def stored_goals(crossval: Path | None, series_type: Path | None) -> list[GoalRow]:
+    """The rows that other programs measure, from what they wrote; a row without a file names its program.
+
+    `crossval` is report.json of `monai-train crossval`, `series_type` the JSON of `benchmarks/series_type.py`. Raises
+    StartError for a file that cannot be read or holds something else.
+    """
+    folds: tuple[Figure, ...] = ()
+    if crossval is not None:
+        with _stored(crossval) as found:
+            bounds = (("patient", 0.95), ("slice", 0.94))
+            folds = tuple(_share(found[level], "balanced_accuracy", bound, n="n") for level, bound in bounds)
+    types: tuple[Figure, ...] = ()
+    if series_type is not None:
+        with _stored(series_type) as found:
+            share = int(found["right"]) / int(found["n"])
+            types = (Figure(share, 0.97, interval=counted_interval(share, int(found["n"])), n=int(found["n"])),)
+    return [
+        GoalRow(
+            "Cheng, five folds, balanced accuracy: patients / slices",
+            ">= 95 / >= 94 %",
+            folds,
+            "" if folds else "`monai-train crossval --dataset cheng`",
+        ),
+        GoalRow(
+            "series type right, real series", ">= 97 %", types, "" if types else "`benchmarks/series_type.py --truth`"
+        ),
+    ]
+
+
+@contextmanager
+def _stored(path: Path) -> Iterator[dict[str, Any]]:
+    """The content of a JSON file; a key that is missing inside the block is an error of the file."""
+    try:
+        yield json.loads(path.read_text())
+    except OSError as error:
+        raise StartError("unreadable-data", f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise StartError("unreadable-data", f"{path} does not hold the figures that are looked for") from error
 
 
 def measure_goals(folder: Path, data: Path, measured: Mapping[str, Measurement]) -> list[GoalRow]:

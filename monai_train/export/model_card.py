@@ -12,7 +12,7 @@ from monai_train.data.manifest import ManifestRow
 from monai_train.evaluation.cohorts import group_figures
 from monai_train.evaluation.evaluate import Measurement, measure_split
 from monai_train.evaluation.tables import group_markdown, report_markdown
-from monai_train.export.goals import goals_markdown, measure_goals
+from monai_train.export.goals import GoalRow, goals_markdown, measure_goals
 
 TITLES = {
     "test": "Test part: patients and pictures that training never saw, one image a picture, int8 engine",
@@ -82,10 +82,14 @@ def figures_markdown(measured: Mapping[str, Measurement]) -> str:
     return "\n\n".join(tables)
 
 
-def measured_markdown(folder: Path, data: Path) -> str:
-    """The goals and the figures of a bundle, measured on a converted folder: what `evaluate-default` prints."""
+def measured_markdown(folder: Path, data: Path, stored: Sequence[GoalRow] = ()) -> str:
+    """The goals and the figures of a bundle, measured on a converted folder: what `evaluate-default` prints.
+
+    `stored` are the goals that other programs measured, of `stored_goals`.
+    """
     measured = measure_split(folder, data)
-    return f"{goals_markdown(measure_goals(folder, data, measured))}\n\n{figures_markdown(measured)}"
+    goals = [*measure_goals(folder, data, measured), *stored]
+    return f"{goals_markdown(goals)}\n\n{figures_markdown(measured)}"
 
 
 def model_card(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event, text
 
-from benchmarks import bench, query_million, scale
+from benchmarks import bench, query_million, scale, series_type
 from benchmarks.rows import Row, against, at_least, at_most, reached
 from tests.testbed.databases import make_tables
-from tests.testbed.instances import MODEL, NOON, later
+from tests.testbed.instances import MODEL, NOON, later, write_series
 from worker.config.settings import Settings
 from worker.db.deliveries import claim_deliveries
 from worker.db.engine import Database
@@ -137,3 +137,17 @@ def test_who_lost_its_lease_is_served_before_who_waits(tmp_path: Path) -> None:
         assert again is not None
         assert (again.id, again.lease_owner, again.attempts) == (first.id, "host:2", 2)
     database.close()
+
+
+def test_series_types_are_counted_against_the_truth_that_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text_of in (("a", "AX T1 POST"), ("b", "AX T2 FLAIR"), ("c", "AX T1")):
+        write_series(tmp_path / name, 4, series=name, SeriesDescription=text_of)
+    listed = "".join(f"{name},a head,classified notumor\n" for name in "abc")
+    (tmp_path / "series.csv").write_text(f"file,what,expected\n{listed}")
+    truth = tmp_path / "truth.csv"
+    truth.write_text("file,sequence,contrast_agent\na,T1,with\nb,T1,\nabsent,T1,\n")
+    assert series_type.main([str(tmp_path), "--truth", str(truth), "--json", str(tmp_path / "out.json")]) == 0
+    assert "1 of 2 series types right" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out.json").read_text()) == {"right": 1, "n": 2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from monai_train.data.manifest import read_manifest
 from monai_train.evaluation.evaluate import measure_split
 from monai_train.evaluation.metrics import binary_figures
-from monai_train.export.goals import DEVELOPMENT, Figure, GoalRow, goals_markdown, measure_goals
+from monai_train.export.goals import DEVELOPMENT, Figure, GoalRow, goals_markdown, measure_goals, stored_goals
+from worker.errors import StartError
 
 
 def test_a_goal_is_reached_or_missed_by_so_many_points() -> None:
@@ -58,4 +60,28 @@ def test_every_goal_is_measured_on_the_part_that_it_names(exported_by_sequence: 
     text = goals_markdown(rows.values())
     assert "not measured" in text
     assert "ms of a core" in text
-    assert "`monai-train crossval`" in text
+
+
+def test_rows_of_other_programs_are_read_from_their_files_or_name_the_program(tmp_path: Path) -> None:
+    assert [row.cells()[2:] for row in stored_goals(None, None)] == [
+        ("`monai-train crossval --dataset cheng`", "not measured"),
+        ("`benchmarks/series_type.py --truth`", "not measured"),
+    ]
+    folds, types = tmp_path / "report.json", tmp_path / "types.json"
+    level = {"balanced_accuracy": 0.906, "balanced_accuracy_ci": [0.865, 0.944], "n": 178}
+    folds.write_text(json.dumps({"patient": level, "slice": {**level, "balanced_accuracy": 0.95, "n": 2501}}))
+    types.write_text(json.dumps({"right": 18, "n": 18}))
+    assert [row.cells()[2:] for row in stored_goals(folds, types)] == [
+        ("90.6 % (86.5-94.4, n=178) / 95.0 % (86.5-94.4, n=2501)", "missed by 4.4"),
+        ("100.0 % (81.5-100.0, n=18)", "reached"),
+    ]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"right": 0, "n": 0}', '{"patient": {}}'])
+def test_a_file_without_the_figures_is_named(content: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    if content is not None:
+        path.write_text(content)
+    for files in ((path, None), (None, path)):
+        with pytest.raises(StartError, match=r"figures\.json"):
+            stored_goals(*files)
