@@ -6,6 +6,7 @@
 #   make check    format, lint, types, import arrows
 #   make vulnerabilities   the pinned packages against known advisories
 #   make wheel    build dist/*.whl
+#   make docs     the documentation as a site into var/site/html; opens without a server, searches offline
 #   make screenshots   docs/screenshots, in a headless Chromium
 #   make ohif     the OHIF viewer into var/ohif (50 MB, from npm); the worker then shows it at /ohif/
 #   make fhir-validators   two validators of HL7 FHIR into var/fhir (2 MB, from npm)
@@ -97,6 +98,10 @@ bench: $(STAMP) system-packages
 format: $(STAMP)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+.PHONY: docs
+docs: $(STAMP)
+	@$(BIN)/python docs/build_site.py
 
 .PHONY: screenshots
 screenshots: $(STAMP)

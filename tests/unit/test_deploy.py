@@ -7,19 +7,25 @@ import re
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
-from worker.config.settings import load_settings
+from worker.config.settings import Settings, load_settings
+from worker.db.engine import Database
 from worker.send.destinations import kinds
+from worker.web.health import health_routes
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 UNIT = (DEPLOY / "brain-mri-worker.service").read_text()
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+STATEFUL_SET, *SERVICES = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+POD = STATEFUL_SET["spec"]["template"]["spec"]
+[CONTAINER] = POD["containers"]
 ALERTS = DEPLOY / "alerts.yml"
 
 
@@ -59,8 +65,9 @@ def test_the_unit_leaves_little_exposed(unit: Path) -> None:
         dict(re.findall(r"^Environment=(WORKER__\w+)=(\S+)", UNIT, re.MULTILINE)),
         dict(re.findall(r"(WORKER__\w+)=(\S+)", DOCKERFILE)),
         COMPOSE["services"]["worker"]["environment"],
+        {variable["name"]: variable.get("value", "postgresql://secret") for variable in CONTAINER["env"]},
     ],
-    ids=["unit", "Dockerfile", "compose.yaml"],
+    ids=["unit", "Dockerfile", "compose.yaml", "kubernetes.yaml"],
 )
 def test_every_setting_is_known(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(settings) == 2
@@ -82,6 +89,26 @@ def test_what_compose_mounts_and_opens_is_what_the_image_has() -> None:
     ports = [entry.rpartition(":")[2] for entry in service["ports"]]
     assert f"EXPOSE {' '.join(ports)}\n" in DOCKERFILE
     assert {entry.split(":")[0] for entry in (data, *COMPOSE["volumes"])} == {data, "database", "data"}
+
+
+def test_the_pod_is_what_the_image_and_the_services_have() -> None:
+    assert re.findall(r"^CMD (\[.*\])", DOCKERFILE, re.MULTILINE)[-1] == json.dumps(CONTAINER["args"])
+    assert f"USER {POD['securityContext']['runAsUser']}\n" in DOCKERFILE
+    ports = {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
+    assert f"EXPOSE {' '.join(str(port) for port in ports.values())}\n" in DOCKERFILE
+    for service in SERVICES:
+        assert service["spec"]["selector"].items() <= STATEFUL_SET["spec"]["template"]["metadata"]["labels"].items()
+        [port] = service["spec"]["ports"]
+        assert ports[port["targetPort"]] == port["port"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in CONTAINER["volumeMounts"]}
+    volumes = [*POD["volumes"], *(claim["metadata"] for claim in STATEFUL_SET["spec"]["volumeClaimTemplates"])]
+    assert mounted.keys() == {volume["name"] for volume in volumes}
+    assert f"VOLUME {mounted['data']}\n" in DOCKERFILE
+    assert CONTAINER["args"][-1].startswith(mounted["config"])
+    answered = {route.path for route in health_routes(Settings(), Database("sqlite://"), datetime.now).routes}
+    probes = [CONTAINER[probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")]
+    assert {probe["path"] for probe in probes} <= answered
+    assert {probe["port"] for probe in probes} == {"web"}
 
 
 def test_the_image_asks_after_the_worker_that_it_runs() -> None:

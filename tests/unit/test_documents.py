@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
+import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -14,20 +19,33 @@ import typer
 
 import monai_train.cli.app
 import worker.cli.app
+from monai_train.data.labels import Classes
+from monai_train.export.coded_classes import coded_classes
+from monai_train.export.imported.description import read_description
+from worker.config.settings import Settings, load_settings
 from worker.inference.bundle import default_bundle, verified_identity
+from worker.send.destinations import kinds
+from worker.tls import certificate_fault, server_context
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 APPS = {"worker": worker.cli.app.app, "monai-train": monai_train.cli.app.app}
 
 
+def _blocks(language: str) -> list[tuple[str, str]]:
+    """The code blocks in a language, each with the document that it stands in."""
+    return [
+        (document.name, textwrap.dedent(block))
+        for document in DOCUMENTS
+        for block in re.findall(rf"^ *```{language}\n(.*?)^ *```", document.read_text(), re.DOTALL | re.MULTILINE)
+    ]
+
+
 def _commands() -> list[str]:
-    found = []
-    for document in DOCUMENTS:
-        for block in re.findall(r"```sh\n(.*?)```", document.read_text(), re.DOTALL):
-            lines = [line.split(" #")[0].strip() for line in block.splitlines()]
-            found += [line for line in lines if line.startswith(tuple(APPS))]
-    return found
+    """Commands of ours: at the beginning of a line, or run in a container."""
+    lines = [line.split(" #")[0].strip() for _, block in _blocks("sh") for line in block.splitlines()]
+    ours = [re.sub(r"^(?:docker compose|kubectl).* exec .*?(?=worker (?!worker|--))", "", line) for line in lines]
+    return [line for line in ours if line.startswith(tuple(APPS))]
 
 
 @pytest.mark.parametrize("line", _commands())
@@ -44,6 +62,54 @@ def test_a_documented_command_is_understood(line: str) -> None:
 
 def test_documents_were_found() -> None:
     assert len(_commands()) > 10
+    assert _commands().count("worker tokens add --role operate --config /etc/worker/config.toml") == 3
+
+
+def test_the_shell_understands_every_block() -> None:
+    for document, block in _blocks("sh"):
+        check = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+        assert (check.returncode, check.stderr) == (0, ""), (document, block)
+
+
+def test_every_toml_block_is_read_by_what_it_is_written_for(tmp_path: Path) -> None:
+    """config.toml, or a file of `monai-train import` or `export --concepts`."""
+    readers = set()
+    for document, block in _blocks("toml"):
+        file = tmp_path / "block.toml"
+        file.write_text(block)
+        tables = tomllib.loads(block)
+        if tables.keys() <= Settings.model_fields.keys():
+            load_settings(file, kinds())
+            readers.add("config")
+        elif "class" in tables:
+            read_description(file)
+            readers.add("import")
+        else:
+            coded_classes(Classes.named((*tables, "notumor")), file)
+            readers.add("concepts")
+        assert block, document
+    assert readers == {"config", "import", "concepts"}
+
+
+def test_json_and_python_blocks_are_valid_and_import_what_exists() -> None:
+    for _, block in _blocks("json"):
+        json.loads(block)
+    imports = [
+        node
+        for document, block in _blocks("python")
+        for node in ast.walk(ast.parse(block, document))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert len(imports) > 1
+    exec(compile(ast.Module(list(imports), []), "imports of the documents", "exec"), {})
+
+
+def test_certificates_made_as_the_guide_says_are_taken(tmp_path: Path) -> None:
+    [block] = [block for document, block in _blocks("sh") if document == "tls.md" and "openssl" in block]
+    subprocess.run(["bash", "-ec", block], cwd=tmp_path, check=True, capture_output=True)
+    files = [tmp_path / "tls" / name for name in ("worker.pem", "worker-key.pem", "authority.pem")]
+    server_context(*files)
+    assert certificate_fault(files[0], files[1], datetime.now(UTC), of_server=True) is None
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

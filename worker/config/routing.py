@@ -39,17 +39,18 @@ _SAFE = {"Manufacturer", "ManufacturerModelName", "SOPClassUID"}
 class Condition(BaseModel):
     """A test of an attribute by `equals`, `in`, `regex` or `range`; it holds when any value meets it.
 
-    Text is compared ignoring case, numbers as numbers; `equals = ""` means that the attribute is absent or empty.
-    `regex` is searched anywhere in the text, in RE2's syntax. `range` is inclusive.
+    Text is compared ignoring case, numbers as numbers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    attribute: str
-    equals: str | None = None
-    one_of: tuple[str, ...] | None = Field(default=None, alias="in", min_length=1)
-    regex: str | None = Field(default=None, max_length=1024)
-    range: tuple[float, float] | None = None
+    attribute: str = Field(
+        description="a keyword of PS3.6, Sender.ae_title, or SeriesType. and a field of the series type"
+    )
+    equals: str | None = Field(default=None, description='"" means that the attribute is absent or empty')
+    one_of: tuple[str, ...] | None = Field(default=None, alias="in", min_length=1, description="any of these")
+    regex: str | None = Field(default=None, max_length=1024, description="found anywhere in the text; RE2's syntax")
+    range: tuple[float, float] | None = Field(default=None, description="lowest and highest value, both included")
 
     @field_validator("equals", "one_of", mode="before")
     @classmethod

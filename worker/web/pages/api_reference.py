@@ -12,6 +12,8 @@ from fastapi.responses import HTMLResponse
 from worker.web.dependencies import Reader
 from worker.web.templating import render
 
+_LIMITS = {"from": "minimum", "above": "exclusiveMinimum", "to": "maximum"}
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
@@ -49,21 +51,13 @@ def api_reference_page() -> APIRouter:
     @routes.get("/api")
     def api_reference(request: Request, caller: Reader) -> HTMLResponse:
         document = request.app.openapi()
-        schemas = {name: _schema(schema) for name, schema in sorted(document["components"]["schemas"].items())}
-        return HTMLResponse(
-            render(
-                "api.html",
-                caller,
-                groups=_operations(document),
-                schemas={name: schema for name, schema in schemas.items() if schema.fields},
-            )
-        )
+        return HTMLResponse(render("api.html", caller, groups=operations_of(document), schemas=schemas_of(document)))
 
     return routes
 
 
-def _operations(document: dict[str, Any]) -> dict[str, list[Operation]]:
-    """The operations by tag."""
+def operations_of(document: dict[str, Any]) -> dict[str, list[Operation]]:
+    """The operations of an OpenAPI document, by tag."""
     groups: dict[str, list[Operation]] = defaultdict(list)
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
@@ -81,33 +75,39 @@ def _operations(document: dict[str, Any]) -> dict[str, list[Operation]]:
 
 def _parameter(parameter: dict[str, Any]) -> Parameter:
     location = parameter["in"] + ("" if parameter.get("required") else ", optional")
-    return Parameter(parameter["name"], location, _type(parameter["schema"]), parameter.get("description", ""))
+    return Parameter(parameter["name"], location, describe_type(parameter["schema"]), parameter.get("description", ""))
 
 
 def _responses(responses: dict[str, Any]) -> str:
     texts = []
     for status, response in responses.items():
         content: dict[str, Any] = next(iter(response.get("content", {}).values()), {})
-        texts.append(f"{status} {_type(content.get('schema', {})) or response['description']}")
+        texts.append(f"{status} {describe_type(content.get('schema', {})) or response['description']}")
     return "; ".join(texts)
 
 
-def _schema(schema: dict[str, Any]) -> Schema:
-    fields = {name: _type(field) for name, field in schema.get("properties", {}).items()}
-    return Schema(schema.get("description", ""), fields)
+def schemas_of(document: dict[str, Any]) -> dict[str, Schema]:
+    """The objects with fields that an OpenAPI document defines, by name."""
+    return {
+        name: Schema(
+            schema.get("description", ""), {key: describe_type(field) for key, field in schema["properties"].items()}
+        )
+        for name, schema in sorted(document["components"]["schemas"].items())
+        if schema.get("properties")
+    }
 
 
-def _type(schema: dict[str, Any]) -> str:
+def describe_type(schema: dict[str, Any]) -> str:
     """A JSON schema in a few words."""
     if "$ref" in schema:
         return str(schema["$ref"]).rpartition("/")[2]
     if "anyOf" in schema:
-        return " or ".join(_type(choice) for choice in schema["anyOf"])
+        return " or ".join(describe_type(choice) for choice in schema["anyOf"])
     if "enum" in schema:
         return ", ".join(str(value) for value in schema["enum"])
     if schema.get("type") == "array":
-        return f"list of {_type(schema.get('items', {}))}"
+        return f"list of {describe_type(schema.get('items', {}))}"
     words = str(schema.get("format") or schema.get("type", ""))
-    limits = [f"{word} {schema[key]}" for word, key in (("from", "minimum"), ("to", "maximum")) if key in schema]
+    limits = [f"{word} {schema[key]}" for word, key in _LIMITS.items() if key in schema]
     limits += [f"at most {schema['maxLength']} characters"] if "maxLength" in schema else []
     return " ".join([words, *limits])

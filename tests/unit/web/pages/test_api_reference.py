@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from tests.testbed.web_site import API
-from worker.web.pages.api_reference import _type
+from worker.web.pages.api_reference import describe_type
 
 
 def test_the_page_describes_every_operation_of_the_openapi_document(client: httpx.Client) -> None:
@@ -28,4 +28,4 @@ def test_the_page_describes_every_operation_of_the_openapi_document(client: http
     ],
 )
 def test_a_schema_in_a_few_words(schema: dict[str, object], words: str) -> None:
-    assert _type(schema) == words
+    assert describe_type(schema) == words
