@@ -88,6 +88,17 @@ def find_command(model: str, message_id: int = 1) -> bytes:
     return struct.pack("<HHII", 0x0000, 0x0000, 4, len(body)) + body
 
 
+def move_command(model: str, destination: bytes, message_id: int = 1) -> bytes:
+    """The command set of a C-MOVE-RQ (PS3.7 9.3.4.1); `destination` as it is, of an even length."""
+    command = Dataset()
+    command.AffectedSOPClassUID = UID(model)
+    command.CommandField, command.MessageID, command.Priority, command.CommandDataSetType = 0x0021, message_id, 2, 1
+    body = implicit(command)
+    at = body.rindex(struct.pack("<HH", 0x0000, 0x0700))  # Priority, which follows (0000,0600)
+    body = body[:at] + struct.pack("<HHI", 0x0000, 0x0600, len(destination)) + destination + body[at:]
+    return struct.pack("<HHII", 0x0000, 0x0000, 4, len(body)) + body
+
+
 def implicit(ds: Dataset) -> bytes:
     from pydicom.filebase import DicomBytesIO
 

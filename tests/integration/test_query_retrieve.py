@@ -61,6 +61,7 @@ needs_dcmtk = pytest.mark.skipif(not dcmtk.installed("getscu"), reason="DCMTK is
 STUDY = str(mr_instance(1, "a").StudyInstanceUID)
 SERIES = str(mr_instance(1, "a").SeriesInstanceUID)
 FIND = StudyRootQueryRetrieveInformationModelFind
+MOVE = StudyRootQueryRetrieveInformationModelMove
 
 
 @dataclass
@@ -412,8 +413,8 @@ def test_a_report_that_was_retrieved_may_come_back(site: Site) -> None:
 
 def move(site: Site, ds: Dataset, to: str = "PACS") -> list[Dataset]:
     """The responses, each with its counts."""
-    with associated(site, StudyRootQueryRetrieveInformationModelMove) as assoc:
-        return [status for status, _ in assoc.send_c_move(ds, to, StudyRootQueryRetrieveInformationModelMove)]
+    with associated(site, MOVE) as assoc:
+        return [status for status, _ in assoc.send_c_move(ds, to, MOVE)]
 
 
 @needs_dcmtk
@@ -461,11 +462,26 @@ def test_a_move_that_cannot_be_is_answered_with_its_status(site: Site, ds: Datas
     assert site.pacs.stored == {}
 
 
+def test_a_move_destination_is_answered_whatever_it_is(site: Site) -> None:
+    """Padded with NUL it is what it is without; pynetdicom would abort for what is no AE title."""
+    known, unknown = (b"PACS\0\0", b"PACS" + 12 * b" ", b"PACS\0 "), (b"", b"\0\0", b"A" * 18, b"P\nCS", 5000 * b"\xff\0")
+    content = wire.implicit(identifier("STUDY", StudyInstanceUID="1.2.3"))
+    with wire.Wire(site.port, patience(60)) as peer:
+        [context] = peer.associate([(MOVE, ImplicitVRLittleEndian)], calling=b"VIEWER")
+        for number, destination in enumerate((*known, *unknown), 1):
+            for is_command, part in ((True, wire.move_command(MOVE, destination, number)), (False, content)):
+                for each in wire.data_pdus(context, part, is_command):
+                    peer.send(each)
+            kind, body = peer.receive()
+            assert (kind, wire.status_of(body)) == (wire.DATA, 0x0000 if destination in known else 0xA801), destination
+        peer.release()
+
+
 def test_what_the_destination_does_not_take_is_named(site: Site) -> None:
     site.pacs.behaviour, site.pacs.status = Behaviour.REFUSE, 0xA700
-    with associated(site, StudyRootQueryRetrieveInformationModelMove) as assoc:
+    with associated(site, MOVE) as assoc:
         ds = identifier("SERIES", StudyInstanceUID=STUDY, SeriesInstanceUID=SERIES)
-        *_, (status, names) = assoc.send_c_move(ds, "PACS", StudyRootQueryRetrieveInformationModelMove)
+        *_, (status, names) = assoc.send_c_move(ds, "PACS", MOVE)
     assert (status.Status, status.NumberOfFailedSuboperations) == (0xA702, 3)
     assert len(names.FailedSOPInstanceUIDList) == 3
 

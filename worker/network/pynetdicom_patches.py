@@ -22,6 +22,7 @@ from typing import Any
 
 from pynetdicom import AE, _config, association, events, evt, service_class
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_MOVE
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.presentation import PresentationContext
@@ -201,6 +202,18 @@ def replace_message_server(assoc: Association, serve: Callable[[Callable[[Any, i
 def send_files_undecoded() -> None:
     """Have `send_c_store` of a path send the dataset's bytes as they are, in parts, for this process."""
     _config.STORE_SEND_CHUNKED_DATASET = True
+
+
+def take_any_move_destination() -> None:
+    """Take a C-MOVE whose destination is no AE title or padded with NUL, for this process.
+
+    pynetdicom would abort the association; the SCP answers that it does not know the destination.
+    """
+
+    def keep(message: C_MOVE, value: str | None) -> None:
+        message._move_destination = None if value is None else str(value)
+
+    C_MOVE.MoveDestination = C_MOVE.MoveDestination.setter(keep)
 
 
 # --- the upper layer -------------------------------------------------------------------------------------------

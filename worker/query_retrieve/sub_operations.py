@@ -72,7 +72,8 @@ class RetrieveRequest:
 
     @property
     def destination(self) -> str:
-        return str(self.message.MoveDestination).strip()
+        """Without its padding, which some senders make of NUL (PS3.5 6.2: spaces)."""
+        return str(self.message.MoveDestination).strip(" \0")
 
     @property
     def is_cancelled(self) -> bool:
@@ -237,3 +238,4 @@ def _associate(destination: ApplicationEntity, instances: Sequence[Instance], ae
 
 
 patches.send_files_undecoded()
+patches.take_any_move_destination()
