@@ -174,7 +174,8 @@ def _without(keyword: str) -> bytes:
 BAD: dict[str, tuple[Callable[[], bytes], int]] = {
     "a PNG": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(500), 0xC000),
     "nothing": (lambda: b"", 0xC000),
-    "cut short": (lambda: encoded(mr_instance(1, "d"))[:300], 0x0122),
+    "cut short": (lambda: encoded(mr_instance(1, "d"))[:300], 0xA900),
+    "cut in its meta information": (lambda: encoded(mr_instance(1, "d"))[:200], 0xC000),
     "no series": (lambda: _without("SeriesInstanceUID"), 0xA900),
     "a CT": (lambda: encoded(mr_instance(1, "d", SOPClassUID="1.2.840.10008.5.1.4.1.1.2")), 0x0122),
     "unknown syntax": (
@@ -219,8 +220,9 @@ def test_what_is_refused_is_counted_as_what_c_store_refuses(site: Site) -> None:
     after = _refused(site)
     assert {key: after[key] - before[key] for key in after if after[key] > before[key]} == {
         "0xC000 not-dicom": 3,  # a PNG, nothing, a part of another type
-        "0x0122 sop-class": 2,
-        "0xA900 invalid-uid": 1,
+        "0x0122 sop-class": 1,
+        "0xC000 unreadable-dataset": 1,
+        "0xA900 invalid-uid": 2,
         "0xC122 transfer-syntax": 1,
         "0xA700 dataset-too-large": 1,
         "0xA900 other-study": 1,

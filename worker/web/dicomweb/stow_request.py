@@ -171,6 +171,10 @@ def _read(request: StoreRequest, media_type: str, uids: dict[str, str]) -> None:
     with refusing_unreadable():
         values = {keyword: str(ds.get(keyword, "")) for keyword in _UIDS}
     uids |= {keyword: uid if standard.is_uid(uid) else "" for keyword, uid in values.items()}
+    if not request.transfer_syntax_uid:
+        raise RefusedInstance(standard.CANNOT_UNDERSTAND, "unreadable-dataset", "the file names no transfer syntax")
+    if not uids["SOPClassUID"]:  # a file that was cut short; not a class that is not received
+        raise RefusedInstance(standard.DATASET_MISMATCH, "invalid-uid", "the dataset has no SOP Class UID")
     request.affected_sop_class_uid = uids["SOPClassUID"]
     require_storable(request)
     if request.transfer_syntax_uid not in standard.TRANSFER_SYNTAXES:
