@@ -27,7 +27,9 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError as DriverError
+from sqlalchemy.exc import DisconnectionError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from worker.config.paths import sqlite_path
@@ -35,7 +37,10 @@ from worker.db.tables import REVISION
 from worker.errors import StartError
 
 # What the packages above need of SQLAlchemy, which they do not import: every query is in `db`, or in `audit`.
-__all__ = ["Connection", "Database", "DatabaseError", "IntegrityError", "Session", "client_address", "is_out_of_space"]
+__all__ = [
+    "Connection", "Database", "DatabaseError", "IntegrityError", "Session", "client_address", "is_out_of_space",
+    "is_unavailable",
+]  # fmt: skip
 
 DatabaseError = SQLAlchemyError
 
@@ -148,6 +153,17 @@ def database_fault(error: SQLAlchemyError) -> str:
     """The first line of what the database itself says."""
     lines = str(getattr(error, "orig", None) or error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def is_unavailable(error: SQLAlchemyError) -> bool:
+    """Whether the database could not be asked, or could not answer now; False for a fault of the query or its values.
+
+    SQLite has one class for both, and SQLITE_ERROR for the latter; the bare DatabaseError is that of a damaged file.
+    """
+    if isinstance(error, OperationalError):
+        return getattr(error.orig, "sqlite_errorname", None) != "SQLITE_ERROR"
+    is_cut = getattr(error, "connection_invalidated", False)
+    return isinstance(error, PoolTimeout | DisconnectionError) or type(error) is DriverError or bool(is_cut)
 
 
 def is_out_of_space(error: SQLAlchemyError) -> bool:

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from worker.db.engine import DatabaseError
+from worker.db.engine import DatabaseError, is_unavailable
 from worker.db.operating.deleting import StudyInUse
 from worker.decoding.answers import Busy
 from worker.logs import fault_fields, get_log
@@ -84,6 +84,8 @@ def _answer_invalid(request: Request, error: Exception) -> Response:
 
 
 def _answer_database(request: Request, error: Exception) -> Response:
+    if not isinstance(error, DatabaseError) or not is_unavailable(error):
+        return _answer_fault(request, error)
     get_log().error("the web role's query failed", **fault_fields(error))
     return _answer(request, 503, "the database is unreachable", {"Retry-After": "5"})
 

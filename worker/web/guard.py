@@ -29,7 +29,7 @@ from starlette.concurrency import run_in_threadpool
 from worker.audit import events
 from worker.config.settings import Settings
 from worker.db import tokens
-from worker.db.engine import Database, DatabaseError
+from worker.db.engine import Database, DatabaseError, is_unavailable
 from worker.db.tables import TokenRole
 from worker.db.tokens import CredentialFault, NotAllowed, TokenHolder, allows
 from worker.web.limits.addresses import network_of
@@ -152,7 +152,9 @@ class Guard:
             holder = self._identify(request)
         except NotAllowed as fault:
             raise self._refusal(request, fault, request.headers.get("authorization")) from None
-        except DatabaseError:
+        except DatabaseError as error:
+            if not is_unavailable(error):
+                raise
             raise Denied(503, "the database is unreachable") from None
         secret = None if "authorization" in request.headers else request.cookies[COOKIE]
         return Caller(holder.name, holder.role, address, tokens.csrf_token(secret) if secret else None)

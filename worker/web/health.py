@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from worker import __version__
 from worker.audit.recorder import audit_faults
 from worker.config.settings import Settings
-from worker.db.engine import Database, DatabaseError
+from worker.db.engine import Database, DatabaseError, is_unavailable
 from worker.db.instances import file_fault_counts
 from worker.db.operating.suspensions import Suspension, list_suspensions
 from worker.db.processes import ProcessStatus, list_processes
@@ -76,7 +76,7 @@ def check_health(settings: Settings, database: Database, now: datetime) -> dict[
             living = list_processes(session, now, _lease(settings))
             suspended = list_suspensions(session)
     except DatabaseError as error:
-        checks["database"] = f"unreachable ({type(error).__name__})"
+        checks["database"] = _fault(error)
     receivers = [process for process in living if process.role == ProcessRole.RECEIVE and not process.lost]
     if _is_here(receivers) and checks["disk"] == "ok":
         checks["disk"] = _incoming(settings)
@@ -95,6 +95,10 @@ def check_health(settings: Settings, database: Database, now: datetime) -> dict[
     }
 
 
+def _fault(error: DatabaseError) -> str:
+    return f"{'unreachable' if is_unavailable(error) else 'a query failed'} ({type(error).__name__})"
+
+
 def check_ready(settings: Settings, database: Database, now: datetime) -> dict[str, Any]:
     """Whether what is received now is also classified and sent: each role runs on this host or another."""
     checks = {"database": "ok", "disk": _disk(settings)}
@@ -106,7 +110,7 @@ def check_ready(settings: Settings, database: Database, now: datetime) -> dict[s
             if unserved := unserved_models(session):
                 checks["models"] = "; ".join(unserved)
     except DatabaseError as error:
-        checks["database"] = f"unreachable ({type(error).__name__})"
+        checks["database"] = _fault(error)
         return _report(checks)
     for role in ProcessRole:
         if role == ProcessRole.SEND and not settings.destination:
