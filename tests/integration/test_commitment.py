@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from sqlalchemy import select
 
+from tests.faults import wire
 from tests.testbed import orthanc
 from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import Clock, write_series
@@ -167,6 +170,35 @@ def _request(port: int, ae_title: str, references: int, transactions: int = 1) -
         answer, _ = assoc.send_n_action(wanted, 1, commitment.SOP_CLASS, commitment.SOP_INSTANCE)
         statuses.append(answer.Status)
     return statuses, assoc
+
+
+def test_a_request_that_crosses_our_report_is_answered_after_it(port: int, receiver: Receiver) -> None:
+    information = wire.implicit(commitment.build_request("1.2.3", [("1.2.840.10008.5.1.4.1.1.4", "1.2.4")]))
+    answer = Dataset()
+    answer.AffectedSOPClassUID, answer.AffectedSOPInstanceUID = commitment.SOP_CLASS, commitment.SOP_INSTANCE
+    answer.CommandField, answer.MessageIDBeingRespondedTo, answer.CommandDataSetType = 0x8100, 1, 0x0101
+    answer.Status, answer.EventTypeID = standard.SUCCESS, commitment.SOME_FAILED_EVENT
+    body = wire.implicit(answer)
+    accepted = struct.pack("<HHII", 0x0000, 0x0000, 4, len(body)) + body
+    with wire.Wire(port) as peer:
+        [context] = peer.associate([(commitment.SOP_CLASS, ImplicitVRLittleEndian)])
+
+        def send(content: bytes, command: bool) -> None:
+            for part in wire.data_pdus(context, content, command):
+                peer.send(part)
+
+        def request(number: int) -> None:
+            send(wire.action_command(number), True)
+            send(information, False)
+
+        request(1)
+        for number in (2, 3):
+            assert wire.status_of(peer.receive()[1]) == standard.SUCCESS
+            report = [peer.receive(), peer.receive()]
+            assert {kind for kind, _ in report} == {wire.DATA}
+            request(number)  # before the report is answered
+            send(accepted, True)
+        assert wire.status_of(peer.receive()[1]) == standard.SUCCESS
 
 
 def _commitment_threads() -> int:

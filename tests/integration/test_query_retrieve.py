@@ -464,7 +464,10 @@ def test_a_move_that_cannot_be_is_answered_with_its_status(site: Site, ds: Datas
 
 def test_a_move_destination_is_answered_whatever_it_is(site: Site) -> None:
     """Padded with NUL it is what it is without; pynetdicom would abort for what is no AE title."""
-    known, unknown = (b"PACS\0\0", b"PACS" + 12 * b" ", b"PACS\0 "), (b"", b"\0\0", b"A" * 18, b"P\nCS", 5000 * b"\xff\0")
+    known, unknown = (
+        (b"PACS\0\0", b"PACS" + 12 * b" ", b"PACS\0 "),
+        (b"", b"\0\0", b"A" * 18, b"P\nCS", 5000 * b"\xff\0"),
+    )
     content = wire.implicit(identifier("STUDY", StudyInstanceUID="1.2.3"))
     with wire.Wire(site.port, patience(60)) as peer:
         [context] = peer.associate([(MOVE, ImplicitVRLittleEndian)], calling=b"VIEWER")

@@ -160,6 +160,7 @@ def replace_recv(assoc: Association, recv: Callable[[int], bytearray]) -> None:
 
 def replace_reactor_sleep(assoc: Association, work: threading.Event, seconds: float) -> None:
     """Have the reactor wait for `work`, at most `seconds`, before each of its looks, which are a millisecond apart."""
+    assoc._reactor_checkpoint = ReactorGate(assoc)
     wait_for_leave = assoc._reactor_checkpoint.wait
 
     def wait_for_work(timeout: float | None = None) -> bool:

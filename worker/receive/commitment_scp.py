@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pydicom import Dataset
 from pynetdicom import build_context, build_role, evt
@@ -73,6 +74,7 @@ class CommitmentScp:
         self._open: Counter[str] = Counter()  # requests by address
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
+        self._turns: WeakKeyDictionary[Association, threading.Lock] = WeakKeyDictionary()
         self._reports = threading.BoundedSemaphore(_REPORTS_AT_ONCE)
 
     def handlers(self) -> list[tuple[Any, Callable[..., Any]]]:
@@ -130,20 +132,27 @@ class CommitmentScp:
             raise Retry("report-not-taken", "the peer ended the association and is not configured")
         information = examine(self._database, self._integrity, request.transaction_uid, request.instances)
         if peer is None:
-            send_report(request.assoc, information)
+            self._report_over(request.assoc, information)
             return
         try:
             assoc = associate_as_scp(peer, self._ae_title)
         except Retry:
             if not request.assoc.is_established:
                 raise
-            send_report(request.assoc, information)
+            self._report_over(request.assoc, information)
             return
         try:
             send_report(assoc, information)
         finally:
             if assoc.is_established:
                 assoc.release()
+
+    def _report_over(self, assoc: Association, information: Dataset) -> None:
+        """Report over the association of the request, a report at a time: each waits for its answer there."""
+        with self._lock:
+            turn = self._turns.setdefault(assoc, threading.Lock())
+        with turn:
+            send_report(assoc, information)
 
     def _on_report(self, event: evt.Event) -> tuple[int, None]:
         """Record what a destination commits to, on an association of its own."""

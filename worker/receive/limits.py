@@ -66,6 +66,20 @@ class LimitedMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom
         super().__init__(assoc)
         self._maximum_bytes = maximum_bytes
         self._command_bytes = self._dataset_bytes = self._parts = 0
+        self._crossed: tuple[Any, Any] | None = None
+
+    def get_msg(self, block: bool = False) -> tuple[Any, Any]:
+        """The next message; where an answer is waited for, a request that crossed ours is left to the reactor.
+
+        pynetdicom would abort: a peer may send its next request before it reads our storage commitment report.
+        """
+        if not block and self._crossed is not None:
+            crossed, self._crossed = self._crossed, None
+            return crossed
+        found: tuple[Any, Any] = super().get_msg(block)
+        if block and self._crossed is None and getattr(found[1], "MessageID", None) is not None:
+            self._crossed, found = found, super().get_msg(block)
+        return found
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Collect a part of a message; runs in the thread that reads the connection."""
@@ -80,7 +94,7 @@ class LimitedMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom
 
     def _admit(self, primitive: P_DATA) -> bool:
         """False when the association must end; removes from the primitive what exceeds the limit of a dataset."""
-        if self.msg_queue.qsize() >= _WAITING_MESSAGES:
+        if self.msg_queue.qsize() + (self._crossed is not None) >= _WAITING_MESSAGES:
             return False
         message = self.message
         if message is None:
