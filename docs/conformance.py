@@ -301,11 +301,11 @@ bearer token; Access-Control-Allow-Credentials is never sent.
   first unless the address names another. A thumbnail shows the middle image, and its middle frame.
 - Store: the SOP classes and transfer syntaxes of the Storage SCP as `multipart/related; type="application/dicom"`,
   else 415. 200 all stored, 202 some failed or gave warnings, 409 all failed, 413 above `stow_maximum_bytes` or
-  10,000 parts. Failure reasons: 0xA700 no space, no data folder, or larger than
-  `maximum_dataset_bytes`; 0xA900 UIDs missing, contradictory or of another
-  study than the address; 0xC000 no DICOM file; 0x0122 and 0xC122 SOP class or transfer syntax not supported; 0x0110 an
-  internal fault. Warning 0xB000: other pixels under a known UID were kept aside, as by C-STORE. Instances without
-  known UIDs fail in Other Failures Sequence (0008,119A).
+  10,000 parts. Failure reasons: 0xA700 no space, no data folder, or larger than `maximum_dataset_bytes`; 0xA900 UIDs
+  missing (a file that was cut short), contradictory or of another study than the address; 0xC000 no DICOM file, or
+  unreadable; 0x0122 and 0xC122 SOP class or transfer syntax not supported; 0x0110 an internal fault. Warning 0xB000:
+  other pixels under a known UID were kept aside, as by C-STORE. Instances without known UIDs fail in Other Failures
+  Sequence (0008,119A).
 - 204 nothing found; 206 some instances were deleted by retention, 410 all were; 404 no such instance or frame; 406 no
   acceptable form, or pixels that cannot be decoded; 413 a search would read more than {read} files.
 - With `[privacy] pseudonymise`: attributes that may name the patient are left out, whole instances are answered 403.
