@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -183,7 +184,6 @@ def test_slices_scroll_by_keyboard_and_the_map_lies_on_the_key_slices(web: Web) 
         page.goto(f"/series/{web.filled.mass}")
         viewer, position = page.locator("#viewer"), page.locator("#position")
         count = int(viewer.get_attribute("data-count"))
-        shown = page.locator("#viewer .slice")
         assert count == 24
         assert page.locator("#viewer .map").is_visible()
         page.locator("#place").get_by_text("mm").wait_for()
@@ -191,7 +191,6 @@ def test_slices_scroll_by_keyboard_and_the_map_lies_on_the_key_slices(web: Web) 
             name: page.locator(f"[data-edge={name}]").inner_text() for name in ("left", "right", "top", "bottom")
         }
         assert letters == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
-        viewer.focus()
         page.keyboard.press("Home")
         assert position.inner_text() == f"1 / {count}"
         page.locator("#viewer .slice[src$='/0.png']").wait_for()
@@ -200,11 +199,129 @@ def test_slices_scroll_by_keyboard_and_the_map_lies_on_the_key_slices(web: Web) 
         page.keyboard.press("ArrowUp")
         assert position.inner_text() == f"2 / {count}"
         page.locator("#viewer .slice[src$='/1.png']").wait_for()
-        page.get_by_role("button", name="Next key slice").click()
+        assert page.locator("#viewer .slice").evaluate("image => image.naturalWidth") >= 240
+        page.mouse.move(*_middle(page))
+        page.mouse.wheel(0, 120)
+        page.wait_for_function("position.textContent.startsWith('3 /')")
+        assert page.evaluate("scrollY") == 0
+        viewer.focus()
+        page.keyboard.press("PageDown")
+        assert position.inner_text() == f"8 / {count}"
+
+
+def test_key_slices_are_marked_on_the_scroll_bar_and_the_map_lies_on_them_or_beside(web: Web) -> None:
+    with _open(web, "desktop", "light") as (page, faults):
+        page.goto(f"/series/{web.filled.mass}")
+        key_slices = [int(text) for text in page.locator("#viewer").get_attribute("data-key-slices").split()]
+        bar, marks = page.locator("#slice").bounding_box(), page.locator(".key-mark")
+        for ordinal, mark in zip(key_slices, marks.all(), strict=True):
+            box = mark.bounding_box()
+            expected = bar["x"] + 8 + (bar["width"] - 16) * ordinal / 23
+            assert abs(box["x"] + box["width"] / 2 - expected) < 1
+        page.keyboard.press("Home")
+        for ordinal in [*key_slices, key_slices[0]]:
+            page.keyboard.press("k")
+            assert page.locator("#position").inner_text() == f"{ordinal + 1} / 24"
+        page.keyboard.press("Shift+K")
         assert page.locator("#key-slice").is_visible()
-        page.locator("#window").fill("50")
-        page.locator("#viewer .slice[src*='low=']").wait_for()
-        assert shown.evaluate("image => image.naturalWidth") >= 240
+        marks.first.click(force=True)
+        assert page.locator("#position").inner_text() == f"{key_slices[0] + 1} / 24"
+        laid = page.locator("#viewer .map")
+        assert laid.is_visible()
+        page.keyboard.press("m")
+        assert not laid.is_visible()
+        page.get_by_role("button", name="Map", exact=False).first.click()
+        assert laid.is_visible()
+        page.keyboard.press("b")
+        page.locator("#viewer .copy[src]").wait_for()
+        left, right = (page.locator(f"#viewer {name}").bounding_box() for name in (".copy", ".map"))
+        assert left["x"] + left["width"] <= right["x"] + 1
+        assert (left["width"], left["height"]) == (right["width"], right["height"])
+        page.keyboard.press("Home")
+        page.locator("#viewer .copy[src$='/0.png']").wait_for()
+        assert faults == []
+
+
+def test_window_and_level_are_numbers_of_the_image_with_presets(web: Web) -> None:
+    with _open(web, "desktop", "light") as (page, faults):
+        page.goto(f"/series/{web.filled.mass}")
+        window, level, preset = (page.locator(f"#{name}") for name in ("window-value", "level-value", "preset"))
+        page.locator("#window-value:enabled").wait_for()
+        width, center = float(window.input_value()), float(level.input_value())
+        shown = page.request.get(f"/series/{web.filled.mass}/slices/17.json").json()["range"]
+        assert (width, center) == (round(shown[1] - shown[0]), round(sum(shown) / 2))
+        window.fill(str(width / 2))
+        window.press("Tab")
+        page.locator("#viewer .slice[src*='?low=0.2'][src*='high=0.7']").wait_for()
+        level.fill(str(shown[0]))
+        level.press("Tab")
+        page.locator("#viewer .slice[src*='?low=-0.2'][src*='high=0.2']").wait_for()
+        assert preset.input_value() == ""
+        preset.select_option("Low contrast")
+        assert float(window.input_value()) == pytest.approx(2 * width, abs=1)
+        page.locator("#viewer").focus()
+        page.keyboard.press("w")
+        assert preset.locator("option:checked").inner_text() == "Bright"
+        page.keyboard.press("r")
+        assert (preset.locator("option:checked").inner_text(), float(window.input_value())) == ("As stored", width)
+        assert faults == []
+
+
+def test_the_picture_is_enlarged_and_moved_by_mouse_keys_and_two_fingers(web: Web) -> None:
+    transform = "new DOMMatrix(getComputedStyle(document.querySelector('#viewer .slice').parentElement).transform)"
+
+    def view(page: Any) -> tuple[float, float, float]:
+        return tuple(page.evaluate(f"(m => [m.a, m.e, m.f])({transform})"))
+
+    with _open(web, "desktop", "light") as (page, faults):
+        page.goto(f"/series/{web.filled.mass}")
+        x, y = _middle(page)
+        page.mouse.move(x, y)
+        page.keyboard.down("Control")
+        page.mouse.wheel(0, -210)
+        page.keyboard.up("Control")
+        page.wait_for_function(f"{transform}.a > 1.9")
+        before = view(page)
+        assert before[1:] == pytest.approx((-x / 1 + page.locator("#viewer").bounding_box()["x"],) * 2, rel=0.1)
+        page.keyboard.down("Shift")
+        page.mouse.down()
+        page.mouse.move(x + 50, y + 30, steps=3)
+        page.mouse.up()
+        page.keyboard.up("Shift")
+        assert view(page) == pytest.approx((before[0], before[1] + 50, before[2] + 30), abs=1)
+        assert _window_and_level(page) == (100, 50)
+        page.keyboard.press("Shift+ArrowRight")
+        assert view(page)[1] < before[1] + 50
+        page.keyboard.press("f")
+        assert view(page) == (1, 0, 0)
+        page.keyboard.press("+")
+        assert view(page)[0] == 1.25
+        assert faults == []
+    with _open(web, "phone", "light") as (page, faults):
+        page.goto(f"/series/{web.filled.mass}")
+        page.locator("#viewer").scroll_into_view_if_needed()
+        x, y = _middle(page)
+        touch = page.context.new_cdp_session(page)
+
+        def send(kind: str, *xs: float) -> None:
+            points = [{"x": place, "y": y, "id": number} for number, place in enumerate(xs)]
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        send("touchStart", x - 20)
+        send("touchStart", x - 20, x + 20)
+        for step in range(1, 7):
+            send("touchMove", x - 20 - 5 * step, x + 20 + 5 * step)
+        send("touchEnd")
+        scale, left, _ = view(page)
+        assert scale == pytest.approx(2.5, abs=0.2)
+        assert _window_and_level(page) == (100, 50)
+        send("touchStart", x)
+        send("touchMove", x + 10)
+        send("touchMove", x + 40)
+        send("touchEnd")
+        assert view(page)[1] > left + 20, "a finger moves an enlarged picture"
+        assert _window_and_level(page) == (100, 50)
+        assert faults == []
 
 
 def test_a_picture_that_arrives_late_does_not_replace_the_window_chosen_since(web: Web) -> None:
@@ -236,7 +353,7 @@ def test_dragging_changes_window_and_level_until_the_pointer_is_released(web: We
             page.mouse.move(x + 10 * step, y + 5 * step)
         assert _window_and_level(page) == (100 + 60 / 3, 50 - 30 / 5)
         page.mouse.move(x + 5000, y)  # outside of the viewer and of the browser's window
-        assert _window_and_level(page)[0] == 200
+        assert _window_and_level(page)[0] == 400
         page.mouse.move(x - 30, y - 25)
         page.mouse.up()
         assert _window_and_level(page) == (90, 55)
@@ -282,43 +399,102 @@ def test_a_label_is_corrected_and_a_second_reader_is_told(web: Web) -> None:
     with _open(web, "desktop", "light") as (page, faults), _open(web, "phone", "dark") as (late, _):
         for reader in (page, late):
             reader.goto(f"/series/{web.filled.mass}")
-        page.get_by_label("Your finding").select_option("other")
         page.get_by_label("Slices that show it").fill("9-11")
         page.get_by_role("textbox", name="Comment").fill("dural tail")
-        page.get_by_role("button", name="Save").click()
+        page.get_by_label("Slices that show it").press("Enter")
+        assert page.locator(".finding").count() == 0, "Enter saves nothing"
+        page.locator(".classes button[value=other]").click()
         page.locator("#reading-part .status.corrected").wait_for()
         assert "slices marked: 3" in page.locator("#reading-part").inner_text()
-        late.get_by_label("Your finding").select_option("glioma")
         late.get_by_role("textbox", name="Comment").fill("typed by another")
-        late.get_by_role("button", name="Save").click()
+        late.locator(".classes button[value=glioma]").click()
         late.get_by_text("has read this series since you looked at it").wait_for()
         assert late.get_by_role("textbox", name="Comment").input_value() == "typed by another"
-        assert "dural tail" in late.locator("#reading-part").inner_text()
-        late.get_by_role("button", name="Save").click()
+        assert "dural tail" in late.locator(".finding").first.inner_text()
+        late.locator(".classes button[value=glioma]").click()
         late.get_by_text("1 earlier").wait_for()
+        late.get_by_role("button", name="Undo").click()
+        late.locator(".status.withdrawn").wait_for(state="attached")
+        assert "dural tail" in late.locator(".finding").first.inner_text(), "the finding before stands again"
         page.goto("/?reading=corrected")
         assert faults == []
 
 
-def test_a_study_is_read_series_by_series_and_the_next_unread_comes(web: Web) -> None:
+def test_studies_are_read_by_keys_alone_a_correction_in_one_key_and_three_seconds(web: Web) -> None:
     with _open(web, "desktop", "light") as (page, faults):
-        page.goto(f"/studies/{web.filled.study}?status=classified")
-        cards = page.locator(".series-card")
-        assert cards.count() == 3
-        assert page.locator(".series-card[aria-current]").count() == 1
-        page.get_by_role("link", name="FLAIR").click()
+        page.goto(f"/studies/{web.filled.study}")
+        assert page.locator(".series-card[aria-current]").get_by_text("decides").count() == 1
+        assert page.locator("#key-slice").is_visible()
+        page.keyboard.press("x")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("x")
+        assert page.locator("#marked").is_visible()
+        assert page.locator(".reader-mark").count() == 2
+        first = int(page.locator("#viewer").get_attribute("data-shown")) + 1
+        assert page.locator("#marked-slices").input_value() == f"{first}-{first + 1}"
+        page.locator(".series-card", has_text="FLAIR").get_by_text("5 ·").wait_for()
+        started = time.monotonic()
+        page.keyboard.press("2")
+        page.locator(".finding .status.corrected").wait_for()
+        assert time.monotonic() - started < 3
+        said = page.locator(".finding").first.inner_text()
+        assert "Meningioma" in said
+        flair = page.locator("#viewer").get_attribute("data-base").split("/")[2]
+        read = page.request.get(f"/api/v1/series/{flair}/readings").json()["readings"]
+        assert (read[0]["label"], read[0]["slices"]) == ("meningioma", [first - 1, first])
+        page.keyboard.press("s")
+        page.locator(".series-card[aria-current]").get_by_text("7 ·").wait_for()
+        assert page.locator(".reader-mark").count() == 0
+        page.keyboard.press("Shift+S")
         page.locator(".series-card[aria-current]").get_by_text("5 ·").wait_for()
-        page.locator("#viewer .slice[src*='/slices/']").wait_for()
-        assert page.locator("#viewer").get_attribute("data-count") == "24"
+        assert page.locator(".reader-mark").count() == 2
+        page.keyboard.press("g")
+        page.keyboard.press("a")
+        page.locator(".saved").get_by_text("Fontaine, Hugo").wait_for()
+        assert web.filled.study not in page.url.split("?")[0]
+        assert page.get_by_label("Save and open the next unread study").is_checked(), "the browser remembers it"
+        page.keyboard.press("u")
+        page.locator(".finding .status.withdrawn").wait_for(state="attached")
+        assert web.filled.study in page.url.split("?")[0]
+        assert "Meningioma" in page.locator(".finding").first.inner_text(), "the finding before stands again"
+        page.keyboard.press("u")
+        page.get_by_text("Unread", exact=True).wait_for()
+        page.locator("summary", has_text="2 earlier").click()
+        assert page.locator(".finding .status.withdrawn").count() == 2
+        page.keyboard.press("c")
+        page.keyboard.type("agx1")
+        assert page.get_by_role("textbox", name="Comment").input_value() == "agx1", "keys are typed in a field"
+        page.locator("#viewer").focus()
+        page.keyboard.press("?")
+        page.get_by_role("dialog").get_by_label("Single keys act on this page").uncheck()
+        page.keyboard.press("Escape")
+        page.keyboard.press("a")
+        page.keyboard.press("ArrowDown")
+        assert "Unread" in page.locator("#reading-part").inner_text(), "single keys are off"
+        page.keyboard.press("?")
+        assert not page.get_by_role("dialog").is_visible()
+        assert faults == []
+
+
+def test_a_study_is_read_series_by_series_and_the_next_unread_comes(web: Web) -> None:
+    with _open(web, "phone", "light") as (page, faults):
+        page.goto("/?status=classified")
+        page.get_by_role("link", name="Next unread").click()
+        page.locator(".series-card[aria-current]").wait_for()
+        assert web.filled.study in page.url
+        page.get_by_role("link", name="Next series").click()
+        page.locator(".series-card[aria-current]").get_by_text("7 ·").wait_for()
         page.get_by_role("link", name="This series by itself").click()
         page.get_by_role("link", name="Study with all its series").click()
-        page.get_by_role("button", name="Agree:").click()
+        page.get_by_role("button", name="Agree:").dblclick()
         page.locator(".finding .status.confirmed").wait_for()
+        read = page.request.get(f"/api/v1/studies/{web.filled.study}/readings").json()["readings"]
+        assert [reading["withdrawn_at"] is None for reading in read] == [True, False, False], "saved once"
         first = page.url
-        page.get_by_label("Your finding").select_option("glioma")
+        page.get_by_label("Save and open the next unread study").check()
         page.get_by_role("textbox", name="Comment").fill("necrotic")
-        page.get_by_role("button", name="Save, next unread").click()
-        page.get_by_text("Unread", exact=True).wait_for()
+        page.locator(".classes button[value=glioma]").click()
+        page.locator(".saved").wait_for()
         assert page.url.split("?")[0] != first.split("?")[0]
         page.goto(first)
         assert "necrotic" in page.locator(".finding").first.inner_text()

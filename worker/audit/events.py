@@ -289,6 +289,17 @@ def annotated(name: str, address: str | None, study_instance_uid: str) -> AuditE
     )
 
 
+def withdrawn(name: str, address: str | None, study_instance_uid: str) -> AuditEvent:
+    """A reader withdrew the finding on a study or on a series of it."""
+    return AuditEvent(
+        _INSTANCES_ACCESSED,
+        Action.UPDATE,
+        (Participant(name, True, address=address),),
+        description="a reader's finding was withdrawn",
+        subjects=(_study(study_instance_uid),),
+    )
+
+
 def operated(name: str, address: str | None, what: str, studies: Sequence[str] = ()) -> AuditEvent:
     """An operator's action was carried out, for example a retry; on these studies, of which the first are named."""
     return AuditEvent(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
@@ -32,10 +32,11 @@ OTHER_LABELS = {
     NOT_ASSESSABLE: "Not assessable",
 }
 LARGEST_COMMENT = 1000
+RowT = TypeVar("RowT", ReadingRow, StudyReadingRow)
 
 
 class ReadMeanwhile(WorkerError):
-    """Another reader has read the series meanwhile; nothing was written."""
+    """The readings are no longer those that the reader saw, or are another reader's; nothing was written."""
 
 
 def read_state(reader_label: str | None, label: str | None) -> ReadState:
@@ -97,7 +98,10 @@ class NewReading:
 
 
 def add_reading(session: Session, series_id: int, new: NewReading, now: datetime) -> ReadingRow:
-    """Add a series' next reading, under a lock on the series. Raises ReadMeanwhile if `after` is not the latest."""
+    """Add a series' next reading, under a lock on the series.
+
+    Raises ReadMeanwhile if `after` is not the latest, withdrawn or not.
+    """
     session.scalar(select(SeriesRow.id).where(SeriesRow.id == series_id).with_for_update())
     require_latest(latest_reading(session, series_id), new.after, "series")
     row = ReadingRow(
@@ -115,11 +119,10 @@ def add_reading(session: Session, series_id: int, new: NewReading, now: datetime
     return row
 
 
-def latest_reading(session: Session, series_id: int) -> ReadingRow | None:
-    """The latest reading of a series."""
-    return session.scalar(
-        select(ReadingRow).where(ReadingRow.series_id == series_id).order_by(ReadingRow.number.desc()).limit(1)
-    )
+def latest_reading(session: Session, series_id: int, *, standing: bool = False) -> ReadingRow | None:
+    """The latest reading of a series; `standing`: of those that were not withdrawn."""
+    conditions = [ReadingRow.series_id == series_id, *([ReadingRow.withdrawn_at.is_(None)] if standing else [])]
+    return session.scalar(select(ReadingRow).where(*conditions).order_by(ReadingRow.number.desc()).limit(1))
 
 
 def require_latest(latest: ReadingRow | StudyReadingRow | None, after: int, what: str) -> None:
@@ -127,6 +130,16 @@ def require_latest(latest: ReadingRow | StudyReadingRow | None, after: int, what
     if after != (latest.number if latest else 0):
         fault = f"{latest.reader} has read this {what}" if latest else "there is no such reading"
         raise ReadMeanwhile("read-meanwhile", f"{fault} since you looked at it; nothing was written")
+
+
+def require_own(standing: RowT | None, number: int, reader: str, what: str) -> RowT:
+    """The reading that a reader may withdraw: the latest that stands. Raises ReadMeanwhile for any other."""
+    if standing is None or standing.number != number:
+        fault = f"another finding on this {what} stands now; nothing was withdrawn"
+        raise ReadMeanwhile("read-meanwhile", fault)
+    if standing.reader != reader:
+        raise ReadMeanwhile("another-reader", f"this is the finding of {standing.reader}; nothing was withdrawn")
+    return standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +155,7 @@ class Reading:
     result_id: int | None
     answer: str | None
     model: str | None
+    withdrawn_at: datetime | None = None
 
     @property
     def state(self) -> ReadState:
@@ -175,6 +189,7 @@ def reading_of(
         result_id=result,
         answer=answer,
         model=model,
+        withdrawn_at=row.withdrawn_at,
     )
 
 
@@ -213,18 +228,20 @@ def slices_of_result(session: Session, series_id: int, result_id: int) -> int | 
 
 
 def is_latest_reading(before: datetime | None = None) -> ColumnElement[bool]:
-    """The condition that a reading is the latest of its series, among all readings or those `before` a time."""
+    """The condition that a reading is the latest of its series that stands, or of those `before` a time."""
     newer = aliased(ReadingRow)
-    later = and_(newer.series_id == ReadingRow.series_id, newer.number > ReadingRow.number)
+    later = and_(
+        newer.series_id == ReadingRow.series_id, newer.number > ReadingRow.number, newer.withdrawn_at.is_(None)
+    )
     if before is not None:
         later = and_(later, newer.created_at < before)
-    return ~exists().where(later)
+    return and_(ReadingRow.withdrawn_at.is_(None), ~exists().where(later))
 
 
 def has_read_state(state: ReadState) -> ColumnElement[bool]:
     """The condition that the latest reading of a SeriesRow is in this state."""
     if state is ReadState.UNREAD:
-        return ~exists().where(ReadingRow.series_id == SeriesRow.id)
+        return ~exists().where(ReadingRow.series_id == SeriesRow.id, ReadingRow.withdrawn_at.is_(None))
     same = or_(ReadingRow.label == SeriesRow.label, and_(SeriesRow.label.is_(None), ReadingRow.label == NOT_ASSESSABLE))
     # Readings are few compared with series, so they are looked up first.
     agrees = case((same, ReadState.CONFIRMED), else_=ReadState.CORRECTED) == state

@@ -58,7 +58,7 @@ from sqlalchemy.types import DateTime, TypeDecorator
 from worker.dicom.text.printable import LONGEST_TEXT
 
 # The newest revision in migrations/versions (a test compares them), so that a start needs no Alembic import.
-REVISION = "0017"
+REVISION = "0018"
 DETAIL_LENGTH = 1024
 
 
@@ -658,7 +658,7 @@ class SliceResultRow(Base):
 
 
 class ReadingRow(Base):
-    """A reader's finding on a series; never changed or deleted, the next reading of the series supersedes it."""
+    """A reader's finding on a series: never changed or deleted, but superseded by the next one, or withdrawn."""
 
     __tablename__ = "reading"
 
@@ -672,6 +672,7 @@ class ReadingRow(Base):
     reader: Mapped[str] = mapped_column(String(64))  # the name of the token
     created_at: Mapped[datetime]
     study_reading_id: Mapped[int | None]  # of which it is part; null where the series was read by itself
+    withdrawn_at: Mapped[datetime | None]  # by its reader; the reading before it then stands again
 
     __table_args__ = (UniqueConstraint("series_id", "number"), Index(None, "created_at"))
 
@@ -689,6 +690,7 @@ class StudyReadingRow(Base):
     comment: Mapped[str] = mapped_column(String(1024))
     reader: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
+    withdrawn_at: Mapped[datetime | None]  # with those of its series
 
     __table_args__ = (UniqueConstraint("study_id", "number"), Index(None, "created_at"))
 

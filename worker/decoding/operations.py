@@ -81,9 +81,11 @@ def _activation_png(
     yield display.activation_png(files[0], frame_number, Activation(**activation))
 
 
-def _slice_facts(files: tuple[Path, ...], opening: Opening, frame_number: int | None) -> Iterator[bytes]:
+def _slice_facts(
+    files: tuple[Path, ...], opening: Opening, frame_number: int | None, window: tuple[float, float]
+) -> Iterator[bytes]:
     opening(files[0])
-    yield json.dumps(display.slice_facts(files[0], frame_number)).encode()
+    yield json.dumps(display.slice_facts(files[0], frame_number, (window[0], window[1]))).encode()
 
 
 def _picture_png(files: tuple[Path, ...], opening: Opening) -> Iterator[bytes]:

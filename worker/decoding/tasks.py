@@ -70,9 +70,9 @@ def activation_png(file: Path, frame_number: int | None, activation: Activation)
     return Task("activation_png", (file,), {"frame_number": frame_number, "activation": asdict(activation)})
 
 
-def slice_facts(file: Path, frame_number: int | None) -> Task:
+def slice_facts(file: Path, frame_number: int | None, window: tuple[float, float]) -> Task:
     """What is written at a slice, as JSON: see `inference.display`."""
-    return Task("slice_facts", (file,), {"frame_number": frame_number})
+    return Task("slice_facts", (file,), {"frame_number": frame_number, "window": list(window)})
 
 
 def picture_png(file: Path) -> Task:

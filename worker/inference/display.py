@@ -34,6 +34,7 @@ from worker.pixels.windowing import (
     grey_levels,
     has_voi,
     modality_values,
+    shown_range,
     usual_range,
     window_between,
 )
@@ -83,13 +84,18 @@ def activation_png(file: Path, frame_number: int | None, activation: Activation)
     return _png(painted(_on_slice(activation, image.shape) * head_outline(image)))
 
 
-def slice_facts(file: Path, frame_number: int | None) -> dict[str, Any]:
-    """What is written at a slice: `edges`, as geometry.Edges, and `position_mm`; null where it is unknown.
+def slice_facts(file: Path, frame_number: int | None, window: Range) -> dict[str, Any]:
+    """What is written at a slice, null where it is unknown. `window` and faults as in `slice_png`.
 
-    Raises as `slice_png`.
+    `edges`: as geometry.Edges; `position_mm`; `range`: the values that `slice_png` shows black and white, null for a
+    colour image.
     """
-    _, frame = _oriented(file, frame_number)
-    return {"edges": asdict(frame.edges) if frame.edges else None, "position_mm": frame.position_mm}
+    ds, frame = _oriented(file, frame_number)
+    return {
+        "edges": asdict(frame.edges) if frame.edges else None,
+        "position_mm": frame.position_mm,
+        "range": shown_range(ds, _index(frame), window_between(*window)) if _is_monochrome(ds) else None,
+    }
 
 
 def key_image(volume: Volume, index: int, activation: FloatArray | None) -> KeyImage:

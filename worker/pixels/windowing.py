@@ -110,8 +110,18 @@ def grey_levels(
 
 def has_voi(ds: Dataset, frame: int) -> bool:
     """Whether the header of a monochrome image tells how a frame is displayed."""
-    sources = list(_sources(ds, frame, "FrameVOILUTSequence"))
-    return any(_lut(ds, source, "VOILUTSequence") is not None or _window(source) is not None for source in sources)
+    return _voi_of_header(ds, frame) is not None
+
+
+def shown_range(ds: Dataset, frame: int, instead: Window) -> tuple[float, float]:
+    """The values, after the modality transformation, that `grey_levels` shows black and white in a monochrome frame.
+
+    `instead` is the window of an image that has no VOI transformation.
+    """
+    found = _voi_of_header(ds, frame) or instead
+    if isinstance(found, _Lut):
+        return float(found.first), float(found.first + len(found.entries) - 1)
+    return found.center - found.width / 2, found.center + found.width / 2
 
 
 def modality_values(ds: Dataset, frame: int, values: Values) -> Values:
@@ -128,18 +138,21 @@ def modality_values(ds: Dataset, frame: int, values: Values) -> Values:
 
 def _voi(ds: Dataset, frame: int, values: Values, shown: Values | None, adjustment: Adjustment) -> Values:
     """Grey levels 0-255 by the image's own transformation; `shown` selects of `values` those of the image."""
-    for source in _sources(ds, frame, "FrameVOILUTSequence"):
-        if (table := _lut(ds, source, "VOILUTSequence")) is not None:
-            moved = table.clip(adjustment.stretch(values, table.first, len(table.entries) - 1))
-            entries = apply_voi_lut(moved, _only(VOILUTSequence=[table.item]))
-            return np.asarray(entries * (255.0 / table.highest))
-        if (window := _window(source)) is not None:
-            break
-    else:
-        window = adjustment.instead or window_between(
-            *np.percentile(values if shown is None else values[shown], _PERCENTILES)
-        )
+    found = _voi_of_header(ds, frame) or adjustment.instead
+    if isinstance(found, _Lut):
+        moved = found.clip(adjustment.stretch(values, found.first, len(found.entries) - 1))
+        entries = apply_voi_lut(moved, _only(VOILUTSequence=[found.item]))
+        return np.asarray(entries * (255.0 / found.highest))
+    window = found or window_between(*np.percentile(values if shown is None else values[shown], _PERCENTILES))
     return window.apply(adjustment.stretch(values, window.center - window.width / 2, window.width))
+
+
+def _voi_of_header(ds: Dataset, frame: int) -> _Lut | Window | None:
+    """The VOI transformation of a frame, the most specific first; of one place a table before a window."""
+    for source in _sources(ds, frame, "FrameVOILUTSequence"):
+        if (found := _lut(ds, source, "VOILUTSequence") or _window(source)) is not None:
+            return found
+    return None
 
 
 def usual_range(samples: Sequence[Values]) -> tuple[float, float]:

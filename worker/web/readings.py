@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import HTTPException
+from fastapi import Path as PathParameter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from worker.audit import events
@@ -26,26 +27,30 @@ from worker.db.readings import (
 )
 from worker.db.studies.readings import (
     NewStudyReading,
+    SlicesNotInherited,
     StudyToRead,
     add_study_reading,
     is_result_of,
     join_study,
     study_readings_of,
     study_to_read,
+    withdraw_reading,
+    withdraw_study_reading,
 )
 from worker.db.tables import ReadState
 from worker.web.dependencies import NO_SUCH_SERIES, NO_SUCH_STUDY, Site
-from worker.web.filters import LARGEST_NUMBER, Text
+from worker.web.filters import LARGEST_NUMBER, Text, Uid
 from worker.web.guard import Caller
 
 _LARGEST_SERIES = 4000
 _COMMENT_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"  # line breaks, but no other control characters
 Comment = Annotated[str, Field(max_length=LARGEST_COMMENT, pattern=_COMMENT_PATTERN), AfterValidator(str.strip)]
+ReadingNumber = Annotated[int, PathParameter(ge=1, le=LARGEST_NUMBER)]
 SliceOrdinal = Annotated[int, Field(ge=0, lt=_LARGEST_SERIES)]
 
 
-class StudyReadingEntry(BaseModel):
-    """A reader's finding on a study. Take `after` and `result` from the list of readings that you looked at."""
+class _Entry(BaseModel):
+    """A reader's finding. Take `after` and `result` from the list of readings that you looked at."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -57,7 +62,15 @@ class StudyReadingEntry(BaseModel):
     comment: Comment = ""
 
 
-class ReadingEntry(StudyReadingEntry):
+class StudyReadingEntry(_Entry):
+    """A reader's finding on a study. Take `after` and `result` from the list of readings that you looked at."""
+
+    slices: dict[Uid, list[SliceOrdinal]] = Field(
+        {}, max_length=100, description="By Series Instance UID, the ordinals, from 0, of slices that show the finding."
+    )
+
+
+class ReadingEntry(_Entry):
     """A reader's finding as it is entered. Take `after` and `result` from the list of readings that you looked at."""
 
     slices: list[SliceOrdinal] = Field(
@@ -78,6 +91,7 @@ class StudyReadingAnswer:
     result: int | None
     answer: str | None
     model: str | None
+    withdrawn_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +127,42 @@ def record_study_reading(site: Site, study_instance_uid: str, entry: StudyReadin
         _check(study, entry, site.class_titles(), "study")
         if entry.result is not None and not is_result_of(session, study.study_id, entry.result):
             raise HTTPException(422, "result: the study has no such answer")
-        new = NewStudyReading(entry.label, caller.name, entry.comment, entry.result, entry.after)
-        row = add_study_reading(session, study, new, site.clock())
+        marked = {uid: tuple(sorted({*ordinals})) for uid, ordinals in entry.slices.items() if ordinals}
+        if marked and entry.result != study.result_id:
+            raise ReadMeanwhile("answered-meanwhile", "the study was answered since you marked slices of it")
+        for uid, ordinals in marked.items():
+            _check_marked(session, uid, ordinals)
+        new = NewStudyReading(entry.label, caller.name, entry.comment, entry.result, entry.after, marked)
+        try:
+            row = add_study_reading(session, study, new, site.clock())
+        except SlicesNotInherited as fault:
+            raise HTTPException(422, fault.detail) from None
         [added] = [reading for reading in study_readings_of(session, study.study_id) if reading.number == row.number]
     site.record(events.annotated(caller.name, caller.address, study_instance_uid))
     return added
 
 
-def _check(read: SeriesToRead | StudyToRead, entry: StudyReadingEntry, titles: Mapping[str, str], what: str) -> None:
+def withdraw_series_reading(site: Site, series_instance_uid: str, number: int, caller: Caller) -> None:
+    """Withdraw the caller's latest reading of a series and audit it. Raises HTTPException 404 and ReadMeanwhile."""
+    with site.database.write() as session:
+        series = series_to_read(session, series_instance_uid)
+        if series is None:
+            raise HTTPException(404, NO_SUCH_SERIES)
+        withdraw_reading(session, series, number, caller.name, site.clock())
+    site.record(events.withdrawn(caller.name, caller.address, series.study_instance_uid))
+
+
+def withdraw_reading_of_study(site: Site, study_instance_uid: str, number: int, caller: Caller) -> None:
+    """Withdraw the caller's latest reading of a study and audit it. Raises HTTPException 404 and ReadMeanwhile."""
+    with site.database.write() as session:
+        study = study_to_read(session, study_instance_uid)
+        if study is None:
+            raise HTTPException(404, NO_SUCH_STUDY)
+        withdraw_study_reading(session, study, number, caller.name, site.clock())
+    site.record(events.withdrawn(caller.name, caller.address, study_instance_uid))
+
+
+def _check(read: SeriesToRead | StudyToRead, entry: _Entry, titles: Mapping[str, str], what: str) -> None:
     """Raises ReadMeanwhile for an answer that the reader did not see, HTTPException 422 for an impossible finding."""
     if entry.result is None and read.result_id is not None:
         raise ReadMeanwhile(
@@ -137,6 +179,14 @@ def _check_slices(session: Session, series: SeriesToRead, entry: ReadingEntry) -
     if number is None:
         raise HTTPException(422, "result: the series has no such result")
     if entry.slices and max(entry.slices) >= number:
+        raise HTTPException(422, f"slices: the result has {number}")
+
+
+def _check_marked(session: Session, series_instance_uid: str, ordinals: Sequence[int]) -> None:
+    """Raises HTTPException 422 for slices that the answer for a series does not have."""
+    series = series_to_read(session, series_instance_uid)
+    number = series.slices if series is not None else 0
+    if max(ordinals) >= number:
         raise HTTPException(422, f"slices: the result has {number}")
 
 
@@ -171,4 +221,5 @@ def _of_series_or_study(reading: Reading) -> dict[str, Any]:
         "result": reading.result_id,
         "answer": reading.answer,
         "model": reading.model,
+        "withdrawn_at": reading.withdrawn_at,
     }

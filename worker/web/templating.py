@@ -20,6 +20,7 @@ from worker.web.guard import Caller
 _FILES = {
     "worker.css": "text/css",
     "worker.js": "text/javascript",
+    "viewer.js": "text/javascript",
     "upload.js": "text/javascript",
     "htmx.min.js": "text/javascript",
     "icon.svg": "image/svg+xml",

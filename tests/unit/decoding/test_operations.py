@@ -63,7 +63,8 @@ def test_pictures(pool: DecoderPool, file: Path) -> None:
     assert darker == display.slice_png(file, 3, (low, high), 0.5, 1.5)
     activation = Activation(((0, 255), (0, 0)), 0.0, 0.0, 1.0, 1.0)
     assert pool.picture(tasks.activation_png(file, 3, activation), "x") == display.activation_png(file, 3, activation)
-    assert json.loads(pool.picture(tasks.slice_facts(file, 3), "x")) == {"edges": None, "position_mm": None}
+    facts = json.loads(pool.picture(tasks.slice_facts(file, 3, (low, high)), "x"))
+    assert facts == {"edges": None, "position_mm": None, "range": pytest.approx([low, high])}
 
 
 def test_secondary_capture(pool: DecoderPool, tmp_path: Path) -> None:

@@ -113,9 +113,13 @@ def test_colour_is_shown_without_the_window_of_its_header(tmp_path: Path) -> Non
 
 def test_facts_are_edges_and_position(tmp_path: Path) -> None:
     placed = AXIAL | {"ImagePositionPatient": [-3, 4, 12.5]}
-    facts = slice_facts(save(image(RAMP, **placed), tmp_path / "a.dcm"), None)
-    assert facts == {"edges": {"left": "R", "right": "L", "top": "A", "bottom": "P"}, "position_mm": 12.5}
-    assert slice_facts(save(image(RAMP), tmp_path / "b.dcm"), None) == {"edges": None, "position_mm": None}
+    facts = slice_facts(save(image(RAMP, **placed), tmp_path / "a.dcm"), None, (0, 630))
+    edges = {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+    assert facts == {"edges": edges, "position_mm": 12.5, "range": (0, 630)}
+    windowed = save(image(RAMP, WindowCenter=300, WindowWidth=201), tmp_path / "b.dcm")
+    assert slice_facts(windowed, None, (0, 630)) == {"edges": None, "position_mm": None, "range": (199.5, 400.5)}
+    colour = save(image(np.stack([RAMP.astype(np.uint8)] * 3, axis=-1)), tmp_path / "c.dcm")
+    assert slice_facts(colour, None, (0, 255))["range"] is None
 
 
 def painted(file: Path, activation: Activation) -> npt.NDArray[Any]:

@@ -6,14 +6,24 @@ its series are read together, whichever of the two is read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, exists, select
+from sqlalchemy import ColumnElement, and_, exists, select, update
 from sqlalchemy.orm import Session, aliased
 
-from worker.db.readings import JudgedAnswer, Reading, latest_reading, reading_of, require_latest
+from worker.db.readings import (
+    JudgedAnswer,
+    Reading,
+    ReadMeanwhile,
+    SeriesToRead,
+    is_latest_reading,
+    latest_reading,
+    reading_of,
+    require_latest,
+    require_own,
+)
 from worker.db.studies.summary import summarise_studies
 from worker.db.tables import (
     ModelRow,
@@ -25,13 +35,19 @@ from worker.db.tables import (
     StudyResultRow,
     StudyRow,
 )
+from worker.errors import WorkerError
+
+
+class SlicesNotInherited(WorkerError):
+    """Slices were marked in a series that does not inherit the finding; nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewStudyReading:
     """A reader's finding. `after` is the number of the latest reading of the study that the reader saw, 0 for none.
 
-    `result_id` is the row of the answer that the reader saw, None where there was none.
+    `result_id` is the row of the answer that the reader saw, None where there was none. `slices`: the ordinals that the
+    reader marked in series of the study, by Series Instance UID.
     """
 
     label: str
@@ -39,6 +55,7 @@ class NewStudyReading:
     comment: str
     result_id: int | None
     after: int
+    slices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +98,30 @@ def study_readings_of(session: Session, study_id: int) -> list[Reading]:
     return [reading_of(row, (), row.study_result_id, *answered) for row, *answered in rows]
 
 
-def add_study_reading(session: Session, study: StudyToRead, new: NewStudyReading, now: datetime) -> StudyReadingRow:
-    """Add a study's next reading and those of its series. Raises ReadMeanwhile if `after` is not the latest.
+def marked_slices(session: Session, study_instance_uid: str) -> dict[str, tuple[int, ...]]:
+    """The slices that readers of a study marked in the present answers for its series, by Series Instance UID."""
+    rows = session.execute(
+        select(SeriesRow.series_instance_uid, ReadingRow.slices)
+        .join(ReadingRow, ReadingRow.series_id == SeriesRow.id)
+        .join(ResultRow, ResultRow.id == ReadingRow.result_id)
+        .where(SeriesRow.study_instance_uid == study_instance_uid, is_latest_reading())
+        .where(ReadingRow.study_reading_id.is_not(None), ResultRow.job_id == SeriesRow.answered_job_id)
+    )
+    return {uid: tuple(slices) for uid, slices in rows if slices}
 
-    Series are locked before their study, as where they are answered.
+
+def add_study_reading(session: Session, study: StudyToRead, new: NewStudyReading, now: datetime) -> StudyReadingRow:
+    """Add a study's next reading and those of its series.
+
+    Raises ReadMeanwhile if `after` is not the latest, SlicesNotInherited. Series are locked before their study, as
+    where they are answered.
     """
-    series = session.scalars(
-        select(SeriesRow)
-        .where(SeriesRow.study_instance_uid == study.study_instance_uid)
-        .order_by(SeriesRow.id)
-        .with_for_update()
-    ).all()
+    series = _lock_series(session, study.study_instance_uid)
     require_latest(_lock_latest(session, study.study_id), new.after, "study")
+    heirs = [row for row in series if len(series) == 1 or _inherits(session, row)]
+    if set(new.slices) - {row.series_instance_uid for row in heirs}:
+        fault = "slices: a series that was not classified, or was read by itself, is marked on its own page"
+        raise SlicesNotInherited("slices-not-inherited", fault)
     row = StudyReadingRow(
         study_id=study.study_id,
         number=new.after + 1,
@@ -104,8 +133,8 @@ def add_study_reading(session: Session, study: StudyToRead, new: NewStudyReading
     )
     session.add(row)
     session.flush()
-    for series_row in series:
-        _inherit(session, series_row, row, is_alone=len(series) == 1)
+    for heir in heirs:
+        _inherit(session, heir, row, new.slices.get(heir.series_instance_uid, ()))
     session.flush()
     summarise_studies(session, [study.study_instance_uid])
     return row
@@ -114,10 +143,14 @@ def add_study_reading(session: Session, study: StudyToRead, new: NewStudyReading
 def is_latest_study_reading(before: datetime | None = None) -> ColumnElement[bool]:
     """The condition that a reading is the latest of its study, like `is_latest_reading`."""
     newer = aliased(StudyReadingRow)
-    later = and_(newer.study_id == StudyReadingRow.study_id, newer.number > StudyReadingRow.number)
+    later = and_(
+        newer.study_id == StudyReadingRow.study_id,
+        newer.number > StudyReadingRow.number,
+        newer.withdrawn_at.is_(None),
+    )
     if before is not None:
         later = and_(later, newer.created_at < before)
-    return ~exists().where(later)
+    return and_(StudyReadingRow.withdrawn_at.is_(None), ~exists().where(later))
 
 
 def judged_study_answers(session: Session, since: datetime, until: datetime) -> list[JudgedAnswer]:
@@ -153,28 +186,71 @@ def judged_study_answers(session: Session, since: datetime, until: datetime) -> 
     ]
 
 
-def _lock_latest(session: Session, study_id: int) -> StudyReadingRow | None:
-    session.scalar(select(StudyRow.id).where(StudyRow.id == study_id).with_for_update())
-    return session.scalar(
-        select(StudyReadingRow)
-        .where(StudyReadingRow.study_id == study_id)
-        .order_by(StudyReadingRow.number.desc())
-        .limit(1)
-    )
+def withdraw_study_reading(session: Session, study: StudyToRead, number: int, reader: str, now: datetime) -> None:
+    """Withdraw a study's latest reading and those that its series inherited; those before them stand again.
+
+    Raises ReadMeanwhile if it is not the latest that stands, or another reader's.
+    """
+    _lock_series(session, study.study_instance_uid)
+    standing = _lock_latest(session, study.study_id, standing=True)
+    row = require_own(standing, number, reader, "study")
+    row.withdrawn_at = now
+    session.execute(update(ReadingRow).where(ReadingRow.study_reading_id == row.id).values(withdrawn_at=now))
+    session.flush()
+    summarise_studies(session, [study.study_instance_uid])
 
 
-def _inherit(session: Session, series: SeriesRow, reading: StudyReadingRow, *, is_alone: bool) -> None:
-    latest = latest_reading(session, series.id)
-    was_read_itself = latest is not None and latest.study_reading_id is None
-    if not is_alone and (series.status != SeriesStatus.CLASSIFIED or was_read_itself):
+def withdraw_reading(session: Session, series: SeriesToRead, number: int, reader: str, now: datetime) -> None:
+    """Withdraw a series' latest reading, and with a study's only series that of the study.
+
+    Raises ReadMeanwhile as `withdraw_study_reading`, and for a reading that was inherited from a study of several.
+    """
+    of_study = _lock_series(session, series.study_instance_uid)
+    row = require_own(latest_reading(session, series.series_id, standing=True), number, reader, "series")
+    if row.study_reading_id is not None:
+        study = study_to_read(session, series.study_instance_uid)
+        inherited = session.get(StudyReadingRow, row.study_reading_id)
+        if len(of_study) > 1 or study is None or inherited is None:
+            fault = "this finding is that of the study; withdraw it there"
+            raise ReadMeanwhile("of-study", fault)
+        withdraw_study_reading(session, study, inherited.number, reader, now)
         return
+    row.withdrawn_at = now
+    session.flush()
+
+
+def _lock_series(session: Session, study_instance_uid: str) -> Sequence[SeriesRow]:
+    return session.scalars(
+        select(SeriesRow)
+        .where(SeriesRow.study_instance_uid == study_instance_uid)
+        .order_by(SeriesRow.id)
+        .with_for_update()
+    ).all()
+
+
+def _lock_latest(session: Session, study_id: int, *, standing: bool = False) -> StudyReadingRow | None:
+    session.scalar(select(StudyRow.id).where(StudyRow.id == study_id).with_for_update())
+    conditions = [StudyReadingRow.study_id == study_id]
+    if standing:
+        conditions.append(StudyReadingRow.withdrawn_at.is_(None))
+    return session.scalar(select(StudyReadingRow).where(*conditions).order_by(StudyReadingRow.number.desc()).limit(1))
+
+
+def _inherits(session: Session, series: SeriesRow) -> bool:
+    standing = latest_reading(session, series.id, standing=True)
+    was_read_itself = standing is not None and standing.study_reading_id is None
+    return series.status == SeriesStatus.CLASSIFIED and not was_read_itself
+
+
+def _inherit(session: Session, series: SeriesRow, reading: StudyReadingRow, slices: tuple[int, ...]) -> None:
+    latest = latest_reading(session, series.id)
     session.add(
         ReadingRow(
             series_id=series.id,
             number=latest.number + 1 if latest else 1,
             result_id=session.scalar(select(ResultRow.id).where(ResultRow.job_id == series.answered_job_id)),
             label=reading.label,
-            slices=[],
+            slices=list(slices),
             comment=reading.comment,
             reader=reading.reader,
             created_at=reading.created_at,

@@ -24,7 +24,7 @@ from worker.db.tables import (
 
 _READ_AS = (
     select(StudyReadingRow.label)
-    .where(StudyReadingRow.study_id == StudyRow.id)
+    .where(StudyReadingRow.study_id == StudyRow.id, StudyReadingRow.withdrawn_at.is_(None))
     .order_by(StudyReadingRow.number.desc())
     .limit(1)
     .correlate(StudyRow)

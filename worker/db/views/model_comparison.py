@@ -128,6 +128,7 @@ def compare_models(session: Session, first: ModelRow, second: ModelRow) -> Compa
     cells = session.execute(select(*answers, number).join_from(of_first, of_second, same).group_by(*answers))
     newest = (
         select(ReadingRow.series_id, func.max(ReadingRow.number).label("number"))
+        .where(ReadingRow.withdrawn_at.is_(None))
         .group_by(ReadingRow.series_id)
         .subquery("newest")
     )

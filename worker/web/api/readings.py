@@ -1,10 +1,10 @@
-"""GET and POST /api/v1/{series|studies}/{uid}/readings: what readers found in a series or a study."""
+"""GET, POST and DELETE /api/v1/{series|studies}/{uid}/readings: what readers found in a series or a study."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Response
 
 from worker.audit import events
 from worker.db.readings import ReadMeanwhile, readings_of, series_to_read
@@ -23,6 +23,7 @@ from worker.web.errors import CONFLICT, NOT_FOUND
 from worker.web.readings import (
     ReadingAnswer,
     ReadingEntry,
+    ReadingNumber,
     StudyReadingAnswer,
     StudyReadingEntry,
     possible_labels,
@@ -30,6 +31,8 @@ from worker.web.readings import (
     record_reading,
     record_study_reading,
     study_reading_answer,
+    withdraw_reading_of_study,
+    withdraw_series_reading,
 )
 
 
@@ -81,6 +84,15 @@ def readings_api(site: Site) -> APIRouter:
         except ReadMeanwhile as fault:
             raise HTTPException(409, fault.detail) from None
 
+    @routes.delete("/series/{series_instance_uid}/readings/{number}", status_code=204, responses=NOT_FOUND | CONFLICT)
+    def withdraw(series_instance_uid: SeriesUid, number: ReadingNumber, caller: Annotator) -> Response:
+        """Withdraw your own latest reading: it stays in the list, and the one before it counts again."""
+        try:
+            withdraw_series_reading(site, series_instance_uid, number, caller)
+        except ReadMeanwhile as fault:
+            raise HTTPException(409, fault.detail) from None
+        return Response(status_code=204)
+
     @routes.get("/studies/{study_instance_uid}/readings", responses=NOT_FOUND)
     def list_study_readings(study_instance_uid: StudyUid, caller: Reader) -> StudyReadingList:
         """Every reading of a study with its reader, and what a new reading needs."""
@@ -106,5 +118,14 @@ def readings_api(site: Site) -> APIRouter:
             return study_reading_answer(record_study_reading(site, study_instance_uid, entry, caller))
         except ReadMeanwhile as fault:
             raise HTTPException(409, fault.detail) from None
+
+    @routes.delete("/studies/{study_instance_uid}/readings/{number}", status_code=204, responses=NOT_FOUND | CONFLICT)
+    def withdraw_of_study(study_instance_uid: StudyUid, number: ReadingNumber, caller: Annotator) -> Response:
+        """Withdraw your own latest reading of a study, and what its series inherited of it."""
+        try:
+            withdraw_reading_of_study(site, study_instance_uid, number, caller)
+        except ReadMeanwhile as fault:
+            raise HTTPException(409, fault.detail) from None
+        return Response(status_code=204)
 
     return routes

@@ -21,6 +21,7 @@ from worker.decoding.pool import DecoderPool
 from worker.errors import NotAssessable
 from worker.storage.integrity import FaultyFile
 from worker.web.dependencies import NO_SUCH_SERIES, Reader, SeriesUid, Site, StudyUid
+from worker.web.guard import Caller
 
 _WINDOWS_CACHED = 256
 Ordinal = Annotated[int, PathParameter(ge=0, lt=LARGEST_SERIES)]
@@ -54,6 +55,10 @@ def series_images(site: Site) -> APIRouter:
             site.integrity.path(shown.stored)
         return data_dir / shown.file
 
+    def window_of(series_instance_uid: str, detail: SeriesDetail, caller: Caller) -> tuple[float, float]:
+        files = [data_dir / slice_.file for slice_ in detail.slices if slice_.file]
+        return windows.of(series_instance_uid, files, caller.name)
+
     @routes.get("/slices/{ordinal}.png")
     def slice_png(
         series_instance_uid: SeriesUid, ordinal: Ordinal, caller: Reader, low: Grey = 0.0, high: Grey = 1.0
@@ -62,17 +67,16 @@ def series_images(site: Site) -> APIRouter:
             raise HTTPException(422, "high must be above low")
         detail, shown = slice_of(series_instance_uid, ordinal)
         with _faults_of_a_file():
-            file = file_of(shown)
-            files = [data_dir / slice_.file for slice_ in detail.slices if slice_.file]
-            window = windows.of(series_instance_uid, files, caller.name)
+            file, window = file_of(shown), window_of(series_instance_uid, detail, caller)
             task = tasks.slice_png(file, shown.frame_number, window, low, high)
             return _png(site.decoders.picture(task, caller.name))
 
     @routes.get("/slices/{ordinal}.json")
     def slice_facts(series_instance_uid: SeriesUid, ordinal: Ordinal, caller: Reader) -> Response:
-        _, shown = slice_of(series_instance_uid, ordinal)
+        detail, shown = slice_of(series_instance_uid, ordinal)
         with _faults_of_a_file():
-            task = tasks.slice_facts(file_of(shown), shown.frame_number)
+            file, window = file_of(shown), window_of(series_instance_uid, detail, caller)
+            task = tasks.slice_facts(file, shown.frame_number, window)
             return Response(site.decoders.picture(task, caller.name), media_type="application/json")
 
     @routes.get("/slices/{ordinal}/activation.png")

@@ -1,57 +1,94 @@
-"""POST /series/{uid}/readings: the form in which a reader confirms or corrects the label of a series."""
+"""POST /series/{uid}/readings: the form in which a reader confirms or corrects the label of a series, or undoes it.
+
+The form of a study (`pages.study`) is made of the same parts.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from worker.db.engine import Session
-from worker.db.readings import Reading, ReadMeanwhile, readings_of, series_to_read
+from worker.db.readings import NOT_ASSESSABLE, Reading, ReadMeanwhile, readings_of, series_to_read
 from worker.web.dependencies import NO_SUCH_SERIES, Annotator, SeriesUid, Site
-from worker.web.guard import posted
-from worker.web.readings import ReadingEntry, possible_labels, record_reading
+from worker.web.guard import Caller, posted
+from worker.web.readings import (
+    ReadingEntry,
+    ReadingNumber,
+    possible_labels,
+    record_reading,
+    withdraw_series_reading,
+)
 from worker.web.templating import render
+
+SLICES = "slices"
 
 
 @dataclass(frozen=True, slots=True)
 class ReadingForm:
-    """The readings of a series, and the form as it is filled in; `slices` counts from 1."""
+    """The readings of a series or a study, latest first, and the form as it is filled in.
 
-    series_instance_uid: str
+    `agree` is the label that agrees with the answer, None without an answer. `slices` has the text (counted from 1) of
+    each field for slices by its name; the viewer fills in the field `slices_name`. `query` belongs to the addresses.
+    """
+
+    of: Literal["series", "study"]
+    address: str
     readings: Sequence[Reading]
     labels: Mapping[str, str]
     after: int
     result: int | None
-    label: str
-    slices: str
-    comment: str
+    agree: str | None
+    slices_name: str
+    slices: Mapping[str, str]
+    query: str = ""
+    comment: str = ""
     fault: str | None = None
+
+    @property
+    def standing(self) -> Reading | None:
+        """The latest reading that was not withdrawn."""
+        return next((reading for reading in self.readings if reading.withdrawn_at is None), None)
+
+    @property
+    def others(self) -> list[Reading]:
+        """The readings that were superseded or withdrawn."""
+        return [reading for reading in self.readings if reading is not self.standing]
+
+    def refused(self, fault: str, fields: Mapping[str, str] | None) -> ReadingForm:
+        """The form as it was sent, if it was this form, and why nothing was saved."""
+        if fields is None:
+            return replace(self, fault=fault)
+        slices = {name: text for name, text in fields.items() if name.partition("-")[0] == "slices"}
+        return replace(self, fault=fault, comment=fields.get("comment", ""), slices=slices)
 
 
 def empty_form(session: Session, series_instance_uid: str, titles: Mapping[str, str]) -> ReadingForm | None:
-    """The form before anything is entered; None where there is no such series.
-
-    It proposes no label, so that the model's is not accepted without a look.
-    """
+    """The form of a series before anything is entered; None where there is no such series."""
     series = series_to_read(session, series_instance_uid)
     if series is None:
         return None
     readings = readings_of(session, series.series_id)
-    return ReadingForm(
-        series_instance_uid=series_instance_uid,
+    form = ReadingForm(
+        of="series",
+        address=f"/series/{series_instance_uid}",
         readings=readings,
         labels=possible_labels(series, titles),
         after=readings[0].number if readings else 0,
         result=series.result_id,
-        label="",
-        slices=slices_as_text(readings[0].slices) if readings and readings[0].result_id == series.result_id else "",
-        comment="",
+        agree=(series.label or NOT_ASSESSABLE) if series.result_id is not None else None,
+        slices_name=SLICES,
+        slices={},
     )
+    standing = form.standing
+    if standing is None or standing.result_id != series.result_id:
+        return form
+    return replace(form, slices={SLICES: slices_as_text(standing.slices)})
 
 
 def reading_form(site: Site) -> APIRouter:
@@ -65,12 +102,9 @@ def reading_form(site: Site) -> APIRouter:
         caller: Annotator,
         fields: Annotated[dict[str, str], Depends(posted)],
     ) -> Response:
-        by_htmx = "hx-request" in request.headers
         fault, status = None, 200
         try:
             record_reading(site, series_instance_uid, _entry(fields), caller)
-            if not by_htmx:
-                return RedirectResponse(f"/series/{series_instance_uid}#reading", 303)
         except ReadMeanwhile as error:
             fault = f"{error.detail}. Review the reading above; your entries are still in the form."
             status = 409
@@ -79,14 +113,37 @@ def reading_form(site: Site) -> APIRouter:
                 raise
             fault = f"Not saved. {error.detail if isinstance(error, HTTPException) else fault_in_words(error)}"
             status = 422
+        return answer(request, series_instance_uid, caller, fields, fault, status)
+
+    @routes.post("/series/{series_instance_uid}/readings/{number}/withdraw")
+    def withdraw(
+        request: Request, series_instance_uid: SeriesUid, number: ReadingNumber, caller: Annotator
+    ) -> Response:
+        try:
+            withdraw_series_reading(site, series_instance_uid, number, caller)
+        except ReadMeanwhile as error:
+            return answer(request, series_instance_uid, caller, None, error.detail, 409)
+        return answer(request, series_instance_uid, caller)
+
+    def answer(
+        request: Request,
+        series_instance_uid: str,
+        caller: Caller,
+        fields: Mapping[str, str] | None = None,
+        fault: str | None = None,
+        status: int = 200,
+    ) -> Response:
+        """The form: as a part for htmx, else by a redirection or, with a fault, on a page."""
+        by_htmx = "hx-request" in request.headers
+        if fault is None and not by_htmx:
+            return RedirectResponse(f"/series/{series_instance_uid}#reading", 303)
         with site.database.read() as session:
             form = empty_form(session, series_instance_uid, site.class_titles())
         if form is None:
             raise HTTPException(404, NO_SUCH_SERIES)
         if fault is not None:
-            label, slices, comment = (fields.get(name, "") for name in ("label", "slices", "comment"))
-            form = replace(form, fault=fault, label=label, slices=slices, comment=comment)
-        template = "reading.html" if by_htmx else "reading_page.html"
+            form = form.refused(fault, fields)
+        template = "finding.html" if by_htmx else "reading_page.html"
         return HTMLResponse(render(template, caller, reading=form), status)
 
     return routes

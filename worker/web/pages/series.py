@@ -20,7 +20,7 @@ from worker.web.dependencies import (
 )
 from worker.web.pages.layout import render_page
 from worker.web.pages.reading_form import empty_form
-from worker.web.pages.viewer import viewer_values
+from worker.web.pages.viewer import beside_series, by_number, viewer_values
 
 
 def series_page(site: Site) -> APIRouter:
@@ -41,12 +41,14 @@ def series_page(site: Site) -> APIRouter:
         if not matches or detail is None:
             raise HTTPException(404, NO_SUCH_SERIES)
         [answer] = matches
+        ordered = [item.series_instance_uid for item in by_number(study.series)] if study is not None else []
         site.record(events.viewed(caller.name, caller.address, answer.study_instance_uid))
         return render_page(
             site,
             "series.html",
             caller,
             study=study if study is not None and len(study.series) > 1 else None,
+            beside_series=beside_series(ordered, series_instance_uid, "/series/"),
             versions=versions,
             reading=reading,
             **viewer_values(site, answer, detail),

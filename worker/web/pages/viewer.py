@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from worker.db.views.search import SeriesAnswer
 from worker.db.views.series_detail import SeriesDetail
+from worker.db.views.studies import StudySeriesAnswer
 from worker.results import ModelIdentity
 from worker.web import charts, ohif
 from worker.web.dependencies import Site
@@ -36,6 +37,21 @@ def viewer_values(site: Site, answer: SeriesAnswer, detail: SeriesDetail) -> dic
             ordinal for ordinal, slice_ in enumerate(detail.slices) if is_lesion and slice_.activation is not None
         ],
     }
+
+
+def by_number(series: Iterable[StudySeriesAnswer]) -> list[StudySeriesAnswer]:
+    """Series by their Series Number, those without one last."""
+    return sorted(series, key=lambda item: (item.series_number is None, item.series_number or 0))
+
+
+def beside_series(ordered: Sequence[str], shown: str, address: str) -> tuple[str | None, str | None]:
+    """The addresses of the series before and after the one that is shown, whose UIDs end the `address`."""
+    place = ordered.index(shown) if shown in ordered else None
+    if place is None:
+        return None, None
+    before = ordered[place - 1] if place else None
+    after = ordered[place + 1] if place + 1 < len(ordered) else None
+    return (f"{address}{before}" if before else None, f"{address}{after}" if after else None)
 
 
 def _key_slices(detail: SeriesDetail) -> list[int]:

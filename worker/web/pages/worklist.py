@@ -39,7 +39,7 @@ class WorklistFilters(PagedFilters):
 
     def chosen(self) -> dict[str, Any]:
         """The filters that were set, as they stand in an address."""
-        others = {"limit", "older_than", "newer_than", "seen", "show"}
+        others = {"limit", "older_than", "newer_than", "seen", "show", "saved"}
         return self.model_dump(mode="json", exclude=others, exclude_none=True)
 
 

@@ -11,17 +11,21 @@ from tests.testbed.instances import later
 from tests.testbed.studies import STUDY, classify, refuse
 from tests.unit.jobs.test_studies import SERVED, runner
 from worker.db.engine import Database
-from worker.db.readings import NewReading, ReadMeanwhile, add_reading, read_series
+from worker.db.readings import NewReading, ReadMeanwhile, add_reading, read_series, series_to_read
 from worker.db.studies.readings import (
     NewStudyReading,
+    SlicesNotInherited,
     add_study_reading,
     is_result_of,
     join_study,
     judged_study_answers,
     study_readings_of,
     study_to_read,
+    withdraw_reading,
+    withdraw_study_reading,
 )
 from worker.db.tables import ReadingRow, StudyRow
+from worker.dicom.standard import derive_uid
 
 
 def read(database: Database, label: str, after: int, seconds: float = 60) -> None:
@@ -87,6 +91,76 @@ def test_a_study_and_its_only_series_are_read_together(database: Database, tmp_p
     read(database, "glioma", 1)
     assert readings(database) == [(series, 1, "notumor", True), (series, 2, "glioma", True)]
     assert state(database) == ("confirmed", "glioma")
+
+
+def test_a_withdrawn_finding_gives_way_to_the_one_before_in_the_study_and_its_series(
+    database: Database, tmp_path: Path
+) -> None:
+    classify(database, "a", 0.9)
+    other = classify(database, "b", 0.8)
+    runner(database, tmp_path).run_next(SERVED)
+    read(database, "notumor", 0)
+    read(database, "glioma", 1)
+
+    def withdraw(number: int, reader: str = "ada") -> None:
+        with database.write() as session:
+            study = study_to_read(session, STUDY)
+            assert study is not None
+            withdraw_study_reading(session, study, number, reader, later(90))
+
+    def of_series() -> list[str]:
+        with database.read() as session:
+            return [series.label for series in read_series(session)]
+
+    for number, reader, why in ((1, "ada", "another finding"), (2, "bo", "the finding of ada")):
+        with pytest.raises(ReadMeanwhile, match=why):
+            withdraw(number, reader)
+    assert (state(database), of_series()) == (("confirmed", "glioma"), ["glioma"] * 2)
+    withdraw(2)
+    assert (state(database), of_series()) == (("corrected", "notumor"), ["notumor"] * 2)
+    with database.write() as session:
+        series = series_to_read(session, derive_uid("series", "b"))
+        assert series is not None
+        with pytest.raises(ReadMeanwhile, match="that of the study"):
+            withdraw_reading(session, series, 1, "ada", later(91))
+        add_reading(session, other, NewReading("other", "bo", "", (), None, 2), later(92))
+        withdraw_reading(session, series, 3, "bo", later(93))
+    with database.read() as session:
+        judged = judged_study_answers(session, later(0), later(100))
+        assert [answer.reader_label for answer in judged] == ["notumor"]
+    withdraw(1)
+    assert (state(database), of_series()) == (("unread", None), [])
+    read(database, "glioma", 2)
+    assert (state(database), of_series()) == (("confirmed", "glioma"), ["glioma"] * 2)
+
+
+def test_a_study_s_only_series_is_withdrawn_with_it(database: Database, tmp_path: Path) -> None:
+    series_id = classify(database, "a", 0.9)
+    runner(database, tmp_path).run_next(SERVED)
+    with database.write() as session:
+        join_study(session, add_reading(session, series_id, NewReading("notumor", "bo", "", (), None, 0), later(50)))
+        series = series_to_read(session, derive_uid("series", "a"))
+        assert series is not None
+        withdraw_reading(session, series, 1, "bo", later(51))
+    assert state(database) == ("unread", None)
+
+
+def test_slices_are_marked_only_where_a_series_inherits(database: Database, tmp_path: Path) -> None:
+    classify(database, "a", 0.9)
+    refuse(database, "knee", "body-part")
+    runner(database, tmp_path).run_next(SERVED)
+    with database.write() as session:
+        study = study_to_read(session, STUDY)
+        assert study is not None
+        for name, fits in (("knee", False), ("a", True)):
+            new = NewStudyReading("glioma", "ada", "", study.result_id, 0, {derive_uid("series", name): (0,)})
+            if fits:
+                add_study_reading(session, study, new, later(60))
+                continue
+            with pytest.raises(SlicesNotInherited):
+                add_study_reading(session, study, new, later(60))
+    with database.read() as session:
+        assert [series.marked for series in read_series(session)] == [(0,)]
 
 
 def test_of_two_readers_the_second_is_told(database: Database) -> None:

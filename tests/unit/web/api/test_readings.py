@@ -26,7 +26,7 @@ def test_a_label_is_corrected_then_confirmed_and_both_are_kept(client: httpx.Cli
     assert second.json() | {"read_at": ""} == {
         "number": 2, "label": "glioma", "state": "confirmed", "comment": "", "slices": [0],
         "reader": "anybody on this machine", "read_at": "", "result": empty["result"], "answer": "glioma",
-        "model": "test-model 1.0",
+        "model": "test-model 1.0", "withdrawn_at": None,
     }  # fmt: skip
     listed = client.get(_path(CLASSIFIED)).json()
     assert [reading["comment"] for reading in listed["readings"]] == ["", "flow artefact"]
@@ -36,6 +36,16 @@ def test_a_label_is_corrected_then_confirmed_and_both_are_kept(client: httpx.Cli
     [shown] = client.get("/api/v1/series", params={"reading": "confirmed"}).json()["series"]
     assert (shown["reading"], shown["read_as"]) == ("confirmed", "glioma")
     assert "read as Glioma" in client.get("/?reading=corrected").text, "its study is not answered yet"
+    assert client.delete(f"{_path(CLASSIFIED)}/1").status_code == 409, "another one stands"
+    assert client.delete(f"{_path(CLASSIFIED)}/2").status_code == 204
+    assert _series_in_state(client, "corrected") == [CLASSIFIED]
+    assert client.delete(f"{_path(CLASSIFIED)}/1").status_code == 204
+    assert CLASSIFIED in _series_in_state(client, "unread")
+    listed = client.get(_path(CLASSIFIED)).json()
+    assert [reading["withdrawn_at"] is None for reading in listed["readings"]] == [False, False]
+    assert listed["after"] == 2
+    assert client.post(_path(CLASSIFIED), json=entry | {"after": 2}).json()["number"] == 3
+    assert _series_in_state(client, "corrected") == [CLASSIFIED]
 
 
 def _series_in_state(client: httpx.Client, state: str) -> list[str]:

@@ -22,17 +22,16 @@ def annotator(guarded: tuple[httpx.Client, Database]) -> Iterator[httpx.Client]:
 
 
 def _form(page: str) -> dict[str, str]:
-    """What the form of a page sends when nothing but a label is chosen: it proposes none of its own."""
+    """What a button of the form of a page sends."""
     fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page[page.index("reading-part") :]))
-    [label] = re.findall(r'<option value="([^"]*)" selected>', page[page.index("Your finding") :])
-    return {**fields, "label": label or "other", "slices": "", "comment": ""}
+    return {**fields, "label": "other", "slices": "", "comment": ""}
 
 
 def test_a_token_that_reads_sees_readings_and_has_no_form(guarded: tuple[httpx.Client, Database]) -> None:
     with signed_in(*guarded, TokenRole.READ, "ward") as browser:
         page = browser.get(f"/series/{CLASSIFIED}").text
         assert "Reader's finding" in page
-        assert "Your finding" not in page
+        assert 'class="reading"' not in page
         assert browser.post(f"/series/{CLASSIFIED}/readings", data={"label": "glioma"}).status_code == 403
         assert browser.get(f"/api/v1/series/{CLASSIFIED}/readings").status_code == 200
 
@@ -41,11 +40,34 @@ def test_a_reader_may_not_do_what_an_operator_does(annotator: httpx.Client) -> N
     assert annotator.post("/queue/jobs/retry").status_code == 403
 
 
-def test_the_form_asks_to_agree_or_correct_and_proposes_no_label(annotator: httpx.Client) -> None:
+def test_a_button_agrees_with_an_answer_and_enter_in_a_field_presses_none(annotator: httpx.Client) -> None:
     page = annotator.get(f"/series/{CLASSIFIED}").text
-    assert '<option value="" selected>Agree or correct</option>' in page
+    assert "Agree: " in page
+    assert "<legend>Correct to" in page
+    form = page[page.index('<form class="reading"') :]
+    assert re.findall(r"<button[^>]*>", form)[0] == "<button hidden disabled>", "the default button of the form"
     page = annotator.get(f"/series/{derive_uid('series', 'd')}").text
-    assert '<option value="" selected>Choose a finding</option>' in page
+    assert "Agree: " not in page
+    assert "<legend>Your finding" in page
+
+
+def test_only_its_reader_withdraws_a_finding(guarded: tuple[httpx.Client, Database]) -> None:
+    path = f"/series/{derive_uid('series', 'd')}"
+    with signed_in(*guarded, TokenRole.ANNOTATE, "dr-b") as browser:
+        fields = _form(browser.get(path).text)
+        browser.post(f"{path}/readings", data=fields | {"comment": "mine"})
+        token = {"csrf_token": fields["csrf_token"]}
+        with signed_in(*guarded, TokenRole.ANNOTATE, "dr-c") as other:
+            page = other.get(path).text
+            assert "/readings/1/withdraw" not in page
+            refused = other.post(f"{path}/readings/1/withdraw", data={"csrf_token": _form(page)["csrf_token"]})
+            assert (refused.status_code, "this is the finding of dr-b" in refused.text) == (409, True)
+        assert "/readings/1/withdraw" in browser.get(path).text
+        undone = browser.post(f"{path}/readings/1/withdraw", data=token)
+        assert (undone.status_code, undone.headers["location"]) == (303, f"{path}#reading")
+        page = browser.get(path).text
+        assert ["withdrawn</span>" in page, "mine" in page, "Unread" in page] == [True, True, True]
+        assert browser.post(f"{path}/readings/1/withdraw", data=token).status_code == 409
 
 
 def test_the_form_needs_our_own_page_and_keeps_what_was_typed_in_a_conflict(annotator: httpx.Client) -> None:
@@ -56,7 +78,7 @@ def test_the_form_needs_our_own_page_and_keeps_what_was_typed_in_a_conflict(anno
     assert (first.status_code, first.headers["location"]) == (303, f"/series/{FAILED}#reading")
     late = annotator.post(address, data=fields | {"label": "glioma", "comment": "typed <long>"})
     assert late.status_code == 409
-    for text in ("dr-a has read this series", "first", "typed &lt;long&gt;", '"glioma" selected', "Research use only"):
+    for text in ("dr-a has read this series", "first", "typed &lt;long&gt;", "Research use only"):
         assert text in late.text
     part = annotator.post(address, data=_form(late.text) | {"comment": "typed"}, headers={"HX-Request": "true"})
     assert part.status_code == 200

@@ -71,13 +71,16 @@ def test_its_neighbours_are_those_of_the_list_that_it_was_opened_from(site: http
 def test_agreeing_goes_on_to_the_next_unread_study_until_none_is_left(site: httpx.Client) -> None:
     page = site.get(PAGE).text
     answer = site.post(f"{PAGE}/readings", data={**hidden(page), "label": "glioma", "then": "unread"})
-    assert (answer.status_code, answer.headers["location"]) == (303, f"/studies/{derive_uid('study', 'older')}")
+    older = f"/studies/{derive_uid('study', 'older')}?saved={studies.STUDY}"
+    assert (answer.status_code, answer.headers["location"]) == (303, older)
+    assert f'action="{PAGE}/readings/1/withdraw"' in site.get(older).text
     assert "confirmed" in site.get(PAGE).text
     for name in ("older", "newer"):
         address = f"/studies/{derive_uid('study', name)}"
         entry = {**hidden(site.get(address).text), "label": "notumor", "then": "unread"}
         answer = site.post(f"{address}/readings?label=glioma", data=entry)
-    assert answer.headers["location"] == "/?label=glioma"
+    assert answer.headers["location"] == f"{address}?label=glioma#reading", "none is left"
+    assert site.get("/unread?status=classified").headers["location"] == "/?status=classified&reading=unread"
     read = site.get(f"/api/v1/series/{derive_uid('series', 'a')}/readings").json()["readings"]
     assert [(reading["label"], reading["state"]) for reading in read] == [("glioma", "confirmed")]
     assert site.get("/?reading=confirmed").text.count('<tbody class="study">') == 1
@@ -92,6 +95,26 @@ def test_a_late_reader_is_told_and_keeps_what_was_typed(site: httpx.Client) -> N
     assert late.status_code == 409
     assert "has read this study since you looked at it" in late.text
     assert ">typed</textarea>" in late.text
-    assert '<option value="notumor" selected>' in late.text
     for wrong in ({"label": "x"}, {"result": "999"}, {"after": "y"}):
         assert site.post(f"{PAGE}/readings", data={**seen, "after": "1", "label": "glioma", **wrong}).status_code == 422
+
+
+def test_slices_that_an_answer_does_not_have_are_refused_and_a_finding_is_undone(site: httpx.Client) -> None:
+    assert site.get("/unread").headers["location"] == f"/studies/{derive_uid('study', 'newer')}"
+    shown = f"{PAGE}?show={derive_uid('series', 'a')}"
+    marked = f"slices-{derive_uid('series', 'a')}"
+    entry = {**hidden(site.get(shown).text), "label": "notumor", "comment": "typed"}
+    for typed, why in (("7", "slices: the result has 0"), ("a", "write them as 12-14, 18")):
+        refused = site.post(f"{PAGE}/readings?show={derive_uid('series', 'a')}", data={**entry, marked: typed})
+        assert (refused.status_code, why in refused.text, ">typed</textarea>" in refused.text) == (422, True, True)
+        assert f'name="{marked}" id="marked-slices" value="{typed}"' in refused.text
+    saved = site.post(shown.replace("?", "/readings?"), data={**entry, marked: ""})
+    assert saved.headers["location"] == f"{shown}#reading"
+    assert site.get("/?reading=corrected").text.count('<tbody class="study">') == 1
+    assert site.post(f"{PAGE}/readings/1/withdraw").headers["location"] == f"{PAGE}#reading"
+    assert "withdrawn</span>" in site.get(PAGE).text
+    assert site.get("/?reading=corrected").text.count('<tbody class="study">') == 0
+    again = site.post(f"{PAGE}/readings/1/withdraw")
+    assert (again.status_code, "another finding on this study stands now" in again.text) == (409, True)
+    assert site.delete(f"/api/v1{PAGE}/readings/1").status_code == 409
+    assert site.get(f"/api/v1{PAGE}/readings").json()["readings"][0]["withdrawn_at"] is not None
