@@ -41,6 +41,7 @@ EVENTS = {
     "queried": events.queried("ward", "10.0.0.1", "/api/v1/results", {"label": "glioma", "patient_id": "P-1"}),
     "viewed": events.viewed("ward", "10.0.0.1", "1.2.3"),
     "annotated": events.annotated("reader", "10.0.0.1", "1.2.3"),
+    "withdrawn": events.withdrawn("reader", "10.0.0.1", "1.2.3"),
     "model_changed": events.model_changed("root", None, "activated", "brain-mri-tumour", "0.2.1", "ab" * 32),
     "operated": events.operated("ward", None, "worker jobs retry"),
     "exported": events.exported("root", None, "worker results export", "/tmp/x.csv"),
