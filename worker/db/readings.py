@@ -1,4 +1,7 @@
-"""Rows of readings: the readers' findings on series, and what training and the monthly report use of them."""
+"""Rows of readings: the readers' findings on series, and what training and the monthly report use of them.
+
+Over 400 lines in one file, because every query here must know which reading of a series stands.
+"""
 
 from __future__ import annotations
 
