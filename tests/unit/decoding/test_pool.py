@@ -74,6 +74,17 @@ def test_file_that_ended_a_decoder_is_not_tried_again_under_another_name_until_i
     assert poisoned.deaths.total() == 2
 
 
+def test_no_more_files_that_ended_a_decoder_are_remembered_than_some(
+    poisoned: DecoderPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_REMEMBERED_FILES", 2)
+    killers = [file_of(tmp_path, "segfault", name) for name in "abc"]
+    for killer in killers:
+        with pytest.raises(FileKilledDecoder):
+            decoded(poisoned, killer)
+    assert [poisoned.is_killer(killer) for killer in killers] == [False, True, True]
+
+
 def test_memory_beyond_the_limit_is_an_answer_and_no_death(poisoned: DecoderPool, tmp_path: Path) -> None:
     with pytest.raises(NotAssessable, match="image-too-large"):
         decoded(poisoned, file_of(tmp_path, "greedy"))
