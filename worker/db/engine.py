@@ -28,7 +28,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.exc import DatabaseError as DriverError
-from sqlalchemy.exc import DisconnectionError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DisconnectionError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -38,8 +38,8 @@ from worker.errors import StartError
 
 # What the packages above need of SQLAlchemy, which they do not import: every query is in `db`, or in `audit`.
 __all__ = [
-    "Connection", "Database", "DatabaseError", "IntegrityError", "Session", "client_address", "is_out_of_space",
-    "is_unavailable",
+    "Connection", "Database", "DatabaseError", "IntegrityError", "Session", "client_address", "is_invalid_value",
+    "is_out_of_space", "is_unavailable",
 ]  # fmt: skip
 
 DatabaseError = SQLAlchemyError
@@ -164,6 +164,11 @@ def is_unavailable(error: SQLAlchemyError) -> bool:
         return getattr(error.orig, "sqlite_errorname", None) != "SQLITE_ERROR"
     is_cut = getattr(error, "connection_invalidated", False)
     return isinstance(error, PoolTimeout | DisconnectionError) or type(error) is DriverError or bool(is_cut)
+
+
+def is_invalid_value(error: SQLAlchemyError) -> bool:
+    """Whether a value is none that the database can hold: with NUL, out of range."""
+    return isinstance(error, DataError)
 
 
 def is_out_of_space(error: SQLAlchemyError) -> bool:

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from worker.db.engine import DatabaseError, is_unavailable
+from worker.db.engine import DatabaseError, is_invalid_value, is_unavailable
 from worker.db.operating.deleting import StudyInUse
 from worker.decoding.answers import Busy
 from worker.logs import fault_fields, get_log
@@ -84,9 +84,11 @@ def _answer_invalid(request: Request, error: Exception) -> Response:
 
 
 def _answer_database(request: Request, error: Exception) -> Response:
-    if not isinstance(error, DatabaseError) or not is_unavailable(error):
+    if not isinstance(error, DatabaseError) or not (is_unavailable(error) or is_invalid_value(error)):
         return _answer_fault(request, error)
     get_log().error("the web role's query failed", **fault_fields(error))
+    if is_invalid_value(error):
+        return _answer(request, 400, "the database can hold no such value", {})
     return _answer(request, 503, "the database is unreachable", {"Retry-After": "5"})
 
 

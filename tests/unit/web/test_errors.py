@@ -60,3 +60,15 @@ def test_a_database_that_cannot_be_asked_is_503(tmp_path: Path) -> None:
         database.close()
         answer = answer_to(fault.value)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5"), url
+
+
+def test_a_value_that_no_database_holds_is_400(postgres_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    database = Database(postgres_url)
+    with pytest.raises(DatabaseError) as fault, database.read() as session:
+        session.execute(text("SELECT :value"), {"value": "CANARY\0"})
+    database.close()
+    answer = answer_to(fault.value)
+    assert answer.status_code == 400
+    log = capsys.readouterr()
+    assert "query failed" in log.out + log.err
+    assert "CANARY" not in answer.text + log.out + log.err

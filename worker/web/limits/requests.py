@@ -45,6 +45,8 @@ class RequestLimits:
             await problem(431, f"a request has {MOST_HEADERS} headers at most")(scope, receive, with_headers)
         elif "\0" in scope["path"]:
             await problem(404, "there is no such page")(scope, receive, with_headers)
+        elif b"%00" in scope["query_string"]:  # no value of ours has it, and PostgreSQL takes none that does
+            await problem(400, "a parameter has the character NUL")(scope, receive, with_headers)
         else:
             await self._app(scope, self._limited(scope, receive), with_headers)
 

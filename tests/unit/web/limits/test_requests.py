@@ -50,6 +50,7 @@ def test_more_headers_than_any_client_sends_are_not_looked_at(number: int, statu
     ("path", "status"),
     [
         ("/a%00", 404),
+        ("/a?text=b%00c", 400),
         ("/" + "x" * MAXIMUM_ADDRESS_BYTES, 414),
         ("/a?text=" + "x" * MAXIMUM_ADDRESS_BYTES, 414),
         ("/" + "x" * 4000, 200),
