@@ -41,6 +41,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for file in [*order, *units] for item in files[file]]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _shared_phantoms(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The processes of pytest-xdist, and what they start, draw each head once."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "phantoms"
+    folder.mkdir(exist_ok=True)
+    os.environ["PHANTOM_SLICES"] = str(folder)
+
+
 @pytest.fixture(autouse=True)
 def logs_of_its_own() -> Iterator[None]:
     """A command that is run in this process sets up logging, to a stream that is closed after its test."""

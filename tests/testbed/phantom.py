@@ -7,10 +7,12 @@ around it. Every call makes a new study and series; the pixels depend on `seed` 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,8 @@ from tests.testbed import dcmtk
 
 Volume = npt.NDArray[np.float32]
 Attributes = Mapping[str, Any]
+
+SHARED = "PHANTOM_SLICES"  # an environment variable: the folder in which the processes of a run keep slices
 
 # Direction cosines of rows and columns in patient space (PS3.3 C.7.6.2.1.1).
 PLANES: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
@@ -137,8 +141,24 @@ def _with_mass(head: Volume, inside: npt.NDArray[np.bool_], flair: bool) -> Volu
 
 def slice_pixels(
     grid: Grid, *, mass: bool = False, seed: int = 1, flair: bool = False
-) -> Iterator[npt.NDArray[np.uint16]]:
-    """Each slice [rows, columns] as 12-bit magnitudes: partial volume, bias field and Rician noise included."""
+) -> npt.NDArray[np.uint16]:
+    """Slices [n, rows, columns] as 12-bit magnitudes: partial volume, bias field and Rician noise included.
+
+    They are drawn once for all processes of a run of the tests (seconds of processor time), in the folder SHARED.
+    """
+    if SHARED not in os.environ:
+        return np.stack(list(_drawn(grid, mass, seed, flair)))
+    name = "-".join(map(str, (*astuple(grid), mass, seed, flair)))
+    path = Path(os.environ[SHARED]) / f"{name}.npy"
+    if not path.exists():
+        with NamedTemporaryFile(dir=path.parent, suffix=".npy", delete=False) as file:
+            np.save(file, np.stack(list(_drawn(grid, mass, seed, flair))))
+        os.replace(file.name, path)
+    slices: npt.NDArray[np.uint16] = np.load(path, mmap_mode="r")
+    return slices
+
+
+def _drawn(grid: Grid, mass: bool, seed: int, flair: bool) -> Iterator[npt.NDArray[np.uint16]]:
     head = head_volume(mass, flair)
     row, column, normal = grid.directions()
     random = np.random.default_rng(seed)
@@ -278,7 +298,7 @@ def mosaic_series(folder: Path, *, tiles: int = 6) -> list[Path]:
     }
     paths = []
     for index in range(2):
-        tiled = np.stack(list(slice_pixels(grid, seed=index))).reshape(tiles, tiles, size, size)
+        tiled = slice_pixels(grid, seed=index).reshape(tiles, tiles, size, size)
         ds = dataset(common | _geometry(grid, 0) | {"InstanceNumber": index + 1, "SOPInstanceUID": generate_uid()})
         set_pixels(ds, tiled.transpose(0, 2, 1, 3).reshape(tiles * size, tiles * size), bits_stored=12)
         paths.append(write(ds, folder / f"mosaic{index + 1}.dcm"))
