@@ -192,11 +192,10 @@ def kill_at(number: int) -> None:
     sys.settrace(enter)
 
 
-def died(folder: Path, what: str, number: int) -> bool:
+def died(place: Place, what: str, number: int) -> bool:
     """Whether a child was killed before it had made the change."""
     child = os.fork()
     if not child:
-        place = Place(folder)
         kill_at(number)
         change(place, what)
         os._exit(0)
@@ -215,11 +214,11 @@ def main(folder: Path, what: str) -> tuple[int, int]:
     expected = [before.state(), after.state()]
     counts = [0, 0]
     number = 1
+    tried = folder / "tried"
+    place = Place(tried)  # one for all, closed between: it compiles each statement once
     while True:
-        tried = folder / "tried"
         shutil.copytree(folder / "before", tried)
-        killed = died(tried, what, number)
-        place = Place(tried)
+        killed = died(place, what, number)
         counts[expected.index(place.state())] += 1
         remove_leftovers(tried)
         with suppress(NoSuchConflict):  # the decision had been carried out

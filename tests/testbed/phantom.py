@@ -139,9 +139,7 @@ def _with_mass(head: Volume, inside: npt.NDArray[np.bool_], flair: bool) -> Volu
     return np.where(inside, marked, head).astype(np.float32)
 
 
-def slice_pixels(
-    grid: Grid, *, mass: bool = False, seed: int = 1, flair: bool = False
-) -> npt.NDArray[np.uint16]:
+def slice_pixels(grid: Grid, *, mass: bool = False, seed: int = 1, flair: bool = False) -> npt.NDArray[np.uint16]:
     """Slices [n, rows, columns] as 12-bit magnitudes: partial volume, bias field and Rician noise included.
 
     They are drawn once for all processes of a run of the tests (seconds of processor time), in the folder SHARED.

@@ -49,12 +49,16 @@ def build_study_report(
     """Build the report of a study, Explicit VR Little Endian, with file meta information.
 
     `source`: the header of an image of the study, whose patient and study attributes the report has. Of at least one
-    series images were read. Raises ValueError for none, and for a naive time. Other arguments as for `build_document`.
+    series images were read. Raises ValueError for none, for a key slice that is not among them, and for a naive time.
+    Other arguments as for `build_document`.
     Source: IHE RAD AI Results; PS3.16 TID 1500, 1501, 300, 4019.
     """
     images = [image_stubs(study, series) for series in study.series if series.images]
     if not images:
         raise ValueError("no image was read")
+    named = {item.sop_instance_uid for series in study.series for _, item in series.key_slices}
+    if not named <= {image.SOPInstanceUID for series in images for image in series}:
+        raise ValueError("the answer names an image that was not read")
     answer = _class_of(study.result.label, model)
     groups = [_study_group(study, model, answer, identity.series_instance_uid)]
     groups += [_series_group(series, study, model, identity.series_instance_uid) for series in study.series]

@@ -134,3 +134,10 @@ def test_the_same_study_gives_the_same_bytes_and_a_revision_the_same_tracking_ui
 def test_without_an_image_there_is_no_report() -> None:
     with pytest.raises(ValueError, match="no image"):
         report_of(results.reported_study([results.series_said(1, None, images=0)], None, None))
+
+
+def test_an_image_that_was_not_read_is_no_key_slice() -> None:
+    [series] = STUDIES["one series"].series
+    others = tuple((sop_class_uid, f"{uid}.1") for sop_class_uid, uid in series.images)
+    with pytest.raises(ValueError, match="an image that was not read"):
+        report_of(results.reported_study([replace(series, images=others)]))
