@@ -65,7 +65,9 @@ def connect(stack: ExitStack, port: int, content: bytes = b"", source: str = "12
 def is_closed(connection: socket.socket) -> bool:
     connection.settimeout(0)
     try:
-        return connection.recv(1) == b""
+        while connection.recv(4096):
+            pass
+        return True
     except BlockingIOError:
         return False
     except OSError:
