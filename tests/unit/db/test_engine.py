@@ -62,6 +62,19 @@ def test_rows_stay_usable_after_their_session(database: Database) -> None:
     assert row.received_at == later(0)
 
 
+def test_sqlite_is_asked_by_the_connection_that_has_its_pages(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
+    with database.read() as one, database.read() as other:
+        one.execute(text("SELECT 1"))
+        other.execute(text("SELECT 1"))
+    used = set()
+    for _ in range(4):
+        with database.begin() as connection:
+            used.add(id(connection.connection.dbapi_connection))
+    database.close()
+    assert len(used) == 1
+
+
 def test_who_shares_it(database: Database) -> None:
     assert database.is_shared == (database.engine.dialect.name == "postgresql")
 
