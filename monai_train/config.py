@@ -155,6 +155,13 @@ def settings(model: type[BaseModel] = TrainConfig, prefix: str = "") -> Iterator
             yield Setting(f"{prefix}{name}", json.dumps(field.default), " ".join((field.description or "").split()))
 
 
+class TrackerName(StrEnum):
+    """What `train --tracker` chooses from."""
+
+    MLFLOW = "mlflow"
+    WANDB = "wandb"
+
+
 class TrialSampler(StrEnum):
     """How a hyperparameter search chooses its next trial."""
 

@@ -21,7 +21,7 @@ from monai_train.cli.options import (
     SetOption,
     ThreadsOption,
 )
-from monai_train.config import TrialSampler, read_config, settings
+from monai_train.config import TrackerName, TrialSampler, read_config, settings
 from worker.errors import StartError
 
 
@@ -44,6 +44,11 @@ def train_command(
     seed: SeedOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
+    tracker: TrackerName | None = typer.Option(
+        None,
+        "--tracker",
+        help="Log to MLflow or Weights & Biases, too, where it is installed: into the folder of the run.",
+    ),
     assigned: SetOption = None,
 ) -> None:
     """Train a network; the same command resumes an interrupted run exactly. On several devices:
@@ -51,6 +56,7 @@ def train_command(
 
     Example: monai-train train --data converted --run runs/first --network resnet18-slim --epochs 12
     """
+    from monai_train.evaluation.epoch_pictures import epoch_pictures
     from monai_train.training.distributed import is_main_process
     from monai_train.training.train import (
         DivergedError,
@@ -70,7 +76,9 @@ def train_command(
         threads=threads,
     )
     try:
-        best = train(data, run, configuration, weights, healthy, teachers=teachers)
+        best = train(
+            data, run, configuration, weights, healthy, teachers=teachers, draw=epoch_pictures, tracker=tracker
+        )
     except DivergedError as error:
         raise StartError("diverged", str(error)) from error
     except OSError as error:

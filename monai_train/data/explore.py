@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
@@ -40,7 +41,7 @@ _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}
 h2{margin-top:2.5rem;border-bottom:1px solid #ccc}table{border-collapse:collapse;margin:.7rem 0}
 td,th{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #e3e3e3}
-td:first-child,th:first-child{text-align:left}
+td:first-child,th:first-child{text-align:left}.wide{overflow-x:auto}
 img{max-width:100%;height:auto;display:block;margin:.5rem 0}.note{background:#fff4d6;padding:.6rem 1rem}
 figcaption,small{color:#555}figure{margin:1rem 0}
 """
@@ -89,8 +90,10 @@ def render_report(result: Audit, data: Path) -> str:
     ]
     title = f"{len(result.images)} images in {escape(data.resolve().name)}"
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-        f"<h1>{title}</h1><p>Research use only.</p>{''.join(parts)}</html>\n"
+        f'<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{title}, {datetime.now(UTC):%Y-%m-%d}</title><style>{_STYLE}</style>"
+        f"<h1>{title}</h1><p>{datetime.now(UTC):%Y-%m-%d}. Research use only.</p>{''.join(parts)}</html>\n"
     )
 
 
@@ -261,7 +264,7 @@ def _rejected(result: Audit) -> str:
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     head = "".join(f"<th>{escape(name)}" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}" for cell in row) for row in rows)
-    return f"<table><tr>{head}{body}</table>"
+    return f'<div class="wide"><table><tr>{head}{body}</table></div>'
 
 
 def _image(png: bytes, caption: str) -> str:

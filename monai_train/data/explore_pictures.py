@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from monai_train.data.images import is_dicom_file, read_dicom_frame, read_picture
 
@@ -18,6 +18,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 _SPLIT_COLOURS = {"train": "#8ECAE6", "test": "#FFB703", "val": "#B7D66B", "": "#CCCCCC"}  # labelled with black numbers
 _TILE = 128
 _GAP = 4
+_CAPTION = 14  # height of a line of Pillow's own font
 
 
 def counts_chart(labels: Sequence[str], splits: Sequence[str]) -> bytes:
@@ -62,20 +63,28 @@ def intensity_chart(labels: Sequence[str], histograms: npt.NDArray[np.float32]) 
     axes.set_xlabel("grey value (0 black, 1 the maximum of the format)")
     axes.set_ylabel("% of pixels")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside right upper", frameon=False)
     return _png(figure)
 
 
 def contact_sheet(paths: Sequence[Path], columns: int) -> bytes:
     """The images in rows of `columns`, each scaled to a square, the brightest value white."""
-    rows = -(-len(paths) // columns)
-    step = _TILE + _GAP
-    sheet = Image.new("L", (columns * step - _GAP, rows * step - _GAP), 255)
-    for n, path in enumerate(paths):
-        tile = _thumbnail(path)
-        x, y = (n % columns) * step, (n // columns) * step
-        sheet.paste(0, (x, y, x + _TILE, y + _TILE))
-        sheet.paste(tile, (x + (_TILE - tile.width) // 2, y + (_TILE - tile.height) // 2))
+    return tiled([_thumbnail(path) for path in paths], columns, "L")
+
+
+def tiled(tiles: Sequence[Image.Image], columns: int, mode: str, captions: Sequence[str] = ()) -> bytes:
+    """PNG of images in rows of `columns`, each in the middle of a tile as large as the largest, its caption below."""
+    width, height = max(tile.width for tile in tiles), max(tile.height for tile in tiles)
+    below = _CAPTION if captions else 0
+    rows = -(-len(tiles) // columns)
+    size = columns * (width + _GAP) - _GAP, rows * (height + below + _GAP) - _GAP
+    sheet = Image.new(mode, size, "white")
+    for n, tile in enumerate(tiles):
+        x, y = (n % columns) * (width + _GAP), (n // columns) * (height + below + _GAP)
+        sheet.paste(Image.new(mode, (width, height)), (x, y))
+        sheet.paste(tile, (x + (width - tile.width) // 2, y + (height - tile.height) // 2))
+        if captions:
+            ImageDraw.Draw(sheet).text((x, y + height), captions[n], fill="black")
     stream = io.BytesIO()
     sheet.save(stream, "PNG", optimize=True)
     return stream.getvalue()

@@ -124,6 +124,11 @@ def manifest_path(folder: Path) -> Path:
     return folder if folder.suffix == ".csv" else folder / "manifest.csv"
 
 
+def folder_name(folder: Path) -> str:
+    """The name of a converted folder, for the titles of reports."""
+    return manifest_path(folder).resolve().parent.name
+
+
 def read_lines(folder: Path, required: Sequence[str] = REQUIRED_COLUMNS) -> list[ManifestLine]:
     """Read the lines of FOLDER/manifest.csv (or of the manifest itself), in order.
 

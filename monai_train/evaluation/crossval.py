@@ -23,7 +23,7 @@ from rich.table import Table
 from monai_train.config import TrainConfig
 from monai_train.data.dataset import load_pictures, read_preprocessing
 from monai_train.data.labels import Classes
-from monai_train.data.manifest import ManifestRow, data_sha256, deduplicate, read_manifest
+from monai_train.data.manifest import ManifestRow, data_sha256, deduplicate, folder_name, read_manifest
 from monai_train.data.patients import SplitRole, split_classes, split_roles
 from monai_train.evaluation.cohorts import evaluation_json
 from monai_train.evaluation.crossval_page import write_crossval_page
@@ -116,7 +116,7 @@ def cross_validate(
         ("data", data_sha256(rows)),
         ("commit", current_commit()),
     )
-    return _evaluate(run, rows, chosen, logits, facts, split_classes(rows, roles))
+    return _evaluate(run, folder_name(data), rows, chosen, logits, facts, split_classes(rows, roles))
 
 
 def _claim(run: Path, config: TrainConfig, settings: dict[str, Any]) -> None:
@@ -158,6 +158,7 @@ def _out_of_fold(
 
 def _evaluate(
     run: Path,
+    data: str,
     rows: Sequence[ManifestRow],
     chosen: Sequence[list[int]],
     logits: Sequence[FloatArray],
@@ -182,7 +183,7 @@ def _evaluate(
     ]
     write_predictions(run / "predictions.csv", all_rows, slices)
     (run / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    write_crossval_page(run, facts, all_rows, pooled, report["folds"])
+    write_crossval_page(run, data, facts, all_rows, pooled, report["folds"])
     return report
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -36,21 +37,24 @@ _NOTE = (
 
 def write_crossval_page(
     run: Path,
+    data: str,
     facts: Sequence[tuple[str, str]],
     rows: Sequence[ManifestRow],
     pooled: Measurement,
     folds: Sequence[Mapping[str, Any]],
 ) -> Path:
-    """Write RUN/report.html; `folds` are those of report.json, `rows` the pictures of the pooled answers."""
+    """Write RUN/report.html; `data` names the data, `folds` are of report.json, `rows` the pictures of all answers."""
     none = np.empty((0, 0, 0), np.float32)  # no maps and no gallery on this page
     evidence = Evidence(tuple(rows), none.astype(np.uint8), none, none, none)
     cohort = Cohort("pooled", "All folds pooled", _NOTE, False, list(range(len(rows))))
     result = CohortResult(cohort, pooled, evidence, estimates(pooled.slices), estimates(pooled.patients))
     images = {f"plots/pooled-{name}": chart for name, chart in cohort_plots(result).items()}
     curves = [embedded_image(chart, f"Fold {number}") for number, chart in _learning(run, len(folds))]
-    title = f"Cross-validation {escape(run.name)}"
+    created = datetime.now(UTC)
+    title = escape(f"Cross-validation {run.name} on {data}")
     body = [
         f"<h1>{title}</h1>",
+        f'<p class="soft">{len(folds)} folds of {len(rows)} pictures · {created:%Y-%m-%d}</p>',
         RESEARCH_USE,
         f'<div class="facts">{html_table(("", ""), [[escape(cell) for cell in fact] for fact in facts])}</div>',
         "<h2>Summary</h2>",
@@ -62,7 +66,7 @@ def write_crossval_page(
         METHOD,
     ]
     path = run / "report.html"
-    path.write_text(html_document(title, body), encoding="utf-8")
+    path.write_text(html_document(f"{title}, {created:%Y-%m-%d}", body), encoding="utf-8")
     return path
 
 

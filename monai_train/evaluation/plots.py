@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLES = {"tumour": "tumour or none", "notumor": "no tumour", "tumor": "tumour, kind unknown"}
+_TWO_DECADES = 100  # a logarithmic axis that is no longer has ticks at 1, 2 and 5, else at powers of ten
 _DASHES = ("-", "--", "-.", ":", (0, (1, 1)))
 
 
@@ -140,12 +141,15 @@ def risk_coverage_chart(predictions: Predictions) -> bytes:
 
 def learning_curves(log: Sequence[Mapping[str, str]]) -> bytes:
     """Training loss, validation loss and validation balanced accuracy over the epochs of a run's log.csv."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, (axes, below) = _figure_pair(5.2, 5.2, (1, 1))
     epochs = [int(line["epoch"]) for line in log]
-    axes.plot(epochs, [float(line["loss"]) for line in log], color=COLOURS[0], lw=2, label="training (augmented)")
-    axes.plot(
-        epochs, [float(line["validation_loss"]) for line in log], "--", color=COLOURS[5], lw=2, label="validation"
-    )
+    marker = "o" if len(epochs) == 1 else ""  # a line needs two points
+    losses = (("loss", "training (augmented)", "-", 0), ("validation_loss", "validation", "--", 5))
+    for column, label, style, colour in losses:
+        values = [float(line[column]) for line in log]
+        axes.plot(epochs, values, style, marker=marker, color=COLOURS[colour], lw=2, label=label)
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper left", frameon=False, fontsize=8)  # "best" takes a second on a busy machine
@@ -153,6 +157,7 @@ def learning_curves(log: Sequence[Mapping[str, str]]) -> bytes:
     best = int(np.argmax(figures))
     below.plot(epochs, figures, "--", color=COLOURS[5], lw=2)
     below.plot(epochs[best], figures[best], "o", color=COLOURS[5])
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
     below.set_ylabel("validation balanced\naccuracy, %")
     below.set_xlabel(f"epoch (best: {figures[best]:.1f} % at {epochs[best]})")
     return _png(figure)
@@ -174,7 +179,8 @@ def distribution_chart(
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < _TWO_DECADES * low else (1,), numticks=8))
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("distance within the features' space")
@@ -186,6 +192,7 @@ def distribution_chart(
 def comparison_chart(names: Sequence[str], values: Sequence[Estimate], differences: Sequence[Estimate]) -> bytes:
     """A figure of each model with its interval; beside it, its paired difference from the first model."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 1.3 + 0.45 * len(names)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -197,6 +204,7 @@ def comparison_chart(names: Sequence[str], values: Sequence[Estimate], differenc
                 axes.plot(100 * estimate.value, row, "o", color=COLOURS[0])
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#dddddd", lw=0.6)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     left.set_yticks(range(len(names)), names)
     left.set_ylim(len(names) - 0.5, -0.5)
     left.set_xlabel(f"balanced accuracy, % (n={values[0].n})")

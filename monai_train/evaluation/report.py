@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from monai_train.data.manifest import read_manifest
+from monai_train.data.manifest import data_sha256, folder_name, read_manifest
 from monai_train.evaluation import plots
 from monai_train.evaluation.activation import MapHits, map_hits, overlay, worst_mistakes
 from monai_train.evaluation.cohorts import (
@@ -28,9 +29,12 @@ GALLERY = 12
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """Everything that the page shows; `images` are PNG by name."""
+    """Everything that the page shows; `images` are PNG by name, `data` names what was measured."""
 
     model: EvaluatedModel
+    data: str
+    data_sha256: str
+    created: datetime
     results: tuple[CohortResult, ...]
     hits: dict[str, MapHits]
     out_of_distribution: OutOfDistributionCheck | None
@@ -41,6 +45,8 @@ class EvaluationReport:
         """Every figure, with its interval and n."""
         check = self.out_of_distribution
         return {
+            "created": self.created.isoformat(timespec="seconds"),
+            "data": {"name": self.data, "sha256": self.data_sha256},
             "model": {"name": self.model.name, **dict(self.model.facts)},
             "parts": {result.cohort.key: _result_json(result) for result in self.results},
             "activation_maps": {
@@ -76,7 +82,10 @@ def make_report(model: EvaluatedModel, data: Path, log: Path | None, outside: Pa
     mistakes = _gallery([result for result in results if not result.cohort.leaky], images)
     hits = {result.cohort.key: map_hits(result.measurement.slices, result.evidence) for result in results}
     with_boxes = {key: of_cohort for key, of_cohort in hits.items() if of_cohort is not None}
-    return EvaluationReport(model, tuple(results), with_boxes, check, images, tuple(mistakes))
+    return EvaluationReport(
+        model, folder_name(data), data_sha256(rows), datetime.now(UTC), tuple(results), with_boxes, check, images,
+        tuple(mistakes),
+    )  # fmt: skip
 
 
 def _learning_curves(model: EvaluatedModel, log: Path | None) -> bytes | None:

@@ -59,15 +59,20 @@ _PERCENT = {"balanced_accuracy", "accuracy", "sensitivity", "specificity", "prec
 
 def report_html(report: EvaluationReport) -> str:
     """The whole report as HTML."""
-    title = f"Evaluation of {escape(report.model.name)}"
+    parts = ", ".join(result.cohort.title for result in report.results)
+    title = escape(f"{report.model.name} on {report.data}")
+    facts = (
+        ("data", f"{report.data}, SHA-256 {report.data_sha256}"),
+        ("measured", f"{report.created:%Y-%m-%d %H:%M} UTC"),
+        *report.model.facts,
+    )
     body = [
         f"<h1>{title}</h1>",
+        f'<p class="soft">{escape(parts)} · {report.created:%Y-%m-%d}</p>',
         RESEARCH_USE,
-        f'<div class="facts">{_text_table(("model", ""), report.model.facts)}</div>',
+        f'<div class="facts">{_text_table(("evaluation", ""), facts)}</div>',
         "<h2>Summary</h2>",
         summary_table(report.results),
-        "<h2>Goals</h2>",
-        _goals(report),
         *(cohort_section(result, report.images) for result in report.results),
         _activation_maps(report),
         _out_of_distribution(report),
@@ -75,7 +80,7 @@ def report_html(report: EvaluationReport) -> str:
         _mistakes(report),
         METHOD,
     ]
-    return html_document(title, body)
+    return html_document(f"{title}: {escape(parts)}, {report.created:%Y-%m-%d}", body)
 
 
 def html_document(title: str, body: Sequence[str]) -> str:
@@ -145,53 +150,6 @@ def _missed(figures: dict[str, Any]) -> str:
 def _cell(key: str, estimate: Estimate) -> str:
     value, interval = estimate.texts(key.split(".")[0] in _PERCENT)
     return f"{value}<small>{f'{interval}, ' if interval else ''}n={estimate.n}</small>"
-
-
-def _goals(report: EvaluationReport) -> str:
-    """The project's goals and how far this model is from each."""
-    by_key = {result.cohort.key: result for result in report.results}
-    goals: list[tuple[str, float, bool, float | None, int]] = []  # title, goal, at least, measured, n
-
-    def add(title: str, figure: str, cohort: str, goal: float, at_least: bool = True) -> None:
-        if cohort in by_key:
-            estimate = by_key[cohort].slices[figure]
-            goals.append((title, goal, at_least, estimate.value, estimate.n))
-
-    add("Split by patient, slices: balanced accuracy", "balanced_accuracy", "test", 0.965)
-    add("External set: sensitivity for any tumour", "sensitivity", "external", 0.92)
-    add("External set: specificity", "specificity", "external", 0.92)
-    add("Split by patient: calibration error", "ece", "test", 0.03, at_least=False)
-    add("External set: calibration error", "ece", "external", 0.10, at_least=False)
-    if "external" in by_key:
-        assessed = by_key["external"].measurement.slices.assessed
-        goals.append(("External set: not assessed", 0.15, False, float(1 - assessed.mean()), len(assessed)))
-    hits = report.hits.get("test")
-    if hits is not None:
-        goals.append(("Activation maps in the tumour's box", 0.75, True, hits.hits.value, hits.hits.n))
-    check = report.out_of_distribution
-    if check is not None:
-        for source, title, goal in (
-            (PictureSource.SYNTHETIC, "Synthetic pictures declined", 0.98),
-            (PictureSource.REAL, "Real pictures that are not structural brain MRI declined, each alone", 0.95),
-            (PictureSource.SERIES, "The same not assessed, as whole series", 0.95),
-        ):
-            kinds = [kind for kind in check.kinds if kind.source is source]
-            refused = sum(kind.not_assessed if source is PictureSource.SERIES else kind.declined for kind in kinds)
-            if kinds:
-                n = sum(kind.n for kind in kinds)
-                goals.append((title, goal, True, refused / n, n))
-        goals.append(("Slices in distribution accepted", 0.95, True, check.accepted / check.n, check.n))
-    rows = [[escape(title), *_goal_cells(goal, at_least, value, n)] for title, goal, at_least, value, n in goals]
-    return html_table(("", "goal", "measured", ""), rows)
-
-
-def _goal_cells(goal: float, at_least: bool, value: float | None, n: int) -> list[str]:
-    bound = f"{'≥' if at_least else '≤'} {100 * goal:.1f} %"
-    if value is None:
-        return [bound, f"-<small>n={n}</small>", "not measured"]
-    missing = goal - value if at_least else value - goal
-    outcome = "reached" if missing <= 0 else f'<span class="leaky">missed by {100 * missing:.1f} points</span>'
-    return [bound, f"{100 * value:.1f} %<small>n={n}</small>", outcome]
 
 
 def cohort_section(result: CohortResult, images: Mapping[str, bytes]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
-from monai_train.config import TrainConfig
+from monai_train.config import TrackerName, TrainConfig
 from monai_train.data.dataset import Pictures, load_pictures, read_preprocessing
 from monai_train.data.healthy import healthy_slices
 from monai_train.data.labels import UNLABELLED, Classes
@@ -45,8 +45,13 @@ from monai_train.training.distillation import Teachers, distillation_loss, files
 from monai_train.training.distributed import Ranks, process_group, require_device
 from monai_train.training.epoch_log import EpochLog
 from monai_train.training.masks import load_masks
-from monai_train.training.sampling import BatchSampler, make_sampler
+from monai_train.training.sampling import Batch, BatchSampler, make_sampler
+from monai_train.training.trackers import open_tracker, require_tracker
 from worker.errors import StartError
+
+# Draws an epoch: the averaged model, a batch, the validation pictures and the logits for them → PNG by name.
+DrawEpoch = Callable[[Classifier, Batch, Pictures, torch.Tensor], Mapping[str, bytes]]
+_DRAWN = 10  # epochs of a run that are drawn
 
 
 class DivergedError(Exception):
@@ -229,6 +234,8 @@ def train(
     on_epoch: Callable[[int, float], None] | None = None,
     roles: Sequence[SplitRole] | None = None,
     teachers: Sequence[Path] = (),
+    draw: DrawEpoch | None = None,
+    tracker: TrackerName | None = None,
 ) -> Path:
     """Train on a converted folder, resuming RUN if it was interrupted; returns the best checkpoint.
 
@@ -242,6 +249,8 @@ def train(
     Raises StartError for unsuitable data or checkpoints and DivergedError for a loss that is not a number.
     """
     require_device(config.device)
+    if tracker is not None:
+        require_tracker(tracker)
     with process_group(config.device) as ranks:
         console = (console or Console(stderr=True)) if ranks.is_main else Console(quiet=True)
         torch.set_num_threads(config.threads)
@@ -284,8 +293,9 @@ def train(
         ranks.broadcast(0.0)  # nothing is written before every rank has read the run
         if ranks.is_main:
             (run / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
-        with EpochLog(run, state.epoch) if ranks.is_main else nullcontext() as log:
-            _loop(run, state, sampler, validation, config, provenance, console, on_epoch, teacher, ranks, log)
+        extra = open_tracker(tracker, run, config.model_dump()) if tracker is not None and ranks.is_main else None
+        with EpochLog(run, state.epoch, extra) if ranks.is_main else nullcontext() as log:
+            _loop(run, state, sampler, validation, config, provenance, console, on_epoch, teacher, ranks, log, draw)
     return run / BEST
 
 
@@ -326,6 +336,7 @@ def _loop(
     teachers: Teachers | None,
     ranks: Ranks,
     log: EpochLog | None,
+    draw: DrawEpoch | None,
 ) -> None:
     while state.epoch < config.epochs:
         if config.patience is not None and state.epoch - state.best_epoch > config.patience:
@@ -336,7 +347,9 @@ def _loop(
             loss = train_epoch(state, sampler, config, progress, teachers, ranks)
         seconds = time.monotonic() - start
         state.epoch += 1
-        figure, validation_loss = _validate(state, validation, config) if ranks.is_main else (0.0, 0.0)
+        figure, validation_loss, logits = 0.0, 0.0, torch.empty(0)
+        if ranks.is_main:
+            figure, validation_loss, logits = _validate(state, validation, config)
         figure = ranks.broadcast(figure)  # so that every rank stops early after the same epoch
         # Of equal figures, the later, more annealed weights are preferred.
         better = figure >= state.best
@@ -347,7 +360,12 @@ def _loop(
         if better:
             save(run / BEST, state, config, provenance)
         last_rate = state.optimizer.param_groups[0]["lr"]
-        log.add(state.epoch, loss, figure, validation_loss, last_rate, config.samples_per_epoch / seconds)
+        speed = config.samples_per_epoch / seconds
+        pictures: Mapping[str, bytes] = {}
+        if draw is not None and (state.epoch % -(-config.epochs // _DRAWN) == 0 or state.epoch == config.epochs):
+            shown = sampler.batch(config.batch, torch.Generator().manual_seed(state.epoch))
+            pictures = draw(state.average, shown, validation, logits)
+        log.add(state.epoch, loss, figure, validation_loss, last_rate, speed, pictures)
         save(run / CHECKPOINT, state, config, provenance)
         console.print(
             f"epoch {state.epoch}/{config.epochs}  loss {loss:.4f}  validation balanced accuracy {figure:.4f} "
@@ -357,12 +375,11 @@ def _loop(
             on_epoch(state.epoch, figure)
 
 
-def _validate(state: TrainingState, validation: Pictures, config: TrainConfig) -> tuple[float, float]:
-    """Balanced accuracy and loss of the averaged weights on the validation part."""
+def _validate(state: TrainingState, validation: Pictures, config: TrainConfig) -> tuple[float, float, torch.Tensor]:
+    """Balanced accuracy, loss and logits [n, classes] of the averaged weights on the validation part."""
     logits = predict_logits(state.average, validation.pixels, config)[:, : len(validation.classes)]
-    return balanced_accuracy(logits, validation.labels), float(
-        classification_loss(logits, validation.labels, 0.0, validation.classes)
-    )
+    loss = classification_loss(logits, validation.labels, 0.0, validation.classes)
+    return balanced_accuracy(logits, validation.labels), float(loss), logits
 
 
 def rows_with_role(roles: Sequence[SplitRole], role: SplitRole) -> list[int]:

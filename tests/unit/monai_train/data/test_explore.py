@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from monai_train.cli.app import app
 from monai_train.data.convert import convert
 from monai_train.data.explore import explore
+from tests.testbed.browser import CHROMIUM, FLAGS
 from tests.unit.monai_train.data.test_duplicates import head
 from worker.errors import StartError
 
@@ -101,3 +102,20 @@ def test_output_that_cannot_be_written_says_so(src: Path, tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(StartError, match="cannot write"):
         explore(src, tmp_path / "file" / "out")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_page_fits_a_phone(src: Path, tmp_path: Path) -> None:
+    """What is wider than the screen scrolls by itself."""
+    from playwright.sync_api import sync_playwright
+
+    explore(src, tmp_path / "out")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.goto((tmp_path / "out" / "report.html").as_uri())
+        width = page.evaluate("document.documentElement.scrollWidth")
+        tables = page.evaluate("[...document.querySelectorAll('table')].map(t => t.parentElement.className)")
+        browser.close()
+    assert width == 390
+    assert set(tables) == {"wide"}

@@ -44,7 +44,7 @@ def test_folds_spread_facts_and_curves_stand_on_the_page(tmp_path: Path) -> None
     )
     rows = [manifest_row(n, int(label), f"g{n}") for n, label in enumerate(pooled.truth)]
     facts = [("network", "<resnet18>")]
-    page = write_crossval_page(tmp_path, facts, rows, Measurement(pooled, pooled), content).read_text()
+    page = write_crossval_page(tmp_path, "our-heads", facts, rows, Measurement(pooled, pooled), content).read_text()
     values = [100 * fold["slice"]["balanced_accuracy"] for fold in content]
     assert f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} %" in page
     for number, value in enumerate(values, 1):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn import metrics as reference
 
@@ -82,3 +85,40 @@ def test_plots_of_training_limits_and_comparison_are_drawn() -> None:
     size_of(plots.distribution_chart(points, points * 3, (5.0, 5.0), ("in", "out")))
     value, nothing = Estimate(0.9, 0.85, 0.95, 100), Estimate(None, None, None, 100)
     size_of(plots.comparison_chart(["a", "b"], [value, value], [nothing, value]))
+
+
+def touching(figure: Figure) -> list[tuple[str, str]]:
+    """Labels of ticks of an axis that overlap; turned labels are left out."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    found = []
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        labels = [tick.label1 for tick in ticks if low <= tick.get_loc() <= high and tick.label1.get_visible()]
+        level = [text for text in labels if text.get_text() and not text.get_rotation()]
+        boxes = [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in level]
+        found += [(a[0], b[0]) for a, b in combinations(boxes, 2) if a[1].overlaps(b[1])]
+    return found
+
+
+def test_no_labels_of_ticks_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "_png", lambda figure: drawn.append(figure) or b"")
+    for highest in (5.2, 9.0, 120.0, 5e3, 1e7):
+        points = np.geomspace(5, highest, 60).reshape(30, 2)
+        plots.distribution_chart(points / 1e3, points, (highest, highest), ("in", "out"))
+    for epochs in (1, 2, 7, 40, 300):
+        columns = ("loss", "validation_loss", "validation_balanced_accuracy")
+        plots.learning_curves(
+            [{"epoch": str(n), **dict.fromkeys(columns, f"{1 / n:.4f}")} for n in range(1, epochs + 1)]
+        )
+    tight = Estimate(0.97123, 0.97120, 0.97126, 12000)
+    plots.comparison_chart(["a", "b"], [tight, tight], [Estimate(1e-5, -3e-5, 4e-5, 12000)] * 2)
+    answers = made()
+    found = estimates(answers)
+    plots.confusion_chart(answers)
+    plots.roc_chart(answers, found)
+    plots.reliability_chart(answers, found["ece"])
+    assert [touching(figure) for figure in drawn] == [[]] * 14
+    assert all(tick == round(tick) for tick in drawn[5].axes[1].get_xticks())  # epochs are whole

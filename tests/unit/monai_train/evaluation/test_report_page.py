@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -29,5 +30,11 @@ def test_page_needs_no_other_file_and_marks_what_leaks(written: Path) -> None:
     assert "Research use only" in text
     assert '<span class="leaky">Official split: LEAKY</span>' in text
     assert "prefers-color-scheme:dark" in text
+    today = datetime.now(UTC)
+    title = r"<title>tiny on data: Split by patient, External set, Official split: LEAKY, (\S+)</title>"
+    match = re.search(title, text)
+    assert match is not None
+    assert abs(today - datetime.fromisoformat(match[1]).replace(tzinfo=UTC)) < timedelta(days=2)
+    assert "goal" not in text.lower()  # those of this project's own model are no business of another's
     for cell in re.findall(r"<td>[-\d][^<]*<small>([^<]*)</small>", text):
         assert "n=" in cell or "unknown" in cell  # no figure without its n

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from monai_train.training.epoch_log import LOG, TENSORBOARD, EpochLog
+from monai_train.training.epoch_log import LOG, EpochLog
+from monai_train.training.trackers import TENSORBOARD
 
 
 def lines(run: Path) -> list[list[str]]:
