@@ -26,10 +26,10 @@ from monai_train.data.labels import Classes
 from monai_train.data.manifest import ManifestRow, data_sha256, deduplicate, folder_name, read_manifest
 from monai_train.data.patients import SplitRole, split_classes, split_roles
 from monai_train.evaluation.cohorts import evaluation_json
-from monai_train.evaluation.crossval_page import write_crossval_page
 from monai_train.evaluation.evaluate import Measurement, fit_temperature, run_outputs, truths
 from monai_train.evaluation.intervals import Estimate, estimates
 from monai_train.evaluation.metrics import IntArray, Predictions, level_figures, patient_predictions
+from monai_train.evaluation.pages.crossval_page import write_crossval_page
 from monai_train.evaluation.report_files import write_predictions
 from monai_train.training.checkpoint import current_commit
 from monai_train.training.train import train

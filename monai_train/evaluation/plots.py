@@ -157,7 +157,7 @@ def learning_curves(log: Sequence[Mapping[str, str]]) -> bytes:
     best = int(np.argmax(figures))
     below.plot(epochs, figures, "--", color=COLOURS[5], lw=2)
     below.plot(epochs[best], figures[best], "o", color=COLOURS[5])
-    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    below.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     below.set_ylabel("validation balanced\naccuracy, %")
     below.set_xlabel(f"epoch (best: {figures[best]:.1f} % at {epochs[best]})")
     return _png(figure)

@@ -18,8 +18,8 @@ import numpy as np
 from monai_train.data.manifest import ManifestRow
 from monai_train.evaluation.cohorts import EvaluatedModel
 from monai_train.evaluation.metrics import Predictions
+from monai_train.evaluation.pages.report_page import report_html
 from monai_train.evaluation.report import make_report
-from monai_train.evaluation.report_page import report_html
 from worker.errors import StartError
 
 

@@ -127,7 +127,7 @@ def test_the_rest_interface_and_the_guides_are_there(pages: dict[Path, Page], si
     rest = pages[site / "docs/reference/rest.html"].text
     assert "GET /api/v1/series" in rest
     assert "DELETE /api/v1/studies/{study_instance_uid}" in rest
-    for guide in ("orthanc", "dcm4chee", "ohif", "docker", "kubernetes", "tls", "postgresql"):
+    for guide in ("orthanc", "dcm4chee", "ohif", "docker", "kubernetes", "tls", "postgresql", "compared"):
         assert site / f"docs/{guide}.html" in pages
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_train.evaluation.crossval_page import write_crossval_page
 from monai_train.evaluation.evaluate import Measurement
 from monai_train.evaluation.metrics import Predictions, level_figures
+from monai_train.evaluation.pages.crossval_page import write_crossval_page
 from monai_train.training.epoch_log import LOG
 from tests.testbed.converted import CLASSES
 from tests.testbed.reference_systems import manifest_row

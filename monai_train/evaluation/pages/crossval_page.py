@@ -16,8 +16,7 @@ from monai_train.evaluation import plots
 from monai_train.evaluation.cohorts import Cohort, CohortResult, cohort_plots
 from monai_train.evaluation.evaluate import Evidence, Measurement
 from monai_train.evaluation.intervals import Estimate, estimates
-from monai_train.evaluation.plots import class_title
-from monai_train.evaluation.report_page import (
+from monai_train.evaluation.pages.report_page import (
     METHOD,
     RESEARCH_USE,
     cohort_section,
@@ -26,6 +25,7 @@ from monai_train.evaluation.report_page import (
     html_table,
     summary_table,
 )
+from monai_train.evaluation.plots import class_title
 from monai_train.training.epoch_log import LOG
 
 _NOTE = (
