@@ -139,3 +139,15 @@ def test_the_architecture_names_every_package() -> None:
     tree = (ROOT / "ARCHITECTURE.md").read_text().split("```")[1]
     packages = {file.parent for half in ("worker", "monai_train") for file in (ROOT / half).rglob("__init__.py")}
     assert [str(package) for package in sorted(packages) if f"{package.name}/" not in tree] == []
+
+
+def test_what_others_have_and_the_worker_lacks_has_a_reason() -> None:
+    text = (ROOT / "docs/compared.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and not line.startswith("| |")]
+    assert len(rows) > 40
+    ours = [row[1].strip() for row in rows]
+    assert [
+        cell for cell in ours if cell == "\N{EN DASH}" or (cell.startswith("no") and len(cell.partition(": ")[2]) < 30)
+    ] == []
+    cited = set(re.findall(r"\[([OMLDV]\d+)\]", text))
+    assert cited == set(re.findall(r"\b([OMLDV]\d+)\s", text.partition("## Sources")[2]))
