@@ -484,6 +484,7 @@ def test_a_study_is_read_series_by_series_and_the_next_unread_comes(web: Web) ->
         assert web.filled.study in page.url
         page.get_by_role("link", name="Next series").click()
         page.locator(".series-card[aria-current]").get_by_text("7 ·").wait_for()
+        assert not page.get_by_role("button", name="Mark this slice").is_visible(), "it was read by itself"
         page.get_by_role("link", name="This series by itself").click()
         page.get_by_role("link", name="Study with all its series").click()
         page.get_by_role("button", name="Agree:").dblclick()

@@ -98,6 +98,15 @@ def study_readings_of(session: Session, study_id: int) -> list[Reading]:
     return [reading_of(row, (), row.study_result_id, *answered) for row, *answered in rows]
 
 
+def inherits_reading(session: Session, series_instance_uid: str) -> bool:
+    """Whether a series would inherit the next reading of its study."""
+    row = session.scalar(select(SeriesRow).where(SeriesRow.series_instance_uid == series_instance_uid))
+    if row is None:
+        return False
+    of_study = select(SeriesRow.id).where(SeriesRow.study_instance_uid == row.study_instance_uid).limit(2)
+    return _inherits(session, row) or len(session.scalars(of_study).all()) == 1
+
+
 def marked_slices(session: Session, study_instance_uid: str) -> dict[str, tuple[int, ...]]:
     """The slices that readers of a study marked in the present answers for its series, by Series Instance UID."""
     rows = session.execute(

@@ -34,7 +34,8 @@ class ReadingForm:
     """The readings of a series or a study, latest first, and the form as it is filled in.
 
     `agree` is the label that agrees with the answer, None without an answer. `slices` has the text (counted from 1) of
-    each field for slices by its name; the viewer fills in the field `slices_name`. `query` belongs to the addresses.
+    each field for slices by its name; the viewer fills in the field `slices_name`, which is empty where no answer has
+    slices to mark. `query` belongs to the addresses.
     """
 
     of: Literal["series", "study"]
@@ -82,7 +83,7 @@ def empty_form(session: Session, series_instance_uid: str, titles: Mapping[str, 
         after=readings[0].number if readings else 0,
         result=series.result_id,
         agree=(series.label or NOT_ASSESSABLE) if series.result_id is not None else None,
-        slices_name=SLICES,
+        slices_name=SLICES if series.slices else "",
         slices={},
     )
     standing = form.standing

@@ -13,8 +13,8 @@ from pydantic import Field
 
 from worker.audit import events
 from worker.db.engine import Session
-from worker.db.readings import NOT_ASSESSABLE, ReadMeanwhile
-from worker.db.studies.readings import marked_slices, study_readings_of, study_to_read
+from worker.db.readings import NOT_ASSESSABLE, ReadMeanwhile, series_to_read
+from worker.db.studies.readings import inherits_reading, marked_slices, study_readings_of, study_to_read
 from worker.db.tables import ReadState
 from worker.db.views.search import Search, SeriesAnswer, find_series
 from worker.db.views.series_detail import find_series_detail
@@ -189,6 +189,8 @@ def study_form(session: Session, study_instance_uid: str, shown: str, titles: Ma
     readings = study_readings_of(session, study.study_id)
     is_answered = study.result_id is not None or study.label is not None
     marked = marked_slices(session, study_instance_uid)
+    series = series_to_read(session, shown)
+    is_markable = series is not None and series.slices > 0 and inherits_reading(session, shown)
     return ReadingForm(
         of="study",
         address=f"/studies/{study_instance_uid}",
@@ -197,7 +199,7 @@ def study_form(session: Session, study_instance_uid: str, shown: str, titles: Ma
         after=readings[0].number if readings else 0,
         result=study.result_id,
         agree=(study.label or NOT_ASSESSABLE) if is_answered else None,
-        slices_name=f"{SLICES}-{shown}",
+        slices_name=f"{SLICES}-{shown}" if is_markable else "",
         slices={f"{SLICES}-{uid}": slices_as_text(ordinals) for uid, ordinals in marked.items()},
     )
 

@@ -303,7 +303,7 @@ function startViewer(viewer) {
     drawMarks();
   }
 
-  if (field()) {
+  if (field() && !document.querySelector("#reading-part [role=alert]")) {
     for (const [name, text] of Object.entries(JSON.parse(sessionStorage.getItem(form().dataset.marks) ?? "{}"))) {
       const hidden = Object.assign(document.createElement("input"), { type: "hidden", name });
       (form().elements[name] ?? form().appendChild(hidden)).value = text;

@@ -16,6 +16,7 @@ from worker.db.studies.readings import (
     NewStudyReading,
     SlicesNotInherited,
     add_study_reading,
+    inherits_reading,
     is_result_of,
     join_study,
     judged_study_answers,
@@ -154,6 +155,7 @@ def test_slices_are_marked_only_where_a_series_inherits(database: Database, tmp_
         assert study is not None
         for name, fits in (("knee", False), ("a", True)):
             new = NewStudyReading("glioma", "ada", "", study.result_id, 0, {derive_uid("series", name): (0,)})
+            assert inherits_reading(session, derive_uid("series", name)) == fits
             if fits:
                 add_study_reading(session, study, new, later(60))
                 continue
