@@ -4,9 +4,10 @@ import hashlib
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -146,6 +147,23 @@ def test_a_link_or_a_pipe_in_a_backup_is_a_missing_file(live: Settings, tmp_path
             file.symlink_to(outside)
         else:
             os.mkfifo(file)
+    with ExitStack() as opened:
+        if what == "pipe":  # with the very content, for whoever would read it
+            pipe = opened.enter_context(os.fdopen(os.open(file, os.O_RDWR | os.O_NONBLOCK), "r+b", buffering=0))
+            pipe.write(outside.read_bytes())
+        with pytest.raises(StartError, match="missing or damaged"):
+            restore_backup(_settings(tmp_path / "new"), tmp_path / "copy", _step)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a device is made by root")
+def test_a_device_in_a_backup_is_not_read(live: Settings, tmp_path: Path) -> None:
+    back_up(live, tmp_path / "copy", _step)
+    file = next(iter((tmp_path / "copy" / "instances").rglob("*.dcm")))
+    file.unlink()
+    try:
+        os.mknod(file, stat.S_IFCHR | 0o600, os.makedev(1, 5))  # zeros without end
+    except PermissionError:
+        pytest.skip("no device may be made here")
     with pytest.raises(StartError, match="missing or damaged"):
         restore_backup(_settings(tmp_path / "new"), tmp_path / "copy", _step)
 
