@@ -403,8 +403,10 @@ def test_a_label_is_corrected_and_a_second_reader_is_told(web: Web) -> None:
         page.get_by_role("textbox", name="Comment").fill("dural tail")
         page.get_by_label("Slices that show it").press("Enter")
         assert page.locator(".finding").count() == 0, "Enter saves nothing"
-        page.locator(".classes button[value=other]").click()
+        page.locator(".classes button[value=other]").dblclick()
         page.locator("#reading-part .status.corrected").wait_for()
+        assert page.locator(".finding").count() == 1, "saved once"
+        assert page.locator("#reading-part [role=alert]").count() == 0
         assert "slices marked: 3" in page.locator("#reading-part").inner_text()
         late.get_by_role("textbox", name="Comment").fill("typed by another")
         late.locator(".classes button[value=glioma]").click()

@@ -38,9 +38,20 @@ document.addEventListener("keydown", (event) => {
 document.getElementById("keys-button")?.addEventListener("click", () => document.getElementById("keys").showModal());
 
 // A finding that is being saved is not saved twice by a double click.
-document.addEventListener("submit", (event) => {
-  if (!event.target.matches(".reading")) return;
-  if (event.target.dataset.sent) event.preventDefault();
-  event.target.dataset.sent = "yes";
-});
-addEventListener("pageshow", () => delete document.querySelector(".reading")?.dataset.sent);
+function mayBeSent() {
+  delete document.querySelector(".reading")?.dataset.sent;
+}
+addEventListener("pageshow", mayBeSent);
+document.addEventListener("htmx:afterRequest", mayBeSent); // also one that failed
+document.addEventListener(
+  "submit",
+  (event) => {
+    if (!event.target.matches(".reading")) return;
+    if (event.target.dataset.sent) {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+    }
+    event.target.dataset.sent = "yes";
+  },
+  { capture: true }, // before htmx
+);
