@@ -168,6 +168,18 @@ def test_a_device_in_a_backup_is_not_read(live: Settings, tmp_path: Path) -> Non
         restore_backup(_settings(tmp_path / "new"), tmp_path / "copy", _step)
 
 
+def test_of_the_trail_of_a_backup_plain_files_are_taken_alone(live: Settings, tmp_path: Path) -> None:
+    back_up(live, tmp_path / "copy", _step)
+    trail = tmp_path / "copy" / "audit"
+    trail.mkdir(exist_ok=True)
+    (trail / "kept.audit").write_text("a record")
+    (trail / "link.audit").symlink_to("/etc/passwd")
+    os.mkfifo(trail / "pipe.audit")
+    restored = _settings(tmp_path / "new")
+    restore_backup(restored, tmp_path / "copy", _step)
+    assert [file.name for file in restored.audit_dir.iterdir()] == ["kept.audit"]
+
+
 def test_a_database_that_is_a_link_is_no_backup(live: Settings, tmp_path: Path) -> None:
     back_up(live, tmp_path / "copy", _step)
     shutil.move(tmp_path / "copy" / "worker.db", tmp_path / "elsewhere.db")
