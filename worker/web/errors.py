@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from worker.db.engine import DatabaseError, is_invalid_value, is_unavailable
 from worker.db.operating.deleting import StudyInUse
@@ -43,6 +44,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(DatabaseError, _answer_database)
     app.add_exception_handler(Busy, _answer_busy)
     app.add_exception_handler(StudyInUse, _answer_in_use)
+    app.add_exception_handler(ClientDisconnect, _note_disconnect)
     app.add_exception_handler(Exception, _answer_fault)
 
 
@@ -100,6 +102,12 @@ def _answer_in_use(request: Request, error: Exception) -> Response:
     if not isinstance(error, StudyInUse):
         raise error
     return _answer(request, 409, error.detail, {})
+
+
+def _note_disconnect(request: Request, _error: Exception) -> Response:
+    """A client that left in the middle of its request: no fault of ours, and nobody reads the answer."""
+    get_log().info("the client left in the middle of its request", method=request.method)
+    return problem(400, "the request is incomplete")
 
 
 def _answer_fault(request: Request, error: Exception) -> Response:

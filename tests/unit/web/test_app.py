@@ -6,17 +6,22 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.testbed.waiting import patience
-from tests.testbed.web_site import API
+from tests.testbed.web_site import API, bearer, settings_of
+from worker.db.engine import Database
+from worker.db.tables import TokenRole
+from worker.web.app import create_app
 
 # The worker of this test asks for no token, so a request without one is no mistake: see the test below, and test_guard.
 # The examples are the same on every machine, for which the order of Python's sets must be the same too;
@@ -50,6 +55,41 @@ def test_every_operation_wants_a_token(guarded: tuple[httpx.Client, Any]) -> Non
             if not path.startswith("/health"):
                 answer = client.request(method, path.format_map(_Any()))
                 assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json"), path
+
+
+def _operations(app: FastAPI) -> list[tuple[str, str]]:
+    """(method, address) of every route, of pages and DICOMweb too, which the document leaves out."""
+
+    def walk(routes: Any) -> Iterator[Any]:
+        for route in routes:
+            if candidates := getattr(route, "_effective_candidates", None):
+                yield from walk(candidates)
+            elif getattr(route, "methods", None):
+                yield route
+
+    app.openapi()  # brings the included routers
+    addresses = [(method, route.path) for route in walk(app.routes) for method in sorted(route.methods - {"HEAD"})]
+    return [(method, re.sub(r"{\w+(:\w+)?}", "1", path)) for method, path in addresses]
+
+
+def test_every_route_wants_a_token_of_its_role(guarded: tuple[httpx.Client, Database], filled_file: Path) -> None:
+    client, database = guarded
+    app = create_app(settings_of(filled_file.parent, filled_file.parent), database)
+    operations = _operations(app)
+    assert len(operations) > 100
+    opened = {path for method, path in operations if client.request(method, path).status_code != 401}
+    assert opened == {
+        "/health", "/health/live", "/health/ready", "/openapi.json", "/sign-in", "/static/1", "/ohif", "/ohif/1",
+        "/ohif/app-config.js",
+    }  # fmt: skip
+    changes = [(method, path) for method, path in operations if method != "GET"]
+    allowed = {}
+    for role in (TokenRole.READ, TokenRole.ANNOTATE):
+        token = bearer(database, role, role)
+        answers = {path: client.request(method, path, headers=token).status_code for method, path in changes}
+        allowed[role] = {path for path, status in answers.items() if status != 403}
+    assert allowed[TokenRole.READ] == {"/sign-in", "/sign-out"}
+    assert all("/readings" in path for path in allowed[TokenRole.ANNOTATE] - allowed[TokenRole.READ])
 
 
 def test_head_is_answered_wherever_get_is(client: httpx.Client) -> None:

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
+from starlette.requests import ClientDisconnect
 
 from tests.testbed.dcmtk import free_port
 from worker.db.engine import Database, DatabaseError
@@ -72,3 +73,9 @@ def test_a_value_that_no_database_holds_is_400(postgres_url: str, capsys: pytest
     log = capsys.readouterr()
     assert "query failed" in log.out + log.err
     assert "CANARY" not in answer.text + log.out + log.err
+
+
+def test_a_client_that_leaves_is_no_fault_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert answer_to(ClientDisconnect()).status_code == 400
+    log = capsys.readouterr()
+    assert "failed" not in log.out + log.err
