@@ -66,7 +66,10 @@ class StudyReadingEntry(_Entry):
     """A reader's finding on a study. Take `after` and `result` from the list of readings that you looked at."""
 
     slices: dict[Uid, list[SliceOrdinal]] = Field(
-        {}, max_length=100, description="By Series Instance UID, the ordinals, from 0, of slices that show the finding."
+        {},
+        max_length=100,
+        description="By Series Instance UID, the ordinals, from 0, of slices that show the finding.",
+        json_schema_extra={"additionalProperties": False},  # no other keys than UIDs
     )
 
 
