@@ -127,6 +127,42 @@ def test_requests_beyond_the_queue_are_refused_at_once_and_a_caller_gets_half(
     assert outcomes.count("decoded slow") == (1 + WAITING) // 2
 
 
+def test_all_callers_together_have_few_places_and_processes(
+    poisoned: DecoderPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "WAITING", 2)
+    slow, outcomes, processes = file_of(tmp_path, "slow"), [], set()
+
+    def ask(caller: str) -> None:
+        try:
+            outcomes.append(decoded(poisoned, slow, caller).decode())
+        except Busy:
+            outcomes.append("busy")
+        processes.update(poisoned.pids)
+
+    callers = [threading.Thread(target=ask, args=(f"caller {number}",)) for number in range(10)]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join()
+    assert 3 <= outcomes.count("decoded slow") < 10
+    assert outcomes.count("busy") == 10 - outcomes.count("decoded slow")
+    assert len(processes) == 1
+
+
+def test_process_is_replaced_after_some_tasks(
+    poisoned: DecoderPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_TASKS_OF_A_PROCESS", 2)
+    processes = []
+    for _ in range(4):
+        assert decoded(poisoned, file_of(tmp_path, "good")) == b"decoded good"
+        processes.append(poisoned.pids)
+    assert processes[0] == processes[1] or processes[1] == []
+    assert len({pid for pids in processes for pid in pids}) == 2
+    assert poisoned.deaths.total() == 0
+
+
 def test_picture_is_decoded_once_until_its_file_changes(poisoned: DecoderPool, tmp_path: Path) -> None:
     file = file_of(tmp_path, "good")
     assert poisoned.picture(tasks.picture_png(file), "a") == poisoned.picture(tasks.picture_png(file), "b")
