@@ -208,7 +208,8 @@ def test_details_are_for_this_machine_and_for_holders_of_tokens(token_database: 
 
 
 def test_a_lost_database_is_503(tmp_path: Path) -> None:
-    lost = Database(f"sqlite:///{tmp_path}/empty.db")
+    (tmp_path / "lost.db").write_bytes(bytes(range(256)) * 16)
+    lost = Database(f"sqlite:///{tmp_path}/lost.db")
     [answer] = GuardedApp(lost).request(("GET", "/read", bearer("bmw_x_y")))
     assert answer.status_code == 503
     lost.close()

@@ -55,7 +55,7 @@ def test_an_instance_is_stored_over_an_association_that_ends_with_the_request(
     [
         (b"\x89PNG", None, "image/png", 0xC000, "not-dicom"),
         (bytes(200), None, "application/dicom", 0xC000, "not-dicom"),
-        (bytes(128) + b"DICM" + b"\xff" * 40, None, "application/dicom", 0x0122, "sop-class"),
+        (bytes(128) + b"DICM" + b"\xff" * 40, None, "application/dicom", 0xC000, "unreadable-dataset"),
         (encoded(mr_instance()), "1.2.3", "application/dicom", 0xA900, "other-study"),
         (encoded(mr_instance(SOPClassUID="1.2.840.10008.5.1.4.1.1.2")), None, "application/dicom", 0x0122, "sop-class"),
         (
