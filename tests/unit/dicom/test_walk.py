@@ -95,3 +95,12 @@ def test_more_items_than_the_budget_are_too_complex() -> None:
     data = undefined(0x00081140, b"SQ", b"\xfe\xff\x00\xe0\0\0\0\0" * 100)
     with pytest.raises(TooComplex):
         list(elements(Source(data), False, True, Budget(free=100, bytes_an_element=0), {}))
+
+
+def test_more_items_of_a_sequence_that_is_asked_for_are_too_complex() -> None:
+    """Of defined length, it is not walked before its items are taken."""
+    data = element(0x00081140, b"SQ", b"\xfe\xff\x00\xe0\0\0\0\0" * 100)
+    budget = Budget(free=100, bytes_an_element=0)
+    [sequence] = elements(Source(data), False, True, budget, None)
+    with pytest.raises(TooComplex):
+        list(items(sequence, True, budget))

@@ -31,7 +31,7 @@ from worker.process import ProcessRole
 from worker.service import supervisor as supervisor_module
 from worker.service.fork_server import ForkServerEnded
 from worker.service.pulse import PULSE, SUPERVISED
-from worker.service.supervisor import START_ERROR_EXIT, Child, Supervisor, cause_of_death
+from worker.service.supervisor import SILENCE_SECONDS, START_ERROR_EXIT, Child, Supervisor, cause_of_death
 
 
 class Commands:
@@ -214,3 +214,9 @@ def test_silence_while_nobody_ran_is_forgiven() -> None:
     supervisor._looked -= 1000
     supervisor._forgive_after_sleep()
     assert child.silent_for() < 1
+
+
+def test_a_start_may_take_longer_than_silence() -> None:
+    starting = Child(ProcessRole.INFER, Commands(), started=time.monotonic() - 300)
+    assert starting.silent_for() < 0
+    assert Child(ProcessRole.INFER, Commands(), started=time.monotonic() - 1000).silent_for() > SILENCE_SECONDS
