@@ -71,3 +71,19 @@ def test_no_more_is_inflated_than_the_header_needs() -> None:
     source = DeflatedSource(BytesIO(data))
     assert len(list(elements(source, False, True, Budget(), _PATIENT))) == 1
     assert INFLATED_BYTES - source._left < MIB
+
+
+def test_a_long_sequence_is_read_by_few_ever_longer_reads() -> None:
+    """Each begins the walk of its items anew."""
+    reads: list[int] = []
+
+    class Counted(BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            reads.append(size or 0)
+            return super().read(size)
+
+    part = struct.pack("<HHI", 0xFFFE, 0xE000, 4096) + bytes(4096)
+    content = undefined(0x00081140, b"SQ", part * 1000) + element(0x00100020, b"LO", b"1")
+    found = elements(FileSource(Counted(content)), False, True, Budget(), {0x00100020: 64})
+    assert [each.tag for each in found] == [0x00100020]
+    assert len(reads) < 12
