@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -191,6 +193,28 @@ def test_a_damaged_database_acknowledges_nothing(site: Site, tmp_path: Path) -> 
     file = tmp_path / "worker.db"
     file.write_bytes(b"\xff" * file.stat().st_size)
     assert _send(site.port, second, first) == 2 * [standard.PROCESSING_FAILURE]
+
+
+def test_an_immutable_database_acknowledges_nothing_new_until_it_is_mutable_again(site: Site, tmp_path: Path) -> None:
+    first, second = encoded(mr_instance(1)), encoded(mr_instance(2))
+    assert _send(site.port, first) == [standard.SUCCESS]
+    site.database.close()  # an open file could still be written
+    with _immutable(tmp_path / "worker.db"):
+        assert _send(site.port, second) == [standard.PROCESSING_FAILURE]
+    site.database.close()  # a connection that could not write is not used again
+    assert _send(site.port, second, first) == 2 * [standard.SUCCESS]
+    assert len(site.instances()) == 2
+
+
+@contextmanager
+def _immutable(file: Path) -> Iterator[None]:
+    """Skips where the file system or the user cannot."""
+    if subprocess.run(["chattr", "+i", file], capture_output=True, check=False).returncode:
+        pytest.skip("chattr +i takes root, and a file system that has it")
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", file], check=True)
 
 
 @pytest.mark.parametrize("site", [{"allowed_peers": ("PACS",)}], indirect=True)
