@@ -126,7 +126,7 @@ class TrainConfig(_Strict):
     external: tuple[str, ...] = ("navoneel",)
     """Data sets, or `data set:diagnosis`, that are never trained on but measured."""
     healthy_share: float = Field(0.25, ge=0, le=1)
-    """Share of the healthy volume among heads without a tumour, if one is given."""
+    """Share of the healthy volume among heads without a tumour, if it is given."""
     test_share: float = Field(0.2, gt=0, lt=1)
     """Share of the patients that is kept out for the test."""
     validation_share: float = Field(0.12, gt=0, lt=1)

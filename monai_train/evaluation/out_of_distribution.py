@@ -185,7 +185,7 @@ def _ellipse(x: float, y: float, width: float, height: float, turn: float = 0.0)
 
 
 def _painted(generator: np.random.Generator, layers: list[tuple[PixelField, float]]) -> ByteArray:
-    """Paint masks over one another, each with its grey; add texture and noise."""
+    """Paint masks over each other, each with its grey; add texture and noise."""
     image = np.zeros((_SIZE, _SIZE))
     for mask, grey in layers:
         image = image * (1 - mask) + grey * generator.uniform(0.85, 1.15) * mask

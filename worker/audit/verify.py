@@ -64,7 +64,7 @@ def _verify(settings: Settings, database: Database, host: str, first: int) -> Tr
 
 
 def newest_entries(settings: Settings, limit: int, before: int | None = None) -> list[TrailEntry]:
-    """The last records of this host, of those before a number if one is given; newest first."""
+    """The last records of this host, of those before a number if it is given; newest first."""
     records = trail_of(settings).records_backwards(before)
     return [_entry(record.number, record.message) for record in islice(records, limit)]
 

@@ -236,7 +236,7 @@ def retry_failed_deliveries(
     *,
     waiting: bool = False,
 ) -> list[int]:
-    """Return failed deliveries to pending, of a destination if one is given; the numbers of those that are tried now.
+    """Return failed deliveries to pending, of a destination if it is given; the numbers of those that are tried now.
 
     A pending delivery is tried now where it is named, or with `waiting`, as after a destination was mended.
     """
@@ -263,7 +263,7 @@ def resend_objects(
 ) -> SentAgain:
     """Send objects of these kinds to a destination, whether or not they were sent there before.
 
-    A delivery that is under way is left alone, and one that was withdrawn stays withdrawn: its images are no more.
+    A delivery that is under way is left alone, and what was withdrawn stays withdrawn: its images are no more.
     """
     objects = list(
         session.scalars(

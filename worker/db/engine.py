@@ -65,7 +65,7 @@ class Database:
         self._file = file = sqlite_path(url)
         try:
             if file is not None:
-                # The connection used last: SQLite reads all pages anew where another one has written since.
+                # The connection used last: SQLite reads all pages anew where another connection has written since.
                 self.engine = create_engine(url, pool_use_lifo=True, connect_args={"timeout": _LOCK_WAIT_SECONDS})
                 event.listen(self.engine, "do_connect", partial(_make_folder, file))
                 event.listen(self.engine, "connect", _prepare_sqlite)

@@ -658,7 +658,7 @@ class SliceResultRow(Base):
 
 
 class ReadingRow(Base):
-    """A reader's finding on a series: never changed or deleted, but superseded by the next one, or withdrawn."""
+    """A reader's finding on a series: never changed or deleted, but superseded by the next, or withdrawn."""
 
     __tablename__ = "reading"
 

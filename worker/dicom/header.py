@@ -119,8 +119,8 @@ def encoded_elements(
 ) -> list[EncodedElement] | None:
     """The elements that `parse_header` would read of a usual header, without reading their values.
 
-    None for a deflated or malformed header, one that repeats an element, and one whose elements are many or have more
-    than `longest` bytes in all.
+    None for a header that is deflated or malformed or repeats an element, or whose elements are many or have more than
+    `longest` bytes in all.
     """
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         return None

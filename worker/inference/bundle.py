@@ -164,7 +164,7 @@ class Bundle:
         return self.folder / "models/model.safetensors"
 
     def openvino_model(self, precision: Literal["int8", "fp32"]) -> Path:
-        """The network; of a bundle without one for int8, that at full precision."""
+        """The network; of a bundle without a network for int8, that at full precision."""
         int8, fp32 = self.folder / "models/model.xml", self.folder / "models/model_fp32.xml"
         return int8 if precision == "int8" and int8.is_file() else fp32
 

@@ -28,7 +28,7 @@ _NO_TRANSFER_SYNTAX = b"1.2.840.10008.1.20"
 
 
 class MalformedRequest(ValueError):
-    """Lengths that contradict one another, no item of a kind that has to be there, or more items than there may be."""
+    """Lengths that contradict each other, no item of a kind that has to be there, or more items than there may be."""
 
 
 def normalise(pdu: bytes | memoryview) -> bytes:

@@ -10,7 +10,7 @@ from worker.network.unreachable import unresolved
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket that is bound, not yet listening. Raises OSError, or UnicodeError for a host name that cannot be one."""
+    """A socket that is bound, not yet listening. Raises OSError, or UnicodeError for what cannot be a host name."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sets TCP_NODELAY only on sockets that name their protocol. Without it every answer on a persistent
     # connection waits 40 ms for the acknowledgement of its own headers.

@@ -81,7 +81,7 @@ def listeners(settings: Settings, running_here: Sequence[str]) -> Iterator[Findi
 
 
 def tls_files(settings: Settings, now: datetime) -> Iterator[Finding]:
-    """The TLS files of each section that has some: readable, of one another, and valid for a month yet."""
+    """The TLS files of each section that has some: readable, of the same pair, and valid for a month yet."""
     receive, web = settings.receive, settings.web
     if receive.tls_certificate and receive.tls_key and receive.tls_authority:
         authority, pair = receive.tls_authority, (receive.tls_certificate, receive.tls_key)
@@ -114,7 +114,7 @@ def _tls(
 
 
 def host_names(settings: Settings) -> Iterator[Finding]:
-    """The names of the peers that call us: an association of one that does not resolve is a stranger's.
+    """The names of the peers that call us: an association of a name that does not resolve is a stranger's.
 
     Those that we call are tried by other checks, which say the same.
     """
@@ -127,7 +127,7 @@ def host_names(settings: Settings) -> Iterator[Finding]:
 
 
 def syslog_server(settings: Settings) -> Iterator[Finding]:
-    """The server to which the audit trail is forwarded, where one is configured."""
+    """The server to which the audit trail is forwarded, where that is configured."""
     host, address = settings.audit.syslog_host, f"{settings.audit.syslog_host}:{settings.audit.syslog_port}"
     if host is None:
         return

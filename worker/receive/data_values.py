@@ -6,12 +6,12 @@ import struct
 from collections.abc import Sequence
 
 DataValue = tuple[int, int, memoryview]  # presentation context, message control header, fragment
-MOST_VALUES = 256  # of a PDU: toolkits send one or two; an empty one is 6 bytes on the wire, but many more here
+MOST_VALUES = 256  # of a PDU: toolkits send one or two; an empty value is 6 bytes on the wire, but many more here
 _P_DATA = 0x04
 
 
 def data_values(pdu: memoryview) -> list[DataValue]:
-    """The values of a P-DATA-TF; none for a malformed PDU, and for one of more than MOST_VALUES."""
+    """The values of a P-DATA-TF; none for a malformed PDU, and for a PDU of more than MOST_VALUES."""
     values: list[DataValue] = []
     start = 6
     while start < len(pdu):

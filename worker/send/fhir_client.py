@@ -84,7 +84,7 @@ class FhirServer:
             raise Retry("not-confirmed", _UNREADABLE) from None
 
     def _left(self, stored: Sequence[dict[str, Any]], bundle: dict[str, Any]) -> list[dict[str, Any]]:
-        """The identifiers of stored Observations of an earlier report that the new one lacks: series left the study."""
+        """The identifiers of stored Observations of an earlier report that the new lacks: series left the study."""
         kept = [identifier for entry in bundle["entry"] for identifier in entry["resource"]["identifier"]]
         left = []
         try:
@@ -115,7 +115,7 @@ def connect(destination: HttpDestination) -> FhirServer:
 
 
 def _has_later(stored: Sequence[dict[str, Any]], ds: Dataset) -> bool:
-    """Whether one of the server's reports is later than this one. Raises Retry for one that cannot be read."""
+    """Whether one of the server's reports is later than this. Raises Retry for a report that cannot be read."""
     try:
         return any(datetime.fromisoformat(report["issued"]) > issued(ds) for report in stored)
     except (KeyError, TypeError, ValueError):

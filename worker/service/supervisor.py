@@ -170,7 +170,7 @@ class Supervisor:
         return 0
 
     def _receives(self) -> bool:
-        """Whether the receiver, if there is one, has told that it works."""
+        """Whether the receiver, if any, has told that it works."""
         return all(child.beat_at is not None for child in self._children if child.role == ProcessRole.RECEIVE)
 
     def _forgive_after_sleep(self) -> None:

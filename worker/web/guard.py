@@ -259,7 +259,7 @@ def _host_name(request: Request) -> str:
 
 
 def _split(address: str) -> SplitResult:
-    """The parts of an address, none of one that is malformed."""
+    """The parts of an address, none of a malformed address."""
     try:
         return urlsplit(address)
     except ValueError:

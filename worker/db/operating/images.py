@@ -1,4 +1,4 @@
-"""The images of a series, one by one, for whoever looks at their headers."""
+"""Each image of a series, for whoever looks at their headers."""
 
 from __future__ import annotations
 

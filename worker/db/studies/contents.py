@@ -103,5 +103,5 @@ def _slice(row: SliceResultRow, sop_class_uid: str, sop_instance_uid: str) -> Sl
 
 
 def stored_activation(stored: dict[str, Any] | None) -> Activation | None:
-    """A map as its row has it; None without one."""
+    """A map as its row has it; None without a map."""
     return Activation(**stored) if stored else None

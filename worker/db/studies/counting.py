@@ -1,7 +1,8 @@
 """What senders have of a study: for which it is queried, and what their answers say of its completeness.
 
 An answer counts as long as nothing of the study came or settled after it was requested. A sender that has as many
-series and images as are here says that the study is whole; one that has fewer contradicts itself, and says nothing.
+series and images as are here says that the study is whole; a sender that has fewer contradicts itself, and
+says nothing.
 """
 
 from __future__ import annotations

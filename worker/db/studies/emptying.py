@@ -87,7 +87,7 @@ def _undelivered() -> Select[Any]:
 
 
 def lock_settled_study(session: Session, study_instance_uid: str, before: datetime) -> list[int]:
-    """Lock the series of a study that settled before a time; their row ids, none where one is open again.
+    """Lock the series of a study that settled before a time; their row ids, none where any is open again.
 
     A late instance of theirs waits for our commit.
     """

@@ -40,7 +40,7 @@ from worker.db.tables import (
 # A row gets its id before its transaction commits: this many of the newest rows are recounted each time, so that a row
 # whose transaction was still open is not missed.
 _NEWEST = 10_000
-_OPEN_STUDIES = 1000  # are looked at for the one that waits longest
+_OPEN_STUDIES = 1000  # are looked at for that which waits longest
 _WAITING = (DeliveryState.PENDING, DeliveryState.SENDING)
 _NOT_DONE = (JobState.PENDING, JobState.RUNNING, JobState.PARKED, JobState.SUPERSEDED)
 

@@ -30,7 +30,7 @@ from worker.pixels.decode import decode_series
 from worker.pixels.geometry import OrientedFrame, stack
 from worker.pixels.windowing import SAMPLED_STEP, usual_range
 
-_LARGEST_GAP = 1.5  # of the usual distance between slices: beyond it one is missing
+_LARGEST_GAP = 1.5  # of the usual distance between slices: beyond it a slice is missing
 _STRAIGHT = 1e-3  # what an affine may have beside its axes
 
 Affine = FloatArray

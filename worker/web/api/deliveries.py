@@ -109,7 +109,7 @@ def deliveries_api(site: Site) -> APIRouter:
     def retry_all_deliveries(
         request: Request, caller: Operator, destination: _Name | None = None, waiting: bool = False
     ) -> Retried:
-        """Retry every failed delivery, of a destination if one is given; with `waiting`, send now what waits, too."""
+        """Retry every failed delivery, of a destination if it is given; with `waiting`, send now what waits, too."""
         with site.database.write() as session:
             retried = retry_failed_deliveries(session, site.clock(), (), destination, waiting=waiting)
         what = f"{request.url.path} to {destination}" if destination else request.url.path

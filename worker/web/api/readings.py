@@ -86,7 +86,7 @@ def readings_api(site: Site) -> APIRouter:
 
     @routes.delete("/series/{series_instance_uid}/readings/{number}", status_code=204, responses=NOT_FOUND | CONFLICT)
     def withdraw(series_instance_uid: SeriesUid, number: ReadingNumber, caller: Annotator) -> Response:
-        """Withdraw your own latest reading: it stays in the list, and the one before it counts again."""
+        """Withdraw your own latest reading: it stays in the list, and the reading before it counts again."""
         try:
             withdraw_series_reading(site, series_instance_uid, number, caller)
         except ReadMeanwhile as fault:

@@ -25,7 +25,7 @@ class StudiesPage:
 
 
 def studies_api(site: Site) -> APIRouter:
-    """The routes, for a token that reads; to delete needs one that operates."""
+    """The routes, for a token that reads; to delete needs a token that operates."""
     routes = api_router("studies")
 
     @routes.get("/studies")

@@ -251,7 +251,7 @@ def _unread(search: Search) -> Search:
 
 
 def _shown_series(wanted: str | None, study: StudyAnswer, answers: Sequence[SeriesAnswer]) -> SeriesAnswer:
-    """The series that was asked for; else the deciding series, that which counts most, one with a class, or any."""
+    """The series that was asked for; else the deciding series, that which counts most, that with a class, or any."""
     order = {
         item.series_instance_uid: (item.series_instance_uid == wanted, item.deciding, item.weight or 0, _rank(item))
         for item in study.series

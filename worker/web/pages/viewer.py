@@ -40,12 +40,12 @@ def viewer_values(site: Site, answer: SeriesAnswer, detail: SeriesDetail) -> dic
 
 
 def by_number(series: Iterable[StudySeriesAnswer]) -> list[StudySeriesAnswer]:
-    """Series by their Series Number, those without one last."""
+    """Series by their Series Number, those without a number last."""
     return sorted(series, key=lambda item: (item.series_number is None, item.series_number or 0))
 
 
 def beside_series(ordered: Sequence[str], shown: str, address: str) -> tuple[str | None, str | None]:
-    """The addresses of the series before and after the one that is shown, whose UIDs end the `address`."""
+    """The addresses of the series before and after that which is shown, whose UIDs end the `address`."""
     place = ordered.index(shown) if shown in ordered else None
     if place is None:
         return None, None
