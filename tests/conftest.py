@@ -44,10 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _shared_phantoms(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The processes of pytest-xdist, and what they start, draw each head once."""
+    from tests.testbed import phantom  # a second: not before it is needed
+
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "phantoms"
     folder.mkdir(exist_ok=True)
-    os.environ["PHANTOM_SLICES"] = str(folder)
+    os.environ[phantom.SHARED] = str(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from worker.db.engine import DatabaseError, is_invalid_value, is_unavailable
 from worker.db.operating.deleting import StudyInUse
+from worker.db.readings import ReadMeanwhile
 from worker.decoding.answers import Busy
 from worker.logs import fault_fields, get_log
 from worker.web.limits.problem import HEADERS, PROBLEM, problem
@@ -43,7 +44,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(DatabaseError, _answer_database)
     app.add_exception_handler(Busy, _answer_busy)
-    app.add_exception_handler(StudyInUse, _answer_in_use)
+    app.add_exception_handler(StudyInUse, _answer_conflict)
+    app.add_exception_handler(ReadMeanwhile, _answer_conflict)
     app.add_exception_handler(ClientDisconnect, _note_disconnect)
     app.add_exception_handler(Exception, _answer_fault)
 
@@ -98,8 +100,8 @@ def _answer_busy(request: Request, error: Exception) -> Response:
     return _answer(request, 503, "too many pictures are being made; try again later", {"Retry-After": "2"})
 
 
-def _answer_in_use(request: Request, error: Exception) -> Response:
-    if not isinstance(error, StudyInUse):
+def _answer_conflict(request: Request, error: Exception) -> Response:
+    if not isinstance(error, StudyInUse | ReadMeanwhile):
         raise error
     return _answer(request, 409, error.detail, {})
 

@@ -104,12 +104,26 @@ class ReadingAnswer(StudyReadingAnswer):
     slices: tuple[int, ...]
 
 
+def require_series(session: Session, series_instance_uid: str) -> SeriesToRead:
+    """The series. Raises HTTPException 404 where none was received."""
+    series = series_to_read(session, series_instance_uid)
+    if series is None:
+        raise HTTPException(404, NO_SUCH_SERIES)
+    return series
+
+
+def require_study(session: Session, study_instance_uid: str) -> StudyToRead:
+    """The study. Raises HTTPException 404 where no series of it was received."""
+    study = study_to_read(session, study_instance_uid)
+    if study is None:
+        raise HTTPException(404, NO_SUCH_STUDY)
+    return study
+
+
 def record_reading(site: Site, series_instance_uid: str, entry: ReadingEntry, caller: Caller) -> ReadingAnswer:
     """Store a reading and audit it. Raises HTTPException 404 and 422, and ReadMeanwhile."""
     with site.database.write() as session:
-        series = series_to_read(session, series_instance_uid)
-        if series is None:
-            raise HTTPException(404, NO_SUCH_SERIES)
+        series = require_series(session, series_instance_uid)
         _check(series, entry, site.class_titles(), "series")
         _check_slices(session, series, entry)
         slices = tuple(sorted({*entry.slices}))
@@ -124,9 +138,7 @@ def record_reading(site: Site, series_instance_uid: str, entry: ReadingEntry, ca
 def record_study_reading(site: Site, study_instance_uid: str, entry: StudyReadingEntry, caller: Caller) -> Reading:
     """Store a reading of a study and audit it. Raises HTTPException 404 and 422, and ReadMeanwhile."""
     with site.database.write() as session:
-        study = study_to_read(session, study_instance_uid)
-        if study is None:
-            raise HTTPException(404, NO_SUCH_STUDY)
+        study = require_study(session, study_instance_uid)
         _check(study, entry, site.class_titles(), "study")
         if entry.result is not None and not is_result_of(session, study.study_id, entry.result):
             raise HTTPException(422, "result: the study has no such answer")
@@ -148,9 +160,7 @@ def record_study_reading(site: Site, study_instance_uid: str, entry: StudyReadin
 def withdraw_series_reading(site: Site, series_instance_uid: str, number: int, caller: Caller) -> None:
     """Withdraw the caller's latest reading of a series and audit it. Raises HTTPException 404 and ReadMeanwhile."""
     with site.database.write() as session:
-        series = series_to_read(session, series_instance_uid)
-        if series is None:
-            raise HTTPException(404, NO_SUCH_SERIES)
+        series = require_series(session, series_instance_uid)
         withdraw_reading(session, series, number, caller.name, site.clock())
     site.record(events.withdrawn(caller.name, caller.address, series.study_instance_uid))
 
@@ -158,9 +168,7 @@ def withdraw_series_reading(site: Site, series_instance_uid: str, number: int, c
 def withdraw_reading_of_study(site: Site, study_instance_uid: str, number: int, caller: Caller) -> None:
     """Withdraw the caller's latest reading of a study and audit it. Raises HTTPException 404 and ReadMeanwhile."""
     with site.database.write() as session:
-        study = study_to_read(session, study_instance_uid)
-        if study is None:
-            raise HTTPException(404, NO_SUCH_STUDY)
+        study = require_study(session, study_instance_uid)
         withdraw_study_reading(session, study, number, caller.name, site.clock())
     site.record(events.withdrawn(caller.name, caller.address, study_instance_uid))
 

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import APIRouter, Response
 
 from worker.audit import events
-from worker.db.readings import ReadMeanwhile, readings_of, series_to_read
-from worker.db.studies.readings import study_readings_of, study_to_read
-from worker.web.dependencies import (
-    NO_SUCH_SERIES,
-    NO_SUCH_STUDY,
-    Annotator,
-    Reader,
-    SeriesUid,
-    Site,
-    StudyUid,
-    api_router,
-)
+from worker.db.readings import readings_of
+from worker.db.studies.readings import study_readings_of
+from worker.web.dependencies import Annotator, Reader, SeriesUid, Site, StudyUid, api_router
 from worker.web.errors import CONFLICT, NOT_FOUND
 from worker.web.readings import (
     ReadingAnswer,
@@ -30,6 +21,8 @@ from worker.web.readings import (
     reading_answer,
     record_reading,
     record_study_reading,
+    require_series,
+    require_study,
     study_reading_answer,
     withdraw_reading_of_study,
     withdraw_series_reading,
@@ -64,9 +57,7 @@ def readings_api(site: Site) -> APIRouter:
     def list_readings(series_instance_uid: SeriesUid, caller: Reader) -> ReadingList:
         """Every reading of a series with its reader, and what a new reading needs."""
         with site.database.read() as session:
-            series = series_to_read(session, series_instance_uid)
-            if series is None:
-                raise HTTPException(404, NO_SUCH_SERIES)
+            series = require_series(session, series_instance_uid)
             readings = readings_of(session, series.series_id)
         site.record(events.viewed(caller.name, caller.address, series.study_instance_uid))
         return ReadingList(
@@ -79,27 +70,19 @@ def readings_api(site: Site) -> APIRouter:
     @routes.post("/series/{series_instance_uid}/readings", status_code=201, responses=NOT_FOUND | CONFLICT)
     def add_reading(series_instance_uid: SeriesUid, entry: ReadingEntry, caller: Annotator) -> ReadingAnswer:
         """Confirm or correct the label of a series; 409 where it was read or answered since you looked."""
-        try:
-            return record_reading(site, series_instance_uid, entry, caller)
-        except ReadMeanwhile as fault:
-            raise HTTPException(409, fault.detail) from None
+        return record_reading(site, series_instance_uid, entry, caller)
 
     @routes.delete("/series/{series_instance_uid}/readings/{number}", status_code=204, responses=NOT_FOUND | CONFLICT)
     def withdraw(series_instance_uid: SeriesUid, number: ReadingNumber, caller: Annotator) -> Response:
         """Withdraw your own latest reading: it stays in the list, and the reading before it counts again."""
-        try:
-            withdraw_series_reading(site, series_instance_uid, number, caller)
-        except ReadMeanwhile as fault:
-            raise HTTPException(409, fault.detail) from None
+        withdraw_series_reading(site, series_instance_uid, number, caller)
         return Response(status_code=204)
 
     @routes.get("/studies/{study_instance_uid}/readings", responses=NOT_FOUND)
     def list_study_readings(study_instance_uid: StudyUid, caller: Reader) -> StudyReadingList:
         """Every reading of a study with its reader, and what a new reading needs."""
         with site.database.read() as session:
-            study = study_to_read(session, study_instance_uid)
-            if study is None:
-                raise HTTPException(404, NO_SUCH_STUDY)
+            study = require_study(session, study_instance_uid)
             readings = study_readings_of(session, study.study_id)
         site.record(events.viewed(caller.name, caller.address, study_instance_uid))
         return StudyReadingList(
@@ -114,18 +97,12 @@ def readings_api(site: Site) -> APIRouter:
         study_instance_uid: StudyUid, entry: StudyReadingEntry, caller: Annotator
     ) -> StudyReadingAnswer:
         """Confirm or correct the answer for a study, which its series inherit; 409 where that has changed."""
-        try:
-            return study_reading_answer(record_study_reading(site, study_instance_uid, entry, caller))
-        except ReadMeanwhile as fault:
-            raise HTTPException(409, fault.detail) from None
+        return study_reading_answer(record_study_reading(site, study_instance_uid, entry, caller))
 
     @routes.delete("/studies/{study_instance_uid}/readings/{number}", status_code=204, responses=NOT_FOUND | CONFLICT)
     def withdraw_of_study(study_instance_uid: StudyUid, number: ReadingNumber, caller: Annotator) -> Response:
         """Withdraw your own latest reading of a study, and what its series inherited of it."""
-        try:
-            withdraw_reading_of_study(site, study_instance_uid, number, caller)
-        except ReadMeanwhile as fault:
-            raise HTTPException(409, fault.detail) from None
+        withdraw_reading_of_study(site, study_instance_uid, number, caller)
         return Response(status_code=204)
 
     return routes

@@ -6,7 +6,7 @@ The form of a study (`pages.study`) is made of the same parts.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -103,28 +103,16 @@ def reading_form(site: Site) -> APIRouter:
         caller: Annotator,
         fields: Annotated[dict[str, str], Depends(posted)],
     ) -> Response:
-        fault, status = None, 200
-        try:
-            record_reading(site, series_instance_uid, _entry(fields), caller)
-        except ReadMeanwhile as error:
-            fault = f"{error.detail}. Review the reading above; your entries are still in the form."
-            status = 409
-        except (HTTPException, ValueError) as error:
-            if isinstance(error, HTTPException) and error.status_code != 422:
-                raise
-            fault = f"Not saved. {error.detail if isinstance(error, HTTPException) else fault_in_words(error)}"
-            status = 422
+        review = ". Review the reading above; your entries are still in the form."
+        fault, status = fault_of(lambda: record_reading(site, series_instance_uid, _entry(fields), caller), review)
         return answer(request, series_instance_uid, caller, fields, fault, status)
 
     @routes.post("/series/{series_instance_uid}/readings/{number}/withdraw")
     def withdraw(
         request: Request, series_instance_uid: SeriesUid, number: ReadingNumber, caller: Annotator
     ) -> Response:
-        try:
-            withdraw_series_reading(site, series_instance_uid, number, caller)
-        except ReadMeanwhile as error:
-            return answer(request, series_instance_uid, caller, None, error.detail, 409)
-        return answer(request, series_instance_uid, caller)
+        fault, status = fault_of(lambda: withdraw_series_reading(site, series_instance_uid, number, caller))
+        return answer(request, series_instance_uid, caller, None, fault, status)
 
     def answer(
         request: Request,
@@ -162,6 +150,24 @@ def _entry(fields: Mapping[str, str]) -> ReadingEntry:
             "result": numbers["result"],
         }
     )
+
+
+def fault_of(save: Callable[[], object], review: str = "") -> tuple[str | None, int]:
+    """Save or withdraw a finding; why nothing was written, for the form, None where it was, and the HTTP status.
+
+    `review` is added where the readings have changed since the reader saw them. Raises HTTPException other than 422.
+    """
+    try:
+        save()
+    except ReadMeanwhile as error:
+        return f"{error.detail}{review}", 409
+    except HTTPException as error:
+        if error.status_code != 422:
+            raise
+        return f"Not saved. {error.detail}", 422
+    except ValueError as error:
+        return f"Not saved. {fault_in_words(error)}", 422
+    return None, 200
 
 
 def fault_in_words(error: ValueError) -> str:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from worker.audit import events
 from worker.db.engine import Session
-from worker.db.readings import NOT_ASSESSABLE, ReadMeanwhile, series_to_read
+from worker.db.readings import NOT_ASSESSABLE, series_to_read
 from worker.db.studies.readings import inherits_reading, marked_slices, study_readings_of, study_to_read
 from worker.db.tables import ReadState
 from worker.db.views.search import Search, SeriesAnswer, find_series
@@ -24,7 +24,7 @@ from worker.web.dependencies import NO_SUCH_STUDY, Annotator, Reader, Site, Stud
 from worker.web.filters import Uid
 from worker.web.guard import Caller, posted
 from worker.web.pages.layout import render_page
-from worker.web.pages.reading_form import SLICES, ReadingForm, fault_in_words, slices_as_text, slices_from_text
+from worker.web.pages.reading_form import SLICES, ReadingForm, fault_of, slices_as_text, slices_from_text
 from worker.web.pages.viewer import beside_series, by_number, viewer_values
 from worker.web.pages.worklist import WorklistFilters
 from worker.web.readings import (
@@ -88,16 +88,10 @@ def study_page(site: Site) -> APIRouter:
         caller: Annotator,
         fields: Annotated[dict[str, str], Depends(posted)],
     ) -> Response:
-        try:
-            record_study_reading(site, study_instance_uid, _entry(fields), caller)
-        except ReadMeanwhile as error:
-            fault = f"{error.detail}. Review the reading below; your entries are still in the form."
-            return _page(site, study_instance_uid, parameters, caller, fields, fault, 409)
-        except (HTTPException, ValueError) as error:
-            if isinstance(error, HTTPException) and error.status_code != 422:
-                raise
-            why = error.detail if isinstance(error, HTTPException) else fault_in_words(error)
-            return _page(site, study_instance_uid, parameters, caller, fields, f"Not saved. {why}", 422)
+        review = ". Review the reading below; your entries are still in the form."
+        fault, status = fault_of(lambda: record_study_reading(site, study_instance_uid, _entry(fields), caller), review)
+        if fault is not None:
+            return _page(site, study_instance_uid, parameters, caller, fields, fault, status)
         unread = None
         if fields.get("then") == "unread":
             with site.database.read() as session:
@@ -111,10 +105,9 @@ def study_page(site: Site) -> APIRouter:
     def withdraw(
         study_instance_uid: StudyUid, number: ReadingNumber, parameters: Parameters, caller: Annotator
     ) -> Response:
-        try:
-            withdraw_reading_of_study(site, study_instance_uid, number, caller)
-        except ReadMeanwhile as error:
-            return _page(site, study_instance_uid, parameters, caller, None, error.detail, 409)
+        fault, status = fault_of(lambda: withdraw_reading_of_study(site, study_instance_uid, number, caller))
+        if fault is not None:
+            return _page(site, study_instance_uid, parameters, caller, None, fault, status)
         return RedirectResponse(f"/studies/{study_instance_uid}{parameters.query()}#reading", 303)
 
     @routes.get("/unread")
