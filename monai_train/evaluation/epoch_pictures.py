@@ -1,4 +1,4 @@
-"""Pictures of a run while it trains: what it is shown, where it looks, and how it answers on the validation part."""
+"""Pictures of a training run: samples of a batch, activation maps, confusion matrix and ROC of the validation part."""
 
 from __future__ import annotations
 

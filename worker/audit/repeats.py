@@ -31,7 +31,7 @@ class _Count:
 
 
 class Repeats:
-    """Decides which events are recorded singly. Not thread-safe: the recorder's lock guards it."""
+    """Decides which events are recorded individually. Not thread-safe: the recorder's lock guards it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -159,7 +159,7 @@ def database_fault(error: SQLAlchemyError) -> str:
 def is_unavailable(error: SQLAlchemyError) -> bool:
     """Whether the database could not be asked, or could not answer now; False for a fault of the query or its values.
 
-    SQLite has one class for both, and SQLITE_ERROR for the latter; the bare DatabaseError is that of a damaged file.
+    SQLite raises OperationalError for both, with SQLITE_ERROR for the latter. A bare DatabaseError: a damaged file.
     """
     if isinstance(error, OperationalError):
         return getattr(error.orig, "sqlite_errorname", None) != "SQLITE_ERROR"
@@ -168,7 +168,7 @@ def is_unavailable(error: SQLAlchemyError) -> bool:
 
 
 def is_invalid_value(error: SQLAlchemyError) -> bool:
-    """Whether a value is none that the database can hold: with NUL, out of range."""
+    """Whether a value cannot be stored: it contains NUL, or is out of range."""
     return isinstance(error, DataError)
 
 

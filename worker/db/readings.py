@@ -231,7 +231,7 @@ def slices_of_result(session: Session, series_id: int, result_id: int) -> int | 
 
 
 def is_latest_reading(before: datetime | None = None) -> ColumnElement[bool]:
-    """The condition that a reading is the latest of its series that stands, or of those `before` a time."""
+    """The condition that a reading is its series' latest not withdrawn; with `before`, of those made before then."""
     newer = aliased(ReadingRow)
     later = and_(
         newer.series_id == ReadingRow.series_id, newer.number > ReadingRow.number, newer.withdrawn_at.is_(None)

@@ -206,7 +206,7 @@ def send_files_undecoded() -> None:
 
 
 def take_any_move_destination() -> None:
-    """Take a C-MOVE whose destination is no AE title or padded with NUL, for this process.
+    """Accept C-MOVE requests whose destination is not a valid AE title, or is padded with NUL, in this process.
 
     pynetdicom would abort the association; the SCP answers that it does not know the destination.
     """

@@ -148,7 +148,7 @@ class CommitmentScp:
                 assoc.release()
 
     def _report_over(self, assoc: Association, information: Dataset) -> None:
-        """Report over the association of the request, a report at a time: each waits for its answer there."""
+        """Send the report over the association of the request, after any report that waits for its answer there."""
         with self._lock:
             turn = self._turns.setdefault(assoc, threading.Lock())
         with turn:

@@ -362,7 +362,7 @@ def run_service(settings: Settings) -> int:
 
 
 def _banner(settings: Settings, models: str) -> str:
-    """What a person at the terminal needs to know; the page's address is such that a browser can open."""
+    """What a person at the terminal needs to know, with an address of the page that a browser can open."""
     web = settings.web
     shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(web.host, web.host)
     shown = f"[{shown}]" if ":" in shown else shown

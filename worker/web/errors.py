@@ -92,7 +92,7 @@ def _answer_database(request: Request, error: Exception) -> Response:
         return _answer_fault(request, error)
     get_log().error("the web role's query failed", **fault_fields(error))
     if is_invalid_value(error):
-        return _answer(request, 400, "the database can hold no such value", {})
+        return _answer(request, 400, "the database cannot store such a value", {})
     return _answer(request, 503, "the database is unreachable", {"Retry-After": "5"})
 
 
@@ -107,8 +107,8 @@ def _answer_conflict(request: Request, error: Exception) -> Response:
 
 
 def _note_disconnect(request: Request, _error: Exception) -> Response:
-    """A client that left in the middle of its request: no fault of ours, and nobody reads the answer."""
-    get_log().info("the client left in the middle of its request", method=request.method)
+    """The client disconnected during its request: no fault of ours, and nobody reads the answer."""
+    get_log().info("the client disconnected during its request", method=request.method)
     return problem(400, "the request is incomplete")
 
 

@@ -55,7 +55,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _is_torchscript(path: Path) -> bool:
-    """Whether it is an archive with code: torch.jit.save writes such, torch.save of tensors does not."""
+    """Whether it is an archive with code, as torch.jit.save writes it; torch.save of tensors writes none."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.partition("/")[2].startswith("code/") for name in archive.namelist())

@@ -27,7 +27,7 @@ def record_other_studies(session: Session, series: SeriesRow, studies: Collectio
 
 
 def listed_study(session: Session, study_instance_uid: str) -> str:
-    """The study under which a study is listed: another where all its images are in series of that.
+    """The study under which a study is listed: another if all its images are in series of the other.
 
     Of such a study no patient is recorded, so it is not listed itself: it would have the other patient's name.
     """

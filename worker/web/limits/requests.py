@@ -48,7 +48,7 @@ class RequestLimits:
         elif b"%00" in scope["query_string"]:  # no value of ours has it, and PostgreSQL takes none that does
             part = next(part for part in scope["query_string"].split(b"&") if b"%00" in part)
             name = part.partition(b"=")[0][:64].decode("latin-1")
-            await problem(400, f"{name}: has the character NUL")(scope, receive, with_headers)
+            await problem(400, f"{name}: contains the character NUL")(scope, receive, with_headers)
         else:
             await self._app(scope, self._limited(scope, receive), with_headers)
 

@@ -45,7 +45,7 @@ def by_number(series: Iterable[StudySeriesAnswer]) -> list[StudySeriesAnswer]:
 
 
 def beside_series(ordered: Sequence[str], shown: str, address: str) -> tuple[str | None, str | None]:
-    """The addresses of the series before and after that which is shown, whose UIDs end the `address`."""
+    """The addresses of the series before and after `shown`: `address` followed by their UIDs."""
     place = ordered.index(shown) if shown in ordered else None
     if place is None:
         return None, None
