@@ -22,6 +22,9 @@
 #
 # PYTHON=python3.12 make demo chooses another interpreter.
 
+# Compiled modules are kept, whatever the environment says: without, each of some hundred processes that the tests start
+# compiles all that it imports anew.
+export PYTHONDONTWRITEBYTECODE :=
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
