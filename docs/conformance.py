@@ -173,9 +173,12 @@ incomplete.
 ## Query/Retrieve SCU (fetching)
 At an operator's request (`worker fetch`, the page), from a `[[peer]]` only: Study Root FIND
 (`1.2.840.10008.5.1.4.1.2.2.1`), level STUDY, keys Study Instance UID or Accession Number (single value matching, 20
-studies at most); then for each study Study Root MOVE (`1.2.840.10008.5.1.4.1.2.2.2`), level STUDY, key Study Instance
-UID, Move Destination: the worker's own AE title. C-GET is not requested. Without a response for 600 s, or after 4 h,
-the association is aborted.
+studies at most); then for each study, level STUDY, key Study Instance UID, Study Root MOVE
+(`1.2.840.10008.5.1.4.1.2.2.2`) to the worker's own AE title or, with `fetch_by = "get"` or `--by get`, Study Root GET
+(`1.2.840.10008.5.1.4.1.2.2.3`). With a GET the SCP role is proposed for every SOP class of the Storage SCP, in a
+context with all uncompressed transfer syntaxes and, for images, one for each compressed one. Its C-STORE sub-operations
+are answered as the Storage SCP answers, within `maximum_dataset_bytes`, `memory_bytes` and `minimum_free_bytes`.
+Without a response for 600 s, or after 4 h, the association is aborted.
 
 ## Query/Retrieve SCP
 For each `[[peer]]` with `may_retrieve = true`, known by its calling AE title and calling from its `host`; to others the

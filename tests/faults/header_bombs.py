@@ -21,7 +21,7 @@ from tests.faults.fuzz import HANG_SECONDS, memory
 from tests.faults.wire import Closed, Wire
 from tests.testbed import bombs, worker_process
 from worker.dicom.standard import CANNOT_UNDERSTAND, derive_uid
-from worker.receive.fast_store import file_beginning
+from worker.network.part10 import file_beginning
 
 AT_ONCE = 4
 _MEMORY_BYTES = 256 << 20  # of a role, for AT_ONCE bombs of 16 MiB

@@ -19,7 +19,7 @@ from tests.testbed.receiver import receiving
 from worker.db.engine import Database
 from worker.db.tables import InstanceRow
 from worker.dicom import standard
-from worker.receive.fast_store import file_beginning
+from worker.network.part10 import file_beginning
 from worker.receive.storage_scp import Receiver
 
 CONTEXTS = [(MRImageStorage, ExplicitVRLittleEndian), (Verification, ExplicitVRLittleEndian)]

@@ -40,8 +40,8 @@ from worker.db.engine import Database
 from worker.db.series_status import unfinished_counts
 from worker.db.tables import InstanceRow
 from worker.dicom import commitment, standard
+from worker.network.limited_messages import LimitedMessages
 from worker.receive.fast_store import FastStore
-from worker.receive.limits import LimitedMessages
 from worker.storage.spool import Spool
 
 SMALLEST = 1 << 16

@@ -15,7 +15,7 @@ from pydicom.uid import (
 )
 
 from worker.dicom.standard import derive_uid
-from worker.receive.fast_store import file_beginning
+from worker.network.part10 import file_beginning
 from worker.storage.acceptance import StoreRequest
 
 MIB = 1 << 20

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, RLELossless
 
 from worker.db.instances import NewInstance
 from worker.dicom.standard import derive_uid
@@ -141,6 +141,15 @@ def write_series(folder: Path, count: int = 4, series: str = "a", **changes: Any
         path.write_bytes(encoded(mr_instance(number, series, **changes)))
         paths.append(path)
     return paths
+
+
+def write_compressed(path: Path, number: int, series: str = "a") -> Path:
+    """The file of a small instance, RLE compressed."""
+    ds = mr_instance(number, series)
+    encoded(ds)
+    ds.compress(RLELossless, generate_instance_uid=False)
+    ds.save_as(path, enforce_file_format=True)
+    return path
 
 
 class Clock:

@@ -54,7 +54,7 @@ from worker.jobs.study_objects import StudyObjects
 from worker.reporting.outbox import Outbox
 from worker.storage.integrity import Integrity, fault_of
 from worker.storage.keeper import InstanceKeeper
-from worker.storage.leftovers import remove_leftovers
+from worker.storage.spool import remove_leftovers
 from worker.storage.versions.conflicts import Conflicts, NoSuchConflict
 
 KILLED_IN = ("storage/keeper.py", "storage/pending.py", "versions/repetition.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -113,35 +114,50 @@ def echo(
     typer.echo(f"{destination.name}: {destination.describe().answer}")
 
 
+class RetrieveBy(StrEnum):
+    MOVE = "move"
+    GET = "get"
+
+
 @commands.command(rich_help_panel="The service", epilog="Example: worker fetch --from PACS --study 1.2.840.113619.2.5")
 def fetch(
     source: Annotated[str, typer.Option("--from", help=r"The AE title of a [\[peer]].")],
     study: Annotated[str, typer.Option(help="Study Instance UID.")] = "",
     accession: Annotated[str, typer.Option(help="Accession number: every study that has it.")] = "",
+    by: Annotated[
+        RetrieveBy | None,
+        typer.Option(
+            help="move: the PACS sends to the running worker, whose AE title it must know. get: it sends to this "
+            r"command, which stores. Default: fetch_by of the [\[peer]]."
+        ),
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Have a PACS send studies to the running worker: C-FIND, then C-MOVE to its own AE title."""
+    """Have a PACS send studies to the worker: C-FIND, then C-MOVE or C-GET."""
     from worker.audit import events
-    from worker.network.fetch import fetch_study, find_studies
+    from worker.fetch.queries import find_studies
+    from worker.fetch.retrieval import fetch_study, storing
 
     if bool(study) == bool(accession):
         raise StartError("usage", "give --study or --accession")
     failed = 0
-    with audited(config) as (settings, _, record, user):
+    with audited(config) as (settings, database, record, user):
         peer = next((peer for peer in settings.peer if peer.ae_title == source), None)
         if peer is None:
             known = ", ".join(peer.ae_title for peer in settings.peer) or "none"
             raise StartError("no-such-peer", f"'{source}' is not a [[peer]] (known: {known})")
-        ours = settings.worker.ae_title
+        ours, how = settings.worker.ae_title, by.value if by is not None else peer.fetch_by
         try:
             uids = find_studies(peer, ours, study_instance_uid=study, accession_number=accession)
         except ValueError as fault:
             raise StartError("usage", str(fault)) from None
-        record(events.operated(user, None, f"worker fetch --from {source}", uids))
-        for uid in uids:
-            counts = fetch_study(peer, ours, uid)
-            failed += counts.failed
-            typer.echo(f"{uid}: {counts.completed} images sent to {ours}, {counts.failed} failed")
+        record(events.operated(user, None, f"worker fetch --from {source} --by {how}", uids))
+        with storing(how, settings, database, lambda: datetime.now(UTC), record) as store:
+            for uid in uids:
+                counts = fetch_study(peer, ours, uid, store)
+                failed += counts.failed
+                done = "stored" if store is not None else f"sent to {ours}"
+                typer.echo(f"{uid}: {counts.completed} images {done}, {counts.failed} failed")
     if not uids:
         typer.echo(f"worker: {source} has no such study", err=True)
     if failed or not uids:

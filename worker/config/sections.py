@@ -134,6 +134,7 @@ class StudySection(Section):
 
 
 Level = Literal["study", "series", "both"]
+Retrieval = Literal["move", "get"]
 
 
 class ReportSection(Section):
@@ -219,6 +220,7 @@ class PeerSection(TlsFiles):
     port: int = Field(ge=1, le=65535)
     query: bool = False
     may_retrieve: bool = False
+    fetch_by: Retrieval = "move"
     timeout_seconds: float = Field(default=5.0, gt=0)
 
 

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import P_DATA
 
@@ -28,6 +27,7 @@ from worker.dicom import standard
 from worker.logs import fault_fields, get_log
 from worker.network import association_request
 from worker.network import pynetdicom_patches as patches
+from worker.network.part10 import even_uid, file_beginning
 from worker.receive.data_values import DataValue, command_elements, data_pdu, data_values, number_of, uid_of
 from worker.receive.places import Place
 from worker.receive.read_buffer import ReadBuffer, UnknownPdu, Wake
@@ -358,30 +358,12 @@ def _answer_command(request: StoreRequest, message_id: int, status: int) -> byte
     body = b"".join(
         struct.pack("<HHI", 0, element, len(value)) + value
         for element, value in (
-            (_SOP_CLASS, _even(request.affected_sop_class_uid)),
+            (_SOP_CLASS, even_uid(request.affected_sop_class_uid)),
             (_FIELD, struct.pack("<H", _C_STORE_RSP)),
             (_ANSWERED_ID, struct.pack("<H", message_id)),
             (_DATASET_TYPE, struct.pack("<H", _NO_DATASET)),
             (_STATUS, struct.pack("<H", status)),
-            (_SOP_INSTANCE, _even(request.affected_sop_instance_uid)),
+            (_SOP_INSTANCE, even_uid(request.affected_sop_instance_uid)),
         )
     )
     return struct.pack("<HHII", 0, 0, 4, len(body)) + body
-
-
-def file_beginning(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
-    """Preamble, prefix and file meta information (PS3.10 7.1); the dataset follows."""
-    elements = (
-        (0x0002, b"UI", _even(sop_class_uid)),
-        (0x0003, b"UI", _even(sop_instance_uid)),
-        (0x0010, b"UI", _even(transfer_syntax_uid)),
-        (0x0012, b"UI", _even(PYNETDICOM_IMPLEMENTATION_UID)),
-        (0x0013, b"SH", PYNETDICOM_IMPLEMENTATION_VERSION.ljust(16).encode()),
-    )
-    version = struct.pack("<HH2sHI", 2, 1, b"OB", 0, 2) + b"\0\1"
-    body = version + b"".join(struct.pack("<HH2sH", 2, tag, vr, len(value)) + value for tag, vr, value in elements)
-    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(body)) + body
-
-
-def _even(uid: str) -> bytes:
-    return uid.encode() + b"\0" * (len(uid) % 2)

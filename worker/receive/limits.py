@@ -15,15 +15,11 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from io import BytesIO
 from typing import Any
 
 from pynetdicom import evt
 from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.dimse_primitives import C_ECHO, C_FIND, C_GET, C_MOVE, C_STORE, N_ACTION, N_EVENT_REPORT
-from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import ThreadedAssociationServer
 
@@ -32,17 +28,14 @@ from worker.dicom import commitment, standard
 from worker.logs import fault_fields, get_log
 from worker.network import pynetdicom_patches as patches
 from worker.network.known_peers import KnownPeers, plain_address
+from worker.network.limited_messages import LARGEST_OTHER_DATASET, LimitedMessages, TooLarge
 from worker.process import Promise, unwatched
 from worker.receive.fast_store import FastStore
 from worker.receive.places import Place, Places, address_group
 from worker.storage.acceptance import StoreRequest
 from worker.storage.spool import Spool
 
-_MAXIMUM_COMMAND_BYTES = 1 << 16
 _MAXIMUM_OTHER_PDU_BYTES = 1 << 18  # an A-ASSOCIATE-RQ with 128 contexts of 16 transfer syntaxes is half of it
-_MAXIMUM_OTHER_DATASET_BYTES = 2 << 20  # of queries and storage commitment; instances are collected by `fast_store`
-_WAITING_MESSAGES = 2  # a conforming peer has 1, for no asynchronous operations window is negotiated (PS3.7 D.3.3.3)
-_FREE_PARTS, _BYTES_A_PART = 256, 64  # of a message: pynetdicom takes a fifth of a millisecond for each part
 _READ_BYTES = 1 << 16
 _ABORT_SECONDS = 5.0
 _ROUND_SECONDS = 20.0  # of the acceptor, which does nothing that waits
@@ -53,66 +46,6 @@ _OPERATIONS: dict[str, tuple[type, ...]] = {  # of each SOP class; any other is 
     **dict.fromkeys(standard.QUERY_RETRIEVE, (C_FIND, C_GET, C_MOVE)),
 }
 _LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)  # result, source, diagnostic of an A-ASSOCIATE-RJ (PS3.8 Table 9-21)
-
-
-class TooLarge(BytesIO):
-    """Stands for a dataset above `maximum_dataset_bytes`; empty."""
-
-
-class LimitedMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom has no types for us
-    """Collects messages, and holds no more of a dataset than `maximum_bytes`: what exceeds it is read and dropped."""
-
-    def __init__(self, assoc: Association, maximum_bytes: int) -> None:
-        super().__init__(assoc)
-        self._maximum_bytes = maximum_bytes
-        self._command_bytes = self._dataset_bytes = self._parts = 0
-        self._crossed: tuple[Any, Any] | None = None
-
-    def get_msg(self, block: bool = False) -> tuple[Any, Any]:
-        """The next message; where an answer is waited for, a request that crossed ours is left to the reactor.
-
-        pynetdicom would abort: a peer may send its next request before it reads our storage commitment report.
-        """
-        if not block and self._crossed is not None:
-            crossed, self._crossed = self._crossed, None
-            return crossed
-        found: tuple[Any, Any] = super().get_msg(block)
-        if block and self._crossed is None and getattr(found[1], "MessageID", None) is not None:
-            self._crossed, found = found, super().get_msg(block)
-        return found
-
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        """Collect a part of a message; runs in the thread that reads the connection."""
-        try:
-            if self._admit(primitive):
-                super().receive_primitive(primitive)
-                return
-        except Exception as error:  # a thread's boundary: hostile bytes may raise anything in the decoder
-            get_log().warning("message not decoded", **fault_fields(error))
-        self.message = None
-        self.dul.event_queue.put(patches.INVALID_PDU)
-
-    def _admit(self, primitive: P_DATA) -> bool:
-        """False when the association must end; removes from the primitive what exceeds the limit of a dataset."""
-        if self.msg_queue.qsize() + (self._crossed is not None) >= _WAITING_MESSAGES:
-            return False
-        message = self.message
-        if message is None:
-            message = self.message = DIMSEMessage()
-            self._command_bytes = self._dataset_bytes = self._parts = 0
-        values = primitive.presentation_data_value_list
-        # PS3.8 E.2: bit 0 of the first byte is set for a fragment of the command.
-        self._command_bytes += sum(len(data) - 1 for _, data in values if data[0] & 1)
-        self._dataset_bytes += sum(len(data) - 1 for _, data in values if not data[0] & 1)
-        if self._dataset_bytes > self._maximum_bytes:
-            if not isinstance(message.data_set, TooLarge):
-                message.data_set = TooLarge()
-            kept = [[context, data if data[0] & 1 else data[:1]] for context, data in values]
-            primitive.presentation_data_value_list = kept
-        self._parts += len(values)
-        if self._parts > _FREE_PARTS + (self._command_bytes + self._dataset_bytes) // _BYTES_A_PART:
-            return False
-        return self._command_bytes <= _MAXIMUM_COMMAND_BYTES
 
 
 class _Handler(patches.ConnectionHandler):
@@ -137,7 +70,7 @@ class _Handler(patches.ConnectionHandler):
         """Install the limits and the fast path of C-STORE in a new association."""
         limits, place = self.server.limits, self.server.place_of(self.request)
         place.end = partial(_abort, assoc)
-        maximum_bytes = min(limits.maximum_dataset_bytes, _MAXIMUM_OTHER_DATASET_BYTES)
+        maximum_bytes = min(limits.maximum_dataset_bytes, LARGEST_OTHER_DATASET)
         patches.replace_message_provider(assoc, LimitedMessages(assoc, maximum_bytes))
         longest = max(limits.maximum_pdu_bytes, _MAXIMUM_OTHER_PDU_BYTES)
         patches.replace_recv(assoc, partial(_read, assoc, longest))

@@ -29,10 +29,11 @@ from worker.dicom import commitment, standard
 from worker.errors import StartError
 from worker.logs import fault_fields, get_log
 from worker.network.known_peers import KnownPeers
+from worker.network.limited_messages import TooLarge
 from worker.network.listening import explain_binding
 from worker.process import Promise, unwatched
 from worker.receive.commitment_scp import CommitmentScp
-from worker.receive.limits import LimitedServer, TooLarge
+from worker.receive.limits import LimitedServer
 from worker.storage.acceptance import StoreRequest, beginning_of, require_storable
 from worker.storage.associations import Associations
 from worker.storage.keeper import InstanceKeeper

@@ -110,7 +110,7 @@ def _receive(settings: Settings, database: Database, clock: Clock, stop: threadi
     with without(*PYDICOM_COMPANIONS):  # this process never decodes pixels (ARCHITECTURE.md, invariant 5)
         from worker.receive.storage_scp import Receiver
         from worker.storage.associations import close_dead_associations
-    from worker.storage.leftovers import remove_leftovers
+    from worker.storage.spool import remove_leftovers
 
     close_dead_associations(settings, database, clock(), record)
     pulse = Pulse()

@@ -12,15 +12,18 @@ import os
 import shutil
 import socket
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import BinaryIO
 
 from worker.dicom import standard
 from worker.errors import RefusedInstance
+from worker.process import is_running
 
 SPOOL_BYTES = 4 << 20
 _CHECK_BYTES = 16 << 20  # between two looks at the free space
+_OTHERS_LEFTOVER_SECONDS = 86400.0
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
@@ -160,3 +163,25 @@ def refusal_of(error: OSError) -> RefusedInstance:
         return no_space()
     detail = f"the file could not be stored ({error.errno})"
     return RefusedInstance(standard.OUT_OF_RESOURCES, "storage-fault", detail)
+
+
+def remove_leftovers(data_dir: Path) -> int:
+    """Delete files that a killed receiver did not finish, and never acknowledged. Call before listening.
+
+    Receivers on several hosts may share the folder, so another host's files are deleted only when they are a day old.
+    """
+    leftovers = [path for path in (data_dir / "instances" / "incoming").glob("*-*") if _is_leftover(path)]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def _is_leftover(path: Path) -> bool:
+    pid, _, rest = path.name.partition("-")
+    host = rest.partition("-")[2]
+    if host != socket.gethostname():
+        try:
+            return time.time() - path.stat().st_mtime > _OTHERS_LEFTOVER_SECONDS
+        except FileNotFoundError:
+            return False
+    return not pid.isdigit() or int(pid) == os.getpid() or not is_running(int(pid))

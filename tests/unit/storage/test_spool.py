@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from worker.storage import spool as spools
-from worker.storage.spool import Spool, SpooledFile
+from worker.storage.spool import Spool, SpooledFile, remove_leftovers
 
 
 @pytest.fixture
@@ -75,3 +77,15 @@ def test_a_file_that_cannot_be_written_is_not_left(
     with pytest.raises(OSError, match="broken"):
         spool.append(bytearray(), bytes(200))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_a_killed_receiver_are_removed(tmp_path: Path) -> None:
+    incoming = tmp_path / "instances" / "incoming"
+    incoming.mkdir(parents=True)
+    (incoming / f"999999999-dead-{socket.gethostname()}").write_bytes(b"half")
+    elsewhere = incoming / "999999999-coming-another-host"
+    elsewhere.write_bytes(b"half")
+    assert remove_leftovers(tmp_path) == 1
+    assert list(incoming.iterdir()) == [elsewhere]  # its receiver may be writing it just now
+    os.utime(elsewhere, (0, 0))
+    assert remove_leftovers(tmp_path) == 1

@@ -13,14 +13,12 @@ from datetime import datetime
 from starlette.concurrency import run_in_threadpool
 
 from worker.audit import events
-from worker.config.fingerprint import rules_fingerprint
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.tables import AssociationEnd
 from worker.dicom import standard
 from worker.dicom.header import read_meta
 from worker.errors import RefusedInstance
-from worker.logs import fault_fields, get_log
 from worker.storage.acceptance import (
     StoreRequest,
     beginning_of,
@@ -30,58 +28,29 @@ from worker.storage.acceptance import (
     too_large,
 )
 from worker.storage.arriving import ArrivingInstance
-from worker.storage.associations import Associations
-from worker.storage.keeper import InstanceKeeper
 from worker.storage.pending import status_of
-from worker.storage.refusals import Refusals, RefusedRequest
-from worker.storage.spool import Spool
+from worker.storage.refusals import RefusedRequest
+from worker.storage.store import InstanceStore, Transfer
 from worker.web.dicomweb.negotiation import DICOM
 from worker.web.dicomweb.stow_response import StowResult
 
 CALLING = "STOW-RS"  # in place of an AE title, in the association's row
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-_MEMORY_BYTES = 64 << 20  # of all instances that are arriving
 _THREADS = 4
 
 
-class StowStorage:
+class StowStorage(InstanceStore):
     """What the requests of this process share. A request is an association to all others: series wait for its end."""
 
     def __init__(
         self, settings: Settings, database: Database, clock: Callable[[], datetime], record: events.RecordEvent
     ) -> None:
-        receive = settings.receive
-        self.keeper = InstanceKeeper(
-            database,
-            settings.worker.data_dir,
-            clock,
-            receive.minimum_free_bytes,
-            settings.route,
-            record,
-            rules_fingerprint(settings),
-        )
-        self.associations = Associations(database, settings.worker.ae_title, clock, record)
-        self.refusals = Refusals(database, clock)
-        incoming = settings.worker.data_dir / "instances" / "incoming"
-        self.spool = Spool(incoming, min(_MEMORY_BYTES, receive.memory_bytes), receive.minimum_free_bytes)
+        super().__init__(settings, database, clock, record)
         self.turns = asyncio.Semaphore(_THREADS)
-        self.maximum_bytes = receive.maximum_dataset_bytes
 
     def begin(self, name: str, address: str) -> StowRequest:
         """Start a request of a caller."""
         return StowRequest(self, name, address)
-
-    def write_refusals(self) -> None:
-        """Add the refusals to the counts of the database; they are kept for the next time if that fails."""
-        try:
-            self.refusals.write()
-        except Exception as error:  # a handler's boundary: what was stored is stored
-            get_log().warning("refusals not counted", **fault_fields(error))
-
-    def close(self) -> None:
-        """Stop storing instances."""
-        self.write_refusals()
-        self.keeper.close()
 
 
 class StowRequest:
@@ -90,8 +59,7 @@ class StowRequest:
     def __init__(self, storage: StowStorage, name: str, address: str) -> None:
         self._storage = storage
         self._name = name
-        self._address = address
-        self._row: int | None = None
+        self._transfer = Transfer(storage, CALLING, address)
 
     def new_part(self) -> StowPart:
         """The next instance."""
@@ -110,23 +78,16 @@ class StowRequest:
             _read(request, media_type, uids)
             if study_instance_uid not in (None, uids["StudyInstanceUID"]):
                 raise RefusedInstance(standard.DATASET_MISMATCH, "other-study", "the address names another study")
-            request.association_id = self._association_row()
-            outcome = self._storage.keeper.keep(request)
+            outcome = self._transfer.keep(request)
         except Exception as fault:  # a handler's boundary: record and answer
-            refused = RefusedRequest(beginning_of(request), uids["SOPInstanceUID"], self._row, self._address)
+            address = self._transfer.address
+            refused = RefusedRequest(beginning_of(request), uids["SOPInstanceUID"], self._transfer.row, address)
             return _result(uids, self._storage.refusals.refuse(fault, refused if media_type == DICOM else None))
         return _result(uids, status_of(outcome))
 
     def end(self, end: AssociationEnd) -> None:
         """Record that nothing more will arrive: series may settle. A request that was read to its end is released."""
-        self._storage.write_refusals()
-        if self._row is not None:
-            self._storage.associations.close(self._row, end, sender=self._name)
-
-    def _association_row(self) -> int:
-        if self._row is None:
-            self._row = self._storage.associations.open(CALLING, self._address)
-        return self._row
+        self._transfer.end(end, sender=self._name)
 
 
 class StowPart:

@@ -6,13 +6,13 @@ import threading
 from collections import deque
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import RedirectResponse
 
 from worker.audit import events
-from worker.config.sections import PeerSection
+from worker.config.sections import PeerSection, Retrieval
 from worker.errors import WorkerError
 from worker.logs import fault_fields, get_log
 from worker.web.dependencies import Operator, Site
@@ -31,6 +31,7 @@ class Fetch:
     peer: str
     key: str
     by: str
+    how: Retrieval
     started_at: datetime
     state: str = "running"
     studies: tuple[str, ...] = ()
@@ -52,13 +53,14 @@ class Fetches:
         with self._lock:
             return list(reversed(self._known))
 
-    def start(self, peer: PeerSection, study: str, accession: str, caller: Caller) -> bool:
+    def start(self, peer: PeerSection, how: Retrieval, study: str, accession: str, caller: Caller) -> bool:
         """Begin; False while as many run as may."""
         with self._lock:
             if sum(fetch.state == "running" for fetch in self._known) >= _AT_ONCE:
                 return False
             self._last += 1
-            fetch = Fetch(self._last, peer.ae_title, study or "accession number", caller.name, self._site.clock())
+            key, now = study or "accession number", self._site.clock()
+            fetch = Fetch(self._last, peer.ae_title, key, caller.name, how, now)
             self._known.append(fetch)
         work = threading.Thread(
             target=self._run, args=(fetch, peer, study, accession, caller), name="fetch", daemon=True
@@ -73,25 +75,30 @@ class Fetches:
                     self._known[place] = replace(fetch, **values)  # type: ignore[arg-type]
 
     def _run(self, fetch: Fetch, peer: PeerSection, study: str, accession: str, caller: Caller) -> None:
-        from worker.network.fetch import Fetched, fetch_study, find_studies
+        from worker.fetch.queries import find_studies
+        from worker.fetch.retrieval import Fetched, fetch_study, storing
 
-        ae_title = self._site.settings.worker.ae_title
+        site, ae_title = self._site, self._site.settings.worker.ae_title
         completed = failed = 0
         try:
             uids = find_studies(peer, ae_title, study_instance_uid=study, accession_number=accession)
-            self._site.record(events.operated(caller.name, caller.address, f"fetch from {peer.ae_title}", uids))
+            what = f"fetch from {peer.ae_title} by {fetch.how}"
+            site.record(events.operated(caller.name, caller.address, what, uids))
             if not uids:
                 self._change(fetch.number, state="failed", detail=f"{peer.ae_title} has no such study")
                 return
             self._change(fetch.number, studies=tuple(uids))
-            for uid in uids:
-                before = (completed, failed)
+            with storing(fetch.how, site.settings, site.database, site.clock, site.record) as store:
+                for uid in uids:
+                    before = (completed, failed)
 
-                def progress(counts: Fetched, before: tuple[int, int] = before) -> None:
-                    self._change(fetch.number, completed=before[0] + counts.completed, failed=before[1] + counts.failed)
+                    def progress(counts: Fetched, before: tuple[int, int] = before) -> None:
+                        now = {"completed": before[0] + counts.completed, "failed": before[1] + counts.failed}
+                        self._change(fetch.number, **now)
 
-                counts = fetch_study(peer, ae_title, uid, progress)
-                completed, failed = completed + counts.completed, failed + counts.failed
+                    counts = fetch_study(peer, ae_title, uid, store, progress)
+                    completed, failed = completed + counts.completed, failed + counts.failed
+                    self._change(fetch.number, completed=completed, failed=failed)
             detail = f"{failed} images were not taken, or not sent; the logs of both say why" if failed else None
             self._change(fetch.number, state="failed" if failed else "done", detail=detail)
         except WorkerError as fault:
@@ -111,7 +118,7 @@ def fetch_page(site: Site) -> APIRouter:
 
     def page(caller: Caller, status: int = 200, fault: str | None = None) -> Response:
         return render_page(
-            site, "fetch.html", caller, status, fetches=fetches.newest(), peers=list(peers), fault=fault,
+            site, "fetch.html", caller, status, fetches=fetches.newest(), peers=list(peers.values()), fault=fault,
             ae_title=site.settings.worker.ae_title,
         )  # fmt: skip
 
@@ -122,14 +129,17 @@ def fetch_page(site: Site) -> APIRouter:
     @routes.post("/fetch")
     def fetch(caller: Operator, fields: Annotated[dict[str, str], Depends(posted)]) -> Response:
         peer = peers.get(fields.get("peer", ""))
+        how = fields.get("by", "")
         study, accession = fields.get("study", "").strip(), fields.get("accession", "").strip()
         if peer is None:
             return page(caller, 422, "There is no such [[peer]] in the configuration.")
+        if how not in ("", *get_args(Retrieval)):
+            return page(caller, 422, "Fetch by C-MOVE or by C-GET.")
         if bool(study) == bool(accession):
             return page(caller, 422, "Give a Study Instance UID or an accession number.")
         if len(study) > 64 or len(accession) > 16:
             return page(caller, 422, "A UID has 64 characters at most, an accession number 16.")
-        if not fetches.start(peer, study, accession, caller):
+        if not fetches.start(peer, cast(Retrieval, how or peer.fetch_by), study, accession, caller):
             return page(caller, 503, f"{_AT_ONCE} studies are being fetched; try again later.")
         return RedirectResponse("/fetch", 303)
 

@@ -1,0 +1,221 @@
+"""C-GET from peers of all kinds: pynetdicom's SCP does what a test chooses, and DCMTK's."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset
+from pynetdicom import AE, build_context, evt
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as StudyRootGet
+from sqlalchemy import func, select
+
+from tests.testbed import dcmtk
+from tests.testbed.databases import make_tables
+from tests.testbed.dcmtk import free_port, wait_for_port
+from tests.testbed.instances import encoded, later, mr_instance, write_compressed, write_series
+from worker.config.sections import PeerSection
+from worker.config.settings import Settings
+from worker.db.engine import Database
+from worker.db.tables import AssociationEnd, AssociationRow, InstanceRow, RefusedInstanceRow
+from worker.dicom import standard
+from worker.errors import Retry
+from worker.fetch.retrieval import fetch_study
+from worker.storage.store import InstanceStore
+
+STUDY = str(mr_instance(1).StudyInstanceUID)
+Responses = Iterator[Any]
+
+
+def image(number: int, **changes: Any) -> Dataset:
+    """An image with its transfer syntax, which who sends it needs."""
+    ds = mr_instance(number, **changes)
+    encoded(ds)
+    return ds
+
+
+@contextmanager
+def archive(responses: Callable[[evt.Event], Responses], syntaxes: Any = None) -> Iterator[PeerSection]:
+    """A peer whose C-GET yields these: the number of sub-operations, then statuses and datasets."""
+    ae = AE(ae_title="ARCHIVE")
+    ae.add_supported_context(StudyRootGet)
+    for context in syntaxes if syntaxes is not None else [build_context("1.2.840.10008.5.1.4.1.1.4")]:
+        ae.add_supported_context(context.abstract_syntax, context.transfer_syntax, scu_role=True, scp_role=True)
+    port = free_port()
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_GET, responses)])
+    try:
+        yield PeerSection(ae_title="ARCHIVE", host="127.0.0.1", port=port, timeout_seconds=20)
+    finally:
+        server.shutdown()
+
+
+class Here:
+    """A database and a data folder, and what a fetch leaves there."""
+
+    def __init__(self, database: Database, folder: Path, **receive: int) -> None:
+        self.database, self.folder = database, folder
+        self.events: list[Any] = []
+        values = {"worker": {"data_dir": folder}, "receive": {"minimum_free_bytes": 0, **receive}}
+        self.store = InstanceStore(Settings.model_validate(values), database, lambda: later(0), self.events.append)
+
+    def fetch(self, peer: PeerSection) -> tuple[int, int]:
+        fetched = fetch_study(peer, "AI_WORKER", STUDY, self.store)
+        return fetched.completed, fetched.failed
+
+    def stored(self) -> int:
+        with self.database.read() as session:
+            return session.scalar(select(func.count()).select_from(InstanceRow)) or 0
+
+    def ends(self) -> list[str | None]:
+        with self.database.read() as session:
+            return list(session.scalars(select(AssociationRow.ended).order_by(AssociationRow.id)))
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
+    make_tables(database)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def here(database: Database, tmp_path: Path) -> Iterator[Here]:
+    here = Here(database, tmp_path / "var")
+    yield here
+    here.store.close()
+    assert list((tmp_path / "var" / "instances" / "incoming").iterdir()) == []
+    assert here.store.spool.held_bytes == 0
+
+
+def test_an_instance_is_durable_when_its_success_is_answered(here: Here) -> None:
+    durable: list[int] = []
+
+    def responses(_event: evt.Event) -> Responses:
+        yield 3
+        for number in (1, 2, 3):
+            yield standard.PENDING, image(number)
+            durable.append(here.stored())  # the response to the C-STORE has arrived
+            assert len(list(here.folder.rglob("*.dcm"))) == here.stored()
+
+    with archive(responses) as peer:
+        assert here.fetch(peer) == (3, 0)
+        assert here.fetch(peer) == (3, 0)  # a repetition
+    assert durable == [1, 2, 3, 3, 3, 3]
+    assert here.stored() == 3
+    assert here.ends() == [AssociationEnd.RELEASED] * 2
+    [received] = here.events  # of the second time there is nothing new
+    assert [participant.user_id for participant in received.participants] == ["ARCHIVE", "AI_WORKER"]
+
+
+def test_what_is_refused_here_or_fails_there_is_counted(here: Here, database: Database, tmp_path: Path) -> None:
+    def responses(_event: evt.Event) -> Responses:
+        yield 4
+        yield standard.PENDING, image(1)
+        yield standard.PENDING, image(2, PixelData=bytes(1 << 17), Rows=256, Columns=256)  # too large
+        yield standard.PENDING, image(3, SeriesInstanceUID=None)
+        yield standard.PENDING, image(4, SOPClassUID="1.2.840.10008.5.1.4.1.1.2")  # CT: no context
+
+    small = Here(database, tmp_path / "small", maximum_dataset_bytes=1 << 16)
+    with archive(responses) as peer:
+        assert small.fetch(peer) == (1, 3)
+    small.store.close()
+    with database.read() as session:
+        reasons = session.scalars(select(RefusedInstanceRow.reason).order_by(RefusedInstanceRow.reason)).all()
+    assert reasons == ["dataset-too-large", "invalid-uid"]
+
+
+def test_nothing_is_stored_on_a_full_disk(database: Database, tmp_path: Path) -> None:
+    def responses(_event: evt.Event) -> Responses:
+        yield 1
+        yield standard.PENDING, image(1)
+
+    full = Here(database, tmp_path / "full", minimum_free_bytes=1 << 60)
+    with archive(responses) as peer, pytest.raises(Retry, match=r"could not send .* 0 images were stored, 1 failed"):
+        full.fetch(peer)
+    full.store.close()
+    assert full.stored() == 0
+
+
+@pytest.mark.parametrize(
+    ("last", "said", "end"),
+    [
+        ("abort", "ended the association or is silent: 1 images were stored", AssociationEnd.LOST),
+        (standard.CANCEL, "cancelled the retrieval: 1 images were stored", AssociationEnd.ABORTED),
+        (0xA701, "answered status 0xA701", AssociationEnd.ABORTED),
+    ],
+)
+def test_a_transfer_that_breaks_off_says_so_and_a_second_completes_it(
+    here: Here, last: str | int, said: str, end: AssociationEnd
+) -> None:
+    ends = [last]
+
+    def responses(event: evt.Event) -> Responses:
+        yield 2
+        yield standard.PENDING, image(1)
+        for status in list(ends):
+            ends.clear()
+            if status == "abort":
+                event.assoc.abort()
+                return
+            yield status, None
+            return
+        yield standard.PENDING, image(2)
+
+    with archive(responses) as peer:
+        with pytest.raises(Retry, match=said):
+            here.fetch(peer)
+        assert here.stored() == 1
+        assert here.ends() == [end]
+        assert here.fetch(peer) == (2, 0)
+    assert here.stored() == 2
+
+
+def test_a_peer_that_will_not_store_over_our_association(here: Here) -> None:
+    def responses(_event: evt.Event) -> Responses:
+        yield 0
+
+    with archive(responses, syntaxes=[]) as peer, pytest.raises(Retry, match="sends nothing over an association"):
+        here.fetch(peer)
+    ae = AE(ae_title="ARCHIVE")
+    ae.add_supported_context("1.2.840.10008.5.1.4.1.1.4", scu_role=True, scp_role=True)
+    port = free_port()
+    server = ae.start_server(("127.0.0.1", port), block=False)
+    try:
+        peer = PeerSection(ae_title="ARCHIVE", host="127.0.0.1", port=port)
+        with pytest.raises(Retry, match="does not support retrieval by C-GET"):
+            here.fetch(peer)
+    finally:
+        server.shutdown()
+    assert here.ends() == []
+
+
+@pytest.mark.skipif(not dcmtk.installed("dcmqrscp"), reason="DCMTK's dcmqrscp is not installed")
+def test_dcmtk_sends_what_fits_the_first_context(here: Here, tmp_path: Path) -> None:
+    folder, port = tmp_path / "db", free_port()
+    folder.mkdir()
+    paths = [*write_series(tmp_path / "images", 2), write_compressed(tmp_path / "images" / "rle.dcm", 3)]
+    for path in paths:
+        (folder / path.name).write_bytes(path.read_bytes())
+    dcmtk.run("dcmqridx", folder, *(folder / path.name for path in paths))
+    configuration = tmp_path / "dcmqrscp.cfg"
+    configuration.write_text(
+        f"NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 4\nHostTable BEGIN\nHostTable END\n"
+        f"VendorTable BEGIN\nVendorTable END\nAETable BEGIN\nARCHIVE {folder} R (9, 1024mb) ANY\nAETable END\n"
+    )
+    server = subprocess.Popen(
+        [dcmtk.command("dcmqrscp"), "-c", configuration], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for_port(port, server)
+        peer = PeerSection(ae_title="ARCHIVE", host="127.0.0.1", port=port, timeout_seconds=20)
+        # It sends every file over the first context of its class, for which it decodes no pixels.
+        assert here.fetch(peer) == (2, 1)
+    finally:
+        server.kill()
+        server.wait(20)
+    assert here.stored() == 2
