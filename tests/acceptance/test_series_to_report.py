@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
+import httpx
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless, generate_uid
 
 from tests.testbed import dcmtk, multiframe, orthanc, pacs, phantom, site, worker_process
 from tests.testbed.site import Answer, Site
-from tests.testbed.waiting import wait_until
+from tests.testbed.waiting import patience, wait_until
+from worker.stage_times import STAGES
 
 # storescu proposes a compressed syntax only when told which.
 PROPOSE = {JPEGLosslessSV1: "-xs", JPEGLSLossless: "-xt", JPEG2000Lossless: "-xv", RLELossless: "-xr"}
@@ -53,6 +56,25 @@ def test_head_comes_back_with_a_report_and_a_picture(mass: bool, hospital: Site,
     else:
         assert result["reason"]
     assert_answers(hospital.answer(source), source)
+
+
+def test_metrics_have_the_times_of_all_stages_of_all_roles(hospital: Site, tmp_path: Path) -> None:
+    hospital.answer(hospital.push(phantom.head_series(tmp_path, grid=phantom.Grid(slices=5))))
+    token = hospital.worker.run("tokens", "add", "--role", "read").stdout.strip()
+    sample = re.compile(r'^mri_worker_stage_seconds_count{stage="(\w+)",work="(\w+)"} (\S+)', re.MULTILINE)
+    report_of_study = {
+        ("study", stage) for stage in ("read", "report", "picture", "write")
+    }  # [report] level = "series"
+    expected = {(work, stage) for work, stages in STAGES.items() for stage in stages} - report_of_study
+
+    def all_are_counted() -> bool:
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = httpx.get(
+            f"http://127.0.0.1:{hospital.worker.web_port}/metrics", headers=headers, timeout=patience(30)
+        )
+        return {(work, stage) for stage, work, number in sample.findall(answer.text) if float(number)} >= expected
+
+    wait_until(all_are_counted, "the next heartbeat of each role", seconds=30)
 
 
 def test_a_study_is_answered_once_and_again_when_a_series_comes_late(hospital: Site, tmp_path: Path) -> None:

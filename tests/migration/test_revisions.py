@@ -49,6 +49,7 @@ from worker.errors import RefusedInstance, StartError
 from worker.inference.study.fusion import EQUAL_WEIGHTS, fuse
 from worker.process import ProcessRole
 from worker.results import SeriesAnswer
+from worker.stage_times import StageCount, StageKey
 from worker.storage.refusals import Refusals, RefusedRequest
 
 FOLDED = "0008"  # the revision of the keys of names
@@ -92,6 +93,7 @@ def _fill(database: Database) -> None:
         holder = tokens.check_token(session, token, later(1))
         tokens.open_web_session(session, holder, later(1), later(2))
         processes.beat(session, "host:1", ProcessRole.RECEIVE, later(0), later(1))
+        processes.add_stage_times(session, {StageKey("series", "read", 100): StageCount(1, 0.1)})
         candidate = model_row(session, replace(MODEL, sha256="cd" * 32, version="2.0"), later(0))
         queued = queue_series(session, series, candidate.id, later(1), shadow=True)
         assert queued is not None

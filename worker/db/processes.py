@@ -1,11 +1,14 @@
 """Rows of processes: each process records that it lives, so that every host can show what runs on all hosts.
 
+With that it records how long the stages of its work took (`worker.stage_times`).
+
 A process is lost when it has been silent for a lease, or when it ran on this host and has ended; others take its jobs.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -13,8 +16,10 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from worker import __version__
-from worker.db.tables import ProcessRow
+from worker.db.engine import upsert
+from worker.db.tables import ProcessRow, StageTimeRow
 from worker.process import ProcessRole, is_dead
+from worker.stage_times import StageCount, StageKey
 
 FORGOTTEN_AFTER = timedelta(days=1)  # how long a vanished host stays listed as lost
 
@@ -82,3 +87,21 @@ def is_lost(session: Session, name: str, now: datetime, lease: timedelta) -> boo
         return is_dead(name, host)
     seen = session.scalar(select(ProcessRow.seen_at).where(ProcessRow.name == name))
     return seen is None or seen <= now - lease
+
+
+def add_stage_times(session: Session, counts: Mapping[StageKey, StageCount]) -> None:
+    """Add counts to those of all processes."""
+    if not counts:
+        return
+    connection = session.connection()
+    row = upsert(connection)(StageTimeRow)
+    added = {name: getattr(StageTimeRow, name) + row.excluded[name] for name in ("number", "seconds")}
+    statement = row.on_conflict_do_update(index_elements=["work", "stage", "bound"], set_=added)
+    # Sorted, so that two processes lock rows in the same order.
+    connection.execute(statement, [key._asdict() | counts[key]._asdict() for key in sorted(counts)])
+
+
+def stage_times(session: Session) -> dict[StageKey, StageCount]:
+    """The counts of all processes since the database was created."""
+    columns = (StageTimeRow.work, StageTimeRow.stage, StageTimeRow.bound, StageTimeRow.number, StageTimeRow.seconds)
+    return {StageKey(*row[:3]): StageCount(*row[3:]) for row in session.execute(select(*columns))}

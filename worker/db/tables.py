@@ -58,7 +58,7 @@ from sqlalchemy.types import DateTime, TypeDecorator
 from worker.dicom.text.printable import LONGEST_TEXT
 
 # The newest revision in migrations/versions (a test compares them), so that a start needs no Alembic import.
-REVISION = "0018"
+REVISION = "0019"
 DETAIL_LENGTH = 1024
 
 
@@ -802,6 +802,21 @@ class ProcessRow(Base):
     version: Mapped[str] = mapped_column(String(32))
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
+
+
+class StageTimeRow(Base):
+    """How often a stage of the work took a time within a bucket, in all processes: see worker.stage_times.
+
+    `bound`: of the bucket, in ms; `seconds`: those times in all.
+    """
+
+    __tablename__ = "stage_time"
+
+    work: Mapped[str] = mapped_column(String(16), primary_key=True)
+    stage: Mapped[str] = mapped_column(String(16), primary_key=True)
+    bound: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    number: Mapped[int]
+    seconds: Mapped[float]
 
 
 class RefusalRow(Base):

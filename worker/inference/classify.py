@@ -13,6 +13,7 @@ from worker.inference.engines import Engine
 from worker.inference.illustrated import IllustratedResult
 from worker.inference.preprocess import Volume
 from worker.inference.transforms.prepare import prepare
+from worker.stage_times import timed
 
 
 def classify(paths: Sequence[Path], bundle: Bundle, engine: Engine) -> IllustratedResult:
@@ -20,14 +21,17 @@ def classify(paths: Sequence[Path], bundle: Bundle, engine: Engine) -> Illustrat
 
     Raises NotAssessable for what cannot be read or is not accepted; OSError when a file cannot be opened.
     """
-    volume = prepare(paths, bundle)
+    with timed("series", "read"):
+        volume = prepare(paths, bundle)
     check_accepted(volume, bundle)
-    outputs = engine.run(volume.tensor)
-    if bundle.is_of_volumes:
-        return aggregate_volume(volume, outputs, bundle)
-    if isinstance(bundle.rule, TopSlices):
-        return aggregate(volume, outputs, bundle)
-    return answer(volume, outputs, bundle, read_declared(paths))
+    with timed("series", "network"):
+        outputs = engine.run(volume.tensor)
+    with timed("series", "answer"):
+        if bundle.is_of_volumes:
+            return aggregate_volume(volume, outputs, bundle)
+        if isinstance(bundle.rule, TopSlices):
+            return aggregate(volume, outputs, bundle)
+        return answer(volume, outputs, bundle, read_declared(paths))
 
 
 def check_accepted(volume: Volume, bundle: Bundle) -> None:

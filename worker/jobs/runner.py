@@ -34,6 +34,7 @@ from worker.process import Promise, unwatched
 from worker.process_limits import end_process_after
 from worker.reporting.outbox import Outbox
 from worker.reporting.source_attributes import SOURCE_KEYWORDS, left_out
+from worker.stage_times import timed
 from worker.storage.integrity import Integrity
 
 _FIRST_RETRY_SECONDS = 2.0
@@ -85,7 +86,7 @@ class JobRunner:
         with self.database.read() as session:
             if not job_waits(session, models, self.clock()):
                 return False
-        with self.database.write() as session:
+        with timed("series", "claim"), self.database.write() as session:
             job = claim_job(session, self.owner, models, self.clock(), self.lease)
             if job is None:
                 job = claim_job(session, self.owner, models, self.clock(), self.lease, shadow=True)
@@ -150,7 +151,8 @@ class JobRunner:
 
     def _classify(self, model: ServedModel, instances: Sequence[InstanceRow]) -> IllustratedResult:
         # The files are in memory afterwards, so that the decoder does not read them from the disk again.
-        self.integrity.require([file_of(instance) for instance in instances])
+        with timed("series", "verify"):
+            self.integrity.require([file_of(instance) for instance in instances])
         try:
             return model.classify(self._files(instances))
         except NotAssessable as refusal:
@@ -164,7 +166,7 @@ class JobRunner:
         objects: Sequence[NewObject],
     ) -> None:
         now = self.clock()
-        with self.database.write() as session:
+        with timed("series", "commit"), self.database.write() as session:
             ours = end_job(session, job.id, self.owner, JobState.DONE, now)
             is_first_report = bool(ours and objects) and not has_result(session, job.series_id)
             if ours and job.shadow:

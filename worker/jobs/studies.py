@@ -42,6 +42,7 @@ from worker.logs import fault_fields, get_log
 from worker.reporting.outbox import MIXED_PATIENTS
 from worker.reporting.source_attributes import integer_of, left_out, text_of
 from worker.results import Contribution, ResultStatus, SeriesAnswer, StudyResult
+from worker.stage_times import timed
 
 ANOTHER_MODEL, MIXED_STUDIES = "another-model", "mixed-studies"
 _FIRST_RETRY_SECONDS = 2.0
@@ -68,7 +69,7 @@ class StudyRunner:
         with self.database.read() as session:
             if not study_is_due(session, self.clock(), self.settling):
                 return False
-        with self.database.write() as session:
+        with timed("study", "claim"), self.database.write() as session:
             study = claim_study(session, self.owner, self.clock(), self.settling, self.lease)
             if study is None:
                 return False
@@ -106,15 +107,16 @@ class StudyRunner:
             return
         objects, source = list[NewObject](), None
         model = None if model_id is None else models[model_id]
-        named = self._named(inputs)
-        numbers = {uid: number for uid, (number, _) in named.items() if number is not None}
-        result = answer_study(inputs, model_id, model, numbers)
+        with timed("study", "answer"):
+            named = self._named(inputs)
+            numbers = {uid: number for uid, (number, _) in named.items() if number is not None}
+            result = answer_study(inputs, model_id, model, numbers)
         is_one_study = result.reason not in (MIXED_PATIENTS, MIXED_STUDIES)  # of others nothing is sent
         if model_id is not None and model is not None and self.objects is not None and is_one_study:
             descriptions = {uid: description for uid, (_, description) in named.items()}
             objects, source = self.objects.make(inputs, model_id, model, result, descriptions, lineage)
         destinations = self.objects.destinations if self.objects is not None else ()
-        with self.database.write() as session:
+        with timed("study", "commit"), self.database.write() as session:
             row = add_study_result(
                 session, study.id, inputs, model_id, result, self.clock(), objects, destinations, lineage.number
             )

@@ -26,6 +26,7 @@ from worker.reporting.draw_study import KEY_IMAGES
 from worker.reporting.outbox import Outbox, read_header
 from worker.reporting.source_attributes import SOURCE_KEYWORDS, take_patient_and_study
 from worker.results import Contribution, ModelIdentity, ReportedSeries, ReportedStudy, SliceResult, StudyResult
+from worker.stage_times import timed
 from worker.storage.integrity import Integrity
 
 
@@ -63,14 +64,15 @@ class StudyObjects:
         study = ReportedStudy(inputs.study_instance_uid, result, series, model.study.in_words)
         if inputs.answered_at is None or not self.outbox.reports_study(study, lineage):
             return [], None
-        source = self._source(study, contents, lineage)
-        if newest is not None:
-            self.integrity.require([newest])
-            take_patient_and_study(source, read_header(self.data_dir / newest.path, SOURCE_KEYWORDS))
-        slices = self._key_slices(study, contents)
-        files = list(contents[result.deciding].files.values()) if result.deciding is not None else []
-        key_images = self._key_images(slices, files, with_maps=_shows_maps(study, model.identity))
-        shown = [read_header(self.data_dir / file.path, SOURCE_KEYWORDS) for _, _, file in slices if key_images]
+        with timed("study", "read"):
+            source = self._source(study, contents, lineage)
+            if newest is not None:
+                self.integrity.require([newest])
+                take_patient_and_study(source, read_header(self.data_dir / newest.path, SOURCE_KEYWORDS))
+            slices = self._key_slices(study, contents)
+            files = list(contents[result.deciding].files.values()) if result.deciding is not None else []
+            key_images = self._key_images(slices, files, with_maps=_shows_maps(study, model.identity))
+            shown = [read_header(self.data_dir / file.path, SOURCE_KEYWORDS) for _, _, file in slices if key_images]
         objects = self.outbox.make_study_objects(
             study, model.identity, source, key_images, shown, inputs.sha256, lineage, inputs.answered_at
         )

@@ -39,6 +39,7 @@ from worker.reporting.sr import build_report
 from worker.reporting.sr_document import Identity
 from worker.reporting.study_sr import build_study_report, image_stubs
 from worker.results import ModelIdentity, ReportedStudy, ResultStatus
+from worker.stage_times import timed
 
 # Why a series is not assessed whatever the model; a PACS needs no report of that.
 REASONS_OF_THE_SERIES = frozenset({
@@ -84,52 +85,55 @@ class Outbox:
             return []
         if not self.not_assessed and not lineage.predecessors and result.reason in REASONS_OF_THE_SERIES:
             return []
-        received = [read_header(path, SOURCE_KEYWORDS) for path in sources]
-        headers = _in_stack_order(result, received)
-        take_patient_and_study(headers[0], received[-1])
-        series_uid = str(headers[0].SeriesInstanceUID)
-        identity = (series_uid, input_sha256, model.sha256)
-        local = created_at.astimezone(HostZone())
-        series_of = partial(
-            produced_series_uid,
-            series_instance_uid=series_uid,
-            bundle_sha256=model.sha256,
-            other_study=lineage.other_study,
-        )
-        report = build_report(
-            result,
-            model,
-            headers,
-            series_instance_uid=series_of(ObjectKind.REPORT),
-            sop_instance_uid=derive_uid("report", *identity),
-            created_at=local,
-            worker_version=__version__,
-            predecessors=[read_header(self.data_dir / path) for path in lineage.predecessors],
-        )
-        picture = build_secondary_capture(
-            result,
-            model,
-            headers,
-            series_instance_uid=series_of(ObjectKind.PICTURE),
-            sop_instance_uid=derive_uid("picture", *identity),
-            created_at=local,
-            worker_version=__version__,
-        )
-        objects = [
-            self._write(ObjectKind.REPORT, report),
-            self._write(ObjectKind.PICTURE, picture, only_to=self.pictures_to),
-        ]
-        if self.key_objects_to and _has_key_objects(result):
-            selection = build_key_object_selection(
+        with timed("series", "report"):
+            received = [read_header(path, SOURCE_KEYWORDS) for path in sources]
+            headers = _in_stack_order(result, received)
+            take_patient_and_study(headers[0], received[-1])
+            series_uid = str(headers[0].SeriesInstanceUID)
+            identity = (series_uid, input_sha256, model.sha256)
+            local = created_at.astimezone(HostZone())
+            series_of = partial(
+                produced_series_uid,
+                series_instance_uid=series_uid,
+                bundle_sha256=model.sha256,
+                other_study=lineage.other_study,
+            )
+            report = build_report(
                 result,
                 model,
                 headers,
-                series_instance_uid=series_of(ObjectKind.KEY_OBJECTS),
-                sop_instance_uid=derive_uid("key-objects", *identity),
+                series_instance_uid=series_of(ObjectKind.REPORT),
+                sop_instance_uid=derive_uid("report", *identity),
+                created_at=local,
+                worker_version=__version__,
+                predecessors=[read_header(self.data_dir / path) for path in lineage.predecessors],
+            )
+        with timed("series", "picture"):
+            picture = build_secondary_capture(
+                result,
+                model,
+                headers,
+                series_instance_uid=series_of(ObjectKind.PICTURE),
+                sop_instance_uid=derive_uid("picture", *identity),
                 created_at=local,
                 worker_version=__version__,
             )
-            objects.append(self._write(ObjectKind.KEY_OBJECTS, selection, only_to=self.key_objects_to))
+        with timed("series", "write"):
+            objects = [
+                self._write(ObjectKind.REPORT, report),
+                self._write(ObjectKind.PICTURE, picture, only_to=self.pictures_to),
+            ]
+            if self.key_objects_to and _has_key_objects(result):
+                selection = build_key_object_selection(
+                    result,
+                    model,
+                    headers,
+                    series_instance_uid=series_of(ObjectKind.KEY_OBJECTS),
+                    sop_instance_uid=derive_uid("key-objects", *identity),
+                    created_at=local,
+                    worker_version=__version__,
+                )
+                objects.append(self._write(ObjectKind.KEY_OBJECTS, selection, only_to=self.key_objects_to))
         return objects
 
     def make_study_objects(
@@ -161,24 +165,27 @@ class Outbox:
                 worker_version=__version__,
             )
 
-        predecessors = [read_header(self.data_dir / path) for path in lineage.predecessors]
-        report = build_study_report(study, model, source, identity_of(ObjectKind.REPORT), predecessors=predecessors)
-        burned_in = burned_in_of(shown) if shown else "NO"
-        picture = build_study_capture(study, model, source, key_images, identity_of(ObjectKind.PICTURE), burned_in)
-        objects = [
-            self._write(ObjectKind.REPORT, report),
-            self._write(ObjectKind.PICTURE, picture, only_to=self.pictures_to),
-        ]
-        deciding = study.deciding
-        if self.key_objects_to and deciding is not None and study.result.label is not None and deciding.key_slices:
-            selection = build_selection(
-                [item for _, item in deciding.key_slices],
-                model,
-                image_stubs(study, deciding),
-                source,
-                identity_of(ObjectKind.KEY_OBJECTS),
-            )
-            objects.append(self._write(ObjectKind.KEY_OBJECTS, selection, only_to=self.key_objects_to))
+        with timed("study", "report"):
+            predecessors = [read_header(self.data_dir / path) for path in lineage.predecessors]
+            report = build_study_report(study, model, source, identity_of(ObjectKind.REPORT), predecessors=predecessors)
+        with timed("study", "picture"):
+            burned_in = burned_in_of(shown) if shown else "NO"
+            picture = build_study_capture(study, model, source, key_images, identity_of(ObjectKind.PICTURE), burned_in)
+        with timed("study", "write"):
+            objects = [
+                self._write(ObjectKind.REPORT, report),
+                self._write(ObjectKind.PICTURE, picture, only_to=self.pictures_to),
+            ]
+            deciding = study.deciding
+            if self.key_objects_to and deciding is not None and study.result.label is not None and deciding.key_slices:
+                selection = build_selection(
+                    [item for _, item in deciding.key_slices],
+                    model,
+                    image_stubs(study, deciding),
+                    source,
+                    identity_of(ObjectKind.KEY_OBJECTS),
+                )
+                objects.append(self._write(ObjectKind.KEY_OBJECTS, selection, only_to=self.key_objects_to))
         return objects
 
     def reports_study(self, study: ReportedStudy, lineage: StudyLineage) -> bool:

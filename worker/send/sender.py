@@ -43,6 +43,7 @@ from worker.errors import Park, Retry, StartError
 from worker.logs import fault_fields, get_log
 from worker.process import Promise, unwatched
 from worker.send.destinations.base import Connection, ConnectionLost, Destination, Rejected
+from worker.stage_times import timed
 from worker.storage.integrity import Integrity
 
 # After this many rejections of the same object the failure is treated as permanent; a person may retry.
@@ -103,7 +104,8 @@ class Sender:
         if not due:
             return 0
         try:
-            connection = self.destination.open(self.ae_title)
+            with timed("delivery", "connect"):
+                connection = self.destination.open(self.ae_title)
         except Retry as fault:
             self._give_back(due, fault)
             return len(due)
@@ -222,7 +224,10 @@ class Sender:
     def _deliver(self, connection: Connection, delivery: DeliveryRow, produced: ObjectRow) -> _Ended:
         """Store an object. Raises ConnectionLost."""
         try:
-            status, sent_as = connection.store(self._read(produced))
+            with timed("delivery", "read"):
+                ds = self._read(produced)
+            with timed("delivery", "send"):
+                status, sent_as = connection.store(ds)
         except Rejected as rejected:
             return self._rejected(delivery, rejected)
         except Park as fault:
@@ -275,7 +280,7 @@ class Sender:
         """Give deliveries their next states, in one transaction: half of what a small object takes is a commit."""
         if not ended:
             return
-        with self.database.write() as session:
+        with timed("delivery", "commit"), self.database.write() as session:
             recorded = [end for end in ended if end_delivery(session, end.delivery.id, self.owner, end.values)]
         for end in recorded:
             arrived = end.values["state"] == DeliveryState.DELIVERED

@@ -1,4 +1,4 @@
-"""The heartbeat of a process: a thread that records in the database that the process lives."""
+"""The heartbeat of a process: a thread that records that the process lives, and how long its stages took."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from worker.db.engine import Database
-from worker.db.processes import beat, remove_process
+from worker.db.engine import Database, Session
+from worker.db.processes import add_stage_times, beat, remove_process
 from worker.logs import fault_fields, get_log
 from worker.process import ProcessRole, process_name
+from worker.stage_times import STAGE_TIMES
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def beating(
 
     def beat_guarded() -> None:
         try:
-            with database.write() as session:
+            with _stage_times_added(database) as session:
                 beat(session, process_name(), role, started, clock())
         except Exception as error:  # a thread's boundary; the next beat tries again
             get_log().warning("heartbeat not written", **fault_fields(error))
@@ -48,7 +49,20 @@ def beating(
         done.set()
         thread.join()
         try:
-            with database.write() as session:
+            with _stage_times_added(database) as session:
                 remove_process(session, process_name())
         except Exception as error:  # the dead process's row is recognised by its process number, and by its silence
             get_log().warning("heartbeat not removed", **fault_fields(error))
+
+
+@contextmanager
+def _stage_times_added(database: Database) -> Iterator[Session]:
+    """A transaction that also adds the stage times of this process, which are counted again if it fails."""
+    counts = STAGE_TIMES.take()
+    try:
+        with database.write() as session:
+            yield session
+            add_stage_times(session, counts)
+    except BaseException:
+        STAGE_TIMES.give_back(counts)
+        raise

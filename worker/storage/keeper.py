@@ -25,6 +25,7 @@ from worker.db.engine import Database, DatabaseError, IntegrityError, is_out_of_
 from worker.db.instances import NewInstance, add_instances, stored_instances
 from worker.files import fsync
 from worker.logs import fault_fields, get_log
+from worker.stage_times import timed
 from worker.storage.acceptance import StoreRequest
 from worker.storage.folders import FolderSync
 from worker.storage.integrity import fault_of
@@ -74,16 +75,19 @@ class InstanceKeeper:
 
     def keep(self, request: StoreRequest) -> StoreOutcome:
         """Store an instance. Raises RefusedInstance with the status to answer; then nothing is stored."""
-        new = self._headers.read(request)
+        with timed("instance", "header"):
+            new = self._headers.read(request)
         if is_held(self._database, new):
             return StoreOutcome.REPEATED
         try:
             # What was spooled is on the disk, where it stays.
             self._check_space(0 if isinstance(request.encoded, SpooledFile) else len(request.encoded))
-            pending = self._write(new, request.encoded)
+            with timed("instance", "write"):
+                pending = self._write(new, request.encoded)
             temporary = pending.file if pending.file != pending.path else None
             try:
-                return self._commit_compared(pending)
+                with timed("instance", "commit"):
+                    return self._commit_compared(pending)
             finally:
                 if temporary is not None:
                     Path(temporary).unlink(missing_ok=True)

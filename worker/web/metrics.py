@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import accumulate
 from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
@@ -27,7 +28,7 @@ from worker.config.settings import Settings
 from worker.db.engine import Database, DatabaseError, Session
 from worker.db.instances import file_fault_counts
 from worker.db.operating.suspensions import list_suspensions
-from worker.db.processes import ProcessStatus, list_processes
+from worker.db.processes import ProcessStatus, list_processes, stage_times
 from worker.db.tables import Stage
 from worker.db.versions.corrections import PARTLY_CORRECTED
 from worker.db.views.activity import ModelUsage, used_models
@@ -35,6 +36,7 @@ from worker.db.views.conflicts import count_conflicts, count_corrections
 from worker.db.views.totals import RunningTotals, Totals
 from worker.logs import fault_fields, get_log
 from worker.process import ProcessRole
+from worker.stage_times import BOUNDS, LONGER, STAGES, StageCount, StageKey
 from worker.storage.refusals import refused_associations, refused_instances
 from worker.web.dependencies import BEARER, Reader
 from worker.web.errors import DOCUMENTED
@@ -87,6 +89,7 @@ class _Collector:
                 refused = [*_refusals(session)]
                 faults = file_fault_counts(session)
                 conflicts, corrections = count_conflicts(session), count_corrections(session)
+                times = stage_times(session)
                 suspended = {suspension.stage for suspension in list_suspensions(session)}
         except DatabaseError as error:
             get_log().error("the scrape's queries failed", **fault_fields(error))
@@ -110,6 +113,7 @@ class _Collector:
         yield from _deliveries(totals, self.now)
         yield from _processes(living)
         yield from _models(models)
+        yield _stage_seconds(times)
 
 
 def _deaths(deaths: Mapping[str, int]) -> Metric:
@@ -235,6 +239,20 @@ def _processes(living: list[ProcessStatus]) -> Iterator[Metric]:
 def _models(models: Iterable[ModelUsage]) -> Iterator[Metric]:
     labels = [(model.name, model.version, model.sha256) for model in models]
     yield _info("model", "Models that have been in use.", ("name", "version", "sha256"), labels)
+
+
+def _stage_seconds(times: Mapping[StageKey, StageCount]) -> Metric:
+    family = HistogramMetricFamily(
+        _PREFIX + "stage_seconds", "How long each stage of the work took, by kind of work.", labels=("work", "stage")
+    )
+    bounds = [*(str(bound / 1000) for bound in BOUNDS), "+Inf"]
+    for work, stages in STAGES.items():
+        for stage in stages:
+            counts = [times.get(StageKey(work, stage, bound), StageCount()) for bound in (*BOUNDS, LONGER)]
+            numbers = accumulate(count.number for count in counts)
+            seconds = sum(count.seconds for count in counts)
+            family.add_metric((work, stage), list(zip(bounds, numbers, strict=True)), seconds)
+    return family
 
 
 def _disk(settings: Settings) -> Iterator[Metric]:

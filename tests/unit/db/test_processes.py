@@ -6,12 +6,24 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from datetime import timedelta
+
+import pytest
 
 from tests.testbed.instances import later
 from worker.db.engine import Database
-from worker.db.processes import FORGOTTEN_AFTER, beat, is_lost, list_processes, remove_process
+from worker.db.processes import (
+    FORGOTTEN_AFTER,
+    add_stage_times,
+    beat,
+    is_lost,
+    list_processes,
+    remove_process,
+    stage_times,
+)
 from worker.process import ProcessRole
+from worker.stage_times import StageCount, StageKey
 
 LEASE = timedelta(seconds=30)
 OURS = f"{socket.gethostname()}:{os.getpid()}"
@@ -73,3 +85,36 @@ def test_who_is_lost(database: Database) -> None:
         late = {name for name in names if is_lost(session, name, later(41), LEASE)}
     assert soon == names - {"elsewhere:7", OURS}
     assert late == names - {OURS}  # this process runs, whatever it has recorded
+
+
+def test_stage_times_of_all_processes_are_added_up(database: Database) -> None:
+    read, send = StageKey("series", "read", 100), StageKey("delivery", "send", 20)
+    for counts in ({read: StageCount(2, 0.15), send: StageCount(1, 0.02)}, {}, {read: StageCount(1, 0.1)}):
+        with database.write() as session:
+            add_stage_times(session, counts)
+    with database.read() as session:
+        times = stage_times(session)
+    assert {key: count.number for key, count in times.items()} == {read: 3, send: 1}
+    assert times[read].seconds == pytest.approx(0.25)
+
+
+def test_processes_that_add_the_same_times_at_once_do_not_fail(database: Database) -> None:
+    keys = [StageKey("series", "read", bound) for bound in (1, 2, 5, 10)]
+    faults: list[BaseException] = []
+
+    def add(order: list[StageKey]) -> None:
+        try:
+            for _ in range(25):
+                with database.write() as session:
+                    add_stage_times(session, dict.fromkeys(order, StageCount(1, 0.5)))
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=add, args=(order,)) for order in (keys, keys[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    with database.read() as session:
+        assert stage_times(session) == dict.fromkeys(keys, StageCount(50, 25.0))

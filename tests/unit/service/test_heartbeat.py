@@ -6,12 +6,16 @@ import time
 from datetime import timedelta
 from itertools import count
 
+import pytest
+
 from tests.testbed.instances import later
 from tests.testbed.waiting import wait_until
 from worker.db.engine import Database
-from worker.db.processes import ProcessStatus, list_processes
+from worker.db.processes import ProcessStatus, list_processes, stage_times
 from worker.process import ProcessRole, process_name
+from worker.service import heartbeat
 from worker.service.heartbeat import beating
+from worker.stage_times import StageCount, StageKey, StageTimes
 
 LEASE = timedelta(seconds=30)
 
@@ -46,3 +50,37 @@ def test_a_process_that_hangs_is_not_seen_again(database: Database) -> None:
         time.sleep(0.3)
         [process] = _seen(database)
     assert process.seen_at == later(1)
+
+
+def test_stage_times_are_written_with_beats_and_at_the_end_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = StageTimes()
+    monkeypatch.setattr(heartbeat, "STAGE_TIMES", own)
+
+    def written() -> dict[StageKey, StageCount]:
+        with database.read() as session:
+            return stage_times(session)
+
+    key = StageKey("series", "read", 500)
+    with beating(database, ProcessRole.INFER, timedelta(seconds=0.03), lambda: later(0)):
+        own.add("series", "read", 0.5)
+        wait_until(lambda: written() == {key: StageCount(1, 0.5)}, "a beat with it", every=0.01)
+    with beating(database, ProcessRole.INFER, LEASE, lambda: later(0)):
+        own.add("series", "read", 0.5)
+    assert written() == {key: StageCount(2, 1.0)}
+
+
+def test_stage_times_that_could_not_be_written_are_written_later(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = StageTimes()
+    monkeypatch.setattr(heartbeat, "STAGE_TIMES", own)
+    own.add("series", "read", 0.5)
+    lost = Database("sqlite:////dev/null/worker.db")
+    with beating(lost, ProcessRole.INFER, LEASE, lambda: later(0)):
+        pass
+    with beating(database, ProcessRole.INFER, LEASE, lambda: later(0)):
+        pass
+    with database.read() as session:
+        assert stage_times(session) == {StageKey("series", "read", 500): StageCount(1, 0.5)}

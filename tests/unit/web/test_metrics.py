@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import httpx
@@ -15,8 +17,10 @@ from tests.testbed.waiting import patience
 from worker.config.settings import Settings
 from worker.db import tokens
 from worker.db.engine import Database
+from worker.db.processes import add_stage_times
 from worker.db.tables import TokenRole
 from worker.results import ModelIdentity
+from worker.stage_times import BOUNDS, LONGER, STAGES, StageCount, StageKey
 from worker.web.app import create_app
 from worker.web.metrics import _bounded
 
@@ -31,7 +35,7 @@ def scraped(answer: httpx.Response) -> dict[str, float]:
     values = {}
     for family in text_string_to_metric_families(answer.text):
         assert family.documentation
-        assert family.type in ("gauge", "counter")
+        assert family.type in ("gauge", "counter", "histogram")
         for sample in family.samples:
             labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
             values[sample.name.removeprefix(PREFIX) + (f"{{{labels}}}" if labels else "")] = sample.value
@@ -73,6 +77,8 @@ def expressions() -> list[str]:
 def test_dashboard_and_alerts_ask_for_what_a_scrape_tells(client: httpx.Client, query: str) -> None:
     text = client.get("/metrics").text
     metrics = set(re.findall(r"^# HELP (\w+)", text, re.MULTILINE))
+    histograms = re.findall(r"^# TYPE (\w+) histogram", text, re.MULTILINE)
+    metrics |= {f"{name}_{sample}" for name in histograms for sample in ("bucket", "count", "sum")}
     named = re.findall(rf"\b({PREFIX}\w+)(?:{{(.*?)}})?", query)
     assert named
     for metric, selectors in named:
@@ -120,6 +126,34 @@ def test_a_database_that_is_away_is_told_and_the_disk_still_is(tmp_path: Path) -
     assert values["database_up"] == 0
     assert values["disk_free_bytes"] > 0
     assert "series_received_total" not in values
+
+
+def test_stage_times_are_a_histogram_that_shows_every_stage(guarded: tuple[httpx.Client, Database]) -> None:
+    client, database = guarded
+    counts = {50: StageCount(2, 0.07), 5_000: StageCount(1, 3.0), LONGER: StageCount(1, 120.0)}
+    with database.write() as session:
+        add_stage_times(session, {StageKey("series", "network", bound): count for bound, count in counts.items()})
+        _, token = tokens.add_token(session, "stages", TokenRole.READ, later(0), None)
+    values = scraped(client.get("/metrics", headers={"Authorization": f"Bearer {token}"}))
+
+    def bucket(le: str) -> float:
+        return values[f'stage_seconds_bucket{{le="{le}",stage="network",work="series"}}']
+
+    assert [bucket(le) for le in ("0.02", "0.05", "2.0", "5.0", "100.0", "+Inf")] == [0, 2, 2, 3, 3, 4]
+    assert values['stage_seconds_count{stage="network",work="series"}'] == 4
+    assert values['stage_seconds_sum{stage="network",work="series"}'] == pytest.approx(123.07)
+    shown = [name for name in values if name.startswith("stage_seconds_bucket")]
+    assert len(shown) == sum(len(stages) for stages in STAGES.values()) * (len(BOUNDS) + 1)
+    assert values['stage_seconds_count{stage="send",work="delivery"}'] == 0
+
+
+def test_promtool_has_nothing_to_say_about_a_scrape(client: httpx.Client) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    text = client.get("/metrics").text
+    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_values_of_a_label_are_bounded() -> None:
