@@ -28,7 +28,8 @@ from typing import Any
 from benchmarks.rows import Row, as_line, cores, reached
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = ("receive", "classify", "latency", "start", "scale", "query_million", "defences", "training_throughput")
+PROGRAMS = ("receive", "classify", "latency", "start", "scale", "bulk", "query_million", "defences",
+            "training_throughput")  # fmt: skip
 BEGIN, END = "<!-- figures: written by `make bench` -->", "<!-- end of figures -->"
 WATTS_A_CORE = 12.5  # assumed: a server of 32 cores that draws 400 W under load
 _SAMPLE_SECONDS = 3.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -14,11 +15,13 @@ from worker.errors import StartError
 
 if TYPE_CHECKING:
     from worker.config.settings import Settings
+    from worker.ops.classify_folder import Unread
     from worker.send.destinations.base import Destination
 
 commands = typer.Typer()
 _PANEL = "Without the service"
 FolderArgument = Annotated[Path, typer.Argument(help="A folder of DICOM files, searched recursively, or one file.")]
+FoldersArgument = Annotated[list[Path], typer.Argument(help="Folders of DICOM files, searched recursively, or files.")]
 PeerHelp = r"The name of a [\[destination]], or HOST:PORT."
 CalledOption = Annotated[str, typer.Option(help="The called AE title, for HOST:PORT.")]
 
@@ -27,15 +30,22 @@ CalledOption = Annotated[str, typer.Option(help="The called AE title, for HOST:P
     rich_help_panel=_PANEL, epilog="Example: worker classify /data/series --out /tmp/answers --format json"
 )
 def classify(
-    folder: FolderArgument,
+    folder: FoldersArgument,
     out: Annotated[Path, typer.Option(help="Where reports and heat maps are written.")] = Path("worker-answers"),
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Classify on a Dask cluster of so many processes of this host.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Classify on the Dask cluster whose scheduler is at tcp:// or tls://HOST:PORT.")
+    ] = None,
     format: FormatOption = Format.TABLE,
     config: ConfigOption = None,
 ) -> None:
-    """Classify the series in a folder without network or database, and their studies.
+    """Classify the series in folders without network or database, and their studies.
 
     Prints the results and writes the Structured Report, the Secondary Capture and a PNG of each series. JSON is an
-    object for one series, a list for several; each has the answer for its study.
+    object for one series, a list for several; each has the answer for its study. On a Dask cluster, a series that is
+    in the output already is not classified again.
     """
     from rich.progress import track
 
@@ -48,11 +58,11 @@ def classify(
     configure_logs("ERROR")
     if settings.route:
         typer.echo("note: the configured bundle classifies every eligible series; [[route]] is not applied", err=True)
-    series, unread = classify_folder.read_folder(folder)
-    for fault in unread:
-        typer.echo(output.as_line(f"not read: {fault.path.name}: {fault.detail}"), err=True)
-    if not series:
-        raise StartError("no-series", f"no DICOM series could be read in {folder}")
+    if workers is not None or scheduler is not None:
+        _classify_on_cluster(folder, out, workers, scheduler, format, settings)
+        return
+    series, unread = classify_folder.read_files(classify_folder.files_below(folder))
+    _require_series(folder, len(series), unread)
     model = BundleStore(settings).load_configured()
     answers = [
         classify_folder.classify_series(members, settings, model, out / f"series-{number}", datetime.now(UTC))
@@ -61,6 +71,40 @@ def classify(
         )
     ]
     output.print_offline(answers, classify_folder.fuse_studies(answers, model), format)
+
+
+def _require_series(folders: Sequence[Path], series: int, unread: Sequence[Unread]) -> None:
+    """Name the files that are no images. Raises StartError where there is no series."""
+    from worker.cli import output
+
+    for fault in unread:
+        typer.echo(output.as_line(f"not read: {fault.path.name}: {fault.detail}"), err=True)
+    if not series:
+        raise StartError("no-series", f"no DICOM series could be read in {', '.join(map(str, folders))}")
+
+
+def _classify_on_cluster(
+    folders: Sequence[Path], out: Path, workers: int | None, scheduler: str | None, format: Format, settings: Settings
+) -> None:
+    from worker.cli import output
+    from worker.cluster import open_cluster
+    from worker.db.tables import SeriesStatus
+    from worker.ops.bulk.archive import Bulk, find_series
+    from worker.ops.classify_folder import files_below, fuse_studies
+
+    bulk = Bulk(settings, out)
+    files = [path.absolute() for path in files_below(folders) if not path.absolute().is_relative_to(out.absolute())]
+    out.mkdir(parents=True, exist_ok=True)
+    with open_cluster(workers, scheduler) as cluster:
+        if not bulk.check(cluster, folders):
+            typer.echo("note: the Dask cluster has no workers; waiting for them", err=True)
+        archive = output.with_estimate("reading files", lambda tick: find_series(cluster, files, tick))
+        _require_series(folders, len(archive.series), archive.unread)
+        answers = output.with_estimate("classifying series", lambda tick: bulk.classify(cluster, archive, tick))
+    output.print_offline(answers, fuse_studies(answers, bulk.model), format)
+    if failed := sum(offline.answer.status == SeriesStatus.FAILED for offline in answers):
+        typer.echo(f"{failed} of {len(answers)} series failed; the same command tries them again", err=True)
+        raise typer.Exit(EXIT_FAULT)
 
 
 @commands.command(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
+import time
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.box import SIMPLE_HEAD
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 RESEARCH_USE = "Research use only: not for diagnosis. Every result is unverified until a physician has looked."
 T = TypeVar("T")
+_ESTIMATE_SECONDS = 60.0  # between two lines of progress
 _FORMULA = ("=", "+", "-", "@", "\t", "\n")  # the first character of what a spreadsheet computes
 
 _STYLES = {"classified": "green", "not-assessed": "yellow", "refused": "yellow", "failed": "red", "pending": "cyan"}
@@ -62,6 +65,20 @@ def with_steps(title: str, work: Callable[[Callable[[int, int], None]], T]) -> T
     with _progress() as progress:
         task = progress.add_task(title, total=None)
         return work(lambda done, total: progress.update(task, completed=done, total=total))
+
+
+def with_estimate(title: str, work: Callable[[Callable[[int, int], None]], T]) -> T:
+    """As `with_steps`, for hours: where there is no terminal, a line a minute says how long the rest will take."""
+    started = told = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if (now := time.monotonic()) >= told + _ESTIMATE_SECONDS or done == total:
+            told, left = now, (now - started) / done * (total - done) if done else 0.0
+            about = f", about {timedelta(seconds=round(left))} left" if 0 < done < total else ""
+            print(f"{title}: {done:,} of {total:,}{about}", file=sys.stderr, flush=True)
+
+    return with_steps(title, work) if progress_console().is_terminal else work(tell)
 
 
 def _progress() -> Progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -54,6 +54,10 @@ class Written:
     picture: Path
     png: Path
 
+    @classmethod
+    def below(cls, folder: Path) -> Written:
+        return cls(folder / "report.dcm", folder / "picture.dcm", folder / "picture.png")
+
 
 @dataclass(frozen=True, slots=True)
 class OfflineAnswer:
@@ -76,27 +80,47 @@ def read_folder(
 
     The attributes of an instance include those that `routes` need. Raises StartError when the path does not exist.
     """
-    if not folder.exists():
-        raise StartError("no-such-folder", f"{folder} does not exist")
-    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
+    return read_files(files_below([folder]), routes)
+
+
+def files_below(folders: Iterable[Path]) -> list[Path]:
+    """The files below each folder, sorted; a file stands for itself. Raises StartError when a path does not exist."""
+    files: list[Path] = []
+    for folder in folders:
+        if not folder.exists():
+            raise StartError("no-such-folder", f"{folder} does not exist")
+        files += [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
+    return files
+
+
+def read_files(
+    files: Iterable[Path], routes: Sequence[RouteSection] = ()
+) -> tuple[dict[str, list[tuple[Path, NewInstance]]], list[Unread]]:
+    """As `read_folder`, of files."""
     series: dict[str, list[tuple[Path, NewInstance]]] = {}
     unread: list[Unread] = []
     seen: set[str] = set()
     for path in files:
         try:
-            instance = _describe_file(path, routes)
+            instance = describe_file(path, routes)
         except RefusedInstance as fault:
             unread.append(Unread(path, fault.reason, fault.detail))
             continue
         if instance.sop_instance_uid in seen:
-            unread.append(Unread(path, "repeated", "another file has the same SOP Instance UID"))
+            unread.append(repeated(path))
             continue
         seen.add(instance.sop_instance_uid)
         series.setdefault(instance.series_instance_uid, []).append((path, instance))
     return series, unread
 
 
-def _describe_file(path: Path, routes: Sequence[RouteSection]) -> NewInstance:
+def repeated(path: Path) -> Unread:
+    """What is said of a file whose instance another file holds already."""
+    return Unread(path, "repeated", "another file has the same SOP Instance UID")
+
+
+def describe_file(path: Path, routes: Sequence[RouteSection] = ()) -> NewInstance:
+    """Read the instance of a file, as the receiver would. Raises RefusedInstance; OSError when it cannot be read."""
     content = path.read_bytes()
     if content[128:132] != b"DICM":
         raise RefusedInstance(standard.CANNOT_UNDERSTAND, "not-dicom", "the file has no DICOM preamble")
@@ -134,7 +158,7 @@ def classify_series(
         result = not_assessed(fault)
     result = replace(result, missing=missing, series_type=series_type.in_words)
     digest = input_sha256([instance for _, instance in members])
-    written = Written(out / "report.dcm", out / "picture.dcm", out / "picture.png")
+    written = Written.below(out)
     for made in Outbox(out).make_objects(result, model.identity, paths, digest, Lineage(), moment):
         os.replace(out / made.path, written.report if made.kind == ObjectKind.REPORT else written.picture)
     shutil.rmtree(out / "objects")
@@ -145,6 +169,15 @@ def classify_series(
         members, model.identity, moment, SeriesStatus(result.status), result, result.reason, result.detail, series_type
     )
     return _offline(members, answer, written, result, model)
+
+
+def failed_series(
+    members: Sequence[tuple[Path, NewInstance]], model: ServedModel, moment: datetime, reason: str, detail: str
+) -> OfflineAnswer:
+    """The answer for a series that could not be classified, though it was tried."""
+    series_type = read_series_type([instance.attributes for _, instance in members])
+    answer = _answer(members, model.identity, moment, SeriesStatus.FAILED, None, reason, detail, series_type)
+    return _offline(members, answer, None, None, model)
 
 
 def _offline(
