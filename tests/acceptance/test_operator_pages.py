@@ -118,7 +118,7 @@ def test_every_page_of_an_operator_is_accessible_and_fits(web: Web, size: str) -
 
 
 TAGS = f"/series/{derive_uid('series', 'a')}/tags"
-PAGES = ["/queue", "/fetch", "/upload", "/deliveries?state=all", "/tokens", "/audit", TAGS]
+PAGES = ["/queue", "/fetch", "/hand-overs", "/upload", "/deliveries?state=all", "/tokens", "/audit", TAGS]
 SERIOUS = ("serious", "critical")
 
 

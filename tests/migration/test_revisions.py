@@ -20,6 +20,7 @@ from worker.db.instances import add_file_fault, add_instance, file_of, move_scru
 from worker.db.jobs import claim_job, end_job
 from worker.db.migrate import alembic_config, migrate, revising
 from worker.db.models import model_row
+from worker.db.operating import hand_overs
 from worker.db.operating.notices import News, add_notices
 from worker.db.operating.suspensions import suspend
 from worker.db.results import NewObject, add_result, add_shadow_result
@@ -116,6 +117,7 @@ def _fill(database: Database) -> None:
         correct_instances(session, [(row, new_instance(1, sha256="22" * 32))], later(2))
         assert suspend(session, list(Stage), "somebody", later(2)) == sorted(Stage)
         add_notices(session, "on-call", [News("parked", "job 1", "job 1 is parked")], later(2))
+        hand_overs.begin(session, "1.2", "ARCHIVE", "00" * 32, later(2))
         session.add(AuditChainRow(host="host", records=1, sha256="00" * 32, anchored_at=later(1)))
     refusals = Refusals(database)
     refusals.connection("network")

@@ -18,6 +18,7 @@ WITHOUT: dict[str, str] = {
     "worker/receive/storage_scp.py": "tests/integration/test_storage_scp.py, with DCMTK and pynetdicom as peers",
     "worker/fetch/queries.py": "tests/integration/test_fetch.py, with Orthanc",
     "worker/fetch/retrieval.py": "tests/integration/test_fetch.py, tests/integration/test_fetch_by_get.py, with peers",
+    "worker/send/hand_over.py": "tests/integration/test_hand_over.py, with Orthanc and nodes that refuse",
     "worker/send/commitment_scu.py": "tests/integration/test_commitment.py, with Orthanc",
     "worker/send/fhir_client.py": "tests/integration/test_fhir.py, with a FHIR server",
     "worker/send/stow_client.py": "tests/integration/test_stow.py, with Orthanc and a server that misbehaves",

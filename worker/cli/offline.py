@@ -119,7 +119,7 @@ def push(
     """Send DICOM files to a destination by C-STORE."""
     from worker.cli import output
     from worker.ops.classify_folder import read_folder
-    from worker.ops.push import push_files
+    from worker.send.push import push_files
 
     settings, _ = settings_from(config)
     destination = _destination(settings, to, called)

@@ -80,6 +80,37 @@ def delete_study(
     typer.echo(f"deleted: {deleted.instances} images, {deleted.files} files")
 
 
+@commands.command("hand-over", epilog="Example: worker studies hand-over 1.2.840.113619.2.5.17 --to ARCHIVE")
+def hand_over(
+    study: Annotated[str, typer.Argument(help="Study Instance UID.")],
+    to: Annotated[
+        str, typer.Option(help=r"The name of a [\[destination]] by C-STORE, or the AE title of a [\[peer]].")
+    ],
+    with_reports: Annotated[
+        bool, typer.Option("--with-reports", help="Also send reports, pictures, key objects.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Send a study's images elsewhere, have each confirmed, and delete the study here.
+
+    Nothing is deleted unless all of it was taken. Run again, it completes what was interrupted.
+    """
+    from worker.cli.output import with_steps
+    from worker.send.hand_over import HandOver
+
+    if not yes:
+        typer.confirm(f"Send study {study} to {to}, then delete it here with all that was made of it?", abort=True)
+    with audited(config) as (settings, database, record, user):
+        handing = HandOver(settings, database, lambda: datetime.now(UTC), record, user)
+        done = with_steps("sending", lambda steps: handing.run(study, to, with_reports=with_reports, steps=steps))
+    if done is None:
+        typer.echo("worker: no series of such a study was received", err=True)
+        raise typer.Exit(EXIT_FAULT)
+    sent = f"{done.sent} instances sent" if done.sent else "sent before"
+    typer.echo(f"handed over to {done.destination}: {sent}, {done.deleted.instances} images deleted here")
+
+
 def _print(studies: Sequence[StudyAnswer], format: str, in_detail: bool = False) -> None:
     """Studies, of which each series has a line `in_detail`."""
     from rich.box import SIMPLE_HEAD

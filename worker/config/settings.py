@@ -95,6 +95,13 @@ class Settings(BaseModel):
         return [entity for section in self.destination if (entity := section.application_entity) is not None]
 
     @property
+    def nodes(self) -> dict[str, ApplicationEntity]:
+        """Who can be sent to by C-STORE, by name: every [[peer]] by its AE title, and the destinations of that kind."""
+        found: dict[str, ApplicationEntity] = {peer.ae_title: peer for peer in self.peer}
+        entities = {section.name: section.application_entity for section in self.destination}
+        return found | {name: entity for name, entity in entities.items() if entity is not None}
+
+    @property
     def audit_dir(self) -> Path:
         return self.audit.folder or self.worker.data_dir / "audit"
 

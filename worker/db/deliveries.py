@@ -12,6 +12,7 @@ from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, or
 from sqlalchemy.orm import Session, aliased
 
 from worker.db.engine import Database
+from worker.db.operating import hand_overs
 from worker.db.tables import (
     Commitment,
     DeliveryRow,
@@ -199,6 +200,7 @@ def record_commitment_report(database: Database, information: Dataset, now: date
         return standard.PROCESSING_FAILURE
     with database.write() as session:
         confirmed, again = apply_commitment(session, report, now)
+        hand_overs.record_report(session, report)
     get_log().info("storage commitment report", confirmed=confirmed, sent_again=again)
     return standard.SUCCESS
 

@@ -258,6 +258,7 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSON,
         dict[str, float]: JSON,
         list[float]: JSON,
+        list[str]: JSON,
     }
 
 
@@ -921,6 +922,21 @@ class NoticeRow(Base):
         CheckConstraint("(state = 'sending') = (lease_owner IS NOT NULL)", name="lease"),
         Index(None, "channel", "state", "not_before"),
     )
+
+
+class HandOverRow(Base):
+    """A study that is being handed over: see db.operating.hand_overs. Deleted with the study."""
+
+    __tablename__ = "hand_over"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    destination: Mapped[str] = mapped_column(String(64))
+    content: Mapped[str] = mapped_column(String(64))  # SHA-256 of what is handed over: UIDs and hashes of files
+    begun_at: Mapped[datetime]
+    transaction_uid: Mapped[str | None] = mapped_column(String(64), index=True)  # of storage commitment
+    committed: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))  # of it; null before the report
+    taken_at: Mapped[datetime | None]  # the destination has all of it
 
 
 class AuditChainRow(Base):

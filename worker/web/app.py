@@ -39,6 +39,7 @@ from worker.web.pages.operating.audit_trail import audit_trail_page
 from worker.web.pages.operating.deletion import deletion_form
 from worker.web.pages.operating.deliveries import deliveries_page
 from worker.web.pages.operating.fetch import fetch_page
+from worker.web.pages.operating.hand_over import hand_over_pages
 from worker.web.pages.operating.tags import tags_page
 from worker.web.pages.operating.tokens import tokens_page
 from worker.web.pages.operating.upload import upload_page
@@ -118,6 +119,7 @@ def create_app(
         deletion_form,
         upload_page,
         fetch_page,
+        hand_over_pages,
         tokens_page,
         tags_page,
         audit_trail_page,

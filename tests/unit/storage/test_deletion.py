@@ -163,13 +163,17 @@ def test_after_a_crash_the_same_command_completes_it(
     with database.write() as session:
         queued = session.scalars(select(SeriesRow)).one()
         assert queued.state == SeriesState.QUEUED
-    complete = deletion.delete_study_rows
+        file = settings.worker.data_dir / session.scalars(select(InstanceRow.path)).one()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"content")
+    complete = deletion.fsync
 
-    def die(*_arguments: Any) -> None:
+    def die(*_arguments: Any) -> None:  # the files are gone, nothing is committed
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(deletion, "delete_study_rows", die)
+    monkeypatch.setattr(deletion, "fsync", die)
     with pytest.raises(KeyboardInterrupt):
         delete_study(database, settings, STUDY, "somebody")
-    monkeypatch.setattr(deletion, "delete_study_rows", complete)
+    assert not file.exists()
+    monkeypatch.setattr(deletion, "fsync", complete)
     assert delete_study(database, settings, STUDY, "somebody") == DeletedStudy(STUDY, 1, 1)

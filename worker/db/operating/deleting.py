@@ -17,6 +17,7 @@ from worker.db.tables import (
     DeliveryState,
     EarlierVersionRow,
     FileFaultRow,
+    HandOverRow,
     InstanceRow,
     JobRow,
     JobState,
@@ -81,6 +82,14 @@ def lock_study_to_delete(session: Session, study_instance_uid: str) -> list[str]
     return _files(session, study_instance_uid)
 
 
+def held_instances(session: Session, study_instance_uid: str) -> frozenset[tuple[str, str]]:
+    """(SOP Instance UID, SHA-256 of its file) of every received instance of a study."""
+    query = select(InstanceRow.sop_instance_uid, InstanceRow.sha256).where(
+        InstanceRow.series_id.in_(_series(study_instance_uid))
+    )
+    return frozenset((uid, sha256) for uid, sha256 in session.execute(query))
+
+
 def delete_study_rows(session: Session, study_instance_uid: str, paths: list[str]) -> None:
     """Delete a locked study, and the faults of its files, which are deleted."""
     uid = study_instance_uid
@@ -107,6 +116,7 @@ def delete_study_rows(session: Session, study_instance_uid: str, paths: list[str
         (EarlierVersionRow, _earlier(uid)),
         (InstanceRow, InstanceRow.series_id.in_(series)),
         (OtherStudyRow, or_(OtherStudyRow.series_id.in_(series), OtherStudyRow.study_instance_uid == uid)),
+        (HandOverRow, HandOverRow.study_instance_uid == uid),
         (StudyCountRow, StudyCountRow.study_instance_uid == uid),
         (RefusedInstanceRow, RefusedInstanceRow.series_instance_uid.in_(known)),
         (SeriesRow, SeriesRow.study_instance_uid == uid),

@@ -161,6 +161,7 @@ def _page(
         caller,
         status=status,
         study=found,
+        takers=list(site.settings.nodes),
         cards=[(item, by_uid[item.series_instance_uid]) for item in ordered if item.series_instance_uid in by_uid],
         reading=form,
         saved=saved,

@@ -1,15 +1,15 @@
-"""`worker push`: files to a peer by C-STORE, in the transfer syntaxes they are in."""
+"""Files to a peer by C-STORE, in the transfer syntaxes they are in: `worker push`, and a study that is handed over."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Protocol
 
 from pynetdicom import build_context
 
 from worker.config.sections import ApplicationEntity
-from worker.db.instances import NewInstance
 from worker.dicom import standard
 from worker.errors import Retry
 from worker.network.associate import associate
@@ -17,27 +17,47 @@ from worker.send.destinations.base import Rejected
 from worker.send.storage_scu import StorageAssociation
 
 _CONTEXTS_AT_MOST = 128  # PS3.8 9.3.2.2: a presentation context ID is an odd number below 256
+_LEAST_SECONDS = 30.0  # for an answer: an archive may write an image before it
+
+
+class Encoded(Protocol):
+    """What a presentation context is proposed for."""
+
+    @property
+    def sop_class_uid(self) -> str: ...
+
+    @property
+    def transfer_syntax_uid(self) -> str: ...
+
+
+def is_stored(status: int) -> bool:
+    """Success, or a warning (PS3.4 B.2.3)."""
+    return status == standard.SUCCESS or status >> 12 == 0xB
 
 
 def push_files(
     name: str,
     peer: ApplicationEntity,
     ae_title: str,
-    members: Sequence[tuple[Path, NewInstance]],
+    members: Sequence[tuple[Path, Encoded]],
     tick: Callable[[], None],
+    accepts: Callable[[int], bool] = is_stored,
 ) -> tuple[int, list[tuple[Path, str]]]:
     """The number stored, and the others with the reason; `tick` is called after each.
 
-    `name` is the peer's in messages. Raises Retry when the peer is unreachable or rejects the association.
+    `name` is the peer's in messages; `accepts` tells whether a status counts as stored. Raises Retry when the peer is
+    unreachable or rejects the association.
     """
     stored, failures = 0, []
     for batch in _batches(members):
         contexts = sorted({_context(instance) for _, instance in batch})
         proposed = [build_context(*context) for context in contexts]
-        assoc = associate(peer, ae_title, proposed, service="storage of these files", name=name)
+        seconds = max(peer.timeout_seconds, _LEAST_SECONDS)
+        service = "storage of these files"
+        assoc = associate(peer, ae_title, proposed, service=service, name=name, timeout_seconds=seconds)
         with closing(StorageAssociation(assoc)) as association:
             for path, instance in batch:
-                reason = _store(association, path, instance)
+                reason = _store(association, path, instance, accepts)
                 if reason is None:
                     stored += 1
                 else:
@@ -46,9 +66,9 @@ def push_files(
     return stored, failures
 
 
-def _batches(members: Sequence[tuple[Path, NewInstance]]) -> Iterator[list[tuple[Path, NewInstance]]]:
+def _batches(members: Sequence[tuple[Path, Encoded]]) -> Iterator[list[tuple[Path, Encoded]]]:
     """Runs of files that one association has presentation contexts for."""
-    batch: list[tuple[Path, NewInstance]] = []
+    batch: list[tuple[Path, Encoded]] = []
     contexts: set[tuple[str, str]] = set()
     for path, instance in members:
         context = _context(instance)
@@ -61,14 +81,16 @@ def _batches(members: Sequence[tuple[Path, NewInstance]]) -> Iterator[list[tuple
         yield batch
 
 
-def _context(instance: NewInstance) -> tuple[str, str]:
+def _context(instance: Encoded) -> tuple[str, str]:
     return instance.sop_class_uid, instance.transfer_syntax_uid
 
 
-def _store(association: StorageAssociation, path: Path, instance: NewInstance) -> str | None:
+def _store(
+    association: StorageAssociation, path: Path, instance: Encoded, accepts: Callable[[int], bool]
+) -> str | None:
     """None when the peer stored it, else why not."""
     try:
         status = association.store_file(path, *_context(instance))
     except (Rejected, Retry) as fault:
         return fault.detail
-    return None if status == standard.SUCCESS or status >> 12 == 0xB else f"status 0x{status:04X}"
+    return None if accepts(status) else f"status 0x{status:04X}"

@@ -13,8 +13,8 @@ from tests.testbed.pacs import Behaviour, Pacs
 from worker.db.instances import NewInstance
 from worker.errors import Retry
 from worker.ops.classify_folder import read_folder
-from worker.ops.push import _batches, push_files
 from worker.send.destinations.c_store import CStoreDestination
+from worker.send.push import _batches, push_files
 
 
 def _members(folder: Path) -> list[tuple[Path, NewInstance]]:
