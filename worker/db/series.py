@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session, object_session
@@ -27,7 +28,9 @@ from worker.db.tables import (
     SeriesStatus,
     cut_detail,
 )
-from worker.dicom.series_type import SeriesType
+
+if TYPE_CHECKING:  # a command that only queries starts without pydicom and numpy
+    from worker.dicom.series_type import SeriesType
 
 MOVED = "moved"  # the reason of a series that all its images have left
 INCOMPLETE = "incomplete"  # the reason of a series that is refused for what is missing

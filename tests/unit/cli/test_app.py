@@ -16,6 +16,7 @@ import typer
 from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
+from tests.testbed.command import Run
 from worker import __version__
 from worker.cli import app as command
 from worker.cli.app import app, main
@@ -62,6 +63,31 @@ def test_help_imports_no_library_that_takes_time() -> None:
     modules = _imported("--help")
     assert modules & set(HEAVY) == set()
     assert len(modules) < 400  # 351, of 557 when every command and its libraries were imported
+
+
+def test_commands_that_only_query_load_no_library_of_images(run: Run, config: Path) -> None:
+    """They were half of what `worker studies list` takes."""
+    commands = [
+        ["results", "list"], ["results", "show", "1"], ["studies", "list"], ["studies", "show", "1"], ["jobs", "list"],
+        ["deliveries", "list"], ["conflicts", "list"], ["models", "list"], ["tokens", "list"], ["audit", "list"],
+    ]  # fmt: skip
+    program = f"""
+import sys
+from worker.cli.app import main
+for words in {commands!r}:
+    sys.argv = ["worker", *words, "--config", {str(config)!r}]
+    try:
+        main()
+    except SystemExit as ended:
+        assert ended.code in (0, 1), words
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    modules = set(done.stdout.splitlines()[-1].split())
+    of_a_query = {"sqlalchemy", "pydantic", "structlog", "asyncio", "importlib.metadata"}
+    assert modules & {*HEAVY, "PIL", "gdcm", "alembic"} <= of_a_query
+    assert "worker.db.views.studies" in modules
 
 
 def test_a_command_imports_no_other_command() -> None:
