@@ -24,10 +24,12 @@ from worker.errors import StartError, WorkerError
 T = TypeVar("T")
 R = TypeVar("R")
 
-_LOCAL = {
+_LOCAL: dict[str, Any] = {
     # The first death of a worker is reported: `Cluster.run` decides what runs again, and how.
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-saturation": 1.0,  # a worker holds the task that it runs, and no other
+    "distributed.scheduler.worker-ttl": None,  # the kernel ends a process that hangs
+    "distributed.deploy.lost-worker-timeout": "1000 days",  # a process that takes long to start again is not given up
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.worker.profile.enabled": False,
@@ -35,7 +37,8 @@ _LOCAL = {
 _CONNECT_SECONDS = 30
 _SILENCE_SECONDS = 60.0  # without an answer; then the cluster is checked
 _COUNT_SECONDS = 5.0  # between two counts of the cluster's threads
-_DIED = object()
+_DIED = object()  # the worker of a task died
+_VANISHED = object()  # a task was answered, and the worker died before it gave us the answer
 _AHEAD = 200  # tasks that a cluster of others is given at least, so that one that adapts sees work
 
 
@@ -57,11 +60,11 @@ class Cluster:
 
     def ask_workers(self, function: Callable[[T], R], argument: T) -> list[R | Lost]:
         """What `function` returns on each worker that is connected now."""
-        from distributed import KilledWorker
-
         answers = self._client.run(function, argument, on_error="return").values()
-        faults = (Exception, KilledWorker)
-        return [_fault(answer) if isinstance(answer, faults) else answer for answer in answers]
+        return [
+            Lost("dask-fault", f"{type(answer).__name__} on a Dask worker") if isinstance(answer, Exception) else answer
+            for answer in answers
+        ]
 
     def run(self, function: Callable[[T], R], tasks: Iterable[T], attempts: int) -> Iterator[tuple[T, R | Lost]]:
         """Run `function`, which must not raise, on each task; yield each task with its answer, as they end.
@@ -92,7 +95,9 @@ class Cluster:
             future = self._next(ended)
             task, deaths = running.pop(future.key)
             answer = self._answer(future)
-            if answer is not _DIED:
+            if answer is _VANISHED:
+                start(task, deaths)
+            elif answer is not _DIED:
                 yield task, answer
             elif deaths + 1 < attempts:
                 suspects.append((task, deaths + 1))
@@ -100,15 +105,19 @@ class Cluster:
                 yield task, Lost("process-died", f"the process that worked on it died, {deaths + 1} times in a row")
 
     def _answer(self, future: Any) -> Any:
-        """The answer of a task that ended; _DIED where its worker died."""
-        from distributed import KilledWorker
+        """The answer of a task that ended; _DIED or _VANISHED where a worker died."""
+        from distributed import CancelledError, KilledWorker
 
-        if future.status == "finished":
+        if future.status in ("lost", "pending"):
+            return _VANISHED
+        try:
             return future.result()
-        if future.status != "error":
-            raise _gone()
-        fault = future.exception()
-        return _DIED if isinstance(fault, KilledWorker) else _fault(fault)
+        except KilledWorker:
+            return _DIED
+        except CancelledError:
+            raise WorkerError("scheduler-gone", "the connection to the Dask scheduler is lost") from None
+        except Exception as fault:  # a task's boundary: whatever a Dask worker raised
+            return Lost("dask-fault", f"{type(fault).__name__} on a Dask worker")
 
     def _window(self) -> int:
         """How many tasks the cluster holds at a time: two for each thread, so that none of them waits for us."""
@@ -122,18 +131,8 @@ class Cluster:
             try:
                 return ended.get(timeout=_SILENCE_SECONDS)
             except Empty:
-                if self._client.status != "running":
-                    raise _gone() from None
                 if self._is_local and not self._client.nthreads():
                     raise WorkerError("no-dask-worker", "no process of the local Dask cluster can be started") from None
-
-
-def _fault(error: BaseException) -> Lost:
-    return Lost("dask-fault", f"{type(error).__name__} on a Dask worker")
-
-
-def _gone() -> WorkerError:
-    return WorkerError("scheduler-gone", "the connection to the Dask scheduler is lost")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.testbed.imported import imports_of_command, imports_of_role
+from tests.testbed.instances import write_series
 from tests.testbed.worker_process import WorkerProcess
 
 TRAINING = {"torch", "monai", "sklearn", "scipy", "matplotlib", "nncf", "optuna", "tensorboard", "nibabel"}
@@ -54,3 +55,10 @@ def test_serving_a_model_needs_no_torch(config: Path, tmp_path: Path) -> None:
     found = loaded(imports_of_role(config, "infer", tmp_path / "log", '"ready to classify"'))
     assert "openvino" in found
     assert found & (TRAINING | WEB | MIGRATION | {"pynetdicom"}) == set()
+
+
+def test_classifying_a_folder_loads_no_dask(config: Path, tmp_path: Path) -> None:
+    write_series(tmp_path / "in", 1)
+    imports = imports_of_command(config, "classify", str(tmp_path / "in"), "--out", str(tmp_path / "out"))
+    assert "worker.ops.classify_folder" in imports
+    assert {"dask", "distributed", "tornado", "worker.cluster", "worker.ops.bulk"} & imports.keys() == set()

@@ -90,18 +90,21 @@ def _classify_on_cluster(
     from worker.cluster import open_cluster
     from worker.db.tables import SeriesStatus
     from worker.ops.bulk.archive import Bulk, find_series
+    from worker.ops.bulk.journal import Journal
     from worker.ops.classify_folder import files_below, fuse_studies
 
     bulk = Bulk(settings, out)
+    model = bulk.model
     files = [path.absolute() for path in files_below(folders) if not path.absolute().is_relative_to(out.absolute())]
-    out.mkdir(parents=True, exist_ok=True)
-    with open_cluster(workers, scheduler) as cluster:
+    with Journal(out) as journal, open_cluster(workers, scheduler) as cluster:
         if not bulk.check(cluster, folders):
             typer.echo("note: the Dask cluster has no workers; waiting for them", err=True)
         archive = output.with_estimate("reading files", lambda tick: find_series(cluster, files, tick))
         _require_series(folders, len(archive.series), archive.unread)
-        answers = output.with_estimate("classifying series", lambda tick: bulk.classify(cluster, archive, tick))
-    output.print_offline(answers, fuse_studies(answers, bulk.model), format)
+        answers = output.with_estimate(
+            "classifying series", lambda tick: bulk.classify(cluster, journal, archive, tick)
+        )
+    output.print_offline(answers, fuse_studies(answers, model), format)
     if failed := sum(offline.answer.status == SeriesStatus.FAILED for offline in answers):
         typer.echo(f"{failed} of {len(answers)} series failed; the same command tries them again", err=True)
         raise typer.Exit(EXIT_FAULT)

@@ -6,8 +6,7 @@ import hashlib
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -136,39 +135,36 @@ class Bulk:
                 raise StartError("dask-worker", f"a Dask worker does not see {answer.unseen[0]}: it must be shared")
         return len(answers)
 
-    def classify(self, cluster: Cluster, archive: Archive, tick: Tick) -> list[OfflineAnswer]:
-        """The answers for the series, in their order; those that are in the output already are not classified again.
+    def classify(self, cluster: Cluster, journal: Journal, archive: Archive, tick: Tick) -> list[OfflineAnswer]:
+        """The answers for the series, in their order; those that the output's journal has are not classified again.
 
         `tick` counts the others. A series that cannot be classified has an answer that says why, and is tried again
         the next time. Raises WorkerError where the cluster is gone or a worker cannot classify at all.
         """
-        with Journal(self.out) as journal, self._parts() as parts:
-            numbers = _numbers(archive.series, journal)
-            todo = {
-                series.series_instance_uid: series
-                for series in archive.series
-                if not self._is_done(series, journal.entries.get(series.series_instance_uid))
-            }
-            work = Work(self._settings_of_tasks(), self.model.identity.sha256, parts)
-            waiting = (SeriesTask(uid, series.packed, work) for uid, series in todo.items())
-            failed: dict[str, OfflineAnswer] = {}
-            tick(0, len(todo))
-            ended = cluster.run(tasks.classify, waiting, self.settings.worker.job_attempts)
-            for number, (task, done) in enumerate(ended, 1):
-                uid = task.series_instance_uid
-                if isinstance(done, Unable):
-                    raise WorkerError("dask-worker", f"a Dask worker cannot classify: {done.detail}")
-                if isinstance(done, Lost):
-                    failed[uid] = failed_series(
-                        todo[uid].members, self.model, datetime.now(UTC), done.reason, done.detail
-                    )
-                else:
-                    entry = Entry(self._key(todo[uid]), numbers[uid], done.answer)
-                    self._place(entry, None if done.part is None else parts / done.part)
-                    journal.add(entry)
-                tick(number, len(todo))
-            uids = [series.series_instance_uid for series in archive.series]
-            return [failed.get(uid) or self._located(journal.entries[uid]) for uid in uids]
+        numbers = _numbers(archive.series, journal)
+        todo = {
+            series.series_instance_uid: series
+            for series in archive.series
+            if not self._is_done(series, journal.entries.get(series.series_instance_uid))
+        }
+        work = Work(self._settings_of_tasks(), self.model.identity.sha256, journal.parts)
+        waiting = (SeriesTask(uid, series.packed, work) for uid, series in todo.items())
+        failed: dict[str, OfflineAnswer] = {}
+        tick(0, len(todo))
+        ended = cluster.run(tasks.classify, waiting, self.settings.worker.job_attempts)
+        for number, (task, done) in enumerate(ended, 1):
+            uid = task.series_instance_uid
+            if isinstance(done, Unable):
+                raise WorkerError("dask-worker", f"a Dask worker cannot classify: {done.detail}")
+            if isinstance(done, Lost):
+                failed[uid] = failed_series(todo[uid].members, self.model, datetime.now(UTC), done.reason, done.detail)
+            else:
+                entry = Entry(self._key(todo[uid]), numbers[uid], done.answer)
+                self._place(entry, None if done.part is None else journal.parts / done.part)
+                journal.add(entry)
+            tick(number, len(todo))
+        uids = [series.series_instance_uid for series in archive.series]
+        return [failed.get(uid) or self._located(journal.entries[uid]) for uid in uids]
 
     def _is_done(self, series: FoundSeries, entry: Entry | None) -> bool:
         """Whether the series is in the output, as it would be answered now, with its objects."""
@@ -211,17 +207,6 @@ class Bulk:
         return Settings(worker=worker.model_copy(update=kept), eligibility=self.settings.eligibility).model_dump_json(
             include={"worker", "eligibility"}
         )
-
-    @contextmanager
-    def _parts(self) -> Iterator[Path]:
-        """A folder for attempts, empty; what earlier runs left of theirs is removed."""
-        parts = self.out.absolute() / ".parts"
-        shutil.rmtree(parts, ignore_errors=True)
-        parts.mkdir()
-        try:
-            yield parts
-        finally:
-            shutil.rmtree(parts, ignore_errors=True)
 
 
 def _numbers(series: Sequence[FoundSeries], journal: Journal) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,7 +36,8 @@ def _adapter() -> TypeAdapter[Entry]:
 class Journal:
     """The series that are in the output, by their UIDs; of several lines of a series the last one holds.
 
-    A line is on disk before `add` returns. What a crash left of a line is removed. Raises StartError where another
+    A line is on disk before `add` returns. What a crash left of a line is removed. `parts` is a folder for the attempts
+    of Dask workers, empty at first and removed at the end: close the cluster before. Raises StartError where another
     process writes to the same output.
     """
 
@@ -48,6 +50,9 @@ class Journal:
             self._file.close()
             raise StartError("output-in-use", f"another `worker classify` writes to {out}") from None
         self.entries = self._read()
+        self.parts = out.absolute() / ".parts"
+        shutil.rmtree(self.parts, ignore_errors=True)
+        self.parts.mkdir()
 
     def _read(self) -> dict[str, Entry]:
         entries, whole = dict[str, Entry](), 0
@@ -76,4 +81,5 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        shutil.rmtree(self.parts, ignore_errors=True)
         self._file.close()

@@ -21,8 +21,9 @@ from worker.jobs.bundle_store import ServedModel
 from worker.ops.bulk import archive as module
 from worker.ops.bulk import tasks
 from worker.ops.bulk.archive import Archive, Bulk, find_series
+from worker.ops.bulk.journal import Journal
 from worker.ops.bulk.tasks import Classified, SeriesTask, Unable
-from worker.ops.classify_folder import classify_series, files_below, read_files
+from worker.ops.classify_folder import OfflineAnswer, classify_series, files_below, read_files
 
 
 class InThisProcess(Cluster):
@@ -40,6 +41,11 @@ class InThisProcess(Cluster):
         for task in reversed(list(tasks)):
             self.tasks.append(task)
             yield task, Lost("process-died", "it died") if self.lost(task) else function(task)
+
+
+def classify(bulk: Bulk, cluster: Cluster, archive: Archive) -> list[OfflineAnswer]:
+    with Journal(bulk.out) as journal:
+        return bulk.classify(cluster, journal, archive, nothing)
 
 
 def nothing(_done: int, _total: int) -> None:
@@ -99,15 +105,12 @@ def test_what_the_output_holds_is_not_classified_again(files: list[Path], bulk: 
     archive = find_series(InThisProcess(), files, nothing)
     assert len(archive.series) == 3
     middle = archive.series[1].series_instance_uid
-    first = bulk.classify(
-        InThisProcess(lambda task: isinstance(task, SeriesTask) and task.series_instance_uid == middle),
-        archive,
-        nothing,
-    )
+    lost = InThisProcess(lambda task: task.series_instance_uid == middle)
+    first = classify(bulk, lost, archive)
     assert [answer.answer.status for answer in first] == ["classified", "failed", "classified"]
     assert (first[1].answer.reason, first[1].written) == ("process-died", None)
     cluster = InThisProcess()
-    again = bulk.classify(cluster, archive, nothing)
+    again = classify(bulk, cluster, archive)
     assert [task.series_instance_uid for task in cluster.tasks] == [middle]
     assert [again[0], again[2]] == [first[0], first[2]]
     for number, answer in enumerate(again, 1):
@@ -120,28 +123,28 @@ def test_what_the_output_holds_is_not_classified_again(files: list[Path], bulk: 
 
 def test_a_series_is_classified_again_when_its_answer_or_its_objects_may_differ(files: list[Path], bulk: Bulk) -> None:
     archive = find_series(InThisProcess(), files, nothing)
-    first = bulk.classify(InThisProcess(), archive, nothing)
+    first = classify(bulk, InThisProcess(), archive)
     assert first[0].written is not None
     first[0].written.png.unlink()
     cluster = InThisProcess()
-    assert bulk.classify(cluster, archive, nothing) == first
+    assert classify(bulk, cluster, archive) == first
     assert len(cluster.tasks) == 1
 
     one_image_less = find_series(InThisProcess(), [path for path in files if path.name != "a-003.dcm"], nothing)
-    bulk.classify(cluster := InThisProcess(), one_image_less, nothing)
+    classify(bulk, cluster := InThisProcess(), one_image_less)
     assert len(cluster.tasks) == 1
 
     torch = bulk.settings.model_copy(update={"worker": bulk.settings.worker.model_copy(update={"engine": "torch"})})
     other = replace(bulk, settings=torch)
     other.__dict__["model"] = bulk.model
-    other.classify(cluster := InThisProcess(), one_image_less, nothing)
+    classify(other, cluster := InThisProcess(), one_image_less)
     assert len(cluster.tasks) == 3
 
 
 def test_a_series_keeps_its_folder_when_the_archive_grows(files: list[Path], bulk: Bulk) -> None:
     grown = find_series(InThisProcess(), files, nothing)
-    bulk.classify(InThisProcess(), Archive(grown.series[1:], ()), nothing)
-    answers = bulk.classify(InThisProcess(), grown, nothing)
+    classify(bulk, InThisProcess(), Archive(grown.series[1:], ()))
+    answers = classify(bulk, InThisProcess(), grown)
     numbers = [answer.written.report.parent.name for answer in answers if answer.written is not None]
     assert numbers == ["series-4", "series-1", "series-2"]
 
@@ -151,7 +154,7 @@ def test_a_worker_that_cannot_classify_ends_the_run(
 ) -> None:
     monkeypatch.setattr(tasks, "classify", lambda _task: Unable("no bundle"))
     with pytest.raises(WorkerError, match="a Dask worker cannot classify: no bundle"):
-        bulk.classify(InThisProcess(), find_series(InThisProcess(), files, nothing), nothing)
+        classify(bulk, InThisProcess(), find_series(InThisProcess(), files, nothing))
     bulk.check(InThisProcess(), [tmp_path])
     with pytest.raises(StartError, match=r"does not see .*absent: it must be shared"):
         bulk.check(InThisProcess(), [tmp_path / "absent"])
