@@ -7,6 +7,8 @@ lock; on PostgreSQL each row that two processes may claim is locked by itself.
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
@@ -31,6 +33,7 @@ from sqlalchemy.exc import DatabaseError as DriverError
 from sqlalchemy.exc import DataError, DisconnectionError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import PoolProxiedConnection
 
 from worker.config.paths import sqlite_path
 from worker.db.tables import REVISION
@@ -38,13 +41,14 @@ from worker.errors import StartError
 
 # What the packages above need of SQLAlchemy, which they do not import: every query is in `db`, or in `audit`.
 __all__ = [
-    "Connection", "Database", "DatabaseError", "IntegrityError", "Session", "client_address", "is_invalid_value",
-    "is_out_of_space", "is_unavailable",
+    "Connection", "Database", "DatabaseError", "IntegrityError", "Rest", "Session", "client_address",
+    "is_invalid_value", "is_out_of_space", "is_unavailable",
 ]  # fmt: skip
 
 DatabaseError = SQLAlchemyError
 
 _LOCK_WAIT_SECONDS = 30.0
+_REST_SECONDS = 1.0
 # A host that is cut off must notice within half a minute, and so must the server, which holds the host's locks until
 # it does.
 _CONNECTION = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
@@ -106,6 +110,14 @@ class Database:
         ):
             yield session, str(session.scalar(text("SELECT pg_export_snapshot()")))
 
+    def new_connection(self) -> PoolProxiedConnection | None:
+        """A connection to the SQLite file that the caller closes; None on PostgreSQL."""
+        if self._file is None:
+            return None
+        connection = self.engine.raw_connection()
+        connection.detach()  # the pool would give it to others
+        return connection
+
     def server_time(self) -> datetime:
         """The time of PostgreSQL's host, aware."""
         with self.engine.connect() as connection:
@@ -148,6 +160,64 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+class Rest:
+    """Tells a loop which polls the database when a poll finds nothing: no commit came, and nothing waits for a time.
+
+    `waits`: whether by its rows anything may become due as time goes by. On PostgreSQL every poll is made, on SQLite at
+    least one a second, so that a change that goes unnoticed delays work by no more: a file that was moved to the place
+    of the database, say. For one thread, which closes it.
+    """
+
+    def __init__(self, database: Database, waits: Callable[[Session], bool]) -> None:
+        self._database, self._waits = database, waits
+        self._connection: PoolProxiedConnection | None = None
+        self._version: int | None = None  # before the last poll: what is committed during it leads to another
+        self._waiting_at: int | None = None  # the version whose rows wait for a time
+        self._until = -math.inf
+
+    def is_over(self) -> bool:
+        """Whether to poll now; call it before each poll. Raises sqlite3.Error."""
+        version = self._read_version()
+        if version is not None and version == self._version and time.monotonic() < self._until:
+            return False
+        self._version, self._until = version, -math.inf
+        return True
+
+    def begin(self) -> None:
+        """Rest from now on, if possible: the poll found nothing. Raises DatabaseError."""
+        if self._version is None or self._version == self._waiting_at:
+            return
+        with self._database.read() as session:
+            if self._waits(session):
+                self._waiting_at = self._version
+                return
+        self._until = time.monotonic() + _REST_SECONDS
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        self._version = self._waiting_at = None  # another connection counts anew
+        if connection is not None:
+            connection.close()
+
+    def _read_version(self) -> int | None:
+        """A number that is another one after any commit to the file, by any process; None on PostgreSQL.
+
+        Nothing else uses its connection, whose own commits do not count.
+        Source: https://www.sqlite.org/pragma.html#pragma_data_version
+        """
+        try:
+            self._connection = self._connection or self._database.new_connection()
+            if self._connection is None:
+                return None
+            cursor = self._connection.cursor()
+            cursor.execute("PRAGMA data_version")
+            [(version,)] = cursor.fetchall()  # all: a statement that has not ended keeps the version that it began with
+        except BaseException:
+            self.close()
+            raise
+        return int(version)
 
 
 def database_fault(error: SQLAlchemyError) -> str:

@@ -7,11 +7,17 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, func, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, func, or_, select, union_all, update
 from sqlalchemy.orm import Session, aliased
 
 from worker.db.series_status import answer_series
 from worker.db.tables import URGENT, DeliveryRow, JobRow, JobState, SeriesRow, StudyRow, StudyState, cut_detail
+
+# Separately, as an index finds each.
+_UNFINISHED = union_all(
+    *(select(JobRow.id).where(JobRow.state == state) for state in (JobState.PENDING, JobState.RUNNING)),
+    select(StudyRow.id).where(StudyRow.state == StudyState.OPEN),
+).limit(1)
 
 
 def job_waits(session: Session, model_ids: Collection[int], now: datetime) -> bool:
@@ -24,6 +30,11 @@ def _waiting() -> Select[int]:
     """The statement of `job_waits`, made once: that takes longer than to execute it."""
     is_claimable = or_(*_claimable_jobs(JobRow, bindparam("now")))
     return select(JobRow.id).where(JobRow.model_id.in_(bindparam("model_ids", expanding=True)), is_claimable).limit(1)
+
+
+def work_waits(session: Session) -> bool:
+    """Whether there is an unfinished job or an open study, which a retry, a lease or a quiet time may make due."""
+    return session.connection().execute(_UNFINISHED).first() is not None
 
 
 def _claimable_jobs(job: type[JobRow], now: datetime | BindParameter[datetime]) -> tuple[ColumnElement[bool], ...]:

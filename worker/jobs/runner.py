@@ -9,16 +9,16 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
 from worker.audit.events import RecordEvent, attributes_left_out, unrecorded
-from worker.db.engine import Database
+from worker.db.engine import Database, Rest
 from worker.db.instances import file_of, instances_of
-from worker.db.jobs import claim_job, end_job, extend_job_lease, job_waits
+from worker.db.jobs import claim_job, end_job, extend_job_lease, job_waits, work_waits
 from worker.db.operating.suspensions import is_suspended
 from worker.db.results import Lineage, NewObject, add_result, add_shadow_result, has_result, lineage
 from worker.db.tables import InstanceRow, JobRow, JobState, Stage
@@ -100,16 +100,23 @@ class JobRunner:
 
     def run(self, stop: threading.Event, poll_seconds: float = 0.1) -> None:
         """Run jobs until `stop`; the current job is finished."""
-        while not stop.is_set():
-            self.promise(_ROUND_SECONDS)
-            try:
+        with closing(Rest(self.database, work_waits)) as rest:
+            while not stop.is_set():
+                self._turn(rest, stop, poll_seconds)
+
+    def _turn(self, rest: Rest, stop: threading.Event, poll_seconds: float) -> None:
+        self.promise(_ROUND_SECONDS)
+        busy = False
+        try:
+            if rest.is_over():
                 busy = self.run_next()
-            except Exception as error:  # the loop's boundary: the database is unreachable for a moment
-                get_log().error("inference loop", **fault_fields(error))
-                busy = False
-                stop.wait(_FIRST_RETRY_SECONDS)
-            if not busy:
-                stop.wait(poll_seconds)
+                if not busy:
+                    rest.begin()
+        except Exception as error:  # the loop's boundary: the database is unreachable for a moment
+            get_log().error("inference loop", **fault_fields(error))
+            stop.wait(_FIRST_RETRY_SECONDS)
+        if not busy:
+            stop.wait(poll_seconds)
 
     def _run(self, job: JobRow, model: ServedModel, instances: Sequence[InstanceRow], follows: Lineage) -> None:
         if job.attempts > self.attempts:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 import threading
+import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,8 @@ import pytest
 from sqlalchemy import event, literal, select, text
 
 from tests.testbed.instances import later, new_instance
-from worker.db.engine import Database, IntegrityError, client_address, is_any_of
+from worker.db import engine
+from worker.db.engine import Database, IntegrityError, Rest, client_address, is_any_of
 from worker.db.instances import add_instance
 from worker.db.migrate import migrate
 from worker.db.tables import REVISION, SeriesRow
@@ -139,3 +144,109 @@ def test_a_column_is_compared_with_many_values_in_a_single_parameter(database: D
         assert found(literal(7).label("number"), numbers) == 1
         assert found(literal(7).label("number"), []) == 0
     assert all(len(query) < 500 for query in queries)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A SQLite database."""
+    file = tmp_path / "worker.db"
+    database = Database(f"sqlite:///{file}")
+    migrate(database)
+    database.close()
+    return file
+
+
+class Loop:
+    """Polls a database through its rest: `waits` is what the rows say, `asked` how often they were looked at."""
+
+    def __init__(self, file: Path) -> None:
+        self.database, self.waits, self.asked = Database(f"sqlite:///{file}"), False, 0
+        self.rest = Rest(self.database, self._waits)
+
+    def _waits(self, _session: Any) -> bool:
+        self.asked += 1
+        return self.waits
+
+    def turn(self) -> bool:
+        """A turn of the loop, whose poll finds nothing; whether it polled."""
+        polls = self.rest.is_over()
+        if polls:
+            self.rest.begin()
+        return polls
+
+
+def test_a_loop_rests_until_anything_is_committed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_REST_SECONDS", 1000)
+    loop, other = Loop(file), Database(f"sqlite:///{file}")
+    assert [loop.turn() for _ in range(4)] == [True, False, False, False]
+    with other.write() as session:
+        add_instance(session, new_instance(), later(0))
+        assert not loop.turn()  # it is not committed yet
+    assert [loop.turn() for _ in range(3)] == [True, False, False]
+    _change(loop.database, "committed by another thread of this process")
+    assert loop.rest.is_over()
+    _change(other, "committed while it polls")
+    loop.rest.begin()
+    assert [loop.turn() for _ in range(3)] == [True, False, False]
+    with pytest.raises(RuntimeError), other.write() as session:  # noqa: PT012
+        session.execute(text("DELETE FROM instance"))
+        raise RuntimeError
+    assert not loop.turn()
+    with closing(other.engine.raw_connection()) as connection:  # the loop keeps no transaction open
+        [(busy, *_)] = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    assert busy == 0
+
+
+def test_a_loop_whose_connection_fails_polls_by_another(file: Path) -> None:
+    loop = Loop(file)
+    assert [loop.turn() for _ in range(2)] == [True, False]
+    assert loop.rest._connection is not None
+    loop.rest._connection.cursor().connection.close()
+    with pytest.raises(sqlite3.Error):
+        loop.turn()
+    assert [loop.turn() for _ in range(2)] == [True, False]
+    loop.rest.close()
+
+
+def _change(database: Database, description: str) -> None:
+    with database.write() as session:
+        session.execute(text("UPDATE series SET series_description = :text"), {"text": description})
+
+
+def test_a_loop_that_finds_something_goes_on_polling(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_REST_SECONDS", 1000)
+    loop = Loop(file)
+    assert [loop.rest.is_over() for _ in range(3)] == [True, True, True]
+
+
+def test_a_loop_does_not_rest_while_rows_wait_for_a_time(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_REST_SECONDS", 1000)
+    loop = Loop(file)
+    loop.waits = True
+    assert [loop.turn() for _ in range(5)] == [True] * 5
+    assert loop.asked == 1  # what waits does not end without a commit
+    loop.waits = False
+    _write(loop.database)
+    assert [loop.turn() for _ in range(3)] == [True, False, False]
+
+
+def test_a_loop_polls_now_and_then_whatever_happens_to_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_REST_SECONDS", 0.2)
+    loop, restored = Loop(file), file.with_name("restored.db")
+    database = Database(f"sqlite:///{restored}")
+    migrate(database)
+    database.close()
+    assert loop.turn()
+    os.replace(restored, file)
+    deadline = time.monotonic() + 60
+    while not loop.rest.is_over():
+        assert time.monotonic() < deadline
+
+
+def test_a_loop_never_rests_on_a_server(database: Database) -> None:
+    rest = Rest(database, lambda _session: False)
+    turns = []
+    for _ in range(2):
+        turns.append(rest.is_over())
+        rest.begin()
+    assert turns == ([True, True] if database.is_shared else [True, False])

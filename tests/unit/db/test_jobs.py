@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import select, update
 
 from tests.testbed.instances import MODEL, later, new_instance
 from tests.testbed.rows import LEASE, add_series, claimed_job, queued_job
@@ -23,10 +24,11 @@ from worker.db.jobs import (
     record_death,
     release_leases_of,
     retry_parked_jobs,
+    work_waits,
 )
 from worker.db.models import model_row
 from worker.db.series import queue_series
-from worker.db.tables import DETAIL_LENGTH, JobRow, JobState, SeriesRow, SeriesStatus
+from worker.db.tables import DETAIL_LENGTH, JobRow, JobState, SeriesRow, SeriesStatus, StudyRow
 
 
 @pytest.fixture
@@ -55,6 +57,25 @@ def test_jobs_are_claimed_when_they_are_due_in_order(queued: Database) -> None:
     assert [_claim(queued, seconds) for seconds in (-1, 4, 4, 5, 5)] == [None, 1, None, 2, None]
     job = _job(queued, 1)
     assert (job.state, job.lease_owner, job.lease_until, job.attempts) == ("running", "me", later(34), 1)
+
+
+def test_work_waits_while_a_job_is_unfinished_or_a_study_open(queued: Database) -> None:
+    def waits() -> bool:
+        with queued.read() as session:
+            return work_waits(session)
+
+    assert waits()  # two jobs
+    for number in (_claim(queued, 5), _claim(queued, 5)):
+        assert waits()  # a job that runs
+        with queued.write() as session:
+            assert number is not None
+            end_job(session, number, "me", JobState.DONE, later(6))
+    with queued.read() as session:
+        assert [study.state for study in session.scalars(select(StudyRow))] == ["open"] * 2
+    assert waits()  # for the quiet time of the studies
+    with queued.write() as session:
+        session.execute(update(StudyRow).values(state="parked"))
+    assert not waits()
 
 
 def test_an_expired_lease_is_claimed_before_new_work(queued: Database) -> None:

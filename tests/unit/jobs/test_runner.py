@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from sqlalchemy import select, update
 
 from tests.testbed.instances import CONTENT, MODEL, classified, later, mr_instance, new_instance, received
 from tests.testbed.serving import LoadedModels, one_model
+from tests.testbed.waiting import wait_until
 from worker.audit.messages import AuditEvent
+from worker.db import engine
 from worker.db.engine import Database
 from worker.db.instances import add_instance, file_fault_counts
 from worker.db.jobs import claim_job, retry_parked_jobs
@@ -32,6 +35,8 @@ from worker.db.tables import (
     ShadowResultRow,
     SliceResultRow,
     Stage,
+    StudyRow,
+    StudyState,
 )
 from worker.db.views.search import Search, find_series
 from worker.dicom.standard import derive_uid
@@ -127,6 +132,69 @@ def test_result_slices_objects_and_deliveries_come_in_one_transaction(
     assert _runner(queued, tmp_path, clock).run_next()
     assert _job(queued).state == JobState.DONE
     assert [_count(queued, row) for row in (ResultRow, SliceResultRow, ObjectRow, DeliveryRow)] == [1, 3, 2, 4]
+
+
+@pytest.fixture
+def looping(queued: Database, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """A runner whose loop has run the queued job and would rest for an hour; how often it has polled."""
+    monkeypatch.setattr(engine, "_REST_SECONDS", 3600)
+    polls: list[int] = []
+
+    class Counted(JobRunner):
+        def run_next(self) -> bool:
+            polls.append(1)
+            return super().run_next()
+
+    runner, stop = _runner(queued, tmp_path, clock), threading.Event()
+    counted = Counted(**{field.name: getattr(runner, field.name) for field in fields(JobRunner)})
+    thread = threading.Thread(target=counted.run, args=(stop, 0.01))
+    thread.start()
+    wait_until(lambda: _job(queued).state == JobState.DONE, "the first job", every=0.01)
+    yield polls
+    stop.set()
+    thread.join()
+
+
+def _add_job(database: Database, seconds: float) -> None:
+    """Another job of the series, due then."""
+    with database.write() as session:
+        job = session.scalars(select(JobRow)).one()
+        values = {"series_id": job.series_id, "model_id": job.model_id, "last_instance_id": job.last_instance_id}
+        session.add(JobRow(**values, input_sha256="ee" * 32, not_before=later(seconds), created_at=later(0)))
+
+
+def _states(database: Database) -> list[str]:
+    with database.read() as session:
+        return list(session.scalars(select(JobRow.state).order_by(JobRow.id)))
+
+
+def test_a_job_that_another_process_commits_is_found_while_the_loop_rests(
+    queued: Database, looping: list[int], clock: Clock
+) -> None:
+    with queued.write() as session:
+        session.execute(update(StudyRow).values(state=StudyState.PARKED))  # nothing waits any more
+
+    def rests() -> bool:
+        polls = len(looping)
+        time.sleep(0.2)
+        return len(looping) == polls
+
+    if not queued.is_shared:
+        wait_until(rests, "the loop to rest", every=0)
+    other = Database(queued.engine.url.render_as_string(hide_password=False))
+    _add_job(other, clock.seconds)
+    other.close()
+    wait_until(lambda: _states(queued) == [JobState.DONE] * 2, "the other's job", every=0.01)
+
+
+def test_a_job_that_becomes_due_by_time_alone_is_found(queued: Database, looping: list[int], clock: Clock) -> None:
+    with queued.write() as session:
+        session.execute(update(StudyRow).values(state=StudyState.PARKED))
+    _add_job(queued, clock.seconds + 60)
+    time.sleep(0.3)
+    assert _states(queued) == [JobState.DONE, JobState.PENDING]
+    clock.seconds += 61
+    wait_until(lambda: _states(queued) == [JobState.DONE] * 2, "the job's time", every=0.01)
 
 
 def test_nothing_is_claimed_while_classification_is_suspended(queued: Database, tmp_path: Path, clock: Clock) -> None:
