@@ -25,6 +25,7 @@ from tests.testbed.instances import MODEL, encoded, later, mr_instance, write_se
 from tests.testbed.shown_bundle import make_shown_bundle
 from tests.testbed.web_site import fill, serving, settings_of
 from worker.audit.recorder import recording
+from worker.config.sections import PeerSection
 from worker.db import tokens
 from worker.db.engine import Database
 from worker.db.instances import instances_of
@@ -54,8 +55,10 @@ def operating(folder: Path) -> Iterator[Web]:
     bundle = make_shown_bundle(folder / "bundle", MODEL)
     settings = settings_of(folder, bundle, require_token=True)
     archive = CStoreDestination(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=9)
+    pacs = PeerSection(ae_title="PACS", host="127.0.0.1", port=9)
+    changed = {"destination": (*settings.destination, archive), "peer": (pacs,)}
     web = settings.web.model_copy(update={"stow": True})
-    settings = settings.model_copy(update={"destination": (*settings.destination, archive), "web": web})
+    settings = settings.model_copy(update=changed | {"web": web})
     database = Database(settings.database.url)
     make_tables(database)
     fill(database, verified_identity(bundle))
@@ -108,16 +111,19 @@ def test_every_page_of_an_operator_is_accessible_and_fits(web: Web, size: str) -
     from axe_playwright_python.sync_playwright import Axe
 
     with signed_in(web, size=size, scheme="dark") as page:
+        _upload(page)
         for path in PAGES:
             assert page.goto(path).status == 200
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} scrolls sideways"
+            cut = "[...document.querySelectorAll('.sheet')].some((sheet) => sheet.scrollWidth > sheet.clientWidth)"
+            assert not page.evaluate(cut), f"{path} is cut off"
             assert page.evaluate(BROKEN_WORDS) == [], path
             violations = Axe().run(page).response["violations"]
             serious = [(item["id"], item["nodes"][0]["html"]) for item in violations if item["impact"] in SERIOUS]
             assert serious == [], path
 
 
-TAGS = f"/series/{derive_uid('series', 'a')}/tags"
+TAGS = f"/series/{derive_uid('series', 'uploaded')}/tags"
 PAGES = ["/queue", "/fetch", "/hand-overs", "/upload", "/deliveries?state=all", "/tokens", "/audit", TAGS]
 SERIOUS = ("serious", "critical")
 
@@ -245,6 +251,14 @@ def test_a_folder_and_an_archive_are_uploaded_and_what_is_hostile_is_refused(web
         assert page.goto("/upload").status == 403
 
 
+def test_a_study_that_cannot_be_handed_over_stays_and_it_says_why(web: Web) -> None:
+    with signed_in(web) as page:
+        _handed_over(page)  # its images have no files
+        assert "missing from the data folder" in page.locator("#jobs tr").nth(1).inner_text()
+        page.locator("#jobs a").first.click()
+        page.get_by_text("Hand this study over").wait_for()
+
+
 def test_a_study_is_deleted_after_a_box_was_ticked(web: Web) -> None:
     with signed_in(web, size="phone", scheme="dark") as page:
         page.goto("/?patient_id=ID-b")
@@ -276,11 +290,31 @@ def _upload(page: Any) -> None:
     page.get_by_text("Done:").wait_for()
 
 
+def _tags(page: Any) -> None:
+    _upload(page)
+    page.goto(TAGS)
+
+
 def _open_deletion(page: Any) -> None:
     page.goto("/?patient_id=ID-a")
     page.locator("tbody.study a").first.click()
     page.get_by_text("Delete this study").click()
     page.get_by_role("button", name="Delete the study").scroll_into_view_if_needed()
+
+
+def _hand_over(page: Any) -> None:
+    page.goto("/?patient_id=ID-a")
+    page.locator("tbody.study a").first.click()
+    page.get_by_text("Hand this study over").click()
+    page.get_by_role("button", name="Hand the study over").scroll_into_view_if_needed()
+
+
+def _handed_over(page: Any) -> None:
+    """A hand-over that fails, as nobody is there."""
+    _hand_over(page)
+    page.get_by_label("Delete it here once it has arrived").check()
+    page.get_by_role("button", name="Hand the study over").click()
+    page.locator("#jobs .status.failed").first.wait_for()
 
 
 def _make_token(page: Any) -> None:
@@ -297,8 +331,10 @@ VIEWS |= {
     "upload": _upload,
     "fetch": lambda page: page.goto("/fetch"),
     "deletion": _open_deletion,
+    "hand-over": _hand_over,
+    "hand-overs": _handed_over,
     "audit": lambda page: page.goto("/audit"),
-    "tags": lambda page: page.goto(TAGS),
+    "tags": _tags,
 }
 
 

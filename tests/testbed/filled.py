@@ -18,6 +18,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from pydicom import dcmread
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from tests.testbed import phantom
@@ -33,7 +34,7 @@ from worker.db.models import model_row
 from worker.db.results import NewObject, add_result
 from worker.db.series import lock_open_series, queue_series, refuse_series
 from worker.db.studies.answering import StudySettling, add_study_result, claim_study, study_inputs
-from worker.db.tables import DeliveryState, JobRow, JobState, ObjectKind
+from worker.db.tables import DeliveryState, InstanceRow, JobRow, JobState, ObjectKind, SeriesRow
 from worker.dicom.standard import derive_uid
 from worker.inference.illustrated import IllustratedResult
 from worker.jobs.bundle_store import BundleStore, ServedModel
@@ -215,12 +216,28 @@ class _Site:
         with self.database.write() as session:
             open_association(session, "MR_SCANNER_1", "10.1.7.20:51120", "here:1", self.now - timedelta(minutes=1))
             open_association(session, "ARCHIVE", "10.1.7.5:40022", "here:1", self.now - timedelta(minutes=4))
-            return {
+            last = {
                 name: self._add_other(
                     session, name, timedelta(minutes=9 - place), name, self._patient(self.now), PROTOCOL[0]
                 )
                 for place, name in enumerate(outcomes)
             }
+        self._add_files(last["refused"])
+        return last
+
+    def _add_files(self, series_instance_uid: str) -> None:
+        """Files for a series that has rows only, so that its pictures can be shown."""
+        paths = phantom.localizer(self.settings.worker.data_dir / "instances" / "last")
+        with self.database.write() as session:
+            rows = session.scalars(
+                select(InstanceRow)
+                .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
+                .where(SeriesRow.series_instance_uid == series_instance_uid)
+            )
+            for row, path in zip(rows.all(), paths, strict=True):
+                content = path.read_bytes()
+                row.path = str(path.relative_to(self.settings.worker.data_dir))
+                row.size, row.sha256 = len(content), hashlib.sha256(content).hexdigest()
 
     def _patient(self, moment: datetime) -> dict[str, Any]:
         """Whose a study is, and when it was made."""

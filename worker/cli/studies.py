@@ -330,7 +330,7 @@ def classify(
     model: Annotated[str, typer.Option(help="NAME:VERSION; it need not be the active model.")],
     config: ConfigOption = None,
 ) -> None:
-    """Classify an answered series again with another model; its answer replaces the series', and is reported."""
+    """Classify an answered series again with another model; the new answer replaces the old, and is reported."""
     from worker.db.models import find_model_named
     from worker.db.series import classify_again
     from worker.db.views.search import find_series_by_suffix

@@ -330,7 +330,9 @@ def write_report(database: Database, data_dir: Path, month: str, now: datetime) 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         page = folder / f"{month}.html"
-        write_atomically(page, render("month.html", None, layout="file.html", style=style_sheet(), report=content))
+        # The classes by their names: this host need not have the models of the month.
+        written = render("month.html", None, layout="file.html", style=style_sheet(), report=content, titles={})
+        write_atomically(page, written)
         # Last: its presence means that the report is complete.
         write_atomically(folder / f"{month}.json", json.dumps(content, indent=2) + "\n")
     except OSError as error:

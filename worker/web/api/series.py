@@ -107,7 +107,7 @@ def series_api(site: Site) -> APIRouter:
 
     @routes.post("/series/{series_instance_uid}/classify", responses=NOT_FOUND | CONFLICT)
     def classify(request: Request, series_instance_uid: SeriesUid, model: BundleHashQuery, caller: Operator) -> Queued:
-        """Classify an answered series again with a model, by its bundle hash; its answer replaces the series'."""
+        """Classify an answered series again with another model, by its bundle hash; the new answer replaces the old."""
         try:
             with site.database.write() as session:
                 if not find_series(session, Search(series_instance_uid=series_instance_uid)):

@@ -23,6 +23,8 @@ def reports_page(site: Site) -> APIRouter:
         content = read_report(site.data_dir, month)
         if content is None:
             raise HTTPException(404, NO_SUCH_REPORT)
-        return HTMLResponse(render("month.html", caller, layout="base.html", report=content))
+        return HTMLResponse(
+            render("month.html", caller, layout="base.html", report=content, titles=site.class_titles())
+        )
 
     return routes
