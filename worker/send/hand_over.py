@@ -13,7 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from worker.audit import events
 from worker.config.sections import ApplicationEntity
@@ -35,6 +35,7 @@ from worker.storage.integrity import Integrity
 
 _REFERENCES = 5_000  # of a request for storage commitment
 _LOOK_SECONDS = 0.2  # for its report
+_TRUSTED = timedelta(days=1)  # that a destination still has what it took
 _NAMED = 5  # reasons in a message
 
 Steps = Callable[[int, int], None]
@@ -89,7 +90,8 @@ class HandOver:
             every = match_instances(session, Keys(study_instance_uids=(study_instance_uid,)))
             chosen = [instance for instance in every if with_reports or instance.kind is None]
             content = _content_of(chosen, held)
-            is_taken = hand_overs.begin(session, study_instance_uid, to, content, self.clock())
+            taken_at = hand_overs.begin(session, study_instance_uid, to, content, self.clock())
+        is_taken = taken_at is not None and not self._is_outdated(taken_at, chosen)
         self._audit(f"hand over a study to {to}", study_instance_uid)
         if not is_taken:
             try:
@@ -103,6 +105,12 @@ class HandOver:
             self.database, self.settings, study_instance_uid, self.operator, self.address, self.record, expected=held
         )
         return None if deleted is None else HandedOver(to, 0 if is_taken else len(chosen), deleted)
+
+    def _is_outdated(self, taken_at: datetime, chosen: Sequence[Instance]) -> bool:
+        """Whether to send again what was taken so long ago that it may have been deleted there; it can be, if whole."""
+        paths = [instance.path for instance in chosen]
+        is_whole = all(path is not None and (self.settings.worker.data_dir / path).exists() for path in paths)
+        return is_whole and self.clock() - taken_at > _TRUSTED
 
     def _send(
         self, study_instance_uid: str, to: str, entity: ApplicationEntity, chosen: Sequence[Instance], steps: Steps

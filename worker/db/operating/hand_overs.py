@@ -25,17 +25,17 @@ def has_conflicts(session: Session, study_instance_uid: str) -> bool:
     return session.scalar(waiting.limit(1)) is not None
 
 
-def begin(session: Session, study_instance_uid: str, destination: str, content: str, now: datetime) -> bool:
-    """Begin to hand over a study of this content; True where the destination has taken just that already."""
+def begin(session: Session, study_instance_uid: str, destination: str, content: str, now: datetime) -> datetime | None:
+    """Begin to hand over a study of this content; when the destination took just that, where it did already."""
     row = session.scalar(select(HandOverRow).where(HandOverRow.study_instance_uid == study_instance_uid))
     if row is not None and (row.destination, row.content) == (destination, content) and row.taken_at is not None:
-        return True
+        return row.taken_at
     session.execute(delete(HandOverRow).where(HandOverRow.study_instance_uid == study_instance_uid))
     session.add(
         HandOverRow(study_instance_uid=study_instance_uid, destination=destination, content=content, begun_at=now)
     )
     session.flush()
-    return False
+    return None
 
 
 def expect_report(session: Session, study_instance_uid: str, transaction_uid: str) -> None:

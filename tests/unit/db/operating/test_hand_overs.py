@@ -19,7 +19,7 @@ def test_what_was_taken_is_not_sent_again_unless_it_changed(database: Database) 
         assert not hand_overs.begin(session, "1.2", "ARCHIVE", "content", later(3))
         hand_overs.mark_taken(session, "1.2", "ARCHIVE", "content", later(4))
     with database.write() as session:
-        assert hand_overs.begin(session, "1.2", "ARCHIVE", "content", later(5))
+        assert hand_overs.begin(session, "1.2", "ARCHIVE", "content", later(5)) == later(4)
         assert not hand_overs.begin(session, "1.2", "ARCHIVE", "changed", later(6))
         assert not hand_overs.begin(
             session, "1.2", "ARCHIVE", "content", later(7)
