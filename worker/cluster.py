@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from threading import Event
 from typing import Any, TypeVar
 
 from worker.errors import StartError, WorkerError
@@ -35,6 +36,7 @@ _LOCAL: dict[str, Any] = {
     "distributed.worker.profile.enabled": False,
 }
 _CONNECT_SECONDS = 30
+_LOOK_SECONDS = 1.0
 _SILENCE_SECONDS = 60.0  # without an answer; then the cluster is checked
 _COUNT_SECONDS = 5.0  # between two counts of the cluster's threads
 _DIED = object()  # the worker of a task died
@@ -66,12 +68,19 @@ class Cluster:
             for answer in answers
         ]
 
-    def run(self, function: Callable[[T], R], tasks: Iterable[T], attempts: int) -> Iterator[tuple[T, R | Lost]]:
+    @property
+    def threads(self) -> int:
+        """The number of tasks that the cluster can work on at a time, now."""
+        return sum(self._client.nthreads().values())
+
+    def run(
+        self, function: Callable[[T], R], tasks: Iterable[T], attempts: int, stop: Event | None = None
+    ) -> Iterator[tuple[T, R | Lost]]:
         """Run `function`, which must not raise, on each task; yield each task with its answer, as they end.
 
         `tasks` are drawn as workers become free. A task whose worker died runs again once the others have ended, alone,
         so that a task that kills workers takes no other with it; after `attempts` it is Lost. Raises WorkerError when
-        the cluster is gone.
+        the cluster is gone, and KeyboardInterrupt within a second after `stop` was set.
         """
         waiting, suspects = iter(tasks), list[tuple[T, int]]()
         running: dict[str, tuple[T, int]] = {}
@@ -92,7 +101,7 @@ class Cluster:
                 start(*suspects.pop(0))
             if not running:
                 return
-            future = self._next(ended)
+            future = self._next(ended, stop)
             task, deaths = running.pop(future.key)
             answer = self._answer(future)
             if answer is _VANISHED:
@@ -122,17 +131,23 @@ class Cluster:
     def _window(self) -> int:
         """How many tasks the cluster holds at a time: two for each thread, so that none of them waits for us."""
         if time.monotonic() >= self._counted + _COUNT_SECONDS:
-            self._threads, self._counted = sum(self._client.nthreads().values()), time.monotonic()
+            self._threads, self._counted = self.threads, time.monotonic()
         return max(2 * self._threads, 1 if self._is_local else _AHEAD)
 
-    def _next(self, ended: SimpleQueue[Any]) -> Any:
-        """The next future that ended. Raises WorkerError when the cluster is gone."""
+    def _next(self, ended: SimpleQueue[Any], stop: Event | None) -> Any:
+        """The next future that ended."""
+        silent_since = time.monotonic()
         while True:
             try:
-                return ended.get(timeout=_SILENCE_SECONDS)
+                return ended.get(timeout=_LOOK_SECONDS)
             except Empty:
+                if stop is not None and stop.is_set():
+                    raise KeyboardInterrupt from None
+                if time.monotonic() < silent_since + _SILENCE_SECONDS:
+                    continue
                 if self._is_local and not self._client.nthreads():
                     raise WorkerError("no-dask-worker", "no process of the local Dask cluster can be started") from None
+                silent_since = time.monotonic()
 
 
 @contextmanager

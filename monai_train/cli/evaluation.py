@@ -19,7 +19,10 @@ from monai_train.cli.options import (
     NetworkOption,
     PrecisionOption,
     SamplesOption,
+    SchedulerOption,
     SetOption,
+    WorkersOption,
+    chosen_cluster,
 )
 from monai_train.config import read_config
 from worker.errors import StartError
@@ -144,6 +147,8 @@ def crossval_command(
         None, "--weights", help="Initial weights of every fold; they must not have been trained on DATA."
     ),
     flip: FlipOption = False,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
 ) -> None:
     """Evaluate a training recipe by k folds of patients: no picture is classified by a model that saw its patient.
 
@@ -160,7 +165,8 @@ def crossval_command(
         config, assigned, network=network, epochs=epochs, samples_per_epoch=samples, batch=batch, device=device
     )
     try:
-        report = cross_validate(data, run, settings, folds, dataset, weights, flip=flip)
+        with chosen_cluster(workers, scheduler) as cluster:
+            report = cross_validate(data, run, settings, folds, dataset, weights, flip=flip, cluster=cluster)
     except DivergedError as error:
         raise StartError("diverged", str(error)) from error
     except OSError as error:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from worker.cluster import Cluster
 
 DataOption = Annotated[Path, typer.Option("--data", help="Folder that `convert` wrote, or its manifest.csv.")]
 ConfigOption = Annotated[
@@ -30,9 +35,30 @@ RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Highe
 SeedOption = Annotated[int | None, typer.Option(help="Seed of weights, samples and transforms.")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda or mps.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of the processor.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=1024, help="Run on a Dask cluster of so many processes of this host, of --set threads each."
+    ),
+]
+SchedulerOption = Annotated[
+    str | None, typer.Option(help="Run on the Dask cluster whose scheduler is at tcp:// or tls://HOST:PORT.")
+]
 PrecisionOption = Annotated[str, typer.Option(help="Engine of a bundle: int8 (as shipped) or fp32.")]
 FlipOption = Annotated[bool, typer.Option("--flip", help="Average with the mirrored picture, as the worker does.")]
 GroupsOption = Annotated[
     Path | None,
     typer.Option(help="CSV/TSV with path, patient_group or picture_group: what the pixels cannot tell."),
 ]
+
+
+@contextmanager
+def chosen_cluster(workers: int | None, scheduler: str | None) -> Iterator[Cluster | None]:
+    """The Dask cluster that --workers or --scheduler asks for; None without them. Raises StartError."""
+    if workers is None and scheduler is None:
+        yield None
+        return
+    from worker.cluster import open_cluster
+
+    with open_cluster(workers, scheduler) as cluster:
+        yield cluster

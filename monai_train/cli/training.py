@@ -17,9 +17,12 @@ from monai_train.cli.options import (
     NetworkOption,
     RateOption,
     SamplesOption,
+    SchedulerOption,
     SeedOption,
     SetOption,
     ThreadsOption,
+    WorkersOption,
+    chosen_cluster,
 )
 from monai_train.config import TrackerName, TrialSampler, read_config, settings
 from worker.errors import StartError
@@ -103,6 +106,8 @@ def search_command(
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     assigned: SetOption = None,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
 ) -> None:
     """Search learning rate, weight decay, clipping, augmentation and network; the test patients stay unseen.
 
@@ -110,6 +115,8 @@ def search_command(
     """
     import optuna
 
+    if scheduler is not None and storage is None:
+        raise StartError("usage", "--scheduler needs --storage: a database that every machine reaches")
     from monai_train.training.hyperparameters import best_trial, format_parameters, read_space, search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -118,7 +125,10 @@ def search_command(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        study = search(data, out, base, read_space(space), trials, sampler, storage, name, stop=stop)
+        with chosen_cluster(workers, scheduler) as cluster:
+            study = search(
+                data, out, base, read_space(space), trials, sampler, storage, name, stop=stop, cluster=cluster
+            )
     except KeyboardInterrupt:
         typer.echo("stopped; the same command resumes the interrupted trial")
         raise typer.Exit(130) from None

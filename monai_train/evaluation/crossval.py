@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from monai_train.evaluation.metrics import IntArray, Predictions, level_figures,
 from monai_train.evaluation.pages.crossval_page import write_crossval_page
 from monai_train.evaluation.report_files import write_predictions
 from monai_train.training.checkpoint import current_commit
-from monai_train.training.train import train
+from monai_train.training.train import DivergedError, train
+from worker.cluster import Cluster, Lost
 from worker.errors import StartError
 from worker.files import open_atomically
 from worker.inference.aggregate import slice_probabilities
@@ -85,17 +87,21 @@ def cross_validate(
     weights: Path | None = None,
     console: Console | None = None,
     flip: bool = False,
+    cluster: Cluster | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate every fold, resuming RUN where it stopped; writes and returns the content of RUN/report.json.
 
     With `dataset`, all data are used for training but only its pictures are evaluated. With `flip`, an answer is the
-    mean over the picture and its mirror image, as in the worker.
+    mean over the picture and its mirror image, as in the worker. On a `cluster`, whose workers see DATA and RUN at the
+    same paths, a fold is a task.
 
     Raises StartError for unsuitable data and a RUN with other settings, and DivergedError from training.
     """
     console = console or Console(stderr=True)
     rows = read_manifest(data)
     _claim(run, config, {"folds": folds, "data_sha256": data_sha256(rows), **({"flip": True} if flip else {})})
+    if cluster is not None:
+        _train_folds(cluster, data, run, config, folds, weights, console, flip)
     chosen: list[list[int]] = []
     logits: list[FloatArray] = []
     for fold in range(folds):
@@ -117,6 +123,56 @@ def cross_validate(
         ("commit", current_commit()),
     )
     return _evaluate(run, folder_name(data), rows, chosen, logits, facts, split_classes(rows, roles))
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A fold to train, as a Dask worker gets it; paths are absolute."""
+
+    data: Path
+    run: Path
+    config: TrainConfig
+    folds: int
+    number: int
+    weights: Path | None
+    flip: bool
+
+
+def train_fold(fold: Fold) -> Lost | None:
+    """Train a fold and store its logits, resuming where it stopped; what hindered it, if anything did."""
+    try:
+        rows = read_manifest(fold.data)
+        roles = fold_roles(rows, fold.config.external, fold.folds, fold.number, fold.config.seed)
+        run, console = fold.run / f"fold-{fold.number}", Console(quiet=True)
+        _out_of_fold(fold.data, rows, roles, run, fold.config, fold.weights, console, fold.flip)
+    except DivergedError as error:
+        return Lost("diverged", str(error))
+    except StartError as error:
+        return Lost(error.reason, error.detail)
+    except Exception as error:  # a task's boundary: the other folds go on
+        return Lost("training-fault", f"{type(error).__name__}: {error}")
+    return None
+
+
+def _train_folds(
+    cluster: Cluster,
+    data: Path,
+    run: Path,
+    config: TrainConfig,
+    folds: int,
+    weights: Path | None,
+    console: Console,
+    flip: bool,
+) -> None:
+    """Train all folds. Raises StartError, once the others are trained, for a fold that could not be."""
+    weights = weights and weights.absolute()
+    tasks = [Fold(data.absolute(), run.absolute(), config, folds, fold, weights, flip) for fold in range(folds)]
+    faults = []
+    for task, fault in cluster.run(train_fold, tasks, attempts=3):
+        console.print(f"fold {task.number + 1} of {folds}: {'trained' if fault is None else fault.detail}")
+        faults += [] if fault is None else [StartError(fault.reason, f"fold {task.number + 1}: {fault.detail}")]
+    if faults:
+        raise faults[0]
 
 
 def _claim(run: Path, config: TrainConfig, settings: dict[str, Any]) -> None:

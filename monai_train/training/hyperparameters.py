@@ -18,8 +18,9 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 
 import optuna
@@ -37,6 +38,7 @@ from monai_train.data.manifest import data_sha256, read_manifest
 from monai_train.networks.registry import find_network
 from monai_train.training.checkpoint import BEST, CHECKPOINT, read_checkpoint
 from monai_train.training.train import DivergedError, train
+from worker.cluster import Cluster, Lost
 from worker.errors import StartError
 
 _HEARTBEAT_SECONDS = 10
@@ -194,9 +196,11 @@ def search(
     name: str = "search",
     console: Console | None = None,
     stop: Event | None = None,
+    cluster: Cluster | None = None,
 ) -> optuna.Study:
     """Run trials until `trials` are finished, on all machines together; writes tables and charts after each.
 
+    On a `cluster`, whose workers see DATA and OUT at the same paths and reach the database, a trial is a task.
     Raises StartError for data, a database or a study that does not fit.
     """
     console = console or Console(stderr=True)
@@ -204,24 +208,93 @@ def search(
     data_hash = data_sha256(read_manifest(data))
     content = json.dumps([data_hash, space.model_dump_json(), base.model_dump_json(), sampler])
     inputs = hashlib.sha256(content.encode()).hexdigest()
-    study = open_study(storage or f"sqlite:///{out / 'study.db'}", name, sampler, space, inputs, base.epochs)
+    storage = storage or f"sqlite:///{out.absolute() / 'study.db'}"
+    study = open_study(storage, name, sampler, space, inputs, base.epochs)
     if sampler is TrialSampler.GRID:
         trials = min(trials, _grid_size(space))
-    run = objective(data, out, base, space, console, stop or Event())
+    stop = stop or Event()
+    run = objective(data, out, base, space, console, stop)
+    if cluster is not None:
+        task = TrialTask(data.absolute(), out.absolute(), base, space, sampler, storage, name, inputs)
+        run = _on_cluster(cluster, task, console, stop)
     failed_before = len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
-    try:
-        while (done := len(study.get_trials(deepcopy=False, states=_DONE))) < trials:
-            if stop is not None and stop.is_set():
-                raise KeyboardInterrupt
-            study.optimize(run, n_trials=1)
+    one_at_a_time = Lock()
+
+    def tell(study: optuna.Study, _trial: FrozenTrial) -> None:
+        with one_at_a_time:
             write_tables(study, out, base, space)
             best = best_trial(study)
-            console.print(f"{done + 1} of {trials} trials, best {'-' if best is None else f'{best.value:.4f}'}")
+            done = len(study.get_trials(deepcopy=False, states=_DONE))
+            console.print(f"{done} of {trials} trials, best {'-' if best is None else f'{best.value:.4f}'}")
+
+    try:
+        while (done := len(study.get_trials(deepcopy=False, states=_DONE))) < trials:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            if cluster is None:
+                study.optimize(run, n_trials=1, callbacks=[tell])
+            else:
+                jobs = min(trials - done, max(1, cluster.threads))
+                study.optimize(run, n_trials=trials - done, n_jobs=jobs, callbacks=[tell])
     except KeyboardInterrupt:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[failed_before:]:
             study.enqueue_trial(trial.params)
         raise
     return study
+
+
+@dataclass(frozen=True, slots=True)
+class TrialTask:
+    """A trial of a study, as a Dask worker gets it; paths are absolute. `storage` may hold a password."""
+
+    data: Path
+    out: Path
+    base: TrainConfig
+    space: SearchSpace
+    sampler: TrialSampler
+    storage: str = field(repr=False)
+    name: str
+    inputs: str
+    trial_id: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The figure of a trial; None where it was pruned."""
+
+    figure: float | None
+
+
+def run_trial(task: TrialTask) -> Trained | Lost:
+    """Train a trial of the study, which somebody else asked for and will tell the figure of."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = open_study(task.storage, task.name, task.sampler, task.space, task.inputs, task.base.epochs)
+        run = objective(task.data, task.out, task.base, task.space, Console(quiet=True), Event())
+        return Trained(run(Trial(study, task.trial_id)))
+    except optuna.TrialPruned:
+        return Trained(None)
+    except StartError as error:
+        return Lost(error.reason, error.detail)
+    except Exception as error:  # a task's boundary: the search ends, and says why
+        return Lost("training-fault", f"{type(error).__name__} in a trial")
+
+
+def _on_cluster(cluster: Cluster, task: TrialTask, console: Console, stop: Event) -> Callable[[Trial], float]:
+    """Make the objective that has a Dask worker train a trial, and waits for it in a thread of this process."""
+
+    def run(trial: Trial) -> float:
+        suggest(trial, task.space, task.base)  # here, so that one sampler draws all trials
+        console.print(f"trial {trial.number}: {format_parameters(trial.params)}")
+        own = replace(task, trial_id=trial._trial_id)
+        [(_, answer)] = cluster.run(run_trial, [own], attempts=3, stop=stop)
+        if isinstance(answer, Lost):
+            raise StartError(answer.reason, f"trial {trial.number}: {answer.detail}")
+        if answer.figure is None:
+            raise optuna.TrialPruned
+        return answer.figure
+
+    return run
 
 
 def _grid_size(space: SearchSpace) -> int:

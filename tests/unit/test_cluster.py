@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from threading import Event
 from typing import Any
 
 import pytest
@@ -102,9 +103,14 @@ def test_a_fault_on_a_worker_is_an_answer_and_a_lost_scheduler_is_not() -> None:
 
 
 def test_a_local_cluster_without_processes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(cluster, "_SILENCE_SECONDS", 0.01)
     client = Dying()
     monkeypatch.setattr(Ended, "add_done_callback", lambda *_arguments: None)
     monkeypatch.setattr(client, "nthreads", dict)
     with pytest.raises(WorkerError, match="no process of the local Dask cluster can be started"):
         list(Cluster(client, is_local=True).run(answer, "a", attempts=1))
+    stop = Event()
+    stop.set()
+    with pytest.raises(KeyboardInterrupt):
+        list(Cluster(client, is_local=False).run(answer, "a", attempts=1, stop=stop))

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +22,18 @@ from monai_train.config import TrainConfig
 from monai_train.data.manifest import ManifestRow, read_manifest
 from monai_train.data.patients import SplitRole
 from monai_train.evaluation.crossval import (
+    Fold,
     assign_folds,
     cross_validate,
     fold_roles,
     fold_table,
     out_of_fold_temperatures,
+    train_fold,
 )
 from monai_train.evaluation.evaluate import fit_temperature
 from monai_train.training.checkpoint import CHECKPOINT
 from tests.testbed.converted import CLASSES
+from tests.testbed.waiting import patience
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
 
@@ -178,3 +185,35 @@ def test_a_folder_made_for_other_settings_is_refused(finished: Path, tiny_data: 
 def test_an_unknown_data_set_is_an_error(tiny_data: Path, tmp_path: Path) -> None:
     with pytest.raises(StartError, match="no picture to evaluate"):
         cross_validate(tiny_data, tmp_path / "run", SHORT, folds=3, dataset="nowhere")
+
+
+def test_folds_on_a_cluster_are_the_folds_without_it(finished: Path, tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(SHORT.model_dump_json())
+    command = [
+        sys.executable,
+        "-m",
+        "monai_train",
+        "crossval",
+        "--data",
+        str(tiny_data),
+        "--run",
+        "run",
+        "--folds",
+        "3",
+    ]
+    command += ["--config", "config.json", "--workers", "2"]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=patience(120))
+    assert done.returncode == 0, done.stderr
+    assert sorted(re.findall(r"fold (\d) of 3: trained", done.stderr)) == ["1", "2", "3"]
+    assert (tmp_path / "run" / "predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
+
+
+def test_a_fold_that_cannot_be_trained_says_why(tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    lost = train_fold(Fold(tiny_data, tmp_path / "run", SHORT, 3, 0, None, False))
+    assert lost is not None
+    assert lost.reason == "training-fault"
+    lost = train_fold(Fold(tmp_path / "nowhere", tmp_path / "other", SHORT, 3, 0, None, False))
+    assert lost is not None
+    assert "nowhere" in lost.detail

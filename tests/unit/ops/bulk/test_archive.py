@@ -36,7 +36,7 @@ class InThisProcess(Cluster):
         return [function(argument)]
 
     def run(
-        self, function: Callable[[Any], Any], tasks: Iterable[Any], attempts: int
+        self, function: Callable[[Any], Any], tasks: Iterable[Any], attempts: int, stop: object = None
     ) -> Iterator[tuple[Any, Any | Lost]]:
         for task in reversed(list(tasks)):
             self.tasks.append(task)
