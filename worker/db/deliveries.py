@@ -8,12 +8,24 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    CompoundSelect,
+    Select,
+    and_,
+    bindparam,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.orm import Session, aliased
 
 from worker.db.engine import Database
 from worker.db.operating import hand_overs
 from worker.db.tables import (
+    UNCOMMITTED,
     Commitment,
     DeliveryRow,
     DeliveryState,
@@ -44,6 +56,19 @@ def _waiting() -> Select[int]:
     """The statement of `delivery_waits`, made once like that of `job_waits`."""
     is_claimable = or_(*_claimable_deliveries(bindparam("now")))
     return select(DeliveryRow.id).where(DeliveryRow.destination == bindparam("destination"), is_claimable).limit(1)
+
+
+def destination_waits(session: Session, destination: str) -> bool:
+    """Whether a destination has an unfinished delivery, or one without a commitment, which time may make due."""
+    return session.connection().execute(_open_at(), {"destination": destination}).first() is not None
+
+
+@lru_cache
+def _open_at() -> CompoundSelect[int]:
+    """The statement of `destination_waits`; separately, as an index finds each."""
+    at = select(DeliveryRow.id).where(DeliveryRow.destination == bindparam("destination"))
+    states = (DeliveryState.PENDING, DeliveryState.SENDING)
+    return union_all(*(at.where(DeliveryRow.state == state) for state in states), at.where(UNCOMMITTED)).limit(1)
 
 
 def delivery_exists(session: Session, delivery_id: int) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,13 @@ from worker.db.deliveries import (
     claim_commitments,
     claim_deliveries,
     delivery_waits,
+    destination_waits,
     end_delivery,
     extend_delivery_leases,
     record_commitment_report,
     still_leased,
 )
-from worker.db.engine import Database
+from worker.db.engine import Database, Rest
 from worker.db.instances import StoredFile
 from worker.db.operating.suspensions import is_suspended
 from worker.db.tables import Commitment, DeliveryRow, DeliveryState, FileKind, ObjectRow, Stage
@@ -297,15 +299,20 @@ class Sender:
 
     def run(self, stop: threading.Event, poll_seconds: float = 0.1) -> None:
         """Send until `stop`; the current batch is completed."""
-        while not stop.is_set():
-            self._promise_progress()
-            try:
+        with closing(Rest(self.database, partial(destination_waits, destination=self.destination.name))) as rest:
+            while not stop.is_set():
+                self._turn(rest, stop, poll_seconds)
+
+    def _turn(self, rest: Rest, stop: threading.Event, poll_seconds: float) -> None:
+        self._promise_progress()
+        busy = False
+        try:
+            if rest.is_over():
                 busy = self.send_due(stop) > 0
-                if not busy:
-                    self.request_commitment()
-            except Exception as error:  # a thread's boundary: the deliveries are due again when their lease expires
-                get_log().error("sending failed", destination=self.destination.name, **fault_fields(error))
-                busy = False
-                stop.wait(_FIRST_DELAY_SECONDS)
-            if not busy:
-                stop.wait(poll_seconds)
+                if not busy and not self.request_commitment():
+                    rest.begin()
+        except Exception as error:  # a thread's boundary: the deliveries are due again when their lease expires
+            get_log().error("sending failed", destination=self.destination.name, **fault_fields(error))
+            stop.wait(_FIRST_DELAY_SECONDS)
+        if not busy:
+            stop.wait(poll_seconds)

@@ -21,6 +21,7 @@ from worker.db.deliveries import (
     claim_deliveries,
     delivery_exists,
     delivery_waits,
+    destination_waits,
     end_delivery,
     extend_delivery_leases,
     record_commitment_report,
@@ -67,6 +68,25 @@ def test_due_deliveries_are_claimed_newest_first_up_to_a_limit(due: Database) ->
     assert (delivery.state, delivery.lease_owner, delivery.lease_until, delivery.attempts) == (
         "sending", "me", later(40), 1,
     )  # fmt: skip
+
+
+def test_a_destination_waits_while_a_delivery_is_unfinished_or_lacks_its_commitment(due: Database) -> None:
+    def waits(destination: str = "pacs") -> bool:
+        with due.read() as session:
+            return destination_waits(session, destination)
+
+    def end(number: int, commitment: Commitment | None, state: DeliveryState = DeliveryState.DELIVERED) -> bool:
+        with due.write() as session:
+            values = {"state": state, "commitment": commitment, "delivered_at": later(21)}
+            assert end_delivery(session, number, "me", values)
+        return waits()
+
+    assert (waits(), waits("other")) == (True, False)
+    assert sorted(_claim(due, 20)) == [1, 2, 3]
+    assert [end(1, None), end(2, None, DeliveryState.FAILED), end(3, Commitment.DUE)] == [True, True, True]
+    with due.write() as session:
+        session.get_one(DeliveryRow, 3).commitment = Commitment.CONFIRMED
+    assert not waits()
 
 
 def test_new_deliveries_go_first_and_the_backlog_still_shrinks(due: Database) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,6 +18,8 @@ from sqlalchemy import event, select
 
 from tests.testbed.answered import answer
 from tests.testbed.instances import Clock
+from tests.testbed.waiting import wait_until
+from worker.db import engine
 from worker.db.deliveries import supersede_deliveries
 from worker.db.engine import Database
 from worker.db.instances import file_fault_counts
@@ -343,3 +347,45 @@ def test_an_object_that_the_disk_has_damaged_is_not_sent(sender: Sender, tmp_pat
     assert sorted(_states(sender), key=str) == [(DeliveryState.DELIVERED, None), (DeliveryState.FAILED, "file-damaged")]
     with sender.database.read() as session:
         assert file_fault_counts(session)[FileFault.DAMAGED] == 1
+
+
+def test_the_loop_finds_what_another_process_commits_and_what_time_makes_due(
+    sender: Sender, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it rests: on SQLite nothing else would wake it."""
+    monkeypatch.setattr(engine, "_REST_SECONDS", 3600)
+    claims: list[int] = []
+    claim = Sender._claim
+
+    def counted(self: Sender) -> list[tuple[DeliveryRow, ObjectRow]]:
+        claims.append(1)
+        return claim(self)
+
+    def rests() -> bool:
+        before = len(claims)
+        time.sleep(0.1)
+        return len(claims) == before
+
+    def states() -> list[str]:
+        return [state for state, _ in _states(sender)]
+
+    monkeypatch.setattr(Sender, "_claim", counted)
+    stop = threading.Event()
+    thread = threading.Thread(target=sender.run, args=(stop, 0.01))
+    thread.start()
+    try:
+        wait_until(lambda: states() == [DeliveryState.DELIVERED] * 2, "the first objects", every=0.01)
+        if not sender.database.is_shared:
+            wait_until(rests, "the loop to rest", every=0)
+        Script.answers = {PICTURE: Retry("no-answer", "silence")}
+        other = Database(sender.database.engine.url.render_as_string(hide_password=False))
+        answer(other, tmp_path, "b")
+        other.close()
+        due = [DeliveryState.DELIVERED] * 3 + [DeliveryState.PENDING]
+        wait_until(lambda: states() == due and _deliveries(sender)[3].reason, "an object to be refused", every=0.01)
+        Script.answers = {}
+        clock.ahead += timedelta(seconds=60)
+        wait_until(lambda: states() == [DeliveryState.DELIVERED] * 4, "its delay to end", every=0.01)
+    finally:
+        stop.set()
+        thread.join()
