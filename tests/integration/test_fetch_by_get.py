@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as St
 from sqlalchemy import func, select
 
 from tests.testbed import dcmtk
+from tests.testbed.child import in_child
 from tests.testbed.databases import make_tables
 from tests.testbed.dcmtk import free_port, wait_for_port
 from tests.testbed.instances import encoded, later, mr_instance, write_compressed, write_series
@@ -24,7 +27,9 @@ from worker.db.engine import Database
 from worker.db.tables import AssociationEnd, AssociationRow, InstanceRow, RefusedInstanceRow
 from worker.dicom import standard
 from worker.errors import Retry
-from worker.fetch.retrieval import fetch_study
+from worker.fetch.retrieval import Fetched, fetch_study
+from worker.storage.associations import close_dead_associations
+from worker.storage.spool import remove_leftovers
 from worker.storage.store import InstanceStore
 
 STUDY = str(mr_instance(1).StudyInstanceUID)
@@ -60,7 +65,8 @@ class Here:
         self.database, self.folder = database, folder
         self.events: list[Any] = []
         values = {"worker": {"data_dir": folder}, "receive": {"minimum_free_bytes": 0, **receive}}
-        self.store = InstanceStore(Settings.model_validate(values), database, lambda: later(0), self.events.append)
+        self.settings = Settings.model_validate(values)
+        self.store = InstanceStore(self.settings, database, lambda: later(0), self.events.append)
 
     def fetch(self, peer: PeerSection) -> tuple[int, int]:
         fetched = fetch_study(peer, "AI_WORKER", STUDY, self.store)
@@ -173,6 +179,31 @@ def test_a_transfer_that_breaks_off_says_so_and_a_second_completes_it(
         assert here.ends() == [end]
         assert here.fetch(peer) == (2, 0)
     assert here.stored() == 2
+
+
+def test_killed_between_two_images_it_is_closed_as_lost_and_completed_by_a_second_fetch(here: Here) -> None:
+    def responses(_event: evt.Event) -> Responses:
+        yield 2
+        yield standard.PENDING, image(1)
+        yield standard.PENDING, image(2)
+
+    def killed() -> None:
+        again = Here(Database(str(here.database.engine.url)), here.folder)
+
+        def die(_fetched: Fetched) -> None:  # the first response comes after the first image
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        fetch_study(peer, "AI_WORKER", STUDY, again.store, die)
+
+    with archive(responses) as peer:
+        assert in_child(killed) == -signal.SIGKILL
+        assert here.ends() == [None]
+        assert close_dead_associations(here.settings, here.database, later(1), here.events.append) == 1
+        assert here.ends() == [AssociationEnd.LOST]
+        assert here.stored() >= 1
+        assert here.fetch(peer) == (2, 0)
+    assert here.stored() == 2
+    remove_leftovers(here.folder)
 
 
 def test_a_peer_that_will_not_store_over_our_association(here: Here) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from pydicom.uid import MRImageStorage, SecondaryCaptureImageStorage
 from sqlalchemy import func, select, update
 
 from tests.testbed import orthanc
+from tests.testbed.child import in_child
 from tests.testbed.command import command
 from tests.testbed.databases import make_tables
 from tests.testbed.dcmtk import free_port
@@ -271,14 +272,3 @@ def only_plain(here: Here) -> None:
         row = session.scalars(select(InstanceRow).where(InstanceRow.id == 3)).one()
         (here.folder / "var" / row.path).unlink()
         session.delete(row)
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Run `work` in a process of its own; its exit code, negative for the signal that ended it."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
