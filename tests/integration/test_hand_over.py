@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from pydicom.uid import MRImageStorage, SecondaryCaptureImageStorage
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from tests.testbed import orthanc
 from tests.testbed.child import in_child
@@ -24,7 +24,7 @@ from worker.audit.messages import AuditEvent
 from worker.config.settings import Settings, with_kinds
 from worker.db.engine import Database
 from worker.db.operating.deleting import StudyInUse
-from worker.db.tables import HandOverRow, InstanceRow, SeriesRow, SeriesState
+from worker.db.tables import ConflictRow, HandOverRow, InstanceRow, SeriesRow, SeriesState
 from worker.errors import Retry, StartError
 from worker.receive.storage_scp import Receiver
 from worker.send import hand_over
@@ -248,6 +248,11 @@ def test_what_is_damaged_deleted_or_undecided_is_not_handed_over(here: Here, pac
         here.run("PACS")
     assert pacs.stored == {}
     assert here.held()[0] == 3
+    with here.database.write() as session:
+        session.execute(delete(ConflictRow))
+        session.execute(delete(InstanceRow))
+    with pytest.raises(NotTaken, match="no images"):
+        here.run("PACS")
 
 
 def test_it_is_not_handed_over_to_ourselves(tmp_path: Path) -> None:

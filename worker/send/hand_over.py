@@ -87,6 +87,8 @@ class HandOver:
                 detail = "other content of an image waits for a decision, and would be lost: see worker conflicts list"
                 raise StudyInUse("study-in-conflict", detail)
             held = held_instances(session, study_instance_uid)
+            if not held:  # corrections may have moved all of them to another study
+                raise NotTaken("no-images", "the study has no images that could be sent; nothing was deleted")
             every = match_instances(session, Keys(study_instance_uids=(study_instance_uid,)))
             chosen = [instance for instance in every if with_reports or instance.kind is None]
             content = _content_of(chosen, held)
