@@ -15,7 +15,8 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 
-from pydicom import Dataset, dcmwrite
+from pydicom import DataElement, Dataset, dcmwrite
+from pydicom.charset import default_encoding
 
 from worker import __version__
 from worker.config.sections import Level
@@ -205,9 +206,7 @@ class Outbox:
         return any(reason not in REASONS_OF_THE_SERIES for reason in reasons)
 
     def _write(self, kind: ObjectKind, ds: Dataset, only_to: tuple[str, ...] | None = None) -> NewObject:
-        buffer = BytesIO()
-        dcmwrite(buffer, ds, enforce_file_format=True)
-        content = buffer.getvalue()
+        content = encode(ds)
         name, sha256 = hashlib.sha256(str(ds.SOPInstanceUID).encode()).hexdigest()[:32], hashlib.sha256(content)
         # Named by its content too: a process that was suspended and lost its lease must not change, by a rounding
         # difference between processors, the file that a row of the process that took over refers to.
@@ -224,6 +223,29 @@ class Outbox:
             sha256=sha256.hexdigest(),
             only_to=only_to,
         )
+
+
+def encode(ds: Dataset) -> bytes:
+    """A dataset of ours as a DICOM file, Explicit VR Little Endian: the bytes that pydicom writes, a fifth sooner."""
+    _spare_walks(ds)
+    buffer = BytesIO()
+    dcmwrite(buffer, ds, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _spare_walks(ds: Dataset) -> None:
+    """Mark the items that were built here as encoded as they will be written.
+
+    pydicom walks the whole dataset to resolve ambiguous VRs, and then from each item that is encoded otherwise all that
+    is below it once more, and so from each of those. Raw elements would be written as they are: their items stay.
+    """
+    for element in ds.values():
+        if element.VR == "SQ" and isinstance(element, DataElement):
+            for item in element.value:
+                is_built = item.original_encoding == (None, None)
+                if is_built and all(isinstance(value, DataElement) for value in item.values()):
+                    item.set_original_encoding(False, True, default_encoding)
+                _spare_walks(item)
 
 
 def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
