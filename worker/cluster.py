@@ -34,6 +34,12 @@ _LOCAL: dict[str, Any] = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.worker.profile.enabled": False,
+    # Dask's default sets MALLOC_TRIM_THRESHOLD_ as well, which costs a series 17,500 page faults instead of 60.
+    "distributed.nanny.pre-spawn-environ": {
+        "OMP_NUM_THREADS": 1,
+        "MKL_NUM_THREADS": 1,
+        "OPENBLAS_NUM_THREADS": 1,
+    },
 }
 _CONNECT_SECONDS = 30
 _LOOK_SECONDS = 1.0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,39 +43,41 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(folder: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+@contextmanager
+def started(folder: Path, *options: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     command = [*COMMAND, "classify", "archive", "--out", "answers", "--format", "json", *options]
-    return subprocess.Popen(
+    with subprocess.Popen(
         command, cwd=folder, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[list[dict[str, Any]], str]:
     """The answers that a command printed, by the name of their folder, and its other lines."""
-    try:
-        printed, said = process.communicate(timeout=patience(90))
-    finally:
-        process.kill()
+    printed, said = process.communicate(timeout=patience(90))
     assert printed, said
     return json.loads(printed), said
 
 
 def test_a_killed_process_and_a_series_that_kills_cost_no_other_series(folder: Path) -> None:
-    process = start(
-        folder,
-        "--workers",
-        "2",
-        DASK_DISTRIBUTED__WORKER__PRELOAD=poisonous_worker.__name__,
-        WORKER__WORKER__JOB_ATTEMPTS="2",
-    )
-    started = folder / "archive" / "slow" / poisonous_worker.STARTED
-    pid = wait_until(lambda: started.is_file() and started.read_text().strip(), "the slow series", every=0.05)
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    ports = [port for member in family for port in listening(member)]
-    assert len(ports) >= 3  # scheduler and workers
-    assert {address for address, _ in ports} == {"127.0.0.1"}
-    os.kill(int(pid), signal.SIGKILL)
-    answers, said = ended(process)
+    environment = {
+        "DASK_DISTRIBUTED__WORKER__PRELOAD": poisonous_worker.__name__,
+        "WORKER__WORKER__JOB_ATTEMPTS": "2",
+    }
+    marker = folder / "archive" / "slow" / poisonous_worker.STARTED
+    with started(folder, "--workers", "2", **environment) as process:
+        pid = wait_until(lambda: marker.is_file() and marker.read_text().strip(), "the slow series", every=0.05)
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        ports = [port for member in family for port in listening(member)]
+        assert len(ports) >= 3  # scheduler and workers
+        assert {address for address, _ in ports} == {"127.0.0.1"}
+        assert [answer for _, port in ports if (answer := answer_to_a_stranger(port))] == []
+        assert "MALLOC_TRIM_THRESHOLD_" not in psutil.Process(int(pid)).environ()
+        os.kill(int(pid), signal.SIGKILL)
+        answers, said = ended(process)
     assert process.returncode == 1
     assert "not read: notes.txt: the file has no DICOM preamble" in said
     assert "not read: copy.dcm: another file has the same SOP Instance UID" in said
@@ -94,6 +98,17 @@ def test_a_killed_process_and_a_series_that_kills_cost_no_other_series(folder: P
 def listening(process: psutil.Process) -> list[tuple[str, int]]:
     connections = process.net_connections("inet")
     return [(port.laddr.ip, port.laddr.port) for port in connections if port.status == psutil.CONN_LISTEN]
+
+
+def answer_to_a_stranger(port: int) -> bytes:
+    """What a port answers over TLS to whoever has no certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as raw, context.wrap_socket(raw) as connection:
+            return connection.recv(1)
+    except OSError:  # ssl.SSLError is one
+        return b""
 
 
 def is_as_without_dask(folder: Path, answer: dict[str, Any]) -> None:
@@ -118,8 +133,8 @@ def timeless(ds: Dataset) -> Dataset:
 def test_a_cluster_that_runs_does_what_the_output_lacks(folder: Path) -> None:
     written = {path: path.stat().st_mtime_ns for path in (folder / "answers").glob("series-*/*")}
     assert len(written) == 12, "of the test before"
-    with running_cluster(folder) as address:
-        answers, said = ended(process := start(folder, "--scheduler", address))
+    with running_cluster(folder) as address, started(folder, "--scheduler", address) as process:
+        answers, said = ended(process)
     assert process.returncode == 0, said
     assert [answer["status"] for answer in answers] == ["classified"] * 5
     assert answers[2]["written"]["report"] == "answers/series-3/report.dcm"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from tests.testbed.instances import NOON
+from worker.cli import output
 from worker.cli.output import print_answer, print_answers, print_findings, print_rows, print_unfinished
 from worker.db.tables import SeriesStatus
 from worker.db.views.queue import Unfinished, UnfinishedJob
@@ -79,3 +81,18 @@ def test_no_csv_has_a_formula_of_a_peer(capsys: pytest.CaptureFixture[str], text
     rows = list(csv.reader(io.StringIO(capsys.readouterr().out, newline="")))
     read = text.replace("\r", "\n")
     assert [value for row in rows for value in row if value.endswith(read)] == [f"'{read}"] * 4
+
+
+def test_without_a_terminal_a_line_a_minute_says_how_long_the_rest_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = iter([0.0, 0.0, 30.0, 90.0, 100.0, 200.0])
+    monkeypatch.setattr(output.time, "monotonic", lambda: next(moments))
+
+    def work(tick: Callable[[int, int], None]) -> str:
+        for done in (0, 100, 1500, 1600, 2000):
+            tick(done, 2000)
+        return "answers"
+
+    assert output.with_estimate("classifying", work) == "answers"
+    assert capsys.readouterr().err == ("classifying: 1,500 of 2,000, about 0:00:30 left\nclassifying: 2,000 of 2,000\n")

@@ -46,3 +46,9 @@ def test_unknown_key_of_the_configuration_is_named(command: str, tmp_path: Path)
     answer = CliRunner().invoke(app, [command, "--data", "x", "--config", str(tmp_path / "config.json")])
     assert isinstance(answer.exception, StartError)
     assert "training configuration, epoch" in answer.exception.detail
+
+
+def test_a_search_on_machines_of_others_needs_a_database_that_they_reach() -> None:
+    answer = CliRunner().invoke(app, ["search", "--data", "x", "--scheduler", "tcp://127.0.0.1:1"])
+    assert isinstance(answer.exception, StartError)
+    assert answer.exception.detail == "--scheduler needs --storage: a database that every machine reaches"
