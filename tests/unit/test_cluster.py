@@ -33,9 +33,10 @@ def test_one_kind_of_cluster_is_asked_for() -> None:
             open_cluster(workers, scheduler).__enter__()
 
 
-@pytest.mark.parametrize("address", ["nonsense://host", f"tcp://127.0.0.1:{free_port()}"])
+@pytest.mark.parametrize("address", ["nonsense://host", "tcp://127.0.0.1:PORT"])
 def test_a_scheduler_that_does_not_answer_is_named(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
+    address = address.replace("PORT", str(free_port()))
     with pytest.raises(StartError, match=f"no Dask scheduler can be reached at {address}"):
         open_cluster(None, address).__enter__()
 
