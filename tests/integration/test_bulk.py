@@ -96,7 +96,10 @@ def test_a_killed_process_and_a_series_that_kills_cost_no_other_series(folder: P
 
 
 def listening(process: psutil.Process) -> list[tuple[str, int]]:
-    connections = process.net_connections("inet")
+    try:
+        connections = process.net_connections("inet")
+    except psutil.NoSuchProcess:  # the poison ended it since it was listed
+        return []
     return [(port.laddr.ip, port.laddr.port) for port in connections if port.status == psutil.CONN_LISTEN]
 
 

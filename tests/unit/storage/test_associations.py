@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -77,6 +78,9 @@ def test_an_end_that_cannot_be_recorded_is_retried(database: Database, monkeypat
     row = ours.open("PACS", "10.0.0.7")
     ours.close(row, AssociationEnd.RELEASED)
     wait_until(lambda: rows(database)[0].closed_at is not None, "the association's end", 10, every=0.02)
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join()  # it still holds a connection of the database, which is closed next
     assert attempts == [row, row]
 
 
