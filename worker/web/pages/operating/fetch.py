@@ -2,79 +2,52 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Annotated, cast, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, cast, get_args
 
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import RedirectResponse
 
 from worker.audit import events
 from worker.config.sections import PeerSection, Retrieval
-from worker.errors import WorkerError
-from worker.logs import fault_fields, get_log
 from worker.web.dependencies import Operator, Site
 from worker.web.guard import Caller, posted
 from worker.web.pages.layout import render_page
+from worker.web.pages.operating.background import Background, Work
 
 _AT_ONCE = 4
-_REMEMBERED = 50
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """A request, since this process started; the images themselves are received as any others."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch(Work):
+    """A request; the images themselves are received as any others."""
 
-    number: int
     peer: str
     key: str
-    by: str
     how: Retrieval
-    started_at: datetime
-    state: str = "running"
     studies: tuple[str, ...] = ()
     completed: int = 0
     failed: int = 0
-    detail: str | None = None
 
 
 class Fetches:
-    """The requests of this process, each in a thread of its own."""
+    """The requests of this process."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._lock = threading.Lock()
-        self._known: deque[Fetch] = deque(maxlen=_REMEMBERED)
-        self._last = 0
-
-    def newest(self) -> list[Fetch]:
-        with self._lock:
-            return list(reversed(self._known))
+        self._fetches = Background[Fetch]("fetch", _AT_ONCE)
+        self.newest = self._fetches.newest
 
     def start(self, peer: PeerSection, how: Retrieval, study: str, accession: str, caller: Caller) -> bool:
         """Begin; False while as many run as may."""
-        with self._lock:
-            if sum(fetch.state == "running" for fetch in self._known) >= _AT_ONCE:
-                return False
-            self._last += 1
-            key, now = study or "accession number", self._site.clock()
-            fetch = Fetch(self._last, peer.ae_title, key, caller.name, how, now)
-            self._known.append(fetch)
-        work = threading.Thread(
-            target=self._run, args=(fetch, peer, study, accession, caller), name="fetch", daemon=True
-        )
-        work.start()
-        return True
 
-    def _change(self, number: int, **values: object) -> None:
-        with self._lock:
-            for place, fetch in enumerate(self._known):
-                if fetch.number == number:
-                    self._known[place] = replace(fetch, **values)  # type: ignore[arg-type]
+        def run(fetch: Fetch) -> dict[str, Any]:
+            return self._run(fetch, peer, study, accession, caller)
 
-    def _run(self, fetch: Fetch, peer: PeerSection, study: str, accession: str, caller: Caller) -> None:
+        key, now = study or "accession number", self._site.clock()
+        return self._fetches.start(Fetch(peer=peer.ae_title, key=key, by=caller.name, how=how, started_at=now), run)
+
+    def _run(self, fetch: Fetch, peer: PeerSection, study: str, accession: str, caller: Caller) -> dict[str, Any]:
         from worker.fetch.queries import find_studies
         from worker.fetch.retrieval import Fetched, fetch_study, storing
 
@@ -82,32 +55,26 @@ class Fetches:
         completed = failed = 0
         try:
             uids = find_studies(peer, ae_title, study_instance_uid=study, accession_number=accession)
-            what = f"fetch from {peer.ae_title} by {fetch.how}"
-            site.record(events.operated(caller.name, caller.address, what, uids))
-            if not uids:
-                self._change(fetch.number, state="failed", detail=f"{peer.ae_title} has no such study")
-                return
-            self._change(fetch.number, studies=tuple(uids))
-            with storing(fetch.how, site.settings, site.database, site.clock, site.record) as store:
-                for uid in uids:
-                    before = (completed, failed)
-
-                    def progress(counts: Fetched, before: tuple[int, int] = before) -> None:
-                        now = {"completed": before[0] + counts.completed, "failed": before[1] + counts.failed}
-                        self._change(fetch.number, **now)
-
-                    counts = fetch_study(peer, ae_title, uid, store, progress)
-                    completed, failed = completed + counts.completed, failed + counts.failed
-                    self._change(fetch.number, completed=completed, failed=failed)
-            detail = f"{failed} images were not taken, or not sent; the logs of both say why" if failed else None
-            self._change(fetch.number, state="failed" if failed else "done", detail=detail)
-        except WorkerError as fault:
-            self._change(fetch.number, state="failed", detail=fault.detail)
         except ValueError as fault:
-            self._change(fetch.number, state="failed", detail=str(fault))
-        except Exception as error:  # a thread's boundary
-            get_log().error("fetch failed", peer=peer.ae_title, **fault_fields(error))
-            self._change(fetch.number, state="failed", detail="an internal fault; the log says where")
+            return {"state": "failed", "detail": str(fault)}
+        what = f"fetch from {peer.ae_title} by {fetch.how}"
+        site.record(events.operated(caller.name, caller.address, what, uids))
+        if not uids:
+            return {"state": "failed", "detail": f"{peer.ae_title} has no such study"}
+        self._fetches.change(fetch.number, studies=tuple(uids))
+        with storing(fetch.how, site.settings, site.database, site.clock, site.record) as store:
+            for uid in uids:
+                before = (completed, failed)
+
+                def progress(counts: Fetched, before: tuple[int, int] = before) -> None:
+                    now = {"completed": before[0] + counts.completed, "failed": before[1] + counts.failed}
+                    self._fetches.change(fetch.number, **now)
+
+                counts = fetch_study(peer, ae_title, uid, store, progress)
+                completed, failed = completed + counts.completed, failed + counts.failed
+                self._fetches.change(fetch.number, completed=completed, failed=failed)
+        detail = f"{failed} images were not taken, or not sent; the logs of both say why" if failed else None
+        return {"state": "failed" if failed else "done", "detail": detail}
 
 
 def fetch_page(site: Site) -> APIRouter:
