@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import TypedDict
 
 from pydicom import DataElement, Dataset, dcmwrite
 from pydicom.charset import default_encoding
@@ -51,6 +51,15 @@ REASONS_OF_THE_SERIES = frozenset({
 })  # fmt: skip
 
 MIXED_PATIENTS = "mixed-patients"  # of a study whose series are of several patients
+
+
+class _Made(TypedDict):
+    """What tells an object that is made of a series from the others, and from those of other times."""
+
+    series_instance_uid: str
+    sop_instance_uid: str
+    created_at: datetime
+    worker_version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,51 +100,26 @@ class Outbox:
             headers = _in_stack_order(result, received)
             take_patient_and_study(headers[0], received[-1])
             series_uid = str(headers[0].SeriesInstanceUID)
-            identity = (series_uid, input_sha256, model.sha256)
-            local = created_at.astimezone(HostZone())
-            series_of = partial(
-                produced_series_uid,
-                series_instance_uid=series_uid,
-                bundle_sha256=model.sha256,
-                other_study=lineage.other_study,
-            )
-            report = build_report(
-                result,
-                model,
-                headers,
-                series_instance_uid=series_of(ObjectKind.REPORT),
-                sop_instance_uid=derive_uid("report", *identity),
-                created_at=local,
-                worker_version=__version__,
-                predecessors=[read_header(self.data_dir / path) for path in lineage.predecessors],
-            )
+
+            def identity_of(kind: ObjectKind) -> _Made:
+                return {
+                    "series_instance_uid": produced_series_uid(kind, series_uid, model.sha256, lineage.other_study),
+                    "sop_instance_uid": derive_uid(kind.value, series_uid, input_sha256, model.sha256),
+                    "created_at": created_at.astimezone(HostZone()),
+                    "worker_version": __version__,
+                }
+
+            predecessors = [read_header(self.data_dir / path) for path in lineage.predecessors]
+            identity = identity_of(ObjectKind.REPORT)
+            report = build_report(result, model, headers, predecessors=predecessors, **identity)
         with timed("series", "picture"):
-            picture = build_secondary_capture(
-                result,
-                model,
-                headers,
-                series_instance_uid=series_of(ObjectKind.PICTURE),
-                sop_instance_uid=derive_uid("picture", *identity),
-                created_at=local,
-                worker_version=__version__,
-            )
+            picture = build_secondary_capture(result, model, headers, **identity_of(ObjectKind.PICTURE))
         with timed("series", "write"):
-            objects = [
-                self._write(ObjectKind.REPORT, report),
-                self._write(ObjectKind.PICTURE, picture, only_to=self.pictures_to),
-            ]
+            selection = None
             if self.key_objects_to and _has_key_objects(result):
-                selection = build_key_object_selection(
-                    result,
-                    model,
-                    headers,
-                    series_instance_uid=series_of(ObjectKind.KEY_OBJECTS),
-                    sop_instance_uid=derive_uid("key-objects", *identity),
-                    created_at=local,
-                    worker_version=__version__,
-                )
-                objects.append(self._write(ObjectKind.KEY_OBJECTS, selection, only_to=self.key_objects_to))
-        return objects
+                identity = identity_of(ObjectKind.KEY_OBJECTS)
+                selection = build_key_object_selection(result, model, headers, **identity)
+            return self._write_objects(report, picture, selection)
 
     def make_study_objects(
         self,
@@ -173,10 +157,7 @@ class Outbox:
             burned_in = burned_in_of(shown) if shown else "NO"
             picture = build_study_capture(study, model, source, key_images, identity_of(ObjectKind.PICTURE), burned_in)
         with timed("study", "write"):
-            objects = [
-                self._write(ObjectKind.REPORT, report),
-                self._write(ObjectKind.PICTURE, picture, only_to=self.pictures_to),
-            ]
+            selection = None
             deciding = study.deciding
             if self.key_objects_to and deciding is not None and study.result.label is not None and deciding.key_slices:
                 selection = build_selection(
@@ -186,8 +167,7 @@ class Outbox:
                     source,
                     identity_of(ObjectKind.KEY_OBJECTS),
                 )
-                objects.append(self._write(ObjectKind.KEY_OBJECTS, selection, only_to=self.key_objects_to))
-        return objects
+            return self._write_objects(report, picture, selection)
 
     def reports_study(self, study: ReportedStudy, lineage: StudyLineage) -> bool:
         """Whether objects are made of a study: not of several patients, nor where `level` or `not_assessed` forbids it.
@@ -204,6 +184,15 @@ class Outbox:
             return True
         reasons = [series.contribution.answer.reason for series in study.series if series.images]
         return any(reason not in REASONS_OF_THE_SERIES for reason in reasons)
+
+    def _write_objects(self, report: Dataset, picture: Dataset, selection: Dataset | None) -> list[NewObject]:
+        objects = [
+            self._write(ObjectKind.REPORT, report),
+            self._write(ObjectKind.PICTURE, picture, only_to=self.pictures_to),
+        ]
+        if selection is not None:
+            objects.append(self._write(ObjectKind.KEY_OBJECTS, selection, only_to=self.key_objects_to))
+        return objects
 
     def _write(self, kind: ObjectKind, ds: Dataset, only_to: tuple[str, ...] | None = None) -> NewObject:
         content = encode(ds)
