@@ -109,6 +109,11 @@ _FAILURES = {
 }
 
 
+def is_stored(status: int) -> bool:
+    """Whether a C-STORE status means that the object is stored: success, or a warning (PS3.4 B.2.3)."""
+    return status == SUCCESS or status >> 12 == 0xB
+
+
 def failure_meaning(status: int) -> str:
     """The meaning of a C-STORE status or a Failure Reason (0008,1197)."""
     return next((_FAILURES[key] for key in (status, status >> 8, status >> 12) if key in _FAILURES), "failure")

@@ -93,7 +93,8 @@ def _move(peer: PeerSection, ae_title: str, study_instance_uid: str, progress: P
     """Have the PACS send a study to our Storage SCP."""
     model = StudyRootQueryRetrieveInformationModelMove
     assoc = associate(peer, ae_title, [build_context(model)], service="retrieval by C-MOVE")
-    deadline = _patient(assoc)
+    _wait_longer(assoc)
+    deadline = time.monotonic() + _LONGEST_SECONDS
     fetched, code = _responses(
         assoc, lambda: assoc.send_c_move(_identifier(study_instance_uid), ae_title, model), deadline, progress
     )
@@ -120,7 +121,7 @@ def _get(
         roles=storage_roles(),
         handlers=[(evt.EVT_C_STORE, operations.on_store)],
     )
-    _patient(assoc)
+    _wait_longer(assoc)
     _require_get(assoc, peer, model)
     transfer = Transfer(store, peer.ae_title, _address(assoc))
     operations.attach(assoc, transfer)
@@ -142,10 +143,9 @@ def _get(
     raise Retry("fetch-failed", _explain_get(code, peer, ae_title, operations.stored, failed))
 
 
-def _patient(assoc: Association) -> float:
-    """Have an association wait for a slow archive; when it has lasted too long."""
+def _wait_longer(assoc: Association) -> None:
+    """Have an association wait for a slow archive."""
     assoc.dimse_timeout = assoc.network_timeout = _SILENT_SECONDS
-    return time.monotonic() + _LONGEST_SECONDS
 
 
 def _identifier(study_instance_uid: str) -> Dataset:

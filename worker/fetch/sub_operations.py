@@ -90,7 +90,7 @@ class SubOperations:
             status = self._transfer.answer(arriving.complete())
         finally:
             self._close(arriving)
-        is_stored = status == standard.SUCCESS or status >> 12 == 0xB
+        is_stored = standard.is_stored(status)
         self.stored += is_stored
         self.refused += not is_stored
         if self._is_due():

@@ -184,7 +184,7 @@ def _send_over(
         status = _store(request, assoc, instance, integrity)
         time.sleep(min(time.monotonic() - started, _LONGEST_PAUSE_SECONDS))  # receiving has priority
         request.remaining -= 1
-        if status == standard.SUCCESS or (status is not None and status >> 12 == 0xB):
+        if status is not None and standard.is_stored(status):
             request.completed += status == standard.SUCCESS
             request.warned += status != standard.SUCCESS
             study = (instance.study_instance_uid, instance.patient_id)

@@ -147,10 +147,9 @@ class HandOver:
             transferred = events.Transferred(study_instance_uid, taken[0].patient_id, classes)
             self.record(events.sent(settings.worker.ae_title, entity.ae_title, entity.host, transferred))
         if failures:
-            reasons = "; ".join(f"{reason} ({number} times)" for reason, number in _reasons(failures))
-            raise NotTaken(
-                "not-taken", f"{to} took {stored} of {len(members)} instances; nothing was deleted: {reasons}"
-            )
+            reasons = Counter(reason for _, reason in failures).most_common(_NAMED)
+            named = "; ".join(f"{reason} ({number} times)" for reason, number in reasons)
+            raise NotTaken("not-taken", f"{to} took {stored} of {len(members)} instances; nothing was deleted: {named}")
         if destination is not None and commits:
             self._have_committed(study_instance_uid, destination, chosen)
 
@@ -212,7 +211,3 @@ def _content_of(chosen: Sequence[Instance], held: frozenset[tuple[str, str]]) ->
     lines = [f"{uid} {sha256}" for uid, sha256 in held]
     lines += [instance.sop_instance_uid for instance in chosen if instance.kind is not None]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
-
-
-def _reasons(failures: Sequence[tuple[object, str]]) -> list[tuple[str, int]]:
-    return Counter(reason for _, reason in failures).most_common(_NAMED)

@@ -30,18 +30,13 @@ class Encoded(Protocol):
     def transfer_syntax_uid(self) -> str: ...
 
 
-def is_stored(status: int) -> bool:
-    """Success, or a warning (PS3.4 B.2.3)."""
-    return status == standard.SUCCESS or status >> 12 == 0xB
-
-
 def push_files(
     name: str,
     peer: ApplicationEntity,
     ae_title: str,
     members: Sequence[tuple[Path, Encoded]],
     tick: Callable[[], None],
-    accepts: Callable[[int], bool] = is_stored,
+    accepts: Callable[[int], bool] = standard.is_stored,
 ) -> tuple[int, list[tuple[Path, str]]]:
     """The number stored, and the others with the reason; `tick` is called after each.
 

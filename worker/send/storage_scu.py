@@ -89,7 +89,7 @@ def stored_status(status: int) -> int:
 
     Our UIDs are derived, so a duplicate (PS3.7 C.5.10) is this object, from an attempt whose answer was lost.
     """
-    if status == standard.SUCCESS or status >> 12 == 0xB or status == standard.DUPLICATE_SOP_INSTANCE:
+    if standard.is_stored(status) or status == standard.DUPLICATE_SOP_INSTANCE:
         return status
     meaning = standard.failure_meaning(status)
     if status >> 8 == 0xA7:

@@ -135,7 +135,7 @@ def _failed(reason: int, ds: Dataset) -> int:
     if reason == standard.TRANSFER_SYNTAX_NOT_SUPPORTED:
         name = ds.file_meta.TransferSyntaxUID.name
         raise Rejected(reason, "transfer-syntax-refused", f"the peer does not accept {name}")
-    if reason == standard.SUCCESS or reason >> 12 == 0xB:  # a success or warning in the list of failures
+    if standard.is_stored(reason):  # a success or warning in the list of failures
         raise Rejected(reason, "rejected", f"the peer answered 0x{reason:04X}")
     return stored_status(reason)
 

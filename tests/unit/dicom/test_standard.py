@@ -71,3 +71,8 @@ def test_uids_are_derived_as_in_every_earlier_version() -> None:
     assert produced_series_uid("report", "1.2.3", "ab" * 32) == derive_uid("report-series", "1.2.3", "ab" * 32)
     assert derive_uid("a", "b") != derive_uid("ab") != derive_uid("b", "a")
     assert is_uid(derive_uid("a"))
+
+
+def test_an_object_is_stored_by_success_or_with_a_warning() -> None:
+    statuses = (standard.SUCCESS, standard.COERCED, 0xB007, standard.PENDING, 0xA700, standard.DUPLICATE_SOP_INSTANCE)
+    assert [standard.is_stored(status) for status in statuses] == [True, True, True, False, False, False]
