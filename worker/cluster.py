@@ -219,7 +219,7 @@ def _security(folder: Path) -> Any:
         subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         raise StartError(
-            "openssl-missing", "the program openssl makes no certificate for the local Dask cluster: install it"
+            "openssl-missing", "cannot make the certificate of the local Dask cluster: install openssl"
         ) from None
     names = [f"tls_{role}_{part}" for role in ("client", "scheduler", "worker") for part in ("cert", "key")]
     files = {name: key if name.endswith("key") else certificate for name in names}

@@ -38,7 +38,7 @@ ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of the p
 WorkersOption = Annotated[
     int | None,
     typer.Option(
-        min=1, max=1024, help="Run on a Dask cluster of so many processes of this host, of --set threads each."
+        min=1, max=1024, help="Run on a local Dask cluster of this number of processes, each with --set threads=N."
     ),
 ]
 SchedulerOption = Annotated[

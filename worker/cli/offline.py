@@ -33,7 +33,7 @@ def classify(
     folder: FoldersArgument,
     out: Annotated[Path, typer.Option(help="Where reports and heat maps are written.")] = Path("worker-answers"),
     workers: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Classify on a Dask cluster of so many processes of this host.")
+        int | None, typer.Option(min=1, max=1024, help="Classify on a local Dask cluster of this number of processes.")
     ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="Classify on the Dask cluster whose scheduler is at tcp:// or tls://HOST:PORT.")

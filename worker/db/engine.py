@@ -163,11 +163,11 @@ class Database:
 
 
 class Rest:
-    """Tells a loop which polls the database when a poll finds nothing: no commit came, and nothing waits for a time.
+    """Lets a loop skip polls that would find nothing: there was no commit, and no row becomes due by time alone.
 
-    `waits`: whether by its rows anything may become due as time goes by. On PostgreSQL every poll is made, on SQLite at
-    least one a second, so that a change that goes unnoticed delays work by no more: a file that was moved to the place
-    of the database, say. For one thread, which closes it.
+    `waits`: whether there are rows that may become due by time alone. On PostgreSQL no poll is skipped. On SQLite at
+    least one poll a second is made, so a change that is not noticed (a file moved to the database's path) delays work
+    by a second at most. Used, and closed, by a single thread.
     """
 
     def __init__(self, database: Database, waits: Callable[[Session], bool]) -> None:

@@ -1,7 +1,7 @@
 """Have a PACS send us a study, by C-MOVE or C-GET (PS3.4 C.4.2, C.4.3).
 
-By C-MOVE it opens an association to our Storage SCP, as everybody who sends: it has to know our AE title, host and
-port. By C-GET it sends over the association that we request, to whoever may query it: see docs/decisions/0017.
+By C-MOVE it opens an association to our Storage SCP, like any sender, and must know our AE title, host and port. By
+C-GET it sends over the association that we request: see docs/decisions/0017.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ def _explain_get(code: int | None, peer: PeerSection, ae_title: str, stored: int
     if code is None:
         return f"{name} ended the association or is silent: {so_far}"
     if code in _PENDING:
-        return f"{name} took over {_LONGEST_SECONDS / 3600:g} hours: {so_far}"
+        return f"{name} took more than {_LONGEST_SECONDS / 3600:g} hours: {so_far}"
     if code == standard.CANCEL:
         return f"{name} cancelled the retrieval: {so_far}"
     if code == standard.UNABLE_TO_PERFORM_SUB_OPERATIONS:

@@ -113,7 +113,7 @@ class SubOperations:
 class _Messages(LimitedMessages):
     """Collects the messages of the association; instances as `begin` says."""
 
-    # A peer that is not in a hurry sends pending responses beside its next C-STORE, which it has answered first.
+    # While an instance is being stored, the peer may send pending responses of the C-GET.
     waiting_messages = 64
 
     def __init__(self, assoc: Association, begin: Callable[[Association, C_STORE_RQ], ArrivingInstance | None]) -> None:

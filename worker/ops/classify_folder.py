@@ -56,6 +56,7 @@ class Written:
 
     @classmethod
     def below(cls, folder: Path) -> Written:
+        """The files of a series whose folder this is."""
         return cls(folder / "report.dcm", folder / "picture.dcm", folder / "picture.png")
 
 

@@ -130,7 +130,9 @@ class Bulk:
             if isinstance(answer, Lost):
                 raise StartError("dask-worker", f"brain-mri-worker is not installed on a Dask worker: {answer.detail}")
             if answer.version != __version__:
-                raise StartError("dask-worker", f"a Dask worker runs version {answer.version} of this {__version__}")
+                raise StartError(
+                    "dask-worker", f"a Dask worker runs version {answer.version}, this command {__version__}"
+                )
             if answer.unseen:
                 raise StartError("dask-worker", f"a Dask worker does not see {answer.unseen[0]}: it must be shared")
         return len(answers)
