@@ -47,7 +47,7 @@ _SILENCE_SECONDS = 60.0  # without an answer; then the cluster is checked
 _COUNT_SECONDS = 5.0  # between two counts of the cluster's threads
 _DIED = object()  # the worker of a task died
 _VANISHED = object()  # a task was answered, and the worker died before it gave us the answer
-_AHEAD = 200  # tasks that a cluster of others is given at least, so that one that adapts sees work
+_AHEAD = 200  # tasks that a shared cluster is given at least, so that an adaptive cluster sees work
 
 
 @dataclass(frozen=True, slots=True)

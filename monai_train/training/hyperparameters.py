@@ -284,7 +284,7 @@ def _on_cluster(cluster: Cluster, task: TrialTask, console: Console, stop: Event
     """Make the objective that has a Dask worker train a trial, and waits for it in a thread of this process."""
 
     def run(trial: Trial) -> float:
-        suggest(trial, task.space, task.base)  # here, so that one sampler draws all trials
+        suggest(trial, task.space, task.base)  # here, so that a single sampler draws all trials
         console.print(f"trial {trial.number}: {format_parameters(trial.params)}")
         own = replace(task, trial_id=trial._trial_id)
         [(_, answer)] = cluster.run(run_trial, [own], attempts=3, stop=stop)

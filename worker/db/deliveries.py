@@ -59,7 +59,7 @@ def _waiting() -> Select[int]:
 
 
 def destination_waits(session: Session, destination: str) -> bool:
-    """Whether a destination has an unfinished delivery, or one without a commitment, which time may make due."""
+    """Whether a destination has an unfinished or uncommitted delivery, which time may make due."""
     return session.connection().execute(_open_at(), {"destination": destination}).first() is not None
 
 

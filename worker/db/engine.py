@@ -202,7 +202,7 @@ class Rest:
             connection.close()
 
     def _read_version(self) -> int | None:
-        """A number that is another one after any commit to the file, by any process; None on PostgreSQL.
+        """A number that changes with any commit to the file, by any process; None on PostgreSQL.
 
         Nothing else uses its connection, whose own commits do not count.
         Source: https://www.sqlite.org/pragma.html#pragma_data_version

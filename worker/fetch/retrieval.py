@@ -207,7 +207,7 @@ def _require_get(assoc: Association, peer: PeerSection, model: str) -> None:
 
 
 def _address(assoc: Association) -> str:
-    """The address of the peer, as of one that calls us; "" where the connection has just ended."""
+    """The address of the peer, as of a peer that calls us; "" where the connection has just ended."""
     try:
         return str(patches.connection(assoc).getpeername()[0])
     except (OSError, AttributeError):

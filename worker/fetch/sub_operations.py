@@ -27,8 +27,8 @@ from worker.storage.acceptance import StoreRequest
 from worker.storage.arriving import ArrivingInstance, invalid_instance
 from worker.storage.store import Transfer
 
-# A context for each compressed transfer syntax, so that a peer may send every file as it is stored; one for all others,
-# between which a peer converts without decoding pixels. There is room for no more: a request has 128 (PS3.8 9.3.2.2).
+# A context for each compressed transfer syntax, so that a peer may send every file as it is stored; a single context
+# for all others, between which a peer converts without decoding pixels. A request has room for 128 (PS3.8 9.3.2.2).
 _UNCOMPRESSED, _COMPRESSED = list(standard.TRANSFER_SYNTAXES)[:4], list(standard.TRANSFER_SYNTAXES)[4:]
 
 

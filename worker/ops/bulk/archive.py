@@ -74,7 +74,7 @@ def find_series(cluster: Cluster, files: Sequence[Path], tick: Tick) -> Archive:
 
 
 def _joined(described: Sequence[Described], files: Sequence[Path]) -> Archive:
-    """Fragments in the order of their files become series; of images with the same UID the first one counts."""
+    """Fragments in the order of their files become series; of images with the same UID the first counts."""
     unread = [item for chunk in described for item in chunk.unread]
     images = sorted(
         (place, sop_instance_uid, index)
@@ -212,7 +212,7 @@ class Bulk:
 
 
 def _numbers(series: Sequence[FoundSeries], journal: Journal) -> dict[str, int]:
-    """The number of each series' folder: its own in the journal, else its place if that is free, else a new one."""
+    """The number of each series' folder: its own in the journal, else its place if that is free, else a new number."""
     numbers = {uid: entry.number for uid, entry in journal.entries.items()}
     taken = set(numbers.values())
     unused = itertools.count(max(len(series), *taken, 0) + 1)

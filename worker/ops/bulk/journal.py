@@ -34,7 +34,7 @@ def _adapter() -> TypeAdapter[Entry]:
 
 
 class Journal:
-    """The series that are in the output, by their UIDs; of several lines of a series the last one holds.
+    """The series that are in the output, by their UIDs; of several lines of a series the last holds.
 
     A line is on disk before `add` returns. What a crash left of a line is removed. `parts` is a folder for the attempts
     of Dask workers, empty at first and removed at the end: close the cluster before. Raises StartError where another

@@ -46,7 +46,7 @@ class Background(Generic[W]):
     def start(
         self, work: W, run: Callable[[W], dict[str, Any]], excludes: Callable[[W], bool] = lambda _running: False
     ) -> bool:
-        """Begin; False while as many run as may, or one that `excludes` it.
+        """Begin; False while as many run as may, or work runs that `excludes` it.
 
         `run` does it and returns what has changed at the end: `state` and the like. What it raises is the detail of
         failed work, in words for a WorkerError.

@@ -78,7 +78,7 @@ def hand_over_pages(site: Site) -> APIRouter:
         if to not in site.settings.nodes:
             raise HTTPException(422, "there is no such [[peer]] or [[destination]] by C-STORE")
         if not jobs.start(study_instance_uid, to, caller, with_reports="reports" in fields):
-            raise HTTPException(503, "other studies are being handed over, or this one; try again later")
+            raise HTTPException(503, "other studies are being handed over, or this study; try again later")
         return RedirectResponse("/hand-overs", 303)
 
     return routes
