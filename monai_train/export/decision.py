@@ -18,7 +18,6 @@ from scipy.stats import binomtest
 
 from worker.pixels.arrays import FloatArray
 
-_PENALTY = 1e-3  # on slope and intercept, so that perfectly separated cases have a finite slope
 _LEAST_CASES = 8  # of lesions and of no lesions, for a sequence's own rule
 _WANTED = 0.95  # sensitivity and specificity of what is answered
 _UNDECIDED = 0.10  # at most this share of either group of cases lies between the thresholds
@@ -65,17 +64,19 @@ class Calibration:
 def fit_calibration(cases: Sequence[LesionCase], per_slices: float | None = None) -> Calibration:
     """Logistic regression with slope and per_slices from 0, or a given per_slices.
 
-    Raises ValueError unless both truths occur.
+    Slope and offset have a normal prior about 1 and 0, of standard deviation 1: the network's own evidence counts as it
+    is until enough patients say otherwise. Raises ValueError unless both truths occur.
     """
     truth = np.array([case.lesion for case in cases])
     if truth.all() or not truth.any():
         raise ValueError("a calibration needs cases with and without a lesion")
     design, weights = _design(cases), _weights(cases)
+    patients = len({case.patient for case in cases})
 
     def loss(values: npt.NDArray[np.float64]) -> float:
         scores = design @ np.array([values[0], values[1], -values[2]])
         surprise = np.where(truth, np.logaddexp(0, -scores), np.logaddexp(0, scores))
-        return float((weights * surprise).sum() + _PENALTY * (values[0] ** 2 + values[1] ** 2))
+        return float((weights * surprise).sum() + ((values[0] - 1) ** 2 + values[1] ** 2) / (2 * patients))
 
     allowed = (0, 3) if per_slices is None else (per_slices, per_slices)
     start = np.array([1.0, 0.0, 0.1 if per_slices is None else per_slices])
@@ -106,12 +107,13 @@ def fit_per_slices(cases: Sequence[LesionCase]) -> dict[str, float | None]:
 def fit_thresholds(probability: FloatArray, lesion: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """(no_lesion_to, lesion_from) for P(lesion) of cases [n] with their truth.
 
-    They start where sensitivity and specificity are nearest to each other and move apart, the threshold that leaves
-    more errors first, until 95 % of the answers of both groups are right or a tenth of either group is left undecided.
+    They start where sensitivity and specificity are nearest to each other, in the middle (of the log odds) where a
+    range of thresholds is alike, and move apart, the threshold that leaves more errors first, until 95 % of the answers
+    of both groups are right or a tenth of either group is left undecided.
     """
-    levels = np.unique(np.concatenate([[0.02, 0.5, 0.98], probability.round(3)]))
+    levels = np.unique(np.concatenate([[0.02, 0.5, 0.98], probability.round(3)]).clip(0.001, 0.999))
     equal = [min((probability[lesion] >= t).mean(), (probability[~lesion] < t).mean()) for t in levels]
-    low = high = float(levels[int(np.argmax(equal))])
+    low = high = _middle_of_best(levels, np.array(equal))
     while True:
         missed, false = (probability[lesion] < low).mean(), (probability[~lesion] >= high).mean()
         undecided = [((group >= low) & (group < high)).mean() for group in (probability[lesion], probability[~lesion])]
@@ -123,6 +125,18 @@ def fit_thresholds(probability: FloatArray, lesion: npt.NDArray[np.bool_]) -> tu
             high = float(levels[levels > high].min())
         else:
             return round(low, 3), round(high, 3)
+
+
+def _middle_of_best(levels: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]) -> float:
+    """The middle, in log odds, of the first range of thresholds that have the best score.
+
+    The score of a threshold is that of the next of the levels [n], ascending, with their scores [n].
+    """
+    first = int(np.argmax(scores))
+    others = np.flatnonzero(scores[first:] < scores[first])
+    last = first + int(others[0]) - 1 if len(others) else len(levels) - 1
+    ends = levels[[max(first - 1, 0), last]]
+    return float(_sigmoid(np.log(ends / (1 - ends)).mean()))
 
 
 def fit_kind_temperature(cases: Sequence[KindCase]) -> float:

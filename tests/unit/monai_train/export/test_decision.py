@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,13 @@ def test_separated_cases_have_a_finite_slope() -> None:
     assert probability[1::2].max() < 0.1
 
 
+def test_few_patients_hardly_move_the_calibration_from_the_evidence_itself() -> None:
+    few = [LesionCase("T2", 0.0 if n % 2 else -6.0, 1, n % 2 == 1, f"p{n}") for n in range(10)]
+    many = [replace(case, patient=f"{copy}{case.patient}") for copy in range(40) for case in few]
+    assert 0.5 < fit_calibration(few).offset < 1.5  # the evidence of -3 is in the middle, but of ten patients
+    assert fit_calibration(many).offset > 3
+
+
 def test_cases_of_a_single_truth_are_refused() -> None:
     with pytest.raises(ValueError, match="with and without"):
         fit_calibration([LesionCase("T1", 1.0, 1, True, "a")])
@@ -84,7 +93,12 @@ def test_a_patient_of_many_slices_does_not_outweigh_the_others() -> None:
 def test_thresholds_meet_where_the_groups_are_apart() -> None:
     low, high = fit_thresholds(np.array([0.1, 0.2, 0.9, 0.8]), np.array([False, False, True, True]))
     assert low == high
-    assert 0.2 < high <= 0.8
+    assert high == pytest.approx(0.5, abs=0.001)  # the middle of 0.2 and 0.8, by their log odds
+
+
+def test_a_threshold_does_not_touch_a_group_that_is_far_from_the_other() -> None:
+    low, high = fit_thresholds(np.array([0.01, 0.02, 0.9, 0.99]), np.array([False, False, True, True]))
+    assert low == high == pytest.approx(0.3, abs=0.002)
 
 
 def test_thresholds_leave_at_most_a_tenth_undecided_beyond_the_last_step() -> None:
