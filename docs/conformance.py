@@ -222,7 +222,7 @@ to {scp.WAIT_FOR_A_SLOT_SECONDS:g} s.
   values are compared.
 
 ## Storage SCU (studies that are handed over)
-At an operator's request (`worker studies hand-over`, the page), to a `[[peer]]` or `[[destination]]`: received
+At an operator's request (`worker studies hand-over`, the page, REST), to a `[[peer]]` or `[[destination]]`: received
 instances of the classes of the Storage SCP, each in the transfer syntax in which it is stored, which alone is proposed
 for it. The study is deleted here once every instance was answered 0x0000 and, where `storage_commitment` is on,
 committed to (as below; then 0x0111 counts as stored, too). A warning, any other status or a refused context leaves

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from tests.testbed.databases import make_tables
 from tests.testbed.dcmtk import free_port
 from tests.testbed.instances import later, mr_instance, received, write_compressed
 from tests.testbed.pacs import Behaviour, Pacs
+from tests.testbed.waiting import wait_until
+from tests.testbed.web_site import API, bearer, serving
 from worker.audit.messages import AuditEvent
 from worker.config.settings import Settings, with_kinds
 from worker.db.engine import Database
 from worker.db.operating.deleting import StudyInUse
-from worker.db.tables import ConflictRow, HandOverRow, InstanceRow, SeriesRow, SeriesState
+from worker.db.tables import ConflictRow, HandOverRow, InstanceRow, SeriesRow, SeriesState, TokenRole
 from worker.errors import Retry, StartError
 from worker.receive.storage_scp import Receiver
 from worker.send import hand_over
@@ -224,6 +227,47 @@ def test_killed_it_is_completed_by_the_same_command(
     assert here.held() == (0, 0)
     assert here.rows() == []
     assert len(pacs.stored) == 2
+
+
+def test_by_rest_as_by_command_with_the_same_audit(here: Here, pacs: Pacs) -> None:
+    path = f"{API}/studies/{STUDY}/hand-over"
+    settings = here.settings.model_copy(update={"web": here.settings.web.model_copy(update={"require_token": True})})
+    with serving(settings, here.events.append) as (client, database):
+        client.headers.update(bearer(database, TokenRole.OPERATE, "archivist"))
+
+        def ended() -> dict[str, Any] | None:
+            answer = client.get(path).json()
+            return answer if answer["state"] != "running" else None
+
+        # The stand-in PACS takes the two plain images and not the compressed one.
+        assert client.post(path, json={"to": "PACS"}).status_code == 202
+        refused = wait_until(ended, "the end")
+        assert (refused["state"], refused["reason"], refused["sent"], refused["total"]) == ("failed", "not-taken", 3, 3)
+        assert "took 2 of 3 instances; nothing was deleted" in refused["detail"]
+        assert here.held() == (3, 3)
+        only_plain(here)
+        del here.events[:]
+        begun = client.post(path, json={"to": "PACS"})
+        assert (begun.status_code, begun.json()["to"], begun.json()["by"]) == (202, "PACS", "archivist")
+        done = wait_until(ended, "the end")
+        assert (done["state"], done["reason"], done["sent"], done["total"]) == ("done", None, 2, 2)
+        assert done["detail"] == "2 images deleted here"
+        assert client.post(path, json={"to": "PACS"}).status_code == 404
+        assert client.get(path).json() == done
+    assert here.held() == (0, 0)
+    assert len(pacs.stored) == 2
+    by_rest, here.events = here.events, []
+    here.store(received(mr_instance(1)), received(mr_instance(2)))
+    here.settle()
+    assert here.run("PACS") == (2, 2)  # the call of `worker studies hand-over`
+    assert [_audited(event, "archivist") for event in by_rest] == [_audited(event, "somebody") for event in here.events]
+
+
+def _audited(event: AuditEvent, operator: str) -> str:
+    """An audit event without the operator, from whom and when."""
+    words = str(replace(event, participants=()))
+    named = [replace(who, address=None) for who in event.participants]
+    return f"{words} {named}".replace(operator, "OPERATOR")
 
 
 def test_what_is_damaged_deleted_or_undecided_is_not_handed_over(here: Here, pacs: Pacs) -> None:

@@ -22,6 +22,7 @@ WITHOUT: dict[str, str] = {
     "worker/send/commitment_scu.py": "tests/integration/test_commitment.py, with Orthanc",
     "worker/send/fhir_client.py": "tests/integration/test_fhir.py, with a FHIR server",
     "worker/send/stow_client.py": "tests/integration/test_stow.py, with Orthanc and a server that misbehaves",
+    "worker/web/work/hand_overs.py": "tests/unit/web/api/test_hand_overs.py, tests/integration/test_hand_over.py",
     "worker/__main__.py": "every test that starts a worker runs `python -m worker`",
     "worker/decoding/decoder.py": "tests/unit/decoding/test_pool.py, with processes that die, hang and break the wire",
     "worker/decoding/tasks.py": "tests/unit/decoding/test_operations.py runs each of them",

@@ -19,7 +19,7 @@ from worker.audit import events
 from worker.config.sections import ApplicationEntity
 from worker.config.settings import Settings
 from worker.db.deliveries import record_commitment_report
-from worker.db.engine import Database
+from worker.db.engine import Database, Session
 from worker.db.operating import hand_overs
 from worker.db.operating.deleting import StudyInUse, held_instances, lock_study_to_delete
 from worker.db.views.archive import Instance, match_instances
@@ -73,22 +73,11 @@ class HandOver:
         `with_reports` sends what was made of it, too. Raises StartError for an unknown `to`; NotTaken, StudyInUse,
         FaultyFile or Retry, after which nothing is deleted.
         """
-        entity = self.settings.nodes.get(to)
-        if entity is None:
-            known = ", ".join(self.settings.nodes) or "none"
-            detail = f"'{to}' is neither a [[peer]] nor a [[destination]] by C-STORE (known: {known})"
-            raise StartError("no-such-destination", detail)
-        if _is_us(entity, self.settings):
-            raise StartError("no-such-destination", f"'{to}' is this worker: a study is handed over to another node")
+        entity = self._require_node(to)
         with self.database.write() as session:
-            if lock_study_to_delete(session, study_instance_uid) is None:
+            held = _lock(session, study_instance_uid)
+            if held is None:
                 return None
-            if hand_overs.has_conflicts(session, study_instance_uid):
-                detail = "other content of an image waits for a decision, and would be lost: see worker conflicts list"
-                raise StudyInUse("study-in-conflict", detail)
-            held = held_instances(session, study_instance_uid)
-            if not held:  # corrections may have moved all of them to another study
-                raise NotTaken("no-images", "the study has no images that could be sent; nothing was deleted")
             every = match_instances(session, Keys(study_instance_uids=(study_instance_uid,)))
             chosen = [instance for instance in every if with_reports or instance.kind is None]
             content = _content_of(chosen, held)
@@ -107,6 +96,25 @@ class HandOver:
             self.database, self.settings, study_instance_uid, self.operator, self.address, self.record, expected=held
         )
         return None if deleted is None else HandedOver(to, 0 if is_taken else len(chosen), deleted)
+
+    def check(self, study_instance_uid: str, to: str) -> bool:
+        """Whether it can begin, before a caller has to wait for it; False where there is no such study.
+
+        Raises StartError, NotTaken and StudyInUse, as `run` does.
+        """
+        self._require_node(to)
+        with self.database.write() as session:
+            return _lock(session, study_instance_uid) is not None
+
+    def _require_node(self, to: str) -> ApplicationEntity:
+        entity = self.settings.nodes.get(to)
+        if entity is None:
+            known = ", ".join(self.settings.nodes) or "none"
+            detail = f"'{to}' is neither a [[peer]] nor a [[destination]] by C-STORE (known: {known})"
+            raise StartError("no-such-destination", detail)
+        if _is_us(entity, self.settings):
+            raise StartError("no-such-destination", f"'{to}' is this worker: a study is handed over to another node")
+        return entity
 
     def _is_outdated(self, taken_at: datetime, chosen: Sequence[Instance]) -> bool:
         """Whether to send again what was taken so long ago that it may have been deleted there; it can be, if whole."""
@@ -194,6 +202,19 @@ class HandOver:
 
     def _audit(self, what: str, study_instance_uid: str) -> None:
         self.record(events.operated(self.operator, self.address, what, [study_instance_uid]))
+
+
+def _lock(session: Session, study_instance_uid: str) -> frozenset[tuple[str, str]] | None:
+    """Lock a study that may be handed over; (UID, SHA-256) of its images, None where there is no such study."""
+    if lock_study_to_delete(session, study_instance_uid) is None:
+        return None
+    if hand_overs.has_conflicts(session, study_instance_uid):
+        detail = "other content of an image waits for a decision, and would be lost: see worker conflicts list"
+        raise StudyInUse("study-in-conflict", detail)
+    held = held_instances(session, study_instance_uid)
+    if not held:  # corrections may have moved all of them to another study
+        raise NotTaken("no-images", "the study has no images that could be sent; nothing was deleted")
+    return held
 
 
 def _is_us(entity: ApplicationEntity, settings: Settings) -> bool:

@@ -17,6 +17,7 @@ from worker.web.api.conflicts import conflicts_api
 from worker.web.api.deliveries import deliveries_api
 from worker.web.api.destinations import destinations_api
 from worker.web.api.fhir import fhir_api
+from worker.web.api.hand_overs import hand_overs_api
 from worker.web.api.jobs import jobs_api
 from worker.web.api.models import models_api
 from worker.web.api.readings import readings_api
@@ -52,6 +53,7 @@ from worker.web.pages.study import study_page
 from worker.web.pages.worklist import worklist_page
 from worker.web.sign_in import sign_in_routes
 from worker.web.templating import static_routes
+from worker.web.work.hand_overs import HandOvers
 
 _DESCRIPTION = "Results, jobs and deliveries of an AI worker for the PACS. Research use only; not for diagnosis."
 
@@ -119,12 +121,14 @@ def create_app(
         deletion_form,
         upload_page,
         fetch_page,
-        hand_over_pages,
         tokens_page,
         tags_page,
         audit_trail_page,
     ):
         app.include_router(page(site), dependencies=once)
+    hand_overs = HandOvers(site)
+    app.include_router(hand_overs_api(hand_overs), dependencies=once)
+    app.include_router(hand_over_pages(site, hand_overs), dependencies=once)
     app.include_router(dicomweb_routes(site))
     app.include_router(ohif_routes(settings.worker.data_dir))
     app.include_router(api_reference_page())

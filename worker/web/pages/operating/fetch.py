@@ -13,7 +13,7 @@ from worker.config.sections import PeerSection, Retrieval
 from worker.web.dependencies import Operator, Site
 from worker.web.guard import Caller, posted
 from worker.web.pages.layout import render_page
-from worker.web.pages.operating.background import Background, Work
+from worker.web.work.background import Background, Work
 
 _AT_ONCE = 4
 

@@ -1,13 +1,12 @@
-"""Work that an operator asks for on a page and that takes longer than a request: in threads of the web process."""
+"""Work that an operator asks for and that takes longer than a request: in threads of the web process."""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from worker.errors import WorkerError
 from worker.logs import fault_fields, get_log
@@ -17,12 +16,13 @@ _REMEMBERED = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A piece of work that was begun since this process started; `number` is its own."""
+    """A piece of work that was begun since this process started; `reason` and `detail` say why it failed."""
 
     number: int = 0
     by: str
     started_at: datetime
-    state: str = "running"
+    state: Literal["running", "done", "failed"] = "running"
+    reason: str | None = None
     detail: str | None = None
 
 
@@ -30,13 +30,13 @@ W = TypeVar("W", bound=Work)
 
 
 class Background(Generic[W]):
-    """The work of a page, each piece in a thread of its own; the newest are remembered."""
+    """Work of a kind, each piece in a thread of its own; what runs is remembered, and the newest that have ended."""
 
     def __init__(self, name: str, at_once: int) -> None:
         """`name` is that of the threads, and of the work in the log."""
         self._name, self._at_once = name, at_once
         self._lock = threading.Lock()
-        self._known: deque[W] = deque(maxlen=_REMEMBERED)
+        self._known: list[W] = []
         self._last = 0
 
     def newest(self) -> list[W]:
@@ -57,7 +57,8 @@ class Background(Generic[W]):
                 return False
             self._last += 1
             begun = replace(work, number=self._last)
-            self._known.append(begun)
+            ended = [known for known in self._known if known.state != "running"][1 - _REMEMBERED :]
+            self._known = sorted([*ended, *running, begun], key=lambda known: known.number)
         threading.Thread(target=self._run, args=(begun, run), name=self._name, daemon=True).start()
         return True
 
@@ -71,7 +72,8 @@ class Background(Generic[W]):
         try:
             self.change(begun.number, **run(begun))
         except WorkerError as fault:
-            self.change(begun.number, state="failed", detail=fault.detail)
+            self.change(begun.number, state="failed", reason=fault.reason, detail=fault.detail)
         except Exception as error:  # a thread's boundary
             get_log().error(f"{self._name} failed", **fault_fields(error))
-            self.change(begun.number, state="failed", detail="an internal fault; the log says where")
+            internal = "an internal fault; the log says where"
+            self.change(begun.number, state="failed", reason="internal-fault", detail=internal)

@@ -1,4 +1,4 @@
-"""Work of a page in threads: how many run, what is remembered, how it fails."""
+"""Work in threads: how many run, what is remembered, how it fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import structlog
 from tests.testbed.instances import NOON
 from tests.testbed.waiting import wait_until
 from worker.errors import Retry
-from worker.web.pages.operating.background import Background, Work
+from worker.web.work.background import Background, Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +65,31 @@ def test_a_fault_of_ours_is_said_in_words_and_any_other_is_in_the_log() -> None:
         assert digs.start(dig(), rock)
         assert digs.start(dig(), secret)
         found = [_ended(digs, number) for number in (1, 2)]
-    assert [(one.state, one.detail) for one in found] == [
-        ("failed", "there is a rock"),
-        ("failed", "an internal fault; the log says where"),
+    assert [(one.state, one.reason, one.detail) for one in found] == [
+        ("failed", "rock", "there is a rock"),
+        ("failed", "internal-fault", "an internal fault; the log says where"),
     ]
     assert [entry["event"] for entry in logs] == ["dig failed"]
     assert "Doe" not in str(logs)
+
+
+def test_what_runs_is_remembered_however_much_ended_since() -> None:
+    digs, go = Background[Dig]("dig", 2), threading.Event()
+
+    def wait(_work: Dig) -> dict[str, Any]:
+        go.wait(30)
+        return {"state": "done"}
+
+    def end(_work: Dig) -> dict[str, Any]:
+        return {"state": "done"}
+
+    assert digs.start(dig("long"), wait)
+    for number in range(2, 62):
+        assert digs.start(dig(f"short-{number}"), end)
+        _ended(digs, number)
+    known = digs.newest()
+    assert len(known) == 51
+    assert [known[0].number, known[-1].place, known[-1].state] == [61, "long", "running"]
+    assert not digs.start(dig("long"), end, lambda running: running.place == "long")
+    go.set()
+    assert _ended(digs, 1).state == "done"

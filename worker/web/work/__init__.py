@@ -1,0 +1,1 @@
+"""What an operator begins and what goes on after the answer."""
