@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import signal
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _limits = {"decoder_seconds": 0.0}
+_M_MMAP_THRESHOLD = -3  # malloc.h of glibc
+_LARGE_BYTES = 1 << 20
 
 
 def end_process_after(seconds: float) -> None:
@@ -46,6 +49,17 @@ def limit_memory(more_bytes: int) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         limit = used + more_bytes
         resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
+
+
+def return_large_blocks() -> None:
+    """Give what is freed of a MiB and more back to the system at once, whatever thread had it.
+
+    Otherwise glibc (mallopt(3)) keeps such blocks for reuse, up to 32 MiB of them in every thread's own arena, and each
+    connection is a thread. Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def allow_open_files(count: int) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 import signal
 import subprocess
 import sys
@@ -90,3 +91,41 @@ with limited_decoder():
 print("done")
 """
     assert _run(program).stdout == "done\n"
+
+
+_RETAINED = """
+import re, threading
+from pathlib import Path
+from worker.process_limits import return_large_blocks
+
+if {returns}:
+    return_large_blocks()
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10
+
+def connection():
+    for size in (8, 16, 8, 16):
+        bytearray(b"x") * (size << 20)
+    freed.wait()
+    measured.wait()
+
+freed, measured = threading.Barrier(9), threading.Barrier(9)
+before = resident()
+for _ in range(8):
+    threading.Thread(target=connection).start()
+freed.wait()
+print(resident() - before)
+measured.wait()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt(3) is glibc's")
+def test_threads_keep_nothing_of_large_blocks_that_they_freed() -> None:
+    def retained(returns: bool) -> int:
+        done = _run(_RETAINED.format(returns=returns))
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    assert retained(True) < 8
+    assert retained(False) > 16  # MiB: what the measure has to prevent

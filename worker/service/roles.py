@@ -38,6 +38,7 @@ from worker.imports import PYDICOM_COMPANIONS, without
 from worker.logs import get_log
 from worker.network.listening import binding_fault
 from worker.process import ProcessRole, process_name
+from worker.process_limits import allow_open_files, return_large_blocks
 from worker.send.destinations import destinations_of
 from worker.service.clock import Clock
 from worker.service.fork_server import ForkServer, fork_server
@@ -59,6 +60,8 @@ _EVENT_LOOP_SECONDS = 20.0  # it turns ten times a second
 def run_role(role: ProcessRole, settings: Settings) -> None:
     """Run a role in this process until SIGTERM or SIGINT. Raises StartError when it cannot start."""
     stop = _stop_on_signals()
+    if role is not ProcessRole.INFER:  # which fills and frees the same blocks for every series, in a single thread
+        return_large_blocks()
     if os.environ.get(SUPERVISED):
         threading.Thread(target=_end_with_supervisor, name="lifeline", daemon=True).start()
     database = Database(settings.database.url, pseudonym_of(settings.privacy))
@@ -245,7 +248,6 @@ def _send(settings: Settings, database: Database, clock: Clock, stop: threading.
 def _web(settings: Settings, database: Database, clock: Clock, stop: threading.Event, record: RecordEvent) -> None:
     import uvicorn
 
-    from worker.process_limits import allow_open_files
     from worker.service.schedule import tick_now
     from worker.service.web_server import web_config, web_listener
     from worker.service.web_ticks import start_web_ticks
