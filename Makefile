@@ -7,7 +7,7 @@
 #   make vulnerabilities   the pinned packages against known advisories
 #   make wheel    build dist/*.whl
 #   make docs     the documentation as a site into var/site/html; opens without a server, searches offline
-#   make screenshots   docs/screenshots, in a headless Chromium
+#   make screenshots   docs/screenshots, in a headless Chromium; those of OHIF where it is installed
 #   make ohif     the OHIF viewer into var/ohif (50 MB, from npm); the worker then shows it at /ohif/
 #   make fhir-validators   two validators of HL7 FHIR into var/fhir (2 MB, from npm)
 #   make soak     faults under load, counted (hours; a stopped run goes on), into docs/reliability.md:
@@ -109,6 +109,8 @@ docs: $(STAMP)
 .PHONY: screenshots
 screenshots: $(STAMP)
 	@$(BIN)/python -m tests.acceptance.test_pages docs/screenshots
+	@if test -e $(OHIF)/index.html; then OHIF=$(OHIF) $(BIN)/python -m tests.acceptance.test_ohif docs/screenshots; \
+	  else echo "No OHIF in $(OHIF) (make ohif): ohif.png and ohif-report.png stay as they are."; fi
 
 .PHONY: ohif
 ohif:

@@ -153,6 +153,16 @@
     ],
   };
 
+  // The texts that OHIF lays over an image would lie over those of a picture.
+  const isOfImages = ({ displaySet }) =>
+    displaySet && isPicture(displaySet) && sourceOf(displaySet).ReferencedSOPInstanceUID;
+  const notOnPictures = (items) =>
+    list(items).map((item) => ({
+      ...item,
+      condition: (shown) => !isOfImages(shown) && (!item.condition || item.condition(shown)),
+    }));
+  const CORNERS = ["topLeft", "topRight", "bottomLeft", "bottomRight"].map((corner) => `viewportOverlay.${corner}`);
+
   window.config.extensions.push({
     id: ID,
 
@@ -170,6 +180,11 @@
       for (const [id, callback] of Object.entries({ ...attributes, workerSlice })) {
         hangingProtocolService.addCustomAttribute(id, id, callback);
       }
+    },
+
+    onModeEnter({ servicesManager }) {
+      const overlays = Object.fromEntries(CORNERS.map((corner) => [corner, { $apply: notOnPictures }]));
+      servicesManager.services.customizationService.setCustomizations(overlays);
     },
 
     getHangingProtocolModule: () => [{ name: ID, protocol }],
