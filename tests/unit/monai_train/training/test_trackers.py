@@ -49,6 +49,7 @@ def test_a_tracker_that_is_not_installed_is_named_before_training(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # SQLAlchemy, of MLflow's store
 @pytest.mark.parametrize("name", list(TrackerName))
 def test_a_run_is_resumed_in_the_same_tracked_run(name: TrackerName, tmp_path: Path) -> None:
     """Offline: nothing is configured."""
