@@ -80,13 +80,15 @@ def convert(
     labels: Path | None = None,
     audit: bool = False,
     salt: str = DEFAULT_SALT,
+    tables: Sequence[Path] = (),
     choose: Callable[[list[dict[str, str]]], list[dict[str, str]]] | None = None,
 ) -> Conversion:
     """Convert every image under `source` into `out`; the module lists its files.
 
     Images with identical pixels form a group; with `audit`, so do those that show the same picture, and with `groups`,
-    those that the file groups. `choose` filters the manifest before it is written. Raises StartError: nothing to
-    convert, a label file that cannot be used, a folder that cannot be written.
+    those that the file groups. `tables` below `source` are known to be no images. `choose` filters the manifest before
+    it is written. Raises StartError: nothing to convert, a label file that cannot be used, a folder that cannot be
+    written.
     """
     if out.resolve() == source.resolve():
         raise StartError("same-folder", "OUT must not be SRC")
@@ -94,6 +96,10 @@ def convert(
     try:
         with TemporaryDirectory(prefix="monai-train-") as unpacked:
             inventory = take_inventory(source, files, salt, exclude=out.resolve(), unpacked=Path(unpacked))
+            no_images = {path.resolve() for path in (labels, groups, *tables) if path is not None}
+            inventory.rejected = [
+                file for file in inventory.rejected if (source / file.source).resolve() not in no_images
+            ]
             images = [image for image in inventory.images if image.is_known]
             done = Conversion(
                 rejected=inventory.rejected

@@ -31,6 +31,7 @@ from monai_train.data.patients import DEFAULT_SALT
 from worker.errors import StartError
 
 LABELS = "labels.csv"
+LEFT_OUT = "left-out.csv"
 SERIES = "series.csv"
 SERIES_COLUMNS = ("path", "series", "ordinal", "label", "patient_group", "dataset")
 SLICES_WITHOUT = 12
@@ -48,7 +49,8 @@ def convert_export(export: Path, out: Path, salt: str = DEFAULT_SALT) -> Convers
     labels = export / LABELS
     if not labels.is_file():
         raise StartError("no-export", f"{export} has no {LABELS}: write the folder with `worker readings export`")
-    return convert(export, out, labels=labels, salt=salt, choose=lambda lines: _choose(lines, out))
+    tables = [export / LEFT_OUT]
+    return convert(export, out, labels=labels, salt=salt, tables=tables, choose=lambda lines: _choose(lines, out))
 
 
 def _choose(lines: Sequence[Line], out: Path) -> list[Line]:

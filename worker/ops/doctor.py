@@ -263,7 +263,9 @@ def _models(settings: Settings) -> Iterator[Finding]:
             return
         with database.read() as session:
             used = [model for model in model_statuses(session) if model.state in (ModelState.ACTIVE, ModelState.SHADOW)]
-            awaited = awaited_models(session, settings.route) if used else []
+            # Without an active model the service activates that of the configured bundle when it starts.
+            is_served = any(model.state == ModelState.ACTIVE for model in used)
+            awaited = awaited_models(session, settings.route) if is_served else []
     finally:
         database.close()
     for model in used:

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from tests.testbed.databases import make_tables
-from tests.testbed.instances import new_instance
+from tests.testbed.instances import MODEL, new_instance
 from worker.config.notify import NotifySection
+from worker.config.routing import RouteSection
 from worker.config.sections import DatabaseSection, ReceiveSection, WorkerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.instances import add_file_fault, add_instance, file_of
+from worker.db.models import activate_model, add_model, shadow_model
 from worker.db.operating.notices import News, add_notices, claim_notices, end_notices
 from worker.db.operating.suspensions import suspend
 from worker.db.processes import beat
@@ -23,6 +25,7 @@ from worker.db.tables import FileFault, Stage
 from worker.ops import doctor
 from worker.ops.doctor import (
     _clock,
+    _models,
     _notices,
     _process_statuses,
     _processes,
@@ -105,6 +108,19 @@ def test_damaged_files_and_a_folder_that_is_gone_are_named(
     finding = _stored_files(settings)
     assert not finding.well
     assert "missing below the data folder" in finding.detail
+
+
+def test_a_model_is_awaited_once_the_service_has_activated_another(settings: Settings, database: Database) -> None:
+    settings = settings.model_copy(update={"route": (RouteSection(name="all", models=["absent"]),)})
+    with database.write() as session:
+        row, _ = add_model(session, MODEL, "ada", NOW)
+        shadow_model(session, row.id, "ada", NOW)
+    assert "routes" not in [finding.subject for finding in _models(settings)]
+    with database.write() as session:
+        activate_model(session, row.id, "ada", NOW)
+    assert [finding.detail for finding in _models(settings) if finding.subject == "routes"] == [
+        "rule 'all' chooses absent, which is not active"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,8 @@ def test_groups_file_may_be_relative_to_a_folder_above_or_inside(src: Path, tmp_
     assert by_source(tmp_path / "out")["Training/no_tumor/b.png"]["patient_group"] == "G7"
     inside = src / "Training" / "groups.csv"
     inside.write_text("path;label;patient_group\nno_tumor\\b.png;no;G9\n")
-    convert(src, tmp_path / "out", groups=inside)
+    done = convert(src, tmp_path / "out", groups=inside)
+    assert "Training/groups.csv" not in [file.source for file in done.rejected]
     assert by_source(tmp_path / "out")["Training/no_tumor/b.png"]["patient_group"] == "G9"
 
 

@@ -94,7 +94,9 @@ def test_slices_without_a_tumour_are_spread_evenly_over_the_series(export: Expor
 def test_summary_counts_the_slices_by_truth(export: Export, tmp_path: Path) -> None:
     export.add_series("marked", "glioma", "glioma", 2, marked="0")
     export.add_series("healthy", "notumor", "notumor", 2)
+    (export.folder / "left-out.csv").write_text("series,reason\n")
     done = convert_export(export.write(), tmp_path / "out")
+    assert done.rejected == []
     assert summary(done, tmp_path / "out") == [
         "slices by how their label is known: 1 marked, 2 series",
         f"whole series: {tmp_path / 'out' / 'series.csv'}",
