@@ -24,6 +24,7 @@ from threading import Event, Lock
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.samplers import BaseSampler, GridSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -117,6 +118,20 @@ def suggest(trial: Trial, space: SearchSpace, base: TrainConfig) -> TrainConfig:
     return TrainConfig.model_validate({**base.model_dump(), **changes})
 
 
+class SeededByTrial(TPESampler):
+    """Draws each parameter by a seed of its own, from the trial's number and the parameter's name.
+
+    A sampler with one seed would draw the first trial's values again after a restart, and on every other machine.
+    """
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        digest = hashlib.sha256(f"{trial.number} {param_name}".encode()).digest()
+        own = TPESampler(seed=int.from_bytes(digest[:4], "big"))
+        return own.sample_independent(study, trial, param_name, param_distribution)
+
+
 def open_study(
     storage: str, name: str, sampler: TrialSampler, space: SearchSpace, inputs: str, epochs: int
 ) -> optuna.Study:
@@ -127,7 +142,7 @@ def open_study(
     grid: dict[str, Any] = {key: values.grid() for key, values in space.ranges().items()} | {
         "network": list(space.network)
     }
-    chosen: BaseSampler = GridSampler(grid, seed=7) if sampler is TrialSampler.GRID else TPESampler(seed=7)
+    chosen: BaseSampler = GridSampler(grid, seed=7) if sampler is TrialSampler.GRID else SeededByTrial()
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=max(1, epochs // 4))
     try:
         with warnings.catch_warnings():

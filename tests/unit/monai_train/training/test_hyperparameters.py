@@ -22,7 +22,15 @@ from sqlalchemy.pool import NullPool
 import monai_train.training.hyperparameters
 from monai_train.config import Augmentation, TrainConfig, TrialSampler
 from monai_train.training.checkpoint import BEST, CHECKPOINT
-from monai_train.training.hyperparameters import SearchRange, SearchSpace, open_study, read_space, scaled, search
+from monai_train.training.hyperparameters import (
+    SearchRange,
+    SearchSpace,
+    open_study,
+    read_space,
+    scaled,
+    search,
+    suggest,
+)
 from tests.testbed.waiting import patience, wait_until
 from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
@@ -150,6 +158,17 @@ def test_several_machines_share_one_study(tiny_data: Path, tmp_path: Path, own_d
     assert len(study.trials) == 2
     assert len(list((tmp_path / "first" / "trials").iterdir())) == 1
     assert len(list((tmp_path / "second" / "trials").iterdir())) == 1
+
+
+def test_neither_a_restart_nor_another_machine_draws_the_same_values_again(tmp_path: Path) -> None:
+    def machine(database: str) -> list[float]:
+        study = open_study(f"sqlite:///{tmp_path / database}", "s", TrialSampler.TPE, SPACE, "one", epochs=4)
+        study.optimize(lambda trial: suggest(trial, SPACE, BASE).learning_rate, n_trials=2)
+        return [trial.params["learning_rate"] for trial in study.trials][-2:]
+
+    shared = [*machine("shared.db"), *machine("shared.db")]
+    assert len(set(shared)) == 4
+    assert machine("again.db") == shared[:2]
 
 
 def test_study_of_another_space_is_refused(tmp_path: Path) -> None:
