@@ -14,7 +14,16 @@ from monai_train.data.dataset import series_of
 from monai_train.data.labels import Classes
 from monai_train.data.manifest import ManifestRow
 from monai_train.export.decision import KindCase, LesionCase
-from worker.inference.series_rule import BoolArray, Layout, SeriesLimits, read_slices, split_logits
+from worker.errors import NotAssessable
+from worker.inference.series_rule import (
+    BoolArray,
+    Declared,
+    Layout,
+    SeriesLimits,
+    choose_sequence,
+    read_slices,
+    split_logits,
+)
 from worker.pixels.arrays import FloatArray
 
 _SHORTEST_RUN = 3  # slices without a lesion, in a series that has a lesion elsewhere
@@ -32,7 +41,8 @@ class SliceOutputs:
 def lesion_cases(outputs: SliceOutputs, classes: Classes, layout: Layout, limits: SeriesLimits) -> list[LesionCase]:
     """Every slice of known truth by itself, every series, and every run of three or more slices without a lesion.
 
-    Only what the series rule would answer is a case: brain, in distribution, of a known sequence.
+    Only what the series rule would answer is a case: brain, in distribution, of a known sequence, by the pixels where
+    the manifest does not tell.
     """
     found = [_case(outputs, [index], classes, layout, limits) for index in range(len(outputs.rows))]
     for series in _series(outputs.rows):
@@ -57,7 +67,7 @@ def _case(
 ) -> LesionCase | None:
     rows = [outputs.rows[index] for index in chosen]
     labels = {row.label for row in rows if row.label}
-    if not labels or rows[0].sequence not in layout.sequences:
+    if not labels or rows[0].sequence not in ("", *layout.sequences):
         return None
     lesion = labels != {classes.names[classes.no_tumour]}
     if not lesion and any(not row.label for row in rows):
@@ -65,7 +75,11 @@ def _case(
     evidence = read_slices(outputs.logits[chosen], outputs.in_distribution[chosen], None, layout, limits)
     if not evidence.has_say.any():
         return None
-    return LesionCase(rows[0].sequence, evidence.strongest, evidence.slices_with_say, lesion, rows[0].patient_group)
+    try:
+        sequence = rows[0].sequence or choose_sequence(Declared(), evidence.sequences, layout.sequences, limits).name
+    except NotAssessable:
+        return None
+    return LesionCase(sequence, evidence.strongest, evidence.slices_with_say, lesion, rows[0].patient_group)
 
 
 def _series(rows: Sequence[ManifestRow]) -> list[list[int]]:

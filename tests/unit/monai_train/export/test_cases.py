@@ -52,7 +52,15 @@ def test_a_series_without_a_lesion_is_a_case_by_itself() -> None:
 def test_what_the_worker_would_not_answer_is_no_case() -> None:
     assert not lesion_cases(_outputs([_row("glioma")], [3], brain=-5), CLASSES, LAYOUT, LIMITS)
     assert not lesion_cases(_outputs([_row("glioma", sequence="")], [3]), CLASSES, LAYOUT, LIMITS)
+    assert not lesion_cases(_outputs([_row("glioma", sequence="PD")], [3]), CLASSES, LAYOUT, LIMITS)
     assert not lesion_cases(_outputs([_row("")], [3]), CLASSES, LAYOUT, LIMITS)
+
+
+def test_the_pixels_tell_the_sequence_of_a_picture_that_declares_none() -> None:
+    outputs = _outputs([_row("glioma", sequence="")], [3])
+    outputs.logits[:, 3:5] = 2, -2
+    [case] = lesion_cases(outputs, CLASSES, LAYOUT, LIMITS)
+    assert case.sequence == "T1"
 
 
 def test_kinds_are_those_of_lesions_of_known_kind() -> None:
