@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, delete, or_, select, update
 from sqlalchemy.orm import Session, object_session
 
 from worker.db.instances import NewInstance, input_sha256, instances_of
@@ -26,6 +26,7 @@ from worker.db.tables import (
     SeriesRow,
     SeriesState,
     SeriesStatus,
+    ShadowResultRow,
     cut_detail,
 )
 
@@ -191,7 +192,8 @@ def _open_refused(session: Session, condition: ColumnElement[bool], limit: int) 
 def classify_again(session: Session, series_instance_uid: str, model: ModelRow, now: datetime) -> JobRow:
     """Queue a job of a model for the images of a series that was answered, beside what other models answered.
 
-    The model need not be active; its answer becomes that of the series. Raises NotPossible.
+    The model need not be active; its answer becomes that of the series. What it said in shadow of the same images is
+    deleted. Raises NotPossible.
     """
     series = session.scalar(
         select(SeriesRow).where(SeriesRow.series_instance_uid == series_instance_uid).with_for_update()
@@ -204,8 +206,23 @@ def classify_again(session: Session, series_instance_uid: str, model: ModelRow, 
         raise NotPossible("model-removed", "the model was removed; add it again with worker models add")
     if any(instance.removed_at is not None for instance in instances_of(session, series.id)):
         raise NotPossible("pixels-removed", "images of the series were deleted by retention; send it again")
+    _delete_shadow_job(session, series, model)
     job = queue_series(session, series, model.id, now)
     if job is None:
         raise NotPossible("model-has-job", f"{model.name} {model.version} has a job for these images already")
     answer_series(session, [series.id])
     return job
+
+
+def _delete_shadow_job(session: Session, series: SeriesRow, model: ModelRow) -> None:
+    """Delete the shadow job of a model for the images that a locked series has. Raises NotPossible while it runs."""
+    digest = input_sha256(instances_of(session, series.id), series.corrections)
+    of_model = (JobRow.series_id == series.id, JobRow.model_id == model.id, JobRow.input_sha256 == digest)
+    job = session.scalar(select(JobRow).where(*of_model, JobRow.shadow).with_for_update())
+    if job is None:
+        return
+    if job.state == JobState.RUNNING:
+        raise NotPossible("model-has-job", f"{model.name} {model.version} runs in shadow on these images: try again")
+    session.execute(delete(ShadowResultRow).where(ShadowResultRow.job_id == job.id))
+    session.delete(job)
+    session.flush()

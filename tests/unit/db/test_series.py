@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import select, update
 
-from tests.testbed.instances import MODEL, later, new_instance
+from tests.testbed.instances import MODEL, classified, later, new_instance
 from tests.testbed.rows import add_series, queued_job
 from worker.db.engine import Database
 from worker.db.instances import add_instance, instances_of
+from worker.db.jobs import claim_job, end_job
 from worker.db.models import NotPossible, model_row, models_to_serve
+from worker.db.results import add_shadow_result
 from worker.db.series import (
     classify_again,
     lock_open_series,
@@ -23,10 +26,12 @@ from worker.db.tables import (
     InstanceRow,
     JobRow,
     JobState,
+    ModelRow,
     ModelState,
     SeriesRow,
     SeriesState,
     SeriesStatus,
+    ShadowResultRow,
 )
 
 
@@ -94,3 +99,27 @@ def test_an_answered_series_is_classified_again_by_a_model_that_is_not_active(da
         session.expire_all()
         with pytest.raises(NotPossible, match="deleted by retention"):
             classify_again(session, uids[0], other, later(80))
+
+
+def test_a_model_answers_in_earnest_what_it_classified_in_shadow(database: Database) -> None:
+    add_series(database, "a", SeriesStatus.CLASSIFIED)
+    with database.write() as session:
+        series = session.get_one(SeriesRow, 1)
+        other = model_row(session, replace(MODEL, version="2.0", sha256="cd" * 32), later(0))
+        shadow = queue_series(session, series, other.id, later(10), shadow=True)
+        assert shadow is not None
+        claimed = claim_job(session, "me", other.id, later(10), timedelta(seconds=30), shadow=True)
+        assert claimed is not None
+        with pytest.raises(NotPossible, match="runs in shadow on these images: try again"):
+            classify_again(session, series.series_instance_uid, other, later(11))
+        end_job(session, claimed.id, "me", JobState.DONE, later(12))
+        add_shadow_result(session, claimed, classified([new_instance()]), later(12))
+    with database.write() as session:
+        series, other = session.get_one(SeriesRow, 1), session.scalars(select(ModelRow).order_by(ModelRow.id)).all()[-1]
+        job = classify_again(session, series.series_instance_uid, other, later(20))
+        assert (job.state, job.shadow, job.model_id) == (JobState.PENDING, False, other.id)
+        with pytest.raises(NotPossible, match="has a job for these images already"):
+            classify_again(session, series.series_instance_uid, other, later(21))
+    with database.read() as session:
+        assert session.scalars(select(ShadowResultRow)).all() == []
+        assert [job.shadow for job in session.scalars(select(JobRow).where(JobRow.model_id == other.id))] == [False]
