@@ -23,7 +23,7 @@ _WANTED = 0.95  # sensitivity and specificity of what is answered
 _UNDECIDED = 0.10  # at most this share of either group of cases lies between the thresholds
 _MINIMUM_KINDS = (0.6, 0.7, 0.8, 0.9)  # of which the least is taken that lets most kinds be named
 _PRECISION = 0.85  # of a kind on a sequence, to be named there; its lower limit must exceed _LEAST_PRECISION
-_LEAST_PRECISION = 0.4
+_LEAST_PRECISION = 0.6
 _LEAST_PATIENTS = 3
 
 

@@ -121,7 +121,9 @@ def test_a_kind_is_reliable_where_its_name_is_right_for_enough_patients() -> Non
     right = [KindCase("T1C", (5.0, 0.0, 0.0), 0, f"p{n}") for n in range(12)]
     wrong = [KindCase("T1C", (0.0, 5.0, 0.0), n % 2, f"q{n}") for n in range(12)]
     assert reliable_kinds(right + wrong, NAMES, 1.0) == ["glioma"]
-    assert reliable_kinds(right[:2], NAMES, 1.0) == []
+    assert reliable_kinds(right[:2] + wrong, NAMES, 1.0) == []
+    assert reliable_kinds(right[:5] + wrong, NAMES, 1.0) == []  # five without an error may be wrong in two of five
+    assert reliable_kinds(right[:6] + wrong, NAMES, 1.0) == ["glioma"]
 
 
 def test_a_sequence_that_was_hardly_seen_is_not_supported() -> None:
