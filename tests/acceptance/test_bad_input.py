@@ -81,8 +81,8 @@ def assert_ends(worker: WorkerProcess, source: Dataset, statuses: set[str]) -> N
     if result["status"] != "classified":
         assert result["reason"]
         assert result["detail"]  # a sentence for a person
-        shown = worker.run("results", "show", source.SeriesInstanceUID)
-        assert shown.returncode == 0
+        shown = worker.command("results", "show", source.SeriesInstanceUID)
+        assert shown.exit_code == 0
         assert result["detail"] in shown.stdout
 
 

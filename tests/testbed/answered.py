@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -70,9 +70,30 @@ def answer(
             slices=tuple(slices),
         )
         files = [data_dir / one.path for one in instances]
-        outbox = Outbox(data_dir, key_objects_to)
-        objects = outbox.make_objects(result, model, files, job.input_sha256, Lineage(), moment)
+
+        def make() -> list[NewObject]:
+            outbox = Outbox(data_dir, key_objects_to)
+            return outbox.make_objects(result, model, files, job.input_sha256, Lineage(), moment)
+
+        case = repr((job.input_sha256, model, label, probabilities, key_objects_to, sorted(changes.items())))
+        objects = _made_once(case, data_dir, make) if activation is None else make()
         end_job(session, job.id, "me", JobState.DONE, moment)
         ids = {one.sop_instance_uid: one.id for one in instances}
         add_result(session, job, result, ids, objects, destinations, moment)
     return objects
+
+
+_MADE: dict[str, list[tuple[NewObject, bytes]]] = {}
+
+
+def _made_once(case: str, data_dir: Path, make: Callable[[], list[NewObject]]) -> list[NewObject]:
+    """What `make` returns, and its files: made once in this process, because a report costs most of an answer."""
+    if case not in _MADE:
+        objects = make()
+        _MADE[case] = [(new, (data_dir / new.path).read_bytes()) for new in objects]
+        return objects
+    for new, content in _MADE[case]:
+        path = data_dir / new.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return [new for new, _ in _MADE[case]]

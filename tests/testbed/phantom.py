@@ -7,12 +7,10 @@ around it. Every call makes a new study and series; the pixels depend on `seed` 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -36,11 +34,10 @@ from pydicom.uid import (
 from scipy import ndimage
 
 from tests.testbed import dcmtk
+from tests.testbed.made_once import once
 
 Volume = npt.NDArray[np.float32]
 Attributes = Mapping[str, Any]
-
-SHARED = "PHANTOM_SLICES"  # an environment variable: the folder in which the processes of a run keep slices
 
 # Direction cosines of rows and columns in patient space (PS3.3 C.7.6.2.1.1).
 PLANES: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
@@ -142,18 +139,15 @@ def _with_mass(head: Volume, inside: npt.NDArray[np.bool_], flair: bool) -> Volu
 def slice_pixels(grid: Grid, *, mass: bool = False, seed: int = 1, flair: bool = False) -> npt.NDArray[np.uint16]:
     """Slices [n, rows, columns] as 12-bit magnitudes: partial volume, bias field and Rician noise included.
 
-    They are drawn once for all processes of a run of the tests (seconds of processor time), in the folder SHARED.
+    They are drawn once for all processes of a run of the tests: seconds of processor time.
     """
-    if SHARED not in os.environ:
+
+    def stacked() -> npt.NDArray[np.uint16]:
         return np.stack(list(_drawn(grid, mass, seed, flair)))
-    name = "-".join(map(str, (*astuple(grid), mass, seed, flair)))
-    path = Path(os.environ[SHARED]) / f"{name}.npy"
-    if not path.exists():
-        with NamedTemporaryFile(dir=path.parent, suffix=".npy", delete=False) as file:
-            np.save(file, np.stack(list(_drawn(grid, mass, seed, flair))))
-        os.replace(file.name, path)
-    slices: npt.NDArray[np.uint16] = np.load(path, mmap_mode="r")
-    return slices
+
+    name = "-".join(map(str, ("phantom", *astuple(grid), mass, seed, flair)))
+    path = once(f"{name}.npy", lambda path: np.save(path, stacked()))
+    return stacked() if path is None else np.load(path, mmap_mode="r")
 
 
 def _drawn(grid: Grid, mass: bool, seed: int, flair: bool) -> Iterator[npt.NDArray[np.uint16]]:

@@ -27,6 +27,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_weights
 from torch import nn
 
+from tests.testbed.made_once import copied
 from worker.dicom.standard import derive_uid
 from worker.inference.bundle import load_bundle
 from worker.inference.engines import OpenVinoEngine
@@ -98,6 +99,11 @@ class _ThreeOutputs(nn.Module):
 
 def make_tiny_bundle(folder: Path, **changes: Any) -> Path:
     """Write the bundle into `folder` and return it; `changes` replace keys of worker.json, such as format=2."""
+    digest = hashlib.sha256(repr(sorted(changes.items())).encode()).hexdigest()
+    return copied(f"tiny-bundle-{digest}", folder, lambda made: _make(made, changes))
+
+
+def _make(folder: Path, changes: dict[str, Any]) -> None:
     outputs, definition = len(CLASSES), PREPROCESSING
     if changes.get("format") == 2:
         outputs, definition = OUTPUTS_OF_TWO, REFORMATTING
@@ -119,7 +125,6 @@ def make_tiny_bundle(folder: Path, **changes: Any) -> Path:
     case = golden_case(bundle, OpenVinoEngine(bundle, "fp32"), "head", files)
     _write_json(folder / "golden/expected.json", {"tolerance": {"fp32": 0.001, "int8": 0.2}, "cases": [case]})
     write_worker_json(folder, **changes)
-    return folder
 
 
 def write_worker_json(folder: Path, **changes: Any) -> None:

@@ -22,10 +22,12 @@ from monai.networks.nets import DenseNet
 from PIL import Image
 
 from tests.testbed.instances import encoded, mr_instance
+from tests.testbed.made_once import copied
 
 KINDS = ("left", "top", "none")
 NETWORK = {"init_features": 16, "growth_rate": 8, "block_config": (2, 2, 2, 2)}
 SIZE = 64
+CHECKPOINT = "best_metric_model.pth"
 TRANSFORMS = [("LoadImage", {"image_only": True}), ("EnsureChannelFirst", {}), ("ScaleIntensity", {})]
 _PLACES = {"left": (0.5, 0.27), "top": (0.27, 0.5)}  # of the bright spot: row, column
 
@@ -88,12 +90,17 @@ def write_pictures(folder: Path, count: int, seed: int = 0) -> list[tuple[Path, 
     return files
 
 
+def network() -> Any:
+    """The tutorial's network, untrained."""
+    return DenseNet(spatial_dims=2, in_channels=1, out_channels=len(KINDS), **NETWORK)
+
+
 def train(files: Sequence[tuple[Path, int]], steps: int = 30) -> torch.nn.Module:
     """The tutorial's network and training loop, with fewer and larger steps."""
     torch.manual_seed(0)
     images = _loaded([path for path, _ in files])
     labels = torch.tensor([label for _, label in files])
-    model: Any = DenseNet(spatial_dims=2, in_channels=1, out_channels=len(KINDS), **NETWORK)
+    model = network()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.5  # so that few steps are enough
@@ -105,7 +112,8 @@ def train(files: Sequence[tuple[Path, int]], steps: int = 30) -> torch.nn.Module
         optimizer.zero_grad()
         loss_function(model(images[chosen]), labels[chosen]).backward()
         optimizer.step()
-    return model.eval()
+    trained: torch.nn.Module = model.eval()
+    return trained
 
 
 def predictions(model: torch.nn.Module, files: Sequence[Path]) -> npt.NDArray[np.float32]:
@@ -158,11 +166,15 @@ class Made:
 
 def make(folder: Path) -> Made:
     """Train, save as the tutorial does, and write three series of each kind."""
-    network = train(write_pictures(folder / "pictures", 40))
-    made = Made(network, folder / "best_metric_model.pth", folder / "model.toml", folder / "dicom")
-    torch.save(network.state_dict(), made.checkpoint)
-    made.model.write_text(MODEL)
+    copied("tutorial", folder, _make_files)
+    model = network()
+    model.load_state_dict(torch.load(folder / CHECKPOINT, weights_only=True))
+    return Made(model.eval(), folder / CHECKPOINT, folder / "model.toml", folder / "dicom")
+
+
+def _make_files(folder: Path) -> None:
+    torch.save(train(write_pictures(folder / "pictures", 40)).state_dict(), folder / CHECKPOINT)
+    (folder / "model.toml").write_text(MODEL)
     for kind in KINDS:
         for seed in range(3):
-            write_series(made.dicom / f"{kind}-{seed}", kind, seed=seed)
-    return made
+            write_series(folder / "dicom" / f"{kind}-{seed}", kind, seed=seed)

@@ -9,6 +9,7 @@ import pytest
 from monai_train.config import Augmentation, BatchShares, TrainConfig
 from monai_train.training.train import train
 from tests.testbed.converted import make_converted, with_sequences
+from tests.testbed.made_once import copied
 
 TINY = TrainConfig(
     epochs=4,
@@ -26,14 +27,13 @@ TINY = TrainConfig(
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_converted(tmp_path_factory.mktemp("tiny-data"), patients=14, external=3)
+    folder = tmp_path_factory.mktemp("tiny-data")
+    return copied("tiny-data", folder, lambda made: make_converted(made, patients=14, external=3))
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "tiny"
-    train(tiny_data, run, TINY)
-    return run
+    return copied("tiny-run", tmp_path_factory.mktemp("runs") / "tiny", lambda run: train(tiny_data, run, TINY))
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +44,6 @@ def sequences_data(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def sequences_run(sequences_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that learned the sequence and the region, too."""
+    config = TINY.model_copy(update={"sequence_loss": 0.3, "region_loss": 0.3, "sampling": "strata"})
     run = tmp_path_factory.mktemp("runs") / "sequences"
-    train(sequences_data, run, TINY.model_copy(update={"sequence_loss": 0.3, "region_loss": 0.3, "sampling": "strata"}))
-    return run
+    return copied("sequences-run", run, lambda run: train(sequences_data, run, config))

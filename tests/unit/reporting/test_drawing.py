@@ -8,11 +8,10 @@ import pytest
 from worker.reporting.drawing import INK, draw_line, draw_paragraph, new_canvas, percent
 
 
-def _drawn(text: str, width: int = 300) -> list[list[list[int]]]:
+def _drawn(text: str, width: int = 300) -> bytes:
     canvas, draw = new_canvas(400, 100)
     draw_line(draw, (20, 70), text, 18, INK, width)
-    pixels: list[list[list[int]]] = np.asarray(canvas).tolist()
-    return pixels
+    return canvas.tobytes()
 
 
 @pytest.mark.parametrize(

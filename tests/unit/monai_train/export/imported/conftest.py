@@ -8,6 +8,7 @@ import pytest
 
 from monai_train.export.imported.import_model import import_model
 from tests.testbed import tutorial
+from tests.testbed.made_once import copied
 
 
 @pytest.fixture(scope="session")
@@ -17,4 +18,5 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tutorial.Made:
 
 @pytest.fixture(scope="session")
 def imported(made: tutorial.Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return import_model(made.checkpoint, made.model, made.dicom, tmp_path_factory.mktemp("imported") / "bundle")[0]
+    bundle = tmp_path_factory.mktemp("imported") / "bundle"
+    return copied("imported", bundle, lambda out: import_model(made.checkpoint, made.model, made.dicom, out))
