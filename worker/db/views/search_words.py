@@ -30,9 +30,12 @@ def few_entries(session: Session, text: str, most: int) -> Sequence[int] | None:
 
 def _all_entries(session: Session, word: frozenset[str], most: int) -> list[int] | None:
     """The entries that have a word; None where there may be more than `most`. Linear in `most`, not in the entries."""
-    rows = session.scalars(_entries(word, _REPEATED * (most + 1))).all()
-    entries = list(dict.fromkeys(rows))
-    return entries if len(entries) <= most and len(rows) < _REPEATED * (most + 1) else None
+    first = _entries(word, _REPEATED * (most + 1))
+    # Counted first: to count the rows of a common word takes a tenth of fetching them.
+    if (session.scalar(select(func.count()).select_from(first.subquery())) or 0) >= _REPEATED * (most + 1):
+        return None
+    entries = list(dict.fromkeys(session.scalars(first)))
+    return entries if len(entries) <= most else None
 
 
 def has_words(text: str) -> ColumnElement[bool]:

@@ -1,4 +1,4 @@
-"""Numbers of studies by status, counted as `tallies` counts series: up to MANY."""
+"""Numbers of studies by status, counted as `tallies` counts series."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from worker.db.views.worklist.matching import conditions_of
 
 def count_studies(session: Session, search: Search) -> dict[str, Tally]:
     """Numbers of the studies that match, by status, whatever status and page are searched for."""
-    many = tallies.MANY
     search = as_stored(session, replace(search, status=None, older_than=None, newer_than=None))
+    many, is_cut = tallies.most_counted(session, search.text)
     conditions = conditions_of(session, search, at_most=many + 1)
     if replace(search, since=None, until=None, minimum_probability=None) == Search(limit=search.limit):
         # By the index of each status, which has the time and the probability too.
@@ -34,5 +34,5 @@ def count_studies(session: Session, search: Search) -> dict[str, Tally]:
     matching = select(StudyRow.status).where(*conditions).limit(many + 1).subquery()
     query = select(matching.c.status, func.count()).group_by(matching.c.status)
     found = {status: number for status, number in session.execute(query)}
-    more = tallies.is_cut(session, search.text) or sum(found.values()) > many
+    more = is_cut or sum(found.values()) > many
     return {status.value: Tally(min(found.get(status.value, 0), many), more) for status in SeriesStatus}
