@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.testbed import dcmtk, phantom, site
+from tests.testbed.made_once import copied
 from tests.testbed.site import Site
 
 
@@ -35,7 +36,8 @@ def head(tmp_path: Path) -> list[Path]:
 def long_head(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """384 slices of 212 kB, the shape of a high-resolution volume. Each worker of its own may be sent it, or a part."""
     grid = phantom.Grid(slices=384, rows=384, columns=274, pixel_mm=0.667, slice_mm=0.48)
-    return phantom.head_series(tmp_path_factory.mktemp("long"), grid=grid)
+    folder = copied("long-head", tmp_path_factory.mktemp("long"), lambda made: phantom.head_series(made, grid=grid))
+    return sorted(folder.iterdir())
 
 
 @pytest.fixture(params=["stand-in", "real"])

@@ -76,14 +76,10 @@ def test_file_that_is_no_database(tmp_path: Path) -> None:
     assert_one_clear_line(worker, "database")
 
 
-def test_environment_overrides_a_key(tmp_path: Path) -> None:
+def test_environment_overrides_a_key_and_an_idle_worker_stops_with_exit_code_0(tmp_path: Path) -> None:
     port = dcmtk.free_port()
-    with worker_process.running(tmp_path, environment={"WORKER__RECEIVE__PORT": str(port)}):
+    with worker_process.running(tmp_path, environment={"WORKER__RECEIVE__PORT": str(port)}) as worker:
         dcmtk.echoscu(port)
-
-
-def test_idle_worker_stops_with_exit_code_0(tmp_path: Path) -> None:
-    with worker_process.running(tmp_path) as worker:
         assert worker.stop(STOP_SECONDS) == 0
 
 

@@ -109,12 +109,21 @@ def _deflate(content: bytes) -> bytes:
 
 def dataset(number: int, seed: int = 0) -> Mutant:
     """The mutant of that number."""
-    dice = Dice(f"dataset {seed} {number}")
-    kind, mutate = dice.choices(list(_DATASETS.items()), [_WEIGHTS.get(name, 10) for name in _DATASETS])[0]
+    dice, kind = _kind(number, seed)
     ds = valid(number)
     uids = str(ds.SOPClassUID), str(ds.SOPInstanceUID)
-    syntax, content = mutate(dice, number)
+    syntax, content = _DATASETS[kind](dice, number)
     return Mutant(kind, syntax, *uids, content)
+
+
+def kind(number: int, seed: int = 0) -> str:
+    """The kind of the mutant of that number, which is not made."""
+    return _kind(number, seed)[1]
+
+
+def _kind(number: int, seed: int) -> tuple[Dice, str]:
+    dice = Dice(f"dataset {seed} {number}")
+    return dice, dice.choices(list(_DATASETS), [_WEIGHTS.get(name, 10) for name in _DATASETS])[0]
 
 
 def _as_sent(dice: Dice, number: int) -> tuple[str, bytes]:
