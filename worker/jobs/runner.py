@@ -98,13 +98,13 @@ class JobRunner:
             self._run(job, models[job.model_id], instances, follows)
         return True
 
-    def run(self, stop: threading.Event, poll_seconds: float = 0.1) -> None:
+    def run(self, stop: threading.Event) -> None:
         """Run jobs until `stop`; the current job is finished."""
         with closing(Rest(self.database, work_waits)) as rest:
             while not stop.is_set():
-                self._turn(rest, stop, poll_seconds)
+                self._turn(rest, stop)
 
-    def _turn(self, rest: Rest, stop: threading.Event, poll_seconds: float) -> None:
+    def _turn(self, rest: Rest, stop: threading.Event) -> None:
         self.promise(_ROUND_SECONDS)
         busy = False
         try:
@@ -116,7 +116,7 @@ class JobRunner:
             get_log().error("inference loop", **fault_fields(error))
             stop.wait(_FIRST_RETRY_SECONDS)
         if not busy:
-            stop.wait(poll_seconds)
+            stop.wait(rest.poll_seconds)
 
     def _run(self, job: JobRow, model: ServedModel, instances: Sequence[InstanceRow], follows: Lineage) -> None:
         if job.attempts > self.attempts:

@@ -297,13 +297,13 @@ class Sender:
                 detail=end.values.get("detail"),
             )
 
-    def run(self, stop: threading.Event, poll_seconds: float = 0.1) -> None:
+    def run(self, stop: threading.Event) -> None:
         """Send until `stop`; the current batch is completed."""
         with closing(Rest(self.database, partial(destination_waits, destination=self.destination.name))) as rest:
             while not stop.is_set():
-                self._turn(rest, stop, poll_seconds)
+                self._turn(rest, stop)
 
-    def _turn(self, rest: Rest, stop: threading.Event, poll_seconds: float) -> None:
+    def _turn(self, rest: Rest, stop: threading.Event) -> None:
         self._promise_progress()
         busy = False
         try:
@@ -315,4 +315,4 @@ class Sender:
             get_log().error("sending failed", destination=self.destination.name, **fault_fields(error))
             stop.wait(_FIRST_DELAY_SECONDS)
         if not busy:
-            stop.wait(poll_seconds)
+            stop.wait(rest.poll_seconds)

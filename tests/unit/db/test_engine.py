@@ -177,6 +177,7 @@ class Loop:
 
 def test_a_loop_rests_until_anything_is_committed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_REST_SECONDS", 1000)
+    monkeypatch.setattr(engine, "_POLL_SECONDS", 0)
     loop, other = Loop(file), Database(f"sqlite:///{file}")
     assert [loop.turn() for _ in range(4)] == [True, False, False, False]
     with other.write() as session:
@@ -224,10 +225,26 @@ def test_a_loop_does_not_rest_while_rows_wait_for_a_time(file: Path, monkeypatch
     loop = Loop(file)
     loop.waits = True
     assert [loop.turn() for _ in range(5)] == [True] * 5
+    assert loop.rest.poll_seconds == engine._POLL_SECONDS
     assert loop.asked == 1  # what waits does not end without a commit
     loop.waits = False
     _write(loop.database)
     assert [loop.turn() for _ in range(3)] == [True, False, False]
+
+
+def test_a_loop_that_rests_looks_often_and_polls_seldom_while_others_commit(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_POLL_SECONDS", 0.5)
+    loop = Loop(file)
+    start, polls, looks = time.monotonic(), 0, 0
+    while time.monotonic() < start + 1.2:
+        _change(loop.database, f"commit {looks}")
+        polls += loop.turn()
+        looks += 1
+        assert loop.rest.poll_seconds == engine._SKIPPED_POLL_SECONDS
+    assert looks > 3
+    assert polls <= 3
 
 
 def test_a_loop_polls_now_and_then_whatever_happens_to_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,7 @@ def test_result_slices_objects_and_deliveries_come_in_one_transaction(
 def looping(queued: Database, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """A runner whose loop has run the queued job and would rest for an hour; how often it has polled."""
     monkeypatch.setattr(engine, "_REST_SECONDS", 3600)
+    monkeypatch.setattr(engine, "_POLL_SECONDS", 0.01)
     polls: list[int] = []
 
     class Counted(JobRunner):
@@ -147,7 +148,7 @@ def looping(queued: Database, tmp_path: Path, clock: Clock, monkeypatch: pytest.
 
     runner, stop = _runner(queued, tmp_path, clock), threading.Event()
     counted = Counted(**{field.name: getattr(runner, field.name) for field in fields(JobRunner)})
-    thread = threading.Thread(target=counted.run, args=(stop, 0.01))
+    thread = threading.Thread(target=counted.run, args=(stop,))
     thread.start()
     wait_until(lambda: _job(queued).state == JobState.DONE, "the first job", every=0.01)
     yield polls

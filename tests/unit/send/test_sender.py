@@ -354,6 +354,7 @@ def test_the_loop_finds_what_another_process_commits_and_what_time_makes_due(
 ) -> None:
     """Though it rests: on SQLite nothing else would wake it."""
     monkeypatch.setattr(engine, "_REST_SECONDS", 3600)
+    monkeypatch.setattr(engine, "_POLL_SECONDS", 0.01)
     claims: list[int] = []
     claim = Sender._claim
 
@@ -371,7 +372,7 @@ def test_the_loop_finds_what_another_process_commits_and_what_time_makes_due(
 
     monkeypatch.setattr(Sender, "_claim", counted)
     stop = threading.Event()
-    thread = threading.Thread(target=sender.run, args=(stop, 0.01))
+    thread = threading.Thread(target=sender.run, args=(stop,))
     thread.start()
     try:
         wait_until(lambda: states() == [DeliveryState.DELIVERED] * 2, "the first objects", every=0.01)
