@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from monai_train.training.epoch_log import LOG, EpochLog
 from monai_train.training.trackers import TENSORBOARD
+from tests.testbed.waiting import wait_until
 
 
 def lines(run: Path) -> list[list[str]]:
@@ -31,6 +33,8 @@ def test_epochs_after_the_checkpoint_are_replaced(tmp_path: Path) -> None:
     with EpochLog(tmp_path, 0) as log:
         for epoch in (1, 2, 3):
             log.add(epoch, 9.0, 0.1, 9.0, 1e-3, 1.0)
+    begun = int(time.time())
+    wait_until(lambda: time.time() > begun + 1, "a later second: TensorBoard orders the files of a run by theirs")
     with EpochLog(tmp_path, 1) as log:
         log.add(2, 0.5, 0.75, 1.0, 2e-3, 110.0)
     assert [line[:2] for line in lines(tmp_path)[1:]] == [["1", "9.00000"], ["2", "0.50000"]]
