@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _limits = {"decoder_seconds": 0.0}
-_M_MMAP_THRESHOLD = -3  # malloc.h of glibc
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _LARGE_BYTES = 1 << 20
 
 
@@ -55,11 +55,13 @@ def return_large_blocks() -> None:
     """Give what is freed of a MiB and more back to the system at once, whatever thread had it.
 
     Otherwise glibc (mallopt(3)) keeps such blocks for reuse, up to 32 MiB of them in every thread's own arena, and each
-    connection is a thread. Other C libraries are left as they are.
+    connection is a thread. Of smaller blocks, twice as many bytes stay with a thread: it would return every image, and
+    fetch its pages again for the next. Other C libraries are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE_BYTES)
 
 
 def allow_open_files(count: int) -> None:
