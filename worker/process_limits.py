@@ -55,8 +55,8 @@ def return_large_blocks() -> None:
     """Give what is freed of a MiB and more back to the system at once, whatever thread had it.
 
     Otherwise glibc (mallopt(3)) keeps such blocks for reuse, up to 32 MiB of them in every thread's own arena, and each
-    connection is a thread. Of smaller blocks, twice as many bytes stay with a thread: it would return every image, and
-    fetch its pages again for the next. Other C libraries are left as they are.
+    connection is a thread. Up to two MiB of smaller freed blocks stay with a thread; without them it would return the
+    pages of each image and fetch them again for the next. Other C libraries are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -169,8 +169,8 @@ class Rest:
 
     `waits`: whether there are rows that may become due by time alone. On PostgreSQL no poll is skipped. On SQLite at
     least one poll a second is made, so a change that is not noticed (a file moved to the database's path) delays work
-    by a second at most; and after a poll that found nothing, commits lead to another a tenth of a second later, not
-    before. Used, and closed, by a single thread.
+    by a second at most. After a poll that found nothing, the next that a commit leads to is a tenth of a second later
+    at the earliest. Used, and closed, by a single thread.
     """
 
     def __init__(self, database: Database, waits: Callable[[Session], bool]) -> None:
@@ -191,7 +191,7 @@ class Rest:
 
     @property
     def poll_seconds(self) -> float:
-        """The time until `is_over` is asked again: where polls are skipped it costs little to ask."""
+        """How long to wait before the next `is_over`; shorter while polls are skipped, as it then costs little."""
         return _POLL_SECONDS if self._until == -math.inf else _SKIPPED_POLL_SECONDS
 
     def begin(self) -> None:

@@ -98,7 +98,7 @@ class HandOver:
         return None if deleted is None else HandedOver(to, 0 if is_taken else len(chosen), deleted)
 
     def check(self, study_instance_uid: str, to: str) -> bool:
-        """Whether it can begin, before a caller has to wait for it; False where there is no such study.
+        """Check whether a hand-over can begin, without sending anything; False where there is no such study.
 
         Raises StartError, NotTaken and StudyInUse, as `run` does.
         """

@@ -30,11 +30,12 @@ def few_entries(session: Session, text: str, most: int) -> Sequence[int] | None:
 
 def _all_entries(session: Session, word: frozenset[str], most: int) -> list[int] | None:
     """The entries that have a word; None where there may be more than `most`. Linear in `most`, not in the entries."""
-    first = _entries(word, _REPEATED * (most + 1))
-    # Counted first: to count the rows of a common word takes a tenth of fetching them.
-    if (session.scalar(select(func.count()).select_from(first.subquery())) or 0) >= _REPEATED * (most + 1):
+    most_rows = _REPEATED * (most + 1)
+    rows = _entries(word, most_rows)
+    # Counting the rows of a common word takes a tenth of the time of fetching them.
+    if session.scalar(select(func.count()).select_from(rows.subquery())) == most_rows:
         return None
-    entries = list(dict.fromkeys(session.scalars(first)))
+    entries = list(dict.fromkeys(session.scalars(rows)))
     return entries if len(entries) <= most else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
 
@@ -12,6 +12,9 @@ from worker.errors import StartError, WorkerError
 from worker.web.dependencies import NO_SUCH_STUDY, Site
 from worker.web.guard import Caller
 from worker.web.work.background import Background, Work
+
+if TYPE_CHECKING:
+    from worker.send.hand_over import HandOver
 
 _AT_ONCE = 2
 
@@ -43,12 +46,8 @@ class HandOvers:
 
     def require(self, study_instance_uid: str, to: str, caller: Caller) -> None:
         """Raises HTTPException 404 or 409, and StudyInUse, where the study cannot be handed over now."""
-        from worker.send.hand_over import HandOver
-
-        site = self._site
-        handing = HandOver(site.settings, site.database, site.clock, site.record, caller.name, caller.address)
         try:
-            is_known = handing.check(study_instance_uid, to)
+            is_known = self._hand_over(caller).check(study_instance_uid, to)
         except StartError as fault:
             raise HTTPException(404, fault.detail) from None
         except StudyInUse:
@@ -68,11 +67,7 @@ class HandOvers:
         return self._begun.start(new, run, lambda running: running.study_instance_uid == study_instance_uid)
 
     def _run(self, begun: StudyHandOver, caller: Caller, with_reports: bool) -> dict[str, Any]:
-        from worker.send.hand_over import HandOver
-
-        site = self._site
-        handing = HandOver(site.settings, site.database, site.clock, site.record, caller.name, caller.address)
-        done = handing.run(
+        done = self._hand_over(caller).run(
             begun.study_instance_uid,
             begun.to,
             with_reports=with_reports,
@@ -81,3 +76,9 @@ class HandOvers:
         if done is None:
             return {"state": "failed", "reason": "no-such-study", "detail": "there is no such study"}
         return {"state": "done", "detail": f"{done.deleted.instances} images deleted here"}
+
+    def _hand_over(self, caller: Caller) -> HandOver:
+        from worker.send.hand_over import HandOver
+
+        site = self._site
+        return HandOver(site.settings, site.database, site.clock, site.record, caller.name, caller.address)
