@@ -58,7 +58,7 @@ from sqlalchemy.types import DateTime, TypeDecorator
 from worker.dicom.text.printable import LONGEST_TEXT
 
 # The newest revision in migrations/versions (a test compares them), so that a start needs no Alembic import.
-REVISION = "0020"
+REVISION = "0021"
 DETAIL_LENGTH = 1024
 
 
@@ -306,7 +306,7 @@ class SeriesRow(Base):
     patient_name: Mapped[str] = mapped_column(_searched(324), index=True)
     accession_number: Mapped[str] = mapped_column(_searched(16), index=True)
     name_key: Mapped[str] = mapped_column(_searched(), index=True, server_default="")  # folding.stored_name_key
-    search_entry_id: Mapped[int | None] = mapped_column(index=True)  # null where the series is found by no word
+    search_entry_id: Mapped[int | None]  # null where the series is found by no word
     study_date: Mapped[str] = mapped_column(_received(8))
     modality: Mapped[str] = mapped_column(_received(16))
     series_description: Mapped[str] = mapped_column(_received(64))
@@ -346,6 +346,7 @@ class SeriesRow(Base):
         Index(None, "status", "created_at", "id", "probability"),
         Index(None, "label", "created_at", "id", "probability"),
         Index(None, "sequence", "created_at", "id", "probability"),
+        Index(None, "search_entry_id", "study_instance_uid"),
         # Counted by reason at every scrape of /metrics.
         PartialIndex("status", "reason", where=REFUSED),
     )

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, case, func, select
+from sqlalchemy import and_, bindparam, case, func, select
 from sqlalchemy.orm import Session
 
+from worker.db.engine import is_any_of
 from worker.db.readings import is_latest_reading
 from worker.db.tables import (
     DeliveryRow,
@@ -29,6 +30,44 @@ from worker.db.tables import (
 )
 from worker.db.views.search import ListPosition, Search, as_stored, page_of_ids
 from worker.db.views.worklist.matching import conditions_of
+
+# What a page is made of; each statement is made once, as that takes longer than to run it.
+_STUDIES = (
+    select(
+        StudyRow.id, StudyRow.study_instance_uid, StudyRow.received_at, StudyRow.state, StudyRow.status,
+        StudyRow.label, StudyRow.probability, StudyRow.read_state, StudyRow.read_as, StudyRow.answered_by,
+        func.coalesce(StudyResultRow.reason, StudyRow.reason).label("reason"),
+        func.coalesce(StudyResultRow.detail, StudyRow.detail).label("detail"),
+        StudyResultRow.contradiction, StudyResultRow.contributions,
+    )
+    .outerjoin(StudyResultRow, StudyResultRow.id == StudyRow.answered_by)
+    .where(StudyRow.id.in_(bindparam("ids", expanding=True)))
+)  # fmt: skip
+_INSTANCES = (
+    select(func.count())
+    .select_from(InstanceRow)
+    .where(InstanceRow.series_id == SeriesRow.id)
+    .correlate(SeriesRow)
+    .scalar_subquery()
+)
+_SERIES_OF = (
+    select(
+        SeriesRow.id, SeriesRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.patient_id,
+        SeriesRow.patient_name, SeriesRow.accession_number, SeriesRow.study_date, SeriesRow.series_description,
+        SeriesRow.modality, SeriesRow.sequence, SeriesRow.contrast_agent, SeriesRow.plane, SeriesRow.status,
+        SeriesRow.label, SeriesRow.probability, ResultRow.id.label("result_id"), JobRow.missing,
+        case((ResultRow.id.is_not(None), ResultRow.reason), (JobRow.id.is_not(None), JobRow.reason),
+             else_=SeriesRow.reason).label("reason"),
+        case((ResultRow.id.is_not(None), ResultRow.detail), (JobRow.id.is_not(None), JobRow.detail),
+             else_=SeriesRow.detail).label("detail"),
+        ReadingRow.label.label("read_as"), _INSTANCES.label("instances"),
+    )
+    .outerjoin(JobRow, JobRow.id == SeriesRow.answered_job_id)
+    .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
+    .outerjoin(ReadingRow, and_(ReadingRow.series_id == SeriesRow.id, is_latest_reading()))
+    .where(SeriesRow.study_instance_uid.in_(bindparam("uids", expanding=True)))
+    .order_by(SeriesRow.id)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +143,15 @@ class StudyListPage:
 
 def find_study_page(session: Session, search: Search, limit: int) -> StudyListPage:
     """A page of `limit` studies that match."""
-    rows = list(session.execute(_query(session, replace(search, limit=limit + 1))).all())
-    more, rows = len(rows) > limit, rows[:limit]
+    found = list(session.execute(_page_of_ids(session, replace(search, limit=limit + 1))).all())
+    more, found = len(found) > limit, found[:limit]
     back = search.newer_than is not None
     if back:
-        rows.reverse()
-    ends = [ListPosition(row.received_at, row.id) for row in rows[:1] + rows[-1:]]
+        found.reverse()
+    rows = {row.id: row for row in session.execute(_STUDIES, {"ids": [row.id for row in found]})}
+    ends = [ListPosition(row.received_at, row.id) for row in found[:1] + found[-1:]]
     return StudyListPage(
-        studies=tuple(_listed(session, rows)),
+        studies=tuple(_listed(session, [rows[row.id] for row in found if row.id in rows])),
         newer_than=ends[0] if ends and (more if back else search.older_than is not None) else None,
         older_than=ends[-1] if ends and (back or more) else None,
     )
@@ -137,26 +177,9 @@ def _page_of_ids(session: Session, search: Search) -> Any:
     return page_of_ids(stored, conditions_of(session, stored), StudyRow.received_at, StudyRow.id)
 
 
-def _query(session: Session, search: Search) -> Any:
-    page = _page_of_ids(session, search).subquery()
-    position = (page.c.received_at, page.c.id)
-    return (
-        select(
-            StudyRow.id, StudyRow.study_instance_uid, StudyRow.received_at, StudyRow.state, StudyRow.status,
-            StudyRow.label, StudyRow.probability, StudyRow.read_state, StudyRow.read_as, StudyRow.answered_by,
-            func.coalesce(StudyResultRow.reason, StudyRow.reason).label("reason"),
-            func.coalesce(StudyResultRow.detail, StudyRow.detail).label("detail"),
-            StudyResultRow.contradiction, StudyResultRow.contributions,
-        )
-        .join(page, page.c.id == StudyRow.id)
-        .outerjoin(StudyResultRow, StudyResultRow.id == StudyRow.answered_by)
-        .order_by(*(position if search.newer_than is not None else [column.desc() for column in position]))
-    )  # fmt: skip
-
-
 def _listed(session: Session, rows: Sequence[Any]) -> list[ListedStudy]:
     series: dict[str, list[Any]] = defaultdict(list)
-    for row in _series(session, [row.study_instance_uid for row in rows]):
+    for row in session.execute(_SERIES_OF, {"uids": [row.study_instance_uid for row in rows]}):
         series[row.study_instance_uid].append(row)
     delivered = _delivered(session, rows, series)
     return [
@@ -164,35 +187,6 @@ def _listed(session: Session, rows: Sequence[Any]) -> list[ListedStudy]:
         for row in rows
         if series[row.study_instance_uid]
     ]
-
-
-def _series(session: Session, study_instance_uids: Sequence[str]) -> list[Any]:
-    instances = (
-        select(func.count())
-        .select_from(InstanceRow)
-        .where(InstanceRow.series_id == SeriesRow.id)
-        .correlate(SeriesRow)
-        .scalar_subquery()
-    )
-    query = (
-        select(
-            SeriesRow.id, SeriesRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.patient_id,
-            SeriesRow.patient_name, SeriesRow.accession_number, SeriesRow.study_date, SeriesRow.series_description,
-            SeriesRow.modality, SeriesRow.sequence, SeriesRow.contrast_agent, SeriesRow.plane, SeriesRow.status,
-            SeriesRow.label, SeriesRow.probability, ResultRow.id.label("result_id"), JobRow.missing,
-            case((ResultRow.id.is_not(None), ResultRow.reason), (JobRow.id.is_not(None), JobRow.reason),
-                 else_=SeriesRow.reason).label("reason"),
-            case((ResultRow.id.is_not(None), ResultRow.detail), (JobRow.id.is_not(None), JobRow.detail),
-                 else_=SeriesRow.detail).label("detail"),
-            ReadingRow.label.label("read_as"), instances.label("instances"),
-        )
-        .outerjoin(JobRow, JobRow.id == SeriesRow.answered_job_id)
-        .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
-        .outerjoin(ReadingRow, and_(ReadingRow.series_id == SeriesRow.id, is_latest_reading()))
-        .where(SeriesRow.study_instance_uid.in_(study_instance_uids))
-        .order_by(SeriesRow.id)
-    )  # fmt: skip
-    return list(session.execute(query).all())
 
 
 def _delivered(session: Session, studies: Sequence[Any], series: Mapping[str, Sequence[Any]]) -> dict[int, Delivered]:
@@ -217,9 +211,7 @@ def _delivered(session: Session, studies: Sequence[Any], series: Mapping[str, Se
 
 def _of_ids(session: Session, column: Any, other: Any, ids: Iterable[int]) -> Iterator[Any]:
     """Two columns of the rows that refer to these ids, by an index."""
-    ordered = sorted(ids)
-    for start in range(0, len(ordered), 500):  # SQLite limits the number of bound values
-        yield from session.execute(select(column, other).where(column.in_(ordered[start : start + 500])))
+    yield from session.execute(select(column, other).where(is_any_of(session, column, ids)))
 
 
 def _study(row: Any, series: Sequence[Any], delivered: Delivered) -> ListedStudy:
