@@ -25,11 +25,11 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import Row, as_line, cores, reached
+from benchmarks.rows import SKIPPED, Row, as_line, cores, reached
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ("receive", "classify", "latency", "start", "scale", "bulk", "query_million", "defences",
-            "training_throughput")  # fmt: skip
+            "training_throughput", "monai_deploy")  # fmt: skip
 BEGIN, END = "<!-- figures: written by `make bench` -->", "<!-- end of figures -->"
 WATTS_A_CORE = 12.5  # assumed: a server of 32 cores that draws 400 W under load
 _SAMPLE_SECONDS = 3.0
@@ -41,13 +41,18 @@ Figures = dict[str, dict[str, Any]]  # program → title, rows, and when and whe
 
 
 def run(program: Path, quick: bool) -> dict[str, Any] | None:
-    """Run a program: what it wrote, with date, commit and machine; None, with a message, when it wrote nothing."""
+    """Run a program: what it wrote, with date, commit and machine.
+
+    Empty when the program was skipped; None, with a message, when it wrote nothing.
+    """
     load = busy_processors(_SAMPLE_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
         command = [sys.executable, "-W", "ignore", str(program), "--json", str(file), *(["--quick"] if quick else [])]
         start = time.monotonic()
         code = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode
+        if code == SKIPPED:
+            return {}
         if not file.is_file():
             print(f"{program.stem}: exit code {code}, no figures", file=sys.stderr)
             return None
@@ -216,6 +221,7 @@ def main(arguments: Sequence[str] | None = None, programs: Sequence[Path] | None
         print(f"\n{program.stem}", flush=True)
         if (written := run(program, chosen.quick)) is None:
             failed.append(program.stem)
+        if not written:
             continue
         stored[program.stem] = written
         write({name: stored[name] for name in (program.stem for program in programs) if name in stored}, chosen.out)

@@ -34,14 +34,13 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.rows import Row, add_common, against, finish
+from benchmarks.rows import Row, add_common, against, finish, processor_seconds_of
 from tests.testbed import dcmtk, orthanc
 from tests.testbed.dcmtk import free_port, wait_for_port
 from tests.testbed.instances import encoded, mr_instance
 from tests.testbed.worker_process import COMMAND, WorkerProcess
 
 SENDERS = 4
-TICKS = os.sysconf("SC_CLK_TCK")
 SENDING = ("-R", "-xe", "+sd", "+r", "-aec", "AI_WORKER")
 
 
@@ -192,21 +191,15 @@ def measure(receiver: Receiver, folder: Path, sent: Sequence[Sequence[Path]], fi
     folder.mkdir()
     try:
         with receiver(folder) as running:
-            before = _processor_seconds(running.pid)
+            before = processor_seconds_of(running.pid)
             seconds = send(running, sent)
-            work = _processor_seconds(running.pid) - before
+            work = processor_seconds_of(running.pid) - before
             if (held := running.held()) != files:
                 raise RuntimeError(f"{held} of {files} instances were stored")
     finally:
         shutil.rmtree(folder)
     cell.rates.append(files / seconds)
     cell.work.append(1000 * work / files)
-
-
-def _processor_seconds(pid: int) -> float:
-    """User and system time of a process and of its ended children."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / TICKS
 
 
 def run(folder: Path, loads: Sequence[Load], rounds: int, only: Sequence[str]) -> dict[tuple[Load, int, str], Cell]:

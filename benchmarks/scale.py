@@ -98,7 +98,7 @@ class Site:
             session.execute(update(JobRow).values(not_before=NEVER))
 
     @contextmanager
-    def processes(self, count: int) -> Iterator[None]:
+    def processes(self, count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
         """Run inference processes that are ready to classify."""
         command = [*COMMAND, "serve", "--role", "infer", "--config", str(self.config)]
         logs = [self.folder / f"infer{index}.log" for index in range(count)]
@@ -109,7 +109,7 @@ class Site:
                     running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file))
             for log in logs:
                 wait_until(lambda log=log: READY in log.read_text(errors="replace") or None, "the model", every=0.05)
-            yield
+            yield running
         finally:
             for process in running:
                 process.terminate()

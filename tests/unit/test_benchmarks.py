@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from sqlalchemy import event, text
 
-from benchmarks import bench, query_million, scale, series_type
+from benchmarks import bench, monai_deploy, query_million, scale, series_type
 from benchmarks.rows import Row, against, at_least, at_most, reached
 from tests.testbed.databases import make_tables
 from tests.testbed.instances import MODEL, NOON, later, write_series
@@ -25,6 +26,15 @@ chosen = arguments("a benchmark")
 assert chosen.quick
 rows = [at_most("a wait", [0.2, 0.4, 0.3], 0.6, "s"), at_most("a size", [8.0], 4.0, "MB")]
 finish("Something small", rows, chosen.json)
+"""
+
+PEER = """
+import pathlib, sys
+folder, series = pathlib.Path(sys.argv[1]), sys.stdin.readline().strip()
+(folder / "report.dcm").touch()
+print('{"loading": 1.5}', flush=True)
+sys.stdin.readline()
+sys.exit("no CUDA runtime")
 """
 
 
@@ -67,6 +77,44 @@ def test_a_program_that_fails_is_told_and_keeps_nobody_from_running(
     assert bench.main(["--quick", "--out", str(tmp_path)], [broken, small]) == 1
     assert "broken: exit code 3, no figures" in capfd.readouterr().err
     assert "a wait" in (tmp_path / "performance.md").read_text()
+
+
+def test_a_program_that_cannot_run_here_is_skipped_and_its_figures_stay(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MONAI_DEPLOY_PYTHON", raising=False)
+    monkeypatch.setattr(bench, "_SAMPLE_SECONDS", 0.0)
+    figures = json.dumps({"monai_deploy": {"title": "of another day", "rows": []}})
+    (tmp_path / "performance.json").write_text(figures)
+    assert bench.main(["--quick", "--only", "monai_deploy", "--out", str(tmp_path)]) == 0
+    assert "monai_deploy: skipped, neither --peer-python nor MONAI_DEPLOY_PYTHON" in capfd.readouterr().out
+    assert (tmp_path / "performance.json").read_text() == figures
+
+
+def test_a_peer_is_compared_in_rate_and_told_with_its_stages() -> None:
+    ours = monai_deploy.Cell(rates=[8.0, 12.0, 10.0], work=[0.1, 0.1, 0.1])
+    peer = monai_deploy.Cell(
+        rates=[1.0, 1.0, 2.0], work=[0.9, 1.0, 1.1], stages=[{"loading": 0.25, "report": 0.01}] * 3
+    )
+    row = monai_deploy.row(24, "2x224", ours, peer)
+    assert (row.ours, row.peer, row.ratio, row.goal) == (10.0, 1.0, 8.0, 10.0)
+    assert not reached(row)
+    assert "processor time 100 against 1000 ms; the peer's ms: loading 250, report 10" in row.note
+    assert monai_deploy.row(24, "3x96", ours, peer).goal is None
+
+
+def test_a_peer_that_ends_or_writes_no_report_gives_no_figure(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PEER]
+    with monai_deploy.running_peer(command, {}, tmp_path / "ends", "2x224") as peer:
+        assert peer.classify(tmp_path) == {"loading": 1.5}
+        with pytest.raises(RuntimeError, match="the peer ended with 1: no CUDA runtime"):
+            peer.classify(tmp_path)
+    silent = [sys.executable, "-c", PEER.replace(".touch()", "")]
+    with (
+        pytest.raises(RuntimeError, match="0 reports for 1 series"),
+        monai_deploy.running_peer(silent, {}, tmp_path / "silent", "2x224") as peer,
+    ):
+        peer.classify(tmp_path)
 
 
 def test_quick_figures_never_get_into_the_documentation() -> None:
