@@ -1,8 +1,9 @@
 """manifest.csv of a converted folder: its pictures with their labels and groups.
 
 `convert` writes it; it may also be written by hand. Required are the columns of REQUIRED_COLUMNS; all others may be
-missing or empty. `dataset` defaults to the first folder of `source`, and that to the converted folder's name. A picture
-may have no label: a slice at the edge of a tumour, or of another part of the body. It is in no figure of classes.
+missing or empty. `dataset` defaults to the first folder of `source` unless that is the class, else to the converted
+folder's name. A picture may have no label: a slice at the edge of a tumour, or of another part of the body. It is in no
+figure of classes.
 """
 
 from __future__ import annotations
@@ -114,9 +115,10 @@ class ManifestLine:
         return (numbers[0], numbers[1], numbers[2], numbers[3]) if len(numbers) == 4 else None
 
     def dataset(self, default: str) -> str:
-        """The data set: its column, otherwise the first folder of `source`, otherwise the default."""
+        """The data set: its column, otherwise the first folder of `source` unless it is the class, or the default."""
         folders = PurePosixPath(self.values.get("source", "")).parts[:-1]
-        return self.values.get("dataset") or (folders[0] if folders else default)
+        by_class = not folders or class_name(folders[0]) == class_name(self.values["label"])
+        return self.values.get("dataset") or (default if by_class else folders[0])
 
 
 def manifest_path(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +182,10 @@ def slice_level(row: ManifestRow) -> str:
 
 
 def confounded(predictions: Predictions, rows: Sequence[ManifestRow]) -> list[str]:
-    """Sentences on figures that measure the source or the sequence: where one of them nearly tells the truth."""
+    """Sentences on figures that measure the source or the sequence: where one of them nearly tells the truth.
+
+    The sources of a single patient each, as folders by patient are, count together.
+    """
     truth, classes = predictions.truth, predictions.classes
     lesions = np.flatnonzero((truth != classes.no_tumour) & (truth != classes.any_tumour))
     questions = (
@@ -189,8 +193,10 @@ def confounded(predictions: Predictions, rows: Sequence[ManifestRow]) -> list[st
         ("the kind of a tumour", lesions, truth[lesions]),
     )
     warnings = []
-    for attribute, name in (("dataset", "source"), ("sequence", "sequence")):
-        values = np.array([getattr(row, attribute) for row in rows], np.str_)
+    patients = Counter(dataset for dataset, _ in {(row.dataset, row.patient_group) for row in rows})
+    sources = [row.dataset if patients[row.dataset] > 1 else "" for row in rows]
+    for name, column in (("source", sources), ("sequence", [row.sequence for row in rows])):
+        values = np.array(column, np.str_)
         for question, chosen, labels in questions:
             share = guessed(values[chosen], labels)
             if share >= COINCIDE:

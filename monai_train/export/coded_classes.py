@@ -4,7 +4,7 @@ Other classes than the known ones come from a TOML file, which may also replace 
 
     [abscess]
     title = "Brain abscess"
-    neoplasm = false
+    neoplasm = true
     finding = {value = "441806004", scheme = "SCT", meaning = "Abscess of brain"}
     site = {value = "12738006", scheme = "SCT", meaning = "Brain"}
 """
@@ -61,11 +61,14 @@ _KNOWN = {
 }
 
 
-def coded_classes(classes: Classes, concepts: Path | None = None) -> list[dict[str, Any]]:
+def coded_classes(
+    classes: Classes, concepts: Path | None = None, *, neoplasms_only: bool = False
+) -> list[dict[str, Any]]:
     """The object of each class for worker.json, in their order; `concepts` is the file that the module describes.
 
+    `neoplasms_only`: for a bundle of format 1, whose reports name no other findings.
     Raises StartError: a file that cannot be used, a class without a concept, a finding for "no tumour" or none for
-    another class.
+    another class, a `neoplasm` that does not fit.
     """
     given = {**_KNOWN, **(_read(concepts) if concepts else {})}
     coded = []
@@ -76,6 +79,14 @@ def coded_classes(classes: Classes, concepts: Path | None = None) -> list[dict[s
         if (concept.finding is None) != (name == NO_TUMOUR):
             wanted = "must not have" if concept.finding else "needs"
             raise StartError("concept-invalid", f"class {name} {wanted} a finding")
+        if name == NO_TUMOUR and concept.neoplasm:
+            raise StartError("concept-invalid", f"class {name} needs neoplasm = false")
+        if neoplasms_only and name != NO_TUMOUR and not concept.neoplasm:
+            raise StartError(
+                "concept-invalid",
+                f"class {name} has neoplasm = false, which a bundle that does not recognise the sequence cannot hold: "
+                "set neoplasm = true in the file of --concepts, or train with sequence_loss (docs/models.md)",
+            )
         coded.append({"name": name, **concept.model_dump()})
     return coded
 

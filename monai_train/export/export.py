@@ -25,6 +25,8 @@ from monai_train.export.engine_networks import write_networks, write_weights
 from monai_train.export.golden import write_golden_series
 from monai_train.export.model_card import TITLES, data_section, licence, model_card
 from monai_train.export.run_inputs import average_runs, read_run
+from monai_train.networks.outputs import OutputLayout
+from monai_train.training.checkpoint import BEST, read_checkpoint
 from worker.errors import StartError
 from worker.inference.bundle import load_bundle
 from worker.inference.engines import OpenVinoEngine, TorchEngine
@@ -56,7 +58,9 @@ def export(
     console = console or Console(stderr=True)
     if out.exists():
         raise StartError("out-exists", f"{out} exists already")
-    classes = coded_classes(run_classes([run]), concepts)
+    names = run_classes([run])
+    layout = OutputLayout.of(read_checkpoint(run / BEST).config, len(names))
+    classes = coded_classes(names, concepts, neoplasms_only=not layout.sequences)
     inputs = read_run(run, data)
     if average_with:
         inputs = average_runs(inputs, run, average_with, console)

@@ -96,10 +96,16 @@ def test_manifest_made_by_hand_needs_neither_dataset_nor_source(tmp_path: Path) 
     assert rows == (ManifestRow("a.dcm", "glioma", "P1", "p1", "site", "00", 20, 30, None, False),)
 
 
-def test_dataset_is_its_column_else_the_first_folder_of_the_source(tmp_path: Path) -> None:
-    lines = [f"{LINE},other,cheng/1.png", f"{LINE},,cheng/glioma/1.png", f"{LINE},,1.png", f"{LINE},,"]
+def test_dataset_is_its_column_else_the_first_folder_of_the_source_that_is_no_class(tmp_path: Path) -> None:
+    lines = [
+        f"{LINE},other,cheng/1.png",
+        f"{LINE},,cheng/glioma/1.png",
+        f"{LINE},,1.png",
+        f"{LINE},,",
+        f"{LINE},,glioma/1.png",
+    ]
     rows = read_manifest(write(tmp_path, f"{HEADER},dataset,source", *lines))
-    assert [row.dataset for row in rows] == ["other", "cheng", tmp_path.name, tmp_path.name]
+    assert [row.dataset for row in rows] == ["other", "cheng", *[tmp_path.name] * 3]
 
 
 @pytest.mark.parametrize("column", HEADER.split(","))

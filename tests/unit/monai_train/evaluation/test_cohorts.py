@@ -153,6 +153,8 @@ def test_a_class_that_follows_from_its_source_is_warned_of() -> None:
     assert warning.startswith("tumour or none follows from the source alone in 100 %")
     mixed = [manifest_row(n, 0 if n % 2 else 3, str(n), "a" if n % 4 < 2 else "b") for n in range(20)]
     assert confounded(answered(mixed), mixed) == []
+    by_patient = [manifest_row(n, 0 if n % 4 < 2 else 3, str(n // 2), f"folder-{n // 2}") for n in range(20)]
+    assert confounded(answered(by_patient), by_patient) == []
     by_contrast = [replace(row, sequence="T1C" if row.label == "glioma" else "T2") for row in mixed]
     (warning,) = confounded(answered(by_contrast), by_contrast)
     assert "measures the sequence" in warning

@@ -67,6 +67,19 @@ def test_file_that_cannot_be_used_is_refused(tmp_path: Path, content: str, fault
         coded_classes(CLASSES, tmp_path / "missing.toml")
 
 
+def test_a_class_that_a_bundle_of_format_one_cannot_hold_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "concepts.toml"
+    file.write_text(ABSCESS)
+    with pytest.raises(StartError, match=r"class abscess has neoplasm = false, .* set neoplasm = true in the file"):
+        coded_classes(Classes.of(["abscess", "glioma"]), file, neoplasms_only=True)
+    file.write_text(ABSCESS.replace("false", "true"))
+    assert coded_classes(Classes.of(["abscess", "glioma"]), file, neoplasms_only=True)[2]["neoplasm"]
+    healthy = 'title = "Healthy"\nneoplasm = true\nsite = {value = "12738006", scheme = "SCT", meaning = "Brain"}\n'
+    file.write_text(f"{ABSCESS}[notumor]\n{healthy}")
+    with pytest.raises(StartError, match="class notumor needs neoplasm = false"):
+        coded_classes(Classes.of(["abscess", "glioma"]), file)
+
+
 def test_the_worker_reads_them_back(exported: Path) -> None:
     read = load_bundle(exported).identity.classes
     assert [(coded.name, coded.title, coded.neoplasm) for coded in read] == [
