@@ -130,4 +130,5 @@ vulnerabilities: $(STAMP)
 	@$(BIN)/python -m tests.advisories
 
 wheel: $(STAMP)
+	@rm -f dist/brain_mri_worker-*.whl
 	@$(BIN)/python -m build --wheel
