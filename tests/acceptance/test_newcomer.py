@@ -1,4 +1,4 @@
-"""README.md and docs/orthanc.md, followed as written: connect an Orthanc, send a head, read the result, add a model.
+"""README.md and docs/orthanc.md, followed as written: connect an Orthanc, send a head, read and fetch it, add a model.
 
 Their own blocks are what is configured and run. What differs: ports, the quiet time, a smaller head.
 """
@@ -52,7 +52,8 @@ class Newcomer(WorkerProcess):
         self.orthanc_http = self._ports["8042"]
 
     def write_config(self) -> Path:
-        text = (ROOT / "config.toml").read_text() + "".join(blocks("Connect your PACS", "toml"))
+        peer = blocks_of(ORTHANC, "toml")[-1]
+        text = (ROOT / "config.toml").read_text() + "".join(blocks("Connect your PACS", "toml")) + peer
         self.config.write_text(self.here(text.replace("quiet_seconds = 10", "quiet_seconds = 1")))
         return self.config
 
@@ -131,6 +132,25 @@ def test_a_report_comes_back_and_is_read(newcomer: Newcomer) -> None:
     assert patient.startswith("PHANTOM")
     assert label in newcomer.sh(shell[0])
     assert 0.5 <= probability <= 1.0
+
+
+def test_orthanc_retrieves_from_the_worker_and_the_worker_from_orthanc(newcomer: Newcomer) -> None:
+    [(patient, accession)] = newcomer.rows("SELECT DISTINCT patient_id, accession_number FROM series")
+    [block] = blocks_of(ORTHANC, "sh")
+    block = block.replace("DEMO-MASS", patient).replace("A0001", accession)
+    search, answers, retrieve, fetch = [f"{line} --fail" for line in block.splitlines() if line.startswith("curl")] + [
+        line for line in block.splitlines() if line.startswith("worker")
+    ]
+    query = json.loads(newcomer.sh(search))["ID"]
+    [study] = json.loads(newcomer.sh(answers.replace("ID", query)))
+    assert study["PatientID"] == patient
+    address = f"http://127.0.0.1:{newcomer.orthanc_http}/studies"
+    [stored] = httpx.get(address, timeout=patience(30)).json()
+    httpx.delete(f"{address}/{stored}", timeout=patience(30)).raise_for_status()
+    assert newcomer.modalities() == set()
+    newcomer.sh(retrieve.replace("ID", query))
+    assert newcomer.modalities() == {"MR", "SR", "OT"}
+    assert f"{SMALL.slices + 2} images sent to AI_WORKER, 0 failed" in newcomer.sh(fetch)
 
 
 def test_a_model_is_added_tried_in_shadow_activated_and_taken_back(newcomer: Newcomer) -> None:
