@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python benchmarks/latency.py
 
-A worker with the default model, SQLite and the default settings but `quiet_seconds = 1`, and a Storage SCP. With
+A worker with the default model, SQLite, the default settings but `[receive] quiet_seconds = 1`, and a Storage SCP. With
 `[report] level = "series"`, storescu sends a series over one association; the time is measured from the commit of the
 last image (the time in its row) to the end of the report's C-STORE at the SCP. What exceeds `quiet_seconds` is counted,
 in three parts:
@@ -12,8 +12,8 @@ classifying  to the commit of the result: claim, read, classify, build report an
 delivering   to the report in the PACS
 
 Of a study, with `level = "study"`, whose series come over one association: from the moment at which its last series
-settled to the end of the report's C-STORE, less `[study] quiet_seconds`. The last of its series are classified
-meanwhile. Its parts:
+settled to the end of the report's C-STORE, less `[study] quiet_seconds`, which is the default or 1 s. The last of its
+series are classified meanwhile. Its parts:
 
 classifying  the last answer for a series, where it comes after `[study] quiet_seconds`
 answering    from then on to the row of the study's answer: claim, fuse, build report and picture
@@ -42,6 +42,7 @@ from tests.testbed.pacs import REPORTS, Pacs
 from tests.testbed.phantom import Grid, decimal, head_series
 from tests.testbed.waiting import wait_until
 from tests.testbed.worker_process import WorkerProcess, running
+from worker.config.sections import StudySection
 
 QUIET_SECONDS = 1.0
 DIFFERENT = 24  # distinct slices; a longer series repeats them at positions of their own
@@ -73,13 +74,19 @@ class StudyLoad:
     series: int
     slices: int
     limit_seconds: float
+    quiet_seconds: float
 
     @property
     def name(self) -> str:
         return f"{self.series} series of {self.slices} slices"
 
 
-STUDY_LOADS = (StudyLoad(6, 24, 1.0), StudyLoad(4, 200, 6.0))
+DEFAULT_QUIET_SECONDS = StudySection().quiet_seconds
+STUDY_LOADS = tuple(
+    StudyLoad(series, slices, limit, quiet)
+    for series, slices, limit in ((6, 24, 1.0), (4, 200, 6.0))
+    for quiet in (DEFAULT_QUIET_SECONDS, QUIET_SECONDS)
+)
 
 
 Durations = dict[str, float]  # the stages of a series or a study, and the seconds of each
@@ -167,14 +174,14 @@ def send_study(
         WHERE study.study_instance_uid = '{study}' AND study.state = 'answered'
         GROUP BY object.sop_instance_uid, study_result.created_at HAVING count(*) = {load.series}""",
     )
-    quiet_until = settled + QUIET_SECONDS
+    quiet_until = settled + load.quiet_seconds
     due = max(quiet_until, classified)
     return {"classifying": due - quiet_until, "answering": answered - due, "delivering": report_at - answered}
 
 
 def measure_studies(folder: Path, load: StudyLoad, rounds: int) -> list[Durations]:
     drawn = [dcmread(file) for file in head_series(folder / "drawn", grid=Grid(slices=DIFFERENT))]
-    with ClockedPacs() as pacs, ready_worker(folder, pacs, "study") as worker:
+    with ClockedPacs() as pacs, ready_worker(folder, pacs, "study", load.quiet_seconds) as worker:
         return [send_study(worker, pacs, folder / "sent", drawn, load) for _ in range(rounds + 1)][1:]  # one warms up
 
 
@@ -191,12 +198,14 @@ def measure(folder: Path, load: Load, rounds: int) -> list[Durations]:
 
 
 @contextmanager
-def ready_worker(folder: Path, pacs: Pacs, level: str) -> Iterator[WorkerProcess]:
+def ready_worker(
+    folder: Path, pacs: Pacs, level: str, study_quiet_seconds: float = QUIET_SECONDS
+) -> Iterator[WorkerProcess]:
     """A worker that has loaded its model, with that PACS as its destination; it reports each series, or the study."""
     destinations = {"pacs": (pacs.ae_title, pacs.port)}
     settings = {
         "receive": {"quiet_seconds": QUIET_SECONDS},
-        "study": {"quiet_seconds": QUIET_SECONDS},
+        "study": {"quiet_seconds": study_quiet_seconds},
         "report": {"level": level},
         "worker": {"lease_seconds": 30},
     }
@@ -219,9 +228,10 @@ def main() -> int:
             durations = measure(Path(name), load, 2 if chosen.quick else 20)
             rows.append(row(f"report after quiet_seconds, {load.name}", durations, load.limit_seconds))
     for study in STUDY_LOADS[:1] if chosen.quick else STUDY_LOADS:
-        with tempfile.TemporaryDirectory() as name:
-            durations = measure_studies(Path(name), study, 2 if chosen.quick else 10)
-            rows.append(row(f"report after [study] quiet_seconds, {study.name}", durations, study.limit_seconds))
+        with tempfile.TemporaryDirectory() as folder:
+            durations = measure_studies(Path(folder), study, 2 if chosen.quick else 10)
+            name = f"report after [study] quiet_seconds of {study.quiet_seconds:g} s, {study.name}"
+            rows.append(row(name, durations, study.limit_seconds))
     finish("Latency", rows, chosen.json)
     return 0
 

@@ -3,7 +3,8 @@
     PYTHONPATH=. python benchmarks/scale.py
 
 inference   series per second of two processes of one thread against one, each `worker serve --role infer` with the
-            default model on a queue that becomes due at once; in turn
+            default model on a queue that becomes due at once; in turn; and the time of a series in one such process,
+            from claim to commit, as a multiple of reading it and running the network, in this process on one thread
 claims      jobs claimed per second from PostgreSQL by 8 processes at once, each claim in a transaction of its own
 rows        processor time of the database for a series (SQLite, in this process), from its first instance to its last
             delivery, with 10 and with 100,000 series stored
@@ -27,7 +28,7 @@ from sqlalchemy import func, insert, select, update
 
 from benchmarks.bench import COSTED
 from benchmarks.latency import DIFFERENT, write_series
-from benchmarks.rows import Row, add_common, against, at_least, cores, finish, plain
+from benchmarks.rows import Row, add_common, against, at_least, at_most, cores, finish, plain, processor_seconds
 from tests.testbed import postgres
 from tests.testbed.instances import MODEL, NOON, classified, later, new_instance, received
 from tests.testbed.phantom import Grid, head_series
@@ -57,7 +58,9 @@ from worker.db.tables import (
     SeriesStatus,
 )
 from worker.dicom.standard import derive_uid
-from worker.inference.bundle import default_bundle, verified_identity
+from worker.inference.bundle import default_bundle, load_bundle, verified_identity
+from worker.inference.engines import OpenVinoEngine
+from worker.inference.preprocess import preprocess
 from worker.logs import configure_logs
 from worker.receive.settle import settle_series
 from worker.send.destinations import kinds
@@ -67,6 +70,7 @@ CLAIMERS = 8
 LEASE = timedelta(seconds=30)
 NEVER = datetime.max.replace(tzinfo=NOON.tzinfo, year=2999)
 READY = "ready to classify"
+WHOLE_JOB = {24: 1.35, 200: 1.15}  # slices -> goal: claim to commit, as a multiple of reading and network
 
 
 # --- two inference processes ------------------------------------------------------------------------------------
@@ -151,13 +155,33 @@ def inference(folder: Path, rounds: int, series: int) -> list[Row]:
         long.rate(rounds)  # warm up
         slow = long.rate(rounds)
     long.database.close()
-    two = against("two inference processes of one thread", rates[2], rates[1], "one process", "series/s", 1.9)
+    two = against("two inference processes of one thread", rates[2], rates[1], "one process", "series/s", 1.95)
     note = "one process, one thread"
     return [
         two,
+        whole_job(folder, 24, median(rates[1]), rounds),
+        whole_job(folder, 200, slow, rounds),
         plain(COSTED[24], rates[1], "series/s", note),
         plain(COSTED[200], [slow], "series/s", note),
     ]
+
+
+def whole_job(folder: Path, slices: int, rate: float, rounds: int) -> Row:
+    """The time of a series from claim to commit, `rate` a second, against reading it and the network alone."""
+    bundle = load_bundle(default_bundle())
+    engine = OpenVinoEngine(bundle, "int8", threads=1)
+    drawn = [dcmread(file) for file in head_series(folder / f"drawn-{slices}", grid=Grid(slices=DIFFERENT))]
+    files = write_series(folder / f"read-{slices}", drawn, slices)
+
+    def reading_and_network() -> None:
+        engine.run(preprocess(files, bundle.preprocessing).tensor)
+
+    reading_and_network()  # warm up
+    alone = [processor_seconds(reading_and_network)[1] for _ in range(3 * rounds)]
+    note = f"{1000 / rate:.0f} ms by the clock; reading and network {1000 * median(alone):.0f} ms of a processor"
+    return at_most(
+        f"{slices} slices, claim to commit", [1 / rate / median(alone)], WHOLE_JOB[slices], "x reading + network", note
+    )
 
 
 # --- claims -----------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ from monai_train.training.allocator import keep_freed_memory
 from monai_train.training.sampling import Batch, BatchSampler, make_sampler
 from monai_train.training.train import new_state, train_epoch
 
-GOAL = 3.0
+GOAL = 4.0
 CLASSES = Classes.named(("glioma", "meningioma", "pituitary", NO_TUMOUR))
 
 

@@ -4,7 +4,7 @@ Other classes than the known ones come from a TOML file, which may also replace 
 
     [abscess]
     title = "Brain abscess"
-    neoplasm = true
+    neoplasm = false
     finding = {value = "441806004", scheme = "SCT", meaning = "Abscess of brain"}
     site = {value = "12738006", scheme = "SCT", meaning = "Brain"}
 """
