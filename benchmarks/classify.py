@@ -44,7 +44,7 @@ from worker.pixels.arrays import FloatArray
 
 PICTURES = 2000
 SERIES = (24, 200)
-READING_MS = 0.8  # goal: a slice of JPEG lossless
+READING_MS = 0.8  # of a processor, for a slice: the goal, of JPEG lossless too
 
 
 def slices_of_heads(folder: Path, bundle: Bundle, series: int, count: int) -> FloatArray:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from urllib.parse import urlencode
 import httpx
 from sqlalchemy import text
 
-from benchmarks.rows import Row, add_common, finish, reached
+from benchmarks.rows import Row, add_common, finish, processor_seconds_of, reached
 from tests.testbed import postgres
 from tests.testbed.browser import CHROMIUM, FLAGS
 from tests.testbed.dcmtk import free_port, wait_for_port
@@ -351,12 +350,6 @@ def web_role(settings: Settings) -> Iterator[tuple[str, int]]:
             finally:
                 process.terminate()
                 process.wait(30)
-
-
-def processor_seconds_of(pid: int) -> float:
-    """User and system time of a process so far (proc(5), stat), in steps of a clock tick."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -54,7 +54,14 @@ class Load:
 
 
 LOADS = (Load("384 x 212 kB", 384, 325), Load("600 x 25 kB", 600, 110))
-GOALS = {("Orthanc", 1): (1.3, 1.3), ("Orthanc", SENDERS): (1.4, 1.3), ("storescp", SENDERS): (0.75, 0.75)}  # of LOADS
+GOALS = {  # receiver, senders and load → ratio
+    ("Orthanc", 1, LOADS[0].name): 1.3,
+    ("Orthanc", 1, LOADS[1].name): 1.3,
+    ("Orthanc", SENDERS, LOADS[0].name): 1.4,
+    ("Orthanc", SENDERS, LOADS[1].name): 1.3,
+    ("storescp", SENDERS, LOADS[0].name): 0.75,
+    ("storescp", SENDERS, LOADS[1].name): 0.75,
+}
 
 
 @dataclass(frozen=True)
@@ -229,8 +236,7 @@ def rows(cells: Mapping[tuple[Load, int, str], Cell]) -> list[Row]:
         if name == "ours" or mine is None:
             continue
         title = f"receive {load.name}, {'one association' if senders == 1 else f'{senders} senders'}"
-        goals = GOALS.get((name, senders))
-        goal = goals and goals[[each.name for each in LOADS].index(load.name)]
+        goal = GOALS.get((name, senders, load.name))
         row = against(title, mine.rates, cell.rates, name, "instances/s", goal or 0.0)
         work = f"processor time an instance {median(mine.work):.2f} against {median(cell.work):.2f} ms"
         result.append(replace(row, goal=goal, note=f"{row.note}; {work}"))

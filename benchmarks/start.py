@@ -113,8 +113,8 @@ def main() -> int:
         config = worker.write_config()
         worker.run("migrate")
         starts = [start_once(folder / "start", settings) for _ in range(rounds)]
-        helped = [seconds(lambda: run_worker("--help")) for _ in range(rounds)]
-        listed = [seconds(lambda: json.loads(worker.run("results", "list", "--format", "json").stdout)) for _ in helped]
+        helped = [seconds(lambda: run_worker("--help")) for _ in starts]
+        listed = [seconds(lambda: json.loads(worker.run("results", "list", "--format", "json").stdout)) for _ in starts]
         rows = [
             at_most("start: ready to receive", [receiving for receiving, _ in starts], LIMIT_SECONDS["receive"], "s"),
             at_most(

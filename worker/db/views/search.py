@@ -30,6 +30,7 @@ from worker.db.tables import (
 from worker.db.views.search_words import few_entries, first_entries, has_words
 from worker.dicom.standard import is_uid
 
+Column = Callable[[Any], Any]
 POSITION_PATTERN = r"^[0-9]{1,17}-[0-9]{1,18}$"  # never more than a time and a row id that the database can hold
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FEW = 2000  # up to this many matches are looked up first; with more, walking the list finds a page soon enough
@@ -156,17 +157,21 @@ def find_series(session: Session, search: Search) -> list[SeriesAnswer]:
 
 def find_page(session: Session, search: Search, limit: int) -> Page:
     """A page of `limit` series."""
-    rows = list(session.execute(_query(session, replace(search, limit=limit + 1))).all())
-    more, rows = len(rows) > limit, rows[:limit]
-    if search.newer_than is not None:
-        rows.reverse()
-    back = search.newer_than is not None
-    ends = [ListPosition(row.received_at, row.id) for row in rows[:1] + rows[-1:]]
-    return Page(
-        answers=tuple(_answers(session, rows)),
-        newer_than=ends[0] if ends and (more if back else search.older_than is not None) else None,
-        older_than=ends[-1] if ends and (back or more) else None,
-    )
+    found = session.execute(_query(session, replace(search, limit=limit + 1)))
+    rows, newer_than, older_than = cut_page(found.all(), search, limit)
+    return Page(tuple(_answers(session, rows)), newer_than, older_than)
+
+
+def cut_page(
+    rows: Sequence[Any], search: Search, limit: int
+) -> tuple[Sequence[Any], ListPosition | None, ListPosition | None]:
+    """A page, newest first, and the positions of the next pages: of up to `limit` + 1 rows as a search orders them."""
+    back, more = search.newer_than is not None, len(rows) > limit
+    rows = rows[:limit][::-1] if back else rows[:limit]
+    ends = [ListPosition(row.received_at, row.id) for row in (*rows[:1], *rows[-1:])]
+    newer_than = ends[0] if ends and (more if back else search.older_than is not None) else None
+    older_than = ends[-1] if ends and (back or more) else None
+    return rows, newer_than, older_than
 
 
 def _answers(session: Session, rows: Sequence[Any]) -> list[SeriesAnswer]:
@@ -201,17 +206,22 @@ def _stored(session: Session, identifier: str | None) -> str | None:
     return identifier if pseudonym is None or identifier is None else pseudonym(identifier)
 
 
+LAST_REASON, LAST_DETAIL = (  # of the last stage that ended a series, where its result and its job are joined
+    case((ResultRow.id.is_not(None), getattr(ResultRow, name)), (JobRow.id.is_not(None), getattr(JobRow, name)),
+         else_=getattr(SeriesRow, name)).label(name)
+    for name in ("reason", "detail")
+)  # fmt: skip
+INSTANCES = (  # of a series
+    select(func.count()).select_from(InstanceRow).where(InstanceRow.series_id == SeriesRow.id)
+    .correlate(SeriesRow).scalar_subquery().label("instances")
+)  # fmt: skip
 _COLUMNS = (  # instead of whole rows: that halves the time of a page
     SeriesRow.id, SeriesRow.series_instance_uid, SeriesRow.study_instance_uid, SeriesRow.patient_id,
     SeriesRow.patient_name, SeriesRow.accession_number, SeriesRow.study_date, SeriesRow.modality,
     SeriesRow.series_description, SeriesRow.status, SeriesRow.label, SeriesRow.probability,
     SeriesRow.created_at.label("received_at"), ResultRow.id.label("result_id"), ResultRow.probabilities,
     ResultRow.created_at.label("answered_at"), JobRow.id.label("job_id"), JobRow.missing,
-    # The reason of the last stage that ended the series.
-    case((ResultRow.id.is_not(None), ResultRow.reason), (JobRow.id.is_not(None), JobRow.reason),
-         else_=SeriesRow.reason).label("reason"),
-    case((ResultRow.id.is_not(None), ResultRow.detail), (JobRow.id.is_not(None), JobRow.detail),
-         else_=SeriesRow.detail).label("detail"),
+    LAST_REASON, LAST_DETAIL,
     ModelRow.name.label("model_name"), ModelRow.version.label("model_version"), ModelRow.sha256.label("model_sha256"),
     ReadingRow.label.label("read_as"), SeriesRow.sequence, SeriesRow.contrast_agent, SeriesRow.plane,
     SeriesRow.series_type,
@@ -220,18 +230,11 @@ _COLUMNS = (  # instead of whole rows: that halves the time of a page
 
 def _query(session: Session, search: Search) -> Select[Any]:
     search = as_stored(session, search)
-    instances = (
-        select(func.count())
-        .select_from(InstanceRow)
-        .where(InstanceRow.series_id == SeriesRow.id)
-        .correlate(SeriesRow)
-        .scalar_subquery()
-    )
     page = page_of_ids(search, conditions_of(session, search), SeriesRow.created_at, SeriesRow.id).subquery()
     # Of the page, not of the table: else SQLite walks the whole list in this order and looks each row up in the page.
     position = (page.c.created_at, page.c.id)
     return (
-        select(*_COLUMNS, instances.label("instances"))
+        select(*_COLUMNS, INSTANCES)
         .join(page, page.c.id == SeriesRow.id)
         .outerjoin(JobRow, JobRow.id == SeriesRow.answered_job_id)
         .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
@@ -275,9 +278,6 @@ def conditions_of(session: Session, search: Search, at_most: int | None = None) 
         return [is_any_of(session, SeriesRow.id, ids), *_conditions(search, unindexed)]
     many = _narrow(search, found, unindexed if at_most is None else _indexed)
     return [*([or_(*many)] if many else []), *_conditions(search, unindexed if at_most and many else _indexed)]
-
-
-Column = Callable[[Any], Any]
 
 
 def _indexed(column: Any) -> Any:

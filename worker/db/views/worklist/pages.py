@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, bindparam, case, func, select
+from sqlalchemy import and_, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from worker.db.engine import is_any_of
@@ -16,7 +16,6 @@ from worker.db.readings import is_latest_reading
 from worker.db.tables import (
     DeliveryRow,
     DeliveryState,
-    InstanceRow,
     JobRow,
     ObjectRow,
     ReadingRow,
@@ -28,7 +27,16 @@ from worker.db.tables import (
     StudyRow,
     StudyState,
 )
-from worker.db.views.search import ListPosition, Search, as_stored, page_of_ids
+from worker.db.views.search import (
+    INSTANCES,
+    LAST_DETAIL,
+    LAST_REASON,
+    ListPosition,
+    Search,
+    as_stored,
+    cut_page,
+    page_of_ids,
+)
 from worker.db.views.worklist.matching import conditions_of
 
 # What a page is made of; each statement is made once, as that takes longer than to run it.
@@ -43,24 +51,13 @@ _STUDIES = (
     .outerjoin(StudyResultRow, StudyResultRow.id == StudyRow.answered_by)
     .where(StudyRow.id.in_(bindparam("ids", expanding=True)))
 )  # fmt: skip
-_INSTANCES = (
-    select(func.count())
-    .select_from(InstanceRow)
-    .where(InstanceRow.series_id == SeriesRow.id)
-    .correlate(SeriesRow)
-    .scalar_subquery()
-)
 _SERIES_OF = (
     select(
         SeriesRow.id, SeriesRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.patient_id,
         SeriesRow.patient_name, SeriesRow.accession_number, SeriesRow.study_date, SeriesRow.series_description,
         SeriesRow.modality, SeriesRow.sequence, SeriesRow.contrast_agent, SeriesRow.plane, SeriesRow.status,
         SeriesRow.label, SeriesRow.probability, ResultRow.id.label("result_id"), JobRow.missing,
-        case((ResultRow.id.is_not(None), ResultRow.reason), (JobRow.id.is_not(None), JobRow.reason),
-             else_=SeriesRow.reason).label("reason"),
-        case((ResultRow.id.is_not(None), ResultRow.detail), (JobRow.id.is_not(None), JobRow.detail),
-             else_=SeriesRow.detail).label("detail"),
-        ReadingRow.label.label("read_as"), _INSTANCES.label("instances"),
+        LAST_REASON, LAST_DETAIL, ReadingRow.label.label("read_as"), INSTANCES,
     )
     .outerjoin(JobRow, JobRow.id == SeriesRow.answered_job_id)
     .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
@@ -143,18 +140,11 @@ class StudyListPage:
 
 def find_study_page(session: Session, search: Search, limit: int) -> StudyListPage:
     """A page of `limit` studies that match."""
-    found = list(session.execute(_page_of_ids(session, replace(search, limit=limit + 1))).all())
-    more, found = len(found) > limit, found[:limit]
-    back = search.newer_than is not None
-    if back:
-        found.reverse()
+    ids = session.execute(_page_of_ids(session, replace(search, limit=limit + 1)))
+    found, newer_than, older_than = cut_page(ids.all(), search, limit)
     rows = {row.id: row for row in session.execute(_STUDIES, {"ids": [row.id for row in found]})}
-    ends = [ListPosition(row.received_at, row.id) for row in found[:1] + found[-1:]]
-    return StudyListPage(
-        studies=tuple(_listed(session, [rows[row.id] for row in found if row.id in rows])),
-        newer_than=ends[0] if ends and (more if back else search.older_than is not None) else None,
-        older_than=ends[-1] if ends and (back or more) else None,
-    )
+    studies = _listed(session, [rows[row.id] for row in found if row.id in rows])
+    return StudyListPage(tuple(studies), newer_than, older_than)
 
 
 def study_position(session: Session, study_instance_uid: str) -> ListPosition | None:
@@ -209,9 +199,9 @@ def _delivered(session: Session, studies: Sequence[Any], series: Mapping[str, Se
     return {study: Delivered(*counted) for study, counted in numbers.items()}
 
 
-def _of_ids(session: Session, column: Any, other: Any, ids: Iterable[int]) -> Iterator[Any]:
+def _of_ids(session: Session, column: Any, other: Any, ids: Iterable[int]) -> Iterable[Any]:
     """Two columns of the rows that refer to these ids, by an index."""
-    yield from session.execute(select(column, other).where(is_any_of(session, column, ids)))
+    return session.execute(select(column, other).where(is_any_of(session, column, ids)))
 
 
 def _study(row: Any, series: Sequence[Any], delivered: Delivered) -> ListedStudy:
