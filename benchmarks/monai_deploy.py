@@ -66,7 +66,7 @@ class Cell:
     stages: list[Mapping[str, float]] = field(default_factory=list)  # of each series, seconds
 
     def measure(self, pid: int, series: int, work: Callable[[], object]) -> None:
-        """Run `work`, in which the process of that pid does so many series."""
+        """Run `work`, while the process `pid` classifies `series` series; record their rate and processor time."""
         before, begin = processor_seconds_of(pid), time.perf_counter()
         work()
         self.rates.append(series / (time.perf_counter() - begin))

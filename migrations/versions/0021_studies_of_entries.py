@@ -1,4 +1,4 @@
-"""The studies of a search entry are found by an index alone."""
+"""An index that finds the studies of a search entry without reading the rows of their series."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class ManifestLine:
         return (numbers[0], numbers[1], numbers[2], numbers[3]) if len(numbers) == 4 else None
 
     def dataset(self, default: str) -> str:
-        """The data set: its column, otherwise the first folder of `source` unless it is the class, or the default."""
+        """Its column, otherwise the first folder of `source` unless that is the class, otherwise the default."""
         folders = PurePosixPath(self.values.get("source", "")).parts[:-1]
         by_class = not folders or class_name(folders[0]) == class_name(self.values["label"])
         return self.values.get("dataset") or (default if by_class else folders[0])

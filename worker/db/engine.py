@@ -59,7 +59,7 @@ _CONNECTION = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interva
 _CONNECTION |= {"tcp_user_timeout": 30_000}
 _SERVER_SIDE: dict[str, float] = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
 _SERVER_SIDE |= {"tcp_user_timeout": 30_000, "idle_in_transaction_session_timeout": 300_000, "lock_timeout": 30_000}
-# The default, 4, is for disks that turn: PostgreSQL would rather read a table whole than look 2,000 rows of it up.
+# The default, 4, suits hard disks: with it PostgreSQL reads a whole table rather than look up 2,000 rows by an index.
 _SERVER_SIDE |= {"random_page_cost": 1.1}
 
 

@@ -165,7 +165,7 @@ def find_page(session: Session, search: Search, limit: int) -> Page:
 def cut_page(
     rows: Sequence[Any], search: Search, limit: int
 ) -> tuple[Sequence[Any], ListPosition | None, ListPosition | None]:
-    """A page, newest first, and the positions of the next pages: of up to `limit` + 1 rows as a search orders them."""
+    """Cut up to `limit` + 1 rows, as a search orders them, to a page, newest first; also where the next pages begin."""
     back, more = search.newer_than is not None, len(rows) > limit
     rows = rows[:limit][::-1] if back else rows[:limit]
     ends = [ListPosition(row.received_at, row.id) for row in (*rows[:1], *rows[-1:])]

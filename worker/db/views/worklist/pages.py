@@ -39,7 +39,7 @@ from worker.db.views.search import (
 )
 from worker.db.views.worklist.matching import conditions_of
 
-# What a page is made of; each statement is made once, as that takes longer than to run it.
+# The statements of a page, built once: building one takes longer than running it.
 _STUDIES = (
     select(
         StudyRow.id, StudyRow.study_instance_uid, StudyRow.received_at, StudyRow.state, StudyRow.status,
