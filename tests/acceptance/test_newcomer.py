@@ -58,8 +58,7 @@ class Newcomer(WorkerProcess):
         return self.config
 
     def here(self, text: str) -> str:
-        for documented, port in self._ports.items():
-            text = text.replace(documented, str(port))
+        text = re.sub("|".join(self._ports), lambda documented: str(self._ports[documented[0]]), text)
         return text.replace(" worker/bundles", f" {ROOT}/worker/bundles")
 
     def sh(self, line: str) -> str:

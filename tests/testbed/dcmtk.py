@@ -5,12 +5,13 @@ TCP_NODELAY=1 is what a deployed sender uses; without it Nagle's algorithm adds 
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.testbed.waiting import patience, wait_until
@@ -81,24 +82,36 @@ def storescp(folder: Path, *options: str, at_once: bool = True) -> Iterator[int]
         process.wait(patience(10))
 
 
+def _ports() -> Iterator[int]:
+    """Below those that outgoing connections get; each process of pytest-xdist has its own, and takes them in turn."""
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = range(20_000 + process % 4, 32_000, 4)
+    first = os.getpid() % len(own)
+    return itertools.cycle([*own[first:], *own[:first]])
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nobody listens on, and that nobody is given before the server has started."""
+    for port in _PORTS:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection that has ended does not hold it
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise AssertionError("the ports go round")
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 20) -> None:
     """Return once something listens; RuntimeError when the process ends first, TimeoutError when the time is over."""
 
     def listens() -> bool:
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return True
         if process.poll() is not None:
             raise RuntimeError(f"the process ended with {process.returncode} before it listened")
-        return False
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            return probe.connect_ex(("127.0.0.1", port)) == 0
 
     wait_until(listens, f"a process to listen on port {port}", seconds, every=0.05)
