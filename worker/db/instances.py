@@ -75,22 +75,37 @@ class NewInstance:
 
 
 _SERIES, _INSTANCE = (SeriesRow.metadata.tables[row.__tablename__] for row in (SeriesRow, InstanceRow))
-_OF_SERIES, _OF_INSTANCE = (
+_OF_SERIES, OF_INSTANCE = (
     [field.name for field in fields(NewInstance) if field.name in table.c] for table in (_SERIES, _INSTANCE)
 )
 _INSTANCES_BY_UID = select(InstanceRow).where(InstanceRow.sop_instance_uid.in_(bindparam("uids", expanding=True)))
 _ANY_BY_UID = select(_INSTANCE.c.id).where(_INSTANCE.c.sop_instance_uid.in_(bindparam("uids", expanding=True)))
-_OF_UIDS = _SERIES.c.series_instance_uid.in_(bindparam("uids", expanding=True))
-_LOCKED_SERIES = select(_SERIES.c.id).where(_OF_UIDS).order_by(_SERIES.c.id).with_for_update()  # in a fixed order
-_ARRIVE_REFUSED = (
-    update(_SERIES)
-    .where(_SERIES.c.id.in_(_LOCKED_SERIES))
-    .values(state=SeriesState.OPEN, reason=None, detail=None, last_received_at=bindparam("now"))
-    .returning(_SERIES.c.id, _SERIES.c.series_instance_uid)
-)
-_ARRIVE = _ARRIVE_REFUSED.where(_SERIES.c.state != SeriesState.REFUSED)
+_OF_UIDS: Any = bindparam("uids", expanding=True)
+
+
+def _opening(uids: Any) -> Update:
+    """Open the known ones of these series."""
+    of_uids = _SERIES.c.series_instance_uid.in_(uids)
+    locked = select(_SERIES.c.id).where(of_uids).order_by(_SERIES.c.id).with_for_update()  # in a fixed order
+    return (
+        update(_SERIES)
+        .where(_SERIES.c.id.in_(locked))
+        .values(state=SeriesState.OPEN, reason=None, detail=None, last_received_at=bindparam("now"))
+        .returning(_SERIES.c.id, _SERIES.c.series_instance_uid)
+    )
+
+
+def arrival_of(uids: Any) -> Update:
+    """Open those of the series with these UIDs, parameters, that are known and not refused, at the parameter `now`.
+
+    Returns the ids and UIDs of their rows.
+    """
+    return _opening(uids).where(_SERIES.c.state != SeriesState.REFUSED)
+
+
+_ARRIVE_REFUSED, _ARRIVE = _opening(_OF_UIDS), arrival_of(_OF_UIDS)
 _ADD_SERIES = insert(_SERIES).returning(_SERIES.c.id)
-_ADD_INSTANCE = insert(_INSTANCE)
+ADD_INSTANCE = insert(_INSTANCE)
 _ENTRY, _WORD = (row.metadata.tables[row.__tablename__] for row in (SearchEntryRow, SearchWordRow))
 _ENTRY_BY_HASH = select(_ENTRY.c.id).where(_ENTRY.c.sha256 == bindparam("sha256"))
 _ADD_WORD = insert(_WORD)
@@ -142,9 +157,9 @@ def add_instances(session: Session | Connection, new: Sequence[NewInstance], now
         row = connection.execute(_ADD_SERIES, values | {"created_at": now, "last_received_at": now})
         ids[uid] = row.scalar_one()
     connection.execute(
-        _ADD_INSTANCE,
+        ADD_INSTANCE,
         [
-            {name: getattr(instance, name) for name in _OF_INSTANCE}
+            {name: getattr(instance, name) for name in OF_INSTANCE}
             | {"series_id": ids[instance.series_instance_uid], "received_at": now}
             for instance in new
         ],

@@ -11,9 +11,9 @@ from typing import Any
 
 from worker.config.sections import PeerSection
 from worker.config.settings import Settings
-from worker.db.clock_changes import newest_time
 from worker.db.engine import Database, DatabaseError, database_fault
 from worker.db.instances import file_fault_counts, files_after
+from worker.db.operating.clock_changes import newest_time
 from worker.db.operating.notices import unsent_notices
 from worker.db.operating.suspensions import list_suspensions
 from worker.db.processes import ProcessStatus, list_processes

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from worker.db.clock_changes import STEP, reset_future_times, shift_arrival_times
 from worker.db.engine import Database
+from worker.db.operating.clock_changes import STEP, reset_future_times, shift_arrival_times
 from worker.logs import fault_fields, get_log
 
 _CHECK_SECONDS = 1.0

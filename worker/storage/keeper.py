@@ -21,6 +21,7 @@ from pathlib import Path
 
 from worker.audit import events
 from worker.config import routing
+from worker.db.arrivals import Arrivals
 from worker.db.engine import Database, DatabaseError, IntegrityError, is_out_of_space
 from worker.db.instances import NewInstance, add_instances, stored_instances
 from worker.files import fsync
@@ -60,7 +61,7 @@ class InstanceKeeper:
         """`rules`: their fingerprint; what other rules refused opens again when its instances come again."""
         self._record = record
         self._rules = rules
-        self._database = database
+        self._database, self._arrivals = database, Arrivals(database)
         self._data_dir = data_dir
         self._clock = clock
         self._minimum_free_bytes = minimum_free_bytes
@@ -279,11 +280,13 @@ class InstanceKeeper:
         """Fast path: assume that all instances are new; empty if any is not."""
         if any(pending.file != pending.path for pending in batch):
             return []
-        try:
-            with self._database.begin() as connection:
-                add_instances(connection, [pending.new for pending in batch], self._clock())
-        except IntegrityError:
-            return []
+        new, now = [pending.new for pending in batch], self._clock()
+        if not self._arrivals.add(new, now):
+            try:
+                with self._database.begin() as connection:
+                    add_instances(connection, new, now)
+            except IntegrityError:
+                return []
         return [StoreOutcome.STORED] * len(batch)
 
     def _commit(self, batch: Sequence[PendingCommit]) -> list[StoreOutcome | StoredContent]:

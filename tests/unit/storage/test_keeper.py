@@ -217,22 +217,36 @@ def test_answer_comes_only_after_file_and_row_are_durable(
     database: Database, keeper: InstanceKeeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: set[int] = set()
-    real_fsync, real_add = instances.os.fsync, instances.add_instances
+    real_fsync, real_add, real_arrive = instances.os.fsync, instances.add_instances, keeper._arrivals.add
 
     def fsync(descriptor: int) -> None:
         real_fsync(descriptor)
         synced.add(os.fstat(descriptor).st_ino)
 
-    def add(session: Any, new: Any, now: Any) -> None:
+    def require_synced(new: Any, above: int) -> None:
         # Before the row: the file, the folder that holds its name, and the folders that hold that folder's.
         place = tmp_path / "data" / new[0].path
-        assert {path.stat().st_ino for path in (place, *list(place.parents)[:3])} <= synced
+        assert {path.stat().st_ino for path in (place, *list(place.parents)[:above])} <= synced
+
+    def add(session: Any, new: Any, now: Any) -> None:
+        require_synced(new, 3)
         real_add(session, new, now)
+
+    added: list[bool] = []
+
+    def arrive(new: Any, now: Any) -> bool:
+        require_synced(new, 1)
+        added.append(real_arrive(new, now))
+        return added[-1]
 
     monkeypatch.setattr(instances.os, "fsync", fsync)
     monkeypatch.setattr(instances, "add_instances", add)
-    assert keeper.keep(received(mr_instance())) is StoreOutcome.STORED
-    assert len(_rows(database)) == 1
+    monkeypatch.setattr(keeper._arrivals, "add", arrive)
+    for number in (1, 2):
+        assert keeper.keep(received(mr_instance(number))) is StoreOutcome.STORED
+        synced.clear()
+    assert added == [False, True]
+    assert len(_rows(database)) == 2
 
 
 def test_one_fault_in_a_batch_harms_one_instance(
@@ -240,15 +254,23 @@ def test_one_fault_in_a_batch_harms_one_instance(
 ) -> None:
     keeper = InstanceKeeper(database, tmp_path / "data", lambda: NOON, minimum_free_bytes=0)
     batches = _hold_the_first_batch(keeper, 6)
-    real = instances.add_instances
+    real, add_known = instances.add_instances, keeper._arrivals.add
     poison = received(mr_instance(3))
 
-    def add(session: Any, new: Any, now: Any) -> None:
-        real(session, new, now)
+    def refuse(new: Any) -> None:
         if poison.affected_sop_instance_uid in [instance.sop_instance_uid for instance in new]:
             raise RuntimeError("poison")
 
+    def add(session: Any, new: Any, now: Any) -> None:
+        real(session, new, now)
+        refuse(new)
+
+    def add_by_driver(new: Any, now: Any) -> bool:
+        refuse(new)
+        return add_known(new, now)
+
     monkeypatch.setattr(instances, "add_instances", add)
+    monkeypatch.setattr(keeper._arrivals, "add", add_by_driver)
     with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(keeper.keep, received(mr_instance(number))) for number in range(1, 7)]
         faults = [future.exception() for future in futures]

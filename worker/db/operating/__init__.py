@@ -1,1 +1,1 @@
-"""What operators do with the service: stages that they suspend, studies that they delete, notices that they get."""
+"""What operators do with the service: stages they suspend, studies they delete, notices they get, clocks they set."""

@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy import select, update
 
 from tests.testbed.instances import MODEL, classified, later, new_instance
-from worker.db.clock_changes import reset_future_times
 from worker.db.engine import Database
 from worker.db.instances import add_instance
 from worker.db.jobs import claim_job, end_job
 from worker.db.models import model_row
+from worker.db.operating.clock_changes import reset_future_times
 from worker.db.results import NewObject, add_result
 from worker.db.series import queue_series
 from worker.db.tables import DeliveryRow, JobRow, JobState, ObjectKind, SeriesRow, StudyRow
