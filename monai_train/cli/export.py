@@ -19,6 +19,7 @@ from monai_train.cli.options import (
     SeedOption,
     ThreadsOption,
 )
+from worker.dicom.text.wording import counted
 from worker.errors import StartError
 
 
@@ -95,7 +96,8 @@ def retrain_command(
         Console().print(comparison_table(f"{what}; * the interval of the difference excludes 0", models))
     if result.patients < FEW_PATIENTS:
         typer.echo(
-            f"{result.patients} patients of the site were kept out: with fewer than {FEW_PATIENTS}, figures say little"
+            f"{counted(result.patients, 'patient')} of the site kept out: "
+            f"with fewer than {FEW_PATIENTS}, figures say little"
         )
     if json_file is not None:
         try:

@@ -34,6 +34,7 @@ from monai_train.data.pool import map_files
 from monai_train.data.secondary_capture import encode_secondary_capture
 from monai_train.data.sources.slice_series import encode_slice
 from monai_train.data.sources.stacks import Stack, check_stack
+from worker.dicom.text.wording import counted
 from worker.errors import StartError
 from worker.files import write_atomically
 
@@ -324,20 +325,25 @@ def print_summary(done: Conversion, out: Path, console: Console) -> None:
     console.print(table)
     lines = [f"manifest: {out / 'manifest.csv'}"]
     if done.rejected:
-        lines.append(f"{len(done.rejected)} files rejected ({count_reasons(done.rejected)}): {out / 'rejected.csv'}")
+        lines.append(
+            f"{counted(len(done.rejected), 'file')} rejected ({count_reasons(done.rejected)}): {out / 'rejected.csv'}"
+        )
     if done.conflicts:
         kinds = Counter(row["kind"] for row in done.conflicts)
-        counted = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
-        lines.append(f"{len(done.conflicts)} conflicting labels ({counted}): {out / 'conflicts.csv'}")
+        by_kind = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+        lines.append(f"{counted(len(done.conflicts), 'conflicting label')} ({by_kind}): {out / 'conflicts.csv'}")
     lines.append(done.grouped_by)
     if done.alone:
-        counted = ", ".join(f"{n} {reason}" for reason, n in done.alone.most_common())
-        lines.append(f"{done.alone.total()} series are no stack of slices ({counted}): their images stand alone")
+        by_reason = ", ".join(f"{n} {reason}" for reason, n in done.alone.most_common())
+        lines.append(f"{done.alone.total()} series without a stack of slices ({by_reason}): the images stand alone")
     if done.without_row:
         lines.append(
-            f"{done.without_row} images have no row in the label file: label of their folder, group of their own"
+            f"{counted(done.without_row, 'image')} without a row in the label file: "
+            "labelled by folder, each a group of its own"
         )
     if done.merged_groups:
-        lines.append(f"{done.merged_groups} patient groups of the file were merged with another that shares a picture")
+        lines.append(
+            f"{counted(done.merged_groups, 'patient group')} of the file merged with another that shares a picture"
+        )
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)

@@ -20,6 +20,7 @@ from monai_train.data.duplicates import Pair
 from monai_train.data.explore_pictures import contact_sheet, counts_chart, intensity_chart
 from monai_train.data.leakage import Audit, as_json, audit, write_json
 from monai_train.data.manifest import write_csv
+from worker.dicom.text.wording import counted
 from worker.errors import StartError
 from worker.files import write_atomically
 
@@ -88,7 +89,7 @@ def render_report(result: Audit, data: Path) -> str:
         _conflicts(result, data),
         _rejected(result),
     ]
-    title = f"{len(result.images)} images in {escape(data.resolve().name)}"
+    title = f"{counted(len(result.images), 'image')} in {escape(data.resolve().name)}"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -125,7 +126,7 @@ def _sizes_and_modes(result: Audit) -> str:
     rows = [(size, *(sizes[size][label] for label in labels)) for size in shown]
     if others:
         rest = sum((sizes[size] for size in others), Counter[str]())
-        rows.append((f"{len(others)} other sizes", *(rest[label] for label in labels)))
+        rows.append((counted(len(others), "other size"), *(rest[label] for label in labels)))
     header = [label or "no label" for label in labels]
     return (
         "<h2>Sizes and modes</h2>"
@@ -157,7 +158,9 @@ def _samples(result: Audit, data: Path) -> str:
         choice = list(first.values())
         spread = [choice[k * len(choice) // _SAMPLES] for k in range(_SAMPLES)] if len(choice) > _SAMPLES else choice
         paths = [data / result.images[i].source for i in spread]
-        parts.append(_image(contact_sheet(paths, len(paths)), f"{label or 'no label'}: {len(first)} pictures"))
+        parts.append(
+            _image(contact_sheet(paths, len(paths)), f"{label or 'no label'}: {counted(len(first), 'picture')}")
+        )
     return "".join(parts)
 
 
@@ -217,7 +220,8 @@ def _same_pictures(result: Audit, data: Path) -> str:
     shown = list(examples.values())[:_EXAMPLES]
     parts = [
         "<h2>The same picture</h2>",
-        f"<p>{kinds['exact']} pairs with identical pixels, {kinds['near']} pairs of a picture that was changed.</p>",
+        f"<p>{counted(kinds['exact'], 'pair')} with identical pixels, "
+        f"{counted(kinds['near'], 'pair')} of a picture that was changed.</p>",
         _table(("transform", "pairs"), transforms.most_common()),
         _table(("images of a picture", "pictures"), _binned(sizes)),
     ]
@@ -225,15 +229,18 @@ def _same_pictures(result: Audit, data: Path) -> str:
         paths = [data / result.images[i].source for pair in shown for i in (pair.a, pair.b)]
         scores = ", ".join(f"{pair.score:.2f} {pair.transform}" for pair in shown)
         parts.append(
-            _image(contact_sheet(paths, 8), f"The least similar pair of {len(shown)} groups, two by two: {scores}")
+            _image(
+                contact_sheet(paths, 8),
+                f"The least similar pair of {counted(len(shown), 'group')}, two by two: {scores}",
+            )
         )
     return "".join(parts)
 
 
 def _binned(sizes: Counter[int]) -> list[tuple[str, int]]:
     bins = [(1, 1), (2, 2), (3, 5), (6, 10), (11, 50), (51, max([51, *sizes]))]
-    counted = [(low, high, sum(n for size, n in sizes.items() if low <= size <= high)) for low, high in bins]
-    return [(f"{low}" if low == high else f"{low} to {high}", n) for low, high, n in counted if n]
+    binned = [(low, high, sum(n for size, n in sizes.items() if low <= size <= high)) for low, high in bins]
+    return [(f"{low}" if low == high else f"{low} to {high}", n) for low, high, n in binned if n]
 
 
 def _conflicts(result: Audit, data: Path) -> str:
@@ -246,7 +253,8 @@ def _conflicts(result: Audit, data: Path) -> str:
     ]
     paths = [data / result.images[members[0]].source for members in result.conflicts[:_EXAMPLES]]
     return (
-        f"<h2>Conflicting labels</h2><p>{len(result.conflicts)} pictures have labels that contradict each other.</p>"
+        "<h2>Conflicting labels</h2>"
+        f"<p>{counted(len(result.conflicts), 'picture')} with labels that contradict each other.</p>"
         + _image(contact_sheet(paths, min(8, len(paths))), "One image of each picture")
         + _table(("image", "label", "split"), rows)
     )

@@ -27,6 +27,7 @@ from monai_train.evaluation.evaluate import (
 )
 from monai_train.evaluation.intervals import Estimate, estimates
 from monai_train.evaluation.metrics import Predictions, binary_figures, level_figures
+from worker.dicom.text.wording import counted
 from worker.errors import StartError
 from worker.inference.bundle import load_bundle
 from worker.inference.engines import Precision
@@ -148,7 +149,7 @@ def measured_part(
         raise StartError(
             "nothing-to-measure", "every picture, or its patient, was in training: --role all measures them"
         )
-    note = f"{learned} pictures were in training; they and their patients are left out"
+    note = f"{counted(learned, 'picture')} of training left out, with all of the same patients"
     return MeasuredPart("unseen", note, left)
 
 

@@ -35,6 +35,7 @@ from monai_train.evaluation.report_files import write_predictions
 from monai_train.training.checkpoint import current_commit
 from monai_train.training.train import DivergedError, train
 from worker.cluster import Cluster, Lost
+from worker.dicom.text.wording import counted
 from worker.errors import StartError
 from worker.files import open_atomically
 from worker.inference.aggregate import slice_probabilities
@@ -49,7 +50,7 @@ def assign_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed:
     """
     names, index = np.unique(np.array(groups), return_inverse=True)
     if len(names) < folds:
-        raise StartError("too-few-patients", f"{len(names)} patients cannot be split into {folds} folds")
+        raise StartError("too-few-patients", f"{counted(len(names), 'patient')} cannot be split into {folds} folds")
     counts = np.zeros((len(names), max(0, *labels) + 1), np.int64)
     labelled = np.array(labels) >= 0
     np.add.at(counts, (index[labelled], np.array(labels)[labelled]), 1)
@@ -109,7 +110,7 @@ def cross_validate(
         test = [i for i in deduplicate(rows, _with(roles, SplitRole.TEST)) if dataset in (None, rows[i].dataset)]
         if not test:
             raise StartError("nothing-to-measure", f"fold {fold} has no picture to evaluate")
-        console.print(f"fold {fold + 1} of {folds}: {len(test)} pictures to evaluate")
+        console.print(f"fold {fold + 1} of {folds}: {counted(len(test), 'picture')} to evaluate")
         chosen.append(test)
         logits.append(_out_of_fold(data, rows, roles, run / f"fold-{fold}", config, weights, console, flip)[test])
     facts = (

@@ -19,6 +19,7 @@ from monai_train.data.manifest import ManifestRow
 from monai_train.data.secondary_capture import encode_secondary_capture
 from monai_train.evaluation.evaluate import examine_bundle
 from monai_train.evaluation.metrics import BoolArray, Predictions
+from worker.dicom.text.wording import counted
 from worker.errors import NotAssessable, StartError
 from worker.inference.aggregate import distance_and_residual, in_distribution
 from worker.inference.bundle import Bundle, load_bundle
@@ -114,7 +115,7 @@ def _check_series(bundle: Bundle, engine: OpenVinoEngine, folder: Path) -> list[
             not_assessed = result.status is ResultStatus.NOT_ASSESSED
         except NotAssessable:
             declined = not_assessed = True
-        name = f"{parent.name}, {len(paths)} files as a series"
+        name = f"{parent.name}, {counted(len(paths), 'file')} as a series"
         kinds.append(OutOfDistributionKind(name, 1, int(declined), int(not_assessed), PictureSource.SERIES))
     return kinds
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from worker.dicom.text.wording import counted
+
 HEADER = ("figure", "slices", "patients")
 
 
@@ -26,7 +28,9 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Name of a figure, its value of slices and of patients, with n or a 95 % interval; of `Measurement.to_json`."""
     levels = (report["slice"], report["patient"])
     binaries = (report["binary"], report["patient_binary"])
-    rows: list[tuple[str, ...]] = [("n", *(f"{level['n']} ({level['patients']} patients)" for level in levels))]
+    rows: list[tuple[str, ...]] = [
+        ("n", *(f"{level['n']} ({counted(level['patients'], 'patient')})" for level in levels))
+    ]
     if report["binary"]["n_no_tumour"] not in (0, report["n"]):
         accuracies = (_percent(level["balanced_accuracy"], level["balanced_accuracy_ci"]) for level in levels)
         rows.append(("balanced accuracy", *accuracies))

@@ -13,6 +13,7 @@ from monai_train.evaluation.cohorts import group_figures
 from monai_train.evaluation.evaluate import Measurement, measure_split
 from monai_train.evaluation.tables import group_markdown, report_markdown
 from monai_train.export.goals import GoalRow, goals_markdown, measure_goals
+from worker.dicom.text.wording import counted
 
 TITLES = {
     "test": "Test part: patients and pictures that training never saw, one image a picture, int8 engine",
@@ -58,7 +59,7 @@ def data_section(rows: Sequence[ManifestRow], external: Sequence[str], healthy_s
     """A list of the data sets: description, number of pictures, whether external."""
     counts = Counter(row.dataset for row in rows)
     lines = [
-        f"- {KNOWN_SETS.get(name, f'{name}: {_UNKNOWN}')} {count} {'picture' if count == 1 else 'pictures'} used"
+        f"- {KNOWN_SETS.get(name, f'{name}: {_UNKNOWN}')} {counted(count, 'picture')} used"
         f"{'; external, never trained on' if name in external else ''}."
         for name, count in sorted(counts.items())
     ]

@@ -17,6 +17,7 @@ from monai_train.training.augment import augment, paste, points_in_brain, simula
 from monai_train.training.masks import Masks
 from monai_train.training.mirror import Mirrors, box_mask, make_mirrors
 from monai_train.training.paste_masks import paste_masked
+from worker.dicom.text.wording import counted
 from worker.errors import StartError
 
 _MINIMUM = 2  # pictures per class
@@ -186,7 +187,9 @@ def make_sampler(
     held = Counter(training.labels.tolist())
     for index, name in enumerate(pictures.classes.names):
         if held[index] < _MINIMUM:
-            raise StartError("empty-class", f"class {name} has {held[index]} training pictures; {_MINIMUM} are needed")
+            raise StartError(
+                "empty-class", f"class {name} has {counted(held[index], 'training picture')}; {_MINIMUM} are needed"
+            )
     if healthy is None:
         healthy = torch.empty((0, *training.pixels.shape[1:]), dtype=torch.uint8)
     return BatchSampler(

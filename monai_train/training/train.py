@@ -47,6 +47,7 @@ from monai_train.training.epoch_log import EpochLog
 from monai_train.training.masks import load_masks
 from monai_train.training.sampling import Batch, BatchSampler, make_sampler
 from monai_train.training.trackers import open_tracker, require_tracker
+from worker.dicom.text.wording import counted
 from worker.errors import StartError
 
 # Draws an epoch: the averaged model, a batch, the validation pictures and the logits for them → PNG by name.
@@ -303,7 +304,8 @@ def _what_an_epoch_is(pictures: int, config: TrainConfig) -> str:
     """An epoch is no passage through the pictures, which their number alone would suggest."""
     each = config.samples_per_epoch / max(1, pictures)
     return (
-        f"{pictures} pictures for training; an epoch draws {config.samples_per_epoch} samples of them, "
+        f"{counted(pictures, 'picture')} for training; "
+        f"an epoch draws {counted(config.samples_per_epoch, 'sample')} of them, "
         f"{each:.1f} of each on average (--samples)"
     )
 
@@ -340,7 +342,7 @@ def _loop(
 ) -> None:
     while state.epoch < config.epochs:
         if config.patience is not None and state.epoch - state.best_epoch > config.patience:
-            console.print(f"no better validation figure in {config.patience} epochs: stopped")
+            console.print(f"no better validation figure in {counted(config.patience, 'epoch')}: stopped")
             return
         start = time.monotonic()
         with Progress(console=console, transient=True) as progress:

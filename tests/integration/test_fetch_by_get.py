@@ -141,7 +141,7 @@ def test_nothing_is_stored_on_a_full_disk(database: Database, tmp_path: Path) ->
         yield standard.PENDING, image(1)
 
     full = Here(database, tmp_path / "full", minimum_free_bytes=1 << 60)
-    with archive(responses) as peer, pytest.raises(Retry, match=r"could not send .* 0 images were stored, 1 failed"):
+    with archive(responses) as peer, pytest.raises(Retry, match=r"could not send .* 0 images stored, 1 failed"):
         full.fetch(peer)
     full.store.close()
     assert full.stored() == 0
@@ -150,8 +150,8 @@ def test_nothing_is_stored_on_a_full_disk(database: Database, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("last", "said", "end"),
     [
-        ("abort", "ended the association or is silent: 1 images were stored", AssociationEnd.LOST),
-        (standard.CANCEL, "cancelled the retrieval: 1 images were stored", AssociationEnd.ABORTED),
+        ("abort", "ended the association or is silent: 1 image stored", AssociationEnd.LOST),
+        (standard.CANCEL, "cancelled the retrieval: 1 image stored", AssociationEnd.ABORTED),
         (0xA701, "answered status 0xA701", AssociationEnd.ABORTED),
     ],
 )

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from xml.etree import ElementTree
 
+from worker.dicom.text.wording import counted
+
 MAXIMUM_TEXT = 256
 MAXIMUM_QUERY = 2048
 
@@ -133,7 +135,7 @@ def _subject(root: ElementTree.Element, subject: EventSubject) -> None:
     if subject.query is not None:
         query = subject.query
         if len(query) > MAXIMUM_QUERY:
-            query = f"{query[:MAXIMUM_QUERY]} and {len(query) - MAXIMUM_QUERY} more characters"
+            query = f"{query[:MAXIMUM_QUERY]} and {counted(len(query) - MAXIMUM_QUERY, 'more character')}"
         encoded = base64.b64encode(query.encode()).decode()
         ElementTree.SubElement(element, "ParticipantObjectQuery").text = encoded
     else:

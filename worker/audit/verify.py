@@ -12,6 +12,7 @@ from worker.audit.recorder import anchored_head, host_name, trail_of
 from worker.audit.trail import BrokenTrail, hosts_in
 from worker.config.settings import Settings
 from worker.db.engine import Database
+from worker.dicom.text.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def _who(root: ElementTree.Element) -> Iterator[str]:
 def _what(root: ElementTree.Element) -> Iterator[str]:
     for subject in root.iterfind("ParticipantObjectIdentification"):
         numbers = [int(sop_class.get("NumberOfInstances", "0")) for sop_class in subject.iter("SOPClass")]
-        yield subject.get("ParticipantObjectID", "") + (f" [{sum(numbers)} instances]" if numbers else "")
+        yield subject.get("ParticipantObjectID", "") + (f" [{counted(sum(numbers), 'instance')}]" if numbers else "")
 
 
 def _time(message: str) -> str:

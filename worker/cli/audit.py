@@ -9,6 +9,7 @@ import typer
 
 from worker.audit import events
 from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited
+from worker.dicom.text.wording import counted
 
 commands = typer.Typer(no_args_is_help=True, help="The audit trail: who connected, sent, searched and changed what.")
 
@@ -31,7 +32,7 @@ def verify_audit(
     print_rows("audit trails", verdicts, format)
     for verdict in verdicts:
         state = f"BROKEN: {verdict.fault}" if verdict.fault else "intact"
-        typer.echo(f"{verdict.host}: {verdict.records} records, {state}", err=True)
+        typer.echo(f"{verdict.host}: {counted(verdict.records, 'record')}, {state}", err=True)
     if any(verdict.fault for verdict in verdicts):
         raise typer.Exit(EXIT_FAULT)
 

@@ -9,6 +9,7 @@ import typer
 
 from worker.audit import events
 from worker.cli.context import ADMINISTRATION, EXIT_FAULT, ConfigOption, audited, settings_from
+from worker.dicom.text.wording import counted
 
 commands = typer.Typer()
 
@@ -26,9 +27,9 @@ def backup(
     copied, missing = output.with_steps("copying", lambda step: back_up(settings, folder, step))
     with audited(config) as (_, _, record, user):
         record(events.exported(user, None, "worker backup", str(folder)))
-    typer.echo(f"database and {copied} files copied to {folder}")
+    typer.echo(f"database and {counted(copied, 'file')} copied to {folder}")
     if missing:
-        typer.echo(f"worker: {missing} files are missing or damaged and are not in the copy", err=True)
+        typer.echo(f"worker: {counted(missing, 'file')} missing or damaged, and therefore not in the copy", err=True)
         raise typer.Exit(EXIT_FAULT)
 
 
@@ -45,4 +46,4 @@ def restore(
     files = output.with_steps("copying", lambda step: restore_backup(settings, folder, step))
     with audited(config) as (_, _, record, user):
         record(events.imported(user, str(folder)))
-    typer.echo(f"database and {files} files restored from {folder}")
+    typer.echo(f"database and {counted(files, 'file')} restored from {folder}")

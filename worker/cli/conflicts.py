@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited, open_database
+from worker.dicom.text.wording import counted
 from worker.errors import StartError, WorkerError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def list_waiting(format: FormatOption = Format.TABLE, config: ConfigOption = Non
 
     with open_database(config).read() as session:
         waiting = list_conflicts(session)
-    print_rows(f"{len(waiting)} conflicts", waiting, format)
+    print_rows(counted(len(waiting), "conflict"), waiting, format)
 
 
 @commands.command("accept", epilog="Example: worker conflicts accept 3 4    or    worker conflicts accept --all")
@@ -76,6 +77,6 @@ def _decide(
             except WorkerError as fault:
                 typer.echo(f"worker: conflict {number}: {fault.detail}", err=True)
                 faults += 1
-    typer.echo(f"{len(numbers or []) - faults} conflicts {decided}")
+    typer.echo(f"{counted(len(numbers or []) - faults, 'conflict')} {decided}")
     if faults:
         raise typer.Exit(EXIT_FAULT)

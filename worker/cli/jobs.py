@@ -12,6 +12,7 @@ import typer
 
 from worker.audit import events
 from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited, open_database
+from worker.dicom.text.wording import counted, written_date
 from worker.errors import StartError
 
 if TYPE_CHECKING:
@@ -52,10 +53,9 @@ def retry_jobs(
             jobs = retry_parked_jobs(session, job or [], moment)
             deliveries = retry_failed_deliveries(session, moment) if all_parked else []
         numbers = " ".join(map(str, sorted(jobs)))
-        record(
-            events.operated(user, None, f"worker jobs retry: {len(deliveries)} deliveries, jobs {numbers or 'none'}")
-        )
-    typer.echo(f"{len(jobs)} jobs and {len(deliveries)} deliveries will be retried")
+        sent = counted(len(deliveries), "delivery")
+        record(events.operated(user, None, f"worker jobs retry: {sent}, jobs {numbers or 'none'}"))
+    typer.echo(f"{counted(len(jobs), 'job')} and {sent} will be retried")
     if job and len(jobs) < len(set(job)):
         typer.echo("worker: the other jobs are not parked", err=True)
         raise typer.Exit(EXIT_FAULT)
@@ -134,8 +134,8 @@ def retry_deliveries(
         with database.write() as session:
             retried = retry_failed_deliveries(session, datetime.now(UTC), delivery or [], destination, waiting=waiting)
         of = f"to {destination}" if destination else " ".join(map(str, delivery or [])) or "--all"
-        record(events.operated(user, None, f"worker deliveries retry {of}: {len(retried)} deliveries"))
-    typer.echo(f"{len(retried)} deliveries will be tried now")
+        record(events.operated(user, None, f"worker deliveries retry {of}: {counted(len(retried), 'delivery')}"))
+    typer.echo(f"{counted(len(retried), 'delivery')} will be tried now")
     if delivery and len(retried) < len(set(delivery)):
         typer.echo("worker: the others are being sent, have arrived, or do not exist", err=True)
         raise typer.Exit(EXIT_FAULT)
@@ -163,7 +163,7 @@ def resend_deliveries(
         destination = _require_destination(settings, to)
         sent = resend(database, chosen, to, destination.accepted_kinds, datetime.now(UTC))
         record(events.operated(user, None, _resent(chosen, to, len(sent.again) + len(sent.added))))
-    typer.echo(f"{len(sent.again)} deliveries to {to} are sent again, {len(sent.added)} are new")
+    typer.echo(f"{counted(len(sent.again), 'delivery')} to {to} sent again, {len(sent.added)} new")
     if not sent.again and not sent.added:
         typer.echo("worker: nothing matches: nothing was made of it, or it was withdrawn, or is not for it", err=True)
         raise typer.Exit(EXIT_FAULT)
@@ -172,7 +172,8 @@ def resend_deliveries(
 def _resent(chosen: Chosen, to: str, number: int) -> str:
     """What was sent, as the audit trail has it."""
     named = chosen.study_instance_uid or chosen.series_instance_uid or " ".join(map(str, chosen.delivery_ids))
-    return f"worker deliveries resend --to {to} {named or f'since {chosen.since:%Y-%m-%d}'}: {number} deliveries"
+    what = named or f"since {chosen.since:%Y-%m-%d}"
+    return f"worker deliveries resend --to {to} {what}: {counted(number, 'delivery')}"
 
 
 def _require_destination(settings: Settings, name: str) -> Destination:
@@ -208,7 +209,7 @@ def _print_deliveries(deliveries: Sequence[DeliveryAnswer], counts: Sequence[Des
         for row in shown:
             waits = f"{row.not_before.astimezone():%H:%M:%S}" if row.state == "pending" else ""
             table.add_row(
-                str(row.number), row.patient_id, row.study_date,
+                str(row.number), row.patient_id, written_date(row.study_date),
                 short_uid(row.series_instance_uid) if row.series_instance_uid else "study",
                 row.object, row.state, str(row.attempts), waits,
             )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited, settings_from
+from worker.dicom.text.wording import counted
 from worker.errors import StartError
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def push(
     )
     for path, reason in failures:
         typer.echo(output.as_line(f"not sent: {path.name}: {reason}"), err=True)
-    typer.echo(f"{sent} of {len(members)} instances sent to {destination.name}")
+    typer.echo(f"{sent} of {counted(len(members), 'instance')} sent to {destination.name}")
     if failures or unread:
         raise typer.Exit(EXIT_FAULT)
 
@@ -204,7 +205,7 @@ def fetch(
                 counts = fetch_study(peer, ours, uid, store)
                 failed += counts.failed
                 done = "stored" if store is not None else f"sent to {ours}"
-                typer.echo(f"{uid}: {counts.completed} images {done}, {counts.failed} failed")
+                typer.echo(f"{uid}: {counted(counts.completed, 'image')} {done}, {counts.failed} failed")
     if not uids:
         typer.echo(f"worker: {source} has no such study", err=True)
     if failed or not uids:

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.db.views.json_values import json_value
+from worker.dicom.text.wording import counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -213,7 +214,7 @@ def print_answer(
     facts.add_row("probabilities", "  ".join(f"{name} {value:.3f}" for name, value in answer.probabilities.items()))
     facts.add_row("reason", answer.detail or answer.reason or "")
     for images in refused:
-        facts.add_row("refused", f"{images.number} images: {images.status} {images.reason}")
+        facts.add_row("refused", f"{counted(images.number, 'image')}: {images.status} {images.reason}")
     if answer.missing:
         facts.add_row("incomplete", answer.missing)
     facts.add_row("model", answer.model or "")
@@ -331,7 +332,7 @@ def print_models(models: Sequence[ModelStatus], format: str) -> None:
     if format != "table":
         print_rows("", models, format)
         return
-    table = Table(title=f"{len(models)} models", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title=counted(len(models), "model"), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("model", "version", "state", "since", "by", "bundle"):
         table.add_column(name, overflow="fold", no_wrap=name in ("state", "since", "bundle"))
     for model in models:
@@ -358,7 +359,7 @@ def print_unfinished(unfinished: Unfinished, format: str) -> None:
         print(as_csv(columns, (json_value(job) for job in unfinished.jobs)), end="")
         return
     out = console()
-    jobs = Table(title=f"{len(unfinished.jobs)} unfinished jobs", box=SIMPLE_HEAD, pad_edge=False)
+    jobs = Table(title=counted(len(unfinished.jobs), "unfinished job"), box=SIMPLE_HEAD, pad_edge=False)
     for name in ("job", "state", "tries", "reason", "series"):
         jobs.add_column(name, overflow="fold", no_wrap=name != "reason")
     for job in unfinished.jobs:
@@ -367,7 +368,7 @@ def print_unfinished(unfinished: Unfinished, format: str) -> None:
         jobs.add_row(str(job.number), state, str(job.attempts), reason, short_uid(job.series_instance_uid))
     out.print(jobs)
     if unfinished.deliveries:
-        out.print(f"{len(unfinished.deliveries)} objects have not arrived: worker deliveries list")
+        out.print(f"{counted(len(unfinished.deliveries), 'object')} not delivered yet: worker deliveries list")
 
 
 def print_findings(findings: Iterable[Finding]) -> bool:

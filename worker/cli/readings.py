@@ -11,6 +11,7 @@ import typer
 
 from worker.audit import events
 from worker.cli.context import EXIT_FAULT, MODELS, ConfigOption, audited
+from worker.dicom.text.wording import counted
 
 commands = typer.Typer(no_args_is_help=True, help="Readers' findings.")
 report_command = typer.Typer()
@@ -31,7 +32,7 @@ def export_command(
     with audited(config) as (settings, database, record, user):
         export = with_steps("exporting", lambda step: export_readings(database, settings.worker.data_dir, out, step))
         record(events.exported(user, None, "worker readings export", str(out)))
-    typer.echo(f"{export.series} series with {export.slices} slices written to {out}")
+    typer.echo(f"{export.series} series with {counted(export.slices, 'slice')} written to {out}")
     for reason, number in sorted(Counter(reason for _, reason in export.left_out).items()):
         typer.echo(f"worker: {number} series left out: {reason}", err=True)
     if not export.series:

@@ -14,6 +14,7 @@ import typer
 
 from worker.audit import events
 from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited
+from worker.dicom.text.wording import counted, written_date
 from worker.errors import StartError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def delete_study(
     if deleted is None:
         typer.echo("worker: no series of such a study was received", err=True)
         raise typer.Exit(EXIT_FAULT)
-    typer.echo(f"deleted: {deleted.instances} images, {deleted.files} files")
+    typer.echo(f"deleted: {counted(deleted.instances, 'image')}, {counted(deleted.files, 'file')}")
 
 
 @commands.command("hand-over", epilog="Example: worker studies hand-over 1.2.840.113619.2.5.17 --to ARCHIVE")
@@ -107,8 +108,8 @@ def hand_over(
     if done is None:
         typer.echo("worker: no series of such a study was received", err=True)
         raise typer.Exit(EXIT_FAULT)
-    sent = f"{done.sent} instances sent" if done.sent else "sent before"
-    typer.echo(f"handed over to {done.destination}: {sent}, {done.deleted.instances} images deleted here")
+    sent = f"{counted(done.sent, 'instance')} sent" if done.sent else "sent before"
+    typer.echo(f"handed over to {done.destination}: {sent}, {counted(done.deleted.instances, 'image')} deleted here")
 
 
 def _print(studies: Sequence[StudyAnswer], format: str, in_detail: bool = False) -> None:
@@ -133,14 +134,14 @@ def _print(studies: Sequence[StudyAnswer], format: str, in_detail: bool = False)
     if not studies:
         out.print("No series of a study was answered.")
         return
-    table = Table(title=f"{len(studies)} studies", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title=counted(len(studies), "study"), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("date", "patient", "study", "series", "state", "result", "reason"):
         table.add_column(name, overflow="fold", no_wrap=name in ("date", "state", "result"))
     for study in studies:
         result = f"{study.label} {study.probability:.1%}" if study.label and study.probability is not None else ""
         table.add_row(
-            study.study_date, study.patient_id, study.study_instance_uid, str(len(study.series)), study.state, result,
-            study.reason or "",
+            written_date(study.study_date), study.patient_id, study.study_instance_uid, str(len(study.series)),
+            study.state, result, study.reason or "",
         )  # fmt: skip
         for series in study.series if in_detail else ():
             out_of = "" if series.weight is None else f"{series.weight:.0%}"
@@ -179,7 +180,7 @@ def export_studies(
         finally:
             part.unlink(missing_ok=True)
         record(events.exported(user, None, "worker studies export", str(file)))
-    typer.echo(f"{number} studies written to {file}")
+    typer.echo(f"{counted(number, 'study')} written to {file}")
 
 
 def _pages(database: Database) -> Iterator[Sequence[StudyAnswer]]:
@@ -255,8 +256,8 @@ def retry_studies(
     with audited(config) as (_, database, record, user):
         with database.write() as session:
             retried = retry_parked_studies(session, study or [])
-        record(events.operated(user, None, f"worker studies retry: {len(retried)} studies", retried))
-    typer.echo(f"{len(retried)} studies will be answered again")
+        record(events.operated(user, None, f"worker studies retry: {counted(len(retried), 'study')}", retried))
+    typer.echo(f"{counted(len(retried), 'study')} will be answered again")
 
 
 @series_commands.command("tags", epilog="Example: worker series tags 1.2.840.113619.2.5.17 --image 3")

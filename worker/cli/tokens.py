@@ -10,6 +10,7 @@ import typer
 
 from worker.audit import events
 from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited, open_database
+from worker.dicom.text.wording import counted
 
 
 class TokenRoleName(StrEnum):
@@ -42,7 +43,8 @@ def add_token(
     with audited(config) as (_, database, record, user):
         with database.write() as session:
             name, token = tokens.add_token(session, name, TokenRole(role), moment, expires_at)
-        record(events.token_changed(user, name, f"made, role {role}, valid {f'{days} days' if days else 'for ever'}"))
+        valid = counted(days, "day") if days else "for ever"
+        record(events.token_changed(user, name, f"made, role {role}, valid {valid}"))
     typer.echo(f"token '{name}', role {role}; it will not be shown again:", err=True)
     typer.echo(token)
 
@@ -55,7 +57,7 @@ def list_tokens(format: FormatOption = Format.TABLE, config: ConfigOption = None
 
     with open_database(config).read() as session:
         rows = tokens.list_tokens(session)
-    print_rows(f"{len(rows)} tokens", rows, format)
+    print_rows(counted(len(rows), "token"), rows, format)
 
 
 @commands.command("revoke", epilog="Example: worker tokens revoke ward-3")

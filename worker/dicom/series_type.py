@@ -16,6 +16,7 @@ from worker.dicom.body_parts import NEIGHBOURS, shows_brain
 from worker.dicom.image_types import BY_IMAGE_TYPE, UNKNOWN, derived_into, find_plane, image_types
 from worker.dicom.series_attributes import TYPE_KEY, Attributes, number
 from worker.dicom.series_terms import Contrast, Sequence, Technique, meanings
+from worker.dicom.text.wording import counted
 from worker.dicom.weighting import find_technique, find_timing, weighting_by_times
 
 LOCALIZER_SLICES = 90  # a series of several planes with more slices is no scout
@@ -112,7 +113,7 @@ def read_series_type(images: Many[Mapping[str, Any]]) -> SeriesType:
     plane, is_mixed = find_plane(images)
     slices = sum(int(image.get("frames", 1)) for image in images)
     if is_mixed and slices <= LOCALIZER_SLICES:
-        evidence.add(f"orientation: {slices} slices in planes that are not parallel")
+        evidence.add(f"orientation: {counted(slices, 'slice')} in planes that are not parallel")
         sequence = Sequence.LOCALIZER
     body_part, contradicted = _body_part(kinds, evidence)
     return SeriesType(

@@ -27,6 +27,7 @@ from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.tables import AssociationEnd
 from worker.dicom import standard
+from worker.dicom.text.wording import counted
 from worker.errors import Retry
 from worker.fetch.sub_operations import SubOperations, storage_contexts, storage_roles
 from worker.network import pynetdicom_patches as patches
@@ -226,7 +227,8 @@ def _explain_move(code: int | None, peer: PeerSection, ae_title: str) -> str:
 
 
 def _explain_get(code: int | None, peer: PeerSection, ae_title: str, stored: int, failed: int) -> str:
-    name, so_far = peer.ae_title, f"{stored} images were stored, {failed} failed; fetching again completes the study"
+    name = peer.ae_title
+    so_far = f"{counted(stored, 'image')} stored, {failed} failed; fetching again completes the study"
     if code is None and not stored:
         return f"{name} ended the association or is silent: may '{ae_title}' retrieve from it?"
     if code is None:

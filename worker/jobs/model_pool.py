@@ -15,6 +15,7 @@ from worker.db import models
 from worker.db.engine import Database
 from worker.db.jobs import adopt_jobs
 from worker.db.tables import LoadState, ModelLoadRow, ModelRow, ModelState
+from worker.dicom.text.wording import counted
 from worker.errors import StartError
 from worker.jobs.bundle_store import BundleStore, ServedModel
 from worker.logs import get_log
@@ -98,7 +99,7 @@ class ModelPool:
         # A bundle that crashed earlier processes would crash this process; but without the only active model no series
         # is answered.
         if dispensable and deaths >= _DEATHS:
-            fault: str | None = f"{deaths} processes died while they loaded the model"
+            fault: str | None = f"{counted(deaths, 'process')} died while loading the model"
         else:
             fault = self._try_to_load(row, folder)
         with self._database.write() as session:

@@ -26,6 +26,7 @@ from worker.config.settings import Settings
 from worker.db.engine import Connection, Database, client_address
 from worker.db.instances import kept_files
 from worker.db.migrate import NotRestorable, drop_tables, find_table_with_name, open_sqlite_copy
+from worker.dicom.text.wording import counted
 from worker.errors import StartError
 from worker.files import open_atomically
 from worker.jobs.bundle_store import BundleStore
@@ -82,7 +83,7 @@ def restore_backup(settings: Settings, folder: Path, step: Step) -> int:
     try:
         copied, missing = _copy_files(names, folder, data_dir, step, links=False)
         if missing:
-            raise StartError("backup-not-whole", f"{missing} files of the backup are missing or damaged")
+            raise StartError("backup-not-whole", f"{counted(missing, 'file')} of the backup missing or damaged")
         if not any(settings.audit_dir.glob("*.audit")):  # a trail that survived is longer than the copy
             _copy_trail(folder / _TRAIL, settings.audit_dir)
         # Last and atomic: after an interrupted restore there is no database, so the worker does not start.

@@ -20,6 +20,7 @@ from worker.db.processes import ProcessStatus, list_processes
 from worker.db.series_status import unfinished_counts
 from worker.db.tables import REVISION, FileKind, ModelState
 from worker.db.views.model_comparison import awaited_models, model_statuses
+from worker.dicom.text.wording import counted
 from worker.errors import WorkerError
 from worker.logs import fault_fields
 from worker.network.unreachable import TLS_FAILED, UNAVAILABLE, UNRESOLVED
@@ -160,9 +161,10 @@ def _queue(database: Database) -> Finding:
     parked, failed = counts["jobs"]["parked"], counts["deliveries"]["failed"]
     if parked or failed:
         advice = "worker jobs list, worker deliveries list"
-        return Finding("queue", False, f"{parked} parked jobs, {failed} failed deliveries", advice)
+        return Finding("queue", False, f"{counted(parked, 'parked job')}, {counted(failed, 'failed delivery')}", advice)
     waiting = counts["deliveries"]["pending"] + counts["deliveries"]["sending"]
-    return Finding("queue", True, f"{counts['jobs']['pending']} jobs and {waiting} deliveries wait")
+    jobs = counts["jobs"]["pending"]
+    return Finding("queue", True, f"waiting: {counted(jobs, 'job')}, {counted(waiting, 'delivery')}")
 
 
 def _notices(settings: Settings, database: Database) -> Iterator[Finding]:
@@ -173,7 +175,7 @@ def _notices(settings: Settings, database: Database) -> Iterator[Finding]:
         subject = f"notify {section.name}"
         number, why = unsent.get(section.name, (0, None))
         if number:
-            yield Finding(subject, False, f"{number} notices were not sent: {why}", "correct the [[notify]]")
+            yield Finding(subject, False, f"{counted(number, 'notice')} not sent: {why}", "correct the [[notify]]")
         else:
             yield Finding(subject, True, ", ".join(section.events))
 

@@ -9,6 +9,8 @@ from itertools import pairwise
 from statistics import median_low
 from typing import Any
 
+from worker.dicom.text.wording import counted
+
 _SAME_POSITION_MM = 0.01
 _PARALLEL = 0.999  # cosine between the normals of one stack
 _SMALLEST_GAP = 1.5  # spacings: half a slice more than a slice
@@ -38,13 +40,13 @@ def describe_missing(
     if refused:
         number = sum(refused.values())
         reasons = ", ".join(f"{status} {reason}" for status, reason in sorted(refused))
-        phrases.append(f"{number} image{'s were' if number > 1 else ' was'} refused ({reasons})")
+        phrases.append(f"{counted(number, 'image')} {'was' if number == 1 else 'were'} refused ({reasons})")
     if expected is not None and expected > len(attributes):
         phrases.append(f"{len(attributes)} of the {expected} images that the sender has")
     gaps, slices = missing_slices(attributes)
     if gaps:
         shown = "a gap" if gaps == 1 else f"{gaps} gaps"
-        phrases.append(f"{shown} in slice position, about {slices} slice{'s' if slices > 1 else ''}")
+        phrases.append(f"{shown} in slice position, about {counted(slices, 'slice')}")
     omitted = evenly_omitted(attributes)
     if omitted is not None:
         phrases.append(omitted)

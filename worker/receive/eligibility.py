@@ -13,6 +13,7 @@ from worker.dicom.image_types import UNKNOWN
 from worker.dicom.series_attributes import TYPE_KEY
 from worker.dicom.series_terms import Sequence
 from worker.dicom.series_type import SeriesType
+from worker.dicom.text.wording import counted
 from worker.storage.acceptance import PRODUCED_KEY
 
 _SHOWN = 6  # of a rule's words
@@ -124,7 +125,7 @@ def _about_body(series_type: SeriesType) -> list[str]:
 def _check_slices(attributes: Many[Mapping[str, Any]], rules: EligibilitySection) -> SeriesRefusal | None:
     slices = sum(int(instance["frames"]) for instance in attributes)
     if slices < rules.minimum_slices:
-        return SeriesRefusal("too-few-slices", f"{slices} of at least {rules.minimum_slices} slices")
+        return SeriesRefusal("too-few-slices", f"{slices} of at least {counted(rules.minimum_slices, 'slice')}")
     if slices > rules.maximum_slices:
         return SeriesRefusal("too-many-slices", f"{slices} slices; at most {rules.maximum_slices} are accepted")
     return None

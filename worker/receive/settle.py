@@ -27,6 +27,7 @@ from worker.db.tables import DETAIL_LENGTH, InstanceRow, ModelRow, SeriesRow
 from worker.db.versions.corrections import PARTLY_CORRECTED, corrected_at, identities_before
 from worker.dicom.series_type import read_series_type
 from worker.dicom.text.names import comparable_name
+from worker.dicom.text.wording import counted
 from worker.logs import get_log
 from worker.process import process_name
 from worker.receive.completeness import describe_missing
@@ -94,8 +95,7 @@ def _parts(counts: Counter[Any], what: str) -> str:
     """How many, and how many images of each, without naming any."""
     shown = [str(number) for number in counts.values()][:_PARTS_SHOWN]
     numbers = ", ".join(shown) + (", …" if len(counts) > _PARTS_SHOWN else "")
-    plural = "studies" if what == "study" else f"{what}s"
-    return f"{len(counts)} {plural} (images in order of arrival: {numbers})"
+    return f"{counted(len(counts), what)} (images in order of arrival: {numbers})"
 
 
 def settle_series(database: Database, settings: Settings, now: datetime, record: RecordEvent = unrecorded) -> int:

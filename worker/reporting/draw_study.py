@@ -90,14 +90,10 @@ def _draw_answer(draw: ImageDraw.ImageDraw, study: ReportedStudy, model: ModelId
         end = draw_line(draw, (_LEFT, 70), f"Study: {model.class_named(result.label).title}", 36, INK, room)
         draw.text((end + 20, 70), certainty, INK, font(36), anchor="lm")
     assessed = sum(item.contribution.answer.label is not None for item in study.series)
-    told = f"AI brain MRI summary of {_counted(len(study.series))}, of which {assessed} assessed"
+    told = f"AI brain MRI summary of {len(study.series)} series, of which {assessed} assessed"
     if study.deciding is not None:
         told += f". Slices of series {printable(study.deciding.title)}"
     draw_line(draw, (_LEFT, 106), told, 18, FAINT, 860)
-
-
-def _counted(series: int) -> str:
-    return "1 series" if series == 1 else f"{series} series"
 
 
 def _warning(study: ReportedStudy) -> str:
@@ -162,7 +158,7 @@ def _draw_table(
             draw_line(draw, (left, middle), text, 18, colour, width)
     if omitted:
         middle = top + 44 + len(rows) * _ROW + _ROW // 2
-        text = f"and {_counted(omitted)} more: see the report"
+        text = f"and {omitted} series more: see the report"
         draw_line(draw, (_LEFT, middle), text, 18, FAINT, _RIGHT - _LEFT)
 
 

@@ -25,6 +25,7 @@ from worker.db.operating.deleting import StudyInUse, held_instances, lock_study_
 from worker.db.views.archive import Instance, match_instances
 from worker.db.views.archive_matching import Keys
 from worker.dicom import standard
+from worker.dicom.text.wording import counted
 from worker.errors import StartError, WorkerError
 from worker.network.known_peers import resolve
 from worker.send.destinations import destinations_of
@@ -156,8 +157,10 @@ class HandOver:
             self.record(events.sent(settings.worker.ae_title, entity.ae_title, entity.host, transferred))
         if failures:
             reasons = Counter(reason for _, reason in failures).most_common(_NAMED)
-            named = "; ".join(f"{reason} ({number} times)" for reason, number in reasons)
-            raise NotTaken("not-taken", f"{to} took {stored} of {len(members)} instances; nothing was deleted: {named}")
+            named = "; ".join(f"{reason} ({counted(number, 'time')})" for reason, number in reasons)
+            raise NotTaken(
+                "not-taken", f"{to} took {stored} of {counted(len(members), 'instance')}; nothing was deleted: {named}"
+            )
         if destination is not None and commits:
             self._have_committed(study_instance_uid, destination, chosen)
 
@@ -177,9 +180,8 @@ class HandOver:
             committed = self._report_of(transaction_uid, destination)
             missing = sum(instance.sop_instance_uid not in committed for instance in batch)
             if missing:
-                detail = (
-                    f"{destination.name} does not commit to {missing} of {len(batch)} instances; nothing was deleted"
-                )
+                number = f"{missing} of {counted(len(batch), 'instance')}"
+                detail = f"{destination.name} does not commit to {number}; nothing was deleted"
                 raise NotTaken("not-committed", detail)
         self._audit(f"storage commitment by {destination.name} to a study that is handed over", study_instance_uid)
 

@@ -29,6 +29,7 @@ from worker.db.readings import (
 from worker.db.studies.comparing import StudiesMonth, studies_answered
 from worker.db.studies.readings import judged_study_answers
 from worker.db.views.json_values import json_value
+from worker.dicom.text.wording import counted
 from worker.errors import StartError
 from worker.files import write_atomically
 from worker.web.templating import render, style_sheet
@@ -307,9 +308,9 @@ def _notes(models: Sequence[ModelMonth]) -> list[str]:
         if patients < FEW:
             notes.append(f"{model.model}: patients read: {patients}; figures of fewer than {FEW} are unreliable.")
         if read:
-            notes.append(f"{model.model}: {read} series were read; unless chosen at random, the figures are biased.")
+            notes.append(f"{model.model}: {read} series read; unless chosen at random, the figures are biased.")
         if min(model.results, model.results_before) < FEW:
-            counts = f"{model.results} results now and {model.results_before} before"
+            counts = f"{counted(model.results, 'result')} now and {model.results_before} before"
             notes.append(f"{model.model}: {counts}; with fewer than {FEW} a drift may be chance.")
         moved = [shift.name for shift in (*model.inputs, *model.outputs) if shift.apart]
         spreads = (("distance from the training data", model.distance), ("probability", model.probability))

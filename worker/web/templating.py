@@ -14,6 +14,7 @@ from fastapi import APIRouter, HTTPException, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from worker import __version__
+from worker.dicom.text.wording import counted, written_date
 from worker.web import charts
 from worker.web.guard import Caller
 
@@ -71,7 +72,8 @@ def _environment() -> Environment:
         "percent": percent,
         "seconds": charts.seconds,
         "person": person,
-        "date": lambda text: f"{text[:4]}-{text[4:6]}-{text[6:]}" if len(text) == 8 and text.isdigit() else text,
+        "date": written_date,
+        "counted": counted,
         "hexadecimal": lambda status: f"0x{status:04X}",
     }
     environment.globals |= {

@@ -27,6 +27,7 @@ from monai_train.evaluation.pages.report_page import (
 )
 from monai_train.evaluation.plots import class_title
 from monai_train.training.epoch_log import LOG
+from worker.dicom.text.wording import counted
 
 _NOTE = (
     "Every picture is classified once, by the model that was not trained on its patient; a single image per picture, "
@@ -54,7 +55,7 @@ def write_crossval_page(
     title = escape(f"Cross-validation {run.name} on {data}")
     body = [
         f"<h1>{title}</h1>",
-        f'<p class="soft">{len(folds)} folds of {len(rows)} pictures · {created:%Y-%m-%d}</p>',
+        f'<p class="soft">{len(folds)} folds of {counted(len(rows), "picture")} · {created:%Y-%m-%d}</p>',
         RESEARCH_USE,
         f'<div class="facts">{html_table(("", ""), [[escape(cell) for cell in fact] for fact in facts])}</div>',
         "<h2>Summary</h2>",

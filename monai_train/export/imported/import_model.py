@@ -25,6 +25,7 @@ from monai_train.export.imported.description import Description, read_descriptio
 from monai_train.export.imported.distribution import LEAST_IMAGES, Distribution, fit_distribution
 from monai_train.export.imported.golden_series import write_series
 from monai_train.export.imported.networks import MatchedNetwork, match_network
+from worker.dicom.text.wording import counted
 from worker.errors import NotAssessable, StartError
 from worker.inference.bundle import load_bundle
 from worker.inference.engines import BATCH, OpenVinoEngine
@@ -95,9 +96,9 @@ def import_model(
         notes.append("the graph gives probabilities; their logarithms are used as logits")
     distribution = fit_distribution(outputs["features"])
     if not distribution.is_limited:
+        number = counted(len(outputs["features"]), "volume" if of_volumes else "slice")
         notes.append(
-            f"no image will be called out of distribution: the folder has {len(outputs['features'])} "
-            f"{'volumes' if of_volumes else 'slices'}, and limits need {LEAST_IMAGES}"
+            f"no image will be called out of distribution: the folder has {number}, and limits need {LEAST_IMAGES}"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
@@ -155,7 +156,7 @@ def _converted(read: Checkpoint, matched: MatchedNetwork | None, shape: Sequence
     if matched is None:
         return graph.of_graph(read, shape)
     if matched.channels != shape[0]:
-        fault = f"the network reads {matched.channels} channels, the preprocessing gives {shape[0]}"
+        fault = f"the network reads {counted(matched.channels, 'channel')}, the preprocessing gives {shape[0]}"
         hint = f": add RepeatChannel with repeats = {matched.channels}" if shape[0] == 1 else ""
         raise StartError("channels", fault + hint)
     return graph.of_network(matched, shape)
@@ -165,7 +166,8 @@ def _check_classes(network: Any, description: Description, checkpoint: Path) -> 
     outputs = network.output("logits").partial_shape[1].get_length()
     if outputs != len(description.classes):
         named = ", ".join(item.name for item in description.classes)
-        fault = f"{checkpoint} has {outputs} outputs, but {len(description.classes)} classes are given: {named}"
+        given = counted(len(description.classes), "class")
+        fault = f"{checkpoint} has {counted(outputs, 'output')}, but {given} given: {named}"
         raise StartError("wrong-number-of-classes", fault)
 
 

@@ -26,8 +26,8 @@ def test_a_backup_counts_its_files_and_reports_a_damaged_one(run: Run, settings:
 
     next((settings.worker.data_dir / "instances").rglob("*.dcm")).write_bytes(b"damaged")
     code, printed, error = run("backup", str(tmp_path / "second"))
-    assert (code, printed) == (1, f"database and 1 files copied to {tmp_path / 'second'}\n")
-    assert error == "worker: 1 files are missing or damaged and are not in the copy\n"
+    assert (code, printed) == (1, f"database and 1 file copied to {tmp_path / 'second'}\n")
+    assert error == "worker: 1 file missing or damaged, and therefore not in the copy\n"
 
     shutil.rmtree(settings.worker.data_dir)
     assert run("restore", str(copy)) == (0, f"database and 2 files restored from {copy}\n", "")

@@ -28,12 +28,12 @@ def _listed(run: Run) -> list[int]:
 def test_conflicts_are_listed_accepted_and_rejected(run: Run) -> None:
     assert _listed(run) == [1, 2, 3]
     assert "pixels" in run("conflicts", "list")[1]
-    assert run("conflicts", "accept", "1") == (0, "1 conflicts accepted\n", "")
+    assert run("conflicts", "accept", "1") == (0, "1 conflict accepted\n", "")
     assert run("conflicts", "reject", "2", "1") == (
-        1, "1 conflicts rejected\n", "worker: conflict 1: there is no such conflict\n"
+        1, "1 conflict rejected\n", "worker: conflict 1: there is no such conflict\n"
     )  # fmt: skip
     assert _listed(run) == [3]
-    assert run("conflicts", "accept", "--all")[1] == "1 conflicts accepted\n"
+    assert run("conflicts", "accept", "--all")[1] == "1 conflict accepted\n"
     assert _listed(run) == []
     assert "conflict 2: reject" in run("audit", "list", "--format", "json")[1]
 

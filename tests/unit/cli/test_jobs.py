@@ -27,7 +27,7 @@ def test_a_parked_job_is_listed_and_retried_once(run: Run) -> None:
     assert (job["state"], job["reason"]) == ("parked", "process-died")
     assert [delivery["state"] for delivery in listed["deliveries"]] == ["pending"]
     number = str(job["number"])
-    assert run("jobs", "retry", number) == (0, "1 jobs and 0 deliveries will be retried\n", "")
+    assert run("jobs", "retry", number) == (0, "1 job and 0 deliveries will be retried\n", "")
     assert run("jobs", "retry", number) == (
         1,
         "0 jobs and 0 deliveries will be retried\n",
@@ -39,7 +39,7 @@ def test_a_parked_job_is_listed_and_retried_once(run: Run) -> None:
 
 @pytest.mark.usefixtures("filled")
 def test_all_retries_whatever_is_parked(run: Run) -> None:
-    assert run("jobs", "retry", "--all")[:2] == (0, "1 jobs and 0 deliveries will be retried\n")
+    assert run("jobs", "retry", "--all")[:2] == (0, "1 job and 0 deliveries will be retried\n")
     assert run("jobs", "retry") == (2, "", "worker: name the jobs to retry, or give --all\n")
 
 
@@ -65,12 +65,13 @@ def test_deliveries_are_listed_by_destination_and_sent_after_a_destination_was_m
     assert code == 0
     assert "pacs: 1 failed, 0 waiting" in printed
     assert "ID-a" in printed
+    assert "2026-03-01" in printed
     assert "connection refused: no. 1\n" in printed
     assert max(map(len, printed.splitlines())) <= 80
     [row] = json.loads(run("deliveries", "list", "--state", "failed", "--format", "json")[1])
     assert (row["number"], row["study_instance_uid"]) == (1, failed)
-    assert run("deliveries", "retry", "--destination", "pacs") == (0, "1 deliveries will be tried now\n", "")
-    assert run("deliveries", "retry", "--destination", "pacs", "--waiting")[1] == "1 deliveries will be tried now\n"
+    assert run("deliveries", "retry", "--destination", "pacs") == (0, "1 delivery will be tried now\n", "")
+    assert run("deliveries", "retry", "--destination", "pacs", "--waiting")[1] == "1 delivery will be tried now\n"
     assert run("deliveries", "retry", "7") == (
         1, "0 deliveries will be tried now\n", "worker: the others are being sent, have arrived, or do not exist\n",
     )  # fmt: skip
@@ -86,13 +87,13 @@ def test_what_arrived_is_sent_again_and_to_a_new_destination(run: Run, failed: s
         session.execute(update(DeliveryRow).values(state=DeliveryState.DELIVERED))
     assert "No delivery matches." in run("deliveries", "list")[1]
     assert run("deliveries", "resend", "--to", "pacs", "1") == (
-        0, "1 deliveries to pacs are sent again, 0 are new\n", "",
+        0, "1 delivery to pacs sent again, 0 new\n", "",
     )  # fmt: skip
     assert run("deliveries", "resend", "--to", "archive", "--study", failed)[1] == (
-        "0 deliveries to archive are sent again, 1 are new\n"
+        "0 deliveries to archive sent again, 1 new\n"
     )
     assert run("deliveries", "resend", "--to", "archive", "--since", "2026-01-01")[1] == (
-        "1 deliveries to archive are sent again, 0 are new\n"
+        "1 delivery to archive sent again, 0 new\n"
     )
     listed = json.loads(run("deliveries", "list", "--format", "json")[1])
     assert [(row["destination"], row["state"]) for row in listed] == [("pacs", "pending"), ("archive", "pending")]
@@ -100,4 +101,4 @@ def test_what_arrived_is_sent_again_and_to_a_new_destination(run: Run, failed: s
     assert run("deliveries", "resend", "--to", "nobody", "1")[0] == 2
     assert run("deliveries", "resend", "--to", "archive")[0] == 2
     audited = run("audit", "list", "--format", "json")[1]
-    assert f"worker deliveries resend --to archive {failed}: 1 deliveries" in audited
+    assert f"worker deliveries resend --to archive {failed}: 1 delivery" in audited

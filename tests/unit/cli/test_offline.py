@@ -20,7 +20,7 @@ def test_push_sends_every_file_and_names_those_that_it_cannot(run: Run, tmp_path
         assert len(pacs.stored) == 3
         pacs.behaviour, pacs.status = Behaviour.REFUSE, 0xA700
         code, printed, error = run("push", str(files[0]), "--to", f"127.0.0.1:{pacs.port}")
-    assert (code, printed) == (1, "0 of 1 instances sent to 127.0.0.1\n")
+    assert (code, printed) == (1, "0 of 1 instance sent to 127.0.0.1\n")
     assert error == f"not sent: {files[0].name}: status 0xA700\n"
 
 

@@ -27,10 +27,14 @@ def test_studies_are_listed_and_shown(run: Run, database: Database) -> None:
     code, listed, _ = run("studies", "list")
     assert code == 0
     assert "4 studies" in listed
+    assert "2026-03-01" in listed
+    assert "20260301" not in listed
     uid = derive_uid("study", "a")
     [study] = json.loads(run("studies", "show", uid, "--format", "json")[1])
     assert (study["study_instance_uid"], study["state"]) == (uid, "open")
-    assert "No series contradicts another." in run("studies", "show", uid)[1]
+    shown = run("studies", "show", uid)[1]
+    assert "1 study" in shown
+    assert "No series contradicts another." in shown
     assert run("studies", "list", "--format", "csv")[1].startswith("study_instance_uid,patient_id,")
     assert run("studies", "show", "1.2.3")[0] == 1
 
@@ -40,9 +44,9 @@ def test_parked_studies_are_answered_again(run: Run, database: Database) -> None
     assert run("studies", "retry") == (0, "0 studies will be answered again\n", "")
     with database.write() as session:
         session.execute(update(StudyRow).values(state=StudyState.PARKED))
-    assert run("studies", "retry", derive_uid("study", "a")) == (0, "1 studies will be answered again\n", "")
+    assert run("studies", "retry", derive_uid("study", "a")) == (0, "1 study will be answered again\n", "")
     trail = run("audit", "list", "--format", "json")[1]
-    assert "worker studies retry: 1 studies" in trail
+    assert "worker studies retry: 1 study" in trail
     assert derive_uid("study", "a") in trail
 
 
@@ -145,7 +149,7 @@ def test_a_study_is_deleted_after_a_question(run: Run, database: Database) -> No
     fill(database)
     uid = derive_uid("study", "a")
     assert run("studies", "delete", uid)[0] == 1  # nobody answers
-    assert run("studies", "delete", uid, "--yes") == (0, "deleted: 1 images, 2 files\n", "")
+    assert run("studies", "delete", uid, "--yes") == (0, "deleted: 1 image, 2 files\n", "")
     assert run("studies", "delete", uid, "--yes") == (1, "", "worker: no series of such a study was received\n")
     assert "DICOM Study Deleted" in run("audit", "list", "--format", "json")[1]
 

@@ -73,7 +73,7 @@ def test_a_restored_worker_is_the_one_that_was_backed_up(live: Settings, tmp_pat
 def test_a_damaged_file_is_counted_and_not_copied(live: Settings, tmp_path: Path) -> None:
     next(iter((live.worker.data_dir / "instances").rglob("*.dcm"))).write_bytes(b"damaged")
     assert back_up(live, tmp_path / "copy", _step) == (2, 1)
-    with pytest.raises(StartError, match="1 files of the backup are missing or damaged"):
+    with pytest.raises(StartError, match="1 file of the backup missing or damaged"):
         restore_backup(_settings(tmp_path / "new"), tmp_path / "copy", _step)
 
 

@@ -201,4 +201,4 @@ def test_a_channel_that_takes_no_notices_is_named(settings: Settings, database: 
         end_notices(session, [row.id], "me", waiting)
     well, bad = _notices(settings.model_copy(update={"notify": channels}), database)
     assert (well.subject, well.well) == ("notify chat", True)
-    assert (bad.well, bad.detail) == (False, "1 notices were not sent: mute answered HTTP 500")
+    assert (bad.well, bad.detail) == (False, "1 notice not sent: mute answered HTTP 500")

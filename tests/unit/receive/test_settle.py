@@ -68,7 +68,7 @@ def test_a_refusal_counts_and_names_nobody() -> None:
     many = [{"patient": f"P{number}", "study": "1.2"} for number in range(2000)]
     refused = check_identity([IDENTITY, *many])
     assert refused is not None
-    assert "2001 patients" in refused.detail
+    assert "2,001 patients" in refused.detail
     assert "BOB" not in refused.detail
     assert len(refused.detail) < 200
 

@@ -29,6 +29,7 @@ from worker.db.tables import (
     StudyRow,
     StudyState,
 )
+from worker.dicom.text.wording import counted
 
 _MOST = 500  # of an event, found at once
 _NEWS = timedelta(days=1)  # an urgent result that is older is no news
@@ -93,7 +94,7 @@ def _waiting(session: Session, before: datetime, now: datetime) -> Iterator[News
             .where(DeliveryRow.id == number)
         )
         if made is not None and made < before:
-            text = f"{count} deliveries to {destination} wait, the oldest since {made:%Y-%m-%d %H:%M} UTC"
+            text = f"{counted(count, 'delivery')} to {destination} waiting, the oldest since {made:%Y-%m-%d %H:%M} UTC"
             yield News("undelivered", f"destination {destination} {now:%Y-%m-%d}", text)
 
 

@@ -10,6 +10,7 @@ from pydicom import DataElement, Dataset
 
 from worker.dicom.odd_values import ignore_value_warnings
 from worker.dicom.text.printable import printable
+from worker.dicom.text.wording import counted
 
 MOST_LINES = 2000
 _LONGEST = 160
@@ -54,11 +55,11 @@ def _lines(ds: Dataset, depth: int) -> Iterator[TagLine]:
 def _value(element: DataElement) -> str:
     value = element.value
     if element.VR == "SQ":
-        return f"{len(value or ())} items"
+        return counted(len(value or ()), "item")
     if element.tag.is_private and not element.tag.is_private_creator:
         return "private, not shown"
     if element.VR in _BINARY or isinstance(value, bytes):
-        return f"{len(value or b'')} bytes"
+        return counted(len(value or b""), "byte")
     if value is None:
         return ""
     values = list(value) if element.VM > 1 else [value]

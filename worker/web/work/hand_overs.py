@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import HTTPException
 
 from worker.db.operating.deleting import StudyInUse
+from worker.dicom.text.wording import counted
 from worker.errors import StartError, WorkerError
 from worker.web.dependencies import NO_SUCH_STUDY, Site
 from worker.web.guard import Caller
@@ -75,7 +76,7 @@ class HandOvers:
         )
         if done is None:
             return {"state": "failed", "reason": "no-such-study", "detail": "there is no such study"}
-        return {"state": "done", "detail": f"{done.deleted.instances} images deleted here"}
+        return {"state": "done", "detail": f"{counted(done.deleted.instances, 'image')} deleted here"}
 
     def _hand_over(self, caller: Caller) -> HandOver:
         from worker.send.hand_over import HandOver

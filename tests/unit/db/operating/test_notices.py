@@ -52,7 +52,7 @@ def test_what_an_operator_should_know_is_found(eventful: Database) -> None:
     assert found["urgent-lesion"].startswith("urgent series 1: the model answers 'glioma'")
     late = _found(eventful, 4000)
     assert [news.text for news in late if "wait" in news.text] == [
-        "1 deliveries to pacs wait, the oldest since 2026-03-01 12:00 UTC"
+        "1 delivery to pacs waiting, the oldest since 2026-03-01 12:00 UTC"
     ]
     assert [news.event for news in _found(eventful, 90_000)].count("urgent-lesion") == 0  # no news after a day
     with eventful.read() as session:

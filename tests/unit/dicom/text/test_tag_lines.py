@@ -40,5 +40,5 @@ def test_sequences_are_shown_below_and_never_without_bounds() -> None:
     wide.ReferencedSOPSequence = [item] * (2 * MOST_LINES)
     lines = tag_lines(wide)
     assert len(lines) == MOST_LINES
-    assert lines[0].value == f"{2 * MOST_LINES} items"
+    assert lines[0].value == f"{2 * MOST_LINES:,} items"
     assert (lines[1].value, lines[1].depth) == ("3", 1)

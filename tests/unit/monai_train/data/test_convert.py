@@ -369,7 +369,7 @@ def test_command_prints_a_table_and_what_it_left_out(src: Path, tmp_path: Path) 
     result = CliRunner().invoke(app, ["convert", str(src), str(tmp_path / "out")])
     assert result.exit_code == 0
     assert "glioma" in result.stdout
-    assert "1 files rejected (1 not-an-image)" in result.stdout
+    assert "1 file rejected (1 not-an-image)" in result.stdout
     assert "identical pixels only" in result.stdout
 
 
@@ -438,5 +438,5 @@ def test_series_that_is_no_stack_is_kept_image_by_image(tmp_path: Path) -> None:
     labels.write_text("series_instance_uid,label\n1.2.3,glioma\n")
     answer = CliRunner().invoke(app, ["convert", str(tmp_path / "src"), str(tmp_path / "out"), "--labels", str(labels)])
     assert answer.exit_code == 0
-    assert "1 series are no stack of slices (1 duplicate-positions): their images stand alone" in answer.output
+    assert "1 series without a stack of slices (1 duplicate-positions): the images stand alone" in answer.output
     assert {(row["series"], row["slice_number"]) for row in rows(tmp_path / "out" / "manifest.csv")} == {("", "")}

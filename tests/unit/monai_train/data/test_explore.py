@@ -58,7 +58,7 @@ def test_page_says_what_is_wrong_with_the_data(src: Path, tmp_path: Path) -> Non
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "The mode alone predicts the class of 100.0%" in text
     assert "2 of 2 test images are known from train" in text
-    assert "1 pictures have labels that contradict each other" in text
+    assert "1 picture with labels that contradict each other" in text
     assert "not-an-image" in text
     assert "<td>flip_ud<td>1" in text
 

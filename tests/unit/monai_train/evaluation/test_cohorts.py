@@ -106,7 +106,7 @@ def test_of_another_folder_what_the_bundle_learned_from_is_left_out_with_its_pat
     model = EvaluatedModel("m", (), None, learned=frozenset({short[0].source_sha256[:12]}))
     part = measured_part(model, short)
     assert (part.name, part.chosen) == ("unseen", [2, 3, 4, 5])
-    assert "1 pictures were in training" in part.note
+    assert "1 picture of training left out" in part.note
     nothing = measured_part(EvaluatedModel("m", (), None, learned=frozenset({"f" * 12})), short)
     assert (nothing.name, len(nothing.chosen)) == ("all", 6)
     assert "none of them is among those that the model learned from" in nothing.note

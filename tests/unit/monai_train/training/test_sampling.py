@@ -58,7 +58,7 @@ def test_one_image_of_a_class_is_too_few(tiny_data: Path) -> None:
     pictures = load_pictures(tiny_data, rows, read_preprocessing())
     gliomas = [i for i, row in enumerate(rows) if row.label == "glioma"]
     chosen = [gliomas[0], *(i for i, row in enumerate(rows) if row.label in ("meningioma", "pituitary", "notumor"))]
-    with pytest.raises(StartError, match="class glioma has 1 training pictures; 2 are needed"):
+    with pytest.raises(StartError, match="class glioma has 1 training picture; 2 are needed"):
         make_sampler(pictures, chosen, TINY)
 
 

@@ -51,4 +51,6 @@ def test_the_numbers_are_those_of_the_search(client: httpx.Client) -> None:
     assert everything[0] == "4"
     assert found[0] == "4", "each has an accession number that begins with an a"
     assert numbers("/?text=Family%2C+id-a")[0] == "1"
+    assert "<b>1</b> study</a>" in client.get("/?text=Family%2C+id-a").text
+    assert "<b>4</b> studies</a>" in client.get("/").text
     assert numbers("/?text=nobody") == ["0"] * len(everything)

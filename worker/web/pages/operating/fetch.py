@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse
 
 from worker.audit import events
 from worker.config.sections import PeerSection, Retrieval
+from worker.dicom.text.wording import counted
 from worker.web.dependencies import Operator, Site
 from worker.web.guard import Caller, posted
 from worker.web.pages.layout import render_page
@@ -73,7 +74,7 @@ class Fetches:
                 counts = fetch_study(peer, ae_title, uid, store, progress)
                 completed, failed = completed + counts.completed, failed + counts.failed
                 self._fetches.change(fetch.number, completed=completed, failed=failed)
-        detail = f"{failed} images were not taken, or not sent; the logs of both say why" if failed else None
+        detail = f"{counted(failed, 'image')} not taken, or not sent; the logs of both say why" if failed else None
         return {"state": "failed" if failed else "done", "detail": detail}
 
 

@@ -13,6 +13,7 @@ from worker.audit import events
 from worker.db import tokens
 from worker.db.tables import TokenRole
 from worker.db.tokens import NotAllowed
+from worker.dicom.text.wording import counted
 from worker.web.dependencies import Operator, Site
 from worker.web.guard import Caller, posted
 from worker.web.pages.layout import render_page
@@ -64,7 +65,7 @@ def tokens_page(site: Site) -> APIRouter:
             return page(caller, 422, fault=f"Not made. {fault_in_words(error)}", fields=fields)
         except NotAllowed as error:
             return page(caller, 409, fault=f"Not made: {error.detail}", fields=fields)
-        valid = f"{wanted.days} days" if wanted.days else "for ever"
+        valid = counted(wanted.days, "day") if wanted.days else "for ever"
         site.record(events.token_changed(caller.name, name, f"made, role {wanted.role}, valid {valid}"))
         return page(caller, made={"name": name, "role": wanted.role.value, "text": text})
 

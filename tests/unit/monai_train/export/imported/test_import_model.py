@@ -143,7 +143,7 @@ def test_a_network_of_volumes_gives_a_series_one_answer(tmp_path: Path) -> None:
     (tmp_path / "model.toml").write_text(tutorial.MODEL[: tutorial.MODEL.index("[[transform]]")] + VOLUME)
     files = tutorial.write_series(tmp_path / "dicom", "left", 10)
     out, notes = import_model(tmp_path / "volume.pt", tmp_path / "model.toml", tmp_path / "dicom", tmp_path / "out")
-    assert notes == ["no image will be called out of distribution: the folder has 1 volumes, and limits need 20"]
+    assert notes == ["no image will be called out of distribution: the folder has 1 volume, and limits need 20"]
     [answer] = classify_folder(out, tmp_path / "dicom")
     bundle = load_bundle(out)
     result = classify(list(reversed(files)), bundle, OpenVinoEngine(bundle))
@@ -161,7 +161,7 @@ def test_a_network_of_volumes_gives_a_series_one_answer(tmp_path: Path) -> None:
         ({"text": ('name = "ScaleIntensity"', 'name = "ScaleIntensty"')}, "did you mean ScaleIntensity"),
         ({"text": ('name = "ScaleIntensity"', 'name = "RandFlip"')}, "leave random transforms out"),
         ({"text": ('growth_rate = 8', 'growth_rate = 9')}, "differences.*instead of"),
-        ({"drop": "none"}, "has 3 outputs, but 2 classes are given: left, top"),
+        ({"drop": "none"}, "has 3 outputs, but 2 classes given: left, top"),
         ({"dicom": True}, "does not exist"),
         ({"nan": True}, "infinite or no numbers: features.conv0.weight"),
         ({"pickle": True}, "save model.state_dict"),
