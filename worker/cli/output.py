@@ -128,7 +128,10 @@ def not_a_formula(value: Any) -> Any:
     return f"'{text}" if unicodedata.normalize("NFKC", text[:1]) in _FORMULA else text
 
 
-def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
+def print_answers(
+    answers: Sequence[SeriesAnswer], format: str, of_studies: Mapping[str, Sequence[DeliveryAnswer]] | None = None
+) -> None:
+    """Print series. `of_studies` has deliveries of studies by their UIDs; the table shows what has any."""
     if format != "table":
         print(answers_as_text(answers, format), end="")
         return
@@ -137,9 +140,10 @@ def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
         out.print("No series matches.")
         return
     table = Table(title=f"{len(answers)} series", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("received", "patient", "series", "n", "status", "result or reason", "sent"):
+    sent = [_sent(answer.deliveries, (of_studies or {}).get(answer.study_instance_uid, ())) for answer in answers]
+    for name in ("received", "patient", "series", "n", "status", "result or reason", *(["sent"] if any(sent) else [])):
         table.add_column(name, overflow="fold", no_wrap=name in ("received", "series", "status"))
-    for answer in answers:
+    for answer, deliveries in zip(answers, sent, strict=True):
         table.add_row(
             short_text(answer.received_at),
             answer.patient_id,
@@ -147,7 +151,7 @@ def print_answers(answers: Sequence[SeriesAnswer], format: str) -> None:
             str(answer.instances),
             Text(answer.status, _STYLES[answer.status]),
             ", ".join(filter(None, (_result(answer), answer.reason or ("incomplete" if answer.missing else "")))),
-            _delivered(answer),
+            *([deliveries] if any(sent) else []),
         )
     out.print(table)
     out.print(f"Each series is listed by the end of its UID, which `worker results show` accepts.\n{RESEARCH_USE}")
@@ -177,16 +181,25 @@ def _series_type(answer: SeriesAnswer) -> str:
     return ", ".join([answer.sequence or "unknown", *(part for part in (agent, *parts) if part and part != "unknown")])
 
 
-def _delivered(answer: SeriesAnswer) -> Text:
-    states = [delivery.state for delivery in answer.deliveries]
-    text = f"{states.count('delivered')}/{len(states)}" if states else ""
-    return Text(text, "red" if "failed" in states else "")
+def _sent(of_series: Sequence[DeliveryAnswer], of_study: Sequence[DeliveryAnswer]) -> Text:
+    """How many deliveries arrived, of a series and below it of its study, without those that were withdrawn."""
+    lines = []
+    for name, deliveries in (("", of_series), ("study\n", of_study)):
+        states = [delivery.state for delivery in deliveries if delivery.state != "superseded"]
+        if states:
+            text = f"{name}{states.count('delivered')} of {len(states)}"
+            lines.append(Text(text, "red" if "failed" in states else ""))
+    return Text("\n").join(lines)
 
 
 def print_answer(
-    answer: SeriesAnswer, slices: Sequence[SliceAnswer], format: str, refused: Sequence[RefusedImages] = ()
+    answer: SeriesAnswer,
+    slices: Sequence[SliceAnswer],
+    format: str,
+    refused: Sequence[RefusedImages] = (),
+    of_study: Sequence[DeliveryAnswer] = (),
 ) -> None:
-    """Print a series with its slices, and what was refused of it and did not come again."""
+    """Print a series with its slices, what was refused of it and did not come again, and deliveries of its study."""
     if format == "json":
         print(
             json.dumps(
@@ -221,13 +234,15 @@ def print_answer(
     out.print(facts)
     if answer.deliveries:
         out.print(delivery_table(answer.deliveries))
+    if of_study:
+        out.print(delivery_table(of_study, "deliveries of the study"))
     if slices:
         out.print(_slice_table(answer, slices))
     out.print(RESEARCH_USE)
 
 
-def delivery_table(deliveries: Sequence[DeliveryAnswer]) -> Table:
-    table = Table(title="deliveries")
+def delivery_table(deliveries: Sequence[DeliveryAnswer], title: str = "deliveries") -> Table:
+    table = Table(title=title)
     for name in ("destination", "object", "state", "attempts", "status", "reason"):
         table.add_column(name)
     for delivery in deliveries:

@@ -63,6 +63,7 @@ def list_results(
     """List series: classified, not assessed, refused, failed or pending, with the reason."""
     from worker.cli.output import print_answers
     from worker.db.views.search import find_series
+    from worker.db.views.studies import deliveries_of_studies
 
     search = _search(
         patient_id, study, series, accession, label, status, since, until, min_probability, limit, sequence, contrast
@@ -70,8 +71,9 @@ def list_results(
     with audited(config) as (_, database, record, user):
         with database.read() as session:
             answers = find_series(session, search)
+            of_studies = deliveries_of_studies(session, {answer.study_instance_uid for answer in answers})
         record(events.queried(user, None, "worker results list", _criteria(search)))
-    print_answers(answers, format)
+    print_answers(answers, format, of_studies)
 
 
 @commands.command("show", epilog="Example: worker results show 1.2.840.113619.2.5.17 --format json")
@@ -84,6 +86,7 @@ def show_result(
     from worker.cli.output import print_answer
     from worker.db.views.search import Search, find_series, find_series_by_suffix
     from worker.db.views.series_detail import latest_slices, refused_images
+    from worker.db.views.studies import deliveries_of_studies
 
     with audited(config) as (_, database, record, user):
         with database.read() as session:
@@ -95,8 +98,9 @@ def show_result(
             [answer] = find_series(session, Search(series_instance_uid=uids[0]))
             slices = latest_slices(session, uids[0])
             refused = refused_images(session, uids[0])
+            of_studies = deliveries_of_studies(session, [answer.study_instance_uid])
         record(events.viewed(user, None, answer.study_instance_uid))
-    print_answer(answer, slices, format, refused)
+    print_answer(answer, slices, format, refused, of_studies.get(answer.study_instance_uid, ()))
 
 
 @commands.command("export", epilog="Example: worker results export results.csv --since 2026-01-01")

@@ -7,12 +7,15 @@ import json
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from tests.testbed.command import Run
+from tests.testbed.studies import classify, report_study
 from tests.testbed.web_site import fill
 from worker.audit.verify import newest_entries
 from worker.config.settings import Settings
 from worker.db.engine import Database
+from worker.db.tables import DeliveryRow, DeliveryState
 from worker.dicom.standard import derive_uid
 
 
@@ -64,3 +67,31 @@ def test_an_export_has_every_series_in_the_format_of_its_name(run: Run, tmp_path
     assert [row["label"] for row in json.loads((tmp_path / "one.json").read_text())] == ["glioma"]
     assert run("results", "export", str(tmp_path / "results.xlsx"))[0] == 2
     assert "cannot write" in run("results", "export", str(tmp_path / "nowhere" / "results.csv"))[2]
+
+
+def test_what_became_of_a_studys_report_is_listed_with_its_series(run: Run, database: Database) -> None:
+    classify(database, "a")
+    assert "sent" not in run("results", "list")[1]  # no column: nothing was made for a destination
+    report_study(database)
+    assert "study 0 of 1" in _last_column(run)
+    shown = run("results", "show", derive_uid("series", "a"))[1]
+    assert "deliveries of the study" in shown
+    assert "pending" in shown
+    with database.write() as session:
+        session.execute(update(DeliveryRow).values(state=DeliveryState.DELIVERED))
+    assert "study 1 of 1" in _last_column(run)
+    with database.write() as session:
+        session.execute(update(DeliveryRow).values(state=DeliveryState.SUPERSEDED))
+    assert "sent" not in run("results", "list")[1]
+
+
+def _last_column(run: Run) -> str:
+    lines = run("results", "list")[1].splitlines()
+    start = next(line.index("sent") for line in lines if "sent" in line)
+    return " ".join(line[start:].strip() for line in lines)
+
+
+@pytest.mark.usefixtures("filled")
+def test_deliveries_of_a_series_are_counted_in_its_line(run: Run) -> None:
+    [line] = [line for line in run("results", "list")[1].splitlines() if "ID-a" in line]
+    assert line.rstrip().endswith("0 of 1")

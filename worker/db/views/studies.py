@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from worker.db.engine import is_any_of
 from worker.db.series import MOVED
 from worker.db.tables import ModelRow, ObjectKind, ObjectRow, SeriesRow, StudyResultRow, StudyRow
 from worker.db.views.search import DeliveryAnswer, deliveries_by
@@ -115,6 +116,16 @@ def find_study_documents(session: Session, study_instance_uid: str) -> StudyDocu
     of_answer = select(ObjectRow.kind, ObjectRow.path).where(ObjectRow.study_result_id == study.answered_by)
     paths = {kind: path for kind, path in session.execute(of_answer)}
     return StudyDocuments(paths.get(ObjectKind.REPORT), paths.get(ObjectKind.PICTURE), study.deciding)
+
+
+def deliveries_of_studies(session: Session, uids: Iterable[str]) -> dict[str, list[DeliveryAnswer]]:
+    """The deliveries of what was made of the studies' latest answers, by Study Instance UID."""
+    answered = select(StudyRow.answered_by, StudyRow.study_instance_uid).where(
+        StudyRow.answered_by.is_not(None), is_any_of(session, StudyRow.study_instance_uid, uids)
+    )
+    study_of = {number: uid for number, uid in session.execute(answered) if number is not None}
+    by_result = deliveries_by(session, ObjectRow.study_result_id, list(study_of))
+    return {study_of[number]: deliveries for number, deliveries in by_result.items()}
 
 
 _Row = tuple[StudyRow, StudyResultRow | None, ModelRow | None]
