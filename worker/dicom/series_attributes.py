@@ -21,6 +21,7 @@ from worker.dicom.header import Header
 from worker.dicom.series_terms import find_terms
 
 Attributes = Mapping[str, Sequence[str]]
+Kinds = Sequence[Attributes]  # of an instance, one set for each kind of its frames
 TYPE_KEY = "type"  # the key of an instance's stored attributes
 MAXIMUM_VALUES, MAXIMUM_LENGTH, MAXIMUM_TEXT = 16, 32, 256
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,19 @@ _KEYWORDS: tuple[str | int, ...] = (*series_attributes.KEYWORDS, *series_attribu
 
 def read_declared(paths: Sequence[Path]) -> Declared:
     """What the headers of a series' files say of it. Raises OSError when a file cannot be opened."""
+    return declared_of(map(_read_kinds, paths))
+
+
+def declared_of(images: Iterable[series_attributes.Kinds]) -> Declared:
+    """What the attributes of a series' images say of it."""
     kinds: dict[str, dict[str, Any]] = {}
-    for path in paths:
-        for kind in _read_kinds(path):
+    for image in images:
+        for kind in image:
             plain = {keyword: texts for keyword, texts in kind.items() if keyword != "ImageOrientationPatient"}
             kinds.setdefault(repr(sorted(plain.items())), {series_attributes.TYPE_KEY: [plain]})
-    images = list(kinds.values())
-    series_type = read_series_type(images)
-    agents = {read_series_type([image]).contrast_agent for image in images}
+    different = list(kinds.values())
+    series_type = read_series_type(different)
+    agents = {read_series_type([image]).contrast_agent for image in different}
     return Declared(
         sequence=None if series_type.sequence == Weighting.UNKNOWN else str(series_type.sequence),
         with_agent={Contrast.WITH: True, Contrast.WITHOUT: False}.get(series_type.contrast_agent),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from worker.dicom.series_attributes import Kinds
 from worker.errors import NotAssessable
 from worker.inference.aggregate import aggregate, aggregate_volume
-from worker.inference.answer import answer, read_declared
+from worker.inference.answer import answer, declared_of, read_declared
 from worker.inference.bundle import Bundle, TopSlices
 from worker.inference.engines import Engine
 from worker.inference.illustrated import IllustratedResult
@@ -16,9 +17,12 @@ from worker.inference.transforms.prepare import prepare
 from worker.stage_times import timed
 
 
-def classify(paths: Sequence[Path], bundle: Bundle, engine: Engine) -> IllustratedResult:
+def classify(
+    paths: Sequence[Path], bundle: Bundle, engine: Engine, kinds: Sequence[Kinds] | None = None
+) -> IllustratedResult:
     """Classify the files of a series, in any order, with the bundle's model.
 
+    `kinds`: the attributes that tell the type of each file's image; None: they are read from the files.
     Raises NotAssessable for what cannot be read or is not accepted; OSError when a file cannot be opened.
     """
     with timed("series", "read"):
@@ -31,7 +35,8 @@ def classify(paths: Sequence[Path], bundle: Bundle, engine: Engine) -> Illustrat
             return aggregate_volume(volume, outputs, bundle)
         if isinstance(bundle.rule, TopSlices):
             return aggregate(volume, outputs, bundle)
-        return answer(volume, outputs, bundle, read_declared(paths))
+        declared = read_declared(paths) if kinds is None else declared_of(kinds)
+        return answer(volume, outputs, bundle, declared)
 
 
 def check_accepted(volume: Volume, bundle: Bundle) -> None:

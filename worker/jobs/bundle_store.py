@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.config.settings import Settings
+from worker.dicom.series_attributes import Kinds
 from worker.errors import StartError
 from worker.files import fsync
 from worker.inference.bundle import Bundle, default_bundle, load_bundle, verified_identity
@@ -26,14 +27,15 @@ from worker.results import ModelIdentity
 if TYPE_CHECKING:
     from worker.inference.engines import Engine
 
-Classify = Callable[[Sequence[Path]], IllustratedResult]
+Classify = Callable[[Sequence[Path], Sequence[Kinds] | None], IllustratedResult]
 
 
 @dataclass(frozen=True)
 class ServedModel:
     """A verified model that runs in this process; its golden cases passed on the engine that serves.
 
-    `classify` takes the files of a series in any order. It raises NotAssessable for what the model may not judge.
+    `classify` takes the files of a series in any order, and the attributes that tell the type of each; None: it reads
+    them. It raises NotAssessable for what the model may not judge.
     """
 
     identity: ModelIdentity
@@ -116,7 +118,7 @@ class BundleStore:
         bundle = load_bundle(folder)
         engine = self._engine(bundle)
         check_golden(bundle, engine)
-        return ServedModel(bundle.identity, lambda paths: classify(paths, bundle, engine), bundle.study)
+        return ServedModel(bundle.identity, lambda paths, kinds: classify(paths, bundle, engine, kinds), bundle.study)
 
     def load_configured(self) -> ServedModel:
         """Load the configured bundle; raises as `load`."""

@@ -23,6 +23,7 @@ from worker.db.operating.suspensions import is_suspended
 from worker.db.results import Lineage, NewObject, add_result, add_shadow_result, has_result, lineage
 from worker.db.tables import InstanceRow, JobRow, JobState, Stage
 from worker.dicom.header import read_stored_header
+from worker.dicom.series_attributes import TYPE_KEY
 from worker.dicom.series_type import read_series_type
 from worker.errors import NotAssessable, Park, Retry
 from worker.inference.illustrated import IllustratedResult, not_assessed
@@ -153,15 +154,16 @@ class JobRunner:
 
     def _files(self, instances: Sequence[InstanceRow]) -> list[Path]:
         """The files in the order in which they came, corrected ones last."""
-        ordered = sorted(instances, key=lambda instance: (instance.received_at, instance.id))
-        return [self.data_dir / instance.path for instance in ordered]
+        return [self.data_dir / instance.path for instance in _as_they_came(instances)]
 
     def _classify(self, model: ServedModel, instances: Sequence[InstanceRow]) -> IllustratedResult:
         # The files are in memory afterwards, so that the decoder does not read them from the disk again.
         with timed("series", "verify"):
             self.integrity.require([file_of(instance) for instance in instances])
         try:
-            return model.classify(self._files(instances))
+            kinds = [instance.attributes.get(TYPE_KEY) for instance in _as_they_came(instances)]
+            stored = [kind for kind in kinds if kind is not None]  # none of what an early version received
+            return model.classify(self._files(instances), stored if len(stored) == len(kinds) else None)
         except NotAssessable as refusal:
             return not_assessed(refusal)
 
@@ -262,3 +264,7 @@ class JobRunner:
                     extend_job_lease(session, job_id, self.owner, self.clock() + self.lease)
             except Exception as error:  # a thread's boundary; the next beat tries again
                 get_log().warning("lease not extended", job_row=job_id, **fault_fields(error))
+
+
+def _as_they_came(instances: Sequence[InstanceRow]) -> list[InstanceRow]:
+    return sorted(instances, key=lambda instance: (instance.received_at, instance.id))

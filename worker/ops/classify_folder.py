@@ -20,6 +20,7 @@ from worker.db.tables import ObjectKind, SeriesStatus
 from worker.db.views.search import SeriesAnswer
 from worker.dicom import standard
 from worker.dicom.header import read_stored_header
+from worker.dicom.series_attributes import TYPE_KEY
 from worker.dicom.series_type import SeriesType, read_series_type
 from worker.errors import NotAssessable, RefusedInstance, StartError
 from worker.inference.illustrated import IllustratedResult, not_assessed
@@ -154,7 +155,7 @@ def classify_series(
         )
         return _offline(members, answer, None, None, model)
     try:
-        result = model.classify(paths)
+        result = model.classify(paths, [instance[TYPE_KEY] for instance in attributes])
     except NotAssessable as fault:
         result = not_assessed(fault)
     result = replace(result, missing=missing, series_type=series_type.in_words)

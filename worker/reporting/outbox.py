@@ -11,12 +11,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from io import BytesIO
 from pathlib import Path
 from typing import TypedDict
 
-from pydicom import DataElement, Dataset, dcmwrite
-from pydicom.charset import default_encoding
+from pydicom import Dataset
 
 from worker import __version__
 from worker.config.sections import Level
@@ -27,6 +25,7 @@ from worker.dicom import header
 from worker.dicom.standard import derive_uid, produced_series_uid
 from worker.files import fsync, write_atomically
 from worker.inference.illustrated import IllustratedResult, KeyImage
+from worker.reporting.encoding import encode
 from worker.reporting.object_names import STUDY_TITLE, object_title, study_series_number
 from worker.reporting.secondary_capture import (
     build_key_object_selection,
@@ -38,7 +37,7 @@ from worker.reporting.secondary_capture import (
 from worker.reporting.source_attributes import SOURCE_KEYWORDS, HostZone, take_patient_and_study
 from worker.reporting.sr import build_report
 from worker.reporting.sr_document import Identity
-from worker.reporting.study_sr import build_study_report, image_stubs
+from worker.reporting.study_sr import build_study_report, source_images
 from worker.results import ModelIdentity, ReportedStudy, ResultStatus
 from worker.stage_times import timed
 
@@ -163,7 +162,7 @@ class Outbox:
                 selection = build_selection(
                     [item for _, item in deciding.key_slices],
                     model,
-                    image_stubs(study, deciding),
+                    source_images(study, deciding),
                     source,
                     identity_of(ObjectKind.KEY_OBJECTS),
                 )
@@ -212,29 +211,6 @@ class Outbox:
             sha256=sha256.hexdigest(),
             only_to=only_to,
         )
-
-
-def encode(ds: Dataset) -> bytes:
-    """A dataset of ours as a DICOM file, Explicit VR Little Endian: the bytes that pydicom writes, a fifth sooner."""
-    _spare_walks(ds)
-    buffer = BytesIO()
-    dcmwrite(buffer, ds, enforce_file_format=True)
-    return buffer.getvalue()
-
-
-def _spare_walks(ds: Dataset) -> None:
-    """Mark the items that were built here as encoded as they will be written.
-
-    pydicom walks the whole dataset to resolve ambiguous VRs, and then from each item that is encoded otherwise all that
-    is below it once more, and so from each of those. Raw elements would be written as they are: their items stay.
-    """
-    for element in ds.values():
-        if element.VR == "SQ" and isinstance(element, DataElement):
-            for item in element.value:
-                is_built = item.original_encoding == (None, None)
-                if is_built and all(isinstance(value, DataElement) for value in item.values()):
-                    item.set_original_encoding(False, True, default_encoding)
-                _spare_walks(item)
 
 
 def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:

@@ -22,7 +22,7 @@ from worker.pixels.arrays import ByteArray
 from worker.reporting import source_attributes
 from worker.reporting.draw_picture import draw_picture, shows_map
 from worker.reporting.draw_study import KEY_IMAGES, draw_study
-from worker.reporting.source_attributes import RESEARCH_USE
+from worker.reporting.source_attributes import RESEARCH_USE, SourceImage
 from worker.reporting.sr_document import Identity
 from worker.results import ModelIdentity, ReportedStudy, SliceResult
 
@@ -145,18 +145,18 @@ def build_key_object_selection(
         sources[0], ObjectKind.KEY_OBJECTS, series_instance_uid, sop_instance_uid, created_at, worker_version
     )
     deciding = [item for item in result.slices if item.deciding]
-    return build_selection(deciding, model, sources, sources[0], identity)
+    return build_selection(deciding, model, [SourceImage.of(source) for source in sources], sources[0], identity)
 
 
 @source_attributes.no_warnings()
 def build_selection(
     key_slices: Sequence[SliceResult],
     model: ModelIdentity,
-    images: Sequence[Dataset],
+    images: Sequence[SourceImage],
     source: Dataset,
     identity: Identity,
 ) -> Dataset:
-    """Build the Key Object Selection of slices. `images`: theirs and others, each with its SOP, Study and Series UIDs.
+    """Build the Key Object Selection of slices. `images`: theirs and others.
 
     `source`: the header whose patient and study it has. Raises ValueError without slices.
     """
@@ -167,7 +167,9 @@ def build_selection(
         numbers = frames.setdefault(item.sop_instance_uid, [])
         if item.frame_number and item.frame_number not in numbers:  # a frame may stand for several reformatted slices
             numbers.append(item.frame_number)
-    referenced = [image for image in images if image.SOPInstanceUID in frames]
+    referenced = source_attributes.evidence([image for image in images if image.sop_instance_uid in frames])
+    for image in referenced:
+        image.Rows = image.Columns = 1  # without them highdicom refers to a COMPOSITE
     content = ko.KeyObjectSelection(
         document_title=source_attributes.coded(standard.OF_INTEREST),
         referenced_objects=referenced,
@@ -178,7 +180,7 @@ def build_selection(
         if item.ValueType == "IMAGE" and (numbers := frames[item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID]):
             item.ReferencedSOPSequence[0].ReferencedFrameNumber = numbers
     document = ko.KeyObjectSelectionDocument(
-        evidence=source_attributes.evidence(referenced),
+        evidence=referenced,
         content=content,
         series_instance_uid=identity.series_instance_uid,
         series_number=identity.series_number,

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from typing import Any
+from typing import Any, NamedTuple
 
 from highdicom import sr
 from pydicom import Dataset
@@ -44,6 +44,20 @@ _UNREADABLE = (
     OSError,  # for a malformed sequence; nothing is read from a disk here
     BytesLengthException,
 )
+
+
+class SourceImage(NamedTuple):
+    """An image of which an object is made."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+
+    @classmethod
+    def of(cls, header: Dataset) -> SourceImage:
+        keywords = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+        return cls(*(str(header[keyword].value) for keyword in keywords))
 
 
 @contextmanager
@@ -112,16 +126,15 @@ def left_out(source: Dataset) -> tuple[str, ...]:
     )
 
 
-def evidence(sources: Sequence[Dataset]) -> list[Dataset]:
+def evidence(images: Sequence[SourceImage]) -> list[Dataset]:
     """The attributes of each image that highdicom needs to list it; the patient attributes of the first are empty.
 
     highdicom would copy them uncorrected and warn with the patient's name in the text; `stamp` writes them.
     """
     stubs = []
-    for source in sources:
+    for image in images:
         stub = Dataset()
-        for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-            setattr(stub, keyword, str(source[keyword].value))
+        stub.SOPClassUID, stub.SOPInstanceUID, stub.StudyInstanceUID, stub.SeriesInstanceUID = image
         stubs.append(stub)
     for stub in stubs[:1]:
         for keyword in _REQUIRED:

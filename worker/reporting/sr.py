@@ -15,7 +15,7 @@ from worker.db.tables import ObjectKind
 from worker.dicom import standard
 from worker.dicom.standard import derive_uid
 from worker.reporting import source_attributes
-from worker.reporting.source_attributes import RESEARCH_USE
+from worker.reporting.source_attributes import RESEARCH_USE, SourceImage
 from worker.reporting.sr_document import (
     Identity,
     add_text,
@@ -64,9 +64,10 @@ def build_report(
     return build_document(
         groups,
         model,
-        [sources],
+        [[SourceImage.of(source) for source in sources]],
         sources[0],
         identity,
+        frame_of_reference=source_attributes.frame_of_reference(sources),
         predecessors=predecessors,
         comprehensive_3d=comprehensive_3d,
     )

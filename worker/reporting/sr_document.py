@@ -5,9 +5,10 @@ Deterministic: the same values give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 
 from highdicom import sr
 from pydicom import Dataset
@@ -15,8 +16,9 @@ from pydicom import Dataset
 from worker.db.tables import ObjectKind
 from worker.dicom import standard
 from worker.reporting import source_attributes
+from worker.reporting.encoding import encoded_item, encoded_items, encoded_reference, encoded_sequence
 from worker.reporting.object_names import object_title, series_number, series_title
-from worker.reporting.source_attributes import CodeTriple, coded
+from worker.reporting.source_attributes import CodeTriple, SourceImage, coded
 from worker.results import ModelClass, ModelIdentity, SliceResult
 
 
@@ -49,20 +51,21 @@ class Identity:
 def build_document(
     groups: list[sr.MeasurementsAndQualitativeEvaluations],
     model: ModelIdentity,
-    images: Sequence[Sequence[Dataset]],
+    images: Sequence[Sequence[SourceImage]],
     source: Dataset,
     identity: Identity,
     *,
+    frame_of_reference: str | None = None,
     summary: str = "",
     predecessors: Sequence[Dataset] = (),
     comprehensive_3d: bool = True,
 ) -> Dataset:
     """The report, Explicit VR Little Endian, with file meta information.
 
-    `images`: what was read, a list for each series; each image with its SOP, Study and Series UIDs. `source`: the
-    header whose patient and study the report has. `summary` is shown before the list of images. `predecessors`: the
-    headers of the reports to replace. `comprehensive_3d`: False for Comprehensive SR. Raises ValueError for a naive
-    time.
+    `images`: what was read, a list for each series. `source`: the header whose patient and study the report has.
+    `frame_of_reference`: the UID that all images share. `summary` is shown before the list of images. `predecessors`:
+    the headers of the reports to replace. `comprehensive_3d`: False for Comprehensive SR. Raises ValueError for a
+    naive time.
     """
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=source_attributes.device_observer(model)),
@@ -76,8 +79,9 @@ def build_document(
     # times: two thirds of the time.
     measurements = content[0].ContentSequence.pop()
     sop_class = sr.Comprehensive3DSR if comprehensive_3d else sr.ComprehensiveSR
+    listed = _by_series(images)
     document = sop_class(
-        evidence=source_attributes.evidence([image for series in images for image in series]),
+        evidence=source_attributes.evidence([series[0] for series in listed.values()]),
         content=content,
         series_instance_uid=identity.series_instance_uid,
         series_number=identity.series_number,
@@ -90,8 +94,14 @@ def build_document(
     )
     report = Dataset(document)
     report.file_meta = document.file_meta
+    _list_evidence(report, listed)
     told = [text_item(standard.COMMENT, summary)] if summary else []
-    report.ContentSequence = [*document.ContentSequence, *told, _image_library(images, source), measurements]
+    report.ContentSequence = [
+        *document.ContentSequence,
+        *told,
+        _image_library(images, source, frame_of_reference),
+        measurements,
+    ]
     source_attributes.stamp(
         report, source, model, identity.created_at, identity.worker_version, identity.series_description
     )
@@ -206,29 +216,50 @@ def text_item(name: CodeTriple, text: str) -> Dataset:
     return item
 
 
-def _image_library(images: Sequence[Sequence[Dataset]], source: Dataset) -> Dataset:
+def _by_series(images: Sequence[Sequence[SourceImage]]) -> dict[tuple[str, str], list[SourceImage]]:
+    """Study and Series Instance UID → images, each once."""
+    listed: dict[tuple[str, str], list[SourceImage]] = {}
+    seen: set[str] = set()
+    for image in chain.from_iterable(images):
+        if image.sop_instance_uid not in seen:
+            seen.add(image.sop_instance_uid)
+            listed.setdefault((image.study_instance_uid, image.series_instance_uid), []).append(image)
+    return listed
+
+
+def _list_evidence(report: Dataset, listed: Mapping[tuple[str, str], Sequence[SourceImage]]) -> None:
+    """List all images where highdicom has listed the first of each series."""
+    for keyword in ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence"):
+        for study in report.get(keyword, ()):
+            for series in study.ReferencedSeriesSequence:
+                images = listed[study.StudyInstanceUID, series.SeriesInstanceUID]
+                series["ReferencedSOPSequence"] = encoded_sequence("ReferencedSOPSequence", _references(images))
+
+
+def _references(images: Iterable[SourceImage]) -> Iterator[bytes]:
+    return (encoded_reference(image.sop_class_uid, image.sop_instance_uid) for image in images)
+
+
+def _image_library(images: Sequence[Sequence[SourceImage]], source: Dataset, frame_of_reference: str | None) -> Dataset:
     """TID 1600: every image read, in a group for each series with the attributes that its images share.
 
     highdicom's implementation requires geometry of every image and writes seventeen items for each.
     """
     modality = standard.MODALITIES.get(source_attributes.modality(source), standard.MODALITIES["OT"])
     context = sr.RelationshipTypeValues.HAS_ACQ_CONTEXT
-    name = [source_attributes.code_item(standard.SOURCE)]
+    shared = [sr.CodeContentItem(coded(("121139", "DCM", "Modality")), coded(modality), context)]
+    if frame_of_reference is not None:
+        name = coded(("112227", "DCM", "Frame of Reference UID"))
+        shared.append(sr.UIDRefContentItem(name, frame_of_reference, context))
+    beginning = [encoded_item(item) for item in shared]
+    image_item = Dataset()
+    image_item.RelationshipType, image_item.ValueType = "CONTAINS", "IMAGE"
+    image_item.ConceptNameCodeSequence = [source_attributes.code_item(standard.SOURCE)]
     library = _container(("111028", "DCM", "Image Library"))
     for series in images:
         group = _container(("126200", "DCM", "Image Library Group"))
-        group.ContentSequence.append(sr.CodeContentItem(coded(("121139", "DCM", "Modality")), coded(modality), context))
-        if (uid := source_attributes.frame_of_reference(series)) is not None:
-            group.ContentSequence.append(
-                sr.UIDRefContentItem(coded(("112227", "DCM", "Frame of Reference UID")), uid, context)
-            )
-        for image in series:
-            item = Dataset()
-            item.RelationshipType = "CONTAINS"
-            item.ValueType = "IMAGE"
-            item.ConceptNameCodeSequence = name
-            item.ReferencedSOPSequence = [source_attributes.reference_item(image)]
-            group.ContentSequence.append(item)
+        items = [*beginning, *encoded_items(image_item, _references(series))]
+        group["ContentSequence"] = encoded_sequence("ContentSequence", items)
         library.ContentSequence.append(group)
     return library
 

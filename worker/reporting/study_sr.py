@@ -15,7 +15,7 @@ from worker.dicom import standard
 from worker.dicom.standard import derive_uid
 from worker.dicom.text.printable import printable
 from worker.reporting import source_attributes
-from worker.reporting.source_attributes import RESEARCH_USE, CodeTriple
+from worker.reporting.source_attributes import RESEARCH_USE, CodeTriple, SourceImage
 from worker.reporting.sr_document import (
     Identity,
     add_text,
@@ -53,11 +53,11 @@ def build_study_report(
     Other arguments as for `build_document`.
     Source: IHE RAD AI Results; PS3.16 TID 1500, 1501, 300, 4019.
     """
-    images = [image_stubs(study, series) for series in study.series if series.images]
+    images = [source_images(study, series) for series in study.series if series.images]
     if not images:
         raise ValueError("no image was read")
     named = {item.sop_instance_uid for series in study.series for _, item in series.key_slices}
-    if not named <= {image.SOPInstanceUID for series in images for image in series}:
+    if not named <= {image.sop_instance_uid for series in images for image in series}:
         raise ValueError("the answer names an image that was not read")
     answer = _class_of(study.result.label, model)
     groups = [_study_group(study, model, answer, identity.series_instance_uid)]
@@ -180,12 +180,7 @@ def _slice_group(
     return measurement_group(identifier, tracking_uid, model, answer, measured, [key_slice])
 
 
-def image_stubs(study: ReportedStudy, series: ReportedSeries) -> list[Dataset]:
-    """The images of a series as `build_document` takes them."""
-    stubs = []
-    for sop_class_uid, sop_instance_uid in series.images:
-        stub = Dataset()
-        stub.SOPClassUID, stub.SOPInstanceUID = sop_class_uid, sop_instance_uid
-        stub.StudyInstanceUID, stub.SeriesInstanceUID = study.study_instance_uid, series.contribution.answer.series
-        stubs.append(stub)
-    return stubs
+def source_images(study: ReportedStudy, series: ReportedSeries) -> list[SourceImage]:
+    """The images of a series."""
+    uids = (study.study_instance_uid, series.contribution.answer.series)
+    return [SourceImage(*image, *uids) for image in series.images]

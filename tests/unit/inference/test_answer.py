@@ -13,13 +13,15 @@ from pydicom import dcmread
 from tests.testbed.images import image, save
 from tests.testbed.multiframe import enhanced_head
 from tests.testbed.phantom import MASS_CENTRE_MM, Grid, head_series
-from worker.inference.answer import answer, read_declared
+from worker.dicom.series_attributes import TYPE_KEY
+from worker.inference.answer import answer, declared_of, read_declared
 from worker.inference.bundle import Bundle
 from worker.inference.classify import classify
 from worker.inference.engines import EngineOutputs, OpenVinoEngine
 from worker.inference.illustrated import IllustratedResult
 from worker.inference.preprocess import Volume, preprocess
 from worker.inference.series_rule import Declared
+from worker.ops.classify_folder import describe_file
 from worker.results import AnswerBasis, ResultStatus
 
 GLIOMA, MENINGIOMA, PITUITARY, OTHER, NOTUMOR = np.eye(5)
@@ -137,6 +139,8 @@ def test_the_headers_declare_sequence_agent_and_body_part(tmp_path: Path) -> Non
     assert read_declared(_files(tmp_path / "c", given, t1)).agent_is_mixed
     assert read_declared(_files(tmp_path / "d", {})) == Declared()
     assert read_declared([enhanced_head(tmp_path)]).sequence == "T1"
+    received = [describe_file(file).attributes[TYPE_KEY] for file in _files(tmp_path / "e", given, t1)]
+    assert declared_of(received) == read_declared(sorted((tmp_path / "e").iterdir())), "the rows say what the files do"
 
 
 def test_a_header_that_cannot_be_read_declares_nothing(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from worker.db.series import lock_open_series, queue_series
 from worker.db.tables import (
     DeliveryRow,
     FileFault,
+    InstanceRow,
     JobRow,
     JobState,
     ObjectKind,
@@ -39,6 +40,7 @@ from worker.db.tables import (
     StudyState,
 )
 from worker.db.views.search import Search, find_series
+from worker.dicom.series_attributes import TYPE_KEY
 from worker.dicom.standard import derive_uid
 from worker.errors import NotAssessable, Park, Retry
 from worker.inference.illustrated import IllustratedResult
@@ -79,7 +81,7 @@ class RowsOnly(Outbox):
         ]
 
 
-def _result(_paths: Sequence[Path]) -> IllustratedResult:
+def _result(_paths: Sequence[Path], _kinds: object) -> IllustratedResult:
     return classified(INSTANCES)
 
 
@@ -124,6 +126,23 @@ def _job(database: Database) -> JobRow:
 def _count(database: Database, row: type[Any]) -> int:
     with database.read() as session:
         return len(session.scalars(select(row)).all())
+
+
+@pytest.mark.parametrize("known", [3, 2, 0])
+def test_a_model_gets_the_attributes_that_were_stored_of_every_instance_or_reads_the_files(
+    queued: Database, tmp_path: Path, clock: Clock, known: int
+) -> None:
+    with queued.write() as session:
+        for number, row in enumerate(session.scalars(select(InstanceRow).order_by(InstanceRow.id))):
+            row.attributes = {"modality": "MR"} | ({TYPE_KEY: [{"EchoTime": [str(number)]}]} if number < known else {})
+    given: list[object] = []
+
+    def classify(paths: Sequence[Path], kinds: object) -> IllustratedResult:
+        given.extend([len(paths), kinds])
+        return classified(INSTANCES)
+
+    _runner(queued, tmp_path, clock, classify=classify).run_next()
+    assert given == [3, [[{"EchoTime": [str(number)]}] for number in range(3)] if known == 3 else None]
 
 
 def test_result_slices_objects_and_deliveries_come_in_one_transaction(
@@ -234,7 +253,7 @@ def test_there_is_no_second_job_after_the_first(queued: Database, tmp_path: Path
 
 
 def test_what_may_not_be_judged_is_a_result_with_its_reason(queued: Database, tmp_path: Path, clock: Clock) -> None:
-    def refuse(_paths: Sequence[Path]) -> IllustratedResult:
+    def refuse(_paths: Sequence[Path], _kinds: object) -> IllustratedResult:
         raise NotAssessable("mixed-sizes", "The slices have different sizes.")
 
     _runner(queued, tmp_path, clock, classify=refuse).run_next()
@@ -248,7 +267,7 @@ def test_what_may_not_be_judged_is_a_result_with_its_reason(queued: Database, tm
 def test_a_fault_is_tried_again_with_backoff_then_parked(
     queued: Database, tmp_path: Path, clock: Clock, fault: Exception
 ) -> None:
-    def fail(_paths: Sequence[Path]) -> IllustratedResult:
+    def fail(_paths: Sequence[Path], _kinds: object) -> IllustratedResult:
         raise fault
 
     runner = _runner(queued, tmp_path, clock, classify=fail)
@@ -284,7 +303,7 @@ def test_a_file_that_is_not_what_was_received_is_not_classified(
 
 
 def test_a_parked_job_that_is_retried_is_done(queued: Database, tmp_path: Path, clock: Clock) -> None:
-    def park(_paths: Sequence[Path]) -> IllustratedResult:
+    def park(_paths: Sequence[Path], _kinds: object) -> IllustratedResult:
         raise Park("file-missing")
 
     _runner(queued, tmp_path, clock, classify=park).run_next()
@@ -314,7 +333,7 @@ def test_a_job_that_kills_every_process_is_parked(queued: Database, tmp_path: Pa
 
 
 def test_a_process_that_lost_its_lease_writes_no_second_result(queued: Database, tmp_path: Path, clock: Clock) -> None:
-    def stalled(paths: Sequence[Path]) -> IllustratedResult:
+    def stalled(paths: Sequence[Path], _kinds: object) -> IllustratedResult:
         clock.seconds += 31  # longer than the lease, with no heartbeat
         assert _runner(queued, tmp_path, clock, owner="host:2").run_next()
         return _result(paths)
@@ -328,7 +347,7 @@ def test_a_process_that_lost_its_lease_writes_no_second_result(queued: Database,
 def test_the_lease_is_extended_while_a_job_runs(queued: Database, tmp_path: Path, clock: Clock) -> None:
     seen: list[Any] = []
 
-    def slow(paths: Sequence[Path]) -> IllustratedResult:
+    def slow(paths: Sequence[Path], _kinds: object) -> IllustratedResult:
         clock.seconds += 10
         deadline = threading.Event()
         for _ in range(100):
@@ -361,7 +380,7 @@ def test_what_runs_in_shadow_waits_for_the_others_and_leaves_no_answer(
         assert series is not None
         assert queue_series(session, series, in_shadow, later(0), shadow=True) is not None
     models = LoadedModels(
-        {in_shadow: ServedModel(newer, lambda _: classified(INSTANCES, 0.6)), 1: ServedModel(MODEL, _result)}
+        {in_shadow: ServedModel(newer, lambda *_: classified(INSTANCES, 0.6)), 1: ServedModel(MODEL, _result)}
     )
     runner = _runner(queued, tmp_path, clock, models=models)
     assert runner.run_next()
@@ -379,7 +398,7 @@ def test_what_runs_in_shadow_waits_for_the_others_and_leaves_no_answer(
 
 
 def test_a_parked_shadow_job_is_no_failure_of_the_series(queued: Database, tmp_path: Path, clock: Clock) -> None:
-    def park(_paths: Sequence[Path]) -> IllustratedResult:
+    def park(_paths: Sequence[Path], _kinds: object) -> IllustratedResult:
         raise Park("file-missing")
 
     with queued.write() as session:
@@ -435,7 +454,7 @@ def test_what_does_not_fit_the_report_is_warned_of_once_for_a_series(
             assert series is not None
             queue_series(session, series, model_row(session, MODEL, clock()).id, clock())
 
-    def classify(paths: Sequence[Path]) -> IllustratedResult:
+    def classify(paths: Sequence[Path], _kinds: object) -> IllustratedResult:
         return classified([new_instance(number, "long") for number in range(1, len(paths) + 1)])
 
     recorded: list[AuditEvent] = []

@@ -107,6 +107,7 @@ def test_one_report_and_one_picture_of_a_study(database: Database, tmp_path: Pat
     assert {str(ds.PatientName) for ds in objects} == {"Family^Given"}
     assert "series 3: AX FLAIR" in texts(objects[0])
     assert len(objects[1].SourceImageSequence) == 3
+    assert [item.ValueType for item in objects[2].ContentSequence if "ReferencedSOPSequence" in item] == ["IMAGE"] * 3
     assert objects[1].DerivationCodeSequence[0].CodeMeaning == "Class activation"
     assert len({ds.SeriesInstanceUID for ds in objects}) == 3
 

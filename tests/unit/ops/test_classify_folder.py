@@ -40,7 +40,7 @@ def test_files_are_grouped_by_series_and_the_others_are_named(tmp_path: Path) ->
 def _model(*results: IllustratedResult | NotAssessable) -> ServedModel:
     given = list(results)
 
-    def classify(_paths: object) -> IllustratedResult:
+    def classify(_paths: object, _kinds: object) -> IllustratedResult:
         result = given.pop(0)
         if isinstance(result, NotAssessable):
             raise result

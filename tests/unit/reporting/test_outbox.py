@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import get_args
 
 import pytest
-from pydicom import Dataset, dcmread, dcmwrite, filewriter
-from pydicom.dataset import FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset
-from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorage
+from pydicom import dcmread
+from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from tests.testbed import results
 from tests.testbed.instances import MODEL, NOON, classified, new_instance, write_series
@@ -21,8 +16,7 @@ from worker.db.studies.answering import StudyLineage
 from worker.db.tables import ObjectKind
 from worker.errors import NotAssessable
 from worker.inference.illustrated import not_assessed
-from worker.reporting.outbox import REASONS_OF_THE_SERIES, Outbox, encode
-from worker.reporting.study_sr import build_study_report
+from worker.reporting.outbox import REASONS_OF_THE_SERIES, Outbox
 from worker.results import ResultStatus
 
 
@@ -158,59 +152,3 @@ def test_nothing_is_made_of_a_series_where_studies_are_reported(tmp_path: Path, 
 def test_whether_a_study_is_reported(tmp_path: Path, name: str, level: Level, expected: bool) -> None:
     outbox = Outbox(tmp_path, level=level, not_assessed=False)
     assert outbox.reports_study(results.STUDIES[name], StudyLineage(1, ())) == expected
-
-
-def _as_pydicom_writes(ds: Dataset) -> bytes:
-    buffer = BytesIO()
-    dcmwrite(buffer, deepcopy(ds), enforce_file_format=True)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize("name", ["twelve series", "not assessed"])
-def test_a_report_is_walked_once_and_has_the_bytes_that_pydicom_writes(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    [source, *_] = results.source_headers()
-    report = build_study_report(results.STUDIES[name], results.MODEL, source, results.STUDY_IDENTITY)
-    expected = _as_pydicom_writes(report)
-    walked: list[int] = []
-    resolve = filewriter.correct_ambiguous_vr
-
-    def counted(ds: Dataset, *arguments: object) -> Dataset:
-        walked.append(id(ds))
-        return resolve(ds, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(filewriter, "correct_ambiguous_vr", counted)
-    assert encode(report) == expected
-    assert len(walked) <= 2 + sum(len(element.value) for element in report.iterall() if element.VR == "SQ")
-
-
-def test_items_of_every_origin_have_the_bytes_that_pydicom_writes() -> None:
-    """Ambiguous VRs, other character sets, and elements that were read from a file of another encoding."""
-
-    def stored(implicit: bool) -> Dataset:
-        inner, outer = Dataset(), Dataset()
-        inner.SmallestImagePixelValue, inner.PixelRepresentation, inner.SeriesDescription = 5, 0, "B\xe4rbel"
-        inner.SpecificCharacterSet = outer.SpecificCharacterSet = "ISO_IR 100"
-        outer.ReferencedStudySequence = [inner]
-        buffer = DicomBytesIO()
-        buffer.is_implicit_VR, buffer.is_little_endian = implicit, True
-        filewriter.write_dataset(buffer, outer)
-        return read_dataset(BytesIO(buffer.getvalue()), implicit, True)
-
-    ds = Dataset()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.SOPClassUID, ds.SOPInstanceUID = KeyObjectSelectionDocumentStorage, "1.2.3"
-    ds.SpecificCharacterSet, ds.PixelRepresentation = "ISO_IR 192", 1
-    built, below, mixed = Dataset(), Dataset(), Dataset()
-    below.add_new("SmallestImagePixelValue", "US or SS", -5)
-    below.SeriesDescription = "\u5c71\u7530"
-    built.ReferencedSeriesSequence = [below]
-    mixed[0x0008103E] = stored(True).ReferencedStudySequence[0].get_item(0x0008103E)
-    files = [stored(implicit).ReferencedStudySequence[0] for implicit in (True, False)]
-    ds.ReferencedStudySequence = [built, mixed, *files]
-    content = encode(deepcopy(ds))
-    assert content == _as_pydicom_writes(ds)
-    read = dcmread(BytesIO(content)).ReferencedStudySequence
-    assert read[0].ReferencedSeriesSequence[0].SmallestImagePixelValue == -5

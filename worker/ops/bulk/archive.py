@@ -16,6 +16,7 @@ from worker import __version__
 from worker.cluster import Cluster, Lost
 from worker.config.settings import Settings
 from worker.db.instances import input_sha256
+from worker.dicom.series_attributes import Kinds
 from worker.errors import StartError, WorkerError
 from worker.files import fsync
 from worker.inference.bundle import load_bundle
@@ -222,5 +223,5 @@ def _numbers(series: Sequence[FoundSeries], journal: Journal) -> dict[str, int]:
     return numbers
 
 
-def _classifies_nothing(paths: Sequence[Path]) -> IllustratedResult:
+def _classifies_nothing(_paths: Sequence[Path], _kinds: Sequence[Kinds] | None) -> IllustratedResult:
     raise NotImplementedError("Dask workers classify")

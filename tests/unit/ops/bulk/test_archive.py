@@ -94,7 +94,7 @@ def bulk(tmp_path: Path) -> Bulk:
 def a_task_needs_no_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
     def classify(task: SeriesTask) -> Classified:
         members = tasks.unpack(task.members)
-        model = ServedModel(MODEL, lambda _paths: classified([instance for _, instance in members]))
+        model = ServedModel(MODEL, lambda _paths, _kinds: classified([instance for _, instance in members]))
         answer = classify_series(members, Settings(), model, task.work.parts / "part", NOON)
         return Classified(answer, "part" if answer.written else None)
 

@@ -16,7 +16,7 @@ from worker.ops.bulk.journal import NAME, Entry, Journal
 from worker.ops.classify_folder import OfflineAnswer, classify_series, failed_series, read_folder
 
 
-def not_assessable(_paths: object) -> IllustratedResult:
+def not_assessable(_paths: object, _kinds: object) -> IllustratedResult:
     raise NotAssessable("mixed-sizes", "sizes differ")
 
 
