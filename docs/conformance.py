@@ -242,8 +242,10 @@ Sent to every `[[destination]]`, each over its own association, proposed in Expl
   study or series; it goes to destinations with `key_objects = true` only.
 - The Secondary Capture of a study is 1280 pixels wide and as high as it needs: up to three key slices of the deciding
   series, below them the same with maps, then a row for each series with its number, description, sequence and plane,
-  answer and how it counted (of more than 24 series the assessed ones). Latin, Greek and Cyrillic letters are drawn;
-  letters of other scripts become question marks, and the report has the text. No patient's name is drawn.
+  answer and how it counted (of more than 24 series the assessed ones). Latin, Greek and Cyrillic letters are drawn.
+  Each letter of another script, such as Chinese, Japanese or Korean, is drawn as a question mark, because a font with
+  them takes megabytes; the report, the Series Description of a series' objects and the web pages have the text whole.
+  No patient's name is drawn.
 - The Secondary Capture shows key slices as their headers say (PS3.3 C.11.2), the letters of Patient Orientation at
   the edges where the orientation is known, the slice's position along the normal in mm, and the class
   activation map, cut at the head's outline, where a lesion was found. Nothing written in it names a patient or a date:

@@ -45,3 +45,16 @@ def test_no_two_objects_of_a_study_have_the_same_number() -> None:
     assert len(set(given)) == len(given)
     assert 1_000_000_000 < min(given) <= max(given) < 2**31
     assert series_number(sources[3], ObjectKind.REPORT) < series_number(sources[4], ObjectKind.REPORT)
+
+
+@pytest.mark.parametrize(
+    ("character_set", "encoding", "description"),
+    [
+        ("\\ISO 2022 IR 87", "iso2022_jp", "頭部 造影 T1"),
+        ("GB18030", "gb18030", "颅脑 增强 T1"),
+        ("ISO_IR 192", "utf-8", "뇌 조영 T1"),
+    ],
+)
+def test_a_description_in_any_script_is_whole_in_the_title(character_set: str, encoding: str, description: str) -> None:
+    source = _source(SeriesNumber=4, SpecificCharacterSet=character_set, SeriesDescription=description.encode(encoding))
+    assert object_title(series_title(source), ObjectKind.PICTURE) == f"AI brain MRI: 4 {description}, picture"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 
 from tests.testbed import results
 from tests.unit.reporting.test_sr import file_of, items
@@ -141,3 +142,11 @@ def test_an_image_that_was_not_read_is_no_key_slice() -> None:
     others = tuple((sop_class_uid, f"{uid}.1") for sop_class_uid, uid in series.images)
     with pytest.raises(ValueError, match="an image that was not read"):
         report_of(results.reported_study([replace(series, images=others)]))
+
+
+def test_a_description_in_any_script_is_whole_in_the_report_that_is_stored() -> None:
+    description = "頭部 造影後 뇌 T1"  # of which the picture draws question marks
+    study = results.reported_study([results.series_said(2, "glioma", description=description)])
+    stored = dcmread(BytesIO(file_of(report_of(study))))
+    assert stored.SpecificCharacterSet == "ISO_IR 192"
+    assert f"series 2: {description}" in [value_of(group, "Tracking Identifier") for group in groups_of(stored)]
