@@ -32,7 +32,7 @@ from monai_train.evaluation.intervals import Estimate, estimates
 from monai_train.evaluation.metrics import IntArray, Predictions, level_figures, patient_predictions
 from monai_train.evaluation.pages.crossval_page import write_crossval_page
 from monai_train.evaluation.report_files import write_predictions
-from monai_train.training.checkpoint import current_commit
+from monai_train.training.checkpoint import BEST, current_commit, read_checkpoint
 from monai_train.training.train import DivergedError, train
 from worker.cluster import Cluster, Lost
 from worker.dicom.text.wording import counted
@@ -204,7 +204,7 @@ def _out_of_fold(
         train(data, run, config, weights, console=console, roles=roles)
         own = _with(roles, SplitRole.TEST)
         pixels = load_pictures(data, rows, read_preprocessing()).select(own).pixels
-        outputs = run_outputs(run, [pixels], flip)[0].logits
+        outputs = run_outputs(read_checkpoint(run / BEST), [pixels], flip)[0].logits
         logits = np.full((len(rows), outputs.shape[1]), np.nan, np.float32)
         logits[own] = outputs
         with open_atomically(stored) as stream:

@@ -39,7 +39,7 @@ from monai_train.evaluation.metrics import (
 from monai_train.evaluation.studies.fusion_figures import StudyFigures, study_cases, study_figures
 from monai_train.evaluation.studies.series_answers import Outputs, judge_series
 from monai_train.networks.classifier import Classifier
-from monai_train.training.checkpoint import BEST, read_checkpoint
+from monai_train.training.checkpoint import BEST, Checkpoint, read_checkpoint
 from worker.errors import NotAssessable, StartError
 from worker.inference.aggregate import deciding_slices, in_distribution, lesion_probability, slice_probabilities
 from worker.inference.bundle import Bundle, TopSlices, load_bundle
@@ -120,7 +120,11 @@ def read_split(bundle: Path) -> TrainingSplit:
 
 def run_split(run: Path) -> TrainingSplit:
     """Read the split of a run from its best checkpoint."""
-    best = read_checkpoint(run / BEST)
+    return split_of(read_checkpoint(run / BEST))
+
+
+def split_of(best: Checkpoint) -> TrainingSplit:
+    """How the training data of a checkpoint were split."""
     config = best.config
     return TrainingSplit(config.external, config.test_share, config.validation_share, best.provenance["split_sha256"])
 
@@ -136,12 +140,11 @@ def bundle_classes(bundle: Bundle) -> Classes:
     return Classes(names, without[0])
 
 
-def run_classes(runs: Sequence[Path]) -> Classes:
-    """The classes of runs. Raises StartError for runs with different classes."""
-    found = [read_checkpoint(run / BEST).classes for run in runs]
-    if len(set(found)) > 1:
+def common_classes(checkpoints: Sequence[Checkpoint]) -> Classes:
+    """The classes of runs' checkpoints. Raises StartError where they differ."""
+    if len({checkpoint.classes for checkpoint in checkpoints}) > 1:
         raise StartError("other-classes", "the runs have different classes")
-    return Classes.named(found[0])
+    return Classes.named(checkpoints[0].classes)
 
 
 def truths(rows: Sequence[ManifestRow], classes: Classes) -> IntArray:
@@ -353,15 +356,16 @@ def examine_runs(
     No abstention; a patient's answer is the mean over slices; the temperature is fitted on the validation part. The
     evidence has the features of the first run. Raises StartError for runs with different splits.
     """
-    splits = [run_split(run) for run in runs]
-    classes = run_classes(runs)
+    checkpoints = [read_checkpoint(run / BEST) for run in runs]
+    splits, classes = [split_of(checkpoint) for checkpoint in checkpoints], common_classes(checkpoints)
     roles = splits[0].roles(rows)
     if any(split.roles(rows) != roles for split in splits):
         raise StartError("other-split", "an ensemble's runs must have the same patients in their test part")
     pictures = load_pictures(data, rows, read_preprocessing(), classes=classes)
     validation = pictures.select(select_pictures(rows, roles, SplitRole.VALIDATION, deduplicated=True))
     selected = pictures.select(chosen)
-    by_run = [run_outputs(run, [validation.pixels, selected.pixels], flip) for run in runs]
+    parts = [validation.pixels, selected.pixels]
+    by_run = [run_outputs(checkpoint, parts, flip) for checkpoint in checkpoints]
     on_validation, on_selected = ([outputs[k] for outputs in by_run] for k in range(2))
     temperature = fit_temperature(_mean_logits(on_validation), validation.labels.tolist(), classes)
     probabilities = slice_probabilities(_mean_logits(on_selected), temperature)
@@ -377,9 +381,8 @@ def _mean_logits(outputs: Sequence[EngineOutputs]) -> FloatArray:
     return np.asarray(np.mean([run.logits for run in outputs], axis=0), np.float32)
 
 
-def run_outputs(run: Path, pixels: Sequence[torch.Tensor], flip: bool) -> list[EngineOutputs]:
+def run_outputs(best: Checkpoint, pixels: Sequence[torch.Tensor], flip: bool) -> list[EngineOutputs]:
     """The classes' outputs of a run's best checkpoint for each block of pictures, uint8 [n, 1, s, s]."""
-    best = read_checkpoint(run / BEST)
     torch.set_num_threads(best.config.threads)
     model = best.classifier()
     return [_of_classes(model_outputs(model, block, flip), len(best.classes)) for block in pixels]

@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 
 from monai_train.data.manifest import read_manifest
-from monai_train.evaluation.evaluate import Measurement, measure_split, run_classes
+from monai_train.evaluation.evaluate import Measurement, common_classes, measure_split
 from monai_train.export.bundle_files import uncalibrated_description, write_configs, write_json, write_worker_json
 from monai_train.export.calibration import calibrate, write_statistics
 from monai_train.export.coded_classes import coded_classes
@@ -58,10 +58,11 @@ def export(
     console = console or Console(stderr=True)
     if out.exists():
         raise StartError("out-exists", f"{out} exists already")
-    names = run_classes([run])
-    layout = OutputLayout.of(read_checkpoint(run / BEST).config, len(names))
+    best = read_checkpoint(run / BEST)
+    names = common_classes([best])
+    layout = OutputLayout.of(best.config, len(names))
     classes = coded_classes(names, concepts, neoplasms_only=not layout.sequences)
-    inputs = read_run(run, data)
+    inputs = read_run(run, data, best)
     if average_with:
         inputs = average_runs(inputs, run, average_with, console)
     out.parent.mkdir(parents=True, exist_ok=True)

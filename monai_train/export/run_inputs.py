@@ -14,11 +14,11 @@ from monai_train.config import TrainConfig
 from monai_train.data.dataset import Pictures, load_pictures, read_preprocessing
 from monai_train.data.manifest import deduplicate, read_manifest
 from monai_train.data.patients import PREFIX, SplitRole, earlier_pictures, split_sha256
-from monai_train.evaluation.evaluate import TrainingSplit, run_classes, run_split
+from monai_train.evaluation.evaluate import TrainingSplit, common_classes, split_of
 from monai_train.networks.classifier import Classifier
 from monai_train.networks.outputs import OutputLayout
 from monai_train.networks.registry import find_served
-from monai_train.training.checkpoint import BEST, HEALTHY, read_checkpoint
+from monai_train.training.checkpoint import BEST, HEALTHY, Checkpoint, read_checkpoint
 from monai_train.training.weight_averaging import average_weights
 from worker.errors import StartError
 
@@ -44,16 +44,19 @@ class RunInputs:
         return OutputLayout.of(self.config, len(self.validation.classes))
 
 
-def read_run(run: Path, data: Path) -> RunInputs:
-    """Read a run and its data. Raises StartError for a network that is not served and for other data than the run's."""
-    best = read_checkpoint(run / BEST)
+def read_run(run: Path, data: Path, best: Checkpoint | None = None) -> RunInputs:
+    """Read a run and its data; `best` is its best checkpoint where that was read already.
+
+    Raises StartError for a network that is not served and for other data than the run's.
+    """
+    best = best or read_checkpoint(run / BEST)
     find_served(best.config.network)
     rows = read_manifest(data)
-    split = run_split(run)
+    split = split_of(best)
     roles = split.roles(rows)
     if split_sha256(rows, roles) != split.split_sha256:
         raise StartError("other-data", f"{data} does not hold the data and groups that {run} was trained on")
-    pictures = load_pictures(data, rows, read_preprocessing(), classes=run_classes([run]))
+    pictures = load_pictures(data, rows, read_preprocessing(), classes=common_classes([best]))
     training, validation = (
         pictures.select(deduplicate(rows, [i for i, role in enumerate(roles) if role is part]))
         for part in (SplitRole.TRAIN, SplitRole.VALIDATION)
@@ -71,13 +74,14 @@ def read_run(run: Path, data: Path) -> RunInputs:
 
 def average_runs(inputs: RunInputs, run: Path, others: Sequence[Path], console: Console) -> RunInputs:
     """Replace the run's weights by the mean of its and the others'. Raises StartError for runs that do not match."""
-    checkpoints = [read_checkpoint(folder / BEST) for folder in (run, *others)]
-    for other, checkpoint in zip(others, checkpoints[1:], strict=True):
+    checkpoints = [read_checkpoint(folder / BEST) for folder in others]
+    for other, checkpoint in zip(others, checkpoints, strict=True):
         split = checkpoint.provenance["split_sha256"]
         if checkpoint.config.network != inputs.config.network or split != inputs.split.split_sha256:
             raise StartError("other-run", f"{other} holds another network or split than {run}: they cannot be averaged")
-    weights = [checkpoint.average for checkpoint in checkpoints]
+    own = {key: value.clone() for key, value in inputs.model.state_dict().items()}  # the mean is loaded over them
+    weights = [own, *(checkpoint.average for checkpoint in checkpoints)]
     *of_runs, of_mean = average_weights(inputs.model, weights, inputs.training, inputs.validation)
     shown = ", ".join(f"{figure:.4f}" for figure in of_runs)
     console.print(f"validation balanced accuracy of the runs {shown}, of their mean {of_mean:.4f}")
-    return replace(inputs, provenance={**inputs.provenance, "averaged_runs": str(len(checkpoints))})
+    return replace(inputs, provenance={**inputs.provenance, "averaged_runs": str(len(weights))})

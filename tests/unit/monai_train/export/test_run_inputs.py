@@ -19,10 +19,15 @@ from tests.unit.monai_train.conftest import TINY
 from worker.errors import StartError
 
 
-def test_other_data_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+def test_other_data_is_refused_after_the_checkpoint_was_read_once(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = make_converted(tmp_path / "other", patients=3, external=0)
+    read, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **options: read.append(path) or load(path, **options))
     with pytest.raises(StartError, match="does not hold the data"):
         export(tiny_run, other, tmp_path / "bundle", "x", "0")
+    assert read == [tiny_run / BEST]
 
 
 def test_mean_of_runs_from_one_beginning_is_exported(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
