@@ -77,6 +77,7 @@ def import_model(
     if out.exists():
         raise StartError("out-exists", f"{out} exists already")
     description, transforms = read_description(model)
+    console.print(f"checkpoint: {checkpoint.name}", markup=False)
     read = read_checkpoint(checkpoint)
     matched = None
     if read.state is not None:
@@ -84,11 +85,15 @@ def import_model(
     elif description.network is not None or description.network_arguments:
         raise StartError("description-invalid", f"{model}: network is for a state_dict; {checkpoint} is {read.kind}")
     of_volumes = (matched.dimensions if matched else graph.dimensions_of(read)) == 3
+    console.print(f"series of {dicom}, prepared by the transforms", markup=False)
     prepared, notes = _prepare(dicom, transforms, of_volumes)
     console.print(f"{matched.name if matched else read.kind}: {len(prepared.tensors)} series, tensors {prepared.shape}")
+    console.print("network: OpenVINO fp32")
     network = _converted(read, matched, prepared.shape)
     _check_classes(network, description, checkpoint)
-    outputs = _run(network, prepared.images)
+    images = prepared.images
+    console.print(f"outputs and features of {counted(len(images), 'volume' if of_volumes else 'slice')}")
+    outputs = _run(network, images)
     if not all(np.isfinite(values).all() for values in outputs.values()):
         raise StartError("outputs-not-finite", "the network gives infinite values, or none, for images of the folder")
     if matched is None and graph.gives_probabilities(outputs["logits"]):
@@ -116,6 +121,7 @@ def import_model(
         described = _described(description, read, matched, prepared, distribution, of_volumes)
         text = card(description, read, matched, transforms, prepared.shape, len(prepared.tensors), distribution)
         (folder / "docs/README.md").write_text(text)
+        console.print("golden cases, by the engine that will serve")
         _write_golden(folder, described, prepared, of_volumes)
         folder.rename(out)
     return out, notes

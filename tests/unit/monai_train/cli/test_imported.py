@@ -27,7 +27,10 @@ def test_import_writes_a_bundle_and_says_how_to_serve_it(
     with pytest.raises(SystemExit) as ended:
         app.main()
     assert ended.value.code == 0
-    printed = capsys.readouterr().out
+    printed, told = capsys.readouterr()
+    steps = ["checkpoint: model.pth", "series of ", "DenseNet: 1 series", "network: OpenVINO", "golden cases"]
+    places = [told.index(step) for step in steps]
+    assert places == sorted(places), "what it is doing is said in the order in which it does it"
     assert "worker models shadow spot-finder 1.2.0" in printed
     assert "note: no image will be called out of distribution" in printed
     with pytest.raises(SystemExit) as ended:
