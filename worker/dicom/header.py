@@ -139,6 +139,37 @@ def encoded_elements(
     return list(found.values())
 
 
+class ElementPlace(NamedTuple):
+    """Where the value of an element lies in a file; before it, in `width` bytes, its length."""
+
+    tag: int
+    width: int
+    length: int
+    start: int
+    end: int
+
+
+def element_places(encoded: bytes | bytearray, transfer_syntax_uid: str) -> list[ElementPlace]:
+    """All elements before the pixel data, those of the file meta information too; none where there are no pixel data.
+
+    They follow one another without a gap. The header is one that `encoded_elements` reads.
+    """
+    implicit, little = _encoding_of(transfer_syntax_uid)
+    meta, length = _meta_of(encoded)
+    source = Source(encoded, 132 + length)
+    dataset = elements(source, implicit, little, Budget(_FEW_ELEMENTS, 0), None)
+    places: list[ElementPlace] = []
+    end = 132
+    for origin, element in [*((132, element) for element in meta), *((0, element) for element in dataset)]:
+        start = origin + element.start
+        if start - end not in (8, 12):
+            return []
+        width = 2 if start - end == 8 and element.vr is not None else 4
+        end = origin + element.end
+        places.append(ElementPlace(element.tag, width, element.length, start, end))
+    return places if source.pixels is not None and source.pixels[0] == end else []
+
+
 def parse_header_of_file(
     file: BinaryIO, transfer_syntax_uid: str, keywords: Sequence[str | int], sequences: Sequence[str] = ()
 ) -> Header:
