@@ -1,10 +1,11 @@
-"""C-GET from peers of all kinds: pynetdicom's SCP does what a test chooses, and DCMTK's."""
+"""Peers of all kinds, of which we fetch by C-GET and C-MOVE: pynetdicom's SCP does what a test chooses, and DCMTK's."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 from pynetdicom import AE, build_context, evt
+from pynetdicom.sop_class import MRImageStorage
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as StudyRootGet
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as StudyRootMove
 from sqlalchemy import func, select
 
 from tests.testbed import dcmtk
@@ -27,6 +30,7 @@ from worker.db.engine import Database
 from worker.db.tables import AssociationEnd, AssociationRow, InstanceRow, RefusedInstanceRow
 from worker.dicom import standard
 from worker.errors import Retry
+from worker.fetch import retrieval
 from worker.fetch.retrieval import Fetched, fetch_study
 from worker.storage.associations import close_dead_associations
 from worker.storage.spool import remove_leftovers
@@ -179,6 +183,60 @@ def test_a_transfer_that_breaks_off_says_so_and_a_second_completes_it(
         assert here.ends() == [end]
         assert here.fetch(peer) == (2, 0)
     assert here.stored() == 2
+
+
+def test_a_c_get_that_takes_longer_than_the_limit_says_so(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    def responses(_event: evt.Event) -> Responses:
+        yield 2
+        yield standard.PENDING, image(1)
+        time.sleep(0.6)
+        yield standard.PENDING, image(2)
+
+    monkeypatch.setattr(retrieval, "_LONGEST_SECONDS", 0.5)
+    with archive(responses) as peer, pytest.raises(Retry, match=r"still sending when our limit of .* h passed: "):
+        here.fetch(peer)
+    assert here.stored() >= 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "last", "said"),
+    [
+        (0.6, standard.PENDING, r"was still sending when our limit of .* h passed: 2 images sent, 0 failed; fetching"),
+        (0.0, standard.CANCEL, "cancelled the retrieval: 1 image sent, 0 failed"),
+    ],
+)
+def test_a_c_move_that_does_not_reach_its_end_says_why(
+    seconds: float, last: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer sends an image, waits, and sends a second or cancels."""
+
+    def responses(_event: evt.Event) -> Responses:
+        yield "127.0.0.1", ports[0]
+        yield 3
+        yield standard.PENDING, image(1)
+        time.sleep(seconds)
+        yield last, image(2) if last == standard.PENDING else None
+        time.sleep(seconds)
+        yield standard.PENDING, image(3)
+
+    monkeypatch.setattr(retrieval, "_LONGEST_SECONDS", 0.5)
+    ports = [free_port(), free_port()]
+    ae = AE(ae_title="ARCHIVE")
+    ae.add_supported_context(StudyRootMove)
+    ae.add_supported_context(MRImageStorage)
+    ae.add_requested_context(MRImageStorage)
+    handlers = [[(evt.EVT_C_STORE, lambda _event: standard.SUCCESS)], [(evt.EVT_C_MOVE, responses)]]
+    servers = [
+        ae.start_server(("127.0.0.1", port), block=False, evt_handlers=of)
+        for port, of in zip(ports, handlers, strict=True)
+    ]
+    try:
+        peer = PeerSection(ae_title="ARCHIVE", host="127.0.0.1", port=ports[1], timeout_seconds=20)
+        with pytest.raises(Retry, match=f"ARCHIVE {said}"):
+            fetch_study(peer, "AI_WORKER", STUDY, None)
+    finally:
+        for server in reversed(servers):
+            server.shutdown()
 
 
 def test_killed_between_two_images_it_is_closed_as_lost_and_completed_by_a_second_fetch(here: Here) -> None:

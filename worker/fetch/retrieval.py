@@ -101,7 +101,7 @@ def _move(peer: PeerSection, ae_title: str, study_instance_uid: str, progress: P
     )
     if code in _ENDED:
         return fetched
-    raise Retry("fetch-failed", _explain_move(code, peer, ae_title))
+    raise Retry("fetch-failed", _explain_move(code, peer, ae_title, fetched))
 
 
 def _get(
@@ -167,10 +167,12 @@ def _responses(
     try:
         for status, _ in request():
             code = status.get("Status")
-            if code is None or time.monotonic() > deadline:
+            if code is None:
                 break
             fetched = _counts(status, fetched)
             progress(fetched)
+            if time.monotonic() > deadline:
+                break
     except (RuntimeError, ValueError, TypeError, AttributeError):  # the association ended, or an answer is no dataset
         code = None
     finally:
@@ -215,14 +217,23 @@ def _address(assoc: Association) -> str:
         return ""
 
 
-def _explain_move(code: int | None, peer: PeerSection, ae_title: str) -> str:
+def _still_sending(peer: PeerSection) -> str:
+    return f"{peer.ae_title} was still sending when our limit of {_LONGEST_SECONDS / 3600:g} h passed"
+
+
+def _explain_move(code: int | None, peer: PeerSection, ae_title: str, fetched: Fetched) -> str:
     name = peer.ae_title
+    so_far = f"{counted(fetched.completed, 'image')} sent, {fetched.failed} failed; fetching again completes the study"
     if code is None:
         return f"{name} ended the association or is silent: does it know '{ae_title}', and may we retrieve from it?"
     if code == standard.MOVE_DESTINATION_UNKNOWN:
         return f"{name} does not know '{ae_title}': register this AE title there, with our host and [receive] port"
     if code == standard.UNABLE_TO_PERFORM_SUB_OPERATIONS:
         return f"{name} could not send any image to us: is our host and [receive] port right there, and may it send?"
+    if code in _PENDING:
+        return f"{_still_sending(peer)}: {so_far}"
+    if code == standard.CANCEL:
+        return f"{name} cancelled the retrieval: {so_far}"
     return f"{name} answered status 0x{code:04X}"
 
 
@@ -234,7 +245,7 @@ def _explain_get(code: int | None, peer: PeerSection, ae_title: str, stored: int
     if code is None:
         return f"{name} ended the association or is silent: {so_far}"
     if code in _PENDING:
-        return f"{name} took more than {_LONGEST_SECONDS / 3600:g} hours: {so_far}"
+        return f"{_still_sending(peer)}: {so_far}"
     if code == standard.CANCEL:
         return f"{name} cancelled the retrieval: {so_far}"
     if code == standard.UNABLE_TO_PERFORM_SUB_OPERATIONS:

@@ -48,7 +48,7 @@ class SubOperations:
     """Answers the C-STORE requests that come over an association; `stored` and `refused` count them."""
 
     def __init__(self, is_due: Callable[[], bool]) -> None:
-        """`is_due`: whether the transfer has lasted too long; it is then aborted."""
+        """`is_due`: whether the transfer has lasted too long; it is then aborted, between two messages."""
         self._is_due = is_due
         self._transfer: Transfer | None = None
         self._open: set[ArrivingInstance] = set()
@@ -58,7 +58,7 @@ class SubOperations:
     def attach(self, assoc: Association, transfer: Transfer) -> None:
         """Begin, over an established association over which nothing has been sent."""
         self._transfer = transfer
-        patches.replace_message_provider(assoc, _Messages(assoc, self.begin))
+        patches.replace_message_provider(assoc, _Messages(assoc, self.begin, self._is_due))
 
     def begin(self, assoc: Association, message: C_STORE_RQ) -> ArrivingInstance | None:
         """Collect an instance whose command has arrived; None where its context was not accepted for it."""
@@ -93,8 +93,6 @@ class SubOperations:
         is_stored = standard.is_stored(status)
         self.stored += is_stored
         self.refused += not is_stored
-        if self._is_due():
-            event.assoc.abort(block=False)
         return status
 
     def close(self) -> None:
@@ -116,9 +114,14 @@ class _Messages(LimitedMessages):
     # While an instance is being stored, the peer may send pending responses of the C-GET.
     waiting_messages = 64
 
-    def __init__(self, assoc: Association, begin: Callable[[Association, C_STORE_RQ], ArrivingInstance | None]) -> None:
+    def __init__(
+        self,
+        assoc: Association,
+        begin: Callable[[Association, C_STORE_RQ], ArrivingInstance | None],
+        is_due: Callable[[], bool],
+    ) -> None:
         super().__init__(assoc, sys.maxsize)  # `_Dataset` limits
-        self._begin = begin
+        self._begin, self._is_due = begin, is_due
 
     def new_message(self) -> DIMSEMessage:
         message = DIMSEMessage()
@@ -126,7 +129,9 @@ class _Messages(LimitedMessages):
         return message
 
     def get_msg(self, block: bool = False) -> tuple[Any, Any]:
-        """The next message: a request is what we wait for, too."""
+        """The next message: a request is what we wait for, too. None where it is due: who waits then aborts."""
+        if self._is_due():
+            return None, None
         return DIMSEServiceProvider.get_msg(self, block)  # type: ignore[no-any-return]
 
 

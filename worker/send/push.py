@@ -88,4 +88,4 @@ def _store(
         status = association.store_file(path, *_context(instance))
     except (Rejected, Retry) as fault:
         return fault.detail
-    return None if accepts(status) else f"status 0x{status:04X}"
+    return None if accepts(status) else f"{standard.failure_meaning(status)} (status 0x{status:04X})"

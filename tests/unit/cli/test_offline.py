@@ -21,7 +21,7 @@ def test_push_sends_every_file_and_names_those_that_it_cannot(run: Run, tmp_path
         pacs.behaviour, pacs.status = Behaviour.REFUSE, 0xA700
         code, printed, error = run("push", str(files[0]), "--to", f"127.0.0.1:{pacs.port}")
     assert (code, printed) == (1, "0 of 1 instance sent to 127.0.0.1\n")
-    assert error == f"not sent: {files[0].name}: status 0xA700\n"
+    assert error == f"not sent: {files[0].name}: out of resources (status 0xA700)\n"
 
 
 def test_push_to_nobody_is_a_startup_error(run: Run, tmp_path: Path, config: Path) -> None:

@@ -47,7 +47,7 @@ def operations(tmp_path: Path) -> Iterator[tuple[SubOperations, Spool]]:
 
 
 def send(assoc: Any, operations: SubOperations, command: bytes, *parts: bytes) -> Any:
-    messages = sub_operations._Messages(assoc, operations.begin)
+    messages = sub_operations._Messages(assoc, operations.begin, lambda: False)
     for part in (b"\x03" + command, *parts):
         primitive = P_DATA()
         primitive.presentation_data_value_list = [[1, part]]

@@ -39,7 +39,10 @@ def test_the_bytes_arrive_unchanged(tmp_path: Path) -> None:
     assert sorted(content[-512:] for content in arrived) == datasets
 
 
-@pytest.mark.parametrize(("status", "reason"), [(0xA700, "status 0xA700"), (0x0111, "status 0x0111")])
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(0xA700, "out of resources (status 0xA700)"), (0x0111, "duplicate SOP instance (status 0x0111)")],
+)
 def test_a_failure_is_named_by_its_status(tmp_path: Path, status: int, reason: str) -> None:
     [file] = write_series(tmp_path, 1)
     with Pacs() as pacs:
