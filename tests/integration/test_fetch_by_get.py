@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +17,28 @@ import pytest
 from pydicom import Dataset
 from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import MRImageStorage
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as StudyRootFind
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as StudyRootGet
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as StudyRootMove
 from sqlalchemy import func, select
 
 from tests.testbed import dcmtk
 from tests.testbed.child import in_child
+from tests.testbed.command import command
 from tests.testbed.databases import make_tables
 from tests.testbed.dcmtk import free_port, wait_for_port
 from tests.testbed.instances import encoded, later, mr_instance, write_compressed, write_series
 from worker.config.sections import PeerSection
 from worker.config.settings import Settings
 from worker.db.engine import Database
-from worker.db.tables import AssociationEnd, AssociationRow, InstanceRow, RefusedInstanceRow
+from worker.db.processes import FETCH, is_lost, list_processes
+from worker.db.settling import broken_transfers
+from worker.db.tables import AssociationEnd, AssociationRow, InstanceRow, RefusedInstanceRow, SeriesRow
 from worker.dicom import standard
 from worker.errors import Retry
 from worker.fetch import retrieval
 from worker.fetch.retrieval import Fetched, fetch_study
+from worker.process import process_name
 from worker.storage.associations import close_dead_associations
 from worker.storage.spool import remove_leftovers
 from worker.storage.store import InstanceStore
@@ -47,15 +54,25 @@ def image(number: int, **changes: Any) -> Dataset:
     return ds
 
 
+def _found(_event: evt.Event) -> Responses:
+    """The answer to C-FIND: the study."""
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", STUDY
+    yield standard.PENDING, identifier
+
+
 @contextmanager
 def archive(responses: Callable[[evt.Event], Responses], syntaxes: Any = None) -> Iterator[PeerSection]:
     """A peer whose C-GET yields these: the number of sub-operations, then statuses and datasets."""
     ae = AE(ae_title="ARCHIVE")
     ae.add_supported_context(StudyRootGet)
+    ae.add_supported_context(StudyRootFind)
     for context in syntaxes if syntaxes is not None else [build_context("1.2.840.10008.5.1.4.1.1.4")]:
         ae.add_supported_context(context.abstract_syntax, context.transfer_syntax, scu_role=True, scp_role=True)
     port = free_port()
-    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_GET, responses)])
+    server = ae.start_server(
+        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_GET, responses), (evt.EVT_C_FIND, _found)]
+    )
     try:
         yield PeerSection(ae_title="ARCHIVE", host="127.0.0.1", port=port, timeout_seconds=20)
     finally:
@@ -262,6 +279,41 @@ def test_killed_between_two_images_it_is_closed_as_lost_and_completed_by_a_secon
         assert here.fetch(peer) == (2, 0)
     assert here.stored() == 2
     remove_leftovers(here.folder)
+
+
+def test_series_wait_for_a_command_that_fetches_as_long_as_it_lives(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen from another host, which knows of processes their heartbeats only."""
+    lease = timedelta(seconds=here.settings.worker.lease_seconds)
+    seen: list[tuple[bool, dict[str, int], list[str]]] = []
+
+    def look() -> None:
+        now, name = datetime.now(UTC), process_name()
+        with here.database.read() as session, monkeypatch.context() as patch:
+            patch.setattr(socket, "gethostname", lambda: "another host")
+            living = list_processes(session, now, lease)
+            names = [process.name for process in living]
+            broken = broken_transfers(session, session.scalars(select(SeriesRow.id)).one(), names)
+            seen.append((is_lost(session, name, now, lease), broken, [process.role for process in living]))
+
+    def responses(_event: evt.Event) -> Responses:
+        yield 2
+        yield standard.PENDING, image(1)
+        look()
+        yield standard.PENDING, image(2)
+
+    with archive(responses) as peer:
+        config = tmp_path / "config.toml"
+        address = f'host = "127.0.0.1"\nport = {peer.port}\nfetch_by = "get"'
+        config.write_text(
+            f'[worker]\ndata_dir = "{tmp_path / "var"}"\n[database]\nurl = "{here.database.engine.url}"\n'
+            f'[receive]\nminimum_free_bytes = 0\n[[peer]]\nae_title = "ARCHIVE"\n{address}\n'
+        )
+        run = command(config, monkeypatch, capsys)
+        assert run("fetch", "--from", "ARCHIVE", "--study", STUDY) == (0, f"{STUDY}: 2 images stored, 0 failed\n", "")
+    look()
+    assert seen == [(False, {}, [FETCH]), (True, {}, [])]
 
 
 def test_a_peer_that_will_not_store_over_our_association(here: Here) -> None:

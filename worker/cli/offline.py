@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -183,8 +184,10 @@ def fetch(
 ) -> None:
     """Have a PACS send studies to the worker: C-FIND, then C-MOVE or C-GET."""
     from worker.audit import events
+    from worker.db.processes import FETCH
     from worker.fetch.queries import find_studies
     from worker.fetch.retrieval import fetch_study, storing
+    from worker.service.heartbeat import beating
 
     if bool(study) == bool(accession):
         raise StartError("usage", "give --study or --accession")
@@ -200,7 +203,11 @@ def fetch(
         except ValueError as fault:
             raise StartError("usage", str(fault)) from None
         record(events.operated(user, None, f"worker fetch --from {source} --by {how}", uids))
-        with storing(how, settings, database, lambda: datetime.now(UTC), record) as store:
+        lives: AbstractContextManager[None] = nullcontext()
+        if how == "get":  # series wait for the end of a transfer only while its process lives
+            lease = timedelta(seconds=settings.worker.lease_seconds)
+            lives = beating(database, FETCH, lease, lambda: datetime.now(UTC))
+        with lives, storing(how, settings, database, lambda: datetime.now(UTC), record) as store:
             for uid in uids:
                 counts = fetch_study(peer, ours, uid, store)
                 failed += counts.failed

@@ -18,9 +18,10 @@ from sqlalchemy.orm import Session
 from worker import __version__
 from worker.db.engine import upsert
 from worker.db.tables import ProcessRow, StageTimeRow
-from worker.process import ProcessRole, is_dead
+from worker.process import is_dead
 from worker.stage_times import StageCount, StageKey
 
+FETCH = "fetch"  # beside the roles of worker.process: the command that stores what a PACS sends it by C-GET
 FORGOTTEN_AFTER = timedelta(days=1)  # how long a vanished host stays listed as lost
 
 
@@ -38,7 +39,10 @@ class ProcessStatus:
 
 
 def list_processes(session: Session, now: datetime, lease: timedelta) -> list[ProcessStatus]:
-    """All processes that were seen within a day, by role and name, except processes of this host that have ended."""
+    """All processes that were seen within a day, by role and name, except processes of this host that have ended.
+
+    A command that is silent has ended: nobody misses it.
+    """
     here = socket.gethostname()
     rows = session.scalars(
         select(ProcessRow).where(ProcessRow.seen_at > now - FORGOTTEN_AFTER).order_by(ProcessRow.role, ProcessRow.name)
@@ -48,11 +52,11 @@ def list_processes(session: Session, now: datetime, lease: timedelta) -> list[Pr
             row.role, row.name, row.host, row.version, row.started_at, row.seen_at, row.seen_at <= now - lease
         )
         for row in rows
-        if not is_dead(row.name, here)
+        if not is_dead(row.name, here) and not (row.role == FETCH and row.seen_at <= now - lease)
     ]
 
 
-def beat(session: Session, name: str, role: ProcessRole, started: datetime, now: datetime) -> None:
+def beat(session: Session, name: str, role: str, started: datetime, now: datetime) -> None:
     """Record that a process lives; its first beat removes the rows of processes that ended before it."""
     known = session.execute(
         update(ProcessRow)

@@ -10,14 +10,14 @@ from datetime import datetime, timedelta
 from worker.db.engine import Database, Session
 from worker.db.processes import add_stage_times, beat, remove_process
 from worker.logs import fault_fields, get_log
-from worker.process import ProcessRole, process_name
+from worker.process import process_name
 from worker.stage_times import STAGE_TIMES
 
 
 @contextmanager
 def beating(
     database: Database,
-    role: ProcessRole,
+    role: str,
     lease: timedelta,
     clock: Callable[[], datetime],
     is_steady: Callable[[], bool] = lambda: True,
