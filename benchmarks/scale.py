@@ -4,7 +4,8 @@
 
 inference   series per second of two processes of one thread against one, each `worker serve --role infer` with the
             default model on a queue that becomes due at once; in turn; and the time of a series in one such process,
-            from claim to commit, as a multiple of reading it and running the network, in this process on one thread
+            from claim to commit, as a multiple of reading it and running the network, in this process on one thread:
+            with a report of each series, and with one of each study of six series, which is the default
 claims      jobs claimed per second from PostgreSQL by 8 processes at once, each claim in a transaction of its own
 rows        processor time of the database for a series (SQLite, in this process), from its first instance to its last
             delivery, with 10 and with 100,000 series stored
@@ -34,6 +35,7 @@ from tests.testbed.instances import MODEL, NOON, classified, later, new_instance
 from tests.testbed.phantom import Grid, head_series
 from tests.testbed.waiting import wait_until
 from tests.testbed.worker_process import COMMAND, WorkerProcess
+from worker.config.sections import Level
 from worker.config.settings import load_settings
 from worker.db import models
 from worker.db.deliveries import claim_deliveries, end_delivery
@@ -56,6 +58,8 @@ from worker.db.tables import (
     SeriesRow,
     SeriesState,
     SeriesStatus,
+    StudyRow,
+    StudyState,
 )
 from worker.dicom.standard import derive_uid
 from worker.inference.bundle import default_bundle, load_bundle, verified_identity
@@ -70,6 +74,7 @@ CLAIMERS = 8
 LEASE = timedelta(seconds=30)
 NEVER = datetime.max.replace(tzinfo=NOON.tzinfo, year=2999)
 READY = "ready to classify"
+TOGETHER = 6  # series of a study
 WHOLE_JOB = {24: 1.35, 200: 1.15}  # slices -> goal: claim to commit, as a multiple of reading and network
 
 
@@ -79,20 +84,21 @@ WHOLE_JOB = {24: 1.35, 200: 1.15}  # slices -> goal: claim to commit, as a multi
 class Site:
     """A data folder with a queue whose jobs are not due yet, and inference processes on it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, level: Level = "series") -> None:
         self.folder = folder
-        self.worker = WorkerProcess(folder, settings={"worker": {"inference_threads": 1}})
+        self.worker = WorkerProcess(folder, settings={"worker": {"inference_threads": 1}, "report": {"level": level}})
         self.config = self.worker.write_config()
         self.worker.run("migrate")
         self.settings = load_settings(self.config, kinds())
         self.database = Database(self.settings.database.url)
 
-    def fill(self, series: int, slices: int) -> None:
-        """Store and settle this many series; their jobs are not due yet."""
+    def fill(self, series: int, slices: int, together: int = 1) -> None:
+        """Store and settle this many series, so many a study; their jobs are not due yet."""
         drawn = [dcmread(file) for file in head_series(self.folder / "drawn", grid=Grid(slices=DIFFERENT))]
         keeper = InstanceKeeper(self.database, self.settings.worker.data_dir, lambda: NOON, 0)
-        for _ in range(series):
-            for file in write_series(self.folder / "sent", drawn, slices):
+        for number in range(series):
+            study = f"2.25.7{number // together}"
+            for file in write_series(self.folder / "sent", drawn, slices, study):
                 keeper.keep(received(dcmread(file)))
         keeper.close()
         with self.database.write() as session:
@@ -121,7 +127,7 @@ class Site:
                 process.wait(30)
 
     def rate(self, series: int) -> float:
-        """Make this many jobs due, and wait until the last is done; series per second."""
+        """Make this many jobs due, and wait until the last is done and its study is answered; series per second."""
         with self.database.write() as session:
             held = select(JobRow.id).where(JobRow.state == JobState.PENDING).order_by(JobRow.id).limit(series)
             ids = session.scalars(held).all()
@@ -132,8 +138,11 @@ class Site:
 
         def ended() -> bool:
             with self.database.read() as session:
-                query = select(func.count()).where(JobRow.id.in_(ids), JobRow.state == JobState.DONE)
-                return session.scalar(query) == len(ids)
+                done = select(func.count()).where(JobRow.id.in_(ids), JobRow.state == JobState.DONE)
+                studies = select(SeriesRow.study_instance_uid).join(JobRow).where(JobRow.id.in_(ids))
+                answered = select(StudyRow.study_instance_uid).where(StudyRow.state == StudyState.ANSWERED)
+                unanswered = studies.where(SeriesRow.study_instance_uid.not_in(answered)).limit(1)
+                return session.scalar(done) == len(ids) and session.scalar(unanswered) is None
 
         wait_until(ended, "the series to be classified", 600, every=0.01)
         return len(ids) / (time.perf_counter() - begin)
@@ -155,18 +164,31 @@ def inference(folder: Path, rounds: int, series: int) -> list[Row]:
         long.rate(rounds)  # warm up
         slow = long.rate(rounds)
     long.database.close()
+    studies = {slices: _rate_of_studies(folder, slices, rounds) for slices in WHOLE_JOB}
     two = against("two inference processes of one thread", rates[2], rates[1], "one process", "series/s", 1.95)
     note = "one process, one thread"
     return [
         two,
         whole_job(folder, 24, median(rates[1]), rounds),
         whole_job(folder, 200, slow, rounds),
+        *(whole_job(folder, slices, rate, rounds, f", {TOGETHER} a study") for slices, rate in studies.items()),
         plain(COSTED[24], rates[1], "series/s", note),
         plain(COSTED[200], [slow], "series/s", note),
     ]
 
 
-def whole_job(folder: Path, slices: int, rate: float, rounds: int) -> Row:
+def _rate_of_studies(folder: Path, slices: int, rounds: int) -> float:
+    """Series per second of one process where each study of several has a single report."""
+    site = Site(folder / f"studies-{slices}", level="study")
+    site.fill((rounds + 1) * TOGETHER, slices, TOGETHER)
+    with site.processes(1):
+        site.rate(TOGETHER)  # warm up
+        rate = site.rate(rounds * TOGETHER)
+    site.database.close()
+    return rate
+
+
+def whole_job(folder: Path, slices: int, rate: float, rounds: int, which: str = "") -> Row:
     """The time of a series from claim to commit, `rate` a second, against reading it and the network alone."""
     bundle = load_bundle(default_bundle())
     engine = OpenVinoEngine(bundle, "int8", threads=1)
@@ -180,7 +202,11 @@ def whole_job(folder: Path, slices: int, rate: float, rounds: int) -> Row:
     alone = [processor_seconds(reading_and_network)[1] for _ in range(3 * rounds)]
     note = f"{1000 / rate:.0f} ms by the clock; reading and network {1000 * median(alone):.0f} ms of a processor"
     return at_most(
-        f"{slices} slices, claim to commit", [1 / rate / median(alone)], WHOLE_JOB[slices], "x reading + network", note
+        f"{slices} slices{which}, claim to commit",
+        [1 / rate / median(alone)],
+        WHOLE_JOB[slices],
+        "x reading + network",
+        note,
     )
 
 

@@ -13,13 +13,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from highdicom import sr
 from pydicom import Dataset
 from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
-from pydicom.sr.coding import Code
 
 import worker.dicom.character_sets  # noqa: F401 - text of senders is decoded here
 from worker.dicom.standard import PROCESSING_EQUIPMENT, PRODUCT, STORAGE_SOP_CLASSES, derive_uid, is_uid
@@ -67,10 +67,11 @@ def no_warnings() -> Iterator[None]:
         yield
 
 
-def coded(code: CodedConcept | CodeTriple) -> Code:
-    """A coded concept as highdicom takes it."""
+@lru_cache(maxsize=1024)
+def coded(code: CodedConcept | CodeTriple) -> sr.CodedConcept:
+    """A coded concept as highdicom takes it, the same object each time: it is made often and changed by nobody."""
     value, scheme, meaning = (code.value, code.scheme, code.meaning) if isinstance(code, CodedConcept) else code
-    return Code(value=value, scheme_designator=scheme, meaning=meaning)
+    return sr.CodedConcept(value=value, scheme_designator=scheme, meaning=meaning)
 
 
 def code_item(code: CodeTriple) -> Dataset:
