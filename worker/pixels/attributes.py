@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.tag import BaseTag, Tag
 
 import worker.dicom.character_sets  # noqa: F401 - text of senders is decoded here
+
+_tag = lru_cache(maxsize=256)(Tag)  # of a keyword
 
 # The functional group items of a frame (None where there are none) and the image itself, the most specific first.
 Sources = tuple[Dataset | None, ...]
@@ -34,14 +40,47 @@ def first_numbers(sources: Sources, group: str, keyword: str, count: int) -> tup
 
 def finite_numbers(holder: Dataset | None, keyword: str) -> tuple[float, ...]:
     """The finite numbers of an element; () where it is absent, empty or not numbers."""
+    tag = _tag(keyword)
+    if holder is None or tag not in holder:
+        return ()
+    plain = _plain_numbers(holder.get_item(tag))
+    if plain is not None:
+        return plain
     try:
-        value = holder.get(keyword) if holder is not None else None
+        value = holder[tag].value
         if value is None or isinstance(value, (str, bytes)):
             return ()
         numbers = tuple(float(number) for number in (value if hasattr(value, "__iter__") else (value,)))
     except (ValueError, TypeError, OverflowError):
         return ()
     return numbers if all(math.isfinite(number) for number in numbers) else ()
+
+
+def _plain_numbers(element: DataElement | RawDataElement) -> tuple[float, ...] | None:
+    """The numbers of an element as it lies in the file, without the objects that pydicom makes of them.
+
+    None where pydicom decides: an element that was decoded, another VR than the standard's, an unusual value.
+    """
+    if not isinstance(element, RawDataElement) or not element.is_little_endian or not element.value:
+        return None
+    vr = _vr(element.tag)
+    if element.VR not in (vr, None):
+        return None
+    try:
+        if vr == "US" and len(element.value) == 2:
+            return (float(int.from_bytes(element.value, "little")),)
+        if vr in ("DS", "IS"):
+            numbers = tuple(float(text) for text in element.value.decode("ascii").rstrip("\0").split("\\"))
+            is_plain = all(math.isfinite(number) and (vr == "DS" or number.is_integer()) for number in numbers)
+            return numbers if is_plain else None
+    except ValueError:
+        pass
+    return None
+
+
+@lru_cache(maxsize=256)
+def _vr(tag: BaseTag) -> str | None:
+    return dictionary_VR(tag) if dictionary_has_tag(tag) else None
 
 
 def integer(holder: Dataset | None, keyword: str, default: Any) -> Any:
@@ -52,5 +91,6 @@ def integer(holder: Dataset | None, keyword: str, default: Any) -> Any:
 
 def sequence_item(holder: Dataset | None, keyword: str, index: int) -> Dataset | None:
     """Item `index` of a sequence; None where there is none."""
-    sequence = holder.get(keyword) if holder is not None else None
+    tag = _tag(keyword)
+    sequence = holder[tag].value if holder is not None and tag in holder else None
     return sequence[index] if sequence is not None and len(sequence) > index else None

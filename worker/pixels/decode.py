@@ -31,6 +31,8 @@ from pydicom.tag import Tag
 from pydicom.uid import (
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -50,6 +52,8 @@ MAXIMUM_FRAME_PIXELS = 1 << 24  # rows x columns: 4096 x 4096, four times the la
 MAXIMUM_FILE_SAMPLES = 1 << 28  # rows x columns x frames x samples: 1,024 frames of 512 x 512
 MAXIMUM_DATASET_BYTES = 1 << 30  # of a deflated data set, inflated
 MAXIMUM_ANISOTROPY = 8.0  # beyond it the header is wrong
+_SMALL_FILE_BYTES = 1 << 22  # at most: read at once
+_DEFLATED = DeflatedExplicitVRLittleEndian.encode()  # what is not in a file is not its transfer syntax
 _USABLE_SLOPE = (1e-6, 1e6)  # outside, the header is wrong, and float32 would lose the image
 
 # GDCM aborts the process where header and codestream disagree: it decodes only what nothing else here can.
@@ -165,8 +169,10 @@ def _frames(
 
 def _read(path: Path) -> pydicom.Dataset:
     """The attributes of _TAGS, the pixel data still encoded."""
-    meta = read_file_meta_info(path)
-    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+    content = path.read_bytes() if path.stat().st_size <= _SMALL_FILE_BYTES else None
+    if content is not None and _DEFLATED not in content:
+        ds = pydicom.dcmread(io.BytesIO(content), specific_tags=_TAGS)
+    elif (meta := read_file_meta_info(path)).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         ds = _read_deflated(path, meta)
     else:
         ds = pydicom.dcmread(path, specific_tags=_TAGS)
@@ -279,6 +285,9 @@ def decoded_samples(
             frames = (frame.view(signed) for frame in jpeg12_frames(ds))
             yield from frames if indices is None else map(list(frames).__getitem__, indices)
             return
+        if (frame := _plain_frame(ds)) is not None:
+            yield from [frame] if indices is None else map([frame].__getitem__, indices)
+            return
         decoder = get_decoder(syntax)
         # Bits Stored is often wrong; masking by it would wrap bright values to dark ones. See stored_values.
         options: dict[str, Any] = {"allow_excess_frames": False, "correct_unused_bits": False}
@@ -296,6 +305,31 @@ def decoded_samples(
             raise
         # A codec in Rust (pylibjpeg-rle) that indexed beyond its input: pyo3's exception is not an Exception by design.
         raise NotAssessable("pixel-data-unreadable", "The pixel data of an image cannot be decoded.") from None
+
+
+def _plain_frame(ds: pydicom.Dataset) -> npt.NDArray[Any] | None:
+    """The frame of an uncompressed grey image with a single one, which most are; None of others, or where it looks odd.
+
+    pydicom's decoder takes a third of a millisecond for it.
+    """
+    if ds.file_meta.TransferSyntaxUID not in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+        return None
+    allocated, stored, sign, samples, frames, rows, columns = (
+        integer(ds, keyword, default)
+        for keyword, default in (
+            ("BitsAllocated", 0), ("BitsStored", 0), ("PixelRepresentation", -1), ("SamplesPerPixel", 0),
+            ("NumberOfFrames", 1), ("Rows", 0), ("Columns", 0),
+        )
+    )  # fmt: skip
+    is_plain = allocated in (8, 16) and 0 < stored <= allocated and sign in (0, 1) and (samples, frames) == (1, 1)
+    element = ds.get_item("PixelData")
+    if not is_plain or ds.get("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2") or element is None:
+        return None
+    size = rows * columns * allocated // 8
+    if not isinstance(element.value, bytes) or len(element.value) not in (size, size + size % 2):
+        return None
+    values = np.frombuffer(element.value, f"<{'ui'[sign]}{allocated // 8}", rows * columns)
+    return values.reshape(rows, columns).copy()
 
 
 def _one_channel(array: npt.NDArray[Any]) -> PixelArray:

@@ -2,24 +2,31 @@ from __future__ import annotations
 
 import warnings
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.errors import BytesLengthException
+from pydicom.tag import Tag
 
+from worker.pixels import attributes
 from worker.pixels.attributes import finite_numbers, first_numbers, frame_sources, integer, sequence_item
 
 
-def dataset(**attributes: Any) -> Dataset:
+def dataset(**values: Any) -> Dataset:
     ds = Dataset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values that the standard forbids
-        for keyword, value in attributes.items():
+        for keyword, value in values.items():
             setattr(ds, keyword, value)
     return ds
 
 
 @pytest.mark.parametrize(
-    ("attributes", "numbers"),
+    ("values", "numbers"),
     [
         ({"PixelSpacing": [0.5, 0.25]}, (0.5, 0.25)),
         ({"PixelSpacing": 0.5}, (0.5,)),
@@ -31,9 +38,47 @@ def dataset(**attributes: Any) -> Dataset:
         ({}, ()),
     ],
 )
-def test_numbers_of_an_element(attributes: dict[str, Any], numbers: tuple[float, ...]) -> None:
-    keyword = next(iter(attributes), "PixelSpacing")
-    assert finite_numbers(dataset(**attributes), keyword) == numbers
+def test_numbers_of_an_element(values: dict[str, Any], numbers: tuple[float, ...]) -> None:
+    keyword = next(iter(values), "PixelSpacing")
+    assert finite_numbers(dataset(**values), keyword) == numbers
+
+
+_TEXTS = st.one_of(
+    st.lists(st.floats().map(repr) | st.integers().map(str) | st.sampled_from(["", " 7 ", "1_0", "1,5", "0x1"]))
+    .map("\\".join).map(str.encode),
+    st.binary(max_size=12),
+)  # fmt: skip
+
+
+@given(
+    raw=st.one_of(_TEXTS, _TEXTS.map(lambda text: text + b"\0"), st.binary(max_size=4)),
+    keyword=st.sampled_from(["ImagePositionPatient", "InstanceNumber", "Rows", "PixelPaddingValue", "PatientID"]),
+    vr=st.sampled_from(["DS", "IS", "US", "SS", "LO", "UN", None]),
+    is_little_endian=st.booleans(),
+)
+@example(raw=b"1.0", keyword="InstanceNumber", vr="IS", is_little_endian=True)
+@example(raw=b"1.5", keyword="InstanceNumber", vr="IS", is_little_endian=True)
+@example(raw=b"1\\2\\3 \0", keyword="ImagePositionPatient", vr=None, is_little_endian=True)
+@example(raw=b"\x01\x02\x03\x04", keyword="Rows", vr="US", is_little_endian=True)
+def test_a_value_as_it_lies_in_the_file_has_the_numbers_that_pydicom_reads(
+    raw: bytes, keyword: str, vr: str | None, is_little_endian: bool
+) -> None:
+    def stored() -> Dataset:
+        ds = Dataset()
+        ds[Tag(keyword)] = RawDataElement(Tag(keyword), vr, len(raw), raw, 0, vr is None, is_little_endian)
+        return ds
+
+    def numbers() -> object:
+        try:
+            return finite_numbers(stored(), keyword)
+        except BytesLengthException as error:
+            return str(error)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        as_it_lies = numbers()
+        with patch.object(attributes, "_plain_numbers", return_value=None):
+            assert as_it_lies == numbers()
 
 
 def test_absent_holder_has_no_numbers() -> None:

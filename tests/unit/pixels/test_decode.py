@@ -11,12 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
@@ -47,6 +49,47 @@ def test_uncompressed_pixels_come_back(tmp_path: Path, pixels: Any, syntax: str)
     assert (frame.slope, frame.intercept, frame.spacing) == (1.0, 0.0, (1.0, 1.0))
     assert frame.orientation is None
     assert frame.position is None
+
+
+@pytest.mark.parametrize("pixels", [GREY8, GREY12, SIGNED, GREY8[:5, :7]], ids=lambda p: f"{p.dtype.name}{p.shape}")
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian], ids=lambda uid: uid.keyword)
+def test_plain_frames_are_those_of_pydicoms_decoder(
+    tmp_path: Path, pixels: Any, syntax: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd: list[dict[str, Any]] = [
+        {}, {"BitsStored": 0}, {"BitsStored": 40}, {"PixelRepresentation": 7}, {"SamplesPerPixel": None},
+        {"PhotometricInterpretation": "PALETTE COLOR"}, {"PhotometricInterpretation": None}, {"BitsAllocated": 12},
+        {"PixelData": pixels.tobytes() + bytes(100)}, {"NumberOfFrames": 1}, {"Columns": pixels.shape[1] - 1},
+    ]  # fmt: skip
+    read = []
+    for number, attributes in enumerate(odd):
+        ds = module.open_image(save(image(pixels), tmp_path / f"{number}.dcm", syntax))
+        for keyword, value in attributes.items():
+            setattr(ds, keyword, value)
+        answers = []
+        for plain in (module._plain_frame, lambda _ds: None):
+            with monkeypatch.context() as patch:
+                patch.setattr(module, "_plain_frame", plain)
+                try:
+                    answers.append(next(module.decoded_samples(ds)))
+                except NotAssessable as refusal:
+                    answers.append(refusal.reason)
+        first, second = answers
+        np.testing.assert_array_equal(first, second)
+        assert isinstance(first, str) or (first.dtype == second.dtype and first.flags.writeable)
+        read.append(not isinstance(first, str))
+    assert read[0]
+    assert not all(read)
+
+
+def test_a_deflated_file_is_recognised_wherever_its_syntax_is_named(tmp_path: Path) -> None:
+    """Its group 2 may be longer than any beginning of a file that one might look at."""
+    ds = image(GREY8)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.PrivateInformationCreatorUID, ds.file_meta.PrivateInformation = "1.2.3", bytes(100_000)
+    assert (one(save(ds, tmp_path / "a.dcm", DeflatedExplicitVRLittleEndian)).pixels == GREY8).all()
+    ds.PatientComments = f"sent as {DeflatedExplicitVRLittleEndian}"
+    assert (one(save(ds, tmp_path / "b.dcm", ExplicitVRLittleEndian)).pixels == GREY8).all()
 
 
 @pytest.mark.parametrize("pixels", [GREY8, GREY12, SIGNED], ids=lambda p: p.dtype.name)
