@@ -150,6 +150,14 @@ def _become(role: ProcessRole, lifeline: int, pulse: int) -> ProcessRole:
 
 
 def _name(name: str) -> None:
-    """What `ps -e` and `top` call this process, on Linux."""
+    """What `ps` and `top` call this process, on Linux: the name, followed in its command line by the arguments."""
     with suppress(OSError):
         Path("/proc/self/comm").write_text(name, encoding="ascii")
+        # The command line is read from this process's memory (proc(5): stat, arg_start and arg_end).
+        fields = Path("/proc/self/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])
+        line = b"\0".join([name.encode(), *map(os.fsencode, sys.argv[1:])])
+        if len(line) < end - start:
+            with open("/proc/self/mem", "r+b", buffering=0) as memory:
+                memory.seek(start)
+                memory.write(line.ljust(end - start, b"\0"))

@@ -34,7 +34,8 @@ if isinstance(server, ProcessRole):
     if server is ProcessRole.SEND:
         sys.exit(7)
     say(server, threading.active_count(), sockets, pipes)
-    os.write(int(os.environ[PULSE]), open("/proc/self/comm", "rb").read())
+    shown = [open("/proc/self/" + name, "rb").read().rstrip(bytes(1)) for name in ("comm", "cmdline")]
+    os.write(int(os.environ[PULSE]), b"".join(shown))
     os.read(0, 1)  # the lifeline
     say(server, "ends")
     os._exit(0)
@@ -56,7 +57,7 @@ def status(pid):
 
 def _run(supervise: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(supervise=supervise)],
+        [sys.executable, "-c", PROGRAM.format(supervise=supervise), "serve", "--config", "x.toml"],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience(60), check=False,
     )  # fmt: skip
 
@@ -75,8 +76,10 @@ server.close()
     lines = done.stdout.splitlines()
     # A pipe for its standard input and its pulse; standard output and error of the test are pipes, too.
     assert sorted(lines[:2]) == ["infer 1 0 4", "receive 1 0 4"]
+    names = ("worker-receive", "worker-infer")
     assert lines[2:] == [
-        "b'worker-receive\\n' b'worker-infer\\n'", "receive ends", "0 None", str(-signal.SIGTERM)
+        " ".join(str(f"{name}\n{name}\0serve\0--config\0x.toml".encode()) for name in names),
+        "receive ends", "0 None", str(-signal.SIGTERM)
     ]  # fmt: skip
 
 
