@@ -34,6 +34,7 @@ from worker.db.operating.notices import (
     untold,
 )
 from worker.db.tables import NoticeRow, NoticeState, cut_detail
+from worker.dicom.text.wording import counted
 from worker.errors import Retry, StartError
 from worker.logs import fault_fields, get_log
 from worker.network import unreachable
@@ -121,7 +122,7 @@ class Notifier:
         if fault is None:
             get_log().info("notices sent", channel=section.name, number=len(rows))
             if patients:
-                what = f"notices of {len(patients)} patients' series"
+                what = f"notices of series of {counted(len(patients), 'patient')}"
                 self.record(events.exported(f"notify {section.name}", None, what, section.address))
         else:
             get_log().warning("notices not sent", channel=section.name, number=len(rows), reason=fault.reason)

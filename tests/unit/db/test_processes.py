@@ -14,6 +14,7 @@ import pytest
 from tests.testbed.instances import later
 from worker.db.engine import Database
 from worker.db.processes import (
+    FETCH,
     FORGOTTEN_AFTER,
     add_stage_times,
     beat,
@@ -36,7 +37,7 @@ def _seen(database: Database, seconds: float) -> list[tuple[str, str, bool]]:
         ]
 
 
-def _beat(database: Database, name: str, role: ProcessRole, at: float, started: float = 0) -> None:
+def _beat(database: Database, name: str, role: str, at: float, started: float = 0) -> None:
     with database.write() as session:
         beat(session, name, role, later(started), later(at))
 
@@ -52,6 +53,14 @@ def test_a_silent_process_of_another_host_is_lost_after_a_lease_and_forgotten_af
     assert _seen(database, 39) == [("infer", "elsewhere:7", False)]
     assert _seen(database, 40) == [("infer", "elsewhere:7", True)]
     assert _seen(database, 10 + FORGOTTEN_AFTER.total_seconds()) == []
+
+
+def test_a_command_is_alive_while_it_beats_and_nobody_misses_it_afterwards(database: Database) -> None:
+    _beat(database, "elsewhere:7", FETCH, at=10)
+    assert _seen(database, 39) == [(FETCH, "elsewhere:7", False)]
+    assert _seen(database, 40) == []
+    with database.read() as session:
+        assert [is_lost(session, "elsewhere:7", later(at), LEASE) for at in (39, 40)] == [False, True]
 
 
 def test_a_process_that_ended_on_this_host_is_not_shown(database: Database) -> None:
