@@ -123,4 +123,4 @@ def test_the_thread_finds_and_sends_until_it_is_stopped(database: Database, cloc
         stop.set()
         thread.join(20)
     assert not thread.is_alive()
-    assert any("deliveries to pacs wait" in row.text for row in _rows(database))
+    assert any("to pacs waiting" in row.text for row in _rows(database))
