@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy.pool import _ConnectionFairy
 
 from tests.testbed.instances import NOON, mr_instance, received
 from worker.config.settings import Settings
@@ -32,15 +32,36 @@ def keeper(database: Database, tmp_path: Path) -> Iterator[InstanceKeeper]:
     keeper.close()
 
 
+class _NotedCursor:
+    """A cursor that notes the first word of each statement."""
+
+    def __init__(self, cursor: Any, found: list[str]) -> None:
+        self._cursor, self._found = cursor, found
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._cursor, name)
+        if name not in ("execute", "executemany"):
+            return attribute
+
+        def call(statement: Any, *rest: Any, **named: Any) -> Any:
+            word = str(statement).split()[0]
+            if word != "BEGIN":  # SQLite's; PostgreSQL's driver says it by itself
+                self._found.append(word)
+            return attribute(statement, *rest, **named)
+
+        return call
+
+
 @pytest.fixture
-def statements(database: Database) -> list[str]:
+def statements(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Those that reach the driver, by SQLAlchemy or directly."""
     found: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        if not statement.startswith("BEGIN"):  # SQLite's; PostgreSQL's driver says it by itself
-            found.append(statement.split()[0])
-
-    event.listen(database.engine, "before_cursor_execute", note)
+    real = _ConnectionFairy.cursor
+    monkeypatch.setattr(
+        _ConnectionFairy,
+        "cursor",
+        lambda self, *arguments, **named: _NotedCursor(real(self, *arguments, **named), found),
+    )
     return found
 
 
