@@ -14,7 +14,9 @@ from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorag
 
 from tests.testbed import results
 from worker.reporting.encoding import encode, encoded_item, encoded_items, encoded_reference, encoded_sequence
+from worker.reporting.secondary_capture import build_key_object_selection, build_secondary_capture
 from worker.reporting.source_attributes import code_item
+from worker.reporting.sr import build_report
 from worker.reporting.study_sr import build_study_report
 
 
@@ -24,18 +26,39 @@ def _as_pydicom_writes(ds: Dataset) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("name", ["twelve series", "not assessed"])
-def test_a_report_has_the_bytes_that_pydicom_writes_and_no_item_is_walked(
+def _objects() -> dict[str, Dataset]:
+    """Objects of every kind, with text beyond ASCII, frames and a report that is replaced."""
+    series, enhanced = results.source_headers(), results.enhanced_header(12)
+    for header in (*series, *enhanced):
+        header.PatientName, header.SpecificCharacterSet = "山田^太郎=M\xfcller", "ISO_IR 192"
+    found, in_frames = results.classified(series), results.classified(enhanced)
+    report = build_report(found, results.MODEL, series, **results.ARGUMENTS)
+    made = {
+        "series": report,
+        "series again": build_report(found, results.MODEL, series, **results.ARGUMENTS, predecessors=[report]),
+        "frames": build_report(in_frames, results.MODEL, enhanced, **results.ARGUMENTS),
+        "picture": build_secondary_capture(found, results.MODEL, series, **results.ARGUMENTS),
+        "key objects": build_key_object_selection(in_frames, results.MODEL, enhanced, **results.ARGUMENTS),
+    }
+    for name in ("twelve series", "not assessed"):
+        made[name] = build_study_report(results.STUDIES[name], results.MODEL, series[0], results.STUDY_IDENTITY)
+    return made
+
+
+OBJECTS = _objects()
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_an_object_has_the_bytes_that_pydicom_writes_and_no_item_is_walked(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [source, *_] = results.source_headers()
-    report = build_study_report(results.STUDIES[name], results.MODEL, source, results.STUDY_IDENTITY)
-    expected = _as_pydicom_writes(report)
+    made = OBJECTS[name]
+    expected = _as_pydicom_writes(made)
     walked: list[Dataset] = []
     resolve = filewriter.correct_ambiguous_vr
     monkeypatch.setattr(filewriter, "correct_ambiguous_vr", lambda ds, *rest: walked.append(ds) or resolve(ds, *rest))
-    assert encode(report) == expected
-    assert encode(report) == expected, "it can be encoded again"
+    assert encode(made) == expected
+    assert encode(made) == expected, "it can be encoded again"
     assert {type(ds) for ds in walked} == {FileMetaDataset}
 
 
