@@ -39,7 +39,7 @@ def test_defaults_hold_without_a_file() -> None:
 def test_configurations_that_the_default_model_was_trained_by_are_still_read(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "default-model.md").read_text(encoding="utf-8")
     blocks = [part.split("```")[0] for part in text.split("```json\n")[1:]]
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     for number, block in enumerate(blocks):
         file = tmp_path / f"{number}.json"
         file.write_text(block)
