@@ -85,7 +85,7 @@ class Site:
     """A data folder with a queue whose jobs are not due yet, and inference processes on it."""
 
     def __init__(self, folder: Path, level: Level = "series") -> None:
-        self.folder = folder
+        self.folder, self.level = folder, level
         self.worker = WorkerProcess(folder, settings={"worker": {"inference_threads": 1}, "report": {"level": level}})
         self.config = self.worker.write_config()
         self.worker.run("migrate")
@@ -127,7 +127,7 @@ class Site:
                 process.wait(30)
 
     def rate(self, series: int) -> float:
-        """Make this many jobs due, and wait until the last is done and its study is answered; series per second."""
+        """Make this many jobs due, and wait until the last is done, and its report is made; series per second."""
         with self.database.write() as session:
             held = select(JobRow.id).where(JobRow.state == JobState.PENDING).order_by(JobRow.id).limit(series)
             ids = session.scalars(held).all()
@@ -142,7 +142,8 @@ class Site:
                 studies = select(SeriesRow.study_instance_uid).join(JobRow).where(JobRow.id.in_(ids))
                 answered = select(StudyRow.study_instance_uid).where(StudyRow.state == StudyState.ANSWERED)
                 unanswered = studies.where(SeriesRow.study_instance_uid.not_in(answered)).limit(1)
-                return session.scalar(done) == len(ids) and session.scalar(unanswered) is None
+                are_done = session.scalar(done) == len(ids)
+                return are_done and (self.level == "series" or session.scalar(unanswered) is None)
 
         wait_until(ended, "the series to be classified", 600, every=0.01)
         return len(ids) / (time.perf_counter() - begin)
