@@ -126,14 +126,15 @@ class JobRunner:
             return
         try:
             series_type = read_series_type([instance.attributes for instance in instances])
-            result = replace(self._classify(model, instances), missing=job.missing, series_type=series_type.in_words)
+            ordered = sorted(instances, key=lambda instance: (instance.received_at, instance.id))  # corrected ones last
+            files = [self.data_dir / instance.path for instance in ordered]
+            answer = self._classify(model, ordered, files)
+            result = replace(answer, missing=job.missing, series_type=series_type.in_words)
             # The job's own time: a second attempt, or a process that lost its lease, writes the same bytes again.
             objects = (
                 []
                 if job.shadow
-                else self.outbox.make_objects(
-                    result, model.identity, self._files(instances), job.input_sha256, follows, job.created_at
-                )
+                else self.outbox.make_objects(result, model.identity, files, job.input_sha256, follows, job.created_at)
             )
         except Park as fault:
             self._park(job, fault.reason, fault.detail)
@@ -152,18 +153,16 @@ class JobRunner:
         else:
             self._finish(job, result, instances, objects)
 
-    def _files(self, instances: Sequence[InstanceRow]) -> list[Path]:
-        """The files in the order in which they came, corrected ones last."""
-        return [self.data_dir / instance.path for instance in _as_they_came(instances)]
-
-    def _classify(self, model: ServedModel, instances: Sequence[InstanceRow]) -> IllustratedResult:
+    def _classify(
+        self, model: ServedModel, instances: Sequence[InstanceRow], files: Sequence[Path]
+    ) -> IllustratedResult:
         # The files are in memory afterwards, so that the decoder does not read them from the disk again.
         with timed("series", "verify"):
             self.integrity.require([file_of(instance) for instance in instances])
         try:
-            kinds = [instance.attributes.get(TYPE_KEY) for instance in _as_they_came(instances)]
-            stored = [kind for kind in kinds if kind is not None]  # none of what an early version received
-            return model.classify(self._files(instances), stored if len(stored) == len(kinds) else None)
+            # The row of an instance that an early version received lacks them: then the model reads the files.
+            known = all(TYPE_KEY in instance.attributes for instance in instances)
+            return model.classify(files, [instance.attributes[TYPE_KEY] for instance in instances] if known else None)
         except NotAssessable as refusal:
             return not_assessed(refusal)
 
@@ -264,7 +263,3 @@ class JobRunner:
                     extend_job_lease(session, job_id, self.owner, self.clock() + self.lease)
             except Exception as error:  # a thread's boundary; the next beat tries again
                 get_log().warning("lease not extended", job_row=job_id, **fault_fields(error))
-
-
-def _as_they_came(instances: Sequence[InstanceRow]) -> list[InstanceRow]:
-    return sorted(instances, key=lambda instance: (instance.received_at, instance.id))
