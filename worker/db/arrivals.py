@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Dialect, Insert, Update, bindparam
 
 from worker.db.engine import Database
-from worker.db.instances import ADD_INSTANCE, OF_INSTANCE, NewInstance, arrival_of
+from worker.db.instances import ADD_INSTANCE, INSTANCE_COLUMNS, NewInstance, arrival_of, instance_row
 
 
 class Arrivals:
@@ -22,8 +22,7 @@ class Arrivals:
 
     def __init__(self, database: Database) -> None:
         self._engine = database.engine
-        columns = [*OF_INSTANCE, "series_id", "received_at"]
-        self._insert = _Compiled(ADD_INSTANCE.inline(), self._engine.dialect, columns)
+        self._insert = _Compiled(ADD_INSTANCE.inline(), self._engine.dialect, INSTANCE_COLUMNS)
         self._arrive: dict[int, _Compiled] = {}  # by the number of series
 
     def add(self, new: Sequence[NewInstance], now: datetime) -> bool:
@@ -44,7 +43,8 @@ class Arrivals:
                 ids = {uid: id_ for id_, uid in cursor.fetchall()}
                 if len(ids) < len(uids):
                     return False
-                cursor.executemany(self._insert.text, [self._row(instance, ids, now) for instance in new])
+                rows = [self._insert.values(instance_row(instance, ids, now)) for instance in new]
+                cursor.executemany(self._insert.text, rows)
                 connection.commit()
         except self._engine.dialect.loaded_dbapi.Error:
             return False
@@ -53,15 +53,11 @@ class Arrivals:
     def _arrival(self, number: int) -> _Compiled:
         return _Compiled(arrival_of([bindparam(f"uid{index}") for index in range(number)]), self._engine.dialect)
 
-    def _row(self, instance: NewInstance, ids: Mapping[str, int], now: datetime) -> Any:
-        row = {name: getattr(instance, name) for name in OF_INSTANCE}
-        return self._insert.values(row | {"series_id": ids[instance.series_instance_uid], "received_at": now})
-
 
 class _Compiled:
     """A statement as a driver takes it."""
 
-    def __init__(self, statement: Insert | Update, dialect: Dialect, columns: list[str] | None = None) -> None:
+    def __init__(self, statement: Insert | Update, dialect: Dialect, columns: Sequence[str] | None = None) -> None:
         compiled: Any = statement.compile(dialect=dialect, column_keys=columns)
         self.text: str = compiled.string
         self._names: list[str] | None = compiled.positiontup if compiled.positional else None

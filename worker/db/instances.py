@@ -75,7 +75,7 @@ class NewInstance:
 
 
 _SERIES, _INSTANCE = (SeriesRow.metadata.tables[row.__tablename__] for row in (SeriesRow, InstanceRow))
-_OF_SERIES, OF_INSTANCE = (
+_OF_SERIES, _OF_INSTANCE = (
     [field.name for field in fields(NewInstance) if field.name in table.c] for table in (_SERIES, _INSTANCE)
 )
 _INSTANCES_BY_UID = select(InstanceRow).where(InstanceRow.sop_instance_uid.in_(bindparam("uids", expanding=True)))
@@ -106,6 +106,7 @@ def arrival_of(uids: Any) -> Update:
 _ARRIVE_REFUSED, _ARRIVE = _opening(_OF_UIDS), arrival_of(_OF_UIDS)
 _ADD_SERIES = insert(_SERIES).returning(_SERIES.c.id)
 ADD_INSTANCE = insert(_INSTANCE)
+INSTANCE_COLUMNS = (*_OF_INSTANCE, "series_id", "received_at")
 _ENTRY, _WORD = (row.metadata.tables[row.__tablename__] for row in (SearchEntryRow, SearchWordRow))
 _ENTRY_BY_HASH = select(_ENTRY.c.id).where(_ENTRY.c.sha256 == bindparam("sha256"))
 _ADD_WORD = insert(_WORD)
@@ -134,6 +135,12 @@ def add_instance(session: Session, new: NewInstance, now: datetime) -> InstanceR
     return session.scalars(select(InstanceRow).where(InstanceRow.sop_instance_uid == new.sop_instance_uid)).one()
 
 
+def instance_row(instance: NewInstance, series: Mapping[str, int], now: datetime) -> dict[str, Any]:
+    """The values of INSTANCE_COLUMNS. `series`: Series Instance UID → id of its row."""
+    row = {name: getattr(instance, name) for name in _OF_INSTANCE}
+    return row | {"series_id": series[instance.series_instance_uid], "received_at": now}
+
+
 def add_instances(session: Session | Connection, new: Sequence[NewInstance], now: datetime) -> None:
     """Add instances that have no row yet; create their series, or reopen those that had settled already.
 
@@ -158,11 +165,7 @@ def add_instances(session: Session | Connection, new: Sequence[NewInstance], now
         ids[uid] = row.scalar_one()
     connection.execute(
         ADD_INSTANCE,
-        [
-            {name: getattr(instance, name) for name in OF_INSTANCE}
-            | {"series_id": ids[instance.series_instance_uid], "received_at": now}
-            for instance in new
-        ],
+        [instance_row(instance, ids, now) for instance in new],
     )
     if added:
         add_studies(connection, {instance.study_instance_uid for instance in added.values()})
