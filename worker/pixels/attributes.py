@@ -7,13 +7,13 @@ from functools import lru_cache
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import Tag
 
 import worker.dicom.character_sets  # noqa: F401 - text of senders is decoded here
 
-_tag = lru_cache(maxsize=256)(Tag)  # of a keyword
+_tag, _vr = lru_cache(maxsize=256)(Tag), lru_cache(maxsize=256)(dictionary_VR)  # of a keyword; of a standard tag
 
 # The functional group items of a frame (None where there are none) and the image itself, the most specific first.
 Sources = tuple[Dataset | None, ...]
@@ -57,9 +57,9 @@ def finite_numbers(holder: Dataset | None, keyword: str) -> tuple[float, ...]:
 
 
 def _plain_numbers(element: DataElement | RawDataElement) -> tuple[float, ...] | None:
-    """The numbers of an element as it lies in the file, without the objects that pydicom makes of them.
+    """The numbers of an element that pydicom has not decoded yet, read from its bytes, which is faster.
 
-    None where pydicom decides: an element that was decoded, another VR than the standard's, an unusual value.
+    None where pydicom must decide: the element is decoded, its VR is not the standard's, or its value is unusual.
     """
     if not isinstance(element, RawDataElement) or not element.is_little_endian or not element.value:
         return None
@@ -76,11 +76,6 @@ def _plain_numbers(element: DataElement | RawDataElement) -> tuple[float, ...] |
     except ValueError:
         pass
     return None
-
-
-@lru_cache(maxsize=256)
-def _vr(tag: BaseTag) -> str | None:
-    return dictionary_VR(tag) if dictionary_has_tag(tag) else None
 
 
 def integer(holder: Dataset | None, keyword: str, default: Any) -> Any:

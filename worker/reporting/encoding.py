@@ -21,12 +21,13 @@ from pydicom.tag import BaseTag, Tag
 
 _HEADER, _LONG_HEADER, _ITEM = struct.Struct("<HH2sH"), struct.Struct("<HH2s2xL"), struct.Struct("<HHL")
 _SOP_CLASS, _SOP_INSTANCE = Tag("ReferencedSOPClassUID"), Tag("ReferencedSOPInstanceUID")
+_SOP_SEQUENCE = Tag("ReferencedSOPSequence")
 _SHORT_TEXTS = frozenset({"AS", "CS", "DA", "DT", "LO", "SH", "TM", "UI"})
 _LONGEST = 64
 
 
 class _OfOtherOriginError(Exception):
-    """An item that was read, or whose VRs are not resolved: pydicom re-encodes it."""
+    """Part of the dataset was read from a file, or has an ambiguous VR: pydicom encodes the whole."""
 
 
 def encode(ds: Dataset) -> bytes:
@@ -40,8 +41,7 @@ def encode(ds: Dataset) -> bytes:
 
 def encoded_sequence(keyword: str, items: Iterable[bytes]) -> RawDataElement:
     """A sequence of encoded items, which pydicom decodes when somebody reads it."""
-    content = b"".join(items)
-    return RawDataElement(Tag(keyword), "SQ", len(content), content, 0, False, True)
+    return _as_raw(Tag(keyword), b"".join(items))
 
 
 def encoded_item(ds: Dataset) -> bytes:
@@ -50,10 +50,10 @@ def encoded_item(ds: Dataset) -> bytes:
 
 
 def encoded_items(like: Dataset, references: Iterable[bytes]) -> Iterator[bytes]:
-    """Items of the same elements, none before (0008,1199), each with a Referenced SOP Sequence of a single item."""
+    """Items with the elements of `like`, all after (0008,1199), and a Referenced SOP Sequence of one reference each."""
     others = encoded_item(like)[_ITEM.size :]
     for reference in references:
-        yield _wrapped(_LONG_HEADER.pack(0x0008, 0x1199, b"SQ", len(reference)) + reference + others)
+        yield _wrapped(_sequence(_SOP_SEQUENCE, reference) + others)
 
 
 def encoded_reference(sop_class_uid: str, sop_instance_uid: str) -> bytes:
@@ -77,8 +77,7 @@ def _with_encoded_sequences(ds: Dataset) -> Dataset:
             flat[value.tag] = value
     correct_ambiguous_vr(flat, is_little_endian=True)
     for value in sequences:
-        content = _items(value, encodings)
-        flat[value.tag] = RawDataElement(value.tag, "SQ", len(content), content, 0, False, True)
+        flat[value.tag] = _as_raw(value.tag, _items(value, encodings))
     flat.file_meta = ds.file_meta
     flat.set_original_encoding(False, True, list(encodings))
     return flat
@@ -100,14 +99,21 @@ def _item(ds: Dataset, encodings: tuple[str, ...]) -> bytes:
     return _wrapped(b"".join(_element(value, encodings) for value in values))
 
 
+def _as_raw(tag: BaseTag, items: bytes) -> RawDataElement:
+    return RawDataElement(tag, "SQ", len(items), items, 0, False, True)
+
+
+def _sequence(tag: BaseTag, items: bytes) -> bytes:
+    return _LONG_HEADER.pack(tag >> 16, tag & 0xFFFF, b"SQ", len(items)) + items
+
+
 def _wrapped(elements: bytes) -> bytes:
     return _ITEM.pack(0xFFFE, 0xE000, len(elements)) + elements
 
 
 def _element(value: DataElement | RawDataElement, encodings: tuple[str, ...]) -> bytes:
     if value.VR == "SQ":
-        content = _items(value, encodings)
-        return _LONG_HEADER.pack(value.tag >> 16, value.tag & 0xFFFF, b"SQ", len(content)) + content
+        return _sequence(value.tag, _items(value, encodings))
     if isinstance(value, RawDataElement) or len(value.VR) != 2:
         raise _OfOtherOriginError
     text = value.value
