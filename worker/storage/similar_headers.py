@@ -37,8 +37,7 @@ from worker.storage.acceptance import (
 from worker.storage.spool import FileContent
 
 _SHARED_BYTES = 1 << 13  # of the values of a header; those of a slice take less than 2 KiB
-_ROWS = 64
-_ASSOCIATIONS = 256
+_ROWS = _ASSOCIATIONS = 64  # the shape of each takes up to 400 kB
 _LESSONS = 8  # shapes that are made for the headers of a row
 _SHAPED_BYTES, _SHAPED_ELEMENTS = 1 << 17, 1 << 11  # of a header, with its private elements
 _GAP_BYTES = 256  # of a value that tells slices apart, and of one of the file meta information
@@ -198,7 +197,8 @@ class _Shape:
             if length > longest:
                 return None
             if element is not None:
-                own.append(element._replace(length=length, value=bytes(content[position : position + length])))
+                value = bytes(content[position : position + length])
+                own.append(EncodedElement(element.tag, element.vr, length, value, element.implicit))
             position += length
         return own if content.startswith(self.end, position) else None
 
