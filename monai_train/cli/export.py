@@ -19,8 +19,8 @@ from monai_train.cli.options import (
     SeedOption,
     ThreadsOption,
 )
-from worker.dicom.text.wording import counted
 from worker.errors import StartError
+from worker.wording import counted
 
 
 def export_command(

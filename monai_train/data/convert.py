@@ -34,9 +34,9 @@ from monai_train.data.pool import map_files
 from monai_train.data.secondary_capture import encode_secondary_capture
 from monai_train.data.sources.slice_series import encode_slice
 from monai_train.data.sources.stacks import Stack, check_stack
-from worker.dicom.text.wording import counted
 from worker.errors import StartError
 from worker.files import write_atomically
+from worker.wording import counted
 
 _CONFLICT_COLUMNS = ("kind", "picture_group", "source", "label", "other_labels")
 

@@ -20,9 +20,9 @@ from monai_train.data.duplicates import Pair
 from monai_train.data.explore_pictures import contact_sheet, counts_chart, intensity_chart
 from monai_train.data.leakage import Audit, as_json, audit, write_json
 from monai_train.data.manifest import write_csv
-from worker.dicom.text.wording import counted
 from worker.errors import StartError
 from worker.files import write_atomically
+from worker.wording import counted
 
 _CSV_COLUMNS = (
     "path",

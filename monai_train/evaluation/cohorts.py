@@ -27,10 +27,10 @@ from monai_train.evaluation.evaluate import (
 )
 from monai_train.evaluation.intervals import Estimate, estimates
 from monai_train.evaluation.metrics import Predictions, binary_figures, level_figures
-from worker.dicom.text.wording import counted
 from worker.errors import StartError
 from worker.inference.bundle import load_bundle
 from worker.inference.engines import Precision
+from worker.wording import counted
 
 COINCIDE = 0.9  # from this balanced accuracy of a guess, a figure measures what the guess is made from
 LEVELS = ("lower third", "middle third", "upper third")

@@ -35,11 +35,11 @@ from monai_train.evaluation.report_files import write_predictions
 from monai_train.training.checkpoint import BEST, current_commit, read_checkpoint
 from monai_train.training.train import DivergedError, train
 from worker.cluster import Cluster, Lost
-from worker.dicom.text.wording import counted
 from worker.errors import StartError
 from worker.files import open_atomically
 from worker.inference.aggregate import slice_probabilities
 from worker.pixels.arrays import FloatArray
+from worker.wording import counted
 
 
 def assign_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: int = 0) -> IntArray:

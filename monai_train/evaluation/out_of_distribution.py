@@ -19,7 +19,6 @@ from monai_train.data.manifest import ManifestRow
 from monai_train.data.secondary_capture import encode_secondary_capture
 from monai_train.evaluation.evaluate import examine_bundle
 from monai_train.evaluation.metrics import BoolArray, Predictions
-from worker.dicom.text.wording import counted
 from worker.errors import NotAssessable, StartError
 from worker.inference.aggregate import distance_and_residual, in_distribution
 from worker.inference.bundle import Bundle, load_bundle
@@ -27,6 +26,7 @@ from worker.inference.classify import classify
 from worker.inference.engines import OpenVinoEngine, Precision
 from worker.pixels.arrays import ByteArray, FloatArray
 from worker.results import ResultStatus
+from worker.wording import counted
 
 _SIZE = 256
 _OF_EACH_KIND = 20

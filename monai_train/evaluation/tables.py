@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from worker.dicom.text.wording import counted
+from worker.wording import counted
 
 HEADER = ("figure", "slices", "patients")
 

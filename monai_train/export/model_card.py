@@ -13,7 +13,7 @@ from monai_train.evaluation.cohorts import group_figures
 from monai_train.evaluation.evaluate import Measurement, measure_split
 from monai_train.evaluation.tables import group_markdown, report_markdown
 from monai_train.export.goals import GoalRow, goals_markdown, measure_goals
-from worker.dicom.text.wording import counted
+from worker.wording import counted
 
 TITLES = {
     "test": "Test part: patients and pictures that training never saw, one image a picture, int8 engine",

@@ -17,8 +17,8 @@ from monai_train.training.augment import augment, paste, points_in_brain, simula
 from monai_train.training.masks import Masks
 from monai_train.training.mirror import Mirrors, box_mask, make_mirrors
 from monai_train.training.paste_masks import paste_masked
-from worker.dicom.text.wording import counted
 from worker.errors import StartError
+from worker.wording import counted
 
 _MINIMUM = 2  # pictures per class
 _BRAIN = REGIONS.index("brain")

@@ -47,8 +47,8 @@ from monai_train.training.epoch_log import EpochLog
 from monai_train.training.masks import load_masks
 from monai_train.training.sampling import Batch, BatchSampler, make_sampler
 from monai_train.training.trackers import open_tracker, require_tracker
-from worker.dicom.text.wording import counted
 from worker.errors import StartError
+from worker.wording import counted
 
 # Draws an epoch: the averaged model, a batch, the validation pictures and the logits for them → PNG by name.
 DrawEpoch = Callable[[Classifier, Batch, Pictures, torch.Tensor], Mapping[str, bytes]]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from xml.etree import ElementTree
 
-from worker.dicom.text.wording import counted
+from worker.wording import counted
 
 MAXIMUM_TEXT = 256
 MAXIMUM_QUERY = 2048

@@ -12,7 +12,7 @@ from worker.audit.recorder import anchored_head, host_name, trail_of
 from worker.audit.trail import BrokenTrail, hosts_in
 from worker.config.settings import Settings
 from worker.db.engine import Database
-from worker.dicom.text.wording import counted
+from worker.wording import counted
 
 
 @dataclass(frozen=True, slots=True)

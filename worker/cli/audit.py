@@ -9,7 +9,7 @@ import typer
 
 from worker.audit import events
 from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited
-from worker.dicom.text.wording import counted
+from worker.wording import counted
 
 commands = typer.Typer(no_args_is_help=True, help="The audit trail: who connected, sent, searched and changed what.")
 

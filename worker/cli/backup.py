@@ -9,7 +9,7 @@ import typer
 
 from worker.audit import events
 from worker.cli.context import ADMINISTRATION, EXIT_FAULT, ConfigOption, audited, settings_from
-from worker.dicom.text.wording import counted
+from worker.wording import counted
 
 commands = typer.Typer()
 

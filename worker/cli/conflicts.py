@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited, open_database
-from worker.dicom.text.wording import counted
 from worker.errors import StartError, WorkerError
+from worker.wording import counted
 
 if TYPE_CHECKING:
     from worker.storage.versions.conflicts import Conflicts

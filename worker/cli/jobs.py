@@ -12,8 +12,8 @@ import typer
 
 from worker.audit import events
 from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited, open_database
-from worker.dicom.text.wording import counted, written_date
 from worker.errors import StartError
+from worker.wording import counted, written_date
 
 if TYPE_CHECKING:
     from worker.config.settings import Settings

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited, settings_from
-from worker.dicom.text.wording import counted
 from worker.errors import StartError
+from worker.wording import counted
 
 if TYPE_CHECKING:
     from worker.config.settings import Settings

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.db.views.json_values import json_value
-from worker.dicom.text.wording import counted
+from worker.wording import counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress

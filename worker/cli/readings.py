@@ -11,7 +11,7 @@ import typer
 
 from worker.audit import events
 from worker.cli.context import EXIT_FAULT, MODELS, ConfigOption, audited
-from worker.dicom.text.wording import counted
+from worker.wording import counted
 
 commands = typer.Typer(no_args_is_help=True, help="Readers' findings.")
 report_command = typer.Typer()

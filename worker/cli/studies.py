@@ -14,8 +14,8 @@ import typer
 
 from worker.audit import events
 from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited
-from worker.dicom.text.wording import counted, written_date
 from worker.errors import StartError
+from worker.wording import counted, written_date
 
 if TYPE_CHECKING:
     from worker.db.engine import Database

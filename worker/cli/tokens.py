@@ -10,7 +10,7 @@ import typer
 
 from worker.audit import events
 from worker.cli.context import EXIT_FAULT, ConfigOption, Format, FormatOption, audited, open_database
-from worker.dicom.text.wording import counted
+from worker.wording import counted
 
 
 class TokenRoleName(StrEnum):

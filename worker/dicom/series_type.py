@@ -16,8 +16,8 @@ from worker.dicom.body_parts import NEIGHBOURS, shows_brain
 from worker.dicom.image_types import BY_IMAGE_TYPE, UNKNOWN, derived_into, find_plane, image_types
 from worker.dicom.series_attributes import TYPE_KEY, Attributes, number
 from worker.dicom.series_terms import Contrast, Sequence, Technique, meanings
-from worker.dicom.text.wording import counted
 from worker.dicom.weighting import find_technique, find_timing, weighting_by_times
+from worker.wording import counted
 
 LOCALIZER_SLICES = 90  # a series of several planes with more slices is no scout
 _MAXIMUM_EVIDENCE, _MAXIMUM_KINDS = 24, 256

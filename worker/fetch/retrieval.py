@@ -27,12 +27,12 @@ from worker.config.settings import Settings
 from worker.db.engine import Database
 from worker.db.tables import AssociationEnd
 from worker.dicom import standard
-from worker.dicom.text.wording import counted
 from worker.errors import Retry
 from worker.fetch.sub_operations import SubOperations, storage_contexts, storage_roles
 from worker.network import pynetdicom_patches as patches
 from worker.network.associate import associate
 from worker.storage.store import InstanceStore, Transfer
+from worker.wording import counted
 
 _LONGEST_SECONDS = 4 * 3600.0
 _SILENT_SECONDS = 600.0  # a PACS that brings a study from a tape says nothing meanwhile

@@ -15,12 +15,12 @@ from worker.db import models
 from worker.db.engine import Database
 from worker.db.jobs import adopt_jobs
 from worker.db.tables import LoadState, ModelLoadRow, ModelRow, ModelState
-from worker.dicom.text.wording import counted
 from worker.errors import StartError
 from worker.jobs.bundle_store import BundleStore, ServedModel
 from worker.logs import get_log
 from worker.process import is_dead
 from worker.process_limits import lift_memory_limit, limit_memory
+from worker.wording import counted
 
 POLL_SECONDS = 1.0
 TRY_AGAIN = timedelta(minutes=5)

@@ -26,10 +26,10 @@ from worker.config.settings import Settings
 from worker.db.engine import Connection, Database, client_address
 from worker.db.instances import kept_files
 from worker.db.migrate import NotRestorable, drop_tables, find_table_with_name, open_sqlite_copy
-from worker.dicom.text.wording import counted
 from worker.errors import StartError
 from worker.files import open_atomically
 from worker.jobs.bundle_store import BundleStore
+from worker.wording import counted
 
 _SQLITE = "worker.db"
 _POSTGRESQL = "worker.pgdump"

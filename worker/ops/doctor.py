@@ -20,7 +20,6 @@ from worker.db.processes import ProcessStatus, list_processes
 from worker.db.series_status import unfinished_counts
 from worker.db.tables import REVISION, FileKind, ModelState
 from worker.db.views.model_comparison import awaited_models, model_statuses
-from worker.dicom.text.wording import counted
 from worker.errors import WorkerError
 from worker.logs import fault_fields
 from worker.network.unreachable import TLS_FAILED, UNAVAILABLE, UNRESOLVED
@@ -30,6 +29,7 @@ from worker.send.destinations import destinations_of
 from worker.send.destinations.base import Destination
 from worker.web.guard import is_loopback
 from worker.web.health import listens
+from worker.wording import counted
 
 _CLOCKS_APART_SECONDS = 60
 _SELF_EXPLAINED = (UNRESOLVED, UNAVAILABLE, TLS_FAILED, "association-rejected")

@@ -9,7 +9,7 @@ from itertools import pairwise
 from statistics import median_low
 from typing import Any
 
-from worker.dicom.text.wording import counted
+from worker.wording import counted
 
 _SAME_POSITION_MM = 0.01
 _PARALLEL = 0.999  # cosine between the normals of one stack

@@ -13,8 +13,8 @@ from worker.dicom.image_types import UNKNOWN
 from worker.dicom.series_attributes import TYPE_KEY
 from worker.dicom.series_terms import Sequence
 from worker.dicom.series_type import SeriesType
-from worker.dicom.text.wording import counted
 from worker.storage.acceptance import PRODUCED_KEY
+from worker.wording import counted
 
 _SHOWN = 6  # of a rule's words
 

@@ -27,12 +27,12 @@ from worker.db.tables import DETAIL_LENGTH, InstanceRow, ModelRow, SeriesRow
 from worker.db.versions.corrections import PARTLY_CORRECTED, corrected_at, identities_before
 from worker.dicom.series_type import read_series_type
 from worker.dicom.text.names import comparable_name
-from worker.dicom.text.wording import counted
 from worker.logs import get_log
 from worker.process import process_name
 from worker.receive.completeness import describe_missing
 from worker.receive.demographics import take_newest
 from worker.receive.eligibility import SeriesRefusal, check_eligibility
+from worker.wording import counted
 
 MIXED_PATIENTS, MIXED_STUDIES = "mixed-patients", "mixed-studies"
 _PARTS_SHOWN = 8

@@ -25,7 +25,6 @@ from worker.db.operating.deleting import StudyInUse, held_instances, lock_study_
 from worker.db.views.archive import Instance, match_instances
 from worker.db.views.archive_matching import Keys
 from worker.dicom import standard
-from worker.dicom.text.wording import counted
 from worker.errors import StartError, WorkerError
 from worker.network.known_peers import resolve
 from worker.send.destinations import destinations_of
@@ -33,6 +32,7 @@ from worker.send.destinations.base import Destination
 from worker.send.push import push_files
 from worker.storage.deletion import DeletedStudy, delete_study
 from worker.storage.integrity import Integrity
+from worker.wording import counted
 
 _REFERENCES = 5_000  # of a request for storage commitment
 _LOOK_SECONDS = 0.2  # for its report

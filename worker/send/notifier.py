@@ -34,7 +34,6 @@ from worker.db.operating.notices import (
     untold,
 )
 from worker.db.tables import NoticeRow, NoticeState, cut_detail
-from worker.dicom.text.wording import counted
 from worker.errors import Retry, StartError
 from worker.logs import fault_fields, get_log
 from worker.network import unreachable
@@ -42,6 +41,7 @@ from worker.process import Promise, unwatched
 from worker.send.http import Session, status_line
 from worker.send.sender import backoff
 from worker.tls import client_context
+from worker.wording import counted
 
 _FIND_SECONDS = 5.0
 _A_MESSAGE = 100

@@ -29,10 +29,10 @@ from worker.db.readings import (
 from worker.db.studies.comparing import StudiesMonth, studies_answered
 from worker.db.studies.readings import judged_study_answers
 from worker.db.views.json_values import json_value
-from worker.dicom.text.wording import counted
 from worker.errors import StartError
 from worker.files import write_atomically
 from worker.web.templating import render, style_sheet
+from worker.wording import counted
 
 FEW = 30  # a figure of fewer patients or series carries a note
 MONTHS_BEFORE = 3

@@ -14,9 +14,9 @@ from fastapi import APIRouter, HTTPException, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from worker import __version__
-from worker.dicom.text.wording import counted, written_date
 from worker.web import charts
 from worker.web.guard import Caller
+from worker.wording import counted, written_date
 
 _FILES = {
     "worker.css": "text/css",

@@ -27,7 +27,7 @@ from monai_train.evaluation.pages.report_page import (
 )
 from monai_train.evaluation.plots import class_title
 from monai_train.training.epoch_log import LOG
-from worker.dicom.text.wording import counted
+from worker.wording import counted
 
 _NOTE = (
     "Every picture is classified once, by the model that was not trained on its patient; a single image per picture, "

@@ -14,7 +14,7 @@ from monai_train.evaluation.out_of_distribution import PictureSource
 from monai_train.evaluation.plots import class_title
 from monai_train.evaluation.report import EvaluationReport
 from monai_train.evaluation.tables import GROUP_HEADER, group_rows
-from worker.dicom.text.wording import counted
+from worker.wording import counted
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c1e21;--soft:#5b6168;--line:#d9dce0;--paper:#fff;--warn:#fff3d1;--bad:#a33a00}

@@ -25,7 +25,6 @@ from monai_train.export.imported.description import Description, read_descriptio
 from monai_train.export.imported.distribution import LEAST_IMAGES, Distribution, fit_distribution
 from monai_train.export.imported.golden_series import write_series
 from monai_train.export.imported.networks import MatchedNetwork, match_network
-from worker.dicom.text.wording import counted
 from worker.errors import NotAssessable, StartError
 from worker.inference.bundle import load_bundle
 from worker.inference.engines import BATCH, OpenVinoEngine
@@ -34,6 +33,7 @@ from worker.inference.run_bundle import MONAI_ENTRY, series_below
 from worker.inference.transforms.allowed import MonaiTransforms
 from worker.inference.transforms.series import Pipeline
 from worker.pixels.arrays import FloatArray
+from worker.wording import counted
 
 _TOLERANCE = 1e-3
 _GOLDEN_CASES = 2  # of slices; a single one of volumes, which are large

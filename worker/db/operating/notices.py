@@ -29,7 +29,7 @@ from worker.db.tables import (
     StudyRow,
     StudyState,
 )
-from worker.dicom.text.wording import counted
+from worker.wording import counted
 
 _MOST = 500  # of an event, found at once
 _NEWS = timedelta(days=1)  # an urgent result that is older is no news

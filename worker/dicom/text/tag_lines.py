@@ -10,7 +10,7 @@ from pydicom import DataElement, Dataset
 
 from worker.dicom.odd_values import ignore_value_warnings
 from worker.dicom.text.printable import printable
-from worker.dicom.text.wording import counted
+from worker.wording import counted
 
 MOST_LINES = 2000
 _LONGEST = 160

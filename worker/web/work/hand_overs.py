@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from fastapi import HTTPException
 
 from worker.db.operating.deleting import StudyInUse
-from worker.dicom.text.wording import counted
 from worker.errors import StartError, WorkerError
 from worker.web.dependencies import NO_SUCH_STUDY, Site
 from worker.web.guard import Caller
 from worker.web.work.background import Background, Work
+from worker.wording import counted
 
 if TYPE_CHECKING:
     from worker.send.hand_over import HandOver

@@ -10,11 +10,11 @@ from fastapi.responses import RedirectResponse
 
 from worker.audit import events
 from worker.config.sections import PeerSection, Retrieval
-from worker.dicom.text.wording import counted
 from worker.web.dependencies import Operator, Site
 from worker.web.guard import Caller, posted
 from worker.web.pages.layout import render_page
 from worker.web.work.background import Background, Work
+from worker.wording import counted
 
 _AT_ONCE = 4
 

@@ -13,11 +13,11 @@ from worker.audit import events
 from worker.db import tokens
 from worker.db.tables import TokenRole
 from worker.db.tokens import NotAllowed
-from worker.dicom.text.wording import counted
 from worker.web.dependencies import Operator, Site
 from worker.web.guard import Caller, posted
 from worker.web.pages.layout import render_page
 from worker.web.pages.reading_form import fault_in_words
+from worker.wording import counted
 
 _SHOWN = 500  # the newest; tokens are never deleted
 _LONGEST_DAYS = 3650

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.dicom.text.wording import counted, written_date
+from worker.wording import counted, written_date
 
 
 @pytest.mark.parametrize(
