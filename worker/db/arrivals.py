@@ -1,7 +1,7 @@
-"""Rows of new instances of series that are known, written by the driver itself: a commit is made for each instance.
+"""Add new instances to known series by the database's driver itself, as this is done for each instance received.
 
 SQLAlchemy took four times as long to hand these two statements to SQLite as SQLite took to execute them. They are Core
-statements, compiled once. What is not the usual case is left to `worker.db.instances`, which also says what is wrong.
+statements, compiled once. Any other case is left to `worker.db.instances`, which also reports the faults.
 """
 
 from __future__ import annotations

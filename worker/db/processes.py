@@ -41,7 +41,7 @@ class ProcessStatus:
 def list_processes(session: Session, now: datetime, lease: timedelta) -> list[ProcessStatus]:
     """All processes that were seen within a day, by role and name, except processes of this host that have ended.
 
-    A command that is silent has ended: nobody misses it.
+    A command that no longer beats has ended; it is not listed as lost.
     """
     here = socket.gethostname()
     rows = session.scalars(

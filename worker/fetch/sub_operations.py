@@ -129,7 +129,7 @@ class _Messages(LimitedMessages):
         return message
 
     def get_msg(self, block: bool = False) -> tuple[Any, Any]:
-        """The next message: a request is what we wait for, too. None where it is due: who waits then aborts."""
+        """The next message, requests included; none once the transfer has lasted too long: the caller then aborts."""
         if self._is_due():
             return None, None
         return DIMSEServiceProvider.get_msg(self, block)  # type: ignore[no-any-return]

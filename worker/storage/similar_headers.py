@@ -99,7 +99,7 @@ class HeaderReader:
 
 @dataclass(slots=True, eq=False)
 class _Known:
-    """The row of an earlier instance, what slices have in common of the elements that tell of one, and their shape."""
+    """The row of an earlier instance, those of its elements that describe a slice and are shared, and its shape."""
 
     row: NewInstance
     syntax: str
@@ -139,7 +139,7 @@ class _Known:
 
 
 def _raw(elements: Iterable[EncodedElement], syntax: str) -> dict[int, RawDataElement] | None:
-    """Those of a header's elements that tell of a slice, by tag; None where one is of undefined length."""
+    """The elements of a header that describe the slice, by tag; None where one is of undefined length."""
     of_slice = [element for element in elements if element.tag in _OF_SLICE]
     if any(element.length == UNDEFINED for element in of_slice):
         return None
