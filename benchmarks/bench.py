@@ -5,8 +5,8 @@
     PYTHONPATH=. python benchmarks/bench.py --quick --out /tmp/bench   # shows that it works; the figures mean nothing
 
 The figures are stored in performance.json with date, commit and machine of each program, written between the marks of
-performance.md, and drawn as parts of their goals in performance.svg. Exits 1 when a program fails, not when a goal is
-missed.
+performance.md, and drawn as parts of their goals in performance.svg. Those of another kind of processor stay: a column
+has their ratios. Exits 1 when a program fails, not when a goal is missed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _BUSY = 0.25  # processors busy with other work, above which the document warns
 _DRAWN = 10  # rows of a program in the plot at most
 COSTED = {slices: f"series of {slices} slices a second and core" for slices in (24, 200)}  # rows of scale.py
 
-Figures = dict[str, dict[str, Any]]  # program → title, rows, and when and where it ran
+Figures = dict[str, dict[str, Any]]  # program → title, rows, when and where it ran, "elsewhere": a list of the same
 
 
 def run(program: Path, quick: bool) -> dict[str, Any] | None:
@@ -57,8 +57,18 @@ def run(program: Path, quick: bool) -> dict[str, Any] | None:
             print(f"{program.stem}: exit code {code}, no figures", file=sys.stderr)
             return None
         written: dict[str, Any] = json.loads(file.read_text())
-    return written | {"machine": machine(), "load": load, "quick": quick, "seconds": round(time.monotonic() - start),
-                    "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "commit": commit()}  # fmt: skip
+    return written | {"machine": machine(), "processor": _model(), "load": load, "quick": quick,
+                      "seconds": round(time.monotonic() - start), "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+                      "commit": commit()}  # fmt: skip
+
+
+def with_other_processors(written: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
+    """The new figures of a program, and with them the newest of each other kind of processor."""
+    if before is None:
+        return written
+    earlier = [{key: before[key] for key in before if key != "elsewhere"}, *before.get("elsewhere", [])]
+    others = [one for one in earlier if one["processor"] != written["processor"]]
+    return written | ({"elsewhere": others} if others else {})
 
 
 def busy_processors(seconds: float) -> float:
@@ -82,11 +92,18 @@ def machine() -> str:
 
 
 def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    flags = _described("flags").split()
     kinds = [name for flag, name in (("avx512_vnni", "AVX-512 VNNI"), ("amx_int8", "AMX")) if flag in flags]
-    return f"{named[0] if named else platform.machine()} ({', '.join(kinds) or 'no int8 instructions'})"
+    return f"{_model()} ({', '.join(kinds) or 'no int8 instructions'})"
+
+
+def _model() -> str:
+    return _described("model name") or platform.machine()
+
+
+def _described(what: str) -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(what)), "")
 
 
 def commit() -> str:
@@ -104,7 +121,9 @@ def document(figures: Figures) -> str:
     parts = ["![How much of each goal is reached](performance.svg)"]
     for program in figures.values():
         rows = [Row(**row) for row in program["rows"]]
-        parts += [f"### {program['title']}", _circumstances(program), _table(rows)]
+        elsewhere: list[dict[str, Any]] = program.get("elsewhere", [])
+        parts += [f"### {program['title']}", _circumstances(program), _table(rows, elsewhere)]
+        parts += [f"On {other['processor']}: {_circumstances(other)}" for other in elsewhere]
         notes = [f"- {row.row}: {row.note}" for row in rows if row.note]
         if notes:
             parts.append("\n".join(notes))
@@ -119,14 +138,21 @@ def _circumstances(program: Mapping[str, Any]) -> str:
     return f"{program['at']}, commit {program['commit']}, {program['machine']}{busy if load > _BUSY else ''}{quick}"
 
 
-def _table(rows: Sequence[Row]) -> str:
-    lines = ["| | ours | compared with | ratio | goal | |", "|---|---|---|---|---|---|"]
+def _table(rows: Sequence[Row], elsewhere: Sequence[Mapping[str, Any]]) -> str:
+    head = ["", "ours", "compared with", "ratio", "goal", "", *(f"ratio on {one['processor']}" for one in elsewhere)]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    others = [{(row["row"], row["peer_name"]): row["ratio"] for row in one["rows"]} for one in elsewhere]
     for row in rows:
         peer = f"{_number(row.peer)} {row.peer_name}" if row.peer is not None else ""
         verdict = "" if row.ratio is None or row.goal is None else ("reached" if reached(row) else "**missed**")
-        ratio, goal = ("" if value is None else f"{value:.2f}" for value in (row.ratio, row.goal))
-        lines.append(f"| {row.row} | {_number(row.ours)} {row.unit} | {peer} | {ratio} | {goal} | {verdict} |")
+        figures = [f"{_number(row.ours)} {row.unit}", peer, _two_places(row.ratio), _two_places(row.goal), verdict]
+        figures += [_two_places(ratios.get((row.row, row.peer_name))) for ratios in others]
+        lines.append(f"| {row.row} | {' | '.join(figures)} |")
     return "\n".join(lines)
+
+
+def _two_places(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _number(value: float | None) -> str:
@@ -223,7 +249,7 @@ def main(arguments: Sequence[str] | None = None, programs: Sequence[Path] | None
             failed.append(program.stem)
         if not written:
             continue
-        stored[program.stem] = written
+        stored[program.stem] = with_other_processors(written, stored.get(program.stem))
         write({name: stored[name] for name in (program.stem for program in programs) if name in stored}, chosen.out)
     rows = [Row(**row) for name in names if name in stored for row in stored[name]["rows"]]
     missed = [row for row in rows if not reached(row)]

@@ -68,6 +68,24 @@ def test_every_figure_is_in_the_document_and_the_text_around_it_stays(tmp_path: 
     assert json.loads((tmp_path / "performance.json").read_text())["small"]["title"] == "Something small"
 
 
+def test_figures_of_another_kind_of_processor_stay_beside_the_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "small.py"
+    program.write_text(PROGRAM)
+    monkeypatch.setattr(bench, "_SAMPLE_SECONDS", 0.0)
+    for processor in ("Tortoise", "Hare", "Tortoise", "Hare"):  # each row is of the newest run on its processor
+        monkeypatch.setattr(bench, "_model", lambda processor=processor: processor)
+        assert bench.main(["--quick", "--out", str(tmp_path)], [program]) == 0
+    written = (tmp_path / "performance.md").read_text()
+    assert "| goal |  | ratio on Tortoise |\n" in written
+    assert "| a size | 8 MB | 4 limit | 0.50 | 1.00 | **missed** | 0.50 |" in written
+    assert "On Tortoise: " in written
+    assert "On Hare: " not in written
+    figures = json.loads((tmp_path / "performance.json").read_text())["small"]
+    assert [figures["processor"], *(one["processor"] for one in figures["elsewhere"])] == ["Hare", "Tortoise"]
+
+
 def test_a_program_that_fails_is_told_and_keeps_nobody_from_running(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
