@@ -116,7 +116,7 @@ class TrainConfig(_Strict):
     patience: int | None = Field(None, ge=1)
     """Epochs without a better validation figure before stopping; null: never."""
     mixed_precision: bool = True
-    """Compute in bfloat16 where that is safe."""
+    """Compute in bfloat16 where that is safe and the processor has it."""
     seed: int = 7
     """Seed of weights, samples and transforms."""
     threads: int = Field(2, ge=1)

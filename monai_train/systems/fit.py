@@ -16,6 +16,7 @@ from monai_train.config import TrainConfig
 from monai_train.networks.classifier import Classifier
 from monai_train.systems.definitions import Recipe
 from monai_train.training.augment import augment
+from monai_train.training.mixed_precision import mixed_precision
 from monai_train.training.train import DivergedError, adamw, learning_rate, update_average
 
 CURVE_PICTURES = 256  # of the test part, drawn once: all of it is measured at the end
@@ -109,7 +110,7 @@ class Fitting:
         if recipe.one_cycle:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self._rates, done, recipe.epochs * self.steps)
-        with torch.autocast(self.device, dtype=torch.bfloat16):
+        with mixed_precision(self.device):
             logits = self.model(images.to(self.device, memory_format=torch.channels_last)).logits
         loss = functional.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
         if not torch.isfinite(loss):

@@ -45,6 +45,7 @@ from monai_train.training.distillation import Teachers, distillation_loss, files
 from monai_train.training.distributed import Ranks, process_group, require_device
 from monai_train.training.epoch_log import EpochLog
 from monai_train.training.masks import load_masks
+from monai_train.training.mixed_precision import mixed_precision
 from monai_train.training.sampling import Batch, BatchSampler, make_sampler
 from monai_train.training.trackers import open_tracker, require_tracker
 from worker.errors import StartError
@@ -156,7 +157,7 @@ def train_epoch(
         rate = learning_rate(config, state.epoch * batches + index, config.epochs * batches)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(config.device, dtype=torch.bfloat16, enabled=config.mixed_precision):
+        with mixed_precision(config.device, wanted=config.mixed_precision):
             outputs = model(images)
             taught = teachers.probabilities(images) if teachers is not None else None
         logits, sequences, regions = layout.split(outputs.logits)

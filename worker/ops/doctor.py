@@ -287,13 +287,17 @@ def _models(settings: Settings) -> Iterator[Finding]:
 
 
 def _bundle(settings: Settings) -> Finding:
+    from worker.inference.engines import has_exact_int8
     from worker.jobs.bundle_store import BundleStore
 
     try:
         identity = BundleStore(settings).load_configured().identity
     except WorkerError as error:
         return Finding("configured bundle", False, error.detail, "set [worker] bundle, or reinstall the worker")
-    return Finding("configured bundle", True, f"{identity.name} {identity.version}: hashes and golden cases verified")
+    detail = f"{identity.name} {identity.version}: hashes and golden cases verified"
+    if settings.worker.engine == "openvino-int8" and not has_exact_int8():
+        detail += "; slower than on a processor with VNNI, for int8 is computed as float32"
+    return Finding("configured bundle", True, detail)
 
 
 def _peer(settings: Settings, peer: PeerSection) -> Finding:

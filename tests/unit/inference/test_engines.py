@@ -9,8 +9,10 @@ from safetensors.numpy import load_file, save_file
 
 from tests.testbed.tiny_bundle import copy_bundle, write_worker_json
 from worker.errors import StartError
-from worker.inference.bundle import Bundle, load_bundle
+from worker.inference import engines
+from worker.inference.bundle import Bundle, default_bundle, load_bundle
 from worker.inference.engines import BATCH, OpenVinoEngine, TorchEngine
+from worker.inference.golden import check_golden
 
 SLICES = 2 * BATCH + 3
 
@@ -33,6 +35,35 @@ def test_engines_agree_on_every_output(bundle: Bundle, tensor: np.ndarray) -> No
 def test_int8_is_near_but_not_the_same(bundle: Bundle, tensor: np.ndarray) -> None:
     exact, quantised = OpenVinoEngine(bundle, "fp32").run(tensor), OpenVinoEngine(bundle, "int8").run(tensor)
     assert 0 < np.abs(exact.logits - quantised.logits).max() < 0.5 * np.abs(exact.logits).max()
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+def test_a_processor_without_exact_int8_gives_the_answers_of_one_with_it(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, shipped: bool
+) -> None:
+    """Golden cases hold what int8 may deviate by, which was measured on a processor that has it."""
+    monkeypatch.setattr(engines, "has_exact_int8", lambda: False)
+    served = load_bundle(default_bundle()) if shipped else bundle
+    assert check_golden(served, OpenVinoEngine(served, "fp32")) < check_golden(served, OpenVinoEngine(served, "int8"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "machine", "exact"),
+    [
+        ("sse4_2 avx2 fma", "x86_64", False),
+        ("avx2 avx512f avx512bw", "x86_64", False),
+        ("avx2 avx512_vnni amx_int8", "x86_64", True),
+        ("avx2 avx_vnni", "x86_64", True),
+        ("asimd", "aarch64", True),
+    ],
+)
+def test_exact_int8_is_a_matter_of_the_processor(
+    monkeypatch: pytest.MonkeyPatch, flags: str, machine: str, exact: bool
+) -> None:
+    described = f"model name\t: a processor\nflags\t\t: fpu {flags}\nbugs\t\t:\n"
+    monkeypatch.setattr(engines.platform, "machine", lambda: machine)
+    monkeypatch.setattr(Path, "read_text", lambda _path: described)
+    assert engines.has_exact_int8.__wrapped__() is exact
 
 
 def test_maps_average_to_the_logits(bundle: Bundle, tensor: np.ndarray) -> None:
