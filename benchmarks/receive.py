@@ -5,9 +5,10 @@
 
 For each cell of the table a receiver is started with an empty folder on the disk of `--folder`. DCMTK's storescu
 (`-R -xe +sd +r`, TCP_NODELAY=1) sends it a load over one association, or as four senders at once. The receivers take
-turns, so that other work on the machine affects all of them. The figure is instances per second from the start of the
-first storescu to the end of the last, including the start of the sender and its scan of the folder; a cell counts only
-when the receiver then holds every instance.
+turns, so that other work on the machine affects all of them. Each gets a series of 24 first: what happens once after a
+start is not what receiving costs (benchmarks/start.py has the start). The figure is instances per second from the start
+of the first storescu to the end of the last, with the start of the sender and its scan of the folder; a cell counts
+only when the receiver then holds every instance.
 
 ours      `worker serve --role receive`, SQLite: answered after fsync of file and folder and the commit of the row
 Orthanc   Debian's, with the settings of tests/testbed/orthanc.py: SQLite index, SyncStorageArea on (the default: fsync
@@ -38,9 +39,11 @@ from benchmarks.rows import Row, add_common, against, finish, processor_seconds_
 from tests.testbed import dcmtk, orthanc
 from tests.testbed.dcmtk import free_port, wait_for_port
 from tests.testbed.instances import encoded, mr_instance
+from tests.testbed.waiting import wait_until
 from tests.testbed.worker_process import COMMAND, WorkerProcess
 
 SENDERS = 4
+FIRST = 24  # instances of the series that is not measured
 SENDING = ("-R", "-xe", "+sd", "+r", "-aec", "AI_WORKER")
 
 
@@ -100,6 +103,7 @@ def ours(folder: Path) -> Iterator[Running]:
         raise RuntimeError(migrated.stderr)
     command = [*COMMAND, "serve", "--role", "receive", "--config", str(worker.config)]
     with _process(command, worker.port, folder) as process:
+        wait_until(lambda: '"receiving"' in (folder / "log").read_text(), "the worker to say that it receives")
         yield Running(worker.port, process.pid, lambda: int(worker.rows("SELECT count(*) FROM instance")[0][0]))
 
 
@@ -163,20 +167,21 @@ RECEIVERS: Mapping[str, Receiver] = {"ours": ours, "Orthanc": orthanc_, "storesc
 # --- measuring -------------------------------------------------------------------------------------------------
 
 
-def make_load(folder: Path, load: Load) -> list[Path]:
-    """Write a folder with a series for each sender."""
-    folders = []
-    for sender in range(SENDERS):
-        series = f"{load.side}-{sender}"
-        folders.append(folder / load.name.replace(" ", "") / str(sender))
-        folders[-1].mkdir(parents=True)
-        pixels = np.random.default_rng(sender).integers(0, 4000, (load.side, load.side), np.uint16)
-        for number in range(1, load.files // SENDERS + 1):
-            ds = mr_instance(
-                number, series, Rows=load.side, Columns=load.side, PixelData=np.roll(pixels, number).tobytes()
-            )
-            (folders[-1] / f"{number:04d}.dcm").write_bytes(encoded(ds))
-    return folders
+def make_load(folder: Path, load: Load) -> tuple[Path, list[Path]]:
+    """Write a folder with the first series, and one with a series for each sender."""
+    first, *others = (folder / load.name.replace(" ", "") / str(sender) for sender in range(SENDERS + 1))
+    _write_series(first, load.side, 0, FIRST)
+    for sender, other in enumerate(others, start=1):
+        _write_series(other, load.side, sender, load.files // SENDERS)
+    return first, others
+
+
+def _write_series(folder: Path, side: int, seed: int, files: int) -> None:
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(seed).integers(0, 4000, (side, side), np.uint16)
+    for number in range(1, files + 1):
+        ds = mr_instance(number, f"{side}-{seed}", Rows=side, Columns=side, PixelData=np.roll(pixels, number).tobytes())
+        (folder / f"{number:04d}.dcm").write_bytes(encoded(ds))
 
 
 def send(running: Running, loads: Sequence[Sequence[Path]]) -> float:
@@ -195,14 +200,17 @@ def send(running: Running, loads: Sequence[Sequence[Path]]) -> float:
     return time.perf_counter() - start
 
 
-def measure(receiver: Receiver, folder: Path, sent: Sequence[Sequence[Path]], files: int, cell: Cell) -> None:
+def measure(
+    receiver: Receiver, folder: Path, first: Path, sent: Sequence[Sequence[Path]], files: int, cell: Cell
+) -> None:
     folder.mkdir()
     try:
         with receiver(folder) as running:
+            send(running, [[first]])
             before = processor_seconds_of(running.pid)
             seconds = send(running, sent)
             work = processor_seconds_of(running.pid) - before
-            if (held := running.held()) != files:
+            if (held := running.held() - FIRST) != files:
                 raise RuntimeError(f"{held} of {files} instances were stored")
     finally:
         shutil.rmtree(folder)
@@ -213,14 +221,14 @@ def measure(receiver: Receiver, folder: Path, sent: Sequence[Sequence[Path]], fi
 def run(folder: Path, loads: Sequence[Load], rounds: int, only: Sequence[str]) -> dict[tuple[Load, int, str], Cell]:
     cells: dict[tuple[Load, int, str], Cell] = {}
     for load in loads:
-        folders = make_load(folder, load)
+        first, folders = make_load(folder, load)
         for senders in (1, SENDERS):
             sent = [folders] if senders == 1 else [[folder_] for folder_ in folders]
             for _ in range(rounds):
                 for name, receiver in RECEIVERS.items():
                     if not only or name in only:
                         cell = cells.setdefault((load, senders, name), Cell())
-                        measure(receiver, folder / "receiver", sent, load.files, cell)
+                        measure(receiver, folder / "receiver", first, sent, load.files, cell)
             for name in RECEIVERS:
                 if (load, senders, name) in cells:
                     title = f"{load.name}, {senders} sender{'s' * (senders > 1)}"
