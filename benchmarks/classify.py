@@ -5,7 +5,7 @@
 
 speed        the same network on the same tensors in batches of 16, with a thread per core: ours (OpenVINO, int8 and
              fp32) and MONAI's network in torch (eager, float32) in turn
-roofline     see int8_limit.py
+roofline     see int8_limit.py; only where the processor has exact int8
 agreement    share of slices with the same most probable class in int8 and fp32: on images of the folder
              BRAIN_MRI_DATA if it is set, otherwise on varied slices of the MNI template, with and without a mass
 reading      decoding and preprocessing a slice of whole series (uncompressed, and JPEG lossless by DCMTK), also as a
@@ -38,7 +38,7 @@ from tests.testbed.phantom import Grid, head_series
 from worker.errors import NotAssessable
 from worker.inference.bundle import Bundle, default_bundle, load_bundle
 from worker.inference.classify import classify
-from worker.inference.engines import BATCH, OpenVinoEngine, TorchEngine
+from worker.inference.engines import BATCH, OpenVinoEngine, TorchEngine, has_exact_int8
 from worker.inference.preprocess import Preprocessing, preprocess, preprocess_image
 from worker.pixels.arrays import FloatArray
 
@@ -189,7 +189,8 @@ def main() -> int:
         heads = slices_of_heads(folder, bundle, 1 if chosen.quick else 6, count)
         images = slices_of_pictures(Path(real), bundle, count) if real else heads
         rows, rates = speed(bundle, heads[:BATCH] if chosen.quick else heads[: 8 * BATCH], threads, rounds)
-        rows += roofline(bundle, rates, threads, 3 if chosen.quick else 30)
+        if has_exact_int8():  # elsewhere no layer is computed as int8
+            rows += roofline(bundle, rates, threads, 3 if chosen.quick else 30)
         rows.append(agreement(bundle, images, threads, "pictures" if real else "slices of simulated heads"))
         engine = OpenVinoEngine(bundle, "int8", threads)
         for slices in SERIES[:1] if chosen.quick else SERIES:
