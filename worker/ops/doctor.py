@@ -296,7 +296,7 @@ def _bundle(settings: Settings) -> Finding:
         return Finding("configured bundle", False, error.detail, "set [worker] bundle, or reinstall the worker")
     detail = f"{identity.name} {identity.version}: hashes and golden cases verified"
     if settings.worker.engine == "openvino-int8" and not has_exact_int8():
-        detail += "; slower than on a processor with VNNI, for int8 is computed as float32"
+        detail += "; this processor has no VNNI: int8 is computed as float32, which is slower"
     return Finding("configured bundle", True, detail)
 
 
