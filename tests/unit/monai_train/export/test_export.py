@@ -9,9 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from monai_train.cli.app import app
+from monai_train.data.labels import Classes
 from monai_train.data.manifest import read_manifest
-from monai_train.evaluation.evaluate import measure_bundle
-from monai_train.export.export import ENGINE_TOLERANCE, export
+from monai_train.evaluation.evaluate import Measurement, measure_bundle
+from monai_train.evaluation.metrics import Predictions
+from monai_train.export.export import ENGINE_TOLERANCE, _require_fine_int8, export
 from worker.errors import StartError
 from worker.inference.aggregate import slice_probabilities
 from worker.inference.bundle import load_bundle
@@ -68,3 +70,27 @@ def test_a_run_that_learned_the_sequence_becomes_a_bundle_of_format_2(
     assert figures["binary"]["sensitivity"] > 0.9
     assert figures["binary"]["specificity"] > 0.9
     assert figures["patient_binary"]["n_assessed"] > 0.8 * len(measured.patients.truth)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "lost", "refused"), [(16, 2, False), (16, 8, True), (4000, 8, False), (400, 8, True)]
+)
+def test_int8_may_lose_what_chance_explains_and_half_a_point(pictures: int, lost: int, refused: bool) -> None:
+    """Two of 16 pictures are 12.5 points and say nothing; eight of 400 are 2 points, and eight of 4,000 are 0.2."""
+    truth = np.arange(pictures) % 2
+    answered = truth.copy()
+    answered[:lost] = 1 - truth[:lost]
+    full, quantised = (_measured(truth, answers) for answers in (truth, answered))
+    if refused:
+        with pytest.raises(StartError, match="int8 loses"):
+            _require_fine_int8(full, quantised)
+    else:
+        _require_fine_int8(full, quantised)
+        _require_fine_int8(quantised, full)
+
+
+def _measured(truth: np.ndarray, answered: np.ndarray) -> Measurement:
+    classes = Classes(("glioma", "notumor"), no_tumour=1)
+    groups = np.array([str(number) for number in range(len(truth))])
+    every = Predictions(classes, truth, np.eye(2, dtype=np.float32)[answered], groups, np.ones(len(truth), bool))
+    return Measurement(every, every)
