@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ SYNTAXES = (
     *ENCAPSULATED,
 )
 Dice = random.Random
+_ENCODER = threading.Lock()  # pylibjpeg-openjpeg's encoder ends the process that runs it in two threads
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def valid(number: int, syntax: str = ExplicitVRLittleEndian) -> Dataset:
         ds.file_meta = FileMetaDataset()
         ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         ds.BitsStored, ds.HighBit = 16, 15
-        ds.compress(UID(syntax), generate_instance_uid=False)
+        with _ENCODER:
+            ds.compress(UID(syntax), generate_instance_uid=False)
     return ds
 
 
