@@ -57,7 +57,7 @@ def run(program: Path, quick: bool) -> dict[str, Any] | None:
             print(f"{program.stem}: exit code {code}, no figures", file=sys.stderr)
             return None
         written: dict[str, Any] = json.loads(file.read_text())
-    return written | {"machine": machine(), "processor": _model(), "load": load, "quick": quick,
+    return written | {"machine": machine(), "processor": _processor(), "load": load, "quick": quick,
                       "seconds": round(time.monotonic() - start), "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
                       "commit": commit()}  # fmt: skip
 
@@ -92,13 +92,9 @@ def machine() -> str:
 
 
 def _processor() -> str:
-    flags = _described("flags").split()
+    model, flags = _described("model name") or platform.machine(), _described("flags").split()
     kinds = [name for flag, name in (("avx512_vnni", "AVX-512 VNNI"), ("amx_int8", "AMX")) if flag in flags]
-    return f"{_model()} ({', '.join(kinds) or 'no int8 instructions'})"
-
-
-def _model() -> str:
-    return _described("model name") or platform.machine()
+    return f"{model} ({', '.join(kinds) or 'no int8 instructions'})"
 
 
 def _described(what: str) -> str:

@@ -75,7 +75,7 @@ def test_figures_of_another_kind_of_processor_stay_beside_the_new_ones(
     program.write_text(PROGRAM)
     monkeypatch.setattr(bench, "_SAMPLE_SECONDS", 0.0)
     for processor in ("Tortoise", "Hare", "Tortoise", "Hare"):  # each row is of the newest run on its processor
-        monkeypatch.setattr(bench, "_model", lambda processor=processor: processor)
+        monkeypatch.setattr(bench, "_processor", lambda processor=processor: processor)
         assert bench.main(["--quick", "--out", str(tmp_path)], [program]) == 0
     written = (tmp_path / "performance.md").read_text()
     assert "| goal |  | ratio on Tortoise |\n" in written
