@@ -139,8 +139,8 @@ def _check(folder: Path, measured: dict[str, Measurement]) -> None:
 def _require_fine_int8(full: Measurement, quantised: Measurement) -> None:
     """Raise StartError when int8 loses more balanced accuracy than it may, by more pictures than chance explains.
 
-    The pictures that one of the two answers right and the other wrong are compared (McNemar's test, exact): of a test
-    part of 16, a single picture is 6 points.
+    Compares the pictures that only one of the two networks answers correctly (McNemar's exact test): in a test part of
+    16, a single picture is 6 points.
     """
     before, after = (part.to_json()["slice"]["balanced_accuracy"] for part in (full, quantised))
     points = 100 * (before - after)

@@ -48,10 +48,10 @@ class Engine(Protocol):
 
 @cache
 def has_exact_int8() -> bool:
-    """Whether the processor adds products of bytes as they are.
+    """Whether the processor adds products of bytes without overflow.
 
-    An x86 processor without VNNI adds each two of them in 16 bits, which hold no more than 32,767: probabilities of the
-    shipped network would be off by 0.3.
+    An x86 processor without VNNI adds pairs of them in 16 bits, which end at 32,767: probabilities of the shipped
+    network were off by up to 0.3.
     """
     if platform.machine() not in ("x86_64", "AMD64"):
         return True
@@ -65,8 +65,8 @@ def has_exact_int8() -> bool:
 class OpenVinoEngine:
     """The bundle's OpenVINO network on `threads` CPU threads, 16 slices at a time.
 
-    A network for int8 is rounded to its levels on every processor; one without exact int8 (`has_exact_int8`) multiplies
-    and adds them as float32, which takes 1.8 times as long. Raises StartError when OpenVINO cannot compile it.
+    An int8 network keeps its quantised values on every processor. Where their sums would overflow (`has_exact_int8`),
+    they are computed as float32, which takes 1.8 times as long. Raises StartError when OpenVINO cannot compile it.
     """
 
     def __init__(self, bundle: Bundle, precision: Precision = "int8", threads: int = 1) -> None:
